@@ -310,3 +310,43 @@ WITHOUT_EFFECT: Final[Mapping[str, tuple[Any, ...]]] = {
 
 FOR_THE_CALLER: Final = frozenset({"metadata", "prompt_cache_key", "prompt_cache_retention", "safety_identifier"})
 """Fields for the caller's own records, without influence on the answer."""
+
+_OF_A_REQUEST: Final = frozenset(
+    {
+        "add_generation_prompt",
+        "chat_template",
+        "continue_final_message",
+        "conversation",
+        "conversations",
+        "documents",
+        "messages",
+        "raise_exception",
+        "strftime_now",
+        "tools",
+    }
+)
+_OF_THE_TOKENIZER: Final = frozenset(
+    {
+        "bos_token",
+        "cls_token",
+        "eos_token",
+        "mask_token",
+        "max_length",
+        "pad_token",
+        "padding",
+        "return_assistant_tokens_mask",
+        "return_dict",
+        "return_tensors",
+        "self",
+        "sep_token",
+        "tokenize",
+        "tokenizer_kwargs",
+        "truncation",
+        "unk_token",
+    }
+)
+GIVEN_VARIABLES: Final = _OF_A_REQUEST | _OF_THE_TOKENIZER
+"""What the engine, its tokenizer or a request gives a chat template: neither a setting nor a variable of a request may.
+
+A test asks the engine.
+"""

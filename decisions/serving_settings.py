@@ -13,6 +13,7 @@ from contracts.codes import Code
 from contracts.limits import TooLarge, too_large
 from contracts.vocabulary import ServingSettings
 from decisions.engine_parsers import REASONING_PARSERS, TOOL_PARSERS
+from decisions.openai_fields import GIVEN_VARIABLES
 
 SERVING_FILE: Final = "serving.json"
 """The file of a checkpoint with its serving settings: an object with the fields of `ServingSettings`."""
@@ -25,42 +26,6 @@ _MAX_DEPTH: Final = 16
 _MAX_INTEGER: Final = 2**63
 _KV_CACHE_DTYPES: Final = ("auto", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-_OF_A_REQUEST: Final = frozenset(
-    {
-        "add_generation_prompt",
-        "chat_template",
-        "continue_final_message",
-        "conversation",
-        "conversations",
-        "documents",
-        "messages",
-        "raise_exception",
-        "strftime_now",
-        "tools",
-    }
-)
-_OF_THE_TOKENIZER: Final = frozenset(
-    {
-        "bos_token",
-        "cls_token",
-        "eos_token",
-        "mask_token",
-        "max_length",
-        "pad_token",
-        "padding",
-        "return_assistant_tokens_mask",
-        "return_dict",
-        "return_tensors",
-        "self",
-        "sep_token",
-        "tokenize",
-        "tokenizer_kwargs",
-        "truncation",
-        "unk_token",
-    }
-)
-GIVEN_VARIABLES: Final = _OF_A_REQUEST | _OF_THE_TOKENIZER
-"""What the engine, its tokenizer or a request gives a chat template; no setting may. A test asks the engine."""
 
 
 @dataclass(frozen=True)

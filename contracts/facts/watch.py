@@ -53,7 +53,7 @@ class Inference(Contract):
             0 or more; None if unknown.
         logprob_mean: Mean log-probability of the generated tokens, before temperature, in nats, 0 or less; None where
             the engine computed none.
-        nan_logits: The engine met a NaN among the logits of this request; None where it does not check, or computed none.
+        nan_logits: The engine met a NaN among the logits of this request; None where it does not check for them.
         shaped_by_caller: The caller's parameters shape the answer or its times: see
             `decisions.shaping.is_shaped_by_caller`. Such a request is no evidence for latency and quality triggers.
     """

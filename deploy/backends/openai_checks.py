@@ -3,37 +3,64 @@
 Copied next to each backend's ``model.py`` when the run folder is prepared.
 """
 
+import asyncio
 import json
-from collections.abc import Container
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from engine_tensors import HttpAsk, HttpPiece
 
-from decisions.openai_requests import CostLimits, Refusal, check_body, check_path
+from decisions.json_values import MAX_VALUES, has_too_many_values
+from decisions.openai_limits import CostLimits, Refusal
+from decisions.openai_requests import check_body, check_path
 
 JSON_HEADERS = (("content-type", "application/json"),)
+_LARGE_BODY_BYTES = 2**13
 
 
-def check(ask: HttpAsk, paths: Container[str], context_tokens: int, limits: CostLimits) -> Refusal | None:
-    """Return why a request does not reach the engine; None if it does.
+@dataclass(frozen=True)
+class Rules:
+    """What the engine of one model takes.
 
-    Args:
-        ask: the request.
+    Attributes:
         paths: those that the engine has for this model.
         context_tokens: tokens that a prompt and its answer may have together.
         limits: what a request may cost.
     """
+
+    paths: Container[str]
+    context_tokens: int
+    limits: CostLimits
+
+
+async def judge_apart(ask: HttpAsk, rules: Rules, turn: asyncio.Lock) -> Mapping[str, Any] | Refusal:
+    """Return the parsed body of a request, or why it does not reach the engine.
+
+    A large body is judged in a thread, one at a `turn`, so that answers in progress are not delayed.
+    """
+    if len(ask.body) <= _LARGE_BODY_BYTES:
+        return judge(ask, rules)
+    async with turn:
+        return await asyncio.to_thread(judge, ask, rules)
+
+
+def judge(ask: HttpAsk, rules: Rules) -> Mapping[str, Any] | Refusal:
+    """Return the parsed body of a request, or why it does not reach the engine."""
     if refusal := check_path(ask.method, ask.path):
         return refusal
-    if ask.path not in paths:
+    if ask.path not in rules.paths:
         message = f"This model does not support {ask.path}: its engine offers no such task."
         return Refusal(404, "unsupported_by_model", message)
+    if has_too_many_values(ask.body):  # a parser keeps the interpreter's lock for the whole text
+        return Refusal(400, "invalid_json", f"The body has more than {MAX_VALUES} values.")
     try:
         body = json.loads(ask.body)
     except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict):
         return Refusal(400, "invalid_json", "The body must be a JSON object.")
-    return check_body(ask.path, body, context_tokens, limits)
+    return check_body(ask.path, body, rules.context_tokens, rules.limits) or body
 
 
 def refuse(refusal: Refusal) -> HttpPiece:

@@ -12,7 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contracts.vocabulary import Environment
 from decisions.openai_fields import PATHS
-from decisions.openai_requests import CostLimits, check_path
+from decisions.openai_limits import CostLimits
+from decisions.openai_requests import check_path
 from services.gateway.cross_checks import CrossChecks
 from services.gateway.dependencies import Dependencies
 from services.gateway.domain import environments

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from contracts.facts import Inference
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Environment, Target
-from decisions.openai_requests import CostLimits
+from decisions.openai_limits import CostLimits
 from services.gateway.cross_checks import CrossChecks
 from services.gateway.domain import routing
 from services.gateway.drill_table import DrillTable

@@ -7,8 +7,14 @@ from pathlib import Path
 import pytest
 
 from decisions.engine_parsers import REASONING_PARSERS, TOOL_PARSERS
-from decisions.openai_fields import ALLOWED_FIELDS, PATHS, REFUSED_FIELDS, REFUSED_PATHS, WITHOUT_EFFECT
-from decisions.serving_settings import GIVEN_VARIABLES
+from decisions.openai_fields import (
+    ALLOWED_FIELDS,
+    GIVEN_VARIABLES,
+    PATHS,
+    REFUSED_FIELDS,
+    REFUSED_PATHS,
+    WITHOUT_EFFECT,
+)
 
 pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(300)]
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +43,6 @@ def test_every_parser_is_one_that_a_version_may_name(api):
     assert api["parsers"] == {"tool": sorted(TOOL_PARSERS), "reasoning": sorted(REASONING_PARSERS)}
 
 
-def test_no_setting_may_set_what_the_engine_or_its_tokenizer_gives_a_chat_template(api):
+def test_no_setting_or_request_may_set_what_the_engine_or_its_tokenizer_gives_a_chat_template(api):
     """`conversations` is an argument of the function that the tokenizer calls with all of them."""
     assert set(api["given"]) | {"conversations"} == GIVEN_VARIABLES

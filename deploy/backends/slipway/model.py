@@ -9,7 +9,7 @@ in the engine; every stream ends with the final flag, also if the engine is dead
     engine_args: JSON object of vLLM engine arguments, over the defaults below.
     environment: JSON object of environment variables for vLLM (only ``VLLM_*`` and ``OMP_*``).
     api: JSON object of the settings of the OpenAI API: `model` and `fingerprint` as answers name them, `tool_parser`,
-        `reasoning_parser`, `template_options`, and `limits` (see `openai_requests.CostLimits`).
+        `reasoning_parser`, `template_options`, and `limits` (see `openai_limits.CostLimits`).
 """
 
 import asyncio
@@ -34,7 +34,7 @@ import schema_check  # noqa: E402 - found by the path above
 import stub_guard  # noqa: E402 - found by the path above
 import triton_python_backend_utils as pb_utils  # noqa: E402 - found by the path above
 
-from decisions import openai_requests  # noqa: E402 - found by the path above
+from decisions import openai_limits  # noqa: E402 - found by the path above
 
 CANCEL_POLL_S = 0.1
 STOP_S = 10.0
@@ -119,7 +119,7 @@ class Engine:
         self._thread = threading.Thread(target=self.loop.run_forever, name="engine", daemon=True)
         self._thread.start()
         self._llm: Any = None
-        self._limits = openai_requests.CostLimits(**api.get("limits", {}))
+        self._limits = openai_limits.CostLimits(**api.get("limits", {}))
         server = openai_app.server_arguments(model_dir, api)
         if api.get("reasoning_parser"):
             engine_args = {**engine_args, "reasoning_parser": api["reasoning_parser"]}

@@ -19,12 +19,11 @@ from engine_tensors import HttpAsk, HttpPiece
 from openai_record import Recorder, current
 from schema_check import SchemaCheck
 
-from decisions import openai_requests
+from decisions.openai_limits import CostLimits, Refusal
 
 DISCONNECT_S = 1.0
 CHECK_S = 30.0
 """Time in which all schemas of a request must be compiled."""
-_SCHEMA_NAMES = (b"json_schema", b"structured_outputs", b"tools")
 
 Send = Callable[[HttpPiece], None]
 
@@ -65,6 +64,7 @@ class Application:
         self._app = app
         self._context_tokens = context_tokens
         self._schemas = schemas
+        self._judging = asyncio.Lock()
         self._paths = {route.path for route in app.routes}
         for kind, handler in list(app.exception_handlers.items()):
             app.exception_handlers[kind] = _noting(handler)
@@ -84,16 +84,18 @@ class Application:
         _name_by_request(app.state.openai_serving_models)
         return cls(app, llm.model_config.max_model_len, llm.schemas)
 
-    async def answer(self, ask: HttpAsk, send: Send, limits: openai_requests.CostLimits) -> None:
+    async def answer(self, ask: HttpAsk, send: Send, limits: CostLimits) -> None:
         """Answer a request; the last piece says that it is the last.
 
         A cancellation aborts it in the engine. So does the deadline: status 504 if nothing was sent before, else an
         answer that ends early; the record says why.
         """
-        if refusal := openai_checks.check(ask, self._paths, self._context_tokens, limits):
-            send(openai_checks.refuse(refusal))
+        rules = openai_checks.Rules(self._paths, self._context_tokens, limits)
+        body = await openai_checks.judge_apart(ask, rules, self._judging)
+        if isinstance(body, Refusal):
+            send(openai_checks.refuse(body))
             return
-        if refusal := await self._check_schemas(ask.body, ask.deadline_s):
+        if refusal := await self._check_schemas(body, ask.deadline_s):
             send(openai_checks.refuse(refusal))
             return
         call = _Call(ask, send)
@@ -119,14 +121,13 @@ class Application:
                 raise
         call.finish()
 
-    async def _check_schemas(self, body: bytes, deadline_s: float) -> openai_requests.Refusal | None:
+    async def _check_schemas(self, body: Mapping[str, Any], deadline_s: float) -> Refusal | None:
         """Refuse schemas that cost too much; what the engine makes of tools is checked again, later."""
-        # A name can also be written with escapes.
-        if self._schemas is None or not (b"\\u" in body or any(name in body for name in _SCHEMA_NAMES)):
+        if self._schemas is None:
             return None
         try:
             async with asyncio.timeout(min(deadline_s, CHECK_S)):
-                return await schema_check.find_refusal(self._schemas, json.loads(body))
+                return await schema_check.find_refusal(self._schemas, body)
         except TimeoutError:
             return schema_check.busy("the schemas of the request")
 

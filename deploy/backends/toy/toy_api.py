@@ -20,7 +20,7 @@ from toy_answers import DONE, AnswerFormat, Record, TextAnswer, event
 from toy_engine import EngineDeadError, ToyEngine
 from toy_requests import Asked, RequestError, read
 
-from decisions.openai_requests import CostLimits
+from decisions.openai_limits import CostLimits, Refusal
 
 KINDS = {"/v1/chat/completions": "chat", "/v1/completions": "completion"}
 PROGRESS_S = 0.5
@@ -41,18 +41,19 @@ class ToyApi:
         self._engine = engine
         self._model = api.get("model") or "model"
         self._fingerprint = api.get("fingerprint")
-        self._limits = CostLimits(**api.get("limits", {}))
+        self._rules = openai_checks.Rules(KINDS, engine.context_tokens, CostLimits(**api.get("limits", {})))
+        self._judging = asyncio.Lock()
 
     async def answer(self, ask: HttpAsk, send: Callable[[HttpPiece], None], is_cancelled: Callable[[], bool]) -> None:
         """Answer a request; the last piece says that it is the last. None is sent after a cancellation."""
-        refusal = openai_checks.check(ask, KINDS, self._engine.context_tokens, self._limits)
-        if refusal is not None:
-            send(openai_checks.refuse(refusal))
+        body = await openai_checks.judge_apart(ask, self._rules, self._judging)
+        if isinstance(body, Refusal):
+            send(openai_checks.refuse(body))
             return
         reply = _Reply(send)
         try:
             async with asyncio.timeout(ask.deadline_s):
-                await self._generate(ask, reply, is_cancelled)
+                await self._generate(ask, body, reply, is_cancelled)
         except RequestError as error:
             reply.fail(error, error.status, error.kind, error.source, error.field)
         except (EngineDeadError, EngineGenerateError) as error:
@@ -60,10 +61,11 @@ class ToyApi:
         except TimeoutError:
             reply.end_late(ask.deadline_s)
 
-    async def _generate(self, ask: HttpAsk, reply: "_Reply", is_cancelled: Callable[[], bool]) -> None:
+    async def _generate(
+        self, ask: HttpAsk, body: Mapping[str, Any], reply: "_Reply", is_cancelled: Callable[[], bool]
+    ) -> None:
         engine, loop = self._engine, asyncio.get_running_loop()
         names = [ask.model or self._model]
-        body = json.loads(ask.body)
         if ask.model is not None and isinstance(body.get("model"), str):
             names.append(body["model"])  # the gateway has judged it
         asked = read(KINDS[ask.path], body, engine, names)

@@ -85,7 +85,7 @@ def read(kind: str, body: Mapping[str, Any], engine: ToyEngine, names: Sequence[
 
     Args:
         kind: `chat` or `completion`.
-        body: the JSON object, which `openai_checks.check` has passed.
+        body: the JSON object, which `openai_checks.judge` has passed.
         engine: the engine that will answer.
         names: what the body may call the model.
 

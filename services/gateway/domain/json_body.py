@@ -6,14 +6,11 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from decisions.json_values import MAX_VALUES, has_too_many_values
 from services.gateway.domain.errors import bad_request
 
 MAX_DEPTH = 64
-MAX_VALUES = 65_536
-"""Most values of a body; an empty list or object counts as two. It limits how long one body delays everything else."""
 SHOWN_CHARS = 80
-_STRUCTURE = b",[{"
-_PORTION_BYTES = 2**16
 
 
 def parse_body(raw: bytes) -> dict[str, Any]:
@@ -24,7 +21,7 @@ def parse_body(raw: bytes) -> dict[str, Any]:
             NaN and infinity, duplicate keys, integers of more than 64 bits, lone surrogates, more than `MAX_DEPTH`
             levels, and more than `MAX_VALUES` values. A body with too many values is not parsed at all.
     """
-    if _has_too_many_values(raw):
+    if has_too_many_values(raw):
         raise bad_request(f"The body has more than {MAX_VALUES} values.", code="invalid_json")
     try:
         body = json.loads(
@@ -44,31 +41,6 @@ def parse_body(raw: bytes) -> dict[str, Any]:
         raise bad_request(f"The body is a JSON {type(body).__name__}, not an object.", code="invalid_json")
     _check_values(body)
     return body
-
-
-def _has_too_many_values(raw: bytes) -> bool:
-    """Return whether the commas and opening brackets outside strings show too many values.
-
-    Every value is the first of the body, follows a comma, or is the first in its list or object. The count is correct
-    up to the first syntax error, where a parser ends. It counts in portions, and stops above the limit.
-    """
-    if _count_structure(raw) < MAX_VALUES:  # this count includes strings; most bodies are below the limit even so
-        return False
-    count, in_string, rest = 1, 0, b""
-    for start in range(0, len(raw), _PORTION_BYTES):
-        portion = rest + raw[start : start + _PORTION_BYTES]
-        portion = portion.replace(b"\\\\", b"__").replace(b'\\"', b"__")
-        rest = b"\\" if portion.endswith(b"\\") else b""  # it escapes the first byte of the next portion
-        parts = portion.split(b'"')
-        count += _count_structure(b"".join(parts[in_string::2]))
-        if count > MAX_VALUES:
-            return True
-        in_string ^= (len(parts) - 1) % 2
-    return False
-
-
-def _count_structure(raw: bytes) -> int:
-    return len(raw) - len(raw.translate(None, _STRUCTURE))
 
 
 def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

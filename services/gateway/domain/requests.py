@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from decisions.openai_fields import PATHS
-from decisions.openai_requests import CostLimits, check_body
+from decisions.openai_limits import CostLimits
+from decisions.openai_requests import check_body
 from decisions.shaping import GENERATING
 from services.gateway.domain.errors import Problem, RequestRejected, bad_request
 

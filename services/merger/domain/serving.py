@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from contracts.vocabulary import Digest, ServingSettings, digest_of_json
 from decisions.engine_parsers import CALL_MARKERS
-from decisions.serving_settings import GIVEN_VARIABLES
+from decisions.openai_fields import GIVEN_VARIABLES
 from services.merger.domain.checks import MODEL_CONFIG, Rejection
 
 RenderingCode = Literal["serving_invalid", "tools_not_rendered"]

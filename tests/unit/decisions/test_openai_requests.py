@@ -14,7 +14,8 @@ from decisions.openai_fields import (
     REFUSED_PATHS,
     WITHOUT_EFFECT,
 )
-from decisions.openai_requests import CostLimits, check_body, check_path
+from decisions.openai_limits import CostLimits
+from decisions.openai_requests import check_body, check_path
 
 CONTEXT = 2_048
 LIMITS = CostLimits()
@@ -200,3 +201,81 @@ def test_every_body_is_judged_and_what_passes_has_allowed_fields_or_such_without
         for name in set(body) - ALLOWED_FIELDS[PATHS[path]]:
             value = body[name]
             assert value in (None, False) or name in FOR_THE_CALLER or value in WITHOUT_EFFECT[name], json.dumps(body)
+
+
+ITEM = {"role": "user", "content": "Hi"}
+CALL = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+OUTPUT = {"type": "function_call_output", "call_id": "c", "output": "1"}
+RESPONSES = "/v1/responses"
+
+
+def test_the_items_of_a_conversation_with_tools_are_accepted():
+    parts = {**ITEM, "type": "message", "content": [{"type": "input_text", "text": "Hi"}], "id": "m", "status": None}
+    answer = {"role": "assistant", "type": "message", "status": "completed", "id": "m"}
+    answer["content"] = [{"type": "output_text", "text": "Hi", "annotations": []}]
+    reasoning = {"type": "reasoning", "id": "r", "summary": [], "content": [{"type": "reasoning_text", "text": "a"}]}
+    accepted(RESPONSES, input=[ITEM, parts, reasoning, CALL, OUTPUT, {**OUTPUT, "output": []}, answer])
+    accepted(RESPONSES, input="Hi")
+    accepted(RESPONSES, input=[])
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        5,
+        "a",
+        [],
+        {},
+        {"x": 1},
+        {"content": "Hi"},
+        {"role": "user"},
+        {"role": "root", "content": "Hi"},
+        {"role": ["user"], "content": "Hi"},
+        {"role": "user", "content": 5},
+        {"role": "user", "content": {"text": "Hi"}},
+        {**ITEM, "type": 5},
+        {**ITEM, "id": 5},
+        {**ITEM, "status": "done"},
+        {**CALL, "name": None},
+        {**CALL, "arguments": {}},
+        {"type": "function_call_output", "call_id": "c"},
+        {"type": "item_reference", "id": "a"},
+        {"type": "mcp_call", "id": "a"},
+    ],
+)
+def test_an_item_of_the_responses_api_that_no_engine_reads_is_refused(item):
+    """The engine would try it against all forms and report how it misses each: 64 of them took more than a second."""
+    assert refused(RESPONSES, input=[ITEM, item]).field == "input"
+
+
+@given(VALUES)
+def test_any_items_are_judged(value):
+    check_body(RESPONSES, {"input": [value]}, CONTEXT, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, {"messages": [ITEM] * 2_049}),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 2_048}]}),
+        (RESPONSES, {"input": [ITEM] * 2_049}),
+        (RESPONSES, {"input": [{"role": "user", "content": [{"type": "input_text", "text": "a"}] * 2_048}]}),
+        ("/tokenize", {"messages": [ITEM] * 2_049}),
+    ],
+)
+def test_more_messages_and_parts_than_an_engine_validates_soon_are_refused(path, body):
+    refusal = refused(path, **body)
+    assert refusal.code == "above_maximum_value"
+    assert "2049" in refusal.message
+    ((name, items),) = body.items()
+    accepted(path, **{name: items[:-1] if len(items) > 1 else [{**items[0], "content": items[0]["content"][:-1]}]})
+
+
+@pytest.mark.parametrize("name", ["tools", "messages", "conversation", "padding", "tokenizer_kwargs", "bos_token"])
+@pytest.mark.parametrize("path", [CHAT, RESPONSES, "/tokenize"])
+def test_no_variable_replaces_what_the_engine_gives_the_template(path, name):
+    refusal = refused(path, chat_template_kwargs={"enable_thinking": True, name: None})
+    assert (refusal.field, refusal.code) == ("chat_template_kwargs", "unsupported_parameter")
+    assert name in refusal.message
+    accepted(path, chat_template_kwargs={"enable_thinking": True, "reasoning_effort": "low"})
+    accepted(path, chat_template_kwargs=None)

@@ -5,7 +5,7 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decisions.openai_requests import CostLimits
+from decisions.openai_limits import CostLimits
 from decisions.shaping import is_length_set_by_caller, is_shaped_by_caller
 from services.gateway.domain import json_body, requests
 from services.gateway.domain.errors import RequestRejected

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from decisions.json_values import MAX_VALUES
 from services.gateway.domain import json_body
 from services.gateway.domain.errors import RequestRejected
 from tests.unit.gateway.world import World, only_active
@@ -61,7 +62,7 @@ def steps(raw):
 def test_too_many_values_are_refused_before_the_body_is_parsed(raw):
     """Nothing of these would be JSON in the end, so the refusal shows that none was read."""
     calls, refusal = steps(raw)
-    assert refusal == f"The body has more than {json_body.MAX_VALUES} values."
+    assert refusal == f"The body has more than {MAX_VALUES} values."
     assert calls < 2_000
 
 
@@ -88,10 +89,10 @@ def test_a_number_as_long_as_the_body_may_be_costs_no_steps(number):
 
 
 def test_the_largest_body_that_is_taken_costs_a_bounded_number_of_steps():
-    keys = ",".join(f'"k{number}":1' for number in range(json_body.MAX_VALUES - 1))
+    keys = ",".join(f'"k{number}":1' for number in range(MAX_VALUES - 1))
     assert steps(f"{{{keys}}}".encode())[1] is None
-    assert steps(f'{{{keys},"one":1}}'.encode())[1] == f"The body has more than {json_body.MAX_VALUES} values."
-    assert steps(f"{{{keys}}}".encode())[0] < 10 * json_body.MAX_VALUES
+    assert steps(f'{{{keys},"one":1}}'.encode())[1] == f"The body has more than {MAX_VALUES} values."
+    assert steps(f"{{{keys}}}".encode())[0] < 10 * MAX_VALUES
 
 
 async def test_a_large_body_is_refused_and_served_as_a_small_one():

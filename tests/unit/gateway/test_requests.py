@@ -5,7 +5,7 @@ import contextlib
 import pytest
 
 from decisions.openai_fields import PATHS
-from decisions.openai_requests import CostLimits
+from decisions.openai_limits import CostLimits
 from services.gateway.domain import requests
 from services.gateway.domain.errors import RequestRejected
 

@@ -1,0 +1,93 @@
+"""What a backend judges of a request itself, and where: a large body must not delay the answers in progress."""
+
+import asyncio
+import json
+import sys
+import threading
+import types
+from pathlib import Path
+
+import pytest
+
+from decisions.json_values import MAX_VALUES
+from decisions.openai_limits import CostLimits
+
+BACKENDS = Path(__file__).resolve().parents[3] / "deploy" / "backends"
+CHAT = "/v1/chat/completions"
+HELLO = {"model": "bot", "messages": [{"role": "user", "content": "Hello"}]}
+
+
+@pytest.fixture
+def checks(monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", types.ModuleType("triton_python_backend_utils"))
+    monkeypatch.syspath_prepend(str(BACKENDS))
+    import openai_checks
+
+    yield openai_checks
+    for name in ("openai_checks", "engine_tensors"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def judge(checks):
+    """Return a function that judges a body, and the threads that judged."""
+    rules = checks.Rules({CHAT}, 4_096, CostLimits())
+    turn = asyncio.Lock()
+
+    async def judge(body, path=CHAT):
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        ask = types.SimpleNamespace(method="POST", path=path, body=raw)
+        return await checks.judge_apart(ask, rules, turn)
+
+    return judge
+
+
+async def test_a_body_that_the_engine_may_have_is_returned_parsed(judge):
+    assert await judge(HELLO) == HELLO
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"{", b"\xff\xfe", b'{"n":' + b"9" * 5000 + b"}", b"[" * 50_000])
+async def test_what_is_no_json_object_is_refused(judge, text):
+    refusal = await judge(text)
+    assert (refusal.status, refusal.code) == (400, "invalid_json")
+
+
+async def test_another_path_and_a_costly_request_are_refused(judge):
+    assert (await judge(HELLO, "/v1/embeddings")).code == "unsupported_by_model"
+    assert (await judge(HELLO, "/scale_elastic_ep")).code == "unknown_url"
+    assert (await judge({**HELLO, "n": 16_384})).field == "n"
+
+
+@pytest.mark.parametrize("start", [b'{"documents":[', b'{"messages":' + b"[" * 60])
+async def test_a_body_with_too_many_values_is_refused_before_it_is_parsed(checks, judge, monkeypatch, start):
+    monkeypatch.setattr(checks.json, "loads", lambda _text: pytest.fail("it was parsed"))
+    refusal = await judge(start + b"[]," * (MAX_VALUES // 2) + b"[]")
+    assert str(MAX_VALUES) in refusal.message
+
+
+@pytest.mark.parametrize(("chars", "apart"), [(1, False), (100_000, True)])
+async def test_a_large_body_is_judged_in_a_thread(checks, judge, monkeypatch, chars, apart):
+    threads = []
+
+    def check_body(*_arguments):
+        threads.append(threading.current_thread())
+
+    monkeypatch.setattr(checks, "check_body", check_body)
+    await judge({**HELLO, "messages": [{"role": "user", "content": "x" * chars}]})
+    assert [thread is not threading.main_thread() for thread in threads] == [apart]
+
+
+async def test_large_bodies_are_judged_one_after_the_other(checks, judge, monkeypatch):
+    running, most = 0, 0
+
+    def check_body(*_arguments):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        threading.Event().wait(0.02)
+        running -= 1
+
+    monkeypatch.setattr(checks, "check_body", check_body)
+    body = {**HELLO, "messages": [{"role": "user", "content": "x" * 100_000}]}
+    await asyncio.gather(*(judge(body) for _ in range(5)))
+    assert most == 1
