@@ -27,9 +27,9 @@ async def attribute_failure(
         served.target, answer.endpoint, failure.silent_s
     ):
         return Outcome(error=kind, caused_by="infrastructure")
-    if kind in REJECTED and (failure.is_callers or accepted.parsed.names_tokens or not accepted.parsed.generates):
+    if kind in REJECTED and (failure.is_callers or accepted.parsed.names_tokens or not accepted.parsed.computes):
         return Outcome(caused_by="caller")  # what another model can do shows nothing about this one
-    if kind not in PROVABLE or (effect is not None and effect.fails) or not accepted.parsed.generates:
+    if kind not in PROVABLE or (effect is not None and effect.fails) or not accepted.parsed.computes:
         return Outcome(error=kind, caused_by=ATTRIBUTION[kind])
     failed = FailedRequest(
         served,
@@ -37,7 +37,7 @@ async def attribute_failure(
         replace(accepted.to_api_request(0.0), request_id=REQUEST_ID),
         kind,
         tokens=answer.measurement.output_tokens,
-        is_chat=accepted.parsed.kind != "completion",
+        request_kind=accepted.parsed.kind,
     )
     fallback = dependencies.find_fallback(accepted.environment, served.target)
     party = await dependencies.cross_checks.attribute(failed, fallback)

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal
+from typing import Final, Literal, cast
 
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Party, Target
@@ -26,8 +26,8 @@ PROBE_CONVERSATIONS: Final = (
 )
 """Conversations that a target must answer: the first in any case, the others unless its template refuses them."""
 _PROBE: Final = {"max_tokens": 1, "temperature": 0.0}
-Probe = Literal["completion", "chat", "template"]
-"""What is probed: a prompt, a conversation, or a chat template with all conversations."""
+Probe = Literal["completion", "embeddings", "chat", "template"]
+"""What is probed: a prompt, a text to embed, a conversation, or a chat template with all conversations."""
 REQUEST_ID = "cross-check"
 _NO_TIME = "no_time"
 """How a target fails a request that it takes at another time: its schemas cost too much now, or have to wait."""
@@ -49,7 +49,7 @@ class FailedRequest:
         request: what was sent to the engine.
         kind: how it failed.
         tokens: tokens of the answer before the failure.
-        is_chat: it passes through the target's chat template.
+        request_kind: `chat`, `completion`, `responses` or `embeddings`.
     """
 
     served: ServedTarget
@@ -57,7 +57,7 @@ class FailedRequest:
     request: ApiRequest
     kind: ErrorKind
     tokens: int = 0
-    is_chat: bool = True
+    request_kind: str = "chat"
 
     @property
     def rejected(self) -> bool:
@@ -69,7 +69,7 @@ class FailedRequest:
         """Return the probe that shows whether the target fails others, too."""
         if self.kind.startswith("template"):
             return "template"
-        return "chat" if self.is_chat else "completion"
+        return cast("Probe", self.request_kind) if self.request_kind in {"completion", "embeddings"} else "chat"
 
 
 @dataclass
@@ -218,9 +218,11 @@ def _may_reject(failed: FailedRequest, fallback: ServedTarget) -> bool:
 def _probe_requests(served: ServedTarget, probe: Probe, limit_s: float) -> list[ApiRequest]:
     model = served.target.model
     if probe == "completion":
-        bodies: list[dict[str, Any]] = [{"model": model, "prompt": "Hello", **_PROBE}]
+        path, bodies = "/v1/completions", [{"model": model, "prompt": "Hello", **_PROBE}]
+    elif probe == "embeddings":
+        path, bodies = "/v1/embeddings", [{"model": model, "input": "Hello"}]
     else:
         conversations = PROBE_CONVERSATIONS if probe == "template" else PROBE_CONVERSATIONS[:1]
+        path = "/v1/chat/completions"
         bodies = [{"model": model, "messages": conversation, **_PROBE} for conversation in conversations]
-    path = "/v1/completions" if probe == "completion" else "/v1/chat/completions"
     return [ApiRequest("POST", path, json.dumps(body).encode(), limit_s, REQUEST_ID, model) for body in bodies]

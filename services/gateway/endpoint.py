@@ -191,9 +191,9 @@ class Endpoint:
         self._dependencies.metrics.observe(record)
         if answer.retried:
             self._dependencies.metrics.retries.labels(record.environment).inc()
-        if not accepted.parsed.generates:
+        if not accepted.parsed.computes:
             return
-        if outcome == Outcome():
+        if outcome == Outcome() and accepted.parsed.generates:
             texts = accepted.parsed.text, answer.measurement.text
             self._dependencies.features.submit(record, *texts, draw_id=accepted.draw_id)
         else:

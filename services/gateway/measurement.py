@@ -167,7 +167,9 @@ class Measurement:
         held_back = not parsed.stream or (self._alteration is None and (parsed.has_stops or forced))
         held_back = held_back and self._alteration != "empty"
         excused_ms = self.excused_s * 1000.0
-        first_token_ms = timing.first_token_ms(self._arrivals, held_back=held_back)
+        first_ms = timing.first_token_ms(self._arrivals, held_back=held_back)
+        if not parsed.generates and outcome == Outcome():  # embeddings come at once
+            first_ms = (self._ended_s or 0.0) * 1000.0
         record = Inference(
             request_id=accepted.request_id,
             target=accepted.choice.served.target,
@@ -177,7 +179,7 @@ class Measurement:
             drill=accepted.effect.drill_id if accepted.effect else None,
             scheduled_at=accepted.arrived_at,
             sent_at=accepted.arrived_at + timedelta(seconds=self.sent_s - accepted.arrived_s),
-            ttft_ms=None if first_token_ms is None else first_token_ms - excused_ms,
+            ttft_ms=None if first_ms is None else first_ms - excused_ms,
             itl_ms=timing.inter_token(self._arrivals),
             e2e_ms=max(0.0, (self._ended_s or 0.0) * 1000.0 - excused_ms),
             input_tokens=self._input_tokens,

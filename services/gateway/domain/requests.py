@@ -49,6 +49,11 @@ class ParsedRequest:
         return self.kind in GENERATING
 
     @property
+    def computes(self) -> bool:
+        """Return whether the model computes the answer: text or embeddings. Such a request has a telemetry record."""
+        return self.generates or self.kind == "embeddings"
+
+    @property
     def has_stops(self) -> bool:
         """Return whether the caller's own stop sequences can end the answer."""
         return bool(self.body.get("stop") or self.body.get("stop_token_ids"))
@@ -57,7 +62,7 @@ class ParsedRequest:
     def names_tokens(self) -> bool:
         """Return whether the request names tokens by their ids, which another vocabulary may not have."""
         return any(self.body.get(name) for name in _TOKEN_IDS) or any(
-            isinstance(prompt, list) for prompt in _prompts(self.body)
+            isinstance(prompt, list) for name in ("prompt", "input") for prompt in _prompts(self.body, name)
         )
 
     @property
@@ -131,9 +136,9 @@ def _count_chars(value: Any, enough: int) -> int:
     return chars
 
 
-def _prompts(body: Mapping[str, Any]) -> list[Any]:
-    """Return the prompts of a completion: one text, one list of tokens, or a list of these."""
-    prompt = body.get("prompt")
+def _prompts(body: Mapping[str, Any], name: str) -> list[Any]:
+    """Return the prompts or inputs of a body: one text, one list of tokens, or a list of these."""
+    prompt = body.get(name)
     if isinstance(prompt, list) and prompt and not all(isinstance(token, int) for token in prompt):
         return prompt
     return [] if prompt is None else [prompt]

@@ -124,6 +124,8 @@ class FakeEngine:
 def text_of(body):
     """Return the text of a request: its prompt, or the contents of its messages."""
     contents = [message["content"] for message in body.get("messages", ())]
+    if "input" in body:
+        return str(body["input"])
     return str(body["prompt"]) if "prompt" in body else "\n".join(str(content) for content in contents)
 
 

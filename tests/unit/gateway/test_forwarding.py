@@ -5,13 +5,14 @@ import json
 
 import pytest
 
+from decisions.triggers import observe
 from services.gateway.domain.failures import read_failure
 from services.gateway.domain.records import read_record
 from shared.errors import Permanent, Transient
 from shared.serving.openai_stream import ApiPiece
 from testbed import factories as f
 from testbed.factories import MODEL
-from tests.unit.gateway.fakes import JSON_HEADERS, FakeEngine
+from tests.unit.gateway.fakes import JSON_HEADERS, FakeEngine, report
 from tests.unit.gateway.world import World, only_active
 
 REFUSED = Permanent("bad_request", "max_tokens is too large")
@@ -121,15 +122,75 @@ async def test_an_answer_that_takes_too_long_is_a_504_and_no_evidence():
     assert len(world.engine.calls) == 1, "the second attempt would take as long"
 
 
-@pytest.mark.parametrize("path", ["/v1/embeddings", "/tokenize", "/detokenize"])
-async def test_what_generates_no_text_is_forwarded_without_a_record(path):
+@pytest.mark.parametrize(("path", "asked"), [("/tokenize", {"prompt": "x"}), ("/detokenize", {"tokens": [1]})])
+async def test_what_no_model_computes_is_forwarded_without_a_record(path, asked):
     world = scripted(head(ANSWER), ApiPiece(b"", {}))
-    body = {"model": MODEL, **({"tokens": [1]} if path == "/detokenize" else {"input": "x"})}
-    body = {"model": MODEL, "prompt": "x"} if path == "/tokenize" else body
+    body = {"model": MODEL, **asked}
     answer = await world.http.post(path, json=body)
     assert (answer.status_code, answer.content) == (200, ANSWER)
     assert world.records == []
     assert world.metric("slipway_gateway_requests_total") != []
+
+
+EMBED = {"model": MODEL, "input": "x"}
+
+
+async def test_embeddings_have_a_record_whose_first_token_is_the_whole_answer():
+    world = scripted(head(ANSWER, {"prompt_tokens": 4}), ApiPiece(b"", {}))
+    answer = await world.http.post("/v1/embeddings", json=EMBED)
+    assert (answer.status_code, answer.content) == (200, ANSWER)
+    (record,) = world.records
+    assert (record.error, record.caused_by, record.finish_reason, record.output_tokens) == (None, None, None, 0)
+    assert 0 < record.ttft_ms == record.e2e_ms
+    assert record.features is None
+    assert not record.shaped_by_caller
+    lower = {"output_tokens": {"bound": "lower"}}
+    seen = {
+        metric: observe(f.trigger(metric=metric, threshold=threshold, **lower.get(metric, {})), record)
+        for metric, threshold in THRESHOLDS.items()
+    }
+    assert seen == {**dict.fromkeys(THRESHOLDS), "ttft_ms": True, "e2e_ms": True, "error_ratio": False}
+
+
+THRESHOLDS = {
+    **dict.fromkeys(("ttft_ms", "e2e_ms", "itl_ms", "queue_ms"), 1.0),
+    **dict.fromkeys(("error_ratio", "empty_ratio", "refusal_ratio", "repetition_ratio", "cut_off_ratio"), 0.1),
+    "output_tokens": 5.0,
+    "logprob_mean": -1.0,
+    "nan_logits": 0.1,
+}
+
+
+@pytest.mark.parametrize(
+    ("poison", "faulty", "end"),
+    [
+        ({"odd": Transient("engine_failed", "KeyError")}, {str(f.target(7))}, ("engine_failed", "target")),
+        ({"odd": Transient("engine_failed", "KeyError")}, None, ("engine_failed", "caller")),
+        ({"o": Transient("engine_failed", "KeyError")}, None, ("engine_failed", "target")),
+        ({"odd": Permanent("bad_request", "too long")}, None, (None, "caller")),
+        ({"odd": Permanent("bad_request", "too long")}, {str(f.target(7))}, ("engine_failed", "target")),
+    ],
+)
+async def test_a_broken_embedding_counts_as_any_other_answer(poison, faulty, end):
+    class Embeds(FakeEngine):
+        async def send(self, endpoint, target, request):
+            assert request.path == "/v1/embeddings", "no probe asks an embedding model for text"
+            self.calls.append((endpoint, str(target), ""))
+            error = self._find_error(endpoint, target, json.loads(request.body)["input"])
+            yield head(ANSWER) if error is None else report(error)
+
+    world = World(only_active(), engine=Embeds(poison=poison, faulty=faulty))
+    await world.http.post("/v1/embeddings", json={**EMBED, "input": "an odd text"})
+    assert [(record.error, record.caused_by) for record in world.records] == [end]
+
+
+@pytest.mark.parametrize("given", [[1, 2], [[1, 2], [3]]])
+async def test_a_refused_embedding_of_token_ids_is_never_evidence(given):
+    engine = FakeEngine(poison={"1": Permanent("bad_request", "no such token")}, faulty={str(f.target(7))})
+    world = World(only_active(), engine=engine)
+    await world.http.post("/v1/embeddings", json={**EMBED, "input": given})
+    assert [(record.error, record.caused_by) for record in world.records] == [(None, "caller")]
+    assert len(world.engine.calls) == 1
 
 
 async def test_a_path_that_a_model_does_not_support_is_its_engines_404():
