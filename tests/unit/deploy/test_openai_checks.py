@@ -28,10 +28,30 @@ def checks(monkeypatch):
         sys.modules.pop(name, None)
 
 
+class WatchedPaths(frozenset):
+    """The paths of an engine; notes in which thread each request is judged, and how many at the same time."""
+
+    def __init__(self, _paths) -> None:
+        self.threads, self.running, self.most = [], 0, 0
+
+    def __contains__(self, path):
+        self.threads.append(threading.current_thread())
+        self.running += 1
+        self.most = max(self.most, self.running)
+        threading.Event().wait(0.01)
+        self.running -= 1
+        return super().__contains__(path)
+
+
 @pytest.fixture
-def judge(checks):
-    """Return a function that judges a body, and the threads that judged."""
-    rules = checks.Rules({CHAT}, 4_096, CostLimits())
+def paths():
+    return WatchedPaths([CHAT])
+
+
+@pytest.fixture
+def judge(checks, paths):
+    """Return a function that judges a body."""
+    rules = checks.Rules(paths, 4_096, CostLimits())
     turn = asyncio.Lock()
 
     async def judge(body, path=CHAT):
@@ -59,35 +79,18 @@ async def test_another_path_and_a_costly_request_are_refused(judge):
 
 
 @pytest.mark.parametrize("start", [b'{"documents":[', b'{"messages":' + b"[" * 60])
-async def test_a_body_with_too_many_values_is_refused_before_it_is_parsed(checks, judge, monkeypatch, start):
-    monkeypatch.setattr(checks.json, "loads", lambda _text: pytest.fail("it was parsed"))
-    refusal = await judge(start + b"[]," * (MAX_VALUES // 2) + b"[]")
+async def test_a_body_with_too_many_values_is_refused_before_it_is_parsed(judge, start):
+    refusal = await judge(start + b"[]," * (MAX_VALUES // 2) + b"[] and no JSON")
     assert str(MAX_VALUES) in refusal.message
 
 
 @pytest.mark.parametrize(("chars", "apart"), [(1, False), (100_000, True)])
-async def test_a_large_body_is_judged_in_a_thread(checks, judge, monkeypatch, chars, apart):
-    threads = []
-
-    def check_body(*_arguments):
-        threads.append(threading.current_thread())
-
-    monkeypatch.setattr(checks, "check_body", check_body)
+async def test_a_large_body_is_judged_in_a_thread(judge, paths, chars, apart):
     await judge({**HELLO, "messages": [{"role": "user", "content": "x" * chars}]})
-    assert [thread is not threading.main_thread() for thread in threads] == [apart]
+    assert [thread is not threading.main_thread() for thread in paths.threads] == [apart]
 
 
-async def test_large_bodies_are_judged_one_after_the_other(checks, judge, monkeypatch):
-    running, most = 0, 0
-
-    def check_body(*_arguments):
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        threading.Event().wait(0.02)
-        running -= 1
-
-    monkeypatch.setattr(checks, "check_body", check_body)
+async def test_large_bodies_are_judged_one_after_the_other(judge, paths):
     body = {**HELLO, "messages": [{"role": "user", "content": "x" * 100_000}]}
     await asyncio.gather(*(judge(body) for _ in range(5)))
-    assert most == 1
+    assert (len(paths.threads), paths.most) == (5, 1)

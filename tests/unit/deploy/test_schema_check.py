@@ -5,7 +5,7 @@ import hashlib
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -132,14 +132,17 @@ def refusing(schema_check, monkeypatch):
     vllm.VLLMValidationError, vllm.GracefulHTTPError = VLLMValidationError, GracefulHTTPError
     monkeypatch.setitem(sys.modules, "vllm", ModuleType("vllm"))
     monkeypatch.setitem(sys.modules, "vllm.exceptions", vllm)
-    constraint = schema_check.Schema("tools", "json", "{}")
-    monkeypatch.setattr(schema_check, "find_constraint", lambda _given: constraint)
+    utils = ModuleType("vllm.v1.structured_output.utils")
+    utils.choice_as_grammar = utils.grammar_is_likely_lark = None
+    for name in ("vllm.v1", "vllm.v1.structured_output"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, utils.__name__, utils)
 
     async def refuse(outcome):
         check = schema_check.SchemaCheck("")
         check._outcomes[hashlib.sha256(b"json\0{}").hexdigest()] = schema_check.Outcome(outcome, "a reason")
         with pytest.raises(Exception, match=r"\w") as raised:
-            await schema_check.require_compiled(check, None)
+            await schema_check.require_compiled(check, SimpleNamespace(json="{}"))
         return raised.value
 
     return refuse
