@@ -1,23 +1,32 @@
 #!/usr/bin/env bash
-# Makes one of the two environments from its pinned requirements, or says that it is already there.
-#   environment.sh main|engine [INTERPRETER]
+# Makes an environment from its lock, or says that it is already there. Each file that is installed has a hash in the lock.
+#   environment.sh main|engine|audit [INTERPRETER]
 # Takes the first interpreter on PATH that fits; where none does, uv downloads Python 3.11 into .tools. An environment of
 # a given INTERPRETER is made beside the usual one, as .venv-python3.13.
-# pip's find-links, index and constraint settings are honoured, because uv does not read them itself.
+# pip's find-links and index settings are honoured, because uv does not read them itself.
+# torch is the CPU build of a folder that find-links names, if that has one whose hash is in requirements/torch-cpu.txt;
+# else the build for CUDA of the package index. SLIPWAY_TORCH=cpu takes PyTorch's own CPU builds, SLIPWAY_TORCH=cuda the latter.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-name=${1:?main or engine}
+name=${1:?main, engine or audit}
 case $name in
-  main) target=.venv versions='3.11 3.12 3.13' ;;
-  engine) target=.venv-engine versions='3.11 3.12' ;; # numpy 1.26, which Triton needs, has no wheel for 3.13
-  *) echo "environment.sh: main or engine, not '$name'" >&2; exit 2 ;;
+  main) target=.venv versions='3.11 3.12 3.13' torch=(torch) ;;
+  engine) target=.venv-engine versions='3.11 3.12' torch=(torch torchvision) ;; # numpy 1.26 of Triton has no wheel for 3.13
+  audit) target=.venv-audit versions='3.11 3.12 3.13' torch=() ;;
+  *) echo "environment.sh: main, engine or audit, not '$name'" >&2; exit 2 ;;
+esac
+build=${SLIPWAY_TORCH:-}
+case $build in
+  '' | cpu | cuda) ;;
+  *) echo "environment.sh: SLIPWAY_TORCH is cpu, cuda or empty, not '$build'" >&2; exit 2 ;;
 esac
 
 given=${2:-}
 if [ -n "$given" ]; then target=$target-$(basename "$given"); fi
 
-stamp=$target/.stamp-$(cat requirements/$name.txt requirements/$name-overrides.txt pyproject.toml deploy/setup/environment.sh | sha256sum | cut -c1-16)
+inputs=("requirements/$name.txt" requirements/torch*.txt requirements/build.txt pyproject.toml deploy/setup/environment.sh)
+stamp=$target/.stamp-$({ echo "$build"; cat "${inputs[@]}"; } | sha256sum | cut -c1-16)
 if [ -e "$stamp" ]; then echo "environment $target is up to date"; exit 0; fi
 
 find_python() { # versions, the best first
@@ -42,16 +51,15 @@ if [ ! -x $uv ]; then
     echo "$any cannot make a virtual environment; install its venv module (Debian: python3-venv) and try again." >&2
     exit 1
   }
-  .tools/bin/pip install --quiet --disable-pip-version-check 'uv==0.13.9'
+  .tools/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/uv.txt
 fi
 
 pip_setting() { .tools/bin/python -m pip config get "global.$1" 2>/dev/null || true; }
 links=${PIP_FIND_LINKS:-$(pip_setting find-links)}
 index=${PIP_INDEX_URL:-$(pip_setting index-url)}
-constraint=${PIP_CONSTRAINT:-$(pip_setting constraint)}
 if [ -n "$links" ]; then export UV_FIND_LINKS=$links; fi
 if [ -n "$index" ]; then export UV_DEFAULT_INDEX=$index; fi
-if [ -n "$constraint" ]; then export UV_CONSTRAINT=$constraint; fi
+unset UV_CONSTRAINT UV_OVERRIDE # the lock has one version of each package; uv refuses others beside hashes
 
 python=${given:-$(find_python "$versions")}
 if [ -z "$python" ]; then
@@ -64,12 +72,40 @@ if [ -z "$python" ]; then
   python=$($uv python find --managed-python 3.11)
 fi
 
-echo "making $target with $python from requirements/$name.txt (about 2 GB; a few minutes the first time)"
-$uv venv --quiet --clear --python "$python" $target
+local_build() { # package: whether find-links has its CPU build for $python, with a hash that is in the lock
+  local version folder file
+  version=$("$python" -c 'import sys; print("%d%d" % sys.version_info[:2])' 2>/dev/null) || return 1
+  for folder in $links; do
+    for file in "${folder#file://}/$1"-*+cpu-cp"$version"-*.whl; do
+      [ -f "$file" ] || continue
+      if grep -q "$(sha256sum <"$file" | cut -d' ' -f1)" "requirements/$1-cpu.txt"; then return 0; fi
+      echo "$file is not used: its hash is not in requirements/$1-cpu.txt"
+    done
+  done
+  return 1
+}
+
+lock=cuda source=()
+if [ "$build" = cpu ]; then
+  lock=cpu source=(--default-index https://download.pytorch.org/whl/cpu)
+elif [ -z "$build" ] && [ ${#torch[@]} -gt 0 ]; then
+  lock=cpu source=(--no-index)
+  for package in "${torch[@]}"; do
+    local_build "$package" || lock=cuda source=()
+  done
+fi
+
+install() { # what has another hash than the lock, or none, is refused
+  $uv pip install --no-deps --require-hashes --build-constraints requirements/build.txt --python "$target" "$@"
+}
+
+echo "making $target with $python from requirements/$name.txt (main and engine: about 2 GB each; a few minutes the first time)"
+$uv venv --quiet --clear --python "$python" "$target"
+for package in "${torch[@]}"; do install --quiet "${source[@]}" -r "requirements/$package-$lock.txt"; done
 # compiled once here: processes that may not write bytecode would otherwise compile torch at every start
-$uv pip install --compile-bytecode --python $target --override requirements/$name-overrides.txt -r requirements/$name.txt
+install --compile-bytecode -r "requirements/$name.txt"
 if [ "$name" = main ]; then
-  $uv pip install --quiet --python $target --no-deps --no-build-isolation -e .
+  $uv pip install --quiet --python "$target" --no-deps --no-build-isolation -e .
 fi
 touch "$stamp"
 echo "environment $target is ready"

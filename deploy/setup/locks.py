@@ -1,0 +1,233 @@
+"""Resolve the requirements into locks, every file with its hashes; `--check` compares locks with inputs, offline.
+
+    python -m deploy.setup.locks [--check] [--upgrade PACKAGE …]
+
+An existing lock keeps its versions as far as the inputs allow; `--upgrade` names packages that may move. torch is in
+locks of its own, because its build differs from machine to machine: requirements/torch-*.txt.
+"""
+
+import argparse
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[2]
+UV = ROOT / ".tools/bin/uv"
+TORCH = re.compile(r"torch|torchvision|nvidia-(cu|nccl|nv(jitlink|shmem|tx)).*|cuda-.*")
+"""torch, and the CUDA libraries that its build for CUDA names exactly."""
+HEADER = re.compile(r"# made by `make locks`; inputs sha256:(?P<inputs>\w{64}), pins sha256:(?P<pins>\w{64})\n")
+ENTRY = re.compile(r"^(?P<name>[\w.-]+)==(?P<version>[^\s\\;]+)(?P<hashes>(?: \\\n    --hash=sha256:[0-9a-f]{64})+)\n", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A lock and what it follows from; paths are relative to the repository."""
+
+    source: str
+    target: str
+    pythons: tuple[str, ...]
+    """Versions that it is installed on; none may need another version of a package."""
+    overrides: str | None = None
+    constraints: str | None = None
+    torch: bool | None = False
+    """Whether it holds torch's packages: False leaves them out, True keeps nothing else, None keeps all."""
+    platform: str = "x86_64-manylinux_2_28"
+
+    def inputs(self, root: Path) -> list[Path]:
+        """Return the files that decide the resolution, included ones too."""
+        files = [root / self.source]
+        for path in files:  # grows while it is read
+            files += [path.parent / name for name in re.findall(r"^-r (\S+)", path.read_text(), re.MULTILINE)]
+        return files + [root / name for name in (self.overrides, self.constraints) if name]
+
+
+BOTH = ("3.11", "3.12", "3.13")
+MAIN, MAIN_OVERRIDES = "requirements/main.txt", "requirements/main-overrides.txt"
+LOCKS = (
+    Lock("requirements/dev.in", MAIN, BOTH, MAIN_OVERRIDES),
+    Lock(
+        "requirements/engine.in",
+        "requirements/engine.txt",
+        ("3.11", "3.12"),
+        "requirements/engine-overrides.txt",
+        platform="x86_64-manylinux_2_35",  # Triton's wheel
+    ),
+    Lock("requirements/torch-cuda.in", "requirements/torch-cuda.txt", BOTH, MAIN_OVERRIDES, MAIN, torch=True),
+    Lock("requirements/torchvision-cuda.in", "requirements/torchvision-cuda.txt", ("3.11", "3.12"), MAIN_OVERRIDES, MAIN, torch=True),
+    Lock("requirements/engine-gpu.in", "requirements/engine-gpu.txt", ("3.12",), "requirements/engine-gpu-overrides.txt", torch=None),
+    Lock("requirements/audit.in", "requirements/audit.txt", BOTH),
+    Lock("requirements/build.in", "requirements/build.txt", BOTH, None, MAIN),
+    Lock("requirements/uv.in", "requirements/uv.txt", BOTH),
+    *(
+        Lock(f"deploy/docker/requirements/{name}.in", f"deploy/docker/requirements/{name}.txt", ("3.11",), MAIN_OVERRIDES, MAIN)
+        for name in ("light", "models", "reports", "tools")
+    ),
+)
+CPU_BUILDS = {"requirements/torch-cpu.txt": "torch", "requirements/torchvision-cpu.txt": "torchvision"}
+"""Kept by hand, because PyTorch's own index is asked for nothing else; the versions are those of the build for CUDA."""
+
+
+class Unresolved(Exception):  # noqa: N818 - the sentence is the point
+    """The requirements have no resolution that holds for every Python."""
+
+
+@dataclass(frozen=True)
+class Pin:
+    """One package of a lock."""
+
+    name: str
+    version: str
+    text: str
+    """The entry with its hashes, as it stands in the file."""
+
+
+def read_pins(text: str) -> list[Pin]:
+    """Return the entries of a lock; what is not one has no pinned version or no hash.
+
+    Raises:
+        ValueError: a line belongs to no entry.
+    """
+    body = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
+    rest = ENTRY.sub("", body).strip()
+    if rest:
+        raise ValueError(f"{rest.splitlines()[0]!r} has no exact version or no hash")
+    return [Pin(canonicalize_name(match["name"]), match["version"], match[0]) for match in ENTRY.finditer(body)]
+
+
+def digest_of_inputs(lock: Lock, root: Path) -> str:
+    """Return the SHA-256 of the inputs' contents, in order."""
+    digest = hashlib.sha256()
+    for path in lock.inputs(root):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(root)} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+def render(lock: Lock, pins: list[Pin], root: Path) -> str:
+    """Return the text of a lock, with the digests that `--check` compares."""
+    body = "".join(pin.text for pin in pins)
+    pinned = hashlib.sha256(body.encode()).hexdigest()
+    return f"# made by `make locks`; inputs sha256:{digest_of_inputs(lock, root)}, pins sha256:{pinned}\n{body}"
+
+
+def resolve(lock: Lock, upgrade: list[str]) -> list[Pin]:
+    """Ask uv for the versions and hashes of a lock; what one of its Pythons needs is there for all.
+
+    Raises:
+        Unresolved: uv finds no resolution, or needs two versions of a package.
+    """
+    earlier = ROOT / lock.target
+    known = earlier.read_text() if earlier.is_file() else ""
+    union: dict[str, Pin] = {}
+    for python in lock.pythons:
+        for pin in _select(lock, _compile(lock, python, known, upgrade)):
+            if union.setdefault(pin.name, pin) != pin:
+                raise Unresolved(f"{lock.target}: Python {lock.pythons[0]} and {python} need different {pin.name}")
+    return [union[name] for name in sorted(union)]
+
+
+def _compile(lock: Lock, python: str, known: str, upgrade: list[str]) -> list[Pin]:
+    command = [str(UV), "pip", "compile", "--quiet", "--no-config", "--generate-hashes", "--no-header", "--no-annotate"]
+    command += ["--python-version", python, "--python-platform", lock.platform]
+    command += ["--override", lock.overrides] if lock.overrides else []
+    command += ["--constraint", lock.constraints] if lock.constraints else []
+    command += [word for name in upgrade for word in ("--upgrade-package", name)]
+    preferred = ROOT / ".make/locks" / f"{Path(lock.target).stem}-{python}.txt"  # uv prefers the versions that it finds there
+    preferred.parent.mkdir(parents=True, exist_ok=True)
+    preferred.write_text(known)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("UV_")}
+    if "PIP_INDEX_URL" in environment:
+        environment["UV_DEFAULT_INDEX"] = environment["PIP_INDEX_URL"]
+    done = subprocess.run(
+        [*command, "--output-file", str(preferred), lock.source],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise Unresolved(f"{lock.target}, Python {python}:\n{done.stderr.strip()}")
+    return read_pins(preferred.read_text())
+
+
+def _select(lock: Lock, pins: list[Pin]) -> list[Pin]:
+    return [pin for pin in pins if lock.torch is None or bool(TORCH.fullmatch(pin.name)) == lock.torch]
+
+
+def findings(root: Path = ROOT) -> list[str]:
+    """Return what is wrong with the locks of a tree; asks no index."""
+    wrong = [finding for lock in LOCKS for finding in _findings_of(lock, root)]
+    if not wrong:
+        cuda = {pin.name: pin.version for pin in read_pins((root / "requirements/torchvision-cuda.txt").read_text())}
+        for path, name in CPU_BUILDS.items():
+            pins = read_pins((root / path).read_text())
+            if [(pin.name, pin.version) for pin in pins] != [(name, f"{cuda[name]}+cpu")]:
+                wrong.append(f"{path}: holds something else than {name} {cuda[name]}+cpu")
+    return wrong
+
+
+def _findings_of(lock: Lock, root: Path) -> list[str]:
+    path = root / lock.target
+    text = path.read_text() if path.is_file() else ""
+    header = HEADER.match(text)
+    if header is None:
+        return [f"{lock.target}: missing, or without its header"]
+    try:
+        pins = read_pins(text)
+    except ValueError as error:
+        return [f"{lock.target}: {error}"]
+    wrong = []
+    if header["inputs"] != digest_of_inputs(lock, root):
+        wrong.append(f"{lock.target}: its inputs have changed")
+    if header["pins"] != hashlib.sha256(text[header.end() :].encode()).hexdigest():
+        wrong.append(f"{lock.target}: edited by hand")
+    versions = {pin.name: pin.version for pin in pins}
+    wrong += [f"{lock.target}: does not meet {need}" for need in _needs(lock, root) if not _met(need, versions, lock)]
+    if lock.constraints:
+        main = {pin.name: pin.version for pin in read_pins((root / lock.constraints).read_text())}
+        wrong += [f"{lock.target}: {name} is {main[name]} in {lock.constraints}" for name, version in versions.items() if main.get(name, version) != version]
+    return wrong
+
+
+def _needs(lock: Lock, root: Path) -> list[Requirement]:
+    files = [path for path in lock.inputs(root) if path.suffix == ".in"]
+    lines = [line.partition("#")[0].strip() for path in files for line in path.read_text().splitlines()]
+    return [Requirement(line) for line in lines if line and not line.startswith("-")]
+
+
+def _met(need: Requirement, versions: dict[str, str], lock: Lock) -> bool:
+    name = canonicalize_name(need.name)
+    if lock.torch is False and TORCH.fullmatch(name):
+        return True
+    return name in versions and need.specifier.contains(versions[name], prereleases=True)
+
+
+def main() -> None:
+    """Write the locks again, or compare them with `--check`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="compare locks with inputs, offline")
+    parser.add_argument("--upgrade", nargs="*", default=[], metavar="PACKAGE", help="packages that may move")
+    options = parser.parse_args()
+    if not options.check:
+        for lock in LOCKS:
+            try:
+                (ROOT / lock.target).write_text(render(lock, resolve(lock, options.upgrade), ROOT))
+            except Unresolved as error:
+                sys.exit(str(error))
+    wrong = findings()
+    for finding in wrong:
+        sys.stderr.write(finding + "\n")
+    if wrong:
+        sys.exit("The locks do not follow from their inputs: run `make locks` and commit the result.")
+
+
+if __name__ == "__main__":
+    main()
