@@ -9,7 +9,8 @@ export DO_NOT_TRACK := 1
 # would take ten times as long as one, not twice.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup lint schemas up down demo test test-full soak test-unit test-python test-real compat chaos bench clean
+.PHONY: help setup lint schemas up down demo test test-full soak test-unit test-python test-real compat chaos bench clean \
+	locks licences sbom audit audit-tools wheels
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -55,9 +56,29 @@ lint: setup ## style, types, import rules, generated files
 	$(BIN)/mypy contracts decisions shared services clients deploy
 	$(BIN)/lint-imports
 	$(BIN)/python -m deploy.generate --check
+	$(BIN)/python -m deploy.setup.locks --check
+	$(BIN)/python -m deploy.setup.licences --check
 
 schemas: setup ## write the JSON Schemas, the AsyncAPI document and the NATS permissions again
 	$(BIN)/python -m deploy.generate
+
+locks: ## resolve the requirements into locks again; versions stay but for those of UPGRADE="name …"
+	$(BIN)/python -m deploy.setup.locks $(if $(UPGRADE),--upgrade $(UPGRADE))
+
+audit-tools:
+	@deploy/setup/environment.sh audit
+
+licences: setup audit-tools ## write docs/licences.md; fails on a licence that was not looked at
+	$(BIN)/python -m deploy.setup.licences
+
+sbom: setup audit-tools ## write the bills of materials (CycloneDX) of both environments into dist/sbom
+	@deploy/setup/sbom.sh
+
+audit: setup audit-tools ## ask a vulnerability service about all locked packages; status 3 (make: Error 3) if it gives no answer
+	$(BIN)/python -m deploy.setup.audit
+
+wheels: setup ## build the wheels of slipway and slipway-client into dist
+	@deploy/setup/wheels.sh
 
 up: setup ## start the embedded stack; Ctrl-C stops it
 	$(BIN)/slipway up

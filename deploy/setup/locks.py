@@ -14,6 +14,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -23,7 +24,8 @@ UV = ROOT / ".tools/bin/uv"
 TORCH = re.compile(r"torch|torchvision|nvidia-(cu|nccl|nv(jitlink|shmem|tx)).*|cuda-.*")
 """torch, and the CUDA libraries that its build for CUDA names exactly."""
 HEADER = re.compile(r"# made by `make locks`; inputs sha256:(?P<inputs>\w{64}), pins sha256:(?P<pins>\w{64})\n")
-ENTRY = re.compile(r"^(?P<name>[\w.-]+)==(?P<version>[^\s\\;]+)(?P<hashes>(?: \\\n    --hash=sha256:[0-9a-f]{64})+)\n", re.MULTILINE)
+HASH = r" \\\n    --hash=sha256:[0-9a-f]{64}"
+ENTRY = re.compile(rf"^(?P<name>[\w.-]+)==(?P<version>[^\s\\;]+)(?P<marker> ; [^\\\n]+?)?(?:{HASH})+\n", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -48,25 +50,27 @@ class Lock:
         return files + [root / name for name in (self.overrides, self.constraints) if name]
 
 
-BOTH = ("3.11", "3.12", "3.13")
-MAIN, MAIN_OVERRIDES = "requirements/main.txt", "requirements/main-overrides.txt"
+ALL = ("3.11", "3.12", "3.13")
+ENGINE = ("3.11", "3.12")
+FOLDER, IMAGES = "requirements", "deploy/docker/requirements"
+MAIN, MAIN_OVERRIDES = f"{FOLDER}/main.txt", f"{FOLDER}/main-overrides.txt"
+
+
+def _lock(name: str, pythons: tuple[str, ...], *others: Any, source: str = "", **fields: Any) -> Lock:
+    return Lock(f"{FOLDER}/{source or name}.in", f"{FOLDER}/{name}.txt", pythons, *others, **fields)
+
+
 LOCKS = (
-    Lock("requirements/dev.in", MAIN, BOTH, MAIN_OVERRIDES),
-    Lock(
-        "requirements/engine.in",
-        "requirements/engine.txt",
-        ("3.11", "3.12"),
-        "requirements/engine-overrides.txt",
-        platform="x86_64-manylinux_2_35",  # Triton's wheel
-    ),
-    Lock("requirements/torch-cuda.in", "requirements/torch-cuda.txt", BOTH, MAIN_OVERRIDES, MAIN, torch=True),
-    Lock("requirements/torchvision-cuda.in", "requirements/torchvision-cuda.txt", ("3.11", "3.12"), MAIN_OVERRIDES, MAIN, torch=True),
-    Lock("requirements/engine-gpu.in", "requirements/engine-gpu.txt", ("3.12",), "requirements/engine-gpu-overrides.txt", torch=None),
-    Lock("requirements/audit.in", "requirements/audit.txt", BOTH),
-    Lock("requirements/build.in", "requirements/build.txt", BOTH, None, MAIN),
-    Lock("requirements/uv.in", "requirements/uv.txt", BOTH),
+    _lock("main", ALL, MAIN_OVERRIDES, source="dev"),
+    _lock("engine", ENGINE, f"{FOLDER}/engine-overrides.txt", platform="x86_64-manylinux_2_35"),  # as Triton's wheel
+    _lock("torch-cuda", ALL, MAIN_OVERRIDES, MAIN, torch=True),
+    _lock("torchvision-cuda", ENGINE, MAIN_OVERRIDES, MAIN, torch=True),
+    _lock("engine-gpu", ("3.12",), f"{FOLDER}/engine-gpu-overrides.txt", torch=None),
+    _lock("audit", ALL),
+    _lock("build", ALL, None, MAIN),
+    _lock("uv", ALL),
     *(
-        Lock(f"deploy/docker/requirements/{name}.in", f"deploy/docker/requirements/{name}.txt", ("3.11",), MAIN_OVERRIDES, MAIN)
+        Lock(f"{IMAGES}/{name}.in", f"{IMAGES}/{name}.txt", ("3.11",), MAIN_OVERRIDES, MAIN)
         for name in ("light", "models", "reports", "tools")
     ),
 )
@@ -118,19 +122,30 @@ def render(lock: Lock, pins: list[Pin], root: Path) -> str:
 
 
 def resolve(lock: Lock, upgrade: list[str]) -> list[Pin]:
-    """Ask uv for the versions and hashes of a lock; what one of its Pythons needs is there for all.
+    """Ask uv for the versions and hashes of a lock, for each of its Pythons.
 
     Raises:
         Unresolved: uv finds no resolution, or needs two versions of a package.
     """
     earlier = ROOT / lock.target
     known = earlier.read_text() if earlier.is_file() else ""
+    results = {python: _select(lock, _compile(lock, python, known, upgrade)) for python in lock.pythons}
     union: dict[str, Pin] = {}
-    for python in lock.pythons:
-        for pin in _select(lock, _compile(lock, python, known, upgrade)):
+    for python, pins in results.items():
+        for pin in pins:
             if union.setdefault(pin.name, pin) != pin:
                 raise Unresolved(f"{lock.target}: Python {lock.pythons[0]} and {python} need different {pin.name}")
-    return [union[name] for name in sorted(union)]
+    needed = {name: [python for python, pins in results.items() if union[name] in pins] for name in sorted(union)}
+    return [_only(union[name], pythons, lock) for name, pythons in needed.items()]
+
+
+def _only(pin: Pin, pythons: list[str], lock: Lock) -> Pin:
+    """Return a pin that holds for some of a lock's Pythons."""
+    if tuple(pythons) == lock.pythons:
+        return pin
+    marker = " or ".join(f"python_version == '{python}'" for python in pythons)
+    head = f"{pin.name}=={pin.version}"
+    return Pin(pin.name, pin.version, pin.text.replace(head, f"{head} ; {marker}", 1))
 
 
 def _compile(lock: Lock, python: str, known: str, upgrade: list[str]) -> list[Pin]:
@@ -139,7 +154,9 @@ def _compile(lock: Lock, python: str, known: str, upgrade: list[str]) -> list[Pi
     command += ["--override", lock.overrides] if lock.overrides else []
     command += ["--constraint", lock.constraints] if lock.constraints else []
     command += [word for name in upgrade for word in ("--upgrade-package", name)]
-    preferred = ROOT / ".make/locks" / f"{Path(lock.target).stem}-{python}.txt"  # uv prefers the versions that it finds there
+    preferred = (
+        ROOT / ".make/locks" / f"{Path(lock.target).stem}-{python}.txt"
+    )  # uv prefers the versions that it finds there
     preferred.parent.mkdir(parents=True, exist_ok=True)
     preferred.write_text(known)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("UV_")}
@@ -193,7 +210,8 @@ def _findings_of(lock: Lock, root: Path) -> list[str]:
     wrong += [f"{lock.target}: does not meet {need}" for need in _needs(lock, root) if not _met(need, versions, lock)]
     if lock.constraints:
         main = {pin.name: pin.version for pin in read_pins((root / lock.constraints).read_text())}
-        wrong += [f"{lock.target}: {name} is {main[name]} in {lock.constraints}" for name, version in versions.items() if main.get(name, version) != version]
+        other = sorted(name for name, version in versions.items() if main.get(name, version) != version)
+        wrong += [f"{lock.target}: {name} is {main[name]} in {lock.constraints}" for name in other]
     return wrong
 
 

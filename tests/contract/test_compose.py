@@ -104,10 +104,15 @@ def test_every_image_that_is_built_has_its_stage():
     assert targets <= set(stages())
 
 
-def test_images_of_others_are_pinned():
-    images = [service["image"] for service in COMPOSE["services"].values() if "image" in service]
-    assert {image.split("/")[-1].split(":")[0] for image in images} == {"nats", "minio"}
-    assert all(re.search(r":[\w.-]*\d[\w.-]*\}?$", image) for image in images)
+def test_images_of_others_are_pinned_by_digest():
+    assert not [name for name, service in COMPOSE["services"].items() if "image" in service], (
+        "each is built on a digest"
+    )
+    named = dict(re.findall(r"^ARG (\w+)_IMAGE=(\S+)$", DOCKERFILE, re.MULTILINE))
+    assert set(named) == {"PYTHON", "NATS", "MINIO"}
+    assert all(re.fullmatch(r"[\w./-]+:[\w.-]*\d[\w.-]*@sha256:[0-9a-f]{64}", image) for image in named.values())
+    bases = set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE))
+    assert bases - set(stages()) == {f"${{{name}_IMAGE}}" for name in named}
 
 
 def test_only_the_gateway_is_reachable_from_outside_and_only_from_this_machine_unless_told():
@@ -115,13 +120,51 @@ def test_only_the_gateway_is_reachable_from_outside_and_only_from_this_machine_u
     assert published == {"gateway": ["${SLIPWAY_GATEWAY_ADDRESS:-127.0.0.1:8080}:8080"]}
 
 
-def test_services_run_without_privileges_and_wait_for_what_they_need():
+def test_services_wait_for_what_they_need():
     for name in SERVICES:
-        container = COMPOSE["services"][name]
-        assert container["cap_drop"] == ["ALL"]
-        assert container["security_opt"] == ["no-new-privileges:true"]
-        assert container["depends_on"]["prepare"]["condition"] == "service_completed_successfully"
-        assert "USER slipway" in stages()[name]
+        assert COMPOSE["services"][name]["depends_on"]["prepare"]["condition"] == "service_completed_successfully"
+
+
+WRITABLE = {"triton": "/tmp:mode=1777,exec"}
+"""Temporary file systems that differ from the usual one."""
+
+
+@pytest.mark.parametrize("name", COMPOSE["services"])
+def test_every_container_runs_without_root_capabilities_or_a_writable_root(compose, name):
+    """As docker-compose reads the file, so that a key that it merges away counts as missing."""
+    container = resolved(compose)["services"][name]
+    assert container["user"] == "10001:10001"
+    assert container["read_only"] is True
+    assert container["cap_drop"] == ["ALL"]
+    assert container["security_opt"] == ["no-new-privileges:true"]
+    assert not {"cap_add", "privileged", "devices", "pid", "ipc", "network_mode"} & set(container)
+    if name == "cli":
+        assert {volume["target"] for volume in container["volumes"]} == {"/tmp"}
+    else:
+        assert container["tmpfs"] == [WRITABLE.get(name, "/tmp:mode=1777")]
+
+
+def resolved(compose) -> dict:
+    """Return the file as docker-compose reads it."""
+    done = compose("--profile", "gpu", "--profile", "tools", "config", variables=SECRETS)
+    assert done.returncode == 0, done.stderr
+    return yaml.safe_load(done.stdout)
+
+
+@pytest.mark.parametrize("name", sorted({*SERVICES, "prepare", "cli", "nats", "minio"}))
+def test_images_run_without_root_also_outside_compose(name):
+    users = re.findall(r"^USER (\S+)$", stages()[name], re.MULTILINE)
+    assert users in (["slipway"], ["10001:10001"])
+    assert "--uid 10001 --gid 10001 slipway" in stages()["python"]
+
+
+@pytest.mark.parametrize("volume", ["/state", "/serving", "/data", "/store"])
+def test_a_volume_belongs_to_the_user_that_writes_it(volume):
+    """A new volume takes its owner from the folder of the image that it is mounted over."""
+    assert re.search(rf"&& chown slipway: (\S+ )*{volume}\b", stages()["python"])
+    copied = {"/data": "nats", "/store": "minio"}
+    if volume in copied:
+        assert f"COPY --from=python --chown=10001:10001 {volume} {volume}\n" in stages()[copied[volume]]
 
 
 def test_triton_serves_with_vllm_on_a_gpu_and_shares_a_disk_with_server_manager():
@@ -203,7 +246,7 @@ def test_what_hangs_is_killed_so_that_its_container_is_started_again(service):
     container = COMPOSE["services"][service]
     assert container["restart"] == "unless-stopped"
     assert container["init"] is True, "the program must not be process 1, which its own container cannot kill"
-    if "target" in container.get("build", {}):
+    if service in SERVICES:
         base = re.search(rf"^FROM (\S+) AS {service}$", DOCKERFILE, re.MULTILINE)
         assert 'ENTRYPOINT ["python", "-m", "deploy.docker.keep", "--"]' in stages()[base[1]]
         own = [line for line in stages()[service].splitlines() if line.startswith("ENTRYPOINT")]
@@ -212,10 +255,10 @@ def test_what_hangs_is_killed_so_that_its_container_is_started_again(service):
         return
     command_line = " ".join(container["entrypoint"])
     assert "/slipway/keep.sh" in command_line or "deploy.docker.keep" in command_line
-    if "build" in container:  # its image holds what keeps it
+    if service == "triton":  # its image holds what keeps it
         copied = (ROOT / container["build"]["dockerfile"]).read_text()
         assert "COPY deploy /slipway/deploy\n" in copied
-        assert copied.endswith("WORKDIR /slipway\n"), "modules are found from the working directory"
+        assert copied.endswith("WORKDIR /slipway\nUSER 10001:10001\n"), "modules are found from the working directory"
         return
     mounted = [item for item in container["volumes"] if item.startswith("./deploy")]
     assert all(mount.endswith(":ro") and (ROOT / mount.split(":")[0]).exists() for mount in mounted)
@@ -322,11 +365,25 @@ def test_the_command_lines_image_has_every_library_that_it_imports():
     assert missing(["contracts", "decisions", "shared", "clients/cli"], "tools.in") == {}
 
 
-@pytest.mark.parametrize("name", ["light.in", "models.in", "reports.in", "tools.in"])
-def test_every_library_of_an_image_is_pinned_in_the_projects_own_requirements(name):
-    pinned = {normalised(line.split("==")[0]) for line in (ROOT / "requirements/main.txt").read_text().splitlines()}
-    unpinned_on_purpose = {"torch"}  # its build and its CUDA packages differ from machine to machine
-    assert required(name) - pinned - unpinned_on_purpose == set()
+def test_every_library_of_an_image_is_installed_from_a_lock_with_hashes():
+    """`tests/contract/test_locks.py` compares the locks with their inputs and with the project's own."""
+    for dockerfile in (DOCKERFILE, (ROOT / "deploy/docker/triton.Dockerfile").read_text()):
+        commands = re.findall(r"(?:uv|-m)? ?pip install (.+?)(?= && |\n)", dockerfile.replace("\\\n", " "))
+        assert commands
+        assert [command for command in commands if "--require-hashes" not in command] == []
+        assert [command for command in commands if not re.search(r"(-r|--requirement) \S+\.txt", command)] == []
+
+
+@pytest.mark.parametrize("kind", ["light", "model", "report", "tool"])
+def test_every_image_holds_the_bill_of_materials_of_its_libraries(kind):
+    assert re.search(rf"^FROM {kind}-libraries AS {kind}-inventory$", DOCKERFILE, re.MULTILINE)
+    assert "cyclonedx-py environment" in stages()[f"{kind}-inventory"]
+    (stage,) = re.findall(
+        rf"^FROM {kind}-libraries AS (?!{kind}-inventory)(\S+)$",
+        DOCKERFILE.replace("FROM model-libraries AS tool-libraries", ""),
+        re.MULTILINE,
+    )
+    assert f"COPY --from={kind}-inventory /sbom.cdx.json /usr/share/slipway/\n" in stages()[stage]
 
 
 def test_every_file_that_an_image_copies_is_there_and_not_left_out_of_the_context():

@@ -126,9 +126,14 @@ def _python() -> Finding:
     return assess.assess_python("python", version, assess.MAIN_PYTHONS, advice=advice)
 
 
+def _locks(*names: str) -> list[Path]:
+    """Return files in requirements/; the inputs of torch's locks have its version without that of a build."""
+    return [ROOT / "requirements" / name for name in names]
+
+
 def _packages() -> Finding:
     version, site = (sys.version_info.major, sys.version_info.minor), Path(sysconfig.get_paths()["purelib"])
-    return assess.assess_packages("packages", gather.read_packages(ROOT / "requirements/main.txt", site, version))
+    return assess.assess_packages("packages", gather.read_packages(_locks("main.txt", "torch-cuda.in"), site, version))
 
 
 def find_engine(root: Path) -> triton.EngineEnvironment | None:
@@ -156,7 +161,7 @@ def _engine_packages(root: Path) -> Finding:
     engine = find_engine(root)
     if engine is None:
         return skipped("engine packages", "no engine environment")
-    pins = ROOT / "requirements/engine.txt"
+    pins = _locks("engine.txt", "torch-cuda.in", "torchvision-cuda.in")
     return assess.assess_packages(
         "engine packages", gather.read_packages(pins, engine.site_packages, _version_of(engine))
     )

@@ -67,9 +67,9 @@ def read_ports(names: Iterable[str], kept: Mapping[str, int]) -> Ports:
 
 
 def parse_pins(text: str, python: tuple[int, int]) -> list[Requirement]:
-    """Return the requirements of a pinned list that hold for a version of Python."""
+    """Return the requirements of a lock or a list that hold for a version of Python, without their hashes."""
     environment = {"python_version": f"{python[0]}.{python[1]}", "python_full_version": f"{python[0]}.{python[1]}.0"}
-    lines = (line.partition("#")[0].strip() for line in text.splitlines())
+    lines = (line.partition("#")[0].rstrip("\\ ").lstrip() for line in text.splitlines())
     pins = [Requirement(line) for line in lines if line and not line.startswith("-")]
     return [pin for pin in pins if pin.marker is None or pin.marker.evaluate(environment)]
 
@@ -91,8 +91,7 @@ def compare_pins(pins: Iterable[Requirement], installed: Mapping[str, str]) -> P
     return Packages(len(listed), tuple(wrong))
 
 
-def read_packages(pins: Path, site_packages: Path, python: tuple[int, int]) -> Packages:
-    """Return an environment against a pinned list; without that file nothing is compared."""
-    if not pins.is_file():
-        return Packages(0)
-    return compare_pins(parse_pins(pins.read_text(), python), installed_in(site_packages))
+def read_packages(locks: Iterable[Path], site_packages: Path, python: tuple[int, int]) -> Packages:
+    """Return an environment against its locks; without those files nothing is compared."""
+    pins = [pin for lock in locks if lock.is_file() for pin in parse_pins(lock.read_text(), python)]
+    return compare_pins(pins, installed_in(site_packages))

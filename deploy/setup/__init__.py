@@ -1,0 +1,1 @@
+"""Sets up: environments, locks, licences, bills of materials, wheels."""

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Builds the wheels of `slipway` and `slipway-client` from the files that git knows: wheels.sh [FOLDER] (default: dist).
+# The build tools are those of requirements/build.txt, by their hashes; the same commit gives the same bytes.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+out=$(realpath -m "${1:-dist}")
+source=$(mktemp -d)
+trap 'rm -rf "$source"' EXIT
+git ls-files -z --cached --others --exclude-standard -- contracts decisions shared services clients deploy \
+  requirements pyproject.toml README.md LICENSE | xargs -0 cp --parents -t "$source"
+cp LICENSE "$source/clients/training/"
+SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
+export SOURCE_DATE_EPOCH
+mkdir -p "$out"
+rm -f "$out"/slipway-*.whl "$out"/slipway_client-*.whl
+for project in "$source" "$source/clients/training"; do
+  .tools/bin/uv build --quiet --wheel --no-config --require-hashes --build-constraints requirements/build.txt \
+    --out-dir "$out" "$project"
+done
+ls "$out"/slipway*.whl
