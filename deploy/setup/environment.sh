@@ -96,14 +96,15 @@ elif [ -z "$build" ] && [ ${#torch[@]} -gt 0 ]; then
 fi
 
 install() { # what has another hash than the lock, or none, is refused
-  $uv pip install --no-deps --require-hashes --build-constraints requirements/build.txt --python "$target" "$@"
+  # compiled once here: processes that may not write bytecode would otherwise compile torch at every start
+  $uv pip install --compile-bytecode --no-deps --require-hashes --build-constraints requirements/build.txt \
+    --python "$target" "$@"
 }
 
 echo "making $target with $python from requirements/$name.txt (main and engine: about 2 GB each; a few minutes the first time)"
 $uv venv --quiet --clear --python "$python" "$target"
 for package in "${torch[@]}"; do install --quiet "${source[@]}" -r "requirements/$package-$lock.txt"; done
-# compiled once here: processes that may not write bytecode would otherwise compile torch at every start
-install --compile-bytecode -r "requirements/$name.txt"
+install -r "requirements/$name.txt"
 if [ "$name" = main ]; then
   $uv pip install --quiet --python "$target" --no-deps --no-build-isolation -e .
 fi

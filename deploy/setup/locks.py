@@ -209,10 +209,18 @@ def _findings_of(lock: Lock, root: Path) -> list[str]:
     versions = {pin.name: pin.version for pin in pins}
     wrong += [f"{lock.target}: does not meet {need}" for need in _needs(lock, root) if not _met(need, versions, lock)]
     if lock.constraints:
-        main = {pin.name: pin.version for pin in read_pins((root / lock.constraints).read_text())}
+        main = _versions(root / lock.constraints)
         other = sorted(name for name, version in versions.items() if main.get(name, version) != version)
         wrong += [f"{lock.target}: {name} is {main[name]} in {lock.constraints}" for name in other]
     return wrong
+
+
+def _versions(path: Path) -> dict[str, str]:
+    """Return versions by package of another lock; nothing of one that is wrong itself, which has its own finding."""
+    try:
+        return {pin.name: pin.version for pin in read_pins(path.read_text())}
+    except (OSError, ValueError):
+        return {}
 
 
 def _needs(lock: Lock, root: Path) -> list[Requirement]:
