@@ -27,6 +27,13 @@ torch>=2.13,<2.14
 tomli==2.0 ; python_version < "3.11"
 hf-xet==1.8.0  # behind it
 """
+LOCK = """# made by `make locks`
+numpy==2.4.6 \\
+    --hash=sha256:00 \\
+    --hash=sha256:01
+six==1.17.0 ; python_version == '3.12' \\
+    --hash=sha256:02
+"""
 
 
 def test_a_line_says_what_was_found_and_what_to_do():
@@ -71,6 +78,11 @@ def test_a_check_that_breaks_is_a_failure_and_hides_no_other():
 
 def test_pins_are_those_that_hold_for_this_python():
     assert [pin.name for pin in parse_pins(PINS, (3, 13))] == ["numpy", "torch", "hf-xet"]
+
+
+@pytest.mark.parametrize(("python", "pins"), [((3, 11), ["numpy==2.4.6"]), ((3, 12), ["numpy==2.4.6", "six==1.17.0"])])
+def test_a_lock_is_read_without_its_hashes(python, pins):
+    assert [f"{pin.name}{pin.specifier}" for pin in parse_pins(LOCK, python)] == pins
 
 
 def test_installed_packages_are_compared_by_their_normal_name_and_without_local_label():
