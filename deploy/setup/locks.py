@@ -2,8 +2,9 @@
 
     python -m deploy.setup.locks [--check] [--upgrade PACKAGE …]
 
-An existing lock keeps its versions as far as the inputs allow; `--upgrade` names packages that may move. torch is in
-locks of its own, because its build differs from machine to machine: requirements/torch-*.txt.
+Locks that follow from their inputs stay as they are; the others keep their versions as far as the inputs allow.
+`--upgrade` names packages that may move. torch is in locks of its own, because its build differs from machine to machine:
+requirements/torch-*.txt.
 """
 
 import argparse
@@ -244,6 +245,8 @@ def main() -> None:
     options = parser.parse_args()
     if not options.check:
         for lock in LOCKS:
+            if not options.upgrade and not _findings_of(lock, ROOT):
+                continue
             try:
                 (ROOT / lock.target).write_text(render(lock, resolve(lock, options.upgrade), ROOT))
             except Unresolved as error:
