@@ -3,7 +3,7 @@
     python -m deploy.setup.locks [--check] [--upgrade PACKAGE …]
 
 Locks that follow from their inputs stay as they are; the others keep their versions as far as the inputs allow.
-`--upgrade` names packages that may move. torch is in locks of its own, because its build differs from machine to machine:
+`--upgrade` names packages that may move. torch is in locks of its own, because its build differs between machines:
 requirements/torch-*.txt.
 """
 
