@@ -61,16 +61,30 @@ class Target(Contract):
 
 
 class Runtime(Contract):
-    """The serving runtime of a target: the engine with its version, and the image that contains both.
+    """The serving runtime of a target: the engine and the server with their versions, and what contains them.
 
     Attributes:
         engine: The engine's name, `vllm` for example.
         image_digest: Digest of the container image; None where the engine runs without one.
+        environment_digest: Digest of the engine's environment: installed files, backends, Triton; None if not known.
+        server_version: Version of Triton; empty if not known.
     """
 
     engine: Annotated[str, Field(min_length=1, max_length=200)]
     engine_version: Annotated[str, Field(min_length=1, max_length=200)]
     image_digest: Digest | None = None
+    environment_digest: Digest | None = None
+    server_version: Annotated[str, Field(max_length=200)] = ""
+
+    @property
+    def digest(self) -> Digest | None:
+        """Digest of the image, else of the environment; None if neither is known."""
+        return self.image_digest or self.environment_digest
+
+    def __str__(self) -> str:
+        """Return the runtime as one line: `vllm 0.20 (torch 2.13), triton 2.51, sha256:…`."""
+        server = f"triton {self.server_version}" if self.server_version else ""
+        return ", ".join(filter(None, (f"{self.engine} {self.engine_version}", server, self.digest)))
 
 
 class ServingSettings(Contract):
@@ -82,6 +96,7 @@ class ServingSettings(Contract):
         tool_parser: The engine's parser of the model's tool calls; None if the model calls no tools.
         reasoning_parser: The engine's parser of the model's reasoning.
         template_options: Variables of the chat template, for requests that do not set them.
+        runtime: Name of the fleet's runtime that serves the version; None for its default one.
     """
 
     context_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -90,6 +105,7 @@ class ServingSettings(Contract):
     tool_parser: str | None = None
     reasoning_parser: str | None = None
     template_options: Annotated[dict[str, Any], AtMost(items=64, json_bytes=8192)] = {}
+    runtime: str | None = None
 
 
 class Deployable(Contract):
@@ -98,7 +114,7 @@ class Deployable(Contract):
     Attributes:
         measurement_manifest: Manifest of a later measurement of the same files; None if they were measured once.
         serving: Serving settings of the version; its manifest includes the same ones.
-        runtime: What runs the target, as server-manager found it when it staged or routed it.
+        runtime: What ran the target when server-manager staged or routed it; `FleetRuntimes` has what runs it now.
     """
 
     target: Target

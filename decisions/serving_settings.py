@@ -11,9 +11,11 @@ from pydantic import ValidationError
 
 from contracts.codes import Code
 from contracts.limits import TooLarge, too_large
+from contracts.runtimes import DEFAULT_RUNTIME
 from contracts.vocabulary import ServingSettings
 from decisions.engine_parsers import REASONING_PARSERS, TOOL_PARSERS
 from decisions.openai_fields import GIVEN_VARIABLES
+from decisions.runtimes import NAME_RULE, is_runtime_name
 
 SERVING_FILE: Final = "serving.json"
 """The file of a checkpoint with its serving settings: an object with the fields of `ServingSettings`."""
@@ -71,6 +73,7 @@ def assess_settings(settings: ServingSettings) -> SettingsRefused | None:
         or _assess_values("template_options", settings.template_options)
         or _assess_parser("tool_parser", settings.tool_parser, TOOL_PARSERS)
         or _assess_parser("reasoning_parser", settings.reasoning_parser, REASONING_PARSERS)
+        or _assess_runtime(settings.runtime)
         or _assess_number("context_tokens", settings.context_tokens, MAX_CONTEXT_TOKENS)
         or _assess_number("tensor_parallel_size", settings.tensor_parallel_size, MAX_SHARDS)
         or _assess_options(settings.options)
@@ -90,6 +93,14 @@ def _assess_parser(name: str, value: str | None, known: frozenset[str]) -> Setti
         f"{NO_PARSER} means that no parser is set or detected."
     )
     return SettingsRefused(reason, {"setting": name, "value": value[:100]})
+
+
+def _assess_runtime(name: str | None) -> SettingsRefused | None:
+    """Refuse what names no runtime; which ones there are, the serving fleet knows."""
+    if name is None or (is_runtime_name(name) and name != DEFAULT_RUNTIME):
+        return None
+    advice = "leave it out for the fleet's default runtime" if name == DEFAULT_RUNTIME else NAME_RULE
+    return SettingsRefused(f"runtime {name[:100]!r} is not valid: {advice}.", {"setting": "runtime"})
 
 
 def _assess_number(name: str, value: int | None, limit: int) -> SettingsRefused | None:
@@ -165,7 +176,10 @@ def parse_settings(text: str) -> ServingSettings | SettingsRefused:
         fields = None
     if not isinstance(fields, dict):
         return SettingsRefused(f"{SERVING_FILE} is not a JSON object.")
-    known = sorted(ServingSettings.model_fields)
+    if "runtime" in fields:
+        reason = f"{SERVING_FILE} may not name a runtime: it is chosen when a checkpoint is published."
+        return SettingsRefused(reason, {"setting": "runtime"})
+    known = sorted(set(ServingSettings.model_fields) - {"runtime"})
     unknown = sorted(set(fields) - set(known))
     if unknown:
         reason = f"{SERVING_FILE} has the unknown field {unknown[0][:100]!r}; it may have {', '.join(known)}."

@@ -3,12 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from contracts.codes import Code
 from contracts.facts.release import Outcome
 from decisions.variant_verdicts import SUSPECT
 from services.registry.domain import gates, plan, rehearsals
 from services.registry.domain.record import Release
+
+NOT_SERVABLE: Final[frozenset[Code]] = frozenset({"variant_not_servable", "runtime_unknown"})
+"""Codes by which the serving fleet refuses a variant before anything is made."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,13 @@ def _rejected(release: Release) -> Ending | None:
 
 
 def _nothing_servable(release: Release) -> Ending | None:
-    """End before anything is made if the serving fleet refused every requested variant for its hardware."""
-    refused = [release.failed.get(f"{variant}:stage") for variant in gates.requested_variants(release)]
-    reasons = [fact.reason for fact in refused if fact is not None and fact.code == "variant_not_servable"]
-    if len(reasons) < len(refused):
+    """End before anything is made if the serving fleet refused every requested variant: its hardware, its runtimes."""
+    answers = [release.failed.get(f"{variant}:stage") for variant in gates.requested_variants(release)]
+    refused = [fact for fact in answers if fact is not None and fact.code in NOT_SERVABLE]
+    if len(refused) < len(answers):
         return None
-    return Ending("rejected", "variant_not_servable", f"No requested variant can be served. {' '.join(reasons)}")
+    reasons = " ".join(dict.fromkeys(fact.reason for fact in refused))
+    return Ending("rejected", refused[0].code, f"No requested variant can be served. {reasons}")
 
 
 def _nothing_quantised(release: Release) -> Ending | None:

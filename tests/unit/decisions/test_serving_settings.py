@@ -34,6 +34,7 @@ FULL = ServingSettings(
 def test_settings_that_the_engine_takes_are_accepted():
     assert assess_settings(ServingSettings()) is None
     assert assess_settings(FULL) is None
+    assert assess_settings(ServingSettings(runtime="vllm-0.12-next")) is None
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,11 @@ def test_settings_that_the_engine_takes_are_accepted():
         ({"options": {"kv_cache_dtype": ["fp8"]}}, "it must be one of auto, bfloat16, fp8"),
         ({"template_options": {"tools": []}}, "template_options may not set tools: the engine or its tokenizer"),
         ({"template_options": {"a b": 1}}, "template_options may not set 'a b'; use the name of a variable"),
+        ({"runtime": "Next"}, "runtime 'Next' is not valid: use 1 to 40 lower-case letters, digits and inner dots"),
+        ({"runtime": "../x"}, "runtime '../x' is not valid"),
+        ({"runtime": ""}, "runtime '' is not valid"),
+        ({"runtime": "x" * 41}, "is not valid: use 1 to 40"),
+        ({"runtime": "default"}, "runtime 'default' is not valid: leave it out for the fleet's default runtime."),
         ({"template_options": {"text": "x" * 9000}}, "serving.template_options has 9,012 bytes as JSON; the limit is"),
     ],
 )
@@ -80,6 +86,7 @@ def test_a_file_of_settings_is_read():
         ("[]", "serving.json is not a JSON object."),
         ("{", "serving.json is not a JSON object."),
         ("[" * 100_000, "serving.json is not a JSON object."),
+        ('{"runtime": "next"}', "serving.json may not name a runtime: it is chosen when a checkpoint is published."),
         ('{"tool_praser": "hermes"}', "serving.json has the unknown field 'tool_praser'; it may have context_tokens, "),
         ('{"context_tokens": 0}', "serving.json: context_tokens is not valid: Input should be greater than"),
     ],

@@ -239,6 +239,14 @@ def test_a_release_whose_only_variant_cannot_be_served_ends_before_anything_is_m
     assert walk.end.reason == "No requested variant can be served. it broke"
 
 
+def test_a_release_for_a_runtime_that_the_fleet_does_not_have_ends_with_one_reason():
+    walk = Walk(k.policy(), variants=("int8", "bf16"))
+    assert list(walk.handle(k.failed("int8", "stage", "runtime_unknown"))) == []
+    assert list(walk.handle(k.failed("bf16", "stage", "runtime_unknown"))) == ["release.finished"]
+    assert (walk.end.outcome, walk.end.code) == ("rejected", "runtime_unknown")
+    assert walk.end.reason == "No requested variant can be served. it broke"
+
+
 def test_a_variant_that_cannot_be_served_is_still_measured_and_another_is_promoted():
     walk = Walk(k.policy(), variants=("fp8", "int8"))
     assert list(walk.handle(UNSERVABLE)) == []
