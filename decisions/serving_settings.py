@@ -176,7 +176,7 @@ def parse_settings(text: str) -> ServingSettings | SettingsRefused:
         fields = None
     if not isinstance(fields, dict):
         return SettingsRefused(f"{SERVING_FILE} is not a JSON object.")
-    if "runtime" in fields:
+    if fields.get("runtime") is not None:
         reason = f"{SERVING_FILE} may not name a runtime: it is chosen when a checkpoint is published."
         return SettingsRefused(reason, {"setting": "runtime"})
     known = sorted(set(ServingSettings.model_fields) - {"runtime"})
