@@ -19,8 +19,9 @@ from contracts.facts import (
 from contracts.facts.watch import Severity
 from contracts.records import OutboxEntry, outbox_entry
 from contracts.routes import Route, ServedTarget
-from contracts.vocabulary import Deployable
+from contracts.vocabulary import Deployable, Runtime
 from decisions.route_edits import Changed, Edit, EditRefused, promote
+from decisions.runtimes import runtime_name, why_no_runtime
 from services.server_manager.domain import staging
 from services.server_manager.domain.alerts import AlertChange
 from services.server_manager.domain.decide import (
@@ -34,7 +35,7 @@ from services.server_manager.domain.decide import (
 from services.server_manager.domain.reconcile import Limits
 from services.server_manager.domain.records import FleetAlert, OpenAlert, Servers
 from services.server_manager.fleet_state import FleetState
-from services.server_manager.ports import Artifacts, Engine, Routes
+from services.server_manager.ports import Artifacts, Engines, Routes
 from shared.errors import Permanent, Transient, translate
 from shared.messaging.delivery import RECORD_FAILURES
 from shared.runtime.clock import Clock
@@ -48,21 +49,23 @@ class Answers:
     def __init__(
         self,
         *,
-        engine: Engine,
+        engines: Engines,
         artifacts: Artifacts,
         state: FleetState,
         routes: Routes,
         clock: Clock,
         limits: Limits,
         token: Callable[[str], str],
+        ran_by: Callable[[str], Runtime | None],
     ) -> None:
-        self._engine = engine
+        self._engines = engines
         self._artifacts = artifacts
         self._state = state
         self._routes = routes
         self._clock = clock
         self._limits = limits
         self._token = token
+        self._ran_by = ran_by
         self._edited: set[str] = set()
         """Orders whose route was edited, and whose answer was not written yet."""
 
@@ -195,14 +198,18 @@ class Answers:
 
     async def _served(self, deployable: Deployable) -> ServedTarget:
         description = await self._artifacts.describe(deployable)
+        missing = why_no_runtime(deployable.serving, self._engines)
+        if missing is not None:
+            raise Permanent("runtime_unknown", missing)
+        engine = self._engines[runtime_name(deployable.serving)]
         return ServedTarget(
             target=deployable.target,
             manifest=deployable.manifest,
             weights_bytes=deployable.weights_bytes,
             measurement_manifest=deployable.measurement_manifest,
             serving=deployable.serving,
-            runtime=self._engine.runtime,
-            endpoints=(self._engine.endpoint,),
+            runtime=self._ran_by(str(deployable.target)) or engine.runtime,
+            endpoints=(engine.endpoint,),
             chat_template=description.chat_template,
             bos_token=description.bos_token,
             eos_token=description.eos_token,

@@ -1,7 +1,9 @@
 """Subscribes the handlers: each writes what a fact asks for into the record, and wakes the loop that does it."""
 
+from collections.abc import Collection
 from dataclasses import replace
 
+from contracts.codes import Code
 from contracts.envelope import Event
 from contracts.facts import (
     PromotionRefused,
@@ -12,11 +14,12 @@ from contracts.facts import (
     TrafficRequested,
     VariantFailed,
 )
+from decisions.runtimes import why_no_runtime
 from decisions.servable_variants import Hardware, why_not_servable
 from services.server_manager.domain import staging
 from services.server_manager.fleet_state import FleetState
 from services.server_manager.manager import Manager
-from services.server_manager.ports import Artifacts, Engine, Leadership, Routes
+from services.server_manager.ports import Artifacts, Engines, Leadership, Routes, RuntimesView
 from services.server_manager.settings import ServerManagerSettings
 from shared.messaging.bus import Bus, Emit, Failed
 from shared.runtime.clock import Clock
@@ -27,11 +30,12 @@ SERVICE = "server-manager"
 def build(
     bus: Bus,
     *,
-    engine: Engine,
+    engines: Engines,
     artifacts: Artifacts,
     state: FleetState,
     routes: Routes,
     lead: Leadership,
+    view: RuntimesView,
     hardware: Hardware,
     settings: ServerManagerSettings,
     clock: Clock,
@@ -43,9 +47,10 @@ def build(
     Waiting lives in the record, not in unacknowledged messages: a fact is acknowledged as soon as its order is
     written.
     """
-    limits = replace(settings.limits, hardware=hardware)
+    limits = replace(settings.limits, hardware=hardware, runtimes=frozenset(engines))
     manager = Manager(
-        engine=engine,
+        engines=engines,
+        view=view,
         artifacts=artifacts,
         state=state,
         routes=routes,
@@ -58,7 +63,7 @@ def build(
 
     @bus.on(ReleaseOpened)
     async def refuse_unservable(event: Event[ReleaseOpened]) -> list[Emit]:
-        return refuse_variants(event.data, limits.hardware)
+        return refuse_variants(event.data, limits.hardware, limits.runtimes)
 
     @bus.on(StageRequested, failure=_staging_failed)
     async def stage(event: Event[StageRequested]) -> None:
@@ -84,16 +89,16 @@ def build(
     return manager
 
 
-def refuse_variants(opened: ReleaseOpened, hardware: Hardware) -> list[Emit]:
-    """Return a failure for each requested variant that the hardware cannot serve, before any work on it begins."""
-    reasons = {
-        variant: why_not_servable(variant, hardware, opened.serving) for variant in dict.fromkeys(opened.variants)
-    }
-    return [
-        Emit(VariantFailed(variant=variant, step="stage", code="variant_not_servable", reason=reason), key=variant)
-        for variant, reason in reasons.items()
-        if reason is not None
-    ]
+def refuse_variants(opened: ReleaseOpened, hardware: Hardware, runtimes: Collection[str]) -> list[Emit]:
+    """Return a failure for each requested variant that the fleet cannot serve, before any work on it begins."""
+    missing = why_no_runtime(opened.serving, runtimes)
+    emits = []
+    for variant in dict.fromkeys(opened.variants):
+        code: Code = "variant_not_servable" if missing is None else "runtime_unknown"
+        reason = why_not_servable(variant, hardware, opened.serving) if missing is None else missing
+        if reason is not None:
+            emits.append(Emit(VariantFailed(variant=variant, step="stage", code=code, reason=reason), key=variant))
+    return emits
 
 
 def _staging_failed(failed: Failed) -> VariantFailed | None:

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 import structlog
 
 from contracts.codes import Code
-from contracts.vocabulary import Deployable, Digest
+from contracts.runtimes import DEFAULT_RUNTIME
+from contracts.vocabulary import Deployable, Digest, Runtime
+from decisions.runtimes import runtime_name
 from services.server_manager.domain.reconcile import BUSY, Action, Held, Limits, Phase
 from services.server_manager.domain.records import target_of
-from services.server_manager.ports import Artifacts, Engine, Extent, Indexed, Leadership, LeaseLost, Permit
+from services.server_manager.ports import Artifacts, Engines, Extent, Indexed, Leadership, LeaseLost, Permit
 from shared.errors import Permanent, SlipwayError, Transient, translate
 from shared.runtime.clock import Clock
 
@@ -20,7 +22,7 @@ SUSPICIONS = 2
 
 @dataclass
 class TargetState:
-    """One target: its phase, and since when (monotonic seconds)."""
+    """One target: its phase, since when (monotonic seconds), and the runtime whose engine holds it."""
 
     digest: Digest
     memory_bytes: int
@@ -34,15 +36,17 @@ class TargetState:
     probed: float | None = None
     unneeded: float | None = None
     token: str = ""
+    runtime: str = DEFAULT_RUNTIME
+    ran_by: Runtime | None = None
     work: asyncio.Task[None] | None = field(default=None, repr=False)
 
 
 class Executor:
-    """Carries out actions on an engine: those of one target one after the other, those of several at once."""
+    """Carries out actions on engines: those of one target one after the other, those of several at once."""
 
     def __init__(
         self,
-        engine: Engine,
+        engines: Engines,
         artifacts: Artifacts,
         clock: Clock,
         limits: Limits,
@@ -52,7 +56,7 @@ class Executor:
         load_probe_s: float = 120.0,
         probe_s: float = 20.0,
     ) -> None:
-        self._engine = engine
+        self._engines = engines
         self._artifacts = artifacts
         self._clock = clock
         self._limits = limits
@@ -61,14 +65,14 @@ class Executor:
         self._load_probe_s = load_probe_s
         self._probe_s = probe_s
         self._targets: dict[str, TargetState] = {}
-        self._known = False
+        self._known: frozenset[str] = frozenset()
         self._log = structlog.get_logger()
 
     @property
-    def known(self) -> bool:
-        """Return whether the engine has listed what it holds since the start or the last `stop`.
+    def known(self) -> frozenset[str]:
+        """Return the runtimes whose engine has listed what it holds since the start or the last `stop`.
 
-        Before that `held` is empty whatever the engine serves, and nothing may be begun on it.
+        Before that `held` has nothing of it whatever it serves, and nothing may be begun on it.
         """
         return self._known
 
@@ -88,6 +92,8 @@ class Executor:
                 since_probe_s=float("inf") if state.probed is None else now - state.probed,
                 unneeded_s=None if state.unneeded is None else now - state.unneeded,
                 probing=state.work is not None,
+                runtime=state.runtime,
+                ran_by=state.ran_by,
             )
             for name, state in self._targets.items()
         }
@@ -96,6 +102,11 @@ class Executor:
         """Return the first text that a target generated at its last probe."""
         state = self._targets.get(name)
         return state.token if state else ""
+
+    def ran_by(self, name: str) -> Runtime | None:
+        """Return what ran the engine when it loaded a target; None if that is not known."""
+        state = self._targets.get(name)
+        return state.ran_by if state else None
 
     def note_needed(self, names: Mapping[str, object]) -> None:
         """Note which targets are needed now; the others are unloaded when their time has passed."""
@@ -106,25 +117,28 @@ class Executor:
             elif state.unneeded is None:
                 state.unneeded = now
 
-    def note_index(self, index: Mapping[str, Indexed], asked_at: float) -> None:
-        """Take over what the engine says it holds. READY means only that it may be probed.
+    def note_index(self, runtime: str, index: Mapping[str, Indexed], asked_at: float) -> None:
+        """Take over what the engine of a runtime says it holds. READY means only that it may be probed.
 
         Models that are no targets are another's and stay as they are.
 
         Args:
-            index: the engine's answer.
+            runtime: the runtime.
+            index: its engine's answer.
             asked_at: monotonic time of the question; what changed since then is not judged by the answer.
         """
-        self._known = True
+        self._known |= {runtime}
         for name, state in list(self._targets.items()):
             there = (name in index and index[name].ready) or state.since >= asked_at
-            if state.work is None and not there and state.phase is not Phase.FAILED:
+            if state.runtime == runtime and state.work is None and not there and state.phase is not Phase.FAILED:
                 self._log.warning("target is gone from the engine", target=name, phase=state.phase)
                 del self._targets[name]
         for name, entry in index.items():
             if entry.ready and name not in self._targets and target_of(name) is not None:
-                digest = entry.digest or "sha256:" + "0" * 64
-                self._targets[name] = TargetState(digest, entry.memory_bytes, Phase.UNPROVEN, self._clock.monotonic())
+                digest, now = entry.digest or "sha256:" + "0" * 64, self._clock.monotonic()
+                self._targets[name] = TargetState(
+                    digest, entry.memory_bytes, Phase.UNPROVEN, now, runtime=runtime, ran_by=entry.runtime
+                )
 
     def start(self, action: Action) -> None:
         """Begin an action; it continues by itself, and `on_change` is called when it ends."""
@@ -139,8 +153,9 @@ class Executor:
         elif action.deployable is not None:
             replaces = state is not None and state.digest != action.deployable.manifest.digest
             needed = Extent.ALL if replaces else Extent.RECYCLE
+            holder = state.runtime if state is not None and action.kind == "heal" else None
             state = self._prepare(action.name, action.deployable, state)
-            work = self._load(action.name, action.deployable, state, needed, heal=action.kind == "heal")
+            work = self._load(action.name, action.deployable, state, needed, holder)
         else:
             return
         state.work = asyncio.create_task(work, name=f"{action.kind} {action.name}")
@@ -158,7 +173,7 @@ class Executor:
         """Cancel what is being done and forget everything; the engine's index tells it again."""
         tasks = [state.work for state in self._targets.values() if state.work is not None]
         self._targets.clear()
-        self._known = False
+        self._known = frozenset()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -170,7 +185,7 @@ class Executor:
         digest = deployable.manifest.digest
         if state is None or state.digest != digest:
             state = self._targets[name] = TargetState(digest, memory, Phase.LOADING, self._clock.monotonic())
-        state.memory_bytes = memory
+        state.memory_bytes, state.runtime = memory, runtime_name(deployable.serving)
         self._enter(state, Phase.LOADING)
         return state
 
@@ -206,15 +221,19 @@ class Executor:
         if self._lead.superseded():
             self._log.error("another process took the engine over during this action", target=name)
 
-    async def _load(self, name: str, deployable: Deployable, state: TargetState, needed: Extent, *, heal: bool) -> None:
+    async def _load(
+        self, name: str, deployable: Deployable, state: TargetState, needed: Extent, holder: str | None
+    ) -> None:
+        """Load a target; unload it first if it is to be healed: `holder` is the runtime that has it."""
         began = self._clock.monotonic()
-        self._log.info("loading", target=name, heal=heal)
+        engine = self._engines[state.runtime]
+        self._log.info("loading", target=name, heal=holder is not None, runtime=state.runtime)
         try:
             folder = await self._artifacts.materialise(deployable)
-            if heal:
-                await self._engine.unload(name, wait=False, permit=self._permission(needed))
+            if holder is not None:
+                await self._engines[holder].unload(name, wait=False, permit=self._permission(needed))
                 needed = Extent.RECYCLE  # it is gone by now: only another holder's order stops the load
-            await self._engine.load(
+            await engine.load(
                 name,
                 folder,
                 digest=state.digest,
@@ -223,7 +242,8 @@ class Executor:
                 permit=self._permission(needed),
             )
             self._check_after(name)
-            state.token = await self._engine.probe(name, self._load_probe_s)
+            state.ran_by = engine.runtime
+            state.token = await engine.probe(name, self._load_probe_s)
         except LeaseLost as error:
             self._put_off(name, state, error)
             return
@@ -246,7 +266,7 @@ class Executor:
         state.code, state.reason, state.hopeless = known.code, known.reason, isinstance(known, Permanent)
         self._enter(state, Phase.FAILED)
         try:
-            await self._engine.unload(name, permit=self._permission(Extent.ALL))
+            await self._engines[state.runtime].unload(name, permit=self._permission(Extent.ALL))
         except LeaseLost as lost:
             self._put_off(name, state, lost)
         except SlipwayError as also:
@@ -254,7 +274,7 @@ class Executor:
 
     async def _probe(self, name: str, state: TargetState) -> None:
         try:
-            state.token = await self._engine.probe(name, self._probe_s)
+            state.token = await self._engines[state.runtime].probe(name, self._probe_s)
         except Exception as error:  # noqa: BLE001 - every failure of a probe is a state of the target
             self._probe_failed(name, state, _as_ours(error))
         else:
@@ -275,7 +295,7 @@ class Executor:
 
     async def _unload(self, name: str, state: TargetState) -> None:
         try:
-            await self._engine.unload(name, permit=self._permission(Extent.ALL))
+            await self._engines[state.runtime].unload(name, permit=self._permission(Extent.ALL))
             self._check_after(name)
         except LeaseLost as error:
             self._put_off(name, state, error)

@@ -4,11 +4,12 @@ import asyncio
 import uuid
 
 from contracts.routes import Route
+from contracts.runtimes import DEFAULT_RUNTIME, FleetRuntimes
 from decisions.servable_variants import Hardware, parse_hardware
 from services.server_manager.adapters.artifact_cache import ArtifactCache
 from services.server_manager.adapters.hardware import detect_cpu, detect_hardware
-from services.server_manager.adapters.kv_state import KvLeadership, KvRecords, KvRoutes
-from services.server_manager.adapters.repository_files import LeaseFile, RoutesFile
+from services.server_manager.adapters.kv_state import KvLeadership, KvRecords, KvRoutes, KvRuntimes
+from services.server_manager.adapters.repository_files import LeaseFile, LeaseFiles, RoutesFile
 from services.server_manager.adapters.triton_engine import TritonEngine
 from services.server_manager.app import SERVICE, build
 from services.server_manager.domain.records import Leader, Servers
@@ -32,17 +33,21 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
     bus = Bus(connection, SERVICE, clock)
     store = Store(connection)
     leases = KvRecords(lambda: bus.js, "servers", Leader)
-    lead = KvLeadership(leases, settings.fleet, uuid.uuid4().hex, clock, LeaseFile(settings.repository))
-    engine = TritonEngine(
-        settings.triton_grpc,
-        settings.repository,
-        settings.engine_config(),
-        advertised=settings.advertised_endpoint,
-        admin_key=settings.admin_key.get_secret_value(),
-        load_timeout_s=settings.load_timeout_s,
-        superseded=lead.superseded,
-        runtime_file=settings.runtime_file,
-    )
+    terms = LeaseFiles([LeaseFile(endpoint.repository) for endpoint in settings.endpoints.values()])
+    lead = KvLeadership(leases, settings.fleet, uuid.uuid4().hex, clock, terms)
+    engines = {
+        name: TritonEngine(
+            endpoint.triton_grpc,
+            endpoint.repository,
+            settings.engine_config(),
+            advertised=endpoint.advertised_endpoint,
+            admin_key=settings.admin_key.get_secret_value(),
+            load_timeout_s=settings.load_timeout_s,
+            superseded=lead.superseded,
+            runtime_file=endpoint.runtime_file,
+        )
+        for name, endpoint in settings.endpoints.items()
+    }
     artifacts = ArtifactCache(
         store, settings.artifacts or connection.state_dir / "artifacts", max_model_len=settings.max_model_len
     )
@@ -53,18 +58,16 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
     routes = KvRecords(lambda: bus.js, "routes", Route, service=SERVICE)
     manager = build(
         bus,
-        engine=engine,
+        engines=engines,
         artifacts=artifacts,
         state=state,
         routes=KnownRoutes(KvRoutes(routes), RoutesFile(settings.repository)),
         lead=lead,
+        view=KvRuntimes(KvRecords(lambda: bus.js, "servers", FleetRuntimes), settings.fleet),
         settings=settings,
         clock=clock,
         hardware=await find_hardware(settings),
     )
-
-    async def triton_answers() -> None:
-        await engine.check_life()
 
     async def store_answers() -> None:
         await asyncio.to_thread(store.reachable)
@@ -73,11 +76,16 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
         await serve(
             bus,
             connection,
-            ready={"triton": triton_answers, "store": store_answers},
+            ready={**{part_name(name): engine.check_life for name, engine in engines.items()}, "store": store_answers},
             background=[manager.run, lambda: follow_routes(bus, routes, manager)],
         )
     finally:
-        await engine.close()
+        await asyncio.gather(*(engine.close() for engine in engines.values()))
+
+
+def part_name(runtime: str) -> str:
+    """Return the name of a runtime's Triton among what this service needs: `triton`, `triton-next`."""
+    return "triton" if runtime == DEFAULT_RUNTIME else f"triton-{runtime}"
 
 
 async def find_hardware(settings: ServerManagerSettings) -> Hardware:

@@ -6,6 +6,7 @@ from typing import Any
 
 import structlog
 
+from contracts.runtimes import DEFAULT_RUNTIME, FleetRuntimes
 from services.server_manager.answers import Answers
 from services.server_manager.domain.alerts import assess_standby, plan_alerts
 from services.server_manager.domain.decide import GrantLease, decide_answers
@@ -21,17 +22,26 @@ from services.server_manager.domain.reconcile import (
     plan_temporary,
 )
 from services.server_manager.domain.records import LoadedTarget, Servers, target_of
+from services.server_manager.domain.runtimes import (
+    describe_runtime,
+    find_silent,
+    find_undecided,
+    may_begin,
+    on_runtimes,
+)
 from services.server_manager.executor import Executor
 from services.server_manager.fleet_state import FleetState
+from services.server_manager.indexes import Indexes
 from services.server_manager.ports import (
     Artifacts,
-    Engine,
+    Engines,
     Extent,
     Leadership,
     LeaseLost,
     ReportProgress,
     RouteListing,
     Routes,
+    RuntimesView,
 )
 from services.server_manager.publishing import BackgroundPublisher
 from services.server_manager.renewing import renewing
@@ -39,32 +49,33 @@ from services.server_manager.waits import Waits
 from shared.errors import SlipwayError
 from shared.runtime.clock import Clock
 
-DOWN_AFTER_S = 3.0
 PUBLISH_WAIT_S = 1.0
 """How long a pass waits until its facts are published."""
 
 
 class Manager:
-    """Makes one engine match the desired state, and answers the orders that wait for it."""
+    """Makes the engines of a fleet match the desired state, and answers the orders that wait for it."""
 
     def __init__(
         self,
         *,
-        engine: Engine,
+        engines: Engines,
         artifacts: Artifacts,
         state: FleetState,
         routes: Routes,
         lead: Leadership,
+        view: RuntimesView,
         report_progress: ReportProgress,
         clock: Clock,
         limits: Limits,
         tick_s: float = 1.0,
     ) -> None:
-        self._engine = engine
+        self._engines = engines
         self._artifacts = artifacts
         self._state = state
         self._routes = routes
         self._lead = lead
+        self._view = view
         self._desired: dict[str, Desired] | None = None
         self._report_progress = report_progress
         self._clock = clock
@@ -72,20 +83,20 @@ class Manager:
         self._tick_s = tick_s
         self._wake = asyncio.Event()
         self._log = structlog.get_logger()
-        self._answered: float | None = None
         self._disarmed: dict[str, float] = {}
-        self._listed: frozenset[str] | None = None
         self._waits = Waits(clock)
         self._publisher = BackgroundPublisher(state)
-        self.executor = Executor(engine, artifacts, clock, limits, lead, on_change=self.wake)
+        self.executor = Executor(engines, artifacts, clock, limits, lead, on_change=self.wake)
+        self._indexes = Indexes(engines, clock, self.executor.note_index)
         self._answers = Answers(
-            engine=engine,
+            engines=engines,
             artifacts=artifacts,
             state=state,
             routes=routes,
             clock=clock,
             limits=limits,
             token=self.executor.token,
+            ran_by=self.executor.ran_by,
         )
 
     def wake(self) -> None:
@@ -108,6 +119,7 @@ class Manager:
                     self._log.exception("reconcile failed")
                 await self._rest()
         finally:
+            await self._indexes.stop()
             await self.executor.stop()
             await self._publisher.stop()
             try:
@@ -126,15 +138,15 @@ class Manager:
         """Run one pass: answer what can be answered, begin what must be done.
 
         Without the bus nothing is answered and nothing removed, but what was desired last is still kept alive, unless
-        another process took the engine over. Nothing is begun before the engine has listed what it holds.
+        another process took the engines over. Nothing is begun on an engine before it has listed what it holds.
         """
         try:
             leads = await self._lead.hold()
         except Exception:
             if self._lead.superseded():
                 await self._stand_back()
-            elif self._desired is not None and await self._read_index() and self.executor.known:
-                self._begin_alone(self._desired)
+            elif self._desired is not None:
+                self._begin_alone(self._desired, await self._indexes.ask() & self.executor.known)
             raise
         if not leads:
             await self._stand_back()
@@ -148,31 +160,33 @@ class Manager:
         await self._remove_copies()
 
     async def _reconcile(self) -> None:
-        answers = await self._read_index()
-        await self._answer_orders()
+        answering = await self._indexes.ask()
+        down = self._indexes.down(answering)
+        await self._answer_orders(down)
         self._publisher.publish_soon()
         record, listing = await self._state.read(), await self._routes.all()
         routes = listing.routes
         await self._check_lease()
         # Before anything is healed, or an alert about what heals within a moment would never be raised.
-        await self._alert(record, listing, answers=answers)
+        await self._alert(record, listing, answering & self.executor.known, down)
         self._publisher.publish_soon()
         self._desired = desired = plan_desired(routes, record)
         if self.executor.known:
-            temporary = plan_temporary(record, routes, desired, self.executor.held(), self._listed)
+            known = on_runtimes(desired, self.executor.known)
+            temporary = plan_temporary(record, routes, known, self.executor.held(), self._indexes.listed)
             if temporary != record.temporary:
                 # Before anything of it is loaded: killed in between, it would never be unloaded.
                 await self._state.write(lambda record: record.model_copy(update={"temporary": temporary}))
-            if answers:
-                self._begin(desired, plan_kept(routes, listing.unreadable, temporary, self.executor.held()))
+            kept = plan_kept(routes, listing.unreadable, temporary, self.executor.held())
+            self._begin(desired, kept, answering & self.executor.known)
         for cause, progress in assess_progress(record, self.executor.held()):
             await self._report_progress(cause, progress)
         await self._check_lease()
-        await self._publish_view(answers=answers)
+        await self._publish_view(answering)
 
     async def _remove_copies(self) -> None:
         """Remove the local copies of what is neither desired nor held; one that cannot be removed stays."""
-        if self._desired is None or not self.executor.known or self.executor.busy:
+        if self._desired is None or self.executor.known < self._engines.keys() or self.executor.busy:
             return
         kept = {target.deployable.manifest.digest for target in self._desired.values()}
         try:
@@ -182,8 +196,9 @@ class Manager:
 
     async def _stand_back(self) -> None:
         """Forget what was desired and drop what is being done: another process leads."""
-        self._desired, self._disarmed, self._answered = None, {}, None
+        self._desired, self._disarmed = None, {}
         self._waits.note(())
+        await self._indexes.stop()
         await self.executor.stop()
 
     async def _check_lease(self) -> None:
@@ -191,7 +206,7 @@ class Manager:
         if not self._lead.valid() and await self._lead.confirm() is not Extent.ALL:
             raise LeaseLost("the lease was not renewed in time; the next pass starts again")
 
-    async def _answer_orders(self) -> None:
+    async def _answer_orders(self, down: frozenset[str]) -> None:
         record, listing = await self._state.read(), await self._routes.all()
         waited_s = self._note_waits(record)
         for answer in decide_answers(
@@ -202,6 +217,7 @@ class Manager:
             self._clock.now(),
             waited_s=waited_s,
             unreadable=listing.unreadable,
+            down=down,
         ):
             await self._check_lease()
             try:
@@ -220,63 +236,60 @@ class Manager:
         ids = {order.order_id for order in record.orders}
         return self._waits.note(ids if record.lease is None else ids | {record.lease.lease_id})
 
-    def _begin(self, desired: dict[str, Desired], kept: frozenset[str]) -> None:
+    def _begin(self, desired: dict[str, Desired], kept: frozenset[str], usable: frozenset[str]) -> None:
+        """Begin what must be done on the engines that can be used; the memory of what others need stays free."""
+        held = self.executor.held()
         self.executor.note_needed({**desired, **dict.fromkeys(kept)})
-        for action in plan_reconcile(desired, self.executor.held(), self._limits, kept):
-            self.executor.start(action)
+        for action in plan_reconcile(on_runtimes(desired, self._engines.keys()), held, self._limits, kept):
+            if may_begin(action, held, usable):
+                self.executor.start(action)
 
-    def _begin_alone(self, desired: dict[str, Desired]) -> None:
-        for action in plan_alone(desired, self.executor.held(), self._limits):
-            self.executor.start(action)
-
-    async def _read_index(self) -> bool:
-        """Ask the engine what it holds; False while it does not answer."""
-        asked_at = self._clock.monotonic()
-        self._answered = asked_at if self._answered is None else self._answered
-        self._listed = None
-        try:
-            index = await self._engine.index()
-        except SlipwayError as error:
-            self._log.warning("the engine does not answer", code=error.code, reason=error.reason)
-            return False
-        self._answered = self._clock.monotonic()
-        if index is not None:
-            self.executor.note_index(index, asked_at)
-            self._listed = frozenset(name for name, entry in index.items() if entry.ready or not entry.settled)
-        return True
+    def _begin_alone(self, desired: dict[str, Desired], usable: frozenset[str]) -> None:
+        held = self.executor.held()
+        for action in plan_alone(on_runtimes(desired, usable), held, self._limits):
+            if may_begin(action, held, usable):
+                self.executor.start(action)
 
     # -- what others see --------------------------------------------------------------------------------------------
 
-    async def _alert(self, record: Servers, listing: RouteListing, *, answers: bool) -> None:
-        """Raise and resolve alerts, unless it is unknown what the engine holds."""
+    async def _alert(
+        self, record: Servers, listing: RouteListing, usable: frozenset[str], down: frozenset[str]
+    ) -> None:
+        """Raise and resolve alerts, but for models of which it is unknown what their engines hold."""
         now, held = self._clock.monotonic(), self.executor.held()
-        up = answers or self._answered is None or now - self._answered < DOWN_AFTER_S
-        if up and not (answers and self.executor.known):
-            return
-        disarmed = assess_standby(listing.routes, held, server_ready=up)
-        self._disarmed = {model: self._disarmed.get(model, now) for model in disarmed}
+        undecided = find_undecided(listing.routes, self._engines.keys() - usable - down)
+        routes = {model: route for model, route in listing.routes.items() if model not in undecided}
+        silent = find_silent(routes, self._engines.keys(), down)
+        disarmed = assess_standby(routes, held, silent)
+        since = {model: at for model, at in self._disarmed.items() if model in undecided}
+        self._disarmed = since | {model: self._disarmed.get(model, now) for model in disarmed}
         for change in plan_alerts(
             record,
-            listing.routes,
+            routes,
             held,
-            unreadable=listing.unreadable,
-            server_ready=up,
+            unreadable=listing.unreadable | undecided,
+            silent=silent,
             grace_s=self._limits.standby_grace_s,
             now=self._clock.now(),
             disarmed_s={model: now - since for model, since in self._disarmed.items()},
         ):
             await self._answers.change_alert(change)
 
-    async def _publish_view(self, *, answers: bool) -> None:
+    async def _publish_view(self, answering: frozenset[str]) -> None:
+        held = self.executor.held()
         view: dict[str, Any] = {
-            "endpoint": self._engine.endpoint,
-            "server_ready": answers,
+            "endpoint": self._engines[DEFAULT_RUNTIME].endpoint,
+            "server_ready": answering == self._engines.keys(),
             "memory_budget_bytes": self._limits.memory_budget_bytes,
         }
         if self.executor.known:
-            loaded = (_as_loaded(name, held) for name, held in sorted(self.executor.held().items()))
-            view["loaded"] = tuple(filter(None, loaded))
+            view["loaded"] = tuple(filter(None, (_as_loaded(name, target) for name, target in sorted(held.items()))))
         await self._state.write(lambda record: record.model_copy(update=view))
+        runtimes = (
+            describe_runtime(name, engine.endpoint, engine.runtime, held, answers=name in answering)
+            for name, engine in self._engines.items()
+        )
+        await self._view.write(FleetRuntimes(runtimes=tuple(runtimes)))
 
 
 def _as_loaded(name: str, held: Held) -> LoadedTarget | None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from contracts.envelope import Event
 from contracts.facts import WorkProgressed
 from contracts.routes import Route
+from contracts.runtimes import FleetRuntimes
 from contracts.vocabulary import Deployable, Digest, Runtime, ServingSettings
 from decisions.route_edits import Edit
 from services.server_manager.domain.description import Description
@@ -24,12 +25,16 @@ async def allow() -> None:
 
 @dataclass(frozen=True)
 class Indexed:
-    """A model as the engine's index lists it; not settled while the engine loads or unloads it."""
+    """A model as the engine's index lists it; not settled while the engine loads or unloads it.
+
+    `runtime` is what ran the engine when it loaded the model; None if that is not known.
+    """
 
     ready: bool
     digest: Digest | None
     memory_bytes: int
     settled: bool = True
+    runtime: Runtime | None = None
 
 
 class Engine(Protocol):
@@ -41,7 +46,7 @@ class Engine(Protocol):
 
     @property
     def runtime(self) -> Runtime | None:
-        """What runs the targets; None if it is not known."""
+        """What runs the engine now; None if it is not known."""
 
     async def index(self) -> Mapping[str, Indexed] | None:
         """Return what is there, None while a model is loaded or unloaded; raise Transient `endpoint_unreachable`."""
@@ -69,6 +74,10 @@ class Engine(Protocol):
 
     async def probe(self, name: str, deadline_s: float) -> str:
         """Return the first text that the model generates; raise when there is none."""
+
+
+Engines = Mapping[str, Engine]
+"""The engines of a fleet by the name of their runtime; each is asked, loaded and unloaded apart from the others."""
 
 
 class Artifacts(Protocol):
@@ -140,6 +149,13 @@ class Leadership(Protocol):
 
     async def release(self) -> None:
         """Release the lead."""
+
+
+class RuntimesView(Protocol):
+    """Where the runtimes of the fleet are stored for others to read."""
+
+    async def write(self, runtimes: FleetRuntimes) -> None:
+        """Store them; raise Transient when the bus does not answer."""
 
 
 class ReportProgress(Protocol):

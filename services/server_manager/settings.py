@@ -1,12 +1,14 @@
 """Settings of server-manager (prefix `SERVER_MANAGER_`)."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
-from pydantic import SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from contracts.runtimes import DEFAULT_RUNTIME
+from decisions.runtimes import NAME_RULE, is_runtime_name
 from decisions.servable_variants import parse_hardware
 from services.server_manager.domain.model_config import Device, EngineConfig, EngineKind
 from services.server_manager.domain.reconcile import Limits
@@ -19,14 +21,34 @@ _OVERHEAD_BYTES: dict[EngineKind, dict[Device, int]] = {
 """What one loaded model takes besides its weights: interpreter, engine process and key-value cache."""
 
 
+class RuntimeEndpoint(BaseModel):
+    """A Triton of its own that serves the versions of one runtime: a field of `SERVER_MANAGER_RUNTIMES`.
+
+    Attributes:
+        triton_grpc: `host:port` of its gRPC, as server-manager reaches it.
+        repository: its model repository, which no other Triton has, on a disk that both see.
+        advertised_endpoint: the same as gateways reach it; `triton_grpc` when empty.
+        runtime_file: a `Runtime` as JSON, which says what runs it; not known when not set.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    triton_grpc: str
+    repository: Path
+    advertised_endpoint: str = ""
+    runtime_file: Path | None = None
+
+
 class ServerManagerSettings(BaseSettings):
-    """How Triton is reached and what it may hold.
+    """How each Triton is reached and what they may hold.
 
     Attributes:
         triton_grpc: `host:port` of Triton's gRPC, as server-manager reaches it.
         advertised_endpoint: the same as gateways reach it; `triton_grpc` when empty.
         repository: Triton's model repository, on a disk that both see.
         runtime_file: a `Runtime` as JSON, which says what runs the targets; it is not known when not set.
+        runtimes: further Tritons, as JSON: the name of each runtime with a `RuntimeEndpoint`. The fields above are the
+            runtime `default`.
         artifacts: local copies of model folders, on a disk that both see; below the state folder when not set.
         engine: `slipway` (vLLM) or `toy`.
         device: `cpu` or `gpu`: where vLLM computes.
@@ -46,6 +68,7 @@ class ServerManagerSettings(BaseSettings):
     advertised_endpoint: str = ""
     repository: Path = Path(".state/triton/models")
     runtime_file: Path | None = None
+    runtimes: dict[str, RuntimeEndpoint] = {}
     artifacts: Path | None = None
     admin_key: SecretStr = SecretStr("")
     fleet: str = "main"
@@ -72,6 +95,40 @@ class ServerManagerSettings(BaseSettings):
         if text:
             parse_hardware(text)
         return text
+
+    @field_validator("runtimes")
+    @classmethod
+    def _have_valid_names(cls, runtimes: dict[str, RuntimeEndpoint]) -> dict[str, RuntimeEndpoint]:
+        for name in runtimes:
+            if not is_runtime_name(name) or name == DEFAULT_RUNTIME:
+                msg = f"the runtime {name!r} is not valid: {NAME_RULE}, and another name than {DEFAULT_RUNTIME}"
+                raise ValueError(msg)
+        return runtimes
+
+    @model_validator(mode="after")
+    def _share_nothing(self) -> Self:
+        """Refuse two runtimes of one Triton or one repository: each would unload what the other has loaded."""
+        endpoints = self.endpoints.values()
+        for what, values in {
+            "triton_grpc": [endpoint.triton_grpc for endpoint in endpoints],
+            "repository": [str(endpoint.repository.absolute()) for endpoint in endpoints],
+        }.items():
+            twice = sorted({value for value in values if values.count(value) > 1})
+            if twice:
+                msg = f"two runtimes have the {what} {twice[0]}: each needs a Triton and a model repository of its own"
+                raise ValueError(msg)
+        return self
+
+    @property
+    def endpoints(self) -> dict[str, RuntimeEndpoint]:
+        """The Triton of each runtime by its name, the default one first."""
+        default = RuntimeEndpoint(
+            triton_grpc=self.triton_grpc,
+            repository=self.repository,
+            advertised_endpoint=self.advertised_endpoint,
+            runtime_file=self.runtime_file,
+        )
+        return {DEFAULT_RUNTIME: default, **self.runtimes}
 
     def engine_config(self) -> EngineConfig:
         """Return the engine's configuration."""

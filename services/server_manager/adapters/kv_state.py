@@ -12,6 +12,7 @@ from nats.js.errors import NotFoundError
 from pydantic import BaseModel
 
 from contracts.routes import Route
+from contracts.runtimes import RUNTIMES_SUFFIX, FleetRuntimes
 from decisions.route_edits import Changed, Edit
 from services.server_manager.domain.records import Leader
 from services.server_manager.ports import Extent, RouteListing
@@ -117,6 +118,18 @@ class KvRoutes:
         await edit_record(self._records, model, decide, name=f"routes/{model}")
         assert edit is not None  # noqa: S101 - it decides at least once
         return edit
+
+
+class KvRuntimes:
+    """The runtimes of a fleet, in the bucket `servers` under `<fleet>.runtimes` (implements `ports.RuntimesView`)."""
+
+    def __init__(self, records: Records[FleetRuntimes], fleet: str) -> None:
+        self._records = records
+        self._key = f"{fleet}{RUNTIMES_SUFFIX}"
+
+    async def write(self, runtimes: FleetRuntimes) -> None:
+        """Store them if they changed; raise Transient when the bus does not answer."""
+        await edit_record(self._records, self._key, lambda _: runtimes, name=f"servers/{self._key}")
 
 
 class Terms(Protocol):

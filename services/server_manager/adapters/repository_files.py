@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
@@ -11,6 +12,9 @@ from contracts.routes import Route
 from contracts.vocabulary import Runtime
 from services.server_manager.domain.records import Leader
 from shared.storage.record_format import dump_all, parse_all
+
+DAMAGED = Leader(holder="unknown: the lease file is damaged")
+"""What a file whose content is no term counts as."""
 
 
 class RoutesFile:
@@ -56,11 +60,36 @@ class LeaseFile:
         except OSError:
             return None
         except ValidationError:
-            return Leader(holder="unknown: the lease file is damaged")
+            return DAMAGED
 
     def write(self, leader: Leader) -> None:
         """Replace the file as a whole; raise OSError when that fails."""
         _replace(self._path, _dump(leader))
+
+
+class LeaseFiles:
+    """The term beside each engine of a fleet: one process owns them all (implements `kv_state.Terms`)."""
+
+    def __init__(self, files: Sequence[LeaseFile]) -> None:
+        self._files = files
+
+    def read(self) -> Leader | None:
+        """Return who took the engines over last; None when no file says it. A damaged file counts before all others."""
+        found = [leader for file in self._files if (leader := file.read()) is not None]
+        if DAMAGED in found:
+            return DAMAGED
+        return max(found, key=lambda leader: leader.term, default=None)
+
+    def write(self, leader: Leader) -> None:
+        """Replace each file, also after one could not be; raise OSError for the first that could not."""
+        failed: list[OSError] = []
+        for file in self._files:
+            try:
+                file.write(leader)
+            except OSError as error:
+                failed.append(error)
+        if failed:
+            raise failed[0]
 
 
 def read_runtime(path: Path | None) -> Runtime | None:

@@ -30,6 +30,7 @@ class Sidecar(BaseModel):
 
     digest: Digest | None = None
     memory_bytes: Annotated[int, Field(ge=0)] = 0
+    runtime: Runtime | None = None
 
 
 class TritonEngine:
@@ -75,7 +76,7 @@ class TritonEngine:
 
     @property
     def runtime(self) -> Runtime | None:
-        """What runs the targets; None if it is not known."""
+        """What runs the engine now; None if it is not known."""
         runtime = read_runtime(self._runtime_file)
         is_toy = runtime is not None and self._config.kind == "toy"
         return runtime.model_copy(update={"engine": "toy"}) if runtime is not None and is_toy else runtime
@@ -115,7 +116,7 @@ class TritonEngine:
         for name, state in states.items():
             note = read_sidecar(self._repository / name)
             settled = state == READY or state in GONE
-            index[name] = Indexed(state == READY, note.digest, note.memory_bytes, settled)
+            index[name] = Indexed(state == READY, note.digest, note.memory_bytes, settled, note.runtime)
         return index
 
     async def load(
@@ -130,7 +131,8 @@ class TritonEngine:
     ) -> None:
         """Write the model's configuration and load it; returns when Triton says READY."""
         files = plan_model_files(name, str(folder), plan_target(self._config, name, digest, serving))
-        files[SIDECAR] = Sidecar(digest=digest, memory_bytes=memory_bytes).model_dump_json()
+        note = Sidecar(digest=digest, memory_bytes=memory_bytes, runtime=self.runtime)
+        files[SIDECAR] = note.model_dump_json()
 
         async def prepare() -> None:
             await permit()

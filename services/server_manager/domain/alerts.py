@@ -10,8 +10,6 @@ from contracts.vocabulary import Target
 from services.server_manager.domain.reconcile import Held, Phase
 from services.server_manager.domain.records import FleetAlert, OpenAlert, Servers
 
-_SILENT_SERVER = "its server does not answer"
-
 
 @dataclass(frozen=True)
 class AlertChange:
@@ -27,7 +25,7 @@ def plan_alerts(
     routes: Mapping[str, Route],
     held: Mapping[str, Held],
     *,
-    server_ready: bool,
+    silent: Mapping[str, str],
     disarmed_s: Mapping[str, float],
     grace_s: float,
     now: datetime,
@@ -39,15 +37,16 @@ def plan_alerts(
         record: holds the open alerts.
         routes: what production needs, by model.
         held: what the fleet holds.
-        server_ready: whether the fleet's server answers.
+        silent: why the server of a target does not answer, by the target's name.
         disarmed_s: seconds for which each model has had no ready standby.
         grace_s: seconds that this may last before an alert is raised.
         now: the moment that a new alert is raised at.
-        unreadable: models whose route cannot be read; `routes` has the newest that was seen, if any.
+        unreadable: models of which it is not known what they serve, or whether that answers; `routes` has the newest
+            route that was seen, if any.
     """
     opened = {alert.alert_id for alert in record.alerts}
-    wrong = _silent_targets(routes, held, server_ready=server_ready)
-    disarmed = assess_standby(routes, held, server_ready=server_ready)
+    wrong = _silent_targets(routes, held, silent)
+    disarmed = assess_standby(routes, held, silent)
     wrong += [
         ("standby", _active(routes[model]), f"Automatic rollback of {model} is disarmed: {why}.")
         for model, why in sorted(disarmed.items())
@@ -58,31 +57,31 @@ def plan_alerts(
     for alert in record.alerts:
         if alert.target.model in unreadable and alert.target.model not in routes:
             continue  # whether it still serves is not known
-        over = _why_over(alert, routes, held, disarmed, server_ready=server_ready)
+        over = _why_over(alert, routes, held, disarmed, silent)
         if over is not None:
             changes.append(AlertChange("resolve", alert, over))
     return changes
 
 
-def assess_standby(routes: Mapping[str, Route], held: Mapping[str, Held], *, server_ready: bool) -> dict[str, str]:
+def assess_standby(routes: Mapping[str, Route], held: Mapping[str, Held], silent: Mapping[str, str]) -> dict[str, str]:
     """Return why automatic rollback is disarmed, for each model that serves and has no ready standby."""
     reasons = {}
     for model, route in routes.items():
-        why = _why_disarmed(route, held, server_ready=server_ready)
+        why = _why_disarmed(route, held, silent)
         if why is not None:
             reasons[model] = why
     return reasons
 
 
-def _why_disarmed(route: Route, held: Mapping[str, Held], *, server_ready: bool) -> str | None:
+def _why_disarmed(route: Route, held: Mapping[str, Held], silent: Mapping[str, str]) -> str | None:
     if route.active is None:
         return None
     if route.previous is None:
         return f"there is no version behind {route.active.target}"
     name = str(route.previous.target)
     state = held.get(name)
-    if not server_ready:
-        return f"{name} is out of reach, {_SILENT_SERVER}"
+    if name in silent:
+        return f"{name} is out of reach, {silent[name]}"
     if state is None:
         return f"{name} is not loaded"
     if state.phase is Phase.READY:
@@ -112,16 +111,16 @@ def _serving(routes: Mapping[str, Route]) -> dict[str, Target]:
 
 
 def _silent_targets(
-    routes: Mapping[str, Route], held: Mapping[str, Held], *, server_ready: bool
+    routes: Mapping[str, Route], held: Mapping[str, Held], silent: Mapping[str, str]
 ) -> list[tuple[FleetAlert, Target, str]]:
     """Name the targets that should serve and do not generate; one on its first load is on its way."""
-    silent: list[tuple[FleetAlert, Target, str]] = []
+    wrong: list[tuple[FleetAlert, Target, str]] = []
     for name, target in sorted(_serving(routes).items()):
         state = held.get(name)
-        if not server_ready or (state is not None and state.phase in {Phase.DEAD, Phase.FAILED}):
-            why = state.reason if state is not None and state.reason else _SILENT_SERVER
-            silent.append(("engine", target, f"{name} does not generate: {why}"))
-    return silent
+        if name in silent or (state is not None and state.phase in {Phase.DEAD, Phase.FAILED}):
+            why = state.reason if state is not None and state.reason else silent.get(name, "no reason is known")
+            wrong.append(("engine", target, f"{name} does not generate: {why}"))
+    return wrong
 
 
 def _why_over(
@@ -129,8 +128,7 @@ def _why_over(
     routes: Mapping[str, Route],
     held: Mapping[str, Held],
     disarmed: Mapping[str, str],
-    *,
-    server_ready: bool,
+    silent: Mapping[str, str],
 ) -> str | None:
     """Return why an alert is over; None while it is not."""
     model, name = alert.target.model, str(alert.target)
@@ -138,7 +136,8 @@ def _why_over(
         if name not in _serving(routes):
             return f"{name} takes no production traffic."
         state = held.get(name)
-        return f"{name} generates again." if server_ready and state is not None and state.phase is Phase.READY else None
+        generates = name not in silent and state is not None and state.phase is Phase.READY
+        return f"{name} generates again." if generates else None
     if model in disarmed:
         return None
     behind = routes[model].previous if model in routes and routes[model].active is not None else None

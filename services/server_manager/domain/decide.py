@@ -8,6 +8,7 @@ from contracts.codes import Code
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Deployable
 from decisions.route_edits import EditRefused, promote
+from decisions.runtimes import runtime_name, why_no_runtime
 from decisions.servable_variants import why_not_servable
 from services.server_manager.domain.reconcile import Held, Limits, Phase, plan_kept, plan_production
 from services.server_manager.domain.records import Lease, Servers, TrafficOrder
@@ -66,6 +67,7 @@ def decide_answers(
     *,
     waited_s: Mapping[str, float],
     unreadable: Collection[str] = (),
+    down: Collection[str] = (),
 ) -> list[Answer]:
     """Return every answer that is due now. Each is written with an edit after which it is no longer due.
 
@@ -77,6 +79,7 @@ def decide_answers(
         now: The wall clock's time. Only whether an order is still valid is judged by it.
         waited_s: Seconds since each traffic order, and the held lease, was first seen, by a clock that does not jump.
         unreadable: Models whose route cannot be read: their orders wait, and nothing waits for them.
+        down: Runtimes that do not answer: what is to be staged there waits, and lets others go first.
     """
     record = record.model_copy(
         update={"orders": tuple(order for order in record.orders if order.event.subject not in unreadable)}
@@ -95,7 +98,7 @@ def decide_answers(
             answers.append(answer)
     kept = plan_kept(routes, unreadable, record.temporary, held)
     kept_bytes = {name: held[name].memory_bytes for name in kept if held[name].phase is not Phase.FAILED}
-    return answers + decide_waiting(record, routes, limits, now, kept_bytes=kept_bytes)
+    return answers + decide_waiting(record, routes, limits, now, kept_bytes=kept_bytes, down=down)
 
 
 # -- staging --------------------------------------------------------------------------------------------------------
@@ -123,7 +126,13 @@ def has_failed(held: Held, limits: Limits) -> bool:
 
 
 def decide_waiting(
-    record: Servers, routes: Mapping[str, Route], limits: Limits, now: datetime, kept_bytes: Mapping[str, int]
+    record: Servers,
+    routes: Mapping[str, Route],
+    limits: Limits,
+    now: datetime,
+    *,
+    kept_bytes: Mapping[str, int],
+    down: Collection[str] = (),
 ) -> list[Answer]:
     """Fail at once what can never fit; grant the first that fits now when nothing else comes first.
 
@@ -140,14 +149,14 @@ def decide_waiting(
         everything = {**production, **pair}
         needed = needed_bytes(everything.values(), limits)
         age_s = (now - lease.event.time).total_seconds()
-        refused = why_not_servable(request.candidate.target.variant, limits.hardware, request.candidate.serving)
+        refused = _why_refused(request.candidate, limits, pair.values())
         if age_s > limits.lease_age_s:
             answers.append(FailLease(lease, "order_expired", _old("staging", age_s, limits.lease_age_s)))
         elif refused is not None:
-            answers.append(FailLease(lease, "variant_not_servable", refused))
+            answers.append(FailLease(lease, *refused))
         elif needed_bytes(pair.values(), limits) > limits.memory_budget_bytes:
             answers.append(_too_big(lease, needed_bytes(pair.values(), limits), limits, "alone"))
-        elif not free:
+        elif not free or any(runtime_name(deployable.serving) in down for deployable in pair.values()):
             continue
         elif needed > limits.memory_budget_bytes:
             answers.append(_too_big(lease, needed, limits, "beside production"))
@@ -156,6 +165,20 @@ def decide_waiting(
             answers.append(GrantLease(lease.lease_id))
             free = False
     return answers
+
+
+def _why_refused(
+    deployable: Deployable, limits: Limits, together: Iterable[Deployable] = ()
+) -> tuple[Code, str] | None:
+    """Return code and reason if the fleet's hardware cannot serve a target, or it lacks the runtime of one of these."""
+    unservable = why_not_servable(deployable.target.variant, limits.hardware, deployable.serving)
+    if unservable is not None:
+        return "variant_not_servable", unservable
+    for each in (deployable, *together):
+        missing = why_no_runtime(each.serving, limits.runtimes)
+        if missing is not None:
+            return "runtime_unknown", f"{each.target}: {missing}"
+    return None
 
 
 def _bytes_besides(sizes: Mapping[str, int], names: Collection[str]) -> int:
@@ -212,9 +235,9 @@ def decide_order(
     void = _void(order, waited_s, limits, now, ended=ended)
     if void is not None:
         return RefuseOrder(order, "order_expired", void)
-    unservable = why_not_servable(request.target.target.variant, limits.hardware, request.target.serving)
+    unservable = _why_refused(request.target, limits)
     if unservable is not None:
-        return RefuseOrder(order, "variant_not_servable", unservable)
+        return RefuseOrder(order, *unservable)
     needed = {str(request.target.target): request.target, **plan_production(routes)}
     if request.fallback is not None and route.active is None:
         needed[str(request.fallback.target)] = request.fallback

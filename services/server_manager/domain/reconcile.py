@@ -8,7 +8,8 @@ from typing import Literal
 
 from contracts.codes import Code
 from contracts.routes import Route
-from contracts.vocabulary import Deployable, Digest, Target
+from contracts.runtimes import DEFAULT_RUNTIME
+from contracts.vocabulary import Deployable, Digest, Runtime, Target
 from decisions.servable_variants import Hardware
 from services.server_manager.domain.records import Servers
 
@@ -62,6 +63,8 @@ class Held:
         since_probe_s: seconds since the last probe ended.
         unneeded_s: seconds since it was last needed; None while it is needed.
         probing: a probe is under way.
+        runtime: name of the runtime whose engine holds it.
+        ran_by: what ran that engine when it was loaded.
     """
 
     digest: Digest
@@ -75,11 +78,13 @@ class Held:
     since_probe_s: float = math.inf
     unneeded_s: float | None = None
     probing: bool = False
+    runtime: str = DEFAULT_RUNTIME
+    ran_by: Runtime | None = None
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the machine can hold and compute, and the time limits.
+    """What the machine can hold and compute, its runtimes by name, and the time limits.
 
     A target reserves `weights_bytes * weights_ratio + overhead_bytes`. A traffic order counts for `order_age_s` and a
     staging order for `lease_age_s` after it was given: older ones were delivered again, and their releases have ended.
@@ -98,6 +103,7 @@ class Limits:
     order_age_s: float = 86_400.0
     lease_age_s: float = 7 * 86_400.0
     hardware: Hardware = field(default_factory=Hardware)
+    runtimes: frozenset[str] = frozenset({DEFAULT_RUNTIME})
 
     def memory_bytes(self, deployable: Deployable) -> int:
         """Return what a target reserves."""

@@ -1,0 +1,90 @@
+"""Asks every engine of the fleet what it holds; one that is silent delays the others by a moment at most."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from services.server_manager.ports import Engines, Indexed
+from shared.errors import SlipwayError
+from shared.runtime.clock import Clock
+
+DOWN_AFTER_S = 3.0
+"""How long an engine may be silent before it counts as down."""
+OTHERS_WAIT_S = 2.0
+"""How long the others are waited for once one engine has answered; what comes later counts in the next pass."""
+
+NoteIndex = Callable[[str, Mapping[str, Indexed], float], None]
+
+
+class Indexes:
+    """The indexes of a fleet's engines, by the name of their runtime."""
+
+    def __init__(self, engines: Engines, clock: Clock, note: NoteIndex) -> None:
+        """Set up the questions.
+
+        Args:
+            engines: the engines.
+            clock: measures how long an engine is silent.
+            note: called with each index: its runtime, the index, and the monotonic time of the question.
+        """
+        self._engines = engines
+        self._clock = clock
+        self._note = note
+        self._asked: dict[str, tuple[asyncio.Future[Mapping[str, Indexed] | None], float]] = {}
+        self._answered: dict[str, float] = {}
+        self._listed: dict[str, frozenset[str]] = {}
+        self._log = structlog.get_logger()
+
+    @property
+    def listed(self) -> frozenset[str] | None:
+        """Return what is loaded or under way as all engines have just listed it; None if one of them did not list."""
+        if len(self._listed) < len(self._engines):
+            return None
+        return frozenset().union(*self._listed.values())
+
+    async def ask(self) -> frozenset[str]:
+        """Ask all engines; return the runtimes of those that answered."""
+        self._listed = {}
+        for name, engine in self._engines.items():
+            if name not in self._asked:
+                now = self._clock.monotonic()
+                self._answered.setdefault(name, now)
+                self._asked[name] = asyncio.ensure_future(engine.index()), now
+        tasks = [task for task, _ in self._asked.values()]
+        _, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if pending:
+            await asyncio.wait(pending, timeout=OTHERS_WAIT_S)
+        return frozenset(name for name in list(self._asked) if self._take(name))
+
+    def _take(self, name: str) -> bool:
+        """Take over the answer of an engine; return whether there is one."""
+        task, asked_at = self._asked[name]
+        if not task.done():
+            self._log.warning("the engine does not answer", runtime=name, reason="it is still being waited for")
+            return False
+        del self._asked[name]
+        try:
+            index = task.result()
+        except SlipwayError as error:
+            self._log.warning("the engine does not answer", runtime=name, code=error.code, reason=error.reason)
+            return False
+        self._answered[name] = self._clock.monotonic()
+        if index is not None:
+            self._note(name, index, asked_at)
+            self._listed[name] = frozenset(key for key, entry in index.items() if entry.ready or not entry.settled)
+        return True
+
+    def down(self, answering: frozenset[str]) -> frozenset[str]:
+        """Return the runtimes whose engine has been silent for so long that it counts as down."""
+        now = self._clock.monotonic()
+        silent = self._engines.keys() - answering
+        return frozenset(name for name in silent if now - self._answered.get(name, now) >= DOWN_AFTER_S)
+
+    async def stop(self) -> None:
+        """Cancel the questions and forget the answers."""
+        tasks = [task for task, _ in self._asked.values()]
+        self._asked, self._answered, self._listed = {}, {}, {}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
