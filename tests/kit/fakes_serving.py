@@ -10,8 +10,9 @@ from pathlib import Path
 from nats.js.errors import NotFoundError
 
 from contracts.routes import Route
+from contracts.runtimes import FleetRuntime, FleetRuntimes
 from contracts.vocabulary import Runtime, ServingSettings
-from services.server_manager.adapters.kv_state import KvLeadership, KvRoutes
+from services.server_manager.adapters.kv_state import KvLeadership, KvRoutes, KvRuntimes
 from services.server_manager.domain.description import Description
 from services.server_manager.domain.records import Leader, Servers
 from services.server_manager.fleet_state import FleetState
@@ -88,7 +89,7 @@ class FakeEngine:
         self.loads.append(name)
         if not (folder / "config.json").is_file():
             raise Transient("load_failed", f"{folder} holds no config.json")
-        self.models[name] = Indexed(ready=True, digest=digest, memory_bytes=memory_bytes)
+        self.models[name] = Indexed(ready=True, digest=digest, memory_bytes=memory_bytes, runtime=self.runtime)
         self.serving[name] = serving
         await self.hooks.reach("load after", name)
 
@@ -235,6 +236,20 @@ class FakeRoutes(KvRoutes):
         self.bucket = FaultyBucket()
         self.routes = StoredRoutes(self.bucket)
         super().__init__(records_of(Route, self.bucket))
+
+
+class FakeRuntimesView(KvRuntimes):
+    """What others see of the runtimes: the real adapter over a bucket in memory."""
+
+    def __init__(self) -> None:
+        self.bucket = FaultyBucket()
+        super().__init__(records_of(FleetRuntimes, self.bucket), "main")
+
+    @property
+    def stored(self) -> dict[str, FleetRuntime]:
+        """The runtimes as others read them, by name."""
+        data = self.bucket.data["main.runtimes"][1]
+        return {runtime.name: runtime for runtime in parse(FleetRuntimes, data, "servers/main.runtimes")[0].runtimes}
 
 
 class MemoryTerms:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from contracts import facts as cf
 from contracts.envelope import Event
+from contracts.runtimes import DEFAULT_RUNTIME
 from contracts.services import SERVICES
 from decisions.route_edits import Changed, roll_back
 from decisions.servable_variants import Hardware
@@ -25,6 +26,7 @@ from tests.kit.fakes_serving import (
     FakeLead,
     FakeLease,
     FakeRoutes,
+    FakeRuntimesView,
     FaultyBucket,
     records_of,
 )
@@ -203,7 +205,8 @@ class Process:
         self.bus = SharedBus(SERVICE, world.streams, log, life, world.processes)
         self.manager = build(
             self.bus,
-            engine=self.port(EngineClient(world.engine, self), "index", "load", "unload", "probe"),
+            engines={DEFAULT_RUNTIME: self.port(EngineClient(world.engine, self), "index", "load", "unload", "probe")},
+            view=FakeRuntimesView(),
             artifacts=self.port(world.artifacts, "materialise", "describe", "keep_only"),
             state=FleetState(store, "main"),
             routes=KnownRoutes(self.port(world.routes, "all", "edit"), world.memory),

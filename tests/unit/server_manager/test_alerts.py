@@ -10,6 +10,7 @@ from tests.unit.server_manager.factories import START, at, deployable, held, rou
 V0, V1, V2 = "bot.v0.bf16", "bot.v1.bf16", "bot.v2.bf16"
 READY = {V1: held(1), V0: held(0)}
 GRACE_S = 5.0
+SILENT = dict.fromkeys((V0, V1), "its server does not answer")
 
 
 def opened(kind, version):
@@ -17,13 +18,13 @@ def opened(kind, version):
     return OpenAlert(kind=kind, target=target, raised_at=START, message="it broke")
 
 
-def plan(holding, *alerts, routes=None, server_ready=True, disarmed_s=0.0):
+def plan(holding, *alerts, routes=None, silent=None, disarmed_s=0.0):
     routes = {"bot": route(1, 0)} if routes is None else routes
     return plan_alerts(
         Servers(alerts=alerts),
         routes,
         holding,
-        server_ready=server_ready,
+        silent=silent or {},
         grace_s=GRACE_S,
         now=at(7),
         disarmed_s=dict.fromkeys(routes, disarmed_s),
@@ -62,8 +63,8 @@ def test_a_canary_on_trial_is_production_and_an_aborted_one_is_not(phase):
 
 
 def test_a_silent_server_alerts_for_all_that_serves_and_only_for_it():
-    assert names({**READY, V2: held(2)}, server_ready=False) == [("raise", ENGINE)]
-    assert names(READY, opened("engine", 1), server_ready=False) == []
+    assert names({**READY, V2: held(2)}, silent=SILENT) == [("raise", ENGINE)]
+    assert names(READY, opened("engine", 1), silent=SILENT) == []
 
 
 def test_what_takes_no_traffic_any_more_is_resolved():
@@ -130,17 +131,17 @@ def test_a_dead_previous_is_no_engine_alert_and_a_dead_active_no_standby_alert()
 
 
 def test_behind_a_silent_server_nothing_is_armed():
-    assert names(READY, server_ready=False, disarmed_s=GRACE_S) == [("raise", ENGINE), ("raise", "standby-bot")]
-    assert assess_standby({"bot": route(1, 0)}, READY, server_ready=False) == {
+    assert names(READY, silent=SILENT, disarmed_s=GRACE_S) == [("raise", ENGINE), ("raise", "standby-bot")]
+    assert assess_standby({"bot": route(1, 0)}, READY, SILENT) == {
         "bot": f"{V0} is out of reach, its server does not answer"
     }
-    assert names(READY, opened("engine", 1), opened("standby", 1), server_ready=False) == []
+    assert names(READY, opened("engine", 1), opened("standby", 1), silent=SILENT) == []
 
 
 def test_each_model_is_looked_at_by_itself():
     routes = {"bot": route(1, 0), "cat": route(1, 0, model="cat")}
     holding = {**READY, "cat.v1.bf16": held(1, model="cat")}
-    assert assess_standby(routes, holding, server_ready=True) == {"cat": "cat.v0.bf16 is not loaded"}
+    assert assess_standby(routes, holding, {}) == {"cat": "cat.v0.bf16 is not loaded"}
     assert names(holding, routes=routes, disarmed_s=GRACE_S) == [("raise", "standby-cat")]
 
 

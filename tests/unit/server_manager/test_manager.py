@@ -12,11 +12,13 @@ from contracts.facts import (
     VariantFailed,
     VariantStaged,
 )
+from contracts.runtimes import DEFAULT_RUNTIME
 from services.server_manager.adapters.repository_files import RoutesFile
 from services.server_manager.domain import staging
 from services.server_manager.domain.reconcile import Limits
+from services.server_manager.indexes import DOWN_AFTER_S
 from services.server_manager.known_routes import KnownRoutes
-from services.server_manager.manager import DOWN_AFTER_S, Manager
+from services.server_manager.manager import Manager
 from shared.errors import Permanent, Transient
 from tests.kit.fakes_serving import (
     LEASE_S,
@@ -26,6 +28,7 @@ from tests.kit.fakes_serving import (
     FakeLead,
     FakeLease,
     FakeRoutes,
+    FakeRuntimesView,
     FakeState,
     Progress,
 )
@@ -58,9 +61,13 @@ class Said:
 class World:
     """A manager and everything around it."""
 
-    def __init__(self, folder) -> None:
+    def __init__(self, folder, *runtimes) -> None:
         self.clock = FakeClock()
         self.engine = FakeEngine()
+        self.engines = {DEFAULT_RUNTIME: self.engine, **{name: FakeEngine() for name in runtimes}}
+        for number, engine in enumerate(self.engines.values(), 1):
+            engine.endpoint = f"127.0.0.1:{number}"
+        self.view = FakeRuntimesView()
         self.artifacts = FakeArtifacts(folder)
         self.state = FakeState()
         self.routes = FakeRoutes()
@@ -68,7 +75,13 @@ class World:
         self.lead = FakeLead(self.lease, self.clock)
         self.said = Said(self.state.log)
         self.progress = Progress()
-        self.limits = Limits(memory_budget_bytes=1000, overhead_bytes=100, weights_ratio=1.0, linger_s=30)
+        self.limits = Limits(
+            memory_budget_bytes=1000,
+            overhead_bytes=100,
+            weights_ratio=1.0,
+            linger_s=30,
+            runtimes=frozenset(self.engines),
+        )
         self.memory = RoutesFile(folder / "repository")
         self.start()
 
@@ -81,7 +94,8 @@ class World:
         """Start the manager, or start it again with nothing remembered but the record and the files."""
         self.known = KnownRoutes(self.routes, self.memory)
         self.manager = Manager(
-            engine=self.engine,
+            engines=self.engines,
+            view=self.view,
             artifacts=self.artifacts,
             state=self.state,
             routes=self.known,
@@ -328,9 +342,9 @@ async def test_an_index_older_than_a_load_does_not_undo_it(world):
     stale = await world.engine.index()
     asked_at = world.clock.monotonic()
     await world.ticks()
-    world.manager.executor.note_index(stale, asked_at)
+    world.manager.executor.note_index(DEFAULT_RUNTIME, stale, asked_at)
     assert world.phases() == {V1: "ready"}
-    world.manager.executor.note_index(stale, world.clock.monotonic() + 1)
+    world.manager.executor.note_index(DEFAULT_RUNTIME, stale, world.clock.monotonic() + 1)
     assert world.phases() == {}
 
 

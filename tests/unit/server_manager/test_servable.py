@@ -49,7 +49,7 @@ def test_a_traffic_order_is_refused_at_once():
 
 def test_an_opened_release_learns_it_before_anything_is_made():
     opened = fakes_registry.opened(variants=("int8", "fp8"))
-    (emit,) = refuse_variants(opened, Hardware(name="AMD EPYC"))
+    (emit,) = refuse_variants(opened, Hardware(name="AMD EPYC"), {"default"})
     assert isinstance(emit.fact, VariantFailed)
     assert (emit.fact.variant, emit.fact.step, emit.fact.code, emit.key) == (
         "fp8",
@@ -58,7 +58,7 @@ def test_an_opened_release_learns_it_before_anything_is_made():
         "fp8",
     )
     assert "AMD EPYC" in emit.fact.reason
-    assert refuse_variants(opened, ADA) == []
+    assert refuse_variants(opened, ADA, {"default"}) == []
 
 
 def test_gpus_are_read_as_the_driver_lists_them():
