@@ -1,5 +1,6 @@
 """What the embedded stack consists of, as data: the parts, how each is started, and when it counts as ready."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ SERVICES = (
     "gateway",
 )
 S3_PORTS = ("s3", "s3-master", "s3-volume", "s3-filer", "s3-admin")
-TRITON_PORTS = ("triton", "triton-grpc", "triton-metrics")
+TRITON = "triton"
+"""The part that serves the default runtime; the one of the runtime `next` is `triton-next`."""
 BUCKET = "slipway"
 SINGLE = frozenset({"gateway"})
 """Services with one fixed address in the embedded stack. The gateway takes several workers instead."""
@@ -82,7 +84,7 @@ class Keys:
 
 @dataclass(frozen=True)
 class StackConfig:
-    """The requested shape of a stack: the engine, and how many processes of each service.
+    """The requested shape of a stack: the engine, processes of each service, runtimes besides the default one.
 
     `gateway_workers` share the gateway's port; None leaves their number to the inherited variable `GATEWAY_WORKERS`.
     """
@@ -90,6 +92,12 @@ class StackConfig:
     engine: Engine = "slipway"
     replicas: Mapping[str, int] | None = None
     gateway_workers: int | None = None
+    runtimes: tuple[str, ...] = ()
+
+    @property
+    def tritons(self) -> list[str]:
+        """The names of all parts that are a Triton, the default runtime's first."""
+        return [TRITON, *(triton_part(name) for name in self.runtimes)]
 
     def count(self, service: str) -> int:
         """Return the number of processes of a service."""
@@ -106,6 +114,16 @@ class Programs:
     source: Path
 
 
+def triton_part(runtime: str) -> str:
+    """Return the name of the Triton of a runtime other than the default one, which is also that of its folder."""
+    return f"{TRITON}-{runtime}"
+
+
+def triton_ports(part: str) -> tuple[str, str, str]:
+    """Return the names of a Triton's ports: HTTP, gRPC, metrics."""
+    return part, f"{part}-grpc", f"{part}-metrics"
+
+
 def replica_names(service: str, count: int) -> list[str]:
     """Return the names of the processes of a service; the first has the service's own name."""
     return [service, *(f"{service}-{number}" for number in range(2, count + 1))]
@@ -118,7 +136,8 @@ def part_names(config: StackConfig) -> list[str]:
 
 def port_names(config: StackConfig) -> list[str]:
     """List everything that needs a port."""
-    return ["nats", "nats-monitor", *S3_PORTS, *TRITON_PORTS, *part_names(config)]
+    tritons = [port for part in config.tritons for port in triton_ports(part)]
+    return ["nats", "nats-monitor", *S3_PORTS, *tritons, *part_names(config)]
 
 
 def plan_nats(folder: Path, ports: Mapping[str, int], programs: Programs) -> tuple[Part, str]:
@@ -164,9 +183,9 @@ def plan_s3(folder: Path, ports: Mapping[str, int], programs: Programs, keys: Ke
     return Part("s3", tuple(argv), environment, ports["s3"], "s3", stop_rank=2)
 
 
-def plan_triton(argv: list[str], environment: Mapping[str, str], ports: Mapping[str, int]) -> Part:
-    """Plan the serving engine around its own command line."""
-    return Part("triton", tuple(argv), environment, ports["triton-grpc"], "triton", stop_rank=1, stop_grace_s=15.0)
+def plan_triton(argv: list[str], environment: Mapping[str, str], ports: Mapping[str, int], name: str = TRITON) -> Part:
+    """Plan a serving engine around its own command line."""
+    return Part(name, tuple(argv), environment, ports[f"{name}-grpc"], "triton", stop_rank=1, stop_grace_s=15.0)
 
 
 def connection_variables(folder: Path, ports: Mapping[str, int], keys: Keys) -> dict[str, str]:
@@ -215,13 +234,23 @@ def plan_services(
 
 
 def server_manager_variables(folder: Path, config: StackConfig, ports: Mapping[str, int]) -> dict[str, str]:
-    """Return the variables that point the server-manager to Triton and its model repository."""
+    """Return the variables that point the server-manager to each Triton and its model repository."""
     # An idle vLLM on a CPU spins for a second after every request, so probes at the usual pace would cost two cores a
     # quarter of one for each loaded target.
     return {
         "SERVER_MANAGER_TRITON_GRPC": f"{LOOPBACK}:{ports['triton-grpc']}",
         "SERVER_MANAGER_REPOSITORY": str(folder / "triton" / "models"),
         "SERVER_MANAGER_RUNTIME_FILE": str(folder / "triton" / triton.RUNTIME_FILE),
+        "SERVER_MANAGER_RUNTIMES": json.dumps(
+            {
+                name: {
+                    "triton_grpc": f"{LOOPBACK}:{ports[f'{triton_part(name)}-grpc']}",
+                    "repository": str(folder / triton_part(name) / "models"),
+                    "runtime_file": str(folder / triton_part(name) / triton.RUNTIME_FILE),
+                }
+                for name in config.runtimes
+            }
+        ),
         "SERVER_MANAGER_ENGINE": config.engine,
         "SERVER_MANAGER_PROBE_INTERVAL_S": "15" if config.engine == "slipway" else "5",
     }

@@ -29,7 +29,7 @@ class AlreadyUp(Exception):  # noqa: N818 - it is an answer, not a failure of th
 
 @dataclass(frozen=True)
 class Description:
-    """What a restart keeps: the stack's id, ports and credentials (stack.json).
+    """What a restart keeps: the stack's id, ports, credentials, engine environments of runtimes (stack.json).
 
     `data_format` is the `DATA_FORMAT` of the Slipway that created the folder, 0 for those without one.
     """
@@ -41,6 +41,7 @@ class Description:
     variables: Mapping[str, str] = field(default_factory=dict)
     engine: str = "slipway"
     data_format: int = 0
+    runtimes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def keys(self) -> Keys:

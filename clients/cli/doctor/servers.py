@@ -25,7 +25,7 @@ START_S = 30.0
 STOP_S = 10.0
 ASK_S = 3.0
 LOG_LINES = 5
-NAMES = ("nats", "nats-monitor", *plan.S3_PORTS, *plan.TRITON_PORTS)
+NAMES = ("nats", "nats-monitor", *plan.S3_PORTS, *plan.triton_ports(plan.TRITON))
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ class TritonEngine:
         self._unload_wait_s = unload_wait_s
         self._superseded = superseded
         self._runtime_file = runtime_file
+        self._server_version = ""
         self._channels = Channels()
         self._control = asyncio.Lock()
         self._indexing = asyncio.Lock()
@@ -78,8 +79,10 @@ class TritonEngine:
     def runtime(self) -> Runtime | None:
         """What runs the engine now; None if it is not known."""
         runtime = read_runtime(self._runtime_file)
-        is_toy = runtime is not None and self._config.kind == "toy"
-        return runtime.model_copy(update={"engine": "toy"}) if runtime is not None and is_toy else runtime
+        if runtime is None:
+            return None
+        engine = "toy" if self._config.kind == "toy" else runtime.engine
+        return runtime.model_copy(update={"engine": engine, "server_version": self._server_version})
 
     async def close(self) -> None:
         """Cancel what was sent and close the channel."""
@@ -101,7 +104,15 @@ class TritonEngine:
                 return None
             async with self._control:  # free: no load or unload is under way or waits, and no other index either
                 states = await self._states()
+            if not self._server_version:
+                self._server_version = await self._ask_version()
         return await asyncio.to_thread(self._read_index, states)
+
+    async def _ask_version(self) -> str:
+        from tritonclient.grpc import service_pb2
+
+        answer = await self._ask("ServerMetadata", service_pb2.ServerMetadataRequest(), "the server", 10.0)
+        return str(answer.version)
 
     async def check_life(self) -> None:
         """Raise Transient `endpoint_unreachable` unless Triton says that it lives; its repository is not asked for."""
@@ -243,7 +254,10 @@ class TritonEngine:
         try:
             return await call
         except grpc.RpcError as error:
-            raise classify_rpc_error(error, name) from error
+            known = classify_rpc_error(error, name)
+            if known.code == "endpoint_unreachable":
+                self._server_version = ""  # it may be another one when it answers again
+            raise known from error
 
 
 def _ran_out_of_time(error: Exception) -> bool:

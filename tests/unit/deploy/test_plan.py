@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 
@@ -6,6 +7,7 @@ from deploy.local import plan
 from deploy.local.plan import SERVICES, Keys, Programs, StackConfig
 from deploy.local.ports import SHADOW_OFFSET
 from deploy.local.runner import LONGEST_DELAY_S, restart_delay_s
+from services.server_manager.settings import ServerManagerSettings
 from shared.messaging import topology
 
 FOLDER = Path("/state")
@@ -45,6 +47,25 @@ def test_the_gateways_workers_are_a_setting_or_what_the_environment_says():
         parts = {part.name: part for part in plan.plan_services(FOLDER, config, ports(), PROGRAMS, KEYS)}
         assert parts["gateway"].environment.get("GATEWAY_WORKERS") == expected
         assert [name for name, part in parts.items() if part.works_in_children] == ["gateway"]
+
+
+def test_each_runtime_has_a_triton_a_folder_and_ports_of_its_own():
+    config = StackConfig(runtimes=("vllm-0.12-next",))
+    chosen = ports(config)
+    assert config.tritons == ["triton", "triton-vllm-0.12-next"]
+    assert len(chosen) == len(ports()) + 3
+    variables = plan.server_manager_variables(FOLDER, config, chosen)
+    settings = ServerManagerSettings(
+        triton_grpc=variables["SERVER_MANAGER_TRITON_GRPC"],
+        repository=variables["SERVER_MANAGER_REPOSITORY"],
+        runtimes=json.loads(variables["SERVER_MANAGER_RUNTIMES"]),
+    )
+    default, following = settings.endpoints["default"], settings.endpoints["vllm-0.12-next"]
+    assert default.triton_grpc == f"127.0.0.1:{chosen['triton-grpc']}"
+    assert following.triton_grpc == f"127.0.0.1:{chosen['triton-vllm-0.12-next-grpc']}"
+    assert following.repository == FOLDER / "triton-vllm-0.12-next" / "models"
+    part = plan.plan_triton([], {}, chosen, "triton-vllm-0.12-next")
+    assert (part.probe, f"127.0.0.1:{part.port}") == ("triton", following.triton_grpc)
 
 
 def test_the_bus_syncs_every_message_and_listens_on_loopback_only():

@@ -112,19 +112,74 @@ def test_marked_processes_are_found_by_their_run_folder(tmp_path):
     assert list(find_marked(Path("/run"), proc=tmp_path)) == [7]
 
 
-def test_the_runtime_is_named_by_its_packages_and_the_files_of_the_backends(tmp_path):
+@pytest.fixture
+def environment(tmp_path):
+    """Two packages with their records, and a folder of backends."""
     site, backends = tmp_path / "site", tmp_path / "backends"
-    (site / "vllm-0.20.1.dist-info").mkdir(parents=True)
-    (site / "torch-2.13.0.dist-info").mkdir()
-    backends.mkdir()
-    (backends / "model.py").write_text("one")
-    engine = triton.EngineEnvironment(tmp_path, site, tmp_path, "3.11")
-    first = Runtime.model_validate(triton.describe_runtime(engine, backends=backends))
-    assert first.engine == "vllm"
-    assert first.engine_version.startswith("0.20.1 (torch 2.13.0, environment ")
-    assert triton.describe_runtime(engine, backends=backends) == first.model_dump(exclude_none=True)
-    (backends / "model.py").write_text("two")
-    second = triton.describe_runtime(engine, backends=backends)
-    (site / "numpy-1.26.dist-info").mkdir()
-    third = triton.describe_runtime(engine, backends=backends)
-    assert len({first.engine_version, second["engine_version"], third["engine_version"]}) == 3
+    for name, record in {
+        "vllm-0.20.1": "vllm/a.py,sha256=aa,1\n../../../bin/vllm,sha256=bb,1\nvllm/__pycache__/a.pyc,,\n",
+        "torch-2.13.0": "torch/a.so,sha256=cc,1\ntorch-2.13.0.dist-info/INSTALLER,sha256=dd,1\n",
+    }.items():
+        (site / f"{name}.dist-info").mkdir(parents=True)
+        (site / f"{name}.dist-info" / "RECORD").write_text(record)
+    (backends / "slipway").mkdir(parents=True)
+    (backends / "slipway" / "model.py").write_text("one")
+    (backends / "slipway" / "engine_child.sh").write_text("one")
+    (backends / "stub").write_bytes(b"\0binary")
+    return triton.EngineEnvironment(tmp_path, site, tmp_path, "3.11"), backends
+
+
+def change(path, text):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+
+
+CHANGES = {
+    "a file of Python": lambda site, backends: change(backends / "slipway" / "model.py", "two"),
+    "a script": lambda site, backends: change(backends / "slipway" / "engine_child.sh", "two"),
+    "a binary": lambda site, backends: change(backends / "stub", "two"),
+    "a new file": lambda site, backends: change(backends / "slipway" / "new.json", "{}"),
+    "a new package": lambda site, backends: change(site / "numpy-1.26.dist-info" / "RECORD", ""),
+    "the same version with another file": lambda site, backends: change(
+        site / "torch-2.13.0.dist-info" / "RECORD", "torch/a.so,sha256=ee,1\n"
+    ),
+    "a path file": lambda site, backends: change(site / "extra.pth", "/else"),
+}
+PLACES = {
+    "a script that names its interpreter": lambda site, backends: change(
+        site / "vllm-0.20.1.dist-info" / "RECORD", "vllm/a.py,sha256=aa,1\n../../../bin/vllm,sha256=ff,1\n"
+    ),
+    "the installer": lambda site, backends: change(
+        site / "torch-2.13.0.dist-info" / "RECORD", "torch-2.13.0.dist-info/INSTALLER,,\ntorch/a.so,sha256=cc,1\n"
+    ),
+    "a compiled file": lambda site, backends: change(backends / "slipway" / "__pycache__" / "model.pyc", "x"),
+}
+
+
+def test_a_runtime_has_its_versions_and_a_digest(environment):
+    engine, backends = environment
+    runtime = Runtime.model_validate(triton.describe_runtime(engine, backends))
+    assert (runtime.engine, runtime.engine_version) == ("vllm", "0.20.1 (torch 2.13.0)")
+    assert runtime.digest == triton.digest_environment(engine, backends)
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_the_digest_of_a_runtime_covers(environment, what):
+    engine, backends = environment
+    before = triton.digest_environment(engine, backends)
+    CHANGES[what](engine.site_packages, backends)
+    assert triton.digest_environment(engine, backends) != before
+
+
+@pytest.mark.parametrize("what", PLACES)
+def test_the_digest_of_a_runtime_does_not_depend_on(environment, what):
+    engine, backends = environment
+    before = triton.digest_environment(engine, backends)
+    PLACES[what](engine.site_packages, backends)
+    assert triton.digest_environment(engine, backends) == before
+
+
+def test_the_run_folder_says_what_the_runtime_is_with_all_its_backends(engine, tmp_path):
+    prepare_run_folder(engine, tmp_path / "run")
+    written = Runtime.model_validate_json((tmp_path / "run" / triton.RUNTIME_FILE).read_bytes())
+    assert written.digest == triton.digest_environment(engine, tmp_path / "run" / "backends")
