@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -14,6 +15,20 @@ from testbed.servers import Server, accepts, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGINE = ROOT / ".venv-engine"
+
+
+def marked_engine(folder: Path, marker: str) -> Path:
+    """Make an engine environment of the same packages and one more, which is empty: another runtime by its digest."""
+    engine = triton.find_engine(ENGINE)
+    packages = folder / "lib" / f"python{engine.python_version}" / "site-packages"
+    packages.mkdir(parents=True)
+    for entry in engine.site_packages.iterdir():
+        (packages / entry.name).symlink_to(entry)
+    (packages / f"{marker}-1.0.dist-info").mkdir()
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python").symlink_to((ENGINE / "bin" / "python").resolve())
+    shutil.copy2(ENGINE / "pyvenv.cfg", folder / "pyvenv.cfg")
+    return folder
 
 
 class TritonServer(Server):

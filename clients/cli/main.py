@@ -21,6 +21,7 @@ from clients.cli.commands import (
     quarantine,
     replay,
     rollback,
+    runtime,
     stack,
     status,
     trace,
@@ -66,6 +67,7 @@ for name, function, panel in (
     app.command(name, rich_help_panel=panel)(function)
 app.add_typer(base.base_app, name="base", rich_help_panel=RELEASES)
 app.add_typer(orders.policy_app, name="policy", rich_help_panel=RELEASES)
+app.add_typer(runtime.runtime_app, name="runtime", rich_help_panel=OPERATE)
 app.add_typer(quarantine.quarantine_app, name="quarantine", rich_help_panel=OPERATE)
 app.add_typer(events.deadletters_app, name="deadletters", rich_help_panel=OPERATE)
 

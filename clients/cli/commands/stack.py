@@ -145,9 +145,7 @@ def parse_runtimes(items: list[str], description: Description | None) -> dict[st
     for item in items:
         name, separator, folder = item.partition("=")
         if not separator or not is_runtime_name(name) or name == DEFAULT_RUNTIME:
-            fail(
-                f"--runtime {item}: write NAME=FOLDER; for NAME, other than {DEFAULT_RUNTIME}, {NAME_RULE}", Exit.USAGE
-            )
+            fail(f"--runtime {item}: write NAME=FOLDER; NAME is not {DEFAULT_RUNTIME}: {NAME_RULE}", Exit.USAGE)
         if not folder:
             runtimes.pop(name, None)
         elif not (Path(folder) / "bin" / "python").exists():

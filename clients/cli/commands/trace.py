@@ -1,6 +1,7 @@
 """`slipway trace` and `routes`: the lineage of an answer, and what serves production now."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -8,10 +9,12 @@ import typer
 from clients.cli.commands.versions import deployment_time, lineage, short_digest, version_data
 from clients.cli.connection import JsonOption, StackAddress, StateOption, find_stack
 from clients.cli.output import CommandError, Exit, show_json, show_pairs, show_table
+from clients.cli.runtimes import describe_run, read_runtimes
 from clients.cli.version_records import FINGERPRINT, VERSION, gather_version, parse_version, read_events, read_routes
 from clients.cli.views.projection import join, project
 from contracts.facts import ReleaseOpened
 from contracts.routes import Route, ServedTarget
+from contracts.vocabulary import Runtime, Target
 
 
 def trace(
@@ -31,7 +34,8 @@ def trace(
         asyncio.run(_trace_base(stack, model, as_json))
         return
     version = asyncio.run(gather_version(stack, model, number))
-    runtimes = find_runtimes(asyncio.run(read_routes(stack)).get(model), number)
+    running = {each.target: each.runtime for fleet in asyncio.run(read_runtimes(stack)) for each in fleet.targets}
+    runtimes = find_runtimes(asyncio.run(read_routes(stack)).get(model), number, running)
     chosen = [each for each in version.manifest.variants if variant is None or each.variant == variant]
     if digest is not None and not any(short_digest(each.manifest.digest).startswith(digest) for each in chosen):
         raise CommandError(
@@ -61,16 +65,19 @@ def trace(
     )
 
 
-def find_runtimes(route: Route | None, number: int) -> dict[str, str]:
-    """Return the runtime of each target of a version that a route names: `vllm 0.20 (torch 2.13, environment …)`."""
+def find_runtimes(route: Route | None, number: int, running: Mapping[Target, Runtime | None]) -> dict[str, str]:
+    """Return the runtime of each target of a version that a route names, with its digest, as text.
+
+    A target that is loaded has the runtime that loaded it (`running`), any other one that of its release.
+    """
     if route is None:
         return {}
-    served = (route.active, route.canary.served if route.canary else None, route.previous, *route.history)
-    known = [(item.target, item.runtime) for item in served if item is not None and item.runtime is not None]
+    named = (route.active, route.canary.served if route.canary else None, route.previous, *route.history)
+    served = [item for item in named if item is not None and item.target.version == number]
     return {
-        str(target): " ".join(filter(None, (runtime.engine, runtime.engine_version, runtime.image_digest)))
-        for target, runtime in known
-        if target.version == number
+        str(item.target): describe_run(running.get(item.target), item.runtime)
+        for item in served
+        if running.get(item.target) is not None or item.runtime is not None
     }
 
 

@@ -129,30 +129,25 @@ def environment(tmp_path):
     return triton.EngineEnvironment(tmp_path, site, tmp_path, "3.11"), backends
 
 
-def change(path, text):
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(text)
+def change(root, path, text):
+    (root / path).parent.mkdir(exist_ok=True)
+    (root / path).write_text(text)
 
 
+TORCH, VLLM = "site/torch-2.13.0.dist-info/RECORD", "site/vllm-0.20.1.dist-info/RECORD"
 CHANGES = {
-    "a file of Python": lambda site, backends: change(backends / "slipway" / "model.py", "two"),
-    "a script": lambda site, backends: change(backends / "slipway" / "engine_child.sh", "two"),
-    "a binary": lambda site, backends: change(backends / "stub", "two"),
-    "a new file": lambda site, backends: change(backends / "slipway" / "new.json", "{}"),
-    "a new package": lambda site, backends: change(site / "numpy-1.26.dist-info" / "RECORD", ""),
-    "the same version with another file": lambda site, backends: change(
-        site / "torch-2.13.0.dist-info" / "RECORD", "torch/a.so,sha256=ee,1\n"
-    ),
-    "a path file": lambda site, backends: change(site / "extra.pth", "/else"),
+    "a file of Python": ("backends/slipway/model.py", "two"),
+    "a script": ("backends/slipway/engine_child.sh", "two"),
+    "a binary": ("backends/stub", "two"),
+    "a new file": ("backends/slipway/new.json", "{}"),
+    "a new package": ("site/numpy-1.26.dist-info/RECORD", ""),
+    "the same version with another file": (TORCH, "torch/a.so,sha256=ee,1\n"),
+    "a path file": ("site/extra.pth", "/else"),
 }
 PLACES = {
-    "a script that names its interpreter": lambda site, backends: change(
-        site / "vllm-0.20.1.dist-info" / "RECORD", "vllm/a.py,sha256=aa,1\n../../../bin/vllm,sha256=ff,1\n"
-    ),
-    "the installer": lambda site, backends: change(
-        site / "torch-2.13.0.dist-info" / "RECORD", "torch-2.13.0.dist-info/INSTALLER,,\ntorch/a.so,sha256=cc,1\n"
-    ),
-    "a compiled file": lambda site, backends: change(backends / "slipway" / "__pycache__" / "model.pyc", "x"),
+    "a script that names its interpreter": (VLLM, "vllm/a.py,sha256=aa,1\n../../../bin/vllm,sha256=ff,1\n"),
+    "the installer": (TORCH, "torch-2.13.0.dist-info/INSTALLER,,\ntorch/a.so,sha256=cc,1\n"),
+    "a compiled file": ("backends/slipway/__pycache__/model.pyc", "x"),
 }
 
 
@@ -164,18 +159,18 @@ def test_a_runtime_has_its_versions_and_a_digest(environment):
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_the_digest_of_a_runtime_covers(environment, what):
+def test_the_digest_of_a_runtime_covers(environment, tmp_path, what):
     engine, backends = environment
     before = triton.digest_environment(engine, backends)
-    CHANGES[what](engine.site_packages, backends)
+    change(tmp_path, *CHANGES[what])
     assert triton.digest_environment(engine, backends) != before
 
 
 @pytest.mark.parametrize("what", PLACES)
-def test_the_digest_of_a_runtime_does_not_depend_on(environment, what):
+def test_the_digest_of_a_runtime_does_not_depend_on(environment, tmp_path, what):
     engine, backends = environment
     before = triton.digest_environment(engine, backends)
-    PLACES[what](engine.site_packages, backends)
+    change(tmp_path, *PLACES[what])
     assert triton.digest_environment(engine, backends) == before
 
 

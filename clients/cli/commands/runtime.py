@@ -1,0 +1,147 @@
+"""`slipway runtime list` and `release`: the runtimes of the serving fleet, and releases from one to another."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
+from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
+from clients.cli.parsing import check_model
+from clients.cli.runtimes import plan_release, read_runtimes, served_by
+from clients.cli.version_records import find_version, open_store, read_events, read_routes
+from clients.training.publish import envelope
+from contracts.facts import CheckpointReady
+from contracts.policy import ReleasePolicy
+from contracts.routes import Route
+from contracts.runtimes import FleetRuntime, RunningTarget
+from decisions.serving_settings import describe_settings
+from shared.messaging.bus import publish_event
+from shared.storage.kv import Bucket
+
+runtime_app = typer.Typer(
+    help="List the runtimes of the serving fleet, and release models from one to another.", no_args_is_help=True
+)
+CHANGED = "not the runtime of its release"
+
+
+@runtime_app.command("list")
+def list_command(state: StateOption = None, as_json: JsonOption = False) -> None:
+    """List the runtimes: endpoint, state, engine, digest, and the targets on each with their role in production."""
+    stack = find_stack(state)
+    runtimes, routes = asyncio.run(read_runtimes(stack)), asyncio.run(read_routes(stack))
+    if as_json:
+        show_json([runtime.model_dump(mode="json") for runtime in runtimes])
+        return
+    if not runtimes:
+        raise CommandError("no server-manager has listed its runtimes yet; see `slipway ps`")
+    rows = []
+    for runtime in runtimes:
+        engine = f"{runtime.runtime.engine} {runtime.runtime.engine_version}" if runtime.runtime else "not known"
+        server = runtime.runtime.server_version if runtime.runtime else ""
+        digest = runtime.runtime.digest if runtime.runtime else None
+        targets = ", ".join(describe_target(target, routes) for target in runtime.targets)
+        answers = "answers" if runtime.answers else "does not answer"
+        rows.append((runtime.name, runtime.endpoint, answers, engine, server or "-", digest or "-", targets or "-"))
+    show_table(("runtime", "endpoint", "state", "engine", "triton", "digest", "targets"), rows)
+
+
+def describe_target(running: RunningTarget, routes: Mapping[str, Route]) -> str:
+    """Return a target with its phase and role: `bot.v2.bf16 (ready, active)`."""
+    roles = [(role, served) for role, served in served_by(routes.get(running.target.model))]
+    notes = [running.phase]
+    for role, served in roles:
+        if served.target == running.target:
+            notes.append(role)
+            before, now = served.runtime, running.runtime
+            if before is not None and now is not None and before.digest != now.digest:
+                notes.append(CHANGED)
+    return f"{running.target} ({', '.join(notes)})"
+
+
+@runtime_app.command("release")
+def release_command(
+    *,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Runtime that is to serve; default names the default.")],
+    model: Annotated[
+        list[str] | None, typer.Option("--model", metavar="MODEL", help="Model to release; repeatable.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every model that serves.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Publish nothing; show what would be published.")] = False,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Publish the checkpoint of each model's active version for another runtime: a release like any other.
+
+    The active version stays loaded on its own runtime until the release is promoted, and as the previous one after it.
+    """
+    for each in model or []:
+        check_model(each)
+    if bool(model) == every:
+        raise CommandError("name each model with --model, or all of them with --all", Exit.USAGE)
+    stack = find_stack(state)
+    results = asyncio.run(_release(stack, name, model, dry_run=dry_run))
+    if as_json:
+        show_json(results)
+        return
+    for result in results:
+        show_line(str(result["message"]))
+
+
+async def _release(stack: StackAddress, name: str, models: list[str] | None, *, dry_run: bool) -> list[dict[str, Any]]:
+    check_runtime(name, await read_runtimes(stack))
+    routes = await read_routes(stack)
+    serving = sorted(model for model, route in routes.items() if route.active is not None)
+    planned = {model: await _plan(stack, name, model, routes.get(model)) for model in models or serving}
+    if not planned:
+        raise CommandError("no target serves production yet; see `slipway status`")
+    results = []
+    for model, plan in planned.items():
+        if isinstance(plan, str):
+            results.append({"model": model, "published": False, "message": f"{model}: nothing published: {plan}"})
+            continue
+        event = envelope(plan).model_copy(update={"source": "/slipway/cli"})
+        if not dry_run:
+            async with connected(stack) as client:
+                await publish_event(client.jetstream(timeout=10), event)
+        message = describe_plan(plan, name, dry_run=dry_run)
+        results.append({"model": model, "published": not dry_run, "event_id": event.id, "message": message})
+    return results
+
+
+def check_runtime(name: str, runtimes: list[FleetRuntime]) -> None:
+    """Raise CommandError unless the fleet has a runtime, and it answers."""
+    found = next((runtime for runtime in runtimes if runtime.name == name), None)
+    if found is None:
+        known = ", ".join(runtime.name for runtime in runtimes) or "none that is known"
+        raise CommandError(
+            f"the serving fleet has no runtime {name}; it has {known}. Add it with `slipway up --runtime`, or "
+            "SERVER_MANAGER_RUNTIMES",
+            Exit.USAGE,
+        )
+    if not found.answers:
+        raise CommandError(f"the runtime {name} does not answer at {found.endpoint}; see `slipway ps`")
+
+
+async def _plan(stack: StackAddress, name: str, model: str, route: Route | None) -> CheckpointReady | str:
+    if route is None or route.active is None:
+        raise CommandError(f"no target serves {model}; see `slipway routes`")
+    number = route.active.target.version
+    if number == 0:
+        return "it serves its base model, which has no checkpoint; publish one with `slipway publish --runtime`"
+    version = find_version(open_store(stack), model, number)
+    async with connected(stack) as client:
+        stored = await Bucket(client.jetstream(timeout=10), "policies", ReleasePolicy).get(model)
+    policy = stored.value if stored is not None else None
+    return plan_release(version.manifest, name, await read_events(stack, model), policy)
+
+
+def describe_plan(fact: CheckpointReady, name: str, *, dry_run: bool) -> str:
+    """Return what was published, or would be, and how to follow it."""
+    did = "would publish" if dry_run else "published"
+    what = f"{', '.join(fact.variants)}; {describe_settings(fact.serving) or 'no serving settings'}"
+    return (
+        f"{did} the checkpoint of {fact.model} (run {fact.training.run_id}, attempt {fact.attempt}) for the runtime "
+        f"{name} ({what}); follow the release with `slipway status {fact.model} --follow`"
+    )

@@ -1,0 +1,137 @@
+"""A model goes to another runtime by a release: two real Tritons with engine environments of their own, and back."""
+
+import os
+import signal
+import time
+
+import httpx
+import pytest
+
+from testbed.servers import wait_until
+from testbed.stack import POLICY
+from testbed.triton import marked_engine
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+
+MODEL = "bot"
+V1, V2 = f"{MODEL}.v1.bf16", f"{MODEL}.v2.bf16"
+WITH_CANARY = {**POLICY, "canary": {"steps": [0.5], "min_requests": 10, "deadline_s": 240}}
+
+
+@pytest.fixture(scope="module")
+def stack(module_stack, tmp_path_factory):
+    environment = marked_engine(tmp_path_factory.mktemp("engines") / "next", "marker")
+    return module_stack("--runtime", f"next={environment}", MONITOR_UPDATE_EVERY_S="2")
+
+
+def endpoint(stack, part):
+    return f"127.0.0.1:{stack.part(part)['port']}"
+
+
+def answered_by(stack, user="someone"):
+    """Return which version answers a user."""
+    url = f"http://127.0.0.1:{stack.part('gateway')['port']}/v1/completions"
+    body = {"model": MODEL, "prompt": "hello", "max_tokens": 4, "user": user}
+    answer = httpx.post(url, json=body, timeout=60, trust_env=False)
+    answer.raise_for_status()
+    return answer.headers["x-slipway-release"]
+
+
+def runtimes(stack):
+    return {runtime["name"]: runtime for runtime in stack.ask_json("runtime", "list")}
+
+
+def targets_on(runtime):
+    return {
+        f"{each['target']['model']}.v{each['target']['version']}.{each['target']['variant']}": each["phase"]
+        for each in runtime["targets"]
+    }
+
+
+def test_each_runtime_has_an_endpoint_and_a_digest_of_its_own(stack, tiny):
+    stack.publish(MODEL, tiny["one"], "--variant", "bf16", policy=WITH_CANARY)
+    stack.promoted(MODEL)
+    listed = runtimes(stack)
+    assert {name: runtime["answers"] for name, runtime in listed.items()} == {"default": True, "next": True}
+    assert listed["default"]["endpoint"] == endpoint(stack, "triton")
+    assert listed["next"]["endpoint"] == endpoint(stack, "triton-next")
+    digests = {runtime["runtime"]["environment_digest"] for runtime in listed.values()}
+    assert len(digests) == 2
+    assert {runtime["runtime"]["server_version"] for runtime in listed.values()} == {"2.51.0"}
+    assert targets_on(listed["default"])[V1] == "ready"
+    assert targets_on(listed["next"]) == {}
+
+
+def test_a_runtime_that_the_fleet_does_not_have_is_refused_before_anything_is_made(stack, tiny):
+    refused = stack.slipway("runtime", "release", "other", "--model", MODEL)
+    assert refused.returncode == 2
+    assert "the serving fleet has no runtime other; it has default, next" in refused.stderr
+    stack.publish("cat", tiny["two"], "--variant", "bf16", "--runtime", "other")
+    (finished,) = stack.await_event("release.finished", "cat")
+    assert (finished["data"]["outcome"], finished["data"]["code"]) == ("rejected", "runtime_unknown")
+    assert "it has default, next" in finished["data"]["reason"]
+    assert stack.events("variant.requested", "cat") == []
+
+
+def test_a_model_goes_to_the_next_runtime_through_a_canary(stack):
+    assert "would publish the checkpoint of bot" in stack.ok(
+        "runtime", "release", "next", "--model", MODEL, "--dry-run"
+    )
+    assert len(stack.events("checkpoint.ready", MODEL)) == 1
+    assert "slipway status bot --follow" in stack.ok("runtime", "release", "next", "--all")
+    stack.await_event("release.opened", MODEL, count=2)
+    assert "is in progress" in stack.ok("runtime", "release", "next", "--model", MODEL)
+    versions = set()
+    deadline = time.monotonic() + 240
+    for number in range(100_000):
+        versions.add(answered_by(stack, f"user-{number}"))
+        if number % 20 == 0 and len(stack.events("release.finished", MODEL)) == 2:
+            break
+        assert time.monotonic() < deadline, stack.tail()
+        time.sleep(0.05)
+    finished = stack.events("release.finished", MODEL)[-1]["data"]
+    assert (finished["outcome"], finished["version"]) == ("promoted", 2), finished
+    assert versions == {f"{MODEL}@v1", f"{MODEL}@v2"}
+    assert [event["data"]["verdict"] for event in stack.events("canary.assessed", MODEL)][-1] == "pass"
+    assert "is served by the runtime next already" in stack.ok("runtime", "release", "next", "--model", MODEL)
+
+
+def test_both_endpoints_are_hot_and_the_route_names_them_with_their_runtimes(stack):
+    listed, route = runtimes(stack), stack.route(MODEL)
+    for role, name, version in (("active", "next", 2), ("previous", "default", 1)):
+        served = route[role]
+        assert (served["target"]["version"], served["endpoints"]) == (version, [listed[name]["endpoint"]])
+        assert served["runtime"] == listed[name]["runtime"]
+    assert (targets_on(listed["default"])[V1], targets_on(listed["next"])) == ("ready", {V2: "ready"})
+    traced = stack.ask_json("trace", f"{MODEL}@v2")
+    assert listed["next"]["runtime"]["environment_digest"] in traced["runtimes"][V2]
+    assert traced["manifest"]["serving"]["runtime"] == "next"
+    assert f"{V2} (ready, active)" in stack.ok("runtime", "list")
+
+
+def test_a_rollback_goes_back_to_the_endpoint_that_stayed_hot(stack):
+    began = time.monotonic()
+    stack.ok("rollback", MODEL, "--to", "1", "--reason", "the old runtime is better")
+    wait_until(lambda: answered_by(stack) == f"{MODEL}@v1", timeout_s=30, what="answers from version 1")
+    print(f"answers from version 1 after {time.monotonic() - began:.1f} s, the command's start included")
+    active = stack.route(MODEL)["active"]
+    assert (active["target"]["version"], active["endpoints"]) == (1, [endpoint(stack, "triton")])
+
+
+def test_a_dead_endpoint_does_not_touch_what_serves_on_the_other(stack):
+    alerts = len(stack.events("alert.raised", MODEL))
+    os.kill(stack.part("triton-next")["pid"], signal.SIGSTOP)  # it accepts connections and never answers
+    deadline = time.monotonic() + 8
+    number = 0
+    while time.monotonic() < deadline:
+        assert answered_by(stack, f"user-{number}") == f"{MODEL}@v1"
+        number += 1
+        time.sleep(0.05)
+    listed = runtimes(stack)
+    assert (listed["default"]["answers"], listed["next"]["answers"]) == (True, False)
+    assert targets_on(listed["default"])[V1] == "ready"
+    stack.kill("triton-next")
+    assert answered_by(stack) == f"{MODEL}@v1"
+    wait_until(lambda: runtimes(stack)["next"]["answers"], timeout_s=60, what="the runtime next being back")
+    raised = [event["data"]["kind"] for event in stack.events("alert.raised", MODEL)[alerts:]]
+    assert "engine" not in raised
