@@ -69,6 +69,9 @@ class Indexes:
         except SlipwayError as error:
             self._log.warning("the engine does not answer", runtime=name, code=error.code, reason=error.reason)
             return False
+        except Exception:  # noqa: BLE001 - whatever one engine does must not stop the others
+            self._log.exception("the engine failed in an unknown way", runtime=name)
+            return False
         self._answered[name] = self._clock.monotonic()
         if index is not None:
             self._note(name, index, asked_at)

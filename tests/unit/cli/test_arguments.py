@@ -218,5 +218,6 @@ def test_a_trace_names_the_runtime_of_each_target_of_a_version():
     runtime = Runtime(engine="vllm", engine_version="0.20.1 (environment 01)")
     previous = served(1, "bf16", "bot").model_copy(update={"runtime": runtime})
     route = Route(model="bot", active=served(2, "bf16", "bot"), previous=previous)
-    assert find_runtimes(route, 1) == {"bot.v1.bf16": "vllm 0.20.1 (environment 01)"}
-    assert find_runtimes(route, 2) == find_runtimes(None, 1) == {}
+    assert find_runtimes(route, 1, {}) == {"bot.v1.bf16": "vllm 0.20.1 (environment 01)"}
+    assert find_runtimes(route, 2, {}) == find_runtimes(None, 1, {}) == {}
+    assert find_runtimes(route, 2, {route.active.target: runtime}) == {"bot.v2.bf16": "vllm 0.20.1 (environment 01)"}

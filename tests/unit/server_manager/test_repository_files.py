@@ -5,7 +5,7 @@ import os
 import pytest
 
 from services.server_manager.adapters.kv_state import KvLeadership
-from services.server_manager.adapters.repository_files import LeaseFile
+from services.server_manager.adapters.repository_files import DAMAGED, LeaseFile, LeaseFiles
 from services.server_manager.adapters.triton_engine import SIDECAR, Sidecar, read_sidecar
 from services.server_manager.domain.records import Leader
 from tests.kit.fakes_serving import FakeClock
@@ -62,3 +62,26 @@ def test_a_torn_note_beside_a_model_says_nothing_of_what_it_was_loaded_from(tmp_
     assert read_sidecar(tmp_path) == Sidecar()
     (tmp_path / SIDECAR).write_bytes(torn)
     assert read_sidecar(tmp_path) == Sidecar()
+
+
+def test_the_term_beside_several_engines_is_the_highest_and_a_damaged_one_stops_all(tmp_path):
+    files = [LeaseFile(tmp_path / name) for name in ("a", "b")]
+    terms = LeaseFiles(files)
+    assert terms.read() is None
+    own, other = Leader(holder="own", term=3), Leader(holder="other", term=4)
+    terms.write(own)
+    assert [file.read() for file in files] == [own, own]
+    files[1].write(other)
+    assert terms.read() == other
+    (tmp_path / "a" / "slipway-lease.json").write_text("{")
+    assert terms.read() == DAMAGED
+    terms.write(own)
+    assert terms.read() == own
+
+
+def test_the_term_is_written_beside_the_other_engines_where_one_disk_is_full(tmp_path):
+    (tmp_path / "a").write_text("no folder")
+    terms = LeaseFiles([LeaseFile(tmp_path / "a"), LeaseFile(tmp_path / "b")])
+    with pytest.raises(OSError, match="a"):
+        terms.write(Leader(holder="own", term=1))
+    assert LeaseFile(tmp_path / "b").read() == Leader(holder="own", term=1)

@@ -1,0 +1,152 @@
+"""`slipway runtime`: what is published for another runtime, and when nothing is."""
+
+import pytest
+import typer
+
+from clients.cli.commands.runtime import CHANGED, check_runtime, describe_plan, describe_target
+from clients.cli.commands.stack import parse_runtimes
+from clients.cli.output import CommandError, Exit
+from clients.cli.runtimes import describe_run, plan_release
+from clients.training.publish import envelope
+from contracts.facts import CheckpointReady, ReleaseFinished
+from contracts.manifests import VersionManifest
+from contracts.runtimes import FleetRuntime, RunningTarget
+from contracts.vocabulary import Runtime, ServingSettings, digest_of
+from deploy.local.state import Description
+from testbed.factories import route, served
+from tests.kit import fakes_registry as k
+
+HERMES = ServingSettings(tool_parser="hermes")
+ON_NEXT = ServingSettings(tool_parser="hermes", runtime="next")
+OLD = Runtime(engine="vllm", engine_version="1", environment_digest=digest_of(b"old"))
+NEW = Runtime(engine="vllm", engine_version="2", environment_digest=digest_of(b"new"))
+
+
+def opened(version, serving, *, attempt=1):
+    changes = {"serving": serving, "attempt": attempt, "calibration": k.ref("calibration")}
+    return k.opened(version, f"r-{version}").model_copy(update=changes)
+
+
+def finished(version, outcome="promoted"):
+    return ReleaseFinished(
+        release_id=f"r-{version}", model=k.MODEL, version=version, outcome=outcome, reason="it is over"
+    )
+
+
+def log(*facts):
+    return [k.event(fact, str(number)) for number, fact in enumerate(facts)]
+
+
+def version(number, serving):
+    release = opened(number, serving)
+    shared = {name: getattr(release, name) for name in ("model", "base", "weights", "training", "evals", "release_key")}
+    return VersionManifest(
+        **shared,
+        version=number,
+        release_id=release.release_id,
+        merged=k.ref("merged"),
+        variants=(),
+        serving=serving,
+        policy_digest=digest_of(b"policy"),
+        registered_at=k.START,
+    )
+
+
+def plan(*facts, number=1, serving=HERMES, runtime="next", stored=None):
+    return plan_release(version(number, serving), runtime, log(*facts), stored)
+
+
+def test_the_checkpoint_is_that_of_the_version_with_the_other_runtime():
+    release = opened(1, HERMES)
+    fact = plan(release, finished(1))
+    assert isinstance(fact, CheckpointReady)
+    assert (fact.weights, fact.base, fact.training) == (release.weights, release.base, release.training)
+    assert (fact.variants, fact.evals, fact.calibration) == (release.variants, release.evals, release.calibration)
+    assert (fact.serving, fact.attempt) == (ON_NEXT, 1)
+    assert fact.policy == release.policy  # none is stored
+    assert plan(release, finished(1), stored=k.policy()).policy is None
+    assert envelope(fact).id == envelope(plan(release, finished(1))).id
+
+
+def test_a_version_without_settings_gets_only_the_runtime():
+    assert plan(opened(1, None), finished(1), serving=None).serving == ServingSettings(runtime="next")
+
+
+def test_a_version_that_is_there_already_is_not_published_again():
+    assert plan(serving=ON_NEXT) == "support-bot@v1 is served by the runtime next already"
+
+
+def test_nothing_is_published_while_the_release_is_in_progress_and_a_higher_attempt_once_it_has_ended():
+    first = (opened(1, HERMES), finished(1), opened(2, ON_NEXT))
+    assert plan(*first) == "the release r-2 of support-bot@v1 for the runtime next is in progress"
+    assert plan(*first, finished(2, "rejected")).attempt == 2
+
+
+def test_back_to_the_default_runtime_is_another_attempt_of_the_first_release():
+    facts = (opened(1, HERMES), finished(1), opened(2, ON_NEXT), finished(2))
+    fact = plan(*facts, number=2, serving=ON_NEXT, runtime="default")
+    assert (fact.serving, fact.attempt) == (HERMES, 2)
+
+
+def test_the_message_says_what_is_published_and_how_to_follow_it():
+    message = describe_plan(plan(opened(1, HERMES), finished(1)), "next", dry_run=True)
+    assert message == (
+        "would publish the checkpoint of support-bot (run run 1, attempt 1) for the runtime next (bf16, int8; tool_parser "
+        "hermes, runtime next); follow the release with `slipway status support-bot --follow`"
+    )
+
+
+def test_a_runtime_that_is_unknown_or_silent_is_refused():
+    fleet = [FleetRuntime(name="default", endpoint="a:1", answers=True)]
+    check_runtime("default", fleet)
+    with pytest.raises(CommandError, match="has no runtime next; it has default") as refused:
+        check_runtime("next", fleet)
+    assert refused.value.code == Exit.USAGE
+    with pytest.raises(CommandError, match="none that is known"):
+        check_runtime("next", [])
+    with pytest.raises(CommandError, match="the runtime next does not answer at b:2"):
+        check_runtime("next", [*fleet, FleetRuntime(name="next", endpoint="b:2", answers=False)])
+
+
+def test_a_target_is_listed_with_its_role_and_whether_its_runtime_is_that_of_its_release():
+    routes = {k.MODEL: route(active=served(7, runtime=OLD), canary=None)}
+
+    def described(runtime, number=7):
+        return describe_target(RunningTarget(target=served(number).target, phase="ready", runtime=runtime), routes)
+
+    assert described(OLD) == "support-bot.v7.int8 (ready, active)"
+    assert described(NEW) == f"support-bot.v7.int8 (ready, active, {CHANGED})"
+    assert described(None) == "support-bot.v7.int8 (ready, active)"
+    assert described(OLD, 6) == "support-bot.v6.int8 (ready, previous)"
+    assert described(OLD, 2) == "support-bot.v2.int8 (ready)"
+
+
+def test_a_trace_says_what_runs_now_and_what_ran_at_the_release_where_they_differ():
+    assert describe_run(NEW, NEW) == str(NEW)
+    assert describe_run(None, OLD) == str(OLD)
+    assert describe_run(NEW, None) == str(NEW)
+    assert describe_run(None, None) == "not known"
+    assert describe_run(NEW, OLD) == f"{NEW}; at its release {OLD}"
+
+
+def environment(folder):
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "python").write_text("")
+    return folder
+
+
+def test_the_runtimes_of_a_stack_are_kept_changed_and_removed(tmp_path):
+    first, second = environment(tmp_path / "a"), environment(tmp_path / "b")
+    assert parse_runtimes([f"next={first}"], None) == {"next": first}
+    kept = Description("id", {}, "", "", runtimes={"next": str(first)})
+    assert parse_runtimes([], kept) == {"next": first}
+    assert parse_runtimes([f"next={second}", f"other={first}"], kept) == {"next": second, "other": first}
+    assert parse_runtimes(["next="], kept) == {}
+
+
+@pytest.mark.parametrize("item", ["next", "Next=/", "default=/", "=/", "next=/nowhere"])
+def test_a_runtime_that_cannot_be_started_is_refused_as_usage(item, capsys):
+    with pytest.raises(typer.Exit) as ended:
+        parse_runtimes([item], None)
+    assert ended.value.exit_code == Exit.USAGE
+    assert f"--runtime {item}: " in capsys.readouterr().err
