@@ -26,7 +26,8 @@ def marked_engine(folder: Path, marker: str) -> Path:
         (packages / entry.name).symlink_to(entry)
     (packages / f"{marker}-1.0.dist-info").mkdir()
     (folder / "bin").mkdir()
-    (folder / "bin" / "python").symlink_to((ENGINE / "bin" / "python").resolve())
+    for name in ("python", "python3"):  # Triton's stub looks for the second
+        (folder / "bin" / name).symlink_to((ENGINE / "bin" / "python").resolve())
     shutil.copy2(ENGINE / "pyvenv.cfg", folder / "pyvenv.cfg")
     return folder
 

@@ -90,7 +90,7 @@ def test_a_model_goes_to_the_next_runtime_through_a_canary(stack):
         assert time.monotonic() < deadline, stack.tail()
         time.sleep(0.05)
     finished = stack.events("release.finished", MODEL)[-1]["data"]
-    assert (finished["outcome"], finished["version"]) == ("promoted", 2), finished
+    assert (finished["outcome"], finished["version"]) == ("promoted", 2), finished["reason"]
     assert versions == {f"{MODEL}@v1", f"{MODEL}@v2"}
     assert [event["data"]["verdict"] for event in stack.events("canary.assessed", MODEL)][-1] == "pass"
     assert "is served by the runtime next already" in stack.ok("runtime", "release", "next", "--model", MODEL)

@@ -112,16 +112,16 @@ async def _release(stack: StackAddress, name: str, models: list[str] | None, *, 
 
 def check_runtime(name: str, runtimes: list[FleetRuntime]) -> None:
     """Raise CommandError unless the fleet has a runtime, and it answers."""
-    found = next((runtime for runtime in runtimes if runtime.name == name), None)
-    if found is None:
+    named = next((runtime for runtime in runtimes if runtime.name == name), None)
+    if named is None:
         known = ", ".join(runtime.name for runtime in runtimes) or "none that is known"
         raise CommandError(
             f"the serving fleet has no runtime {name}; it has {known}. Add it with `slipway up --runtime`, or "
             "SERVER_MANAGER_RUNTIMES",
             Exit.USAGE,
         )
-    if not found.answers:
-        raise CommandError(f"the runtime {name} does not answer at {found.endpoint}; see `slipway ps`")
+    if not named.answers:
+        raise CommandError(f"the runtime {name} does not answer at {named.endpoint}; see `slipway ps`")
 
 
 async def _plan(stack: StackAddress, name: str, model: str, route: Route | None) -> CheckpointReady | str:

@@ -75,10 +75,10 @@ class LeaseFiles:
 
     def read(self) -> Leader | None:
         """Return who took the engines over last; None when no file says it. A damaged file counts before all others."""
-        found = [leader for file in self._files if (leader := file.read()) is not None]
-        if DAMAGED in found:
+        leaders = [leader for file in self._files if (leader := file.read()) is not None]
+        if DAMAGED in leaders:
             return DAMAGED
-        return max(found, key=lambda leader: leader.term, default=None)
+        return max(leaders, key=lambda leader: leader.term, default=None)
 
     def write(self, leader: Leader) -> None:
         """Replace each file, also after one could not be; raise OSError for the first that could not."""
