@@ -5,13 +5,19 @@ import asyncio
 import pytest
 
 from contracts.routes import Route
-from services.server_manager.adapters.kv_state import KvLeadership, KvRecords, KvRoutes
+from contracts.runtimes import FleetRuntimes
+from services.server_manager.adapters.kv_state import KvLeadership, KvRecords, KvRoutes, KvRuntimes
 from services.server_manager.adapters.repository_files import LeaseFile
 from services.server_manager.domain.records import Leader, Servers
 from services.server_manager.fleet_state import FleetState
 from services.server_manager.ports import Extent
 from shared.messaging.records import RecordStore
-from tests.kit.conformance_serving import LeadershipConformance, RoutesConformance, StateConformance
+from tests.kit.conformance_serving import (
+    LeadershipConformance,
+    RoutesConformance,
+    RuntimesViewConformance,
+    StateConformance,
+)
 from tests.kit.fakes_serving import FakeClock
 from tests.kit.records import MemoryPublisher
 
@@ -21,7 +27,7 @@ async def clean(js):
     """Buckets that no earlier test wrote to."""
     for name in ("servers", "routes"):
         bucket = await js.key_value(name)
-        for key in ("main", "main.leader", "bot", "cat"):
+        for key in ("main", "main.leader", "main.runtimes", "bot", "cat"):
             await bucket.purge(key)
     return js
 
@@ -59,6 +65,24 @@ class TestKvRoutes(RoutesConformance):
             await (await clean.key_value("routes")).put(model, data)
 
         return put
+
+
+class TestKvRuntimes(RuntimesViewConformance):
+    @pytest.fixture
+    def records(self, clean):
+        return KvRecords(lambda: clean, "servers", FleetRuntimes)
+
+    @pytest.fixture
+    def view(self, records):
+        return KvRuntimes(records, "main")
+
+    @pytest.fixture
+    def stored(self, records):
+        async def stored():
+            entry = await records.get("main.runtimes")
+            return entry.value, entry.revision
+
+        return stored
 
 
 class TestKvLeadership(LeadershipConformance):

@@ -9,7 +9,8 @@ import pytest
 
 from contracts.codes import ADVICE
 from contracts.routes import Route
-from contracts.vocabulary import Target, digest_of
+from contracts.runtimes import DEFAULT_RUNTIME, FleetRuntime, FleetRuntimes, RunningTarget
+from contracts.vocabulary import Runtime, Target, digest_of
 from decisions.route_edits import AlreadyApplied, Changed, EditRefused, promote
 from services.server_manager.domain.description import Description
 from services.server_manager.domain.records import OpenAlert, Servers
@@ -190,6 +191,24 @@ class RoutesConformance:
         assert caught.value.code == code
         await put("cat", dump(Route(model="cat", epoch=2)))
         assert (await routes.all()).unreadable == frozenset()
+
+
+class RuntimesViewConformance:
+    """Needs the fixtures `view` (a RuntimesView) and `stored` (returns what others read, and its revision)."""
+
+    async def test_others_read_what_was_written_last_and_the_same_is_not_written_again(self, view, stored):
+        target = RunningTarget(
+            target=served(1).target, phase="ready", runtime=Runtime(engine="toy", engine_version="1")
+        )
+        default = FleetRuntime(name=DEFAULT_RUNTIME, endpoint="a:1", answers=True, targets=(target,))
+        silent = FleetRuntime(name="next", endpoint="b:2", answers=False)
+        await view.write(FleetRuntimes(runtimes=(default,)))
+        both = FleetRuntimes(runtimes=(default, silent))
+        await view.write(both)
+        assert (await stored())[0] == both
+        before = await stored()
+        await view.write(both)
+        assert await stored() == before
 
 
 class LeadershipConformance:

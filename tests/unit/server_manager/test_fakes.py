@@ -2,12 +2,14 @@
 
 import pytest
 
+from contracts.runtimes import FleetRuntimes
 from shared.errors import Permanent
 from tests.kit.conformance_serving import (
     ArtifactsConformance,
     EngineConformance,
     LeadershipConformance,
     RoutesConformance,
+    RuntimesViewConformance,
     StateConformance,
 )
 from tests.kit.fakes_serving import (
@@ -18,6 +20,7 @@ from tests.kit.fakes_serving import (
     FakeLead,
     FakeLease,
     FakeRoutes,
+    FakeRuntimesView,
     FakeState,
 )
 from tests.unit.server_manager.factories import deployable
@@ -69,6 +72,19 @@ class TestFakeRoutes(RoutesConformance):
             routes.routes.put(model, data)
 
         return put
+
+
+class TestFakeRuntimesView(RuntimesViewConformance):
+    @pytest.fixture
+    def view(self):
+        return FakeRuntimesView()
+
+    @pytest.fixture
+    def stored(self, view):
+        async def stored():
+            return FleetRuntimes(runtimes=tuple(view.stored.values())), view.bucket.last_revision
+
+        return stored
 
 
 class TestFakeLead(LeadershipConformance):
