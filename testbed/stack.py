@@ -15,9 +15,11 @@ from typing import Any, Self, TypeVar
 
 from clients.cli.connection import connected, find_stack
 from clients.cli.event_log import EventFilter, read_history
+from clients.cli.runtimes import read_runtimes
 from clients.cli.version_records import read_routes
 from contracts.envelope import plain
 from contracts.manifests import FileEntry
+from contracts.runtimes import FleetRuntime
 from shared.runtime.process import child_command
 from shared.storage.blobs import Store
 from testbed.servers import wait_until
@@ -169,6 +171,10 @@ class Stack:
     def route(self, model: str) -> dict[str, Any]:
         """Return what serves a model in production."""
         return self._run(read_routes(find_stack(self.state)))[model].model_dump(mode="json")
+
+    def runtimes(self) -> dict[str, FleetRuntime]:
+        """Return the runtimes of the fleet by name, as the server-manager last saw them."""
+        return {runtime.name: runtime for runtime in self._run(read_runtimes(find_stack(self.state)))}
 
     def await_event(self, name: str, model: str, *, count: int = 1, timeout_s: float = 120) -> list[dict[str, Any]]:
         deadline = time.monotonic() + timeout_s
