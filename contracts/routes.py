@@ -40,8 +40,8 @@ class Route(StoredRecord):
         cause_id: Id of the event that caused the last change.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 2
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged}
+    SCHEMA_VERSION: ClassVar[int] = 3
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged, 2: unchanged}
 
     model: ModelName
     epoch: Annotated[int, Field(ge=0)] = 0

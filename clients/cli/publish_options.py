@@ -60,3 +60,6 @@ EngineOptions = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=VALUE", help="An option of the engine, for example max_num_seqs=64; repeatable."),
 ]
+Runtime = Annotated[
+    str | None, typer.Option(help="Name of the fleet's runtime that serves it; see `slipway runtime list`.")
+]

@@ -56,8 +56,11 @@ def plan_release(
     name = f"{version.model}@v{version.version}"
     if runtime_name(version.serving) == runtime:
         return f"{name} is served by the runtime {runtime} already"
+    own = comparison.find_release(events, version.model, version.version)
+    # What the release declined, a manifest does not say: it would be detected again.
+    settings = combine(own.serving if own is not None else None, version.serving) or ServingSettings()
     chosen = None if runtime == DEFAULT_RUNTIME else runtime
-    serving = combine((version.serving or ServingSettings()).model_copy(update={"runtime": chosen}), None)
+    serving = combine(settings.model_copy(update={"runtime": chosen}), None)
     same = [
         event.data
         for event in events
@@ -68,7 +71,6 @@ def plan_release(
     open_ids = [opened.release_id for opened in same if comparison.find_end(events, opened.release_id) is None]
     if open_ids:
         return f"the release {open_ids[-1]} of {name} for the runtime {runtime} is in progress"
-    own = comparison.find_release(events, version.model, version.version)
     return CheckpointReady(
         model=version.model,
         base=version.base,

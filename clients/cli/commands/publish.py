@@ -42,6 +42,7 @@ def publish(
     context_tokens: options.ContextTokens = None,
     template_option: options.TemplateOptions = None,
     engine_option: options.EngineOptions = None,
+    runtime: options.Runtime = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -59,6 +60,7 @@ def publish(
         context_tokens=context_tokens,
         template_options=parse_values(template_option or [], "template option"),
         options=parse_values(engine_option or [], "engine option"),
+        runtime=runtime,
     )
     release: dict[str, Any] = {
         "model": model,

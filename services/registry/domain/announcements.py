@@ -45,8 +45,8 @@ class Announcements(OutboxRecord):
             Both together tell a message that is delivered again from one of a stream that was made anew.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 4
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged, 2: unchanged, 3: unchanged}
+    SCHEMA_VERSION: ClassVar[int] = 5
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged, 2: unchanged, 3: unchanged, 4: unchanged}
 
     model: ModelName
     waiting: tuple[Announcement, ...] = ()

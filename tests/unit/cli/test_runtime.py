@@ -72,6 +72,12 @@ def test_a_version_without_settings_gets_only_the_runtime():
     assert plan(opened(1, None), finished(1), serving=None).serving == ServingSettings(runtime="next")
 
 
+def test_a_parser_that_was_declined_is_declined_again():
+    declined = ServingSettings(tool_parser="none", context_tokens=384)
+    fact = plan(opened(1, declined), finished(1), serving=ServingSettings(context_tokens=384))
+    assert fact.serving == ServingSettings(tool_parser="none", context_tokens=384, runtime="next")
+
+
 def test_a_version_that_is_there_already_is_not_published_again():
     assert plan(serving=ON_NEXT) == "support-bot@v1 is served by the runtime next already"
 
