@@ -180,7 +180,7 @@ def parse_settings(text: str) -> ServingSettings | SettingsRefused:
         reason = f"{SERVING_FILE} may not name a runtime: it is chosen when a checkpoint is published."
         return SettingsRefused(reason, {"setting": "runtime"})
     known = sorted(set(ServingSettings.model_fields) - {"runtime"})
-    unknown = sorted(set(fields) - set(known))
+    unknown = sorted(set(fields) - set(known) - {"runtime"})
     if unknown:
         reason = f"{SERVING_FILE} has the unknown field {unknown[0][:100]!r}; it may have {', '.join(known)}."
         return SettingsRefused(reason, {"setting": unknown[0][:100]})
