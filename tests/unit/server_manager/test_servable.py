@@ -76,7 +76,7 @@ def test_declared_hardware_counts_and_an_invalid_one_keeps_the_service_from_star
 def test_more_shards_than_devices_are_refused_before_anything_is_made_and_when_files_set_them():
     two = replace(ADA, devices=2)
     opened = fakes_registry.opened(variants=("int8", "bf16"), serving=ServingSettings(tensor_parallel_size=4))
-    emits = refuse_variants(opened, two)
+    emits = refuse_variants(opened, two, {"default"})
     assert [(emit.fact.variant, emit.fact.code) for emit in emits] == [
         ("int8", "variant_not_servable"),
         ("bf16", "variant_not_servable"),
@@ -85,7 +85,9 @@ def test_more_shards_than_devices_are_refused_before_anything_is_made_and_when_f
         "tensor_parallel_size is 4, but the serving fleet has 2 GPUs (NVIDIA L4 (compute capability 8.9)). "
         "Publish with at most 2, or serve from a machine with more."
     )
-    assert refuse_variants(opened, replace(ADA, devices=4)) == refuse_variants(opened, ADA) == []
+    assert (
+        refuse_variants(opened, replace(ADA, devices=4), {"default"}) == refuse_variants(opened, ADA, {"default"}) == []
+    )
     event = stage_requested("s1")
     candidate = event.data.candidate.model_copy(update={"serving": ServingSettings(tensor_parallel_size=4)})
     event = event.model_copy(update={"data": event.data.model_copy(update={"candidate": candidate})})
