@@ -3,19 +3,26 @@
 `prompt_token_ids` (a JSON list) replaces the text, and `return_prompt_logprobs` requests its score: `prompt_logprobs`
 is a JSON list with the log-probability, in nats, of each token of the prompt given those before it; the first is null.
 
-A request of the OpenAI API comes as `http_request` (a JSON object with method, path, request_id, deadline_s, model and
-cache_salt) and `http_body` instead. Its answer comes in parts: `http_body` has bytes of the body, `http_record` what
-the engine did for them (a JSON object), and the first part with bytes `http_head` (a JSON object with status and
-headers). A part without bytes reports progress only, also before the first one with bytes. Many requests come through
-one gRPC stream, which cannot cancel a single one: `http_request` with `{"abort": ID}` alone aborts the request to the
-same model that has this Triton request id. Its answer is empty.
+A request of the OpenAI API comes as `http_request` (a JSON object with method, path, request_id, deadline_s, model,
+cache_salt and stream) and `http_body` instead. Its answer comes in parts: `http_body` has bytes of the body,
+`http_record` what the engine did for them (a JSON object), and the first part with bytes `http_head` (a JSON object
+with status and headers). A part without bytes reports progress only, also before the first one with bytes.
+
+If `stream` is set, to the same value for all requests of a gRPC stream, their parts come in frames instead. A response
+is a frame if `http_record` is a JSON list: of an object for each part, whose bytes are the element of `http_body` at
+the same position. Any request of the stream may carry a frame, and Triton may deliver two requests' frames in another
+order than they were sent in. The object has `id` (the Triton request id), `number` (the parts of that request before
+it), `record`, with the first part `status` and `headers`, with the last `last`, and after a failure `error`.
+
+A gRPC stream cannot cancel a single request: `http_request` with `{"abort": ID}` alone aborts the request to the same
+model that has this Triton request id. Its answer is empty.
 
 Copied next to each backend's ``model.py`` when the run folder is prepared, so that both engines parse and answer
 requests with the same code. Runs inside Triton's Python stub.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +78,7 @@ class HttpAsk:
         deadline_s: seconds that the whole answer may take.
         model: the name that the answer has for the model; None for the engine's own.
         cache_salt: only requests with the same one share cached prefixes; None for all without one.
+        stream: the same for all requests of a gRPC stream, whose answers share frames; None for an answer without.
     """
 
     method: str
@@ -80,6 +88,7 @@ class HttpAsk:
     deadline_s: float
     model: str | None = None
     cache_salt: str | None = None
+    stream: str | None = None
 
 
 @dataclass(frozen=True)
@@ -139,6 +148,7 @@ def parse_http(request: Any) -> HttpAsk | Abort | None:
             deadline_s=float(head["deadline_s"]),
             model=str(head["model"]) if head.get("model") else None,
             cache_salt=str(head["cache_salt"]) if head.get("cache_salt") else None,
+            stream=str(head["stream"]) if head.get("stream") else None,
         )
     except (ValueError, TypeError, KeyError) as error:
         message = f"http_request must be a JSON object with method, path, request_id and deadline_s: {error!r}"
@@ -240,53 +250,12 @@ def render_http(piece: HttpPiece) -> Any:
     return pb_utils.InferenceResponse(output_tensors=tensors)
 
 
-class Reply:
-    """The response stream of one request.
-
-    Triton frees the state of a request when the final flag arrives, and crashes if it is asked afterwards whether that
-    request was cancelled. So the stream is marked as ended before the final flag is sent, and an ended stream neither
-    asks nor sends. All calls come from one thread.
-    """
-
-    def __init__(self, request: Any) -> None:
-        """Take the response sender of a request."""
-        self._sender = request.get_response_sender()
-        self._ended = False
-        self.request_id: str = request.request_id()
-
-    def is_cancelled(self) -> bool:
-        """Return whether the client cancelled; False for a stream that has ended."""
-        return not self._ended and self._sender.is_cancelled()
-
-    def send(self, ask: Ask, piece: Piece) -> None:
-        """Send a part; the one with a finish reason carries the final flag, as in Triton's vLLM backend."""
-        if piece.finish_reason is None and not self._ended:
-            self._sender.send(render(ask, piece))
-        elif piece.finish_reason is not None:
-            self._end(render(ask, piece))
-
-    def send_http(self, piece: HttpPiece) -> None:
-        """Send a part of an answer of the OpenAI API; the last one carries the final flag."""
-        if piece.last:
-            self._end(render_http(piece))
-        elif not self._ended:
-            self._sender.send(render_http(piece))
-
-    def finish(self) -> None:
-        """Close a stream that ends without a last part (the request was cancelled)."""
-        self._end(None)
-
-    def fail(self, code: str, message: str) -> None:
-        """Send an error response and close the stream. The message starts with the stable code."""
-        error = pb_utils.TritonError(f"{code}: {message}")
-        self._end(pb_utils.InferenceResponse(output_tensors=[], error=error))
-
-    def _end(self, response: Any) -> None:
-        if self._ended:
-            return
-        self._ended = True
-        last = () if response is None else (response,)
-        self._sender.send(*last, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+def render_frame(rows: Sequence[Mapping[str, Any]], bodies: Sequence[bytes]) -> Any:
+    """Return parts of several answers as a Triton response: what is said of each, and its bytes."""
+    contents = np.empty(len(bodies), dtype=np.object_)
+    contents[:] = bodies
+    tensors = [pb_utils.Tensor("http_body", contents), _strings("http_record", json.dumps(rows))]
+    return pb_utils.InferenceResponse(output_tensors=tensors)
 
 
 def parameters(args: dict[str, str]) -> dict[str, str]:

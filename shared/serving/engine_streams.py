@@ -1,15 +1,17 @@
-"""One gRPC stream per target carries its requests of the OpenAI API: a call for each costs much of its time.
+"""Asks targets on Triton by the OpenAI API: one gRPC stream per target carries the requests to it and their answers.
 
-A gRPC stream cannot cancel a single request, so that is a message to the backend (see `engine_tensors`). The stream is
-not cancelled while requests are answered on it: Triton may crash when a call is cancelled that is about to end. As long
-as a stream is open, Triton keeps the models that were asked on it, even if they are unloaded or it is told to end: so a
-target has its own, which is closed when it is idle, and replaced now and then.
+A message costs the receiver more than the tokens in it. So all requests of a stream get one response for each step of
+the engine, with the parts of all their answers: see the backends' `engine_tensors`.
+
+A gRPC stream cannot cancel a single request, so that is a message to the backend. The stream is not cancelled while
+requests are answered on it: Triton may crash when a call is cancelled that is about to end. As long as a stream is
+open, Triton keeps the models that were asked on it, even if they are unloaded or it is told to end: so a target has its
+own, which is closed when it is idle, and replaced now and then.
 """
 
 import asyncio
 import contextlib
 import itertools
-import json
 import secrets
 import weakref
 from collections import deque
@@ -17,17 +19,11 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final
 
 from shared.errors import SlipwayError, Transient
-from shared.serving.inference import (
-    Deadlines,
-    begins_at_once,
-    classify_engine_error,
-    classify_rpc_error,
-    silence_error,
-)
-from shared.serving.tensors import build_request
+from shared.serving.inference import Deadlines, classify_engine_error, classify_rpc_error, silence_error
+from shared.serving.openai_stream import ApiPiece, ApiRequest, FramedPiece, build_abort, build_message, read_pieces
 
 WAITING_PIECES: Final = 4096
-"""Responses to one request that may wait to be read; a request that has more is aborted."""
+"""Parts of one answer that may wait to be read; a request that has more is aborted."""
 CLOSE_S: Final = 1.0
 """Time for a stream without requests to end, in seconds, before it is cancelled."""
 
@@ -50,28 +46,33 @@ def find_stream(channel: Any, triton_name: str) -> "EngineStream":
     return stream
 
 
-async def stream_shared(
-    channel: Any, request: Any, limits: Deadlines, begins: Callable[[Any], bool] = begins_at_once
-) -> AsyncGenerator[Any, None]:
-    """Stream the responses (ModelInferResponse) to a request of the OpenAI API, among others on one gRPC stream.
+async def stream_api(
+    channel: Any, triton_name: str, request: ApiRequest, *, deadlines: Deadlines | None = None
+) -> AsyncGenerator[ApiPiece, None]:
+    """Stream the answer to a request; leaving the iteration early (`aclose`) aborts it in the engine.
 
-    Arguments as of `inference.stream_responses`.
+    Args:
+        channel: from `Channels.get`.
+        triton_name: `<model>.v<n>.<variant>`.
+        request: what to ask.
+        deadlines: time limits of the engine's silence.
 
     Raises:
-        SlipwayError: as `inference.stream_responses`, in whose place this can be used.
+        Transient: `endpoint_unreachable`, `engine_dead`, `engine_failed` or `no_first_token`. A deadline that has
+            passed is an answer: status 504, or one that ends early with an error in its record.
+        Permanent: `bad_request`: the target cannot take the request.
     """
-    stream = find_stream(channel, request.model_name)
-    responses = stream.send(request)
+    stream = find_stream(channel, triton_name)
+    answer = stream.send(request, deadlines or Deadlines())
     has_started = False
     try:
-        while response := await responses.get(limits.inter_token_s if has_started else limits.first_token_s):
-            has_started = has_started or begins(response)
-            yield response
-    except TimeoutError:
-        stream.retire()
-        raise silence_error(request.model_name, limits, has_started=has_started) from None
+        while (piece := await answer.get()) is not None:
+            has_started = has_started or piece.status is not None
+            yield piece
     finally:
-        stream.leave(responses)
+        stream.leave(answer)
+    if not has_started:
+        raise Transient("engine_dead", f"The stream of {triton_name} ended without an answer.")
 
 
 async def close_streams(channel: Any) -> None:
@@ -79,41 +80,84 @@ async def close_streams(channel: Any) -> None:
     await asyncio.gather(*(stream.close() for stream in _streams.pop(channel, {}).values()))
 
 
-class Responses:
-    """The responses to one request, in order. The reader of the stream puts them in and never waits."""
+class Answer:
+    """The parts of the answer to one request. The reader of the stream puts them in and never waits.
 
-    def __init__(self, request_id: str) -> None:
-        """Begin without responses."""
+    Attributes:
+        request_id: the Triton request id.
+        ended: nothing more is taken.
+    """
+
+    def __init__(self, triton_name: str, request_id: str, limits: Deadlines, on_silence: Callable[[], None]) -> None:
+        """Begin without parts; `on_silence` is called when the engine was silent too long."""
         self.request_id = request_id
         self.ended = False
+        self._name = triton_name
         self._error: SlipwayError | None = None
-        self._pieces: deque[Any] = deque()
+        self._pieces: deque[ApiPiece] = deque()
+        self._early: dict[int, FramedPiece] = {}
+        self._taken = 0
+        self._has_tokens = False
         self._waiter: asyncio.Future[None] | None = None
+        self._limits = limits
+        self._on_silence = on_silence
+        self._loop = asyncio.get_running_loop()
+        self._heard_s = self._loop.time()
+        self._watch = self._loop.call_later(limits.first_token_s, self._check_silence)
 
-    def put(self, response: Any) -> bool:
-        """Append a response (ModelInferResponse); return False if too many wait to be read."""
-        self._pieces.append(response)
-        self._wake()
-        return len(self._pieces) <= WAITING_PIECES
-
-    def end(self, error: SlipwayError | None = None) -> None:
-        """Mark the end, or the failure, after the responses before it."""
-        if not self.ended:
-            self.ended, self._error = True, error
-            self._wake()
-
-    async def get(self, silence_s: float) -> Any:
-        """Return the next response; None after the last.
+    def put(self, part: FramedPiece) -> None:
+        """Append a part, or keep one that came too early; `ended` is set after the last one.
 
         Raises:
-            TimeoutError: none came in that time.
+            ValueError: the part came before.
+        """
+        self._heard_s = self._loop.time()
+        if part.number is not None and part.number != self._taken:
+            if part.number < self._taken or part.number in self._early:
+                message = f"part {part.number} of the answer to {part.request_id} came twice"
+                raise ValueError(message)
+            self._early[part.number] = part
+            return
+        self._append(part)
+        while not self.ended and (later := self._early.pop(self._taken, None)) is not None:
+            self._append(later)
+
+    def _append(self, part: FramedPiece) -> None:
+        self._taken += 1
+        if part.error:
+            self.end(classify_engine_error(part.error, self._name))
+            return
+        if not self._has_tokens and _count_tokens(part.piece) > 0:
+            self._has_tokens = True
+            self._watch.cancel()
+            self._watch = self._loop.call_later(self._limits.inter_token_s, self._check_silence)
+        self._pieces.append(part.piece)
+        if part.is_last:
+            self.end()
+        else:
+            self._wake()
+
+    def count_waiting(self) -> int:
+        """Return the number of parts that wait to be read."""
+        return len(self._pieces) + len(self._early)
+
+    def end(self, error: SlipwayError | None = None) -> None:
+        """Mark the end, or the failure, after the parts before it."""
+        if not self.ended:
+            self.ended, self._error = True, error
+            self._watch.cancel()
+            self._wake()
+
+    async def get(self) -> ApiPiece | None:
+        """Return the next part; None after the last.
+
+        Raises:
             SlipwayError: the request failed.
         """
         if not self._pieces and not self.ended:
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = self._loop.create_future()
             try:
-                async with asyncio.timeout(silence_s):
-                    await self._waiter
+                await self._waiter
             finally:
                 self._waiter = None
         if self._pieces:
@@ -126,9 +170,25 @@ class Responses:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    def _check_silence(self) -> None:
+        """Report a silence that lasts too long; otherwise look again when it could."""
+        limit_s = self._limits.inter_token_s if self._has_tokens else self._limits.first_token_s
+        rest_s = self._heard_s + limit_s - self._loop.time()
+        if rest_s <= 0.0:
+            self._on_silence()
+            self.end(silence_error(self._name, self._limits, has_started=self._has_tokens))
+        else:
+            self._watch = self._loop.call_later(rest_s, self._check_silence)
+
+
+def _count_tokens(piece: ApiPiece) -> int:
+    """Return the tokens that a part reports: a stream of `/v1/responses` begins before its first one."""
+    tokens = piece.record.get("output_tokens") if isinstance(piece.record, dict) else None
+    return tokens if isinstance(tokens, int) else 0
+
 
 class EngineStream:
-    """The requests that a target answers at the same time, each with its responses."""
+    """The requests that a target answers at the same time."""
 
     def __init__(self, channel: Any, triton_name: str) -> None:
         """Start the call; it connects in the background."""
@@ -143,7 +203,7 @@ class EngineStream:
         self._call = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer()
         self._prefix = secrets.token_hex(8)
         self._numbers = itertools.count()
-        self._waiting: dict[str, Responses] = {}
+        self._waiting: dict[str, Answer] = {}
         self._outgoing: asyncio.Queue[Any] = asyncio.Queue()
         # Cancelling a read or a write cancels the call: only these two tasks do either, and no caller cancels them.
         self._tasks = (asyncio.create_task(self._write()), asyncio.create_task(self._read()))
@@ -152,22 +212,26 @@ class EngineStream:
         """Return whether another stream should take the next request."""
         return self._loop.time() - self._began_s > AGE_S
 
-    def send(self, request: Any) -> Responses:
-        """Send a request (ModelInferRequest) under an id that no other has, and return its responses."""
-        request.id = f"{self._prefix}-{next(self._numbers)}"
-        responses = self._waiting[request.id] = Responses(request.id)
-        self._outgoing.put_nowait(request)
+    def send(self, request: ApiRequest, limits: Deadlines) -> Answer:
+        """Send a request under a Triton id that no other has, and return its answer.
+
+        Raises:
+            Permanent: `bad_request`: the request cannot be encoded.
+        """
+        triton_id = f"{self._prefix}-{next(self._numbers)}"
+        message = build_message(self._name, request, triton_id, self._prefix)
+        answer = self._waiting[triton_id] = Answer(self._name, triton_id, limits, self.retire)
+        self._outgoing.put_nowait(message)
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
-        return responses
+        return answer
 
-    def leave(self, responses: Responses) -> None:
+    def leave(self, answer: Answer) -> None:
         """Abort a request unless it has ended."""
-        if self._waiting.pop(responses.request_id, None) is not None and not self._call.done():
-            order = build_request(self._name, {"http_request": json.dumps({"abort": responses.request_id})}, ())
-            order.id = f"{responses.request_id}-abort"
-            self._outgoing.put_nowait(order)
+        answer.end()
+        if self._waiting.pop(answer.request_id, None) is not None and not self._call.done():
+            self._outgoing.put_nowait(build_abort(self._name, answer.request_id))
             self._end_if_left()
 
     def drain(self) -> None:
@@ -212,15 +276,19 @@ class EngineStream:
             await self._call.done_writing()
 
     async def _read(self) -> None:
-        """Assign each response to its request, until the call ends."""
+        """Assign each part to its request, until the call ends."""
         import grpc
 
-        error: Any = None
+        error: SlipwayError | None = None
         try:
             while (response := await self._call.read()) is not grpc.aio.EOF:
                 self._deliver(response)
         except grpc.RpcError as failure:
-            error = failure
+            error = classify_rpc_error(failure, self._name)
+        except (ValueError, RecursionError) as failure:
+            self._call.cancel()
+            message = f"The answers of {self._name} cannot be read: {failure}"
+            error = Transient("engine_failed", message, target=self._name)
         finally:
             self.is_open = False
             self._fail(error)
@@ -229,29 +297,38 @@ class EngineStream:
                 self._idle.cancel()
 
     def _deliver(self, response: Any) -> None:
-        answer = response.infer_response
-        responses = self._waiting.get(answer.id)
-        if responses is None:
-            return  # it was left, or is the answer to an abort
+        """Put the parts in a response to their answers.
+
+        Raises:
+            ValueError: it is not valid.
+        """
         if response.error_message:
-            self._end(responses, classify_engine_error(response.error_message, self._name))
+            error = classify_engine_error(response.error_message, self._name)
+            self._end(response.infer_response.id, error)
+            if error.code == "endpoint_unreachable":
+                self.drain()  # it is unloaded there, or ends
             return
-        if answer.outputs and not responses.put(answer):
-            message = f"{WAITING_PIECES} pieces of an answer of {self._name} wait to be read."
-            responses.end(Transient("internal_error", message))
-            self.leave(responses)
-        elif answer.parameters["triton_final_response"].bool_param:
-            self._end(responses, None)
+        for part in read_pieces(response.infer_response):
+            answer = self._waiting.get(part.request_id)
+            if answer is None:
+                continue  # it was left
+            answer.put(part)
+            if answer.ended:
+                self._end(part.request_id)
+            elif answer.count_waiting() > WAITING_PIECES:
+                message = f"{WAITING_PIECES} pieces of an answer of {self._name} wait to be read."
+                answer.end(Transient("internal_error", message))
+                self.leave(answer)
 
-    def _end(self, responses: Responses, error: SlipwayError | None) -> None:
-        self._waiting.pop(responses.request_id)
-        responses.end(error)
-        self._end_if_left()
+    def _end(self, request_id: str, error: SlipwayError | None = None) -> None:
+        answer = self._waiting.pop(request_id, None)
+        if answer is not None:
+            answer.end(error)
+            self._end_if_left()
 
-    def _fail(self, error: Any) -> None:
+    def _fail(self, error: SlipwayError | None) -> None:
         """Fail every request that is not answered: the call has ended."""
         message = f"The stream to the endpoint of {self._name} ended before the answer."
-        for responses in self._waiting.values():
-            failure = Transient("endpoint_unreachable", message, target=self._name)
-            responses.end(failure if error is None else classify_rpc_error(error, self._name))
+        for answer in self._waiting.values():
+            answer.end(error or Transient("endpoint_unreachable", message, target=self._name))
         self._waiting.clear()

@@ -7,7 +7,7 @@ deadlines here detect it.
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -120,21 +120,8 @@ async def generate(
         raise Transient("engine_dead", f"The stream of {triton_name} ended in the middle of an answer.")
 
 
-def begins_at_once(_response: Any) -> bool:
-    """Return that a response is the beginning of an answer, whatever it holds."""
-    return True
-
-
-async def stream_responses(
-    channel: Any, request: Any, limits: Deadlines, begins: Callable[[Any], bool] = begins_at_once
-) -> AsyncGenerator[Any, None]:
+async def stream_responses(channel: Any, request: Any, limits: Deadlines) -> AsyncGenerator[Any, None]:
     """Stream the responses (ModelInferResponse) to a request, up to the final response.
-
-    Args:
-        channel: from `Channels.get`.
-        request: ModelInferRequest.
-        limits: time limits of the engine's silence.
-        begins: whether a response has tokens: from then on the limit between two pieces holds.
 
     Raises:
         SlipwayError: as `generate`.
@@ -154,7 +141,7 @@ async def stream_responses(
             if response.error_message:
                 await _wait_for_end(call)
                 raise classify_engine_error(response.error_message, name)
-            has_started = has_started or begins(response.infer_response)
+            has_started = True
             yield response.infer_response
             if response.infer_response.parameters["triton_final_response"].bool_param:
                 await _wait_for_end(call)

@@ -1,15 +1,15 @@
-"""Requests of the OpenAI API to a target on Triton: the engine's own bytes, and a record of what it did for them."""
+"""Requests of the OpenAI API to a target on Triton, and the parts of their answers, as tensors.
 
-import contextlib
+The engine's own bytes come back, with a record of what it did for them. The tensors are documented in the backends'
+`engine_tensors`.
+"""
+
 import json
 import struct
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from shared.errors import Transient
-from shared.serving.engine_streams import stream_shared
-from shared.serving.inference import Deadlines, stream_responses
 from shared.serving.tensors import build_request, raw_outputs, read_json
 
 
@@ -51,51 +51,34 @@ class ApiPiece:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-async def stream_api(
-    channel: Any,
-    triton_name: str,
-    request: ApiRequest,
-    *,
-    deadlines: Deadlines | None = None,
-    on_one_stream: bool = False,
-) -> AsyncGenerator[ApiPiece, None]:
-    """Stream the answer to a request; leaving the iteration early (`aclose`) aborts it in the engine.
+class FramedPiece(NamedTuple):
+    """A part of one of the answers that come on a gRPC stream.
+
+    Attributes:
+        request_id: the Triton request id.
+        number: the parts of that answer before this one; None if they come in order.
+        piece: the part.
+        is_last: no other follows.
+        error: what failed, in place of a part; empty if nothing did.
+    """
+
+    request_id: str
+    number: int | None
+    piece: ApiPiece
+    is_last: bool
+    error: str = ""
+
+
+def build_message(triton_name: str, request: ApiRequest, triton_id: str, stream: str | None) -> Any:
+    """Return a request as a ModelInferRequest.
 
     Args:
-        channel: from `Channels.get`.
         triton_name: `<model>.v<n>.<variant>`.
         request: what to ask.
-        deadlines: time limits of the engine's silence.
-        on_one_stream: send it on the gRPC stream that all such requests to the target share, not on one of its own.
-
-    Raises:
-        Transient: `endpoint_unreachable`, `engine_dead`, `engine_failed` or `no_first_token`. A deadline that has
-            passed is an answer: status 504, or one that ends early with an error in its record.
+        triton_id: the Triton request id: an abort and the parts of the answer name it.
+        stream: the same for all requests of a gRPC stream, so that their parts come in frames; None for a response
+            for each part.
     """
-    message = build_message(triton_name, request)
-    stream = stream_shared if on_one_stream else stream_responses
-    has_started = False
-    async with contextlib.aclosing(stream(channel, message, deadlines or Deadlines(), _has_tokens)) as responses:
-        async for response in responses:
-            raw = raw_outputs(response)
-            if "http_body" not in raw:
-                continue
-            piece = read_piece(raw)
-            has_started = has_started or piece.status is not None
-            yield piece
-    if not has_started:
-        raise Transient("engine_dead", f"The stream of {triton_name} ended without an answer.")
-
-
-def _has_tokens(response: Any) -> bool:
-    """Return whether a response reports generated tokens: a stream of `/v1/responses` begins before its first one."""
-    record = read_json(raw_outputs(response).get("http_record", b""))
-    tokens = record.get("output_tokens") if isinstance(record, dict) else None
-    return isinstance(tokens, int) and tokens > 0
-
-
-def build_message(triton_name: str, request: ApiRequest) -> Any:
-    """Return a request as a ModelInferRequest; a stream that is shared gives it another id."""
     head = {
         "method": request.method,
         "path": request.path,
@@ -103,24 +86,73 @@ def build_message(triton_name: str, request: ApiRequest) -> Any:
         "deadline_s": request.deadline_s,
         "model": request.model,
         "cache_salt": request.cache_salt,
+        "stream": stream,
     }
-    message = build_request(triton_name, {"http_request": json.dumps(head)}, (), request.request_id)
+    message = build_request(triton_name, {"http_request": json.dumps(head)}, (), triton_id, empty_final=False)
     message.inputs.add(name="http_body", datatype="BYTES", shape=[1])
     message.raw_input_contents.append(struct.pack("<I", len(request.body)) + request.body)
     return message
 
 
-def read_piece(raw: Mapping[str, bytes]) -> ApiPiece:
-    """Return the part of an answer that the tensors of a response hold."""
-    head = read_json(raw.get("http_head", b"")) or {}
-    record = read_json(raw.get("http_record", b"")) or {}
-    headers = tuple((str(name), str(value)) for name, value in head.get("headers", ()))
-    return ApiPiece(_decode_bytes(raw["http_body"]), record, head.get("status"), headers)
+def build_abort(triton_name: str, triton_id: str) -> Any:
+    """Return the ModelInferRequest that aborts a request; nothing comes back for it."""
+    order = {"http_request": json.dumps({"abort": triton_id})}
+    return build_request(triton_name, order, (), f"{triton_id}-abort", empty_final=False)
 
 
-def _decode_bytes(raw: bytes) -> bytes:
-    """Return the first element of a tensor of bytes; empty if there is none."""
-    if len(raw) < 4:
-        return b""
-    (length,) = struct.unpack_from("<I", raw)
-    return raw[4 : 4 + length]
+def read_pieces(response: Any) -> list[FramedPiece]:
+    """Return the parts of answers in a ModelInferResponse: those of a frame, or the one that is its own.
+
+    Raises:
+        ValueError: the response is not a valid one; none of its parts can be trusted.
+    """
+    raw = raw_outputs(response)
+    if "http_body" not in raw:
+        return []
+    record = read_json(raw.get("http_record", b""))
+    if isinstance(record, list):
+        return [_read_row(row, body) for row, body in zip(record, _split_bytes(raw["http_body"]), strict=True)]
+    body = next(_split_bytes(raw["http_body"]), b"")
+    piece = _make_piece(body, record or {}, read_json(raw.get("http_head", b"")) or {})
+    return [FramedPiece(response.id, None, piece, response.parameters["triton_final_response"].bool_param)]
+
+
+def _read_row(row: Any, body: bytes) -> FramedPiece:
+    number = row.get("number") if isinstance(row, dict) else None
+    if type(number) is not int:
+        message = f"a frame has a part without a number: {str(row)[:80]}"
+        raise ValueError(message)
+    piece = _make_piece(body, row.get("record", {}), row)
+    return FramedPiece(str(row.get("id")), number, piece, row.get("last") is True, str(row.get("error", "")))
+
+
+def _make_piece(body: bytes, record: Any, head: Any) -> ApiPiece:
+    """Return a part with the status and the headers that an object has, if any."""
+    status = head.get("status") if isinstance(head, dict) else head
+    if status is None:
+        return ApiPiece(body, record)
+    if type(status) is not int or not isinstance(head, dict):
+        message = f"the status of an answer is no number: {str(head)[:80]}"
+        raise ValueError(message)
+    try:
+        headers = tuple((str(name), str(text)) for name, text in head.get("headers", ()))
+    except TypeError as error:
+        message = f"the headers of an answer are no list of pairs: {str(head)[:80]}"
+        raise ValueError(message) from error
+    return ApiPiece(body, record, status, headers)
+
+
+def _split_bytes(raw: bytes) -> Iterator[bytes]:
+    """Yield the elements of a tensor of bytes, each after its length.
+
+    Raises:
+        ValueError: the lengths do not fit the tensor.
+    """
+    at, end = 0, len(raw)
+    while at < end:
+        start = at + 4
+        at = start + struct.unpack_from("<I", raw, at)[0] if start <= end else end + 1
+        if at > end:
+            message = f"a tensor of {end} bytes ends within an element"
+            raise ValueError(message)
+        yield raw[start:at]

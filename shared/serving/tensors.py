@@ -39,12 +39,23 @@ class Delta:
     logprobs: tuple[float, ...] = ()
 
 
-def build_request(triton_name: str, texts: Mapping[str, str], flags: Iterable[str], request_id: str = "") -> Any:
-    """Return a ModelInferRequest with string tensors of one element, and flags that are set."""
+def build_request(
+    triton_name: str,
+    texts: Mapping[str, str],
+    flags: Iterable[str],
+    request_id: str = "",
+    *,
+    empty_final: bool = True,
+) -> Any:
+    """Return a ModelInferRequest with string tensors of one element, and flags that are set.
+
+    With `empty_final`, a response follows that says nothing but that it is the last, if none said it before.
+    """
     from tritonclient.grpc import service_pb2
 
     request = service_pb2.ModelInferRequest(model_name=triton_name, id=request_id)
-    request.parameters["triton_enable_empty_final_response"].bool_param = True
+    if empty_final:
+        request.parameters["triton_enable_empty_final_response"].bool_param = True
     for name, text in texts.items():
         request.inputs.add(name=name, datatype="BYTES", shape=[1])
         request.raw_input_contents.append(encode_text(text))

@@ -32,14 +32,14 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 async def api(triton):
-    api = Api(triton.endpoint, load(triton).target.triton_name, SHORT, on_one_stream=True)
+    api = Api(triton.endpoint, load(triton).target.triton_name, SHORT)
     yield api
     await api.close()
 
 
 def beside(api, name, limits=SHORT):
     """Return a caller of another target on the same channel."""
-    other = Api(api._endpoint, name, limits, on_one_stream=True)
+    other = Api(api._endpoint, name, limits)
     other._channels = api._channels
     return other
 
@@ -118,7 +118,7 @@ async def test_a_dead_process_fails_its_own_requests_only(api, triton):
 
 
 async def test_a_killed_triton_fails_every_request_and_is_found_again(server):
-    api = Api(server.endpoint, load(server).target.triton_name, Deadlines(20, 20), on_one_stream=True)
+    api = Api(server.endpoint, load(server).target.triton_name, Deadlines(20, 20))
     going = [api.open(CHAT, talk("hello", model="toy", max_tokens=1500)) for _ in range(3)]
     for stream in going:
         await anext(stream)
@@ -138,7 +138,7 @@ async def test_a_killed_triton_fails_every_request_and_is_found_again(server):
 
 async def test_a_triton_that_is_ended_does_not_wait_for_an_idle_stream(server):
     server.revive()
-    api = Api(server.endpoint, load(server, 4).target.triton_name, on_one_stream=True)
+    api = Api(server.endpoint, load(server, 4).target.triton_name)
     await api.chat(model="toy")
     began = time.monotonic()
     server.process.terminate()

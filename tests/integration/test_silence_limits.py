@@ -8,8 +8,9 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from shared.errors import Transient
+from shared.serving.engine_streams import stream_api
 from shared.serving.inference import Channels, Deadlines
-from shared.serving.openai_stream import ApiRequest, stream_api
+from shared.serving.openai_stream import ApiRequest
 from shared.serving.tensors import encode_text
 
 LIMITS = Deadlines(first_token_s=2.0, inter_token_s=0.3)
@@ -41,7 +42,7 @@ def response(request_id, record, *, head, last):
     return service_pb2.ModelStreamInferResponse(infer_response=answer)
 
 
-async def ask(script, *, ends, on_one_stream):
+async def ask(script, *, ends):
     """Return the counts of tokens in the pieces of an answer."""
     server = grpc.aio.server()
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Scripted(script, ends=ends), server)
@@ -50,35 +51,27 @@ async def ask(script, *, ends, on_one_stream):
     channels = Channels()
     request = ApiRequest("POST", "/v1/responses", b"{}", 60.0)
     try:
-        stream = stream_api(
-            channels.get(f"127.0.0.1:{port}"), "m.v1.bf16", request, deadlines=LIMITS, on_one_stream=on_one_stream
-        )
+        stream = stream_api(channels.get(f"127.0.0.1:{port}"), "m.v1.bf16", request, deadlines=LIMITS)
         return [piece.record.get("output_tokens") async for piece in stream]
     finally:
         await channels.close()
         await server.stop(None)
 
 
-both = pytest.mark.parametrize("on_one_stream", [False, True])
-
-
-@both
-async def test_events_before_the_first_token_leave_the_time_for_it(on_one_stream):
+async def test_events_before_the_first_token_leave_the_time_for_it():
     script = [(0.0, {"output_tokens": 0}), (0.0, {"output_tokens": 0}), (0.8, {"output_tokens": 1}), (0.0, {})]
-    assert await ask(script, ends=True, on_one_stream=on_one_stream) == [0, 0, 1, None]
+    assert await ask(script, ends=True) == [0, 0, 1, None]
 
 
-@both
 @pytest.mark.parametrize("record", [{"output_tokens": 0}, {}, {"output_tokens": "many"}])
-async def test_silence_before_the_first_token_is_no_first_token_though_the_answer_has_begun(record, on_one_stream):
+async def test_silence_before_the_first_token_is_no_first_token_though_the_answer_has_begun(record):
     with pytest.raises(Transient) as failed:
-        await ask([(0.0, record)], ends=False, on_one_stream=on_one_stream)
+        await ask([(0.0, record)], ends=False)
     assert (failed.value.code, failed.value.details["silent_s"]) == ("no_first_token", 2.0)
 
 
-@both
-async def test_after_the_first_token_silence_is_the_death_of_an_answer(on_one_stream):
+async def test_after_the_first_token_silence_is_the_death_of_an_answer():
     script = [(0.0, {"output_tokens": 0}), (0.0, {"output_tokens": 1}), (0.8, {"output_tokens": 2})]
     with pytest.raises(Transient) as failed:
-        await ask(script, ends=True, on_one_stream=on_one_stream)
+        await ask(script, ends=True)
     assert (failed.value.code, failed.value.details["silent_s"]) == ("engine_dead", 0.3)

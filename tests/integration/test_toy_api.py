@@ -47,14 +47,6 @@ class TestToyApi(ApiConformance):
     pass
 
 
-class TestToyApiOnOneStream(ApiConformance):
-    @pytest.fixture
-    async def api(self, triton, target):
-        api = Api(triton.endpoint, target, on_one_stream=True)
-        yield api
-        await api.close()
-
-
 async def test_an_answer_without_a_limit_ends_by_itself(api):
     answer, records = await api.chat(max_tokens=None)
     assert (answer["usage"]["completion_tokens"], answer["choices"][0]["finish_reason"]) == (8, "stop")

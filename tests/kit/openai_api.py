@@ -8,8 +8,9 @@ import pytest
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from shared.serving.engine_streams import stream_api
 from shared.serving.inference import Channels, Deadlines
-from shared.serving.openai_stream import ApiRequest, stream_api
+from shared.serving.openai_stream import ApiRequest, FramedPiece, build_message, read_pieces
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 TALK = {"model": "bot", "messages": [{"role": "user", "content": "Say hi."}], "max_tokens": 6, "temperature": 0}
@@ -21,9 +22,8 @@ LIMITS = Deadlines(first_token_s=120, inter_token_s=60)
 class Api:
     """A caller of one target."""
 
-    def __init__(self, endpoint: str, name: str, limits: Deadlines = LIMITS, *, on_one_stream: bool = False) -> None:
+    def __init__(self, endpoint: str, name: str, limits: Deadlines = LIMITS) -> None:
         self.name = name
-        self._on_one_stream = on_one_stream
         self._limits = limits
         self._channels = Channels()
         self._endpoint = endpoint
@@ -32,13 +32,7 @@ class Api:
         """Return the stream of pieces that answers a request."""
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         request = ApiRequest(method, path, raw, deadline_s, "t1", model)
-        return stream_api(
-            self._channels.get(self._endpoint),
-            self.name,
-            request,
-            deadlines=self._limits,
-            on_one_stream=self._on_one_stream,
-        )
+        return stream_api(self._channels.get(self._endpoint), self.name, request, deadlines=self._limits)
 
     async def ask(self, path: str, body: Any, **options: Any) -> tuple[int, dict[str, str], bytes, list[Any]]:
         """Return status, headers, body and records of an answer."""
@@ -65,6 +59,17 @@ class Api:
         """Return status, error and the record's error of an answer that is one."""
         status, _, body, records = await self.ask(path, body, **options)
         return status, json.loads(body)["error"], records[-1]["error"]
+
+    async def list_frames(self, body: Any, count: int) -> list[list[FramedPiece]]:
+        """Return the parts in each message, in order, of the answers to so many requests at the same time."""
+        from tritonclient.grpc import service_pb2_grpc
+
+        request = ApiRequest("POST", CHAT, json.dumps(body).encode(), 120.0)
+        messages = iter([build_message(self.name, request, f"r{number}", "one") for number in range(count)])
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channels.get(self._endpoint))
+        responses = [response async for response in stub.ModelStreamInfer(messages)]
+        assert not any(response.error_message for response in responses)
+        return [read_pieces(response.infer_response) for response in responses]
 
     async def close(self) -> None:
         await self._channels.close()
@@ -107,6 +112,18 @@ class ApiConformance:
         assert 0 <= last["queue_ms"] <= last["first_token_ms"]
         assert "error" not in last
         assert "logprob_mean" not in last
+
+    async def test_the_tokens_of_one_step_come_in_one_message(self, api):
+        frames = await api.list_frames({**TALK, "max_tokens": 30, "ignore_eos": True, "stream": True}, 24)
+        parts = [part for frame in frames for part in frame]
+        assert len(parts) >= 24 * 30
+        assert len(frames) < len(parts) / 4
+        for number in range(24):
+            own = sorted(part.number for part in parts if part.request_id == f"r{number}")
+            assert own == list(range(len(own)))
+            (last,) = [part for part in parts if part.request_id == f"r{number}" and part.is_last]
+            assert last.number == own[-1]
+            assert not last.error
 
     async def test_a_stream_has_the_text_of_the_whole_answer(self, api):
         whole, _ = await api.chat()

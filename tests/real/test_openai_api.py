@@ -11,10 +11,12 @@ import pytest
 from services.benchmarker.domain import tool_calls
 from services.server_manager.adapters.triton_engine import TritonEngine
 from services.server_manager.domain.model_config import EngineConfig
+from shared.serving.engine_streams import stream_api
 from shared.serving.inference import Channels, Deadlines
-from shared.serving.openai_stream import ApiRequest, stream_api
+from shared.serving.openai_stream import ApiRequest
 from testbed.servers import running
 from testbed.triton import TritonServer
+from tests.kit import openai_api
 
 pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(600)]
 NAME = "bot.v1.bf16"
@@ -410,3 +412,13 @@ async def test_a_caller_that_leaves_and_a_deadline_abort_in_the_engine(api):
     answer, records = await api.chat()
     assert answer["usage"]["completion_tokens"] == 6
     assert records[-1]["queue_ms"] < 1000, "the engine is free again"
+
+
+async def test_the_tokens_of_one_step_come_in_one_message(target):
+    api = openai_api.Api(target.endpoint, NAME)
+    frames = await api.list_frames({**CHAT, "max_tokens": 60, "ignore_eos": True, "stream": True}, 2)
+    parts = [part for frame in frames for part in frame]
+    assert len(parts) >= 2 * 50
+    assert len(frames) < 0.75 * len(parts), "two answers at a time share most messages"
+    assert sum(part.is_last for part in parts) == 2
+    await api.close()

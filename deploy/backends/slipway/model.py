@@ -30,6 +30,7 @@ if str(HERE) not in sys.path:
 import engine_tensors  # noqa: E402 - found by the path above
 import openai_app  # noqa: E402 - found by the path above
 import openai_record  # noqa: E402 - found by the path above
+import replies  # noqa: E402 - found by the path above
 import schema_check  # noqa: E402 - found by the path above
 import stub_guard  # noqa: E402 - found by the path above
 import triton_python_backend_utils as pb_utils  # noqa: E402 - found by the path above
@@ -114,6 +115,7 @@ class Engine:
         """
         self.loop = asyncio.new_event_loop()
         self._active: dict[int, tuple[Any, asyncio.Task[None]]] = {}
+        self._frames = replies.Frames()
         self._app: openai_app.Application | None = None
         self._count = 0
         self._thread = threading.Thread(target=self.loop.run_forever, name="engine", daemon=True)
@@ -157,7 +159,7 @@ class Engine:
 
     def submit(self, request: Any) -> None:
         """Schedule a request; called on Triton's thread, returns immediately."""
-        reply = engine_tensors.Reply(request)
+        reply = replies.Reply(request)
         try:
             ask = engine_tensors.parse_http(request) or engine_tensors.parse(request)
         except engine_tensors.BadRequestError as error:
@@ -166,7 +168,7 @@ class Engine:
         self.loop.call_soon_threadsafe(self._start, ask, reply)
 
     def _start(
-        self, ask: engine_tensors.Ask | engine_tensors.HttpAsk | engine_tensors.Abort, reply: engine_tensors.Reply
+        self, ask: engine_tensors.Ask | engine_tensors.HttpAsk | engine_tensors.Abort, reply: replies.Reply
     ) -> None:
         if isinstance(ask, engine_tensors.Abort):
             for other, running in self._active.values():
@@ -176,12 +178,16 @@ class Engine:
             return
         self._count += 1
         number = self._count
-        task = self.loop.create_task(self._answer(ask, reply, f"r{number}"))
-        self._active[number] = (reply, task)
+        joined = self._frames.join(ask, reply)
+        task = self.loop.create_task(self._answer(ask, joined, f"r{number}"))
+        self._active[number] = (joined, task)
         task.add_done_callback(lambda _: self._active.pop(number, None))
 
     async def _answer(
-        self, ask: engine_tensors.Ask | engine_tensors.HttpAsk, reply: engine_tensors.Reply, request_id: str
+        self,
+        ask: engine_tensors.Ask | engine_tensors.HttpAsk,
+        reply: replies.Reply | replies.FramedReply,
+        request_id: str,
     ) -> None:
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -205,7 +211,7 @@ class Engine:
         finally:
             reply.finish()  # does nothing after the last part; a panic of a tokenizer is no Exception
 
-    async def _generate(self, ask: engine_tensors.Ask, reply: engine_tensors.Reply, request_id: str) -> None:
+    async def _generate(self, ask: engine_tensors.Ask, reply: replies.Reply, request_id: str) -> None:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 

@@ -6,7 +6,7 @@ so that a missing or corrupt artifact fails the load.
 ``parameters`` of config.pbtxt:
     model_dir: folder with a config.json (required).
     tokens: length of an answer if the request names none (default 8).
-    token_delay_ms: pause before each token (default 0).
+    token_delay_ms: pause before each token, the same for all answers after their first one (default 0).
     load_delay_ms: pause while loading (default 0).
     fail_load: when "true", loading fails.
     crash_text: a prompt that contains this text kills the stub with SIGKILL.
@@ -32,6 +32,7 @@ if str(HERE) not in sys.path:
     sys.path.insert(0, str(HERE))
 
 import engine_tensors  # noqa: E402 - found by the path above
+import replies  # noqa: E402 - found by the path above
 import stub_guard  # noqa: E402 - found by the path above
 import toy_api  # noqa: E402 - found by the path above
 import triton_python_backend_utils as pb_utils  # noqa: E402 - found by the path above
@@ -56,14 +57,15 @@ class TritonPythonModel:
             message = f"load_failed: {config} cannot be read: {error}"
             raise pb_utils.TritonModelException(message) from error
         self._api = toy_api.ToyApi(self._engine, json.loads(given.get("api", "{}")))
-        self._tasks: dict[engine_tensors.Reply, asyncio.Task[None]] = {}
+        self._tasks: dict[replies.Reply | replies.FramedReply, asyncio.Task[None]] = {}
+        self._frames = replies.Frames()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="toy", daemon=True).start()
 
     def execute(self, requests: list[Any]) -> None:
         """Answer each request in its own coroutine."""
         for request in requests:
-            reply = engine_tensors.Reply(request)
+            reply = replies.Reply(request)
             try:
                 ask = engine_tensors.parse_http(request) or engine_tensors.parse(request)
             except engine_tensors.BadRequestError as error:
@@ -72,7 +74,7 @@ class TritonPythonModel:
             self._loop.call_soon_threadsafe(self._start, ask, reply)
 
     def _start(
-        self, ask: engine_tensors.Ask | engine_tensors.HttpAsk | engine_tensors.Abort, reply: engine_tensors.Reply
+        self, ask: engine_tensors.Ask | engine_tensors.HttpAsk | engine_tensors.Abort, reply: replies.Reply
     ) -> None:
         if isinstance(ask, engine_tensors.Abort):
             for other, running in self._tasks.items():
@@ -80,11 +82,14 @@ class TritonPythonModel:
                     running.cancel()
             reply.finish()
             return
-        task = self._loop.create_task(self._answer(ask, reply))
-        self._tasks[reply] = task
-        task.add_done_callback(lambda _: self._tasks.pop(reply))
+        joined = self._frames.join(ask, reply)
+        task = self._loop.create_task(self._answer(ask, joined))
+        self._tasks[joined] = task
+        task.add_done_callback(lambda _: self._tasks.pop(joined))
 
-    async def _answer(self, ask: engine_tensors.Ask | engine_tensors.HttpAsk, reply: engine_tensors.Reply) -> None:
+    async def _answer(
+        self, ask: engine_tensors.Ask | engine_tensors.HttpAsk, reply: replies.Reply | replies.FramedReply
+    ) -> None:
         try:
             if isinstance(ask, engine_tensors.HttpAsk):
                 await self._api.answer(ask, reply.send_http, reply.is_cancelled)
@@ -101,7 +106,7 @@ class TritonPythonModel:
         finally:
             reply.finish()  # does nothing after the last part
 
-    async def _generate(self, ask: engine_tensors.Ask, reply: engine_tensors.Reply) -> None:
+    async def _generate(self, ask: engine_tensors.Ask, reply: replies.Reply) -> None:
         self._engine.take_prompt(ask.text)
         count = int(ask.sampling.get("max_tokens") or self._engine.tokens)
         seed = self._engine.seed + ask.text
@@ -109,7 +114,7 @@ class TritonPythonModel:
         inputs = len(ask.token_ids) if ask.token_ids else count_tokens(ask.text)
         whole = ask.text if ask.prepend_input else ""
         for index in range(count):
-            await asyncio.sleep(self._engine.delay_s)
+            await self._engine.wait_for_token(index)
             self._engine.raise_if_dead()
             if reply.is_cancelled():
                 return

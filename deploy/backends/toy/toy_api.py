@@ -77,7 +77,7 @@ class ToyApi:
         form = AnswerFormat(asked, ask.request_id, names[0], self._fingerprint, engine.answer_logprob)
         steps = 0
         while growing := [answer for answer in answers if answer.reason is None]:
-            await asyncio.sleep(engine.delay_s)
+            await engine.wait_for_token(steps)
             if is_cancelled():
                 return
             engine.raise_if_dead()

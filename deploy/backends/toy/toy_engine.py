@@ -1,5 +1,6 @@
 """The text that the toy engine generates, and the failures that texts in a prompt cause."""
 
+import asyncio
 import hashlib
 import json
 import os
@@ -42,6 +43,19 @@ class ToyEngine:
         self.context_tokens = int(given.get("context_tokens", trained or USUAL_CONTEXT))
         self.token_logprob, self.answer_logprob = (-float(given.get(name, usual)) for name, usual in USUAL_NLL.items())
         self._is_dead = False
+        self._step: asyncio.Task[None] | None = None
+
+    async def wait_for_token(self, index: int) -> None:
+        """Return when a token can be generated: the first one of an answer after its delay, others in common steps.
+
+        As in a real engine, all answers in progress grow at the same time.
+        """
+        if index == 0:
+            await asyncio.sleep(self.delay_s)
+            return
+        if self._step is None or self._step.done():
+            self._step = asyncio.create_task(asyncio.sleep(self.delay_s))
+        await asyncio.shield(self._step)
 
     def holds(self, switch: str, text: str) -> bool:
         """Return whether a text contains the one that a parameter names."""

@@ -1,5 +1,7 @@
 """The response stream of one request in our Triton backends: nothing is asked or sent after its end."""
 
+import contextlib
+import importlib
 import sys
 import types
 from pathlib import Path
@@ -30,9 +32,10 @@ class FakeSender:
         self.ended = flags == FINAL
 
 
-@pytest.fixture
-def tensors(monkeypatch):
-    """The module as Triton's stub would load it, with stand-ins for what only the stub has."""
+@contextlib.contextmanager
+def load_backend(monkeypatch, name):
+    """Import a module of the backends as Triton's stub would, with stand-ins for what only the stub has."""
+    modules = ("engine_tensors", "replies")
     utils = types.ModuleType("triton_python_backend_utils")
     utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL = FINAL
     utils.Tensor = lambda name, value: (name, value)
@@ -40,11 +43,17 @@ def tensors(monkeypatch):
     utils.InferenceResponse = lambda output_tensors, error=None: (output_tensors, error)
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", utils)
     monkeypatch.syspath_prepend(str(BACKENDS))
-    monkeypatch.delitem(sys.modules, "engine_tensors", raising=False)
-    import engine_tensors
+    for module in modules:
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    yield importlib.import_module(name)
+    for module in modules:
+        sys.modules.pop(module, None)
 
-    yield engine_tensors
-    sys.modules.pop("engine_tensors", None)
+
+@pytest.fixture
+def replies(monkeypatch):
+    with load_backend(monkeypatch, "replies") as module:
+        yield module
 
 
 @pytest.fixture
@@ -53,32 +62,32 @@ def sender():
 
 
 @pytest.fixture
-def reply(tensors, sender):
-    return tensors.Reply(types.SimpleNamespace(get_response_sender=lambda: sender, request_id=lambda: "r"))
+def reply(replies, sender):
+    return replies.Reply(types.SimpleNamespace(get_response_sender=lambda: sender, request_id=lambda: "r"))
 
 
-def ask(tensors):
-    names = tensors.Ask.__dataclass_fields__
-    return tensors.Ask(**{name: ("" if name == "text" else {} if name == "sampling" else False) for name in names})
+def ask(replies):
+    names = replies.Ask.__dataclass_fields__
+    return replies.Ask(**{name: ("" if name == "text" else {} if name == "sampling" else False) for name in names})
 
 
-def test_an_open_stream_asks_and_sends(tensors, reply, sender):
+def test_an_open_stream_asks_and_sends(replies, reply, sender):
     assert reply.is_cancelled()
-    reply.send(ask(tensors), tensors.Piece("a", None, 1, 1))
+    reply.send(ask(replies), replies.Piece("a", None, 1, 1))
     assert (sender.sent, sender.ended) == (1, False)
 
 
 @pytest.mark.parametrize("end", ["last piece", "finish", "fail"])
-def test_nothing_touches_a_stream_after_its_end(tensors, reply, sender, end):
+def test_nothing_touches_a_stream_after_its_end(replies, reply, sender, end):
     if end == "last piece":
-        reply.send(ask(tensors), tensors.Piece("a", "stop", 1, 1))
+        reply.send(ask(replies), replies.Piece("a", "stop", 1, 1))
     elif end == "finish":
         reply.finish()
     else:
         reply.fail("engine_dead", "gone")
     assert sender.ended
     assert not reply.is_cancelled()
-    reply.send(ask(tensors), tensors.Piece("b", None, 1, 1))
-    reply.send(ask(tensors), tensors.Piece("b", "stop", 1, 1))
+    reply.send(ask(replies), replies.Piece("b", None, 1, 1))
+    reply.send(ask(replies), replies.Piece("b", "stop", 1, 1))
     reply.finish()
     reply.fail("engine_failed", "late")
