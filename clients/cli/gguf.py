@@ -45,8 +45,16 @@ def find_packaged_gguf(package: str) -> Path:
     return Path(str(distribution.locate_file(files[0])))
 
 
-def convert_gguf(source: Path, folder: Path, *, dtype: torch.dtype = torch.bfloat16) -> None:
+def convert_gguf(
+    source: Path, folder: Path, *, dtype: torch.dtype = torch.bfloat16, chat_template: str | None = None
+) -> None:
     """Write `source` as a Hugging Face model folder with safetensors and its tokenizer.
+
+    Args:
+        source: The GGUF file.
+        folder: The model folder; made when missing.
+        dtype: What the weights are saved as.
+        chat_template: A chat template instead of the one in the file.
 
     Raises:
         ValueError: the file does not hold a Llama with a byte-level BPE vocabulary.
@@ -55,7 +63,9 @@ def convert_gguf(source: Path, folder: Path, *, dtype: torch.dtype = torch.bfloa
     fields = read_fields(GGUFReader(str(source)))
     require_llama(fields)
     folder.mkdir(parents=True, exist_ok=True)
-    build_tokenizer(fields).save_pretrained(folder)
+    tokenizer = build_tokenizer(fields)
+    tokenizer.chat_template = chat_template or tokenizer.chat_template
+    tokenizer.save_pretrained(folder)
     build_model(source, fields, dtype).save_pretrained(folder, safe_serialization=True)
     complete_config(folder / "config.json", fields, dtype)
 

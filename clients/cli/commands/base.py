@@ -63,15 +63,27 @@ def import_command(
     keep_folder: Annotated[
         Path | None, typer.Option(help="With --from-smollm2: write the converted model here and keep it, to train on.")
     ] = None,
+    chat_template: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --from-smollm2: a chat template (Jinja) instead of its own.", exists=True, dir_okay=False
+        ),
+    ] = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Import a base model: upload its folder and commit its manifest. An imported base model is immutable."""
     if (folder is None) == (not from_smollm2):
         raise CommandError("give one source: a model FOLDER, hf://REPO@REVISION, or --from-smollm2", Exit.USAGE)
+    if chat_template is not None and not from_smollm2:
+        raise CommandError(
+            "--chat-template is for --from-smollm2: put the template into the model folder, as chat_template.jinja",
+            Exit.USAGE,
+        )
+    template = None if chat_template is None else _read_template(chat_template)
     store = open_store(find_stack(state))
     if folder is None:
-        done = _import_smollm2(store, name or SMOLLM2_NAME, revision, keep_folder, bar=not as_json)
+        done = _import_smollm2(store, name or SMOLLM2_NAME, revision, keep_folder, template, bar=not as_json)
     elif scheme_of(folder) == "hf":
         done = import_from_hub(store, folder, name, revision, bar=not as_json)
     else:
@@ -94,7 +106,27 @@ def describe(done: Imported) -> str:
     return f"imported {manifest.name} at {manifest.revision}: {manifest.architecture}, {size:.0f} MB of weights{shared}"
 
 
-def _import_smollm2(store: Store, name: str, revision: str | None, keep: Path | None, *, bar: bool) -> Imported:
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A chat template that a base model gets instead of its own, and the name of its file."""
+
+    text: str
+    file: str
+
+
+def _read_template(path: Path) -> ChatTemplate:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(f"the chat template {path} cannot be read: {error}", Exit.USAGE) from error
+    if not text.strip():
+        raise CommandError(f"the chat template {path} is empty", Exit.USAGE)
+    return ChatTemplate(text, path.name)
+
+
+def _import_smollm2(
+    store: Store, name: str, revision: str | None, keep: Path | None, template: ChatTemplate | None, *, bar: bool
+) -> Imported:
     from importlib.metadata import version
 
     from clients.cli.gguf import convert_gguf, find_packaged_gguf
@@ -104,6 +136,9 @@ def _import_smollm2(store: Store, name: str, revision: str | None, keep: Path | 
     except FileNotFoundError as error:
         raise CommandError(str(error)) from error
     about = f"{SMOLLM2_PACKAGE} {version(SMOLLM2_PACKAGE)}, {source.name}"
+    if template is not None:
+        about += f", chat template {template.file}"
+    text = None if template is None else template.text
     with tempfile.TemporaryDirectory() as temporary:
         folder = keep or Path(temporary)
         if bar:
@@ -112,9 +147,9 @@ def _import_smollm2(store: Store, name: str, revision: str | None, keep: Path | 
             from rich.console import Console
 
             with Console().status("converting"):
-                convert_gguf(source, folder)
+                convert_gguf(source, folder, chat_template=text)
         else:
-            convert_gguf(source, folder)
+            convert_gguf(source, folder, chat_template=text)
         return import_base(store, folder, name, revision, source=about, bar=bar)
 
 

@@ -9,6 +9,7 @@ import typer
 from pydantic import ValidationError
 from typer.main import get_command
 
+from clients.cli.commands.base import import_command
 from clients.cli.commands.orders import load_policy
 from clients.cli.commands.publish import check_serving, parse_eval, parse_values, parse_variants, steps
 from clients.cli.commands.stack import inherited_variables, parse_replicas
@@ -221,3 +222,19 @@ def test_a_trace_names_the_runtime_of_each_target_of_a_version():
     assert find_runtimes(route, 1, {}) == {"bot.v1.bf16": "vllm 0.20.1 (environment 01)"}
     assert find_runtimes(route, 2, {}) == find_runtimes(None, 1, {}) == {}
     assert find_runtimes(route, 2, {route.active.target: runtime}) == {"bot.v2.bf16": "vllm 0.20.1 (environment 01)"}
+
+
+def test_a_chat_template_is_for_the_model_that_is_converted(tmp_path):
+    template = tmp_path / "own.jinja"
+    template.write_text("{{ messages }}")
+    with pytest.raises(CommandError, match=r"put the template into the model folder, as chat_template\.jinja"):
+        import_command(folder="base", chat_template=template)
+
+
+@pytest.mark.parametrize(("content", "problem"), [(b" \n", "is empty"), (b"\xff\xfe", "cannot be read")])
+def test_a_chat_template_that_is_no_text_is_refused_before_anything_is_converted(tmp_path, content, problem):
+    template = tmp_path / "own.jinja"
+    template.write_bytes(content)
+    with pytest.raises(CommandError, match=problem) as refused:
+        import_command(from_smollm2=True, chat_template=template)
+    assert refused.value.code == Exit.USAGE
