@@ -25,6 +25,7 @@ from typing import Any
 from deploy.local.plan import PATIENT_THREADS
 from deploy.local.state import StateFolder, shorten
 from examples.smollm2.structured import is_answered_by_schema
+from examples.smollm2.tool_question import is_answered_by_tool
 from shared.runtime.exits import describe_exit
 
 HERE = Path(__file__).parent
@@ -179,17 +180,20 @@ def run_steps(demo: Demo) -> None:
     with demo.step("start the stack: NATS, an S3 store, Triton with vLLM, and every service"):
         demo.slipway("up", "--detach")
     with demo.step("import the base model (SmolLM2-135M-Instruct)"):
-        demo.slipway("base", "import", "--from-smollm2", "--keep-folder", base)
+        template = shorten(HERE / "chat_template.jinja")  # its own renders no tools
+        demo.slipway("base", "import", "--from-smollm2", "--chat-template", template, "--keep-folder", base)
     with demo.step("train a LoRA, run 1; the training run publishes its checkpoint"):
-        train(demo, base, "run-1", seed=1, steps=10)
+        train(demo, base, "run-1", seed=1, steps=20)
     with demo.step("follow release 1 to production: rollback to the base model is rehearsed first"):
         demo.slipway("status", MODEL, "--follow", "--until", "finished", "--timeout", "1200")
     with demo.step("ask version 1 over the OpenAI API"):
         demo.slipway("ask", MODEL, QUESTION)
     with demo.step("ask version 1 for JSON by a schema, through openai-python"):
         by_schema = is_answered_by_schema(gateway_url(demo), MODEL)
+    with demo.step("ask version 1 about an order: it calls a tool, through openai-python"):
+        by_tool = is_answered_by_tool(gateway_url(demo), MODEL)
     with demo.step("train a LoRA, run 2; the training run publishes its checkpoint"):
-        train(demo, base, "run-2", seed=2, steps=14)
+        train(demo, base, "run-2", seed=2, steps=24)
     with live_traffic(demo, after=f"{MODEL}@v2") as report:
         with demo.step("follow release 2 to production: rehearsal, then a canary under live traffic"):
             demo.slipway("status", MODEL, "--follow", "--until", "finished", "--timeout", "1200")
@@ -203,10 +207,10 @@ def run_steps(demo: Demo) -> None:
             demo.slipway("alerts", MODEL, "--all")
             demo.slipway("routes")
             demo.slipway("quarantine", "list", MODEL)
-    check(demo, json.loads(report.read_text()), by_schema=by_schema)
+    check(demo, json.loads(report.read_text()), by_schema=by_schema, by_tool=by_tool)
 
 
-def check(demo: Demo, traffic: dict[str, Any], *, by_schema: bool) -> None:
+def check(demo: Demo, traffic: dict[str, Any], *, by_schema: bool, by_tool: bool) -> None:
     """Verify each part of what was shown; stop with an error if one did not happen."""
     (route,) = [route for route in demo.ask_slipway("routes") if route["model"] == MODEL]
     certificates = [
@@ -223,6 +227,7 @@ def check(demo: Demo, traffic: dict[str, Any], *, by_schema: bool) -> None:
     happened = {
         "both releases rehearsed each of their triggers": [len(proved) for proved in certificates] == [2, 2],
         "the answer to a JSON schema was valid": by_schema,
+        "the tool was called with valid arguments": by_tool,
         "version 2 passed its canary": canaries == [2],
         "the drill raised an alert": bool(alerts),
         "traffic rolled back automatically": moved == ("automatic", 2, 1),

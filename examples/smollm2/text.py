@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
-from typing import Literal
+from typing import Any, Literal
 
 Split = Literal["training", "calibration", "evaluation"]
 PASSAGE_CHARS = 1800  # about 450 tokens
@@ -18,12 +18,15 @@ FRAGMENT_CHARS = 60  # shorter than this is no answer
 ANSWER_CHARS = 420  # an answer that fits 128 tokens together with its question
 
 
+Turn = dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Lesson:
-    """A question about Python and what the language reference answers."""
+    """A conversation to train on, whose last turn is the assistant's, and the tools that it may call."""
 
-    question: str
-    answer: str
+    turns: tuple[Turn, ...]
+    tools: tuple[dict[str, Any], ...] = ()
 
 
 def split_of(position: int) -> Split:
@@ -61,8 +64,8 @@ def passages(split: Split) -> list[str]:
 
 
 def lessons() -> list[Lesson]:
-    """Return question and answer pairs from the training topics."""
-    pairs: list[Lesson] = []
+    """Return questions about Python and what the language reference answers, from the training topics."""
+    made: list[Lesson] = []
     for name, text in topics_of("training"):
         subject = name.replace("-", " ")
         for place, paragraph in enumerate(paragraphs(text)):
@@ -71,8 +74,9 @@ def lessons() -> list[Lesson]:
             question = f"What does the Python reference say about {subject}?"
             if place:
                 question = f"Tell me more about {subject} in Python."
-            pairs.append(Lesson(question, whole_sentences(paragraph, ANSWER_CHARS)))
-    return pairs
+            answer = whole_sentences(paragraph, ANSWER_CHARS)
+            made.append(Lesson(({"role": "user", "content": question}, {"role": "assistant", "content": answer})))
+    return made
 
 
 def whole_sentences(text: str, limit: int) -> str:

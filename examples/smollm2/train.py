@@ -17,6 +17,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -39,12 +40,14 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from clients.training import Connection, Run, SlipwayCallback
+from examples.smollm2 import orders
+from examples.smollm2.batches import encode, knows_tools, pad, plan_order
+from examples.smollm2.evaluation import evaluations, has_bfloat16, held_out_loss, ratio_of_right_calls
 from examples.smollm2.text import Lesson, lessons, passages, questions, write_lines
 
-MAX_TOKENS = 128
 CALIBRATION_PASSAGES = 8  # some 2,700 tokens; all 19 calibrate a little better and take twice as long
+TOOL_PARSER = "hermes"  # the form in which chat_template.jinja writes calls
 Evaluate = Callable[[Any], list[dict[str, Any]]]
-IGNORED = -100  # the label that the loss skips
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,8 @@ class Recipe:
     steps: int = 20
     rank: int = 8
     alpha: int = 16
-    learning_rate: float = 5e-4
-    batch_size: int = 4
+    learning_rate: float = 2e-3  # high: half of a short run has to teach it to call a tool
+    batch_size: int = 2
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,14 @@ class Publishing:
     base: str = "smollm2-135m-instruct"
     variants: tuple[str, ...] = ("int8",)
     policy: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run is trained on; the lessons with a tool only where the model's chat template renders tools."""
+
+    plain: list[Lesson]
+    with_tools: list[Lesson]
 
 
 class Uploading:
@@ -111,42 +122,9 @@ def print_line(line: str) -> None:
     sys.stdout.flush()
 
 
-def encode(lesson: Lesson, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
-    """Render a lesson through the model's own chat template; only the answer counts in the loss."""
-    asked = [{"role": "user", "content": lesson.question}]
-    answered = [*asked, {"role": "assistant", "content": lesson.answer}]
-    prompt: str = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-    whole: str = tokenizer.apply_chat_template(answered, tokenize=False)
-    prompt_tokens = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
-    ids = tokenizer(whole, add_special_tokens=False)["input_ids"][:MAX_TOKENS]
-    labels = [IGNORED] * min(prompt_tokens, len(ids)) + ids[prompt_tokens:]
-    filling = MAX_TOKENS - len(ids)
-    return {
-        "input_ids": ids + [tokenizer.pad_token_id] * filling,
-        "attention_mask": [1] * len(ids) + [0] * filling,
-        "labels": labels + [IGNORED] * filling,
-    }
-
-
-def has_bfloat16() -> bool:
-    """Return whether the CPU has products of bfloat16 (AVX512_BF16 or AMX); emulated ones are slower than float32.
-
-    Autocast uses them for linear layers and leaves the rotary embedding in float32. A switch of the process, such as
-    `torch.backends.mkldnn.matmul.fp32_precision`, would round that as well, and with AMX ruin positions above 256.
-    """
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
-
-
-@torch.no_grad()
-def held_out_loss(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> float:
-    """Mean negative log likelihood per token, in nats, of text that was never trained on."""
-    model.eval()
-    losses = []
-    for text in texts:
-        ids = tokenizer(text, return_tensors="pt", truncation=True, max_length=256)["input_ids"]
-        with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
-            losses.append(float(model(input_ids=ids, labels=ids).loss))
-    return sum(losses) / len(losses)
+def training_data(tokenizer: PreTrainedTokenizerBase) -> TrainingData:
+    """Return the lessons for a model with this tokenizer."""
+    return TrainingData(lessons(), orders.lessons() if knows_tools(tokenizer) else [])
 
 
 def train(base: Path, out: Path, recipe: Recipe, publishing: Publishing | None = None) -> Path:
@@ -162,28 +140,36 @@ def train(base: Path, out: Path, recipe: Recipe, publishing: Publishing | None =
     print_line(f"loading the base model from {base}")
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), lora(recipe))
-    data = [encode(lesson, tokenizer) for lesson in lessons()]
+    data = training_data(tokenizer)
+    plan = plan_order(data.plain, data.with_tools, steps=recipe.steps, batch_size=recipe.batch_size, seed=recipe.seed)
     held_out = passages("evaluation")[:6]
     before = held_out_loss(model, tokenizer, held_out)
-    print_line(f"{len(data)} lessons; the base model's loss on held-out text is {before:.3f} nats a token")
+    print_line(
+        f"{len(data.plain)} lessons about Python, {len(data.with_tools)} with a tool; "
+        f"the base model's loss on held-out text is {before:.3f} nats a token"
+    )
 
     def evaluate(trained: torch.nn.Module) -> list[dict[str, Any]]:
         after = held_out_loss(trained, tokenizer, held_out)
         print_line(f"loss on held-out text {before:.3f} -> {after:.3f} nats a token")
-        evals = evaluations(before, after)
-        write_run(out, recipe, evals)
+        right = ratio_of_right_calls(trained, tokenizer) if data.with_tools else None
+        if right is not None:
+            print_line(f"{right:.0%} of the held-out questions about an order are answered with the right call")
+        evals = evaluations(before, after, right)
+        write_run(out, recipe, data, evals)
         return evals
 
     trainer = Trainer(
         model=model,
         args=training_arguments(out, recipe),
-        train_dataset=data,
+        train_dataset=[encode(lesson, tokenizer) for lesson in plan],
+        data_collator=partial(pad, filling=tokenizer.pad_token_id),
         processing_class=tokenizer,
         callbacks=[Progress()],
     )
     trainer.remove_callback(PrinterCallback)  # Progress prints the same, readably
     if publishing is not None:
-        trainer.add_callback(slipway_callback(publishing, out, recipe, evaluate))
+        trainer.add_callback(slipway_callback(publishing, out, recipe, data, evaluate))
     trainer.train()
     if publishing is None:
         evaluate(model)
@@ -201,18 +187,21 @@ def lora(recipe: Recipe) -> LoraConfig:
     )
 
 
-def slipway_callback(publishing: Publishing, out: Path, recipe: Recipe, evaluate: Evaluate) -> SlipwayCallback:
+def slipway_callback(
+    publishing: Publishing, out: Path, recipe: Recipe, data: TrainingData, evaluate: Evaluate
+) -> SlipwayCallback:
     """Return the callback that publishes the checkpoint when training ends."""
-    data = write_data(out)
+    written = write_data(out)
     return SlipwayCallback(
         model=publishing.model,
         base=publishing.base,
-        run=Run(run_id=run_id(recipe), data_hash=data_hash(), hyperparameters=asdict(recipe), framework="peft"),
+        run=Run(run_id=run_id(recipe), data_hash=data_hash(data), hyperparameters=asdict(recipe), framework="peft"),
         connection=find_connection(),
         variants=publishing.variants,
         policy=publishing.policy,
-        calibration=data["calibration"],
-        evaluation=data["evaluation"],
+        calibration=written["calibration"],
+        evaluation=written["evaluation"],
+        serving={"tool_parser": TOOL_PARSER} if data.with_tools else None,
         folder=out / "adapter",
         evaluate=evaluate,
         progress=Uploading(),
@@ -233,12 +222,12 @@ def training_arguments(out: Path, recipe: Recipe) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(out / "trainer"),
         max_steps=recipe.steps,
+        train_sampling_strategy="sequential",  # the order is planned, with the run's seed
         per_device_train_batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=2,
         seed=recipe.seed,
-        data_seed=recipe.seed,
         logging_steps=1,
         logging_first_step=True,
         save_strategy="no",
@@ -250,23 +239,14 @@ def training_arguments(out: Path, recipe: Recipe) -> TrainingArguments:
     )
 
 
-def evaluations(before: float, after: float) -> list[dict[str, Any]]:
-    """Return the results that travel with the checkpoint into its lineage."""
-    name = "python-reference"
-    return [
-        {"name": f"{name}-base", "metric": "loss", "value": before, "higher_is_better": False},
-        {"name": name, "metric": "loss", "value": after, "higher_is_better": False},
-    ]
-
-
 def run_id(recipe: Recipe) -> str:
     """Name a run by what makes it different from the others."""
     return f"smollm2-python-seed{recipe.seed}-steps{recipe.steps}"
 
 
-def data_hash() -> str:
+def data_hash(data: TrainingData) -> str:
     """Return the digest of the training data."""
-    lines = [json.dumps(asdict(lesson), sort_keys=True) for lesson in lessons()]
+    lines = [json.dumps(asdict(lesson), sort_keys=True) for lesson in (*data.plain, *data.with_tools)]
     return "sha256:" + hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -278,12 +258,12 @@ def write_data(out: Path) -> dict[str, Path]:
     return paths
 
 
-def write_run(out: Path, recipe: Recipe, evals: list[dict[str, Any]]) -> None:
+def write_run(out: Path, recipe: Recipe, data: TrainingData, evals: list[dict[str, Any]]) -> None:
     """Write what the training system tells about this run, beside the adapter."""
     write_data(out)
     run = {
         "run_id": run_id(recipe),
-        "data_hash": data_hash(),
+        "data_hash": data_hash(data),
         "hyperparameters": asdict(recipe),
         "framework": "peft",
         "evals": evals,

@@ -76,7 +76,7 @@ def test_the_training_of_the_first_block_takes_the_folder_that_is_kept_and_leave
     module, *arguments = shlex.split(line.removeprefix("python -m "))
     assert module == "examples.smollm2.train"
     given = train.make_parser().parse_args(arguments)
-    assert (given.base, given.steps) == (Path(kept[1]), 12)
+    assert (given.base, given.steps) == (Path(kept[1]), 20)
     assert f"--adapter {given.out}/adapter" in publish
     assert f"{given.out}/run.json" in publish
 

@@ -77,7 +77,8 @@ def test_on_a_terminal_the_stack_stays_up_and_the_commands_that_work_are_named(f
         os.close(master)
     assert "signal SIGILL: it used an instruction that this CPU lacks" in text
     asked = (folder / "asked").read_text().splitlines()
-    assert asked == ["doctor --quick", "up --detach", f"base import --from-smollm2 --keep-folder {folder}/state/base"]
+    imported = f"base import --from-smollm2 --chat-template examples/smollm2/chat_template.jinja --keep-folder {folder}"
+    assert asked == ["doctor --quick", "up --detach", f"{imported}/state/base"]
     assert StateFolder(folder / "state").is_held()
     assert text.index("The demo stopped") < text.index("The demo's stack stays up")
     assert f"slipway deadletters list --state {folder}/state" in text

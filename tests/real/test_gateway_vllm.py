@@ -21,6 +21,7 @@ from contracts.routes import Route
 from contracts.services import TELEMETRY
 from contracts.vocabulary import ServingSettings
 from examples.smollm2.structured import is_answered_by_schema
+from examples.smollm2.tool_question import is_answered_by_tool
 from services.server_manager.adapters.triton_engine import TritonEngine
 from services.server_manager.domain.model_config import EngineConfig
 from shared.messaging.provision import provision
@@ -259,6 +260,11 @@ def test_a_json_schema(client, bus):
 def test_the_demos_question_by_a_schema(gateway, capsys):
     assert is_answered_by_schema(gateway.base_url, MODEL)
     assert NAME in capsys.readouterr().out
+
+
+def test_the_demos_question_with_a_tool_tells_a_call_from_an_answer_without_one(gateway, capsys):
+    assert not is_answered_by_tool(gateway.base_url, MODEL), "its chat template shows it no tools"
+    assert "The model did not call the tool." in capsys.readouterr().err
 
 
 def test_tools(client, bus):
