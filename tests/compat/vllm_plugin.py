@@ -4,6 +4,7 @@
 that ask no server are left out. The outcome of each test goes to the file `SLIPWAY_COMPAT_REPORT` as a line of JSON.
 """
 
+import importlib
 import inspect
 import json
 import os
@@ -21,7 +22,7 @@ def pytest_configure(config) -> None:
     """Replace how vLLM's tests start a server, and how they load models."""
     from vllm.transformers_utils import repo_utils
 
-    from tests import utils  # vLLM's own: the folder of its tests comes first
+    utils = importlib.import_module("tests.utils")  # vLLM's own: the folder of its tests comes first
 
     class Downloaded:
         """What the hub's client is here: each repository is the folder of the served model."""
