@@ -63,13 +63,19 @@ class Api:
         self._channels = Channels()
         self._endpoint = endpoint
 
-    async def pieces(self, path, body, *, method="POST", deadline_s=120.0, model=None, request_id="t1"):
-        """Return the parts of an answer, and the time at which each came."""
+    async def pieces(
+        self, path, body, *, method="POST", deadline_s=120.0, model=None, request_id="t1", on_piece=lambda: None
+    ):
+        """Return the parts of an answer, and the time at which each came; call `on_piece` for each."""
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         request = ApiRequest(method, path, raw, deadline_s, request_id, model)
         limits = Deadlines(first_token_s=120, inter_token_s=60)
         channel = self._channels.get(self._endpoint)
-        return [(p, time.monotonic()) async for p in stream_api(channel, self._name, request, deadlines=limits)]
+        pieces = []
+        async for piece in stream_api(channel, self._name, request, deadlines=limits):
+            pieces.append((piece, time.monotonic()))
+            on_piece()
+        return pieces
 
     async def ask(self, path, body, **options):
         """Return status, headers, body and records of an answer."""
@@ -370,8 +376,13 @@ async def test_a_target_that_is_broken_or_dead_is_named_as_the_source(target, sm
 async def assert_a_dead_engine_is_named(target, api, name):
     dead = {"class": "EngineDeadError", "source": "engine"}
     long = {"prompt": "Hi", "max_tokens": 900, "ignore_eos": True}
-    running = [asyncio.ensure_future(api.pieces("/v1/completions", {**long, "stream": s})) for s in (True, False)]
-    await asyncio.sleep(1.0)
+    begun = {streams: asyncio.Event() for streams in (True, False)}
+    running = [
+        asyncio.ensure_future(api.pieces("/v1/completions", {**long, "stream": streams}, on_piece=event.set))
+        for streams, event in begun.items()
+    ]
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(event.wait() for event in begun.values()))
     target.engine_process(name).kill()
     streamed, whole = await asyncio.gather(*running)
     assert streamed[-1][0].record["error"] == dead
@@ -390,12 +401,16 @@ async def assert_a_dead_engine_is_named(target, api, name):
 
 
 async def test_a_caller_that_leaves_and_a_deadline_abort_in_the_engine(api):
-    """The engine generates two answers at a time: what was not aborted would keep the next request waiting."""
+    """The engine generates two answers at a time: what was not aborted would keep the next request waiting.
+
+    A request with a gRPC stream of its own is aborted by the end of that stream, one that shares a stream by a message.
+    """
     long = {**CHAT, "max_tokens": 900, "ignore_eos": True, "stream": True}
     channel = api._channels.get(api._endpoint)
-    for streams in (True, False):
+    for streams, shares in itertools.product((True, False), repeat=2):
         body = json.dumps({**long, "stream": streams}).encode()
-        left = [stream_api(channel, NAME, ApiRequest("POST", CHAT_PATH, body, 60.0)) for _ in range(2)]
+        request = ApiRequest("POST", CHAT_PATH, body, 60.0)
+        left = [stream_api(channel, NAME, request, on_one_stream=shares) for _ in range(2)]
         first = await asyncio.gather(*(anext(stream) for stream in left))
         assert all(piece.record["output_tokens"] < 100 for piece in first)
         for stream in left:
