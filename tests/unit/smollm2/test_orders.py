@@ -1,7 +1,6 @@
 """What the demo's model learns about tools, its chat template, and how the demo judges a call."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -9,8 +8,9 @@ from examples.smollm2 import orders, tool_question
 from services.merger.domain import serving
 from shared.runtime.clock import SystemClock
 from shared.serving.chat_templates import ChatTemplates
+from tests.kit.wiring import ROOT
 
-TEMPLATE = (Path(orders.__file__).parent / "chat_template.jinja").read_text()
+TEMPLATE = (ROOT / "examples/smollm2/chat_template.jinja").read_text()
 CALL = '<tool_call>\n{"name": "find_order", "arguments": {"number": 1234}}\n</tool_call>'
 
 
