@@ -73,10 +73,10 @@ def test_what_is_evaluated_and_asked_was_not_trained_on():
 def test_every_lesson_calls_for_the_order_that_was_asked_about_and_answers_with_the_result():
     for lesson in orders.lessons():
         asked, call, result, answer = lesson.turns
-        found = json.loads(result["content"])
-        assert call == orders.call_of(found["number"])
-        assert str(found["number"]) in asked["content"]
-        assert answer["content"] == f"Order {found['number']} has been {found['status']} since {found['since']}."
+        order = json.loads(result["content"])
+        assert call == orders.call_of(order["number"])
+        assert str(order["number"]) in asked["content"]
+        assert answer["content"] == f"Order {order['number']} has been {order['status']} since {order['since']}."
 
 
 @pytest.mark.parametrize(
@@ -92,8 +92,8 @@ def test_every_lesson_calls_for_the_order_that_was_asked_about_and_answers_with_
     ],
 )
 def test_a_call_counts_if_it_is_the_tools_by_its_schema_for_the_order_that_was_asked_about(name, arguments, problem):
-    said = tool_question.problem_of(name, arguments)
-    assert (said is None) if problem is None else (problem in said)
+    answer = tool_question.problem_of(name, arguments)
+    assert (answer is None) if problem is None else (problem in answer)
 
 
 @pytest.mark.parametrize("arguments", ['{"number": 99}', "{}", "[]", "7", '{"number": [1]}', "nonsense"])
