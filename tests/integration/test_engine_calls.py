@@ -73,6 +73,9 @@ class Recorder(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.asked.append("live")
         return service_pb2.ServerLiveResponse(live=self.alive)
 
+    async def ServerMetadata(self, request, context):  # noqa: N802, ARG002 - Triton's name
+        return service_pb2.ServerMetadataResponse(name="recorder", version="2.0.0")
+
 
 @pytest.fixture
 async def triton(tmp_path):
