@@ -20,6 +20,8 @@ REPLACED = {
     ("test_quantise_int4.py", "SafeAwqQuantizer"): "watches the real one, and runs the defect that it corrects",
     ("test_quantiser_precision.py", "linear_layers"): "watches the real one",
     ("test_gateway_connections.py", "capture_signals"): "of uvicorn's server: pytest keeps the signals of its process",
+    ("vllm_plugin.py", "__init__"): "of vLLM's test server: it starts none, because one is there",
+    ("vllm_plugin.py", "_shutdown"): "of vLLM's test server, which did not start one",
     ("test_rollback_ports.py", "close"): "of asyncio's server: closes the connections that it took too",
 }
 """Functions and classes of ours that a test replaces, or that are called like ours, each with its reason."""

@@ -51,7 +51,7 @@ class Triton(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def __init__(self) -> None:
         self.requests = 1
-        self.answer = None
+        self.make_responses = None
         self.pause_s = 0.0
         self.aborted: list[str] = []
         self.heads: list[dict] = []
@@ -66,7 +66,7 @@ class Triton(service_pb2_grpc.GRPCInferenceServiceServicer):
             self.heads.append(head)
             waiting.append(request.id)
             if len(waiting) == self.requests:
-                for response in self.answer(*waiting):
+                for response in self.make_responses(*waiting):
                     yield response
                     await asyncio.sleep(self.pause_s)
                 waiting.clear()
@@ -105,7 +105,7 @@ def whole(*ids):
 
 
 async def test_each_request_gets_its_parts_of_a_frame(triton):
-    triton.requests, triton.answer = 2, whole
+    triton.requests, triton.make_responses = 2, whole
     assert await asyncio.gather(ask(triton), ask(triton)) == [b"keel hull"] * 2
     assert triton.heads[0]["stream"] == triton.heads[1]["stream"]
 
@@ -117,7 +117,7 @@ async def test_frames_that_overtake_one_another_are_put_in_order(triton):
         yield frame(part(b, 2, b" mast", last=True))
         yield frame(part(b, 0, b"keel"), part(a, 1, b" hull"))
 
-    triton.requests, triton.answer = 2, swapped
+    triton.requests, triton.make_responses = 2, swapped
     assert await asyncio.gather(ask(triton), ask(triton)) == [b"keel hull mast"] * 2
 
 
@@ -126,7 +126,7 @@ async def test_a_failure_that_overtakes_a_part_comes_after_it(triton):
         yield frame(part(a, 1, last=True, error="engine_dead: gone"))
         yield frame(part(a, 0, b"keel"))
 
-    triton.answer = failing
+    triton.make_responses = failing
     pieces = stream_api(triton.channel, NAME, REQUEST)
     assert (await anext(pieces)).body == b"keel"
     with pytest.raises(SlipwayError) as failed:
@@ -140,7 +140,7 @@ async def test_parts_of_requests_that_are_not_here_are_left_out(triton):
         yield frame(part("unknown", 0, b"x"), part(a, 0, b"keel"), part("", 7, b"x"))
         yield frame(part(a, 1, b" hull", last=True), part(a, 2, b"after the end"))
 
-    triton.answer = strange
+    triton.make_responses = strange
     assert await ask(triton) == b"keel hull"
 
 
@@ -163,29 +163,29 @@ WRONG = {
 
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
 async def test_a_frame_that_is_wrong_fails_the_requests_of_its_stream_and_no_later_one(triton, wrong):
-    triton.requests, triton.answer = 2, lambda a, b: [wrong(a, b)]
+    triton.requests, triton.make_responses = 2, lambda a, b: [wrong(a, b)]
     limits = Deadlines(5, 5)
     assert await asyncio.gather(ask(triton, limits), ask(triton, limits)) == ["engine_failed"] * 2
-    triton.requests, triton.answer = 1, whole
+    triton.requests, triton.make_responses = 1, whole
     assert await ask(triton, limits) == b"keel hull"
 
 
 async def test_a_part_that_never_comes_is_waited_for_within_the_limit(triton):
-    triton.answer = lambda a: [frame(part(a, 0, b"keel")), frame(part(a, 2, b" mast", last=True))]
+    triton.make_responses = lambda a: [frame(part(a, 0, b"keel")), frame(part(a, 2, b" mast", last=True))]
     assert await ask(triton, Deadlines(5, 0.3)) == "engine_dead"
 
 
 async def test_silence_has_its_limits_and_retires_the_stream(triton):
-    triton.answer = lambda *_: []
+    triton.make_responses = lambda *_: []
     assert await ask(triton, Deadlines(0.3, 5)) == "no_first_token"
-    triton.answer = lambda a: [frame(part(a, 0, b"keel"))]
+    triton.make_responses = lambda a: [frame(part(a, 0, b"keel"))]
     stream = find_stream(triton.channel, NAME)
     assert await ask(triton, Deadlines(5, 0.3)) == "engine_dead"
     assert find_stream(triton.channel, NAME) is not stream
 
 
 async def test_parts_that_come_in_time_reset_the_silence(triton):
-    triton.answer = lambda a: [frame(part(a, number, b"x", last=number == 5)) for number in range(6)]
+    triton.make_responses = lambda a: [frame(part(a, number, b"x", last=number == 5)) for number in range(6)]
     triton.pause_s = 0.2
     assert await ask(triton, Deadlines(0.6, 0.6)) == b"xxxxxx"
 
@@ -194,7 +194,7 @@ async def test_too_many_parts_before_their_time_abort_the_request(triton):
     def early(a):
         yield frame(*(part(a, number, b"x") for number in range(1, WAITING_PIECES + 10)))
 
-    triton.answer = early
+    triton.make_responses = early
     assert await ask(triton, Deadlines(5, 5)) == "internal_error"
     async with asyncio.timeout(5):
         while not triton.aborted:
@@ -213,12 +213,12 @@ async def test_a_backend_without_frames_is_understood(triton):
             yield tensors(name, outputs | (head if first else {}), final=not first)
 
     seen: set[str] = set()
-    triton.requests, triton.answer = 2, plain
+    triton.requests, triton.make_responses = 2, plain
     assert await asyncio.gather(ask(triton), ask(triton)) == [b"keel hull"] * 2
 
 
 @pytest.mark.parametrize("head", ["7", "[1]", '{"status": "200"}', '{"status": 200, "headers": 7}'])
 async def test_a_head_that_is_wrong_is_a_failure(triton, head):
     outputs = {"http_body": element(b"x"), "http_record": encode_text("{}"), "http_head": encode_text(head)}
-    triton.answer = lambda a: [tensors(a, outputs)]
+    triton.make_responses = lambda a: [tensors(a, outputs)]
     assert await ask(triton, Deadlines(5, 5)) == "engine_failed"
