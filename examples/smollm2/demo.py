@@ -11,6 +11,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import traceback
@@ -281,6 +282,7 @@ def main() -> None:
     options = parser.parse_args()
     assert isinstance(sys.stdout, io.TextIOWrapper)
     sys.stdout.reconfigure(line_buffering=True)  # the commands below write to the same place
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends like an interrupt: the stack is stopped
     demo = Demo(options.state.resolve())
     started = monotonic()
     if ignored := other_stack(os.environ):

@@ -13,13 +13,14 @@ import pytest
 
 from deploy.local.state import StateFolder
 from examples.smollm2 import demo
+from testbed.servers import wait_until
 from tests.contract.test_runbooks import problem_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
 # Stands in for the command: a stack is "up" while it holds the folder's lock, and importing the base model fails.
 COMMAND = """#!{python}
-import fcntl, os, signal, subprocess, sys
+import fcntl, os, signal, subprocess, sys, time
 words = sys.argv[1:]
 if words[0] == "down" and "--state" in words:
     sys.exit(0)
@@ -37,6 +38,8 @@ if words[0] == "up" and not os.environ.get("FAIL_UP"):
     open(os.path.join(os.path.dirname(state), "pid"), "w").write(str(child.pid))
 elif words[0] in ("down", "doctor"):
     sys.exit(0)
+elif os.environ.get("WAITS"):
+    time.sleep(60)
 else:
     os.kill(os.getpid(), signal.SIGILL)
 """
@@ -117,6 +120,24 @@ def test_a_stack_that_did_not_come_up_is_not_said_to_stay(folder):
         os.close(master)
     assert "stays up" not in text
     assert "slipway deadletters" not in text
+
+
+def test_when_it_is_terminated_its_stack_is_stopped(folder):
+    command = folder / "slipway"
+    command.write_text(COMMAND.format(python=sys.executable))
+    command.chmod(command.stat().st_mode | stat.S_IXUSR)
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, str(command), "--state", str(folder / "state"), "--keep"],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "WAITS": "1"},
+    )
+    wait_until(lambda: "base" in (folder / "asked").read_text(), what="the import of the base model")
+    process.terminate()
+    assert process.wait(30) == 1
+    assert (folder / "asked").read_text().splitlines()[-1] == "down"
 
 
 def test_commands_that_it_names_can_be_typed():
