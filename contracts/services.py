@@ -32,6 +32,8 @@ class ServiceContract:
     owns: tuple[str, ...] = field(default=(), metadata={"about": "KV buckets that only this service writes"})
     edits: tuple[str, ...] = field(default=(), metadata={"about": "KV buckets of another that it may write too"})
     staging: tuple[type[Fact], ...] = field(default=(), metadata={"about": "what it reads of staging as well"})
+    reads_records: tuple[str, ...] = field(default=(), metadata={"about": "KV buckets of others that it reads"})
+    looks_up: tuple[Stream, ...] = field(default=(), metadata={"about": "streams that it reads without a consumer"})
 
     @property
     def reads(self) -> tuple[tuple[type[Fact], Environment], ...]:
@@ -55,7 +57,9 @@ SERVICES: dict[str, ServiceContract] = {
                 f.StageReleased, f.RehearsalRequested, f.ApprovalRequested, f.TrafficRequested, f.ReleaseFinished,
                 f.DeadlinePassed, f.VariantFailed, f.OrderRefused,
             ),
-            owns=("releases", "policies"),
+            owns=("releases",),
+            reads_records=("policies", "routes"),
+            looks_up=(INBOX,),
         ),
         ServiceContract(
             "merger",
@@ -66,6 +70,7 @@ SERVICES: dict[str, ServiceContract] = {
             "quantiser",
             consumes=(f.VariantRequested,),
             emits=(f.VariantQuantised, f.VariantFailed, f.WorkProgressed),
+            looks_up=(EVENTS,),
         ),
         ServiceContract(
             "server-manager",
@@ -102,7 +107,9 @@ SERVICES: dict[str, ServiceContract] = {
             edits=("routes",),
             staging=(f.AlertRaised, f.AlertUpdated, f.InferenceBatch),
         ),
-        ServiceContract("gateway", emits=(f.InferenceBatch,)),
+        ServiceContract(
+            "gateway", emits=(f.InferenceBatch,), reads_records=("routes", "staging-routes", "drills")
+        ),
     )
 }  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Find and connect to the stack: the --state option, else the environment, else the state folder here."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from clients.cli.output import CommandError, Exit
 from clients.cli.settings import CliSettings
 from deploy.local.state import StateFolder, foreign_data
+from shared.messaging.credentials import identify
 from shared.runtime.settings import Connection
 
 StateOption = Annotated[
@@ -56,6 +57,8 @@ def find_stack(state: Path | None) -> StackAddress:
     values = description.variables
     connection = Connection(
         nats_url=values["SLIPWAY_NATS_URL"],
+        nats_credentials=_path(values, "SLIPWAY_NATS_CREDENTIALS"),
+        nats_ca=_path(values, "SLIPWAY_NATS_CA"),
         s3_endpoint=values["SLIPWAY_S3_ENDPOINT"],
         s3_access_key=values["SLIPWAY_S3_ACCESS_KEY"],
         s3_secret_key=SecretStr(values["SLIPWAY_S3_SECRET_KEY"]),
@@ -66,9 +69,16 @@ def find_stack(state: Path | None) -> StackAddress:
     return StackAddress(connection, values["SLIPWAY_GATEWAY_URL"], folder.shown)
 
 
+def _path(values: Mapping[str, str], name: str) -> Path | None:
+    """Return the path in a variable; None in the folder of a stack that was last up before it had keys."""
+    return Path(values[name]) if name in values else None
+
+
 def _explicit(settings: CliSettings) -> Connection:
     given: dict[str, Any] = {
         "nats_url": settings.nats_url,
+        "nats_credentials": settings.nats_credentials,
+        "nats_ca": settings.nats_ca,
         "s3_access_key": settings.s3_access_key,
         "s3_secret_key": SecretStr(settings.s3_secret_key),
         "s3_bucket": settings.s3_bucket,
@@ -94,10 +104,12 @@ async def connected(stack: StackAddress) -> AsyncIterator[Client]:
     options: dict[str, Any] = {"error_cb": ignore, "connect_timeout": CONNECT_S, "reconnect_time_wait": 0.2}
     try:
         # The first attempt must fail fast; afterwards the client waits for a restarted bus without a limit.
-        await client.connect(stack.connection.nats_url, allow_reconnect=False, max_reconnect_attempts=1, **options)
+        servers = stack.connection.nats_url.split(",")
+        options |= identify(stack.connection).options("cli")
+        await client.connect(servers, allow_reconnect=False, max_reconnect_attempts=1, **options)
         await client.close()
         client = Client()
-        await client.connect(stack.connection.nats_url, max_reconnect_attempts=-1, **options)
+        await client.connect(servers, max_reconnect_attempts=-1, **options)
     except (OSError, TimeoutError, nats.errors.Error) as error:
         url = stack.connection.nats_url
         advice = "see `slipway ps`, or start the stack with `slipway up`"

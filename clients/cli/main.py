@@ -16,6 +16,7 @@ from clients.cli.commands import (
     doctor,
     drill,
     events,
+    keys,
     orders,
     publish,
     quarantine,
@@ -69,6 +70,7 @@ app.add_typer(base.base_app, name="base", rich_help_panel=RELEASES)
 app.add_typer(orders.policy_app, name="policy", rich_help_panel=RELEASES)
 app.add_typer(runtime.runtime_app, name="runtime", rich_help_panel=OPERATE)
 app.add_typer(quarantine.quarantine_app, name="quarantine", rich_help_panel=OPERATE)
+app.add_typer(keys.keys_app, name="keys", rich_help_panel=OPERATE)
 app.add_typer(events.deadletters_app, name="deadletters", rich_help_panel=OPERATE)
 
 

@@ -13,6 +13,8 @@ class CliSettings(BaseSettings):
     state: Path = Path(".state")
     engine_env: Path | None = None
     nats_url: str | None = None
+    nats_credentials: Path | None = None
+    nats_ca: Path | None = None
     s3_endpoint: str | None = None
     s3_access_key: str = ""
     s3_secret_key: str = ""

@@ -1,8 +1,15 @@
 """The address of Slipway's bus and store, and the credentials for them."""
 
+import logging
 import os
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clients.training.errors import PublishError
+from contracts.identities import Credential, inbox_prefix
 
 
 @dataclass(frozen=True)
@@ -14,7 +21,9 @@ class Connection:
     Attributes:
         nats_url: One server of the bus, or several separated by commas.
         s3_endpoint: Host and port of the object store, without a scheme.
-        nats_credentials: File with the NATS credentials, if the bus requires them.
+        nats_credentials: File with this publisher's credential: of `slipway keys`, or a `.creds` file of a NATS in
+            operator mode.
+        nats_ca: Certificate (PEM) of the authority that the bus's certificate is from.
     """
 
     nats_url: str = "nats://127.0.0.1:4222"
@@ -24,13 +33,14 @@ class Connection:
     s3_bucket: str = "slipway"
     s3_secure: bool = False
     nats_credentials: str | None = None
+    nats_ca: str | None = None
 
     @classmethod
     def from_environment(cls, variables: Mapping[str, str] | None = None) -> "Connection":
         """Return the connection that the variables name.
 
-        These are `SLIPWAY_NATS_URL`, `SLIPWAY_NATS_CREDENTIALS`, and `SLIPWAY_S3_` followed by `ENDPOINT`,
-        `ACCESS_KEY`, `SECRET_KEY`, `BUCKET` or `SECURE`.
+        These are `SLIPWAY_NATS_URL`, `SLIPWAY_NATS_CREDENTIALS`, `SLIPWAY_NATS_CA`, and `SLIPWAY_S3_` followed by
+        `ENDPOINT`, `ACCESS_KEY`, `SECRET_KEY`, `BUCKET` or `SECURE`.
         """
         given = os.environ if variables is None else variables
         standard = cls()
@@ -42,4 +52,27 @@ class Connection:
             s3_bucket=given.get("SLIPWAY_S3_BUCKET", standard.s3_bucket),
             s3_secure=given.get("SLIPWAY_S3_SECURE", "").lower() in ("1", "true", "yes"),
             nats_credentials=given.get("SLIPWAY_NATS_CREDENTIALS"),
+            nats_ca=given.get("SLIPWAY_NATS_CA"),
         )
+
+    def bus_options(self) -> dict[str, Any]:
+        """Return the options of `nats.connect` that prove who publishes.
+
+        Raises:
+            PublishError: A file is missing, or holds no credential or certificate.
+        """
+        options: dict[str, Any] = {}
+        try:
+            if self.nats_ca is not None:
+                logging.getLogger("asyncio").addFilter(lambda record: "eof_received" not in record.getMessage())
+                options |= {"tls": ssl.create_default_context(cafile=self.nats_ca), "tls_handshake_first": True}
+            if self.nats_credentials is not None:
+                text = Path(self.nats_credentials).read_text()
+                if "BEGIN NATS USER JWT" in text:
+                    return {**options, "user_credentials": self.nats_credentials}
+                credential = Credential.from_text(text)
+                options["nkeys_seed_str"] = credential.seed.get_secret_value()
+                options["inbox_prefix"] = inbox_prefix(credential.name).encode()
+        except (OSError, ValueError) as error:
+            raise PublishError(f"The credentials for the message bus cannot be read: {error}") from error
+        return options

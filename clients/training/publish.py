@@ -244,7 +244,7 @@ async def _publish(connection: Connection, event: Event[Any]) -> bool:
     try:
         client = await nats.connect(
             connection.nats_url.split(","),
-            user_credentials=connection.nats_credentials,
+            **connection.bus_options(),
             connect_timeout=5,
             allow_reconnect=False,
             max_reconnect_attempts=3,

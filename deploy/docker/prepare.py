@@ -3,12 +3,13 @@
 import asyncio
 import sys
 
-import nats
 from nats.js import JetStreamContext
 
+from contracts.identities import PROVISIONER
 from deploy.data_format import DATA_FORMAT, refuse
 from shared.errors import SlipwayError
 from shared.messaging import topology
+from shared.messaging.credentials import connect
 from shared.messaging.provision import limits_of, provision
 from shared.runtime.settings import Connection
 from shared.storage.blobs import AlreadyExists, Store
@@ -31,7 +32,7 @@ async def prepare(connection: Connection) -> None:
     store = Store(connection)
     await asyncio.to_thread(store.ensure_bucket)
     await asyncio.to_thread(store.check_create_only)
-    client = await nats.connect(connection.nats_url)
+    client = await connect(connection, PROVISIONER)
     try:
         js = client.jetstream(timeout=30)
         await _check_format(store, js, connection)

@@ -22,8 +22,10 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from contracts.envelope import Event, plain
 from contracts.facts import Fact, WorkProgressed
+from contracts.identities import inbox_prefix
 from contracts.services import SERVICES, durable_name, filter_subject, stream_of
 from contracts.vocabulary import Environment, canonical_json
+from shared.messaging.credentials import identify
 from shared.messaging.delivery import Consumption, Delivery, Failed
 from shared.messaging.events import parse_event
 from shared.messaging.publishing import PUBLISH_TIMEOUT_S, Emit, envelope, publish_event
@@ -63,7 +65,8 @@ class Bus:
         self._running: set[asyncio.Future[Outcome]] = set()
         self._stopping = False
         self._contract = SERVICES[service]
-        self._inbox = f"_INBOX_{service}".encode()
+        identity = identify(connection)
+        self._inbox = inbox_prefix(identity.name or service).encode()
         self.tracing = tracer_provider(service, connection.trace_file)
         self._handled = Counter("slipway_facts_handled", "Facts handled", ["fact", "outcome"], registry=self.metrics)
         self._unpublishable = Counter(
@@ -80,8 +83,9 @@ class Bus:
             buckets=(0.005, 0.02, 0.1, 0.5, 2, 10, 60, 300, 1800),
         )
         self.broker = NatsBroker(
-            connection.nats_url,
+            connection.nats_url.split(","),
             name=service,
+            security=identity.security(),
             max_reconnect_attempts=-1,
             reconnect_time_wait=1,
             connect_timeout=5,
@@ -173,7 +177,7 @@ class Bus:
                 ack_policy=AckPolicy.NACK_ON_ERROR,
                 decoder=_decoder(fact),
                 title=f"{self.service}: {where}{fact.TYPE}",
-                inbox_prefix=self._inbox,
+                inbox_prefix=self._inbox + b".",  # what follows is appended as it is, not as a token of its own
             )
             subscriber(receive)
             return handler

@@ -6,13 +6,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
-import nats
 import structlog
 from nats.js import JetStreamContext
 from nats.js.errors import APIError, BadRequestError, NotFoundError
 
+from contracts.identities import PROVISIONER
 from contracts.services import EVENTS, INBOX, ORDERS
 from shared.messaging import topology
+from shared.messaging.credentials import connect
 from shared.runtime.settings import Connection
 
 _NAME_IN_USE = 10058
@@ -137,7 +138,7 @@ def limits_of(connection: Connection) -> dict[str, int]:
 
 async def _main() -> None:
     connection = Connection()
-    client = await nats.connect(connection.nats_url)
+    client = await connect(connection, PROVISIONER)
     try:
         await provision(client.jetstream(timeout=30), replicas=connection.replicas, limits=limits_of(connection))
     finally:

@@ -12,6 +12,10 @@ class Connection(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SLIPWAY_", frozen=True, extra="ignore")
 
     nats_url: str = "nats://127.0.0.1:4222"
+    nats_credentials: Path | None = None
+    """File with this identity's secret: of `slipway keys`, or a `.creds` file of a NATS in operator mode."""
+    nats_ca: Path | None = None
+    """Certificate (PEM) of the authority that the bus's certificate is from; with it, only TLS is spoken."""
     s3_endpoint: str = "127.0.0.1:8333"
     s3_access_key: str = ""
     s3_secret_key: SecretStr = SecretStr("")

@@ -7,6 +7,7 @@ import pytest
 
 CONTRACTS = Path(__file__).resolve().parents[2] / "contracts"
 MAY_HOLD_FUNCTIONS = {
+    "identities.py": "the form of a credential's file; the training client ships it",
     "envelope.py": "subjects, derived ids, the JSON form",
     "limits.py": "what a publisher checks before it publishes; the training client ships it",
     "manifests.py": "validation of paths",

@@ -13,6 +13,7 @@ SHARED = {
     "": {"errors"},
     "messaging": {
         "bus",
+        "credentials",
         "delivery",
         "event_log",
         "events",

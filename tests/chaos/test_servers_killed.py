@@ -8,7 +8,6 @@ import signal
 import time
 
 import httpx
-import nats
 import psutil
 import pytest
 from nats.js.errors import NotFoundError
@@ -16,6 +15,7 @@ from nats.js.errors import NotFoundError
 from clients.cli.connection import find_stack
 from contracts.facts import WorkProgressed
 from contracts.services import TELEMETRY
+from shared.messaging.credentials import connect
 from testbed.models import edit_json, tiny_base, tiny_lora
 from testbed.servers import wait_until
 
@@ -40,7 +40,7 @@ def wide(tmp_path_factory):
 
 async def publish_until_uploading(stack, wide) -> None:
     """Publish, and come back when every tensor is merged, so that the upload of their one shard is under way."""
-    client = await nats.connect(find_stack(stack.state).connection.nats_url)
+    client = await connect(find_stack(stack.state).connection)
     progressed = await client.subscribe(f"{WorkProgressed.TYPE}.wide")
     await asyncio.to_thread(stack.publish, "wide", wide["lora"], "--variant", "bf16", base="wide-llama")
     async with asyncio.timeout(120):
@@ -76,7 +76,7 @@ def test_the_bus_is_killed_three_times_on_the_way(stack, tiny):
 
 async def telemetry_arrives(stack) -> None:
     """Wait until the gateway's telemetry is stored again: its stream is in memory and went with the bus."""
-    client = await nats.connect(find_stack(stack.state).connection.nats_url)
+    client = await connect(find_stack(stack.state).connection)
     js = client.jetstream()
     async with asyncio.timeout(30):
         while True:

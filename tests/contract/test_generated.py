@@ -9,7 +9,8 @@ from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 
 from contracts.envelope import CONTENT_TYPE
-from contracts.facts import FACTS
+from contracts.facts import FACTS, WorkProgressed
+from contracts.identities import PROVISIONER, ROLES
 from contracts.services import FROM_OUTSIDE, SERVICES
 from deploy import generate
 from tests.kit.wiring import ROOT
@@ -49,11 +50,11 @@ def test_stale_files_are_noticed(tmp_path, monkeypatch):
     generate.main()
     assert generate.stale() == []
     (tmp_path / "contracts/schemas/slipway.alert.raised.v1.json").write_text("{}\n")
-    (tmp_path / "deploy/nats/permissions.conf").unlink()
+    (tmp_path / "deploy/nats/permissions.yaml").unlink()
     (tmp_path / "contracts/schemas/slipway.left.over.v1.json").write_text("{}\n")
     assert set(generate.stale()) == {
         "contracts/schemas/slipway.alert.raised.v1.json",
-        "deploy/nats/permissions.conf",
+        "deploy/nats/permissions.yaml",
         "contracts/schemas/slipway.left.over.v1.json",
     }
 
@@ -168,14 +169,19 @@ def test_outsiders_may_send_exactly_the_inbox(document):
 
 
 def test_permissions_let_each_service_do_its_work_and_nothing_of_anothers():
-    text = (ROOT / "deploy/nats/permissions.conf").read_text()
-    blocks = dict(re.findall(r"\n  ([a-z-]+): \{\n    publish: (\[.*?\])", text, re.DOTALL))
-    assert set(SERVICES) == set(blocks)
-    for name, block in blocks.items():
-        allowed = set(json.loads(block))
+    blocks = yaml.safe_load((ROOT / "deploy/nats/permissions.yaml").read_text())
+    assert {*SERVICES, PROVISIONER, *(f"a-{role}" for role in ROLES)} == set(blocks)
+    for name in SERVICES:
+        allowed = set(blocks[name]["publish"])
         for fact in SERVICES[name].emits:
             assert f"{fact.TYPE}.*" in allowed
         foreign = {fact for other in SERVICES.values() for fact in other.emits} - set(SERVICES[name].emits)
         assert not {f"{fact.TYPE}.*" for fact in foreign} & allowed
         buckets = {item for item in allowed if item.startswith("$KV.")}
         assert buckets == {f"$KV.{bucket}.>" for bucket in (*SERVICES[name].owns, *SERVICES[name].edits)}
+
+
+def test_nobody_subscribes_to_what_a_stream_stores():
+    """Whoever may create consumers could otherwise have stored messages delivered to a stored subject."""
+    for block in yaml.safe_load((ROOT / "deploy/nats/permissions.yaml").read_text()).values():
+        assert all(item.startswith("_INBOX") or item == f"{WorkProgressed.TYPE}.*" for item in block["subscribe"])

@@ -2,12 +2,12 @@
 
 import json
 
-import nats
 import psutil
 import pytest
 
 from clients.cli.connection import find_stack
 from contracts.envelope import CONTENT_TYPE
+from shared.messaging.credentials import connect
 from testbed.servers import wait_until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
@@ -21,7 +21,7 @@ def stack(module_stack):
 async def publish_again(stack, model: str, *, ids: list[str]) -> None:
     """Publish the checkpoint of a model again, under other event ids, straight on the bus."""
     (event,) = stack.events("checkpoint.ready", model)[:1]
-    client = await nats.connect(find_stack(stack.state).connection.nats_url)
+    client = await connect(find_stack(stack.state).connection)
     js = client.jetstream()
     for event_id in ids:
         body = json.dumps({**event, "id": event_id}).encode()

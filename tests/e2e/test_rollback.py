@@ -8,11 +8,11 @@ from collections import Counter
 from typing import Self
 
 import httpx
-import nats
 import pytest
 
 from clients.cli.connection import find_stack
 from contracts.envelope import CONTENT_TYPE
+from shared.messaging.credentials import connect
 from testbed.servers import wait_until
 from testbed.stack import POLICY
 
@@ -142,7 +142,7 @@ def staging_route_is_empty(stack) -> bool:
 
 async def publish_again(stack, orders, *, epoch) -> None:
     """Publish traffic orders again under other ids: as they were, and as if they had been given for the route of now."""
-    client = await nats.connect(find_stack(stack.state).connection.nats_url)
+    client = await connect(find_stack(stack.state).connection)
     js = client.jetstream()
     for number, order in enumerate(orders):
         for kind, data in (("late", order["data"]), ("fresh", {**order["data"], "epoch": epoch})):

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from clients.cli.connection import find_stack
 from contracts.vocabulary import digest_of
+from shared.messaging.credentials import connect
 from shared.runtime.process import child_command
 from testbed.servers import wait_until
 
@@ -250,12 +252,8 @@ def test_wrong_usage_ends_with_2_and_one_sentence(slipway, models):
 def test_a_dead_letter_is_listed_shown_and_requeued(slipway):
     import asyncio
 
-    import nats
-
-    url = json.loads((slipway.state / "stack.json").read_text())["variables"]["SLIPWAY_NATS_URL"]
-
     async def publish_nonsense():
-        client = await nats.connect(url)
+        client = await connect(find_stack(slipway.state).connection)
         await client.jetstream().publish("slipway.release.cancelled.v1.tiny", b"this is no JSON")
         await client.close()
 

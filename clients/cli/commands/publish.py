@@ -127,6 +127,8 @@ def training_connection(stack: StackAddress) -> TrainingConnection:
     connection = stack.connection
     return TrainingConnection(
         nats_url=connection.nats_url,
+        nats_credentials=str(connection.nats_credentials) if connection.nats_credentials else None,
+        nats_ca=str(connection.nats_ca) if connection.nats_ca else None,
         s3_endpoint=connection.s3_endpoint,
         s3_access_key=connection.s3_access_key,
         s3_secret_key=connection.s3_secret_key.get_secret_value(),

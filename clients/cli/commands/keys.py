@@ -1,0 +1,131 @@
+"""`slipway keys`: who may connect to the bus, and with which roles."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clients.cli.connection import JsonOption
+from clients.cli.output import CommandError, show_json, show_line, show_table
+from clients.cli.parsing import check_model
+from contracts.identities import ROLES, Identity, Role
+from deploy.identity.key_folder import KeyFolder, KeysRefused
+from shared.runtime.clock import SystemClock
+
+keys_app = typer.Typer(help="Make, list, replace and withdraw the keys of people and programs.", no_args_is_help=True)
+
+FolderOption = Annotated[Path, typer.Option("--folder", help="Folder of the keys.")]
+FOLDER = Path("keys")
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the person or program.")]
+
+
+@keys_app.command("init")
+def init(
+    *,
+    host: Annotated[
+        list[str] | None, typer.Option(help="Name or address of the bus, as clients reach it; repeatable.")
+    ] = None,
+    folder: FolderOption = FOLDER,
+) -> None:
+    """Make what an installation needs: a certificate authority, the bus's certificate, a key for each service.
+
+    What is there stays as it is.
+    """
+    keys = _keys(folder)
+    keys.prepare(host or ["127.0.0.1", "localhost"], SystemClock().now())
+    show_line(f"the keys are in {keys.path}; {_how_to_load(keys)}")
+
+
+@keys_app.command("list")
+def list_command(folder: FolderOption = FOLDER, as_json: JsonOption = False) -> None:
+    """List who may connect, with roles, models and how many keys are accepted."""
+    identities = _existing(_keys(folder)).identities()
+    if as_json:
+        show_json([identity.model_dump(mode="json") for identity in identities])
+        return
+    rows = [
+        [identity.name, _roles(identity), ", ".join(identity.models) or "all", len(identity.public_keys)]
+        for identity in identities
+    ]
+    show_table(["name", "roles", "models", "keys"], rows)
+
+
+@keys_app.command("add")
+def add(
+    name: NameArgument,
+    *,
+    role: Annotated[list[str], typer.Option(help=f"One of {', '.join(ROLES)}; repeatable.")],
+    model: Annotated[
+        list[str] | None, typer.Option(help="Model that a publisher may announce; repeatable (default: all).")
+    ] = None,
+    folder: FolderOption = FOLDER,
+) -> None:
+    """Make a key for a person or a program."""
+    roles = [_role(text) for text in role]
+    for name_of_model in model or []:
+        check_model(name_of_model)
+    keys = _change(folder, lambda keys: keys.add(name, roles, model or []))
+    show_line(f"{name} has a key: give {keys.credential(name)} to its owner, and to nobody else")
+
+
+@keys_app.command("rotate")
+def rotate(name: NameArgument, folder: FolderOption = FOLDER) -> None:
+    """Make another key for an identity. The one before is accepted until it is retired."""
+    keys = _change(folder, lambda keys: keys.rotate(name))
+    show_line(
+        f"{name} has a new key in {keys.credential(name)}; when it is in use everywhere, withdraw the old one with "
+        f"`slipway keys retire {name}`"
+    )
+
+
+@keys_app.command("retire")
+def retire(name: NameArgument, folder: FolderOption = FOLDER) -> None:
+    """Withdraw the older of two keys of an identity."""
+    _change(folder, lambda keys: keys.retire(name))
+    show_line(f"the old key of {name} is withdrawn")
+
+
+@keys_app.command("remove")
+def remove(name: NameArgument, folder: FolderOption = FOLDER) -> None:
+    """Withdraw all keys of a person or a program; its connections end."""
+    _change(folder, lambda keys: keys.remove(name))
+    show_line(f"{name} may not connect any more")
+
+
+def _keys(folder: Path) -> KeyFolder:
+    return KeyFolder(folder.absolute())
+
+
+def _existing(keys: KeyFolder) -> KeyFolder:
+    if not keys.identities():
+        raise CommandError(
+            f"there are no keys in {keys.path}; use `slipway keys init`, or name another --folder"
+        )
+    return keys
+
+
+def _change(folder: Path, change: Callable[[KeyFolder], object]) -> KeyFolder:
+    """Change keys, and say how they take effect."""
+    keys = _existing(_keys(folder))
+    try:
+        change(keys)
+    except KeysRefused as refused:
+        raise CommandError(str(refused)) from refused
+    show_line(_how_to_load(keys))
+    return keys
+
+
+def _how_to_load(keys: KeyFolder) -> str:
+    return f"include {keys.server_config} in the configuration of the bus, and let it read that again (SIGHUP)"
+
+
+def _role(text: str) -> Role:
+    for role in ROLES:
+        if role == text:
+            return role
+    raise CommandError(f"{text!r} is no role: use {', '.join(ROLES)}")
+
+
+def _roles(identity: Identity) -> str:
+    return ", ".join(identity.roles) or "part of Slipway"

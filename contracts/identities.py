@@ -1,0 +1,82 @@
+"""Who connects to the bus: the services, what prepares it, and the roles of people and programs."""
+
+from typing import Annotated, Final, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
+
+from . import facts as f
+from .facts import Fact
+from .services import SERVICES
+from .vocabulary import Contract, ModelName
+
+Role = Literal["publisher", "operator", "approver", "viewer", "administrator"]
+ROLES: tuple[Role, ...] = get_args(Role)
+IDENTITY_PATTERN: Final = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+"""One token of a NATS subject, and a file name everywhere."""
+PROVISIONER: Final = "provisioner"
+"""Creates streams, consumers and buckets; publishes nothing."""
+RESERVED: Final = frozenset({*SERVICES, PROVISIONER, "console", "mirror", "agent"})
+"""Names that no person or program may have."""
+
+PUBLISHED_BY: Final[dict[Role, tuple[type[Fact], ...]]] = {
+    "publisher": (f.CheckpointReady,),
+    "operator": (f.ReleaseCancelled, f.RollbackOrdered, f.DrillOrdered, f.QuarantineLifted),
+    "approver": (f.ApprovalGranted,),
+    "viewer": (),
+    "administrator": (),
+}
+"""What each role publishes of what comes from outside; an administrator may publish everything."""
+
+IdentityName = Annotated[str, StringConstraints(pattern=IDENTITY_PATTERN)]
+PublicKey = Annotated[str, StringConstraints(pattern=r"^U[A-Z2-7]{55}$")]
+
+
+class Identity(Contract):
+    """A person or a program that may connect to the bus.
+
+    Attributes:
+        name: A service, `provisioner`, or the name of a user.
+        roles: What a user may do; empty for services and the provisioner.
+        models: The models that a publisher may announce checkpoints of; empty for all.
+        public_keys: The keys that are accepted now, the newest last: two while one is being replaced.
+    """
+
+    name: IdentityName
+    roles: tuple[Role, ...] = ()
+    models: tuple[ModelName, ...] = ()
+    public_keys: Annotated[tuple[PublicKey, ...], Field(min_length=1)]
+
+
+class Credential(BaseModel):
+    """An identity's secret, as its file holds it: a comment with the name, then the seed of its key (nkeys).
+
+    Other NATS clients read the file, too: they skip the comment.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: IdentityName
+    seed: SecretStr
+
+    def text(self) -> str:
+        """Return the content of the file."""
+        return f"# Slipway identity {self.name}\n{self.seed.get_secret_value()}\n"
+
+    @classmethod
+    def from_text(cls, text: str) -> "Credential":
+        """Return the credential in a file.
+
+        Raises:
+            ValueError: The text is not the content of such a file.
+        """
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        first = lines[0].removeprefix("# Slipway identity ") if lines else ""
+        if len(lines) != 2 or first == lines[0] or not lines[1].startswith("SU"):
+            msg = "The file holds no credential of Slipway: make one with `slipway keys add`."
+            raise ValueError(msg)
+        return cls(name=first, seed=SecretStr(lines[1]))
+
+
+def inbox_prefix(name: str) -> str:
+    """Return the first token of the subjects that an identity's answers come to."""
+    return f"_INBOX_{name}"

@@ -1,0 +1,34 @@
+"""The part of a NATS server's configuration that says who may connect, and what each may publish and subscribe to."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from contracts.identities import Identity
+from decisions.bus_permissions import Permissions, permissions_of
+
+
+def authorization(identities: Iterable[Identity]) -> str:
+    """Return the block `authorization` with a user for each key that is accepted now."""
+    users = "\n".join(
+        f"    {{ nkey: {key}, permissions: {permission_map(permissions_of(identity))} }} # {identity.name}"
+        for identity in identities
+        for key in identity.public_keys
+    )
+    return f"authorization {{\n  users = [\n{users}\n  ]\n}}\n"
+
+
+def tls(certificate: Path, key: Path) -> str:
+    """Return the block `tls`: every client connects by TLS 1.3, ours before the server says anything."""
+    return (
+        f"tls {{\n  cert_file: {json.dumps(str(certificate))}\n  key_file: {json.dumps(str(key))}\n"
+        '  min_version: "1.3"\n  timeout: 5\n  handshake_first: auto\n}\n'
+    )
+
+
+def permission_map(permissions: Permissions) -> str:
+    """Return permissions as a map of the server's configuration."""
+    publish: dict[str, list[str]] = {"allow": list(permissions.publish)}
+    if permissions.deny_publish:
+        publish["deny"] = list(permissions.deny_publish)
+    return json.dumps({"publish": publish, "subscribe": {"allow": list(permissions.subscribe)}})

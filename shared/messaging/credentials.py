@@ -1,0 +1,99 @@
+"""How a program proves to the bus who it is: the options that NATS clients take."""
+
+import logging
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nats
+from faststream.nats.security import NatsCredentials, NatsNKey, NatsSecurity
+from nats.aio.client import Client
+
+from contracts.identities import Credential, inbox_prefix
+from shared.runtime.settings import Connection
+
+_OPERATOR_MODE = "-----BEGIN NATS USER JWT-----"
+
+
+@dataclass(frozen=True)
+class BusIdentity:
+    """Who a program is on the bus.
+
+    Attributes:
+        name: The identity; None for one that only a NATS in operator mode knows, or without credentials.
+        seed: Its secret (nkeys); None where there is none, or where `creds_file` has it.
+        creds_file: A `.creds` file of a NATS in operator mode.
+        tls: What the server is trusted by; None for a connection without TLS.
+    """
+
+    name: str | None = None
+    seed: str | None = None
+    creds_file: Path | None = None
+    tls: ssl.SSLContext | None = None
+
+    def options(self, default_name: str) -> dict[str, Any]:
+        """Return the options of `nats.connect`; the inbox of an identity without a name is that of `default_name`."""
+        options: dict[str, Any] = {"inbox_prefix": inbox_prefix(self.name or default_name).encode()}
+        if self.seed is not None:
+            options["nkeys_seed_str"] = self.seed
+        if self.creds_file is not None:
+            options["user_credentials"] = str(self.creds_file)
+        if self.tls is not None:
+            options |= {"tls": self.tls, "tls_handshake_first": True}
+        return options
+
+    def security(self) -> NatsSecurity | None:
+        """Return the same for FastStream's broker; None for a connection without credentials and TLS."""
+        if self.seed is not None:
+            return NatsNKey.from_seed(self.seed, ssl_context=self.tls, tls_handshake_first=self.tls is not None)
+        if self.creds_file is not None:
+            return NatsCredentials.from_file(
+                self.creds_file, ssl_context=self.tls, tls_handshake_first=self.tls is not None
+            )
+        return NatsSecurity(ssl_context=self.tls, tls_handshake_first=True) if self.tls is not None else None
+
+
+async def connect(connection: Connection, default_name: str = "slipway", **options: Any) -> Client:
+    """Connect to the bus as the identity that the settings name, with these options of `nats.connect`.
+
+    Raises:
+        ValueError: as `identify`.
+        nats.errors.Error: the bus does not answer, or lets nobody in with this key.
+    """
+    given = {**identify(connection).options(default_name), **options}
+    return await nats.connect(connection.nats_url.split(","), **given)
+
+
+def identify(connection: Connection) -> BusIdentity:
+    """Read who this program is on the bus from the files that its settings name.
+
+    Raises:
+        ValueError: A file is not readable, or holds no credential; the message names the variable.
+    """
+    tls = None
+    if connection.nats_ca is not None:
+        try:
+            tls = ssl.create_default_context(cafile=str(connection.nats_ca))
+        except (OSError, ssl.SSLError) as error:
+            msg = f"SLIPWAY_NATS_CA names {connection.nats_ca}, which is no readable certificate: {error}."
+            raise ValueError(msg) from error
+        tls.minimum_version = ssl.TLSVersion.TLSv1_3
+        logging.getLogger("asyncio").addFilter(_is_no_eof)
+    path = connection.nats_credentials
+    if path is None:
+        return BusIdentity(tls=tls)
+    try:
+        text = path.read_text()
+        if _OPERATOR_MODE in text:
+            return BusIdentity(creds_file=path, tls=tls)
+        credential = Credential.from_text(text)
+    except (OSError, ValueError) as error:
+        msg = f"SLIPWAY_NATS_CREDENTIALS names {path}, which is no readable credential: {error}"
+        raise ValueError(msg) from error
+    return BusIdentity(name=credential.name, seed=credential.seed.get_secret_value(), tls=tls)
+
+
+def _is_no_eof(record: logging.LogRecord) -> bool:
+    """Leave out what asyncio warns of whenever a connection of nats-py with TLS ends; nothing follows from it."""
+    return "eof_received" not in record.getMessage()

@@ -1,0 +1,279 @@
+"""The permissions of every identity on a real server: what it needs works, all else is refused.
+
+What is expected follows from the declarations of services and roles, not from the permissions that are tested.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import ssl
+from datetime import UTC, datetime
+
+import nats
+import pytest
+
+from contracts.facts import FACTS, CheckpointReady, WorkAbandoned, WorkProgressed
+from contracts.identities import PROVISIONER, PUBLISHED_BY, Role
+from contracts.services import (
+    DEADLETTER,
+    DEADLETTER_PREFIX,
+    EVENTS,
+    FROM_OUTSIDE,
+    INBOX,
+    ORDERS,
+    SERVICES,
+    TELEMETRY,
+    durable_name,
+    stream_of,
+)
+from deploy.identity.bus_config import tls
+from deploy.identity.key_folder import KeyFolder
+from shared.messaging import topology
+from shared.messaging.credentials import identify
+from shared.messaging.provision import provision
+from shared.runtime.settings import Connection
+from testbed.servers import NatsServer
+
+NOW = datetime.now(UTC)
+USERS: dict[str, tuple[Role, ...]] = {
+    "paula": ("publisher",),
+    "oscar": ("operator",),
+    "anna": ("approver",),
+    "victor": ("viewer",),
+    "both": ("approver", "operator"),
+    "adam": ("administrator",),
+}
+STREAMS = (INBOX, ORDERS, EVENTS, DEADLETTER, TELEMETRY)
+CONSUMERS = [
+    (service.name, str(stream_of(fact)), durable_name(service.name, fact, where))
+    for service in SERVICES.values()
+    for fact, where in service.reads
+]
+
+
+class SecuredNats(NatsServer):
+    """A server that only lets known keys in, by TLS."""
+
+    def __init__(self, folder, keys: KeyFolder) -> None:
+        super().__init__(folder)
+        config = self.folder / "nats.conf"
+        included = os.path.relpath(keys.server_config, self.folder)  # an absolute path is read as a relative one
+        config.write_text(
+            config.read_text()
+            + f"include {json.dumps(included)}\n"
+            + tls(keys.path / "bus.pem", keys.path / "bus-key.pem")
+        )
+
+    def reload(self) -> None:
+        self.process.send_signal(signal.SIGHUP)
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory):
+    folder = KeyFolder(tmp_path_factory.mktemp("keys"))
+    folder.prepare(["127.0.0.1", "localhost"], NOW)
+    for name, roles in USERS.items():
+        folder.add(name, roles)
+    folder.add("pia", ["publisher"], ["support-bot"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, keys):
+    server = SecuredNats(tmp_path_factory.mktemp("nats"), keys)
+    server.start()
+
+    async def prepared():
+        client = await connect(server, keys, PROVISIONER)
+        await provision(client.jetstream(timeout=30))
+        await client.close()
+
+    asyncio.run(prepared())
+    yield server
+    server.discard()
+
+
+async def connect(server, keys, name, **options):
+    connection = Connection(nats_url=server.url, nats_credentials=keys.credential(name), nats_ca=keys.authority)
+    given = {"allow_reconnect": False, "connect_timeout": 5, **identify(connection).options(name), **options}
+    return await nats.connect(server.url, **given)
+
+
+def facts_of(name):
+    """The types of facts that an identity publishes."""
+    if name in SERVICES:
+        service = SERVICES[name]
+        return {*service.emits, *([WorkAbandoned] if service.consumes else [])}
+    return {fact for role in USERS.get(name, ()) for fact in PUBLISHED_BY[role]}
+
+
+def expected(name):
+    """Each subject that is tried, and whether it is allowed."""
+    everything = "administrator" in USERS.get(name, ())
+    reads_all = bool(set(USERS.get(name, ())) - {"publisher"})
+    service = SERVICES.get(name)
+    tried = {}
+    for fact in FACTS.values():
+        environments = [fact.TYPE]
+        if fact not in FROM_OUTSIDE:
+            environments.append(fact.TYPE.replace("slipway.", "slipway.staging.", 1))
+        for type_ in environments:
+            tried[f"{type_}.support-bot"] = everything or fact in facts_of(name)
+    for other in SERVICES:
+        tried[f"{DEADLETTER_PREFIX}.{other}"] = everything or (other == name and bool(SERVICES[other].consumes))
+    for owner, stream, durable in CONSUMERS:
+        for verb in ("INFO", "MSG.NEXT"):
+            allowed = owner == name or (verb == "INFO" and (reads_all or name == PROVISIONER))
+            tried[f"$JS.API.CONSUMER.{verb}.{stream}.{durable}"] = everything or allowed
+        tried[f"$JS.ACK.{stream}.{durable}.1.1.1.1.1"] = everything or owner == name
+        tried[f"$JS.API.CONSUMER.CREATE.{stream}.{durable}.slipway.x"] = everything or name == PROVISIONER
+        tried[f"$JS.API.CONSUMER.DELETE.{stream}.{durable}"] = everything
+        tried[f"$JS.API.CONSUMER.PAUSE.{stream}.{durable}"] = everything
+    for bucket in topology.BUCKETS:
+        writes = service is not None and bucket in (*service.owns, *service.edits)
+        reads = writes or reads_all or (service is not None and bucket in service.reads_records)
+        tried[f"$KV.{bucket}.support-bot"] = everything or writes
+        tried[f"$JS.API.DIRECT.GET.KV_{bucket}.$KV.{bucket}.support-bot"] = everything or reads
+        tried[f"$JS.API.CONSUMER.CREATE.KV_{bucket}"] = everything or reads
+        tried[f"$JS.API.CONSUMER.CREATE.KV_{bucket}.x.$KV.{bucket}.>"] = everything or reads
+    for stream in [*STREAMS, *(f"KV_{bucket}" for bucket in topology.BUCKETS)]:
+        for verb in ("CREATE", "UPDATE"):
+            tried[f"$JS.API.STREAM.{verb}.{stream}"] = everything or name == PROVISIONER
+        for verb in ("PURGE", "MSG.DELETE", "SNAPSHOT", "RESTORE", "LEADER.STEPDOWN"):
+            tried[f"$JS.API.STREAM.{verb}.{stream}"] = everything
+    for stream in STREAMS:
+        publishes = {stream_of(fact) for fact in facts_of(name)} if service is not None else set()
+        looks_up = stream in publishes or (service is not None and stream in service.looks_up)
+        tried[f"$JS.API.STREAM.MSG.GET.{stream}"] = everything or reads_all or looks_up
+    tried["$JS.API.STREAM.CREATE.another"] = everything
+    tried["anything.else"] = everything
+    return tried
+
+
+HARMFUL = ("PURGE", "MSG.DELETE", "RESTORE", "SNAPSHOT", "STEPDOWN", "CONSUMER.DELETE", "CONSUMER.PAUSE")
+IDENTITIES = (*SERVICES, PROVISIONER, *USERS)
+
+
+@pytest.mark.parametrize("name", IDENTITIES)
+async def test_each_identity_may_do_what_it_needs_and_nothing_else(server, keys, name):
+    refused: set[str] = set()
+
+    async def note(error):
+        text = str(error)
+        if "permissions violation for publish" in text.lower():
+            refused.add(text.split('"')[1])
+
+    client = await connect(server, keys, name, error_cb=note)
+    tried = expected(name)
+    try:
+        for subject, allowed in tried.items():
+            if allowed and any(verb in subject for verb in HARMFUL):
+                continue  # an administrator may: it would really be done
+            await client.publish(subject, b"")
+        await client.flush(timeout=10)
+        deadline = asyncio.get_running_loop().time() + 5
+        want = {subject for subject, allowed in tried.items() if not allowed}
+        while len(refused) < len(want) and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.02)
+    finally:
+        await client.close()
+    assert refused == {subject.lower() for subject in want}  # the client reports errors in lower case
+
+
+@pytest.mark.parametrize("name", IDENTITIES)
+async def test_each_identity_reads_its_own_inbox_only(server, keys, name):
+    refused: set[str] = set()
+
+    async def note(error):
+        text = str(error)
+        if "permissions violation for subscription" in text.lower():
+            refused.add(text.split('"')[1])
+
+    other = next(identity for identity in IDENTITIES if identity != name)
+    client = await connect(server, keys, name, error_cb=note)
+    not_own = {f"_INBOX_{other}.>", "slipway.>", "$KV.>", "_INBOX.>", ">", "$JS.>", f"{CheckpointReady.TYPE}.*"}
+    live = f"{WorkProgressed.TYPE}.*"
+    for subject in (*not_own, live, f"_INBOX_{name}.>"):
+        await client.subscribe(subject)
+    await client.flush(timeout=5)
+    await asyncio.sleep(0.1)
+    await client.close()
+    if name == "adam":
+        not_own.discard("_INBOX.>")
+    follows = bool(set(USERS.get(name, ())) - {"publisher"})
+    assert refused == {subject.lower() for subject in not_own | (set() if follows else {live})}
+
+
+async def test_a_publisher_of_named_models_announces_no_other(server, keys):
+    refused: set[str] = set()
+
+    async def note(error):
+        refused.add(str(error).split('"')[1])
+
+    client = await connect(server, keys, "pia", error_cb=note)
+    for model in ("support-bot", "other-bot"):
+        await client.publish(f"{CheckpointReady.TYPE}.{model}", b"")
+    await client.flush(timeout=5)
+    await asyncio.sleep(0.1)
+    await client.close()
+    assert refused == {f"{CheckpointReady.TYPE}.other-bot"}
+
+
+async def lets_in(server, keys, name):
+    """Connect, and try again while the server reads its configuration again."""
+    for attempt in range(100):
+        try:
+            client = await connect(server, keys, name)
+        except nats.errors.Error:
+            if attempt == 99:
+                raise
+            await asyncio.sleep(0.05)
+        else:
+            await client.flush(timeout=5)
+            await client.close()
+            break
+
+
+async def test_who_has_no_key_or_no_certificate_is_not_let_in(server, keys, tmp_path):
+    ca = ssl.create_default_context(cafile=str(keys.authority))
+    with pytest.raises(nats.errors.Error, match="Authorization Violation"):
+        await nats.connect(server.url, tls=ca, allow_reconnect=False, connect_timeout=5)
+    strangers = KeyFolder(tmp_path)
+    strangers.prepare(["127.0.0.1"], NOW)
+    once = {"allow_reconnect": False, "max_reconnect_attempts": 1}
+    unknown = Connection(nats_credentials=strangers.credential("registry"), nats_ca=keys.authority)
+    with pytest.raises(nats.errors.Error, match="Authorization Violation"):
+        await nats.connect(server.url, **once, **identify(unknown).options("registry"))
+    distrustful = Connection(nats_credentials=keys.credential("registry"), nats_ca=strangers.authority)
+    with pytest.raises((ssl.SSLCertVerificationError, nats.errors.Error)):
+        await nats.connect(server.url, **once, **identify(distrustful).options("registry"))
+
+
+async def test_a_key_is_replaced_while_both_are_accepted_and_then_withdrawn(tmp_path):
+    keys = KeyFolder(tmp_path / "keys")
+    keys.prepare(["127.0.0.1"], NOW)
+    keys.add("paula", ["publisher"])
+    server = SecuredNats(tmp_path, keys)
+    server.start()
+    try:
+        old = tmp_path / "old.nk"
+        old.write_text(keys.credential("paula").read_text())
+        keys.rotate("paula")
+        server.reload()
+        await lets_in(server, keys, "paula")
+        connection = Connection(nats_credentials=old, nats_ca=keys.authority)
+        before = await nats.connect(server.url, **identify(connection).options("paula"), max_reconnect_attempts=1)
+        await before.flush(timeout=5)
+        keys.retire("paula")
+        server.reload()
+        closed = asyncio.get_running_loop().time() + 10
+        while before.is_connected and asyncio.get_running_loop().time() < closed:
+            await asyncio.sleep(0.05)
+        assert not before.is_connected, "a connection with a withdrawn key stays open"
+        await before.close()
+        await lets_in(server, keys, "paula")
+        keys.remove("paula")
+        assert not keys.credential("paula").exists()
+    finally:
+        server.discard()
