@@ -24,7 +24,8 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the p
 def init(
     *,
     host: Annotated[
-        list[str] | None, typer.Option(help="Name or address of the bus, as clients reach it; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="HOST", help="Name or address of the bus, as clients reach it; repeatable."),
     ] = None,
     folder: FolderOption = FOLDER,
 ) -> None:
@@ -55,9 +56,10 @@ def list_command(folder: FolderOption = FOLDER, as_json: JsonOption = False) -> 
 def add(
     name: NameArgument,
     *,
-    role: Annotated[list[str], typer.Option(help=f"One of {', '.join(ROLES)}; repeatable.")],
+    role: Annotated[list[str], typer.Option(metavar="ROLE", help=f"One of {', '.join(ROLES)}; repeatable.")],
     model: Annotated[
-        list[str] | None, typer.Option(help="Model that a publisher may announce; repeatable (default: all).")
+        list[str] | None,
+        typer.Option(metavar="MODEL", help="Model that a publisher may announce; repeatable (default: all)."),
     ] = None,
     folder: FolderOption = FOLDER,
 ) -> None:
@@ -99,9 +101,7 @@ def _keys(folder: Path) -> KeyFolder:
 
 def _existing(keys: KeyFolder) -> KeyFolder:
     if not keys.identities():
-        raise CommandError(
-            f"there are no keys in {keys.path}; use `slipway keys init`, or name another --folder"
-        )
+        raise CommandError(f"there are no keys in {keys.path}; use `slipway keys init`, or name another --folder")
     return keys
 
 
