@@ -17,6 +17,7 @@ keys_app = typer.Typer(help="Make, list, replace and withdraw the keys of people
 
 FolderOption = Annotated[Path, typer.Option("--folder", help="Folder of the keys.")]
 FOLDER = Path("keys")
+LOADED = "this counts when the bus has read its configuration again (SIGHUP)"
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the person or program.")]
 
 
@@ -35,7 +36,7 @@ def init(
     """
     keys = _keys(folder)
     keys.prepare(host or ["127.0.0.1", "localhost"], SystemClock().now())
-    show_line(f"the keys are in {keys.path}; {_how_to_load(keys)}")
+    show_line(f"the keys are in {keys.path}; include {keys.server_config} in the configuration of the bus")
 
 
 @keys_app.command("list")
@@ -45,10 +46,7 @@ def list_command(folder: FolderOption = FOLDER, as_json: JsonOption = False) -> 
     if as_json:
         show_json([identity.model_dump(mode="json") for identity in identities])
         return
-    rows = [
-        [identity.name, _roles(identity), ", ".join(identity.models) or "all", len(identity.public_keys)]
-        for identity in identities
-    ]
+    rows = [[identity.name, _roles(identity), _models(identity), len(identity.public_keys)] for identity in identities]
     show_table(["name", "roles", "models", "keys"], rows)
 
 
@@ -68,7 +66,7 @@ def add(
     for name_of_model in model or []:
         check_model(name_of_model)
     keys = _change(folder, lambda keys: keys.add(name, roles, model or []))
-    show_line(f"{name} has a key: give {keys.credential(name)} to its owner, and to nobody else")
+    show_line(f"{name} has a key: give {keys.credential(name)} to its owner, and to nobody else; {LOADED}")
 
 
 @keys_app.command("rotate")
@@ -76,8 +74,8 @@ def rotate(name: NameArgument, folder: FolderOption = FOLDER) -> None:
     """Make another key for an identity. The one before is accepted until it is retired."""
     keys = _change(folder, lambda keys: keys.rotate(name))
     show_line(
-        f"{name} has a new key in {keys.credential(name)}; when it is in use everywhere, withdraw the old one with "
-        f"`slipway keys retire {name}`"
+        f"{name} has a new key in {keys.credential(name)}; {LOADED}. When it is in use everywhere, withdraw the old one "
+        f"with `slipway keys retire {name}`"
     )
 
 
@@ -85,14 +83,14 @@ def rotate(name: NameArgument, folder: FolderOption = FOLDER) -> None:
 def retire(name: NameArgument, folder: FolderOption = FOLDER) -> None:
     """Withdraw the older of two keys of an identity."""
     _change(folder, lambda keys: keys.retire(name))
-    show_line(f"the old key of {name} is withdrawn")
+    show_line(f"the old key of {name} is withdrawn; {LOADED}")
 
 
 @keys_app.command("remove")
 def remove(name: NameArgument, folder: FolderOption = FOLDER) -> None:
     """Withdraw all keys of a person or a program; its connections end."""
     _change(folder, lambda keys: keys.remove(name))
-    show_line(f"{name} may not connect any more")
+    show_line(f"the keys of {name} are withdrawn; {LOADED}")
 
 
 def _keys(folder: Path) -> KeyFolder:
@@ -106,18 +104,13 @@ def _existing(keys: KeyFolder) -> KeyFolder:
 
 
 def _change(folder: Path, change: Callable[[KeyFolder], object]) -> KeyFolder:
-    """Change keys, and say how they take effect."""
+    """Change keys, and return their folder."""
     keys = _existing(_keys(folder))
     try:
         change(keys)
     except KeysRefused as refused:
         raise CommandError(str(refused)) from refused
-    show_line(_how_to_load(keys))
     return keys
-
-
-def _how_to_load(keys: KeyFolder) -> str:
-    return f"include {keys.server_config} in the configuration of the bus, and let it read that again (SIGHUP)"
 
 
 def _role(text: str) -> Role:
@@ -125,6 +118,10 @@ def _role(text: str) -> Role:
         if role == text:
             return role
     raise CommandError(f"{text!r} is no role: use {', '.join(ROLES)}")
+
+
+def _models(identity: Identity) -> str:
+    return ", ".join(identity.models) or ("all" if {"publisher", "administrator"} & {*identity.roles} else "")
 
 
 def _roles(identity: Identity) -> str:
