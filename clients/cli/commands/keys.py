@@ -74,8 +74,8 @@ def rotate(name: NameArgument, folder: FolderOption = FOLDER) -> None:
     """Make another key for an identity. The one before is accepted until it is retired."""
     keys = _change(folder, lambda keys: keys.rotate(name))
     show_line(
-        f"{name} has a new key in {keys.credential(name)}; {LOADED}. When it is in use everywhere, withdraw the old one "
-        f"with `slipway keys retire {name}`"
+        f"{name} has a new key in {keys.credential(name)}; {LOADED}. When it is in use everywhere, withdraw the old "
+        f"one with `slipway keys retire {name}`"
     )
 
 
