@@ -53,6 +53,11 @@ class KeyFolder:
         """Return the file with an identity's secret."""
         return self.path / "credentials" / f"{name}.nk"
 
+    def hosts(self) -> tuple[str, ...]:
+        """Return the hosts that the bus's certificate is for; none before there is one."""
+        certificate = self.path / "bus.pem"
+        return certificates.hosts_of(certificate.read_bytes()) if certificate.is_file() else ()
+
     def identities(self) -> tuple[Identity, ...]:
         """Return everybody who may connect, in the order in which they were added."""
         return _IDENTITIES.validate_json(self._listing().read_bytes()) if self._listing().is_file() else ()

@@ -32,10 +32,10 @@ def init(
 ) -> None:
     """Make what an installation needs: a certificate authority, the bus's certificate, a key for each service.
 
-    What is there stays as it is.
+    What is there stays; a certificate gets the hosts that are new, and is replaced in its last 30 days.
     """
     keys = _keys(folder)
-    keys.prepare(host or ["127.0.0.1", "localhost"], SystemClock().now())
+    keys.prepare([*keys.hosts(), *(host or [])] or ["127.0.0.1", "localhost"], SystemClock().now())
     show_line(f"the keys are in {keys.path}; include {keys.server_config} in the configuration of the bus")
 
 

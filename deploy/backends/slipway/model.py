@@ -181,7 +181,12 @@ class Engine:
         joined = self._frames.join(ask, reply)
         task = self.loop.create_task(self._answer(ask, joined, f"r{number}"))
         self._active[number] = (joined, task)
-        task.add_done_callback(lambda _: self._active.pop(number, None))
+        task.add_done_callback(lambda _: self._end(number, joined))
+
+    def _end(self, number: int, joined: replies.Reply | replies.FramedReply) -> None:
+        """Forget a request; a task that is cancelled before its first step has not ended its answer."""
+        self._active.pop(number, None)
+        joined.finish()
 
     async def _answer(
         self,

@@ -85,7 +85,12 @@ class TritonPythonModel:
         joined = self._frames.join(ask, reply)
         task = self._loop.create_task(self._answer(ask, joined))
         self._tasks[joined] = task
-        task.add_done_callback(lambda _: self._tasks.pop(joined))
+        task.add_done_callback(lambda _: self._end(joined))
+
+    def _end(self, joined: replies.Reply | replies.FramedReply) -> None:
+        """Forget a request; a task that is cancelled before its first step has not ended its answer."""
+        self._tasks.pop(joined)
+        joined.finish()
 
     async def _answer(
         self, ask: engine_tensors.Ask | engine_tensors.HttpAsk, reply: replies.Reply | replies.FramedReply

@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from clients.cli.commands.keys import keys_app
 from contracts.identities import PROVISIONER, RESERVED, Credential
 from contracts.services import SERVICES
 from deploy.identity.certificates import hosts_of, valid_until
@@ -78,6 +80,13 @@ def test_a_new_key_is_accepted_beside_the_old_one_until_that_is_retired(keys):
     assert "paula" not in keys.server_config.read_text()
     with pytest.raises(KeysRefused, match="keys list"):
         keys.remove("paula")
+
+
+def test_the_command_keeps_the_hosts_of_before_and_adds_new_ones(tmp_path):
+    folder = tmp_path / "keys"
+    for hosts in (["--host", "nats"], [], ["--host", "second"]):
+        assert CliRunner().invoke(keys_app, ["init", *hosts, "--folder", str(folder)]).exit_code == 0
+    assert KeyFolder(folder).hosts() == ("nats", "second")
 
 
 @pytest.mark.parametrize("name", ["", "Paula", "a b", "../x", "a.b", "a>", "*", "x" * 64, "-a", *sorted(RESERVED)])
