@@ -79,21 +79,23 @@ def decide_answers(
         now: The wall clock's time. Only whether an order is still valid is judged by it.
         waited_s: Seconds since each traffic order, and the held lease, was first seen, by a clock that does not jump.
         unreadable: Models whose route cannot be read: their orders wait, and nothing waits for them.
-        down: Runtimes that do not answer: what is to be staged there waits, and lets others go first.
+        down: Runtimes that do not answer: what is to be staged there waits, and lets others go first; what they hold
+            counts as not ready, so that no traffic is switched to it and it is no target to roll back to.
     """
     record = record.model_copy(
         update={"orders": tuple(order for order in record.orders if order.event.subject not in unreadable)}
     )
     answers: list[Answer] = []
+    answering = {name: target for name, target in held.items() if target.runtime not in down}
     ended = {closed.release_id for closed in record.closed if closed.candidate is None}
     for order in record.orders:
         has_ended = order.event.data.release_id in ended
         seconds = waited_s.get(order.order_id, 0.0)
-        answer = decide_order(order, routes, held, limits, now, waited_s=seconds, ended=has_ended)
+        answer = decide_order(order, routes, answering, limits, now, waited_s=seconds, ended=has_ended)
         if answer is not None:
             answers.append(answer)
     if record.lease is not None:
-        answer = decide_held_lease(record.lease, held, limits, waited_s.get(record.lease.lease_id, 0.0))
+        answer = decide_held_lease(record.lease, answering, limits, waited_s.get(record.lease.lease_id, 0.0))
         if answer is not None:
             answers.append(answer)
     kept = plan_kept(routes, unreadable, record.temporary, held)
