@@ -121,11 +121,22 @@ class HeldOutWindow(Contract):
     nll: float
 
 
+class HeldOutText(Contract):
+    """What the quality of a variant was measured on: a blob of its own, so that it can be erased."""
+
+    kind: Literal["held-out"] = "held-out"
+    windows: tuple[HeldOutWindow, ...]
+
+
 class VariantManifest(Contract):
     """A quantised variant: its source, engine, settings, measured quality, and its files.
 
-    `held_out` is what the quality was measured on, so that a server of the files can measure again on the same tokens.
-    `measurement` says in which precision and on what processor it was measured. `serving` is the merged manifest's.
+    Attributes:
+        held_out_text: The blob with what the quality was measured on (`HeldOutText`), so that a server of the files can
+            measure again on the same tokens. Erasing it changes no manifest.
+        held_out: The same in manifests of before, which contain it; empty in newer ones.
+        measurement: In which precision and on what processor the quality was measured.
+        serving: The merged manifest's serving settings.
     """
 
     kind: Literal["variant"] = "variant"
@@ -139,6 +150,7 @@ class VariantManifest(Contract):
     calibration_digest: Digest | None
     held_out_digest: Digest
     held_out: tuple[HeldOutWindow, ...] = ()
+    held_out_text: FileEntry | None = None
     size_ratio: float
     quality: Quality
     weights_bytes: int

@@ -80,6 +80,10 @@ class Artifacts(Protocol):
         """Upload the files of a folder as blobs, with the prefix of the merged model, and return their entries."""
         ...
 
+    def put_held_out(self, merged: ArtifactRef, windows: tuple[HeldOutWindow, ...]) -> FileEntry | None:
+        """Store the windows that a variant was measured on as a blob, and return its entry; None if there are none."""
+        ...
+
     def commit(self, merged: ArtifactRef, manifest: VariantManifest) -> tuple[VariantManifest, ArtifactRef]:
         """Write the manifest, create-only, and return the committed one: another replica may have been first."""
         ...

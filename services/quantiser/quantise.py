@@ -60,7 +60,8 @@ class Quantiser:
             if committed is not None:
                 return committed
             files, result = await self._make(planned, scratch_dir, progress)
-        manifest = self._manifest(planned, files, result, self.clock.monotonic() - started)
+        held_out = await asyncio.to_thread(self.artifacts.put_held_out, request.merged, result.held_out)
+        manifest = self._manifest(planned, files, result, held_out, self.clock.monotonic() - started)
         return await asyncio.to_thread(self.artifacts.commit, request.merged, manifest)
 
     async def _with_settings(
@@ -109,10 +110,12 @@ class Quantiser:
             if output != job.merged:
                 await asyncio.to_thread(self.artifacts.fetch, request.merged, variant.files, output, progress)
             result = await self.engine.quantise(job, progress)
+        held_out = await asyncio.to_thread(self.artifacts.put_held_out, request.merged, result.held_out)
         manifest = variant.model_copy(
             update={
                 "output_key": output_key,
-                "held_out": result.held_out,
+                "held_out": (),
+                "held_out_text": held_out,
                 "held_out_digest": self.packaged.held_out,
                 "quality": result.quality,
                 "evaluation_quality": result.evaluation_quality,
@@ -194,7 +197,12 @@ class Quantiser:
         return None if ref is None else await asyncio.to_thread(self.artifacts.fetch_texts, ref, into)
 
     def _manifest(
-        self, planned: PlannedVariant, files: tuple[FileEntry, ...], result: QuantisationResult, duration_s: float
+        self,
+        planned: PlannedVariant,
+        files: tuple[FileEntry, ...],
+        result: QuantisationResult,
+        held_out: FileEntry | None,
+        duration_s: float,
     ) -> VariantManifest:
         request, plan = planned.request, planned.plan
         weights_bytes = sum(file.size_bytes for file in files if file.path.endswith(".safetensors"))
@@ -208,7 +216,7 @@ class Quantiser:
             settings={**plan.model_dump(mode="json"), "calibration_tokens_used": result.calibration_tokens},
             calibration_digest=planned.calibration_digest,
             held_out_digest=self.packaged.held_out,
-            held_out=result.held_out,
+            held_out_text=held_out,
             size_ratio=weights_bytes / max(planned.merged.weights_bytes, 1),
             quality=result.quality,
             weights_bytes=weights_bytes,

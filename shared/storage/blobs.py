@@ -253,6 +253,12 @@ class Store:
                     ) from None
         return entry
 
+    def erase_blob(self, file: FileEntry, prefix: str = "") -> None:
+        """Remove a blob for good; do nothing if it does not exist."""
+        key = blob_key(file.digest, prefix)
+        with _translated(key):
+            self._client.remove_object(bucket_name=self.bucket, object_name=key)
+
     def read_into(self, file: FileEntry, start: int, out: memoryview, prefix: str = "") -> None:
         """Fill `out` with a part of a blob, which the caller verifies.
 

@@ -23,7 +23,17 @@ SHARED = {
         "records",
         "topology",
     },
-    "storage": {"blobs", "compare_and_set", "hub", "kv", "record_format", "sources", "text_sets", "transfer"},
+    "storage": {
+        "blobs",
+        "compare_and_set",
+        "held_out",
+        "hub",
+        "kv",
+        "record_format",
+        "sources",
+        "text_sets",
+        "transfer",
+    },
     "runtime": {
         "clock",
         "exits",

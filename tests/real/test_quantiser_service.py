@@ -26,7 +26,8 @@ from services.quantiser.cancellation import CHECK_INTERVAL_S
 from shared.messaging.bus import publish_event
 from shared.messaging.topology import ACK_WAIT_S
 from shared.runtime.process import memory_bytes
-from shared.storage.blobs import Store, manifest_key
+from shared.storage.blobs import Store, blob_key, manifest_key
+from shared.storage.held_out import read_held_out
 from testbed import factories
 from testbed.models import tiny_base
 from testbed.quantiser import QuantiserService, request, stored_merged
@@ -123,11 +124,16 @@ async def test_a_variant_is_measured_again_on_the_files_that_it_has(js, store, m
     again, same = (await answers(js, VariantQuantised, count=3))[1:]
     assert (again.data.measurement_number, same.data) == (2, again.data)
     before, after = (VariantManifest.model_validate_json(store.get(event.data.manifest)) for event in (first, again))
-    assert set(store.keys("blobs/")) == blobs, "no weight was made"
+    text = blob_key(after.held_out_text.digest)
+    assert set(store.keys("blobs/")) == blobs | {text}, "no weight was made, and the figures were written once"
     assert (after.files, after.settings, after.engine) == (before.files, before.settings, before.engine)
     assert after.output_key != before.output_key
-    assert [window.token_ids for window in after.held_out] == [window.token_ids for window in before.held_out]
-    for window, other in zip(after.held_out, before.held_out, strict=True):
+    windows, others = (
+        read_held_out(store, again.data.manifest, after),
+        read_held_out(store, first.data.manifest, before),
+    )
+    assert [window.token_ids for window in windows] == [window.token_ids for window in others]
+    for window, other in zip(windows, others, strict=True):
         assert window.nll == pytest.approx(other.nll, rel=0.02), "float32 against multiplication in bf16"
     await publish_event(
         js, request(merged, variant="bf16", measurement_number=2, existing_manifest=first.data.manifest)
@@ -144,7 +150,9 @@ async def test_bf16_is_the_merged_files_themselves(js, store, merged, service):
     assert answer.data.size_ratio == 1.0
     assert answer.data.settings["dtype"] == "bfloat16"
     assert (answer.data.quality.perplexity_ratio, answer.data.quality.mean_kl) == (1.0, 0.0)
-    assert sum(len(window.token_ids) - 1 for window in manifest.held_out) == answer.data.quality.tokens > 0
+    assert manifest.held_out == ()
+    windows = read_held_out(store, answer.data.manifest, manifest)
+    assert sum(len(window.token_ids) - 1 for window in windows) == answer.data.quality.tokens > 0
 
 
 async def test_other_serving_settings_are_another_variant_of_the_same_files_made_once(js, store, merged, service):
@@ -160,7 +168,7 @@ async def test_other_serving_settings_are_another_variant_of_the_same_files_made
     assert [manifest.serving for manifest in manifests] == [None, settings]
     assert [manifest.merged for manifest in manifests] == [merged, ref]
     assert manifests[0].files == manifests[1].files
-    assert manifests[0].held_out == manifests[1].held_out, "it was measured once"
+    assert manifests[0].held_out_text == manifests[1].held_out_text is not None, "it was measured once"
     assert plain.manifest.digest != other.manifest.digest
     assert again.manifest == other.manifest
 

@@ -6,6 +6,7 @@ from contracts.facts import Measurement
 from contracts.manifests import BenchmarkReport, HeldOutWindow, VariantManifest
 from contracts.vocabulary import ArtifactRef
 from shared.storage.blobs import Store, manifest_key
+from shared.storage.held_out import read_held_out
 from shared.storage.text_sets import read_text_set
 
 KIND = "benchmark"
@@ -30,9 +31,13 @@ class StoredReports:
         return self._store.commit(manifest_key(KIND, report.output_key), report)
 
     def held_out(self, manifest: ArtifactRef) -> tuple[HeldOutWindow, ...]:
-        """Return the windows of a variant's manifest; empty for the manifest of a base model."""
+        """Return the windows that a variant was measured on; empty for the manifest of a base model.
+
+        Raises:
+            Permanent: `artifact_not_found` if manifest or text do not exist any more, `digest_mismatch`.
+        """
         variant = self._variant(manifest)
-        return variant.held_out if variant else ()
+        return read_held_out(self._store, manifest, variant) if variant else ()
 
     def measurement(self, manifest: ArtifactRef) -> Measurement | None:
         """Return how a variant's quality was measured; None for the manifest of a base model."""

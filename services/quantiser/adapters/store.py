@@ -7,12 +7,13 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from contracts.manifests import FileEntry, MergedManifest, VariantManifest
+from contracts.manifests import FileEntry, HeldOutWindow, MergedManifest, VariantManifest
 from contracts.vocabulary import ArtifactRef, digest_of
 from shared.errors import Permanent
 from shared.runtime.progress import ReportProgress
 from shared.runtime.scratch_dirs import ScratchDirs
 from shared.storage.blobs import Store, manifest_key
+from shared.storage.held_out import put_held_out
 from shared.storage.text_sets import read_text_set
 
 VARIANT = "variant"
@@ -76,6 +77,10 @@ class StoredArtifacts:
         prefix = self._store.prefix_of(merged)
         manifest = self._store.put_folder(folder, prefix, lambda done, total: progress("upload", done, total, "bytes"))
         return manifest.files
+
+    def put_held_out(self, merged: ArtifactRef, windows: tuple[HeldOutWindow, ...]) -> FileEntry | None:
+        """Store the windows that a variant was measured on as a blob, and return its entry; None if there are none."""
+        return put_held_out(self._store, windows, self._store.prefix_of(merged))
 
     def commit(self, merged: ArtifactRef, manifest: VariantManifest) -> tuple[VariantManifest, ArtifactRef]:
         """Write the manifest, create-only, and return the committed one: another replica may have been first."""
