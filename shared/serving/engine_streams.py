@@ -14,36 +14,59 @@ import contextlib
 import itertools
 import secrets
 import weakref
-from collections import deque
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from shared.errors import SlipwayError, Transient
-from shared.serving.inference import Deadlines, classify_engine_error, classify_rpc_error, silence_error
-from shared.serving.openai_stream import ApiPiece, ApiRequest, FramedPiece, build_abort, build_message, read_pieces
+from shared.serving.engine_answers import Answer
+from shared.serving.inference import Deadlines, classify_engine_error, classify_rpc_error
+from shared.serving.openai_stream import ApiPiece, ApiRequest, build_abort, build_message, read_pieces
 
 WAITING_PIECES: Final = 4096
 """Parts of one answer that may wait to be read; a request that has more is aborted."""
-CLOSE_S: Final = 1.0
-"""Time for a stream without requests to end, in seconds, before it is cancelled."""
-
+DRAIN_S: Final = 10.0
+"""Time in which the server must end a stream without requests, in seconds, before it is cancelled: longer than the
+backend takes to end a request that was aborted (`DISCONNECT_S` of its `openai_app`)."""
+CLOSE_S: Final = 2.0
+"""The same while this process ends, in seconds."""
 IDLE_S: Final = 0.5
 """Time without requests after which a stream ends, in seconds."""
 AGE_S: Final = 5.0
 """Time after which another stream takes the new requests, in seconds."""
 
-_streams: weakref.WeakKeyDictionary[Any, dict[str, "EngineStream"]] = weakref.WeakKeyDictionary()
+
+@dataclass
+class _ChannelStreams:
+    """The streams of one channel.
+
+    Attributes:
+        newest: by Triton name; it takes requests while it is open.
+        running: those whose call has not ended, with the ones that were replaced.
+    """
+
+    newest: dict[str, "EngineStream"] = field(default_factory=dict)
+    running: set["EngineStream"] = field(default_factory=set)
+
+
+_streams: weakref.WeakKeyDictionary[Any, _ChannelStreams] = weakref.WeakKeyDictionary()
 
 
 def find_stream(channel: Any, triton_name: str) -> "EngineStream":
     """Return the stream of a channel that takes requests for a target; open one if there is none."""
-    streams = _streams.setdefault(channel, {})
-    stream = streams.get(triton_name)
+    streams = _streams.setdefault(channel, _ChannelStreams())
+    stream = streams.newest.get(triton_name)
     if stream is not None and stream.is_open and stream.is_old():
         stream.drain()
     if stream is None or not stream.is_open:
-        stream = streams[triton_name] = EngineStream(channel, triton_name)
+        stream = streams.newest[triton_name] = EngineStream(channel, triton_name, streams.running.discard)
+        streams.running.add(stream)
     return stream
+
+
+def count_streams(channel: Any) -> int:
+    """Return the number of streams of a channel whose call has not ended."""
+    return len(_streams[channel].running) if channel in _streams else 0
 
 
 async def stream_api(
@@ -76,122 +99,15 @@ async def stream_api(
 
 
 async def close_streams(channel: Any) -> None:
-    """End the streams of a channel."""
-    await asyncio.gather(*(stream.close() for stream in _streams.pop(channel, {}).values()))
-
-
-class Answer:
-    """The parts of the answer to one request. The reader of the stream puts them in and never waits.
-
-    Attributes:
-        request_id: the Triton request id.
-        ended: nothing more is taken.
-    """
-
-    def __init__(self, triton_name: str, request_id: str, limits: Deadlines, on_silence: Callable[[], None]) -> None:
-        """Begin without parts; `on_silence` is called when the engine was silent too long."""
-        self.request_id = request_id
-        self.ended = False
-        self._name = triton_name
-        self._error: SlipwayError | None = None
-        self._pieces: deque[ApiPiece] = deque()
-        self._early: dict[int, FramedPiece] = {}
-        self._taken = 0
-        self._has_tokens = False
-        self._waiter: asyncio.Future[None] | None = None
-        self._limits = limits
-        self._on_silence = on_silence
-        self._loop = asyncio.get_running_loop()
-        self._heard_s = self._loop.time()
-        self._watch = self._loop.call_later(limits.first_token_s, self._check_silence)
-
-    def put(self, part: FramedPiece) -> None:
-        """Append a part, or keep one that came too early; `ended` is set after the last one.
-
-        Raises:
-            ValueError: the part came before.
-        """
-        self._heard_s = self._loop.time()
-        if part.number is not None and part.number != self._taken:
-            if part.number < self._taken or part.number in self._early:
-                message = f"part {part.number} of the answer to {part.request_id} came twice"
-                raise ValueError(message)
-            self._early[part.number] = part
-            return
-        self._append(part)
-        while not self.ended and (later := self._early.pop(self._taken, None)) is not None:
-            self._append(later)
-
-    def _append(self, part: FramedPiece) -> None:
-        self._taken += 1
-        if part.error:
-            self.end(classify_engine_error(part.error, self._name))
-            return
-        if not self._has_tokens and _count_tokens(part.piece) > 0:
-            self._has_tokens = True
-            self._watch.cancel()
-            self._watch = self._loop.call_later(self._limits.inter_token_s, self._check_silence)
-        self._pieces.append(part.piece)
-        if part.is_last:
-            self.end()
-        else:
-            self._wake()
-
-    def count_waiting(self) -> int:
-        """Return the number of parts that wait to be read."""
-        return len(self._pieces) + len(self._early)
-
-    def end(self, error: SlipwayError | None = None) -> None:
-        """Mark the end, or the failure, after the parts before it."""
-        if not self.ended:
-            self.ended, self._error = True, error
-            self._watch.cancel()
-            self._wake()
-
-    async def get(self) -> ApiPiece | None:
-        """Return the next part; None after the last.
-
-        Raises:
-            SlipwayError: the request failed.
-        """
-        if not self._pieces and not self.ended:
-            self._waiter = self._loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        if self._pieces:
-            return self._pieces.popleft()
-        if self._error is not None:
-            raise self._error
-        return None
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def _check_silence(self) -> None:
-        """Report a silence that lasts too long; otherwise look again when it could."""
-        limit_s = self._limits.inter_token_s if self._has_tokens else self._limits.first_token_s
-        rest_s = self._heard_s + limit_s - self._loop.time()
-        if rest_s <= 0.0:
-            self._on_silence()
-            self.end(silence_error(self._name, self._limits, has_started=self._has_tokens))
-        else:
-            self._watch = self._loop.call_later(rest_s, self._check_silence)
-
-
-def _count_tokens(piece: ApiPiece) -> int:
-    """Return the tokens that a part reports: a stream of `/v1/responses` begins before its first one."""
-    tokens = piece.record.get("output_tokens") if isinstance(piece.record, dict) else None
-    return tokens if isinstance(tokens, int) else 0
+    """End all streams of a channel, those that were replaced too."""
+    await asyncio.gather(*(stream.close() for stream in _streams.pop(channel, _ChannelStreams()).running))
 
 
 class EngineStream:
     """The requests that a target answers at the same time."""
 
-    def __init__(self, channel: Any, triton_name: str) -> None:
-        """Start the call; it connects in the background."""
+    def __init__(self, channel: Any, triton_name: str, on_end: Callable[["EngineStream"], None]) -> None:
+        """Start the call, which connects in the background; `on_end` is called when it has ended."""
         from tritonclient.grpc import service_pb2_grpc
 
         self.is_open = True
@@ -200,6 +116,8 @@ class EngineStream:
         self._loop = asyncio.get_running_loop()
         self._began_s = self._loop.time()
         self._idle: asyncio.TimerHandle | None = None
+        self._ending: asyncio.TimerHandle | None = None
+        self._on_end = on_end
         self._call = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer()
         self._prefix = secrets.token_hex(8)
         self._numbers = itertools.count()
@@ -263,8 +181,9 @@ class EngineStream:
             self._idle = self._idle or self._loop.call_later(IDLE_S, self.drain)
         elif self._has_debts:
             self._call.cancel()
-        else:
+        elif self._ending is None:
             self._outgoing.put_nowait(None)
+            self._ending = self._loop.call_later(DRAIN_S, self._call.cancel)
 
     async def _write(self) -> None:
         """Send what waits to be sent, in order; the reader reports a call that has ended."""
@@ -293,8 +212,10 @@ class EngineStream:
             self.is_open = False
             self._fail(error)
             self._tasks[0].cancel()
-            if self._idle is not None:
-                self._idle.cancel()
+            for timer in (self._idle, self._ending):
+                if timer is not None:
+                    timer.cancel()
+            self._on_end(self)
 
     def _deliver(self, response: Any) -> None:
         """Put the parts in a response to their answers.

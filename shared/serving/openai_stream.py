@@ -113,7 +113,7 @@ def read_pieces(response: Any) -> list[FramedPiece]:
     if isinstance(record, list):
         return [_read_row(row, body) for row, body in zip(record, _split_bytes(raw["http_body"]), strict=True)]
     body = next(_split_bytes(raw["http_body"]), b"")
-    piece = _make_piece(body, record or {}, read_json(raw.get("http_head", b"")) or {})
+    piece = _make_piece(body, record, read_json(raw.get("http_head", b"")) or {})
     return [FramedPiece(response.id, None, piece, response.parameters["triton_final_response"].bool_param)]
 
 
@@ -127,7 +127,14 @@ def _read_row(row: Any, body: bytes) -> FramedPiece:
 
 
 def _make_piece(body: bytes, record: Any, head: Any) -> ApiPiece:
-    """Return a part with the status and the headers that an object has, if any."""
+    """Return a part with the status and the headers that an object has, if any.
+
+    Raises:
+        ValueError: the record is no object, or what the object has is no status and headers.
+    """
+    if type(record) is not dict:
+        message = f"the record of a part is no object: {str(record)[:80]}"
+        raise ValueError(message)
     status = head.get("status") if isinstance(head, dict) else head
     if status is None:
         return ApiPiece(body, record)

@@ -50,7 +50,15 @@ SHARED = {
         "telemetry",
         "worker",
     },
-    "serving": {"chat_template_worker", "chat_templates", "engine_streams", "inference", "openai_stream", "tensors"},
+    "serving": {
+        "chat_template_worker",
+        "chat_templates",
+        "engine_answers",
+        "engine_streams",
+        "inference",
+        "openai_stream",
+        "tensors",
+    },
 }
 """A module enters when two services use it and it names a mechanism; change this list on purpose only."""
 VAGUE = {"utils", "util", "helpers", "common", "misc", "core", "lib"}

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import json
+import re
 import struct
+from pathlib import Path
 
 import grpc
 import pytest
@@ -11,7 +13,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from shared.errors import SlipwayError
 from shared.runtime.process import free_port
-from shared.serving.engine_streams import WAITING_PIECES, close_streams, find_stream, stream_api
+from shared.serving import engine_streams
+from shared.serving.engine_streams import WAITING_PIECES, close_streams, count_streams, find_stream, stream_api
 from shared.serving.inference import Deadlines
 from shared.serving.openai_stream import ApiRequest
 from shared.serving.tensors import encode_text
@@ -53,10 +56,22 @@ class Triton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.requests = 1
         self.make_responses = None
         self.pause_s = 0.0
+        self.hangs = False
+        self.open = 0
         self.aborted: list[str] = []
         self.heads: list[dict] = []
 
     async def ModelStreamInfer(self, requests, context):  # noqa: N802, ARG002 - Triton's name
+        self.open += 1
+        try:
+            async for response in self._answer(requests):
+                yield response
+            if self.hangs:
+                await asyncio.Event().wait()
+        finally:
+            self.open -= 1
+
+    async def _answer(self, requests):
         waiting = []
         async for request in requests:
             head = json.loads(request.raw_input_contents[0][4:])
@@ -157,6 +172,7 @@ WRONG = {
     "a number that is none": lambda a, *_: frame(part(a, True)),
     "a status that is none": lambda a, *_: frame(part(a, 0, status="200")),
     "headers that are none": lambda a, *_: frame(part(a, 0, headers=7)),
+    "a record that is none": lambda a, *_: frame(part(a, 0, record=7)),
     "nested too deeply": lambda *_: tensors("any", {"http_record": element(b"[" * 200_000), "http_body": element(b"")}),
 }
 
@@ -221,4 +237,83 @@ async def test_a_backend_without_frames_is_understood(triton):
 async def test_a_head_that_is_wrong_is_a_failure(triton, head):
     outputs = {"http_body": element(b"x"), "http_record": encode_text("{}"), "http_head": encode_text(head)}
     triton.make_responses = lambda a: [tensors(a, outputs)]
+    assert await ask(triton, Deadlines(5, 5)) == "engine_failed"
+
+
+async def test_a_stream_that_the_server_does_not_end_is_cancelled_after_a_limit(triton, monkeypatch):
+    monkeypatch.setattr(engine_streams, "IDLE_S", 0.05)
+    monkeypatch.setattr(engine_streams, "DRAIN_S", 0.3)
+    triton.make_responses, triton.hangs = whole, True
+    assert await ask(triton) == b"keel hull"
+    stream = find_stream(triton.channel, NAME)
+    async with asyncio.timeout(5):
+        await asyncio.wait(stream._tasks)
+        while triton.open:
+            await asyncio.sleep(0.01)
+    assert await ask(triton) == b"keel hull"
+
+
+async def test_a_stream_that_its_server_ends_in_time_is_not_cancelled(triton, monkeypatch):
+    monkeypatch.setattr(engine_streams, "IDLE_S", 0.05)
+    triton.make_responses = whole
+    assert await ask(triton) == b"keel hull"
+    stream = find_stream(triton.channel, NAME)
+    async with asyncio.timeout(5):
+        await asyncio.wait(stream._tasks)
+    assert not stream._call.cancelled()
+    assert not count_streams(triton.channel)
+
+
+async def test_closing_ends_the_streams_that_were_replaced_too(triton):
+    triton.make_responses, triton.hangs = whole, True
+    streams = []
+    for _ in range(3):
+        streams.append(find_stream(triton.channel, NAME))
+        assert await ask(triton) == b"keel hull"
+        streams[-1].drain()
+    assert count_streams(triton.channel) == triton.open == 3
+    await close_streams(triton.channel)
+    assert all(task.done() for stream in streams for task in stream._tasks)
+    assert count_streams(triton.channel) == 0
+    async with asyncio.timeout(5):
+        while triton.open:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_replaced_stream_that_still_answers_fails_when_the_channel_is_closed(triton):
+    triton.make_responses = lambda a: [frame(part(a, 0, b"keel"))]
+    pieces = stream_api(triton.channel, NAME, REQUEST)
+    assert (await anext(pieces)).body == b"keel"
+    find_stream(triton.channel, NAME).drain()
+    assert find_stream(triton.channel, NAME).is_open
+    await close_streams(triton.channel)
+    with pytest.raises(SlipwayError) as failed:
+        await anext(pieces)
+    assert failed.value.code == "endpoint_unreachable"
+
+
+def test_a_server_has_longer_to_end_a_stream_than_an_aborted_request_takes():
+    """Triton may crash when a call is cancelled that is about to end, and the last abort takes `DISCONNECT_S`."""
+    source = Path(__file__).resolve().parents[2] / "deploy" / "backends" / "slipway" / "openai_app.py"
+    (disconnect_s,) = re.findall(r"^DISCONNECT_S = ([0-9.]+)$", source.read_text(), re.MULTILINE)
+    assert min(engine_streams.CLOSE_S, engine_streams.DRAIN_S) > float(disconnect_s)
+
+
+async def test_parts_that_come_too_early_do_not_reset_the_silence(triton):
+    """One that is missing is waited for within the limit, however many follow it."""
+    triton.make_responses = lambda a: [frame(part(a, number, b"x")) for number in (0, *range(2, 40))]
+    triton.pause_s = 0.1
+    began = asyncio.get_running_loop().time()
+    assert await ask(triton, Deadlines(5, 0.4)) == "engine_dead"
+    assert asyncio.get_running_loop().time() - began < 2
+
+
+UNREADABLE = {"no JSON": element(b"{"), "none": None, "a number": element(b"7"), "null": element(b"null")}
+
+
+@pytest.mark.parametrize("record", UNREADABLE.values(), ids=UNREADABLE)
+async def test_a_record_that_cannot_be_read_is_a_failure(triton, record):
+    outputs = {"http_body": element(b"x"), "http_head": encode_text(json.dumps({"status": 200, "headers": HEADERS}))}
+    outputs |= {} if record is None else {"http_record": record}
+    triton.make_responses = lambda a: [tensors(a, outputs, final=True)]
     assert await ask(triton, Deadlines(5, 5)) == "engine_failed"
