@@ -250,11 +250,11 @@ def render_http(piece: HttpPiece) -> Any:
     return pb_utils.InferenceResponse(output_tensors=tensors)
 
 
-def render_frame(rows: Sequence[Mapping[str, Any]], bodies: Sequence[bytes]) -> Any:
-    """Return parts of several answers as a Triton response: what is said of each, and its bytes."""
+def render_frame(rows: Sequence[str], bodies: Sequence[bytes]) -> Any:
+    """Return parts of several answers as a Triton response: what is said of each, as a JSON object, and its bytes."""
     contents = np.empty(len(bodies), dtype=np.object_)
     contents[:] = bodies
-    tensors = [pb_utils.Tensor("http_body", contents), _strings("http_record", json.dumps(rows))]
+    tensors = [pb_utils.Tensor("http_body", contents), _strings("http_record", f"[{','.join(rows)}]")]
     return pb_utils.InferenceResponse(output_tensors=tensors)
 
 

@@ -6,6 +6,7 @@ Copied next to each backend's ``model.py`` when the run folder is prepared.
 import asyncio
 import json
 from collections.abc import Container, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,15 +35,25 @@ class Rules:
     limits: CostLimits
 
 
-async def judge_apart(ask: HttpAsk, rules: Rules, turn: asyncio.Lock) -> Mapping[str, Any] | Refusal:
+class JudgingThread(ThreadPoolExecutor):
+    """Judges large bodies, one after the other.
+
+    A thread cannot be cancelled: if each caller had one, those who send a large body and hang up would have many.
+    """
+
+    def __init__(self) -> None:
+        """Start no thread before the first body."""
+        super().__init__(max_workers=1, thread_name_prefix="judging")
+
+
+async def judge_apart(ask: HttpAsk, rules: Rules, thread: JudgingThread) -> Mapping[str, Any] | Refusal:
     """Return the parsed body of a request, or why it does not reach the engine.
 
-    A large body is judged in a thread, one at a `turn`, so that answers in progress are not delayed.
+    A large body is judged in the thread, so that answers in progress are not delayed.
     """
     if len(ask.body) <= _LARGE_BODY_BYTES:
         return judge(ask, rules)
-    async with turn:
-        return await asyncio.to_thread(judge, ask, rules)
+    return await asyncio.get_running_loop().run_in_executor(thread, judge, ask, rules)
 
 
 def judge(ask: HttpAsk, rules: Rules) -> Mapping[str, Any] | Refusal:

@@ -6,7 +6,8 @@ others to come. All calls come from the thread of that loop.
 """
 
 import asyncio
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -14,6 +15,8 @@ from engine_tensors import Ask, HttpAsk, HttpPiece, Piece, render, render_frame,
 
 FRAME_BYTES = 2**20
 """Bytes of bodies after which a frame is sent at once."""
+CARRIERS = 3
+"""Requests by which a frame is tried to be sent, before the answers in it fail."""
 
 
 class Reply:
@@ -31,8 +34,11 @@ class Reply:
         self.request_id: str = request.request_id()
 
     def is_cancelled(self) -> bool:
-        """Return whether the client cancelled; False for a stream that has ended."""
-        return not self._ended and self._sender.is_cancelled()
+        """Return whether the client cancelled; False for a stream that has ended, or if that cannot be asked now."""
+        try:
+            return not self._ended and self._sender.is_cancelled()
+        except Exception:  # noqa: BLE001 - the loop that asks for all requests must go on
+            return False
 
     def send(self, ask: Ask, piece: Piece) -> None:
         """Send a part; the one with a finish reason carries the final flag, as in Triton's vLLM backend."""
@@ -48,10 +54,14 @@ class Reply:
         elif not self._ended:
             self._sender.send(render_http(piece))
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing is sent any more."""
+        return self._ended
+
     def send_frame(self, response: Any) -> None:
-        """Send parts of several answers."""
-        if not self._ended:
-            self._sender.send(response)
+        """Send parts of several answers; the stream must not have ended."""
+        self._sender.send(response)
 
     def finish(self) -> None:
         """Close a stream that ends without a last part (the request was cancelled)."""
@@ -84,7 +94,7 @@ class Frames:
         name = ask.stream
         frame = self._open.get(name)
         if frame is None:
-            frame = self._open[name] = _Frame(lambda: self._open.pop(name))
+            frame = self._open[name] = _Frame(lambda: self._open.pop(name, None))
         return FramedReply(reply, frame)
 
 
@@ -98,11 +108,15 @@ class FramedReply:
         self._frame = frame
         self._number = 0
         self._ended = False
+        self._lacks_part = False
         frame.answers += 1
 
     def is_cancelled(self) -> bool:
-        """Return whether the client cancelled; False for an answer that has ended."""
-        return self.reply.is_cancelled()
+        """Return whether nothing more should be generated: the client cancelled, or a part of the answer was lost.
+
+        False for an answer that has ended.
+        """
+        return self._lacks_part or self.reply.is_cancelled()
 
     def send_http(self, piece: HttpPiece) -> None:
         """Send a part of an answer with the next frame."""
@@ -125,16 +139,31 @@ class FramedReply:
             self._frame.flush()
 
     def _add(self, row: dict[str, Any], body: bytes, *, last: bool) -> None:
+        """Put a part into the frame; one that cannot be encoded fails its answer and no other."""
         if self._ended:
             return
+        head = {"id": self.request_id, "number": self._number}
+        try:
+            encoded = json.dumps({**head, "last": last, **row})
+        except (TypeError, ValueError, RecursionError) as error:
+            self._lacks_part = last = True
+            message = f"engine_failed: a part could not be encoded: {type(error).__name__}: {error}"
+            encoded, body = json.dumps({**head, "last": True, "error": message}), b""
         self._ended = last
-        self._frame.add(self, {"id": self.request_id, "number": self._number, "last": last, **row}, body)
         self._number += 1
+        self._frame.add(self, encoded, body, last=last)
 
-    def drop(self, error: Exception) -> None:
-        """Fail an answer that lacks a part now."""
+    def close(self, lost: Exception | None) -> None:
+        """End the response stream after the last part, or with an error if a part was lost."""
         self._ended = True
-        self.reply.fail("engine_failed", f"a frame could not be sent: {type(error).__name__}: {error}")
+        try:
+            if lost is None:
+                self.reply.finish()
+            else:
+                self._lacks_part = True
+                self.reply.fail("engine_failed", f"a frame could not be sent: {type(lost).__name__}: {lost}")
+        except Exception as error:  # noqa: BLE001 - the other answers of the frame must end, too
+            pb_utils.Logger.log_error(f"the answer to {self.request_id} could not be ended: {error!r}")
 
 
 class _Frame:
@@ -144,14 +173,17 @@ class _Frame:
         self.answers = 0  # that have not ended
         self._close = close
         self._loop = asyncio.get_running_loop()
-        self._parts: list[tuple[FramedReply, dict[str, Any], bytes]] = []
+        self._parts: list[tuple[FramedReply, str, bytes]] = []
+        self._ending: list[FramedReply] = []
         self._bytes = 0
 
-    def add(self, reply: FramedReply, row: dict[str, Any], body: bytes) -> None:
+    def add(self, reply: FramedReply, row: str, body: bytes, *, last: bool) -> None:
         if not self._parts:
             self._loop.call_soon(self.flush)
         self._parts.append((reply, row, body))
         self._bytes += len(body)
+        if last:
+            self._ending.append(reply)
         if self._bytes > FRAME_BYTES:
             self.flush()
 
@@ -160,15 +192,28 @@ class _Frame:
         if not self._parts:
             return
         parts, self._parts, self._bytes = self._parts, [], 0
-        ending = [reply for reply, row, _ in parts if row["last"]]
+        ending, self._ending = self._ending, []
+        replies = list(dict.fromkeys(reply for reply, _, _ in parts))
+        lost = self._send(replies, [row for _, row, _ in parts], [body for _, _, body in parts])
+        if lost is not None:
+            ending = replies
         try:
-            parts[0][0].reply.send_frame(render_frame([row for _, row, _ in parts], [body for _, _, body in parts]))
-        except Exception as error:  # noqa: BLE001 - the answers that lack a part must not wait for it
-            ending = list(dict.fromkeys(reply for reply, _, _ in parts))
             for reply in ending:
-                reply.drop(error)
-        for reply in ending:
-            reply.reply.finish()
-        self.answers -= len(ending)
-        if ending and not self.answers:
-            self._close()
+                reply.close(lost)
+        finally:
+            self.answers -= len(ending)
+            if ending and not self.answers:
+                self._close()
+
+    def _send(self, replies: Sequence[FramedReply], rows: Sequence[str], bodies: Sequence[bytes]) -> Exception | None:
+        """Send a frame by the first request that can; return the error of the last one that could not."""
+        lost: Exception | None = RuntimeError("all of its requests have ended")
+        carriers = [reply.reply for reply in replies if not reply.reply.has_ended]
+        for carrier in carriers[:CARRIERS]:
+            try:
+                carrier.send_frame(render_frame(rows, bodies))
+            except Exception as error:  # noqa: BLE001 - another may be able to; otherwise the answers fail
+                lost = error
+            else:
+                return None
+        return lost

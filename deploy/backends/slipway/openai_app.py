@@ -64,7 +64,7 @@ class Application:
         self._app = app
         self._context_tokens = context_tokens
         self._schemas = schemas
-        self._judging = asyncio.Lock()
+        self._judging = openai_checks.JudgingThread()
         self._paths = {route.path for route in app.routes}
         for kind, handler in list(app.exception_handlers.items()):
             app.exception_handlers[kind] = _noting(handler)
@@ -91,20 +91,28 @@ class Application:
         answer that ends early; the record says why.
         """
         rules = openai_checks.Rules(self._paths, self._context_tokens, limits)
-        body = await openai_checks.judge_apart(ask, rules, self._judging)
-        if isinstance(body, Refusal):
-            send(openai_checks.refuse(body))
+        call, loop = _Call(ask, send), asyncio.get_running_loop()
+        until_s = loop.time() + ask.deadline_s
+        try:
+            async with asyncio.timeout_at(until_s):
+                body = await openai_checks.judge_apart(ask, rules, self._judging)
+        except TimeoutError:
+            call.fail_late(ask.deadline_s)
             return
-        if refusal := await self._check_schemas(body, ask.deadline_s):
+        refusal = body if isinstance(body, Refusal) else await self._check_schemas(body, until_s - loop.time())
+        if refusal is not None:
             send(openai_checks.refuse(refusal))
             return
-        call = _Call(ask, send)
+        await self._call_app(call, ask.deadline_s, until_s)
+
+    async def _call_app(self, call: "_Call", deadline_s: float, until_s: float) -> None:
+        """Call the application, and end its answer; `until_s` is the deadline on the clock of the loop."""
         token = current.set(call.recorder)
         try:
             task = asyncio.create_task(self._app(call.scope, call.receive, call.send))
         finally:
             current.reset(token)
-        timeout = asyncio.timeout(ask.deadline_s)
+        timeout = asyncio.timeout_at(until_s)
         try:
             async with timeout:
                 await asyncio.shield(task)
@@ -114,7 +122,7 @@ class Application:
         except Exception as error:
             if timeout.expired():
                 await _end(task, call)
-                call.fail_late(ask.deadline_s)
+                call.fail_late(deadline_s)
                 return
             call.recorder.note_error(error)
             if not call.started:

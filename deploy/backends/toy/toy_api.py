@@ -42,17 +42,17 @@ class ToyApi:
         self._model = api.get("model") or "model"
         self._fingerprint = api.get("fingerprint")
         self._rules = openai_checks.Rules(KINDS, engine.context_tokens, CostLimits(**api.get("limits", {})))
-        self._judging = asyncio.Lock()
+        self._judging = openai_checks.JudgingThread()
 
     async def answer(self, ask: HttpAsk, send: Callable[[HttpPiece], None], is_cancelled: Callable[[], bool]) -> None:
         """Answer a request; the last piece says that it is the last. None is sent after a cancellation."""
-        body = await openai_checks.judge_apart(ask, self._rules, self._judging)
-        if isinstance(body, Refusal):
-            send(openai_checks.refuse(body))
-            return
         reply = _Reply(send)
         try:
             async with asyncio.timeout(ask.deadline_s):
+                body = await openai_checks.judge_apart(ask, self._rules, self._judging)
+                if isinstance(body, Refusal):
+                    send(openai_checks.refuse(body))
+                    return
                 await self._generate(ask, body, reply, is_cancelled)
         except RequestError as error:
             reply.fail(error, error.status, error.kind, error.source, error.field)

@@ -38,6 +38,7 @@ def load_backend(monkeypatch, name):
     modules = ("engine_tensors", "replies")
     utils = types.ModuleType("triton_python_backend_utils")
     utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL = FINAL
+    utils.Logger = types.SimpleNamespace(log_error=lambda _message: None)
     utils.Tensor = lambda name, value: (name, value)
     utils.TritonError = str
     utils.InferenceResponse = lambda output_tensors, error=None: (output_tensors, error)
@@ -91,3 +92,14 @@ def test_nothing_touches_a_stream_after_its_end(replies, reply, sender, end):
     reply.send(ask(replies), replies.Piece("b", "stop", 1, 1))
     reply.finish()
     reply.fail("engine_failed", "late")
+
+
+def test_a_sender_that_cannot_be_asked_has_no_client_that_cancelled(reply, sender):
+    """One failure here would end the loop that looks after the cancellations of all requests."""
+
+    def fail():
+        message = "no shared memory"
+        raise RuntimeError(message)
+
+    sender.is_cancelled = fail
+    assert not reply.is_cancelled()

@@ -16,8 +16,12 @@ class Sender(FakeSender):
         super().__init__()
         self.responses: list[object] = []
         self.fails = False
+        self.is_broken = False
 
     def send(self, *responses: object, flags: int = 0) -> None:
+        if self.is_broken:
+            message = "no sender"
+            raise RuntimeError(message)
         if self.fails and responses and not responses[0][1]:
             message = "no shared memory"
             raise RuntimeError(message)
@@ -43,10 +47,10 @@ class Request:
         self.sender = Sender()
         reply = replies.Reply(types.SimpleNamespace(get_response_sender=lambda: self.sender, request_id=lambda: name))
         self.reply = frames.join(replies.HttpAsk("POST", "/", b"", name, 60.0, stream=stream), reply)
-        self._piece = replies.HttpPiece
+        self.piece = replies.HttpPiece
 
     def send(self, body: bytes, **fields) -> None:
-        self.reply.send_http(self._piece(body, {"output_tokens": 1}, **fields))
+        self.reply.send_http(self.piece(body, {"output_tokens": 1}, **fields))
 
 
 @pytest.fixture
@@ -149,17 +153,108 @@ async def test_a_large_part_does_not_wait_for_the_turn(make, replies):
     assert [number for ((_, number, _, _),) in read(a.sender)] == [0, 1]
 
 
+def errors(sender: Sender) -> list[str]:
+    return [error for _, error in sender.responses if error]
+
+
 async def test_a_frame_that_cannot_be_sent_fails_the_answers_that_lack_it_and_no_other(make):
     a, b, c = make("a"), make("b"), make("c")
-    a.sender.fails = True
     for request in (a, b):
+        request.sender.fails = True
         request.send(b"1")
     await turn()
     for request in (a, b):
-        ((_, error),) = request.sender.responses
+        (error,) = errors(request.sender)
         assert error.startswith("engine_failed: a frame could not be sent")
         assert request.sender.ended
         request.send(b"2", last=True)
     c.send(b"1")
     await turn()
     assert read(c.sender) == [[("c", 0, b"1", False)]]
+
+
+async def test_a_frame_that_one_request_cannot_send_goes_with_another(make):
+    a, b = make("a"), make("b")
+    a.sender.fails = True
+    for request in (a, b):
+        request.send(b"1")
+    await turn()
+    assert read(b.sender) == [[("a", 0, b"1", False), ("b", 0, b"1", False)]]
+    assert not a.sender.ended
+    a.sender.fails = False
+    a.send(b"2", last=True)
+    await turn()
+    assert read(a.sender) == [[("a", 1, b"2", True)]]
+    assert a.sender.ended
+
+
+async def test_a_frame_does_not_go_with_a_request_that_has_ended(make):
+    a, b = make("a"), make("b")
+    for request in (a, b):
+        request.send(b"1")
+    a.reply.reply.finish()
+    await turn()
+    assert read(b.sender) == [[("a", 0, b"1", False), ("b", 0, b"1", False)]]
+
+
+async def test_a_request_that_cannot_even_fail_takes_no_other_with_it(make, frames):
+    a, b = make("a"), make("b")
+    for request in (a, b):
+        request.sender.fails = True
+        request.send(b"1")
+    a.sender.is_broken = True
+    await turn()
+    assert errors(a.sender) == []
+    assert errors(b.sender)
+    assert b.sender.ended
+    assert not frames._open, "a stream without requests is forgotten"
+    again = make("c")
+    again.send(b"1", last=True)
+    await turn()
+    assert read(again.sender) == [[("c", 0, b"1", True)]]
+
+
+async def test_an_end_that_cannot_be_sent_takes_no_other_with_it(make, frames):
+    a, b, c = make("a"), make("b"), make("c")
+    c.send(b"1")
+    for request in (a, b):
+        request.send(b"1", last=True)
+    a.sender.is_broken = True
+    await turn()
+    assert b.sender.ended
+    c.send(b"2", last=True)
+    await turn()
+    assert c.sender.ended
+    assert not frames._open
+
+
+async def test_a_part_that_cannot_be_encoded_fails_its_own_answer_only(make):
+    a, b = make("a"), make("b")
+    a.send(b"1")
+    b.send(b"1")
+    await turn()
+    b.reply.send_http(b.piece(b"2", {"output_tokens": object()}))
+    a.send(b"2")
+    await turn()
+    ((tensors, _),) = b.sender.responses
+    rows = json.loads(dict(tensors)["http_record"][0])
+    assert [(row["id"], row["number"], row["last"]) for row in rows] == [("b", 1, True), ("a", 1, False)]
+    assert rows[0]["error"].startswith("engine_failed: a part could not be encoded: TypeError")
+    assert b.sender.ended
+    b.send(b"3")
+    a.send(b"3", last=True)
+    await turn()
+    assert a.sender.ended
+
+
+async def test_the_task_of_an_answer_that_lacks_a_part_is_told_to_end(make):
+    """The loop of the backend cancels the tasks whose replies are cancelled."""
+    a, b = make("a"), make("b")
+    a.sender.fails = True
+    a.send(b"1")
+    await turn()
+    assert a.sender.ended
+    assert a.reply.is_cancelled()
+    b.reply.send_http(b.piece(b"1", {"output_tokens": object()}))
+    await turn()
+    assert b.reply.is_cancelled()

@@ -52,7 +52,7 @@ def paths():
 def judge(checks, paths):
     """Return a function that judges a body."""
     rules = checks.Rules(paths, 4_096, CostLimits())
-    turn = asyncio.Lock()
+    turn = checks.JudgingThread()
 
     async def judge(body, path=CHAT):
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -94,3 +94,26 @@ async def test_large_bodies_are_judged_one_after_the_other(judge, paths):
     body = {**HELLO, "messages": [{"role": "user", "content": "x" * 100_000}]}
     await asyncio.gather(*(judge(body) for _ in range(5)))
     assert (len(paths.threads), paths.most) == (5, 1)
+
+
+async def test_large_bodies_of_callers_that_leave_are_not_judged_at_the_same_time(judge, paths):
+    """A caller who sends large bodies and hangs up must not have a thread for each of them."""
+    body = {**HELLO, "messages": [{"role": "user", "content": "x" * 100_000}]}
+    for _ in range(20):
+        leaving = [asyncio.ensure_future(judge(body)) for _ in range(5)]
+        await asyncio.sleep(0.002)
+        for caller in leaving:
+            caller.cancel()
+        await asyncio.gather(*leaving, return_exceptions=True)
+    assert await judge(body) == body
+    assert paths.most == 1
+    assert len(paths.threads) <= 22, "what waited when its caller left is not judged"
+
+
+async def test_a_large_body_of_a_caller_that_leaves_does_not_stop_the_next_one(judge, paths):
+    body = {**HELLO, "messages": [{"role": "user", "content": "x" * 100_000}]}
+    first, second = asyncio.ensure_future(judge(body)), asyncio.ensure_future(judge(body))
+    await asyncio.sleep(0.005)
+    first.cancel()
+    assert await second == body
+    assert paths.most == 1
