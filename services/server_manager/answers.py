@@ -24,13 +24,14 @@ from decisions.route_edits import Changed, Edit, EditRefused, promote
 from decisions.runtimes import runtime_name, why_no_runtime
 from services.server_manager.domain import staging
 from services.server_manager.domain.alerts import AlertChange
-from services.server_manager.domain.decide import (
+from services.server_manager.domain.answer_types import (
     AnnounceStaged,
     Answer,
     ApplyOrder,
     FailLease,
     GrantLease,
     RefuseOrder,
+    ReturnLease,
 )
 from services.server_manager.domain.reconcile import Limits
 from services.server_manager.domain.records import FleetAlert, OpenAlert, Servers
@@ -74,6 +75,9 @@ class Answers:
         if isinstance(answer, GrantLease):
             now = self._clock.now()
             await self._state.write(lambda record: staging.grant_lease(record, answer.lease_id, now))
+        elif isinstance(answer, ReturnLease):
+            structlog.get_logger().warning("the lease is returned: its endpoint does not answer", lease=answer.lease_id)
+            await self._state.write(lambda record: staging.return_lease(record, answer.lease_id))
         elif isinstance(answer, FailLease):
             await self._fail_lease(answer)
         elif isinstance(answer, AnnounceStaged):

@@ -78,11 +78,11 @@ class Indexes:
             self._listed[name] = frozenset(key for key, entry in index.items() if entry.ready or not entry.settled)
         return True
 
-    def down(self, answering: frozenset[str]) -> frozenset[str]:
-        """Return the runtimes whose engine has been silent for so long that it counts as down."""
+    def down(self, answering: frozenset[str]) -> dict[str, float]:
+        """Return the runtimes whose engine has been silent for so long that it counts as down, with the seconds."""
         now = self._clock.monotonic()
-        silent = self._engines.keys() - answering
-        return frozenset(name for name in silent if now - self._answered.get(name, now) >= DOWN_AFTER_S)
+        silent = {name: now - self._answered.get(name, now) for name in self._engines.keys() - answering}
+        return {name: seconds for name, seconds in silent.items() if seconds >= DOWN_AFTER_S}
 
     async def stop(self) -> None:
         """Cancel the questions and forget the answers."""

@@ -9,7 +9,8 @@ import structlog
 from contracts.runtimes import DEFAULT_RUNTIME, FleetRuntimes
 from services.server_manager.answers import Answers
 from services.server_manager.domain.alerts import assess_standby, plan_alerts
-from services.server_manager.domain.decide import GrantLease, decide_answers
+from services.server_manager.domain.answer_types import GrantLease
+from services.server_manager.domain.decide import decide_answers
 from services.server_manager.domain.progress import assess_progress
 from services.server_manager.domain.reconcile import (
     Desired,
@@ -168,7 +169,7 @@ class Manager:
         routes = listing.routes
         await self._check_lease()
         # Before anything is healed, or an alert about what heals within a moment would never be raised.
-        await self._alert(record, listing, answering & self.executor.known, down)
+        await self._alert(record, listing, answering & self.executor.known, frozenset(down))
         self._publisher.publish_soon()
         self._desired = desired = plan_desired(routes, record)
         if self.executor.known:
@@ -179,7 +180,7 @@ class Manager:
                 await self._state.write(lambda record: record.model_copy(update={"temporary": temporary}))
             kept = plan_kept(routes, listing.unreadable, temporary, self.executor.held())
             self._begin(desired, kept, answering & self.executor.known)
-        for cause, progress in assess_progress(record, self.executor.held()):
+        for cause, progress in assess_progress(record, self.executor.held(), down):
             await self._report_progress(cause, progress)
         await self._check_lease()
         await self._publish_view(answering)
@@ -206,7 +207,7 @@ class Manager:
         if not self._lead.valid() and await self._lead.confirm() is not Extent.ALL:
             raise LeaseLost("the lease was not renewed in time; the next pass starts again")
 
-    async def _answer_orders(self, down: frozenset[str]) -> None:
+    async def _answer_orders(self, down: Mapping[str, float]) -> None:
         record, listing = await self._state.read(), await self._routes.all()
         waited_s = self._note_waits(record)
         for answer in decide_answers(
@@ -240,7 +241,8 @@ class Manager:
         """Begin what must be done on the engines that can be used; the memory of what others need stays free."""
         held = self.executor.held()
         self.executor.note_needed({**desired, **dict.fromkeys(kept)})
-        for action in plan_reconcile(on_runtimes(desired, self._engines.keys()), held, self._limits, kept):
+        fixed = kept | {name for name, target in held.items() if target.runtime not in usable}
+        for action in plan_reconcile(on_runtimes(desired, self._engines.keys()), held, self._limits, fixed):
             if may_begin(action, held, usable):
                 self.executor.start(action)
 

@@ -1,38 +1,55 @@
 """How far leases and orders are: how many of their targets generate, and what the others do."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from contracts.envelope import Event
 from contracts.facts import WorkProgressed
 from contracts.vocabulary import Deployable
+from decisions.runtimes import runtime_name
 from services.server_manager.domain.reconcile import Held, Phase
 from services.server_manager.domain.records import Servers
 
 
-def assess_progress(record: Servers, held: Mapping[str, Held]) -> list[tuple[Event[Any], WorkProgressed]]:
-    """Return how far the held lease and the pending orders are: how many targets are ready, and what the rest do."""
+def assess_progress(
+    record: Servers, held: Mapping[str, Held], down: Collection[str] = ()
+) -> list[tuple[Event[Any], WorkProgressed]]:
+    """Return how far the held lease and the pending orders are: how many targets are ready, and what the rest do.
+
+    `down` names the runtimes that do not answer.
+    """
     reports: list[tuple[Event[Any], WorkProgressed]] = []
     lease = record.lease
     if lease is not None and lease.state == "loading":
         request = lease.event.data
         pair = (request.candidate, request.baseline)
-        reports.append((lease.event, _progress("stage", request.candidate, pair, held)))
+        reports.append((lease.event, _progress("stage", request.candidate, pair, held, down)))
     for order in record.orders:
         ordered = order.event.data
         needed = (ordered.target,) if ordered.fallback is None else (ordered.target, ordered.fallback)
-        reports.append((order.event, _progress("promote", ordered.target, needed, held)))
+        reports.append((order.event, _progress("promote", ordered.target, needed, held, down)))
     return reports
 
 
-def _progress(step: str, about: Deployable, needed: tuple[Deployable, ...], held: Mapping[str, Held]) -> WorkProgressed:
+def _progress(
+    step: str,
+    about: Deployable,
+    needed: tuple[Deployable, ...],
+    held: Mapping[str, Held],
+    down: Collection[str],
+) -> WorkProgressed:
     names = {str(deployable.target): held.get(str(deployable.target)) for deployable in needed}
-    ready = [name for name, state in names.items() if state is not None and state.phase is Phase.READY]
-    notes = [
-        f"{name} waits for memory" if state is None else f"{name} {state.phase} for {state.since_s:.0f} s"
-        for name, state in names.items()
-        if name not in ready
+    silent = {str(deployable.target) for deployable in needed if runtime_name(deployable.serving) in down}
+    ready = [
+        name for name, state in names.items() if state is not None and state.phase is Phase.READY and name not in silent
     ]
+    notes = []
+    for name, state in names.items():
+        if name in silent:
+            notes.append(f"{name} waits for its runtime, which does not answer")
+        elif name not in ready:
+            doing = "waits for memory" if state is None else f"{state.phase} for {state.since_s:.0f} s"
+            notes.append(f"{name} {doing}")
     return WorkProgressed(
         step=step,
         done=len(ready),

@@ -88,6 +88,7 @@ class Limits:
 
     A target reserves `weights_bytes * weights_ratio + overhead_bytes`. A traffic order counts for `order_age_s` and a
     staging order for `lease_age_s` after it was given: older ones were delivered again, and their releases have ended.
+    A staged lease makes way for others once its runtime has been silent for `silent_limit_s`.
     """
 
     memory_budget_bytes: int
@@ -102,6 +103,7 @@ class Limits:
     standby_grace_s: float = 5.0
     order_age_s: float = 86_400.0
     lease_age_s: float = 7 * 86_400.0
+    silent_limit_s: float = 120.0
     hardware: Hardware = field(default_factory=Hardware)
     runtimes: frozenset[str] = frozenset({DEFAULT_RUNTIME})
 

@@ -80,6 +80,15 @@ def grant_lease(record: Servers, lease_id: str, now: datetime) -> Servers:
     return record.model_copy(update={"lease": held, "waiting": rest})
 
 
+def return_lease(record: Servers, lease_id: str) -> Servers:
+    """Let the held order wait again, as the first one; not once its targets are staged."""
+    held = record.lease
+    if held is None or held.lease_id != lease_id or held.state != "loading":
+        return record
+    again = held.model_copy(update={"state": "waiting", "granted_at": None})
+    return record.model_copy(update={"lease": None, "waiting": (again, *record.waiting)})
+
+
 def mark_staged(record: Servers, lease_id: str) -> Servers:
     """Record that the targets of the held lease are staged."""
     if record.lease is None or record.lease.lease_id != lease_id:

@@ -15,7 +15,7 @@ from services.server_manager.domain.records import Servers
 from services.server_manager.fleet_state import FleetState
 from services.server_manager.known_routes import KnownRoutes
 from services.server_manager.ports import LeaseLost
-from services.server_manager.settings import ServerManagerSettings
+from services.server_manager.settings import RuntimeEndpoint, ServerManagerSettings
 from shared.errors import Transient
 from shared.messaging.records import RecordStore
 from shared.storage.record_format import parse
@@ -88,7 +88,7 @@ class SlowEngine(FakeEngine):
 
     async def unload(self, name, *, wait=True, permit=None):  # noqa: ARG002
         self._check()
-        self._world.check_unload(name)
+        self._world.check_unload(name, self)
         await super().unload(name, wait=wait)
 
 
@@ -205,14 +205,17 @@ class Process:
         self.bus = SharedBus(SERVICE, world.streams, log, life, world.processes)
         self.manager = build(
             self.bus,
-            engines={DEFAULT_RUNTIME: self.port(EngineClient(world.engine, self), "index", "load", "unload", "probe")},
+            engines={
+                name: self.port(EngineClient(engine, self), "index", "load", "unload", "probe")
+                for name, engine in world.engines.items()
+            },
             view=FakeRuntimesView(),
             artifacts=self.port(world.artifacts, "materialise", "describe", "keep_only"),
             state=FleetState(store, "main"),
             routes=KnownRoutes(self.port(world.routes, "all", "edit"), world.memory),
             lead=self.port(self.lead, "hold", "confirm", "release"),
             hardware=Hardware(),
-            settings=SETTINGS,
+            settings=world.settings,
             clock=self.clock,
         )
 
@@ -274,14 +277,23 @@ class _Pausable:
 class FleetWorld:
     """What outlives the processes, and the processes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *runtimes: str) -> None:
+        """Set up the world; its fleet has the runtime `default` and these."""
         self.clock = VirtualClock(START)
         self.streams = Streams()
         self.bucket, self.log = FaultyBucket(), SlowLog("server-manager", now_s=self.clock.monotonic)
         self.routes, self.memory = FakeRoutes(), Memory()
         self.lease = FakeLease(self.bucket)
         self.artifacts = FakeArtifacts(folder)
-        self.engine = SlowEngine(self)
+        self.engines = {name: SlowEngine(self) for name in (DEFAULT_RUNTIME, *runtimes)}
+        self.engine = self.engines[DEFAULT_RUNTIME]
+        for number, engine in enumerate(self.engines.values(), 1):
+            engine.endpoint = f"127.0.0.1:{number}"
+        endpoints = {
+            name: RuntimeEndpoint(triton_grpc=self.engines[name].endpoint, repository=folder / name)
+            for name in runtimes
+        }
+        self.settings = SETTINGS.model_copy(update={"runtimes": endpoints})
         self.violations: list[str] = []
         self.published: list[Event] = []
         self.acts: list[tuple[int, str]] = []
@@ -403,11 +415,11 @@ class FleetWorld:
         """Return the newest routes: those of the bucket, or those that were in it before it was lost."""
         return {**self.memory.routes, **self.stored_routes()}
 
-    def check_unload(self, name: str) -> None:
+    def check_unload(self, name: str, engine: SlowEngine) -> None:
         """Note the unloading of what production needs and what is well."""
         needed = plan_production(self.stored_routes()).get(name)
-        model = self.engine.models.get(name)
-        well = name not in self.engine.dead and name not in self.engine.mute
+        model = engine.models.get(name)
+        well = name not in engine.dead and name not in engine.mute
         if needed is not None and model is not None and well and model.digest == needed.manifest.digest:
             self.violations.append(f"{name} was unloaded at {self.clock.monotonic():g} s, and production needs it")
         before = plan_production({**self.forgotten, **self.memory.routes})
@@ -416,7 +428,8 @@ class FleetWorld:
 
     def check_memory(self, name: str, memory_bytes: int) -> None:
         """Note a load for which there is no memory."""
-        used = sum(model.memory_bytes for other, model in self.engine.models.items() if other != name)
+        models = [item for engine in self.engines.values() for item in engine.models.items()]
+        used = sum(model.memory_bytes for other, model in models if other != name)
         if used + memory_bytes > SETTINGS.memory_budget_bytes:
             self.violations.append(f"{name} was loaded into memory that is not there")
 

@@ -6,17 +6,17 @@ import pytest
 
 from contracts.routes import Route
 from services.server_manager.domain import staging
-from services.server_manager.domain.decide import (
+from services.server_manager.domain.answer_types import (
     AnnounceStaged,
     ApplyOrder,
     FailLease,
     GrantLease,
     RefuseOrder,
-    decide_answers,
-    next_previous,
 )
+from services.server_manager.domain.decide import decide_answers
 from services.server_manager.domain.reconcile import Phase
 from services.server_manager.domain.records import Servers
+from services.server_manager.domain.traffic import next_previous
 from tests.unit.server_manager.factories import (
     LIMITS,
     START,
@@ -32,7 +32,7 @@ from tests.unit.server_manager.factories import (
 V0, V1, V2 = "bot.v0.bf16", "bot.v1.bf16", "bot.v2.bf16"
 
 
-def decide(record, routes=None, holding=None, *, seconds=0.0, down=()):
+def decide(record, routes=None, holding=None, *, seconds=0.0, down=None):
     ids = [order.order_id for order in record.orders] + ([record.lease.lease_id] if record.lease else [])
     return decide_answers(
         record, routes or {}, holding or {}, LIMITS, at(seconds), waited_s=dict.fromkeys(ids, seconds), down=down
@@ -126,14 +126,14 @@ def test_an_order_waits_until_its_target_and_the_standby_are_ready():
 def test_what_a_silent_endpoint_holds_takes_no_traffic_and_is_nothing_to_roll_back_to(candidate, standby):
     record, routes = ordered(traffic_requested("t1", 2, epoch=1)), {"bot": route(1, 0)}
     holding = {V2: replace(held(2), runtime=candidate), V1: replace(held(1), runtime=standby)}
-    assert decide(record, routes, holding, down={"next"}) == []
+    assert decide(record, routes, holding, down={"next": 3.0}) == []
     assert decide(record, routes, holding) == [ApplyOrder(record.orders[0])]
 
 
 def test_what_a_silent_endpoint_holds_is_not_announced_as_staged():
     record = staging.grant_lease(waiting(stage_requested("s1")), "s1", START)
     holding = {V1: replace(held(1), runtime="next"), V0: held(0)}
-    assert decide(record, holding=holding, down={"next"}) == []
+    assert decide(record, holding=holding, down={"next": 3.0}) == []
     assert decide(record, holding=holding) == [AnnounceStaged(record.lease)]
 
 

@@ -3,7 +3,8 @@
 import pytest
 
 from services.server_manager.domain import staging
-from services.server_manager.domain.decide import ApplyOrder, RefuseOrder, decide_answers
+from services.server_manager.domain.answer_types import ApplyOrder, RefuseOrder
+from services.server_manager.domain.decide import decide_answers
 from services.server_manager.domain.records import Servers
 from tests.unit.server_manager.factories import LIMITS, at, held, traffic_requested
 

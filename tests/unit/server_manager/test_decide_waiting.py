@@ -2,7 +2,8 @@
 
 from contracts.vocabulary import Target
 from services.server_manager.domain import staging
-from services.server_manager.domain.decide import FailLease, GrantLease, decide_answers
+from services.server_manager.domain.answer_types import FailLease, GrantLease
+from services.server_manager.domain.decide import decide_answers
 from services.server_manager.domain.reconcile import Phase
 from services.server_manager.domain.records import Servers
 from tests.unit.server_manager.factories import LIMITS, at, held, route, stage_requested

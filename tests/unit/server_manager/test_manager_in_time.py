@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from contracts import facts as cf
+from contracts.vocabulary import ServingSettings
 from services.server_manager.domain.reconcile import plan_production
 from shared.errors import Transient
 from tests.kit.fakes_serving import LEASE_S
@@ -24,6 +25,9 @@ from tests.unit.server_manager.factories import (
     traffic_requested,
 )
 from tests.unit.server_manager.fleet_world import FleetWorld, target
+from tests.unit.server_manager.test_manager_serving import with_settings
+
+NEXT = ServingSettings(runtime="next")
 
 
 async def promotion(world):
@@ -184,6 +188,32 @@ def down(world, _version):
     world.engine.down = not world.engine.down
 
 
+def ordered_on_next(world, version):
+    """A version whose settings name the second runtime: another one than the same number on the first."""
+    route = world.stored_routes().get("bot")
+    event = traffic_requested(
+        f"t-{len(world.published)}", version + 3, epoch=route.epoch if route else 0, release=f"r{version + 3}"
+    )
+    world.publish(with_settings(event, "target", NEXT))
+
+
+def staged_on_next(world, version):
+    event = stage_requested(f"s-{len(world.published)}", version + 3, 0, release=f"r{version + 3}")
+    world.publish(with_settings(event, "candidate", NEXT))
+
+
+def next_down(world, _version):
+    world.engines["next"].down = not world.engines["next"].down
+
+
+def next_restarted(world, _version):
+    world.engines["next"].restart()
+
+
+def next_hangs(world, _version):
+    world.engines["next"].hanging = not world.engines["next"].hanging
+
+
 def dead(world, version):
     if target(version) in world.engine.models:
         world.engine.dead.add(target(version))
@@ -271,13 +301,14 @@ def superseded(world, _version):
 MOVES = [
     promoted, promoted, promoted, staged, staged, unstaged, finished, rolled_back, restarted, down, dead, mute, endless,
     broken, bus_lost, log_full, routes_lost, everything_forgotten, superseded,
+    ordered_on_next, staged_on_next, staged_on_next, next_down, next_restarted, next_hangs,
     routes_deleted, routes_silent, route_spoilt, answer_lost, answer_lost, log_silent, paused, clock_jumped,
 ]  # fmt: skip
 
 
 async def whatever(moves, kills):
     with tempfile.TemporaryDirectory() as folder:
-        world = FleetWorld(Path(folder))
+        world = FleetWorld(Path(folder), "next")
         running = [asyncio.create_task(world.keep_running(*kills)), asyncio.create_task(world.watch())]
         await asyncio.sleep(0)
         running.append(asyncio.create_task(world.keep_running()))
@@ -288,7 +319,8 @@ async def whatever(moves, kills):
         world.routes.bucket.deleted = world.log.silent = False
         for model in list(world.spoilt):
             world.routes.routes[model] = world.spoilt.pop(model)
-        world.engine.down = False
+        for engine in world.engines.values():
+            engine.down = engine.hanging = False
         world.engine.endless.clear()
         world.artifacts.broken.clear()
         await asyncio.sleep(900)
@@ -340,7 +372,12 @@ def test_whatever_comes_orders_are_answered_once_and_what_serves_stays_loaded(mo
     }
     unstaged_releases = {event.data.release_id for event in world.published if isinstance(event.data, cf.StageReleased)}
     for event in world.published:
-        answers = len(world.answers(event))
+        facts = world.answers(event)
+        made_way = [type(fact) for fact in facts] == [cf.VariantStaged, cf.VariantFailed]
+        if made_way:
+            assert facts[1].code == "endpoint_unreachable"
+            assert event.data.candidate.serving == NEXT
+        answers = 1 if made_way else len(facts)
         if isinstance(event.data, cf.TrafficRequested):
             assert answers == 1 or (answers == 0 and event.data.release_id in finished_releases), event.id
         if isinstance(event.data, cf.StageRequested):

@@ -10,7 +10,7 @@ from contracts.vocabulary import Runtime, ServingSettings
 from services.server_manager.domain import staging
 from services.server_manager.indexes import DOWN_AFTER_S
 from services.server_manager.ports import Indexed
-from tests.unit.server_manager.factories import deployable, stage_requested, traffic_requested
+from tests.unit.server_manager.factories import deployable, stage_released, stage_requested, traffic_requested
 from tests.unit.server_manager.test_manager import V0, V1, V2, World
 from tests.unit.server_manager.test_manager_serving import with_settings
 
@@ -143,6 +143,26 @@ async def test_staging_on_an_endpoint_that_is_down_waits_and_lets_others_go_firs
         await world.state.write(lambda record, event=event: staging.enqueue_staging(record, event))
     await world.ticks()
     assert [staged.lease_id for staged in world.said.facts(VariantStaged)] == ["s2"]
+
+
+async def test_what_a_silent_endpoint_holds_is_not_counted_on_for_memory(world):
+    """Two targets that nothing needs linger: the older one cannot be unloaded now, so the other one is, at once."""
+    await promote(world, "t1", 1, fallback=0)
+    first = with_settings(stage_requested("s1", 2, 1), "candidate", NEXT)
+    for version, event in ((2, first), (4, stage_requested("s2", 4, 1))):
+        await world.state.write(lambda record, event=event: staging.enqueue_staging(record, event))
+        await world.ticks(3)
+        await world.state.write(
+            lambda record, version=version: staging.release_staging(record, stage_released(version))
+        )
+        await world.ticks(1)
+    assert (set(world.engine.models), set(world.engines["next"].models)) == ({V0, V1, "bot.v4.bf16"}, {V2})
+    world.engines["next"].down = True
+    await world.ticks(4)
+    await world.state.write(lambda record: staging.enqueue_staging(record, stage_requested("s3", 5, 3, release="r3")))
+    await world.ticks(5)
+    assert [staged.lease_id for staged in world.said.facts(VariantStaged)] == ["s1", "s2", "s3"]
+    assert set(world.engines["next"].models) == {V2}
 
 
 async def test_an_unknown_runtime_is_refused_with_those_that_there_are(world):

@@ -12,7 +12,8 @@ from services.server_manager.adapters import hardware
 from services.server_manager.adapters.hardware import parse_gpus
 from services.server_manager.app import refuse_variants
 from services.server_manager.domain import staging
-from services.server_manager.domain.decide import FailLease, GrantLease, RefuseOrder, decide_answers
+from services.server_manager.domain.answer_types import FailLease, GrantLease, RefuseOrder
+from services.server_manager.domain.decide import decide_answers
 from services.server_manager.domain.records import Servers
 from services.server_manager.settings import ServerManagerSettings
 from tests.kit import fakes_registry

@@ -1,0 +1,89 @@
+"""The answers to orders, and what staging and traffic orders are both judged by."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from contracts.codes import Code
+from contracts.vocabulary import Deployable
+from decisions.runtimes import why_no_runtime
+from decisions.servable_variants import why_not_servable
+from services.server_manager.domain.reconcile import Held, Limits, Phase
+from services.server_manager.domain.records import Lease, TrafficOrder
+
+
+@dataclass(frozen=True)
+class GrantLease:
+    """The waiting order gets the lease."""
+
+    lease_id: str
+
+
+@dataclass(frozen=True)
+class ReturnLease:
+    """The held order waits again: a runtime that it needs does not answer, and another order can go."""
+
+    lease_id: str
+
+
+@dataclass(frozen=True)
+class FailLease:
+    """The staging order cannot be carried out."""
+
+    lease: Lease
+    code: Code
+    reason: str
+    details: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class AnnounceStaged:
+    """Candidate and baseline generate, after so many seconds: publish it."""
+
+    lease: Lease
+    load_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class RefuseOrder:
+    """The traffic order is not carried out."""
+
+    order: TrafficOrder
+    code: Code
+    reason: str
+
+
+@dataclass(frozen=True)
+class ApplyOrder:
+    """Everything that the traffic order needs is ready: edit the route."""
+
+    order: TrafficOrder
+
+
+Answer = GrantLease | ReturnLease | FailLease | AnnounceStaged | RefuseOrder | ApplyOrder
+
+
+def has_failed(held: Held, limits: Limits) -> bool:
+    """Return whether a target failed so that waiting for it is over."""
+    return held.phase is Phase.FAILED and (held.hopeless or held.failures >= limits.load_attempts)
+
+
+def why_refused(deployable: Deployable, limits: Limits, together: Iterable[Deployable] = ()) -> tuple[Code, str] | None:
+    """Return code and reason if the fleet's hardware cannot serve a target, or it lacks the runtime of one of these."""
+    unservable = why_not_servable(deployable.target.variant, limits.hardware, deployable.serving)
+    if unservable is not None:
+        return "variant_not_servable", unservable
+    for each in (deployable, *together):
+        missing = why_no_runtime(each.serving, limits.runtimes)
+        if missing is not None:
+            return "runtime_unknown", f"{each.target}: {missing}"
+    return None
+
+
+def describe_age(kind: str, age_s: float, limit_s: float) -> str:
+    """Return how old an order is, and how long one of its kind is valid."""
+    return f"The {kind} order was given {age_s / 3600:.0f} h ago; it is valid for {limit_s / 3600:.0f} h."
+
+
+def needed_bytes(targets: Iterable[Deployable], limits: Limits) -> int:
+    """Return what targets reserve together."""
+    return sum(limits.memory_bytes(target) for target in targets)

@@ -1,0 +1,151 @@
+"""Traffic orders: which to refuse, to apply, or to let wait."""
+
+from collections.abc import Collection, Mapping
+from datetime import datetime
+
+from contracts.routes import Route, ServedTarget
+from contracts.vocabulary import Deployable
+from decisions.route_edits import EditRefused, promote
+from decisions.runtimes import runtime_name
+from services.server_manager.domain.answer_types import (
+    Answer,
+    ApplyOrder,
+    RefuseOrder,
+    describe_age,
+    has_failed,
+    needed_bytes,
+    why_refused,
+)
+from services.server_manager.domain.reconcile import Held, Limits, Phase, plan_production
+from services.server_manager.domain.records import TrafficOrder
+
+
+def decide_order(
+    order: TrafficOrder,
+    routes: Mapping[str, Route],
+    held: Mapping[str, Held],
+    limits: Limits,
+    now: datetime,
+    *,
+    waited_s: float,
+    ended: bool = False,
+    down: Collection[str] = (),
+) -> Answer | None:
+    """Refuse a traffic order that cannot be carried out, apply it when its targets are ready, else wait.
+
+    `waited_s` says how long the order is known to the process that leads, `now` what its wall clock shows. `ended` says
+    that the order's release has ended: what comes of it now was delivered again. `down` names the runtimes that do not
+    answer; `held` has nothing of them.
+    """
+    request = order.event.data
+    model = order.event.subject
+    route = routes.get(model) or Route(model=model)
+    refused = promote(
+        route,
+        provisional(request.target),
+        weight_ratio=request.weight_ratio,
+        epoch=request.epoch,
+        cause_id=order.order_id,
+    )
+    if isinstance(refused, EditRefused):
+        return RefuseOrder(order, refused.code, refused.reason)
+    if route.cause_id == order.order_id:
+        return ApplyOrder(order)
+    void = _void(order, waited_s, limits, now, ended=ended)
+    if void is not None:
+        return RefuseOrder(order, "order_expired", void)
+    fallback = next_previous(route, request.target, request.fallback) if route.active is None else None
+    unservable = why_refused(request.target, limits, [fallback] if fallback is not None else [])
+    if unservable is not None:
+        return RefuseOrder(order, *unservable)
+    needed = {str(request.target.target): request.target, **plan_production(routes)}
+    if request.fallback is not None and route.active is None:
+        needed[str(request.fallback.target)] = request.fallback
+    total = needed_bytes(needed.values(), limits)
+    if total > limits.memory_budget_bytes:
+        reason = f"Serving {request.target.target} beside production needs {total} bytes of memory, there are "
+        return RefuseOrder(order, "insufficient_memory", f"{reason}{limits.memory_budget_bytes}.")
+    return _decide_ready(order, route, held, limits, waited_s=waited_s, down=down)
+
+
+def _void(order: TrafficOrder, waited_s: float, limits: Limits, now: datetime, *, ended: bool) -> str | None:
+    """Return why an order is not valid any more; None if it is.
+
+    Its age is the largest of what the clocks show, so that a clock that is behind makes no old order valid again.
+    """
+    given_at = order.event.time
+    known_s = max(0.0, (order.received_at - given_at).total_seconds()) + waited_s
+    age_s = max(known_s, (now - given_at).total_seconds())
+    if age_s > limits.order_age_s:
+        return describe_age("traffic", age_s, limits.order_age_s)
+    return f"The release {order.event.data.release_id} has ended, so its traffic orders are void." if ended else None
+
+
+def _decide_ready(
+    order: TrafficOrder,
+    route: Route,
+    held: Mapping[str, Held],
+    limits: Limits,
+    *,
+    waited_s: float,
+    down: Collection[str],
+) -> Answer | None:
+    request = order.event.data
+    candidate = held.get(str(request.target.target))
+    if candidate is not None and has_failed(candidate, limits):
+        return RefuseOrder(order, "load_failed", f"{request.target.target} could not be loaded: {candidate.reason}")
+    behind = next_previous(route, request.target, request.fallback)
+    standby = held.get(str(behind.target)) if behind is not None else None
+    if standby is not None and has_failed(standby, limits):
+        return RefuseOrder(order, "previous_not_ready", _standby_not_ready(behind, standby.reason))
+    candidate_ready = candidate is not None and candidate.phase is Phase.READY
+    standby_ready = behind is None or (standby is not None and standby.phase is Phase.READY)
+    if candidate_ready and standby_ready:
+        return ApplyOrder(order)
+    if waited_s < limits.order_deadline_s:
+        return None
+    if candidate_ready:
+        late = f"not ready after {limits.order_deadline_s:g} s{_describe_silence(behind, down)}"
+        return RefuseOrder(order, "previous_not_ready", _standby_not_ready(behind, late))
+    late = f"did not generate within {limits.order_deadline_s:g} s{_describe_silence(request.target, down)}"
+    return RefuseOrder(order, "load_failed", f"{request.target.target} {late}.")
+
+
+def _describe_silence(deployable: Deployable | None, down: Collection[str]) -> str:
+    name = runtime_name(deployable.serving) if deployable is not None else ""
+    return f"; its runtime {name} does not answer" if name in down else ""
+
+
+def _standby_not_ready(behind: Deployable | None, reason: str) -> str:
+    name = behind.target if behind else "Nothing"
+    return f"{name} would be the target to roll back to, but it does not answer: {reason}"
+
+
+def runtimes_of_order(order: TrafficOrder, routes: Mapping[str, Route]) -> set[str]:
+    """Return the runtimes without which a traffic order cannot be carried out: the target's, and its standby's."""
+    request = order.event.data
+    route = routes.get(order.event.subject) or Route(model=order.event.subject)
+    behind = next_previous(route, request.target, request.fallback)
+    return {runtime_name(needed.serving) for needed in (request.target, behind) if needed is not None}
+
+
+def next_previous(route: Route, target: Deployable, fallback: Deployable | None) -> Deployable | None:
+    """Return the target to roll back to once `target` takes traffic; None if there is none."""
+    if route.active is None:
+        return fallback if fallback is not None and fallback.target != target.target else None
+    if route.active.target == target.target:
+        return route.previous
+    return route.active
+
+
+def provisional(deployable: Deployable, endpoint: str = "unknown") -> ServedTarget:
+    """Return a target as a route would hold it, only to ask whether it may enter the route."""
+    return ServedTarget(
+        target=deployable.target,
+        manifest=deployable.manifest,
+        weights_bytes=deployable.weights_bytes,
+        measurement_manifest=deployable.measurement_manifest,
+        serving=deployable.serving,
+        runtime=deployable.runtime,
+        endpoints=(endpoint,),
+    )
