@@ -1,8 +1,7 @@
 """The gateway's HTTP application: the OpenAI endpoints, health, readiness and metrics."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from prometheus_client import CollectorRegistry, make_asgi_app
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -23,10 +22,12 @@ from services.gateway.domain.routing import list_models
 from services.gateway.drill_table import DrillTable
 from services.gateway.endpoint import Endpoint
 from services.gateway.http import BodyReader, problem_response
-from services.gateway.metrics import GatewayMetrics, count_ready
+from services.gateway.metrics import GatewayMetrics
+from services.gateway.metrics_page import MetricsPage
 from services.gateway.ports import Engine, NewId, Pause, Telemetry, TextFeatures
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
+from services.gateway.worker_state import WorkerState
 from shared.messaging.bus import Bus
 from shared.runtime.clock import Clock
 from shared.runtime.process_metrics import exposed_registry
@@ -45,7 +46,7 @@ def build(
     features: TextFeatures,
     cross_checks: CrossChecks,
     metrics: GatewayMetrics,
-    is_connected: Callable[[], bool],
+    state: WorkerState,
     new_id: NewId,
     pause: Pause,
     settings: GatewaySettings,
@@ -75,12 +76,12 @@ def build(
         answer_s=settings.answer_s,
         limits=CostLimits(),
     )
-    exposed = exposed_registry(bus.metrics)
+    page = MetricsPage(exposed_registry(bus.metrics))
     rest = Starlette(
         routes=[
             *model_routes(tables, int(clock.now().timestamp())),
-            *probe_routes(dependencies, telemetry, is_connected, exposed, settings.workers),
-            Mount("/metrics", current_metrics(dependencies, is_connected, exposed)),
+            *probe_routes(dependencies, telemetry, state),
+            Mount("/metrics", current_metrics(page, state)),
         ],
         exception_handlers={HTTPException: _http_error, RequestRejected: _rejected, 500: _defect},
     )
@@ -137,48 +138,35 @@ def model_routes(tables: Mapping[Environment, RouteTable], created: int) -> list
     return [Route("/v1/models", models), Route("/v1/models/{name:path}", model)]
 
 
-def current_metrics(
-    dependencies: Dependencies, is_connected: Callable[[], bool], exposed: CollectorRegistry
-) -> ASGIApp:
+def current_metrics(page: ASGIApp, state: WorkerState) -> ASGIApp:
     """Return the application that shows the metrics of all workers, with the present state of this one."""
-    metrics, table = dependencies.metrics, dependencies.tables["production"]
-    show = make_asgi_app(registry=exposed)
 
     async def show_current(scope: Scope, receive: Receive, send: Send) -> None:
-        metrics.refresh(table, connected=is_connected())
-        await show(scope, receive, send)
+        state.refresh()
+        await page(scope, receive, send)
 
     return show_current
 
 
-def probe_routes(
-    dependencies: Dependencies,
-    telemetry: Telemetry,
-    is_connected: Callable[[], bool],
-    exposed: CollectorRegistry,
-    workers: int,
-) -> list[Route]:
-    """Return the routes `/healthz` and `/readyz`; the gateway is ready when all of its workers are."""
+def probe_routes(dependencies: Dependencies, telemetry: Telemetry, state: WorkerState) -> list[Route]:
+    """Return the routes `/healthz` and `/readyz`."""
     table, staging = dependencies.tables["production"], dependencies.tables["staging"]
 
     async def healthz(_request: Request) -> Response:
         return JSONResponse({"service": SERVICE, "status": "alive"})
 
     async def readyz(_request: Request) -> Response:
-        connected = is_connected()
-        ready = dependencies.metrics.refresh(table, connected=connected)
-        count = count_ready(exposed)
+        ready, workers = state.check()
         active = [f"{drill.drill_id} on {drill.environment} {drill.target}" for drill in dependencies.drills.active()]
         checks = {
-            "bus": "ok" if connected else "not connected",
+            "bus": "ok" if state.is_connected() else "not connected",
             "routes": f"{len(table.all())} ({'live' if table.live else 'saved'})"
             + (f"; {table.problem}" if table.problem else ""),
             "staging": str(len(staging.all())),
             "drills": ", ".join(active) or "none",
             "telemetry": telemetry.problem or "ok",
-            "workers": f"{count} of {workers} ready",
+            "workers": workers,
         }
-        ready = ready and count >= workers
         return JSONResponse({"service": SERVICE, "ready": ready, "checks": checks}, 200 if ready else 503)
 
     return [Route("/healthz", healthz), Route("/readyz", readyz)]

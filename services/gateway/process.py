@@ -7,7 +7,9 @@ import asyncio
 import contextlib
 import socket
 import uuid
-from collections.abc import Sequence
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import structlog
 import uvicorn
@@ -15,6 +17,7 @@ from starlette.types import ASGIApp
 
 from contracts.drills import Drill
 from contracts.routes import Route
+from contracts.vocabulary import Environment
 from services.gateway.adapters.bus import BusConnection
 from services.gateway.adapters.feature_worker import FeatureWorker
 from services.gateway.adapters.http_protocol import BACKLOG, fit_connections, limited_protocol
@@ -28,9 +31,10 @@ from services.gateway.metrics import GatewayMetrics
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
 from services.gateway.telemetry import Recorder
+from services.gateway.worker_state import WorkerState
 from shared.errors import Transient
 from shared.messaging.bus import Bus
-from shared.runtime.clock import SystemClock
+from shared.runtime.clock import Clock, SystemClock
 from shared.runtime.service import HttpServer, on_stop_signal
 from shared.runtime.settings import Connection
 from shared.serving.inference import Deadlines
@@ -38,26 +42,62 @@ from shared.serving.inference import Deadlines
 _LAST_FLUSH_S = 3.0
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What a process consists of, beside its HTTP server."""
+
+    bus: Bus
+    bus_connection: BusConnection
+    tables: Mapping[Environment, RouteTable]
+    drills: DrillTable
+    engine: TritonEngine
+    recorder: Recorder
+    worker: FeatureWorker
+    features: FeatureQueue
+    metrics: GatewayMetrics
+    state: WorkerState
+    clock: Clock
+
+
 async def serve(
-    connection: Connection, settings: GatewaySettings, sockets: Sequence[socket.socket] | None = None
+    connection: Connection,
+    settings: GatewaySettings,
+    sockets: Sequence[socket.socket] | None = None,
+    started_s: float | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish the streams in flight, up to a time limit.
 
-    The endpoints open at once: the gateway does not wait for the bus or any other part.
+    The gateway does not wait for the bus or any other part.
 
     Args:
         connection: bus, HTTP address and folder.
         settings: limits of this process.
         sockets: listening sockets that several workers share; None to open one at the address.
+        started_s: when the workers were started, on the monotonic clock; None for now.
     """
     settings = settings.model_copy(update={"max_connections": fit_connections(settings.max_connections)})
+    parts = compose(connection, settings, started_s)
+    server = make_server(make_app(parts, settings), connection, settings)
+    on_stop_signal(server.stop)
+    tasks = [asyncio.ensure_future(work) for work in background_work(parts)]
+    structlog.get_logger().info("started", http=f"{connection.http_host}:{connection.http_port}")
+    try:
+        await server.serve(sockets=None if sockets is None else list(sockets))
+    finally:
+        structlog.get_logger().info("stopping")
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await _close(parts)
+
+
+def compose(connection: Connection, settings: GatewaySettings, started_s: float | None = None) -> Parts:
+    """Return the parts of a process; none of them does anything yet."""
     clock = SystemClock()
     bus = Bus(connection, SERVICE, clock)
     bus_connection, metrics = BusConnection(bus), GatewayMetrics(bus.metrics)
     file = RouteFile(connection.work_dir(SERVICE) / "routes.json")
     table, staging = RouteTable(file.load(), file.save), RouteTable({}, None, "staging")
-    drills = DrillTable(clock)
-    engine = TritonEngine(Deadlines(settings.first_token_s, settings.inter_token_s))
     recorder = Recorder(
         bus_connection,
         gateway=f"gateway-{socket.gethostname()[:63]}-{uuid.uuid4().hex[:8]}",
@@ -75,45 +115,60 @@ async def serve(
         pause=asyncio.sleep,
         on_skip=lambda reason: metrics.undescribed.labels(reason).inc(),
     )
-    app = build(
-        bus,
+    state = WorkerState(
+        bus.metrics,
+        table,
+        lambda: bus_connection.connected,
+        clock=clock,
+        workers=settings.workers,
+        started_s=clock.monotonic() if started_s is None else started_s,
+    )
+    return Parts(
+        bus=bus,
+        bus_connection=bus_connection,
         tables={"production": table, "staging": staging},
-        drills=drills,
-        engine=engine,
-        telemetry=recorder,
+        drills=DrillTable(clock),
+        engine=TritonEngine(Deadlines(settings.first_token_s, settings.inter_token_s)),
+        recorder=recorder,
+        worker=worker,
         features=features,
-        cross_checks=CrossChecks(engine, clock),
         metrics=metrics,
-        is_connected=lambda: bus_connection.connected,
+        state=state,
+        clock=clock,
+    )
+
+
+def make_app(parts: Parts, settings: GatewaySettings) -> ASGIApp:
+    """Return the HTTP application over the parts."""
+    return build(
+        parts.bus,
+        tables=parts.tables,
+        drills=parts.drills,
+        engine=parts.engine,
+        telemetry=parts.recorder,
+        features=parts.features,
+        cross_checks=CrossChecks(parts.engine, parts.clock),
+        metrics=parts.metrics,
+        state=parts.state,
         new_id=lambda: uuid.uuid4().hex,
         pause=asyncio.sleep,
         settings=settings,
-        clock=clock,
+        clock=parts.clock,
     )
-    server = make_server(app, connection, settings)
-    on_stop_signal(server.stop)
-    background = (
+
+
+def background_work(parts: Parts) -> tuple[Coroutine[Any, Any, None], ...]:
+    """Return what runs beside the server: the connection to the bus, what follows it, telemetry and features."""
+    bus_connection, production, staging = parts.bus_connection, parts.tables["production"], parts.tables["staging"]
+    return (
         bus_connection.connect(),
-        recorder.run(),
-        features.run(),
-        bus_connection.follow("routes", Route, table.apply, table.note_bucket),
+        parts.recorder.run(),
+        parts.features.run(),
+        bus_connection.follow("routes", Route, production.apply, production.note_bucket),
         bus_connection.follow("staging-routes", Route, staging.apply),
-        bus_connection.follow("drills", Drill, drills.apply),
-        metrics.keep_current(lambda: bus_connection.connected, table, asyncio.sleep),
+        bus_connection.follow("drills", Drill, parts.drills.apply),
+        parts.state.keep_current(asyncio.sleep),
     )
-    tasks = [asyncio.ensure_future(work) for work in background]
-    structlog.get_logger().info("started", http=f"{connection.http_host}:{connection.http_port}")
-    try:
-        await server.serve(sockets=None if sockets is None else list(sockets))
-    finally:
-        structlog.get_logger().info("stopping")
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        features.drain()
-        await worker.close()
-        await _close(recorder, bus_connection, engine)
-        bus.tracing.shutdown()
 
 
 def make_server(app: ASGIApp, connection: Connection, settings: GatewaySettings) -> HttpServer:
@@ -135,11 +190,14 @@ def make_server(app: ASGIApp, connection: Connection, settings: GatewaySettings)
     )
 
 
-async def _close(recorder: Recorder, bus_connection: BusConnection, engine: TritonEngine) -> None:
+async def _close(parts: Parts) -> None:
+    parts.features.drain()
+    await parts.worker.close()
     with contextlib.suppress(Transient, TimeoutError):
         async with asyncio.timeout(_LAST_FLUSH_S):
-            await recorder.flush()
-    await engine.close()
+            await parts.recorder.flush()
+    await parts.engine.close()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_LAST_FLUSH_S):
-            await bus_connection.close()
+            await parts.bus_connection.close()
+    parts.bus.tracing.shutdown()

@@ -20,6 +20,7 @@ from gunicorn.workers.base import Worker
 from services.gateway.adapters.http_protocol import BACKLOG
 from services.gateway.process import serve
 from services.gateway.settings import GatewaySettings
+from shared.runtime.clock import SystemClock
 from shared.runtime.process_metrics import forget_process, identify_process
 from shared.runtime.settings import Connection
 
@@ -36,6 +37,7 @@ class WorkerPool(BaseApplication):
     def __init__(self, connection: Connection, settings: GatewaySettings) -> None:
         self.connection = connection
         self.settings = settings
+        self.started_s = SystemClock().monotonic()
         self._numbers: set[int] = set()
         super().__init__()
 
@@ -96,7 +98,7 @@ class GatewayWorker(Worker):
         beating = asyncio.ensure_future(self._beat())
         try:
             sockets = [wrapped.sock for wrapped in self.sockets]  # type: ignore[attr-defined]  # the stubs lack it
-            await serve(self.app.connection, self.app.settings, sockets)
+            await serve(self.app.connection, self.app.settings, sockets, self.app.started_s)
         finally:
             beating.cancel()
             with contextlib.suppress(asyncio.CancelledError):

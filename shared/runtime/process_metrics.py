@@ -1,30 +1,64 @@
 """Metrics of several processes as one: prometheus_client's multiprocess mode, in files that all of them write."""
 
+import contextlib
+import fcntl
 import os
+import shutil
 import socket
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
-
-from shared.runtime.scratch_dirs import ScratchDirs
+from typing import IO, TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
 FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
 """The variable by which prometheus_client learns, when it is imported, that metrics are shared, and where."""
+_LOCK = "lock"
+_held: list[IO[bytes]] = []
+"""The lock of this process's folder: its children inherit it, and it is free when the last of them has ended."""
 
 
 def share_metrics(root: Path) -> None:
     """Make the metrics of all child processes of this process one. Call it before prometheus_client is imported.
 
     Args:
-        root: holds one folder per host and process, which is emptied at start: counters begin at zero.
+        root: holds one folder per host and process. Those that no process uses any more are removed, of other hosts
+            too: a container has another host name at each start.
     """
     host = root / socket.gethostname()
-    ScratchDirs(host).remove_stale()
-    folder = host / f"{os.getpid()}-metrics"
-    folder.mkdir(parents=True)
+    host.mkdir(parents=True, exist_ok=True)
+    with (root / _LOCK).open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # none is removed between its creation and its own lock
+        _remove_unused(root)
+        host.mkdir(exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", suffix="-metrics", dir=host))
+        own = (folder / _LOCK).open("ab")
+        fcntl.flock(own, fcntl.LOCK_EX)
+        _held.append(own)
     os.environ[FOLDER] = str(folder)
+
+
+def _remove_unused(root: Path) -> None:
+    for folder in root.glob("*/*-metrics"):
+        if not _is_in_use(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+    for host in root.iterdir():
+        with contextlib.suppress(OSError):  # it is not empty, or no folder
+            host.rmdir()
+
+
+def _is_in_use(folder: Path) -> bool:
+    """Return whether a process holds the lock of a folder, or may: it cannot be asked for."""
+    try:
+        with (folder / _LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def exposed_registry(own: "CollectorRegistry") -> "CollectorRegistry":
@@ -37,6 +71,27 @@ def exposed_registry(own: "CollectorRegistry") -> "CollectorRegistry":
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return registry
+
+
+def sum_live_gauges() -> dict[str, float] | None:
+    """Return the sums over all processes of their gauges without labels in the mode `livesum`; None if none are shared.
+
+    Only the files of these gauges are read: those of histograms are many times larger.
+    """
+    if FOLDER not in os.environ:
+        return None
+    sums: dict[str, float] = {}
+    for name, value in _read_live_gauges(Path(os.environ[FOLDER])):
+        sums[name] = sums.get(name, 0.0) + value
+    return sums
+
+
+def _read_live_gauges(folder: Path) -> Iterator[tuple[str, float]]:
+    from prometheus_client.multiprocess import MultiProcessCollector
+
+    for path in folder.glob("gauge_livesum_*.db"):
+        metrics = MultiProcessCollector.merge([str(path)])  # type: ignore[no-untyped-call]  # empty if it was removed
+        yield from ((sample.name, sample.value) for metric in metrics for sample in metric.samples if not sample.labels)
 
 
 def identify_process(number: int) -> None:

@@ -13,6 +13,7 @@ from contracts.envelope import nats_subject
 from contracts.facts import InferenceBatch
 from contracts.routes import Route
 from contracts.services import TELEMETRY
+from services.gateway.worker_state import START_S
 from shared.storage.kv import Bucket
 from testbed.gateway import Gateway, load_toy
 from testbed.servers import connection, running, wait_until
@@ -34,6 +35,15 @@ class Workers(Gateway):
         """Return the callers' ports of the connections that a worker has."""
         connections = psutil.Process(pid).net_connections("tcp")
         return {entry.raddr.port for entry in connections if entry.raddr and entry.laddr.port == self.port}
+
+    def until_complete(self) -> None:
+        """Wait until both workers are ready."""
+
+        def is_complete() -> bool:
+            answer = self.get("/readyz")
+            return answer is not None and answer.json()["checks"]["workers"] == "2 of 2 ready"
+
+        wait_until(is_complete, timeout_s=30, what="both workers being ready")
 
     def until_counted(self, count: int) -> None:
         """Wait until so many requests are counted in all: each is, just after its answer."""
@@ -148,7 +158,7 @@ async def test_a_killed_worker_is_replaced_while_the_other_serves_and_no_count_i
     assert await ask_anew(gateway, 20) == ["toy.v2.bf16"] * 20
     await asyncio.to_thread(wait_until, lambda: len(gateway.pids() - {victim}) == 2, what="another worker")
     assert before - {victim} <= gateway.pids()
-    await asyncio.to_thread(wait_until, lambda: gateway.get("/readyz"), what="both workers being ready")
+    await asyncio.to_thread(gateway.until_complete)
     async with one_client_each(gateway) as clients:
         assert set(clients) == gateway.pids()
         for client in clients.values():
@@ -168,7 +178,7 @@ async def test_workers_that_die_again_and_again_leave_no_files_behind(gateway):
         for pid in workers:
             os.kill(pid, signal.SIGKILL)
         await asyncio.to_thread(wait_until, lambda old=workers: len(gateway.pids() - old) == 2, what="other workers")
-        await asyncio.to_thread(wait_until, lambda: gateway.get("/readyz"), what="both workers being ready")
+        await asyncio.to_thread(gateway.until_complete)
         await ask_anew(gateway, 20)
     assert files() <= before
     gateway.until_counted(100)
@@ -182,16 +192,32 @@ async def test_a_worker_that_is_stopped_while_it_starts_ends(gateway):
     assert await asyncio.to_thread(gateway.process.wait, 8) == 0
 
 
-async def test_not_ready_while_a_worker_is_missing(gateway):
-    supervisor = psutil.Process(gateway.process.pid)
-    supervisor.suspend()  # so that it does not replace the worker yet
-    try:
+async def test_a_worker_that_ends_again_and_again_is_visible_and_the_other_keeps_the_gateway_ready(gateway):
+    steady = max(gateway.pids())
+    await asyncio.sleep(START_S)
+    seen: set[tuple[int, str]] = set()
+    async with httpx.AsyncClient(base_url=gateway.base_url, timeout=5, trust_env=False) as http:
+        for _ in range(40):
+            for victim in gateway.pids() - {steady}:
+                os.kill(victim, signal.SIGKILL)
+            with contextlib.suppress(httpx.TransportError):  # it was answered by the one that was killed
+                answer = await http.get("/readyz", headers={"connection": "close"})
+                seen.add((answer.status_code, answer.json()["checks"]["workers"]))
+            await asyncio.sleep(0.05)
+    assert {status for status, _ in seen} == {200}
+    assert "1 of 2 ready" in {workers for _, workers in seen}
+    await asyncio.to_thread(gateway.until_complete)
+    assert gateway.metric("slipway_gateway_worker_starts_total") > 3
+
+
+async def test_not_ready_at_the_start_before_all_workers_are(nats_server, tmp_path):
+    with running(Workers(tmp_path, connection(nats_server, None, tmp_path), workers=2)) as gateway:
+        supervisor = psutil.Process(gateway.process.pid)
+        supervisor.suspend()  # so that it does not replace the worker yet
         os.kill(min(gateway.pids()), signal.SIGKILL)
         supervisor.resume()
         wait_until(lambda: gateway.get("/readyz") is None, timeout_s=5, what="the gateway not being ready")
-    finally:
-        supervisor.resume()
-    wait_until(lambda: gateway.get("/readyz"), what="the gateway being ready again")
+        gateway.until_complete()
 
 
 async def test_a_rollback_reaches_both_workers(js, gateway, toy):

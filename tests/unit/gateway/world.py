@@ -9,6 +9,7 @@ from services.gateway.drill_table import DrillTable
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
+from services.gateway.worker_state import WorkerState
 from shared.messaging.bus import Bus
 from shared.runtime.settings import Connection
 from testbed.factories import MODEL, route, served
@@ -33,6 +34,14 @@ class World:
         self.cross_checks = CrossChecks(self.engine, self.clock)
         bus = Bus(Connection(), SERVICE, self.clock)
         self.registry = bus.metrics
+        self.state = WorkerState(
+            bus.metrics,
+            self.table,
+            lambda: self.connected,
+            clock=self.clock,
+            workers=limits.get("workers", 1),
+            started_s=self.clock.monotonic(),
+        )
         ids = iter(range(1000))
         app = build(
             bus,
@@ -43,7 +52,7 @@ class World:
             features=InlineFeatures(self.telemetry),
             cross_checks=self.cross_checks,
             metrics=GatewayMetrics(bus.metrics),
-            is_connected=lambda: self.connected,
+            state=self.state,
             new_id=lambda: f"id{next(ids)}",
             pause=pause or self.clock.pause,
             settings=GatewaySettings(**{**LIMITS, **limits}),

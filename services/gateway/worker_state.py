@@ -1,0 +1,107 @@
+"""Whether this worker can serve, and what is known of the others: exported as metrics, and the answer of `/readyz`."""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from services.gateway.ports import Pause
+from services.gateway.route_table import RouteTable
+from shared.runtime.clock import Clock
+from shared.runtime.process_metrics import sum_live_gauges
+
+START_S = 10.0
+"""Time after the start of the gateway, in seconds, in which it is ready only with all workers."""
+_REFRESH_S = 0.5
+_READY = "slipway_gateway_workers_ready"
+_RUNNING = "slipway_gateway_workers"
+
+
+class WorkerState:
+    """The state of one worker, beside that of the others.
+
+    Several workers show their state as one: the ready ones are counted, the bus is connected if it is in every worker,
+    and of routes the worst worker counts.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        table: RouteTable,
+        is_connected: Callable[[], bool],
+        *,
+        clock: Clock,
+        workers: int,
+        started_s: float,
+    ) -> None:
+        """Export nothing before the first `refresh`.
+
+        Args:
+            registry: takes the metrics.
+            table: the routes of production.
+            is_connected: whether the bus is connected.
+            clock: measures the time since the start.
+            workers: how many there should be.
+            started_s: when the gateway was started, on the monotonic clock, which all processes share.
+        """
+        self._table, self.is_connected = table, is_connected
+        self._clock, self._wanted, self._complete_s = clock, workers, started_s + START_S
+        self._ready = _gauge(registry, _READY, "Workers that can serve", "livesum")
+        self._running = _gauge(registry, _RUNNING, "Workers that run", "livesum")
+        self._bus_connected = _gauge(
+            registry, "slipway_gateway_bus_connected", "1 while the bus is connected", "livemin"
+        )
+        self._routes_lost = _gauge(
+            registry,
+            "slipway_gateway_routes_lost",
+            "Models that are served although the bucket has no route of them",
+            "livemax",
+        )
+        self._routes_older = _gauge(
+            registry,
+            "slipway_gateway_routes_older",
+            "Models whose route in the bucket is older than the served one",
+            "livemax",
+        )
+        Counter("slipway_gateway_worker_starts", "Starts of workers since the gateway's", registry=registry).inc()
+
+    def refresh(self) -> bool:
+        """Export the state of this process; return whether it can serve.
+
+        Saved routes are enough: a gateway must serve without the bus. Without either it cannot serve.
+        """
+        connected = self.is_connected()
+        ready = connected or bool(self._table.all())
+        self._ready.set(ready)
+        self._running.set(1)
+        self._bus_connected.set(connected)
+        self._routes_lost.set(len(self._table.lost))
+        self._routes_older.set(len(self._table.older))
+        return ready
+
+    async def keep_current(self, pause: Pause) -> None:
+        """Export the state of this process again and again, for the other workers."""
+        while True:
+            self.refresh()
+            await pause(_REFRESH_S)
+
+    def check(self) -> tuple[bool, str]:
+        """Return whether the gateway is ready, and a text that says how many workers are."""
+        own = self.refresh()
+        sums = sum_live_gauges() or {_READY: own, _RUNNING: 1}
+        ready, running = round(sums.get(_READY, 0)), round(sums.get(_RUNNING, 0))
+        starting = self._clock.monotonic() < self._complete_s
+        is_ready = own and decide_ready(ready, running, self._wanted, starting=starting)
+        return is_ready, f"{ready} of {self._wanted} ready"
+
+
+def decide_ready(ready: int, running: int, wanted: int, *, starting: bool) -> bool:
+    """Return whether a gateway is ready as a whole.
+
+    A worker that runs takes connections, so all that run must be able to serve. One that is missing takes none: the
+    gateway is ready without it, but not before all workers had the time to start.
+    """
+    return 0 < running <= ready and (ready >= wanted or not starting)
+
+
+def _gauge(registry: CollectorRegistry, name: str, help_text: str, mode: str) -> Gauge:
+    return Gauge(name, help_text, registry=registry, multiprocess_mode=mode)  # type: ignore[arg-type]
