@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BIN := .venv/bin
+FUZZED := tests/unit/fuzz tests/unit/merger/test_hostile_checkpoints.py
 PYTEST := $(BIN)/python -m pytest
 export HF_HUB_OFFLINE := 1
 export DO_NOT_TRACK := 1
@@ -9,7 +10,7 @@ export DO_NOT_TRACK := 1
 # would take ten times as long as one, not twice.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup lint schemas up down demo test test-full soak test-unit test-python test-real compat chaos bench clean \
+.PHONY: help setup lint schemas up down demo test test-full soak fuzz test-unit test-python test-real compat chaos bench clean \
 	locks licences sbom audit audit-tools wheels
 
 help: ## list the targets
@@ -31,6 +32,10 @@ test-full: setup ## all of `make test`, and what it leaves out for its minutes: 
 soak: setup ## unit tests that draw at random, with fifty times the draws; tests that kill, ten times over: hours
 	SLIPWAY_TEST_SOAK=50 $(PYTEST) -n2 --timeout 7200 tests/unit tests/integration/test_gateway_callers.py
 	for round in $$(seq 10); do $(PYTEST) -n2 tests/chaos tests/integration -k "kill or chaos or _hang" || exit 1; done
+
+fuzz: MINUTES ?= 20
+fuzz: setup ## hostile inputs for so many minutes an entry: make fuzz MINUTES=20 (SLIPWAY_TEST_FUZZ_START=N begins at input N)
+	SLIPWAY_TEST_FUZZ_MINUTES=$(MINUTES) $(PYTEST) -n2 --timeout 36000 -rP $(FUZZED)
 
 test-unit: setup ## the tests that start no stack: unit, contract, architecture
 	$(PYTEST) tests/unit tests/contract tests/architecture

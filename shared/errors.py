@@ -6,6 +6,8 @@ SlipwayError
 """
 
 import errno
+import itertools
+import math
 from typing import Any, cast, get_args
 
 from contracts.codes import ADVICE, Code
@@ -13,20 +15,65 @@ from contracts.codes import ADVICE, Code
 _CODES = frozenset(get_args(Code))
 
 
-def _encodable(value: Any) -> Any:
-    """Return a text with its lone surrogates replaced: it may come from outside, and goes into facts."""
-    return value.encode(errors="replace").decode() if isinstance(value, str) else value
+REASON_CHARS = 4_000
+"""The longest reason: it may quote what came from outside, and must fit into a fact."""
+DETAIL_CHARS = 2_000
+DETAIL_ITEMS = 100
+DETAIL_DEPTH = 4
+DETAILS_CHARS = 50_000
+"""After so many characters of texts, lists and objects are replaced by what they are and how many they hold."""
+
+
+def publishable(details: dict[str, Any]) -> dict[str, Any]:
+    """Return details as a fact can hold them: no lone surrogates, NaN or infinity, and of limited size.
+
+    Details may quote what came from outside. A refusal that cannot be published would be tried again for ever.
+    """
+    left = DETAILS_CHARS
+
+    def limited(value: Any, depth: int) -> Any:
+        nonlocal left
+        left -= 8
+        if not isinstance(value, list | tuple | dict):
+            plain = _plain(value)
+            left -= len(plain) if isinstance(plain, str) else 0
+            return plain
+        if depth == DETAIL_DEPTH or left <= 0:
+            return f"a {type(value).__name__} of {len(value)}"
+        if isinstance(value, dict):
+            items = itertools.islice(value.items(), DETAIL_ITEMS)
+            return {_plain(str(name)): limited(item, depth + 1) for name, item in items}
+        return [limited(item, depth + 1) for item in value[:DETAIL_ITEMS]]
+
+    result: dict[str, Any] = limited(details, 0)
+    return result
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return _shorten(value, DETAIL_CHARS)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"an integer of {value.bit_length()} bits"
+    return value
+
+
+def _shorten(text: str, chars: int) -> str:
+    """Return a text without lone surrogates, of so many characters at most."""
+    text = text if len(text) <= chars else text[: chars - 1] + "…"
+    return text.encode(errors="replace").decode()
 
 
 class SlipwayError(Exception):
     """An error with a stable code and a sentence for a person."""
 
     def __init__(self, code: Code, reason: str, **details: Any) -> None:
-        reason = _encodable(reason)
+        reason = _shorten(reason, REASON_CHARS)
         super().__init__(reason)
         self.code: Code = code
         self.reason: str = reason
-        self.details: dict[str, Any] = {name: _encodable(value) for name, value in details.items()}
+        self.details: dict[str, Any] = publishable(details)
 
     def sentence(self) -> str:
         """Return what happened and what to do about it."""

@@ -110,18 +110,24 @@ def read_delta(response: Any) -> Delta | None:
 
 
 def _read_logprobs(raw: bytes) -> tuple[float, ...]:
-    """Return the log-probability of each generated token: in greedy decoding, the most likely of its position."""
+    """Return the log-probability of each generated token: in greedy decoding, the most likely of its position.
+
+    A tensor of another form has none.
+    """
     positions = read_json(raw)
     if not isinstance(positions, list):
         return ()
-    return tuple(max(float(token["logprob"]) for token in position.values()) for position in positions if position)
+    try:
+        return tuple(max(float(token["logprob"]) for token in position.values()) for position in positions if position)
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+        return ()
 
 
 def read_json(raw: bytes) -> Any:
     """Return the JSON value in a string tensor of one element; None if it is not JSON."""
     try:
         return json.loads(decode_text(raw) or "null")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

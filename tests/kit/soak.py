@@ -1,8 +1,12 @@
-"""How often a test repeats what is drawn at random or killed: as usual in `make test`, many times more in `make soak`."""
+"""How often a test repeats what is drawn at random or killed: as usual in `make test`, far more in `make soak`."""
 
 import os
 
 TIMES = int(os.environ.get("SLIPWAY_TEST_SOAK", "1"))
+FUZZ_S = 60 * float(os.environ.get("SLIPWAY_TEST_FUZZ_MINUTES", "0"))
+"""For how many seconds each entry gets hostile inputs; 0 for a fixed number of them."""
+FUZZ_START = int(os.environ.get("SLIPWAY_TEST_FUZZ_START", "1"))
+"""The number of the first input: another one draws other inputs, that of a defect draws it again."""
 
 
 def often(count: int) -> int:

@@ -44,7 +44,7 @@ class AlteredBody:
     def _alter_body(self) -> bytes:
         try:
             value = json.loads(self._rest)
-        except ValueError:
+        except (ValueError, RecursionError):
             return b""
         self._rest = b""
         return _write(self._alter(value, complete=True))
@@ -55,7 +55,7 @@ class AlteredBody:
     def _alter_line(self, line: bytes) -> bytes:
         try:
             value = json.loads(line.removeprefix(_DATA)) if line.startswith(_DATA) else None
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
             return line
@@ -95,4 +95,7 @@ class AlteredBody:
 
 
 def _write(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:  # a lone surrogate, which only an escape can say
+        return json.dumps(value, separators=(",", ":")).encode()

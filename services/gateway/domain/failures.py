@@ -108,7 +108,7 @@ def read_message(body: bytes) -> str:
     text = body.removeprefix(b"data: ").split(b"\n\n", 1)[0]
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     error = value.get("error", value) if isinstance(value, dict) else None
     message = error.get("message") if isinstance(error, dict) else None

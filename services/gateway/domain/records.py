@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+LARGEST_COUNT = 2**53
+"""A count or a figure from here on is not believed: counters are floating-point numbers, and would not be exact."""
+
 
 @dataclass(frozen=True)
 class ReportedFailure:
@@ -61,10 +64,12 @@ def read_record(raw: Any) -> EngineRecord:
 
 
 def _read_count(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < LARGEST_COUNT else 0
 
 
 def _read_number(value: Any, *, low: float = -math.inf, high: float = math.inf) -> float | None:
+    if isinstance(value, int) and abs(value) >= LARGEST_COUNT:
+        return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return min(max(float(value), low), high)

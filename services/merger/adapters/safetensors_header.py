@@ -25,6 +25,7 @@ LENGTH_BYTES = 8
 FIRST_READ_BYTES = 64 * 1024
 HEADER_LIMIT_BYTES = 100_000_000
 NAME_LIMIT_BYTES = 1000  # error messages repeat the name
+PROBLEM_CHARS = 1200
 BITS = {
     "F4": 4,
     "BOOL": 8,
@@ -98,7 +99,8 @@ def read_weights(folder: RemoteFolder, name: str) -> WeightsFile:
     try:
         tensors = read_tensors(json.loads(start[LENGTH_BYTES:data_start].decode("utf-8")))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        return WeightsFile(name, {}, f"the header is not a safetensors header ({error})")
+        problem = f"the header is not a safetensors header ({str(error)[:PROBLEM_CHARS]})"
+        return WeightsFile(name, {}, problem.encode(errors="replace").decode())
     expected = data_start + sum(info.size_bytes for info in tensors.values())
     if size != expected:
         return WeightsFile(name, tensors, f"the file has {size} bytes, its header describes {expected}")

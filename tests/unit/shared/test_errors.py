@@ -11,8 +11,11 @@ import nats.js.errors
 import pytest
 import tritonclient.utils
 import urllib3.exceptions
+from hypothesis import given
+from hypothesis import strategies as st
 
 from contracts.codes import ADVICE
+from contracts.vocabulary import canonical_json
 from shared.errors import Permanent, SlipwayError, Transient, as_code, translate
 
 # What our own request made wrong stays wrong; everything else about the bus may be over in a moment.
@@ -288,3 +291,41 @@ def test_what_is_unknown_is_not_guessed(error):
 def test_codes_from_outside_are_checked():
     assert as_code("quarantined") == "quarantined"
     assert as_code("no_such_code") == "internal_error"
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(exclude_categories=()), max_size=60),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(st.text(st.characters(exclude_categories=())), ANYTHING)
+def test_what_an_error_says_can_always_be_published(reason, detail):
+    error = Permanent("internal_error", reason, detail=detail, also=float("nan"))
+    assert len(canonical_json({"reason": error.reason, "details": error.details})) < 400_000
+
+
+HUGE = {
+    "long texts": lambda: ("x" * 9_000_000, ["y" * 9_000_000]),
+    "deep": lambda: ("", {"a": [[[[[[["x"]]]]]]]}),
+    "wide": lambda: ("", [[["x" * 2_000] * 100] * 100] * 100),
+    "a long number": lambda: ("", 10**5000),
+}
+
+
+@pytest.mark.parametrize("case", HUGE)
+def test_what_an_error_says_is_small(case):
+    reason, detail = HUGE[case]()
+    error = Permanent("internal_error", reason, detail=detail)
+    assert len(canonical_json({"reason": error.reason, "details": error.details})) < 400_000
+
+
+def test_what_an_error_says_is_kept_where_it_can_be():
+    details = {"path": "config.json", "found": [8, 16], "problems": ["a: missing", "b: 7 is too many"], "ratio": 0.5}
+    error = Permanent("internal_error", "A sentence.", **details)
+    assert (error.reason, error.details) == ("A sentence.", details)

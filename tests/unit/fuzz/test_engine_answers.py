@@ -1,0 +1,124 @@
+"""Hostile answers of an endpoint: tensors that lie, records that are none, streams that are no stream."""
+
+import json
+import random
+import struct
+
+from tritonclient.grpc import service_pb2
+
+from services.gateway.domain.altered import AlteredBody
+from services.gateway.domain.failures import read_failure, read_message
+from services.gateway.domain.records import EngineRecord, read_record
+from shared.serving.openai_stream import read_pieces
+from shared.serving.tensors import encode_text, read_delta
+from tests.kit.mutation import attack, damage, hostile_json
+
+RECORD = {
+    "prompt_tokens": 9,
+    "output_tokens": 3,
+    "texts": [["0", "a b"]],
+    "finish_reasons": {"0": "stop"},
+    "queue_ms": 1.5,
+    "logprob_mean": -0.2,
+    "nan_logits": False,
+}
+FAILED = {"error": {"class": "TemplateError", "source": "template"}, "output_tokens": 1}
+ROWS = [
+    {"id": "r1", "number": 0, "status": 200, "headers": [["content-type", "text/event-stream"]], "record": RECORD},
+    {"id": "r2", "number": 4, "record": FAILED, "last": True},
+]
+HEAD = {"status": 400, "headers": [["content-type", "application/json"]]}
+BODIES = (b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n', b'{"error": {"message": "no", "code": 400}}')
+LOGPROBS = [{"7": {"logprob": -0.25, "rank": 1}, "9": {"logprob": -2.0}}, {"8": {"logprob": -3}}]
+
+
+def tensor(*elements: bytes) -> bytes:
+    return b"".join(struct.pack("<I", len(element)) + element for element in elements)
+
+
+def response(**tensors: bytes) -> service_pb2.ModelInferResponse:
+    built = service_pb2.ModelInferResponse(id="r1")
+    for name, raw in tensors.items():
+        built.outputs.add(name=name, datatype="BYTES", shape=[1])
+        built.raw_output_contents.append(raw)
+    return built
+
+
+def check_record(record: EngineRecord) -> None:
+    """Check that everything in a record can be counted, measured and reported."""
+    assert 0 <= record.input_tokens < 2**53
+    assert 0 <= record.output_tokens < 2**53
+    for number in (record.queue_ms, record.logprob_mean):
+        assert number is None or json.loads(json.dumps(number, allow_nan=False)) == number
+    read_failure(200, record, b"")
+
+
+def test_hostile_frames_are_read_or_refused_whole():
+    draw_rows, draw_record, draw_head = hostile_json([ROWS]), hostile_json([RECORD, FAILED]), hostile_json([HEAD])
+    good = tensor(*BODIES)
+
+    def draw(random_: random.Random) -> bytes:
+        if random_.randrange(2):
+            return response(http_record=tensor(draw_rows(random_)), http_body=good).SerializeToString()
+        body = damage(random_, good) if random_.randrange(2) else good
+        head = tensor(draw_head(random_))
+        return response(http_record=tensor(draw_record(random_)), http_head=head, http_body=body).SerializeToString()
+
+    def take(data: bytes) -> str:
+        message = service_pb2.ModelInferResponse.FromString(data)
+        try:
+            parts = read_pieces(message)
+        except ValueError:
+            return "refused"
+        for part in parts:
+            assert part.piece.status is None or type(part.piece.status) is int
+            record = read_record(part.piece.record)
+            check_record(record)
+            read_failure(part.piece.status, record, part.piece.body)
+        return "read"
+
+    outcome = attack(draw, take, inputs=2_000)
+    assert min(outcome.counts["read"], outcome.counts["refused"]) > 100
+
+
+def test_hostile_records_are_read_without_trust():
+    def take(data: bytes) -> str:
+        try:
+            raw = json.loads(data)
+        except (ValueError, RecursionError):
+            return "no record"
+        record = read_record(raw)
+        check_record(record)
+        return "failure" if record.error else "read"
+
+    outcome = attack(hostile_json([RECORD, FAILED]), take, inputs=2_000)
+    assert min(outcome.counts["read"], outcome.counts["failure"]) > 100
+
+
+def test_hostile_text_tensors_are_read_or_refused():
+    draw_logprobs = hostile_json([LOGPROBS])
+
+    def draw(random_: random.Random) -> bytes:
+        texts = {"text_output": encode_text("hello"), "num_output_tokens": struct.pack("<I", 3)}
+        name = random_.choice(list(texts))
+        texts[name] = damage(random_, texts[name])
+        return response(**texts, logprobs=tensor(draw_logprobs(random_))).SerializeToString()
+
+    def take(data: bytes) -> str:
+        delta = read_delta(service_pb2.ModelInferResponse.FromString(data))
+        assert delta is not None
+        return "read" if delta.logprobs else "no log-probabilities"
+
+    attack(draw, take, inputs=1_000)
+
+
+def test_hostile_bodies_of_an_engine_are_no_message_or_one():
+    def take(data: bytes) -> str:
+        message = read_message(data)
+        altered = AlteredBody(stream=data.startswith(b"data"))
+        altered.feed(data, "x")
+        return "message" if message else "none"
+
+    draw_error = hostile_json([{"error": {"message": "no", "type": "BadRequestError", "code": 400}}])
+    outcome = attack(lambda random_: random_.choice((b"data: ", b"")) + draw_error(random_), take, inputs=1_000)
+    assert min(outcome.counts.values()) > 20
