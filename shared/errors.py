@@ -42,7 +42,7 @@ def publishable(details: dict[str, Any]) -> dict[str, Any]:
             return f"a {type(value).__name__} of {len(value)}"
         if isinstance(value, dict):
             items = itertools.islice(value.items(), DETAIL_ITEMS)
-            return {_plain(str(name)): limited(item, depth + 1) for name, item in items}
+            return {limited(str(name), depth): limited(item, depth + 1) for name, item in items}
         return [limited(item, depth + 1) for item in value[:DETAIL_ITEMS]]
 
     result: dict[str, Any] = limited(details, 0)
