@@ -1,7 +1,14 @@
 """Read the runtimes of the serving fleet, and plan the release of a version's checkpoint on another one."""
 
+import asyncio
+import json
+import time
 from collections.abc import Sequence
 from typing import Any
+
+from nats.js import JetStreamContext
+from nats.js.errors import KeyNotFoundError
+from nats.js.kv import KeyValue
 
 from clients.cli.connection import StackAddress, connected
 from clients.cli.views import comparison
@@ -16,6 +23,8 @@ from decisions.runtimes import runtime_name
 from decisions.serving_settings import combine
 from shared.storage.kv import Bucket
 
+LEASE_POLL_S = 0.25
+
 
 async def read_runtimes(stack: StackAddress) -> list[FleetRuntime]:
     """Return the runtimes of all fleets, as their server-managers last saw them."""
@@ -24,6 +33,38 @@ async def read_runtimes(stack: StackAddress) -> list[FleetRuntime]:
         keys = [key for key in await bucket.keys() if key.endswith(RUNTIMES_SUFFIX)]
         entries = [await bucket.get(key) for key in sorted(keys)]
     return [runtime for entry in entries if entry is not None for runtime in entry.value.runtimes]
+
+
+async def find_idle_fleets(js: JetStreamContext, within_s: float) -> list[str]:
+    """Return the fleets whose list of runtimes is not kept up to date: no process renews their lease within the time.
+
+    A list is written when it changes, so its own age says nothing; the lease is renewed every 2 s. No clocks are
+    compared.
+    """
+    bucket = await js.key_value("servers")
+    fleets = [key.removesuffix(RUNTIMES_SUFFIX) for key in await bucket.keys() if key.endswith(RUNTIMES_SUFFIX)]
+    renewed = await asyncio.gather(*(_is_renewed(bucket, fleet, within_s) for fleet in fleets))
+    return [fleet for fleet, is_renewed in zip(fleets, renewed, strict=True) if not is_renewed]
+
+
+async def _is_renewed(bucket: KeyValue, fleet: str, within_s: float) -> bool:
+    deadline = time.monotonic() + within_s
+    first = await _read_lease(bucket, fleet)
+    while first is not None and time.monotonic() < deadline:
+        await asyncio.sleep(LEASE_POLL_S)
+        now = await _read_lease(bucket, fleet)
+        if now != first:
+            return now is not None
+    return False
+
+
+async def _read_lease(bucket: KeyValue, fleet: str) -> int | None:
+    """Return the revision of a fleet's lease; None while nobody holds it."""
+    try:
+        entry = await bucket.get(f"{fleet}.leader")
+    except KeyNotFoundError:
+        return None
+    return entry.revision if json.loads(entry.value or b"{}").get("holder") else None
 
 
 def served_by(route: Route | None) -> list[tuple[str, ServedTarget]]:

@@ -41,6 +41,15 @@ def choose_ports(names: Iterable[str], kept: Mapping[str, int]) -> dict[str, int
     return chosen
 
 
+def keep_ports(names: Iterable[str], kept: Mapping[str, int]) -> dict[str, int]:
+    """Return a port for each name, and those of names that are not needed now: routes may still name them.
+
+    Raises:
+        RuntimeError: no free port was found.
+    """
+    return {**kept, **choose_ports(names, kept)}
+
+
 def _new_port(taken: set[int]) -> int:
     for _ in range(2_000):
         port = random.randint(FIRST_PORT, LAST_PORT)  # noqa: S311 - spreads stacks out, hides nothing

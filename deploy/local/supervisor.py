@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from deploy.local import plan, processes, triton
+from deploy.local import plan, processes, runtimes, triton
 from deploy.local.leftovers import end_stack, marks_of
 from deploy.local.plan import Part, Programs, StackConfig
-from deploy.local.ports import LOOPBACK, choose_ports
+from deploy.local.ports import LOOPBACK, keep_ports
 from deploy.local.runner import Runner
 from deploy.local.state import Description, PartState, StateFolder, Table, foreign_data, new_description, shorten
 from deploy.local.view import View, last_lines
@@ -97,14 +97,14 @@ class Supervisor:
         if refusal is not None:
             raise CannotStart(refusal)
         config = self._options.config
-        ports = choose_ports(plan.port_names(config), earlier.ports)
+        ports = keep_ports(plan.port_names(config), earlier.ports)
         path = self._folder.path
         variables = plan.connection_variables(path, ports, earlier.keys) | {
             "SLIPWAY_GATEWAY_URL": f"http://{LOOPBACK}:{ports['gateway']}",
             "SLIPWAY_TRITON_URL": f"{LOOPBACK}:{ports['triton-grpc']}",
         }
-        runtimes = {name: str(root) for name, root in self._options.runtimes.items()}
-        description = replace(earlier, ports=ports, variables=variables, engine=config.engine, runtimes=runtimes)
+        roots = {name: str(root) for name, root in self._options.runtimes.items()}
+        description = replace(earlier, ports=ports, variables=variables, engine=config.engine, runtimes=roots)
         self._folder.write_description(description)
         return description
 
@@ -122,12 +122,20 @@ class Supervisor:
         plan.nats_config_file(path).write_text(config)
         (path / "s3").mkdir(exist_ok=True)
         services = plan.plan_services(path, self._options.config, ports, programs, description.keys)
-        return [
-            nats,
-            plan.plan_s3(path, ports, programs, description.keys),
-            *(self._plan_triton(description, part) for part in self._options.config.tritons),
-            *services,
-        ]
+        tritons = self._plan_tritons(description)
+        return [nats, plan.plan_s3(path, ports, programs, description.keys), *tritons, *services]
+
+    def _plan_tritons(self, description: Description) -> list[Part]:
+        """Prepare and plan each Triton; raise CannotStart where two have exchanged their engine environments."""
+        names, folder = self._options.config.tritons, self._folder.path
+        before = runtimes.read_notes(folder, names)
+        parts = [self._plan_triton(description, name) for name in names]
+        exchanged = runtimes.find_exchange(before, runtimes.read_notes(folder, names))
+        if exchanged is not None:
+            runtimes.write_notes(folder, before)  # or the next start would find nothing wrong
+            environments = {part: self._options.engine_of(part).absolute() for part in exchanged}
+            raise CannotStart(runtimes.describe_exchange(exchanged, environments))
+        return parts
 
     def _plan_triton(self, description: Description, part: str) -> Part:
         engine = triton.find_engine(self._options.engine_of(part))

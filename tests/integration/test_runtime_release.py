@@ -1,8 +1,8 @@
 """A model goes to another runtime by a release: two real Tritons with engine environments of their own, and back."""
 
+import itertools
 import os
 import signal
-import time
 from datetime import datetime
 
 import httpx
@@ -16,7 +16,13 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 MODEL = "bot"
 V1, V2 = f"{MODEL}.v1.bf16", f"{MODEL}.v2.bf16"
-WITH_CANARY = {**POLICY, "canary": {"steps": [0.5], "min_requests": 10, "deadline_s": 240}}
+AUTOMATIC = {"min_requests": 10, "alpha": 0.01, "action": "automatic", "window_s": 5, "cooldown_s": 1}
+WITH_REHEARSAL = {
+    **POLICY,
+    "canary": {"steps": [0.5], "min_requests": 10, "deadline_s": 240},
+    "rehearsal": "required",
+    "triggers": [{"name": "errors", "metric": "error_ratio", "threshold": 0.05, **AUTOMATIC}],
+}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +56,7 @@ def targets_on(runtime):
 
 
 def test_each_runtime_has_an_endpoint_and_a_digest_of_its_own(stack, tiny):
-    stack.publish(MODEL, tiny["one"], "--variant", "bf16", policy=WITH_CANARY)
+    stack.publish(MODEL, tiny["one"], "--variant", "bf16", policy=WITH_REHEARSAL)
     stack.promoted(MODEL)
     listed = runtimes(stack)
     assert {name: runtime["answers"] for name, runtime in listed.items()} == {"default": True, "next": True}
@@ -82,19 +88,45 @@ def test_a_model_goes_to_the_next_runtime_through_a_canary(stack):
     assert "slipway status bot --follow" in stack.ok("runtime", "release", "next", "--all")
     stack.await_event("release.opened", MODEL, count=2)
     assert "is in progress" in stack.ok("runtime", "release", "next", "--model", MODEL)
-    versions = set()
-    deadline = time.monotonic() + 240
-    for number in range(100_000):
-        versions.add(answered_by(stack, f"user-{number}"))
-        if number % 20 == 0 and len(stack.events("release.finished", MODEL)) == 2:
-            break
-        assert time.monotonic() < deadline, stack.tail()
-        time.sleep(0.05)
+    versions, users = set(), itertools.count()
+
+    def ask_until_finished():
+        versions.update(answered_by(stack, f"user-{next(users)}") for _ in range(20))
+        return len(stack.events("release.finished", MODEL)) == 2
+
+    wait_until(ask_until_finished, timeout_s=300, what="the end of the release on the runtime next")
     finished = stack.events("release.finished", MODEL)[-1]["data"]
     assert (finished["outcome"], finished["version"]) == ("promoted", 2), finished["reason"]
     assert versions == {f"{MODEL}@v1", f"{MODEL}@v2"}
     assert [event["data"]["verdict"] for event in stack.events("canary.assessed", MODEL)][-1] == "pass"
     assert "is served by the runtime next already" in stack.ok("runtime", "release", "next", "--model", MODEL)
+
+
+def test_its_rollback_was_rehearsed_from_the_second_endpoint_to_the_first(stack):
+    """In staging, before any of its traffic: a fault on the new runtime, and the switch back to what stays on the old."""
+    completed = stack.events("rehearsal.completed", MODEL)[-1]
+    assert (completed["data"]["verdict"], completed["data"]["variant"]) == ("pass", "bf16"), completed["data"]["reason"]
+    (certificate,) = completed["data"]["certificates"]
+    assert certificate["trigger"] == "errors"
+    opened = stack.events("release.opened", MODEL)[-1]["data"]["release_id"]
+    assert completed["data"]["release_id"] == opened
+    (switched,) = [
+        event["data"]["route"]
+        for event in stack.events("deployment.changed", MODEL, "staging")
+        if event["data"]["cause"] == "rollback" and event["data"]["route"]["quarantined"][-1]["version"] == 2
+    ]
+    assert switched["active"]["target"]["version"] == 1
+    assert switched["active"]["endpoints"] == [endpoint(stack, "triton")]
+    (staged,) = [
+        event["data"]
+        for event in stack.events("variant.staged", MODEL)
+        if event["data"]["request"]["purpose"] == "rehearsal" and event["data"]["candidate"]["target"]["version"] == 2
+    ]
+    assert staged["candidate"]["endpoints"] == [endpoint(stack, "triton-next")]
+    assert staged["baseline"]["endpoints"] == [endpoint(stack, "triton")]
+    canary = next(event for event in stack.events("deployment.changed", MODEL) if event["data"]["cause"] == "canary")
+    assert completed["time"] < canary["time"]
+    print("detected, switched, verified:", *(certificate[name] for name in ("detect_s", "switch_s", "verify_s")))
 
 
 def test_both_endpoints_are_hot_and_the_route_names_them_with_their_runtimes(stack):

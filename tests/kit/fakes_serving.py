@@ -263,6 +263,9 @@ class MemoryTerms:
     def read(self) -> Leader | None:
         return self.leader
 
+    def holds(self, leader: Leader) -> bool:
+        return self.leader == leader
+
     def write(self, leader: Leader) -> None:
         if self.full:
             raise OSError(errno.ENOSPC, "No space left on device")

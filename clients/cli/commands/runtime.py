@@ -1,7 +1,7 @@
 """`slipway runtime list` and `release`: the runtimes of the serving fleet, and releases from one to another."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -9,7 +9,7 @@ import typer
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import check_model
-from clients.cli.runtimes import plan_release, read_runtimes, served_by
+from clients.cli.runtimes import find_idle_fleets, plan_release, read_runtimes, served_by
 from clients.cli.version_records import find_version, open_store, read_events, read_routes
 from clients.training.publish import envelope
 from contracts.facts import CheckpointReady
@@ -24,6 +24,8 @@ runtime_app = typer.Typer(
     help="List the runtimes of the serving fleet, and release models from one to another.", no_args_is_help=True
 )
 CHANGED = "not the runtime of its release"
+RENEWED_WITHIN_S = 5.0
+"""A server-manager renews its lease every 2 s."""
 
 
 @runtime_app.command("list")
@@ -41,14 +43,17 @@ def list_command(state: StateOption = None, as_json: JsonOption = False) -> None
         engine = f"{runtime.runtime.engine} {runtime.runtime.engine_version}" if runtime.runtime else "not known"
         server = runtime.runtime.server_version if runtime.runtime else ""
         digest = runtime.runtime.digest if runtime.runtime else None
-        targets = ", ".join(describe_target(target, routes) for target in runtime.targets)
+        targets = ", ".join(describe_target(target, routes, runtime.endpoint) for target in runtime.targets)
         answers = "answers" if runtime.answers else "does not answer"
         rows.append((runtime.name, runtime.endpoint, answers, engine, server or "-", digest or "-", targets or "-"))
     show_table(("runtime", "endpoint", "state", "engine", "triton", "digest", "targets"), rows)
 
 
-def describe_target(running: RunningTarget, routes: Mapping[str, Route]) -> str:
-    """Return a target with its phase and role: `bot.v2.bf16 (ready, active)`."""
+def describe_target(running: RunningTarget, routes: Mapping[str, Route], endpoint: str) -> str:
+    """Return a target with its phase and role: `bot.v2.bf16 (ready, active)`.
+
+    Where its route sends requests to another endpoint than the one that holds it, the route's is named: requests fail.
+    """
     roles = [(role, served) for role, served in served_by(routes.get(running.target.model))]
     notes = [running.phase]
     for role, served in roles:
@@ -57,6 +62,8 @@ def describe_target(running: RunningTarget, routes: Mapping[str, Route]) -> str:
             before, now = served.runtime, running.runtime
             if before is not None and now is not None and before.digest != now.digest:
                 notes.append(CHANGED)
+            if endpoint not in served.endpoints:
+                notes.append(f"but its route names {', '.join(served.endpoints)}")
     return f"{running.target} ({', '.join(notes)})"
 
 
@@ -91,6 +98,8 @@ def release_command(
 
 async def _release(stack: StackAddress, name: str, models: list[str] | None, *, dry_run: bool) -> list[dict[str, Any]]:
     check_runtime(name, await read_runtimes(stack))
+    async with connected(stack) as client:
+        check_current(name, await find_idle_fleets(client.jetstream(timeout=10), RENEWED_WITHIN_S))
     routes = await read_routes(stack)
     serving = sorted(model for model, route in routes.items() if route.active is not None)
     planned = {model: await _plan(stack, name, model, routes.get(model)) for model in models or serving}
@@ -122,6 +131,15 @@ def check_runtime(name: str, runtimes: list[FleetRuntime]) -> None:
         )
     if not named.answers:
         raise CommandError(f"the runtime {name} does not answer at {named.endpoint}; see `slipway ps`")
+
+
+def check_current(name: str, idle: Sequence[str]) -> None:
+    """Raise CommandError if a server-manager that lists runtimes does not run: what it said last may be over."""
+    if idle:
+        raise CommandError(
+            f"the server-manager of the fleet {', '.join(idle)} has not renewed its lease for {RENEWED_WITHIN_S:g} s, "
+            f"so it is not known whether {name} answers; see `slipway ps`, and try again when server-manager is ready"
+        )
 
 
 async def _plan(stack: StackAddress, name: str, model: str, route: Route | None) -> CheckpointReady | str:

@@ -138,6 +138,9 @@ class Terms(Protocol):
     def read(self) -> Leader | None:
         """Return who took the engine over last; None when that is not known."""
 
+    def holds(self, leader: Leader) -> bool:
+        """Return whether this is what is written, beside every engine of the fleet."""
+
     def write(self, leader: Leader) -> None:
         """Write who takes the engine over; raise OSError when that fails."""
 
@@ -246,7 +249,7 @@ class KvLeadership:
 
     def _note(self, own: Leader, last: Leader | None) -> None:
         """Write the term beside the engine, before anything is done on it under this term."""
-        if last == own:
+        if self._terms.holds(own):
             return
         try:
             self._terms.write(own)

@@ -62,6 +62,10 @@ class LeaseFile:
         except ValidationError:
             return DAMAGED
 
+    def holds(self, leader: Leader) -> bool:
+        """Return whether the file names this holder and term."""
+        return self.read() == leader
+
     def write(self, leader: Leader) -> None:
         """Replace the file as a whole; raise OSError when that fails."""
         _replace(self._path, _dump(leader))
@@ -80,10 +84,16 @@ class LeaseFiles:
             return DAMAGED
         return max(leaders, key=lambda leader: leader.term, default=None)
 
+    def holds(self, leader: Leader) -> bool:
+        """Return whether every file names this holder and term; one that could not be written names an earlier one."""
+        return all(file.holds(leader) for file in self._files)
+
     def write(self, leader: Leader) -> None:
-        """Replace each file, also after one could not be; raise OSError for the first that could not."""
+        """Replace each file that differs, also after one could not be; raise OSError for the first that could not."""
         failed: list[OSError] = []
         for file in self._files:
+            if file.holds(leader):
+                continue
             try:
                 file.write(leader)
             except OSError as error:

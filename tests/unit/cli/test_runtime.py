@@ -118,13 +118,24 @@ def test_a_target_is_listed_with_its_role_and_whether_its_runtime_is_that_of_its
     routes = {k.MODEL: route(active=served(7, runtime=OLD), canary=None)}
 
     def described(runtime, number=7):
-        return describe_target(RunningTarget(target=served(number).target, phase="ready", runtime=runtime), routes)
+        running = RunningTarget(target=served(number).target, phase="ready", runtime=runtime)
+        return describe_target(running, routes, served(number).endpoints[0])
 
     assert described(OLD) == "support-bot.v7.int8 (ready, active)"
     assert described(NEW) == f"support-bot.v7.int8 (ready, active, {CHANGED})"
     assert described(None) == "support-bot.v7.int8 (ready, active)"
     assert described(OLD, 6) == "support-bot.v6.int8 (ready, previous)"
     assert described(OLD, 2) == "support-bot.v2.int8 (ready)"
+
+
+def test_a_target_whose_route_names_another_endpoint_is_listed_with_that_one():
+    """Its runtime got another port, or two have exchanged their addresses: gateways ask where the route says."""
+    running = RunningTarget(target=served(7).target, phase="ready")
+    routes = {k.MODEL: route(active=served(7, endpoints=("127.0.0.1:1",)), canary=None)}
+    assert describe_target(running, routes, "127.0.0.1:1") == "support-bot.v7.int8 (ready, active)"
+    assert describe_target(running, routes, "127.0.0.1:2") == (
+        "support-bot.v7.int8 (ready, active, but its route names 127.0.0.1:1)"
+    )
 
 
 def test_a_trace_says_what_runs_now_and_what_ran_at_the_release_where_they_differ():

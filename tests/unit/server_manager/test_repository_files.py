@@ -85,3 +85,35 @@ def test_the_term_is_written_beside_the_other_engines_where_one_disk_is_full(tmp
     with pytest.raises(OSError, match="a"):
         terms.write(Leader(holder="own", term=1))
     assert LeaseFile(tmp_path / "b").read() == Leader(holder="own", term=1)
+
+
+async def test_the_term_beside_an_engine_whose_disk_was_full_is_written_when_there_is_space_again(tmp_path):
+    """Until then that file has the term of a process before, which could act on this engine if the others were lost."""
+    before, stale = LeaseFile(tmp_path / "a"), LeaseFile(tmp_path / "b")
+    for file in (before, stale):
+        file.write(Leader(holder="before", term=3))
+    files = LeaseFiles([before, stale])
+    (tmp_path / "b" / "slipway-lease.json").rename(tmp_path / "lease")
+    (tmp_path / "b").rmdir()
+    (tmp_path / "b").write_text("no folder")
+    first = lead(files)
+    assert await first.hold()
+    (tmp_path / "b").unlink()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "lease").rename(tmp_path / "b" / "slipway-lease.json")
+    assert (before.read(), stale.read()) == (Leader(holder="one", term=4), Leader(holder="before", term=3))
+    assert await first.hold()
+    assert (before.read(), stale.read()) == (Leader(holder="one", term=4), Leader(holder="one", term=4))
+    assert not first.superseded()
+
+
+def test_only_files_with_another_term_are_replaced(tmp_path):
+    files = LeaseFiles([LeaseFile(tmp_path / "a"), LeaseFile(tmp_path / "b")])
+    own = Leader(holder="own", term=3)
+    files.write(own)
+    untouched = (tmp_path / "a" / "slipway-lease.json").stat().st_ino
+    LeaseFile(tmp_path / "b").write(Leader(holder="before", term=2))
+    assert not files.holds(own)
+    files.write(own)
+    assert files.holds(own)
+    assert (tmp_path / "a" / "slipway-lease.json").stat().st_ino == untouched
