@@ -3,6 +3,7 @@
 import hypothesis
 import nats
 import pytest
+import structlog
 
 from shared.messaging.provision import provision
 from testbed.servers import NatsServer, S3Server, connection, running
@@ -11,6 +12,13 @@ from tests.kit.process_settings import left_behind, process_settings
 from tests.kit.soak import TIMES, often
 from tests.kit.tiny import module_stack, stack_of, tiny  # noqa: F401 - fixtures
 
+structlog.configure(  # its default shows exceptions by rich: a second of processor time for each that is logged
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 hypothesis.settings.register_profile("fast", deadline=None)
 hypothesis.settings.load_profile("fast")
 if TIMES > 1:

@@ -1,41 +1,19 @@
-"""The `slipway` command line: its commands, each a function of its own module, and how errors end it."""
+"""The `slipway` command line, and how errors end it; `command_list` has its commands."""
 
 import importlib.metadata
 import os
 import sys
 from typing import Annotated
 
-import nats.errors
 import typer
-from pydantic import ValidationError
 
-from clients.cli.commands import (
-    alerts,
-    ask,
-    base,
-    doctor,
-    drill,
-    events,
-    keys,
-    orders,
-    publish,
-    quarantine,
-    replay,
-    rollback,
-    runtime,
-    stack,
-    status,
-    trace,
-    versions,
-)
+from clients.cli.command_list import CommandGroup
 from clients.cli.output import EXIT_CODES, CommandError, Exit, show_line
-from clients.cli.parsing import describe_variables
-from clients.cli.settings import CliSettings
 from shared.errors import SlipwayError
-from shared.runtime.settings import Connection
 
 app = typer.Typer(
     name="slipway",
+    cls=CommandGroup,
     help=f"Release fine-tuned models to production traffic, and roll them back.\n\n{EXIT_CODES}",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -43,35 +21,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-STACK, RELEASES, INSPECT, OPERATE = "Embedded stack", "Releases", "Inspect", "Operations"
-for name, function, panel in (
-    ("doctor", doctor.doctor, STACK),
-    ("up", stack.up, STACK),
-    ("ps", stack.ps, STACK),
-    ("down", stack.down, STACK),
-    ("env", stack.env, STACK),
-    ("publish", publish.publish, RELEASES),
-    ("status", status.status, RELEASES),
-    ("approve", orders.approve, RELEASES),
-    ("cancel", orders.cancel, RELEASES),
-    ("versions", versions.versions, INSPECT),
-    ("show", versions.show, INSPECT),
-    ("trace", trace.trace, INSPECT),
-    ("routes", trace.routes, INSPECT),
-    ("ask", ask.ask, INSPECT),
-    ("events", events.events, OPERATE),
-    ("alerts", alerts.alerts, OPERATE),
-    ("rollback", rollback.rollback, OPERATE),
-    ("drill", drill.drill, OPERATE),
-    ("replay", replay.replay_command, OPERATE),
-):
-    app.command(name, rich_help_panel=panel)(function)
-app.add_typer(base.base_app, name="base", rich_help_panel=RELEASES)
-app.add_typer(orders.policy_app, name="policy", rich_help_panel=RELEASES)
-app.add_typer(runtime.runtime_app, name="runtime", rich_help_panel=OPERATE)
-app.add_typer(quarantine.quarantine_app, name="quarantine", rich_help_panel=OPERATE)
-app.add_typer(keys.keys_app, name="keys", rich_help_panel=OPERATE)
-app.add_typer(events.deadletters_app, name="deadletters", rich_help_panel=OPERATE)
 
 
 def _show_version(asked: bool) -> None:
@@ -105,14 +54,32 @@ def main() -> None:
     except SlipwayError as error:
         unreachable = error.code in ("bus_unavailable", "store_unavailable")
         _end(error.sentence(), Exit.UNREACHABLE if unreachable else Exit.FAILED)
-    except (TimeoutError, nats.errors.Error) as error:
-        _end(f"the message bus does not answer ({type(error).__name__}); see `slipway ps`", Exit.UNREACHABLE)
-    except ValidationError as error:
-        if error.title not in (CliSettings.__name__, Connection.__name__):
-            raise
-        _end(describe_variables(error), Exit.USAGE)
+    except TimeoutError as error:
+        _end(_no_answer(error), Exit.UNREACHABLE)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        _end_of_library(error)
+        raise
+
+
+def _end_of_library(error: Exception) -> None:
+    """End by an error of NATS, or of the variables that a command reads; return for any other."""
+    import nats.errors  # a command that fails so has imported both
+    from pydantic import ValidationError
+
+    from clients.cli.parsing import describe_variables
+    from clients.cli.settings import CliSettings
+    from shared.runtime.settings import Connection
+
+    if isinstance(error, nats.errors.Error):
+        _end(_no_answer(error), Exit.UNREACHABLE)
+    if isinstance(error, ValidationError) and error.title in (CliSettings.__name__, Connection.__name__):
+        _end(describe_variables(error), Exit.USAGE)
+
+
+def _no_answer(error: Exception) -> str:
+    return f"the message bus does not answer ({type(error).__name__}); see `slipway ps`"
 
 
 def _end(sentence: str, code: Exit) -> None:

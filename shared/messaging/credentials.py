@@ -4,14 +4,16 @@ import logging
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nats
-from faststream.nats.security import NatsCredentials, NatsNKey, NatsSecurity
 from nats.aio.client import Client
 
 from contracts.identities import Credential, inbox_prefix
 from shared.runtime.settings import Connection
+
+if TYPE_CHECKING:
+    from faststream.nats.security import NatsSecurity
 
 _OPERATOR_MODE = "-----BEGIN NATS USER JWT-----"
 
@@ -43,8 +45,10 @@ class BusIdentity:
             options |= {"tls": self.tls, "tls_handshake_first": True}
         return options
 
-    def security(self) -> NatsSecurity | None:
+    def security(self) -> "NatsSecurity | None":
         """Return the same for FastStream's broker; None for a connection without credentials and TLS."""
+        from faststream.nats.security import NatsCredentials, NatsNKey, NatsSecurity  # not for the command line
+
         if self.seed is not None:
             return NatsNKey.from_seed(self.seed, ssl_context=self.tls, tls_handshake_first=self.tls is not None)
         if self.creds_file is not None:

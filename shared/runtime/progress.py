@@ -2,20 +2,22 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from contracts.envelope import Event
 from contracts.facts import WorkProgressed
 from contracts.vocabulary import Variant
-from shared.messaging.bus import Bus
 from shared.runtime.clock import Clock
+
+if TYPE_CHECKING:  # a worker reports without a bus, and FastStream takes long to import
+    from shared.messaging.bus import Bus
 
 ReportProgress = Callable[[str, float, float, str], None]
 """Called with step, amount done, total amount, unit; from any thread."""
 
 
 def progress_reporter(
-    bus: Bus, event: Event[Any], clock: Clock, interval_s: float, variant: Variant | None = None
+    bus: "Bus", event: Event[Any], clock: Clock, interval_s: float, variant: Variant | None = None
 ) -> ReportProgress:
     """Return a function that publishes progress, at most every `interval_s` for each step, and always its end."""
     loop = asyncio.get_running_loop()

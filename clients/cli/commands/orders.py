@@ -31,7 +31,7 @@ from contracts.policy import ReleasePolicy
 from contracts.services import ORDERS, durable_name
 from contracts.vocabulary import Environment
 from decisions.orders import LONGEST_ORDER
-from shared.messaging.bus import publish_event
+from shared.messaging.publishing import publish_event
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket, Conflict
 

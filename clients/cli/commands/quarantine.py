@@ -20,7 +20,7 @@ from contracts.envelope import Event
 from contracts.facts import DeploymentChanged, OrderRefused, QuarantineLifted, RollbackStarted
 from contracts.routes import Route
 from contracts.vocabulary import Target
-from shared.messaging.bus import publish_event
+from shared.messaging.publishing import publish_event
 from shared.storage.kv import Bucket
 
 quarantine_app = typer.Typer(

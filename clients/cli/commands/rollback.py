@@ -25,7 +25,7 @@ from contracts.vocabulary import Target
 from decisions import route_edits
 from decisions.orders import epoch_in_reason
 from shared.errors import as_code
-from shared.messaging.bus import publish_event
+from shared.messaging.publishing import publish_event
 from shared.runtime.clock import SystemClock
 
 WAIT_S = 60.0

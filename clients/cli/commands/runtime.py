@@ -17,7 +17,7 @@ from contracts.policy import ReleasePolicy
 from contracts.routes import Route
 from contracts.runtimes import FleetRuntime, RunningTarget
 from decisions.serving_settings import describe_settings
-from shared.messaging.bus import publish_event
+from shared.messaging.publishing import publish_event
 from shared.storage.kv import Bucket
 
 runtime_app = typer.Typer(

@@ -17,7 +17,7 @@ from services.merger.adapters.inputs import open_inputs
 from services.merger.ports import Folder, MergeJob
 from shared.errors import Permanent
 from shared.runtime.settings import Connection
-from shared.runtime.worker import job_main, report_progress
+from shared.runtime.worker import importing, job_main, report_progress
 from shared.storage.blobs import Store
 
 
@@ -69,7 +69,8 @@ def merge(store: Store, job: MergeJob) -> dict[str, Any]:
     """Check the inputs, write the merged model into the store, verify it there, and return the result as JSON data."""
     inputs = open_inputs(store, job, step_progress("download", "bytes"))
 
-    from services.merger.adapters import torch_checks, torch_merge, verify
+    with importing():
+        from services.merger.adapters import torch_checks, torch_merge, verify
 
     checked = torch_checks.check(inputs)
     step_progress("check", "tensors")(len(inputs.checkpoint_metadata.tensors), len(inputs.checkpoint_metadata.tensors))

@@ -17,7 +17,7 @@ from services.quantiser.adapters.packaged_text import packaged_split
 from services.quantiser.domain import Precision, choose_precision, spread_windows, windows_needed
 from services.quantiser.ports import QuantisationJob, QuantisationResult
 from shared.errors import Permanent
-from shared.runtime.worker import job_main, report_progress
+from shared.runtime.worker import importing, job_main, report_progress
 
 COPIED_SUFFIXES = (".json", ".jinja", ".model", ".txt")
 WRITTEN_BY_ENGINE = ("config.json", "model.safetensors.index.json")
@@ -42,7 +42,10 @@ def prefer_for_oom_kill() -> None:
 def quantise(job: QuantisationJob) -> QuantisationResult:
     """Write the output folder, unless it exists already, measure it, and return the result."""
     report_progress(step="load", done=0, total=1, unit="model")
-    import torch
+    with importing():
+        import torch
+
+        from services.quantiser.adapters import evaluation  # noqa: F401 - and with it the model classes of transformers
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # for the same result in every run
@@ -93,11 +96,13 @@ def make_weights(job: QuantisationJob, tokenizer: Any) -> int:
         evaluation, _ = read_records(job.evaluation)
         windows = calibration_windows(plan.calibration, tokenizer, job.calibration, evaluation)
     if plan.engine == "autoawq" and windows is not None:
-        from services.quantiser.adapters.autoawq import quantise_awq
+        with importing():
+            from services.quantiser.adapters.autoawq import quantise_awq
 
         quantise_awq(plan, job.merged, job.output, windows, lambda done: on_layer("quantise", done))
     else:
-        from services.quantiser.adapters.compression import compress
+        with importing():
+            from services.quantiser.adapters.compression import compress
 
         compress(plan, job.merged, job.output, windows, on_layer)
     return sum(len(window) for window in windows or ())

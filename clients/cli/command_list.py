@@ -1,0 +1,89 @@
+"""The commands of `slipway`; the module of a command is imported when it is named, not before.
+
+A command that asks the bus needs half as long to start without what the others import.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_group
+
+STACK, RELEASES, INSPECT, OPERATE = "Embedded stack", "Releases", "Inspect", "Operations"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A command: its module in `clients.cli.commands`, its function or Typer application, its panel in the help."""
+
+    module: str
+    member: str
+    panel: str
+
+
+COMMANDS = {
+    "doctor": Listed("doctor", "doctor", STACK),
+    "up": Listed("stack", "up", STACK),
+    "ps": Listed("stack", "ps", STACK),
+    "down": Listed("stack", "down", STACK),
+    "env": Listed("stack", "env", STACK),
+    "publish": Listed("publish", "publish", RELEASES),
+    "status": Listed("status", "status", RELEASES),
+    "approve": Listed("orders", "approve", RELEASES),
+    "cancel": Listed("orders", "cancel", RELEASES),
+    "versions": Listed("versions", "versions", INSPECT),
+    "show": Listed("versions", "show", INSPECT),
+    "trace": Listed("trace", "trace", INSPECT),
+    "routes": Listed("trace", "routes", INSPECT),
+    "ask": Listed("ask", "ask", INSPECT),
+    "events": Listed("events", "events", OPERATE),
+    "alerts": Listed("alerts", "alerts", OPERATE),
+    "rollback": Listed("rollback", "rollback", OPERATE),
+    "drill": Listed("drill", "drill", OPERATE),
+    "replay": Listed("replay", "replay_command", OPERATE),
+    "base": Listed("base", "base_app", RELEASES),
+    "policy": Listed("orders", "policy_app", RELEASES),
+    "runtime": Listed("runtime", "runtime_app", OPERATE),
+    "quarantine": Listed("quarantine", "quarantine_app", OPERATE),
+    "keys": Listed("keys", "keys_app", OPERATE),
+    "deadletters": Listed("events", "deadletters_app", OPERATE),
+}
+
+
+class _Imported(Mapping[str, Any]):
+    """Typer's commands by name; each is imported when it is first read."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._settings = settings
+        self._known: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._known:
+            self._known[name] = self._read(name, COMMANDS[name])
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+    def _read(self, name: str, listed: Listed) -> Any:
+        member = getattr(import_module(f"clients.cli.commands.{listed.module}"), listed.member)
+        only = typer.Typer(add_completion=False, **self._settings)
+        if isinstance(member, typer.Typer):
+            only.add_typer(member, name=name, rich_help_panel=listed.panel)
+        else:
+            only.command(name, rich_help_panel=listed.panel)(member)
+        return get_group(only).commands[name]
+
+
+class CommandGroup(TyperGroup):
+    """The group of all commands."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands: Any = _Imported({"rich_markup_mode": settings["rich_markup_mode"]})
