@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
+
 URL = os.environ["SLIPWAY_COMPAT_URL"]
 REPORT = Path(os.environ["SLIPWAY_COMPAT_REPORT"])
 MODEL_FOLDER = os.environ["SLIPWAY_COMPAT_MODEL_FOLDER"]
@@ -18,19 +20,24 @@ SERVERS = ("server", "client")
 """Parts of the names of vLLM's fixtures that start a server or ask one."""
 
 
-def pytest_configure(config) -> None:
-    """Replace how vLLM's tests start a server, and how they load models."""
+class Downloaded:
+    """What the hub's client is here: each repository is the folder of the served model."""
+
+    def snapshot_download(self, *_args, **_options) -> str:
+        return MODEL_FOLDER
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config) -> None:
+    """Replace the hub's client before a conftest imports it."""
     from vllm.transformers_utils import repo_utils
 
-    utils = importlib.import_module("tests.utils")  # vLLM's own: the folder of its tests comes first
-
-    class Downloaded:
-        """What the hub's client is here: each repository is the folder of the served model."""
-
-        def snapshot_download(self, *_args, **_options) -> str:
-            return MODEL_FOLDER
-
     repo_utils.hf_api = Downloaded
+
+
+def pytest_configure(config) -> None:
+    """Replace how vLLM's tests start a server."""
+    utils = importlib.import_module("tests.utils")  # vLLM's own: the folder of its tests comes first
     utils.RemoteVLLMServer.__init__ = RunningServer.__init__
     utils.RemoteVLLMServer._shutdown = RunningServer._shutdown
 
@@ -48,8 +55,9 @@ class RunningServer:
 
 
 def pytest_collection_modifyitems(config, items) -> None:
-    """Leave out the tests that ask no server."""
-    left = [item for item in items if not _asks_a_server(item)]
+    """Leave out the tests that ask no server, and those of models that the run does not name."""
+    models = config.getoption("--models", None)  # an option of vLLM's tests of tools
+    left = [item for item in items if not _asks_a_server(item) or _of_another_model(item, models)]
     items[:] = [item for item in items if item not in left]
     config.hook.pytest_deselected(items=left)
 
@@ -59,6 +67,11 @@ def _asks_a_server(item) -> bool:
     return any(part in name for name in names for part in SERVERS) or "RemoteOpenAIServer" in inspect.getsource(
         item.obj
     )
+
+
+def _of_another_model(item, models) -> bool:
+    callspec = getattr(item, "callspec", None)
+    return models is not None and callspec is not None and callspec.params.get("server_config", models[0]) not in models
 
 
 def pytest_runtest_logreport(report) -> None:

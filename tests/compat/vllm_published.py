@@ -108,10 +108,12 @@ class PlainServer(Server):
         command = [str(vllm_source.ENGINE / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server"]
         command += ["--model", str(self.model), "--served-model-name", MODEL, "--max-model-len", str(CONTEXT)]
         command += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
+        command += ["--dtype", "bfloat16", "--enforce-eager"]  # as our backend on a CPU
         return [*command, "--host", "127.0.0.1", "--port", str(self.port)]
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        ours = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+        return {**os.environ, "HF_HUB_OFFLINE": "1", **ours}
 
     def ready(self) -> bool:
         import httpx
