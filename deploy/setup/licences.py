@@ -16,7 +16,7 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
-from deploy.setup.locks import read_pins
+from deploy.setup.locks import end_if_wrong, read_pins
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = Path("docs/licences.md")
@@ -129,11 +129,9 @@ def main() -> None:
     if "--check" not in sys.argv[1:]:
         installed = {name: _installed_in(folder) for name, folder in ENVIRONMENTS.items()}
         (ROOT / PAGE).write_text(page(installed, Policy.read(ROOT)))
-    wrong = findings()
-    for finding in wrong:
-        sys.stderr.write(finding + "\n")
-    if wrong:
-        sys.exit("Licences are not as decided: correct what is named, run `make licences`, and commit the result.")
+    end_if_wrong(
+        findings(), "Licences are not as decided: correct what is named, run `make licences`, and commit the result."
+    )
 
 
 if __name__ == "__main__":

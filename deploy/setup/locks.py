@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -251,11 +252,15 @@ def main() -> None:
                 (ROOT / lock.target).write_text(render(lock, resolve(lock, options.upgrade), ROOT))
             except Unresolved as error:
                 sys.exit(str(error))
-    wrong = findings()
+    end_if_wrong(findings(), "The locks do not follow from their inputs: run `make locks` and commit the result.")
+
+
+def end_if_wrong(wrong: Sequence[str], advice: str) -> None:
+    """Write what is wrong to standard error, and end the process with the advice; return if nothing is."""
     for finding in wrong:
         sys.stderr.write(finding + "\n")
     if wrong:
-        sys.exit("The locks do not follow from their inputs: run `make locks` and commit the result.")
+        sys.exit(advice)
 
 
 if __name__ == "__main__":

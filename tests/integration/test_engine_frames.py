@@ -12,12 +12,12 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from shared.errors import SlipwayError
-from shared.runtime.process import free_port
 from shared.serving import engine_streams
 from shared.serving.engine_streams import WAITING_PIECES, close_streams, count_streams, find_stream, stream_api
 from shared.serving.inference import Deadlines
 from shared.serving.openai_stream import ApiRequest
 from shared.serving.tensors import encode_text
+from tests.kit.triton_servicer import serve
 
 NAME = "bot.v1.bf16"
 REQUEST = ApiRequest("POST", "/v1/completions", b"{}", 60.0)
@@ -89,16 +89,11 @@ class Triton(service_pb2_grpc.GRPCInferenceServiceServicer):
 
 @pytest.fixture
 async def triton():
-    triton, port = Triton(), free_port()
-    server = grpc.aio.server()
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(triton, server)
-    server.add_insecure_port(f"127.0.0.1:{port}")
-    await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    triton = Triton()
+    async with serve(triton) as (_, address), grpc.aio.insecure_channel(address) as channel:
         triton.channel = channel
         yield triton
         await close_streams(channel)
-    await server.stop(None)
 
 
 async def ask(triton, limits=None):

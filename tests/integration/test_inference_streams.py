@@ -7,9 +7,9 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from shared.errors import SlipwayError
-from shared.runtime.process import free_port
 from shared.serving.inference import Deadlines, first_token, generate
 from shared.serving.tensors import encode_text
+from tests.kit.triton_servicer import serve
 
 NAME = "bot.v1.bf16"
 
@@ -54,15 +54,10 @@ class Streams(service_pb2_grpc.GRPCInferenceServiceServicer):
 
 @pytest.fixture
 async def triton():
-    streams, port = Streams(), free_port()
-    server = grpc.aio.server()
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(streams, server)
-    server.add_insecure_port(f"127.0.0.1:{port}")
-    await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    streams = Streams()
+    async with serve(streams) as (_, address), grpc.aio.insecure_channel(address) as channel:
         streams.channel = channel
         yield streams
-    await server.stop(None)
 
 
 async def how_it_ended(triton) -> str:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 
-import grpc
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
@@ -12,6 +11,7 @@ from shared.serving.engine_streams import stream_api
 from shared.serving.inference import Channels, Deadlines
 from shared.serving.openai_stream import ApiRequest
 from shared.serving.tensors import encode_text
+from tests.kit.triton_servicer import serve
 
 LIMITS = Deadlines(first_token_s=2.0, inter_token_s=0.3)
 
@@ -44,18 +44,14 @@ def response(request_id, record, *, head, last):
 
 async def ask(script, *, ends):
     """Return the counts of tokens in the pieces of an answer."""
-    server = grpc.aio.server()
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Scripted(script, ends=ends), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
     channels = Channels()
     request = ApiRequest("POST", "/v1/responses", b"{}", 60.0)
-    try:
-        stream = stream_api(channels.get(f"127.0.0.1:{port}"), "m.v1.bf16", request, deadlines=LIMITS)
-        return [piece.record.get("output_tokens") async for piece in stream]
-    finally:
-        await channels.close()
-        await server.stop(None)
+    async with serve(Scripted(script, ends=ends)) as (_, address):
+        try:
+            stream = stream_api(channels.get(address), "m.v1.bf16", request, deadlines=LIMITS)
+            return [piece.record.get("output_tokens") async for piece in stream]
+        finally:
+            await channels.close()
 
 
 async def test_events_before_the_first_token_leave_the_time_for_it():

@@ -104,31 +104,19 @@ def test_slipway_works_from_its_wheel_with_the_locked_libraries_of_the_command_l
     install = [UV, "pip", "install", "--quiet", "--no-deps", "--python", tmp_path / "venv", wheels["slipway"]]
     subprocess.run(install, env=CLEAN, check=True, timeout=60)
     for arguments, shown in (("--version", f"slipway {VERSION}\n"), ("--help", "rollback")):
-        done = subprocess.run(
-            [programs / "slipway", arguments],
-            env=CLEAN,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert shown in done.stdout
+        assert shown in output_of([programs / "slipway", arguments], tmp_path)
+
+
+def output_of(command, folder):
+    """Run a command in a folder without our source, and return what it prints; fail with what it says if it fails."""
+    done = subprocess.run(command, env=CLEAN, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.timeout(240)
 def test_the_client_installs_alone_and_works(wheels, tmp_path):
     programs = environment(tmp_path / "venv", str(wheels["slipway_client"]))
-    done = subprocess.run(
-        [programs / "python", "-c", USE],
-        env=CLEAN,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "refused: The model name '../x' is not valid" in done.stdout
-    assert "without transformers: transformers" in done.stdout
+    output = output_of([programs / "python", "-c", USE], tmp_path)
+    assert "refused: The model name '../x' is not valid" in output
+    assert "without transformers: transformers" in output

@@ -2,13 +2,14 @@
 
 import pytest
 
-from testbed.models import tiny_base, tiny_lora
 from testbed.stack import Stack
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """A tiny base and two LoRAs on it: real files from transformers and peft."""
+    from testbed.models import tiny_base, tiny_lora  # takes five seconds, which most tests do without
+
     folder = tmp_path_factory.mktemp("models")
     base = tiny_base(folder / "tiny-llama")
     return {"base": base, "one": tiny_lora(base, folder / "one"), "two": tiny_lora(base, folder / "two", seed=5)}

@@ -12,7 +12,6 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
-from clients.cli.commands.doctor import preflight
 from clients.cli.output import Exit, fail, show_json, show_line, show_table
 from clients.cli.settings import CliSettings
 from contracts.runtimes import DEFAULT_RUNTIME
@@ -98,6 +97,8 @@ def up(
     if folder.is_held():
         fail(f"a stack is already up in {folder.shown}; see `slipway ps`, or stop it with `slipway down`")
     if not no_preflight:
+        from clients.cli.commands.doctor import preflight  # the store's client and more, which the others do without
+
         preflight(folder, config, root, os.environ)
     if detach:
         again = ["--engine", engine, "--timeout", str(timeout), "--engine-env", str(root.absolute()), "--no-preflight"]

@@ -9,39 +9,25 @@ PASSED, FAILED, SKIPPED = ("passed", ""), ("failed", "404"), ("skipped", "no GPU
 
 
 @pytest.mark.parametrize(
-    ("known", "outcome", "wrong", "better"),
+    ("known", "outcome", "on_gateway", "on_vllm"),  # sentences about what is wrong, and about what is better
     [
-        ("passes", PASSED, 0, 0),
-        ("passes", FAILED, 1, 0),
-        ("passes", SKIPPED, 1, 0),
-        ("fails: refused", FAILED, 0, 0),
-        ("fails: refused", PASSED, 0, 1),
-        ("fails: vLLM, too: the model", FAILED, 0, 0),
-        ("fails: vLLM, too: the model", PASSED, 0, 1),
-        ("varies: the model", FAILED, 0, 0),
-        ("varies: the model", PASSED, 0, 0),
-        (None, PASSED, 1, 0),
+        ("passes", PASSED, (0, 0), (0, 0)),
+        ("passes", FAILED, (1, 0), (1, 0)),
+        ("passes", SKIPPED, (1, 0), (1, 0)),
+        ("fails: refused", FAILED, (0, 0), (1, 0)),
+        ("fails: refused", PASSED, (0, 1), (0, 0)),
+        ("fails: vLLM, too: the model", FAILED, (0, 0), (0, 0)),
+        ("fails: vLLM, too: the model", PASSED, (0, 1), (0, 1)),
+        ("varies: the model", FAILED, (0, 0), (0, 0)),
+        ("varies: the model", PASSED, (0, 0), (0, 0)),
+        (None, PASSED, (1, 0), (1, 0)),
     ],
 )
-def test_on_the_gateway_only_what_is_expected_to_fail_may_fail(known, outcome, wrong, better):
-    result = compare({"a.py::test": outcome}, {} if known is None else {"a.py::test": known})
-    assert (len(result.wrong), len(result.better)) == (wrong, better)
-
-
-@pytest.mark.parametrize(
-    ("known", "outcome", "wrong", "better"),
-    [
-        ("passes", FAILED, 1, 0),
-        ("fails: refused", PASSED, 0, 0),
-        ("fails: refused", FAILED, 1, 0),
-        ("fails: vLLM, too: the model", FAILED, 0, 0),
-        ("fails: vLLM, too: the model", PASSED, 0, 1),
-        ("varies: the model", FAILED, 0, 0),
-    ],
-)
-def test_on_vllm_itself_only_what_fails_there_too_may_fail(known, outcome, wrong, better):
-    result = compare({"a.py::test": outcome}, {"a.py::test": known}, plain=True)
-    assert (len(result.wrong), len(result.better)) == (wrong, better)
+def test_on_the_gateway_and_on_vllm_itself_only_what_is_expected_to_fail_may_fail(known, outcome, on_gateway, on_vllm):
+    expected = {} if known is None else {"a.py::test": known}
+    for plain, counts in ((False, on_gateway), (True, on_vllm)):
+        result = compare({"a.py::test": outcome}, expected, plain=plain)
+        assert (len(result.wrong), len(result.better)) == counts
 
 
 def test_a_test_that_did_not_run_is_a_regression_unless_it_is_left_out():
