@@ -1,10 +1,10 @@
 """The overhead of Slipway: the gateway in front of Triton, and the events between the stages of a release.
 
-**Gateway.** A toy engine generates a token every 5 ms. The same streams are requested from Triton over gRPC, as the
-services do it, and from the gateway over HTTP as server-sent events, plain completions and chat: in turn, in one
-process, 1 or 8 streams started at once. TTFT is the time from sending to the first non-empty text; per token is
-(last - first) / (tokens - 1). The figure of a round is the median of its streams; overhead is the difference to the
-direct round next to it. The costs of Python's HTTP and gRPC clients are included.
+**Gateway.** A toy engine generates a token every 5 ms. The same requests of the OpenAI API, streamed chats and
+completions, go to Triton as the gateway sends them (one gRPC stream, the engine's own bytes), and to the gateway over
+HTTP: in turn, in one process, 1 or 8 streams started at once. TTFT is the time from sending to the first non-empty
+text; per token is (last - first) / (tokens - 1). The figure of a round is the median of its streams; overhead is the
+difference to the direct round of the same kind next to it. The costs of the clients are included.
 
 **Events.** Tiny models are released from `checkpoint.ready` to production on the whole stack (toy engine, one
 precision, no canary, one rehearsed trigger). The clocks are NATS's timestamp of each stored event and the start of each
@@ -12,9 +12,10 @@ handler's span (`logs/spans.jsonl`), on one machine. The own work of a stage (me
 benchmarker, rollback-controller) is the time from the start of handling its order to the stored event that answers it.
 The rest between the stored `checkpoint.ready` and the stored `deployment.changed` is overhead: from each stored event
 to the start of its handling, and all work of the registry, which only decides.
-Run: python benchmarks/bench_overhead.py
+Run: python benchmarks/bench_overhead.py [--only gateway|events]
 """
 
+import argparse
 import asyncio
 import json
 import sys
@@ -40,7 +41,9 @@ from benchmarks.parts import MODEL, Parts, quantile, show_table, toy_parts, unti
 from clients.cli.connection import find_stack
 from contracts.routes import Route
 from contracts.services import EVENTS, INBOX, ORDERS
-from shared.serving.inference import Channels, generate
+from services.gateway.adapters.triton import TritonEngine
+from shared.serving.inference import Deadlines
+from shared.serving.openai_stream import ApiRequest
 from shared.storage.kv import Bucket
 from testbed import stack
 from testbed.models import tiny_base, tiny_lora
@@ -52,8 +55,10 @@ PROMPT = "What does the for statement do in Python?"
 RELEASES = 3
 LIMIT_MS = 1000
 
-Texts = AsyncGenerator[str, None]
-Ask = Callable[[], Texts]
+PATHS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
+
+Pieces = AsyncGenerator[bytes, None]
+Ask = Callable[[], Pieces]
 
 
 @dataclass
@@ -67,35 +72,44 @@ class Figures:
 # -- the gateway ------------------------------------------------------------------------------------------------------
 
 
-async def direct(channels: Channels, parts: Parts) -> Texts:
-    """Yield the texts of a stream from Triton, requested as the gateway does it."""
-    sampling = {"max_tokens": TOKENS, "temperature": 0.0}
-    name = str(parts.toy[1].target)
-    async with aclosing(generate(channels.get(parts.triton.endpoint), name, PROMPT, sampling)) as stream:
-        async for delta in stream:
-            yield delta.text
+def body_of(kind: str) -> dict[str, object]:
+    """Return what an OpenAI client sends."""
+    asked = {"messages": [{"role": "user", "content": PROMPT}]} if kind == "chat" else {"prompt": PROMPT}
+    return {"model": MODEL, "max_tokens": TOKENS, "temperature": 0.0, "stream": True, **asked}
 
 
-async def events(http: httpx.AsyncClient, path: str, body: dict[str, object]) -> Texts:
-    """Yield the texts of a stream from the gateway, requested as an OpenAI client does it."""
-    whole = {"model": MODEL, "max_tokens": TOKENS, "temperature": 0.0, "stream": True, **body}
-    async with http.stream("POST", path, json=whole) as answer:
+async def direct(engine: TritonEngine, parts: Parts, kind: str) -> Pieces:
+    """Yield the bytes of a stream from Triton, requested as the gateway does it."""
+    served, body = parts.toy[1], json.dumps(body_of(kind)).encode()
+    request = ApiRequest("POST", PATHS[kind], body, 60.0, "bench", MODEL)
+    async with aclosing(engine.send(served.endpoints[0], served.target, request)) as stream:
+        async for piece in stream:
+            yield piece.body
+
+
+async def through_gateway(http: httpx.AsyncClient, kind: str) -> Pieces:
+    """Yield the bytes of a stream from the gateway, requested as an OpenAI client does it."""
+    async with http.stream("POST", PATHS[kind], json=body_of(kind)) as answer:
         answer.raise_for_status()
-        async for line in answer.aiter_lines():
-            if line.startswith("data: {"):
-                (choice,) = json.loads(line.removeprefix("data: "))["choices"]
-                yield choice["text"] if "text" in choice else choice["delta"].get("content") or ""
+        async for chunk in answer.aiter_bytes():
+            yield chunk
+
+
+def count_texts(chunk: bytes) -> int:
+    """Return the events with text in bytes of a stream; the clients of both ways get whole events."""
+    events = [json.loads(line[6:]) for line in chunk.split(b"\n") if line.startswith(b"data: {")]
+    choices = [choice for event in events for choice in event["choices"]]
+    return sum(bool(choice.get("text") or choice.get("delta", {}).get("content")) for choice in choices)
 
 
 async def one_stream(ask: Ask) -> tuple[float, float]:
     """Return TTFT and time per token of one stream, ms."""
     began, first, last, count = time.perf_counter(), 0.0, 0.0, 0
-    async with aclosing(ask()) as texts:
-        async for text in texts:
-            if text:
-                last = time.perf_counter()
-                first = first or last
-                count += 1
+    async with aclosing(ask()) as chunks:
+        async for chunk in chunks:
+            now = time.perf_counter()
+            if texts := count_texts(chunk):
+                first, last, count = first or now, now, count + texts
     if count != TOKENS:
         message = f"{count} of {TOKENS} tokens came"
         raise RuntimeError(message)
@@ -109,7 +123,7 @@ async def one_round(ask: Ask, streams: int, into: Figures) -> None:
 
 
 async def measure_gateway() -> dict[int, dict[str, Figures]]:
-    channels, figures = Channels(), {}
+    engine, figures = TritonEngine(Deadlines()), {}
     async with toy_parts(token_delay_ms=str(TOKEN_DELAY_MS)) as parts:
         await Bucket(parts.js, "routes", Route).create(MODEL, Route(model=MODEL, epoch=1, active=parts.toy[1]))
         async with httpx.AsyncClient(base_url=parts.gateway.base_url, timeout=30, trust_env=False) as http:
@@ -118,12 +132,8 @@ async def measure_gateway() -> dict[int, dict[str, Figures]]:
                 return (await http.get(f"/v1/models/{MODEL}")).status_code == 200
 
             await until(known)
-            messages = [{"role": "user", "content": PROMPT}]
-            asks: dict[str, Ask] = {
-                "direct": partial(direct, channels, parts),
-                "completions": partial(events, http, "/v1/completions", {"prompt": PROMPT}),
-                "chat": partial(events, http, "/v1/chat/completions", {"messages": messages}),
-            }
+            asks: dict[str, Ask] = {f"direct, {kind}": partial(direct, engine, parts, kind) for kind in PATHS}
+            asks |= {f"gateway, {kind}": partial(through_gateway, http, kind) for kind in PATHS}
             for streams, rounds in ROUNDS.items():
                 await asyncio.gather(*(one_round(ask, streams, Figures()) for ask in asks.values()))
                 figures[streams] = {name: Figures() for name in asks}
@@ -131,7 +141,7 @@ async def measure_gateway() -> dict[int, dict[str, Figures]]:
                     names = list(asks) if number % 2 else list(reversed(asks))
                     for name in names:
                         await one_round(asks[name], streams, figures[streams][name])
-        await channels.close()
+        await engine.close()
     return figures
 
 
@@ -143,10 +153,11 @@ def show_gateway(figures: dict[int, dict[str, Figures]]) -> None:
     print("Gateway, ms: median of the rounds (10th to 90th percentile)\n")
     rows = []
     for streams, by_client in figures.items():
-        base = by_client["direct"]
         for name, measured in by_client.items():
+            way, kind = name.split(", ")
             over = [""] * 2
-            if measured is not base:
+            if way == "gateway":
+                base = by_client[f"direct, {kind}"]
                 pairs = ((measured.ttft_ms, base.ttft_ms), (measured.token_ms, base.token_ms))
                 over = [spread([a - b for a, b in zip(own, direct, strict=True)]) for own, direct in pairs]
             rows.append([str(streams), name, spread(measured.ttft_ms), over[0], spread(measured.token_ms), over[1]])
@@ -290,8 +301,14 @@ def show_events(timings: list[ReleaseTiming]) -> None:
 
 
 def main() -> None:
-    show_gateway(asyncio.run(measure_gateway()))
-    show_events(asyncio.run(measure_events()))
+    """Print both tables, or one."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=["gateway", "events"])
+    only = parser.parse_args().only
+    if only != "events":
+        show_gateway(asyncio.run(measure_gateway()))
+    if only != "gateway":
+        show_events(asyncio.run(measure_events()))
 
 
 if __name__ == "__main__":

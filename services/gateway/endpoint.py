@@ -19,7 +19,7 @@ from services.gateway.dependencies import Dependencies
 from services.gateway.domain import answers, drills, environments, errors, json_body, requests
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.domain.failures import AnswerFailed, describe_failure
-from services.gateway.http import Reply, abort_connection, cancel_on_disconnect, limit_writes, problem_response
+from services.gateway.http import Reply, abort_connection, cancel_on_disconnect, limited_writes, problem_response
 from services.gateway.measurement import AcceptedRequest, Outcome
 
 P = ParamSpec("P")
@@ -43,9 +43,9 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; drop a caller that does not read its answer."""
-        send = limit_writes(send, self._dependencies.write_s)
         try:
-            await self._serve(scope, receive, send)
+            with limited_writes(send, self._dependencies.write_s) as limited:
+                await self._serve(scope, receive, limited)
         except SlowReader:
             self._dependencies.metrics.slow_readers.inc()
             await abort_connection(scope)

@@ -1,7 +1,8 @@
 """HTTP functions that the gateway needs in addition to Starlette's."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+import contextlib
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -103,21 +104,61 @@ def _declared(request: Request) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
 
 
-def limit_writes(send: Send, limit_s: float) -> Send:
-    """Return `send` with a time limit for each message, so that callers that do not read are dropped.
+@contextlib.contextmanager
+def limited_writes(send: Send, limit_s: float) -> Iterator[Send]:
+    """Yield `send` with a time limit for each message, so that callers that do not read are dropped.
 
-    Raises (the returned function):
+    Raises (what is yielded):
         SlowReader: the caller read nothing for so long.
     """
+    writes = _LimitedWrites(send, limit_s)
+    try:
+        yield writes
+    finally:
+        writes.close()
 
-    async def limited(message: Message) -> None:
+
+class _LimitedWrites:
+    """One timer for all messages of an answer: one for each of them would cost more than most writes."""
+
+    def __init__(self, send: Send, limit_s: float) -> None:
+        self._send = send
+        self._limit_s = limit_s
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._writing: asyncio.Task[Any] | None = None
+        self._began_s = 0.0
+        self._is_late = False
+
+    async def __call__(self, message: Message) -> None:
+        task = self._writing = asyncio.current_task()
+        assert task is not None  # noqa: S101 - this is a coroutine
+        cancelling = task.cancelling()
+        self._began_s, self._is_late = self._loop.time(), False
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._limit_s, self._check)
         try:
-            async with asyncio.timeout(limit_s):
-                await send(message)
-        except TimeoutError:
-            raise SlowReader(f"The caller read nothing for {limit_s:g} s.") from None
+            await self._send(message)
+        except asyncio.CancelledError:
+            if not self._is_late or task.uncancel() > cancelling:
+                raise  # the caller hung up
+            raise SlowReader(f"The caller read nothing for {self._limit_s:g} s.") from None
+        finally:
+            self._writing = None
 
-    return limited
+    def _check(self) -> None:
+        """End the write that takes too long; otherwise look again when one could."""
+        now_s = self._loop.time()
+        began_s = now_s if self._writing is None else self._began_s
+        if now_s - began_s < self._limit_s:
+            self._timer = self._loop.call_at(began_s + self._limit_s, self._check)
+        elif self._writing is not None:
+            self._timer, self._is_late = None, True
+            self._writing.cancel()
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 async def abort_connection(scope: Scope) -> None:

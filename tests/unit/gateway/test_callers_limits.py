@@ -8,9 +8,10 @@ import pytest
 from starlette.requests import Request
 
 from decisions.attribution import is_excused
-from services.gateway.backlog import Backlog, SlowReader
+from services.gateway.backlog import WRITE_BYTES, Backlog, SlowReader
 from services.gateway.domain.errors import RequestRejected
-from services.gateway.http import ABORT, BodyReader
+from services.gateway.domain.failures import AnswerFailed
+from services.gateway.http import ABORT, BodyReader, limited_writes
 from tests.unit.gateway.fakes import FakeEngine, Form, StepClock
 from tests.unit.gateway.world import HELLO, World, only_active
 
@@ -296,3 +297,76 @@ async def test_a_caller_that_hangs_up_after_the_end_of_its_stream_has_a_complete
     await HangsUp(world, {**HELLO, "stream": True}).task
     (record,) = world.records
     assert (record.finish_reason, record.caused_by) == ("length", None)
+
+
+async def test_pieces_that_wait_for_a_caller_are_one_write():
+    backlog = Backlog(10_000)
+    for piece in (b"keel", b" hull", b" mast"):
+        backlog.put(piece)
+    reading = backlog.read()
+    assert await anext(reading) == b"keel hull mast"
+    backlog.put(b" sail")
+    assert await anext(reading) == b" sail"
+    backlog.put(b" rope")
+    backlog.end(AnswerFailed("engine_dead", "gone"))
+    assert await anext(reading) == b" rope"
+    with pytest.raises(AnswerFailed):
+        await anext(reading)
+
+
+async def test_one_write_takes_no_more_than_its_share_of_what_waits():
+    """What is being written does not count as waiting: it would double the bytes that a slow caller may hold."""
+    backlog = Backlog(10**6)
+    for _ in range(20):
+        backlog.put(b"x" * 4_000)
+    assert WRITE_BYTES <= len(await anext(backlog.read())) < WRITE_BYTES + 4_000
+
+
+class Writes:
+    """A server that takes each message after a while, or never."""
+
+    def __init__(self, *takes_s) -> None:
+        self.takes_s = list(takes_s)
+        self.messages = []
+
+    async def send(self, message) -> None:
+        await asyncio.sleep(self.takes_s.pop(0))
+        self.messages.append(message)
+
+
+async def test_each_write_has_its_own_time():
+    writes = Writes(*[0.1] * 5)
+    with limited_writes(writes.send, 0.25) as send:
+        for number in range(5):
+            await send({"number": number})
+    assert len(writes.messages) == 5
+
+
+@pytest.mark.parametrize("before", [0, 3])
+async def test_a_write_that_takes_too_long_ends_in_time(before):
+    writes = Writes(*[0.1] * before, 60)
+    loop = asyncio.get_running_loop()
+    with limited_writes(writes.send, 0.25) as send:
+        for _ in range(before):
+            await send({})
+        began_s = loop.time()
+        with pytest.raises(SlowReader):
+            await send({})
+        assert 0.2 < loop.time() - began_s < 1
+    assert not asyncio.current_task().cancelling()
+
+
+async def test_what_follows_after_the_writes_has_no_limit():
+    with limited_writes(Writes(0.0).send, 0.05) as send:
+        await send({})
+        await asyncio.sleep(0.15)
+    await asyncio.sleep(0.1)
+
+
+async def test_a_caller_that_goes_away_during_a_write_is_no_slow_reader():
+    with limited_writes(Writes(60).send, 0.5) as send:
+        writing = asyncio.ensure_future(send({}))
+        await asyncio.sleep(0.01)
+        writing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await writing
