@@ -6,16 +6,14 @@ in the engine; every stream ends with the final flag, also if the engine is dead
 ``parameters`` of config.pbtxt:
     model_dir: folder of the Hugging Face model (required).
     device: `cpu` (the default) or `gpu`: which defaults hold.
-    engine_args: JSON object of vLLM engine arguments, over the defaults below.
+    engine_args: JSON object of vLLM engine arguments, over the defaults of `engine_environment`.
     environment: JSON object of environment variables for vLLM (only ``VLLM_*`` and ``OMP_*``).
     api: JSON object of the settings of the OpenAI API: `model` and `fingerprint` as answers name them, `tool_parser`,
         `reasoning_parser`, `template_options`, and `limits` (see `openai_limits.CostLimits`).
 """
 
 import asyncio
-import contextlib
 import json
-import locale
 import os
 import signal
 import sys
@@ -27,12 +25,15 @@ HERE = Path(__file__).resolve().parent
 if str(HERE) not in sys.path:
     sys.path.insert(0, str(HERE))
 
+import engine_environment  # noqa: E402 - found by the path above
+import engine_processes  # noqa: E402 - found by the path above
 import engine_tensors  # noqa: E402 - found by the path above
 import openai_app  # noqa: E402 - found by the path above
 import openai_record  # noqa: E402 - found by the path above
 import replies  # noqa: E402 - found by the path above
 import schema_check  # noqa: E402 - found by the path above
 import stub_guard  # noqa: E402 - found by the path above
+import text_answers  # noqa: E402 - found by the path above
 import triton_python_backend_utils as pb_utils  # noqa: E402 - found by the path above
 
 from decisions import openai_limits  # noqa: E402 - found by the path above
@@ -41,67 +42,6 @@ CANCEL_POLL_S = 0.1
 STOP_S = 10.0
 SHUTDOWN_S = 2.0
 EXIT_S = 5
-_ALWAYS = {"disable_log_stats": False}  # the times of a request come with them; vLLM logs them at a level that is off
-ENGINE_DEFAULTS: dict[str, dict[str, Any]] = {
-    "cpu": {"dtype": "bfloat16", "enforce_eager": True, **_ALWAYS},
-    "gpu": {"dtype": "auto", **_ALWAYS},
-}
-"""Engine arguments by device. A GPU computes in the type of the files, and vLLM captures its graphs."""
-_ENVIRONMENT = {
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "WARNING",
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
-    "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",  # the stub has threads, which a fork would not survive
-}
-ENVIRONMENT_DEFAULTS: dict[str, dict[str, str]] = {
-    "cpu": {
-        **_ENVIRONMENT,
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        # Costs 0.05 ms of a step with one answer of 49,152 logits, and 0.7 ms with 32.
-        "VLLM_COMPUTE_NANS_IN_LOGITS": "1",
-    },
-    "gpu": _ENVIRONMENT,
-}
-"""Variables by device. NaN are not counted on a GPU: what that costs was not measured."""
-NEVER_SET = (
-    "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
-    "VLLM_API_KEY",
-    "VLLM_ENABLE_RESPONSES_API_STORE",
-    "VLLM_SERVER_DEV_MODE",
-)
-"""Variables that would open more of vLLM's application, store texts, or ask callers for a key of its own."""
-
-
-def _prepare_environment(device: str, overrides: dict[str, str], *, eager: bool) -> None:
-    """Set the environment variables of vLLM and torch; must run before vllm is imported.
-
-    An eager engine compiles only a counting function for the log-probabilities of a prompt: at the first request for
-    them, for many seconds, and only if a C++ compiler is installed. It is as fast without.
-    """
-    locale.setlocale(locale.LC_ALL, "C.UTF-8")
-    refused = [name for name in overrides if not name.startswith(("VLLM_", "OMP_"))]
-    if refused:
-        message = f"environment sets {refused}: only VLLM_* and OMP_* variables are allowed"
-        raise pb_utils.TritonModelException(message)
-    os.environ.update(ENVIRONMENT_DEFAULTS[device])
-    if eager:
-        os.environ["TORCH_COMPILE_DISABLE"] = "1"
-    os.environ.update({name: str(value) for name, value in overrides.items()})
-    for name in NEVER_SET:
-        os.environ.pop(name, None)
-
-
-def _tie_children_to_this_process() -> None:
-    """Make every process that vLLM spawns die with this stub."""
-    import multiprocessing
-
-    python = Path(os.environ["VIRTUAL_ENV"]) / "bin" / "python"
-    os.environ["SLIPWAY_ENGINE_PYTHON"] = str(python)
-    os.environ["SLIPWAY_ENGINE_PARENT"] = str(os.getpid())
-    multiprocessing.set_executable(str(HERE / "engine_child.sh"))
 
 
 class Engine:
@@ -202,7 +142,7 @@ class Engine:
                 assert self._app is not None  # noqa: S101 - requests come after it was made
                 await self._app.answer(ask, reply.send_http, self._limits)
             else:
-                await self._generate(ask, reply, request_id)
+                await text_answers.generate(self._llm, ask, reply, request_id)
         except asyncio.CancelledError:
             reply.finish()
         except EngineDeadError as error:
@@ -216,40 +156,16 @@ class Engine:
         finally:
             reply.finish()  # does nothing after the last part; a panic of a tokenizer is no Exception
 
-    async def _generate(self, ask: engine_tensors.Ask, reply: replies.Reply, request_id: str) -> None:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        kind = RequestOutputKind.DELTA if ask.stream else RequestOutputKind.FINAL_ONLY
-        given = dict(ask.sampling)
-        if ask.want_logprobs or ask.want_cumulative_logprob:
-            given.setdefault("logprobs", 0)
-        if ask.want_prompt_logprobs:
-            given["prompt_logprobs"] = 0
-        sampling = SamplingParams(**{**given, "output_kind": kind})
-        if sampling.n != 1:
-            message = "n must be 1: send one request per completion"
-            raise ValueError(message)
-        prompt = ask.text if ask.token_ids is None else {"prompt_token_ids": ask.token_ids}
-        async with contextlib.aclosing(self._llm.generate(prompt, sampling, request_id)) as outputs:
-            async for output in outputs:
-                piece = _piece(output)
-                if ask.stream and not piece.num_output_tokens and piece.finish_reason is None:
-                    continue
-                if ask.prepend_input:
-                    piece = engine_tensors.Piece(**{**vars(piece), "text": ask.text + piece.text})
-                reply.send(ask, piece)
-
     def stop(self) -> None:
         """Abort running requests, shut the engine down, and end its processes."""
-        children = _descendants(os.getpid())
+        children = engine_processes.list_descendants(os.getpid())
         closing = asyncio.run_coroutine_threadsafe(self._close(), self.loop)
         try:
             closing.result(timeout=STOP_S)
         except Exception as error:  # noqa: BLE001 - the kill below must run whatever happened
             pb_utils.Logger.log_warn(f"the engine did not shut down in time: {error!r}")
         for pid in children:
-            _kill(pid)
+            engine_processes.kill(pid)
         # The interpreter exits after this: a loop that still runs would crash it.
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(timeout=STOP_S)
@@ -288,58 +204,6 @@ def _drop_frames(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
-def _piece(output: Any) -> engine_tensors.Piece:
-    first = output.outputs[0]
-    logprobs = None
-    if first.logprobs:
-        logprobs = [
-            {
-                str(token): {"logprob": p.logprob, "rank": p.rank, "decoded_token": p.decoded_token}
-                for token, p in position.items()
-            }
-            for position in first.logprobs
-        ]
-    return engine_tensors.Piece(
-        text=first.text,
-        finish_reason=first.finish_reason,
-        num_input_tokens=len(output.prompt_token_ids or ()),
-        num_output_tokens=len(first.token_ids),
-        cumulative_logprob=first.cumulative_logprob,
-        logprobs=logprobs,
-        prompt_logprobs=_prompt_logprobs(output),
-    )
-
-
-def _prompt_logprobs(output: Any) -> list[float | None] | None:
-    if output.prompt_logprobs is None:
-        return None
-    pairs = zip(output.prompt_token_ids, output.prompt_logprobs, strict=True)
-    return [position[token].logprob if position else None for token, position in pairs]
-
-
-def _descendants(pid: int) -> list[int]:
-    """Return every descendant of a process, nearest first."""
-    pids: list[int] = []
-    queue = [pid]
-    while queue:
-        parent = queue.pop(0)
-        for listing in Path(f"/proc/{parent}/task").glob("*/children"):
-            try:
-                below = [int(part) for part in listing.read_text(encoding="ascii").split()]
-            except OSError:
-                continue
-            pids += below
-            queue += below
-    return pids
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-
-
 class TritonPythonModel:
     """The interface that Triton's stub calls."""
 
@@ -352,16 +216,16 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException(message)
         stub_guard.start()
         device = given.get("device", "cpu")
-        engine_args = {**ENGINE_DEFAULTS[device], **json.loads(given.get("engine_args", "{}"))}
+        engine_args = {**engine_environment.ENGINE_DEFAULTS[device], **json.loads(given.get("engine_args", "{}"))}
         eager = bool(engine_args.get("enforce_eager"))
-        _prepare_environment(device, json.loads(given.get("environment", "{}")), eager=eager)
-        _tie_children_to_this_process()
+        engine_environment.prepare(device, json.loads(given.get("environment", "{}")), eager=eager)
+        engine_environment.tie_children_to_this_process()
         self._engine: Engine | None = None
         try:
             self._engine = Engine(str(model_dir), engine_args, json.loads(given.get("api", "{}")))
         except BaseException:
-            for pid in _descendants(os.getpid()):
-                _kill(pid)
+            for pid in engine_processes.list_descendants(os.getpid()):
+                engine_processes.kill(pid)
             raise
 
     def execute(self, requests: list[Any]) -> None:
