@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
+import body_validation
 import openai_checks
 import schema_check
 from engine_tensors import HttpAsk, HttpPiece
@@ -66,6 +67,7 @@ class Application:
         self._schemas = schemas
         self._judging = openai_checks.JudgingThread()
         self._paths = {route.path for route in app.routes}
+        self._validation = body_validation.BodyValidation(app.routes, self._judging)
         for kind, handler in list(app.exception_handlers.items()):
             app.exception_handlers[kind] = _noting(handler)
         app.middleware_stack = None  # it is built again, with these handlers, at the first call
@@ -90,27 +92,37 @@ class Application:
         A cancellation aborts it in the engine. So does the deadline: status 504 if nothing was sent before, else an
         answer that ends early; the record says why.
         """
-        rules = openai_checks.Rules(self._paths, self._context_tokens, limits)
-        call, loop = _Call(ask, send), asyncio.get_running_loop()
-        until_s = loop.time() + ask.deadline_s
+        call, until_s = _Call(ask, send), asyncio.get_running_loop().time() + ask.deadline_s
         try:
             async with asyncio.timeout_at(until_s):
-                body = await openai_checks.judge_apart(ask, rules, self._judging)
+                judged = await self._judge(ask, limits)
         except TimeoutError:
             call.fail_late(ask.deadline_s)
             return
-        refusal = body if isinstance(body, Refusal) else await self._check_schemas(body, until_s - loop.time())
-        if refusal is not None:
-            send(openai_checks.refuse(refusal))
+        if isinstance(judged, Refusal):
+            send(openai_checks.refuse(judged))
             return
-        await self._call_app(call, ask.deadline_s, until_s)
+        await self._call_app(call, judged, ask.deadline_s, until_s)
 
-    async def _call_app(self, call: "_Call", deadline_s: float, until_s: float) -> None:
+    async def _judge(self, ask: HttpAsk, limits: CostLimits) -> body_validation.Outcome | Refusal | None:
+        """Return why a request does not reach the engine, or what vLLM's class makes of a large body, or None."""
+        rules = openai_checks.Rules(self._paths, self._context_tokens, limits)
+        body = await openai_checks.judge_apart(ask, rules, self._judging)
+        if isinstance(body, Refusal):
+            return body
+        if refusal := await self._check_schemas(body):
+            return refusal
+        return await self._validation.validate(ask.path, body, len(ask.body))
+
+    async def _call_app(
+        self, call: "_Call", outcome: body_validation.Outcome | None, deadline_s: float, until_s: float
+    ) -> None:
         """Call the application, and end its answer; `until_s` is the deadline on the clock of the loop."""
-        token = current.set(call.recorder)
+        token, used = current.set(call.recorder), body_validation.use(outcome)
         try:
             task = asyncio.create_task(self._app(call.scope, call.receive, call.send))
         finally:
+            body_validation.forget(used)
             current.reset(token)
         timeout = asyncio.timeout_at(until_s)
         try:
@@ -129,12 +141,12 @@ class Application:
                 raise
         call.finish()
 
-    async def _check_schemas(self, body: Mapping[str, Any], deadline_s: float) -> Refusal | None:
+    async def _check_schemas(self, body: Mapping[str, Any]) -> Refusal | None:
         """Refuse schemas that cost too much; what the engine makes of tools is checked again, later."""
         if self._schemas is None:
             return None
         try:
-            async with asyncio.timeout(min(deadline_s, CHECK_S)):
+            async with asyncio.timeout(CHECK_S):
                 return await schema_check.find_refusal(self._schemas, body)
         except TimeoutError:
             return schema_check.busy("the schemas of the request")

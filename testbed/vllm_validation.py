@@ -1,0 +1,102 @@
+"""Print, as JSON, in which threads large bodies are validated for vLLM's OpenAI application, and what becomes of them.
+
+Run by the engine's interpreter; no engine is started, so an answer ends after the validation of its body.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import threading
+import types
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
+sys.modules["triton_python_backend_utils"] = types.ModuleType("triton_python_backend_utils")
+sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "backends"), str(ROOT / "deploy" / "backends" / "slipway")]
+
+ITEM = {"role": "user", "content": "hello"}
+TEXT = "hello " * 4_000
+BODIES = {
+    "/v1/chat/completions": {"messages": [ITEM] * 1_000},
+    "/v1/completions": {"prompt": TEXT},
+    "/v1/responses": {"input": [ITEM] * 2_048},
+    "/v1/embeddings": {"input": TEXT},
+    "/tokenize": {"prompt": TEXT},
+    "/detokenize": {"tokens": [1] * 4_000},
+}
+INVALID = {"model": "bot", "messages": [{**ITEM, "content": TEXT}], "user": 7}
+
+
+async def longest_pause(work) -> float:
+    """Return the longest time in which the loop did nothing else during some work, in milliseconds."""
+    loop, longest_s, ends = asyncio.get_running_loop(), 0.0, asyncio.Event()
+
+    async def watch() -> None:
+        nonlocal longest_s
+        while not ends.is_set():
+            began_s = loop.time()
+            await asyncio.sleep(0.001)
+            longest_s = max(longest_s, loop.time() - began_s)
+
+    watching = asyncio.create_task(watch())
+    await asyncio.sleep(0.01)
+    await work
+    ends.set()
+    await watching
+    return longest_s * 1000
+
+
+async def main() -> None:
+    """Print `{"threads": {path: names}, "invalid": answers, "pauses_ms": numbers}`: with the thread, and without it."""
+    import openai_app
+    from vllm.entrypoints.launchers.app import build_app
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.entrypoints.pooling.embed import api_router
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    from decisions.openai_limits import CostLimits
+
+    app = build_app(make_arg_parser(FlexibleArgumentParser()).parse_args([]), supported_tasks=("generate",))
+    app.include_router(api_router.router)
+    threads: dict[str, list[str]] = {path: [] for path in BODIES}
+    for route in app.routes:
+        if route.path in BODIES:
+            (field,) = route.dependant.body_params
+            field.validate = noting(field.validate, threads[route.path])
+    application = openai_app.Application(app, 100_000, None)
+
+    async def ask(path: str, body: dict) -> bytes:
+        pieces: list = []
+        asked = openai_app.HttpAsk("POST", path, json.dumps({"model": "bot", **body}).encode(), "r", 60.0)
+        try:
+            await application.answer(asked, pieces.append, CostLimits())
+        except Exception as error:
+            if not isinstance(error, AttributeError | KeyError):  # what an application without an engine raises
+                raise
+        return b"".join(piece.body for piece in pieces)
+
+    for path, body in BODIES.items():
+        await ask(path, body)
+    noted = {path: list(names) for path, names in threads.items()}
+    answers, pauses = [await ask("/v1/chat/completions", INVALID)], []
+    pauses.append(await longest_pause(ask("/v1/responses", BODIES["/v1/responses"])))
+    openai_app.body_validation.LARGE_BODY_BYTES = 2**30
+    answers.append(await ask("/v1/chat/completions", INVALID))
+    pauses.append(await longest_pause(ask("/v1/responses", BODIES["/v1/responses"])))
+    invalid = [answer.decode() for answer in answers]
+    json.dump({"threads": noted, "invalid": invalid, "pauses_ms": pauses}, sys.stdout)
+
+
+def noting(validate, names: list[str]):
+    """Return a function that notes in which thread it validates."""
+
+    def validate_and_note(*args, **kwargs):
+        names.append(threading.current_thread().name)
+        return validate(*args, **kwargs)
+
+    return validate_and_note
+
+
+asyncio.run(main())

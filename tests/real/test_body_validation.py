@@ -1,0 +1,34 @@
+"""Large bodies are validated by vLLM's classes in a thread, once each, and with the same outcome."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from decisions.openai_fields import PATHS
+
+pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(300)]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def printed():
+    command = [str(ROOT / ".venv-engine" / "bin" / "python"), "-I", str(ROOT / "testbed" / "vllm_validation.py")]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=240).stdout
+    return json.loads(output.splitlines()[-1])
+
+
+def test_the_body_of_every_path_is_validated_in_the_thread_and_not_again(printed):
+    assert printed["threads"] == {path: ["judging_0"] for path in PATHS}
+
+
+def test_a_body_that_is_not_valid_is_answered_as_without_the_thread(printed):
+    with_thread, without = printed["invalid"]
+    assert json.loads(with_thread)["error"]["message"]
+    assert with_thread == without
+
+
+def test_the_loop_goes_on_beside_a_large_body(printed):
+    with_thread, without = printed["pauses_ms"]
+    assert with_thread < without / 2
