@@ -15,7 +15,6 @@ from decisions.openai_fields import (
     GIVEN_VARIABLES,
     INTEGERS,
     NUMBERS,
-    PATHS,
     REFUSED_FIELDS,
     RESPONSE_FORMATS,
     RESPONSES_INCLUDE,
@@ -23,6 +22,7 @@ from decisions.openai_fields import (
     WITHOUT_EFFECT,
 )
 from decisions.openai_limits import CostLimits, Refusal, check_cost, measure
+from decisions.openai_paths import PATHS
 
 
 def check_path(method: str, path: str) -> Refusal | None:

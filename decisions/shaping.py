@@ -7,7 +7,7 @@ answers would let a caller roll a version back. Errors count whatever the parame
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from decisions.openai_fields import PATHS
+from decisions.openai_paths import PATHS
 
 GENERATING: Final = frozenset({"chat", "completion", "responses"})
 """The kinds of request whose answers are generated token by token."""

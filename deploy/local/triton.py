@@ -15,13 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import decisions
-from decisions import json_values, openai_conversations, openai_fields, openai_limits, openai_requests
+from decisions import json_values, openai_conversations, openai_fields, openai_limits, openai_paths, openai_requests
 
 LOOPBACK = "127.0.0.1"
 BACKENDS = Path(__file__).resolve().parent.parent / "backends"
 REQUEST_RULES = tuple(
     Path(module.__file__ or "")
-    for module in (decisions, json_values, openai_conversations, openai_fields, openai_limits, openai_requests)
+    for module in (
+        decisions,
+        json_values,
+        openai_conversations,
+        openai_fields,
+        openai_limits,
+        openai_paths,
+        openai_requests,
+    )
 )
 """The modules by which the backend judges requests of the OpenAI API: the gateway's own."""
 

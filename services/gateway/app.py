@@ -10,8 +10,8 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contracts.vocabulary import Environment
-from decisions.openai_fields import PATHS
 from decisions.openai_limits import CostLimits
+from decisions.openai_paths import PATHS
 from decisions.openai_requests import check_path
 from services.gateway.cross_checks import CrossChecks
 from services.gateway.dependencies import Dependencies

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from decisions.openai_fields import PATHS
+from decisions.openai_paths import PATHS
 
 pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(300)]
 ROOT = Path(__file__).resolve().parents[2]

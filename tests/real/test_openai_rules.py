@@ -7,14 +7,8 @@ from pathlib import Path
 import pytest
 
 from decisions.engine_parsers import REASONING_PARSERS, TOOL_PARSERS
-from decisions.openai_fields import (
-    ALLOWED_FIELDS,
-    GIVEN_VARIABLES,
-    PATHS,
-    REFUSED_FIELDS,
-    REFUSED_PATHS,
-    WITHOUT_EFFECT,
-)
+from decisions.openai_fields import ALLOWED_FIELDS, GIVEN_VARIABLES, REFUSED_FIELDS, WITHOUT_EFFECT
+from decisions.openai_paths import PATHS, REFUSED_PATHS
 
 pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(300)]
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from decisions.openai_fields import PATHS
 from decisions.openai_limits import CostLimits
+from decisions.openai_paths import PATHS
 from decisions.openai_requests import check_body
 from decisions.shaping import GENERATING
 from services.gateway.domain.errors import Problem, RequestRejected, bad_request
@@ -27,7 +27,7 @@ class ParsedRequest:
     """A request that the gateway can route.
 
     Attributes:
-        path, kind: its endpoint, and the kind of request that it takes (`decisions.openai_fields.PATHS`).
+        path, kind: its endpoint, and the kind of request that it takes (`decisions.openai_paths.PATHS`).
         raw: the body as it came.
         body: the same, parsed.
         model: the model name as the caller wrote it.
