@@ -79,6 +79,18 @@ async def test_pages_in_several_forms_are_rendered_one_after_the_other(http, col
     assert collector.most == 1
 
 
+async def test_callers_that_ask_in_many_ways_cost_no_more_than_those_that_ask_in_one(http, collector):
+    first = asyncio.ensure_future(http.get("/metrics/"))
+    await asyncio.to_thread(collector.has_read.wait)
+    accepts = [f"application/openmetrics-text; version=1.0.{number}" for number in range(10)]
+    accepts += [f"text/plain; version=0.0.{number}" for number in range(10)] + [
+        "application/openmetrics-text; version=x"
+    ]
+    pages = await asyncio.gather(*(http.get("/metrics/", headers={"accept": accept}) for accept in accepts))
+    assert {page.status_code for page in pages} == {(await first).status_code} == {200}
+    assert len(collector.threads) == 3
+
+
 async def test_a_caller_that_leaves_does_not_take_the_page_of_the_others(http):
     callers = [asyncio.ensure_future(http.get("/metrics/")) for _ in range(3)]
     await asyncio.sleep(0.05)
