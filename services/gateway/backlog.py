@@ -4,8 +4,6 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 
-WRITE_BYTES = 2**14
-"""Bytes after which the pieces that wait are no longer joined to one write."""
 _PIECE_BYTES = 64
 
 
@@ -48,22 +46,15 @@ class Backlog:
         self._changed.set()
 
     async def read(self) -> AsyncIterator[bytes]:
-        """Yield the pieces in order, joined if several wait; raise the error that `end` was called with."""
+        """Yield the pieces in order; raise the error that `end` was called with."""
         while True:
             while self._pieces:
-                yield self._take()
+                piece = self._pieces.popleft()
+                self._bytes -= _PIECE_BYTES + len(piece)
+                yield piece
             if self._ended:
                 break
             self._changed.clear()
             await self._changed.wait()
         if self._error is not None:
             raise self._error
-
-    def _take(self) -> bytes:
-        """Return the pieces of one write: each write costs more than the bytes in it."""
-        taken, size = [], 0
-        while self._pieces and size < WRITE_BYTES:
-            taken.append(self._pieces.popleft())
-            size += len(taken[-1])
-        self._bytes -= size + _PIECE_BYTES * len(taken)
-        return b"".join(taken)

@@ -8,9 +8,8 @@ import pytest
 from starlette.requests import Request
 
 from decisions.attribution import is_excused
-from services.gateway.backlog import WRITE_BYTES, Backlog, SlowReader
+from services.gateway.backlog import Backlog, SlowReader
 from services.gateway.domain.errors import RequestRejected
-from services.gateway.domain.failures import AnswerFailed
 from services.gateway.http import ABORT, BodyReader, limited_writes
 from tests.unit.gateway.fakes import FakeEngine, Form, StepClock
 from tests.unit.gateway.world import HELLO, World, only_active
@@ -297,29 +296,6 @@ async def test_a_caller_that_hangs_up_after_the_end_of_its_stream_has_a_complete
     await HangsUp(world, {**HELLO, "stream": True}).task
     (record,) = world.records
     assert (record.finish_reason, record.caused_by) == ("length", None)
-
-
-async def test_pieces_that_wait_for_a_caller_are_one_write():
-    backlog = Backlog(10_000)
-    for piece in (b"keel", b" hull", b" mast"):
-        backlog.put(piece)
-    reading = backlog.read()
-    assert await anext(reading) == b"keel hull mast"
-    backlog.put(b" sail")
-    assert await anext(reading) == b" sail"
-    backlog.put(b" rope")
-    backlog.end(AnswerFailed("engine_dead", "gone"))
-    assert await anext(reading) == b" rope"
-    with pytest.raises(AnswerFailed):
-        await anext(reading)
-
-
-async def test_one_write_takes_no_more_than_its_share_of_what_waits():
-    """What is being written does not count as waiting: it would double the bytes that a slow caller may hold."""
-    backlog = Backlog(10**6)
-    for _ in range(20):
-        backlog.put(b"x" * 4_000)
-    assert WRITE_BYTES <= len(await anext(backlog.read())) < WRITE_BYTES + 4_000
 
 
 class Writes:
