@@ -10,15 +10,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from contracts.runtimes import DEFAULT_RUNTIME
 from decisions.runtimes import NAME_RULE, is_runtime_name
 from decisions.servable_variants import parse_hardware
+from decisions.serving_memory import OVERHEAD_BYTES, budget_bytes
 from services.server_manager.domain.model_config import Device, EngineConfig, EngineKind
 from services.server_manager.domain.reconcile import Limits
-
-_MIB = 1024 * 1024
-_OVERHEAD_BYTES: dict[EngineKind, dict[Device, int]] = {
-    "slipway": {"cpu": 2800 * _MIB, "gpu": 3072 * _MIB},
-    "toy": {"cpu": 64 * _MIB, "gpu": 64 * _MIB},
-}
-"""What one loaded model takes besides its weights: interpreter, engine process and key-value cache."""
 
 
 class RuntimeEndpoint(BaseModel):
@@ -144,8 +138,8 @@ class ServerManagerSettings(BaseSettings):
     def limits(self) -> Limits:
         """The limits of this machine."""
         return Limits(
-            memory_budget_bytes=self.memory_budget_bytes or int(psutil.virtual_memory().total * 0.7),
-            overhead_bytes=self.overhead_bytes or _OVERHEAD_BYTES[self.engine][self.device],
+            memory_budget_bytes=self.memory_budget_bytes or budget_bytes(psutil.virtual_memory().total),
+            overhead_bytes=self.overhead_bytes or OVERHEAD_BYTES[self.engine][self.device],
             probe_interval_s=self.probe_interval_s,
             linger_s=self.linger_s,
             load_attempts=self.load_attempts,

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from clients.cli.doctor.findings import Finding, failure, ok, skipped, warning
+from decisions.serving_memory import BUDGET_RATIO, OVERHEAD_BYTES, reserved_bytes
 
 GIB = 1024**3
 MIB = 1024**2
@@ -14,10 +15,6 @@ ENGINE_PYTHONS = ((3, 11), (3, 12))
 """Versions for which numpy 1.26, which Triton's Python backend needs, is available without a compiler."""
 BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16"})
 """Processor features with which products of bfloat16 are faster than those of float32."""
-ENGINE_OVERHEAD_BYTES = {"slipway": 2800 * MIB, "toy": 64 * MIB}
-"""What server-manager reserves for a loaded model besides its weights."""
-BUDGET_RATIO = 0.7
-"""Share of the machine's memory that server-manager may reserve for loaded models."""
 DISK_FAILS_BYTES, DISK_LOW_BYTES = 2 * GIB, 5 * GIB
 """The demo leaves 1.4 GB in its state folder, and writes twice that on the way."""
 SHM_FAILS_BYTES, SHM_LOW_BYTES = 16 * MIB, 128 * MIB
@@ -148,8 +145,11 @@ def assess_cores(cores: int) -> Finding:
 
 
 def assess_memory(memory: Memory, *, weights_bytes: int, engine: str) -> Finding:
-    """Return whether two loaded models fit, which a first release needs, and three, for a second one."""
-    each = weights_bytes + ENGINE_OVERHEAD_BYTES[engine]
+    """Return whether two loaded models fit, which a first release needs, and three, for a second one.
+
+    The embedded stack serves on the CPU; what a model reserves is what server-manager reserves for it.
+    """
+    each = reserved_bytes(weights_bytes, OVERHEAD_BYTES[engine]["cpu"])
     needed, wished = (round(count * each / BUDGET_RATIO) for count in (2, 3))
     detail = f"{_gib(memory.available)} of {_gib(memory.total)} GiB available"
     if memory.total < needed:
@@ -158,7 +158,7 @@ def assess_memory(memory: Memory, *, weights_bytes: int, engine: str) -> Finding
     if memory.available < 2 * each:
         return failure("memory", detail, f"end other programs until {_gib(2 * each)} GiB are available")
     if memory.total < wished:
-        advice = f"with less than {_gib(wished)} GiB a second release may wait until another model is unloaded"
+        advice = f"with less than {_gib(wished)} GiB the second release of a model is refused (insufficient_memory)"
         return warning("memory", detail, advice)
     return ok("memory", detail)
 

@@ -11,6 +11,7 @@ from contracts.routes import Route
 from contracts.runtimes import DEFAULT_RUNTIME
 from contracts.vocabulary import Deployable, Digest, Runtime, Target
 from decisions.servable_variants import Hardware
+from decisions.serving_memory import WEIGHTS_RATIO, reserved_bytes
 from services.server_manager.domain.records import Servers
 
 
@@ -93,7 +94,7 @@ class Limits:
 
     memory_budget_bytes: int
     overhead_bytes: int
-    weights_ratio: float = 1.2
+    weights_ratio: float = WEIGHTS_RATIO
     probe_interval_s: float = 5.0
     linger_s: float = 60.0
     load_attempts: int = 2
@@ -109,7 +110,7 @@ class Limits:
 
     def memory_bytes(self, deployable: Deployable) -> int:
         """Return what a target reserves."""
-        return int(deployable.weights_bytes * self.weights_ratio) + self.overhead_bytes
+        return reserved_bytes(deployable.weights_bytes, self.overhead_bytes, self.weights_ratio)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,27 @@
+"""What a loaded model reserves on the serving fleet, and how much of a machine all of them may reserve."""
+
+from typing import Final
+
+_MIB = 1024 * 1024
+OVERHEAD_BYTES: Final[dict[str, dict[str, int]]] = {
+    "slipway": {"cpu": 2800 * _MIB, "gpu": 3072 * _MIB},
+    "toy": {"cpu": 64 * _MIB, "gpu": 64 * _MIB},
+}
+"""By kind of engine and device: what one model takes besides its weights, that is interpreters, engine and cache.
+
+On a CPU with vLLM: `benchmarks/bench_engine_memory.py`, key-value cache filled. On a GPU it is not measured yet.
+"""
+WEIGHTS_RATIO: Final = 1.2
+"""What a model's weights take in the engine, by the bytes of their files."""
+BUDGET_RATIO: Final = 0.7
+"""Share of the machine's memory that all models together may reserve by default."""
+
+
+def reserved_bytes(weights_bytes: int, overhead_bytes: int, weights_ratio: float = WEIGHTS_RATIO) -> int:
+    """Return what a model reserves."""
+    return int(weights_bytes * weights_ratio) + overhead_bytes
+
+
+def budget_bytes(total_bytes: int) -> int:
+    """Return what all models on a machine may reserve together, by the bytes of its memory."""
+    return int(total_bytes * BUDGET_RATIO)
