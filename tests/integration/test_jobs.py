@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import gc
+import importlib.util
 import os
 import resource
 import signal
@@ -14,6 +16,7 @@ import pytest
 
 from shared.errors import Permanent, Transient
 from shared.runtime.jobs import ChildKilled, run_job
+from shared.runtime.worker import UNUSED, importing
 from testbed.servers import wait_until
 
 CHILD = "from shared.runtime.worker import job_main, report_progress\n"
@@ -271,6 +274,7 @@ def test_killing_the_parent_kills_the_child(tmp_path):
 import asyncio, sys
 from pathlib import Path
 from shared.runtime.jobs import ChildKilled, run_job
+from shared.runtime.worker import UNUSED, importing
 async def ignore(_): pass
 code = {job(SLEEP)!r}
 argv = [sys.executable, "-c", code, sys.argv[1]]
@@ -353,3 +357,21 @@ async def test_an_error_inside_a_limited_step_is_the_one_that_counts(tmp_path):
     with pytest.raises(Permanent) as caught:
         await run(job(body, before=f"{LIMITED}\nfrom shared.errors import *"), tmp_path)
     assert caught.value.code == "base_mismatch"
+
+
+async def test_what_a_child_imports_finds_no_unused_package_and_collects_no_garbage_meanwhile(tmp_path):
+    body = """
+with importing():
+    meanwhile = gc.isenabled()
+found = [name for name in UNUSED if importlib.util.find_spec(name)]
+return {"found": found, "collecting": [meanwhile, gc.isenabled()], "frozen": gc.get_freeze_count() > 0}
+"""
+    before = "import gc, importlib.util\nfrom shared.runtime.worker import UNUSED, importing"
+    expected = {"found": [], "collecting": [False, True], "frozen": True}
+    assert await run(job(body, before=before), tmp_path) == expected
+
+
+def test_imports_outside_of_a_worker_are_as_usual():
+    with importing():
+        assert gc.isenabled()
+    assert all(importlib.util.find_spec(name) for name in UNUSED)
