@@ -30,7 +30,7 @@ from shared.serving.inference import Channels, Deadlines, generate
 from testbed.servers import running
 from testbed.triton import TritonServer
 
-STREAMS, TOKENS = 32, 100
+STREAMS, TOKENS = 32, 200
 FILL_WORDS = 1_700
 """Words of a prompt that fills most of the context of 2,048 tokens; 32 are more than the cache of 1 GiB holds."""
 WORDS = (
@@ -93,7 +93,7 @@ def rows(triton: TritonServer, model: Path, models: int) -> Iterator[list[str]]:
     weights = int(sum(path.stat().st_size for path in model.glob("*.safetensors")) * WEIGHTS_RATIO)
     reserved = weights + OVERHEAD_BYTES["slipway"]["cpu"]
     draw = random.Random(1)
-    usual = [f"{number}: Explain what a list is." for number in range(STREAMS)]
+    usual = [f"{number}: Explain what a list is. " * 4 for number in range(STREAMS)]
     filling = [" ".join(draw.choices(WORDS, k=FILL_WORDS)) for _ in range(STREAMS)]
     for number in range(1, models + 1):
         name = f"bench.v{number}.bf16"
