@@ -6,12 +6,12 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
+    from prometheus_client import CollectorRegistry, Metric
 
 FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
 """The variable by which prometheus_client learns, when it is imported, that metrics are shared, and where."""
@@ -66,11 +66,32 @@ def exposed_registry(own: "CollectorRegistry") -> "CollectorRegistry":
     if FOLDER not in os.environ:
         return own
     from prometheus_client import CollectorRegistry
-    from prometheus_client.multiprocess import MultiProcessCollector
 
     registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    registry.register(_SharedMetrics())
     return registry
+
+
+class _SharedMetrics:
+    """The metrics of all processes, added up when they are asked for."""
+
+    def collect(self) -> "Iterable[Metric]":
+        return _merge("*.db")
+
+
+def _merge(pattern: str) -> "Iterable[Metric]":
+    """Return the metrics in the files of a pattern; one that is empty belongs to a process that starts."""
+    from prometheus_client.multiprocess import MultiProcessCollector
+
+    files = [path for path in Path(os.environ[FOLDER]).glob(pattern) if _has_content(path)]
+    return MultiProcessCollector.merge([str(path) for path in files])  # type: ignore[no-untyped-call,no-any-return]
+
+
+def _has_content(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def sum_live_gauges() -> dict[str, float] | None:
@@ -80,18 +101,8 @@ def sum_live_gauges() -> dict[str, float] | None:
     """
     if FOLDER not in os.environ:
         return None
-    sums: dict[str, float] = {}
-    for name, value in _read_live_gauges(Path(os.environ[FOLDER])):
-        sums[name] = sums.get(name, 0.0) + value
-    return sums
-
-
-def _read_live_gauges(folder: Path) -> Iterator[tuple[str, float]]:
-    from prometheus_client.multiprocess import MultiProcessCollector
-
-    for path in folder.glob("gauge_livesum_*.db"):
-        metrics = MultiProcessCollector.merge([str(path)])  # type: ignore[no-untyped-call]  # empty if it was removed
-        yield from ((sample.name, sample.value) for metric in metrics for sample in metric.samples if not sample.labels)
+    samples = (sample for metric in _merge("gauge_livesum_*.db") for sample in metric.samples)
+    return {sample.name: sample.value for sample in samples if not sample.labels}
 
 
 def identify_process(number: int) -> None:

@@ -33,6 +33,9 @@ print(sum_live_gauges())
 forget_process(2)
 print(sum_live_gauges())
 print(exposed_registry(registry).get_sample_value("seen_total"))
+for name in ("gauge_livesum_7.db", "counter_7.db"):
+    (folder / name).touch()
+print(exposed_registry(registry).get_sample_value("seen_total"), sum_live_gauges())
 (folder / "counter_0.db").write_bytes(b"not a file of metrics")
 print(sum_live_gauges())
 """
@@ -64,10 +67,11 @@ def running(program, *arguments):
 
 
 def test_readiness_reads_the_live_gauges_only(tmp_path):
-    before, after, seen, last = run(WORKERS, tmp_path)
+    before, after, seen, started, last = run(WORKERS, tmp_path)
     assert before == str({"ready": 2.0})
     assert after == last == str({"ready": 1.0})
     assert seen == "3.0", "what a process counted stays"
+    assert started == f"3.0 {after}", "a process that starts has created files, and written nothing"
 
 
 @pytest.mark.parametrize("host", ["a-pod-of-before", None], ids=["another host name", "the same"])
