@@ -24,8 +24,16 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def stack(module_stack):
-    """One stack for all of them: each releases a model of its own, and leaves every part ready."""
+    """One stack for all of them: each leaves every part ready."""
     return module_stack()
+
+
+@pytest.fixture(scope="module")
+def served(stack, tiny):
+    """A model in production, for the tests that need one which is served."""
+    stack.publish("served", tiny["one"], "--variant", "bf16")
+    stack.promoted("served")
+    return "served"
 
 
 @pytest.fixture(scope="module")
@@ -97,20 +105,16 @@ def test_the_store_is_killed_during_an_upload(stack, wide):
     assert answers(stack, "wide") == "wide.v1.bf16"
 
 
-def test_serving_comes_back_after_triton_or_a_stub_was_killed(stack, tiny):
-    stack.publish("healed", tiny["one"], "--variant", "bf16")
-    stack.promoted("healed")
-    assert answers(stack, "healed") == "healed.v1.bf16"
+def test_serving_comes_back_after_triton_or_a_stub_was_killed(stack, served):
+    assert answers(stack, served) == "served.v1.bf16"
 
     stack.kill("triton")
-    wait_until(
-        lambda: answers(stack, "healed") == "healed.v1.bf16", timeout_s=90, what="serving after Triton was killed"
-    )
+    wait_until(lambda: answers(stack, served) == "served.v1.bf16", timeout_s=90, what="serving after Triton was killed")
 
-    for pid in stubs(stack, "healed.v1.bf16"):
+    for pid in stubs(stack, "served.v1.bf16"):
         os.kill(pid, signal.SIGKILL)
     wait_until(
-        lambda: answers(stack, "healed") == "healed.v1.bf16", timeout_s=90, what="serving after its stub was killed"
+        lambda: answers(stack, served) == "served.v1.bf16", timeout_s=90, what="serving after its stub was killed"
     )
 
 
@@ -125,12 +129,11 @@ def stubs(stack, name: str) -> list[int]:
     return pids
 
 
-def test_requests_go_on_while_everything_but_serving_is_down(stack, tiny):
-    stack.publish("alone", tiny["one"], "--variant", "bf16")
-    stack.promoted("alone")
+def test_requests_go_on_while_everything_but_serving_is_down(stack, served):
+    assert answers(stack, served) == "served.v1.bf16"
     before = {name: stack.part(name)["pid"] for name in ("nats", "s3", "registry", "server-manager")}
     for pid in before.values():
         os.kill(pid, signal.SIGKILL)
     ends = time.monotonic() + 3
     while time.monotonic() < ends:
-        assert answers(stack, "alone") == "alone.v1.bf16"
+        assert answers(stack, served) == "served.v1.bf16"
