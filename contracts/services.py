@@ -108,7 +108,7 @@ SERVICES: dict[str, ServiceContract] = {
             staging=(f.AlertRaised, f.AlertUpdated, f.InferenceBatch),
         ),
         ServiceContract(
-            "gateway", emits=(f.InferenceBatch,), reads_records=("routes", "staging-routes", "drills")
+            "gateway", emits=(f.InferenceBatch,), reads_records=("routes", "staging-routes", "drills", "api-keys")
         ),
     )
 }  # fmt: skip

@@ -21,8 +21,10 @@ from contracts.services import (
     stream_of,
 )
 
-BUCKETS: Final = tuple(sorted({bucket for service in SERVICES.values() for bucket in service.owns} | {"policies"}))
-"""Every key-value bucket. `policies` belongs to no service: administrators write it."""
+BUCKETS: Final = tuple(
+    sorted({bucket for service in SERVICES.values() for bucket in service.owns} | {"policies", "api-keys"})
+)
+"""Every key-value bucket. `policies` and `api-keys` belong to no service: administrators write them."""
 STREAMS: Final[tuple[Stream, ...]] = (INBOX, ORDERS, EVENTS, DEADLETTER, TELEMETRY)
 LIVE: Final = f"{WorkProgressed.TYPE}.*"
 """Progress of work. It is the only subject besides its inbox that any identity subscribes to.

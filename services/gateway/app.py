@@ -13,6 +13,7 @@ from contracts.vocabulary import Environment
 from decisions.openai_limits import CostLimits
 from decisions.openai_paths import PATHS
 from decisions.openai_requests import check_path
+from services.gateway.callers import Callers
 from services.gateway.cross_checks import CrossChecks
 from services.gateway.dependencies import Dependencies
 from services.gateway.domain import environments
@@ -40,6 +41,7 @@ def build(
     bus: Bus,
     *,
     tables: Mapping[Environment, RouteTable],
+    callers: Callers,
     drills: DrillTable,
     engine: Engine,
     telemetry: Telemetry,
@@ -55,6 +57,7 @@ def build(
     """Return the HTTP application; the gateway has no event handlers, and uses the bus for its metrics only."""
     dependencies = Dependencies(
         tables=tables,
+        callers=callers,
         drills=drills,
         engine=engine,
         cross_checks=cross_checks,
@@ -79,7 +82,7 @@ def build(
     page = MetricsPage(exposed_registry(bus.metrics))
     rest = Starlette(
         routes=[
-            *model_routes(tables, int(clock.now().timestamp())),
+            *model_routes(tables, callers, int(clock.now().timestamp())),
             *probe_routes(dependencies, telemetry, state),
             Mount("/metrics", current_metrics(page, state)),
         ],
@@ -119,12 +122,14 @@ class Application:
             raise
 
 
-def model_routes(tables: Mapping[Environment, RouteTable], created: int) -> list[Route]:
-    """Return the routes that list models; `created` is their time of creation, since routes have none."""
+def model_routes(tables: Mapping[Environment, RouteTable], callers: Callers, created: int) -> list[Route]:
+    """Return the routes that list the models a caller's key opens; `created` is their time of creation."""
 
     def names(request: Request) -> list[str]:
         environment = environments.read_environment(request.headers.getlist(environments.HEADER))
-        return [name for route in tables[environment].all() for name in list_models(route)]
+        caller = callers.authenticate(request.headers.getlist("authorization"), environment)
+        routes = [route for route in tables[environment].all() if caller.opens(route.model)]
+        return [name for route in routes for name in list_models(route)]
 
     async def models(request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [model_card(name, created) for name in names(request)]})

@@ -7,6 +7,7 @@ from contracts.facts import Inference
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Environment, Target
 from decisions.openai_limits import CostLimits
+from services.gateway.callers import Callers
 from services.gateway.cross_checks import CrossChecks
 from services.gateway.domain import routing
 from services.gateway.drill_table import DrillTable
@@ -33,6 +34,7 @@ class Dependencies:
     """
 
     tables: Mapping[Environment, RouteTable]
+    callers: Callers
     drills: DrillTable
     engine: Engine
     cross_checks: CrossChecks

@@ -20,7 +20,7 @@ from services.gateway.domain import answers, drills, environments, errors, json_
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.domain.failures import AnswerFailed, describe_failure
 from services.gateway.http import Reply, abort_connection, cancel_on_disconnect, limited_writes, problem_response
-from services.gateway.measurement import AcceptedRequest, Outcome
+from services.gateway.measurement import AcceptedRequest, Arrival, Outcome
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -59,11 +59,14 @@ class Endpoint:
         environment: Environment | None = None
         try:
             environment = environments.read_environment(request.headers.getlist(environments.HEADER))
-            body = await dependencies.bodies.read(request)
-            with self._count_in_flight(environment, len(body)):
-                accepted = await self._accept(scope["path"], body, request_id, draw_id, environment)
-                reply = Reply(scope, receive, send, accepted.response_headers)
-                await cancel_on_disconnect(receive, self._answer(accepted, reply))
+            caller = dependencies.callers.authenticate(request.headers.getlist("authorization"), environment)
+            with dependencies.callers.admit(caller) as left:
+                body = await dependencies.bodies.read(request)
+                with self._count_in_flight(environment, len(body)):
+                    arrival = Arrival(request_id, draw_id, environment, caller, left)
+                    accepted = await self._accept(scope["path"], body, arrival)
+                    reply = Reply(scope, receive, send, accepted.response_headers)
+                    await cancel_on_disconnect(receive, self._answer(accepted, reply))
         except ClientDisconnect:
             return
         except RequestRejected as rejection:
@@ -91,29 +94,27 @@ class Endpoint:
             self._in_flight_bytes[environment] -= size
             gauge.dec()
 
-    async def _accept(
-        self, path: str, raw: bytes, request_id: str, draw_id: str, environment: Environment
-    ) -> AcceptedRequest:
-        dependencies = self._dependencies
+    async def _accept(self, path: str, raw: bytes, arrival: Arrival) -> AcceptedRequest:
+        dependencies, environment = self._dependencies, arrival.environment
         clock = dependencies.clock
         parsed = requests.read_request(path, raw, await self._work(len(raw), json_body.parse_body, raw))
-        choice = dependencies.tables[environment].choose(parsed.model, key=parsed.user or draw_id)
+        choice = dependencies.tables[environment].choose(parsed.model, key=parsed.user or arrival.draw_id)
         served = choice.served
+        if not arrival.caller.opens(served.target.model):
+            raise RequestRejected(errors.model_not_found(parsed.model))
         if parsed.has_conversation and served.chat_template is None:
             raise RequestRejected(errors.no_chat_template(parsed.model))
         await self._work(len(raw), requests.check_request, parsed, served.context_tokens, dependencies.limits)
         arrived_at, arrived_s = clock.now(), clock.monotonic()
         drill = dependencies.drills.get(environment, served.target.model)
         return AcceptedRequest(
-            request_id=request_id,
-            draw_id=draw_id,
+            arrival=arrival,
             parsed=parsed,
             choice=choice,
             arrived_at=arrived_at,
             arrived_s=arrived_s,
             deadline_s=dependencies.answer_s,
-            environment=environment,
-            effect=drills.decide_effect(drill, served.target, draw_id, arrived_at, arrived_s),
+            effect=drills.decide_effect(drill, served.target, arrival.draw_id, arrived_at, arrived_s),
         )
 
     async def _work(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -189,6 +190,7 @@ class Endpoint:
     def _record(self, answer: Answer, accepted: AcceptedRequest, outcome: Outcome) -> None:
         record = answer.to_record(outcome)
         self._dependencies.metrics.observe(record)
+        self._dependencies.callers.charge(accepted.arrival.caller, record.input_tokens + record.output_tokens)
         if answer.retried:
             self._dependencies.metrics.retries.labels(record.environment).inc()
         if not accepted.parsed.computes:

@@ -1,6 +1,7 @@
 """What is measured of a request while it is answered, up to its telemetry record."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from contracts.facts import Inference
@@ -9,6 +10,7 @@ from decisions.attribution import ErrorKind
 from decisions.drills import change_record
 from decisions.shaping import is_length_forced_by_caller, is_length_set_by_caller, is_shaped_by_caller
 from decisions.triggers import CANCELLED
+from services.gateway.callers import ANYBODY, Caller
 from services.gateway.domain import drills, timing
 from services.gateway.domain.drills import DrillEffect
 from services.gateway.domain.records import EngineRecord
@@ -21,28 +23,57 @@ _FIRST_ANSWER = "0.0"
 
 
 @dataclass(frozen=True)
-class AcceptedRequest:
-    """A valid request with its target and its time of arrival.
+class Arrival:
+    """A request before its body is understood.
 
     Attributes:
         request_id: the caller's own, or the gateway's.
         draw_id: the gateway's, by which all shares are drawn: no caller chooses its own.
         environment: `staging` for rehearsals; telemetry keeps the two apart.
+        caller: whose key was presented.
+        limit_headers: what is left of the limits of that key.
+    """
+
+    request_id: str
+    draw_id: str
+    environment: Environment = "production"
+    caller: Caller = ANYBODY
+    limit_headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AcceptedRequest:
+    """A valid request with its target and its time of arrival.
+
+    Attributes:
         effect: what a drill does to this request; None without a drill.
         arrived_at: the time when it was received completely: the time for sending does not count as the target's.
         arrived_s: the same on the monotonic clock; all durations start here.
         deadline_s: time limit of the whole answer.
     """
 
-    request_id: str
-    draw_id: str
+    arrival: Arrival
     parsed: ParsedRequest
     choice: Choice
     arrived_at: datetime
     arrived_s: float
     deadline_s: float
-    environment: Environment = "production"
     effect: DrillEffect | None = None
+
+    @property
+    def request_id(self) -> str:
+        """Return the id that the caller sees."""
+        return self.arrival.request_id
+
+    @property
+    def draw_id(self) -> str:
+        """Return the id by which all shares are drawn."""
+        return self.arrival.draw_id
+
+    @property
+    def environment(self) -> Environment:
+        """Return where the request is for."""
+        return self.arrival.environment
 
     @property
     def response_headers(self) -> dict[str, str]:
@@ -52,6 +83,7 @@ class AcceptedRequest:
             "x-request-id": self.request_id,
             "x-slipway-version": str(target),
             "x-slipway-release": f"{target.model}@v{target.version}",
+            **self.arrival.limit_headers,
             **(self.effect.headers if self.effect else {}),
         }
 

@@ -15,18 +15,21 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
+from contracts.api_keys import ApiKey
 from contracts.drills import Drill
 from contracts.routes import Route
 from contracts.vocabulary import Environment
 from services.gateway.adapters.bus import BusConnection
 from services.gateway.adapters.feature_worker import FeatureWorker
 from services.gateway.adapters.http_protocol import BACKLOG, fit_connections, limited_protocol
-from services.gateway.adapters.route_file import RouteFile
+from services.gateway.adapters.record_file import RecordFile
 from services.gateway.adapters.triton import TritonEngine
 from services.gateway.app import SERVICE, build
+from services.gateway.callers import Callers
 from services.gateway.cross_checks import CrossChecks
 from services.gateway.drill_table import DrillTable
 from services.gateway.feature_queue import FeatureQueue, QueueLimits
+from services.gateway.key_table import KeyTable
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
@@ -49,6 +52,7 @@ class Parts:
     bus: Bus
     bus_connection: BusConnection
     tables: Mapping[Environment, RouteTable]
+    keys: KeyTable
     drills: DrillTable
     engine: TritonEngine
     recorder: Recorder
@@ -96,7 +100,8 @@ def compose(connection: Connection, settings: GatewaySettings, started_s: float 
     clock = SystemClock()
     bus = Bus(connection, SERVICE, clock)
     bus_connection, metrics = BusConnection(bus), GatewayMetrics(bus.metrics)
-    file = RouteFile(connection.work_dir(SERVICE) / "routes.json")
+    file = RecordFile(connection.work_dir(SERVICE) / "routes.json", Route)
+    key_file = RecordFile(connection.work_dir(SERVICE) / "api-keys.json", ApiKey)
     table, staging = RouteTable(file.load(), file.save), RouteTable({}, None, "staging")
     recorder = Recorder(
         bus_connection,
@@ -127,6 +132,7 @@ def compose(connection: Connection, settings: GatewaySettings, started_s: float 
         bus=bus,
         bus_connection=bus_connection,
         tables={"production": table, "staging": staging},
+        keys=KeyTable(key_file.load(), key_file.save),
         drills=DrillTable(clock),
         engine=TritonEngine(Deadlines(settings.first_token_s, settings.inter_token_s)),
         recorder=recorder,
@@ -143,6 +149,7 @@ def make_app(parts: Parts, settings: GatewaySettings) -> ASGIApp:
     return build(
         parts.bus,
         tables=parts.tables,
+        callers=Callers(parts.keys, parts.clock, required=settings.keys_required, workers=settings.workers),
         drills=parts.drills,
         engine=parts.engine,
         telemetry=parts.recorder,
@@ -167,6 +174,7 @@ def background_work(parts: Parts) -> tuple[Coroutine[Any, Any, None], ...]:
         bus_connection.follow("routes", Route, production.apply, production.note_bucket),
         bus_connection.follow("staging-routes", Route, staging.apply),
         bus_connection.follow("drills", Drill, parts.drills.apply),
+        bus_connection.follow("api-keys", ApiKey, parts.keys.apply),
         parts.state.keep_current(asyncio.sleep),
     )
 

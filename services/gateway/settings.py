@@ -15,6 +15,8 @@ class GatewaySettings(BaseSettings):
 
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that share the port; every limit below is that of one worker."""
+    keys_required: bool = False
+    """Whether a request needs an API key (`slipway keys issue`)."""
     first_token_s: Seconds = 60.0
     inter_token_s: Seconds = 20.0
     answer_s: Seconds = 600.0

@@ -1,14 +1,17 @@
 """Errors in the format of the OpenAI API."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from contracts.vocabulary import Environment
+from decisions.api_keys import PREFIX, KeyProblem
 from decisions.attribution import ErrorKind
 
 _MESSAGE_CHARS = 1_000
 
-ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error", "upstream_error"]
+ErrorType = Literal["invalid_request_error", "permission_error", "rate_limit_error", "server_error", "upstream_error"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,31 @@ def too_many_requests(limit: int) -> Problem:
     """Return the problem for a request above the limit of requests in flight."""
     message = f"{limit} requests are in flight, which is the limit; try again soon."
     return Problem(429, message, "rate_limit_error", code="too_many_requests", headers={"Retry-After": "1"})
+
+
+_KEY_SENTENCES: Mapping[KeyProblem, str] = {
+    "no_key": f"No API key was presented: send `Authorization: Bearer {PREFIX}-…`, given once; ask the owner of this "
+    "installation for one (slipway keys issue).",
+    "invalid_key": "The API key is not one of this installation.",
+    "key_revoked": "The API key was revoked; ask for another one.",
+    "key_expired": "The API key has expired; ask for another one.",
+}
+
+
+def key_refused(problem: KeyProblem, environment: Environment) -> Problem:
+    """Return the problem for a caller whose key opens nothing here."""
+    if problem == "environment_not_allowed":
+        message = f"The API key does not count in {environment}; ask for one that does."
+        return Problem(403, message, "permission_error", code=problem)
+    code = problem if problem in {"key_revoked", "key_expired"} else "invalid_api_key"
+    return Problem(401, _KEY_SENTENCES[problem], code=code, headers={"WWW-Authenticate": "Bearer"})
+
+
+def key_limit_reached(kind: str, limit: int, wait_s: float, headers: Mapping[str, str]) -> Problem:
+    """Return the problem for a request above a limit of its key."""
+    message = f"The API key may have {limit} {kind}; try again in {math.ceil(wait_s)} s."
+    retry = {"Retry-After": str(max(1, math.ceil(wait_s)))}
+    return Problem(429, message, "rate_limit_error", code="rate_limit_exceeded", headers={**headers, **retry})
 
 
 UPSTREAM_STATUS: Mapping[ErrorKind, int] = {

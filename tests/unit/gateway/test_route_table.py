@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.adapters.route_file import RouteFile
+from contracts.routes import Route
+from services.gateway.adapters.record_file import RecordFile
 from services.gateway.route_table import RouteTable
 from testbed.factories import MODEL, route
 
@@ -39,7 +40,7 @@ async def test_a_disk_that_is_full_does_not_stop_the_switch():
 
 
 async def test_what_was_saved_is_loaded_again(tmp_path):
-    file = RouteFile(tmp_path / "routes.json")
+    file = RecordFile(tmp_path / "routes.json", Route)
     assert file.load() == {}
     await RouteTable({}, file.save).apply(MODEL, route(), 1)
     assert file.load() == {MODEL: route()}
@@ -49,4 +50,4 @@ async def test_what_was_saved_is_loaded_again(tmp_path):
 def test_a_damaged_file_is_no_reason_not_to_start(tmp_path):
     path = tmp_path / "routes.json"
     path.write_text('{"support-bot": {"epoch"')
-    assert RouteFile(path).load() == {}
+    assert RecordFile(path, Route).load() == {}

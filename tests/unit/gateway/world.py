@@ -4,8 +4,10 @@ import httpx
 from prometheus_client import generate_latest
 
 from services.gateway.app import SERVICE, build
+from services.gateway.callers import Callers
 from services.gateway.cross_checks import CrossChecks
 from services.gateway.drill_table import DrillTable
+from services.gateway.key_table import KeyTable
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
@@ -21,15 +23,17 @@ LIMITS = {"max_in_flight": 8, "max_body_bytes": 10_000}
 
 
 class World:
-    """Routes of production, and of staging where given; time passes when the application pauses."""
+    """Routes of production, and of staging and keys where given; time passes when the application pauses."""
 
-    def __init__(self, *routes, staging=(), engine=None, pause=None, clock=None, **limits) -> None:
+    def __init__(self, *routes, staging=(), engine=None, pause=None, clock=None, keys=None, **limits) -> None:
         self.clock = clock or StepClock()
         self.engine = engine or FakeEngine()
         self.telemetry = FakeTelemetry()
         self.connected = True
         self.table = RouteTable({route.model: route for route in routes}, None)
         self.staging = RouteTable({route.model: route for route in staging}, None, "staging")
+        self.keys = KeyTable({key.key_id: key for key in keys or ()}, None)
+        self.callers = Callers(self.keys, self.clock, required=keys is not None, workers=limits.get("workers", 1))
         self.drills = DrillTable(self.clock)
         self.cross_checks = CrossChecks(self.engine, self.clock)
         bus = Bus(Connection(), SERVICE, self.clock)
@@ -46,6 +50,7 @@ class World:
         app = build(
             bus,
             tables={"production": self.table, "staging": self.staging},
+            callers=self.callers,
             drills=self.drills,
             engine=self.engine,
             telemetry=self.telemetry,

@@ -6,7 +6,7 @@ import pytest
 
 from contracts.routes import Route
 from contracts.vocabulary import ServingSettings
-from services.gateway.adapters.route_file import RouteFile
+from services.gateway.adapters.record_file import RecordFile
 from services.server_manager.adapters.repository_files import RoutesFile
 from services.server_manager.domain.reconcile import Phase
 from services.server_manager.domain.records import Servers
@@ -99,7 +99,7 @@ async def test_a_process_that_knows_no_parsers_does_not_write_a_route_with_them(
     assert parse(Route, bucket.bucket.data["bot"][1], "routes/bot")[0].active.serving == HERMES
 
 
-@pytest.mark.parametrize("kind", [RoutesFile, lambda folder: RouteFile(folder / "slipway-routes.json")])
+@pytest.mark.parametrize("kind", [RoutesFile, lambda folder: RecordFile(folder / "slipway-routes.json", Route)])
 def test_saved_routes_carry_their_version_and_one_of_a_newer_version_is_not_acted_on(tmp_path, kind):
     path, route = tmp_path / "slipway-routes.json", Route(model="bot", epoch=3, active=served(1))
     kind(tmp_path).save({"bot": route, "cat": route})

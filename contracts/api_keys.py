@@ -1,0 +1,63 @@
+"""Keys of the API: the records in the bucket `api-keys`, one per key, under its id. No record holds a secret."""
+
+from typing import Annotated, Final, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from .stored import StoredRecord
+from .vocabulary import Contract, Digest, Environment, Instant, ModelName
+
+KEY_ID_PATTERN: Final = r"^[0-9a-f]{12}$"
+KEY_NAME_PATTERN: Final = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+
+KeyId = Annotated[str, StringConstraints(pattern=KEY_ID_PATTERN)]
+KeyName = Annotated[str, StringConstraints(pattern=KEY_NAME_PATTERN)]
+Amount = Annotated[int, Field(ge=1, le=10**12)]
+
+
+class KeyLimits(Contract):
+    """What the bearer of a key may ask for; None for no limit.
+
+    Attributes:
+        requests_per_minute: Requests that are admitted, in each minute on average.
+        tokens_per_minute: Tokens of prompts and answers, in each minute on average.
+        concurrency: Requests that are answered at the same time.
+    """
+
+    requests_per_minute: Amount | None = None
+    tokens_per_minute: Amount | None = None
+    concurrency: Amount | None = None
+
+
+class ApiKey(StoredRecord):
+    """A key that callers of the gateway present.
+
+    Attributes:
+        name: What it is for, or whose it is; several keys may have the same.
+        secret_digest: SHA-256 of the secret, which is 256 random bits, so that no slow hash is needed.
+        models: Models that it opens; empty for all.
+        environments: Where it counts.
+        limits: What its bearer may ask for.
+        issued_at: When it was issued.
+        issued_by: Who issued it.
+        expires_at: When it ends; None for never.
+        revoked_at: When it was withdrawn; None if it was not.
+    """
+
+    key_id: KeyId
+    name: KeyName
+    secret_digest: Digest
+    models: tuple[ModelName, ...] = ()
+    environments: Annotated[tuple[Environment, ...], Field(min_length=1)] = ("production",)
+    limits: KeyLimits = KeyLimits()
+    issued_at: Instant
+    issued_by: Annotated[str, Field(min_length=1, max_length=200)]
+    expires_at: Instant | None = None
+    revoked_at: Instant | None = None
+
+    @model_validator(mode="after")
+    def _ends_after_its_begin(self) -> Self:
+        if self.expires_at is not None and self.expires_at <= self.issued_at:
+            msg = "a key expires after it was issued"
+            raise ValueError(msg)
+        return self

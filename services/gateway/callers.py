@@ -1,0 +1,152 @@
+"""Admits callers by their keys: what a key opens, and what its bearer used of its limits in this worker."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from contracts.api_keys import ApiKey, KeyLimits
+from contracts.vocabulary import Environment
+from decisions.api_keys import assess_key, opens_model, parse_key
+from decisions.request_rates import Allowance
+from services.gateway.domain import errors
+from services.gateway.domain.errors import RequestRejected
+from services.gateway.key_table import KeyTable
+from shared.runtime.clock import Clock
+
+BEARER = "bearer "
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks: the key that was presented; None where the gateway requires none."""
+
+    key: ApiKey | None = None
+
+    def opens(self, model: str) -> bool:
+        """Return whether the key opens a model."""
+        return self.key is None or opens_model(self.key, model)
+
+
+ANYBODY: Final = Caller()
+"""A caller where the gateway requires no key."""
+
+
+@dataclass
+class Usage:
+    """What the bearer of a key used, and what is left."""
+
+    limits: KeyLimits
+    requests: Allowance | None
+    tokens: Allowance | None
+    in_flight: int = 0
+
+
+class Callers:
+    """Authenticates callers and counts what they use.
+
+    Args:
+        keys: the keys that are known.
+        clock: expiry by its time, allowances by its monotonic seconds.
+        required: whether a request needs a key.
+        workers: processes that share the port: each admits its share of a limit.
+    """
+
+    def __init__(self, keys: KeyTable, clock: Clock, *, required: bool, workers: int = 1) -> None:
+        self._keys = keys
+        self._clock = clock
+        self._required = required
+        self._workers = workers
+        self._usage: dict[str, Usage] = {}
+
+    def authenticate(self, authorization: Sequence[str], environment: Environment) -> Caller:
+        """Return who asks, from the values of the header `Authorization`.
+
+        Raises:
+            RequestRejected: 401 without a key that counts, 403 if it does not count in this environment.
+        """
+        if not self._required:
+            return ANYBODY
+        value = authorization[0] if len(authorization) == 1 else ""
+        presented = parse_key(value[len(BEARER) :].strip()) if value[: len(BEARER)].lower() == BEARER else None
+        record = self._keys.get(presented.key_id) if presented else None
+        problem = assess_key(presented, record, environment, self._clock.now())
+        if problem is not None:
+            raise RequestRejected(errors.key_refused(problem, environment))
+        return Caller(record)
+
+    @contextlib.contextmanager
+    def admit(self, caller: Caller) -> Iterator[Mapping[str, str]]:
+        """Count a request from its admission to its end, and yield the headers that say what is left.
+
+        Raises:
+            RequestRejected: 429 above a limit of the key.
+        """
+        usage = self._usage_of(caller)
+        if usage is None:
+            yield {}
+            return
+        now_s = self._clock.monotonic()
+        self._check(usage, now_s)
+        usage.in_flight += 1
+        usage.requests = usage.requests.take(1, now_s) if usage.requests else None
+        try:
+            yield self._headers(usage, now_s)
+        finally:
+            usage.in_flight -= 1
+
+    def charge(self, caller: Caller, tokens: int) -> None:
+        """Count the tokens of an answered request."""
+        usage = self._usage_of(caller)
+        if usage is not None and usage.tokens is not None:
+            usage.tokens = usage.tokens.take(tokens, self._clock.monotonic())
+
+    def _usage_of(self, caller: Caller) -> Usage | None:
+        """Return what a key used; its allowances follow when its limits are changed."""
+        if caller.key is None:
+            return None
+        now_s, limits = self._clock.monotonic(), caller.key.limits
+        usage = self._usage.get(caller.key.key_id)
+        if usage is None:
+            usage = self._usage[caller.key.key_id] = Usage(KeyLimits(), None, None)
+        if usage.limits != limits:
+            usage.limits = limits
+            usage.requests = self._resized(usage.requests, limits.requests_per_minute, now_s)
+            usage.tokens = self._resized(usage.tokens, limits.tokens_per_minute, now_s)
+        return usage
+
+    def _resized(self, allowance: Allowance | None, limit: int | None, now_s: float) -> Allowance | None:
+        if limit is None:
+            return None
+        share = max(1.0, limit / self._workers)
+        if allowance is None:
+            return Allowance.full(share, now_s)
+        return allowance if allowance.per_minute == share else allowance.resized(share, now_s)
+
+    def _check(self, usage: Usage, now_s: float) -> None:
+        limits = usage.limits
+        most = math.ceil(limits.concurrency / self._workers) if limits.concurrency is not None else None
+        if most is not None and usage.in_flight >= most:
+            raise RequestRejected(errors.key_limit_reached("concurrent requests", limits.concurrency or 0, 1.0, {}))
+        for kind, allowance, limit in (
+            ("requests per minute", usage.requests, limits.requests_per_minute),
+            ("tokens per minute", usage.tokens, limits.tokens_per_minute),
+        ):
+            if allowance is not None and limit is not None and (wait_s := allowance.wait_s(1, now_s)) > 0:
+                headers = self._headers(usage, now_s)
+                raise RequestRejected(errors.key_limit_reached(kind, limit, wait_s, headers))
+
+    def _headers(self, usage: Usage, now_s: float) -> dict[str, str]:
+        """Return the limits per minute, what is left, and the seconds until all is left again."""
+        headers: dict[str, str] = {}
+        for name, allowance, limit in (
+            ("requests", usage.requests, usage.limits.requests_per_minute),
+            ("tokens", usage.tokens, usage.limits.tokens_per_minute),
+        ):
+            if allowance is None or limit is None:
+                continue
+            headers[f"x-ratelimit-limit-{name}"] = str(limit)
+            headers[f"x-ratelimit-remaining-{name}"] = str(max(0, int(allowance.at(now_s).left) * self._workers))
+            headers[f"x-ratelimit-reset-{name}"] = f"{allowance.wait_s(allowance.per_minute, now_s):.3f}s"
+        return headers

@@ -1,0 +1,53 @@
+"""The keys of the API as this gateway knows them: saved ones first, live ones as soon as the bus is connected."""
+
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from contracts.api_keys import ApiKey
+
+SaveKeys = Callable[[dict[str, ApiKey]], None]
+
+
+class KeyTable:
+    """Returns the records of keys from memory; a change applies to the next request.
+
+    A key that is missing in the bucket still counts: keys end by being revoked, which is a record, or by expiring. So
+    an empty bucket of a new bus shuts nobody out.
+
+    Args:
+        saved: by id, from the last run.
+        save: writes all of them; None to keep them in memory only.
+    """
+
+    def __init__(self, saved: Mapping[str, ApiKey], save: SaveKeys | None) -> None:
+        self._keys = dict(saved)
+        self._save = save
+
+    def get(self, key_id: str) -> ApiKey | None:
+        """Return the record of an id; None if there is none."""
+        return self._keys.get(key_id)
+
+    def __len__(self) -> int:
+        """Return how many keys are known."""
+        return len(self._keys)
+
+    async def apply(self, key: str, record: ApiKey, _revision: int) -> None:
+        """Take a record from the bus; one that revokes a key is never replaced."""
+        log = structlog.get_logger().bind(key=key, name=record.name)
+        known = self._keys.get(key)
+        if record.key_id != key:
+            log.error("key ignored: it is stored under the id of another key")
+            return
+        if known == record:
+            return
+        if known is not None and known.revoked_at is not None and record.revoked_at is None:
+            log.error("key ignored: it was revoked before; issue another one")
+            return
+        self._keys[key] = record
+        log.info("key revoked" if record.revoked_at is not None else "key known")
+        if self._save is not None:
+            try:
+                self._save(dict(self._keys))
+            except OSError:
+                log.exception("keys could not be saved")

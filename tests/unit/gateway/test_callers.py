@@ -1,0 +1,167 @@
+"""Callers and their keys: who is answered, what a key opens, and what its bearer may use."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from contracts.api_keys import ApiKey, KeyLimits
+from decisions.api_keys import digest_of_secret, format_key
+from services.gateway.adapters.record_file import RecordFile
+from services.gateway.key_table import KeyTable
+from testbed.factories import MODEL
+from tests.unit.gateway.fakes import StepClock
+from tests.unit.gateway.world import STAGING, World, only_active
+
+pytestmark = pytest.mark.anyio
+SECRET = "ab" * 32
+ID = "0123456789ab"
+BEARER = {"authorization": f"Bearer {format_key(ID, SECRET)}"}
+ISSUED = StepClock().now() - timedelta(days=1)
+
+
+def key(**changes) -> ApiKey:
+    fields = {"key_id": ID, "name": "shop", "secret_digest": digest_of_secret(SECRET), "issued_at": ISSUED}
+    return ApiKey(**({**fields, "issued_by": "ada"} | changes))
+
+
+def world(*keys, **changes) -> World:
+    return World(only_active(), staging=[only_active()], keys=keys, **changes)
+
+
+async def test_a_caller_with_a_key_is_answered():
+    assert (await world(key()).chat(BEARER)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"authorization": ""},
+        {"authorization": "Bearer"},
+        {"authorization": "Bearer sk-slipway-"},
+        {"authorization": f"Basic {format_key(ID, SECRET)}"},
+        {"authorization": f"Bearer {format_key(ID, 'cd' * 32)}"},
+        {"authorization": f"Bearer {format_key('ba9876543210', SECRET)}"},
+        [("authorization", BEARER["authorization"]), ("authorization", BEARER["authorization"])],
+    ],
+)
+async def test_a_caller_without_one_is_not(headers):
+    gateway = world(key())
+    answer = await gateway.chat(headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert not gateway.engine.requests
+    assert not gateway.records
+
+
+async def test_revoked_and_expired_keys_end():
+    for changes, code in (
+        ({"revoked_at": ISSUED}, "key_revoked"),
+        ({"expires_at": ISSUED + timedelta(hours=1)}, "key_expired"),
+    ):
+        answer = await world(key(**changes)).chat(BEARER)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (401, code)
+
+
+async def test_a_key_opens_staging_only_if_it_says_so():
+    assert (await world(key()).chat({**BEARER, **STAGING})).status_code == 403
+    assert (await world(key(environments=("staging",))).chat({**BEARER, **STAGING})).status_code == 200
+
+
+async def test_a_model_that_a_key_does_not_open_does_not_exist_for_its_bearer():
+    other, own = world(key(models=("other-bot",))), world(key(models=(MODEL,)))
+    answer = await other.chat(BEARER)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+    unknown = await own.chat(BEARER, model="other-bot")
+    assert unknown.json()["error"]["message"].replace("other-bot", MODEL) == answer.json()["error"]["message"]
+    assert (await other.http.get("/v1/models", headers=BEARER)).json()["data"] == []
+    assert (await own.http.get("/v1/models", headers=BEARER)).json()["data"] != []
+    assert (await own.http.get("/v1/models")).status_code == 401
+
+
+async def test_probes_need_no_key():
+    gateway = world(key())
+    assert (await gateway.http.get("/healthz")).status_code == 200
+    assert (await gateway.http.get("/readyz")).status_code == 200
+
+
+async def test_requests_above_the_limit_of_a_minute_wait():
+    gateway = world(key(limits=KeyLimits(requests_per_minute=2)))
+    first, second, third = [await gateway.chat(BEARER) for _ in range(3)]
+    assert [first.status_code, second.status_code, third.status_code] == [200, 200, 429]
+    assert first.headers["x-ratelimit-limit-requests"] == "2"
+    assert first.headers["x-ratelimit-remaining-requests"] == "1"
+    assert third.json()["error"]["code"] == "rate_limit_exceeded"
+    assert third.headers["x-ratelimit-remaining-requests"] == "0"
+    await gateway.clock.pause(float(third.headers["retry-after"]))
+    assert (await gateway.chat(BEARER)).status_code == 200
+
+
+async def test_tokens_that_an_answer_used_count():
+    gateway = world(key(limits=KeyLimits(tokens_per_minute=3)))
+    assert (await gateway.chat(BEARER)).status_code == 200
+    used = sum(record.input_tokens + record.output_tokens for record in gateway.records)
+    assert used >= 3
+    refused = await gateway.chat(BEARER)
+    assert (refused.status_code, refused.headers["x-ratelimit-limit-tokens"]) == (429, "3")
+    await gateway.clock.pause(60.0 * used / 3)
+    assert (await gateway.chat(BEARER)).status_code == 200
+
+
+async def test_concurrent_requests_of_a_key_are_limited_and_end():
+    gateway = world(key(limits=KeyLimits(concurrency=2)))
+    record = gateway.callers.authenticate([BEARER["authorization"]], "production")
+    with gateway.callers.admit(record), gateway.callers.admit(record):
+        assert (await gateway.chat(BEARER)).status_code == 429
+    assert (await gateway.chat(BEARER)).status_code == 200
+
+
+async def test_workers_share_a_limit():
+    gateway = world(key(limits=KeyLimits(requests_per_minute=8)), workers=4)
+    statuses = [(await gateway.chat(BEARER)).status_code for _ in range(3)]
+    assert statuses == [200, 200, 429]
+
+
+async def test_limits_of_one_key_are_not_those_of_another():
+    other = key(key_id="ba9876543210", limits=KeyLimits(requests_per_minute=1))
+    gateway = world(key(limits=KeyLimits(requests_per_minute=1)), other)
+    theirs = {"authorization": f"Bearer {format_key('ba9876543210', SECRET)}"}
+    answers = [await gateway.chat(headers) for headers in (BEARER, BEARER, theirs)]
+    assert [answer.status_code for answer in answers] == [200, 429, 200]
+
+
+async def test_a_changed_limit_counts_at_once_and_forgets_nothing():
+    gateway = world(key(limits=KeyLimits(requests_per_minute=2)))
+    assert (await gateway.chat(BEARER)).status_code == 200
+    await gateway.keys.apply(ID, key(limits=KeyLimits(requests_per_minute=1)), 2)
+    assert (await gateway.chat(BEARER)).status_code == 429
+    await gateway.keys.apply(ID, key(limits=KeyLimits(requests_per_minute=3)), 3)
+    assert (await gateway.chat(BEARER)).status_code == 200
+
+
+async def test_a_revoked_key_stays_revoked(tmp_path):
+    file = RecordFile(tmp_path / "api-keys.json", ApiKey)
+    table = KeyTable(file.load(), file.save)
+    await table.apply(ID, key(), 1)
+    await table.apply(ID, key(revoked_at=ISSUED), 2)
+    await table.apply(ID, key(), 3)
+    assert table.get(ID).revoked_at == ISSUED
+    again = KeyTable(file.load(), file.save)
+    assert again.get(ID) == table.get(ID)
+    assert (tmp_path / "api-keys.json").stat().st_mode & 0o077 == 0
+
+
+async def test_a_record_under_another_id_is_ignored():
+    table = KeyTable({}, None)
+    await table.apply("ba9876543210", key(), 1)
+    assert len(table) == 0
+
+
+async def test_a_caller_that_hangs_up_frees_its_place():
+    gateway = world(key(limits=KeyLimits(concurrency=1)))
+    asked = asyncio.ensure_future(gateway.chat(BEARER))
+    await asyncio.sleep(0)
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
+    assert (await gateway.chat(BEARER)).status_code == 200
