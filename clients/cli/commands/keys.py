@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from clients.cli.commands.api_keys import issue, issued, revoke
 from clients.cli.connection import JsonOption
 from clients.cli.output import CommandError, show_json, show_line, show_table
 from clients.cli.parsing import check_model
@@ -14,6 +15,9 @@ from deploy.identity.key_folder import KeyFolder, KeysRefused
 from shared.runtime.clock import SystemClock
 
 keys_app = typer.Typer(help="Make, list, replace and withdraw the keys of people and programs.", no_args_is_help=True)
+keys_app.command("issue")(issue)
+keys_app.command("issued")(issued)
+keys_app.command("revoke")(revoke)
 
 FolderOption = Annotated[Path, typer.Option("--folder", help="Folder of the keys.")]
 FOLDER = Path("keys")

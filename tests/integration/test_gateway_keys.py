@@ -1,0 +1,114 @@
+"""API keys from the command line to a real gateway: issued, presented, limited, revoked; also without the bus."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import httpx
+import openai
+import pytest
+
+from contracts.routes import Route
+from shared.storage.kv import Bucket
+from testbed.factories import route
+from testbed.gateway import Gateway, load_toy
+from testbed.servers import connection, free_port, running
+
+pytestmark = pytest.mark.real
+HELLO = [{"role": "user", "content": "zebra giraffe"}]
+
+
+@pytest.fixture
+def slipway(nats_server):
+    """Run a command of `slipway` on the bus of this test."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        variables = {"SLIPWAY_NATS_URL": nats_server.url, "SLIPWAY_S3_ENDPOINT": "127.0.0.1:1"}
+        command = [sys.executable, "-m", "clients.cli.main", *arguments]
+        return subprocess.run(
+            command, env=os.environ | variables, capture_output=True, text=True, check=False, timeout=60
+        )
+
+    return run
+
+
+@pytest.fixture
+async def gateway(nats_server, js, triton, tmp_path):
+    """A gateway that requires keys, with one model."""
+    served = load_toy(triton, "toy", 1)
+    await Bucket(js, "routes", Route).create("toy", route(model="toy", canary=None, active=served, previous=None))
+    with running(Gateway(tmp_path, connection(nats_server, None, tmp_path), keys_required=True)) as process:
+        yield process
+
+
+def eventually(check, seconds: float = 20.0):
+    ends = time.monotonic() + seconds
+    while not (result := check()):
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+    return result
+
+
+def ask(gateway, key: str, **options) -> httpx.Response:
+    headers = {"authorization": f"Bearer {key}", **options.pop("headers", {})}
+    body = {"model": "toy", "messages": HELLO, "max_tokens": 2, **options}
+    return httpx.post(f"{gateway.base_url}/v1/chat/completions", json=body, headers=headers, timeout=30)
+
+
+def test_a_key_is_issued_presented_limited_and_revoked(gateway, slipway):
+    issued = slipway("keys", "issue", "shop", "--model", "toy", "--requests-per-minute", "3", "--json")
+    assert issued.returncode == 0, issued.stderr
+    key, key_id = (json.loads(issued.stdout)[name] for name in ("key", "key_id"))
+    eventually(lambda: ask(gateway, key).status_code == 200)
+    with openai.OpenAI(base_url=f"{gateway.base_url}/v1", api_key=key, max_retries=0) as sdk:
+        assert sdk.chat.completions.create(model="toy", messages=HELLO, max_tokens=2).choices[0].message.content
+        assert [model.id for model in sdk.models.list()]
+    with openai.OpenAI(base_url=f"{gateway.base_url}/v1", api_key="none", max_retries=0) as stranger:
+        with pytest.raises(openai.AuthenticationError, match="slipway keys issue"):
+            stranger.chat.completions.create(model="toy", messages=HELLO)
+        with pytest.raises(openai.AuthenticationError):
+            stranger.models.list()
+    assert ask(gateway, key, headers={"x-slipway-environment": "staging"}).status_code == 403
+    assert ask(gateway, key).status_code == 200
+    limited = ask(gateway, key)
+    assert (limited.status_code, limited.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert int(limited.headers["retry-after"]) >= 1
+
+    listed = slipway("keys", "issued")
+    assert key_id in listed.stdout
+    assert key not in listed.stdout
+    secret = key.rsplit("-", 1)[1]
+    for file in gateway.folder.rglob("*"):
+        assert not file.is_file() or secret not in file.read_text(errors="replace"), file
+    assert slipway("keys", "revoke", key_id).returncode == 0
+    eventually(lambda: ask(gateway, key).json()["error"]["code"] == "key_revoked")
+    assert slipway("keys", "revoke", "ba9876543210").returncode != 0
+
+
+def test_a_gateway_that_starts_without_the_bus_knows_the_keys(gateway, slipway):
+    keys = [json.loads(slipway("keys", "issue", name, "--json").stdout) for name in ("kept", "withdrawn")]
+    for key in keys:
+        eventually(lambda key=key: ask(gateway, key["key"]).status_code == 200)
+    assert slipway("keys", "revoke", keys[1]["key_id"]).returncode == 0
+    eventually(lambda: ask(gateway, keys[1]["key"]).status_code == 401)
+    gateway.kill()
+    gateway.variables["SLIPWAY_NATS_URL"] = f"nats://127.0.0.1:{free_port()}"
+    with running(gateway):
+        assert ask(gateway, keys[0]["key"]).status_code == 200
+        assert ask(gateway, keys[1]["key"]).json()["error"]["code"] == "key_revoked"
+
+
+def test_keys_that_would_open_nothing_are_refused(slipway, js):
+    for arguments in (
+        ("keys", "issue", "Shop!"),
+        ("keys", "issue", "shop", "--model", "../etc"),
+        ("keys", "issue", "shop", "--requests-per-minute", "0"),
+        ("keys", "issue", "shop", "--expires", "soon"),
+        ("keys", "issue", "shop", "--staging", "--both"),
+    ):
+        refused = slipway(*arguments)
+        assert refused.returncode == 2, arguments
+        assert len(refused.stderr.strip().splitlines()) <= 3
+    assert slipway("keys", "issued").stdout == ""
