@@ -13,9 +13,9 @@ STEPS = st.lists(st.tuples(st.floats(0, 30), st.integers(1, 50)), max_size=60)
 def test_what_is_admitted_stays_below_the_limit(limit, steps):
     """Requests of one each: at most a full allowance at the start, and then what the time brings."""
     allowance, now_s, admitted = Allowance.full(limit, 0.0), 0.0, 0
-    for pause_s, wanted in steps:
+    for pause_s, asked in steps:
         now_s += pause_s
-        for _ in range(wanted):
+        for _ in range(asked):
             if allowance.wait_s(1, now_s) == 0:
                 allowance = allowance.take(1, now_s)
                 admitted += 1
