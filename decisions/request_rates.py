@@ -26,7 +26,7 @@ class Allowance:
     at_s: float
 
     @classmethod
-    def full(cls, per_minute: float, now_s: float) -> Self:
+    def filled(cls, per_minute: float, now_s: float) -> Self:
         """Return an allowance of which nothing was used."""
         return cls(per_minute, per_minute, now_s)
 

@@ -121,7 +121,7 @@ class Callers:
             return None
         share = max(1.0, limit / self._workers)
         if allowance is None:
-            return Allowance.full(share, now_s)
+            return Allowance.filled(share, now_s)
         return allowance if allowance.per_minute == share else allowance.resized(share, now_s)
 
     def _check(self, usage: Usage, now_s: float) -> None:

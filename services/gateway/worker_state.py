@@ -44,7 +44,7 @@ class WorkerState:
             started_s: when the gateway was started, on the monotonic clock, which all processes share.
         """
         self._table, self.is_connected = table, is_connected
-        self._clock, self._wanted, self._complete_s = clock, workers, started_s + START_S
+        self._clock, self._declared, self._complete_s = clock, workers, started_s + START_S
         self._ready = _gauge(registry, _READY, "Workers that can serve", "livesum")
         self._running = _gauge(registry, _RUNNING, "Workers that run", "livesum")
         self._bus_connected = _gauge(
@@ -90,17 +90,17 @@ class WorkerState:
         sums = sum_live_gauges() or {_READY: own, _RUNNING: 1}
         ready, running = round(sums.get(_READY, 0)), round(sums.get(_RUNNING, 0))
         starting = self._clock.monotonic() < self._complete_s
-        is_ready = own and decide_ready(ready, running, self._wanted, starting=starting)
-        return is_ready, f"{ready} of {self._wanted} ready"
+        is_ready = own and decide_ready(ready, running, self._declared, starting=starting)
+        return is_ready, f"{ready} of {self._declared} ready"
 
 
-def decide_ready(ready: int, running: int, wanted: int, *, starting: bool) -> bool:
+def decide_ready(ready: int, running: int, declared: int, *, starting: bool) -> bool:
     """Return whether a gateway is ready as a whole.
 
     A worker that runs takes connections, so all that run must be able to serve. One that is missing takes none: the
     gateway is ready without it, but not before all workers had the time to start.
     """
-    return 0 < running <= ready and (ready >= wanted or not starting)
+    return 0 < running <= ready and (ready >= declared or not starting)
 
 
 def _gauge(registry: CollectorRegistry, name: str, help_text: str, mode: str) -> Gauge:

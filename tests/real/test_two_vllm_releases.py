@@ -1,6 +1,6 @@
 """Two releases of vLLM side by side, each in a Triton of its own: released from one to the other, answering, and back.
 
-Needs a second engine environment with another release of vLLM: SLIPWAY_OTHER_ENGINE names its folder, and
+Needs a second engine environment with another release of vLLM: OTHER_ENGINE names its folder, and
 docs/runtime.md says how to make one. It is no part of `make setup`, so without it nothing is tested here.
 """
 
@@ -15,12 +15,12 @@ from testbed.models import tiny_base, tiny_lora
 from testbed.servers import wait_until
 from testbed.stack import POLICY, Stack
 
-OTHER = os.environ.get("SLIPWAY_OTHER_ENGINE", "")
+OTHER = os.environ.get("OTHER_ENGINE", "")
 pytestmark = [
     pytest.mark.real,
     pytest.mark.vllm,
     pytest.mark.timeout(1100),
-    pytest.mark.skipif(not OTHER, reason="SLIPWAY_OTHER_ENGINE names no engine environment with another vLLM"),
+    pytest.mark.skipif(not OTHER, reason="OTHER_ENGINE names no engine environment with another vLLM"),
 ]
 
 MODEL = "bot"

@@ -16,9 +16,9 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize(("ready", "running", "wanted", "starting", "expected"), RULES.values(), ids=RULES)
-def test_the_rule(ready, running, wanted, starting, expected):
-    assert decide_ready(ready, running, wanted, starting=starting) is expected
+@pytest.mark.parametrize(("ready", "running", "declared", "starting", "expected"), RULES.values(), ids=RULES)
+def test_the_rule(ready, running, declared, starting, expected):
+    assert decide_ready(ready, running, declared, starting=starting) is expected
 
 
 async def test_a_missing_worker_is_named_and_after_the_start_no_reason_to_take_no_requests():
