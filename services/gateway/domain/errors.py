@@ -10,6 +10,7 @@ from decisions.api_keys import PREFIX, KeyProblem
 from decisions.attribution import ErrorKind
 
 _MESSAGE_CHARS = 1_000
+_PARAM_CHARS = 200
 
 ErrorType = Literal["invalid_request_error", "permission_error", "rate_limit_error", "server_error", "upstream_error"]
 
@@ -28,7 +29,7 @@ class Problem:
     def body(self) -> dict[str, Any]:
         """Return the JSON body; text from outside is shortened, and lone surrogates are replaced."""
         message = self.message[:_MESSAGE_CHARS].encode(errors="replace").decode()
-        param = self.param.encode(errors="replace").decode() if self.param is not None else None
+        param = self.param[:_PARAM_CHARS].encode(errors="replace").decode() if self.param is not None else None
         return {"error": {"message": message, "type": self.type, "param": param, "code": self.code}}
 
 
