@@ -16,6 +16,7 @@ from contracts.manifests import MergedManifest
 from contracts.vocabulary import ArtifactRef, digest_of
 from shared.storage.blobs import Store, manifest_key
 from testbed import factories
+from testbed.attesters import attester_variables
 from testbed.servers import Server
 
 SETTINGS = QuantiseSettings(calibration_samples=4, calibration_tokens=128)
@@ -42,6 +43,7 @@ class QuantiserService(Server):
             "QUANTISER_HELD_OUT_TOKENS": "256",
             "QUANTISER_MIN_CALIBRATION_TOKENS": "256",
             "QUANTISER_PROGRESS_INTERVAL_S": "0",
+            **attester_variables(self.folder, "services.quantiser.main"),
         } | variables
 
     def command(self) -> list[str]:

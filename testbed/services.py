@@ -13,6 +13,7 @@ from contracts.facts import Fact
 from contracts.services import stream_of
 from shared.runtime.process import child_command, terminate_tree
 from shared.runtime.settings import Connection
+from testbed.attesters import attester_variables
 
 
 def environment(connection: Connection, **more: str) -> dict[str, str]:
@@ -27,7 +28,7 @@ class ServiceProcess:
 
     def __init__(self, module: str, connection: Connection, **more: str) -> None:
         self._module = module
-        self._environment = environment(connection, **more)
+        self._environment = environment(connection, **attester_variables(connection.state_dir, module), **more)
         self._log = connection.state_dir / f"{module}.log"
         self.process: subprocess.Popen[bytes] | None = None
 

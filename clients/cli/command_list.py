@@ -37,6 +37,7 @@ COMMANDS = {
     "versions": Listed("versions", "versions", INSPECT),
     "show": Listed("versions", "show", INSPECT),
     "trace": Listed("trace", "trace", INSPECT),
+    "verify": Listed("verify", "verify", INSPECT),
     "routes": Listed("trace", "routes", INSPECT),
     "ask": Listed("ask", "ask", INSPECT),
     "events": Listed("events", "events", OPERATE),

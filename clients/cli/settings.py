@@ -15,6 +15,7 @@ class CliSettings(BaseSettings):
     nats_url: str | None = None
     nats_credentials: Path | None = None
     nats_ca: Path | None = None
+    attesters: Path | None = None
     s3_endpoint: str | None = None
     s3_access_key: str = ""
     s3_secret_key: str = ""

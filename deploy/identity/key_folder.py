@@ -2,7 +2,8 @@
 
 `ca.pem` and `ca-key.pem` are the certificate authority, `bus.pem` and `bus-key.pem` the certificate of the bus.
 `identities.json` has names, roles and public keys, and nothing secret. `bus.conf` is what the bus's server includes:
-who may do what. `credentials/NAME.nk` is an identity's secret, for that identity only.
+who may do what. `credentials/NAME.nk` is an identity's secret, for that identity only. Keys for attestations are in
+`deploy.identity.attesters`.
 """
 
 import contextlib
@@ -10,7 +11,6 @@ import fcntl
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +22,8 @@ from pydantic import SecretStr, TypeAdapter
 from contracts.identities import IDENTITY_PATTERN, PROVISIONER, RESERVED, Credential, Identity, Role
 from contracts.services import SERVICES
 from deploy.identity import bus_config, certificates
+from deploy.identity.attesters import AttesterKeys
+from deploy.identity.files import write_file
 
 _IDENTITIES: Final = TypeAdapter(tuple[Identity, ...])
 OWN: Final = (*SERVICES, PROVISIONER)
@@ -48,6 +50,11 @@ class KeyFolder:
     def server_config(self) -> Path:
         """What the bus's server includes."""
         return self.path / "bus.conf"
+
+    @property
+    def attesters(self) -> AttesterKeys:
+        """The keys that services sign attestations with."""
+        return AttesterKeys(self.path)
 
     def credential(self, name: str) -> Path:
         """Return the file with an identity's secret."""
@@ -76,11 +83,12 @@ class KeyFolder:
         if not (self.path / "ca-key.pem").is_file():
             made = certificates.make_authority(now)
             _write_secret(self.path / "ca-key.pem", made.key)
-            _write(self.authority, made.certificate)
+            write_file(self.authority, made.certificate)
         self._certify(hosts, now)
         known = {identity.name for identity in self.identities()}
         added = [_with_new_key(self, name) for name in OWN if name not in known]
         self._store([*self.identities(), *added])
+        self.attesters.prepare(now)
 
     def add(self, name: str, roles: Iterable[Role], models: Iterable[str] = ()) -> Identity:
         """Add a person or a program, with a key.
@@ -176,14 +184,14 @@ class KeyFolder:
         authority = certificates.KeyPair(self.authority.read_bytes(), (self.path / "ca-key.pem").read_bytes())
         made = certificates.make_server_certificate(authority, hosts, now)
         _write_secret(key, made.key)
-        _write(certificate, made.certificate)
+        write_file(certificate, made.certificate)
 
     def _store(self, identities: Iterable[Identity]) -> None:
         """Write who may connect, and what the server includes; the list first: the other follows from it."""
         kept = tuple(identities)
         listing = [identity.model_dump(mode="json") for identity in kept]
-        _write(self._listing(), json.dumps(listing, indent=1).encode() + b"\n")
-        _write(self.server_config, bus_config.authorization(kept).encode())
+        write_file(self._listing(), json.dumps(listing, indent=1).encode() + b"\n")
+        write_file(self.server_config, bus_config.authorization(kept).encode())
 
 
 def _with_new_key(
@@ -201,19 +209,4 @@ def _with_new_key(
 
 
 def _write_secret(path: Path, content: bytes) -> None:
-    _write(path, content, mode=0o600)
-
-
-def _write(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Replace a file at once, so that a program which dies leaves the old one or the new one."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(mode)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_file(path, content, mode=0o600)

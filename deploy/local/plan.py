@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from contracts.provenance import ATTESTERS
+from deploy.identity.attesters import AttesterKeys
 from deploy.local import triton
 from deploy.local.ports import LOOPBACK, SHADOW_OFFSET
 from deploy.local.processes import PART_VARIABLE, STACK_VARIABLE
@@ -197,7 +199,20 @@ def connection_variables(folder: Path, ports: Mapping[str, int], keys: Keys) -> 
         "SLIPWAY_S3_SECRET_KEY": keys.secret,
         "SLIPWAY_S3_BUCKET": BUCKET,
         "SLIPWAY_STATE_DIR": str(folder),
+        "SLIPWAY_ATTESTERS": str(attester_keys(folder).listing),
     }
+
+
+def attester_keys(folder: Path) -> AttesterKeys:
+    """Return the keys that the services of the stack in a state folder sign attestations with."""
+    return AttesterKeys(folder / "keys")
+
+
+def attestation_variables(folder: Path, service: str) -> dict[str, str]:
+    """Return the variable that names a service's own key; nothing for one that attests nothing."""
+    if service not in ATTESTERS:
+        return {}
+    return {"SLIPWAY_ATTESTATION_KEY": str(attester_keys(folder).private_key(service))}
 
 
 def plan_services(
@@ -221,7 +236,7 @@ def plan_services(
         Part(
             name=name,
             argv=(str(programs.python), "-m", f"services.{service.replace('-', '_')}.main"),
-            environment={**common, "SLIPWAY_HTTP_PORT": str(ports[name])},
+            environment={**common, **attestation_variables(folder, service), "SLIPWAY_HTTP_PORT": str(ports[name])},
             port=ports[name],
             probe="service",
             stop_rank=0,

@@ -99,6 +99,7 @@ class Supervisor:
         config = self._options.config
         ports = keep_ports(plan.port_names(config), earlier.ports)
         path = self._folder.path
+        plan.attester_keys(path).prepare(self._clock.now())
         variables = plan.connection_variables(path, ports, earlier.keys) | {
             "SLIPWAY_GATEWAY_URL": f"http://{LOOPBACK}:{ports['gateway']}",
             "SLIPWAY_TRITON_URL": f"{LOOPBACK}:{ports['triton-grpc']}",

@@ -10,6 +10,7 @@ from services.benchmarker.adapters.triton import TritonEngine
 from services.benchmarker.app import SERVICE, build
 from services.benchmarker.settings import BenchmarkerSettings
 from shared.messaging.bus import Bus
+from shared.provenance.envelopes import Attester
 from shared.runtime.clock import SystemClock
 from shared.runtime.service import serve
 from shared.runtime.settings import Connection
@@ -28,7 +29,7 @@ async def run(connection: Connection, settings: BenchmarkerSettings) -> None:
     build(
         bus,
         engine=TritonEngine(channels),
-        reports=StoredReports(store),
+        reports=StoredReports(store, Attester.from_settings(connection, SERVICE, clock)),
         template=SandboxedTemplate(templates),
         hardware=read_hardware(declared=settings.serving_hardware),
         settings=settings,

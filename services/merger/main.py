@@ -8,6 +8,7 @@ from services.merger.adapters.store import StoredArtifacts
 from services.merger.app import SERVICE, build
 from services.merger.settings import MergerSettings
 from shared.messaging.bus import Bus
+from shared.provenance.envelopes import Attester
 from shared.runtime.clock import SystemClock
 from shared.runtime.process import memory_bytes
 from shared.runtime.service import serve
@@ -25,7 +26,8 @@ async def run(connection: Connection, settings: MergerSettings) -> None:
     """Build the service and serve until SIGTERM."""
     clock, work_dir = SystemClock(), connection.work_dir(SERVICE)
     bus, store = Bus(connection, SERVICE, clock), Store(connection)
-    artifacts = StoredArtifacts(store, work_dir, Sources(settings.sources))
+    attester = Attester.from_settings(connection, SERVICE, clock)
+    artifacts = StoredArtifacts(store, work_dir, Sources(settings.sources), attester)
     artifacts.scratch_dirs.remove_stale()
     engine = WorkerEngine(
         log_path=work_dir / "work.log",

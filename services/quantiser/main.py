@@ -12,6 +12,7 @@ from services.quantiser.domain import corpus_digest
 from services.quantiser.ports import PackagedText
 from services.quantiser.settings import QuantiserSettings
 from shared.messaging.bus import Bus
+from shared.provenance.envelopes import Attester
 from shared.runtime.clock import SystemClock
 from shared.runtime.process import memory_bytes
 from shared.runtime.service import serve
@@ -24,7 +25,7 @@ async def run(connection: Connection, settings: QuantiserSettings) -> None:
     """Build the service and serve until SIGTERM."""
     clock, work_dir = SystemClock(), connection.work_dir(SERVICE)
     bus, store, text = Bus(connection, SERVICE, clock), Store(connection), packaged_split()
-    artifacts = StoredArtifacts(store, work_dir)
+    artifacts = StoredArtifacts(store, work_dir, Attester.from_settings(connection, SERVICE, clock))
     artifacts.scratch_dirs.remove_stale()
     engine = WorkerEngine(
         log_path=work_dir / "work.log",

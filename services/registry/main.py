@@ -19,6 +19,7 @@ from services.registry.settings import RegistrySettings
 from shared.messaging.bus import Bus
 from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.records import RecordStore
+from shared.provenance.envelopes import Attester, Trust
 from shared.runtime.clock import SystemClock
 from shared.runtime.service import connect_with_retries, serve
 from shared.runtime.settings import Connection
@@ -50,9 +51,10 @@ def connect_ports(bus: Bus, artifacts: Artifacts) -> Ports:
 async def run(connection: Connection, settings: RegistrySettings) -> None:
     """Connect, subscribe and serve until SIGTERM."""
     clock, sources = SystemClock(), settings.sources
+    attester = Attester.from_settings(connection, SERVICE, clock)
     bus = Bus(connection, SERVICE, clock)
     await connect_with_retries(bus)
-    artifacts = StoredArtifacts(Store(connection), sources.file_roots)
+    artifacts = StoredArtifacts(Store(connection), attester, Trust.from_settings(connection), sources.file_roots)
     roots = tuple(PurePosixPath(root) for root in sources.file_roots)
     locations = AllowedLocations(bucket=connection.s3_bucket, file_roots=roots, hub=sources.hf_endpoint is not None)
     registry = build(bus, ports=connect_ports(bus, artifacts), locations=locations, settings=settings, clock=clock)

@@ -16,6 +16,10 @@ class Connection(BaseSettings):
     """File with this identity's secret: of `slipway keys`, or a `.creds` file of a NATS in operator mode."""
     nats_ca: Path | None = None
     """Certificate (PEM) of the authority that the bus's certificate is from; with it, only TLS is spoken."""
+    attestation_key: Path | None = None
+    """File with the private key that this service signs attestations with: `attestation/NAME.pem` of `slipway keys`."""
+    attesters: Path | None = None
+    """File with the public keys of all attesters: `trust/attesters.json` of `slipway keys`."""
     s3_endpoint: str = "127.0.0.1:8333"
     s3_access_key: str = ""
     s3_secret_key: SecretStr = SecretStr("")

@@ -136,7 +136,11 @@ class Store:
 
     def prefix_of(self, ref: ArtifactRef) -> str:
         """Return the part before `manifests/` of a ref's key: its blobs are stored under the same prefix."""
-        key = self.key_of(ref.uri)
+        return self.prefix_of_key(self.key_of(ref.uri))
+
+    @staticmethod
+    def prefix_of_key(key: str) -> str:
+        """Return the part of a manifest's key before `manifests/`."""
         head, separator, _ = key.partition("manifests/")
         return head if separator else ""
 
@@ -181,12 +185,7 @@ class Store:
 
     def put_manifest(self, key: str, manifest: BaseModel | bytes) -> tuple[ArtifactRef, bool]:
         """Commit a manifest, create-only: (its ref, True), or (the ref of the one already there, False)."""
-        if isinstance(manifest, FolderManifest):
-            data = manifest.to_bytes()
-        elif isinstance(manifest, bytes):
-            data = manifest
-        else:
-            data = canonical_json(manifest.model_dump(mode="json"))
+        data = manifest if isinstance(manifest, bytes) else manifest_bytes(manifest)
         try:
             return self.create(key, data), True
         except AlreadyExists:
@@ -253,6 +252,19 @@ class Store:
                     ) from None
         return entry
 
+    def check_blob(self, file: FileEntry, prefix: str = "") -> None:
+        """Read a blob without keeping it, and verify its size and digest.
+
+        Raises:
+            Permanent: artifact_not_found; digest_mismatch.
+        """
+        hasher, key = hashlib.sha256(), blob_key(file.digest, prefix)
+        with _translated(key), Path(os.devnull).open("wb") as nowhere:
+            self._client.download(self.bucket, key, file.size_bytes, nowhere, hasher.update)
+        found = f"sha256:{hasher.hexdigest()}"
+        if found != file.digest:
+            raise Permanent("digest_mismatch", f"The object {key} is {found}.", found=found)
+
     def erase_blob(self, file: FileEntry, prefix: str = "") -> None:
         """Remove a blob for good; do nothing if it does not exist."""
         key = blob_key(file.digest, prefix)
@@ -314,6 +326,13 @@ class Store:
                 return size
         except Permanent:
             return None
+
+
+def manifest_bytes(manifest: BaseModel) -> bytes:
+    """Return the bytes that a manifest is stored as."""
+    if isinstance(manifest, FolderManifest):
+        return manifest.to_bytes()
+    return canonical_json(manifest.model_dump(mode="json"))
 
 
 def blob_key(digest: str, prefix: str = "") -> str:

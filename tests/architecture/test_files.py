@@ -34,6 +34,7 @@ SHARED = {
         "text_sets",
         "transfer",
     },
+    "provenance": {"attestations", "envelopes", "verification"},
     "runtime": {
         "clock",
         "exits",

@@ -7,6 +7,7 @@ from shared.errors import Permanent
 from shared.runtime.settings import SourceSettings
 from shared.storage.blobs import Store
 from shared.storage.sources import Sources
+from testbed.attesters import attester
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,9 @@ def test_a_folder_in_the_store_beyond_its_quota_is_refused(settings, tmp_path, q
     (folder / "a.safetensors").write_bytes(b"x" * 20)
     (folder / "b.json").write_bytes(b"y" * 10)
     ref, _ = store.put_manifest(f"manifests/folder/{allowed}-{len(quota)}.json", store.put_folder(folder))
-    artifacts = StoredArtifacts(store, tmp_path / "work", Sources(SourceSettings(**quota)))
+    artifacts = StoredArtifacts(
+        store, tmp_path / "work", Sources(SourceSettings(**quota)), attester(tmp_path, "merger")
+    )
     if allowed:
         assert len(artifacts.open_folder(ref).files) == 2
         return

@@ -24,6 +24,7 @@ from shared.messaging.bus import Bus, publish_event
 from shared.runtime.clock import SystemClock
 from shared.storage.blobs import Store
 from shared.storage.kv import Bucket
+from testbed.attesters import attester, trust
 from tests.kit import fakes_registry as k
 
 READY = f.CheckpointReady.TYPE
@@ -62,12 +63,18 @@ def checkpoint(store, base):
     return make
 
 
+def stored_artifacts(settings):
+    """Return a registry's artifacts in the real store."""
+    folder = settings.state_dir
+    return StoredArtifacts(Store(settings), attester(folder, SERVICE), trust(folder))
+
+
 @contextlib.asynccontextmanager
 async def registry(js, settings, wrap=lambda artifacts: artifacts, **limits):
     """Run a registry in this process; `wrap` may put something between it and its artifacts."""
     bus = Bus(settings, SERVICE, SystemClock())
     await bus.connect()
-    ports = connect_ports(bus, wrap(StoredArtifacts(Store(settings))))
+    ports = connect_ports(bus, wrap(stored_artifacts(settings)))
     locations, every = AllowedLocations(bucket=settings.s3_bucket), RegistrySettings(sweep_s=0.2, **limits)
     started = build(bus, ports=ports, locations=locations, settings=every, clock=SystemClock())
     await bus.broker.start()

@@ -14,6 +14,7 @@ from contracts.facts import FACTS
 from contracts.routes import Route
 from shared.runtime.process import child_command
 from shared.storage.kv import Bucket
+from testbed.attesters import attester_variables
 from tests.integration.test_registry import Log, answer, base, checkpoint, publish, run_to_end, run_to_turn, store
 from tests.kit import fakes_registry as k
 
@@ -48,6 +49,7 @@ class Process:
             "SLIPWAY_HTTP_PORT": str(settings.http_port),
             "SLIPWAY_FAILPOINT": failpoint,
             "REGISTRY_SWEEP_S": "0.3",
+            **attester_variables(folder, "services.registry.main"),
         }
 
     async def keep_running(self):

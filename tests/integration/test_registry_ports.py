@@ -23,6 +23,7 @@ from shared.messaging.event_log import CLOCK_SKEW, LoggedPublisher
 from shared.runtime.clock import SystemClock
 from shared.storage.blobs import Store
 from shared.storage.kv import Bucket, Conflict
+from testbed.attesters import attester, trust
 from tests.kit import fakes_registry as k
 
 
@@ -96,6 +97,11 @@ async def test_records_are_under_compare_and_set(records):
     await models.update("m.model", record, second)
 
 
+def stored(store, folder, roots=()):
+    """Return a registry's artifacts in a real store, with keys in a folder."""
+    return StoredArtifacts(store, attester(folder, "registry"), trust(folder), roots)
+
+
 @pytest.fixture(params=["fake", "real"])
 def artifacts(request):
     """Artifacts, with what a publisher and an import would have put there."""
@@ -107,7 +113,7 @@ def artifacts(request):
         store._client.remove_object(bucket_name=store.bucket, object_name=key)
     store.put_manifest(name, name.encode())
     store.put_manifest("bases/tiny/1.json", k.BASE)
-    return StoredArtifacts(store)
+    return stored(store, request.getfixturevalue("tmp_path"))
 
 
 async def test_bases_are_found_by_their_key(artifacts):
@@ -253,7 +259,7 @@ async def test_folders_on_disk_are_looked_at_inside_the_allowed_roots_only(setti
     (root / "leading-out" / "adapter_model.safetensors").write_bytes(b"a")
     (root / "leading-out" / "adapter_config.json").symlink_to(tmp_path / "secret.json")
     (root / "link").symlink_to(tmp_path)
-    artifacts = StoredArtifacts(Store(settings), (root,))
+    artifacts = stored(Store(settings), tmp_path, (root,))
 
     def at(path):
         return k.ready().weights.ref.model_copy(update={"uri": path.as_uri()})
@@ -272,8 +278,8 @@ async def test_folders_on_disk_are_looked_at_inside_the_allowed_roots_only(setti
         assert caught.value.code == code
 
 
-async def test_the_registry_asks_no_hub(settings):
+async def test_the_registry_asks_no_hub(settings, tmp_path):
     """What a hub holds is verified where it is downloaded, by the merger."""
-    await StoredArtifacts(Store(settings)).verify(
+    await stored(Store(settings), tmp_path).verify(
         k.ready().weights.ref.model_copy(update={"uri": f"hf://acme/x@{'0' * 40}"})
     )

@@ -29,6 +29,7 @@ from shared.messaging.bus import publish_event
 from shared.runtime.process import free_port
 from shared.serving.inference import Channels
 from shared.storage.blobs import Store
+from testbed.attesters import attester, attester_variables
 from testbed.servers import Server, running
 from testbed.triton import TritonServer
 from tests.unit.benchmarker.engine_conformance import TOKEN_NLL, EngineConformance
@@ -61,6 +62,7 @@ class BenchmarkerService(Server):
             "SLIPWAY_HTTP_PORT": str(self.port),
             "SLIPWAY_STATE_DIR": str(self.folder),
             "BENCHMARKER_PROGRESS_INTERVAL_S": "0",
+            **attester_variables(self.folder, "services.benchmarker.main"),
             **more,
         }
 
@@ -219,7 +221,7 @@ class TestStoredReports(ReportsConformance):
 
     @pytest.fixture
     def reports(self, settings):
-        return StoredReports(Store(settings))
+        return StoredReports(Store(settings), attester(settings.state_dir, "benchmarker"))
 
     def put(self, reports, name, data):
         return reports._store.create(f"evaluations/{uuid.uuid4().hex}-{name}", data)

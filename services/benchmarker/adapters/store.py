@@ -1,10 +1,12 @@
-"""Benchmark reports in the object store."""
+"""Benchmark reports in the object store, attested."""
 
 from pydantic import ValidationError
 
 from contracts.facts import Measurement
 from contracts.manifests import BenchmarkReport, HeldOutWindow, VariantManifest
 from contracts.vocabulary import ArtifactRef
+from shared.provenance.attestations import AttestedCommits, Chain
+from shared.provenance.envelopes import Attester, Subjects
 from shared.storage.blobs import Store, manifest_key
 from shared.storage.held_out import read_held_out
 from shared.storage.text_sets import read_text_set
@@ -15,8 +17,9 @@ KIND = "benchmark"
 class StoredReports:
     """Reports committed create-only under their output key."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, attester: Attester) -> None:
+        self._store, self._attester = store, attester
+        self._commits = AttestedCommits(store, attester, "benchmark")
 
     def find(self, output_key: str) -> tuple[BenchmarkReport, ArtifactRef] | None:
         """Return the committed report of an output key; None if there is none."""
@@ -24,11 +27,22 @@ class StoredReports:
         if self._store.find(key) is None:
             return None
         ref = self._store.ref_to(key)
-        return BenchmarkReport.model_validate_json(self._store.get(ref)), ref
+        report = BenchmarkReport.model_validate_json(self._store.get(ref))
+        self._link(report, ref)
+        return report, ref
 
     def commit(self, report: BenchmarkReport) -> tuple[BenchmarkReport, ArtifactRef]:
-        """Write a report, create-only, and return the committed one."""
-        return self._store.commit(manifest_key(KIND, report.output_key), report)
+        """Attest and write a report, create-only; return the committed one, which is in the chain of its version."""
+        committed, ref = self._commits.commit(manifest_key(KIND, report.output_key), report)
+        self._link(committed, ref)
+        return committed, ref
+
+    def _link(self, report: BenchmarkReport, ref: ArtifactRef) -> None:
+        """Append a report to the chain of its version, unless this benchmarker's key did not attest it."""
+        if self._commits.has_attested(ref):
+            chain = Chain(self._store, report.target.model, report.target.version)
+            details = {"target": str(report.target), "baseline": str(report.baseline), "verdict": report.verdict}
+            chain.append(self._attester, "benchmark", Subjects(named={ref.uri: ref.digest}), details)
 
     def held_out(self, manifest: ArtifactRef) -> tuple[HeldOutWindow, ...]:
         """Return the windows that a variant was measured on; empty for the manifest of a base model.

@@ -8,10 +8,13 @@ from pydantic import ValidationError
 
 from contracts.facts import BaseModelRef
 from contracts.manifests import BaseManifest, FolderManifest, MergedManifest
+from contracts.provenance import Material
 from contracts.sources import scheme_of
 from contracts.vocabulary import ArtifactRef, digest_of
 from services.merger.ports import Folder
 from shared.errors import Permanent
+from shared.provenance.attestations import AttestedCommits
+from shared.provenance.envelopes import Attester, Subjects
 from shared.runtime.progress import ReportProgress
 from shared.runtime.scratch_dirs import ScratchDirs
 from shared.storage.blobs import Store, blob_key, manifest_key
@@ -23,8 +26,9 @@ MERGED = "merged"
 class StoredArtifacts:
     """Artifacts in the store, with scratch folders on the local disk (implements `ports.Artifacts`)."""
 
-    def __init__(self, store: Store, work_dir: Path, sources: Sources) -> None:
+    def __init__(self, store: Store, work_dir: Path, sources: Sources, attester: Attester) -> None:
         self._store = store
+        self._commits = AttestedCommits(store, attester, "merge")
         self._sources = sources
         self._scratch_root = work_dir / "scratch"
         self.scratch_dirs = ScratchDirs(self._scratch_root)
@@ -98,8 +102,15 @@ class StoredArtifacts:
         return self._store.key_of(uri).partition("manifests/")[0]
 
     def commit(self, manifest: MergedManifest) -> tuple[MergedManifest, ArtifactRef]:
-        """Write the manifest, create-only, and return the committed one: another replica may have been first."""
-        return self._store.commit(manifest_key(MERGED, manifest.output_key), manifest)
+        """Attest and write the manifest, create-only; return the committed one: another replica may have been first."""
+        materials = [
+            Material(name="base", digest=manifest.base.digest, uri=manifest.base.uri),
+            Material(name=manifest.weights.kind, digest=manifest.weights.ref.digest, uri=manifest.weights.ref.uri),
+        ]
+        if manifest.settings_of is not None:
+            materials.append(Material(name="merged", digest=manifest.settings_of.digest, uri=manifest.settings_of.uri))
+        about = Subjects(materials=tuple(materials))
+        return self._commits.commit(manifest_key(MERGED, manifest.output_key), manifest, about)
 
     def scratch_dir(self, name: str) -> AbstractAsyncContextManager[Path]:
         """Return an empty folder for one unit of work; it is removed afterwards."""

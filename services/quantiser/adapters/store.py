@@ -8,8 +8,11 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from contracts.manifests import FileEntry, HeldOutWindow, MergedManifest, VariantManifest
+from contracts.provenance import Material
 from contracts.vocabulary import ArtifactRef, digest_of
 from shared.errors import Permanent
+from shared.provenance.attestations import AttestedCommits
+from shared.provenance.envelopes import Attester, Subjects
 from shared.runtime.progress import ReportProgress
 from shared.runtime.scratch_dirs import ScratchDirs
 from shared.storage.blobs import Store, manifest_key
@@ -23,8 +26,9 @@ M = TypeVar("M", MergedManifest, VariantManifest)
 class StoredArtifacts:
     """Artifacts in the store, with scratch folders on the local disk (implements `ports.Artifacts`)."""
 
-    def __init__(self, store: Store, work_dir: Path) -> None:
+    def __init__(self, store: Store, work_dir: Path, attester: Attester) -> None:
         self._store = store
+        self._commits = AttestedCommits(store, attester, "quantise")
         self.scratch_dirs = ScratchDirs(work_dir / "scratch")
 
     def open_merged(self, ref: ArtifactRef) -> MergedManifest:
@@ -83,9 +87,16 @@ class StoredArtifacts:
         return put_held_out(self._store, windows, self._store.prefix_of(merged))
 
     def commit(self, merged: ArtifactRef, manifest: VariantManifest) -> tuple[VariantManifest, ArtifactRef]:
-        """Write the manifest, create-only, and return the committed one: another replica may have been first."""
+        """Attest and write the manifest, create-only; return the committed one: another replica may have been first."""
         key = manifest_key(VARIANT, manifest.output_key, self._store.prefix_of(merged))
-        return self._store.commit(key, manifest)
+        digests = {
+            "merged": merged.digest,
+            "calibration": manifest.calibration_digest,
+            "evaluation": manifest.evaluation_digest,
+            "held-out text": manifest.held_out_text.digest if manifest.held_out_text else None,
+        }
+        materials = tuple(Material(name=name, digest=digest) for name, digest in digests.items() if digest is not None)
+        return self._commits.commit(key, manifest, Subjects(materials=materials))
 
     def scratch_dir(self, name: str) -> AbstractAsyncContextManager[Path]:
         """Return an empty folder for one unit of work; it is removed afterwards."""

@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from contracts.manifests import BaseManifest, DeploymentRecord, VersionManifest
+from contracts.provenance import BASE_IMPORT, Material
 from contracts.sources import scheme_of
 from contracts.vocabulary import ArtifactRef, digest_of
+from shared.errors import Permanent
+from shared.provenance.attestations import Chain, find_attestation
+from shared.provenance.envelopes import Attester, Signed, Subjects, Trust
 from shared.storage.blobs import Store
 from shared.storage.sources import DiskFolder
 
@@ -24,8 +28,8 @@ class StoredArtifacts:
     waits for its answer.
     """
 
-    def __init__(self, store: Store, file_roots: tuple[Path, ...] = ()) -> None:
-        self._store = store
+    def __init__(self, store: Store, attester: Attester, trust: Trust, file_roots: tuple[Path, ...] = ()) -> None:
+        self._store, self._attester, self._trust = store, attester, trust
         self._roots = file_roots
         self._threads = ThreadPoolExecutor(_READS, thread_name_prefix="admission")
         self._reading: dict[str, Future[Any]] = {}
@@ -66,10 +70,41 @@ class StoredArtifacts:
         await self._read(ref.model_dump_json(), self._store.get, ref)
 
     async def put_version(self, manifest: VersionManifest) -> ArtifactRef:
-        """Write the manifest of a version, create-only; return the ref of the one that exists then."""
+        """Write the manifest of a version, create-only, and sign it; return the ref of the one that exists then.
+
+        Raises:
+            Permanent: `digest_mismatch` if another one is there, which this registry does not sign.
+        """
+        return await asyncio.to_thread(self._put_version, manifest)
+
+    def _put_version(self, manifest: VersionManifest) -> ArtifactRef:
         key = f"versions/{manifest.model}/{manifest.version}/manifest.json"
-        ref, _created = await asyncio.to_thread(self._store.put_manifest, key, manifest)
+        ref, created = self._store.put_manifest(key, manifest)
+        if not created:
+            there = VersionManifest.model_validate_json(self._store.get(ref))
+            if there.model_copy(update={"registered_at": manifest.registered_at}) != manifest:
+                reason = f"{ref.uri} is not the manifest of release {manifest.release_id}, and no other is signed."
+                raise Permanent("digest_mismatch", reason)
+        parts = {"merged": manifest.merged, **{f"variant {each.variant}": each.manifest for each in manifest.variants}}
+        materials = [
+            Material(name="base", digest=manifest.base.digest, uri=manifest.base.uri),
+            Material(name=manifest.weights.kind, digest=manifest.weights.ref.digest, uri=manifest.weights.ref.uri),
+            *(Material(name=name, digest=part.digest, uri=part.uri) for name, part in parts.items()),
+        ]
+        imported = self._store.find(self._store.key_of(manifest.base.uri))
+        if imported is not None:  # where the base came from; its folder is named by the manifest itself
+            materials.append(Material(name=BASE_IMPORT, digest=digest_of(imported), uri=manifest.base.uri))
+        about = Subjects(named={key: ref.digest}, materials=tuple(materials), follows=self._followed(manifest))
+        details = {"release": manifest.release_id, "training_data": manifest.training.data_hash}
+        Chain(self._store, manifest.model, manifest.version).append(self._attester, "register", about, details)
         return ref
+
+    def _followed(self, manifest: VersionManifest) -> tuple[str, ...]:
+        """Return the digests of the attestations of what a version is made of, as far as they count."""
+        keys = self._trust.keys()
+        found = [find_attestation(self._store, keys, "merge", manifest.merged)]
+        found += [find_attestation(self._store, keys, "quantise", each.manifest) for each in manifest.variants]
+        return tuple(each.digest for each in found if isinstance(each, Signed))
 
     async def put_deployment(self, record: DeploymentRecord) -> None:
         """Append a deployment record, create-only; one that exists stays as it is.
@@ -77,13 +112,20 @@ class StoredArtifacts:
         A route that was lost or restored counts its epochs anew: a record of another cause and time under the same
         number is kept beside the first.
         """
+        await asyncio.to_thread(self._put_deployment, record)
+
+    def _put_deployment(self, record: DeploymentRecord) -> None:
         key = f"versions/{record.target.model}/{record.target.version}/deployments/{record.epoch}"
-        _, created = await asyncio.to_thread(self._store.put_manifest, f"{key}.json", record)
-        data = None if created else await asyncio.to_thread(self._store.find, f"{key}.json")
-        first = None if data is None else DeploymentRecord.model_validate_json(data)
-        if first is not None and first.cause_id != record.cause_id and first.deployed_at != record.deployed_at:
+        ref, created = self._store.put_manifest(f"{key}.json", record)
+        there = record if created else DeploymentRecord.model_validate_json(self._store.get(ref))
+        if there.cause_id != record.cause_id and there.deployed_at != record.deployed_at:
             cause = digest_of(record.cause_id.encode()).removeprefix("sha256:")[:12]
-            await asyncio.to_thread(self._store.put_manifest, f"{key}-{cause}.json", record)
+            ref, created = self._store.put_manifest(f"{key}-{cause}.json", record)
+            there = record if created else DeploymentRecord.model_validate_json(self._store.get(ref))
+        if there == record and record.target.version > 0:  # the base model is no version, and has no chain
+            details = {"target": str(record.target), "epoch": record.epoch, "cause": record.cause}
+            chain = Chain(self._store, record.target.model, record.target.version)
+            chain.append(self._attester, "deploy", Subjects(named={ref.uri: ref.digest}), details)
 
     async def check(self) -> None:
         """Raise when the store does not answer."""

@@ -71,13 +71,14 @@ class RollbackState(OutboxRecord):
         rehearsing_since: The sequence number in the log from which on alerts belong to this rehearsal.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 6
+    SCHEMA_VERSION: ClassVar[int] = 7
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: unchanged,
         2: unchanged,
         3: unchanged,
         4: unchanged,
         5: unchanged,
+        6: unchanged,
     }
 
     model: ModelName

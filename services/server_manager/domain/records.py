@@ -121,7 +121,7 @@ def with_phase_ready(fields: dict[str, Any]) -> dict[str, Any]:
 class Servers(OutboxRecord):
     """The state of the serving fleet: `servers/<fleet>`."""
 
-    SCHEMA_VERSION: ClassVar[int] = 7
+    SCHEMA_VERSION: ClassVar[int] = 8
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: without_answered,
         2: with_phase_ready,
@@ -129,6 +129,7 @@ class Servers(OutboxRecord):
         4: unchanged,
         5: unchanged,
         6: unchanged,
+        7: unchanged,
     }
 
     endpoint: str = ""

@@ -7,6 +7,7 @@ import pytest
 
 from services.registry.adapters.store import StoredArtifacts
 from shared.errors import Permanent
+from testbed.attesters import attester, trust
 from tests.kit import fakes_registry as k
 
 
@@ -41,8 +42,8 @@ def store():
     store.let.set()
 
 
-async def test_a_read_that_hangs_is_not_begun_again_and_its_answer_counts(store):
-    artifacts = StoredArtifacts(store)
+async def test_a_read_that_hangs_is_not_begun_again_and_its_answer_counts(store, tmp_path):
+    artifacts = StoredArtifacts(store, attester(tmp_path, "registry"), trust(tmp_path))
     for _ in range(5):
         await timed_out(artifacts.verify(k.ref("checkpoints/m/a")))
     assert store.begun == 1
@@ -54,8 +55,8 @@ async def test_a_read_that_hangs_is_not_begun_again_and_its_answer_counts(store)
     await artifacts.verify(k.ref("checkpoints/m/a"))
 
 
-async def test_reads_that_hang_leave_threads_for_everything_else(store):
-    artifacts = StoredArtifacts(store)
+async def test_reads_that_hang_leave_threads_for_everything_else(store, tmp_path):
+    artifacts = StoredArtifacts(store, attester(tmp_path, "registry"), trust(tmp_path))
     await asyncio.gather(*(timed_out(artifacts.verify(k.ref(f"checkpoints/m{number}/a"))) for number in range(60)))
     async with asyncio.timeout(5):
         await asyncio.to_thread(lambda: None)

@@ -1,0 +1,84 @@
+"""`slipway verify`: what is proven of a version, from an answer's fingerprint to the training data's hash."""
+
+import asyncio
+from typing import Annotated, Any
+
+import typer
+
+from clients.cli.connection import JsonOption, StackAddress, StateOption, find_stack
+from clients.cli.output import CommandError, Exit, is_terminal, show_json, show_line, show_table
+from clients.cli.version_records import FINGERPRINT, find_version, open_store, parse_version
+from contracts.vocabulary import Variant
+from shared.errors import SlipwayError
+from shared.provenance.envelopes import Trust
+from shared.provenance.verification import Finding, Verification
+
+
+def verify(
+    what: Annotated[
+        str, typer.Argument(metavar="FINGERPRINT|MODEL@vN", help="system_fingerprint of an answer, or a version.")
+    ],
+    *,
+    files: Annotated[bool, typer.Option(help="Read every file and compare its digest.")] = True,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Verify what served an answer, or a version: signatures, digests and records, back to the training data's hash.
+
+    The exit code is 1 if anything is altered, missing, or not attested by a key that may attest it.
+    """
+    findings = asyncio.run(asyncio.to_thread(_verify, find_stack(state), what, files=files))
+    failed = [finding for finding in findings if finding.verdict == "failed"]
+    if as_json:
+        show_json({"target": what, "verified": not failed, "findings": [_plain(finding) for finding in findings]})
+    else:
+        rows = [(finding.verdict, finding.what, finding.detail) for finding in findings]
+        show_table(("verdict", "what", "detail"), rows)
+        if not failed:
+            read = "every file was read" if files else "files were not read (--files reads them)"
+            show_line(f"{what} is proven back to its base model and its {findings[-1].what}'s stated hash; {read}")
+    if failed:
+        names = ", ".join(dict.fromkeys(finding.what for finding in failed))
+        raise CommandError(f"{what} is not proven: {names}; see docs/security.md", Exit.FAILED)
+
+
+def _verify(stack: StackAddress, what: str, *, files: bool) -> tuple[Finding, ...]:
+    model, number, variant, digest = _parse(what)
+    if number == 0:
+        raise CommandError("version 0 is the base model, which no release has signed; verify a version that names it")
+    store = open_store(stack)
+    version = find_version(store, model, number)
+    try:
+        keys = Trust.from_settings(stack.connection).keys()
+    except (SlipwayError, ValueError) as error:
+        raise CommandError(f"the keys of attesters are not known: {error}") from error
+
+    def progress(name: str) -> None:
+        if is_terminal():
+            typer.echo(f"\r\033[Kreading {name}", nl=False, err=True)
+
+    verification = Verification(store, keys, read_files=files, progress=progress)
+    findings = verification.version(model, number, variant)
+    if files and is_terminal():
+        typer.echo("\r\033[K", nl=False, err=True)
+    if digest is None:
+        return findings
+    manifests = {each.variant: each.manifest.digest for each in version.manifest.variants}
+    found = manifests.get(variant or "bf16", "").removeprefix("sha256:")
+    if not found.startswith(digest):
+        reason = f"it names the manifest {digest}…, {model}@v{number} has {found[:8] or 'no such variant'}…"
+        return (Finding("fingerprint", "failed", reason), *findings)
+    return (Finding("fingerprint", "proven", f"it names variant {variant} with the manifest {digest}…"), *findings)
+
+
+def _parse(what: str) -> tuple[str, int, Variant | None, str | None]:
+    """Return model, version, variant and the beginning of a digest that a text names; the last two may be None."""
+    match = FINGERPRINT.match(what)
+    if match is None:
+        return (*parse_version(what), None, None)
+    variant: Any = match["variant"]
+    return match["model"], int(match["version"]), variant, match["digest"]
+
+
+def _plain(finding: Finding) -> dict[str, str]:
+    return {"what": finding.what, "verdict": finding.verdict, "detail": finding.detail}

@@ -1,0 +1,70 @@
+"""Whether an attestation counts: its key, its time, its step, its subject."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from contracts.provenance import AttesterKey, Claim, Statement, Step, predicate_type
+
+Code = Literal["attestation_missing", "signature_invalid", "key_not_trusted", "digest_mismatch"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why something is not proven."""
+
+    code: Code
+    reason: str
+
+
+def assess_key(key: AttesterKey | None, claim: Claim) -> Problem | None:
+    """Return why a key does not count for what it signed; None if it does.
+
+    Args:
+        key: The listed key whose signature is on the claim; None if no listed key has that id.
+        claim: What it signed.
+    """
+    if key is None:
+        return Problem("key_not_trusted", f"The {claim.step} attestation is signed by a key that is not listed.")
+    name, problem = f"{key.attester}'s key {key.key_id[:16]}", None
+    if key.revoked_at is not None:
+        problem = f"{name} was revoked at {_time(key.revoked_at)}."
+    elif claim.attester != key.attester:
+        problem = f"{name} signed as {claim.attester}."
+    elif claim.step not in key.steps:
+        problem = f"{name} may not attest {claim.step}."
+    elif claim.attested_at < key.valid_from:
+        problem = f"{name} is valid from {_time(key.valid_from)}, and signed something earlier."
+    elif key.retired_at is not None and claim.attested_at > key.retired_at:
+        problem = f"{name} was retired at {_time(key.retired_at)}, and signed something later."
+    return Problem("key_not_trusted", problem) if problem else None
+
+
+def assess_statement(statement: Statement, *, step: Step, digest: str) -> Problem | None:
+    """Return why a statement does not attest a step of the artifact with this digest; None if it does."""
+    claim = statement.predicate
+    if claim.step != step or statement.predicate_type != predicate_type(step):
+        return Problem("signature_invalid", f"It attests {claim.step} ({statement.predicate_type}), not {step}.")
+    if digest not in statement.digests:
+        about = ", ".join(statement.digests) or "nothing"
+        return Problem("digest_mismatch", f"It is about {about}, not about {digest}.")
+    return None
+
+
+def assess_link(claim: Claim, *, number: int, previous: str | None) -> Problem | None:
+    """Return why an attestation is not the link of this number after the envelope `previous`; None if it is."""
+    if claim.number != number:
+        return Problem("digest_mismatch", f"It is number {claim.number} of its chain, stored as number {number}.")
+    if claim.previous != previous:
+        return Problem("digest_mismatch", f"It follows {claim.previous or 'nothing'}, the one before is {previous}.")
+    return None
+
+
+def find_key(keys: Iterable[AttesterKey], key_id: str) -> AttesterKey | None:
+    """Return the listed key with this id; None if there is none."""
+    return next((key for key in keys if key.key_id == key_id), None)
+
+
+def _time(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,92 @@
+"""The attesters' keys in an installation's folder of keys: made, replaced, withdrawn.
+
+`trust/attesters.json` lists the public keys with what each may attest, and nothing secret. `attestation/NAME.pem` is
+the private key of a service, for that service only.
+"""
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import TypeAdapter
+
+from contracts.provenance import ATTESTERS, AttesterKey
+from deploy.identity.files import write_file
+from shared.provenance.envelopes import listed
+
+_KEYS = TypeAdapter(tuple[AttesterKey, ...])
+
+
+class AttesterKeys:
+    """The part of a folder of keys that signs. Its owner holds the folder's lock while it changes."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take a folder of keys; `prepare` makes what is missing."""
+        self._folder = folder
+
+    @property
+    def listing(self) -> Path:
+        """The file with the public keys, which every verifier reads; nothing else is in its folder."""
+        return self._folder / "trust" / "attesters.json"
+
+    def private_key(self, name: str) -> Path:
+        """Return the file with a service's private key."""
+        return self._folder / "attestation" / f"{name}.pem"
+
+    def entries(self) -> tuple[AttesterKey, ...]:
+        """Return all listed keys, retired and revoked ones too, in the order in which they were made."""
+        return _KEYS.validate_json(self.listing.read_bytes()) if self.listing.is_file() else ()
+
+    def prepare(self, now: datetime) -> None:
+        """Make a key for each service that attests and has none."""
+        self.private_key("").parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.listing.parent.mkdir(exist_ok=True)
+        known = {key.attester for key in self.entries() if _is_current(key)}
+        for name in ATTESTERS:
+            if name not in known:
+                self._add(name, now)
+
+    def rotate(self, name: str, now: datetime) -> AttesterKey:
+        """Make a second key for a service; what the one before signs is accepted until `retire`."""
+        return self._add(name, now)
+
+    def retire(self, name: str, now: datetime) -> AttesterKey:
+        """Retire all keys of a service but the newest: what they attested until now stays accepted."""
+        *before, newest = [key for key in self.entries() if key.attester == name]
+        retired = {key.key_id for key in before}
+        self._store([_dated(key, retired_at=now) if key.key_id in retired else key for key in self.entries()])
+        return newest
+
+    def revoke(self, name: str, now: datetime) -> AttesterKey:
+        """Withdraw all keys of a service, whatever they have signed, and make it a new one."""
+        self._store([_dated(key, revoked_at=now) if key.attester == name else key for key in self.entries()])
+        return self._add(name, now)
+
+    def _add(self, name: str, now: datetime) -> AttesterKey:
+        private = ec.generate_private_key(ec.SECP256R1())
+        public = private.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        made = listed(name, public.decode(), valid_from=now)
+        self._store([*self.entries(), made])  # first: a service that signs with a key that is not listed yet is refused
+        secret = private.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        write_file(self.private_key(name), secret, mode=0o600)
+        return made
+
+    def _store(self, keys: list[AttesterKey]) -> None:
+        plain = [key.model_dump(mode="json") for key in keys]
+        write_file(self.listing, json.dumps(plain, indent=1).encode() + b"\n")
+
+
+def _is_current(key: AttesterKey) -> bool:
+    return key.retired_at is None and key.revoked_at is None
+
+
+def _dated(key: AttesterKey, **dates: Any) -> AttesterKey:
+    """Return a key with a date set, unless it has one already."""
+    return key.model_copy(update={name: getattr(key, name) or date for name, date in dates.items()})

@@ -1,0 +1,1 @@
+"""Signed statements about artifacts: made, stored, and verified."""

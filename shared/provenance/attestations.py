@@ -1,0 +1,149 @@
+"""Where attestations are stored: beside the artifact that they are about, and in the chain of a version."""
+
+import base64
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from contracts.provenance import AttesterKey, Step
+from contracts.vocabulary import ArtifactRef, digest_of
+from decisions.provenance import Problem, assess_link, assess_statement
+from shared.provenance.envelopes import Attester, Signed, Subjects, open_envelope
+from shared.storage.blobs import AlreadyExists, Store, manifest_bytes
+
+NOTHING = Subjects()
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class AttestedCommits:
+    """Commits manifests that one service makes in one step, each with its attestation."""
+
+    store: Store
+    attester: Attester
+    step: Step
+
+    def commit(self, key: str, manifest: M, about: Subjects = NOTHING) -> tuple[M, ArtifactRef]:
+        """Attest a manifest, then commit it, create-only; return the committed one: another process may be first.
+
+        In this order no manifest is committed without its attestation, wherever the process is killed. What is found
+        committed is never attested afterwards: another writer may have put it there.
+
+        Args:
+            key: Where the manifest is committed.
+            manifest: The manifest.
+            about: What went into it.
+        """
+        digest = digest_of(manifest_bytes(manifest))
+        self.attest(digest, replace(about, named={key: digest}), self.store.prefix_of_key(key))
+        return self.store.commit(key, manifest)
+
+    def attest(self, digest: str, about: Subjects, prefix: str = "") -> None:
+        """Store an attestation of an artifact; one by the same key stays as it is."""
+        self.store.put_manifest(self._own_key(digest, prefix), self.attester.sign(self.step, about))
+
+    def has_attested(self, ref: ArtifactRef) -> bool:
+        """Return whether an attestation by this very key says that it made an artifact."""
+        data = self.store.find(self._own_key(ref.digest, self.store.prefix_of(ref)))
+        own = [self.attester.listed()]
+        return data is not None and isinstance(open_attestation(data, own, self.step, ref.digest), Signed)
+
+    def _own_key(self, digest: str, prefix: str) -> str:
+        return f"{artifact_prefix(self.step, digest, prefix)}{self.attester.key_id[:16]}.json"
+
+
+def artifact_prefix(step: Step, digest: str, prefix: str = "") -> str:
+    """Return where the attestations of a step about an artifact are: `<prefix>attestations/<step>/<hex>/`."""
+    return f"{prefix}attestations/{step}/{digest.removeprefix('sha256:')}/"
+
+
+def find_attestation(store: Store, keys: Iterable[AttesterKey], step: Step, ref: ArtifactRef) -> Signed | Problem:
+    """Return the attestation of a step about an artifact that counts, the newest of several; else why there is none."""
+    problem = Problem("attestation_missing", f"There is no {step} attestation of {ref.uri} ({ref.digest}).")
+    found: list[Signed] = []
+    for key in store.keys(artifact_prefix(step, ref.digest, store.prefix_of(ref))):
+        opened = open_attestation(store.find(key) or b"", keys, step, ref.digest)
+        if isinstance(opened, Signed):
+            found.append(opened)
+        else:
+            problem = Problem(opened.code, f"{key}: {opened.reason}")
+    return max(found, key=lambda signed: signed.claim.attested_at) if found else problem
+
+
+def open_attestation(data: bytes, keys: Iterable[AttesterKey], step: Step, digest: str) -> Signed | Problem:
+    """Return an envelope's statement if it attests a step of the artifact with this digest; else why not."""
+    opened = open_envelope(data, keys)
+    if isinstance(opened, Problem):
+        return opened
+    return assess_statement(opened.statement, step=step, digest=digest) or opened
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The attestations of a version, each with the digest of the one before: its registration is the first."""
+
+    store: Store
+    model: str
+    version: int
+
+    @property
+    def prefix(self) -> str:
+        """Return where the links are."""
+        return f"versions/{self.model}/{self.version}/attestations/"
+
+    def key(self, number: int) -> str:
+        """Return the key of a link, from 1."""
+        return f"{self.prefix}{number:06d}.json"
+
+    def length(self) -> int:
+        """Return the number of the last link; 0 if there is none."""
+        return max((_number(key) for key in self.store.keys(self.prefix)), default=0)
+
+    def read(self, keys: Iterable[AttesterKey], number: int, previous: str | None) -> Signed | Problem:
+        """Return a link if it is signed and follows the envelope with the digest `previous`; else why not."""
+        key = self.key(number)
+        data = self.store.find(key)
+        if data is None:
+            return Problem("attestation_missing", f"{key} does not exist.")
+        opened = open_envelope(data, keys)
+        if isinstance(opened, Problem):
+            return Problem(opened.code, f"{key}: {opened.reason}")
+        problem = assess_link(opened.claim, number=number, previous=previous)
+        return opened if problem is None else Problem(problem.code, f"{key}: {problem.reason}")
+
+    def append(self, attester: Attester, step: Step, about: Subjects, details: dict[str, Any] | None = None) -> bool:
+        """Append a statement; return False if the chain has one of this step about these subjects already.
+
+        `about` needs no position and no predecessor: both are filled in.
+        """
+        digests = {digest.removeprefix("sha256:") for digest in about.named.values()}
+        while True:
+            last = self.length()
+            links = [self.store.find(self.key(number)) or b"{}" for number in range(1, last + 1)]
+            if any(_is_about(link, step, digests) for link in links):
+                return False
+            previous = digest_of(links[-1]) if links else None
+            placed = replace(about, previous=previous, number=last + 1)
+            try:
+                self.store.create(self.key(last + 1), attester.sign(step, placed, details))
+            except AlreadyExists:
+                continue  # another replica appended a link
+            return True
+
+
+def _number(key: str) -> int:
+    name = key.rpartition("/")[2].removesuffix(".json")
+    return int(name) if name.isdigit() else 0
+
+
+def _is_about(envelope: bytes, step: Step, digests: set[str]) -> bool:
+    """Return whether an envelope is a statement of a step about these subjects; unverified, to recognise one's own."""
+    try:
+        statement = json.loads(base64.b64decode(json.loads(envelope)["payload"]))
+        subjects = {subject["digest"].get("sha256") for subject in statement["subject"]}
+        return bool(statement["predicate"]["step"] == step and subjects == digests)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False

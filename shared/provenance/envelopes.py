@@ -1,0 +1,227 @@
+"""Signs statements as DSSE envelopes, and opens envelopes whose signature holds (ECDSA P-256, securesystemslib)."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import TypeAdapter, ValidationError
+from securesystemslib.dsse import Envelope
+from securesystemslib.exceptions import UnverifiedSignatureError
+from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]  # it lists no exports
+
+from contracts.provenance import (
+    ATTESTED_BY,
+    PAYLOAD_TYPE,
+    STEPS,
+    AttesterKey,
+    Claim,
+    Material,
+    Statement,
+    Step,
+    Subject,
+    predicate_type,
+)
+from contracts.vocabulary import canonical_json, digest_of
+from decisions.provenance import Problem, assess_key, find_key
+from shared.errors import Permanent
+from shared.runtime.clock import Clock
+from shared.runtime.settings import Connection
+
+_KEYS = TypeAdapter(tuple[AttesterKey, ...])
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """What a claim is about, and what went into it.
+
+    Attributes:
+        named: Digests by name.
+        materials: What went in.
+        follows: Digests of the envelopes of attestations that it builds on.
+        previous: Digest of the envelope before it in the chain of a version, if it is in one.
+        number: Its number in that chain.
+    """
+
+    named: dict[str, str] = field(default_factory=dict)
+    materials: tuple[Material, ...] = ()
+    follows: tuple[str, ...] = ()
+    previous: str | None = None
+    number: int = 0
+
+
+@dataclass(frozen=True)
+class Signed:
+    """An envelope whose signature holds, by a listed key that may attest what it says."""
+
+    statement: Statement
+    key: AttesterKey
+    digest: str
+
+    @property
+    def claim(self) -> Claim:
+        """Return what is stated."""
+        return self.statement.predicate
+
+
+class Attester:
+    """Signs with the key of one service."""
+
+    def __init__(self, name: str, private_key: bytes, clock: Clock) -> None:
+        """Take a service's private key (PEM).
+
+        Raises:
+            ValueError: It is no private key on the curve P-256.
+        """
+        key = serialization.load_pem_private_key(private_key, password=None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+            msg = f"the attestation key of {name} is no ECDSA key on the curve P-256: make it with `slipway keys init`"
+            raise ValueError(msg)  # noqa: TRY004 - the file is wrong, not a type in the program
+        self.name = name
+        self.public_key = _public_pem(key.public_key())
+        self.key_id = key_id(self.public_key)
+        self._clock = clock
+        self._signer = CryptoSigner(key, _public(self.key_id, self.public_key))
+
+    @classmethod
+    def from_settings(cls, connection: Connection, service: str, clock: Clock) -> "Attester":
+        """Return the attester of a service with the key that its settings name.
+
+        Raises:
+            ValueError: None is named, or it is not readable.
+        """
+        path = connection.attestation_key
+        if path is None:
+            msg = (
+                f"SLIPWAY_ATTESTATION_KEY is not set: {service} signs what it makes. `slipway keys init` makes "
+                f"attestation/{service}.pem in the folder of keys."
+            )
+            raise ValueError(msg)
+        try:
+            return cls(service, path.read_bytes(), clock)
+        except (OSError, ValueError) as error:
+            msg = f"SLIPWAY_ATTESTATION_KEY names {path}, which is no readable attestation key: {error}"
+            raise ValueError(msg) from error
+
+    def listed(self) -> AttesterKey:
+        """Return this key as a list would have it, valid at any time: to recognise what it signed itself."""
+        return listed(self.name, self.public_key, valid_from=datetime.min.replace(tzinfo=UTC))
+
+    def sign(self, step: Step, about: Subjects, details: dict[str, object] | None = None) -> bytes:
+        """Return the envelope of a statement, as it is stored."""
+        claim = Claim(
+            step=step,
+            attester=self.name,
+            attested_at=self._clock.now(),
+            materials=about.materials,
+            follows=about.follows,
+            previous=about.previous,
+            number=about.number,
+            details=details or {},
+        )
+        statement = Statement(
+            subject=tuple(
+                Subject(name=name, digest={"sha256": digest.removeprefix("sha256:")})
+                for name, digest in about.named.items()
+            ),
+            predicate_type=predicate_type(step),
+            predicate=claim,
+        )
+        payload = canonical_json(statement.model_dump(mode="json", by_alias=True))
+        return self.envelope(payload)
+
+    def envelope(self, payload: bytes) -> bytes:
+        """Return an in-toto statement that is ready, signed."""
+        envelope = Envelope(payload, PAYLOAD_TYPE, {})
+        envelope.sign(self._signer)
+        return canonical_json(envelope.to_dict())
+
+
+class Trust:
+    """The listed keys of attesters, read again at every use: what was revoked a moment ago no longer counts."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the file `trust/attesters.json` of a folder of keys."""
+        self.path = path
+
+    @classmethod
+    def from_settings(cls, connection: Connection) -> "Trust":
+        """Return the trust that the settings name.
+
+        Raises:
+            ValueError: They name no file, or one that lists no keys.
+        """
+        if connection.attesters is None:
+            msg = (
+                "SLIPWAY_ATTESTERS is not set: name trust/attesters.json in the folder that `slipway keys init` makes."
+            )
+            raise ValueError(msg)
+        trust = cls(connection.attesters)
+        try:
+            trust.keys()
+        except Permanent as error:
+            raise ValueError(error.reason) from error
+        return trust
+
+    def keys(self) -> tuple[AttesterKey, ...]:
+        """Return the listed keys.
+
+        Raises:
+            Permanent: `key_not_trusted` if the file cannot be read.
+        """
+        try:
+            return _KEYS.validate_json(self.path.read_bytes())
+        except (OSError, ValidationError) as error:
+            reason = f"The list of attesters' keys, {self.path}, cannot be read: {error}."
+            raise Permanent("key_not_trusted", reason) from error
+
+
+def listed(name: str, public_key: str, **dates: object) -> AttesterKey:
+    """Return the entry of a key in the list, with the steps that its service attests."""
+    steps = tuple(step for step in STEPS if ATTESTED_BY[step] == name)
+    return AttesterKey.model_validate(
+        {"attester": name, "key_id": key_id(public_key), "public_key": public_key, "steps": steps, **dates}
+    )
+
+
+def open_envelope(data: bytes, keys: Iterable[AttesterKey]) -> Signed | Problem:
+    """Return an envelope's statement if one of the keys signed it and may; else why not."""
+    try:
+        content = json.loads(data)
+        ids = [signature["keyid"] for signature in content["signatures"]]
+        envelope = Envelope.from_dict(json.loads(data))
+        if len(ids) != 1 or envelope.payload_type != PAYLOAD_TYPE or canonical_json(envelope.to_dict()) != data:
+            return Problem(
+                "signature_invalid", "It is no DSSE envelope of one in-toto statement, as Slipway writes it."
+            )
+    except Exception as error:  # noqa: BLE001 - bytes of any kind: whatever fails, it is no envelope
+        return Problem("signature_invalid", f"It is no DSSE envelope: {type(error).__name__}.")
+    key = find_key(keys, ids[0])
+    if key is None:
+        return Problem("key_not_trusted", f"It is signed by the key {str(ids[0])[:16]}, which is not listed.")
+    try:
+        _public(key.key_id, key.public_key).verify_signature(envelope.signatures[key.key_id], envelope.pae())
+    except (UnverifiedSignatureError, ValueError):
+        return Problem("signature_invalid", f"The signature of {key.attester}'s key {key.key_id[:16]} does not hold.")
+    try:
+        statement = Statement.model_validate_json(envelope.payload)
+    except ValidationError as error:
+        return Problem("signature_invalid", f"It is no statement of Slipway: {error.errors()[0]['msg']}.")
+    return assess_key(key, statement.predicate) or Signed(statement, key, digest_of(data))
+
+
+def key_id(public_key: str) -> str:
+    """Return the id of a public key (PEM), as the OpenSSF model signing format has it."""
+    return hashlib.sha256(public_key.encode()).hexdigest()
+
+
+def _public(identifier: str, pem: str) -> SSlibKey:
+    return SSlibKey(identifier, "ecdsa", "ecdsa-sha2-nistp256", {"public": pem})
+
+
+def _public_pem(key: ec.EllipticCurvePublicKey) -> str:
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()

@@ -1,0 +1,330 @@
+"""What is proven of a version on a real S3 server: whatever is altered or missing is found and named."""
+
+import base64
+import io
+import json
+from contextlib import redirect_stderr, redirect_stdout
+from datetime import UTC, datetime
+
+import pytest
+
+from clients.cli.main import main
+from contracts.vocabulary import digest_of
+from decisions.provenance import Problem
+from shared.errors import Permanent
+from shared.provenance.attestations import Chain
+from shared.provenance.envelopes import Subjects
+from shared.provenance.verification import Verification
+from shared.storage.blobs import Store, blob_key, manifest_key
+from shared.storage.held_out import erase_held_out
+from testbed.attesters import attester, attester_keys, trust
+from testbed.released import release
+from testbed.servers import connection
+from testbed.services import environment
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory):
+    return tmp_path_factory.mktemp("keys")
+
+
+@pytest.fixture(scope="module")
+def store(nats_server, s3_server, tmp_path_factory):
+    return Store(connection(nats_server, s3_server, tmp_path_factory.mktemp("store")))
+
+
+@pytest.fixture(scope="module")
+def released(store, keys):
+    return release(store, keys)
+
+
+def findings(store, keys, released, **options):
+    listed = trust(keys).keys()
+    return Verification(store, listed, **options).version(released.manifest.model, released.manifest.version)
+
+
+def failed(store, keys, released, **options):
+    return {each.what: each.detail for each in findings(store, keys, released, **options) if each.verdict == "failed"}
+
+
+def overwrite(store, key, data):
+    store._client.write(store.bucket, key, memoryview(data))
+
+
+def flip(data, at=None, bit=2):
+    altered = bytearray(data)
+    altered[len(data) // 2 if at is None else at] ^= 1 << bit
+    return bytes(altered)
+
+
+def test_an_untouched_version_is_proven_and_says_what_is_only_stated(store, keys, released):
+    found = findings(store, keys, released)
+    assert [each for each in found if each.verdict == "failed"] == []
+    proven = {each.what for each in found if each.verdict == "proven"}
+    assert {
+        "version manifest",
+        *(f"variant {name}{part}" for name in ("bf16", "int8") for part in ("", ", files", ", held-out text")),
+        "merged model",
+        "merged model, files",
+        "lora weights",
+        "lora weights, files",
+        "base model tiny",
+        "base model tiny, files",
+        "benchmark (2)",
+        "deploy (3)",
+        "deploy (4)",
+    } == proven
+    stated = [each for each in found if each.verdict == "stated"]
+    assert [each.what for each in stated] == ["training data"]
+    assert released.manifest.training.data_hash in stated[0].detail
+
+
+def places(released):
+    """Every object of a version: what a person calls it, its key, and what the finding has to name."""
+    manifest, store = released.manifest, released.store
+    variant = {each.variant: each for each in manifest.variants}
+    int8, files = variant["int8"].manifest, released.variants["int8"]
+    base = json.loads(store.find(store.key_of(manifest.base.uri)))
+    chain = Chain(store, manifest.model, manifest.version)
+
+    def key(ref):
+        return store.key_of(ref.uri if hasattr(ref, "uri") else ref["uri"])
+
+    def attestation(step, ref):
+        (only,) = store.keys(f"attestations/{step}/{ref.digest.removeprefix('sha256:')}/")
+        return only
+
+    prefix = f"checkpoints/{manifest.model}/"
+    (adapter,) = [name for name in store.keys(prefix) if "/blobs/" in name]
+    merged_file = blob_key(released.variants["bf16"].files[0].digest)
+    base_file = blob_key(json.loads(store.find(key(base["folder"])))["files"][1]["digest"])
+    deployments = f"versions/{manifest.model}/{manifest.version}/deployments/"
+    report = manifest_key("benchmark", digest_of(f"{manifest.model}.v{manifest.version}.int8".encode()))
+    return {
+        "the version manifest": (key(released.ref), "version manifest"),
+        "its registration": (chain.key(1), chain.key(1)),
+        "the attestation of a benchmark": (chain.key(2), chain.key(2)),
+        "the attestation of the last deployment": (chain.key(4), chain.key(4)),
+        "the manifest of a variant": (key(int8), "variant int8"),
+        "the attestation of a variant": (attestation("quantise", int8), attestation("quantise", int8)),
+        "the weights of a variant": (blob_key(files.files[0].digest), "model.safetensors"),
+        "the held-out text": (blob_key(files.held_out_text.digest), "held-out text"),
+        "the manifest of the merged model": (key(manifest.merged), "merged model"),
+        "the attestation of the merge": (attestation("merge", manifest.merged), "attestations/merge/"),
+        "the merged weights": (merged_file, "merged model, model.safetensors"),
+        "the manifest of the adapter": (key(manifest.weights.ref), "lora weights"),
+        "the adapter": (adapter, "lora weights, adapter.safetensors"),
+        "the import of the base": (key(manifest.base), "base"),
+        "the manifest of the base": (key(base["folder"]), "base model tiny"),
+        "a file of the base": (base_file, "base model tiny, "),
+        "the report of a benchmark": (report, report),
+        "the record of a deployment": (f"{deployments}1.json", f"{deployments}1.json"),
+    }
+
+
+PLACES = (
+    "the version manifest",
+    "its registration",
+    "the attestation of a benchmark",
+    "the attestation of the last deployment",
+    "the manifest of a variant",
+    "the attestation of a variant",
+    "the weights of a variant",
+    "the held-out text",
+    "the manifest of the merged model",
+    "the attestation of the merge",
+    "the merged weights",
+    "the manifest of the adapter",
+    "the adapter",
+    "the import of the base",
+    "the manifest of the base",
+    "a file of the base",
+    "the report of a benchmark",
+    "the record of a deployment",
+)
+
+
+def test_every_kind_of_place_is_tried(released):
+    assert set(places(released)) == set(PLACES)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_flipped_bit_is_found_and_named(store, keys, released, place):
+    key, named = places(released)[place]
+    whole = store.find(key)
+    try:
+        for at in {*range(0, len(whole), len(whole) // 9 + 1), len(whole) - 1}:
+            overwrite(store, key, flip(whole, at))
+            complaints = failed(store, keys, released)
+            assert any(named in f"{what} {detail}" for what, detail in complaints.items()), (at, complaints)
+    finally:
+        overwrite(store, key, whole)
+    assert failed(store, keys, released) == {}
+
+
+@pytest.mark.parametrize(
+    "place", [place for place in PLACES if place not in ("the version manifest", "the held-out text")]
+)
+def test_a_missing_object_is_found_and_named(store, keys, released, place):
+    key, named = places(released)[place]
+    whole = store.find(key)
+    store._client.remove_object(bucket_name=store.bucket, object_name=key)
+    try:
+        complaints = failed(store, keys, released)
+        if place == "the attestation of the last deployment":
+            named = "deployment 2.json"  # its record is there, and nothing attests it
+        elif place.startswith("the attestation of a variant"):
+            named = "variant int8"
+        elif place == "the attestation of the merge":
+            named = "merged model"
+        assert any(named in f"{what} {detail}" for what, detail in complaints.items()), complaints
+    finally:
+        overwrite(store, key, whole)
+
+
+def test_a_version_without_a_manifest_is_none(store, keys, released):
+    with pytest.raises(Permanent):
+        Verification(store, trust(keys).keys()).version(released.manifest.model, 99)
+
+
+def test_erased_text_is_no_failure(store, keys):
+    other = release(store, keys, model="erased-text")
+    for each in other.manifest.variants:
+        erase_held_out(store, each.manifest, other.variants[each.variant])
+    found = findings(store, keys, other)
+    assert [each for each in found if each.verdict == "failed"] == []
+    assert sum(each.verdict == "stated" and "erased" in each.detail for each in found) == 2
+
+
+# -- who signed -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_stranger_who_holds_the_stores_key_proves_nothing(store, keys, tmp_path):
+    """Everything is made again by other keys: each step says that its key is not listed."""
+    forged = release(store, tmp_path, model="forged")
+    complaints = failed(store, keys, forged)
+    assert {"attestation 1", "variant int8", "variant bf16", "merged model"} <= set(complaints)
+    assert all("not listed" in complaints[what] for what in ("attestation 1", "variant int8", "merged model"))
+
+
+def test_another_services_key_does_not_attest_a_step(store, keys):
+    other = release(store, keys, model="overstepped")
+    chain = Chain(store, "overstepped", 2)
+    chain.append(attester(keys, "merger"), "deploy", Subjects(named={"s3://slipway/x": digest_of(b"x")}))
+    complaints = failed(store, keys, other)
+    assert list(complaints) == ["attestation 5"]
+    assert "merger's key" in complaints["attestation 5"]
+    assert "may not attest deploy" in complaints["attestation 5"]
+
+
+def test_links_that_change_places_are_found(store, keys):
+    other = release(store, keys, model="reordered")
+    chain = Chain(store, "reordered", 2)
+    third, fourth = store.find(chain.key(3)), store.find(chain.key(4))
+    overwrite(store, chain.key(3), fourth)
+    overwrite(store, chain.key(4), third)
+    complaints = failed(store, keys, other)
+    assert {"attestation 3", "attestation 4"} <= set(complaints)
+    assert "number 4 of its chain, stored as number 3" in complaints["attestation 3"]
+
+
+def test_attestations_of_another_version_count_for_nothing(store, keys):
+    one, two = release(store, keys, model="first-one"), release(store, keys, model="second-one")
+    chains = [Chain(store, each.manifest.model, 2) for each in (one, two)]
+    overwrite(store, chains[0].key(1), store.find(chains[1].key(1)))
+    complaints = failed(store, keys, one)
+    assert "signed was" in complaints["version manifest"]
+
+
+def test_a_revoked_key_takes_its_step_with_it_and_a_retired_one_does_not(store, tmp_path):
+    mine = release(store, tmp_path, model="revoked")
+    signing = attester_keys(tmp_path)
+    now = datetime.now(UTC)
+    signing.rotate("merger", now)
+    signing.retire("merger", now)
+    assert failed(store, tmp_path, mine) == {}
+    signing.revoke("merger", now)
+    complaints = failed(store, tmp_path, mine)
+    assert set(complaints) == {"merged model"}
+    assert "revoked" in complaints["merged model"]
+
+
+def test_appending_twice_leaves_one_link_and_two_writers_leave_both(store, keys):
+    release(store, keys, model="appended")
+    chain = Chain(store, "appended", 2)
+    about = Subjects(named={"s3://slipway/x": digest_of(b"x")})
+    registry = attester(keys, "registry")
+    assert chain.append(registry, "deploy", about)
+    assert not chain.append(registry, "deploy", about)
+    assert chain.length() == 5
+    link = chain.read(trust(keys).keys(), 5, digest_of(store.find(chain.key(4))))
+    assert not isinstance(link, Problem)
+
+
+def test_a_registry_signs_no_manifest_that_another_wrote(store, keys, released):
+    other = released.manifest.model_copy(update={"version": 7})
+    store.put_manifest("versions/support-bot/7/manifest.json", other.model_copy(update={"release_id": "another"}))
+    import asyncio
+
+    from services.registry.adapters.store import StoredArtifacts
+
+    registry = StoredArtifacts(store, attester(keys, "registry"), trust(keys))
+    with pytest.raises(Permanent) as caught:
+        asyncio.run(registry.put_version(other))
+    assert caught.value.code == "digest_mismatch"
+    assert Chain(store, "support-bot", 7).length() == 0
+
+
+def test_envelopes_are_readable_by_others(store, released):
+    """DSSE with an in-toto statement: what `cosign` and in-toto's own tools read."""
+    envelope = json.loads(store.find(Chain(store, released.manifest.model, 2).key(1)))
+    assert set(envelope) == {"payload", "payloadType", "signatures"}
+    statement = json.loads(base64.b64decode(envelope["payload"]))
+    assert set(statement) == {"_type", "subject", "predicateType", "predicate"}
+    assert len(statement["predicate"]["follows"]) == 3, "the merge, and each variant"
+
+
+# -- the command ----------------------------------------------------------------------------------------------------------
+
+
+def slipway(settings, keys, *arguments):
+    """Run the command in this process: (status, what it printed, what it complained of)."""
+    out, err = io.StringIO(), io.StringIO()
+    variables = {**environment(settings), "SLIPWAY_ATTESTERS": str(attester_keys(keys).listing)}
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        patch.setattr("sys.argv", ["slipway", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return ended.value.code, out.getvalue(), err.getvalue()
+
+
+def test_the_command_walks_from_an_answers_fingerprint_to_the_data(settings, store, keys, released):
+    digest = next(each.manifest.digest for each in released.manifest.variants if each.variant == "int8")
+    fingerprint = f"fp_{released.manifest.model}.v2.int8.{digest.removeprefix('sha256:')[:8]}"
+    status, out, err = slipway(settings, keys, "verify", fingerprint)
+    assert (status, err) == (0, "")
+    assert out.startswith("proven\tfingerprint\t")
+    assert released.manifest.training.data_hash in out
+    assert "variant bf16" not in out, "the answer came from int8"
+    status, out, _ = slipway(settings, keys, "verify", released.name, "--json")
+    assert (status, json.loads(out)["verified"]) == (0, True)
+    status, out, err = slipway(settings, keys, "verify", fingerprint[:-1] + ("0" if fingerprint[-1] != "0" else "1"))
+    assert status == 1
+    assert "failed\tfingerprint" in out
+
+
+def test_the_command_names_what_is_wrong_and_fails(settings, store, keys, released):
+    key, _ = places(released)["the weights of a variant"]
+    whole = store.find(key)
+    overwrite(store, key, flip(whole))
+    try:
+        status, out, err = slipway(settings, keys, "verify", released.name)
+        assert status == 1
+        assert "failed\tvariant int8, model.safetensors" in out
+        assert "is not proven: variant int8, model.safetensors" in err
+        status, out, _ = slipway(settings, keys, "verify", released.name, "--no-files")
+        assert (status, "model.safetensors" in out) == (0, False)
+    finally:
+        overwrite(store, key, whole)

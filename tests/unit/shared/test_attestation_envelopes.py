@@ -1,0 +1,166 @@
+"""Signed statements: what is signed is what is read, and nothing else is."""
+
+import base64
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.provenance import ATTESTED_BY, PAYLOAD_TYPE, STEPS, AttesterKey
+from contracts.vocabulary import canonical_json, digest_of
+from decisions.provenance import Problem
+from deploy.identity.attesters import AttesterKeys
+from shared.provenance.attestations import open_attestation
+from shared.provenance.envelopes import Attester, Signed, Subjects, listed, open_envelope
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+MANIFEST = digest_of(b"manifest")
+ABOUT = Subjects(named={"manifest.json": MANIFEST})
+
+
+class At:
+    """A clock that stands."""
+
+    def __init__(self, at=NOW):
+        self.at = at
+
+    def now(self):
+        return self.at
+
+    def monotonic(self):
+        return 0.0
+
+
+@pytest.fixture
+def keys(tmp_path):
+    made = AttesterKeys(tmp_path)
+    made.prepare(NOW)
+    return made
+
+
+def signs(keys, name, at=NOW):
+    return Attester(name, keys.private_key(name).read_bytes(), At(at))
+
+
+def test_a_statement_is_read_as_it_was_signed(keys):
+    data = signs(keys, "merger").sign("merge", ABOUT, {"parity": 0.5})
+    opened = open_attestation(data, keys.entries(), "merge", MANIFEST)
+    assert isinstance(opened, Signed)
+    assert (opened.claim.attester, opened.claim.details, opened.digest) == ("merger", {"parity": 0.5}, digest_of(data))
+    envelope = json.loads(data)
+    statement = json.loads(base64.b64decode(envelope["payload"]))
+    assert envelope["payloadType"] == PAYLOAD_TYPE == "application/vnd.in-toto+json"
+    assert statement["_type"] == "https://in-toto.io/Statement/v1"
+    assert statement["subject"] == [{"name": "manifest.json", "digest": {"sha256": MANIFEST.removeprefix("sha256:")}}]
+    assert statement["predicateType"] == "urn:slipway:attestation:merge:v1"
+
+
+def test_every_bit_of_an_envelope_counts(keys):
+    data = signs(keys, "merger").sign("merge", ABOUT)
+    listing = keys.entries()
+    for at in range(len(data)):
+        for bit in (0, 3, 7):
+            altered = bytearray(data)
+            altered[at] ^= 1 << bit
+            assert isinstance(open_attestation(bytes(altered), listing, "merge", MANIFEST), Problem), (at, bit)
+
+
+@given(
+    data=st.binary(max_size=400)
+    | st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["payload", "payloadType", "signatures", "keyid", "sig"]), inner, max_size=5
+            )
+        ),
+    ).map(lambda value: json.dumps(value).encode())
+)
+def test_bytes_of_any_kind_are_answered_with_a_problem(data):
+    assert isinstance(open_envelope(data, ()), Problem)
+
+
+def test_a_key_attests_only_the_steps_of_its_service(keys):
+    for step in STEPS:
+        for name in set(ATTESTED_BY.values()):
+            opened = open_envelope(signs(keys, name).sign(step, ABOUT), keys.entries())
+            assert isinstance(opened, Signed) == (ATTESTED_BY[step] == name), (step, name)
+
+
+def test_a_key_does_not_attest_in_the_name_of_another_service(keys):
+    impostor = Attester("registry", keys.private_key("merger").read_bytes(), At())
+    opened = open_envelope(impostor.sign("merge", ABOUT), keys.entries())
+    assert isinstance(opened, Problem)
+    assert "signed as registry" in opened.reason
+
+
+def test_an_unlisted_key_counts_for_nothing(keys, tmp_path):
+    other = AttesterKeys(tmp_path / "other")
+    other.prepare(NOW)
+    opened = open_envelope(signs(other, "merger").sign("merge", ABOUT), keys.entries())
+    assert opened == Problem("key_not_trusted", opened.reason)
+    assert "not listed" in opened.reason
+
+
+def test_a_statement_counts_for_its_own_step_and_subject_only(keys):
+    data = signs(keys, "registry").sign("register", ABOUT)
+    assert isinstance(open_attestation(data, keys.entries(), "register", MANIFEST), Signed)
+    assert open_attestation(data, keys.entries(), "deploy", MANIFEST).code == "signature_invalid"
+    assert open_attestation(data, keys.entries(), "register", digest_of(b"other")).code == "digest_mismatch"
+
+
+def test_a_retired_key_keeps_what_it_attested_and_attests_nothing_more(keys):
+    before = signs(keys, "merger").sign("merge", ABOUT)
+    late = signs(keys, "merger", NOW + timedelta(hours=3)).sign("merge", ABOUT)
+    first = keys.private_key("merger").read_bytes()
+    keys.rotate("merger", NOW + timedelta(hours=1))
+    between = Attester("merger", first, At(NOW + timedelta(hours=1))).sign("merge", ABOUT)
+    assert isinstance(open_envelope(between, keys.entries()), Signed), "both are accepted until the first is retired"
+    keys.retire("merger", NOW + timedelta(hours=2))
+    assert isinstance(open_envelope(before, keys.entries()), Signed)
+    assert "retired" in open_envelope(late, keys.entries()).reason
+    assert isinstance(
+        open_envelope(signs(keys, "merger", NOW + timedelta(hours=3)).sign("merge", ABOUT), keys.entries()), Signed
+    )
+
+
+def test_a_revoked_key_counts_for_nothing_that_it_ever_signed(keys):
+    before = signs(keys, "merger").sign("merge", ABOUT)
+    keys.revoke("merger", NOW + timedelta(hours=1))
+    assert "revoked" in open_envelope(before, keys.entries()).reason
+    after = signs(keys, "merger", NOW + timedelta(hours=2)).sign("merge", ABOUT)
+    assert isinstance(open_envelope(after, keys.entries()), Signed)
+
+
+def test_a_key_is_not_valid_before_it_was_made(keys):
+    early = signs(keys, "merger", NOW - timedelta(days=1)).sign("merge", ABOUT)
+    assert "earlier" in open_envelope(early, keys.entries()).reason
+
+
+def test_a_payload_that_is_signed_but_no_statement_is_refused(keys):
+    data = signs(keys, "merger").envelope(canonical_json({"hello": 1}))
+    assert open_envelope(data, keys.entries()).code == "signature_invalid"
+
+
+def test_preparing_again_changes_nothing_and_secrets_are_the_owners(keys, tmp_path):
+    before = keys.listing.read_bytes()
+    keys.prepare(NOW + timedelta(days=1))
+    assert keys.listing.read_bytes() == before
+    assert b"PRIVATE" not in before
+    assert all(path.stat().st_mode & 0o77 == 0 for path in (tmp_path / "attestation").iterdir())
+    assert {key.attester for key in keys.entries()} == set(ATTESTED_BY.values())
+
+
+def test_a_key_of_another_kind_is_refused():
+    with pytest.raises(ValueError, match=r"P-256|PEM|deserial"):
+        Attester("merger", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", At())
+
+
+def test_a_listed_key_has_the_id_of_its_bytes():
+    key = listed("merger", "PEM", valid_from=NOW)
+    assert isinstance(key, AttesterKey)
+    assert key.steps == ("merge",)
+    assert key.key_id == digest_of(b"PEM").removeprefix("sha256:")
