@@ -54,9 +54,18 @@ class AttesterKeys:
         return self._add(name, now)
 
     def retire(self, name: str, now: datetime) -> AttesterKey:
-        """Retire all keys of a service but the newest: what they attested until now stays accepted."""
+        """Retire all keys of a service but the newest: what they attested until now stays accepted.
+
+        Raises:
+            ValueError: It has one key only.
+        """
         *before, newest = [key for key in self.entries() if key.attester == name]
-        retired = {key.key_id for key in before}
+        retired = {key.key_id for key in before if _is_current(key)}
+        if not retired:
+            msg = (
+                f"{name} attests with one key only: make another with `slipway keys rotate {name} --attestation` first."
+            )
+            raise ValueError(msg)
         self._store([_dated(key, retired_at=now) if key.key_id in retired else key for key in self.entries()])
         return newest
 

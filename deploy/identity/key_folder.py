@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -20,6 +20,7 @@ import nkeys
 from pydantic import SecretStr, TypeAdapter
 
 from contracts.identities import IDENTITY_PATTERN, PROVISIONER, RESERVED, Credential, Identity, Role
+from contracts.provenance import ATTESTERS, AttesterKey
 from contracts.services import SERVICES
 from deploy.identity import bus_config, certificates
 from deploy.identity.attesters import AttesterKeys
@@ -154,6 +155,20 @@ class KeyFolder:
             self._known(name)
             self._store([identity for identity in self.identities() if identity.name != name])
             self.credential(name).unlink(missing_ok=True)
+
+    def change_attester(self, name: str, change: Callable[[AttesterKeys], AttesterKey]) -> AttesterKey:
+        """Change the keys that a service signs attestations with.
+
+        Raises:
+            KeysRefused: The service attests nothing, or there is nothing to retire.
+        """
+        if name not in ATTESTERS:
+            raise KeysRefused(f"{name} attests nothing: use {', '.join(ATTESTERS)}.")
+        with self._alone():
+            try:
+                return change(self.attesters)
+            except ValueError as error:
+                raise KeysRefused(str(error)) from error
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

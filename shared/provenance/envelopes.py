@@ -190,28 +190,42 @@ def listed(name: str, public_key: str, **dates: object) -> AttesterKey:
 
 def open_envelope(data: bytes, keys: Iterable[AttesterKey]) -> Signed | Problem:
     """Return an envelope's statement if one of the keys signed it and may; else why not."""
-    try:
-        content = json.loads(data)
-        ids = [signature["keyid"] for signature in content["signatures"]]
-        envelope = Envelope.from_dict(json.loads(data))
-        if len(ids) != 1 or envelope.payload_type != PAYLOAD_TYPE or canonical_json(envelope.to_dict()) != data:
-            return Problem(
-                "signature_invalid", "It is no DSSE envelope of one in-toto statement, as Slipway writes it."
-            )
-    except Exception as error:  # noqa: BLE001 - bytes of any kind: whatever fails, it is no envelope
-        return Problem("signature_invalid", f"It is no DSSE envelope: {type(error).__name__}.")
-    key = find_key(keys, ids[0])
+    envelope = _parse_envelope(data)
+    if envelope is None:
+        return Problem("signature_invalid", "It is no DSSE envelope of one in-toto statement, as Slipway writes it.")
+    (identifier,) = envelope.signatures
+    key = find_key(keys, identifier)
     if key is None:
-        return Problem("key_not_trusted", f"It is signed by the key {str(ids[0])[:16]}, which is not listed.")
-    try:
-        _public(key.key_id, key.public_key).verify_signature(envelope.signatures[key.key_id], envelope.pae())
-    except (UnverifiedSignatureError, ValueError):
+        return Problem("key_not_trusted", f"It is signed by the key {identifier[:16]}, which is not listed.")
+    if not is_signed(data, key):
         return Problem("signature_invalid", f"The signature of {key.attester}'s key {key.key_id[:16]} does not hold.")
     try:
         statement = Statement.model_validate_json(envelope.payload)
     except ValidationError as error:
         return Problem("signature_invalid", f"It is no statement of Slipway: {error.errors()[0]['msg']}.")
     return assess_key(key, statement.predicate) or Signed(statement, key, digest_of(data))
+
+
+def is_signed(data: bytes, key: AttesterKey) -> bool:
+    """Return whether bytes are an envelope with the signature of a key, whatever the key may sign."""
+    envelope = _parse_envelope(data)
+    if envelope is None or key.key_id not in envelope.signatures:
+        return False
+    try:
+        _public(key.key_id, key.public_key).verify_signature(envelope.signatures[key.key_id], envelope.pae())
+    except (UnverifiedSignatureError, ValueError):
+        return False
+    return True
+
+
+def _parse_envelope(data: bytes) -> Envelope | None:
+    """Return an envelope with one signature; None unless the bytes are exactly those that Slipway would write."""
+    try:
+        envelope = Envelope.from_dict(json.loads(data))
+        exact = canonical_json(envelope.to_dict()) == data
+    except Exception:  # noqa: BLE001 - bytes of any kind: whatever fails, it is no envelope
+        return None
+    return envelope if exact and len(envelope.signatures) == 1 and envelope.payload_type == PAYLOAD_TYPE else None
 
 
 def key_id(public_key: str) -> str:

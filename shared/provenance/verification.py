@@ -17,11 +17,12 @@ from contracts.manifests import (
 )
 from contracts.provenance import BASE_IMPORT, AttesterKey, Step
 from contracts.sources import scheme_of
-from contracts.vocabulary import ArtifactRef, digest_of
+from contracts.vocabulary import ArtifactRef, Target, Variant, digest_of
 from decisions.provenance import Problem
 from shared.errors import Permanent
 from shared.provenance.attestations import Chain, find_attestation
 from shared.provenance.envelopes import Signed
+from shared.provenance.model_signatures import assess_signature, signature_key
 from shared.storage.blobs import Store, manifest_key
 from shared.storage.sources import PREFIX
 
@@ -141,9 +142,21 @@ class Verification:
         if manifest is None:
             return
         prefix = self.store.prefix_of(registered.manifest)
+        self._model_signature(what, version, registered.variant, manifest.files)
         self._files(what, manifest.files, prefix)
         if manifest.held_out_text is not None:
             self._held_out(what, manifest.held_out_text, prefix)
+
+    def _model_signature(
+        self, what: str, version: VersionManifest, variant: Variant, files: Sequence[FileEntry]
+    ) -> None:
+        key = signature_key(version.model, version.version, variant)
+        name = str(Target(model=version.model, version=version.version, variant=variant))
+        data = self.store.find(key)
+        missing = Problem("attestation_missing", "It does not exist.")
+        problem = missing if data is None else assess_signature(data, self.keys, name, files)
+        detail = "signs these files (OpenSSF model signing)" if problem is None else problem.reason
+        self._note(f"{what}, model signature", "failed" if problem else "proven", f"{key}: {detail}")
 
     def _held_out(self, what: str, file: FileEntry, prefix: str) -> None:
         problem = self._check(file, prefix)

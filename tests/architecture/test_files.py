@@ -34,7 +34,7 @@ SHARED = {
         "text_sets",
         "transfer",
     },
-    "provenance": {"attestations", "envelopes", "verification"},
+    "provenance": {"attestations", "envelopes", "model_signatures", "verification"},
     "runtime": {
         "clock",
         "exits",

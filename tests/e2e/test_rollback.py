@@ -114,6 +114,11 @@ def test_from_rehearsal_to_quarantine(stack, tiny):
         assert 0 < certificate["detect_s"] < 60
     assert stack.events("alert.raised", MODEL) == [], "a rehearsal raises no alert in production"
     assert staging_route_is_empty(stack)
+    verified = stack.ask_json("verify", f"{MODEL}@v1")
+    assert verified["verified"], verified
+    proven = {finding["what"] for finding in verified["findings"] if finding["verdict"] == "proven"}
+    assert {"version manifest", "variant bf16", "merged model, files", "base model tiny-llama, files"} <= proven
+    assert any(what.startswith("benchmark") for what in proven)
 
     stack.publish(MODEL, tiny["two"], "--variant", "bf16", policy=WITH_ROLLBACK)
     with Users(gateway(stack)) as users:

@@ -14,6 +14,7 @@ from decisions.provenance import Problem
 from shared.errors import Permanent
 from shared.provenance.attestations import Chain
 from shared.provenance.envelopes import Subjects
+from shared.provenance.model_signatures import signature_key
 from shared.provenance.verification import Verification
 from shared.storage.blobs import Store, blob_key, manifest_key
 from shared.storage.held_out import erase_held_out
@@ -63,7 +64,11 @@ def test_an_untouched_version_is_proven_and_says_what_is_only_stated(store, keys
     proven = {each.what for each in found if each.verdict == "proven"}
     assert {
         "version manifest",
-        *(f"variant {name}{part}" for name in ("bf16", "int8") for part in ("", ", files", ", held-out text")),
+        *(
+            f"variant {name}{part}"
+            for name in ("bf16", "int8")
+            for part in ("", ", files", ", held-out text", ", model signature")
+        ),
         "merged model",
         "merged model, files",
         "lora weights",
@@ -108,6 +113,7 @@ def places(released):
         "the manifest of a variant": (key(int8), "variant int8"),
         "the attestation of a variant": (attestation("quantise", int8), attestation("quantise", int8)),
         "the weights of a variant": (blob_key(files.files[0].digest), "model.safetensors"),
+        "the model signature of a variant": (signature_key(manifest.model, 2, "int8"), "variant int8, model signature"),
         "the held-out text": (blob_key(files.held_out_text.digest), "held-out text"),
         "the manifest of the merged model": (key(manifest.merged), "merged model"),
         "the attestation of the merge": (attestation("merge", manifest.merged), "attestations/merge/"),
@@ -130,6 +136,7 @@ PLACES = (
     "the manifest of a variant",
     "the attestation of a variant",
     "the weights of a variant",
+    "the model signature of a variant",
     "the held-out text",
     "the manifest of the merged model",
     "the attestation of the merge",

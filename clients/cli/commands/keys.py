@@ -1,4 +1,4 @@
-"""`slipway keys`: who may connect to the bus, and with which roles."""
+"""`slipway keys`: who may connect to the bus, and with which roles; who may attest what."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +11,7 @@ from clients.cli.connection import JsonOption
 from clients.cli.output import CommandError, show_json, show_line, show_table
 from clients.cli.parsing import check_model
 from contracts.identities import ROLES, Identity, Role
+from contracts.provenance import AttesterKey
 from deploy.identity.key_folder import KeyFolder, KeysRefused
 from shared.runtime.clock import SystemClock
 
@@ -22,6 +23,9 @@ keys_app.command("revoke")(revoke)
 FolderOption = Annotated[Path, typer.Option("--folder", help="Folder of the keys.")]
 FOLDER = Path("keys")
 LOADED = "this counts when the bus has read its configuration again (SIGHUP)"
+AttestationOption = Annotated[
+    bool, typer.Option("--attestation", help="The key that a service signs attestations with, not that of the bus.")
+]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the person or program.")]
 
 
@@ -74,8 +78,16 @@ def add(
 
 
 @keys_app.command("rotate")
-def rotate(name: NameArgument, folder: FolderOption = FOLDER) -> None:
+def rotate(name: NameArgument, *, attestation: AttestationOption = False, folder: FolderOption = FOLDER) -> None:
     """Make another key for an identity. The one before is accepted until it is retired."""
+    if attestation:
+        now = SystemClock().now()
+        keys = _change(folder, lambda keys: keys.change_attester(name, lambda attesters: attesters.rotate(name, now)))
+        show_line(
+            f"{name} has a new key in {keys.attesters.private_key(name)}: restart the service with it, then "
+            f"`slipway keys retire {name} --attestation`"
+        )
+        return
     keys = _change(folder, lambda keys: keys.rotate(name))
     show_line(
         f"{name} has a new key in {keys.credential(name)}; {LOADED}. When it is in use everywhere, withdraw the old "
@@ -84,10 +96,37 @@ def rotate(name: NameArgument, folder: FolderOption = FOLDER) -> None:
 
 
 @keys_app.command("retire")
-def retire(name: NameArgument, folder: FolderOption = FOLDER) -> None:
+def retire(name: NameArgument, *, attestation: AttestationOption = False, folder: FolderOption = FOLDER) -> None:
     """Withdraw the older of two keys of an identity."""
+    if attestation:
+        now = SystemClock().now()
+        _change(folder, lambda keys: keys.change_attester(name, lambda attesters: attesters.retire(name, now)))
+        show_line(f"{name} attests with its newest key only; what the others attested until now stays accepted")
+        return
     _change(folder, lambda keys: keys.retire(name))
     show_line(f"the old key of {name} is withdrawn; {LOADED}")
+
+
+@keys_app.command("revoke")
+def revoke(name: NameArgument, folder: FolderOption = FOLDER) -> None:
+    """Revoke all keys that a service attests with, and make it a new one: nothing that they signed is accepted."""
+    now = SystemClock().now()
+    keys = _change(folder, lambda keys: keys.change_attester(name, lambda attesters: attesters.revoke(name, now)))
+    show_line(
+        f"nothing that {name} has attested until now is accepted; its new key is {keys.attesters.private_key(name)}: "
+        "restart the service with it, and release again what must stay loadable"
+    )
+
+
+@keys_app.command("attesters")
+def attesters(folder: FolderOption = FOLDER, as_json: JsonOption = False) -> None:
+    """List the keys of services that attest, with what each may attest, and since when one counts no more."""
+    entries = _existing(_keys(folder)).attesters.entries()
+    if as_json:
+        show_json([entry.model_dump(mode="json") for entry in entries])
+        return
+    rows = [[entry.attester, entry.key_id[:16], ", ".join(entry.steps), _state(entry)] for entry in entries]
+    show_table(["service", "key", "attests", "state"], rows)
 
 
 @keys_app.command("remove")
@@ -122,6 +161,12 @@ def _role(text: str) -> Role:
         if role == text:
             return role
     raise CommandError(f"{text!r} is no role: use {', '.join(ROLES)}")
+
+
+def _state(key: AttesterKey) -> str:
+    if key.revoked_at is not None:
+        return f"revoked {key.revoked_at:%Y-%m-%d %H:%M}"
+    return f"retired {key.retired_at:%Y-%m-%d %H:%M}" if key.retired_at is not None else "accepted"
 
 
 def _models(identity: Identity) -> str:

@@ -7,13 +7,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from contracts.manifests import BaseManifest, DeploymentRecord, VersionManifest
+from contracts.manifests import BaseManifest, DeploymentRecord, VariantManifest, VersionManifest
 from contracts.provenance import BASE_IMPORT, Material
 from contracts.sources import scheme_of
-from contracts.vocabulary import ArtifactRef, digest_of
+from contracts.vocabulary import ArtifactRef, Target, digest_of
 from shared.errors import Permanent
 from shared.provenance.attestations import Chain, find_attestation
 from shared.provenance.envelopes import Attester, Signed, Subjects, Trust
+from shared.provenance.model_signatures import sign_files, signature_key
 from shared.storage.blobs import Store
 from shared.storage.sources import DiskFolder
 
@@ -97,7 +98,19 @@ class StoredArtifacts:
         about = Subjects(named={key: ref.digest}, materials=tuple(materials), follows=self._followed(manifest))
         details = {"release": manifest.release_id, "training_data": manifest.training.data_hash}
         Chain(self._store, manifest.model, manifest.version).append(self._attester, "register", about, details)
+        self._sign_files(manifest)
         return ref
+
+    def _sign_files(self, manifest: VersionManifest) -> None:
+        """Sign the files of each variant in the form that programs other than Slipway verify."""
+        for each in manifest.variants:
+            try:
+                files = VariantManifest.model_validate_json(self._store.get(each.manifest)).files
+            except Permanent:
+                continue  # what is not there is not signed; nobody loads it
+            name = str(Target(model=manifest.model, version=manifest.version, variant=each.variant))
+            key = signature_key(manifest.model, manifest.version, each.variant)
+            self._store.put_manifest(key, sign_files(self._attester, name, files))
 
     def _followed(self, manifest: VersionManifest) -> tuple[str, ...]:
         """Return the digests of the attestations of what a version is made of, as far as they count."""

@@ -12,6 +12,7 @@ from contracts.provenance import ATTESTED_BY, PAYLOAD_TYPE, STEPS, AttesterKey
 from contracts.vocabulary import canonical_json, digest_of
 from decisions.provenance import Problem
 from deploy.identity.attesters import AttesterKeys
+from deploy.identity.key_folder import KeyFolder, KeysRefused
 from shared.provenance.attestations import open_attestation
 from shared.provenance.envelopes import Attester, Signed, Subjects, listed, open_envelope
 
@@ -164,3 +165,16 @@ def test_a_listed_key_has_the_id_of_its_bytes():
     assert isinstance(key, AttesterKey)
     assert key.steps == ("merge",)
     assert key.key_id == digest_of(b"PEM").removeprefix("sha256:")
+
+
+def test_one_key_cannot_be_retired_and_only_attesters_have_one(tmp_path):
+    folder = KeyFolder(tmp_path / "all")
+    folder.prepare(["localhost"], NOW)
+    with pytest.raises(KeysRefused, match="one key only"):
+        folder.change_attester("merger", lambda attesters: attesters.retire("merger", NOW))
+    with pytest.raises(KeysRefused, match="attests nothing"):
+        folder.change_attester("gateway", lambda attesters: attesters.rotate("gateway", NOW))
+    assert folder.change_attester("merger", lambda attesters: attesters.rotate("merger", NOW)).attester == "merger"
+    folder.change_attester("merger", lambda attesters: attesters.retire("merger", NOW))
+    states = [key.retired_at for key in folder.attesters.entries() if key.attester == "merger"]
+    assert states == [NOW, None]
