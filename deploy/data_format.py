@@ -1,7 +1,7 @@
 """The format of what a stack holds (events, records, artifacts), and the sentence that refuses data of another one."""
 
-DATA_FORMAT = 1
-"""It rises when older data can no longer be read."""
+DATA_FORMAT = 2
+"""It rises when older data can no longer be used. 2: versions are signed, and what is not is not loaded."""
 
 
 def refuse(where: str, data_format: int | None, advice: str) -> str | None:

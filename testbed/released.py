@@ -17,11 +17,13 @@ from contracts.manifests import (
     VariantManifest,
     VersionManifest,
 )
-from contracts.vocabulary import ArtifactRef, Target, Variant, digest_of
+from contracts.vocabulary import ArtifactRef, Deployable, Target, Variant, digest_of
 from services.benchmarker.adapters.store import StoredReports
 from services.merger.adapters.store import StoredArtifacts as MergerArtifacts
 from services.quantiser.adapters.store import StoredArtifacts as QuantiserArtifacts
 from services.registry.adapters.store import StoredArtifacts as RegistryArtifacts
+from shared.provenance.attestations import AttestedCommits
+from shared.provenance.envelopes import Subjects
 from shared.runtime.settings import SourceSettings
 from shared.storage.blobs import Store, manifest_key
 from shared.storage.sources import Sources
@@ -29,6 +31,8 @@ from testbed import factories
 from testbed.attesters import attester, trust
 
 AT = datetime(2026, 11, 24, tzinfo=UTC)
+TRAINED_ON_BASE = 900
+"""The version that signs a base model: a number that tests do not use."""
 VARIANTS: tuple[Variant, ...] = ("bf16", "int8")
 
 
@@ -81,6 +85,34 @@ def release(store: Store, folder: Path, model: str = factories.MODEL, version: i
         )
         asyncio.run(registry.put_deployment(record))
     return Released(store, manifest, ref, {name: each for name, (each, _) in made.items()})
+
+
+def sign_target(store: Store, folder: Path, deployable: Deployable) -> None:
+    """Attest and sign what a deployable is, as the services would; a base model by a version that was trained on it."""
+    target, ref = deployable.target, deployable.manifest
+    version = target.version or TRAINED_ON_BASE
+    about = Subjects(named={ref.uri: ref.digest})
+    AttestedCommits(store, attester(folder, "merger"), "merge").attest(ref.digest, about, store.prefix_of(ref))
+    AttestedCommits(store, attester(folder, "quantiser"), "quantise").attest(ref.digest, about, store.prefix_of(ref))
+    registered = RegisteredVariant(
+        variant=target.variant, manifest=ref, weights_bytes=1, size_ratio=1.0, quality=factories.quality()
+    )
+    manifest = VersionManifest(
+        model=target.model,
+        version=version,
+        release_id="r-1",
+        release_key=ref.digest,
+        base=BaseModelRef(name="base", revision="1", uri=ref.uri, digest=ref.digest),
+        weights=Weights(kind="full", ref=ref),
+        training=factories.training(),
+        evals=(),
+        merged=ref,
+        variants=(registered,),
+        serving=deployable.serving,
+        policy_digest=ref.digest,
+        registered_at=AT,
+    )
+    asyncio.run(RegistryArtifacts(store, attester(folder, "registry"), trust(folder)).put_version(manifest))
 
 
 def _report(target: Target) -> BenchmarkReport:

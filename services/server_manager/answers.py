@@ -41,7 +41,7 @@ from shared.errors import Permanent, Transient, translate
 from shared.messaging.delivery import RECORD_FAILURES
 from shared.runtime.clock import Clock
 
-SEVERITY: dict[FleetAlert, Severity] = {"engine": "critical", "standby": "warning"}
+SEVERITY: dict[FleetAlert, Severity] = {"engine": "critical", "standby": "warning", "provenance": "critical"}
 
 
 class Answers:

@@ -9,6 +9,7 @@ from decisions.servable_variants import Hardware, parse_hardware
 from services.server_manager.adapters.artifact_cache import ArtifactCache
 from services.server_manager.adapters.hardware import detect_cpu, detect_hardware
 from services.server_manager.adapters.kv_state import KvLeadership, KvRecords, KvRoutes, KvRuntimes
+from services.server_manager.adapters.load_check import LoadCheck
 from services.server_manager.adapters.repository_files import LeaseFile, LeaseFiles, RoutesFile
 from services.server_manager.adapters.triton_engine import TritonEngine
 from services.server_manager.app import SERVICE, build
@@ -20,6 +21,7 @@ from services.server_manager.settings import ServerManagerSettings
 from shared.messaging.bus import Bus
 from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.records import RecordStore
+from shared.provenance.envelopes import Trust
 from shared.runtime.clock import SystemClock
 from shared.runtime.service import serve
 from shared.runtime.settings import Connection
@@ -48,8 +50,12 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
         )
         for name, endpoint in settings.endpoints.items()
     }
+    check = LoadCheck(store, Trust.from_settings(connection), settings.repository)
     artifacts = ArtifactCache(
-        store, settings.artifacts or connection.state_dir / "artifacts", max_model_len=settings.max_model_len
+        store,
+        settings.artifacts or connection.state_dir / "artifacts",
+        verify=check.verify,
+        max_model_len=settings.max_model_len,
     )
     records = KvRecords(lambda: bus.js, "servers", Servers, service=SERVICE)
     state = FleetState(

@@ -34,7 +34,7 @@ SHARED = {
         "text_sets",
         "transfer",
     },
-    "provenance": {"attestations", "envelopes", "model_signatures", "verification"},
+    "provenance": {"attestations", "envelopes", "model_signatures", "target_check", "verification"},
     "runtime": {
         "clock",
         "exits",

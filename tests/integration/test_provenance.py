@@ -9,12 +9,14 @@ from datetime import UTC, datetime
 import pytest
 
 from clients.cli.main import main
-from contracts.vocabulary import digest_of
+from contracts.vocabulary import Deployable, ServingSettings, Target, digest_of
 from decisions.provenance import Problem
+from services.server_manager.adapters.load_check import LoadCheck
 from shared.errors import Permanent
 from shared.provenance.attestations import Chain
 from shared.provenance.envelopes import Subjects
 from shared.provenance.model_signatures import signature_key
+from shared.provenance.target_check import check_target
 from shared.provenance.verification import Verification
 from shared.storage.blobs import Store, blob_key, manifest_key
 from shared.storage.held_out import erase_held_out
@@ -289,6 +291,72 @@ def test_envelopes_are_readable_by_others(store, released):
     statement = json.loads(base64.b64decode(envelope["payload"]))
     assert set(statement) == {"_type", "subject", "predicateType", "predicate"}
     assert len(statement["predicate"]["follows"]) == 3, "the merge, and each variant"
+
+
+# -- before a load --------------------------------------------------------------------------------------------------------
+
+
+def deployable(released, variant="int8", **changes):
+    registered = next(each for each in released.manifest.variants if each.variant == variant)
+    target = Target(model=released.manifest.model, version=released.manifest.version, variant=variant)
+    fields = {"target": target, "manifest": registered.manifest, "weights_bytes": 1, **changes}
+    return Deployable(**fields)
+
+
+def base_of(released, **changes):
+    base = json.loads(released.store.find(released.store.key_of(released.manifest.base.uri)))
+    target = Target(model=released.manifest.model, version=0, variant="bf16")
+    return Deployable(**{"target": target, "manifest": base["folder"], "weights_bytes": 1, **changes})
+
+
+def test_a_signed_target_and_the_base_of_a_signed_version_may_be_loaded(store, keys, released):
+    listed = trust(keys).keys()
+    for each in (deployable(released), deployable(released, "bf16"), base_of(released)):
+        assert check_target(store, listed, each) is None
+
+
+def test_what_is_not_what_was_signed_is_refused(store, keys, released):
+    listed, whole = trust(keys).keys(), deployable(released)
+    other = deployable(released, "bf16").manifest
+    refused = {
+        "another manifest": whole.model_copy(update={"manifest": other}),
+        "other settings": whole.model_copy(update={"serving": ServingSettings(context_tokens=9)}),
+        "another variant": whole.model_copy(update={"target": whole.target.model_copy(update={"variant": "fp8"})}),
+        "another base": base_of(released, manifest=other),
+    }
+    for what, each in refused.items():
+        assert check_target(store, listed, each) is not None, what
+    unknown = whole.model_copy(update={"target": whole.target.model_copy(update={"version": 77})})
+    assert check_target(store, listed, unknown).code == "attestation_missing"
+    assert check_target(store, (), whole).code == "key_not_trusted"
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["the version manifest", "its registration", "the attestation of a variant", "the attestation of the merge"],
+)
+def test_what_was_altered_is_refused_before_a_load(store, keys, released, place):
+    key, _ = places(released)[place]
+    whole = store.find(key)
+    try:
+        for at in (0, len(whole) // 2, len(whole) - 2):
+            overwrite(store, key, flip(whole, at))
+            assert check_target(store, trust(keys).keys(), deployable(released)) is not None, at
+    finally:
+        overwrite(store, key, whole)
+
+
+def test_what_was_proven_is_loaded_again_although_its_key_was_revoked(store, tmp_path):
+    one, two = release(store, tmp_path, model="kept"), release(store, tmp_path, model="new")
+    check = LoadCheck(store, trust(tmp_path), tmp_path / "repository")
+    check.verify(deployable(one))
+    attester_keys(tmp_path).revoke("merger", datetime.now(UTC))
+    check.verify(deployable(one))
+    LoadCheck(store, trust(tmp_path), tmp_path / "repository").verify(deployable(one))
+    for blocked in (deployable(two), deployable(one, "bf16")):
+        with pytest.raises(Permanent, match="revoked") as caught:
+            check.verify(blocked)
+        assert caught.value.code == "key_not_trusted"
 
 
 # -- the command ----------------------------------------------------------------------------------------------------------

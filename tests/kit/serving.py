@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from shared.messaging.bus import publish_event
 from shared.runtime.process import child_command
 from shared.storage.blobs import Store, manifest_key
 from shared.storage.kv import Bucket
+from testbed.attesters import attester_variables
+from testbed.released import sign_target
 from testbed.servers import Server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,6 +53,7 @@ class ServerManager(Server):
             "SLIPWAY_S3_SECRET_KEY": secret,
             "SLIPWAY_HTTP_PORT": str(connection.http_port),
             "SLIPWAY_STATE_DIR": str(self.folder),
+            **attester_variables(connection.state_dir, "services.server_manager.main"),
             "SERVER_MANAGER_TRITON_GRPC": triton.endpoint,
             "SERVER_MANAGER_REPOSITORY": str(triton.repository),
             "SERVER_MANAGER_TICK_S": "0.2",
@@ -83,27 +87,34 @@ class ServerManager(Server):
 class Fleet:
     """What a test says to server-manager and sees of it."""
 
-    def __init__(self, js, store: Store) -> None:
+    def __init__(self, js, store: Store, keys: Path) -> None:
         self.js = js
+        self.keys = keys
         self.store = store
         self.routes = Bucket(js, "routes", Route)
         self.servers = Bucket(js, "servers", Servers)
 
     # -- models in the store --------------------------------------------------------------------------------------
 
-    def put_model(self, folder: Path, target: Target) -> Deployable:
+    def put_model(self, folder: Path, target: Target, *, signed: bool = True) -> Deployable:
         manifest = self.store.put_folder(folder)
         key = manifest_key("variant", f"sha256:{uuid.uuid4().hex}{uuid.uuid4().hex}")
         ref, _ = self.store.put_manifest(key, FolderManifest(files=manifest.files))
-        return Deployable(target=target, manifest=ref, weights_bytes=manifest.size_bytes)
+        deployable = Deployable(target=target, manifest=ref, weights_bytes=manifest.size_bytes)
+        if signed:
+            with ThreadPoolExecutor(1) as thread:  # the caller may have a loop of its own
+                thread.submit(sign_target, self.store, self.keys, deployable).result()
+        return deployable
 
-    def put_toy(self, folder: Path, model: str, version: int, variant: str = "bf16") -> Deployable:
+    def put_toy(
+        self, folder: Path, model: str, version: int, variant: str = "bf16", *, signed: bool = True
+    ) -> Deployable:
         folder = folder / f"{model}-{version}"
         folder.mkdir(parents=True)
         for name, text in TOY_FILES.items():
             (folder / name).write_text(text)
         (folder / "version.txt").write_text(f"{model} {version}")
-        return self.put_model(folder, Target(model=model, version=version, variant=variant))
+        return self.put_model(folder, Target(model=model, version=version, variant=variant), signed=signed)
 
     # -- orders ------------------------------------------------------------------------------------------------------
 

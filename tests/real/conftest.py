@@ -18,7 +18,7 @@ def triton(tmp_path):
 
 @pytest.fixture
 def fleet(js, settings):
-    return Fleet(js, Store(settings))
+    return Fleet(js, Store(settings), settings.state_dir)
 
 
 @pytest.fixture(scope="session")

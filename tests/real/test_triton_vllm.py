@@ -35,7 +35,7 @@ LONG = {"max_tokens": 400, "temperature": 0.0, "ignore_eos": True}
 @pytest.fixture
 async def fleet(js, settings, tmp_path, triton):
     """A tiny real model in production, served by vLLM."""
-    fleet = Fleet(js, Store(settings))
+    fleet = Fleet(js, Store(settings), settings.state_dir)
     folder = await asyncio.to_thread(tiny_base, tmp_path / "model", hidden=256)
     model = await asyncio.to_thread(fleet.put_model, folder, Target(model="bot", version=1, variant="bf16"))
     manager = ServerManager(tmp_path, settings, triton, max_model_len=512, probe_interval_s=1, standby_grace_s=3600)

@@ -106,8 +106,8 @@ class MonitorState(OutboxRecord):
         clocks: By gateway that sent records lately.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 4
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged, 2: unchanged, 3: unchanged}
+    SCHEMA_VERSION: ClassVar[int] = 5
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged, 2: unchanged, 3: unchanged, 4: unchanged}
 
     model: ModelName
     environment: Environment

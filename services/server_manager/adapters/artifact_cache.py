@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,12 @@ _MAX_TEXT_BYTES = 32 * 1024 * 1024
 class ArtifactCache:
     """Keeps `<root>/<hex of the manifest's digest>/` for every target that is or may soon be loaded."""
 
-    def __init__(self, store: Store, root: Path, *, max_model_len: int | None = None) -> None:
+    def __init__(
+        self, store: Store, root: Path, *, verify: Callable[[Deployable], None], max_model_len: int | None = None
+    ) -> None:
+        """Take where artifacts come from, where copies are kept, and what raises unless a target may be loaded."""
         self._store = store
+        self._verify = verify
         self._root = root.absolute()
         self._max_model_len = max_model_len
         self._locks: dict[Digest, asyncio.Lock] = {}
@@ -36,10 +40,11 @@ class ArtifactCache:
         return self._root / digest.removeprefix("sha256:")
 
     async def materialise(self, deployable: Deployable, progress: Progress | None = None) -> Path:
-        """Return a folder with the target's files; what is stored there already is verified again."""
+        """Return a folder with the files of a target that may be loaded; what is there already is verified again."""
         digest = deployable.manifest.digest
         async with self._locks.setdefault(digest, asyncio.Lock()):
             try:
+                await asyncio.to_thread(self._verify, deployable)
                 return await asyncio.to_thread(self._materialise, deployable.manifest, progress)
             except OSError as error:
                 raise translate(error) or error from error

@@ -40,7 +40,7 @@ class RoutesFile:
 
     def save(self, routes: dict[str, Route]) -> None:
         """Replace the file as a whole."""
-        _replace(self._path, dump_all(routes))
+        replace_file(self._path, dump_all(routes))
 
 
 class LeaseFile:
@@ -68,7 +68,7 @@ class LeaseFile:
 
     def write(self, leader: Leader) -> None:
         """Replace the file as a whole; raise OSError when that fails."""
-        _replace(self._path, _dump(leader))
+        replace_file(self._path, _dump(leader))
 
 
 class LeaseFiles:
@@ -117,7 +117,7 @@ def _dump(value: BaseModel) -> bytes:
     return value.model_dump_json().encode()
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
     """Write so that a reader sees the old file or the new one, also after the machine lost power."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Random, because two containers on one disk may both be process 1.

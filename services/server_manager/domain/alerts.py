@@ -1,4 +1,4 @@
-"""Plans alerts: a target of production that does not generate, and a model without a ready standby."""
+"""Plans alerts: a target of production that does not generate, a model without a ready standby, a blocked load."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -8,7 +8,10 @@ from typing import Literal
 from contracts.routes import Route
 from contracts.vocabulary import Target
 from services.server_manager.domain.reconcile import Held, Phase
-from services.server_manager.domain.records import FleetAlert, OpenAlert, Servers
+from services.server_manager.domain.records import FleetAlert, OpenAlert, Servers, target_of
+
+NOT_PROVEN = frozenset({"attestation_missing", "signature_invalid", "key_not_trusted", "digest_mismatch"})
+"""Codes of loads that were refused because the target is not what was attested."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ def plan_alerts(
     """
     opened = {alert.alert_id for alert in record.alerts}
     wrong = _silent_targets(routes, held, silent)
+    wrong += _blocked_targets(held)
     disarmed = assess_standby(routes, held, silent)
     wrong += [
         ("standby", _active(routes[model]), f"Automatic rollback of {model} is disarmed: {why}.")
@@ -123,6 +127,20 @@ def _silent_targets(
     return wrong
 
 
+def _blocked_targets(held: Mapping[str, Held]) -> list[tuple[FleetAlert, Target, str]]:
+    """Name the targets that are not loaded because they are not proven."""
+    blocked: list[tuple[FleetAlert, Target, str]] = []
+    for name, state in sorted(held.items()):
+        target = target_of(name)
+        if target is not None and _is_blocked(state):
+            blocked.append(("provenance", target, f"{name} is not loaded: {state.reason}"))
+    return blocked
+
+
+def _is_blocked(state: Held | None) -> bool:
+    return state is not None and state.phase is Phase.FAILED and state.code in NOT_PROVEN
+
+
 def _why_over(
     alert: OpenAlert,
     routes: Mapping[str, Route],
@@ -132,6 +150,8 @@ def _why_over(
 ) -> str | None:
     """Return why an alert is over; None while it is not."""
     model, name = alert.target.model, str(alert.target)
+    if alert.kind == "provenance":
+        return None if _is_blocked(held.get(name)) else f"{name} is no longer blocked."
     if alert.kind == "engine":
         if name not in _serving(routes):
             return f"{name} takes no production traffic."

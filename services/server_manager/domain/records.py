@@ -12,7 +12,7 @@ from contracts.vocabulary import Contract, Digest, Instant, StagingPurpose, Targ
 
 CLOSED_KEPT = 500
 ANSWERED_KEPT = 500
-FleetAlert = Literal["engine", "standby"]
+FleetAlert = Literal["engine", "standby", "provenance"]
 
 
 class Lease(Contract):
@@ -92,7 +92,7 @@ class LoadedTarget(Contract):
 
 
 class OpenAlert(Contract):
-    """An open alert about `target`, which serves: it does not generate, or there is no ready target to roll back to."""
+    """An open alert about `target`: it does not generate, has no ready target to roll back to, or is not proven."""
 
     target: Target
     raised_at: Instant
@@ -102,7 +102,7 @@ class OpenAlert(Contract):
     @property
     def alert_id(self) -> str:
         """Stable name of the alert: one per target, or per model for its standby."""
-        return f"engine-{self.target}" if self.kind == "engine" else f"standby-{self.target.model}"
+        return f"standby-{self.target.model}" if self.kind == "standby" else f"{self.kind}-{self.target}"
 
 
 def without_answered(fields: dict[str, Any]) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def store():
 
 @pytest.fixture
 def cache(store, tmp_path):
-    return ArtifactCache(store, tmp_path / "artifacts", max_model_len=100)
+    return ArtifactCache(store, tmp_path / "artifacts", verify=lambda _deployable: None, max_model_len=100)
 
 
 FILES = {"config.json": b"{}", "deep/weights": b"1" * 1000}

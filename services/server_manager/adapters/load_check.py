@@ -1,0 +1,60 @@
+"""Lets only proven targets be loaded, and remembers which were."""
+
+import json
+from pathlib import Path
+
+import structlog
+
+from contracts.vocabulary import Deployable, Digest
+from services.server_manager.adapters.repository_files import replace_file
+from shared.errors import Permanent
+from shared.provenance.envelopes import Trust
+from shared.provenance.target_check import check_target
+from shared.storage.blobs import Store
+
+
+class LoadCheck:
+    """Verifies targets before a byte of them is fetched.
+
+    What was proven once may be loaded again whatever becomes of its keys: a key that is revoked blocks new loads, and
+    never takes away what serves when its engine restarts.
+    """
+
+    def __init__(self, store: Store, trust: Trust, repository: Path) -> None:
+        """Take the store, the listed keys, and the folder beside the engine's models where verdicts are kept."""
+        self._store, self._trust = store, trust
+        self._path = repository / "slipway-proven.json"
+
+    def verify(self, deployable: Deployable) -> None:
+        """Return if the target may be loaded.
+
+        Raises:
+            Permanent: `attestation_missing`, `signature_invalid`, `key_not_trusted` or `digest_mismatch`.
+            Transient: `store_unavailable`.
+        """
+        name, digest = str(deployable.target), deployable.manifest.digest
+        problem = check_target(self._store, self._trust.keys(), deployable)
+        kept = self._kept()
+        if problem is None:
+            if kept.get(name) != digest:
+                self._keep({**kept, name: digest})
+        elif kept.get(name) == digest:
+            structlog.get_logger().error(
+                "target is not proven any more, and is loaded again", target=name, code=problem.code, why=problem.reason
+            )
+        else:
+            raise Permanent(problem.code, f"{name} is not proven: {problem.reason}")
+
+    def _kept(self) -> dict[str, Digest]:
+        """Return the manifests that were proven, by the name of the target; none if the file is damaged."""
+        try:
+            kept = json.loads(self._path.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return kept if isinstance(kept, dict) else {}
+
+    def _keep(self, kept: dict[str, Digest]) -> None:
+        try:
+            replace_file(self._path, json.dumps(kept).encode())
+        except OSError as error:
+            structlog.get_logger().warning("a verdict could not be kept", path=str(self._path), error=repr(error))

@@ -1,0 +1,74 @@
+"""Whether a target may be loaded: its version is signed, and its manifest is the one that was attested."""
+
+from collections.abc import Sequence
+
+from pydantic import ValidationError
+
+from contracts.manifests import VersionManifest
+from contracts.provenance import AttesterKey, Step
+from contracts.vocabulary import ArtifactRef, Deployable, digest_of
+from decisions.provenance import Problem
+from shared.provenance.attestations import Chain, find_attestation
+from shared.provenance.envelopes import Signed
+from shared.storage.blobs import Store
+
+
+def check_target(store: Store, keys: Sequence[AttesterKey], deployable: Deployable) -> Problem | None:
+    """Return why a target is not proven; None if it is. Only manifests and attestations are read, no weights.
+
+    The files are proven by the digests in the manifest, which whoever fetches them compares. A base model (version 0)
+    counts where a signed version of the same model was trained on it.
+
+    Raises:
+        Transient: `store_unavailable`.
+    """
+    target = deployable.target
+    if target.version == 0:
+        return _check_base(store, keys, deployable)
+    version = _signed_version(store, keys, target.model, target.version)
+    if isinstance(version, Problem):
+        return version
+    registered = next((each for each in version.variants if each.variant == target.variant), None)
+    found = "no such variant" if registered is None else registered.manifest.digest
+    if registered is None or found != deployable.manifest.digest:
+        reason = f"{target} is to be loaded from {deployable.manifest.digest}, its signed version has {found}."
+        return Problem("digest_mismatch", reason)
+    if _as_json(version) != (None if deployable.serving is None else deployable.serving.model_dump_json()):
+        return Problem("digest_mismatch", f"{target} is to be loaded with other serving settings than were signed.")
+    steps: tuple[tuple[Step, ArtifactRef], ...] = (("quantise", registered.manifest), ("merge", version.merged))
+    checked = (find_attestation(store, keys, step, ref) for step, ref in steps)
+    return next((each for each in checked if isinstance(each, Problem)), None)
+
+
+def _check_base(store: Store, keys: Sequence[AttesterKey], deployable: Deployable) -> Problem | None:
+    target = deployable.target
+    numbers = (key.removesuffix("/manifest.json").rpartition("/")[2] for key in store.keys(f"versions/{target.model}/"))
+    problem = Problem("attestation_missing", f"No signed version of {target.model} was trained on this base model.")
+    for number in sorted({int(each) for each in numbers if each.isdigit()}, reverse=True):
+        version = _signed_version(store, keys, target.model, number)
+        if isinstance(version, VersionManifest) and version.base.digest == deployable.manifest.digest:
+            return None
+        if isinstance(version, Problem):
+            problem = version
+    return problem
+
+
+def _signed_version(store: Store, keys: Sequence[AttesterKey], model: str, number: int) -> VersionManifest | Problem:
+    """Return the manifest of a version if the registry signed exactly these bytes; else why not."""
+    uri = f"versions/{model}/{number}/manifest.json"
+    data = store.find(uri)
+    if data is None:
+        return Problem("attestation_missing", f"{uri} does not exist.")
+    link = Chain(store, model, number).read(keys, 1, None)
+    if not isinstance(link, Signed):
+        return link
+    if link.claim.step != "register" or digest_of(data) not in link.statement.digests:
+        return Problem("digest_mismatch", f"{uri} is {digest_of(data)}, signed was {link.statement.digests[0]}.")
+    try:
+        return VersionManifest.model_validate_json(data)
+    except ValidationError as error:
+        return Problem("signature_invalid", f"{uri} is no manifest of a version: {error.errors()[0]['msg']}.")
+
+
+def _as_json(version: VersionManifest) -> str | None:
+    return None if version.serving is None else version.serving.model_dump_json()
