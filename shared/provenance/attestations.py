@@ -98,9 +98,13 @@ class Chain:
         """Return the key of a link, from 1."""
         return f"{self.prefix}{number:06d}.json"
 
+    def numbers(self) -> list[int]:
+        """Return the numbers of all stored links, ascending; a gap is one that was removed, or was never there."""
+        return sorted(number for key in self.store.keys(self.prefix) if (number := _number(key)) > 0)
+
     def length(self) -> int:
-        """Return the number of the last link; 0 if there is none."""
-        return max((_number(key) for key in self.store.keys(self.prefix)), default=0)
+        """Return the number of the last link before the first gap; 0 if there is none."""
+        return sum(number == position for position, number in enumerate(self.numbers(), 1))
 
     def read(self, keys: Iterable[AttesterKey], number: int, previous: str | None) -> Signed | Problem:
         """Return a link if it is signed and follows the envelope with the digest `previous`; else why not."""

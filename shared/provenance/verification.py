@@ -89,7 +89,10 @@ class Verification:
         registration: Signed | None = None
         previous: str | None = None
         recorded = set()
-        for number in range(1, max(chain.length(), 1) + 1):
+        numbers = chain.numbers()
+        for number in sorted({1, *numbers}):
+            if number > 1 and number - 1 not in numbers:
+                self._note(f"attestation {number - 1}", "failed", f"{chain.key(number - 1)} does not exist.")
             link = chain.read(self.keys, number, previous)
             previous = digest_of(self.store.find(chain.key(number)) or b"")
             if isinstance(link, Problem):

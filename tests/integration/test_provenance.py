@@ -293,6 +293,19 @@ def test_envelopes_are_readable_by_others(store, released):
     assert len(statement["predicate"]["follows"]) == 3, "the merge, and each variant"
 
 
+def test_a_link_that_was_taken_out_and_one_far_behind_are_named(store, keys):
+    other = release(store, keys, model="torn")
+    chain = Chain(store, "torn", 2)
+    third = store.find(chain.key(3))
+    store._client.remove_object(bucket_name=store.bucket, object_name=chain.key(3))
+    overwrite(store, chain.key(900_000), third)
+    complaints = failed(store, keys, other)
+    assert {"attestation 3", "attestation 4", "attestation 900000"} <= set(complaints)
+    about = Subjects(named={"s3://slipway/x": digest_of(b"x")})
+    assert chain.append(attester(keys, "registry"), "deploy", about), "and nobody reads 900,000 objects for it"
+    assert chain.length() == 4
+
+
 # -- before a load --------------------------------------------------------------------------------------------------------
 
 
@@ -357,6 +370,10 @@ def test_what_was_proven_is_loaded_again_although_its_key_was_revoked(store, tmp
         with pytest.raises(Permanent, match="revoked") as caught:
             check.verify(blocked)
         assert caught.value.code == "key_not_trusted"
+    attester_keys(tmp_path).listing.write_text("[")
+    check.verify(deployable(one))
+    with pytest.raises(Permanent, match="cannot be read"):
+        check.verify(deployable(two))
 
 
 # -- the command ----------------------------------------------------------------------------------------------------------

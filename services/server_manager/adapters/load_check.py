@@ -6,6 +6,7 @@ from pathlib import Path
 import structlog
 
 from contracts.vocabulary import Deployable, Digest
+from decisions.provenance import Problem
 from services.server_manager.adapters.repository_files import replace_file
 from shared.errors import Permanent
 from shared.provenance.envelopes import Trust
@@ -33,7 +34,7 @@ class LoadCheck:
             Transient: `store_unavailable`.
         """
         name, digest = str(deployable.target), deployable.manifest.digest
-        problem = check_target(self._store, self._trust.keys(), deployable)
+        problem = self._check(deployable)
         kept = self._kept()
         if problem is None:
             if kept.get(name) != digest:
@@ -44,6 +45,13 @@ class LoadCheck:
             )
         else:
             raise Permanent(problem.code, f"{name} is not proven: {problem.reason}")
+
+    def _check(self, deployable: Deployable) -> Problem | None:
+        try:
+            keys = self._trust.keys()
+        except Permanent as error:  # the list cannot be read: nothing new is proven
+            return Problem("key_not_trusted", error.reason)
+        return check_target(self._store, keys, deployable)
 
     def _kept(self) -> dict[str, Digest]:
         """Return the manifests that were proven, by the name of the target; none if the file is damaged."""
