@@ -251,30 +251,30 @@ async def test_restarted_server_manager_keeps_what_is_loaded(fleet, manager, tri
 
 
 async def test_what_nobody_signed_is_not_loaded_and_is_alerted(fleet, manager, tmp_path):
-    base, unsigned = fleet.put_toy(tmp_path, "bot", 0), fleet.put_toy(tmp_path, "bot", 1, signed=False)
+    base, unsigned = fleet.put_toy(tmp_path, "unsigned", 0), fleet.put_toy(tmp_path, "unsigned", 1, signed=False)
     await fleet.stage(unsigned, base)
     (failed,) = await fleet.facts(VariantFailed)
     assert failed.data.code == "attestation_missing"
     (raised,) = await fleet.facts(AlertRaised)
     assert (raised.data.kind, raised.data.target) == ("provenance", unsigned.target)
-    assert "versions/bot/1/manifest.json does not exist" in raised.data.message
+    assert "versions/unsigned/1/manifest.json does not exist" in raised.data.message
     folders = {path.name for path in (manager.folder / "artifacts").iterdir()}
     assert not any(unsigned.manifest.digest.removeprefix("sha256:") in name for name in folders), "no byte was fetched"
 
 
 async def test_a_revoked_key_blocks_new_loads_and_takes_nothing_away(fleet, manager, triton, tmp_path):
-    base, first, second = (fleet.put_toy(tmp_path, "bot", version) for version in range(3))
+    base, first, second = (fleet.put_toy(tmp_path, "revoked", version) for version in range(3))
     await fleet.promote(first, 0, fallback=base)
     await fleet.facts(DeploymentChanged)
-    before = await ask(triton.endpoint, "bot.v1.bf16")
+    before = await ask(triton.endpoint, "revoked.v1.bf16")
     attester_keys(fleet.keys).revoke("quantiser", datetime.now(UTC))
     await fleet.stage(second, first)
     (failed,) = await fleet.facts(VariantFailed)
     assert failed.data.code == "key_not_trusted"
     alerts = [event.data for event in await fleet.facts(AlertRaised)]
     assert [(alert.kind, alert.target) for alert in alerts] == [("provenance", second.target)]
-    assert await ask(triton.endpoint, "bot.v1.bf16") == before, "what serves was not touched"
-    triton.kill_stub("bot.v1.bf16")
+    assert await ask(triton.endpoint, "revoked.v1.bf16") == before, "what serves was not touched"
+    triton.kill_stub("revoked.v1.bf16")
     await fleet.facts(AlertRaised, 2)
     await fleet.facts(AlertResolved)
-    assert await ask(triton.endpoint, "bot.v1.bf16") == before, "and is loaded again when its engine died"
+    assert await ask(triton.endpoint, "revoked.v1.bf16") == before, "and is loaded again when its engine died"

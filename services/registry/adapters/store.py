@@ -7,6 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from contracts.manifests import BaseManifest, DeploymentRecord, VariantManifest, VersionManifest
 from contracts.provenance import BASE_IMPORT, Material
 from contracts.sources import scheme_of
@@ -106,8 +108,8 @@ class StoredArtifacts:
         for each in manifest.variants:
             try:
                 files = VariantManifest.model_validate_json(self._store.get(each.manifest)).files
-            except Permanent:
-                continue  # what is not there is not signed; nobody loads it
+            except (Permanent, ValidationError):
+                continue  # what is not there, or no variant, is not signed
             name = str(Target(model=manifest.model, version=manifest.version, variant=each.variant))
             key = signature_key(manifest.model, manifest.version, each.variant)
             self._store.put_manifest(key, sign_files(self._attester, name, files))
