@@ -92,7 +92,7 @@ def sign_target(store: Store, folder: Path, deployable: Deployable) -> None:
     target, ref = deployable.target, deployable.manifest
     version = target.version or TRAINED_ON_BASE
     for key in store.keys(f"versions/{target.model}/{version}/"):  # of an earlier test, by its own keys
-        store._client.remove_object(bucket_name=store.bucket, object_name=key)
+        store._client.remove_object(bucket_name=store.bucket, object_name=key)  # noqa: SLF001 - only tests delete
     about = Subjects(named={ref.uri: ref.digest})
     AttestedCommits(store, attester(folder, "merger"), "merge").attest(ref.digest, about, store.prefix_of(ref))
     AttestedCommits(store, attester(folder, "quantiser"), "quantise").attest(ref.digest, about, store.prefix_of(ref))
