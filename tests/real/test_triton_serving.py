@@ -275,6 +275,9 @@ async def test_a_revoked_key_blocks_new_loads_and_takes_nothing_away(fleet, mana
     assert [(alert.kind, alert.target) for alert in alerts] == [("provenance", second.target)]
     assert await ask(triton.endpoint, "revoked.v1.bf16") == before, "what serves was not touched"
     triton.kill_stub("revoked.v1.bf16")
-    await fleet.facts(AlertRaised, 2)
-    await fleet.facts(AlertResolved)
-    assert await ask(triton.endpoint, "revoked.v1.bf16") == before, "and is loaded again when its engine died"
+
+    async def healed():
+        return [event for event in await fleet.facts(AlertResolved) if event.data.kind == "engine"]
+
+    await fleet.until(healed, what="its engine being loaded again")
+    assert await ask(triton.endpoint, "revoked.v1.bf16") == before
