@@ -100,8 +100,3 @@ class AttesterKey(Contract):
     valid_from: Instant
     retired_at: Instant | None = None
     revoked_at: Instant | None = None
-
-
-def predicate_type(step: Step) -> str:
-    """Return the type of a step's predicate."""
-    return f"{PREDICATE_PREFIX}{step}:v1"

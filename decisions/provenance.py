@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from contracts.provenance import AttesterKey, Claim, Statement, Step, predicate_type
+from contracts.provenance import PREDICATE_PREFIX, AttesterKey, Claim, Statement, Step
 
 Code = Literal["attestation_missing", "signature_invalid", "key_not_trusted", "digest_mismatch"]
 
@@ -59,6 +59,11 @@ def assess_link(claim: Claim, *, number: int, previous: str | None) -> Problem |
     if claim.previous != previous:
         return Problem("digest_mismatch", f"It follows {claim.previous or 'nothing'}, the one before is {previous}.")
     return None
+
+
+def predicate_type(step: Step) -> str:
+    """Return the type of a step's predicate."""
+    return f"{PREDICATE_PREFIX}{step}:v1"
 
 
 def find_key(keys: Iterable[AttesterKey], key_id: str) -> AttesterKey | None:

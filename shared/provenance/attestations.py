@@ -63,14 +63,14 @@ def artifact_prefix(step: Step, digest: str, prefix: str = "") -> str:
 def find_attestation(store: Store, keys: Iterable[AttesterKey], step: Step, ref: ArtifactRef) -> Signed | Problem:
     """Return the attestation of a step about an artifact that counts, the newest of several; else why there is none."""
     problem = Problem("attestation_missing", f"There is no {step} attestation of {ref.uri} ({ref.digest}).")
-    found: list[Signed] = []
+    signed: list[Signed] = []
     for key in store.keys(artifact_prefix(step, ref.digest, store.prefix_of(ref))):
         opened = open_attestation(store.find(key) or b"", keys, step, ref.digest)
         if isinstance(opened, Signed):
-            found.append(opened)
+            signed.append(opened)
         else:
             problem = Problem(opened.code, f"{key}: {opened.reason}")
-    return max(found, key=lambda signed: signed.claim.attested_at) if found else problem
+    return max(signed, key=lambda each: each.claim.attested_at) if signed else problem
 
 
 def open_attestation(data: bytes, keys: Iterable[AttesterKey], step: Step, digest: str) -> Signed | Problem:

@@ -24,10 +24,9 @@ from contracts.provenance import (
     Statement,
     Step,
     Subject,
-    predicate_type,
 )
 from contracts.vocabulary import canonical_json, digest_of
-from decisions.provenance import Problem, assess_key, find_key
+from decisions.provenance import Problem, assess_key, find_key, predicate_type
 from shared.errors import Permanent
 from shared.runtime.clock import Clock
 from shared.runtime.settings import Connection

@@ -29,9 +29,9 @@ def check_target(store: Store, keys: Sequence[AttesterKey], deployable: Deployab
     if isinstance(version, Problem):
         return version
     registered = next((each for each in version.variants if each.variant == target.variant), None)
-    found = "no such variant" if registered is None else registered.manifest.digest
-    if registered is None or found != deployable.manifest.digest:
-        reason = f"{target} is to be loaded from {deployable.manifest.digest}, its signed version has {found}."
+    signed = "no such variant" if registered is None else registered.manifest.digest
+    if registered is None or signed != deployable.manifest.digest:
+        reason = f"{target} is to be loaded from {deployable.manifest.digest}, its signed version has {signed}."
         return Problem("digest_mismatch", reason)
     if _as_json(version) != (None if deployable.serving is None else deployable.serving.model_dump_json()):
         return Problem("digest_mismatch", f"{target} is to be loaded with other serving settings than were signed.")

@@ -261,9 +261,9 @@ class Store:
         hasher, key = hashlib.sha256(), blob_key(file.digest, prefix)
         with _translated(key), Path(os.devnull).open("wb") as nowhere:
             self._client.download(self.bucket, key, file.size_bytes, nowhere, hasher.update)
-        found = f"sha256:{hasher.hexdigest()}"
-        if found != file.digest:
-            raise Permanent("digest_mismatch", f"The object {key} is {found}.", found=found)
+        digest = f"sha256:{hasher.hexdigest()}"
+        if digest != file.digest:
+            raise Permanent("digest_mismatch", f"The object {key} is {digest}.", digest=digest)
 
     def erase_blob(self, file: FileEntry, prefix: str = "") -> None:
         """Remove a blob for good; do nothing if it does not exist."""

@@ -61,9 +61,9 @@ def flip(data, at=None, bit=2):
 
 
 def test_an_untouched_version_is_proven_and_says_what_is_only_stated(store, keys, released):
-    found = findings(store, keys, released)
-    assert [each for each in found if each.verdict == "failed"] == []
-    proven = {each.what for each in found if each.verdict == "proven"}
+    all_findings = findings(store, keys, released)
+    assert [each for each in all_findings if each.verdict == "failed"] == []
+    proven = {each.what for each in all_findings if each.verdict == "proven"}
     assert {
         "version manifest",
         *(
@@ -81,7 +81,7 @@ def test_an_untouched_version_is_proven_and_says_what_is_only_stated(store, keys
         "deploy (3)",
         "deploy (4)",
     } == proven
-    stated = [each for each in found if each.verdict == "stated"]
+    stated = [each for each in all_findings if each.verdict == "stated"]
     assert [each.what for each in stated] == ["training data"]
     assert released.manifest.training.data_hash in stated[0].detail
 
@@ -200,9 +200,9 @@ def test_erased_text_is_no_failure(store, keys):
     other = release(store, keys, model="erased-text")
     for each in other.manifest.variants:
         erase_held_out(store, each.manifest, other.variants[each.variant])
-    found = findings(store, keys, other)
-    assert [each for each in found if each.verdict == "failed"] == []
-    assert sum(each.verdict == "stated" and "erased" in each.detail for each in found) == 2
+    all_findings = findings(store, keys, other)
+    assert [each for each in all_findings if each.verdict == "failed"] == []
+    assert sum(each.verdict == "stated" and "erased" in each.detail for each in all_findings) == 2
 
 
 # -- who signed -----------------------------------------------------------------------------------------------------------
@@ -238,22 +238,22 @@ def test_links_that_change_places_are_found(store, keys):
 
 
 def test_attestations_of_another_version_count_for_nothing(store, keys):
-    one, two = release(store, keys, model="first-one"), release(store, keys, model="second-one")
-    chains = [Chain(store, each.manifest.model, 2) for each in (one, two)]
+    first, second = release(store, keys, model="first-one"), release(store, keys, model="second-one")
+    chains = [Chain(store, each.manifest.model, 2) for each in (first, second)]
     overwrite(store, chains[0].key(1), store.find(chains[1].key(1)))
-    complaints = failed(store, keys, one)
+    complaints = failed(store, keys, first)
     assert "signed was" in complaints["version manifest"]
 
 
 def test_a_revoked_key_takes_its_step_with_it_and_a_retired_one_does_not(store, tmp_path):
-    mine = release(store, tmp_path, model="revoked")
+    version = release(store, tmp_path, model="revoked")
     signing = attester_keys(tmp_path)
     now = datetime.now(UTC)
     signing.rotate("merger", now)
     signing.retire("merger", now)
-    assert failed(store, tmp_path, mine) == {}
+    assert failed(store, tmp_path, version) == {}
     signing.revoke("merger", now)
-    complaints = failed(store, tmp_path, mine)
+    complaints = failed(store, tmp_path, version)
     assert set(complaints) == {"merged model"}
     assert "revoked" in complaints["merged model"]
 
@@ -360,20 +360,20 @@ def test_what_was_altered_is_refused_before_a_load(store, keys, released, place)
 
 
 def test_what_was_proven_is_loaded_again_although_its_key_was_revoked(store, tmp_path):
-    one, two = release(store, tmp_path, model="kept"), release(store, tmp_path, model="new")
+    kept, new = release(store, tmp_path, model="kept"), release(store, tmp_path, model="new")
     check = LoadCheck(store, trust(tmp_path), tmp_path / "repository")
-    check.verify(deployable(one))
+    check.verify(deployable(kept))
     attester_keys(tmp_path).revoke("merger", datetime.now(UTC))
-    check.verify(deployable(one))
-    LoadCheck(store, trust(tmp_path), tmp_path / "repository").verify(deployable(one))
-    for blocked in (deployable(two), deployable(one, "bf16")):
+    check.verify(deployable(kept))
+    LoadCheck(store, trust(tmp_path), tmp_path / "repository").verify(deployable(kept))
+    for blocked in (deployable(new), deployable(kept, "bf16")):
         with pytest.raises(Permanent, match="revoked") as caught:
             check.verify(blocked)
         assert caught.value.code == "key_not_trusted"
     attester_keys(tmp_path).listing.write_text("[")
-    check.verify(deployable(one))
+    check.verify(deployable(kept))
     with pytest.raises(Permanent, match="cannot be read"):
-        check.verify(deployable(two))
+        check.verify(deployable(new))
 
 
 # -- the command ----------------------------------------------------------------------------------------------------------

@@ -32,7 +32,11 @@ READY = f.CheckpointReady.TYPE
 
 @pytest.fixture
 def store(settings):
-    return Store(settings)
+    """The store, without versions of an earlier test: the bus of each test is new, and counts from 1."""
+    store = Store(settings)
+    for key in store.keys("versions/"):
+        store._client.remove_object(bucket_name=store.bucket, object_name=key)
+    return store
 
 
 def upload(store, model, content=b"weights"):

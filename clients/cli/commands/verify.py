@@ -64,9 +64,9 @@ def _verify(stack: StackAddress, what: str, *, files: bool) -> tuple[Finding, ..
     if digest is None:
         return findings
     manifests = {each.variant: each.manifest.digest for each in version.manifest.variants}
-    found = manifests.get(variant or "bf16", "").removeprefix("sha256:")
-    if not found.startswith(digest):
-        reason = f"it names the manifest {digest}…, {model}@v{number} has {found[:8] or 'no such variant'}…"
+    manifest = manifests.get(variant or "bf16", "").removeprefix("sha256:")
+    if not manifest.startswith(digest):
+        reason = f"it names the manifest {digest}…, {model}@v{number} has {manifest[:8] or 'no such variant'}…"
         return (Finding("fingerprint", "failed", reason), *findings)
     return (Finding("fingerprint", "proven", f"it names variant {variant} with the manifest {digest}…"), *findings)
 

@@ -117,9 +117,9 @@ class StoredArtifacts:
     def _followed(self, manifest: VersionManifest) -> tuple[str, ...]:
         """Return the digests of the attestations of what a version is made of, as far as they count."""
         keys = self._trust.keys()
-        found = [find_attestation(self._store, keys, "merge", manifest.merged)]
-        found += [find_attestation(self._store, keys, "quantise", each.manifest) for each in manifest.variants]
-        return tuple(each.digest for each in found if isinstance(each, Signed))
+        attested = [find_attestation(self._store, keys, "merge", manifest.merged)]
+        attested += [find_attestation(self._store, keys, "quantise", each.manifest) for each in manifest.variants]
+        return tuple(each.digest for each in attested if isinstance(each, Signed))
 
     async def put_deployment(self, record: DeploymentRecord) -> None:
         """Append a deployment record, create-only; one that exists stays as it is.
