@@ -146,3 +146,21 @@ def test_each_model_is_looked_at_by_itself():
 
 
 # -- what was not said --------------------------------------------------------------------------------------------------
+
+
+# -- provenance --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", ["attestation_missing", "signature_invalid", "key_not_trusted", "digest_mismatch"])
+def test_a_target_that_is_not_proven_is_alerted_until_it_is_loaded_or_forgotten(code):
+    blocked = {**READY, V2: held(2, Phase.FAILED, code=code, reason="its key was revoked")}
+    (change,) = plan(blocked)
+    assert (change.kind, change.alert.alert_id) == ("raise", "provenance-bot.v2.bf16")
+    assert change.message == f"{V2} is not loaded: its key was revoked"
+    assert names(blocked, opened("provenance", 2)) == []
+    for holding in ({**READY, V2: held(2)}, READY):
+        assert names(holding, opened("provenance", 2)) == [("resolve", "provenance-bot.v2.bf16")]
+
+
+def test_a_load_that_failed_otherwise_is_no_question_of_provenance():
+    assert names({**READY, V2: held(2, Phase.FAILED, code="load_failed", reason="no memory")}) == []
