@@ -107,8 +107,8 @@ def retire(name: NameArgument, *, attestation: AttestationOption = False, folder
     show_line(f"the old key of {name} is withdrawn; {LOADED}")
 
 
-@keys_app.command("revoke")
-def revoke(name: NameArgument, folder: FolderOption = FOLDER) -> None:
+@keys_app.command("distrust")
+def distrust(name: NameArgument, folder: FolderOption = FOLDER) -> None:
     """Revoke all keys that a service attests with, and make it a new one: nothing that they signed is accepted."""
     now = SystemClock().now()
     keys = _change(folder, lambda keys: keys.change_attester(name, lambda attesters: attesters.revoke(name, now)))
