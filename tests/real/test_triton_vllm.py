@@ -26,7 +26,7 @@ from tests.unit.benchmarker.factories import served
 pytestmark = [
     pytest.mark.real,
     pytest.mark.vllm,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
 ]
 NAME = "bot.v1.bf16"
 LONG = {"max_tokens": 400, "temperature": 0.0, "ignore_eos": True}
@@ -111,14 +111,16 @@ async def served_against(endpoint, windows, *, beside=None):
     return assess_scored(scores, None, baseline=BaselineScores(own=tuple(own)))
 
 
-async def test_what_is_served_is_scored_and_an_engine_a_stub_and_a_server_that_are_killed_come_back(
-    fleet, triton, tmp_path
+async def test_what_is_served_is_scored_bodies_harm_nothing_and_an_engine_a_stub_and_a_server_come_back(
+    fleet, triton, nats_server, js, tmp_path
 ):
     """One model for all of it: every load takes half a minute."""
     await scored_by_the_engine(triton, tmp_path / "model")
+    await hostile_bodies_harm_no_engine(triton, nats_server, js, tmp_path)
     await killed_engine_is_healed(fleet, triton)
     await killed_stub_takes_its_engine_along_and_is_healed(fleet, triton)
     await killed_triton_leaves_nothing_and_is_healed(fleet, triton)
+    await sigterm_with_a_live_model_ends_everything_in_time(triton)
 
 
 async def scored_by_the_engine(triton, folder):
@@ -177,10 +179,8 @@ async def killed_triton_leaves_nothing_and_is_healed(fleet, triton):
     assert sum(piece.output_tokens for piece in await answer(triton.endpoint, LONG)) == 400
 
 
-async def test_hostile_bodies_harm_no_engine_and_sigterm_with_a_live_model_ends_everything_in_time(
-    fleet, triton, nats_server, js, tmp_path
-):
-    """One engine for both: five hundred bodies through the gateway, then the end of it all."""
+async def hostile_bodies_harm_no_engine(triton, nats_server, js, tmp_path):
+    """Send five hundred bodies through the gateway."""
     with running(Gateway(tmp_path / "gateway", connection(nats_server, None, tmp_path))) as gateway:
         await asyncio.to_thread(wait_until, lambda: gateway.get("/v1/models/bot@v1") is not None, what="the route")
         core = triton.engine_process(NAME)
@@ -199,6 +199,9 @@ async def test_hostile_bodies_harm_no_engine_and_sigterm_with_a_live_model_ends_
         )
         assert len([record for record in records if record.error]) == len(storm.failed)
         assert sum(piece.output_tokens for piece in await answer(triton.endpoint, LONG)) == 400
+
+
+async def sigterm_with_a_live_model_ends_everything_in_time(triton):
     triton.process.terminate()
     assert await asyncio.to_thread(triton.process.wait, 25) == 0
     await asyncio.to_thread(triton.nothing_left, timeout_s=6)
