@@ -143,7 +143,7 @@ REFUSED_FIELDS: Final[Mapping[str, str]] = {
     "use_activation": "the settings of the version decide it",
     "prompt": "no prompts are stored",
     "background": "no answer is stored",
-    "cache_salt": "the gateway sets it",
+    "cache_salt": "all requests of a target share cached prefixes",
     "chat_template": "the template is a part of the version",
     "length_penalty": "beam search is not offered",
     "return_token_offsets": "it has no effect on this path",

@@ -34,6 +34,7 @@ from shared.runtime.clock import Clock
 from shared.runtime.process_metrics import exposed_registry
 
 SERVICE = "gateway"
+_CODES = {404: "unknown_url", 405: "method_not_allowed"}
 _DEFECT = Problem(500, "The gateway failed; its log says why.", "server_error", code="internal_error")
 
 
@@ -179,8 +180,11 @@ def probe_routes(dependencies: Dependencies, telemetry: Telemetry, state: Worker
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
-    message = f"{request.method} {request.url.path}: {error.detail}"
-    return problem_response(Problem(error.status_code, message), error.headers)
+    message, code = f"{request.method} {request.url.path}: {error.detail}", _CODES.get(error.status_code)
+    refusal = check_path(request.method, request.url.path)
+    if refusal is not None and code == refusal.code:  # it lists the paths that there are
+        message = refusal.message
+    return problem_response(Problem(error.status_code, message, code=code), error.headers)
 
 
 async def _rejected(_request: Request, error: Exception) -> Response:

@@ -97,8 +97,8 @@ class Callers:
             usage.in_flight -= 1
 
     def charge(self, caller: Caller, tokens: int) -> None:
-        """Count the tokens of an answered request."""
-        usage = self._usage_of(caller)
+        """Count the tokens of an answered request; its key may have other limits by now than when it was admitted."""
+        usage = self._usage.get(caller.key.key_id) if caller.key is not None else None
         if usage is not None and usage.tokens is not None:
             usage.tokens = usage.tokens.take(tokens, self._clock.monotonic())
 

@@ -13,8 +13,8 @@ from typing import Any
 
 LARGE_BODY_BYTES = 2**13
 
-Outcome = tuple[Any, list[dict[str, Any]]]
-"""The request as an object of vLLM's class, and the errors of its validation, as FastAPI has them."""
+Outcome = tuple[Any, list[dict[str, Any]]] | Exception
+"""An object of vLLM's class and the errors of its validation, as FastAPI has them; or what was raised."""
 
 _outcome: contextvars.ContextVar[Outcome | None] = contextvars.ContextVar("outcome", default=None)
 
@@ -37,8 +37,7 @@ class BodyValidation:
         validate = self._fields.get(path)
         if validate is None or size <= LARGE_BODY_BYTES:
             return None
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, lambda: validate(body, {}, loc=("body",)))
+        return await asyncio.get_running_loop().run_in_executor(self._thread, _find_outcome, validate, body)
 
 
 def use(outcome: Outcome | None) -> contextvars.Token[Outcome | None]:
@@ -51,8 +50,19 @@ def forget(token: contextvars.Token[Outcome | None]) -> None:
     _outcome.reset(token)
 
 
+def _find_outcome(validate: Any, body: Mapping[str, Any]) -> Outcome:
+    """Return what becomes of a body; vLLM's own exceptions are raised in the application, which answers them."""
+    try:
+        return validate(body, {}, loc=("body",))
+    except Exception as error:  # noqa: BLE001 - raised again by `use_outcome`
+        return error
+
+
 def _use_outcome(validate: Any) -> Any:
-    def use_outcome(value: Any, values: Any = None, *, loc: Any = ()) -> Outcome:
-        return _outcome.get() or validate(value, values or {}, loc=loc)
+    def use_outcome(value: Any, values: Any = None, *, loc: Any = ()) -> Any:
+        outcome = _outcome.get()
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome or validate(value, values or {}, loc=loc)
 
     return use_outcome

@@ -140,6 +140,16 @@ async def test_a_changed_limit_counts_at_once_and_forgets_nothing():
     assert (await gateway.chat(BEARER)).status_code == 200
 
 
+async def test_an_answer_that_began_before_a_limit_was_set_takes_nothing_of_it_back():
+    gateway = world(key())
+    before = gateway.callers.authenticate([BEARER["authorization"]], "production")
+    with gateway.callers.admit(before):
+        await gateway.keys.apply(ID, key(limits=KeyLimits(requests_per_minute=1)), 2)
+        assert (await gateway.chat(BEARER)).status_code == 200
+        gateway.callers.charge(before, 5)
+    assert (await gateway.chat(BEARER)).status_code == 429
+
+
 async def test_a_revoked_key_stays_revoked(tmp_path):
     file = RecordFile(tmp_path / "api-keys.json", ApiKey)
     table = KeyTable(file.load(), file.save)
