@@ -29,7 +29,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import nats
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
@@ -233,7 +232,7 @@ async def watch() -> Alerts:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         bus, store = stack.enter_context(running(NatsServer(folder))), stack.enter_context(running(S3Server(folder)))
-        client = await nats.connect(bus.url)
+        client = await bus.connect()
         js = client.jetstream(timeout=10)
         await provision(js)
         stack.enter_context(running_service("services.monitor.main", connection(bus, store, folder / "monitor")))

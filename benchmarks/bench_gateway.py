@@ -32,7 +32,6 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import nats
 import psutil
 
 from benchmarks.http_load import Connection, Part, build_request, connect, first_text_s
@@ -228,7 +227,7 @@ def contestants_of(folder: Path, only: list[str]) -> Iterator[tuple[dict[str, Co
 
 
 async def route(bus: NatsServer, route_: Route) -> None:
-    client = await nats.connect(bus.url)
+    client = await bus.connect()
     js = client.jetstream(timeout=10)
     await provision(js)
     await Bucket(js, "routes", Route).create(MODEL, route_)

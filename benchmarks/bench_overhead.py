@@ -33,7 +33,6 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import httpx
-import nats
 from nats.js import JetStreamContext
 from transformers.utils.logging import disable_progress_bar
 
@@ -42,6 +41,7 @@ from clients.cli.connection import find_stack
 from contracts.routes import Route
 from contracts.services import EVENTS, INBOX, ORDERS
 from services.gateway.adapters.triton import TritonEngine
+from shared.messaging.credentials import connect
 from shared.serving.inference import Deadlines
 from shared.serving.openai_stream import ApiRequest
 from shared.storage.kv import Bucket
@@ -274,7 +274,7 @@ async def measure_events() -> list[ReleaseTiming]:
             for name in names:
                 up.publish(name, adapter, "--variant", "bf16", policy=POLICY)
                 up.promoted(name)
-            client = await nats.connect(find_stack(up.state).connection.nats_url)
+            client = await connect(find_stack(up.state).connection)
             timings = [await time_release(client.jetstream(timeout=10), up.state, name) for name in names]
             await client.close()
     return timings

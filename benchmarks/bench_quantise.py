@@ -30,7 +30,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import nats
 import psutil
 
 from benchmarks.parts import show_table
@@ -207,7 +206,7 @@ async def around(merged: Path) -> list[str]:
         folder = scratch_folder(stack)
         bus, store = stack.enter_context(running(NatsServer(folder))), stack.enter_context(running(S3Server(folder)))
         settings = connection(bus, store, folder)
-        client = await nats.connect(bus.url)
+        client = await bus.connect()
         js = client.jetstream(timeout=10)
         await provision(js)
         service = QuantiserService(folder, settings, QUANTISER_PROGRESS_INTERVAL_S="0.5")

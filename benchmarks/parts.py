@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
-import nats
 from nats.js import JetStreamContext
 
 from contracts.routes import ServedTarget
@@ -40,7 +39,7 @@ async def toy_parts(**toy: str) -> AsyncGenerator[Parts, None]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         bus = stack.enter_context(running(NatsServer(folder)))
         triton = stack.enter_context(running(TritonServer(folder)))
-        client = await nats.connect(bus.url)
+        client = await bus.connect()
         js = client.jetstream(timeout=10)
         await provision(js)
         targets = {version: load_toy(triton, MODEL, version, **toy) for version in (1, 2)}

@@ -1,11 +1,12 @@
-"""Who connects to the bus: the services, what prepares it, and the roles of people and programs."""
+"""Identities on the bus: the services, the provisioner, and people and programs with their roles."""
 
+import re
 from typing import Annotated, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 
 from . import facts as f
-from .facts import Fact
+from .facts import Fact, WorkProgressed
 from .services import SERVICES
 from .vocabulary import Contract, ModelName
 
@@ -17,6 +18,11 @@ PROVISIONER: Final = "provisioner"
 """Creates streams, consumers and buckets; publishes nothing."""
 RESERVED: Final = frozenset({*SERVICES, PROVISIONER, "console", "mirror", "agent"})
 """Names that no person or program may have."""
+_REFUSED: Final = re.compile(
+    r"permissions violation for (?P<action>publish|subscription) to \"(?P<subject>[^\"]+)\"", re.IGNORECASE
+)
+_READING: Final = ("$js.api.", WorkProgressed.TYPE)
+"""Beginnings of the subjects that reading takes, as clients report them: in lower case."""
 
 PUBLISHED_BY: Final[dict[Role, tuple[type[Fact], ...]]] = {
     "publisher": (f.CheckpointReady,),
@@ -75,6 +81,37 @@ class Credential(BaseModel):
             msg = "The file holds no credential of Slipway: make one with `slipway keys add`."
             raise ValueError(msg)
         return cls(name=first, seed=SecretStr(lines[1]))
+
+
+def describe_refusal(error: str, name: str) -> str | None:
+    """Return what the bus refused to an identity, and how it is granted; None if its error is no refusal.
+
+    Args:
+        error: The server's error, as NATS clients report it.
+        name: The identity that is connected.
+    """
+    match = _REFUSED.search(error)
+    if match is None:
+        return None
+    what = "publish to" if match["action"].lower() == "publish" else "read"
+    return f"the bus does not permit {name} to {what} {match['subject']}: {_how_granted(name, match['subject'])}"
+
+
+def _how_granted(name: str, subject: str) -> str:
+    if name in SERVICES or name == PROVISIONER:
+        return (
+            "its permissions are those of another version; run `slipway keys init`, and let the bus read them (SIGHUP)"
+        )
+    for role, facts in PUBLISHED_BY.items():
+        for fact in facts:
+            if subject.startswith(f"{fact.TYPE}."):
+                model = subject.removeprefix(f"{fact.TYPE}.")
+                limit = f" of {model}" if role == "publisher" else ""
+                return (
+                    f"it takes the role {role}{limit}, which an administrator of the keys gives with `slipway keys add`"
+                )
+    roles = "viewer, operator or approver" if subject.startswith(_READING) else "administrator"
+    return f"it takes the role {roles}, which an administrator of the keys gives with `slipway keys add`"
 
 
 def inbox_prefix(name: str) -> str:

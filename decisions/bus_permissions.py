@@ -29,8 +29,8 @@ STREAMS: Final[tuple[Stream, ...]] = (INBOX, ORDERS, EVENTS, DEADLETTER, TELEMET
 LIVE: Final = f"{WorkProgressed.TYPE}.*"
 """Progress of work. It is the only subject besides its inbox that any identity subscribes to.
 
-The server lets a consumer deliver to any subject that somebody subscribes to. So nobody may subscribe to a subject that
-a stream stores: whoever may create consumers could copy stored messages to it.
+The server lets a consumer deliver to any subject with a subscriber. So no identity may subscribe to a subject that a
+stream stores: one that may create consumers could copy stored messages to it.
 """
 
 
@@ -44,7 +44,7 @@ class Permissions:
 
 
 def permissions_of(identity: Identity) -> Permissions:
-    """Return what an identity may use: that of its service, of provisioning, or of its roles together."""
+    """Return the permissions of an identity: those of its service, of provisioning, or of its roles together."""
     if identity.name in SERVICES:
         return service_permissions(SERVICES[identity.name])
     if identity.name == PROVISIONER:
@@ -61,7 +61,7 @@ def subjects(fact: type[Fact]) -> list[str]:
 
 
 def service_permissions(service: ServiceContract) -> Permissions:
-    """Return what a service needs, and nothing else: its facts, its consumers, its records."""
+    """Return the permissions of a service: its facts, its consumers, its records."""
     emitted: tuple[type[Fact], ...] = (*service.emits, WorkAbandoned) if service.consumes else service.emits
     publish = [subject for fact in emitted for subject in subjects(fact)]
     for fact, environment in service.reads:
@@ -80,7 +80,7 @@ def service_permissions(service: ServiceContract) -> Permissions:
 
 
 def provisioner_permissions() -> Permissions:
-    """Return what provisioning needs: to make and change streams, consumers and buckets; no fact and no record."""
+    """Return the permissions of provisioning: to make and change streams, consumers and buckets."""
     names = [*STREAMS, *(f"KV_{bucket}" for bucket in BUCKETS)]
     publish = ["$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST"]
     publish += [f"$JS.API.STREAM.{verb}.{name}" for name in names for verb in ("INFO", "CREATE", "UPDATE")]
@@ -96,7 +96,7 @@ def provisioner_permissions() -> Permissions:
 
 
 def user_permissions(identity: Identity) -> Permissions:
-    """Return what a user may use: that of all the roles together."""
+    """Return the permissions of a user: those of all the roles together."""
     own = f"{inbox_prefix(identity.name)}.>"
     if "administrator" in identity.roles:
         return Permissions((">",), (own, "_INBOX.>", LIVE))  # the second for the plain NATS command line
@@ -142,7 +142,7 @@ def _reading_streams() -> list[str]:
 
 
 def _consumers_of_services() -> list[str]:
-    """Return what would take or end the messages of a service's consumer, or change it."""
+    """Return the requests that would take or end the messages of a service's consumer, or change it."""
     denied = []
     for service in SERVICES.values():
         for fact, environment in service.reads:

@@ -11,7 +11,7 @@ from contracts.routes import ServedTarget
 from contracts.vocabulary import Target
 from services.server_manager.domain.model_config import EngineConfig, plan_model_files, plan_target
 from testbed import factories
-from testbed.servers import Server
+from testbed.servers import Server, bus_variables
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -26,7 +26,7 @@ class Gateway(Server):
         self.port = connection.http_port
         self.base_url = f"http://127.0.0.1:{self.port}"
         self.variables = {
-            "SLIPWAY_NATS_URL": connection.nats_url,
+            **bus_variables(connection, self.name),
             "SLIPWAY_HTTP_PORT": str(self.port),
             "SLIPWAY_STATE_DIR": str(self.folder),
         } | {f"GATEWAY_{key.upper()}": str(value) for key, value in settings.items()}

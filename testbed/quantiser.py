@@ -17,7 +17,7 @@ from contracts.vocabulary import ArtifactRef, digest_of
 from shared.storage.blobs import Store, manifest_key
 from testbed import factories
 from testbed.attesters import attester_variables
-from testbed.servers import Server
+from testbed.servers import Server, bus_variables
 
 SETTINGS = QuantiseSettings(calibration_samples=4, calibration_tokens=128)
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,7 +33,7 @@ class QuantiserService(Server):
         self.module = module
         self.port = connection.http_port
         self.variables = {
-            "SLIPWAY_NATS_URL": connection.nats_url,
+            **bus_variables(connection, self.name),
             "SLIPWAY_S3_ENDPOINT": connection.s3_endpoint,
             "SLIPWAY_S3_ACCESS_KEY": connection.s3_access_key,
             "SLIPWAY_S3_SECRET_KEY": connection.s3_secret_key.get_secret_value(),

@@ -11,7 +11,15 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from nats.aio.client import Client
+
+from deploy.identity.bus_config import tls
+from deploy.identity.key_folder import KeyFolder
+from deploy.local.state import ADMIN, prepare_keys
+from shared.messaging import credentials
+from shared.runtime.clock import SystemClock
 from shared.runtime.process import child_command, free_port
 from shared.runtime.settings import Connection
 
@@ -91,17 +99,38 @@ class Throwaway(Server):
 
 
 class NatsServer(Throwaway):
-    """JetStream without fsync, which a kill of the process does not need; the stack's own configuration has it."""
+    """JetStream with the identities and the TLS of a stack.
+
+    Without fsync, which a kill of the process does not need; the stack's own configuration has it.
+    """
 
     name = "nats"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, keys: KeyFolder | None = None) -> None:
         super().__init__(folder)
         self.port = free_port()
-        self.url = f"nats://127.0.0.1:{self.port}"
+        self.url = f"tls://127.0.0.1:{self.port}"
+        self.keys = keys or prepare_keys(self.folder, SystemClock())
+        included = os.path.relpath(self.keys.server_config, self.folder)  # an absolute path is read as a relative one
         (self.folder / "nats.conf").write_text(
             f'listen: "127.0.0.1:{self.port}"\njetstream {{ store_dir: "{self.folder}/js", max_file_store: 16GB }}\n'
+            f'include "{included}"\n{tls(self.keys.certificate, self.keys.certificate_key)}'
         )
+
+    def reload(self) -> None:
+        """Let the server read its configuration again."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGHUP)
+
+    def settings(self, identity: str = ADMIN) -> Connection:
+        """Return the settings of an identity; an administrator's work for everything."""
+        return Connection(
+            nats_url=self.url, nats_credentials=self.keys.credential(identity), nats_ca=self.keys.authority
+        )
+
+    async def connect(self, identity: str = ADMIN, **options: Any) -> Client:
+        """Connect as an identity, with these options of `nats.connect`."""
+        return await credentials.connect(self.settings(identity), **options)
 
     def command(self) -> list[str]:
         return [str(BIN / "nats-server"), "-c", str(self.folder / "nats.conf")]
@@ -175,7 +204,8 @@ def connection(nats: NatsServer | None, s3: S3Server | None, folder: Path, **mor
     """Return the settings that a service reads from its environment."""
     settings = {"state_dir": folder, "http_port": free_port(), **more}
     if nats is not None:
-        settings["nats_url"] = nats.url
+        bus = nats.settings()
+        settings |= {"nats_url": bus.nats_url, "nats_credentials": bus.nats_credentials, "nats_ca": bus.nats_ca}
     if s3 is not None:
         settings |= {
             "s3_endpoint": f"127.0.0.1:{s3.port}",
@@ -183,6 +213,16 @@ def connection(nats: NatsServer | None, s3: S3Server | None, folder: Path, **mor
             "s3_secret_key": s3.secret_key,
         }
     return Connection(**settings)
+
+
+def bus_variables(connection: Connection, identity: str) -> dict[str, str]:
+    """Return the environment variables that let a process connect to the bus of these settings as another identity."""
+    assert connection.nats_credentials is not None
+    return {
+        "SLIPWAY_NATS_URL": connection.nats_url,
+        "SLIPWAY_NATS_CREDENTIALS": str(connection.nats_credentials.with_name(f"{identity}.nk")),
+        "SLIPWAY_NATS_CA": str(connection.nats_ca),
+    }
 
 
 @contextlib.contextmanager

@@ -14,12 +14,15 @@ from contracts.services import stream_of
 from shared.runtime.process import child_command, terminate_tree
 from shared.runtime.settings import Connection
 from testbed.attesters import attester_variables
+from testbed.servers import bus_variables
 
 
-def environment(connection: Connection, **more: str) -> dict[str, str]:
-    """Return the environment that makes a service use these settings."""
+def environment(connection: Connection, identity: str | None = None, **more: str) -> dict[str, str]:
+    """Return the environment that makes a program use these settings, as this identity if one is given."""
     values = {**connection.model_dump(), "s3_secret_key": connection.s3_secret_key.get_secret_value()}
     ours = {f"SLIPWAY_{name.upper()}": str(value) for name, value in values.items() if value is not None}
+    if identity is not None:
+        ours |= bus_variables(connection, identity)
     return {**os.environ, **ours, **more}
 
 
@@ -28,7 +31,8 @@ class ServiceProcess:
 
     def __init__(self, module: str, connection: Connection, **more: str) -> None:
         self._module = module
-        self._environment = environment(connection, **attester_variables(connection.state_dir, module), **more)
+        service = module.split(".")[1].replace("_", "-")
+        self._environment = environment(connection, service, **attester_variables(connection.state_dir, module), **more)
         self._log = connection.state_dir / f"{module}.log"
         self.process: subprocess.Popen[bytes] | None = None
 

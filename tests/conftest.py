@@ -1,7 +1,6 @@
 """Fixtures that every test may use: real servers, one set per test module."""
 
 import hypothesis
-import nats
 import pytest
 import structlog
 
@@ -63,7 +62,7 @@ def triton(tmp_path_factory):
 @pytest.fixture
 async def js(nats_server):
     """A JetStream context on a freshly provisioned bus."""
-    client = await nats.connect(nats_server.url)
+    client = await nats_server.connect()
     context = client.jetstream(timeout=10)
     for stream in await context.streams_info():
         await context.delete_stream(stream.config.name)

@@ -1,5 +1,6 @@
 """Find and connect to the stack: the --state option, else the environment, else the state folder here."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from clients.cli.output import CommandError, Exit
 from clients.cli.settings import CliSettings
 from deploy.local.state import StateFolder, foreign_data
 from shared.messaging.credentials import identify
+from shared.messaging.refusals import Refusals
 from shared.runtime.settings import Connection
 
 StateOption = Annotated[
@@ -96,23 +98,36 @@ async def connected(stack: StackAddress) -> AsyncIterator[Client]:
     """Connect to the message bus for the duration of the block; reconnect if the bus restarts meanwhile.
 
     Raises:
-        CommandError: the bus does not answer.
+        CommandError: the bus does not answer, or does not permit what the block does.
     """
+    refused: list[str] = []
+    running = asyncio.current_task()
 
-    async def ignore(_error: Exception) -> None:
-        """Drop the error: nats-py reconnects, and a request without an answer times out."""
+    def end_block(sentence: str) -> None:
+        refused.append(sentence)
+        if running is not None and len(refused) == 1:
+            running.cancel()  # what waits for an answer would wait until its time limit, or try for ever
 
     client = Client()
-    options: dict[str, Any] = {"error_cb": ignore, "connect_timeout": CONNECT_S, "reconnect_time_wait": 0.2}
     try:
+        identity = identify(stack.connection)
+        errors = Refusals(identity.name or "this user", end_block)
+        options: dict[str, Any] = {
+            "error_cb": errors.note,
+            "connect_timeout": CONNECT_S,
+            "reconnect_time_wait": 0.2,
+            **identity.options("cli"),
+        }
         # The first attempt must fail fast; afterwards the client waits for a restarted bus without a limit.
         servers = stack.connection.nats_url.split(",")
-        options |= identify(stack.connection).options("cli")
         await client.connect(servers, allow_reconnect=False, max_reconnect_attempts=1, **options)
         await client.close()
         client = Client()
         await client.connect(servers, max_reconnect_attempts=-1, **options)
+    except ValueError as error:
+        raise CommandError(f"{error} `slipway env` prints the credential of a stack on this machine.") from error
     except (OSError, TimeoutError, nats.errors.Error) as error:
+        await client.close()
         url = stack.connection.nats_url
         advice = "see `slipway ps`, or start the stack with `slipway up`"
         if stack.name == url:  # the address is from the environment
@@ -122,5 +137,11 @@ async def connected(stack: StackAddress) -> AsyncIterator[Client]:
         ) from error
     try:
         yield client
+    except asyncio.CancelledError:
+        if not refused or running is None:
+            raise
+        running.uncancel()
     finally:
         await client.close()
+    if refused:
+        raise CommandError(refused[0])

@@ -73,6 +73,7 @@ class Connection:
                 credential = Credential.from_text(text)
                 options["nkeys_seed_str"] = credential.seed.get_secret_value()
                 options["inbox_prefix"] = inbox_prefix(credential.name).encode()
+                options["name"] = credential.name
         except (OSError, ValueError) as error:
             raise PublishError(f"The credentials for the message bus cannot be read: {error}") from error
         return options

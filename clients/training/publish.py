@@ -21,6 +21,7 @@ from clients.training.errors import PublishError
 from clients.training.upload import Progress, Uploader
 from contracts.envelope import CONTENT_TYPE, Event, plain
 from contracts.facts import BaseModelRef, CheckpointReady, EvalResult, Weights
+from contracts.identities import describe_refusal
 from contracts.limits import event_too_large, too_large
 from contracts.policy import ReleasePolicy
 from contracts.text_sets import evaluation_records
@@ -241,21 +242,35 @@ def _check_size(event: Event[Any]) -> Event[Any]:
 
 async def _publish(connection: Connection, event: Event[Any]) -> bool:
     """Publish until the stream acknowledges the event; return whether it had stored the event before."""
+    options = connection.bus_options()
+    refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def note(error: Exception) -> None:
+        sentence = describe_refusal(str(error), options.get("name", "this publisher"))
+        if sentence is not None and not refused.done():
+            refused.set_exception(PublishError(f"The checkpoint was not announced: {sentence}."))
+
     try:
         client = await nats.connect(
             connection.nats_url.split(","),
-            **connection.bus_options(),
+            **options,
             connect_timeout=5,
             allow_reconnect=False,
             max_reconnect_attempts=3,
             reconnect_time_wait=1,
-            error_cb=_ignore,
+            error_cb=note,
         )
     except (OSError, TimeoutError, nats.errors.Error) as error:
         raise PublishError(f"The message bus at {connection.nats_url} does not answer: publish again later.") from error
+    publishing = asyncio.ensure_future(_publish_with_retries(client.jetstream(timeout=ACK_TIMEOUT_S), event))
     try:
-        return await _publish_with_retries(client.jetstream(timeout=ACK_TIMEOUT_S), event)
+        await asyncio.wait((publishing, refused), return_when=asyncio.FIRST_COMPLETED)
+        if refused.done() and not publishing.done():
+            refused.result()
+        return await publishing
     finally:
+        publishing.cancel()
+        refused.cancel()
         with contextlib.suppress(nats.errors.Error):
             await client.close()
 
@@ -274,10 +289,6 @@ async def _publish_with_retries(js: JetStreamContext, event: Event[Any]) -> bool
         else:
             return bool(ack.duplicate)
     raise AssertionError  # the loop ends by return or raise
-
-
-async def _ignore(_error: Exception) -> None:
-    """Drop the error: the call that fails raises its own."""
 
 
 def _silent(_done: int, _total: int) -> None:

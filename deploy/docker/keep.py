@@ -62,8 +62,9 @@ def keep(command: list[str], *, url: str, start_s: float, crash_handler: bool, c
         stopping.set()
         child.send_signal(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
+    signal.signal(signal.SIGHUP, lambda number, _frame: child.send_signal(number))  # it is passed on, and is no stop
     detector = HangDetector(LIMITS, start_s, LEAVING_S)
     LivenessProbe(url, detector).start()
     last_look = time.monotonic()

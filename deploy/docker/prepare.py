@@ -9,7 +9,7 @@ from contracts.identities import PROVISIONER
 from deploy.data_format import DATA_FORMAT, refuse
 from shared.errors import SlipwayError
 from shared.messaging import topology
-from shared.messaging.credentials import connect
+from shared.messaging.credentials import connect, require_identity
 from shared.messaging.provision import limits_of, provision
 from shared.runtime.settings import Connection
 from shared.storage.blobs import AlreadyExists, Store
@@ -67,7 +67,7 @@ async def _holds_messages(js: JetStreamContext) -> bool:
 
 if __name__ == "__main__":
     try:
-        asyncio.run(prepare(Connection()))
+        asyncio.run(prepare(require_identity(Connection(), PROVISIONER)))
     except ForeignData as error:
         sys.exit(f"prepare: {error}")
     except SlipwayError as error:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import TypeAdapter
 
 from contracts.provenance import ATTESTERS, AttesterKey
-from deploy.identity.files import write_file
+from deploy.identity.files import make_folder, write_file
 from shared.provenance.envelopes import listed
 
 _KEYS = TypeAdapter(tuple[AttesterKey, ...])
@@ -42,8 +42,8 @@ class AttesterKeys:
 
     def prepare(self, now: datetime) -> None:
         """Make a key for each service that attests and has none."""
-        self.private_key("").parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.listing.parent.mkdir(exist_ok=True)
+        make_folder(self.private_key("").parent)
+        make_folder(self.listing.parent, mode=0o755)
         known = {key.attester for key in self.entries() if _is_current(key)}
         for name in ATTESTERS:
             if name not in known:

@@ -26,9 +26,13 @@ class KeyPair:
     key: bytes
 
 
-def make_authority(now: datetime) -> KeyPair:
-    """Make a certificate authority (ECDSA P-256) that may sign certificates of servers only."""
-    key = ec.generate_private_key(ec.SECP256R1())
+def make_authority(now: datetime, key_pem: bytes | None = None) -> KeyPair:
+    """Make a certificate authority (ECDSA P-256) that may sign certificates of servers only, with this key if given.
+
+    Raises:
+        ValueError: The key is not one that this module makes.
+    """
+    key = ec.generate_private_key(ec.SECP256R1()) if key_pem is None else _load(key_pem)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Slipway installation")])
     usage = _usage(signs_certificates=True)
     certificate = (
@@ -52,10 +56,7 @@ def make_server_certificate(authority: KeyPair, hosts: Iterable[str], now: datet
         msg = "a server's certificate needs at least one name or address"
         raise ValueError(msg)
     issuer = x509.load_pem_x509_certificate(authority.certificate)
-    issuer_key = serialization.load_pem_private_key(authority.key, password=None)
-    if not isinstance(issuer_key, ec.EllipticCurvePrivateKey):
-        msg = "the authority's key is no ECDSA key"
-        raise ValueError(msg)  # noqa: TRY004 - the file is wrong, not a type in the program
+    issuer_key = _load(authority.key)
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
     certificate = (
@@ -71,6 +72,11 @@ def make_server_certificate(authority: KeyPair, hosts: Iterable[str], now: datet
         .sign(issuer_key, hashes.SHA256())
     )
     return KeyPair(certificate.public_bytes(serialization.Encoding.PEM), _pem(key))
+
+
+def belong_together(pair: KeyPair) -> bool:
+    """Return whether a certificate is for the private key beside it."""
+    return x509.load_pem_x509_certificate(pair.certificate).public_key() == _load(pair.key).public_key()
 
 
 def valid_until(certificate: bytes) -> datetime:
@@ -117,6 +123,14 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
         return x509.DNSName(host)
+
+
+def _load(pem: bytes) -> ec.EllipticCurvePrivateKey:
+    key = serialization.load_pem_private_key(pem, password=None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        msg = "the private key is no ECDSA key"
+        raise ValueError(msg)  # noqa: TRY004 - the file is wrong, not a type in the program
+    return key
 
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:

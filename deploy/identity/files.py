@@ -1,12 +1,20 @@
-"""Writes files of the folder of keys at once, with the permissions that they need."""
+"""Files of a key folder: replaced at once, and owned by who owns their folder."""
 
 import os
 import tempfile
 from pathlib import Path
 
 
+def write_secret(path: Path, content: bytes) -> None:
+    """Replace a file that only its owner may read."""
+    write_file(path, content, mode=0o600)
+
+
 def write_file(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Replace a file at once, so that a program which dies leaves the old one or the new one."""
+    """Replace a file at once, so that a program which dies leaves the old one or the new one.
+
+    Written by root, it belongs to the owner of its folder: containers read the keys as another user.
+    """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -14,7 +22,22 @@ def write_file(path: Path, content: bytes, mode: int = 0o644) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(name).chmod(mode)
+        give_to_owner(Path(name), path.parent)
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def make_folder(path: Path, mode: int = 0o700) -> None:
+    """Make a folder, unless it exists; only its owner may read it if no other mode is given."""
+    if not path.is_dir():
+        path.mkdir(parents=True, exist_ok=True, mode=mode)
+        give_to_owner(path, path.parent)
+
+
+def give_to_owner(path: Path, folder: Path) -> None:
+    """Change the owner of a file that root made to that of its folder."""
+    if os.geteuid() == 0:
+        owner = folder.stat()
+        os.chown(path, owner.st_uid, owner.st_gid)

@@ -1,9 +1,14 @@
-"""The folder with an installation's keys: who has one, and how they are made, replaced and withdrawn.
+"""The folder with an installation's keys, and how they are made, replaced and withdrawn.
 
-`ca.pem` and `ca-key.pem` are the certificate authority, `bus.pem` and `bus-key.pem` the certificate of the bus.
-`identities.json` has names, roles and public keys, and nothing secret. `bus.conf` is what the bus's server includes:
-who may do what. `credentials/NAME.nk` is an identity's secret, for that identity only. Keys for attestations are in
-`deploy.identity.attesters`.
+- `ca.pem` and `ca-key.pem`: the certificate authority.
+- `identities.json`: names, roles and public keys; nothing secret.
+- `bus/`: what the bus's server reads, as a folder, which a container mounts. `bus.conf` has the permissions of each
+  identity, `bus.pem` and `bus-key.pem` are the server's certificate.
+- `credentials/NAME.nk`: an identity's secret, for that identity only. While a key is being replaced, `NAME.old.nk` is
+  the one before. `NAME.next.nk` is a new one that is not accepted yet; after a crash the next change completes or
+  deletes it.
+
+Keys for attestations are in `deploy.identity.attesters`.
 """
 
 import contextlib
@@ -16,15 +21,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-import nkeys
 from pydantic import SecretStr, TypeAdapter
 
 from contracts.identities import IDENTITY_PATTERN, PROVISIONER, RESERVED, Credential, Identity, Role
 from contracts.provenance import ATTESTERS, AttesterKey
 from contracts.services import SERVICES
-from deploy.identity import bus_config, certificates
+from deploy.identity import bus_config
 from deploy.identity.attesters import AttesterKeys
-from deploy.identity.files import write_file
+from deploy.identity.files import give_to_owner, make_folder, write_file, write_secret
 
 _IDENTITIES: Final = TypeAdapter(tuple[Identity, ...])
 OWN: Final = (*SERVICES, PROVISIONER)
@@ -48,9 +52,19 @@ class KeyFolder:
         return self.path / "ca.pem"
 
     @property
+    def certificate(self) -> Path:
+        """The certificate of the bus."""
+        return self.path / "bus" / "bus.pem"
+
+    @property
+    def certificate_key(self) -> Path:
+        """The private key of the bus's certificate."""
+        return self.path / "bus" / "bus-key.pem"
+
+    @property
     def server_config(self) -> Path:
-        """What the bus's server includes."""
-        return self.path / "bus.conf"
+        """The part of the server's configuration with the permissions of each identity."""
+        return self.path / "bus" / "bus.conf"
 
     @property
     def attesters(self) -> AttesterKeys:
@@ -61,33 +75,50 @@ class KeyFolder:
         """Return the file with an identity's secret."""
         return self.path / "credentials" / f"{name}.nk"
 
+    def former_credential(self, name: str) -> Path:
+        """Return the file with an identity's secret before it was replaced; it exists until the key is retired."""
+        return self.path / "credentials" / f"{name}.old.nk"
+
+    def _next_credential(self, name: str) -> Path:
+        return self.path / "credentials" / f"{name}.next.nk"
+
     def hosts(self) -> tuple[str, ...]:
         """Return the hosts that the bus's certificate is for; none before there is one."""
-        certificate = self.path / "bus.pem"
-        return certificates.hosts_of(certificate.read_bytes()) if certificate.is_file() else ()
+        from deploy.identity import certificates  # not for every command
+
+        return certificates.hosts_of(self.certificate.read_bytes()) if self.certificate.is_file() else ()
 
     def identities(self) -> tuple[Identity, ...]:
-        """Return everybody who may connect, in the order in which they were added."""
+        """Return the identities that may connect, in the order in which they were added."""
         return _IDENTITIES.validate_json(self._listing().read_bytes()) if self._listing().is_file() else ()
 
     def prepare(self, hosts: Iterable[str], now: datetime) -> None:
         """Make what is missing: authority, the bus's certificate for these hosts, a key for each service.
 
-        What is there stays as it is; a certificate that is for other hosts, or expires within 30 days, is replaced.
+        What exists stays as it is; a certificate that is for other hosts, or expires within 30 days, is replaced. After
+        an interruption it continues.
+
+        Raises:
+            KeysRefused: A certificate must be made, and the authority's private key is not in the folder.
+            OSError: The folder cannot be written to.
         """
-        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.credential("").parent.mkdir(exist_ok=True, mode=0o700)
+        for folder in (self.path, self.credential("").parent, self.server_config.parent):
+            make_folder(folder)
         with self._alone():
             self._prepare(list(hosts), now)
 
     def _prepare(self, hosts: list[str], now: datetime) -> None:
-        if not (self.path / "ca-key.pem").is_file():
-            made = certificates.make_authority(now)
-            _write_secret(self.path / "ca-key.pem", made.key)
+        from deploy.identity import certificates  # not for every command
+
+        if not self.authority.is_file():
+            key = self._authority_key().read_bytes() if self._authority_key().is_file() else None
+            made = certificates.make_authority(now, key)
+            write_secret(self._authority_key(), made.key)
             write_file(self.authority, made.certificate)
         self._certify(hosts, now)
         known = {identity.name for identity in self.identities()}
-        added = [_with_new_key(self, name) for name in OWN if name not in known]
+        missing = [name for name in OWN if name not in known]
+        added = [Identity(name=name, public_keys=(_make_key(name, self.credential(name)),)) for name in missing]
         self._store([*self.identities(), *added])
         self.attesters.prepare(now)
 
@@ -111,12 +142,17 @@ class KeyFolder:
                 raise KeysRefused(
                     f"{name} has a key: replace it with `slipway keys rotate {name}`, or use another name."
                 )
-            made = _with_new_key(self, name, roles=roles, models=models)
+            made = Identity(
+                name=name, roles=roles, models=models, public_keys=(_make_key(name, self.credential(name)),)
+            )
             self._store([*self.identities(), made])
             return made
 
     def rotate(self, name: str) -> Identity:
         """Add a second key to an identity; the first is accepted until `retire`.
+
+        The new key is accepted before it replaces the old one in the credential's file, and the old one is kept beside
+        it: after a crash between any two steps one of the two files is a credential that works.
 
         Raises:
             KeysRefused: There is no such identity, or it has two keys already.
@@ -125,9 +161,11 @@ class KeyFolder:
             before = self._known(name)
             if len(before.public_keys) > 1:
                 raise KeysRefused(f"{name} has two keys: withdraw the old one with `slipway keys retire {name}` first.")
-            made = _with_new_key(self, name, roles=before.roles, models=before.models, accepted=before.public_keys)
-            self._store([made if identity.name == name else identity for identity in self.identities()])
-            return made
+            made = _make_key(name, self._next_credential(name))
+            after = before.model_copy(update={"public_keys": (*before.public_keys, made)})
+            self._store([after if identity.name == name else identity for identity in self.identities()])
+            self._take_next(name)
+            return after
 
     def retire(self, name: str) -> Identity:
         """Accept an identity's newest key only.
@@ -141,6 +179,7 @@ class KeyFolder:
                 raise KeysRefused(f"{name} has one key only: make another with `slipway keys rotate {name}` first.")
             after = before.model_copy(update={"public_keys": before.public_keys[-1:]})
             self._store([after if identity.name == name else identity for identity in self.identities()])
+            self.former_credential(name).unlink(missing_ok=True)
             return after
 
     def remove(self, name: str) -> None:
@@ -154,7 +193,8 @@ class KeyFolder:
         with self._alone():
             self._known(name)
             self._store([identity for identity in self.identities() if identity.name != name])
-            self.credential(name).unlink(missing_ok=True)
+            for file in (self.credential(name), self.former_credential(name)):
+                file.unlink(missing_ok=True)
 
     def change_attester(self, name: str, change: Callable[[AttesterKeys], AttesterKey]) -> AttesterKey:
         """Change the keys that a service signs attestations with.
@@ -172,13 +212,35 @@ class KeyFolder:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Hold the folder's lock, so that two changes at once both take effect."""
-        handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """Hold the folder's lock, so that two changes at once both take effect; complete what was interrupted."""
+        lock = self.path / "lock"
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
+            give_to_owner(lock, self.path)
             fcntl.flock(handle, fcntl.LOCK_EX)
+            self._resume()
             yield
         finally:
             os.close(handle)
+
+    def _resume(self) -> None:
+        """Complete or undo what a crash interrupted: the listing says which keys are accepted."""
+        accepted = {identity.name: identity.public_keys for identity in self.identities()}
+        for name, keys in accepted.items():
+            following, former = self._next_credential(name), self.former_credential(name)
+            if following.is_file():
+                if public_key(following) == keys[-1]:
+                    self._take_next(name)
+                else:
+                    following.unlink()
+            if former.is_file() and public_key(former) not in keys:
+                former.unlink()
+
+    def _take_next(self, name: str) -> None:
+        """Replace an identity's credential by its next one, and keep the one before."""
+        if self.credential(name).is_file():
+            write_secret(self.former_credential(name), self.credential(name).read_bytes())
+        self._next_credential(name).replace(self.credential(name))
 
     def _known(self, name: str) -> Identity:
         for identity in self.identities():
@@ -186,42 +248,50 @@ class KeyFolder:
                 return identity
         raise KeysRefused(f"{name} has no key here: see `slipway keys list`.")
 
+    def _authority_key(self) -> Path:
+        return self.path / "ca-key.pem"
+
     def _listing(self) -> Path:
         return self.path / "identities.json"
 
     def _certify(self, hosts: list[str], now: datetime) -> None:
-        certificate, key = self.path / "bus.pem", self.path / "bus-key.pem"
+        from deploy.identity import certificates  # not for every command
+
+        certificate, key = self.certificate, self.certificate_key
         if certificate.is_file() and key.is_file():
-            present = certificate.read_bytes()
-            lasts = (certificates.valid_until(present) - now).days >= 30
-            if lasts and set(hosts) <= set(certificates.hosts_of(present)):
+            present = certificates.KeyPair(certificate.read_bytes(), key.read_bytes())
+            lasts = (certificates.valid_until(present.certificate) - now).days >= 30
+            complete = set(hosts) <= set(certificates.hosts_of(present.certificate))
+            if lasts and complete and certificates.belong_together(present):
                 return
-        authority = certificates.KeyPair(self.authority.read_bytes(), (self.path / "ca-key.pem").read_bytes())
+        if not self._authority_key().is_file():
+            missing = f"The bus needs a new certificate, and {self._authority_key()}, which signs it, is missing"
+            raise KeysRefused(f"{missing}: put it back, or make an authority in a new folder.")
+        authority = certificates.KeyPair(self.authority.read_bytes(), self._authority_key().read_bytes())
         made = certificates.make_server_certificate(authority, hosts, now)
-        _write_secret(key, made.key)
+        write_secret(key, made.key)
         write_file(certificate, made.certificate)
 
     def _store(self, identities: Iterable[Identity]) -> None:
-        """Write who may connect, and what the server includes; the list first: the other follows from it."""
+        """Write the listing of identities, then the server's configuration, which follows from it."""
         kept = tuple(identities)
         listing = [identity.model_dump(mode="json") for identity in kept]
         write_file(self._listing(), json.dumps(listing, indent=1).encode() + b"\n")
         write_file(self.server_config, bus_config.authorization(kept).encode())
 
 
-def _with_new_key(
-    folder: KeyFolder,
-    name: str,
-    *,
-    roles: tuple[Role, ...] = (),
-    models: tuple[str, ...] = (),
-    accepted: tuple[str, ...] = (),
-) -> Identity:
+def public_key(credential: Path) -> str:
+    """Return the public key of the secret in a credential's file."""
+    import nkeys  # not for every command
+
+    seed = Credential.from_text(credential.read_text()).seed.get_secret_value()
+    return str(nkeys.from_seed(bytearray(seed.encode())).public_key.decode())
+
+
+def _make_key(name: str, file: Path) -> str:
+    """Make a key, write its secret to a file, and return the public key."""
+    import nkeys  # not for every command
+
     seed = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)
-    public = nkeys.from_seed(bytearray(seed)).public_key.decode()
-    _write_secret(folder.credential(name), Credential(name=name, seed=SecretStr(seed.decode())).text().encode())
-    return Identity(name=name, roles=roles, models=models, public_keys=(*accepted, public))
-
-
-def _write_secret(path: Path, content: bytes) -> None:
-    write_file(path, content, mode=0o600)
+    write_secret(file, Credential(name=name, seed=SecretStr(seed.decode())).text().encode())
+    return public_key(file)

@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from contracts.identities import PROVISIONER
 from contracts.provenance import ATTESTERS
 from deploy.identity.attesters import AttesterKeys
+from deploy.identity.bus_config import tls
+from deploy.identity.key_folder import KeyFolder
 from deploy.local import triton
 from deploy.local.ports import LOOPBACK, SHADOW_OFFSET
 from deploy.local.processes import PART_VARIABLE, STACK_VARIABLE
+from shared.runtime.settings import Connection
 
 Probe = Literal["nats", "s3", "triton", "service"]
 Engine = Literal["slipway", "toy"]
@@ -54,6 +58,7 @@ class Part:
         stop_rank: parts of a lower rank are stopped first.
         stop_grace_s: time for a graceful stop.
         works_in_children: its child processes do its work, so it does not hang while they compute.
+        http_port: where liveness is probed by HTTP, if not at `port`.
     """
 
     name: str
@@ -64,6 +69,12 @@ class Part:
     stop_rank: int
     stop_grace_s: float = 10.0
     works_in_children: bool = False
+    http_port: int | None = None
+
+    @property
+    def liveness_port(self) -> int:
+        """Return the port where liveness is probed."""
+        return self.http_port or self.port
 
     @property
     def recovers(self) -> bool:
@@ -78,10 +89,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Keys:
-    """The credentials of a stack's object store."""
+    """The credentials of a stack: those of its object store, and the folder with the keys of its bus."""
 
     access: str
     secret: str
+    folder: Path
+
+    def bus(self, port: int, identity: str = PROVISIONER) -> Connection:
+        """Return the settings that reach the bus on a loopback port as one of its identities."""
+        keys = KeyFolder(self.folder)
+        return Connection(nats_url=bus_url(port), nats_credentials=keys.credential(identity), nats_ca=keys.authority)
 
 
 @dataclass(frozen=True)
@@ -142,20 +159,34 @@ def port_names(config: StackConfig) -> list[str]:
     return ["nats", "nats-monitor", *S3_PORTS, *tritons, *part_names(config)]
 
 
+def bus_url(port: int) -> str:
+    """Return the address of the bus on a loopback port."""
+    return f"tls://{LOOPBACK}:{port}"
+
+
 def plan_nats(folder: Path, ports: Mapping[str, int], programs: Programs) -> tuple[Part, str]:
     """Plan the message bus: the part, and the text of its configuration file.
 
     Every acknowledged message is on disk: `sync_interval: always`. The store holds all that `messaging.topology`
-    lets streams and buckets take.
+    lets streams and buckets take. Only the identities in `keys_folder(folder)` connect, by TLS.
     """
+    keys = KeyFolder(keys_folder(folder))
+    included = keys.server_config.relative_to(folder)  # the server reads an absolute path as a relative one
     config = (
         f'server_name: slipway\nlisten: "{LOOPBACK}:{ports["nats"]}"\nhttp: "{LOOPBACK}:{ports["nats-monitor"]}"\n'
         "max_payload: 8MB\n"
         f'jetstream {{\n  store_dir: "{folder / "nats"}"\n  sync_interval: always\n'
         "  max_mem: 256MB\n  max_file_store: 16GB\n}\n"
+        f"include {json.dumps(str(included))}\n"
+        f"{tls(keys.certificate, keys.certificate_key)}"
     )
     argv = (str(programs.nats_server), "-c", str(nats_config_file(folder)))
-    return Part("nats", argv, {}, ports["nats"], "nats", stop_rank=3), config
+    return Part("nats", argv, {}, ports["nats"], "nats", stop_rank=3, http_port=ports["nats-monitor"]), config
+
+
+def keys_folder(folder: Path) -> Path:
+    """Return the folder with the keys of the bus of the stack in a state folder."""
+    return folder / "keys"
 
 
 def nats_config_file(folder: Path) -> Path:
@@ -190,10 +221,13 @@ def plan_triton(argv: list[str], environment: Mapping[str, str], ports: Mapping[
     return Part(name, tuple(argv), environment, ports[f"{name}-grpc"], "triton", stop_rank=1, stop_grace_s=15.0)
 
 
-def connection_variables(folder: Path, ports: Mapping[str, int], keys: Keys) -> dict[str, str]:
-    """Return the environment variables that point a program to the bus and the store of a stack."""
+def connection_variables(folder: Path, ports: Mapping[str, int], keys: Keys, identity: str) -> dict[str, str]:
+    """Return the environment variables that point a program to the bus, as an identity, and to the store of a stack."""
+    bus = keys.bus(ports["nats"], identity)
     return {
-        "SLIPWAY_NATS_URL": f"nats://{LOOPBACK}:{ports['nats']}",
+        "SLIPWAY_NATS_URL": bus.nats_url,
+        "SLIPWAY_NATS_CREDENTIALS": str(bus.nats_credentials),
+        "SLIPWAY_NATS_CA": str(bus.nats_ca),
         "SLIPWAY_S3_ENDPOINT": f"{LOOPBACK}:{ports['s3']}",
         "SLIPWAY_S3_ACCESS_KEY": keys.access,
         "SLIPWAY_S3_SECRET_KEY": keys.secret,
@@ -205,7 +239,7 @@ def connection_variables(folder: Path, ports: Mapping[str, int], keys: Keys) -> 
 
 def attester_keys(folder: Path) -> AttesterKeys:
     """Return the keys that the services of the stack in a state folder sign attestations with."""
-    return AttesterKeys(folder / "keys")
+    return AttesterKeys(keys_folder(folder))
 
 
 def attestation_variables(folder: Path, service: str) -> dict[str, str]:
@@ -215,12 +249,17 @@ def attestation_variables(folder: Path, service: str) -> dict[str, str]:
     return {"SLIPWAY_ATTESTATION_KEY": str(attester_keys(folder).private_key(service))}
 
 
+def nats_variables(ports: Mapping[str, int], keys: Keys, identity: str) -> dict[str, str]:
+    """Return the environment variables that the `nats` command line reads, for an identity on the bus of a stack."""
+    bus = keys.bus(ports["nats"], identity)
+    return {"NATS_URL": bus.nats_url, "NATS_NKEY": str(bus.nats_credentials), "NATS_CA": str(bus.nats_ca)}
+
+
 def plan_services(
     folder: Path, config: StackConfig, ports: Mapping[str, int], programs: Programs, keys: Keys
 ) -> list[Part]:
     """Plan one process per replica of each service."""
     common = {
-        **connection_variables(folder, ports, keys),
         **server_manager_variables(folder, config, ports),
         **rollback_controller_variables(config, ports),
         **({"GATEWAY_WORKERS": str(config.gateway_workers)} if config.gateway_workers else {}),
@@ -236,7 +275,12 @@ def plan_services(
         Part(
             name=name,
             argv=(str(programs.python), "-m", f"services.{service.replace('-', '_')}.main"),
-            environment={**common, **attestation_variables(folder, service), "SLIPWAY_HTTP_PORT": str(ports[name])},
+            environment={
+                **connection_variables(folder, ports, keys, service),
+                **common,
+                **attestation_variables(folder, service),
+                "SLIPWAY_HTTP_PORT": str(ports[name]),
+            },
             port=ports[name],
             probe="service",
             stop_rank=0,

@@ -35,15 +35,15 @@ async def probe(kind: Probe, port: int, keys: Keys) -> str | None:
         return f"{type(error).__name__}: {error}".strip(" :")
 
 
-async def _probe_nats(port: int, _keys: Keys) -> str | None:
-    import nats
+async def _probe_nats(port: int, keys: Keys) -> str | None:
+    from shared.messaging.credentials import connect
 
     async def ignore(_error: Exception) -> None:
         """Drop the error: the failed attempt itself is the answer."""
 
     # Without `allow_reconnect` nats-py still tries again and again, 2 s apart, until `max_reconnect_attempts`.
     once: dict[str, Any] = {"allow_reconnect": False, "max_reconnect_attempts": 1, "reconnect_time_wait": 0.05}
-    client = await nats.connect(f"nats://{LOOPBACK}:{port}", connect_timeout=2, error_cb=ignore, **once)
+    client = await connect(keys.bus(port), connect_timeout=2, error_cb=ignore, **once)
     try:
         await client.jetstream(timeout=ANSWER_S).account_info()
     finally:
@@ -65,12 +65,15 @@ async def _probe_s3(port: int, keys: Keys) -> str | None:
 
 
 async def _probe_triton(port: int, _keys: Keys) -> str | None:
+    return None if await _triton_is_live(port) else "not live yet"
+
+
+async def _triton_is_live(port: int) -> bool:
     from tritonclient.grpc.aio import InferenceServerClient
 
     direct = [("grpc.enable_http_proxy", 0)]
     async with InferenceServerClient(f"{LOOPBACK}:{port}", channel_args=direct) as client:
-        live = await client.is_server_live(client_timeout=ANSWER_S)
-    return None if live else "not live yet"
+        return bool(await client.is_server_live(client_timeout=ANSWER_S))
 
 
 async def _probe_service(port: int, _keys: Keys) -> str | None:
@@ -113,8 +116,8 @@ async def probe_liveness(kind: Probe, port: int, limit_s: float) -> bool:
         return False
 
 
-async def _sends_a_byte(port: int, request: bytes = b"") -> bool:
-    """Return whether a byte arrives on a new connection, after an optional request."""
+async def _sends_a_byte(port: int, request: bytes) -> bool:
+    """Return whether a byte arrives on a new connection, after a request."""
     reader, writer = await asyncio.open_connection(LOOPBACK, port)
     try:
         writer.write(request)
@@ -123,21 +126,25 @@ async def _sends_a_byte(port: int, request: bytes = b"") -> bool:
         writer.close()
 
 
-async def _answers_http(port: int) -> bool:
-    return await _sends_a_byte(port, f"GET /healthz HTTP/1.1\r\nHost: {LOOPBACK}\r\nConnection: close\r\n\r\n".encode())
+async def _answers_http(port: int, path: str = "/healthz") -> bool:
+    return await _sends_a_byte(port, f"GET {path} HTTP/1.1\r\nHost: {LOOPBACK}\r\nConnection: close\r\n\r\n".encode())
+
+
+async def _answers_monitoring(port: int) -> bool:
+    return await _answers_http(port, "/")  # its /healthz looks at every stream, and logs those that are being made
 
 
 async def _answers_grpc(port: int) -> bool:
     _, writer = await asyncio.open_connection(LOOPBACK, port)  # gRPC does not report that nothing listens
     writer.close()
-    return await _probe_triton(port, Keys("", "")) is None
+    return await _triton_is_live(port)
 
 
 _LIFE: dict[Probe, Callable[[int], Awaitable[bool]]] = {
-    "nats": _sends_a_byte,
+    "nats": _answers_monitoring,
     "s3": _answers_http,
     "triton": _answers_grpc,
     "service": _answers_http,
 }
-"""A NATS server greets every client; the store and the services answer with any status."""
+"""Any status is an answer. A NATS server is probed on its monitoring port: elsewhere it logs an error."""
 _PROBES: dict[Probe, Ask] = {"nats": _probe_nats, "s3": _probe_s3, "triton": _probe_triton, "service": _probe_service}

@@ -108,8 +108,9 @@ class Runner:
             began = time.monotonic()
             probing = asyncio.create_task(self._watch())
             code = await self._ended()
-            probing.cancel()
-            await asyncio.gather(probing, return_exceptions=True)
+            while not probing.done():
+                probing.cancel()  # again, because a library may lose one
+                await asyncio.wait([probing], timeout=1.0)
             was_ready = self.state == "ready"
             self._process = None
             self._gone.set()
@@ -212,7 +213,8 @@ class Runner:
                 before, last_look = last_look, time.monotonic()
                 self._memory_kills.append(self._count_kills())
                 crash_handler = part.probe == "triton"
-                watched = crash_handler or detector.needs_activity
+                recovering = part.recovers and self.state != "ready"  # it may answer before it has read its store
+                watched = crash_handler or recovering or detector.needs_activity
                 activity = (
                     read_activity(process.pid, crash_handler=crash_handler, children=part.works_in_children)
                     if watched
@@ -237,7 +239,7 @@ class Runner:
 
     async def _probe_liveness(self, detector: HangDetector) -> None:
         try:
-            if await probe_liveness(self.part.probe, self.part.port, self._limits.silent_s):
+            if await probe_liveness(self.part.probe, self.part.liveness_port, self._limits.silent_s):
                 detector.answered()
         except NotListening:
             detector.refused()

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import secrets
+import signal
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -11,10 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from deploy.data_format import DATA_FORMAT, refuse
-from deploy.local.plan import Keys, Probe
-from deploy.local.processes import Recorded
+from deploy.identity.key_folder import KeyFolder
+from deploy.local.plan import Keys, Probe, keys_folder
+from deploy.local.ports import LOOPBACK
+from deploy.local.processes import Recorded, is_running
+from shared.runtime.clock import Clock
 
 LOCK_TRIES = 10
+ADMIN = "admin"
+"""The user that the commands on the machine of a stack connect as."""
 
 
 def shorten(path: Path) -> str:
@@ -43,10 +49,9 @@ class Description:
     data_format: int = 0
     runtimes: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def keys(self) -> Keys:
-        """Return the credentials of the object store."""
-        return Keys(self.s3_access_key, self.s3_secret_key)
+    def keys(self, folder: Path) -> Keys:
+        """Return the credentials of the stack in this state folder."""
+        return Keys(self.s3_access_key, self.s3_secret_key, keys_folder(folder))
 
 
 @dataclass(frozen=True)
@@ -192,6 +197,28 @@ def _known(kind: type[Any], data: dict[str, Any]) -> dict[str, Any]:
     """Return the known fields: the file of a newer release of Slipway is refused by its format, not by its fields."""
     names = {known.name for known in fields(kind)}
     return {name: value for name, value in data.items() if name in names}
+
+
+def reload_bus(folder: StateFolder) -> bool:
+    """Let the bus of a running stack read its configuration again; return whether there is one."""
+    table = folder.read_table() if folder.is_held() else None
+    for part in table.parts if table is not None else ():
+        if part.name == "nats" and part.recorded is not None and is_running(part.recorded):
+            os.kill(part.recorded.pid, signal.SIGHUP)
+            return True
+    return False
+
+
+def prepare_keys(folder: Path, clock: Clock) -> KeyFolder:
+    """Make what is missing of the keys of the bus in a state folder, also in one of a Slipway without keys.
+
+    Besides the services there is the administrator `admin`, whose credential `slipway env` and the commands use.
+    """
+    keys = KeyFolder(keys_folder(folder))
+    keys.prepare([LOOPBACK, "localhost"], clock.now())
+    if not any(identity.name == ADMIN for identity in keys.identities()):
+        keys.add(ADMIN, ["administrator"])
+    return keys
 
 
 def new_description() -> Description:

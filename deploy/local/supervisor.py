@@ -14,7 +14,17 @@ from deploy.local.leftovers import end_stack, marks_of
 from deploy.local.plan import Part, Programs, StackConfig
 from deploy.local.ports import LOOPBACK, keep_ports
 from deploy.local.runner import Runner
-from deploy.local.state import Description, PartState, StateFolder, Table, foreign_data, new_description, shorten
+from deploy.local.state import (
+    ADMIN,
+    Description,
+    PartState,
+    StateFolder,
+    Table,
+    foreign_data,
+    new_description,
+    prepare_keys,
+    shorten,
+)
 from deploy.local.view import View, last_lines
 from deploy.local.watch import LONGEST_START_S
 from shared.runtime.clock import Clock
@@ -99,10 +109,11 @@ class Supervisor:
         config = self._options.config
         ports = keep_ports(plan.port_names(config), earlier.ports)
         path = self._folder.path
-        plan.attester_keys(path).prepare(self._clock.now())
-        variables = plan.connection_variables(path, ports, earlier.keys) | {
+        prepare_keys(path, self._clock)
+        variables = plan.connection_variables(path, ports, earlier.keys(path), ADMIN) | {
             "SLIPWAY_GATEWAY_URL": f"http://{LOOPBACK}:{ports['gateway']}",
             "SLIPWAY_TRITON_URL": f"{LOOPBACK}:{ports['triton-grpc']}",
+            **plan.nats_variables(ports, earlier.keys(path), ADMIN),
         }
         roots = {name: str(root) for name, root in self._options.runtimes.items()}
         description = replace(earlier, ports=ports, variables=variables, engine=config.engine, runtimes=roots)
@@ -122,9 +133,9 @@ class Supervisor:
         nats, config = plan.plan_nats(path, ports, programs)
         plan.nats_config_file(path).write_text(config)
         (path / "s3").mkdir(exist_ok=True)
-        services = plan.plan_services(path, self._options.config, ports, programs, description.keys)
+        services = plan.plan_services(path, self._options.config, ports, programs, description.keys(path))
         tritons = self._plan_tritons(description)
-        return [nats, plan.plan_s3(path, ports, programs, description.keys), *tritons, *services]
+        return [nats, plan.plan_s3(path, ports, programs, description.keys(path)), *tritons, *services]
 
     def _plan_tritons(self, description: Description) -> list[Part]:
         """Prepare and plan each Triton; raise CannotStart where two have exchanged their engine environments."""
@@ -153,7 +164,7 @@ class Supervisor:
         return Runner(
             part,
             marks=marks_of(self._folder, description),
-            keys=description.keys,
+            keys=description.keys(self._folder.path),
             log=self._folder.log_of(part.name),
             inherited=self._options.inherited,
             print_line=self._view.print_line,
@@ -278,11 +289,13 @@ class Supervisor:
         """Create streams, consumers and buckets."""
         import nats
 
+        from shared.messaging.credentials import connect
         from shared.messaging.provision import provision
 
+        bus = description.keys(self._folder.path).bus(description.ports["nats"])
         for attempt in range(1, PROVISION_TRIES + 1):
             try:
-                client = await nats.connect(description.variables["SLIPWAY_NATS_URL"], connect_timeout=5)
+                client = await connect(bus, connect_timeout=5)
                 try:
                     await provision(client.jetstream(timeout=30))
                 finally:

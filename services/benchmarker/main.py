@@ -10,6 +10,7 @@ from services.benchmarker.adapters.triton import TritonEngine
 from services.benchmarker.app import SERVICE, build
 from services.benchmarker.settings import BenchmarkerSettings
 from shared.messaging.bus import Bus
+from shared.messaging.credentials import require_identity
 from shared.provenance.envelopes import Attester
 from shared.runtime.clock import SystemClock
 from shared.runtime.service import serve
@@ -45,7 +46,7 @@ async def run(connection: Connection, settings: BenchmarkerSettings) -> None:
 
 def main() -> None:
     """Read the settings from the environment and run the benchmarker."""
-    connection = Connection()
+    connection = require_identity(Connection(), SERVICE)
     configure_logging(SERVICE, connection.log_level)
     asyncio.run(run(connection, BenchmarkerSettings()))
 

@@ -3,6 +3,7 @@
 import asyncio
 
 from services.gateway.settings import GatewaySettings
+from shared.messaging.credentials import require_identity
 from shared.runtime.process_metrics import share_metrics
 from shared.runtime.settings import Connection
 from shared.runtime.telemetry import configure_logging
@@ -27,7 +28,7 @@ def run_workers(connection: Connection, settings: GatewaySettings) -> None:
 
 def main() -> None:
     """Read the settings from the environment and run the gateway."""
-    connection = Connection()
+    connection = require_identity(Connection(), SERVICE)
     configure_logging(SERVICE, connection.log_level)
     settings = GatewaySettings()
     if settings.workers == 1:

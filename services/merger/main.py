@@ -8,6 +8,7 @@ from services.merger.adapters.store import StoredArtifacts
 from services.merger.app import SERVICE, build
 from services.merger.settings import MergerSettings
 from shared.messaging.bus import Bus
+from shared.messaging.credentials import require_identity
 from shared.provenance.envelopes import Attester
 from shared.runtime.clock import SystemClock
 from shared.runtime.process import memory_bytes
@@ -48,7 +49,7 @@ async def run(connection: Connection, settings: MergerSettings) -> None:
 
 def main() -> None:
     """Read the settings from the environment and run the merger."""
-    connection = Connection()
+    connection = require_identity(Connection(), SERVICE)
     configure_logging(SERVICE, connection.log_level)
     asyncio.run(run(connection, MergerSettings()))
 

@@ -9,6 +9,7 @@ from services.monitor.app import SERVICE, build, build_sweeper
 from services.monitor.domain.record import MonitorState
 from services.monitor.settings import MonitorSettings
 from shared.messaging.bus import Bus
+from shared.messaging.credentials import require_identity
 from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.records import RecordStore
 from shared.runtime.clock import SystemClock
@@ -45,7 +46,7 @@ async def run(connection: Connection, settings: MonitorSettings) -> None:
 
 def main() -> None:
     """Read the settings from the environment and run the monitor."""
-    connection = Connection()
+    connection = require_identity(Connection(), SERVICE)
     configure_logging(SERVICE, connection.log_level)
     asyncio.run(run(connection, MonitorSettings()))
 

@@ -12,6 +12,7 @@ from services.quantiser.domain import corpus_digest
 from services.quantiser.ports import PackagedText
 from services.quantiser.settings import QuantiserSettings
 from shared.messaging.bus import Bus
+from shared.messaging.credentials import require_identity
 from shared.provenance.envelopes import Attester
 from shared.runtime.clock import SystemClock
 from shared.runtime.process import memory_bytes
@@ -51,7 +52,7 @@ async def run(connection: Connection, settings: QuantiserSettings) -> None:
 
 def main() -> None:
     """Read the settings from the environment and run the quantiser."""
-    connection = Connection()
+    connection = require_identity(Connection(), SERVICE)
     configure_logging(SERVICE, connection.log_level)
     asyncio.run(run(connection, QuantiserSettings()))
 

@@ -17,6 +17,7 @@ from services.registry.domain.versions import ModelRecord
 from services.registry.ports import Artifacts, Ports
 from services.registry.settings import RegistrySettings
 from shared.messaging.bus import Bus
+from shared.messaging.credentials import require_identity
 from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.records import RecordStore
 from shared.provenance.envelopes import Attester, Trust
@@ -71,7 +72,7 @@ async def run(connection: Connection, settings: RegistrySettings) -> None:
 
 def main() -> None:
     """Read the settings from the environment and run the registry."""
-    connection = Connection()
+    connection = require_identity(Connection(), SERVICE)
     configure_logging(SERVICE, connection.log_level)
     asyncio.run(run(connection, RegistrySettings()))
 

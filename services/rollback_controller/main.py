@@ -12,6 +12,7 @@ from services.rollback_controller.domain.record import RollbackState
 from services.rollback_controller.settings import RollbackControllerSettings
 from services.rollback_controller.states import RollbackStates
 from shared.messaging.bus import Bus
+from shared.messaging.credentials import require_identity
 from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.records import RecordStore
 from shared.runtime.clock import SystemClock
@@ -63,7 +64,7 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
 
 def main() -> None:
     """Run the rollback-controller."""
-    connection = Connection()
+    connection = require_identity(Connection(), SERVICE)
     configure_logging(SERVICE, connection.log_level)
     asyncio.run(run(connection, RollbackControllerSettings()))
 

@@ -19,6 +19,7 @@ from services.server_manager.known_routes import KnownRoutes
 from services.server_manager.manager import Manager
 from services.server_manager.settings import ServerManagerSettings
 from shared.messaging.bus import Bus
+from shared.messaging.credentials import require_identity
 from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.records import RecordStore
 from shared.provenance.envelopes import Trust
@@ -122,7 +123,7 @@ async def follow_routes(bus: Bus, routes: KvRecords[Route], manager: Manager) ->
 
 def main() -> None:
     """Run server-manager."""
-    connection = Connection()
+    connection = require_identity(Connection(), SERVICE)
     configure_logging(SERVICE, connection.log_level)
     asyncio.run(run(connection, ServerManagerSettings()))
 

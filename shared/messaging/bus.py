@@ -29,6 +29,7 @@ from shared.messaging.credentials import identify
 from shared.messaging.delivery import Consumption, Delivery, Failed
 from shared.messaging.events import parse_event
 from shared.messaging.publishing import PUBLISH_TIMEOUT_S, Emit, envelope, publish_event
+from shared.messaging.refusals import Refusals
 from shared.runtime.clock import Clock
 from shared.runtime.failpoints import failpoint
 from shared.runtime.settings import Connection
@@ -67,6 +68,7 @@ class Bus:
         self._contract = SERVICES[service]
         identity = identify(connection)
         self._inbox = inbox_prefix(identity.name or service).encode()
+        self._refusals = Refusals(identity.name or service, _report_refusal)
         self.tracing = tracer_provider(service, connection.trace_file)
         self._handled = Counter("slipway_facts_handled", "Facts handled", ["fact", "outcome"], registry=self.metrics)
         self._unpublishable = Counter(
@@ -91,6 +93,7 @@ class Bus:
             connect_timeout=5,
             graceful_timeout=10,
             inbox_prefix=self._inbox,
+            error_cb=self._refusals.note,
             middlewares=[
                 NatsTelemetryMiddleware(tracer_provider=self.tracing),
                 self._delivery,
@@ -125,6 +128,7 @@ class Bus:
     async def connect(self) -> Client:
         """Connect to the bus and return the client."""
         await self.broker.connect()
+        self._refusals.guard(self.client)
         return self.client
 
     async def check(self) -> None:
@@ -257,6 +261,10 @@ def stored_at() -> datetime | None:
     """Return when the stream stored the message that is being handled, by the bus's own clock; None outside of one."""
     received = _received.get()
     return received.stored_at if received is not None else None
+
+
+def _report_refusal(sentence: str) -> None:
+    structlog.get_logger().error("not permitted", reason=sentence)
 
 
 def _as_emits(outcome: Outcome) -> list[Emit]:

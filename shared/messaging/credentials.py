@@ -1,26 +1,29 @@
-"""How a program proves to the bus who it is: the options that NATS clients take."""
+"""A program's credential on the bus, and the options of NATS clients that follow from it."""
 
+import contextlib
 import logging
 import ssl
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nats
 from nats.aio.client import Client
 
 from contracts.identities import Credential, inbox_prefix
+from shared.messaging import transport
 from shared.runtime.settings import Connection
 
 if TYPE_CHECKING:
     from faststream.nats.security import NatsSecurity
 
+transport.install()
 _OPERATOR_MODE = "-----BEGIN NATS USER JWT-----"
 
 
 @dataclass(frozen=True)
 class BusIdentity:
-    """Who a program is on the bus.
+    """The identity of a program on the bus.
 
     Attributes:
         name: The identity; None for one that only a NATS in operator mode knows, or without credentials.
@@ -63,14 +66,52 @@ async def connect(connection: Connection, default_name: str = "slipway", **optio
 
     Raises:
         ValueError: as `identify`.
-        nats.errors.Error: the bus does not answer, or lets nobody in with this key.
+        nats.errors.Error: the bus does not answer, or does not accept this key.
     """
     given = {**identify(connection).options(default_name), **options}
-    return await nats.connect(connection.nats_url.split(","), **given)
+    client = Client()
+    try:
+        await client.connect(connection.nats_url.split(","), **given)
+    except BaseException:
+        with contextlib.suppress(Exception):  # an error of it must not take the place of a cancellation
+            await client.close()  # it leaves its socket open
+        raise
+    return client
+
+
+def require_identity(connection: Connection, identity: str) -> Connection:
+    """Return the settings of a program that connects as one identity.
+
+    Raises:
+        SystemExit: There is no credential, or it is another identity's; the message says what to do.
+    """
+    why = _missing(connection, identity)
+    if why is not None:
+        sys.exit(f"{identity}: no_credentials: {why}")
+    return connection
+
+
+def _missing(connection: Connection, identity: str) -> str | None:
+    """Return why a program cannot connect as an identity, and what to do; None if it can try."""
+    advice = (
+        f"Name the file credentials/{identity}.nk of the folder that `slipway keys init` makes in "
+        "SLIPWAY_NATS_CREDENTIALS, and its ca.pem in SLIPWAY_NATS_CA."
+    )
+    if connection.nats_credentials is None:
+        return f"The bus takes no connection without a credential. {advice}"
+    try:
+        known = identify(connection)
+    except ValueError as error:
+        return f"{error} {advice}"
+    if known.tls is None:
+        return f"The bus takes no connection without TLS. {advice}"
+    if known.name not in (identity, None):
+        return f"{connection.nats_credentials} is the credential of {known.name}. {advice}"
+    return None
 
 
 def identify(connection: Connection) -> BusIdentity:
-    """Read who this program is on the bus from the files that its settings name.
+    """Return the identity of this program, read from the files that its settings name.
 
     Raises:
         ValueError: A file is not readable, or holds no credential; the message names the variable.

@@ -13,7 +13,7 @@ from nats.js.errors import APIError, BadRequestError, NotFoundError
 from contracts.identities import PROVISIONER
 from contracts.services import EVENTS, INBOX, ORDERS
 from shared.messaging import topology
-from shared.messaging.credentials import connect
+from shared.messaging.credentials import connect, require_identity
 from shared.runtime.settings import Connection
 
 _NAME_IN_USE = 10058
@@ -137,7 +137,7 @@ def limits_of(connection: Connection) -> dict[str, int]:
 
 
 async def _main() -> None:
-    connection = Connection()
+    connection = require_identity(Connection(), PROVISIONER)
     client = await connect(connection, PROVISIONER)
     try:
         await provision(client.jetstream(timeout=30), replicas=connection.replicas, limits=limits_of(connection))

@@ -14,6 +14,7 @@ from contracts.facts import Fact, WorkAbandoned
 from contracts.services import SERVICES
 from contracts.vocabulary import Environment, canonical_json
 from shared.errors import Permanent, Transient, translate
+from shared.messaging.refusals import NotPermitted
 from shared.runtime.clock import Clock
 from shared.runtime.telemetry import traceparent_for
 
@@ -95,8 +96,8 @@ async def publish_event(js: JetStreamContext, event: Event[Any], headers: Mappin
     Raises:
         Permanent: `internal_error` when the event is larger than the bus allows: the server would close the connection;
             `too_large` when it is larger than its stream takes.
-        Transient: `bus_unavailable` when the stream does not have it after several attempts; `stream_full` at once
-            when the stream has reached its limit of size.
+        Transient: `bus_unavailable` when the stream does not have it after several attempts, or at once when the bus
+            does not permit it; `stream_full` at once when the stream has reached its limit of size.
     """
     limit_bytes = js._nc.max_payload  # noqa: SLF001 - nats-py has no public name for it
     body, all_headers = message_of(event, headers, limit_bytes=limit_bytes)
@@ -110,6 +111,8 @@ async def publish_event(js: JetStreamContext, event: Event[Any], headers: Mappin
                 raise Transient(known.code, f"{event.type} could not be published: {known.reason}") from error
             if known is not None and known.code == "too_large":
                 raise Permanent(known.code, f"{event.type} could not be published: {known.reason}") from error
+            if isinstance(error, NotPermitted):
+                raise Transient("bus_unavailable", f"{event.type} could not be published: {error}.") from error
             if attempt == _PUBLISH_ATTEMPTS - 1:
                 raise Transient("bus_unavailable", f"{event.type} could not be published: {error!r}.") from error
             await asyncio.sleep(0.2 * 2**attempt)

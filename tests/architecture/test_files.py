@@ -21,7 +21,9 @@ SHARED = {
         "provision",
         "publishing",
         "records",
+        "refusals",
         "topology",
+        "transport",
     },
     "storage": {
         "blobs",

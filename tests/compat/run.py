@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nats
-
 from clients.cli.gguf import convert_gguf, find_packaged_gguf
 from contracts.routes import Route
 from contracts.vocabulary import ServingSettings
@@ -83,7 +81,7 @@ def serving(context: int = CONTEXT) -> Iterator[Served]:
 
 
 async def _prepare(bus, triton, base, served) -> None:
-    client = await nats.connect(bus.url)
+    client = await bus.connect()
     context = client.jetstream(timeout=10)
     await provision(context)
     await Bucket(context, "routes", Route).create(MODEL, Route(model=MODEL, epoch=1, active=served))

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from contracts.services import SERVICES
+from deploy.identity.key_folder import KeyFolder
 from shared.messaging.topology import file_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,6 +158,19 @@ def test_images_run_without_root_also_outside_compose(name):
     users = re.findall(r"^USER (\S+)$", stages()[name], re.MULTILINE)
     assert users in (["slipway"], ["10001:10001"])
     assert "--uid 10001 --gid 10001 slipway" in stages()["python"]
+
+
+def test_the_bus_sees_changed_keys_because_their_folder_is_mounted_and_no_other_secret():
+    config = (ROOT / "deploy/docker/nats.conf").read_text()
+    nats = COMPOSE["services"]["nats"]
+    assert "secrets" not in nats
+    (mounted,) = (volume for volume in nats["volumes"] if "SLIPWAY_KEYS" in str(volume))
+    assert mounted == "${SLIPWAY_KEYS:-./keys}/bus:/etc/nats/bus:ro"
+    keys = KeyFolder(Path("keys"))
+    for file in (keys.server_config, keys.certificate, keys.certificate_key):
+        assert file.parent == Path("keys/bus")
+        assert f"bus/{file.name}" in config
+    assert keys.credential("x").parent != keys.server_config.parent != keys.authority.parent
 
 
 @pytest.mark.parametrize("volume", ["/state", "/serving", "/data", "/store"])

@@ -4,13 +4,12 @@ What is expected follows from the declarations of services and roles, not from t
 """
 
 import asyncio
+import contextlib
 import json
-import os
-import signal
 import ssl
 from datetime import UTC, datetime
 
-import nats
+import nats.errors
 import pytest
 
 from contracts.facts import FACTS, CheckpointReady, WorkAbandoned, WorkProgressed
@@ -27,10 +26,8 @@ from contracts.services import (
     durable_name,
     stream_of,
 )
-from deploy.identity.bus_config import tls
 from deploy.identity.key_folder import KeyFolder
-from shared.messaging import topology
-from shared.messaging.credentials import identify
+from shared.messaging import credentials, topology
 from shared.messaging.provision import provision
 from shared.runtime.settings import Connection
 from testbed.servers import NatsServer
@@ -52,23 +49,6 @@ CONSUMERS = [
 ]
 
 
-class SecuredNats(NatsServer):
-    """A server that only lets known keys in, by TLS."""
-
-    def __init__(self, folder, keys: KeyFolder) -> None:
-        super().__init__(folder)
-        config = self.folder / "nats.conf"
-        included = os.path.relpath(keys.server_config, self.folder)  # an absolute path is read as a relative one
-        config.write_text(
-            config.read_text()
-            + f"include {json.dumps(included)}\n"
-            + tls(keys.path / "bus.pem", keys.path / "bus-key.pem")
-        )
-
-    def reload(self) -> None:
-        self.process.send_signal(signal.SIGHUP)
-
-
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory):
     folder = KeyFolder(tmp_path_factory.mktemp("keys"))
@@ -81,11 +61,11 @@ def keys(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, keys):
-    server = SecuredNats(tmp_path_factory.mktemp("nats"), keys)
+    server = NatsServer(tmp_path_factory.mktemp("nats"), keys)
     server.start()
 
     async def prepared():
-        client = await connect(server, keys, PROVISIONER)
+        client = await connect(server, PROVISIONER)
         await provision(client.jetstream(timeout=30))
         await client.close()
 
@@ -94,10 +74,8 @@ def server(tmp_path_factory, keys):
     server.discard()
 
 
-async def connect(server, keys, name, **options):
-    connection = Connection(nats_url=server.url, nats_credentials=keys.credential(name), nats_ca=keys.authority)
-    given = {"allow_reconnect": False, "connect_timeout": 5, **identify(connection).options(name), **options}
-    return await nats.connect(server.url, **given)
+async def connect(server, name, **options):
+    return await server.connect(name, **{"allow_reconnect": False, "connect_timeout": 5, **options})
 
 
 def facts_of(name):
@@ -151,12 +129,14 @@ def expected(name):
     return tried
 
 
+REFUSED = (nats.errors.Error, ConnectionResetError)
+"""A server that knows no such key says so and closes the connection, sometimes before the client has read it."""
 HARMFUL = ("PURGE", "MSG.DELETE", "RESTORE", "SNAPSHOT", "STEPDOWN", "CONSUMER.DELETE", "CONSUMER.PAUSE")
 IDENTITIES = (*SERVICES, PROVISIONER, *USERS)
 
 
 @pytest.mark.parametrize("name", IDENTITIES)
-async def test_each_identity_may_do_what_it_needs_and_nothing_else(server, keys, name):
+async def test_each_identity_may_do_what_it_needs_and_nothing_else(server, name):
     refused: set[str] = set()
 
     async def note(error):
@@ -164,7 +144,7 @@ async def test_each_identity_may_do_what_it_needs_and_nothing_else(server, keys,
         if "permissions violation for publish" in text.lower():
             refused.add(text.split('"')[1])
 
-    client = await connect(server, keys, name, error_cb=note)
+    client = await connect(server, name, error_cb=note)
     tried = expected(name)
     try:
         for subject, allowed in tried.items():
@@ -182,7 +162,7 @@ async def test_each_identity_may_do_what_it_needs_and_nothing_else(server, keys,
 
 
 @pytest.mark.parametrize("name", IDENTITIES)
-async def test_each_identity_reads_its_own_inbox_only(server, keys, name):
+async def test_each_identity_reads_its_own_inbox_only(server, name):
     refused: set[str] = set()
 
     async def note(error):
@@ -191,7 +171,7 @@ async def test_each_identity_reads_its_own_inbox_only(server, keys, name):
             refused.add(text.split('"')[1])
 
     other = next(identity for identity in IDENTITIES if identity != name)
-    client = await connect(server, keys, name, error_cb=note)
+    client = await connect(server, name, error_cb=note)
     not_own = {f"_INBOX_{other}.>", "slipway.>", "$KV.>", "_INBOX.>", ">", "$JS.>", f"{CheckpointReady.TYPE}.*"}
     live = f"{WorkProgressed.TYPE}.*"
     for subject in (*not_own, live, f"_INBOX_{name}.>"):
@@ -205,13 +185,13 @@ async def test_each_identity_reads_its_own_inbox_only(server, keys, name):
     assert refused == {subject.lower() for subject in not_own | (set() if follows else {live})}
 
 
-async def test_a_publisher_of_named_models_announces_no_other(server, keys):
+async def test_a_publisher_of_named_models_announces_no_other(server):
     refused: set[str] = set()
 
     async def note(error):
         refused.add(str(error).split('"')[1])
 
-    client = await connect(server, keys, "pia", error_cb=note)
+    client = await connect(server, "pia", error_cb=note)
     for model in ("support-bot", "other-bot"):
         await client.publish(f"{CheckpointReady.TYPE}.{model}", b"")
     await client.flush(timeout=5)
@@ -220,12 +200,51 @@ async def test_a_publisher_of_named_models_announces_no_other(server, keys):
     assert refused == {f"{CheckpointReady.TYPE}.other-bot"}
 
 
-async def lets_in(server, keys, name):
+NAMED_ELSEWHERE = {
+    "durable name in the body": ("{stream}", {"durable_name": "{durable}"}),
+    "name in the body": ("{stream}", {"name": "{durable}"}),
+    "both in the body": ("{stream}", {"name": "{durable}", "durable_name": "{durable}"}),
+    "another name in the subject": ("{stream}.mine", {"name": "{durable}"}),
+    "another name in the subject, durable": ("{stream}.mine", {"durable_name": "{durable}"}),
+    "another name with a filter": ("{stream}.mine.slipway.>", {"name": "{durable}", "filter_subject": "slipway.>"}),
+}
+
+
+@pytest.mark.parametrize("how", NAMED_ELSEWHERE)
+@pytest.mark.parametrize("action", ["", "update", "create"])
+async def test_a_reader_changes_no_consumer_of_a_service_by_naming_it_elsewhere(server, how, action):
+    """What is denied is denied by subject: the server must not take the name from the body."""
+    owner, stream, durable = next(consumer for consumer in CONSUMERS if consumer[1] == EVENTS)
+    where, names = NAMED_ELSEWHERE[how]
+    provisioner, reader = await connect(server, PROVISIONER), await connect(server, "victor")
+    try:
+        before = await provisioner.jetstream().consumer_info(stream, durable)
+        config = {
+            **{name: value.format(durable=durable) for name, value in names.items()},
+            "deliver_subject": f"_INBOX_victor.{owner}",
+            "ack_policy": "none",
+            "deliver_policy": "all",
+            "max_ack_pending": 7,
+        }
+        for changes in (config, {name: value for name, value in config.items() if name != "deliver_subject"}):
+            body = {"stream_name": stream, "config": changes, "action": action}
+            subject = f"$JS.API.CONSUMER.CREATE.{where.format(stream=stream, durable=durable)}"
+            with contextlib.suppress(nats.errors.Error):
+                answer = json.loads((await reader.request(subject, json.dumps(body).encode(), timeout=2)).data)
+                assert answer.get("error") or answer["name"] != durable, answer
+        after = await provisioner.jetstream().consumer_info(stream, durable)
+        assert (after.config, after.created) == (before.config, before.created)
+    finally:
+        await provisioner.close()
+        await reader.close()
+
+
+async def lets_in(server, name):
     """Connect, and try again while the server reads its configuration again."""
     for attempt in range(100):
         try:
-            client = await connect(server, keys, name)
-        except nats.errors.Error:
+            client = await connect(server, name)
+        except REFUSED:
             if attempt == 99:
                 raise
             await asyncio.sleep(0.05)
@@ -236,34 +255,33 @@ async def lets_in(server, keys, name):
 
 
 async def test_who_has_no_key_or_no_certificate_is_not_let_in(server, keys, tmp_path):
-    ca = ssl.create_default_context(cafile=str(keys.authority))
-    with pytest.raises(nats.errors.Error, match="Authorization Violation"):
-        await nats.connect(server.url, tls=ca, allow_reconnect=False, connect_timeout=5)
     strangers = KeyFolder(tmp_path)
     strangers.prepare(["127.0.0.1"], NOW)
-    once = {"allow_reconnect": False, "max_reconnect_attempts": 1}
-    unknown = Connection(nats_credentials=strangers.credential("registry"), nats_ca=keys.authority)
-    with pytest.raises(nats.errors.Error, match="Authorization Violation"):
-        await nats.connect(server.url, **once, **identify(unknown).options("registry"))
-    distrustful = Connection(nats_credentials=keys.credential("registry"), nats_ca=strangers.authority)
-    with pytest.raises((ssl.SSLCertVerificationError, nats.errors.Error)):
-        await nats.connect(server.url, **once, **identify(distrustful).options("registry"))
+    once = {"allow_reconnect": False, "max_reconnect_attempts": 1, "connect_timeout": 5}
+    keyless = Connection(nats_url=server.url, nats_ca=keys.authority)
+    unknown = keyless.model_copy(update={"nats_credentials": strangers.credential("registry")})
+    for refused in (keyless, unknown):
+        with pytest.raises(REFUSED):
+            await credentials.connect(refused, **once)
+    trusted = {"nats_credentials": keys.credential("registry"), "nats_ca": strangers.authority}
+    with pytest.raises((ssl.SSLCertVerificationError, *REFUSED)):
+        await credentials.connect(keyless.model_copy(update=trusted), **once)
 
 
 async def test_a_key_is_replaced_while_both_are_accepted_and_then_withdrawn(tmp_path):
     keys = KeyFolder(tmp_path / "keys")
     keys.prepare(["127.0.0.1"], NOW)
     keys.add("paula", ["publisher"])
-    server = SecuredNats(tmp_path, keys)
+    server = NatsServer(tmp_path, keys)
     server.start()
     try:
         old = tmp_path / "old.nk"
         old.write_text(keys.credential("paula").read_text())
         keys.rotate("paula")
         server.reload()
-        await lets_in(server, keys, "paula")
-        connection = Connection(nats_credentials=old, nats_ca=keys.authority)
-        before = await nats.connect(server.url, **identify(connection).options("paula"), max_reconnect_attempts=1)
+        await lets_in(server, "paula")
+        connection = server.settings("paula").model_copy(update={"nats_credentials": old})
+        before = await credentials.connect(connection, max_reconnect_attempts=1)
         await before.flush(timeout=5)
         keys.retire("paula")
         server.reload()
@@ -272,7 +290,7 @@ async def test_a_key_is_replaced_while_both_are_accepted_and_then_withdrawn(tmp_
             await asyncio.sleep(0.05)
         assert not before.is_connected, "a connection with a withdrawn key stays open"
         await before.close()
-        await lets_in(server, keys, "paula")
+        await lets_in(server, "paula")
         keys.remove("paula")
         assert not keys.credential("paula").exists()
     finally:

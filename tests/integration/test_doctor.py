@@ -11,16 +11,16 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import nats
 import pytest
 
 from clients.cli.doctor import servers, stack
 from clients.cli.doctor.findings import failure
 from deploy.local.plan import Programs
 from deploy.local.processes import STACK_VARIABLE
-from deploy.local.state import StateFolder, Table, new_description
+from deploy.local.state import ADMIN, StateFolder, Table, new_description
 from shared.messaging.provision import provision
 from shared.runtime.process import free_port
+from testbed.servers import bus_variables
 from tests.kit.s3_proxy import standing_before
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,9 +44,9 @@ def doctor(*arguments: str, timeout_s: float = 120, **environment: str) -> tuple
     return done.returncode, findings
 
 
-def elsewhere(nats_url: str, s3_endpoint: str, s3_server) -> dict[str, str]:
+def elsewhere(nats_server, s3_endpoint: str, s3_server) -> dict[str, str]:
     return {
-        "SLIPWAY_NATS_URL": nats_url,
+        **bus_variables(nats_server.settings(), ADMIN),
         "SLIPWAY_S3_ENDPOINT": s3_endpoint,
         "SLIPWAY_S3_ACCESS_KEY": s3_server.access_key,
         "SLIPWAY_S3_SECRET_KEY": s3_server.secret_key,
@@ -185,8 +185,8 @@ def test_data_of_another_version_is_refused_before_anything_starts(tmp_path):
 
 
 async def test_a_deployment_elsewhere_is_asked_where_it_is(nats_server, s3_server):
-    variables = elsewhere(nats_server.url, f"127.0.0.1:{s3_server.port}", s3_server)
-    client = await nats.connect(nats_server.url)
+    variables = elsewhere(nats_server, f"127.0.0.1:{s3_server.port}", s3_server)
+    client = await nats_server.connect()
     await provision(client.jetstream(timeout=10))
     await client.close()
     code, findings = doctor(**variables)
@@ -229,11 +229,11 @@ def test_gateway_and_triton_elsewhere_are_asked_where_their_addresses_are_known(
 
 def test_a_bus_without_streams_and_one_that_does_not_answer(nats_server_of_its_own, s3_server):
     endpoint = f"127.0.0.1:{s3_server.port}"
-    code, findings = doctor(**elsewhere(nats_server_of_its_own.url, endpoint, s3_server))
+    code, findings = doctor(**elsewhere(nats_server_of_its_own, endpoint, s3_server))
     assert (code, findings["nats"]["state"]) == (1, "failure")
     assert "lacks the streams" in findings["nats"]["detail"]
     nats_server_of_its_own.stop()
-    code, findings = doctor(**elsewhere(nats_server_of_its_own.url, endpoint, s3_server))
+    code, findings = doctor(**elsewhere(nats_server_of_its_own, endpoint, s3_server))
     assert (code, findings["nats"]["state"]) == (1, "failure")
     assert "does not answer" in findings["nats"]["detail"]
     assert findings["s3"]["state"] == "ok", "one failure hides no other check"
@@ -246,7 +246,7 @@ def test_a_store_that_ignores_conditions_is_refused(nats_server, s3_server):
 
     with standing_before(s3_server.port) as proxy:
         proxy.instead = drop_condition
-        code, findings = doctor(**elsewhere(nats_server.url, proxy.endpoint, s3_server))
+        code, findings = doctor(**elsewhere(nats_server, proxy.endpoint, s3_server))
     assert (code, findings["s3"]["state"]) == (1, "failure")
     assert "ignores If-None-Match" in findings["s3"]["advice"]
 

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import io
 
-import nats
 import pytest
 from nats.js.api import ConsumerConfig, DiscardPolicy, StreamConfig
 from nats.js.errors import ServiceUnavailableError
@@ -62,7 +61,7 @@ def nats_server(tmp_path):
 
 @pytest.fixture
 async def js(nats_server):
-    client = await nats.connect(nats_server.url)
+    client = await nats_server.connect()
     context = client.jetstream(timeout=10)
     await provision(context, limits=SMALL)
     yield context

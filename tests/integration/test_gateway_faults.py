@@ -3,7 +3,6 @@
 import asyncio
 
 import httpx
-import nats
 import openai
 import pytest
 
@@ -92,7 +91,7 @@ async def test_a_bus_that_restarts_under_load_costs_no_request(js, gateway, asdk
         # On the main thread: a child dies with the thread that forked it.
         nats_server.start()
         # A connection of its own: the fixture's may not have noticed yet, and what it sends would be lost.
-        client = await nats.connect(nats_server.url)
+        client = await nats_server.connect()
         await put_route(client.jetstream(), gateway, Route(model="toy", epoch=2, active=second, previous=target))
         await client.close()
         answered.append((await ask(asdk)).system_fingerprint[:9])  # those of the load may all have begun before

@@ -11,10 +11,11 @@ import openai
 import pytest
 
 from contracts.routes import Route
+from deploy.local.state import ADMIN
 from shared.storage.kv import Bucket
 from testbed.factories import route
 from testbed.gateway import Gateway, load_toy
-from testbed.servers import connection, free_port, running
+from testbed.servers import bus_variables, connection, free_port, running
 
 pytestmark = pytest.mark.real
 HELLO = [{"role": "user", "content": "zebra giraffe"}]
@@ -25,7 +26,7 @@ def slipway(nats_server):
     """Run a command of `slipway` on the bus of this test."""
 
     def run(*arguments: str) -> subprocess.CompletedProcess:
-        variables = {"SLIPWAY_NATS_URL": nats_server.url, "SLIPWAY_S3_ENDPOINT": "127.0.0.1:1"}
+        variables = {**bus_variables(nats_server.settings(), ADMIN), "SLIPWAY_S3_ENDPOINT": "127.0.0.1:1"}
         command = [sys.executable, "-m", "clients.cli.main", *arguments]
         return subprocess.run(
             command, env=os.environ | variables, capture_output=True, text=True, check=False, timeout=60

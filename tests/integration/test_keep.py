@@ -18,6 +18,7 @@ import http.server, os, signal, sys, time
 port, pid_file, how = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 open(pid_file, "w").write(str(os.getpid()))
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+signal.signal(signal.SIGHUP, lambda *_: open(pid_file + ".again", "w").close())
 if how == "never":
     time.sleep(600)
 
@@ -88,6 +89,18 @@ def test_a_stop_reaches_the_program_and_its_exit_code_is_kept(keep):
     kept.process.send_signal(signal.SIGTERM)
     assert kept.process.wait(10) == 7
     assert not (Path("/proc") / str(kept.pid())).exists()
+
+
+def test_a_hangup_reaches_the_program_which_runs_on_and_is_still_watched(keep):
+    kept = keep()
+    kept.asked()
+    kept.process.send_signal(signal.SIGHUP)
+    wait_until((kept.file.parent / "pid.again").exists, what="the signal in the program")
+    time.sleep(1)
+    assert kept.process.poll() is None
+    assert (Path("/proc") / str(kept.pid())).exists()
+    os.kill(kept.pid(), signal.SIGSTOP)
+    assert kept.process.wait(20) == 137
 
 
 def test_a_program_that_dies_ends_its_container_with_the_signals_code(keep):

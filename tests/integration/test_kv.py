@@ -67,7 +67,7 @@ async def test_racing_writers_on_connections_of_their_own_lose_no_update(bucket,
     rounds = 12
 
     async def write():
-        client = await nats.connect(nats_server.url)
+        client = await nats_server.connect()
         bucket = Bucket(client.jetstream(timeout=10), "routes", Route)
         done = 0
         while done < rounds:
@@ -119,8 +119,8 @@ class Follower:
 @contextlib.asynccontextmanager
 async def following(nats_server, *, again=False):
     """Follow the routes; `again` says that revisions may begin again, because the bucket is restored."""
-    client = await nats.connect(
-        nats_server.url, max_reconnect_attempts=-1, reconnect_time_wait=0.1, error_cb=_quiet, connect_timeout=2
+    client = await nats_server.connect(
+        max_reconnect_attempts=-1, reconnect_time_wait=0.1, error_cb=_quiet, connect_timeout=2
     )
     follower = Follower(client)
     routes = Bucket(client.jetstream(timeout=5), "routes", Route)
@@ -173,7 +173,7 @@ async def test_deleted_record_is_no_change_and_may_come_back(js, bucket, nats_se
 
 async def write_when_the_server_is_back(nats_server, epoch):
     """Write with a fresh connection, so that the time is the follower's alone."""
-    client = await nats.connect(nats_server.url, connect_timeout=2)
+    client = await nats_server.connect(connect_timeout=2)
     try:
         bucket = Bucket(client.jetstream(timeout=5), "routes", Route)
         async with asyncio.timeout(20):

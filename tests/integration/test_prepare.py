@@ -9,12 +9,14 @@ import sys
 
 import pytest
 
+from contracts.identities import PROVISIONER
 from contracts.services import EVENTS, INBOX
 from deploy.data_format import DATA_FORMAT
 from deploy.docker.prepare import FORMAT_KEY, ForeignData, prepare
 from shared.messaging import topology
 from shared.messaging.provision import provision
 from shared.storage.blobs import Store
+from testbed.servers import bus_variables
 
 
 @pytest.fixture
@@ -74,7 +76,7 @@ async def test_data_of_a_newer_slipway_ends_the_program_with_one_sentence(bus, f
     Store(fresh).ensure_bucket()
     Store(fresh).create(FORMAT_KEY, str(DATA_FORMAT + 1).encode())
     variables = {
-        "SLIPWAY_NATS_URL": fresh.nats_url,
+        **bus_variables(fresh, PROVISIONER),
         "SLIPWAY_S3_ENDPOINT": fresh.s3_endpoint,
         "SLIPWAY_S3_ACCESS_KEY": fresh.s3_access_key,
         "SLIPWAY_S3_SECRET_KEY": fresh.s3_secret_key.get_secret_value(),

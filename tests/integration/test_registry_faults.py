@@ -15,6 +15,7 @@ from contracts.routes import Route
 from shared.runtime.process import child_command
 from shared.storage.kv import Bucket
 from testbed.attesters import attester_variables
+from testbed.servers import bus_variables
 from tests.integration.test_registry import Log, answer, base, checkpoint, publish, run_to_end, run_to_turn, store
 from tests.kit import fakes_registry as k
 
@@ -41,7 +42,7 @@ class Process:
         self.log = folder / "registry.log"
         self.environment = {
             **os.environ,
-            "SLIPWAY_NATS_URL": settings.nats_url,
+            **bus_variables(settings, "registry"),
             "SLIPWAY_S3_ENDPOINT": settings.s3_endpoint,
             "SLIPWAY_S3_ACCESS_KEY": settings.s3_access_key,
             "SLIPWAY_S3_SECRET_KEY": settings.s3_secret_key.get_secret_value(),

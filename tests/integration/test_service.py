@@ -20,7 +20,7 @@ from contracts.services import EVENTS, durable_name
 from shared.messaging.bus import publish_event
 from shared.messaging.provision import provision
 from shared.runtime.process import child_command, free_port
-from testbed.servers import wait_until
+from testbed.servers import bus_variables, wait_until
 from tests.integration.test_bus import facts, requested
 
 DURABLE = durable_name("quantiser", VariantRequested)
@@ -68,7 +68,7 @@ class Service:
         self.log = folder / f"{name}.log"
         env = {
             **os.environ,
-            "SLIPWAY_NATS_URL": nats_server.url,
+            **bus_variables(nats_server.settings(), "quantiser"),
             "SLIPWAY_HTTP_PORT": str(self.port),
             "SLIPWAY_STATE_DIR": str(folder / f"state-{name}"),
             **environment,

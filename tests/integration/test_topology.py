@@ -2,7 +2,6 @@
 
 import asyncio
 
-import nats
 import pytest
 from nats.js.api import ConsumerConfig, DeliverPolicy, StorageType
 from nats.js.errors import NotFoundError
@@ -148,7 +147,7 @@ async def test_facts_and_consumers_survive_kill_9(js, nats_server):
         await publish_event(js, factories.event(ReleaseOpened, id=f"e{number}"))
     nats_server.kill()
     nats_server.start()
-    client = await nats.connect(nats_server.url)
+    client = await nats_server.connect()
     try:
         context = client.jetstream(timeout=10)
         assert (await context.stream_info(EVENTS)).state.messages == 20

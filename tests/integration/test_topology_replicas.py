@@ -36,7 +36,7 @@ async def cluster(tmp_path):
     routes = [free_port() for _ in range(3)]
     with contextlib.ExitStack() as stack:
         members = [stack.enter_context(running(Member(tmp_path, number, routes))) for number in range(3)]
-        client = await nats.connect([member.url for member in members])
+        client = await members[0].connect()
         context = client.jetstream(timeout=30)
         async with asyncio.timeout(30):
             while True:  # until the servers have chosen a leader

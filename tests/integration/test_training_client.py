@@ -44,6 +44,8 @@ def made(tmp_path_factory):
 def connection(settings) -> Connection:
     return Connection(
         nats_url=settings.nats_url,
+        nats_credentials=str(settings.nats_credentials),
+        nats_ca=str(settings.nats_ca),
         s3_endpoint=settings.s3_endpoint,
         s3_access_key=settings.s3_access_key,
         s3_secret_key=settings.s3_secret_key.get_secret_value(),

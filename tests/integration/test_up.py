@@ -236,6 +236,7 @@ def test_what_was_interrupted_or_killed_resumes_with_its_ports_and_leaves_no_pro
     assert "Traceback" not in up.output.read_text()
 
     with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # past connections to it still wait there
         taken.bind(("127.0.0.1", port))
         taken.listen()
         up = Up(state).until_ready()

@@ -27,7 +27,7 @@ from shared.storage.blobs import Store, manifest_key
 from shared.storage.kv import Bucket
 from testbed.attesters import attester_variables
 from testbed.released import sign_target
-from testbed.servers import Server
+from testbed.servers import Server, bus_variables
 
 ROOT = Path(__file__).resolve().parents[2]
 TOY_FILES = {
@@ -47,7 +47,7 @@ class ServerManager(Server):
         self.connection = connection
         secret = connection.s3_secret_key.get_secret_value()
         self.variables = {
-            "SLIPWAY_NATS_URL": connection.nats_url,
+            **bus_variables(connection, self.name),
             "SLIPWAY_S3_ENDPOINT": connection.s3_endpoint,
             "SLIPWAY_S3_ACCESS_KEY": connection.s3_access_key,
             "SLIPWAY_S3_SECRET_KEY": secret,

@@ -10,7 +10,6 @@ from typing import Literal
 
 import httpx
 import jsonschema
-import nats
 import openai
 import pytest
 from pydantic import BaseModel
@@ -66,15 +65,15 @@ TOOL = {
 
 @pytest.fixture(scope="module")
 def bus(nats_server):
-    """The URL of a provisioned bus."""
+    """A provisioned bus."""
 
     async def prepare():
-        client = await nats.connect(nats_server.url)
+        client = await nats_server.connect()
         await provision(client.jetstream(timeout=10), dedupe_window_s=2.0)
         await client.close()
 
     asyncio.run(prepare())
-    return nats_server.url
+    return nats_server
 
 
 @pytest.fixture(scope="module")
@@ -126,11 +125,11 @@ def http(gateway):
         yield caller
 
 
-def put_route(url, gateway, route):
+def put_route(bus, gateway, route):
     """Write a route, and wait until the gateway has it."""
 
     async def put():
-        connected = await nats.connect(url)
+        connected = await bus.connect()
         bucket = Bucket(connected.jetstream(timeout=10), "routes", Route)
         entry = await bucket.get(MODEL)
         await (bucket.create(MODEL, route) if entry is None else bucket.update(MODEL, route, entry.revision))
@@ -147,11 +146,11 @@ def put_route(url, gateway, route):
     wait_until(listed, what="the route in the gateway")
 
 
-def record_of(url, request_id):
+def record_of(bus, request_id):
     """Wait for the telemetry record of a request and return it."""
 
     async def read():
-        connected = await nats.connect(url)
+        connected = await bus.connect()
         subject = nats_subject(InferenceBatch.TYPE, "*", "production")
         subscription = await connected.jetstream(timeout=10).pull_subscribe(subject, stream=TELEMETRY)
         try:

@@ -41,7 +41,7 @@ def start(nats_server, s3_server, triton, js, tmp_path):
 @pytest.fixture
 def two(start, relay):
     """The first leads and reaches the bus through the relay; the second waits."""
-    url = f"nats://127.0.0.1:{relay.port}"
+    url = f"tls://127.0.0.1:{relay.port}"
     with running(start("first", SLIPWAY_NATS_URL=url)) as first, running(start("second")) as second:
         yield first, second, relay
 

@@ -1,18 +1,21 @@
-"""`slipway keys`: who may connect to the bus, and with which roles; who may attest what."""
+"""`slipway keys`: identities on the bus with their keys and roles, and the keys of attesters."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
 from clients.cli.commands.api_keys import issue, issued, revoke
-from clients.cli.connection import JsonOption
+from clients.cli.connection import JsonOption, StateOption
 from clients.cli.output import CommandError, show_json, show_line, show_table
 from clients.cli.parsing import check_model
+from clients.cli.settings import CliSettings
 from contracts.identities import ROLES, Identity, Role
 from contracts.provenance import AttesterKey
 from deploy.identity.key_folder import KeyFolder, KeysRefused
+from deploy.local.plan import keys_folder
+from deploy.local.state import StateFolder, reload_bus
 from shared.runtime.clock import SystemClock
 
 keys_app = typer.Typer(help="Make, list, replace and withdraw the keys of people and programs.", no_args_is_help=True)
@@ -20,9 +23,12 @@ keys_app.command("issue")(issue)
 keys_app.command("issued")(issued)
 keys_app.command("revoke")(revoke)
 
-FolderOption = Annotated[Path, typer.Option("--folder", help="Folder of the keys.")]
-FOLDER = Path("keys")
-LOADED = "this counts when the bus has read its configuration again (SIGHUP)"
+T = TypeVar("T")
+FolderOption = Annotated[
+    Path | None, typer.Option("--folder", help="Folder of the keys (default: the one in the state folder).")
+]
+LATER = "it takes effect when the bus reads its configuration again (SIGHUP)"
+NOW = "the bus has been told to read it"
 AttestationOption = Annotated[
     bool, typer.Option("--attestation", help="The key that a service signs attestations with, not that of the bus.")
 ]
@@ -36,21 +42,27 @@ def init(
         list[str] | None,
         typer.Option(metavar="HOST", help="Name or address of the bus, as clients reach it; repeatable."),
     ] = None,
-    folder: FolderOption = FOLDER,
+    folder: FolderOption = None,
+    state: StateOption = None,
 ) -> None:
     """Make what an installation needs: a certificate authority, the bus's certificate, a key for each service.
 
-    What is there stays; a certificate gets the hosts that are new, and is replaced in its last 30 days.
+    What exists stays; a certificate gets the hosts that are new, and is replaced in its last 30 days. After an
+    interruption, run it again. `slipway up` does this by itself for its own bus.
     """
-    keys = _keys(folder)
-    keys.prepare([*keys.hosts(), *(host or [])] or ["127.0.0.1", "localhost"], SystemClock().now())
+    keys = _keys(folder, state)
+    _attempt(
+        keys,
+        lambda: keys.prepare([*keys.hosts(), *(host or [])] or ["127.0.0.1", "localhost"], SystemClock().now()),
+    )
     show_line(f"the keys are in {keys.path}; include {keys.server_config} in the configuration of the bus")
+    _reload(keys)
 
 
 @keys_app.command("list")
-def list_command(folder: FolderOption = FOLDER, as_json: JsonOption = False) -> None:
-    """List who may connect, with roles, models and how many keys are accepted."""
-    identities = _existing(_keys(folder)).identities()
+def list_command(folder: FolderOption = None, state: StateOption = None, as_json: JsonOption = False) -> None:
+    """List the identities with their roles, models and number of accepted keys."""
+    identities = _identities(_keys(folder, state))
     if as_json:
         show_json([identity.model_dump(mode="json") for identity in identities])
         return
@@ -67,51 +79,68 @@ def add(
         list[str] | None,
         typer.Option(metavar="MODEL", help="Model that a publisher may announce; repeatable (default: all)."),
     ] = None,
-    folder: FolderOption = FOLDER,
+    folder: FolderOption = None,
+    state: StateOption = None,
 ) -> None:
     """Make a key for a person or a program."""
     roles = [_role(text) for text in role]
     for name_of_model in model or []:
         check_model(name_of_model)
-    keys = _change(folder, lambda keys: keys.add(name, roles, model or []))
-    show_line(f"{name} has a key: give {keys.credential(name)} to its owner, and to nobody else; {LOADED}")
+    keys, effect = _change(folder, state, lambda keys: keys.add(name, roles, model or []))
+    show_line(f"{name} has a key: give {keys.credential(name)} to its owner only; {effect}")
 
 
 @keys_app.command("rotate")
-def rotate(name: NameArgument, *, attestation: AttestationOption = False, folder: FolderOption = FOLDER) -> None:
+def rotate(
+    name: NameArgument,
+    *,
+    attestation: AttestationOption = False,
+    folder: FolderOption = None,
+    state: StateOption = None,
+) -> None:
     """Make another key for an identity. The one before is accepted until it is retired."""
     if attestation:
         now = SystemClock().now()
-        keys = _change(folder, lambda keys: keys.change_attester(name, lambda attesters: attesters.rotate(name, now)))
+        keys, _ = _change(
+            folder, state, lambda keys: keys.change_attester(name, lambda attesters: attesters.rotate(name, now))
+        )
         show_line(
             f"{name} has a new key in {keys.attesters.private_key(name)}: restart the service with it, then "
             f"`slipway keys retire {name} --attestation`"
         )
         return
-    keys = _change(folder, lambda keys: keys.rotate(name))
+    keys, effect = _change(folder, state, lambda keys: keys.rotate(name))
     show_line(
-        f"{name} has a new key in {keys.credential(name)}; {LOADED}. When it is in use everywhere, withdraw the old "
-        f"one with `slipway keys retire {name}`"
+        f"{name} has a new key in {keys.credential(name)}, and the one before in {keys.former_credential(name)}; "
+        f"{effect}. When the new one is in use everywhere, withdraw the old one with `slipway keys retire {name}`"
     )
 
 
 @keys_app.command("retire")
-def retire(name: NameArgument, *, attestation: AttestationOption = False, folder: FolderOption = FOLDER) -> None:
+def retire(
+    name: NameArgument,
+    *,
+    attestation: AttestationOption = False,
+    folder: FolderOption = None,
+    state: StateOption = None,
+) -> None:
     """Withdraw the older of two keys of an identity."""
     if attestation:
         now = SystemClock().now()
-        _change(folder, lambda keys: keys.change_attester(name, lambda attesters: attesters.retire(name, now)))
+        _change(folder, state, lambda keys: keys.change_attester(name, lambda attesters: attesters.retire(name, now)))
         show_line(f"{name} attests with its newest key only; what the others attested until now stays accepted")
         return
-    _change(folder, lambda keys: keys.retire(name))
-    show_line(f"the old key of {name} is withdrawn; {LOADED}")
+    _, effect = _change(folder, state, lambda keys: keys.retire(name))
+    show_line(f"the old key of {name} is withdrawn; {effect}")
 
 
 @keys_app.command("distrust")
-def distrust(name: NameArgument, folder: FolderOption = FOLDER) -> None:
+def distrust(name: NameArgument, folder: FolderOption = None, state: StateOption = None) -> None:
     """Revoke all keys that a service attests with, and make it a new one: nothing that they signed is accepted."""
     now = SystemClock().now()
-    keys = _change(folder, lambda keys: keys.change_attester(name, lambda attesters: attesters.revoke(name, now)))
+    keys, _ = _change(
+        folder, state, lambda keys: keys.change_attester(name, lambda attesters: attesters.revoke(name, now))
+    )
     show_line(
         f"nothing that {name} has attested until now is accepted; its new key is {keys.attesters.private_key(name)}: "
         "restart the service with it, and release again what must stay loadable"
@@ -119,9 +148,11 @@ def distrust(name: NameArgument, folder: FolderOption = FOLDER) -> None:
 
 
 @keys_app.command("attesters")
-def attesters(folder: FolderOption = FOLDER, as_json: JsonOption = False) -> None:
+def attesters(folder: FolderOption = None, state: StateOption = None, as_json: JsonOption = False) -> None:
     """List the keys of services that attest, with what each may attest, and since when one counts no more."""
-    entries = _existing(_keys(folder)).attesters.entries()
+    keys = _keys(folder, state)
+    _identities(keys)
+    entries = _attempt(keys, keys.attesters.entries)
     if as_json:
         show_json([entry.model_dump(mode="json") for entry in entries])
         return
@@ -130,30 +161,55 @@ def attesters(folder: FolderOption = FOLDER, as_json: JsonOption = False) -> Non
 
 
 @keys_app.command("remove")
-def remove(name: NameArgument, folder: FolderOption = FOLDER) -> None:
+def remove(name: NameArgument, folder: FolderOption = None, state: StateOption = None) -> None:
     """Withdraw all keys of a person or a program; its connections end."""
-    _change(folder, lambda keys: keys.remove(name))
-    show_line(f"the keys of {name} are withdrawn; {LOADED}")
+    _, effect = _change(folder, state, lambda keys: keys.remove(name))
+    show_line(f"the keys of {name} are withdrawn; {effect}")
 
 
-def _keys(folder: Path) -> KeyFolder:
-    return KeyFolder(folder.absolute())
+def _keys(folder: Path | None, state: Path | None) -> KeyFolder:
+    default = keys_folder(state if state is not None else CliSettings().state)
+    return KeyFolder((folder or default).absolute())
 
 
-def _existing(keys: KeyFolder) -> KeyFolder:
-    if not keys.identities():
+def _identities(keys: KeyFolder) -> tuple[Identity, ...]:
+    identities = _attempt(keys, keys.identities)
+    if not identities:
         raise CommandError(f"there are no keys in {keys.path}; use `slipway keys init`, or name another --folder")
-    return keys
+    return identities
 
 
-def _change(folder: Path, change: Callable[[KeyFolder], object]) -> KeyFolder:
-    """Change keys, and return their folder."""
-    keys = _existing(_keys(folder))
+def _change(folder: Path | None, state: Path | None, change: Callable[[KeyFolder], object]) -> tuple[KeyFolder, str]:
+    """Change keys; return their folder, and when the change takes effect."""
+    keys = _keys(folder, state)
+    _identities(keys)
+    _attempt(keys, lambda: change(keys))
+    return keys, NOW if _reload(keys) else LATER
+
+
+def _reload(keys: KeyFolder) -> bool:
+    """Let the bus of a running stack read its keys again; return whether these are the keys of one."""
+    state = keys.path.parent
+    return keys.path == keys_folder(state) and reload_bus(StateFolder(state))
+
+
+def _attempt(keys: KeyFolder, work: Callable[[], T]) -> T:
+    """Return what work on a folder of keys returns.
+
+    Raises:
+        CommandError: It is refused, or the folder cannot be read or written.
+    """
     try:
-        change(keys)
+        return work()
     except KeysRefused as refused:
         raise CommandError(str(refused)) from refused
-    return keys
+    except PermissionError as error:
+        advice = "run the command as the user that owns it, or with sudo: what root writes there belongs to that user"
+        raise CommandError(f"the keys in {keys.path} belong to another user ({error}); {advice}") from error
+    except (OSError, ValueError) as error:
+        raise CommandError(
+            f"the keys in {keys.path} cannot be used ({error}); repair the folder, and try again"
+        ) from error
 
 
 def _role(text: str) -> Role:

@@ -7,16 +7,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
 
 from clients.cli.doctor.findings import Finding, failure, ok
 from deploy.local import plan, triton
 from deploy.local.plan import Keys, Part, Programs
 from deploy.local.ports import choose_ports
 from deploy.local.ready import probe
-from deploy.local.state import Description, PartState, new_description
+from deploy.local.state import ADMIN, PartState, new_description, prepare_keys
 from deploy.local.view import last_lines
 from shared.errors import SlipwayError
 from shared.messaging import topology
+from shared.messaging.credentials import connect
+from shared.runtime.clock import SystemClock
 from shared.runtime.process import child_command
 from shared.runtime.settings import Connection
 from shared.storage.blobs import Store
@@ -40,15 +45,17 @@ class Trial:
 
 def prepare(folder: Path, inherited: Mapping[str, str]) -> Trial:
     """Choose ports and credentials for servers that run for a moment."""
-    return Trial(folder, choose_ports(NAMES, {}), new_description().keys, inherited)
+    prepare_keys(folder, SystemClock())
+    return Trial(folder, choose_ports(NAMES, {}), new_description().keys(folder), inherited)
 
 
 def connection_to(trial: Trial) -> Connection:
     """Return the settings that reach the servers of a trial."""
     endpoint = f"127.0.0.1:{trial.ports['s3']}"
-    url = f"nats://127.0.0.1:{trial.ports['nats']}"
-    values = {"s3_access_key": trial.keys.access, "s3_secret_key": trial.keys.secret, "s3_bucket": plan.BUCKET}
-    return Connection.model_validate({"nats_url": url, "s3_endpoint": endpoint, "state_dir": trial.folder, **values})
+    bus = trial.keys.bus(trial.ports["nats"], ADMIN)
+    store = {"s3_access_key": trial.keys.access, "s3_secret_key": SecretStr(trial.keys.secret)}
+    more = {"s3_endpoint": endpoint, "s3_bucket": plan.BUCKET, "state_dir": trial.folder, **store}
+    return bus.model_copy(update=more)
 
 
 def try_nats(trial: Trial, programs: Programs) -> Finding:
@@ -58,14 +65,12 @@ def try_nats(trial: Trial, programs: Programs) -> Finding:
     with _running("nats", part, trial) as problem:
         if problem is not None:
             return problem
-        asyncio.run(_store_message(connection_to(trial).nats_url))
+        asyncio.run(_store_message(connection_to(trial)))
     return ok("nats", "started, and JetStream stored a message")
 
 
-async def _store_message(url: str) -> None:
-    import nats
-
-    client = await nats.connect(url, connect_timeout=2)
+async def _store_message(connection: Connection) -> None:
+    client = await connect(connection, connect_timeout=2)
     try:
         js = client.jetstream(timeout=5)
         await js.add_stream(name="DOCTOR", subjects=["doctor"])
@@ -146,7 +151,9 @@ def ask_nats(connection: Connection) -> Finding:
     import nats
 
     try:
-        present = asyncio.run(_streams(connection.nats_url))
+        present = asyncio.run(_streams(connection))
+    except ValueError as error:
+        return failure("nats", str(error), "see docs/security.md")
     except (OSError, TimeoutError, nats.errors.Error) as error:
         advice = "start it, or set SLIPWAY_NATS_URL to where it is"
         return failure("nats", f"{connection.nats_url} does not answer ({type(error).__name__})", advice)
@@ -157,15 +164,13 @@ def ask_nats(connection: Connection) -> Finding:
     return ok("nats", f"{connection.nats_url} answers, with JetStream and {len(present)} streams")
 
 
-async def _streams(url: str) -> set[str]:
-    import nats
-
+async def _streams(connection: Connection) -> set[str]:
     async def ignore(_error: Exception) -> None:
         """A failed attempt is the answer; nothing needs to be written about it."""
 
     # With no or more tries nats-py continues to try for minutes.
-    once = {"allow_reconnect": False, "max_reconnect_attempts": 1, "reconnect_time_wait": 0.1}
-    client = await nats.connect(url, connect_timeout=2, error_cb=ignore, **once)
+    once: dict[str, Any] = {"allow_reconnect": False, "max_reconnect_attempts": 1, "reconnect_time_wait": 0.1}
+    client = await connect(connection, connect_timeout=2, error_cb=ignore, **once)
     try:
         infos = await client.jetstream(timeout=5).streams_info()
     finally:
@@ -208,11 +213,11 @@ def ask_triton(address: str) -> Finding:
     return ok("triton", f"{address} is live") if live else failure("triton", f"{address} is not live", "see its log")
 
 
-def ask_parts(parts: tuple[PartState, ...], description: Description) -> Finding:
+def ask_parts(parts: tuple[PartState, ...], keys: Keys) -> Finding:
     """Ask every part of a running stack whether it is ready."""
 
     async def ask_all() -> list[str | None]:
-        return list(await asyncio.gather(*(probe(part.probe, part.port, description.keys) for part in parts)))
+        return list(await asyncio.gather(*(probe(part.probe, part.port, keys) for part in parts)))
 
     reasons = zip(parts, asyncio.run(ask_all()), strict=True)
     not_ready = [f"{part.name} ({why})" for part, why in reasons if why is not None]

@@ -69,7 +69,7 @@ def check_parts(folder: StateFolder) -> Finding:
     if ready is None:
         return warning("parts", f"the stack in {folder.shown} is starting or stopping", "try again in a moment")
     description, table = ready
-    return servers.ask_parts(table.parts, description)
+    return servers.ask_parts(table.parts, description.keys(folder.path))
 
 
 def ask_when_ready(folder: StateFolder, check: str, ask: Callable[[Connection], Finding]) -> Finding:
@@ -80,7 +80,8 @@ def ask_when_ready(folder: StateFolder, check: str, ask: Callable[[Connection], 
 
 def connection_of(description: Description) -> Connection:
     """Return the settings that reach the bus and the store of a stack."""
-    values = {name.removeprefix("SLIPWAY_").lower(): value for name, value in description.variables.items()}
+    ours = {name: value for name, value in description.variables.items() if name.startswith("SLIPWAY_")}
+    values = {name.removeprefix("SLIPWAY_").lower(): value for name, value in ours.items()}
     return Connection.model_validate(values)
 
 

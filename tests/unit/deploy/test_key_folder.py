@@ -1,8 +1,13 @@
 """Keys of an installation: made once, replaced with overlap, withdrawn; what is refused, and what stays readable."""
 
+import contextlib
+import os
 import stat
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,9 +17,10 @@ from typer.testing import CliRunner
 from clients.cli.commands.keys import keys_app
 from contracts.identities import PROVISIONER, RESERVED, Credential
 from contracts.services import SERVICES
-from deploy.identity.certificates import hosts_of, valid_until
-from deploy.identity.key_folder import KeyFolder, KeysRefused
+from deploy.identity.certificates import KeyPair, belong_together, hosts_of, valid_until
+from deploy.identity.key_folder import KeyFolder, KeysRefused, public_key
 
+ROOT = Path(__file__).resolve().parents[3]
 NOW = datetime(2026, 11, 26, tzinfo=UTC)
 
 
@@ -36,7 +42,7 @@ def test_each_service_and_the_provisioner_has_a_key_of_its_own(keys):
 
 
 def test_what_is_secret_is_for_its_owner_only(keys):
-    secret = [*(keys.path / "credentials").iterdir(), keys.path / "ca-key.pem", keys.path / "bus-key.pem"]
+    secret = [*(keys.path / "credentials").iterdir(), keys.path / "ca-key.pem", keys.certificate_key]
     assert {stat.S_IMODE(path.stat().st_mode) for path in secret} == {0o600}
     assert stat.S_IMODE(keys.path.stat().st_mode) == 0o700
     listed = (keys.path / "identities.json").read_text() + keys.server_config.read_text()
@@ -56,7 +62,7 @@ def test_preparing_again_replaces_nothing(keys):
 def test_a_certificate_for_other_hosts_or_near_its_end_is_replaced_and_its_authority_is_not(keys, hosts, later):
     authority = keys.authority.read_bytes()
     keys.prepare(hosts, NOW + later)
-    certificate = (keys.path / "bus.pem").read_bytes()
+    certificate = keys.certificate.read_bytes()
     assert set(hosts) <= set(hosts_of(certificate))
     assert valid_until(certificate) > NOW + later + timedelta(days=365)
     assert keys.authority.read_bytes() == authority
@@ -122,3 +128,170 @@ def test_a_file_that_is_no_credential_is_refused(text):
     except ValueError:
         return
     assert Credential.from_text(credential.text()) == credential
+
+
+class Killed(BaseException):
+    """What ends a program between two steps."""
+
+
+def die_at(monkeypatch, step):
+    """End the program before its file operation number `step`; what is replaced or deleted is no code of ours."""
+    done = 0
+    replace, unlink = Path.replace, Path.unlink
+
+    def counted(operation):
+        def run(self, *arguments, **options):
+            nonlocal done
+            if operation is unlink and self.name.startswith("."):
+                return operation(self, *arguments, **options)  # a draft
+            done += 1
+            if done == step:
+                raise Killed
+            return operation(self, *arguments, **options)
+
+        return run
+
+    monkeypatch.setattr(Path, "replace", counted(replace))
+    monkeypatch.setattr(Path, "unlink", counted(unlink))
+
+
+def accepted_by_the_bus(keys, name):
+    """Return which of an identity's credentials the bus accepts."""
+    files = (keys.credential(name), keys.former_credential(name))
+    config = keys.server_config.read_text()
+    return [file for file in files if file.is_file() and public_key(file) in config]
+
+
+def interrupted(monkeypatch, change):
+    """Do a change once for each of its steps, ended before that step, until it is done whole; yield after each end."""
+    for step in range(1, 40):
+        with monkeypatch.context() as patched:
+            die_at(patched, step)
+            try:
+                change(step)
+            except Killed:
+                yield step
+            else:
+                assert step > 2, "no step was interrupted"
+                return
+    raise AssertionError("the change has no end")
+
+
+def test_preparing_continues_after_an_end_at_any_step(tmp_path, monkeypatch):
+    def folder(step):
+        return KeyFolder(tmp_path / str(step))
+
+    for step in interrupted(monkeypatch, lambda step: folder(step).prepare(["127.0.0.1"], NOW)):
+        folder(step).prepare(["127.0.0.1"], NOW)
+        keys = folder(step)
+        assert set(named(keys)) == {*SERVICES, PROVISIONER}
+        assert all(accepted_by_the_bus(keys, name) for name in named(keys))
+        assert belong_together(KeyPair(keys.certificate.read_bytes(), keys.certificate_key.read_bytes()))
+        assert belong_together(KeyPair(keys.authority.read_bytes(), (keys.path / "ca-key.pem").read_bytes()))
+
+
+def test_a_new_certificate_that_was_interrupted_is_made_again(keys, monkeypatch):
+    for _ in interrupted(monkeypatch, lambda step: keys.prepare([f"bus-{step}.example"], NOW)):
+        keys.prepare(["127.0.0.1"], NOW)
+        assert belong_together(KeyPair(keys.certificate.read_bytes(), keys.certificate_key.read_bytes()))
+
+
+def test_a_rotation_that_ends_at_any_step_leaves_a_credential_that_works_and_is_completed_or_undone(
+    tmp_path, monkeypatch
+):
+    def folder(step):
+        keys = KeyFolder(tmp_path / str(step))
+        if not keys.identities():
+            keys.prepare(["127.0.0.1"], NOW)
+            keys.add("paula", ["publisher"])
+        return keys
+
+    def rotate(step):
+        keys.rotate("paula")
+
+    for step in range(1, 40):
+        keys = folder(step)
+        with monkeypatch.context() as patched:
+            die_at(patched, step)
+            try:
+                rotate(step)
+            except Killed:
+                pass
+            else:
+                break
+        assert accepted_by_the_bus(keys, "paula"), f"no credential works after an end at step {step}"
+        keys.prepare(["127.0.0.1"], NOW)  # whatever is done next
+        count = len(named(keys)["paula"].public_keys)
+        if count == 1:
+            keys.rotate("paula")
+        assert public_key(keys.credential("paula")) == named(keys)["paula"].public_keys[-1]
+        assert public_key(keys.former_credential("paula")) == named(keys)["paula"].public_keys[0]
+        assert set(accepted_by_the_bus(keys, "paula")) == {keys.credential("paula"), keys.former_credential("paula")}
+        assert {file.name for file in keys.credential("x").parent.glob("paula*")} == {"paula.nk", "paula.old.nk"}
+    assert step >= 5
+
+
+@pytest.mark.parametrize("change", ["retire", "remove", "add"])
+def test_other_changes_that_end_at_any_step_can_be_done_again(tmp_path, monkeypatch, change):
+    def again(keys):
+        arguments = [["viewer"]] if change == "add" else []
+        getattr(keys, change)("paula", *arguments)
+
+    for step in range(1, 20):
+        keys = KeyFolder(tmp_path / str(step))
+        keys.prepare(["127.0.0.1"], NOW)
+        if change != "add":
+            keys.add("paula", ["publisher"])
+            keys.rotate("paula")
+        with monkeypatch.context() as patched:
+            die_at(patched, step)
+            try:
+                again(keys)
+            except Killed:
+                pass
+            else:
+                break
+        with contextlib.suppress(KeysRefused):  # it was done already
+            again(keys)
+        keys.prepare(["127.0.0.1"], NOW)
+        left = named(keys).get("paula")
+        assert (left is None) == (change == "remove")
+        assert ("# paula" in keys.server_config.read_text()) == (change != "remove")
+        if left is not None:
+            assert left.public_keys == (public_key(keys.credential("paula")),)
+            assert not keys.former_credential("paula").exists()
+    assert step >= 3
+
+
+def test_an_authority_without_its_key_is_never_replaced(keys):
+    (keys.path / "ca-key.pem").unlink()
+    before = keys.authority.read_bytes()
+    keys.prepare(["127.0.0.1"], NOW)
+    with pytest.raises(KeysRefused, match="put it back"):
+        keys.prepare(["bus.example"], NOW)
+    assert keys.authority.read_bytes() == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to others")
+def test_what_root_changes_stays_with_the_owner_of_the_folder(keys):
+    for path in (keys.path, *keys.path.rglob("*")):
+        os.chown(path, 10001, 10001)
+    keys.add("paula", ["publisher"])
+    keys.rotate("paula")
+    keys.prepare(["bus.example"], NOW)
+    assert {path.stat().st_uid for path in (keys.path, *keys.path.rglob("*"))} == {10001}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+def test_a_folder_of_another_user_is_refused_in_one_sentence(keys):
+    keys.path.parent.chmod(0o755)
+    script = (
+        "import os, sys, clients.cli.commands.keys; from clients.cli.main import main; sys.argv = ['slipway', *sys.argv[1:]]; "
+        "os.setgroups([]); os.setgid(4321); os.setuid(4321); main()"
+    )
+    for arguments in (["list"], ["add", "paula", "--role", "viewer"], ["init"]):
+        command = [sys.executable, "-c", script, "keys", *arguments, "--folder", str(keys.path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+        assert done.returncode == 1, done.stderr
+        assert done.stderr.startswith(f"slipway: the keys in {keys.path} belong to another user"), done.stderr
+        assert done.stderr.count("\n") == 1

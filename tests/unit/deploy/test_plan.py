@@ -12,7 +12,7 @@ from shared.messaging import topology
 
 FOLDER = Path("/state")
 PROGRAMS = Programs(Path("/bin/nats-server"), Path("/bin/weed"), Path("/bin/python"), Path("/source"))
-KEYS = Keys("access", "secret")
+KEYS = Keys("access", "secret", FOLDER / "keys")
 
 
 def ports(config=None):
@@ -40,6 +40,10 @@ def test_services_get_their_own_port_and_the_stacks_addresses():
     assert manager.argv[-1] == "services.server_manager.main"
     assert manager.environment["SERVER_MANAGER_ENGINE"] == "toy"
     assert manager.environment["SLIPWAY_S3_SECRET_KEY"] == "secret"
+    for service in SERVICES:
+        assert parts[service].environment["SLIPWAY_NATS_CREDENTIALS"] == f"/state/keys/credentials/{service}.nk"
+        assert parts[service].environment["SLIPWAY_NATS_URL"].startswith("tls://")
+    assert two.environment["SLIPWAY_NATS_CREDENTIALS"] == first.environment["SLIPWAY_NATS_CREDENTIALS"]
 
 
 def test_the_gateways_workers_are_a_setting_or_what_the_environment_says():
@@ -73,6 +77,8 @@ def test_the_bus_syncs_every_message_and_listens_on_loopback_only():
     assert "sync_interval: always" in config
     assert "0.0.0.0" not in config
     assert config.count("127.0.0.1") == 2
+    assert 'include "keys/bus/bus.conf"' in config
+    assert 'cert_file: "/state/keys/bus/bus.pem"' in config
     size = re.search(r"max_file_store: (\d+)GB", config)
     assert topology.file_bytes() < int(size[1]) * 1024**3, "full streams must leave space for records"
 

@@ -1,0 +1,125 @@
+"""What the bus does not permit is said at once, with the identity, the subject and how it is granted."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from clients.training.connection import Connection as TrainingConnection
+from clients.training.errors import PublishError
+from clients.training.publish import _publish
+from contracts.facts import CheckpointReady, ReleaseOpened
+from contracts.services import INBOX
+from deploy.identity.key_folder import KeyFolder
+from shared.errors import Transient
+from shared.messaging.bus import Bus, publish_event
+from shared.messaging.provision import provision
+from shared.messaging.refusals import NotPermitted
+from shared.runtime.clock import SystemClock
+from testbed import factories
+from testbed.servers import NatsServer, bus_variables, running
+from testbed.stack import POLICY
+
+ROOT = Path(__file__).resolve().parents[2]
+AT_ONCE_S = 4.0
+"""Seconds; a request that nothing ends has a time limit of 5 s and more, and is tried again."""
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory):
+    folder = KeyFolder(tmp_path_factory.mktemp("refusals") / "keys")
+    folder.prepare(["127.0.0.1"], datetime.now(UTC))
+    folder.add("admin", ["administrator"])
+    folder.add("paula", ["publisher"], ["other-bot"])
+    folder.add("victor", ["viewer"])
+    stale = folder.server_config.read_text().replace(f'"{ReleaseOpened.TYPE}.*", ', "")
+    folder.server_config.write_text(stale)  # as of a version in which the registry did not publish it
+    return folder
+
+
+@pytest.fixture(scope="module")
+def nats_server(tmp_path_factory, keys):
+    with running(NatsServer(tmp_path_factory.mktemp("nats"), keys)) as server:
+        yield server
+
+
+@pytest.fixture
+async def js(nats_server):
+    client = await nats_server.connect()
+    context = client.jetstream(timeout=10)
+    await provision(context)
+    yield context
+    await client.close()
+
+
+def slipway(nats_server, user: str, *arguments: str) -> tuple[subprocess.CompletedProcess[str], float]:
+    variables = {**bus_variables(nats_server.settings(), user), "SLIPWAY_S3_ENDPOINT": "127.0.0.1:1"}
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "clients.cli.main", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done, time.monotonic() - began
+
+
+@pytest.mark.parametrize(
+    ("user", "arguments", "subjects", "grant"),
+    [
+        ("paula", ["events"], "$js.api.", "viewer, operator or approver"),
+        ("paula", ["events", "--follow"], "$js.api.|slipway.work.progressed", "viewer, operator or approver"),
+        ("victor", ["policy", "set", "support-bot", "POLICY"], "$kv.policies.support-bot", "administrator"),
+    ],
+)
+@pytest.mark.usefixtures("js")
+async def test_a_command_that_its_user_may_not_do_ends_with_what_it_takes(
+    nats_server, user, arguments, subjects, grant
+):
+    policy = nats_server.folder / "policy.json"
+    policy.write_text(json.dumps(POLICY))
+    done, took_s = slipway(nats_server, user, *[str(policy) if text == "POLICY" else text for text in arguments])
+    assert done.returncode == 1, (done.stdout, done.stderr)
+    assert re.match(rf"slipway: the bus does not permit {user} to (publish to|read) ", done.stderr), done.stderr
+    assert any(part in done.stderr for part in subjects.split("|"))
+    assert f"it takes the role {grant}" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert took_s < 20
+
+
+async def test_a_service_says_at_once_what_its_permissions_lack(js, nats_server, tmp_path):
+    bus = Bus(nats_server.settings("registry"), "registry", SystemClock())
+    await bus.connect()
+    try:
+        began = time.monotonic()
+        with pytest.raises(Transient, match="does not permit registry to publish") as refused:
+            await publish_event(bus.js, factories.event(ReleaseOpened))
+        assert time.monotonic() - began < AT_ONCE_S
+        assert "slipway keys init" in refused.value.reason
+        with pytest.raises(NotPermitted):
+            await bus.client.request("$JS.API.STREAM.DELETE.SLIPWAY_EVENTS", b"", timeout=30)
+        assert (await js.account_info()).streams, "what is permitted still works"
+    finally:
+        await bus.stop()
+
+
+async def test_a_publisher_of_another_model_is_told_so(js, nats_server):
+    settings = nats_server.settings("paula")
+    connection = TrainingConnection(
+        nats_url=settings.nats_url, nats_credentials=str(settings.nats_credentials), nats_ca=str(settings.nats_ca)
+    )
+    event = factories.event(CheckpointReady)
+    began = time.monotonic()
+    with pytest.raises(PublishError, match=rf"paula to publish .*{event.subject}: it takes the role publisher of"):
+        await _publish(connection, event)
+    assert time.monotonic() - began < AT_ONCE_S
+    assert (await js.stream_info(INBOX)).state.messages == 0
