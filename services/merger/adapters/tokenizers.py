@@ -4,7 +4,7 @@ A chat template is code from outside, so it is rendered in a process of its own,
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,12 +15,15 @@ import torch
 from transformers import AutoTokenizer
 
 from contracts.vocabulary import digest_of, digest_of_json
+from services.merger.adapters.safetensors_header import read_config
 from services.merger.domain import PARITY_PROMPTS, PROBE_CONVERSATION, TokenizerComparison
 from services.merger.ports import Rendering
 from shared.errors import Permanent
 from shared.runtime.worker import limited_time
 from shared.serving.chat_templates import ChatTemplates
 
+LARGEST_ID = 2**22 - 1
+"""Libraries allocate memory for every id up to the largest: 8 GiB for an id of 2**31. Large vocabularies have 2**18."""
 TEMPLATE_LIMIT_S = 10.0
 TOKENIZER_LIMIT_S = 120.0
 """On a busy machine some seconds are normal."""
@@ -52,8 +55,34 @@ def time_limit() -> AbstractContextManager[None]:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Return the tokenizer of a model folder; code in the folder is not run."""
+    """Return the tokenizer of a model folder; code in the folder is not run.
+
+    Raises:
+        Permanent: `tokenizer_changed` if an id is above LARGEST_ID.
+    """
+    for token, number in _ids_in(folder):
+        if type(number) is int and number > LARGEST_ID:
+            reason = f"The tokenizer gives {str(token)[:80]!r} the id {number}; the limit is {LARGEST_ID}."
+            raise Permanent("tokenizer_changed", reason)
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+
+
+def _ids_in(folder: Path) -> Iterator[tuple[Any, Any]]:
+    """Yield the tokens of a tokenizer's files with their ids, as far as these have the expected form."""
+    whole, settings = read_config(folder / "tokenizer.json") or {}, read_config(folder / "tokenizer_config.json") or {}
+    yield from _object(_object(whole.get("model")).get("vocab")).items()
+    for name in ("vocab.json", "added_tokens.json"):
+        yield from (read_config(folder / name) or {}).items()
+    added = whole.get("added_tokens")
+    for token in added if isinstance(added, list) else ():
+        yield _object(token).get("content"), _object(token).get("id")
+    for number, token in _object(settings.get("added_tokens_decoder")).items():
+        if number.isascii() and number.isdigit():
+            yield token, int(number[:20])
+
+
+def _object(value: Any) -> dict[Any, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def vocabulary_size(tokenizer: Any) -> int:

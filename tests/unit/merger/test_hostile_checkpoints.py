@@ -5,6 +5,7 @@ Chat templates, which run in a process of their own, have their test in `tests/u
 
 import json
 import random
+import resource
 import shutil
 
 import pytest
@@ -91,6 +92,23 @@ def test_hostile_configurations_of_a_lora_are_accepted_or_rejected(checkpoint_wi
     good, take = checkpoint_with("lora", check_lora, domain.ADAPTER_CONFIG)
     outcome = attack_files(good, take, 250)
     assert min(outcome.counts["accepted"], outcome.counts["adapter_keys_mismatch"]) > 10
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("tokenizer.json", lambda whole: whole["model"]["vocab"].update(much=2**31)),
+        ("tokenizer.json", lambda whole: whole["added_tokens"][0].update(id=2**31)),
+        ("tokenizer_config.json", lambda whole: whole.update(added_tokens_decoder={str(2**31): {"content": "much"}})),
+    ],
+)
+def test_an_id_that_would_take_gigabytes_is_rejected_before_a_library_reads_it(checkpoint_with, name, change):
+    good, take = checkpoint_with("full", check_tokenizers, "tokenizer.json", "tokenizer_config.json")
+    whole = json.loads(good[name])
+    change(whole)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert take(name, json.dumps(whole).encode()) == "tokenizer_changed"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
 
 
 def test_hostile_tokenizers_are_accepted_or_rejected(checkpoint_with):
