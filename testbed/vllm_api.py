@@ -1,6 +1,7 @@
 """Print, as JSON, the paths of vLLM's OpenAI application, the fields of the bodies that they take, and its parsers.
 
-Run by the engine's interpreter; no engine is started. Development mode is on, so that its paths are listed, too.
+Run by the engine's interpreter; no engine is started. Development mode, profiler and fault tolerance are on, and all
+kinds of models are supported, so that their paths are listed, too.
 """
 
 import json
@@ -8,6 +9,10 @@ import os
 import sys
 
 os.environ.update({"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_LOGGING_LEVEL": "ERROR"})
+
+TASKS = ("generate", "transcription", "realtime")
+OPTIONS = ["--profiler-config.profiler", "torch", "--profiler-config.torch_profiler_dir", "/tmp"]
+OPTIONS += ["--enable-fault-tolerance"]
 
 
 def main() -> None:
@@ -19,16 +24,20 @@ def main() -> None:
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest
     from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
-    from vllm.entrypoints.pooling.embed import api_router
+    from vllm.entrypoints.pooling.classify import api_router as classify
+    from vllm.entrypoints.pooling.embed import api_router as embedding
     from vllm.entrypoints.pooling.embed import protocol as embed
+    from vllm.entrypoints.pooling.pooling import api_router as pooled
+    from vllm.entrypoints.pooling.scoring import api_router as scoring
     from vllm.entrypoints.serve.tokenize import protocol as tokenize
     from vllm.reasoning import ReasoningParserManager
     from vllm.renderers.hf import _get_hf_base_chat_template_params
     from vllm.tool_parsers import ToolParserManager
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    app = build_app(make_arg_parser(FlexibleArgumentParser()).parse_args([]), supported_tasks=("generate",))
-    app.include_router(api_router.router)  # vLLM adds it for a model that embeds
+    app = build_app(make_arg_parser(FlexibleArgumentParser()).parse_args(OPTIONS), supported_tasks=TASKS)
+    for pooling in (classify, embedding, pooled, scoring):
+        app.include_router(pooling.router)  # vLLM adds each for a model of its kind
     bodies = {
         "/v1/chat/completions": [ChatCompletionRequest],
         "/v1/completions": [CompletionRequest],
