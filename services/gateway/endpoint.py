@@ -16,7 +16,7 @@ from services.gateway.answer import Answer
 from services.gateway.attribution import attribute_failure
 from services.gateway.backlog import SlowReader
 from services.gateway.dependencies import Dependencies
-from services.gateway.domain import answers, drills, environments, errors, json_body, requests
+from services.gateway.domain import answers, drills, environments, errors, json_body, requests, routing
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.domain.failures import AnswerFailed, describe_failure
 from services.gateway.http import Reply, abort_connection, cancel_on_disconnect, limited_writes, problem_response
@@ -98,10 +98,11 @@ class Endpoint:
         dependencies, environment = self._dependencies, arrival.environment
         clock = dependencies.clock
         parsed = requests.read_request(path, raw, await self._work(len(raw), json_body.parse_body, raw))
+        requested = routing.parse_model_name(parsed.model)
+        if requested is not None and not arrival.caller.opens(requested.model):
+            raise RequestRejected(errors.model_not_found(parsed.model))  # before anything shows whether it is served
         choice = dependencies.tables[environment].choose(parsed.model, key=parsed.user or arrival.draw_id)
         served = choice.served
-        if not arrival.caller.opens(served.target.model):
-            raise RequestRejected(errors.model_not_found(parsed.model))
         if parsed.has_conversation and served.chat_template is None:
             raise RequestRejected(errors.no_chat_template(parsed.model))
         await self._work(len(raw), requests.check_request, parsed, served.context_tokens, dependencies.limits)
@@ -189,8 +190,8 @@ class Endpoint:
 
     def _record(self, answer: Answer, accepted: AcceptedRequest, outcome: Outcome) -> None:
         record = answer.to_record(outcome)
+        self._dependencies.callers.charge(accepted.arrival.caller, answer.measurement.tokens)
         self._dependencies.metrics.observe(record)
-        self._dependencies.callers.charge(accepted.arrival.caller, record.input_tokens + record.output_tokens)
         if answer.retried:
             self._dependencies.metrics.retries.labels(record.environment).inc()
         if not accepted.parsed.computes:

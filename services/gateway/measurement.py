@@ -172,6 +172,11 @@ class Measurement:
             self._ended_s = now_s - self._accepted.arrived_s
 
     @property
+    def tokens(self) -> int:
+        """Return the tokens of prompt and answers, whatever a drill changes in the record."""
+        return self._input_tokens + self.output_tokens
+
+    @property
     def has_ended(self) -> bool:
         """Return whether the engine reported the end of an answer."""
         return bool(self._finish_reasons)

@@ -174,7 +174,7 @@ def background_work(parts: Parts) -> tuple[Coroutine[Any, Any, None], ...]:
         bus_connection.follow("routes", Route, production.apply, production.note_bucket),
         bus_connection.follow("staging-routes", Route, staging.apply),
         bus_connection.follow("drills", Drill, parts.drills.apply),
-        bus_connection.follow("api-keys", ApiKey, parts.keys.apply),
+        bus_connection.follow("api-keys", ApiKey, parts.keys.apply, parts.keys.note_bucket),
         parts.state.keep_current(asyncio.sleep),
     )
 

@@ -8,16 +8,21 @@ import pytest
 from contracts.api_keys import ApiKey, KeyLimits
 from decisions.api_keys import digest_of_secret, format_key
 from services.gateway.adapters.record_file import RecordFile
+from services.gateway.callers import Caller
+from services.gateway.domain.errors import RequestRejected
 from services.gateway.key_table import KeyTable
-from testbed.factories import MODEL
+from shared.storage.kv import Snapshot
+from testbed.factories import MODEL, route
+from tests.kit.drills import drill
 from tests.unit.gateway.fakes import StepClock
-from tests.unit.gateway.world import STAGING, World, only_active
+from tests.unit.gateway.world import HELLO, STAGING, World, only_active
 
 pytestmark = pytest.mark.anyio
 SECRET = "ab" * 32
 ID = "0123456789ab"
 BEARER = {"authorization": f"Bearer {format_key(ID, SECRET)}"}
 ISSUED = StepClock().now() - timedelta(days=1)
+BUCKET = Snapshot("made", frozenset())
 
 
 def key(**changes) -> ApiKey:
@@ -175,3 +180,70 @@ async def test_a_caller_that_hangs_up_frees_its_place():
     asked.cancel()
     await asyncio.gather(asked, return_exceptions=True)
     assert (await gateway.chat(BEARER)).status_code == 200
+
+
+async def test_a_model_that_serves_nothing_does_not_exist_either_for_a_key_that_does_not_open_it():
+    gateway = World(route(canary=None, active=None, previous=None), keys=(key(models=("other-bot",)),))
+    idle, unknown = await gateway.chat(BEARER), await gateway.chat(BEARER, model="unknown-bot")
+    assert (idle.status_code, idle.json()["error"]["code"]) == (404, "model_not_found")
+    assert idle.json()["error"]["message"].replace(MODEL, "unknown-bot") == unknown.json()["error"]["message"]
+
+
+def test_an_answer_that_ends_after_its_limits_were_changed_changes_nothing_back():
+    gateway = world(key())
+    before = gateway.callers.authenticate([BEARER["authorization"]], "production")
+    after = Caller(key(limits=KeyLimits(tokens_per_minute=10)))
+    with gateway.callers.admit(before), gateway.callers.admit(after):
+        gateway.callers.charge(after, 1_000)
+        gateway.callers.charge(before, 1)
+    with pytest.raises(RequestRejected, match="tokens per minute"), gateway.callers.admit(after):
+        pass
+
+
+@pytest.mark.parametrize("reported", [0, 1_000_000])
+async def test_a_drill_changes_what_is_reported_and_not_what_is_charged(reported):
+    gateway = world(key(limits=KeyLimits(tokens_per_minute=100)))
+    started = drill(fault={"output_tokens": reported})
+    await gateway.drills.apply(f"production.{MODEL}", started, 1)
+    assert (await gateway.chat(BEARER)).status_code == 200
+    assert [record.output_tokens for record in gateway.records] == [reported]
+    left = (await gateway.chat(BEARER)).headers["x-ratelimit-remaining-tokens"]
+    assert left == str(100 - gateway.records[0].input_tokens - HELLO["max_tokens"])
+
+
+class Saved:
+    """Counts how often keys are saved; the disk can be full."""
+
+    def __init__(self) -> None:
+        self.times = 0
+        self.keys = {}
+        self.full = False
+
+    def __call__(self, keys) -> None:
+        if self.full:
+            raise OSError(28, "No space left on device")
+        self.times += 1
+        self.keys = keys
+
+
+async def test_many_keys_are_saved_together_and_a_revoked_one_at_once():
+    saved = Saved()
+    table = KeyTable({}, saved)
+    for number in range(50):
+        await table.apply(f"{number:012x}", key(key_id=f"{number:012x}"), number)
+    await table.note_bucket(BUCKET)
+    await table.note_bucket(BUCKET)
+    assert (saved.times, len(saved.keys)) == (1, 50)
+    await table.apply(f"{7:012x}", key(key_id=f"{7:012x}", revoked_at=ISSUED), 51)
+    assert saved.keys[f"{7:012x}"].revoked_at == ISSUED
+
+
+async def test_keys_that_could_not_be_saved_are_saved_later():
+    saved = Saved()
+    table = KeyTable({ID: key()}, saved)
+    saved.full = True
+    await table.apply(ID, key(revoked_at=ISSUED), 1)
+    await table.note_bucket(BUCKET)
+    saved.full = False
+    await table.note_bucket(BUCKET)
+    assert saved.keys[ID].revoked_at == ISSUED
