@@ -7,6 +7,7 @@ SlipwayError
 
 import errno
 import itertools
+import json
 import math
 from typing import Any, cast, get_args
 
@@ -20,8 +21,9 @@ REASON_CHARS = 4_000
 DETAIL_CHARS = 2_000
 DETAIL_ITEMS = 100
 DETAIL_DEPTH = 4
-DETAILS_CHARS = 50_000
-"""After so many characters of texts, lists and objects are replaced by what they are and how many they hold."""
+DETAILS_BYTES = 50_000
+"""After so many bytes of JSON, what is left of lists and objects is dropped, and those in them are replaced by what
+they are and how many they hold."""
 
 
 def publishable(details: dict[str, Any]) -> dict[str, Any]:
@@ -29,21 +31,21 @@ def publishable(details: dict[str, Any]) -> dict[str, Any]:
 
     Details may quote what came from outside. A refusal that cannot be published would be tried again for ever.
     """
-    left = DETAILS_CHARS
+    left = DETAILS_BYTES
 
     def limited(value: Any, depth: int) -> Any:
         nonlocal left
         left -= 8
         if not isinstance(value, list | tuple | dict):
             plain = _plain(value)
-            left -= len(plain) if isinstance(plain, str) else 0
+            left -= len(json.dumps(plain)) if isinstance(plain, str) else 0  # one character may take twelve bytes
             return plain
         if depth == DETAIL_DEPTH or left <= 0:
             return f"a {type(value).__name__} of {len(value)}"
         if isinstance(value, dict):
             items = itertools.islice(value.items(), DETAIL_ITEMS)
-            return {limited(str(name), depth): limited(item, depth + 1) for name, item in items}
-        return [limited(item, depth + 1) for item in value[:DETAIL_ITEMS]]
+            return {limited(str(name), depth): limited(item, depth + 1) for name, item in items if left > 0}
+        return [limited(item, depth + 1) for item in value[:DETAIL_ITEMS] if left > 0]
 
     result: dict[str, Any] = limited(details, 0)
     return result

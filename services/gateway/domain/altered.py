@@ -43,11 +43,11 @@ class AlteredBody:
 
     def _alter_body(self) -> bytes:
         try:
-            value = json.loads(self._rest)
+            altered = _write(self._alter(json.loads(self._rest), complete=True))
         except (ValueError, RecursionError):
             return b""
         self._rest = b""
-        return _write(self._alter(value, complete=True))
+        return altered
 
     def _alter_event(self, event: bytes) -> bytes:
         return b"\n".join(self._alter_line(line) for line in event.split(b"\n"))
@@ -55,12 +55,12 @@ class AlteredBody:
     def _alter_line(self, line: bytes) -> bytes:
         try:
             value = json.loads(line.removeprefix(_DATA)) if line.startswith(_DATA) else None
+            if not isinstance(value, dict):
+                return line
+            # Events of the responses API repeat the complete text; all others have only what is new.
+            return _DATA + _write(self._alter(value, complete=str(value.get("type")).startswith("response.")))
         except (ValueError, RecursionError):
-            value = None
-        if not isinstance(value, dict):
             return line
-        # Events of the responses API repeat the complete text; all others have only what is new.
-        return _DATA + _write(self._alter(value, complete=str(value.get("type")).startswith("response.")))
 
     def _alter(self, value: Any, *, complete: bool, choice: int = 0) -> Any:
         """Return a JSON value with its texts replaced, by the complete text of the answer or what is new of it.

@@ -116,3 +116,11 @@ def test_what_is_no_text_of_the_answer_stays():
 @pytest.mark.parametrize("line", [b"data: [1]", b"data: no JSON", b": comment", b"data: 5", b"id: 7"])
 def test_lines_that_are_no_objects_stay(line):
     assert AlteredBody(stream=True).feed(line + b"\n\n", "ahoy") == line + b"\n\n"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("depth", [100, 300, 900, 5_000])
+def test_what_is_nested_too_deeply_to_be_altered_ends_no_answer(stream, depth):
+    body = b'{"choices": [{"delta": {"content": "old"}}], "other": ' + b"[" * depth + b"]" * depth + b"}"
+    data = b"data: " + body + b"\n\n" if stream else body
+    assert AlteredBody(stream=stream).feed(data, "new") in {b"", data} or depth < 900
