@@ -169,6 +169,7 @@ def probe_routes(dependencies: Dependencies, telemetry: Telemetry, state: Worker
             "routes": f"{len(table.all())} ({'live' if table.live else 'saved'})"
             + (f"; {table.problem}" if table.problem else ""),
             "staging": str(len(staging.all())),
+            "keys": state.describe_keys(),
             "drills": ", ".join(active) or "none",
             "telemetry": telemetry.problem or "ok",
             "workers": workers,

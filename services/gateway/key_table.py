@@ -28,6 +28,12 @@ class KeyTable:
         self._keys = dict(saved)
         self._save = save
         self._unsaved = False
+        self._complete = bool(saved)
+
+    @property
+    def is_complete(self) -> bool:
+        """Return whether all keys are known: those of the last run, or those of the bucket."""
+        return self._complete
 
     def get(self, key_id: str) -> ApiKey | None:
         """Return the record of an id; None if there is none."""
@@ -55,8 +61,9 @@ class KeyTable:
         if known is not None and record.revoked_at is not None:
             self._save_all()
 
-    async def note_bucket(self, _snapshot: Snapshot) -> None:
-        """Save what changed since the last time, or could not be saved then."""
+    async def note_bucket(self, snapshot: Snapshot) -> None:
+        """Note that the bucket was read; save what changed since the last time, or could not be saved then."""
+        self._complete = self._complete or snapshot.identity is not None
         if self._unsaved:
             self._save_all()
 

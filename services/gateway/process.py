@@ -120,6 +120,7 @@ def compose(connection: Connection, settings: GatewaySettings, started_s: float 
         pause=asyncio.sleep,
         on_skip=lambda reason: metrics.undescribed.labels(reason).inc(),
     )
+    keys = KeyTable(key_file.load(), key_file.save)
     state = WorkerState(
         bus.metrics,
         table,
@@ -127,12 +128,13 @@ def compose(connection: Connection, settings: GatewaySettings, started_s: float 
         clock=clock,
         workers=settings.workers,
         started_s=clock.monotonic() if started_s is None else started_s,
+        keys=keys if settings.keys_required else None,
     )
     return Parts(
         bus=bus,
         bus_connection=bus_connection,
         tables={"production": table, "staging": staging},
-        keys=KeyTable(key_file.load(), key_file.save),
+        keys=keys,
         drills=DrillTable(clock),
         engine=TritonEngine(Deadlines(settings.first_token_s, settings.inter_token_s)),
         recorder=recorder,

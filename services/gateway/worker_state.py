@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from services.gateway.key_table import KeyTable
 from services.gateway.ports import Pause
 from services.gateway.route_table import RouteTable
 from shared.runtime.clock import Clock
@@ -32,6 +33,7 @@ class WorkerState:
         clock: Clock,
         workers: int,
         started_s: float,
+        keys: KeyTable | None = None,
     ) -> None:
         """Export nothing before the first `refresh`.
 
@@ -42,7 +44,9 @@ class WorkerState:
             clock: measures the time since the start.
             workers: how many there should be.
             started_s: when the gateway was started, on the monotonic clock, which all processes share.
+            keys: the keys that callers need; None if they need none.
         """
+        self._keys = keys
         self._table, self.is_connected = table, is_connected
         self._clock, self._declared, self._complete_s = clock, workers, started_s + START_S
         self._ready = _gauge(registry, _READY, "Workers that can serve", "livesum")
@@ -67,10 +71,11 @@ class WorkerState:
     def refresh(self) -> bool:
         """Export the state of this process; return whether it can serve.
 
-        Saved routes are enough: a gateway must serve without the bus. Without either it cannot serve.
+        Saved routes are enough: a gateway must serve without the bus. Without either it cannot serve. Where callers
+        need keys, it must know them: clients do not repeat a request that was answered with 401.
         """
         connected = self.is_connected()
-        ready = connected or bool(self._table.all())
+        ready = (connected or bool(self._table.all())) and (self._keys is None or self._keys.is_complete)
         self._ready.set(ready)
         self._running.set(1)
         self._bus_connected.set(connected)
@@ -83,6 +88,12 @@ class WorkerState:
         while True:
             self.refresh()
             await pause(_REFRESH_S)
+
+    def describe_keys(self) -> str:
+        """Return how many keys are known."""
+        if self._keys is None:
+            return "not required"
+        return str(len(self._keys)) if self._keys.is_complete else "not known yet"
 
     def check(self) -> tuple[bool, str]:
         """Return whether the gateway is ready, and a text that says how many workers are."""

@@ -8,8 +8,6 @@ import pytest
 from contracts.api_keys import ApiKey, KeyLimits
 from decisions.api_keys import digest_of_secret, format_key
 from services.gateway.adapters.record_file import RecordFile
-from services.gateway.callers import Caller
-from services.gateway.domain.errors import RequestRejected
 from services.gateway.key_table import KeyTable
 from shared.storage.kv import Snapshot
 from testbed.factories import MODEL, route
@@ -189,17 +187,6 @@ async def test_a_model_that_serves_nothing_does_not_exist_either_for_a_key_that_
     assert idle.json()["error"]["message"].replace(MODEL, "unknown-bot") == unknown.json()["error"]["message"]
 
 
-def test_an_answer_that_ends_after_its_limits_were_changed_changes_nothing_back():
-    gateway = world(key())
-    before = gateway.callers.authenticate([BEARER["authorization"]], "production")
-    after = Caller(key(limits=KeyLimits(tokens_per_minute=10)))
-    with gateway.callers.admit(before), gateway.callers.admit(after):
-        gateway.callers.charge(after, 1_000)
-        gateway.callers.charge(before, 1)
-    with pytest.raises(RequestRejected, match="tokens per minute"), gateway.callers.admit(after):
-        pass
-
-
 @pytest.mark.parametrize("reported", [0, 1_000_000])
 async def test_a_drill_changes_what_is_reported_and_not_what_is_charged(reported):
     gateway = world(key(limits=KeyLimits(tokens_per_minute=100)))
@@ -247,3 +234,15 @@ async def test_keys_that_could_not_be_saved_are_saved_later():
     saved.full = False
     await table.note_bucket(BUCKET)
     assert saved.keys[ID].revoked_at == ISSUED
+
+
+async def test_a_gateway_that_does_not_know_its_keys_yet_is_not_ready():
+    assert (await world().http.get("/readyz")).status_code == 503
+    assert (await world(key()).http.get("/readyz")).status_code == 200  # saved ones are enough
+    assert (await World(only_active()).http.get("/readyz")).status_code == 200  # none is required
+    gateway = world()
+    for bucket, status in ((Snapshot(None, frozenset()), 503), (BUCKET, 200)):
+        await gateway.keys.note_bucket(bucket)
+        answer = await gateway.http.get("/readyz")
+        assert answer.status_code == status
+        assert answer.json()["checks"]["keys"] == ("0" if status == 200 else "not known yet")

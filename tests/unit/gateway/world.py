@@ -45,6 +45,7 @@ class World:
             clock=self.clock,
             workers=limits.get("workers", 1),
             started_s=self.clock.monotonic(),
+            keys=self.keys if keys is not None else None,
         )
         ids = iter(range(1000))
         app = build(
