@@ -44,7 +44,9 @@ class GatewayMetrics:
         for environment in get_args(Environment):
             self.in_flight.labels(environment)
             self.retries.labels(environment)
-        self.dropped = counter("telemetry_dropped", "Telemetry records dropped while the bus was unavailable")
+        self.dropped = counter(
+            "telemetry_dropped", "Telemetry records dropped: the queue is full, or a batch cannot be published"
+        )
         self.undescribed = counter("undescribed", "Answers of the sample without features of their text", "reason")
         self.slow_readers = counter("slow_readers", "Callers dropped because they did not read their answer")
         self.unattributed = counter("unattributed", "Failed requests whose cause could not be determined", "target")

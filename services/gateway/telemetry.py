@@ -78,8 +78,14 @@ class Recorder:
                 self.problem = str(error)
                 await asyncio.sleep(_RETRY_S)
             except Exception as error:  # noqa: BLE001 - one bad batch must not end all telemetry
-                self._unsent.clear()
-                structlog.get_logger().error("telemetry batch lost", error=repr(error))
+                self._drop_batch(error)
+
+    def _drop_batch(self, error: Exception) -> None:
+        """Drop and count the batch that cannot be published; those behind it are others'."""
+        lost = self._unsent.popleft() if self._unsent else None
+        for _ in lost.batch.records if lost else ():
+            self._on_drop()
+        structlog.get_logger().error("telemetry batch lost", model=lost.model if lost else None, error=repr(error))
 
     async def flush(self) -> None:
         """Publish all records; raise Transient, without losing any, if the bus is unavailable."""

@@ -229,9 +229,10 @@ class InlineFeatures:
 
 @dataclass
 class FakeSink:
-    """Keeps what is published; `down` makes it fail."""
+    """Keeps what is published; `down` makes it fail, and `refused` names a model whose batches it never takes."""
 
     down: bool = False
+    refused: str = ""
     batches: dict[str, tuple] = field(default_factory=dict)
     attempts: list[str] = field(default_factory=list)
 
@@ -239,4 +240,6 @@ class FakeSink:
         self.attempts.append(batch_id)
         if self.down:
             raise Transient("bus_unavailable", "away")
+        if model == self.refused:
+            raise Permanent("too_large", "refused")
         self.batches[batch_id] = (model, environment, batch)

@@ -94,6 +94,23 @@ async def test_a_lone_record_goes_after_the_interval():
         running.cancel()
 
 
+async def test_a_batch_that_is_never_taken_costs_no_other_model_its_records_and_is_counted():
+    sink, dropped = FakeSink(refused="other"), []
+    telemetry = recorder(sink, interval_s=0.01, dropped=dropped)
+    for number in range(2):
+        telemetry.record(inference(request_id=str(number), target=target(1, model="other")))
+    telemetry.record(inference(request_id="2"))
+    running = asyncio.ensure_future(telemetry.run())
+    try:
+        async with asyncio.timeout(5):
+            while not sink.batches:
+                await asyncio.sleep(0.001)
+    finally:
+        running.cancel()
+    assert numbers(sink) == [2]
+    assert len(dropped) == 2
+
+
 async def test_a_bus_that_is_away_is_said_until_it_is_back():
     sink = FakeSink(down=True)
     telemetry = recorder(sink, interval_s=0.01)
