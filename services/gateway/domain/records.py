@@ -8,6 +8,8 @@ from typing import Any
 LARGEST_COUNT = 2**53
 """A count or a figure from here on is not believed: counters are floating-point numbers, and would not be exact."""
 
+_WORD_CHARS = 80
+
 
 @dataclass(frozen=True)
 class ReportedFailure:
@@ -53,7 +55,7 @@ def read_record(raw: Any) -> EngineRecord:
         input_tokens=_read_count(raw.get("prompt_tokens")),
         output_tokens=_read_count(raw.get("output_tokens")),
         texts=tuple(_read_texts(raw.get("texts"))),
-        finish_reasons={str(name): str(reason) for name, reason in reasons.items()}
+        finish_reasons={str(name): _read_word(reason) for name, reason in reasons.items()}
         if isinstance(reasons, Mapping)
         else {},
         queue_ms=_read_number(raw.get("queue_ms"), low=0.0),
@@ -95,4 +97,9 @@ def _read_texts(value: Any) -> list[tuple[str, str]]:
 def _read_error(value: Any) -> ReportedFailure:
     if not isinstance(value, Mapping):
         return _UNREADABLE
-    return ReportedFailure(str(value.get("class"))[:80], str(value.get("source"))[:80])
+    return ReportedFailure(_read_word(value.get("class")), _read_word(value.get("source")))
+
+
+def _read_word(value: Any) -> str:
+    """Return a name of limited length that can be published: one that cannot would end a whole batch of telemetry."""
+    return str(value)[:_WORD_CHARS].encode(errors="replace").decode()

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from services.gateway.domain.failures import read_failure
 from services.gateway.domain.records import EngineRecord, ReportedFailure, read_record
+from testbed.factories import inference
 from tests.kit.hostile import ANY_JSON
 
 NAMES = (
@@ -41,6 +42,12 @@ def test_a_whole_record():
 def test_a_mean_that_is_no_number_is_nan_logits(mean):
     record = read_record({"logprob_mean": mean})
     assert (record.logprob_mean, record.nan_logits) == (None, True)
+
+
+@pytest.mark.parametrize("reason", ["\ud800", "x" * 100_000, {"a": ["b"] * 9_999}])
+def test_a_finish_reason_can_be_published(reason):
+    (read,) = read_record({"finish_reasons": {"0.0": reason}}).finish_reasons.values()
+    assert len(inference().model_copy(update={"finish_reason": read}).model_dump_json()) < 2_000
 
 
 @pytest.mark.parametrize(("noted", "read"), [({}, None), ({"nan_logits": "no"}, None), ({"nan_logits": False}, False)])
