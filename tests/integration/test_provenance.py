@@ -370,6 +370,9 @@ def test_what_was_proven_is_loaded_again_although_its_key_was_revoked(store, tmp
         with pytest.raises(Permanent, match="revoked") as caught:
             check.verify(blocked)
         assert caught.value.code == "key_not_trusted"
+    with pytest.raises(Permanent) as caught:  # it was proven with its own settings
+        check.verify(deployable(kept, serving=ServingSettings(context_tokens=9)))
+    assert caught.value.code == "digest_mismatch"
     attester_keys(tmp_path).listing.write_text("[")
     check.verify(deployable(kept))
     with pytest.raises(Permanent, match="cannot be read"):

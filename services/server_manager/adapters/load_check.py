@@ -5,7 +5,7 @@ from pathlib import Path
 
 import structlog
 
-from contracts.vocabulary import Deployable, Digest
+from contracts.vocabulary import Deployable, Digest, digest_of
 from decisions.provenance import Problem
 from services.server_manager.adapters.repository_files import replace_file
 from shared.errors import Permanent
@@ -33,7 +33,7 @@ class LoadCheck:
             Permanent: `attestation_missing`, `signature_invalid`, `key_not_trusted` or `digest_mismatch`.
             Transient: `store_unavailable`.
         """
-        name, digest = str(deployable.target), deployable.manifest.digest
+        name, digest = str(deployable.target), _digest_of(deployable)
         problem = self._check(deployable)
         kept = self._kept()
         if problem is None:
@@ -54,7 +54,7 @@ class LoadCheck:
         return check_target(self._store, keys, deployable)
 
     def _kept(self) -> dict[str, Digest]:
-        """Return the manifests that were proven, by the name of the target; none if the file is damaged."""
+        """Return what was proven (`_digest_of`), by the name of the target; nothing if the file is damaged."""
         try:
             kept = json.loads(self._path.read_bytes())
         except (OSError, ValueError):
@@ -66,3 +66,9 @@ class LoadCheck:
             replace_file(self._path, json.dumps(kept).encode())
         except OSError as error:
             structlog.get_logger().warning("a verdict could not be kept", path=str(self._path), error=repr(error))
+
+
+def _digest_of(deployable: Deployable) -> Digest:
+    """Return the digest of what is loaded: the manifest and the serving settings."""
+    settings = "" if deployable.serving is None else deployable.serving.model_dump_json()
+    return digest_of(f"{deployable.manifest.digest} {settings}".encode())
