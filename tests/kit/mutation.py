@@ -119,7 +119,7 @@ def attack(
     Raises:
         AssertionError: an input raised, took too long or too much memory; the message has its seed and its beginning.
     """
-    outcome, before = Outcome(), forgetlargest_memory()
+    outcome, before = Outcome(), forget_largest_memory()
     for number in _numbers(start, inputs):
         data = make(random.Random(number))
         began = time.process_time()
@@ -169,7 +169,7 @@ def largest_memory() -> int:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024
 
 
-def forgetlargest_memory() -> int:
+def forget_largest_memory() -> int:
     """Set the largest memory of this process to what it has now; else an earlier test would hide all growth."""
     Path("/proc/self/clear_refs").write_text("5")
     return largest_memory()
