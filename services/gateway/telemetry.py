@@ -77,27 +77,33 @@ class Recorder:
                     structlog.get_logger().warning("telemetry waits for the bus", error=str(error))
                 self.problem = str(error)
                 await asyncio.sleep(_RETRY_S)
-            except Exception as error:  # noqa: BLE001 - one bad batch must not end all telemetry
-                self._drop_batch(error)
-
-    def _drop_batch(self, error: Exception) -> None:
-        """Drop and count the batch that cannot be published; those behind it are others'."""
-        lost = self._unsent.popleft() if self._unsent else None
-        for _ in lost.batch.records if lost else ():
-            self._on_drop()
-        structlog.get_logger().error("telemetry batch lost", model=lost.model if lost else None, error=repr(error))
+            except Exception as error:  # noqa: BLE001 - records that fit no batch must not end all telemetry
+                structlog.get_logger().error("telemetry batch lost", error=repr(error))
 
     async def flush(self) -> None:
-        """Publish all records; raise Transient, without losing any, if the bus is unavailable."""
+        """Publish all records; raise Transient, without losing any, if the bus is unavailable.
+
+        A batch that can never be published is dropped and counted; those behind it are others'.
+        """
         while self._unsent or self._records:
             if not self._unsent:
                 self._make_batches()
             pending = self._unsent[0]
             # With the same id, so that a batch whose acknowledgement was lost is not counted twice.
-            await self._sink.publish(
-                pending.batch, model=pending.model, environment=pending.environment, batch_id=pending.id
-            )
+            try:
+                await self._sink.publish(
+                    pending.batch, model=pending.model, environment=pending.environment, batch_id=pending.id
+                )
+            except Transient:
+                raise
+            except Exception as error:  # noqa: BLE001 - one bad batch must not end all telemetry
+                self._note_loss(pending, error)
             self._unsent.popleft()
+
+    def _note_loss(self, lost: _Pending, error: Exception) -> None:
+        for _ in lost.batch.records:
+            self._on_drop()
+        structlog.get_logger().error("telemetry batch lost", model=lost.model, error=repr(error))
 
     def _make_batches(self) -> None:
         """Move records from the queue into one batch per model and environment."""
