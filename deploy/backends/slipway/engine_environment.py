@@ -37,10 +37,12 @@ ENVIRONMENT_DEFAULTS: dict[str, dict[str, str]] = {
 NEVER_SET = (
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
     "VLLM_API_KEY",
+    "VLLM_DISABLE_REQUEST_ID_RANDOMIZATION",
     "VLLM_ENABLE_RESPONSES_API_STORE",
     "VLLM_SERVER_DEV_MODE",
 )
-"""Variables that would open more of vLLM's application, store texts, or ask callers for a key of its own."""
+"""Variables that would open more of vLLM's application, store texts, ask callers for a key of its own, or let the
+requests of two callers with the same `x-request-id` be taken for one."""
 
 
 def prepare(device: str, overrides: dict[str, str], *, eager: bool) -> None:
