@@ -113,3 +113,19 @@ def test_keys_that_would_open_nothing_are_refused(slipway, js):
         assert refused.returncode == 2, arguments
         assert len(refused.stderr.strip().splitlines()) <= 3
     assert slipway("keys", "issued").stdout == ""
+
+
+async def test_a_key_that_cannot_be_read_hides_no_other(slipway, js):
+    key_id = json.loads(slipway("keys", "issue", "shop", "--json").stdout)["key_id"]
+    await (await js.key_value("api-keys")).put("0123456789ab", b"{broken")
+    for options in ((), ("--json",)):
+        listed = slipway("keys", "issued", *options)
+        assert (listed.returncode, key_id in listed.stdout) == (1, True)
+        assert "api-keys/0123456789ab" in listed.stderr
+
+
+def test_an_id_that_is_none_is_wrong_usage(slipway, js):
+    for key_id in ("é" * 12, "0123456789AB", "*", "shop"):
+        refused = slipway("keys", "revoke", key_id)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert "slipway keys issued" in refused.stderr

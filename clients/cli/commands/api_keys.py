@@ -1,6 +1,7 @@
 """`slipway keys issue|issued|revoke`: keys that callers of the gateway present."""
 
 import asyncio
+import re
 import secrets
 from collections.abc import Sequence
 from datetime import datetime
@@ -13,9 +14,10 @@ from clients.cli.commands.orders import current_user
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import check_model, describe_problems, parse_duration
-from contracts.api_keys import ApiKey
+from contracts.api_keys import KEY_ID_PATTERN, ApiKey
 from contracts.vocabulary import Environment
 from decisions.api_keys import SECRET_BYTES, digest_of_secret, format_key
+from shared.errors import Transient
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket, Conflict
 
@@ -83,17 +85,23 @@ def issue(
 
 def issued(state: StateOption = None, as_json: JsonOption = False) -> None:
     """List the keys of the API that were issued, the newest last; no secret is stored."""
-    records = asyncio.run(_all(find_stack(state)))
+    records, problems = asyncio.run(_all(find_stack(state)))
     if as_json:
         show_json([record.model_dump(mode="json", exclude={"secret_digest"}) for record in records])
-        return
-    now = SystemClock().now()
-    columns = ["id", "name", "models", "environments", "limits", "issued", "by", "state"]
-    show_table(columns, [_row(record, now) for record in records])
+    else:
+        now = SystemClock().now()
+        columns = ["id", "name", "models", "environments", "limits", "issued", "by", "state"]
+        show_table(columns, [_row(record, now) for record in records])
+    if problems:
+        raise CommandError(f"the list is not complete: {' '.join(problems)}")
 
 
 def revoke(key_id: IdArgument, state: StateOption = None) -> None:
     """Revoke a key of the API: every gateway refuses it within a second."""
+    if re.fullmatch(KEY_ID_PATTERN, key_id) is None:
+        raise CommandError(
+            f"the id {key_id!r} is not valid: it has 12 hexadecimal digits; see `slipway keys issued`", Exit.USAGE
+        )
     record = asyncio.run(_revoke(find_stack(state), key_id))
     show_line(f"revoked {key_id} ({record.name}); requests in progress end normally")
 
@@ -103,16 +111,25 @@ async def _store(stack: StackAddress, record: ApiKey) -> None:
         await Bucket(client.jetstream(timeout=10), BUCKET, ApiKey).create(record.key_id, record)
 
 
-async def _all(stack: StackAddress) -> Sequence[ApiKey]:
+async def _all(stack: StackAddress) -> tuple[Sequence[ApiKey], Sequence[str]]:
+    """Return the keys, the oldest first, and why others cannot be read."""
+    records, problems = [], []
     async with connected(stack) as client:
-        entries = await Bucket(client.jetstream(timeout=10), BUCKET, ApiKey).all()
-    return sorted((entry.value for entry in entries.values()), key=lambda record: record.issued_at)
+        bucket = Bucket(client.jetstream(timeout=10), BUCKET, ApiKey)
+        for key_id in await bucket.keys():
+            try:
+                entry = await bucket.get(key_id)
+            except Transient as error:
+                problems.append(error.reason)
+                continue
+            records += [entry.value] if entry is not None else []
+    return sorted(records, key=lambda record: record.issued_at), problems
 
 
 async def _revoke(stack: StackAddress, key_id: str) -> ApiKey:
     async with connected(stack) as client:
         bucket = Bucket(client.jetstream(timeout=10), BUCKET, ApiKey)
-        entry = await bucket.get(key_id) if len(key_id) == 2 * ID_BYTES and key_id.isalnum() else None
+        entry = await bucket.get(key_id)
         if entry is None:
             raise CommandError(f"there is no key {key_id}; see `slipway keys issued`")
         if entry.value.revoked_at is not None:
