@@ -122,7 +122,7 @@ async def test_orders_that_may_not_be_carried_out_are_refused_with_their_code(fl
     await fleet.promote(missing, 3)
     refused = await fleet.facts(PromotionRefused, 3)
     assert refused[2].data.code == "load_failed"
-    assert "does not exist" in refused[2].data.reason
+    assert "not proven" in refused[2].data.reason
 
     huge = third.model_copy(update={"weights_bytes": 5000 * MIB})
     await fleet.promote(huge, 3)

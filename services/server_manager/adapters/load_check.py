@@ -44,7 +44,7 @@ class LoadCheck:
                 "target is not proven any more, and is loaded again", target=name, code=problem.code, why=problem.reason
             )
         else:
-            raise Permanent(problem.code, f"{name} is not proven: {problem.reason}")
+            raise Permanent(problem.code, f"it is not proven: {problem.reason}")
 
     def _check(self, deployable: Deployable) -> Problem | None:
         try:
