@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import socket
 import uuid
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +83,7 @@ async def serve(
     parts = compose(connection, settings, started_s)
     server = make_server(make_app(parts, settings), connection, settings)
     on_stop_signal(server.stop)
-    tasks = [asyncio.ensure_future(work) for work in background_work(parts)]
+    tasks = [end_with(asyncio.ensure_future(work), server.stop) for work in background_work(parts)]
     structlog.get_logger().info("started", http=f"{connection.http_host}:{connection.http_port}")
     try:
         await server.serve(sockets=None if sockets is None else list(sockets))
@@ -179,6 +179,18 @@ def background_work(parts: Parts) -> tuple[Coroutine[Any, Any, None], ...]:
         bus_connection.follow("api-keys", ApiKey, parts.keys.apply, parts.keys.note_bucket),
         parts.state.keep_current(asyncio.sleep),
     )
+
+
+def end_with(task: asyncio.Future[None], stop: Callable[[], None]) -> asyncio.Future[None]:
+    """Stop the process if a task of it fails: what restarts the process restarts the task. Return the task."""
+
+    def check(ended: asyncio.Future[None]) -> None:
+        if not ended.cancelled() and (error := ended.exception()) is not None:
+            structlog.get_logger().error("background work failed; this process ends", exc_info=error)
+            stop()
+
+    task.add_done_callback(check)
+    return task
 
 
 def make_server(app: ASGIApp, connection: Connection, settings: GatewaySettings) -> HttpServer:

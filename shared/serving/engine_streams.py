@@ -10,13 +10,14 @@ own, which is closed when it is idle, and replaced now and then.
 """
 
 import asyncio
-import contextlib
 import itertools
 import secrets
 import weakref
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
+
+import structlog
 
 from shared.errors import SlipwayError, Transient
 from shared.serving.engine_answers import Answer
@@ -189,10 +190,15 @@ class EngineStream:
         """Send what waits to be sent, in order; the reader reports a call that has ended."""
         import grpc
 
-        with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
+        try:
             while (request := await self._outgoing.get()) is not None:
                 await self._call.write(request)
             await self._call.done_writing()
+        except (grpc.RpcError, asyncio.InvalidStateError):
+            pass  # the call has ended
+        except Exception:  # noqa: BLE001 - whatever it is, the requests that wait must not wait for silence
+            structlog.get_logger().exception("a request could not be written; its stream ends", target=self._name)
+            self._call.cancel()
 
     async def _read(self) -> None:
         """Assign each part to its request, until the call ends."""
