@@ -43,8 +43,13 @@ class KeptProgram:
         else:
             start = ["/bin/sh", str(ROOT / "deploy/docker/keep.sh"), "3", f"curl -sf -m 5 -o /dev/null {url}"]
         self.log = folder / "log"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(child_command([*start, *program]), cwd=ROOT, stdout=log, stderr=log)
+        command = child_command([*start, *program])
+        before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, which children inherit
+        try:
+            with self.log.open("wb") as log:
+                self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+        finally:
+            signal.signal(signal.SIGHUP, before)
 
     def pid(self) -> int:
         return int(wait_until(lambda: self.file.exists() and self.file.read_text(), what="the program"))

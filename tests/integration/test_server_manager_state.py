@@ -186,7 +186,7 @@ class TestLeadership:
 
     async def test_a_full_disk_does_not_stop_the_next_holder(self, clean, terms):
         class Full:
-            read = terms.read
+            read, holds = terms.read, terms.holds
 
             def write(self, _leader):
                 raise OSError(28, "No space left on device")

@@ -8,6 +8,7 @@ import pytest
 
 from services.server_manager.domain.records import Leader
 from shared.storage.kv import Bucket
+from testbed.attesters import attester_variables
 from testbed.servers import connection, running
 from tests.kit.relay import relaying
 from tests.kit.serving import ServerManager
@@ -25,14 +26,14 @@ def relay(nats_server):
 
 
 @pytest.fixture
-def start(nats_server, s3_server, triton, js, tmp_path):
+def start(nats_server, s3_server, triton, fleet, tmp_path):
     """Return a server-manager of that name, before it runs."""
 
     def build(name, **variables):
         settings = connection(nats_server, s3_server, tmp_path / name)
         more = {"engine": "toy", "memory_budget_bytes": 1000 * MIB, "overhead_bytes": 64 * MIB}
         process = ServerManager(tmp_path / name, settings, triton, **more)
-        process.variables |= variables
+        process.variables |= attester_variables(fleet.keys, "services.server_manager.main") | variables
         return process
 
     return build
