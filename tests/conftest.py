@@ -28,6 +28,7 @@ pytest_plugins = [
     "pytester",
     "tests.kit.run.beside",
     "tests.kit.run.costs",
+    "tests.kit.run.encodable",
     "tests.kit.run.flaky",
     "tests.kit.run.lanes",
 ]

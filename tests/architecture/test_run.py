@@ -5,7 +5,14 @@ import pytest
 from tests.kit.run.flaky import MOST
 from tests.kit.run.lanes import FIRST, LANES, choose, lane_of
 
-PLUGINS = ("pytest_rerunfailures", "xdist.plugin", "tests.kit.run.flaky", "tests.kit.run.beside", "no:cacheprovider")
+PLUGINS = (
+    "pytest_rerunfailures",
+    "xdist.plugin",
+    "tests.kit.run.flaky",
+    "tests.kit.run.beside",
+    "tests.kit.run.encodable",
+    "no:cacheprovider",
+)
 FLAKY = """
 import pathlib, pytest
 
@@ -102,3 +109,21 @@ def test_fewer_workers_than_lanes_take_them_all():
 def test_lanes_name_what_exists(request):
     named = [path for paths in (*LANES, FIRST) for path in paths]
     assert [path for path in named if not (request.config.rootpath / path).exists()] == []
+
+
+def test_what_is_no_text_in_utf_8_ends_no_worker(pytester, run):
+    pytester.makepyfile(
+        test_surrogates="""
+        import logging
+
+        def test_passes():
+            print("\\ud800")
+            logging.getLogger("library").warning("\\ud800")
+
+        def test_fails():
+            logging.getLogger("library").warning("\\ud800")
+            raise ValueError("\\ud800")
+        """
+    )
+    done = run(0, "-n1", "test_surrogates.py")
+    assert "1 failed, 1 passed" in done.outlines[-1]
