@@ -64,7 +64,7 @@ def triton(tmp_path_factory):
 async def js(nats_server):
     """A JetStream context on a freshly provisioned bus."""
     client = await nats_server.connect()
-    context = client.jetstream(timeout=10)
+    context = client.jetstream(timeout=30)
     for stream in await context.streams_info():
         await context.delete_stream(stream.config.name)
     await provision(context, dedupe_window_s=2.0)
