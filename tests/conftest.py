@@ -1,8 +1,12 @@
 """Fixtures that every test may use: real servers, one set per test module."""
 
+import asyncio
+import itertools
+
 import hypothesis
 import pytest
 import structlog
+from nats.js.errors import ServerError
 
 from shared.messaging.provision import provision
 from testbed.servers import NatsServer, S3Server, connection, running
@@ -10,6 +14,9 @@ from testbed.triton import TritonServer
 from tests.kit.process_settings import left_behind, process_settings
 from tests.kit.soak import TIMES, often
 from tests.kit.tiny import module_stack, stack_of, tiny  # noqa: F401 - fixtures
+
+STORE_NOT_CREATED = 10049
+PROVISION_TRIES = 5
 
 structlog.configure(  # its default shows exceptions by rich: a second of processor time for each that is logged
     processors=[
@@ -67,7 +74,14 @@ async def js(nats_server):
     context = client.jetstream(timeout=30)
     for stream in await context.streams_info():
         await context.delete_stream(stream.config.name)
-    await provision(context, dedupe_window_s=2.0)
+    for attempt in itertools.count(1):
+        try:
+            await provision(context, dedupe_window_s=2.0)
+            break
+        except ServerError as error:  # the folder of a stream that was deleted just now may still be there
+            if error.err_code != STORE_NOT_CREATED or attempt == PROVISION_TRIES:
+                raise
+            await asyncio.sleep(0.2)
     yield context
     await client.close()
 
