@@ -2,7 +2,7 @@
 
 A Triton loads SmolLM2 under several names, one after the other, with the settings that server-manager has by default.
 Each is measured when it is loaded, when it has answered `STREAMS` requests at once, and when prompts have filled its
-key-value cache, whose pages take memory only once they are used. The processes of a model are Triton's stub, vLLM's
+key-value cache, which could take memory only once it is used. The processes of a model are Triton's stub, vLLM's
 engine below it and their children. "Private" counts pages that no other process maps, "proportional" adds their shares
 of the others, "resident" counts shared pages for each process again. "Overhead" is the proportional figure without 1.2
 times the weights.
