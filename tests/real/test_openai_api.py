@@ -342,6 +342,16 @@ async def test_the_engines_own_refusals_name_their_source(api):
     assert (status, records[0]["error"]["source"]) == (400, "validation")
 
 
+async def test_a_large_body_which_vllm_validates_in_a_thread_is_answered_as_a_small_one(api):
+    padding = {"user": "x" * 9_000}
+    small, large = (await api.chat())[0], (await api.chat(**padding))[0]
+    assert large["choices"] == small["choices"]
+    events, _ = await api.stream("/v1/chat/completions", {**CHAT, **padding})
+    assert events[-1]["choices"][0]["finish_reason"] == "length"
+    status, _, body, records = await api.ask("/v1/chat/completions", {**CHAT, **padding, "seed": "none"})
+    assert (status, records[0]["error"]["source"]) == (400, "validation"), body
+
+
 async def test_a_stream_of_responses_that_fails_has_its_record(api):
     body = {"model": "bot", "input": "Hello", "max_output_tokens": 5, "logit_bias": {"999999999": 1}, "stream": True}
     _, _, _, records = await api.ask("/v1/responses", body)
