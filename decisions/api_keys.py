@@ -45,7 +45,7 @@ def assess_key(
 ) -> KeyProblem | None:
     """Return why a key opens nothing in an environment; None if it does.
 
-    A key that is not known and one with another secret are the same problem: nobody learns which ids there are.
+    A key that is not known and one with another secret are the same problem: no answer reveals which ids exist.
 
     Args:
         presented: the caller's key; None if it sent none, or what is none.

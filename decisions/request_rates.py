@@ -2,7 +2,7 @@
 
 An allowance holds at most what a minute brings. A request needs one of requests and anything of tokens: how many tokens
 it takes is known when it is answered. So the allowance of tokens can go below zero, and the caller waits until it is
-above again. On average over minutes nobody gets more than the limit.
+above again. On average over minutes no caller gets more than the limit.
 """
 
 from dataclasses import dataclass

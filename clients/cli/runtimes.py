@@ -59,7 +59,7 @@ async def _is_renewed(bucket: KeyValue, fleet: str, within_s: float) -> bool:
 
 
 async def _read_lease(bucket: KeyValue, fleet: str) -> int | None:
-    """Return the revision of a fleet's lease; None while nobody holds it."""
+    """Return the revision of a fleet's lease; None while it has no holder."""
     try:
         entry = await bucket.get(f"{fleet}.leader")
     except KeyNotFoundError:

@@ -14,7 +14,7 @@ class KeyTable:
     """Returns the records of keys from memory; a change applies to the next request.
 
     A key that is missing in the bucket still counts: keys end by being revoked, which is a record, or by expiring. So
-    an empty bucket of a new bus shuts nobody out.
+    an empty bucket of a new bus refuses no caller.
 
     A key that is revoked is saved at once; all else when the bucket has been read, which is every 2 s: a file of 1,000
     keys takes 0.1 s to write, and a gateway that starts learns all of them one by one.

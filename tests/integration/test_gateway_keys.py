@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import httpx
 import openai
@@ -15,7 +14,7 @@ from deploy.local.state import ADMIN
 from shared.storage.kv import Bucket
 from testbed.factories import route
 from testbed.gateway import Gateway, load_toy
-from testbed.servers import bus_variables, connection, free_port, running
+from testbed.servers import bus_variables, connection, free_port, running, wait_until
 
 pytestmark = pytest.mark.real
 HELLO = [{"role": "user", "content": "zebra giraffe"}]
@@ -44,12 +43,8 @@ async def gateway(nats_server, js, triton, tmp_path):
         yield process
 
 
-def eventually(check, seconds: float = 20.0):
-    ends = time.monotonic() + seconds
-    while not (result := check()):
-        assert time.monotonic() < ends
-        time.sleep(0.02)
-    return result
+def code_of(answer: httpx.Response) -> str | None:
+    return answer.json().get("error", {}).get("code")
 
 
 def ask(gateway, key: str, **options) -> httpx.Response:
@@ -62,7 +57,7 @@ def test_a_key_is_issued_presented_limited_and_revoked(gateway, slipway):
     issued = slipway("keys", "issue", "shop", "--model", "toy", "--requests-per-minute", "3", "--json")
     assert issued.returncode == 0, issued.stderr
     key, key_id = (json.loads(issued.stdout)[name] for name in ("key", "key_id"))
-    eventually(lambda: ask(gateway, key).status_code == 200)
+    wait_until(lambda: ask(gateway, key).status_code == 200)
     with openai.OpenAI(base_url=f"{gateway.base_url}/v1", api_key=key, max_retries=0) as sdk:
         assert sdk.chat.completions.create(model="toy", messages=HELLO, max_tokens=2).choices[0].message.content
         assert [model.id for model in sdk.models.list()]
@@ -73,7 +68,7 @@ def test_a_key_is_issued_presented_limited_and_revoked(gateway, slipway):
             stranger.models.list()
     assert ask(gateway, key, headers={"x-slipway-environment": "staging"}).status_code == 403
     assert ask(gateway, key).status_code == 200
-    limited = eventually(lambda: None if (answer := ask(gateway, key)).status_code == 200 else answer)
+    limited = wait_until(lambda: None if (answer := ask(gateway, key)).status_code == 200 else answer)
     assert (limited.status_code, limited.json()["error"]["code"]) == (429, "rate_limit_exceeded")
     assert int(limited.headers["retry-after"]) >= 1
 
@@ -84,16 +79,16 @@ def test_a_key_is_issued_presented_limited_and_revoked(gateway, slipway):
     for file in gateway.folder.rglob("*"):
         assert not file.is_file() or secret not in file.read_text(errors="replace"), file
     assert slipway("keys", "revoke", key_id).returncode == 0
-    eventually(lambda: ask(gateway, key).json()["error"]["code"] == "key_revoked")
+    wait_until(lambda: code_of(ask(gateway, key)) == "key_revoked")
     assert slipway("keys", "revoke", "ba9876543210").returncode != 0
 
 
 def test_a_gateway_that_starts_without_the_bus_knows_the_keys(gateway, slipway):
     keys = [json.loads(slipway("keys", "issue", name, "--json").stdout) for name in ("kept", "withdrawn")]
     for key in keys:
-        eventually(lambda key=key: ask(gateway, key["key"]).status_code == 200)
+        wait_until(lambda key=key: ask(gateway, key["key"]).status_code == 200)
     assert slipway("keys", "revoke", keys[1]["key_id"]).returncode == 0
-    eventually(lambda: ask(gateway, keys[1]["key"]).status_code == 401)
+    wait_until(lambda: ask(gateway, keys[1]["key"]).status_code == 401)
     gateway.kill()
     gateway.variables["SLIPWAY_NATS_URL"] = f"nats://127.0.0.1:{free_port()}"
     with running(gateway):

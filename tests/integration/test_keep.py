@@ -101,7 +101,8 @@ def test_a_hangup_reaches_the_program_which_runs_on_and_is_still_watched(keep):
     kept.asked()
     kept.process.send_signal(signal.SIGHUP)
     wait_until((kept.file.parent / "pid.again").exists, what="the signal in the program")
-    time.sleep(1)
+    (kept.file.parent / "pid.asked").unlink()
+    kept.asked()  # it is still watched
     assert kept.process.poll() is None
     assert (Path("/proc") / str(kept.pid())).exists()
     os.kill(kept.pid(), signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""Allowances: nobody gets more than the limit over any number of minutes, and everybody gets it in the end."""
+"""Allowances: no caller gets more than the limit over any number of minutes, and each gets it in the end."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -11,6 +11,7 @@ from services.merger.domain import FolderMetadata, TensorInfo
 from services.merger.ports import Folder, MergeJob
 from shared.errors import Permanent
 from tests.kit.mutation import attack, code_of, damage, hostile_json
+from tests.kit.weights import OneFile
 
 TENSORS = {
     "model.embed_tokens.weight": TensorInfo("BF16", (8, 4), 64),
@@ -20,17 +21,6 @@ TENSORS = {
 GOOD = write_header(TENSORS) + bytes(96)
 HEADER = json.loads(GOOD[LENGTH_BYTES:-96])
 DIGEST = "sha256:" + "0" * 64
-
-
-class OneFile:
-    """A remote folder with a single file, in memory."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.sizes = {"model.safetensors": len(data)}
-
-    def read(self, _path: str, start: int, length: int) -> bytearray:
-        return bytearray(self.data[start : start + length])
 
 
 def test_hostile_headers_are_read_or_a_problem():

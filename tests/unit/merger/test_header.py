@@ -10,17 +10,7 @@ from safetensors import safe_open
 
 from services.merger.adapters import safetensors_header, tensors
 from services.merger.domain import FLOATING_DTYPES, checks
-
-
-class OneFile:
-    """A remote folder with a single file, in memory."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.sizes = {"model.safetensors": len(data)}
-
-    def read(self, _path: str, start: int, length: int) -> bytearray:
-        return bytearray(self.data[start : start + length])
+from tests.kit.weights import OneFile
 
 
 def read(header: bytes, body: bytes = b""):

@@ -13,11 +13,11 @@ import pytest
 import tritonclient.utils
 import urllib3.exceptions
 from hypothesis import given
-from hypothesis import strategies as st
 
 from contracts.codes import ADVICE
 from contracts.vocabulary import canonical_json
 from shared.errors import Permanent, SlipwayError, Transient, as_code, translate
+from tests.kit.hostile import ANY_JSON, ANY_TEXT
 
 # What our own request made wrong stays wrong; everything else about the bus may be over in a moment.
 NATS_PERMANENT = {
@@ -294,18 +294,7 @@ def test_codes_from_outside_are_checked():
     assert as_code("no_such_code") == "internal_error"
 
 
-ANYTHING = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(st.characters(exclude_categories=()), max_size=60),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4),
-    max_leaves=20,
-)
-
-
-@given(st.text(st.characters(exclude_categories=())), ANYTHING)
+@given(ANY_TEXT, ANY_JSON)
 def test_what_an_error_says_can_always_be_published(reason, detail):
     error = Permanent("internal_error", reason, detail=detail, also=float("nan"))
     assert len(canonical_json({"reason": error.reason, "details": error.details})) < 100_000
