@@ -157,7 +157,9 @@ class Fleet:
                 await asyncio.sleep(0.05)
         subscription = await self.js.pull_subscribe(f"{fact.TYPE}.>", stream=EVENTS)
         messages = await subscription.fetch(100, timeout=1)
+        consumer = await subscription.consumer_info()
         await subscription.unsubscribe()
+        await self.js.delete_consumer(EVENTS, consumer.name)  # it would stay for minutes, and their number is limited
         return [Event[fact].model_validate_json(message.data) for message in messages]
 
     async def count(self, fact) -> int:
