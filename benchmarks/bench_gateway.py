@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,10 +103,10 @@ def check(parts: list[Part], tokens: int) -> float | None:
     return first_text_s(parts)
 
 
-def asks_http(port: int) -> Ask:
+def asks_http(port: int, headers: Mapping[str, str] | None = None) -> Ask:
     """Return what asks an HTTP server, on connections that are kept."""
     idle: list[Connection] = []
-    requests = {tokens: build_request(PATH, chat(tokens)) for tokens in (TOKENS, SINGLE_TOKENS, SHORT_TOKENS)}
+    requests = {tokens: build_request(PATH, chat(tokens), headers) for tokens in (TOKENS, SINGLE_TOKENS, SHORT_TOKENS)}
 
     async def ask(tokens: int) -> float:
         while idle and not idle[-1].is_open:
@@ -211,7 +211,7 @@ def contestants_of(folder: Path, only: list[str]) -> Iterator[tuple[dict[str, Co
         served = load_toy(triton, MODEL, 1, token_delay_ms=str(TOKEN_DELAY_MS))
         gateway = Gateway(folder, connection(bus, None, folder))
         contestants[TRITON] = Contestant(asks_triton(TritonEngine(Deadlines()), served))
-        contestants[GATEWAY] = Contestant(asks_http(gateway.port), engine=TRITON)
+        contestants[GATEWAY] = Contestant(asks_http(gateway.port, gateway.headers), engine=TRITON)
         peers = [peer for peer in PEERS if not only or peer.name in only]
         if peers:
             stand_in = stack.enter_context(running(StandIn(folder, TOKEN_DELAY_MS)))

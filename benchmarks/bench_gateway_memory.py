@@ -20,6 +20,7 @@ from benchmarks.http_load import build_request, connect
 from benchmarks.parts import MODEL, show_table, toy_parts, until
 from contracts.routes import Route
 from shared.storage.kv import Bucket
+from testbed.gateway import Gateway
 
 CALLERS = 16
 PATH = "/v1/chat/completions"
@@ -29,14 +30,14 @@ WORDS = ("tide", "wind", "sail", "dock", "reef", "crew", "mast")
 class Load:
     """Callers that share a number of requests."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port
+    def __init__(self, gateway: Gateway) -> None:
+        self._port, self._headers = gateway.port, gateway.headers
         self._numbers = iter(())
 
     def _request(self, number: int) -> bytes:
         text = " ".join(WORDS[number // 7**place % 7] for place in range(6))
         body = {"model": MODEL, "messages": [{"role": "user", "content": text}], "max_tokens": 4}
-        return build_request(PATH, body | {"stream": number % 2 == 0})
+        return build_request(PATH, body | {"stream": number % 2 == 0}, self._headers)
 
     async def send(self, first: int, count: int) -> None:
         """Send so many requests; raise RuntimeError for a failed one."""
@@ -66,7 +67,7 @@ async def measure(requests: int, points: int) -> list[list[str]]:
         await Bucket(parts.js, "routes", Route).create(MODEL, Route(model=MODEL, epoch=1, active=parts.toy[1]))
         await until(lambda: asyncio.to_thread(lambda: parts.gateway.get(f"/v1/models/{MODEL}") is not None))
         process = psutil.Process(parts.gateway.process.pid)
-        load, part, began = Load(parts.gateway.port), requests // points, time.monotonic()
+        load, part, began = Load(parts.gateway), requests // points, time.monotonic()
         for point in range(points + 1):
             if point:
                 await load.send((point - 1) * part, part)

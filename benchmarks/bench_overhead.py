@@ -126,7 +126,9 @@ async def measure_gateway() -> dict[int, dict[str, Figures]]:
     engine, figures = TritonEngine(Deadlines()), {}
     async with toy_parts(token_delay_ms=str(TOKEN_DELAY_MS)) as parts:
         await Bucket(parts.js, "routes", Route).create(MODEL, Route(model=MODEL, epoch=1, active=parts.toy[1]))
-        async with httpx.AsyncClient(base_url=parts.gateway.base_url, timeout=30, trust_env=False) as http:
+        async with httpx.AsyncClient(
+            base_url=parts.gateway.base_url, headers=parts.gateway.headers, timeout=30, trust_env=False
+        ) as http:
 
             async def known() -> bool:
                 return (await http.get(f"/v1/models/{MODEL}")).status_code == 200

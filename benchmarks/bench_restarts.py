@@ -51,13 +51,16 @@ class Result:
 class Traffic:
     """A steady load for every model; records when the last answered request of each was sent."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str, headers: dict[str, str]) -> None:
+        self._url, self._headers = url, headers
         self.answered: dict[str, float] = dict.fromkeys(MODELS, 0.0)
         self.count: Counter[str] = Counter()
 
     async def run(self) -> None:
-        async with httpx.AsyncClient(timeout=5.0, trust_env=False) as client, asyncio.TaskGroup() as group:
+        async with (
+            httpx.AsyncClient(headers=self._headers, timeout=5.0, trust_env=False) as client,
+            asyncio.TaskGroup() as group,
+        ):
             while True:
                 for model in MODELS:
                     group.create_task(self._ask(client, model))
@@ -77,7 +80,7 @@ class Traffic:
 
 async def measure(stack: Stack, restarts: int, result: Result, report: Path | None) -> None:
     """Kill Triton repeatedly and record each recovery."""
-    traffic = Traffic(f"http://127.0.0.1:{stack.part('gateway')['port']}")
+    traffic = Traffic(f"http://127.0.0.1:{stack.part('gateway')['port']}", stack.headers)
     running = asyncio.create_task(traffic.run())
     log = stack.state / "logs" / "triton.log"
     try:

@@ -260,12 +260,12 @@ async def main() -> None:
     channels = Channels()
     async with toy_parts() as parts:
         settings = connection(parts.nats, None, parts.folder / "controller")
-        gateway = {"ROLLBACK_CONTROLLER_GATEWAY_URL": parts.gateway.base_url}
+        gateway = parts.gateway.rehearsal_variables
         with running_service("services.rollback_controller.main", settings, **SETTINGS, **gateway):
             watcher = Watcher()
             await watcher.start(parts)
             await open_releases(parts)
-            async with steady(parts.gateway.base_url, RATE_RPS) as load:
+            async with steady(parts.gateway, RATE_RPS) as load:
                 rounds = [await roll_back(parts, load, watcher) for _ in range(ROLLBACKS)]
                 probes = await probe_alone(parts, channels)
                 reloads = [await reload(parts, load, channels) for _ in range(RELOADS)]

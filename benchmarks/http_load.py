@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import httptools
@@ -83,7 +83,7 @@ async def connect(port: int) -> Connection:
     return connection
 
 
-def build_request(path: str, body: object, **headers: str) -> bytes:
+def build_request(path: str, body: object, headers: Mapping[str, str] | None = None) -> bytes:
     """Return the bytes of a POST request with a JSON body."""
     data = json.dumps(body).encode()
     lines = [
@@ -92,7 +92,7 @@ def build_request(path: str, body: object, **headers: str) -> bytes:
         "content-type: application/json",
         f"content-length: {len(data)}",
     ]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
+    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
     return ("\r\n".join(lines) + "\r\n\r\n").encode() + data
 
 

@@ -100,10 +100,12 @@ class Steady:
 
 
 @contextlib.asynccontextmanager
-async def steady(base_url: str, rate_rps: float) -> AsyncGenerator[Steady, None]:
+async def steady(gateway: Gateway, rate_rps: float) -> AsyncGenerator[Steady, None]:
     """Send requests at a steady rate for as long as the context lasts."""
     limits = httpx.Limits(max_connections=256, max_keepalive_connections=256)
-    async with httpx.AsyncClient(base_url=base_url, timeout=30, trust_env=False, limits=limits) as http:
+    async with httpx.AsyncClient(
+        base_url=gateway.base_url, headers=gateway.headers, timeout=30, trust_env=False, limits=limits
+    ) as http:
         load = Steady(http, rate_rps)
         sending = asyncio.create_task(load.run())
         try:

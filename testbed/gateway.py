@@ -9,6 +9,8 @@ import httpx
 
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Target
+from deploy.identity.api_key_files import REHEARSALS, ApiKeyFiles
+from deploy.local.state import ADMIN
 from services.server_manager.domain.model_config import EngineConfig, plan_model_files, plan_target
 from testbed import factories
 from testbed.servers import Server, bus_variables
@@ -25,7 +27,9 @@ class Gateway(Server):
         super().__init__(folder)
         self.port = connection.http_port
         self.base_url = f"http://127.0.0.1:{self.port}"
+        self.keys = ApiKeyFiles(connection.nats_ca.parent)
         self.variables = {
+            "GATEWAY_API_KEYS": str(self.keys.listing),
             **bus_variables(connection, self.name),
             "SLIPWAY_HTTP_PORT": str(self.port),
             "SLIPWAY_STATE_DIR": str(self.folder),
@@ -37,13 +41,29 @@ class Gateway(Server):
     def environment(self) -> dict[str, str]:
         return {**os.environ, "PYTHONPATH": str(ROOT), **self.variables}
 
+    @property
+    def key(self) -> str:
+        """The key of the person of this machine: it opens every model, in production and staging."""
+        return self.keys.key_file(ADMIN).read_text().strip()
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The header that presents the key."""
+        return {"authorization": f"Bearer {self.key}"}
+
+    @property
+    def rehearsal_variables(self) -> dict[str, str]:
+        """The variables that let the rollback-controller send its rehearsals through this gateway."""
+        key = self.keys.key_file(REHEARSALS)
+        return {"ROLLBACK_CONTROLLER_GATEWAY_URL": self.base_url, "ROLLBACK_CONTROLLER_GATEWAY_KEY": str(key)}
+
     def ready(self) -> bool:
         return self.get("/readyz") is not None
 
     def get(self, path: str) -> httpx.Response | None:
         """Return the response of a path, or None unless it is 200."""
         try:
-            answer = httpx.get(self.base_url + path, timeout=5, follow_redirects=True)
+            answer = httpx.get(self.base_url + path, headers=self.headers, timeout=5, follow_redirects=True)
         except httpx.HTTPError:
             return None
         return answer if answer.status_code == 200 else None

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from clients.cli.api_key import read_key
 from clients.cli.connection import connected, find_stack
 from clients.cli.event_log import EventFilter, read_history
 from clients.cli.runtimes import read_runtimes
@@ -75,6 +76,11 @@ class Stack:
 
     def __exit__(self, *_: object) -> None:
         self.down()
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The header that presents the key of the person of this machine to the gateway."""
+        return {"authorization": f"Bearer {read_key(find_stack(self.state))}"}
 
     @property
     def store(self) -> Store:

@@ -29,11 +29,12 @@ CONNECT_S = 3.0
 
 @dataclass(frozen=True)
 class StackAddress:
-    """The address of a stack: its bus, store and gateway, and a name for messages."""
+    """The address of a stack: its bus, store and gateway with the file of a key for it, and a name for messages."""
 
     connection: Connection
     gateway_url: str | None
     name: str
+    gateway_key: Path | None = None
 
 
 def find_stack(state: Path | None) -> StackAddress:
@@ -44,7 +45,7 @@ def find_stack(state: Path | None) -> StackAddress:
     """
     settings = CliSettings()
     if state is None and settings.nats_url is not None:
-        return StackAddress(_explicit(settings), settings.gateway_url, settings.nats_url)
+        return StackAddress(_explicit(settings), settings.gateway_url, settings.nats_url, settings.gateway_key)
     folder = StateFolder(state if state is not None else settings.state)
     description = folder.read_description()
     if description is None or not description.variables:
@@ -69,7 +70,7 @@ def find_stack(state: Path | None) -> StackAddress:
         s3_secure=False,
         state_dir=folder.path,
     )
-    return StackAddress(connection, values["SLIPWAY_GATEWAY_URL"], folder.shown)
+    return StackAddress(connection, values["SLIPWAY_GATEWAY_URL"], folder.shown, _path(values, "SLIPWAY_GATEWAY_KEY"))
 
 
 def _path(values: Mapping[str, str], name: str) -> Path | None:

@@ -22,5 +22,6 @@ class CliSettings(BaseSettings):
     s3_bucket: str = "slipway"
     s3_secure: bool = False
     gateway_url: str | None = None
+    gateway_key: Path | None = None
     triton_url: str | None = None
     user: str | None = None

@@ -8,7 +8,7 @@
   the one before. `NAME.next.nk` is a new one that is not accepted yet; after a crash the next change completes or
   deletes it.
 
-Keys for attestations are in `deploy.identity.attesters`.
+Keys for attestations are in `deploy.identity.attesters`, keys of the API in `deploy.identity.api_key_files`.
 """
 
 import contextlib
@@ -26,7 +26,9 @@ from pydantic import SecretStr, TypeAdapter
 from contracts.identities import IDENTITY_PATTERN, PROVISIONER, RESERVED, Credential, Identity, Role
 from contracts.provenance import ATTESTERS, AttesterKey
 from contracts.services import SERVICES
+from contracts.vocabulary import Environment
 from deploy.identity import bus_config
+from deploy.identity.api_key_files import ApiKeyFiles
 from deploy.identity.attesters import AttesterKeys
 from deploy.identity.files import give_to_owner, make_folder, write_file, write_secret
 
@@ -70,6 +72,11 @@ class KeyFolder:
     def attesters(self) -> AttesterKeys:
         """The keys that services sign attestations with."""
         return AttesterKeys(self.path)
+
+    @property
+    def api_keys(self) -> ApiKeyFiles:
+        """The keys of the API that the installation has from its start."""
+        return ApiKeyFiles(self.path)
 
     def credential(self, name: str) -> Path:
         """Return the file with an identity's secret."""
@@ -121,6 +128,7 @@ class KeyFolder:
         added = [Identity(name=name, public_keys=(_make_key(name, self.credential(name)),)) for name in missing]
         self._store([*self.identities(), *added])
         self.attesters.prepare(now)
+        self.api_keys.prepare(now)
 
     def add(self, name: str, roles: Iterable[Role], models: Iterable[str] = ()) -> Identity:
         """Add a person or a program, with a key.
@@ -209,6 +217,11 @@ class KeyFolder:
                 return change(self.attesters)
             except ValueError as error:
                 raise KeysRefused(str(error)) from error
+
+    def ensure_api_key(self, name: str, environments: Iterable[Environment], now: datetime) -> None:
+        """Make a key of the API for a person or program that has none, beside those of `slipway keys issue`."""
+        with self._alone():
+            self.api_keys.ensure(name, environments, now)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from contracts.identities import PROVISIONER
 from contracts.provenance import ATTESTERS
+from deploy.identity.api_key_files import REHEARSALS, ApiKeyFiles
 from deploy.identity.attesters import AttesterKeys
 from deploy.identity.bus_config import tls
 from deploy.identity.key_folder import KeyFolder
@@ -242,6 +243,11 @@ def attester_keys(folder: Path) -> AttesterKeys:
     return AttesterKeys(keys_folder(folder))
 
 
+def api_keys(folder: Path) -> ApiKeyFiles:
+    """Return the keys of the API that the stack in a state folder has from its start."""
+    return ApiKeyFiles(keys_folder(folder))
+
+
 def attestation_variables(folder: Path, service: str) -> dict[str, str]:
     """Return the variable that names a service's own key; nothing for one that attests nothing."""
     if service not in ATTESTERS:
@@ -261,7 +267,8 @@ def plan_services(
     """Plan one process per replica of each service."""
     common = {
         **server_manager_variables(folder, config, ports),
-        **rollback_controller_variables(config, ports),
+        **rollback_controller_variables(folder, config, ports),
+        "GATEWAY_API_KEYS": str(api_keys(folder).listing),
         **({"GATEWAY_WORKERS": str(config.gateway_workers)} if config.gateway_workers else {}),
         "SLIPWAY_HTTP_HOST": LOOPBACK,
         "SLIPWAY_TRACE_FILE": str(folder / "logs" / "spans.jsonl"),
@@ -315,10 +322,11 @@ def server_manager_variables(folder: Path, config: StackConfig, ports: Mapping[s
     }
 
 
-def rollback_controller_variables(config: StackConfig, ports: Mapping[str, int]) -> dict[str, str]:
+def rollback_controller_variables(folder: Path, config: StackConfig, ports: Mapping[str, int]) -> dict[str, str]:
     """Return the variables for rehearsals: where they send requests, and how many per second a CPU can answer."""
     return {
         "ROLLBACK_CONTROLLER_GATEWAY_URL": f"http://{LOOPBACK}:{ports['gateway']}",
+        "ROLLBACK_CONTROLLER_GATEWAY_KEY": str(api_keys(folder).key_file(REHEARSALS)),
         "ROLLBACK_CONTROLLER_REHEARSAL_RPS": "2" if config.engine == "slipway" else "10",
     }
 

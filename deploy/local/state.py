@@ -212,12 +212,14 @@ def reload_bus(folder: StateFolder) -> bool:
 def prepare_keys(folder: Path, clock: Clock) -> KeyFolder:
     """Make what is missing of the keys of the bus in a state folder, also in one of a Slipway without keys.
 
-    Besides the services there is the administrator `admin`, whose credential `slipway env` and the commands use.
+    Besides the services there is the administrator `admin`, whose credential and key of the API `slipway env` and the
+    commands use.
     """
     keys = KeyFolder(keys_folder(folder))
     keys.prepare([LOOPBACK, "localhost"], clock.now())
     if not any(identity.name == ADMIN for identity in keys.identities()):
         keys.add(ADMIN, ["administrator"])
+    keys.ensure_api_key(ADMIN, ["production", "staging"], clock.now())
     return keys
 
 

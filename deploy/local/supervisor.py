@@ -112,6 +112,7 @@ class Supervisor:
         prepare_keys(path, self._clock)
         variables = plan.connection_variables(path, ports, earlier.keys(path), ADMIN) | {
             "SLIPWAY_GATEWAY_URL": f"http://{LOOPBACK}:{ports['gateway']}",
+            "SLIPWAY_GATEWAY_KEY": str(plan.api_keys(path).key_file(ADMIN)),
             "SLIPWAY_TRITON_URL": f"{LOOPBACK}:{ports['triton-grpc']}",
             **plan.nats_variables(ports, earlier.keys(path), ADMIN),
         }

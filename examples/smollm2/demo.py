@@ -61,6 +61,16 @@ class Demo:
         """The state folder as people type it."""
         return shorten(self.state)
 
+    @property
+    def key_file(self) -> Path:
+        """The file with the demo's own key for the gateway."""
+        return self.state / "demo.key"
+
+    @property
+    def key(self) -> str:
+        """The demo's own key for the gateway."""
+        return self.key_file.read_text().strip()
+
     @contextmanager
     def step(self, title: str) -> Iterator[None]:
         number = len(self.steps) + 1
@@ -131,6 +141,8 @@ def live_traffic(demo: Demo, after: str) -> Iterator[Path]:
         "2",
         "--after",
         after,
+        "--key-file",
+        shorten(demo.key_file),
         "--report",
         shorten(report),
     ]
@@ -180,6 +192,8 @@ def run_steps(demo: Demo) -> None:
         demo.slipway("doctor", "--quick")
     with demo.step("start the stack: NATS, an S3 store, Triton with vLLM, and every service"):
         demo.slipway("up", "--detach")
+    with demo.step("issue a key for the gateway, for this model only"):
+        demo.slipway("keys", "issue", "demo", "--model", MODEL, "--output", shorten(demo.key_file))
     with demo.step("import the base model (SmolLM2-135M-Instruct)"):
         template = shorten(HERE / "chat_template.jinja")  # its own renders no tools
         demo.slipway("base", "import", "--from-smollm2", "--chat-template", template, "--keep-folder", base)
@@ -190,9 +204,9 @@ def run_steps(demo: Demo) -> None:
     with demo.step("ask version 1 over the OpenAI API"):
         demo.slipway("ask", MODEL, QUESTION)
     with demo.step("ask version 1 for JSON by a schema, through openai-python"):
-        by_schema = is_answered_by_schema(gateway_url(demo), MODEL)
+        by_schema = is_answered_by_schema(gateway_url(demo), demo.key, MODEL)
     with demo.step("ask version 1 about an order: it calls a tool, through openai-python"):
-        by_tool = is_answered_by_tool(gateway_url(demo), MODEL)
+        by_tool = is_answered_by_tool(gateway_url(demo), demo.key, MODEL)
     with demo.step("train a LoRA, run 2; the training run publishes its checkpoint"):
         train(demo, base, "run-2", seed=2, steps=24)
     with live_traffic(demo, after=f"{MODEL}@v2") as report:
@@ -254,7 +268,8 @@ def summarise(demo: Demo, total_s: float, keep: bool) -> None:
 Version 1 serves production again; version 2 stays quarantined until an operator lifts that.
 Where to look next (SLIPWAY_STATE={demo.shown}):
   slipway status · slipway events · slipway trace {MODEL}@v2 · slipway alerts --all · slipway ps
-  curl {url}/v1/chat/completions -H 'content-type: application/json' \\
+  curl {url}/v1/chat/completions -H "authorization: Bearer $(cat {shorten(demo.key_file)})" \\
+    -H 'content-type: application/json' \\
     -d '{{"model": "{MODEL}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
   {demo.shown}/logs has one log per part.""")
     if keep:

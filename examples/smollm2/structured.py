@@ -20,9 +20,9 @@ SCHEMA: dict[str, Any] = {
 }
 
 
-def is_answered_by_schema(url: str, model: str) -> bool:
+def is_answered_by_schema(url: str, key: str, model: str) -> bool:
     """Ask a question, print the answer and the version that gave it, and return whether it is valid."""
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=60) as client:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=key, timeout=60) as client:
         response = client.chat.completions.with_raw_response.create(
             model=model,
             messages=[{"role": "user", "content": QUESTION}],

@@ -16,7 +16,7 @@ ORDERS = {NUMBER: {"number": NUMBER, "status": "shipped", "since": "Tuesday"}}
 """What the tool knows."""
 
 
-def is_answered_by_tool(url: str, model: str) -> bool:
+def is_answered_by_tool(url: str, key: str, model: str) -> bool:
     """Ask a question with a tool, run the tool that the model calls, and return its result for an answer.
 
     Prints the call, the result and the answer. Returns whether the call was valid: of the tool, by its schema, and for
@@ -24,7 +24,7 @@ def is_answered_by_tool(url: str, model: str) -> bool:
     """
     turns: list[Any] = [{"role": "user", "content": QUESTION}]
     print(f"  user: {QUESTION}")
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=60) as client:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=key, timeout=60) as client:
         version, asked = ask(client, model, turns)
         called = asked.choices[0].message
         if not called.tool_calls:

@@ -1,6 +1,7 @@
 """Sends a model live traffic through the gateway, as its users would, and says who answered.
 
-    python -m examples.smollm2.traffic --url http://127.0.0.1:PORT --model support-bot --rps 2 [--after support-bot@v2]
+    python -m examples.smollm2.traffic --url http://127.0.0.1:PORT --key-file FILE --model support-bot --rps 2 \
+        [--after support-bot@v2]
 
 An open loop: a slow answer does not hold the next request back. With `--after` it begins once that name can be asked
 for. It ends on SIGTERM or SIGINT, waits for the answers that are under way, and with `--report` writes what it saw.
@@ -96,7 +97,10 @@ async def run(options: argparse.Namespace) -> Seen:
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     limits = httpx.Limits(max_connections=AT_ONCE)
-    async with httpx.AsyncClient(base_url=options.url, timeout=120.0, limits=limits, trust_env=False) as client:
+    headers = {"authorization": f"Bearer {options.key_file.read_text().strip()}"}
+    async with httpx.AsyncClient(
+        base_url=options.url, headers=headers, timeout=120.0, limits=limits, trust_env=False
+    ) as client:
         if options.after:
             await wait_for(client, options.after, stop)
         printing = asyncio.create_task(print_progress(seen))
@@ -119,6 +123,7 @@ async def run(options: argparse.Namespace) -> Seen:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Send live traffic to a model and say who answered.")
     parser.add_argument("--url", required=True, help="where the gateway is")
+    parser.add_argument("--key-file", type=Path, required=True, help="file with a key for the gateway")
     parser.add_argument("--model", required=True)
     parser.add_argument("--rps", type=float, default=2.0, help="requests per second")
     parser.add_argument("--tokens", type=int, default=8, help="longest answer, in tokens")

@@ -4,7 +4,6 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from contracts.api_keys import ApiKey, KeyLimits
 from contracts.vocabulary import Environment
@@ -20,17 +19,13 @@ BEARER = "bearer "
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: the key that was presented; None where the gateway requires none."""
+    """Who asks: the key that was presented."""
 
-    key: ApiKey | None = None
+    key: ApiKey
 
     def opens(self, model: str) -> bool:
         """Return whether the key opens a model."""
-        return self.key is None or opens_model(self.key, model)
-
-
-ANYBODY: Final = Caller()
-"""A caller where the gateway requires no key."""
+        return opens_model(self.key, model)
 
 
 @dataclass
@@ -49,14 +44,12 @@ class Callers:
     Args:
         keys: the keys that are known.
         clock: expiry by its time, allowances by its monotonic seconds.
-        required: whether a request needs a key.
         workers: processes that share the port: each admits its share of a limit.
     """
 
-    def __init__(self, keys: KeyTable, clock: Clock, *, required: bool, workers: int = 1) -> None:
+    def __init__(self, keys: KeyTable, clock: Clock, *, workers: int = 1) -> None:
         self._keys = keys
         self._clock = clock
-        self._required = required
         self._workers = workers
         self._usage: dict[str, Usage] = {}
 
@@ -66,14 +59,12 @@ class Callers:
         Raises:
             RequestRejected: 401 without a key that counts, 403 if it does not count in this environment.
         """
-        if not self._required:
-            return ANYBODY
         value = authorization[0] if len(authorization) == 1 else ""
         presented = parse_key(value[len(BEARER) :].strip()) if value[: len(BEARER)].lower() == BEARER else None
         record = self._keys.get(presented.key_id) if presented else None
         problem = assess_key(presented, record, environment, self._clock.now())
-        if problem is not None:
-            raise RequestRejected(errors.key_refused(problem, environment))
+        if record is None or problem is not None:
+            raise RequestRejected(errors.key_refused(problem or "invalid_key", environment))
         return Caller(record)
 
     @contextlib.contextmanager
@@ -84,9 +75,6 @@ class Callers:
             RequestRejected: 429 above a limit of the key.
         """
         usage = self._usage_of(caller)
-        if usage is None:
-            yield {}
-            return
         now_s = self._clock.monotonic()
         self._check(usage, now_s)
         usage.in_flight += 1
@@ -98,14 +86,12 @@ class Callers:
 
     def charge(self, caller: Caller, tokens: int) -> None:
         """Count the tokens of an answered request; its key may have other limits by now than when it was admitted."""
-        usage = self._usage.get(caller.key.key_id) if caller.key is not None else None
+        usage = self._usage.get(caller.key.key_id)
         if usage is not None and usage.tokens is not None:
             usage.tokens = usage.tokens.take(tokens, self._clock.monotonic())
 
-    def _usage_of(self, caller: Caller) -> Usage | None:
+    def _usage_of(self, caller: Caller) -> Usage:
         """Return what a key used; its allowances follow when its limits are changed."""
-        if caller.key is None:
-            return None
         now_s, limits = self._clock.monotonic(), caller.key.limits
         usage = self._usage.get(caller.key.key_id)
         if usage is None:

@@ -20,15 +20,16 @@ class KeyTable:
     keys takes 0.1 s to write, and a gateway that starts learns all of them one by one.
 
     Args:
-        saved: by id, from the last run.
+        saved: by id, from the last run; None if nothing was saved.
         save: writes all of them; None to keep them in memory only.
     """
 
-    def __init__(self, saved: Mapping[str, ApiKey], save: SaveKeys | None) -> None:
-        self._keys = dict(saved)
+    def __init__(self, saved: Mapping[str, ApiKey] | None, save: SaveKeys | None) -> None:
+        self._keys = dict(saved or {})
+        self._installed: Mapping[str, ApiKey] = {}
         self._save = save
-        self._unsaved = False
-        self._complete = bool(saved)
+        self._complete = saved is not None
+        self._unsaved = saved is None  # also an empty bucket is saved: then a gateway without the bus knows that
 
     @property
     def is_complete(self) -> bool:
@@ -37,11 +38,18 @@ class KeyTable:
 
     def get(self, key_id: str) -> ApiKey | None:
         """Return the record of an id; None if there is none."""
-        return self._keys.get(key_id)
+        return self._keys.get(key_id) or self._installed.get(key_id)
 
     def __len__(self) -> int:
         """Return how many keys are known."""
-        return len(self._keys)
+        return len(self._keys.keys() | self._installed.keys())
+
+    def install(self, records: Mapping[str, ApiKey]) -> None:
+        """Take the keys that the installation has from its start, in place of those before.
+
+        A record of the bucket with the same id comes first, so that they can be revoked like all others.
+        """
+        self._installed = dict(records)
 
     async def apply(self, key: str, record: ApiKey, _revision: int) -> None:
         """Take a record from the bus; one that revokes a key is never replaced."""
@@ -64,7 +72,7 @@ class KeyTable:
     async def note_bucket(self, snapshot: Snapshot) -> None:
         """Note that the bucket was read; save what changed since the last time, or could not be saved then."""
         self._complete = self._complete or snapshot.identity is not None
-        if self._unsaved:
+        if self._unsaved and self._complete:
             self._save_all()
 
     def _save_all(self) -> None:

@@ -10,7 +10,7 @@ from decisions.attribution import ErrorKind
 from decisions.drills import change_record
 from decisions.shaping import is_length_forced_by_caller, is_length_set_by_caller, is_shaped_by_caller
 from decisions.triggers import CANCELLED
-from services.gateway.callers import ANYBODY, Caller
+from services.gateway.callers import Caller
 from services.gateway.domain import drills, timing
 from services.gateway.domain.drills import DrillEffect
 from services.gateway.domain.records import EngineRecord
@@ -36,8 +36,8 @@ class Arrival:
 
     request_id: str
     draw_id: str
-    environment: Environment = "production"
-    caller: Caller = ANYBODY
+    environment: Environment
+    caller: Caller
     limit_headers: Mapping[str, str] = field(default_factory=dict)
 
 

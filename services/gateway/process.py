@@ -22,6 +22,7 @@ from contracts.vocabulary import Environment
 from services.gateway.adapters.bus import BusConnection
 from services.gateway.adapters.feature_worker import FeatureWorker
 from services.gateway.adapters.http_protocol import BACKLOG, fit_connections, limited_protocol
+from services.gateway.adapters.installed_keys import InstalledKeys
 from services.gateway.adapters.record_file import RecordFile
 from services.gateway.adapters.triton import TritonEngine
 from services.gateway.app import SERVICE, build
@@ -53,6 +54,7 @@ class Parts:
     bus_connection: BusConnection
     tables: Mapping[Environment, RouteTable]
     keys: KeyTable
+    installed: InstalledKeys
     drills: DrillTable
     engine: TritonEngine
     recorder: Recorder
@@ -120,7 +122,9 @@ def compose(connection: Connection, settings: GatewaySettings, started_s: float 
         pause=asyncio.sleep,
         on_skip=lambda reason: metrics.undescribed.labels(reason).inc(),
     )
-    keys = KeyTable(key_file.load(), key_file.save)
+    keys = KeyTable(key_file.load() if key_file.exists else None, key_file.save)
+    installed = InstalledKeys(settings.api_keys, keys)
+    installed.read()
     state = WorkerState(
         bus.metrics,
         table,
@@ -128,13 +132,14 @@ def compose(connection: Connection, settings: GatewaySettings, started_s: float 
         clock=clock,
         workers=settings.workers,
         started_s=clock.monotonic() if started_s is None else started_s,
-        keys=keys if settings.keys_required else None,
+        keys=keys,
     )
     return Parts(
         bus=bus,
         bus_connection=bus_connection,
         tables={"production": table, "staging": staging},
         keys=keys,
+        installed=installed,
         drills=DrillTable(clock),
         engine=TritonEngine(Deadlines(settings.first_token_s, settings.inter_token_s)),
         recorder=recorder,
@@ -151,7 +156,7 @@ def make_app(parts: Parts, settings: GatewaySettings) -> ASGIApp:
     return build(
         parts.bus,
         tables=parts.tables,
-        callers=Callers(parts.keys, parts.clock, required=settings.keys_required, workers=settings.workers),
+        callers=Callers(parts.keys, parts.clock, workers=settings.workers),
         drills=parts.drills,
         engine=parts.engine,
         telemetry=parts.recorder,
@@ -177,6 +182,7 @@ def background_work(parts: Parts) -> tuple[Coroutine[Any, Any, None], ...]:
         bus_connection.follow("staging-routes", Route, staging.apply),
         bus_connection.follow("drills", Drill, parts.drills.apply),
         bus_connection.follow("api-keys", ApiKey, parts.keys.apply, parts.keys.note_bucket),
+        parts.installed.follow(),
         parts.state.keep_current(asyncio.sleep),
     )
 

@@ -1,5 +1,6 @@
 """Settings of the gateway."""
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -15,8 +16,8 @@ class GatewaySettings(BaseSettings):
 
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that share the port; every limit below is that of one worker."""
-    keys_required: bool = False
-    """Whether a request needs an API key (`slipway keys issue`)."""
+    api_keys: Path | None = None
+    """File with the keys that the installation has from its start: `gateway/api-keys.json` of `slipway keys init`."""
     first_token_s: Seconds = 60.0
     inter_token_s: Seconds = 20.0
     answer_s: Seconds = 600.0

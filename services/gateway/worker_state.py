@@ -33,7 +33,7 @@ class WorkerState:
         clock: Clock,
         workers: int,
         started_s: float,
-        keys: KeyTable | None = None,
+        keys: KeyTable,
     ) -> None:
         """Export nothing before the first `refresh`.
 
@@ -44,7 +44,7 @@ class WorkerState:
             clock: measures the time since the start.
             workers: how many there should be.
             started_s: when the gateway was started, on the monotonic clock, which all processes share.
-            keys: the keys that callers need; None if they need none.
+            keys: the keys that callers need.
         """
         self._keys = keys
         self._table, self.is_connected = table, is_connected
@@ -71,11 +71,11 @@ class WorkerState:
     def refresh(self) -> bool:
         """Export the state of this process; return whether it can serve.
 
-        Saved routes are enough: a gateway must serve without the bus. Without either it cannot serve. Where callers
-        need keys, it must know them: clients do not repeat a request that was answered with 401.
+        Saved routes are enough: a gateway must serve without the bus. Without either it cannot serve. It
+        must know the keys of callers: clients do not repeat a request that was answered with 401.
         """
         connected = self.is_connected()
-        ready = (connected or bool(self._table.all())) and (self._keys is None or self._keys.is_complete)
+        ready = (connected or bool(self._table.all())) and self._keys.is_complete
         self._ready.set(ready)
         self._running.set(1)
         self._bus_connected.set(connected)
@@ -91,8 +91,6 @@ class WorkerState:
 
     def describe_keys(self) -> str:
         """Return how many keys are known."""
-        if self._keys is None:
-            return "not required"
         return str(len(self._keys)) if self._keys.is_complete else "not known yet"
 
     def check(self) -> tuple[bool, str]:

@@ -47,6 +47,7 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
         probe=TritonProbe(channels, deadline_s=settings.probe_s),
         traffic=GatewayTraffic(
             settings.gateway_url,
+            settings.gateway_key,
             rps=settings.rehearsal_rps,
             tokens=settings.rehearsal_tokens,
             timeout_s=settings.rehearsal_detect_s,

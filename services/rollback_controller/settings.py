@@ -1,5 +1,6 @@
 """Settings of the rollback-controller."""
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -18,6 +19,8 @@ class RollbackControllerSettings(BaseSettings):
 
     Attributes:
         gateway_url: where rehearsals send their requests.
+        gateway_key: file with the key that they present, which opens staging: `api/rollback-controller.key` of
+            `slipway keys init`.
         probe_s: how long the previous target has to generate a token before traffic moves to it.
         most_rollbacks: automatic ones per model within `within_s`; more are held.
     """
@@ -25,6 +28,7 @@ class RollbackControllerSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ROLLBACK_CONTROLLER_", frozen=True, extra="ignore")
 
     gateway_url: str = "http://127.0.0.1:8080"
+    gateway_key: Path | None = None
     probe_s: Seconds = 5.0
     verify_requests: Count = 5
     verify_s: Seconds = 30.0

@@ -64,7 +64,7 @@ def answers(stack, model: str, timeout_s: float = 10) -> str | None:
     url = f"http://127.0.0.1:{stack.part('gateway')['port']}/v1/chat/completions"
     body = {"model": model, "max_tokens": 4, "messages": [{"role": "user", "content": "hello"}]}
     try:
-        response = httpx.post(url, json=body, timeout=timeout_s)
+        response = httpx.post(url, json=body, headers=stack.headers, timeout=timeout_s)
     except httpx.TransportError:
         return None
     return response.headers["x-slipway-version"] if response.status_code == 200 else None

@@ -5,7 +5,7 @@ from langchain_openai import ChatOpenAI
 from tests.compat.cases import SCHEMA, TOOL, address, expect, run_cases
 
 URL, MODEL = address()
-LLM = ChatOpenAI(model=MODEL, base_url=URL, api_key="none", max_tokens=60, temperature=0, max_retries=0, timeout=60)
+LLM = ChatOpenAI(model=MODEL, base_url=URL, max_tokens=60, temperature=0, max_retries=0, timeout=60)
 
 
 def invoke() -> None:
@@ -34,9 +34,9 @@ def with_structured_output() -> None:
 
 def responses() -> None:
     """Use the responses API."""
-    answer = ChatOpenAI(
-        model=MODEL, base_url=URL, api_key="none", max_tokens=20, max_retries=0, use_responses_api=True
-    ).invoke("Say hi.")
+    answer = ChatOpenAI(model=MODEL, base_url=URL, max_tokens=20, max_retries=0, use_responses_api=True).invoke(
+        "Say hi."
+    )
     expect(answer.text, "an empty answer")
 
 

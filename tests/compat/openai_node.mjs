@@ -11,7 +11,7 @@ const { z } = require("zod");
 const { version } = JSON.parse(readFileSync("node_modules/openai/package.json", "utf8"));
 
 const [baseURL, model] = process.argv.slice(2);
-const client = new OpenAI({ baseURL, apiKey: "none", maxRetries: 0, timeout: 60_000 });
+const client = new OpenAI({ baseURL, maxRetries: 0, timeout: 60_000 });
 const messages = [{ role: "user", content: "Say hi." }];
 const asked = { model, messages, max_tokens: 60, temperature: 0 };
 const Count = z.object({ count: z.union([z.literal(1), z.literal(2), z.literal(3)]) });

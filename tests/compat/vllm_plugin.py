@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 URL = os.environ["SLIPWAY_COMPAT_URL"]
+KEY = os.environ["SLIPWAY_COMPAT_KEY"]
 REPORT = Path(os.environ["SLIPWAY_COMPAT_REPORT"])
 MODEL_FOLDER = os.environ["SLIPWAY_COMPAT_MODEL_FOLDER"]
 SERVERS = ("server", "client")
@@ -40,6 +41,31 @@ def pytest_configure(config) -> None:
     utils = importlib.import_module("tests.utils")  # vLLM's own: the folder of its tests comes first
     utils.RemoteVLLMServer.__init__ = RunningServer.__init__
     utils.RemoteVLLMServer._shutdown = RunningServer._shutdown
+    utils.RemoteVLLMServer.DUMMY_API_KEY = KEY
+    _present_key()
+
+
+def _present_key() -> None:
+    """Let plain requests to the server present the key, too: vLLM's tests send many without its OpenAI clients."""
+    import httpx
+    import requests
+
+    address = urlsplit(URL).netloc
+    build, prepare = httpx.BaseClient.build_request, requests.Session.prepare_request
+
+    def build_request(self, *args, **options):
+        request = build(self, *args, **options)
+        if request.url.netloc.decode() == address:
+            request.headers.setdefault("authorization", f"Bearer {KEY}")
+        return request
+
+    def prepare_request(self, request):
+        prepared = prepare(self, request)
+        if urlsplit(prepared.url).netloc == address:
+            prepared.headers.setdefault("authorization", f"Bearer {KEY}")
+        return prepared
+
+    httpx.BaseClient.build_request, requests.Session.prepare_request = build_request, prepare_request
 
 
 class RunningServer:

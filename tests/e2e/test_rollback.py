@@ -36,8 +36,8 @@ WITH_ROLLBACK = {
 class Users:
     """People who ask all the time, each request with another user: who answered, and what went wrong."""
 
-    def __init__(self, url: str, rps: float = 8.0) -> None:
-        self._url = url
+    def __init__(self, url: str, headers: dict[str, str], rps: float = 8.0) -> None:
+        self._url, self._headers = url, headers
         self._interval_s = 1.0 / rps
         self._stop = threading.Event()
         self.answered: Counter[str] = Counter()
@@ -67,7 +67,9 @@ class Users:
     def _ask(self, number: int) -> None:
         body = {"model": MODEL, "prompt": "hello", "max_tokens": 4, "user": f"user-{number}"}
         try:
-            answer = httpx.post(f"{self._url}/v1/completions", json=body, timeout=60, trust_env=False)
+            answer = httpx.post(
+                f"{self._url}/v1/completions", json=body, headers=self._headers, timeout=60, trust_env=False
+            )
             answer.raise_for_status()
         except httpx.HTTPError as error:
             self.failed.append(repr(error))
@@ -121,7 +123,7 @@ def test_from_rehearsal_to_quarantine(stack, tiny):
     assert any(what.startswith("benchmark") for what in proven)
 
     stack.publish(MODEL, tiny["two"], "--variant", "bf16", policy=WITH_ROLLBACK)
-    with Users(gateway(stack)) as users:
+    with Users(gateway(stack), stack.headers) as users:
         stack.promoted(MODEL)
         assert [event["data"]["verdict"] for event in stack.events("canary.assessed", MODEL)][-1] == "pass"
         assert route_of(stack)["active"]["target"]["version"] == 2
@@ -139,7 +141,7 @@ def test_from_rehearsal_to_quarantine(stack, tiny):
 
 
 def staging_route_is_empty(stack) -> bool:
-    headers = {"x-slipway-environment": "staging"}
+    headers = {"x-slipway-environment": "staging", **stack.headers}
     body = {"model": MODEL, "prompt": "hello", "max_tokens": 2}
     answer = httpx.post(f"{gateway(stack)}/v1/completions", json=body, headers=headers, timeout=30, trust_env=False)
     return answer.status_code == 503
@@ -185,7 +187,7 @@ def test_forward_again_takes_a_person(stack, tiny):
     stack.await_event("rehearsal.requested", MODEL, count=3)
     for name in ("rollback-controller", "monitor", "registry"):  # in the middle of the rehearsal
         stack.kill(name)
-    with Users(gateway(stack)) as users:
+    with Users(gateway(stack), stack.headers) as users:
         stack.promoted(MODEL)
         assert len(stack.events("rehearsal.completed", MODEL)) == 3
         stack.ok("rollback", MODEL, "--to", "1", "--reason", "a person says so")

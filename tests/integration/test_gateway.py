@@ -40,13 +40,13 @@ def gateway(nats_server, js, tmp_path):
 
 @pytest.fixture
 def sdk(gateway):
-    return openai.OpenAI(base_url=gateway.base_url + "/v1", api_key="none", max_retries=0, timeout=60)
+    return openai.OpenAI(base_url=gateway.base_url + "/v1", api_key=gateway.key, max_retries=0, timeout=60)
 
 
 @pytest.fixture
 async def asdk(gateway):
     async with openai.AsyncOpenAI(
-        base_url=gateway.base_url + "/v1", api_key="none", max_retries=0, timeout=60
+        base_url=gateway.base_url + "/v1", api_key=gateway.key, max_retries=0, timeout=60
     ) as client:
         yield client
 
@@ -173,7 +173,7 @@ async def test_a_caller_that_goes_away_stops_the_engine(js, gateway, toy):
 
     body = {"model": "toy", "prompt": "Once", "max_tokens": 2000, "stream": True}
     async with (
-        httpx.AsyncClient(timeout=30) as http,
+        httpx.AsyncClient(headers=gateway.headers, timeout=30) as http,
         http.stream("POST", gateway.base_url + "/v1/completions", json=body) as answer,
     ):
         assert "data:" in await anext(answer.aiter_lines())
@@ -188,7 +188,7 @@ async def test_a_caller_that_goes_away_stops_the_engine(js, gateway, toy):
 async def test_a_caller_that_does_not_wait_for_the_whole_answer_stops_the_engine_too(js, gateway, toy):
     await put_route(js, gateway, Route(model="toy", epoch=1, active=toy[1]))
     body = {"model": "toy", "prompt": "Once", "max_tokens": 2000}
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(headers=gateway.headers) as http:
         with pytest.raises(httpx.ReadTimeout):
             await http.post(gateway.base_url + "/v1/completions", json=body, timeout=0.5)
     records, _ = await telemetry(js, 1)

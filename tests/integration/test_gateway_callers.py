@@ -67,7 +67,7 @@ def alerts_about(records):
 
 
 async def ask(gateway, **changes):
-    async with httpx.AsyncClient(timeout=30) as http:
+    async with httpx.AsyncClient(headers=gateway.headers, timeout=30) as http:
         body = {"model": "toy", "prompt": "Once", "max_tokens": 2, **changes}
         return await http.post(gateway.base_url + "/v1/completions", json=body)
 
@@ -113,7 +113,7 @@ def is_closed(caller):
 
 
 async def test_hostile_bodies_give_no_5xx_and_no_record_against_the_target(js, gateway, toy):
-    storm = await asyncio.to_thread(hostile.storm, gateway.base_url, "toy")
+    storm = await asyncio.to_thread(hostile.storm, gateway.base_url, "toy", headers=gateway.headers)
     assert storm.failed == []
     assert storm.statuses.total() >= hostile.COUNT * 0.95
     assert storm.statuses[200] > 0.02 * hostile.COUNT, "some of them are only odd"

@@ -38,7 +38,7 @@ def gateway(nats_server, js, tmp_path):
 @pytest.fixture
 async def asdk(gateway):
     async with openai.AsyncOpenAI(
-        base_url=gateway.base_url + "/v1", api_key="none", max_retries=0, timeout=60
+        base_url=gateway.base_url + "/v1", api_key=gateway.key, max_retries=0, timeout=60
     ) as client:
         yield client
 
@@ -240,7 +240,7 @@ async def test_a_caller_that_goes_away_while_it_is_held_leaves_nothing_behind(js
     active = await put_drill(js, gateway, toy[1], fault={"delay_ms": 600_000}, lasts_s=600.0)
     body = {"model": "toy", "prompt": "Once", "max_tokens": 5}
     in_flight = 'slipway_gateway_in_flight{environment="production"}'
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(headers=gateway.headers) as http:
         asked = [
             asyncio.ensure_future(http.post(gateway.base_url + "/v1/completions", json=body, timeout=60))
             for _ in range(3)

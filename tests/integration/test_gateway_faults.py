@@ -26,7 +26,7 @@ def gateway(nats_server, js, tmp_path):
 @pytest.fixture
 async def asdk(gateway):
     async with openai.AsyncOpenAI(
-        base_url=gateway.base_url + "/v1", api_key="none", max_retries=0, timeout=60
+        base_url=gateway.base_url + "/v1", api_key=gateway.key, max_retries=0, timeout=60
     ) as client:
         yield client
 
@@ -145,6 +145,6 @@ async def test_an_unreadable_route_hides_no_other(js, gateway, asdk, target):
     await bucket.put("broken", b'{"model": 5}')
     await put_route(js, gateway, Route(model="toy", epoch=1, active=target))
     assert (await ask(asdk)).choices
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(headers=gateway.headers) as http:
         assert (await http.get(gateway.base_url + "/v1/models/broken")).status_code == 404
     assert (await Bucket(js, "routes", Route).get("toy")).value.epoch == 1

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -10,7 +11,11 @@ import openai
 import pytest
 
 from contracts.routes import Route
+from decisions.api_keys import parse_key
+from deploy.identity.api_key_files import REHEARSALS
+from deploy.identity.key_folder import KeyFolder
 from deploy.local.state import ADMIN
+from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket
 from testbed.factories import route
 from testbed.gateway import Gateway, load_toy
@@ -21,11 +26,15 @@ HELLO = [{"role": "user", "content": "zebra giraffe"}]
 
 
 @pytest.fixture
-def slipway(nats_server):
+def slipway(nats_server, tmp_path):
     """Run a command of `slipway` on the bus of this test."""
 
     def run(*arguments: str) -> subprocess.CompletedProcess:
-        variables = {**bus_variables(nats_server.settings(), ADMIN), "SLIPWAY_S3_ENDPOINT": "127.0.0.1:1"}
+        variables = {
+            **bus_variables(nats_server.settings(), ADMIN),
+            "SLIPWAY_S3_ENDPOINT": "127.0.0.1:1",
+            "SLIPWAY_STATE": str(tmp_path / "no-state"),
+        }
         command = [sys.executable, "-m", "clients.cli.main", *arguments]
         return subprocess.run(
             command, env=os.environ | variables, capture_output=True, text=True, check=False, timeout=60
@@ -39,7 +48,7 @@ async def gateway(nats_server, js, triton, tmp_path):
     """A gateway that requires keys, with one model."""
     served = load_toy(triton, "toy", 1)
     await Bucket(js, "routes", Route).create("toy", route(model="toy", canary=None, active=served, previous=None))
-    with running(Gateway(tmp_path, connection(nats_server, None, tmp_path), keys_required=True)) as process:
+    with running(Gateway(tmp_path, connection(nats_server, None, tmp_path))) as process:
         yield process
 
 
@@ -72,7 +81,7 @@ def test_a_key_is_issued_presented_limited_and_revoked(gateway, slipway):
     assert (limited.status_code, limited.json()["error"]["code"]) == (429, "rate_limit_exceeded")
     assert int(limited.headers["retry-after"]) >= 1
 
-    listed = slipway("keys", "issued")
+    listed = slipway("keys", "list")
     assert key_id in listed.stdout
     assert key not in listed.stdout
     secret = key.rsplit("-", 1)[1]
@@ -107,14 +116,14 @@ def test_keys_that_would_open_nothing_are_refused(slipway, js):
         refused = slipway(*arguments)
         assert refused.returncode == 2, arguments
         assert len(refused.stderr.strip().splitlines()) <= 3
-    assert slipway("keys", "issued").stdout == ""
+    assert slipway("keys", "list").stdout == ""
 
 
 async def test_a_key_that_cannot_be_read_hides_no_other(slipway, js):
     key_id = json.loads(slipway("keys", "issue", "shop", "--json").stdout)["key_id"]
     await (await js.key_value("api-keys")).put("0123456789ab", b"{broken")
     for options in ((), ("--json",)):
-        listed = slipway("keys", "issued", *options)
+        listed = slipway("keys", "list", *options)
         assert (listed.returncode, key_id in listed.stdout) == (1, True)
         assert "api-keys/0123456789ab" in listed.stderr
 
@@ -123,4 +132,54 @@ def test_an_id_that_is_none_is_wrong_usage(slipway, js):
     for key_id in ("é" * 12, "0123456789AB", "*", "shop"):
         refused = slipway("keys", "revoke", key_id)
         assert (refused.returncode, refused.stdout) == (2, "")
-        assert "slipway keys issued" in refused.stderr
+        assert "slipway keys list" in refused.stderr
+
+
+def test_keys_of_the_installation_are_presented_replaced_and_revoked(gateway, slipway, tmp_path):
+    """Those that need no bus: of the person of the machine, and of rehearsals, which open staging only."""
+    rehearsals = gateway.keys.key_file(REHEARSALS).read_text().strip()
+    assert ask(gateway, gateway.key).status_code == 200
+    assert ask(gateway, rehearsals).status_code == 403
+    staging = {"x-slipway-environment": "staging"}
+    assert code_of(ask(gateway, rehearsals, headers=staging)) == "model_not_found"  # nothing is staged
+    folder = KeyFolder(gateway.keys.listing.parent.parent)
+    shutil.copytree(folder.path, tmp_path / "no-state" / "keys")
+    assert slipway("keys", "revoke", parse_key(rehearsals).key_id).returncode == 0
+    wait_until(lambda: code_of(ask(gateway, rehearsals, headers=staging)) == "key_revoked")
+    listed = slipway("keys", "list").stdout
+    assert "rollback-controller\tpart of Slipway" in listed
+    assert f"{parse_key(rehearsals).key_id}\t{REHEARSALS}\tall\tstaging" in listed
+    gateway.keys.key_file(REHEARSALS).unlink()
+    folder.prepare([], SystemClock().now())
+    replaced = gateway.keys.key_file(REHEARSALS).read_text().strip()
+    wait_until(lambda: code_of(ask(gateway, replaced, headers=staging)) == "model_not_found")
+    assert code_of(ask(gateway, rehearsals, headers=staging)) == "key_revoked"
+    assert ask(gateway, gateway.key).status_code == 200
+
+
+def test_a_key_is_written_to_a_new_file_only(gateway, slipway, tmp_path):
+    file = tmp_path / "shop.key"
+    issued = slipway("keys", "issue", "shop", "--output", str(file))
+    key = file.read_text().strip()
+    assert (issued.returncode, key in issued.stdout, file.stat().st_mode & 0o777) == (0, False, 0o600)
+    wait_until(lambda: ask(gateway, key).status_code == 200)
+    assert slipway("keys", "issue", "shop", "--output", str(file)).returncode == 1
+    assert file.read_text().strip() == key
+
+
+async def test_a_key_reaches_no_log(gateway, slipway):
+    """Whatever a caller does with it: in the path, in the query, in a header of its own, in the body."""
+    key = json.loads(slipway("keys", "issue", "shop", "--json").stdout)["key"]
+    wait_until(lambda: ask(gateway, key).status_code == 200)
+    base, bearer = gateway.base_url, {"authorization": f"Bearer {key}"}
+    with httpx.Client(timeout=30) as http:
+        http.get(f"{base}/v1/models/{key}", headers=bearer)
+        http.get(f"{base}/v1/models?api_key={key}")
+        http.get(f"{base}/{key}")
+        http.post(f"{base}/v1/chat/completions?key={key}", json={"model": key}, headers={**bearer, "x-request-id": key})
+        http.post(f"{base}/v1/chat/completions", content=key, headers={"x-api-key": key, "authorization": key})
+        http.post(f"{base}/v1/completions", json={"model": "toy", "prompt": 1, "user": key}, headers=bearer)
+    secret = key.rsplit("-", 1)[1]
+    for file in gateway.folder.rglob("*"):
+        assert not file.is_file() or secret not in file.read_text(errors="replace"), file
+    assert secret not in gateway.get("/metrics/").text

@@ -80,7 +80,9 @@ async def one_client_each(gateway):
         async with asyncio.timeout(20):
             while set(clients) != gateway.pids():
                 limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
-                client = httpx.AsyncClient(base_url=gateway.base_url, limits=limits, timeout=20, trust_env=False)
+                client = httpx.AsyncClient(
+                    base_url=gateway.base_url, headers=gateway.headers, limits=limits, timeout=20, trust_env=False
+                )
                 await stack.enter_async_context(client)
                 async with client.stream("GET", "/healthz") as answer:
                     await answer.aread()
@@ -101,7 +103,9 @@ async def ask_anew(gateway, count: int) -> list[str]:
     """Return the versions that answer so many callers, each with a connection of its own."""
 
     async def once() -> str:
-        async with httpx.AsyncClient(base_url=gateway.base_url, timeout=20, trust_env=False) as client:
+        async with httpx.AsyncClient(
+            base_url=gateway.base_url, headers=gateway.headers, timeout=20, trust_env=False
+        ) as client:
             return (await ask(client)).headers["x-slipway-version"]
 
     return list(await asyncio.gather(*(once() for _ in range(count))))
@@ -196,7 +200,9 @@ async def test_a_worker_that_ends_again_and_again_is_visible_and_the_other_keeps
     steady = max(gateway.pids())
     await asyncio.sleep(START_S)
     seen: set[tuple[int, str]] = set()
-    async with httpx.AsyncClient(base_url=gateway.base_url, timeout=5, trust_env=False) as http:
+    async with httpx.AsyncClient(
+        base_url=gateway.base_url, headers=gateway.headers, timeout=5, trust_env=False
+    ) as http:
         for _ in range(40):
             for victim in gateway.pids() - {steady}:
                 os.kill(victim, signal.SIGKILL)
@@ -255,7 +261,9 @@ async def test_no_connection_waits_for_a_gateway_that_stops(gateway):
         async with asyncio.timeout(1.5):
             while True:
                 try:
-                    async with httpx.AsyncClient(base_url=gateway.base_url, trust_env=False) as http:
+                    async with httpx.AsyncClient(
+                        base_url=gateway.base_url, headers=gateway.headers, trust_env=False
+                    ) as http:
                         await http.get("/healthz", timeout=1)
                 except httpx.ConnectError:
                     break

@@ -45,7 +45,9 @@ async def test_every_trigger_finds_the_answers_of_its_rehearsal_bad_and_healthy_
     declared = (*TRIGGERS, SHORT)
     with running(Gateway(tmp_path, connection(nats_server, None, tmp_path))) as gateway:
         await put_route(js, gateway, Route(model="toy", epoch=1, active=toy), "staging-routes")
-        async with httpx.AsyncClient(base_url=gateway.base_url, headers=STAGING, timeout=30) as client:
+        async with httpx.AsyncClient(
+            base_url=gateway.base_url, headers={**STAGING, **gateway.headers}, timeout=30
+        ) as client:
             response = await client.post("/v1/completions", json=BODY)
             assert response.status_code == httpx.codes.OK, response.text
             healthy = response.headers["x-request-id"]

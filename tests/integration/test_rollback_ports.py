@@ -8,6 +8,7 @@ from services.rollback_controller.adapters.alerts import LoggedAlerts
 from services.rollback_controller.adapters.gateway import GatewayTraffic
 from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
 from services.rollback_controller.adapters.triton import TritonProbe
+from shared.errors import Transient
 from shared.messaging.publishing import publish_event
 from shared.serving.inference import Channels
 from testbed import factories as f
@@ -18,6 +19,7 @@ from tests.kit.conformance_rollback import (
     ProbeConformance,
     RoutesConformance,
     TrafficConformance,
+    until,
 )
 
 pytestmark = pytest.mark.real
@@ -85,9 +87,12 @@ class Gateway:
 
     mode = "well"
 
+    def __init__(self) -> None:
+        self.heads: list[bytes] = []
+
     async def answer(self, reader, writer):
         try:
-            await reader.readuntil(b"\r\n\r\n")
+            self.heads.append(await reader.readuntil(b"\r\n\r\n"))
             if self.mode == "silent":
                 await asyncio.Event().wait()
             status = b"200 OK" if self.mode == "well" else b"503 Service Unavailable"
@@ -105,10 +110,26 @@ class TestGatewayTraffic(TrafficConformance):
         return Gateway()
 
     @pytest.fixture
-    async def traffic(self, gateway):
+    async def traffic(self, gateway, tmp_path):
         server, endpoint = await _listening(gateway.answer)
-        yield GatewayTraffic(f"http://{endpoint}", rps=50.0, tokens=4, timeout_s=5.0)
+        key = tmp_path / "key"
+        key.write_text("sk-slipway-of-rehearsals\n")
+        yield GatewayTraffic(f"http://{endpoint}", key, rps=50.0, tokens=4, timeout_s=5.0)
         server.close()
+
+    async def test_requests_present_the_key(self, traffic, gateway):
+        async with traffic.flow(f.MODEL) as flow:
+            await until(lambda: flow.answered)
+        assert gateway.heads
+        assert all(b"authorization: Bearer sk-slipway-of-rehearsals\r\n" in head for head in gateway.heads)
+
+    @pytest.mark.parametrize("name", [None, "none"])
+    async def test_without_a_key_there_is_no_traffic(self, tmp_path, name):
+        key = None if name is None else tmp_path / name
+        traffic = GatewayTraffic("http://127.0.0.1:1", key, rps=50.0, tokens=4, timeout_s=5.0)
+        with pytest.raises(Transient, match="key"):
+            async with traffic.flow(f.MODEL):
+                pass
 
 
 async def _listening(answer):

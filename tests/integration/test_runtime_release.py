@@ -39,7 +39,7 @@ def answered_by(stack, user="someone"):
     """Return which version answers a user."""
     url = f"http://127.0.0.1:{stack.part('gateway')['port']}/v1/completions"
     body = {"model": MODEL, "prompt": "hello", "max_tokens": 4, "user": user}
-    answer = httpx.post(url, json=body, timeout=60, trust_env=False)
+    answer = httpx.post(url, json=body, headers=stack.headers, timeout=60, trust_env=False)
     answer.raise_for_status()
     return answer.headers["x-slipway-release"]
 

@@ -305,10 +305,12 @@ class Storm:
     failed: list[tuple[str, bytes, int, str]] = field(default_factory=list)
 
 
-def storm(base_url: str, model: str, count: int = COUNT, *, step: int = 1) -> Storm:
+def storm(
+    base_url: str, model: str, count: int = COUNT, *, step: int = 1, headers: dict[str, str] | None = None
+) -> Storm:
     """Send hostile requests to a gateway, one after another."""
     result = Storm()
-    with httpx.Client(base_url=base_url, timeout=60) as http:
+    with httpx.Client(base_url=base_url, headers=headers, timeout=60) as http:
 
         def send(path: str, raw: bytes) -> None:
             try:

@@ -115,13 +115,13 @@ def gateway(nats_server, bus, targets, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(gateway):
-    with openai.OpenAI(base_url=f"{gateway.base_url}/v1", api_key="none", max_retries=0, timeout=60) as sdk:
+    with openai.OpenAI(base_url=f"{gateway.base_url}/v1", api_key=gateway.key, max_retries=0, timeout=60) as sdk:
         yield sdk
 
 
 @pytest.fixture(scope="module")
 def http(gateway):
-    with httpx.Client(base_url=gateway.base_url, timeout=60) as caller:
+    with httpx.Client(base_url=gateway.base_url, headers=gateway.headers, timeout=60) as caller:
         yield caller
 
 
@@ -257,12 +257,12 @@ def test_a_json_schema(client, bus):
 
 
 def test_the_demos_question_by_a_schema(gateway, capsys):
-    assert is_answered_by_schema(gateway.base_url, MODEL)
+    assert is_answered_by_schema(gateway.base_url, gateway.key, MODEL)
     assert NAME in capsys.readouterr().out
 
 
 def test_the_demos_question_with_a_tool_tells_a_call_from_an_answer_without_one(gateway, capsys):
-    assert not is_answered_by_tool(gateway.base_url, MODEL), "its chat template shows it no tools"
+    assert not is_answered_by_tool(gateway.base_url, gateway.key, MODEL), "its chat template shows it no tools"
     assert "The model did not call the tool." in capsys.readouterr().err
 
 
@@ -403,7 +403,7 @@ def test_a_template_that_fails_for_one_text_is_judged_by_the_fallback(client, bu
 
 def test_hostile_bodies_give_no_5xx_and_leave_the_engine_alone(client, server, gateway):
     core = server.engine_process(NAME).pid
-    storm = hostile.storm(gateway.base_url, MODEL, count=35, step=8)
+    storm = hostile.storm(gateway.base_url, MODEL, count=35, step=8, headers=gateway.headers)
     print("hostile bodies by status:", sorted(storm.statuses.items()))
     assert storm.failed == []
     assert storm.statuses[200] > 0

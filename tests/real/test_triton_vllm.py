@@ -184,7 +184,9 @@ async def hostile_bodies_harm_no_engine(triton, nats_server, js, tmp_path):
     with running(Gateway(tmp_path / "gateway", connection(nats_server, None, tmp_path))) as gateway:
         await asyncio.to_thread(wait_until, lambda: gateway.get("/v1/models/bot@v1") is not None, what="the route")
         core = triton.engine_process(NAME)
-        storm = await asyncio.to_thread(hostile.storm, gateway.base_url, "bot", min(hostile.COUNT, 500))
+        storm = await asyncio.to_thread(
+            hostile.storm, gateway.base_url, "bot", min(hostile.COUNT, 500), headers=gateway.headers
+        )
         print("hostile bodies by status:", sorted(storm.statuses.items()), "failed:", storm.failed)
         assert core.is_running(), "no body ends the engine"
         assert storm.statuses[200] > 5

@@ -45,7 +45,7 @@ def stack(tmp_path_factory):
 def ask(stack, user="someone", **more):
     url = f"http://127.0.0.1:{stack.part('gateway')['port']}/v1/chat/completions"
     body = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4, "user": user, **more}
-    answer = httpx.post(url, json=body, timeout=120, trust_env=False)
+    answer = httpx.post(url, json=body, headers=stack.headers, timeout=120, trust_env=False)
     assert answer.status_code == httpx.codes.OK, answer.text
     return answer
 

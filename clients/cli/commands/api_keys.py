@@ -1,11 +1,13 @@
-"""`slipway keys issue|issued|revoke`: keys that callers of the gateway present."""
+"""`slipway keys issue|revoke`: keys that callers of the gateway present; `keys list` shows them, too."""
 
 import asyncio
+import os
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
@@ -14,17 +16,18 @@ from clients.cli.commands.orders import current_user
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import check_model, describe_problems, parse_duration
+from clients.cli.settings import CliSettings
 from contracts.api_keys import KEY_ID_PATTERN, ApiKey
 from contracts.vocabulary import Environment
-from decisions.api_keys import SECRET_BYTES, digest_of_secret, format_key
+from decisions.api_keys import ID_BYTES, SECRET_BYTES, digest_of_secret, format_key
+from deploy.local.plan import api_keys
 from shared.errors import Transient
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket, Conflict
 
 BUCKET = "api-keys"
-ID_BYTES = 6
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="What the key is for, or whose it is.")]
-IdArgument = Annotated[str, typer.Argument(metavar="ID", help="Id of the key: see `slipway keys issued`.")]
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="Id of the key: see `slipway keys list`.")]
 
 
 def issue(
@@ -41,6 +44,9 @@ def issue(
     ] = None,
     concurrency: Annotated[int | None, typer.Option(metavar="N", help="Most requests at the same time.")] = None,
     expires: Annotated[str | None, typer.Option(metavar="90d", help="When the key ends (default: never).")] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the key to a new file that only you can read.")
+    ] = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -74,35 +80,54 @@ def issue(
         )
     except ValidationError as error:
         raise CommandError(f"the key is not valid: {describe_problems(error, 'key')}", Exit.USAGE) from error
-    asyncio.run(_store(find_stack(state), record))
-    key = format_key(record.key_id, secret)
+    stack, key = find_stack(state), format_key(record.key_id, secret)
+    if output is not None:
+        _write_new(output, key)
+    asyncio.run(_store(stack, record))
     if as_json:
-        show_json({"key": key, **record.model_dump(mode="json", exclude={"secret_digest"})})
+        show_json({"key": key if output is None else str(output), **as_plain(record)})
+        return
+    if output is not None:
+        show_line(f"the key is in {output}; revoke it with `slipway keys revoke {record.key_id}`")
         return
     show_line(key)
     show_line(f"This is the only time that it is shown. Revoke it with `slipway keys revoke {record.key_id}`.")
 
 
-def issued(state: StateOption = None, as_json: JsonOption = False) -> None:
-    """List the keys of the API that were issued, the newest last; no secret is stored."""
-    records, problems = asyncio.run(_all(find_stack(state)))
-    if as_json:
-        show_json([record.model_dump(mode="json", exclude={"secret_digest"}) for record in records])
-    else:
-        now = SystemClock().now()
-        columns = ["id", "name", "models", "environments", "limits", "issued", "by", "state"]
-        show_table(columns, [_row(record, now) for record in records])
-    if problems:
-        raise CommandError(f"the list is not complete: {' '.join(problems)}")
+def read_issued(state: Path | None, installed: Mapping[str, ApiKey]) -> tuple[Sequence[ApiKey], Sequence[str]]:
+    """Return the keys of the API, the oldest first, and why the list is not complete.
+
+    Args:
+        state: the state folder of the stack; None for the default.
+        installed: those that the installation has from its start, by id; the bucket has them once they were revoked.
+    """
+    try:
+        stored, problems = asyncio.run(_all(find_stack(state)))
+    except CommandError as error:
+        stored, problems = [], [str(error)]
+    records = {**installed, **{record.key_id: record for record in stored}}
+    return sorted(records.values(), key=lambda record: record.issued_at), problems
+
+
+def show_issued(records: Sequence[ApiKey]) -> None:
+    """Print a table of keys; no secret is stored."""
+    now = SystemClock().now()
+    columns = ["id", "name", "models", "environments", "limits", "issued", "by", "state"]
+    show_table(columns, [_row(record, now) for record in records])
+
+
+def as_plain(record: ApiKey) -> dict[str, Any]:
+    """Return the JSON of a key; the digest of its secret is left out."""
+    return record.model_dump(mode="json", exclude={"secret_digest"})
 
 
 def revoke(key_id: IdArgument, state: StateOption = None) -> None:
     """Revoke a key of the API: every gateway refuses it within a second."""
     if re.fullmatch(KEY_ID_PATTERN, key_id) is None:
         raise CommandError(
-            f"the id {key_id!r} is not valid: it has 12 hexadecimal digits; see `slipway keys issued`", Exit.USAGE
+            f"the id {key_id!r} is not valid: it has 12 hexadecimal digits; see `slipway keys list`", Exit.USAGE
         )
-    record = asyncio.run(_revoke(find_stack(state), key_id))
+    record = asyncio.run(_revoke(find_stack(state), state if state is not None else CliSettings().state, key_id))
     show_line(f"revoked {key_id} ({record.name}); requests in progress end normally")
 
 
@@ -112,7 +137,7 @@ async def _store(stack: StackAddress, record: ApiKey) -> None:
 
 
 async def _all(stack: StackAddress) -> tuple[Sequence[ApiKey], Sequence[str]]:
-    """Return the keys, the oldest first, and why others cannot be read."""
+    """Return the keys, and why others cannot be read."""
     records, problems = [], []
     async with connected(stack) as client:
         bucket = Bucket(client.jetstream(timeout=10), BUCKET, ApiKey)
@@ -123,15 +148,20 @@ async def _all(stack: StackAddress) -> tuple[Sequence[ApiKey], Sequence[str]]:
                 problems.append(error.reason)
                 continue
             records += [entry.value] if entry is not None else []
-    return sorted(records, key=lambda record: record.issued_at), problems
+    return records, problems
 
 
-async def _revoke(stack: StackAddress, key_id: str) -> ApiKey:
+async def _revoke(stack: StackAddress, state: Path, key_id: str) -> ApiKey:
     async with connected(stack) as client:
         bucket = Bucket(client.jetstream(timeout=10), BUCKET, ApiKey)
         entry = await bucket.get(key_id)
+        installed = api_keys(state).entries().get(key_id) if entry is None else None
+        if installed is not None:
+            record = installed.model_copy(update={"revoked_at": SystemClock().now()})
+            await bucket.create(key_id, record)
+            return record
         if entry is None:
-            raise CommandError(f"there is no key {key_id}; see `slipway keys issued`")
+            raise CommandError(f"there is no key {key_id}; see `slipway keys list`")
         if entry.value.revoked_at is not None:
             return entry.value
         record = entry.value.model_copy(update={"revoked_at": SystemClock().now()})
@@ -139,9 +169,19 @@ async def _revoke(stack: StackAddress, key_id: str) -> ApiKey:
             await bucket.update(key_id, record, entry.revision)
         except Conflict:
             raise CommandError(
-                f"{key_id} was changed at the same time; see `slipway keys issued`, then try again"
+                f"{key_id} was changed at the same time; see `slipway keys list`, then try again"
             ) from None
     return record
+
+
+def _write_new(path: Path, key: str) -> None:
+    """Write a key to a file that does not exist yet; its owner only may read it."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise CommandError(f"the key cannot be written to {path}: {error}; name a new file") from error
+    with os.fdopen(handle, "w") as file:
+        file.write(f"{key}\n")
 
 
 def _row(record: ApiKey, now: datetime) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import httpx
 import typer
 
+from clients.cli.api_key import read_key
 from clients.cli.connection import JsonOption, StateOption, find_stack
 from clients.cli.output import CommandError, Exit, is_terminal, show_json
 
@@ -23,9 +24,11 @@ def ask(
     as_json: JsonOption = False,
 ) -> None:
     """Send a prompt to a model over the OpenAI API and print the streamed answer."""
-    url = find_stack(state).gateway_url
+    stack = find_stack(state)
+    url = stack.gateway_url
     if url is None:
         raise CommandError("the address of the gateway is not known: set SLIPWAY_GATEWAY_URL", Exit.UNREACHABLE)
+    headers = {"authorization": f"Bearer {read_key(stack)}"}
     body = {
         "model": model,
         "messages": [{"role": "user", "content": text}],
@@ -37,7 +40,7 @@ def ask(
     try:
         with (
             httpx.Client(timeout=httpx.Timeout(120.0, connect=CONNECT_S), trust_env=False) as client,
-            client.stream("POST", f"{url}/v1/chat/completions", json=body) as response,
+            client.stream("POST", f"{url}/v1/chat/completions", json=body, headers=headers) as response,
         ):
             if response.status_code != 200:
                 raise CommandError(_explain(response))

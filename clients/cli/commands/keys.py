@@ -6,9 +6,9 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from clients.cli.commands.api_keys import issue, issued, revoke
+from clients.cli.commands.api_keys import as_plain, issue, read_issued, revoke, show_issued
 from clients.cli.connection import JsonOption, StateOption
-from clients.cli.output import CommandError, show_json, show_line, show_table
+from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_table
 from clients.cli.parsing import check_model
 from clients.cli.settings import CliSettings
 from contracts.identities import ROLES, Identity, Role
@@ -18,9 +18,11 @@ from deploy.local.plan import keys_folder
 from deploy.local.state import StateFolder, reload_bus
 from shared.runtime.clock import SystemClock
 
-keys_app = typer.Typer(help="Make, list, replace and withdraw the keys of people and programs.", no_args_is_help=True)
+keys_app = typer.Typer(
+    help="Make, list, replace and withdraw the keys of people and programs, on the bus and for the API.",
+    no_args_is_help=True,
+)
 keys_app.command("issue")(issue)
-keys_app.command("issued")(issued)
 keys_app.command("revoke")(revoke)
 
 T = TypeVar("T")
@@ -61,13 +63,26 @@ def init(
 
 @keys_app.command("list")
 def list_command(folder: FolderOption = None, state: StateOption = None, as_json: JsonOption = False) -> None:
-    """List the identities with their roles, models and number of accepted keys."""
-    identities = _identities(_keys(folder, state))
+    """List the identities on the bus with their roles, and the keys of the API with their limits and state.
+
+    With --folder, the keys of the API are those that the installation has from its start: the others are on the bus.
+    """
+    keys = _keys(folder, state)
+    identities, installed = _attempt(keys, keys.identities), _attempt(keys, keys.api_keys.entries)
+    issued, problems = read_issued(state, installed) if folder is None else (list(installed.values()), [])
+    if not identities and not issued and problems:
+        raise CommandError(f"there are no keys in {keys.path}, and {problems[0]}")
     if as_json:
-        show_json([identity.model_dump(mode="json") for identity in identities])
-        return
-    rows = [[identity.name, _roles(identity), _models(identity), len(identity.public_keys)] for identity in identities]
-    show_table(["name", "roles", "models", "keys"], rows)
+        plain = [identity.model_dump(mode="json") for identity in identities]
+        show_json({"identities": plain, "api_keys": [as_plain(record) for record in issued]})
+    else:
+        rows = [[entry.name, _roles(entry), _models(entry), len(entry.public_keys)] for entry in identities]
+        show_table(["name", "roles", "models", "keys"], rows)
+        if is_terminal():
+            show_line("")
+        show_issued(issued)
+    if problems:
+        raise CommandError(f"the list of keys of the API is not complete: {' '.join(problems)}")
 
 
 @keys_app.command("add")

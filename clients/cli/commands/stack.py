@@ -158,7 +158,7 @@ def parse_runtimes(items: list[str], description: Description | None) -> dict[st
 
 def inherited_variables(environment: Any) -> dict[str, str]:
     """Return the variables that parts inherit: all except those that would point them to another stack."""
-    ours = ("SLIPWAY_", "SERVER_MANAGER_TRITON_GRPC", "SERVER_MANAGER_REPOSITORY", "SERVER_MANAGER_RUNTIME")
+    ours = ("SLIPWAY_", "OPENAI_", "SERVER_MANAGER_TRITON_GRPC", "SERVER_MANAGER_REPOSITORY", "SERVER_MANAGER_RUNTIME")
     kept = ("SLIPWAY_FAILPOINT", "SLIPWAY_LOG_LEVEL", "SLIPWAY_TRACE_FILE")
     return {name: value for name, value in environment.items() if name in kept or not name.startswith(ours)}
 
@@ -263,14 +263,27 @@ def _stop_supervisor(folder: StateFolder, table: Table) -> None:
         processes.kill([process])
 
 
+def _openai_variables(description: Description) -> dict[str, str]:
+    """Return the variables that OpenAI's clients read: the gateway, and the key of the person of this machine."""
+    variables = description.variables
+    if "SLIPWAY_GATEWAY_KEY" not in variables:  # a stack that was last up before it had keys
+        return {}
+    try:
+        key = Path(variables["SLIPWAY_GATEWAY_KEY"]).read_text().strip()
+    except OSError as error:
+        fail(f"the key for the gateway cannot be read ({error}); start the stack with `slipway up`")
+    return {"OPENAI_BASE_URL": f"{variables['SLIPWAY_GATEWAY_URL']}/v1", "OPENAI_API_KEY": key}
+
+
 def env(state: StateOption = None, as_json: JsonOption = False) -> None:
     """Print the stack's addresses and credentials as shell assignments: `eval "$(slipway env)"`."""
     folder = folder_of(state)
     description = folder.read_description()
     if description is None or not description.variables:
         fail(f"there is no stack in {folder.shown}; start one with `slipway up`", Exit.UNREACHABLE)
+    variables = {**description.variables, **_openai_variables(description)}
     if as_json:
-        show_json(dict(description.variables))
+        show_json(variables)
         return
-    for name, value in description.variables.items():
+    for name, value in variables.items():
         show_line(f"export {name}={shlex.quote(value)}")

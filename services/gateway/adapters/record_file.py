@@ -1,6 +1,7 @@
 """Saves the last known records in a file, so that a gateway that starts without the bus can serve."""
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -19,6 +20,11 @@ class RecordFile(Generic[M]):
         self._path = path
         self._kind = kind
 
+    @property
+    def exists(self) -> bool:
+        """Return whether records were saved, also if there were none."""
+        return self._path.is_file()
+
     def load(self) -> dict[str, M]:
         """Return the saved records; none if the file does not exist or is not valid, nor those of a newer version."""
         try:
@@ -30,8 +36,15 @@ class RecordFile(Generic[M]):
             return {}
 
     def save(self, records: dict[str, M]) -> None:
-        """Write the records; a reader sees either the old or the new file."""
-        partial = self._path.with_name(f"{self._path.name}.{os.getpid()}")
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(dump_all(records))
-        partial.replace(self._path)
+        """Write the records; a reader sees either the old or the new file, also after a loss of power."""
+        handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")  # of mode 600
+        partial = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(dump_all(records))
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(self._path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise

@@ -3,8 +3,11 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx
+
+from shared.errors import Transient
 
 PROMPTS = (
     "What does the for statement do in Python?",
@@ -60,17 +63,22 @@ class GatewayFlow:
 class GatewayTraffic:
     """Steady traffic in staging (implements `ports.Traffic`)."""
 
-    def __init__(self, url: str, *, rps: float, tokens: int, timeout_s: float) -> None:
+    def __init__(self, url: str, key: Path | None, *, rps: float, tokens: int, timeout_s: float) -> None:
         self._url = url
+        self._key = key
         self._rps = rps
         self._tokens = tokens
         self._timeout_s = timeout_s
 
     @asynccontextmanager
     async def flow(self, model: str) -> AsyncGenerator[GatewayFlow, None]:
-        """Send requests at a steady rate for as long as the context lasts."""
+        """Send requests at a steady rate for as long as the context lasts.
+
+        Raises:
+            Transient: the key that they present cannot be read.
+        """
         async with httpx.AsyncClient(
-            base_url=self._url, headers=STAGING, timeout=self._timeout_s, trust_env=False
+            base_url=self._url, headers={**STAGING, **self._credential()}, timeout=self._timeout_s, trust_env=False
         ) as client:
             flow = GatewayFlow(client, model, rps=self._rps, tokens=self._tokens)
             sending = asyncio.create_task(flow.send())
@@ -79,3 +87,13 @@ class GatewayTraffic:
             finally:
                 sending.cancel()
                 await asyncio.gather(sending, return_exceptions=True)
+
+    def _credential(self) -> dict[str, str]:
+        """Return the header with the key; it is read for each rehearsal, so that it can be replaced meanwhile."""
+        if self._key is None:
+            raise Transient("gateway_key_missing", "Rehearsals have no key: set ROLLBACK_CONTROLLER_GATEWAY_KEY.")
+        try:
+            return {"authorization": f"Bearer {self._key.read_text().strip()}"}
+        except (OSError, ValueError) as error:
+            reason = f"The key {self._key} cannot be read ({error!r}): make one with `slipway keys init`."
+            raise Transient("gateway_key_missing", reason) from error

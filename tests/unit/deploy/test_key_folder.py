@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 from clients.cli.commands.keys import keys_app
 from contracts.identities import PROVISIONER, RESERVED, Credential
 from contracts.services import SERVICES
+from decisions.api_keys import assess_key, parse_key
+from deploy.identity.api_key_files import REHEARSALS
 from deploy.identity.certificates import KeyPair, belong_together, hosts_of, valid_until
 from deploy.identity.key_folder import KeyFolder, KeysRefused, public_key
 
@@ -295,3 +297,31 @@ def test_a_folder_of_another_user_is_refused_in_one_sentence(keys):
         assert done.returncode == 1, done.stderr
         assert done.stderr.startswith(f"slipway: the keys in {keys.path} belong to another user"), done.stderr
         assert done.stderr.count("\n") == 1
+
+
+def opens(keys, name, environment):
+    presented = parse_key(keys.api_keys.key_file(name).read_text().strip())
+    return assess_key(presented, keys.api_keys.entries().get(presented.key_id), environment, NOW) is None
+
+
+def test_rehearsals_have_a_key_of_the_api_that_opens_staging_only(keys):
+    assert opens(keys, REHEARSALS, "staging")
+    assert not opens(keys, REHEARSALS, "production")
+    secret = keys.api_keys.key_file(REHEARSALS)
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert secret.read_text().strip().rsplit("-", 1)[1] not in keys.api_keys.listing.read_text()
+    before = secret.read_text()
+    keys.prepare(["127.0.0.1", "localhost"], NOW)
+    assert secret.read_text() == before
+
+
+@pytest.mark.parametrize("lost", ["key", "listing", "damaged"])
+def test_a_key_of_the_api_that_is_lost_is_replaced_and_counts_no_more(keys, lost):
+    former = parse_key(keys.api_keys.key_file(REHEARSALS).read_text().strip())
+    if lost == "damaged":
+        keys.api_keys.key_file(REHEARSALS).write_text("sk-slipway-")
+    else:
+        (keys.api_keys.key_file(REHEARSALS) if lost == "key" else keys.api_keys.listing).unlink()
+    keys.prepare(["127.0.0.1", "localhost"], NOW)
+    assert opens(keys, REHEARSALS, "staging")
+    assert former.key_id not in keys.api_keys.entries()

@@ -12,7 +12,7 @@ from shared.errors import Permanent, Transient
 from testbed.factories import MODEL, route, served, target
 from tests.kit.drills import drill
 from tests.unit.gateway.fakes import FakeEngine
-from tests.unit.gateway.world import STAGING, World, only_active
+from tests.unit.gateway.world import RAW_BEARER, STAGING, World, only_active
 
 
 async def drilled(*routes, environment="production", fault=None, world=None, **changes):
@@ -216,7 +216,7 @@ async def test_a_caller_that_goes_away_while_it_is_held_ends_the_request():
     async def send(message):
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": [], "query_string": b""}
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": RAW_BEARER, "query_string": b""}
     app = world.http._transport.app
     request = asyncio.ensure_future(app(scope, receive, send))
     async with asyncio.timeout(5):

@@ -12,7 +12,7 @@ from services.gateway.backlog import Backlog, SlowReader
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.http import ABORT, BodyReader, limited_writes
 from tests.unit.gateway.fakes import FakeEngine, Form, StepClock
-from tests.unit.gateway.world import HELLO, World, only_active
+from tests.unit.gateway.world import HELLO, RAW_BEARER, World, only_active
 
 CHAT = "/v1/chat/completions"
 
@@ -39,7 +39,7 @@ class Caller:
             "path": CHAT,
             "raw_path": CHAT.encode(),
             "query_string": b"",
-            "headers": [],
+            "headers": RAW_BEARER,
             "http_version": "1.1",
             "scheme": "http",
             "server": ("gateway", 80),

@@ -1,8 +1,12 @@
 """The gateway's application with its fakes in reach."""
 
+from datetime import timedelta
+
 import httpx
 from prometheus_client import generate_latest
 
+from contracts.api_keys import ApiKey
+from decisions.api_keys import digest_of_secret, format_key
 from services.gateway.app import SERVICE, build
 from services.gateway.callers import Callers
 from services.gateway.cross_checks import CrossChecks
@@ -19,11 +23,25 @@ from tests.unit.gateway.fakes import FakeEngine, FakeTelemetry, InlineFeatures, 
 
 HELLO = {"model": MODEL, "messages": [{"role": "user", "content": "hello there"}], "max_tokens": 3}
 STAGING = {"x-slipway-environment": "staging"}
+SECRET = "ab" * 32
+ID = "0123456789ab"
+BEARER = {"authorization": f"Bearer {format_key(ID, SECRET)}"}
+RAW_BEARER = [(b"authorization", BEARER["authorization"].encode())]
+ISSUED = StepClock().now() - timedelta(days=1)
+
+
+def key(**changes) -> ApiKey:
+    """Return the record of the key that `BEARER` presents."""
+    fields = {"key_id": ID, "name": "shop", "secret_digest": digest_of_secret(SECRET), "issued_at": ISSUED}
+    return ApiKey(**({**fields, "issued_by": "ada"} | changes))
+
+
+OWN_KEYS = (key(environments=("production", "staging")),)
 LIMITS = {"max_in_flight": 8, "max_body_bytes": 10_000}
 
 
 class World:
-    """Routes of production, and of staging and keys where given; time passes when the application pauses."""
+    """Routes of production, and of staging and keys where given, else one that all requests present; time passes when the application pauses."""
 
     def __init__(self, *routes, staging=(), engine=None, pause=None, clock=None, keys=None, **limits) -> None:
         self.clock = clock or StepClock()
@@ -32,8 +50,9 @@ class World:
         self.connected = True
         self.table = RouteTable({route.model: route for route in routes}, None)
         self.staging = RouteTable({route.model: route for route in staging}, None, "staging")
-        self.keys = KeyTable({key.key_id: key for key in keys or ()}, None)
-        self.callers = Callers(self.keys, self.clock, required=keys is not None, workers=limits.get("workers", 1))
+        known = OWN_KEYS if keys is None else keys
+        self.keys = KeyTable({key.key_id: key for key in known} or None, None)
+        self.callers = Callers(self.keys, self.clock, workers=limits.get("workers", 1))
         self.drills = DrillTable(self.clock)
         self.cross_checks = CrossChecks(self.engine, self.clock)
         bus = Bus(Connection(), SERVICE, self.clock)
@@ -45,7 +64,7 @@ class World:
             clock=self.clock,
             workers=limits.get("workers", 1),
             started_s=self.clock.monotonic(),
-            keys=self.keys if keys is not None else None,
+            keys=self.keys,
         )
         ids = iter(range(1000))
         app = build(
@@ -64,7 +83,9 @@ class World:
             settings=GatewaySettings(**{**LIMITS, **limits}),
             clock=self.clock,
         )
-        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
+        self.http = httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://gateway", headers=BEARER if keys is None else None
+        )
 
     @property
     def records(self):
