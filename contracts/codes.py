@@ -78,7 +78,6 @@ Code = Literal[
     "bus_unavailable",
     "stream_full",
     "hub_unavailable",
-    "gateway_key_missing",
     "internal_error",
 ]
 
@@ -158,7 +157,6 @@ ADVICE: dict[Code, str] = {
     "bus_unavailable": "The message bus does not answer; the work is tried again.",
     "stream_full": "Raise the limit of the named stream or bucket of the bus; waiting events are then published automatically.",
     "hub_unavailable": "The model hub does not answer; the work is tried again.",
-    "gateway_key_missing": "Make the key of rehearsals with slipway keys init, and name its file in ROLLBACK_CONTROLLER_GATEWAY_KEY; the rehearsal is tried again.",
     "internal_error": "This is a defect in Slipway; report it with the dead letter.",
 }
 

@@ -16,11 +16,9 @@ from clients.cli.commands.orders import current_user
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import check_model, describe_problems, parse_duration
-from clients.cli.settings import CliSettings
 from contracts.api_keys import KEY_ID_PATTERN, ApiKey
 from contracts.vocabulary import Environment
 from decisions.api_keys import ID_BYTES, SECRET_BYTES, digest_of_secret, format_key
-from deploy.local.plan import api_keys
 from shared.errors import Transient
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket, Conflict
@@ -121,13 +119,13 @@ def as_plain(record: ApiKey) -> dict[str, Any]:
     return record.model_dump(mode="json", exclude={"secret_digest"})
 
 
-def revoke(key_id: IdArgument, state: StateOption = None) -> None:
-    """Revoke a key of the API: every gateway refuses it within a second."""
+def revoke_key(key_id: str, state: Path | None, installed: Mapping[str, ApiKey]) -> None:
+    """Revoke a key of the bucket, or one of those that the installation has from its start."""
     if re.fullmatch(KEY_ID_PATTERN, key_id) is None:
         raise CommandError(
             f"the id {key_id!r} is not valid: it has 12 hexadecimal digits; see `slipway keys list`", Exit.USAGE
         )
-    record = asyncio.run(_revoke(find_stack(state), state if state is not None else CliSettings().state, key_id))
+    record = asyncio.run(_revoke(find_stack(state), key_id, installed))
     show_line(f"revoked {key_id} ({record.name}); requests in progress end normally")
 
 
@@ -151,13 +149,12 @@ async def _all(stack: StackAddress) -> tuple[Sequence[ApiKey], Sequence[str]]:
     return records, problems
 
 
-async def _revoke(stack: StackAddress, state: Path, key_id: str) -> ApiKey:
+async def _revoke(stack: StackAddress, key_id: str, installed: Mapping[str, ApiKey]) -> ApiKey:
     async with connected(stack) as client:
         bucket = Bucket(client.jetstream(timeout=10), BUCKET, ApiKey)
         entry = await bucket.get(key_id)
-        installed = api_keys(state).entries().get(key_id) if entry is None else None
-        if installed is not None:
-            record = installed.model_copy(update={"revoked_at": SystemClock().now()})
+        if entry is None and key_id in installed:
+            record = installed[key_id].model_copy(update={"revoked_at": SystemClock().now()})
             await bucket.create(key_id, record)
             return record
         if entry is None:

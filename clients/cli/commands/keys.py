@@ -6,7 +6,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from clients.cli.commands.api_keys import as_plain, issue, read_issued, revoke, show_issued
+from clients.cli.commands.api_keys import IdArgument, as_plain, issue, read_issued, revoke_key, show_issued
 from clients.cli.connection import JsonOption, StateOption
 from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_table
 from clients.cli.parsing import check_model
@@ -23,7 +23,6 @@ keys_app = typer.Typer(
     no_args_is_help=True,
 )
 keys_app.command("issue")(issue)
-keys_app.command("revoke")(revoke)
 
 T = TypeVar("T")
 FolderOption = Annotated[
@@ -83,6 +82,13 @@ def list_command(folder: FolderOption = None, state: StateOption = None, as_json
         show_issued(issued)
     if problems:
         raise CommandError(f"the list of keys of the API is not complete: {' '.join(problems)}")
+
+
+@keys_app.command("revoke")
+def revoke(key_id: IdArgument, state: StateOption = None) -> None:
+    """Revoke a key of the API: every gateway refuses it within a second."""
+    keys = _keys(None, state)
+    revoke_key(key_id, state, _attempt(keys, keys.api_keys.entries))
 
 
 @keys_app.command("add")

@@ -91,9 +91,9 @@ class GatewayTraffic:
     def _credential(self) -> dict[str, str]:
         """Return the header with the key; it is read for each rehearsal, so that it can be replaced meanwhile."""
         if self._key is None:
-            raise Transient("gateway_key_missing", "Rehearsals have no key: set ROLLBACK_CONTROLLER_GATEWAY_KEY.")
+            raise Transient("endpoint_unreachable", "Rehearsals have no key: set ROLLBACK_CONTROLLER_GATEWAY_KEY.")
         try:
             return {"authorization": f"Bearer {self._key.read_text().strip()}"}
         except (OSError, ValueError) as error:
             reason = f"The key {self._key} cannot be read ({error!r}): make one with `slipway keys init`."
-            raise Transient("gateway_key_missing", reason) from error
+            raise Transient("endpoint_unreachable", reason) from error
