@@ -6,12 +6,13 @@ FUZZED := tests/unit/fuzz tests/unit/merger/test_hostile_checkpoints.py
 PYTEST := $(BIN)/python -m pytest
 export HF_HUB_OFFLINE := 1
 export DO_NOT_TRACK := 1
+export NO_MKDOCS_2_WARNING := 1
 # A thread that waits for its siblings must not keep them from the core: two busy processes on two cores
 # would take ten times as long as one, not twice.
 export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: help setup lint schemas up down demo test test-full soak fuzz test-unit test-python test-real compat chaos bench clean \
-	locks licences sbom audit audit-tools wheels
+	locks licences sbom audit audit-tools wheels docs
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -55,7 +56,7 @@ compat: setup ## other clients of the OpenAI API, and vLLM's own published tests
 chaos: setup ## the tests that kill things
 	$(PYTEST) tests/chaos
 
-lint: setup ## style, types, import rules, generated files
+lint: setup ## style, types, import rules, generated files, the documentation site
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy contracts decisions shared services clients deploy
@@ -63,6 +64,12 @@ lint: setup ## style, types, import rules, generated files
 	$(BIN)/python -m deploy.generate --check
 	$(BIN)/python -m deploy.setup.locks --check
 	$(BIN)/python -m deploy.setup.licences --check
+	$(BIN)/python -m mkdocs build --strict --quiet --site-dir .make/docs
+
+docs: setup ## build the documentation site into dist/docs
+	$(BIN)/python -m mkdocs build --strict --quiet
+	@echo "Open dist/docs/index.html. With the search, on http://127.0.0.1:8090:"
+	@echo "  $(BIN)/python -m http.server 8090 --bind 127.0.0.1 --directory dist/docs"
 
 schemas: setup ## write the JSON Schemas, the AsyncAPI document and the NATS permissions again
 	$(BIN)/python -m deploy.generate

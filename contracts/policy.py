@@ -56,18 +56,26 @@ class QualityGate(_Strict):
     """The most quality a variant may lose against the merged model."""
 
     max_perplexity_ratio: Annotated[float, Field(ge=1.0)] | None = None
+    """Highest perplexity on held-out text, relative to the merged model."""
     max_mean_kl: Annotated[float, Field(ge=0.0)] | None = None
+    """Highest mean Kullback-Leibler divergence from the merged model, in nats per token."""
 
 
 class MetricGate(_Strict):
     """A bound on a benchmark figure, absolute or as a ratio to the baseline (higher figures bounded below)."""
 
     metric: Metric
+    """What is bounded; latencies in milliseconds, throughput in tokens per second."""
     statistic: Statistic = "p95"
+    """The statistic of the requests' figures; without effect on `tps_system` and `error_ratio`."""
     max_value: float | None = None
+    """Upper bound."""
     min_value: float | None = None
+    """Lower bound."""
     max_ratio: float | None = None
+    """Upper bound of the ratio to the baseline."""
     min_ratio: float | None = None
+    """Lower bound of the ratio to the baseline."""
 
     @property
     def name(self) -> str:
@@ -86,26 +94,37 @@ class LoadProfile(_Strict):
     """The open-loop load of a benchmark, the same for candidate and baseline."""
 
     requests: Annotated[int, Field(ge=1, le=100_000)] = 40
+    """Requests to each side."""
     rate_rps: Annotated[float, Field(gt=0, le=1000)] = 2.0
+    """Mean rate to each side, requests per second."""
     output_tokens: Annotated[int, Field(ge=1, le=4096)] = 24
+    """Tokens of each answer."""
     warmup_requests: Annotated[int, Field(ge=0)] = 2
+    """Requests to each side that are sent first and count in no figure."""
     timeout_s: Seconds = 60.0
+    """Most time of one request; a longer one failed."""
 
 
 class Promotion(_Strict):
     """Whether an operator must approve, and how long the release waits for that."""
 
     mode: Literal["automatic", "manual"] = "automatic"
+    """`manual`: an operator approves before traffic moves."""
     approval_deadline_s: Seconds = 86_400.0
+    """How long a release waits for approval; then it expires."""
 
 
 class Canary(_Strict):
     """Traffic shares before full promotion; without steps the release goes to 100 % at once."""
 
     steps: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = ()
+    """Shares of production traffic, rising; after the last one the target gets all. A first version has no canary."""
     min_requests: Annotated[int, Field(ge=1)] = 100
+    """Fewest requests of a step before it can pass."""
     deadline_s: Seconds = 3_600.0
+    """Most time of one step."""
     on_deadline: Literal["abort", "promote"] = "abort"
+    """What happens to a step that is undecided at its deadline."""
 
     @model_validator(mode="after")
     def _steps_rise(self) -> "Canary":
@@ -132,15 +151,24 @@ class Trigger(_Strict):
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+    """Unique in the policy; alerts and rollbacks name it."""
     metric: TriggerMetric
+    """What is observed of each request."""
     threshold: float
+    """Limit of the figure of a request, or of the share of bad requests, by metric."""
     bound: Annotated[Literal["upper", "lower"] | None, Field(exclude_if=lambda bound: bound is None)] = None
     allowed_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
+    """Share of requests that may be beyond the threshold, for metrics with a figure of each request."""
     window_s: Seconds = 60.0
+    """An alert is resolved when so long a time was within the limit, and stayed so as long again."""
     alpha: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.001
+    """Probability of a false alarm of a canary; the active target has one in `min_requests`/`alpha` requests."""
     min_requests: Annotated[int, Field(ge=1)] = 20
+    """Fewest requests before there is an alert; a hard failure (eight in a row) needs none."""
     action: Literal["automatic", "manual"] = "automatic"
+    """`automatic` rolls back and must be rehearsed; `manual` raises an alert."""
     cooldown_s: Annotated[float, Field(ge=0)] = 300.0
+    """Time after a rollback by this trigger in which it causes no other."""
 
     @property
     def is_lower_bound(self) -> bool:
@@ -170,29 +198,48 @@ class Deadlines(_Strict):
     """
 
     merge_s: Seconds = 3_600.0
+    """Until the merged model is stored."""
     quantise_s: Seconds = 14_400.0
+    """Until all variants are quantised and measured."""
     stage_s: Seconds = 3_600.0
+    """Until the version is registered, and until candidate and baseline are loaded."""
     benchmark_s: Seconds = 3_600.0
+    """Until the benchmark's verdict."""
     rehearsal_s: Seconds = 3_600.0
+    """Until the rollback was rehearsed."""
     queue_s: Seconds = 86_400.0
+    """How long a registered version waits for an earlier release of its model."""
     traffic_s: Seconds = 1_800.0
+    """Until a change of traffic is carried out."""
 
 
 class ReleasePolicy(_Strict):
     """Everything a release must satisfy, frozen when it is opened."""
 
     quality: dict[Variant, QualityGate] = {}
+    """The most that each variant may lose by quantisation."""
     gates: tuple[MetricGate, ...] = ()
+    """Bounds on figures of the benchmark."""
     load: LoadProfile = LoadProfile()
+    """The load of the benchmark."""
     objective: Objective = "quality"
+    """What the choice among passing variants optimises."""
     promotion: Promotion = Promotion()
+    """Whether an operator approves."""
     canary: Canary = Canary()
+    """Traffic shares before all traffic."""
     rehearsal: Literal["required", "not_required"] = "required"
+    """Whether each automatic trigger is rehearsed in staging first."""
     rehearsal_valid_s: Seconds = 604_800.0
+    """How long a rehearsal's certificate counts."""
     no_previous: Literal["base", "hold"] = "base"
+    """What a first version rolls back to: the base model, or (`hold`) nothing."""
     on_newer: Literal["queue", "supersede"] = "queue"
+    """Whether a newer version waits for this release, or ends it."""
     triggers: Annotated[tuple[Trigger, ...], Field(min_length=1)]
+    """What raises alerts and rolls back; at least one."""
     deadlines: Deadlines = Deadlines()
+    """How long each step may take."""
 
     @property
     def automatic(self) -> tuple[Trigger, ...]:

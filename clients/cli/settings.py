@@ -11,17 +11,32 @@ class CliSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SLIPWAY_", frozen=True, extra="ignore")
 
     state: Path = Path(".state")
+    """State folder of the embedded stack."""
     engine_env: Path | None = None
+    """Python environment with Triton and vLLM, where it is not beside this one."""
     nats_url: str | None = None
+    """Address of the bus; with it no state folder is read."""
     nats_credentials: Path | None = None
+    """File with the secret of the person or program."""
     nats_ca: Path | None = None
+    """Certificate (PEM) of the authority of the bus."""
     attesters: Path | None = None
+    """File with the public keys of all attesters, for `slipway verify`."""
     s3_endpoint: str | None = None
+    """`host:port` of the object store."""
     s3_access_key: str = ""
+    """Name of the store's key."""
     s3_secret_key: str = ""
+    """Secret of the store's key."""
     s3_bucket: str = "slipway"
+    """Bucket of all artifacts."""
     s3_secure: bool = False
+    """Whether the store speaks TLS."""
     gateway_url: str | None = None
+    """Address of the gateway, for `slipway ask`."""
     gateway_key: Path | None = None
+    """File with an API key of the gateway, for `slipway ask`."""
     triton_url: str | None = None
+    """Address of Triton, for `slipway doctor`."""
     user: str | None = None
+    """Name that orders and approvals carry; the user of the machine when not set."""

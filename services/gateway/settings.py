@@ -19,20 +19,38 @@ class GatewaySettings(BaseSettings):
     api_keys: Path | None = None
     """File with the keys that the installation has from its start: `gateway/api-keys.json` of `slipway keys init`."""
     first_token_s: Seconds = 60.0
+    """Longest silence of a target before its first token."""
     inter_token_s: Seconds = 20.0
+    """Longest silence of a target after it."""
     answer_s: Seconds = 600.0
+    """Most time of a whole answer."""
     drain_s: Annotated[int, Field(ge=0)] = 30
+    """Most time of streams in flight after SIGTERM."""
     max_in_flight: Annotated[int, Field(ge=1)] = 512
+    """Requests that are answered at the same time, per environment; more is a 429."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 4 * 2**20
+    """Largest body; more is a 413."""
     body_s: Seconds = 30.0
+    """Most time in which a body arrives."""
     max_bodies: Annotated[int, Field(ge=1)] = 256
+    """Bodies that are read at the same time; above it the oldest is dropped with a 408."""
     max_bodies_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**20
+    """The same, in bytes together."""
     header_s: Seconds = 10.0
+    """Most time in which the headers arrive."""
     max_header_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**10
+    """Most bytes of the headers."""
     max_connections: Annotated[int, Field(ge=1)] = 4096
+    """Open connections; above it a new one replaces the one that waited longest for its caller."""
     write_s: Seconds = 30.0
+    """Time in which a caller must read something of its answer."""
     max_lag_bytes: Annotated[int, Field(ge=1024)] = 256 * 2**10
+    """Most bytes of an answer that wait for its caller."""
     features_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of the answers whose texts are described; drills and staging always are."""
     telemetry_queue: Annotated[int, Field(ge=1)] = 20_000
+    """Telemetry records that wait for the bus; above it the oldest is dropped."""
     telemetry_batch: Annotated[int, Field(ge=1, le=2000)] = 500
+    """Most records of one message."""
     telemetry_interval_s: Seconds = 0.25
+    """Longest wait of a record for others of its message."""

@@ -19,7 +19,9 @@ class MergerSettings(WorkerSettings):
     save_dtype: SaveDtype = "bfloat16"
     """Dtype that merged weights are rounded to, once, after merging in float32."""
     max_mean_kl: Annotated[float, Field(gt=0.0)] = 0.05
+    """Highest mean divergence of the merged model from base and LoRA, in nats per token."""
     min_top1_agreement_ratio: Ratio = 0.85
+    """Least share of positions at which both have the same likeliest token."""
     max_lost_ratio: Ratio = 0.25
     """Most of the LoRA's own effect, as mean KL, that the merge may lose."""
     sources: SourceSettings = Field(default_factory=SourceSettings)

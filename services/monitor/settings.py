@@ -25,14 +25,19 @@ class MonitorSettings(BaseSettings):
     hard_run: Annotated[int, Field(ge=2)] = 8
     """How many requests in a row must fail, or come out empty, to be a hard failure."""
     update_every_s: Seconds = 15.0
+    """Least time between two updates of an alert."""
     assess_every_s: Seconds = 10.0
+    """Least time between two inconclusive assessments of a canary."""
     quiet_s: Seconds = 120.0
     """After how long without a request a staging target is watched no longer."""
     drift_rows: Annotated[int, Field(ge=50, le=5000)] = 300
+    """Answers of a drift window."""
     sweep_s: Seconds = 1.0
+    """Seconds between two sweeps."""
     compare_clocks_s: Seconds = 10.0
     """How often the monitor's own clock is compared with the bus's."""
     report_timeout_s: Seconds = 180.0
+    """Most time of a drift report, with its wait for others; after it the alert is raised without one."""
 
     def rules(self) -> Rules:
         """Return the settings as the domain takes them."""

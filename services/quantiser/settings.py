@@ -21,9 +21,13 @@ class QuantiserSettings(WorkerSettings):
     awq_engine: AwqEngine = "autoawq"
     """Engine of `awq-int4`; llmcompressor makes it for architectures that AutoAWQ does not support."""
     smoothing_strength: Annotated[float, Field(ge=0.0, le=1.0)] = 0.8
+    """How much of the activations' range INT8 moves into the weights."""
     min_calibration_tokens: Annotated[int, Field(ge=1)] = 1024
+    """Fewest tokens of a calibration set; fewer are `calibration_too_small`."""
     held_out_windows: Annotated[int, Field(ge=1)] = 8
+    """Windows of held-out text that quality is measured on."""
     held_out_tokens: Annotated[int, Field(ge=16)] = 512
+    """Tokens of each of them."""
     timeout_s: Annotated[float, Field(gt=0.0)] = 14_400.0
 
     def defaults(self) -> QuantiserDefaults:

@@ -31,16 +31,26 @@ class RollbackControllerSettings(BaseSettings):
     gateway_key: Path | None = None
     probe_s: Seconds = 5.0
     verify_requests: Count = 5
+    """Live requests that verify a switch."""
     verify_s: Seconds = 30.0
+    """How long they are waited for."""
     retry_s: Seconds = 10.0
+    """Least time between two tries for one alert."""
     most_rollbacks: Count = 3
     within_s: Seconds = 3600.0
+    """Time in which `MOST_ROLLBACKS` counts."""
     sweep_s: Seconds = 1.0
+    """Seconds between two sweeps."""
     rehearsal_rps: Annotated[float, Field(gt=0, le=100)] = 4.0
+    """Requests per second of a rehearsal."""
     rehearsal_tokens: Annotated[int, Field(ge=1, le=512)] = 4
+    """Tokens of each answer of a rehearsal."""
     rehearsal_healthy_requests: Count = 5
+    """Good answers before the fault of a rehearsal."""
     rehearsal_healthy_s: Seconds = 60.0
+    """How long they may take."""
     rehearsal_detect_s: Seconds = 120.0
+    """How long alert and switch of a rehearsal may take."""
 
     @property
     def rules(self) -> Rules:

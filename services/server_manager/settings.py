@@ -65,7 +65,9 @@ class ServerManagerSettings(BaseSettings):
     runtimes: dict[str, RuntimeEndpoint] = {}
     artifacts: Path | None = None
     admin_key: SecretStr = SecretStr("")
+    """Key of Triton's restricted model control."""
     fleet: str = "main"
+    """Name of the serving fleet."""
     engine: EngineKind = "slipway"
     device: Device = "cpu"
     max_model_len: int = 2048
@@ -76,12 +78,18 @@ class ServerManagerSettings(BaseSettings):
     memory_budget_bytes: int = 0
     overhead_bytes: int = 0
     probe_interval_s: float = 5.0
+    """Seconds between two probes of a target."""
     linger_s: float = 60.0
+    """Seconds until a target that is no longer needed is unloaded."""
     load_attempts: int = 2
+    """Tries to load a target."""
     load_timeout_s: float = 300.0
+    """Most time of one load."""
     order_deadline_s: float = 600.0
+    """How long a traffic order waits for its target to be ready; then it is refused."""
     standby_grace_s: float = 5.0
     tick_s: float = 1.0
+    """Seconds between two passes of the loop."""
 
     @field_validator("hardware")
     @classmethod

@@ -12,6 +12,7 @@ class Connection(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SLIPWAY_", frozen=True, extra="ignore")
 
     nats_url: str = "nats://127.0.0.1:4222"
+    """Address of the bus; several, separated by commas, for a cluster."""
     nats_credentials: Path | None = None
     """File with this identity's secret: of `slipway keys`, or a `.creds` file of a NATS in operator mode."""
     nats_ca: Path | None = None
@@ -21,19 +22,31 @@ class Connection(BaseSettings):
     attesters: Path | None = None
     """File with the public keys of all attesters: `trust/attesters.json` of `slipway keys`."""
     s3_endpoint: str = "127.0.0.1:8333"
+    """`host:port` of the object store."""
     s3_access_key: str = ""
+    """Name of the store's key."""
     s3_secret_key: SecretStr = SecretStr("")
+    """Secret of the store's key."""
     s3_bucket: str = "slipway"
+    """Bucket of all artifacts."""
     s3_secure: bool = False
+    """Whether the store speaks TLS."""
     http_host: str = "127.0.0.1"
+    """Address that probes, metrics and, of the gateway, the API are served on."""
     http_port: int = 0
+    """Port of the same; 0 takes a free one."""
     state_dir: Path = Path(".state")
+    """Folder for scratch files and what a service saves."""
     log_level: str = "INFO"
+    """Least level of log lines: `DEBUG`, `INFO`, `WARNING` or `ERROR`."""
     trace_file: Path | None = None
+    """File that OpenTelemetry spans are appended to, as JSON lines."""
     replicas: int = 1
+    """Copies of each stream and bucket in a NATS cluster."""
     events_max_bytes: int | None = Field(default=None, ge=1024 * 1024)
     """Limit of the event log, for disks without 8 GiB; it can raise the limit of an existing log, never lower it."""
     failpoint: str = ""
+    """For tests: names of points at which the process ends."""
 
     def work_dir(self, service: str) -> Path:
         """Return the folder that a service may write to; it is created if it does not exist."""

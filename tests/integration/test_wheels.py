@@ -13,6 +13,7 @@ from contracts.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 UV = ROOT / ".tools/bin/uv"
+TOOLS = ("deploy/setup/", "deploy/documentation/")
 USE = """
 import importlib.util, sys
 import slipway_client
@@ -86,13 +87,13 @@ def test_slipway_holds_its_packages_with_their_data_and_neither_tests_nor_tools(
     ours = {"contracts", "decisions", "shared", "services", "clients", "deploy"}
     assert {top for top in tops if not top.endswith(".dist-info")} == ours
     assert [name for name in names if re.search(r"(^|/)(tests?|testbed|benchmarks|__pycache__)(/|$)", name)] == []
-    assert [name for name in names if name.startswith("deploy/setup/")] == []
+    assert [name for name in names if name.startswith(TOOLS)] == []
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     tracked = ("contracts/*.yaml", "contracts/schemas", "deploy/nats", "deploy/backends", "*.py")
     listed = subprocess.run(
         ["git", "ls-files", "--", *tracked], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     ).stdout.splitlines()
-    expected = {name for name in listed if name.partition("/")[0] in ours and not name.startswith("deploy/setup/")}
+    expected = {name for name in listed if name.partition("/")[0] in ours and not name.startswith(TOOLS)}
     assert len(expected) > 300
     assert {name for name in expected if (ROOT / name).exists()} - names == set()
 

@@ -1,0 +1,44 @@
+"""What the source says of a class's fields: the text below each, or its entry below `Attributes:`."""
+
+import ast
+import inspect
+import re
+import textwrap
+from functools import cache
+
+_ENTRY = re.compile(r"^    (?P<name>\w+): (?P<text>.*(?:\n {5,}.*)*)", re.MULTILINE)
+
+
+@cache
+def field_notes(kind: type) -> dict[str, str]:
+    """Return the text of each field of a class that has one; what a base class says holds for its subclasses."""
+    notes: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        if base.__module__.split(".")[0] in ("contracts", "shared", "services", "clients", "decisions"):
+            notes |= _own_notes(base)
+    return notes
+
+
+def _own_notes(kind: type) -> dict[str, str]:
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    if not isinstance(tree, ast.ClassDef):
+        return {}
+    _, _, listed = (ast.get_docstring(tree) or "").partition("Attributes:\n")
+    notes = {entry["name"]: sentence(entry["text"]) for entry in _ENTRY.finditer(listed)}
+    for field, below in zip(tree.body, tree.body[1:], strict=False):
+        if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
+            continue
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str):
+            notes[field.target.id] = sentence(below.value.value)
+    return notes
+
+
+def sentence(text: str) -> str:
+    """Return a text on one line that begins with a capital and ends with a full stop."""
+    line = " ".join(text.split())
+    return line[:1].upper() + line[1:] + ("" if line.endswith((".", ":")) else ".")
+
+
+def first_line(kind: object) -> str:
+    """Return the first line of an object's docstring."""
+    return (inspect.getdoc(kind) or "").partition("\n")[0]

@@ -1,0 +1,95 @@
+"""MkDocs' hook: pages of the repository outside docs/, links, generated tables, and no resource of another host."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+from deploy.documentation import (
+    codes_page,
+    commands_page,
+    events_page,
+    links,
+    metrics_page,
+    policy_page,
+    settings_page,
+)
+from deploy.documentation.markdown import separate_blocks
+
+ROOT = Path(__file__).resolve().parents[2]
+TABLES: dict[str, Callable[[], str]] = {
+    "codes": codes_page.render,
+    "commands": commands_page.render,
+    "events": events_page.render,
+    "metrics": metrics_page.render,
+    "policy": policy_page.render,
+    "settings": settings_page.render,
+}
+MARKER = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
+EXTERNAL = re.compile(
+    r"""<(?:script|img|iframe|source|video|audio)\b[^>]*\ssrc=["']?(?:https?:)?//[^>]*>"""
+    r"""|<link\b(?=[^>]*\srel=["']?(?:stylesheet|preload|preconnect|dns-prefetch|icon))[^>]*\shref=["']?(?:https?:)?//[^>]*>"""
+    r"""|url\(["']?(?:https?:)?//[^)]*\)|@import\s+["'](?:https?:)?//[^"']*["']"""
+)
+EVERY = "/*"
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Return the configuration; an entry `adr/*` of the navigation becomes one for each page of that folder."""
+    config.nav = [_expanded(entry) for entry in config.nav or []]
+    return config
+
+
+def _expanded(entry: object) -> object:
+    if isinstance(entry, dict):
+        return {title: _expanded(below) for title, below in entry.items()}
+    if isinstance(entry, list):
+        return [page for below in entry for page in _pages_of(below)]
+    return entry
+
+
+def _pages_of(entry: object) -> Sequence[object]:
+    if not (isinstance(entry, str) and entry.endswith(EVERY)):
+        return [_expanded(entry)]
+    folder = entry.removesuffix(EVERY)
+    if folder == "services":
+        return sorted(page for page in links.extra_pages(ROOT).values() if page.startswith("services/"))
+    pages = sorted(path.name for path in (ROOT / links.DOCS / folder).glob("*.md") if path.name != links.README)
+    return [f"{folder}/{name}" for name in pages]
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Return the files of the site with those documents that the repository keeps elsewhere."""
+    for source, page in links.extra_pages(ROOT).items():
+        files.append(File.generated(config, page, content=(ROOT / source).read_text()))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001 - MkDocs'
+    """Return a page's text with its generated tables and the links of the site."""
+    extra = links.extra_pages(ROOT)
+    path = page.file.src_uri
+    sources = {shown: source for source, shown in extra.items()}
+    text = links.rewrite_links(markdown, sources.get(path, f"{links.DOCS}/{path}"), path, ROOT, extra)
+    return separate_blocks(MARKER.sub(lambda match: TABLES[match[1]](), text))
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Refuse a site that would load anything from another host.
+
+    Raises:
+        PluginError: a page or a style sheet does.
+    """
+    site = Path(config.site_dir)
+    for path in sorted((*site.rglob("*.html"), *site.rglob("*.css"))):
+        for resource in external_resources(path.read_text()):
+            raise PluginError(f"{path.relative_to(site)} loads {resource!r} from another host")
+
+
+def external_resources(text: str) -> list[str]:
+    """Return what a page or a style sheet would load from another host; links that a reader may follow do not count."""
+    return EXTERNAL.findall(text)

@@ -1,0 +1,67 @@
+"""Links of documents, which lead to files of the repository, as links of the site.
+
+Each document keeps its links as they are right in the repository. The site holds some documents that are not below
+docs/ (`EXTRA_PAGES`); links to files that it does not hold become the name of the file.
+"""
+
+import posixpath
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+TOKEN = re.compile(
+    r"^ *```.*?^ *```|`[^`\n]+`|(?<!!)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^)\s]+)\)",
+    re.MULTILINE | re.DOTALL,
+)
+"""A fenced block, a code span, or a link; links in code are left alone."""
+DOCS = "docs"
+README = "README.md"
+
+
+def extra_pages(root: Path) -> dict[str, str]:
+    """Return the documents outside docs/ that the site holds: their path in the repository, and that in the site."""
+    pages = {f"{name}.md": f"project/{name.lower()}.md" for name in ("CHANGELOG", "CONTRIBUTING", "SECURITY")}
+    services = sorted(path.parent.name for path in (root / "services").glob("*/README.md"))
+    pages |= {f"services/{name}/README.md": f"services/{name.replace('_', '-')}.md" for name in services}
+    return pages | {"clients/training/README.md": "guides/training-client.md"}
+
+
+def site_path(path: str, extra: Mapping[str, str]) -> str | None:
+    """Return the page of the site that shows a file of the repository; None if no page does."""
+    if path in extra:
+        return extra[path]
+    if path == README:
+        return "index.md"
+    below = posixpath.relpath(path, DOCS)
+    return None if below.startswith("..") else below
+
+
+def rewrite_links(text: str, source: str, page: str, root: Path, extra: Mapping[str, str]) -> str:
+    """Return a document with the links of the site.
+
+    Args:
+        text: The document.
+        source: Its path in the repository.
+        page: Its path in the site.
+        root: The repository.
+        extra: As `extra_pages`.
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        target, _, anchor = (match["target"] or "").partition("#")
+        if not target or re.match(r"[a-z]+:", target):
+            return match[0]
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
+        shown = site_path(f"{path}/README.md" if (root / path / "README.md").is_file() else path, extra)
+        if shown is None or not shown.endswith(".md"):
+            return _name(match["text"], path)
+        link = posixpath.relpath(shown, posixpath.dirname(page) or ".")
+        return f"[{match['text']}]({link}{'#' + anchor if anchor and path != README else ''})"
+
+    return TOKEN.sub(replace, text)
+
+
+def _name(text: str, path: str) -> str:
+    """Return what stands for a link to a file that the site does not hold."""
+    plain = text.strip("`")
+    return f"`{plain}`" if plain in (path, posixpath.basename(path)) else f"{text} (`{path}`)"
