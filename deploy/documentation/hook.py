@@ -30,6 +30,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "settings": settings_page.render,
 }
 MARKER = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
+SECTION = re.compile(r"^<!-- readme: (.+) -->$", re.MULTILINE)
 EXTERNAL = re.compile(
     r"""<(?:script|img|iframe|source|video|audio)\b[^>]*\ssrc=["']?(?:https?:)?//[^>]*>"""
     r"""|<link\b(?=[^>]*\srel=["']?(?:stylesheet|preload|preconnect|dns-prefetch|icon))[^>]*\shref=["']?(?:https?:)?//[^>]*>"""
@@ -75,7 +76,22 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     path = page.file.src_uri
     sources = {shown: source for source, shown in extra.items()}
     text = links.rewrite_links(markdown, sources.get(path, f"{links.DOCS}/{path}"), path, ROOT, extra)
+    text = SECTION.sub(
+        lambda match: links.rewrite_links(readme_section(match[1]), links.README, path, ROOT, extra), text
+    )
     return separate_blocks(MARKER.sub(lambda match: TABLES[match[1]](), text))
+
+
+def readme_section(heading: str) -> str:
+    """Return a section of the README, with its heading.
+
+    Raises:
+        PluginError: the README has no such section.
+    """
+    _, separator, rest = (ROOT / links.README).read_text().partition(f"\n## {heading}\n")
+    if not separator:
+        raise PluginError(f"README.md has no section {heading!r}")
+    return f"## {heading}\n{re.split(r'^## ', rest, maxsplit=1, flags=re.MULTILINE)[0]}"
 
 
 def on_post_build(config: MkDocsConfig) -> None:

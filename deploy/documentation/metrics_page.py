@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
 from deploy.documentation.markdown import code, escape, table
+from services.gateway.key_table import KeyTable
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.route_table import RouteTable
 from services.gateway.worker_state import WorkerState
@@ -27,7 +28,8 @@ def registries() -> Iterator[tuple[str, CollectorRegistry]]:
 def _of_gateway() -> CollectorRegistry:
     registry = CollectorRegistry()
     GatewayMetrics(registry)
-    WorkerState(registry, RouteTable({}, None), lambda: False, clock=SystemClock(), workers=1, started_s=0.0)
+    table, keys = RouteTable({}, None), KeyTable(None, None)
+    WorkerState(registry, table, lambda: False, clock=SystemClock(), workers=1, started_s=0.0, keys=keys)
     return registry
 
 

@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
+from mkdocs.exceptions import PluginError
 from pydantic_settings import BaseSettings
 
 from contracts.codes import ADVICE
@@ -23,8 +24,8 @@ from tests.contract.test_runbooks import problem_of
 from tests.kit.wiring import ROOT
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-GET_STARTED = (ROOT / "docs/get-started.md").read_text()
-README = (ROOT / "README.md").read_text()
+FIRST = hook.readme_section("Your first release")
+"""The section that `docs/get-started.md` shows."""
 
 
 @pytest.fixture(scope="module")
@@ -165,22 +166,50 @@ def paths_of(entry):
         yield from paths_of(below)
 
 
-def test_the_first_commands_are_those_of_the_readme_and_all_of_its_first_release():
-    blocks = [body for _, body in BLOCK.findall(GET_STARTED)]
-    assert [body for body in blocks if body not in README] == []
-    section = README.split("## Your first release\n")[1].split("\n## ")[0]
-    assert [body for _, body in BLOCK.findall(section)] == blocks[1:]
+class Code(HTMLParser):
+    """The text of the blocks of code of a page."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks, self._open = [], False
+
+    def handle_starttag(self, tag, _attrs):
+        self._open = self._open or tag == "pre"
+        if tag == "pre":
+            self.blocks.append("")
+
+    def handle_endtag(self, tag):
+        self._open = self._open and tag != "pre"
+
+    def handle_data(self, data):
+        if self._open:
+            self.blocks[-1] += data
+
+
+def test_the_first_commands_are_those_of_the_readme(site):
+    page = Code()
+    page.feed((site / "get-started.html").read_text())
+    blocks = [
+        body for heading in ("Try it", "Your first release") for _, body in BLOCK.findall(hook.readme_section(heading))
+    ]
+    assert len(blocks) >= 6
+    assert [block.strip() for block in page.blocks] == [block.strip() for block in blocks]
+
+
+def test_a_section_that_the_readme_does_not_have_is_an_error():
+    with pytest.raises(PluginError, match="no such"):
+        hook.readme_section("no such")
 
 
 def test_the_policy_of_the_first_release_is_written_and_valid(tmp_path):
-    (script,) = (body for _, body in BLOCK.findall(GET_STARTED) if "cat > policy.yaml" in body)
+    (script,) = (body for _, body in BLOCK.findall(FIRST) if "cat > policy.yaml" in body)
     subprocess.run(["bash", "-euc", script], cwd=tmp_path, check=True, timeout=20)
     policy = ReleasePolicy.model_validate(yaml.safe_load((tmp_path / "policy.yaml").read_text()))
     assert {trigger.name for trigger in policy.automatic} == {"slow", "errors"}
 
 
 def test_the_first_commands_can_be_typed_and_the_python_compiles():
-    blocks = BLOCK.findall(GET_STARTED)
+    blocks = BLOCK.findall(FIRST)
     lines = [
         line for _, body in blocks for line in body.replace("\\\n", " ").splitlines() if line.startswith("slipway ")
     ]
