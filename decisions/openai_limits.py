@@ -93,6 +93,22 @@ def check_cost(kind: str, body: Mapping[str, Any], context_tokens: int, limits: 
     return _check_reported(body, tokens, limits)
 
 
+def most_tokens(kind: str, body: Mapping[str, Any], body_bytes: int, context_tokens: int) -> tuple[int, int]:
+    """Return the tokens that the prompts and the answers of a checked request may have at most.
+
+    A prompt has at most a token for each byte of the body, unless the chat template adds more. Nothing is generated for
+    requests that only count or convert tokens.
+    """
+    if kind not in {"chat", "completion", "responses"}:
+        return (body_bytes if kind == "embeddings" else 0), 0
+    answers = _integer(body.get("n"))
+    prompts = _count_prompts(kind, body)
+    sequences = prompts * (1 if answers is None else max(1, answers))
+    prompt = min(body_bytes, prompts * context_tokens)
+    generated = sequences * _answer_tokens(kind, body, context_tokens)
+    return prompt, max(sequences, min(generated, sequences * context_tokens - prompt))
+
+
 def _check_reported(body: Mapping[str, Any], tokens: int, limits: CostLimits) -> Refusal | None:
     """Refuse more log-probabilities than one answer may carry."""
     for name in ("logprobs", "top_logprobs"):

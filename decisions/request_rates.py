@@ -1,11 +1,12 @@
 """How many requests and tokens a caller may use: allowances that fill up over a minute. Pure; seconds are monotonic.
 
-An allowance holds at most what a minute brings. A request needs one of requests and anything of tokens: how many tokens
-it takes is known when it is answered. So the allowance of tokens can go below zero, and the caller waits until it is
-above again. On average over minutes no caller gets more than the limit.
+An allowance holds at most what a minute brings. How many tokens a request takes is known when it is answered, so the
+most that it may take is held until then, and what it took is taken at its end. A request that may take more than the
+limit is admitted when nothing else is held and all is left. So in any time a caller gets at most what was left at its
+begin, what came in it, and one request more.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Self
 
 MINUTE_S: Final = 60.0
@@ -19,11 +20,13 @@ class Allowance:
         per_minute: the limit.
         left: what is left at `at_s`; below zero if more was used than there was.
         at_s: the time, in monotonic seconds.
+        held: what requests that are being answered may still take.
     """
 
     per_minute: float
     left: float
     at_s: float
+    held: float = 0.0
 
     @classmethod
     def filled(cls, per_minute: float, now_s: float) -> Self:
@@ -33,22 +36,33 @@ class Allowance:
     def at(self, now_s: float) -> "Allowance":
         """Return the allowance as it is now; a clock that went back adds nothing."""
         gained = max(0.0, now_s - self.at_s) * self.per_minute / MINUTE_S
-        return Allowance(self.per_minute, min(self.per_minute, self.left + gained), max(self.at_s, now_s))
+        return replace(self, left=min(self.per_minute, self.left + gained), at_s=max(self.at_s, now_s))
 
     def resized(self, per_minute: float, now_s: float) -> "Allowance":
         """Return the allowance after its limit was changed: what was used stays used."""
         now = self.at(now_s)
-        return Allowance(per_minute, min(per_minute, now.left + per_minute - now.per_minute), now.at_s)
+        left = min(per_minute, now.left + per_minute - now.per_minute)
+        return replace(now, per_minute=per_minute, left=left)
 
     def take(self, amount: float, now_s: float) -> "Allowance":
         """Return the allowance after something was used, which may be more than is left."""
         now = self.at(now_s)
-        return Allowance(now.per_minute, now.left - amount, now.at_s)
+        return replace(now, left=now.left - amount)
+
+    def hold(self, amount: float, now_s: float) -> "Allowance":
+        """Return the allowance with so much more, or less, that requests in progress may take."""
+        now = self.at(now_s)
+        return replace(now, held=max(0.0, now.held + amount))
+
+    def available(self, now_s: float) -> float:
+        """Return what a request may take: what is left and not held; below zero if there is less than nothing."""
+        return self.at(now_s).left - self.held
 
     def wait_s(self, needed: float, now_s: float) -> float:
-        """Return the seconds until so much is left; 0 if it is there now.
+        """Return the seconds until so much is available; 0 if it is now.
 
-        More than a minute brings is never left: then it is the time until the allowance is full.
+        More than a minute brings is never left: then it is the time until the allowance is full. What is held counts as
+        taken, although it may come back sooner.
         """
-        missing = min(needed, self.per_minute) - self.at(now_s).left
+        missing = min(needed, self.per_minute) - self.available(now_s)
         return max(0.0, missing * MINUTE_S / self.per_minute)

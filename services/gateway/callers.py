@@ -68,27 +68,26 @@ class Callers:
         return Caller(record)
 
     @contextlib.contextmanager
-    def admit(self, caller: Caller) -> Iterator[Mapping[str, str]]:
-        """Count a request from its admission to its end, and yield the headers that say what is left.
+    def admit(self, caller: Caller) -> Iterator["Spending"]:
+        """Count a request from its admission to its end, and yield what it takes of the key's limits.
 
         Raises:
             RequestRejected: 429 above a limit of the key.
         """
-        usage = self._usage_of(caller)
-        now_s = self._clock.monotonic()
+        usage, now_s = self._usage_of(caller), self._clock.monotonic()
         self._check(usage, now_s)
         usage.in_flight += 1
         usage.requests = usage.requests.take(1, now_s) if usage.requests else None
+        spending = Spending(self, usage)
         try:
-            yield self._headers(usage, now_s)
+            yield spending
         finally:
             usage.in_flight -= 1
+            spending.settle(0)
 
-    def charge(self, caller: Caller, tokens: int) -> None:
-        """Count the tokens of an answered request; its key may have other limits by now than when it was admitted."""
-        usage = self._usage.get(caller.key.key_id)
-        if usage is not None and usage.tokens is not None:
-            usage.tokens = usage.tokens.take(tokens, self._clock.monotonic())
+    def now_s(self) -> float:
+        """Return the monotonic seconds of now."""
+        return self._clock.monotonic()
 
     def _usage_of(self, caller: Caller) -> Usage:
         """Return what a key used; its allowances follow when its limits are changed."""
@@ -120,12 +119,11 @@ class Callers:
             ("tokens per minute", usage.tokens, limits.tokens_per_minute),
         ):
             if allowance is not None and limit is not None and (wait_s := allowance.wait_s(1, now_s)) > 0:
-                headers = self._headers(usage, now_s)
-                raise RequestRejected(errors.key_limit_reached(kind, limit, wait_s, headers))
+                raise RequestRejected(errors.key_limit_reached(kind, limit, wait_s, self.headers(usage)))
 
-    def _headers(self, usage: Usage, now_s: float) -> dict[str, str]:
+    def headers(self, usage: Usage) -> dict[str, str]:
         """Return the limits per minute, what is left, and the seconds until all is left again."""
-        headers: dict[str, str] = {}
+        now_s, headers = self.now_s(), dict[str, str]()
         for name, allowance, limit in (
             ("requests", usage.requests, usage.limits.requests_per_minute),
             ("tokens", usage.tokens, usage.limits.tokens_per_minute),
@@ -133,6 +131,74 @@ class Callers:
             if allowance is None or limit is None:
                 continue
             headers[f"x-ratelimit-limit-{name}"] = str(limit)
-            headers[f"x-ratelimit-remaining-{name}"] = str(max(0, int(allowance.at(now_s).left) * self._workers))
+            headers[f"x-ratelimit-remaining-{name}"] = str(max(0, int(allowance.available(now_s)) * self._workers))
             headers[f"x-ratelimit-reset-{name}"] = f"{allowance.wait_s(allowance.per_minute, now_s):.3f}s"
         return headers
+
+
+class Spending:
+    """What one request takes of the limits of its key.
+
+    Tokens are held when the request is dispatched: those of its prompt, estimated, and the most that its answers may
+    have. The prompt is corrected when the engine has read it, and the rest is settled at the end.
+    """
+
+    def __init__(self, callers: Callers, usage: Usage) -> None:
+        self._callers = callers
+        self._usage = usage
+        self._prompt = self._answers = self._held = 0
+        self._settled = False
+
+    @property
+    def prompt(self) -> int:
+        """Return the tokens of the prompt: as the engine reported them, else an estimate; 0 before the dispatch."""
+        return self._prompt
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Return the headers that say what is left of the limits."""
+        return self._callers.headers(self._usage)
+
+    def hold(self, prompt: int, answers: int, expected: int) -> None:
+        """Hold the most tokens that a request may take.
+
+        Args:
+            prompt: most tokens of its prompts.
+            answers: most tokens of its answers.
+            expected: tokens of its prompts if the engine never says how many.
+
+        Raises:
+            RequestRejected: 429 if less is available than this; a request that may take more than the limit is admitted
+                when all of it is available.
+        """
+        usage, now_s = self._usage, self._callers.now_s()
+        limit = usage.limits.tokens_per_minute
+        if usage.tokens is not None and limit is not None:
+            wait_s = usage.tokens.wait_s(prompt + answers, now_s)
+            if wait_s > 0:
+                problem = errors.key_limit_reached("tokens per minute", limit, wait_s, self.headers)
+                raise RequestRejected(problem)
+            self._hold(prompt + answers)
+        self._prompt, self._answers = expected, answers
+
+    def correct(self, prompt: int) -> None:
+        """Take the number of the prompt's tokens that the engine reported; 0 if it reported none."""
+        if prompt <= 0 or self._settled:
+            return
+        self._prompt = prompt
+        if self._held:
+            self._hold(prompt + self._answers - self._held)
+
+    def settle(self, tokens: int) -> None:
+        """Take what the request used, once, and hold nothing more; its key may have other limits by now."""
+        if self._settled:
+            return
+        self._settled = True
+        self._hold(-self._held)
+        if self._usage.tokens is not None:
+            self._usage.tokens = self._usage.tokens.take(tokens, self._callers.now_s())
+
+    def _hold(self, tokens: int) -> None:
+        if self._usage.tokens is not None and tokens:
+            self._usage.tokens = self._usage.tokens.hold(tokens, self._callers.now_s())
+        self._held += tokens

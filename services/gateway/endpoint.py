@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
 from contracts.vocabulary import Environment
+from decisions.openai_limits import most_tokens
 from services.gateway.answer import Answer
 from services.gateway.attribution import attribute_failure
 from services.gateway.backlog import SlowReader
@@ -27,6 +28,8 @@ T = TypeVar("T")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _DONE = b"data: [DONE]\n\n"
 _LARGE_BODY_BYTES = 2**13
+_BYTES_PER_TOKEN = 4
+"""Of a prompt that the caller gave up before the engine reported its tokens."""
 _IN_FLIGHT_BYTES = 2**28
 """Most bytes of bodies whose requests are being answered, per environment."""
 
@@ -60,10 +63,10 @@ class Endpoint:
         try:
             environment = environments.read_environment(request.headers.getlist(environments.HEADER))
             caller = dependencies.callers.authenticate(request.headers.getlist("authorization"), environment)
-            with dependencies.callers.admit(caller) as left:
+            with dependencies.callers.admit(caller) as spending:
                 body = await dependencies.bodies.read(request)
                 with self._count_in_flight(environment, len(body)):
-                    arrival = Arrival(request_id, draw_id, environment, caller, left)
+                    arrival = Arrival(request_id, draw_id, environment, caller, spending)
                     accepted = await self._accept(scope["path"], body, arrival)
                     reply = Reply(scope, receive, send, accepted.response_headers)
                     await cancel_on_disconnect(receive, self._answer(accepted, reply))
@@ -106,6 +109,8 @@ class Endpoint:
         if parsed.has_conversation and served.chat_template is None:
             raise RequestRejected(errors.no_chat_template(parsed.model))
         await self._work(len(raw), requests.check_request, parsed, served.context_tokens, dependencies.limits)
+        prompt, answers = most_tokens(parsed.kind, parsed.body, len(raw), served.context_tokens)
+        arrival.spending.hold(prompt, answers, expected=min(prompt, len(raw) // _BYTES_PER_TOKEN))
         arrived_at, arrived_s = clock.now(), clock.monotonic()
         drill = dependencies.drills.get(environment, served.target.model)
         return AcceptedRequest(
@@ -157,6 +162,7 @@ class Endpoint:
             try:
                 await answer.close()
             finally:  # a caller that hangs up cancels this, too
+                accepted.arrival.spending.settle(_spent(answer, accepted, outcome))
                 if outcome is not None:
                     self._record(answer, accepted, outcome)
 
@@ -178,6 +184,7 @@ class Endpoint:
 
     async def _deliver(self, answer: Answer, accepted: AcceptedRequest, reply: Reply) -> None:
         await answer.start()
+        accepted.arrival.spending.correct(answer.measurement.input_tokens)
         if accepted.parsed.stream:
             async for piece in answer.pieces():
                 answer.is_sent = piece.endswith(_DONE)
@@ -190,7 +197,6 @@ class Endpoint:
 
     def _record(self, answer: Answer, accepted: AcceptedRequest, outcome: Outcome) -> None:
         record = answer.to_record(outcome)
-        self._dependencies.callers.charge(accepted.arrival.caller, answer.measurement.tokens)
         self._dependencies.metrics.observe(record)
         if answer.retried:
             self._dependencies.metrics.retries.labels(record.environment).inc()
@@ -201,6 +207,16 @@ class Endpoint:
             self._dependencies.features.submit(record, *texts, draw_id=accepted.draw_id)
         else:
             self._dependencies.record(record)
+
+
+def _spent(answer: Answer, accepted: AcceptedRequest, outcome: Outcome | None) -> int:
+    """Return the tokens that a request used.
+
+    Those of its prompt count also if the caller hung up before the engine reported them: it may have read all of them.
+    """
+    measured = answer.measurement
+    unreported = outcome is not None and outcome.cancelled and measured.input_tokens == 0
+    return measured.tokens + (accepted.arrival.spending.prompt if unreported else 0)
 
 
 async def _send_failure(outcome: Outcome, failure: AnswerFailed, accepted: AcceptedRequest, reply: Reply) -> None:

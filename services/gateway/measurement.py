@@ -1,7 +1,6 @@
 """What is measured of a request while it is answered, up to its telemetry record."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from contracts.facts import Inference
@@ -10,7 +9,7 @@ from decisions.attribution import ErrorKind
 from decisions.drills import change_record
 from decisions.shaping import is_length_forced_by_caller, is_length_set_by_caller, is_shaped_by_caller
 from decisions.triggers import CANCELLED
-from services.gateway.callers import Caller
+from services.gateway.callers import Caller, Spending
 from services.gateway.domain import drills, timing
 from services.gateway.domain.drills import DrillEffect
 from services.gateway.domain.records import EngineRecord
@@ -31,14 +30,14 @@ class Arrival:
         draw_id: the gateway's, by which all shares are drawn: no caller chooses its own.
         environment: `staging` for rehearsals; telemetry keeps the two apart.
         caller: whose key was presented.
-        limit_headers: what is left of the limits of that key.
+        spending: what the request takes of the limits of that key.
     """
 
     request_id: str
     draw_id: str
     environment: Environment
     caller: Caller
-    limit_headers: Mapping[str, str] = field(default_factory=dict)
+    spending: Spending
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class AcceptedRequest:
             "x-request-id": self.request_id,
             "x-slipway-version": str(target),
             "x-slipway-release": f"{target.model}@v{target.version}",
-            **self.arrival.limit_headers,
+            **self.arrival.spending.headers,
             **(self.effect.headers if self.effect else {}),
         }
 
@@ -170,6 +169,11 @@ class Measurement:
         """Note the end of a request, unless its answer ended before."""
         if self._ended_s is None:
             self._ended_s = now_s - self._accepted.arrived_s
+
+    @property
+    def input_tokens(self) -> int:
+        """Return the tokens of the prompts, as far as the engine reported them."""
+        return self._input_tokens
 
     @property
     def tokens(self) -> int:

@@ -12,6 +12,7 @@ from services.gateway.key_table import KeyTable
 from shared.storage.kv import Snapshot
 from testbed.factories import MODEL, route
 from tests.kit.drills import drill
+from tests.unit.gateway.fakes import FakeEngine
 from tests.unit.gateway.world import BEARER, HELLO, ID, ISSUED, SECRET, STAGING, World, key, only_active
 
 pytestmark = pytest.mark.anyio
@@ -92,7 +93,7 @@ async def test_requests_above_the_limit_of_a_minute_wait():
 
 
 async def test_tokens_that_an_answer_used_count():
-    gateway = world(key(limits=KeyLimits(tokens_per_minute=3)))
+    gateway = world(key(limits=KeyLimits(tokens_per_minute=3)))  # one request may take more than the limit
     assert (await gateway.chat(BEARER)).status_code == 200
     used = sum(record.input_tokens + record.output_tokens for record in gateway.records)
     assert used >= 3
@@ -136,10 +137,11 @@ async def test_a_changed_limit_counts_at_once_and_forgets_nothing():
 async def test_an_answer_that_began_before_a_limit_was_set_takes_nothing_of_it_back():
     gateway = world(key())
     before = gateway.callers.authenticate([BEARER["authorization"]], "production")
-    with gateway.callers.admit(before):
-        await gateway.keys.apply(ID, key(limits=KeyLimits(requests_per_minute=1)), 2)
+    with gateway.callers.admit(before) as spending:
+        spending.hold(5, 5, expected=1)
+        await gateway.keys.apply(ID, key(limits=KeyLimits(requests_per_minute=1, tokens_per_minute=100)), 2)
         assert (await gateway.chat(BEARER)).status_code == 200
-        gateway.callers.charge(before, 5)
+        spending.settle(5)
     assert (await gateway.chat(BEARER)).status_code == 429
 
 
@@ -184,7 +186,9 @@ async def test_a_drill_changes_what_is_reported_and_not_what_is_charged(reported
     await gateway.drills.apply(f"production.{MODEL}", started, 1)
     assert (await gateway.chat(BEARER)).status_code == 200
     assert [record.output_tokens for record in gateway.records] == [reported]
-    left = (await gateway.chat(BEARER)).headers["x-ratelimit-remaining-tokens"]
+    caller = gateway.callers.authenticate([BEARER["authorization"]], "production")
+    with gateway.callers.admit(caller) as spending:
+        left = spending.headers["x-ratelimit-remaining-tokens"]
     assert left == str(100 - gateway.records[0].input_tokens - HELLO["max_tokens"])
 
 
@@ -235,3 +239,52 @@ async def test_a_gateway_that_does_not_know_its_keys_yet_is_not_ready():
         answer = await gateway.http.get("/readyz")
         assert answer.status_code == status
         assert answer.json()["checks"]["keys"] == ("0" if status == 200 else "not known yet")
+
+
+async def test_what_requests_may_take_is_held_until_they_end():
+    """A limit cannot be overrun by sending many requests at once, and what was not used comes back."""
+    gateway = world(key(limits=KeyLimits(tokens_per_minute=1000)))
+    caller = gateway.callers.authenticate([BEARER["authorization"]], "production")
+    with gateway.callers.admit(caller) as spending:
+        spending.hold(400, 590, expected=100)
+        assert spending.headers["x-ratelimit-remaining-tokens"] == "10"
+        refused = await gateway.chat(BEARER)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+        assert not gateway.engine.requests
+        spending.correct(20)
+        assert spending.headers["x-ratelimit-remaining-tokens"] == "390"
+        assert (await gateway.chat(BEARER)).status_code == 200
+        (record,) = gateway.records
+        spending.settle(25)
+        spending.settle(900)
+    left = 1000 - 25 - record.input_tokens - record.output_tokens
+    assert spending.headers["x-ratelimit-remaining-tokens"] == str(left)
+
+
+async def test_a_request_that_is_refused_after_its_admission_holds_nothing():
+    gateway = world(key(limits=KeyLimits(tokens_per_minute=1000)))
+    for changes in ({"n": 1000}, {"model": "unknown-bot"}, {"nonsense": 1}):
+        assert (await gateway.chat(BEARER, **changes)).status_code in (400, 404)
+    left = (await gateway.chat(BEARER)).headers["x-ratelimit-remaining-tokens"]
+    assert int(left) > 1000 - 500
+
+
+class SilentEngine(FakeEngine):
+    """It takes a request and answers nothing."""
+
+    async def send(self, _endpoint, _target, request):
+        self.requests.append(request)
+        await asyncio.Event().wait()
+        yield
+
+
+async def test_hanging_up_before_the_first_token_is_not_free():
+    gateway = world(key(limits=KeyLimits(tokens_per_minute=6000)), engine=SilentEngine())
+    asked = asyncio.ensure_future(gateway.chat(BEARER, messages=[{"role": "user", "content": "x" * 4000}]))
+    while not gateway.engine.requests:
+        await asyncio.sleep(0)
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
+    caller = gateway.callers.authenticate([BEARER["authorization"]], "production")
+    with gateway.callers.admit(caller) as spending:
+        assert 4900 < int(spending.headers["x-ratelimit-remaining-tokens"]) < 5100
