@@ -31,6 +31,7 @@ async def run(connection: Connection, settings: MergerSettings) -> None:
     artifacts = StoredArtifacts(store, work_dir, Sources(settings.sources), attester)
     artifacts.scratch_dirs.remove_stale()
     engine = WorkerEngine(
+        store,
         log_path=work_dir / "work.log",
         threads=settings.threads,
         memory_limit_bytes=settings.memory_limit_bytes or memory_bytes(),

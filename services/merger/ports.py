@@ -1,6 +1,6 @@
 """Ports of the merger: the object store and the merge engine."""
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,8 @@ from contracts.manifests import FileEntry, MergedManifest
 from contracts.vocabulary import ArtifactRef
 from services.merger.domain import CheckpointKind, SaveDtype
 from shared.runtime.progress import ReportProgress
+
+Conversation = Sequence[Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,32 @@ class MergeResult:
     rendering: Rendering
     expected_rendering: Rendering
     peak_rss_bytes: int
+
+
+class Blobs(Protocol):
+    """What a merge needs of the store; `shared.storage.blobs.Store` says what each of them does and raises."""
+
+    def read_into(self, file: FileEntry, start: int, out: memoryview, prefix: str = "") -> None:
+        """Fill `out` with a part of a blob, which the caller verifies."""
+        ...
+
+    def fetch_files(
+        self,
+        files: Sequence[FileEntry],
+        destination: Path,
+        prefix: str = "",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Download files below a folder, each verified."""
+        ...
+
+    def put_blob(self, data: memoryview, name: str) -> FileEntry:
+        """Upload what is in memory as a blob, unless it is there already."""
+        ...
+
+    def put_file(self, path: Path, name: str) -> FileEntry:
+        """Upload one file as a blob, unless it is there already."""
+        ...
 
 
 class Artifacts(Protocol):

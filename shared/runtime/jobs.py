@@ -22,6 +22,7 @@ from shared.errors import Permanent, Transient, as_code
 from shared.runtime.exits import count_memory_kills, describe_exit
 from shared.runtime.process import child_command, terminate_tree
 from shared.runtime.progress import ReportProgress
+from shared.runtime.sandbox import clean_environment
 from shared.runtime.worker import MESSAGE_LIMIT_BYTES, OUT_OF_MEMORY_EXIT
 
 OnProgress = Callable[[dict[str, Any]], Awaitable[None]]
@@ -42,6 +43,8 @@ async def run_job(
     timeout_s: float | None = None,
     at_timeout: str = "",
     env: Mapping[str, str] | None = None,
+    scratch: Path | None = None,
+    descriptors: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Run a child process and return its result.
 
@@ -55,7 +58,9 @@ async def run_job(
         memory_limit_bytes: The most private memory that it may map; no limit when absent.
         timeout_s: The time after which it is ended; no limit when absent.
         at_timeout: A sentence that says what an operator can do after a timeout.
-        env: Variables in addition to those of this process.
+        env: Variables in addition to those of this process that hold no keys (`sandbox.clean_environment`).
+        scratch: The folder for its temporary files.
+        descriptors: Open descriptors that it inherits.
 
     Raises:
         Permanent: The error that the child reported; `deadline_passed` after `timeout_s`, because the same work would
@@ -68,12 +73,13 @@ async def run_job(
     kills_before = count_memory_kills()
     with log_path.open("ab") as log:
         process = await asyncio.create_subprocess_exec(
-            *child_command(argv, memory_limit_bytes=memory_limit_bytes),
+            *child_command(argv, memory_limit_bytes=memory_limit_bytes, alone=True),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
             limit=MESSAGE_LIMIT_BYTES,
-            env={**os.environ, **(env or {})},
+            env={**clean_environment(os.environ, scratch), **(env or {})},
+            pass_fds=descriptors,
             start_new_session=True,
         )
     report = _Report()
@@ -104,7 +110,7 @@ class Worker:
     Attributes:
         module: Its name; it ends with `worker.job_main`.
         log_path: Where its output goes.
-        environment: Variables in addition to those of this process.
+        environment: Variables in addition to those of this process that hold no keys.
         threads: Threads of torch and its libraries; None leaves the choice to them.
         memory_limit_bytes: The most private memory that it may map; None is no limit.
         timeout_s: The time after which it is ended; None is no limit.
@@ -119,8 +125,15 @@ class Worker:
     timeout_s: float | None = None
     at_timeout: str = ""
 
-    async def run(self, arguments: Sequence[str] = (), report: ReportProgress | None = None) -> dict[str, Any]:
-        """Run one job and return its result; raise as `run_job` does."""
+    async def run(
+        self,
+        arguments: Sequence[str] = (),
+        report: ReportProgress | None = None,
+        *,
+        scratch: Path | None = None,
+        descriptors: Sequence[int] = (),
+    ) -> dict[str, Any]:
+        """Run one job and return its result; arguments, and what it raises, as of `run_job`."""
 
         async def forward(fields: dict[str, Any]) -> None:
             if report is not None:
@@ -135,6 +148,8 @@ class Worker:
             timeout_s=self.timeout_s,
             at_timeout=self.at_timeout,
             env={**self.environment, **threads},
+            scratch=scratch,
+            descriptors=descriptors,
         )
 
 

@@ -14,12 +14,14 @@ from shared.runtime.exits import control_groups
 _LAUNCHER = Path(__file__).with_name("launch.py")
 
 
-def child_command(argv: Sequence[str], *, memory_limit_bytes: int | None = None) -> list[str]:
+def child_command(argv: Sequence[str], *, memory_limit_bytes: int | None = None, alone: bool = False) -> list[str]:
     """Return the command line of a program that the kernel kills if the thread that starts it ends.
 
-    Start it from the main thread. `memory_limit_bytes` limits its data segment.
+    Start it from the main thread. `memory_limit_bytes` limits its data segment; `alone` gives it a network without
+    interfaces, where the machine permits that.
     """
-    return [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), str(memory_limit_bytes or 0), *argv]
+    options = [str(os.getpid()), str(memory_limit_bytes or 0), str(int(alone))]
+    return [sys.executable, "-I", "-S", str(_LAUNCHER), *options, *argv]
 
 
 def memory_bytes(root: Path = Path("/")) -> int:

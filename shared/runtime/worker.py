@@ -4,14 +4,17 @@ import contextlib
 import gc
 import json
 import os
+import resource
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn, cast
 
 from contracts.codes import Code
 from shared.errors import Permanent, SlipwayError, Transient, translate
+from shared.runtime import sandbox
 
 MESSAGE_LIMIT_BYTES = 4 * 1024 * 1024
 OUT_OF_MEMORY_EXIT = 77
@@ -32,6 +35,27 @@ _protocol = _STDOUT
 def report_progress(**fields: Any) -> None:
     """Send the progress of the work to the parent."""
     _send({"progress": fields})
+
+
+def confine(read: Iterable[Path] = (), write: Iterable[Path] = (), *, file_bytes: int | None = None) -> None:
+    """Enter the sandbox: call it in a worker before a file from outside is opened, and before other threads start.
+
+    Args:
+        read: Files and folders that the work reads, beside its code.
+        write: Folders that it may change.
+        file_bytes: The largest file that it may write; no limit when absent.
+
+    Raises:
+        Transient: `internal_error` if `SLIPWAY_SANDBOX=required` and not everything holds on this machine.
+    """
+    if file_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+    missing = sandbox.enter(read, write).missing()
+    for name, reason in missing.items():
+        sys.stderr.write(f"this process runs without {name}: {reason}\n")
+    if missing and os.environ.get(sandbox.SETTING) == sandbox.REQUIRED:
+        names = ", ".join(f"{name} ({reason})" for name, reason in missing.items())
+        raise Transient("internal_error", f"The sandbox of this work lacks {names}, and SLIPWAY_SANDBOX is required.")
 
 
 def job_main(work: Callable[[list[str]], dict[str, Any]]) -> NoReturn:

@@ -2,7 +2,8 @@
 
 A template is code from outside. Jinja's sandbox protects the Python process, but does not limit memory or time. So the
 template runs here, under limits of the operating system, in a process that can be killed. The process reads one JSON
-request per line and writes one JSON line for each. It imports no other module of ours and inherits no environment.
+request per line and writes one JSON line for each. Of our modules it imports only the sandbox, and it inherits no
+environment.
 """
 
 import ctypes
@@ -13,6 +14,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any, NoReturn
 
 from jinja2 import Template, TemplateError, meta
@@ -21,6 +23,10 @@ from jinja2.nodes import Node, Scope
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script, in isolated mode
+from shared.runtime import sandbox
+
+sys.path.pop(0)
 _PR_SET_PDEATHSIG = 1
 MEMORY_BYTES = 512 * 1024 * 1024
 OUTPUT_CHARS = 2_000_000
@@ -112,7 +118,7 @@ def main() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    sandbox.enter()
     print("ready", flush=True)  # noqa: T201 - standard output carries the results
     for line in sys.stdin:
         request = json.loads(line)

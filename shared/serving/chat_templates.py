@@ -12,6 +12,7 @@ from typing import Any
 
 from shared.errors import Permanent, Transient
 from shared.runtime.clock import Clock
+from shared.runtime.process import child_command
 
 _WORKER = Path(__file__).with_name("chat_template_worker.py")
 _LINE_BYTES = 16 * 1024 * 1024
@@ -133,9 +134,7 @@ class ChatTemplates:
         try:
             # No environment: a template must not be able to read secrets of the service.
             self._child = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-I",
-                str(_WORKER),
+                *child_command([sys.executable, "-I", str(_WORKER)], alone=True),
                 stdin=PIPE,
                 stdout=PIPE,
                 env={"LC_ALL": "C.UTF-8"},

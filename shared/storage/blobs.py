@@ -7,7 +7,7 @@ import re
 import secrets
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -238,19 +238,36 @@ class Store:
             Permanent: digest_mismatch when what is there already has another size.
         """
         entry = FileEntry(path=name, digest=f"sha256:{hashlib.sha256(data).hexdigest()}", size_bytes=len(data))
-        key = blob_key(entry.digest, prefix)
-        if self._size_of(key) != entry.size_bytes:
-            try:
-                with _translated(key), self._client.creating():
-                    self._client.write(self.bucket, key, data, sent)
-            except AlreadyExists:
-                stored = self._size_of(key)
-                if stored != entry.size_bytes:
-                    raise Permanent(
-                        "digest_mismatch",
-                        f"The object {key} has {stored} bytes instead of {entry.size_bytes}; remove it from the store.",
-                    ) from None
+        if not self.has_blob(entry, prefix):
+            self._create_blob(entry, prefix, lambda key: self._client.write(self.bucket, key, data, sent))
         return entry
+
+    def has_blob(self, file: FileEntry, prefix: str = "") -> bool:
+        """Return whether a blob is there, with its size."""
+        return self._size_of(blob_key(file.digest, prefix)) == file.size_bytes
+
+    def put_stream(self, file: FileEntry, parts: Iterable[memoryview]) -> None:
+        """Upload a blob from parts of `PART_BYTES`, the last of which may have less.
+
+        Nothing is stored if the iterable raises: that is how the caller, who hashes the parts, refuses another digest.
+
+        Raises:
+            Permanent: digest_mismatch when what is there already has another size.
+        """
+        self._create_blob(
+            file, "", lambda key: self._client.write_parts(self.bucket, key, file.size_bytes, iter(parts))
+        )
+
+    def _create_blob(self, file: FileEntry, prefix: str, write: Callable[[str], None]) -> None:
+        key = blob_key(file.digest, prefix)
+        try:
+            with _translated(key), self._client.creating():
+                write(key)
+        except AlreadyExists:
+            stored = self._size_of(key)
+            if stored != file.size_bytes:
+                reason = f"The object {key} has {stored} bytes instead of {file.size_bytes}; remove it from the store."
+                raise Permanent("digest_mismatch", reason) from None
 
     def check_blob(self, file: FileEntry, prefix: str = "") -> None:
         """Read a blob without keeping it, and verify its size and digest.

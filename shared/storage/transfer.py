@@ -87,6 +87,30 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
             self._give_up(bucket, key, upload, sending)
             raise
 
+    def write_parts(self, bucket: str, key: str, size: int, parts: Iterator[memoryview]) -> None:
+        """Write an object of `size` bytes from parts of PART_BYTES, of which a few are in memory at the same time.
+
+        The object becomes visible after the last part; what the iterator raises leaves none.
+        """
+        if size <= 2 * PART_BYTES:
+            self._put_object(bucket, key, memoryview(b"".join(parts)), dict(_HEADERS))
+            return
+        upload = self._create_multipart_upload(bucket, key, dict(_HEADERS))
+        sending: list[Future[Part]] = []
+
+        def send(number: int, piece: memoryview) -> Part:
+            return Part(number, self._upload_part(bucket, key, piece, None, upload, number))
+
+        try:
+            for number, piece in enumerate(parts, 1):
+                if number > PARALLEL:
+                    sending[number - PARALLEL - 1].result()
+                sending.append(self._workers.submit(send, number, piece))
+            self._complete_multipart_upload(bucket, key, upload, [part.result() for part in sending])
+        except BaseException:
+            self._give_up(bucket, key, upload, sending)
+            raise
+
     def _give_up(self, bucket: str, key: str, upload: str, sending: Sequence[Future[Part]]) -> None:
         """Abort an upload once none of its parts is on the way any more: a late part could stay in the store."""
         for part in sending:

@@ -1,14 +1,16 @@
 """The process that describes texts: a JSON line with excerpts in, a JSON line with features out.
 
-It runs at a low priority. A text that cannot be described is answered with `null`.
+It runs at a low priority, and in a sandbox: texts come from outside. One that cannot be described is answered with `null`.
 """
 
 import contextlib
 import json
 import os
+import resource
 import sys
 
 from services.gateway.domain.features import Excerpts, describe_excerpts
+from shared.runtime import sandbox
 
 READY = b"ready\n"
 _NICENESS = 10
@@ -17,6 +19,8 @@ _NICENESS = 10
 def main() -> None:
     """Answer line by line until the input ends."""
     os.nice(_NICENESS)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    sandbox.enter()
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     replies.write(READY)

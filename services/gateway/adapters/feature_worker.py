@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from services.gateway.adapters.feature_child import READY
 from services.gateway.domain.features import Excerpts
 from shared.runtime.clock import Clock
 from shared.runtime.process import child_command
+from shared.runtime.sandbox import clean_environment
 
 _MODULE = "services.gateway.adapters.feature_child"
 _START_S = 10.0
@@ -99,7 +101,10 @@ class FeatureWorker:
         ready = b""
         try:
             self._child = await asyncio.create_subprocess_exec(
-                *child_command([sys.executable, "-m", _MODULE], memory_limit_bytes=self._memory_limit_bytes),
+                *child_command(
+                    [sys.executable, "-m", _MODULE], memory_limit_bytes=self._memory_limit_bytes, alone=True
+                ),
+                env=clean_environment(os.environ),
                 stdin=PIPE,
                 stdout=PIPE,
             )

@@ -8,9 +8,11 @@ from typing import Any
 
 from contracts.facts import Parity
 from contracts.manifests import FileEntry
+from services.merger.adapters.store_server import served
 from services.merger.ports import MergeJob, MergeResult, Rendering
 from shared.runtime.jobs import Worker
 from shared.runtime.progress import ReportProgress
+from shared.storage.blobs import Store
 
 LIBRARIES = ("accelerate", "peft", "safetensors", "torch", "transformers")
 MODULE = "services.merger.adapters.worker"
@@ -30,8 +32,9 @@ class WorkerEngine:
     """Runs each merge in a worker process (implements `ports.MergeEngine`)."""
 
     def __init__(
-        self, *, log_path: Path, threads: int | None, memory_limit_bytes: int | None, timeout_s: float
+        self, store: Store, *, log_path: Path, threads: int | None, memory_limit_bytes: int | None, timeout_s: float
     ) -> None:
+        self._store = store
         self._worker = Worker(
             module=MODULE,
             log_path=log_path,
@@ -50,7 +53,10 @@ class WorkerEngine:
         """Return the merged model, stored and verified (see `ports.MergeEngine`)."""
         path = job.scratch_dir / "job.json"
         path.write_text(dump_job(job), encoding="utf-8")
-        return parse_result(await self._worker.run([str(path)], progress))
+        with served(self._store, job) as descriptors:
+            arguments = [str(path), *map(str, descriptors)]
+            result = await self._worker.run(arguments, progress, scratch=job.scratch_dir, descriptors=descriptors)
+        return parse_result(result)
 
 
 def dump_job(job: MergeJob) -> str:

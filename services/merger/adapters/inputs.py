@@ -6,10 +6,9 @@ from pathlib import Path
 from services.merger import domain
 from services.merger.adapters.remote_folder import OnProgress, RemoteFolder
 from services.merger.adapters.safetensors_header import read_adapter, read_folder
-from services.merger.ports import MergeJob
+from services.merger.ports import Blobs, MergeJob
 from services.merger.rejections import raise_rejection
 from shared.errors import Permanent
-from shared.storage.blobs import Store
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class MergeInputs:
         return self.checkpoint / domain.ADAPTER_WEIGHTS
 
 
-def open_inputs(store: Store, job: MergeJob, progress: OnProgress) -> MergeInputs:
+def open_inputs(store: Blobs, job: MergeJob, progress: OnProgress) -> MergeInputs:
     """Read headers and configurations, reject what they already rule out, then fetch the other small files.
 
     Raises:

@@ -6,9 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from contracts.manifests import FileEntry
-from services.merger.ports import Folder
+from services.merger.ports import Blobs, Folder
 from shared.errors import Permanent
-from shared.storage.blobs import Store
 
 OnProgress = Callable[[int, int], None]
 
@@ -16,7 +15,7 @@ OnProgress = Callable[[int, int], None]
 class RemoteFolder:
     """A folder in the object store, read without a local copy."""
 
-    def __init__(self, store: Store, folder: Folder) -> None:
+    def __init__(self, store: Blobs, folder: Folder) -> None:
         self._store = store
         self._prefix = folder.prefix
         self._files = {file.path: file for file in sorted(folder.files, key=lambda file: file.path)}

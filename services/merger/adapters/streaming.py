@@ -26,7 +26,7 @@ from services.merger.domain import (
     shard_name,
     without,
 )
-from shared.storage.blobs import Store
+from services.merger.ports import Blobs
 
 SAVED: dict[SaveDtype, str] = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 Progress = Callable[[int, int], None]
@@ -134,7 +134,7 @@ class Shard:
 class ShardWriter:
     """Fills shards in order and uploads each while the next one is filled."""
 
-    def __init__(self, store: Store, tensors: Mapping[str, TensorInfo], limit_bytes: int, dtype: SaveDtype) -> None:
+    def __init__(self, store: Blobs, tensors: Mapping[str, TensorInfo], limit_bytes: int, dtype: SaveDtype) -> None:
         self._store, self._tensors, self._dtype = store, tensors, dtype
         sizes = [(name, info.size_bytes) for name, info in tensors.items()]
         self._plan = [{name: tensors[name] for name in names} for names in plan_shards(sizes, limit_bytes)]
@@ -189,7 +189,7 @@ class ShardWriter:
 
 
 def write_merged(
-    store: Store,
+    store: Blobs,
     source: RemoteFolder,
     metadata: FolderMetadata,
     *,

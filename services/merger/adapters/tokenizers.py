@@ -3,10 +3,8 @@
 A chat template is code from outside, so it is rendered in a process of its own, under limits.
 """
 
-import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,34 +13,26 @@ import torch
 from transformers import AutoTokenizer
 
 from contracts.vocabulary import digest_of, digest_of_json
+from services.merger.adapters.rendering import Render, render_all
 from services.merger.adapters.safetensors_header import read_config
 from services.merger.domain import PARITY_PROMPTS, PROBE_CONVERSATION, TokenizerComparison
-from services.merger.ports import Rendering
+from services.merger.ports import Conversation, Rendering
 from shared.errors import Permanent
 from shared.runtime.worker import limited_time
-from shared.serving.chat_templates import ChatTemplates
 
 LARGEST_ID = 2**22 - 1
 """Libraries allocate memory for every id up to the largest: 8 GiB for an id of 2**31. Large vocabularies have 2**18."""
-TEMPLATE_LIMIT_S = 10.0
 TOKENIZER_LIMIT_S = 120.0
 """On a busy machine some seconds are normal."""
-Conversation = Sequence[Mapping[str, str]]
 
 
-@dataclass(frozen=True)
-class FixedClock:
-    """A clock that stands still: templates may print the date, and are rendered before and after the merge."""
+_render: Render = render_all
 
-    at: datetime
 
-    def now(self) -> datetime:
-        """Return the instant."""
-        return self.at
-
-    def monotonic(self) -> float:
-        """Return 0: no time passes."""
-        return 0.0
+def render_by(render: Render | None) -> None:
+    """Render templates by this function from now on; None is a child process of this process."""
+    global _render  # noqa: PLW0603 - a confined worker starts no process, and the checks that render do not know that
+    _render = render or render_all
 
 
 def time_limit() -> AbstractContextManager[None]:
@@ -166,24 +156,7 @@ def render_each(tokenizer: Any, conversations: Sequence[Conversation], now: date
         reason = "The tokenizer was rejected: it has several chat templates and no default."
         raise Permanent("tokenizer_changed", reason) from error
 
-    async def render_all() -> list[str]:
-        templates = ChatTemplates(FixedClock(now), limit_s=TEMPLATE_LIMIT_S)
-        try:
-            return [await render_one(templates, template, variables, turns) for turns in conversations]
-        finally:
-            await templates.close()
-
     try:
-        return asyncio.run(render_all())
+        return _render(template, variables, conversations, now)
     except Permanent as error:
         raise Permanent("tokenizer_changed", f"{error.reason.rstrip('.')}.") from error
-
-
-async def render_one(templates: ChatTemplates, template: str, variables: Mapping[str, Any], turns: Conversation) -> str:
-    """Return a rendered conversation, without its system turn if the template rejects that."""
-    try:
-        return await templates.render_with(template, {**variables, "messages": turns})
-    except Permanent as error:
-        if error.code != "bad_request" or turns[0]["role"] != "system":
-            raise
-        return await render_one(templates, template, variables, turns[1:])

@@ -21,8 +21,8 @@ from services.merger.adapters.streaming import (
 )
 from services.merger.adapters.tensors import Digests
 from services.merger.adapters.torch_checks import CheckResult
+from services.merger.ports import Blobs
 from shared.errors import Permanent
-from shared.storage.blobs import Store
 
 StepProgress = Callable[[str, str], Callable[[int, int], None]]
 
@@ -36,7 +36,7 @@ class Written:
     written: Digests
 
 
-def write(store: Store, inputs: MergeInputs, checked: CheckResult, step_progress: StepProgress) -> Written:
+def write(store: Blobs, inputs: MergeInputs, checked: CheckResult, step_progress: StepProgress) -> Written:
     """Write the merged model into the store, not committed.
 
     Raises:
@@ -71,7 +71,7 @@ def write(store: Store, inputs: MergeInputs, checked: CheckResult, step_progress
 
 
 def copy_small_files(
-    store: Store, inputs: MergeInputs, checked: CheckResult, progress: Callable[[int, int], None]
+    store: Blobs, inputs: MergeInputs, checked: CheckResult, progress: Callable[[int, int], None]
 ) -> list[FileEntry]:
     """Copy tokenizer and settings byte by byte; rewrite only a configuration that does not describe the merged model.
 

@@ -13,8 +13,7 @@ from services.merger.adapters.safetensors_header import read_folder
 from services.merger.adapters.tensors import TensorReader
 from services.merger.adapters.torch_checks import CheckResult
 from services.merger.adapters.torch_merge import Written
-from services.merger.ports import Folder, Rendering
-from shared.storage.blobs import Store
+from services.merger.ports import Blobs, Folder, Rendering
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Verification:
 
 
 def verify_stored(
-    store: Store, inputs: MergeInputs, checked: CheckResult, written: Written, progress: Callable[[int, int], None]
+    store: Blobs, inputs: MergeInputs, checked: CheckResult, written: Written, progress: Callable[[int, int], None]
 ) -> Verification:
     """Return the parity and rendering of the stored model; every byte of it is read again.
 

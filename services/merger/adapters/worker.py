@@ -1,5 +1,6 @@
-"""The worker process: `python -m services.merger.adapters.worker JOB_FILE`, with the `SLIPWAY_S3_*` variables.
+"""The worker process: `python -m services.merger.adapters.worker JOB_FILE DESCRIPTOR…`, connected to the service.
 
+It parses files from outside, so it has no key and no network: the service reads and writes for it (`store_client`).
 Every check that does not need torch runs before torch is imported.
 """
 
@@ -14,17 +15,19 @@ from typing import Any
 from contracts.facts import BaseModelRef
 from contracts.manifests import FileEntry
 from services.merger.adapters.inputs import open_inputs
-from services.merger.ports import Folder, MergeJob
+from services.merger.adapters.rendering import Render
+from services.merger.adapters.store_client import StoreClient
+from services.merger.ports import Blobs, Folder, MergeJob
 from shared.errors import Permanent
-from shared.runtime.settings import Connection
-from shared.runtime.worker import importing, job_main, report_progress
-from shared.storage.blobs import Store
+from shared.runtime.worker import confine, importing, job_main, report_progress
 
 
 def work(arguments: list[str]) -> dict[str, Any]:
     """Run a job and return its result, with the peak memory of this process."""
     job = parse_job(Path(arguments[0]).read_text(encoding="utf-8"))
-    return {**merge(Store(Connection()), job), "peak_rss_bytes": peak_rss_bytes()}
+    confine(write=[job.scratch_dir])
+    store = StoreClient([int(descriptor) for descriptor in arguments[1:]])
+    return {**merge(store, job, render=store.render), "peak_rss_bytes": peak_rss_bytes()}
 
 
 def parse_job(text: str) -> MergeJob:
@@ -65,12 +68,17 @@ def step_progress(step: str, unit: str) -> Any:
     return lambda done, total: report_progress(step=step, done=done, total=total, unit=unit)
 
 
-def merge(store: Store, job: MergeJob) -> dict[str, Any]:
-    """Check the inputs, write the merged model into the store, verify it there, and return the result as JSON data."""
+def merge(store: Blobs, job: MergeJob, render: Render | None = None) -> dict[str, Any]:
+    """Check the inputs, write the merged model into the store, verify it there, and return the result as JSON data.
+
+    `render` renders chat templates; by default it is a child process of this one.
+    """
     inputs = open_inputs(store, job, step_progress("download", "bytes"))
 
     with importing():
-        from services.merger.adapters import torch_checks, torch_merge, verify
+        from services.merger.adapters import tokenizers, torch_checks, torch_merge, verify
+
+    tokenizers.render_by(render)
 
     checked = torch_checks.check(inputs)
     step_progress("check", "tensors")(len(inputs.checkpoint_metadata.tensors), len(inputs.checkpoint_metadata.tensors))
@@ -90,6 +98,6 @@ def merge(store: Store, job: MergeJob) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) < 3:
         sys.exit(__doc__)
     job_main(work)

@@ -4,16 +4,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-from shared.runtime.worker import job_main
+from shared.runtime.worker import confine, job_main
+
+LARGEST_FILE_BYTES = 1024**3
 
 
 def render(argv: list[str]) -> dict[str, Any]:
     """Render the report of a folder; the result holds Evidently's p-value per column."""
+    folder = Path(argv[0])
+    confine(write=[folder], file_bytes=LARGEST_FILE_BYTES)
     import pandas as pd  # type: ignore[import-untyped]
     from evidently import DataDefinition, Dataset, Report
     from evidently.metrics import ValueDrift
 
-    folder = Path(argv[0])
     rows = json.loads((folder / "rows.json").read_text())
     names = sorted(rows["current"])
     definition = DataDefinition(numerical_columns=names)

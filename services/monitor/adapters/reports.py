@@ -59,6 +59,7 @@ class EvidentlyReports:
             timeout_s=self._timeout_s,
             at_timeout="Raise MONITOR_REPORT_TIMEOUT_S.",
             env={"DO_NOT_TRACK": "1"},
+            scratch=work,
         )
 
     def _store_folder(self, work: Path) -> ArtifactRef:

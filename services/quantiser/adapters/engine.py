@@ -86,7 +86,9 @@ class WorkerEngine:
         expected = self._processor
         # The number of threads is part of the output key, so a detected number is fixed for the work.
         worker = self._worker if expected is None else replace(self._worker, threads=expected.threads)
-        result = QuantisationResult.model_validate(await worker.run([job.model_dump_json()], progress))
+        result = QuantisationResult.model_validate(
+            await worker.run([job.model_dump_json()], progress, scratch=job.output.with_name("temporary"))
+        )
         actual = result.measurement.processor
         if expected is not None and actual != expected:
             self._processor = None

@@ -17,7 +17,7 @@ from services.quantiser.adapters.packaged_text import packaged_split
 from services.quantiser.domain import Precision, choose_precision, spread_windows, windows_needed
 from services.quantiser.ports import QuantisationJob, QuantisationResult
 from shared.errors import Permanent
-from shared.runtime.worker import importing, job_main, report_progress
+from shared.runtime.worker import confine, importing, job_main, report_progress
 
 COPIED_SUFFIXES = (".json", ".jinja", ".model", ".txt")
 WRITTEN_BY_ENGINE = ("config.json", "model.safetensors.index.json")
@@ -31,7 +31,17 @@ def work(arguments: list[str]) -> dict[str, Any]:
     """
     job = QuantisationJob.model_validate_json(arguments[0])
     prefer_for_oom_kill()
+    inputs = [job.merged, *filter(None, (job.calibration, job.evaluation))]
+    job.output.mkdir(parents=True, exist_ok=True)
+    confine(inputs, [temporary_folder(job), *([] if job.output == job.merged else [job.output])])
     return quantise(job).model_dump(mode="json")
+
+
+def temporary_folder(job: QuantisationJob) -> Path:
+    """Return the folder for temporary files, next to the output; it is made if it does not exist."""
+    folder = job.output.with_name("temporary")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def prefer_for_oom_kill() -> None:
@@ -154,7 +164,7 @@ def measure(
     precision, check = "float32" if job.measure_again else choose_precision(processor), None
     everything = [*windows, *own_windows]
     load = partial(evaluation.load_variant, job.output, plan.engine, plan.dtype)
-    scratch = Path(tempfile.mkdtemp(dir=job.output.parent, prefix="scores-"))
+    scratch = Path(tempfile.mkdtemp(dir=temporary_folder(job), prefix="scores-"))
     reference = StoredScores(scratch / "merged", partial(evaluation.load_narrow, job.merged))
 
     def score_merged(extra: list[tuple[Precision, list[int]]]) -> None:

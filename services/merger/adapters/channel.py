@@ -1,0 +1,94 @@
+"""How a merge worker and the service talk about the store: messages over a pair of connected sockets.
+
+A message is its length (4 bytes, big endian), JSON, and then, where its `bytes` says so, that many bytes of a blob.
+"""
+
+import contextlib
+import json
+import socket
+import struct
+from typing import Any
+
+from shared.errors import Permanent, SlipwayError, Transient, as_code
+
+PART_BYTES = 16 * 1024 * 1024
+"""The most bytes of a blob that follow a message: the service holds so many in memory for each channel."""
+CHANNELS = 4
+_MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024
+_LENGTH = struct.Struct(">I")
+
+
+class ClosedError(Exception):
+    """The other side has ended."""
+
+
+class Channel:
+    """One end of a pair of connected sockets; one thread uses it at a time."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    def send(self, message: dict[str, Any], data: memoryview | None = None) -> None:
+        """Send a message and the bytes that follow it."""
+        text = json.dumps({**message, "bytes": 0 if data is None else len(data)}).encode()
+        try:
+            self._connection.sendall(_LENGTH.pack(len(text)) + text)
+            if data is not None:
+                self._connection.sendall(data)
+        except OSError as error:
+            raise ClosedError(str(error)) from error
+
+    def receive(self) -> dict[str, Any]:
+        """Return the next message; the bytes that follow it are read by `receive_into`.
+
+        Raises:
+            ClosedError: There is none.
+            ValueError: It is not a message.
+        """
+        length = _LENGTH.unpack(self._exactly(_LENGTH.size))[0]
+        if length > _MESSAGE_LIMIT_BYTES:
+            msg = f"a message has {length} bytes"
+            raise ValueError(msg)
+        message = json.loads(bytes(self._exactly(length)))
+        if not isinstance(message, dict):
+            msg = "a message is not an object"
+            raise ValueError(msg)  # noqa: TRY004 - the bytes are wrong, not a type of ours
+        return message
+
+    def receive_into(self, out: memoryview) -> None:
+        """Fill `out` with the bytes that follow a message."""
+        filled = 0
+        while filled < len(out):
+            try:
+                count = self._connection.recv_into(out[filled:])
+            except OSError as error:
+                raise ClosedError(str(error)) from error
+            if not count:
+                raise ClosedError
+            filled += count
+
+    def close(self) -> None:
+        """End the connection: the other side notices."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+
+    def _exactly(self, length: int) -> bytearray:
+        data = bytearray(length)
+        self.receive_into(memoryview(data))
+        return data
+
+
+def describe(error: SlipwayError) -> dict[str, Any]:
+    """Return the message that carries an error."""
+    return {
+        "code": error.code,
+        "reason": error.reason,
+        "details": error.details,
+        "transient": isinstance(error, Transient),
+    }
+
+
+def raise_described(error: dict[str, Any]) -> None:
+    """Raise the error of a message."""
+    kind = Transient if error["transient"] else Permanent
+    raise kind(as_code(error["code"]), error["reason"], **error["details"])

@@ -1,0 +1,155 @@
+"""Takes away from a process what parsing a file from outside does not need; standard library only.
+
+The parent keeps its keys to itself (`hide_memory`, `clean_environment`); the child calls `enter` before it opens the
+file.
+Run as `python -m shared.runtime.sandbox` it enters and prints what holds on this machine.
+"""
+
+import ctypes
+import json
+import os
+import resource
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from shared.runtime import landlock, seccomp
+
+NETWORK_NAMESPACE = "SLIPWAY_CHILD_NAMESPACE"
+"""Variable that `launch` sets: `yes`, or why there is none."""
+SETTING, REQUIRED = "SLIPWAY_SANDBOX", "required"
+"""Variable with which work is refused where something does not hold; without it, that is logged."""
+OPEN_FILES = 1024
+_PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS = 4, 24, 38, 39
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+_CAPABILITY_VERSION = 0x20080522
+_KEPT = frozenset({"PATH", "LANG", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "PYTHONPATH", "DO_NOT_TRACK", SETTING})
+_KEPT_PREFIXES = (
+    *("LC_", "OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "ONEDNN_", "DNNL_", "MALLOC_", "CUDA_", "NVIDIA_"),
+    *("TORCH_", "PYTORCH_", "TRANSFORMERS_OFFLINE", "HF_HUB_OFFLINE", "TOKENIZERS_", "TQDM_", "COVERAGE_"),
+)
+_SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
+_SYSTEM = (
+    *("/usr", "/lib", "/lib64", "/lib32", "/bin", "/opt/nvidia", "/proc/self", "/proc/cpuinfo", "/proc/meminfo"),
+    *("/proc/stat", "/proc/sys/vm", "/proc/filesystems", "/proc/driver/nvidia", "/sys/devices", "/sys/fs/cgroup"),
+    *("/etc/ld.so.cache", "/etc/localtime", "/etc/timezone", "/etc/mime.types", "/dev/urandom", "/dev/random"),
+)
+_DEVICES = ("/dev/null", "/dev/zero")
+
+
+@dataclass(frozen=True)
+class Protection:
+    """What holds for a process: `yes`, or why it does not.
+
+    Attributes:
+        no_new_privs: No program that it executes gains rights.
+        no_capabilities: It has no capability, also as root.
+        seccomp: No sockets, programs, other processes, namespaces, kernel interfaces.
+        landlock: Only its own files can be opened.
+        namespace: It started with a network of its own, without interfaces.
+    """
+
+    no_new_privs: str
+    no_capabilities: str
+    seccomp: str
+    landlock: str
+    namespace: str
+
+    def missing(self) -> dict[str, str]:
+        """Return what does not hold, with the reason."""
+        return {name: value for name, value in asdict(self).items() if value != "yes"}
+
+
+def hide_memory() -> None:
+    """Keep memory and environment of this process from other processes of the same user, and from core files."""
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def clean_environment(environment: Mapping[str, str], scratch: Path | None = None) -> dict[str, str]:
+    """Return the variables that a child may see: an allowlist without keys, and the folder for its temporary files."""
+    kept = {
+        name: value
+        for name, value in environment.items()
+        if (name in _KEPT or name.startswith(_KEPT_PREFIXES)) and not any(part in name for part in _SECRET)
+    }
+    folder = {} if scratch is None else dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME", "HF_HOME"), str(scratch))
+    return {**kept, **folder, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def enter(read: Iterable[Path] = (), write: Iterable[Path] = ()) -> Protection:
+    """Restrict this process for good, and return what holds.
+
+    Files: it can read itself, the libraries, `read` and `write`, and change only what is below `write`. Call it before
+    other threads start and before a file from outside is opened; descriptors that are open stay usable.
+    """
+    hide_memory()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = OPEN_FILES if most == resource.RLIM_INFINITY else min(OPEN_FILES, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    return Protection(
+        no_new_privs=_no_new_privs(),
+        no_capabilities=_drop_capabilities(),
+        landlock=_restrict_files(read, write),
+        seccomp=_deny_calls(),
+        namespace=os.environ.get(NETWORK_NAMESPACE, "not started with one"),
+    )
+
+
+def _no_new_privs() -> str:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    return "yes" if libc.prctl(_PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1 else "the kernel refuses it"
+
+
+def _drop_capabilities() -> str:
+    libc = ctypes.CDLL(None, use_errno=True)
+    for number in range(64):  # so that no program regains them; fails without CAP_SETPCAP, which has none to lose
+        libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
+    libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    header, none = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0), (ctypes.c_uint32 * 6)()
+    if libc.capset(header, none) != 0:
+        return os.strerror(ctypes.get_errno())
+    return "yes"
+
+
+def _restrict_files(read: Iterable[Path], write: Iterable[Path]) -> str:
+    devices = [*map(Path, _DEVICES), *Path("/dev").glob("nvidia*")]
+    try:
+        landlock.restrict([*code_paths(), *map(Path, _SYSTEM), *read], write, devices)
+    except landlock.UnavailableError as error:
+        return str(error)
+    return "yes"
+
+
+def _deny_calls() -> str:
+    try:
+        seccomp.deny()
+    except seccomp.UnavailableError as error:
+        return str(error)
+    return "yes"
+
+
+def code_paths() -> list[Path]:
+    """Return the folders that Python imports from: the environment, and the packages beside our own.
+
+    The folder that holds our packages is left out: in a checkout it also holds the state of an embedded stack.
+    """
+    prefixes = {Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix, sys.exec_prefix)}
+    paths = [*prefixes, Path(sys.prefix)]
+    for entry in map(Path, filter(None, sys.path)):
+        found = entry.resolve()
+        if (
+            found.is_file()
+            or any(found.is_relative_to(prefix) for prefix in prefixes)
+            or found.name.endswith("-packages")
+        ):
+            paths.append(found)
+        elif found.is_dir():
+            paths += [child for child in found.iterdir() if (child / "__init__.py").is_file()]
+    return paths
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(asdict(enter())) + "\n")

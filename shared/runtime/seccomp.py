@@ -1,0 +1,117 @@
+"""Denies system calls to this process by libseccomp; standard library only, because restricted scripts load it."""
+
+import ctypes
+import errno
+import os
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "sockets": ("socket", "connect", "bind", "listen", "accept", "accept4"),
+    "programs": ("execve", "execveat"),
+    "other processes": (
+        *("ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "process_mrelease", "pidfd_getfd"),
+        *("kcmp", "pidfd_send_signal", "tkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo"),
+    ),
+    "kernel interfaces": (
+        *("io_uring_setup", "io_uring_enter", "io_uring_register", "bpf", "userfaultfd", "perf_event_open"),
+        *("keyctl", "add_key", "request_key", "modify_ldt", "iopl", "ioperm", "syslog", "personality"),
+    ),
+    "kernel and machine": (
+        *(
+            "kexec_load",
+            "kexec_file_load",
+            "init_module",
+            "finit_module",
+            "delete_module",
+            "reboot",
+            "swapon",
+            "swapoff",
+        ),
+        *("acct", "settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "sethostname", "setdomainname"),
+        *("quotactl", "quotactl_fd", "vhangup"),
+    ),
+    "file systems and namespaces": (
+        *("mount", "umount2", "move_mount", "open_tree", "fsopen", "fsmount", "fsconfig", "fspick", "mount_setattr"),
+        *("pivot_root", "chroot", "unshare", "setns", "name_to_handle_at", "open_by_handle_at", "fanotify_init"),
+    ),
+    "shared by key": ("msgget", "semget", "shmget", "mq_open"),
+}
+"""What is denied whatever its arguments are; the rest is what computing needs: files, memory, threads, pipes."""
+NEW_NAMESPACES = 0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000, 0x00000080
+"""Flags of `clone`: mount, cgroup, uts, ipc, user, pid, net, time."""
+_LIBRARY = "libseccomp.so.2"
+_ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
+_THREAD_SYNC = 4
+_NOT_EQUAL, _MASKED_EQUAL = 1, 7
+_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+_AF_UNIX = 1
+
+
+class _Comparison(ctypes.Structure):
+    _fields_ = (
+        ("argument", ctypes.c_uint),
+        ("operator", ctypes.c_int),
+        ("first", ctypes.c_uint64),
+        ("second", ctypes.c_uint64),
+    )
+
+
+class UnavailableError(Exception):
+    """The filter cannot be set on this machine; the message says why."""
+
+
+def deny() -> None:
+    """Let the denied system calls of all threads of this process, and of its later children, fail with EPERM.
+
+    Calls of another architecture (32 bit, x32) end the process. It also sets `no_new_privs`.
+
+    Raises:
+        UnavailableError: libseccomp is not installed, or the kernel or a container forbids filters.
+    """
+    try:
+        library = ctypes.CDLL(_LIBRARY)
+    except OSError as error:
+        raise UnavailableError(f"{_LIBRARY} is not installed") from error
+    library.seccomp_init.restype = ctypes.c_void_p
+    for name in ("seccomp_load", "seccomp_release", "seccomp_attr_set", "seccomp_rule_add_array"):
+        getattr(library, name).argtypes = {
+            "seccomp_attr_set": [ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32],
+            "seccomp_rule_add_array": [
+                *(ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint, ctypes.POINTER(_Comparison))
+            ],
+        }.get(name, [ctypes.c_void_p])
+    context = library.seccomp_init(_ALLOW)
+    if not context:
+        raise UnavailableError("libseccomp does not know this processor")
+    try:
+        _check(library.seccomp_attr_set(context, _THREAD_SYNC, 1))
+        _add_rules(library, context)
+        _check(library.seccomp_load(context))
+    finally:
+        library.seccomp_release(context)
+
+
+def _add_rules(library: ctypes.CDLL, context: int) -> None:
+    def refuse(name: str, *comparisons: _Comparison, error: int = errno.EPERM) -> None:
+        number = library.seccomp_syscall_resolve_name(name.encode())
+        if number < 0:  # this processor does not have it, or it is younger than the library
+            return
+        array = (_Comparison * len(comparisons))(*comparisons)
+        _check(library.seccomp_rule_add_array(context, _ERRNO | error, number, len(comparisons), array))
+
+    for names in GROUPS.values():
+        for name in names:
+            refuse(name)
+    refuse("clone3", error=errno.ENOSYS)  # its flags are behind a pointer; libraries fall back to `clone`
+    for flag in NEW_NAMESPACES:
+        refuse("clone", _Comparison(0, _MASKED_EQUAL, flag, flag))
+    refuse("socketpair", _Comparison(0, _NOT_EQUAL, _AF_UNIX, 0))
+    for name in ("kill", "tgkill"):  # `abort` signals its own process
+        refuse(name, _Comparison(0, _NOT_EQUAL, os.getpid(), 0))
+    refuse("prlimit64", _Comparison(0, _NOT_EQUAL, 0, 0))  # 0: this process
+    for request in (_TIOCSTI, _TIOCLINUX):
+        refuse("ioctl", _Comparison(1, _MASKED_EQUAL, 0xFFFFFFFF, request))
+
+
+def _check(code: int) -> None:
+    if code < 0:
+        raise UnavailableError(f"the filter was refused: {os.strerror(-code)}")
