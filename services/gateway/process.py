@@ -39,6 +39,7 @@ from services.gateway.worker_state import WorkerState
 from shared.errors import Transient
 from shared.messaging.bus import Bus
 from shared.runtime.clock import Clock, SystemClock
+from shared.runtime.sandbox import hide_memory
 from shared.runtime.service import HttpServer, on_stop_signal
 from shared.runtime.settings import Connection
 from shared.serving.inference import Deadlines
@@ -81,6 +82,7 @@ async def serve(
         sockets: listening sockets that several workers share; None to open one at the address.
         started_s: when the workers were started, on the monotonic clock; None for now.
     """
+    hide_memory()
     settings = settings.model_copy(update={"max_connections": fit_connections(settings.max_connections)})
     parts = compose(connection, settings, started_s)
     server = make_server(make_app(parts, settings), connection, settings)

@@ -12,7 +12,7 @@ from shared.messaging.credentials import require_identity
 from shared.provenance.envelopes import Attester
 from shared.runtime.clock import SystemClock
 from shared.runtime.process import memory_bytes
-from shared.runtime.service import serve
+from shared.runtime.service import check_sandbox, serve
 from shared.runtime.settings import Connection
 from shared.runtime.telemetry import configure_logging
 from shared.serving.chat_templates import ChatTemplates
@@ -25,6 +25,7 @@ TEMPLATE_LIMIT_S = 10.0
 
 async def run(connection: Connection, settings: MergerSettings) -> None:
     """Build the service and serve until SIGTERM."""
+    await check_sandbox(connection)
     clock, work_dir = SystemClock(), connection.work_dir(SERVICE)
     bus, store = Bus(connection, SERVICE, clock), Store(connection)
     attester = Attester.from_settings(connection, SERVICE, clock)

@@ -13,7 +13,7 @@ from shared.messaging.credentials import require_identity
 from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.records import RecordStore
 from shared.runtime.clock import SystemClock
-from shared.runtime.service import connect_with_retries, serve
+from shared.runtime.service import check_sandbox, connect_with_retries, serve
 from shared.runtime.settings import Connection
 from shared.runtime.telemetry import configure_logging
 from shared.storage.blobs import Store
@@ -22,6 +22,7 @@ from shared.storage.kv import Bucket
 
 async def run(connection: Connection, settings: MonitorSettings) -> None:
     """Connect, build the service and serve until SIGTERM."""
+    await check_sandbox(connection)
     bus = Bus(connection, SERVICE, SystemClock())
     await connect_with_retries(bus)
     clock = BusClock(SystemClock(), lambda: bus.js)

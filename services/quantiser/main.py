@@ -16,7 +16,7 @@ from shared.messaging.credentials import require_identity
 from shared.provenance.envelopes import Attester
 from shared.runtime.clock import SystemClock
 from shared.runtime.process import memory_bytes
-from shared.runtime.service import serve
+from shared.runtime.service import check_sandbox, serve
 from shared.runtime.settings import Connection
 from shared.runtime.telemetry import configure_logging
 from shared.storage.blobs import STALE_UPLOAD, Store
@@ -24,6 +24,7 @@ from shared.storage.blobs import STALE_UPLOAD, Store
 
 async def run(connection: Connection, settings: QuantiserSettings) -> None:
     """Build the service and serve until SIGTERM."""
+    await check_sandbox(connection)
     clock, work_dir = SystemClock(), connection.work_dir(SERVICE)
     bus, store, text = Bus(connection, SERVICE, clock), Store(connection), packaged_split()
     artifacts = StoredArtifacts(store, work_dir, Attester.from_settings(connection, SERVICE, clock))

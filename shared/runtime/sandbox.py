@@ -9,6 +9,7 @@ import ctypes
 import json
 import os
 import resource
+import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ NETWORK_NAMESPACE = "SLIPWAY_CHILD_NAMESPACE"
 SETTING, REQUIRED = "SLIPWAY_SANDBOX", "required"
 """Variable with which work is refused where something does not hold; without it, that is logged."""
 OPEN_FILES = 1024
+_PROBE_S = 30.0
 _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS = 4, 24, 38, 39
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 _CAPABILITY_VERSION = 0x20080522
@@ -149,6 +151,20 @@ def code_paths() -> list[Path]:
         elif found.is_dir():
             paths += [child for child in found.iterdir() if (child / "__init__.py").is_file()]
     return paths
+
+
+def probe() -> Protection:
+    """Return what holds for a child of this process on this machine: one is started, which enters and ends."""
+    from shared.runtime.process import child_command  # not above: it needs more than the standard library
+
+    done = subprocess.run(
+        child_command([sys.executable, "-m", "shared.runtime.sandbox"], alone=True),
+        env={**clean_environment(os.environ), "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        capture_output=True,
+        check=True,
+        timeout=_PROBE_S,
+    )
+    return Protection(**json.loads(done.stdout))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
+from shared.errors import Permanent
 from shared.messaging.bus import Bus
+from shared.runtime import sandbox
 from shared.runtime.failpoints import arm
 from shared.runtime.settings import Connection
 
@@ -51,6 +53,20 @@ async def _run(check: Check) -> str:
     return "ok"
 
 
+async def check_sandbox(connection: Connection) -> None:
+    """Log what a child that parses files from outside lacks of its sandbox on this machine.
+
+    Raises:
+        Permanent: `internal_error` if something is lacking and `SLIPWAY_SANDBOX` is `required`.
+    """
+    missing = (await asyncio.to_thread(sandbox.probe)).missing()
+    if missing and connection.sandbox == sandbox.REQUIRED:
+        names = ", ".join(f"{name} ({reason})" for name, reason in missing.items())
+        raise Permanent("internal_error", f"The sandbox lacks {names} here, and SLIPWAY_SANDBOX is required.")
+    if missing:
+        structlog.get_logger().warning("files from outside are parsed with an incomplete sandbox", missing=missing)
+
+
 async def connect_with_retries(bus: Bus) -> None:
     """Connect to the bus, and retry until it succeeds."""
     while True:
@@ -76,6 +92,7 @@ async def serve(
     The endpoints need nothing else: without the bus the service is alive and not ready. If a background task fails, the
     service ends, so that its supervisor restarts it: a part of a service is worse than none.
     """
+    sandbox.hide_memory()
     arm(connection.failpoint, connection.work_dir(bus.service))
     stop = asyncio.Event()
     on_stop_signal(stop.set)

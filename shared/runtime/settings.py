@@ -1,6 +1,7 @@
 """Settings that services share: connection, sources of checkpoints, limits of workers. Only `main` reads them."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -39,6 +40,8 @@ class Connection(BaseSettings):
     """Folder for scratch files and what a service saves."""
     log_level: str = "INFO"
     """Least level of log lines: `DEBUG`, `INFO`, `WARNING` or `ERROR`."""
+    sandbox: Literal["available", "required"] = "available"
+    """Whether children that parse files from outside run with what the machine has of the sandbox, or only with all."""
     trace_file: Path | None = None
     """File that OpenTelemetry spans are appended to, as JSON lines."""
     replicas: int = 1

@@ -1,10 +1,11 @@
 """Assesses facts about a machine: pure functions from facts to findings."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from clients.cli.doctor.findings import Finding, failure, ok, skipped, warning
 from decisions.serving_memory import BUDGET_RATIO, OVERHEAD_BYTES, reserved_bytes
+from shared.runtime.sandbox import Protection
 
 GIB = 1024**3
 MIB = 1024**2
@@ -103,6 +104,16 @@ def assess_platform(facts: Platform) -> Finding:
     if facts.machine != "x86_64":
         return failure("platform", detail, "use x86_64; the engine's packages are pinned for it only")
     return ok("platform", detail)
+
+
+def assess_sandbox(protection: Protection) -> Finding:
+    """Return the finding about what holds for children that parse files from outside."""
+    missing = protection.missing()
+    held = ", ".join(name for name in asdict(protection) if name not in missing)
+    if not missing:
+        return ok("sandbox", held)
+    lacking = ", ".join(f"no {name} ({reason})" for name, reason in missing.items())
+    return warning("sandbox", "; ".join(filter(None, (held, lacking))), "see docs/security.md, Files from outside")
 
 
 def advise_python(supported: Sequence[Version]) -> str:

@@ -16,6 +16,7 @@ from deploy.local import plan, triton
 from deploy.local.plan import StackConfig
 from deploy.local.state import StateFolder
 from deploy.local.supervisor import ROOT, programs_of
+from shared.runtime import sandbox
 from shared.runtime.settings import Connection
 
 WEIGHTS_BYTES = 270 * 1024**2
@@ -115,6 +116,7 @@ def _machine(subject: Subject, *, running: bool) -> Iterator[Check]:
     if not running:  # its own models fill memory, and its own parts listen on its ports
         yield Check("memory", "reading memory", partial(_memory, subject.folder, subject.config))
         yield Check("ports", "trying ports", partial(_ports, subject.folder, subject.config))
+    yield Check("sandbox", "starting a child in the sandbox", lambda: assess.assess_sandbox(sandbox.probe()))
     yield Check("state folder", "reading the state folder", partial(stack.check_folder, subject.folder))
     yield Check("disk", "reading free space", partial(_disk, subject.folder))
     yield Check("shared memory", "reading free space", partial(_shared_memory, subject.folder))

@@ -1,6 +1,6 @@
 """The process that describes texts: a JSON line with excerpts in, a JSON line with features out.
 
-It runs at a low priority, and in a sandbox: texts come from outside. One that cannot be described is answered with `null`.
+It runs at a low priority, and in a sandbox: texts come from outside. One that cannot be described is answered `null`.
 """
 
 import contextlib

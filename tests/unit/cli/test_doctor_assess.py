@@ -29,8 +29,10 @@ from clients.cli.doctor.assess import (
     assess_ports,
     assess_programs,
     assess_python,
+    assess_sandbox,
     assess_shared_memory,
 )
+from shared.runtime.sandbox import Protection
 from tests.kit.wiring import ROOT
 
 SERVER = Cpu("AMD EPYC", frozenset({"avx2", "avx512f", "avx512_bf16"}), cores=2)
@@ -180,3 +182,13 @@ def test_an_engine_that_computes_otherwise_in_one_precision_fails(bfloat16, int8
 
 def test_the_precision_in_which_an_engine_computes_wrongly_is_named_with_its_limit():
     assert assess_engine_numbers({"bfloat16": 0.016, "int8": 0.3}).advice.startswith("allowed int8 0.1:")
+
+
+def test_what_the_sandbox_lacks_is_a_warning_with_the_reason():
+    whole = Protection("yes", "yes", "yes", "yes", "yes")
+    finding = assess_sandbox(whole)
+    assert finding.state == "ok"
+    assert finding.detail == "no_new_privs, no_capabilities, seccomp, landlock, namespace"
+    finding = assess_sandbox(replace(whole, landlock="the kernel has no Landlock"))
+    assert finding.state == "warning"
+    assert finding.detail.endswith("namespace; no landlock (the kernel has no Landlock)")
