@@ -78,7 +78,7 @@ async def run_job(
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
             limit=MESSAGE_LIMIT_BYTES,
-            env={**clean_environment(os.environ, scratch), **(env or {})},
+            env={**clean_environment(scratch), **(env or {})},
             pass_fds=descriptors,
             start_new_session=True,
         )

@@ -11,7 +11,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -68,11 +68,14 @@ def hide_memory() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def clean_environment(environment: Mapping[str, str], scratch: Path | None = None) -> dict[str, str]:
-    """Return the variables that a child may see: an allowlist without keys, and the folder for its temporary files."""
+def clean_environment(scratch: Path | None = None) -> dict[str, str]:
+    """Return the variables of this process that a child may see, by an allowlist without keys.
+
+    `scratch` is the folder for its temporary files.
+    """
     kept = {
         name: value
-        for name, value in environment.items()
+        for name, value in os.environ.items()
         if (name in _KEPT or name.startswith(_KEPT_PREFIXES)) and not any(part in name for part in _SECRET)
     }
     folder = {} if scratch is None else dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME", "HF_HOME"), str(scratch))
@@ -141,15 +144,15 @@ def code_paths() -> list[Path]:
     prefixes = {Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix, sys.exec_prefix)}
     paths = [*prefixes, Path(sys.prefix)]
     for entry in map(Path, filter(None, sys.path)):
-        found = entry.resolve()
+        folder = entry.resolve()
         if (
-            found.is_file()
-            or any(found.is_relative_to(prefix) for prefix in prefixes)
-            or found.name.endswith("-packages")
+            folder.is_file()
+            or any(folder.is_relative_to(prefix) for prefix in prefixes)
+            or folder.name.endswith("-packages")
         ):
-            paths.append(found)
-        elif found.is_dir():
-            paths += [child for child in found.iterdir() if (child / "__init__.py").is_file()]
+            paths.append(folder)
+        elif folder.is_dir():
+            paths += [child for child in folder.iterdir() if (child / "__init__.py").is_file()]
     return paths
 
 
@@ -159,7 +162,7 @@ def probe() -> Protection:
 
     done = subprocess.run(
         child_command([sys.executable, "-m", "shared.runtime.sandbox"], alone=True),
-        env={**clean_environment(os.environ), "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        env={**clean_environment(), "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
         capture_output=True,
         check=True,
         timeout=_PROBE_S,

@@ -249,14 +249,10 @@ class Store:
     def put_stream(self, file: FileEntry, parts: Iterable[memoryview]) -> None:
         """Upload a blob from parts of `PART_BYTES`, the last of which may have less.
 
-        Nothing is stored if the iterable raises: that is how the caller, who hashes the parts, refuses another digest.
-
-        Raises:
-            Permanent: digest_mismatch when what is there already has another size.
+        Nothing is stored if the iterable raises: so the caller, who hashes the parts, refuses another digest.
         """
-        self._create_blob(
-            file, "", lambda key: self._client.write_parts(self.bucket, key, file.size_bytes, iter(parts))
-        )
+        write = self._client.write_parts
+        self._create_blob(file, "", lambda key: write(self.bucket, key, file.size_bytes, iter(parts)))
 
     def _create_blob(self, file: FileEntry, prefix: str, write: Callable[[str], None]) -> None:
         key = blob_key(file.digest, prefix)

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
@@ -104,7 +103,7 @@ class FeatureWorker:
                 *child_command(
                     [sys.executable, "-m", _MODULE], memory_limit_bytes=self._memory_limit_bytes, alone=True
                 ),
-                env=clean_environment(os.environ),
+                env=clean_environment(),
                 stdin=PIPE,
                 stdout=PIPE,
             )

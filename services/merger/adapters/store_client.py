@@ -55,7 +55,7 @@ class StoreClient:
         entry = FileEntry(path=name, digest=f"sha256:{hashlib.sha256(data).hexdigest()}", size_bytes=len(data))
         with self._channel() as channel:
             channel.send({"put": {"digest": entry.digest, "size_bytes": entry.size_bytes}})
-            if _expect(channel)["wanted"]:
+            if _expect(channel)["absent"]:
                 for start in range(0, len(data), PART_BYTES):
                     channel.send({}, data[start : start + PART_BYTES])
                     _expect(channel)

@@ -92,9 +92,9 @@ class StoreServer:
         if not _DIGEST.fullmatch(digest) or size_bytes < 0:
             raise Permanent("internal_error", f"{digest[:80]} is not a digest.")
         file = FileEntry(path="blob", digest=digest, size_bytes=size_bytes)
-        wanted = not self._store.has_blob(file)
-        channel.send({"wanted": wanted})
-        if wanted:
+        absent = not self._store.has_blob(file)
+        channel.send({"absent": absent})
+        if absent:
             upload = _Upload(channel, file)
             try:
                 self._store.put_stream(file, upload.parts())
@@ -134,9 +134,10 @@ class _Upload:
             self._channel.send({})
             self._answered = True
             yield part
-        found = f"sha256:{hasher.hexdigest()}"
-        if found != self._file.digest:
-            raise Permanent("digest_mismatch", f"The worker sent {found} as {self._file.digest}.", found=found)
+        digest = f"sha256:{hasher.hexdigest()}"
+        if digest != self._file.digest:
+            reason = f"The worker sent {digest} as {self._file.digest}."
+            raise Permanent("digest_mismatch", reason, found=digest)
 
     def await_question(self) -> None:
         """Wait until the worker waits for an answer, which will be an error."""

@@ -65,7 +65,7 @@ def attempts(folder: Path, parent: int):
     yield "remove the input", data.unlink
     yield "truncate the input", lambda: os.truncate(data, 0)
     yield "change our code", lambda: Path(__file__).open("r+").close()
-    yield "write into /tmp", lambda: Path("/tmp/slipway-hostile").write_text("x")
+    yield "write into a folder of all", lambda: Path(os.sep, "tmp", "slipway-hostile").write_text("x")
     for name in ("environ", "mem", "maps", "auxv", "cmdline", "fd", "root", "cwd"):
         yield f"parent's {name}", lambda name=name: read_proc(parent, name)
     yield "environment of process 1", lambda: read_proc(1, "environ")
