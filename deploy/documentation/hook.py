@@ -59,8 +59,12 @@ def _pages_of(entry: object) -> Sequence[object]:
     folder = entry.removesuffix(EVERY)
     if folder == "services":
         return sorted(page for page in links.extra_pages(ROOT).values() if page.startswith("services/"))
-    pages = sorted(path.name for path in (ROOT / links.DOCS / folder).glob("*.md") if path.name != links.README)
-    return [f"{folder}/{name}" for name in pages]
+    pages = [path for path in (ROOT / links.DOCS / folder).glob("*.md") if path.name != links.README]
+    return [f"{folder}/{path.name}" for path in sorted(pages, key=_title)]
+
+
+def _title(path: Path) -> str:
+    return path.read_text().partition("\n")[0]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
