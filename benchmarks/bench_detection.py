@@ -176,7 +176,7 @@ def false_alarms(watcher: Watcher, kind: str) -> int:
 def event_of(fact: f.Fact, model: str) -> Event:
     return Event[type(fact)](
         id=str(uuid.uuid4()),
-        source="/slipway/benchmark",
+        source=k.source_for(type(fact)),
         type=fact.TYPE,
         subject=model,
         time=datetime.now(UTC),

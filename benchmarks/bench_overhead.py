@@ -198,7 +198,7 @@ async def stamps(js: JetStreamContext, model: str) -> dict[str, list[float]]:
     """Return when the events about a model were stored, Unix seconds, by name."""
     stored: dict[str, list[float]] = {}
     for stream in (INBOX, ORDERS, EVENTS):
-        subject = f"slipway.*.*.v1.{model}"
+        subject = f"slipway.*.*.v1.{model}.*"
         state = (await js.stream_info(stream, subjects_filter=subject)).state
         subscription = await js.subscribe(subject, stream=stream, ordered_consumer=True)
         for _ in range(sum((state.subjects or {}).values())):
@@ -219,7 +219,7 @@ def spans(state: Path, model: str) -> dict[tuple[str, str], list[float]]:
     for line in (state / "logs" / "spans.jsonl").read_text().splitlines():
         span = json.loads(line)
         subject = span["attributes"].get("messaging.destination_publish.name", "")
-        if subject.endswith(f".v1.{model}") and span["name"].endswith(" process"):
+        if f".v1.{model}." in subject and span["name"].endswith(" process"):
             service = span["resource"]["attributes"]["service.name"].removeprefix("slipway-")
             began = datetime.fromisoformat(span["start_time"]).timestamp()
             starts.setdefault((fact_in(subject), service), []).append(began)

@@ -105,7 +105,7 @@ class Watcher:
 def event_of(fact: f.Fact) -> Event:
     return Event[type(fact)](
         id=str(uuid.uuid4()),
-        source="/slipway/benchmark",
+        source=k.source_for(type(fact)),
         type=fact.TYPE,
         subject=MODEL,
         time=datetime.now(UTC),

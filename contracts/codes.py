@@ -6,6 +6,7 @@ Code = Literal[
     "malformed_event",
     "unknown_event_version",
     "subject_mismatch",
+    "sender_mismatch",
     "invalid_model_name",
     "policy_missing",
     "policy_invalid",
@@ -84,7 +85,9 @@ Code = Literal[
 ADVICE: dict[Code, str] = {
     "malformed_event": "Publish a CloudEvents 1.0 JSON object that fits the published JSON Schema of its type.",
     "unknown_event_version": "Publish the event in a version that this system lists in asyncapi.yaml.",
-    "subject_mismatch": "Publish on the subject that is the event's type, a dot and its model name.",
+    "subject_mismatch": "Publish on the subject that is the event's type, its model name and the publisher's name, with dots between.",
+    "sender_mismatch": "Publish with the key of the identity that `source` names, one that may publish this event; "
+    "administrators repeat the events of others with `slipway deadletters requeue`.",
     "invalid_model_name": "Use 1 to 63 lower-case letters, digits and hyphens, neither first nor last a hyphen.",
     "policy_missing": "Declare a release policy with at least one rollback trigger, in the event or stored for the model.",
     "policy_invalid": "Correct the named field of the release policy; unknown fields are errors there.",

@@ -1,15 +1,18 @@
 """The CloudEvents 1.0 envelope that every fact travels in (structured JSON mode)."""
 
+import re
 import uuid
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import ConfigDict, Field
 
 from .facts import Fact
-from .vocabulary import Contract, Environment, Instant, ModelName
+from .vocabulary import IDENTITY_PATTERN, Contract, Environment, Instant, ModelName
 
 CONTENT_TYPE = "application/cloudevents+json"
 ID_NAMESPACE = uuid.UUID("8f2b6f0e-7f2e-5c1c-9a4e-51b17a9de0c1")
+
+SOURCE_PREFIX = "/slipway/"
 
 F = TypeVar("F", bound=Fact)
 Identifier = Annotated[str, Field(min_length=1, max_length=256)]
@@ -21,14 +24,11 @@ class Event(Contract, Generic[F]):
 
     Attributes:
         id: Also the message's `Nats-Msg-Id`.
+        source: `/slipway/<identity>`: whose key first published the event.
         correlationid: The release; in `checkpoint.ready` the training run.
-        authtype: Kind of the credential that published the event (CloudEvents Auth Context): `user`,
-            `service_account`, `unauthenticated`, …
-        authid: The credential's user or service (CloudEvents Auth Context).
-        team: The credential's team.
+        requeuedby: The administrator whose key published the event again, from the dead letters.
 
-    The last three are the publisher's claim: no service sets or trusts them before the bus authenticates publishers
-    (docs/adr/0010).
+    The subject that the event is published on ends with its sender, which the bus checks (docs/adr/0019).
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, populate_by_name=True)
@@ -44,22 +44,41 @@ class Event(Contract, Generic[F]):
     causationid: Identifier | None = None
     traceparent: Annotated[str, Field(max_length=256)] | None = None
     environment: Environment = "production"
-    authtype: Annotated[str, Field(min_length=1, max_length=64)] | None = None
-    authid: Identifier | None = None
-    team: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    requeuedby: Annotated[str, Field(min_length=1, max_length=63)] | None = None
     data: F
+
+    @property
+    def origin(self) -> str:
+        """Name of the identity in `source`; empty if it names none."""
+        return identity_in(self.source)
+
+    @property
+    def sender(self) -> str:
+        """Name of the identity whose key published the event: who acted. Empty if the event names none."""
+        return self.origin if self.requeuedby is None else identity_in(SOURCE_PREFIX + self.requeuedby)
 
     @property
     def nats_subject(self) -> str:
         """Subject that this event is published on."""
-        return nats_subject(self.type, self.subject, self.environment)
+        return nats_subject(self.type, self.subject, self.sender, self.environment)
 
 
-def nats_subject(type_: str, model: str, environment: str = "production") -> str:
-    """Return the NATS subject of a fact: `slipway.[staging.]<name>.v<n>.<model>`."""
+def source_of(identity: str) -> str:
+    """Return the `source` of what an identity publishes."""
+    return f"{SOURCE_PREFIX}{identity}"
+
+
+def identity_in(source: str) -> str:
+    """Return the name of the identity that a `source` names; empty if it names none."""
+    name = source.removeprefix(SOURCE_PREFIX)
+    return name if name != source and re.fullmatch(IDENTITY_PATTERN, name) else ""
+
+
+def nats_subject(type_: str, model: str, sender: str, environment: str = "production") -> str:
+    """Return the NATS subject of a fact: `slipway.[staging.]<name>.v<n>.<model>.<sender>`; `*` stands for any."""
     if environment == "staging":
         type_ = type_.replace("slipway.", "slipway.staging.", 1)
-    return f"{type_}.{model}"
+    return f"{type_}.{model}.{sender}"
 
 
 def derived_id(cause_id: str, type_: str, key: str = "") -> str:

@@ -1,5 +1,7 @@
 """Identities on the bus: the services, the provisioner, and people and programs with their roles."""
 
+import base64
+import json
 import re
 from typing import Annotated, Final, Literal, get_args
 
@@ -8,12 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 from . import facts as f
 from .facts import Fact, WorkProgressed
 from .services import SERVICES
-from .vocabulary import Contract, ModelName
+from .vocabulary import IDENTITY_PATTERN, Contract, ModelName
 
 Role = Literal["publisher", "operator", "approver", "viewer", "administrator"]
 ROLES: tuple[Role, ...] = get_args(Role)
-IDENTITY_PATTERN: Final = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
-"""One token of a NATS subject, and a file name everywhere."""
 PROVISIONER: Final = "provisioner"
 """Creates streams, consumers and buckets; publishes nothing."""
 RESERVED: Final = frozenset({*SERVICES, PROVISIONER, "console", "mirror", "agent"})
@@ -31,7 +31,7 @@ PUBLISHED_BY: Final[dict[Role, tuple[type[Fact], ...]]] = {
     "viewer": (),
     "administrator": (),
 }
-"""What each role publishes of what comes from outside; an administrator may publish everything."""
+"""What each role publishes, under its own name; an administrator publishes every fact, also again (`requeuedby`)."""
 
 IdentityName = Annotated[str, StringConstraints(pattern=IDENTITY_PATTERN)]
 PublicKey = Annotated[str, StringConstraints(pattern=r"^U[A-Z2-7]{55}$")]
@@ -83,6 +83,17 @@ class Credential(BaseModel):
         return cls(name=first, seed=SecretStr(lines[1]))
 
 
+def name_in_creds(text: str) -> str | None:
+    """Return the name of the user in a `.creds` file of a NATS in operator mode; None if it has none that is valid."""
+    match = re.search(r"-----BEGIN NATS USER JWT-----\s+\S+?\.(?P<claims>[\w-]+)\.", text)
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(match["claims"] + "===")) if match else {}
+    except ValueError:
+        return None
+    name = claims.get("name") if isinstance(claims, dict) else None
+    return name if isinstance(name, str) and re.fullmatch(IDENTITY_PATTERN, name) else None
+
+
 def describe_refusal(error: str, name: str) -> str | None:
     """Return what the bus refused to an identity, and how it is granted; None if its error is no refusal.
 
@@ -102,10 +113,12 @@ def _how_granted(name: str, subject: str) -> str:
         return (
             "its permissions are those of another version; run `slipway keys init`, and let the bus read them (SIGHUP)"
         )
+    if subject.startswith("slipway.") and not subject.endswith((f".{name}", f".{name}.>", "*")):
+        return f"a subject ends with the name of the identity that publishes on it, which is {name}"
     for role, facts in PUBLISHED_BY.items():
         for fact in facts:
             if subject.startswith(f"{fact.TYPE}."):
-                model = subject.removeprefix(f"{fact.TYPE}.")
+                model = subject.removeprefix(f"{fact.TYPE}.").rpartition(".")[0]
                 limit = f" of {model}" if role == "publisher" else ""
                 return (
                     f"it takes the role {role}{limit}, which an administrator of the keys gives with `slipway keys add`"

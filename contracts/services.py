@@ -135,7 +135,14 @@ def stream_subjects(stream: Stream) -> list[str]:
     if stream in (INBOX, ORDERS):
         return sorted(name.rsplit(".", 1)[0] + ".>" for name in names)
     staging = [name.replace("slipway.", "slipway.staging.", 1) for name in names]
-    return sorted(f"{name}.*" for name in names + staging)
+    return sorted(f"{name}.*.*" for name in names + staging)
+
+
+def emitters(fact: type[Fact]) -> tuple[str, ...]:
+    """Return the services that a fact is accepted from; none for what comes from outside."""
+    if fact is f.WorkAbandoned:
+        return tuple(service.name for service in SERVICES.values() if service.consumes)
+    return tuple(service.name for service in SERVICES.values() if fact in service.emits)
 
 
 def durable_name(service: str, fact: type[Fact], environment: Environment = "production") -> str:
@@ -147,5 +154,5 @@ def durable_name(service: str, fact: type[Fact], environment: Environment = "pro
 def filter_subject(fact: type[Fact], environment: Environment = "production") -> str:
     """Return the subject filter of a fact's consumers; from the inbox also other versions, to be answered."""
     if environment == "staging":
-        return f"{fact.TYPE.replace('slipway.', 'slipway.staging.', 1)}.*"
-    return fact.TYPE.rsplit(".", 1)[0] + ".>" if fact in FROM_OUTSIDE else f"{fact.TYPE}.*"
+        return f"{fact.TYPE.replace('slipway.', 'slipway.staging.', 1)}.*.*"
+    return fact.TYPE.rsplit(".", 1)[0] + ".>" if fact in FROM_OUTSIDE else f"{fact.TYPE}.*.*"

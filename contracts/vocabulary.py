@@ -9,6 +9,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 from .limits import AtMost
 
 MODEL_NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+IDENTITY_PATTERN = MODEL_NAME_PATTERN
+"""Names of those who may connect to the bus: one token of a NATS subject, and a file name everywhere."""
 MODEL_NAME_RULE = "use 1 to 63 lower-case letters, digits and inner hyphens"
 """The pattern in words, for error messages."""
 

@@ -1,10 +1,11 @@
 """Which subjects of the bus each identity may publish and subscribe to, from what services and roles declare."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from contracts.facts import Fact, WorkAbandoned, WorkProgressed
+from contracts.envelope import nats_subject
+from contracts.facts import FACTS, Fact, WorkAbandoned, WorkProgressed
 from contracts.identities import PROVISIONER, PUBLISHED_BY, Identity, Role, inbox_prefix
 from contracts.services import (
     DEADLETTER,
@@ -26,7 +27,7 @@ BUCKETS: Final = tuple(
 )
 """Every key-value bucket. `policies` and `api-keys` belong to no service: administrators write them."""
 STREAMS: Final[tuple[Stream, ...]] = (INBOX, ORDERS, EVENTS, DEADLETTER, TELEMETRY)
-LIVE: Final = f"{WorkProgressed.TYPE}.*"
+LIVE: Final = f"{WorkProgressed.TYPE}.*.*"
 """Progress of work. It is the only subject besides its inbox that any identity subscribes to.
 
 The server lets a consumer deliver to any subject with a subscriber. So no identity may subscribe to a subject that a
@@ -52,18 +53,16 @@ def permissions_of(identity: Identity) -> Permissions:
     return user_permissions(identity)
 
 
-def subjects(fact: type[Fact]) -> list[str]:
-    """Return the subjects of a fact for all models: those of production, and of staging if a service emits it."""
-    production = f"{fact.TYPE}.*"
-    if fact in FROM_OUTSIDE:
-        return [production]
-    return [production, production.replace("slipway.", "slipway.staging.", 1)]
+def subjects(fact: type[Fact], sender: str) -> list[str]:
+    """Return a sender's subjects of a fact for all models: of production, and of staging if a service emits it."""
+    production = nats_subject(fact.TYPE, "*", sender)
+    return [production] if fact in FROM_OUTSIDE else [production, nats_subject(fact.TYPE, "*", sender, "staging")]
 
 
 def service_permissions(service: ServiceContract) -> Permissions:
     """Return the permissions of a service: its facts, its consumers, its records."""
     emitted: tuple[type[Fact], ...] = (*service.emits, WorkAbandoned) if service.consumes else service.emits
-    publish = [subject for fact in emitted for subject in subjects(fact)]
+    publish = [subject for fact in emitted for subject in subjects(fact, service.name)]
     for fact, environment in service.reads:
         stream, durable = stream_of(fact), durable_name(service.name, fact, environment)
         publish += [
@@ -99,17 +98,19 @@ def user_permissions(identity: Identity) -> Permissions:
     """Return the permissions of a user: those of all the roles together."""
     own = f"{inbox_prefix(identity.name)}.>"
     if "administrator" in identity.roles:
-        return Permissions((">",), (own, "_INBOX.>", LIVE))  # the second for the plain NATS command line
-    publish = [subject for role in identity.roles for subject in _orders(role, identity.models)]
+        facts = [subject for fact in FACTS.values() for subject in subjects(fact, identity.name)]
+        everything = ("$JS.>", "$KV.>", "$SYS.REQ.USER.INFO")
+        return Permissions((*facts, *everything), (own, "_INBOX.>", LIVE))  # `_INBOX` for the plain NATS command line
+    publish = [subject for role in identity.roles for subject in _orders(role, identity)]
     if set(identity.roles) <= {"publisher"}:
         return Permissions(tuple(publish), (own,))
     publish += _reading_streams() + _reading_records(BUCKETS)
     return Permissions(tuple(publish), (own, LIVE), tuple(_consumers_of_services()))
 
 
-def _orders(role: Role, models: Sequence[str]) -> list[str]:
-    named = models if role == "publisher" and models else ("*",)
-    return [f"{fact.TYPE}.{model}" for fact in PUBLISHED_BY[role] for model in named]
+def _orders(role: Role, identity: Identity) -> list[str]:
+    named = identity.models if role == "publisher" and identity.models else ("*",)
+    return [nats_subject(fact.TYPE, model, identity.name) for fact in PUBLISHED_BY[role] for model in named]
 
 
 def _looked_up(service: ServiceContract) -> list[str]:

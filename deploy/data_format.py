@@ -1,7 +1,9 @@
 """The format of what a stack holds (events, records, artifacts), and the sentence that refuses data of another one."""
 
-DATA_FORMAT = 2
-"""It rises when older data can no longer be used. 2: versions are signed, and what is not is not loaded."""
+DATA_FORMAT = 3
+"""It rises when older data can no longer be used. 2: versions are signed, and what is not is not loaded.
+3: the subject of an event ends with its sender, and who approved or cancelled is no field of the event.
+"""
 
 
 def refuse(where: str, data_format: int | None, advice: str) -> str | None:

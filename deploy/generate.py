@@ -16,7 +16,7 @@ from contracts.identities import PROVISIONER, ROLES, Identity
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
 from contracts.services import FROM_OUTSIDE, SERVICES, stream_of
-from contracts.vocabulary import MODEL_NAME_PATTERN
+from contracts.vocabulary import IDENTITY_PATTERN, MODEL_NAME_PATTERN
 from decisions.bus_permissions import permissions_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,7 +69,7 @@ def asyncapi() -> dict[str, Any]:
         "info": {
             "title": "Slipway",
             "version": "1.0.0",
-            "description": "Facts on NATS JetStream, each a CloudEvents 1.0 JSON object. Subject = type + model name.",
+            "description": "Facts on NATS JetStream, CloudEvents 1.0 as JSON. Subject = type + model name + sender.",
         },
         "defaultContentType": CONTENT_TYPE,
         "channels": channels,
@@ -83,9 +83,12 @@ def asyncapi() -> dict[str, Any]:
 
 def _channel(fact: type[Fact]) -> dict[str, Any]:
     return {
-        "address": f"{fact.TYPE}.{{model}}",
+        "address": f"{fact.TYPE}.{{model}}.{{sender}}",
         "description": f"Stored in {stream_of(fact)}." if stream_of(fact) else "Live only, never stored.",
-        "parameters": {"model": {"description": f"Model name, {MODEL_NAME_PATTERN}"}},
+        "parameters": {
+            "model": {"description": f"Model name, {MODEL_NAME_PATTERN}"},
+            "sender": {"description": f"Identity whose key publishes, {IDENTITY_PATTERN}"},
+        },
         "messages": {fact.__name__: {"$ref": f"#/components/messages/{fact.__name__}"}},
     }
 

@@ -3,11 +3,12 @@
 from datetime import UTC, datetime, timedelta
 
 from contracts import facts as f
-from contracts.envelope import Event
+from contracts.envelope import Event, source_of
 from contracts.facts.staging import RatioInterval, SideSummary
 from contracts.facts.watch import Features, InterTokenLatency, Window
 from contracts.policy import Canary, LoadProfile, MetricGate, Promotion, QualityGate, ReleasePolicy, Trigger
 from contracts.routes import CanaryShare, Route, ServedTarget
+from contracts.services import emitters
 from contracts.vocabulary import ArtifactRef, Deployable, Target, digest_of
 
 MODEL = "support-bot"
@@ -17,13 +18,14 @@ CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-SOURCES = {
-    "checkpoint": "/training/support-team",
-    "approval": "/ops/command-line",
-    "rollback": "/ops/command-line",
-    "drill": "/ops/command-line",
-    "quarantine": "/ops/command-line",
-}
+PUBLISHER, OPERATOR = "support-training", "jonas"
+"""Identities of the outsiders in samples and tests."""
+
+
+def source_for(kind: type[f.Fact]) -> str:
+    """Return the `source` of an event as an identity sends it that may: the first service that emits its fact."""
+    outsider = PUBLISHER if kind is f.CheckpointReady else OPERATOR
+    return source_of((*emitters(kind), outsider)[0])
 
 
 def after(seconds: float) -> datetime:
@@ -433,7 +435,6 @@ DEFAULTS: dict[type[f.Fact], dict] = {
     f.ApprovalGranted: {
         "release_id": RELEASE,
         "manifest_digest": digest("version-7"),
-        "actor": "maria.okafor",
         "reason": "Gates pass.",
         "expires_at": after(900),
         "epoch": 11,
@@ -476,12 +477,10 @@ DEFAULTS: dict[type[f.Fact], dict] = {
     },
     f.ReleaseCancelled: {
         "release_id": RELEASE,
-        "actor": "maria.okafor",
         "reason": "Wrong data set.",
         "expires_at": after(900),
     },
     f.DrillOrdered: {
-        "actor": "jonas.lind",
         "reason": "Quarterly drill.",
         "target": target(7),
         "share_ratio": 0.5,
@@ -491,7 +490,6 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "epoch": 12,
     },
     f.RollbackOrdered: {
-        "actor": "jonas.lind",
         "reason": "Rude answers.",
         "failed": target(7),
         "to_version": 6,
@@ -499,7 +497,6 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "epoch": 12,
     },
     f.QuarantineLifted: {
-        "actor": "jonas.lind",
         "reason": "It was the network.",
         "target": target(7),
         "kind": "target",
@@ -509,7 +506,7 @@ DEFAULTS: dict[type[f.Fact], dict] = {
     f.OrderRefused: {
         "order_id": "quarantine.lifted.v1-1",
         "order_type": f.QuarantineLifted.TYPE,
-        "actor": "jonas.lind",
+        "actor": "jonas",
         "release_id": RELEASE,
         "code": "stale_epoch",
         "reason": "The order was given for epoch 11 of the route of support-bot, which is at epoch 12 now.",
@@ -556,10 +553,9 @@ def fact(kind: type[f.Fact], **changes) -> f.Fact:
 def event(data: f.Fact | type[f.Fact], **changes) -> Event:
     """Return an event with every attribute set that carries a fact, or the default fact of a kind."""
     content = data if isinstance(data, f.Fact) else fact(data)
-    name = content.TYPE.split(".")[1]
     envelope = {
         "id": f"{content.TYPE.removeprefix('slipway.')}-1",
-        "source": SOURCES.get(name, "/slipway/registry"),
+        "source": source_for(type(content)),
         "type": content.TYPE,
         "subject": MODEL,
         "time": START,

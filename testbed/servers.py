@@ -13,17 +13,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nkeys
 from nats.aio.client import Client
 
-from deploy.identity.bus_config import tls
+from contracts.identities import Credential, inbox_prefix
+from decisions.bus_permissions import LIVE, Permissions
+from deploy.identity.bus_config import permission_map, tls
 from deploy.identity.key_folder import KeyFolder
-from deploy.local.state import ADMIN, prepare_keys
+from deploy.local.state import prepare_keys
 from shared.messaging import credentials
 from shared.runtime.clock import SystemClock
 from shared.runtime.process import child_command, free_port
 from shared.runtime.settings import Connection
 
 BIN = Path(sys.executable).parent
+HARNESS = "tests"
+"""Identity that real servers of tests have beside the stack's: it publishes what any service or user would."""
 
 
 def wait_until(condition, *, timeout_s: float = 30.0, what: str = "the condition"):
@@ -90,6 +95,14 @@ class Server:
         self.stop()
 
 
+def new_harness(keys: KeyFolder) -> str:
+    """Make the credential of the tests' own identity; return its public key."""
+    pair = nkeys.from_seed(seed := nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER))
+    credential = Credential(name=HARNESS, seed=seed.decode())
+    keys.credential(HARNESS).write_text(credential.text())
+    return pair.public_key.decode()
+
+
 class Throwaway(Server):
     """A server whose data is not needed afterwards: it is killed, not asked to end."""
 
@@ -111,24 +124,35 @@ class NatsServer(Throwaway):
         self.port = free_port()
         self.url = f"tls://127.0.0.1:{self.port}"
         self.keys = keys or prepare_keys(self.folder, SystemClock())
-        included = os.path.relpath(self.keys.server_config, self.folder)  # an absolute path is read as a relative one
         (self.folder / "nats.conf").write_text(
             f'listen: "127.0.0.1:{self.port}"\njetstream {{ store_dir: "{self.folder}/js", max_file_store: 16GB }}\n'
-            f'include "{included}"\n{tls(self.keys.certificate, self.keys.certificate_key)}'
+            f'include "identities.conf"\n{tls(self.keys.certificate, self.keys.certificate_key)}'
         )
+        self._harness = new_harness(self.keys)
+        self._write_identities()
+
+    def _write_identities(self) -> None:
+        """Write the identities of the stack, and beside them the tests' own, which may publish as anyone."""
+        begin = "  users = [\n"
+        text = self.keys.server_config.read_text()
+        assert begin in text
+        everything = Permissions((">",), (f"{inbox_prefix(HARNESS)}.>", "_INBOX.>", LIVE))
+        user = f"    {{ nkey: {self._harness}, permissions: {permission_map(everything)} }}\n"
+        (self.folder / "identities.conf").write_text(text.replace(begin, begin + user))
 
     def reload(self) -> None:
         """Let the server read its configuration again."""
         assert self.process is not None
+        self._write_identities()
         self.process.send_signal(signal.SIGHUP)
 
-    def settings(self, identity: str = ADMIN) -> Connection:
-        """Return the settings of an identity; an administrator's work for everything."""
+    def settings(self, identity: str = HARNESS) -> Connection:
+        """Return the settings of an identity; those of the tests' own work for everything."""
         return Connection(
             nats_url=self.url, nats_credentials=self.keys.credential(identity), nats_ca=self.keys.authority
         )
 
-    async def connect(self, identity: str = ADMIN, **options: Any) -> Client:
+    async def connect(self, identity: str = HARNESS, **options: Any) -> Client:
         """Connect as an identity, with these options of `nats.connect`."""
         return await credentials.connect(self.settings(identity), **options)
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from contracts.envelope import Event
+from contracts.envelope import Event, nats_subject
 from contracts.facts import Fact
 from contracts.services import stream_of
 from shared.runtime.process import child_command, terminate_tree
@@ -84,7 +84,7 @@ def running_service(module: str, connection: Connection, **more: str) -> Iterato
 async def stored_facts(js, fact: type[Fact], model: str = "*") -> list[Event]:
     """Return every stored fact of a type."""
     stream = stream_of(fact)
-    subject = f"{fact.TYPE}.{model}"
+    subject = nats_subject(fact.TYPE, model, "*")
     state = (await js.stream_info(stream, subjects_filter=subject)).state
     count = sum((state.subjects or {}).values())
     if not count:

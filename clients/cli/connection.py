@@ -73,6 +73,24 @@ def find_stack(state: Path | None) -> StackAddress:
     return StackAddress(connection, values["SLIPWAY_GATEWAY_URL"], folder.shown, _path(values, "SLIPWAY_GATEWAY_KEY"))
 
 
+def sender_of(stack: StackAddress) -> str:
+    """Return the identity whose key commands publish with, which is whose order it is.
+
+    Raises:
+        CommandError: the credential cannot be read, or names no identity.
+    """
+    try:
+        name = identify(stack.connection).name
+    except ValueError as error:
+        raise CommandError(f"{error} `slipway env` prints the credential of a stack on this machine.") from error
+    if name is None:
+        raise CommandError(
+            "the credential names no identity, and an order needs one: set SLIPWAY_NATS_CREDENTIALS to a file that "
+            "`slipway keys add` made, or to a .creds file whose user has a name"
+        )
+    return name
+
+
 def _path(values: Mapping[str, str], name: str) -> Path | None:
     """Return the path in a variable; None in the folder of a stack that was last up before it had keys."""
     return Path(values[name]) if name in values else None

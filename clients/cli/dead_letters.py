@@ -1,11 +1,13 @@
 """Read, list and requeue dead letters: messages that a service could not process."""
 
+import json
 from dataclasses import dataclass
 
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from contracts.services import DEADLETTER, DEADLETTER_PREFIX
+from contracts.vocabulary import canonical_json
 from shared.errors import Permanent
 
 
@@ -60,8 +62,21 @@ async def list_all(js: JetStreamContext) -> list[DeadLetter]:
     return [letter for letter in letters if letter is not None]
 
 
-async def requeue(js: JetStreamContext, letter: DeadLetter) -> int:
-    """Publish a dead letter again on its original subject, then remove it; return its new sequence.
+def repeated(letter: DeadLetter, administrator: str) -> tuple[str, bytes]:
+    """Return the subject and the body with which an administrator publishes a dead letter again, under their own name.
+
+    The event keeps its `source`; an order becomes the administrator's own (`Event.sender`).
+    """
+    subject = f"{letter.subject.rpartition('.')[0]}.{administrator}"
+    try:
+        envelope = json.loads(letter.body)
+        return subject, canonical_json({**envelope, "requeuedby": administrator})
+    except (ValueError, TypeError, RecursionError):  # no JSON object: it is refused again, with the same reason
+        return subject, letter.body
+
+
+async def requeue(js: JetStreamContext, letter: DeadLetter, administrator: str) -> int:
+    """Publish a dead letter again as an administrator, then remove it; return its new sequence.
 
     It gets a new message id, so that the deduplication window does not drop it. Consumers that handled the original
     ignore it: events are applied once per event id.
@@ -73,6 +88,7 @@ async def requeue(js: JetStreamContext, letter: DeadLetter) -> int:
         raise Permanent("malformed_event", f"The message on {letter.subject} is larger than the bus can requeue.")
     keep = {key: value for key, value in letter.headers.items() if not key.startswith("Slipway-")}
     headers = {**keep, "Nats-Msg-Id": f"{DEADLETTER_PREFIX}:{letter.sequence}"}
-    ack = await js.publish(letter.subject, letter.body, headers=headers, timeout=10)
+    subject, body = repeated(letter, administrator)
+    ack = await js.publish(subject, body, headers=headers, timeout=10)
     await js.delete_msg(DEADLETTER, letter.sequence)
     return ack.seq

@@ -51,22 +51,26 @@ class EventFilter:
 
     def subjects(self, model: str | None) -> list[str]:
         """Return the subject filters."""
-        return [nats_subject(f"slipway.{name}.v1", model or "*", self.environment) for name in self.names]
+        return [nats_subject(f"slipway.{name}.v1", model or "*", "*", self.environment) for name in self.names]
 
 
-def parse(body: bytes) -> Event[Any] | None:
-    """Return the event of a message, or None if it is malformed or of an unknown type."""
+def parse(subject: str, body: bytes) -> Event[Any] | None:
+    """Return the event of a message, or None if it is malformed, of an unknown type, or names another sender."""
     try:
         plain = Event[Any].model_validate_json(body)
         fact = FACTS.get(plain.type)
-        return None if fact is None else plain.model_copy(update={"data": fact.model_validate(plain.data)})
+        return (
+            None
+            if fact is None or plain.nats_subject != subject
+            else plain.model_copy(update={"data": fact.model_validate(plain.data)})
+        )
     except ValidationError:
         return None
 
 
 def subject_filter(model: str | None) -> str:
     """Return the subject filter for one model or for all."""
-    return ">" if model is None else f"slipway.*.*.*.{model}"
+    return ">" if model is None else f"slipway.*.*.*.{model}.*"
 
 
 async def read_history(
@@ -116,10 +120,10 @@ def _when_full(info: StreamInfo) -> str:
 async def last_event(js: JetStreamContext, fact: type[Fact], model: str) -> Event[Any] | None:
     """Return the last event of a type about a model in production, or None if there is none."""
     try:
-        message = await js.get_last_msg(EVENTS, nats_subject(fact.TYPE, model))
+        message = await js.get_last_msg(EVENTS, nats_subject(fact.TYPE, model, "*"))
     except NotFoundError:
         return None
-    return parse(message.data or b"")
+    return parse(message.subject or "", message.data or b"")
 
 
 def streams_of(where: EventFilter | None) -> tuple[str, ...]:
@@ -151,7 +155,7 @@ async def follow(
     queue: asyncio.Queue[LoggedEvent] = asyncio.Queue()
 
     async def on_progress(message: Msg) -> None:
-        event = parse(message.data)
+        event = parse(message.subject, message.data)
         if event is not None:
             await queue.put(LoggedEvent("", 0, event))
 
@@ -164,7 +168,7 @@ async def follow(
 
     live = None
     if where is None:
-        live = await client.subscribe(f"{WorkProgressed.TYPE}.{model or '*'}", cb=on_progress)
+        live = await client.subscribe(nats_subject(WorkProgressed.TYPE, model or "*", "*"), cb=on_progress)
     pumps = [asyncio.create_task(pump(stream)) for stream in streams_of(where)]
     try:
         while True:
@@ -222,7 +226,7 @@ class _Reader:
         for message in messages:
             sequence = message.metadata.sequence.stream
             self.next, self.moved = sequence + 1, True
-            event = parse(message.data)
+            event = parse(message.subject, message.data)
             if event is not None:
                 events.append(LoggedEvent(self._stream, sequence, event))
         return events

@@ -38,5 +38,3 @@ class CliSettings(BaseSettings):
     """File with an API key of the gateway, for `slipway ask`."""
     triton_url: str | None = None
     """Address of Triton, for `slipway doctor`."""
-    user: str | None = None
-    """Name that orders and approvals carry; the user of the machine when not set."""

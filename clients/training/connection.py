@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clients.training.errors import PublishError
-from contracts.identities import Credential, inbox_prefix
+from contracts.identities import Credential, inbox_prefix, name_in_creds
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,8 @@ class Connection:
             if self.nats_credentials is not None:
                 text = Path(self.nats_credentials).read_text()
                 if "BEGIN NATS USER JWT" in text:
+                    named = name_in_creds(text)
+                    options |= {"name": named, "inbox_prefix": inbox_prefix(named).encode()} if named else {}
                     return {**options, "user_credentials": self.nats_credentials}
                 credential = Credential.from_text(text)
                 options["nkeys_seed_str"] = credential.seed.get_secret_value()

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from clients.training.connection import Connection
 from clients.training.errors import PublishError
 from clients.training.upload import Progress, Uploader
-from contracts.envelope import CONTENT_TYPE, Event, plain
+from contracts.envelope import CONTENT_TYPE, Event, plain, source_of
 from contracts.facts import BaseModelRef, CheckpointReady, EvalResult, Weights
 from contracts.identities import describe_refusal
 from contracts.limits import event_too_large, too_large
@@ -34,7 +34,8 @@ from contracts.vocabulary import (
     digest_of_json,
 )
 
-SOURCE = "/slipway/training"
+LONGEST_NAME = "x" * 63
+"""In place of the publisher's, to check sizes."""
 ATTEMPTS = 5
 ACK_TIMEOUT_S = 10.0
 
@@ -160,7 +161,9 @@ async def publish_checkpoint_async(
         "attempt": attempt,
     }
     placeholder = folder if isinstance(folder, Weights) else _placeholder_weights()
-    _check_size(envelope(_validated({**fields, "weights": placeholder})))  # refuse a mistake before any upload
+    # refuse a mistake before any upload
+    _check_size(envelope(_validated({**fields, "weights": placeholder}), LONGEST_NAME))
+    sender = _sender(connection)
     if evaluation is not None:
         await asyncio.to_thread(_check_evaluation, Path(evaluation))
     weights = folder if isinstance(folder, Weights) else await asyncio.to_thread(_upload, uploader, folder, progress)
@@ -168,7 +171,7 @@ async def publish_checkpoint_async(
     for name, path in sets.items():
         if path is not None:
             fields[name] = await asyncio.to_thread(uploader.put_file, Path(path), lambda _sent: None)
-    event = _check_size(envelope(_validated({**fields, "weights": weights})))
+    event = _check_size(envelope(_validated({**fields, "weights": weights}), sender))
     duplicate = await _publish(connection, event)
     return Published(event.id, model, weights.ref, duplicate)
 
@@ -178,12 +181,23 @@ def _upload(uploader: Uploader, folder: Path | str, progress: Progress | None) -
     return Weights(kind="lora" if (Path(folder) / "adapter_config.json").exists() else "full", ref=ref)
 
 
-def envelope(fact: CheckpointReady) -> Event[Any]:
+def _sender(connection: Connection) -> str:
+    """Return the identity that the checkpoint is published as; raise PublishError if the credentials name none."""
+    name = connection.bus_options().get("name")
+    if not name:
+        raise PublishError(
+            "The checkpoint cannot be announced without a credential that names its publisher: set nats_credentials, "
+            "or SLIPWAY_NATS_CREDENTIALS, to the file of `slipway keys add NAME --role publisher`."
+        )
+    return str(name)
+
+
+def envelope(fact: CheckpointReady, sender: str) -> Event[Any]:
     """Return the event of a checkpoint; the same checkpoint has the same event id, so publishing is idempotent."""
     identity = digest_of_json(fact.model_dump(mode="json")).removeprefix("sha256:")
     return Event[Any](
         id=f"checkpoint-{identity[:32]}",
-        source=SOURCE,
+        source=source_of(sender),
         type=fact.TYPE,
         subject=fact.model,
         time=datetime.now(UTC),  # noqa: TID251 - this distribution does not ship shared.runtime.clock

@@ -1,6 +1,6 @@
 """Operators' orders: approve, cancel, roll back, drill, lift a quarantine.
 
-`actor` is who gave the order, as the client states it; it is not authenticated yet (docs/adr/0010).
+Who gave an order is not in it: it is the sender of its event, which the bus checks (`contracts.envelope`).
 """
 
 from typing import Annotated, ClassVar, Literal
@@ -10,9 +10,6 @@ from pydantic import Field
 from ..codes import Code
 from ..vocabulary import Contract, Digest, Environment, Instant, Ratio, Target
 from .fact import Fact
-
-Actor = Annotated[str, Field(min_length=1, max_length=200)]
-
 
 Epoch = Annotated[int, Field(ge=0)]
 
@@ -27,7 +24,6 @@ class ApprovalGranted(Fact):
 
     release_id: str
     manifest_digest: Digest
-    actor: Actor
     reason: str = ""
     expires_at: Instant | None = None
     epoch: Epoch | None = None
@@ -39,7 +35,6 @@ class ReleaseCancelled(Fact):
     TYPE: ClassVar[str] = "slipway.release.cancelled.v1"
 
     release_id: str
-    actor: Actor
     reason: str
     expires_at: Instant | None = None
 
@@ -49,7 +44,6 @@ class RollbackOrdered(Fact):
 
     TYPE: ClassVar[str] = "slipway.rollback.ordered.v1"
 
-    actor: Actor
     reason: str
     failed: Target | None = None
     to_version: int | None = None
@@ -98,7 +92,6 @@ class DrillOrdered(Fact):
 
     TYPE: ClassVar[str] = "slipway.drill.ordered.v1"
 
-    actor: Actor
     reason: str
     target: Target
     fault: DrillFault
@@ -113,7 +106,6 @@ class QuarantineLifted(Fact):
 
     TYPE: ClassVar[str] = "slipway.quarantine.lifted.v1"
 
-    actor: Actor
     reason: str
     target: Target
     kind: Literal["target"] = "target"
@@ -122,7 +114,7 @@ class QuarantineLifted(Fact):
 
 
 class OrderRefused(Fact):
-    """An operator's order was refused; `reason` says why and what to do."""
+    """An operator's order was refused; `reason` says why and what to do, `actor` whose order it was."""
 
     TYPE: ClassVar[str] = "slipway.order.refused.v1"
 

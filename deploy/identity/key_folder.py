@@ -23,10 +23,10 @@ from typing import Final
 
 from pydantic import SecretStr, TypeAdapter
 
-from contracts.identities import IDENTITY_PATTERN, PROVISIONER, RESERVED, Credential, Identity, Role
+from contracts.identities import PROVISIONER, RESERVED, Credential, Identity, Role
 from contracts.provenance import ATTESTERS, AttesterKey
 from contracts.services import SERVICES
-from contracts.vocabulary import Environment
+from contracts.vocabulary import IDENTITY_PATTERN, Environment
 from deploy.identity import bus_config
 from deploy.identity.api_key_files import ApiKeyFiles
 from deploy.identity.attesters import AttesterKeys

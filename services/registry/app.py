@@ -132,7 +132,9 @@ class Registry:
         if not admission.is_release_id(release_id):
             structlog.get_logger().info("the event belongs to no release", correlation=release_id)
             return
-        await self.records.apply(event.subject, release_id, Input(event.id, event.time, event.data))
+        await self.records.apply(
+            event.subject, release_id, Input(event.id, event.time, event.data, sender=event.sender)
+        )
 
     async def handle_order(self, event: Event[ApprovalGranted] | Event[ReleaseCancelled], stored: datetime) -> None:
         """Apply an order to its release; raise Permanent if it is void and was not carried out."""
@@ -143,7 +145,7 @@ class Registry:
             if isinstance(event.data, ApprovalGranted):
                 route = await self._ports.routes.get(event.subject)
                 check_epoch(event, route.value.epoch if route else None)
-        elif not release.has_recorded(event.data):
+        elif not release.has_recorded(event.data, event.sender):
             reason = f"The id {event.id} is that of another event of release {release.id}. Give each event its own id."
             raise Permanent("malformed_event", reason)
         await self.handle(event, event.data.release_id)
@@ -218,7 +220,7 @@ def build(bus: Bus, *, ports: Ports, locations: AllowedLocations, settings: Regi
 
 def _worker_handler(bus: Bus, registry: Registry) -> Callable[[Event[Any]], Coroutine[Any, Any, None]]:
     async def handle(event: Event[Any]) -> None:
-        if event.source != f"/slipway/{bus.service}" or not isinstance(event.data, CheckpointRejected):
+        if event.origin != bus.service or not isinstance(event.data, CheckpointRejected):
             await registry.handle(event, event.correlationid)  # its own rejections are about no release
 
     return handle

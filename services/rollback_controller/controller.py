@@ -146,7 +146,13 @@ class Controller:
         entry = await self.routes.get(environment, model)
         route = entry.value if entry else None
         cause = Cause(
-            event.id, event.correlationid, event.time, self.clock.now(), received.stored_at, received.sequence
+            event.id,
+            event.correlationid,
+            event.time,
+            self.clock.now(),
+            received.stored_at,
+            received.sequence,
+            event.sender,
         )
         state = await self.states.write(environment, model, lambda state: decide(state, route, cause))
         failpoint(f"{SERVICE}.after_decision")

@@ -80,7 +80,7 @@ class OperatorOrders:
                 share_ratio=order.share_ratio,
                 starts_at=min(event.time, now),
                 expires_at=order.expires_at,
-                actor=order.actor,
+                actor=event.sender,
                 reason=order.reason,
                 ordered_at=stored_at,
             )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nats.aio.client import Client
 
-from contracts.identities import Credential, inbox_prefix
+from contracts.identities import Credential, inbox_prefix, name_in_creds
 from shared.messaging import transport
 from shared.runtime.settings import Connection
 
@@ -26,7 +26,7 @@ class BusIdentity:
     """The identity of a program on the bus.
 
     Attributes:
-        name: The identity; None for one that only a NATS in operator mode knows, or without credentials.
+        name: The identity; None for credentials of a NATS in operator mode that name none, or without credentials.
         seed: Its secret (nkeys); None where there is none, or where `creds_file` has it.
         creds_file: A `.creds` file of a NATS in operator mode.
         tls: What the server is trusted by; None for a connection without TLS.
@@ -131,7 +131,7 @@ def identify(connection: Connection) -> BusIdentity:
     try:
         text = path.read_text()
         if _OPERATOR_MODE in text:
-            return BusIdentity(creds_file=path, tls=tls)
+            return BusIdentity(name=name_in_creds(text), creds_file=path, tls=tls)
         credential = Credential.from_text(text)
     except (OSError, ValueError) as error:
         msg = f"SLIPWAY_NATS_CREDENTIALS names {path}, which is no readable credential: {error}"

@@ -8,19 +8,22 @@ from pydantic import ValidationError
 
 from contracts.envelope import Event, nats_subject
 from contracts.facts import Fact
+from contracts.identities import PROVISIONER
 from contracts.limits import TooLarge, event_too_large, too_large
-from contracts.services import FROM_OUTSIDE
+from contracts.services import FROM_OUTSIDE, SERVICES, emitters
 from contracts.vocabulary import MODEL_NAME_PATTERN, canonical_json
 from shared.errors import Permanent
 
 F = TypeVar("F", bound=Fact)
 _PROBLEM_CHARS = 300
 """A problem may quote what was sent, which may be as large as a message; the answer must fit into one too."""
-_SUBJECT = re.compile(r"^slipway\.(?:staging\.)?(?P<name>[a-z]+(?:\.[a-z]+)*)\.(?P<version>v[0-9]+)\.(?P<model>.*)$")
+_SUBJECT = re.compile(
+    r"^slipway\.(?:staging\.)?(?P<name>[a-z]+(?:\.[a-z]+)*)\.(?P<version>v[0-9]+)\.(?P<model>[^.]*)\.[^.]+$"
+)
 
 
 def model_in(subject: str) -> str | None:
-    """Return the model name at the end of a NATS subject if it is a valid one."""
+    """Return the model name in a NATS subject, before the sender, if it is a valid one."""
     parts = _SUBJECT.fullmatch(subject)
     model = parts["model"] if parts else ""
     return model if re.fullmatch(MODEL_NAME_PATTERN, model) else None
@@ -31,7 +34,7 @@ def parse_event(fact: type[F], subject: str, body: bytes) -> Event[F]:
 
     Raises:
         Permanent: `malformed_event`, `unknown_event_version`, `invalid_model_name`, `subject_mismatch`,
-            `policy_invalid`, each with what is wrong; `too_large` for what came from outside.
+            `sender_mismatch`, `policy_invalid`, each with what is wrong; `too_large` for what came from outside.
     """
     outside = fact in FROM_OUTSIDE
     if outside:
@@ -43,15 +46,40 @@ def parse_event(fact: type[F], subject: str, body: bytes) -> Event[F]:
         event = Event[fact].model_validate(envelope)  # type: ignore[valid-type]  # a class at run time
     except ValidationError as error:
         raise _explain(error) from error
-    expected = nats_subject(event.type, event.subject, event.environment)
+    sender = subject.rpartition(".")[2]
+    expected = nats_subject(event.type, event.subject, sender, event.environment)
     if subject != expected:
         raise Permanent("subject_mismatch", f"Published on {subject}, but the envelope says {expected}.")
+    _check_sender(fact, event, sender)
     model = getattr(event.data, "model", event.subject)
     if model != event.subject:
         raise Permanent("subject_mismatch", f"The envelope is about {event.subject}, its data about {model}.")
     if outside:
         _refuse(too_large(event.data))
     return event
+
+
+def _check_sender(fact: type[Fact], event: Event[Any], sender: str) -> None:
+    """Refuse an event that its sender did not publish, or that it may not publish.
+
+    The bus lets each identity publish only on subjects that end with its own name. What a service publishes is accepted
+    from a service that declares it; from a user only as a repetition (`requeuedby`): only administrators can send one.
+    """
+    if event.sender != sender:
+        named = f"the envelope names {event.sender or 'no identity'}"
+        raise Permanent("sender_mismatch", f"{event.type} was published by {sender}, {named}: {_source(event)}.")
+    allowed = emitters(fact)
+    is_user = sender not in SERVICES and sender != PROVISIONER
+    if is_user if fact in FROM_OUTSIDE else sender in allowed or (is_user and event.requeuedby is not None):
+        if fact in FROM_OUTSIDE or event.origin in allowed:
+            return
+        raise Permanent("sender_mismatch", f"{event.type} comes from {' or '.join(allowed)}, not from {event.source}.")
+    expected = "a user, no service" if fact in FROM_OUTSIDE else " or ".join(allowed)
+    raise Permanent("sender_mismatch", f"{event.type} was published by {sender}; it comes from {expected}.")
+
+
+def _source(event: Event[Any]) -> str:
+    return f"source {event.source!r}" if event.requeuedby is None else f"requeuedby {event.requeuedby!r}"
 
 
 def _refuse(excess: TooLarge | None) -> None:

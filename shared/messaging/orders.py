@@ -39,7 +39,7 @@ def order_refused(failed: Failed) -> OrderRefused | None:
     return OrderRefused(
         order_id=event.id,
         order_type=event.type,
-        actor=event.data.actor,
+        actor=event.sender,
         release_id=getattr(event.data, "release_id", None),
         code=error.code,
         reason=error.sentence(),

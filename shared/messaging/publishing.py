@@ -9,7 +9,7 @@ from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.errors import NoStreamResponseError
 
-from contracts.envelope import CONTENT_TYPE, Event, derived_id, plain
+from contracts.envelope import CONTENT_TYPE, Event, derived_id, plain, source_of
 from contracts.facts import Fact, WorkAbandoned
 from contracts.services import SERVICES
 from contracts.vocabulary import Environment, canonical_json
@@ -57,7 +57,7 @@ def envelope(emit: Emit, cause: Event[Any] | None = None, *, service: str, clock
     correlation_id = emit.correlation_id or (cause.correlationid if cause else str(cause_id or emit.id))
     return Event[Any](
         id=emit.id or derived_id(str(cause_id), fact.TYPE, emit.key),
-        source=f"/slipway/{service}",
+        source=source_of(service),
         type=fact.TYPE,
         subject=model,
         time=clock.now(),

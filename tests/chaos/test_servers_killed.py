@@ -49,7 +49,7 @@ def wide(tmp_path_factory):
 async def publish_until_uploading(stack, wide) -> None:
     """Publish, and come back when every tensor is merged, so that the upload of their one shard is under way."""
     client = await connect(find_stack(stack.state).connection)
-    progressed = await client.subscribe(f"{WorkProgressed.TYPE}.wide")
+    progressed = await client.subscribe(f"{WorkProgressed.TYPE}.wide.*")
     await asyncio.to_thread(stack.publish, "wide", wide["lora"], "--variant", "bf16", base="wide-llama")
     async with asyncio.timeout(120):
         async for message in progressed.messages:

@@ -109,7 +109,7 @@ def test_every_stored_fact_has_exactly_one_stream():
 
     streams = {config.name: config.subjects for config in topology.streams()}
     for fact in FACTS.values():
-        subject = f"{fact.TYPE}.support-bot"
+        subject = f"{fact.TYPE}.support-bot.somebody"
         holding = [name for name, subjects in streams.items() if any(matches(subject, item) for item in subjects)]
         assert holding == ([] if fact in NOT_STORED else [stream_of(fact)]), fact.TYPE
         if stream_of(fact) == EVENTS:

@@ -137,7 +137,7 @@ def test_each_fact_has_one_channel_with_its_message_and_schema(document):
     assert set(document["channels"]) == set(FACTS)
     for type_, fact in FACTS.items():
         channel = document["channels"][type_]
-        assert channel["address"] == f"{type_}.{{model}}"
+        assert channel["address"] == f"{type_}.{{model}}.{{sender}}"
         ((name, message),) = channel["messages"].items()
         assert name == fact.__name__
         described = follow(document, message["$ref"])
@@ -174,9 +174,10 @@ def test_permissions_let_each_service_do_its_work_and_nothing_of_anothers():
     for name in SERVICES:
         allowed = set(blocks[name]["publish"])
         for fact in SERVICES[name].emits:
-            assert f"{fact.TYPE}.*" in allowed
+            assert f"{fact.TYPE}.*.{name}" in allowed
         foreign = {fact for other in SERVICES.values() for fact in other.emits} - set(SERVICES[name].emits)
-        assert not {f"{fact.TYPE}.*" for fact in foreign} & allowed
+        assert not [item for item in allowed for fact in foreign if item.startswith(f"{fact.TYPE}.")]
+        assert all(item.endswith(f".{name}") for item in allowed if item.startswith("slipway."))
         buckets = {item for item in allowed if item.startswith("$KV.")}
         assert buckets == {f"$KV.{bucket}.>" for bucket in (*SERVICES[name].owns, *SERVICES[name].edits)}
 
@@ -184,4 +185,4 @@ def test_permissions_let_each_service_do_its_work_and_nothing_of_anothers():
 def test_nobody_subscribes_to_what_a_stream_stores():
     """Whoever may create consumers could otherwise have stored messages delivered to a stored subject."""
     for block in yaml.safe_load((ROOT / "deploy/nats/permissions.yaml").read_text()).values():
-        assert all(item.startswith("_INBOX") or item == f"{WorkProgressed.TYPE}.*" for item in block["subscribe"])
+        assert all(item.startswith("_INBOX") or item == f"{WorkProgressed.TYPE}.*.*" for item in block["subscribe"])

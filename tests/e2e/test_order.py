@@ -7,6 +7,7 @@ import pytest
 
 from clients.cli.connection import find_stack
 from contracts.envelope import CONTENT_TYPE
+from deploy.local.state import ADMIN
 from shared.messaging.credentials import connect
 from testbed.servers import wait_until
 
@@ -26,7 +27,7 @@ async def publish_again(stack, model: str, *, ids: list[str]) -> None:
     for event_id in ids:
         body = json.dumps({**event, "id": event_id}).encode()
         headers = {"Nats-Msg-Id": event_id, "content-type": CONTENT_TYPE}
-        await js.publish(f"slipway.checkpoint.ready.v1.{model}", body, headers=headers)
+        await js.publish(f"slipway.checkpoint.ready.v1.{model}.{ADMIN}", body, headers=headers)
     await client.close()
 
 

@@ -147,16 +147,22 @@ def staging_route_is_empty(stack) -> bool:
     return answer.status_code == 503
 
 
+def registry_of(stack):
+    """Return the settings of the bus with the registry's key: nobody else gives its orders."""
+    admin = find_stack(stack.state).connection
+    return admin.model_copy(update={"nats_credentials": admin.nats_credentials.with_name("registry.nk")})
+
+
 async def publish_again(stack, orders, *, epoch) -> None:
     """Publish traffic orders again under other ids: as they were, and as if they had been given for the route of now."""
-    client = await connect(find_stack(stack.state).connection)
+    client = await connect(registry_of(stack))
     js = client.jetstream()
     for number, order in enumerate(orders):
         for kind, data in (("late", order["data"]), ("fresh", {**order["data"], "epoch": epoch})):
             event_id = f"{kind}-{number}"
             headers = {"Nats-Msg-Id": event_id, "content-type": CONTENT_TYPE}
             body = json.dumps({**order, "id": event_id, "data": data}).encode()
-            await js.publish(f"slipway.traffic.requested.v1.{MODEL}", body, headers=headers)
+            await js.publish(f"slipway.traffic.requested.v1.{MODEL}.registry", body, headers=headers)
     await client.close()
 
 

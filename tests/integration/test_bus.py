@@ -132,7 +132,9 @@ async def test_bad_input_is_dead_lettered_with_its_code_and_the_service_goes_on(
         return failed_fact()
 
     async with running_bus(bus_settings, handler):
-        await js.publish("slipway.variant.requested.v1.support-bot", body, headers={"content-type": CONTENT_TYPE})
+        await js.publish(
+            "slipway.variant.requested.v1.support-bot.registry", body, headers={"content-type": CONTENT_TYPE}
+        )
         await publish_event(js, requested("good"))
         await facts(js, VariantFailed)
         (letter,) = await deadletters.list_all(js)
@@ -153,7 +155,7 @@ async def test_requeued_dead_letter_is_handled_again(js, bus_settings):
         await facts(js, WorkAbandoned)
         (letter,) = await deadletters.list_all(js)
         fixed = True
-        await deadletters.requeue(js, letter)
+        await deadletters.requeue(js, letter, "adam")
         await facts(js, VariantFailed)
         assert await deadletters.list_all(js) == []
 

@@ -10,9 +10,11 @@ import ssl
 from datetime import UTC, datetime
 
 import nats.errors
+import nats.js.errors
 import pytest
 
-from contracts.facts import FACTS, CheckpointReady, WorkAbandoned, WorkProgressed
+from contracts.envelope import nats_subject, plain, source_of
+from contracts.facts import FACTS, CheckpointReady, RollbackOrdered, WorkAbandoned, WorkProgressed
 from contracts.identities import PROVISIONER, PUBLISHED_BY, Role
 from contracts.services import (
     DEADLETTER,
@@ -26,10 +28,14 @@ from contracts.services import (
     durable_name,
     stream_of,
 )
+from contracts.vocabulary import canonical_json
 from deploy.identity.key_folder import KeyFolder
+from shared.errors import Permanent
 from shared.messaging import credentials, topology
+from shared.messaging.events import parse_event
 from shared.messaging.provision import provision
 from shared.runtime.settings import Connection
+from testbed import factories
 from testbed.servers import NatsServer
 
 NOW = datetime.now(UTC)
@@ -40,6 +46,7 @@ USERS: dict[str, tuple[Role, ...]] = {
     "victor": ("viewer",),
     "both": ("approver", "operator"),
     "adam": ("administrator",),
+    "mallory": ("publisher", "viewer"),
 }
 STREAMS = (INBOX, ORDERS, EVENTS, DEADLETTER, TELEMETRY)
 CONSUMERS = [
@@ -97,9 +104,12 @@ def expected(name):
         if fact not in FROM_OUTSIDE:
             environments.append(fact.TYPE.replace("slipway.", "slipway.staging.", 1))
         for type_ in environments:
-            tried[f"{type_}.support-bot"] = everything or fact in facts_of(name)
+            tried[f"{type_}.support-bot"] = False  # without a sender
+            for sender in (name, ANOTHER[name]):
+                may = everything or fact in facts_of(name)
+                tried[f"{type_}.support-bot.{sender}"] = may and sender == name
     for other in SERVICES:
-        tried[f"{DEADLETTER_PREFIX}.{other}"] = everything or (other == name and bool(SERVICES[other].consumes))
+        tried[f"{DEADLETTER_PREFIX}.{other}"] = other == name and bool(SERVICES[other].consumes)
     for owner, stream, durable in CONSUMERS:
         for verb in ("INFO", "MSG.NEXT"):
             allowed = owner == name or (verb == "INFO" and (reads_all or name == PROVISIONER))
@@ -125,7 +135,7 @@ def expected(name):
         looks_up = stream in publishes or (service is not None and stream in service.looks_up)
         tried[f"$JS.API.STREAM.MSG.GET.{stream}"] = everything or reads_all or looks_up
     tried["$JS.API.STREAM.CREATE.another"] = everything
-    tried["anything.else"] = everything
+    tried["anything.else"] = False
     return tried
 
 
@@ -133,6 +143,8 @@ REFUSED = (nats.errors.Error, ConnectionResetError)
 """A server that knows no such key says so and closes the connection, sometimes before the client has read it."""
 HARMFUL = ("PURGE", "MSG.DELETE", "RESTORE", "SNAPSHOT", "STEPDOWN", "CONSUMER.DELETE", "CONSUMER.PAUSE")
 IDENTITIES = (*SERVICES, PROVISIONER, *USERS)
+ANOTHER = {name: IDENTITIES[number - 1] for number, name in enumerate(IDENTITIES)}
+"""By identity: one whose name it tries to publish under."""
 
 
 @pytest.mark.parametrize("name", IDENTITIES)
@@ -172,8 +184,8 @@ async def test_each_identity_reads_its_own_inbox_only(server, name):
 
     other = next(identity for identity in IDENTITIES if identity != name)
     client = await connect(server, name, error_cb=note)
-    not_own = {f"_INBOX_{other}.>", "slipway.>", "$KV.>", "_INBOX.>", ">", "$JS.>", f"{CheckpointReady.TYPE}.*"}
-    live = f"{WorkProgressed.TYPE}.*"
+    not_own = {f"_INBOX_{other}.>", "slipway.>", "$KV.>", "_INBOX.>", ">", "$JS.>", f"{CheckpointReady.TYPE}.*.*"}
+    live = f"{WorkProgressed.TYPE}.*.*"
     for subject in (*not_own, live, f"_INBOX_{name}.>"):
         await client.subscribe(subject)
     await client.flush(timeout=5)
@@ -193,11 +205,67 @@ async def test_a_publisher_of_named_models_announces_no_other(server):
 
     client = await connect(server, "pia", error_cb=note)
     for model in ("support-bot", "other-bot"):
-        await client.publish(f"{CheckpointReady.TYPE}.{model}", b"")
+        await client.publish(f"{CheckpointReady.TYPE}.{model}.pia", b"")
     await client.flush(timeout=5)
     await asyncio.sleep(0.1)
     await client.close()
-    assert refused == {f"{CheckpointReady.TYPE}.other-bot"}
+    assert refused == {f"{CheckpointReady.TYPE}.other-bot.pia"}
+
+
+SAID = plain(factories.event(RollbackOrdered, source=source_of("oscar")))
+"""An order as oscar gives it, in the hands of someone else."""
+
+
+async def orders(server):
+    """Return sender and body of each stored order."""
+    js = (client := await connect(server, PROVISIONER)).jetstream(timeout=10)
+    state = (await js.stream_info(ORDERS)).state
+    await client.close()
+    js = (client := await connect(server, "adam")).jetstream(timeout=10)
+    stored = [await js.get_msg(ORDERS, number) for number in range(state.first_seq, state.last_seq + 1)]
+    await client.close()
+    return [(message.subject, message.data or b"") for message in stored]
+
+
+@pytest.mark.parametrize("how", ["push consumer", "pull, answered elsewhere", "read, answered elsewhere", "headers"])
+async def test_no_one_has_their_own_message_stored_under_anothers_name(server, how):
+    """The server delivers and answers wherever a client wants: it must not do so as a new event of someone else."""
+    theirs = nats_subject(RollbackOrdered.TYPE, "support-bot", "oscar")
+    own = nats_subject(CheckpointReady.TYPE, "support-bot", "mallory")
+    mallory = await connect(server, "mallory")
+    js = mallory.jetstream(timeout=5)
+    try:
+        sequence = (await js.publish(own, canonical_json(SAID), headers={"Nats-Msg-Id": how})).seq
+        before = await orders(server)
+        if how == "push consumer":
+            config = {"deliver_subject": theirs, "ack_policy": "none", "deliver_policy": "all", "name": "copy"}
+            body = json.dumps({"stream_name": INBOX, "config": config}).encode()
+            await mallory.request(f"$JS.API.CONSUMER.CREATE.{INBOX}.copy", body, timeout=5)
+        elif how == "pull, answered elsewhere":
+            config = {"ack_policy": "none", "deliver_policy": "all", "name": "pulled"}
+            body = json.dumps({"stream_name": INBOX, "config": config}).encode()
+            await mallory.request(f"$JS.API.CONSUMER.CREATE.{INBOX}.pulled", body, timeout=5)
+            await mallory.publish(f"$JS.API.CONSUMER.MSG.NEXT.{INBOX}.pulled", b'{"batch": 5}', reply=theirs)
+        elif how == "read, answered elsewhere":
+            await mallory.publish(
+                f"$JS.API.STREAM.MSG.GET.{INBOX}", json.dumps({"seq": sequence}).encode(), reply=theirs
+            )
+        else:
+            headers = {
+                "Nats-Subject": theirs,
+                "Nats-Stream": ORDERS,
+                "Nats-Stream-Source": f"{ORDERS} 1",
+                "Nats-Rollup": "sub",
+            }
+            with contextlib.suppress(nats.errors.Error, nats.js.errors.Error):
+                await js.publish(own, canonical_json(SAID), headers=headers)
+        await mallory.flush(timeout=5)
+        await asyncio.sleep(0.3)
+        for subject, body in (await orders(server))[len(before) :]:
+            with pytest.raises(Permanent):  # an answer of the server is no event; a copy keeps its own subject
+                parse_event(RollbackOrdered, subject, body)
+    finally:
+        await mallory.close()
 
 
 NAMED_ELSEWHERE = {

@@ -254,7 +254,7 @@ def test_a_dead_letter_is_listed_shown_and_requeued(slipway):
 
     async def publish_nonsense():
         client = await connect(find_stack(slipway.state).connection)
-        await client.jetstream().publish("slipway.release.cancelled.v1.tiny", b"this is no JSON")
+        await client.jetstream().publish("slipway.release.cancelled.v1.tiny.admin", b"this is no JSON")
         await client.close()
 
     asyncio.run(publish_nonsense())

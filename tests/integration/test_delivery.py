@@ -12,7 +12,7 @@ from shared.errors import Permanent
 from shared.messaging.bus import publish_event
 from tests.integration.test_bus import facts, failed_fact, requested, running_bus
 
-SUBJECT = f"{VariantRequested.TYPE}.support-bot"
+SUBJECT = f"{VariantRequested.TYPE}.support-bot.registry"
 MAX_PAYLOAD = 1024 * 1024
 
 
@@ -60,7 +60,7 @@ async def test_message_as_large_as_the_bus_allows_is_dead_lettered_too(js, bus_s
         original = await js.get_msg(letter.stream, letter.stream_sequence)
         assert len(original.data) == MAX_PAYLOAD
         with pytest.raises(Permanent, match="larger than the bus can"):
-            await deadletters.requeue(js, letter)
+            await deadletters.requeue(js, letter, "adam")
         assert len(await deadletters.list_all(js)) == 1
 
 
@@ -121,10 +121,10 @@ async def test_failure_told_with_an_undeclared_fact_becomes_a_dead_letter(js, bu
 
 async def test_message_without_model_or_event_is_dead_lettered_and_forged_numbers_are_not_believed(js, bus_settings):
     async with running_bus(bus_settings, fail):
-        await js.publish(f"{VariantRequested.TYPE}.UPPER", canonical_json(plain(requested("e1"))))
+        await js.publish(f"{VariantRequested.TYPE}.UPPER.registry", canonical_json(plain(requested("e1"))))
         (letter,) = await letters(js)
         assert letter.code == "subject_mismatch"
-        assert letter.subject == f"{VariantRequested.TYPE}.UPPER"
+        assert letter.subject == f"{VariantRequested.TYPE}.UPPER.registry"
 
 
 async def test_requeued_message_goes_back_with_its_content_type_and_trace_only(js, bus_settings):
@@ -133,9 +133,10 @@ async def test_requeued_message_goes_back_with_its_content_type_and_trace_only(j
     async with running_bus(bus_settings, fail):
         await publish_event(js, event)
         (letter,) = await letters(js)
-        sequence = await deadletters.requeue(js, letter)
+        sequence = await deadletters.requeue(js, letter, "adam")
         again = await js.get_msg(letter.stream, sequence)
-        assert again.data == canonical_json(plain(event))
+        assert again.data == canonical_json(plain(event) | {"requeuedby": "adam"})
+        assert again.subject == SUBJECT.replace("registry", "adam")
         assert {key: value for key, value in again.headers.items() if not key.startswith("Nats-")} == {
             "content-type": CONTENT_TYPE,
             "traceparent": trace,

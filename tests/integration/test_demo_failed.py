@@ -100,14 +100,14 @@ def test_a_stack_that_the_environment_names_is_ignored_and_named(folder):
             out=out.fileno(),
             SLIPWAY_NATS_URL="nats://elsewhere:4222",
             SLIPWAY_STATE="/other",
-            SLIPWAY_USER="ada",
+            SLIPWAY_LOG_LEVEL="DEBUG",
         )
     line = (folder / "out").read_text().splitlines()[0]
     assert line == (
         f"The demo starts a stack of its own in {folder}/state, and ignores SLIPWAY_NATS_URL, SLIPWAY_STATE."
     )
     state = f"SLIPWAY_STATE={folder}/state"
-    assert set((folder / "variables").read_text().splitlines()) == {f"{state} SLIPWAY_USER=ada"}
+    assert set((folder / "variables").read_text().splitlines()) == {f"{state} SLIPWAY_LOG_LEVEL=DEBUG"}
 
 
 def test_a_stack_that_did_not_come_up_is_not_said_to_stay(folder):

@@ -79,8 +79,8 @@ async def bus(bus_settings):
 async def fill(js):
     """Publish to every stream on disk until it takes nothing more."""
     for stream, subject in (
-        (EVENTS, "slipway.alert.raised.v1.other"),
-        (INBOX, "slipway.checkpoint.ready.v1.other"),
+        (EVENTS, "slipway.alert.raised.v1.other.monitor"),
+        (INBOX, "slipway.checkpoint.ready.v1.other.paula"),
         (DEADLETTER, "slipway.deadletter.merger"),
     ):
         if stream == DEADLETTER:  # takes the newest, whatever happens
@@ -192,7 +192,7 @@ async def test_an_unreadable_announcement_and_a_full_dead_letter_stream_stop_no_
     refusing = {"discard": DiscardPolicy.NEW, "max_msgs": letters.state.messages}
     await js.update_stream(StreamConfig(**{**vars(letters.config), **refusing}))
     await js.purge_stream(INBOX)
-    bus = await receive_behind_an_unreadable_one(js, bus_settings, f"{f.CheckpointReady.TYPE}.{k.MODEL}")
+    bus = await receive_behind_an_unreadable_one(js, bus_settings, f"{f.CheckpointReady.TYPE}.{k.MODEL}.paula")
     assert [event.data.code for event in await stored_facts(js, f.CheckpointRejected)] == ["malformed_event"]
     assert b'outcome="dead_letter_refused"' in generate_latest(bus.metrics)
 
@@ -200,7 +200,7 @@ async def test_an_unreadable_announcement_and_a_full_dead_letter_stream_stop_no_
 async def test_a_full_dead_letter_stream_drops_its_oldest_and_stops_nothing(js, bus_settings):
     await fill(js)
     await js.purge_stream(INBOX)
-    await receive_behind_an_unreadable_one(js, bus_settings, f"{f.CheckpointReady.TYPE}.NO-MODEL")
+    await receive_behind_an_unreadable_one(js, bus_settings, f"{f.CheckpointReady.TYPE}.NO-MODEL.paula")
     last = await js.get_last_msg(DEADLETTER, "slipway.deadletter.registry")
     assert last.headers["Slipway-Code"] == "malformed_event"
 
@@ -215,7 +215,7 @@ async def test_no_number_of_announcements_keeps_an_order_out(js):
 
 async def test_no_number_of_orders_keeps_an_order_out(js):
     for number in range(200):
-        await js.publish("slipway.drill.ordered.v1.other", b"x" * KIBIBYTE, headers={"Nats-Msg-Id": str(number)})
+        await js.publish("slipway.drill.ordered.v1.other.paula", b"x" * KIBIBYTE, headers={"Nats-Msg-Id": str(number)})
     await publish_event(js, k.event(f.RollbackOrdered))
 
 
@@ -235,7 +235,7 @@ async def test_orders_move_to_their_own_stream_when_an_older_installation_is_pro
     await js.update_stream(StreamConfig(**{**vars(inbox), **together}))
     durable = durable_name(SERVICE, f.RollbackOrdered)
     await js.add_consumer(INBOX, ConsumerConfig(durable_name=durable, filter_subject="slipway.rollback.ordered.>"))
-    await js.publish("slipway.rollback.ordered.v1.old", b"{}", stream=INBOX)
+    await js.publish("slipway.rollback.ordered.v1.old.paula", b"{}", stream=INBOX)
     await provision(js, limits=SMALL)
     await publish_event(js, k.event(f.RollbackOrdered))
     assert (await js.stream_info(ORDERS)).state.messages == 1
@@ -253,4 +253,4 @@ async def test_without_space_for_a_stream_of_their_own_orders_stay_in_the_old_on
     with pytest.raises(RuntimeError, match="is too small"):
         await provision(js, limits={**SMALL, ORDERS: 1024 * 1024 * KIBIBYTE})
     assert (await js.stream_info(INBOX)).config.subjects == together
-    await js.publish("slipway.rollback.ordered.v1.bot", b"{}", stream=INBOX)
+    await js.publish("slipway.rollback.ordered.v1.bot.paula", b"{}", stream=INBOX)

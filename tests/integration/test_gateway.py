@@ -65,7 +65,7 @@ async def put_route(js, gateway, route: Route, bucket: str = "routes") -> None:
 
 async def telemetry(js, count: int, environment: str = "production"):
     """Wait for `count` records and give them, with their raw messages."""
-    subject = nats_subject(InferenceBatch.TYPE, "*", environment)
+    subject = nats_subject(InferenceBatch.TYPE, "*", "gateway", environment)
     subscription = await js.pull_subscribe(subject, stream=TELEMETRY)
     records, raw = [], b""
     async with asyncio.timeout(20):

@@ -31,7 +31,7 @@ class TestBusConnection(SinkConformance):
     async def stored(self, _sink, count):
         stored = []
         for environment in ("production", "staging"):
-            subject = nats_subject(InferenceBatch.TYPE, "*", environment)
+            subject = nats_subject(InferenceBatch.TYPE, "*", "gateway", environment)
             subscription = await self.js.pull_subscribe(subject, stream=TELEMETRY)
             with contextlib.suppress(TimeoutError):
                 for message in await subscription.fetch(10, timeout=1):

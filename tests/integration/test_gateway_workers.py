@@ -142,7 +142,9 @@ async def test_both_workers_answer_and_their_metrics_and_telemetry_add_up(js, ga
 
 
 async def test_the_batches_of_two_workers_have_ids_of_their_own(js, gateway):
-    subscription = await js.pull_subscribe(nats_subject(InferenceBatch.TYPE, "*", "production"), stream=TELEMETRY)
+    subscription = await js.pull_subscribe(
+        nats_subject(InferenceBatch.TYPE, "*", "gateway", "production"), stream=TELEMETRY
+    )
     async with one_client_each(gateway) as clients:
         for client in clients.values():
             await ask(client)

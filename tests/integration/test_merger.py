@@ -74,7 +74,7 @@ async def drained(js):
 async def test_merges_lora_and_full_tells_progress_and_remembers(js, settings, harbour):
     lora = opened(harbour.base, harbour.put(harbour.made["lora"]))
     progress = asyncio.Queue()
-    watch = await js._nc.subscribe(f"{WorkProgressed.TYPE}.support-bot", cb=progress.put)
+    watch = await js._nc.subscribe(f"{WorkProgressed.TYPE}.support-bot.*", cb=progress.put)
     with running_service(MODULE, settings, MERGER_PROGRESS_INTERVAL_S="0") as service:
         await publish_event(js, lora)
         (merged,) = await wait_for_fact(js, CheckpointMerged)
@@ -225,7 +225,7 @@ async def test_kill_9_in_the_middle_of_a_merge_leaves_no_child_and_no_half_artif
     async def on_progress(_message):
         working.set()
 
-    watch = await js._nc.subscribe(f"{WorkProgressed.TYPE}.support-bot", cb=on_progress)
+    watch = await js._nc.subscribe(f"{WorkProgressed.TYPE}.support-bot.*", cb=on_progress)
     before = set(harbour.store.keys("manifests/merged/"))
     with running_service(MODULE, settings) as service:
         await publish_event(js, event)
@@ -264,7 +264,7 @@ def alive(pid):
 
 
 async def test_unreadable_event_becomes_a_dead_letter_and_the_service_goes_on(js, settings, harbour):
-    await js.publish(f"{ReleaseOpened.TYPE}.support-bot", b"{not json", headers={"Nats-Msg-Id": "broken"})
+    await js.publish(f"{ReleaseOpened.TYPE}.support-bot.registry", b"{not json", headers={"Nats-Msg-Id": "broken"})
     await publish_event(js, opened(harbour.base, harbour.new_lora(31)))
     with running_service(MODULE, settings):
         await wait_for_fact(js, CheckpointMerged)

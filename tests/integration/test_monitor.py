@@ -51,7 +51,7 @@ def monitor(js, settings):
 def envelope(fact, *, environment="production", event_id=None, correlation="r-7"):
     return Event[type(fact)](
         id=event_id or str(uuid.uuid4()),
-        source="/slipway/tests",
+        source=k.source_for(type(fact)),
         type=fact.TYPE,
         subject=k.MODEL,
         time=CLOCK.now(),
@@ -121,7 +121,7 @@ async def live(js, **about):
 
 
 async def staging_facts(js, fact, subject_of=nats_subject):
-    subject = subject_of(fact.TYPE, k.MODEL, "staging")
+    subject = subject_of(fact.TYPE, k.MODEL, "*", "staging")
     info = await js.stream_info("SLIPWAY_EVENTS", subjects_filter=subject)
     numbered = []
     for _ in range(sum((info.state.subjects or {}).values())):
@@ -224,7 +224,7 @@ async def test_duplicated_reordered_and_malformed_telemetry_is_harmless(js, moni
     await publish(
         js, batch([record(e2e_ms=-1.0), record(ttft_ms=1e12), record(scheduled_at=CLOCK.now() + timedelta(days=1))])
     )
-    subject = nats_subject(f.InferenceBatch.TYPE, k.MODEL)
+    subject = nats_subject(f.InferenceBatch.TYPE, k.MODEL, "gateway")
     headers = {"content-type": CONTENT_TYPE}
     for body in (b"", b"\xff\xfe", b"[]", b'{"specversion": "1.0"}', json.dumps({"data": {"records": "x"}}).encode()):
         await js.publish(subject, body, headers=headers)

@@ -57,7 +57,7 @@ class KeyValueWorld:
 
     async def _publish_probe(self):
         headers = {"Nats-Msg-Id": "probe"}
-        return await self._js.publish("slipway.release.finished.v1.probe", b"", headers=headers, stream=EVENTS)
+        return await self._js.publish("slipway.release.finished.v1.probe.registry", b"", headers=headers, stream=EVENTS)
 
     async def lose(self):
         await self._js.delete_key_value(BUCKET)

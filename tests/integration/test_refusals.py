@@ -14,6 +14,7 @@ import pytest
 from clients.training.connection import Connection as TrainingConnection
 from clients.training.errors import PublishError
 from clients.training.publish import _publish
+from contracts.envelope import source_of
 from contracts.facts import CheckpointReady, ReleaseOpened
 from contracts.services import INBOX
 from deploy.identity.key_folder import KeyFolder
@@ -38,7 +39,7 @@ def keys(tmp_path_factory):
     folder.add("admin", ["administrator"])
     folder.add("paula", ["publisher"], ["other-bot"])
     folder.add("victor", ["viewer"])
-    stale = folder.server_config.read_text().replace(f'"{ReleaseOpened.TYPE}.*", ', "")
+    stale = folder.server_config.read_text().replace(f'"{ReleaseOpened.TYPE}.*.registry", ', "")
     folder.server_config.write_text(stale)  # as of a version in which the registry did not publish it
     return folder
 
@@ -117,9 +118,11 @@ async def test_a_publisher_of_another_model_is_told_so(js, nats_server):
     connection = TrainingConnection(
         nats_url=settings.nats_url, nats_credentials=str(settings.nats_credentials), nats_ca=str(settings.nats_ca)
     )
-    event = factories.event(CheckpointReady)
+    event = factories.event(CheckpointReady, source=source_of("paula"))
     began = time.monotonic()
-    with pytest.raises(PublishError, match=rf"paula to publish .*{event.subject}: it takes the role publisher of"):
+    with pytest.raises(
+        PublishError, match=rf"paula to publish .*{event.subject}.paula: it takes the role publisher of"
+    ):
         await _publish(connection, event)
     assert time.monotonic() - began < AT_ONCE_S
     assert (await js.stream_info(INBOX)).state.messages == 0

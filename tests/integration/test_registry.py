@@ -8,12 +8,12 @@ import pytest
 
 from clients.cli import dead_letters as deadletters
 from contracts import facts as f
-from contracts.envelope import CONTENT_TYPE, Event, plain
+from contracts.envelope import CONTENT_TYPE, Event, plain, source_of
 from contracts.facts import FACTS
 from contracts.manifests import BaseManifest, DeploymentRecord, FileEntry, FolderManifest, VersionManifest
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
-from contracts.services import EVENTS, INBOX, ORDERS, durable_name
+from contracts.services import EVENTS, INBOX, ORDERS, durable_name, emitters
 from contracts.vocabulary import ArtifactRef, canonical_json, digest_of
 from services.registry.adapters.store import StoredArtifacts
 from services.registry.app import SERVICE, build
@@ -25,6 +25,7 @@ from shared.runtime.clock import SystemClock
 from shared.storage.blobs import Store
 from shared.storage.kv import Bucket
 from testbed.attesters import attester, trust
+from testbed.factories import PUBLISHER
 from tests.kit import fakes_registry as k
 
 READY = f.CheckpointReady.TYPE
@@ -131,16 +132,21 @@ def log(js):
     return Log(js)
 
 
-async def publish(js, fact, event_id, *, release="run 1", model=k.MODEL, source="/training"):
+async def publish(js, fact, event_id, *, release="run 1", model=k.MODEL, source=None):
     event = k.event(fact, event_id, correlation=release, model=model, source=source)
     await publish_event(js, event)
     return event
 
 
+def worker_of(fact):
+    """Return the source of a fact as a worker publishes it, where the registry may publish it too."""
+    return source_of(emitters(type(fact))[-1])
+
+
 async def answer(js, release, version, *facts):
     """Publish facts as the workers would."""
     for i, fact in enumerate(facts):
-        await publish(js, fact, f"{release}/{version}/{fact.TYPE}/{i}", release=release, source="/slipway/worker")
+        await publish(js, fact, f"{release}/{version}/{fact.TYPE}/{i}", release=release, source=worker_of(fact))
 
 
 async def run_to_turn(js, release, version):
@@ -341,7 +347,7 @@ def envelope(checkpoint, **changes):
     return {**plain(k.event(checkpoint, "bad")), **changes}
 
 
-async def raw(js, body, subject=f"{READY}.{k.MODEL}"):
+async def raw(js, body, subject=f"{READY}.{k.MODEL}.{PUBLISHER}"):
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     await js.publish(subject, data, headers={"content-type": CONTENT_TYPE})
 
@@ -381,7 +387,7 @@ async def test_what_is_no_event_is_rejected_and_kept_as_a_dead_letter(js, settin
         "spaces": envelope(good, subject="a b"),
         "300 characters": envelope(good, subject="a" * 300),
     }[name]
-    subject = f"{READY.replace('v1', 'v2')}.{k.MODEL}" if name == "version 2" else f"{READY}.{k.MODEL}"
+    subject = f"{READY.replace('v1', 'v2') if name == 'version 2' else READY}.{k.MODEL}.{PUBLISHER}"
     async with registry(js, settings):
         await raw(js, body, subject)
         (rejected,) = await log.of(f.CheckpointRejected)
@@ -396,7 +402,7 @@ async def test_what_is_no_event_is_rejected_and_kept_as_a_dead_letter(js, settin
 @pytest.mark.parametrize("model", ["a.b", "A", "a_b", "a" * 300, "-a"])
 async def test_a_subject_that_names_no_model_becomes_a_dead_letter(js, settings, checkpoint, log, model):
     async with registry(js, settings):
-        await raw(js, envelope(checkpoint(), subject=model), f"{READY}.{model}")
+        await raw(js, envelope(checkpoint(), subject=model), f"{READY}.{model}.{PUBLISHER}")
         (letter,) = await dead_letters(js)
         assert letter.code == "invalid_model_name"
         await goes_on(js, log, checkpoint)

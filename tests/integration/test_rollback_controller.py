@@ -70,7 +70,7 @@ def controller(js, bus_settings):
 async def publish(js, fact, *, event_id=None, environment="production", model=MODEL):
     event = Event[type(fact)](
         id=event_id or str(uuid.uuid4()),
-        source="/slipway/tests",
+        source=k.source_for(type(fact)),
         type=fact.TYPE,
         subject=model,
         time=CLOCK.now(),
@@ -312,7 +312,7 @@ async def test_a_canary_that_fails_its_test_or_loses_its_release_goes(js, toy, c
 async def test_an_alert_and_an_order_at_once_are_one_switch(js, toy, controller):
     await learn(js, 1, 2)
     await put_route(js, toy, history=(3,))
-    ordered = f.RollbackOrdered(actor="ops", reason="looks odd", failed=target(2))
+    ordered = f.RollbackOrdered(reason="looks odd", failed=target(2))
     await asyncio.gather(publish(js, alert()), publish(js, ordered))
     await wait_for_fact(js, f.DeploymentChanged)
     await handled(js)
@@ -323,14 +323,14 @@ async def test_an_alert_and_an_order_at_once_are_one_switch(js, toy, controller)
 async def test_an_order_may_go_further_back_and_one_that_cannot_is_answered(js, toy, controller):
     await learn(js, 1, 2)
     await put_route(js, toy, active=2, previous=1, history=(3,))
-    await publish(js, f.RollbackOrdered(actor="ops", reason="no such version", failed=target(2), to_version=9))
+    await publish(js, f.RollbackOrdered(reason="no such version", failed=target(2), to_version=9))
     (failed,) = await wait_for_fact(js, f.RollbackFailed)
     assert (failed.data.code, failed.data.mode) == ("no_previous_target", "manual")
-    await publish(js, f.RollbackOrdered(actor="ops", reason="both are odd", failed=target(2), to_version=3))
+    await publish(js, f.RollbackOrdered(reason="both are odd", failed=target(2), to_version=3))
     await wait_for_fact(js, f.DeploymentChanged)
     route = await route_of(js)
     assert (route.active.target, route.previous.target) == (target(3), target(1))
-    await publish(js, f.RollbackOrdered(actor="ops", reason="again", failed=target(2)))
+    await publish(js, f.RollbackOrdered(reason="again", failed=target(2)))
     refused = (await wait_for_fact(js, f.RollbackFailed, count=2))[1]
     assert refused.data.code == "not_in_traffic"
 
@@ -351,7 +351,7 @@ async def test_a_lifted_target_may_be_promoted_again(js, toy, controller):
     await put_route(js, toy)
     await publish(js, alert())
     await wait_for_fact(js, f.DeploymentChanged)
-    lifted = f.QuarantineLifted(actor="ops", reason="false alarm", target=target(2))
+    lifted = f.QuarantineLifted(reason="false alarm", target=target(2))
     await publish(js, lifted, event_id="lift-1")
     changed = (await wait_for_fact(js, f.DeploymentChanged, count=2))[1]
     assert changed.data.cause == "restore"
@@ -365,7 +365,7 @@ async def test_a_lifted_target_may_be_promoted_again(js, toy, controller):
 
 async def test_a_drill_becomes_a_record_that_ends_by_itself_and_a_bad_one_is_answered(js, toy, controller):
     await learn(js, 2)
-    about = {"actor": "ops", "reason": "to see", "target": target(2), "share_ratio": 0.5, "environment": "production"}
+    about = {"reason": "to see", "target": target(2), "share_ratio": 0.5, "environment": "production"}
     good = f.DrillOrdered(fault=f.DrillFault(delay_ms=800), expires_at=CLOCK.now() + timedelta(seconds=60), **about)
     await publish(js, good, event_id="drill-1")
     bucket = Bucket(js, "drills", Drill)
@@ -386,12 +386,12 @@ async def test_a_drill_becomes_a_record_that_ends_by_itself_and_a_bad_one_is_ans
 async def test_telemetry_that_comes_twice_or_cannot_be_read_does_no_harm(js, toy, controller):
     await learn(js, 1, 2)
     await put_route(js, toy)
-    await js.publish(f"{f.InferenceBatch.TYPE}.{MODEL}", b"\xff not json")
+    await js.publish(f"{f.InferenceBatch.TYPE}.{MODEL}.gateway", b"\xff not json")
     await publish(js, alert())
     await wait_for_fact(js, f.DeploymentChanged)
     await publish(js, requests(1, count=2), event_id="batch-1")
     await publish(js, requests(2, count=9))  # streams that finish where they began
-    await js.publish(f"{f.InferenceBatch.TYPE}.{MODEL}", json.dumps({"type": "nonsense"}).encode())
+    await js.publish(f"{f.InferenceBatch.TYPE}.{MODEL}.gateway", json.dumps({"type": "nonsense"}).encode())
     await publish(js, requests(1, count=3))
     (done,) = await wait_for_fact(js, f.RollbackCompleted)
     assert done.data.verdict == "pass"

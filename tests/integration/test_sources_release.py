@@ -156,7 +156,7 @@ async def test_how_far_the_import_is_can_be_watched(js, harness):
     async def receive(message):
         progressed.append(Event[WorkProgressed].model_validate_json(message.data))
 
-    watch = await js._nc.subscribe(f"{WorkProgressed.TYPE}.support-bot", cb=receive)
+    watch = await js._nc.subscribe(f"{WorkProgressed.TYPE}.support-bot.*", cb=receive)
     with running_service(MERGER, harness.settings, **harness.allowed, MERGER_PROGRESS_INTERVAL_S="0"):
         await publish_event(js, event)
         (merged,) = await wait_for_fact(js, CheckpointMerged)

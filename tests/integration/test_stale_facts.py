@@ -82,7 +82,7 @@ async def controller(bus_settings, ahead=timedelta()):
 async def publish(js, fact, *, at=timedelta(), event_id=None):
     event = Event[type(fact)](
         id=event_id or str(uuid.uuid4()),
-        source="/slipway/tests",
+        source=k.source_for(type(fact)),
         type=fact.TYPE,
         subject=k.MODEL,
         time=SystemClock().now() + at,
@@ -133,11 +133,10 @@ def alert(kind=f.AlertRaised, number=1, target=None):
 def orders():
     """One order of each kind that a person can give to the controller, without expiry and epoch."""
     return (
-        f.RollbackOrdered(actor="ada", reason="rude"),
-        f.RollbackOrdered(actor="ada", reason="rude", failed=k.target(7)),
-        f.QuarantineLifted(actor="ada", reason="it was the network", target=k.target(4)),
+        f.RollbackOrdered(reason="rude"),
+        f.RollbackOrdered(reason="rude", failed=k.target(7)),
+        f.QuarantineLifted(reason="it was the network", target=k.target(4)),
         f.DrillOrdered(
-            actor="ada",
             reason="drill",
             target=k.target(7),
             fault=f.DrillFault(delay_ms=100),
@@ -184,14 +183,14 @@ async def test_an_order_for_another_epoch_changes_nothing_and_is_answered(js, bu
 
 
 async def test_the_command_line_sees_why_its_order_was_refused(js, bus_settings):
-    lifted = f.QuarantineLifted(actor="ada", reason="it was the network", target=k.target(4), epoch=3)
-    given = order(k.MODEL, None, lifted)
+    lifted = f.QuarantineLifted(reason="it was the network", target=k.target(4), epoch=3)
+    given = order("ada", k.MODEL, None, lifted)
     async with controller(bus_settings):
         await serve(js)
         await publish_event(js, given)
         await wait_for_fact(js, f.OrderRefused)
     assert (await refusal(js, given)).code == "stale_epoch"
-    assert await refusal(js, order(k.MODEL, None, lifted)) is None, "another order's answer is not this one's"
+    assert await refusal(js, order("ada", k.MODEL, None, lifted)) is None, "another order's answer is not this one's"
 
 
 async def test_an_alert_that_was_resolved_before_it_is_heard_changes_nothing(js, bus_settings):
@@ -217,7 +216,7 @@ async def test_consumers_that_are_lost_a_month_later_bring_everything_again_and_
         await serve(js)
         await publish(js, alert())
         await wait_for_fact(js, f.DeploymentChanged)
-        await publish(js, f.QuarantineLifted(actor="ada", reason="it was the network", target=k.target(7)))
+        await publish(js, f.QuarantineLifted(reason="it was the network", target=k.target(7)))
         await wait_for_fact(js, f.DeploymentChanged, count=2)
         ends = SystemClock().now() + timedelta(minutes=30)
         await publish(js, orders()[3].model_copy(update={"expires_at": ends}))

@@ -17,6 +17,7 @@ from services.registry.ports import Ports
 from shared.errors import Permanent
 from shared.messaging.records import RecordStore
 from shared.storage.kv import Conflict, Entry
+from testbed.factories import source_for
 from tests.kit.records import MemoryBucket, MemoryPublisher, MemoryRecords, no_wait
 
 MODEL = "support-bot"
@@ -73,9 +74,15 @@ def ready(**changes) -> f.CheckpointReady:
     return f.CheckpointReady(**{**given, **changes})
 
 
-def event(fact, event_id: str, *, correlation: str = "run 1", model: str = MODEL, source: str = "/elsewhere", at=START):
+def event(fact, event_id: str, *, correlation: str = "run 1", model: str = MODEL, source=None, at=START):
     return Event[type(fact)](
-        id=event_id, source=source, type=fact.TYPE, subject=model, time=at, correlationid=correlation, data=fact
+        id=event_id,
+        source=source or source_for(type(fact)),
+        type=fact.TYPE,
+        subject=model,
+        time=at,
+        correlationid=correlation,
+        data=fact,
     )
 
 
@@ -296,11 +303,11 @@ def rehearsed(verdict: str = "pass", *, of: ReleasePolicy | None = None, variant
 
 
 def approval(digest: str, release_id: str = RELEASE) -> f.ApprovalGranted:
-    return f.ApprovalGranted(release_id=release_id, manifest_digest=digest, actor="ada")
+    return f.ApprovalGranted(release_id=release_id, manifest_digest=digest)
 
 
 def cancel(release_id: str = RELEASE) -> f.ReleaseCancelled:
-    return f.ReleaseCancelled(release_id=release_id, actor="ada", reason="not today")
+    return f.ReleaseCancelled(release_id=release_id, reason="not today")
 
 
 def abandoned() -> f.WorkAbandoned:

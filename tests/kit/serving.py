@@ -26,6 +26,7 @@ from shared.runtime.process import child_command
 from shared.storage.blobs import Store, manifest_key
 from shared.storage.kv import Bucket
 from testbed.attesters import attester_variables
+from testbed.factories import source_for
 from testbed.released import sign_target
 from testbed.servers import Server, bus_variables
 
@@ -121,7 +122,7 @@ class Fleet:
     async def publish(self, fact, model: str, *, event_id: str | None = None, release: str = "r-1") -> str:
         event = Event[type(fact)](
             id=event_id or str(uuid.uuid4()),
-            source="/slipway/registry",
+            source=source_for(type(fact)),
             type=fact.TYPE,
             subject=model,
             time=datetime.now(UTC),

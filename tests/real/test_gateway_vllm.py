@@ -151,7 +151,7 @@ def record_of(bus, request_id):
 
     async def read():
         connected = await bus.connect()
-        subject = nats_subject(InferenceBatch.TYPE, "*", "production")
+        subject = nats_subject(InferenceBatch.TYPE, "*", "gateway", "production")
         subscription = await connected.jetstream(timeout=10).pull_subscribe(subject, stream=TELEMETRY)
         try:
             async with asyncio.timeout(20):

@@ -79,7 +79,7 @@ async def until(condition, timeout_s=60.0):
 
 
 async def test_int8_is_made_committed_measured_and_found_again(js, store, merged, service, tmp_path):
-    live = await js._nc.subscribe(f"{Progressed.TYPE}.{factories.MODEL}")
+    live = await js._nc.subscribe(f"{Progressed.TYPE}.{factories.MODEL}.*")
     first = request(merged)
     await publish_event(js, first)
     (answer,) = await answers(js, VariantQuantised)
@@ -305,7 +305,7 @@ async def test_end_of_the_release_ends_the_child_and_the_work_is_done_with(js, m
     (answer,) = await answers(js, VariantQuantised)
     assert answer.data.variant == "bf16"  # the others left no fact: their releases are over
     with pytest.raises(NotFoundError):
-        await js.get_last_msg(EVENTS, f"{VariantFailed.TYPE}.{factories.MODEL}")
+        await js.get_last_msg(EVENTS, f"{VariantFailed.TYPE}.{factories.MODEL}.*")
 
 
 async def test_request_of_a_release_that_is_over_is_not_begun(js, merged, stubbed):

@@ -12,8 +12,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from clients.cli.commands.orders import current_user
-from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
+from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import check_model, describe_problems, parse_duration
 from contracts.api_keys import KEY_ID_PATTERN, ApiKey
@@ -53,7 +52,7 @@ def issue(
         raise CommandError("--staging and --both exclude each other", Exit.USAGE)
     for name_of_model in model or []:
         check_model(name_of_model)
-    now = SystemClock().now()
+    stack, now = find_stack(state), SystemClock().now()
     secret = secrets.token_hex(SECRET_BYTES)
     environments: tuple[Environment, ...] = (
         ("production", "staging") if both else ("staging",) if staging else ("production",)
@@ -72,13 +71,13 @@ def issue(
                     "concurrency": concurrency,
                 },
                 "issued_at": now,
-                "issued_by": current_user(),
+                "issued_by": sender_of(stack),
                 "expires_at": now + parse_duration(expires) if expires else None,
             }
         )
     except ValidationError as error:
         raise CommandError(f"the key is not valid: {describe_problems(error, 'key')}", Exit.USAGE) from error
-    stack, key = find_stack(state), format_key(record.key_id, secret)
+    key = format_key(record.key_id, secret)
     if output is not None:
         _write_new(output, key)
     asyncio.run(_store(stack, record))

@@ -7,8 +7,16 @@ from typing import Annotated, Any
 import typer
 from nats.js import JetStreamContext
 
-from clients.cli.commands.orders import current_user, order, refusal
-from clients.cli.connection import JsonOption, ModelArgument, StackAddress, StateOption, connected, find_stack
+from clients.cli.commands.orders import order, refusal
+from clients.cli.connection import (
+    JsonOption,
+    ModelArgument,
+    StackAddress,
+    StateOption,
+    connected,
+    find_stack,
+    sender_of,
+)
 from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import FAULTS, check_model, parse_duration, parse_fault, target_of
 from clients.cli.serving import active_target, read_route, serving
@@ -117,7 +125,6 @@ async def _start(
         if target not in serving(route):
             raise CommandError(f"{target} takes no traffic in {environment}, so a drill would affect no request")
         ordered = DrillOrdered(
-            actor=current_user(),
             reason=reason,
             target=target,
             fault=fault,
@@ -126,7 +133,7 @@ async def _start(
             environment=environment,
             epoch=route.epoch if route is not None else None,
         )
-        return await _order(js, order(model, None, ordered), wait_s)
+        return await _order(js, order(sender_of(stack), model, None, ordered), wait_s)
 
 
 async def _stop(
@@ -137,7 +144,6 @@ async def _stop(
         ended = []
         for running in await _read_drills(js, model, environment):
             over = DrillOrdered(
-                actor=current_user(),
                 reason=reason,
                 target=running.target,
                 fault=running.fault,
@@ -145,7 +151,7 @@ async def _stop(
                 expires_at=SystemClock().now(),
                 environment=running.environment,
             )
-            ended.append(await _order(js, order(model, None, over), wait_s, until=running))
+            ended.append(await _order(js, order(sender_of(stack), model, None, over), wait_s, until=running))
     return ended
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
+from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
 from clients.cli.dead_letters import DeadLetter, find, list_all, requeue
 from clients.cli.event_log import EventFilter, LoggedEvent, follow, read_history
 from clients.cli.output import CommandError, show_json, show_line, show_pairs, show_table
@@ -131,19 +131,19 @@ async def _find(stack: StackAddress, number: int) -> DeadLetter:
 
 @deadletters_app.command("requeue")
 def requeue_letter(number: NumberArgument, state: StateOption = None, as_json: JsonOption = False) -> None:
-    """Publish a dead letter again on its original subject, once the cause is fixed."""
+    """Publish a dead letter again under your name, once the cause is fixed; it takes an administrator's key."""
     stack = find_stack(state)
     letter, sequence = asyncio.run(_requeue(stack, number))
     if as_json:
         show_json({"number": number, "stream": letter.stream, "sequence": sequence})
     else:
-        show_line(f"published dead letter {number} again on {letter.subject}")
+        show_line(f"published dead letter {number} of {letter.service} again: {letter.subject.rpartition('.')[0]}")
 
 
 async def _requeue(stack: StackAddress, number: int) -> tuple[DeadLetter, int]:
     letter = await _find(stack, number)
     async with connected(stack) as client:
-        return letter, await requeue(client.jetstream(timeout=10), letter)
+        return letter, await requeue(client.jetstream(timeout=10), letter, sender_of(stack))
 
 
 def _data(letter: DeadLetter) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import getpass
 import json
 import uuid
 from datetime import datetime
@@ -16,15 +15,22 @@ from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 
 from clients.cli.commands.status import model_of, pick
-from clients.cli.connection import JsonOption, ModelArgument, StackAddress, StateOption, connected, find_stack
+from clients.cli.connection import (
+    JsonOption,
+    ModelArgument,
+    StackAddress,
+    StateOption,
+    connected,
+    find_stack,
+    sender_of,
+)
 from clients.cli.event_log import last_event, read_history
 from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import describe_problems, parse_duration
 from clients.cli.serving import read_route
-from clients.cli.settings import CliSettings
 from clients.cli.views.projection import join, project
 from clients.cli.views.release import ReleaseProgress
-from contracts.envelope import Event
+from contracts.envelope import Event, source_of
 from contracts.facts import ApprovalGranted, ApprovalRequested, Fact, OrderRefused, ReleaseCancelled
 from contracts.limits import too_large
 from contracts.policy import ReleasePolicy
@@ -45,11 +51,6 @@ ANSWER_S, ANSWER_TRY_S = 3.0, 0.1
 EPOCH_TRIES = 3
 """How often an order is published again because the route changed after it was read."""
 policy_app = typer.Typer(help="Show or set the stored release policy of a model.", no_args_is_help=True)
-
-
-def current_user() -> str:
-    """Return the user who publishes an order."""
-    return CliSettings().user or getpass.getuser()
 
 
 def approve(
@@ -79,12 +80,11 @@ async def _approve(stack: StackAddress, what: str, reason: str, until: datetime,
         fact = ApprovalGranted(
             release_id=awaited[-1].release_id,
             manifest_digest=awaited[-1].manifest_digest,
-            actor=current_user(),
             reason=reason,
             expires_at=until,
             epoch=await epoch_of(js, release.model),
         )
-        published = order(release.model, awaited[-1].release_id, fact)
+        published = order(sender_of(stack), release.model, awaited[-1].release_id, fact)
         await publish_event(js, published)
         await raise_if_refused(js, published)
     _print_result(
@@ -110,8 +110,8 @@ async def _cancel(stack: StackAddress, what: str, reason: str, until: datetime, 
         history = [logged.event for logged in await read_history(js, model_of(what))]
         release = _open_release(join(project(history)), what)
         release_id = str(release.release_id)
-        fact = ReleaseCancelled(release_id=release_id, actor=current_user(), reason=reason, expires_at=until)
-        published = order(release.model, release_id, fact)
+        fact = ReleaseCancelled(release_id=release_id, reason=reason, expires_at=until)
+        published = order(sender_of(stack), release.model, release_id, fact)
         await publish_event(js, published)
         await raise_if_refused(js, published)
     _print_result(
@@ -180,8 +180,8 @@ async def _acknowledged(js: JetStreamContext, published: Event[Any]) -> bool:
     return False
 
 
-def order(model: str, release_id: str | None, fact: Fact) -> Event[Any]:
-    """Return the event of an order; without a release, its own id is the correlation id.
+def order(sender: str, model: str, release_id: str | None, fact: Fact) -> Event[Any]:
+    """Return the event of an order by the sender; without a release, its own id is the correlation id.
 
     Raises:
         CommandError: one of its texts is too long; the message is the one that services answer with.
@@ -192,7 +192,7 @@ def order(model: str, release_id: str | None, fact: Fact) -> Event[Any]:
     order_id = str(uuid.uuid4())
     return Event[Any](
         id=order_id,
-        source="/slipway/cli",
+        source=source_of(sender),
         type=fact.TYPE,
         subject=model,
         time=SystemClock().now(),

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 from nats.js import JetStreamContext
 
-from clients.cli.commands.orders import EPOCH_TRIES, EXPIRES, ExpiresOption, current_user, expires_at, order, refusal
-from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
+from clients.cli.commands.orders import EPOCH_TRIES, EXPIRES, ExpiresOption, expires_at, order, refusal
+from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
 from clients.cli.event_log import EventFilter, read_history
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import TARGET, check_model, parse_target
@@ -156,10 +156,8 @@ async def _lift(stack: StackAddress, what: str, reason: str, until: datetime, wa
         for attempt in range(1, EPOCH_TRIES + 1):
             route = await read_route(js, model_named(what))
             target = pick_quarantined(route, what)
-            lifted = QuarantineLifted(
-                actor=current_user(), reason=reason, target=target, expires_at=until, epoch=route.epoch if route else 0
-            )
-            event = order(target.model, None, lifted)
+            lifted = QuarantineLifted(reason=reason, target=target, expires_at=until, epoch=route.epoch if route else 0)
+            event = order(sender_of(stack), target.model, None, lifted)
             await publish_event(js, event)
             answer = await _await_lift(js, target, event, wait_s)
             if isinstance(answer, int):

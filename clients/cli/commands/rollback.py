@@ -9,8 +9,16 @@ import typer
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 
-from clients.cli.commands.orders import EPOCH_TRIES, EXPIRES, ExpiresOption, current_user, expires_at, order
-from clients.cli.connection import JsonOption, ModelArgument, StackAddress, StateOption, connected, find_stack
+from clients.cli.commands.orders import EPOCH_TRIES, EXPIRES, ExpiresOption, expires_at, order
+from clients.cli.connection import (
+    JsonOption,
+    ModelArgument,
+    StackAddress,
+    StateOption,
+    connected,
+    find_stack,
+    sender_of,
+)
 from clients.cli.event_log import EventFilter, follow, last_event, last_sequences
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_pairs
 from clients.cli.parsing import check_model, parse_number, target_of
@@ -196,14 +204,13 @@ async def _rollback(
         for _ in range(EPOCH_TRIES):
             route = await read_route(js, model)
             ordered = RollbackOrdered(
-                actor=current_user(),
                 reason=reason,
                 failed=failed,
                 to_version=to_version,
                 expires_at=until,
                 epoch=None if behind else route.epoch if route is not None else 0,
             )
-            event = order(model, None, ordered)
+            event = order(sender_of(stack), model, None, ordered)
             after = await last_sequences(js)
             await publish_event(js, event)
             if wait_s is None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
+from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import check_model
 from clients.cli.runtimes import find_idle_fleets, plan_release, read_runtimes, served_by
@@ -110,7 +110,7 @@ async def _release(stack: StackAddress, name: str, models: list[str] | None, *, 
         if isinstance(plan, str):
             results.append({"model": model, "published": False, "message": f"{model}: nothing published: {plan}"})
             continue
-        event = envelope(plan).model_copy(update={"source": "/slipway/cli"})
+        event = envelope(plan, sender_of(stack))
         if not dry_run:
             async with connected(stack) as client:
                 await publish_event(client.jetstream(timeout=10), event)

@@ -70,7 +70,7 @@ def _opened(release: ReleaseProgress, event: Event[f.ReleaseOpened]) -> ReleaseP
 
 def _rejected(release: ReleaseProgress, event: Event[f.CheckpointRejected]) -> ReleaseProgress:
     data = event.data
-    step = "admitted" if event.source.endswith("/registry") else "merged"
+    step = "admitted" if event.origin == "registry" else "merged"
     failed = release.with_step(step, event.time, data.code, "failed")
     if step == "merged":
         return failed
@@ -172,7 +172,7 @@ def _awaited(release: ReleaseProgress, event: Event[f.ApprovalRequested]) -> Rel
 
 
 def _approved(release: ReleaseProgress, event: Event[f.ApprovalGranted]) -> ReleaseProgress:
-    return release.with_step("approved", event.time, f"by {event.data.actor}")
+    return release.with_step("approved", event.time, f"by {event.sender}")
 
 
 def _deployed(release: ReleaseProgress, event: Event[f.DeploymentChanged]) -> ReleaseProgress:

@@ -104,9 +104,10 @@ def as_data(release: ReleaseProgress) -> dict[str, Any]:
 
 
 def event_line(event: Event[Any]) -> str:
-    """Return one line with the time, subject, type and main fields of an event."""
+    """Return one line with the time, model, type, sender and main fields of an event."""
     name = event.type.removeprefix("slipway.").rsplit(".", 1)[0]
-    return f"{event.time:%H:%M:%S}  {event.subject:<20} {name:<22} {_gist(event.data.model_dump(mode='json'))}".rstrip()
+    about = f"{event.time:%H:%M:%S}  {event.subject:<20} {name:<22} {event.sender:<20}"
+    return f"{about} {_gist(event.data.model_dump(mode='json'))}".rstrip()
 
 
 GIST = (

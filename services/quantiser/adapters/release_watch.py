@@ -5,7 +5,7 @@ from typing import Any
 
 from nats.errors import Error as NatsError
 
-from contracts.envelope import Event
+from contracts.envelope import Event, nats_subject
 from contracts.facts import ReleaseFinished, VariantRequested
 from contracts.services import EVENTS
 from shared.messaging.bus import Bus
@@ -24,7 +24,7 @@ class LoggedRelease:
     def __init__(self, bus: Bus, request: Event[VariantRequested]) -> None:
         self._bus = bus
         self._release_id = request.data.release_id
-        self._subject = f"{ReleaseFinished.TYPE}.{request.subject}"
+        self._subject = nats_subject(ReleaseFinished.TYPE, request.subject, "*")
         self._since = request.time - _CLOCK_SKEW
         self._sequence: int | None = None
 
@@ -35,7 +35,7 @@ class LoggedRelease:
                 self._sequence = await self._start()
             while True:
                 message = await self._bus.js.get_msg(EVENTS, self._sequence + 1, subject=self._subject, next=True)
-                finished = parse_event(ReleaseFinished, self._subject, message.data or b"").data
+                finished = parse_event(ReleaseFinished, message.subject or "", message.data or b"").data
                 if finished.release_id == self._release_id:
                     return finished
                 self._sequence = message.seq or self._sequence + 1

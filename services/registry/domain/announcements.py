@@ -45,13 +45,14 @@ class Announcements(OutboxRecord):
             Both together tell a message that is delivered again from one of a stream that was made anew.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 6
+    SCHEMA_VERSION: ClassVar[int] = 7
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: unchanged,
         2: unchanged,
         3: unchanged,
         4: unchanged,
         5: unchanged,
+        6: unchanged,
     }
 
     model: ModelName

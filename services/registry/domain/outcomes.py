@@ -135,7 +135,7 @@ def _cancelled(release: Release) -> Ending | None:
     too_late = plan.outstanding_order(release) == plan.ALL_TRAFFIC and release.refused is None and not release.expired
     if fact is None or too_late:
         return None
-    return Ending("cancelled", "cancelled", f"{fact.actor}: {fact.reason}")
+    return Ending("cancelled", "cancelled", f"{fact.sender}: {fact.order.reason}")
 
 
 def _refused(release: Release) -> Ending | None:

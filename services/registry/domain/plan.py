@@ -226,7 +226,7 @@ def _promotion(release: Release, turn: TurnGranted, now: datetime) -> Iterator[E
                 comparison=explain(release),
             ),
         )
-        if target.manifest.digest not in release.approvals:
+        if not release.approvals.get(target.manifest.digest):
             return
     yield from _traffic(release, turn, target)
 

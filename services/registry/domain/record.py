@@ -61,13 +61,14 @@ InputData = Fact | ManifestWritten | TurnGranted | DeadlineReached | Superseded
 class Input:
     """An input of the state machine: its id, its time (of a fact: its event's), and its data.
 
-    `cause_id` is the event that caused it, where that is not the input itself.
+    `cause_id` is the event that caused it, where that is not the input itself. `sender` published it.
     """
 
     id: str
     at: datetime
     data: InputData
     cause_id: str = ""
+    sender: str = ""
 
 
 class Deployed(Contract):
@@ -75,6 +76,20 @@ class Deployed(Contract):
 
     epoch: int
     target: Target
+
+
+class Approval(Contract):
+    """An approval, and the identity that published it."""
+
+    sender: str
+    order: ApprovalGranted
+
+
+class Cancellation(Contract):
+    """A cancellation, and the identity that published it."""
+
+    sender: str
+    order: ReleaseCancelled
 
 
 class RouteSeen(Contract):
@@ -106,7 +121,7 @@ class Release(OutboxRecord):
     `second_measurements` counts only where the first benchmark asks for one.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 7
+    SCHEMA_VERSION: ClassVar[int] = 8
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: unchanged,
         2: unchanged,
@@ -114,6 +129,7 @@ class Release(OutboxRecord):
         4: unchanged,
         5: unchanged,
         6: unchanged,
+        7: unchanged,
     }
 
     opened: ReleaseOpened
@@ -132,7 +148,7 @@ class Release(OutboxRecord):
     benchmarked: dict[Variant, VariantBenchmarked] = Field(default_factory=dict)
     second_measurements: dict[Variant, SecondMeasurement] = Field(default_factory=dict)
     rehearsed: RehearsalCompleted | None = None
-    approvals: dict[str, ApprovalGranted] = Field(default_factory=dict)
+    approvals: dict[str, tuple[Approval, ...]] = Field(default_factory=dict)
     deployed: dict[str, Deployed] = Field(default_factory=dict)
     assessed: dict[str, CanaryAssessed] = Field(default_factory=dict)
     waived: tuple[str, ...] = ()
@@ -141,7 +157,7 @@ class Release(OutboxRecord):
     rejected: CheckpointRejected | None = None
     refused: PromotionRefused | None = None
     abandoned: WorkAbandoned | None = None
-    cancelled: ReleaseCancelled | None = None
+    cancelled: Cancellation | None = None
     superseded: Superseded | None = None
     expired: str | None = None
     finished: ReleaseFinished | None = None
@@ -170,11 +186,11 @@ class Release(OutboxRecord):
         """Return whether a target is a variant of this release's version."""
         return target.model == self.model and target.version == self.version
 
-    def has_recorded(self, order: ApprovalGranted | ReleaseCancelled) -> bool:
-        """Return whether this very order was recorded, and not another one with its id."""
+    def has_recorded(self, order: ApprovalGranted | ReleaseCancelled, sender: str) -> bool:
+        """Return whether this very order of this sender was recorded, and not another one with its id."""
         if isinstance(order, ReleaseCancelled):
-            return self.cancelled == order
-        return self.approvals.get(order.manifest_digest) == order
+            return self.cancelled == Cancellation(sender=sender, order=order)
+        return Approval(sender=sender, order=order) in self.approvals.get(order.manifest_digest, ())
 
 
 def weight_key(weight_ratio: float) -> str:

@@ -25,6 +25,8 @@ from contracts.vocabulary import Target, Variant
 from services.registry.domain import admission, deadlines, gates, plan, rehearsals
 from services.registry.domain.record import (
     SECOND_MEASUREMENT,
+    Approval,
+    Cancellation,
     DeadlineReached,
     Deployed,
     Input,
@@ -44,6 +46,8 @@ def record(release: Release, received: Input, now: datetime) -> Release | None:
     """Return the record with this input in its field; None if it changes nothing."""
     if isinstance(received.data, DeadlineReached):
         return _deadline(release, received.data, received.at, now)
+    if isinstance(received.data, ApprovalGranted | ReleaseCancelled):
+        return _order(release, received.data, received)
     recorder = _RECORDERS.get(type(received.data))
     if recorder is None:
         return None
@@ -166,12 +170,25 @@ def _rehearsed(release: Release, fact: RehearsalCompleted) -> Recorded:
     return None if release.rehearsed else ("rehearsed", {"rehearsed": fact})
 
 
-def _approved(release: Release, fact: ApprovalGranted) -> Recorded:
-    """Keep an approval under the digest that it cites: one of another artifact never counts."""
-    if fact.manifest_digest in release.approvals:
-        return None
-    name = f"approved:{fact.manifest_digest[:15]}"
-    return name, {"approvals": {**release.approvals, fact.manifest_digest: fact}}
+def _order(release: Release, order: ApprovalGranted | ReleaseCancelled, received: Input) -> Release | None:
+    """Keep an order with its sender; an approval under the digest that it cites: one of another artifact never counts.
+
+    Who approved the same digest before has approved it once.
+    """
+    if isinstance(order, ReleaseCancelled):
+        if release.cancelled:
+            return None
+        name = "cancelled"
+        changes: Changes = {"cancelled": Cancellation(sender=received.sender, order=order)}
+    else:
+        digest = order.manifest_digest
+        before = release.approvals.get(digest, ())
+        if received.sender in {approval.sender for approval in before}:
+            return None
+        approvals = (*before, Approval(sender=received.sender, order=order))
+        name, changes = f"approved:{digest[:15]}", {"approvals": {**release.approvals, digest: approvals}}
+    times = release.times if name in release.times else {**release.times, name: received.at}
+    return release.model_copy(update={**changes, "times": times})
 
 
 def _deployed(release: Release, fact: DeploymentChanged) -> Recorded:
@@ -231,10 +248,6 @@ def _abandoned(release: Release, fact: WorkAbandoned) -> Recorded:
     return "abandoned", {"abandoned": fact}
 
 
-def _cancelled(release: Release, fact: ReleaseCancelled) -> Recorded:
-    return None if release.cancelled else ("cancelled", {"cancelled": fact})
-
-
 def _superseded(release: Release, data: Superseded) -> Recorded:
     return None if release.superseded else ("superseded", {"superseded": data})
 
@@ -288,12 +301,10 @@ _RECORDERS: dict[type, Callable[[Release, Any], Recorded]] = {
     VariantStaged: _staged,
     VariantBenchmarked: _benchmarked,
     RehearsalCompleted: _rehearsed,
-    ApprovalGranted: _approved,
     DeploymentChanged: _deployed,
     CanaryAssessed: _assessed,
     CheckpointRejected: _rejected,
     PromotionRefused: _refused,
     WorkAbandoned: _abandoned,
-    ReleaseCancelled: _cancelled,
     Superseded: _superseded,
 }

@@ -28,7 +28,7 @@ class LoggedAlerts:
 
     async def resolved_since(self, environment: Environment, model: str, alert_id: str, sequence: int) -> bool:
         """Return whether the log has the resolution of an alert after a sequence number."""
-        subject = nats_subject(AlertResolved.TYPE, model, environment)
+        subject = nats_subject(AlertResolved.TYPE, model, "*", environment)
         while True:
             try:
                 message = await self._js().get_msg(EVENTS, sequence + 1, subject=subject, next=True)
@@ -41,7 +41,8 @@ class LoggedAlerts:
     async def last_route_change(self, environment: Environment, model: str) -> int:
         """Return the sequence number in the log of the last change of a route; 0 if there is none."""
         try:
-            message = await self._js().get_last_msg(EVENTS, nats_subject(DeploymentChanged.TYPE, model, environment))
+            subject = nats_subject(DeploymentChanged.TYPE, model, "*", environment)
+            message = await self._js().get_last_msg(EVENTS, subject)
         except NotFoundError:
             return 0
         return message.seq or 0

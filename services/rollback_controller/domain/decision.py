@@ -67,6 +67,7 @@ class Cause:
         now: The time of the decision.
         stored_at: When the stream stored it, by the server's clock; None: `published_at` counts.
         sequence: Its number in the stream.
+        sender: The identity that published it.
     """
 
     event_id: str
@@ -75,6 +76,7 @@ class Cause:
     now: datetime
     stored_at: datetime | None = None
     sequence: int = 0
+    sender: str = ""
 
     @property
     def earliest(self) -> datetime:
@@ -211,7 +213,7 @@ def decide_on_order(
         expires_at=expiry(cause.published_at, cause.stored_at or cause.published_at, order.expires_at),
         epoch=order.epoch,
         timeline=RollbackTimeline(detected_at=cause.published_at, decided_at=cause.now),
-        reason=f"{order.actor}: {order.reason}",
+        reason=f"{cause.sender}: {order.reason}",
     )
     return _start(state, started)
 

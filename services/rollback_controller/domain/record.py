@@ -71,7 +71,7 @@ class RollbackState(OutboxRecord):
         rehearsing_since: The sequence number in the log from which on alerts belong to this rehearsal.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 7
+    SCHEMA_VERSION: ClassVar[int] = 8
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: unchanged,
         2: unchanged,
@@ -79,6 +79,7 @@ class RollbackState(OutboxRecord):
         4: unchanged,
         5: unchanged,
         6: unchanged,
+        7: unchanged,
     }
 
     model: ModelName

@@ -63,7 +63,7 @@ def test_each_filter_catches_its_facts_and_those_of_its_environment_alone():
     rollbacks = {kind.TYPE for kind in (f.RollbackStarted, f.RollbackCompleted, f.RollbackFailed, f.RollbackOrdered)}
     assert {pattern: caught(pattern) for pattern in FILTERS} == {
         "slipway.alert.>": {(name, "production") for name in alerts},
-        "slipway.alert.*.v1.support-bot": {(name, "production") for name in alerts},
+        "slipway.alert.*.v1.support-bot.*": {(name, "production") for name in alerts},
         "slipway.rollback.>": {(name, "production") for name in rollbacks},
         "slipway.staging.alert.>": {(name, "staging") for name in alerts},
     }

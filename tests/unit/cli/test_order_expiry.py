@@ -27,5 +27,5 @@ def test_no_order_is_valid_for_more_than_a_day(text):
 
 def test_a_reason_that_is_too_long_is_refused_with_the_message_of_the_services():
     with pytest.raises(CommandError) as caught:
-        order("support-bot", None, fact(f.RollbackOrdered, reason="x" * 2049))
+        order("oscar", "support-bot", None, fact(f.RollbackOrdered, reason="x" * 2049))
     assert str(caught.value) == f"reason has 2,049 characters; the limit is 2,048. {ADVICE['too_large']}"

@@ -136,18 +136,25 @@ def test_an_event_is_one_line():
 @pytest.mark.parametrize("kind", list(f.FACTS.values()), ids=lambda kind: kind.TYPE)
 def test_every_event_is_parsed_and_printed(kind):
     original = event(kind)
-    parsed = parse(canonical_json(plain(original)))
+    parsed = parse(original.nats_subject, canonical_json(plain(original)))
     assert parsed.data == original.data
     assert kind.TYPE.removeprefix("slipway.").removesuffix(".v1") in event_line(parsed)
 
 
 @pytest.mark.parametrize("body", [b"", b"nonsense", b"{}", b"[1]", b'{"type": "slipway.checkpoint.ready.v1"}'])
 def test_an_invalid_event_is_skipped(body):
-    assert parse(body) is None
+    assert parse("slipway.checkpoint.ready.v1.support-bot.paula", body) is None
+
+
+def test_an_event_under_anothers_name_is_skipped():
+    """Its sender is in its subject, which the bus checks; what its body claims is shown to no one."""
+    forged = event(f.RollbackOrdered, source="/slipway/anna")
+    assert parse(forged.nats_subject, canonical_json(plain(forged))).sender == "anna"
+    assert parse(forged.nats_subject.replace("anna", "oscar"), canonical_json(plain(forged))) is None
 
 
 def test_the_log_is_filtered_by_model_on_the_server():
-    assert subject_filter("support-bot") == "slipway.*.*.*.support-bot"
+    assert subject_filter("support-bot") == "slipway.*.*.*.support-bot.*"
     assert subject_filter(None) == ">"
 
 

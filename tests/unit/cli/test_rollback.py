@@ -195,12 +195,12 @@ def test_the_log_line_has_both_targets():
 
 
 def test_an_order_without_a_release_is_its_own_correlation():
-    published = order("support-bot", None, fact(f.RollbackOrdered))
+    published = order("oscar", "support-bot", None, fact(f.RollbackOrdered))
     assert (published.correlationid, published.nats_subject) == (
         published.id,
-        "slipway.rollback.ordered.v1.support-bot",
+        "slipway.rollback.ordered.v1.support-bot.oscar",
     )
-    assert order("support-bot", "r-1", fact(f.RollbackOrdered)).correlationid == "r-1"
+    assert order("oscar", "support-bot", "r-1", fact(f.RollbackOrdered)).correlationid == "r-1"
 
 
 @pytest.mark.parametrize(("bucket", "known", "expected"), [(None, 12, True), (11, 12, True), (13, 12, False)])

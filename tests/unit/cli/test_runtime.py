@@ -65,7 +65,7 @@ def test_the_checkpoint_is_that_of_the_version_with_the_other_runtime():
     assert (fact.serving, fact.attempt) == (ON_NEXT, 1)
     assert fact.policy == release.policy  # none is stored
     assert plan(release, finished(1), stored=k.policy()).policy is None
-    assert envelope(fact).id == envelope(plan(release, finished(1))).id
+    assert envelope(fact, "oscar").id == envelope(plan(release, finished(1)), "oscar").id
 
 
 def test_a_version_without_settings_gets_only_the_runtime():

@@ -124,9 +124,9 @@ def test_derived_id_never_changes_between_releases():
 @pytest.mark.parametrize("kind", FACTS.values(), ids=lambda kind: kind.__name__)
 def test_subjects_of_production_and_staging(kind):
     event = factories.event(kind)
-    assert event.nats_subject == f"{kind.TYPE}.support-bot"
+    assert event.nats_subject == f"{kind.TYPE}.support-bot.{event.sender}"
     staged = event.model_copy(update={"environment": "staging"})
-    assert staged.nats_subject == nats_subject(kind.TYPE, "support-bot", "staging")
+    assert staged.nats_subject == nats_subject(kind.TYPE, "support-bot", event.sender, "staging")
     assert staged.nats_subject.startswith("slipway.staging.")
 
 

@@ -37,5 +37,5 @@ def test_hostile_events_are_read_or_refused_with_a_code():
     assert outcome.counts["malformed_event"] > 500
     assert set(outcome.counts) <= {
         *("read", "malformed_event", "subject_mismatch", "invalid_model_name", "policy_invalid"),
-        *("unknown_event_version", "too_large"),
+        *("unknown_event_version", "too_large", "sender_mismatch"),
     }

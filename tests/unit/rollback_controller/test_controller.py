@@ -140,14 +140,14 @@ async def test_without_a_previous_target_nothing_moves_and_that_is_said():
 @virtual_time
 async def test_an_order_goes_further_back_and_one_that_is_void_is_answered():
     world = started()
-    world.publish(cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(7), to_version=9))
+    world.publish(cf.RollbackOrdered(reason="odd", failed=f.target(7), to_version=9))
     await asyncio.sleep(1)
-    world.publish(cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(7), to_version=5))
+    world.publish(cf.RollbackOrdered(reason="odd", failed=f.target(7), to_version=5))
     await asyncio.sleep(1)
-    world.publish(cf.RollbackOrdered(actor="ops", reason="again", failed=f.target(7)))
-    world.publish(cf.RollbackOrdered(actor="ops", reason="old", failed=f.target(5)), at_s=-901)
-    world.publish(cf.RollbackOrdered(actor="ops", reason="unclear"))
-    world.publish(cf.RollbackOrdered(actor="ops", reason="other epoch", failed=f.target(5), epoch=12))
+    world.publish(cf.RollbackOrdered(reason="again", failed=f.target(7)))
+    world.publish(cf.RollbackOrdered(reason="old", failed=f.target(5)), at_s=-901)
+    world.publish(cf.RollbackOrdered(reason="unclear"))
+    world.publish(cf.RollbackOrdered(reason="other epoch", failed=f.target(5), epoch=12))
     await asyncio.sleep(1)
     codes = [failed.code for failed in world.log.facts(cf.RollbackFailed)]
     assert codes == ["no_previous_target", "not_in_traffic", "order_expired", "stale_epoch"]
@@ -162,10 +162,10 @@ async def test_an_order_that_was_refused_is_not_carried_out_when_it_comes_again(
     world.serve(5, 7)
     world.start()
     world.log.unanswered = 1
-    world.publish(cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(7)))
+    world.publish(cf.RollbackOrdered(reason="odd", failed=f.target(7)))
     await asyncio.sleep(0.1)
     assert len(world.streams.unacknowledged()) == 1, "the answer of the log was lost"
-    world.publish(cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(5)))
+    world.publish(cf.RollbackOrdered(reason="odd", failed=f.target(5)))
     await asyncio.sleep(60)
     assert world.route().active.target == f.target(7)
     assert [failed.code for failed in world.log.facts(cf.RollbackFailed)] == ["not_in_traffic"]
@@ -179,7 +179,7 @@ async def test_an_order_that_expires_while_the_bucket_is_silent_is_not_carried_o
     world = started()
     world.routes.lost = True
     until = world.clock.now() + f.timedelta(seconds=30)
-    world.publish(cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(7), expires_at=until))
+    world.publish(cf.RollbackOrdered(reason="odd", failed=f.target(7), expires_at=until))
     await asyncio.sleep(60)
     world.routes.lost = False
     await asyncio.sleep(60)
@@ -269,9 +269,9 @@ async def test_a_log_that_hangs_delays_no_order():
     world = started()
     await asyncio.sleep(1)
     world.log.silent_s = 53.0
-    world.publish(cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(7)))
+    world.publish(cf.RollbackOrdered(reason="odd", failed=f.target(7)))
     await asyncio.sleep(0.5)
-    world.publish(cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(6)))
+    world.publish(cf.RollbackOrdered(reason="odd", failed=f.target(6)))
     await asyncio.sleep(0.5)
     assert world.route().active.target == f.target(5)
     await asyncio.sleep(6)

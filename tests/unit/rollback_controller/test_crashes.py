@@ -44,7 +44,7 @@ async def by_order(world):
     """An operator's order, two versions back, and a second one that is void by then."""
     world.serve()
     await asyncio.sleep(10)
-    about = {"actor": "ops", "reason": "odd", "failed": f.target(7)}
+    about = {"reason": "odd", "failed": f.target(7)}
     world.publish(cf.RollbackOrdered(**about, to_version=5), event_id="o-1")
     await asyncio.sleep(LATER_S)
     world.publish(cf.RollbackOrdered(**about), event_id="o-2")
@@ -78,16 +78,16 @@ async def lifted(world):
     """A quarantine is lifted, once with success and once for what is not quarantined."""
     world.serve(6, 5, quarantined=(f.target(7),))
     await asyncio.sleep(10)
-    world.publish(cf.QuarantineLifted(actor="ops", reason="false alarm", target=f.target(7)), event_id="l-1")
+    world.publish(cf.QuarantineLifted(reason="false alarm", target=f.target(7)), event_id="l-1")
     await asyncio.sleep(LATER_S)
-    world.publish(cf.QuarantineLifted(actor="ops", reason="false alarm", target=f.target(4)), event_id="l-2")
+    world.publish(cf.QuarantineLifted(reason="false alarm", target=f.target(4)), event_id="l-2")
 
 
 async def drilled(world):
     """A drill is ordered, and ended."""
     world.serve()
     await asyncio.sleep(10)
-    about = {"actor": "ops", "reason": "practice", "target": f.target(7), "environment": "production"}
+    about = {"reason": "practice", "target": f.target(7), "environment": "production"}
     fault = cf.DrillFault(delay_ms=800)
     world.publish(cf.DrillOrdered(**about, fault=fault, share_ratio=0.5, expires_at=LATER), event_id="d-1")
     await asyncio.sleep(LATER_S)
@@ -174,7 +174,7 @@ def test_a_switch_that_was_not_recorded_is_no_failure_when_the_route_has_changed
         if later == "promoted":
             world.routes.set("production", promoted(route, 8))
         else:
-            lifting = cf.QuarantineLifted(actor="ops", reason="false alarm", target=f.target(7))
+            lifting = cf.QuarantineLifted(reason="false alarm", target=f.target(7))
             world.publish(lifting, event_id="l-1")
         world.start()
         await asyncio.sleep(60)

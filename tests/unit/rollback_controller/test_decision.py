@@ -43,7 +43,7 @@ def route(active=7, previous=6, *, canary=None, weight=0.2, **changes):
 
 
 def cause(seconds=0.0, fact_id="") -> Cause:
-    return Cause(fact_id or f"fact-{next(_ids)}", "r-7", f.after(seconds), f.after(seconds))
+    return Cause(fact_id or f"fact-{next(_ids)}", "r-7", f.after(seconds), f.after(seconds), sender="ops")
 
 
 def alert(version=7, trigger="slow", *, kind=cf.AlertRaised, number=1, **changes):
@@ -216,9 +216,7 @@ def test_a_canary_that_failed_or_lost_its_release_is_taken_out(what, on, expecte
 
 
 def order(failed=7, to_version=None):
-    return cf.RollbackOrdered(
-        actor="ops", reason="looks odd", failed=f.target(failed) if failed else None, to_version=to_version
-    )
+    return cf.RollbackOrdered(reason="looks odd", failed=f.target(failed) if failed else None, to_version=to_version)
 
 
 def test_an_order_is_never_held():

@@ -28,9 +28,7 @@ FACTS = {
     "opened 7": lambda world: world.open_releases(7),
     "raised": lambda world: world.publish(world.alert(), event_id="a-1"),
     "updated": lambda world: world.publish(world.alert(kind=cf.AlertUpdated), event_id="a-2"),
-    "ordered": lambda world: world.publish(
-        cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(7)), event_id="o-1"
-    ),
+    "ordered": lambda world: world.publish(cf.RollbackOrdered(reason="odd", failed=f.target(7)), event_id="o-1"),
     "finished": lambda world: world.publish(
         cf.ReleaseFinished(release_id="r-6", model=f.MODEL, version=6, outcome="promoted", reason="well"),
         event_id="f-1",
@@ -84,11 +82,11 @@ def promoted(world, version):
 
 
 def lifted(world, version):
-    world.publish(cf.QuarantineLifted(actor="ops", reason="well", target=f.target(version)))
+    world.publish(cf.QuarantineLifted(reason="well", target=f.target(version)))
 
 
 def ordered(world, version):
-    world.publish(cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(version)))
+    world.publish(cf.RollbackOrdered(reason="odd", failed=f.target(version)))
 
 
 def alerted(world, version):

@@ -9,7 +9,7 @@ from tests.unit.rollback_controller.test_decision import RULES, alert, published
 
 
 def refuse(before, number):
-    order = cf.RollbackOrdered(actor="bot", reason="odd", failed=f.target(1))
+    order = cf.RollbackOrdered(reason="odd", failed=f.target(1))
     cause = Cause(f"o-{number}", "r-7", f.after(20), f.after(20), f.after(20), 10 + number)
     void = decision.decide_on_order(before, order, route(6, 5), cause, RULES)
     return decision.record_refusal(before, order, route(6, 5), cause, void)

@@ -38,7 +38,7 @@ async def resumed(world, code) -> None:
 
 
 def ordered(**about):
-    return lambda _world: cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(7), **about)
+    return lambda _world: cf.RollbackOrdered(reason="odd", failed=f.target(7), **about)
 
 
 @virtual_time

@@ -18,7 +18,7 @@ DEDUPED_S = 200.0
 
 
 def order(version=7):
-    return cf.RollbackOrdered(actor="bot", reason="odd", failed=f.target(version))
+    return cf.RollbackOrdered(reason="odd", failed=f.target(version))
 
 
 def cause(sequence, fact_id="rb-bot"):

@@ -20,7 +20,7 @@ def received(*, ordered_at=0.0, stored=0.0, now=0.0, fact_id="fact"):
 
 
 def order(**changes):
-    return cf.RollbackOrdered(**({"actor": "ada", "reason": "rude"} | changes))
+    return cf.RollbackOrdered(**({"reason": "rude"} | changes))
 
 
 @pytest.mark.parametrize("kind", [cf.AlertRaised, cf.AlertUpdated])

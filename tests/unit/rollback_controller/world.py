@@ -98,7 +98,7 @@ class World:
         self._ids += 1
         event = Event[type(fact)](
             id=event_id or f"e-{self._ids}",
-            source="/slipway/tests",
+            source=f.source_for(type(fact)),
             type=fact.TYPE,
             subject=f.MODEL,
             time=self.clock.true_time() + f.timedelta(seconds=at_s),

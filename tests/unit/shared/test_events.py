@@ -6,20 +6,23 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from contracts.envelope import plain
-from contracts.facts import FACTS, CheckpointReady, VariantRequested
+from contracts.envelope import nats_subject, plain, source_of
+from contracts.facts import FACTS, CheckpointReady, RollbackOrdered, VariantRequested
+from contracts.identities import PROVISIONER
+from contracts.services import FROM_OUTSIDE, SERVICES, emitters
 from contracts.vocabulary import canonical_json
 from shared.errors import Permanent
 from shared.messaging.events import model_in, parse_event
 from testbed import factories
 
-SUBJECT = f"{CheckpointReady.TYPE}.support-bot"
-GOOD = plain(factories.event(CheckpointReady))
+READY = factories.event(CheckpointReady)
+SUBJECT, GOOD = READY.nats_subject, plain(READY)
 CODES = {
     "malformed_event",
     "unknown_event_version",
     "invalid_model_name",
     "subject_mismatch",
+    "sender_mismatch",
     "policy_invalid",
     "too_large",
 }
@@ -61,14 +64,20 @@ def parse_or_refuse(fact, subject, body):
 def test_every_fact_parses_on_its_own_subject_only(kind):
     event = factories.event(kind)
     assert parse_event(kind, event.nats_subject, canonical_json(plain(event))) == event
-    assert refused(canonical_json(plain(event)), f"{kind.TYPE}.other-bot", kind).code == "subject_mismatch"
+    assert (
+        refused(canonical_json(plain(event)), nats_subject(kind.TYPE, "other-bot", event.sender), kind).code
+        == "subject_mismatch"
+    )
 
 
 def test_staging_and_production_do_not_mix():
     staged = factories.event(VariantRequested, environment="staging")
     body = canonical_json(plain(staged))
     assert parse_event(VariantRequested, staged.nats_subject, body) == staged
-    assert refused(body, f"{VariantRequested.TYPE}.support-bot", VariantRequested).code == "subject_mismatch"
+    assert (
+        refused(body, nats_subject(VariantRequested.TYPE, "support-bot", "registry"), VariantRequested).code
+        == "subject_mismatch"
+    )
 
 
 @pytest.mark.parametrize(
@@ -155,17 +164,19 @@ def test_arbitrary_data_on_arbitrary_subjects_is_parsed_or_refused(changes, tail
     body = json.dumps(GOOD | {"data": GOOD["data"] | changes}).encode()
     parse_or_refuse(CheckpointReady, SUBJECT, body)
     parse_or_refuse(CheckpointReady, f"{CheckpointReady.TYPE}.{tail}", body)
+    parse_or_refuse(CheckpointReady, f"{CheckpointReady.TYPE}.support-bot.{tail}", body)
 
 
 @given(st.text(max_size=40))
-@example("slipway.checkpoint.ready.v1.a\n")
-@example("slipway.staging.alert.raised.v1.x")
+@example("slipway.checkpoint.ready.v1.a.b\n")
+@example("slipway.staging.alert.raised.v1.x.y")
 def test_a_model_is_read_from_a_subject_only_if_it_is_a_valid_name(text):
     for subject in (text, f"slipway.checkpoint.ready.v1.{text}"):
         model = model_in(subject)
         if model is not None:
-            assert subject.endswith(f".{model}")
-            assert parse_event(VariantRequested, f"{VariantRequested.TYPE}.{model}", renamed(model)).subject == model
+            assert subject.split(".")[-2] == model
+            on = nats_subject(VariantRequested.TYPE, model, "registry")
+            assert parse_event(VariantRequested, on, renamed(model)).subject == model
 
 
 def renamed(model):
@@ -175,14 +186,63 @@ def renamed(model):
 @pytest.mark.parametrize(
     ("subject", "model"),
     [
-        ("slipway.checkpoint.ready.v1.support-bot", "support-bot"),
-        ("slipway.staging.alert.raised.v12.a", "a"),
-        ("slipway.checkpoint.ready.v1.a.b", None),
+        ("slipway.checkpoint.ready.v1.support-bot.paula", "support-bot"),
+        ("slipway.checkpoint.ready.v1.support-bot", None),
+        ("slipway.staging.alert.raised.v12.a.monitor", "a"),
+        ("slipway.checkpoint.ready.v1.a.b.c", None),
         ("slipway.checkpoint.ready.v1", None),
         ("slipway.checkpoint.ready.v1.", None),
-        ("slipway.checkpoint.ready.v1.UP", None),
-        ("other.checkpoint.ready.v1.a", None),
+        ("slipway.checkpoint.ready.v1.UP.paula", None),
+        ("other.checkpoint.ready.v1.a.b", None),
     ],
 )
 def test_models_in_subjects(subject, model):
     assert model_in(subject) == model
+
+
+# -- senders ----------------------------------------------------------------------------------------------------------
+
+
+SENDERS = (*SERVICES, PROVISIONER, "oscar", "adam")
+
+
+@pytest.mark.parametrize("kind", FACTS.values(), ids=lambda kind: kind.__name__)
+def test_a_fact_is_accepted_from_those_who_declare_it_only(kind):
+    """What each may publish at all is the bus's part (test_bus_permissions)."""
+    for sender in SENDERS:
+        event = factories.event(kind, source=source_of(sender))
+        body = canonical_json(plain(event))
+        is_user = sender not in (*SERVICES, PROVISIONER)
+        if (kind in FROM_OUTSIDE and is_user) or sender in emitters(kind):
+            assert parse_event(kind, event.nats_subject, body).sender == sender
+        else:
+            assert refused(body, event.nats_subject, kind).code == "sender_mismatch"
+        for other in set(SENDERS) - {sender}:  # its own key, another's name in the envelope
+            on = nats_subject(event.type, event.subject, other)
+            assert refused(body, on, kind).code == "sender_mismatch"
+
+
+@pytest.mark.parametrize("kind", FACTS.values(), ids=lambda kind: kind.__name__)
+def test_a_requeued_event_is_its_administrators(kind):
+    """Only administrators may publish what services emit, so a user under a service's fact is one."""
+    event = factories.event(kind, requeuedby="adam")
+    body = canonical_json(plain(event))
+    assert event.nats_subject == nats_subject(kind.TYPE, "support-bot", "adam")
+    assert parse_event(kind, event.nats_subject, body).sender == "adam"
+    for sender in set(SENDERS) - {"adam"}:
+        assert refused(body, nats_subject(kind.TYPE, "support-bot", sender), kind).code == "sender_mismatch"
+    for service in SERVICES:  # no service repeats the event of another, or its own
+        theirs = factories.event(kind, requeuedby=service)
+        if kind in FROM_OUTSIDE or service not in emitters(kind):
+            assert refused(canonical_json(plain(theirs)), theirs.nats_subject, kind).code == "sender_mismatch"
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["/slipway/", "/slipway/a/b", "/slipway/A", "slipway/oscar", "/ops/oscar", "/slipway/oscar\n", "oscar", "/"],
+)
+def test_a_source_that_names_no_identity_is_refused(source):
+    event = factories.event(RollbackOrdered, source=source)
+    assert event.sender == ""
+    on = nats_subject(RollbackOrdered.TYPE, "support-bot", "oscar")
+    assert refused(canonical_json(plain(event)), on, RollbackOrdered).code == "sender_mismatch"

@@ -39,11 +39,11 @@ def test_a_connection_comes_from_the_variables_that_services_use():
 
 
 def test_the_event_id_follows_from_the_checkpoint_alone():
-    first, again = envelope(ready()), envelope(ready())
+    first, again = envelope(ready(), "paula"), envelope(ready(), "paula")
     assert first.id == again.id
-    assert first.nats_subject == "slipway.checkpoint.ready.v1.support-bot"
+    assert first.nats_subject == "slipway.checkpoint.ready.v1.support-bot.paula"
     assert first.correlationid == factories.training().run_id
-    assert envelope(ready(attempt=2)).id != first.id
+    assert envelope(ready(attempt=2), "paula").id != first.id
 
 
 def test_only_uploaded_files_are_listed(tmp_path):
