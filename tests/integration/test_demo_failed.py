@@ -107,7 +107,7 @@ def test_a_stack_that_the_environment_names_is_ignored_and_named(folder):
         f"The demo starts a stack of its own in {folder}/state, and ignores SLIPWAY_NATS_URL, SLIPWAY_STATE."
     )
     state = f"SLIPWAY_STATE={folder}/state"
-    assert set((folder / "variables").read_text().splitlines()) == {f"{state} SLIPWAY_LOG_LEVEL=DEBUG"}
+    assert set((folder / "variables").read_text().splitlines()) == {f"SLIPWAY_LOG_LEVEL=DEBUG {state}"}
 
 
 def test_a_stack_that_did_not_come_up_is_not_said_to_stay(folder):
