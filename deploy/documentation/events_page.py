@@ -1,7 +1,10 @@
-"""The catalogue of events: for each, who publishes and reads it, where it is stored, and its fields."""
+"""The catalogue of events: for each, who publishes and reads it, where it is stored, its fields, and an example."""
 
+import textwrap
+from pathlib import Path
 from typing import Any
 
+from contracts.envelope import Event
 from contracts.facts import FACTS, Fact
 from contracts.services import FROM_OUTSIDE, SERVICES, stream_of
 from deploy import generate
@@ -9,11 +12,13 @@ from deploy.documentation.field_notes import field_notes, first_line
 from deploy.documentation.markdown import code, escape, table
 from deploy.documentation.schema_types import type_of_schema
 
+SAMPLES = Path(__file__).resolve().parents[2] / "contracts/samples"
+
 
 def render() -> str:
     """Return an overview, a section for each event, and one for each object that events contain."""
     channels = generate.asyncapi()["channels"]
-    sections = [_overview()]
+    sections = [_overview(), _envelope()]
     objects: dict[str, dict[str, Any]] = {}
     for type_, fact in FACTS.items():
         schema = fact.model_json_schema()
@@ -27,6 +32,13 @@ def render() -> str:
 def _overview() -> str:
     rows = [(f"[`{type_}`](#{anchor(type_)})", escape(first_line(fact))) for type_, fact in FACTS.items()]
     return table(("event", "meaning"), rows)
+
+
+def _envelope() -> str:
+    schema = Event[Fact].model_json_schema(by_alias=True)
+    attributes = {name: field for name, field in schema["properties"].items() if name != "data"}
+    fields = fields_table({**schema, "properties": attributes}, field_notes(Event))
+    return f"## Envelope\n\nThe attributes around `data`, the same in every event.\n\n{fields}"
 
 
 def anchor(type_: str) -> str:
@@ -49,7 +61,14 @@ def _section(fact: type[Fact], schema: dict[str, Any], subject: str) -> str:
             )
         ],
     )
-    return f"## {fact.TYPE}\n\n{escape(first_line(fact))}\n\n{facts}\n{fields_table(schema, field_notes(fact))}"
+    fields = fields_table(schema, field_notes(fact))
+    return f"## {fact.TYPE}\n\n{escape(first_line(fact))}\n\n{facts}\n{fields}\n{_sample(fact)}"
+
+
+def _sample(fact: type[Fact]) -> str:
+    """Return the sample of an event, folded; every event has one, in which all fields are set."""
+    sample = (SAMPLES / f"{fact.TYPE}.json").read_text().strip()
+    return '??? example "Example"\n\n' + textwrap.indent(f"```json\n{sample}\n```\n", "    ")
 
 
 def object_section(name: str, schema: dict[str, Any], notes: dict[str, str]) -> str:

@@ -36,7 +36,7 @@ def _own_notes(kind: type) -> dict[str, str]:
 def sentence(text: str) -> str:
     """Return a text on one line that begins with a capital and ends with a full stop."""
     line = " ".join(text.split())
-    return line[:1].upper() + line[1:] + ("" if line.endswith((".", ":")) else ".")
+    return line[:1].upper() + line[1:] + ("" if line.endswith((".", ":", "…")) else ".")
 
 
 def first_line(kind: object) -> str:
