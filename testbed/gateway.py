@@ -13,7 +13,7 @@ from deploy.identity.api_key_files import REHEARSALS, ApiKeyFiles
 from deploy.local.state import ADMIN
 from services.server_manager.domain.model_config import EngineConfig, plan_model_files, plan_target
 from testbed import factories
-from testbed.servers import Server, bus_variables
+from testbed.servers import Server, bus_variables, free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,8 +27,10 @@ class Gateway(Server):
         super().__init__(folder)
         self.port = connection.http_port
         self.base_url = f"http://127.0.0.1:{self.port}"
+        self.admin_url = f"http://127.0.0.1:{free_port()}"
         self.keys = ApiKeyFiles(connection.nats_ca.parent)
         self.variables = {
+            "GATEWAY_ADMIN_PORT": self.admin_url.rpartition(":")[2],
             "GATEWAY_API_KEYS": str(self.keys.listing),
             **bus_variables(connection, self.name),
             "SLIPWAY_HTTP_PORT": str(self.port),
@@ -61,9 +63,10 @@ class Gateway(Server):
         return self.get("/readyz") is not None
 
     def get(self, path: str) -> httpx.Response | None:
-        """Return the response of a path, or None unless it is 200."""
+        """Return the response of a path, that of probes and scrapes from their port, or None unless it is 200."""
+        base = self.admin_url if path.startswith(("/readyz", "/metrics")) else self.base_url
         try:
-            answer = httpx.get(self.base_url + path, headers=self.headers, timeout=5, follow_redirects=True)
+            answer = httpx.get(base + path, headers=self.headers, timeout=5, follow_redirects=True)
         except httpx.HTTPError:
             return None
         return answer if answer.status_code == 200 else None

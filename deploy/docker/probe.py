@@ -10,7 +10,7 @@ TIMEOUT_S = 5.0
 
 def main() -> int:
     """Return 0 if the service in this container is ready, else 1."""
-    port = os.environ.get("SLIPWAY_HTTP_PORT", "8080")
+    port = os.environ.get("GATEWAY_ADMIN_PORT") or os.environ.get("SLIPWAY_HTTP_PORT", "8080")
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # without the environment's proxies
     try:
         with direct.open(f"http://127.0.0.1:{port}/readyz", timeout=TIMEOUT_S):

@@ -34,6 +34,8 @@ S3_PORTS = ("s3", "s3-master", "s3-volume", "s3-filer", "s3-admin")
 TRITON = "triton"
 """The part that serves the default runtime; the one of the runtime `next` is `triton-next`."""
 BUCKET = "slipway"
+GATEWAY_ADMIN = "gateway-admin"
+"""The port where the gateway answers probes and scrapes."""
 SINGLE = frozenset({"gateway"})
 """Services with one fixed address in the embedded stack. The gateway takes several workers instead."""
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -60,6 +62,7 @@ class Part:
         stop_grace_s: time for a graceful stop.
         works_in_children: its child processes do its work, so it does not hang while they compute.
         http_port: where liveness is probed by HTTP, if not at `port`.
+        admin_port: where readiness is probed, if not at `port`.
     """
 
     name: str
@@ -71,6 +74,7 @@ class Part:
     stop_grace_s: float = 10.0
     works_in_children: bool = False
     http_port: int | None = None
+    admin_port: int | None = None
 
     @property
     def liveness_port(self) -> int:
@@ -157,7 +161,7 @@ def part_names(config: StackConfig) -> list[str]:
 def port_names(config: StackConfig) -> list[str]:
     """List everything that needs a port."""
     tritons = [port for part in config.tritons for port in triton_ports(part)]
-    return ["nats", "nats-monitor", *S3_PORTS, *tritons, *part_names(config)]
+    return ["nats", "nats-monitor", *S3_PORTS, *tritons, *part_names(config), GATEWAY_ADMIN]
 
 
 def bus_url(port: int) -> str:
@@ -268,6 +272,8 @@ def plan_services(
     common = {
         **server_manager_variables(folder, config, ports),
         **rollback_controller_variables(folder, config, ports),
+        "GATEWAY_ADMIN_HOST": LOOPBACK,
+        "GATEWAY_ADMIN_PORT": str(ports[GATEWAY_ADMIN]),
         "GATEWAY_API_KEYS": str(api_keys(folder).listing),
         **({"GATEWAY_WORKERS": str(config.gateway_workers)} if config.gateway_workers else {}),
         "SLIPWAY_HTTP_HOST": LOOPBACK,
@@ -293,6 +299,7 @@ def plan_services(
             stop_rank=0,
             stop_grace_s=STOP_GRACE_S.get(service, 15.0),
             works_in_children=service == "gateway",
+            admin_port=ports[GATEWAY_ADMIN] if service == "gateway" else None,
         )
         for service in SERVICES
         for name in replica_names(service, config.count(service))

@@ -21,7 +21,7 @@ class WaitsForDependency(str):
 
 async def probe_part(part: Part, keys: Keys) -> str | None:
     """Return why a part is not ready, or None if it is; ask once, within a few seconds."""
-    return await probe(part.probe, part.port, keys)
+    return await probe(part.probe, part.admin_port or part.port, keys)
 
 
 async def probe(kind: Probe, port: int, keys: Keys) -> str | None:

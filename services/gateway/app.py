@@ -1,6 +1,7 @@
-"""The gateway's HTTP application: the OpenAI endpoints, health, readiness and metrics."""
+"""The gateway's HTTP applications: the OpenAI endpoints for callers; readiness and metrics on a port of their own."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -54,8 +55,8 @@ def build(
     pause: Pause,
     settings: GatewaySettings,
     clock: Clock,
-) -> ASGIApp:
-    """Return the HTTP application; the gateway has no event handlers, and uses the bus for its metrics only."""
+) -> "Applications":
+    """Return the HTTP applications; the gateway has no event handlers, and uses the bus for its metrics only."""
     dependencies = Dependencies(
         tables=tables,
         callers=callers,
@@ -84,12 +85,26 @@ def build(
     rest = Starlette(
         routes=[
             *model_routes(tables, callers, int(clock.now().timestamp())),
-            *probe_routes(dependencies, telemetry, state),
-            Mount("/metrics", current_metrics(page, state)),
+            alive_route(),
         ],
         exception_handlers={HTTPException: _http_error, RequestRejected: _rejected, 500: _defect},
     )
-    return Application(Endpoint(dependencies), rest)
+    admin = Starlette(
+        routes=[
+            alive_route(),
+            ready_route(dependencies, telemetry, state),
+            Mount("/metrics", current_metrics(page, state)),
+        ]
+    )
+    return Applications(Application(Endpoint(dependencies), rest), admin)
+
+
+@dataclass(frozen=True)
+class Applications:
+    """The application for callers, and that for probes and scrapes, each for a port of its own."""
+
+    api: ASGIApp
+    admin: ASGIApp
 
 
 class Application:
@@ -154,12 +169,18 @@ def current_metrics(page: ASGIApp, state: WorkerState) -> ASGIApp:
     return show_current
 
 
-def probe_routes(dependencies: Dependencies, telemetry: Telemetry, state: WorkerState) -> list[Route]:
-    """Return the routes `/healthz` and `/readyz`."""
-    table, staging = dependencies.tables["production"], dependencies.tables["staging"]
+def alive_route() -> Route:
+    """Return the route `/healthz`, which says nothing but that the process answers."""
 
     async def healthz(_request: Request) -> Response:
         return JSONResponse({"service": SERVICE, "status": "alive"})
+
+    return Route("/healthz", healthz)
+
+
+def ready_route(dependencies: Dependencies, telemetry: Telemetry, state: WorkerState) -> Route:
+    """Return the route `/readyz`."""
+    table, staging = dependencies.tables["production"], dependencies.tables["staging"]
 
     async def readyz(_request: Request) -> Response:
         ready, workers = state.check()
@@ -176,7 +197,7 @@ def probe_routes(dependencies: Dependencies, telemetry: Telemetry, state: Worker
         }
         return JSONResponse({"service": SERVICE, "ready": ready, "checks": checks}, 200 if ready else 503)
 
-    return [Route("/healthz", healthz), Route("/readyz", readyz)]
+    return Route("/readyz", readyz)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

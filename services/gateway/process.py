@@ -25,7 +25,7 @@ from services.gateway.adapters.http_protocol import BACKLOG, fit_connections, li
 from services.gateway.adapters.installed_keys import InstalledKeys
 from services.gateway.adapters.record_file import RecordFile
 from services.gateway.adapters.triton import TritonEngine
-from services.gateway.app import SERVICE, build
+from services.gateway.app import SERVICE, Applications, build
 from services.gateway.callers import Callers
 from services.gateway.cross_checks import CrossChecks
 from services.gateway.drill_table import DrillTable
@@ -69,7 +69,7 @@ class Parts:
 async def serve(
     connection: Connection,
     settings: GatewaySettings,
-    sockets: Sequence[socket.socket] | None = None,
+    sockets: Sequence[socket.socket | None] | None = None,
     started_s: float | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish the streams in flight, up to a time limit.
@@ -79,18 +79,23 @@ async def serve(
     Args:
         connection: bus, HTTP address and folder.
         settings: limits of this process.
-        sockets: listening sockets that several workers share; None to open one at the address.
+        sockets: listening sockets that several workers share, for callers and for probes; None to open them.
         started_s: when the workers were started, on the monotonic clock; None for now.
     """
     hide_memory()
     settings = settings.model_copy(update={"max_connections": fit_connections(settings.max_connections)})
     parts = compose(connection, settings, started_s)
-    server = make_server(make_app(parts, settings), connection, settings)
+    apps = make_apps(parts, settings)
+    server = make_server(apps.api, connection.http_host, connection.http_port, settings)
+    admin = make_server(apps.admin, settings.admin_host, settings.admin_port, settings)
     on_stop_signal(server.stop)
-    tasks = [end_with(asyncio.ensure_future(work), server.stop) for work in background_work(parts)]
+    own = sockets or [None, None]
+    background = (serve_at(admin, own[1]), *background_work(parts))
+    tasks = [end_with(asyncio.ensure_future(work), server.stop) for work in background]
     structlog.get_logger().info("started", http=f"{connection.http_host}:{connection.http_port}")
     try:
-        await server.serve(sockets=None if sockets is None else list(sockets))
+        await serve_at(server, own[0])
+        admin.stop()
     finally:
         structlog.get_logger().info("stopping")
         for task in tasks:
@@ -153,8 +158,8 @@ def compose(connection: Connection, settings: GatewaySettings, started_s: float 
     )
 
 
-def make_app(parts: Parts, settings: GatewaySettings) -> ASGIApp:
-    """Return the HTTP application over the parts."""
+def make_apps(parts: Parts, settings: GatewaySettings) -> Applications:
+    """Return the HTTP applications over the parts."""
     return build(
         parts.bus,
         tables=parts.tables,
@@ -201,13 +206,18 @@ def end_with(task: asyncio.Future[None], stop: Callable[[], None]) -> asyncio.Fu
     return task
 
 
-def make_server(app: ASGIApp, connection: Connection, settings: GatewaySettings) -> HttpServer:
+async def serve_at(server: HttpServer, listening: socket.socket | None) -> None:
+    """Serve at a listening socket; None to open one at the server's own address."""
+    await server.serve(sockets=None if listening is None else [listening])
+
+
+def make_server(app: ASGIApp, host: str, port: int, settings: GatewaySettings) -> HttpServer:
     """Return uvicorn with the gateway's limits of connections and headers."""
     return HttpServer(
         uvicorn.Config(
             app,
-            host=connection.http_host,
-            port=connection.http_port,
+            host=host,
+            port=port,
             log_config=None,
             access_log=False,
             lifespan="off",

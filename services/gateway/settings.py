@@ -16,6 +16,9 @@ class GatewaySettings(BaseSettings):
 
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that share the port; every limit below is that of one worker."""
+    admin_host: str = "127.0.0.1"
+    admin_port: Annotated[int, Field(ge=0, le=65535)] = 8081
+    """Where probes and scrapes are answered; no key is needed there, and the answers name models."""
     api_keys: Path | None = None
     """File with the keys that the installation has from its start: `gateway/api-keys.json` of `slipway keys init`."""
     first_token_s: Seconds = 60.0

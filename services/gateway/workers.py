@@ -54,10 +54,13 @@ class WorkerPool(BaseApplication):
 
     def load_config(self) -> None:
         """Set what gunicorn needs to know; it reads no file and no variable for that."""
-        host, folder = self.connection.http_host, self.connection.work_dir("gateway")
+        folder, settings = self.connection.work_dir("gateway"), self.settings
         values = {
-            "bind": f"{f'[{host}]' if ':' in host else host}:{self.connection.http_port}",
-            "workers": self.settings.workers,
+            "bind": [
+                _address(self.connection.http_host, self.connection.http_port),
+                _address(settings.admin_host, settings.admin_port),
+            ],
+            "workers": settings.workers,
             "worker_class": GatewayWorker,
             "worker_tmp_dir": str(folder),
             "backlog": BACKLOG,
@@ -74,6 +77,10 @@ class WorkerPool(BaseApplication):
 
     def load(self) -> None:  # type: ignore[override]  # nothing that gunicorn would call
         """Do nothing: the worker composes the application itself."""
+
+
+def _address(host: str, port: int) -> str:
+    return f"{f'[{host}]' if ':' in host else host}:{port}"
 
 
 class GatewayWorker(Worker):
@@ -97,6 +104,7 @@ class GatewayWorker(Worker):
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, signal.raise_signal, signal.SIGTERM)
         beating = asyncio.ensure_future(self._beat())
         try:
+            # For callers first, then for probes: in the order of `bind`.
             sockets = [wrapped.sock for wrapped in self.sockets]  # type: ignore[attr-defined]  # the stubs lack it
             await serve(self.app.connection, self.app.settings, sockets, self.app.started_s)
         finally:

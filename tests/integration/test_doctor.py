@@ -198,7 +198,7 @@ class Ready(BaseHTTPRequestHandler):
     """Answers as a gateway without routes does."""
 
     def do_GET(self):
-        self.send_response(503 if self.path == "/readyz" else 404)
+        self.send_response(503 if self.path == "/healthz" else 404)
         self.end_headers()
         self.wfile.write(b'{"checks": {"routes": "none yet"}}')
 
@@ -223,7 +223,7 @@ def test_gateway_and_triton_elsewhere_are_asked_where_their_addresses_are_known(
         url = f"http://127.0.0.1:{server.server_port}"
         gateway, triton = ask(url, url)
         server.shutdown()
-    assert gateway == f'{url}/readyz answers 503: {{"checks": {{"routes": "none yet"}}}}'
+    assert gateway == f'{url}/healthz answers 503: {{"checks": {{"routes": "none yet"}}}}'
     assert triton == f"SLIPWAY_TRITON_URL={url} is no gRPC address"
 
 

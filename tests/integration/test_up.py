@@ -268,8 +268,8 @@ def test_down_stops_a_detached_stack_and_spares_strangers(tmp_path):
         assert answer.returncode == 0, answer.stdout + answer.stderr
         parts = json.loads((state / "parts.json").read_text())["parts"]
         assert {"quantiser", "quantiser-2"} <= {part["name"] for part in parts}
-        gateway = next(part for part in parts if part["name"] == "gateway")
-        with urllib.request.urlopen(f"http://127.0.0.1:{gateway['port']}/readyz") as ready:
+        ports = json.loads((state / "stack.json").read_text())["ports"]
+        with urllib.request.urlopen(f"http://127.0.0.1:{ports['gateway-admin']}/readyz") as ready:
             assert json.load(ready)["checks"]["workers"] == "2 of 2 ready"
         started = time.monotonic()
         answer = slipway("down", state=state)

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
@@ -198,7 +199,7 @@ def ps(state: StateOption = None, as_json: JsonOption = False) -> None:
     if description is None or table is None:
         fail(f"there is no stack in {folder.shown}; start one with `slipway up`", Exit.UNREACHABLE)
     held = folder.is_held()
-    rows = asyncio.run(_probe_parts(table, description.keys(folder.path)))
+    rows = asyncio.run(_probe_parts(table, description.ports, description.keys(folder.path)))
     if as_json:
         show_json({"up": held, "phase": table.phase if held else "down", "state": str(folder.path), "parts": rows})
     else:
@@ -208,14 +209,18 @@ def ps(state: StateOption = None, as_json: JsonOption = False) -> None:
         fail(f"the stack in {folder.shown} is down; start it with `slipway up`", Exit.UNREACHABLE)
 
 
-async def _probe_parts(table: Table, keys: Keys) -> list[dict[str, Any]]:
-    return list(await asyncio.gather(*(_probe_part(part, keys) for part in table.parts)))
+async def _probe_parts(table: Table, ports: Mapping[str, int], keys: Keys) -> list[dict[str, Any]]:
+    return list(
+        await asyncio.gather(
+            *(_probe_part(part, ports.get(f"{part.name}-admin", part.port), keys) for part in table.parts)
+        )
+    )
 
 
-async def _probe_part(part: PartState, keys: Keys) -> dict[str, Any]:
+async def _probe_part(part: PartState, port: int, keys: Keys) -> dict[str, Any]:
     """Return the row of a part, with its state by a probe."""
     running = part.recorded is not None and processes.is_running(part.recorded)
-    why = await probe(part.probe, part.port, keys) if running else None
+    why = await probe(part.probe, port, keys) if running else None
     state = part.state if not running and part.state in ("waiting", "restarting", "stopped") else "gone"
     if running:
         state = "ready" if why is None else "not ready"

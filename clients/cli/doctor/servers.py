@@ -179,20 +179,20 @@ async def _streams(connection: Connection) -> set[str]:
 
 
 def ask_gateway(url: str) -> Finding:
-    """Ask a gateway whether it is ready."""
+    """Ask a gateway whether it answers; its readiness is at another port, for probes only."""
     import httpx
 
     try:
-        answer = httpx.get(f"{url.rstrip('/')}/readyz", timeout=ASK_S, trust_env=False)
+        answer = httpx.get(f"{url.rstrip('/')}/healthz", timeout=ASK_S, trust_env=False)
     except (httpx.InvalidURL, httpx.UnsupportedProtocol):
         return failure("gateway", f"SLIPWAY_GATEWAY_URL={url} is no address", "write http://HOST:PORT")
     except httpx.HTTPError as error:
         advice = "start it, or set SLIPWAY_GATEWAY_URL to where it is"
         return failure("gateway", f"{url} does not answer ({type(error).__name__})", advice)
     if answer.status_code != httpx.codes.OK:
-        detail = f"{url}/readyz answers {answer.status_code}: {answer.text[:200].strip()}"
+        detail = f"{url}/healthz answers {answer.status_code}: {answer.text[:200].strip()}"
         return failure("gateway", detail, "see the gateway's log")
-    return ok("gateway", f"{url} is ready")
+    return ok("gateway", f"{url} answers")
 
 
 def ask_triton(address: str) -> Finding:

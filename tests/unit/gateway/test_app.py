@@ -231,10 +231,10 @@ async def test_models():
 
 async def test_ready_with_the_bus_or_with_routes():
     empty, known = World(), World(route())
-    assert (await empty.http.get("/readyz")).status_code == 200
+    assert (await empty.admin.get("/readyz")).status_code == 200
     empty.connected = known.connected = False
-    assert (await empty.http.get("/readyz")).status_code == 503
-    answer = await known.http.get("/readyz")
+    assert (await empty.admin.get("/readyz")).status_code == 503
+    answer = await known.admin.get("/readyz")
     assert (answer.status_code, answer.json()["checks"]["bus"]) == (200, "not connected")
 
 

@@ -37,7 +37,7 @@ async def test_without_a_drill_nothing_is_labelled():
     assert "x-slipway-drill" not in answer.headers
     assert world.records[0].drill is None
     assert world.metric("slipway_gateway_drilled_total{") == []
-    assert (await world.http.get("/readyz")).json()["checks"]["drills"] == "none"
+    assert (await world.admin.get("/readyz")).json()["checks"]["drills"] == "none"
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -54,7 +54,7 @@ async def test_a_delay_counts_from_the_arrival(stream):
     assert world.metric("slipway_gateway_drilled_total{") == [
         'slipway_gateway_drilled_total{environment="production",target="support-bot.v7.int8"} 1.0'
     ]
-    assert (await world.http.get("/readyz")).json()["checks"]["drills"] == "drill-1 on production support-bot.v7.int8"
+    assert (await world.admin.get("/readyz")).json()["checks"]["drills"] == "drill-1 on production support-bot.v7.int8"
 
 
 @pytest.mark.parametrize("stream", [False, True])

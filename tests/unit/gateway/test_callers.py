@@ -76,8 +76,18 @@ async def test_a_model_that_a_key_does_not_open_does_not_exist_for_its_bearer():
 
 async def test_probes_need_no_key():
     gateway = world(key())
-    assert (await gateway.http.get("/healthz")).status_code == 200
-    assert (await gateway.http.get("/readyz")).status_code == 200
+    for client, path in ((gateway.http, "/healthz"), (gateway.admin, "/healthz"), (gateway.admin, "/readyz")):
+        assert (await client.get(path)).status_code == 200
+    assert (await gateway.admin.get("/metrics/")).status_code == 200
+
+
+async def test_callers_see_no_probes_and_no_metrics():
+    """They name models, targets and drills."""
+    gateway = world(key())
+    for path in ("/readyz", "/metrics", "/metrics/", "/readyz/"):
+        assert (await gateway.http.get(path, headers=BEARER)).status_code == 404
+    assert (await gateway.admin.get("/v1/models", headers=BEARER)).status_code == 404
+    assert (await gateway.admin.post("/v1/chat/completions", json=HELLO, headers=BEARER)).status_code == 404
 
 
 async def test_requests_above_the_limit_of_a_minute_wait():
@@ -231,12 +241,12 @@ async def test_keys_that_could_not_be_saved_are_saved_later():
 
 
 async def test_a_gateway_that_does_not_know_its_keys_yet_is_not_ready():
-    assert (await world().http.get("/readyz")).status_code == 503
-    assert (await world(key()).http.get("/readyz")).status_code == 200  # saved ones are enough
+    assert (await world().admin.get("/readyz")).status_code == 503
+    assert (await world(key()).admin.get("/readyz")).status_code == 200  # saved ones are enough
     gateway = world()
     for bucket, status in ((Snapshot(None, frozenset()), 503), (BUCKET, 200)):
         await gateway.keys.note_bucket(bucket)
-        answer = await gateway.http.get("/readyz")
+        answer = await gateway.admin.get("/readyz")
         assert answer.status_code == status
         assert answer.json()["checks"]["keys"] == ("0" if status == 200 else "not known yet")
 

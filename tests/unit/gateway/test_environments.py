@@ -123,7 +123,7 @@ async def test_many_requests_in_staging_reject_none_in_production():
 async def test_what_is_staged_is_no_reason_to_be_ready():
     world = World(staging=[rehearsal()])
     world.connected = False
-    answer = await world.http.get("/readyz")
+    answer = await world.admin.get("/readyz")
     assert (answer.status_code, answer.json()["checks"]["staging"]) == (503, "1")
 
 

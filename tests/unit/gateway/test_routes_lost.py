@@ -151,12 +151,12 @@ async def test_readiness_the_metrics_and_the_list_of_models():
     world = World(AFTER)
     before = (await world.http.get("/v1/models")).json()
     await world.table.note_bucket(there())
-    answer = await world.http.get("/readyz")
+    answer = await world.admin.get("/readyz")
     assert answer.status_code == 200
     assert answer.json()["checks"]["routes"] == f"1 (saved); routes_lost: {MODEL}"
     assert world.metric("slipway_gateway_routes_lost ") == ["slipway_gateway_routes_lost 1.0"]
     assert (await world.http.get("/v1/models")).json() == before
     assert (await world.chat()).status_code == 200
     await world.table.apply(MODEL, BEFORE, 3)
-    assert "slipway_gateway_routes_older 1.0\n" in (await world.http.get("/metrics/")).text
+    assert "slipway_gateway_routes_older 1.0\n" in (await world.admin.get("/metrics/")).text
     assert world.metric("slipway_gateway_routes_older ") == ["slipway_gateway_routes_older 1.0"]

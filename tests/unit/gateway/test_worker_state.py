@@ -23,11 +23,11 @@ def test_the_rule(ready, running, declared, starting, expected):
 
 async def test_a_missing_worker_is_named_and_after_the_start_no_reason_to_take_no_requests():
     world = World(route(), workers=2)
-    before = await world.http.get("/readyz")
+    before = await world.admin.get("/readyz")
     assert (before.status_code, before.json()["checks"]["workers"]) == (503, "1 of 2 ready")
     await world.clock.pause(START_S)
-    after = await world.http.get("/readyz")
+    after = await world.admin.get("/readyz")
     assert (after.status_code, after.json()["checks"]["workers"]) == (200, "1 of 2 ready")
-    page = (await world.http.get("/metrics/")).text
+    page = (await world.admin.get("/metrics/")).text
     assert "slipway_gateway_worker_starts_total 1.0\n" in page
     assert "slipway_gateway_workers_ready 1.0\n" in page

@@ -67,7 +67,7 @@ class World:
             keys=self.keys,
         )
         ids = iter(range(1000))
-        app = build(
+        apps = build(
             bus,
             tables={"production": self.table, "staging": self.staging},
             callers=self.callers,
@@ -84,8 +84,9 @@ class World:
             clock=self.clock,
         )
         self.http = httpx.AsyncClient(
-            transport=httpx.ASGITransport(app), base_url="http://gateway", headers=BEARER if keys is None else None
+            transport=httpx.ASGITransport(apps.api), base_url="http://gateway", headers=BEARER if keys is None else None
         )
+        self.admin = httpx.AsyncClient(transport=httpx.ASGITransport(apps.admin), base_url="http://gateway")
 
     @property
     def records(self):
