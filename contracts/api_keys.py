@@ -1,10 +1,11 @@
 """Keys of the API: the records in the bucket `api-keys`, one per key, under its id. No record holds a secret."""
 
-from typing import Annotated, Final, Self
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Final, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from .stored import StoredRecord
+from .stored import Migration, StoredRecord, unchanged
 from .vocabulary import Contract, Digest, Environment, Instant, ModelName
 
 KEY_ID_PATTERN: Final = r"^[0-9a-f]{12}$"
@@ -22,11 +23,13 @@ class KeyLimits(Contract):
         requests_per_minute: Requests that are admitted, in each minute on average.
         tokens_per_minute: Tokens of prompts and answers, in each minute on average.
         concurrency: Requests that are answered at the same time.
+        tokens_per_month: Tokens of prompts and answers in each calendar month (UTC).
     """
 
     requests_per_minute: Amount | None = None
     tokens_per_minute: Amount | None = None
     concurrency: Amount | None = None
+    tokens_per_month: Amount | None = None
 
 
 class ApiKey(StoredRecord):
@@ -44,6 +47,9 @@ class ApiKey(StoredRecord):
         revoked_at: When it was withdrawn; None if it was not.
     """
 
+    SCHEMA_VERSION: ClassVar[int] = 2
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged}
+
     key_id: KeyId
     name: KeyName
     secret_digest: Digest
@@ -54,6 +60,10 @@ class ApiKey(StoredRecord):
     issued_by: Annotated[str, Field(min_length=1, max_length=200)]
     expires_at: Instant | None = None
     revoked_at: Instant | None = None
+
+    def of_newer(self) -> Self | None:
+        """Return the record if it is revoked: a field that is not known may limit a key, and none may extend it."""
+        return self if self.revoked_at is not None else None
 
     @model_validator(mode="after")
     def _ends_after_its_begin(self) -> Self:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from . import facts as f
+from .api_usage import DEMAND_PREFIX
 from .facts import Fact
 from .vocabulary import Environment
 
@@ -33,6 +34,7 @@ class ServiceContract:
     edits: tuple[str, ...] = field(default=(), metadata={"about": "KV buckets of another that it may write too"})
     staging: tuple[type[Fact], ...] = field(default=(), metadata={"about": "what it reads of staging as well"})
     reads_records: tuple[str, ...] = field(default=(), metadata={"about": "KV buckets of others that it reads"})
+    exchanges: tuple[str, ...] = field(default=(), metadata={"about": "subjects without a stream, among its replicas"})
     looks_up: tuple[Stream, ...] = field(default=(), metadata={"about": "streams that it reads without a consumer"})
 
     @property
@@ -108,7 +110,11 @@ SERVICES: dict[str, ServiceContract] = {
             staging=(f.AlertRaised, f.AlertUpdated, f.InferenceBatch),
         ),
         ServiceContract(
-            "gateway", emits=(f.InferenceBatch,), reads_records=("routes", "staging-routes", "drills", "api-keys")
+            "gateway",
+            emits=(f.InferenceBatch,),
+            owns=("api-usage",),
+            reads_records=("routes", "staging-routes", "drills", "api-keys"),
+            exchanges=(f"{DEMAND_PREFIX}.*",),
         ),
     )
 }  # fmt: skip

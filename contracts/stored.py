@@ -1,7 +1,7 @@
 """Records under compare-and-set: the version of their fields, and how older ones are read."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from .vocabulary import Contract
 
@@ -20,6 +20,10 @@ class StoredRecord(Contract):
 
     SCHEMA_VERSION: ClassVar[int] = 1
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {}
+
+    def of_newer(self) -> Self | None:
+        """Return what a reader may take of a record of a newer version, of which it knows a part; None for nothing."""
+        return self
 
 
 def unchanged(fields: dict[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ BUCKETS: Final = tuple(
 """Every key-value bucket. `policies` and `api-keys` belong to no service: administrators write them."""
 STREAMS: Final[tuple[Stream, ...]] = (INBOX, ORDERS, EVENTS, DEADLETTER, TELEMETRY)
 LIVE: Final = f"{WorkProgressed.TYPE}.*.*"
-"""Progress of work. It is the only subject besides its inbox that any identity subscribes to.
+"""Progress of work. Besides it, its inbox and what its replicas exchange, no identity subscribes to anything.
 
 The server lets a consumer deliver to any subject with a subscriber. So no identity may subscribe to a subject that a
 stream stores: one that may create consumers could copy stored messages to it.
@@ -75,7 +75,8 @@ def service_permissions(service: ServiceContract) -> Permissions:
     written, read = (*service.owns, *service.edits), service.reads_records
     publish += [f"$KV.{bucket}.>" for bucket in written]
     publish += _reading_records(sorted({*written, *read}))
-    return Permissions(tuple(publish), (f"{inbox_prefix(service.name)}.>",))
+    publish += service.exchanges
+    return Permissions(tuple(publish), (f"{inbox_prefix(service.name)}.>", *service.exchanges))
 
 
 def provisioner_permissions() -> Permissions:

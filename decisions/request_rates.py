@@ -44,6 +44,15 @@ class Allowance:
         left = min(per_minute, now.left + per_minute - now.per_minute)
         return replace(now, per_minute=per_minute, left=left)
 
+    def with_share(self, per_minute: float, now_s: float) -> "Allowance":
+        """Return the allowance with another share of the same limit.
+
+        It only fills faster or slower: what others have left does not come here, so that all together never get more
+        because shares change.
+        """
+        now = self.at(now_s)
+        return replace(now, per_minute=per_minute, left=min(per_minute, now.left))
+
     def take(self, amount: float, now_s: float) -> "Allowance":
         """Return the allowance after something was used, which may be more than is left."""
         now = self.at(now_s)

@@ -1,17 +1,20 @@
-"""Admits callers by their keys: what a key opens, and what its bearer used of its limits in this worker."""
+"""Admits callers by their keys: what a key opens, and what its bearer used of its limits in this process."""
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from contracts.api_keys import ApiKey, KeyLimits
 from contracts.vocabulary import Environment
 from decisions.api_keys import assess_key, opens_model, parse_key
 from decisions.request_rates import Allowance
+from decisions.token_budgets import fits, seconds_to_next_month
+from services.gateway.budgets import Budgets
 from services.gateway.domain import errors
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.key_table import KeyTable
+from services.gateway.shares import Shares
 from shared.runtime.clock import Clock
 
 BEARER = "bearer "
@@ -23,6 +26,11 @@ class Caller:
 
     key: ApiKey
 
+    @property
+    def account(self) -> str:
+        """Return under which name its usage is counted."""
+        return self.key.key_id
+
     def opens(self, model: str) -> bool:
         """Return whether the key opens a model."""
         return opens_model(self.key, model)
@@ -30,12 +38,14 @@ class Caller:
 
 @dataclass
 class Usage:
-    """What the bearer of a key used, and what is left."""
+    """What the bearer of a key used, and what is left of its share in this process."""
 
+    account: str
     limits: KeyLimits
     requests: Allowance | None
     tokens: Allowance | None
     in_flight: int = 0
+    share: float = 1.0
 
 
 class Callers:
@@ -44,13 +54,15 @@ class Callers:
     Args:
         keys: the keys that are known.
         clock: expiry by its time, allowances by its monotonic seconds.
-        workers: processes that share the port: each admits its share of a limit.
+        shares: the share of each limit that this process admits.
+        budgets: what was used this month.
     """
 
-    def __init__(self, keys: KeyTable, clock: Clock, *, workers: int = 1) -> None:
+    def __init__(self, keys: KeyTable, clock: Clock, shares: Shares, budgets: Budgets) -> None:
         self._keys = keys
         self._clock = clock
-        self._workers = workers
+        self._shares = shares
+        self._budgets = budgets
         self._usage: dict[str, Usage] = {}
 
     def authenticate(self, authorization: Sequence[str], environment: Environment) -> Caller:
@@ -74,16 +86,32 @@ class Callers:
         Raises:
             RequestRejected: 429 above a limit of the key.
         """
+        self._shares.note(caller.account)
         usage, now_s = self._usage_of(caller), self._clock.monotonic()
         self._check(usage, now_s)
+        self.check_budget(usage, 1)
         usage.in_flight += 1
         usage.requests = usage.requests.take(1, now_s) if usage.requests else None
-        spending = Spending(self, usage)
+        spending = Spending(self, usage, self._budgets)
         try:
             yield spending
         finally:
             usage.in_flight -= 1
             spending.settle(0)
+
+    def check_budget(self, usage: Usage, most: int) -> None:
+        """Check the budget of the month.
+
+        Raises:
+            RequestRejected: 429 if it is used up, or if requests in progress may use it up.
+        """
+        budget = usage.limits.tokens_per_month
+        if budget is None:
+            return
+        used, held = self._budgets.used(usage.account), self._budgets.held(usage.account)
+        if not fits(budget, used, held, most):
+            wait_s = seconds_to_next_month(self._clock.now()) if used >= budget else 1.0
+            raise RequestRejected(errors.budget_used_up(budget, used, wait_s))
 
     def now_s(self) -> float:
         """Return the monotonic seconds of now."""
@@ -92,26 +120,20 @@ class Callers:
     def _usage_of(self, caller: Caller) -> Usage:
         """Return what a key used; its allowances follow when its limits are changed."""
         now_s, limits = self._clock.monotonic(), caller.key.limits
-        usage = self._usage.get(caller.key.key_id)
+        usage = self._usage.get(caller.account)
         if usage is None:
-            usage = self._usage[caller.key.key_id] = Usage(KeyLimits(), None, None)
-        if usage.limits != limits:
-            usage.limits = limits
-            usage.requests = self._resized(usage.requests, limits.requests_per_minute, now_s)
-            usage.tokens = self._resized(usage.tokens, limits.tokens_per_minute, now_s)
+            usage = self._usage[caller.account] = Usage(caller.account, KeyLimits(), None, None)
+        share = self._shares.of(caller.account)
+        if usage.limits != limits or usage.share != share:
+            change = Allowance.with_share if usage.limits == limits else Allowance.resized
+            usage.limits, usage.share = limits, share
+            usage.requests = _changed(usage.requests, limits.requests_per_minute, share, change, now_s)
+            usage.tokens = _changed(usage.tokens, limits.tokens_per_minute, share, change, now_s)
         return usage
-
-    def _resized(self, allowance: Allowance | None, limit: int | None, now_s: float) -> Allowance | None:
-        if limit is None:
-            return None
-        share = max(1.0, limit / self._workers)
-        if allowance is None:
-            return Allowance.filled(share, now_s)
-        return allowance if allowance.per_minute == share else allowance.resized(share, now_s)
 
     def _check(self, usage: Usage, now_s: float) -> None:
         limits = usage.limits
-        most = math.ceil(limits.concurrency / self._workers) if limits.concurrency is not None else None
+        most = math.ceil(limits.concurrency * usage.share) if limits.concurrency is not None else None
         if most is not None and usage.in_flight >= most:
             raise RequestRejected(errors.key_limit_reached("concurrent requests", limits.concurrency or 0, 1.0, {}))
         for kind, allowance, limit in (
@@ -131,9 +153,25 @@ class Callers:
             if allowance is None or limit is None:
                 continue
             headers[f"x-ratelimit-limit-{name}"] = str(limit)
-            headers[f"x-ratelimit-remaining-{name}"] = str(max(0, int(allowance.available(now_s)) * self._workers))
+            headers[f"x-ratelimit-remaining-{name}"] = str(max(0, int(allowance.available(now_s) / usage.share)))
             headers[f"x-ratelimit-reset-{name}"] = f"{allowance.wait_s(allowance.per_minute, now_s):.3f}s"
         return headers
+
+
+def _changed(
+    allowance: Allowance | None,
+    limit: int | None,
+    share: float,
+    change: Callable[[Allowance, float, float], Allowance],
+    now_s: float,
+) -> Allowance | None:
+    """Return an allowance for a share of a limit, which is at least one a minute; None without a limit."""
+    if limit is None:
+        return None
+    per_minute = max(1.0, limit * share)
+    if allowance is None:
+        return Allowance.filled(per_minute, now_s)
+    return allowance if allowance.per_minute == per_minute else change(allowance, per_minute, now_s)
 
 
 class Spending:
@@ -143,8 +181,9 @@ class Spending:
     have. The prompt is corrected when the engine has read it, and the rest is settled at the end.
     """
 
-    def __init__(self, callers: Callers, usage: Usage) -> None:
+    def __init__(self, callers: Callers, usage: Usage, budgets: Budgets) -> None:
         self._callers = callers
+        self._budgets = budgets
         self._usage = usage
         self._prompt = self._answers = self._held = 0
         self._settled = False
@@ -172,13 +211,14 @@ class Spending:
                 when all of it is available.
         """
         usage, now_s = self._usage, self._callers.now_s()
+        self._callers.check_budget(usage, prompt + answers)
         limit = usage.limits.tokens_per_minute
         if usage.tokens is not None and limit is not None:
             wait_s = usage.tokens.wait_s(prompt + answers, now_s)
             if wait_s > 0:
                 problem = errors.key_limit_reached("tokens per minute", limit, wait_s, self.headers)
                 raise RequestRejected(problem)
-            self._hold(prompt + answers)
+        self._hold(prompt + answers)
         self._prompt, self._answers = expected, answers
 
     def correct(self, prompt: int) -> None:
@@ -195,10 +235,13 @@ class Spending:
             return
         self._settled = True
         self._hold(-self._held)
+        if self._prompt or self._answers:
+            self._budgets.add(self._usage.account, tokens)
         if self._usage.tokens is not None:
             self._usage.tokens = self._usage.tokens.take(tokens, self._callers.now_s())
 
     def _hold(self, tokens: int) -> None:
         if self._usage.tokens is not None and tokens:
             self._usage.tokens = self._usage.tokens.hold(tokens, self._callers.now_s())
+        self._budgets.hold(self._usage.account, tokens)
         self._held += tokens

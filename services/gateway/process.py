@@ -16,6 +16,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from contracts.api_keys import ApiKey
+from contracts.api_usage import MonthlyUsage
 from contracts.drills import Drill
 from contracts.routes import Route
 from contracts.vocabulary import Environment
@@ -26,6 +27,7 @@ from services.gateway.adapters.installed_keys import InstalledKeys
 from services.gateway.adapters.record_file import RecordFile
 from services.gateway.adapters.triton import TritonEngine
 from services.gateway.app import SERVICE, Applications, build
+from services.gateway.budgets import Budgets
 from services.gateway.callers import Callers
 from services.gateway.cross_checks import CrossChecks
 from services.gateway.drill_table import DrillTable
@@ -34,6 +36,7 @@ from services.gateway.key_table import KeyTable
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
+from services.gateway.shares import Shares
 from services.gateway.telemetry import Recorder
 from services.gateway.worker_state import WorkerState
 from shared.errors import Transient
@@ -56,6 +59,8 @@ class Parts:
     tables: Mapping[Environment, RouteTable]
     keys: KeyTable
     installed: InstalledKeys
+    shares: Shares
+    budgets: Budgets
     drills: DrillTable
     engine: TritonEngine
     recorder: Recorder
@@ -129,6 +134,7 @@ def compose(connection: Connection, settings: GatewaySettings, started_s: float 
         pause=asyncio.sleep,
         on_skip=lambda reason: metrics.undescribed.labels(reason).inc(),
     )
+    process = uuid.uuid4().hex[:16]
     keys = KeyTable(key_file.load() if key_file.exists else None, key_file.save)
     installed = InstalledKeys(settings.api_keys, keys)
     installed.read()
@@ -147,6 +153,8 @@ def compose(connection: Connection, settings: GatewaySettings, started_s: float 
         tables={"production": table, "staging": staging},
         keys=keys,
         installed=installed,
+        shares=Shares(clock, process, settings.workers),
+        budgets=Budgets(clock, process),
         drills=DrillTable(clock),
         engine=TritonEngine(Deadlines(settings.first_token_s, settings.inter_token_s)),
         recorder=recorder,
@@ -163,7 +171,7 @@ def make_apps(parts: Parts, settings: GatewaySettings) -> Applications:
     return build(
         parts.bus,
         tables=parts.tables,
-        callers=Callers(parts.keys, parts.clock, workers=settings.workers),
+        callers=Callers(parts.keys, parts.clock, parts.shares, parts.budgets),
         drills=parts.drills,
         engine=parts.engine,
         telemetry=parts.recorder,
@@ -189,6 +197,9 @@ def background_work(parts: Parts) -> tuple[Coroutine[Any, Any, None], ...]:
         bus_connection.follow("staging-routes", Route, staging.apply),
         bus_connection.follow("drills", Drill, parts.drills.apply),
         bus_connection.follow("api-keys", ApiKey, parts.keys.apply, parts.keys.note_bucket),
+        bus_connection.follow("api-usage", MonthlyUsage, parts.budgets.apply),
+        bus_connection.record_usage(parts.budgets),
+        bus_connection.exchange(parts.shares),
         parts.installed.follow(),
         parts.state.keep_current(asyncio.sleep),
     )
@@ -237,6 +248,9 @@ async def _close(parts: Parts) -> None:
         async with asyncio.timeout(_LAST_FLUSH_S):
             await parts.recorder.flush()
     await parts.engine.close()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LAST_FLUSH_S):
+            await parts.bus_connection.record_all(parts.budgets)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_LAST_FLUSH_S):
             await parts.bus_connection.close()

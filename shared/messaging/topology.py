@@ -33,7 +33,18 @@ from contracts.vocabulary import Environment
 ACK_WAIT_S = 12.0
 HEARTBEAT_S = ACK_WAIT_S / 4
 DEDUPE_WINDOW_S = 120.0
-BUCKETS = ("releases", "policies", "servers", "routes", "staging-routes", "alerts", "rollbacks", "drills", "api-keys")
+BUCKETS = (
+    "releases",
+    "policies",
+    "servers",
+    "routes",
+    "staging-routes",
+    "alerts",
+    "rollbacks",
+    "drills",
+    "api-keys",
+    "api-usage",
+)
 _MEBIBYTE = 1024 * 1024
 _BUCKET_BYTES = {"releases": 2048 * _MEBIBYTE, "alerts": 2048 * _MEBIBYTE, "rollbacks": 512 * _MEBIBYTE}
 LIMITS: Mapping[str, int] = {

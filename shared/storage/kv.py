@@ -14,9 +14,10 @@ from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError, NotFound
 from nats.js.kv import KeyValue
 from pydantic import BaseModel
 
+from contracts.stored import StoredRecord
 from shared.errors import Transient
 from shared.runtime.failpoints import failpoint
-from shared.storage.record_format import dump, parse
+from shared.storage.record_format import dump, parse, schema_version, too_new
 
 M = TypeVar("M", bound=BaseModel)
 OnChange = Callable[[str, M, int], Awaitable[None]]
@@ -152,10 +153,17 @@ class Bucket(Generic[M]):
     def read(self, key: str, value: bytes) -> M | None:
         """Return a record; None, and a line in the log, when it cannot be read: it must not hide all the others."""
         try:
-            return parse(self._record, value, f"{self._name}/{key}")[0]
+            return self._parse(key, value)
         except Transient as error:
             structlog.get_logger().error("unreadable record", bucket=self._name, key=key, error=str(error))
             return None
+
+    def _parse(self, key: str, value: bytes) -> M:
+        record, version = parse(self._record, value, f"{self._name}/{key}")
+        newer = version > schema_version(self._record)
+        if newer and isinstance(record, StoredRecord) and record.of_newer() is None:
+            raise too_new(self._record, version, f"{self._name}/{key}")
+        return record
 
     async def watch(self) -> KeyValue.KeyWatcher:
         """Return a watcher of all records and their changes."""

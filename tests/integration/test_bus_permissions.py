@@ -134,6 +134,11 @@ def expected(name):
         publishes = {stream_of(fact) for fact in facts_of(name)} if service is not None else set()
         looks_up = stream in publishes or (service is not None and stream in service.looks_up)
         tried[f"$JS.API.STREAM.MSG.GET.{stream}"] = everything or reads_all or looks_up
+    tried |= {
+        subject.replace("*", "0123456789ab"): owner == name
+        for owner, other in SERVICES.items()
+        for subject in other.exchanges
+    }
     tried["$JS.API.STREAM.CREATE.another"] = everything
     tried["anything.else"] = False
     return tried
@@ -185,8 +190,10 @@ async def test_each_identity_reads_its_own_inbox_only(server, name):
     other = next(identity for identity in IDENTITIES if identity != name)
     client = await connect(server, name, error_cb=note)
     not_own = {f"_INBOX_{other}.>", "slipway.>", "$KV.>", "_INBOX.>", ">", "$JS.>", f"{CheckpointReady.TYPE}.*.*"}
+    exchanged = {subject for service in SERVICES.values() for subject in service.exchanges}
+    not_own |= exchanged - set(SERVICES[name].exchanges if name in SERVICES else ())
     live = f"{WorkProgressed.TYPE}.*.*"
-    for subject in (*not_own, live, f"_INBOX_{name}.>"):
+    for subject in (*not_own, *exchanged, live, f"_INBOX_{name}.>"):
         await client.subscribe(subject)
     await client.flush(timeout=5)
     await asyncio.sleep(0.1)

@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,13 +17,16 @@ from clients.cli.connection import JsonOption, StackAddress, StateOption, connec
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import check_model, describe_problems, parse_duration
 from contracts.api_keys import KEY_ID_PATTERN, ApiKey
+from contracts.api_usage import MonthlyUsage
 from contracts.vocabulary import Environment
 from decisions.api_keys import ID_BYTES, SECRET_BYTES, digest_of_secret, format_key
+from decisions.token_budgets import month_of
 from shared.errors import Transient
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket, Conflict
 
 BUCKET = "api-keys"
+USAGE = "api-usage"
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="What the key is for, or whose it is.")]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="Id of the key: see `slipway keys list`.")]
 
@@ -40,6 +44,9 @@ def issue(
         int | None, typer.Option(metavar="N", help="Most tokens of prompts and answers in a minute.")
     ] = None,
     concurrency: Annotated[int | None, typer.Option(metavar="N", help="Most requests at the same time.")] = None,
+    tokens_per_month: Annotated[
+        int | None, typer.Option(metavar="N", help="Budget of tokens in each calendar month (UTC).")
+    ] = None,
     expires: Annotated[str | None, typer.Option(metavar="90d", help="When the key ends (default: never).")] = None,
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the key to a new file that only you can read.")
@@ -69,6 +76,7 @@ def issue(
                     "requests_per_minute": requests_per_minute,
                     "tokens_per_minute": tokens_per_minute,
                     "concurrency": concurrency,
+                    "tokens_per_month": tokens_per_month,
                 },
                 "issued_at": now,
                 "issued_by": sender_of(stack),
@@ -91,31 +99,41 @@ def issue(
     show_line(f"This is the only time that it is shown. Revoke it with `slipway keys revoke {record.key_id}`.")
 
 
-def read_issued(state: Path | None, installed: Mapping[str, ApiKey]) -> tuple[Sequence[ApiKey], Sequence[str]]:
-    """Return the keys of the API, the oldest first, and why the list is not complete.
+@dataclass(frozen=True)
+class Listing:
+    """Keys of the API, the oldest first, what each used this month, and why the list is not complete."""
+
+    keys: Sequence[ApiKey]
+    usage: Mapping[str, MonthlyUsage]
+    problems: Sequence[str]
+
+
+def read_issued(state: Path | None, installed: Mapping[str, ApiKey]) -> Listing:
+    """Return the keys of the API.
 
     Args:
         state: the state folder of the stack; None for the default.
         installed: those that the installation has from its start, by id; the bucket has them once they were revoked.
     """
     try:
-        stored, problems = asyncio.run(_all(find_stack(state)))
+        listing = asyncio.run(_all(find_stack(state)))
     except CommandError as error:
-        stored, problems = [], [str(error)]
-    records = {**installed, **{record.key_id: record for record in stored}}
-    return sorted(records.values(), key=lambda record: record.issued_at), problems
+        listing = Listing([], {}, [str(error)])
+    records = {**installed, **{record.key_id: record for record in listing.keys}}
+    return replace(listing, keys=sorted(records.values(), key=lambda record: record.issued_at))
 
 
-def show_issued(records: Sequence[ApiKey]) -> None:
+def show_issued(listing: Listing) -> None:
     """Print a table of keys; no secret is stored."""
     now = SystemClock().now()
-    columns = ["id", "name", "models", "environments", "limits", "issued", "by", "state"]
-    show_table(columns, [_row(record, now) for record in records])
+    columns = ["id", "name", "models", "environments", "limits", "tokens this month", "issued", "by", "state"]
+    show_table(columns, [_row(record, listing.usage.get(record.key_id), now) for record in listing.keys])
 
 
-def as_plain(record: ApiKey) -> dict[str, Any]:
-    """Return the JSON of a key; the digest of its secret is left out."""
-    return record.model_dump(mode="json", exclude={"secret_digest"})
+def as_plain(record: ApiKey, usage: MonthlyUsage | None = None) -> dict[str, Any]:
+    """Return the JSON of a key with what it used this month; the digest of its secret is left out."""
+    used = {"month": usage.month, "tokens": usage.tokens, "requests": usage.requests} if usage is not None else None
+    return {**record.model_dump(mode="json", exclude={"secret_digest"}), "used": used}
 
 
 def revoke_key(key_id: str, state: Path | None, installed: Mapping[str, ApiKey]) -> None:
@@ -133,9 +151,10 @@ async def _store(stack: StackAddress, record: ApiKey) -> None:
         await Bucket(client.jetstream(timeout=10), BUCKET, ApiKey).create(record.key_id, record)
 
 
-async def _all(stack: StackAddress) -> tuple[Sequence[ApiKey], Sequence[str]]:
-    """Return the keys, and why others cannot be read."""
+async def _all(stack: StackAddress) -> Listing:
+    """Return the keys of the bucket, and why others cannot be read."""
     records, problems = [], []
+    month = month_of(SystemClock().now())
     async with connected(stack) as client:
         bucket = Bucket(client.jetstream(timeout=10), BUCKET, ApiKey)
         for key_id in await bucket.keys():
@@ -145,7 +164,9 @@ async def _all(stack: StackAddress) -> tuple[Sequence[ApiKey], Sequence[str]]:
                 problems.append(error.reason)
                 continue
             records += [entry.value] if entry is not None else []
-    return records, problems
+        entries = await Bucket(client.jetstream(timeout=10), USAGE, MonthlyUsage).all()
+    usage = {account: entry.value for account, entry in entries.items() if entry.value.month == month}
+    return Listing(records, usage, problems)
 
 
 async def _revoke(stack: StackAddress, key_id: str, installed: Mapping[str, ApiKey]) -> ApiKey:
@@ -180,13 +201,14 @@ def _write_new(path: Path, key: str) -> None:
         file.write(f"{key}\n")
 
 
-def _row(record: ApiKey, now: datetime) -> list[str]:
+def _row(record: ApiKey, usage: MonthlyUsage | None, now: datetime) -> list[str]:
     limits = [
         f"{limit:,} {unit}"
         for limit, unit in (
             (record.limits.requests_per_minute, "requests/min"),
             (record.limits.tokens_per_minute, "tokens/min"),
             (record.limits.concurrency, "at once"),
+            (record.limits.tokens_per_month, "tokens/month"),
         )
         if limit is not None
     ]
@@ -196,6 +218,7 @@ def _row(record: ApiKey, now: datetime) -> list[str]:
         ", ".join(record.models) or "all",
         ", ".join(record.environments),
         ", ".join(limits) or "none",
+        f"{usage.tokens:,}" if usage is not None else "0",
         f"{record.issued_at:%Y-%m-%d %H:%M}",
         record.issued_by,
         _state(record, now),

@@ -6,7 +6,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from clients.cli.commands.api_keys import IdArgument, as_plain, issue, read_issued, revoke_key, show_issued
+from clients.cli.commands.api_keys import IdArgument, Listing, as_plain, issue, read_issued, revoke_key, show_issued
 from clients.cli.connection import JsonOption, StateOption
 from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_table
 from clients.cli.parsing import check_model
@@ -68,20 +68,22 @@ def list_command(folder: FolderOption = None, state: StateOption = None, as_json
     """
     keys = _keys(folder, state)
     identities, installed = _attempt(keys, keys.identities), _attempt(keys, keys.api_keys.entries)
-    issued, problems = read_issued(state, installed) if folder is None else (list(installed.values()), [])
-    if not identities and not issued and problems:
-        raise CommandError(f"there are no keys in {keys.path}, and {problems[0]}")
+    issued = read_issued(state, installed) if folder is None else Listing(list(installed.values()), {}, [])
+    if not identities and not issued.keys and issued.problems:
+        raise CommandError(f"there are no keys in {keys.path}, and {issued.problems[0]}")
     if as_json:
         plain = [identity.model_dump(mode="json") for identity in identities]
-        show_json({"identities": plain, "api_keys": [as_plain(record) for record in issued]})
+        show_json(
+            {"identities": plain, "api_keys": [as_plain(key, issued.usage.get(key.key_id)) for key in issued.keys]}
+        )
     else:
         rows = [[entry.name, _roles(entry), _models(entry), len(entry.public_keys)] for entry in identities]
         show_table(["name", "roles", "models", "keys"], rows)
         if is_terminal():
             show_line("")
         show_issued(issued)
-    if problems:
-        raise CommandError(f"the list of keys of the API is not complete: {' '.join(problems)}")
+    if issued.problems:
+        raise CommandError(f"the list of keys of the API is not complete: {' '.join(issued.problems)}")
 
 
 @keys_app.command("revoke")

@@ -1,18 +1,26 @@
 """Follows routes and drills on the bus, and publishes telemetry there."""
 
 import asyncio
+import contextlib
 
 import nats.errors
 import structlog
+from nats.aio.msg import Msg
+from pydantic import ValidationError
 
+from contracts.api_usage import DEMAND_PREFIX, DemandReport, MonthlyUsage
 from contracts.facts import InferenceBatch
 from contracts.vocabulary import Environment
+from services.gateway.budgets import Budgets
+from services.gateway.shares import Shares
 from shared.errors import Transient
 from shared.messaging.bus import Bus, Emit, publish_event
 from shared.runtime.service import connect_with_retries
-from shared.storage.kv import Bucket, M, OnChange, OnSnapshot
+from shared.storage.kv import Bucket, Conflict, M, OnChange, OnSnapshot
 
 _RETRY_S = 0.5
+_EVERY_S = 1.0
+_TRIES = 5
 
 
 class BusConnection:
@@ -57,7 +65,76 @@ class BusConnection:
         except (nats.errors.Error, TimeoutError) as error:
             raise Transient("bus_unavailable", f"Telemetry could not be published: {error!r}.") from error
 
+    async def record_usage(self, budgets: Budgets) -> None:
+        """Add what keys used to their records, about every second, for ever; without the bus it is added later."""
+        await self._has_connected.wait()
+        while True:
+            await asyncio.sleep(_EVERY_S)
+            await self.record_all(budgets)
+
+    async def record_all(self, budgets: Budgets) -> None:
+        """Add what was used since the last time; what cannot be written now is kept for the next time."""
+        if not self.connected:
+            return
+        records = Bucket(self._bus.js, "api-usage", MonthlyUsage, service=self._bus.service)
+        for account, (tokens, requests) in budgets.unrecorded().items():
+            try:
+                await _record(records, budgets, account, tokens, requests)
+            except (nats.errors.Error, TimeoutError, Transient) as error:
+                structlog.get_logger().warning("usage cannot be recorded yet", account=account, error=repr(error))
+                return
+
+    async def exchange(self, shares: Shares) -> None:
+        """Tell the other processes what is asked here, about every second, and hear them, for ever."""
+        await self._has_connected.wait()
+
+        async def hear(message: Msg) -> None:
+            with contextlib.suppress(ValidationError):
+                shares.hear(DemandReport.model_validate_json(message.data))
+
+        client = self._bus.client
+        await client.subscribe(f"{DEMAND_PREFIX}.*", cb=hear)
+        while True:
+            await asyncio.sleep(_EVERY_S)
+            report = shares.report()
+            if not self.connected:
+                continue
+            try:
+                await client.publish(f"{DEMAND_PREFIX}.{report.process}", report.model_dump_json().encode())
+            except nats.errors.Error as error:
+                structlog.get_logger().warning("demand cannot be reported", error=repr(error))
+                continue
+            shares.divide()
+
     async def close(self) -> None:
         """Disconnect from the bus."""
         if self._has_connected.is_set():
             await self._bus.broker.stop()
+
+
+async def _record(records: Bucket[MonthlyUsage], budgets: Budgets, account: str, tokens: int, requests: int) -> None:
+    """Add to an account's record; again if another process added meanwhile.
+
+    If an acknowledgement was lost, the record says whether this addition is in it, unless another one followed: then it
+    is added twice.
+    """
+    tried: MonthlyUsage | None = None
+    for _ in range(_TRIES):
+        entry = await records.get(account)
+        if entry is not None and tried is not None and _is_same(entry.value, tried):
+            budgets.note_recorded(entry.value, entry.revision, tokens, requests)
+            return
+        tried = budgets.next_record(account, entry.value if entry is not None else None, tokens, requests)
+        try:
+            if entry is None:
+                revision = await records.create(account, tried)
+            else:
+                revision = await records.update(account, tried, entry.revision)
+        except (Conflict, TimeoutError, nats.errors.TimeoutError):
+            continue
+        budgets.note_recorded(tried, revision, tokens, requests)
+        return
+
+
+def _is_same(stored: MonthlyUsage, tried: MonthlyUsage) -> bool:
+    return (stored.writer, stored.mark) == (tried.writer, tried.mark)

@@ -12,7 +12,14 @@ from decisions.attribution import ErrorKind
 _MESSAGE_CHARS = 1_000
 _PARAM_CHARS = 200
 
-ErrorType = Literal["invalid_request_error", "permission_error", "rate_limit_error", "server_error", "upstream_error"]
+ErrorType = Literal[
+    "invalid_request_error",
+    "permission_error",
+    "rate_limit_error",
+    "insufficient_quota",
+    "server_error",
+    "upstream_error",
+]
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,16 @@ def key_limit_reached(kind: str, limit: int, wait_s: float, headers: Mapping[str
     message = f"The API key may have {limit} {kind}; try again in {math.ceil(wait_s)} s."
     retry = {"Retry-After": str(max(1, math.ceil(wait_s)))}
     return Problem(429, message, "rate_limit_error", code="rate_limit_exceeded", headers={**headers, **retry})
+
+
+def budget_used_up(budget: int, used: int, wait_s: float) -> Problem:
+    """Return the problem for a request beyond the budget of its key, as OpenAI names it."""
+    message = (
+        f"The API key may use {budget} tokens in a month; {used} are used, and requests in progress may use the rest. "
+        "The next month begins at 00:00 UTC on its first day; ask for another budget (slipway keys issue)."
+    )
+    headers = {"Retry-After": str(max(1, math.ceil(wait_s)))}
+    return Problem(429, message, "insufficient_quota", code="insufficient_quota", headers=headers)
 
 
 UPSTREAM_STATUS: Mapping[ErrorKind, int] = {

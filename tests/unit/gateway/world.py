@@ -8,6 +8,7 @@ from prometheus_client import generate_latest
 from contracts.api_keys import ApiKey
 from decisions.api_keys import digest_of_secret, format_key
 from services.gateway.app import SERVICE, build
+from services.gateway.budgets import Budgets
 from services.gateway.callers import Callers
 from services.gateway.cross_checks import CrossChecks
 from services.gateway.drill_table import DrillTable
@@ -15,6 +16,7 @@ from services.gateway.key_table import KeyTable
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
+from services.gateway.shares import Shares
 from services.gateway.worker_state import WorkerState
 from shared.messaging.bus import Bus
 from shared.runtime.settings import Connection
@@ -52,7 +54,9 @@ class World:
         self.staging = RouteTable({route.model: route for route in staging}, None, "staging")
         known = OWN_KEYS if keys is None else keys
         self.keys = KeyTable({key.key_id: key for key in known} or None, None)
-        self.callers = Callers(self.keys, self.clock, workers=limits.get("workers", 1))
+        self.shares = Shares(self.clock, "0123456789abcdef", limits.get("workers", 1))
+        self.budgets = Budgets(self.clock, "0123456789abcdef")
+        self.callers = Callers(self.keys, self.clock, self.shares, self.budgets)
         self.drills = DrillTable(self.clock)
         self.cross_checks = CrossChecks(self.engine, self.clock)
         bus = Bus(Connection(), SERVICE, self.clock)

@@ -1,0 +1,48 @@
+"""What keys of the API used: records of the bucket `api-usage`, and the demand that gateways report to each other."""
+
+from typing import Annotated, Final
+
+from pydantic import Field, StringConstraints
+
+from .stored import StoredRecord
+from .vocabulary import Contract
+
+DEMAND_PREFIX: Final = "slipway.gateway-demand.v1"
+"""Subjects of demand reports are this, a dot, and the id of the gateway's process. No stream stores them."""
+MOST_ACCOUNTS: Final = 5_000
+
+Account = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,127}$")]
+Month = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$")]
+Count = Annotated[int, Field(ge=0, lt=2**60)]
+
+
+class MonthlyUsage(StoredRecord):
+    """What one account used in a calendar month (UTC); all gateways add to the same record.
+
+    Attributes:
+        account: The id of a key.
+        month: As `2026-11`.
+        tokens: Tokens of prompts and answers.
+        requests: Requests that were dispatched.
+        writer: The process that added last.
+        mark: The number of its addition, so that it recognises one whose acknowledgement was lost.
+    """
+
+    account: Account
+    month: Month
+    tokens: Count = 0
+    requests: Count = 0
+    writer: Annotated[str, Field(max_length=100)] = ""
+    mark: Count = 0
+
+
+class DemandReport(Contract):
+    """What is asked of one process of a gateway, about every second.
+
+    Attributes:
+        process: Its id, a new one at each start.
+        demand: By account, requests per second, whether admitted or not; accounts without demand are left out.
+    """
+
+    process: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,32}$")]
+    demand: Annotated[dict[Account, Annotated[float, Field(ge=0, le=1e9)]], Field(max_length=MOST_ACCOUNTS)] = {}

@@ -1,0 +1,109 @@
+"""What keys used this month: what all gateways have recorded, and what this process has not recorded yet."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from contracts.api_usage import MonthlyUsage
+from decisions.token_budgets import month_of
+from shared.runtime.clock import Clock
+
+
+@dataclass
+class _Account:
+    """One account.
+
+    Attributes:
+        recorded: the record as it was read last; None before.
+        revision: of that record.
+        tokens, requests: used here and not recorded yet.
+        held: what requests in progress may still take.
+    """
+
+    recorded: MonthlyUsage | None = None
+    revision: int = 0
+    tokens: int = 0
+    requests: int = 0
+    held: int = 0
+
+
+class Budgets:
+    """Usage by account, for this month.
+
+    Args:
+        clock: says which month it is.
+        process: the id of this process, which signs its additions.
+    """
+
+    def __init__(self, clock: Clock, process: str) -> None:
+        self._clock = clock
+        self._accounts: dict[str, _Account] = {}
+        self._mark = 0
+        self.process = process
+
+    @property
+    def month(self) -> str:
+        """Return the month of now."""
+        return month_of(self._clock.now())
+
+    def used(self, account: str) -> int:
+        """Return the tokens that an account used this month, as far as they are known here.
+
+        A record of a later month counts, too: a clock that went back empties nothing.
+        """
+        state = self._accounts.get(account)
+        if state is None:
+            return 0
+        recorded = state.recorded.tokens if state.recorded and state.recorded.month >= self.month else 0
+        return recorded + state.tokens
+
+    def held(self, account: str) -> int:
+        """Return the tokens that requests in progress may still take."""
+        state = self._accounts.get(account)
+        return state.held if state else 0
+
+    def hold(self, account: str, tokens: int) -> None:
+        """Hold so many tokens more, or less."""
+        self._of(account).held += tokens
+
+    def add(self, account: str, tokens: int) -> None:
+        """Count a request that has ended."""
+        state = self._of(account)
+        state.tokens += tokens
+        state.requests += 1
+
+    def unrecorded(self) -> Mapping[str, tuple[int, int]]:
+        """Return the tokens and requests that are to be recorded, by account."""
+        return {
+            name: (state.tokens, state.requests)
+            for name, state in self._accounts.items()
+            if state.tokens or state.requests
+        }
+
+    def next_record(self, account: str, before: MonthlyUsage | None, tokens: int, requests: int) -> MonthlyUsage:
+        """Return the record with an addition; that of an earlier month begins again."""
+        self._mark += 1
+        month = max(self.month, before.month if before else "")
+        if before is None or before.month < month:
+            before = MonthlyUsage(account=account, month=month)
+        changes = {"tokens": before.tokens + tokens, "requests": before.requests + requests}
+        return before.model_copy(update={**changes, "writer": self.process, "mark": self._mark})
+
+    def note_recorded(self, written: MonthlyUsage, revision: int, tokens: int, requests: int) -> None:
+        """Note that an addition is in the record."""
+        state = self._of(written.account)
+        state.tokens -= tokens
+        state.requests -= requests
+        self._take(state, written, revision)
+
+    async def apply(self, key: str, record: MonthlyUsage, revision: int) -> None:
+        """Take a record from the bus."""
+        if record.account == key:
+            self._take(self._of(key), record, revision)
+
+    @staticmethod
+    def _take(state: _Account, record: MonthlyUsage, revision: int) -> None:
+        if revision > state.revision:
+            state.recorded, state.revision = record, revision
+
+    def _of(self, account: str) -> _Account:
+        return self._accounts.setdefault(account, _Account())

@@ -1,0 +1,71 @@
+"""The share of each key's limits that this process admits: in proportion to the demand here and at the others."""
+
+from collections import Counter
+
+from contracts.api_usage import MOST_ACCOUNTS, DemandReport
+from decisions.rate_shares import Heard, remembered, share, smooth
+from shared.runtime.clock import Clock
+
+
+class Shares:
+    """Demand by account, of this process and of all others that report to it.
+
+    Before the others have been heard, a process has an equal part of its own gateway's workers. Without the bus the
+    last shares stand.
+
+    Args:
+        clock: its monotonic seconds.
+        process: the id of this process.
+        workers: processes of this gateway.
+    """
+
+    def __init__(self, clock: Clock, process: str, workers: int) -> None:
+        self._clock = clock
+        self._workers = workers
+        self._asked: Counter[str] = Counter()
+        self._demand: dict[str, float] = {}
+        self._heard: dict[str, Heard] = {}
+        self._shares: dict[str, float] = {}
+        self._exchanges = 0
+        self.process = process
+
+    def note(self, account: str) -> None:
+        """Note a request of an account, whether it will be admitted or not."""
+        self._asked[account] += 1
+
+    def of(self, account: str) -> float:
+        """Return the share of this process, above 0 and at most 1."""
+        return self._shares.get(account) or self._idle
+
+    @property
+    def _idle(self) -> float:
+        """Return the share of an account without demand anywhere."""
+        others = len(self._heard)
+        return 1.0 / (1 + others if self._exchanges > 1 else max(self._workers, 1 + others))
+
+    def report(self) -> DemandReport:
+        """Return what is asked here, once a second; the accounts with the highest demand, if there are too many."""
+        self._demand = {
+            account: demand
+            for account in self._demand.keys() | self._asked.keys()
+            if (demand := smooth(self._demand.get(account, 0.0), self._asked[account]))
+        }
+        self._asked.clear()
+        highest = sorted(self._demand, key=lambda account: self._demand[account], reverse=True)[:MOST_ACCOUNTS]
+        return DemandReport(process=self.process, demand={account: self._demand[account] for account in highest})
+
+    def hear(self, report: DemandReport) -> None:
+        """Take the report of another process."""
+        if report.process != self.process:
+            self._heard[report.process] = Heard(self._clock.monotonic(), report.demand)
+
+    def divide(self) -> None:
+        """Take a new share of each account, after a report went out. Not without the bus: nobody would be heard."""
+        self._exchanges += 1
+        self._heard = remembered(self._heard, self._clock.monotonic())
+        others = self._heard.values()
+        known = self._demand.keys() | {account for report in others for account in report.demand}
+        self._shares = {
+            account: share(self._demand.get(account, 0.0), [report.demand.get(account, 0.0) for report in others])
+            for account in known
+        }
