@@ -141,20 +141,25 @@ class Application:
 def model_routes(tables: Mapping[Environment, RouteTable], callers: Callers, created: int) -> list[Route]:
     """Return the routes that list the models a caller's key opens; `created` is their time of creation."""
 
-    def names(request: Request) -> list[str]:
+    def names(request: Request) -> tuple[list[str], Mapping[str, str]]:
+        """Return the models, and the headers that say what is left of the key's limits: a list is a request, too."""
         environment = environments.read_environment(request.headers.getlist(environments.HEADER))
         caller = callers.authenticate(request.headers.getlist("authorization"), environment)
-        routes = [route for route in tables[environment].all() if caller.opens(route.model)]
-        return [name for route in routes for name in list_models(route)]
+        with callers.admit(caller) as spending:
+            routes = [route for route in tables[environment].all() if caller.opens(route.model)]
+            return [name for route in routes for name in list_models(route)], spending.headers
 
     async def models(request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [model_card(name, created) for name in names(request)]})
+        opened, headers = names(request)
+        data = [model_card(name, created) for name in opened]
+        return JSONResponse({"object": "list", "data": data}, headers=headers)
 
     async def model(request: Request) -> Response:
         name = request.path_params["name"]
-        if name not in names(request):
-            return problem_response(model_not_found(name))
-        return JSONResponse(model_card(name, created))
+        opened, headers = names(request)
+        if name not in opened:
+            return problem_response(model_not_found(name), headers)
+        return JSONResponse(model_card(name, created), headers=headers)
 
     return [Route("/v1/models", models), Route("/v1/models/{name:path}", model)]
 

@@ -9,7 +9,8 @@ from contracts.api_keys import ApiKey, KeyLimits
 from decisions.api_keys import format_key
 from services.gateway.adapters.record_file import RecordFile
 from services.gateway.key_table import KeyTable
-from shared.storage.kv import Snapshot
+from shared.storage.kv import Bucket, Snapshot
+from shared.storage.record_format import dump
 from testbed.factories import MODEL, route
 from tests.kit.drills import drill
 from tests.unit.gateway.fakes import FakeEngine
@@ -298,3 +299,19 @@ async def test_hanging_up_before_the_first_token_is_not_free():
     caller = gateway.callers.authenticate([BEARER["authorization"]], "production")
     with gateway.callers.admit(caller) as spending:
         assert 4900 < int(spending.headers["x-ratelimit-remaining-tokens"]) < 5100
+
+
+def test_a_key_of_a_newer_version_is_accepted_only_as_revoked():
+    """A field that this version does not know may limit it."""
+    bucket = Bucket(None, "api-keys", ApiKey)
+
+    def newer(record: ApiKey) -> bytes:
+        return (
+            dump(record)
+            .replace(b'"schema_version":2', b'"schema_version":99')
+            .replace(b"{", b'{"only_on":"monday",', 1)
+        )
+
+    assert bucket.read(ID, dump(key())) == key()
+    assert bucket.read(ID, newer(key())) is None
+    assert bucket.read(ID, newer(key(revoked_at=ISSUED))) == key(revoked_at=ISSUED)

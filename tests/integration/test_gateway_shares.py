@@ -1,0 +1,115 @@
+"""Two gateways on one bus: they admit a key's limit together, and add what it used to one record."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import httpx
+import pytest
+
+from contracts.api_keys import ApiKey, KeyLimits
+from contracts.api_usage import MonthlyUsage
+from contracts.routes import Route
+from decisions.api_keys import digest_of_secret, format_key
+from deploy.local.state import ADMIN
+from shared.runtime.clock import SystemClock
+from shared.storage.kv import Bucket
+from testbed.factories import route
+from testbed.gateway import Gateway, load_toy
+from testbed.servers import bus_variables, connection, running, wait_until
+
+pytestmark = pytest.mark.real
+SECRET = "cd" * 32
+LIMIT = 600
+WINDOW_S = 10
+
+
+def key(key_id: str, **limits) -> tuple[ApiKey, dict[str, str]]:
+    """Return the record of a key, and the header that presents it."""
+    record = ApiKey(
+        key_id=key_id,
+        name="shared",
+        secret_digest=digest_of_secret(SECRET),
+        limits=KeyLimits(**limits),
+        issued_at=SystemClock().now(),
+        issued_by="test",
+    )
+    return record, {"authorization": f"Bearer {format_key(key_id, SECRET)}"}
+
+
+@pytest.fixture
+def gateways(nats_server, js, tmp_path):
+    """Two gateways, each with its own folder."""
+    one, two = (Gateway(tmp_path / name, connection(nats_server, None, tmp_path / name)) for name in "ab")
+    with running(one), running(two):
+        yield one, two
+
+
+async def ask(http, base_url: str, headers: dict[str, str], admitted: Counter) -> None:
+    answer = await http.get(f"{base_url}/v1/models", headers=headers)
+    admitted[answer.status_code] += 1
+
+
+async def test_two_gateways_admit_one_limit_within_a_tenth(gateways, js):
+    record, headers = key("a1a1a1a1a1a1", requests_per_minute=LIMIT)
+    await Bucket(js, "api-keys", ApiKey).create(record.key_id, record)
+    admitted: Counter[int] = Counter()
+    async with httpx.AsyncClient(trust_env=False) as http:
+        for gateway in gateways:  # both know the key, and use up what they have at their start
+            while (await http.get(f"{gateway.base_url}/v1/models", headers=headers)).status_code != 429:
+                await asyncio.sleep(0)
+        tasks: set[asyncio.Task[None]] = set()
+        began = time.monotonic()
+        number, counted = 0, None
+        while (now := time.monotonic() - began) < 4 + WINDOW_S:
+            if counted is None and now >= 4:
+                counted = admitted[200]
+            base = gateways[number % 5 == 0].base_url  # four of five at the first
+            tasks.add(asyncio.ensure_future(ask(http, base, headers, admitted)))
+            number += 1
+            await asyncio.sleep(max(0.0, number / 40 - (time.monotonic() - began)))
+        await asyncio.gather(*tasks)
+    assert admitted[200] - counted == pytest.approx(LIMIT / 60 * WINDOW_S, rel=0.1), admitted
+    assert set(admitted) == {200, 429}
+
+
+async def test_both_add_to_one_record_which_the_list_shows_and_the_budget_follows(gateways, js, triton, nats_server):
+    served = load_toy(triton, "toy", 1)
+    await Bucket(js, "routes", Route).create("toy", route(model="toy", canary=None, active=served, previous=None))
+    record, headers = key("b2b2b2b2b2b2", tokens_per_month=200)
+    await Bucket(js, "api-keys", ApiKey).create(record.key_id, record)
+    body = {"model": "toy", "prompt": "one two three", "max_tokens": 4}
+
+    def status(gateway) -> int:
+        return httpx.post(f"{gateway.base_url}/v1/completions", json=body, headers=headers, timeout=30).status_code
+
+    for gateway in gateways:
+        wait_until(lambda gateway=gateway: status(gateway) == 200)
+    usage = Bucket(js, "api-usage", MonthlyUsage)
+
+    async def requests() -> MonthlyUsage:
+        entry = await usage.get(record.key_id)
+        return entry.value if entry else MonthlyUsage(account=record.key_id, month="2026-01")
+
+    async with asyncio.timeout(10):
+        while (await requests()).requests < 2:
+            await asyncio.sleep(0.1)
+    stored = await requests()
+    assert (stored.requests, stored.tokens) == (2, 2 * (stored.tokens // 2))
+    command = [sys.executable, "-m", "clients.cli.main", "keys", "list", "--json"]
+    variables = {**bus_variables(nats_server.settings(), ADMIN), "SLIPWAY_S3_ENDPOINT": "127.0.0.1:1"}
+    listed = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=True, timeout=60)
+    (shown,) = (entry for entry in json.loads(listed.stdout)["api_keys"] if entry["key_id"] == record.key_id)
+    assert shown["used"] == {"month": stored.month, "tokens": stored.tokens, "requests": 2}
+    for number in range(60):  # in turn: each learns what the other has recorded
+        if status(gateways[number % 2]) == 429:
+            break
+    refused = [httpx.post(f"{gateway.base_url}/v1/completions", json=body, headers=headers) for gateway in gateways]
+    await asyncio.sleep(2.5)
+    refused = [httpx.post(f"{gateway.base_url}/v1/completions", json=body, headers=headers) for gateway in gateways]
+    assert [answer.json()["error"]["code"] for answer in refused] == ["insufficient_quota"] * 2
+    assert (await requests()).tokens <= 200 + 40
