@@ -64,10 +64,10 @@ lint: setup ## style, types, import rules, generated files, the documentation si
 	$(BIN)/python -m deploy.generate --check
 	$(BIN)/python -m deploy.setup.locks --check
 	$(BIN)/python -m deploy.setup.licences --check
-	$(BIN)/python -m mkdocs build --strict --quiet --site-dir .make/docs
+	$(BIN)/python -m mkdocs build --strict --site-dir .make/docs
 
 docs: setup ## build the documentation site into dist/docs
-	$(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python -m mkdocs build --strict
 	@echo "Open dist/docs/index.html. With the search, on http://127.0.0.1:8090:"
 	@echo "  $(BIN)/python -m http.server 8090 --bind 127.0.0.1 --directory dist/docs"
 

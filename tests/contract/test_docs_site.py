@@ -32,11 +32,18 @@ FIRST = hook.readme_section("Your first release")
 def site(tmp_path_factory):
     """Build the site once."""
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     return folder
+
+
+def test_make_builds_the_site_strictly_and_aloud():
+    """With `--quiet` MkDocs counts no warnings, so that a strict build passes whatever is broken."""
+    builds = re.findall(r"-m mkdocs build(.*)", (ROOT / "Makefile").read_text())
+    assert len(builds) == 2
+    assert all("--strict" in options and not re.search(r"--quiet|-q\b", options) for options in builds)
 
 
 class Anchors(HTMLParser):
