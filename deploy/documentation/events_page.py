@@ -103,4 +103,6 @@ def _default(field: dict[str, Any], required: bool) -> str:
 def _scalar(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.12g}"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -77,6 +77,8 @@ def _default(field: FieldInfo) -> str:
         return "not set"
     if isinstance(default, bool):
         return code(str(default).lower())
+    if isinstance(default, float):
+        return code(f"{default:.12g}")
     return code(_json(default) if isinstance(default, dict) else default)
 
 

@@ -17,6 +17,7 @@ class GatewaySettings(BaseSettings):
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that share the port; every limit below is that of one worker."""
     admin_host: str = "127.0.0.1"
+    """Address of the port of probes and metrics."""
     admin_port: Annotated[int, Field(ge=0, le=65535)] = 8081
     """Where probes and scrapes are answered; no key is needed there, and the answers name models."""
     api_keys: Path | None = None
