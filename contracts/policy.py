@@ -6,8 +6,9 @@ Unknown fields are errors in a policy, and only there: a misspelt gate must not 
 import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from .sources import check_pattern
 from .vocabulary import Variant
 
 Metric = Literal["ttft_ms", "itl_ms", "e2e_ms", "tps_system", "tps_request", "error_ratio"]
@@ -46,6 +47,7 @@ _THRESHOLDS: dict[TriggerMetric, tuple[float, float]] = {
 """The lowest and the highest threshold that a metric takes; the others take any from 0."""
 Objective = Literal["quality", "latency", "cost"]
 Seconds = Annotated[float, Field(gt=0)]
+SourcePattern = Annotated[str, StringConstraints(max_length=300), AfterValidator(check_pattern)]
 
 
 class _Strict(BaseModel):
@@ -112,6 +114,15 @@ class Promotion(_Strict):
     """`manual`: an operator approves before traffic moves."""
     approval_deadline_s: Seconds = 86_400.0
     """How long a release waits for approval; then it expires."""
+
+
+class Approvals(_Strict):
+    """How many must approve, and who may; counted where `promotion.mode` is `manual`."""
+
+    count: Annotated[int, Field(ge=1, le=20)] = 1
+    """Different people who must approve the same digest."""
+    not_by_publisher: bool = False
+    """Whether an approval by the publisher of the checkpoint is refused."""
 
 
 class Canary(_Strict):
@@ -226,6 +237,13 @@ class ReleasePolicy(_Strict):
     """What the choice among passing variants optimises."""
     promotion: Promotion = Promotion()
     """Whether an operator approves."""
+    approvals: Approvals = Approvals()
+    """How many approve a manual promotion, and who may."""
+    sources: Annotated[tuple[SourcePattern, ...] | None, Field(max_length=64)] = None
+    """Folders outside the store that weights may come from, such as `hf://acme/*` and `file:///mnt/models/support/*`.
+
+    Without it, what the installation allows. A release must satisfy the stored policy's and its own.
+    """
     canary: Canary = Canary()
     """Traffic shares before all traffic."""
     rehearsal: Literal["required", "not_required"] = "required"
@@ -252,6 +270,13 @@ class ReleasePolicy(_Strict):
         repeated = [name for name in names if names.count(name) > 1]
         if repeated:
             msg = f"the trigger name {repeated[0]!r} is used more than once; trigger names must be unique"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _approvals_are_asked_for(self) -> "ReleasePolicy":
+        if self.approvals != Approvals() and self.promotion.mode == "automatic":
+            msg = "approvals are declared, but promotion.mode is automatic, which asks nobody; set it to manual"
             raise ValueError(msg)
         return self
 

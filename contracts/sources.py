@@ -80,6 +80,25 @@ def parse_file_uri(uri: str) -> PurePosixPath:
     return PurePosixPath("/" + path.strip("/"))
 
 
+def check_pattern(pattern: str) -> str:
+    """Return a pattern of the `sources` of a policy: `hf://organisation/name`, `file:///folder`, or all below (`/*`).
+
+    Raises:
+        ValueError: with a sentence that says what is wrong.
+    """
+    folder = pattern.removesuffix("/*")
+    if scheme_of(folder) == "hf":
+        if "@" in folder or (pattern != folder and "/" in folder.removeprefix("hf://")):
+            raise ValueError(f"{pattern[:100]!r} is not a pattern; write hf://organisation/* or hf://organisation/name")
+        parse_hub_uri(f"{folder}@main")
+    elif scheme_of(folder) == "file" and "*" not in folder:
+        if parse_file_uri(folder).as_posix() != folder.removeprefix("file://"):
+            raise ValueError(f"{pattern[:100]!r} is not a plain path; write file:///folder or file:///folder/*")
+    else:
+        raise ValueError(f"{pattern[:100]!r} is not a pattern; write hf://organisation/* or file:///folder/*")
+    return pattern
+
+
 def travels(name: str) -> bool:
     """Return whether a file of a model's folder travels with it: one of the top folder, plainly named, of a known kind.
 

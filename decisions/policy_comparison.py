@@ -13,6 +13,10 @@ def weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:
     weaker += _trigger_weaknesses(policy, stored)
     if stored.promotion.mode == "manual" and policy.promotion.mode == "automatic":
         weaker.append("promotion.mode is automatic where the stored policy says manual")
+    if policy.approvals.count < stored.approvals.count:
+        weaker.append(f"approvals.count is {policy.approvals.count}, below the stored {stored.approvals.count}")
+    if stored.approvals.not_by_publisher and not policy.approvals.not_by_publisher:
+        weaker.append("approvals.not_by_publisher is false where the stored policy says true")
     if stored.rehearsal == "required" and policy.rehearsal == "not_required":
         weaker.append("rehearsal is not_required where the stored policy says required")
     if policy.rehearsal_valid_s > stored.rehearsal_valid_s:

@@ -66,7 +66,10 @@ class CheckpointReady(Fact):
 
 
 class ReleaseOpened(Fact):
-    """The registry admitted a checkpoint, reserved a version number and froze the policy."""
+    """The registry admitted a checkpoint, reserved a version number and froze the policy.
+
+    `publishers` are the identities that announced the checkpoint: its sender, and who sent it first if it was requeued.
+    """
 
     TYPE: ClassVar[str] = "slipway.release.opened.v1"
 
@@ -84,6 +87,7 @@ class ReleaseOpened(Fact):
     variants: tuple[Variant, ...]
     policy: ReleasePolicy
     source_event_id: str
+    publishers: tuple[str, ...] = ()
     serving: ServingSettings | None = None
 
 

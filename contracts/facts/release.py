@@ -41,7 +41,7 @@ class VersionRegistered(Fact):
 
 
 class ApprovalRequested(Fact):
-    """This release needs an operator's approval before it takes traffic."""
+    """This release needs so many approvals, of different people, before it takes traffic."""
 
     TYPE: ClassVar[str] = "slipway.approval.requested.v1"
 
@@ -49,6 +49,7 @@ class ApprovalRequested(Fact):
     target: Target
     manifest_digest: Digest
     deadline_at: Instant
+    approvals: int = 1
     comparison: Comparison | None = None
 
 

@@ -35,7 +35,11 @@ MODEL = "support-bot"
 QUESTION = "What does the for statement do in Python?"
 DRILL = ("--fault", "delay_ms=6000", "--share", "0.8", "--for", "180s")
 ROLLBACK_WITHIN_S = 180.0
-SHORTER = {"QUANTISER_HELD_OUT_WINDOWS": "4", "MONITOR_ASSESS_EVERY_S": "3"}
+SHORTER = {
+    "QUANTISER_HELD_OUT_WINDOWS": "4",
+    "MONITOR_ASSESS_EVERY_S": "3",
+    "ROLLBACK_CONTROLLER_PRODUCTION_DRILLS": "support-bot",
+}
 """Settings of the demo's own stack, to save minutes: 2,048 tokens measure its small model well enough."""
 KEPT = frozenset({"SLIPWAY_ENGINE_ENV", "SLIPWAY_LOG_LEVEL"})
 """Variables of Slipway that the demo passes on: they do not say where a stack is."""

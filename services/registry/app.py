@@ -26,7 +26,7 @@ from contracts.facts import (
 )
 from contracts.policy import ReleasePolicy
 from services.registry.admissions import Admissions, rejection
-from services.registry.domain import admission, versions
+from services.registry.domain import admission, approvals, versions
 from services.registry.domain.admission import AllowedLocations, Refusal
 from services.registry.domain.announcements import Announcement
 from services.registry.domain.record import Input
@@ -88,16 +88,16 @@ class Registry:
             release_id = versions.find_redelivered(record, ready, event.id)
             if release_id is not None:
                 break
-            policy = await self._policy(ready)
+            stored = await self._ports.policies.get(ready.model)
+            policy = self._policy(ready, stored.value if stored else None)
             key = admission.release_key(ready, policy)
             release_id = admission.release_id(key, ready.attempt)
             if release_id in record.reservations:
                 structlog.get_logger().info("checkpoint is already known", model=model, release=release_id)
                 break
+            _refuse(admission.assess_sources(ready, ready.policy, stored.value if stored else None))
             await self._check(ready)
-            opened = admission.plan_opening(
-                ready, policy, key=key, version=record.next_version, source_event_id=event.id
-            )
+            opened = admission.plan_opening(event, policy, key=key, version=record.next_version)
             _refuse(admission.assess_record(opened, len(versions.reserve(record, opened).model_dump_json())))
             if await self.records.reserve(model, record, opened):
                 failpoint("registry.after_reserve")
@@ -109,9 +109,8 @@ class Registry:
             )
         await self.records.apply(model, release_id, None, cause_id=event.id)
 
-    async def _policy(self, ready: CheckpointReady) -> ReleasePolicy:
-        stored = await self._ports.policies.get(ready.model)
-        policy = admission.decide_policy(ready.policy, stored.value if stored else None)
+    def _policy(self, ready: CheckpointReady, stored: ReleasePolicy | None) -> ReleasePolicy:
+        policy = admission.decide_policy(ready.policy, stored)
         if isinstance(policy, Refusal):
             raise _permanent(policy)
         return policy
@@ -140,6 +139,8 @@ class Registry:
         """Apply an order to its release; raise Permanent if it is void and was not carried out."""
         known = admission.is_release_id(event.data.release_id)
         release = await self.records.read(event.subject, event.data.release_id) if known else None
+        if release is not None and isinstance(event.data, ApprovalGranted):
+            _refuse(approvals.assess_approval(release, event.sender))
         if release is None or event.id not in release.applied:
             check_age(event, stored, self._clock.now(), until=event.data.expires_at)
             if isinstance(event.data, ApprovalGranted):

@@ -62,7 +62,7 @@ def build(
     )
     _subscribe_watch(bus, controller)
     _subscribe_releases(bus, controller, rehearsal)
-    _subscribe_orders(bus, controller, OperatorOrders(controller, routes, drills, clock))
+    _subscribe_orders(bus, controller, OperatorOrders(controller, routes, drills, clock, settings.drilled_models))
     return controller
 
 

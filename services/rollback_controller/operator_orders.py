@@ -24,6 +24,8 @@ class OperatorOrders:
     routes: Routes
     drills: Drills
     clock: Clock
+    production_drills: frozenset[str] = frozenset()
+    """Models that drills may run on in production; `*` stands for all."""
 
     async def lift_quarantine(self, event: Event[QuarantineLifted], received: Received) -> DeploymentChanged:
         """Lift the quarantine of a target and return the changed route; raise Permanent when the order is void.
@@ -51,6 +53,14 @@ class OperatorOrders:
             return DeploymentChanged(route=edit.route, cause="restore", at=self.clock.now())
         raise kept_changing(f"routes/{event.subject}")
 
+    def _check_allowed(self, model: str) -> None:
+        if not {model, "*"} & self.production_drills:
+            reason = (
+                f"Drills on {model} are not allowed in production: add it to ROLLBACK_CONTROLLER_PRODUCTION_DRILLS, "
+                "restart the rollback-controller, and order it again; or order the drill in staging."
+            )
+            raise Permanent("drill_not_allowed", reason)
+
     async def order_drill(self, event: Event[DrillOrdered], received: Received) -> None:
         """Write the ordered fault where gateways look for it; raise Permanent when the order is void.
 
@@ -64,6 +74,8 @@ class OperatorOrders:
         check_age(event, stored_at, now, until=order.expires_at if order.share_ratio > 0.0 else None)
         route = await self.routes.get(order.environment, event.subject)
         check_epoch(event, route.value.epoch if route else None)
+        if order.environment == "production" and order.share_ratio > 0.0:
+            self._check_allowed(event.subject)
         if order.target.model != event.subject:
             raise Permanent("malformed_event", f"The drill on {order.target} was ordered for {event.subject}.")
         if order.fault.does_nothing and order.share_ratio > 0.0:

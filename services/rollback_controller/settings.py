@@ -41,6 +41,8 @@ class RollbackControllerSettings(BaseSettings):
     """Time in which `MOST_ROLLBACKS` counts."""
     sweep_s: Seconds = 1.0
     """Seconds between two sweeps."""
+    production_drills: str = ""
+    """Models that drills may run on in production, with commas between; `*` for all. In staging they always may."""
     rehearsal_rps: Annotated[float, Field(gt=0, le=100)] = 4.0
     """Requests per second of a rehearsal."""
     rehearsal_tokens: Annotated[int, Field(ge=1, le=512)] = 4
@@ -51,6 +53,11 @@ class RollbackControllerSettings(BaseSettings):
     """How long they may take."""
     rehearsal_detect_s: Seconds = 120.0
     """How long alert and switch of a rehearsal may take."""
+
+    @property
+    def drilled_models(self) -> frozenset[str]:
+        """The models that drills may run on in production; `*` stands for all."""
+        return frozenset(name.strip() for name in self.production_drills.split(",") if name.strip())
 
     @property
     def rules(self) -> Rules:

@@ -69,7 +69,7 @@ async def controller(bus_settings, ahead=timedelta()):
         alerts=LoggedAlerts(lambda: bus.js),
         probe=Answers(),
         traffic=Unwired(),
-        settings=RollbackControllerSettings(),
+        settings=RollbackControllerSettings(production_drills="*"),
         clock=clock,
     )
     await bus.broker.start()

@@ -88,8 +88,17 @@ async def _approve(stack: StackAddress, what: str, reason: str, until: datetime,
         await publish_event(js, published)
         await raise_if_refused(js, published)
     _print_result(
-        as_json, {"release_id": fact.release_id, "manifest_digest": fact.manifest_digest}, f"approved {release.name}"
+        as_json,
+        {"release_id": fact.release_id, "manifest_digest": fact.manifest_digest},
+        f"approved {release.name}{_count_after(release, published.sender)}",
     )
+
+
+def _count_after(release: ReleaseProgress, sender: str) -> str:
+    """Return how many have approved of how many, if more than one must."""
+    needed = release.policy.approvals.count if release.policy is not None else 1
+    given = len({*release.approvers, sender})
+    return f"; {given} of {needed} approvals are there" if needed > 1 else ""
 
 
 def cancel(

@@ -85,6 +85,8 @@ class ReleaseProgress:
     finished_at: datetime | None = None
     rolled_back: str = ""
     policy: ReleasePolicy | None = None
+    publishers: tuple[str, ...] = ()
+    approvers: tuple[str, ...] = ()
     first: bool = False
     passed: frozenset[float] = frozenset()
     source_id: str = ""

@@ -61,6 +61,7 @@ def _opened(release: ReleaseProgress, event: Event[f.ReleaseOpened]) -> ReleaseP
         run_id=data.training.run_id,
         variants=tuple(data.variants),
         policy=data.policy,
+        publishers=data.publishers,
         began_at=min(release.began_at, event.time),
         source_id=data.source_event_id,
         inputs=_inputs(data),
@@ -166,13 +167,22 @@ def _assessed(release: ReleaseProgress, event: Event[f.CanaryAssessed]) -> Relea
 
 def _awaited(release: ReleaseProgress, event: Event[f.ApprovalRequested]) -> ReleaseProgress:
     detail = f"waiting until {event.data.deadline_at:%Y-%m-%d %H:%M} UTC"
+    if event.data.approvals > 1:
+        detail = f"{len(release.approvers)} of {event.data.approvals} approvals, {detail}"
     if "approved" in release.steps and release.steps["approved"].state == "done":
         return release
     return release.with_step("approved", event.time, detail, "running")
 
 
 def _approved(release: ReleaseProgress, event: Event[f.ApprovalGranted]) -> ReleaseProgress:
-    return release.with_step("approved", event.time, f"by {event.sender}")
+    policy = release.policy
+    if policy is not None and policy.approvals.not_by_publisher and event.sender in release.publishers:
+        return release  # it was refused
+    release = replace(release, approvers=tuple(dict.fromkeys((*release.approvers, event.sender))))
+    given, needed, names = len(release.approvers), policy.approvals.count if policy else 1, ", ".join(release.approvers)
+    if given < needed:
+        return release.with_step("approved", event.time, f"{given} of {needed} approvals, by {names}", "running")
+    return release.with_step("approved", event.time, f"by {names}")
 
 
 def _deployed(release: ReleaseProgress, event: Event[f.DeploymentChanged]) -> ReleaseProgress:

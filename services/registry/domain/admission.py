@@ -8,14 +8,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from contracts.codes import Code
+from contracts.envelope import Event
 from contracts.facts import BaseModelRef, CheckpointMerged, CheckpointReady, CheckpointRejected, ReleaseOpened
 from contracts.limits import TooLarge
 from contracts.manifests import BaseManifest
 from contracts.policy import ReleasePolicy
-from contracts.sources import parse_file_uri, parse_hub_uri
+from contracts.sources import parse_file_uri, parse_hub_uri, scheme_of
 from contracts.vocabulary import Digest, ServingSettings, digest_of_json
 from decisions.policy_comparison import weaknesses
 from decisions.serving_settings import assess_settings, combine, find_departure
+from decisions.source_rules import is_covered
 
 RECORD_BYTES = 1024 * 1024
 """The most bytes of an opened release, and of a model's record; the bus takes eight times as much."""
@@ -119,6 +121,19 @@ def is_release_id(text: str) -> bool:
     return _RELEASE_ID.match(text) is not None
 
 
+def assess_sources(ready: CheckpointReady, *policies: ReleasePolicy | None) -> Refusal | None:
+    """Refuse weights from a folder outside the store that the sources of one of these policies do not name."""
+    uri = ready.weights.ref.uri
+    if scheme_of(uri) is None:
+        return None
+    for policy in policies:
+        if policy is not None and policy.sources is not None and not is_covered(uri, policy.sources):
+            named = ", ".join(policy.sources) or "none"
+            reason = f"weights: {uri[:300]} is none of the sources of {ready.model}, which are: {named}."
+            return Refusal("source_not_allowed", reason, {"uri": uri[:300], "sources": list(policy.sources)})
+    return None
+
+
 def assess_locations(ready: CheckpointReady, locations: AllowedLocations) -> Refusal | None:
     """Return a refusal of artifacts that are outside the allowed locations."""
     refs = {"weights": ready.weights.ref, "calibration": ready.calibration, "evaluation": ready.evaluation}
@@ -220,10 +235,9 @@ def assess_record(opened: ReleaseOpened, model_record_bytes: int) -> Refusal | N
     return None
 
 
-def plan_opening(
-    ready: CheckpointReady, policy: ReleasePolicy, *, key: Digest, version: int, source_event_id: str
-) -> ReleaseOpened:
+def plan_opening(event: Event[CheckpointReady], policy: ReleasePolicy, *, key: Digest, version: int) -> ReleaseOpened:
     """Return the fact that opens a release, everything in it frozen."""
+    ready = event.data
     return ReleaseOpened(
         release_id=release_id(key, ready.attempt),
         model=ready.model,
@@ -238,6 +252,7 @@ def plan_opening(
         evaluation=ready.evaluation,
         variants=tuple(dict.fromkeys(ready.variants)),
         policy=policy,
-        source_event_id=source_event_id,
+        source_event_id=event.id,
+        publishers=tuple(dict.fromkeys(filter(None, (event.sender, event.origin)))),
         serving=ready.serving,
     )

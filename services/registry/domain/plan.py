@@ -22,6 +22,7 @@ from contracts.facts import (
 from contracts.vocabulary import Deployable, StagingPurpose, Target, Variant
 from decisions.release_plan import needs_approval, traffic_shares
 from services.registry.domain import deadlines, gates, rehearsals
+from services.registry.domain.approvals import is_approved
 from services.registry.domain.comparison import explain
 from services.registry.domain.record import SECOND_MEASUREMENT, Release, TurnGranted, weight_key
 
@@ -223,10 +224,11 @@ def _promotion(release: Release, turn: TurnGranted, now: datetime) -> Iterator[E
                 target=target.target,
                 manifest_digest=target.manifest.digest,
                 deadline_at=deadline_at,
+                approvals=release.policy.approvals.count,
                 comparison=explain(release),
             ),
         )
-        if not release.approvals.get(target.manifest.digest):
+        if not is_approved(release, target.manifest.digest):
             return
     yield from _traffic(release, turn, target)
 

@@ -5,7 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from contracts.policy import Canary, Deadlines, LoadProfile, MetricGate, Promotion, QualityGate, ReleasePolicy, Trigger
+from contracts.policy import (
+    Approvals,
+    Canary,
+    Deadlines,
+    LoadProfile,
+    MetricGate,
+    Promotion,
+    QualityGate,
+    ReleasePolicy,
+    Trigger,
+)
 from decisions.policy_comparison import weaknesses
 from testbed.factories import policy, trigger
 
@@ -38,12 +48,19 @@ def with_canary(**changes):
     return policy(canary=Canary(**({"steps": (0.05, 0.25), "min_requests": 200} | changes)))
 
 
+def with_approvals(**changes):
+    return policy(promotion=Promotion(mode="manual"), approvals=Approvals(**changes))
+
+
 def with_load(**changes):
     return policy(load=LoadProfile(**changes))
 
 
 # (name, the tighter policy, the looser policy): tightening is silent, loosening is named.
 PAIRS = [
+    ("approvals.count", with_approvals(count=3), with_approvals(count=2)),
+    ("approvals.count", with_approvals(count=2), with_approvals()),
+    ("approvals.not_by_publisher", with_approvals(not_by_publisher=True), with_approvals()),
     (
         "quality.int8.max_perplexity_ratio",
         with_quality(max_perplexity_ratio=1.02),
@@ -143,6 +160,8 @@ def test_every_field_of_a_policy_is_compared_or_declared_incomparable():
         "gates",
         "load",
         "promotion",
+        "approvals",
+        "sources",  # both policies must allow a folder, so that none can loosen the other
         "canary",
         "rehearsal",
         "rehearsal_valid_s",

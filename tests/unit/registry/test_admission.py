@@ -5,6 +5,7 @@ from pathlib import PurePosixPath
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from contracts.facts import BaseModelRef, Weights
 from contracts.vocabulary import ArtifactRef, ServingSettings, digest_of
@@ -246,7 +247,74 @@ def test_the_opening_freezes_what_came_in():
     key = admission.release_key(k.ready(), policy)
     ready = k.ready(variants=("int8", "bf16", "int8"))
     ready = ready.model_copy(update={"serving": HERMES})
-    opened = admission.plan_opening(ready, policy, key=key, version=4, source_event_id="e")
+    opened = admission.plan_opening(k.event(ready, "e"), policy, key=key, version=4)
     assert (opened.version, opened.variants, opened.policy) == (4, ("int8", "bf16"), policy)
     assert opened.serving == HERMES
     assert opened.release_id == admission.release_id(key, 1)
+
+
+# -- sources ----------------------------------------------------------------------------------------------------------
+
+BOUND = k.policy(sources=("hf://acme/*", "hf://lonely", "file:///mnt/models/support/*", "file:///mnt/one"))
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [f"hf://acme/lora@{COMMIT}", f"hf://lonely@{COMMIT}", "file:///mnt/models/support/run-7", "file:///mnt/one"],
+)
+def test_weights_may_come_from_what_the_policy_names(uri):
+    assert admission.assess_sources(at(uri), BOUND, None) is None
+    assert admission.assess_sources(at(uri), None, BOUND) is None
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"hf://acme-evil/lora@{COMMIT}",
+        f"hf://ACME/lora@{COMMIT}",
+        f"hf://acme@{COMMIT}",
+        f"hf://lonely/lora@{COMMIT}",
+        f"hf://evil/acme@{COMMIT}",
+        f"hf://acme/../evil@{COMMIT}",
+        f"hf://acme%2Flora@{COMMIT}",
+        f"HF://acme/lora@{COMMIT}",
+        "file:///mnt/models/support",
+        "file:///mnt/models/support-evil/x",
+        "file:///mnt/models/support/../other/x",
+        "file:///mnt/models/support/%2e%2e/other/x",
+        "file:///mnt/models/Support/x",
+        "file:///mnt/one/x",
+        "file:///mnt/on",
+        "file://host/mnt/one",
+        "file:/mnt/one",
+    ],
+)
+def test_no_other_folder_passes_for_one_that_it_names(uri):
+    stored = k.policy(sources=())
+    for policies in ((BOUND, None), (None, BOUND), (BOUND, BOUND), (BOUND, stored), (stored, BOUND)):
+        refusals = admission.assess_sources(at(uri), *policies), admission.assess_locations(at(uri), PLACES)
+        assert any(refusal is not None for refusal in refusals)
+    if not uri.startswith("HF"):
+        assert admission.assess_sources(at(uri), BOUND, None).code == "source_not_allowed"
+
+
+def test_an_events_policy_loosens_no_source_of_the_stored_one():
+    everything = k.policy(sources=("hf://evil/*",))
+    uri = f"hf://evil/lora@{COMMIT}"
+    assert admission.assess_sources(at(uri), everything, None) is None
+    refusal = admission.assess_sources(at(uri), everything, BOUND)
+    assert refusal is not None
+    assert "hf://acme/*" in refusal.reason
+    assert admission.assess_sources(k.ready(), k.policy(sources=()), None) is None, "the store is no source"
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *("*", "hf://*", "hf://acme/*/x", "hf://acme/lora/*", "hf://acme/lora@main", "hf://../x", "s3://slipway/*", ""),
+        *("file://*", "file:///mnt/*/x", "file:///mnt/../x", "file:///mnt//x", "file:///mnt/x/", "file:///a%2e"),
+    ],
+)
+def test_a_pattern_that_would_mean_something_else_is_no_policy(pattern):
+    with pytest.raises(ValidationError):
+        k.policy(sources=(pattern,))

@@ -28,7 +28,7 @@ TRIGGERS = (f.trigger(name="slow"), f.trigger(name="refusals", metric="refusal_r
 @functools.cache
 def _settings(**settings) -> RollbackControllerSettings:
     """Return settings; to read the environment takes longer than most stories here."""
-    return RollbackControllerSettings(**settings)
+    return RollbackControllerSettings(**({"production_drills": "*"} | settings))
 
 
 class World:

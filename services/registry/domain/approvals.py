@@ -1,0 +1,31 @@
+"""Who has approved a release, who may, and whether that is enough: each once, and no publisher if that is forbidden."""
+
+from contracts.codes import Code
+from contracts.vocabulary import Digest
+from services.registry.domain.admission import Refusal
+from services.registry.domain.record import Release
+
+_CODE: Code = "approver_is_publisher"
+
+
+def assess_approval(release: Release, sender: str) -> Refusal | None:
+    """Refuse an approval by someone whose approval never counts."""
+    if _counts(release, sender):
+        return None
+    reason = f"{sender} published the checkpoint of {release.id}, and its policy says approvals.not_by_publisher."
+    return Refusal(_CODE, reason, {"publishers": list(release.opened.publishers)})
+
+
+def approvers(release: Release, digest: Digest) -> tuple[str, ...]:
+    """Return who has approved exactly this, each once, in the order of their first approvals."""
+    senders = (approval.sender for approval in release.approvals.get(digest, ()))
+    return tuple(dict.fromkeys(sender for sender in senders if _counts(release, sender)))
+
+
+def is_approved(release: Release, digest: Digest) -> bool:
+    """Return whether as many have approved this as the policy asks for."""
+    return len(approvers(release, digest)) >= release.policy.approvals.count
+
+
+def _counts(release: Release, sender: str) -> bool:
+    return not (release.policy.approvals.not_by_publisher and sender in release.opened.publishers)
