@@ -23,8 +23,14 @@ class ModelRecord(OutboxRecord):
     missing (the registry was killed between the two writes), it is created from here, with the number that it has.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 5
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged, 2: unchanged, 3: unchanged, 4: unchanged}
+    SCHEMA_VERSION: ClassVar[int] = 6
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
+        1: unchanged,
+        2: unchanged,
+        3: unchanged,
+        4: unchanged,
+        5: unchanged,
+    }
 
     model: ModelName
     next_version: int = 1
