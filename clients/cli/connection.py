@@ -35,6 +35,7 @@ class StackAddress:
     gateway_url: str | None
     name: str
     gateway_key: Path | None = None
+    gateway_ca: Path | None = None
 
 
 def find_stack(state: Path | None) -> StackAddress:
@@ -45,7 +46,9 @@ def find_stack(state: Path | None) -> StackAddress:
     """
     settings = CliSettings()
     if state is None and settings.nats_url is not None:
-        return StackAddress(_explicit(settings), settings.gateway_url, settings.nats_url, settings.gateway_key)
+        return StackAddress(
+            _explicit(settings), settings.gateway_url, settings.nats_url, settings.gateway_key, settings.gateway_ca
+        )
     folder = StateFolder(state if state is not None else settings.state)
     description = folder.read_description()
     if description is None or not description.variables:

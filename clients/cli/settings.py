@@ -35,6 +35,7 @@ class CliSettings(BaseSettings):
     gateway_url: str | None = None
     """Address of the gateway, for `slipway ask`."""
     gateway_key: Path | None = None
+    gateway_ca: Path | None = None
     """File with an API key of the gateway, for `slipway ask`."""
     triton_url: str | None = None
     """Address of Triton, for `slipway doctor`."""

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from services.gateway.adapters.transport import require_transport
 from services.gateway.settings import GatewaySettings
 from shared.messaging.credentials import require_identity
 from shared.runtime.process_metrics import share_metrics
@@ -31,6 +32,7 @@ def main() -> None:
     connection = require_identity(Connection(), SERVICE)
     configure_logging(SERVICE, connection.log_level)
     settings = GatewaySettings()
+    require_transport(connection.http_host, settings)
     if settings.workers == 1:
         asyncio.run(run(connection, settings))
     else:

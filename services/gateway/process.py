@@ -25,6 +25,7 @@ from services.gateway.adapters.feature_worker import FeatureWorker
 from services.gateway.adapters.http_protocol import BACKLOG, fit_connections, limited_protocol
 from services.gateway.adapters.installed_keys import InstalledKeys
 from services.gateway.adapters.record_file import RecordFile
+from services.gateway.adapters.transport import Certificate
 from services.gateway.adapters.triton import TritonEngine
 from services.gateway.app import SERVICE, Applications, build
 from services.gateway.budgets import Budgets
@@ -91,11 +92,12 @@ async def serve(
     settings = settings.model_copy(update={"max_connections": fit_connections(settings.max_connections)})
     parts = compose(connection, settings, started_s)
     apps = make_apps(parts, settings)
-    server = make_server(apps.api, connection.http_host, connection.http_port, settings)
+    server = make_server(apps.api, connection.http_host, connection.http_port, settings, for_callers=True)
+    certificate = Certificate(server.config, settings)
     admin = make_server(apps.admin, settings.admin_host, settings.admin_port, settings)
     on_stop_signal(server.stop)
     own = sockets or [None, None]
-    background = (serve_at(admin, own[1]), *background_work(parts))
+    background = (serve_at(admin, own[1]), certificate.follow(), *background_work(parts))
     tasks = [end_with(asyncio.ensure_future(work), server.stop) for work in background]
     structlog.get_logger().info("started", http=f"{connection.http_host}:{connection.http_port}")
     try:
@@ -222,8 +224,10 @@ async def serve_at(server: HttpServer, listening: socket.socket | None) -> None:
     await server.serve(sockets=None if listening is None else [listening])
 
 
-def make_server(app: ASGIApp, host: str, port: int, settings: GatewaySettings) -> HttpServer:
-    """Return uvicorn with the gateway's limits of connections and headers."""
+def make_server(
+    app: ASGIApp, host: str, port: int, settings: GatewaySettings, *, for_callers: bool = False
+) -> HttpServer:
+    """Return uvicorn with the gateway's limits of connections and headers; for callers with its transport."""
     return HttpServer(
         uvicorn.Config(
             app,
@@ -232,7 +236,10 @@ def make_server(app: ASGIApp, host: str, port: int, settings: GatewaySettings) -
             log_config=None,
             access_log=False,
             lifespan="off",
-            http=limited_protocol(settings),
+            http=limited_protocol(settings, for_callers=for_callers),
+            ssl_certfile=settings.tls_certificate if for_callers else None,
+            ssl_keyfile=settings.tls_key if for_callers else None,
+            proxy_headers=False,
             ws="none",
             backlog=BACKLOG,
             timeout_graceful_shutdown=settings.drain_s,

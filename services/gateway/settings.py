@@ -1,10 +1,11 @@
 """Settings of the gateway."""
 
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Self
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -16,6 +17,11 @@ class GatewaySettings(BaseSettings):
 
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that share the port; every limit below is that of one worker."""
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    """Certificate chain and private key (PEM) for callers; replaced files are read again. Without, HTTP is plain."""
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
+    """Addresses or networks, separated by commas, from which plain HTTP is accepted: proxies that end TLS."""
     admin_host: str = "127.0.0.1"
     """Address of the port of probes and metrics."""
     admin_port: Annotated[int, Field(ge=0, le=65535)] = 8081
@@ -58,3 +64,17 @@ class GatewaySettings(BaseSettings):
     """Most records of one message."""
     telemetry_interval_s: Seconds = 0.25
     """Longest wait of a record for others of its message."""
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check_transport(self) -> Self:
+        for network in self.trusted_proxies:
+            ip_network(network)
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            msg = "GATEWAY_TLS_CERTIFICATE and GATEWAY_TLS_KEY belong together: set both"
+            raise ValueError(msg)
+        return self

@@ -48,6 +48,7 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
         traffic=GatewayTraffic(
             settings.gateway_url,
             settings.gateway_key,
+            settings.gateway_ca,
             rps=settings.rehearsal_rps,
             tokens=settings.rehearsal_tokens,
             timeout_s=settings.rehearsal_detect_s,

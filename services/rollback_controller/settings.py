@@ -21,6 +21,7 @@ class RollbackControllerSettings(BaseSettings):
         gateway_url: where rehearsals send their requests.
         gateway_key: file with the key that they present, which opens staging: `api/rollback-controller.key` of
             `slipway keys init`.
+        gateway_ca: certificate (PEM) of the authority that the gateway's is from; that of the system without.
         probe_s: how long the previous target has to generate a token before traffic moves to it.
         most_rollbacks: automatic ones per model within `within_s`; more are held.
     """
@@ -29,6 +30,7 @@ class RollbackControllerSettings(BaseSettings):
 
     gateway_url: str = "http://127.0.0.1:8080"
     gateway_key: Path | None = None
+    gateway_ca: Path | None = None
     probe_s: Seconds = 5.0
     verify_requests: Count = 5
     """Live requests that verify a switch."""

@@ -265,7 +265,8 @@ def test_what_hangs_is_killed_so_that_its_container_is_started_again(service):
         base = re.search(rf"^FROM (\S+) AS {service}$", DOCKERFILE, re.MULTILINE)
         assert 'ENTRYPOINT ["python", "-m", "deploy.docker.keep", "--"]' in stages()[base[1]]
         own = [line for line in stages()[service].splitlines() if line.startswith("ENTRYPOINT")]
-        with_workers = ['ENTRYPOINT ["python", "-m", "deploy.docker.keep", "--children", "--"]']
+        probed = "http://127.0.0.1:8081/healthz"  # its port for probes: that of callers may speak TLS
+        with_workers = [f'ENTRYPOINT ["python", "-m", "deploy.docker.keep", "--url", "{probed}", "--children", "--"]']
         assert own == (with_workers if service == "gateway" else [])
         return
     command_line = " ".join(container["entrypoint"])

@@ -1,6 +1,7 @@
 """`slipway ask`: send a chat request through the gateway and print the streamed answer."""
 
 import json
+import ssl
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -28,6 +29,7 @@ def ask(
     url = stack.gateway_url
     if url is None:
         raise CommandError("the address of the gateway is not known: set SLIPWAY_GATEWAY_URL", Exit.UNREACHABLE)
+    trusted = True if stack.gateway_ca is None else ssl.create_default_context(cafile=stack.gateway_ca)
     headers = {"authorization": f"Bearer {read_key(stack)}"}
     body = {
         "model": model,
@@ -39,7 +41,7 @@ def ask(
     }
     try:
         with (
-            httpx.Client(timeout=httpx.Timeout(120.0, connect=CONNECT_S), trust_env=False) as client,
+            httpx.Client(timeout=httpx.Timeout(120.0, connect=CONNECT_S), verify=trusted, trust_env=False) as client,
             client.stream("POST", f"{url}/v1/chat/completions", json=body, headers=headers) as response,
         ):
             if response.status_code != 200:

@@ -8,6 +8,7 @@ from typing import Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from services.gateway.adapters.transport import Network, is_within, plain_networks
 from services.gateway.http import ABORT
 from services.gateway.settings import GatewaySettings
 
@@ -33,7 +34,7 @@ def fit_connections(max_connections: int) -> int:
     )
 
 
-def limited_protocol(settings: GatewaySettings) -> type[asyncio.Protocol]:
+def limited_protocol(settings: GatewaySettings, *, for_callers: bool = False) -> type[asyncio.Protocol]:
     """Return the protocol with these limits. A connection that exceeds one is closed without an answer."""
 
     class Limited(LimitedProtocol):
@@ -42,6 +43,7 @@ def limited_protocol(settings: GatewaySettings) -> type[asyncio.Protocol]:
         max_header_bytes = settings.max_header_bytes
         max_connections = settings.max_connections
         send_buffer_bytes = settings.max_lag_bytes
+        plain_from = plain_networks(settings) if for_callers else None
         unread_s = 2 * settings.write_s  # the application drops callers that do not read before that, and counts them
 
     return Limited
@@ -51,6 +53,7 @@ class LimitedProtocol(HttpToolsProtocol):
     """Uvicorn's protocol with limits: uvicorn itself limits neither time nor size of headers, nor connections.
 
     Attributes:
+        plain_from: from where plain HTTP is accepted; None for everywhere.
         open_connections: the open connections, those first that were least recently opened or answered.
     """
 
@@ -61,6 +64,7 @@ class LimitedProtocol(HttpToolsProtocol):
     max_connections: int
     send_buffer_bytes: int
     unread_s: float
+    plain_from: tuple[Network, ...] | None
     _deadline: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _trailing_bytes = 0
@@ -69,6 +73,9 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows it too
         """Start the time limit of the first headers."""
         super().connection_made(transport)
+        if self.plain_from is not None and self.client is not None and not is_within(self.client[0], self.plain_from):
+            transport.abort()  # before a key is read that a stranger may have seen on its way
+            return
         self.open_connections[self] = None
         if len(self.open_connections) > self.max_connections:
             self._evict()
@@ -118,7 +125,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.cycle.response_complete and self.cycle.more_body and not self.transport.is_closing():
             self._ignores_the_rest = True  # so that nothing delays the closing that uvicorn has just scheduled
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, NotImplementedError):  # TLS has no half-closed connections
                 self.transport.write_eof()
 
     def on_message_begin(self) -> None:

@@ -1,6 +1,7 @@
 """Requests to a model in staging, through the gateway as its callers use it."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -63,9 +64,12 @@ class GatewayFlow:
 class GatewayTraffic:
     """Steady traffic in staging (implements `ports.Traffic`)."""
 
-    def __init__(self, url: str, key: Path | None, *, rps: float, tokens: int, timeout_s: float) -> None:
+    def __init__(
+        self, url: str, key: Path | None, authority: Path | None = None, *, rps: float, tokens: int, timeout_s: float
+    ) -> None:
         self._url = url
         self._key = key
+        self._authority = authority
         self._rps = rps
         self._tokens = tokens
         self._timeout_s = timeout_s
@@ -78,7 +82,11 @@ class GatewayTraffic:
             Transient: the key that they present cannot be read.
         """
         async with httpx.AsyncClient(
-            base_url=self._url, headers={**STAGING, **self._credential()}, timeout=self._timeout_s, trust_env=False
+            base_url=self._url,
+            headers={**STAGING, **self._credential()},
+            timeout=self._timeout_s,
+            verify=self._trusted(),
+            trust_env=False,
         ) as client:
             flow = GatewayFlow(client, model, rps=self._rps, tokens=self._tokens)
             sending = asyncio.create_task(flow.send())
@@ -97,3 +105,7 @@ class GatewayTraffic:
         except (OSError, ValueError) as error:
             reason = f"The key {self._key} cannot be read ({error!r}): make one with `slipway keys init`."
             raise Transient("endpoint_unreachable", reason) from error
+
+    def _trusted(self) -> ssl.SSLContext | bool:
+        """Return what the gateway's certificate is trusted by."""
+        return True if self._authority is None else ssl.create_default_context(cafile=self._authority)
