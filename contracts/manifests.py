@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from .attested_steps import RequiredAttestations
 from .facts import (
     BaseModelRef,
     EngineVersion,
@@ -14,6 +15,7 @@ from .facts import (
     Parity,
     Quality,
     RegisteredVariant,
+    RehearsalCompleted,
     Statistics,
     Training,
     Weights,
@@ -180,6 +182,34 @@ class VersionManifest(Contract):
     serving: ServingSettings | None = None
     policy_digest: Digest
     registered_at: Instant
+    attestations: RequiredAttestations | None = None
+
+
+class RehearsalRecord(Contract):
+    """The outcome of a rehearsal: `versions/<model>/<version>/rehearsals/<release>-<digest>.json`."""
+
+    kind: Literal["rehearsal"] = "rehearsal"
+    target: Target
+    manifest_digest: Digest
+    completed: RehearsalCompleted
+
+
+class ApprovalRecord(Contract):
+    """An approval of a variant: `versions/<model>/<version>/approvals/<digest of the order's id>.json`.
+
+    Attributes:
+        approved_by: The credential that published the order.
+        order_id: The order's event.
+    """
+
+    kind: Literal["approval"] = "approval"
+    target: Target
+    manifest_digest: Digest
+    release_id: str
+    approved_by: str
+    order_id: str
+    reason: str = ""
+    approved_at: Instant
 
 
 class DeploymentRecord(Contract):

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from .attested_steps import AttesterPattern, RequiredStep
 from .sources import check_pattern
 from .vocabulary import Variant
 
@@ -258,6 +259,11 @@ class ReleasePolicy(_Strict):
     """What raises alerts and rolls back; at least one."""
     deadlines: Deadlines = Deadlines()
     """How long each step may take."""
+    attesters: Annotated[
+        dict[RequiredStep, Annotated[tuple[AttesterPattern, ...], Field(min_length=1)]],
+        Field(exclude_if=lambda attesters: not attesters),
+    ] = {}
+    """Who may attest a step: services, or full ids of keys. A step that is not named takes every listed key."""
 
     @property
     def automatic(self) -> tuple[Trigger, ...]:

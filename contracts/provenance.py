@@ -1,15 +1,14 @@
 """Attestations: who states what about an artifact, as in-toto statements, and the keys that may state it."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
+from .attested_steps import Step
 from .identities import IdentityName
 from .vocabulary import Contract, Digest, Instant
 
-Step = Literal["merge", "quantise", "register", "benchmark", "rehearse", "approve", "deploy"]
-STEPS: Final[tuple[Step, ...]] = get_args(Step)
 ATTESTED_BY: Final[Mapping[Step, str]] = {
     "merge": "merger",
     "quantise": "quantiser",
@@ -18,6 +17,7 @@ ATTESTED_BY: Final[Mapping[Step, str]] = {
     "rehearse": "rollback-controller",
     "approve": "registry",
     "deploy": "registry",
+    "audit": "registry",
 }
 """The service whose key attests a step."""
 ATTESTERS: Final = tuple(dict.fromkeys(ATTESTED_BY.values()))

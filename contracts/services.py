@@ -19,6 +19,7 @@ DEADLETTER_PREFIX = "slipway.deadletter"
 
 FROM_OUTSIDE: tuple[type[Fact], ...] = (
     f.CheckpointReady, f.ApprovalGranted, f.ReleaseCancelled, f.RollbackOrdered, f.DrillOrdered, f.QuarantineLifted,
+    f.ErasureOrdered, f.AuditRecorded,
 )  # fmt: skip
 NOT_STORED: tuple[type[Fact], ...] = (f.WorkProgressed,)
 
@@ -52,16 +53,16 @@ SERVICES: dict[str, ServiceContract] = {
             consumes=(
                 f.CheckpointReady, f.ApprovalGranted, f.ReleaseCancelled, f.CheckpointRejected, f.CheckpointMerged,
                 f.VariantQuantised, f.VariantFailed, f.VariantBenchmarked, f.VariantStaged, f.RehearsalCompleted,
-                f.DeploymentChanged, f.PromotionRefused, f.CanaryAssessed, f.WorkAbandoned,
+                f.DeploymentChanged, f.PromotionRefused, f.CanaryAssessed, f.WorkAbandoned, f.ErasureOrdered,
             ),
             emits=(
                 f.ReleaseOpened, f.CheckpointRejected, f.VariantRequested, f.VersionRegistered, f.StageRequested,
                 f.StageReleased, f.RehearsalRequested, f.ApprovalRequested, f.TrafficRequested, f.ReleaseFinished,
-                f.DeadlinePassed, f.VariantFailed, f.OrderRefused,
+                f.DeadlinePassed, f.VariantFailed, f.OrderRefused, f.OrderAccepted,
             ),
-            owns=("releases",),
-            reads_records=("policies", "routes"),
-            looks_up=(INBOX,),
+            owns=("releases", "audit"),
+            reads_records=("policies", "routes", "api-keys"),
+            looks_up=(INBOX, ORDERS),
         ),
         ServiceContract(
             "merger",
@@ -103,7 +104,7 @@ SERVICES: dict[str, ServiceContract] = {
             ),
             emits=(
                 f.RollbackStarted, f.DeploymentChanged, f.RollbackCompleted, f.RollbackFailed, f.RehearsalCompleted,
-                f.OrderRefused,
+                f.OrderRefused, f.OrderAccepted, f.AlertRaised, f.AlertResolved,
             ),
             owns=("rollbacks", "drills", "staging-routes"),
             edits=("routes",),

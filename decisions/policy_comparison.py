@@ -23,7 +23,21 @@ def weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:
         weaker.append(f"rehearsal_valid_s is above the stored {stored.rehearsal_valid_s:g}")
     if stored.no_previous == "base" and policy.no_previous == "hold":
         weaker.append("no_previous is hold where the stored policy says base")
+    weaker += _attester_weaknesses(policy, stored)
     return weaker + _canary_weaknesses(policy.canary, stored.canary) + _load_weaknesses(policy.load, stored.load)
+
+
+def _attester_weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:
+    """An attester that the stored policy does not name is another one, even if its key belongs to a named service."""
+    weaker = []
+    for step, allowed in stored.attesters.items():
+        proposed = policy.attesters.get(step)
+        if proposed is None:
+            weaker.append(f"attesters.{step} of the stored policy is missing")
+        elif not set(proposed) <= set(allowed):
+            others = ", ".join(sorted(set(proposed) - set(allowed)))
+            weaker.append(f"attesters.{step} has {others}, which the stored policy does not have")
+    return weaker
 
 
 def _canary_weaknesses(proposed: Canary, stored: Canary) -> list[str]:

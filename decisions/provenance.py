@@ -1,11 +1,12 @@
 """Whether an attestation counts: its key, its time, its step, its subject."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from contracts.provenance import PREDICATE_PREFIX, AttesterKey, Claim, Statement, Step
+from contracts.attested_steps import Step
+from contracts.provenance import PREDICATE_PREFIX, AttesterKey, Claim, Statement
 
 Code = Literal["attestation_missing", "signature_invalid", "key_not_trusted", "digest_mismatch"]
 
@@ -41,6 +42,20 @@ def assess_key(key: AttesterKey | None, claim: Claim) -> Problem | None:
     return Problem("key_not_trusted", problem) if problem else None
 
 
+def assess_allowed(key: AttesterKey, step: Step, allowed: Collection[str]) -> Problem | None:
+    """Return why a version's policy does not let a key attest a step; None if it does.
+
+    Args:
+        key: A listed key that may attest the step.
+        step: The step.
+        allowed: Names of services and full ids of keys; empty: every listed key.
+    """
+    if not allowed or key.attester in allowed or key.key_id in allowed:
+        return None
+    reason = f"{key.attester}'s key {key.key_id[:16]} may not attest {step} of this version; its policy names "
+    return Problem("key_not_trusted", f"{reason}{', '.join(each[:63] for each in sorted(allowed))}.")
+
+
 def assess_statement(statement: Statement, *, step: Step, digest: str) -> Problem | None:
     """Return why a statement does not attest a step of the artifact with this digest; None if it does."""
     claim = statement.predicate
@@ -64,6 +79,11 @@ def assess_link(claim: Claim, *, number: int, previous: str | None) -> Problem |
 def predicate_type(step: Step) -> str:
     """Return the type of a step's predicate."""
     return f"{PREDICATE_PREFIX}{step}:v1"
+
+
+def trust_epoch(keys: Iterable[AttesterKey], step: Step) -> int:
+    """Return how many keys that could attest a step were revoked."""
+    return sum(key.revoked_at is not None and step in key.steps for key in keys)
 
 
 def find_key(keys: Iterable[AttesterKey], key_id: str) -> AttesterKey | None:

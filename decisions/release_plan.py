@@ -6,6 +6,7 @@ The registry moves releases by it, `slipway status` shows them by it.
 from collections.abc import Collection, Iterable, Sequence
 from typing import Literal, NamedTuple
 
+from contracts.attested_steps import RequiredAttestations, RequiredStep
 from contracts.policy import ReleasePolicy
 
 Step = Literal[
@@ -39,6 +40,14 @@ def needs_rehearsal(policy: ReleasePolicy) -> bool:
 def needs_approval(policy: ReleasePolicy) -> bool:
     """Return whether an operator must approve the release."""
     return policy.promotion.mode == "manual"
+
+
+def required_attestations(policy: ReleasePolicy) -> RequiredAttestations:
+    """Return what must be attested of a version under a policy before it takes traffic."""
+    steps: tuple[RequiredStep, ...] = ("merge", "quantise", "benchmark")
+    steps += ("rehearse",) if needs_rehearsal(policy) else ()
+    steps += ("approve",) if needs_approval(policy) else ()
+    return RequiredAttestations(steps=steps, attesters=policy.attesters, approvals=policy.approvals.count)
 
 
 def traffic_shares(policy: ReleasePolicy, *, first: bool) -> tuple[float, ...]:

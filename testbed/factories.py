@@ -503,6 +503,25 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "expires_at": after(900),
         "epoch": 12,
     },
+    f.ErasureOrdered: {
+        "reason": "A customer asked for it.",
+        "version": 7,
+        "kind": "held-out",
+        "expires_at": after(900),
+    },
+    f.AuditRecorded: {
+        "action": "policy.set",
+        "about": MODEL,
+        "digest": "sha256:" + "3c" * 32,
+        "occurred_at": after(0),
+        "details": {"revision": 12},
+    },
+    f.OrderAccepted: {
+        "order_id": "quarantine.lifted.v1-1",
+        "order_type": f.QuarantineLifted.TYPE,
+        "release_id": RELEASE,
+        "details": {"epoch": 13},
+    },
     f.OrderRefused: {
         "order_id": "quarantine.lifted.v1-1",
         "order_type": f.QuarantineLifted.TYPE,

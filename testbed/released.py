@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from contracts.attested_steps import RequiredAttestations, Step
 from contracts.facts import BaseModelRef, EngineVersion, MergeMethod, RegisteredVariant, Weights
 from contracts.manifests import (
     BaseManifest,
@@ -51,7 +52,13 @@ class Released:
         return f"{self.manifest.model}@v{self.manifest.version}"
 
 
-def release(store: Store, folder: Path, model: str = factories.MODEL, version: int = 2) -> Released:
+def release(
+    store: Store,
+    folder: Path,
+    model: str = factories.MODEL,
+    version: int = 2,
+    attestations: RequiredAttestations | None = None,
+) -> Released:
     """Put a version with two variants into a store; keys are in a folder."""
     base, weights = _base(store, model), _weights(store, model)
     merged, merged_ref = _merged(store, folder, model, base, weights)
@@ -74,11 +81,12 @@ def release(store: Store, folder: Path, model: str = factories.MODEL, version: i
         ),
         policy_digest=digest_of(b"policy"),
         registered_at=AT,
+        attestations=attestations,
     )
     registry = RegistryArtifacts(store, attester(folder, "registry"), trust(folder))
     ref = asyncio.run(registry.put_version(manifest))
     target = Target(model=model, version=version, variant="int8")
-    StoredReports(store, attester(folder, "benchmarker")).commit(_report(target))
+    StoredReports(store, attester(folder, "benchmarker"), trust(folder)).commit(_report(target))
     for epoch in (1, 2):
         record = DeploymentRecord(
             target=target, epoch=epoch, cause="promote", cause_id=f"c{epoch}", weight_ratio=1.0, deployed_at=AT
@@ -94,8 +102,10 @@ def sign_target(store: Store, folder: Path, deployable: Deployable) -> None:
     for key in store.keys(f"versions/{target.model}/{version}/"):  # of an earlier test, by its own keys
         store._client.remove_object(bucket_name=store.bucket, object_name=key)  # noqa: SLF001 - only tests delete
     about = Subjects(named={ref.uri: ref.digest})
-    AttestedCommits(store, attester(folder, "merger"), "merge").attest(ref.digest, about, store.prefix_of(ref))
-    AttestedCommits(store, attester(folder, "quantiser"), "quantise").attest(ref.digest, about, store.prefix_of(ref))
+    steps: tuple[tuple[str, Step], ...] = (("merger", "merge"), ("quantiser", "quantise"))
+    for name, step in steps:
+        commits = AttestedCommits(store, attester(folder, name), step, trust(folder))
+        commits.attest(ref.digest, about, store.prefix_of(ref))
     registered = RegisteredVariant(
         variant=target.variant, manifest=ref, weights_bytes=1, size_ratio=1.0, quality=factories.quality()
     )
@@ -168,7 +178,9 @@ def _weights(store: Store, model: str) -> Weights:
 def _merged(
     store: Store, folder: Path, model: str, base: BaseModelRef, weights: Weights
 ) -> tuple[MergedManifest, ArtifactRef]:
-    artifacts = MergerArtifacts(store, folder / "work", Sources(SourceSettings()), attester(folder, "merger"))
+    artifacts = MergerArtifacts(
+        store, folder / "work", Sources(SourceSettings()), attester(folder, "merger"), trust(folder)
+    )
     return artifacts.commit(
         MergedManifest(
             model=model,
@@ -191,7 +203,7 @@ def _merged(
 def _variant(
     store: Store, folder: Path, merged: MergedManifest, ref: ArtifactRef, variant: Variant
 ) -> tuple[VariantManifest, ArtifactRef]:
-    artifacts = QuantiserArtifacts(store, folder / "work", attester(folder, "quantiser"))
+    artifacts = QuantiserArtifacts(store, folder / "work", attester(folder, "quantiser"), trust(folder))
     windows = (HeldOutWindow(token_ids=(3, 1, len(variant)), reference_nll=2.0, nll=2.5),)
     files = merged.files if variant == "bf16" else (_blob(store, "model.safetensors", f"{variant} {merged.model}"),)
     return artifacts.commit(

@@ -3,7 +3,7 @@
 Who gave an order is not in it: it is the sender of its event, which the bus checks (`contracts.envelope`).
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -111,6 +111,62 @@ class QuarantineLifted(Fact):
     kind: Literal["target"] = "target"
     expires_at: Instant | None = None
     epoch: Epoch | None = None
+
+
+class ErasureOrdered(Fact):
+    """An administrator ordered that text of a version is erased; digests, figures and attestations of it stay.
+
+    Attributes:
+        version: The version whose text is erased.
+        kind: `held-out`: the texts that its variants were measured on. `evaluation`: its evaluation set, also where
+            other versions used the same one.
+    """
+
+    TYPE: ClassVar[str] = "slipway.erasure.ordered.v1"
+
+    reason: str
+    version: Annotated[int, Field(ge=1)]
+    kind: Literal["held-out", "evaluation"] = "held-out"
+    expires_at: Instant | None = None
+
+
+class OrderAccepted(Fact):
+    """An operator's order was recorded and is carried out, or was carried out at once.
+
+    Orders of rollbacks are answered by `rollback.started`, `rollback.completed` and `rollback.failed`.
+
+    Attributes:
+        details: What came of it, where that is known by then.
+    """
+
+    TYPE: ClassVar[str] = "slipway.order.accepted.v1"
+
+    order_id: str
+    order_type: str
+    release_id: str | None = None
+    details: dict[str, Any] = {}
+
+
+class AuditRecorded(Fact):
+    """A change that leaves no event of its own: to keys, stored policies, the fleet's runtimes, dead letters.
+
+    The program that makes the change publishes it with the credential that makes it, under the model `all-models` where
+    it is about no model.
+
+    Attributes:
+        action: What was done, such as `policy.set` or `key.retire`.
+        about: What it was done to: a model, an identity, the id of an API key.
+        digest: Digest of the record that was written, where there is one: it names the very revision.
+        occurred_at: When it was done; later than the event where the bus could not be reached.
+    """
+
+    TYPE: ClassVar[str] = "slipway.audit.recorded.v1"
+
+    action: Annotated[str, Field(pattern=r"^[a-z]+([.-][a-z]+)*$", max_length=64)]
+    about: Annotated[str, Field(max_length=200)] = ""
+    digest: Digest | None = None
+    occurred_at: Instant
+    details: dict[str, Any] = {}
 
 
 class OrderRefused(Fact):

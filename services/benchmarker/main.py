@@ -11,7 +11,7 @@ from services.benchmarker.app import SERVICE, build
 from services.benchmarker.settings import BenchmarkerSettings
 from shared.messaging.bus import Bus
 from shared.messaging.credentials import require_identity
-from shared.provenance.envelopes import Attester
+from shared.provenance.envelopes import Attester, Trust
 from shared.runtime.clock import SystemClock
 from shared.runtime.service import serve
 from shared.runtime.settings import Connection
@@ -30,7 +30,9 @@ async def run(connection: Connection, settings: BenchmarkerSettings) -> None:
     build(
         bus,
         engine=TritonEngine(channels),
-        reports=StoredReports(store, Attester.from_settings(connection, SERVICE, clock)),
+        reports=StoredReports(
+            store, Attester.from_settings(connection, SERVICE, clock), Trust.from_settings(connection)
+        ),
         template=SandboxedTemplate(templates),
         hardware=read_hardware(declared=settings.serving_hardware),
         settings=settings,

@@ -9,7 +9,7 @@ from services.merger.app import SERVICE, build
 from services.merger.settings import MergerSettings
 from shared.messaging.bus import Bus
 from shared.messaging.credentials import require_identity
-from shared.provenance.envelopes import Attester
+from shared.provenance.envelopes import Attester, Trust
 from shared.runtime.clock import SystemClock
 from shared.runtime.process import memory_bytes
 from shared.runtime.service import check_sandbox, serve
@@ -29,7 +29,7 @@ async def run(connection: Connection, settings: MergerSettings) -> None:
     clock, work_dir = SystemClock(), connection.work_dir(SERVICE)
     bus, store = Bus(connection, SERVICE, clock), Store(connection)
     attester = Attester.from_settings(connection, SERVICE, clock)
-    artifacts = StoredArtifacts(store, work_dir, Sources(settings.sources), attester)
+    artifacts = StoredArtifacts(store, work_dir, Sources(settings.sources), attester, Trust.from_settings(connection))
     artifacts.scratch_dirs.remove_stale()
     engine = WorkerEngine(
         store,

@@ -13,7 +13,7 @@ from services.quantiser.ports import PackagedText
 from services.quantiser.settings import QuantiserSettings
 from shared.messaging.bus import Bus
 from shared.messaging.credentials import require_identity
-from shared.provenance.envelopes import Attester
+from shared.provenance.envelopes import Attester, Trust
 from shared.runtime.clock import SystemClock
 from shared.runtime.process import memory_bytes
 from shared.runtime.service import check_sandbox, serve
@@ -27,7 +27,8 @@ async def run(connection: Connection, settings: QuantiserSettings) -> None:
     await check_sandbox(connection)
     clock, work_dir = SystemClock(), connection.work_dir(SERVICE)
     bus, store, text = Bus(connection, SERVICE, clock), Store(connection), packaged_split()
-    artifacts = StoredArtifacts(store, work_dir, Attester.from_settings(connection, SERVICE, clock))
+    attester, trust = Attester.from_settings(connection, SERVICE, clock), Trust.from_settings(connection)
+    artifacts = StoredArtifacts(store, work_dir, attester, trust)
     artifacts.scratch_dirs.remove_stale()
     engine = WorkerEngine(
         log_path=work_dir / "work.log",

@@ -14,7 +14,9 @@ from contracts.facts import (
     CheckpointReady,
     CheckpointRejected,
     DeploymentChanged,
+    ErasureOrdered,
     Fact,
+    OrderAccepted,
     PromotionRefused,
     RehearsalCompleted,
     ReleaseCancelled,
@@ -29,7 +31,7 @@ from services.registry.admissions import Admissions, rejection
 from services.registry.domain import admission, approvals, versions
 from services.registry.domain.admission import AllowedLocations, Refusal
 from services.registry.domain.announcements import Announcement
-from services.registry.domain.record import Input
+from services.registry.domain.record import Input, Release
 from services.registry.ports import Ports
 from services.registry.release_records import ReleaseRecords
 from services.registry.settings import RegistrySettings
@@ -126,17 +128,23 @@ class Registry:
             if ref is not None:
                 await self._ports.artifacts.verify(ref)
 
-    async def handle(self, event: Event[Any], release_id: str) -> None:
-        """Apply a fact to its release."""
+    async def handle(self, event: Event[Any], release_id: str) -> Release | None:
+        """Apply a fact to its release, and return that; None if there is none."""
         if not admission.is_release_id(release_id):
             structlog.get_logger().info("the event belongs to no release", correlation=release_id)
-            return
-        await self.records.apply(
+            return None
+        return await self.records.apply(
             event.subject, release_id, Input(event.id, event.time, event.data, sender=event.sender)
         )
 
-    async def handle_order(self, event: Event[ApprovalGranted] | Event[ReleaseCancelled], stored: datetime) -> None:
-        """Apply an order to its release; raise Permanent if it is void and was not carried out."""
+    async def handle_order(
+        self, event: Event[ApprovalGranted] | Event[ReleaseCancelled], stored: datetime
+    ) -> OrderAccepted | None:
+        """Apply an order to its release; raise Permanent if it is void and was not carried out.
+
+        An approval is attested before it counts. Return None for an order that changes nothing, because its release is
+        not known or has ended.
+        """
         known = admission.is_release_id(event.data.release_id)
         release = await self.records.read(event.subject, event.data.release_id) if known else None
         if release is not None and isinstance(event.data, ApprovalGranted):
@@ -149,7 +157,29 @@ class Registry:
         elif not release.has_recorded(event.data, event.sender):
             reason = f"The id {event.id} is that of another event of release {release.id}. Give each event its own id."
             raise Permanent("malformed_event", reason)
-        await self.handle(event, event.data.release_id)
+        if release is not None and release.finished is None and isinstance(event.data, ApprovalGranted):
+            await self._attest_approval(release, event)
+        applied = await self.handle(event, event.data.release_id)
+        if applied is None or event.id not in applied.applied:
+            return None
+        return OrderAccepted(order_id=event.id, order_type=event.type, release_id=applied.id)
+
+    async def _attest_approval(self, release: Release, event: Event[ApprovalGranted]) -> None:
+        record = versions.plan_approval_record(release, event)
+        if record is None:
+            return
+        if release.manifest is None:
+            reason = f"Version {release.version} of {release.model} is not registered yet; its approval waits for that."
+            raise Transient("bus_unavailable", reason)
+        await self._ports.artifacts.put_approval(record)
+
+    async def erase(self, event: Event[ErasureOrdered], stored: datetime) -> OrderAccepted:
+        """Erase text of a version; raise Permanent if the order is void, or there is no such version."""
+        order = event.data
+        check_age(event, stored, self._clock.now(), until=order.expires_at)
+        erased = await self._ports.artifacts.erase_text(event.subject, order.version, order.kind)
+        details = {"version": order.version, "kind": order.kind, "digests": list(erased)}
+        return OrderAccepted(order_id=event.id, order_type=event.type, details=details)
 
     async def handle_deployment(self, event: Event[DeploymentChanged]) -> None:
         """Append the deployment to the version's records, and apply it to its release and to the one in progress."""
@@ -203,12 +233,16 @@ def build(bus: Bus, *, ports: Ports, locations: AllowedLocations, settings: Regi
         )
 
     @bus.on(ApprovalGranted, failure=order_refused)
-    async def approve(event: Event[ApprovalGranted]) -> None:
-        await registry.handle_order(event, bus.received.stored_at)
+    async def approve(event: Event[ApprovalGranted]) -> OrderAccepted | None:
+        return await registry.handle_order(event, bus.received.stored_at)
 
     @bus.on(ReleaseCancelled, failure=order_refused)
-    async def cancel(event: Event[ReleaseCancelled]) -> None:
-        await registry.handle_order(event, bus.received.stored_at)
+    async def cancel(event: Event[ReleaseCancelled]) -> OrderAccepted | None:
+        return await registry.handle_order(event, bus.received.stored_at)
+
+    @bus.on(ErasureOrdered, failure=order_refused)
+    async def erase(event: Event[ErasureOrdered]) -> OrderAccepted:
+        return await registry.erase(event, bus.received.stored_at)
 
     @bus.on(DeploymentChanged)
     async def deployed(event: Event[DeploymentChanged]) -> None:

@@ -4,12 +4,15 @@ import asyncio
 from pathlib import PurePosixPath
 from typing import TypeVar
 
+from contracts.audit import AuditTail
 from contracts.policy import ReleasePolicy
 from contracts.records import OutboxRecord
 from contracts.routes import Route
+from services.registry.adapters.audit import LoggedMessages, StoredSegments
 from services.registry.adapters.inbox import StreamInbox
 from services.registry.adapters.store import StoredArtifacts
 from services.registry.app import SERVICE, build
+from services.registry.audit import AuditWriter
 from services.registry.domain.admission import AllowedLocations
 from services.registry.domain.announcements import Announcements
 from services.registry.domain.record import Release
@@ -24,6 +27,7 @@ from shared.provenance.envelopes import Attester, Trust
 from shared.runtime.clock import SystemClock
 from shared.runtime.service import connect_with_retries, serve
 from shared.runtime.settings import Connection
+from shared.runtime.sweeper import Sweeper
 from shared.runtime.telemetry import configure_logging
 from shared.storage.blobs import Store
 from shared.storage.kv import Bucket
@@ -59,12 +63,15 @@ async def run(connection: Connection, settings: RegistrySettings) -> None:
     roots = tuple(PurePosixPath(root) for root in sources.file_roots)
     locations = AllowedLocations(bucket=connection.s3_bucket, file_roots=roots, hub=sources.hf_endpoint is not None)
     registry = build(bus, ports=connect_ports(bus, artifacts), locations=locations, settings=settings, clock=clock)
+    tail = Bucket(bus.js, "audit", AuditTail, service=SERVICE)
+    audit = AuditWriter(LoggedMessages(lambda: bus.js), tail, StoredSegments(Store(connection), attester), clock)
+    auditor = Sweeper("audit", audit.keys, audit.sweep, every_s=settings.audit_s)
     try:
         await serve(
             bus,
             connection,
             ready={"store": artifacts.check},
-            background=[sweeper.run for sweeper in registry.sweepers],
+            background=[*(sweeper.run for sweeper in registry.sweepers), auditor.run],
         )
     finally:
         await registry.admissions.stop()

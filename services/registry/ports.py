@@ -1,13 +1,13 @@
 """What the registry needs from outside."""
 
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from pydantic import BaseModel
 
 from contracts.envelope import Event
 from contracts.facts import CheckpointReady
-from contracts.manifests import BaseManifest, DeploymentRecord, VersionManifest
+from contracts.manifests import ApprovalRecord, BaseManifest, DeploymentRecord, VersionManifest
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
 from contracts.vocabulary import ArtifactRef
@@ -18,6 +18,7 @@ from shared.messaging.records import RecordStore
 from shared.storage.kv import Entry
 
 M = TypeVar("M", bound=BaseModel)
+ErasedText = Literal["held-out", "evaluation"]
 
 
 class Lookup(Protocol[M]):
@@ -38,6 +39,16 @@ class Artifacts(Protocol):
 
     async def put_version(self, manifest: VersionManifest) -> ArtifactRef:
         """Write the manifest of a version, create-only; return the ref of the one that exists then."""
+
+    async def put_approval(self, record: ApprovalRecord) -> None:
+        """Append an approval to the version's attestations, once; nothing happens if it is there."""
+
+    async def erase_text(self, model: str, version: int, kind: ErasedText) -> tuple[str, ...]:
+        """Erase text that a version was measured on; return the digests of what was erased, also earlier.
+
+        Raises:
+            Permanent: `artifact_not_found` if there is no such version.
+        """
 
     async def put_deployment(self, record: DeploymentRecord) -> None:
         """Append a deployment record, create-only; one that exists stays as it is."""

@@ -14,6 +14,9 @@ class RegistrySettings(BaseSettings):
     sweep_s: float = Field(default=2.0, gt=0)
     """Seconds between two looks at deadlines, outboxes and queues."""
 
+    audit_s: float = Field(default=2.0, gt=0)
+    """Seconds between two looks at what the audit log lacks."""
+
     admission_try_s: float = Field(default=30.0, gt=0)
     """Seconds that one try to admit a checkpoint may take; then it is postponed."""
 

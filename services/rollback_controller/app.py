@@ -8,6 +8,7 @@ from contracts.facts import (
     DeploymentChanged,
     DrillOrdered,
     InferenceBatch,
+    OrderAccepted,
     OrderRefused,
     QuarantineLifted,
     RehearsalCompleted,
@@ -23,7 +24,7 @@ from contracts.vocabulary import ENVIRONMENTS
 from services.rollback_controller.controller import Controller
 from services.rollback_controller.domain.record import rollback_id
 from services.rollback_controller.operator_orders import OperatorOrders
-from services.rollback_controller.ports import Alerts, Drills, Probe, Routes, Traffic
+from services.rollback_controller.ports import Alerts, Drills, Probe, Proofs, Routes, Traffic
 from services.rollback_controller.rehearsal import Rehearsal
 from services.rollback_controller.settings import RollbackControllerSettings
 from services.rollback_controller.states import RollbackStates
@@ -45,6 +46,7 @@ def build(
     alerts: Alerts,
     probe: Probe,
     traffic: Traffic,
+    proofs: Proofs,
     settings: RollbackControllerSettings,
     clock: Clock,
 ) -> Controller:
@@ -57,6 +59,7 @@ def build(
         drills=drills,
         alerts=alerts,
         traffic=traffic,
+        proofs=proofs,
         clock=clock,
         pace=settings.pace,
     )
@@ -108,15 +111,17 @@ def _subscribe_releases(bus: Bus, controller: Controller, rehearsal: Rehearsal) 
 def _subscribe_orders(bus: Bus, controller: Controller, orders: OperatorOrders) -> None:
     @bus.on(RollbackOrdered, failure=order_failed, max_workers=_AT_ONCE)
     async def rollback_ordered(event: Event[RollbackOrdered]) -> None:
-        await controller.handle_order(event, bus.received)
+        await controller.handle_order(event, bus.received)  # answered by what the record publishes: no log delays it
 
     @bus.on(QuarantineLifted, failure=order_refused)
-    async def quarantine_lifted(event: Event[QuarantineLifted]) -> DeploymentChanged:
-        return await orders.lift_quarantine(event, bus.received)
+    async def quarantine_lifted(event: Event[QuarantineLifted]) -> list[DeploymentChanged | OrderAccepted]:
+        changed = await orders.lift_quarantine(event, bus.received)
+        return [changed, OrderAccepted(order_id=event.id, order_type=event.type)]
 
     @bus.on(DrillOrdered, failure=order_refused)
-    async def drill_ordered(event: Event[DrillOrdered]) -> None:
+    async def drill_ordered(event: Event[DrillOrdered]) -> OrderAccepted:
         await orders.order_drill(event, bus.received)
+        return OrderAccepted(order_id=event.id, order_type=event.type)
 
 
 def order_failed(failed: Failed) -> RollbackFailed | OrderRefused | None:

@@ -5,22 +5,26 @@ import asyncio
 from services.rollback_controller.adapters.alerts import LoggedAlerts
 from services.rollback_controller.adapters.gateway import GatewayTraffic
 from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
+from services.rollback_controller.adapters.provenance import StoredProofs
 from services.rollback_controller.adapters.triton import TritonProbe
 from services.rollback_controller.app import build
 from services.rollback_controller.controller import SERVICE
 from services.rollback_controller.domain.record import RollbackState
 from services.rollback_controller.settings import RollbackControllerSettings
+from services.rollback_controller.standby import StandbyProofs
 from services.rollback_controller.states import RollbackStates
 from shared.messaging.bus import Bus
 from shared.messaging.credentials import require_identity
 from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.records import RecordStore
+from shared.provenance.envelopes import Attester, Trust
 from shared.runtime.clock import SystemClock
 from shared.runtime.service import connect_with_retries, serve
 from shared.runtime.settings import Connection
 from shared.runtime.sweeper import Sweeper
 from shared.runtime.telemetry import configure_logging
 from shared.serving.inference import Channels
+from shared.storage.blobs import Store
 from shared.storage.kv import Bucket
 
 
@@ -38,6 +42,8 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
         )
     )
     routes = KvRoutes(lambda: bus.js)
+    attester, trust = Attester.from_settings(connection, SERVICE, clock), Trust.from_settings(connection)
+    proofs = StoredProofs(Store(connection), attester, trust)
     controller = build(
         bus,
         states=states,
@@ -53,13 +59,16 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
             tokens=settings.rehearsal_tokens,
             timeout_s=settings.rehearsal_detect_s,
         ),
+        proofs=proofs,
         settings=settings,
         clock=clock,
     )
 
     sweeper = Sweeper("rollbacks", states.keys, controller.sweep, every_s=settings.sweep_s)
+    standby = StandbyProofs(states, routes, proofs, clock)
+    verifier = Sweeper("standbys", standby.keys, standby.sweep, every_s=settings.standby_sweep_s)
     try:
-        await serve(bus, connection, background=[sweeper.run, lambda: routes.follow(bus.client)])
+        await serve(bus, connection, background=[sweeper.run, verifier.run, lambda: routes.follow(bus.client)])
     finally:
         await channels.close()
 

@@ -4,8 +4,10 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from contracts.drills import Drill
+from contracts.manifests import RehearsalRecord
 from contracts.routes import Route, ServedTarget
-from contracts.vocabulary import Environment
+from contracts.vocabulary import Digest, Environment
+from decisions.provenance import Problem
 from shared.messaging.bus import Emit
 from shared.storage.kv import Entry
 
@@ -41,6 +43,19 @@ class Alerts(Protocol):
 
     async def last_route_change(self, environment: Environment, model: str) -> int:
         """Return the sequence number in the log of the last `deployment.changed`; 0 if there is none."""
+
+
+class Proofs(Protocol):
+    """Attestations of versions."""
+
+    async def attest_rehearsal(self, record: RehearsalRecord) -> None:
+        """Append the outcome of a rehearsal to the version's attestations, once."""
+
+    async def trust_digest(self) -> Digest:
+        """Return a digest that changes when the list of keys does."""
+
+    async def assess(self, served: ServedTarget) -> Problem | None:
+        """Return why a target is not proven; None if it is. Raise Transient if the store does not answer."""
 
 
 class Publisher(Protocol):

@@ -16,13 +16,14 @@ from contracts.facts import (
     RehearsalRequested,
     VariantStaged,
 )
+from contracts.manifests import RehearsalRecord
 from contracts.policy import Trigger
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Digest
 from decisions.drills import describe_fault
 from services.rollback_controller.domain import rehearsal_plan
 from services.rollback_controller.domain.record import Rollback
-from services.rollback_controller.ports import Alerts, Drills, Flow, Publisher, Routes, Traffic
+from services.rollback_controller.ports import Alerts, Drills, Flow, Proofs, Publisher, Routes, Traffic
 from services.rollback_controller.states import RollbackStates
 from shared.errors import Transient
 from shared.messaging.bus import Emit
@@ -77,6 +78,7 @@ class Rehearsal:
     drills: Drills
     alerts: Alerts
     traffic: Traffic
+    proofs: Proofs
     clock: Clock
     pace: Pace
 
@@ -97,7 +99,7 @@ class Rehearsal:
         release_id, model = event.data.request.release_id, event.subject
         state = await self.states.read("production", model)
         if release_id in state.rehearsed:
-            return state.rehearsed[release_id]
+            return await self._attested(event, state.rehearsed[release_id])
         requested = state.rehearsals.get(release_id)
         if requested is None:
             raise Transient("bus_unavailable", f"The request for the rehearsal of {release_id} has not arrived yet.")
@@ -105,7 +107,16 @@ class Rehearsal:
         state = await self.states.transact(
             "production", model, lambda state: rehearsal_plan.record_outcome(state, completed)
         )
-        return state.rehearsed[release_id]
+        return await self._attested(event, state.rehearsed[release_id])
+
+    async def _attested(self, event: Event[VariantStaged], completed: RehearsalCompleted) -> RehearsalCompleted:
+        """Return an outcome once it is attested: no version takes traffic before that."""
+        candidate = event.data.candidate
+        record = RehearsalRecord(
+            target=candidate.target, manifest_digest=candidate.manifest.digest, completed=completed
+        )
+        await self.proofs.attest_rehearsal(record)
+        return completed
 
     async def _run(self, event: Event[VariantStaged], requested: RehearsalRequested) -> RehearsalCompleted:
         stage = _Stage(

@@ -45,6 +45,8 @@ class RollbackControllerSettings(BaseSettings):
     """Seconds between two sweeps."""
     production_drills: str = ""
     """Models that drills may run on in production, with commas between; `*` for all. In staging they always may."""
+    standby_sweep_s: Seconds = 5.0
+    """Seconds between two looks at whether the version to roll back to is proven."""
     rehearsal_rps: Annotated[float, Field(gt=0, le=100)] = 4.0
     """Requests per second of a rehearsal."""
     rehearsal_tokens: Annotated[int, Field(ge=1, le=512)] = 4

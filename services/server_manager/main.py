@@ -55,7 +55,7 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
     artifacts = ArtifactCache(
         store,
         settings.artifacts or connection.state_dir / "artifacts",
-        verify=check.verify,
+        check=check,
         max_model_len=settings.max_model_len,
     )
     records = KvRecords(lambda: bus.js, "servers", Servers, service=SERVICE)

@@ -6,10 +6,11 @@ from typing import Any
 
 import structlog
 
+from contracts.routes import Route
 from contracts.runtimes import DEFAULT_RUNTIME, FleetRuntimes
 from services.server_manager.answers import Answers
 from services.server_manager.domain.alerts import assess_standby, plan_alerts
-from services.server_manager.domain.answer_types import GrantLease
+from services.server_manager.domain.answer_types import Answer, ApplyOrder, GrantLease
 from services.server_manager.domain.decide import decide_answers
 from services.server_manager.domain.progress import assess_progress
 from services.server_manager.domain.reconcile import (
@@ -46,6 +47,7 @@ from services.server_manager.ports import (
 )
 from services.server_manager.publishing import BackgroundPublisher
 from services.server_manager.renewing import renewing
+from services.server_manager.traffic_proofs import TrafficProofs
 from services.server_manager.waits import Waits
 from shared.errors import SlipwayError
 from shared.runtime.clock import Clock
@@ -87,6 +89,7 @@ class Manager:
         self._disarmed: dict[str, float] = {}
         self._waits = Waits(clock)
         self._publisher = BackgroundPublisher(state)
+        self._proofs = TrafficProofs(artifacts, self.wake)
         self.executor = Executor(engines, artifacts, clock, limits, lead, on_change=self.wake)
         self._indexes = Indexes(engines, clock, self.executor.note_index)
         self._answers = Answers(
@@ -120,6 +123,7 @@ class Manager:
                     self._log.exception("reconcile failed")
                 await self._rest()
         finally:
+            self._proofs.keep_only(())
             await self._indexes.stop()
             await self.executor.stop()
             await self._publisher.stop()
@@ -199,6 +203,7 @@ class Manager:
         """Forget what was desired and drop what is being done: another process leads."""
         self._desired, self._disarmed = None, {}
         self._waits.note(())
+        self._proofs.keep_only(())
         await self._indexes.stop()
         await self.executor.stop()
 
@@ -210,7 +215,8 @@ class Manager:
     async def _answer_orders(self, down: Mapping[str, float]) -> None:
         record, listing = await self._state.read(), await self._routes.all()
         waited_s = self._note_waits(record)
-        for answer in decide_answers(
+        self._proofs.keep_only({order.order_id for order in record.orders})
+        for due in decide_answers(
             record,
             listing.routes,
             self.executor.held(),
@@ -220,6 +226,9 @@ class Manager:
             unreadable=listing.unreadable,
             down=down,
         ):
+            answer = self._verified(due, listing.routes)
+            if answer is None:
+                continue
             await self._check_lease()
             try:
                 await self._answers.carry_out(answer)
@@ -232,6 +241,17 @@ class Manager:
             if isinstance(answer, GrantLease):
                 self._waits.begin(answer.lease_id)
             self.wake()
+
+    def _verified(self, answer: Answer, routes: Mapping[str, Route]) -> Answer | None:
+        """Return an answer that may be carried out: traffic is moved once its target is proven; None while it waits.
+
+        An order that has made the route already is only published again.
+        """
+        if not isinstance(answer, ApplyOrder):
+            return answer
+        route = routes.get(answer.order.event.subject)
+        has_moved = route is not None and route.cause_id == answer.order.order_id
+        return answer if has_moved else self._proofs.assess(answer)
 
     def _note_waits(self, record: Servers) -> Mapping[str, float]:
         ids = {order.order_id for order in record.orders}

@@ -11,6 +11,7 @@ from contracts.facts import WorkProgressed
 from contracts.routes import Route
 from contracts.runtimes import FleetRuntimes
 from contracts.vocabulary import Deployable, Digest, Runtime, ServingSettings
+from decisions.provenance import Problem
 from decisions.route_edits import Edit
 from services.server_manager.domain.description import Description
 
@@ -89,6 +90,13 @@ class Artifacts(Protocol):
         Raises:
             Permanent: artifact_not_found, digest_mismatch, malformed_event.
             Transient: store_unavailable, disk_full.
+        """
+
+    async def assess_traffic(self, deployable: Deployable) -> Problem | None:
+        """Return why a target may not take traffic; None if everything that its version requires is attested.
+
+        Raises:
+            Transient: store_unavailable.
         """
 
     async def describe(self, deployable: Deployable) -> Description:

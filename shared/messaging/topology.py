@@ -44,6 +44,7 @@ BUCKETS = (
     "drills",
     "api-keys",
     "api-usage",
+    "audit",
 )
 _MEBIBYTE = 1024 * 1024
 _BUCKET_BYTES = {"releases": 2048 * _MEBIBYTE, "alerts": 2048 * _MEBIBYTE, "rollbacks": 512 * _MEBIBYTE}

@@ -2,17 +2,19 @@
 
 import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from contracts.provenance import AttesterKey, Step
+from contracts.attested_steps import Step
+from contracts.provenance import AttesterKey
 from contracts.vocabulary import ArtifactRef, digest_of
-from decisions.provenance import Problem, assess_link, assess_statement
-from shared.provenance.envelopes import Attester, Signed, Subjects, open_envelope
-from shared.storage.blobs import AlreadyExists, Store, manifest_bytes
+from decisions.provenance import Problem, assess_allowed, assess_link, assess_statement, trust_epoch
+from shared.errors import Permanent, Transient
+from shared.provenance.envelopes import Attester, Signed, Subjects, Trust, open_envelope
+from shared.storage.blobs import AlreadyExists, Store, manifest_bytes, manifest_key
 
 NOTHING = Subjects()
 M = TypeVar("M", bound=BaseModel)
@@ -25,6 +27,24 @@ class AttestedCommits:
     store: Store
     attester: Attester
     step: Step
+    trust: Trust
+
+    def key(self, kind: str, output_key: str, prefix: str = "") -> str:
+        """Return where the manifest of an output is committed.
+
+        Once a key of this step was revoked it is another object: what was made before is not found, and is made again
+        and attested by the new key. Nobody can attest afterwards that bytes which are merely there are right.
+
+        Raises:
+            Transient: `key_not_trusted` if the list of keys cannot be read.
+        """
+        try:
+            epoch = trust_epoch(self.trust.keys(), self.step)
+        except Permanent as error:
+            raise Transient(error.code, error.reason) from error
+        if epoch:
+            output_key = digest_of(f"{output_key}, {epoch} keys revoked".encode())
+        return manifest_key(kind, output_key, prefix)
 
     def commit(self, key: str, manifest: M, about: Subjects = NOTHING) -> tuple[M, ArtifactRef]:
         """Attest a manifest, then commit it, create-only; return the committed one: another process may be first.
@@ -60,12 +80,24 @@ def artifact_prefix(step: Step, digest: str, prefix: str = "") -> str:
     return f"{prefix}attestations/{step}/{digest.removeprefix('sha256:')}/"
 
 
-def find_attestation(store: Store, keys: Iterable[AttesterKey], step: Step, ref: ArtifactRef) -> Signed | Problem:
-    """Return the attestation of a step about an artifact that counts, the newest of several; else why there is none."""
+def find_attestation(
+    store: Store, keys: Iterable[AttesterKey], step: Step, ref: ArtifactRef, allowed: Collection[str] = ()
+) -> Signed | Problem:
+    """Return the attestation of a step about an artifact that counts, the newest of several; else why there is none.
+
+    Args:
+        store: Where it is.
+        keys: The listed keys.
+        step: The step.
+        ref: The artifact.
+        allowed: Services and key ids that a version's policy lets attest this step; empty: every listed key.
+    """
     problem = Problem("attestation_missing", f"There is no {step} attestation of {ref.uri} ({ref.digest}).")
     signed: list[Signed] = []
     for key in store.keys(artifact_prefix(step, ref.digest, store.prefix_of(ref))):
         opened = open_attestation(store.find(key) or b"", keys, step, ref.digest)
+        if isinstance(opened, Signed):
+            opened = assess_allowed(opened.key, step, allowed) or opened
         if isinstance(opened, Signed):
             signed.append(opened)
         else:

@@ -14,17 +14,8 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]  # it lists no exports
 
-from contracts.provenance import (
-    ATTESTED_BY,
-    PAYLOAD_TYPE,
-    STEPS,
-    AttesterKey,
-    Claim,
-    Material,
-    Statement,
-    Step,
-    Subject,
-)
+from contracts.attested_steps import STEPS, Step
+from contracts.provenance import ATTESTED_BY, PAYLOAD_TYPE, AttesterKey, Claim, Material, Statement, Subject
 from contracts.vocabulary import canonical_json, digest_of
 from decisions.provenance import Problem, assess_key, find_key, predicate_type
 from shared.errors import Permanent

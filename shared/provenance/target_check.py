@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
+from contracts.attested_steps import RequiredStep
 from contracts.manifests import VersionManifest
-from contracts.provenance import AttesterKey, Step
+from contracts.provenance import AttesterKey
 from contracts.vocabulary import ArtifactRef, Deployable, digest_of
 from decisions.provenance import Problem
 from shared.provenance.attestations import Chain, find_attestation
@@ -25,7 +26,7 @@ def check_target(store: Store, keys: Sequence[AttesterKey], deployable: Deployab
     target = deployable.target
     if target.version == 0:
         return _check_base(store, keys, deployable)
-    version = _signed_version(store, keys, target.model, target.version)
+    version = signed_version(store, keys, target.model, target.version)
     if isinstance(version, Problem):
         return version
     registered = next((each for each in version.variants if each.variant == target.variant), None)
@@ -35,8 +36,9 @@ def check_target(store: Store, keys: Sequence[AttesterKey], deployable: Deployab
         return Problem("digest_mismatch", reason)
     if _as_json(version) != (None if deployable.serving is None else deployable.serving.model_dump_json()):
         return Problem("digest_mismatch", f"{target} is to be loaded with other serving settings than were signed.")
-    steps: tuple[tuple[Step, ArtifactRef], ...] = (("quantise", registered.manifest), ("merge", version.merged))
-    checked = (find_attestation(store, keys, step, ref) for step, ref in steps)
+    steps: tuple[tuple[RequiredStep, ArtifactRef], ...] = (("quantise", registered.manifest), ("merge", version.merged))
+    allowed = version.attestations.attesters if version.attestations is not None else {}
+    checked = (find_attestation(store, keys, step, ref, allowed.get(step, ())) for step, ref in steps)
     return next((each for each in checked if isinstance(each, Problem)), None)
 
 
@@ -45,7 +47,7 @@ def _check_base(store: Store, keys: Sequence[AttesterKey], deployable: Deployabl
     numbers = (key.removesuffix("/manifest.json").rpartition("/")[2] for key in store.keys(f"versions/{target.model}/"))
     problem = Problem("attestation_missing", f"No signed version of {target.model} was trained on this base model.")
     for number in sorted({int(each) for each in numbers if each.isdigit()}, reverse=True):
-        version = _signed_version(store, keys, target.model, number)
+        version = signed_version(store, keys, target.model, number)
         if isinstance(version, VersionManifest) and version.base.digest == deployable.manifest.digest:
             return None
         if isinstance(version, Problem):
@@ -53,7 +55,7 @@ def _check_base(store: Store, keys: Sequence[AttesterKey], deployable: Deployabl
     return problem
 
 
-def _signed_version(store: Store, keys: Sequence[AttesterKey], model: str, number: int) -> VersionManifest | Problem:
+def signed_version(store: Store, keys: Sequence[AttesterKey], model: str, number: int) -> VersionManifest | Problem:
     """Return the manifest of a version if the registry signed exactly these bytes; else why not."""
     uri = f"versions/{model}/{number}/manifest.json"
     data = store.find(uri)

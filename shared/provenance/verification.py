@@ -6,6 +6,7 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from contracts.attested_steps import Step
 from contracts.facts import BaseModelRef, RegisteredVariant, Weights
 from contracts.manifests import (
     BaseManifest,
@@ -15,7 +16,7 @@ from contracts.manifests import (
     VariantManifest,
     VersionManifest,
 )
-from contracts.provenance import BASE_IMPORT, AttesterKey, Step
+from contracts.provenance import BASE_IMPORT, AttesterKey
 from contracts.sources import scheme_of
 from contracts.vocabulary import ArtifactRef, Target, Variant, digest_of
 from decisions.provenance import Problem

@@ -1,9 +1,18 @@
-"""Held-out text of variants: a blob that their manifests name, and that can be erased."""
+"""Text that variants were measured on: blobs that manifests name by digest, and that can be erased."""
 
-from contracts.manifests import FileEntry, HeldOutText, HeldOutWindow, VariantManifest
+from typing import Literal
+
+from contracts.manifests import (
+    FileEntry,
+    FolderManifest,
+    HeldOutText,
+    HeldOutWindow,
+    VariantManifest,
+    VersionManifest,
+)
 from contracts.vocabulary import ArtifactRef, canonical_json
 from shared.errors import Permanent
-from shared.storage.blobs import Store, blob_key
+from shared.storage.blobs import Store, blob_key, manifest_key
 
 _NAME = "held-out.json"
 
@@ -40,6 +49,47 @@ def read_held_out(store: Store, ref: ArtifactRef, manifest: VariantManifest) -> 
         reason = f"The held-out text of {ref.uri} was erased ({entry.digest}); quantise the variant again."
         raise Permanent("artifact_not_found", reason) from error
     return HeldOutText.model_validate_json(data).windows
+
+
+def erase_text(store: Store, model: str, version: int, kind: Literal["held-out", "evaluation"]) -> tuple[str, ...]:
+    """Erase the text that a version was measured on; return the digests of the files, also of those erased earlier.
+
+    Manifests, figures and attestations stay. What else used the same file loses it as well.
+
+    Args:
+        store: Where it is.
+        model: The model.
+        version: The number of the version.
+        kind: `held-out`: what its variants were measured on. `evaluation`: its evaluation set.
+
+    Raises:
+        Permanent: `artifact_not_found` if there is no such version.
+        Transient: `store_unavailable`.
+    """
+    data = store.find(f"versions/{model}/{version}/manifest.json")
+    if data is None:
+        raise Permanent("artifact_not_found", f"{model} has no version {version}.")
+    erased: list[str] = []
+    for registered in VersionManifest.model_validate_json(data).variants:
+        variant = VariantManifest.model_validate_json(store.get(registered.manifest))
+        if kind == "held-out" and erase_held_out(store, registered.manifest, variant):
+            erased += [variant.held_out_text.digest] if variant.held_out_text is not None else []
+        if kind == "evaluation" and variant.evaluation_digest is not None:
+            erased.append(variant.evaluation_digest)
+            _erase_set(store, f"checkpoints/{model}/", variant.evaluation_digest)
+    return tuple(dict.fromkeys(erased))
+
+
+def _erase_set(store: Store, prefix: str, digest: str) -> None:
+    """Erase a set of texts that was uploaded with a checkpoint: the files of its folder, or the one file that it is."""
+    folder = store.find(manifest_key("folder", digest, prefix))
+    files = (
+        FolderManifest.model_validate_json(folder).files
+        if folder is not None
+        else (FileEntry(path="texts.jsonl", digest=digest, size_bytes=0),)
+    )
+    for file in files:
+        store.erase_blob(file, prefix)
 
 
 def erase_held_out(store: Store, ref: ArtifactRef, manifest: VariantManifest) -> bool:

@@ -36,7 +36,15 @@ SHARED = {
         "text_sets",
         "transfer",
     },
-    "provenance": {"attestations", "envelopes", "model_signatures", "target_check", "verification"},
+    "provenance": {
+        "attestations",
+        "audit_log",
+        "envelopes",
+        "model_signatures",
+        "target_check",
+        "traffic_check",
+        "verification",
+    },
     "runtime": {
         "clock",
         "exits",

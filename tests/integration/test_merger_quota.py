@@ -7,7 +7,7 @@ from shared.errors import Permanent
 from shared.runtime.settings import SourceSettings
 from shared.storage.blobs import Store
 from shared.storage.sources import Sources
-from testbed.attesters import attester
+from testbed.attesters import attester, trust
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_a_folder_in_the_store_beyond_its_quota_is_refused(settings, tmp_path, q
     (folder / "b.json").write_bytes(b"y" * 10)
     ref, _ = store.put_manifest(f"manifests/folder/{allowed}-{len(quota)}.json", store.put_folder(folder))
     artifacts = StoredArtifacts(
-        store, tmp_path / "work", Sources(SourceSettings(**quota)), attester(tmp_path, "merger")
+        store, tmp_path / "work", Sources(SourceSettings(**quota)), attester(tmp_path, "merger"), trust(tmp_path)
     )
     if allowed:
         assert len(artifacts.open_folder(ref).files) == 2

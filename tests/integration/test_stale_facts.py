@@ -69,6 +69,7 @@ async def controller(bus_settings, ahead=timedelta()):
         alerts=LoggedAlerts(lambda: bus.js),
         probe=Answers(),
         traffic=Unwired(),
+        proofs=Unwired(),
         settings=RollbackControllerSettings(production_drills="*"),
         clock=clock,
     )

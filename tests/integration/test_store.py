@@ -18,6 +18,7 @@ from shared.runtime.clock import SystemClock
 from shared.storage.blobs import STALE_UPLOAD, AlreadyExists, Store, blob_key, manifest_key
 from testbed.servers import connection
 from tests.kit.conformance_serving import ArtifactsConformance
+from tests.kit.fakes_serving import AllProven
 from tests.kit.s3_proxy import refuse, standing_before
 
 NOW = SystemClock().now
@@ -328,7 +329,7 @@ def test_no_more_is_read_than_an_object_may_have_whatever_the_server_says(watche
 class TestArtifactCache(ArtifactsConformance):
     @pytest.fixture
     def artifacts(self, store, tmp_path):
-        return ArtifactCache(store, tmp_path / "artifacts", verify=lambda _deployable: None)
+        return ArtifactCache(store, tmp_path / "artifacts", check=AllProven())
 
     @pytest.fixture
     def stored(self, store, tmp_path):

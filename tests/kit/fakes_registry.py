@@ -6,7 +6,14 @@ from datetime import UTC, datetime, timedelta
 from contracts import facts as f
 from contracts.envelope import Event
 from contracts.facts.staging import SideSummary
-from contracts.manifests import BaseManifest, DeploymentRecord, FileEntry, FolderManifest, VersionManifest
+from contracts.manifests import (
+    ApprovalRecord,
+    BaseManifest,
+    DeploymentRecord,
+    FileEntry,
+    FolderManifest,
+    VersionManifest,
+)
 from contracts.policy import ReleasePolicy, Trigger
 from contracts.routes import CanaryShare, Route, ServedTarget
 from contracts.vocabulary import ArtifactRef, Deployable, Target, canonical_json, digest_of, digest_of_json
@@ -392,6 +399,8 @@ class FakeArtifacts:
         self.present: dict[str, bytes] = {ref(weights).uri: weights.encode()}
         self.versions: dict[str, VersionManifest] = {}
         self.deployments: dict[str, DeploymentRecord] = {}
+        self.approvals: dict[str, ApprovalRecord] = {}
+        self.erased: list[tuple[str, int, str]] = []
         self.failing: Exception | None = None
         """What writing the manifest of a version raises."""
         self.silent = False
@@ -415,6 +424,15 @@ class FakeArtifacts:
         key = f"versions/{manifest.model}/{manifest.version}/manifest.json"
         data = canonical_json(self.versions.setdefault(key, manifest).model_dump(mode="json"))
         return ArtifactRef(uri=f"s3://slipway/{key}", digest=digest_of(data), size_bytes=len(data))
+
+    async def put_approval(self, record):
+        self.approvals.setdefault(record.order_id, record)
+
+    async def erase_text(self, model, version, kind):
+        if f"versions/{model}/{version}/manifest.json" not in self.versions:
+            raise Permanent("artifact_not_found", f"{model} has no version {version}.")
+        self.erased.append((model, version, kind))
+        return (digest_of(kind.encode()),)
 
     async def put_deployment(self, record):
         key = f"versions/{record.target.model}/{record.target.version}/deployments/{record.epoch}"

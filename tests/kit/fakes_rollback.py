@@ -10,8 +10,11 @@ from typing import Any, Literal
 from contracts.drills import Drill
 from contracts.envelope import Event
 from contracts.facts import AlertResolved, DeploymentChanged
+from contracts.manifests import RehearsalRecord
 from contracts.records import record_key
 from contracts.routes import Route, ServedTarget
+from contracts.vocabulary import digest_of
+from decisions.provenance import Problem
 from shared.errors import Transient
 from shared.messaging.publishing import Emit, envelope, id_taken, message_of
 from shared.messaging.topology import DEDUPE_WINDOW_S
@@ -30,6 +33,30 @@ class Stored:
     sequence: int
     event: Event[Any]
     stored_at: datetime
+
+
+class FakeProofs:
+    """Attestations in memory; `problems` has why a target is not proven, or what asking for it raises."""
+
+    def __init__(self) -> None:
+        self.rehearsals: list[RehearsalRecord] = []
+        self.problems: dict[str, Problem | Exception] = {}
+        self.trust = digest_of(b"keys")
+        self.assessed: list[str] = []
+
+    async def attest_rehearsal(self, record):
+        if record not in self.rehearsals:
+            self.rehearsals.append(record)
+
+    async def trust_digest(self):
+        return self.trust
+
+    async def assess(self, served):
+        self.assessed.append(str(served.target))
+        problem = self.problems.get(str(served.target))
+        if isinstance(problem, Exception):
+            raise problem
+        return problem
 
 
 class FakeLog:

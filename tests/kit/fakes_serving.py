@@ -12,6 +12,7 @@ from nats.js.errors import NotFoundError
 from contracts.routes import Route
 from contracts.runtimes import FleetRuntime, FleetRuntimes
 from contracts.vocabulary import Runtime, ServingSettings
+from decisions.provenance import Problem
 from services.server_manager.adapters.kv_state import KvLeadership, KvRoutes, KvRuntimes
 from services.server_manager.domain.description import Description
 from services.server_manager.domain.records import Leader, Servers
@@ -112,6 +113,16 @@ class FakeEngine:
         return "keel"
 
 
+class AllProven:
+    """Knows of no target that is not proven."""
+
+    def verify(self, deployable):
+        """Let everything be loaded."""
+
+    def assess_traffic(self, deployable):  # noqa: ARG002
+        return None
+
+
 class FakeArtifacts:
     """Folders that are simply there; its hooks know the step `materialise before`."""
 
@@ -123,6 +134,8 @@ class FakeArtifacts:
         self.undeletable: OSError | None = None
         self.undescribable: dict[str, Exception] = {}
         self.broken: dict[str, Exception] = {}
+        self.unproven: dict[str, Problem | Exception] = {}
+        """Why a target may not take traffic, or what asking for it raises."""
         self.hooks = Hooks()
 
     async def materialise(self, deployable, progress=None):  # noqa: ARG002
@@ -133,6 +146,13 @@ class FakeArtifacts:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text("{}")
         return folder
+
+    async def assess_traffic(self, deployable):
+        await self.hooks.reach("assess traffic")
+        verdict = self.unproven.get(str(deployable.target))
+        if isinstance(verdict, Exception):
+            raise verdict
+        return verdict
 
     async def describe(self, deployable):
         if deployable.manifest.digest in self.undescribable:

@@ -29,7 +29,7 @@ from shared.messaging.bus import publish_event
 from shared.runtime.process import free_port
 from shared.serving.inference import Channels
 from shared.storage.blobs import Store
-from testbed.attesters import attester, attester_variables
+from testbed.attesters import attester, attester_variables, trust
 from testbed.servers import Server, bus_variables, running
 from testbed.triton import TritonServer
 from tests.unit.benchmarker.engine_conformance import TOKEN_NLL, EngineConformance
@@ -221,7 +221,7 @@ class TestStoredReports(ReportsConformance):
 
     @pytest.fixture
     def reports(self, settings):
-        return StoredReports(Store(settings), attester(settings.state_dir, "benchmarker"))
+        return StoredReports(Store(settings), attester(settings.state_dir, "benchmarker"), trust(settings.state_dir))
 
     def put(self, reports, name, data):
         return reports._store.create(f"evaluations/{uuid.uuid4().hex}-{name}", data)

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from clients.cli.audit_facts import state_change
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import check_model, describe_problems, parse_duration
@@ -148,7 +149,11 @@ def revoke_key(key_id: str, state: Path | None, installed: Mapping[str, ApiKey])
 
 async def _store(stack: StackAddress, record: ApiKey) -> None:
     async with connected(stack) as client:
-        await Bucket(client.jetstream(timeout=10), BUCKET, ApiKey).create(record.key_id, record)
+        js = client.jetstream(timeout=10)
+        await state_change(
+            js, sender_of(stack), "api-key.issue", record.key_id, record=record, details={"name": record.name}
+        )
+        await Bucket(js, BUCKET, ApiKey).create(record.key_id, record)
 
 
 async def _all(stack: StackAddress) -> Listing:
@@ -171,10 +176,14 @@ async def _all(stack: StackAddress) -> Listing:
 
 async def _revoke(stack: StackAddress, key_id: str, installed: Mapping[str, ApiKey]) -> ApiKey:
     async with connected(stack) as client:
-        bucket = Bucket(client.jetstream(timeout=10), BUCKET, ApiKey)
+        js = client.jetstream(timeout=10)
+        bucket = Bucket(js, BUCKET, ApiKey)
         entry = await bucket.get(key_id)
         if entry is None and key_id in installed:
             record = installed[key_id].model_copy(update={"revoked_at": SystemClock().now()})
+            await state_change(
+                js, sender_of(stack), "api-key.revoke", key_id, record=record, details={"name": record.name}
+            )
             await bucket.create(key_id, record)
             return record
         if entry is None:
@@ -182,6 +191,7 @@ async def _revoke(stack: StackAddress, key_id: str, installed: Mapping[str, ApiK
         if entry.value.revoked_at is not None:
             return entry.value
         record = entry.value.model_copy(update={"revoked_at": SystemClock().now()})
+        await state_change(js, sender_of(stack), "api-key.revoke", key_id, record=record, details={"name": record.name})
         try:
             await bucket.update(key_id, record, entry.revision)
         except Conflict:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from clients.cli.audit_facts import state_change
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
 from clients.cli.dead_letters import DeadLetter, find, list_all, requeue
 from clients.cli.event_log import EventFilter, LoggedEvent, follow, read_history
@@ -143,7 +144,10 @@ def requeue_letter(number: NumberArgument, state: StateOption = None, as_json: J
 async def _requeue(stack: StackAddress, number: int) -> tuple[DeadLetter, int]:
     letter = await _find(stack, number)
     async with connected(stack) as client:
-        return letter, await requeue(client.jetstream(timeout=10), letter, sender_of(stack))
+        js = client.jetstream(timeout=10)
+        about = {"subject": letter.subject, "service": letter.service, "code": letter.code}
+        await state_change(js, sender_of(stack), "deadletter.requeue", str(number), details=about)
+        return letter, await requeue(js, letter, sender_of(stack))
 
 
 def _data(letter: DeadLetter) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from clients.cli.audit_facts import Journal, publish_journal
 from clients.cli.commands.api_keys import IdArgument, Listing, as_plain, issue, read_issued, revoke_key, show_issued
 from clients.cli.connection import JsonOption, StateOption
 from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_table
@@ -109,7 +110,7 @@ def add(
     roles = [_role(text) for text in role]
     for name_of_model in model or []:
         check_model(name_of_model)
-    keys, effect = _change(folder, state, lambda keys: keys.add(name, roles, model or []))
+    keys, effect = _change(folder, state, "key.add", name, lambda keys: keys.add(name, roles, model or []))
     show_line(f"{name} has a key: give {keys.credential(name)} to its owner only; {effect}")
 
 
@@ -125,14 +126,18 @@ def rotate(
     if attestation:
         now = SystemClock().now()
         keys, _ = _change(
-            folder, state, lambda keys: keys.change_attester(name, lambda attesters: attesters.rotate(name, now))
+            folder,
+            state,
+            "attestation-key.rotate",
+            name,
+            lambda keys: keys.change_attester(name, lambda attesters: attesters.rotate(name, now)),
         )
         show_line(
             f"{name} has a new key in {keys.attesters.private_key(name)}: restart the service with it, then "
             f"`slipway keys retire {name} --attestation`"
         )
         return
-    keys, effect = _change(folder, state, lambda keys: keys.rotate(name))
+    keys, effect = _change(folder, state, "key.rotate", name, lambda keys: keys.rotate(name))
     show_line(
         f"{name} has a new key in {keys.credential(name)}, and the one before in {keys.former_credential(name)}; "
         f"{effect}. When the new one is in use everywhere, withdraw the old one with `slipway keys retire {name}`"
@@ -150,10 +155,16 @@ def retire(
     """Withdraw the older of two keys of an identity."""
     if attestation:
         now = SystemClock().now()
-        _change(folder, state, lambda keys: keys.change_attester(name, lambda attesters: attesters.retire(name, now)))
+        _change(
+            folder,
+            state,
+            "attestation-key.retire",
+            name,
+            lambda keys: keys.change_attester(name, lambda attesters: attesters.retire(name, now)),
+        )
         show_line(f"{name} attests with its newest key only; what the others attested until now stays accepted")
         return
-    _, effect = _change(folder, state, lambda keys: keys.retire(name))
+    _, effect = _change(folder, state, "key.retire", name, lambda keys: keys.retire(name))
     show_line(f"the old key of {name} is withdrawn; {effect}")
 
 
@@ -162,7 +173,11 @@ def distrust(name: NameArgument, folder: FolderOption = None, state: StateOption
     """Revoke all keys that a service attests with, and make it a new one: nothing that they signed is accepted."""
     now = SystemClock().now()
     keys, _ = _change(
-        folder, state, lambda keys: keys.change_attester(name, lambda attesters: attesters.revoke(name, now))
+        folder,
+        state,
+        "attestation-key.distrust",
+        name,
+        lambda keys: keys.change_attester(name, lambda attesters: attesters.revoke(name, now)),
     )
     show_line(
         f"nothing that {name} has attested until now is accepted; its new key is {keys.attesters.private_key(name)}: "
@@ -186,7 +201,7 @@ def attesters(folder: FolderOption = None, state: StateOption = None, as_json: J
 @keys_app.command("remove")
 def remove(name: NameArgument, folder: FolderOption = None, state: StateOption = None) -> None:
     """Withdraw all keys of a person or a program; its connections end."""
-    _, effect = _change(folder, state, lambda keys: keys.remove(name))
+    _, effect = _change(folder, state, "key.remove", name, lambda keys: keys.remove(name))
     show_line(f"the keys of {name} are withdrawn; {effect}")
 
 
@@ -202,12 +217,25 @@ def _identities(keys: KeyFolder) -> tuple[Identity, ...]:
     return identities
 
 
-def _change(folder: Path | None, state: Path | None, change: Callable[[KeyFolder], object]) -> tuple[KeyFolder, str]:
-    """Change keys; return their folder, and when the change takes effect."""
+def _change(
+    folder: Path | None, state: Path | None, action: str, name: str, change: Callable[[KeyFolder], object]
+) -> tuple[KeyFolder, str]:
+    """Change keys, and note the change for the audit log; return their folder, and when the change takes effect."""
     keys = _keys(folder, state)
     _identities(keys)
     _attempt(keys, lambda: change(keys))
-    return keys, NOW if _reload(keys) else LATER
+    _attempt(keys, lambda: Journal(keys.path).add(action, name, _described(keys, name)))
+    effect = NOW if _reload(keys) else LATER
+    if keys.path == keys_folder(keys.path.parent):
+        publish_journal(keys.path, keys.path.parent)
+    return keys, effect
+
+
+def _described(keys: KeyFolder, name: str) -> dict[str, object]:
+    """Return which keys of a name are accepted now; nothing secret."""
+    accepted = [list(each.public_keys) for each in keys.identities() if each.name == name]
+    attesting = [key.key_id for key in keys.attesters.entries() if key.attester == name and _state(key) == "accepted"]
+    return {"public_keys": accepted[0] if accepted else [], "attestation_keys": attesting}
 
 
 def _reload(keys: KeyFolder) -> bool:

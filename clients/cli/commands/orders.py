@@ -14,6 +14,7 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 
+from clients.cli.audit_facts import state_change
 from clients.cli.commands.status import model_of, pick
 from clients.cli.connection import (
     JsonOption,
@@ -257,7 +258,9 @@ def policy_set(
 
 async def _policy_set(stack: StackAddress, model: str, policy: ReleasePolicy) -> None:
     async with connected(stack) as client:
-        bucket = Bucket(client.jetstream(timeout=10), "policies", ReleasePolicy)
+        js = client.jetstream(timeout=10)
+        bucket = Bucket(js, "policies", ReleasePolicy)
+        await state_change(js, sender_of(stack), "policy.set", model, record=policy, model=model)
         try:
             entry = await bucket.get(model)
             if entry is None:

@@ -6,8 +6,8 @@ from contracts.facts import Measurement
 from contracts.manifests import BenchmarkReport, HeldOutWindow, VariantManifest
 from contracts.vocabulary import ArtifactRef
 from shared.provenance.attestations import AttestedCommits, Chain
-from shared.provenance.envelopes import Attester, Subjects
-from shared.storage.blobs import Store, manifest_key
+from shared.provenance.envelopes import Attester, Subjects, Trust
+from shared.storage.blobs import Store
 from shared.storage.held_out import read_held_out
 from shared.storage.text_sets import read_text_set
 
@@ -17,13 +17,13 @@ KIND = "benchmark"
 class StoredReports:
     """Reports committed create-only under their output key."""
 
-    def __init__(self, store: Store, attester: Attester) -> None:
+    def __init__(self, store: Store, attester: Attester, trust: Trust) -> None:
         self._store, self._attester = store, attester
-        self._commits = AttestedCommits(store, attester, "benchmark")
+        self._commits = AttestedCommits(store, attester, "benchmark", trust)
 
     def find(self, output_key: str) -> tuple[BenchmarkReport, ArtifactRef] | None:
         """Return the committed report of an output key; None if there is none."""
-        key = manifest_key(KIND, output_key)
+        key = self._commits.key(KIND, output_key)
         if self._store.find(key) is None:
             return None
         ref = self._store.ref_to(key)
@@ -33,7 +33,7 @@ class StoredReports:
 
     def commit(self, report: BenchmarkReport) -> tuple[BenchmarkReport, ArtifactRef]:
         """Attest and write a report, create-only; return the committed one, which is in the chain of its version."""
-        committed, ref = self._commits.commit(manifest_key(KIND, report.output_key), report)
+        committed, ref = self._commits.commit(self._commits.key(KIND, report.output_key), report)
         self._link(committed, ref)
         return committed, ref
 

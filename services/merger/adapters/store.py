@@ -14,10 +14,10 @@ from contracts.vocabulary import ArtifactRef, digest_of
 from services.merger.ports import Folder
 from shared.errors import Permanent
 from shared.provenance.attestations import AttestedCommits
-from shared.provenance.envelopes import Attester, Subjects
+from shared.provenance.envelopes import Attester, Subjects, Trust
 from shared.runtime.progress import ReportProgress
 from shared.runtime.scratch_dirs import ScratchDirs
-from shared.storage.blobs import Store, blob_key, manifest_key
+from shared.storage.blobs import Store, blob_key
 from shared.storage.sources import Sources, bring
 
 MERGED = "merged"
@@ -26,16 +26,16 @@ MERGED = "merged"
 class StoredArtifacts:
     """Artifacts in the store, with scratch folders on the local disk (implements `ports.Artifacts`)."""
 
-    def __init__(self, store: Store, work_dir: Path, sources: Sources, attester: Attester) -> None:
+    def __init__(self, store: Store, work_dir: Path, sources: Sources, attester: Attester, trust: Trust) -> None:
         self._store = store
-        self._commits = AttestedCommits(store, attester, "merge")
+        self._commits = AttestedCommits(store, attester, "merge", trust)
         self._sources = sources
         self._scratch_root = work_dir / "scratch"
         self.scratch_dirs = ScratchDirs(self._scratch_root)
 
     def find_merged(self, output_key: str) -> tuple[MergedManifest, ArtifactRef] | None:
         """Return the committed merged model of an output key; None if there is none."""
-        key = manifest_key(MERGED, output_key)
+        key = self._commits.key(MERGED, output_key)
         data = self._store.find(key)
         if data is None:
             return None
@@ -110,7 +110,7 @@ class StoredArtifacts:
         if manifest.settings_of is not None:
             materials.append(Material(name="merged", digest=manifest.settings_of.digest, uri=manifest.settings_of.uri))
         about = Subjects(materials=tuple(materials))
-        return self._commits.commit(manifest_key(MERGED, manifest.output_key), manifest, about)
+        return self._commits.commit(self._commits.key(MERGED, manifest.output_key), manifest, about)
 
     def scratch_dir(self, name: str) -> AbstractAsyncContextManager[Path]:
         """Return an empty folder for one unit of work; it is removed afterwards."""

@@ -12,10 +12,10 @@ from contracts.provenance import Material
 from contracts.vocabulary import ArtifactRef, digest_of
 from shared.errors import Permanent
 from shared.provenance.attestations import AttestedCommits
-from shared.provenance.envelopes import Attester, Subjects
+from shared.provenance.envelopes import Attester, Subjects, Trust
 from shared.runtime.progress import ReportProgress
 from shared.runtime.scratch_dirs import ScratchDirs
-from shared.storage.blobs import Store, manifest_key
+from shared.storage.blobs import Store
 from shared.storage.held_out import put_held_out
 from shared.storage.text_sets import read_text_set
 
@@ -26,9 +26,9 @@ M = TypeVar("M", MergedManifest, VariantManifest)
 class StoredArtifacts:
     """Artifacts in the store, with scratch folders on the local disk (implements `ports.Artifacts`)."""
 
-    def __init__(self, store: Store, work_dir: Path, attester: Attester) -> None:
+    def __init__(self, store: Store, work_dir: Path, attester: Attester, trust: Trust) -> None:
         self._store = store
-        self._commits = AttestedCommits(store, attester, "quantise")
+        self._commits = AttestedCommits(store, attester, "quantise", trust)
         self.scratch_dirs = ScratchDirs(work_dir / "scratch")
 
     def open_merged(self, ref: ArtifactRef) -> MergedManifest:
@@ -57,7 +57,7 @@ class StoredArtifacts:
 
     def find_variant(self, merged: ArtifactRef, output_key: str) -> tuple[VariantManifest, ArtifactRef] | None:
         """Return the committed variant of an output key; None if there is none."""
-        key = manifest_key(VARIANT, output_key, self._store.prefix_of(merged))
+        key = self._commits.key(VARIANT, output_key, self._store.prefix_of(merged))
         data = self._store.find(key)
         if data is None:
             return None
@@ -88,7 +88,7 @@ class StoredArtifacts:
 
     def commit(self, merged: ArtifactRef, manifest: VariantManifest) -> tuple[VariantManifest, ArtifactRef]:
         """Attest and write the manifest, create-only; return the committed one: another replica may have been first."""
-        key = manifest_key(VARIANT, manifest.output_key, self._store.prefix_of(merged))
+        key = self._commits.key(VARIANT, manifest.output_key, self._store.prefix_of(merged))
         digests = {
             "merged": merged.digest,
             "calibration": manifest.calibration_digest,

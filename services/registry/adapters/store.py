@@ -9,15 +9,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from contracts.manifests import BaseManifest, DeploymentRecord, VariantManifest, VersionManifest
+from contracts.manifests import ApprovalRecord, BaseManifest, DeploymentRecord, VariantManifest, VersionManifest
 from contracts.provenance import BASE_IMPORT, Material
 from contracts.sources import scheme_of
 from contracts.vocabulary import ArtifactRef, Target, digest_of
+from services.registry.ports import ErasedText
 from shared.errors import Permanent
 from shared.provenance.attestations import Chain, find_attestation
 from shared.provenance.envelopes import Attester, Signed, Subjects, Trust
 from shared.provenance.model_signatures import sign_files, signature_key
 from shared.storage.blobs import Store
+from shared.storage.held_out import erase_text
 from shared.storage.sources import DiskFolder
 
 _READS = 32
@@ -120,6 +122,30 @@ class StoredArtifacts:
         attested = [find_attestation(self._store, keys, "merge", manifest.merged)]
         attested += [find_attestation(self._store, keys, "quantise", each.manifest) for each in manifest.variants]
         return tuple(each.digest for each in attested if isinstance(each, Signed))
+
+    async def put_approval(self, record: ApprovalRecord) -> None:
+        """Append an approval to the version's attestations, once."""
+        await asyncio.to_thread(self._put_approval, record)
+
+    def _put_approval(self, record: ApprovalRecord) -> None:
+        target = record.target
+        name = digest_of(record.order_id.encode()).removeprefix("sha256:")[:24]
+        ref, _ = self._store.put_manifest(f"versions/{target.model}/{target.version}/approvals/{name}.json", record)
+        there = ApprovalRecord.model_validate_json(self._store.get(ref))
+        if there != record:
+            reason = f"{ref.uri} is not the approval {record.order_id}, and no other is attested."
+            raise Permanent("digest_mismatch", reason)
+        details = {"target": str(target), "by": record.approved_by}
+        chain = Chain(self._store, target.model, target.version)
+        chain.append(self._attester, "approve", Subjects(named={ref.uri: ref.digest}), details)
+
+    async def erase_text(self, model: str, version: int, kind: ErasedText) -> tuple[str, ...]:
+        """Erase text that a version was measured on; return the digests of what was erased, also earlier.
+
+        Raises:
+            Permanent: `artifact_not_found` if there is no such version.
+        """
+        return await asyncio.to_thread(erase_text, self._store, model, version, kind)
 
     async def put_deployment(self, record: DeploymentRecord) -> None:
         """Append a deployment record, create-only; one that exists stays as it is.

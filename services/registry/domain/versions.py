@@ -6,11 +6,13 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from contracts.facts import CheckpointReady, DeploymentChanged, ReleaseOpened
-from contracts.manifests import BaseManifest, DeploymentRecord, VersionManifest
+from contracts.envelope import Event
+from contracts.facts import ApprovalGranted, CheckpointReady, DeploymentChanged, ReleaseOpened
+from contracts.manifests import ApprovalRecord, BaseManifest, DeploymentRecord, VersionManifest
 from contracts.records import Migration, OutboxRecord, unchanged
 from contracts.routes import Route
 from contracts.vocabulary import Deployable, ModelName, Target, digest_of_json
+from decisions.release_plan import required_attestations
 from services.registry.domain import gates
 from services.registry.domain.record import Release, TurnGranted
 
@@ -23,13 +25,14 @@ class ModelRecord(OutboxRecord):
     missing (the registry was killed between the two writes), it is created from here, with the number that it has.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 6
+    SCHEMA_VERSION: ClassVar[int] = 7
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: unchanged,
         2: unchanged,
         3: unchanged,
         4: unchanged,
         5: unchanged,
+        6: unchanged,
     }
 
     model: ModelName
@@ -134,7 +137,26 @@ def plan_manifest(release: Release, now: datetime) -> VersionManifest | None:
         serving=release.merged.serving,
         policy_digest=digest_of_json(opened.policy.model_dump(mode="json")),
         registered_at=now,
+        attestations=required_attestations(opened.policy),
     )
+
+
+def plan_approval_record(release: Release, order: Event[ApprovalGranted]) -> ApprovalRecord | None:
+    """Return the record of an approval; None if it approves no variant of the release."""
+    digest = order.data.manifest_digest
+    for registered in gates.registered_variants(release):
+        candidate = gates.candidate(release, registered)
+        if candidate.manifest.digest == digest:
+            return ApprovalRecord(
+                target=candidate.target,
+                manifest_digest=digest,
+                release_id=release.id,
+                approved_by=order.sender,
+                order_id=order.id,
+                reason=order.data.reason,
+                approved_at=order.time,
+            )
+    return None
 
 
 def plan_deployment_record(fact: DeploymentChanged, cause_id: str) -> DeploymentRecord | None:

@@ -11,7 +11,7 @@ from contracts.codes import Code
 from contracts.facts import Fact, RehearsalCompleted, RehearsalRequested, RollbackTimeline
 from contracts.policy import Trigger
 from contracts.records import Migration, OutboxRecord, outbox_entry, unchanged
-from contracts.vocabulary import Contract, Environment, Instant, ModelName, Target, Verdict
+from contracts.vocabulary import Contract, Digest, Environment, Instant, ModelName, Target, Verdict
 
 ROLLBACKS_KEPT = 50
 VERSIONS_KEPT = 64
@@ -59,6 +59,25 @@ class Rollback(Contract):
     code: Code | None = None
 
 
+class StandbyVerdict(Contract):
+    """Whether the target behind the active one is proven, as it was assessed when it came there.
+
+    Attributes:
+        subject: Digest of its manifest and serving settings.
+        trust: Digest of the list of keys; when that changes, it is assessed again.
+        code: Why it is not proven; None if it is.
+        raised_at: Since when there is an alert about it.
+    """
+
+    target: Target
+    subject: Digest
+    trust: Digest
+    checked_at: Instant
+    code: Code | None = None
+    reason: str = ""
+    raised_at: Instant | None = None
+
+
 class RollbackState(OutboxRecord):
     """Everything about one model in one environment.
 
@@ -69,9 +88,10 @@ class RollbackState(OutboxRecord):
         rehearsed: The outcome, by release (in production's record).
         rehearsing: The trigger under rehearsal: alerts of other triggers start nothing in staging meanwhile.
         rehearsing_since: The sequence number in the log from which on alerts belong to this rehearsal.
+        standby: The verdict on the target that production can be rolled back to; None without one.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 8
+    SCHEMA_VERSION: ClassVar[int] = 9
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: unchanged,
         2: unchanged,
@@ -80,6 +100,7 @@ class RollbackState(OutboxRecord):
         5: unchanged,
         6: unchanged,
         7: unchanged,
+        8: unchanged,
     }
 
     model: ModelName
@@ -91,6 +112,7 @@ class RollbackState(OutboxRecord):
     rehearsed: dict[str, RehearsalCompleted] = Field(default_factory=dict)
     rehearsing: str = ""
     rehearsing_since: int = 0
+    standby: StandbyVerdict | None = None
 
     def trigger(self, target: Target, name: str | None) -> Trigger | None:
         """Return the declared trigger of a target's version by name."""

@@ -4,14 +4,15 @@ import asyncio
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
 from contracts.manifests import FileEntry, FolderManifest
 from contracts.vocabulary import ArtifactRef, Deployable, Digest
+from decisions.provenance import Problem
 from services.server_manager.domain.description import DESCRIBING_FILES, Description, describe_model
 from services.server_manager.ports import Progress
 from shared.errors import Permanent, translate
@@ -22,15 +23,23 @@ _PARTIAL = "partial-"
 _MAX_TEXT_BYTES = 32 * 1024 * 1024
 
 
+class TargetCheck(Protocol):
+    """Knows which targets are proven."""
+
+    def verify(self, deployable: Deployable) -> None:
+        """Raise Permanent unless a target may be loaded."""
+
+    def assess_traffic(self, deployable: Deployable) -> Problem | None:
+        """Return why a target may not take traffic; None if it may."""
+
+
 class ArtifactCache:
     """Keeps `<root>/<hex of the manifest's digest>/` for every target that is or may soon be loaded."""
 
-    def __init__(
-        self, store: Store, root: Path, *, verify: Callable[[Deployable], None], max_model_len: int | None = None
-    ) -> None:
-        """Take where artifacts come from, where copies are kept, and what raises unless a target may be loaded."""
+    def __init__(self, store: Store, root: Path, *, check: TargetCheck, max_model_len: int | None = None) -> None:
+        """Take where artifacts come from, where copies are kept, and what knows which targets are proven."""
         self._store = store
-        self._verify = verify
+        self._check = check
         self._root = root.absolute()
         self._max_model_len = max_model_len
         self._locks: dict[Digest, asyncio.Lock] = {}
@@ -44,10 +53,14 @@ class ArtifactCache:
         digest = deployable.manifest.digest
         async with self._locks.setdefault(digest, asyncio.Lock()):
             try:
-                await asyncio.to_thread(self._verify, deployable)
+                await asyncio.to_thread(self._check.verify, deployable)
                 return await asyncio.to_thread(self._materialise, deployable.manifest, progress)
             except OSError as error:
                 raise translate(error) or error from error
+
+    async def assess_traffic(self, deployable: Deployable) -> Problem | None:
+        """Return why a target may not take traffic; None if everything that its version requires is attested."""
+        return await asyncio.to_thread(self._check.assess_traffic, deployable)
 
     async def describe(self, deployable: Deployable) -> Description:
         """Return what a gateway must know about a materialised target; raise Permanent if its files cannot say it."""

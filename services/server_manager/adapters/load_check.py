@@ -5,12 +5,14 @@ from pathlib import Path
 
 import structlog
 
+from contracts.provenance import AttesterKey
 from contracts.vocabulary import Deployable, Digest, digest_of
 from decisions.provenance import Problem
 from services.server_manager.adapters.repository_files import replace_file
 from shared.errors import Permanent
 from shared.provenance.envelopes import Trust
 from shared.provenance.target_check import check_target
+from shared.provenance.traffic_check import check_traffic
 from shared.storage.blobs import Store
 
 
@@ -46,12 +48,26 @@ class LoadCheck:
         else:
             raise Permanent(problem.code, f"it is not proven: {problem.reason}")
 
+    def assess_traffic(self, deployable: Deployable) -> Problem | None:
+        """Return why a target may not take traffic: something that its version requires is not attested; else None.
+
+        What was loaded before a key was revoked may stay loaded, and takes no traffic that it does not have already.
+
+        Raises:
+            Transient: `store_unavailable`.
+        """
+        keys = self._keys()
+        return keys if isinstance(keys, Problem) else check_traffic(self._store, keys, deployable)
+
     def _check(self, deployable: Deployable) -> Problem | None:
+        keys = self._keys()
+        return keys if isinstance(keys, Problem) else check_target(self._store, keys, deployable)
+
+    def _keys(self) -> tuple[AttesterKey, ...] | Problem:
         try:
-            keys = self._trust.keys()
+            return self._trust.keys()
         except Permanent as error:  # the list cannot be read: nothing new is proven
             return Problem("key_not_trusted", error.reason)
-        return check_target(self._store, keys, deployable)
 
     def _kept(self) -> dict[str, Digest]:
         """Return what was proven (`_digest_of`), by the name of the target; nothing if the file is damaged."""

@@ -153,9 +153,25 @@ def test_two_gates_of_one_name_count_together():
     assert weaknesses(policy(gates=tighter_first), with_gate(max_value=500.0)) == []
 
 
+def test_attesters_are_a_part_of_the_stored_ones():
+    """A key of a service that is named is another entry: nothing here knows whose key it is."""
+    key = "ab" * 32
+    stored = policy(attesters={"benchmark": ("benchmarker", key)})
+    assert weaknesses(policy(attesters={"benchmark": (key,), "merge": ("merger",)}), stored) == []
+    assert weaknesses(stored, policy()) == []
+    assert "attesters.benchmark of the stored policy is missing" in weaknesses(policy(), stored)
+    (weaker,) = weaknesses(policy(attesters={"benchmark": ("benchmarker", "cd" * 32)}), stored)
+    assert weaker == f"attesters.benchmark has {'cd' * 32}, which the stored policy does not have"
+    with pytest.raises(ValidationError, match="at least 1 item"):
+        policy(attesters={"benchmark": ()})
+    with pytest.raises(ValidationError, match="should match pattern"):
+        policy(attesters={"benchmark": ("Benchmarker",)})
+
+
 def test_every_field_of_a_policy_is_compared_or_declared_incomparable():
     """A new field must be thought about: is less of it weaker?"""
     assert set(ReleasePolicy.model_fields) == {
+        "attesters",
         "quality",
         "gates",
         "load",

@@ -96,9 +96,16 @@ async def drilled(world):
 
 STORIES = [by_alert, without_traffic, by_order, canary, unloaded_previous, lifted, drilled]
 ALERT = f"{f.target(7)}/slow/1"
-STARTED, SWITCHED, COMPLETED, FAILED, REFUSED = (
+STARTED, SWITCHED, COMPLETED, FAILED, REFUSED, ACCEPTED = (
     fact.TYPE
-    for fact in (cf.RollbackStarted, cf.DeploymentChanged, cf.RollbackCompleted, cf.RollbackFailed, cf.OrderRefused)
+    for fact in (
+        cf.RollbackStarted,
+        cf.DeploymentChanged,
+        cf.RollbackCompleted,
+        cf.RollbackFailed,
+        cf.OrderRefused,
+        cf.OrderAccepted,
+    )
 )
 ENDS = {
     by_alert: (6, [(ALERT, "completed", "pass", None)], [SWITCHED, COMPLETED, STARTED]),
@@ -110,8 +117,8 @@ ENDS = {
     ),
     canary: (6, [("c-1", "completed", "inconclusive", None)], [SWITCHED, COMPLETED, STARTED]),
     unloaded_previous: (7, [(ALERT, "failed", None, "previous_not_ready")], [FAILED, STARTED]),
-    lifted: (6, [], [SWITCHED, REFUSED]),
-    drilled: (7, [], []),
+    lifted: (6, [], [SWITCHED, ACCEPTED, REFUSED]),
+    drilled: (7, [], [ACCEPTED, ACCEPTED]),
 }
 """What each story ends in: the version that serves, the rollbacks, what was published."""
 

@@ -11,13 +11,14 @@ from services.rollback_controller.app import build
 from services.rollback_controller.controller import SERVICE, Controller
 from services.rollback_controller.domain.record import RollbackState
 from services.rollback_controller.settings import RollbackControllerSettings
+from services.rollback_controller.standby import StandbyProofs
 from services.rollback_controller.states import RollbackStates
 from shared.messaging.records import RecordStore
 from shared.runtime.sweeper import Sweeper
 from shared.storage.record_format import parse
 from testbed import factories as f
 from tests.kit.fake_bus import FakeBus, Life, Message, Streams
-from tests.kit.fakes_rollback import FakeDrills, FakeLog, FakeProbe, FakeRoutes, FakeTraffic
+from tests.kit.fakes_rollback import FakeDrills, FakeLog, FakeProbe, FakeProofs, FakeRoutes, FakeTraffic
 from tests.kit.records import MemoryBucket, MemoryRecords
 from tests.kit.virtual_time import VirtualClock
 
@@ -43,6 +44,8 @@ class World:
         self.drills = FakeDrills()
         self.probe = FakeProbe()
         self.traffic = FakeTraffic()
+        self.proofs = FakeProofs()
+        self.verifies_standby = False
         self.settings = _settings(**settings)
         self.life: Life | None = None
         self.bus: FakeBus | None = None
@@ -68,9 +71,13 @@ class World:
             alerts=log,
             probe=life.mortal(self.probe, "answers"),
             traffic=self.traffic,
+            proofs=self.proofs,
             settings=self.settings,
             clock=self.clock,
         )
+        if self.verifies_standby:  # not where each step of a process is counted
+            standby = StandbyProofs(states, self.routes, self.proofs, self.clock)
+            life.spawn(Sweeper("standbys", standby.keys, standby.sweep, every_s=self.settings.standby_sweep_s).run())
         life.spawn(Sweeper("rollbacks", states.keys, self.controller.sweep, every_s=self.settings.sweep_s).run())
         self.bus.start()
         return life

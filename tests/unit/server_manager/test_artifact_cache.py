@@ -12,6 +12,7 @@ from contracts.manifests import FileEntry, FolderManifest
 from contracts.vocabulary import ArtifactRef, Deployable, Target, digest_of
 from services.server_manager.adapters.artifact_cache import ArtifactCache, is_intact
 from shared.errors import Permanent, Transient
+from tests.kit.fakes_serving import AllProven
 
 
 class MemoryStore:
@@ -68,7 +69,7 @@ def store():
 
 @pytest.fixture
 def cache(store, tmp_path):
-    return ArtifactCache(store, tmp_path / "artifacts", verify=lambda _deployable: None, max_model_len=100)
+    return ArtifactCache(store, tmp_path / "artifacts", check=AllProven(), max_model_len=100)
 
 
 FILES = {"config.json": b"{}", "deep/weights": b"1" * 1000}

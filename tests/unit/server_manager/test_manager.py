@@ -13,6 +13,7 @@ from contracts.facts import (
     VariantStaged,
 )
 from contracts.runtimes import DEFAULT_RUNTIME
+from decisions.provenance import Problem
 from services.server_manager.adapters.repository_files import RoutesFile
 from services.server_manager.domain import staging
 from services.server_manager.domain.reconcile import Limits
@@ -233,6 +234,43 @@ async def test_a_rehearsal_is_staged_after_the_benchmark_of_the_same_candidate(w
     assert (second.lease_id, second.request.purpose) == ("s2", "rehearsal")
     assert second.candidate == first.candidate
     assert world.engine.loads == [V0, V1], "what is still loaded is not loaded again"
+
+
+async def test_what_is_not_attested_takes_no_traffic_and_what_serves_stays(world):
+    world.routes.routes["bot"] = route(1, 0)
+    await world.ticks()
+    world.artifacts.unproven[str(deployable(2).target)] = Problem("attestation_missing", "no benchmark is attested")
+    await world.order(traffic_requested("t1", 2, epoch=1))
+    await world.ticks(6)
+    (refused,) = world.said.facts(PromotionRefused)
+    assert (refused.code, refused.reason) == ("attestation_missing", "no benchmark is attested")
+    assert world.routes.routes["bot"].active.target.version == 1
+    assert {V0, V1} <= set(world.engine.models)
+
+
+async def test_a_store_that_does_not_answer_delays_traffic_and_nothing_else(world):
+    world.routes.routes["bot"] = route(1, 0)
+    await world.ticks()
+    world.artifacts.unproven[str(deployable(2).target)] = Transient("store_unavailable", "silent")
+    await world.order(traffic_requested("t1", 2, epoch=1))
+    await world.ticks(8)
+    del world.engine.models[V1]
+    await world.ticks(4)
+    assert V1 in world.engine.models, "what serves is healed meanwhile"
+    assert world.said.facts(PromotionRefused) == []
+    world.artifacts.unproven.clear()
+    await world.ticks(6)
+    (changed,) = world.said.facts(DeploymentChanged)
+    assert changed.route.active.target.version == 2
+
+
+async def test_an_order_that_moved_traffic_before_its_process_died_is_not_verified_again(world):
+    world.routes.routes["bot"] = route(2, 1).model_copy(update={"cause_id": "t1"})
+    world.artifacts.unproven[str(deployable(2).target)] = Problem("key_not_trusted", "revoked meanwhile")
+    await world.order(traffic_requested("t1", 2, epoch=1))
+    await world.ticks(6)
+    assert world.said.facts(PromotionRefused) == []
+    assert len(world.said.facts(DeploymentChanged)) == 1
 
 
 async def test_a_full_disk_is_tried_again_and_then_named(world):

@@ -66,7 +66,7 @@ async def test_an_order_that_was_carried_out_is_never_refused_afterwards(world):
 async def test_a_bus_that_is_gone_in_the_middle_refuses_nothing_however_long_it_lasts(world):
     undescribable(world, 2, Transient("bus_unavailable", "gone"))
     await world.order(traffic_requested("t1", 2, epoch=1))
-    await world.ticks(1)
+    await world.ticks(2)  # loaded, and verified
     for _ in range(8):
         with pytest.raises(Transient):
             await world.ticks(1, seconds=200)

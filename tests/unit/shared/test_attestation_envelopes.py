@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.provenance import ATTESTED_BY, PAYLOAD_TYPE, STEPS, AttesterKey
+from contracts.attested_steps import STEPS
+from contracts.provenance import ATTESTED_BY, PAYLOAD_TYPE, AttesterKey
 from contracts.vocabulary import canonical_json, digest_of
 from decisions.provenance import Problem
 from deploy.identity.attesters import AttesterKeys

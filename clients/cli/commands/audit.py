@@ -1,0 +1,143 @@
+"""`slipway audit`: who ordered, announced or changed what, when, and what came of it; verified while it is read."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clients.cli.audit_facts import publish_journal
+from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
+from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
+from clients.cli.parsing import parse_duration
+from clients.cli.version_records import open_store
+from contracts.audit import AuditEntry, AuditTail
+from contracts.provenance import AttesterKey
+from decisions.audit import attribute
+from deploy.local.plan import keys_folder
+from shared.errors import Permanent
+from shared.provenance.audit_log import AuditReading, export_log, read_export, read_log
+from shared.provenance.envelopes import Trust
+from shared.runtime.clock import SystemClock
+from shared.storage.kv import Bucket
+
+audit_app = typer.Typer(help="Show, export and verify the audit log.", no_args_is_help=False)
+READ_TRIES = 3
+"""How often the log is read again because a segment was written meanwhile."""
+
+
+@audit_app.callback(invoke_without_command=True)
+def audit(
+    context: typer.Context,
+    *,
+    since: Annotated[str | None, typer.Option("--since", metavar="7d", help="Only entries of the last time.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Only entries about this model.")] = None,
+    who: Annotated[str | None, typer.Option("--who", metavar="NAME", help="Only what this identity did.")] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option("--export", metavar="FILE", help="Write the whole log as JSON lines, with its anchors."),
+    ] = None,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the audit log, oldest first. The exit code is 1 if an entry or a segment was altered, removed or moved."""
+    if context.invoked_subcommand is not None:
+        return
+    stack = find_stack(state)
+    folder = keys_folder(stack.connection.state_dir)
+    if folder.is_dir():  # of a stack on this machine: changes of keys that were made while its bus was down
+        publish_journal(folder, stack.connection.state_dir)
+    reading, data = asyncio.run(_read(stack, whole=export is not None))
+    if export is not None:
+        export.write_bytes(data)
+        show_line(f"wrote {len(reading.entries)} entries to {export}; the last one has the digest {reading.head}")
+    else:
+        after = SystemClock().now() - parse_duration(since) if since is not None else None
+        _show(reading.entries, after, model, who, as_json=as_json)
+    _end(reading, "the audit log")
+
+
+@audit_app.command("verify")
+def verify_command(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `slipway audit --export` wrote.")],
+    *,
+    attesters: Annotated[
+        Path | None,
+        typer.Option(
+            "--attesters", metavar="FILE", help="The public keys, trust/attesters.json (default: the stack's)."
+        ),
+    ] = None,
+    state: StateOption = None,
+) -> None:
+    """Verify an exported log, without bus and store."""
+    keys = Trust(attesters).keys() if attesters is not None else _keys(find_stack(state))
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise CommandError(f"{file} cannot be read: {error.strerror}", Exit.USAGE) from error
+    reading = read_export(data, keys)
+    _end(reading, str(file))
+    show_line(
+        f"{file}: {len(reading.entries)} entries in a whole chain, {reading.segments} signed segments; the last entry "
+        f"has the digest {reading.head}"
+    )
+
+
+async def _read(stack: StackAddress, *, whole: bool) -> tuple[AuditReading, bytes]:
+    """Return the log, and its export if asked for; a segment that is written meanwhile is no problem of the log."""
+    keys, store = _keys(stack), open_store(stack)
+    async with connected(stack) as client:
+        bucket = Bucket(client.jetstream(timeout=10), "audit", AuditTail)
+        for attempt in range(1, READ_TRIES + 1):
+            entry = await bucket.get("tail")
+            tail = entry.value if entry is not None else AuditTail()
+            reading = await asyncio.to_thread(read_log, store, tail, keys)
+            if not reading.problems or attempt == READ_TRIES:
+                break
+            await asyncio.sleep(1)
+        data = await asyncio.to_thread(export_log, store, tail, reading.segments) if whole else b""
+    return reading, data
+
+
+def _keys(stack: StackAddress) -> Sequence[AttesterKey]:
+    try:
+        return Trust.from_settings(stack.connection).keys()
+    except (Permanent, ValueError) as error:
+        raise CommandError(f"the keys of attesters are not known: {error}") from error
+
+
+def _show(
+    entries: Sequence[AuditEntry], after: datetime | None, model: str | None, who: str | None, *, as_json: bool
+) -> None:
+    stated = attribute(entries)
+    shown = [
+        entry
+        for entry in entries
+        if (after is None or entry.at >= after)
+        and model in (None, entry.model, entry.about)
+        and who in (None, entry.who, stated.get(entry.index))
+    ]
+    if as_json:
+        show_json([{**entry.model_dump(mode="json"), "stated_by": stated.get(entry.index)} for entry in shown])
+        return
+    columns = ("entry", "at", "who", "kind", "action", "model", "about", "result")
+    show_table(columns, [_row(entry, stated) for entry in shown])
+
+
+def _row(entry: AuditEntry, stated: dict[int, str]) -> tuple[Any, ...]:
+    who = entry.who
+    if entry.kind == "revision":
+        who = f"{stated[entry.index]} (stated)" if entry.index in stated else "not stated"
+    elif not who:
+        who = "-"
+    result = ": ".join(filter(None, (entry.result, entry.code, entry.reason)))
+    action = entry.action.removeprefix("slipway.").removesuffix(".v1")
+    return entry.index, f"{entry.at:%Y-%m-%d %H:%M:%S}", who, entry.kind, action, entry.model, entry.about, result
+
+
+def _end(reading: AuditReading, what: str) -> None:
+    if reading.problems:
+        more = f" ({len(reading.problems) - 1} more)" if len(reading.problems) > 1 else ""
+        raise CommandError(f"{what} was tampered with: {reading.problems[0]}{more}", Exit.FAILED)

@@ -1,0 +1,65 @@
+"""`slipway erase`: text that a version was measured on is removed for good; its digests and figures stay."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from clients.cli.commands.orders import EXPIRES, ExpiresOption, expires_at, order, refusal
+from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
+from clients.cli.event_log import last_event
+from clients.cli.output import CommandError, show_json, show_line
+from clients.cli.version_records import parse_version
+from contracts.facts import ErasureOrdered, OrderAccepted
+from shared.messaging.publishing import publish_event
+
+WAIT_S, POLL_S = 30.0, 0.2
+
+
+def erase(
+    what: Annotated[str, typer.Argument(metavar="MODEL@vN", help="The version whose text is erased.")],
+    *,
+    reason: Annotated[str, typer.Option("--reason", help="Reason, kept in the record.")],
+    evaluation: Annotated[
+        bool, typer.Option("--evaluation", help="Erase its evaluation set instead of the held-out text.")
+    ] = False,
+    expires: ExpiresOption = EXPIRES,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Erase the held-out text that a version was measured on, for good; `slipway verify` then says `erased`.
+
+    What else used the same file loses it as well. It takes an administrator's credential.
+    """
+    model, version = parse_version(what)
+    fact = ErasureOrdered(
+        reason=reason,
+        version=version,
+        kind="evaluation" if evaluation else "held-out",
+        expires_at=expires_at(expires),
+    )
+    digests = asyncio.run(_erase(find_stack(state), model, fact))
+    if as_json:
+        show_json({"target": what, "kind": fact.kind, "digests": digests})
+    elif digests:
+        show_line(f"erased the {fact.kind} text of {what}: {', '.join(digests)}")
+    else:
+        show_line(f"{what} has no {fact.kind} text")
+
+
+async def _erase(stack: StackAddress, model: str, fact: ErasureOrdered) -> list[str]:
+    async with connected(stack) as client:
+        js = client.jetstream(timeout=10)
+        published = order(sender_of(stack), model, None, fact)
+        await publish_event(js, published)
+        deadline = asyncio.get_running_loop().time() + WAIT_S
+        while asyncio.get_running_loop().time() < deadline:
+            accepted = await last_event(js, OrderAccepted, model)
+            if accepted is not None and accepted.data.order_id == published.id:
+                digests: list[str] = accepted.data.details.get("digests", [])
+                return digests
+            refused = await refusal(js, published)
+            if refused is not None:
+                raise CommandError(f"the order was refused: {refused.code}: {refused.reason}")
+            await asyncio.sleep(POLL_S)
+    raise CommandError(f"the order {published.id} was published and not answered within {WAIT_S:g} s; see `slipway ps`")

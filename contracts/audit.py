@@ -1,0 +1,77 @@
+"""The audit log: entries that each name the digest of the one before, in segments that the registry signs."""
+
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+from pydantic import Field
+
+from .records import StoredRecord
+from .vocabulary import Contract, Digest, Instant, digest_of
+
+EntryKind = Literal["order", "announcement", "change", "revision", "result", "missing"]
+GENESIS: Final = digest_of(b"slipway audit")
+"""What the first entry names as the one before."""
+PREFIX: Final = "audit/"
+"""Where segments are in the store: `audit/000001.jsonl`."""
+
+
+class AuditItem(Contract):
+    """Something that happened, before it has its place in the log.
+
+    Attributes:
+        at: When the bus stored it.
+        source: The message: `SLIPWAY_ORDERS/12`. One message is one entry.
+        kind: `order` and `announcement`: what people and programs asked for. `change`: what a program states to have
+            changed.
+            `revision`: a record of policies or API keys as it was written, whoever wrote it. `result`: what came of an
+            order or announcement. `missing`: messages that were gone before they were read.
+        action: The event's type, or what was changed.
+        who: The identity whose credential published it, as the bus binds it to the subject; empty if the message does
+            not name one.
+        about: Id of the order or announcement, or what was changed.
+        digest: Digest of the record that was written.
+        code: Why an order was refused.
+    """
+
+    at: Instant
+    source: str
+    kind: EntryKind
+    action: str
+    who: str = ""
+    model: str = ""
+    about: str = ""
+    result: str = ""
+    code: str = ""
+    reason: str = ""
+    digest: Digest | None = None
+    details: dict[str, Any] = {}
+
+
+class AuditEntry(AuditItem):
+    """An item at its place in the log; its digest is that of its canonical JSON."""
+
+    index: Annotated[int, Field(ge=1)]
+    previous: Digest
+
+
+class AuditTail(StoredRecord):
+    """What is not in a segment yet, and how far each source was read: the record `tail` in the bucket `audit`.
+
+    Attributes:
+        segment: Number of the segment that comes next.
+        entries: Its entries so far.
+        sealing: How many of them are being written as this segment; 0 for none.
+        count: Index of the last entry.
+        head: Digest of the last entry.
+        anchor: Digest of the envelope that signs the segment before; None before the first.
+        cursors: The last message that was read, by source.
+    """
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+
+    segment: Annotated[int, Field(ge=1)] = 1
+    entries: tuple[AuditEntry, ...] = ()
+    sealing: Annotated[int, Field(ge=0)] = 0
+    count: Annotated[int, Field(ge=0)] = 0
+    head: Digest = GENESIS
+    anchor: Digest | None = None
+    cursors: dict[str, int] = Field(default_factory=dict)

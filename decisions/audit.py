@@ -1,0 +1,204 @@
+"""Audit entries: made from messages of the bus, chained, and found out when one is altered, removed or moved."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from contracts.audit import AuditEntry, AuditItem, AuditTail
+from contracts.envelope import Event, plain
+from contracts.facts import (
+    AuditRecorded,
+    CheckpointReady,
+    CheckpointRejected,
+    OrderAccepted,
+    OrderRefused,
+    ReleaseOpened,
+    RollbackCompleted,
+    RollbackFailed,
+)
+from contracts.facts.fact import Fact
+from contracts.services import EVENTS, INBOX, ORDERS
+from contracts.vocabulary import Digest, canonical_json, digest_of
+
+RESULTS: tuple[type[Fact], ...] = (
+    OrderAccepted,
+    OrderRefused,
+    RollbackCompleted,
+    RollbackFailed,
+    CheckpointRejected,
+    ReleaseOpened,
+)
+"""Facts that say what came of an order or announcement."""
+RECORDS = ("policies", "api-keys")
+"""Buckets of which every revision is an entry."""
+SEGMENT_ENTRIES = 64
+SEGMENT_S = 600.0
+"""A segment is sealed with so many entries, or when its first one is so many seconds old."""
+_DETAIL_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where messages come from: a stream, and which subjects of it; the cursor's name is unique.
+
+    `whole` says that no number may be missing between two messages.
+    """
+
+    name: str
+    stream: str
+    subject: str
+    whole: bool
+
+
+SOURCES: tuple[Source, ...] = (
+    Source("orders", ORDERS, ">", whole=True),
+    Source("announcements", INBOX, ">", whole=True),
+    *(Source(f"results:{fact.TYPE}", EVENTS, f"{fact.TYPE}.>", whole=False) for fact in RESULTS),
+    *(Source(f"records:{bucket}", f"KV_{bucket}", f"$KV.{bucket}.>", whole=True) for bucket in RECORDS),
+)
+
+
+def sender(subject: str, type_: str) -> str:
+    """Return the identity that a subject names behind type and model; empty if it names none."""
+    tokens = subject.removeprefix(f"{type_}.").split(".")
+    return tokens[1] if subject.startswith(f"{type_}.") and len(tokens) == 2 else ""
+
+
+def item_of(event: Event[Any], subject: str, source: str, at: datetime) -> AuditItem:
+    """Return what an event is in the log."""
+    data = event.data
+    common: dict[str, Any] = {
+        "at": at,
+        "source": source,
+        "action": event.type,
+        "who": sender(subject, event.type),
+        "model": event.subject,
+    }
+    if isinstance(data, AuditRecorded):
+        stated = {"occurred_at": data.occurred_at.isoformat(), **data.details}
+        changed = {"action": data.action, "about": data.about, "digest": data.digest, "details": _short(stated)}
+        return AuditItem(kind="change", **{**common, **changed})
+    if isinstance(data, RESULTS):
+        return AuditItem(kind="result", **common, **_result(event))
+    kind = "announcement" if isinstance(data, CheckpointReady) else "order"
+    body = plain(event)["data"]
+    return AuditItem(kind=kind, about=event.id, reason=body.pop("reason", ""), details=_short(body), **common)
+
+
+def _result(event: Event[Any]) -> dict[str, Any]:
+    data = event.data
+    if isinstance(data, OrderAccepted):
+        return {"about": data.order_id, "result": "accepted", "details": _short(data.details)}
+    if isinstance(data, OrderRefused):
+        return {"about": data.order_id, "result": "refused", "code": data.code, "reason": data.reason}
+    if isinstance(data, RollbackCompleted):
+        return {"about": data.cause_id, "result": "completed", "details": {"mode": data.mode}}
+    if isinstance(data, RollbackFailed):
+        return {"about": data.cause_id, "result": "failed", "code": data.code, "reason": data.reason}
+    if isinstance(data, ReleaseOpened):
+        opened = {"release": data.release_id, "version": data.version}
+        return {"about": data.source_event_id, "result": "opened", "details": opened}
+    return {"about": event.causationid or event.correlationid, "result": "rejected", "code": data.code} | {
+        "reason": data.reason
+    }
+
+
+def unreadable_item(body: bytes, subject: str, source: str, at: datetime) -> AuditItem:
+    """Return what a message is in the log that is no event of a known type: its sender and digest are kept."""
+    type_ = ".".join(subject.split(".")[:4])
+    return AuditItem(
+        at=at,
+        source=source,
+        kind="order",
+        action=type_,
+        who=sender(subject, type_),
+        result="unreadable",
+        digest=digest_of(body),
+    )
+
+
+def revision_item(bucket: str, key: str, value: bytes, operation: str, *, source: str, at: datetime) -> AuditItem:
+    """Return what a revision of a record is in the log; the bus does not say who wrote it."""
+    return AuditItem(
+        at=at,
+        source=source,
+        kind="revision",
+        action=f"{bucket}.{operation.lower() or 'put'}",
+        model=key if bucket == "policies" else "",
+        about=key,
+        digest=digest_of(value) if value else None,
+    )
+
+
+def missing_item(source: Source, first: int, last: int, at: datetime) -> AuditItem:
+    """Return the entry for messages that were removed before they were read."""
+    reason = f"{last - first + 1} messages were removed from {source.stream} before they were read."
+    numbers = f"{source.stream}/{first}-{last}"
+    return AuditItem(at=at, source=numbers, kind="missing", action=source.name, reason=reason)
+
+
+def _short(details: Mapping[str, Any]) -> dict[str, Any]:
+    """Return details that fit into an entry: longer ones as their digest, which the event itself proves."""
+    data = canonical_json(dict(details))
+    return dict(details) if len(data) <= _DETAIL_BYTES else {"digest": digest_of(data), "bytes": len(data)}
+
+
+# -- the chain -------------------------------------------------------------------------------------------------------
+
+
+def digest_of_entry(entry: AuditEntry) -> Digest:
+    """Return the digest that the next entry names."""
+    return digest_of(line_of(entry))
+
+
+def line_of(entry: AuditEntry) -> bytes:
+    """Return an entry as it is stored."""
+    return canonical_json(entry.model_dump(mode="json"))
+
+
+def append(tail: AuditTail, items: Iterable[AuditItem], cursors: Mapping[str, int]) -> AuditTail:
+    """Return the log with items at its end, and with how far their sources were read."""
+    entries, count, head = list(tail.entries), tail.count, tail.head
+    for item in items:
+        count += 1
+        entry = AuditEntry(**item.model_dump(), index=count, previous=head)
+        entries.append(entry)
+        head = digest_of_entry(entry)
+    update = {"entries": tuple(entries), "count": count, "head": head, "cursors": {**tail.cursors, **cursors}}
+    return tail.model_copy(update=update)
+
+
+def is_due(tail: AuditTail, now: datetime) -> bool:
+    """Return whether the entries that are there become a segment now."""
+    if not tail.entries or tail.sealing:
+        return False
+    age_s = (now - tail.entries[0].at).total_seconds()
+    return len(tail.entries) >= SEGMENT_ENTRIES or age_s >= SEGMENT_S
+
+
+def seal(tail: AuditTail, anchor: Digest) -> AuditTail:
+    """Return the log after the entries that were being sealed are in the store, signed by an envelope."""
+    kept = tail.entries[tail.sealing :]
+    return tail.model_copy(update={"entries": kept, "sealing": 0, "segment": tail.segment + 1, "anchor": anchor})
+
+
+def assess_chain(entries: Sequence[AuditEntry], *, index: int, head: Digest) -> str | None:
+    """Return the first thing that is wrong with entries which follow the entry `index` with the digest `head`."""
+    for entry in entries:
+        if entry.index != index + 1:
+            what = "is there twice or moved" if entry.index <= index else "does not follow"
+            return f"Entry {entry.index} {what}: entry {index + 1} is expected here."
+        if entry.previous != head:
+            return (
+                f"Entry {entry.index} follows {entry.previous[:19]}…, entry {index} is {head[:19]}…: one was altered."
+            )
+        index, head = entry.index, digest_of_entry(entry)
+    return None
+
+
+def attribute(entries: Sequence[AuditEntry]) -> dict[int, str]:
+    """Return who states to have written a revision, by its index: the sender of a change with its very digest."""
+    stated = {(entry.about, entry.digest): entry.who for entry in entries if entry.kind == "change" and entry.digest}
+    revisions = (entry for entry in entries if entry.kind == "revision" and entry.digest)
+    return {entry.index: stated[key] for entry in revisions if (key := (entry.about, entry.digest)) in stated}

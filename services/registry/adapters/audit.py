@@ -1,0 +1,63 @@
+"""What the audit log is made of: messages and revisions on the bus, and segments in the store."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from nats.js import JetStreamContext
+from nats.js.api import RawStreamMsg
+from nats.js.errors import NotFoundError
+
+from contracts.audit import AuditItem, AuditTail
+from contracts.facts import FACTS
+from contracts.vocabulary import Digest
+from decisions.audit import Source, item_of, revision_item, unreadable_item
+from shared.errors import Permanent
+from shared.messaging.events import parse_event
+from shared.provenance.audit_log import put_segment
+from shared.provenance.envelopes import Attester
+from shared.storage.blobs import Store
+
+_UNKNOWN = datetime.fromtimestamp(0, UTC)
+
+
+class LoggedMessages:
+    """Messages, read by number, without a consumer (implements `audit.Messages`)."""
+
+    def __init__(self, js: Callable[[], JetStreamContext]) -> None:
+        self._js = js
+
+    async def read(self, source: Source, after: int) -> tuple[AuditItem, int] | None:
+        """Return the first message of a source after a number, and its number; None if there is none."""
+        try:
+            message = await self._js().get_msg(source.stream, after + 1, subject=source.subject, next=True)
+        except NotFoundError:
+            return None
+        number = message.seq or after + 1
+        return _item(message, source, f"{source.stream}/{number}"), number
+
+
+def _item(message: RawStreamMsg, source: Source, where: str) -> AuditItem:
+    subject, body, at = message.subject or "", message.data or b"", message.time or _UNKNOWN
+    if source.stream.startswith("KV_"):
+        bucket = source.stream.removeprefix("KV_")
+        operation = (message.headers or {}).get("KV-Operation", "put")
+        return revision_item(bucket, subject.removeprefix(f"$KV.{bucket}."), body, operation, source=where, at=at)
+    fact = FACTS.get(".".join(subject.split(".")[:4]))
+    if fact is None:
+        return unreadable_item(body, subject, where, at)
+    try:
+        return item_of(parse_event(fact, subject, body), subject, where, at)
+    except Permanent:
+        return unreadable_item(body, subject, where, at)
+
+
+class StoredSegments:
+    """Segments in the object store (implements `audit.Segments`)."""
+
+    def __init__(self, store: Store, attester: Attester) -> None:
+        self._store, self._attester = store, attester
+
+    async def put(self, tail: AuditTail) -> Digest:
+        """Write what a log seals, signed, create-only; return the digest of the envelope that signs it."""
+        return await asyncio.to_thread(put_segment, self._store, self._attester, tail)

@@ -1,0 +1,117 @@
+"""Writes the audit log: reads what happened from the bus, appends it, and seals segments of it into the store."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from contracts.audit import AuditItem, AuditTail
+from contracts.vocabulary import Digest
+from decisions.audit import SOURCES, Source, append, is_due, missing_item, seal
+from shared.runtime.clock import Clock
+from shared.runtime.failpoints import failpoint
+from shared.storage.kv import Conflict, Entry
+
+KEY = "tail"
+BATCH = 16
+"""Messages of one source that one pass reads at most."""
+
+
+class Messages(Protocol):
+    """The streams and buckets of the bus."""
+
+    async def read(self, source: Source, after: int) -> tuple[AuditItem, int] | None:
+        """Return the first message of a source after a number, and its number; None if there is none."""
+
+
+class Tail(Protocol):
+    """The record of what is not in a segment yet."""
+
+    async def get(self, key: str) -> Entry[AuditTail] | None:
+        """Return it; None if there is none."""
+
+    async def create(self, key: str, value: AuditTail) -> int:
+        """Write it for the first time; raise `kv.Conflict` if it is there."""
+
+    async def update(self, key: str, value: AuditTail, revision: int) -> int:
+        """Write it if it is still at a revision; raise `kv.Conflict` else."""
+
+
+class Segments(Protocol):
+    """The segments in the object store."""
+
+    async def put(self, tail: AuditTail) -> Digest:
+        """Write what a log seals, signed, create-only; return the digest of the envelope that signs it.
+
+        Raises:
+            Permanent: `digest_mismatch` if another segment is there.
+        """
+
+
+@dataclass(frozen=True)
+class AuditWriter:
+    """One log with one record: several registries write it in turns, and none writes a message twice.
+
+    Entries and cursors are written together, by compare-and-set. A segment is marked before it is written, and removed
+    from the record afterwards: killed in between, the same entries are written under the same number again.
+    """
+
+    messages: Messages
+    tail: Tail
+    segments: Segments
+    clock: Clock
+
+    async def keys(self) -> list[str]:
+        """Return the one record."""
+        return [KEY]
+
+    async def sweep(self, _key: str) -> None:
+        """Append what is new; seal a segment that is due. Another process that was first is no error."""
+        try:
+            while await self._step():
+                pass
+        except Conflict:
+            structlog.get_logger().info("another registry writes the audit log")
+
+    async def _step(self) -> bool:
+        """Do one thing; return whether there may be another one."""
+        entry = await self.tail.get(KEY)
+        tail = entry.value if entry is not None else AuditTail()
+        if tail.sealing:
+            anchor = await self.segments.put(tail)
+            failpoint("registry.audit_after_segment")
+            await self._write(seal(tail, anchor), entry)
+            return True
+        if is_due(tail, self.clock.now()):
+            await self._write(tail.model_copy(update={"sealing": len(tail.entries)}), entry)
+            failpoint("registry.audit_after_mark")
+            return True
+        after = tail
+        for source in SOURCES:
+            after = await self._read(source, after)
+        if after is tail:
+            return False
+        await self._write(after, entry)
+        failpoint("registry.audit_after_append")
+        return True
+
+    async def _read(self, source: Source, tail: AuditTail) -> AuditTail:
+        """Return the log with the next messages of a source; those that were removed are an entry, too."""
+        cursor = tail.cursors.get(source.name, 0)
+        items: list[AuditItem] = []
+        for _ in range(BATCH):
+            found = await self.messages.read(source, cursor)
+            if found is None:
+                break
+            item, number = found
+            if source.whole and number > cursor + 1:
+                items.append(missing_item(source, cursor + 1, number - 1, item.at))
+            items.append(item)
+            cursor = number
+        return append(tail, items, {source.name: cursor}) if items else tail
+
+    async def _write(self, tail: AuditTail, before: Entry[AuditTail] | None) -> None:
+        if before is None:
+            await self.tail.create(KEY, tail)
+        else:
+            await self.tail.update(KEY, tail, before.revision)

@@ -1,0 +1,58 @@
+"""Attests rehearsals in the object store, and verifies what production can be rolled back to."""
+
+import asyncio
+
+from contracts.manifests import RehearsalRecord
+from contracts.routes import ServedTarget
+from contracts.vocabulary import Deployable, Digest, digest_of
+from decisions.provenance import Problem
+from shared.errors import Permanent
+from shared.provenance.attestations import Chain
+from shared.provenance.envelopes import Attester, Subjects, Trust
+from shared.provenance.target_check import check_target
+from shared.storage.blobs import Store, manifest_bytes
+
+
+class StoredProofs:
+    """Attestations in the store (implements `ports.Proofs`)."""
+
+    def __init__(self, store: Store, attester: Attester, trust: Trust) -> None:
+        self._store, self._attester, self._trust = store, attester, trust
+
+    async def attest_rehearsal(self, record: RehearsalRecord) -> None:
+        """Append the outcome of a rehearsal to the version's attestations, once."""
+        await asyncio.to_thread(self._attest, record)
+
+    def _attest(self, record: RehearsalRecord) -> None:
+        target, release = record.target, record.completed.release_id
+        name = f"{release}-{digest_of(manifest_bytes(record)).removeprefix('sha256:')[:12]}"
+        key = f"versions/{target.model}/{target.version}/rehearsals/{name}.json"
+        ref, created = self._store.put_manifest(key, record)
+        if not created and RehearsalRecord.model_validate_json(self._store.get(ref)) != record:
+            raise Permanent("digest_mismatch", f"{ref.uri} is another rehearsal, and no other is attested.")
+        triggers = ", ".join(certificate.trigger for certificate in record.completed.certificates)
+        details = {"target": str(target), "verdict": record.completed.verdict, "triggers": triggers}
+        chain = Chain(self._store, target.model, target.version)
+        chain.append(self._attester, "rehearse", Subjects(named={ref.uri: ref.digest}), details)
+
+    async def trust_digest(self) -> Digest:
+        """Return a digest that changes when the list of keys does."""
+        return await asyncio.to_thread(self._trust_digest)
+
+    def _trust_digest(self) -> Digest:
+        try:
+            return digest_of(self._trust.path.read_bytes())
+        except OSError:
+            return digest_of(b"")
+
+    async def assess(self, served: ServedTarget) -> Problem | None:
+        """Return why a target is not proven; None if it is."""
+        deployable = Deployable(**{name: getattr(served, name) for name in Deployable.model_fields})
+        return await asyncio.to_thread(self._assess, deployable)
+
+    def _assess(self, deployable: Deployable) -> Problem | None:
+        try:
+            keys = self._trust.keys()
+        except Permanent as error:
+            return Problem("key_not_trusted", error.reason)
+        return check_target(self._store, keys, deployable)

@@ -1,0 +1,96 @@
+"""The verdict on the target that production can be rolled back to, and the alert about it. Pure."""
+
+from datetime import datetime
+from typing import Any
+
+from contracts.facts import AlertRaised, AlertResolved
+from contracts.records import outbox_entry
+from contracts.routes import Route, ServedTarget
+from contracts.vocabulary import Digest, digest_of
+from decisions.provenance import Problem
+from services.rollback_controller.domain.record import RollbackState, StandbyVerdict
+
+
+def subject_digest(served: ServedTarget) -> Digest:
+    """Return the digest of what a verdict is about: the manifest, and the settings that it is served with."""
+    settings = "" if served.serving is None else served.serving.model_dump_json()
+    return digest_of(f"{served.manifest.digest} {settings}".encode())
+
+
+def is_due(state: RollbackState, route: Route | None, trust: Digest) -> ServedTarget | None:
+    """Return the target behind the active one if there is no verdict on it by the keys that are listed now."""
+    previous = route.previous if route is not None else None
+    if previous is None:
+        return None
+    kept = state.standby
+    if kept is not None and (kept.target, kept.subject, kept.trust) == (
+        previous.target,
+        subject_digest(previous),
+        trust,
+    ):
+        return None
+    return previous
+
+
+def record_verdict(
+    state: RollbackState, served: ServedTarget, problem: Problem | None, trust: Digest, now: datetime
+) -> RollbackState:
+    """Return the record with a verdict, and with the alert that it raises, or that ends by it."""
+    before = state.standby
+    is_open = before is not None and before.raised_at is not None
+    about_same = before is not None and before.target == served.target
+    after = StandbyVerdict(
+        target=served.target,
+        subject=subject_digest(served),
+        trust=trust,
+        checked_at=now,
+        code=problem.code if problem is not None else None,
+        reason=problem.reason if problem is not None else "",
+        raised_at=before.raised_at if before is not None and is_open and about_same and problem is not None else None,
+    )
+    if before is not None and is_open and after.raised_at is None:
+        why = "proven" if about_same else "no longer the target to roll back to"
+        state = _publish(state, AlertResolved(**_about(before), message=f"{before.target} is {why}."), "resolved", now)
+    if problem is not None and after.raised_at is None:
+        after = after.model_copy(update={"raised_at": now})
+        message = (
+            f"{served.target}, the target to roll back to, is not proven: {problem.reason} Rollback stays armed: the "
+            "target was proven before it was loaded, and is not unloaded."
+        )
+        state = _publish(state, AlertRaised(**_about(after), message=message), "raised", now)
+    return state.model_copy(update={"standby": after})
+
+
+def clear(state: RollbackState, now: datetime) -> RollbackState:
+    """Return the record without a verdict, where nothing is behind the active target any more."""
+    before = state.standby
+    if before is None:
+        return state
+    if before.raised_at is not None:
+        message = f"{before.target} is no longer the target to roll back to."
+        state = _publish(state, AlertResolved(**_about(before), message=message), "resolved", now)
+    return state.model_copy(update={"standby": None})
+
+
+def _about(verdict: StandbyVerdict) -> dict[str, Any]:
+    return {
+        "alert_id": f"provenance-standby-{verdict.target}",
+        "kind": "provenance",
+        "severity": "warning",
+        "target": verdict.target,
+        "runbook": "docs/runbooks/provenance.md",
+        "raised_at": verdict.raised_at,
+    }
+
+
+def _publish(state: RollbackState, fact: AlertRaised | AlertResolved, change: str, now: datetime) -> RollbackState:
+    entry = outbox_entry(
+        fact,
+        model=state.model,
+        environment=state.environment,
+        cause_id=None,
+        id=f"{fact.alert_id}-{fact.raised_at.isoformat() if fact.raised_at else ''}-{change}",
+        correlation_id=fact.alert_id,
+        decided_at=now,
+    )
+    return state.model_copy(update={"outbox": (*state.outbox, entry)})

@@ -1,0 +1,201 @@
+"""Segments of the audit log: written once and signed, read back, and verified with what is not in a segment yet."""
+
+import contextlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from pydantic import ValidationError
+
+from contracts.audit import GENESIS, PREFIX, AuditEntry, AuditTail
+from contracts.provenance import AttesterKey
+from contracts.vocabulary import Digest, canonical_json, digest_of
+from decisions.audit import assess_chain, digest_of_entry, line_of
+from decisions.provenance import Problem, assess_link
+from shared.errors import Permanent
+from shared.provenance.envelopes import Attester, Subjects, open_envelope
+from shared.storage.blobs import AlreadyExists, Store
+
+
+def segment_key(number: int) -> str:
+    """Return where a segment is, from 1."""
+    return f"{PREFIX}{number:06d}.jsonl"
+
+
+def put_segment(store: Store, attester: Attester, tail: AuditTail) -> Digest:
+    """Write the entries that a log is sealing as its next segment; return the digest of the envelope that signs it.
+
+    A segment that is there with the same entries stays: another process has written it.
+
+    Raises:
+        Permanent: `digest_mismatch` if other entries are there.
+    """
+    entries, key = tail.entries[: tail.sealing], segment_key(tail.segment)
+    body = _body(entries)
+    about = Subjects(named={key: digest_of(body)}, previous=tail.anchor, number=tail.segment)
+    details = {"first": entries[0].index, "last": entries[-1].index, "head": digest_of_entry(entries[-1])}
+    envelope = attester.sign("audit", about, details)
+    try:
+        store.create(key, body + canonical_json({"anchor": json.loads(envelope)}) + b"\n")
+    except AlreadyExists:
+        there, _, anchor = (store.find(key) or b"").rstrip(b"\n").rpartition(b"\n")
+        if there + b"\n" != body:
+            reason = f"{key} has other entries than the log; nothing is appended. See docs/operations.md."
+            raise Permanent("digest_mismatch", reason) from None
+        return digest_of(canonical_json(json.loads(anchor)["anchor"]))
+    return digest_of(envelope)
+
+
+def _body(entries: Iterable[AuditEntry]) -> bytes:
+    return b"".join(line_of(entry) + b"\n" for entry in entries)
+
+
+@dataclass
+class AuditReading:
+    """The log as it was read, from its beginning: its entries, and everything that is wrong with it.
+
+    Attributes:
+        keys: The listed keys of attesters.
+        entries: What could be read, in the order of the log.
+        problems: What is wrong, the first first; empty if the log is whole.
+        head: Digest of the last entry.
+        anchor: Digest of the last segment's envelope.
+        segments: How many segments were read.
+    """
+
+    keys: Sequence[AttesterKey]
+    entries: list[AuditEntry] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    head: Digest = GENESIS
+    anchor: Digest | None = None
+    segments: int = 0
+
+    def segment(self, data: bytes) -> None:
+        """Read the next segment: its entries, and its anchor in the last line."""
+        number, key = self.segments + 1, segment_key(self.segments + 1)
+        self.segments = number
+        *lines, anchor = data.rstrip(b"\n").split(b"\n")
+        self._lines(lines, key)
+        try:
+            envelope = canonical_json(json.loads(anchor)["anchor"])
+        except (ValueError, KeyError, TypeError):
+            self.problems.append(f"{key}: its last line is no anchor: the segment was cut off.")
+            self.anchor = None
+            return
+        opened = open_envelope(envelope, self.keys)
+        if isinstance(opened, Problem):
+            self.problems.append(f"{key}: {opened.reason}")
+        else:
+            wrong = assess_link(opened.claim, number=number, previous=self.anchor)
+            if wrong is not None:
+                self.problems.append(f"{key}: {wrong.reason}")
+            elif opened.claim.step != "audit" or digest_of(b"".join(line + b"\n" for line in lines)) not in (
+                opened.statement.digests
+            ):
+                self.problems.append(f"{key}: its entries are not those that were signed.")
+        self.anchor = digest_of(envelope)
+
+    def tail(self, tail: AuditTail) -> None:
+        """Read what is not in a segment yet, and compare with where the log says that it ends."""
+        entries = tail.entries
+        if tail.sealing and self.segments == tail.segment:  # written, and not removed from the record yet
+            entries = entries[tail.sealing :]
+        elif self.segments != tail.segment - 1:
+            there = f"{self.segments} segments are there, the log has written {tail.segment - 1}"
+            self.problems.append(f"{there}: segments were removed or added.")
+        elif self.anchor != tail.anchor:
+            self.problems.append(f"{segment_key(self.segments)} is not signed by the envelope that the log names.")
+        self._chain(entries, "the newest entries")
+        if not self.problems and (self._index(), self.head) != (tail.count, tail.head):
+            self.problems.append(f"The log ends with entry {tail.count}, entry {self._index()} is the last one there.")
+
+    def line(self, line: bytes) -> None:
+        """Read an entry that is in no segment, of an exported log."""
+        self._lines([line], "the newest entries")
+
+    def _lines(self, lines: Sequence[bytes], where: str) -> None:
+        entries: list[AuditEntry] = []
+        for line in lines:
+            try:
+                entry = AuditEntry.model_validate_json(line)
+            except ValidationError:
+                self.problems.append(f"{where}: a line after entry {self._index() + len(entries)} is no entry.")
+                break
+            if line_of(entry) != line:
+                self.problems.append(f"{where}: entry {entry.index} is not written as the log writes it.")
+            entries.append(entry)
+        self._chain(entries, where)
+
+    def _chain(self, entries: Sequence[AuditEntry], where: str) -> None:
+        wrong = assess_chain(entries, index=self._index(), head=self.head)
+        if wrong is not None:
+            self.problems.append(f"{where}: {wrong}")
+        self.entries += entries
+        if entries:
+            self.head = digest_of_entry(entries[-1])
+
+    def _index(self) -> int:
+        return self.entries[-1].index if self.entries else 0
+
+
+def read_log(store: Store, tail: AuditTail, keys: Sequence[AttesterKey]) -> AuditReading:
+    """Return the whole log: the segments in the store, then what is not in one yet.
+
+    Raises:
+        Transient: `store_unavailable`.
+    """
+    reading = AuditReading(keys)
+    numbers = sorted(int(name) for key in store.keys(PREFIX) if (name := _name(key)).isdigit())
+    for position, number in enumerate(numbers, 1):
+        if number != position:
+            reading.problems.append(f"{segment_key(position)} is missing.")
+            break
+        reading.segment(store.find(segment_key(number)) or b"")
+    reading.tail(tail)
+    return reading
+
+
+def export_log(store: Store, tail: AuditTail, segments: int) -> bytes:
+    """Return the log as JSON lines: the segments as they are, the newest entries, and a line with the end."""
+    parts = [store.find(segment_key(number)) or b"" for number in range(1, segments + 1)]
+    entries = tail.entries[tail.sealing :] if tail.sealing and segments == tail.segment else tail.entries
+    end = {"end": {"count": tail.count, "head": tail.head, "segments": segments}}
+    return b"".join(parts) + _body(entries) + canonical_json(end) + b"\n"
+
+
+def read_export(data: bytes, keys: Sequence[AttesterKey]) -> AuditReading:
+    """Return an exported log, verified without bus and store.
+
+    Entries after the last anchor are chained and not signed: who changes the file can cut them off, with a new end.
+    Keep its last digest elsewhere to find that out.
+    """
+    reading = AuditReading(keys)
+    lines: list[bytes] = []
+    end: dict[str, object] | None = None
+    for line in data.rstrip(b"\n").split(b"\n"):
+        if line.startswith(b'{"anchor"'):
+            reading.segment(b"\n".join([*lines, line]))
+            lines = []
+        elif line.startswith(b'{"end"'):
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                end = json.loads(line)["end"]
+        else:
+            lines.append(line)
+    for line in lines:
+        reading.line(line)
+    last = {
+        "count": reading.entries[-1].index if reading.entries else 0,
+        "head": reading.head,
+        "segments": reading.segments,
+    }
+    if end is None:
+        reading.problems.append("The file has no end: lines were cut off.")
+    elif end != last and not reading.problems:
+        described = f"entry {last['count']} and {reading.segments} signed segments"
+        named = f"entry {end.get('count')} and {end.get('segments')}"
+        reading.problems.append(f"The file ends with {described}, its last line names {named}.")
+    return reading
+
+
+def _name(key: str) -> str:
+    return key.removeprefix(PREFIX).removesuffix(".jsonl")

@@ -1,0 +1,287 @@
+"""The audit log on a real bus and a real store: written once, whole after every kill, and what was changed is found."""
+
+import asyncio
+import contextlib
+import io
+import json
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+
+from clients.cli.audit_facts import state_change
+from clients.cli.main import main
+from contracts import facts as cf
+from contracts.audit import AuditTail
+from contracts.policy import ReleasePolicy
+from contracts.services import FROM_OUTSIDE
+from decisions import audit as domain
+from services.registry.adapters.audit import LoggedMessages, StoredSegments
+from services.registry.audit import AuditWriter
+from shared.errors import Permanent
+from shared.messaging.bus import publish_event
+from shared.provenance.audit_log import export_log, read_export, read_log, segment_key
+from shared.runtime.clock import SystemClock
+from shared.storage.blobs import Store
+from shared.storage.kv import Bucket
+from testbed import factories as f
+from testbed.attesters import attester, attester_keys, trust
+from testbed.services import environment
+
+
+class Killed(Exception):  # noqa: N818 - it stands for the end of a process
+    """The process ended here."""
+
+
+class Log:
+    """A bus, a store, and the writers of the log."""
+
+    def __init__(self, js, store, keys) -> None:
+        self.js, self.store, self.keys = js, store, keys
+        self.bucket = Bucket(js, "audit", AuditTail)
+
+    def writer(self):
+        segments = StoredSegments(self.store, attester(self.keys, "registry"))
+        return AuditWriter(LoggedMessages(lambda: self.js), self.bucket, segments, SystemClock())
+
+    async def write(self):
+        await self.writer().sweep("tail")
+        return await self.read()
+
+    async def tail(self):
+        return (await self.bucket.get("tail")).value
+
+    async def read(self):
+        return read_log(self.store, await self.tail(), trust(self.keys).keys())
+
+    async def publish(self, fact, **changes):
+        event = f.event(fact, **changes)
+        await publish_event(self.js, event)
+        return event
+
+
+@pytest.fixture
+async def log(js, settings, tmp_path):
+    store = Store(settings)
+    for key in store.keys("audit/"):
+        store._client.remove_object(bucket_name=store.bucket, object_name=key)
+    return Log(js, store, tmp_path)
+
+
+async def orders(log, count, prefix="o"):
+    return [
+        await log.publish(cf.QuarantineLifted, id=f"{prefix}-{number}", time=SystemClock().now())
+        for number in range(count)
+    ]
+
+
+async def test_every_kind_of_order_announcement_change_and_result_is_there(log):
+    outside = [fact for fact in cf.FACTS.values() if fact in FROM_OUTSIDE]
+    for number, fact in enumerate(outside):
+        await log.publish(fact, id=f"out-{number}")
+    for number, fact in enumerate(domain.RESULTS):
+        await log.publish(fact, id=f"res-{number}")
+    policies = Bucket(log.js, "policies", ReleasePolicy)
+    await state_change(log.js, "ana", "policy.set", f.MODEL, record=f.policy(), model=f.MODEL)
+    revision = await policies.create(f.MODEL, f.policy())
+    await policies.update(f.MODEL, f.policy(rehearsal="not_required"), revision)  # past the command
+    reading = await log.write()
+    assert reading.problems == []
+    actions = [entry.action for entry in reading.entries if entry.kind in ("order", "announcement")]
+    assert set(actions) == {fact.TYPE for fact in outside if fact is not cf.AuditRecorded}
+    assert {entry.action for entry in reading.entries if entry.kind == "result"} == {
+        fact.TYPE for fact in domain.RESULTS
+    }
+    written, bypassed = [entry for entry in reading.entries if entry.kind == "revision"]
+    assert (written.about, written.action) == (f.MODEL, "policies.put")
+    stated = domain.attribute(reading.entries)
+    assert stated[written.index] == "ana"
+    assert bypassed.index not in stated, "nobody stated it, and it is there all the same"
+    again = await log.write()
+    assert len(again.entries) == len(reading.entries), "a message is one entry"
+
+
+async def test_what_is_no_event_is_an_entry_and_holds_nothing_up(log):
+    await log.js.publish("slipway.rollback.ordered.v1.support-bot.ben", b"\xff{")
+    (order,) = await orders(log, 1)
+    reading = await log.write()
+    assert [(entry.about, entry.result, entry.who) for entry in reading.entries] == [
+        ("", "unreadable", "ben"),
+        (order.id, "", order.sender),
+    ]
+    assert order.sender
+
+
+async def test_messages_that_were_removed_before_they_were_read_are_named(log):
+    await orders(log, 4)
+    await log.js.delete_msg("SLIPWAY_ORDERS", 2)
+    await log.js.delete_msg("SLIPWAY_ORDERS", 3)
+    reading = await log.write()
+    assert [(entry.kind, entry.source) for entry in reading.entries] == [
+        ("order", "SLIPWAY_ORDERS/1"),
+        ("missing", "SLIPWAY_ORDERS/2-3"),
+        ("order", "SLIPWAY_ORDERS/4"),
+    ]
+
+
+@pytest.mark.parametrize("point", ["append", "mark", "segment"])
+async def test_a_writer_that_is_killed_leaves_no_gap_and_no_double(log, monkeypatch, point):
+    monkeypatch.setattr(domain, "SEGMENT_ENTRIES", 3)
+    published = await orders(log, 8)
+    kills = 0
+
+    def kill(name, *_):
+        nonlocal kills
+        if name == f"registry.audit_after_{point}":
+            kills += 1
+            raise Killed
+
+    monkeypatch.setattr("services.registry.audit.failpoint", kill)
+    for _ in range(6):  # each process dies at its first step of this kind; the next one continues
+        with contextlib.suppress(Killed):
+            await log.writer().sweep("tail")
+    monkeypatch.setattr("services.registry.audit.failpoint", lambda *_: None)
+    reading = await log.write()
+    assert kills >= 1
+    assert reading.problems == []
+    assert [entry.about for entry in reading.entries] == [event.id for event in published]
+    assert reading.segments >= 1
+
+
+async def test_two_registries_write_each_message_once(log):
+    await orders(log, 40)
+    await asyncio.gather(*(log.writer().sweep("tail") for _ in range(4)))
+    reading = await log.write()
+    assert reading.problems == []
+    assert sorted(entry.about for entry in reading.entries) == sorted(f"o-{number}" for number in range(40))
+
+
+@pytest.fixture
+async def whole(log, monkeypatch):
+    monkeypatch.setattr(domain, "SEGMENT_ENTRIES", 3)
+    for batch in range(3):
+        await orders(log, 3, prefix=f"b{batch}")
+        await log.write()
+    await orders(log, 2, prefix="last")
+    reading = await log.write()
+    assert reading.problems == []
+    assert (reading.segments, len(reading.entries)) == (3, 11)
+    return log
+
+
+def overwrite(store, key, data):
+    store._client.write(store.bucket, key, memoryview(data))
+
+
+def swap_lines(data):
+    lines = data.split(b"\n")
+    lines[0], lines[1] = lines[1], lines[0]
+    return b"\n".join(lines)
+
+
+TAMPERING = {
+    "an altered entry": (lambda data: data.replace(b"b1-1", b"b1-9", 1), "audit/000002.jsonl"),
+    "a removed entry": (lambda data: data.split(b"\n", 1)[1], "audit/000002.jsonl: Entry 5"),
+    "moved entries": (swap_lines, "audit/000002.jsonl: Entry 5"),
+    "a segment that was cut off": (lambda data: b"\n".join(data.split(b"\n")[:2]), "is no anchor"),
+    "another anchor": (lambda data: data.replace(b'"sig":"M', b'"sig":"N', 1), "audit/000002.jsonl"),
+}
+
+
+@pytest.mark.parametrize("how", TAMPERING)
+async def test_what_was_done_to_a_segment_is_found_and_named(whole, how):
+    change, named = TAMPERING[how]
+    key = segment_key(2)
+    data = whole.store.find(key)
+    assert change(data) != data
+    overwrite(whole.store, key, change(data))
+    assert named in (await whole.read()).problems[0]
+    overwrite(whole.store, key, data)
+    assert (await whole.read()).problems == []
+
+
+@pytest.mark.parametrize(("number", "named"), [(1, "audit/000001.jsonl is missing"), (3, "segments are there")])
+async def test_a_segment_that_was_removed_is_found(whole, number, named):
+    whole.store._client.remove_object(bucket_name=whole.store.bucket, object_name=segment_key(number))
+    assert named in (await whole.read()).problems[0]
+
+
+async def test_a_record_that_was_changed_is_found(whole):
+    entry = await whole.bucket.get("tail")
+    cut = entry.value.model_copy(update={"entries": entry.value.entries[:1]})
+    assert "The log ends with entry 11" in read_log(whole.store, cut, trust(whole.keys).keys()).problems[0]
+    altered = entry.value.entries[0].model_copy(update={"who": "another"})
+    cut = entry.value.model_copy(update={"entries": (altered, *entry.value.entries[1:])})
+    assert "Entry 11 follows" in read_log(whole.store, cut, trust(whole.keys).keys()).problems[0]
+
+
+async def test_a_log_that_a_stranger_wrote_anew_is_found(whole, tmp_path):
+    """With the store and the bus, and without the registry's key."""
+    tail = await whole.tail()
+    reading = read_log(whole.store, tail, trust(tmp_path / "of a stranger").keys())
+    assert "not listed" in reading.problems[0]
+
+
+async def test_another_segment_at_the_next_place_stops_the_log_instead_of_being_taken(whole, monkeypatch):
+    overwrite(whole.store, segment_key(4), b'{"forged":1}\n{"anchor":{}}\n')
+    await orders(whole, 1, prefix="next")
+    with pytest.raises(Permanent, match="other entries"):
+        await whole.write()
+    whole.store._client.remove_object(bucket_name=whole.store.bucket, object_name=segment_key(4))
+    assert (await whole.write()).problems == []
+
+
+async def test_an_export_is_verified_alone_and_what_was_changed_in_it_is_found(whole):
+    tail, keys = await whole.tail(), trust(whole.keys).keys()
+    data = export_log(whole.store, tail, 3)
+    assert read_export(data, keys).problems == []
+    assert len(read_export(data, keys).entries) == 11
+    lines = data.rstrip(b"\n").split(b"\n")
+    for number in range(len(lines) - 1):
+        assert read_export(b"\n".join(lines[:number] + lines[number + 1 :]), keys).problems != [], number
+    for number in range(1, len(lines)):
+        assert read_export(b"\n".join(lines[:number]), keys).problems != [], number
+    for at in range(0, len(data) - 1, 97):
+        flipped = bytearray(data)
+        flipped[at] ^= 1
+        assert read_export(bytes(flipped), keys).problems != [], at
+
+
+def slipway(log, settings, *arguments):
+    """Run the command in this process: (status, what it printed, what it complained of)."""
+    out, err = io.StringIO(), io.StringIO()
+    variables = {
+        **environment(settings),
+        "SLIPWAY_ATTESTERS": str(attester_keys(log.keys).listing),
+    }
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        patch.setattr("sys.argv", ["slipway", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return ended.value.code, out.getvalue(), err.getvalue()
+
+
+async def test_the_command_shows_filters_exports_and_names_what_is_wrong(whole, settings, tmp_path):
+    def run(*arguments):
+        return asyncio.to_thread(slipway, whole, settings, *arguments)
+
+    status, out, err = await run("audit")
+    assert (status, err) == (0, "")
+    assert len(out.splitlines()) in (11, 12)
+    status, out, _ = await run("audit", "--model", "another", "--json")
+    assert (status, json.loads(out)) == (0, [])
+    file = tmp_path / "log.jsonl"
+    status, out, _ = await run("audit", "--export", str(file))
+    assert (status, "wrote 11 entries" in out) == (0, True)
+    status, out, _ = await run("audit", "verify", str(file))
+    assert (status, "11 entries in a whole chain, 3 signed segments" in out) == (0, True)
+    Path(file).write_bytes(file.read_bytes().replace(b"b1-1", b"b1-9", 1))
+    status, out, err = await run("audit", "verify", str(file))
+    assert status == 1
+    assert "was tampered with" in err
+    overwrite(whole.store, segment_key(1), whole.store.find(segment_key(1)).replace(b"b0-1", b"b0-9", 1))
+    status, _, err = await run("audit", "--since", "1h")
+    assert status == 1
+    assert "audit/000001.jsonl" in err
