@@ -14,7 +14,9 @@ SECRET_BYTES: Final = 32
 ID_BYTES: Final = 6
 _KEY: Final = re.compile(rf"{PREFIX}-(?P<id>[0-9a-f]{{12}})-(?P<secret>[0-9a-f]{{64}})")
 
-KeyProblem = Literal["no_key", "invalid_key", "key_revoked", "key_expired", "environment_not_allowed"]
+KeyProblem = Literal[
+    "no_key", "invalid_key", "key_revoked", "key_expired", "environment_not_allowed", "invalid_token", "no_grant"
+]
 
 
 @dataclass(frozen=True)

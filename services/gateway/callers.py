@@ -14,22 +14,26 @@ from services.gateway.budgets import Budgets
 from services.gateway.domain import errors
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.key_table import KeyTable
+from services.gateway.ports import Tokens
 from services.gateway.shares import Shares
 from shared.runtime.clock import Clock
 
 BEARER = "bearer "
+TOKEN_DOTS = 2
+"""In a token of an identity provider (a JWT), and in no key."""
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: the key that was presented."""
+    """Who asks: the key that was presented, or what a token of the identity provider may do, as a key.
+
+    Attributes:
+        key: its record.
+        account: under which name its usage is counted.
+    """
 
     key: ApiKey
-
-    @property
-    def account(self) -> str:
-        """Return under which name its usage is counted."""
-        return self.key.key_id
+    account: str
 
     def opens(self, model: str) -> bool:
         """Return whether the key opens a model."""
@@ -56,13 +60,17 @@ class Callers:
         clock: expiry by its time, allowances by its monotonic seconds.
         shares: the share of each limit that this process admits.
         budgets: what was used this month.
+        tokens: verifies tokens of the identity provider; None without one.
     """
 
-    def __init__(self, keys: KeyTable, clock: Clock, shares: Shares, budgets: Budgets) -> None:
+    def __init__(
+        self, keys: KeyTable, clock: Clock, shares: Shares, budgets: Budgets, tokens: Tokens | None = None
+    ) -> None:
         self._keys = keys
         self._clock = clock
         self._shares = shares
         self._budgets = budgets
+        self._tokens = tokens
         self._usage: dict[str, Usage] = {}
 
     def authenticate(self, authorization: Sequence[str], environment: Environment) -> Caller:
@@ -72,12 +80,33 @@ class Callers:
             RequestRejected: 401 without a key that counts, 403 if it does not count in this environment.
         """
         value = authorization[0] if len(authorization) == 1 else ""
-        presented = parse_key(value[len(BEARER) :].strip()) if value[: len(BEARER)].lower() == BEARER else None
+        text = value[len(BEARER) :].strip() if value[: len(BEARER)].lower() == BEARER else ""
+        if self._tokens is not None and text.count(".") == TOKEN_DOTS:
+            return self._authenticate_token(self._tokens, text, environment)
+        presented = parse_key(text)
         record = self._keys.get(presented.key_id) if presented else None
         problem = assess_key(presented, record, environment, self._clock.now())
         if record is None or problem is not None:
             raise RequestRejected(errors.key_refused(problem or "invalid_key", environment))
-        return Caller(record)
+        return Caller(record, record.key_id)
+
+    @staticmethod
+    def _authenticate_token(tokens: Tokens, text: str, environment: Environment) -> Caller:
+        """Return the bearer of a token of the identity provider.
+
+        Raises:
+            RequestRejected: 401 for one that is not valid, 403 for one that may do nothing here.
+        """
+        try:
+            verified = tokens.verify(text)
+        except PermissionError:
+            raise RequestRejected(errors.key_refused("no_grant", environment)) from None
+        if verified is None:
+            raise RequestRejected(errors.key_refused("invalid_token", environment))
+        record, account = verified
+        if environment not in record.environments:
+            raise RequestRejected(errors.key_refused("environment_not_allowed", environment))
+        return Caller(record, account)
 
     @contextlib.contextmanager
     def admit(self, caller: Caller) -> Iterator["Spending"]:

@@ -25,6 +25,7 @@ from services.gateway.adapters.feature_worker import FeatureWorker
 from services.gateway.adapters.http_protocol import BACKLOG, fit_connections, limited_protocol
 from services.gateway.adapters.installed_keys import InstalledKeys
 from services.gateway.adapters.record_file import RecordFile
+from services.gateway.adapters.tokens import IdentityProvider, Tokens
 from services.gateway.adapters.transport import Certificate
 from services.gateway.adapters.triton import TritonEngine
 from services.gateway.app import SERVICE, Applications, build
@@ -60,6 +61,7 @@ class Parts:
     tables: Mapping[Environment, RouteTable]
     keys: KeyTable
     installed: InstalledKeys
+    tokens: Tokens | None
     shares: Shares
     budgets: Budgets
     drills: DrillTable
@@ -155,6 +157,7 @@ def compose(connection: Connection, settings: GatewaySettings, started_s: float 
         tables={"production": table, "staging": staging},
         keys=keys,
         installed=installed,
+        tokens=_tokens(settings),
         shares=Shares(clock, process, settings.workers),
         budgets=Budgets(clock, process),
         drills=DrillTable(clock),
@@ -168,12 +171,19 @@ def compose(connection: Connection, settings: GatewaySettings, started_s: float 
     )
 
 
+def _tokens(settings: GatewaySettings) -> Tokens | None:
+    """Return what verifies tokens of the identity provider that the settings name; None without one."""
+    if settings.oidc is None:
+        return None
+    return Tokens(IdentityProvider.model_validate_json(settings.oidc.read_bytes()))
+
+
 def make_apps(parts: Parts, settings: GatewaySettings) -> Applications:
     """Return the HTTP applications over the parts."""
     return build(
         parts.bus,
         tables=parts.tables,
-        callers=Callers(parts.keys, parts.clock, parts.shares, parts.budgets),
+        callers=Callers(parts.keys, parts.clock, parts.shares, parts.budgets, parts.tokens),
         drills=parts.drills,
         engine=parts.engine,
         telemetry=parts.recorder,
@@ -203,6 +213,7 @@ def background_work(parts: Parts) -> tuple[Coroutine[Any, Any, None], ...]:
         bus_connection.record_usage(parts.budgets),
         bus_connection.exchange(parts.shares),
         parts.installed.follow(),
+        *(() if parts.tokens is None else (parts.tokens.follow(),)),
         parts.state.keep_current(asyncio.sleep),
     )
 

@@ -22,6 +22,8 @@ class GatewaySettings(BaseSettings):
     """Certificate chain and private key (PEM) for callers; replaced files are read again. Without, HTTP is plain."""
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
     """Addresses or networks, separated by commas, from which plain HTTP is accepted: proxies that end TLS."""
+    oidc: Path | None = None
+    """JSON file that names an identity provider whose tokens are accepted beside keys (docs/security.md)."""
     admin_host: str = "127.0.0.1"
     """Address of the port of probes and metrics."""
     admin_port: Annotated[int, Field(ge=0, le=65535)] = 8081

@@ -81,6 +81,8 @@ _KEY_SENTENCES: Mapping[KeyProblem, str] = {
     "installation for one (slipway keys issue).",
     "invalid_key": "The API key is not one of this installation.",
     "key_revoked": "The API key was revoked; ask for another one.",
+    "invalid_token": "The token is not valid here: it has ended, or is of another issuer or for another audience; "
+    "get a new one.",
     "key_expired": "The API key has expired; ask for another one.",
 }
 
@@ -90,7 +92,10 @@ def key_refused(problem: KeyProblem, environment: Environment) -> Problem:
     if problem == "environment_not_allowed":
         message = f"The API key does not count in {environment}; ask for one that does."
         return Problem(403, message, "permission_error", code=problem)
-    code = problem if problem in {"key_revoked", "key_expired"} else "invalid_api_key"
+    if problem == "no_grant":
+        message = "The token is valid, and none of its claims opens a model; ask the owner of this installation."
+        return Problem(403, message, "permission_error", code=problem)
+    code = problem if problem in {"key_revoked", "key_expired", "invalid_token"} else "invalid_api_key"
     return Problem(401, _KEY_SENTENCES[problem], code=code, headers={"WWW-Authenticate": "Bearer"})
 
 
