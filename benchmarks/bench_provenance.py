@@ -62,7 +62,7 @@ def run(store: Store, folder: Path) -> None:
     first = versions[0]
     registered = next(each for each in first.manifest.variants if each.variant == "int8")
     target = Target(model=first.manifest.model, version=2, variant="int8")
-    wanted = Deployable(target=target, manifest=registered.manifest, weights_bytes=1)
+    target_to_load = Deployable(target=target, manifest=registered.manifest, weights_bytes=1)
     print("| operation, ms | p50 | p95 |\n|---|---|---|")
     signer = attester(folder, "merger")
     commits = AttestedCommits(store, signer, "merge", trust(folder))
@@ -92,9 +92,9 @@ def run(store: Store, folder: Path) -> None:
     approval = measure("record and attest an approval (chain of 5 to 15)", approve)
     rehearsal = measure("record and attest a rehearsal (chain of 15 to 25)", rehearse)
     check = LoadCheck(store, trust(folder), folder / "repository")
-    load = measure("check before a load", lambda _: check.verify(wanted))
-    traffic = measure("check before traffic (chain of 24)", lambda _: check.assess_traffic(wanted))
-    assert check.assess_traffic(wanted) is None
+    load = measure("check before a load", lambda _: check.verify(target_to_load))
+    traffic = measure("check before traffic (chain of 24)", lambda _: check.assess_traffic(target_to_load))
+    assert check.assess_traffic(target_to_load) is None
     whole = 3 * attest + 2 * attest + approval + rehearsal + 3 * load + 2 * traffic
     print(
         f"\na release (merge, 2 variants, 2 benchmarks, rehearsal, approval, 3 loads, 2 traffic orders): {whole:.0f} ms"

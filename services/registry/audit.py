@@ -100,10 +100,10 @@ class AuditWriter:
         cursor = tail.cursors.get(source.name, 0)
         items: list[AuditItem] = []
         for _ in range(BATCH):
-            found = await self.messages.read(source, cursor)
-            if found is None:
+            message = await self.messages.read(source, cursor)
+            if message is None:
                 break
-            item, number = found
+            item, number = message
             if source.whole and number > cursor + 1:
                 items.append(missing_item(source, cursor + 1, number - 1, item.at))
             items.append(item)

@@ -43,7 +43,7 @@ def deployable(released, variant="int8"):
 
 
 def rehearse(store, keys, released, verdict="pass", *, variant="int8", detect_s=1.0):
-    wanted = deployable(released, variant)
+    checked = deployable(released, variant)
     completed = factories.fact(RehearsalCompleted).model_copy(
         update={
             "verdict": verdict,
@@ -51,18 +51,18 @@ def rehearse(store, keys, released, verdict="pass", *, variant="int8", detect_s=
             "reason": f"Detected after {detect_s} s.",
         }
     )
-    record = RehearsalRecord(target=wanted.target, manifest_digest=wanted.manifest.digest, completed=completed)
+    record = RehearsalRecord(target=checked.target, manifest_digest=checked.manifest.digest, completed=completed)
     proofs = StoredProofs(store, attester(keys, "rollback-controller"), trust(keys))
     asyncio.run(proofs.attest_rehearsal(record))
     asyncio.run(proofs.attest_rehearsal(record))
 
 
 def approve(store, keys, released, *, by="/slipway/user/ana", order="o-1", variant="int8"):
-    wanted = deployable(released, variant)
+    checked = deployable(released, variant)
     registry = RegistryArtifacts(store, attester(keys, "registry"), trust(keys))
     record = ApprovalRecord(
-        target=wanted.target,
-        manifest_digest=wanted.manifest.digest,
+        target=checked.target,
+        manifest_digest=checked.manifest.digest,
         release_id=released.manifest.release_id,
         approved_by=by,
         order_id=order,
@@ -79,20 +79,20 @@ def refused(store, keys, target):
 
 def test_each_step_that_is_required_is_missed_until_it_is_attested(store, keys):
     version = release(store, keys, model="steps", attestations=EVERYTHING)
-    wanted = deployable(version)
-    assert refused(store, keys, wanted) == (
+    checked = deployable(version)
+    assert refused(store, keys, checked) == (
         "attestation_missing",
         "steps.v2.int8 takes no traffic: no rehearsal that it passed is attested.",
     )
     rehearse(store, keys, version, "fail")
     rehearse(store, keys, version, variant="bf16")
-    assert "no rehearsal" in refused(store, keys, wanted)[1], "one that failed, and one of another variant"
+    assert "no rehearsal" in refused(store, keys, checked)[1], "one that failed, and one of another variant"
     rehearse(store, keys, version)
-    assert "its approval is not attested" in refused(store, keys, wanted)[1]
+    assert "its approval is not attested" in refused(store, keys, checked)[1]
     approve(store, keys, version, variant="bf16", order="o-2")
-    assert "its approval is not attested" in refused(store, keys, wanted)[1]
+    assert "its approval is not attested" in refused(store, keys, checked)[1]
     approve(store, keys, version)
-    assert refused(store, keys, wanted) is None
+    assert refused(store, keys, checked) is None
     assert "no benchmark that it passed" in refused(store, keys, deployable(version, "bf16"))[1]
     verified = Verification(store, trust(keys).keys()).version("steps", 2)
     shown = {each.what for each in verified if each.verdict == "proven"}
@@ -143,24 +143,24 @@ def test_an_altered_record_and_a_revoked_key_take_traffic_from_new_orders_only(s
     version = release(store, tmp_path, model=f"altered-{which}", attestations=EVERYTHING)
     rehearse(store, tmp_path, version)
     approve(store, tmp_path, version)
-    wanted, check = deployable(version), LoadCheck(store, trust(tmp_path), tmp_path / "repository")
-    check.verify(wanted)
-    assert check.assess_traffic(wanted) is None
+    checked, check = deployable(version), LoadCheck(store, trust(tmp_path), tmp_path / "repository")
+    check.verify(checked)
+    assert check.assess_traffic(checked) is None
     prefix = f"versions/altered-{which}/2/"
     where = {
-        "benchmark": manifest_key("benchmark", digest_of(str(wanted.target).encode())),
+        "benchmark": manifest_key("benchmark", digest_of(str(checked.target).encode())),
         "rehearse": next(iter(store.keys(f"{prefix}rehearsals/"))),
         "approve": next(iter(store.keys(f"{prefix}approvals/"))),
     }[which]
     whole = store.find(where)
     store._client.write(store.bucket, where, memoryview(whole.replace(b"int8", b"fp88", 1)))
-    assert check.assess_traffic(wanted).code == "attestation_missing"
+    assert check.assess_traffic(checked).code == "attestation_missing"
     store._client.write(store.bucket, where, memoryview(whole))
-    assert check.assess_traffic(wanted) is None
+    assert check.assess_traffic(checked) is None
     by = {"benchmark": "benchmarker", "rehearse": "rollback-controller", "approve": "registry"}[which]
     attester_keys(tmp_path).revoke(by, datetime.now(UTC))
-    assert check.assess_traffic(wanted).code == "key_not_trusted"
-    check.verify(wanted)  # it stays loadable
+    assert check.assess_traffic(checked).code == "key_not_trusted"
+    check.verify(checked)  # it stays loadable
 
 
 def test_what_a_distrusted_service_made_is_made_again_and_attested_by_the_new_key(store, tmp_path):
@@ -170,9 +170,9 @@ def test_what_a_distrusted_service_made_is_made_again_and_attested_by_the_new_ke
     def quantiser():
         return QuantiserArtifacts(store, tmp_path / "work", attester(tmp_path, "quantiser"), trust(tmp_path))
 
-    found = quantiser().find_variant(made.merged, made.output_key)
-    assert found is not None
-    assert found[1] == registered.manifest
+    committed = quantiser().find_variant(made.merged, made.output_key)
+    assert committed is not None
+    assert committed[1] == registered.manifest
     attester_keys(tmp_path).rotate("quantiser", datetime.now(UTC))
     assert quantiser().find_variant(made.merged, made.output_key) is not None, "a key that is replaced loses nothing"
     attester_keys(tmp_path).revoke("quantiser", datetime.now(UTC))
@@ -199,9 +199,9 @@ def test_text_is_erased_by_kind_and_its_digest_stays(store, keys):
 def test_the_previous_target_is_assessed_like_a_load(store, tmp_path):
     version = release(store, tmp_path, model="behind")
     proofs = StoredProofs(store, attester(tmp_path, "rollback-controller"), trust(tmp_path))
-    wanted = deployable(version)
+    checked = deployable(version)
     served = factories.served(2).model_copy(
-        update={"target": wanted.target, "manifest": wanted.manifest, "serving": None}
+        update={"target": checked.target, "manifest": checked.manifest, "serving": None}
     )
     before = asyncio.run(proofs.trust_digest())
     assert asyncio.run(proofs.assess(served)) is None

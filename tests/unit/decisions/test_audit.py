@@ -64,10 +64,10 @@ def test_an_entry_that_was_altered_removed_moved_or_doubled_is_found_and_named(i
 
 def test_a_segment_is_due_by_count_and_by_age_and_not_twice():
     item = AuditItem(at=f.after(0), source="s", kind="order", action="a")
-    one, full = chained([item]), chained([item] * audit.SEGMENT_ENTRIES)
+    short, full = chained([item]), chained([item] * audit.SEGMENT_ENTRIES)
     assert not is_due(AuditTail(), f.after(1e6))
-    assert not is_due(one, f.after(audit.SEGMENT_S - 1))
-    assert is_due(one, f.after(audit.SEGMENT_S))
+    assert not is_due(short, f.after(audit.SEGMENT_S - 1))
+    assert is_due(short, f.after(audit.SEGMENT_S))
     assert is_due(full, f.after(0))
     sealing = full.model_copy(update={"sealing": len(full.entries)})
     assert not is_due(sealing, f.after(1e6))
