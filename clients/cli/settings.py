@@ -35,7 +35,8 @@ class CliSettings(BaseSettings):
     gateway_url: str | None = None
     """Address of the gateway, for `slipway ask`."""
     gateway_key: Path | None = None
-    gateway_ca: Path | None = None
     """File with an API key of the gateway, for `slipway ask`."""
+    gateway_ca: Path | None = None
+    """Certificate (PEM) of the authority of the gateway, where it speaks TLS."""
     triton_url: str | None = None
     """Address of Triton, for `slipway doctor`."""

@@ -22,10 +22,9 @@ def commands() -> Iterator[tuple[str, Command]]:
 
 
 def _below(name: str, command: Command) -> Iterator[tuple[str, Command]]:
-    children = getattr(command, "commands", None)
-    if children is None:
+    children = getattr(command, "commands", {})
+    if not children or command.invoke_without_command:
         yield name, command
-        return
     for child in children:
         yield from _below(f"{name} {child}", children[child])
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings
+from pydantic_settings import BaseSettings, NoDecode
 
 from deploy.documentation.field_notes import field_notes
 from deploy.documentation.markdown import code, escape, table
@@ -64,7 +64,7 @@ def _section(kind: type[BaseSettings], heading: str) -> str:
 
 
 def _type(field: FieldInfo) -> str:
-    name = name_of_type(field.annotation)
+    name = "list, with commas between" if NoDecode in field.metadata else name_of_type(field.annotation)
     bounds = bounds_of(field)
     return f"{name}, {bounds}" if bounds else name
 

@@ -18,8 +18,9 @@ class GatewaySettings(BaseSettings):
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that share the port; every limit below is that of one worker."""
     tls_certificate: Path | None = None
+    """Certificate chain (PEM) for callers; a replaced file is read again. Without it, HTTP is plain."""
     tls_key: Path | None = None
-    """Certificate chain and private key (PEM) for callers; replaced files are read again. Without, HTTP is plain."""
+    """Its private key (PEM); the two belong together."""
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
     """Addresses or networks, separated by commas, from which plain HTTP is accepted: proxies that end TLS."""
     oidc: Path | None = None

@@ -90,7 +90,7 @@ def test_every_link_of_the_built_pages_leads_to_a_file_and_an_anchor_of_the_site
         ("settings", [name for kind in settings_page.settings_classes() for name in settings_page.variables_of(kind)]),
         ("events", list(FACTS)),
         ("codes", list(ADVICE)),
-        ("commands", [name for name, _ in commands_page.commands()]),
+        ("commands", [f'id="{name.replace(" ", "-")}"' for name, _ in commands_page.commands()]),
         ("policy", list(ReleasePolicy.model_fields)),
     ],
 )
