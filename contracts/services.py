@@ -100,21 +100,22 @@ SERVICES: dict[str, ServiceContract] = {
             "rollback-controller",
             consumes=(
                 f.ReleaseOpened, f.AlertRaised, f.AlertUpdated, f.CanaryAssessed, f.ReleaseFinished, f.InferenceBatch,
-                f.RollbackOrdered, f.QuarantineLifted, f.DrillOrdered, f.RehearsalRequested, f.VariantStaged,
+                f.RollbackOrdered, f.RollbackReported, f.QuarantineLifted, f.DrillOrdered, f.RehearsalRequested,
+                f.VariantStaged,
             ),
             emits=(
                 f.RollbackStarted, f.DeploymentChanged, f.RollbackCompleted, f.RollbackFailed, f.RehearsalCompleted,
                 f.OrderRefused, f.OrderAccepted, f.AlertRaised, f.AlertResolved,
             ),
-            owns=("rollbacks", "drills", "staging-routes"),
+            owns=("rollbacks", "drills", "staging-routes", "rollback-answers"),
             edits=("routes",),
             staging=(f.AlertRaised, f.AlertUpdated, f.InferenceBatch),
         ),
         ServiceContract(
             "gateway",
-            emits=(f.InferenceBatch,),
+            emits=(f.InferenceBatch, f.RollbackReported),
             owns=("api-usage",),
-            reads_records=("routes", "staging-routes", "drills", "api-keys"),
+            reads_records=("routes", "staging-routes", "drills", "api-keys", "rollback-answers"),
             exchanges=(f"{DEMAND_PREFIX}.*",),
         ),
     )

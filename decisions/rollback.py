@@ -3,6 +3,7 @@
 The rollback-controller decides every alert with it, `slipway replay` the recorded ones.
 """
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -72,3 +73,8 @@ def decide_rollback(
             f"{len(recent)} automatic rollbacks within {limit.within_s:g} s; the limit is {limit.most}.",
         )
     return RollBack()
+
+
+def rollback_id(cause_id: str) -> str:
+    """Return the id of the rollback that an event or a signed order leads to: always the same one."""
+    return "rb-" + hashlib.sha256(cause_id.encode()).hexdigest()[:16]

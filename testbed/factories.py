@@ -6,6 +6,7 @@ from contracts import facts as f
 from contracts.envelope import Event, source_of
 from contracts.facts.staging import RatioInterval, SideSummary
 from contracts.facts.watch import Features, InterTokenLatency, Window
+from contracts.gateway_rollbacks import SignedGatewayRollback
 from contracts.policy import Canary, LoadProfile, MetricGate, Promotion, QualityGate, ReleasePolicy, Trigger
 from contracts.routes import CanaryShare, Route, ServedTarget
 from contracts.services import emitters
@@ -307,6 +308,18 @@ def _admission() -> dict:
     }
 
 
+SIGNED_ROLLBACK = SignedGatewayRollback(
+    payload=(
+        '{"administrator":"maria","epoch":12,"expires_at":"2026-11-24T09:40:00Z","failed":{"model":'
+        '"support-bot","variant":"int8","version":7},"issued_at":"2026-11-24T09:30:00Z","kind":"sli'
+        'pway.gateway-rollback.v1","model":"support-bot","order_id":"0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f'
+        '0f","plan_only":false,"reason":"Rude answers."}'
+    ),
+    public_key="UDSACZC2RY5MCU35J6RCQ4XTASAYGHPCY5JMSB5MDC5Z4I3F2WQELZPJ",
+    signature="npKikmHSm8BTgzGSVzeifo6nsQ9ZhwXybrLkDkWxMyDSfXYcXcnDoyW0JQ5IM2dK4QY+LgwpDyEmYS5kwo+aDw==",
+)
+"""An order of maria's, whose key is lost."""
+
 DEFAULTS: dict[type[f.Fact], dict] = {
     f.CheckpointReady: _admission(),
     f.ReleaseOpened: _admission()
@@ -496,6 +509,7 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "expires_at": after(900),
         "epoch": 12,
     },
+    f.RollbackReported: {"order": SIGNED_ROLLBACK, "performed_at": after(2)},
     f.QuarantineLifted: {
         "reason": "It was the network.",
         "target": target(7),

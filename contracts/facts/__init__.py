@@ -25,6 +25,7 @@ from .ops import (
     QuarantineLifted,
     ReleaseCancelled,
     RollbackOrdered,
+    RollbackReported,
 )
 from .release import (
     ApprovalRequested,
@@ -105,6 +106,7 @@ FACTS: dict[str, type[Fact]] = {
         ReleaseCancelled,
         DrillOrdered,
         RollbackOrdered,
+        RollbackReported,
         QuarantineLifted,
         ErasureOrdered,
         OrderAccepted,
@@ -171,6 +173,7 @@ __all__ = [
     "RollbackCompleted",
     "RollbackFailed",
     "RollbackOrdered",
+    "RollbackReported",
     "RollbackStarted",
     "RollbackTimeline",
     "ServedQuality",

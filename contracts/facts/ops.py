@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from ..codes import Code
+from ..gateway_rollbacks import SignedGatewayRollback
 from ..vocabulary import Contract, Digest, Environment, Instant, Ratio, Target
 from .fact import Fact
 
@@ -49,6 +50,20 @@ class RollbackOrdered(Fact):
     to_version: int | None = None
     expires_at: Instant | None = None
     epoch: Epoch | None = None
+
+
+class RollbackReported(Fact):
+    """A gateway performed a rollback while it could not reach the bus, as an administrator ordered there.
+
+    Attributes:
+        order: The order, with the signature that shows who gave it.
+        performed_at: By the gateway's clock.
+    """
+
+    TYPE: ClassVar[str] = "slipway.rollback.reported.v1"
+
+    order: SignedGatewayRollback
+    performed_at: Instant
 
 
 class DrillFault(Contract):

@@ -2,6 +2,7 @@
 
 - `ca.pem` and `ca-key.pem`: the certificate authority.
 - `identities.json`: names, roles and public keys; nothing secret.
+- `trust/administrators.json`: administrators and their public keys, which gateways read; nothing secret.
 - `bus/`: what the bus's server reads, as a folder, which a container mounts. `bus.conf` has the permissions of each
   identity, `bus.pem` and `bus-key.pem` are the server's certificate.
 - `credentials/NAME.nk`: an identity's secret, for that identity only. While a key is being replaced, `NAME.old.nk` is
@@ -23,6 +24,7 @@ from typing import Final
 
 from pydantic import SecretStr, TypeAdapter
 
+from contracts.gateway_rollbacks import Administrator
 from contracts.identities import PROVISIONER, RESERVED, Credential, Identity, Role
 from contracts.provenance import ATTESTERS, AttesterKey
 from contracts.services import SERVICES
@@ -67,6 +69,11 @@ class KeyFolder:
     def server_config(self) -> Path:
         """The part of the server's configuration with the permissions of each identity."""
         return self.path / "bus" / "bus.conf"
+
+    @property
+    def administrators(self) -> Path:
+        """The file with the public keys of administrators, which gateways and the rollback-controller read."""
+        return self.path / "trust" / "administrators.json"
 
     @property
     def attesters(self) -> AttesterKeys:
@@ -286,11 +293,18 @@ class KeyFolder:
         write_file(certificate, made.certificate)
 
     def _store(self, identities: Iterable[Identity]) -> None:
-        """Write the listing of identities, then the server's configuration, which follows from it."""
+        """Write the listing of identities, then what follows from it: the server's configuration, administrators."""
         kept = tuple(identities)
         listing = [identity.model_dump(mode="json") for identity in kept]
         write_file(self._listing(), json.dumps(listing, indent=1).encode() + b"\n")
         write_file(self.server_config, bus_config.authorization(kept).encode())
+        administrators = [
+            Administrator(name=identity.name, public_keys=identity.public_keys).model_dump(mode="json")
+            for identity in kept
+            if "administrator" in identity.roles
+        ]
+        make_folder(self.administrators.parent, mode=0o755)
+        write_file(self.administrators, json.dumps(administrators, indent=1).encode() + b"\n")
 
 
 def public_key(credential: Path) -> str:

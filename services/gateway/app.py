@@ -26,7 +26,9 @@ from services.gateway.endpoint import Endpoint
 from services.gateway.http import BodyReader, problem_response
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.metrics_page import MetricsPage
+from services.gateway.performed_rollbacks import PerformedRollbacks
 from services.gateway.ports import Engine, NewId, Pause, Telemetry, TextFeatures
+from services.gateway.rollback_endpoint import rollback_routes
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
 from services.gateway.worker_state import WorkerState
@@ -48,6 +50,7 @@ def build(
     engine: Engine,
     telemetry: Telemetry,
     features: TextFeatures,
+    rollbacks: PerformedRollbacks,
     cross_checks: CrossChecks,
     metrics: GatewayMetrics,
     state: WorkerState,
@@ -86,6 +89,7 @@ def build(
         routes=[
             *model_routes(tables, callers, int(clock.now().timestamp())),
             alive_route(),
+            *rollback_routes(rollbacks, clock),
         ],
         exception_handlers={HTTPException: _http_error, RequestRejected: _rejected, 500: _defect},
     )

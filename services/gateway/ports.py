@@ -4,8 +4,9 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from contracts.api_keys import ApiKey
-from contracts.facts import Inference, InferenceBatch
+from contracts.facts import Inference, InferenceBatch, RollbackReported
 from contracts.facts.watch import Features
+from contracts.gateway_rollbacks import RollbackAnswer
 from contracts.vocabulary import Environment, Target
 from services.gateway.domain.features import Excerpts
 from shared.serving.openai_stream import ApiPiece, ApiRequest
@@ -55,6 +56,23 @@ class TextFeatures(Protocol):
 
     def submit(self, record: Inference, prompt: str, output: str, /, *, draw_id: str) -> None:
         """Publish the record of a complete answer, with the features of its texts if it is sampled; return at once."""
+
+
+class RollbackLog(Protocol):
+    """The bus, for rollbacks that were performed without it."""
+
+    @property
+    def connected(self) -> bool:
+        """Return whether the bus seems to be connected."""
+
+    async def answers(self, model: str, /) -> bool:
+        """Return whether the bus answers a question about a model's route within seconds."""
+
+    async def find_answer(self, order_id: str, /) -> RollbackAnswer | None:
+        """Return what the rollback-controller made of an order; None while it has not answered. Raises Transient."""
+
+    async def report(self, report: RollbackReported, /, *, model: str, order_id: str) -> None:
+        """Publish a report; one of the same order that comes again is stored once. Raises Transient."""
 
 
 class Describer(Protocol):

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from contracts.api_keys import ApiKey
 from contracts.api_usage import MonthlyUsage
 from contracts.drills import Drill
+from contracts.gateway_rollbacks import PerformedRollback
 from contracts.routes import Route
 from contracts.vocabulary import Environment
 from services.gateway.adapters.bus import BusConnection
@@ -36,6 +37,7 @@ from services.gateway.drill_table import DrillTable
 from services.gateway.feature_queue import FeatureQueue, QueueLimits
 from services.gateway.key_table import KeyTable
 from services.gateway.metrics import GatewayMetrics
+from services.gateway.performed_rollbacks import PerformedRollbacks
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
 from services.gateway.shares import Shares
@@ -43,6 +45,7 @@ from services.gateway.telemetry import Recorder
 from services.gateway.worker_state import WorkerState
 from shared.errors import Transient
 from shared.messaging.bus import Bus
+from shared.provenance.administrators import Administrators
 from shared.runtime.clock import Clock, SystemClock
 from shared.runtime.sandbox import hide_memory
 from shared.runtime.service import HttpServer, on_stop_signal
@@ -69,6 +72,7 @@ class Parts:
     recorder: Recorder
     worker: FeatureWorker
     features: FeatureQueue
+    rollbacks: PerformedRollbacks
     metrics: GatewayMetrics
     state: WorkerState
     clock: Clock
@@ -121,6 +125,13 @@ def compose(connection: Connection, settings: GatewaySettings, started_s: float 
     file = RecordFile(connection.work_dir(SERVICE) / "routes.json", Route)
     key_file = RecordFile(connection.work_dir(SERVICE) / "api-keys.json", ApiKey)
     table, staging = RouteTable(file.load(), file.save), RouteTable({}, None, "staging")
+    rollbacks = PerformedRollbacks(
+        table,
+        RecordFile(connection.work_dir(SERVICE) / "rollbacks.json", PerformedRollback),
+        bus_connection,
+        Administrators(connection.administrators),
+        clock,
+    )
     recorder = Recorder(
         bus_connection,
         gateway=f"gateway-{socket.gethostname()[:63]}-{uuid.uuid4().hex[:8]}",
@@ -165,6 +176,7 @@ def compose(connection: Connection, settings: GatewaySettings, started_s: float 
         recorder=recorder,
         worker=worker,
         features=features,
+        rollbacks=rollbacks,
         metrics=metrics,
         state=state,
         clock=clock,
@@ -188,6 +200,7 @@ def make_apps(parts: Parts, settings: GatewaySettings) -> Applications:
         engine=parts.engine,
         telemetry=parts.recorder,
         features=parts.features,
+        rollbacks=parts.rollbacks,
         cross_checks=CrossChecks(parts.engine, parts.clock),
         metrics=parts.metrics,
         state=parts.state,
@@ -214,6 +227,8 @@ def background_work(parts: Parts) -> tuple[Coroutine[Any, Any, None], ...]:
         bus_connection.exchange(parts.shares),
         parts.installed.follow(),
         *(() if parts.tokens is None else (parts.tokens.follow(),)),
+        parts.rollbacks.follow(asyncio.sleep),
+        parts.rollbacks.report(asyncio.sleep),
         parts.state.keep_current(asyncio.sleep),
     )
 

@@ -1,12 +1,14 @@
 """The routes as this gateway knows them: saved ones first, live ones as soon as the bus is connected."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
 
+from contracts.gateway_rollbacks import GatewayRollback
 from contracts.routes import Route
 from contracts.vocabulary import Environment
+from decisions.gateway_rollbacks import overridden
 from decisions.route_edits import newest, revives_quarantined
 from services.gateway.domain import errors, routing
 from services.gateway.domain.errors import RequestRejected
@@ -56,14 +58,43 @@ class RouteTable:
         self._live = False
         self._lost: set[str] = set()
         self._older: dict[str, OlderRoute] = {}
+        self._orders: Mapping[str, Sequence[GatewayRollback]] = {}
+        self._overridden: dict[str, Route] = {}
 
     def get(self, model: str) -> Route | None:
-        """Return the route of a model; None if there is none."""
+        """Return the route of a model, after what was ordered at this gateway; None if there is none."""
+        return self._overridden.get(model) or self._routes.get(model)
+
+    def known(self, model: str) -> Route | None:
+        """Return the route of a model as the bus had it; None if there is none."""
         return self._routes.get(model)
 
     def all(self) -> list[Route]:
         """Return the routes, sorted by model name."""
-        return [self._routes[model] for model in sorted(self._routes)]
+        routes = {**self._routes, **self._overridden}
+        return [routes[model] for model in sorted(routes)]
+
+    def override(self, orders: Mapping[str, Sequence[GatewayRollback]]) -> None:
+        """Serve what rollbacks that were ordered at this gateway make of the routes of the bus.
+
+        The routes of the bus stay known as they are: a newer one replaces what an order made of the one before.
+
+        Args:
+            orders: by model, in the order of their arrival.
+        """
+        self._orders = orders
+        for model in {*orders, *self._overridden}:
+            self._override(model)
+
+    def _override(self, model: str) -> None:
+        route, before = self._routes.get(model), self.get(model)
+        after = overridden(route, self._orders.get(model, ())) if route is not None else None
+        if after is None or after == route:
+            self._overridden.pop(model, None)
+        else:
+            self._overridden[model] = after
+        if self.get(model) != before:
+            self._log(model)
 
     def choose(self, name: str, key: str) -> routing.Choice:
         """Return the target that answers a request for a model name.
@@ -111,6 +142,7 @@ class RouteTable:
         for model in self.older:
             served, stored = self._routes[model].epoch, self._older[model].stored.epoch
             parts.append(f"routes_older: {model} (serving epoch {served}, the bucket has {stored})")
+        parts += [f"rolled back here, the bus has not confirmed it: {model}" for model in sorted(self._overridden)]
         return "; ".join(parts)
 
     async def apply(self, model: str, route: Route, _revision: int) -> None:
@@ -179,12 +211,18 @@ class RouteTable:
         if self._routes.get(model) == route:
             return
         self._routes[model] = route
-        active = str(route.active.target) if route.active else None
-        log = structlog.get_logger().bind(model=model, environment=self._environment)
-        log.info("route changed", epoch=route.epoch, active=active)
+        self._log(model)
+        if self._orders.get(model):
+            self._override(model)
         if self._save is None:
             return
         try:
             self._save(dict(self._routes))
         except OSError as error:
-            log.warning("routes could not be saved", error=repr(error))
+            structlog.get_logger().warning("routes could not be saved", error=repr(error))
+
+    def _log(self, model: str) -> None:
+        route = self.get(model)
+        active = str(route.active.target) if route is not None and route.active is not None else None
+        log = structlog.get_logger().bind(model=model, environment=self._environment)
+        log.info("route changed", epoch=route.epoch if route is not None else None, active=active)

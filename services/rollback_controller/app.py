@@ -17,19 +17,22 @@ from contracts.facts import (
     ReleaseOpened,
     RollbackFailed,
     RollbackOrdered,
+    RollbackReported,
     RollbackTimeline,
     VariantStaged,
 )
 from contracts.vocabulary import ENVIRONMENTS
+from decisions.rollback import rollback_id
 from services.rollback_controller.controller import Controller
-from services.rollback_controller.domain.record import rollback_id
+from services.rollback_controller.gateway_reports import GatewayReports, report_refused
 from services.rollback_controller.operator_orders import OperatorOrders
-from services.rollback_controller.ports import Alerts, Drills, Probe, Proofs, Routes, Traffic
+from services.rollback_controller.ports import Alerts, Answers, Drills, Probe, Proofs, Routes, Traffic
 from services.rollback_controller.rehearsal import Rehearsal
 from services.rollback_controller.settings import RollbackControllerSettings
 from services.rollback_controller.states import RollbackStates
 from shared.messaging.bus import Bus, Failed
 from shared.messaging.orders import order_refused
+from shared.provenance.administrators import Administrators
 from shared.runtime.clock import Clock
 
 _AT_ONCE = 8
@@ -47,6 +50,8 @@ def build(
     probe: Probe,
     traffic: Traffic,
     proofs: Proofs,
+    answers: Answers,
+    administrators: Administrators,
     settings: RollbackControllerSettings,
     clock: Clock,
 ) -> Controller:
@@ -66,6 +71,7 @@ def build(
     _subscribe_watch(bus, controller)
     _subscribe_releases(bus, controller, rehearsal)
     _subscribe_orders(bus, controller, OperatorOrders(controller, routes, drills, clock, settings.drilled_models))
+    _subscribe_reports(bus, GatewayReports(controller, answers, administrators, clock))
     return controller
 
 
@@ -122,6 +128,12 @@ def _subscribe_orders(bus: Bus, controller: Controller, orders: OperatorOrders) 
     async def drill_ordered(event: Event[DrillOrdered]) -> OrderAccepted:
         await orders.order_drill(event, bus.received)
         return OrderAccepted(order_id=event.id, order_type=event.type)
+
+
+def _subscribe_reports(bus: Bus, reports: GatewayReports) -> None:
+    @bus.on(RollbackReported, failure=report_refused, max_workers=_AT_ONCE)
+    async def rollback_reported(event: Event[RollbackReported]) -> None:
+        await reports.handle(event, bus.received)
 
 
 def order_failed(failed: Failed) -> RollbackFailed | OrderRefused | None:

@@ -86,11 +86,11 @@ class Controller:
                 raise Transient("bus_unavailable", reason)
             return decision.decide_on_alert(state, event.data, route, cause, self.rules)
 
-        await self._decide(event, decide, received)
+        await self.decide(event, decide, received)
 
     async def handle_assessment(self, event: Event[CanaryAssessed], received: Received) -> None:
         """Roll back a canary that failed its test."""
-        await self._decide(
+        await self.decide(
             event,
             lambda state, route, cause: decision.decide_on_assessment(state, event.data, route, cause),
             received,
@@ -98,7 +98,7 @@ class Controller:
 
     async def handle_release_end(self, event: Event[ReleaseFinished], received: Received) -> None:
         """Roll back the canary of a release that ended otherwise than promoted."""
-        await self._decide(
+        await self.decide(
             event,
             lambda state, route, cause: decision.decide_on_release_end(state, event.data, route, cause),
             received,
@@ -117,7 +117,7 @@ class Controller:
             void = None
             return decided
 
-        await self._decide(event, decide, received)
+        await self.decide(event, decide, received)
         if void is not None:
             raise Permanent(void.code, void.reason)
 
@@ -136,12 +136,13 @@ class Controller:
         if completed:
             await self._publish(event.environment, event.subject)
 
-    async def _decide(
+    async def decide(
         self,
         event: Event[Any],
         decide: Callable[[RollbackState, Route | None, Cause], RollbackState],
         received: Received,
     ) -> None:
+        """Decide on an event with the record and the route, carry out what is decided, publish what follows."""
         environment, model = event.environment, event.subject
         entry = await self.routes.get(environment, model)
         route = entry.value if entry else None
@@ -205,7 +206,12 @@ class Controller:
                 if void is not None:
                     await self._record_failure(environment, model, rollback, *void)
                     return
-                if edit.cause == "rollback" and not await self._is_ready(environment, model, rollback, edit.route):
+                probed = rollback.origin != "gateway"  # else gateways have moved traffic already
+                if (
+                    edit.cause == "rollback"
+                    and probed
+                    and not await self._is_ready(environment, model, rollback, edit.route)
+                ):
                     return
                 try:
                     await self.routes.put(environment, edit.route, entry.revision if entry else None)

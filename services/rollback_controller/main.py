@@ -2,9 +2,10 @@
 
 import asyncio
 
+from contracts.gateway_rollbacks import RollbackAnswer
 from services.rollback_controller.adapters.alerts import LoggedAlerts
 from services.rollback_controller.adapters.gateway import GatewayTraffic
-from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
+from services.rollback_controller.adapters.kv import KvDrills, KvRoutes, RecordedAnswers
 from services.rollback_controller.adapters.provenance import StoredProofs
 from services.rollback_controller.adapters.triton import TritonProbe
 from services.rollback_controller.app import build
@@ -17,6 +18,7 @@ from shared.messaging.bus import Bus
 from shared.messaging.credentials import require_identity
 from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.records import RecordStore
+from shared.provenance.administrators import Administrators
 from shared.provenance.envelopes import Attester, Trust
 from shared.runtime.clock import SystemClock
 from shared.runtime.service import connect_with_retries, serve
@@ -60,6 +62,8 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
             timeout_s=settings.rehearsal_detect_s,
         ),
         proofs=proofs,
+        answers=RecordedAnswers(Bucket(bus.js, "rollback-answers", RollbackAnswer, service=SERVICE)),
+        administrators=Administrators(connection.administrators),
         settings=settings,
         clock=clock,
     )

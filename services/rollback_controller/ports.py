@@ -4,6 +4,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from contracts.drills import Drill
+from contracts.gateway_rollbacks import RollbackAnswer
 from contracts.manifests import RehearsalRecord
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Digest, Environment
@@ -33,6 +34,13 @@ class Drills(Protocol):
 
     async def get(self, environment: Environment, model: str) -> Drill | None:
         """Read the drill of a model and environment, on or over."""
+
+
+class Answers(Protocol):
+    """Answers to rollbacks that gateways report."""
+
+    async def put(self, answer: RollbackAnswer) -> None:
+        """Write an answer; one that says `applied` is never replaced. Raise Transient if the bus does not answer."""
 
 
 class Alerts(Protocol):

@@ -45,6 +45,7 @@ BUCKETS = (
     "api-keys",
     "api-usage",
     "audit",
+    "rollback-answers",
 )
 _MEBIBYTE = 1024 * 1024
 _BUCKET_BYTES = {"releases": 2048 * _MEBIBYTE, "alerts": 2048 * _MEBIBYTE, "rollbacks": 512 * _MEBIBYTE}

@@ -22,6 +22,8 @@ class Connection(BaseSettings):
     """File with the private key that this service signs attestations with: `attestation/NAME.pem` of `slipway keys`."""
     attesters: Path | None = None
     """File with the public keys of all attesters: `trust/attesters.json` of `slipway keys`."""
+    administrators: Path | None = None
+    """File with the public keys of all administrators: `trust/administrators.json` of `slipway keys`."""
     s3_endpoint: str = "127.0.0.1:8333"
     """`host:port` of the object store."""
     s3_access_key: str = ""

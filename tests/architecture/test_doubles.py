@@ -13,6 +13,7 @@ WITHOUT_SUITE = {
     "tests/kit/fakes_rollback.py:FakeFlow": "what FakeTraffic returns, in its suite",
     "tests/kit/fakes_serving.py:MemoryTerms": "part of FakeLead, in its suite; the file: test_repository_files.py",
     "tests/unit/deploy/test_engine_reply.py:FakeSender": "Triton's object, no port of ours; real answers: test_triton_vllm.py",
+    "tests/unit/gateway/fakes.py:FakeRollbackLog": "keeps lists; the real bus: test_break_glass.py",
     "tests/unit/gateway/fakes.py:FakeTelemetry": "keeps a list and returns nothing; the recorder: test_telemetry.py",
     "tests/unit/merger/test_app.py:FakeArtifacts": "notes the order of steps; the real steps: test_merger.py, test_merge.py",
     "tests/unit/merger/test_app.py:FakeEngine": "the same",

@@ -37,6 +37,7 @@ SHARED = {
         "transfer",
     },
     "provenance": {
+        "administrators",
         "attestations",
         "audit_log",
         "envelopes",

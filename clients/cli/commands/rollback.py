@@ -9,6 +9,7 @@ import typer
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 
+from clients.cli.commands.gateway_rollback import roll_back_without_bus
 from clients.cli.commands.orders import EPOCH_TRIES, EXPIRES, ExpiresOption, expires_at, order
 from clients.cli.connection import (
     JsonOption,
@@ -56,6 +57,17 @@ def rollback(
         bool,
         typer.Option("--dry-run", help="Show what the rollback would do; change nothing. Exit code 1 if refused."),
     ] = False,
+    without_bus: Annotated[
+        bool,
+        typer.Option(
+            "--without-bus",
+            help="Order it at the gateways themselves, while they cannot reach the bus; takes an administrator's key.",
+        ),
+    ] = False,
+    gateway: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="With --without-bus: a gateway; repeatable, name all that serve the model."),
+    ] = None,
     expires: ExpiresOption = EXPIRES,
     wait: Annotated[bool, typer.Option(help="Wait for the end, and print the time of each step.")] = True,
     timeout: Annotated[float, typer.Option(help="Maximum time to wait, in seconds.", min=0.1)] = WAIT_S,
@@ -72,6 +84,14 @@ def rollback(
     failed = target_of(model, target) if target is not None else None
     to_version = parse_number(to) if to is not None else None
     stack = find_stack(state)
+    if without_bus:
+        if to is not None:
+            raise CommandError("--to needs the bus: without it, a gateway goes back to its previous target")
+        target = str(failed) if failed is not None else None
+        roll_back_without_bus(stack, model, target, gateway or [], reason=reason, dry_run=dry_run, as_json=as_json)
+        return
+    if gateway:
+        raise CommandError("--gateway belongs to --without-bus: with the bus, all gateways follow")
     if dry_run:
         show_plan(asyncio.run(_dry_run(stack, model, failed, to_version)), as_json=as_json)
         return

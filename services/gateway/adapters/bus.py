@@ -6,14 +6,18 @@ import contextlib
 import nats.errors
 import structlog
 from nats.aio.msg import Msg
+from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 
 from contracts.api_usage import DEMAND_PREFIX, DemandReport, MonthlyUsage
-from contracts.facts import InferenceBatch
+from contracts.envelope import derived_id
+from contracts.facts import InferenceBatch, RollbackReported
+from contracts.gateway_rollbacks import RollbackAnswer
+from contracts.routes import Route
 from contracts.vocabulary import Environment
 from services.gateway.budgets import Budgets
 from services.gateway.shares import Shares
-from shared.errors import Transient
+from shared.errors import Permanent, SlipwayError, Transient
 from shared.messaging.bus import Bus, Emit, publish_event
 from shared.runtime.service import connect_with_retries
 from shared.storage.kv import Bucket, Conflict, M, OnChange, OnSnapshot
@@ -21,6 +25,7 @@ from shared.storage.kv import Bucket, Conflict, M, OnChange, OnSnapshot
 _RETRY_S = 0.5
 _EVERY_S = 1.0
 _TRIES = 5
+_ANSWER_S = 2.0
 
 
 class BusConnection:
@@ -105,6 +110,42 @@ class BusConnection:
                 structlog.get_logger().warning("demand cannot be reported", error=repr(error))
                 continue
             shares.divide()
+
+    async def answers(self, model: str) -> bool:
+        """Return whether the bus answers (see `ports.RollbackLog`).
+
+        A connection to a bus that hangs, or that a network drops, seems to be there for minutes.
+        """
+        if not self.connected:
+            return False
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                await Bucket(self._bus.js, "routes", Route, service=self._bus.service).get(model)
+        except NotFoundError:
+            return True
+        except (nats.errors.Error, TimeoutError, SlipwayError, OSError):
+            return False
+        return True
+
+    async def find_answer(self, order_id: str) -> RollbackAnswer | None:
+        """Return what became of a rollback that was performed here (see `ports.RollbackLog`)."""
+        answers = Bucket(self._bus.js, "rollback-answers", RollbackAnswer, service=self._bus.service)
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                entry = await answers.get(order_id)
+        except (nats.errors.Error, TimeoutError) as error:
+            raise Transient("bus_unavailable", f"The bus does not answer: {error!r}.") from error
+        return entry.value if entry is not None else None
+
+    async def report(self, report: RollbackReported, *, model: str, order_id: str) -> None:
+        """Publish a rollback that was performed here (see `ports.RollbackLog`)."""
+        # all gateways that performed it publish the same id: the bus stores one
+        event_id = derived_id(order_id, RollbackReported.TYPE)
+        emit = Emit(report, model=model, environment="production", id=event_id, correlation_id=order_id)
+        try:
+            await publish_event(self._bus.js, self._bus.envelope(emit))
+        except (nats.errors.Error, TimeoutError, Permanent) as error:
+            raise Transient("bus_unavailable", f"The rollback could not be published: {error!r}.") from error
 
     async def close(self) -> None:
         """Disconnect from the bus."""

@@ -1,7 +1,10 @@
 """Saves the last known records in a file, so that a gateway that starts without the bus can serve."""
 
+import contextlib
+import fcntl
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -48,3 +51,22 @@ class RecordFile(Generic[M]):
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Return what differs whenever another file was written; zeros if there is none."""
+        try:
+            status = self._path.stat()
+        except OSError:
+            return 0, 0
+        return status.st_ino, status.st_mtime_ns
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the file's lock, which processes that change what they read must hold."""
+        lock = os.open(self._path.with_name(f"{self._path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)

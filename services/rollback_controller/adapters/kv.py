@@ -8,11 +8,12 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from contracts.drills import Drill
+from contracts.gateway_rollbacks import RollbackAnswer
 from contracts.records import record_key
 from contracts.routes import Route
 from contracts.vocabulary import Environment
 from decisions.route_edits import newest
-from shared.storage.compare_and_set import check_not_newer, edit_record
+from shared.storage.compare_and_set import Records, check_not_newer, edit_record
 from shared.storage.kv import Bucket, Entry
 
 SERVICE = "rollback-controller"
@@ -105,3 +106,18 @@ class KvDrills:
 
     def _bucket(self) -> Bucket[Drill]:
         return Bucket(self._js(), "drills", Drill, service=SERVICE)
+
+
+class RecordedAnswers:
+    """The bucket `rollback-answers` (implements `ports.Answers`)."""
+
+    def __init__(self, records: Records[RollbackAnswer]) -> None:
+        self._records = records
+
+    async def put(self, answer: RollbackAnswer) -> None:
+        """Write an answer; one that says `applied` is never replaced."""
+
+        def decide(before: RollbackAnswer | None) -> RollbackAnswer:
+            return before if before is not None and before.outcome == "applied" else answer
+
+        await edit_record(self._records, answer.order_id, decide, name=f"rollback-answers/{answer.order_id}")

@@ -16,10 +16,12 @@ from contracts.facts import (
     RollbackStarted,
     RollbackTimeline,
 )
+from contracts.gateway_rollbacks import GatewayRollback
 from contracts.routes import Route
 from contracts.vocabulary import Target
+from decisions.gateway_rollbacks import Void, apply_order
 from decisions.orders import assess_epoch, assess_expiry, expiry
-from decisions.rollback import Guard, PastRollback, RollBack, decide_rollback
+from decisions.rollback import Guard, PastRollback, RollBack, decide_rollback, rollback_id
 from services.rollback_controller.domain.record import (
     HELD_KEPT,
     VERSIONS_KEPT,
@@ -27,10 +29,7 @@ from services.rollback_controller.domain.record import (
     RollbackState,
     add_rollback,
     publish,
-    rollback_id,
 )
-
-VoidCode = Literal["not_in_traffic", "order_expired", "stale_epoch", "malformed_event"]
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class VoidOrder:
     """An order that is void: too old, ambiguous, of another epoch, with a used id, or about what takes no traffic."""
 
     reason: str
-    code: VoidCode = "not_in_traffic"
+    code: Code = "not_in_traffic"
 
 
 def record_policy(state: RollbackState, opened: ReleaseOpened, route: Route | None = None) -> RollbackState:
@@ -218,8 +217,39 @@ def decide_on_order(
     return _start(state, started)
 
 
+def decide_on_report(
+    state: RollbackState, order: GatewayRollback, route: Route | None, cause: Cause
+) -> RollbackState | VoidOrder:
+    """Start what gateways performed by an administrator's order; several reports of one order are one.
+
+    Its age was checked when it was performed. Here its epoch counts: a route that changed meanwhile stays.
+    """
+    known = state.rollback(rollback_id(order.order_id))
+    if known is not None:
+        refused = known.phase == "failed" and known.timeline.decided_at is None
+        return VoidOrder(known.reason, known.code or "not_in_traffic") if refused else state
+    if route is None or order.failed is None:
+        return VoidOrder(f"{state.model} has no route; there is nothing to roll back.")
+    applied = apply_order(route, order)
+    if isinstance(applied, Void):
+        return VoidOrder(applied.reason, applied.code)
+    started = Rollback(
+        rollback_id=rollback_id(order.order_id),
+        cause_id=order.order_id,
+        correlation_id=cause.correlation_id,
+        origin="gateway",
+        mode="manual",
+        failed=order.failed,
+        cause_sequence=cause.sequence,
+        epoch=order.epoch,
+        timeline=RollbackTimeline(detected_at=order.issued_at, decided_at=cause.now),
+        reason=f"{order.administrator}: {order.reason}",
+    )
+    return _start(state, started)
+
+
 def record_refusal(
-    state: RollbackState, order: RollbackOrdered, route: Route | None, cause: Cause, void: VoidOrder
+    state: RollbackState, order: RollbackOrdered | GatewayRollback, route: Route | None, cause: Cause, void: VoidOrder
 ) -> RollbackState:
     """Record that an order was refused: delivered again, it is not carried out although its target serves by then."""
     failed = order.failed or (route.active.target if route is not None and route.active is not None else None)
@@ -229,7 +259,7 @@ def record_refusal(
         rollback_id=rollback_id(cause.event_id),
         cause_id=cause.event_id,
         correlation_id=cause.correlation_id,
-        origin="order",
+        origin="gateway" if isinstance(order, GatewayRollback) else "order",
         mode="manual",
         failed=failed,
         cause_sequence=cause.sequence,
@@ -249,7 +279,7 @@ def _is_repeated(known: Rollback, cause: Cause) -> bool:
     return known.origin == "order" and known.cause_sequence in (0, cause.sequence)
 
 
-def _void_code(code: Code | None) -> VoidCode:
+def _void_code(code: Code | None) -> Code:
     return code if code in ("order_expired", "stale_epoch") else "not_in_traffic"
 
 

@@ -1,6 +1,5 @@
 """The record of a model in one environment, in the bucket `rollbacks`."""
 
-import hashlib
 from collections.abc import Mapping
 from datetime import datetime
 from typing import ClassVar, Literal
@@ -19,7 +18,7 @@ HELD_KEPT = 100
 REHEARSALS_KEPT = 20
 
 Phase = Literal["decided", "switched", "completed", "failed"]
-Origin = Literal["alert", "order", "canary", "release"]
+Origin = Literal["alert", "order", "canary", "release", "gateway"]
 
 
 class Rollback(Contract):
@@ -28,7 +27,7 @@ class Rollback(Contract):
     Attributes:
         cause_id: The event that led to it.
         cause_sequence: The sequence number of that event in the log.
-        origin: What kind of event that was.
+        origin: What kind of event that was; `gateway`: gateways had moved traffic while the bus could not be reached.
         expires_at: When the order that asked for it is void; None without an order.
         epoch: The epoch of the route that the order named, if any.
         good: Requests since the switch that `trigger` finds good; without a trigger, those that were answered.
@@ -91,7 +90,7 @@ class RollbackState(OutboxRecord):
         standby: The verdict on the target that production can be rolled back to; None without one.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 9
+    SCHEMA_VERSION: ClassVar[int] = 10
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: unchanged,
         2: unchanged,
@@ -101,6 +100,7 @@ class RollbackState(OutboxRecord):
         6: unchanged,
         7: unchanged,
         8: unchanged,
+        9: unchanged,
     }
 
     model: ModelName
@@ -149,8 +149,3 @@ def publish(state: RollbackState, fact: Fact, about: Rollback, decided_at: datet
         decided_at=decided_at,
     )
     return state.model_copy(update={"outbox": (*state.outbox, entry)})
-
-
-def rollback_id(cause_id: str) -> str:
-    """Return the id of the rollback that an event leads to: always the same one."""
-    return "rb-" + hashlib.sha256(cause_id.encode()).hexdigest()[:16]

@@ -1,12 +1,15 @@
 """The gateway's application with its fakes in reach."""
 
 from datetime import timedelta
+from pathlib import Path
 
 import httpx
 from prometheus_client import generate_latest
 
 from contracts.api_keys import ApiKey
+from contracts.gateway_rollbacks import PerformedRollback
 from decisions.api_keys import digest_of_secret, format_key
+from services.gateway.adapters.record_file import RecordFile
 from services.gateway.app import SERVICE, build
 from services.gateway.budgets import Budgets
 from services.gateway.callers import Callers
@@ -14,14 +17,16 @@ from services.gateway.cross_checks import CrossChecks
 from services.gateway.drill_table import DrillTable
 from services.gateway.key_table import KeyTable
 from services.gateway.metrics import GatewayMetrics
+from services.gateway.performed_rollbacks import PerformedRollbacks
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
 from services.gateway.shares import Shares
 from services.gateway.worker_state import WorkerState
 from shared.messaging.bus import Bus
+from shared.provenance.administrators import Administrators
 from shared.runtime.settings import Connection
 from testbed.factories import MODEL, route, served
-from tests.unit.gateway.fakes import FakeEngine, FakeTelemetry, InlineFeatures, StepClock
+from tests.unit.gateway.fakes import FakeEngine, FakeRollbackLog, FakeTelemetry, InlineFeatures, StepClock
 
 HELLO = {"model": MODEL, "messages": [{"role": "user", "content": "hello there"}], "max_tokens": 3}
 STAGING = {"x-slipway-environment": "staging"}
@@ -45,7 +50,9 @@ LIMITS = {"max_in_flight": 8, "max_body_bytes": 10_000}
 class World:
     """Routes of production, and of staging and keys where given, else one that all requests present; time passes when the application pauses."""
 
-    def __init__(self, *routes, staging=(), engine=None, pause=None, clock=None, keys=None, **limits) -> None:
+    def __init__(
+        self, *routes, staging=(), engine=None, pause=None, clock=None, keys=None, rollbacks=None, **limits
+    ) -> None:
         self.clock = clock or StepClock()
         self.engine = engine or FakeEngine()
         self.telemetry = FakeTelemetry()
@@ -57,6 +64,10 @@ class World:
         self.shares = Shares(self.clock, "0123456789abcdef", limits.get("workers", 1))
         self.budgets = Budgets(self.clock, "0123456789abcdef")
         self.callers = Callers(self.keys, self.clock, self.shares, self.budgets)
+        file = RecordFile(Path("no/folder/rollbacks.json"), PerformedRollback)
+        self.rollbacks = rollbacks or PerformedRollbacks(
+            self.table, file, FakeRollbackLog(), Administrators(None), self.clock
+        )
         self.drills = DrillTable(self.clock)
         self.cross_checks = CrossChecks(self.engine, self.clock)
         bus = Bus(Connection(), SERVICE, self.clock)
@@ -79,6 +90,7 @@ class World:
             engine=self.engine,
             telemetry=self.telemetry,
             features=InlineFeatures(self.telemetry),
+            rollbacks=self.rollbacks,
             cross_checks=self.cross_checks,
             metrics=GatewayMetrics(bus.metrics),
             state=self.state,

@@ -1,6 +1,8 @@
 """Killed between any two steps and started again, the controller ends where it would have ended undisturbed."""
 
 import asyncio
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -8,13 +10,23 @@ from hypothesis import strategies as st
 
 from contracts import facts as cf
 from decisions.route_edits import promote
+from shared.provenance.administrators import Administrators
 from testbed import factories as f
+from testbed.administrators import credential, listed, signed_rollback
 from tests.kit.soak import often
 from tests.kit.virtual_time import run_virtual
 from tests.unit.rollback_controller.world import World
 
 LATER_S = 75.0
 """Longer than a fact waits whose process dies four times with it: no later fact overtakes it."""
+KEYS = Path(tempfile.mkdtemp()) / "administrators.json"
+ADMIN = credential()
+listed(KEYS, ADMIN)
+IDS = ["0a" * 16, "0b" * 16]
+ORDERS = [
+    signed_rollback(ADMIN, f.target(7), epoch, f.START, order_id=order_id)
+    for epoch, order_id in zip((12, 11), IDS, strict=True)
+]
 LATER = f.START + f.timedelta(minutes=10)
 
 
@@ -48,6 +60,17 @@ async def by_order(world):
     world.publish(cf.RollbackOrdered(**about, to_version=5), event_id="o-1")
     await asyncio.sleep(LATER_S)
     world.publish(cf.RollbackOrdered(**about), event_id="o-2")
+
+
+async def by_gateways(world):
+    """Two gateways report what an administrator ordered there, and a third one an order for an earlier route."""
+    world.administrators = Administrators(KEYS)
+    world.serve()
+    await asyncio.sleep(10)
+    world.publish(cf.RollbackReported(order=ORDERS[0], performed_at=f.START), event_id="g-1")
+    await asyncio.sleep(LATER_S)
+    world.publish(cf.RollbackReported(order=ORDERS[0], performed_at=f.START), event_id="g-2")
+    world.publish(cf.RollbackReported(order=ORDERS[1], performed_at=f.START), event_id="g-3")
 
 
 async def canary(world):
@@ -94,7 +117,7 @@ async def drilled(world):
     world.publish(cf.DrillOrdered(**about, fault=cf.DrillFault(), share_ratio=0.0, expires_at=LATER), event_id="d-2")
 
 
-STORIES = [by_alert, without_traffic, by_order, canary, unloaded_previous, lifted, drilled]
+STORIES = [by_alert, without_traffic, by_order, by_gateways, canary, unloaded_previous, lifted, drilled]
 ALERT = f"{f.target(7)}/slow/1"
 STARTED, SWITCHED, COMPLETED, FAILED, REFUSED, ACCEPTED = (
     fact.TYPE
@@ -114,6 +137,11 @@ ENDS = {
         5,
         [("o-1", "completed", "inconclusive", None), ("o-2", "failed", None, "not_in_traffic")],
         [SWITCHED, COMPLETED, FAILED, STARTED],
+    ),
+    by_gateways: (
+        6,
+        [(IDS[0], "completed", "inconclusive", None), (IDS[1], "failed", None, "stale_epoch")],
+        [SWITCHED, REFUSED, COMPLETED, STARTED],
     ),
     canary: (6, [("c-1", "completed", "inconclusive", None)], [SWITCHED, COMPLETED, STARTED]),
     unloaded_previous: (7, [(ALERT, "failed", None, "previous_not_ready")], [FAILED, STARTED]),

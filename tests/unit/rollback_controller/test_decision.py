@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from contracts import facts as cf
 from contracts.routes import CanaryShare
-from decisions.rollback import Guard
+from decisions.rollback import Guard, rollback_id
 from services.rollback_controller.domain import decision, execution
 from services.rollback_controller.domain.decision import Cause, Rules, VoidOrder
-from services.rollback_controller.domain.record import RollbackState, rollback_id
+from services.rollback_controller.domain.record import RollbackState
 from testbed import factories as f
 from tests.kit.soak import often
 

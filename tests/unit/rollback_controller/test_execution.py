@@ -6,9 +6,10 @@ from contracts import facts as cf
 from contracts.envelope import derived_id
 from contracts.facts.watch import InterTokenLatency
 from decisions.drills import describe_fault
+from decisions.rollback import rollback_id
 from services.rollback_controller.domain import execution, rehearsal_plan
 from services.rollback_controller.domain.decision import Rules
-from services.rollback_controller.domain.record import RollbackState, rollback_id
+from services.rollback_controller.domain.record import RollbackState
 from testbed import factories as f
 from tests.unit.rollback_controller.test_decision import alert, published, route, state, take
 

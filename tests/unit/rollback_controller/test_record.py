@@ -1,9 +1,10 @@
 """What a record keeps of its rollbacks, when there are more than it keeps."""
 
 from contracts import facts as cf
+from decisions.rollback import rollback_id
 from services.rollback_controller.domain import decision
 from services.rollback_controller.domain.decision import Cause
-from services.rollback_controller.domain.record import ROLLBACKS_KEPT, rollback_id
+from services.rollback_controller.domain.record import ROLLBACKS_KEPT
 from testbed import factories as f
 from tests.unit.rollback_controller.test_decision import RULES, alert, published, route, state, switch, take
 

@@ -6,7 +6,9 @@ from collections import Counter
 
 from contracts import facts as cf
 from contracts.envelope import Event
+from contracts.gateway_rollbacks import RollbackAnswer
 from contracts.services import SERVICES
+from services.rollback_controller.adapters.kv import RecordedAnswers
 from services.rollback_controller.app import build
 from services.rollback_controller.controller import SERVICE, Controller
 from services.rollback_controller.domain.record import RollbackState
@@ -14,6 +16,7 @@ from services.rollback_controller.settings import RollbackControllerSettings
 from services.rollback_controller.standby import StandbyProofs
 from services.rollback_controller.states import RollbackStates
 from shared.messaging.records import RecordStore
+from shared.provenance.administrators import Administrators
 from shared.runtime.sweeper import Sweeper
 from shared.storage.record_format import parse
 from testbed import factories as f
@@ -46,6 +49,8 @@ class World:
         self.traffic = FakeTraffic()
         self.proofs = FakeProofs()
         self.verifies_standby = False
+        self.answers = MemoryBucket()
+        self.administrators = Administrators(None)
         self.settings = _settings(**settings)
         self.life: Life | None = None
         self.bus: FakeBus | None = None
@@ -72,6 +77,10 @@ class World:
             probe=life.mortal(self.probe, "answers"),
             traffic=self.traffic,
             proofs=self.proofs,
+            answers=RecordedAnswers(
+                life.mortal(MemoryRecords(RollbackAnswer, self.answers), "get", "create", "update")
+            ),
+            administrators=self.administrators,
             settings=self.settings,
             clock=self.clock,
         )

@@ -1,0 +1,307 @@
+"""Rollbacks that are ordered at the gateway: who may, when they count, and that they end with a newer route."""
+
+import base64
+import dataclasses
+import json
+from datetime import timedelta
+
+import nkeys
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts.gateway_rollbacks import PATH, VALID, PerformedRollback, RollbackAnswer, SignedGatewayRollback
+from contracts.routes import CanaryShare, Route
+from decisions.gateway_rollbacks import apply_order, overridden
+from decisions.orders import CLOCK_SKEW
+from decisions.rollback import rollback_id
+from decisions.route_edits import promote, roll_back
+from services.gateway.adapters.record_file import RecordFile
+from services.gateway.performed_rollbacks import MOST_WAITING, Performed, PerformedRollbacks
+from services.gateway.rollback_endpoint import BURST, MOST_BYTES
+from services.gateway.route_table import RouteTable
+from testbed.administrators import credential, listed, rollback_order, signed_rollback
+from testbed.factories import MODEL, served
+from tests.kit.soak import often
+from tests.unit.gateway.fakes import FakeRollbackLog, StepClock
+from tests.unit.gateway.world import World
+
+V5, V6, V7, V8 = (served(version) for version in (5, 6, 7, 8))
+ROUTE = Route(model=MODEL, epoch=9, active=V7, previous=V6, history=(V5,), cause_id="promoted")
+ADMIN, OTHER = credential("admin"), credential("admin")
+
+
+class Place:
+    """A gateway's part that performs rollbacks, with everything beside it."""
+
+    def __init__(self, folder, route=ROUTE, routes=None) -> None:
+        self.clock = StepClock()
+        self.log = FakeRollbackLog()
+        self.table = RouteTable(routes if routes is not None else {route.model: route}, None, clock=self.clock)
+        self.file = RecordFile(folder / "rollbacks.json", PerformedRollback)
+        self.administrators = listed(folder / "administrators.json", ADMIN)
+        self.rollbacks = PerformedRollbacks(self.table, self.file, self.log, self.administrators, self.clock)
+
+    def order(self, target=V7.target, epoch=9, by=ADMIN, **changes) -> SignedGatewayRollback:
+        return signed_rollback(by, target, epoch, self.clock.now(), **changes)
+
+    async def perform(self, *about, **changes):
+        return await self.rollbacks.perform(self.order(*about, **changes))
+
+    @property
+    def active(self):
+        return self.table.get(MODEL).active.target.version
+
+    async def report(self) -> None:
+        """Run the report once."""
+
+        async def end(_delay_s):
+            raise EOFError
+
+        with pytest.raises(EOFError):
+            await self.rollbacks.report(end)
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Place(tmp_path)
+
+
+async def test_an_administrators_order_moves_traffic_and_survives_a_restart(place, tmp_path):
+    done = await place.perform()
+    assert isinstance(done, Performed)
+    assert (place.active, place.table.get(MODEL).epoch, done.outcome) == (6, 10, "waiting")
+    assert place.table.get(MODEL).is_quarantined(V7.target)
+    assert Place(tmp_path).active == 6
+    assert "rolled back here" in place.table.problem
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"by": OTHER}, "key_not_trusted"),
+        ({"administrator": "maria"}, "signature_invalid"),
+        ({"epoch": 8}, "stale_epoch"),
+        ({"epoch": 10}, "stale_epoch"),
+        ({"epoch": None}, "stale_epoch"),
+        ({"target": V6.target}, "not_in_traffic"),
+        ({"target": V7.target.model_copy(update={"model": "other-bot"})}, "not_in_traffic"),
+        ({"model": "other-bot"}, "not_in_traffic"),
+        ({"failed": None}, "malformed_event"),
+    ],
+)
+async def test_what_is_not_an_administrators_order_for_this_route_changes_nothing(place, changes, code):
+    refused = await place.perform(**changes)
+    assert (refused.code, place.active, place.file.load()) == (code, 7, {})
+
+
+@pytest.mark.parametrize(
+    ("issued_s", "until_s", "counts"),
+    [
+        (0, VALID.total_seconds(), True),
+        (-VALID.total_seconds() + 5, 60, True),
+        (-VALID.total_seconds() - 5, 3600, False),
+        (-60, -5, False),
+        (CLOCK_SKEW.total_seconds() - 5, 600, True),
+        (CLOCK_SKEW.total_seconds() + 5, 600, False),
+    ],
+)
+async def test_an_order_counts_for_minutes_whatever_it_says(place, issued_s, until_s, counts):
+    now = place.clock.now()
+    times = {"issued_at": now + timedelta(seconds=issued_s), "expires_at": now + timedelta(seconds=until_s)}
+    done = await place.perform(**times)
+    assert (isinstance(done, Performed), place.active) == (counts, 6 if counts else 7)
+    if not counts:
+        assert done.code == "order_expired"
+
+
+@pytest.mark.parametrize("part", ["payload", "signature", "public_key"])
+async def test_an_altered_order_changes_nothing(place, part):
+    signed = place.order()
+    altered = {
+        "payload": signed.payload.replace('"epoch":9', '"epoch": 9'),
+        "signature": ("A" if signed.signature[0] != "A" else "B") + signed.signature[1:],
+        "public_key": "UA" + signed.public_key[2:-1] + ("A" if signed.public_key[-1] != "A" else "B"),
+    }
+    refused = await place.rollbacks.perform(signed.model_copy(update={part: altered[part]}))
+    assert (refused.code, place.active) == ("key_not_trusted" if part == "public_key" else "signature_invalid", 7)
+
+
+async def test_what_a_bus_has_an_administrator_sign_is_no_order(place):
+    """A bus chooses a text that a client signs to connect: it is not what an order's signature is over."""
+    signed = place.order()
+    pair = nkeys.from_seed(bytearray(ADMIN.seed.get_secret_value().encode()))
+    for text in (signed.payload, "\xffslipway.gateway-rollback.v1\n" + signed.payload):
+        forged = base64.b64encode(pair.sign(text.encode())).decode()
+        refused = await place.rollbacks.perform(signed.model_copy(update={"signature": forged}))
+        assert (refused.code, place.active) == ("signature_invalid", 7)
+
+
+async def test_the_same_order_again_is_answered_and_changes_nothing(place):
+    signed = place.order()
+    await place.rollbacks.perform(signed)
+    again = await place.rollbacks.perform(signed)
+    assert (again.outcome, again.after.epoch, len(place.file.load())) == ("waiting", 10, 1)
+    other = place.order(V6.target, 10, order_id=json.loads(signed.payload)["order_id"])
+    assert (await place.rollbacks.perform(other)).code == "malformed_event"
+
+
+async def test_an_order_is_refused_while_the_bus_answers_unless_it_only_asks(place):
+    place.log.connected = True
+    assert ((await place.perform()).code, place.active) == ("bus_available", 7)
+    planned = await place.perform(target=V7.target, epoch=None, failed=None, plan_only=True)
+    assert (planned.order.failed, planned.before.epoch, planned.after.active, place.active) == (V7.target, 9, V6, 7)
+    assert place.file.load() == {}
+
+
+async def test_a_second_rollback_names_its_target_and_follows_the_first(place):
+    await place.perform()
+    unnamed = await place.perform(V7.target, None, failed=None, plan_only=True)
+    assert "--target" in unnamed.reason
+    await place.perform(V6.target, 10)
+    assert (place.active, place.table.get(MODEL).epoch) == (5, 11)
+
+
+async def test_a_newer_route_from_the_bus_ends_it_and_the_same_one_does_not(place):
+    await place.perform()
+    await place.table.apply(MODEL, ROUTE, 3)
+    assert place.active == 6
+    newer = promote(ROUTE, V8, weight_ratio=1.0, epoch=9, cause_id="x").route
+    await place.table.apply(MODEL, newer, 4)
+    assert (place.active, place.table.problem) == (8, "")
+
+
+async def test_it_is_reported_once_the_bus_is_back_and_ends_if_it_is_refused_there(place):
+    signed = place.order()
+    await place.rollbacks.perform(signed)
+    await place.report()
+    assert place.log.reports == []
+    place.log.connected = True
+    await place.report()
+    order_id = json.loads(signed.payload)["order_id"]
+    [(reported, model, fact)] = place.log.reports
+    assert (reported, model, fact.order, place.active) == (order_id, MODEL, signed, 6)
+    answer = RollbackAnswer(
+        order_id=order_id, model=MODEL, outcome="refused", code="key_not_trusted", answered_at=place.clock.now()
+    )
+    place.log.replies[order_id] = answer
+    await place.report()
+    assert (place.active, place.file.load()[order_id].code) == (7, "key_not_trusted")
+    assert (await place.rollbacks.perform(signed)).outcome == "refused"
+
+
+async def test_what_was_applied_counts_until_its_route_arrives(place):
+    signed = place.order()
+    await place.rollbacks.perform(signed)
+    order_id, place.log.connected = json.loads(signed.payload)["order_id"], True
+    place.log.replies[order_id] = RollbackAnswer(
+        order_id=order_id, model=MODEL, outcome="applied", answered_at=place.clock.now()
+    )
+    await place.report()
+    assert place.active == 6
+    await place.table.apply(MODEL, roll_back(ROUTE, V7.target, cause_id=rollback_id(order_id)).route, 5)
+    assert (place.active, place.table.problem, place.table.get(MODEL).epoch) == (6, "", 10)
+
+
+async def test_another_worker_serves_it_too(place, tmp_path):
+    beside = Place(tmp_path)
+    await place.perform()
+    assert beside.active == 7
+    beside.rollbacks.refresh()
+    assert beside.active == 6
+
+
+async def test_what_cannot_be_saved_is_not_performed(place, tmp_path):
+    (tmp_path / "rollbacks.json").mkdir()
+    assert ((await place.perform()).code, place.active) == ("disk_full", 7)
+
+
+async def test_waiting_rollbacks_are_bounded_and_answered_ones_are_forgotten(tmp_path):
+    names = [f"bot-{number}" for number in range(MOST_WAITING + 1)]
+    at = {name: served(7, model=name) for name in names}
+    routes = {
+        name: Route(model=name, epoch=9, active=at[name], previous=served(6, model=name), cause_id="p")
+        for name in names
+    }
+    place = Place(tmp_path, routes=routes)
+    done = [await place.perform(at[name].target) for name in names]
+    assert [getattr(each, "code", None) for each in done] == [None] * MOST_WAITING + ["too_many_rollbacks"]
+    answered = {key: record.model_copy(update={"outcome": "applied"}) for key, record in place.file.load().items()}
+    place.file.save(answered)
+    await place.clock.pause(3600.0)
+    assert isinstance(await place.perform(at[names[-1]].target), Performed)
+    assert len(place.file.load()) == 1
+
+
+async def test_a_withdrawn_key_counts_no_more(place, tmp_path):
+    listed(tmp_path / "administrators.json", OTHER)
+    assert (await place.perform()).code == "key_not_trusted"
+    (tmp_path / "administrators.json").write_text("[")
+    assert (await place.perform()).code == "key_not_trusted"
+
+
+@pytest.fixture
+def world(place):
+    return dataclasses.make_dataclass("Both", ["place", "http"])(
+        place, World(ROUTE, rollbacks=place.rollbacks, clock=place.clock).http
+    )
+
+
+async def test_over_http_an_order_is_answered_and_a_refusal_has_a_code_and_advice(world):
+    done = await world.http.post(PATH, json=world.place.order().model_dump(mode="json"))
+    assert (done.status_code, done.json()["active"], done.json()["epoch"]) == (200, "support-bot.v6.int8", 10)
+    for body, status, code in (
+        (world.place.order(by=OTHER).model_dump(mode="json"), 403, "key_not_trusted"),
+        (world.place.order().model_dump(mode="json"), 409, "stale_epoch"),
+        ({"payload": "{}"}, 400, "malformed_event"),
+        ([], 400, "malformed_event"),
+        ({"payload": "x" * MOST_BYTES}, 413, "request_too_large"),
+    ):
+        refused = await world.http.post(PATH, json=body)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (status, code), refused.text
+    assert (await world.http.get(PATH)).status_code == 405
+
+
+async def test_one_address_sends_so_many_orders(world):
+    codes = [(await world.http.post(PATH, json={})).status_code for _ in range(BURST + 1)]
+    assert codes == [400] * BURST + [429]
+    await world.place.clock.pause(1.0)
+    assert (await world.http.post(PATH, json=world.place.order().model_dump(mode="json"))).status_code == 200
+
+
+def steps():
+    """Draw what may happen to a route: edits on the bus, and orders at a gateway for any target and epoch."""
+    version = st.sampled_from([5, 6, 7, 8])
+    edits = st.tuples(st.sampled_from(["promote", "roll_back"]), version)
+    orders = st.tuples(st.just("order"), version, st.integers(8, 14))
+    return st.lists(st.one_of(edits, orders), max_size=8)
+
+
+@given(steps(), st.booleans())
+@settings(max_examples=often(200), deadline=None)
+def test_orders_never_revive_a_quarantined_target_and_end_with_a_newer_route(drawn, canary):
+    share = CanaryShare(served=V8, weight_ratio=0.2) if canary else None
+    route, orders = ROUTE.model_copy(update={"canary": share}), []
+    at = StepClock().now()
+    for number, (what, version, *epoch) in enumerate(drawn):
+        target = served(version).target
+        if what == "order":
+            order = rollback_order(target, epoch[0], at, order_id=f"{number:032x}")
+            if isinstance(apply_order(overridden(route, orders), order), Route):
+                orders.append(order)
+        else:
+            edit = (
+                promote(route, served(version), weight_ratio=1.0, epoch=route.epoch, cause_id=str(number))
+                if what == "promote"
+                else roll_back(route, target, cause_id=str(number))
+            )
+            route = getattr(edit, "route", route)
+        after = overridden(route, orders)
+        assert overridden(route, orders) == after, "the same orders lead to the same route"
+        assert after.epoch >= route.epoch
+        assert set(route.quarantined) <= set(after.quarantined)
+        serving = [each for each in (after.active, after.previous, *after.history) if each is not None]
+        assert not {each.target for each in serving} & set(after.quarantined)
+        if all(order.epoch < route.epoch for order in orders):
+            assert after == route
+        assert overridden(after, orders) == after, "on the route that they led to, they change nothing"

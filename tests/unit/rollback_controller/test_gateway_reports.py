@@ -1,0 +1,105 @@
+"""Rollbacks that gateways report: applied once, whoever reports them and whatever is killed, or refused and answered."""
+
+import asyncio
+import json
+
+import pytest
+
+from contracts import facts as cf
+from contracts.gateway_rollbacks import RollbackAnswer
+from decisions.rollback import rollback_id
+from shared.storage.record_format import parse
+from testbed import factories as f
+from testbed.administrators import credential, listed, signed_rollback
+from tests.kit.virtual_time import virtual_time
+from tests.unit.rollback_controller.world import World
+
+ADMIN = credential("maria")
+
+
+def report(world, version=7, epoch=None, by=ADMIN, **changes):
+    epoch = world.route().epoch if epoch is None else epoch
+    changes.setdefault("administrator", "maria")
+    order = signed_rollback(by, f.target(version), epoch, world.clock.now(), **changes)
+    return cf.RollbackReported(order=order, performed_at=world.clock.now())
+
+
+def order_id(fact):
+    return json.loads(fact.order.payload)["order_id"]
+
+
+def answer(world, fact):
+    stored = world.answers.data.get(order_id(fact))
+    return parse(RollbackAnswer, stored[1], "answers")[0] if stored else None
+
+
+@pytest.fixture
+def world(tmp_path):
+    world = World()
+    world.administrators = listed(tmp_path / "administrators.json", ADMIN)
+    world.serve()
+    return world
+
+
+def test_a_report_moves_the_route_without_a_probe_and_names_the_administrator(world):
+    @virtual_time
+    async def play():
+        world.start()
+        world.probe.unloaded.add(str(f.target(6)))
+        fact = report(world)
+        for number in range(3):
+            world.publish(fact, event_id=f"g-{number}")
+        await asyncio.sleep(1)
+        route = world.route()
+        assert (route.active.target, route.quarantined, route.epoch) == (f.target(6), (f.target(7),), 13)
+        assert route.cause_id == rollback_id(order_id(fact))
+        assert (answer(world, fact).outcome, len(world.log.facts(cf.RollbackStarted))) == ("applied", 1)
+        (kept,) = world.state().rollbacks
+        assert (kept.reason, kept.origin, kept.mode) == ("maria: Rude answers.", "gateway", "manual")
+        await world.stop()
+
+    play()
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "answered"),
+    [
+        ({"by": credential("maria")}, "key_not_trusted", True),
+        ({"administrator": "jonas"}, "signature_invalid", False),
+        ({"epoch": 11}, "stale_epoch", True),
+        ({"version": 6}, "not_in_traffic", True),
+        ({"model": "other-bot"}, "malformed_event", False),
+        ({"plan_only": True}, "malformed_event", False),
+    ],
+)
+def test_what_no_administrator_ordered_for_this_route_is_refused_and_answered(world, changes, code, answered):
+    @virtual_time
+    async def play():
+        world.start()
+        before, fact = world.route(), report(world, **changes)
+        world.publish(fact)
+        await asyncio.sleep(1)
+        (refused,) = world.log.facts(cf.OrderRefused)
+        assert (refused.code, refused.order_id, world.route()) == (code, order_id(fact), before)
+        stored = answer(world, fact)
+        assert (stored.outcome, stored.code) == ("refused", code) if answered else stored is None
+        await world.stop()
+
+    play()
+
+
+def test_an_altered_report_says_nothing_about_the_order_that_it_was_made_from(world):
+    @virtual_time
+    async def play():
+        world.start()
+        fact = report(world)
+        altered = fact.order.model_copy(update={"payload": fact.order.payload.replace("Rude", "Nice")})
+        world.publish(fact.model_copy(update={"order": altered}), event_id="g-1")
+        await asyncio.sleep(1)
+        assert answer(world, fact) is None
+        world.publish(fact, event_id="g-2")
+        await asyncio.sleep(1)
+        assert (answer(world, fact).outcome, world.route().active.target) == ("applied", f.target(6))
+        await world.stop()
+
+    play()
