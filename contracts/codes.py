@@ -156,7 +156,7 @@ ADVICE: dict[Code, str] = {
     "too_many_rollbacks": "Automatic rollbacks came too often and are held; look at the cause, then order a rollback if it is right.",
     "not_quarantined": "This target is not quarantined; there is no quarantine to lift.",
     "not_in_traffic": "This target takes no traffic, so there is nothing to roll back; see slipway routes.",
-    "drill_not_allowed": "Order the drill in staging, or let operations allow it for this model.",
+    "drill_not_allowed": "Order the drill in staging, or let operations add the model and restart the rollback-controller.",
     "order_expired": "Orders are valid for a limited time; check the present state and the clock of the sender, then publish the order again.",
     "alert_resolved": "The alert was resolved before traffic moved, so nothing was rolled back.",
     "retries_exhausted": "The retries ended without success; fix the cause that the reason names, then requeue the dead letter or publish again.",

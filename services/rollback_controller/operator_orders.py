@@ -55,10 +55,7 @@ class OperatorOrders:
 
     def _check_allowed(self, model: str) -> None:
         if not {model, "*"} & self.production_drills:
-            reason = (
-                f"Drills on {model} are not allowed in production: add it to ROLLBACK_CONTROLLER_PRODUCTION_DRILLS, "
-                "restart the rollback-controller, and order it again; or order the drill in staging."
-            )
+            reason = f"ROLLBACK_CONTROLLER_PRODUCTION_DRILLS does not name {model}, so it has no drills in production."
             raise Permanent("drill_not_allowed", reason)
 
     async def order_drill(self, event: Event[DrillOrdered], received: Received) -> None:

@@ -178,6 +178,8 @@ def _approved(release: ReleaseProgress, event: Event[f.ApprovalGranted]) -> Rele
     policy = release.policy
     if policy is not None and policy.approvals.not_by_publisher and event.sender in release.publishers:
         return release  # it was refused
+    if "approved" in release.steps and release.steps["approved"].state == "done":
+        return release  # enough had approved
     release = replace(release, approvers=tuple(dict.fromkeys((*release.approvers, event.sender))))
     given, needed, names = len(release.approvers), policy.approvals.count if policy else 1, ", ".join(release.approvers)
     if given < needed:

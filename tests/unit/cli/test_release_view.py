@@ -5,7 +5,7 @@ import pytest
 from clients.cli.views.projection import advance, join, latest, project
 from clients.cli.views.release import STEPS
 from contracts import facts as f
-from contracts.policy import Promotion
+from contracts.policy import Approvals, Promotion
 from testbed.factories import MODEL, after, event, fact, policy, registered, route, served, staging_request
 
 RELEASE = "r-0123456789abcdef-1"
@@ -379,3 +379,27 @@ def test_figures_that_may_surprise_are_explained_beside_them():
         "99.8% of likeliest tokens as with base + LoRA (rounding to bfloat16 decides near-ties)"
     )
     assert release.steps["quantised"].detail.endswith("size x0.61 of the merged model (embeddings are not quantised)")
+
+
+def test_approvals_are_counted_by_person_and_those_that_were_refused_are_not():
+    policy = Approvals(count=2, not_by_publisher=True)
+    opened, *others = whole_release()[1:7]
+    assert isinstance(opened.data, f.ReleaseOpened)
+    manual = opened.data.policy.model_copy(update={"approvals": policy, "promotion": Promotion(mode="manual")})
+    data = opened.data.model_copy(update={"policy": manual, "publishers": ("paula",)})
+    asked = logged(f.ApprovalRequested, 86, release_id=RELEASE, approvals=2)
+    log = [whole_release()[0], opened.model_copy(update={"data": data}), *others, asked]
+
+    def given(number, sender):
+        approval = logged(f.ApprovalGranted, 86 + number, release_id=RELEASE)
+        return approval.model_copy(update={"source": f"/slipway/{sender}", "id": f"approval-{number}"})
+
+    def shown(*senders):
+        approvals = [given(number, sender) for number, sender in enumerate(senders, 1)]
+        step = only(project([*log, *approvals])).steps["approved"]
+        return step.state, step.detail.split(", waiting")[0]
+
+    assert shown() == ("running", "0 of 2 approvals")
+    assert shown("paula") == ("running", "0 of 2 approvals")
+    assert shown("anna", "anna", "paula") == ("running", "1 of 2 approvals, by anna")
+    assert shown("anna", "oscar", "ben", "anna") == ("done", "by anna, oscar")

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from nats.errors import ConnectionClosedError
 
 from contracts import facts as f
+from contracts.envelope import source_of
+from contracts.policy import Approvals, Promotion
 from services.registry.app import Registry
 from services.registry.domain import announcements
 from services.registry.domain.admission import RECORD_BYTES, AllowedLocations
@@ -18,6 +20,7 @@ from services.registry.settings import RegistrySettings
 from shared.errors import Permanent, Transient
 from shared.messaging.delivery import ITEM_LIMIT_S, OUTAGE_LIMIT_S
 from shared.storage.kv import Entry
+from testbed.factories import PUBLISHER
 from tests.kit import fakes_registry as k
 from tests.kit.records import Faults, FaultyRecords, raising
 
@@ -471,6 +474,26 @@ async def opened_release(harness):
     await harness.announce()
     (opened,) = harness.out.publisher.of(f.ReleaseOpened)
     return opened.release_id
+
+
+async def test_an_approval_by_the_publisher_of_the_checkpoint_is_refused_and_changes_nothing(harness):
+    approvals = Approvals(not_by_publisher=True)
+    policy = k.policy(promotion=Promotion(mode="manual"), approvals=approvals)
+    harness.out.policies.kept[k.MODEL] = Entry(policy, 1)
+    await harness.announce(policy=None)
+    (opened,) = harness.out.publisher.of(f.ReleaseOpened)
+    assert opened.publishers == (PUBLISHER,)
+    approval = k.approval(k.ref("x").digest, opened.release_id)
+    for number, (sender, refused) in enumerate(((PUBLISHER, True), ("anna", False))):
+        event = k.event(approval, f"a{number}", correlation=opened.release_id, source=source_of(sender))
+        if refused:
+            with pytest.raises(Permanent) as caught:
+                await harness.registry.handle_order(event, k.START)
+            assert caught.value.code == "approver_is_publisher"
+        else:
+            await harness.registry.handle_order(event, k.START)
+    release = await harness.registry.records.read(k.MODEL, opened.release_id)
+    assert [given.sender for given in release.approvals[approval.manifest_digest]] == ["anna"]
 
 
 @pytest.mark.parametrize(("at", "stored"), [(-86_400, 0), (0, -86_400)])
