@@ -34,7 +34,7 @@ from services.merger.adapters.engine import ENVIRONMENT, dump_job
 from services.merger.ports import Folder, MergeJob
 from shared.runtime.settings import Connection
 from shared.storage.blobs import Store, blob_key
-from testbed.servers import S3Server, connection, running
+from testbed.servers import S3Server, connection, running, store_variables
 
 DIGEST = "sha256:" + "0" * 64
 VOCABULARY = 49_152  # that of the packaged tokenizer
@@ -166,9 +166,7 @@ def peft(base: str, lora: str, out: str, dtype: str) -> dict[str, float]:
 def in_process(connection_: Connection, *arguments: str) -> dict[str, float]:
     """Run one of the functions above in its own process."""
     environment = {
-        "SLIPWAY_S3_ENDPOINT": connection_.s3_endpoint,
-        "SLIPWAY_S3_ACCESS_KEY": connection_.s3_access_key,
-        "SLIPWAY_S3_SECRET_KEY": connection_.s3_secret_key.get_secret_value(),
+        **store_variables(connection_, "merger"),
         "PATH": "/usr/bin",
         **ENVIRONMENT,
     }

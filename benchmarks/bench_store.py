@@ -24,7 +24,9 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.parts import show_table
+from deploy.local.state import ADMIN
 from shared.storage.blobs import Store
+from shared.storage.credentials import read_credential
 from testbed.servers import S3Server, connection, running
 
 Ways = dict[str, tuple[Callable[[Path, str], object], Callable[[str, Path], object]]]
@@ -79,14 +81,16 @@ def checked_sdk_way(store: Store) -> tuple[Callable[[Path, str], object], Callab
 
 def rclone_way(program: str, server: S3Server) -> tuple[Callable[[Path, str], object], Callable[[str, Path], object]]:
     """Return put and get by rclone, with its defaults."""
+    key = read_credential(server.keys.store.credential(ADMIN))
     settings = {
         "TYPE": "s3",
         "PROVIDER": "SeaweedFS",
-        "ENDPOINT": f"http://127.0.0.1:{server.port}",
-        "ACCESS_KEY_ID": server.access_key,
-        "SECRET_ACCESS_KEY": server.secret_key,
+        "ENDPOINT": f"https://127.0.0.1:{server.port}",
+        "ACCESS_KEY_ID": key.access_key,
+        "SECRET_ACCESS_KEY": key.secret_key.get_secret_value(),
     }
-    environment = {**os.environ, **{f"RCLONE_CONFIG_S_{name}": value for name, value in settings.items()}}
+    authority = {"RCLONE_CA_CERT": str(server.keys.authority)}
+    environment = {**os.environ, **authority, **{f"RCLONE_CONFIG_S_{name}": value for name, value in settings.items()}}
 
     def run(source: str, target: str) -> None:
         subprocess.run([program, "copyto", "-q", "--config", "", source, target], env=environment, check=True)

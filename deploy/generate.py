@@ -1,4 +1,4 @@
-"""Writes what follows from the contracts: JSON Schemas, the AsyncAPI document, NATS permissions. `--check` compares."""
+"""Writes what follows from the contracts: JSON Schemas, the AsyncAPI document, permissions; `--check` compares."""
 
 import json
 import sys
@@ -16,8 +16,10 @@ from contracts.identities import PROVISIONER, ROLES, Identity
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
 from contracts.services import FROM_OUTSIDE, SERVICES, stream_of
+from contracts.store_access import BUCKET
 from contracts.vocabulary import IDENTITY_PATTERN, MODEL_NAME_PATTERN
 from decisions.bus_permissions import permissions_of
+from decisions.store_permissions import access_of, policy
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA_BASE = "urn:slipway:schema:"
@@ -42,6 +44,7 @@ def generated() -> dict[Path, str]:
         files[name] = _json({"$id": f"{SCHEMA_BASE}{record.__name__}", **record.model_json_schema()})
     files[Path("contracts/asyncapi.yaml")] = yaml.safe_dump(asyncapi(), sort_keys=False, width=120, allow_unicode=True)
     files[Path("deploy/nats/permissions.yaml")] = permissions()
+    files[Path("deploy/store/policies.json")] = policies()
     return files
 
 
@@ -116,11 +119,25 @@ def permissions() -> str:
 
     What a server loads is made from the same functions for each installation, with its public keys (`slipway keys`).
     """
+    blocks = {identity.name: asdict(permissions_of(identity)) for identity in _identities()}
+    return yaml.safe_dump(blocks, sort_keys=False, width=160)
+
+
+def policies() -> str:
+    """Return the S3 policies of all identities that use the store, to be read in reviews and loaded into other servers.
+
+    `slipway keys` makes the same for each installation's identities.
+    """
+    given = {identity.name: access for identity in _identities() if (access := access_of(identity)) is not None}
+    return _json({name: policy(access, BUCKET) for name, access in given.items()})
+
+
+def _identities() -> list[Identity]:
+    """Return all services, provisioning, and a user of each role."""
     key = "U" + "A" * 55
     services = [Identity(name=name, public_keys=(key,)) for name in (*SERVICES, PROVISIONER)]
     users = [Identity(name=f"a-{role}", roles=(role,), public_keys=(key,)) for role in ROLES]
-    blocks = {identity.name: asdict(permissions_of(identity)) for identity in (*services, *users)}
-    return yaml.safe_dump(blocks, sort_keys=False, width=160)
+    return [*services, *users]
 
 
 def _json(value: dict[str, Any]) -> str:

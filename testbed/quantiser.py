@@ -17,7 +17,7 @@ from contracts.vocabulary import ArtifactRef, digest_of
 from shared.storage.blobs import Store, manifest_key
 from testbed import factories
 from testbed.attesters import attester_variables
-from testbed.servers import Server, bus_variables
+from testbed.servers import Server, bus_variables, store_variables
 
 SETTINGS = QuantiseSettings(calibration_samples=4, calibration_tokens=128)
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,9 +34,7 @@ class QuantiserService(Server):
         self.port = connection.http_port
         self.variables = {
             **bus_variables(connection, self.name),
-            "SLIPWAY_S3_ENDPOINT": connection.s3_endpoint,
-            "SLIPWAY_S3_ACCESS_KEY": connection.s3_access_key,
-            "SLIPWAY_S3_SECRET_KEY": connection.s3_secret_key.get_secret_value(),
+            **store_variables(connection, self.name),
             "SLIPWAY_HTTP_PORT": str(self.port),
             "SLIPWAY_STATE_DIR": str(self.folder),
             "QUANTISER_HELD_OUT_WINDOWS": "5",

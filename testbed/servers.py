@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -17,14 +16,18 @@ import nkeys
 from nats.aio.client import Client
 
 from contracts.identities import Credential, inbox_prefix
+from contracts.store_access import BUCKET
 from decisions.bus_permissions import LIVE, Permissions
 from deploy.identity.bus_config import permission_map, tls
 from deploy.identity.key_folder import KeyFolder
-from deploy.local.state import prepare_keys
+from deploy.local.plan import NO_OTHER_KEYS
+from deploy.local.state import ADMIN, prepare_keys
+from shared.errors import SlipwayError
 from shared.messaging import credentials
 from shared.runtime.clock import SystemClock
 from shared.runtime.process import child_command, free_port
 from shared.runtime.settings import Connection
+from shared.storage.blobs import Store
 
 BIN = Path(sys.executable).parent
 HARNESS = "tests"
@@ -164,11 +167,13 @@ class NatsServer(Throwaway):
 
 
 class S3Server(Throwaway):
+    """SeaweedFS with the identities and the TLS of a stack."""
+
     name = "s3"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, keys: KeyFolder | None = None) -> None:
         super().__init__(folder)
-        self.access_key, self.secret_key = secrets.token_hex(8), secrets.token_hex(16)
+        self.keys = keys or prepare_keys(self.folder, SystemClock())
         names = (
             "s3.port",
             "s3.port.grpc",
@@ -183,10 +188,11 @@ class S3Server(Throwaway):
         self.port = self.ports["s3.port"]
 
     def command(self) -> list[str]:
-        data = self.folder / "data"
+        data, store = self.folder / "data", self.keys.store
         data.mkdir(exist_ok=True)
         return [
             str(BIN / "weed"),
+            f"-config_dir={store.folder}",
             "mini",
             f"-dir={data}",
             "-ip=127.0.0.1",
@@ -196,24 +202,37 @@ class S3Server(Throwaway):
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
             "-master.telemetry=false",
-            "-bucket=slipway",
+            "-disableHttp",
+            "-s3.iam=false",
+            f"-s3.config={store.server_config}",
+            f"-s3.cert.file={store.certificate}",
+            f"-s3.key.file={store.certificate_key}",
+            f"-bucket={BUCKET}",
             *(f"-{name}={port}" for name, port in self.ports.items()),
         ]
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key}
+        return {**os.environ, **NO_OTHER_KEYS}
+
+    def reload(self) -> None:
+        """Let the server read its identities again."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGHUP)
+
+    def settings(self, identity: str = ADMIN) -> Connection:
+        """Return the settings of an identity; an administrator's work for everything but the bucket itself."""
+        return Connection(
+            s3_endpoint=f"127.0.0.1:{self.port}",
+            s3_credentials=self.keys.store.credential(identity),
+            s3_ca=self.keys.authority,
+        )
 
     def ready(self) -> bool:
-        from minio import Minio
-
         if not accepts(self.port):
             return False
-        client = Minio(
-            endpoint=f"127.0.0.1:{self.port}", access_key=self.access_key, secret_key=self.secret_key, secure=False
-        )
         try:
-            return client.bucket_exists(bucket_name="slipway")
-        except Exception:  # noqa: BLE001 - any error means: not ready yet
+            return Store(self.settings()).reachable()
+        except SlipwayError:
             return False
 
 
@@ -232,12 +251,20 @@ def connection(nats: NatsServer | None, s3: S3Server | None, folder: Path, **mor
         settings |= {"nats_url": bus.nats_url, "nats_credentials": bus.nats_credentials, "nats_ca": bus.nats_ca}
         settings |= {"administrators": nats.keys.administrators}
     if s3 is not None:
-        settings |= {
-            "s3_endpoint": f"127.0.0.1:{s3.port}",
-            "s3_access_key": s3.access_key,
-            "s3_secret_key": s3.secret_key,
-        }
-    return Connection(**settings)
+        settings |= s3.settings().model_dump(include={"s3_endpoint", "s3_credentials", "s3_ca"})
+    return Connection(**{**settings, **more})
+
+
+def store_variables(connection: Connection, identity: str) -> dict[str, str]:
+    """Return the environment variables that let a process use the store of these settings as another identity."""
+    if connection.s3_credentials is None:
+        return {}
+    return {
+        "SLIPWAY_S3_ENDPOINT": connection.s3_endpoint,
+        "SLIPWAY_S3_CREDENTIALS": str(connection.s3_credentials.with_name(f"{identity}.s3")),
+        "SLIPWAY_S3_CA": str(connection.s3_ca),
+        "SLIPWAY_S3_BUCKET": connection.s3_bucket,
+    }
 
 
 def bus_variables(connection: Connection, identity: str) -> dict[str, str]:

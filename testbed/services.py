@@ -14,15 +14,15 @@ from contracts.services import stream_of
 from shared.runtime.process import child_command, terminate_tree
 from shared.runtime.settings import Connection
 from testbed.attesters import attester_variables
-from testbed.servers import bus_variables
+from testbed.servers import bus_variables, store_variables
 
 
 def environment(connection: Connection, identity: str | None = None, **more: str) -> dict[str, str]:
     """Return the environment that makes a program use these settings, as this identity if one is given."""
-    values = {**connection.model_dump(), "s3_secret_key": connection.s3_secret_key.get_secret_value()}
+    values = connection.model_dump()
     ours = {f"SLIPWAY_{name.upper()}": str(value) for name, value in values.items() if value is not None}
     if identity is not None:
-        ours |= bus_variables(connection, identity)
+        ours |= bus_variables(connection, identity) | store_variables(connection, identity)
     return {**os.environ, **ours, **more}
 
 

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import nats
 import typer
 from nats.aio.client import Client
-from pydantic import SecretStr
 
 from clients.cli.output import CommandError, Exit
 from clients.cli.settings import CliSettings
@@ -67,10 +66,9 @@ def find_stack(state: Path | None) -> StackAddress:
         nats_ca=_path(values, "SLIPWAY_NATS_CA"),
         attesters=_path(values, "SLIPWAY_ATTESTERS"),
         s3_endpoint=values["SLIPWAY_S3_ENDPOINT"],
-        s3_access_key=values["SLIPWAY_S3_ACCESS_KEY"],
-        s3_secret_key=SecretStr(values["SLIPWAY_S3_SECRET_KEY"]),
+        s3_credentials=_path(values, "SLIPWAY_S3_CREDENTIALS"),
+        s3_ca=_path(values, "SLIPWAY_S3_CA"),
         s3_bucket=values["SLIPWAY_S3_BUCKET"],
-        s3_secure=False,
         state_dir=folder.path,
     )
     return StackAddress(connection, values["SLIPWAY_GATEWAY_URL"], folder.shown, _path(values, "SLIPWAY_GATEWAY_KEY"))
@@ -105,10 +103,10 @@ def _explicit(settings: CliSettings) -> Connection:
         "nats_credentials": settings.nats_credentials,
         "nats_ca": settings.nats_ca,
         "attesters": settings.attesters,
-        "s3_access_key": settings.s3_access_key,
-        "s3_secret_key": SecretStr(settings.s3_secret_key),
+        "s3_credentials": settings.s3_credentials,
+        "s3_ca": settings.s3_ca,
         "s3_bucket": settings.s3_bucket,
-        "s3_secure": settings.s3_secure,
+        "s3_region": settings.s3_region,
     }
     if settings.s3_endpoint is not None:
         given["s3_endpoint"] = settings.s3_endpoint

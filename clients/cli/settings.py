@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.runtime.settings import REGION_PATTERN
 
 
 class CliSettings(BaseSettings):
@@ -23,15 +26,15 @@ class CliSettings(BaseSettings):
     attesters: Path | None = None
     """File with the public keys of all attesters, for `slipway verify`."""
     s3_endpoint: str | None = None
-    """`host:port` of the object store."""
-    s3_access_key: str = ""
-    """Name of the store's key."""
-    s3_secret_key: str = ""
-    """Secret of the store's key."""
+    """Host and port of the object store, without a scheme: TLS is the only one."""
+    s3_credentials: Path | None = None
+    """File with this identity's key of the store: `credentials/NAME.s3` of `slipway keys`."""
+    s3_ca: Path | None = None
+    """Certificate (PEM) of the authority that the store's certificate is from; without it, the system's list counts."""
     s3_bucket: str = "slipway"
     """Bucket of all artifacts."""
-    s3_secure: bool = False
-    """Whether the store speaks TLS."""
+    s3_region: str = Field(default="us-east-1", pattern=REGION_PATTERN)
+    """Region that requests are signed for."""
     gateway_url: str | None = None
     """Address of the gateway, for `slipway ask`."""
     gateway_key: Path | None = None

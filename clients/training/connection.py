@@ -4,12 +4,15 @@ import logging
 import os
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import urllib3
+
 from clients.training.errors import PublishError
 from contracts.identities import Credential, inbox_prefix, name_in_creds
+from contracts.store_access import StoreCredential
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,10 @@ class Connection:
 
     Attributes:
         nats_url: One server of the bus, or several separated by commas.
-        s3_endpoint: Host and port of the object store, without a scheme.
+        s3_endpoint: Host and port of the object store, without a scheme: TLS is the only one.
+        s3_credentials: File with this publisher's key of the store: `credentials/NAME.s3` of `slipway keys`.
+        s3_ca: Certificate (PEM) of the authority that the store's certificate is from; without it, the system's list
+            of authorities counts.
         nats_credentials: File with this publisher's credential: of `slipway keys`, or a `.creds` file of a NATS in
             operator mode.
         nats_ca: Certificate (PEM) of the authority that the bus's certificate is from.
@@ -28,10 +34,10 @@ class Connection:
 
     nats_url: str = "nats://127.0.0.1:4222"
     s3_endpoint: str = "127.0.0.1:8333"
-    s3_access_key: str = field(default="", repr=False)
-    s3_secret_key: str = field(default="", repr=False)
     s3_bucket: str = "slipway"
-    s3_secure: bool = False
+    s3_region: str = "us-east-1"
+    s3_credentials: str | None = None
+    s3_ca: str | None = None
     nats_credentials: str | None = None
     nats_ca: str | None = None
 
@@ -40,17 +46,17 @@ class Connection:
         """Return the connection that the variables name.
 
         These are `SLIPWAY_NATS_URL`, `SLIPWAY_NATS_CREDENTIALS`, `SLIPWAY_NATS_CA`, and `SLIPWAY_S3_` followed by
-        `ENDPOINT`, `ACCESS_KEY`, `SECRET_KEY`, `BUCKET` or `SECURE`.
+        `ENDPOINT`, `CREDENTIALS`, `CA`, `BUCKET` or `REGION`.
         """
         given = os.environ if variables is None else variables
         standard = cls()
         return cls(
             nats_url=given.get("SLIPWAY_NATS_URL", standard.nats_url),
             s3_endpoint=given.get("SLIPWAY_S3_ENDPOINT", standard.s3_endpoint),
-            s3_access_key=given.get("SLIPWAY_S3_ACCESS_KEY", ""),
-            s3_secret_key=given.get("SLIPWAY_S3_SECRET_KEY", ""),
             s3_bucket=given.get("SLIPWAY_S3_BUCKET", standard.s3_bucket),
-            s3_secure=given.get("SLIPWAY_S3_SECURE", "").lower() in ("1", "true", "yes"),
+            s3_region=given.get("SLIPWAY_S3_REGION", standard.s3_region),
+            s3_credentials=given.get("SLIPWAY_S3_CREDENTIALS"),
+            s3_ca=given.get("SLIPWAY_S3_CA"),
             nats_credentials=given.get("SLIPWAY_NATS_CREDENTIALS"),
             nats_ca=given.get("SLIPWAY_NATS_CA"),
         )
@@ -79,3 +85,32 @@ class Connection:
         except (OSError, ValueError) as error:
             raise PublishError(f"The credentials for the message bus cannot be read: {error}") from error
         return options
+
+    def store_options(self) -> dict[str, Any]:
+        """Return the options of the `Minio` client that prove who uploads.
+
+        Raises:
+            PublishError: There is no credential, or a file is missing, or holds no credential or certificate.
+        """
+        if self.s3_credentials is None:
+            raise PublishError(
+                "The object store takes no upload without a key: name the file of `slipway keys add` in "
+                "SLIPWAY_S3_CREDENTIALS."
+            )
+        try:
+            key = StoreCredential.from_text(Path(self.s3_credentials).read_text())
+            tls = ssl.create_default_context(cafile=self.s3_ca)
+        except (OSError, ValueError) as error:
+            raise PublishError(f"The credentials for the object store cannot be read: {error}") from error
+        return {
+            "endpoint": self.s3_endpoint,
+            "region": self.s3_region,
+            "access_key": key.access_key,
+            "secret_key": key.secret_key.get_secret_value(),
+            "secure": True,
+            "http_client": urllib3.PoolManager(
+                ssl_context=tls,
+                timeout=urllib3.Timeout(connect=30, read=300),
+                retries=urllib3.Retry(total=5, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
+            ),
+        }

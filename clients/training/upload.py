@@ -3,6 +3,7 @@
 Uploading the same folder again transfers nothing: a blob that is stored under its digest is complete.
 """
 
+import functools
 import hashlib
 import io
 from collections.abc import Callable
@@ -57,12 +58,11 @@ class Uploader:
     def __init__(self, connection: Connection, model: str) -> None:
         self._bucket = connection.s3_bucket
         self._prefix = f"checkpoints/{model}/"
-        self._client = Minio(
-            endpoint=connection.s3_endpoint,
-            access_key=connection.s3_access_key or None,
-            secret_key=connection.s3_secret_key or None,
-            secure=connection.s3_secure,
-        )
+        self._connection = connection
+
+    @functools.cached_property
+    def _client(self) -> Minio:
+        return Minio(**self._connection.store_options())
 
     def put_folder(self, folder: Path, progress: Progress) -> ArtifactRef:
         """Upload a checkpoint folder; the manifest is written last and commits it."""
@@ -159,5 +159,10 @@ class _Counted:
 
 def _unreachable(error: Exception) -> PublishError:
     if isinstance(error, S3Error):
+        if error.code == "AccessDenied":
+            return PublishError(
+                f"The object store does not permit this: {error.object_name or error.bucket_name}. It takes the role "
+                "publisher of the model, which an administrator of the keys gives with `slipway keys add`."
+            )
         return PublishError(f"The object store answered {error.code}: {error.message}.")
     return PublishError(f"The object store does not answer ({error}): publish again when it does.")

@@ -9,7 +9,8 @@
   the one before. `NAME.next.nk` is a new one that is not accepted yet; after a crash the next change completes or
   deletes it.
 
-Keys for attestations are in `deploy.identity.attesters`, keys of the API in `deploy.identity.api_key_files`.
+Keys for attestations are in `deploy.identity.attesters`, keys of the API in `deploy.identity.api_key_files`, those of
+the object store in `deploy.identity.store_keys`.
 """
 
 import contextlib
@@ -33,6 +34,8 @@ from deploy.identity import bus_config
 from deploy.identity.api_key_files import ApiKeyFiles
 from deploy.identity.attesters import AttesterKeys
 from deploy.identity.files import give_to_owner, make_folder, write_file, write_secret
+from deploy.identity.store_internal import prepare_internal
+from deploy.identity.store_keys import StoreKeys
 
 _IDENTITIES: Final = TypeAdapter(tuple[Identity, ...])
 OWN: Final = (*SERVICES, PROVISIONER)
@@ -85,6 +88,11 @@ class KeyFolder:
         """The keys of the API that the installation has from its start."""
         return ApiKeyFiles(self.path)
 
+    @property
+    def store(self) -> StoreKeys:
+        """The keys of the object store."""
+        return StoreKeys(self.path)
+
     def credential(self, name: str) -> Path:
         """Return the file with an identity's secret."""
         return self.path / "credentials" / f"{name}.nk"
@@ -98,19 +106,29 @@ class KeyFolder:
 
     def hosts(self) -> tuple[str, ...]:
         """Return the hosts that the bus's certificate is for; none before there is one."""
-        from deploy.identity import certificates  # not for every command
+        return _hosts_of(self.certificate)
 
-        return certificates.hosts_of(self.certificate.read_bytes()) if self.certificate.is_file() else ()
+    def store_hosts(self) -> tuple[str, ...]:
+        """Return the hosts that the store's certificate is for; none before there is one."""
+        return _hosts_of(self.store.certificate)
 
     def identities(self) -> tuple[Identity, ...]:
         """Return the identities that may connect, in the order in which they were added."""
         return _IDENTITIES.validate_json(self._listing().read_bytes()) if self._listing().is_file() else ()
 
-    def prepare(self, hosts: Iterable[str], now: datetime) -> None:
-        """Make what is missing: authority, the bus's certificate for these hosts, a key for each service.
+    def prepare(
+        self, hosts: Iterable[str], now: datetime, store_hosts: Iterable[str] = (), bucket: str | None = None
+    ) -> None:
+        """Make what is missing: authority, certificates of bus and store, keys for each service.
 
         What exists stays as it is; a certificate that is for other hosts, or expires within 30 days, is replaced. After
         an interruption it continues.
+
+        Args:
+            hosts: Names and addresses of the bus.
+            now: The time.
+            store_hosts: Names and addresses of the store; those of the bus if none is given.
+            bucket: The bucket that the store's policies are about, if it is another one.
 
         Raises:
             KeysRefused: A certificate must be made, and the authority's private key is not in the folder.
@@ -119,9 +137,11 @@ class KeyFolder:
         for folder in (self.path, self.credential("").parent, self.server_config.parent):
             make_folder(folder)
         with self._alone():
-            self._prepare(list(hosts), now)
+            if bucket is not None:
+                self.store.choose_bucket(bucket)
+            self._prepare(list(hosts), list(store_hosts), now)
 
-    def _prepare(self, hosts: list[str], now: datetime) -> None:
+    def _prepare(self, hosts: list[str], store_hosts: list[str], now: datetime) -> None:
         from deploy.identity import certificates  # not for every command
 
         if not self.authority.is_file():
@@ -129,7 +149,10 @@ class KeyFolder:
             made = certificates.make_authority(now, key)
             write_secret(self._authority_key(), made.key)
             write_file(self.authority, made.certificate)
-        self._certify(hosts, now)
+        self._certify("bus", self.certificate, self.certificate_key, hosts, now)
+        make_folder(self.store.certificate.parent)
+        self._certify("store", self.store.certificate, self.store.certificate_key, store_hosts or hosts, now)
+        prepare_internal(self.store.folder, now)
         known = {identity.name for identity in self.identities()}
         missing = [name for name in OWN if name not in known]
         added = [Identity(name=name, public_keys=(_make_key(name, self.credential(name)),)) for name in missing]
@@ -176,6 +199,7 @@ class KeyFolder:
             before = self._known(name)
             if len(before.public_keys) > 1:
                 raise KeysRefused(f"{name} has two keys: withdraw the old one with `slipway keys retire {name}` first.")
+            self.store.rotate(name, self.identities())  # first: a rotation that was interrupted is refused from here on
             made = _make_key(name, self._next_credential(name))
             after = before.model_copy(update={"public_keys": (*before.public_keys, made)})
             self._store([after if identity.name == name else identity for identity in self.identities()])
@@ -192,6 +216,7 @@ class KeyFolder:
             before = self._known(name)
             if len(before.public_keys) == 1:
                 raise KeysRefused(f"{name} has one key only: make another with `slipway keys rotate {name}` first.")
+            self.store.retire(name, self.identities())  # first: it can be done again until the bus has one key, too
             after = before.model_copy(update={"public_keys": before.public_keys[-1:]})
             self._store([after if identity.name == name else identity for identity in self.identities()])
             self.former_credential(name).unlink(missing_ok=True)
@@ -274,10 +299,9 @@ class KeyFolder:
     def _listing(self) -> Path:
         return self.path / "identities.json"
 
-    def _certify(self, hosts: list[str], now: datetime) -> None:
+    def _certify(self, server: str, certificate: Path, key: Path, hosts: list[str], now: datetime) -> None:
         from deploy.identity import certificates  # not for every command
 
-        certificate, key = self.certificate, self.certificate_key
         if certificate.is_file() and key.is_file():
             present = certificates.KeyPair(certificate.read_bytes(), key.read_bytes())
             lasts = (certificates.valid_until(present.certificate) - now).days >= 30
@@ -285,7 +309,7 @@ class KeyFolder:
             if lasts and complete and certificates.belong_together(present):
                 return
         if not self._authority_key().is_file():
-            missing = f"The bus needs a new certificate, and {self._authority_key()}, which signs it, is missing"
+            missing = f"The {server} needs a new certificate, and {self._authority_key()}, which signs it, is missing"
             raise KeysRefused(f"{missing}: put it back, or make an authority in a new folder.")
         authority = certificates.KeyPair(self.authority.read_bytes(), self._authority_key().read_bytes())
         made = certificates.make_server_certificate(authority, hosts, now)
@@ -305,6 +329,13 @@ class KeyFolder:
         ]
         make_folder(self.administrators.parent, mode=0o755)
         write_file(self.administrators, json.dumps(administrators, indent=1).encode() + b"\n")
+        self.store.sync(kept)
+
+
+def _hosts_of(certificate: Path) -> tuple[str, ...]:
+    from deploy.identity import certificates  # not for every command
+
+    return certificates.hosts_of(certificate.read_bytes()) if certificate.is_file() else ()
 
 
 def public_key(credential: Path) -> str:

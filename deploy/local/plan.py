@@ -8,6 +8,7 @@ from typing import Literal
 
 from contracts.identities import PROVISIONER
 from contracts.provenance import ATTESTERS
+from contracts.store_access import BUCKET
 from deploy.identity.api_key_files import REHEARSALS, ApiKeyFiles
 from deploy.identity.attesters import AttesterKeys
 from deploy.identity.bus_config import tls
@@ -33,11 +34,12 @@ SERVICES = (
 S3_PORTS = ("s3", "s3-master", "s3-volume", "s3-filer", "s3-admin")
 TRITON = "triton"
 """The part that serves the default runtime; the one of the runtime `next` is `triton-next`."""
-BUCKET = "slipway"
 GATEWAY_ADMIN = "gateway-admin"
 """The port where the gateway answers probes and scrapes."""
 SINGLE = frozenset({"gateway"})
 """Services with one fixed address in the embedded stack. The gateway takes several workers instead."""
+NO_OTHER_KEYS = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
+"""The object store would take a key in these variables for one of an administrator."""
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Makes waiting torch threads sleep instead of spin: several processes share the cores here."""
 START_LIMIT_S: dict[Probe, float] = {"nats": 60.0, "s3": 60.0, "triton": 30.0, "service": 60.0}
@@ -94,16 +96,28 @@ class Part:
 
 @dataclass(frozen=True)
 class Keys:
-    """The credentials of a stack: those of its object store, and the folder with the keys of its bus."""
+    """The credentials of a stack: the folder of its keys."""
 
-    access: str
-    secret: str
     folder: Path
 
     def bus(self, port: int, identity: str = PROVISIONER) -> Connection:
         """Return the settings that reach the bus on a loopback port as one of its identities."""
         keys = KeyFolder(self.folder)
         return Connection(nats_url=bus_url(port), nats_credentials=keys.credential(identity), nats_ca=keys.authority)
+
+    def store(self, port: int, identity: str = PROVISIONER) -> Connection:
+        """Return the settings that reach the object store on a loopback port as one of its identities.
+
+        An identity that has no business there gets none of its keys.
+        """
+        keys = KeyFolder(self.folder)
+        key = keys.store.credential(identity)
+        return Connection(
+            s3_endpoint=f"{LOOPBACK}:{port}",
+            s3_credentials=key if key.is_file() else None,
+            s3_ca=keys.authority,
+            s3_bucket=BUCKET,
+        )
 
 
 @dataclass(frozen=True)
@@ -200,9 +214,14 @@ def nats_config_file(folder: Path) -> Path:
 
 
 def plan_s3(folder: Path, ports: Mapping[str, int], programs: Programs, keys: Keys) -> Part:
-    """Plan the object store. Every port is given explicitly, otherwise two stacks collide."""
+    """Plan the object store, which only the identities in the folder of keys use, by TLS.
+
+    Every port is given explicitly, otherwise two stacks collide. The inner ones take nobody else: `security.toml`.
+    """
+    store = KeyFolder(keys.folder).store
     argv = [
         str(programs.weed),
+        f"-config_dir={store.folder}",
         "mini",
         f"-dir={folder / 's3'}",
         f"-ip={LOOPBACK}",
@@ -212,13 +231,17 @@ def plan_s3(folder: Path, ports: Mapping[str, int], programs: Programs, keys: Ke
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
         "-master.telemetry=false",
+        "-disableHttp",
+        "-s3.iam=false",
+        f"-s3.config={store.server_config}",
+        f"-s3.cert.file={store.certificate}",
+        f"-s3.key.file={store.certificate_key}",
         f"-bucket={BUCKET}",
     ]
     for name in S3_PORTS:
         flag = name.removeprefix("s3-")
         argv += [f"-{flag}.port={ports[name]}", f"-{flag}.port.grpc={ports[name] + SHADOW_OFFSET}"]
-    environment = {"AWS_ACCESS_KEY_ID": keys.access, "AWS_SECRET_ACCESS_KEY": keys.secret}
-    return Part("s3", tuple(argv), environment, ports["s3"], "s3", stop_rank=2)
+    return Part("s3", tuple(argv), NO_OTHER_KEYS, ports["s3"], "s3", stop_rank=2)
 
 
 def plan_triton(argv: list[str], environment: Mapping[str, str], ports: Mapping[str, int], name: str = TRITON) -> Part:
@@ -228,14 +251,15 @@ def plan_triton(argv: list[str], environment: Mapping[str, str], ports: Mapping[
 
 def connection_variables(folder: Path, ports: Mapping[str, int], keys: Keys, identity: str) -> dict[str, str]:
     """Return the environment variables that point a program to the bus, as an identity, and to the store of a stack."""
-    bus = keys.bus(ports["nats"], identity)
+    bus, store = keys.bus(ports["nats"], identity), keys.store(ports["s3"], identity)
+    key = {"SLIPWAY_S3_CREDENTIALS": str(store.s3_credentials)} if store.s3_credentials is not None else {}
     return {
         "SLIPWAY_NATS_URL": bus.nats_url,
         "SLIPWAY_NATS_CREDENTIALS": str(bus.nats_credentials),
         "SLIPWAY_NATS_CA": str(bus.nats_ca),
-        "SLIPWAY_S3_ENDPOINT": f"{LOOPBACK}:{ports['s3']}",
-        "SLIPWAY_S3_ACCESS_KEY": keys.access,
-        "SLIPWAY_S3_SECRET_KEY": keys.secret,
+        "SLIPWAY_S3_ENDPOINT": store.s3_endpoint,
+        **key,
+        "SLIPWAY_S3_CA": str(store.s3_ca),
         "SLIPWAY_S3_BUCKET": BUCKET,
         "SLIPWAY_STATE_DIR": str(folder),
         "SLIPWAY_ATTESTERS": str(attester_keys(folder).listing),

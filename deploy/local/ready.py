@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from deploy.local.plan import BUCKET, Keys, Part, Probe
+from contracts.store_access import BUCKET
+from deploy.local.plan import Keys, Part, Probe
 from deploy.local.ports import LOOPBACK
 
 ANSWER_S = 3.0
@@ -55,8 +57,13 @@ async def _probe_s3(port: int, keys: Keys) -> str | None:
     import urllib3
     from minio import Minio
 
-    pool = urllib3.PoolManager(timeout=urllib3.Timeout(ANSWER_S), retries=False)
-    client = Minio(f"{LOOPBACK}:{port}", access_key=keys.access, secret_key=keys.secret, secure=False, http_client=pool)
+    from shared.storage.credentials import FileProvider, trusted
+
+    store = keys.store(port)
+    pool = urllib3.PoolManager(ssl_context=trusted(store.s3_ca), timeout=urllib3.Timeout(ANSWER_S), retries=False)
+    client = Minio(
+        store.s3_endpoint, region=store.s3_region, credentials=FileProvider(store.s3_credentials), http_client=pool
+    )
     try:
         there = await asyncio.to_thread(client.bucket_exists, BUCKET)
     finally:
@@ -116,9 +123,9 @@ async def probe_liveness(kind: Probe, port: int, limit_s: float) -> bool:
         return False
 
 
-async def _sends_a_byte(port: int, request: bytes) -> bool:
+async def _sends_a_byte(port: int, request: bytes, tls: ssl.SSLContext | None = None) -> bool:
     """Return whether a byte arrives on a new connection, after a request."""
-    reader, writer = await asyncio.open_connection(LOOPBACK, port)
+    reader, writer = await asyncio.open_connection(LOOPBACK, port, ssl=tls)
     try:
         writer.write(request)
         return bool(await reader.read(1))
@@ -127,7 +134,18 @@ async def _sends_a_byte(port: int, request: bytes) -> bool:
 
 
 async def _answers_http(port: int, path: str = "/healthz") -> bool:
-    return await _sends_a_byte(port, f"GET {path} HTTP/1.1\r\nHost: {LOOPBACK}\r\nConnection: close\r\n\r\n".encode())
+    return await _sends_a_byte(port, _asking(path))
+
+
+def _asking(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: {LOOPBACK}\r\nConnection: close\r\n\r\n".encode()
+
+
+async def _answers_https(port: int) -> bool:
+    """Return whether a server answers by TLS, whoever it is: nothing secret is sent."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+    return await _sends_a_byte(port, _asking("/healthz"), tls)
 
 
 async def _answers_monitoring(port: int) -> bool:
@@ -142,7 +160,7 @@ async def _answers_grpc(port: int) -> bool:
 
 _LIFE: dict[Probe, Callable[[int], Awaitable[bool]]] = {
     "nats": _answers_monitoring,
-    "s3": _answers_http,
+    "s3": _answers_https,
     "triton": _answers_grpc,
     "service": _answers_http,
 }

@@ -35,15 +35,13 @@ class AlreadyUp(Exception):  # noqa: N818 - it is an answer, not a failure of th
 
 @dataclass(frozen=True)
 class Description:
-    """What a restart keeps: the stack's id, ports, credentials, engine environments of runtimes (stack.json).
+    """What a restart keeps: the stack's id, ports, addresses, engine environments of runtimes (stack.json).
 
     `data_format` is the `DATA_FORMAT` of the Slipway that created the folder, 0 for those without one.
     """
 
     stack_id: str
     ports: Mapping[str, int]
-    s3_access_key: str
-    s3_secret_key: str
     variables: Mapping[str, str] = field(default_factory=dict)
     engine: str = "slipway"
     data_format: int = 0
@@ -51,7 +49,7 @@ class Description:
 
     def keys(self, folder: Path) -> Keys:
         """Return the credentials of the stack in this state folder."""
-        return Keys(self.s3_access_key, self.s3_secret_key, keys_folder(folder))
+        return Keys(keys_folder(folder))
 
 
 @dataclass(frozen=True)
@@ -199,18 +197,19 @@ def _known(kind: type[Any], data: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in data.items() if name in names}
 
 
-def reload_bus(folder: StateFolder) -> bool:
-    """Let the bus of a running stack read its configuration again; return whether there is one."""
+def reload_servers(folder: StateFolder) -> bool:
+    """Let bus and store of a running stack read their configuration again; return whether there is such a stack."""
     table = folder.read_table() if folder.is_held() else None
+    is_running_one = False
     for part in table.parts if table is not None else ():
-        if part.name == "nats" and part.recorded is not None and is_running(part.recorded):
+        if part.name in ("nats", "s3") and part.recorded is not None and is_running(part.recorded):
             os.kill(part.recorded.pid, signal.SIGHUP)
-            return True
-    return False
+            is_running_one = True
+    return is_running_one
 
 
 def prepare_keys(folder: Path, clock: Clock) -> KeyFolder:
-    """Make what is missing of the keys of the bus in a state folder, also in one of a Slipway without keys.
+    """Make what is missing of the keys of bus and store in a state folder, also in one of a Slipway without keys.
 
     Besides the services there is the administrator `admin`, whose credential and key of the API `slipway env` and the
     commands use.
@@ -224,8 +223,8 @@ def prepare_keys(folder: Path, clock: Clock) -> KeyFolder:
 
 
 def new_description() -> Description:
-    """Return a new stack's identity and credentials, chosen at random."""
-    return Description(secrets.token_hex(8), {}, secrets.token_hex(10), secrets.token_hex(20), data_format=DATA_FORMAT)
+    """Return a new stack's id, chosen at random."""
+    return Description(secrets.token_hex(8), {}, data_format=DATA_FORMAT)
 
 
 def foreign_data(description: Description, path: Path) -> str | None:

@@ -19,6 +19,7 @@ from shared.runtime.telemetry import configure_logging
 from shared.serving.chat_templates import ChatTemplates
 from shared.serving.inference import Channels
 from shared.storage.blobs import Store
+from shared.storage.credentials import require_store
 
 
 async def run(connection: Connection, settings: BenchmarkerSettings) -> None:
@@ -48,7 +49,7 @@ async def run(connection: Connection, settings: BenchmarkerSettings) -> None:
 
 def main() -> None:
     """Read the settings from the environment and run the benchmarker."""
-    connection = require_identity(Connection(), SERVICE)
+    connection = require_store(require_identity(Connection(), SERVICE), SERVICE)
     configure_logging(SERVICE, connection.log_level)
     asyncio.run(run(connection, BenchmarkerSettings()))
 

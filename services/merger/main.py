@@ -17,6 +17,7 @@ from shared.runtime.settings import Connection
 from shared.runtime.telemetry import configure_logging
 from shared.serving.chat_templates import ChatTemplates
 from shared.storage.blobs import STALE_UPLOAD, Store
+from shared.storage.credentials import require_store
 from shared.storage.sources import Sources
 
 TEMPLATE_LIMIT_S = 10.0
@@ -51,7 +52,7 @@ async def run(connection: Connection, settings: MergerSettings) -> None:
 
 def main() -> None:
     """Read the settings from the environment and run the merger."""
-    connection = require_identity(Connection(), SERVICE)
+    connection = require_store(require_identity(Connection(), SERVICE), SERVICE)
     configure_logging(SERVICE, connection.log_level)
     asyncio.run(run(connection, MergerSettings()))
 

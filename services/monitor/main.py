@@ -17,6 +17,7 @@ from shared.runtime.service import check_sandbox, connect_with_retries, serve
 from shared.runtime.settings import Connection
 from shared.runtime.telemetry import configure_logging
 from shared.storage.blobs import Store
+from shared.storage.credentials import require_store
 from shared.storage.kv import Bucket
 
 
@@ -47,7 +48,7 @@ async def run(connection: Connection, settings: MonitorSettings) -> None:
 
 def main() -> None:
     """Read the settings from the environment and run the monitor."""
-    connection = require_identity(Connection(), SERVICE)
+    connection = require_store(require_identity(Connection(), SERVICE), SERVICE)
     configure_logging(SERVICE, connection.log_level)
     asyncio.run(run(connection, MonitorSettings()))
 

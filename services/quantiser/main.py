@@ -20,6 +20,7 @@ from shared.runtime.service import check_sandbox, serve
 from shared.runtime.settings import Connection
 from shared.runtime.telemetry import configure_logging
 from shared.storage.blobs import STALE_UPLOAD, Store
+from shared.storage.credentials import require_store
 
 
 async def run(connection: Connection, settings: QuantiserSettings) -> None:
@@ -54,7 +55,7 @@ async def run(connection: Connection, settings: QuantiserSettings) -> None:
 
 def main() -> None:
     """Read the settings from the environment and run the quantiser."""
-    connection = require_identity(Connection(), SERVICE)
+    connection = require_store(require_identity(Connection(), SERVICE), SERVICE)
     configure_logging(SERVICE, connection.log_level)
     asyncio.run(run(connection, QuantiserSettings()))
 

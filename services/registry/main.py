@@ -30,6 +30,7 @@ from shared.runtime.settings import Connection
 from shared.runtime.sweeper import Sweeper
 from shared.runtime.telemetry import configure_logging
 from shared.storage.blobs import Store
+from shared.storage.credentials import require_store
 from shared.storage.kv import Bucket
 
 R = TypeVar("R", bound=OutboxRecord)
@@ -79,7 +80,7 @@ async def run(connection: Connection, settings: RegistrySettings) -> None:
 
 def main() -> None:
     """Read the settings from the environment and run the registry."""
-    connection = require_identity(Connection(), SERVICE)
+    connection = require_store(require_identity(Connection(), SERVICE), SERVICE)
     configure_logging(SERVICE, connection.log_level)
     asyncio.run(run(connection, RegistrySettings()))
 

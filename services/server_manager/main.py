@@ -28,6 +28,7 @@ from shared.runtime.service import serve
 from shared.runtime.settings import Connection
 from shared.runtime.telemetry import configure_logging
 from shared.storage.blobs import Store
+from shared.storage.credentials import require_store
 
 
 async def run(connection: Connection, settings: ServerManagerSettings) -> None:
@@ -123,7 +124,7 @@ async def follow_routes(bus: Bus, routes: KvRecords[Route], manager: Manager) ->
 
 def main() -> None:
     """Run server-manager."""
-    connection = require_identity(Connection(), SERVICE)
+    connection = require_store(require_identity(Connection(), SERVICE), SERVICE)
     configure_logging(SERVICE, connection.log_level)
     asyncio.run(run(connection, ServerManagerSettings()))
 

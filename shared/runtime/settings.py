@@ -6,6 +6,8 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+REGION_PATTERN = r"^[a-z0-9-]+$"
+
 
 class Connection(BaseSettings):
     """Bus, store, HTTP endpoint and local folders of a service (prefix `SLIPWAY_`)."""
@@ -25,15 +27,15 @@ class Connection(BaseSettings):
     administrators: Path | None = None
     """File with the public keys of all administrators: `trust/administrators.json` of `slipway keys`."""
     s3_endpoint: str = "127.0.0.1:8333"
-    """`host:port` of the object store."""
-    s3_access_key: str = ""
-    """Name of the store's key."""
-    s3_secret_key: SecretStr = SecretStr("")
-    """Secret of the store's key."""
+    """Host and port of the object store, without a scheme: TLS is the only one."""
+    s3_credentials: Path | None = None
+    """File with this identity's key of the store: `credentials/NAME.s3` of `slipway keys`."""
+    s3_ca: Path | None = None
+    """Certificate (PEM) of the authority that the store's certificate is from; without it, the system's list counts."""
     s3_bucket: str = "slipway"
     """Bucket of all artifacts."""
-    s3_secure: bool = False
-    """Whether the store speaks TLS."""
+    s3_region: str = Field(default="us-east-1", pattern=REGION_PATTERN)
+    """Region that requests are signed for; asking the store for it is a right that no service needs."""
     http_host: str = "127.0.0.1"
     """Address that probes, metrics and, of the gateway, the API are served on."""
     http_port: int = 0

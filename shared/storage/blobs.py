@@ -18,9 +18,11 @@ from minio.error import S3Error
 from pydantic import BaseModel
 
 from contracts.manifests import FileEntry, FolderManifest
+from contracts.store_access import PROBE
 from contracts.vocabulary import ArtifactRef, canonical_json, digest_of
 from shared.errors import Permanent, Transient, translate
 from shared.runtime.settings import Connection
+from shared.storage.credentials import FileProvider, describe_refusal, trusted
 from shared.storage.transfer import LargeObjectError, ShortObjectError, TransferClient
 
 M = TypeVar("M", bound=BaseModel)
@@ -33,7 +35,6 @@ WHOLE_BYTES = 128 * 1024**2
 STALE_UPLOAD = timedelta(days=1)
 """After how long an upload that has not ended is taken for one whose process was killed."""
 
-_PROBES = "probe/"
 _ABSENT = ("NoSuchKey", "NoSuchBucket", "NoSuchVersion")
 _PRECONDITION_FAILED = "PreconditionFailed"
 _BLOB = re.compile(r"(^|/)blobs/sha256/[0-9a-f]{2}/[0-9a-f]{64}$")
@@ -48,34 +49,36 @@ class Store:
     """The object store. Synchronous: call through `asyncio.to_thread`."""
 
     def __init__(self, connection: Connection) -> None:
+        """Take the settings; raise ValueError if `s3_ca` names no readable certificate."""
         self.bucket = connection.s3_bucket
+        self._key = FileProvider(connection.s3_credentials)
         self._client = TransferClient(
             endpoint=connection.s3_endpoint,
-            access_key=connection.s3_access_key,
-            secret_key=connection.s3_secret_key.get_secret_value(),
-            secure=connection.s3_secure,
+            region=connection.s3_region,
+            credentials=self._key,
+            tls=trusted(connection.s3_ca),
         )
 
     # -- start-up ---------------------------------------------------------------------------------------------------
 
     def ensure_bucket(self) -> None:
         """Make the bucket if it is not there."""
-        with _translated("the bucket"):
+        with self._translated("the bucket"):
             if not self._client.bucket_exists(bucket_name=self.bucket):
                 self._client.make_bucket(bucket_name=self.bucket)
 
     def is_empty(self) -> bool:
         """Return whether the bucket holds nothing but what `check_create_only` may have left."""
-        with _translated("the bucket"):
+        with self._translated("the bucket"):
             tops = self._client.list_objects(bucket_name=self.bucket)
-            return all(entry.object_name == _PROBES for entry in tops)
+            return all(entry.object_name == PROBE for entry in tops)
 
     def check_create_only(self) -> None:
         """Prove that the server honours create-only puts; raise Permanent when it does not.
 
         A server that ignores `If-None-Match` would let two writers overwrite each other's commits.
         """
-        key = f"{_PROBES}{secrets.token_hex(8)}"
+        key = f"{PROBE}{secrets.token_hex(8)}"
         self.create(key, b"first")
         try:
             self.create(key, b"second")
@@ -83,7 +86,7 @@ class Store:
             honoured = self.find(key) == b"first"
         else:
             honoured = False
-        with _translated(key):
+        with self._translated(key):
             self._client.remove_object(bucket_name=self.bucket, object_name=key)
         if not honoured:
             raise Permanent(
@@ -107,18 +110,18 @@ class Store:
                 log.info("stale uploads aborted", uploads=aborted)
 
     def reachable(self) -> bool:
-        """Return True if the bucket exists.
+        """Return True if the store answers this identity, and the bucket exists.
 
         Raises:
             Transient: `store_unavailable`: the store does not answer, or the bucket does not exist.
         """
-        with _translated("the bucket"):
-            exists = self._client.bucket_exists(bucket_name=self.bucket)
-        if not exists:
-            reason = (
-                f"The bucket {self.bucket} does not exist in the object store; create it, or set SLIPWAY_S3_BUCKET."
-            )
-            raise Transient("store_unavailable", reason)
+        try:
+            with self._translated("the bucket"):
+                next(iter(self._client.list_objects(bucket_name=self.bucket, prefix=PROBE)), None)
+        except Permanent as error:
+            absent = f"The bucket {self.bucket} does not exist; create it, or set SLIPWAY_S3_BUCKET."
+            reason = absent if error.code == "artifact_not_found" else error.reason
+            raise Transient("store_unavailable", reason) from error
         return True
 
     # -- names ------------------------------------------------------------------------------------------------------
@@ -169,7 +172,7 @@ class Store:
         return data
 
     def _read(self, key: str, size: int | None = None) -> bytes | None:
-        with _translated(key):
+        with self._translated(key):
             try:
                 return self._client.read(self.bucket, key, WHOLE_BYTES, size)
             except S3Error as error:
@@ -179,7 +182,7 @@ class Store:
 
     def create(self, key: str, data: bytes) -> ArtifactRef:
         """Write an object that must not exist yet; raise AlreadyExists when it does."""
-        with _translated(key), self._client.creating():
+        with self._translated(key), self._client.creating():
             self._client.write(self.bucket, key, memoryview(data))
         return ArtifactRef(uri=self.uri(key), digest=digest_of(data), size_bytes=len(data))
 
@@ -205,7 +208,7 @@ class Store:
 
     def keys(self, prefix: str) -> list[str]:
         """List the keys below a prefix."""
-        with _translated(prefix):
+        with self._translated(prefix):
             listed = self._client.list_objects(bucket_name=self.bucket, prefix=prefix, recursive=True)
             return [entry.object_name for entry in listed if entry.object_name]
 
@@ -257,7 +260,7 @@ class Store:
     def _create_blob(self, file: FileEntry, prefix: str, write: Callable[[str], None]) -> None:
         key = blob_key(file.digest, prefix)
         try:
-            with _translated(key), self._client.creating():
+            with self._translated(key), self._client.creating():
                 write(key)
         except AlreadyExists:
             stored = self._size_of(key)
@@ -272,7 +275,7 @@ class Store:
             Permanent: artifact_not_found; digest_mismatch.
         """
         hasher, key = hashlib.sha256(), blob_key(file.digest, prefix)
-        with _translated(key), Path(os.devnull).open("wb") as nowhere:
+        with self._translated(key), Path(os.devnull).open("wb") as nowhere:
             self._client.download(self.bucket, key, file.size_bytes, nowhere, hasher.update)
         digest = f"sha256:{hasher.hexdigest()}"
         if digest != file.digest:
@@ -281,7 +284,7 @@ class Store:
     def erase_blob(self, file: FileEntry, prefix: str = "") -> None:
         """Remove a blob for good; do nothing if it does not exist."""
         key = blob_key(file.digest, prefix)
-        with _translated(key):
+        with self._translated(key):
             self._client.remove_object(bucket_name=self.bucket, object_name=key)
 
     def read_into(self, file: FileEntry, start: int, out: memoryview, prefix: str = "") -> None:
@@ -292,7 +295,7 @@ class Store:
         """
         key = blob_key(file.digest, prefix)
         if len(out):
-            with _translated(key):
+            with self._translated(key):
                 self._client.read_into(self.bucket, key, start, out, file.size_bytes)
 
     def fetch_files(
@@ -320,7 +323,7 @@ class Store:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
         temporary = Path(name)
         try:
-            with _translated(key), os.fdopen(descriptor, "wb") as out:
+            with self._translated(key), os.fdopen(descriptor, "wb") as out:
                 self._client.download(self.bucket, key, file.size_bytes, out, saw)
             digest = f"sha256:{hasher.hexdigest()}"
             if digest != file.digest:
@@ -334,11 +337,35 @@ class Store:
 
     def _size_of(self, key: str) -> int | None:
         try:
-            with _translated(key):
+            with self._translated(key):
                 size: int | None = self._client.stat_object(bucket_name=self.bucket, object_name=key).size
                 return size
         except Permanent:
             return None
+
+    @contextmanager
+    def _translated(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except ShortObjectError as error:
+            raise Permanent("digest_mismatch", f"The object {what} has {error}.") from error
+        except LargeObjectError as error:
+            raise Permanent(
+                "artifact_not_found",
+                f"The object {what} has more than {WHOLE_BYTES >> 20} MiB, so it is not a manifest; name the manifest "
+                "of a folder, and of a calibration or evaluation set a smaller sample.",
+            ) from error
+        except S3Error as error:
+            if error.code == _PRECONDITION_FAILED:
+                raise AlreadyExists(what) from error
+            raise describe_refusal(error, self._key.name, what) or translate(error) or error from error
+        except Exception as error:
+            translated = translate(error)
+            if translated is None or translated is error:
+                raise
+            if isinstance(translated, Transient):
+                translated.details["object"] = what
+            raise translated from error
 
 
 def manifest_bytes(manifest: BaseModel) -> bytes:
@@ -371,28 +398,3 @@ class _Count:
             self.done += count
             if self._progress is not None and count:
                 self._progress(self.done, self._total)
-
-
-@contextmanager
-def _translated(what: str) -> Iterator[None]:
-    try:
-        yield
-    except ShortObjectError as error:
-        raise Permanent("digest_mismatch", f"The object {what} has {error}.") from error
-    except LargeObjectError as error:
-        raise Permanent(
-            "artifact_not_found",
-            f"The object {what} has more than {WHOLE_BYTES >> 20} MiB, so it is not a manifest; name the manifest of a "
-            "folder, and of a calibration or evaluation set a smaller sample.",
-        ) from error
-    except S3Error as error:
-        if error.code == _PRECONDITION_FAILED:
-            raise AlreadyExists(what) from error
-        raise translate(error) or error from error
-    except Exception as error:
-        translated = translate(error)
-        if translated is None or translated is error:
-            raise
-        if isinstance(translated, Transient):
-            translated.details["object"] = what
-        raise translated from error

@@ -2,6 +2,7 @@
 
 import contextvars
 import http.client
+import ssl
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any, BinaryIO
 import structlog
 import urllib3
 from minio import Minio
+from minio.credentials import Provider
 from minio.datatypes import Part
 
 PART_BYTES = 16 * 1024 * 1024
@@ -43,15 +45,14 @@ class _CreateOnly(urllib3.PoolManager):  # type: ignore[misc]  # urllib3 is skip
 class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
     """The SDK's client, with reads and writes of parts at the same time and without copies of their bytes."""
 
-    def __init__(self, *, endpoint: str, access_key: str, secret_key: str, secure: bool) -> None:
+    def __init__(self, *, endpoint: str, region: str, credentials: Provider, tls: ssl.SSLContext) -> None:
         pool = _CreateOnly(
+            ssl_context=tls,
             timeout=urllib3.Timeout(connect=30, read=120),
             maxsize=16,  # sending a body is under the first of these
             retries=urllib3.Retry(total=2, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
         )
-        super().__init__(
-            endpoint=endpoint, access_key=access_key, secret_key=secret_key, secure=secure, http_client=pool
-        )
+        super().__init__(endpoint=endpoint, region=region, credentials=credentials, secure=True, http_client=pool)
         self._workers = ThreadPoolExecutor(PARALLEL, thread_name_prefix="store")
 
     @contextmanager

@@ -28,6 +28,7 @@ SHARED = {
     "storage": {
         "blobs",
         "compare_and_set",
+        "credentials",
         "held_out",
         "hub",
         "kv",

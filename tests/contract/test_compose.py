@@ -21,8 +21,6 @@ COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 DOCKERFILE = (ROOT / "deploy/docker/Dockerfile").read_text()
 REQUIREMENTS = ROOT / "deploy/docker/requirements"
 SECRETS = {
-    "SLIPWAY_S3_ACCESS_KEY": "access",
-    "SLIPWAY_S3_SECRET_KEY": "secret-1",
     "SLIPWAY_TRITON_ADMIN_KEY": "secret-2",
 }
 HEAVY = {"merger", "quantiser"}
@@ -71,7 +69,7 @@ def test_the_file_is_valid(compose, profiles):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("missing", ["SLIPWAY_S3_ACCESS_KEY", "SLIPWAY_S3_SECRET_KEY", "SLIPWAY_TRITON_ADMIN_KEY"])
+@pytest.mark.parametrize("missing", list(SECRETS))
 def test_it_starts_with_no_published_secret(compose, missing):
     variables = {name: value for name, value in SECRETS.items() if name != missing}
     done = compose("--profile", "gpu", "config", "-q", variables=variables)
@@ -153,9 +151,10 @@ def test_every_container_runs_without_root_capabilities_or_a_writable_root(resol
         assert container["tmpfs"] == [WRITABLE.get(name, "/tmp:mode=1777")]
 
 
-@pytest.mark.parametrize("name", sorted({*SERVICES, "prepare", "cli", "nats", "minio"}))
+@pytest.mark.parametrize("name", sorted({*SERVICES, "prepare", "cli", "nats", "store"}))
 def test_images_run_without_root_also_outside_compose(name):
-    users = re.findall(r"^USER (\S+)$", stages()[name], re.MULTILINE)
+    stage = COMPOSE["services"][name]["build"]["target"] if name in COMPOSE["services"] else name
+    users = re.findall(r"^USER (\S+)$", stages()[stage], re.MULTILINE)
     assert users in (["slipway"], ["10001:10001"])
     assert "--uid 10001 --gid 10001 slipway" in stages()["python"]
 
@@ -256,7 +255,7 @@ def test_the_bus_has_space_for_all_its_streams_and_buckets():
 # -- what hangs is started again -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("service", [*SERVICES, "nats", "minio", "triton"])
+@pytest.mark.parametrize("service", [*SERVICES, "nats", "store", "triton"])
 def test_what_hangs_is_killed_so_that_its_container_is_started_again(service):
     container = COMPOSE["services"][service]
     assert container["restart"] == "unless-stopped"
@@ -281,7 +280,7 @@ def test_what_hangs_is_killed_so_that_its_container_is_started_again(service):
     assert mounted
 
 
-@pytest.mark.parametrize("service", ["nats", "minio", "triton"])
+@pytest.mark.parametrize("service", ["nats", "store", "triton"])
 def test_questions_on_loopback_go_through_no_proxy(service):
     container = COMPOSE["services"][service]
     questions = [*container["entrypoint"], " ".join(container["healthcheck"]["test"])]

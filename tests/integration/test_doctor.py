@@ -20,7 +20,7 @@ from deploy.local.processes import STACK_VARIABLE
 from deploy.local.state import ADMIN, StateFolder, Table, new_description
 from shared.messaging.provision import provision
 from shared.runtime.process import free_port
-from testbed.servers import bus_variables
+from testbed.servers import bus_variables, store_variables
 from tests.kit.s3_proxy import standing_before
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,9 +47,8 @@ def doctor(*arguments: str, timeout_s: float = 120, **environment: str) -> tuple
 def elsewhere(nats_server, s3_endpoint: str, s3_server) -> dict[str, str]:
     return {
         **bus_variables(nats_server.settings(), ADMIN),
+        **store_variables(s3_server.settings(), ADMIN),
         "SLIPWAY_S3_ENDPOINT": s3_endpoint,
-        "SLIPWAY_S3_ACCESS_KEY": s3_server.access_key,
-        "SLIPWAY_S3_SECRET_KEY": s3_server.secret_key,
     }
 
 
@@ -64,9 +63,9 @@ def test_this_machine_can_run_a_stack(tmp_path):
 
 def test_the_version_and_a_variable_that_is_not_valid():
     assert slipway("--version").stdout == f"slipway {importlib.metadata.version('slipway')}\n"
-    refused = slipway("status", SLIPWAY_S3_SECURE="maybe")
+    refused = slipway("status", SLIPWAY_S3_REGION="no region")
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert refused.stderr.startswith("slipway: the environment is not valid: SLIPWAY_S3_SECURE=maybe: ")
+    assert refused.stderr.startswith("slipway: the environment is not valid: SLIPWAY_S3_REGION=no region: ")
 
 
 def test_programs_read_one_line_a_check(tmp_path):
@@ -244,7 +243,7 @@ def test_a_store_that_ignores_conditions_is_refused(nats_server, s3_server):
         del request.headers["If-None-Match"]
         return False
 
-    with standing_before(s3_server.port) as proxy:
+    with standing_before(s3_server) as proxy:
         proxy.instead = drop_condition
         code, findings = doctor(**elsewhere(nats_server, proxy.endpoint, s3_server))
     assert (code, findings["s3"]["state"]) == (1, "failure")

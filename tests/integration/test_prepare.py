@@ -13,10 +13,12 @@ from contracts.identities import PROVISIONER
 from contracts.services import EVENTS, INBOX
 from deploy.data_format import DATA_FORMAT
 from deploy.docker.prepare import FORMAT_KEY, ForeignData, prepare
+from shared.errors import Permanent
 from shared.messaging import topology
 from shared.messaging.provision import provision
+from shared.runtime.clock import SystemClock
 from shared.storage.blobs import Store
-from testbed.servers import bus_variables
+from testbed.servers import bus_variables, store_variables, wait_until
 
 
 @pytest.fixture
@@ -28,10 +30,30 @@ async def bus(js):
 
 
 @pytest.fixture
-def fresh(settings, request):
-    """Settings with a bucket of the test's own, which does not exist yet."""
-    name = hashlib.sha256(request.node.name.encode()).hexdigest()[:16]
-    return settings.model_copy(update={"s3_bucket": f"prepare-{name}"})
+def admin(settings, s3_server, request):
+    """An administrator's settings with a bucket of the test's own, which does not exist yet."""
+    bucket = f"prepare-{hashlib.sha256(request.node.name.encode()).hexdigest()[:16]}"
+    s3_server.keys.prepare([], SystemClock().now(), bucket=bucket)
+    s3_server.reload()
+    own = settings.model_copy(update={"s3_bucket": bucket})
+    wait_until(lambda: missing(own), what="the policies of the new bucket")
+    return own
+
+
+def missing(settings):
+    try:
+        return not Store(settings).keys("")
+    except Permanent as error:
+        return error.code == "artifact_not_found"
+
+
+@pytest.fixture
+def fresh(admin, settings, s3_server):
+    """The settings of provisioning with that bucket."""
+    assert settings.nats_credentials is not None
+    own = settings.nats_credentials.with_name(f"{PROVISIONER}.nk")
+    key = s3_server.keys.store.credential(PROVISIONER)
+    return admin.model_copy(update={"nats_credentials": own, "s3_credentials": key})
 
 
 async def write_record(bus):
@@ -39,12 +61,12 @@ async def write_record(bus):
     await (await bus.key_value(topology.buckets()[0].bucket)).put("support-bot", b"{}")
 
 
-async def test_bus_and_store_are_ready_also_the_second_time_with_data_in_them(bus, fresh):
+async def test_bus_and_store_are_ready_also_the_second_time_with_data_in_them(bus, fresh, admin):
     await prepare(fresh)
     assert {EVENTS, INBOX} <= {stream.config.name for stream in await bus.streams_info()}
     assert Store(fresh).reachable()
     assert Store(fresh).find(FORMAT_KEY) == str(DATA_FORMAT).encode()
-    Store(fresh).create("manifests/version.json", b"{}")
+    Store(admin).create("manifests/version.json", b"{}")
     await write_record(bus)
     await prepare(fresh)
 
@@ -56,10 +78,12 @@ async def test_a_provisioned_bus_without_messages_holds_no_data(bus, fresh):
 
 
 @pytest.mark.parametrize("where", ["store", "bus"])
-async def test_volumes_of_an_older_slipway_or_of_something_else_are_refused_and_no_stream_is_changed(bus, fresh, where):
+async def test_volumes_of_an_older_slipway_or_of_something_else_are_refused_and_no_stream_is_changed(
+    bus, fresh, admin, where
+):
     Store(fresh).ensure_bucket()
     if where == "store":
-        Store(fresh).create("manifests/version.json", b"{}")
+        Store(admin).create("manifests/version.json", b"{}")
     else:
         await write_record(bus)
     before = await bus.streams_info()
@@ -77,11 +101,7 @@ async def test_data_of_a_newer_slipway_ends_the_program_with_one_sentence(bus, f
     Store(fresh).create(FORMAT_KEY, str(DATA_FORMAT + 1).encode())
     variables = {
         **bus_variables(fresh, PROVISIONER),
-        "SLIPWAY_S3_ENDPOINT": fresh.s3_endpoint,
-        "SLIPWAY_S3_ACCESS_KEY": fresh.s3_access_key,
-        "SLIPWAY_S3_SECRET_KEY": fresh.s3_secret_key.get_secret_value(),
-        "SLIPWAY_S3_BUCKET": fresh.s3_bucket,
-        "SLIPWAY_S3_SECURE": str(fresh.s3_secure),
+        **store_variables(fresh, PROVISIONER),
     }
     command = [sys.executable, "-m", "deploy.docker.prepare"]
     done = await asyncio.to_thread(

@@ -15,7 +15,7 @@ from contracts.routes import Route
 from shared.runtime.process import child_command
 from shared.storage.kv import Bucket
 from testbed.attesters import attester_variables
-from testbed.servers import bus_variables
+from testbed.servers import bus_variables, store_variables
 from tests.integration.test_registry import Log, answer, base, checkpoint, publish, run_to_end, run_to_turn, store
 from tests.kit import fakes_registry as k
 
@@ -43,9 +43,7 @@ class Process:
         self.environment = {
             **os.environ,
             **bus_variables(settings, "registry"),
-            "SLIPWAY_S3_ENDPOINT": settings.s3_endpoint,
-            "SLIPWAY_S3_ACCESS_KEY": settings.s3_access_key,
-            "SLIPWAY_S3_SECRET_KEY": settings.s3_secret_key.get_secret_value(),
+            **store_variables(settings, "registry"),
             "SLIPWAY_STATE_DIR": str(folder),
             "SLIPWAY_HTTP_PORT": str(settings.http_port),
             "SLIPWAY_FAILPOINT": failpoint,

@@ -16,7 +16,6 @@ from services.server_manager.adapters.artifact_cache import ArtifactCache
 from shared.errors import Permanent, Transient
 from shared.runtime.clock import SystemClock
 from shared.storage.blobs import STALE_UPLOAD, AlreadyExists, Store, blob_key, manifest_key
-from testbed.servers import connection
 from tests.kit.conformance_serving import ArtifactsConformance
 from tests.kit.fakes_serving import AllProven
 from tests.kit.s3_proxy import refuse, standing_before
@@ -33,10 +32,14 @@ def test_server_honours_create_only_puts(store):
     store.check_create_only()
 
 
-def test_a_bucket_that_does_not_exist_is_not_reachable(settings):
+def test_a_bucket_that_does_not_exist_or_is_not_ours_is_not_reachable(settings, watched, proxy):
     """The readiness of services depends on it: otherwise they are ready although no result can be stored."""
-    with pytest.raises(Transient, match="bucket missing does not exist") as caught:
+    with pytest.raises(Transient, match="does not permit admin this") as caught:
         Store(settings.model_copy(update={"s3_bucket": "missing"})).reachable()
+    assert caught.value.code == "store_unavailable"
+    proxy.instead = lambda request: refuse(request, 404, "NoSuchBucket")
+    with pytest.raises(Transient, match="bucket slipway does not exist") as caught:
+        watched.reachable()
     assert caught.value.code == "store_unavailable"
 
 
@@ -178,8 +181,8 @@ def test_other_places_are_not_allowed(store, uri):
     assert caught.value.code == "uri_not_allowed"
 
 
-def test_unreachable_store_is_transient(nats_server, tmp_path):
-    nowhere = Store(connection(None, None, tmp_path, s3_endpoint="127.0.0.1:9", s3_access_key="a", s3_secret_key="b"))
+def test_unreachable_store_is_transient(settings):
+    nowhere = Store(settings.model_copy(update={"s3_endpoint": "127.0.0.1:9"}))
     with pytest.raises(Transient) as caught:
         nowhere.find("x")
     assert caught.value.code == "store_unavailable"
@@ -187,7 +190,7 @@ def test_unreachable_store_is_transient(nats_server, tmp_path):
 
 @pytest.fixture
 def proxy(s3_server):
-    with standing_before(s3_server.port) as running_proxy:
+    with standing_before(s3_server) as running_proxy:
         yield running_proxy
 
 
@@ -206,7 +209,7 @@ def test_parts_that_are_on_the_way_arrive_before_a_failed_upload_is_aborted(watc
         return False
 
     proxy.instead = instead
-    with pytest.raises(Permanent, match="AccessDenied"):
+    with pytest.raises(Permanent, match="does not permit admin this"):
         watched.put_blob(memoryview(random.Random(5).randbytes(60_000_000)), "f")
     (aborted,) = proxy.of("DELETE", "uploadId")
     parts = proxy.of("PUT", "partNumber")

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from clients.training import (
     Connection,
@@ -18,6 +20,7 @@ from contracts.envelope import Event
 from contracts.facts import CheckpointReady
 from contracts.manifests import FolderManifest
 from contracts.services import INBOX
+from contracts.store_access import StoreCredential
 from shared.messaging.events import parse_event
 from shared.storage.blobs import Store
 from testbed.factories import policy
@@ -47,8 +50,8 @@ def connection(settings) -> Connection:
         nats_credentials=str(settings.nats_credentials),
         nats_ca=str(settings.nats_ca),
         s3_endpoint=settings.s3_endpoint,
-        s3_access_key=settings.s3_access_key,
-        s3_secret_key=settings.s3_secret_key.get_secret_value(),
+        s3_credentials=str(settings.s3_credentials),
+        s3_ca=str(settings.s3_ca),
     )
 
 
@@ -170,7 +173,7 @@ async def test_weights_as_a_pickle_and_missing_folders_are_refused(connection, s
             await publish_checkpoint_async(tmp_path / name, **options)
 
 
-async def test_a_bus_or_store_that_does_not_answer_is_said(js, connection, store, made):
+async def test_a_bus_or_store_that_does_not_answer_is_said(js, connection, store, made, tmp_path):
     from dataclasses import replace
 
     options = {"model": "support-bot", "base": "acme/tiny-llama", "run": RUN}
@@ -178,8 +181,13 @@ async def test_a_bus_or_store_that_does_not_answer_is_said(js, connection, store
         await publish_checkpoint_async(
             made["lora"], connection=replace(connection, nats_url="nats://127.0.0.1:9"), **options
         )
-    with pytest.raises(PublishError, match=r"SignatureDoesNotMatch|AccessDenied"):
-        await publish_checkpoint_async(made["lora"], connection=replace(connection, s3_secret_key="wrong"), **options)
+    key = StoreCredential.from_text(Path(connection.s3_credentials).read_text())
+    (tmp_path / "wrong.s3").write_text(key.model_copy(update={"secret_key": SecretStr("wrong")}).text())
+    wrong = replace(connection, s3_credentials=str(tmp_path / "wrong.s3"))
+    with pytest.raises(PublishError, match=r"SignatureDoesNotMatch"):
+        await publish_checkpoint_async(made["lora"], connection=wrong, **options)
+    with pytest.raises(PublishError, match="takes no upload without a key"):
+        await publish_checkpoint_async(made["lora"], connection=replace(connection, s3_credentials=None), **options)
 
 
 async def test_the_callback_publishes_at_the_end_of_training(js, connection, store, made, tmp_path):

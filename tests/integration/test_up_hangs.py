@@ -63,7 +63,7 @@ while True:
     time.sleep(1)
 """
 QUICK = HangLimits(silent_s=0.8, starved_s=3.0, look_s=0.1)
-KEYS = Keys("", "", Path("keys"))
+KEYS = Keys(Path("keys"))
 
 
 class Stub(Part):

@@ -2,11 +2,15 @@
 
 import contextlib
 import http.client
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from shared.storage.credentials import trusted
+from testbed.servers import S3Server
 
 
 @dataclass(frozen=True)
@@ -24,9 +28,13 @@ class S3Proxy(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, server: S3Server) -> None:
         super().__init__(("127.0.0.1", 0), _Relay)
-        self.upstream = port
+        store = server.keys.store
+        own = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        own.load_cert_chain(store.certificate, store.certificate_key)
+        self.socket = own.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+        self.upstream, self.trusted = server.port, trusted(server.keys.authority)
         self.endpoint = f"127.0.0.1:{self.server_address[1]}"
         self.asked: list[Asked] = []
         self.instead: Callable[[BaseHTTPRequestHandler], bool] = lambda _request: False
@@ -48,7 +56,9 @@ class _Relay(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _relay  # noqa: N815 - as http.server wants them
 
     def _forward(self) -> None:
-        upstream = http.client.HTTPConnection("127.0.0.1", self.server.upstream, timeout=60)
+        upstream = http.client.HTTPSConnection(
+            "127.0.0.1", self.server.upstream, timeout=60, context=self.server.trusted
+        )
         with contextlib.closing(upstream):
             upstream.request(self.command, self.path, self.body(), dict(self.headers))
             response = upstream.getresponse()
@@ -84,9 +94,9 @@ def refuse(request: BaseHTTPRequestHandler, status: int, code: str) -> bool:
 
 
 @contextlib.contextmanager
-def standing_before(port: int) -> Iterator[S3Proxy]:
-    """Run a proxy in front of the server on a port."""
-    proxy = S3Proxy(port)
+def standing_before(server: S3Server) -> Iterator[S3Proxy]:
+    """Run a proxy in front of a server, with the server's own certificate."""
+    proxy = S3Proxy(server)
     thread = threading.Thread(target=proxy.serve_forever, daemon=True)
     thread.start()
     try:

@@ -28,7 +28,7 @@ from shared.storage.kv import Bucket
 from testbed.attesters import attester_variables
 from testbed.factories import source_for
 from testbed.released import sign_target
-from testbed.servers import Server, bus_variables
+from testbed.servers import Server, bus_variables, store_variables
 
 ROOT = Path(__file__).resolve().parents[2]
 TOY_FILES = {
@@ -46,12 +46,9 @@ class ServerManager(Server):
     def __init__(self, folder: Path, connection, triton, **settings) -> None:
         super().__init__(folder)
         self.connection = connection
-        secret = connection.s3_secret_key.get_secret_value()
         self.variables = {
             **bus_variables(connection, self.name),
-            "SLIPWAY_S3_ENDPOINT": connection.s3_endpoint,
-            "SLIPWAY_S3_ACCESS_KEY": connection.s3_access_key,
-            "SLIPWAY_S3_SECRET_KEY": secret,
+            **store_variables(connection, self.name),
             "SLIPWAY_HTTP_PORT": str(connection.http_port),
             "SLIPWAY_STATE_DIR": str(self.folder),
             **attester_variables(connection.state_dir, "services.server_manager.main"),

@@ -30,7 +30,7 @@ from shared.runtime.process import free_port
 from shared.serving.inference import Channels
 from shared.storage.blobs import Store
 from testbed.attesters import attester, attester_variables, trust
-from testbed.servers import Server, bus_variables, running
+from testbed.servers import Server, bus_variables, running, store_variables
 from testbed.triton import TritonServer
 from tests.unit.benchmarker.engine_conformance import TOKEN_NLL, EngineConformance
 from tests.unit.benchmarker.factories import served, staged, variant_manifest, window
@@ -56,9 +56,7 @@ class BenchmarkerService(Server):
         self.port = free_port()
         self.variables = {
             **bus_variables(settings, self.name),
-            "SLIPWAY_S3_ENDPOINT": settings.s3_endpoint,
-            "SLIPWAY_S3_ACCESS_KEY": settings.s3_access_key,
-            "SLIPWAY_S3_SECRET_KEY": settings.s3_secret_key.get_secret_value(),
+            **store_variables(settings, self.name),
             "SLIPWAY_HTTP_PORT": str(self.port),
             "SLIPWAY_STATE_DIR": str(self.folder),
             "BENCHMARKER_PROGRESS_INTERVAL_S": "0",

@@ -1,4 +1,4 @@
-"""`slipway keys`: identities on the bus with their keys and roles, and the keys of attesters."""
+"""`slipway keys`: identities on bus and store with their keys and roles, and the keys of attesters."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ from contracts.identities import ROLES, Identity, Role
 from contracts.provenance import AttesterKey
 from deploy.identity.key_folder import KeyFolder, KeysRefused
 from deploy.local.plan import keys_folder
-from deploy.local.state import StateFolder, reload_bus
+from deploy.local.state import StateFolder, reload_servers
 from shared.runtime.clock import SystemClock
 
 keys_app = typer.Typer(
@@ -29,8 +29,8 @@ T = TypeVar("T")
 FolderOption = Annotated[
     Path | None, typer.Option("--folder", help="Folder of the keys (default: the one in the state folder).")
 ]
-LATER = "it takes effect when the bus reads its configuration again (SIGHUP)"
-NOW = "the bus has been told to read it"
+LATER = "it takes effect when bus and store read their configuration again (SIGHUP)"
+NOW = "bus and store have been told to read it"
 AttestationOption = Annotated[
     bool, typer.Option("--attestation", help="The key that a service signs attestations with, not that of the bus.")
 ]
@@ -44,20 +44,35 @@ def init(
         list[str] | None,
         typer.Option(metavar="HOST", help="Name or address of the bus, as clients reach it; repeatable."),
     ] = None,
+    store_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST", help="Name or address of the store; repeatable (default: those of the bus)."),
+    ] = None,
+    bucket: Annotated[
+        str | None, typer.Option(metavar="BUCKET", help="Bucket that the store's policies are about.")
+    ] = None,
     folder: FolderOption = None,
     state: StateOption = None,
 ) -> None:
-    """Make what an installation needs: a certificate authority, the bus's certificate, a key for each service.
+    """Make what an installation needs: a certificate authority, certificates of bus and store, keys for each service.
 
     What exists stays; a certificate gets the hosts that are new, and is replaced in its last 30 days. After an
-    interruption, run it again. `slipway up` does this by itself for its own bus.
+    interruption, run it again. `slipway up` does this by itself for its own bus and store.
     """
     keys = _keys(folder, state)
     _attempt(
         keys,
-        lambda: keys.prepare([*keys.hosts(), *(host or [])] or ["127.0.0.1", "localhost"], SystemClock().now()),
+        lambda: keys.prepare(
+            [*keys.hosts(), *(host or [])] or ["127.0.0.1", "localhost"],
+            SystemClock().now(),
+            [*keys.store_hosts(), *(store_host or [])],
+            bucket,
+        ),
     )
-    show_line(f"the keys are in {keys.path}; include {keys.server_config} in the configuration of the bus")
+    show_line(
+        f"the keys are in {keys.path}; include {keys.server_config} in the configuration of the bus, and give the "
+        f"store {keys.store.server_config} and {keys.store.certificate.parent}"
+    )
     _reload(keys)
 
 
@@ -111,7 +126,7 @@ def add(
     for name_of_model in model or []:
         check_model(name_of_model)
     keys, effect = _change(folder, state, "key.add", name, lambda keys: keys.add(name, roles, model or []))
-    show_line(f"{name} has a key: give {keys.credential(name)} to its owner only; {effect}")
+    show_line(f"{name} has a key: give {_files(keys, name)} to its owner only; {effect}")
 
 
 @keys_app.command("rotate")
@@ -122,7 +137,7 @@ def rotate(
     folder: FolderOption = None,
     state: StateOption = None,
 ) -> None:
-    """Make another key for an identity. The one before is accepted until it is retired."""
+    """Make another key of bus and store for an identity. Those before are accepted until they are retired."""
     if attestation:
         now = SystemClock().now()
         keys, _ = _change(
@@ -139,7 +154,7 @@ def rotate(
         return
     keys, effect = _change(folder, state, "key.rotate", name, lambda keys: keys.rotate(name))
     show_line(
-        f"{name} has a new key in {keys.credential(name)}, and the one before in {keys.former_credential(name)}; "
+        f"{name} has new keys in {_files(keys, name)}, and those before beside them, as {name}.old; "
         f"{effect}. When the new one is in use everywhere, withdraw the old one with `slipway keys retire {name}`"
     )
 
@@ -152,7 +167,7 @@ def retire(
     folder: FolderOption = None,
     state: StateOption = None,
 ) -> None:
-    """Withdraw the older of two keys of an identity."""
+    """Withdraw the older of two keys of an identity, on bus and store."""
     if attestation:
         now = SystemClock().now()
         _change(
@@ -205,6 +220,12 @@ def remove(name: NameArgument, folder: FolderOption = None, state: StateOption =
     show_line(f"the keys of {name} are withdrawn; {effect}")
 
 
+def _files(keys: KeyFolder, name: str) -> str:
+    """Name the files with an identity's keys: that of the bus, and that of the store if it has one."""
+    store = keys.store.credential(name)
+    return f"{keys.credential(name)} and {store.name}" if store.is_file() else str(keys.credential(name))
+
+
 def _keys(folder: Path | None, state: Path | None) -> KeyFolder:
     default = keys_folder(state if state is not None else CliSettings().state)
     return KeyFolder((folder or default).absolute())
@@ -241,7 +262,7 @@ def _described(keys: KeyFolder, name: str) -> dict[str, object]:
 def _reload(keys: KeyFolder) -> bool:
     """Let the bus of a running stack read its keys again; return whether these are the keys of one."""
     state = keys.path.parent
-    return keys.path == keys_folder(state) and reload_bus(StateFolder(state))
+    return keys.path == keys_folder(state) and reload_servers(StateFolder(state))
 
 
 def _attempt(keys: KeyFolder, work: Callable[[], T]) -> T:

@@ -130,10 +130,10 @@ def training_connection(stack: StackAddress) -> TrainingConnection:
         nats_credentials=str(connection.nats_credentials) if connection.nats_credentials else None,
         nats_ca=str(connection.nats_ca) if connection.nats_ca else None,
         s3_endpoint=connection.s3_endpoint,
-        s3_access_key=connection.s3_access_key,
-        s3_secret_key=connection.s3_secret_key.get_secret_value(),
+        s3_credentials=str(connection.s3_credentials) if connection.s3_credentials else None,
+        s3_ca=str(connection.s3_ca) if connection.s3_ca else None,
         s3_bucket=connection.s3_bucket,
-        s3_secure=connection.s3_secure,
+        s3_region=connection.s3_region,
     )
 
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import SecretStr
-
 from clients.cli.doctor.findings import Finding, failure, ok
 from deploy.local import plan, triton
 from deploy.local.plan import Keys, Part, Programs
@@ -51,11 +49,9 @@ def prepare(folder: Path, inherited: Mapping[str, str]) -> Trial:
 
 def connection_to(trial: Trial) -> Connection:
     """Return the settings that reach the servers of a trial."""
-    endpoint = f"127.0.0.1:{trial.ports['s3']}"
-    bus = trial.keys.bus(trial.ports["nats"], ADMIN)
-    store = {"s3_access_key": trial.keys.access, "s3_secret_key": SecretStr(trial.keys.secret)}
-    more = {"s3_endpoint": endpoint, "s3_bucket": plan.BUCKET, "state_dir": trial.folder, **store}
-    return bus.model_copy(update=more)
+    bus, store = trial.keys.bus(trial.ports["nats"], ADMIN), trial.keys.store(trial.ports["s3"], ADMIN)
+    given = store.model_dump(include={"s3_endpoint", "s3_credentials", "s3_ca", "s3_bucket"})
+    return bus.model_copy(update={**given, "state_dir": trial.folder})
 
 
 def try_nats(trial: Trial, programs: Programs) -> Finding:

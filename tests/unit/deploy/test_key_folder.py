@@ -44,11 +44,13 @@ def test_each_service_and_the_provisioner_has_a_key_of_its_own(keys):
 
 
 def test_what_is_secret_is_for_its_owner_only(keys):
-    secret = [*(keys.path / "credentials").iterdir(), keys.path / "ca-key.pem", keys.certificate_key]
+    credentials = [*(keys.path / "credentials").iterdir()]
+    store = [path for path in keys.store.folder.rglob("*") if path.is_file() and path != keys.store.certificate]
+    secret = [*credentials, *store, keys.path / "ca-key.pem", keys.certificate_key]
     assert {stat.S_IMODE(path.stat().st_mode) for path in secret} == {0o600}
     assert stat.S_IMODE(keys.path.stat().st_mode) == 0o700
     listed = (keys.path / "identities.json").read_text() + keys.server_config.read_text()
-    for path in (keys.path / "credentials").iterdir():
+    for path in (keys.path / "credentials").glob("*.nk"):
         assert Credential.from_text(path.read_text()).seed.get_secret_value() not in listed
 
 
@@ -166,7 +168,7 @@ def accepted_by_the_bus(keys, name):
 
 def interrupted(monkeypatch, change):
     """Do a change once for each of its steps, ended before that step, until it is done whole; yield after each end."""
-    for step in range(1, 40):
+    for step in range(1, 80):
         with monkeypatch.context() as patched:
             die_at(patched, step)
             try:
@@ -211,7 +213,7 @@ def test_a_rotation_that_ends_at_any_step_leaves_a_credential_that_works_and_is_
     def rotate(step):
         keys.rotate("paula")
 
-    for step in range(1, 40):
+    for step in range(1, 80):
         keys = folder(step)
         with monkeypatch.context() as patched:
             die_at(patched, step)
@@ -229,7 +231,12 @@ def test_a_rotation_that_ends_at_any_step_leaves_a_credential_that_works_and_is_
         assert public_key(keys.credential("paula")) == named(keys)["paula"].public_keys[-1]
         assert public_key(keys.former_credential("paula")) == named(keys)["paula"].public_keys[0]
         assert set(accepted_by_the_bus(keys, "paula")) == {keys.credential("paula"), keys.former_credential("paula")}
-        assert {file.name for file in keys.credential("x").parent.glob("paula*")} == {"paula.nk", "paula.old.nk"}
+        assert {file.name for file in keys.credential("x").parent.glob("paula*")} == {
+            f"paula{kind}" for kind in (".nk", ".old.nk", ".s3", ".old.s3")
+        }
+        assert [key.text() for key in keys.store.accepted()["paula"]] == [
+            path("paula").read_text() for path in (keys.store.former_credential, keys.store.credential)
+        ]
     assert step >= 5
 
 

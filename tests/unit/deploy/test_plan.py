@@ -12,7 +12,7 @@ from shared.messaging import topology
 
 FOLDER = Path("/state")
 PROGRAMS = Programs(Path("/bin/nats-server"), Path("/bin/weed"), Path("/bin/python"), Path("/source"))
-KEYS = Keys("access", "secret", FOLDER / "keys")
+KEYS = Keys(FOLDER / "keys")
 
 
 def ports(config=None):
@@ -39,7 +39,6 @@ def test_services_get_their_own_port_and_the_stacks_addresses():
     manager = parts["server-manager"]
     assert manager.argv[-1] == "services.server_manager.main"
     assert manager.environment["SERVER_MANAGER_ENGINE"] == "toy"
-    assert manager.environment["SLIPWAY_S3_SECRET_KEY"] == "secret"
     for service in SERVICES:
         assert parts[service].environment["SLIPWAY_NATS_CREDENTIALS"] == f"/state/keys/credentials/{service}.nk"
         assert parts[service].environment["SLIPWAY_NATS_URL"].startswith("tls://")
@@ -83,16 +82,16 @@ def test_the_bus_syncs_every_message_and_listens_on_loopback_only():
     assert topology.file_bytes() < int(size[1]) * 1024**3, "full streams must leave space for records"
 
 
-def test_the_store_gets_every_port_explicitly_and_no_secret_on_its_command_line():
+def test_the_store_gets_every_port_explicitly_and_its_keys_as_a_file():
     chosen = ports()
     part = plan.plan_s3(FOLDER, chosen, PROGRAMS, KEYS)
-    flags = dict(argument.lstrip("-").split("=", 1) for argument in part.argv[2:])
+    flags = dict(argument.lstrip("-").split("=", 1) for argument in part.argv[3:] if "=" in argument)
     for name in ("s3", "master", "volume", "filer", "admin"):
         port = int(flags[f"{name}.port"])
         assert int(flags[f"{name}.port.grpc"]) == port + SHADOW_OFFSET
     assert flags["master.telemetry"] == "false"
-    assert "secret" not in " ".join(part.argv)
-    assert part.environment["AWS_SECRET_ACCESS_KEY"] == "secret"
+    assert flags["s3.config"] == "/state/keys/store/s3.json"
+    assert part.environment == {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "what the user has is no key"
 
 
 def test_services_stop_before_their_dependencies():

@@ -199,7 +199,7 @@ async def test_a_process_that_cannot_be_started_is_a_transient_error(monkeypatch
 
 
 async def test_the_environment_cannot_be_read(monkeypatch, templates):
-    monkeypatch.setenv("SLIPWAY_S3_SECRET_KEY", "a-secret")
+    monkeypatch.setenv("SLIPWAY_S3_CREDENTIALS", "/a-secret.s3")
     await templates.render("x", HELLO)
     child = templates._child
     assert child is not None

@@ -1,0 +1,149 @@
+"""The object store's keys: which prefixes there are, which of them each identity reads and writes, and credentials."""
+
+import configparser
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from .identities import IdentityName, Role
+
+BUCKET: Final = "slipway"
+"""The bucket, unless an installation names another one."""
+PROBE: Final = "probe/"
+"""Objects by which a program proves that the store answers and honours conditional puts; they exist for a moment."""
+DATA_FORMAT: Final = "data-format"
+"""The object with the format of the data in this store."""
+PREFIXES: Final = (
+    "attestations/benchmark/",
+    "attestations/merge/",
+    "attestations/quantise/",
+    "bases/",
+    "blobs/",
+    "checkpoints/",
+    "manifests/benchmark/",
+    "manifests/drift/",
+    "manifests/folder/",
+    "manifests/merged/",
+    "manifests/variant/",
+    PROBE,
+    "references/",
+    "sources/",
+    "versions/",
+)
+"""All prefixes. A key under another one is refused to everybody except administrators."""
+
+
+@dataclass(frozen=True)
+class StoreAccess:
+    """What an identity may do in the bucket, as beginnings of keys; `*` in one stands for any text.
+
+    Attributes:
+        reads: Keys that it reads and lists.
+        writes: Keys that it puts. The table does not tell a new object from one that is replaced.
+        deletes: Keys that it deletes.
+        sees_uploads: It lists multipart uploads that have not ended, of all keys.
+        manages_bucket: It makes the bucket and changes its settings.
+    """
+
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    deletes: tuple[str, ...] = ()
+    sees_uploads: bool = False
+    manages_bucket: bool = False
+
+
+_CHECKPOINTS = ("checkpoints/", "sources/")
+EVERYTHING: Final = ("",)
+
+SERVICE_ACCESS: Final[dict[str, StoreAccess]] = {
+    "registry": StoreAccess(
+        reads=("attestations/", "bases/", "blobs/", *_CHECKPOINTS, "manifests/", PROBE, "versions/"),
+        writes=("versions/",),
+    ),
+    "merger": StoreAccess(
+        reads=(
+            "attestations/merge/", "bases/", "blobs/", *_CHECKPOINTS, "manifests/folder/", "manifests/merged/", PROBE,
+        ),
+        writes=("attestations/merge/", "blobs/", "manifests/merged/", PROBE, "sources/"),
+        deletes=(PROBE,),
+        sees_uploads=True,
+    ),
+    "quantiser": StoreAccess(
+        reads=(
+            "attestations/quantise/", "blobs/", *_CHECKPOINTS, "manifests/folder/", "manifests/merged/",
+            "manifests/variant/", PROBE,
+        ),
+        writes=("attestations/quantise/", "blobs/", "manifests/variant/", PROBE),
+        deletes=(PROBE,),
+        sees_uploads=True,
+    ),
+    "server-manager": StoreAccess(
+        reads=("attestations/", "bases/", "blobs/", *_CHECKPOINTS, "manifests/", PROBE, "versions/"),
+    ),
+    "benchmarker": StoreAccess(
+        reads=(
+            "attestations/benchmark/", "bases/", "blobs/", *_CHECKPOINTS, "manifests/benchmark/", "manifests/folder/",
+            "manifests/variant/", PROBE, "versions/",
+        ),
+        writes=("attestations/benchmark/", "manifests/benchmark/", PROBE, "versions/*/attestations/"),
+        deletes=(PROBE,),
+    ),
+    "monitor": StoreAccess(
+        reads=("manifests/drift/", PROBE, "references/", "blobs/"),
+        writes=("blobs/", "manifests/drift/", "references/"),
+    ),
+}  # fmt: skip
+"""Services that are not here have no business in the store, and no credential for it."""
+
+PROVISIONER_ACCESS: Final = StoreAccess(
+    reads=(PROBE, DATA_FORMAT), writes=(PROBE, DATA_FORMAT), deletes=(PROBE,), manages_bucket=True
+)
+ROLE_ACCESS: Final[dict[Role, StoreAccess]] = {
+    "publisher": StoreAccess(reads=("bases/", PROBE)),
+    "operator": StoreAccess(reads=EVERYTHING),
+    "approver": StoreAccess(reads=EVERYTHING),
+    "viewer": StoreAccess(reads=EVERYTHING),
+    "administrator": StoreAccess(
+        reads=EVERYTHING, writes=EVERYTHING, deletes=EVERYTHING, sees_uploads=True
+    ),
+}  # fmt: skip
+"""What each role may do; a publisher also reads and writes the checkpoints of its models."""
+
+
+class StoreCredential(BaseModel):
+    """An identity's key of the store, as its file holds it: in the form of the AWS tools, with the identity's name."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: IdentityName
+    access_key: str = Field(pattern=r"^[A-Za-z0-9._-]{3,128}$")
+    secret_key: SecretStr
+
+    def text(self) -> str:
+        """Return the content of the file."""
+        secret = self.secret_key.get_secret_value()
+        keys = f"aws_access_key_id = {self.access_key}\naws_secret_access_key = {secret}\n"
+        return f"# Slipway identity {self.name}\n[default]\n{keys}"
+
+    @classmethod
+    def from_text(cls, text: str) -> "StoreCredential":
+        """Return the credential in a file; one that another program wrote has the name `other`.
+
+        Raises:
+            ValueError: The text is not the content of such a file.
+        """
+        parser = configparser.ConfigParser(interpolation=None)
+        try:
+            parser.read_string(text)
+            keys = parser["default"]
+            name = re.match(r"# Slipway identity (\S+)", text)
+            return cls(
+                name=name[1] if name else "other",
+                access_key=keys["aws_access_key_id"],
+                secret_key=SecretStr(keys["aws_secret_access_key"]),
+            )
+        except (configparser.Error, KeyError, ValueError):
+            msg = "The file holds no credential of the store: use credentials/NAME.s3 of `slipway keys`."
+            raise ValueError(msg) from None  # the cause would show parts of a secret

@@ -1,0 +1,77 @@
+"""The S3 policy of each identity, in the form that AWS, MinIO and SeaweedFS read, from what the table declares."""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from contracts.identities import PROVISIONER, Identity
+from contracts.store_access import EVERYTHING, PROVISIONER_ACCESS, ROLE_ACCESS, SERVICE_ACCESS, StoreAccess
+
+READ: Final = ("s3:GetObject", "s3:GetObjectVersion")
+LIST: Final = ("s3:ListBucket", "s3:ListBucketVersions")
+WRITE: Final = ("s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts")
+DELETE: Final = ("s3:DeleteObject", "s3:DeleteObjectVersion")
+SEE_UPLOADS: Final = ("s3:ListBucketMultipartUploads",)
+MANAGE: Final = (
+    "s3:CreateBucket",
+    "s3:GetBucketLocation",
+    "s3:GetBucketObjectLockConfiguration",
+    "s3:GetBucketVersioning",
+    "s3:ListBucket",
+    "s3:PutBucketObjectLockConfiguration",
+    "s3:PutBucketVersioning",
+)
+
+
+def access_of(identity: Identity) -> StoreAccess | None:
+    """Return what an identity may do in the store; None if it needs no credential for it."""
+    if identity.name in SERVICE_ACCESS:
+        return SERVICE_ACCESS[identity.name]
+    if identity.name == PROVISIONER:
+        return PROVISIONER_ACCESS
+    granted = [ROLE_ACCESS[role] for role in identity.roles]
+    if "publisher" in identity.roles:
+        own = tuple(f"checkpoints/{model}/" for model in identity.models) or ("checkpoints/",)
+        granted.append(StoreAccess(reads=own, writes=own))
+    if not granted:
+        return None
+    return StoreAccess(
+        reads=_together(access.reads for access in granted),
+        writes=_together(access.writes for access in granted),
+        deletes=_together(access.deletes for access in granted),
+        sees_uploads=any(access.sees_uploads for access in granted),
+    )
+
+
+def _together(groups: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    merged = dict.fromkeys(prefix for group in groups for prefix in group)
+    return EVERYTHING if "" in merged else tuple(merged)
+
+
+def policy(access: StoreAccess, bucket: str) -> dict[str, Any]:
+    """Return the S3 policy that permits what an identity may do in a bucket, and nothing else."""
+    whole = f"arn:aws:s3:::{bucket}"
+    statements = [
+        _allow(READ, _objects(whole, access.reads)),
+        _allow(WRITE, _objects(whole, access.writes)),
+        _allow(DELETE, _objects(whole, access.deletes)),
+    ]
+    if access.reads and not access.manages_bucket:
+        statements.append(_allow(LIST, [whole], _beginning_with(access.reads)))
+    if access.sees_uploads:
+        statements.append(_allow(SEE_UPLOADS, [whole]))
+    if access.manages_bucket:
+        statements.append(_allow(MANAGE, [whole]))
+    return {"Version": "2012-10-17", "Statement": [statement for statement in statements if statement["Resource"]]}
+
+
+def _objects(bucket: str, prefixes: Iterable[str]) -> list[str]:
+    return [f"{bucket}/{prefix}*" for prefix in prefixes]
+
+
+def _beginning_with(prefixes: tuple[str, ...]) -> dict[str, Any]:
+    """Return the condition on what is listed; none for all keys, also where a request names no prefix."""
+    return {} if "" in prefixes else {"Condition": {"StringLike": {"s3:prefix": [f"{each}*" for each in prefixes]}}}
+
+
+def _allow(actions: Iterable[str], resources: list[str], more: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"Effect": "Allow", "Action": list(actions), "Resource": resources, **(more or {})}
