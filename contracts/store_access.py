@@ -19,6 +19,7 @@ PREFIXES: Final = (
     "attestations/benchmark/",
     "attestations/merge/",
     "attestations/quantise/",
+    "audit/",
     "bases/",
     "blobs/",
     "checkpoints/",
@@ -59,8 +60,8 @@ EVERYTHING: Final = ("",)
 
 SERVICE_ACCESS: Final[dict[str, StoreAccess]] = {
     "registry": StoreAccess(
-        reads=("attestations/", "bases/", "blobs/", *_CHECKPOINTS, "manifests/", PROBE, "versions/"),
-        writes=("versions/",),
+        reads=("attestations/", "audit/", "bases/", "blobs/", *_CHECKPOINTS, "manifests/", PROBE, "versions/"),
+        writes=("audit/", "versions/"),
     ),
     "merger": StoreAccess(
         reads=(
@@ -89,6 +90,10 @@ SERVICE_ACCESS: Final[dict[str, StoreAccess]] = {
         ),
         writes=("attestations/benchmark/", "manifests/benchmark/", PROBE, "versions/*/attestations/"),
         deletes=(PROBE,),
+    ),
+    "rollback-controller": StoreAccess(
+        reads=("attestations/", "bases/", "blobs/", *_CHECKPOINTS, "manifests/", PROBE, "versions/"),
+        writes=("versions/*/attestations/", "versions/*/rehearsals/"),
     ),
     "monitor": StoreAccess(
         reads=("manifests/drift/", PROBE, "references/", "blobs/"),

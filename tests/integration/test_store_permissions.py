@@ -39,7 +39,14 @@ USERS = {
     "adam": (["administrator"], ()),
 }
 UNKNOWN = "not-in-the-table/"
-PLACES = (*PREFIXES, "checkpoints/support-bot/", "checkpoints/other/", "versions/m/1/attestations/", UNKNOWN)
+PLACES = (
+    *PREFIXES,
+    "checkpoints/support-bot/",
+    "checkpoints/other/",
+    "versions/m/1/attestations/",
+    "versions/m/1/rehearsals/",
+    UNKNOWN,
+)
 NAMES = (*SERVICE_ACCESS, PROVISIONER, *USERS)
 
 
