@@ -185,27 +185,27 @@ def pieces(data):
 def features(client):
     """Return what the server can do of versions and retention, tried in a bucket of its own."""
     bucket = f"conformance-{secrets.token_hex(6)}"
-    found = dict.fromkeys(("versions", "delete markers", "retention", "refuses to delete what is retained"), False)
+    supported = dict.fromkeys(("versions", "delete markers", "retention", "refuses to delete what is retained"), False)
     with contextlib.suppress(S3Error, ValueError):
         client.make_bucket(bucket_name=bucket, object_lock=True)
         client.set_bucket_versioning(bucket_name=bucket, config=VersioningConfig(ENABLED))
         first = put(client, bucket, b"one")
         put(client, bucket, b"two")
         answer = client.get_object(bucket_name=bucket, object_name="o", version_id=first)
-        found["versions"] = bool(first) and answer.read() == b"one"
+        supported["versions"] = bool(first) and answer.read() == b"one"
         client.remove_object(bucket_name=bucket, object_name="o")
         answer = client.get_object(bucket_name=bucket, object_name="o", version_id=first)
-        found["delete markers"] = answer.read() == b"one"
+        supported["delete markers"] = answer.read() == b"one"
         until = datetime.now(UTC) + timedelta(minutes=1)
         client.set_object_retention(
             bucket_name=bucket, object_name="o", config=Retention(GOVERNANCE, until), version_id=first
         )
-        found["retention"] = True
+        supported["retention"] = True
         try:
             client.remove_object(bucket_name=bucket, object_name="o", version_id=first)
         except S3Error:
-            found["refuses to delete what is retained"] = True
-    return found
+            supported["refuses to delete what is retained"] = True
+    return supported
 
 
 def put(client, bucket, data):
