@@ -74,6 +74,8 @@ def problem_of(line):
     command = get_command(app)
     arguments = line.split()[1:]
     while isinstance(command, TyperGroup):
+        if command.invoke_without_command and (not arguments or arguments[0].startswith("-")):
+            break
         if not arguments or arguments[0] not in command.commands:
             return f"{line}: no such command"
         command = command.commands[arguments.pop(0)]
