@@ -16,6 +16,7 @@ from contracts.facts import (
     ReleaseOpened,
     RollbackCompleted,
     RollbackFailed,
+    RollbackReported,
 )
 from contracts.facts.fact import Fact
 from contracts.services import EVENTS, INBOX, ORDERS
@@ -54,6 +55,7 @@ class Source:
 SOURCES: tuple[Source, ...] = (
     Source("orders", ORDERS, ">", whole=True),
     Source("announcements", INBOX, ">", whole=True),
+    Source("gateway-rollbacks", EVENTS, f"{RollbackReported.TYPE}.>", whole=False),
     *(Source(f"results:{fact.TYPE}", EVENTS, f"{fact.TYPE}.>", whole=False) for fact in RESULTS),
     *(Source(f"records:{bucket}", f"KV_{bucket}", f"$KV.{bucket}.>", whole=True) for bucket in RECORDS),
 )
