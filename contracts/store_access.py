@@ -62,6 +62,7 @@ SERVICE_ACCESS: Final[dict[str, StoreAccess]] = {
     "registry": StoreAccess(
         reads=("attestations/", "audit/", "bases/", "blobs/", *_CHECKPOINTS, "manifests/", PROBE, "versions/"),
         writes=("audit/", "versions/"),
+        deletes=("blobs/", "checkpoints/*/blobs/"),  # text that an administrator orders to be erased
     ),
     "merger": StoreAccess(
         reads=(
