@@ -13,7 +13,7 @@ FORGOTTEN_S: Final = 5.0
 
 
 @dataclass(frozen=True)
-class Heard:
+class TimedReport:
     """What another process reported last: when, in monotonic seconds, and its demand by account."""
 
     at_s: float
@@ -26,9 +26,9 @@ def smooth(before: float, per_second: float) -> float:
     return demand if demand > 1e-3 else 0.0
 
 
-def remembered(heard: Mapping[str, Heard], now_s: float) -> dict[str, Heard]:
+def remembered(reports: Mapping[str, TimedReport], now_s: float) -> dict[str, TimedReport]:
     """Return the reports that still count."""
-    return {process: report for process, report in heard.items() if now_s - report.at_s <= FORGOTTEN_S}
+    return {process: report for process, report in reports.items() if now_s - report.at_s <= FORGOTTEN_S}
 
 
 def share(own: float, others: Iterable[float]) -> float:

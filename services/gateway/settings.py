@@ -7,6 +7,8 @@ from typing import Annotated, Any, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+PRIVATE = "private"
+"""Among the trusted proxies: all addresses of private networks."""
 Seconds = Annotated[float, Field(gt=0)]
 
 
@@ -22,7 +24,7 @@ class GatewaySettings(BaseSettings):
     tls_key: Path | None = None
     """Its private key (PEM); the two belong together."""
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
-    """Addresses or networks, separated by commas, from which plain HTTP is accepted: proxies that end TLS."""
+    """Addresses or networks, or `private`, separated by commas, from which plain HTTP is accepted: proxies with TLS."""
     oidc: Path | None = None
     """JSON file that names an identity provider whose tokens are accepted beside keys (docs/security.md)."""
     admin_host: str = "127.0.0.1"
@@ -76,7 +78,8 @@ class GatewaySettings(BaseSettings):
     @model_validator(mode="after")
     def _check_transport(self) -> Self:
         for network in self.trusted_proxies:
-            ip_network(network)
+            if network != PRIVATE:
+                ip_network(network)
         if (self.tls_certificate is None) != (self.tls_key is None):
             msg = "GATEWAY_TLS_CERTIFICATE and GATEWAY_TLS_KEY belong together: set both"
             raise ValueError(msg)

@@ -3,14 +3,14 @@
 from collections import Counter
 
 from contracts.api_usage import MOST_ACCOUNTS, DemandReport
-from decisions.rate_shares import Heard, remembered, share, smooth
+from decisions.rate_shares import TimedReport, remembered, share, smooth
 from shared.runtime.clock import Clock
 
 
 class Shares:
     """Demand by account, of this process and of all others that report to it.
 
-    Before the others have been heard, a process has an equal part of its own gateway's workers. Without the bus the
+    Before the others have reported, a process has an equal part of its own gateway's workers. Without the bus the
     last shares stand.
 
     Args:
@@ -24,7 +24,7 @@ class Shares:
         self._workers = workers
         self._asked: Counter[str] = Counter()
         self._demand: dict[str, float] = {}
-        self._heard: dict[str, Heard] = {}
+        self._reports: dict[str, TimedReport] = {}
         self._shares: dict[str, float] = {}
         self._exchanges = 0
         self.process = process
@@ -40,7 +40,7 @@ class Shares:
     @property
     def _idle(self) -> float:
         """Return the share of an account without demand anywhere."""
-        others = len(self._heard)
+        others = len(self._reports)
         return 1.0 / (1 + others if self._exchanges > 1 else max(self._workers, 1 + others))
 
     def report(self) -> DemandReport:
@@ -54,16 +54,16 @@ class Shares:
         highest = sorted(self._demand, key=lambda account: self._demand[account], reverse=True)[:MOST_ACCOUNTS]
         return DemandReport(process=self.process, demand={account: self._demand[account] for account in highest})
 
-    def hear(self, report: DemandReport) -> None:
+    def take_report(self, report: DemandReport) -> None:
         """Take the report of another process."""
         if report.process != self.process:
-            self._heard[report.process] = Heard(self._clock.monotonic(), report.demand)
+            self._reports[report.process] = TimedReport(self._clock.monotonic(), report.demand)
 
     def divide(self) -> None:
-        """Take a new share of each account, after a report went out. Not without the bus: nobody would be heard."""
+        """Take a new share of each account, after a report went out. Not without the bus: no report would arrive."""
         self._exchanges += 1
-        self._heard = remembered(self._heard, self._clock.monotonic())
-        others = self._heard.values()
+        self._reports = remembered(self._reports, self._clock.monotonic())
+        others = self._reports.values()
         known = self._demand.keys() | {account for report in others for account in report.demand}
         self._shares = {
             account: share(self._demand.get(account, 0.0), [report.demand.get(account, 0.0) for report in others])

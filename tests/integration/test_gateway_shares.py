@@ -44,9 +44,9 @@ def key(key_id: str, **limits) -> tuple[ApiKey, dict[str, str]]:
 @pytest.fixture
 def gateways(nats_server, js, tmp_path):
     """Two gateways, each with its own folder."""
-    one, two = (Gateway(tmp_path / name, connection(nats_server, None, tmp_path / name)) for name in "ab")
-    with running(one), running(two):
-        yield one, two
+    first, second = (Gateway(tmp_path / name, connection(nats_server, None, tmp_path / name)) for name in "ab")
+    with running(first), running(second):
+        yield first, second
 
 
 async def ask(http, base_url: str, headers: dict[str, str], admitted: Counter) -> None:

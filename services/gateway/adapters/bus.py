@@ -90,15 +90,15 @@ class BusConnection:
                 return
 
     async def exchange(self, shares: Shares) -> None:
-        """Tell the other processes what is asked here, about every second, and hear them, for ever."""
+        """Publish the demand here to the other processes, about every second, and take their reports, for ever."""
         await self._has_connected.wait()
 
-        async def hear(message: Msg) -> None:
+        async def take(message: Msg) -> None:
             with contextlib.suppress(ValidationError):
-                shares.hear(DemandReport.model_validate_json(message.data))
+                shares.take_report(DemandReport.model_validate_json(message.data))
 
         client = self._bus.client
-        await client.subscribe(f"{DEMAND_PREFIX}.*", cb=hear)
+        await client.subscribe(f"{DEMAND_PREFIX}.*", cb=take)
         while True:
             await asyncio.sleep(_EVERY_S)
             report = shares.report()

@@ -8,7 +8,7 @@ from typing import Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from services.gateway.adapters.transport import Network, is_within, plain_networks
+from services.gateway.adapters.transport import Peers, plain_peers
 from services.gateway.http import ABORT
 from services.gateway.settings import GatewaySettings
 
@@ -43,7 +43,7 @@ def limited_protocol(settings: GatewaySettings, *, for_callers: bool = False) ->
         max_header_bytes = settings.max_header_bytes
         max_connections = settings.max_connections
         send_buffer_bytes = settings.max_lag_bytes
-        plain_from = plain_networks(settings) if for_callers else None
+        plain_from = plain_peers(settings) if for_callers else None
         unread_s = 2 * settings.write_s  # the application drops callers that do not read before that, and counts them
 
     return Limited
@@ -64,7 +64,7 @@ class LimitedProtocol(HttpToolsProtocol):
     max_connections: int
     send_buffer_bytes: int
     unread_s: float
-    plain_from: tuple[Network, ...] | None
+    plain_from: Peers | None
     _deadline: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _trailing_bytes = 0
@@ -73,7 +73,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows it too
         """Start the time limit of the first headers."""
         super().connection_made(transport)
-        if self.plain_from is not None and self.client is not None and not is_within(self.client[0], self.plain_from):
+        if self.plain_from is not None and self.client is not None and not self.plain_from.include(self.client[0]):
             transport.abort()  # before a key is read that a stranger may have seen on its way
             return
         self.open_connections[self] = None

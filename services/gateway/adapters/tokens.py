@@ -65,7 +65,7 @@ class Tokens:
     def __init__(self, provider: IdentityProvider) -> None:
         self._provider = provider
         self._keys: Mapping[str, jwt.PyJWK] = {}
-        self._wanted = asyncio.Event()
+        self._requested = asyncio.Event()
 
     def verify(self, token: str) -> tuple[ApiKey, str] | None:
         """Return what a token may do, as the record of a key, and its account; None if it is not valid.
@@ -88,7 +88,7 @@ class Tokens:
             kid = jwt.get_unverified_header(token).get("kid", "")
             key = self._keys.get(kid) if isinstance(kid, str) else None
             if key is None:
-                self._wanted.set()  # the provider may have another key by now
+                self._requested.set()  # the provider may have another key by now
                 return None
             return jwt.decode(
                 token,
@@ -109,11 +109,11 @@ class Tokens:
         """
         while True:
             await self.refresh()
-            self._wanted.clear()
+            self._requested.clear()
             await asyncio.sleep(_AT_MOST_EVERY_S)
             try:
                 async with asyncio.timeout(_EVERY_S - _AT_MOST_EVERY_S):
-                    await self._wanted.wait()
+                    await self._requested.wait()
             except TimeoutError:
                 continue
 

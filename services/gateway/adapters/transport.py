@@ -4,12 +4,13 @@ import asyncio
 import ipaddress
 import ssl
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 import uvicorn
 
-from services.gateway.settings import GatewaySettings
+from services.gateway.settings import PRIVATE, GatewaySettings
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _EVERY_S = 5.0
@@ -33,22 +34,30 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def plain_networks(settings: GatewaySettings) -> tuple[Network, ...] | None:
+@dataclass(frozen=True)
+class Peers:
+    """From where plain HTTP is accepted: this machine, networks, and all private networks if `private` is set."""
+
+    networks: tuple[Network, ...]
+    private: bool = False
+
+    def include(self, address: str) -> bool:
+        """Return whether an address is one of them; an IPv4 address in the form of IPv6 is one of IPv4."""
+        try:
+            given = ipaddress.ip_address(address.partition("%")[0])
+        except ValueError:
+            return False
+        peer = getattr(given, "ipv4_mapped", None) or given
+        is_private = self.private and peer.is_private and not peer.is_link_local and not peer.is_unspecified
+        return peer.is_loopback or is_private or any(peer in network for network in self.networks)
+
+
+def plain_peers(settings: GatewaySettings) -> Peers | None:
     """Return from where plain HTTP is accepted; None with TLS, which is accepted from everywhere."""
     if settings.tls_certificate is not None:
         return None
-    own = ("127.0.0.0/8", "::1/128")
-    return tuple(ipaddress.ip_network(text) for text in (*own, *settings.trusted_proxies))
-
-
-def is_within(address: str, networks: tuple[Network, ...]) -> bool:
-    """Return whether an address is in one of these networks; an IPv4 address in the form of IPv6 is one of IPv4."""
-    try:
-        peer = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(peer, "ipv4_mapped", None)
-    return any((mapped or peer) in network for network in networks)
+    networks = tuple(ipaddress.ip_network(text) for text in settings.trusted_proxies if text != PRIVATE)
+    return Peers(networks, PRIVATE in settings.trusted_proxies)
 
 
 class Certificate:

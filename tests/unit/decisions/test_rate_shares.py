@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decisions.rate_shares import FLOOR, FORGOTTEN_S, Heard, remembered, share, smooth
+from decisions.rate_shares import FLOOR, FORGOTTEN_S, TimedReport, remembered, share, smooth
 from decisions.request_rates import Allowance
 
 LIMIT = 6000.0
@@ -18,7 +18,7 @@ class Replica:
     def __init__(self, number: int, phase: int, count: int) -> None:
         self.name, self.phase = str(number), phase
         self.allowance = Allowance(LIMIT / count, 0.0, 0.0)
-        self.asked, self.demand, self.heard = 0, 0.0, {}
+        self.asked, self.demand, self.reports = 0, 0.0, {}
 
     def ask(self, now_s: float) -> bool:
         self.asked += 1
@@ -31,9 +31,9 @@ class Replica:
         self.demand = smooth(self.demand, self.asked)
         self.asked = 0
         for other in others:
-            other.heard[self.name] = Heard(now_s, {"key": self.demand})
-        self.heard = remembered(self.heard, now_s)
-        part = share(self.demand, [heard.demand.get("key", 0.0) for heard in self.heard.values()])
+            other.reports[self.name] = TimedReport(now_s, {"key": self.demand})
+        self.reports = remembered(self.reports, now_s)
+        part = share(self.demand, [report.demand.get("key", 0.0) for report in self.reports.values()])
         self.allowance = self.allowance.with_share(max(1.0, LIMIT * part), now_s)
 
 
@@ -84,6 +84,6 @@ def test_all_shares_add_up_to_one_and_none_is_nothing(demands):
 
 
 def test_one_that_reports_nothing_is_forgotten():
-    heard = {"a": Heard(0.0, {}), "b": Heard(FORGOTTEN_S, {})}
-    assert set(remembered(heard, FORGOTTEN_S)) == {"a", "b"}
-    assert set(remembered(heard, FORGOTTEN_S + 0.1)) == {"b"}
+    reports = {"a": TimedReport(0.0, {}), "b": TimedReport(FORGOTTEN_S, {})}
+    assert set(remembered(reports, FORGOTTEN_S)) == {"a", "b"}
+    assert set(remembered(reports, FORGOTTEN_S + 0.1)) == {"b"}

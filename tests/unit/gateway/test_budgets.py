@@ -74,10 +74,10 @@ async def test_a_process_without_demand_has_a_small_share_and_one_with_all_has_t
     for _ in range(20):
         await gateway.chat(BEARER)
     gateway.shares.report()
-    gateway.shares.hear(DemandReport(process=OTHER, demand={}))
+    gateway.shares.take_report(DemandReport(process=OTHER, demand={}))
     gateway.shares.divide()
     assert 0.97 < gateway.shares.of(ID) < 1
-    gateway.shares.hear(DemandReport(process=OTHER, demand={ID: 990.0}))
+    gateway.shares.take_report(DemandReport(process=OTHER, demand={ID: 990.0}))
     gateway.shares.divide()
     assert 0.01 < gateway.shares.of(ID) < 0.05
     refused = await gateway.chat(BEARER)
@@ -95,13 +95,13 @@ async def test_a_list_of_models_is_a_request():
     assert answers[0].headers["x-ratelimit-remaining-requests"] == "1"
 
 
-async def test_workers_share_equally_until_they_hear_each_other():
+async def test_workers_share_equally_until_they_have_reports():
     gateway = World(only_active(), keys=(key(),), workers=4)
     assert gateway.shares.of(ID) == 0.25
     for number in range(3):
-        gateway.shares.hear(DemandReport(process=f"{number:016x}"))
+        gateway.shares.take_report(DemandReport(process=f"{number:016x}"))
     assert gateway.shares.of(ID) == 0.25
-    gateway.shares.hear(gateway.shares.report())
+    gateway.shares.take_report(gateway.shares.report())
     assert gateway.shares.of(ID) == 0.25, "its own report is none of another"
 
 

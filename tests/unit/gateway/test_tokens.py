@@ -55,6 +55,10 @@ class Issuer:
         self.url = f"http://127.0.0.1:{self.server.server_port}/keys"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
+    def answer_with(self, status: int, body: bytes) -> None:
+        """Answer so from now on."""
+        self.status, self.body = status, body
+
 
 @pytest.fixture
 def issuer():
@@ -74,8 +78,8 @@ async def tokens(issuer):
 def token(private=RSA_KEY, kid="one", algorithm="RS256", headers=None, **claims) -> str:
     now = int(time.time())
     usual = {"iss": ISSUER, "aud": AUDIENCE, "sub": "ada", "exp": now + 300, "nbf": now - 5, "groups": ["support"]}
-    told = {name: value for name, value in {**usual, **claims}.items() if value is not None}
-    return jwt.encode(told, private, algorithm, headers={"kid": kid, **(headers or {})})
+    present = {name: value for name, value in {**usual, **claims}.items() if value is not None}
+    return jwt.encode(present, private, algorithm, headers={"kid": kid, **(headers or {})})
 
 
 def world(tokens) -> World:
@@ -164,10 +168,10 @@ async def test_what_the_issuer_did_not_sign_for_this_gateway_is_refused(tokens, 
 async def test_an_issuer_that_fails_takes_no_key_away_and_a_new_key_counts_after_it_was_read(tokens, issuer):
     gateway = world(tokens)
     for status, body in ((500, b""), (302, b""), (200, b"nonsense"), (200, b'{"keys":[]}'), (200, b"[" * 2**21)):
-        issuer.status, issuer.body = status, body
+        issuer.answer_with(status, body)
         await tokens.refresh()
         assert (await gateway.chat(bearer(token(sub=f"{status}{len(body)}")))).status_code == 200
-    issuer.status, issuer.body = 200, json.dumps({"keys": [public(STRANGER, "three")]}).encode()
+    issuer.answer_with(200, json.dumps({"keys": [public(STRANGER, "three")]}).encode())
     await tokens.refresh()
     assert (await gateway.chat(bearer(token(STRANGER, "three", sub="new")))).status_code == 200
     assert (await gateway.chat(bearer(token(sub="old")))).status_code == 401

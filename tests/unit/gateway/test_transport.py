@@ -1,9 +1,11 @@
 """Keys are not sent in plain text: who may speak plain HTTP, and which settings are refused."""
 
+from ipaddress import ip_address
+
 import pytest
 from pydantic import ValidationError
 
-from services.gateway.adapters.transport import is_within, plain_networks, require_transport
+from services.gateway.adapters.transport import plain_peers, require_transport
 from services.gateway.settings import GatewaySettings
 
 CERTIFICATE = {"tls_certificate": "chain.pem", "tls_key": "key.pem"}
@@ -38,12 +40,21 @@ def test_this_machine_needs_neither(host):
     ],
 )
 def test_plain_http_comes_from_this_machine_and_trusted_proxies_only(address, within):
-    networks = plain_networks(GatewaySettings(trusted_proxies="192.0.2.7,2001:db8::/32"))
-    assert is_within(address, networks) is within
+    peers = plain_peers(GatewaySettings(trusted_proxies="192.0.2.7,2001:db8::/32"))
+    assert peers.include(address) is within
+
+
+@pytest.mark.parametrize(
+    ("number", "within"), [(10 << 24 | 5, True), (192 << 24 | 168 << 16 | 9, True), (8 << 24, False)]
+)
+def test_private_networks_may_be_trusted_as_a_whole(number, within):
+    address = str(ip_address(number))
+    assert plain_peers(GatewaySettings(trusted_proxies="private")).include(address) is within
+    assert not plain_peers(GatewaySettings()).include(address)
 
 
 def test_with_tls_all_may_connect():
-    assert plain_networks(GatewaySettings(**CERTIFICATE)) is None
+    assert plain_peers(GatewaySettings(**CERTIFICATE)) is None
 
 
 @pytest.mark.parametrize(
