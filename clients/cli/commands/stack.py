@@ -19,7 +19,7 @@ from contracts.runtimes import DEFAULT_RUNTIME
 from decisions.runtimes import NAME_RULE, is_runtime_name
 from deploy.local import processes
 from deploy.local.leftovers import end_stack
-from deploy.local.plan import SERVICES, SINGLE, Engine, Keys, StackConfig
+from deploy.local.plan import GATEWAY_ADMIN, SERVICES, SINGLE, Engine, Keys, StackConfig
 from deploy.local.ready import probe
 from deploy.local.state import AlreadyUp, Description, PartState, StateFolder, Table
 from deploy.local.supervisor import (
@@ -210,10 +210,9 @@ def ps(state: StateOption = None, as_json: JsonOption = False) -> None:
 
 
 async def _probe_parts(table: Table, ports: Mapping[str, int], keys: Keys) -> list[dict[str, Any]]:
+    where = {"gateway": ports[GATEWAY_ADMIN]} if GATEWAY_ADMIN in ports else {}
     return list(
-        await asyncio.gather(
-            *(_probe_part(part, ports.get(f"{part.name}-admin", part.port), keys) for part in table.parts)
-        )
+        await asyncio.gather(*(_probe_part(part, where.get(part.name, part.port), keys) for part in table.parts))
     )
 
 
