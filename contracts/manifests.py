@@ -227,6 +227,33 @@ class DeploymentRecord(Contract):
     deployed_at: Instant
 
 
+class LockedObject(Contract):
+    """An object in the store, in the version that readers read, whatever is written over it or deletes it."""
+
+    key: str
+    version_id: str
+
+
+class VersionLock(Contract):
+    """Objects of a promoted version that the store keeps, appended: `versions/<model>/<version>/locks/<number>.json`.
+
+    The first record of an object counts. Later records have what was added since: attestations, deployments. This
+    version of Slipway writes none yet.
+
+    Attributes:
+        number: From 1, six digits in the key.
+        mode: `governance`, which a right of its own can lift, or `compliance`, which nothing can.
+    """
+
+    kind: Literal["version-lock"] = "version-lock"
+    model: ModelName
+    version: int
+    number: Annotated[int, Field(ge=1)]
+    mode: Literal["governance", "compliance"]
+    objects: tuple[LockedObject, ...]
+    locked_at: Instant
+
+
 class BenchmarkReport(Contract):
     """A benchmark in full: load, both sides, ratios, quality, verdicts, and every request."""
 

@@ -11,7 +11,7 @@ from contracts.vocabulary import ArtifactRef, Contract, Environment, Target
 AlertFact = AlertRaised | AlertUpdated | AlertResolved
 RUNBOOKS: dict[AlertKind, str] = {
     kind: f"docs/runbooks/{kind}.md"
-    for kind in ("latency", "errors", "quality", "drift", "standby", "engine", "clock", "provenance")
+    for kind in ("latency", "errors", "quality", "drift", "standby", "engine", "clock", "provenance", "store")
 }
 _FIGURES = ("value", "limit", "window", "requests", "e_value", "first_bad_at", "drill", "evidence", "message")
 _IDENTITY = ("alert_id", "kind", "severity", "target", "trigger", "raised_at")

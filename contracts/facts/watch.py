@@ -8,7 +8,7 @@ from ..codes import Code
 from ..vocabulary import ArtifactRef, Contract, Environment, Instant, Party, Ratio, Target, Verdict
 from .fact import Fact
 
-AlertKind = Literal["latency", "errors", "quality", "drift", "standby", "engine", "clock", "provenance"]
+AlertKind = Literal["latency", "errors", "quality", "drift", "standby", "engine", "clock", "provenance", "store"]
 Severity = Literal["info", "warning", "critical"]
 
 
