@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Final, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from .stored import Migration, StoredRecord, unchanged
+from .teams import TeamName
 from .vocabulary import Contract, Digest, Environment, Instant, ModelName
 
 KEY_ID_PATTERN: Final = r"^[0-9a-f]{12}$"
@@ -39,6 +40,7 @@ class ApiKey(StoredRecord):
         name: What it is for, or whose it is; several keys may have the same.
         secret_digest: SHA-256 of the secret, which is 256 random bits, so that no slow hash is needed.
         models: Models that it opens; empty for all.
+        team: Its team, whose models it opens at most; None for a key of the installation.
         environments: Where it counts.
         limits: What its bearer may ask for.
         issued_at: When it was issued.
@@ -47,13 +49,14 @@ class ApiKey(StoredRecord):
         revoked_at: When it was withdrawn; None if it was not.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 2
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged}
+    SCHEMA_VERSION: ClassVar[int] = 3
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged, 2: unchanged}
 
     key_id: KeyId
     name: KeyName
     secret_digest: Digest
     models: tuple[ModelName, ...] = ()
+    team: TeamName | None = None
     environments: Annotated[tuple[Environment, ...], Field(min_length=1)] = ("production",)
     limits: KeyLimits = KeyLimits()
     issued_at: Instant

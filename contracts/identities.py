@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 from . import facts as f
 from .facts import Fact, WorkProgressed
 from .services import SERVICES
+from .teams import TeamName
 from .vocabulary import IDENTITY_PATTERN, Contract, ModelName
 
 Role = Literal["publisher", "operator", "approver", "viewer", "administrator"]
@@ -43,13 +44,15 @@ class Identity(Contract):
     Attributes:
         name: A service, `provisioner`, or the name of a user.
         roles: What a user may do; empty for services and the provisioner.
-        models: The models that a publisher may announce checkpoints of; empty for all.
+        models: The models that a publisher may announce checkpoints of; empty for all, or all of its team.
+        team: The team whose models the identity may act on; None for all.
         public_keys: The keys that are accepted now, the newest last: two while one is being replaced.
     """
 
     name: IdentityName
     roles: tuple[Role, ...] = ()
     models: tuple[ModelName, ...] = ()
+    team: TeamName | None = None
     public_keys: Annotated[tuple[PublicKey, ...], Field(min_length=1)]
 
 

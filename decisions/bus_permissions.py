@@ -110,7 +110,8 @@ def user_permissions(identity: Identity) -> Permissions:
 
 
 def _orders(role: Role, identity: Identity) -> list[str]:
-    named = identity.models if role == "publisher" and identity.models else ("*",)
+    limited = identity.team is not None or (role == "publisher" and identity.models)
+    named = identity.models if limited else ("*",)
     return [nats_subject(fact.TYPE, model, identity.name) for fact in PUBLISHED_BY[role] for model in named]
 
 

@@ -5,14 +5,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from contracts.identities import Identity
+from contracts.teams import Team
 from decisions.bus_permissions import Permissions, permissions_of
+from decisions.teams import narrowed
 
 
-def authorization(identities: Iterable[Identity]) -> str:
+def authorization(identities: Iterable[Identity], teams: Iterable[Team] = ()) -> str:
     """Return the block `authorization` with a user for each key that is accepted now."""
+    owned = tuple(teams)
     users = "\n".join(
         f"    {{ nkey: {key}, permissions: {permission_map(permissions_of(identity))} }} # {identity.name}"
-        for identity in identities
+        for identity in (narrowed(each, owned) for each in identities)
         for key in identity.public_keys
     )
     return f"authorization {{\n  users = [\n{users}\n  ]\n}}\n"

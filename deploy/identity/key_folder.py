@@ -2,6 +2,7 @@
 
 - `ca.pem` and `ca-key.pem`: the certificate authority.
 - `identities.json`: names, roles and public keys; nothing secret.
+- `trust/teams.json`: which models belong to which team; nothing secret.
 - `trust/administrators.json`: administrators and their public keys, which gateways read; nothing secret.
 - `bus/`: what the bus's server reads, as a folder, which a container mounts. `bus.conf` has the permissions of each
   identity, `bus.pem` and `bus-key.pem` are the server's certificate.
@@ -29,7 +30,9 @@ from contracts.gateway_rollbacks import Administrator
 from contracts.identities import PROVISIONER, RESERVED, Credential, Identity, Role
 from contracts.provenance import ATTESTERS, AttesterKey
 from contracts.services import SERVICES
+from contracts.teams import Team
 from contracts.vocabulary import IDENTITY_PATTERN, Environment
+from decisions.teams import models_of, owner_of
 from deploy.identity import bus_config
 from deploy.identity.api_key_files import ApiKeyFiles
 from deploy.identity.attesters import AttesterKeys
@@ -38,6 +41,7 @@ from deploy.identity.store_internal import prepare_internal
 from deploy.identity.store_keys import StoreKeys
 
 _IDENTITIES: Final = TypeAdapter(tuple[Identity, ...])
+_TEAMS: Final = TypeAdapter(tuple[Team, ...])
 OWN: Final = (*SERVICES, PROVISIONER)
 """Identities that every installation has."""
 
@@ -77,6 +81,51 @@ class KeyFolder:
     def administrators(self) -> Path:
         """The file with the public keys of administrators, which gateways and the rollback-controller read."""
         return self.path / "trust" / "administrators.json"
+
+    @property
+    def team_list(self) -> Path:
+        """The file with the models of each team, which gateways read."""
+        return self.path / "trust" / "teams.json"
+
+    def teams(self) -> tuple[Team, ...]:
+        """Return the teams, in the order in which they were made."""
+        return _TEAMS.validate_json(self.team_list.read_bytes()) if self.team_list.is_file() else ()
+
+    def set_team(self, name: str, models: Iterable[str]) -> Team:
+        """Make a team, or give it other models.
+
+        Raises:
+            KeysRefused: The name is invalid, no model is named, or a model belongs to another team.
+        """
+        if re.fullmatch(IDENTITY_PATTERN, name) is None:
+            raise KeysRefused(f"{name!r} cannot be a name: use 1 to 63 lower-case letters, digits and inner hyphens.")
+        named = tuple(dict.fromkeys(models))
+        if not named:
+            raise KeysRefused(f"{name} needs a model: name each with --model.")
+        with self._alone():
+            others = [team for team in self.teams() if team.name != name]
+            for model in named:
+                owner = owner_of(model, others)
+                if owner is not None:
+                    raise KeysRefused(f"{model} belongs to {owner.name}: take it away from that team first.")
+            made = Team(name=name, models=named)
+            known = [made if team.name == name else team for team in self.teams()]
+            self._store(self.identities(), known if made in known else [*known, made])
+            return made
+
+    def remove_team(self, name: str) -> None:
+        """Remove a team that nobody belongs to; its models belong to no team then.
+
+        Raises:
+            KeysRefused: There is no such team, or somebody belongs to it.
+        """
+        with self._alone():
+            if all(team.name != name for team in self.teams()):
+                raise KeysRefused(f"There is no team {name}: see `slipway keys team list`.")
+            members = [identity.name for identity in self.identities() if identity.team == name]
+            if members:
+                raise KeysRefused(f"{', '.join(members)} belong to {name}: remove their keys first.")
+            self._store(self.identities(), [team for team in self.teams() if team.name != name])
 
     @property
     def attesters(self) -> AttesterKeys:
@@ -160,11 +209,12 @@ class KeyFolder:
         self.attesters.prepare(now)
         self.api_keys.prepare(now)
 
-    def add(self, name: str, roles: Iterable[Role], models: Iterable[str] = ()) -> Identity:
+    def add(self, name: str, roles: Iterable[Role], models: Iterable[str] = (), team: str | None = None) -> Identity:
         """Add a person or a program, with a key.
 
         Raises:
-            KeysRefused: The name is invalid, reserved or taken, no role is given, or models without a publisher.
+            KeysRefused: The name is invalid, reserved or taken, no role is given, models without a publisher, or a
+                team that does not exist or does not own the models.
         """
         roles, models = tuple(dict.fromkeys(roles)), tuple(dict.fromkeys(models))
         if re.fullmatch(IDENTITY_PATTERN, name) is None:
@@ -175,16 +225,27 @@ class KeyFolder:
             raise KeysRefused(f"{name} needs a role: publisher, operator, approver, viewer or administrator.")
         if models and "publisher" not in roles:
             raise KeysRefused("Models limit what a publisher announces: give the role publisher as well.")
+        if team is not None and "administrator" in roles:
+            raise KeysRefused("An administrator may do everything, in all teams: give no team, or other roles.")
         with self._alone():
+            self._check_team(team, models)
             if any(identity.name == name for identity in self.identities()):
                 raise KeysRefused(
                     f"{name} has a key: replace it with `slipway keys rotate {name}`, or use another name."
                 )
             made = Identity(
-                name=name, roles=roles, models=models, public_keys=(_make_key(name, self.credential(name)),)
+                name=name, roles=roles, models=models, team=team, public_keys=(_make_key(name, self.credential(name)),)
             )
             self._store([*self.identities(), made])
             return made
+
+    def _check_team(self, team: str | None, models: Iterable[str]) -> None:
+        own = models_of(team, self.teams()) if team is not None else ()
+        if team is not None and not own:
+            raise KeysRefused(f"There is no team {team}: make it with `slipway keys team set {team} --model MODEL`.")
+        foreign = [model for model in models if team is not None and model not in own]
+        if foreign:
+            raise KeysRefused(f"{', '.join(foreign)} does not belong to {team}: see `slipway keys team list`.")
 
     def rotate(self, name: str) -> Identity:
         """Add a second key to an identity; the first is accepted until `retire`.
@@ -316,18 +377,21 @@ class KeyFolder:
         write_secret(key, made.key)
         write_file(certificate, made.certificate)
 
-    def _store(self, identities: Iterable[Identity]) -> None:
+    def _store(self, identities: Iterable[Identity], teams: Iterable[Team] | None = None) -> None:
         """Write the listing of identities, then what follows from it: the server's configuration, administrators."""
         kept = tuple(identities)
         listing = [identity.model_dump(mode="json") for identity in kept]
         write_file(self._listing(), json.dumps(listing, indent=1).encode() + b"\n")
-        write_file(self.server_config, bus_config.authorization(kept).encode())
+        owned = tuple(self.teams() if teams is None else teams)
+        make_folder(self.team_list.parent, mode=0o755)
+        plain = [team.model_dump(mode="json") for team in owned]
+        write_file(self.team_list, json.dumps(plain, indent=1).encode() + b"\n")
+        write_file(self.server_config, bus_config.authorization(kept, owned).encode())
         administrators = [
             Administrator(name=identity.name, public_keys=identity.public_keys).model_dump(mode="json")
             for identity in kept
             if "administrator" in identity.roles
         ]
-        make_folder(self.administrators.parent, mode=0o755)
         write_file(self.administrators, json.dumps(administrators, indent=1).encode() + b"\n")
         self.store.sync(kept)
 

@@ -16,6 +16,7 @@ from services.gateway.domain.errors import RequestRejected
 from services.gateway.key_table import KeyTable
 from services.gateway.ports import Tokens
 from services.gateway.shares import Shares
+from services.gateway.team_table import TeamTable
 from shared.runtime.clock import Clock
 
 BEARER = "bearer "
@@ -30,14 +31,22 @@ class Caller:
     Attributes:
         key: its record.
         account: under which name its usage is counted.
+        teams: which models belong to the team of a key.
     """
 
     key: ApiKey
     account: str
+    teams: TeamTable
 
     def opens(self, model: str) -> bool:
-        """Return whether the key opens a model."""
-        return opens_model(self.key, model)
+        """Return whether the key opens a model; that of a team opens those of the team at most."""
+        team = self.key.team
+        return opens_model(self.key, model) and (team is None or self.teams.opens(team, model))
+
+    @property
+    def cache_salt(self) -> str | None:
+        """Return what keeps cached prefixes of its team apart from those of others."""
+        return self.teams.cache_salt(self.key.team)
 
 
 @dataclass
@@ -60,12 +69,21 @@ class Callers:
         clock: expiry by its time, allowances by its monotonic seconds.
         shares: the share of each limit that this process admits.
         budgets: what was used this month.
+        teams: which models belong to which team.
         tokens: verifies tokens of the identity provider; None without one.
     """
 
     def __init__(
-        self, keys: KeyTable, clock: Clock, shares: Shares, budgets: Budgets, tokens: Tokens | None = None
+        self,
+        keys: KeyTable,
+        clock: Clock,
+        shares: Shares,
+        budgets: Budgets,
+        *,
+        teams: TeamTable,
+        tokens: Tokens | None = None,
     ) -> None:
+        self._teams = teams
         self._keys = keys
         self._clock = clock
         self._shares = shares
@@ -88,10 +106,9 @@ class Callers:
         problem = assess_key(presented, record, environment, self._clock.now())
         if record is None or problem is not None:
             raise RequestRejected(errors.key_refused(problem or "invalid_key", environment))
-        return Caller(record, record.key_id)
+        return Caller(record, record.key_id, self._teams)
 
-    @staticmethod
-    def _authenticate_token(tokens: Tokens, text: str, environment: Environment) -> Caller:
+    def _authenticate_token(self, tokens: Tokens, text: str, environment: Environment) -> Caller:
         """Return the bearer of a token of the identity provider.
 
         Raises:
@@ -106,7 +123,7 @@ class Callers:
         record, account = verified
         if environment not in record.environments:
             raise RequestRejected(errors.key_refused("environment_not_allowed", environment))
-        return Caller(record, account)
+        return Caller(record, account, self._teams)
 
     @contextlib.contextmanager
     def admit(self, caller: Caller) -> Iterator["Spending"]:

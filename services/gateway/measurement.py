@@ -89,7 +89,8 @@ class AcceptedRequest:
     def to_api_request(self, deadline_s: float) -> ApiRequest:
         """Return the request for the engine: the caller's own bytes, and the seconds that remain for the answer."""
         parsed = self.parsed
-        return ApiRequest("POST", parsed.path, parsed.raw, max(0.0, deadline_s), self.request_id, parsed.model)
+        salt = self.arrival.caller.cache_salt
+        return ApiRequest("POST", parsed.path, parsed.raw, max(0.0, deadline_s), self.request_id, parsed.model, salt)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ from services.gateway.performed_rollbacks import PerformedRollbacks
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
 from services.gateway.shares import Shares
+from services.gateway.team_table import TeamTable, load_secret
 from services.gateway.telemetry import Recorder
 from services.gateway.worker_state import WorkerState
 from shared.errors import Transient
@@ -73,6 +74,7 @@ class Parts:
     worker: FeatureWorker
     features: FeatureQueue
     rollbacks: PerformedRollbacks
+    teams: TeamTable
     metrics: GatewayMetrics
     state: WorkerState
     clock: Clock
@@ -177,6 +179,7 @@ def compose(connection: Connection, settings: GatewaySettings, started_s: float 
         worker=worker,
         features=features,
         rollbacks=rollbacks,
+        teams=TeamTable(connection.teams, load_secret(connection.work_dir(SERVICE) / "cache-salt"), clock),
         metrics=metrics,
         state=state,
         clock=clock,
@@ -195,7 +198,7 @@ def make_apps(parts: Parts, settings: GatewaySettings) -> Applications:
     return build(
         parts.bus,
         tables=parts.tables,
-        callers=Callers(parts.keys, parts.clock, parts.shares, parts.budgets, parts.tokens),
+        callers=Callers(parts.keys, parts.clock, parts.shares, parts.budgets, teams=parts.teams, tokens=parts.tokens),
         drills=parts.drills,
         engine=parts.engine,
         telemetry=parts.recorder,

@@ -38,6 +38,9 @@ def issue(
     model: Annotated[
         list[str] | None, typer.Option(metavar="MODEL", help="Model that the key opens; repeatable (default: all).")
     ] = None,
+    team: Annotated[
+        str | None, typer.Option(metavar="TEAM", help="Team whose models the key opens at most (slipway keys team).")
+    ] = None,
     staging: Annotated[bool, typer.Option("--staging", help="The key opens staging instead of production.")] = False,
     both: Annotated[bool, typer.Option("--both", help="The key opens production and staging.")] = False,
     requests_per_minute: Annotated[int | None, typer.Option(metavar="N", help="Most requests in a minute.")] = None,
@@ -72,6 +75,7 @@ def issue(
                 "name": name,
                 "secret_digest": digest_of_secret(secret),
                 "models": tuple(model or ()),
+                "team": team,
                 "environments": environments,
                 "limits": {
                     "requests_per_minute": requests_per_minute,
@@ -225,7 +229,7 @@ def _row(record: ApiKey, usage: MonthlyUsage | None, now: datetime) -> list[str]
     return [
         record.key_id,
         record.name,
-        ", ".join(record.models) or "all",
+        ", ".join(record.models) or (f"all of {record.team}" if record.team is not None else "all"),
         ", ".join(record.environments),
         ", ".join(limits) or "none",
         f"{usage.tokens:,}" if usage is not None else "0",

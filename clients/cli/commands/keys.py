@@ -24,6 +24,8 @@ keys_app = typer.Typer(
     no_args_is_help=True,
 )
 keys_app.command("issue")(issue)
+team_app = typer.Typer(help="Say which models belong to which team.", no_args_is_help=True)
+keys_app.add_typer(team_app, name="team")
 
 T = TypeVar("T")
 FolderOption = Annotated[
@@ -34,6 +36,7 @@ NOW = "bus and store have been told to read it"
 AttestationOption = Annotated[
     bool, typer.Option("--attestation", help="The key that a service signs attestations with, not that of the bus.")
 ]
+TeamArgument = Annotated[str, typer.Argument(metavar="TEAM", help="Name of the team.")]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the person or program.")]
 
 
@@ -93,8 +96,11 @@ def list_command(folder: FolderOption = None, state: StateOption = None, as_json
             {"identities": plain, "api_keys": [as_plain(key, issued.usage.get(key.key_id)) for key in issued.keys]}
         )
     else:
-        rows = [[entry.name, _roles(entry), _models(entry), len(entry.public_keys)] for entry in identities]
-        show_table(["name", "roles", "models", "keys"], rows)
+        rows = [
+            [entry.name, _roles(entry), entry.team or "", _models(entry), len(entry.public_keys)]
+            for entry in identities
+        ]
+        show_table(["name", "roles", "team", "models", "keys"], rows)
         if is_terminal():
             show_line("")
         show_issued(issued)
@@ -118,6 +124,9 @@ def add(
         list[str] | None,
         typer.Option(metavar="MODEL", help="Model that a publisher may announce; repeatable (default: all)."),
     ] = None,
+    team: Annotated[
+        str | None, typer.Option(metavar="TEAM", help="Team whose models it may act on (default: all models).")
+    ] = None,
     folder: FolderOption = None,
     state: StateOption = None,
 ) -> None:
@@ -125,8 +134,43 @@ def add(
     roles = [_role(text) for text in role]
     for name_of_model in model or []:
         check_model(name_of_model)
-    keys, effect = _change(folder, state, "key.add", name, lambda keys: keys.add(name, roles, model or []))
+    keys, effect = _change(folder, state, "key.add", name, lambda keys: keys.add(name, roles, model or [], team))
     show_line(f"{name} has a key: give {_files(keys, name)} to its owner only; {effect}")
+
+
+@team_app.command("set")
+def team_set(
+    name: TeamArgument,
+    *,
+    model: Annotated[list[str], typer.Option(metavar="MODEL", help="Model that the team owns; repeatable, name all.")],
+    folder: FolderOption = None,
+    state: StateOption = None,
+) -> None:
+    """Make a team, or give it other models: members publish, order and approve for these only."""
+    for name_of_model in model:
+        check_model(name_of_model)
+    _, effect = _change(folder, state, "team.set", name, lambda keys: keys.set_team(name, model))
+    show_line(f"{name} owns {', '.join(model)}; {effect}")
+
+
+@team_app.command("list")
+def team_list(folder: FolderOption = None, state: StateOption = None, as_json: JsonOption = False) -> None:
+    """List the teams with their models and members."""
+    keys = _keys(folder, state)
+    teams, identities = _attempt(keys, keys.teams), _attempt(keys, keys.identities)
+    members = {team.name: [each.name for each in identities if each.team == team.name] for team in teams}
+    if as_json:
+        show_json([{**team.model_dump(mode="json"), "members": members[team.name]} for team in teams])
+        return
+    rows = [[team.name, ", ".join(team.models), ", ".join(members[team.name])] for team in teams]
+    show_table(["team", "models", "members"], rows)
+
+
+@team_app.command("remove")
+def team_remove(name: TeamArgument, folder: FolderOption = None, state: StateOption = None) -> None:
+    """Remove a team without members; its models belong to no team then."""
+    _, effect = _change(folder, state, "team.remove", name, lambda keys: keys.remove_team(name))
+    show_line(f"{name} is removed; {effect}")
 
 
 @keys_app.command("rotate")
@@ -253,10 +297,11 @@ def _change(
 
 
 def _described(keys: KeyFolder, name: str) -> dict[str, object]:
-    """Return which keys of a name are accepted now; nothing secret."""
+    """Return which keys of a name are accepted now, and the models of a team; nothing secret."""
     accepted = [list(each.public_keys) for each in keys.identities() if each.name == name]
     attesting = [key.key_id for key in keys.attesters.entries() if key.attester == name and _state(key) == "accepted"]
-    return {"public_keys": accepted[0] if accepted else [], "attestation_keys": attesting}
+    models = [model for team in keys.teams() if team.name == name for model in team.models]
+    return {"public_keys": accepted[0] if accepted else [], "attestation_keys": attesting, "models": models}
 
 
 def _reload(keys: KeyFolder) -> bool:
@@ -298,6 +343,8 @@ def _state(key: AttesterKey) -> str:
 
 
 def _models(identity: Identity) -> str:
+    if identity.team is not None and not identity.models:
+        return "all of the team"
     return ", ".join(identity.models) or ("all" if {"publisher", "administrator"} & {*identity.roles} else "")
 
 

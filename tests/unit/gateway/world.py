@@ -21,6 +21,7 @@ from services.gateway.performed_rollbacks import PerformedRollbacks
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
 from services.gateway.shares import Shares
+from services.gateway.team_table import TeamTable
 from services.gateway.worker_state import WorkerState
 from shared.messaging.bus import Bus
 from shared.provenance.administrators import Administrators
@@ -51,7 +52,7 @@ class World:
     """Routes of production, and of staging and keys where given, else one that all requests present; time passes when the application pauses."""
 
     def __init__(
-        self, *routes, staging=(), engine=None, pause=None, clock=None, keys=None, rollbacks=None, **limits
+        self, *routes, staging=(), engine=None, pause=None, clock=None, keys=None, rollbacks=None, teams=None, **limits
     ) -> None:
         self.clock = clock or StepClock()
         self.engine = engine or FakeEngine()
@@ -63,7 +64,9 @@ class World:
         self.keys = KeyTable({key.key_id: key for key in known} or None, None)
         self.shares = Shares(self.clock, "0123456789abcdef", limits.get("workers", 1))
         self.budgets = Budgets(self.clock, "0123456789abcdef")
-        self.callers = Callers(self.keys, self.clock, self.shares, self.budgets)
+        self.callers = Callers(
+            self.keys, self.clock, self.shares, self.budgets, teams=teams or TeamTable(None, b"", self.clock)
+        )
         file = RecordFile(Path("no/folder/rollbacks.json"), PerformedRollback)
         self.rollbacks = rollbacks or PerformedRollbacks(
             self.table, file, FakeRollbackLog(), Administrators(None), self.clock

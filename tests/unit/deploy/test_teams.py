@@ -1,0 +1,88 @@
+"""Teams in a folder of keys: who belongs to one acts on its models only, and a model belongs to one team at most."""
+
+import json
+
+import pytest
+
+from contracts.facts import ApprovalGranted, CheckpointReady, RollbackOrdered
+from decisions.bus_permissions import permissions_of
+from decisions.teams import narrowed
+from deploy.identity.key_folder import KeyFolder, KeysRefused
+from shared.runtime.clock import SystemClock
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    keys = KeyFolder(tmp_path_factory.mktemp("keys"))
+    keys.prepare(["127.0.0.1"], SystemClock().now())
+    return keys
+
+
+@pytest.fixture
+def keys(made):
+    made.set_team("shop", ["shop-bot", "faq-bot"])
+    made.set_team("bank", ["bank-bot"])
+    yield made
+    for identity in made.identities():
+        if identity.roles:
+            made.remove(identity.name)
+    for team in made.teams():
+        made.remove_team(team.name)
+
+
+def published(keys, name):
+    """Return the subjects of events that an identity may publish, without its name."""
+    identity = next(each for each in keys.identities() if each.name == name)
+    subjects = permissions_of(narrowed(identity, keys.teams())).publish
+    return {subject.removesuffix(f".{name}") for subject in subjects if subject.startswith("slipway.")}
+
+
+def test_members_act_on_the_models_of_their_team_only(keys):
+    keys.add("paula", ["publisher", "operator", "approver"], team="shop")
+    keys.add("piet", ["publisher"], ["faq-bot"], team="shop")
+    keys.add("vera", ["viewer"], team="shop")
+    keys.add("olga", ["publisher", "operator"])
+    models = {subject.rsplit(".", 1)[1] for subject in published(keys, "paula")}
+    assert models == {"shop-bot", "faq-bot"}
+    for fact in (CheckpointReady, RollbackOrdered, ApprovalGranted):
+        assert f"{fact.TYPE}.shop-bot" in published(keys, "paula")
+    assert published(keys, "piet") == {f"{CheckpointReady.TYPE}.faq-bot"}
+    assert published(keys, "vera") == set()
+    assert f"{RollbackOrdered.TYPE}.*" in published(keys, "olga")
+    config = keys.server_config.read_text()
+    assert f"{RollbackOrdered.TYPE}.shop-bot.paula" in config
+    assert f"{RollbackOrdered.TYPE}.*.paula" not in config
+
+
+def test_other_models_of_a_team_count_at_once(keys):
+    keys.add("paula", ["publisher"], team="shop")
+    keys.set_team("shop", ["new-bot"])
+    assert published(keys, "paula") == {f"{CheckpointReady.TYPE}.new-bot"}
+    assert f"{CheckpointReady.TYPE}.new-bot.paula" in keys.server_config.read_text()
+    listed = {team["name"]: team["models"] for team in json.loads(keys.team_list.read_text())}
+    assert listed == {"shop": ["new-bot"], "bank": ["bank-bot"]}
+    assert keys.team_list.stat().st_mode & 0o777 == 0o644
+
+
+def test_what_would_break_the_rules_of_teams_is_refused(keys):
+    keys.add("paula", ["publisher"], team="shop")
+    for change, reason in (
+        (lambda: keys.set_team("bank", ["bank-bot", "shop-bot"]), "shop-bot belongs to shop"),
+        (lambda: keys.set_team("bank", []), "--model"),
+        (lambda: keys.set_team("Bank!", ["x"]), "cannot be a name"),
+        (lambda: keys.remove_team("shop"), "paula belong to shop"),
+        (lambda: keys.remove_team("none"), "no team none"),
+        (lambda: keys.add("x", ["publisher"], team="none"), "slipway keys team set"),
+        (lambda: keys.add("x", ["publisher"], ["bank-bot"], team="shop"), "does not belong to shop"),
+        (lambda: keys.add("x", ["administrator"], team="shop"), "An administrator may do everything"),
+    ):
+        with pytest.raises(KeysRefused, match=reason):
+            change()
+    assert [team.models for team in keys.teams()] == [("shop-bot", "faq-bot"), ("bank-bot",)]
+
+
+def test_a_member_of_a_team_that_is_gone_acts_on_nothing(keys):
+    made = keys.add("paula", ["publisher", "operator"], team="shop")
+    assert permissions_of(narrowed(made, ())).publish == tuple(
+        subject for subject in permissions_of(narrowed(made, ())).publish if not subject.startswith("slipway.")
+    )
