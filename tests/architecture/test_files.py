@@ -186,7 +186,7 @@ OF_THIS_MACHINE = {
     r"pi|registry\.npm|--index"
     r"-url)",
     "a private address": r"(?<!==)\b(?:10\.(?!0\.0\.)\d+|192\.168|172\.(?:1[6-9]|2\d|3[01]))"
-    + r"\.\d+\.\d+\b(?!/)",  # a network is no address
+    r"\.\d+\.\d+\b(?!/)",  # a network is no address
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE" + r" KEY-----",
     "an access key": r"\b(?:AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{30,}|hf_" + r"[A-Za-z0-9]{30,})",
     "a temporary folder": r"[\"' =]/tmp" + r"/",
