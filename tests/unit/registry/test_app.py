@@ -532,3 +532,41 @@ def test_a_refusal_becomes_a_rejection_that_says_what_to_do():
     fact = rejection(error)
     assert (fact.code, fact.details) == ("policy_missing", {"looked_in": "event"})
     assert "rollback trigger" in fact.reason
+
+
+async def test_an_approval_is_attested_with_its_sender_before_it_counts_and_waits_for_the_version(harness):
+    (opened,) = await harness.admit(policy=k.policy(promotion=Promotion(mode="manual")))
+    await harness.handle(opened.release_id, k.merged(), k.quantised("bf16"))
+    digest = k.quantised("bf16").manifest.digest
+    order = k.event(k.approval(digest, opened.release_id), "o-1", source="/slipway/ana")
+    with pytest.raises(Transient, match="not registered yet"):
+        await harness.registry.handle_order(order, order.time)
+    assert harness.out.artifacts.approvals == {}
+    await harness.handle(opened.release_id, k.quantised("int8"))
+    attested = await harness.registry.handle_order(order, order.time)
+    assert (attested.order_id, attested.release_id) == ("o-1", opened.release_id)
+    record = harness.out.artifacts.approvals["o-1"]
+    assert (record.approved_by, record.manifest_digest) == ("ana", digest)
+    other = k.event(k.approval("sha256:" + "0" * 64, opened.release_id), "o-2", source="/slipway/ana")
+    await harness.registry.handle_order(other, other.time)
+    assert set(harness.out.artifacts.approvals) == {"o-1"}, "it approves no variant of this release"
+
+
+async def test_an_order_for_a_release_that_ended_is_not_answered_as_accepted(harness):
+    (opened,) = await harness.admit()
+    cancelled = k.event(k.cancel(opened.release_id), "o-1", source="/slipway/ana")
+    assert (await harness.registry.handle_order(cancelled, cancelled.time)).order_id == "o-1"
+    late = k.event(k.cancel(opened.release_id), "o-2", source="/slipway/ana")
+    assert await harness.registry.handle_order(late, late.time) is None
+
+
+async def test_text_is_erased_by_an_order_that_is_answered_with_what_was_erased(harness):
+    (opened,) = await harness.admit()
+    await harness.to_registered(opened.release_id)
+    order = k.event(f.ErasureOrdered(reason="asked for", version=opened.version), "o-1", source="/slipway/ana")
+    accepted = await harness.registry.erase(order, order.time)
+    assert harness.out.artifacts.erased == [(k.MODEL, opened.version, "held-out")]
+    assert len(accepted.details["digests"]) == 1
+    void = k.event(f.ErasureOrdered(reason="asked for", version=99), "o-2", source="/slipway/ana")
+    with pytest.raises(Permanent, match="has no version 99"):
+        await harness.registry.erase(void, void.time)
