@@ -79,7 +79,12 @@ def slipway(nats_server, user: str, *arguments: str) -> tuple[subprocess.Complet
     [
         ("paula", ["events"], "$js.api.", "viewer, operator or approver"),
         ("paula", ["events", "--follow"], "$js.api.|slipway.work.progressed", "viewer, operator or approver"),
-        ("victor", ["policy", "set", "support-bot", "POLICY"], "$kv.policies.support-bot", "administrator"),
+        (
+            "victor",
+            ["policy", "set", "support-bot", "POLICY"],
+            "slipway.audit.recorded.v1.support-bot.victor",
+            "administrator",
+        ),
     ],
 )
 @pytest.mark.usefixtures("js")
