@@ -15,6 +15,7 @@ from clients.cli.settings import CliSettings
 from contracts.identities import ROLES, Identity, Role
 from contracts.provenance import AttesterKey
 from deploy.identity.key_folder import KeyFolder, KeysRefused
+from deploy.identity.operator_mode import export
 from deploy.local.plan import keys_folder
 from deploy.local.state import StateFolder, reload_servers
 from shared.runtime.clock import SystemClock
@@ -255,6 +256,29 @@ def attesters(folder: FolderOption = None, state: StateOption = None, as_json: J
         return
     rows = [[entry.attester, entry.key_id[:16], ", ".join(entry.steps), _state(entry)] for entry in entries]
     show_table(["service", "key", "attests", "state"], rows)
+
+
+@keys_app.command("export")
+def export_command(
+    *,
+    signing_key: Annotated[
+        Path, typer.Option("--signing-key", metavar="FILE", help="Seed (SA…) of the account, or of its signing key.")
+    ],
+    into: Annotated[Path, typer.Option("--into", metavar="FOLDER", help="Folder for the NAME.creds files.")],
+    account: Annotated[
+        str | None, typer.Option(metavar="A…", help="Public key of the account, if one of its signing keys signs.")
+    ] = None,
+    folder: FolderOption = None,
+    state: StateOption = None,
+) -> None:
+    """Write credentials for a NATS in operator mode: each identity's permissions, signed by a key of the account."""
+    keys = _keys(folder, state)
+    identities = _identities(keys)
+    now = SystemClock().now()
+    made = _attempt(keys, lambda: export(identities, keys.credential("x").parent, signing_key, into, now, account))
+    show_line(
+        f"{len(made)} credentials are in {into}; the server needs max_control_line: 64KB, and JetStream for the account"
+    )
 
 
 @keys_app.command("remove")
