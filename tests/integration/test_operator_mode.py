@@ -75,8 +75,8 @@ def exported(server, tmp_path_factory):
         server.keys.credential("x").parent,
         folder / "account.nk",
         folder / "creds",
-        NOW,
-        server.account,
+        now=NOW,
+        account=server.account,
     )
     return {file.stem: file for file in made}
 
@@ -115,8 +115,8 @@ async def test_a_token_that_another_account_signed_is_not_accepted(server, expor
         server.keys.credential("x").parent,
         tmp_path / "other.nk",
         tmp_path / "creds",
-        NOW,
-        server.account,
+        now=NOW,
+        account=server.account,
     )
     with pytest.raises((nats.errors.Error, OSError)):
         await connect(server, {file.stem: file for file in made}, "merger", max_reconnect_attempts=1)
@@ -125,4 +125,4 @@ async def test_a_token_that_another_account_signed_is_not_accepted(server, expor
 def test_what_is_no_accounts_key_is_refused(server, tmp_path):
     (tmp_path / "user.nk").write_text("SUABC")
     with pytest.raises(ValueError, match="no seed of an account"):
-        export([], tmp_path, tmp_path / "user.nk", tmp_path / "creds", NOW, None)
+        export([], tmp_path, tmp_path / "user.nk", tmp_path / "creds", now=NOW)

@@ -275,10 +275,10 @@ def export_command(
     keys = _keys(folder, state)
     identities = _identities(keys)
     now = SystemClock().now()
-    made = _attempt(keys, lambda: export(identities, keys.credential("x").parent, signing_key, into, now, account))
-    show_line(
-        f"{len(made)} credentials are in {into}; the server needs max_control_line: 64KB, and JetStream for the account"
+    made = _attempt(
+        keys, lambda: export(identities, keys.credential("x").parent, signing_key, into, now=now, account=account)
     )
+    show_line(f"{len(made)} credentials are in {into}; the server needs max_control_line: 64KB")
 
 
 @keys_app.command("remove")
