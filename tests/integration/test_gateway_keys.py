@@ -63,7 +63,7 @@ def ask(gateway, key: str, **options) -> httpx.Response:
 
 
 def test_a_key_is_issued_presented_limited_and_revoked(gateway, slipway):
-    issued = slipway("keys", "issue", "shop", "--model", "toy", "--requests-per-minute", "3", "--json")
+    issued = slipway("keys", "issue", "shop", "--model", "toy", "--requests-per-minute", "4", "--json")
     assert issued.returncode == 0, issued.stderr
     key, key_id = (json.loads(issued.stdout)[name] for name in ("key", "key_id"))
     wait_until(lambda: ask(gateway, key).status_code == 200)
