@@ -11,6 +11,7 @@ SUITES_BY_PARAMETER = {"tests/integration/test_registry_ports.py"}
 """Files whose fixtures return the fake and the real thing in turn, instead of a class of the suite for each."""
 WITHOUT_SUITE = {
     "tests/kit/fakes_rollback.py:FakeFlow": "what FakeTraffic returns, in its suite",
+    "tests/kit/fakes_rollback.py:FakeProofs": "keeps lists; real chains in a store: test_traffic_proofs.py, test_provenance.py",
     "tests/kit/fakes_serving.py:MemoryTerms": "part of FakeLead, in its suite; the file: test_repository_files.py",
     "tests/unit/deploy/test_engine_reply.py:FakeSender": "Triton's object, no port of ours; real answers: test_triton_vllm.py",
     "tests/unit/gateway/fakes.py:FakeRollbackLog": "keeps lists; the real bus: test_break_glass.py",

@@ -106,8 +106,8 @@ class MonitorState(OutboxRecord):
         clocks: By gateway that sent records lately.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 5
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged, 2: unchanged, 3: unchanged, 4: unchanged}
+    SCHEMA_VERSION: ClassVar[int] = 6
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 6), unchanged)
 
     model: ModelName
     environment: Environment
