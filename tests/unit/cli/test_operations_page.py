@@ -60,7 +60,8 @@ def caught(pattern):
 
 def test_each_filter_catches_its_facts_and_those_of_its_environment_alone():
     alerts = {kind.TYPE for kind in (f.AlertRaised, f.AlertUpdated, f.AlertResolved)}
-    rollbacks = {kind.TYPE for kind in (f.RollbackStarted, f.RollbackCompleted, f.RollbackFailed, f.RollbackOrdered)}
+    steps = (f.RollbackStarted, f.RollbackCompleted, f.RollbackFailed, f.RollbackOrdered, f.RollbackReported)
+    rollbacks = {kind.TYPE for kind in steps}
     assert {pattern: caught(pattern) for pattern in FILTERS} == {
         "slipway.alert.>": {(name, "production") for name in alerts},
         "slipway.alert.*.v1.support-bot.*": {(name, "production") for name in alerts},
