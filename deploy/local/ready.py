@@ -9,6 +9,7 @@ from typing import Any
 from contracts.store_access import BUCKET
 from deploy.local.plan import Keys, Part, Probe
 from deploy.local.ports import LOOPBACK
+from deploy.local.state import PartState
 
 ANSWER_S = 3.0
 
@@ -21,7 +22,7 @@ class WaitsForDependency(str):
     __slots__ = ()
 
 
-async def probe_part(part: Part, keys: Keys) -> str | None:
+async def probe_part(part: Part | PartState, keys: Keys) -> str | None:
     """Return why a part is not ready, or None if it is; ask once, within a few seconds."""
     return await probe(part.probe, part.admin_port or part.port, keys)
 

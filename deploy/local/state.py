@@ -67,6 +67,8 @@ class PartState:
     why: str = ""
     ended: str = ""
     """How its last process ended; empty if none has ended."""
+    admin_port: int | None = None
+    """Where its readiness is probed, if not at `port`."""
 
     @property
     def recorded(self) -> Recorded | None:

@@ -208,6 +208,7 @@ class Supervisor:
             probe=runner.part.probe,
             why=runner.why,
             ended=runner.ended,
+            admin_port=runner.part.admin_port,
         )
 
     def _listen_to_signals(self) -> None:

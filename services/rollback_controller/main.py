@@ -6,7 +6,7 @@ from contracts.gateway_rollbacks import RollbackAnswer
 from services.rollback_controller.adapters.alerts import LoggedAlerts
 from services.rollback_controller.adapters.gateway import GatewayTraffic
 from services.rollback_controller.adapters.kv import KvDrills, KvRoutes, RecordedAnswers
-from services.rollback_controller.adapters.provenance import StoredProofs
+from services.rollback_controller.adapters.provenance import ProofsBySettings
 from services.rollback_controller.adapters.triton import TritonProbe
 from services.rollback_controller.app import build
 from services.rollback_controller.controller import SERVICE
@@ -19,14 +19,12 @@ from shared.messaging.credentials import require_identity
 from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.records import RecordStore
 from shared.provenance.administrators import Administrators
-from shared.provenance.envelopes import Attester, Trust
 from shared.runtime.clock import SystemClock
 from shared.runtime.service import connect_with_retries, serve
 from shared.runtime.settings import Connection
 from shared.runtime.sweeper import Sweeper
 from shared.runtime.telemetry import configure_logging
 from shared.serving.inference import Channels
-from shared.storage.blobs import Store
 from shared.storage.kv import Bucket
 
 
@@ -44,8 +42,7 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
         )
     )
     routes = KvRoutes(lambda: bus.js)
-    attester, trust = Attester.from_settings(connection, SERVICE, clock), Trust.from_settings(connection)
-    proofs = StoredProofs(Store(connection), attester, trust)
+    proofs = ProofsBySettings(connection, clock)
     controller = build(
         bus,
         states=states,
@@ -79,7 +76,7 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
 
 def main() -> None:
     """Run the rollback-controller."""
-    connection = require_identity(Connection(), SERVICE)  # without a key of the store it still rolls back
+    connection = require_identity(Connection(), SERVICE)  # without other keys it still rolls back
     configure_logging(SERVICE, connection.log_level)
     asyncio.run(run(connection, RollbackControllerSettings()))
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -17,6 +18,8 @@ from shared.provenance.envelopes import Attester, Signed, Subjects, Trust, open_
 from shared.storage.blobs import AlreadyExists, Store, manifest_bytes, manifest_key
 
 NOTHING = Subjects()
+_LINK = re.compile(r"([0-9]{6})\.json", re.ASCII)
+_ATTEMPTS = 20
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -151,15 +154,18 @@ class Chain:
         return opened if problem is None else Problem(problem.code, f"{key}: {problem.reason}")
 
     def append(self, attester: Attester, step: Step, about: Subjects, details: dict[str, Any] | None = None) -> bool:
-        """Append a statement; return False if the chain has one of this step about these subjects already.
+        """Append a statement; return False if the chain has one by this key of this step about these subjects.
 
         `about` needs no position and no predecessor: both are filled in.
+
+        Raises:
+            Transient: `store_unavailable`, also if the chain changes all the time.
         """
         digests = {digest.removeprefix("sha256:") for digest in about.named.values()}
-        while True:
+        for _ in range(_ATTEMPTS):
             last = self.length()
             links = [self.store.find(self.key(number)) or b"{}" for number in range(1, last + 1)]
-            if any(_is_about(link, step, digests) for link in links):
+            if any(_is_about(link, step, digests) and attester.signed(link) for link in links):
                 return False
             previous = digest_of(links[-1]) if links else None
             placed = replace(about, previous=previous, number=last + 1)
@@ -168,11 +174,13 @@ class Chain:
             except AlreadyExists:
                 continue  # another replica appended a link
             return True
+        raise Transient("store_unavailable", f"{self.prefix} changed {_ATTEMPTS} times while a link was appended.")
 
 
 def _number(key: str) -> int:
-    name = key.rpartition("/")[2].removesuffix(".json")
-    return int(name) if name.isdigit() else 0
+    """Return the number of a link; 0 for any other object: a stray one changes no position."""
+    link = _LINK.fullmatch(key.rpartition("/")[2])
+    return int(link[1]) if link is not None else 0
 
 
 def _is_about(envelope: bytes, step: Step, digests: set[str]) -> bool:

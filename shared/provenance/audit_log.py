@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ from decisions.provenance import Problem, assess_link
 from shared.errors import Permanent
 from shared.provenance.envelopes import Attester, Subjects, open_envelope
 from shared.storage.blobs import AlreadyExists, Store
+
+_SEGMENT = re.compile(rf"{re.escape(PREFIX)}([0-9]{{6}})\.jsonl", re.ASCII)
 
 
 def segment_key(number: int) -> str:
@@ -145,7 +148,7 @@ def read_log(store: Store, tail: AuditTail, keys: Sequence[AttesterKey]) -> Audi
         Transient: `store_unavailable`.
     """
     reading = AuditReading(keys)
-    numbers = sorted(int(name) for key in store.keys(PREFIX) if (name := _name(key)).isdigit())
+    numbers = sorted(int(name[1]) for key in store.keys(PREFIX) if (name := _SEGMENT.fullmatch(key)))
     for position, number in enumerate(numbers, 1):
         if number != position:
             reading.problems.append(f"{segment_key(position)} is missing.")
@@ -195,7 +198,3 @@ def read_export(data: bytes, keys: Sequence[AttesterKey]) -> AuditReading:
         named = f"entry {end.get('count')} and {end.get('segments')}"
         reading.problems.append(f"The file ends with {described}, its last line names {named}.")
     return reading
-
-
-def _name(key: str) -> str:
-    return key.removeprefix(PREFIX).removesuffix(".jsonl")

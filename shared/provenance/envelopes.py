@@ -101,6 +101,10 @@ class Attester:
         """Return this key as a list would have it, valid at any time: to recognise what it signed itself."""
         return listed(self.name, self.public_key, valid_from=datetime.min.replace(tzinfo=UTC))
 
+    def signed(self, envelope: bytes) -> bool:
+        """Return whether an envelope is signed by this very key: one by a key before it may count no more."""
+        return isinstance(open_envelope(envelope, (self.listed(),)), Signed)
+
     def sign(self, step: Step, about: Subjects, details: dict[str, object] | None = None) -> bytes:
         """Return the envelope of a statement, as it is stored."""
         claim = Claim(

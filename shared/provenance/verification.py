@@ -167,7 +167,11 @@ class Verification:
         if problem is None or "does not exist" not in problem:
             self._note(f"{what}, held-out text", "failed" if problem else "proven", problem or file.digest)
         else:
-            self._note(f"{what}, held-out text", "stated", f"{file.digest}; the text itself was erased")
+            self._note(
+                f"{what}, held-out text",
+                "stated",
+                f"{file.digest}; the text is gone: `slipway audit` says who erased it",
+            )
 
     def _merged(self, version: VersionManifest) -> None:
         materials = {"base": version.base.digest, version.weights.kind: version.weights.ref.digest}

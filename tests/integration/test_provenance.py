@@ -270,6 +270,24 @@ def test_appending_twice_leaves_one_link_and_two_writers_leave_both(store, keys)
     assert not isinstance(link, Problem)
 
 
+def test_stray_objects_beside_a_chain_change_nothing(store, keys):
+    release(store, keys, model="stray")
+    chain = Chain(store, "stray", 2)
+    for name in ("1.json", "0000005.json", "\N{SUPERSCRIPT TWO}.json", "000005.json.bak", "000000.json"):
+        store.create(f"{chain.prefix}{name}", b"{}")
+    assert chain.append(attester(keys, "registry"), "deploy", Subjects(named={"s3://slipway/x": digest_of(b"x")}))
+    assert chain.numbers() == [1, 2, 3, 4, 5]
+
+
+def test_a_link_that_another_key_signed_is_not_taken_for_ones_own(store, keys, tmp_path):
+    release(store, keys, model="replaced")
+    chain, about = Chain(store, "replaced", 2), Subjects(named={"s3://slipway/x": digest_of(b"x")})
+    other = attester(tmp_path, "registry")
+    assert chain.append(other, "deploy", about)
+    assert chain.append(attester(keys, "registry"), "deploy", about), "by a key that counts"
+    assert not chain.append(attester(keys, "registry"), "deploy", about)
+
+
 def test_a_registry_signs_no_manifest_that_another_wrote(store, keys, released):
     other = released.manifest.model_copy(update={"version": 7})
     store.put_manifest("versions/support-bot/7/manifest.json", other.model_copy(update={"release_id": "another"}))

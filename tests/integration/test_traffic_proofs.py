@@ -11,11 +11,12 @@ from contracts.manifests import ApprovalRecord, RehearsalRecord
 from contracts.vocabulary import Deployable, Target, digest_of
 from services.quantiser.adapters.store import StoredArtifacts as QuantiserArtifacts
 from services.registry.adapters.store import StoredArtifacts as RegistryArtifacts
-from services.rollback_controller.adapters.provenance import StoredProofs
+from services.rollback_controller.adapters.provenance import ProofsBySettings, StoredProofs
 from services.server_manager.adapters.load_check import LoadCheck
-from shared.errors import Permanent
+from shared.errors import Permanent, Transient
 from shared.provenance.traffic_check import check_traffic
 from shared.provenance.verification import Verification
+from shared.runtime.clock import SystemClock
 from shared.storage.blobs import Store, manifest_key
 from testbed import factories
 from testbed.attesters import attester, attester_keys, trust
@@ -208,3 +209,17 @@ def test_the_previous_target_is_assessed_like_a_load(store, tmp_path):
     attester_keys(tmp_path).revoke("merger", datetime.now(UTC))
     assert asyncio.run(proofs.trust_digest()) != before
     assert asyncio.run(proofs.assess(served)).code == "key_not_trusted"
+
+
+def test_without_its_keys_the_rollback_controller_attests_later(tmp_path, nats_server, s3_server):
+    """A rollback needs no key of attestations: what needs them is tried again until they are there."""
+    missing = {"attestation_key": tmp_path / "none.pem", "attesters": tmp_path / "none.json"}
+    settings = connection(nats_server, s3_server, tmp_path).model_copy(update=missing)
+    proofs = ProofsBySettings(settings, SystemClock())
+    with pytest.raises(Transient, match="Rollbacks go on") as caught:
+        asyncio.run(proofs.trust_digest())
+    assert caught.value.code == "key_not_trusted"
+    keys = attester_keys(tmp_path)
+    missing["attestation_key"].write_bytes(keys.private_key("rollback-controller").read_bytes())
+    missing["attesters"].write_bytes(keys.listing.read_bytes())
+    assert asyncio.run(proofs.trust_digest()) == digest_of(keys.listing.read_bytes())

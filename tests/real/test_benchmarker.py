@@ -256,7 +256,7 @@ async def test_progress_is_live_and_ends_at_the_total(service, fleet, bench):
     async def note(message) -> None:
         seen.append(Event[WorkProgressed].model_validate_json(message.data).data)
 
-    await bench.js._nc.subscribe(f"{WorkProgressed.TYPE}.>.*", cb=note)
+    await bench.js._nc.subscribe(f"{WorkProgressed.TYPE}.>", cb=note)
     await bench.stage(candidate, baseline)
     await bench.receive(VariantBenchmarked)
     assert [step.done for step in seen] == list(range(1, 61))
@@ -339,7 +339,7 @@ async def test_the_models_own_evaluation_set_is_rendered_with_each_targets_templ
     )
     candidate = candidate.model_copy(update={"chat_template": template})
     data = b'{"prompt": "good"}\n{"prompt": "bad"}\n'
-    evaluation = bench.store.create(f"evaluations/{uuid.uuid4().hex}", data)
+    evaluation = bench.store.create(f"checkpoints/support-bot/{uuid.uuid4().hex}", data)
     await bench.stage(candidate, baseline, evaluation=evaluation)
     (event,) = await bench.receive(VariantBenchmarked)
     assert event.data.verdict == "fail"
@@ -348,7 +348,7 @@ async def test_the_models_own_evaluation_set_is_rendered_with_each_targets_templ
 
 async def test_an_unusable_evaluation_set_fails_the_variant_and_the_next_one_is_measured(service, fleet, bench):
     candidate, baseline = fleet.pair()
-    evaluation = bench.store.create(f"evaluations/{uuid.uuid4().hex}", b'"fine"\n{broken\n')
+    evaluation = bench.store.create(f"checkpoints/support-bot/{uuid.uuid4().hex}", b'"fine"\n{broken\n')
     await bench.stage(candidate, baseline, evaluation=evaluation)
     (failed,) = await bench.receive(VariantFailed)
     assert (failed.data.step, failed.data.code, failed.data.variant) == ("benchmark", "evaluation_invalid", "bf16")

@@ -175,7 +175,7 @@ async def test_other_serving_settings_are_another_variant_of_the_same_files_made
 
 async def test_own_calibration_set_and_a_gate_it_cannot_meet(js, store, merged, service):
     lines = "\n".join(json.dumps({"prompt": f"Question {n}: why is the slipway greased?"}) for n in range(30))
-    calibration = store.create(f"uploads/{uuid.uuid4().hex}.jsonl", lines.encode())
+    calibration = store.create(f"checkpoints/support-bot/{uuid.uuid4().hex}.jsonl", lines.encode())
     gate = QualityGate(max_mean_kl=0.0)
     await publish_event(js, request(merged, calibration=calibration, gate=gate))
     (answer,) = await answers(js, VariantFailed)
@@ -190,7 +190,7 @@ async def test_own_calibration_set_and_a_gate_it_cannot_meet(js, store, merged, 
     [
         ({"variant": "gptq-int4"}, "group_size_impossible"),
         ({"merged": factories.ref("nowhere")}, "artifact_not_found"),
-        ({"calibration": factories.ref("no calibration", "uploads")}, "artifact_not_found"),
+        ({"calibration": factories.ref("no calibration", "checkpoints/support-bot")}, "artifact_not_found"),
     ],
 )
 async def test_what_cannot_be_made_ends_as_a_fact_and_the_next_is_served(js, merged, stubbed, changes, code):
@@ -205,7 +205,8 @@ async def test_an_evaluation_set_that_the_benchmarker_could_not_read_ends_the_wo
     js, store, merged, stubbed
 ):
     ref = store.create(
-        f"uploads/{uuid.uuid4().hex}.jsonl", b'"fine"\n{"messages": [{"role": "user", "content": [1]}]}\n'
+        f"checkpoints/support-bot/{uuid.uuid4().hex}.jsonl",
+        b'"fine"\n{"messages": [{"role": "user", "content": [1]}]}\n',
     )
     await publish_event(js, request(merged, evaluation=ref))
     (answer,) = await answers(js, VariantFailed)

@@ -6,7 +6,6 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
@@ -19,8 +18,8 @@ from contracts.runtimes import DEFAULT_RUNTIME
 from decisions.runtimes import NAME_RULE, is_runtime_name
 from deploy.local import processes
 from deploy.local.leftovers import end_stack
-from deploy.local.plan import GATEWAY_ADMIN, SERVICES, SINGLE, Engine, Keys, StackConfig
-from deploy.local.ready import probe
+from deploy.local.plan import SERVICES, SINGLE, Engine, Keys, StackConfig
+from deploy.local.ready import probe_part
 from deploy.local.state import AlreadyUp, Description, PartState, StateFolder, Table
 from deploy.local.supervisor import (
     ROOT,
@@ -199,7 +198,7 @@ def ps(state: StateOption = None, as_json: JsonOption = False) -> None:
     if description is None or table is None:
         fail(f"there is no stack in {folder.shown}; start one with `slipway up`", Exit.UNREACHABLE)
     held = folder.is_held()
-    rows = asyncio.run(_probe_parts(table, description.ports, description.keys(folder.path)))
+    rows = asyncio.run(_probe_parts(table, description.keys(folder.path)))
     if as_json:
         show_json({"up": held, "phase": table.phase if held else "down", "state": str(folder.path), "parts": rows})
     else:
@@ -209,17 +208,14 @@ def ps(state: StateOption = None, as_json: JsonOption = False) -> None:
         fail(f"the stack in {folder.shown} is down; start it with `slipway up`", Exit.UNREACHABLE)
 
 
-async def _probe_parts(table: Table, ports: Mapping[str, int], keys: Keys) -> list[dict[str, Any]]:
-    where = {"gateway": ports[GATEWAY_ADMIN]} if GATEWAY_ADMIN in ports else {}
-    return list(
-        await asyncio.gather(*(_probe_part(part, where.get(part.name, part.port), keys) for part in table.parts))
-    )
+async def _probe_parts(table: Table, keys: Keys) -> list[dict[str, Any]]:
+    return list(await asyncio.gather(*(_row(part, keys) for part in table.parts)))
 
 
-async def _probe_part(part: PartState, port: int, keys: Keys) -> dict[str, Any]:
+async def _row(part: PartState, keys: Keys) -> dict[str, Any]:
     """Return the row of a part, with its state by a probe."""
     running = part.recorded is not None and processes.is_running(part.recorded)
-    why = await probe(part.probe, port, keys) if running else None
+    why = await probe_part(part, keys) if running else None
     state = part.state if not running and part.state in ("waiting", "restarting", "stopped") else "gone"
     if running:
         state = "ready" if why is None else "not ready"

@@ -13,7 +13,7 @@ from clients.cli.doctor.findings import Finding, failure, ok
 from deploy.local import plan, triton
 from deploy.local.plan import Keys, Part, Programs
 from deploy.local.ports import choose_ports
-from deploy.local.ready import probe
+from deploy.local.ready import probe_part
 from deploy.local.state import ADMIN, PartState, new_description, prepare_keys
 from deploy.local.view import last_lines
 from shared.errors import SlipwayError
@@ -69,8 +69,8 @@ async def _store_message(connection: Connection) -> None:
     client = await connect(connection, connect_timeout=2)
     try:
         js = client.jetstream(timeout=5)
-        await js.add_stream(name="DOCTOR", subjects=["doctor"])
-        await js.publish("doctor", b"stored")
+        await js.add_stream(name="KV_doctor", subjects=["$KV.doctor.>"])  # an administrator writes to no other streams
+        await js.publish("$KV.doctor.message", b"stored")
     finally:
         await client.close()
 
@@ -124,7 +124,7 @@ def _running(check: str, part: Part, trial: Trial) -> Iterator[Finding | None]:
 
 def _await_ready(part: Part, keys: Keys, ended: Callable[[], bool]) -> str | None:
     deadline = time.monotonic() + START_S
-    while (why := asyncio.run(probe(part.probe, part.port, keys))) is not None:
+    while (why := asyncio.run(probe_part(part, keys))) is not None:
         if ended():
             return "its process ended"
         if time.monotonic() > deadline:
@@ -213,7 +213,7 @@ def ask_parts(parts: tuple[PartState, ...], keys: Keys) -> Finding:
     """Ask every part of a running stack whether it is ready."""
 
     async def ask_all() -> list[str | None]:
-        return list(await asyncio.gather(*(probe(part.probe, part.port, keys) for part in parts)))
+        return list(await asyncio.gather(*(probe_part(part, keys) for part in parts)))
 
     reasons = zip(parts, asyncio.run(ask_all()), strict=True)
     not_ready = [f"{part.name} ({why})" for part, why in reasons if why is not None]

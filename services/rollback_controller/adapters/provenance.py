@@ -6,11 +6,53 @@ from contracts.manifests import RehearsalRecord
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Deployable, Digest, digest_of
 from decisions.provenance import Problem
-from shared.errors import Permanent
+from services.rollback_controller.controller import SERVICE
+from shared.errors import Permanent, Transient
 from shared.provenance.attestations import Chain
 from shared.provenance.envelopes import Attester, Subjects, Trust
 from shared.provenance.target_check import check_target
+from shared.runtime.clock import Clock
+from shared.runtime.settings import Connection
 from shared.storage.blobs import Store, manifest_bytes
+
+
+class ProofsBySettings:
+    """Proofs in the store that the settings name (implements `ports.Proofs`).
+
+    Store and keys are opened at first use: a rollback needs none of them, so this service starts without.
+    """
+
+    def __init__(self, connection: Connection, clock: Clock) -> None:
+        """Take the settings, and read nothing yet."""
+        self._connection, self._clock = connection, clock
+        self._opened: StoredProofs | None = None
+
+    async def attest_rehearsal(self, record: RehearsalRecord) -> None:
+        """Append the outcome of a rehearsal to the version's attestations, once."""
+        await self._proofs().attest_rehearsal(record)
+
+    async def trust_digest(self) -> Digest:
+        """Return a digest that changes when the list of keys does."""
+        return await self._proofs().trust_digest()
+
+    async def assess(self, served: ServedTarget) -> Problem | None:
+        """Return why a target is not proven; None if it is."""
+        return await self._proofs().assess(served)
+
+    def _proofs(self) -> "StoredProofs":
+        """Return the proofs, opened once.
+
+        Raises:
+            Transient: `key_not_trusted` while a key, the list of keys or the store's certificate cannot be read.
+        """
+        if self._opened is None:
+            try:
+                attester = Attester.from_settings(self._connection, SERVICE, self._clock)
+                trust = Trust.from_settings(self._connection)
+                self._opened = StoredProofs(Store(self._connection), attester, trust)
+            except (ValueError, OSError) as error:
+                raise Transient("key_not_trusted", f"{error} Rollbacks go on without it.") from error
+        return self._opened
 
 
 class StoredProofs:
