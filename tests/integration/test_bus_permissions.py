@@ -48,6 +48,11 @@ USERS: dict[str, tuple[Role, ...]] = {
     "adam": ("administrator",),
     "mallory": ("publisher", "viewer"),
 }
+TEAMS: dict[str, dict[str, tuple[tuple[Role, ...], tuple[str, ...]]]] = {
+    "shop": {"sam": (("publisher", "operator", "approver"), ()), "sue": (("publisher",), ("shop-faq",))},
+    "bank": {"ben": (("publisher", "operator", "approver"), ()), "bea": (("operator",), ())},
+}
+"""By team: its members, with their roles, and the models that a publisher is limited to."""
 STREAMS = (INBOX, ORDERS, EVENTS, DEADLETTER, TELEMETRY)
 CONSUMERS = [
     (service.name, str(stream_of(fact)), durable_name(service.name, fact, where))
@@ -63,6 +68,10 @@ def keys(tmp_path_factory):
     for name, roles in USERS.items():
         folder.add(name, roles)
     folder.add("pia", ["publisher"], ["support-bot"])
+    for team, members in TEAMS.items():
+        folder.set_team(team, [f"{team}-bot", f"{team}-faq"])
+        for name, (roles, models) in members.items():
+            folder.add(name, roles, models, team)
     return folder
 
 
@@ -217,6 +226,40 @@ async def test_a_publisher_of_named_models_announces_no_other(server):
     await asyncio.sleep(0.1)
     await client.close()
     assert refused == {f"{CheckpointReady.TYPE}.other-bot.pia"}
+
+
+@pytest.mark.parametrize("name", [name for members in TEAMS.values() for name in members])
+async def test_a_member_publishes_orders_and_approves_for_the_models_of_its_team_only(server, name):
+    team, (roles, models) = next((team, members[name]) for team, members in TEAMS.items() if name in members)
+    own = set(models) or {f"{team}-bot", f"{team}-faq"}
+    foreign = {f"{other}-{kind}" for other in TEAMS for kind in ("bot", "faq")} - own
+    published = {fact for role in roles for fact in PUBLISHED_BY[role]}
+    tried = {
+        nats_subject(fact.TYPE, model, sender, environment): fact in published
+        and model in own
+        and (sender, environment) == (name, "production")
+        for fact in FACTS.values()
+        for model in (*own, *foreign, "support-bot")
+        for sender in (name, "sam" if name != "sam" else "ben")
+        for environment in ("production", *(() if fact in FROM_OUTSIDE else ("staging",)))
+    }
+    refused: set[str] = set()
+
+    async def note(error):
+        if "permissions violation for publish" in str(error).lower():
+            refused.add(str(error).split('"')[1])
+
+    client = await connect(server, name, error_cb=note)
+    want = {subject for subject, allowed in tried.items() if not allowed}
+    for subject in tried:
+        await client.publish(subject, b"")
+    await client.flush(timeout=10)
+    deadline = asyncio.get_running_loop().time() + 5
+    while len(refused) < len(want) and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(0.02)
+    await client.close()
+    assert refused == want
+    assert {subject.split(".")[-2] for subject, allowed in tried.items() if allowed} == own
 
 
 SAID = plain(factories.event(RollbackOrdered, source=source_of("oscar")))
