@@ -15,6 +15,8 @@ Code = Literal[
     "uri_not_allowed",
     "source_not_allowed",
     "approver_is_publisher",
+    "team_mismatch",
+    "team_quota_exceeded",
     "artifact_not_found",
     "digest_mismatch",
     "attestation_missing",
@@ -100,6 +102,8 @@ ADVICE: dict[Code, str] = {
     "source_not_allowed": "Publish from a folder that `sources` of the model's policy names, or let operations add it "
     "(`slipway policy set`).",
     "approver_is_publisher": "Let someone approve who did not publish the checkpoint.",
+    "team_mismatch": "Act on the models of your own team (`slipway keys team list`), or let an administrator give the model to it (`slipway keys team set`).",
+    "team_quota_exceeded": "Publish again when the team uses less, or let an administrator raise its quota (`slipway keys team set`).",
     "artifact_not_found": "Upload the artifact completely before publishing, then publish again.",
     "digest_mismatch": "The bytes are not those that were announced; upload again and publish the new digest.",
     "attestation_missing": "A step of this version left no attestation that counts; slipway verify names it. Publish again with a higher attempt.",

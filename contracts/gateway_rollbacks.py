@@ -1,12 +1,13 @@
 """Rollbacks that an administrator orders at gateways, while the bus cannot be reached."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field, StringConstraints
 
 from .codes import Code
-from .stored import StoredRecord
+from .stored import Migration, StoredRecord, unchanged
 from .vocabulary import Contract, Instant, ModelName, Target
 
 KIND: Final = "slipway.gateway-rollback.v1"
@@ -71,6 +72,9 @@ class PerformedRollback(StoredRecord):
         outcome: What the rollback-controller answered; `waiting` before.
     """
 
+    SCHEMA_VERSION: ClassVar[int] = 2
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged}
+
     order: SignedGatewayRollback
     performed_at: Instant
     outcome: Literal["waiting", "applied", "refused"] = "waiting"
@@ -81,7 +85,8 @@ class PerformedRollback(StoredRecord):
 class RollbackAnswer(StoredRecord):
     """What the rollback-controller made of a rollback at gateways (bucket `rollback-answers`, by the order's id)."""
 
-    SCHEMA_VERSION: ClassVar[int] = 1
+    SCHEMA_VERSION: ClassVar[int] = 2
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged}
 
     order_id: OrderId
     model: ModelName

@@ -7,10 +7,34 @@ from pydantic import Field, StringConstraints
 from .vocabulary import IDENTITY_PATTERN, Contract, ModelName
 
 TeamName = Annotated[str, StringConstraints(pattern=IDENTITY_PATTERN)]
+MemberName = Annotated[str, StringConstraints(pattern=IDENTITY_PATTERN)]
+
+
+class TeamQuota(Contract):
+    """What a team may use at most; None: as much as it wants.
+
+    Attributes:
+        releases: Releases of its models that are under way at the same time.
+        announcements_per_minute: Checkpoints of its models that are accepted within a minute. The registry keeps the
+            time of each.
+    """
+
+    releases: Annotated[int, Field(ge=1)] | None = None
+    announcements_per_minute: Annotated[int, Field(ge=1, le=240)] | None = None
 
 
 class Team(Contract):
-    """A team with the models that it owns; a model belongs to one team at most."""
+    """A team with the models that it owns; a model belongs to one team at most.
+
+    Attributes:
+        models: The models that it owns.
+        members: Identities on the bus that belong to it.
+        unrestricted: Identities on the bus that belong to no team, and act on all models.
+        quota: What it may use at most.
+    """
 
     name: TeamName
     models: Annotated[tuple[ModelName, ...], Field(min_length=1)]
+    members: tuple[MemberName, ...] = ()
+    unrestricted: tuple[MemberName, ...] = ()
+    quota: TeamQuota = TeamQuota()

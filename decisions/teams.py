@@ -27,3 +27,29 @@ def narrowed(identity: Identity, teams: Iterable[Team]) -> Identity:
     own = models_of(identity.team, teams)
     named = [model for model in own if not identity.models or model in identity.models]
     return identity.model_copy(update={"models": tuple(named)})
+
+
+def with_members(team: Team, identities: Iterable[Identity]) -> Team:
+    """Return a team with the identities that may act on its models: its members, and those without a team."""
+    users = [identity for identity in identities if identity.roles]
+    members = tuple(identity.name for identity in users if identity.team == team.name)
+    unrestricted = tuple(identity.name for identity in users if identity.team is None)
+    return team.model_copy(update={"members": members, "unrestricted": unrestricted})
+
+
+def find_foreign(sender: str, model: ModelName, teams: Iterable[Team]) -> str | None:
+    """Return why a sender may not act on a model, as a sentence; None if it may.
+
+    On the models of a team, its members and known identities without a team may act. On a model of no team, all may
+    except members of a team.
+    """
+    known = tuple(teams)
+    owner = owner_of(model, known)
+    if owner is not None:
+        if sender in (*owner.members, *owner.unrestricted):
+            return None
+        return f"{model} belongs to team {owner.name}, and {sender or 'the sender'} is no member of it."
+    team = next((team.name for team in known if sender in team.members), None)
+    if team is None:
+        return None
+    return f"{model} belongs to no team, and {sender} acts on the models of team {team} only."

@@ -2,7 +2,7 @@
 
 - `ca.pem` and `ca-key.pem`: the certificate authority.
 - `identities.json`: names, roles and public keys; nothing secret.
-- `trust/teams.json`: which models belong to which team; nothing secret.
+- `trust/teams.json`: models, members and quotas of teams; nothing secret.
 - `trust/administrators.json`: administrators and their public keys, which gateways read; nothing secret.
 - `bus/`: what the bus's server reads, as a folder, which a container mounts. `bus.conf` has the permissions of each
   identity, `bus.pem` and `bus-key.pem` are the server's certificate.
@@ -30,9 +30,9 @@ from contracts.gateway_rollbacks import Administrator
 from contracts.identities import PROVISIONER, RESERVED, Credential, Identity, Role
 from contracts.provenance import ATTESTERS, AttesterKey
 from contracts.services import SERVICES
-from contracts.teams import Team
+from contracts.teams import Team, TeamQuota
 from contracts.vocabulary import IDENTITY_PATTERN, Environment
-from decisions.teams import models_of, owner_of
+from decisions.teams import models_of, owner_of, with_members
 from deploy.identity import bus_config
 from deploy.identity.api_key_files import ApiKeyFiles
 from deploy.identity.attesters import AttesterKeys
@@ -84,15 +84,15 @@ class KeyFolder:
 
     @property
     def team_list(self) -> Path:
-        """The file with the models of each team, which gateways read."""
+        """The file with models, members and quota of each team, which registry and gateways read."""
         return self.path / "trust" / "teams.json"
 
     def teams(self) -> tuple[Team, ...]:
         """Return the teams, in the order in which they were made."""
         return _TEAMS.validate_json(self.team_list.read_bytes()) if self.team_list.is_file() else ()
 
-    def set_team(self, name: str, models: Iterable[str]) -> Team:
-        """Make a team, or give it other models.
+    def set_team(self, name: str, models: Iterable[str], quota: TeamQuota | None = None) -> Team:
+        """Make a team, or give it other models, and another quota if one is given.
 
         Raises:
             KeysRefused: The name is invalid, no model is named, or a model belongs to another team.
@@ -108,7 +108,8 @@ class KeyFolder:
                 owner = owner_of(model, others)
                 if owner is not None:
                     raise KeysRefused(f"{model} belongs to {owner.name}: take it away from that team first.")
-            made = Team(name=name, models=named)
+            before = next((team for team in self.teams() if team.name == name), Team(name=name, models=named))
+            made = before.model_copy(update={"models": named, "quota": quota or before.quota})
             known = [made if team.name == name else team for team in self.teams()]
             self._store(self.identities(), known if made in known else [*known, made])
             return made
@@ -382,7 +383,7 @@ class KeyFolder:
         kept = tuple(identities)
         listing = [identity.model_dump(mode="json") for identity in kept]
         write_file(self._listing(), json.dumps(listing, indent=1).encode() + b"\n")
-        owned = tuple(self.teams() if teams is None else teams)
+        owned = tuple(with_members(team, kept) for team in (self.teams() if teams is None else teams))
         make_folder(self.team_list.parent, mode=0o755)
         plain = [team.model_dump(mode="json") for team in owned]
         write_file(self.team_list, json.dumps(plain, indent=1).encode() + b"\n")

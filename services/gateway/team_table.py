@@ -6,14 +6,10 @@ import os
 import secrets
 from pathlib import Path
 
-import structlog
-from pydantic import TypeAdapter, ValidationError
-
-from contracts.teams import Team
 from decisions.teams import models_of
 from shared.runtime.clock import Clock
+from shared.runtime.team_list import TeamList
 
-_TEAMS = TypeAdapter(tuple[Team, ...])
 _AGAIN_S = 1.0
 
 
@@ -27,15 +23,11 @@ class TeamTable:
     """
 
     def __init__(self, path: Path | None, secret: bytes, clock: Clock) -> None:
-        self._path, self._secret, self._clock = path, secret, clock
-        self._teams: tuple[Team, ...] = ()
-        self._seen: tuple[int, int] | None = None
-        self._checked_s = -_AGAIN_S
+        self._teams, self._secret = TeamList(path, clock, every_s=_AGAIN_S), secret
 
     def opens(self, team: str, model: str) -> bool:
         """Return whether a model belongs to a team."""
-        self._refresh()
-        return model in models_of(team, self._teams)
+        return model in models_of(team, self._teams.read())
 
     def cache_salt(self, team: str | None) -> str | None:
         """Return what the engine keeps cached prefixes of a team apart by; None for keys without a team.
@@ -43,19 +35,6 @@ class TeamTable:
         Callers cannot know it or send it: a request with a field `cache_salt` is refused.
         """
         return hmac.new(self._secret, team.encode(), hashlib.sha256).hexdigest() if team is not None else None
-
-    def _refresh(self) -> None:
-        now_s = self._clock.monotonic()
-        if self._path is None or now_s - self._checked_s < _AGAIN_S:
-            return
-        self._checked_s = now_s
-        try:
-            status = self._path.stat()
-            version = (status.st_ino, status.st_mtime_ns)
-            if version != self._seen:
-                self._teams, self._seen = _TEAMS.validate_json(self._path.read_bytes()), version
-        except (OSError, ValidationError) as error:  # what was known counts
-            structlog.get_logger().error("the list of teams cannot be read", path=str(self._path), error=repr(error))
 
 
 def load_secret(path: Path) -> bytes:

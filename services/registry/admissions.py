@@ -9,8 +9,9 @@ import structlog
 from contracts.envelope import Event
 from contracts.facts import CheckpointReady, CheckpointRejected
 from services.registry.domain import announcements
-from services.registry.domain.announcements import MOST_WAITING, UNKNOWN_ERROR_TRIES, Announcement, Announcements
+from services.registry.domain.announcements import UNKNOWN_ERROR_TRIES, Announcement, Announcements
 from services.registry.ports import Ports, announcements_key
+from services.registry.team_use import TeamUse
 from shared.errors import Permanent, SlipwayError, Transient, translate
 from shared.messaging.delivery import RECORD_FAILURES, RECORD_LIMIT_S, backoff_s, given_up
 from shared.runtime.clock import Clock
@@ -26,6 +27,7 @@ class Admissions:
         ports: What the registry needs from outside.
         clock: The time.
         admit: Opens the release of a checkpoint; raises Permanent for one that is refused.
+        team_use: What teams use of their quotas.
         try_s: Seconds that one try to admit a checkpoint may take.
         wait_s: Seconds that other models' announcements wait for one that is being admitted.
         record_wait_s: Seconds that they wait for a model's record that cannot be read or written.
@@ -36,6 +38,7 @@ class Admissions:
         ports: Ports,
         clock: Clock,
         admit: Admit,
+        team_use: TeamUse,
         *,
         try_s: float,
         wait_s: float,
@@ -44,6 +47,7 @@ class Admissions:
         self._ports = ports
         self._clock = clock
         self._admit = admit
+        self._team_use = team_use
         self._try_s = try_s
         self._wait_s = wait_s
         self._record_wait_s = record_wait_s
@@ -61,25 +65,29 @@ class Admissions:
             Transient: It is not written down; its message must come again.
             Permanent: Its model's record has been unusable for `record_wait_s`: announcements of all models would wait.
         """
-        now, can_wait = self._clock.now(), True
-
-        def add(record: Announcements) -> Announcements:
-            nonlocal can_wait
-            can_wait = announcements.can_wait(record, announcement)
-            if can_wait:
-                return announcements.add(record, announcement)
-            reason = (
-                f"{len(record.waiting)} announcements of {model} wait; the limit is {MOST_WAITING}. Publish it later."
-            )
-            return announcements.turn_away(record, announcement, rejection(Permanent("too_large", reason)), now)
-
-        await self._note(model, add)
-        if not can_wait:
+        if not await self._write_down(model, announcement):
             return
         failpoint("registry.after_announcement")
         running = self._running.get(model)
         if running is None or running.done():
             await asyncio.wait({self.start(model)}, timeout=self._wait_s)
+
+    async def _write_down(self, model: str, announcement: Announcement) -> bool:
+        """Return whether an announcement is written into its model's record; False if it is rejected there."""
+        now, refusal = self._clock.now(), None
+        async with self._team_use.announcing(model) as (team, elsewhere):
+            counted = team is not None and team.quota.announcements_per_minute is not None
+
+            def decide(record: Announcements) -> Announcements:
+                nonlocal refusal
+                refusal = announcements.assess_receipt(record, announcement, team, elsewhere)
+                if refusal is None:
+                    return announcements.add(record, announcement, counted=counted)
+                refused = rejection(Permanent(refusal.code, refusal.reason, **refusal.details))
+                return announcements.turn_away(record, announcement, refused, now)
+
+            await self._note(model, decide)
+        return refusal is None
 
     async def _note(self, model: str, decide: Callable[[Announcements], Announcements]) -> None:
         try:

@@ -20,6 +20,7 @@ from contracts.facts import (
     PromotionRefused,
     RehearsalCompleted,
     ReleaseCancelled,
+    ReleaseOpened,
     VariantBenchmarked,
     VariantFailed,
     VariantQuantised,
@@ -28,13 +29,15 @@ from contracts.facts import (
 )
 from contracts.policy import ReleasePolicy
 from services.registry.admissions import Admissions, rejection
-from services.registry.domain import admission, approvals, versions
+from services.registry.domain import admission, approvals, teams, versions
 from services.registry.domain.admission import AllowedLocations, Refusal
 from services.registry.domain.announcements import Announcement
 from services.registry.domain.record import Input, Release
+from services.registry.domain.versions import ModelRecord
 from services.registry.ports import Ports
 from services.registry.release_records import ReleaseRecords
 from services.registry.settings import RegistrySettings
+from services.registry.team_use import TeamUse
 from shared.errors import Permanent, Transient
 from shared.messaging.bus import Bus
 from shared.messaging.orders import check_age, check_epoch, order_refused
@@ -68,10 +71,12 @@ class Registry:
         self._locations = locations
         self._clock = clock
         self.records = ReleaseRecords(ports, clock)
+        self._team_use = TeamUse(ports)
         self.admissions = Admissions(
             ports,
             clock,
             self.admit,
+            self._team_use,
             try_s=settings.admission_try_s,
             wait_s=settings.admission_wait_s,
             record_wait_s=settings.record_wait_s,
@@ -97,11 +102,10 @@ class Registry:
             if release_id in record.reservations:
                 structlog.get_logger().info("checkpoint is already known", model=model, release=release_id)
                 break
+            _refuse(teams.assess_sender(event, self._ports.teams()))
             _refuse(admission.assess_sources(ready, ready.policy, stored.value if stored else None))
             await self._check(ready)
-            opened = admission.plan_opening(event, policy, key=key, version=record.next_version)
-            _refuse(admission.assess_record(opened, len(versions.reserve(record, opened).model_dump_json())))
-            if await self.records.reserve(model, record, opened):
+            if await self._reserve(record, admission.plan_opening(event, policy, key=key, version=record.next_version)):
                 failpoint("registry.after_reserve")
                 await self.records.finish_opening(model)
                 break
@@ -110,6 +114,13 @@ class Registry:
                 "bus_unavailable", f"Other admissions of {model} were first at each of {ATTEMPTS} attempts."
             )
         await self.records.apply(model, release_id, None, cause_id=event.id)
+
+    async def _reserve(self, record: ModelRecord, opened: ReleaseOpened) -> bool:
+        """Return whether a version is reserved for a release; raise Permanent if it is one too many, or too large."""
+        _refuse(admission.assess_record(opened, len(versions.reserve(record, opened).model_dump_json())))
+        async with self._team_use.opening(opened.model) as (team, under_way):
+            _refuse(teams.assess_releases(team, under_way))
+            return await self.records.reserve(opened.model, record, opened)
 
     def _policy(self, ready: CheckpointReady, stored: ReleasePolicy | None) -> ReleasePolicy:
         policy = admission.decide_policy(ready.policy, stored)
@@ -150,6 +161,7 @@ class Registry:
         if release is not None and isinstance(event.data, ApprovalGranted):
             _refuse(approvals.assess_approval(release, event.sender))
         if release is None or event.id not in release.applied:
+            _refuse(teams.assess_sender(event, self._ports.teams()))
             check_age(event, stored, self._clock.now(), until=event.data.expires_at)
             if isinstance(event.data, ApprovalGranted):
                 route = await self._ports.routes.get(event.subject)

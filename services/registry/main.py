@@ -1,6 +1,7 @@
 """Starts the registry: the only place where its parts are put together."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import TypeVar
 
@@ -8,6 +9,7 @@ from contracts.audit import AuditTail
 from contracts.policy import ReleasePolicy
 from contracts.records import OutboxRecord
 from contracts.routes import Route
+from contracts.teams import Team
 from services.registry.adapters.audit import LoggedMessages, StoredSegments
 from services.registry.adapters.inbox import StreamInbox
 from services.registry.adapters.store import StoredArtifacts
@@ -28,6 +30,7 @@ from shared.runtime.clock import SystemClock
 from shared.runtime.service import connect_with_retries, serve
 from shared.runtime.settings import Connection
 from shared.runtime.sweeper import Sweeper
+from shared.runtime.team_list import TeamList
 from shared.runtime.telemetry import configure_logging
 from shared.storage.blobs import Store
 from shared.storage.credentials import require_store
@@ -36,7 +39,7 @@ from shared.storage.kv import Bucket
 R = TypeVar("R", bound=OutboxRecord)
 
 
-def connect_ports(bus: Bus, artifacts: Artifacts) -> Ports:
+def connect_ports(bus: Bus, artifacts: Artifacts, teams: Callable[[], tuple[Team, ...]] = tuple) -> Ports:
     """Return the registry's ports on a connected bus."""
 
     def store(record: type[R]) -> RecordStore[R]:
@@ -51,19 +54,22 @@ def connect_ports(bus: Bus, artifacts: Artifacts) -> Ports:
         policies=Bucket(bus.js, "policies", ReleasePolicy),
         routes=Bucket(bus.js, "routes", Route),
         artifacts=artifacts,
+        teams=teams,
     )
 
 
 async def run(connection: Connection, settings: RegistrySettings) -> None:
     """Connect, subscribe and serve until SIGTERM."""
     clock, sources = SystemClock(), settings.sources
+    teams = TeamList(connection.teams, clock).require()
     attester = Attester.from_settings(connection, SERVICE, clock)
     bus = Bus(connection, SERVICE, clock)
     await connect_with_retries(bus)
     artifacts = StoredArtifacts(Store(connection), attester, Trust.from_settings(connection), sources.file_roots)
     roots = tuple(PurePosixPath(root) for root in sources.file_roots)
     locations = AllowedLocations(bucket=connection.s3_bucket, file_roots=roots, hub=sources.hf_endpoint is not None)
-    registry = build(bus, ports=connect_ports(bus, artifacts), locations=locations, settings=settings, clock=clock)
+    ports = connect_ports(bus, artifacts, teams.read)
+    registry = build(bus, ports=ports, locations=locations, settings=settings, clock=clock)
     tail = Bucket(bus.js, "audit", AuditTail, service=SERVICE)
     audit = AuditWriter(LoggedMessages(lambda: bus.js), tail, StoredSegments(Store(connection), attester), clock)
     auditor = Sweeper("audit", audit.keys, audit.sweep, every_s=settings.audit_s)

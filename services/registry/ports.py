@@ -1,5 +1,6 @@
 """What the registry needs from outside."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
@@ -10,6 +11,7 @@ from contracts.facts import CheckpointReady
 from contracts.manifests import ApprovalRecord, BaseManifest, DeploymentRecord, VersionManifest
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
+from contracts.teams import Team
 from contracts.vocabulary import ArtifactRef
 from services.registry.domain.announcements import Announcements
 from services.registry.domain.record import Release
@@ -71,6 +73,7 @@ class Ports:
         announcements: Records of announced checkpoints, by `announcements_key`.
         policies: Stored policies, by model.
         routes: Production routes, by model.
+        teams: Returns the teams as they are now.
     """
 
     releases: RecordStore[Release]
@@ -80,6 +83,7 @@ class Ports:
     policies: Lookup[ReleasePolicy]
     routes: Lookup[Route]
     artifacts: Artifacts
+    teams: Callable[[], tuple[Team, ...]] = tuple
 
 
 def release_key(model: str, release_id: str) -> str:

@@ -27,7 +27,7 @@ class Connection(BaseSettings):
     administrators: Path | None = None
     """File with the public keys of all administrators: `trust/administrators.json` of `slipway keys`."""
     teams: Path | None = None
-    """File with the models of each team: `trust/teams.json` of `slipway keys`."""
+    """File with models, members and quota of each team: `trust/teams.json` of `slipway keys`."""
     s3_endpoint: str = "127.0.0.1:8333"
     """Host and port of the object store, without a scheme: TLS is the only one."""
     s3_credentials: Path | None = None

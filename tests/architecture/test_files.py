@@ -63,6 +63,7 @@ SHARED = {
         "service",
         "settings",
         "sweeper",
+        "team_list",
         "telemetry",
         "worker",
     },

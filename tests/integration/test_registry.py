@@ -22,6 +22,7 @@ from services.registry.main import connect_ports
 from services.registry.settings import RegistrySettings
 from shared.messaging.bus import Bus, publish_event
 from shared.runtime.clock import SystemClock
+from shared.runtime.team_list import TeamList
 from shared.storage.blobs import Store
 from shared.storage.kv import Bucket
 from testbed.attesters import attester, trust
@@ -75,11 +76,11 @@ def stored_artifacts(settings):
 
 
 @contextlib.asynccontextmanager
-async def registry(js, settings, wrap=lambda artifacts: artifacts, **limits):
+async def registry(js, settings, wrap=lambda artifacts: artifacts, teams=tuple, **limits):
     """Run a registry in this process; `wrap` may put something between it and its artifacts."""
     bus = Bus(settings, SERVICE, SystemClock())
     await bus.connect()
-    ports = connect_ports(bus, wrap(stored_artifacts(settings)))
+    ports = connect_ports(bus, wrap(stored_artifacts(settings)), teams)
     locations, every = AllowedLocations(bucket=settings.s3_bucket), RegistrySettings(sweep_s=0.2, **limits)
     started = build(bus, ports=ports, locations=locations, settings=every, clock=SystemClock())
     await bus.broker.start()
@@ -341,6 +342,35 @@ async def test_a_policy_weaker_than_the_stored_one(js, settings, checkpoint, log
         await publish(js, checkpoint(policy=None), "the next")
         (opened,) = await log.of(f.ReleaseOpened)
         assert opened.data.policy == stored
+
+
+async def test_a_team_with_a_quota_and_a_sender_of_another_team(js, settings, checkpoint, log, tmp_path):
+    """The list is a file that changes while the registry runs."""
+    file = tmp_path / "teams.json"
+
+    def write(**changes):
+        team = {"name": "shop", "models": [k.MODEL], "members": [PUBLISHER], "quota": {"releases": 1}, **changes}
+        (tmp_path / "new").write_text(json.dumps([team]))
+        (tmp_path / "new").replace(file)
+
+    write()
+    async with registry(js, settings, teams=TeamList(file, SystemClock()).require().read):
+        for _ in range(2):
+            await publish(js, checkpoint(), "e1")
+        await publish(js, checkpoint(content=b"second"), "e2")
+        (rejected,) = await log.of(f.CheckpointRejected)
+        assert (rejected.causationid, rejected.data.code) == ("e2", "team_quota_exceeded")
+        assert "1 releases of team shop are under way; its quota is 1." in rejected.data.reason
+        write(members=["another"], quota={})
+        await publish(js, checkpoint(content=b"third"), "e3")
+        rejected = (await log.of(f.CheckpointRejected, 2))[-1]
+        assert (rejected.causationid, rejected.data.code) == ("e3", "team_mismatch")
+        write(quota={"announcements_per_minute": 1})
+        await publish(js, checkpoint(content=b"fourth"), "e4")
+        await publish(js, checkpoint(content=b"fifth"), "e5")
+        rejected = (await log.of(f.CheckpointRejected, 3))[-1]
+        assert (rejected.causationid, rejected.data.code) == ("e5", "team_quota_exceeded")
+        assert [event.data.source_event_id for event in await log.of(f.ReleaseOpened, 2)] == ["e1", "e4"]
 
 
 def envelope(checkpoint, **changes):

@@ -16,6 +16,7 @@ from contracts.manifests import (
 )
 from contracts.policy import ReleasePolicy, Trigger
 from contracts.routes import CanaryShare, Route, ServedTarget
+from contracts.teams import Team
 from contracts.vocabulary import ArtifactRef, Deployable, Target, canonical_json, digest_of, digest_of_json
 from services.registry.domain.announcements import Announcements
 from services.registry.domain.record import ManifestWritten, Release, TurnGranted
@@ -466,6 +467,7 @@ class World:
         self.policies = FakeRecords()
         self.routes = FakeRecords()
         self.artifacts = FakeArtifacts()
+        self.teams: tuple[Team, ...] = ()
         self.clock = FixedClock()
         self.publisher = MemoryPublisher(now_s=self.now_s)
         vars(self).update(changes)
@@ -487,4 +489,5 @@ class World:
             policies=self.policies,
             routes=self.routes,
             artifacts=self.artifacts,
+            teams=lambda: self.teams,
         )

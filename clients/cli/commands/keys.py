@@ -14,6 +14,7 @@ from clients.cli.parsing import check_model
 from clients.cli.settings import CliSettings
 from contracts.identities import ROLES, Identity, Role
 from contracts.provenance import AttesterKey
+from contracts.teams import TeamQuota
 from deploy.identity.key_folder import KeyFolder, KeysRefused
 from deploy.identity.operator_mode import export
 from deploy.local.plan import keys_folder
@@ -144,14 +145,24 @@ def team_set(
     name: TeamArgument,
     *,
     model: Annotated[list[str], typer.Option(metavar="MODEL", help="Model that the team owns; repeatable, name all.")],
+    releases: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Releases that may be under way at the same time.")
+    ] = None,
+    announcements_per_minute: Annotated[
+        int | None, typer.Option(metavar="N", min=1, max=240, help="Checkpoints that are accepted within a minute.")
+    ] = None,
     folder: FolderOption = None,
     state: StateOption = None,
 ) -> None:
-    """Make a team, or give it other models: members publish, order and approve for these only."""
+    """Make a team, or give it other models and quotas: members publish, order and approve for these models only.
+
+    A quota that is not named is taken away.
+    """
     for name_of_model in model:
         check_model(name_of_model)
-    _, effect = _change(folder, state, "team.set", name, lambda keys: keys.set_team(name, model))
-    show_line(f"{name} owns {', '.join(model)}; {effect}")
+    quota = TeamQuota(releases=releases, announcements_per_minute=announcements_per_minute)
+    _, effect = _change(folder, state, "team.set", name, lambda keys: keys.set_team(name, model, quota))
+    show_line(f"{name} owns {', '.join(model)}; its quota: {_quota(quota) or 'none'}; {effect}")
 
 
 @team_app.command("list")
@@ -163,8 +174,13 @@ def team_list(folder: FolderOption = None, state: StateOption = None, as_json: J
     if as_json:
         show_json([{**team.model_dump(mode="json"), "members": members[team.name]} for team in teams])
         return
-    rows = [[team.name, ", ".join(team.models), ", ".join(members[team.name])] for team in teams]
-    show_table(["team", "models", "members"], rows)
+    rows = [[team.name, ", ".join(team.models), ", ".join(members[team.name]), _quota(team.quota)] for team in teams]
+    show_table(["team", "models", "members", "quota"], rows)
+
+
+def _quota(quota: TeamQuota) -> str:
+    named = {"releases": quota.releases, "announcements per minute": quota.announcements_per_minute}
+    return ", ".join(f"{limit} {name}" for name, limit in named.items() if limit is not None)
 
 
 @team_app.command("remove")
@@ -324,8 +340,10 @@ def _described(keys: KeyFolder, name: str) -> dict[str, object]:
     """Return which keys of a name are accepted now, and the models of a team; nothing secret."""
     accepted = [list(each.public_keys) for each in keys.identities() if each.name == name]
     attesting = [key.key_id for key in keys.attesters.entries() if key.attester == name and _state(key) == "accepted"]
-    models = [model for team in keys.teams() if team.name == name for model in team.models]
-    return {"public_keys": accepted[0] if accepted else [], "attestation_keys": attesting, "models": models}
+    teams = [team for team in keys.teams() if team.name == name]
+    owned = {"models": [model for team in teams for model in team.models]}
+    quotas = {"quota": teams[0].quota.model_dump(mode="json", exclude_none=True)} if teams else {}
+    return {"public_keys": accepted[0] if accepted else [], "attestation_keys": attesting, **owned, **quotas}
 
 
 def _reload(keys: KeyFolder) -> bool:

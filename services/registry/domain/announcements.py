@@ -1,13 +1,16 @@
 """The announced checkpoints of a model that are not admitted or rejected yet, in the order of the stream. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import ClassVar
 
 from contracts.codes import Code
 from contracts.facts import CheckpointRejected
 from contracts.records import Migration, OutboxRecord, outbox_entry, unchanged
+from contracts.teams import Team
 from contracts.vocabulary import Contract, Environment, Instant, ModelName
+from decisions.team_quotas import find_excess_rate, in_same_minute
+from services.registry.domain.admission import Refusal
 
 UNKNOWN_ERROR_TRIES = 5
 """How often an announcement is tried that fails with an error that nothing maps."""
@@ -43,9 +46,11 @@ class Announcements(OutboxRecord):
         waiting: the first of them is admitted next; the others wait for it.
         last_sequence: the highest sequence that was ever written here, and `last_stored_at` when the stream stored it.
             Both together tell a message that is delivered again from one of a stream that was made anew.
+        accepted: when the stream stored the announcements of the last minute that were accepted, if their team has a
+            quota of them.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 7
+    SCHEMA_VERSION: ClassVar[int] = 8
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: unchanged,
         2: unchanged,
@@ -53,19 +58,30 @@ class Announcements(OutboxRecord):
         4: unchanged,
         5: unchanged,
         6: unchanged,
+        7: unchanged,
     }
 
     model: ModelName
     waiting: tuple[Announcement, ...] = ()
     last_sequence: int = 0
     last_stored_at: Instant | None = None
+    accepted: tuple[Instant, ...] = ()
 
 
-def add(record: Announcements, announcement: Announcement) -> Announcements:
-    """Return the record with an announcement at the end; unchanged if it was here before, settled or not."""
+def add(record: Announcements, announcement: Announcement, *, counted: bool = False) -> Announcements:
+    """Return the record with an announcement at the end; unchanged if it was here before, settled or not.
+
+    Args:
+        record: the record of its model.
+        announcement: the announcement.
+        counted: whether its team has a quota of announcements, which needs its time.
+    """
     if is_known(record, announcement):
         return record
-    return _noted(record, announcement).model_copy(update={"waiting": (*record.waiting, announcement)})
+    at = announcement.stored_at
+    accepted = (*in_same_minute(record.accepted, at), at) if counted else ()
+    update = {"waiting": (*record.waiting, announcement), "accepted": accepted}
+    return _noted(record, announcement).model_copy(update=update)
 
 
 def is_known(record: Announcements, announcement: Announcement) -> bool:
@@ -74,15 +90,32 @@ def is_known(record: Announcements, announcement: Announcement) -> bool:
     return last is not None and announcement.sequence <= record.last_sequence and announcement.stored_at <= last
 
 
-def can_wait(record: Announcements, announcement: Announcement) -> bool:
-    """Return whether an announcement can wait here; one that was here before can."""
-    return is_known(record, announcement) or len(record.waiting) < MOST_WAITING
+def assess_receipt(
+    record: Announcements, announcement: Announcement, team: Team | None, elsewhere: Iterable[datetime] = ()
+) -> Refusal | None:
+    """Refuse an announcement if too many wait, or its team has announced too many; one that was here before is not.
+
+    Args:
+        record: the record of its model.
+        announcement: the announcement.
+        team: the team that owns the model; None if no team does.
+        elsewhere: when the team's announcements of other models were stored that were accepted.
+    """
+    if is_known(record, announcement):
+        return None
+    waiting = len(record.waiting)
+    if waiting >= MOST_WAITING:
+        reason = f"{waiting} announcements of {record.model} wait; the limit is {MOST_WAITING}. Publish it later."
+        return Refusal("too_large", reason)
+    accepted = (*record.accepted, *elsewhere)
+    excess = find_excess_rate(team, accepted, announcement.stored_at) if team is not None else None
+    return Refusal("team_quota_exceeded", excess) if excess is not None else None
 
 
 def turn_away(
     record: Announcements, announcement: Announcement, rejection: CheckpointRejected, now: datetime
 ) -> Announcements:
-    """Return the record with an announcement noted and rejected because too many wait in it."""
+    """Return the record with an announcement noted and rejected before it waits in it."""
     return _with_rejection(_noted(record, announcement), announcement, rejection, now)
 
 

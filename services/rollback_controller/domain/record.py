@@ -90,7 +90,7 @@ class RollbackState(OutboxRecord):
         standby: The verdict on the target that production can be rolled back to; None without one.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 10
+    SCHEMA_VERSION: ClassVar[int] = 11
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: unchanged,
         2: unchanged,
@@ -101,6 +101,7 @@ class RollbackState(OutboxRecord):
         7: unchanged,
         8: unchanged,
         9: unchanged,
+        10: unchanged,
     }
 
     model: ModelName

@@ -5,10 +5,12 @@ import json
 import pytest
 
 from contracts.facts import ApprovalGranted, CheckpointReady, RollbackOrdered
+from contracts.teams import TeamQuota
 from decisions.bus_permissions import permissions_of
-from decisions.teams import narrowed
+from decisions.teams import find_foreign, narrowed
 from deploy.identity.key_folder import KeyFolder, KeysRefused
 from shared.runtime.clock import SystemClock
+from shared.runtime.team_list import TeamList
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +88,30 @@ def test_a_member_of_a_team_that_is_gone_acts_on_nothing(keys):
     assert permissions_of(narrowed(made, ())).publish == tuple(
         subject for subject in permissions_of(narrowed(made, ())).publish if not subject.startswith("slipway.")
     )
+
+
+def test_the_list_names_who_may_act_on_each_model_and_the_quota(keys):
+    keys.add("paula", ["publisher"], team="shop")
+    keys.add("olga", ["publisher"])
+    keys.set_team("shop", ["shop-bot"], TeamQuota(releases=2))
+    keys.set_team("shop", ["shop-bot", "faq-bot"])
+    shop, bank = TeamList(keys.team_list, SystemClock()).require().read()
+    assert (shop.models, shop.quota.releases) == (("shop-bot", "faq-bot"), 2), "a quota stays if none is given"
+    assert (shop.members, shop.unrestricted) == (("paula",), ("olga",))
+    assert (bank.members, bank.unrestricted) == ((), ("olga",))
+    assert find_foreign("paula", "shop-bot", keys.teams()) is None
+    keys.remove("paula")
+    assert "paula is no member" in find_foreign("paula", "shop-bot", keys.teams())
+
+
+def test_a_change_counts_at_the_next_look_and_a_list_that_cannot_be_read_is_no_list_without_teams(keys, tmp_path):
+    teams = TeamList(keys.team_list, SystemClock()).require()
+    assert [team.name for team in teams.read()] == ["shop", "bank"]
+    keys.add("paula", ["publisher"], team="shop")
+    assert teams.read()[0].members == ("paula",)
+    assert TeamList(None, SystemClock()).require().read() == ()
+    for text in (None, "[{"):
+        if text is not None:
+            (tmp_path / "teams.json").write_text(text)
+        with pytest.raises(SystemExit, match="SLIPWAY_TEAMS"):
+            TeamList(tmp_path / "teams.json", SystemClock()).require()

@@ -1,0 +1,22 @@
+"""What belongs to another team, and what exceeds a team's quota."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from contracts.envelope import Event
+from contracts.teams import Team
+from decisions.team_quotas import find_excess_releases
+from decisions.teams import find_foreign
+from services.registry.domain.admission import Refusal
+
+
+def assess_sender(event: Event[Any], teams: Iterable[Team]) -> Refusal | None:
+    """Refuse an event of a sender that may not act on its model now, whatever the bus still permits."""
+    reason = find_foreign(event.sender, event.subject, teams)
+    return Refusal("team_mismatch", reason, {"sender": event.sender, "model": event.subject}) if reason else None
+
+
+def assess_releases(team: Team | None, under_way: int) -> Refusal | None:
+    """Refuse a release that is one too many for the quota of the team that owns its model."""
+    reason = find_excess_releases(team, under_way) if team is not None else None
+    return Refusal("team_quota_exceeded", reason, {"under_way": under_way}) if reason else None

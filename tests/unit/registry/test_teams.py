@@ -1,0 +1,120 @@
+"""Admission and teams, on fakes: senders of other teams are refused, and a team's quota counts over its models."""
+
+import asyncio
+
+import pytest
+
+from contracts import facts as f
+from contracts.envelope import source_of
+from contracts.teams import Team, TeamQuota
+from services.registry.ports import announcements_key, model_key
+from shared.errors import Permanent
+from testbed.factories import PUBLISHER
+from tests.kit import fakes_registry as k
+from tests.unit.registry.test_announcing import OTHER, Harness
+
+THIRD = "third-bot"
+OPERATOR = "oscar"
+
+
+def shop(*, members=(PUBLISHER, OPERATOR), unrestricted=(), models=(k.MODEL, OTHER), **quota):
+    return Team(name="shop", models=models, members=members, unrestricted=unrestricted, quota=TeamQuota(**quota))
+
+
+@pytest.fixture
+def harness():
+    return Harness()
+
+
+async def test_a_member_publishes_and_a_stranger_is_refused_with_a_sentence(harness):
+    harness.out.teams = (shop(members=()), Team(name="bank", models=(THIRD,), members=(PUBLISHER,)))
+    await harness.announce(k.MODEL)
+    await harness.announce("free-bot")
+    await harness.announce(THIRD)
+    assert harness.rejected() == [(k.MODEL, "team_mismatch"), ("free-bot", "team_mismatch")]
+    rejected = next(emit.fact for emit in harness.out.publisher.published if emit.model == k.MODEL)
+    assert f"{k.MODEL} belongs to team shop, and {PUBLISHER} is no member of it." in rejected.reason
+    assert (harness.opened(k.MODEL), harness.opened(THIRD)) == ([], [1])
+
+
+async def test_a_release_that_was_admitted_stays_though_its_sender_left(harness):
+    harness.out.teams = (shop(),)
+    event, announcement = harness.store(k.MODEL)
+    await harness.announced((event, announcement))
+    harness.out.teams = (shop(members=()),)
+    harness.restarted()
+    await harness.announced((event, announcement))
+    await harness.registry.admit(event)
+    assert (harness.opened(k.MODEL), harness.rejected()) == ([1], [])
+
+
+async def test_what_a_model_in_no_team_announces_is_admitted_as_before(harness):
+    harness.out.teams = (shop(members=(), releases=1, announcements_per_minute=1, models=(OTHER,)),)
+    for attempt in (1, 2, 3):
+        await harness.announce(k.MODEL, attempt=attempt)
+    assert (harness.opened(k.MODEL), harness.rejected()) == ([1, 2, 3], [])
+    assert (await harness.record(k.MODEL)).accepted == ()
+
+
+async def test_releases_under_way_count_over_all_models_of_a_team_and_not_over_others(harness):
+    harness.out.teams = (shop(members=(), unrestricted=(PUBLISHER, OPERATOR), releases=2),)
+    await harness.announce(THIRD)
+    await asyncio.gather(*(harness.announced(harness.store(model)) for model in (k.MODEL, OTHER)))
+    refused = harness.store(OTHER, attempt=2)
+    await harness.announced(refused)
+    assert harness.rejected() == [(OTHER, "team_quota_exceeded")]
+    harness.restarted()
+    await harness.announced(refused)
+    assert harness.rejected() == [(OTHER, "team_quota_exceeded")], "it is decided once"
+    await harness.announce(THIRD, attempt=2)
+    assert harness.opened(THIRD) == [1, 2]
+    (opened,) = [
+        e.fact for e in harness.out.publisher.published if e.model == OTHER and e.fact.TYPE == f.ReleaseOpened.TYPE
+    ]
+    cancelled = k.event(k.cancel(opened.release_id), "c1", model=OTHER, source=source_of(OPERATOR))
+    assert await harness.registry.handle_order(cancelled, harness.out.clock.now()) is not None
+    await harness.announce(OTHER, attempt=3)
+    assert harness.opened(OTHER) == [1, 2]
+
+
+async def test_two_models_at_once_do_not_both_take_the_last_release(harness):
+    harness.out.teams = (shop(releases=1),)
+    stored = [harness.store(model) for model in (k.MODEL, OTHER)]
+    await asyncio.gather(*(harness.announced(each) for each in stored))
+    assert sorted([len(harness.opened(k.MODEL)), len(harness.opened(OTHER))]) == [0, 1]
+    assert [code for _, code in harness.rejected()] == ["team_quota_exceeded"]
+
+
+async def test_announcements_per_minute_count_over_all_models_and_are_decided_by_the_time_of_the_stream(harness):
+    harness.out.teams = (shop(announcements_per_minute=2),)
+    await asyncio.gather(*(harness.announced(harness.store(model)) for model in (k.MODEL, OTHER)))
+    late = harness.store(OTHER, attempt=2)
+    harness.out.clock.advance(600.0)  # read late: it is assessed as if it had been read at once
+    await harness.announced(late)
+    assert harness.rejected() == [(OTHER, "team_quota_exceeded")]
+    await harness.announced(late)
+    assert len(harness.rejected()) == 1
+    await harness.announce(OTHER, attempt=3)
+    assert harness.opened(OTHER) == [1, 2]
+    assert len((await harness.record(OTHER)).accepted) == 1
+
+
+async def test_a_record_that_cannot_be_used_does_not_hold_up_the_teams_other_models(harness):
+    harness.out.teams = (shop(announcements_per_minute=5, releases=5),)
+    await harness.announce(OTHER)
+    for key in (announcements_key(OTHER), model_key(OTHER)):
+        harness.out.bucket.data[key] = (1, b'{"schema_version": 99}')
+    await harness.announce(k.MODEL)
+    assert (harness.opened(k.MODEL), harness.rejected()) == ([1], [])
+
+
+@pytest.mark.parametrize("order", [k.approval, k.cancel])
+async def test_orders_of_another_team_are_refused(harness, order):
+    harness.out.teams = (shop(members=(PUBLISHER,)),)
+    await harness.announce(k.MODEL)
+    (release,) = [emit.fact for emit in harness.out.publisher.published]
+    given = (k.BASE_FOLDER.digest, release.release_id) if order is k.approval else (release.release_id,)
+    event = k.event(order(*given), "o1", source=source_of(OPERATOR))
+    with pytest.raises(Permanent) as caught:
+        await harness.registry.handle_order(event, harness.out.clock.now())
+    assert caught.value.code == "team_mismatch"
