@@ -1,0 +1,103 @@
+"""A bus that still permits what the list of teams does not: the registry, as a process, refuses it."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+import pytest
+
+from contracts import facts as f
+from contracts.envelope import plain, source_of
+from contracts.vocabulary import canonical_json
+from deploy.identity.key_folder import KeyFolder
+from shared.messaging.provision import provision
+from shared.runtime.process import child_command
+from testbed.attesters import attester_variables
+from testbed.servers import HARNESS, NatsServer, free_port
+from tests.integration.test_registry import Log
+from tests.kit import fakes_registry as k
+
+
+@pytest.fixture
+def keys(tmp_path):
+    keys = KeyFolder(tmp_path / "installation")
+    keys.prepare(["127.0.0.1"], datetime.now(UTC))
+    keys.set_team("shop", ["shop-bot", "faq-bot"])
+    keys.set_team("bank", ["bank-bot"])
+    for name in ("paula", "peter"):
+        keys.add(name, ["publisher", "approver"], team="shop")
+    return keys
+
+
+@contextlib.contextmanager
+def registry_process(server, keys, folder):
+    environment = {
+        **os.environ,
+        "SLIPWAY_NATS_URL": server.url,
+        "SLIPWAY_NATS_CREDENTIALS": str(keys.credential("registry")),
+        "SLIPWAY_NATS_CA": str(keys.authority),
+        "SLIPWAY_S3_ENDPOINT": f"127.0.0.1:{free_port()}",  # no store: what is refused needs none
+        "SLIPWAY_S3_CREDENTIALS": str(keys.store.credential("registry")),
+        "SLIPWAY_S3_CA": str(keys.authority),
+        "SLIPWAY_STATE_DIR": str(folder),
+        "SLIPWAY_HTTP_PORT": str(free_port()),
+        "SLIPWAY_TEAMS": str(keys.team_list),
+        "REGISTRY_SWEEP_S": "0.3",
+        **attester_variables(folder, "services.registry.main"),
+    }
+    with (folder / "registry.log").open("ab") as log:
+        command = child_command([sys.executable, "-m", "services.registry.main"])
+        child = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+
+
+async def send(client, name, fact, event_id, model):
+    event = k.event(fact, event_id, model=model, source=source_of(name))
+    await client.jetstream(timeout=5).publish(event.nats_subject, canonical_json(plain(event)))
+
+
+async def test_a_removed_member_and_a_model_that_moved_are_refused_though_the_bus_permits_them(keys, tmp_path):
+    server = NatsServer(tmp_path / "nats", keys)
+    server.start()
+    try:
+        provisioner = await server.connect("provisioner")
+        await provision(provisioner.jetstream(timeout=30))
+        await provisioner.close()
+        paula, peter, harness = [await server.connect(name) for name in ("paula", "peter", HARNESS)]
+        log = Log(harness.jetstream(timeout=10))
+        keys.remove("paula")  # the server does not read its configuration again
+        keys.set_team("shop", ["shop-bot"])
+        keys.set_team("bank", ["bank-bot", "faq-bot"])
+        with registry_process(server, keys, tmp_path):
+            await send(paula, "paula", k.ready(model="shop-bot"), "removed", "shop-bot")
+            await send(peter, "peter", k.ready(model="faq-bot"), "moved", "faq-bot")
+            await send(peter, "peter", k.ready(model="shop-bot", policy=None), "own", "shop-bot")
+            rejected = {e.causationid: e.data for e in await log.of(f.CheckpointRejected, 3, timeout_s=60)}
+            assert {cause: data.code for cause, data in rejected.items()} == {
+                "removed": "team_mismatch",
+                "moved": "team_mismatch",
+                "own": "policy_missing",  # it got past the check of the sender
+            }
+            assert "faq-bot belongs to team bank, and peter is no member of it." in rejected["moved"].reason
+            approval = k.approval(k.BASE_FOLDER.digest, "r-0123456789abcdef-1")
+            await send(paula, "paula", approval, "approved", "shop-bot")
+            (refused,) = await log.of(f.OrderRefused)
+            assert (refused.causationid, refused.data.code) == ("approved", "team_mismatch")
+        for client in (paula, peter, harness):
+            await client.close()
+    finally:
+        server.discard()
+
+
+def test_a_registry_that_cannot_read_the_list_does_not_start(keys, tmp_path):
+    keys.team_list.write_text("[")
+    nowhere = type("Nowhere", (), {"url": f"tls://127.0.0.1:{free_port()}"})
+    with registry_process(nowhere, keys, tmp_path) as child:
+        assert child.wait(60) == 1
+    assert "(SLIPWAY_TEAMS) cannot be read" in (tmp_path / "registry.log").read_text()
