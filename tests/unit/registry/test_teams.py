@@ -77,8 +77,9 @@ async def test_releases_under_way_count_over_all_models_of_a_team_and_not_over_o
     assert harness.opened(OTHER) == [1, 2]
 
 
-async def test_two_models_at_once_do_not_both_take_the_last_release(harness):
-    harness.out.teams = (shop(releases=1),)
+@pytest.mark.parametrize("quota", [{"releases": 1}, {"announcements_per_minute": 1}])
+async def test_two_models_at_once_do_not_both_take_what_is_left(harness, quota):
+    harness.out.teams = (shop(**quota),)
     stored = [harness.store(model) for model in (k.MODEL, OTHER)]
     await asyncio.gather(*(harness.announced(each) for each in stored))
     assert sorted([len(harness.opened(k.MODEL)), len(harness.opened(OTHER))]) == [0, 1]
