@@ -53,7 +53,7 @@ async def asdk(gateway):
 
 async def put_route(js, gateway, route: Route, bucket: str = "routes") -> None:
     """Write a route and wait until this gateway has it."""
-    bucket, headers = Bucket(js, bucket, Route), {"x-slipway-environment": ENVIRONMENTS[bucket]}
+    bucket, headers = Bucket(js, bucket, Route), {**gateway.headers, "x-slipway-environment": ENVIRONMENTS[bucket]}
     entry = await bucket.get(route.model)
     await (bucket.create(route.model, route) if entry is None else bucket.update(route.model, route, entry.revision))
     name = f"{route.model}@v{route.active.target.version}"
