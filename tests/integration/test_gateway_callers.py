@@ -132,9 +132,9 @@ async def test_hostile_bodies_give_no_5xx_and_no_record_against_the_target(js, g
 
 async def test_a_caller_that_does_not_read_is_dropped(js, gateway, toy, dial):
     body = json.dumps({"model": "toy", "prompt": "Once", "max_tokens": 2000, "stream": True}).encode()
-    callers = [dial() for _ in range(4)]
+    callers, presented = [dial() for _ in range(4)], f"Authorization: Bearer {gateway.key}"
     for caller in callers:
-        caller.sendall(head(len(body)) + body)
+        caller.sendall(head(len(body), presented) + body)
     try:
         records, _ = await telemetry(js, 4)
     except TimeoutError:
@@ -149,8 +149,9 @@ async def test_a_caller_that_does_not_read_is_dropped(js, gateway, toy, dial):
 
 async def test_slow_bodies_and_headers_block_no_other_caller(gateway, toy, dial):
     bodies, heads = [dial() for _ in range(10)], [dial() for _ in range(10)]
+    presented = f"Authorization: Bearer {gateway.key}"
     for caller in bodies:
-        caller.sendall(head(100) + b'{"mod')
+        caller.sendall(head(100, presented) + b'{"mod')
     for caller in heads:
         caller.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: ga")
     assert (await ask(gateway)).status_code == 200
