@@ -32,8 +32,8 @@ from contracts.provenance import ATTESTERS, AttesterKey
 from contracts.services import SERVICES
 from contracts.teams import Team, TeamQuota
 from contracts.vocabulary import IDENTITY_PATTERN, Environment
-from decisions.teams import models_of, owner_of, with_members
-from deploy.identity import bus_config
+from decisions.teams import models_of, narrowed, owner_of, with_members
+from deploy.identity import bus_config, operator_mode
 from deploy.identity.api_key_files import ApiKeyFiles
 from deploy.identity.attesters import AttesterKeys
 from deploy.identity.files import give_to_owner, make_folder, write_file, write_secret
@@ -261,7 +261,7 @@ class KeyFolder:
             before = self._known(name)
             if len(before.public_keys) > 1:
                 raise KeysRefused(f"{name} has two keys: withdraw the old one with `slipway keys retire {name}` first.")
-            self.store.rotate(name, self.identities())  # first: a rotation that was interrupted is refused from here on
+            self.store.rotate(name, self._narrowed())  # first: a rotation that was interrupted is refused from here on
             made = _make_key(name, self._next_credential(name))
             after = before.model_copy(update={"public_keys": (*before.public_keys, made)})
             self._store([after if identity.name == name else identity for identity in self.identities()])
@@ -278,7 +278,7 @@ class KeyFolder:
             before = self._known(name)
             if len(before.public_keys) == 1:
                 raise KeysRefused(f"{name} has one key only: make another with `slipway keys rotate {name}` first.")
-            self.store.retire(name, self.identities())  # first: it can be done again until the bus has one key, too
+            self.store.retire(name, self._narrowed())  # first: it can be done again until the bus has one key, too
             after = before.model_copy(update={"public_keys": before.public_keys[-1:]})
             self._store([after if identity.name == name else identity for identity in self.identities()])
             self.former_credential(name).unlink(missing_ok=True)
@@ -316,6 +316,12 @@ class KeyFolder:
         """Make a key of the API for a person or program that has none, beside those of `slipway keys issue`."""
         with self._alone():
             self.api_keys.ensure(name, environments, now)
+
+    def export(self, signing_key: Path, into: Path, *, now: datetime, account: str | None = None) -> list[Path]:
+        """Write credentials for a NATS in operator mode; see `operator_mode.export`."""
+        return operator_mode.export(
+            self._narrowed(), self.credential("").parent, signing_key, into, now=now, account=account
+        )
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -394,7 +400,12 @@ class KeyFolder:
             if "administrator" in identity.roles
         ]
         write_file(self.administrators, json.dumps(administrators, indent=1).encode() + b"\n")
-        self.store.sync(kept)
+        self.store.sync(narrowed(identity, owned) for identity in kept)
+
+    def _narrowed(self) -> list[Identity]:
+        """Return the identities with the models that they may act on now."""
+        owned = self.teams()
+        return [narrowed(identity, owned) for identity in self.identities()]
 
 
 def _hosts_of(certificate: Path) -> tuple[str, ...]:

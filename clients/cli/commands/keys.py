@@ -16,7 +16,6 @@ from contracts.identities import ROLES, Identity, Role
 from contracts.provenance import AttesterKey
 from contracts.teams import TeamQuota
 from deploy.identity.key_folder import KeyFolder, KeysRefused
-from deploy.identity.operator_mode import export
 from deploy.local.plan import keys_folder
 from deploy.local.state import StateFolder, reload_servers
 from shared.runtime.clock import SystemClock
@@ -289,11 +288,8 @@ def export_command(
 ) -> None:
     """Write credentials for a NATS in operator mode: each identity's permissions, signed by a key of the account."""
     keys = _keys(folder, state)
-    identities = _identities(keys)
-    now = SystemClock().now()
-    made = _attempt(
-        keys, lambda: export(identities, keys.credential("x").parent, signing_key, into, now=now, account=account)
-    )
+    _identities(keys)
+    made = _attempt(keys, lambda: keys.export(signing_key, into, now=SystemClock().now(), account=account))
     show_line(f"{len(made)} credentials are in {into}; the server needs max_control_line: 64KB")
 
 
