@@ -15,7 +15,6 @@ the object store in `deploy.identity.store_keys`.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -36,7 +35,7 @@ from decisions.teams import models_of, narrowed, owner_of, with_members
 from deploy.identity import bus_config, operator_mode
 from deploy.identity.api_key_files import ApiKeyFiles
 from deploy.identity.attesters import AttesterKeys
-from deploy.identity.files import give_to_owner, make_folder, write_file, write_secret
+from deploy.identity.files import locked, make_folder, write_file, write_secret
 from deploy.identity.store_internal import prepare_internal
 from deploy.identity.store_keys import StoreKeys
 
@@ -326,15 +325,9 @@ class KeyFolder:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Hold the folder's lock, so that two changes at once both take effect; complete what was interrupted."""
-        lock = self.path / "lock"
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            give_to_owner(lock, self.path)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with locked(self.path):
             self._resume()
             yield
-        finally:
-            os.close(handle)
 
     def _resume(self) -> None:
         """Complete or undo what a crash interrupted: the listing says which keys are accepted."""

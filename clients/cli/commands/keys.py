@@ -6,7 +6,8 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from clients.cli.audit_facts import Journal, publish_journal
+from clients.cli.audit_facts import publish_journal
+from clients.cli.change_journal import Journal
 from clients.cli.commands.api_keys import IdArgument, Listing, as_plain, issue, read_issued, revoke_key, show_issued
 from clients.cli.connection import JsonOption, StateOption
 from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_table
@@ -324,8 +325,12 @@ def _change(
     """Change keys, and note the change for the audit log; return their folder, and when the change takes effect."""
     keys = _keys(folder, state)
     _identities(keys)
-    _attempt(keys, lambda: change(keys))
-    _attempt(keys, lambda: Journal(keys.path).add(action, name, _described(keys, name)))
+
+    def noted_change() -> None:
+        with Journal(keys.path).noting(action, name, lambda: _described(keys, name), KeysRefused):
+            change(keys)
+
+    _attempt(keys, noted_change)
     effect = NOW if _reload(keys) else LATER
     if keys.path == keys_folder(keys.path.parent):
         publish_journal(keys.path, keys.path.parent)
