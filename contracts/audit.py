@@ -64,6 +64,7 @@ class AuditTail(StoredRecord):
         head: Digest of the last entry.
         anchor: Digest of the envelope that signs the segment before; None before the first.
         cursors: The last message that was read, by source.
+        signature: The envelope by which the registry signs the head and this record.
     """
 
     SCHEMA_VERSION: ClassVar[int] = 1
@@ -75,3 +76,4 @@ class AuditTail(StoredRecord):
     head: Digest = GENESIS
     anchor: Digest | None = None
     cursors: dict[str, int] = Field(default_factory=dict)
+    signature: str | None = None

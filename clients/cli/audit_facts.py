@@ -1,7 +1,6 @@
 """Publishes what a command changed that leaves no event of its own: keys, policies, dead letters."""
 
 import asyncio
-import json
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import nats.errors
 from nats.js import JetStreamContext
 from pydantic import BaseModel
 
+from clients.cli.change_journal import Journal, Noted
 from clients.cli.connection import StackAddress, connected, find_stack, sender_of
 from clients.cli.output import CommandError, warn
 from contracts.envelope import ID_NAMESPACE, Event, source_of
@@ -76,43 +76,19 @@ def publish_journal(folder: Path, state: Path) -> None:
         folder: The folder of keys.
         state: The state folder of the stack whose keys they are.
     """
-    journal = Journal(folder)
-    waiting = journal.waiting()
-    if not waiting:
-        return
+    journal, waiting = Journal(folder), 0
     try:
-        asyncio.run(_publish(find_stack(state), journal, waiting))
+        noted = journal.waiting()
+        waiting = len(noted)
+        if noted:
+            asyncio.run(_publish(find_stack(state), journal, noted))
     except (CommandError, SlipwayError, OSError, TimeoutError, nats.errors.Error) as error:
-        warn(f"{len(waiting)} changes of keys wait for the audit log, until a command reaches the bus ({error})")
+        what = f"{waiting} changes of keys wait" if waiting else f"the changes in {journal.path} wait"
+        warn(f"{what} for the audit log, until a command reaches the bus ({error})")
 
 
-async def _publish(stack: StackAddress, journal: "Journal", waiting: Sequence[AuditRecorded]) -> None:
+async def _publish(stack: StackAddress, journal: Journal, noted: Sequence[Noted]) -> None:
     async with connected(stack) as client:
-        for fact in waiting:
-            await publish_event(client.jetstream(timeout=10), change_event(sender_of(stack), fact))
-            journal.published(1)
-
-
-class Journal:
-    """Changes of a folder of keys that the bus does not know yet, as JSON lines beside the keys."""
-
-    def __init__(self, folder: Path) -> None:
-        """Take the folder of keys."""
-        self._path = folder / "changes.jsonl"
-
-    def add(self, action: str, about: str, details: dict[str, Any]) -> None:
-        """Note a change that was made."""
-        fact = AuditRecorded(action=action, about=about, occurred_at=SystemClock().now(), details=details)
-        with self._path.open("a") as lines:
-            lines.write(fact.model_dump_json() + "\n")
-        self._path.chmod(0o600)
-
-    def waiting(self) -> list[AuditRecorded]:
-        """Return the changes that are not published, the oldest first."""
-        lines = self._path.read_text().splitlines() if self._path.is_file() else []
-        return [AuditRecorded.model_validate(json.loads(line)) for line in lines if line]
-
-    def published(self, count: int) -> None:
-        """Remove the oldest changes."""
-        rest = self._path.read_text().splitlines(keepends=True)[count:]
-        self._path.write_text("".join(rest))
+        for each in noted:
+            await publish_event(client.jetstream(timeout=10), change_event(sender_of(stack), each.fact))
+            journal.published(each)

@@ -126,6 +126,27 @@ async def last_event(js: JetStreamContext, fact: type[Fact], model: str) -> Even
     return parse(message.subject or "", message.data or b"")
 
 
+async def answer_to(js: JetStreamContext, fact: type[Fact], model: str, order_id: str, after: int) -> Event[Any] | None:
+    """Return the event of a type that names an order, whatever other orders of the model were answered; None if none.
+
+    Args:
+        js: The bus.
+        fact: A type with an `order_id`.
+        model: The model of the order.
+        order_id: The order.
+        after: The last sequence of the events before the order was published.
+    """
+    while True:
+        try:
+            message = await js.get_msg(EVENTS, after + 1, subject=nats_subject(fact.TYPE, model, "*"), next=True)
+        except NotFoundError:
+            return None
+        event = parse(message.subject or "", message.data or b"")
+        if event is not None and event.data.order_id == order_id:
+            return event
+        after = message.seq or after + 1
+
+
 def streams_of(where: EventFilter | None) -> tuple[str, ...]:
     """Return the streams to read: events of services are all in one."""
     return STREAMS if where is None else (EVENTS,)

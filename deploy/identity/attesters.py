@@ -9,13 +9,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import TypeAdapter
 
 from contracts.provenance import ATTESTERS, AttesterKey
 from deploy.identity.files import make_folder, write_file
-from shared.provenance.envelopes import listed
+from shared.provenance.envelopes import key_id, listed, public_pem
 
 _KEYS = TypeAdapter(tuple[AttesterKey, ...])
 
@@ -41,12 +42,11 @@ class AttesterKeys:
         return _KEYS.validate_json(self.listing.read_bytes()) if self.listing.is_file() else ()
 
     def prepare(self, now: datetime) -> None:
-        """Make a key for each service that attests and has none."""
+        """Make a key for each service that attests and has none that counts, also after an interrupted change."""
         make_folder(self.private_key("").parent)
         make_folder(self.listing.parent, mode=0o755)
-        known = {key.attester for key in self.entries() if _is_current(key)}
         for name in ATTESTERS:
-            if name not in known:
+            if self._in_use(name) is None:
                 self._add(name, now)
 
     def rotate(self, name: str, now: datetime) -> AttesterKey:
@@ -54,32 +54,45 @@ class AttesterKeys:
         return self._add(name, now)
 
     def retire(self, name: str, now: datetime) -> AttesterKey:
-        """Retire all keys of a service but the newest: what they attested until now stays accepted.
+        """Retire all keys of a service but the one in its file: what they attested until now stays accepted.
+
+        The key in the file is the newest one, except after a rotation that was interrupted.
 
         Raises:
             ValueError: It has one key only.
         """
-        *before, newest = [key for key in self.entries() if key.attester == name]
-        retired = {key.key_id for key in before if _is_current(key)}
+        own = [key for key in self.entries() if key.attester == name]
+        kept = self._in_use(name) or own[-1]
+        retired = {key.key_id for key in own if _is_current(key)} - {kept.key_id}
         if not retired:
             msg = (
                 f"{name} attests with one key only: make another with `slipway keys rotate {name} --attestation` first."
             )
             raise ValueError(msg)
         self._store([_dated(key, retired_at=now) if key.key_id in retired else key for key in self.entries()])
-        return newest
+        return kept
 
     def revoke(self, name: str, now: datetime) -> AttesterKey:
         """Withdraw all keys of a service, whatever they have signed, and make it a new one."""
         self._store([_dated(key, revoked_at=now) if key.attester == name else key for key in self.entries()])
         return self._add(name, now)
 
+    def _in_use(self, name: str) -> AttesterKey | None:
+        """Return the listed key of a service's private file; None if there is none, or it is retired or revoked."""
+        file = self.private_key(name)
+        if not file.is_file():
+            return None
+        try:
+            private = serialization.load_pem_private_key(file.read_bytes(), password=None)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            return None
+        identifier = key_id(public_pem(private.public_key()))
+        own = (key for key in self.entries() if key.attester == name and key.key_id == identifier)
+        return next((key for key in own if _is_current(key)), None)
+
     def _add(self, name: str, now: datetime) -> AttesterKey:
         private = ec.generate_private_key(ec.SECP256R1())
-        public = private.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-        made = listed(name, public.decode(), valid_from=now)
+        made = listed(name, public_pem(private.public_key()), valid_from=now)
         self._store([*self.entries(), made])  # first: a service that signs with a key that is not listed yet is refused
         secret = private.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

@@ -15,7 +15,6 @@ the object store in `deploy.identity.store_keys`.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -32,11 +31,11 @@ from contracts.provenance import ATTESTERS, AttesterKey
 from contracts.services import SERVICES
 from contracts.teams import Team, TeamQuota
 from contracts.vocabulary import IDENTITY_PATTERN, Environment
-from decisions.teams import models_of, owner_of, with_members
-from deploy.identity import bus_config
+from decisions.teams import models_of, narrowed, owner_of, with_members
+from deploy.identity import bus_config, operator_mode
 from deploy.identity.api_key_files import ApiKeyFiles
 from deploy.identity.attesters import AttesterKeys
-from deploy.identity.files import give_to_owner, make_folder, write_file, write_secret
+from deploy.identity.files import locked, make_folder, write_file, write_secret
 from deploy.identity.store_internal import prepare_internal
 from deploy.identity.store_keys import StoreKeys
 
@@ -261,7 +260,7 @@ class KeyFolder:
             before = self._known(name)
             if len(before.public_keys) > 1:
                 raise KeysRefused(f"{name} has two keys: withdraw the old one with `slipway keys retire {name}` first.")
-            self.store.rotate(name, self.identities())  # first: a rotation that was interrupted is refused from here on
+            self.store.rotate(name, self._narrowed())  # first: a rotation that was interrupted is refused from here on
             made = _make_key(name, self._next_credential(name))
             after = before.model_copy(update={"public_keys": (*before.public_keys, made)})
             self._store([after if identity.name == name else identity for identity in self.identities()])
@@ -278,7 +277,7 @@ class KeyFolder:
             before = self._known(name)
             if len(before.public_keys) == 1:
                 raise KeysRefused(f"{name} has one key only: make another with `slipway keys rotate {name}` first.")
-            self.store.retire(name, self.identities())  # first: it can be done again until the bus has one key, too
+            self.store.retire(name, self._narrowed())  # first: it can be done again until the bus has one key, too
             after = before.model_copy(update={"public_keys": before.public_keys[-1:]})
             self._store([after if identity.name == name else identity for identity in self.identities()])
             self.former_credential(name).unlink(missing_ok=True)
@@ -317,18 +316,18 @@ class KeyFolder:
         with self._alone():
             self.api_keys.ensure(name, environments, now)
 
+    def export(self, signing_key: Path, into: Path, *, now: datetime, account: str | None = None) -> list[Path]:
+        """Write credentials for a NATS in operator mode; see `operator_mode.export`."""
+        return operator_mode.export(
+            self._narrowed(), self.credential("").parent, signing_key, into, now=now, account=account
+        )
+
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Hold the folder's lock, so that two changes at once both take effect; complete what was interrupted."""
-        lock = self.path / "lock"
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            give_to_owner(lock, self.path)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with locked(self.path):
             self._resume()
             yield
-        finally:
-            os.close(handle)
 
     def _resume(self) -> None:
         """Complete or undo what a crash interrupted: the listing says which keys are accepted."""
@@ -394,7 +393,12 @@ class KeyFolder:
             if "administrator" in identity.roles
         ]
         write_file(self.administrators, json.dumps(administrators, indent=1).encode() + b"\n")
-        self.store.sync(kept)
+        self.store.sync(narrowed(identity, owned) for identity in kept)
+
+    def _narrowed(self) -> list[Identity]:
+        """Return the identities with the models that they may act on now."""
+        owned = self.teams()
+        return [narrowed(identity, owned) for identity in self.identities()]
 
 
 def _hosts_of(certificate: Path) -> tuple[str, ...]:

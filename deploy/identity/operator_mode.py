@@ -29,7 +29,7 @@ def export(
     """Write `NAME.creds` for each identity whose secret is in a folder of credentials; return the files.
 
     Args:
-        identities: Who may connect.
+        identities: Who may connect, with the models that they may act on now (`decisions.teams.narrowed`).
         credentials: The folder with `NAME.nk`.
         signing_key: File with the seed (`SA…`) of the account, or of one of its signing keys.
         into: A folder, which is made.

@@ -47,6 +47,9 @@ class Segments(Protocol):
             Permanent: `digest_mismatch` if another segment is there.
         """
 
+    def sign(self, tail: AuditTail) -> str:
+        """Return the envelope that signs where a log ends."""
+
 
 @dataclass(frozen=True)
 class AuditWriter:
@@ -111,6 +114,7 @@ class AuditWriter:
         return append(tail, items, {source.name: cursor}) if items else tail
 
     async def _write(self, tail: AuditTail, before: Entry[AuditTail] | None) -> None:
+        tail = tail.model_copy(update={"signature": self.segments.sign(tail)})
         if before is None:
             await self.tail.create(KEY, tail)
         else:

@@ -12,12 +12,15 @@ from contracts.audit import GENESIS, PREFIX, AuditEntry, AuditTail
 from contracts.provenance import AttesterKey
 from contracts.vocabulary import Digest, canonical_json, digest_of
 from decisions.audit import assess_chain, digest_of_entry, line_of
-from decisions.provenance import Problem, assess_link
+from decisions.provenance import Problem, assess_key, assess_link, find_key
 from shared.errors import Permanent
-from shared.provenance.envelopes import Attester, Subjects, open_envelope
+from shared.provenance.envelopes import Attester, Signed, Subjects, open_envelope
 from shared.storage.blobs import AlreadyExists, Store
 
 _SEGMENT = re.compile(rf"{re.escape(PREFIX)}([0-9]{{6}})\.jsonl", re.ASCII)
+_HEAD, _RECORD = "audit/head", "audit/tail"
+"""Names of what an envelope signs that is about the end of the log."""
+_NEWEST = "the newest entries"
 
 
 def segment_key(number: int) -> str:
@@ -49,6 +52,16 @@ def put_segment(store: Store, attester: Attester, tail: AuditTail) -> Digest:
     return digest_of(envelope)
 
 
+def sign_tail(attester: Attester, tail: AuditTail) -> str:
+    """Return the envelope that signs where a log ends, and the record of what is not in a segment yet."""
+    about = Subjects(named={_HEAD: tail.head, _RECORD: _digest_of_record(tail)}, number=tail.count)
+    return attester.sign("audit", about).decode()
+
+
+def _digest_of_record(tail: AuditTail) -> Digest:
+    return digest_of(canonical_json(tail.model_dump(mode="json", exclude={"signature"})))
+
+
 def _body(entries: Iterable[AuditEntry]) -> bytes:
     return b"".join(line_of(entry) + b"\n" for entry in entries)
 
@@ -61,6 +74,7 @@ class AuditReading:
         keys: The listed keys of attesters.
         entries: What could be read, in the order of the log.
         problems: What is wrong, the first first; empty if the log is whole.
+        distrusted: What is signed by a key that was revoked later, and is whole otherwise.
         head: Digest of the last entry.
         anchor: Digest of the last segment's envelope.
         segments: How many segments were read.
@@ -69,9 +83,11 @@ class AuditReading:
     keys: Sequence[AttesterKey]
     entries: list[AuditEntry] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    distrusted: list[str] = field(default_factory=list)
     head: Digest = GENESIS
     anchor: Digest | None = None
     segments: int = 0
+    _counted: bool = False
 
     def segment(self, data: bytes) -> None:
         """Read the next segment: its entries, and its anchor in the last line."""
@@ -85,10 +101,8 @@ class AuditReading:
             self.problems.append(f"{key}: its last line is no anchor: the segment was cut off.")
             self.anchor = None
             return
-        opened = open_envelope(envelope, self.keys)
-        if isinstance(opened, Problem):
-            self.problems.append(f"{key}: {opened.reason}")
-        else:
+        opened = self._open(envelope, key)
+        if opened is not None:
             wrong = assess_link(opened.claim, number=number, previous=self.anchor)
             if wrong is not None:
                 self.problems.append(f"{key}: {wrong.reason}")
@@ -97,6 +111,45 @@ class AuditReading:
             ):
                 self.problems.append(f"{key}: its entries are not those that were signed.")
         self.anchor = digest_of(envelope)
+
+    def _open(self, envelope: bytes, what: str) -> Signed | None:
+        """Return what an envelope signs, also with a key that was revoked since; note that, or what is wrong with it.
+
+        A revoked key signs nothing after one that counts: the registry has its successor by then.
+        """
+        opened = open_envelope(envelope, [key.model_copy(update={"revoked_at": None}) for key in self.keys])
+        if isinstance(opened, Problem):
+            self.problems.append(f"{what}: {opened.reason}")
+            return None
+        key = find_key(self.keys, opened.key.key_id)
+        revoked = assess_key(key, opened.claim)
+        if revoked is None:
+            self._counted = True
+        elif self._counted:
+            self.problems.append(f"{what}: {revoked.reason} An earlier segment is signed by its successor.")
+        else:
+            self.distrusted.append(f"{what} is signed by a revoked key: {revoked.reason}")
+        return opened
+
+    def end(self, signature: str | None, *, count: int, record: Digest | None = None) -> None:
+        """Compare where the log ends with what the registry signed.
+
+        Args:
+            signature: The envelope; None if there is none.
+            count: Index of the last entry.
+            record: Digest of the record of what is in no segment; None if it is not known.
+        """
+        if signature is None:
+            if count:
+                self.problems.append(f"{_NEWEST}: the end of the log is not signed.")
+            return
+        opened = self._open(signature.encode(), _NEWEST)
+        if opened is None:
+            return
+        signed = {subject.name: f"sha256:{subject.digest['sha256']}" for subject in opened.statement.subject}
+        same = signed.get(_HEAD) == self.head and record in (None, signed.get(_RECORD))
+        if opened.claim.step != "audit" or opened.claim.number != count or not same:
+            self.problems.append(f"{_NEWEST}: they are not those that the registry signed.")
 
     def tail(self, tail: AuditTail) -> None:
         """Read what is not in a segment yet, and compare with where the log says that it ends."""
@@ -108,13 +161,14 @@ class AuditReading:
             self.problems.append(f"{there}: segments were removed or added.")
         elif self.anchor != tail.anchor:
             self.problems.append(f"{segment_key(self.segments)} is not signed by the envelope that the log names.")
-        self._chain(entries, "the newest entries")
+        self._chain(entries, _NEWEST)
         if not self.problems and (self._index(), self.head) != (tail.count, tail.head):
             self.problems.append(f"The log ends with entry {tail.count}, entry {self._index()} is the last one there.")
+        self.end(tail.signature, count=tail.count, record=_digest_of_record(tail))
 
     def line(self, line: bytes) -> None:
         """Read an entry that is in no segment, of an exported log."""
-        self._lines([line], "the newest entries")
+        self._lines([line], _NEWEST)
 
     def _lines(self, lines: Sequence[bytes], where: str) -> None:
         entries: list[AuditEntry] = []
@@ -162,15 +216,15 @@ def export_log(store: Store, tail: AuditTail, segments: int) -> bytes:
     """Return the log as JSON lines: the segments as they are, the newest entries, and a line with the end."""
     parts = [store.find(segment_key(number)) or b"" for number in range(1, segments + 1)]
     entries = tail.entries[tail.sealing :] if tail.sealing and segments == tail.segment else tail.entries
-    end = {"end": {"count": tail.count, "head": tail.head, "segments": segments}}
+    end = {"end": {"count": tail.count, "head": tail.head, "segments": segments, "signature": tail.signature}}
     return b"".join(parts) + _body(entries) + canonical_json(end) + b"\n"
 
 
 def read_export(data: bytes, keys: Sequence[AttesterKey]) -> AuditReading:
     """Return an exported log, verified without bus and store.
 
-    Entries after the last anchor are chained and not signed: who changes the file can cut them off, with a new end.
-    Keep its last digest elsewhere to find that out.
+    Who has an older export can take its end, and cut off what came later. Keep the last digest elsewhere to find
+    that out.
     """
     reading = AuditReading(keys)
     lines: list[bytes] = []
@@ -191,10 +245,13 @@ def read_export(data: bytes, keys: Sequence[AttesterKey]) -> AuditReading:
         "head": reading.head,
         "segments": reading.segments,
     }
+    signature = end.pop("signature", None) if isinstance(end, dict) else None
     if end is None:
         reading.problems.append("The file has no end: lines were cut off.")
     elif end != last and not reading.problems:
         described = f"entry {last['count']} and {reading.segments} signed segments"
         named = f"entry {end.get('count')} and {end.get('segments')}"
         reading.problems.append(f"The file ends with {described}, its last line names {named}.")
+    else:
+        reading.end(signature if isinstance(signature, str) else None, count=len(reading.entries))
     return reading

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from pydantic import TypeAdapter, ValidationError
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import UnverifiedSignatureError
@@ -72,7 +73,7 @@ class Attester:
             msg = f"the attestation key of {name} is no ECDSA key on the curve P-256: make it with `slipway keys init`"
             raise ValueError(msg)  # noqa: TRY004 - the file is wrong, not a type in the program
         self.name = name
-        self.public_key = _public_pem(key.public_key())
+        self.public_key = public_pem(key.public_key())
         self.key_id = key_id(self.public_key)
         self._clock = clock
         self._signer = CryptoSigner(key, _public(self.key_id, self.public_key))
@@ -231,5 +232,6 @@ def _public(identifier: str, pem: str) -> SSlibKey:
     return SSlibKey(identifier, "ecdsa", "ecdsa-sha2-nistp256", {"public": pem})
 
 
-def _public_pem(key: ec.EllipticCurvePublicKey) -> str:
+def public_pem(key: PublicKeyTypes) -> str:
+    """Return a public key as lists of keys contain it."""
     return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()

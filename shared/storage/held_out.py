@@ -10,7 +10,7 @@ from contracts.manifests import (
     VariantManifest,
     VersionManifest,
 )
-from contracts.vocabulary import ArtifactRef, canonical_json
+from contracts.vocabulary import ArtifactRef, canonical_json, digest_of
 from shared.errors import Permanent
 from shared.storage.blobs import Store, blob_key, manifest_key
 
@@ -63,7 +63,8 @@ def erase_text(store: Store, model: str, version: int, kind: Literal["held-out",
         kind: `held-out`: what its variants were measured on. `evaluation`: its evaluation set.
 
     Raises:
-        Permanent: `artifact_not_found` if there is no such version.
+        Permanent: `artifact_not_found` if there is no such version, `digest_mismatch` if the list of an evaluation
+            set's files is not the one that its digest names; nothing of it is erased then.
         Transient: `store_unavailable`.
     """
     data = store.find(f"versions/{model}/{version}/manifest.json")
@@ -82,7 +83,11 @@ def erase_text(store: Store, model: str, version: int, kind: Literal["held-out",
 
 def _erase_set(store: Store, prefix: str, digest: str) -> None:
     """Erase a set of texts that was uploaded with a checkpoint: the files of its folder, or the one file that it is."""
-    folder = store.find(manifest_key("folder", digest, prefix))
+    key = manifest_key("folder", digest, prefix)
+    folder = store.find(key)
+    if folder is not None and digest_of(folder) != digest:
+        reason = f"{key} is {digest_of(folder)}: nothing that it lists is erased. Restore the object, and order again."
+        raise Permanent("digest_mismatch", reason)
     files = (
         FolderManifest.model_validate_json(folder).files
         if folder is not None

@@ -222,6 +222,55 @@ async def test_a_log_that_a_stranger_wrote_anew_is_found(whole, tmp_path):
     assert "not listed" in reading.problems[0]
 
 
+async def test_segments_by_a_revoked_key_are_told_apart_from_tampering(whole):
+    keys = attester_keys(whole.keys)
+    keys.revoke("registry", SystemClock().now())
+    await orders(whole, 1, prefix="after")  # the registry is restarted with its new key, and seals a segment
+    await whole.write()
+    reading = await whole.read()
+    assert (reading.problems, reading.segments) == ([], 4)
+    assert [each.split(" ")[0] for each in reading.distrusted] == [segment_key(number) for number in (1, 2, 3)]
+    data = whole.store.find(segment_key(2))
+    for change, named in TAMPERING.values():
+        overwrite(whole.store, segment_key(2), change(data))
+        assert named in (await whole.read()).problems[0]
+    overwrite(whole.store, segment_key(2), data)
+    assert read_export(export_log(whole.store, await whole.tail(), 4), trust(whole.keys).keys()).problems == []
+
+
+async def test_a_segment_by_a_revoked_key_after_one_by_its_successor_is_tampering(whole, monkeypatch):
+    old = attester(whole.keys, "registry")
+    attester_keys(whole.keys).revoke("registry", SystemClock().now())
+    await orders(whole, 1, prefix="after")
+    await whole.write()
+    monkeypatch.setattr(domain, "SEGMENT_ENTRIES", 64)
+    await orders(whole, 2, prefix="later")
+    await whole.write()
+    tail = await whole.tail()
+    await StoredSegments(whole.store, old).put(tail.model_copy(update={"sealing": len(tail.entries)}))
+    assert any("audit/000005.jsonl" in each and "revoked" in each for each in (await whole.read()).problems)
+
+
+async def test_entries_that_are_not_sealed_cannot_be_written_with_the_bucket_alone(whole):
+    keys = trust(whole.keys).keys()
+    tail = await whole.tail()
+    item = domain.missing_item(domain.SOURCES[0], 1, 1, SystemClock().now())
+    sealed = tail.model_copy(update={"entries": (), "count": 9, "head": tail.entries[0].previous})
+    for forged in (
+        domain.append(tail, [item], {}),
+        domain.append(sealed, [item], {}),
+        sealed,
+        tail.model_copy(update={"cursors": {**tail.cursors, "orders": 99}}),
+        tail.model_copy(update={"signature": None}),
+    ):
+        assert "newest entries" in read_log(whole.store, forged, keys).problems[0]
+        assert read_export(export_log(whole.store, forged, 3), keys).problems != [] or forged.head == tail.head
+    stranger = StoredSegments(whole.store, attester(whole.keys, "merger"))
+    signed = domain.append(tail, [item], {})
+    signed = signed.model_copy(update={"signature": stranger.sign(signed)})
+    assert "may not attest audit" in read_log(whole.store, signed, keys).problems[0]
+
+
 async def test_another_segment_at_the_next_place_stops_the_log_instead_of_being_taken(whole, monkeypatch):
     overwrite(whole.store, segment_key(4), b'{"forged":1}\n{"anchor":{}}\n')
     await orders(whole, 1, prefix="next")

@@ -10,7 +10,7 @@ import typer
 
 from clients.cli.audit_facts import publish_journal
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
-from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
+from clients.cli.output import CommandError, Exit, show_json, show_line, show_table, warn
 from clients.cli.parsing import parse_duration
 from clients.cli.version_records import open_store
 from contracts.audit import AuditEntry, AuditTail
@@ -138,6 +138,10 @@ def _row(entry: AuditEntry, stated: dict[int, str]) -> tuple[Any, ...]:
 
 
 def _end(reading: AuditReading, what: str) -> None:
+    if reading.distrusted:
+        more = f" ({len(reading.distrusted) - 1} more)" if len(reading.distrusted) > 1 else ""
+        advice = "who had the key could have written them: compare with an export from before"
+        warn(f"{what} has parts by revoked keys: {reading.distrusted[0]}{more}; {advice}")
     if reading.problems:
         more = f" ({len(reading.problems) - 1} more)" if len(reading.problems) > 1 else ""
         raise CommandError(f"{what} was tampered with: {reading.problems[0]}{more}", Exit.FAILED)

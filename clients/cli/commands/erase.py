@@ -5,12 +5,13 @@ from typing import Annotated
 
 import typer
 
-from clients.cli.commands.orders import EXPIRES, ExpiresOption, expires_at, order, refusal
+from clients.cli.commands.orders import EXPIRES, ExpiresOption, expires_at, order
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
-from clients.cli.event_log import last_event
+from clients.cli.event_log import answer_to, last_sequences
 from clients.cli.output import CommandError, show_json, show_line
 from clients.cli.version_records import parse_version
-from contracts.facts import ErasureOrdered, OrderAccepted
+from contracts.facts import ErasureOrdered, OrderAccepted, OrderRefused
+from contracts.services import EVENTS
 from shared.messaging.publishing import publish_event
 
 WAIT_S, POLL_S = 30.0, 0.2
@@ -51,15 +52,16 @@ async def _erase(stack: StackAddress, model: str, fact: ErasureOrdered) -> list[
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
         published = order(sender_of(stack), model, None, fact)
+        after = (await last_sequences(js))[EVENTS]
         await publish_event(js, published)
         deadline = asyncio.get_running_loop().time() + WAIT_S
         while asyncio.get_running_loop().time() < deadline:
-            accepted = await last_event(js, OrderAccepted, model)
-            if accepted is not None and accepted.data.order_id == published.id:
+            accepted = await answer_to(js, OrderAccepted, model, published.id, after)
+            if accepted is not None:
                 digests: list[str] = accepted.data.details.get("digests", [])
                 return digests
-            refused = await refusal(js, published)
+            refused = await answer_to(js, OrderRefused, model, published.id, after)
             if refused is not None:
-                raise CommandError(f"the order was refused: {refused.code}: {refused.reason}")
+                raise CommandError(f"the order was refused: {refused.data.code}: {refused.data.reason}")
             await asyncio.sleep(POLL_S)
     raise CommandError(f"the order {published.id} was published and not answered within {WAIT_S:g} s; see `slipway ps`")

@@ -6,7 +6,8 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from clients.cli.audit_facts import Journal, publish_journal
+from clients.cli.audit_facts import publish_journal
+from clients.cli.change_journal import Journal
 from clients.cli.commands.api_keys import IdArgument, Listing, as_plain, issue, read_issued, revoke_key, show_issued
 from clients.cli.connection import JsonOption, StateOption
 from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_table
@@ -16,7 +17,6 @@ from contracts.identities import ROLES, Identity, Role
 from contracts.provenance import AttesterKey
 from contracts.teams import TeamQuota
 from deploy.identity.key_folder import KeyFolder, KeysRefused
-from deploy.identity.operator_mode import export
 from deploy.local.plan import keys_folder
 from deploy.local.state import StateFolder, reload_servers
 from shared.runtime.clock import SystemClock
@@ -289,11 +289,8 @@ def export_command(
 ) -> None:
     """Write credentials for a NATS in operator mode: each identity's permissions, signed by a key of the account."""
     keys = _keys(folder, state)
-    identities = _identities(keys)
-    now = SystemClock().now()
-    made = _attempt(
-        keys, lambda: export(identities, keys.credential("x").parent, signing_key, into, now=now, account=account)
-    )
+    _identities(keys)
+    made = _attempt(keys, lambda: keys.export(signing_key, into, now=SystemClock().now(), account=account))
     show_line(f"{len(made)} credentials are in {into}; the server needs max_control_line: 64KB")
 
 
@@ -328,8 +325,12 @@ def _change(
     """Change keys, and note the change for the audit log; return their folder, and when the change takes effect."""
     keys = _keys(folder, state)
     _identities(keys)
-    _attempt(keys, lambda: change(keys))
-    _attempt(keys, lambda: Journal(keys.path).add(action, name, _described(keys, name)))
+
+    def noted_change() -> None:
+        with Journal(keys.path).noting(action, name, lambda: _described(keys, name), KeysRefused):
+            change(keys)
+
+    _attempt(keys, noted_change)
     effect = NOW if _reload(keys) else LATER
     if keys.path == keys_folder(keys.path.parent):
         publish_journal(keys.path, keys.path.parent)

@@ -14,7 +14,7 @@ from contracts.vocabulary import Digest
 from decisions.audit import Source, item_of, revision_item, unreadable_item
 from shared.errors import Permanent
 from shared.messaging.events import parse_event
-from shared.provenance.audit_log import put_segment
+from shared.provenance.audit_log import put_segment, sign_tail
 from shared.provenance.envelopes import Attester
 from shared.storage.blobs import Store
 
@@ -61,3 +61,7 @@ class StoredSegments:
     async def put(self, tail: AuditTail) -> Digest:
         """Write what a log seals, signed, create-only; return the digest of the envelope that signs it."""
         return await asyncio.to_thread(put_segment, self._store, self._attester, tail)
+
+    def sign(self, tail: AuditTail) -> str:
+        """Return the envelope that signs where a log ends."""
+        return sign_tail(self._attester, tail)

@@ -1,12 +1,16 @@
 """Teams in a folder of keys: who belongs to one acts on its models only, and a model belongs to one team at most."""
 
+import base64
 import json
+import os
 
+import nkeys
 import pytest
 
 from contracts.facts import ApprovalGranted, CheckpointReady, RollbackOrdered
 from contracts.teams import TeamQuota
 from decisions.bus_permissions import permissions_of
+from decisions.store_permissions import access_of
 from decisions.teams import find_foreign, narrowed
 from deploy.identity.key_folder import KeyFolder, KeysRefused
 from shared.runtime.clock import SystemClock
@@ -81,6 +85,62 @@ def test_what_would_break_the_rules_of_teams_is_refused(keys):
         with pytest.raises(KeysRefused, match=reason):
             change()
     assert [team.models for team in keys.teams()] == [("shop-bot", "faq-bot"), ("bank-bot",)]
+
+
+def store_policy(keys, name):
+    """Return what an identity may put and read in the store, as beginnings of keys; None without a policy."""
+    policies = {each["name"]: json.loads(each["content"]) for each in json.loads(_config(keys))["policies"]}
+    if name not in policies:
+        return None
+    allowed = {"s3:PutObject": set(), "s3:GetObject": set()}
+    for statement in policies[name]["Statement"]:
+        for action in allowed.keys() & set(statement["Action"]):
+            allowed[action] |= {each.split("/", 1)[1].rstrip("*") for each in statement["Resource"]}
+    return allowed["s3:PutObject"], allowed["s3:GetObject"]
+
+
+def _config(keys):
+    return keys.store.server_config.read_text()
+
+
+def test_a_members_key_of_the_store_opens_checkpoints_of_the_team_only(keys):
+    keys.add("quinn", ["publisher", "operator"], team="shop")
+    keys.add("piet", ["publisher"], ["faq-bot"], team="shop")
+    keys.add("olga", ["publisher"])
+    assert store_policy(keys, "quinn")[0] == {"checkpoints/shop-bot/", "checkpoints/faq-bot/"}
+    assert store_policy(keys, "piet")[0] == {"checkpoints/faq-bot/"}
+    assert "checkpoints/" in store_policy(keys, "olga")[0]
+    keys.set_team("shop", ["new-bot"])
+    assert store_policy(keys, "quinn")[0] == {"checkpoints/new-bot/"}
+    puts, reads = store_policy(keys, "piet")
+    assert puts == set()
+    assert not any(each.startswith("checkpoints/") for each in reads)
+
+
+@pytest.mark.parametrize("change", ["rotate", "retire"])
+def test_another_key_of_a_member_opens_no_more_than_the_one_before(keys, change):
+    keys.add("paula", ["publisher"], team="shop")
+    keys.rotate("paula")
+    if change == "retire":
+        keys.retire("paula")
+    assert store_policy(keys, "paula")[0] == {"checkpoints/shop-bot/", "checkpoints/faq-bot/"}
+
+
+def test_access_that_is_not_narrowed_yet_opens_no_checkpoint(keys):
+    made = keys.add("paula", ["publisher"], team="shop")
+    assert access_of(made).writes == ()
+    assert access_of(narrowed(made, ())).writes == ()
+
+
+def test_an_exported_credential_permits_the_models_of_the_team_only(keys, tmp_path):
+    keys.add("paula", ["publisher"], team="shop")
+    signing = tmp_path / "account.nk"
+    signing.write_bytes(nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_ACCOUNT))
+    keys.export(signing, tmp_path / "creds", now=SystemClock().now())
+    token = (tmp_path / "creds" / "paula.creds").read_text().splitlines()[1].split(".")[1]
+    allowed = json.loads(base64.urlsafe_b64decode(token + "=="))["nats"]["pub"]["allow"]
+    announced = {subject for subject in allowed if subject.startswith(CheckpointReady.TYPE)}
+    assert announced == {f"{CheckpointReady.TYPE}.{model}.paula" for model in ("shop-bot", "faq-bot")}
 
 
 def test_a_member_of_a_team_that_is_gone_acts_on_nothing(keys):

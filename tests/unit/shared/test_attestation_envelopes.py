@@ -3,13 +3,14 @@
 import base64
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.attested_steps import STEPS
-from contracts.provenance import ATTESTED_BY, PAYLOAD_TYPE, AttesterKey
+from contracts.provenance import ATTESTED_BY, ATTESTERS, PAYLOAD_TYPE, AttesterKey
 from contracts.vocabulary import canonical_json, digest_of
 from decisions.provenance import Problem
 from deploy.identity.attesters import AttesterKeys
@@ -19,6 +20,7 @@ from shared.provenance.envelopes import Attester, Signed, Subjects, listed, open
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 MANIFEST = digest_of(b"manifest")
+STEPS_OF = {name: step for step, name in ATTESTED_BY.items()}
 ABOUT = Subjects(named={"manifest.json": MANIFEST})
 
 
@@ -179,3 +181,57 @@ def test_one_key_cannot_be_retired_and_only_attesters_have_one(tmp_path):
     folder.change_attester("merger", lambda attesters: attesters.retire("merger", NOW))
     states = [key.retired_at for key in folder.attesters.entries() if key.attester == "merger"]
     assert states == [NOW, None]
+
+
+class Killed(BaseException):
+    """What ends a program between two steps."""
+
+
+def die_before(monkeypatch, step):
+    """End the program before it replaces its file number `step`."""
+    replace, done = Path.replace, []
+
+    def run(self, target):
+        done.append(target)
+        if len(done) == step:
+            raise Killed
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", run)
+
+
+@pytest.mark.parametrize("change", ["prepare", "rotate", "revoke"])
+def test_a_change_that_ends_at_any_step_leaves_services_that_sign_after_the_next_preparation(
+    tmp_path, monkeypatch, change
+):
+    for step in range(1, 20):
+        keys = AttesterKeys(tmp_path / str(step))
+        keys.private_key("").parent.mkdir(parents=True)
+        if change != "prepare":
+            keys.prepare(NOW)
+        arguments = () if change == "prepare" else ("merger",)
+        with monkeypatch.context() as patched:
+            die_before(patched, step)
+            try:
+                getattr(keys, change)(*arguments, NOW)
+            except Killed:
+                pass
+            else:
+                break
+        keys.prepare(NOW)
+        for name in ATTESTERS:
+            data = signs(keys, name).sign(STEPS_OF[name], ABOUT)
+            assert isinstance(open_envelope(data, keys.entries()), Signed), (step, name)
+    assert step >= 3
+
+
+def test_retiring_after_an_interrupted_rotation_keeps_the_key_that_the_service_has(keys, monkeypatch):
+    with monkeypatch.context() as patched:
+        die_before(patched, 2)
+        with pytest.raises(Killed):
+            keys.rotate("merger", NOW)
+    later = NOW + timedelta(days=1)
+    kept = keys.retire("merger", later)
+    made = signs(keys, "merger", later + timedelta(days=1))
+    assert kept.key_id == made.key_id
+    assert isinstance(open_envelope(made.sign("merge", ABOUT), keys.entries()), Signed)
