@@ -1,7 +1,6 @@
 """Follows routes and drills on the bus, and publishes telemetry there."""
 
 import asyncio
-import contextlib
 
 import nats.errors
 import structlog
@@ -94,8 +93,9 @@ class BusConnection:
         await self._has_connected.wait()
 
         async def take(message: Msg) -> None:
-            with contextlib.suppress(ValidationError):
-                shares.take_report(DemandReport.model_validate_json(message.data))
+            report = read_demand(message)
+            if report is not None:
+                shares.take_report(report)
 
         client = self._bus.client
         await client.subscribe(f"{DEMAND_PREFIX}.*", cb=take)
@@ -151,6 +151,20 @@ class BusConnection:
         """Disconnect from the bus."""
         if self._has_connected.is_set():
             await self._bus.broker.stop()
+
+
+def read_demand(message: Msg) -> DemandReport | None:
+    """Return a report of demand as its process published it; None for anything else that arrives among them.
+
+    The server sends consumers' messages and answers wherever a client wants: the former keep their own subject, the
+    latter have headers or another form. Only gateways may publish under the subjects of reports.
+    """
+    try:
+        report = DemandReport.model_validate_json(message.data)
+    except ValidationError:
+        return None
+    is_published = message.subject == f"{DEMAND_PREFIX}.{report.process}" and not message.reply and not message.headers
+    return report if is_published else None
 
 
 async def _record(records: Bucket[MonthlyUsage], budgets: Budgets, account: str, tokens: int, requests: int) -> None:
