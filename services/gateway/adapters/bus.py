@@ -77,14 +77,19 @@ class BusConnection:
             await self.record_all(budgets)
 
     async def record_all(self, budgets: Budgets) -> None:
-        """Add what was used since the last time; what cannot be written now is kept for the next time."""
+        """Add what was used since the last time; what cannot be written now is kept for the next time.
+
+        A record that cannot be read keeps no other from being written; without the bus none is tried.
+        """
         if not self.connected:
             return
         records = Bucket(self._bus.js, "api-usage", MonthlyUsage, service=self._bus.service)
         for account, (tokens, requests) in budgets.unrecorded().items():
             try:
                 await _record(records, budgets, account, tokens, requests)
-            except (nats.errors.Error, TimeoutError, Transient) as error:
+            except SlipwayError as error:
+                structlog.get_logger().error("usage cannot be recorded", account=account, error=error.sentence())
+            except (nats.errors.Error, TimeoutError) as error:
                 structlog.get_logger().warning("usage cannot be recorded yet", account=account, error=repr(error))
                 return
 
