@@ -30,8 +30,9 @@ STREAMS: Final[tuple[Stream, ...]] = (INBOX, ORDERS, EVENTS, DEADLETTER, TELEMET
 LIVE: Final = f"{WorkProgressed.TYPE}.*.*"
 """Progress of work. Besides it, its inbox and what its replicas exchange, no identity subscribes to anything.
 
-The server lets a consumer deliver to any subject with a subscriber. So no identity may subscribe to a subject that a
-stream stores: one that may create consumers could copy stored messages to it.
+The server lets a consumer deliver to any subject with a subscriber: one that may create consumers can copy stored
+messages there. So no identity may subscribe to a subject that a stream stores, and who subscribes to one that none
+stores compares it with the subject of each message: a copy keeps its own.
 """
 
 

@@ -1,6 +1,7 @@
 """Find and connect to the stack: the --state option, else the environment, else the state folder here."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -35,6 +36,20 @@ class StackAddress:
     name: str
     gateway_key: Path | None = None
     gateway_ca: Path | None = None
+
+    def gateway_trust(self) -> ssl.SSLContext | bool:
+        """Return whose certificates the gateway may have: those of `gateway_ca`, or of the system's authorities.
+
+        Raises:
+            CommandError: the file of the authority cannot be read.
+        """
+        if self.gateway_ca is None:
+            return True
+        try:
+            return ssl.create_default_context(cafile=self.gateway_ca)
+        except OSError as error:  # an SSLError is one, too
+            message = f"{self.gateway_ca} is no readable certificate of an authority (SLIPWAY_GATEWAY_CA): {error}"
+            raise CommandError(message) from error
 
 
 def find_stack(state: Path | None) -> StackAddress:

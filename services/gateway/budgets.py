@@ -38,6 +38,7 @@ class Budgets:
         self._clock = clock
         self._accounts: dict[str, _Account] = {}
         self._mark = 0
+        self._cleared = ""
         self.process = process
 
     @property
@@ -73,6 +74,7 @@ class Budgets:
 
     def unrecorded(self) -> Mapping[str, tuple[int, int]]:
         """Return the tokens and requests that are to be recorded, by account."""
+        self._clear()
         return {
             name: (state.tokens, state.requests)
             for name, state in self._accounts.items()
@@ -99,6 +101,18 @@ class Budgets:
         """Take a record from the bus."""
         if record.account == key:
             self._take(self._of(key), record, revision)
+
+    def _clear(self) -> None:
+        """Drop, once a month, accounts that are not in use and have used nothing this month."""
+        month = self.month
+        if month == self._cleared:
+            return
+        self._cleared = month
+        self._accounts = {
+            name: state
+            for name, state in self._accounts.items()
+            if state.tokens or state.requests or state.held or (state.recorded and state.recorded.month >= month)
+        }
 
     @staticmethod
     def _take(state: _Account, record: MonthlyUsage, revision: int) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from contracts.api_keys import ApiKey, KeyLimits
 from contracts.vocabulary import Environment
@@ -22,6 +23,8 @@ from shared.runtime.clock import Clock
 BEARER = "bearer "
 TOKEN_DOTS = 2
 """In a token of an identity provider (a JWT), and in no key."""
+KEPT: Final = 1024
+"""Accounts of which usage is kept although all of their limits is left; such are dropped when there are more."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,13 @@ class Usage:
     in_flight: int = 0
     share: float = 1.0
 
+    def is_idle(self, now_s: float) -> bool:
+        """Return whether nothing is used or held, so that all of the limits is left."""
+        allowances = [allowance for allowance in (self.requests, self.tokens) if allowance is not None]
+        return self.in_flight == 0 and all(
+            allowance.held == 0 and allowance.wait_s(allowance.per_minute, now_s) <= 0 for allowance in allowances
+        )
+
 
 class Callers:
     """Authenticates callers and counts what they use.
@@ -90,6 +100,7 @@ class Callers:
         self._budgets = budgets
         self._tokens = tokens
         self._usage: dict[str, Usage] = {}
+        self._most = KEPT
 
     def authenticate(self, authorization: Sequence[str], environment: Environment) -> Caller:
         """Return who asks, from the values of the header `Authorization`.
@@ -168,6 +179,7 @@ class Callers:
         now_s, limits = self._clock.monotonic(), caller.key.limits
         usage = self._usage.get(caller.account)
         if usage is None:
+            self._drop_idle(now_s)
             usage = self._usage[caller.account] = Usage(caller.account, KeyLimits(), None, None)
         share = self._shares.of(caller.account)
         if usage.limits != limits or usage.share != share:
@@ -176,6 +188,12 @@ class Callers:
             usage.requests = _changed(usage.requests, limits.requests_per_minute, share, change, now_s)
             usage.tokens = _changed(usage.tokens, limits.tokens_per_minute, share, change, now_s)
         return usage
+
+    def _drop_idle(self, now_s: float) -> None:
+        """Drop accounts that are idle if there are many: an identity provider has any number of subjects."""
+        if len(self._usage) >= self._most:
+            self._usage = {name: usage for name, usage in self._usage.items() if not usage.is_idle(now_s)}
+            self._most = max(KEPT, 2 * len(self._usage))
 
     def _check(self, usage: Usage, now_s: float) -> None:
         limits = usage.limits

@@ -86,14 +86,19 @@ class PerformedRollbacks:
             self._seen = version
             self._take(self._file.load())
 
+    def open(self, signed: SignedGatewayRollback) -> GatewayRollback | Refused:
+        """Return an order that an administrator signed, whether it counts or not; else why it is not trusted."""
+        order = self._administrators.open(signed)
+        return Refused(order.code, order.reason) if isinstance(order, NotTrusted) else order
+
     async def perform(self, signed: SignedGatewayRollback) -> Performed | Refused:
         """Perform an order, once: the same order again is answered, and changes nothing.
 
         An order that plans only is answered also while the bus is connected.
         """
-        order = self._administrators.open(signed)
-        if isinstance(order, NotTrusted):
-            return Refused(order.code, order.reason)
+        order = self.open(signed)
+        if isinstance(order, Refused):
+            return order
         void = assess_times(order, self._clock.now())
         if void is not None:
             return Refused(void.code, void.reason)

@@ -6,6 +6,7 @@ Metrics are created here: in several workers, `share_metrics` must run before th
 import asyncio
 import contextlib
 import socket
+import ssl
 import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from services.gateway.adapters.http_protocol import BACKLOG, fit_connections, li
 from services.gateway.adapters.installed_keys import InstalledKeys
 from services.gateway.adapters.record_file import RecordFile
 from services.gateway.adapters.tokens import IdentityProvider, Tokens
-from services.gateway.adapters.transport import Certificate
+from services.gateway.adapters.transport import Certificate, tls_context
 from services.gateway.adapters.triton import TritonEngine
 from services.gateway.app import SERVICE, Applications, build
 from services.gateway.budgets import Budgets
@@ -100,8 +101,9 @@ async def serve(
     settings = settings.model_copy(update={"max_connections": fit_connections(settings.max_connections)})
     parts = compose(connection, settings, started_s)
     apps = make_apps(parts, settings)
-    server = make_server(apps.api, connection.http_host, connection.http_port, settings, for_callers=True)
-    certificate = Certificate(server.config, settings)
+    tls = tls_context(settings)
+    server = make_server(apps.api, connection.http_host, connection.http_port, settings, for_callers=True, tls=tls)
+    certificate = Certificate(tls, settings)
     admin = make_server(apps.admin, settings.admin_host, settings.admin_port, settings)
     on_stop_signal(server.stop)
     own = sockets or [None, None]
@@ -254,9 +256,15 @@ async def serve_at(server: HttpServer, listening: socket.socket | None) -> None:
 
 
 def make_server(
-    app: ASGIApp, host: str, port: int, settings: GatewaySettings, *, for_callers: bool = False
+    app: ASGIApp,
+    host: str,
+    port: int,
+    settings: GatewaySettings,
+    *,
+    for_callers: bool = False,
+    tls: ssl.SSLContext | None = None,
 ) -> HttpServer:
-    """Return uvicorn with the gateway's limits of connections and headers; for callers with its transport."""
+    """Return uvicorn with the gateway's limits of connections and headers (see `limited_protocol`)."""
     return HttpServer(
         uvicorn.Config(
             app,
@@ -265,9 +273,7 @@ def make_server(
             log_config=None,
             access_log=False,
             lifespan="off",
-            http=limited_protocol(settings, for_callers=for_callers),
-            ssl_certfile=settings.tls_certificate if for_callers else None,
-            ssl_keyfile=settings.tls_key if for_callers else None,
+            http=limited_protocol(settings, for_callers=for_callers, tls=tls),
             proxy_headers=False,
             ws="none",
             backlog=BACKLOG,

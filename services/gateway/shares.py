@@ -1,10 +1,14 @@
 """The share of each key's limits that this process admits: in proportion to the demand here and at the others."""
 
 from collections import Counter
+from typing import Final
 
 from contracts.api_usage import MOST_ACCOUNTS, DemandReport
 from decisions.rate_shares import TimedReport, remembered, share, smooth
 from shared.runtime.clock import Clock
+
+MOST_PROCESSES: Final = 256
+"""Other processes whose reports are kept; those of more are ignored."""
 
 
 class Shares:
@@ -55,8 +59,8 @@ class Shares:
         return DemandReport(process=self.process, demand={account: self._demand[account] for account in highest})
 
     def take_report(self, report: DemandReport) -> None:
-        """Take the report of another process."""
-        if report.process != self.process:
+        """Take the report of another process, unless there are too many."""
+        if report.process != self.process and (report.process in self._reports or len(self._reports) < MOST_PROCESSES):
             self._reports[report.process] = TimedReport(self._clock.monotonic(), report.demand)
 
     def divide(self) -> None:

@@ -13,6 +13,7 @@ import nats.errors
 import nats.js.errors
 import pytest
 
+from contracts.api_usage import DEMAND_PREFIX, DemandReport
 from contracts.envelope import nats_subject, plain, source_of
 from contracts.facts import FACTS, CheckpointReady, RollbackOrdered, WorkAbandoned, WorkProgressed
 from contracts.identities import PROVISIONER, PUBLISHED_BY, Role
@@ -30,6 +31,7 @@ from contracts.services import (
 )
 from contracts.vocabulary import canonical_json
 from deploy.identity.key_folder import KeyFolder
+from services.gateway.adapters.bus import read_demand
 from shared.errors import Permanent
 from shared.messaging import credentials, topology
 from shared.messaging.events import parse_event
@@ -316,6 +318,47 @@ async def test_no_one_has_their_own_message_stored_under_anothers_name(server, h
                 parse_event(RollbackOrdered, subject, body)
     finally:
         await mallory.close()
+
+
+DEMAND = DemandReport(process="deadbeefdeadbeef", demand={"0123456789ab": 1e9})
+
+
+@pytest.mark.parametrize("how", ["push consumer", "pull", "read"])
+async def test_no_copy_of_a_message_counts_as_demand_that_a_gateway_reported(server, how):
+    """Else a publisher who also reads takes the limits of every key from the gateways."""
+    reports = f"{DEMAND_PREFIX}.{DEMAND.process}"
+    gateway, mallory = await connect(server, "gateway"), await connect(server, "mallory")
+    arrived: asyncio.Queue = asyncio.Queue()
+    js = mallory.jetstream(timeout=5)
+    try:
+        await gateway.subscribe(f"{DEMAND_PREFIX}.*", cb=arrived.put)
+        await gateway.flush(timeout=5)
+        own = nats_subject(CheckpointReady.TYPE, "support-bot", "mallory")
+        sequence = (await js.publish(own, DEMAND.model_dump_json().encode())).seq
+        name = f"demand-{how[:4]}"
+        config = {"name": name, "ack_policy": "none", "deliver_policy": "last"}
+        config |= {"deliver_subject": reports} if how == "push consumer" else {}
+        if how != "read":
+            body = json.dumps({"stream_name": INBOX, "config": config}).encode()
+            await mallory.request(f"$JS.API.CONSUMER.CREATE.{INBOX}.{name}", body, timeout=5)
+        if how == "pull":
+            await mallory.publish(f"$JS.API.CONSUMER.MSG.NEXT.{INBOX}.{name}", b'{"batch": 1}', reply=reports)
+        if how == "read":
+            await mallory.publish(
+                f"$JS.API.STREAM.MSG.GET.{INBOX}", json.dumps({"seq": sequence}).encode(), reply=reports
+            )
+        await mallory.flush(timeout=5)
+        await asyncio.sleep(0.3)
+        copies = [arrived.get_nowait() for _ in range(arrived.qsize())]
+        assert copies or how == "push consumer", "the server does deliver them"
+        assert [read_demand(message) for message in copies] == [None] * len(copies)
+        await gateway.publish(reports, DEMAND.model_dump_json().encode())
+        async with asyncio.timeout(5):
+            while read_demand(await arrived.get()) != DEMAND:
+                continue
+    finally:
+        await mallory.close()
+        await gateway.close()
 
 
 NAMED_ELSEWHERE = {

@@ -1,17 +1,20 @@
-"""The gateway's telemetry on a real bus."""
+"""The gateway's telemetry, and the usage of keys, on a real bus."""
 
 import asyncio
 import contextlib
 
 import pytest
 
+from contracts.api_usage import MonthlyUsage
 from contracts.envelope import Event, nats_subject
 from contracts.facts import InferenceBatch
 from contracts.services import TELEMETRY
 from services.gateway.adapters.bus import BusConnection
 from services.gateway.app import SERVICE
+from services.gateway.budgets import Budgets
 from shared.messaging.bus import Bus
 from shared.runtime.clock import SystemClock
+from shared.storage.kv import Bucket
 from tests.unit.gateway.sink_conformance import SinkConformance
 
 
@@ -40,3 +43,17 @@ class TestBusConnection(SinkConformance):
                     stored.append((event.subject, event.environment, ids))
         assert len(stored) == count
         return stored
+
+    async def test_usage_is_recorded_beside_a_record_that_cannot_be_read(self, sink, js):
+        bucket = await js.key_value("api-usage")
+        await bucket.put("aaaaaaaaaaaa", b"{")
+        budgets = Budgets(SystemClock(), "a" * 16)
+        for account in ("aaaaaaaaaaaa", "bbbbbbbbbbbb"):
+            budgets.add(account, 7)
+        await sink.record_all(budgets)
+        assert budgets.unrecorded() == {"aaaaaaaaaaaa": (7, 1)}
+        entry = await Bucket(js, "api-usage", MonthlyUsage).get("bbbbbbbbbbbb")
+        assert (entry.value.tokens, entry.value.requests) == (7, 1)
+        await bucket.delete("aaaaaaaaaaaa")
+        await sink.record_all(budgets)
+        assert budgets.unrecorded() == {}

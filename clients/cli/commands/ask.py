@@ -1,7 +1,6 @@
 """`slipway ask`: send a chat request through the gateway and print the streamed answer."""
 
 import json
-import ssl
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -29,7 +28,7 @@ def ask(
     url = stack.gateway_url
     if url is None:
         raise CommandError("the address of the gateway is not known: set SLIPWAY_GATEWAY_URL", Exit.UNREACHABLE)
-    trusted = True if stack.gateway_ca is None else ssl.create_default_context(cafile=stack.gateway_ca)
+    trusted = stack.gateway_trust()
     headers = {"authorization": f"Bearer {read_key(stack)}"}
     body = {
         "model": model,

@@ -1,5 +1,6 @@
 """`slipway rollback --without-bus`: order a rollback at the gateways themselves, with an administrator's key."""
 
+import ssl
 import uuid
 from dataclasses import dataclass
 from typing import Any
@@ -34,23 +35,33 @@ class Asked:
 
 
 class Gateways:
-    """Sends signed orders about one model to gateways."""
+    """Sends signed orders about one model to gateways.
 
-    def __init__(self, model: str, reason: str, credential: Credential, clock: Clock) -> None:
-        self._model, self._reason = model, reason
+    Args:
+        model: what is rolled back.
+        reason: why.
+        credential: an administrator's.
+        clock: says when orders are issued.
+        verify: whose certificates gateways may have.
+    """
+
+    def __init__(
+        self, model: str, reason: str, credential: Credential, clock: Clock, verify: ssl.SSLContext | bool = True
+    ) -> None:
+        self._model, self._reason, self._verify = model, reason, verify
         self._credential, self._clock = credential, clock
         self._signed: dict[tuple[str, int], SignedGatewayRollback] = {}
 
     def plan(self, url: str, failed: str | None) -> Asked:
         """Return what a gateway serves, and what the rollback would change there."""
-        return _send(url, self._sign(failed, None, plan_only=True))
+        return _send(url, self._sign(failed, None, plan_only=True), self._verify)
 
     def roll_back(self, url: str, planned: dict[str, Any]) -> Asked:
         """Perform what a gateway has planned; gateways with the same route get the same order, which counts once."""
         about = (str(planned["failed"]), int(planned["epoch_before"]))
         if about not in self._signed:
             self._signed[about] = self._sign(about[0], about[1], plan_only=False)
-        return _send(url, self._signed[about])
+        return _send(url, self._signed[about], self._verify)
 
     def _sign(self, failed: str | None, epoch: int | None, *, plan_only: bool) -> SignedGatewayRollback:
         now = self._clock.now()
@@ -68,10 +79,14 @@ class Gateways:
         return sign_rollback(order, self._credential)
 
 
-def _send(url: str, signed: SignedGatewayRollback) -> Asked:
+def _send(url: str, signed: SignedGatewayRollback, verify: ssl.SSLContext | bool) -> Asked:
     try:
         answer = httpx.post(
-            f"{url.rstrip('/')}{PATH}", json=signed.model_dump(mode="json"), timeout=_TIMEOUT_S, trust_env=False
+            f"{url.rstrip('/')}{PATH}",
+            json=signed.model_dump(mode="json"),
+            timeout=_TIMEOUT_S,
+            verify=verify,
+            trust_env=False,
         )
         content = answer.json()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -97,12 +112,12 @@ def roll_back_without_bus(
     """Order a rollback at each gateway and print what each serves; exit code 1 unless all did it.
 
     Raises:
-        CommandError: No gateway or no credential of an administrator is known.
+        CommandError: No gateway or no credential of an administrator is known, or the authority cannot be read.
     """
     urls = urls or ([stack.gateway_url] if stack.gateway_url is not None else [])
     if not urls:
         raise CommandError("name each gateway with --gateway URL, or set SLIPWAY_GATEWAY_URL")
-    gateways = Gateways(model, reason, read_credential(stack), SystemClock())
+    gateways = Gateways(model, reason, read_credential(stack), SystemClock(), stack.gateway_trust())
     plans = [gateways.plan(url, failed) for url in urls]
     done = plans if dry_run else [plan if plan.refusal else gateways.roll_back(plan.url, plan.answer) for plan in plans]
     if as_json:

@@ -31,6 +31,8 @@ PROGRESS_S = 0.5
 _FIRST_ERROR_STATUS = 400
 _FIRST_SERVER_ERROR_STATUS = 500
 _ERROR_EVENT = b'data: {"error":'
+_PARTS = frozenset({"encoder_prompt", "decoder_prompt"})
+"""Of prompts of models with an encoder, whose own salt the engine does not read."""
 
 
 @dataclass
@@ -176,9 +178,8 @@ def record_outputs(engine: type[Any]) -> type[Any]:
         ) -> AsyncGenerator[Any, None]:
             recorder = current.get() or Recorder(time.monotonic, lambda: None)  # requests as text have none
             answer, recorder.answers = recorder.answers, recorder.answers + 1
-            if recorder.cache_salt is not None and isinstance(prompt, dict):
-                prompt = {**prompt, "cache_salt": recorder.cache_salt}
             try:
+                prompt = salted(prompt, recorder.cache_salt)
                 if self.schemas is not None and getattr(sampling_params, "structured_outputs", None) is not None:
                     await require_compiled(self.schemas, sampling_params.structured_outputs)
                 async with contextlib.aclosing(
@@ -195,7 +196,28 @@ def record_outputs(engine: type[Any]) -> type[Any]:
                 recorder.note_error(error)
                 raise
 
+        async def encode(self, prompt: Any, *arguments: Any, **options: Any) -> AsyncGenerator[Any, None]:
+            recorder = current.get()
+            prompt = salted(prompt, recorder.cache_salt if recorder is not None else None)
+            async with contextlib.aclosing(super().encode(prompt, *arguments, **options)) as outputs:
+                async for output in outputs:
+                    yield output
+
     return RecordedEngine
+
+
+def salted(prompt: Any, salt: str | None) -> Any:
+    """Return a prompt whose cached prefixes only requests with the same salt share; None leaves it as it is.
+
+    Raises:
+        ValueError: the prompt has a form that takes no salt.
+    """
+    if salt is None:
+        return prompt
+    if not isinstance(prompt, dict) or _PARTS & prompt.keys():
+        msg = f"A prompt of this form ({type(prompt).__name__}) cannot be kept apart in the cache; send text or tokens."
+        raise ValueError(msg)
+    return {**prompt, "cache_salt": salt}
 
 
 def _record_steps(processor: type[Any]) -> type[Any]:

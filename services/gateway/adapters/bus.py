@@ -1,7 +1,6 @@
 """Follows routes and drills on the bus, and publishes telemetry there."""
 
 import asyncio
-import contextlib
 
 import nats.errors
 import structlog
@@ -78,14 +77,19 @@ class BusConnection:
             await self.record_all(budgets)
 
     async def record_all(self, budgets: Budgets) -> None:
-        """Add what was used since the last time; what cannot be written now is kept for the next time."""
+        """Add what was used since the last time; what cannot be written now is kept for the next time.
+
+        A record that cannot be read keeps no other from being written; without the bus none is tried.
+        """
         if not self.connected:
             return
         records = Bucket(self._bus.js, "api-usage", MonthlyUsage, service=self._bus.service)
         for account, (tokens, requests) in budgets.unrecorded().items():
             try:
                 await _record(records, budgets, account, tokens, requests)
-            except (nats.errors.Error, TimeoutError, Transient) as error:
+            except SlipwayError as error:
+                structlog.get_logger().error("usage cannot be recorded", account=account, error=error.sentence())
+            except (nats.errors.Error, TimeoutError) as error:
                 structlog.get_logger().warning("usage cannot be recorded yet", account=account, error=repr(error))
                 return
 
@@ -94,8 +98,9 @@ class BusConnection:
         await self._has_connected.wait()
 
         async def take(message: Msg) -> None:
-            with contextlib.suppress(ValidationError):
-                shares.take_report(DemandReport.model_validate_json(message.data))
+            report = read_demand(message)
+            if report is not None:
+                shares.take_report(report)
 
         client = self._bus.client
         await client.subscribe(f"{DEMAND_PREFIX}.*", cb=take)
@@ -151,6 +156,20 @@ class BusConnection:
         """Disconnect from the bus."""
         if self._has_connected.is_set():
             await self._bus.broker.stop()
+
+
+def read_demand(message: Msg) -> DemandReport | None:
+    """Return a report of demand as its process published it; None for anything else that arrives among them.
+
+    The server sends consumers' messages and answers wherever a client wants: the former keep their own subject, the
+    latter have headers or another form. Only gateways may publish under the subjects of reports.
+    """
+    try:
+        report = DemandReport.model_validate_json(message.data)
+    except ValidationError:
+        return None
+    is_published = message.subject == f"{DEMAND_PREFIX}.{report.process}" and not message.reply and not message.headers
+    return report if is_published else None
 
 
 async def _record(records: Bucket[MonthlyUsage], budgets: Budgets, account: str, tokens: int, requests: int) -> None:

@@ -4,10 +4,13 @@ import asyncio
 import contextlib
 import resource
 import socket
+import ssl
 from typing import Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from services.gateway.adapters.handshake import tls_protocol
+from services.gateway.adapters.open_connections import OpenConnections
 from services.gateway.adapters.transport import Peers, plain_peers
 from services.gateway.http import ABORT
 from services.gateway.settings import GatewaySettings
@@ -34,19 +37,26 @@ def fit_connections(max_connections: int) -> int:
     )
 
 
-def limited_protocol(settings: GatewaySettings, *, for_callers: bool = False) -> type[asyncio.Protocol]:
-    """Return the protocol with these limits. A connection that exceeds one is closed without an answer."""
+def limited_protocol(
+    settings: GatewaySettings, *, for_callers: bool = False, tls: ssl.SSLContext | None = None
+) -> type[asyncio.Protocol]:
+    """Return the protocol with these limits. A connection that exceeds one is closed without an answer.
+
+    Args:
+        settings: the limits.
+        for_callers: whether plain HTTP is accepted from this machine and proxies only.
+        tls: of the connections; None for plain HTTP. The socket itself listens without TLS in both cases.
+    """
 
     class Limited(LimitedProtocol):
-        open_connections: dict[LimitedProtocol, None] = {}  # noqa: RUF012 - shared by the connections of this server
+        open_connections = OpenConnections(settings.max_connections)
         header_s = settings.header_s
         max_header_bytes = settings.max_header_bytes
-        max_connections = settings.max_connections
         send_buffer_bytes = settings.max_lag_bytes
         plain_from = plain_peers(settings) if for_callers else None
         unread_s = 2 * settings.write_s  # the application drops callers that do not read before that, and counts them
 
-    return Limited
+    return Limited if tls is None else tls_protocol(Limited, tls, Limited.open_connections, settings.header_s)
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -54,14 +64,13 @@ class LimitedProtocol(HttpToolsProtocol):
 
     Attributes:
         plain_from: from where plain HTTP is accepted; None for everywhere.
-        open_connections: the open connections, those first that were least recently opened or answered.
+        open_connections: the open connections of this server.
     """
 
-    open_connections: dict["LimitedProtocol", None]
+    open_connections: OpenConnections
 
     header_s: float
     max_header_bytes: int
-    max_connections: int
     send_buffer_bytes: int
     unread_s: float
     plain_from: Peers | None
@@ -74,11 +83,9 @@ class LimitedProtocol(HttpToolsProtocol):
         """Start the time limit of the first headers."""
         super().connection_made(transport)
         if self.plain_from is not None and self.client is not None and not self.plain_from.include(self.client[0]):
-            transport.abort()  # before a key is read that a stranger may have seen on its way
+            transport.abort()  # before a key is read that others may have read on its way
             return
-        self.open_connections[self] = None
-        if len(self.open_connections) > self.max_connections:
-            self._evict()
+        self.open_connections.add(self)
         self._deadline = self.loop.call_later(self.header_s, transport.abort)
         # The kernel would buffer some megabytes for each caller that does not read.
         connection = transport.get_extra_info("socket")
@@ -119,9 +126,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
         The connection is not closed at once: a caller that still sends would lose the answer.
         """
-        if self in self.open_connections:
-            del self.open_connections[self]
-            self.open_connections[self] = None
+        self.open_connections.renew(self)
         super().on_response_complete()
         if self.cycle.response_complete and self.cycle.more_body and not self.transport.is_closing():
             self._ignores_the_rest = True  # so that nothing delays the closing that uvicorn has just scheduled
@@ -144,7 +149,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Remove the connection and its time limit."""
-        self.open_connections.pop(self, None)
+        self.open_connections.discard(self)
         self._cancel_deadline()
         super().connection_lost(exc)
 
@@ -152,13 +157,9 @@ class LimitedProtocol(HttpToolsProtocol):
         """Return whether there is no complete request that is not answered."""
         return self.cycle is None or self.cycle.response_complete or self.cycle.more_body
 
-    def _evict(self) -> None:
-        """Close the connection that has waited longest for its caller; if there is none, this one."""
-        others = [connection for connection in self.open_connections if connection is not self]
-        evicted = next((connection for connection in others if connection.is_waiting_for_request()), None)
-        evicted = evicted or next((connection for connection in others if connection.flow.write_paused), self)
-        del self.open_connections[evicted]
-        evicted.transport.abort()
+    def is_unread(self) -> bool:
+        """Return whether the caller does not read its answer."""
+        return bool(self.flow.write_paused)
 
     def _cancel_deadline(self) -> None:
         if self._deadline is not None:

@@ -76,10 +76,13 @@ class Tokens:
         claims = self._claims(token)
         if claims is None:
             return None
-        record = record_of(self._provider.grants, claims)
+        try:
+            record, account = record_of(self._provider.grants, claims), account_of(claims["iss"], claims["sub"])
+        except UnicodeEncodeError:  # half of a pair of surrogates, which JSON can write and UTF-8 cannot
+            return None
         if record is None:
             raise PermissionError
-        return record, account_of(claims["iss"], claims["sub"])
+        return record, account
 
     def _claims(self, token: str) -> Mapping[str, Any] | None:
         if len(token) > MAX_TOKEN_CHARS or not token.isascii():
@@ -162,7 +165,7 @@ def read_keys(data: bytes) -> dict[str, jwt.PyJWK]:
             continue
         try:
             key = jwt.PyJWK.from_dict(entry)
-        except (jwt.PyJWTError, ValueError, TypeError, KeyError):
+        except Exception:  # noqa: BLE001, S112 - whatever it raises for one entry, such as NotImplementedError: others count
             continue
         if key.algorithm_name in ALGORITHMS and getattr(key.key, "key_size", _RSA_BITS) >= _least_bits(entry):
             keys[str(entry.get("kid", ""))] = key

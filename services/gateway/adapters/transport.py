@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-import uvicorn
 
 from services.gateway.settings import PRIVATE, GatewaySettings
 
@@ -60,20 +59,27 @@ def plain_peers(settings: GatewaySettings) -> Peers | None:
     return Peers(networks, PRIVATE in settings.trusted_proxies)
 
 
+def tls_context(settings: GatewaySettings) -> ssl.SSLContext | None:
+    """Return the TLS context of the gateway's certificate; None without one."""
+    if settings.tls_certificate is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+    return context
+
+
 class Certificate:
-    """The gateway's certificate in uvicorn's TLS context; new connections get the one that is in the files.
+    """The gateway's certificate in its TLS context; new connections get the one that is in the files.
 
     Args:
-        config: of the server, which is loaded here.
+        context: of the server; None without TLS.
         settings: name the files.
     """
 
-    def __init__(self, config: uvicorn.Config, settings: GatewaySettings) -> None:
-        config.load()
-        self._context = config.ssl
+    def __init__(self, context: ssl.SSLContext | None, settings: GatewaySettings) -> None:
+        self._context = context
         self._files = (settings.tls_certificate, settings.tls_key)
-        if self._context is not None:
-            self._context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._seen = self._state()
 
     async def follow(self) -> None:

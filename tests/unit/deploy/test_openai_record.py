@@ -1,5 +1,6 @@
 """When a record of an answer goes out without bytes: at the first token, and then every half second."""
 
+import asyncio
 import sys
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def recorder(monkeypatch, watch):
     import openai_record
 
     yield openai_record.Recorder(watch.read_seconds, watch.note_report)
-    for name in ("openai_record", "error_source"):
+    for name in ("openai_record", "error_source", "schema_check"):
         sys.modules.pop(name, None)
 
 
@@ -108,3 +109,56 @@ def test_without_the_engines_figures_nothing_is_known_of_nan(recorder, monkeypat
     monkeypatch.setenv("VLLM_COMPUTE_NANS_IN_LOGITS", "1")
     recorder.note_step(1, None)
     assert "nan_logits" not in recorder.take()
+
+
+class Engine:
+    """Answers with the prompt that it got, as an engine's two methods do."""
+
+    def __init__(self):
+        self.output_processor = self
+
+    async def encode(self, prompt, *_, **_options):
+        yield prompt
+
+    async def generate(self, prompt, *_, **_options):
+        yield prompt
+
+
+@pytest.fixture
+def engine(recorder, monkeypatch):
+    import openai_record
+
+    monkeypatch.setattr(openai_record, "_record_steps", lambda kind: kind)
+    monkeypatch.setattr(openai_record.Recorder, "note_output", lambda *_: None)
+    made = openai_record.record_outputs(Engine)()
+    token = openai_record.current.set(recorder)
+    yield made
+    openai_record.current.reset(token)
+
+
+CALLS = {"encode": {"pooling_params": None}, "generate": {"sampling_params": None}}
+
+
+def ask(engine, method, prompt):
+    """Return the prompt as it reaches the engine."""
+
+    async def first():
+        outputs = getattr(engine, method)(prompt=prompt, request_id="a", **CALLS[method])
+        try:
+            return await anext(outputs)
+        finally:
+            await outputs.aclose()
+
+    return asyncio.run(first())
+
+
+@pytest.mark.parametrize("method", CALLS)
+def test_prompts_are_kept_apart_by_salt_or_refused(recorder, engine, method):
+    tokens = {"prompt_token_ids": [1]}
+    assert ask(engine, method, tokens) == tokens
+    assert ask(engine, method, "text") == "text"
+    recorder.cache_salt = "team"
+    assert ask(engine, method, {**tokens, "cache_salt": "mine"}) == {**tokens, "cache_salt": "team"}
+    for prompt in ("text", [1], object(), {"encoder_prompt": tokens, "decoder_prompt": None}):
+        with pytest.raises(ValueError, match="cache"):
+            ask(engine, method, prompt)

@@ -7,6 +7,7 @@ import pytest
 from contracts.api_keys import KeyLimits
 from contracts.api_usage import DemandReport, MonthlyUsage
 from services.gateway.budgets import Budgets
+from services.gateway.shares import MOST_PROCESSES, Shares
 from tests.unit.gateway.fakes import StepClock
 from tests.unit.gateway.world import BEARER, ID, World, key, only_active
 
@@ -124,3 +125,14 @@ async def test_a_key_that_has_just_expired_is_refused_whatever_it_has_left():
     assert (await gateway.chat(BEARER)).status_code == 200
     await clock.pause(600)
     assert (await gateway.chat(BEARER)).json()["error"]["code"] == "key_expired"
+
+
+def test_reports_of_too_many_processes_are_ignored():
+    shares = Shares(StepClock(), "a" * 16, 1)
+    for number in range(2 * MOST_PROCESSES):
+        shares.take_report(DemandReport(process=f"{number:016x}", demand={ID: 1.0}))
+    shares.note(ID)
+    shares.report()
+    shares.divide()
+    shares.divide()
+    assert shares.of(OTHER) == pytest.approx(1 / (1 + MOST_PROCESSES))

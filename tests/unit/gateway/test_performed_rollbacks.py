@@ -262,11 +262,22 @@ async def test_over_http_an_order_is_answered_and_a_refusal_has_a_code_and_advic
     assert (await world.http.get(PATH)).status_code == 405
 
 
-async def test_one_address_sends_so_many_orders(world):
-    codes = [(await world.http.post(PATH, json={})).status_code for _ in range(BURST + 1)]
-    assert codes == [400] * BURST + [429]
-    await world.place.clock.pause(1.0)
+async def test_orders_that_no_administrator_signed_are_limited_by_address_and_keep_no_other_from_being_performed(world):
+    forged = world.place.order(by=OTHER).model_dump(mode="json")
+    codes = [(await world.http.post(PATH, json=body)).status_code for body in [{}, forged] * BURST]
+    assert codes == [400, 403] * (BURST // 2) + [429] * BURST
     assert (await world.http.post(PATH, json=world.place.order().model_dump(mode="json"))).status_code == 200
+    assert world.place.active == 6
+    await world.place.clock.pause(1.0)
+    assert [(await world.http.post(PATH, json={})).status_code for _ in range(2)] == [400, 429]
+
+
+async def test_one_administrator_sends_so_many_orders(world):
+    signed = world.place.order().model_dump(mode="json")
+    codes = [(await world.http.post(PATH, json=signed)).status_code for _ in range(BURST + 1)]
+    assert codes == [200] * BURST + [429]
+    await world.place.clock.pause(1.0)
+    assert (await world.http.post(PATH, json=signed)).status_code == 200
 
 
 def steps():

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from contracts.api_keys import KeyLimits
 from decisions.oidc_grants import Grant
 from services.gateway.adapters.tokens import IdentityProvider, Tokens, read_keys
+from services.gateway.callers import KEPT, Caller
 from tests.unit.gateway.world import BEARER, MODEL, STAGING, World, key, only_active
 
 pytestmark = pytest.mark.anyio
@@ -128,6 +129,7 @@ def forged() -> list[str]:
         token(iss=None),
         token(sub=None),
         token(sub=7),
+        token(sub="\ud800"),
         token(exp="soon"),
         none,
         none + mark,
@@ -192,6 +194,7 @@ def test_keys_that_prove_nothing_are_left_out():
     weak = rsa.generate_private_key(65537, 1024)
     shared = {"kty": "oct", "k": "c2VjcmV0", "kid": "shared", "alg": "HS256"}
     left_out = [shared, public(weak, "weak"), public(RSA_KEY, "enc", use="enc"), {"kty": "RSA"}, 7, {"kty": "none"}]
+    left_out.append({"kty": "EC", "alg": "none"})
     assert set(read_keys(json.dumps({"keys": [*left_out, public(EC_KEY, "two")]}).encode())) == {"two"}
     for nothing in (b"[]", b"{}", b'{"keys": 1}', json.dumps({"keys": left_out}).encode()):
         with pytest.raises(ValueError, match="key"):
@@ -212,3 +215,12 @@ async def test_keys_in_a_file(tmp_path):
     tokens = Tokens(IdentityProvider(issuer=ISSUER, audience=AUDIENCE, jwks=str(file), grants=GRANTS))
     await tokens.refresh()
     assert tokens.verify(token()) is not None
+
+
+async def test_subjects_that_use_nothing_take_no_memory(tokens):
+    gateway = world(tokens)
+    for number in range(3 * KEPT):
+        caller = Caller(key(), f"oidc-{number}", gateway.callers._teams)
+        with gateway.callers.admit(caller):
+            pass
+    assert len(gateway.callers._usage) <= KEPT

@@ -1,0 +1,144 @@
+"""TLS at the gateway: handshakes that are never complete, and an authority of one's own at the break-glass command."""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+
+import pytest
+import typer
+
+from clients.cli.commands.gateway_rollback import roll_back_without_bus
+from clients.cli.connection import StackAddress
+from clients.cli.output import CommandError
+from deploy.identity import certificates
+from services.gateway.adapters.transport import tls_context
+from services.gateway.process import make_server
+from services.gateway.settings import GatewaySettings
+from shared.runtime.clock import SystemClock
+from shared.runtime.settings import Connection
+from testbed.administrators import credential
+from testbed.servers import free_port
+
+MOST = 5
+LIMIT_S = 1.0
+GET = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+async def app(scope, receive, send):
+    """Answer with the scheme, after the whole body."""
+    while (await receive()).get("more_body"):
+        pass
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+    await send({"type": "http.response.body", "body": scope["scheme"].encode()})
+
+
+@pytest.fixture
+async def server(tmp_path):
+    now = SystemClock().now()
+    authority = certificates.make_authority(now, None)
+    made = certificates.make_server_certificate(authority, ["127.0.0.1"], now)
+    for name, content in (("ca", authority.certificate), ("chain", made.certificate), ("key", made.key)):
+        (tmp_path / name).write_bytes(content)
+    settings = GatewaySettings(
+        tls_certificate=tmp_path / "chain", tls_key=tmp_path / "key", header_s=LIMIT_S, max_connections=MOST
+    )
+    server = make_server(app, "127.0.0.1", free_port(), settings, for_callers=True, tls=tls_context(settings))
+    server.ca = tmp_path / "ca"
+    task = asyncio.ensure_future(server.serve())
+    async with asyncio.timeout(10):
+        while not server.started:
+            await asyncio.sleep(0.01)
+    yield server
+    server.stop()
+    async with asyncio.timeout(5):
+        await task
+
+
+@pytest.fixture
+async def dial(server):
+    """Opens connections without TLS, and closes them in the end."""
+    with contextlib.ExitStack() as opened:
+
+        async def connect() -> socket.socket:
+            caller = opened.enter_context(socket.socket())
+            caller.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(caller, ("127.0.0.1", server.config.port))
+            return caller
+
+        yield connect
+
+
+async def ask(server, content: bytes = GET) -> bytes:
+    trusted = ssl.create_default_context(cafile=server.ca)
+    async with asyncio.timeout(5):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.config.port, ssl=trusted)
+        writer.write(content)
+        answer = await reader.read()
+        writer.close()
+        return answer
+
+
+async def ended(caller) -> bool:
+    with contextlib.suppress(ConnectionResetError):
+        async with asyncio.timeout(3 * LIMIT_S):
+            return await asyncio.get_running_loop().sock_recv(caller, 100) == b""
+    return True
+
+
+async def all_closed(server):
+    async with asyncio.timeout(1):
+        while server.server_state.connections:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_caller_is_answered_by_tls(server):
+    assert (await ask(server)).endswith(b"https")
+    body = b"x" * 1_000_000
+    head = f"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    assert (await ask(server, head + body)).endswith(b"https")
+    await all_closed(server)
+
+
+async def test_connections_without_a_handshake_keep_no_caller_from_being_answered(server, dial):
+    for _ in range(3):
+        for _ in range(10 * MOST):
+            await dial()
+        assert (await ask(server)).endswith(b"https")
+        assert len(server.server_state.connections) <= MOST
+
+
+async def test_a_handshake_has_the_time_of_headers(server, dial):
+    silent, partial, plain = await dial(), await dial(), await dial()
+    await asyncio.get_running_loop().sock_sendall(partial, b"\x16\x03\x01\x02\x00\x01")
+    await asyncio.get_running_loop().sock_sendall(plain, GET)
+    assert await asyncio.gather(*map(ended, (silent, partial, plain))) == [True] * 3
+    await all_closed(server)
+
+
+async def test_the_end_of_the_server_does_not_wait_for_handshakes(server, dial):
+    silent = await dial()
+    async with asyncio.timeout(5):
+        while not server.server_state.connections:
+            await asyncio.sleep(0.01)
+    server.stop()
+    assert await ended(silent)
+
+
+@pytest.mark.parametrize("trusts", [True, False])
+async def test_an_order_reaches_a_gateway_with_a_certificate_of_a_private_authority(server, tmp_path, capsys, trusts):
+    (tmp_path / "admin.nk").write_text(credential("admin").text())
+    bus = Connection(nats_credentials=tmp_path / "admin.nk")
+    url = f"https://127.0.0.1:{server.config.port}"
+    stack = StackAddress(bus, url, "here", gateway_ca=server.ca if trusts else None)
+    with pytest.raises(typer.Exit):
+        await asyncio.to_thread(
+            roll_back_without_bus, stack, "toy", None, [], reason="rude", dry_run=True, as_json=False
+        )
+    said = "no gateway of this version (HTTP 200)" if trusts else "CERTIFICATE_VERIFY_FAILED"
+    assert said in capsys.readouterr().out, "the application of this test is no gateway, but it was reached"
+
+
+async def test_an_authority_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(CommandError, match="SLIPWAY_GATEWAY_CA"):
+        StackAddress(Connection(), None, "here", gateway_ca=tmp_path / "none.pem").gateway_trust()
