@@ -55,6 +55,10 @@ def attempts(folder: Path, parent: int):
     yield "read a key file", (secret / "id_ed25519").read_bytes
     yield "list its folder", lambda: list(secret.iterdir())
     yield "read it through a link", lambda: link_and_read(scratch / "link", secret / "id_ed25519")
+    yield "link it for the parent", lambda: (scratch / "bait.json").symlink_to(secret / "id_ed25519")
+    yield "link its folder for the parent", lambda: (scratch / "bait").symlink_to(secret)
+    yield "link the input", lambda: os.link(data, scratch / "hard-input")
+    yield "make a pipe file for the parent", lambda: os.mkfifo(scratch / "pipe")
     yield "link it", lambda: os.link(secret / "id_ed25519", scratch / "hard")
     yield "read passwords", Path("/etc/shadow").read_bytes
     yield "write outside", lambda: (outside / "x").write_text("x")
