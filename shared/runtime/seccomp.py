@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+from collections.abc import Callable
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "sockets": ("socket", "connect", "bind", "listen", "accept", "accept4"),
@@ -110,6 +111,11 @@ def _add_rules(library: ctypes.CDLL, context: int) -> None:
     for names in GROUPS.values():
         for name in names:
             refuse(name)
+    _add_conditions(refuse)
+
+
+def _add_conditions(refuse: Callable[..., None]) -> None:
+    """Refuse what is denied with some arguments only."""
     refuse("clone3", error=errno.ENOSYS)  # its flags are behind a pointer; libraries fall back to `clone`
     for flag in NEW_NAMESPACES:
         refuse("clone", _Comparison(0, _MASKED_EQUAL, flag, flag))
@@ -117,6 +123,11 @@ def _add_rules(library: ctypes.CDLL, context: int) -> None:
     refuse("socketpair", _Comparison(0, _NOT_EQUAL, _AF_UNIX, 0))
     for kind in set(range(_SOCK_TYPES + 1)) - {_SOCK_STREAM}:  # one without connection can be sent to any address
         refuse("socketpair", _Comparison(1, _MASKED_EQUAL, _SOCK_TYPES, kind))
+    _add_rules_of_others(refuse)
+
+
+def _add_rules_of_others(refuse: Callable[..., None]) -> None:
+    """Refuse what acts on other processes with some arguments only."""
     for name in ("kill", "tgkill"):  # `abort` signals its own process
         refuse(name, _Comparison(0, _NOT_EQUAL, os.getpid(), 0))
     for name in ("prlimit64", *_OWN_ONLY):

@@ -209,7 +209,7 @@ def work(arguments):
 
 def select(name: str, arguments: list[str]) -> bool:
     """Leave out, unconfined, what would end or change this process or others."""
-    return arguments[1] == "confined" or name not in OF_THE_CONFINED and not name.endswith("of the parent")
+    return arguments[1] == "confined" or not (name in OF_THE_CONFINED or name.endswith("of the parent"))
 
 
 if __name__ == "__main__":
