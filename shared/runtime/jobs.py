@@ -96,7 +96,7 @@ async def run_job(
         if process.returncode is None:
             await asyncio.to_thread(terminate_tree, process.pid)
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)  # processes that the child left are in its group
+            os.killpg(process.pid, signal.SIGKILL)  # what it left, where seccomp does not refuse that
         await process.wait()
         process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - a child of the child may hold it open
     outcome = report.outcome or (report.at_alarm if process.returncode == -signal.SIGALRM else {})

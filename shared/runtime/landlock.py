@@ -11,14 +11,16 @@ _VERSION = 1
 _PATH_BENEATH = 1
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_FOLDER = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _REMOVE_FOLDER, _REMOVE_FILE = 1 << 4, 1 << 5
-_MAKE_FOLDER, _MAKE_FILE, _MAKE_LINK = 1 << 7, 1 << 8, 1 << 12
+_MAKE_FOLDER, _MAKE_FILE = 1 << 7, 1 << 8
 _REFER, _TRUNCATE, _DEVICE_CONTROL = 1 << 13, 1 << 14, 1 << 15
 _FILES_OF_ABI = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
 _TCP = 0b11
 _TCP_ABI, _SCOPE_ABI = 4, 6
 _SIGNALS_AND_ABSTRACT_SOCKETS = 0b11
 READ = _READ_FILE | _READ_FOLDER
-CREATE = _REMOVE_FOLDER | _REMOVE_FILE | _MAKE_FOLDER | _MAKE_FILE | _MAKE_LINK | _REFER
+CREATE = _REMOVE_FOLDER | _REMOVE_FILE | _MAKE_FOLDER | _MAKE_FILE | _REFER
+"""No symbolic links, pipes and sockets: the parent may open what it finds there. Links and moves are possible only
+between folders that may be changed both."""
 WRITE = READ | _WRITE_FILE | _TRUNCATE | CREATE
 DEVICE = _READ_FILE | _WRITE_FILE | _DEVICE_CONTROL
 _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _DEVICE_CONTROL

@@ -47,7 +47,7 @@ class Protection:
     Attributes:
         no_new_privs: No program that it executes gains rights.
         no_capabilities: It has no capability, also as root.
-        seccomp: No sockets, programs, other processes, namespaces, kernel interfaces.
+        seccomp: No sockets, programs, new or other processes, namespaces, kernel interfaces.
         landlock: Only its own files can be opened.
         namespace: It started with a network of its own, without interfaces.
     """

@@ -3,10 +3,12 @@
 import ctypes
 import errno
 import os
+from collections.abc import Callable
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "sockets": ("socket", "connect", "bind", "listen", "accept", "accept4"),
     "programs": ("execve", "execveat"),
+    "new processes": ("fork", "vfork"),
     "other processes": (
         *("ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "process_mrelease", "pidfd_getfd"),
         *("kcmp", "pidfd_send_signal", "tkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo"),
@@ -38,12 +40,20 @@ GROUPS: dict[str, tuple[str, ...]] = {
 """What is denied whatever its arguments are; the rest is what computing needs: files, memory, threads, pipes."""
 NEW_NAMESPACES = 0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000, 0x00000080
 """Flags of `clone`: mount, cgroup, uts, ipc, user, pid, net, time."""
+_THREAD = 0x00010000
+"""Flag of `clone` without which it makes a process; that would outlive the signal to this process and its group."""
+_OWN_ONLY = ("sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr")
+_PRIORITY_OF_PROCESS = {"setpriority": 0, "ioprio_set": 1}
+"""Their first argument for one process; other values mean a group, or all of a user."""
 _LIBRARY = "libseccomp.so.2"
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _THREAD_SYNC = 4
 _NOT_EQUAL, _MASKED_EQUAL = 1, 7
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
-_AF_UNIX = 1
+_FIOSETOWN, _SIOCSPGRP = 0x8901, 0x8902
+_F_SETOWN, _F_SETSIG, _F_SETOWN_EX = 8, 10, 15
+"""With them, and with the two requests above, the kernel sends a signal to any process of the same user."""
+_AF_UNIX, _SOCK_STREAM, _SOCK_TYPES = 1, 1, 0xF
 
 
 class _Comparison(ctypes.Structure):
@@ -101,15 +111,34 @@ def _add_rules(library: ctypes.CDLL, context: int) -> None:
     for names in GROUPS.values():
         for name in names:
             refuse(name)
+    _add_conditions(refuse)
+
+
+def _add_conditions(refuse: Callable[..., None]) -> None:
+    """Refuse what is denied with some arguments only."""
     refuse("clone3", error=errno.ENOSYS)  # its flags are behind a pointer; libraries fall back to `clone`
     for flag in NEW_NAMESPACES:
         refuse("clone", _Comparison(0, _MASKED_EQUAL, flag, flag))
+    refuse("clone", _Comparison(0, _MASKED_EQUAL, _THREAD, 0))
     refuse("socketpair", _Comparison(0, _NOT_EQUAL, _AF_UNIX, 0))
+    for kind in set(range(_SOCK_TYPES + 1)) - {_SOCK_STREAM}:  # one without connection can be sent to any address
+        refuse("socketpair", _Comparison(1, _MASKED_EQUAL, _SOCK_TYPES, kind))
+    _add_rules_of_others(refuse)
+
+
+def _add_rules_of_others(refuse: Callable[..., None]) -> None:
+    """Refuse what acts on other processes with some arguments only."""
     for name in ("kill", "tgkill"):  # `abort` signals its own process
         refuse(name, _Comparison(0, _NOT_EQUAL, os.getpid(), 0))
-    refuse("prlimit64", _Comparison(0, _NOT_EQUAL, 0, 0))  # 0: this process
-    for request in (_TIOCSTI, _TIOCLINUX):
+    for name in ("prlimit64", *_OWN_ONLY):
+        refuse(name, _Comparison(0, _NOT_EQUAL, 0, 0))  # 0: this process, or this thread
+    for name, process in _PRIORITY_OF_PROCESS.items():
+        refuse(name, _Comparison(0, _NOT_EQUAL, process, 0))
+        refuse(name, _Comparison(1, _NOT_EQUAL, 0, 0))
+    for request in (_TIOCSTI, _TIOCLINUX, _FIOSETOWN, _SIOCSPGRP):
         refuse("ioctl", _Comparison(1, _MASKED_EQUAL, 0xFFFFFFFF, request))
+    for command in (_F_SETOWN, _F_SETSIG, _F_SETOWN_EX):
+        refuse("fcntl", _Comparison(1, _MASKED_EQUAL, 0xFFFFFFFF, command))
 
 
 def _check(code: int) -> None:

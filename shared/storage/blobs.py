@@ -6,12 +6,11 @@ import os
 import re
 import secrets
 import tempfile
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import structlog
 from minio.error import S3Error
@@ -23,7 +22,8 @@ from contracts.vocabulary import ArtifactRef, canonical_json, digest_of
 from shared.errors import Permanent, Transient, translate
 from shared.runtime.settings import Connection
 from shared.storage.credentials import FileProvider, describe_refusal, trusted
-from shared.storage.transfer import LargeObjectError, ShortObjectError, TransferClient
+from shared.storage.plain_files import list_files, open_file
+from shared.storage.transfer import Count, LargeObjectError, ShortObjectError, TransferClient
 
 M = TypeVar("M", bound=BaseModel)
 Progress = Callable[[int, int], None]
@@ -215,22 +215,30 @@ class Store:
     # -- files and folders ------------------------------------------------------------------------------------------
 
     def put_folder(self, folder: Path, prefix: str = "", progress: Progress | None = None) -> FolderManifest:
-        """Upload every file of a folder as a blob and give the manifest, which is not committed yet."""
-        paths = sorted(path for path in folder.rglob("*") if path.is_file())
-        count = _Count(sum(path.stat().st_size for path in paths), progress)
+        """Upload every file of a folder as a blob and give the manifest, which is not committed yet.
+
+        Raises:
+            Permanent: engine_failed when something in it is a link, or anything else than a file or a folder.
+        """
+        files = list_files(folder)
+        count = Count(sum(size for _, size in files), progress)
         entries = []
-        for path in paths:
+        for name, _ in files:
             before = count.done
-            entries.append(self.put_file(path, path.relative_to(folder).as_posix(), prefix, count.add))
+            with open_file(folder, name) as file:
+                entries.append(self._put_open(file, name, prefix, count.add))
             count.add(before + entries[-1].size_bytes - count.done)  # what was there already counts, too
         return FolderManifest(files=tuple(entries))
 
     def put_file(self, path: Path, name: str, prefix: str = "", sent: Callable[[int], None] | None = None) -> FileEntry:
         """Upload one file as a blob, unless it is there already."""
         with path.open("rb") as file:
-            if path.stat().st_size == 0:
-                return self.put_blob(memoryview(b""), name, prefix, sent)
-            return self.put_blob(memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)), name, prefix, sent)
+            return self._put_open(file, name, prefix, sent)
+
+    def _put_open(self, file: BinaryIO, name: str, prefix: str, sent: Callable[[int], None] | None) -> FileEntry:
+        if os.fstat(file.fileno()).st_size == 0:
+            return self.put_blob(memoryview(b""), name, prefix, sent)
+        return self.put_blob(memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)), name, prefix, sent)
 
     def put_blob(
         self, data: memoryview, name: str, prefix: str = "", sent: Callable[[int], None] | None = None
@@ -307,11 +315,11 @@ class Store:
             Permanent: artifact_not_found, digest_mismatch.
             Transient: store_unavailable, disk_full.
         """
-        count = _Count(sum(file.size_bytes for file in files), progress)
+        count = Count(sum(file.size_bytes for file in files), progress)
         for file in files:
             self._fetch_file(file, destination / file.path, prefix, count)
 
-    def _fetch_file(self, file: FileEntry, path: Path, prefix: str, count: "_Count") -> None:
+    def _fetch_file(self, file: FileEntry, path: Path, prefix: str, count: Count) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         hasher = hashlib.sha256()
         key = blob_key(file.digest, prefix)
@@ -384,17 +392,3 @@ def blob_key(digest: str, prefix: str = "") -> str:
 def manifest_key(kind: str, output_key: str, prefix: str = "") -> str:
     """Return the key of a manifest: `<prefix>manifests/<kind>/<hex of the output key>.json`."""
     return f"{prefix}manifests/{kind}/{output_key.removeprefix('sha256:')}.json"
-
-
-class _Count:
-    """Adds up the bytes of several transfers; called from the threads that carry them."""
-
-    def __init__(self, total: int, progress: Progress | None) -> None:
-        self.done, self._total, self._progress, self._lock = 0, total, progress, threading.Lock()
-
-    def add(self, count: int) -> None:
-        """Count bytes, and tell."""
-        with self._lock:
-            self.done += count
-            if self._progress is not None and count:
-                self._progress(self.done, self._total)

@@ -3,6 +3,7 @@
 import contextvars
 import http.client
 import ssl
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -260,3 +261,18 @@ def _read_fully(response: Any, out: memoryview) -> None:
             filled += count
     except (OSError, http.client.HTTPException) as error:
         raise urllib3.exceptions.ProtocolError(str(error), error) from error
+
+
+class Count:
+    """Adds up the bytes of several transfers; called from the threads that carry them."""
+
+    def __init__(self, total: int, progress: Callable[[int, int], None] | None) -> None:
+        """Take the bytes in all, and what is told bytes done and in all."""
+        self.done, self._total, self._progress, self._lock = 0, total, progress, threading.Lock()
+
+    def add(self, count: int) -> None:
+        """Count bytes, and tell."""
+        with self._lock:
+            self.done += count
+            if self._progress is not None and count:
+                self._progress(self.done, self._total)

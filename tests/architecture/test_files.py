@@ -32,6 +32,7 @@ SHARED = {
         "held_out",
         "hub",
         "kv",
+        "plain_files",
         "record_format",
         "sources",
         "text_sets",

@@ -354,3 +354,15 @@ class TestArtifactCache(ArtifactsConformance):
         return stored(1).model_copy(
             update={"manifest": ArtifactRef(uri="s3://slipway/nothing.json", digest=digest_of(b"x"), size_bytes=1)}
         )
+
+
+@pytest.mark.parametrize("bait", ["key.json", "sub/key.json"])
+def test_a_link_that_a_process_left_in_its_folder_is_not_uploaded(store, tmp_path, bait):
+    (tmp_path / "key.json").write_text("the service's key")
+    (tmp_path / "out/sub").mkdir(parents=True)
+    (tmp_path / "out/config.json").write_text("{}")
+    (tmp_path / "out" / bait).symlink_to(tmp_path / "key.json")
+    before = store.keys("")
+    with pytest.raises(Permanent, match="is not a regular file"):
+        store.put_folder(tmp_path / "out")
+    assert store.keys("") == before

@@ -72,6 +72,10 @@ class Channel:
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
 
+    def release(self) -> None:
+        """Give the socket back; by the thread that uses it."""
+        self._connection.close()
+
     def _exactly(self, length: int) -> bytearray:
         data = bytearray(length)
         self.receive_into(memoryview(data))

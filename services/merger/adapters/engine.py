@@ -53,10 +53,12 @@ class WorkerEngine:
         """Return the merged model, stored and verified (see `ports.MergeEngine`)."""
         path = job.scratch_dir / "job.json"
         path.write_text(dump_job(job), encoding="utf-8")
-        with served(self._store, job) as descriptors:
+        with served(self._store, job) as (server, descriptors):
             arguments = [str(path), *map(str, descriptors)]
             result = await self._worker.run(arguments, progress, scratch=job.scratch_dir, descriptors=descriptors)
-        return parse_result(result)
+            merged = parse_result(result)
+            server.check_results(merged.files)
+        return merged
 
 
 def dump_job(job: MergeJob) -> str:

@@ -4,7 +4,7 @@ import hashlib
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -19,19 +19,21 @@ from shared.errors import Permanent, SlipwayError, translate
 from shared.storage.blobs import Store
 
 MOST_CONVERSATIONS = 100
+GROWTH, ALLOWANCE_BYTES = 4, 2**30
+"""A worker may send so many times the bytes of its inputs (a byte becomes four at most), and so many more."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @contextmanager
-def served(store: Store, job: MergeJob) -> Iterator[list[int]]:
-    """Serve a worker while the block runs; yield the descriptors that the worker inherits."""
+def served(store: Store, job: MergeJob) -> Iterator[tuple["StoreServer", list[int]]]:
+    """Serve a worker while the block runs; yield the server, and the descriptors that the worker inherits."""
     pairs = [socket.socketpair() for _ in range(CHANNELS)]
     server = StoreServer(store, job)
     threads = [threading.Thread(target=server.serve, args=(Channel(ours),), daemon=True) for ours, _ in pairs]
     for thread in threads:
         thread.start()
     try:
-        yield [theirs.fileno() for _, theirs in pairs]
+        yield server, [theirs.fileno() for _, theirs in pairs]
     finally:
         for ours, theirs in pairs:  # a thread that waits for the store ends after it, and with it the last reference
             theirs.close()
@@ -45,7 +47,16 @@ class StoreServer:
         self._store = store
         folders = (job.base, job.checkpoint)
         self._readable = {(file.digest, folder.prefix): file for folder in folders for file in folder.files}
+        self._stored: dict[str, int] = {}
+        self._left_bytes = GROWTH * sum(file.size_bytes for file in self._readable.values()) + ALLOWANCE_BYTES
         self._lock = threading.Lock()
+
+    def check_results(self, files: Iterable[FileEntry]) -> None:
+        """Raise Permanent `engine_failed` unless the worker has put each of these files in this job."""
+        with self._lock:
+            for file in files:
+                if self._stored.get(file.digest) != file.size_bytes:
+                    raise Permanent("engine_failed", f"The worker reported {file.path}, which it has not stored.")
 
     def serve(self, channel: Channel) -> None:
         """Answer until the worker ends, or sends what is no request."""
@@ -57,6 +68,8 @@ class StoreServer:
         except Exception as error:  # noqa: BLE001 - the worker parses foreign files, so it may send anything
             structlog.get_logger().error("a merge worker sent an invalid request", error=repr(error))
             channel.close()
+        finally:
+            channel.release()
 
     def _answer(self, channel: Channel, request: dict[str, Any]) -> None:
         try:
@@ -92,20 +105,45 @@ class StoreServer:
         if not _DIGEST.fullmatch(digest) or size_bytes < 0:
             raise Permanent("internal_error", f"{digest[:80]} is not a digest.")
         file = FileEntry(path="blob", digest=digest, size_bytes=size_bytes)
-        absent = not self._store.has_blob(file)
-        channel.send({"absent": absent})
-        if absent:
+        stored = self._store.has_blob(file)
+        asked = not (stored and self._has(file))
+        if asked:
+            self._take(size_bytes)
+        else:
+            self._record(file)
+        channel.send({"absent": asked})
+        if asked:
             upload = _Upload(channel, file)
             try:
-                self._store.put_stream(file, upload.parts())
+                if stored:  # whoever knows a digest only must not be able to read the blob
+                    for _part in upload.parts():
+                        pass
+                else:
+                    self._store.put_stream(file, upload.parts())
             except ClosedError:
                 raise
             except Exception:
                 upload.await_question()
                 raise
+            self._record(file)  # before the answer, after which another channel may read it
             channel.send({})
+
+    def _record(self, file: FileEntry) -> None:
         with self._lock:
-            self._readable[(digest, "")] = file
+            self._stored[file.digest] = file.size_bytes
+            self._readable[(file.digest, "")] = file
+
+    def _has(self, file: FileEntry) -> bool:
+        """Return whether the worker has had all bytes of a blob: it is an input of the job, or was sent in it."""
+        with self._lock:
+            known = list(self._readable.values())
+        return any((one.digest, one.size_bytes) == (file.digest, file.size_bytes) for one in known)
+
+    def _take(self, size_bytes: int) -> None:
+        with self._lock:
+            if size_bytes > self._left_bytes:
+                raise Permanent("too_large", f"The worker sends {size_bytes} bytes; {self._left_bytes} are left to it.")
+            self._left_bytes -= size_bytes
 
     def _render(
         self, template: str, variables: dict[str, Any], conversations: list[list[dict[str, str]]], now: str
