@@ -328,7 +328,11 @@ def _change(
     """Change keys, and note the change for the audit log; return their folder, and when the change takes effect."""
     keys = _keys(folder, state)
     _identities(keys)
-    _attempt(keys, lambda: change(keys))
+    try:
+        _attempt(keys, lambda: change(keys))
+    except CommandError:
+        _reload(keys)  # what an earlier command left unfinished is completed, although this one is refused
+        raise
     _attempt(keys, lambda: Journal(keys.path).add(action, name, _described(keys, name)))
     effect = NOW if _reload(keys) else LATER
     if keys.path == keys_folder(keys.path.parent):
