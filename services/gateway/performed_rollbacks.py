@@ -147,8 +147,8 @@ class PerformedRollbacks:
     async def _report(self, order_id: str, record: PerformedRollback) -> None:
         if not self._log.connected:
             return
-        answer = await self._log.find_answer(order_id)
-        if answer is not None:
+        answer = await self._log.find_answer(record.order.digest)
+        if answer is not None and answer.order_digest == record.order.digest:
             await asyncio.to_thread(self._note, order_id, answer)
             self.refresh()
             return

@@ -29,7 +29,7 @@ def order_id(fact):
 
 
 def answer(world, fact):
-    stored = world.answers.data.get(order_id(fact))
+    stored = world.answers.data.get(fact.order.digest.removeprefix("sha256:"))
     return parse(RollbackAnswer, stored[1], "answers")[0] if stored else None
 
 
@@ -81,8 +81,30 @@ def test_what_no_administrator_ordered_for_this_route_is_refused_and_answered(wo
         await asyncio.sleep(1)
         (refused,) = world.log.facts(cf.OrderRefused)
         assert (refused.code, refused.order_id, world.route()) == (code, order_id(fact), before)
+        assert refused.actor == ("" if code in ("key_not_trusted", "signature_invalid") else "maria")
         stored = answer(world, fact)
         assert (stored.outcome, stored.code) == ("refused", code) if answered else stored is None
+        await world.stop()
+
+    play()
+
+
+@pytest.mark.parametrize("forged_first", [True, False])
+def test_a_report_of_the_same_payload_with_another_key_does_not_answer_the_order(world, forged_first):
+    @virtual_time
+    async def play():
+        world.start()
+        fact = report(world)
+        other = report(world, by=credential("eve")).order.public_key
+        forged = fact.model_copy(update={"order": fact.order.model_copy(update={"public_key": other})})
+        sent = [forged, fact, forged] if forged_first else [fact, forged]
+        for number, each in enumerate(sent):
+            world.publish(each, event_id=f"g-{number}")
+            await asyncio.sleep(1)
+            if each is forged:
+                assert answer(world, forged).code == "key_not_trusted"
+        assert (answer(world, fact).outcome, answer(world, fact).order_digest) == ("applied", fact.order.digest)
+        assert len(world.log.facts(cf.RollbackStarted)) == 1
         await world.stop()
 
     play()
