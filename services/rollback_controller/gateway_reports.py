@@ -55,7 +55,7 @@ class GatewayReports:
         def decide(state: RollbackState, route: Route | None, cause: Cause) -> RollbackState:
             nonlocal void
             cause = dataclasses.replace(cause, event_id=order.order_id, published_at=order.issued_at)
-            decided = decision.decide_on_report(state, order, route, cause)
+            decided = decision.decide_on_report(state, order, event.data.performed_at, route, cause)
             void = decided if isinstance(decided, VoidOrder) else None
             return decision.record_refusal(state, order, route, cause, void) if void is not None else decided  # type: ignore[return-value]  # void is what was decided
 

@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+from datetime import timedelta
 
 import pytest
 
 from contracts import facts as cf
-from contracts.gateway_rollbacks import RollbackAnswer
+from contracts.gateway_rollbacks import VALID, RollbackAnswer
+from decisions.orders import CLOCK_SKEW
 from decisions.rollback import rollback_id
 from shared.storage.record_format import parse
 from testbed import factories as f
@@ -84,6 +86,45 @@ def test_what_no_administrator_ordered_for_this_route_is_refused_and_answered(wo
         assert refused.actor == ("" if code in ("key_not_trusted", "signature_invalid") else "maria")
         stored = answer(world, fact)
         assert (stored.outcome, stored.code) == ("refused", code) if answered else stored is None
+        await world.stop()
+
+    play()
+
+
+@pytest.mark.parametrize(
+    ("performed", "code"),
+    [
+        (timedelta(), None),
+        (VALID - timedelta(seconds=1), None),
+        (-CLOCK_SKEW, None),  # the gateway's clock is behind
+        (VALID, "order_expired"),
+        (timedelta(days=3), "order_expired"),
+        (-CLOCK_SKEW - timedelta(seconds=1), "order_expired"),
+    ],
+)
+def test_an_order_counts_only_if_it_was_performed_while_it_was_valid(world, performed, code):
+    @virtual_time
+    async def play():
+        world.start()
+        issued = world.clock.now() - timedelta(days=4)
+        fact = report(world, issued_at=issued, expires_at=issued + VALID)
+        world.publish(fact.model_copy(update={"performed_at": issued + performed}))
+        await asyncio.sleep(1)
+        assert (answer(world, fact).code, world.route().active.target) == (code, f.target(7 if code else 6))
+        await world.stop()
+
+    play()
+
+
+def test_a_report_from_the_future_is_refused(world):
+    @virtual_time
+    async def play():
+        world.start()
+        issued = world.clock.now() + timedelta(hours=1)
+        fact = report(world, issued_at=issued, expires_at=issued + VALID)
+        world.publish(fact.model_copy(update={"performed_at": issued}))
+        await asyncio.sleep(1)
+        assert (answer(world, fact).code, world.route().active.target) == ("order_expired", f.target(7))
         await world.stop()
 
     play()
