@@ -77,7 +77,12 @@ def repeated(letter: DeadLetter, administrator: str) -> tuple[str, bytes]:
         envelope = json.loads(letter.body)
         own = {"source": source_of(administrator)} if envelope.get("type") in _OUTSIDE else {}
         return subject, canonical_json({**envelope, **own, "requeuedby": administrator})
-    except (ValueError, TypeError, AttributeError, RecursionError):  # no JSON object: it is refused again, with the same reason
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ):  # no JSON object: it is refused again, with the same reason
         return subject, letter.body
 
 
