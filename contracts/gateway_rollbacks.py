@@ -96,8 +96,8 @@ class RollbackAnswer(StoredRecord):
     """What the rollback-controller made of a rollback at gateways (bucket `rollback-answers`).
 
     Attributes:
-        order_digest: Digest of the signed order; its hexadecimal part is the record's key. A gateway takes no answer about
-            an order with another payload or key, which anything that publishes reports could have made up.
+        order_digest: Digest of the signed order; its hexadecimal part is the record's key. A gateway takes no
+            answer about an order with another payload or key: a report can contain any.
     """
 
     SCHEMA_VERSION: ClassVar[int] = 2

@@ -38,8 +38,8 @@ class GatewayReports:
     async def handle(self, event: Event[RollbackReported], received: Received) -> None:
         """Apply a reported rollback and answer it; raise Permanent when it is refused.
 
-        The signature is checked here, too, so a gateway can report only what an administrator ordered. The target that traffic moved to is not
-        probed: it serves at gateways already.
+        The signature is checked here, too, so a gateway can report only what an administrator ordered.
+        The target that traffic moved to is not probed: it serves at gateways already.
         """
         order = self.administrators.open(event.data.order)
         if isinstance(order, NotTrusted):

@@ -185,7 +185,7 @@ def _quota(quota: TeamQuota) -> str:
 
 @team_app.command("remove")
 def team_remove(name: TeamArgument, folder: FolderOption = None, state: StateOption = None) -> None:
-    """Remove a team without members; its models belong to no team then. Its keys of the API open nothing: revoke them."""
+    """Remove a team without members; its models belong to no team then. Revoke its keys of the API."""
     _, effect = _change(folder, state, "team.remove", name, lambda keys: keys.remove_team(name))
     show_line(f"{name} is removed; {effect}")
 
