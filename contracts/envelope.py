@@ -24,7 +24,8 @@ class Event(Contract, Generic[F]):
 
     Attributes:
         id: Also the message's `Nats-Msg-Id`.
-        source: `/slipway/<identity>`: whose key first published the event.
+        source: `/slipway/<identity>`: whose key first published the event; of what comes from
+            outside, also of a repetition, its sender.
         correlationid: The release; in `checkpoint.ready` the training run.
         requeuedby: The administrator whose key published the event again, from the dead letters.
 

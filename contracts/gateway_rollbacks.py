@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field, StringConstraints
 
 from .codes import Code
 from .stored import Migration, StoredRecord, unchanged
-from .vocabulary import Contract, Instant, ModelName, Target
+from .vocabulary import Contract, Digest, Instant, ModelName, Target, digest_of_json
 
 KIND: Final = "slipway.gateway-rollback.v1"
 VALID: Final = timedelta(minutes=10)
@@ -57,6 +57,11 @@ class SignedGatewayRollback(Contract):
     public_key: PublicKey
     signature: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{86}==$")]
 
+    @property
+    def digest(self) -> Digest:
+        """Return the digest of payload and key: no other text and no other key has it."""
+        return digest_of_json({"payload": self.payload, "public_key": self.public_key})
+
 
 class Administrator(Contract):
     """An identity that may order rollbacks at gateways, with the keys that are accepted now."""
@@ -82,13 +87,24 @@ class PerformedRollback(StoredRecord):
     reason: str = ""
 
 
+def _about_no_order(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return an answer of version 1, which had no digest, with one that no order has."""
+    return {**fields, "order_digest": f"sha256:{'0' * 64}"}
+
+
 class RollbackAnswer(StoredRecord):
-    """What the rollback-controller made of a rollback at gateways (bucket `rollback-answers`, by the order's id)."""
+    """What the rollback-controller made of a rollback at gateways (bucket `rollback-answers`).
+
+    Attributes:
+        order_digest: Digest of the signed order; its hexadecimal part is the record's key. A gateway takes no
+            answer about an order with another payload or key: a report can contain any.
+    """
 
     SCHEMA_VERSION: ClassVar[int] = 2
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged}
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: _about_no_order}
 
     order_id: OrderId
+    order_digest: Digest
     model: ModelName
     outcome: Literal["applied", "refused"]
     code: Code | None = None

@@ -282,7 +282,9 @@ class ReleasePolicy(_Strict):
     @model_validator(mode="after")
     def _approvals_are_asked_for(self) -> "ReleasePolicy":
         if self.approvals != Approvals() and self.promotion.mode == "automatic":
-            msg = "approvals are declared, but promotion.mode is automatic, which asks nobody; set it to manual"
+            msg = (
+                "approvals are declared, but promotion.mode is automatic, which asks for no approval; set it to manual"
+            )
             raise ValueError(msg)
         return self
 

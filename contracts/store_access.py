@@ -101,7 +101,7 @@ SERVICE_ACCESS: Final[dict[str, StoreAccess]] = {
         writes=("blobs/", "manifests/drift/", "references/"),
     ),
 }  # fmt: skip
-"""Services that are not here have no business in the store, and no credential for it."""
+"""Services that are not here do not use the store, and have no credential for it."""
 
 PROVISIONER_ACCESS: Final = StoreAccess(
     reads=(PROBE, DATA_FORMAT), writes=(PROBE, DATA_FORMAT), deletes=(PROBE,), manages_bucket=True

@@ -21,7 +21,7 @@ class Void:
 
 
 def assess_times(order: GatewayRollback, now: datetime) -> Void | None:
-    """Return why an order does not count now, by the gateway's clock; None if it does."""
+    """Return why an order does not count now, by the caller's clock; None if it does."""
     until = min(order.expires_at, order.issued_at + VALID)
     if order.issued_at - now > CLOCK_SKEW:
         reason = (

@@ -2,13 +2,17 @@
 
 import json
 from dataclasses import dataclass
+from typing import Final
 
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from contracts.services import DEADLETTER, DEADLETTER_PREFIX
+from contracts.envelope import source_of
+from contracts.services import DEADLETTER, DEADLETTER_PREFIX, FROM_OUTSIDE
 from contracts.vocabulary import canonical_json
 from shared.errors import Permanent
+
+_OUTSIDE: Final = {fact.TYPE for fact in FROM_OUTSIDE}
 
 
 @dataclass(frozen=True)
@@ -65,13 +69,20 @@ async def list_all(js: JetStreamContext) -> list[DeadLetter]:
 def repeated(letter: DeadLetter, administrator: str) -> tuple[str, bytes]:
     """Return the subject and the body with which an administrator publishes a dead letter again, under their own name.
 
-    The event keeps its `source`; an order becomes the administrator's own (`Event.sender`).
+    A service's event keeps its `source`. What comes from outside, an order or an announcement, becomes the
+    administrator's own: its `source` is the administrator, too.
     """
     subject = f"{letter.subject.rpartition('.')[0]}.{administrator}"
     try:
         envelope = json.loads(letter.body)
-        return subject, canonical_json({**envelope, "requeuedby": administrator})
-    except (ValueError, TypeError, RecursionError):  # no JSON object: it is refused again, with the same reason
+        own = {"source": source_of(administrator)} if envelope.get("type") in _OUTSIDE else {}
+        return subject, canonical_json({**envelope, **own, "requeuedby": administrator})
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ):  # no JSON object: it is refused again, with the same reason
         return subject, letter.body
 
 

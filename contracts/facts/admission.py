@@ -68,7 +68,7 @@ class CheckpointReady(Fact):
 class ReleaseOpened(Fact):
     """The registry admitted a checkpoint, reserved a version number and froze the policy.
 
-    `publishers` are the identities that announced the checkpoint: its sender, and who sent it first if it was requeued.
+    `publishers` are the identities that announced the checkpoint: its sender; an administrator if it was requeued.
     """
 
     TYPE: ClassVar[str] = "slipway.release.opened.v1"

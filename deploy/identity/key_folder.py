@@ -21,7 +21,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pydantic import SecretStr, TypeAdapter
 
@@ -114,10 +114,10 @@ class KeyFolder:
             return made
 
     def remove_team(self, name: str) -> None:
-        """Remove a team that nobody belongs to; its models belong to no team then.
+        """Remove a team without members; its models belong to no team then.
 
         Raises:
-            KeysRefused: There is no such team, or somebody belongs to it.
+            KeysRefused: There is no such team, or an identity belongs to it.
         """
         with self._alone():
             if all(team.name != name for team in self.teams()):
@@ -293,9 +293,9 @@ class KeyFolder:
             raise KeysRefused(f"{name} is a part of Slipway and needs a key: use `slipway keys rotate {name}`.")
         with self._alone():
             self._known(name)
-            self._store([identity for identity in self.identities() if identity.name != name])
-            for file in (self.credential(name), self.former_credential(name)):
+            for file in (self.credential(name), self.former_credential(name)):  # first: none stays after a crash
                 file.unlink(missing_ok=True)
+            self._store([identity for identity in self.identities() if identity.name != name])
 
     def change_attester(self, name: str, change: Callable[[AttesterKeys], AttesterKey]) -> AttesterKey:
         """Change the keys that a service signs attestations with.
@@ -330,7 +330,11 @@ class KeyFolder:
             yield
 
     def _resume(self) -> None:
-        """Complete or undo what a crash interrupted: the listing says which keys are accepted."""
+        """Complete or undo what a crash interrupted: the listing says which keys are accepted.
+
+        What follows from the listing is written before a change is refused: a withdrawal that was killed counts once
+        it is tried again, although the listing has nothing left to withdraw.
+        """
         accepted = {identity.name: identity.public_keys for identity in self.identities()}
         for name, keys in accepted.items():
             following, former = self._next_credential(name), self.former_credential(name)
@@ -341,6 +345,8 @@ class KeyFolder:
                     following.unlink()
             if former.is_file() and public_key(former) not in keys:
                 former.unlink()
+        if accepted and self.server_config.parent.is_dir():
+            self._derive(self.identities(), self.teams())
 
     def _take_next(self, name: str) -> None:
         """Replace an identity's credential by its next one, and keep the one before."""
@@ -378,27 +384,38 @@ class KeyFolder:
         write_file(certificate, made.certificate)
 
     def _store(self, identities: Iterable[Identity], teams: Iterable[Team] | None = None) -> None:
-        """Write the listing of identities, then what follows from it: the server's configuration, administrators."""
+        """Write the listing of identities, then what follows from it and the teams."""
         kept = tuple(identities)
-        listing = [identity.model_dump(mode="json") for identity in kept]
-        write_file(self._listing(), json.dumps(listing, indent=1).encode() + b"\n")
-        owned = tuple(with_members(team, kept) for team in (self.teams() if teams is None else teams))
+        _replace(self._listing(), [identity.model_dump(mode="json") for identity in kept])
+        self._derive(kept, self.teams() if teams is None else teams)
+
+    def _derive(self, kept: tuple[Identity, ...], teams: Iterable[Team]) -> None:
+        """Write what differs from the listing: teams, the server's configuration, administrators, keys of the store."""
+        owned = tuple(with_members(team, kept) for team in teams)
         make_folder(self.team_list.parent, mode=0o755)
-        plain = [team.model_dump(mode="json") for team in owned]
-        write_file(self.team_list, json.dumps(plain, indent=1).encode() + b"\n")
-        write_file(self.server_config, bus_config.authorization(kept, owned).encode())
+        _replace(self.team_list, [team.model_dump(mode="json") for team in owned])
+        config = bus_config.authorization(kept, owned).encode()
+        if not self.server_config.is_file() or self.server_config.read_bytes() != config:
+            write_file(self.server_config, config)
         administrators = [
             Administrator(name=identity.name, public_keys=identity.public_keys).model_dump(mode="json")
             for identity in kept
             if "administrator" in identity.roles
         ]
-        write_file(self.administrators, json.dumps(administrators, indent=1).encode() + b"\n")
+        _replace(self.administrators, administrators)
         self.store.sync(narrowed(identity, owned) for identity in kept)
 
     def _narrowed(self) -> list[Identity]:
         """Return the identities with the models that they may act on now."""
         owned = self.teams()
         return [narrowed(identity, owned) for identity in self.identities()]
+
+
+def _replace(file: Path, entries: list[dict[str, Any]]) -> None:
+    """Write a JSON file, unless it has these entries."""
+    content = json.dumps(entries, indent=1).encode() + b"\n"
+    if not file.is_file() or file.read_bytes() != content:
+        write_file(file, content)
 
 
 def _hosts_of(certificate: Path) -> tuple[str, ...]:

@@ -116,7 +116,7 @@ class StoreKeys:
         write_secret(folder / "root.s3", root.text().encode())
 
     def rotate(self, name: str, identities: Iterable[Identity]) -> None:
-        """Add a second key to an identity, unless it has two already or has no business in the store."""
+        """Add a second key to an identity, unless it has two already or may not use the store."""
         kept = self.accepted().get(name, ())
         if len(kept) == 1:
             self._change(name, (*kept, _make(name)), identities)

@@ -99,23 +99,24 @@ class PerformedRollbacks:
         order = self.open(signed)
         if isinstance(order, Refused):
             return order
-        void = assess_times(order, self._clock.now())
+        now = self._clock.now()
+        void = assess_times(order, now)
         if void is not None:
             return Refused(void.code, void.reason)
         if not order.plan_only and order.order_id not in self._known and await self._log.answers(order.model):
             reason = f"The bus answers: use `slipway rollback {order.model}`, which all gateways follow."
             return Refused("bus_available", reason)
-        performed = await asyncio.to_thread(self._perform, signed, order)
+        performed = await asyncio.to_thread(self._perform, signed, order, now)
         self.refresh()
         return performed
 
-    def _perform(self, signed: SignedGatewayRollback, order: GatewayRollback) -> Performed | Refused:
+    def _perform(self, signed: SignedGatewayRollback, order: GatewayRollback, now: datetime) -> Performed | Refused:
+        """Save an order that is performed, with the time for which it was found valid."""
         with self._file.locked():
             records = self._file.load()
             done = decide(records, self._table.known(order.model), signed, order)
             if isinstance(done, Refused) or order.plan_only or order.order_id in records:
                 return done
-            now = self._clock.now()
             records = _without_old(records, now)
             records[order.order_id] = PerformedRollback(order=signed, performed_at=now)
             try:
@@ -152,8 +153,8 @@ class PerformedRollbacks:
     async def _report(self, order_id: str, record: PerformedRollback) -> None:
         if not self._log.connected:
             return
-        answer = await self._log.find_answer(order_id)
-        if answer is not None:
+        answer = await self._log.find_answer(record.order.digest)
+        if answer is not None and answer.order_digest == record.order.digest:
             await asyncio.to_thread(self._note, order_id, answer)
             self.refresh()
             return

@@ -68,8 +68,8 @@ class RollbackLog(Protocol):
     async def answers(self, model: str, /) -> bool:
         """Return whether the bus answers a question about a model's route within seconds."""
 
-    async def find_answer(self, order_id: str, /) -> RollbackAnswer | None:
-        """Return what the rollback-controller made of an order; None while it has not answered. Raises Transient."""
+    async def find_answer(self, order_digest: str, /) -> RollbackAnswer | None:
+        """Return what the rollback-controller made of a signed order; None without an answer. Raises Transient."""
 
     async def report(self, report: RollbackReported, /, *, model: str, order_id: str) -> None:
         """Publish a report; one of the same order that comes again is stored once. Raises Transient."""

@@ -29,7 +29,7 @@ from contracts.facts import (
 )
 from contracts.policy import ReleasePolicy
 from services.registry.admissions import Admissions, rejection
-from services.registry.domain import admission, approvals, teams, versions
+from services.registry.domain import admission, approvals, gates, teams, versions
 from services.registry.domain.admission import AllowedLocations, Refusal
 from services.registry.domain.announcements import Announcement
 from services.registry.domain.record import Input, Release
@@ -178,9 +178,9 @@ class Registry:
 
     async def _attest_approval(self, release: Release, event: Event[ApprovalGranted]) -> None:
         record = versions.plan_approval_record(release, event)
-        if record is None:
+        if record is None and gates.all_quantised(release):
             return
-        if release.manifest is None:
+        if record is None or release.manifest is None:
             reason = f"Version {release.version} of {release.model} is not registered yet; its approval waits for that."
             raise Transient("bus_unavailable", reason)
         await self._ports.artifacts.put_approval(record)

@@ -64,10 +64,14 @@ def _check_sender(fact: type[Fact], event: Event[Any], sender: str) -> None:
 
     The bus lets each identity publish only on subjects that end with its own name. What a service publishes is accepted
     from a service that declares it; from a user only as a repetition (`requeuedby`): only administrators can send one.
+    What comes from outside has its sender as `source`, also when it is a repetition: any user can write `requeuedby`.
     """
     if event.sender != sender:
         named = f"the envelope names {event.sender or 'no identity'}"
         raise Permanent("sender_mismatch", f"{event.type} was published by {sender}, {named}: {_source(event)}.")
+    if fact in FROM_OUTSIDE and event.origin != sender:
+        named = f"the envelope names source {event.source!r}"
+        raise Permanent("sender_mismatch", f"{event.type} was published by {sender}, {named}.")
     allowed = emitters(fact)
     is_user = sender not in SERVICES and sender != PROVISIONER
     if is_user if fact in FROM_OUTSIDE else sender in allowed or (is_user and event.requeuedby is not None):

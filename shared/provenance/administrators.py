@@ -46,7 +46,7 @@ class Administrators:
     """The listed administrators, read again at every use: a key that was withdrawn a moment ago no longer counts."""
 
     def __init__(self, path: Path | None) -> None:
-        """Take the file `trust/administrators.json` of a folder of keys; None: nobody is known."""
+        """Take the file `trust/administrators.json` of a folder of keys; None: no administrator is known."""
         self.path = path
 
     def open(self, signed: SignedGatewayRollback) -> GatewayRollback | NotTrusted:

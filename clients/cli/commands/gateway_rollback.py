@@ -142,7 +142,10 @@ def read_credential(stack: StackAddress) -> Credential:
     try:
         return Credential.from_text(path.read_text())
     except (OSError, ValueError) as error:
-        raise CommandError(f"{path} is no readable credential of `slipway keys`: {error}") from error
+        reason = f"{path} is no readable credential of `slipway keys`: {error}"
+        if path.suffix == ".creds":
+            reason = f"{path} opens a bus in operator mode only: name the .nk file of the same administrator"
+        raise CommandError(reason) from error
 
 
 def _describe(asked: Asked, *, dry_run: bool) -> str:

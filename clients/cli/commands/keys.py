@@ -185,7 +185,7 @@ def _quota(quota: TeamQuota) -> str:
 
 @team_app.command("remove")
 def team_remove(name: TeamArgument, folder: FolderOption = None, state: StateOption = None) -> None:
-    """Remove a team without members; its models belong to no team then."""
+    """Remove a team without members; its models belong to no team then. Revoke its keys of the API."""
     _, effect = _change(folder, state, "team.remove", name, lambda keys: keys.remove_team(name))
     show_line(f"{name} is removed; {effect}")
 
@@ -330,7 +330,11 @@ def _change(
         with Journal(keys.path).noting(action, name, lambda: _described(keys, name), KeysRefused):
             change(keys)
 
-    _attempt(keys, noted_change)
+    try:
+        _attempt(keys, noted_change)
+    except CommandError:
+        _reload(keys)  # what an earlier command left unfinished is completed, although this one is refused
+        raise
     effect = NOW if _reload(keys) else LATER
     if keys.path == keys_folder(keys.path.parent):
         publish_journal(keys.path, keys.path.parent)

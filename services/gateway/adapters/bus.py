@@ -132,12 +132,12 @@ class BusConnection:
             return False
         return True
 
-    async def find_answer(self, order_id: str) -> RollbackAnswer | None:
+    async def find_answer(self, order_digest: str) -> RollbackAnswer | None:
         """Return what became of a rollback that was performed here (see `ports.RollbackLog`)."""
         answers = Bucket(self._bus.js, "rollback-answers", RollbackAnswer, service=self._bus.service)
         try:
             async with asyncio.timeout(_ANSWER_S):
-                entry = await answers.get(order_id)
+                entry = await answers.get(order_digest.removeprefix("sha256:"))
         except (nats.errors.Error, TimeoutError) as error:
             raise Transient("bus_unavailable", f"The bus does not answer: {error!r}.") from error
         return entry.value if entry is not None else None
@@ -145,7 +145,7 @@ class BusConnection:
     async def report(self, report: RollbackReported, *, model: str, order_id: str) -> None:
         """Publish a rollback that was performed here (see `ports.RollbackLog`)."""
         # all gateways that performed it publish the same id: the bus stores one
-        event_id = derived_id(order_id, RollbackReported.TYPE)
+        event_id = derived_id(report.order.digest, RollbackReported.TYPE)
         emit = Emit(report, model=model, environment="production", id=event_id, correlation_id=order_id)
         try:
             await publish_event(self._bus.js, self._bus.envelope(emit))

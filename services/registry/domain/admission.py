@@ -253,6 +253,6 @@ def plan_opening(event: Event[CheckpointReady], policy: ReleasePolicy, *, key: D
         variants=tuple(dict.fromkeys(ready.variants)),
         policy=policy,
         source_event_id=event.id,
-        publishers=tuple(dict.fromkeys(filter(None, (event.sender, event.origin)))),
+        publishers=(event.sender,) if event.sender else (),
         serving=ready.serving,
     )

@@ -120,4 +120,5 @@ class RecordedAnswers:
         def decide(before: RollbackAnswer | None) -> RollbackAnswer:
             return before if before is not None and before.outcome == "applied" else answer
 
-        await edit_record(self._records, answer.order_id, decide, name=f"rollback-answers/{answer.order_id}")
+        key = answer.order_digest.removeprefix("sha256:")
+        await edit_record(self._records, key, decide, name=f"rollback-answers/{key}")

@@ -19,7 +19,7 @@ from contracts.facts import (
 from contracts.gateway_rollbacks import GatewayRollback
 from contracts.routes import Route
 from contracts.vocabulary import Target
-from decisions.gateway_rollbacks import Void, apply_order
+from decisions.gateway_rollbacks import Void, apply_order, assess_times
 from decisions.orders import assess_epoch, assess_expiry, expiry
 from decisions.rollback import Guard, PastRollback, RollBack, decide_rollback, rollback_id
 from services.rollback_controller.domain.record import (
@@ -218,16 +218,20 @@ def decide_on_order(
 
 
 def decide_on_report(
-    state: RollbackState, order: GatewayRollback, route: Route | None, cause: Cause
+    state: RollbackState, order: GatewayRollback, performed_at: datetime, route: Route | None, cause: Cause
 ) -> RollbackState | VoidOrder:
     """Start what gateways performed by an administrator's order; several reports of one order are one.
 
-    Its age was checked when it was performed. Here its epoch counts: a route that changed meanwhile stays.
+    It counts if it was valid when it was performed, however late the report comes, and if its epoch is that of the
+    route: a route that changed meanwhile stays.
     """
     known = state.rollback(rollback_id(order.order_id))
     if known is not None:
         refused = known.phase == "failed" and known.timeline.decided_at is None
         return VoidOrder(known.reason, known.code or "not_in_traffic") if refused else state
+    untimely = assess_times(order, performed_at) or assess_times(order, min(performed_at, cause.now))
+    if untimely is not None:
+        return VoidOrder(untimely.reason, untimely.code)
     if route is None or order.failed is None:
         return VoidOrder(f"{state.model} has no route; there is nothing to roll back.")
     applied = apply_order(route, order)

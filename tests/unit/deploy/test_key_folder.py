@@ -272,6 +272,35 @@ def test_other_changes_that_end_at_any_step_can_be_done_again(tmp_path, monkeypa
     assert step >= 3
 
 
+@pytest.mark.parametrize("change", ["retire", "remove"])
+def test_a_withdrawal_that_ends_at_any_step_is_complete_once_it_is_tried_again(tmp_path, monkeypatch, change):
+    """The repetition alone: nothing else is done in between, and a refusal says what is true."""
+    for step in range(1, 40):
+        keys = KeyFolder(tmp_path / str(step))
+        keys.prepare(["127.0.0.1"], NOW)
+        keys.add("adam", ["administrator"])
+        keys.rotate("adam")
+        withdrawn = named(keys)["adam"].public_keys[: 1 if change == "retire" else 2]
+        stored = keys.store.accepted()["adam"][: len(withdrawn)]
+        with monkeypatch.context() as patched:
+            die_at(patched, step)
+            try:
+                getattr(keys, change)("adam")
+            except Killed:
+                pass
+            else:
+                break
+        with contextlib.suppress(KeysRefused):
+            getattr(keys, change)("adam")
+        for file in (keys.server_config, keys.administrators, keys.path / "identities.json"):
+            assert not [key for key in withdrawn if key in file.read_text()], f"{file.name}, after step {step}"
+        assert not [key for key in stored if key.access_key in keys.store.server_config.read_text()], step
+        gone = [keys.former_credential("adam"), keys.store.former_credential("adam")]
+        gone += [keys.credential("adam"), keys.store.credential("adam")] if change == "remove" else []
+        assert not [file.name for file in gone if file.exists()], step
+    assert step >= 5
+
+
 def test_an_authority_without_its_key_is_never_replaced(keys):
     (keys.path / "ca-key.pem").unlink()
     before = keys.authority.read_bytes()

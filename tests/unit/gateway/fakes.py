@@ -258,10 +258,10 @@ class FakeRollbackLog:
     async def answers(self, _model):
         return self.connected
 
-    async def find_answer(self, order_id):
+    async def find_answer(self, order_digest):
         if not self.connected:
             raise Transient("bus_unavailable", "The bus does not answer.")
-        return self.replies.get(order_id)
+        return self.replies.get(order_digest)
 
     async def report(self, report, *, model, order_id):
         if not self.connected:

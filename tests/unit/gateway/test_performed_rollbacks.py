@@ -20,7 +20,7 @@ from services.gateway.adapters.record_file import RecordFile
 from services.gateway.performed_rollbacks import MOST_WAITING, Performed, PerformedRollbacks
 from services.gateway.rollback_endpoint import BURST, MOST_BYTES
 from services.gateway.route_table import RouteTable
-from testbed.administrators import credential, listed, rollback_order, signed_rollback
+from testbed.administrators import credential, listed, public_key, rollback_order, signed_rollback
 from testbed.factories import MODEL, served
 from tests.kit.soak import often
 from tests.unit.gateway.fakes import FakeRollbackLog, StepClock
@@ -182,9 +182,17 @@ async def test_it_is_reported_once_the_bus_is_back_and_ends_if_it_is_refused_the
     [(reported, model, fact)] = place.log.reports
     assert (reported, model, fact.order, place.active) == (order_id, MODEL, signed, 6)
     answer = RollbackAnswer(
-        order_id=order_id, model=MODEL, outcome="refused", code="key_not_trusted", answered_at=place.clock.now()
+        order_id=order_id,
+        order_digest=signed.model_copy(update={"public_key": public_key(OTHER)}).digest,
+        model=MODEL,
+        outcome="refused",
+        code="key_not_trusted",
+        answered_at=place.clock.now(),
     )
-    place.log.replies[order_id] = answer
+    place.log.replies[signed.digest] = answer
+    await place.report()
+    assert (place.active, place.file.load()[order_id].outcome) == (6, "waiting")  # about the same text with another key
+    place.log.replies[signed.digest] = answer.model_copy(update={"order_digest": signed.digest})
     await place.report()
     assert (place.active, place.file.load()[order_id].code) == (7, "key_not_trusted")
     assert (await place.rollbacks.perform(signed)).outcome == "refused"
@@ -194,8 +202,12 @@ async def test_what_was_applied_counts_until_its_route_arrives(place):
     signed = place.order()
     await place.rollbacks.perform(signed)
     order_id, place.log.connected = json.loads(signed.payload)["order_id"], True
-    place.log.replies[order_id] = RollbackAnswer(
-        order_id=order_id, model=MODEL, outcome="applied", answered_at=place.clock.now()
+    place.log.replies[signed.digest] = RollbackAnswer(
+        order_id=order_id,
+        order_digest=signed.digest,
+        model=MODEL,
+        outcome="applied",
+        answered_at=place.clock.now(),
     )
     await place.report()
     assert place.active == 6

@@ -473,7 +473,14 @@ async def ordered(harness, fact, *, at=0.0, stored=0.0, event_id="o1"):
 async def opened_release(harness):
     await harness.announce()
     (opened,) = harness.out.publisher.of(f.ReleaseOpened)
+    await register(harness, opened)
     return opened.release_id
+
+
+async def register(harness, opened):
+    """Let a version be registered: approvals wait for that."""
+    for number, fact in enumerate((k.merged(), *(k.quantised(variant) for variant in opened.variants))):
+        await harness.registry.handle(k.event(fact, f"r{number}", correlation=opened.release_id), opened.release_id)
 
 
 async def test_an_approval_by_the_publisher_of_the_checkpoint_is_refused_and_changes_nothing(harness):
@@ -483,6 +490,7 @@ async def test_an_approval_by_the_publisher_of_the_checkpoint_is_refused_and_cha
     await harness.announce(policy=None)
     (opened,) = harness.out.publisher.of(f.ReleaseOpened)
     assert opened.publishers == (PUBLISHER,)
+    await register(harness, opened)
     approval = k.approval(k.ref("x").digest, opened.release_id)
     for number, (sender, refused) in enumerate(((PUBLISHER, True), ("anna", False))):
         event = k.event(approval, f"a{number}", correlation=opened.release_id, source=source_of(sender))

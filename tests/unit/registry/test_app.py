@@ -552,6 +552,18 @@ async def test_an_approval_is_attested_with_its_sender_before_it_counts_and_wait
     assert set(harness.out.artifacts.approvals) == {"o-1"}, "it approves no variant of this release"
 
 
+async def test_an_approval_that_arrives_before_its_variant_is_quantised_waits_and_is_attested(harness):
+    (opened,) = await harness.admit(policy=k.policy(promotion=Promotion(mode="manual")))
+    order = k.event(k.approval(k.quantised("bf16").manifest.digest, opened.release_id), "o-1", source="/slipway/ana")
+    for arrived in ((), (k.merged(),), (k.quantised("int8"),)):
+        await harness.handle(opened.release_id, *arrived)
+        with pytest.raises(Transient, match="not registered yet"):
+            await harness.registry.handle_order(order, order.time)
+    await harness.handle(opened.release_id, k.quantised("bf16"))
+    assert (await harness.registry.handle_order(order, order.time)).order_id == "o-1"
+    assert set(harness.out.artifacts.approvals) == {"o-1"}
+
+
 async def test_an_order_for_a_release_that_ended_is_not_answered_as_accepted(harness):
     (opened,) = await harness.admit()
     cancelled = k.event(k.cancel(opened.release_id), "o-1", source="/slipway/ana")

@@ -56,5 +56,5 @@ def test_an_approval_by_the_publisher_is_refused_where_it_never_counts():
 
 
 def test_approvals_that_no_one_is_asked_for_are_no_policy():
-    with pytest.raises(ValidationError, match="which asks nobody"):
+    with pytest.raises(ValidationError, match="which asks for no approval"):
         k.policy(approvals=Approvals(count=2))

@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+from datetime import timedelta
 
 import pytest
 
 from contracts import facts as cf
-from contracts.gateway_rollbacks import RollbackAnswer
+from contracts.gateway_rollbacks import VALID, RollbackAnswer
+from decisions.orders import CLOCK_SKEW
 from decisions.rollback import rollback_id
 from shared.storage.record_format import parse
 from testbed import factories as f
@@ -29,7 +31,7 @@ def order_id(fact):
 
 
 def answer(world, fact):
-    stored = world.answers.data.get(order_id(fact))
+    stored = world.answers.data.get(fact.order.digest.removeprefix("sha256:"))
     return parse(RollbackAnswer, stored[1], "answers")[0] if stored else None
 
 
@@ -81,8 +83,69 @@ def test_what_no_administrator_ordered_for_this_route_is_refused_and_answered(wo
         await asyncio.sleep(1)
         (refused,) = world.log.facts(cf.OrderRefused)
         assert (refused.code, refused.order_id, world.route()) == (code, order_id(fact), before)
+        assert refused.actor == ("" if code in ("key_not_trusted", "signature_invalid") else "maria")
         stored = answer(world, fact)
         assert (stored.outcome, stored.code) == ("refused", code) if answered else stored is None
+        await world.stop()
+
+    play()
+
+
+@pytest.mark.parametrize(
+    ("performed", "code"),
+    [
+        (timedelta(), None),
+        (VALID - timedelta(seconds=1), None),
+        (-CLOCK_SKEW, None),  # the gateway's clock is behind
+        (VALID, "order_expired"),
+        (timedelta(days=3), "order_expired"),
+        (-CLOCK_SKEW - timedelta(seconds=1), "order_expired"),
+    ],
+)
+def test_an_order_counts_only_if_it_was_performed_while_it_was_valid(world, performed, code):
+    @virtual_time
+    async def play():
+        world.start()
+        issued = world.clock.now() - timedelta(days=4)
+        fact = report(world, issued_at=issued, expires_at=issued + VALID)
+        world.publish(fact.model_copy(update={"performed_at": issued + performed}))
+        await asyncio.sleep(1)
+        assert (answer(world, fact).code, world.route().active.target) == (code, f.target(7 if code else 6))
+        await world.stop()
+
+    play()
+
+
+def test_a_report_from_the_future_is_refused(world):
+    @virtual_time
+    async def play():
+        world.start()
+        issued = world.clock.now() + timedelta(hours=1)
+        fact = report(world, issued_at=issued, expires_at=issued + VALID)
+        world.publish(fact.model_copy(update={"performed_at": issued}))
+        await asyncio.sleep(1)
+        assert (answer(world, fact).code, world.route().active.target) == ("order_expired", f.target(7))
+        await world.stop()
+
+    play()
+
+
+@pytest.mark.parametrize("forged_first", [True, False])
+def test_a_report_of_the_same_payload_with_another_key_does_not_answer_the_order(world, forged_first):
+    @virtual_time
+    async def play():
+        world.start()
+        fact = report(world)
+        other = report(world, by=credential("eve")).order.public_key
+        forged = fact.model_copy(update={"order": fact.order.model_copy(update={"public_key": other})})
+        sent = [forged, fact, forged] if forged_first else [fact, forged]
+        for number, each in enumerate(sent):
+            world.publish(each, event_id=f"g-{number}")
+            await asyncio.sleep(1)
+            if each is forged:
+                assert answer(world, forged).code == "key_not_trusted"
+        assert (answer(world, fact).outcome, answer(world, fact).order_digest) == ("applied", fact.order.digest)
+        assert len(world.log.facts(cf.RollbackStarted)) == 1
         await world.stop()
 
     play()

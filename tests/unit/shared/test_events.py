@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from clients.cli.dead_letters import DeadLetter, repeated
 from contracts.envelope import nats_subject, plain, source_of
 from contracts.facts import FACTS, CheckpointReady, RollbackOrdered, VariantRequested
 from contracts.identities import PROVISIONER
@@ -225,7 +226,8 @@ def test_a_fact_is_accepted_from_those_who_declare_it_only(kind):
 @pytest.mark.parametrize("kind", FACTS.values(), ids=lambda kind: kind.__name__)
 def test_a_requeued_event_is_its_administrators(kind):
     """Only administrators may publish what services emit, so a user under a service's fact is one."""
-    event = factories.event(kind, requeuedby="adam")
+    source = source_of("adam") if kind in FROM_OUTSIDE else source_of(next(iter(emitters(kind))))
+    event = factories.event(kind, requeuedby="adam", source=source)
     body = canonical_json(plain(event))
     assert event.nats_subject == nats_subject(kind.TYPE, "support-bot", "adam")
     assert parse_event(kind, event.nats_subject, body).sender == "adam"
@@ -235,6 +237,23 @@ def test_a_requeued_event_is_its_administrators(kind):
         theirs = factories.event(kind, requeuedby=service)
         if kind in FROM_OUTSIDE or service not in emitters(kind):
             assert refused(canonical_json(plain(theirs)), theirs.nats_subject, kind).code == "sender_mismatch"
+
+
+@pytest.mark.parametrize("kind", FROM_OUTSIDE, ids=lambda kind: kind.__name__)
+def test_a_user_names_no_other_user_as_the_source_of_what_comes_from_outside(kind):
+    """Publishers and operators can write `requeuedby`, too: it makes them no administrator."""
+    forged = factories.event(kind, requeuedby="paula", source=source_of("oscar"))
+    assert refused(canonical_json(plain(forged)), forged.nats_subject, kind).code == "sender_mismatch"
+
+
+@pytest.mark.parametrize("kind", FACTS.values(), ids=lambda kind: kind.__name__)
+def test_a_dead_letter_is_accepted_again_as_its_administrators(kind):
+    source = source_of("oscar" if kind in FROM_OUTSIDE else next(iter(emitters(kind))))
+    first = factories.event(kind, source=source)
+    letter = DeadLetter(1, "registry", first.nats_subject, "", "", "", 1, 1, "", {}, canonical_json(plain(first)))
+    event = parse_event(kind, *repeated(letter, "adam"))
+    assert (event.sender, event.id, event.data) == ("adam", first.id, first.data)
+    assert event.source == (source_of("adam") if kind in FROM_OUTSIDE else source)
 
 
 @pytest.mark.parametrize(
