@@ -36,7 +36,7 @@ if words[0] == "up" and not os.environ.get("FAIL_UP"):
     child = subprocess.Popen([sys.executable, "-c", code, state + "/lock"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     child.stdout.readline()
     open(os.path.join(os.path.dirname(state), "pid"), "w").write(str(child.pid))
-elif words[0] in ("down", "doctor"):
+elif words[0] in ("down", "doctor", "keys"):
     sys.exit(0)
 elif os.environ.get("WAITS"):
     time.sleep(60)
@@ -80,8 +80,9 @@ def test_on_a_terminal_the_stack_stays_up_and_the_commands_that_work_are_named(f
         os.close(master)
     assert "signal SIGILL: it used an instruction that this CPU lacks" in text
     asked = (folder / "asked").read_text().splitlines()
+    issued = f"keys issue demo --model support-bot --output {folder}/state/demo.key"
     imported = f"base import --from-smollm2 --chat-template examples/smollm2/chat_template.jinja --keep-folder {folder}"
-    assert asked == ["doctor --quick", "up --detach", f"{imported}/state/base"]
+    assert asked == ["doctor --quick", "up --detach", issued, f"{imported}/state/base"]
     assert StateFolder(folder / "state").is_held()
     assert text.index("The demo stopped") < text.index("The demo's stack stays up")
     assert f"slipway deadletters list --state {folder}/state" in text
