@@ -35,6 +35,7 @@ ErrorKind = Literal[
     "key_expired",
     "environment_not_allowed",
     "rate_limit_exceeded",
+    "insufficient_quota",
     "internal_error",
     "template_busy",
     "too_many_requests",
@@ -72,6 +73,7 @@ ATTRIBUTION: Mapping[ErrorKind, Party] = {
     "key_expired": "caller",
     "environment_not_allowed": "caller",
     "rate_limit_exceeded": "caller",
+    "insufficient_quota": "caller",
     # This gateway: a defect, or more at once than it takes.
     "internal_error": "gateway",
     "template_busy": "gateway",

@@ -23,7 +23,7 @@ def list_files(folder: Path) -> list[tuple[str, int]]:
     """
     descriptor = os.open(folder, _FOLDER)
     try:
-        return sorted(_walk(descriptor, ""), key=lambda found: Path(found[0]))
+        return sorted(_walk(descriptor, ""), key=lambda file: Path(file[0]))
     finally:
         os.close(descriptor)
 

@@ -135,8 +135,8 @@ async def test_an_order_reaches_a_gateway_with_a_certificate_of_a_private_author
         await asyncio.to_thread(
             roll_back_without_bus, stack, "toy", None, [], reason="rude", dry_run=True, as_json=False
         )
-    said = "no gateway of this version (HTTP 200)" if trusts else "CERTIFICATE_VERIFY_FAILED"
-    assert said in capsys.readouterr().out, "the application of this test is no gateway, but it was reached"
+    expected = "no gateway of this version (HTTP 200)" if trusts else "CERTIFICATE_VERIFY_FAILED"
+    assert expected in capsys.readouterr().out, "the application of this test is no gateway, but it was reached"
 
 
 async def test_an_authority_that_cannot_be_read_is_named(tmp_path):

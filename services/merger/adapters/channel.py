@@ -73,7 +73,7 @@ class Channel:
             self._connection.shutdown(socket.SHUT_RDWR)
 
     def release(self) -> None:
-        """Give the socket back; by the thread that uses it."""
+        """Close the socket, by the thread that uses it."""
         self._connection.close()
 
     def _exactly(self, length: int) -> bytearray:

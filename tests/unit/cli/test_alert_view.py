@@ -182,6 +182,7 @@ def test_a_filter_selects_the_events_that_it_names_and_no_other(environment):
         f.RollbackStarted,
         f.RollbackCompleted,
         f.RollbackFailed,
+        f.RollbackReported,
     }
     for kind in f.FACTS.values():
         selected_event = event(kind, environment=environment)

@@ -21,7 +21,7 @@ PATHS = (
     ROOT / "shared/serving/inference.py",
     ROOT / "shared/serving/chat_templates.py",
 )
-NOT_OF_REQUESTS = {"bus_unavailable"}
+NOT_OF_REQUESTS = {"bus_unavailable", "malformed_event"}
 """Raised by the gateway where no request is being answered."""
 ERRORS = f.trigger(metric="error_ratio", threshold=0.02)
 SLOW = (f.trigger(metric="ttft_ms", threshold=1.0), f.trigger(metric="e2e_ms", threshold=1.0))
