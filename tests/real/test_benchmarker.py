@@ -256,7 +256,7 @@ async def test_progress_is_live_and_ends_at_the_total(service, fleet, bench):
     async def note(message) -> None:
         seen.append(Event[WorkProgressed].model_validate_json(message.data).data)
 
-    await bench.js._nc.subscribe(f"{WorkProgressed.TYPE}.>", cb=note)
+    await bench.js._nc.subscribe(f"{WorkProgressed.TYPE}.*.*", cb=note)
     await bench.stage(candidate, baseline)
     await bench.receive(VariantBenchmarked)
     assert [step.done for step in seen] == list(range(1, 61))
