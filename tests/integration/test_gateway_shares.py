@@ -108,8 +108,10 @@ async def test_both_add_to_one_record_which_the_list_shows_and_the_budget_follow
     for number in range(60):  # in turn: each learns what the other has recorded
         if status(gateways[number % 2]) == 429:
             break
+        await asyncio.sleep(0.1)
     refused = [httpx.post(f"{gateway.base_url}/v1/completions", json=body, headers=headers) for gateway in gateways]
     await asyncio.sleep(2.5)
     refused = [httpx.post(f"{gateway.base_url}/v1/completions", json=body, headers=headers) for gateway in gateways]
     assert [answer.json()["error"]["code"] for answer in refused] == ["insufficient_quota"] * 2
-    assert (await requests()).tokens <= 200 + 40
+    most = 200 + 20 * 7  # what is admitted within two seconds more: each records about every second
+    assert (await requests()).tokens <= most
