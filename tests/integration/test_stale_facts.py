@@ -24,6 +24,7 @@ from shared.messaging.bus import Bus, publish_event
 from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.provision import provision
 from shared.messaging.records import RecordStore
+from shared.provenance.administrators import Administrators
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket
 from testbed import factories as k
@@ -70,6 +71,8 @@ async def controller(bus_settings, ahead=timedelta()):
         probe=Answers(),
         traffic=Unwired(),
         proofs=Unwired(),
+        answers=Unwired(),
+        administrators=Administrators(None),
         settings=RollbackControllerSettings(production_drills="*"),
         clock=clock,
     )
