@@ -160,7 +160,7 @@ def test_one_that_ignores_sigterm_is_killed_after_the_grace(folder, tmp_path):
 def test_the_launcher_ties_the_program_to_its_parent():
     middle = f"""
 import os, subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-I", "-S", {str(LAUNCHER)!r}, str(os.getpid()), "0", "sleep", "600"], start_new_session=True)
+child = subprocess.Popen([sys.executable, "-I", "-S", {str(LAUNCHER)!r}, str(os.getpid()), "0", "0", "sleep", "600"], start_new_session=True)
 print(child.pid, flush=True)
 time.sleep(600)
 """
@@ -175,7 +175,7 @@ time.sleep(600)
 
 def test_the_launcher_refuses_a_parent_that_is_gone():
     done = subprocess.run(
-        [sys.executable, "-I", "-S", str(LAUNCHER), "1", "0", "echo", "ran"], capture_output=True, check=False
+        [sys.executable, "-I", "-S", str(LAUNCHER), "1", "0", "0", "echo", "ran"], capture_output=True, check=False
     )
     assert (done.returncode, done.stdout) == (1, b"")
 
