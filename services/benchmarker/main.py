@@ -13,7 +13,7 @@ from shared.messaging.bus import Bus
 from shared.messaging.credentials import require_identity
 from shared.provenance.envelopes import Attester, Trust
 from shared.runtime.clock import SystemClock
-from shared.runtime.service import serve
+from shared.runtime.service import check_sandbox, serve
 from shared.runtime.settings import Connection
 from shared.runtime.telemetry import configure_logging
 from shared.serving.chat_templates import ChatTemplates
@@ -24,6 +24,7 @@ from shared.storage.credentials import require_store
 
 async def run(connection: Connection, settings: BenchmarkerSettings) -> None:
     """Build the service and serve until SIGTERM."""
+    await check_sandbox(connection)
     clock = SystemClock()
     bus, store = Bus(connection, SERVICE, clock), Store(connection)
     channels, templates = Channels(), ChatTemplates(clock)

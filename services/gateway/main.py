@@ -6,6 +6,7 @@ from services.gateway.adapters.transport import require_transport
 from services.gateway.settings import GatewaySettings
 from shared.messaging.credentials import require_identity
 from shared.runtime.process_metrics import share_metrics
+from shared.runtime.service import check_sandbox
 from shared.runtime.settings import Connection
 from shared.runtime.telemetry import configure_logging
 
@@ -33,6 +34,7 @@ def main() -> None:
     configure_logging(SERVICE, connection.log_level)
     settings = GatewaySettings()
     require_transport(connection.http_host, settings)
+    asyncio.run(check_sandbox(connection))
     if settings.workers == 1:
         asyncio.run(run(connection, settings))
     else:

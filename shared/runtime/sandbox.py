@@ -26,10 +26,22 @@ _PROBE_S = 30.0
 _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS = 4, 24, 38, 39
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 _CAPABILITY_VERSION = 0x20080522
-_KEPT = frozenset({"PATH", "LANG", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "PYTHONPATH", "DO_NOT_TRACK", SETTING})
+_KEPT = frozenset(
+    {
+        "PATH",
+        "LANG",
+        "TZ",
+        "VIRTUAL_ENV",
+        "LD_LIBRARY_PATH",
+        "PYTHONPATH",
+        "DO_NOT_TRACK",
+        SETTING,
+        "TOKENIZERS_PARALLELISM",
+    }
+)
 _KEPT_PREFIXES = (
     *("LC_", "OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "ONEDNN_", "DNNL_", "MALLOC_", "CUDA_", "NVIDIA_"),
-    *("TORCH_", "PYTORCH_", "TRANSFORMERS_OFFLINE", "HF_HUB_OFFLINE", "TOKENIZERS_", "TQDM_", "COVERAGE_"),
+    *("TORCH_", "PYTORCH_", "TRANSFORMERS_OFFLINE", "HF_HUB_OFFLINE", "TQDM_", "COVERAGE_"),
 )
 _SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 _SYSTEM = (
@@ -76,7 +88,7 @@ def clean_environment(scratch: Path | None = None) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if (name in _KEPT or name.startswith(_KEPT_PREFIXES)) and not any(part in name for part in _SECRET)
+        if name in _KEPT or (name.startswith(_KEPT_PREFIXES) and not any(part in name for part in _SECRET))
     }
     folder = {} if scratch is None else dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME", "HF_HOME"), str(scratch))
     return {**kept, **folder, "PYTHONDONTWRITEBYTECODE": "1"}
