@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -87,11 +87,6 @@ class PerformedRollback(StoredRecord):
     reason: str = ""
 
 
-def _about_no_order(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return an answer of version 1, which had no digest, with one that no order has."""
-    return {**fields, "order_digest": f"sha256:{'0' * 64}"}
-
-
 class RollbackAnswer(StoredRecord):
     """What the rollback-controller made of a rollback at gateways (bucket `rollback-answers`).
 
@@ -99,9 +94,6 @@ class RollbackAnswer(StoredRecord):
         order_digest: Digest of the signed order; its hexadecimal part is the record's key. A gateway takes no
             answer about an order with another payload or key: a report can contain any.
     """
-
-    SCHEMA_VERSION: ClassVar[int] = 2
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: _about_no_order}
 
     order_id: OrderId
     order_digest: Digest
