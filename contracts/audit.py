@@ -22,7 +22,7 @@ class AuditItem(Contract):
         source: The message: `SLIPWAY_ORDERS/12`. One message is one entry.
         kind: `order` and `announcement`: what people and programs asked for. `change`: what a program states to have
             changed.
-            `revision`: a record of policies or API keys as it was written, whoever wrote it. `result`: what came of an
+            `revision`: a record of policies or API keys as it was written, by any writer. `result`: what came of an
             order or announcement. `missing`: messages that were gone before they were read.
         action: The event's type, or what was changed.
         who: The identity whose credential published it, as the bus binds it to the subject; empty if the message does

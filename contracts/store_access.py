@@ -33,7 +33,7 @@ PREFIXES: Final = (
     "sources/",
     "versions/",
 )
-"""All prefixes. A key under another one is refused to everybody except administrators."""
+"""All prefixes. A key under another one is refused to all but administrators."""
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@
 - `store/certs/`: `public.crt` and `private.key`, the certificate of the store; a folder, as MinIO takes it.
 - `store/security.toml`, `store/internal.pem` and `store/internal-key.pem`: by these the parts of a SeaweedFS know each
   other; `deploy.identity.store_internal` makes them.
-- `store/root/`: the root key of a MinIO, as its two files and as a credential; it makes the users, and nothing else has
-  it. SeaweedFS needs none.
+- `store/minio/`: the root key of a MinIO, as its two files and as a credential; it makes the users, and nothing else
+  has it. SeaweedFS needs none.
 - `credentials/NAME.s3`: an identity's key, for that identity only. While it is being replaced, `NAME.old.s3` is the one
   before. Both follow from `s3.json`, so a crash between two steps is repaired by the next change.
 """
@@ -106,14 +106,14 @@ class StoreKeys:
             self._follow(self.credential(name), newest)
 
     def _make_root(self) -> None:
-        folder = self.folder / "root"
-        if (folder / "root.s3").is_file():
+        folder = self.folder / "minio"
+        if (folder / "minio.s3").is_file():
             return
         make_folder(folder)
         root = _make("root")
         write_secret(folder / "user", root.access_key.encode())
         write_secret(folder / "password", root.secret_key.get_secret_value().encode())
-        write_secret(folder / "root.s3", root.text().encode())
+        write_secret(folder / "minio.s3", root.text().encode())
 
     def rotate(self, name: str, identities: Iterable[Identity]) -> None:
         """Add a second key to an identity, unless it has two already or may not use the store."""

@@ -216,7 +216,7 @@ def nats_config_file(folder: Path) -> Path:
 def plan_s3(folder: Path, ports: Mapping[str, int], programs: Programs, keys: Keys) -> Part:
     """Plan the object store, which only the identities in the folder of keys use, by TLS.
 
-    Every port is given explicitly, otherwise two stacks collide. The inner ones take nobody else: `security.toml`.
+    Every port is given explicitly, otherwise two stacks collide. The inner ones refuse all others: `security.toml`.
     """
     store = KeyFolder(keys.folder).store
     argv = [

@@ -143,7 +143,7 @@ def _asking(path: str) -> bytes:
 
 
 async def _answers_https(port: int) -> bool:
-    """Return whether a server answers by TLS, whoever it is: nothing secret is sent."""
+    """Return whether a server answers by TLS, without a check of its certificate: nothing secret is sent."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
     return await _sends_a_byte(port, _asking("/healthz"), tls)

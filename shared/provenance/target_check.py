@@ -17,8 +17,8 @@ from shared.storage.blobs import Store
 def check_target(store: Store, keys: Sequence[AttesterKey], deployable: Deployable) -> Problem | None:
     """Return why a target is not proven; None if it is. Only manifests and attestations are read, no weights.
 
-    The files are proven by the digests in the manifest, which whoever fetches them compares. A base model (version 0)
-    counts where a signed version of the same model was trained on it.
+    The files are proven by the digests in the manifest, compared when they are fetched. A base model (version 0) counts
+    where a signed version of the same model was trained on it.
 
     Raises:
         Transient: `store_unavailable`.

@@ -18,7 +18,7 @@ from decisions.oidc_grants import Grant, account_of, record_of
 from services.gateway.adapters.transport import is_loopback
 
 ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
-"""Asymmetric ones only: whoever can verify must not be able to sign."""
+"""Asymmetric ones only: who can verify must not be able to sign."""
 REQUIRED: Final = ("exp", "aud", "iss", "sub")
 MAX_TOKEN_CHARS: Final = 16_384
 _MAX_KEYS = 100

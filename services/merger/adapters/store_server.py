@@ -115,7 +115,7 @@ class StoreServer:
         if asked:
             upload = _Upload(channel, file)
             try:
-                if stored:  # whoever knows a digest only must not be able to read the blob
+                if stored:  # who knows only a digest must not be able to read the blob
                     for _part in upload.parts():
                         pass
                 else:
