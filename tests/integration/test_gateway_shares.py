@@ -109,9 +109,9 @@ async def test_both_add_to_one_record_which_the_list_shows_and_the_budget_follow
         if status(gateways[number % 2]) == 429:
             break
         await asyncio.sleep(0.1)
-    refused = [httpx.post(f"{gateway.base_url}/v1/completions", json=body, headers=headers) for gateway in gateways]
-    await asyncio.sleep(2.5)
-    refused = [httpx.post(f"{gateway.base_url}/v1/completions", json=body, headers=headers) for gateway in gateways]
-    assert [answer.json()["error"]["code"] for answer in refused] == ["insufficient_quota"] * 2
+    for gateway in gateways:  # each, as soon as it has read what both recorded
+        wait_until(lambda gateway=gateway: status(gateway) == 429)
+        refused = httpx.post(f"{gateway.base_url}/v1/completions", json=body, headers=headers)
+        assert refused.json()["error"]["code"] == "insufficient_quota"
     most = 200 + 20 * 7  # what is admitted within two seconds more: each records about every second
     assert (await requests()).tokens <= most
