@@ -1,4 +1,4 @@
-"""Serves the store to one merge worker, which has no key: it reads the job's files and creates blobs, nothing else."""
+"""Serves one merge worker, which has no key: the job's files, the blobs that it creates, rendered chat templates."""
 
 import hashlib
 import re
