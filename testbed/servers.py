@@ -16,11 +16,10 @@ import nkeys
 from nats.aio.client import Client
 
 from contracts.identities import Credential, inbox_prefix
-from contracts.store_access import BUCKET
 from decisions.bus_permissions import LIVE, Permissions
 from deploy.identity.bus_config import permission_map, tls
 from deploy.identity.key_folder import KeyFolder
-from deploy.local.plan import NO_OTHER_KEYS
+from deploy.local.plan import NO_OTHER_KEYS, weed_arguments
 from deploy.local.state import ADMIN, prepare_keys
 from shared.errors import SlipwayError
 from shared.messaging import credentials
@@ -188,26 +187,10 @@ class S3Server(Throwaway):
         self.port = self.ports["s3.port"]
 
     def command(self) -> list[str]:
-        data, store = self.folder / "data", self.keys.store
+        data = self.folder / "data"
         data.mkdir(exist_ok=True)
         return [
-            str(BIN / "weed"),
-            f"-config_dir={store.folder}",
-            "mini",
-            f"-dir={data}",
-            "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1",
-            "-admin.ui=false",
-            "-webdav=false",
-            "-s3.port.iceberg=0",
-            "-s3.port.lance=0",
-            "-master.telemetry=false",
-            "-disableHttp",
-            "-s3.iam=false",
-            f"-s3.config={store.server_config}",
-            f"-s3.cert.file={store.certificate}",
-            f"-s3.key.file={store.certificate_key}",
-            f"-bucket={BUCKET}",
+            *weed_arguments(BIN / "weed", data, self.keys.store),
             *(f"-{name}={port}" for name, port in self.ports.items()),
         ]
 

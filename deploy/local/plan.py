@@ -13,6 +13,7 @@ from deploy.identity.api_key_files import REHEARSALS, ApiKeyFiles
 from deploy.identity.attesters import AttesterKeys
 from deploy.identity.bus_config import tls
 from deploy.identity.key_folder import KeyFolder
+from deploy.identity.store_keys import StoreKeys
 from deploy.local import triton
 from deploy.local.ports import LOOPBACK, SHADOW_OFFSET
 from deploy.local.processes import PART_VARIABLE, STACK_VARIABLE
@@ -213,17 +214,13 @@ def nats_config_file(folder: Path) -> Path:
     return folder / "nats.conf"
 
 
-def plan_s3(folder: Path, ports: Mapping[str, int], programs: Programs, keys: Keys) -> Part:
-    """Plan the object store, which only the identities in the folder of keys use, by TLS.
-
-    Every port is given explicitly, otherwise two stacks collide. The inner ones refuse all others: `security.toml`.
-    """
-    store = KeyFolder(keys.folder).store
-    argv = [
-        str(programs.weed),
+def weed_arguments(weed: Path, data: Path, store: StoreKeys) -> list[str]:
+    """Return the command line of an object store with its keys, without ports."""
+    return [
+        str(weed),
         f"-config_dir={store.folder}",
         "mini",
-        f"-dir={folder / 's3'}",
+        f"-dir={data}",
         f"-ip={LOOPBACK}",
         f"-ip.bind={LOOPBACK}",
         "-admin.ui=false",
@@ -238,6 +235,14 @@ def plan_s3(folder: Path, ports: Mapping[str, int], programs: Programs, keys: Ke
         f"-s3.key.file={store.certificate_key}",
         f"-bucket={BUCKET}",
     ]
+
+
+def plan_s3(folder: Path, ports: Mapping[str, int], programs: Programs, keys: Keys) -> Part:
+    """Plan the object store, which only the identities in the folder of keys use, by TLS.
+
+    Every port is given explicitly, otherwise two stacks collide. The inner ones refuse all others: `security.toml`.
+    """
+    argv = weed_arguments(programs.weed, folder / "s3", KeyFolder(keys.folder).store)
     for name in S3_PORTS:
         flag = name.removeprefix("s3-")
         argv += [f"-{flag}.port={ports[name]}", f"-{flag}.port.grpc={ports[name] + SHADOW_OFFSET}"]

@@ -2,15 +2,12 @@
 
 import asyncio
 import contextlib
-import io
 import json
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 
 from clients.cli.audit_facts import state_change
-from clients.cli.main import main
 from contracts import facts as cf
 from contracts.audit import AuditTail
 from contracts.policy import ReleasePolicy
@@ -27,6 +24,7 @@ from shared.storage.kv import Bucket
 from testbed import factories as f
 from testbed.attesters import attester, attester_keys, trust
 from testbed.services import environment
+from tests.kit.command import run_command
 
 
 class Killed(Exception):  # noqa: N818 - it stands for the end of a process
@@ -298,18 +296,11 @@ async def test_an_export_is_verified_alone_and_what_was_changed_in_it_is_found(w
 
 def slipway(log, settings, *arguments):
     """Run the command in this process: (status, what it printed, what it complained of)."""
-    out, err = io.StringIO(), io.StringIO()
     variables = {
         **environment(settings),
         "SLIPWAY_ATTESTERS": str(attester_keys(log.keys).listing),
     }
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        for name, value in variables.items():
-            patch.setenv(name, value)
-        patch.setattr("sys.argv", ["slipway", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-    return ended.value.code, out.getvalue(), err.getvalue()
+    return run_command(variables, *arguments)
 
 
 async def test_the_command_shows_filters_exports_and_names_what_is_wrong(whole, settings, tmp_path):

@@ -1,14 +1,11 @@
 """What is proven of a version on a real S3 server: whatever is altered or missing is found and named."""
 
 import base64
-import io
 import json
-from contextlib import redirect_stderr, redirect_stdout
 from datetime import UTC, datetime
 
 import pytest
 
-from clients.cli.main import main
 from contracts.vocabulary import Deployable, ServingSettings, Target, digest_of
 from decisions.provenance import Problem
 from services.server_manager.adapters.load_check import LoadCheck
@@ -24,6 +21,7 @@ from testbed.attesters import attester, attester_keys, trust
 from testbed.released import release
 from testbed.servers import connection
 from testbed.services import environment
+from tests.kit.command import run_command
 
 
 @pytest.fixture(scope="module")
@@ -402,15 +400,7 @@ def test_what_was_proven_is_loaded_again_although_its_key_was_revoked(store, tmp
 
 def slipway(settings, keys, *arguments):
     """Run the command in this process: (status, what it printed, what it complained of)."""
-    out, err = io.StringIO(), io.StringIO()
-    variables = {**environment(settings), "SLIPWAY_ATTESTERS": str(attester_keys(keys).listing)}
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        for name, value in variables.items():
-            patch.setenv(name, value)
-        patch.setattr("sys.argv", ["slipway", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-    return ended.value.code, out.getvalue(), err.getvalue()
+    return run_command({**environment(settings), "SLIPWAY_ATTESTERS": str(attester_keys(keys).listing)}, *arguments)
 
 
 def test_the_command_walks_from_an_answers_fingerprint_to_the_data(settings, store, keys, released):
