@@ -86,7 +86,7 @@ class Monitor:
     async def measure(self, event: Event[InferenceBatch], stored: datetime | None = None) -> None:
         """Add a batch of telemetry, which the bus stored at a time by its own clock."""
         cause, batch, implausible = self._cause(event.id, event.correlationid), event.data, 0
-        sender = None if stored is None else Sender(batch.gateway, offset_s(event.time, stored))
+        sender = None if stored is None else Sender(batch.gateway, offset_s(event.time, stored), stored)
 
         def add(state: MonitorState) -> MonitorState:
             nonlocal implausible
