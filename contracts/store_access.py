@@ -42,6 +42,7 @@ class StoreAccess:
 
     Attributes:
         reads: Keys that it reads and lists.
+        gets: Keys that it reads and does not list: who knows such a key, which has a digest in it, may read it.
         writes: Keys that it puts. The table does not tell a new object from one that is replaced.
         deletes: Keys that it deletes.
         sees_uploads: It lists multipart uploads that have not ended, of all keys.
@@ -49,6 +50,7 @@ class StoreAccess:
     """
 
     reads: tuple[str, ...] = ()
+    gets: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     deletes: tuple[str, ...] = ()
     sees_uploads: bool = False
@@ -116,6 +118,17 @@ ROLE_ACCESS: Final[dict[Role, StoreAccess]] = {
     ),
 }  # fmt: skip
 """What each role may do; a publisher also reads and writes the checkpoints of its models."""
+_DIGEST: Final = "?" * 64
+READS_SHARED: Final = StoreAccess(
+    reads=("bases/", PROBE, f"attestations/*/{_DIGEST}/"), gets=("attestations/", "blobs/", "manifests/", "sources/")
+)
+"""What a member of a team reads with any reading role, beside what is of its team's models.
+
+Artifacts are stored by their digest and shared by teams, so the store cannot tell whose they are. `?` stands for one
+character: who knows the digest of an artifact lists its attestations.
+"""
+READS_OF_MODEL: Final = ("checkpoints/{model}/", "references/{model}/", "versions/{model}/")
+"""What is of one model."""
 
 
 class StoreCredential(BaseModel):

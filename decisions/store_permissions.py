@@ -1,10 +1,19 @@
 """The S3 policy of each identity, in the form that AWS, MinIO and SeaweedFS read, from what the table declares."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Final
 
-from contracts.identities import PROVISIONER, Identity
-from contracts.store_access import EVERYTHING, PROVISIONER_ACCESS, ROLE_ACCESS, SERVICE_ACCESS, StoreAccess
+from contracts.identities import PROVISIONER, Identity, Role
+from contracts.store_access import (
+    EVERYTHING,
+    PROVISIONER_ACCESS,
+    READS_OF_MODEL,
+    READS_SHARED,
+    ROLE_ACCESS,
+    SERVICE_ACCESS,
+    StoreAccess,
+)
 
 READ: Final = ("s3:GetObject", "s3:GetObjectVersion")
 LIST: Final = ("s3:ListBucket", "s3:ListBucketVersions")
@@ -32,7 +41,7 @@ def access_of(identity: Identity) -> StoreAccess | None:
         return SERVICE_ACCESS[identity.name]
     if identity.name == PROVISIONER:
         return PROVISIONER_ACCESS
-    granted = [ROLE_ACCESS[role] for role in identity.roles]
+    granted = [_granted(role, identity) for role in identity.roles]
     if "publisher" in identity.roles:
         limited = identity.models or identity.team is not None
         own = tuple(f"checkpoints/{model}/" for model in identity.models) if limited else ("checkpoints/",)
@@ -41,10 +50,19 @@ def access_of(identity: Identity) -> StoreAccess | None:
         return None
     return StoreAccess(
         reads=_together(access.reads for access in granted),
+        gets=_together(access.gets for access in granted),
         writes=_together(access.writes for access in granted),
         deletes=_together(access.deletes for access in granted),
         sees_uploads=any(access.sees_uploads for access in granted),
     )
+
+
+def _granted(role: Role, identity: Identity) -> StoreAccess:
+    access = ROLE_ACCESS[role]
+    if identity.team is None or access.reads != EVERYTHING:
+        return access
+    own = tuple(prefix.format(model=model) for model in identity.models for prefix in READS_OF_MODEL)
+    return replace(READS_SHARED, reads=(*READS_SHARED.reads, *own))
 
 
 def _together(groups: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
@@ -56,7 +74,7 @@ def policy(access: StoreAccess, bucket: str) -> dict[str, Any]:
     """Return the S3 policy that permits what an identity may do in a bucket, and nothing else."""
     whole = f"arn:aws:s3:::{bucket}"
     statements = [
-        _allow(READ, _objects(whole, access.reads)),
+        _allow(READ, _objects(whole, dict.fromkeys((*access.reads, *access.gets)))),
         _allow(WRITE, _objects(whole, access.writes)),
         _allow(DELETE, _objects(whole, access.deletes)),
     ]

@@ -38,6 +38,8 @@ USERS = {
     "victor": (["viewer"], ()),
     "adam": (["administrator"], ()),
 }
+MEMBERS = {"vera": (["viewer"], ()), "sam": (["operator", "publisher"], ())}
+"""Members of the team that owns the model `support-bot`."""
 UNKNOWN = "not-in-the-table/"
 PLACES = (
     *PREFIXES,
@@ -45,9 +47,12 @@ PLACES = (
     "checkpoints/other/",
     "versions/m/1/attestations/",
     "versions/m/1/rehearsals/",
+    "references/support-bot/",
+    "versions/support-bot/2/",
+    f"attestations/merge/{64 * 'a'}/",
     UNKNOWN,
 )
-NAMES = (*SERVICE_ACCESS, PROVISIONER, *USERS)
+NAMES = (*SERVICE_ACCESS, PROVISIONER, *USERS, *MEMBERS)
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +61,9 @@ def keys(tmp_path_factory):
     folder.prepare(["127.0.0.1", "localhost"], NOW)
     for name, (roles, models) in USERS.items():
         folder.add(name, roles, models)
+    folder.set_team("support", ["support-bot"])
+    for name, (roles, models) in MEMBERS.items():
+        folder.add(name, roles, models, "support")
     folder.add("admin", ["administrator"])
     return folder
 
@@ -100,12 +108,24 @@ def permitted(call):
 
 
 def expected(name, verb, place):
+    if name in MEMBERS:
+        return expected_of_member(name, verb, place)
     roles, models = USERS.get(name, ((), ()))
     access = access_of(Identity(name=name, roles=tuple(roles), models=models, public_keys=("U" + "A" * 55,)))
     if verb == "list" and access.manages_bucket:
         return True
     prefixes = {"get": access.reads, "list": access.reads, "put": access.writes, "delete": access.deletes}[verb]
     return any(place.startswith(prefix.replace("*", "m/1")) for prefix in prefixes)
+
+
+def expected_of_member(name, verb, place):
+    """What is of its team's model, base models, and by its whole name what is stored by its digest."""
+    own = tuple(f"{kind}/support-bot/" for kind in ("checkpoints", "references", "versions"))
+    if verb == "put":
+        return name == "sam" and place == own[0]
+    listed = place.startswith((*own, "bases/", "probe/")) or "a" * 64 in place
+    by_name = place.startswith(("attestations/", "blobs/", "manifests/", "sources/"))
+    return {"list": listed, "get": listed or by_name, "delete": False}[verb]
 
 
 def attempts(client, place):
