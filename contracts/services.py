@@ -54,6 +54,7 @@ class ServiceContract:
     reads_records: tuple[str, ...] = field(default=(), metadata={"about": "KV buckets of others that it reads"})
     exchanges: tuple[str, ...] = field(default=(), metadata={"about": "subjects without a stream, among its replicas"})
     looks_up: tuple[Stream, ...] = field(default=(), metadata={"about": "streams that it reads without a consumer"})
+    measures: tuple[Stream, ...] = field(default=(), metadata={"about": "streams whose size it reads"})
 
     @property
     def reads(self) -> tuple[tuple[type[Fact], Environment], ...]:
@@ -80,6 +81,7 @@ SERVICES: dict[str, ServiceContract] = {
             owns=("releases", "audit"),
             reads_records=("policies", "routes", "api-keys"),
             looks_up=(INBOX, ORDERS),
+            measures=(DEADLETTER,),
         ),
         ServiceContract(
             "merger",

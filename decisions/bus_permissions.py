@@ -78,6 +78,7 @@ def service_permissions(service: ServiceContract) -> Permissions:
     if service.consumes:  # without a model: from a version before the subject named it
         publish += [f"{DEADLETTER_PREFIX}.{service.name}", f"{DEADLETTER_PREFIX}.*.{service.name}"]
     publish += [f"$JS.API.STREAM.MSG.GET.{stream}" for stream in _looked_up(service)]
+    publish += [f"$JS.API.STREAM.INFO.{stream}" for stream in service.measures]
     written, read = (*service.owns, *service.edits), service.reads_records
     publish += [f"$KV.{bucket}.>" for bucket in written]
     publish += _reading_records(sorted({*written, *read}))

@@ -90,11 +90,14 @@ def message_of(
 
 async def publish_event(
     js: JetStreamContext, event: Event[Any], headers: Mapping[str, str] | None = None, *, random_id: bool = False
-) -> None:
+) -> bool:
     """Publish an event to its stream; retried with the same message id, so that it is stored once.
 
     A duplicate acknowledgement counts as success only when the stored message is the publisher's own. With a
     `random_id`, which no one else can know, it is: members of a team may not read a message by its number.
+
+    Returns:
+        Whether the stream did not have it before.
 
     Raises:
         Permanent: `internal_error` when the event is larger than the bus allows: the server would close the connection;
@@ -124,6 +127,7 @@ async def publish_event(
         own = (stored.headers or {}).get("Nats-Msg-Id") == event.id and stored.subject == event.nats_subject
         if not own:
             raise id_taken(event)
+    return not ack.duplicate
 
 
 def id_taken(event: Event[Any]) -> Transient:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from contracts.facts import FACTS
+from contracts.metrics import METRICS
 from tests.architecture.test_files import ROOT, committed
 from tests.contract.test_runbooks import problem_of
 
@@ -68,9 +69,8 @@ def exists_setting(name: str) -> bool:
 
 
 def exists_metric(name: str) -> bool:
-    """Return whether code defines a metric: by its name, or after the prefix of its service."""
-    bare = re.sub(r"^slipway_(?:gateway_)?|_total$", "", name)
-    return name.removesuffix("_total") in code() or f'"{bare}' in code()
+    """Return whether a metric, or one of its series, is declared."""
+    return any(name in (metric.name, metric.name.removesuffix("_total"), *metric.series) for metric in METRICS)
 
 
 def exists_subject(name: str) -> bool:
