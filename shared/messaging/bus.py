@@ -77,6 +77,8 @@ class Bus:
         self._unpublishable = counter(m.FACTS_UNPUBLISHABLE, self.metrics)
         self._seconds = histogram(m.HANDLING, self.metrics)
         self._facts = FactMetrics(service, self.metrics)
+        for fact in self._contract.emits:
+            self._unpublishable.labels(fact.TYPE)  # `increase` does not see a series that begins at 1
         self.broker = NatsBroker(
             connection.nats_url.split(","),
             name=service,

@@ -1,7 +1,8 @@
 """Counts what a service publishes: releases, variants, gates, alerts, rollbacks, by the facts that say so."""
 
 from collections.abc import Callable
-from typing import Any
+from itertools import product
+from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
@@ -9,6 +10,8 @@ from contracts import facts as f
 from contracts import metrics as m
 from contracts.envelope import Event
 from contracts.metrics import Metric
+from contracts.vocabulary import Environment, Verdict
+from decisions.release_plan import Step
 from shared.runtime.metrics import BoundedLabel, counter, histogram
 
 _STEPS = frozenset(
@@ -21,7 +24,10 @@ _STEPS = frozenset(
 
 
 class FactMetrics:
-    """The metrics that follow from what a service publishes. A fact counts once its stream has it."""
+    """The metrics that follow from what a service publishes. A fact counts once its stream has it.
+
+    Counters that rules watch begin at 0: `increase` does not see a series that begins at 1.
+    """
 
     def __init__(self, service: str, registry: CollectorRegistry) -> None:
         self._published = counter(m.FACTS_PUBLISHED, registry)
@@ -33,6 +39,12 @@ class FactMetrics:
             metric: histogram(metric, registry) for metric in _HISTOGRAMS if metric in own
         }
         self.gate = BoundedLabel(100)
+        if m.ROLLBACKS in own:
+            for labels in product(get_args(Environment), ("automatic", "manual"), (*get_args(Verdict), "failed")):
+                self._counters[m.ROLLBACKS].labels(*labels)
+        if m.DEADLINES_PASSED in own:
+            for step in get_args(Step):
+                self._counters[m.DEADLINES_PASSED].labels(step)
 
     def note(self, event: Event[Any]) -> None:
         """Count a fact that was published."""

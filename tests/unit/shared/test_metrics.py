@@ -79,28 +79,25 @@ def note(service, name):
     plain = json.loads((ROOT / f"contracts/samples/slipway.{name}.v1.json").read_text())
     registry = CollectorRegistry()
     FactMetrics(service, registry).note(Event[FACTS[plain["type"]]].model_validate(plain))
-    samples = {
-        sample.name: sample.value
-        for family in registry.collect()
-        for sample in family.samples
-        if not sample.name.endswith(("_bucket", "_created")) and "published" not in sample.name
-    }
+    samples = Counter()
+    for family in registry.collect():
+        for sample in family.samples:
+            samples[sample.name] += sample.value
     return plain["data"], samples
 
 
 def test_a_rollback_counts_with_its_stages():
     data, samples = note("rollback-controller", "rollback.completed")
     assert samples[m.ROLLBACKS.name] == 1.0
-    assert samples[m.ROLLBACK_SECONDS.count] == 1.0
-    assert data["timeline"]["switched_at"]
+    moments = [data["timeline"].get(name) for name in ("first_bad_at", "switched_at", "verified_at")]
+    assert samples[m.ROLLBACK_SECONDS.count] == len([moment for moment in moments if moment]) > 1
 
 
 def test_a_finished_release_counts_with_its_steps():
     data, samples = note("registry", "release.finished")
     assert samples[m.RELEASES_FINISHED.name] == 1.0
     assert samples[m.RELEASE_SECONDS.count] == 1.0
-    assert samples[m.STEP_SECONDS.count] >= 1.0
-    assert data["timeline"]
+    assert samples[m.STEP_SECONDS.count] == len(data["timeline"]) > 1
 
 
 @pytest.mark.parametrize(
