@@ -1,6 +1,7 @@
 """Prometheus metrics: the one declaration of each, which programs, reference, dashboards and rules take names from."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Literal
 
 Kind = Literal["counter", "gauge", "histogram"]
@@ -110,59 +111,69 @@ _GATEWAY: Final = ("gateway",)
 _BY_TARGET: Final = ("environment", "target")
 
 
-def _gateway(  # noqa: PLR0917 - as those of a metric
-    name: str,
-    kind: Kind,
-    text: str,
-    labels: tuple[str, ...] = (),
-    buckets: tuple[float, ...] = (),
-    shared: Shared = "livemax",
-) -> Metric:
-    return Metric(f"slipway_gateway_{name}", kind, text, labels, buckets, _GATEWAY, shared)
+_gateway: Final = partial(Metric, services=_GATEWAY)
 
-
-REQUESTS = _gateway("requests_total", "counter", "Requests by target and outcome", (*_BY_TARGET, "outcome"))
-ERRORS = _gateway("errors_total", "counter", "Failed requests by code", (*_BY_TARGET, "code"))
-DRILLED = _gateway("drilled_total", "counter", "Requests that a drill affected", _BY_TARGET)
+REQUESTS = _gateway(
+    "slipway_gateway_requests_total", "counter", "Requests by target and outcome", (*_BY_TARGET, "outcome")
+)
+ERRORS = _gateway("slipway_gateway_errors_total", "counter", "Failed requests by code", (*_BY_TARGET, "code"))
+DRILLED = _gateway("slipway_gateway_drilled_total", "counter", "Requests that a drill affected", _BY_TARGET)
 REJECTED = _gateway(
-    "rejected_total",
+    "slipway_gateway_rejected_total",
     "counter",
     "Requests that were rejected before they reached a target, by HTTP status",
     ("environment", "status"),
 )
-TTFT = _gateway("ttft_seconds", "histogram", "First text minus arrival", _BY_TARGET, TTFT_S)
-ITL = _gateway("itl_seconds", "histogram", "Mean time between tokens of a request", _BY_TARGET, ITL_S)
+TTFT = _gateway("slipway_gateway_ttft_seconds", "histogram", "First text minus arrival", _BY_TARGET, TTFT_S)
+ITL = _gateway("slipway_gateway_itl_seconds", "histogram", "Mean time between tokens of a request", _BY_TARGET, ITL_S)
 E2E = _gateway(
-    "e2e_seconds", "histogram", "End of the answer minus arrival, of answers without an error", _BY_TARGET, E2E_S
+    "slipway_gateway_e2e_seconds",
+    "histogram",
+    "End of the answer minus arrival, of answers without an error",
+    _BY_TARGET,
+    E2E_S,
 )
-INPUT_TOKENS = _gateway("input_tokens_total", "counter", "Tokens of prompts", _BY_TARGET)
-OUTPUT_TOKENS = _gateway("output_tokens_total", "counter", "Generated tokens", _BY_TARGET)
-IN_FLIGHT = _gateway("in_flight", "gauge", "Requests being answered", ("environment",), shared="livesum")
-RETRIES = _gateway("retries_total", "counter", "Second attempts before the first token", ("environment",))
+INPUT_TOKENS = _gateway("slipway_gateway_input_tokens_total", "counter", "Tokens of prompts", _BY_TARGET)
+OUTPUT_TOKENS = _gateway("slipway_gateway_output_tokens_total", "counter", "Generated tokens", _BY_TARGET)
+IN_FLIGHT = _gateway(
+    "slipway_gateway_in_flight", "gauge", "Requests being answered", ("environment",), shared="livesum"
+)
+RETRIES = _gateway(
+    "slipway_gateway_retries_total", "counter", "Second attempts before the first token", ("environment",)
+)
 TELEMETRY_DROPPED = _gateway(
-    "telemetry_dropped_total",
+    "slipway_gateway_telemetry_dropped_total",
     "counter",
     "Telemetry records dropped: the queue is full, or a batch cannot be published",
 )
 UNDESCRIBED = _gateway(
-    "undescribed_total", "counter", "Answers of the sample without features of their text", ("reason",)
+    "slipway_gateway_undescribed_total", "counter", "Answers of the sample without features of their text", ("reason",)
 )
-SLOW_READERS = _gateway("slow_readers_total", "counter", "Callers dropped because they did not read their answer")
+SLOW_READERS = _gateway(
+    "slipway_gateway_slow_readers_total", "counter", "Callers dropped because they did not read their answer"
+)
 UNATTRIBUTED = _gateway(
-    "unattributed_total", "counter", "Failed requests whose cause could not be determined", ("target",)
+    "slipway_gateway_unattributed_total", "counter", "Failed requests whose cause could not be determined", ("target",)
 )
-WORKERS_READY = _gateway("workers_ready", "gauge", "Workers that can serve", shared="livesum")
-WORKERS = _gateway("workers", "gauge", "Workers that run", shared="livesum")
-WORKER_STARTS = _gateway("worker_starts_total", "counter", "Starts of workers since the gateway's")
-BUS_CONNECTED = _gateway("bus_connected", "gauge", "1 while the bus is connected", shared="livemin")
-ROUTES_LOST = _gateway("routes_lost", "gauge", "Models that are served although the bucket has no route of them")
-ROUTES_OLDER = _gateway("routes_older", "gauge", "Models whose route in the bucket is older than the served one")
+WORKERS_READY = _gateway("slipway_gateway_workers_ready", "gauge", "Workers that can serve", shared="livesum")
+WORKERS = _gateway("slipway_gateway_workers", "gauge", "Workers that run", shared="livesum")
+WORKER_STARTS = _gateway("slipway_gateway_worker_starts_total", "counter", "Starts of workers since the gateway's")
+BUS_CONNECTED = _gateway("slipway_gateway_bus_connected", "gauge", "1 while the bus is connected", shared="livemin")
+ROUTES_LOST = _gateway(
+    "slipway_gateway_routes_lost", "gauge", "Models that are served although the bucket has no route of them"
+)
+ROUTES_OLDER = _gateway(
+    "slipway_gateway_routes_older", "gauge", "Models whose route in the bucket is older than the served one"
+)
 ROUTE_SHARE = _gateway(
-    "route_share_ratio", "gauge", "Share of a model's production traffic that a target takes, 0 to 1", ("target",)
+    "slipway_gateway_route_share_ratio",
+    "gauge",
+    "Share of a model's production traffic that a target takes, 0 to 1",
+    ("target",),
 )
-API_KEYS = _gateway("api_keys", "gauge", "Keys of the API that are known, those that ended included")
+API_KEYS = _gateway("slipway_gateway_api_keys", "gauge", "Keys of the API that are known, those that ended included")
 API_KEY_EXPIRY = _gateway(
-    "api_key_next_expiry_timestamp_seconds",
+    "slipway_gateway_api_key_next_expiry_timestamp_seconds",
     "gauge",
     "When the next key of the API that still counts expires, in Unix time; +Inf if none does",
 )
@@ -335,8 +346,3 @@ REHEARSALS = Metric("slipway_rehearsals_total", "counter", "Rehearsals that ende
 METRICS: Final[tuple[Metric, ...]] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
 """All of them, in the order of their declaration."""
 BY_NAME: Final = {metric.name: metric for metric in METRICS}
-
-
-def of_service(service: str) -> tuple[Metric, ...]:
-    """Return the metrics that a service exports besides those of every service."""
-    return tuple(metric for metric in METRICS if service in metric.services)

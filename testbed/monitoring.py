@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def require(program: str, package: str) -> str:
     """Return the path of a program of Debian; without it a test is skipped, in CI it fails."""
-    found = shutil.which(program)
-    if found is None:
+    path = shutil.which(program)
+    if path is None:
         message = f"no {program}: install the package `{package}`"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(message)
         raise AssertionError(message)
-    return found
+    return path
 
 
 class PrometheusServer(Throwaway):
@@ -60,7 +59,7 @@ class PrometheusServer(Throwaway):
 
     def query(self, expr: str) -> list[dict[str, Any]]:
         """Return the samples of an expression now; fail if Prometheus refuses it."""
-        answer = self._get("/api/v1/query", query=expr, time=str(time.time())).json()
+        answer = self._get("/api/v1/query", query=expr).json()
         assert answer["status"] == "success", f"{expr}\n{answer}"
         result: list[dict[str, Any]] = answer["data"]["result"]
         return result

@@ -191,8 +191,8 @@ def build(
     references: References,
     reports: Reports,
     own_offset_s: Callable[[], float],
-    settings: MonitorSettings,
     metrics: MonitorMetrics,
+    settings: MonitorSettings,
     clock: Clock,
 ) -> Monitor:
     """Register the handlers on the bus, those of staging too, and return the use cases behind them."""

@@ -12,7 +12,7 @@ from contracts.envelope import Event
 from contracts.metrics import Metric
 from contracts.vocabulary import Environment, Verdict
 from decisions.release_plan import Step
-from shared.runtime.metrics import BoundedLabel, counter, histogram
+from shared.runtime.metrics import BoundedLabel, counter, histogram, metrics_of
 
 _STEPS = frozenset(
     {
@@ -31,7 +31,7 @@ class FactMetrics:
 
     def __init__(self, service: str, registry: CollectorRegistry) -> None:
         self._published = counter(m.FACTS_PUBLISHED, registry)
-        own = m.of_service(service)
+        own = metrics_of(service)
         self._counters: dict[Metric, Counter] = {
             metric: counter(metric, registry) for metric in _COUNTERS if metric in own
         }

@@ -4,7 +4,12 @@ from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from contracts.metrics import LABEL_VALUES, OTHER, Metric
+from contracts.metrics import LABEL_VALUES, METRICS, OTHER, Metric
+
+
+def metrics_of(service: str) -> tuple[Metric, ...]:
+    """Return the metrics that a service exports besides those of every service."""
+    return tuple(metric for metric in METRICS if service in metric.services)
 
 
 def counter(declared: Metric, registry: CollectorRegistry) -> Counter:

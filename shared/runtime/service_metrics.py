@@ -87,14 +87,14 @@ class ServiceMetrics:
 
     def _servers(self) -> dict[str, tuple[str, int, Path]]:
         """Return the addresses that present a certificate, with what verifies it."""
-        found, connection = {}, self._connection
+        addresses, connection = {}, self._connection
         if connection.nats_ca is not None:
             url = urlsplit(connection.nats_url.split(",")[0])
-            found["bus"] = (url.hostname or "", url.port or 4222, connection.nats_ca)
+            addresses["bus"] = (url.hostname or "", url.port or 4222, connection.nats_ca)
         if connection.s3_ca is not None and connection.s3_credentials is not None:
             host, _, port = connection.s3_endpoint.rpartition(":")
-            found["store"] = (host.strip("[]"), int(port), connection.s3_ca)
-        return found
+            addresses["store"] = (host.strip("[]"), int(port), connection.s3_ca)
+        return addresses
 
     def _note_failure(self, name: str, error: BaseException) -> None:
         if name not in self._failed:

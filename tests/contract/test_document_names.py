@@ -19,6 +19,8 @@ SETTING = re.compile(
     r"\b((?:SLIPWAY|REGISTRY|MERGER|QUANTISER|BENCHMARKER|SERVER_MANAGER|MONITOR|ROLLBACK_CONTROLLER|GATEWAY)_[A-Z0-9_]*[A-Z0-9])\b"
 )
 METRIC = re.compile(r"\b(slipway_[a-z_]+[a-z])\b")
+NOT_METRICS = {"slipway_client", "slipway_nats"}
+"""A package, and a volume."""
 SUBJECT = re.compile(r"\b(slipway\.[a-z.]+\.v\d)\b")
 TARGET = re.compile(r"`make ([a-z][\w-]*)[^`]*`")
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)]*))?\)")
@@ -70,7 +72,9 @@ def exists_setting(name: str) -> bool:
 
 def exists_metric(name: str) -> bool:
     """Return whether a metric, or one of its series, is declared."""
-    return any(name in (metric.name, metric.name.removesuffix("_total"), *metric.series) for metric in METRICS)
+    return name in NOT_METRICS or any(
+        name in (metric.name, metric.name.removesuffix("_total"), *metric.series) for metric in METRICS
+    )
 
 
 def exists_subject(name: str) -> bool:

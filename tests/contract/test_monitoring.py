@@ -89,11 +89,11 @@ def test_panels_do_not_overlap_and_have_ids_of_their_own():
 
 @pytest.fixture(scope="module")
 def promtool():
-    found = shutil.which("promtool")
-    if found is None:
+    path = shutil.which("promtool")
+    if path is None:
         message = "no promtool: install the package `prometheus`"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(message)
-    return found
+    return path
 
 
 def checks(rule):

@@ -45,9 +45,9 @@ def exported(service: str) -> dict[str, tuple[str, tuple[str, ...]]]:
     bus = Bus(Connection(), service, SystemClock())
     ServiceMetrics(bus, Connection())
     OWN.get(service, lambda _: None)(bus.metrics)
-    found = dict.fromkeys(bus.metrics._collector_to_names)
+    created = dict.fromkeys(bus.metrics._collector_to_names)
     kinds = {}
-    for metric in found:
+    for metric in created:
         assert isinstance(metric, MetricWrapperBase)
         name = metric._name + ("_total" if metric._type == "counter" else "")
         kinds[name] = (metric._type, tuple(metric._labelnames))

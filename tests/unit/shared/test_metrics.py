@@ -55,10 +55,10 @@ def test_a_gauge_is_the_sum_of_what_its_sources_said_last(steps):
             last[step[0]] = step[1]
         else:
             counts.keep_only(step)
-            last = {source: said for source, said in last.items() if source in step}
+            last = {source: own for source, own in last.items() if source in step}
     expected = Counter()
-    for said in last.values():
-        expected.update(said)
+    for own in last.values():
+        expected.update(own)
     shown = values(registry, m.TARGETS)
     assert {labels: count for labels, count in shown.items() if count} == dict(expected)
 
