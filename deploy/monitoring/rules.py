@@ -54,10 +54,8 @@ _TARGET = '{environment="production",target="chat.v2.int8"'
 
 P95_TTFT = Recording("target:slipway_gateway_ttft_seconds:p95_rate5m", quantile(0.95, m.TTFT, "5m", *m.TTFT.labels))
 P95_E2E = Recording("target:slipway_gateway_e2e_seconds:p95_rate5m", quantile(0.95, m.E2E, "5m", *m.E2E.labels))
-ERROR_RATIO = Recording(
-    "target:slipway_gateway_errors:ratio_rate5m",
-    f"{by(rate(m.REQUESTS, '5m', outcome='error'), *m.TTFT.labels)}\n  / {by(rate(m.REQUESTS, '5m'), *m.TTFT.labels)}",
-)
+_ALL, _FAILED = (by(rate(m.REQUESTS, "5m", **chosen), *m.TTFT.labels) for chosen in ({}, {"outcome": "error"}))
+ERROR_RATIO = Recording("target:slipway_gateway_errors:ratio_rate5m", f"({_FAILED} or 0 * {_ALL})\n  / {_ALL}")
 RECORDINGS: Final = (P95_TTFT, P95_E2E, ERROR_RATIO)
 
 
