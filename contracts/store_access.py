@@ -47,6 +47,10 @@ class StoreAccess:
         deletes: Keys that it deletes.
         sees_uploads: It lists multipart uploads that have not ended, of all keys.
         manages_bucket: It makes the bucket and changes its settings.
+        retains: Keys that it sets and reads the retention of; it only extends it: no identity may bypass a retention.
+        unmasks: Keys of which it removes single versions, so that what was written over a locked one goes away; the
+            store refuses to remove a version that is retained.
+        sees_lock: It sees whether the bucket has object lock.
     """
 
     reads: tuple[str, ...] = ()
@@ -55,8 +59,13 @@ class StoreAccess:
     deletes: tuple[str, ...] = ()
     sees_uploads: bool = False
     manages_bucket: bool = False
+    retains: tuple[str, ...] = ()
+    unmasks: tuple[str, ...] = ()
+    sees_lock: bool = False
 
 
+_LOCKED = ("attestations/", "bases/", "blobs/", "checkpoints/", "manifests/", "sources/", "versions/")
+"""What the registry puts under lock of a promoted version, and where it removes what was written over it."""
 _CHECKPOINTS = ("checkpoints/", "sources/")
 EVERYTHING: Final = ("",)
 
@@ -65,6 +74,9 @@ SERVICE_ACCESS: Final[dict[str, StoreAccess]] = {
         reads=("attestations/", "audit/", "bases/", "blobs/", *_CHECKPOINTS, "manifests/", PROBE, "versions/"),
         writes=("audit/", "versions/"),
         deletes=("blobs/", "checkpoints/*/blobs/"),  # text that an administrator orders to be erased
+        retains=(*_LOCKED, "audit/"),
+        unmasks=_LOCKED,
+        sees_lock=True,
     ),
     "merger": StoreAccess(
         reads=(
@@ -106,15 +118,15 @@ SERVICE_ACCESS: Final[dict[str, StoreAccess]] = {
 """Services that are not here do not use the store, and have no credential for it."""
 
 PROVISIONER_ACCESS: Final = StoreAccess(
-    reads=(PROBE, DATA_FORMAT), writes=(PROBE, DATA_FORMAT), deletes=(PROBE,), manages_bucket=True
+    reads=(PROBE, DATA_FORMAT), writes=(PROBE, DATA_FORMAT), deletes=(PROBE,), manages_bucket=True, sees_lock=True
 )
 ROLE_ACCESS: Final[dict[Role, StoreAccess]] = {
     "publisher": StoreAccess(reads=("bases/", PROBE)),
-    "operator": StoreAccess(reads=EVERYTHING),
-    "approver": StoreAccess(reads=EVERYTHING),
-    "viewer": StoreAccess(reads=EVERYTHING),
+    "operator": StoreAccess(reads=EVERYTHING, sees_lock=True),
+    "approver": StoreAccess(reads=EVERYTHING, sees_lock=True),
+    "viewer": StoreAccess(reads=EVERYTHING, sees_lock=True),
     "administrator": StoreAccess(
-        reads=EVERYTHING, writes=EVERYTHING, deletes=EVERYTHING, sees_uploads=True
+        reads=EVERYTHING, writes=EVERYTHING, deletes=EVERYTHING, sees_uploads=True, sees_lock=True
     ),
 }  # fmt: skip
 """What each role may do; a publisher also reads and writes the checkpoints of its models."""

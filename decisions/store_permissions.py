@@ -19,6 +19,9 @@ READ: Final = ("s3:GetObject", "s3:GetObjectVersion")
 LIST: Final = ("s3:ListBucket", "s3:ListBucketVersions")
 WRITE: Final = ("s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts")
 DELETE: Final = ("s3:DeleteObject", "s3:DeleteObjectVersion")
+RETAIN: Final = ("s3:GetObjectRetention", "s3:PutObjectRetention")
+UNMASK: Final = ("s3:DeleteObjectVersion",)
+SEE_LOCK: Final = ("s3:GetBucketObjectLockConfiguration",)
 SEE_UPLOADS: Final = ("s3:ListBucketMultipartUploads",)
 MANAGE: Final = (
     "s3:CreateBucket",
@@ -26,6 +29,7 @@ MANAGE: Final = (
     "s3:GetBucketObjectLockConfiguration",
     "s3:GetBucketVersioning",
     "s3:ListBucket",
+    "s3:ListBucketVersions",
     "s3:PutBucketObjectLockConfiguration",
     "s3:PutBucketVersioning",
 )
@@ -54,6 +58,7 @@ def access_of(identity: Identity) -> StoreAccess | None:
         writes=_together(access.writes for access in granted),
         deletes=_together(access.deletes for access in granted),
         sees_uploads=any(access.sees_uploads for access in granted),
+        sees_lock=any(access.sees_lock for access in granted),
     )
 
 
@@ -77,11 +82,15 @@ def policy(access: StoreAccess, bucket: str) -> dict[str, Any]:
         _allow(READ, _objects(whole, dict.fromkeys((*access.reads, *access.gets)))),
         _allow(WRITE, _objects(whole, access.writes)),
         _allow(DELETE, _objects(whole, access.deletes)),
+        _allow(RETAIN, _objects(whole, access.retains)),
+        _allow(UNMASK, _objects(whole, access.unmasks)),
     ]
     if access.reads and not access.manages_bucket:
         statements.append(_allow(LIST, [whole], _beginning_with(access.reads)))
     if access.sees_uploads:
         statements.append(_allow(SEE_UPLOADS, [whole]))
+    if access.sees_lock and not access.manages_bucket:
+        statements.append(_allow(SEE_LOCK, [whole]))
     if access.manages_bucket:
         statements.append(_allow(MANAGE, [whole]))
     return {"Version": "2012-10-17", "Statement": [statement for statement in statements if statement["Resource"]]}

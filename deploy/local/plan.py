@@ -233,7 +233,6 @@ def weed_arguments(weed: Path, data: Path, store: StoreKeys) -> list[str]:
         f"-s3.config={store.server_config}",
         f"-s3.cert.file={store.certificate}",
         f"-s3.key.file={store.certificate_key}",
-        f"-bucket={BUCKET}",
     ]
 
 

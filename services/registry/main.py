@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from pathlib import PurePosixPath
 from typing import TypeVar
 
@@ -10,7 +11,7 @@ from contracts.policy import ReleasePolicy
 from contracts.records import OutboxRecord
 from contracts.routes import Route
 from contracts.teams import Team
-from services.registry.adapters.audit import LoggedMessages, StoredSegments
+from services.registry.adapters.audit import LoggedMessages, StoredSegments, segment_retention
 from services.registry.adapters.inbox import StreamInbox, count_dead_letters
 from services.registry.adapters.store import StoredArtifacts
 from services.registry.app import SERVICE, build
@@ -36,6 +37,7 @@ from shared.runtime.telemetry import configure_logging
 from shared.storage.blobs import Store
 from shared.storage.credentials import require_store
 from shared.storage.kv import Bucket
+from shared.storage.object_lock import LockingStore
 
 R = TypeVar("R", bound=OutboxRecord)
 
@@ -78,7 +80,9 @@ async def run(connection: Connection, settings: RegistrySettings) -> None:
     ports = connect_ports(bus, artifacts, teams.read, metrics.note)
     registry = build(bus, ports=ports, locations=locations, settings=settings, clock=clock)
     tail = Bucket(bus.js, "audit", AuditTail, service=SERVICE)
-    audit = AuditWriter(LoggedMessages(lambda: bus.js), tail, StoredSegments(Store(connection), attester), clock)
+    locking = LockingStore(connection)
+    segments = StoredSegments(locking, attester, partial(segment_retention, locking, settings, clock))
+    audit = AuditWriter(LoggedMessages(lambda: bus.js), tail, segments, clock)
     auditor = Sweeper("audit", audit.keys, audit.sweep, every_s=settings.audit_s)
 
     async def count() -> None:

@@ -33,6 +33,8 @@ SHARED = {
         "held_out",
         "hub",
         "kv",
+        "object_lock",
+        "objects",
         "plain_files",
         "record_format",
         "sources",
