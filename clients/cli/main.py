@@ -1,6 +1,5 @@
 """The `slipway` command line, and how errors end it; `command_list` has its commands."""
 
-import importlib.metadata
 import os
 import sys
 from typing import Annotated
@@ -9,6 +8,7 @@ import typer
 
 from clients.cli.command_list import CommandGroup
 from clients.cli.output import EXIT_CODES, CommandError, Exit, show_line
+from contracts.version import VERSION
 from shared.errors import SlipwayError
 
 app = typer.Typer(
@@ -26,11 +26,7 @@ app = typer.Typer(
 def _show_version(asked: bool) -> None:
     if not asked:
         return
-    try:
-        version = importlib.metadata.version("slipway")
-    except importlib.metadata.PackageNotFoundError:
-        version = "of no known version: it runs from its source files, without being installed"
-    show_line(f"slipway {version}")
+    show_line(f"slipway {VERSION}")
     raise typer.Exit
 
 
@@ -56,11 +52,22 @@ def main() -> None:
         _end(error.sentence(), Exit.UNREACHABLE if unreachable else Exit.FAILED)
     except TimeoutError as error:
         _end(_no_answer(error), Exit.UNREACHABLE)
+    except ModuleNotFoundError as error:
+        _end_without_package(error)
+        raise
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
         _end_of_library(error)
         raise
+
+
+def _end_without_package(error: ModuleNotFoundError) -> None:
+    """End because another project's package is not installed, as in the image of the command line."""
+    package = (error.name or "").partition(".")[0]
+    if package and package not in ("clients", "contracts", "decisions", "deploy", "services", "shared"):
+        where = "the image of the command line leaves it out: run the command where `make setup` was run"
+        _end(f"this command needs the package {package}, which is not installed here; {where}", Exit.FAILED)
 
 
 def _end_of_library(error: Exception) -> None:

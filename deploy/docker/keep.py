@@ -1,7 +1,7 @@
 """Run a program and kill it when it hangs, so that the container ends and is started again.
 
-    python -m deploy.docker.keep [--start-s 60] [--url http://127.0.0.1:8080/healthz] [--crash-handler] [--children] --
-        PROGRAM …
+    python -m deploy.docker.keep [--start-s 60] [--url http://127.0.0.1:8080/healthz] [--crash-handler] [--children]
+        [--recovers] -- PROGRAM …
 
 The rules are those of `slipway up` (`deploy.local.watch`). Compose itself does not restart unhealthy containers.
 Needs the standard library only.
@@ -10,6 +10,7 @@ Needs the standard library only.
 import argparse
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -25,8 +26,14 @@ LEAVING_S = 60.0
 """Seconds that a program may take to end after it closed its port."""
 
 
-DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Connects to loopback directly, without the proxies that the environment names."""
+def direct_opener() -> urllib.request.OpenerDirector:
+    """Return what connects to loopback directly: without proxies, and without a check of the certificate there.
+
+    Nothing secret is sent, and a server's certificate need not name the loopback address.
+    """
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls))
 
 
 class LivenessProbe(threading.Thread):
@@ -36,12 +43,13 @@ class LivenessProbe(threading.Thread):
         super().__init__(daemon=True)
         self._url = url
         self._detector = detector
+        self._opener = direct_opener()
 
     def run(self) -> None:
         """Probe without an end; any HTTP status is an answer."""
         while True:
             try:
-                with DIRECT.open(self._url, timeout=LIMITS.silent_s):
+                with self._opener.open(self._url, timeout=LIMITS.silent_s):
                     self._detector.answered()
             except urllib.error.HTTPError:
                 self._detector.answered()
@@ -53,7 +61,9 @@ class LivenessProbe(threading.Thread):
             time.sleep(1.0)
 
 
-def keep(command: list[str], *, url: str, start_s: float, crash_handler: bool, children: bool) -> int:
+def keep(
+    command: list[str], *, url: str, start_s: float, crash_handler: bool, children: bool, recovers: bool = False
+) -> int:
     """Run a program until it ends; return its exit code, or 128 + n for signal n."""
     stopping = threading.Event()
     child = subprocess.Popen(command)
@@ -65,7 +75,7 @@ def keep(command: list[str], *, url: str, start_s: float, crash_handler: bool, c
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     signal.signal(signal.SIGHUP, lambda number, _frame: child.send_signal(number))  # it is passed on, and is no stop
-    detector = HangDetector(LIMITS, start_s, LEAVING_S)
+    detector = HangDetector(LIMITS, start_s, LEAVING_S, recovers=recovers)
     LivenessProbe(url, detector).start()
     last_look = time.monotonic()
     while True:
@@ -92,10 +102,13 @@ def main() -> None:
     parser.add_argument("--start-s", type=float, default=60.0)
     parser.add_argument("--crash-handler", action="store_true", help="look for threads in a handler of a fatal signal")
     parser.add_argument("--children", action="store_true", help="the program's work is done by its child processes")
+    parser.add_argument(
+        "--recovers", action="store_true", help="the program reads its store at start, which may be long"
+    )
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
-    limits = {"start_s": options.start_s, "crash_handler": options.crash_handler, "children": options.children}
-    sys.exit(keep(options.command, url=options.url, **limits))
+    kind = {"crash_handler": options.crash_handler, "children": options.children, "recovers": options.recovers}
+    sys.exit(keep(options.command, url=options.url, start_s=options.start_s, **kind))
 
 
 if __name__ == "__main__":

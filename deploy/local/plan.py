@@ -13,10 +13,10 @@ from deploy.identity.api_key_files import REHEARSALS, ApiKeyFiles
 from deploy.identity.attesters import AttesterKeys
 from deploy.identity.bus_config import tls
 from deploy.identity.key_folder import KeyFolder
-from deploy.identity.store_keys import StoreKeys
 from deploy.local import triton
 from deploy.local.ports import LOOPBACK, SHADOW_OFFSET
 from deploy.local.processes import PART_VARIABLE, STACK_VARIABLE
+from deploy.local.weed import NO_OTHER_KEYS, weed_arguments
 from shared.runtime.settings import Connection
 
 Probe = Literal["nats", "s3", "triton", "service"]
@@ -39,8 +39,6 @@ GATEWAY_ADMIN = "gateway-admin"
 """The port where the gateway answers probes and scrapes."""
 SINGLE = frozenset({"gateway"})
 """Services with one fixed address in the embedded stack. The gateway takes several workers instead."""
-NO_OTHER_KEYS = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
-"""The object store would take a key in these variables for one of an administrator."""
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Makes waiting torch threads sleep instead of spin: several processes share the cores here."""
 START_LIMIT_S: dict[Probe, float] = {"nats": 60.0, "s3": 60.0, "triton": 30.0, "service": 60.0}
@@ -214,34 +212,12 @@ def nats_config_file(folder: Path) -> Path:
     return folder / "nats.conf"
 
 
-def weed_arguments(weed: Path, data: Path, store: StoreKeys) -> list[str]:
-    """Return the command line of an object store with its keys, without ports."""
-    return [
-        str(weed),
-        f"-config_dir={store.folder}",
-        "mini",
-        f"-dir={data}",
-        f"-ip={LOOPBACK}",
-        f"-ip.bind={LOOPBACK}",
-        "-admin.ui=false",
-        "-webdav=false",
-        "-s3.port.iceberg=0",
-        "-s3.port.lance=0",
-        "-master.telemetry=false",
-        "-disableHttp",
-        "-s3.iam=false",
-        f"-s3.config={store.server_config}",
-        f"-s3.cert.file={store.certificate}",
-        f"-s3.key.file={store.certificate_key}",
-    ]
-
-
 def plan_s3(folder: Path, ports: Mapping[str, int], programs: Programs, keys: Keys) -> Part:
     """Plan the object store, which only the identities in the folder of keys use, by TLS.
 
     Every port is given explicitly, otherwise two stacks collide. The inner ones refuse all others: `security.toml`.
     """
-    argv = weed_arguments(programs.weed, folder / "s3", KeyFolder(keys.folder).store)
+    argv = weed_arguments(programs.weed, folder / "s3", KeyFolder(keys.folder).store.folder, BUCKET)
     for name in S3_PORTS:
         flag = name.removeprefix("s3-")
         argv += [f"-{flag}.port={ports[name]}", f"-{flag}.port.grpc={ports[name] + SHADOW_OFFSET}"]

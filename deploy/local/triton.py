@@ -96,29 +96,38 @@ def find_engine(root: Path) -> EngineEnvironment:
 
 
 def build_command(
-    engine: EngineEnvironment, state: Path, ports: Ports, *, admin_key: str | None = None, exit_timeout_s: int = 20
+    engine: EngineEnvironment,
+    state: Path,
+    ports: Ports,
+    *,
+    admin_key: str | None = None,
+    exit_timeout_s: int = 20,
+    models: Path | None = None,
+    address: str = LOOPBACK,
 ) -> list[str]:
     """Return the command line of tritonserver.
 
     Args:
         engine: the engine environment.
         state: run folder that holds ``models`` and ``backends``.
-        ports: loopback ports to listen on.
+        ports: ports to listen on.
         admin_key: if set, loading and unloading models needs this key.
         exit_timeout_s: how long models may take to finish on SIGTERM, seconds.
+        models: the model repository, if it is not in the run folder.
+        address: where it listens.
     """
     command = [
         str(engine.server),
-        f"--model-repository={state / 'models'}",
+        f"--model-repository={models or state / 'models'}",
         f"--backend-directory={state / 'backends'}",
         "--model-control-mode=explicit",
         "--disable-auto-complete-config",
         "--backend-config=python,stub-timeout-seconds=300",
         "--allow-gpu-metrics=false",
         f"--exit-timeout-secs={exit_timeout_s}",
-        f"--http-address={LOOPBACK}",
-        f"--grpc-address={LOOPBACK}",
-        f"--metrics-address={LOOPBACK}",
+        f"--http-address={address}",
+        f"--grpc-address={address}",
+        f"--metrics-address={address}",
         f"--http-port={ports.http}",
         f"--grpc-port={ports.grpc}",
         f"--metrics-port={ports.metrics}",

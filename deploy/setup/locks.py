@@ -73,7 +73,15 @@ LOCKS = (
     _lock("uv", ALL),
     *(
         Lock(f"{IMAGES}/{name}.in", f"{IMAGES}/{name}.txt", ("3.11",), MAIN_OVERRIDES, MAIN)
-        for name in ("light", "models", "reports", "tools")
+        for name in ("light", "serving", "models", "reports", "tools", "nats", "seaweedfs")
+    ),
+    Lock(
+        f"{IMAGES}/triton.in",
+        f"{IMAGES}/triton.txt",
+        ("3.11",),
+        f"{FOLDER}/engine-overrides.txt",
+        f"{FOLDER}/engine.txt",
+        platform="x86_64-manylinux_2_35",
     ),
 )
 CPU_BUILDS = {"requirements/torch-cpu.txt": "torch", "requirements/torchvision-cpu.txt": "torchvision"}

@@ -1,0 +1,41 @@
+"""The command line of SeaweedFS, the object store: the same in the embedded stack and in its container.
+
+Needs the standard library only, because the container has nothing else.
+"""
+
+from pathlib import Path
+
+LOOPBACK = "127.0.0.1"
+NO_OTHER_KEYS = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
+"""The object store would take a key in these variables for one of an administrator."""
+
+
+def weed_arguments(weed: Path, data: Path, keys: Path, bucket: str, bind: str = LOOPBACK) -> list[str]:
+    """Return the command line of an object store, without ports.
+
+    Args:
+        weed: the program.
+        data: the folder of its objects.
+        keys: the folder of its keys, which `deploy.identity.store_keys` writes.
+        bucket: the bucket that it makes at its start.
+        bind: the address where it listens.
+    """
+    return [
+        str(weed),
+        f"-config_dir={keys}",
+        "mini",
+        f"-dir={data}",
+        f"-ip={LOOPBACK}",
+        f"-ip.bind={bind}",
+        "-admin.ui=false",
+        "-webdav=false",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        "-master.telemetry=false",
+        "-disableHttp",
+        "-s3.iam=false",
+        f"-s3.config={keys / 's3.json'}",
+        f"-s3.cert.file={keys / 'certs' / 'public.crt'}",
+        f"-s3.key.file={keys / 'certs' / 'private.key'}",
+        f"-bucket={bucket}",
+    ]
