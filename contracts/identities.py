@@ -112,7 +112,7 @@ def describe_refusal(error: str, name: str) -> str | None:
 
 
 def _how_granted(name: str, subject: str) -> str:
-    if name in SERVICES or name == PROVISIONER:
+    if name in SERVICES or name == PROVISIONER or subject == "$sys.req.user.info":
         return (
             "its permissions are those of another version; run `slipway keys init`, and let the bus read them (SIGHUP)"
         )
@@ -127,7 +127,8 @@ def _how_granted(name: str, subject: str) -> str:
                     f"it takes the role {role}{limit}, which an administrator of the keys gives with `slipway keys add`"
                 )
     roles = "viewer, operator or approver" if subject.startswith(_READING) else "administrator"
-    return f"it takes the role {roles}, which an administrator of the keys gives with `slipway keys add`"
+    whose = "; members of a team read its models only" if subject.startswith(_READING) else ""
+    return f"it takes the role {roles}, which an administrator of the keys gives with `slipway keys add`{whose}"
 
 
 def inbox_prefix(name: str) -> str:

@@ -1,12 +1,13 @@
 """Streams, and what each service consumes and emits: the source of provisioning, ACLs and the AsyncAPI document."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
 from . import facts as f
 from .api_usage import DEMAND_PREFIX
 from .facts import Fact
-from .vocabulary import Environment
+from .vocabulary import MODEL_NAME_PATTERN, Environment
 
 Stream = Literal["SLIPWAY_INBOX", "SLIPWAY_ORDERS", "SLIPWAY_EVENTS", "SLIPWAY_TELEMETRY", "SLIPWAY_DEADLETTER"]
 
@@ -16,6 +17,22 @@ EVENTS: Stream = "SLIPWAY_EVENTS"
 TELEMETRY: Stream = "SLIPWAY_TELEMETRY"
 DEADLETTER: Stream = "SLIPWAY_DEADLETTER"
 DEADLETTER_PREFIX = "slipway.deadletter"
+
+RECORD_KEYS: dict[str, tuple[str, ...]] = {
+    "alerts": ("*.{model}",),
+    "api-keys": (),
+    "api-usage": (),
+    "audit": (),
+    "drills": ("*.{model}",),
+    "policies": ("{model}",),
+    "releases": ("{model}.*",),
+    "rollback-answers": (),
+    "rollbacks": ("*.{model}",),
+    "routes": ("{model}",),
+    "servers": ("*.leader", "*.runtimes"),
+    "staging-routes": ("{model}",),
+}
+"""By KV bucket: the keys whose records tell of one model only, or of none; who may read one model reads these."""
 
 FROM_OUTSIDE: tuple[type[Fact], ...] = (
     f.CheckpointReady, f.ApprovalGranted, f.ReleaseCancelled, f.RollbackOrdered, f.DrillOrdered, f.QuarantineLifted,
@@ -37,6 +54,7 @@ class ServiceContract:
     reads_records: tuple[str, ...] = field(default=(), metadata={"about": "KV buckets of others that it reads"})
     exchanges: tuple[str, ...] = field(default=(), metadata={"about": "subjects without a stream, among its replicas"})
     looks_up: tuple[Stream, ...] = field(default=(), metadata={"about": "streams that it reads without a consumer"})
+    measures: tuple[Stream, ...] = field(default=(), metadata={"about": "streams whose size it reads"})
 
     @property
     def reads(self) -> tuple[tuple[type[Fact], Environment], ...]:
@@ -63,6 +81,7 @@ SERVICES: dict[str, ServiceContract] = {
             owns=("releases", "audit"),
             reads_records=("policies", "routes", "api-keys"),
             looks_up=(INBOX, ORDERS),
+            measures=(DEADLETTER,),
         ),
         ServiceContract(
             "merger",
@@ -144,6 +163,13 @@ def stream_subjects(stream: Stream) -> list[str]:
         return sorted(name.rsplit(".", 1)[0] + ".>" for name in names)
     staging = [name.replace("slipway.", "slipway.staging.", 1) for name in names]
     return sorted(f"{name}.*.*" for name in names + staging)
+
+
+def dead_letter_subject(service: str, subject: str) -> str:
+    """Return the subject of a service's dead letter: it names the model of the message, or `_` if it has none."""
+    tokens = subject.split(".")
+    model = tokens[-2] if len(tokens) > 2 else ""
+    return f"{DEADLETTER_PREFIX}.{model if re.fullmatch(MODEL_NAME_PATTERN, model) else '_'}.{service}"
 
 
 def emitters(fact: type[Fact]) -> tuple[str, ...]:

@@ -42,19 +42,30 @@ class StoreAccess:
 
     Attributes:
         reads: Keys that it reads and lists.
+        gets: Keys that it reads and does not list: who knows such a key, which has a digest in it, may read it.
         writes: Keys that it puts. The table does not tell a new object from one that is replaced.
         deletes: Keys that it deletes.
         sees_uploads: It lists multipart uploads that have not ended, of all keys.
         manages_bucket: It makes the bucket and changes its settings.
+        retains: Keys that it sets and reads the retention of; it only extends it: no identity may bypass a retention.
+        unmasks: Keys of which it removes single versions, so that what was written over a locked one goes away; the
+            store refuses to remove a version that is retained.
+        sees_lock: It sees whether the bucket has object lock.
     """
 
     reads: tuple[str, ...] = ()
+    gets: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     deletes: tuple[str, ...] = ()
     sees_uploads: bool = False
     manages_bucket: bool = False
+    retains: tuple[str, ...] = ()
+    unmasks: tuple[str, ...] = ()
+    sees_lock: bool = False
 
 
+_LOCKED = ("attestations/", "bases/", "blobs/", "checkpoints/", "manifests/", "sources/", "versions/")
+"""What the registry puts under lock of a promoted version, and where it removes what was written over it."""
 _CHECKPOINTS = ("checkpoints/", "sources/")
 EVERYTHING: Final = ("",)
 
@@ -63,6 +74,9 @@ SERVICE_ACCESS: Final[dict[str, StoreAccess]] = {
         reads=("attestations/", "audit/", "bases/", "blobs/", *_CHECKPOINTS, "manifests/", PROBE, "versions/"),
         writes=("audit/", "versions/"),
         deletes=("blobs/", "checkpoints/*/blobs/"),  # text that an administrator orders to be erased
+        retains=(*_LOCKED, "audit/"),
+        unmasks=_LOCKED,
+        sees_lock=True,
     ),
     "merger": StoreAccess(
         reads=(
@@ -104,18 +118,29 @@ SERVICE_ACCESS: Final[dict[str, StoreAccess]] = {
 """Services that are not here do not use the store, and have no credential for it."""
 
 PROVISIONER_ACCESS: Final = StoreAccess(
-    reads=(PROBE, DATA_FORMAT), writes=(PROBE, DATA_FORMAT), deletes=(PROBE,), manages_bucket=True
+    reads=(PROBE, DATA_FORMAT), writes=(PROBE, DATA_FORMAT), deletes=(PROBE,), manages_bucket=True, sees_lock=True
 )
 ROLE_ACCESS: Final[dict[Role, StoreAccess]] = {
     "publisher": StoreAccess(reads=("bases/", PROBE)),
-    "operator": StoreAccess(reads=EVERYTHING),
-    "approver": StoreAccess(reads=EVERYTHING),
-    "viewer": StoreAccess(reads=EVERYTHING),
+    "operator": StoreAccess(reads=EVERYTHING, sees_lock=True),
+    "approver": StoreAccess(reads=EVERYTHING, sees_lock=True),
+    "viewer": StoreAccess(reads=EVERYTHING, sees_lock=True),
     "administrator": StoreAccess(
-        reads=EVERYTHING, writes=EVERYTHING, deletes=EVERYTHING, sees_uploads=True
+        reads=EVERYTHING, writes=EVERYTHING, deletes=EVERYTHING, sees_uploads=True, sees_lock=True
     ),
 }  # fmt: skip
 """What each role may do; a publisher also reads and writes the checkpoints of its models."""
+_DIGEST: Final = "?" * 64
+READS_SHARED: Final = StoreAccess(
+    reads=("bases/", PROBE, f"attestations/*/{_DIGEST}/"), gets=("attestations/", "blobs/", "manifests/", "sources/")
+)
+"""What a member of a team reads with any reading role, beside what is of its team's models.
+
+Artifacts are stored by their digest and shared by teams, so the store cannot tell whose they are. `?` stands for one
+character: who knows the digest of an artifact lists its attestations.
+"""
+READS_OF_MODEL: Final = ("checkpoints/{model}/", "references/{model}/", "versions/{model}/")
+"""What is of one model."""
 
 
 class StoreCredential(BaseModel):

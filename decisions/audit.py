@@ -19,7 +19,7 @@ from contracts.facts import (
     RollbackReported,
 )
 from contracts.facts.fact import Fact
-from contracts.services import EVENTS, INBOX, ORDERS
+from contracts.services import EVENTS, FROM_OUTSIDE, INBOX, ORDERS
 from contracts.vocabulary import Digest, canonical_json, digest_of
 
 RESULTS: tuple[type[Fact], ...] = (
@@ -59,6 +59,11 @@ SOURCES: tuple[Source, ...] = (
     *(Source(f"results:{fact.TYPE}", EVENTS, f"{fact.TYPE}.>", whole=False) for fact in RESULTS),
     *(Source(f"records:{bucket}", f"KV_{bucket}", f"$KV.{bucket}.>", whole=True) for bucket in RECORDS),
 )
+
+
+def is_audited(fact: type[Fact]) -> bool:
+    """Return whether events of a type are entries of the log."""
+    return fact in FROM_OUTSIDE or fact in RESULTS or fact is RollbackReported
 
 
 def sender(subject: str, type_: str) -> str:

@@ -14,6 +14,7 @@ from contracts.services import (
     FROM_OUTSIDE,
     INBOX,
     ORDERS,
+    RECORD_KEYS,
     SERVICES,
     TELEMETRY,
     ServiceContract,
@@ -34,6 +35,9 @@ The server lets a consumer deliver to any subject with a subscriber: one that ma
 messages there. So no identity may subscribe to a subject that a stream stores, and who subscribes to one that none
 stores compares it with the subject of each message: a copy keeps its own.
 """
+OWN_PERMISSIONS: Final = "$SYS.REQ.USER.INFO"
+"""The server answers with the permissions of who asks, from which a command learns the models that it may read."""
+_EVERY_CONSUMER: Final = f"$JS.API.CONSUMER.CREATE.{EVENTS}.>"
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,10 @@ def service_permissions(service: ServiceContract) -> Permissions:
             f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}",
             f"$JS.ACK.{stream}.{durable}.>",
         ]
-    publish += [f"{DEADLETTER_PREFIX}.{service.name}"] if service.consumes else []
+    if service.consumes:  # without a model: from a version before the subject named it
+        publish += [f"{DEADLETTER_PREFIX}.{service.name}", f"{DEADLETTER_PREFIX}.*.{service.name}"]
     publish += [f"$JS.API.STREAM.MSG.GET.{stream}" for stream in _looked_up(service)]
+    publish += [f"$JS.API.STREAM.INFO.{stream}" for stream in service.measures]
     written, read = (*service.owns, *service.edits), service.reads_records
     publish += [f"$KV.{bucket}.>" for bucket in written]
     publish += _reading_records(sorted({*written, *read}))
@@ -101,13 +107,47 @@ def user_permissions(identity: Identity) -> Permissions:
     own = f"{inbox_prefix(identity.name)}.>"
     if "administrator" in identity.roles:
         facts = [subject for fact in FACTS.values() for subject in subjects(fact, identity.name)]
-        everything = ("$JS.>", "$KV.>", "$SYS.REQ.USER.INFO")
+        everything = ("$JS.>", "$KV.>", OWN_PERMISSIONS)
         return Permissions((*facts, *everything), (own, "_INBOX.>", LIVE))  # `_INBOX` for the plain NATS command line
     publish = [subject for role in identity.roles for subject in _orders(role, identity)]
     if set(identity.roles) <= {"publisher"}:
         return Permissions(tuple(publish), (own,))
+    denied = tuple(_consumers_of_services())
+    if identity.team is not None:
+        live = [nats_subject(WorkProgressed.TYPE, model, "*") for model in identity.models]
+        return Permissions((*publish, *_reading_models(identity.models)), (own, *live), denied)
     publish += _reading_streams() + _reading_records(BUCKETS)
-    return Permissions(tuple(publish), (own, LIVE), tuple(_consumers_of_services()))
+    publish += [f"$JS.API.CONSUMER.MSG.NEXT.KV_{bucket}.*" for bucket in BUCKETS]
+    return Permissions(tuple(publish), (own, LIVE), denied)
+
+
+def subjects_about(stream: str, model: str) -> list[str]:
+    """Return the subjects of a stream that are about one model: each takes a consumer of its own."""
+    if stream == DEADLETTER:
+        return [f"{DEADLETTER_PREFIX}.{model}.*"]
+    production = f"slipway.*.*.*.{model}.*"
+    return [production] if stream in (INBOX, ORDERS) else [production, f"slipway.staging.*.*.*.{model}.*"]
+
+
+def readable_models(allowed: Iterable[str]) -> tuple[str, ...] | None:
+    """Return the models that an identity may read, from the subjects that it may publish; None for all."""
+    patterns = tuple(allowed)
+    if any(_covers(pattern, _EVERY_CONSUMER) for pattern in patterns):
+        return None
+    before, after = f"$JS.API.CONSUMER.CREATE.{EVENTS}.*.{subjects_about(EVENTS, '{}')[0]}".split("{}")
+    named = (pattern[len(before) : -len(after)] for pattern in patterns if pattern.startswith(before))
+    return tuple(dict.fromkeys(named))
+
+
+def _covers(pattern: str, subject: str) -> bool:
+    """Return whether a pattern of the bus permits all that another one does."""
+    parts, others = pattern.split("."), subject.split(".")
+    for part, other in zip(parts, others, strict=False):
+        if part == ">":
+            return True
+        if other == ">" or part not in ("*", other):
+            return False
+    return len(parts) == len(others)
 
 
 def _orders(role: Role, identity: Identity) -> list[str]:
@@ -122,6 +162,29 @@ def _looked_up(service: ServiceContract) -> list[str]:
     if service.consumes:
         published.add(EVENTS)
     return sorted(str(stream) for stream in {*published, *service.looks_up})
+
+
+def _reading_models(models: Iterable[str]) -> list[str]:
+    """Return the requests that read the streams and records of some models, and nothing of others.
+
+    The server compares the last tokens of a request for a consumer with the filter in its body. What names messages
+    in the body only is not here: a stream's message by number, the subjects of a stream, a consumer without a filter.
+    """
+    filters: dict[str, list[str]] = {
+        stream: [each for model in models for each in subjects_about(stream, model)] for stream in STREAMS
+    }
+    records = {f"KV_{bucket}": _keys_about(bucket, models) for bucket in BUCKETS if RECORD_KEYS[bucket]}
+    consumers = ("CONSUMER.MSG.NEXT.{0}.*", "CONSUMER.INFO.{0}.*", "CONSUMER.DELETE.{0}.*")
+    requests = ["$JS.API.STREAM.LIST", "$JS.API.STREAM.NAMES", "$JS.API.INFO", OWN_PERMISSIONS]
+    for stream, filtered in {**filters, **records}.items():
+        requests += [f"$JS.API.{verb.format(stream)}" for verb in consumers]
+        requests += [f"$JS.API.CONSUMER.CREATE.{stream}.*.{each}" for each in filtered]
+    return requests
+
+
+def _keys_about(bucket: str, models: Iterable[str]) -> list[str]:
+    named = [pattern.format(model=model) for pattern in RECORD_KEYS[bucket] for model in models]
+    return [f"$KV.{bucket}.{key}" for key in dict.fromkeys(named)]
 
 
 def _reading_records(buckets: Iterable[str]) -> list[str]:
@@ -142,7 +205,7 @@ def _reading_streams() -> list[str]:
         "CONSUMER.DELETE.{0}.*",
     )
     requests = [f"$JS.API.{verb.format(name)}" for name in STREAMS for verb in (*verbs, *consumers)]
-    return ["$JS.API.STREAM.LIST", "$JS.API.STREAM.NAMES", "$JS.API.INFO", *requests]
+    return ["$JS.API.STREAM.LIST", "$JS.API.STREAM.NAMES", "$JS.API.INFO", OWN_PERMISSIONS, *requests]
 
 
 def _consumers_of_services() -> list[str]:

@@ -1,15 +1,27 @@
 """The S3 policy of each identity, in the form that AWS, MinIO and SeaweedFS read, from what the table declares."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Final
 
-from contracts.identities import PROVISIONER, Identity
-from contracts.store_access import EVERYTHING, PROVISIONER_ACCESS, ROLE_ACCESS, SERVICE_ACCESS, StoreAccess
+from contracts.identities import PROVISIONER, Identity, Role
+from contracts.store_access import (
+    EVERYTHING,
+    PROVISIONER_ACCESS,
+    READS_OF_MODEL,
+    READS_SHARED,
+    ROLE_ACCESS,
+    SERVICE_ACCESS,
+    StoreAccess,
+)
 
 READ: Final = ("s3:GetObject", "s3:GetObjectVersion")
 LIST: Final = ("s3:ListBucket", "s3:ListBucketVersions")
 WRITE: Final = ("s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts")
 DELETE: Final = ("s3:DeleteObject", "s3:DeleteObjectVersion")
+RETAIN: Final = ("s3:GetObjectRetention", "s3:PutObjectRetention")
+UNMASK: Final = ("s3:DeleteObjectVersion",)
+SEE_LOCK: Final = ("s3:GetBucketObjectLockConfiguration",)
 SEE_UPLOADS: Final = ("s3:ListBucketMultipartUploads",)
 MANAGE: Final = (
     "s3:CreateBucket",
@@ -17,6 +29,7 @@ MANAGE: Final = (
     "s3:GetBucketObjectLockConfiguration",
     "s3:GetBucketVersioning",
     "s3:ListBucket",
+    "s3:ListBucketVersions",
     "s3:PutBucketObjectLockConfiguration",
     "s3:PutBucketVersioning",
 )
@@ -32,7 +45,7 @@ def access_of(identity: Identity) -> StoreAccess | None:
         return SERVICE_ACCESS[identity.name]
     if identity.name == PROVISIONER:
         return PROVISIONER_ACCESS
-    granted = [ROLE_ACCESS[role] for role in identity.roles]
+    granted = [_granted(role, identity) for role in identity.roles]
     if "publisher" in identity.roles:
         limited = identity.models or identity.team is not None
         own = tuple(f"checkpoints/{model}/" for model in identity.models) if limited else ("checkpoints/",)
@@ -41,10 +54,20 @@ def access_of(identity: Identity) -> StoreAccess | None:
         return None
     return StoreAccess(
         reads=_together(access.reads for access in granted),
+        gets=_together(access.gets for access in granted),
         writes=_together(access.writes for access in granted),
         deletes=_together(access.deletes for access in granted),
         sees_uploads=any(access.sees_uploads for access in granted),
+        sees_lock=any(access.sees_lock for access in granted),
     )
+
+
+def _granted(role: Role, identity: Identity) -> StoreAccess:
+    access = ROLE_ACCESS[role]
+    if identity.team is None or access.reads != EVERYTHING:
+        return access
+    own = tuple(prefix.format(model=model) for model in identity.models for prefix in READS_OF_MODEL)
+    return replace(READS_SHARED, reads=(*READS_SHARED.reads, *own))
 
 
 def _together(groups: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
@@ -56,14 +79,18 @@ def policy(access: StoreAccess, bucket: str) -> dict[str, Any]:
     """Return the S3 policy that permits what an identity may do in a bucket, and nothing else."""
     whole = f"arn:aws:s3:::{bucket}"
     statements = [
-        _allow(READ, _objects(whole, access.reads)),
+        _allow(READ, _objects(whole, dict.fromkeys((*access.reads, *access.gets)))),
         _allow(WRITE, _objects(whole, access.writes)),
         _allow(DELETE, _objects(whole, access.deletes)),
+        _allow(RETAIN, _objects(whole, access.retains)),
+        _allow(UNMASK, _objects(whole, access.unmasks)),
     ]
     if access.reads and not access.manages_bucket:
         statements.append(_allow(LIST, [whole], _beginning_with(access.reads)))
     if access.sees_uploads:
         statements.append(_allow(SEE_UPLOADS, [whole]))
+    if access.sees_lock and not access.manages_bucket:
+        statements.append(_allow(SEE_LOCK, [whole]))
     if access.manages_bucket:
         statements.append(_allow(MANAGE, [whole]))
     return {"Version": "2012-10-17", "Statement": [statement for statement in statements if statement["Resource"]]}

@@ -15,7 +15,7 @@ from typing import Any
 import nkeys
 from nats.aio.client import Client
 
-from contracts.identities import Credential, inbox_prefix
+from contracts.identities import PROVISIONER, Credential, inbox_prefix
 from decisions.bus_permissions import LIVE, Permissions
 from deploy.identity.bus_config import permission_map, tls
 from deploy.identity.key_folder import KeyFolder
@@ -190,7 +190,7 @@ class S3Server(Throwaway):
         data = self.folder / "data"
         data.mkdir(exist_ok=True)
         return [
-            *weed_arguments(BIN / "weed", data, self.keys.store.folder, self.keys.store.bucket),
+            *weed_arguments(BIN / "weed", data, self.keys.store.folder),
             *(f"-{name}={port}" for name, port in self.ports.items()),
         ]
 
@@ -214,6 +214,7 @@ class S3Server(Throwaway):
         if not accepts(self.port):
             return False
         try:
+            Store(self.settings(PROVISIONER)).ensure_bucket()
             return Store(self.settings()).reachable()
         except SlipwayError:
             return False

@@ -2,14 +2,17 @@
 
 import json
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.errors import NotFoundError
+from nats.js.api import DeliverPolicy
 
+from clients.cli.reading import own_models, read_messages
 from contracts.envelope import source_of
 from contracts.services import DEADLETTER, DEADLETTER_PREFIX, FROM_OUTSIDE
 from contracts.vocabulary import canonical_json
+from decisions.bus_permissions import subjects_about
 from shared.errors import Permanent
 
 _OUTSIDE: Final = {fact.TYPE for fact in FROM_OUTSIDE}
@@ -38,14 +41,28 @@ class DeadLetter:
 
 
 async def find(js: JetStreamContext, sequence: int) -> DeadLetter | None:
-    """Return one dead letter, or None if there is none with this number."""
-    try:
-        raw = await js.get_msg(DEADLETTER, sequence)
-    except NotFoundError:
-        return None
-    headers = dict(raw.headers or {})
+    """Return one dead letter, or None if this identity may read none with this number."""
+    where: dict[str, Any] = {"deliver_policy": DeliverPolicy.BY_START_SEQUENCE, "opt_start_seq": max(sequence, 1)}
+    letters = await _read(js, most=1, **where)
+    return next((letter for letter in letters if letter.sequence == sequence), None)
+
+
+async def list_all(js: JetStreamContext) -> list[DeadLetter]:
+    """Return the dead letters of the models that this identity may read, oldest first."""
+    return sorted(await _read(js, deliver_policy=DeliverPolicy.ALL), key=lambda letter: letter.sequence)
+
+
+async def _read(js: JetStreamContext, **where: Any) -> list[DeadLetter]:
+    models = await own_models(js)
+    named = [each for model in models or () for each in subjects_about(DEADLETTER, model)]
+    subjects = [f"{DEADLETTER_PREFIX}.>"] if models is None else named
+    return [_letter(message) for each in subjects for message in await read_messages(js, DEADLETTER, each, **where)]
+
+
+def _letter(message: Msg) -> DeadLetter:
+    headers = dict(message.headers or {})
     return DeadLetter(
-        sequence=sequence,
+        sequence=message.metadata.sequence.stream,
         service=headers.get("Slipway-Service", ""),
         subject=headers.get("Slipway-Subject", ""),
         code=headers.get("Slipway-Code", ""),
@@ -55,15 +72,8 @@ async def find(js: JetStreamContext, sequence: int) -> DeadLetter | None:
         deliveries=int(headers.get("Slipway-Deliveries", "0")),
         at=headers.get("Slipway-At", ""),
         headers=headers,
-        body=raw.data or b"",
+        body=message.data,
     )
-
-
-async def list_all(js: JetStreamContext) -> list[DeadLetter]:
-    """Return all dead letters, oldest first."""
-    state = (await js.stream_info(DEADLETTER)).state
-    letters = [await find(js, sequence) for sequence in range(max(state.first_seq, 1), state.last_seq + 1)]
-    return [letter for letter in letters if letter is not None]
 
 
 def repeated(letter: DeadLetter, administrator: str) -> tuple[str, bytes]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,31 +11,31 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, DiscardPolicy, StreamInfo
-from nats.js.errors import NotFoundError
+from nats.js.api import DeliverPolicy, DiscardPolicy, StreamInfo
 from pydantic import ValidationError
 
+from clients.cli.reading import ANSWER_S, Subscription, models_in_reach, read_messages, subscribe
 from contracts.envelope import Event, nats_subject
 from contracts.facts import FACTS, Fact, WorkProgressed
 from contracts.services import EVENTS, INBOX, ORDERS, TELEMETRY
 from contracts.vocabulary import Environment
+from decisions.bus_permissions import subjects_about
 from shared.errors import Transient
 
 STREAMS = (INBOX, ORDERS, EVENTS)
-BATCH = 200
 WAIT_S = 1.0
 RETRY_S = 0.2
 MOST_FAILURES = 3
-ANSWER_S = 5.0
 
 
 @dataclass(frozen=True)
 class LoggedEvent:
-    """An event and its position in the log; sequence 0 marks a live event that is not stored."""
+    """An event, its position in the log, and when it was stored; sequence 0 marks a live event that is not stored."""
 
     stream: str
     sequence: int
     event: Event[Any]
+    stored_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,12 @@ class EventFilter:
     environment: Environment = "production"
     since: datetime | None = None
 
-    def subjects(self, model: str | None) -> list[str]:
-        """Return the subject filters."""
-        return [nats_subject(f"slipway.{name}.v1", model or "*", "*", self.environment) for name in self.names]
+    def subjects(self, models: Sequence[str] | None) -> list[str]:
+        """Return the subject filters of some models, or of all (None)."""
+        named = ("*",) if models is None else models
+        return [
+            nats_subject(f"slipway.{name}.v1", model, "*", self.environment) for name in self.names for model in named
+        ]
 
 
 def parse(subject: str, body: bytes) -> Event[Any] | None:
@@ -68,33 +71,50 @@ def parse(subject: str, body: bytes) -> Event[Any] | None:
         return None
 
 
-def subject_filter(model: str | None) -> str:
-    """Return the subject filter for one model or for all."""
-    return ">" if model is None else f"slipway.*.*.*.{model}.*"
+def subjects_in(stream: str, models: Sequence[str] | None, where: EventFilter | None) -> list[str]:
+    """Return the subject filters of a stream's events about some models, or about all (None)."""
+    if where is not None:
+        return where.subjects(models)
+    return [">"] if models is None else [each for model in models for each in subjects_about(stream, model)]
 
 
 async def read_history(
     js: JetStreamContext, model: str | None = None, where: EventFilter | None = None
 ) -> list[LoggedEvent]:
-    """Return the events of the log so far, or those that a filter selects, in the order of time."""
+    """Return the events of the log so far, or those that a filter selects, in the order of time.
+
+    Without a model, they are about the models that this identity may read.
+    """
     history: list[LoggedEvent] = []
+    models = await models_in_reach(js, model)
     for stream in streams_of(where):
-        reader = _Reader(js, stream, model, where)
-        last = await _last_sequence(js, stream, model, where)
-        failures = 0
-        while reader.next <= last:
-            more = await reader.read(wait_s=ANSWER_S)
-            failures = 0 if more or reader.moved else failures + 1
-            if failures == MOST_FAILURES:
-                raise Transient("bus_unavailable", f"The stream {stream} stopped answering at message {reader.next}.")
-            history += more
-        await reader.close()
+        for subject in subjects_in(stream, models, where):
+            history += await _read_all(_Reader(js, stream, subject, since=where.since if where is not None else None))
     return sorted(history, key=lambda logged: (logged.event.time, logged.stream == EVENTS, logged.sequence))
+
+
+async def _read_all(reader: "_Reader") -> list[LoggedEvent]:
+    """Return the events that are there now; raise Transient `bus_unavailable` if their stream stops answering."""
+    history: list[LoggedEvent] = []
+    failures = 0
+    while True:
+        more = await reader.read(wait_s=ANSWER_S, only_present=True)
+        history += more
+        if reader.is_at_end:
+            break
+        failures = 0 if more or reader.moved else failures + 1
+        if failures == MOST_FAILURES:
+            raise Transient("bus_unavailable", f"The stream {reader.stream} stopped answering at {reader.next}.")
+        if failures:
+            await reader.close()  # a new consumer counts anew what is there
+    await reader.close()
+    return history
 
 
 async def last_sequences(js: JetStreamContext) -> dict[str, int]:
     """Return the last sequence of each stream now; `follow` returns the events after it."""
-    return {stream: int((await js.stream_info(stream)).state.last_seq) for stream in STREAMS}
+    last = {str(info.config.name): int(info.state.last_seq) for info in await js.streams_info()}
+    return {stream: last[stream] for stream in STREAMS}
 
 
 async def nearly_full(js: JetStreamContext) -> list[str]:
@@ -119,11 +139,9 @@ def _when_full(info: StreamInfo) -> str:
 
 async def last_event(js: JetStreamContext, fact: type[Fact], model: str) -> Event[Any] | None:
     """Return the last event of a type about a model in production, or None if there is none."""
-    try:
-        message = await js.get_last_msg(EVENTS, nats_subject(fact.TYPE, model, "*"))
-    except NotFoundError:
-        return None
-    return parse(message.subject or "", message.data or b"")
+    subject = nats_subject(fact.TYPE, model, "*")
+    messages = await read_messages(js, EVENTS, subject, most=1, deliver_policy=DeliverPolicy.LAST)
+    return parse(messages[-1].subject, messages[-1].data) if messages else None
 
 
 async def answer_to(js: JetStreamContext, fact: type[Fact], model: str, order_id: str, after: int) -> Event[Any] | None:
@@ -136,32 +154,17 @@ async def answer_to(js: JetStreamContext, fact: type[Fact], model: str, order_id
         order_id: The order.
         after: The last sequence of the events before the order was published.
     """
-    while True:
-        try:
-            message = await js.get_msg(EVENTS, after + 1, subject=nats_subject(fact.TYPE, model, "*"), next=True)
-        except NotFoundError:
-            return None
-        event = parse(message.subject or "", message.data or b"")
+    where: dict[str, Any] = {"deliver_policy": DeliverPolicy.BY_START_SEQUENCE, "opt_start_seq": after + 1}
+    for message in await read_messages(js, EVENTS, nats_subject(fact.TYPE, model, "*"), **where):
+        event = parse(message.subject, message.data)
         if event is not None and event.data.order_id == order_id:
             return event
-        after = message.seq or after + 1
+    return None
 
 
 def streams_of(where: EventFilter | None) -> tuple[str, ...]:
     """Return the streams to read: events of services are all in one."""
     return STREAMS if where is None else (EVENTS,)
-
-
-async def _last_sequence(js: JetStreamContext, stream: str, model: str | None, where: EventFilter | None) -> int:
-    if model is None and where is None:
-        return int((await js.stream_info(stream)).state.last_seq)
-    last = 0
-    for subject in [subject_filter(model)] if where is None else where.subjects(model):
-        with contextlib.suppress(NotFoundError):
-            message = await js.get_last_msg(stream, subject)
-            too_old = where is not None and where.since and message.time is not None and message.time < where.since
-            last = last if too_old else max(last, int(message.seq or 0))
-    return last
 
 
 async def follow(
@@ -180,17 +183,17 @@ async def follow(
         if event is not None:
             await queue.put(LoggedEvent("", 0, event))
 
-    async def pump(stream: str) -> None:
-        js = client.jetstream(timeout=ANSWER_S)
-        reader = _Reader(js, stream, model, where, start=after.get(stream, 0) + 1)
+    async def pump(stream: str, subject: str) -> None:
+        reader = _Reader(client.jetstream(timeout=ANSWER_S), stream, subject, start=after.get(stream, 0) + 1)
         while not client.is_closed:  # nats-py turns a cancellation into an error once its connection is closed
             for logged in await reader.read(wait_s=WAIT_S):
                 await queue.put(logged)
 
-    live = None
-    if where is None:
-        live = await client.subscribe(nats_subject(WorkProgressed.TYPE, model or "*", "*"), cb=on_progress)
-    pumps = [asyncio.create_task(pump(stream)) for stream in streams_of(where)]
+    models = await models_in_reach(client.jetstream(timeout=ANSWER_S), model)
+    subjects = [(stream, subject) for stream in streams_of(where) for subject in subjects_in(stream, models, where)]
+    followed = [] if where is not None else ["*"] if models is None else models
+    live = [await client.subscribe(nats_subject(WorkProgressed.TYPE, each, "*"), cb=on_progress) for each in followed]
+    pumps = [asyncio.create_task(pump(stream, subject)) for stream, subject in subjects]
     try:
         while True:
             yield await _next_of(queue, pumps)
@@ -200,8 +203,8 @@ async def follow(
         # awaited while the connection is open: once it is closed, nats-py answers a cancellation with its own error
         await asyncio.gather(*pumps, return_exceptions=True)
         with contextlib.suppress(nats.errors.Error):
-            if live is not None:
-                await live.unsubscribe()
+            for subscription in live:
+                await subscription.unsubscribe()
 
 
 async def _next_of(queue: asyncio.Queue[LoggedEvent], pumps: list[asyncio.Task[None]]) -> LoggedEvent:
@@ -219,25 +222,36 @@ async def _next_of(queue: asyncio.Queue[LoggedEvent], pumps: list[asyncio.Task[N
 
 
 class _Reader:
-    """Reads one stream from a sequence on, through a consumer that is created again whenever it is lost."""
+    """Reads a subject of a stream from a sequence on, through a consumer that is made again whenever it is lost."""
 
     def __init__(
-        self, js: JetStreamContext, stream: str, model: str | None, where: EventFilter | None = None, *, start: int = 1
+        self, js: JetStreamContext, stream: str, subject: str, *, since: datetime | None = None, start: int = 1
     ) -> None:
+        self.stream = stream
         self.next = start
         self.moved = False
         self._js = js
-        self._stream = stream
-        self._subjects = [subject_filter(model)] if where is None else where.subjects(model)
-        self._since = where.since if where is not None and start == 1 else None
-        self._subscription: JetStreamContext.PullSubscription | None = None
+        self._subject = subject
+        self._since = since
+        self._ahead = 0
+        self._subscription: Subscription | None = None
 
-    async def read(self, *, wait_s: float) -> list[LoggedEvent]:
-        """Return the next events; none if no message arrived in time, or none that is an event (then `moved`)."""
+    @property
+    def is_at_end(self) -> bool:
+        """Whether all is read that was there when the consumer was made."""
+        return self._subscription is not None and self._ahead <= 0
+
+    async def read(self, *, wait_s: float, only_present: bool = False) -> list[LoggedEvent]:
+        """Return the next events; none if no message arrived in time, or none that is an event (then `moved`).
+
+        With `only_present` it does not wait at the end.
+        """
         self.moved = False
         try:
             subscription = self._subscription or await self._subscribe()
-            messages = await self._fetch(subscription, wait_s)
+            if only_present and self.is_at_end:
+                return []
+            messages = await subscription.fetch(wait_s)
         except (TimeoutError, nats.errors.Error) as error:
             if not isinstance(error, TimeoutError):
                 await self.close()
@@ -245,34 +259,20 @@ class _Reader:
             return []
         events = []
         for message in messages:
-            sequence = message.metadata.sequence.stream
-            self.next, self.moved = sequence + 1, True
+            metadata = message.metadata
+            self.next, self.moved = metadata.sequence.stream + 1, True
             event = parse(message.subject, message.data)
             if event is not None:
-                events.append(LoggedEvent(self._stream, sequence, event))
+                events.append(LoggedEvent(self.stream, metadata.sequence.stream, event, metadata.timestamp))
+        self._ahead -= len(messages)
         return events
 
-    async def _fetch(self, subscription: "JetStreamContext.PullSubscription", wait_s: float) -> list[Msg]:
-        """Return all messages that are available, else wait for one."""
-        first = await subscription.fetch(1, timeout=wait_s)
-        if first[-1].metadata.num_pending == 0:
-            return first
-        return first + await subscription.fetch(min(first[-1].metadata.num_pending, BATCH), timeout=wait_s)
-
-    async def _subscribe(self) -> "JetStreamContext.PullSubscription":
-        config = ConsumerConfig(
-            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
-            opt_start_seq=self.next,
-            ack_policy=AckPolicy.NONE,
-            inactive_threshold=30.0,
-            mem_storage=True,
-        )
+    async def _subscribe(self) -> Subscription:
+        first: dict[str, Any] = {"deliver_policy": DeliverPolicy.BY_START_SEQUENCE, "opt_start_seq": self.next}
         if self._since is not None and self.next == 1:
-            config.deliver_policy, config.opt_start_seq = DeliverPolicy.BY_START_TIME, None
-            config.opt_start_time = self._since
-        if len(self._subjects) > 1:
-            config.filter_subjects = self._subjects
-        self._subscription = await self._js.pull_subscribe(self._subjects[0], stream=self._stream, config=config)
+            first = {"deliver_policy": DeliverPolicy.BY_START_TIME, "opt_start_time": self._since}
+        self._subscription = await subscribe(self._js, self.stream, self._subject, **first)
+        self._ahead = self._subscription.ahead
         return self._subscription
 
     async def close(self) -> None:
@@ -280,4 +280,4 @@ class _Reader:
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             with contextlib.suppress(nats.errors.Error, TimeoutError):
-                await subscription.unsubscribe()
+                await subscription.close()

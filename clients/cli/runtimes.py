@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from nats.js import JetStreamContext
-from nats.js.errors import KeyNotFoundError
-from nats.js.kv import KeyValue
+from nats.js.api import DeliverPolicy
 
 from clients.cli.connection import StackAddress, connected
+from clients.cli.reading import RecordsOfModels, read_messages
 from clients.cli.views import comparison
 from contracts.envelope import Event
 from contracts.facts import CheckpointReady, ReleaseOpened
@@ -21,7 +21,6 @@ from contracts.runtimes import DEFAULT_RUNTIME, RUNTIMES_SUFFIX, FleetRuntime, F
 from contracts.vocabulary import Runtime, ServingSettings
 from decisions.runtimes import runtime_name
 from decisions.serving_settings import combine
-from shared.storage.kv import Bucket
 
 LEASE_POLL_S = 0.25
 
@@ -29,10 +28,8 @@ LEASE_POLL_S = 0.25
 async def read_runtimes(stack: StackAddress) -> list[FleetRuntime]:
     """Return the runtimes of all fleets, as their server-managers last saw them."""
     async with connected(stack) as client:
-        bucket = Bucket(client.jetstream(timeout=10), "servers", FleetRuntimes)
-        keys = [key for key in await bucket.keys() if key.endswith(RUNTIMES_SUFFIX)]
-        entries = [await bucket.get(key) for key in sorted(keys)]
-    return [runtime for entry in entries if entry is not None for runtime in entry.value.runtimes]
+        fleets = await _read_fleets(client.jetstream(timeout=10))
+    return [runtime for _, fleet in sorted(fleets.items()) for runtime in fleet.runtimes]
 
 
 async def find_idle_fleets(js: JetStreamContext, within_s: float) -> list[str]:
@@ -41,30 +38,33 @@ async def find_idle_fleets(js: JetStreamContext, within_s: float) -> list[str]:
     A list is written when it changes, so its own age says nothing; the lease is renewed every 2 s. No clocks are
     compared.
     """
-    bucket = await js.key_value("servers")
-    fleets = [key.removesuffix(RUNTIMES_SUFFIX) for key in await bucket.keys() if key.endswith(RUNTIMES_SUFFIX)]
-    renewed = await asyncio.gather(*(_is_renewed(bucket, fleet, within_s) for fleet in fleets))
+    fleets = [key.removesuffix(RUNTIMES_SUFFIX) for key in await _read_fleets(js)]
+    renewed = await asyncio.gather(*(_is_renewed(js, fleet, within_s) for fleet in fleets))
     return [fleet for fleet, is_renewed in zip(fleets, renewed, strict=True) if not is_renewed]
 
 
-async def _is_renewed(bucket: KeyValue, fleet: str, within_s: float) -> bool:
+async def _read_fleets(js: JetStreamContext) -> dict[str, FleetRuntimes]:
+    return await RecordsOfModels(js, "servers", FleetRuntimes).matching(f"*{RUNTIMES_SUFFIX}")
+
+
+async def _is_renewed(js: JetStreamContext, fleet: str, within_s: float) -> bool:
     deadline = time.monotonic() + within_s
-    first = await _read_lease(bucket, fleet)
+    first = await _read_lease(js, fleet)
     while first is not None and time.monotonic() < deadline:
         await asyncio.sleep(LEASE_POLL_S)
-        now = await _read_lease(bucket, fleet)
+        now = await _read_lease(js, fleet)
         if now != first:
             return now is not None
     return False
 
 
-async def _read_lease(bucket: KeyValue, fleet: str) -> int | None:
+async def _read_lease(js: JetStreamContext, fleet: str) -> int | None:
     """Return the revision of a fleet's lease; None while it has no holder."""
-    try:
-        entry = await bucket.get(f"{fleet}.leader")
-    except KeyNotFoundError:
+    subject = f"$KV.servers.{fleet}.leader"
+    messages = await read_messages(js, "KV_servers", subject, most=1, deliver_policy=DeliverPolicy.LAST)
+    if not messages or not json.loads(messages[-1].data or b"{}").get("holder"):
         return None
-    return entry.revision if json.loads(entry.value or b"{}").get("holder") else None
+    return int(messages[-1].metadata.sequence.stream)
 
 
 def served_by(route: Route | None) -> list[tuple[str, ServedTarget]]:

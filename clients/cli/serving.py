@@ -3,17 +3,16 @@
 from nats.js import JetStreamContext
 
 from clients.cli.output import CommandError
+from clients.cli.reading import RecordsOfModels
 from contracts.routes import Route
 from contracts.vocabulary import Environment, Target
-from shared.storage.kv import Bucket
 
 BUCKETS: dict[Environment, str] = {"production": "routes", "staging": "staging-routes"}
 
 
 async def read_route(js: JetStreamContext, model: str, environment: Environment = "production") -> Route | None:
     """Return the route of a model, or None if there is none."""
-    entry = await Bucket(js, BUCKETS[environment], Route).get(model)
-    return entry.value if entry is not None else None
+    return await RecordsOfModels(js, BUCKETS[environment], Route).get(model)
 
 
 def serving(route: Route | None) -> tuple[Target, ...]:

@@ -9,6 +9,7 @@ from typing import Any, get_args
 from clients.cli.connection import StackAddress, connected
 from clients.cli.event_log import read_history
 from clients.cli.output import CommandError, Exit
+from clients.cli.reading import RecordsOfModels
 from contracts.envelope import Event
 from contracts.facts import VariantBenchmarked
 from contracts.manifests import BaseManifest, DeploymentRecord, VariantManifest, VersionManifest
@@ -16,7 +17,6 @@ from contracts.routes import Route
 from contracts.vocabulary import ArtifactRef, Variant
 from shared.errors import SlipwayError
 from shared.storage.blobs import Store
-from shared.storage.kv import Bucket
 
 VERSION = re.compile(r"^(?P<model>[a-z0-9][a-z0-9-]*)@v?(?P<version>\d+)$")
 FINGERPRINT = re.compile(
@@ -113,8 +113,7 @@ def list_bases(store: Store) -> list[BaseManifest]:
 async def read_routes(stack: StackAddress) -> dict[str, Route]:
     """Return the production route of each model."""
     async with connected(stack) as client:
-        entries = await Bucket(client.jetstream(timeout=10), "routes", Route).all()
-    return {key: entry.value for key, entry in entries.items()}
+        return await RecordsOfModels(client.jetstream(timeout=10), "routes", Route).all()
 
 
 async def read_events(stack: StackAddress, model: str | None) -> list[Event[Any]]:

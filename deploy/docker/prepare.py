@@ -12,7 +12,9 @@ from shared.messaging import topology
 from shared.messaging.credentials import connect, require_identity
 from shared.messaging.provision import limits_of, provision
 from shared.runtime.settings import Connection
-from shared.storage.blobs import AlreadyExists, Store
+from shared.storage.blobs import Store
+from shared.storage.object_lock import NO_LOCK
+from shared.storage.objects import AlreadyExists
 
 FORMAT_KEY = "data-format"
 """Object of the store that holds the `DATA_FORMAT` of the Slipway that was here first."""
@@ -25,6 +27,8 @@ class ForeignData(Exception):  # noqa: N818 - the sentence is the point
 async def prepare(connection: Connection) -> None:
     """Create streams, consumers, KV buckets and the store's bucket; check that the store honours create-only puts.
 
+    A bucket that is there without object lock is used as it is; one sentence says what to do.
+
     Raises:
         ForeignData: bus or store hold data that this Slipway cannot read; no stream was changed.
         SlipwayError: the store does not answer, or would let commits be overwritten.
@@ -32,6 +36,8 @@ async def prepare(connection: Connection) -> None:
     store = Store(connection)
     await asyncio.to_thread(store.ensure_bucket)
     await asyncio.to_thread(store.check_create_only)
+    if not await asyncio.to_thread(store.has_lock):
+        print(f"prepare: {NO_LOCK.format(bucket=store.bucket)}", file=sys.stderr)  # noqa: T201 - a command
     client = await connect(connection, PROVISIONER)
     try:
         js = client.jetstream(timeout=30)

@@ -30,9 +30,7 @@ def inner_variables(keys: Path) -> dict[str, str]:
 
 def command(keys: Path, data: Path) -> list[str]:
     """Return the command line; every port is explicit."""
-    chosen = keys / "bucket"
-    bucket = chosen.read_text().strip() if chosen.is_file() else "slipway"
-    argv = weed_arguments(WEED, data, keys, bucket, ANYWHERE)
+    argv = weed_arguments(WEED, data, keys, ANYWHERE)
     argv += [f"-s3.port={PORT}", f"-s3.port.grpc={PORT + GRPC_OFFSET}"]
     for part, port in INNER_PORTS.items():
         argv += [f"-{part}.port={port}", f"-{part}.port.grpc={port + GRPC_OFFSET}"]

@@ -1,50 +1,29 @@
-"""The table of Prometheus metrics, from the registries of the programs."""
+"""The table of Prometheus metrics, from their declarations."""
 
-from collections.abc import Iterator
-
-from prometheus_client import CollectorRegistry
-from prometheus_client.metrics import MetricWrapperBase
-
+from contracts.metrics import METRICS, Metric
+from contracts.services import SERVICES
 from deploy.documentation.markdown import code, escape, table
-from services.gateway.key_table import KeyTable
-from services.gateway.metrics import GatewayMetrics
-from services.gateway.route_table import RouteTable
-from services.gateway.worker_state import WorkerState
-from services.monitor.app import Meter
-from shared.messaging.bus import Bus
-from shared.runtime.clock import SystemClock
-from shared.runtime.settings import Connection
 
-
-def registries() -> Iterator[tuple[str, CollectorRegistry]]:
-    """Return the registries of metrics, each with the heading of its section."""
-    yield "Every service", Bus(Connection(), "merger", SystemClock()).metrics
-    yield "Gateway", _of_gateway()
-    registry = CollectorRegistry()
-    Meter(registry)
-    yield "Monitor", registry
-
-
-def _of_gateway() -> CollectorRegistry:
-    registry = CollectorRegistry()
-    GatewayMetrics(registry)
-    table, keys = RouteTable({}, None), KeyTable(None, None)
-    WorkerState(registry, table, lambda: False, clock=SystemClock(), workers=1, started_s=0.0, keys=keys)
-    return registry
+EVERY_SERVICE = "Every service"
 
 
 def render() -> str:
-    """Return a section for each registry."""
-    return "\n".join(f"## {heading}\n\n{_table(registry)}" for heading, registry in registries())
+    """Return a section for each group of services that exports the same metrics."""
+    groups: dict[tuple[str, ...], list[Metric]] = {}
+    for metric in METRICS:
+        groups.setdefault(metric.services, []).append(metric)
+    return "\n".join(f"## {_heading(services)}\n\n{_table(metrics)}" for services, metrics in groups.items())
 
 
-def _table(registry: CollectorRegistry) -> str:
-    metrics = dict.fromkeys(registry._collector_to_names)  # noqa: SLF001 - the library lists no collectors otherwise
-    rows = [_row(metric) for metric in metrics if isinstance(metric, MetricWrapperBase)]
-    return table(("metric", "kind", "labels", "meaning"), rows)
+def _heading(services: tuple[str, ...]) -> str:
+    names = ", ".join(name for name in SERVICES if name in services)
+    return names[:1].upper() + names[1:] if names else EVERY_SERVICE
 
 
-def _row(metric: MetricWrapperBase) -> tuple[str, str, str, str]:
-    name = metric._name + ("_total" if metric._type == "counter" else "")  # noqa: SLF001 - as it is exported
-    labels = ", ".join(code(label) for label in metric._labelnames)  # noqa: SLF001
-    return code(name), str(metric._type), labels, escape(metric._documentation)  # noqa: SLF001
+def _table(metrics: list[Metric]) -> str:
+    return table(("metric", "kind", "labels", "meaning"), [_row(metric) for metric in metrics])
+
+
+def _row(metric: Metric) -> tuple[str, str, str, str]:
+    labels = ", ".join(code(label) for label in metric.labels)
+    return code(metric.name), metric.kind, labels, escape(metric.text)

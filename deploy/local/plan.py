@@ -217,7 +217,7 @@ def plan_s3(folder: Path, ports: Mapping[str, int], programs: Programs, keys: Ke
 
     Every port is given explicitly, otherwise two stacks collide. The inner ones refuse all others: `security.toml`.
     """
-    argv = weed_arguments(programs.weed, folder / "s3", KeyFolder(keys.folder).store.folder, BUCKET)
+    argv = weed_arguments(programs.weed, folder / "s3", KeyFolder(keys.folder).store.folder)
     for name in S3_PORTS:
         flag = name.removeprefix("s3-")
         argv += [f"-{flag}.port={ports[name]}", f"-{flag}.port.grpc={ports[name] + SHADOW_OFFSET}"]

@@ -55,6 +55,7 @@ async def _probe_nats(port: int, keys: Keys) -> str | None:
 
 
 async def _probe_s3(port: int, keys: Keys) -> str | None:
+    """Return None if the store answers, with its bucket, which is made if it is not there."""
     import urllib3
     from minio import Minio
 
@@ -66,10 +67,11 @@ async def _probe_s3(port: int, keys: Keys) -> str | None:
         store.s3_endpoint, region=store.s3_region, credentials=FileProvider(store.s3_credentials), http_client=pool
     )
     try:
-        there = await asyncio.to_thread(client.bucket_exists, BUCKET)
+        if not await asyncio.to_thread(client.bucket_exists, BUCKET):
+            await asyncio.to_thread(client.make_bucket, BUCKET, object_lock=True)
     finally:
         pool.clear()
-    return None if there else f"bucket {BUCKET} is not there yet"
+    return None
 
 
 async def _probe_triton(port: int, _keys: Keys) -> str | None:

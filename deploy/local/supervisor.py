@@ -243,8 +243,20 @@ class Supervisor:
         self._phase = "ready"
         self._record()
         self._view.print_line("slipway", f"ready after {time.monotonic() - began:.1f} s: {len(self._runners)} parts")
-        for line in self._addresses(description):
+        for line in (*self._addresses(description), *await self._lacks(description)):
             self._view.print_line("slipway", line)
+
+    async def _lacks(self, description: Description) -> list[str]:
+        """Return that the bucket of an older Slipway has no object lock; nothing if it has, or does not say."""
+        from shared.errors import SlipwayError
+        from shared.storage.blobs import Store
+        from shared.storage.object_lock import NO_LOCK
+
+        store = Store(description.keys(self._folder.path).store(description.ports["s3"]))
+        try:
+            return [] if await asyncio.to_thread(store.has_lock) else [NO_LOCK.format(bucket=store.bucket)]
+        except SlipwayError:
+            return []
 
     def _addresses(self, description: Description) -> list[str]:
         variables = description.variables

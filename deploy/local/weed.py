@@ -10,14 +10,13 @@ NO_OTHER_KEYS = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
 """The object store would take a key in these variables for one of an administrator."""
 
 
-def weed_arguments(weed: Path, data: Path, keys: Path, bucket: str, bind: str = LOOPBACK) -> list[str]:
+def weed_arguments(weed: Path, data: Path, keys: Path, bind: str = LOOPBACK) -> list[str]:
     """Return the command line of an object store, without ports.
 
     Args:
         weed: the program.
         data: the folder of its objects.
         keys: the folder of its keys, which `deploy.identity.store_keys` writes.
-        bucket: the bucket that it makes at its start.
         bind: the address where it listens.
     """
     return [
@@ -37,5 +36,4 @@ def weed_arguments(weed: Path, data: Path, keys: Path, bucket: str, bind: str = 
         f"-s3.config={keys / 's3.json'}",
         f"-s3.cert.file={keys / 'certs' / 'public.crt'}",
         f"-s3.key.file={keys / 'certs' / 'private.key'}",
-        f"-bucket={bucket}",
     ]

@@ -42,7 +42,7 @@ async def attribute_failure(
     fallback = dependencies.find_fallback(accepted.environment, served.target)
     party = await dependencies.cross_checks.attribute(failed, fallback)
     if party == "infrastructure":
-        dependencies.metrics.unattributed.labels(str(served.target)).inc()
+        dependencies.metrics.count_unattributed(served.target)
     if party == "target":
         return Outcome(error="template_failed" if kind in _TEMPLATE else "engine_failed", caused_by="target")
     if kind in REJECTED or (kind == "template_failed" and party == "caller"):

@@ -1,6 +1,7 @@
 """The keys of the API as this gateway knows them: saved ones first, live ones as soon as the bus is connected."""
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 
 import structlog
 
@@ -43,6 +44,14 @@ class KeyTable:
     def __len__(self) -> int:
         """Return how many keys are known."""
         return len(self._keys.keys() | self._installed.keys())
+
+    def next_expiry(self, now: datetime) -> datetime | None:
+        """Return when the next key that still counts expires; None if none does."""
+        keys = (*self._installed.values(), *self._keys.values())
+        return min(
+            (key.expires_at for key in keys if key.revoked_at is None and key.expires_at and key.expires_at > now),
+            default=None,
+        )
 
     def install(self, records: Mapping[str, ApiKey]) -> None:
         """Take the keys that the installation has from its start, in place of those before.

@@ -51,6 +51,7 @@ from shared.provenance.administrators import Administrators
 from shared.runtime.clock import Clock, SystemClock
 from shared.runtime.sandbox import hide_memory
 from shared.runtime.service import HttpServer, on_stop_signal
+from shared.runtime.service_metrics import ServiceMetrics
 from shared.runtime.settings import Connection
 from shared.serving.inference import Deadlines
 
@@ -77,6 +78,7 @@ class Parts:
     rollbacks: PerformedRollbacks
     teams: TeamTable
     metrics: GatewayMetrics
+    service_metrics: ServiceMetrics
     state: WorkerState
     clock: Clock
 
@@ -183,6 +185,7 @@ def compose(connection: Connection, settings: GatewaySettings, started_s: float 
         rollbacks=rollbacks,
         teams=TeamTable(connection.teams, load_secret(connection.work_dir(SERVICE) / "cache-salt"), clock),
         metrics=metrics,
+        service_metrics=ServiceMetrics(bus, connection, {"gateway": settings.tls_certificate}),
         state=state,
         clock=clock,
     )
@@ -235,6 +238,7 @@ def background_work(parts: Parts) -> tuple[Coroutine[Any, Any, None], ...]:
         parts.rollbacks.follow(asyncio.sleep),
         parts.rollbacks.report(asyncio.sleep),
         parts.state.keep_current(asyncio.sleep),
+        parts.service_metrics.keep_current(),
     )
 
 

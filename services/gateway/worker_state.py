@@ -1,20 +1,22 @@
 """Whether this worker can serve, and what is known of the others: exported as metrics, and the answer of `/readyz`."""
 
+import math
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry
 
+from contracts import metrics as m
 from services.gateway.key_table import KeyTable
 from services.gateway.ports import Pause
 from services.gateway.route_table import RouteTable
 from shared.runtime.clock import Clock
+from shared.runtime.metrics import BoundedLabel, counter, gauge
 from shared.runtime.process_metrics import sum_live_gauges
 
 START_S = 10.0
 """Time after the start of the gateway, in seconds, in which it is ready only with all workers."""
 _REFRESH_S = 0.5
-_READY = "slipway_gateway_workers_ready"
-_RUNNING = "slipway_gateway_workers"
+_READY, _RUNNING = m.WORKERS_READY.name, m.WORKERS.name
 
 
 class WorkerState:
@@ -49,24 +51,16 @@ class WorkerState:
         self._keys = keys
         self._table, self.is_connected = table, is_connected
         self._clock, self._declared, self._complete_s = clock, workers, started_s + START_S
-        self._ready = _gauge(registry, _READY, "Workers that can serve", "livesum")
-        self._running = _gauge(registry, _RUNNING, "Workers that run", "livesum")
-        self._bus_connected = _gauge(
-            registry, "slipway_gateway_bus_connected", "1 while the bus is connected", "livemin"
-        )
-        self._routes_lost = _gauge(
-            registry,
-            "slipway_gateway_routes_lost",
-            "Models that are served although the bucket has no route of them",
-            "livemax",
-        )
-        self._routes_older = _gauge(
-            registry,
-            "slipway_gateway_routes_older",
-            "Models whose route in the bucket is older than the served one",
-            "livemax",
-        )
-        Counter("slipway_gateway_worker_starts", "Starts of workers since the gateway's", registry=registry).inc()
+        self._ready = gauge(m.WORKERS_READY, registry)
+        self._running = gauge(m.WORKERS, registry)
+        self._bus_connected = gauge(m.BUS_CONNECTED, registry)
+        self._routes_lost = gauge(m.ROUTES_LOST, registry)
+        self._routes_older = gauge(m.ROUTES_OLDER, registry)
+        self._route_share = gauge(m.ROUTE_SHARE, registry)
+        self._api_keys = gauge(m.API_KEYS, registry)
+        self._api_key_expiry = gauge(m.API_KEY_EXPIRY, registry)
+        self._target, self._shares = BoundedLabel(), dict[str, float]()
+        counter(m.WORKER_STARTS, registry).inc()
 
     def refresh(self) -> bool:
         """Export the state of this process; return whether it can serve.
@@ -81,7 +75,25 @@ class WorkerState:
         self._bus_connected.set(connected)
         self._routes_lost.set(len(self._table.lost))
         self._routes_older.set(len(self._table.older))
+        self._export_shares()
+        self._api_keys.set(len(self._keys))
+        expires_at = self._keys.next_expiry(self._clock.now())
+        self._api_key_expiry.set(math.inf if expires_at is None else expires_at.timestamp())
         return ready
+
+    def _export_shares(self) -> None:
+        """Export the share of each target; one that left its route has 0: no series ends in several processes."""
+        shares = dict.fromkeys(self._shares, 0.0)
+        for route in self._table.all():
+            canary = route.canary.weight_ratio if route.canary is not None else 0.0
+            if route.active is not None:
+                shares[self._target(route.active.target)] = 1.0 - canary
+            if route.canary is not None:
+                shares[self._target(route.canary.served.target)] = canary
+        for target, share in shares.items():
+            if self._shares.get(target) != share:
+                self._route_share.labels(target).set(share)
+        self._shares = shares
 
     async def keep_current(self, pause: Pause) -> None:
         """Export the state of this process again and again, for the other workers."""
@@ -110,7 +122,3 @@ def decide_ready(ready: int, running: int, declared: int, *, starting: bool) -> 
     gateway is ready without it, but not before all workers had the time to start.
     """
     return 0 < running <= ready and (ready >= declared or not starting)
-
-
-def _gauge(registry: CollectorRegistry, name: str, help_text: str, mode: str) -> Gauge:
-    return Gauge(name, help_text, registry=registry, multiprocess_mode=mode)  # type: ignore[arg-type]

@@ -6,17 +6,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from contracts.envelope import Event
 from contracts.facts import DeploymentChanged, InferenceBatch, ReleaseOpened
 from contracts.records import parse_record_key, record_key
 from contracts.vocabulary import ENVIRONMENTS, ArtifactRef, Environment, Target
-from decisions.clocks import is_wrong, offset_s
+from decisions.clocks import offset_s
 from services.monitor.domain import drift, drift_windows, monitoring
 from services.monitor.domain.drift_windows import FullWindow
 from services.monitor.domain.monitoring import Cause, Rules, Sender
 from services.monitor.domain.record import MonitorState
+from services.monitor.metrics import MonitorMetrics
 from services.monitor.ports import References, Reports
 from services.monitor.settings import MonitorSettings
 from shared.errors import Permanent, translate
@@ -32,37 +32,6 @@ Watched = tuple[Environment, str]
 """The environment and the model of a record."""
 
 
-class Meter:
-    """The metrics of the gateways that send telemetry."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._offset = Gauge(
-            "slipway_gateway_clock_offset_seconds",
-            "Seconds that a gateway's clock is ahead of the bus's",
-            ["gateway"],
-            registry=registry,
-        )
-        self._shifted = Counter(
-            "slipway_records_at_a_wrong_time",
-            "Records of gateways with a wrong clock, whose times were corrected by the bus's clock",
-            ["gateway"],
-            registry=registry,
-        )
-        self._implausible = Counter(
-            "slipway_records_implausible",
-            "Records that cannot be true and were ignored",
-            ["gateway"],
-            registry=registry,
-        )
-
-    def count(self, sender: Sender, records: int, implausible: int) -> None:
-        """Count a batch."""
-        self._offset.labels(sender.gateway).set(sender.offset_s)
-        if is_wrong(sender.offset_s):
-            self._shifted.labels(sender.gateway).inc(records)
-        self._implausible.labels(sender.gateway).inc(implausible)
-
-
 @dataclass(frozen=True)
 class Monitor:
     """The monitor's use cases: one per kind of event, and the sweep."""
@@ -71,7 +40,7 @@ class Monitor:
     references: References
     reports: Reports
     own_offset_s: Callable[[], float]
-    meter: Meter
+    metrics: MonitorMetrics
     rules: Rules
     clock: Clock
     report_timeout_s: float
@@ -86,7 +55,7 @@ class Monitor:
     async def measure(self, event: Event[InferenceBatch], stored: datetime | None = None) -> None:
         """Add a batch of telemetry, which the bus stored at a time by its own clock."""
         cause, batch, implausible = self._cause(event.id, event.correlationid), event.data, 0
-        sender = None if stored is None else Sender(batch.gateway, offset_s(event.time, stored))
+        sender = None if stored is None else Sender(batch.gateway, offset_s(event.time, stored), stored)
 
         def add(state: MonitorState) -> MonitorState:
             nonlocal implausible
@@ -96,7 +65,7 @@ class Monitor:
 
         await self._transact(event.environment, event.subject, add)
         if sender is not None:
-            self.meter.count(sender, len(batch.records), implausible)
+            self.metrics.count(sender, len(batch.records), implausible)
 
     async def follow(self, event: Event[DeploymentChanged]) -> None:
         """Follow a route."""
@@ -167,6 +136,7 @@ class Monitor:
             return
         rows = await self.references.rows(window.reference)
         verdict = await asyncio.to_thread(compare, rows, window)
+        self.metrics.note_comparison(state.environment, window.target, verdict)
         evidence = await self._report(window, rows, verdict) if verdict.drifted else None
         at = self.clock.now()
         cause = Cause(f"{state.environment}.{state.model}/drift/{window.ended_at.isoformat()}", at)
@@ -221,6 +191,7 @@ def build(
     references: References,
     reports: Reports,
     own_offset_s: Callable[[], float],
+    metrics: MonitorMetrics,
     settings: MonitorSettings,
     clock: Clock,
 ) -> Monitor:
@@ -230,7 +201,7 @@ def build(
         references,
         reports,
         own_offset_s,
-        Meter(bus.metrics),
+        metrics,
         settings.rules(),
         clock,
         report_timeout_s=settings.report_timeout_s,

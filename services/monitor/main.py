@@ -7,6 +7,7 @@ from services.monitor.adapters.reports import EvidentlyReports
 from services.monitor.adapters.store import StoredReferences
 from services.monitor.app import SERVICE, build, build_sweeper
 from services.monitor.domain.record import MonitorState
+from services.monitor.metrics import MonitorMetrics
 from services.monitor.settings import MonitorSettings
 from shared.messaging.bus import Bus
 from shared.messaging.credentials import require_identity
@@ -29,13 +30,15 @@ async def run(connection: Connection, settings: MonitorSettings) -> None:
     clock = BusClock(SystemClock(), lambda: bus.js)
     store = Store(connection)
     alerts = Bucket(bus.js, "alerts", MonitorState, service=SERVICE)
+    metrics = MonitorMetrics(bus.metrics)
     monitor = build(
         bus,
-        states=RecordStore("alerts", alerts, LoggedPublisher(bus), service=SERVICE),
+        states=RecordStore("alerts", alerts, LoggedPublisher(bus), service=SERVICE, note=metrics.note),
         references=StoredReferences(store),
         reports=EvidentlyReports(store, connection.work_dir(SERVICE), timeout_s=settings.report_timeout_s),
         own_offset_s=lambda: clock.offset_s,
         settings=settings,
+        metrics=metrics,
         clock=clock,
     )
     sweeper = build_sweeper(monitor, settings)

@@ -18,8 +18,8 @@ class MonitorSettings(BaseSettings):
 
     window_s: Annotated[int, Field(ge=1, le=3600)] = 60
     """Length of the windows that are summarised."""
-    lateness_s: Seconds = 10.0
-    """How long after its end a window still takes records."""
+    lateness_s: Seconds = 15.0
+    """How long after its end a window still takes records: longer than the bus waits to deliver a batch again."""
     ahead_s: Seconds = 30.0
     """How far a record may be ahead, once a wrong clock of its gateway is put right."""
     hard_run: Annotated[int, Field(ge=2)] = 8

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from pathlib import PurePosixPath
 from typing import TypeVar
 
@@ -10,8 +11,8 @@ from contracts.policy import ReleasePolicy
 from contracts.records import OutboxRecord
 from contracts.routes import Route
 from contracts.teams import Team
-from services.registry.adapters.audit import LoggedMessages, StoredSegments
-from services.registry.adapters.inbox import StreamInbox
+from services.registry.adapters.audit import LoggedMessages, StoredSegments, segment_retention
+from services.registry.adapters.inbox import StreamInbox, count_dead_letters
 from services.registry.adapters.store import StoredArtifacts
 from services.registry.app import SERVICE, build
 from services.registry.audit import AuditWriter
@@ -19,12 +20,13 @@ from services.registry.domain.admission import AllowedLocations
 from services.registry.domain.announcements import Announcements
 from services.registry.domain.record import Release
 from services.registry.domain.versions import ModelRecord
+from services.registry.metrics import RegistryMetrics
 from services.registry.ports import Artifacts, Ports
 from services.registry.settings import RegistrySettings
 from shared.messaging.bus import Bus
 from shared.messaging.credentials import require_identity
 from shared.messaging.event_log import LoggedPublisher
-from shared.messaging.records import RecordStore
+from shared.messaging.records import Note, RecordStore
 from shared.provenance.envelopes import Attester, Trust
 from shared.runtime.clock import SystemClock
 from shared.runtime.service import connect_with_retries, serve
@@ -35,19 +37,25 @@ from shared.runtime.telemetry import configure_logging
 from shared.storage.blobs import Store
 from shared.storage.credentials import require_store
 from shared.storage.kv import Bucket
+from shared.storage.object_lock import LockingStore
 
 R = TypeVar("R", bound=OutboxRecord)
 
 
-def connect_ports(bus: Bus, artifacts: Artifacts, teams: Callable[[], tuple[Team, ...]] = tuple) -> Ports:
-    """Return the registry's ports on a connected bus."""
+def connect_ports(
+    bus: Bus,
+    artifacts: Artifacts,
+    teams: Callable[[], tuple[Team, ...]] = tuple,
+    note: Note[Release] | None = None,
+) -> Ports:
+    """Return the registry's ports on a connected bus; `note` is told each record of a release."""
 
-    def store(record: type[R]) -> RecordStore[R]:
+    def store(record: type[R], note: Note[R] | None = None) -> RecordStore[R]:
         bucket = Bucket(bus.js, "releases", record, service=SERVICE)
-        return RecordStore("releases", bucket, LoggedPublisher(bus), service=SERVICE)
+        return RecordStore("releases", bucket, LoggedPublisher(bus), service=SERVICE, note=note)
 
     return Ports(
-        releases=store(Release),
+        releases=store(Release, note),
         models=store(ModelRecord),
         announcements=store(Announcements),
         inbox=StreamInbox(bus.js),
@@ -68,17 +76,24 @@ async def run(connection: Connection, settings: RegistrySettings) -> None:
     artifacts = StoredArtifacts(Store(connection), attester, Trust.from_settings(connection), sources.file_roots)
     roots = tuple(PurePosixPath(root) for root in sources.file_roots)
     locations = AllowedLocations(bucket=connection.s3_bucket, file_roots=roots, hub=sources.hf_endpoint is not None)
-    ports = connect_ports(bus, artifacts, teams.read)
+    metrics = RegistryMetrics(bus.metrics)
+    ports = connect_ports(bus, artifacts, teams.read, metrics.note)
     registry = build(bus, ports=ports, locations=locations, settings=settings, clock=clock)
     tail = Bucket(bus.js, "audit", AuditTail, service=SERVICE)
-    audit = AuditWriter(LoggedMessages(lambda: bus.js), tail, StoredSegments(Store(connection), attester), clock)
+    locking = LockingStore(connection)
+    segments = StoredSegments(locking, attester, partial(segment_retention, locking, settings, clock))
+    audit = AuditWriter(LoggedMessages(lambda: bus.js), tail, segments, clock)
     auditor = Sweeper("audit", audit.keys, audit.sweep, every_s=settings.audit_s)
+
+    async def count() -> None:
+        await metrics.keep_counting(lambda: count_dead_letters(bus.js))
+
     try:
         await serve(
             bus,
             connection,
             ready={"store": artifacts.check},
-            background=[*(sweeper.run for sweeper in registry.sweepers), auditor.run],
+            background=[*(sweeper.run for sweeper in registry.sweepers), auditor.run, count],
         )
     finally:
         await registry.admissions.stop()

@@ -3,6 +3,7 @@
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from contracts.manifests import LockMode
 from shared.runtime.settings import SourceSettings
 
 
@@ -25,6 +26,13 @@ class RegistrySettings(BaseSettings):
 
     record_wait_s: float = Field(default=60.0, gt=0)
     """Seconds that announcements of all models wait for one model's record that cannot be read or written."""
+
+    lock_mode: LockMode = "governance"
+    """Mode of locks in the store. `governance`: a right of its own can lift one, which no identity of Slipway has.
+    `compliance`: nothing can before its end, not even the store's administrator."""
+
+    lock_audit_days: float = Field(default=365.0, gt=0, le=3650)
+    """Days that a segment of the audit log is kept from when it is written; not renewed."""
 
     sources: SourceSettings = Field(default_factory=SourceSettings)
     """Where weights may come from besides the store: `SLIPWAY_FILE_ROOTS`, `SLIPWAY_HF_ENDPOINT`."""

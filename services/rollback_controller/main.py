@@ -11,6 +11,7 @@ from services.rollback_controller.adapters.triton import TritonProbe
 from services.rollback_controller.app import build
 from services.rollback_controller.controller import SERVICE
 from services.rollback_controller.domain.record import RollbackState
+from services.rollback_controller.metrics import RollbackMetrics
 from services.rollback_controller.settings import RollbackControllerSettings
 from services.rollback_controller.standby import StandbyProofs
 from services.rollback_controller.states import RollbackStates
@@ -32,6 +33,7 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
     """Connect, subscribe and serve until told to stop."""
     clock, channels = SystemClock(), Channels()
     bus = Bus(connection, SERVICE, clock)
+    metrics = RollbackMetrics(bus.metrics)
     await connect_with_retries(bus)
     states = RollbackStates(
         RecordStore(
@@ -39,6 +41,7 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
             Bucket(bus.js, "rollbacks", RollbackState, service=SERVICE),
             LoggedPublisher(bus),
             service=SERVICE,
+            note=metrics.note,
         )
     )
     routes = KvRoutes(lambda: bus.js)

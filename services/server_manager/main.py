@@ -17,6 +17,7 @@ from services.server_manager.domain.records import Leader, Servers
 from services.server_manager.fleet_state import FleetState
 from services.server_manager.known_routes import KnownRoutes
 from services.server_manager.manager import Manager
+from services.server_manager.metrics import FleetMetrics
 from services.server_manager.settings import ServerManagerSettings
 from shared.messaging.bus import Bus
 from shared.messaging.credentials import require_identity
@@ -60,9 +61,15 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
         max_model_len=settings.max_model_len,
     )
     records = KvRecords(lambda: bus.js, "servers", Servers, service=SERVICE)
-    state = FleetState(
-        RecordStore("servers", records, LoggedPublisher(bus), service=SERVICE, decides_again=True), settings.fleet
+    store_of_records = RecordStore(
+        "servers",
+        records,
+        LoggedPublisher(bus),
+        service=SERVICE,
+        decides_again=True,
+        note=FleetMetrics(bus.metrics).note,
     )
+    state = FleetState(store_of_records, settings.fleet)
     routes = KvRecords(lambda: bus.js, "routes", Route, service=SERVICE)
     manager = build(
         bus,

@@ -18,8 +18,9 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry
 
+from contracts import metrics as m
 from contracts.envelope import Event, plain
 from contracts.facts import Fact, WorkProgressed
 from contracts.identities import inbox_prefix
@@ -28,10 +29,12 @@ from contracts.vocabulary import Environment, canonical_json
 from shared.messaging.credentials import identify
 from shared.messaging.delivery import Consumption, Delivery, Failed
 from shared.messaging.events import parse_event
+from shared.messaging.fact_metrics import FactMetrics
 from shared.messaging.publishing import PUBLISH_TIMEOUT_S, Emit, envelope, publish_event
 from shared.messaging.refusals import Refusals
 from shared.runtime.clock import Clock
 from shared.runtime.failpoints import failpoint
+from shared.runtime.metrics import counter, histogram
 from shared.runtime.settings import Connection
 from shared.runtime.telemetry import tracer_provider
 
@@ -70,20 +73,12 @@ class Bus:
         self._inbox = inbox_prefix(identity.name or service).encode()
         self._refusals = Refusals(identity.name or service, _report_refusal)
         self.tracing = tracer_provider(service, connection.trace_file)
-        self._handled = Counter("slipway_facts_handled", "Facts handled", ["fact", "outcome"], registry=self.metrics)
-        self._unpublishable = Counter(
-            "slipway_facts_unpublishable",
-            "Tries to publish a fact that was refused permanently and stays in its record",
-            ["fact"],
-            registry=self.metrics,
-        )
-        self._seconds = Histogram(
-            "slipway_handling_seconds",
-            "Seconds from receipt to acknowledgement",
-            ["fact"],
-            registry=self.metrics,
-            buckets=(0.005, 0.02, 0.1, 0.5, 2, 10, 60, 300, 1800),
-        )
+        self._handled = counter(m.FACTS_HANDLED, self.metrics)
+        self._unpublishable = counter(m.FACTS_UNPUBLISHABLE, self.metrics)
+        self._seconds = histogram(m.HANDLING, self.metrics)
+        self._facts = FactMetrics(service, self.metrics)
+        for fact in self._contract.emits:
+            self._unpublishable.labels(fact.TYPE)  # `increase` does not see a series that begins at 1
         self.broker = NatsBroker(
             connection.nats_url.split(","),
             name=service,
@@ -246,7 +241,8 @@ class Bus:
     async def publish(self, emit: Fact | Emit, cause: Event[Any] | None = None) -> Event[Any]:
         """Publish a fact and wait until the stream has it; raise Transient `bus_unavailable` when it has not."""
         event = self.envelope(emit if isinstance(emit, Emit) else Emit(emit), cause)
-        await publish_event(self.js, event)
+        if await publish_event(self.js, event):
+            self._facts.note(event)
         structlog.get_logger().info("published", fact=event.type, model=event.subject, release=event.correlationid)
         return event
 

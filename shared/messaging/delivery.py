@@ -18,7 +18,7 @@ from nats.js import JetStreamContext
 from contracts.codes import Code
 from contracts.envelope import Event
 from contracts.facts import Fact, WorkAbandoned
-from contracts.services import DEADLETTER_PREFIX, INBOX, ORDERS, Stream, stream_of
+from contracts.services import INBOX, ORDERS, Stream, dead_letter_subject, stream_of
 from shared.errors import Permanent, SlipwayError, Transient, translate
 from shared.messaging.events import model_in, parse_event
 from shared.messaging.publishing import Emit, publish_event
@@ -297,7 +297,7 @@ async def store_dead_letter(bus: Host, message: Msg, error: SlipwayError, durabl
         "Slipway-At": bus.clock.now().isoformat(),
     }
     body = message.data[:limit]
-    ack = await bus.js.publish(f"{DEADLETTER_PREFIX}.{bus.service}", body, headers=headers, timeout=10)
+    ack = await bus.js.publish(dead_letter_subject(bus.service, message.subject), body, headers=headers, timeout=10)
     return ack.seq
 
 

@@ -88,10 +88,16 @@ def message_of(
     return body, all_headers
 
 
-async def publish_event(js: JetStreamContext, event: Event[Any], headers: Mapping[str, str] | None = None) -> None:
+async def publish_event(
+    js: JetStreamContext, event: Event[Any], headers: Mapping[str, str] | None = None, *, random_id: bool = False
+) -> bool:
     """Publish an event to its stream; retried with the same message id, so that it is stored once.
 
-    A duplicate acknowledgement counts as success only when the stored message is the publisher's own.
+    A duplicate acknowledgement counts as success only when the stored message is the publisher's own. With a
+    `random_id`, which no one else can know, it is: members of a team may not read a message by its number.
+
+    Returns:
+        Whether the stream did not have it before.
 
     Raises:
         Permanent: `internal_error` when the event is larger than the bus allows: the server would close the connection;
@@ -116,11 +122,12 @@ async def publish_event(js: JetStreamContext, event: Event[Any], headers: Mappin
             if attempt == _PUBLISH_ATTEMPTS - 1:
                 raise Transient("bus_unavailable", f"{event.type} could not be published: {error!r}.") from error
             await asyncio.sleep(0.2 * 2**attempt)
-    if ack.duplicate:
+    if ack.duplicate and not random_id:
         stored = await js.get_msg(ack.stream, ack.seq)
         own = (stored.headers or {}).get("Nats-Msg-Id") == event.id and stored.subject == event.nats_subject
         if not own:
             raise id_taken(event)
+    return not ack.duplicate
 
 
 def id_taken(event: Event[Any]) -> Transient:

@@ -27,6 +27,7 @@ from shared.storage.compare_and_set import (
 from shared.storage.kv import Entry
 
 R = TypeVar("R", bound=OutboxRecord)
+Note = Callable[[str, R], None]
 _KNOWN_UNPUBLISHED_S = DEDUPE_WINDOW_S / 2
 """So long after a write its facts are published without a search of the log. The rest of the dedupe window is for the
 publish itself, which takes up to a minute."""
@@ -75,6 +76,7 @@ class RecordStore(Generic[R]):
         sleep: Sleep = asyncio.sleep,
         boottime: Boottime = boottime,
         decides_again: bool = False,
+        note: Note[R] | None = None,
     ) -> None:
         """Set up the store.
 
@@ -88,6 +90,7 @@ class RecordStore(Generic[R]):
             boottime: Seconds since the machine started, those of its suspension too.
             decides_again: A decision of `write` may be made again after its facts were published and cleared: each
                 fact is looked up in the log before it is published.
+            note: Is told each record that is read or written, for metrics.
         """
         self.name = name
         self._records = records
@@ -97,6 +100,7 @@ class RecordStore(Generic[R]):
         self._sleep = sleep
         self._boottime = boottime
         self._decides_again = decides_again
+        self._note = note
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._decided_s: dict[str, float] = {}
         """When this process decided on each fact that it wrote, just before the write."""
@@ -111,7 +115,7 @@ class RecordStore(Generic[R]):
         with failing_as_transient(self._name_of(key), "read"):
             entry = await self._records.get(key)
         check_not_newer(entry, self._name_of(key))
-        return entry.value if entry else None
+        return self._noted(key, entry)
 
     async def keys(self) -> list[str]:
         """Return the keys of all records of the bucket."""
@@ -243,9 +247,16 @@ class RecordStore(Generic[R]):
         self, key: str, decide: Callable[[R | None], R | None], *, known: Entry[R] | None = None
     ) -> Entry[R] | None:
         name = self._name_of(key)
-        return await edit_record(
+        entry = await edit_record(
             self._records, key, decide, name=name, known=known, jitter=self._jitter, sleep=self._sleep
         )
+        self._noted(key, entry)
+        return entry
+
+    def _noted(self, key: str, entry: Entry[R] | None) -> R | None:
+        if entry is not None and self._note is not None:
+            self._note(key, entry.value)
+        return entry.value if entry else None
 
     def _name_of(self, key: str) -> str:
         return f"{self.name}/{key}"

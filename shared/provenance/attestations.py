@@ -15,7 +15,8 @@ from contracts.vocabulary import ArtifactRef, digest_of
 from decisions.provenance import Problem, assess_allowed, assess_link, assess_statement, trust_epoch
 from shared.errors import Permanent, Transient
 from shared.provenance.envelopes import Attester, Signed, Subjects, Trust, open_envelope
-from shared.storage.blobs import AlreadyExists, Store, manifest_bytes, manifest_key
+from shared.storage.blobs import Store, manifest_bytes, manifest_key
+from shared.storage.objects import AlreadyExists
 
 NOTHING = Subjects()
 _LINK = re.compile(r"([0-9]{6})\.json", re.ASCII)

@@ -15,7 +15,8 @@ from decisions.audit import assess_chain, digest_of_entry, line_of
 from decisions.provenance import Problem, assess_key, assess_link, find_key
 from shared.errors import Permanent
 from shared.provenance.envelopes import Attester, Signed, Subjects, open_envelope
-from shared.storage.blobs import AlreadyExists, Store
+from shared.storage.blobs import Store
+from shared.storage.objects import AlreadyExists, ObjectVersion, Retention
 
 _SEGMENT = re.compile(rf"{re.escape(PREFIX)}([0-9]{{6}})\.jsonl", re.ASCII)
 _HEAD, _RECORD = "audit/head", "audit/tail"
@@ -28,7 +29,7 @@ def segment_key(number: int) -> str:
     return f"{PREFIX}{number:06d}.jsonl"
 
 
-def put_segment(store: Store, attester: Attester, tail: AuditTail) -> Digest:
+def put_segment(store: Store, attester: Attester, tail: AuditTail, retention: Retention | None = None) -> Digest:
     """Write the entries that a log is sealing as its next segment; return the digest of the envelope that signs it.
 
     A segment that is there with the same entries stays: another process has written it.
@@ -42,7 +43,7 @@ def put_segment(store: Store, attester: Attester, tail: AuditTail) -> Digest:
     details = {"first": entries[0].index, "last": entries[-1].index, "head": digest_of_entry(entries[-1])}
     envelope = attester.sign("audit", about, details)
     try:
-        store.create(key, body + canonical_json({"anchor": json.loads(envelope)}) + b"\n")
+        store.create(key, body + canonical_json({"anchor": json.loads(envelope)}) + b"\n", retention)
     except AlreadyExists:
         there, _, anchor = (store.find(key) or b"").rstrip(b"\n").rpartition(b"\n")
         if there + b"\n" != body:
@@ -198,11 +199,13 @@ class AuditReading:
 def read_log(store: Store, tail: AuditTail, keys: Sequence[AttesterKey]) -> AuditReading:
     """Return the whole log: the segments in the store, then what is not in one yet.
 
+    Of a segment that something was written over, or that a delete marker hides, the first version is read; it is named.
+
     Raises:
         Transient: `store_unavailable`.
     """
     reading = AuditReading(keys)
-    numbers = sorted(int(name[1]) for key in store.keys(PREFIX) if (name := _SEGMENT.fullmatch(key)))
+    store, numbers = _open_segments(store, reading.problems)
     for position, number in enumerate(numbers, 1):
         if number != position:
             reading.problems.append(f"{segment_key(position)} is missing.")
@@ -212,8 +215,31 @@ def read_log(store: Store, tail: AuditTail, keys: Sequence[AttesterKey]) -> Audi
     return reading
 
 
+def _open_segments(store: Store, problems: list[str]) -> tuple[Store, list[int]]:
+    """Return the store as the segments are read from, and their numbers; add what hides or replaces one to problems."""
+    versions: dict[str, list[ObjectVersion]] = {}
+    for version in store.versions(PREFIX):
+        versions.setdefault(version.key, []).append(version)
+    pins: dict[str, tuple[str, ...]] = {}
+    numbers = []
+    for key, there in sorted(versions.items()):
+        name, written = _SEGMENT.fullmatch(key), [version for version in there if not version.marker]
+        if name is None or not written:
+            continue
+        numbers.append(int(name[1]))
+        if len(there) == 1:
+            continue
+        pins[key] = (written[0].version_id,)
+        if any(version.marker and version.latest for version in there):
+            problems.append(f"{key}: a delete marker hides it; it was read beneath the marker.")
+        else:
+            problems.append(f"{key}: it was replaced; what was written first was read, beneath it.")
+    return store.pinned(pins), numbers
+
+
 def export_log(store: Store, tail: AuditTail, segments: int) -> bytes:
     """Return the log as JSON lines: the segments as they are, the newest entries, and a line with the end."""
+    store, _ = _open_segments(store, [])
     parts = [store.find(segment_key(number)) or b"" for number in range(1, segments + 1)]
     entries = tail.entries[tail.sealing :] if tail.sealing and segments == tail.segment else tail.entries
     end = {"end": {"count": tail.count, "head": tail.head, "segments": segments, "signature": tail.signature}}

@@ -19,6 +19,7 @@ from shared.errors import Permanent
 from shared.messaging.bus import Bus
 from shared.runtime import sandbox
 from shared.runtime.failpoints import arm
+from shared.runtime.service_metrics import ServiceMetrics
 from shared.runtime.settings import Connection
 
 Check = Callable[[], Awaitable[object]]
@@ -97,6 +98,7 @@ async def serve(
     stop = asyncio.Event()
     on_stop_signal(stop.set)
     checks = {"bus": bus.check, **(ready or {})}
+    metrics = ServiceMetrics(bus, connection)
     web = app or Starlette()
     web.router.routes.extend(probe_routes(bus, checks))
     server = HttpServer(
@@ -121,7 +123,7 @@ async def serve(
             return
         tasks.pop().result()
         await bus.broker.start()
-        tasks += [asyncio.ensure_future(work()) for work in background]
+        tasks += [asyncio.ensure_future(work()) for work in (metrics.keep_current, *background)]
         structlog.get_logger().info("started", http=f"{connection.http_host}:{connection.http_port}")
         done, _ = await asyncio.wait([waiting, http, *tasks], return_when=asyncio.FIRST_COMPLETED)
         for task in done - {waiting}:

@@ -4,96 +4,34 @@ import hashlib
 import mmap
 import os
 import re
-import secrets
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import structlog
-from minio.error import S3Error
 from pydantic import BaseModel
 
 from contracts.manifests import FileEntry, FolderManifest
-from contracts.store_access import PROBE
-from contracts.vocabulary import ArtifactRef, canonical_json, digest_of
-from shared.errors import Permanent, Transient, translate
-from shared.runtime.settings import Connection
-from shared.storage.credentials import FileProvider, describe_refusal, trusted
+from contracts.vocabulary import ArtifactRef, canonical_json
+from shared.errors import Permanent
+from shared.storage.objects import AlreadyExists, ObjectStore
 from shared.storage.plain_files import list_files, open_file
-from shared.storage.transfer import Count, LargeObjectError, ShortObjectError, TransferClient
+from shared.storage.transfer import Count
 
 M = TypeVar("M", bound=BaseModel)
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
 
-WHOLE_BYTES = 128 * 1024**2
-"""The largest object that is read into memory whole: manifests have kilobytes, sets of texts some tens of megabytes."""
-
 STALE_UPLOAD = timedelta(days=1)
 """After how long an upload that has not ended is taken for one whose process was killed."""
 
-_ABSENT = ("NoSuchKey", "NoSuchBucket", "NoSuchVersion")
-_PRECONDITION_FAILED = "PreconditionFailed"
 _BLOB = re.compile(r"(^|/)blobs/sha256/[0-9a-f]{2}/[0-9a-f]{64}$")
-_URI = re.compile(r"^s3://(?P<bucket>[^/]+)/(?P<key>.+)$")
 
 
-class AlreadyExists(Exception):  # noqa: N818 - an answer, not a failure
-    """A create-only put found the key taken."""
-
-
-class Store:
+class Store(ObjectStore):
     """The object store. Synchronous: call through `asyncio.to_thread`."""
-
-    def __init__(self, connection: Connection) -> None:
-        """Take the settings; raise ValueError if `s3_ca` names no readable certificate."""
-        self.bucket = connection.s3_bucket
-        self._key = FileProvider(connection.s3_credentials)
-        self._client = TransferClient(
-            endpoint=connection.s3_endpoint,
-            region=connection.s3_region,
-            credentials=self._key,
-            tls=trusted(connection.s3_ca),
-        )
-
-    # -- start-up ---------------------------------------------------------------------------------------------------
-
-    def ensure_bucket(self) -> None:
-        """Make the bucket if it is not there."""
-        with self._translated("the bucket"):
-            if not self._client.bucket_exists(bucket_name=self.bucket):
-                self._client.make_bucket(bucket_name=self.bucket)
-
-    def is_empty(self) -> bool:
-        """Return whether the bucket holds nothing but what `check_create_only` may have left."""
-        with self._translated("the bucket"):
-            tops = self._client.list_objects(bucket_name=self.bucket)
-            return all(entry.object_name == PROBE for entry in tops)
-
-    def check_create_only(self) -> None:
-        """Prove that the server honours create-only puts; raise Permanent when it does not.
-
-        A server that ignores `If-None-Match` would let two writers overwrite each other's commits.
-        """
-        key = f"{PROBE}{secrets.token_hex(8)}"
-        self.create(key, b"first")
-        try:
-            self.create(key, b"second")
-        except AlreadyExists:
-            honoured = self.find(key) == b"first"
-        else:
-            honoured = False
-        with self._translated(key):
-            self._client.remove_object(bucket_name=self.bucket, object_name=key)
-        if not honoured:
-            raise Permanent(
-                "store_unavailable",
-                "The object store ignores If-None-Match, so commits could be overwritten; use a server with "
-                "conditional writes.",
-            )
 
     def abort_stale_uploads(self, before: datetime) -> None:
         """Abort uploads of blobs that began before some time and never ended, because their process was killed.
@@ -109,33 +47,7 @@ class Store:
             if aborted:
                 log.info("stale uploads aborted", uploads=aborted)
 
-    def reachable(self) -> bool:
-        """Return True if the store answers this identity, and the bucket exists.
-
-        Raises:
-            Transient: `store_unavailable`: the store does not answer, or the bucket does not exist.
-        """
-        try:
-            with self._translated("the bucket"):
-                next(iter(self._client.list_objects(bucket_name=self.bucket, prefix=PROBE)), None)
-        except Permanent as error:
-            absent = f"The bucket {self.bucket} does not exist; create it, or set SLIPWAY_S3_BUCKET."
-            reason = absent if error.code == "artifact_not_found" else error.reason
-            raise Transient("store_unavailable", reason) from error
-        return True
-
-    # -- names ------------------------------------------------------------------------------------------------------
-
-    def uri(self, key: str) -> str:
-        """Return the URI of a key in this bucket."""
-        return f"s3://{self.bucket}/{key}"
-
-    def key_of(self, uri: str) -> str:
-        """Return the key of a URI in this bucket; raise Permanent `uri_not_allowed` for any other location."""
-        match = _URI.match(uri)
-        if match is None or match["bucket"] != self.bucket or ".." in match["key"].split("/"):
-            raise Permanent("uri_not_allowed", f"{uri[:200]} is not in the bucket {self.bucket}.")
-        return match["key"]
+    # -- manifests --------------------------------------------------------------------------------------------------
 
     def prefix_of(self, ref: ArtifactRef) -> str:
         """Return the part before `manifests/` of a ref's key: its blobs are stored under the same prefix."""
@@ -146,45 +58,6 @@ class Store:
         """Return the part of a manifest's key before `manifests/`."""
         head, separator, _ = key.partition("manifests/")
         return head if separator else ""
-
-    # -- small objects ----------------------------------------------------------------------------------------------
-
-    def find(self, key: str) -> bytes | None:
-        """Read a small object whole; None when it does not exist.
-
-        Raises:
-            Permanent: artifact_not_found when it is larger than WHOLE_BYTES.
-        """
-        return self._read(key)
-
-    def get(self, ref: ArtifactRef) -> bytes:
-        """Read a small artifact whole and verify its size, before anything is read, and its digest.
-
-        Raises:
-            Permanent: artifact_not_found, also when it is larger than WHOLE_BYTES; digest_mismatch.
-        """
-        data = self._read(self.key_of(ref.uri), ref.size_bytes)
-        if data is None:
-            raise Permanent("artifact_not_found", f"{ref.uri} does not exist.")
-        digest = digest_of(data)
-        if digest != ref.digest:
-            raise Permanent("digest_mismatch", f"{ref.uri} is {digest}, announced as {ref.digest}.", found=digest)
-        return data
-
-    def _read(self, key: str, size: int | None = None) -> bytes | None:
-        with self._translated(key):
-            try:
-                return self._client.read(self.bucket, key, WHOLE_BYTES, size)
-            except S3Error as error:
-                if error.code in _ABSENT:
-                    return None
-                raise
-
-    def create(self, key: str, data: bytes) -> ArtifactRef:
-        """Write an object that must not exist yet; raise AlreadyExists when it does."""
-        with self._translated(key), self._client.creating():
-            self._client.write(self.bucket, key, memoryview(data))
-        return ArtifactRef(uri=self.uri(key), digest=digest_of(data), size_bytes=len(data))
 
     def put_manifest(self, key: str, manifest: BaseModel | bytes) -> tuple[ArtifactRef, bool]:
         """Commit a manifest, create-only: (its ref, True), or (the ref of the one already there, False)."""
@@ -198,19 +71,6 @@ class Store:
         """Write a manifest, create-only, and return the committed one: another process may have been first."""
         ref, created = self.put_manifest(key, manifest)
         return (manifest if created else type(manifest).model_validate_json(self.get(ref))), ref
-
-    def ref_to(self, key: str) -> ArtifactRef:
-        """Return the ref of an object that exists; raise Permanent artifact_not_found when it does not."""
-        data = self.find(key)
-        if data is None:
-            raise Permanent("artifact_not_found", f"{self.uri(key)} does not exist.")
-        return ArtifactRef(uri=self.uri(key), digest=digest_of(data), size_bytes=len(data))
-
-    def keys(self, prefix: str) -> list[str]:
-        """List the keys below a prefix."""
-        with self._translated(prefix):
-            listed = self._client.list_objects(bucket_name=self.bucket, prefix=prefix, recursive=True)
-            return [entry.object_name for entry in listed if entry.object_name]
 
     # -- files and folders ------------------------------------------------------------------------------------------
 
@@ -284,16 +144,14 @@ class Store:
         """
         hasher, key = hashlib.sha256(), blob_key(file.digest, prefix)
         with self._translated(key), Path(os.devnull).open("wb") as nowhere:
-            self._client.download(self.bucket, key, file.size_bytes, nowhere, hasher.update)
+            self._download(key, file, nowhere, hasher.update)
         digest = f"sha256:{hasher.hexdigest()}"
         if digest != file.digest:
             raise Permanent("digest_mismatch", f"The object {key} is {digest}.", digest=digest)
 
     def erase_blob(self, file: FileEntry, prefix: str = "") -> None:
-        """Remove a blob for good; do nothing if it does not exist."""
-        key = blob_key(file.digest, prefix)
-        with self._translated(key):
-            self._client.remove_object(bucket_name=self.bucket, object_name=key)
+        """Remove a blob for good, with all of its versions; do nothing if it does not exist."""
+        self._erase(blob_key(file.digest, prefix))
 
     def read_into(self, file: FileEntry, start: int, out: memoryview, prefix: str = "") -> None:
         """Fill `out` with a part of a blob, which the caller verifies.
@@ -304,7 +162,8 @@ class Store:
         key = blob_key(file.digest, prefix)
         if len(out):
             with self._translated(key):
-                self._client.read_into(self.bucket, key, start, out, file.size_bytes)
+                read, size = self._client.read_into, file.size_bytes
+                self._pinned(key, lambda version: read(self.bucket, key, start, out, size, version=version))
 
     def fetch_files(
         self, files: Sequence[FileEntry], destination: Path, prefix: str = "", progress: Progress | None = None
@@ -332,7 +191,7 @@ class Store:
         temporary = Path(name)
         try:
             with self._translated(key), os.fdopen(descriptor, "wb") as out:
-                self._client.download(self.bucket, key, file.size_bytes, out, saw)
+                self._download(key, file, out, saw)
             digest = f"sha256:{hasher.hexdigest()}"
             if digest != file.digest:
                 raise Permanent(
@@ -343,6 +202,10 @@ class Store:
         finally:
             temporary.unlink(missing_ok=True)
 
+    def _download(self, key: str, file: FileEntry, out: BinaryIO, saw: Callable[[memoryview], None]) -> None:
+        size, load = file.size_bytes, self._client.download
+        self._pinned(key, lambda version: load(self.bucket, key, size, out, saw, version=version))
+
     def _size_of(self, key: str) -> int | None:
         try:
             with self._translated(key):
@@ -350,30 +213,6 @@ class Store:
                 return size
         except Permanent:
             return None
-
-    @contextmanager
-    def _translated(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except ShortObjectError as error:
-            raise Permanent("digest_mismatch", f"The object {what} has {error}.") from error
-        except LargeObjectError as error:
-            raise Permanent(
-                "artifact_not_found",
-                f"The object {what} has more than {WHOLE_BYTES >> 20} MiB, so it is not a manifest; name the manifest "
-                "of a folder, and of a calibration or evaluation set a smaller sample.",
-            ) from error
-        except S3Error as error:
-            if error.code == _PRECONDITION_FAILED:
-                raise AlreadyExists(what) from error
-            raise describe_refusal(error, self._key.name, what) or translate(error) or error from error
-        except Exception as error:
-            translated = translate(error)
-            if translated is None or translated is error:
-                raise
-            if isinstance(translated, Transient):
-                translated.details["object"] = what
-            raise translated from error
 
 
 def manifest_bytes(manifest: BaseModel) -> bytes:

@@ -5,7 +5,8 @@ from pydantic import ValidationError
 from contracts.manifests import FolderManifest
 from contracts.vocabulary import ArtifactRef, digest_of
 from shared.errors import Permanent
-from shared.storage.blobs import WHOLE_BYTES, Store
+from shared.storage.blobs import Store
+from shared.storage.objects import WHOLE_BYTES
 
 
 def read_text_set(store: Store, ref: ArtifactRef) -> bytes:

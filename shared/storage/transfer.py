@@ -4,11 +4,12 @@ import contextvars
 import http.client
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import datetime
 from queue import SimpleQueue
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import structlog
@@ -22,6 +23,7 @@ PARALLEL = 4
 CHUNK_BYTES = 512 * 1024  # larger writes to a file get huge pages, which can take longer than everything else
 CHUNKS = 4
 _HEADERS = {"Content-Type": "application/octet-stream"}
+_NO_MORE: Mapping[str, str] = MappingProxyType({})
 _creating: contextvars.ContextVar[bool] = contextvars.ContextVar("creating", default=False)
 
 
@@ -65,14 +67,21 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
         finally:
             _creating.reset(token)
 
-    def write(self, bucket: str, key: str, data: memoryview, sent: Callable[[int], None] | None = None) -> None:
+    def write(
+        self,
+        bucket: str,
+        key: str,
+        data: memoryview,
+        sent: Callable[[int], None] | None = None,
+        headers: Mapping[str, str] = _NO_MORE,
+    ) -> None:
         """Write an object from memory; `sent` is called with the bytes of each part that arrived."""
         if len(data) <= 2 * PART_BYTES:
-            self._put_object(bucket, key, data, dict(_HEADERS))
+            self._put_object(bucket, key, data, {**_HEADERS, **headers})
             if sent is not None:
                 sent(len(data))
             return
-        upload = self._create_multipart_upload(bucket, key, dict(_HEADERS))
+        upload = self._create_multipart_upload(bucket, key, {**_HEADERS, **headers})
         sending: list[Future[Part]] = []
 
         def send(number: int) -> Part:
@@ -136,7 +145,7 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
         ]
         return sum(self._abort(bucket, upload.object_name, upload.upload_id) for upload in stale)
 
-    def read(self, bucket: str, key: str, most: int, size: int | None = None) -> bytes:
+    def read(self, bucket: str, key: str, most: int, size: int | None = None, version: str | None = None) -> bytes:
         """Read an object whole, and no byte more than it may have, whatever the server says of its size.
 
         Args:
@@ -144,12 +153,13 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
             key: Its name.
             most: How many bytes it may have.
             size: How many it must have, where that is known.
+            version: Which version of it; None for the latest.
 
         Raises:
             ShortObjectError: it has another size.
             LargeObjectError: it has more than `most` bytes.
         """
-        response = self.get_object(bucket_name=bucket, object_name=key)
+        response = self.get_object(bucket_name=bucket, object_name=key, version_id=version)
         try:
             announced = response.headers.get("Content-Length")
             if size is not None:
@@ -172,29 +182,43 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
             raise LargeObjectError
         return data
 
-    def read_into(self, bucket: str, key: str, start: int, out: memoryview, size: int) -> None:
-        """Fill `out` with the bytes from `start` on of an object that has `size` bytes.
+    def read_into(
+        self, bucket: str, key: str, start: int, out: memoryview, size: int, *, version: str | None = None
+    ) -> None:
+        """Fill `out` with the bytes from `start` on of an object, or of a version of it, that has `size` bytes.
 
         Raises:
             ShortObjectError: it has another size.
         """
         at = range(0, len(out), PART_BYTES)
         if len(at) == 1:
-            self._range_into(bucket, key, start, out, size)
+            self._range_into(bucket, key, start, out, size, version=version)
             return
         reads = [
-            self._workers.submit(self._range_into, bucket, key, start + i, out[i : i + PART_BYTES], size) for i in at
+            self._workers.submit(
+                self._range_into, bucket, key, start + i, out[i : i + PART_BYTES], size, version=version
+            )
+            for i in at
         ]
         for read in reads:
             read.result()
 
-    def download(self, bucket: str, key: str, size: int, out: BinaryIO, saw: Callable[[memoryview], None]) -> None:
+    def download(
+        self,
+        bucket: str,
+        key: str,
+        size: int,
+        out: BinaryIO,
+        saw: Callable[[memoryview], None],
+        *,
+        version: str | None = None,
+    ) -> None:
         """Write an object of `size` bytes to `out`; `saw` gets its bytes in order while the next ones are on their way.
 
         Raises:
             ShortObjectError: it has another size.
         """
-        response = self.get_object(bucket_name=bucket, object_name=key)
+        response = self.get_object(bucket_name=bucket, object_name=key, version_id=version)
         free: SimpleQueue[memoryview | None] = SimpleQueue()
         full: SimpleQueue[memoryview | None] = SimpleQueue()
         for _ in range(CHUNKS):
@@ -211,8 +235,12 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
             response.close()
             response.release_conn()
 
-    def _range_into(self, bucket: str, key: str, start: int, out: memoryview, size: int) -> None:
-        response = self.get_object(bucket_name=bucket, object_name=key, offset=start, length=len(out))
+    def _range_into(
+        self, bucket: str, key: str, start: int, out: memoryview, size: int, *, version: str | None
+    ) -> None:
+        response = self.get_object(
+            bucket_name=bucket, object_name=key, offset=start, length=len(out), version_id=version
+        )
         try:
             _expect(response.headers.get("Content-Range", "").rpartition("/")[2], size)
             _read_fully(response, out)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from contracts.facts import FACTS
+from contracts.metrics import METRICS
 from tests.architecture.test_files import ROOT, committed
 from tests.contract.test_runbooks import problem_of
 
@@ -18,6 +19,8 @@ SETTING = re.compile(
     r"\b((?:SLIPWAY|REGISTRY|MERGER|QUANTISER|BENCHMARKER|SERVER_MANAGER|MONITOR|ROLLBACK_CONTROLLER|GATEWAY)_[A-Z0-9_]*[A-Z0-9])\b"
 )
 METRIC = re.compile(r"\b(slipway_[a-z_]+[a-z])\b")
+NOT_METRICS = {"slipway_client", "slipway_nats"}
+"""A package, and a volume."""
 SUBJECT = re.compile(r"\b(slipway\.[a-z.]+\.v\d)\b")
 TARGET = re.compile(r"`make ([a-z][\w-]*)[^`]*`")
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)]*))?\)")
@@ -68,9 +71,10 @@ def exists_setting(name: str) -> bool:
 
 
 def exists_metric(name: str) -> bool:
-    """Return whether code defines a metric: by its name, or after the prefix of its service."""
-    bare = re.sub(r"^slipway_(?:gateway_)?|_total$", "", name)
-    return name.removesuffix("_total") in code() or f'"{bare}' in code()
+    """Return whether a metric, or one of its series, is declared."""
+    return name in NOT_METRICS or any(
+        name in (metric.name, metric.name.removesuffix("_total"), *metric.series) for metric in METRICS
+    )
 
 
 def exists_subject(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import threading
 import time
 from collections import Counter
@@ -12,8 +13,11 @@ import pytest
 
 from clients.cli.connection import find_stack
 from contracts.envelope import CONTENT_TYPE
+from contracts.services import SERVICES
+from deploy.monitoring.dashboards import DASHBOARDS
 from shared.messaging.credentials import connect
-from testbed.servers import wait_until
+from testbed.monitoring import PrometheusServer, require
+from testbed.servers import running, wait_until
 from testbed.stack import POLICY
 
 pytestmark = [
@@ -97,6 +101,25 @@ def stack(module_stack):
     )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _scraped(stack, tmp_path_factory):
+    """A Prometheus that scrapes the stack from its start, where there is one."""
+    program = shutil.which("prometheus")
+    if program is None:
+        yield None
+        return
+    parts = {part["name"]: part for part in stack.table()["parts"] if part["name"] in SERVICES}
+    targets = {name: part.get("admin_port") or part["port"] for name, part in parts.items()}
+    with running(PrometheusServer(tmp_path_factory.mktemp("metrics"), program, targets)) as server:
+        yield server
+
+
+@pytest.fixture
+def prometheus(_scraped):
+    require("prometheus", "prometheus")
+    return _scraped
+
+
 def gateway(stack) -> str:
     return f"http://127.0.0.1:{stack.part('gateway')['port']}"
 
@@ -147,6 +170,37 @@ def staging_route_is_empty(stack) -> bool:
     body = {"model": MODEL, "prompt": "hello", "max_tokens": 2}
     answer = httpx.post(f"{gateway(stack)}/v1/completions", json=body, headers=headers, timeout=30, trust_env=False)
     return answer.status_code == 503
+
+
+QUIET = {"Failed requests by code", "Second attempts, slow readers", "Telemetry lost", "Variants that failed"}
+"""Panels that show nothing where nothing went wrong."""
+QUIET_HERE = {"Drift by feature", "Quantisation, p95"}
+"""Drift takes more requests than this story has, and bf16 takes no quantisation."""
+
+
+def test_prometheus_and_the_dashboards_tell_the_story(stack, prometheus):
+    """Every query of every dashboard, against a Prometheus that has scraped the stack since its start."""
+    time.sleep(2.0)
+    empty = set()
+    for board in DASHBOARDS.values():
+        for row in board.rows:
+            for panel in row.panels:
+                for query in panel.queries:
+                    expr = query.expr.replace("$__rate_interval", "10m").replace("$model", MODEL)
+                    if not prometheus.query(expr):
+                        empty.add(panel.title)
+    assert empty <= QUIET | QUIET_HERE
+    assert [sample["value"][1] for sample in prometheus.query("sum(up)")] == [str(len(SERVICES))]
+    by_outcome = prometheus.query('sum by (outcome) (slipway_rollbacks_total{environment="production"}) > 0')
+    assert [(sample["metric"]["outcome"], sample["value"][1]) for sample in by_outcome] == [("pass", "1")]
+    shares = prometheus.query("slipway_gateway_route_share_ratio == 1")
+    assert [sample["metric"]["target"] for sample in shares] == [f"{MODEL}.v1.bf16"]
+    ((_, detect_s),) = [
+        s["value"] for s in prometheus.query('slipway_rollback_seconds_sum{environment="production",stage="detect"}')
+    ]
+    (alert,) = stack.events("alert.raised", MODEL)
+    assert float(detect_s) > 0.0
+    assert alert["data"]["drill"]
 
 
 def registry_of(stack):

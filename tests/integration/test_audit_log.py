@@ -27,6 +27,10 @@ from testbed.services import environment
 from tests.kit.command import run_command
 
 
+def unlocked():
+    """Return that a segment is not kept: the next test's log begins in the same bucket."""
+
+
 class Killed(Exception):  # noqa: N818 - it stands for the end of a process
     """The process ended here."""
 
@@ -39,7 +43,7 @@ class Log:
         self.bucket = Bucket(js, "audit", AuditTail)
 
     def writer(self):
-        segments = StoredSegments(self.store, attester(self.keys, "registry"))
+        segments = StoredSegments(self.store, attester(self.keys, "registry"), unlocked)
         return AuditWriter(LoggedMessages(lambda: self.js), self.bucket, segments, SystemClock())
 
     async def write(self):
@@ -61,8 +65,8 @@ class Log:
 @pytest.fixture
 async def log(js, settings, tmp_path):
     store = Store(settings)
-    for key in store.keys("audit/"):
-        store._client.remove_object(bucket_name=store.bucket, object_name=key)
+    for key in {version.key for version in store.versions("audit/")}:
+        store._erase(key)
     return Log(js, store, tmp_path)
 
 
@@ -168,6 +172,8 @@ async def whole(log, monkeypatch):
 
 
 def overwrite(store, key, data):
+    """Put other bytes in the place of a segment, in a store where nothing keeps what was there."""
+    store._erase(key)
     store._client.write(store.bucket, key, memoryview(data))
 
 
@@ -200,8 +206,21 @@ async def test_what_was_done_to_a_segment_is_found_and_named(whole, how):
 
 @pytest.mark.parametrize(("number", "named"), [(1, "audit/000001.jsonl is missing"), (3, "segments are there")])
 async def test_a_segment_that_was_removed_is_found(whole, number, named):
-    whole.store._client.remove_object(bucket_name=whole.store.bucket, object_name=segment_key(number))
+    whole.store._erase(segment_key(number))
     assert named in (await whole.read()).problems[0]
+
+
+async def test_a_segment_that_something_hides_or_replaces_is_named_and_read_beneath_it(whole):
+    whole.store._client.remove_object(bucket_name=whole.store.bucket, object_name=segment_key(3))
+    reading = await whole.read()
+    assert reading.problems == ["audit/000003.jsonl: a delete marker hides it; it was read beneath the marker."]
+    assert len(reading.entries) == 11
+    whole.store._client.write(whole.store.bucket, segment_key(2), memoryview(b"{}"))
+    reading = await whole.read()
+    assert "audit/000002.jsonl: it was replaced" in reading.problems[0]
+    assert len(reading.problems) == 2
+    exported = export_log(whole.store, await whole.tail(), 3)
+    assert read_export(exported, trust(whole.keys).keys()).problems == []
 
 
 async def test_a_record_that_was_changed_is_found(whole):
@@ -245,7 +264,7 @@ async def test_a_segment_by_a_revoked_key_after_one_by_its_successor_is_tamperin
     await orders(whole, 2, prefix="later")
     await whole.write()
     tail = await whole.tail()
-    await StoredSegments(whole.store, old).put(tail.model_copy(update={"sealing": len(tail.entries)}))
+    await StoredSegments(whole.store, old, unlocked).put(tail.model_copy(update={"sealing": len(tail.entries)}))
     assert any("audit/000005.jsonl" in each and "revoked" in each for each in (await whole.read()).problems)
 
 
@@ -263,7 +282,7 @@ async def test_entries_that_are_not_sealed_cannot_be_written_with_the_bucket_alo
     ):
         assert "newest entries" in read_log(whole.store, forged, keys).problems[0]
         assert read_export(export_log(whole.store, forged, 3), keys).problems != [] or forged.head == tail.head
-    stranger = StoredSegments(whole.store, attester(whole.keys, "merger"))
+    stranger = StoredSegments(whole.store, attester(whole.keys, "merger"), unlocked)
     signed = domain.append(tail, [item], {})
     signed = signed.model_copy(update={"signature": stranger.sign(signed)})
     assert "may not attest audit" in read_log(whole.store, signed, keys).problems[0]
@@ -274,7 +293,7 @@ async def test_another_segment_at_the_next_place_stops_the_log_instead_of_being_
     await orders(whole, 1, prefix="next")
     with pytest.raises(Permanent, match="other entries"):
         await whole.write()
-    whole.store._client.remove_object(bucket_name=whole.store.bucket, object_name=segment_key(4))
+    whole.store._erase(segment_key(4))
     assert (await whole.write()).problems == []
 
 

@@ -120,7 +120,8 @@ def expected(name):
                 may = everything or fact in facts_of(name)
                 tried[f"{type_}.support-bot.{sender}"] = may and sender == name
     for other in SERVICES:
-        tried[f"{DEADLETTER_PREFIX}.{other}"] = other == name and bool(SERVICES[other].consumes)
+        gives_up = other == name and bool(SERVICES[other].consumes)
+        tried |= {f"{DEADLETTER_PREFIX}.{subject}": gives_up for subject in (other, f"support-bot.{other}")}
     for owner, stream, durable in CONSUMERS:
         for verb in ("INFO", "MSG.NEXT"):
             allowed = owner == name or (verb == "INFO" and (reads_all or name == PROVISIONER))

@@ -201,7 +201,7 @@ async def test_a_full_dead_letter_stream_drops_its_oldest_and_stops_nothing(js, 
     await fill(js)
     await js.purge_stream(INBOX)
     await receive_behind_an_unreadable_one(js, bus_settings, f"{f.CheckpointReady.TYPE}.NO-MODEL.paula")
-    last = await js.get_last_msg(DEADLETTER, "slipway.deadletter.registry")
+    last = await js.get_last_msg(DEADLETTER, "slipway.deadletter._.registry")
     assert last.headers["Slipway-Code"] == "malformed_event"
 
 

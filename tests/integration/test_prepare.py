@@ -71,6 +71,23 @@ async def test_bus_and_store_are_ready_also_the_second_time_with_data_in_them(bu
     await prepare(fresh)
 
 
+async def test_the_bucket_is_made_with_object_lock_and_one_without_is_used_with_a_sentence(
+    bus, fresh, settings, s3_server, capfd
+):
+    await prepare(fresh)
+    assert Store(fresh).has_lock()
+    assert "object lock" not in capfd.readouterr().err
+    other = fresh.model_copy(update={"s3_bucket": f"{fresh.s3_bucket}-old"})
+    s3_server.keys.prepare([], SystemClock().now(), bucket=other.s3_bucket)
+    s3_server.reload()
+    admin = settings.model_copy(update={"s3_bucket": other.s3_bucket})
+    wait_until(lambda: missing(admin), what="the policies of the new bucket")
+    Store(other)._client.make_bucket(bucket_name=other.s3_bucket)
+    await prepare(other)
+    assert not Store(other).has_lock()
+    assert f"The bucket {other.s3_bucket} was made without object lock" in capfd.readouterr().err
+
+
 async def test_a_provisioned_bus_without_messages_holds_no_data(bus, fresh):
     await provision(bus)
     await prepare(fresh)

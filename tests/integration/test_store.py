@@ -15,7 +15,8 @@ from contracts.vocabulary import ArtifactRef, Deployable, Target, digest_of
 from services.server_manager.adapters.artifact_cache import ArtifactCache
 from shared.errors import Permanent, Transient
 from shared.runtime.clock import SystemClock
-from shared.storage.blobs import STALE_UPLOAD, AlreadyExists, Store, blob_key, manifest_key
+from shared.storage.blobs import STALE_UPLOAD, Store, blob_key, manifest_key
+from shared.storage.objects import AlreadyExists
 from tests.kit.conformance_serving import ArtifactsConformance
 from tests.kit.fakes_serving import AllProven
 from tests.kit.s3_proxy import refuse, standing_before
@@ -257,7 +258,7 @@ def test_store_that_cannot_list_uploads_is_left_alone(watched, proxy):
 
 
 def test_objects_that_are_too_large_are_not_read_whole(store, monkeypatch):
-    monkeypatch.setattr("shared.storage.blobs.WHOLE_BYTES", 1000)
+    monkeypatch.setattr("shared.storage.objects.WHOLE_BYTES", 1000)
     fits, larger = store.create("t/fits", b"x" * 1000), store.create("t/larger", b"x" * 1001)
     assert store.get(fits) == store.find("t/fits") == b"x" * 1000
     for read in (lambda: store.get(larger), lambda: store.find("t/larger"), lambda: store.ref_to("t/larger")):
@@ -298,7 +299,7 @@ def test_an_object_whose_connection_breaks_is_read_again_later(watched, proxy):
 @pytest.mark.parametrize("length", ["100000000000", "5", None])
 def test_no_more_is_read_than_an_object_may_have_whatever_the_server_says(watched, proxy, monkeypatch, length):
     """It sends 64 MiB, of which it announces far more, less, or nothing."""
-    monkeypatch.setattr("shared.storage.blobs.WHOLE_BYTES", 1_000_000)
+    monkeypatch.setattr("shared.storage.objects.WHOLE_BYTES", 1_000_000)
     sent = []
 
     def instead(request):

@@ -9,15 +9,18 @@ import http.client
 import io
 import socket
 import ssl
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from urllib.parse import SplitResult
 
 import pytest
 import urllib3
 from minio import Minio
+from minio.commonconfig import GOVERNANCE
 from minio.credentials import Credentials
 from minio.deleteobjects import DeleteObject
 from minio.error import S3Error
+from minio.retention import Retention
 from minio.signer import sign_v4_s3
 
 from contracts.identities import PROVISIONER, Identity
@@ -38,6 +41,8 @@ USERS = {
     "victor": (["viewer"], ()),
     "adam": (["administrator"], ()),
 }
+MEMBERS = {"vera": (["viewer"], ()), "sam": (["operator", "publisher"], ())}
+"""Members of the team that owns the model `support-bot`."""
 UNKNOWN = "not-in-the-table/"
 PLACES = (
     *PREFIXES,
@@ -45,9 +50,12 @@ PLACES = (
     "checkpoints/other/",
     "versions/m/1/attestations/",
     "versions/m/1/rehearsals/",
+    "references/support-bot/",
+    "versions/support-bot/2/",
+    f"attestations/merge/{64 * 'a'}/",
     UNKNOWN,
 )
-NAMES = (*SERVICE_ACCESS, PROVISIONER, *USERS)
+NAMES = (*SERVICE_ACCESS, PROVISIONER, *USERS, *MEMBERS)
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +64,9 @@ def keys(tmp_path_factory):
     folder.prepare(["127.0.0.1", "localhost"], NOW)
     for name, (roles, models) in USERS.items():
         folder.add(name, roles, models)
+    folder.set_team("support", ["support-bot"])
+    for name, (roles, models) in MEMBERS.items():
+        folder.add(name, roles, models, "support")
     folder.add("admin", ["administrator"])
     return folder
 
@@ -100,12 +111,36 @@ def permitted(call):
 
 
 def expected(name, verb, place):
+    if name in MEMBERS:
+        return expected_of_member(name, verb, place)
     roles, models = USERS.get(name, ((), ()))
     access = access_of(Identity(name=name, roles=tuple(roles), models=models, public_keys=("U" + "A" * 55,)))
     if verb == "list" and access.manages_bucket:
         return True
-    prefixes = {"get": access.reads, "list": access.reads, "put": access.writes, "delete": access.deletes}[verb]
+    if verb == "see lock":
+        return access.sees_lock
+    if verb == "put under lock":
+        return expected(name, "put", place) and expected(name, "retain", place)
+    prefixes = {
+        "get": access.reads,
+        "list": access.reads,
+        "put": access.writes,
+        "delete": access.deletes,
+        "retain": access.retains,
+        "see retention": access.retains,
+        "unmask": (*access.deletes, *access.unmasks),
+    }[verb]
     return any(place.startswith(prefix.replace("*", "m/1")) for prefix in prefixes)
+
+
+def expected_of_member(name, verb, place):
+    """What is of its team's model, base models, and by its whole name what is stored by its digest."""
+    own = tuple(f"{kind}/support-bot/" for kind in ("checkpoints", "references", "versions"))
+    if verb == "put":
+        return name == "sam" and place == own[0]
+    listed = place.startswith((*own, "bases/", "probe/")) or "a" * 64 in place
+    by_name = place.startswith(("attestations/", "blobs/", "manifests/", "sources/"))
+    return {"list": listed, "get": listed or by_name}.get(verb, False)
 
 
 def attempts(client, place):
@@ -131,6 +166,61 @@ def test_each_identity_may_do_what_it_needs_and_nothing_else(server, name):
         for place in PLACES
     }
     assert multipart == {place: required[place, "put"] for place in PLACES}
+
+
+END = NOW + timedelta(days=1)
+
+
+@pytest.fixture(scope="module")
+def retained(server):
+    """Return the version of an object below each prefix that the registry keeps until END."""
+    root, registry, kept = client(server, "adam"), client(server, "registry"), {}
+    for place in PLACES:
+        put(root, f"{place}retained")
+        if expected("registry", "retain", place):
+            kept[place] = root.stat_object(bucket_name="slipway", object_name=f"{place}retained").version_id
+            keep(registry, f"{place}retained", kept[place])
+    return kept
+
+
+def keep(client, key, version):
+    retention = Retention(GOVERNANCE, END)
+    client.set_object_retention(bucket_name="slipway", object_name=key, config=retention, version_id=version)
+
+
+def reads_version(client, key, version):
+    client.get_object(bucket_name="slipway", object_name=key, version_id=version).close()
+
+
+def lists_versions(client, place):
+    list(client.list_objects(bucket_name="slipway", prefix=place, recursive=True, include_version=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_versions_and_retentions_are_for_who_needs_them(server, retained, name):
+    own = client(server, name)
+    for place, version in retained.items():
+        key, gone = f"{place}retained", f"{place}gone"
+        lock = f"x-amz-object-lock-retain-until-date={END:%Y-%m-%dT%H:%M:%SZ}".split("=")
+        under_lock = {"x-amz-object-lock-mode": "GOVERNANCE", lock[0]: lock[1]}
+        tried = {
+            "get": permitted(partial(reads_version, own, key, version)),
+            "list": permitted(partial(lists_versions, own, place)),
+            "retain": permitted(partial(keep, own, key, version)),
+            "see retention": permitted(partial(retention_of, own, key, version)),
+            "unmask": permitted(partial(own.remove_object, "slipway", gone, version_id="0" * 32)),
+            "put under lock": raw(server, name, "PUT", f"/slipway/{place}under-lock", headers=under_lock)[0] == 200,
+        }
+        assert tried == {verb: expected(name, verb, place) for verb in tried}, place
+        for headers in ({}, {"x-amz-bypass-governance-retention": "true"}):
+            status, _ = raw(server, name, "DELETE", f"/slipway/{key}", f"versionId={version}", headers=headers)
+            assert status == 403, "no identity removes what is retained"
+        reads_version(client(server, "adam"), key, version)
+    assert permitted(partial(own.get_object_lock_config, "slipway")) == expected(name, "see lock", "")
+
+
+def retention_of(client, key, version):
+    client.get_object_retention(bucket_name="slipway", object_name=key, version_id=version)
 
 
 def raw(server, name, method, path, query="", *, headers=(), body=b""):

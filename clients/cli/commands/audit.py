@@ -10,12 +10,14 @@ import typer
 
 from clients.cli.audit_facts import publish_journal
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
+from clients.cli.event_log import read_history
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table, warn
 from clients.cli.parsing import parse_duration
+from clients.cli.reading import own_models
 from clients.cli.version_records import open_store
 from contracts.audit import AuditEntry, AuditTail
 from contracts.provenance import AttesterKey
-from decisions.audit import attribute
+from decisions.audit import append, attribute, is_audited, item_of
 from deploy.local.plan import keys_folder
 from shared.errors import Permanent
 from shared.provenance.audit_log import AuditReading, export_log, read_export, read_log
@@ -49,12 +51,19 @@ def audit(
     folder = keys_folder(stack.connection.state_dir)
     if folder.is_dir():  # of a stack on this machine: changes of keys that were made while its bus was down
         publish_journal(folder, stack.connection.state_dir)
+    after = SystemClock().now() - parse_duration(since) if since is not None else None
+    entries = asyncio.run(_of_team(stack))
+    if entries is not None:
+        if export is not None:
+            raise CommandError("the audit log tells of all teams: an identity without a team exports it", Exit.USAGE)
+        _show(entries, after, model, who, as_json=as_json)
+        warn("these are your team's events, numbered here; the log that proves them is read without a team")
+        return
     reading, data = asyncio.run(_read(stack, whole=export is not None))
     if export is not None:
         export.write_bytes(data)
         show_line(f"wrote {len(reading.entries)} entries to {export}; the last one has the digest {reading.head}")
     else:
-        after = SystemClock().now() - parse_duration(since) if since is not None else None
         _show(reading.entries, after, model, who, as_json=as_json)
     _end(reading, "the audit log")
 
@@ -83,6 +92,23 @@ def verify_command(
         f"{file}: {len(reading.entries)} entries in a whole chain, {reading.segments} signed segments; the last entry "
         f"has the digest {reading.head}"
     )
+
+
+async def _of_team(stack: StackAddress) -> tuple[AuditEntry, ...] | None:
+    """Return entries for the events of a member's models, which no chain proves; None if the log can be read."""
+    async with connected(stack) as client:
+        js = client.jetstream(timeout=10)
+        if await own_models(js) is None:
+            return None
+        history = await read_history(js)
+    kept = (logged for logged in history if is_audited(type(logged.event.data)))
+    items = [
+        item_of(
+            each.event, each.event.nats_subject, f"{each.stream}/{each.sequence}", each.stored_at or each.event.time
+        )
+        for each in kept
+    ]
+    return append(AuditTail(), items, {}).entries
 
 
 async def _read(stack: StackAddress, *, whole: bool) -> tuple[AuditReading, bytes]:

@@ -19,6 +19,7 @@ from clients.cli.connection import (
 )
 from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import FAULTS, check_model, parse_duration, parse_fault, target_of
+from clients.cli.reading import RecordsOfModels
 from clients.cli.serving import active_target, read_route, serving
 from clients.cli.views.render import duration
 from contracts.drills import LONGEST, Drill
@@ -29,7 +30,6 @@ from contracts.vocabulary import ENVIRONMENTS, Environment, Target
 from decisions.drills import describe_fault, is_in_progress
 from shared.messaging.publishing import publish_event
 from shared.runtime.clock import SystemClock
-from shared.storage.kv import Bucket
 
 BUCKET = "drills"
 WAIT_S = 15.0
@@ -158,14 +158,14 @@ async def _stop(
 async def _order(js: JetStreamContext, event: Event[Any], wait_s: float, *, until: Drill | None = None) -> Drill:
     """Publish an order and return its drill once gateways can see it."""
     ordered: DrillOrdered = event.data
-    await publish_event(js, event)
-    records = Bucket(js, BUCKET, Drill)
+    await publish_event(js, event, random_id=True)
+    records = RecordsOfModels(js, BUCKET, Drill)
     key = record_key(ordered.environment, event.subject)
     deadline = asyncio.get_running_loop().time() + wait_s
     while asyncio.get_running_loop().time() < deadline:
-        entry = await records.get(key)
-        if entry is not None and entry.value.drill_id == event.id:
-            return entry.value
+        drill = await records.get(key)
+        if drill is not None and drill.drill_id == event.id:
+            return drill
         answer = await refusal(js, event)
         if answer is not None:
             raise CommandError(f"the order {event.id} was refused: {answer.code}: {answer.reason}")
@@ -184,10 +184,10 @@ async def _running_drills(stack: StackAddress, model: str, environment: Environm
 
 async def _read_drills(js: JetStreamContext, model: str, environment: Environment | None) -> list[Drill]:
     """Return the drills of a model that are running now."""
-    records, now = Bucket(js, BUCKET, Drill), SystemClock().now()
+    records, now = RecordsOfModels(js, BUCKET, Drill), SystemClock().now()
     environments = ENVIRONMENTS if environment is None else (environment,)
-    entries = [await records.get(record_key(environment, model)) for environment in environments]
-    return [entry.value for entry in entries if entry is not None and is_in_progress(entry.value, now)]
+    drills = [await records.get(record_key(environment, model)) for environment in environments]
+    return [drill for drill in drills if drill is not None and is_in_progress(drill, now)]
 
 
 def _show(drills: list[Drill], model: str, as_json: bool) -> None:

@@ -53,7 +53,7 @@ async def _erase(stack: StackAddress, model: str, fact: ErasureOrdered) -> list[
         js = client.jetstream(timeout=10)
         published = order(sender_of(stack), model, None, fact)
         after = (await last_sequences(js))[EVENTS]
-        await publish_event(js, published)
+        await publish_event(js, published, random_id=True)
         deadline = asyncio.get_running_loop().time() + WAIT_S
         while asyncio.get_running_loop().time() < deadline:
             accepted = await answer_to(js, OrderAccepted, model, published.id, after)

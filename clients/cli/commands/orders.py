@@ -28,6 +28,7 @@ from clients.cli.connection import (
 from clients.cli.event_log import last_event, read_history
 from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import describe_problems, parse_duration
+from clients.cli.reading import RecordsOfModels
 from clients.cli.serving import read_route
 from clients.cli.views.projection import join, project
 from clients.cli.views.release import ReleaseProgress
@@ -86,7 +87,7 @@ async def _approve(stack: StackAddress, what: str, reason: str, until: datetime,
             epoch=await epoch_of(js, release.model),
         )
         published = order(sender_of(stack), release.model, awaited[-1].release_id, fact)
-        await publish_event(js, published)
+        await publish_event(js, published, random_id=True)
         await raise_if_refused(js, published)
     _print_result(
         as_json,
@@ -122,7 +123,7 @@ async def _cancel(stack: StackAddress, what: str, reason: str, until: datetime, 
         release_id = str(release.release_id)
         fact = ReleaseCancelled(release_id=release_id, reason=reason, expires_at=until)
         published = order(sender_of(stack), release.model, release_id, fact)
-        await publish_event(js, published)
+        await publish_event(js, published, random_id=True)
         await raise_if_refused(js, published)
     _print_result(
         as_json,
@@ -288,5 +289,4 @@ def policy_show(model: ModelArgument, state: StateOption = None, as_json: JsonOp
 
 async def _policy_get(stack: StackAddress, model: str) -> ReleasePolicy | None:
     async with connected(stack) as client:
-        entry = await Bucket(client.jetstream(timeout=10), "policies", ReleasePolicy).get(model)
-    return entry.value if entry is not None else None
+        return await RecordsOfModels(client.jetstream(timeout=10), "policies", ReleasePolicy).get(model)

@@ -14,6 +14,7 @@ from clients.cli.connection import JsonOption, StackAddress, StateOption, connec
 from clients.cli.event_log import EventFilter, read_history
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import TARGET, check_model, parse_target
+from clients.cli.reading import RecordsOfModels
 from clients.cli.serving import read_route
 from clients.cli.version_records import VERSION, parse_version
 from contracts.envelope import Event
@@ -21,7 +22,6 @@ from contracts.facts import DeploymentChanged, OrderRefused, QuarantineLifted, R
 from contracts.routes import Route
 from contracts.vocabulary import Target
 from shared.messaging.publishing import publish_event
-from shared.storage.kv import Bucket
 
 quarantine_app = typer.Typer(
     help="List targets that a rollback quarantined, and lift a quarantine.", no_args_is_help=True
@@ -70,8 +70,8 @@ def list_command(
 async def _list(stack: StackAddress, model: str | None) -> list[Quarantined]:
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
-        entries = await Bucket(js, "routes", Route).all()
-        routes = [entry.value for name, entry in sorted(entries.items()) if model in (None, name)]
+        records = await RecordsOfModels(js, "routes", Route).all()
+        routes = [route for name, route in sorted(records.items()) if model in (None, name)]
         quarantined = [target for route in routes for target in route.quarantined]
         if not quarantined:
             return []
@@ -158,7 +158,7 @@ async def _lift(stack: StackAddress, what: str, reason: str, until: datetime, wa
             target = pick_quarantined(route, what)
             lifted = QuarantineLifted(reason=reason, target=target, expires_at=until, epoch=route.epoch if route else 0)
             event = order(sender_of(stack), target.model, None, lifted)
-            await publish_event(js, event)
+            await publish_event(js, event, random_id=True)
             answer = await _await_lift(js, target, event, wait_s)
             if isinstance(answer, int):
                 return target, answer

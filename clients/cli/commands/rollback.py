@@ -232,7 +232,7 @@ async def _rollback(
             )
             event = order(sender_of(stack), model, None, ordered)
             after = await last_sequences(js)
-            await publish_event(js, event)
+            await publish_event(js, event, random_id=True)
             if wait_s is None:
                 return event
             ended = await _await_end(client, event, after, wait_s, verbose=verbose)

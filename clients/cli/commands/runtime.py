@@ -9,6 +9,7 @@ import typer
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import check_model
+from clients.cli.reading import RecordsOfModels
 from clients.cli.runtimes import find_idle_fleets, plan_release, read_runtimes, served_by
 from clients.cli.version_records import find_version, open_store, read_events, read_routes
 from clients.training.publish import envelope
@@ -18,7 +19,6 @@ from contracts.routes import Route
 from contracts.runtimes import FleetRuntime, RunningTarget
 from decisions.serving_settings import describe_settings
 from shared.messaging.publishing import publish_event
-from shared.storage.kv import Bucket
 
 runtime_app = typer.Typer(
     help="List the runtimes of the serving fleet, and release models from one to another.", no_args_is_help=True
@@ -150,9 +150,8 @@ async def _plan(stack: StackAddress, name: str, model: str, route: Route | None)
         return "it serves its base model, which has no checkpoint; publish one with `slipway publish --runtime`"
     version = find_version(open_store(stack), model, number)
     async with connected(stack) as client:
-        stored = await Bucket(client.jetstream(timeout=10), "policies", ReleasePolicy).get(model)
-    policy = stored.value if stored is not None else None
-    return plan_release(version.manifest, name, await read_events(stack, model), policy)
+        stored = await RecordsOfModels(client.jetstream(timeout=10), "policies", ReleasePolicy).get(model)
+    return plan_release(version.manifest, name, await read_events(stack, model), stored)
 
 
 def describe_plan(fact: CheckpointReady, name: str, *, dry_run: bool) -> str:

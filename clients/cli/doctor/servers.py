@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clients.cli.doctor.findings import Finding, failure, ok
+from clients.cli.doctor.findings import Finding, failure, ok, warning
 from deploy.local import plan, triton
 from deploy.local.plan import Keys, Part, Programs
 from deploy.local.ports import choose_ports
@@ -23,6 +23,7 @@ from shared.runtime.clock import SystemClock
 from shared.runtime.process import child_command
 from shared.runtime.settings import Connection
 from shared.storage.blobs import Store
+from shared.storage.object_lock import NO_LOCK
 
 START_S = 30.0
 STOP_S = 10.0
@@ -134,12 +135,17 @@ def _await_ready(part: Part, keys: Keys, ended: Callable[[], bool]) -> str | Non
 
 
 def ask_s3(connection: Connection) -> Finding:
-    """Prove on a running object store that a create-only put creates once."""
+    """Prove on a running object store that a create-only put creates once, and ask whether objects can be locked."""
+    store = Store(connection)
     try:
-        Store(connection).check_create_only()
+        store.check_create_only()
+        locks = store.has_lock()
     except SlipwayError as error:
         return failure("s3", f"{connection.s3_endpoint}: {error.code}", error.reason)
-    return ok("s3", f"{connection.s3_endpoint} answers; a create-only put creates once")
+    detail = f"{connection.s3_endpoint} answers; a create-only put creates once"
+    if locks:
+        return ok("s3", f"{detail}; the bucket has object lock")
+    return warning("s3", detail, NO_LOCK.format(bucket=store.bucket))
 
 
 def ask_nats(connection: Connection) -> Finding:

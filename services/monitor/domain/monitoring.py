@@ -74,10 +74,16 @@ class Cause:
 
 @dataclass(frozen=True)
 class Sender:
-    """The gateway that sent a batch, and by how much its clock is ahead of the bus's."""
+    """The gateway that sent a batch.
+
+    Attributes:
+        offset_s: by how much the gateway's clock is ahead of the bus's.
+        stored_at: when the bus stored the batch; long before now if no monitor ran.
+    """
 
     gateway: str
     offset_s: float
+    stored_at: datetime
 
 
 def add_policy(state: MonitorState, version: int, release_id: str, policy: ReleasePolicy, cause: Cause) -> MonitorState:
@@ -143,18 +149,34 @@ def add_records(
         targets[name] = observe_records(watched, group, policy, rules.windowing, gather=gather, rows=rules.drift_rows)
     targets = pair_records(targets, state.policies, fresh)
     state = state.model_copy(update={"targets": targets})
-    return assess(state, cause, rules, tuple(name for name in groups if name in targets))
+    read_until = cause.at if sender is None else min(cause.at, sender.stored_at)
+    return assess(state, cause, rules, tuple(name for name in groups if name in targets), read_until)
 
 
-def assess(state: MonitorState, cause: Cause, rules: Rules, names: Iterable[str] | None = None) -> MonitorState:
-    """Decide everything that is due: windows, alerts, canaries, staging targets that fell silent."""
+def assess(
+    state: MonitorState,
+    cause: Cause,
+    rules: Rules,
+    names: Iterable[str] | None = None,
+    read_until: datetime | None = None,
+) -> MonitorState:
+    """Decide everything that is due: windows, alerts, canaries, staging targets that fell silent.
+
+    Args:
+        state: The record.
+        cause: What made the monitor decide.
+        rules: How it watches.
+        names: The targets to look at; all if None.
+        read_until: Windows are closed as of this time, now if None. Within a backlog it is the time of the batch, so
+            that the batches behind it still find their window open.
+    """
     for name in tuple(state.targets) if names is None else names:
         watched = state.targets[name]
         quiet = cause.at - watched.last_at > timedelta(seconds=rules.quiet_s)
         if state.environment == "staging" and quiet:
             state = _leave(state, watched, cause, rules, f"{watched.target} gets no requests in staging any more.")
             continue
-        watched, summaries = close_windows(watched, cause.at, rules.windowing)
+        watched, summaries = close_windows(watched, read_until or cause.at, rules.windowing)
         state = _with_target(state, watched) if summaries else state
         state = _publish(
             state, cause, [(f"{name}:{summary.window.from_.isoformat()}", summary) for summary in summaries], watched

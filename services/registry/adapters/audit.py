@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from nats.js import JetStreamContext
 from nats.js.api import RawStreamMsg
@@ -12,11 +12,15 @@ from contracts.audit import AuditItem, AuditTail
 from contracts.facts import FACTS
 from contracts.vocabulary import Digest
 from decisions.audit import Source, item_of, revision_item, unreadable_item
+from services.registry.settings import RegistrySettings
 from shared.errors import Permanent
 from shared.messaging.events import parse_event
 from shared.provenance.audit_log import put_segment, sign_tail
 from shared.provenance.envelopes import Attester
+from shared.runtime.clock import Clock
 from shared.storage.blobs import Store
+from shared.storage.object_lock import LockingStore
+from shared.storage.objects import Retention
 
 _UNKNOWN = datetime.fromtimestamp(0, UTC)
 
@@ -53,15 +57,26 @@ def _item(message: RawStreamMsg, source: Source, where: str) -> AuditItem:
 
 
 class StoredSegments:
-    """Segments in the object store (implements `audit.Segments`)."""
+    """Segments in the object store, put under lock as they are written (implements `audit.Segments`)."""
 
-    def __init__(self, store: Store, attester: Attester) -> None:
-        self._store, self._attester = store, attester
+    def __init__(self, store: Store, attester: Attester, retention: Callable[[], Retention | None]) -> None:
+        """Take the store, the key that signs, and what returns how long a segment is kept; None for no lock."""
+        self._store, self._attester, self._retention = store, attester, retention
 
     async def put(self, tail: AuditTail) -> Digest:
         """Write what a log seals, signed, create-only; return the digest of the envelope that signs it."""
-        return await asyncio.to_thread(put_segment, self._store, self._attester, tail)
+        return await asyncio.to_thread(self._put, tail)
+
+    def _put(self, tail: AuditTail) -> Digest:
+        return put_segment(self._store, self._attester, tail, self._retention())
 
     def sign(self, tail: AuditTail) -> str:
         """Return the envelope that signs where a log ends."""
         return sign_tail(self._attester, tail)
+
+
+def segment_retention(store: LockingStore, settings: RegistrySettings, clock: Clock) -> Retention | None:
+    """Return how long a segment that is written now is kept; None if the bucket has no object lock."""
+    if store.why_unlocked() is not None:
+        return None
+    return Retention(settings.lock_mode, clock.now() + timedelta(days=settings.lock_audit_days))

@@ -1,11 +1,11 @@
-"""Announced checkpoints, read again from the stream that keeps them."""
+"""Announced checkpoints, read again from the stream that keeps them; the number of dead letters."""
 
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from contracts.envelope import Event
 from contracts.facts import CheckpointReady
-from contracts.services import INBOX
+from contracts.services import DEADLETTER, INBOX
 from shared.messaging.events import parse_event
 
 
@@ -22,3 +22,8 @@ class StreamInbox:
         except NotFoundError:
             return None
         return parse_event(CheckpointReady, message.subject or "", message.data or b"")
+
+
+async def count_dead_letters(js: JetStreamContext) -> int:
+    """Return how many dead letters are stored."""
+    return (await js.stream_info(DEADLETTER)).state.messages

@@ -1,12 +1,13 @@
 import pytest
 
 from clients.cli.commands.status import PlainDrawing
-from clients.cli.event_log import parse, subject_filter
+from clients.cli.event_log import parse, subjects_in
 from clients.cli.views.progress import Progress
 from clients.cli.views.projection import join, project
 from clients.cli.views.render import as_data, bar, duration, event_line, plain_block, rich_block, work_line
 from contracts import facts as f
 from contracts.envelope import plain
+from contracts.services import EVENTS, ORDERS
 from contracts.vocabulary import canonical_json
 from testbed.factories import after, event
 from tests.unit.cli.test_release_view import (
@@ -154,8 +155,8 @@ def test_an_event_under_anothers_name_is_skipped():
 
 
 def test_the_log_is_filtered_by_model_on_the_server():
-    assert subject_filter("support-bot") == "slipway.*.*.*.support-bot.*"
-    assert subject_filter(None) == ">"
+    assert subjects_in(ORDERS, ("support-bot",), None) == ["slipway.*.*.*.support-bot.*"]
+    assert subjects_in(EVENTS, None, None) == [">"]
 
 
 def test_no_events_give_no_releases():

@@ -9,7 +9,7 @@ import pytest
 
 from contracts.facts import ApprovalGranted, CheckpointReady, RollbackOrdered
 from contracts.teams import TeamQuota
-from decisions.bus_permissions import permissions_of
+from decisions.bus_permissions import permissions_of, readable_models
 from decisions.store_permissions import access_of
 from decisions.teams import find_foreign, narrowed
 from deploy.identity.key_folder import KeyFolder, KeysRefused
@@ -58,6 +58,20 @@ def test_members_act_on_the_models_of_their_team_only(keys):
     config = keys.server_config.read_text()
     assert f"{RollbackOrdered.TYPE}.shop-bot.paula" in config
     assert f"{RollbackOrdered.TYPE}.*.paula" not in config
+
+
+def test_a_command_learns_from_its_permissions_which_models_it_may_read(keys):
+    keys.add("vera", ["viewer"], team="shop")
+    keys.add("olga", ["operator"])
+    keys.add("adam", ["administrator"])
+    allowed = {each.name: permissions_of(narrowed(each, keys.teams())).publish for each in keys.identities()}
+    assert readable_models(allowed["vera"]) == ("shop-bot", "faq-bot")
+    assert readable_models(allowed["olga"]) is None
+    assert readable_models(allowed["adam"]) is None
+    assert readable_models([">"]) is None
+    member = next(each for each in keys.identities() if each.name == "vera")
+    assert readable_models(permissions_of(narrowed(member, ())).publish) == ()
+    assert all(subject not in allowed["vera"] for subject in allowed["olga"] if "STREAM.MSG.GET" in subject)
 
 
 def test_other_models_of_a_team_count_at_once(keys):

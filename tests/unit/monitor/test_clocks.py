@@ -24,7 +24,7 @@ def send(state, records, at, *, gateway="gateway-east-1", offset=0.0, own=0.0):
         for record in records
     ]
     cause = Cause(f"batch-{gateway}-{at}", f.after(at), "correlation", own)
-    return watching.add_records(state, shifted, cause, m.RULES, Sender(gateway, offset))
+    return watching.add_records(state, shifted, cause, m.RULES, Sender(gateway, offset, f.after(at)))
 
 
 def sweep(state, at, own=0.0):
@@ -175,5 +175,5 @@ def test_a_wrong_clock_does_not_keep_drift_from_being_watched():
 def test_an_unbelievable_offset_raises_nothing():
     state = send(m.routed(), [m.record(1.0)], 2.0)
     cause = Cause("far", f.after(3), "correlation")
-    state = watching.add_records(state, [m.record(2.0)], cause, m.RULES, Sender("gateway-far", -1e12))
+    state = watching.add_records(state, [m.record(2.0)], cause, m.RULES, Sender("gateway-far", -1e12, f.after(3)))
     assert state.clocks["gateway-far"].wrong == 1

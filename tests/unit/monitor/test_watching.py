@@ -8,6 +8,7 @@ from contracts import facts as cf
 from contracts.facts.watch import Features
 from contracts.policy import Canary
 from services.monitor.domain import monitoring as watching
+from services.monitor.domain.monitoring import Cause, Sender
 from services.monitor.domain.record import MonitorState
 from testbed import factories as f
 from tests.unit.monitor import factories as m
@@ -224,6 +225,20 @@ def test_each_window_is_summarised_once_after_its_lateness():
     late = m.take(state, [m.record(3)], 201)
     assert late.targets[ACTIVE].late == 1
     assert watching.assess(late, m.cause(300), m.RULES).outbox == state.outbox
+
+
+@pytest.mark.parametrize("started_s", [0.0, 61.0, 90.0, 3600.0])
+def test_a_backlog_is_summarised_whole_however_late_it_is_read(started_s):
+    """The first batch does not close the window of the batches behind it: none of them is late."""
+    state = m.routed()
+    for stored_s in range(1, 200):
+        cause = Cause(f"batch-{stored_s}", f.after(max(stored_s, started_s)), "correlation")
+        sender = Sender("gateway-east-1", 0.0, f.after(stored_s))
+        state = watching.add_records(state, [m.record(stored_s - 0.9)], cause, m.RULES, sender)
+    (watched,) = state.targets.values()
+    assert (watched.requests, watched.late) == (199, 0)
+    state = watching.assess(state, m.cause(max(300.0, started_s)), m.RULES)
+    assert sum(window.requests for window in m.published(state, cf.WindowSummarised)) == 199
 
 
 # -- the canary -------------------------------------------------------------------------------------------------------

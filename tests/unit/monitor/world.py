@@ -6,6 +6,7 @@ from contracts.envelope import Event
 from contracts.facts import Inference, InferenceBatch
 from services.monitor.app import build, build_sweeper
 from services.monitor.domain.record import MonitorState
+from services.monitor.metrics import MonitorMetrics
 from services.monitor.settings import MonitorSettings
 from shared.messaging.bus import Bus
 from shared.messaging.records import RecordStore
@@ -29,13 +30,18 @@ class World:
         self.publisher = MemoryPublisher("monitor", now_s=self.now_s)
         chosen = MonitorSettings(**settings)
         self.rules = chosen.rules()
+        self.bus = Bus(Connection(), "monitor", SystemClock())
+        metrics = MonitorMetrics(self.bus.metrics)
         self.monitor = build(
-            Bus(Connection(), "monitor", SystemClock()),
-            states=RecordStore("alerts", self.records, self.publisher, service="monitor", boottime=self.now_s),
+            self.bus,
+            states=RecordStore(
+                "alerts", self.records, self.publisher, service="monitor", boottime=self.now_s, note=metrics.note
+            ),
             references=references or Unwired(),
             reports=reports or Unwired(),
             own_offset_s=lambda: 0.0,
             settings=chosen,
+            metrics=metrics,
             clock=clock or VirtualClock(f.after(starts_s)),
         )
         self.sweeper = build_sweeper(self.monitor, chosen)

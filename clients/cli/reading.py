@@ -1,0 +1,142 @@
+"""Read messages of the bus with a consumer for each subject, which is what the bus permits the members of a team."""
+
+import contextlib
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import nats.errors
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from pydantic import BaseModel
+
+from contracts.services import RECORD_KEYS
+from decisions.bus_permissions import OWN_PERMISSIONS, readable_models
+from shared.errors import Transient
+from shared.storage.record_format import parse
+
+R = TypeVar("R", bound=BaseModel)
+BATCH = 200
+ANSWER_S = 5.0
+IDLE_S = 30.0
+_DELETED = "KV-Operation"
+
+
+class Subscription:
+    """A consumer of one subject of a stream, which the server forgets when it is not used for a while.
+
+    Its name cannot be guessed: who knows it could read with it.
+    """
+
+    def __init__(self, js: JetStreamContext, stream: str, pull: JetStreamContext.PullSubscription, ahead: int) -> None:
+        """Take what `subscribe` made."""
+        self._js = js
+        self._stream = stream
+        self._pull = pull
+        self.ahead = ahead
+        """Messages that were there when it was made."""
+
+    async def fetch(self, wait_s: float) -> list[Msg]:
+        """Return all messages that are available, else wait for one; raise TimeoutError if none arrives."""
+        first = await self._pull.fetch(1, timeout=wait_s)
+        pending = first[-1].metadata.num_pending
+        return first if pending == 0 else first + await self._pull.fetch(min(pending, BATCH), timeout=wait_s)
+
+    async def close(self) -> None:
+        """Remove the consumer; raise an error of the client if the bus does not answer."""
+        await self._pull.unsubscribe()
+        await self._js.delete_consumer(self._stream, self._pull._consumer)  # noqa: SLF001 - the client has no name of it
+
+
+async def subscribe(js: JetStreamContext, stream: str, subject: str, **settings: Any) -> Subscription:
+    """Return a new consumer of a subject; settings are those of nats-py's ConsumerConfig."""
+    name = f"cli-{secrets.token_hex(12)}"
+    config = ConsumerConfig(
+        name=name,
+        filter_subject=subject,
+        ack_policy=AckPolicy.NONE,
+        inactive_threshold=IDLE_S,
+        mem_storage=True,
+        **settings,
+    )
+    info = await js.add_consumer(stream, config)
+    pull = await js.pull_subscribe_bind(consumer=name, stream=stream)
+    return Subscription(js, stream, pull, int(info.num_pending or 0))
+
+
+async def read_messages(
+    js: JetStreamContext, stream: str, subject: str, *, most: int | None = None, **settings: Any
+) -> list[Msg]:
+    """Return the messages of a subject that are there now, in the order of the stream.
+
+    Args:
+        js: The bus.
+        stream: The stream.
+        subject: The subject, with wildcards.
+        most: The most messages that are returned.
+        settings: Settings of the consumer: which message is the first one.
+
+    Raises:
+        Transient: The stream stops answering.
+    """
+    subscription = await subscribe(js, stream, subject, **settings)
+    wanted = subscription.ahead if most is None else min(most, subscription.ahead)
+    messages: list[Msg] = []
+    try:
+        while len(messages) < wanted:
+            messages += await subscription.fetch(ANSWER_S)
+    except TimeoutError as error:
+        raise Transient("bus_unavailable", f"The stream {stream} stopped answering.") from error
+    finally:
+        with contextlib.suppress(nats.errors.Error, TimeoutError):
+            await subscription.close()
+    return messages[:wanted]
+
+
+async def own_models(js: JetStreamContext) -> tuple[str, ...] | None:
+    """Return the models that this identity may read; None for all."""
+    answer = await js._nc.request(OWN_PERMISSIONS, b"", timeout=ANSWER_S)  # noqa: SLF001 - the client of this context
+    permissions = json.loads(answer.data)["data"].get("permissions")
+    return None if permissions is None else readable_models(permissions.get("publish", {}).get("allow", [">"]))
+
+
+async def models_in_reach(js: JetStreamContext, model: str | None) -> tuple[str, ...] | None:
+    """Return the models that a command reads: the one that it names, else those that its identity may; None for all."""
+    return (model,) if model is not None else await own_models(js)
+
+
+@dataclass(frozen=True)
+class RecordsOfModels(Generic[R]):
+    """Records of one bucket, read with consumers for the keys of the models that this identity may read."""
+
+    js: JetStreamContext
+    bucket: str
+    kind: type[R]
+
+    async def get(self, key: str) -> R | None:
+        """Return a record; None if there is none."""
+        return (await self.matching(key)).get(key)
+
+    async def all(self) -> dict[str, R]:
+        """Return the records of all models that this identity may read, by key."""
+        models = await own_models(self.js)
+        patterns: Sequence[str] = (">",)
+        if models is not None:
+            named = [each.format(model=model) for each in RECORD_KEYS[self.bucket] for model in models]
+            patterns = tuple(dict.fromkeys(named))
+        records: dict[str, R] = {}
+        for pattern in patterns:
+            records |= await self.matching(pattern)
+        return records
+
+    async def matching(self, pattern: str) -> dict[str, R]:
+        """Return the records whose keys match a pattern, by key."""
+        prefix = f"$KV.{self.bucket}."
+        policy = DeliverPolicy.LAST_PER_SUBJECT
+        messages = await read_messages(self.js, f"KV_{self.bucket}", f"{prefix}{pattern}", deliver_policy=policy)
+        kept = [message for message in messages if _DELETED not in (message.headers or {})]
+        keys = {message.subject.removeprefix(prefix): message.data for message in kept}
+        return {key: parse(self.kind, data, f"{self.bucket}/{key}")[0] for key, data in keys.items()}

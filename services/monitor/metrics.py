@@ -1,0 +1,45 @@
+"""The monitor's Prometheus metrics: gateways that send telemetry, open alerts, drift."""
+
+from collections import Counter
+
+from prometheus_client import CollectorRegistry
+
+from contracts import metrics as m
+from contracts.vocabulary import Environment, Target
+from decisions.clocks import is_wrong
+from services.monitor.domain.drift import DriftVerdict
+from services.monitor.domain.monitoring import Sender
+from services.monitor.domain.record import MonitorState
+from shared.runtime.metrics import BoundedLabel, Counts, counter, gauge
+
+
+class MonitorMetrics:
+    """The metrics of gateways, alerts and drift."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._offset = gauge(m.CLOCK_OFFSET, registry)
+        self._shifted = counter(m.RECORDS_SHIFTED, registry)
+        self._implausible = counter(m.RECORDS_IMPLAUSIBLE, registry)
+        self._open = Counts(gauge(m.ALERTS_OPEN, registry))
+        self._drift = gauge(m.DRIFT, registry)
+        self._comparisons = counter(m.DRIFT_COMPARISONS, registry)
+        self._gateway, self._target = BoundedLabel(), BoundedLabel()
+
+    def count(self, sender: Sender, records: int, implausible: int) -> None:
+        """Count a batch of a gateway."""
+        gateway = self._gateway(sender.gateway)
+        self._offset.labels(gateway).set(sender.offset_s)
+        if is_wrong(sender.offset_s):
+            self._shifted.labels(gateway).inc(records)
+        self._implausible.labels(gateway).inc(implausible)
+
+    def note(self, key: str, state: MonitorState) -> None:
+        """Export the open alerts of a record."""
+        alerts = [alert for alert in state.alerts.values() if alert.open]
+        self._open.replace(key, Counter((state.environment, alert.kind, alert.severity) for alert in alerts))
+
+    def note_comparison(self, environment: Environment, target: Target, verdict: DriftVerdict) -> None:
+        """Export how far each feature of a target's answers is from its reference."""
+        for column in verdict.columns:
+            self._drift.labels(environment, self._target(target), column.column).set(column.statistic)
+        self._comparisons.labels("true" if verdict.drifted else "false").inc()

@@ -1,0 +1,26 @@
+"""The rollback-controller's Prometheus metrics: rollbacks under way, standbys without a proof."""
+
+from prometheus_client import CollectorRegistry
+
+from contracts import metrics as m
+from services.rollback_controller.domain.record import RollbackState
+from shared.runtime.metrics import Counts, gauge
+
+
+class RollbackMetrics:
+    """What follows from the records."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._open = Counts(gauge(m.ROLLBACKS_OPEN, registry))
+        self._unproven = Counts(gauge(m.STANDBYS_UNPROVEN, registry))
+        self._alerts = Counts(gauge(m.ALERTS_OPEN, registry))
+        self._unproven.replace("", {(): 0.0})
+
+    def note(self, key: str, state: RollbackState) -> None:
+        """Export what is open in a record."""
+        under_way = sum(rollback.phase in ("decided", "switched") for rollback in state.rollbacks)
+        self._open.replace(key, {(state.environment,): under_way})
+        standby = state.standby
+        self._unproven.replace(key, {(): 1.0} if standby is not None and standby.code is not None else {})
+        raised = standby is not None and standby.raised_at is not None
+        self._alerts.replace(key, {(state.environment, "provenance", "warning"): 1.0} if raised else {})

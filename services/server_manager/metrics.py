@@ -1,0 +1,37 @@
+"""The server-manager's Prometheus metrics: the fleet's targets, their memory, staging orders, alerts."""
+
+from collections import Counter
+
+from prometheus_client import CollectorRegistry
+
+from contracts import metrics as m
+from services.server_manager.answers import SEVERITY
+from services.server_manager.domain.records import Servers
+from shared.runtime.metrics import BoundedLabel, Counts, gauge
+
+
+class FleetMetrics:
+    """What follows from the record of the fleet; of several server-managers each shows it, not only the leader."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._targets = Counts(gauge(m.TARGETS, registry))
+        self._memory = Counts(gauge(m.TARGET_MEMORY, registry))
+        self._alerts = Counts(gauge(m.ALERTS_OPEN, registry))
+        self._reserved = gauge(m.MEMORY_RESERVED, registry)
+        self._budget = gauge(m.MEMORY_BUDGET, registry)
+        self._waiting = gauge(m.LEASES_WAITING, registry)
+        self._target = BoundedLabel()
+
+    def note(self, fleet: str, record: Servers) -> None:
+        """Export the record of a fleet."""
+        self._targets.replace(fleet, Counter((loaded.phase,) for loaded in record.loaded))
+        memory = Counter[tuple[str, ...]]()
+        for loaded in record.loaded:
+            memory[(self._target(loaded.target),)] += loaded.memory_bytes
+        self._memory.replace(fleet, memory)
+        self._alerts.replace(
+            fleet, Counter(("production", alert.kind, SEVERITY[alert.kind]) for alert in record.alerts)
+        )
+        self._reserved.set(sum(loaded.memory_bytes for loaded in record.loaded))
+        self._budget.set(record.memory_budget_bytes)
+        self._waiting.set(len(record.waiting))

@@ -1,0 +1,88 @@
+"""Makes Prometheus metrics from their declarations, and bounds their labels."""
+
+from collections.abc import Iterable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from contracts.metrics import LABEL_VALUES, METRICS, OTHER, Metric
+
+
+def metrics_of(service: str) -> tuple[Metric, ...]:
+    """Return the metrics that a service exports besides those of every service."""
+    return tuple(metric for metric in METRICS if service in metric.services)
+
+
+def counter(declared: Metric, registry: CollectorRegistry) -> Counter:
+    """Return a new counter."""
+    return Counter(declared.name, declared.text, declared.labels, registry=registry)
+
+
+def gauge(declared: Metric, registry: CollectorRegistry) -> Gauge:
+    """Return a new gauge."""
+    mode = declared.shared
+    return Gauge(declared.name, declared.text, declared.labels, registry=registry, multiprocess_mode=mode)
+
+
+def histogram(declared: Metric, registry: CollectorRegistry) -> Histogram:
+    """Return a new histogram."""
+    return Histogram(declared.name, declared.text, declared.labels, registry=registry, buckets=declared.buckets)
+
+
+class BoundedLabel:
+    """Values of a label whose number an outsider determines: beyond a limit, all others are `other`.
+
+    The first values keep their label until the process ends: series that change their meaning mislead more than some
+    without a name.
+    """
+
+    def __init__(self, limit: int = LABEL_VALUES) -> None:
+        self._limit = limit
+        self._known: set[str] = set()
+
+    def __call__(self, value: object) -> str:
+        """Return the label of a value."""
+        text = str(value)
+        if text not in self._known:
+            if len(self._known) >= self._limit:
+                return OTHER
+            self._known.add(text)
+        return text
+
+
+class Counts:
+    """A gauge of how many things there are, by labels; each source replaces what it said before.
+
+    A source is a record. Labels that no source names any more are 0: their series would keep the last value otherwise.
+    """
+
+    def __init__(self, metric: Gauge) -> None:
+        self._metric = metric
+        self._by_source: dict[str, Mapping[tuple[str, ...], float]] = {}
+        self._shown: set[tuple[str, ...]] = set()
+
+    def replace(self, source: str, counts: Mapping[tuple[str, ...], float]) -> None:
+        """Take the counts of a source in place of those before."""
+        if self._by_source.get(source, {}) == counts:
+            return
+        if counts:
+            self._by_source[source] = dict(counts)
+        else:
+            self._by_source.pop(source, None)
+        self._show(counts)
+
+    def keep_only(self, sources: Iterable[str]) -> None:
+        """Forget the sources that are not listed."""
+        gone = self._by_source.keys() - set(sources)
+        for source in gone:
+            del self._by_source[source]
+        if gone:
+            self._show(())
+
+    def _show(self, new: Iterable[tuple[str, ...]]) -> None:
+        sums = dict.fromkeys((*self._shown, *new), 0.0)
+        for counts in self._by_source.values():
+            for labels, count in counts.items():
+                sums[labels] = sums.get(labels, 0.0) + count
+        for labels, total in sums.items():
+            (self._metric.labels(*labels) if labels else self._metric).set(total)
+        self._shown = set(sums)

@@ -1,0 +1,116 @@
+"""Exports what every service knows about itself: its build, how far its consumers are, when certificates expire."""
+
+import asyncio
+import contextlib
+import ssl
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import nats.errors
+import structlog
+from cryptography import x509
+
+from contracts import metrics as m
+from contracts.version import VERSION
+from shared.messaging.bus import Bus
+from shared.runtime.metrics import gauge
+from shared.runtime.settings import Connection
+
+EVERY_S: Final = 10.0
+CERTIFICATES_EVERY_S: Final = 3600.0
+_ANSWER_S: Final = 5.0
+
+
+class ServiceMetrics:
+    """The gauges of one service about itself. What cannot be read keeps its last value and is logged once."""
+
+    def __init__(self, bus: Bus, connection: Connection, certificates: dict[str, Path | None] | None = None) -> None:
+        """Export the build; the rest follows with `keep_current`.
+
+        Args:
+            bus: The service's connection, whose registry takes the metrics.
+            connection: The addresses of bus and store, and the certificates that they are trusted by.
+            certificates: More certificates in files, by name; None for one that is not used.
+        """
+        self._bus, self._connection = bus, connection
+        files = {"bus-authority": connection.nats_ca, "store-authority": connection.s3_ca, **(certificates or {})}
+        self._files = {name: path for name, path in files.items() if path is not None}
+        self._failed: set[str] = set()
+        self._pending = gauge(m.CONSUMER_PENDING, bus.metrics)
+        self._unacknowledged = gauge(m.CONSUMER_UNACKNOWLEDGED, bus.metrics)
+        self._read_at = gauge(m.CONSUMERS_READ, bus.metrics)
+        self._expiry = gauge(m.CERTIFICATE_EXPIRY, bus.metrics)
+        gauge(m.BUILD_INFO, bus.metrics).labels(bus.service, VERSION).set(1)
+
+    async def keep_current(self) -> None:
+        """Read all of it again and again, for ever."""
+        certificates_at_s = self._bus.clock.monotonic()
+        while True:
+            now_s = self._bus.clock.monotonic()
+            if now_s >= certificates_at_s:
+                certificates_at_s = now_s + CERTIFICATES_EVERY_S
+                await self.read_certificates()
+            await self.read_consumers()
+            await asyncio.sleep(EVERY_S)
+
+    async def read_consumers(self) -> None:
+        """Export how far the consumers of this service are."""
+        if not self._bus.consumptions:
+            return
+        try:
+            for durable, consumption in self._bus.consumptions.items():
+                info = await self._bus.js.consumer_info(consumption.stream, durable, timeout=_ANSWER_S)
+                self._pending.labels(durable).set(info.num_pending or 0)
+                self._unacknowledged.labels(durable).set(info.num_ack_pending or 0)
+        except (nats.errors.Error, TimeoutError, OSError) as error:
+            self._note_failure("consumers", error)
+        else:
+            self._read_at.set(self._bus.clock.now().timestamp())
+            self._failed.discard("consumers")
+
+    async def read_certificates(self) -> None:
+        """Export when the certificates expire: those in files, and those that bus and store present."""
+        for name, path in self._files.items():
+            try:
+                text = await asyncio.to_thread(path.read_bytes)
+                expires_at = min(item.not_valid_after_utc for item in x509.load_pem_x509_certificates(text))
+                self._expiry.labels(name).set(expires_at.timestamp())
+            except (OSError, ValueError) as error:
+                self._note_failure(name, error)
+        for name, address in self._servers().items():
+            try:
+                self._expiry.labels(name).set((await _presented(*address)).timestamp())
+            except (OSError, ssl.SSLError, TimeoutError, ValueError) as error:
+                self._note_failure(name, error)
+
+    def _servers(self) -> dict[str, tuple[str, int, Path]]:
+        """Return the addresses that present a certificate, with what verifies it."""
+        addresses, connection = {}, self._connection
+        if connection.nats_ca is not None:
+            url = urlsplit(connection.nats_url.split(",")[0])
+            addresses["bus"] = (url.hostname or "", url.port or 4222, connection.nats_ca)
+        if connection.s3_ca is not None and connection.s3_credentials is not None:
+            host, _, port = connection.s3_endpoint.rpartition(":")
+            addresses["store"] = (host.strip("[]"), int(port), connection.s3_ca)
+        return addresses
+
+    def _note_failure(self, name: str, error: BaseException) -> None:
+        if name not in self._failed:
+            self._failed.add(name)
+            structlog.get_logger().warning("a metric cannot be read", about=name, error=repr(error))
+
+
+async def _presented(host: str, port: int, authority: Path) -> datetime:
+    """Return when the certificate of a server expires; the bus, too, begins with the handshake."""
+    context = ssl.create_default_context(cafile=str(authority))
+    async with asyncio.timeout(_ANSWER_S):
+        _, writer = await asyncio.open_connection(host, port, ssl=context)
+    try:
+        expires = (writer.get_extra_info("peercert") or {}).get("notAfter", "")
+        return datetime.fromtimestamp(ssl.cert_time_to_seconds(expires), UTC)
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError, ssl.SSLError):
+            await writer.wait_closed()

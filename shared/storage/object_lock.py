@@ -1,0 +1,142 @@
+"""Objects under lock in a bucket that was made for it: retention, versions, and which version readers read."""
+
+import re
+from datetime import datetime
+
+import structlog
+from minio.commonconfig import COMPLIANCE, GOVERNANCE
+from minio.error import S3Error
+from minio.retention import Retention as S3Retention
+from pydantic import ValidationError
+
+from contracts.manifests import VersionLock
+from shared.errors import Permanent
+from shared.storage.blobs import Store
+from shared.storage.objects import ObjectVersion, Retention
+
+_MODES = {"governance": GOVERNANCE, "compliance": COMPLIANCE}
+_RECORD = re.compile(r"versions/[^/]+/[0-9]+/locks/[0-9]{6}\.json", re.ASCII)
+NO_LOCK = (
+    "The bucket {bucket} was made without object lock: who may delete in the store can delete promoted versions and "
+    "the audit log. Switch on versioning and object lock of the bucket, or make a new one, as docs/operations.md says; "
+    "until then everything goes on without."
+)
+
+
+def lock_key(model: str, version: int, number: int) -> str:
+    """Return where the record of a version's locked objects is, from 1."""
+    return f"{lock_prefix(model, version)}{number:06d}.json"
+
+
+def lock_prefix(model: str, version: int) -> str:
+    """Return where the records of a version's locked objects are."""
+    return f"versions/{model}/{version}/locks/"
+
+
+def read_locks(store: Store, model: str, version: int) -> list[VersionLock]:
+    """Return the records of a version's locked objects, the first first.
+
+    Of each record the version that was written first counts. One that cannot be read is left out.
+    """
+    first: dict[str, ObjectVersion] = {}
+    for each in store.versions(lock_prefix(model, version)):
+        if not each.marker and _RECORD.fullmatch(each.key):
+            first.setdefault(each.key, each)
+    pinned = store.pinned({key: (each.version_id,) for key, each in first.items()})
+    records = []
+    for key in sorted(first):
+        try:
+            record = VersionLock.model_validate_json(pinned.find(key) or b"")
+        except ValidationError as error:
+            structlog.get_logger().warning("a record of locked objects cannot be read", key=key, error=str(error))
+            continue
+        if (record.model, record.version) == (model, version):
+            records.append(record)
+    return records
+
+
+def pins_of(records: list[VersionLock]) -> dict[str, tuple[str, ...]]:
+    """Return the versions that are read of each object, in the order in which they count."""
+    pins: dict[str, tuple[str, ...]] = {}
+    for record in records:
+        for each in record.objects:
+            if each.version_id not in pins.get(each.key, ()):
+                pins[each.key] = (*pins.get(each.key, ()), each.version_id)
+    return pins
+
+
+def pin_version(store: Store, model: str, version: int) -> Store:
+    """Return a store that reads a version's objects as they were locked; as they are where none is locked.
+
+    Raises:
+        Transient: `store_unavailable`.
+    """
+    try:
+        return store.pinned(pins_of(read_locks(store, model, version)))
+    except Permanent as error:  # of a store without versions, or of permissions of an older version
+        structlog.get_logger().warning("locked versions cannot be listed", model=model, version=version, why=str(error))
+        return store
+
+
+class LockingStore(Store):
+    """The store for the one service that sets retentions."""
+
+    _why: str | None = None
+    _asked = False
+
+    def why_unlocked(self) -> str | None:
+        """Return why nothing can be locked; None if it can. The bucket is asked once.
+
+        Raises:
+            Transient: `store_unavailable`.
+        """
+        if not self._asked:
+            try:
+                self._why = None if self.has_lock() else NO_LOCK.format(bucket=self.bucket)
+            except Permanent as error:
+                self._why = error.reason
+            if self._why is not None:
+                structlog.get_logger().warning("nothing is put under lock", why=self._why)
+            self._asked = True
+        return self._why
+
+    def retain(self, key: str, version_id: str, retention: Retention) -> None:
+        """Set how long a version is kept; it can only be extended.
+
+        Raises:
+            Permanent: `uri_not_allowed` if the store refuses, also because it would be shorter.
+        """
+        config = S3Retention(_MODES[retention.mode], retention.until)
+        with self._translated(key):
+            self._client.set_object_retention(
+                bucket_name=self.bucket, object_name=key, config=config, version_id=version_id
+            )
+
+    def retained_until(self, key: str, version_id: str) -> datetime | None:
+        """Return until when a version is kept; None if it is not retained."""
+        with self._translated(key):
+            try:
+                config = self._client.get_object_retention(
+                    bucket_name=self.bucket, object_name=key, version_id=version_id
+                )
+            except S3Error as error:
+                if error.code == "NoSuchObjectLockConfiguration":
+                    return None
+                raise
+        return config.retain_until_date if config is not None else None
+
+    def remove_version(self, key: str, version_id: str) -> None:
+        """Remove a version or a delete marker; the store refuses to remove what is retained."""
+        with self._translated(key):
+            self._client.remove_object(bucket_name=self.bucket, object_name=key, version_id=version_id)
+
+    def latest_version(self, key: str) -> str | None:
+        """Return the id of the version that readers get who name none; None if there is none, or a marker hides it."""
+        with self._translated(key):
+            try:
+                latest = self._client.stat_object(bucket_name=self.bucket, object_name=key)
+            except S3Error as error:
+                if error.code in ("NoSuchKey", "NoSuchVersion", "MethodNotAllowed"):
+                    return None
+                raise
+        return latest.version_id or "null"

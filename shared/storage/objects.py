@@ -1,0 +1,297 @@
+"""Objects of one bucket: small ones read and written whole, create-only, in versions; every failure has a code."""
+
+import base64
+import hashlib
+import re
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Self, TypeVar
+
+from minio.error import S3Error
+
+from contracts.manifests import LockMode
+from contracts.store_access import PROBE
+from contracts.vocabulary import ArtifactRef, digest_of
+from shared.errors import Permanent, Transient, translate
+from shared.runtime.settings import Connection
+from shared.storage.credentials import FileProvider, describe_refusal, trusted
+from shared.storage.transfer import LargeObjectError, ShortObjectError, TransferClient
+
+T = TypeVar("T")
+
+WHOLE_BYTES = 128 * 1024**2
+"""The largest object that is read into memory whole: manifests have kilobytes, sets of texts some tens of megabytes."""
+
+_ABSENT = ("NoSuchKey", "NoSuchBucket", "NoSuchVersion")
+_NO_LOCK = ("ObjectLockConfigurationNotFoundError", "NotImplemented")
+_NOT_THIS_VERSION = (*_ABSENT, "InvalidArgument", "MethodNotAllowed")
+"""Answers about a version that is not there: also of a store that ids of versions were not made by, or of a marker."""
+_PRECONDITION_FAILED = "PreconditionFailed"
+_URI = re.compile(r"^s3://(?P<bucket>[^/]+)/(?P<key>.+)$")
+
+
+class AlreadyExists(Exception):  # noqa: N818 - an answer, not a failure
+    """A create-only put found the key taken."""
+
+
+@dataclass(frozen=True)
+class Retention:
+    """How long a version is kept, and whether an identity with a right of its own could end it earlier."""
+
+    mode: LockMode
+    until: datetime
+
+    def headers(self, data: bytes) -> dict[str, str]:
+        """Return the headers of a request that writes these bytes under lock; stores ask for a checksum with them."""
+        checksum = hashlib.md5(data, usedforsecurity=False).digest()
+        return {
+            "x-amz-object-lock-mode": self.mode.upper(),
+            "x-amz-object-lock-retain-until-date": self.until.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "Content-MD5": base64.b64encode(checksum).decode(),
+        }
+
+
+@dataclass(frozen=True)
+class ObjectVersion:
+    """A version of an object, or a delete marker over it.
+
+    Attributes:
+        version_id: Its id; `null` for one that was written before the bucket had versions.
+        latest: A reader who names no version gets this one, or of a marker the answer that there is nothing.
+    """
+
+    key: str
+    version_id: str
+    marker: bool
+    latest: bool
+    size: int
+    modified: datetime
+
+
+class ObjectStore:
+    """A bucket, as far as its objects are small. Synchronous: call through `asyncio.to_thread`."""
+
+    def __init__(self, connection: Connection) -> None:
+        """Take the settings; raise ValueError if `s3_ca` names no readable certificate."""
+        self.bucket = connection.s3_bucket
+        self._pins: Mapping[str, Sequence[str]] = {}
+        self._key = FileProvider(connection.s3_credentials)
+        self._client = TransferClient(
+            endpoint=connection.s3_endpoint,
+            region=connection.s3_region,
+            credentials=self._key,
+            tls=trusted(connection.s3_ca),
+        )
+
+    # -- start-up ---------------------------------------------------------------------------------------------------
+
+    def ensure_bucket(self) -> None:
+        """Make the bucket if it is not there, with versions and object lock if the server has them."""
+        with self._translated("the bucket"):
+            if self._client.bucket_exists(bucket_name=self.bucket):
+                return
+            try:
+                self._client.make_bucket(bucket_name=self.bucket, object_lock=True)
+            except S3Error as error:
+                if error.code not in _NO_LOCK:
+                    raise
+                self._client.make_bucket(bucket_name=self.bucket)
+
+    def has_lock(self) -> bool:
+        """Return whether the bucket was made with object lock."""
+        try:
+            with self._translated("the bucket"):
+                self._client.get_object_lock_config(bucket_name=self.bucket)
+        except (Permanent, Transient) as error:
+            if isinstance(error.__cause__, S3Error) and error.__cause__.code in _NO_LOCK:
+                return False
+            raise
+        return True
+
+    def is_empty(self) -> bool:
+        """Return whether the bucket holds nothing but what `check_create_only` may have left."""
+        with self._translated("the bucket"):
+            tops = self._client.list_objects(bucket_name=self.bucket)
+            return all(entry.object_name == PROBE for entry in tops)
+
+    def check_create_only(self) -> None:
+        """Prove that the server honours create-only puts; raise Permanent when it does not.
+
+        A server that ignores `If-None-Match` would let two writers overwrite each other's commits.
+        """
+        key = f"{PROBE}{secrets.token_hex(8)}"
+        self.create(key, b"first")
+        try:
+            self.create(key, b"second")
+        except AlreadyExists:
+            honoured = self.find(key) == b"first"
+        else:
+            honoured = False
+        self._erase(key)
+        if not honoured:
+            raise Permanent(
+                "store_unavailable",
+                "The object store ignores If-None-Match, so commits could be overwritten; use a server with "
+                "conditional writes.",
+            )
+
+    def reachable(self) -> bool:
+        """Return True if the store answers this identity, and the bucket exists.
+
+        Raises:
+            Transient: `store_unavailable`: the store does not answer, or the bucket does not exist.
+        """
+        try:
+            with self._translated("the bucket"):
+                next(iter(self._client.list_objects(bucket_name=self.bucket, prefix=PROBE)), None)
+        except Permanent as error:
+            absent = f"The bucket {self.bucket} does not exist; create it, or set SLIPWAY_S3_BUCKET."
+            reason = absent if error.code == "artifact_not_found" else error.reason
+            raise Transient("store_unavailable", reason) from error
+        return True
+
+    # -- names ------------------------------------------------------------------------------------------------------
+
+    def uri(self, key: str) -> str:
+        """Return the URI of a key in this bucket."""
+        return f"s3://{self.bucket}/{key}"
+
+    def key_of(self, uri: str) -> str:
+        """Return the key of a URI in this bucket; raise Permanent `uri_not_allowed` for any other location."""
+        match = _URI.match(uri)
+        if match is None or match["bucket"] != self.bucket or ".." in match["key"].split("/"):
+            raise Permanent("uri_not_allowed", f"{uri[:200]} is not in the bucket {self.bucket}.")
+        return match["key"]
+
+    # -- small objects ----------------------------------------------------------------------------------------------
+
+    def find(self, key: str) -> bytes | None:
+        """Read a small object whole; None when it does not exist.
+
+        Raises:
+            Permanent: artifact_not_found when it is larger than WHOLE_BYTES.
+        """
+        return self._read(key)
+
+    def get(self, ref: ArtifactRef) -> bytes:
+        """Read a small artifact whole and verify its size, before anything is read, and its digest.
+
+        Raises:
+            Permanent: artifact_not_found, also when it is larger than WHOLE_BYTES; digest_mismatch.
+        """
+        data = self._read(self.key_of(ref.uri), ref.size_bytes)
+        if data is None:
+            raise Permanent("artifact_not_found", f"{ref.uri} does not exist.")
+        digest = digest_of(data)
+        if digest != ref.digest:
+            raise Permanent("digest_mismatch", f"{ref.uri} is {digest}, announced as {ref.digest}.", found=digest)
+        return data
+
+    def _read(self, key: str, size: int | None = None) -> bytes | None:
+        read = self._client.read
+        with self._translated(key):
+            try:
+                return self._pinned(key, lambda version: read(self.bucket, key, WHOLE_BYTES, size, version))
+            except S3Error as error:
+                if error.code in _ABSENT:
+                    return None
+                raise
+
+    def create(self, key: str, data: bytes, retention: Retention | None = None) -> ArtifactRef:
+        """Write an object that must not exist yet, under lock if asked for; raise AlreadyExists when it does."""
+        headers = retention.headers(data) if retention is not None else {}
+        with self._translated(key), self._client.creating():
+            self._client.write(self.bucket, key, memoryview(data), headers=headers)
+        return ArtifactRef(uri=self.uri(key), digest=digest_of(data), size_bytes=len(data))
+
+    def ref_to(self, key: str) -> ArtifactRef:
+        """Return the ref of an object that exists; raise Permanent artifact_not_found when it does not."""
+        data = self.find(key)
+        if data is None:
+            raise Permanent("artifact_not_found", f"{self.uri(key)} does not exist.")
+        return ArtifactRef(uri=self.uri(key), digest=digest_of(data), size_bytes=len(data))
+
+    def keys(self, prefix: str) -> list[str]:
+        """List the keys below a prefix; those of pinned versions too, whatever hides them."""
+        with self._translated(prefix):
+            listed = self._client.list_objects(bucket_name=self.bucket, prefix=prefix, recursive=True)
+            keys = [entry.object_name for entry in listed if entry.object_name]
+        pinned = {key for key in self._pins if key.startswith(prefix)}
+        return sorted({*keys, *pinned}) if pinned else keys
+
+    # -- versions ---------------------------------------------------------------------------------------------------
+
+    def versions(self, prefix: str) -> list[ObjectVersion]:
+        """List the versions and delete markers of all objects below a prefix, of each object the oldest first."""
+        with self._translated(prefix):
+            listed = self._client.list_objects(
+                bucket_name=self.bucket, prefix=prefix, recursive=True, include_version=True
+            )
+            versions = [
+                ObjectVersion(
+                    key=entry.object_name,
+                    version_id=entry.version_id or "null",
+                    marker=bool(entry.is_delete_marker),
+                    latest=str(entry.is_latest).lower() == "true",
+                    size=entry.size or 0,
+                    modified=entry.last_modified,
+                )
+                for entry in listed
+                if entry.object_name
+            ]
+        versions.reverse()  # a server lists the newest first
+        return sorted(versions, key=lambda version: (version.key, version.modified))
+
+    def pinned(self, pins: Mapping[str, Sequence[str]]) -> Self:
+        """Return this store with the versions that are read of some keys, whatever was written over them.
+
+        The first version of a key that is there counts. A key of which none is there is read as it is now: so it is
+        after a store was restored elsewhere, and readers compare digests all the same.
+        """
+        store = copy(self)
+        store._pins = dict(pins)  # noqa: SLF001 - of the same class
+        return store
+
+    def _pinned(self, key: str, read: Callable[[str | None], T]) -> T:
+        for version in self._pins.get(key, ()):
+            try:
+                return read(version)
+            except S3Error as error:
+                if error.code not in _NOT_THIS_VERSION:
+                    raise
+        return read(None)
+
+    def _erase(self, key: str) -> None:
+        """Remove each version of an object: removing the object itself would only put a marker over them."""
+        for version in self.versions(key):
+            if version.key == key:
+                with self._translated(key):
+                    self._client.remove_object(bucket_name=self.bucket, object_name=key, version_id=version.version_id)
+
+    @contextmanager
+    def _translated(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except ShortObjectError as error:
+            raise Permanent("digest_mismatch", f"The object {what} has {error}.") from error
+        except LargeObjectError as error:
+            raise Permanent(
+                "artifact_not_found",
+                f"The object {what} has more than {WHOLE_BYTES >> 20} MiB, so it is not a manifest; name the manifest "
+                "of a folder, and of a calibration or evaluation set a smaller sample.",
+            ) from error
+        except S3Error as error:
+            if error.code == _PRECONDITION_FAILED:
+                raise AlreadyExists(what) from error
+            raise describe_refusal(error, self._key.name, what) or translate(error) or error from error
+        except Exception as error:
+            translated = translate(error)
+            if translated is None or translated is error:
+                raise
+            if isinstance(translated, Transient):
+                translated.details["object"] = what
+            raise translated from error

@@ -1,0 +1,278 @@
+"""What members of a team read: their models' events, records and objects with every command, and no other team's.
+
+Each attempt at another team's is refused by the servers, whatever the client is.
+"""
+
+import asyncio
+import json
+import uuid
+from datetime import UTC, datetime
+
+import pytest
+
+from contracts import facts as f
+from contracts.envelope import nats_subject, plain, source_of
+from contracts.identities import Role
+from contracts.policy import ReleasePolicy
+from contracts.routes import Route
+from contracts.services import DEADLETTER, DEADLETTER_PREFIX, EVENTS, INBOX, ORDERS, RECORD_KEYS, TELEMETRY
+from contracts.vocabulary import canonical_json
+from deploy.identity.key_folder import KeyFolder
+from shared.messaging import topology
+from shared.messaging.provision import provision
+from shared.storage.blobs import Store
+from shared.storage.kv import Bucket
+from testbed import factories, released
+from testbed.attesters import attester_keys
+from testbed.servers import NatsServer, S3Server
+from tests.kit.command import run_command
+
+STREAMS = (INBOX, ORDERS, EVENTS, TELEMETRY, DEADLETTER)
+MEMBERS: dict[str, tuple[Role, ...]] = {"vera": ("viewer",), "sam": ("publisher", "operator", "approver")}
+OWN, FOREIGN = "shop-bot", "bank-bot"
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory):
+    folder = KeyFolder(tmp_path_factory.mktemp("keys"))
+    folder.prepare(["127.0.0.1", "localhost"], datetime.now(UTC))
+    folder.set_team("shop", [OWN, "faq-bot"])
+    folder.set_team("bank", [FOREIGN])
+    for name, roles in MEMBERS.items():
+        folder.add(name, roles, team="shop")
+    folder.add("victor", ["viewer"])
+    folder.add("admin", ["administrator"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, keys):
+    server = NatsServer(tmp_path_factory.mktemp("nats"), keys)
+    server.start()
+    asyncio.run(fill(server))
+    yield server
+    server.discard()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory, keys):
+    server = S3Server(tmp_path_factory.mktemp("s3"), keys)
+    server.start()
+    for model in (OWN, FOREIGN):
+        released.release(Store(server.settings()), keys.path, model)
+    yield server
+    server.discard()
+
+
+async def fill(server):
+    """Publish the same events, records and dead letters about both models."""
+    provisioner = await server.connect("provisioner")
+    await provision(provisioner.jetstream(timeout=30))
+    await provisioner.close()
+    client = await server.connect()
+    js = client.jetstream(timeout=10)
+    for model in (OWN, FOREIGN):
+        kinds = (f.CheckpointReady, f.RollbackOrdered, f.OrderRefused, f.ReleaseOpened, f.AlertRaised)
+        for kind in kinds:
+            source = source_of("sam") if kind is f.RollbackOrdered else factories.source_for(kind)
+            fact = factories.fact(kind, **about(kind, model))
+            changes = {"id": str(uuid.uuid4()), "subject": model, "source": source, "correlationid": f"{model}-7"}
+            event = factories.event(fact, **changes)
+            await js.publish(event.nats_subject, canonical_json(plain(event)))
+        raised = factories.fact(f.AlertRaised, **about(f.AlertRaised, model))
+        staged = factories.event(raised, id=str(uuid.uuid4()), subject=model, environment="staging")
+        await js.publish(staged.nats_subject, canonical_json(plain(staged)))
+        headers = {"Slipway-Subject": f"slipway.x.{model}.y", "Slipway-Service": "merger", "Slipway-Code": "oom"}
+        await js.publish(f"{DEADLETTER_PREFIX}.{model}.merger", b"{}", headers=headers)
+        served = {"active": factories.served(7, model=model), "quarantined": (factories.target(4, model=model),)}
+        route = Route(model=model, epoch=1, cause_id="c", **served)
+        await Bucket(js, "routes", Route).create(model, route)
+        await Bucket(js, "policies", ReleasePolicy).create(model, factories.policy())
+        for bucket, patterns in RECORD_KEYS.items():
+            for pattern in patterns:
+                key = pattern.format(model=model).replace("*", "production")
+                if bucket not in ("routes", "policies"):
+                    await js.publish(f"$KV.{bucket}.{key}", b"{}")
+    await client.close()
+
+
+def about(kind, model):
+    """Return the fields of a fact that name its model."""
+    named = {f.ReleaseOpened: {"release_id": f"{model}-7"}, f.CheckpointReady: {"model": model}}
+    alert = {"target": factories.target(model=model), "alert_id": f"{model}/slow/1"}
+    return named.get(kind, alert if kind is f.AlertRaised else {})
+
+
+def slipway(server, store, name, *arguments):
+    variables = {
+        "SLIPWAY_NATS_URL": server.url,
+        "SLIPWAY_NATS_CREDENTIALS": str(server.keys.credential(name)),
+        "SLIPWAY_NATS_CA": str(server.keys.authority),
+        "SLIPWAY_S3_ENDPOINT": f"127.0.0.1:{store.port}",
+        "SLIPWAY_S3_CREDENTIALS": str(server.keys.store.credential(name)),
+        "SLIPWAY_S3_CA": str(server.keys.authority),
+        "SLIPWAY_ATTESTERS": str(attester_keys(server.keys.path).listing),
+        "SLIPWAY_STATE_DIR": str(server.folder),
+    }
+    return run_command(variables, *arguments)
+
+
+SHOWN = {
+    ("events",): "checkpoint.ready",
+    ("events", "--environment", "staging"): "alert.raised",
+    ("status",): OWN,
+    ("alerts",): OWN,
+    ("audit",): "rollback.ordered",
+    ("deadletters", "list"): OWN,
+    ("quarantine", "list"): OWN,
+}
+"""By command: what it prints about the team's model."""
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+@pytest.mark.parametrize("command", SHOWN, ids=" ".join)
+def test_a_command_shows_a_member_the_models_of_its_team_only(server, store, name, command):
+    status, out, err = slipway(server, store, name, *command)
+    assert status == 0, err
+    assert SHOWN[command] in out
+    assert FOREIGN not in out
+    if command[0] != "audit":  # no registry writes the log here
+        assert FOREIGN in slipway(server, store, "victor", *command)[1], "an identity without a team sees all"
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_what_is_about_one_model_is_read_for_ones_own_and_refused_for_anothers(server, store, name):
+    for command in (["versions", OWN], ["show", f"{OWN}@v2"], ["policy", "show", OWN], ["verify", f"{OWN}@v2"]):
+        status, out, err = slipway(server, store, name, *command)
+        assert (status, bool(out), err) == (0, True, ""), command
+    for command in (
+        ["versions", FOREIGN],
+        ["show", f"{FOREIGN}@v2"],
+        ["policy", "show", FOREIGN],
+        ["events", "--model", FOREIGN],
+        ["status", FOREIGN],
+        ["alerts", FOREIGN],
+        ["audit", "--export", "never"],
+    ):
+        status, out, err = slipway(server, store, name, *command)
+        assert (status, out) != (0, out), command
+        assert FOREIGN not in out
+        assert "not permit" in err or "403" in err or "AccessDenied" in err or "without a team" in err, (command, err)
+
+
+def test_a_member_reads_its_own_dead_letter_only(server, store):
+    numbers = {
+        row["subject"]: row["sequence"]
+        for row in json.loads(slipway(server, store, "victor", "deadletters", "list", "--json")[1])
+    }
+    own, foreign = numbers[f"slipway.x.{OWN}.y"], numbers[f"slipway.x.{FOREIGN}.y"]
+    assert slipway(server, store, "vera", "deadletters", "show", str(own))[0] == 0
+    status, out, err = slipway(server, store, "vera", "deadletters", "show", str(foreign))
+    assert (status, out) == (1, "")
+    assert "there is no dead letter" in err
+
+
+def attempts():
+    """Requests that would show another team's model, or all of them."""
+    api = "$JS.API"
+    for stream in (*STREAMS, *(f"KV_{bucket}" for bucket in topology.BUCKETS)):
+        for verb in ("STREAM.MSG.GET", "STREAM.INFO", "DIRECT.GET", "CONSUMER.LIST", "CONSUMER.NAMES"):
+            yield f"{api}.{verb}.{stream}"
+        for end in ("", ".x", ".x.>", f".x.slipway.*.*.*.{FOREIGN}.*", f".x.slipway.staging.*.*.*.{FOREIGN}.*"):
+            yield f"{api}.CONSUMER.CREATE.{stream}{end}"
+        for end in ("slipway.>", "slipway.*.*.*.*.*", "slipway.*.*.*.>", f"slipway.deadletter.{FOREIGN}.*", "$KV.>"):
+            yield f"{api}.CONSUMER.CREATE.{stream}.x.{end}"
+        yield f"{api}.CONSUMER.DURABLE.CREATE.{stream}.x"
+        yield f"{api}.DIRECT.GET.{stream}.slipway.release.opened.v1.{FOREIGN}.registry"
+    for bucket in topology.BUCKETS:
+        for key in (FOREIGN, f"*.{FOREIGN}", f"{FOREIGN}.*", f"production.{FOREIGN}", ">", f"{FOREIGN}.>", "tail"):
+            yield f"{api}.CONSUMER.CREATE.KV_{bucket}.x.$KV.{bucket}.{key}"
+            yield f"{api}.DIRECT.GET.KV_{bucket}.$KV.{bucket}.{key}"
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+async def test_the_server_refuses_each_request_for_another_teams_models(server, name):
+    refused: set[str] = set()
+
+    async def note(error):
+        refused.add(str(error).split('"')[1])
+
+    client = await server.connect(name, error_cb=note)
+    tried = set(attempts())
+    for subject in tried:
+        await client.publish(subject, b"", reply=f"_INBOX_{name}.x")
+    live = {nats_subject(f.WorkProgressed.TYPE, model, "*") for model in (FOREIGN, "*")}
+    for subject in live:
+        await client.subscribe(subject)
+    await client.subscribe(nats_subject(f.WorkProgressed.TYPE, OWN, "*"))
+    await client.flush(timeout=10)
+    async with asyncio.timeout(5):
+        while len(refused) < len(tried) + len(live):
+            await asyncio.sleep(0.02)
+    await client.close()
+    assert refused == {subject.lower() for subject in (*tried, *live)}
+
+
+MINE = f"slipway.*.*.*.{OWN}.*"
+THEIRS = f"slipway.*.*.*.{FOREIGN}.*"
+BODIES = {
+    "another filter": {"filter_subject": THEIRS},
+    "all": {"filter_subject": ">"},
+    "no filter": {},
+    "filters": {"filter_subjects": [THEIRS]},
+    "more filters": {"filter_subjects": [MINE, THEIRS]},
+    "both": {"filter_subject": MINE, "filter_subjects": [MINE, THEIRS]},
+    "one of several": {"filter_subject": MINE, "filter_subjects": [THEIRS]},
+    "the next tokens": {"filter_subject": f"{MINE}.>"},
+}
+
+
+@pytest.mark.parametrize("how", BODIES)
+@pytest.mark.parametrize("action", ["", "update", "create"])
+async def test_the_body_of_a_request_opens_no_more_than_its_subject(server, how, action):
+    client = await server.connect("vera")
+    subject = f"$JS.API.CONSUMER.CREATE.{EVENTS}.{{}}.{MINE}"
+    name = f"n{abs(hash((how, action)))}"
+    try:
+        if action == "update":
+            config = {"name": name, "filter_subject": MINE, "ack_policy": "none"}
+            made = await ask(client, subject.format(name), {"stream_name": EVENTS, "config": config})
+            assert made["num_pending"] == 3
+        config = {"name": name, "ack_policy": "none", "deliver_policy": "all", **BODIES[how]}
+        answer = await ask(client, subject.format(name), {"stream_name": EVENTS, "config": config, "action": action})
+        assert "error" in answer, answer
+    finally:
+        await client.close()
+
+
+async def ask(client, subject, body):
+    return json.loads((await client.request(subject, json.dumps(body).encode(), timeout=5)).data)
+
+
+@pytest.mark.parametrize("filtered", [f"slipway.*.*.*.{OWN}.>", f"slipway.>.*.*.{OWN}.*", f"slipway.*.*.*.{OWN}.*"])
+async def test_a_filter_with_other_wildcards_is_of_ones_own_model_or_is_no_filter(server, filtered):
+    client = await server.connect("vera")
+    config = {"name": "wild", "filter_subject": filtered, "ack_policy": "none", "deliver_policy": "all"}
+    body = {"stream_name": EVENTS, "config": config}
+    answer = await ask(client, f"$JS.API.CONSUMER.CREATE.{EVENTS}.wild.{filtered}", body)
+    if "error" not in answer:
+        subscription = await client.jetstream().pull_subscribe_bind(consumer="wild", stream=EVENTS)
+        messages = await subscription.fetch(answer["num_pending"], timeout=5)
+        assert {message.subject.split(".")[-2] for message in messages} == {OWN}
+        await client.jetstream().delete_consumer(EVENTS, "wild")
+    await client.close()
+
+
+async def test_a_request_names_another_stream_in_its_body_in_vain(server):
+    client = await server.connect("vera")
+    for stream in ("KV_api-keys", ORDERS):
+        config = {"name": "x", "filter_subject": MINE, "ack_policy": "none"}
+        answer = await ask(
+            client, f"$JS.API.CONSUMER.CREATE.{EVENTS}.x.{MINE}", {"stream_name": stream, "config": config}
+        )
+        assert "error" in answer
+    await client.close()
+
+
+def test_every_bucket_says_which_keys_are_of_one_model():
+    assert set(RECORD_KEYS) == set(topology.BUCKETS)
