@@ -10,6 +10,8 @@ from .vocabulary import Contract
 DEMAND_PREFIX: Final = "slipway.gateway-demand.v1"
 """Subjects of demand reports are this, a dot, and the id of the gateway's process. No stream stores them."""
 MOST_ACCOUNTS: Final = 5_000
+TEAM_PREFIX: Final = "team-"
+"""Beginning of the account that the usage of all keys of a team is counted in; no key has it."""
 
 Account = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,127}$")]
 Month = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$")]
@@ -20,7 +22,7 @@ class MonthlyUsage(StoredRecord):
     """What one account used in a calendar month (UTC); all gateways add to the same record.
 
     Attributes:
-        account: The id of a key.
+        account: The id of a key, a digest of a subject of an identity provider, or a team.
         month: As `2026-11`.
         tokens: Tokens of prompts and answers.
         requests: Requests that were dispatched.

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from contracts.api_usage import MonthlyUsage
-from decisions.token_budgets import month_of
+from contracts.teams import TeamName
+from decisions.token_budgets import fits, month_of
 from shared.runtime.clock import Clock
 
 
@@ -24,6 +25,21 @@ class _Account:
     tokens: int = 0
     requests: int = 0
     held: int = 0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What an account may use in a month.
+
+    Attributes:
+        account: under which name usage is counted.
+        tokens: the most tokens; None for no limit.
+        team: the team whose keys share it; None for a key's own.
+    """
+
+    account: str
+    tokens: int | None
+    team: TeamName | None = None
 
 
 class Budgets:
@@ -56,6 +72,11 @@ class Budgets:
             return 0
         recorded = state.recorded.tokens if state.recorded and state.recorded.month >= self.month else 0
         return recorded + state.tokens
+
+    def is_admitted(self, budget: Budget, most: int) -> bool:
+        """Return whether a request that may take so many tokens is admitted by a budget."""
+        used, held = self.used(budget.account), self.held(budget.account)
+        return budget.tokens is None or fits(budget.tokens, used, held, most)
 
     def held(self, account: str) -> int:
         """Return the tokens that requests in progress may still take."""

@@ -10,8 +10,8 @@ from contracts.api_keys import ApiKey, KeyLimits
 from contracts.vocabulary import Environment
 from decisions.api_keys import assess_key, opens_model, parse_key
 from decisions.request_rates import Allowance
-from decisions.token_budgets import fits, seconds_to_next_month
-from services.gateway.budgets import Budgets
+from decisions.token_budgets import seconds_to_next_month
+from services.gateway.budgets import Budget, Budgets
 from services.gateway.domain import errors
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.key_table import KeyTable
@@ -45,6 +45,12 @@ class Caller:
         """Return whether the key opens a model; that of a team opens those of the team at most."""
         team = self.key.team
         return opens_model(self.key, model) and (team is None or self.teams.opens(team, model))
+
+    @property
+    def budgets(self) -> tuple[Budget, ...]:
+        """Return the budgets that its requests count in: its own, and that of its team."""
+        own, team = Budget(self.account, self.key.limits.tokens_per_month), self.key.team
+        return (own,) if team is None else (own, self.teams.budget(team))
 
     @property
     def cache_salt(self) -> str | None:
@@ -146,29 +152,29 @@ class Callers:
         self._shares.note(caller.account)
         usage, now_s = self._usage_of(caller), self._clock.monotonic()
         self._check(usage, now_s)
-        self.check_budget(usage, 1)
+        budgets = caller.budgets
+        self.check_budgets(budgets, 1)
         usage.in_flight += 1
         usage.requests = usage.requests.take(1, now_s) if usage.requests else None
-        spending = Spending(self, usage, self._budgets)
+        spending = Spending(self, usage, self._budgets, budgets)
         try:
             yield spending
         finally:
             usage.in_flight -= 1
             spending.settle(0)
 
-    def check_budget(self, usage: Usage, most: int) -> None:
-        """Check the budget of the month.
+    def check_budgets(self, budgets: Sequence[Budget], most: int) -> None:
+        """Check budgets of the month.
 
         Raises:
-            RequestRejected: 429 if it is used up, or if requests in progress may use it up.
+            RequestRejected: 429 if one is used up, or if requests in progress may use it up.
         """
-        budget = usage.limits.tokens_per_month
-        if budget is None:
-            return
-        used, held = self._budgets.used(usage.account), self._budgets.held(usage.account)
-        if not fits(budget, used, held, most):
-            wait_s = seconds_to_next_month(self._clock.now()) if used >= budget else 1.0
-            raise RequestRejected(errors.budget_used_up(budget, used, wait_s))
+        for budget in budgets:
+            if budget.tokens is None or self._budgets.is_admitted(budget, most):
+                continue
+            used = self._budgets.used(budget.account)
+            wait_s = seconds_to_next_month(self._clock.now()) if used >= budget.tokens else 1.0
+            raise RequestRejected(errors.budget_used_up(budget.tokens, used, wait_s, budget.team))
 
     def now_s(self) -> float:
         """Return the monotonic seconds of now."""
@@ -245,9 +251,10 @@ class Spending:
     have. The prompt is corrected when the engine has read it, and the rest is settled at the end.
     """
 
-    def __init__(self, callers: Callers, usage: Usage, budgets: Budgets) -> None:
+    def __init__(self, callers: Callers, usage: Usage, budgets: Budgets, counted_in: Sequence[Budget]) -> None:
         self._callers = callers
         self._budgets = budgets
+        self._counted_in = counted_in
         self._usage = usage
         self._prompt = self._answers = self._held = 0
         self._settled = False
@@ -275,7 +282,7 @@ class Spending:
                 when all of it is available.
         """
         usage, now_s = self._usage, self._callers.now_s()
-        self._callers.check_budget(usage, prompt + answers)
+        self._callers.check_budgets(self._counted_in, prompt + answers)
         limit = usage.limits.tokens_per_minute
         if usage.tokens is not None and limit is not None:
             wait_s = usage.tokens.wait_s(prompt + answers, now_s)
@@ -300,12 +307,14 @@ class Spending:
         self._settled = True
         self._hold(-self._held)
         if self._prompt or self._answers:
-            self._budgets.add(self._usage.account, tokens)
+            for budget in self._counted_in:
+                self._budgets.add(budget.account, tokens)
         if self._usage.tokens is not None:
             self._usage.tokens = self._usage.tokens.take(tokens, self._callers.now_s())
 
     def _hold(self, tokens: int) -> None:
         if self._usage.tokens is not None and tokens:
             self._usage.tokens = self._usage.tokens.hold(tokens, self._callers.now_s())
-        self._budgets.hold(self._usage.account, tokens)
+        for budget in self._counted_in:
+            self._budgets.hold(budget.account, tokens)
         self._held += tokens

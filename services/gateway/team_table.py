@@ -6,7 +6,9 @@ import os
 import secrets
 from pathlib import Path
 
+from contracts.api_usage import TEAM_PREFIX
 from decisions.teams import models_of
+from services.gateway.budgets import Budget
 from shared.runtime.clock import Clock
 from shared.runtime.team_list import TeamList
 
@@ -28,6 +30,11 @@ class TeamTable:
     def opens(self, team: str, model: str) -> bool:
         """Return whether a model belongs to a team."""
         return model in models_of(team, self._teams.read())
+
+    def budget(self, team: str) -> Budget:
+        """Return what the keys of a team may use together in a month."""
+        tokens = next((each.quota.tokens_per_month for each in self._teams.read() if each.name == team), None)
+        return Budget(f"{TEAM_PREFIX}{team}", tokens, team)
 
     def cache_salt(self, team: str | None) -> str | None:
         """Return what the engine keeps cached prefixes of a team apart by; None for keys without a team.

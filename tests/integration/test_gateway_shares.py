@@ -28,12 +28,13 @@ LIMIT = 600
 WINDOW_S = 10
 
 
-def key(key_id: str, **limits) -> tuple[ApiKey, dict[str, str]]:
+def key(key_id: str, team: str | None = None, **limits) -> tuple[ApiKey, dict[str, str]]:
     """Return the record of a key, and the header that presents it."""
     record = ApiKey(
         key_id=key_id,
         name="shared",
         secret_digest=digest_of_secret(SECRET),
+        team=team,
         limits=KeyLimits(**limits),
         issued_at=SystemClock().now(),
         issued_by="test",
@@ -43,8 +44,12 @@ def key(key_id: str, **limits) -> tuple[ApiKey, dict[str, str]]:
 
 @pytest.fixture
 def gateways(nats_server, js, tmp_path):
-    """Two gateways, each with its own folder."""
+    """Two gateways, each with its own folder, and a team with a budget."""
+    teams = tmp_path / "teams.json"
+    teams.write_text(json.dumps([{"name": "shop", "models": ["toy"], "quota": {"tokens_per_month": 200}}]))
     first, second = (Gateway(tmp_path / name, connection(nats_server, None, tmp_path / name)) for name in "ab")
+    for gateway in (first, second):
+        gateway.variables["SLIPWAY_TEAMS"] = str(teams)
     with running(first), running(second):
         yield first, second
 
@@ -115,3 +120,25 @@ async def test_both_add_to_one_record_which_the_list_shows_and_the_budget_follow
         assert refused.json()["error"]["code"] == "insufficient_quota"
     most = 200 + 20 * 7  # what is admitted within two seconds more: each records about every second
     assert (await requests()).tokens <= most
+    await use_up_the_budget_of_a_team(gateways, js, body)
+
+
+async def use_up_the_budget_of_a_team(gateways, js, body):
+    """Two keys of the team, one at each gateway: what both use is refused to both."""
+    presented = []
+    for key_id in ("c3c3c3c3c3c3", "d4d4d4d4d4d4"):
+        record, headers = key(key_id, team="shop")
+        await Bucket(js, "api-keys", ApiKey).create(record.key_id, record)
+        presented.append(headers)
+
+    def answer(number):
+        url = f"{gateways[number].base_url}/v1/completions"
+        return httpx.post(url, json=body, headers=presented[number], timeout=30)
+
+    for number in range(2):
+        wait_until(lambda number=number: answer(number).status_code == 200)
+    for number in range(2):
+        wait_until(lambda number=number: answer(number).status_code == 429)
+        assert "team shop together may use 200 tokens" in answer(number).json()["error"]["message"]
+    entry = await Bucket(js, "api-usage", MonthlyUsage).get("team-shop")
+    assert entry.value.tokens >= 200

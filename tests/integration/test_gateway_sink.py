@@ -48,7 +48,7 @@ class TestBusConnection(SinkConformance):
         bucket = await js.key_value("api-usage")
         await bucket.put("aaaaaaaaaaaa", b"{")
         budgets = Budgets(SystemClock(), "a" * 16)
-        for account in ("aaaaaaaaaaaa", "bbbbbbbbbbbb"):
+        for account in ("aaaaaaaaaaaa", "bbbbbbbbbbbb", "team-shop"):
             budgets.add(account, 7)
         await sink.record_all(budgets)
         assert budgets.unrecorded() == {"aaaaaaaaaaaa": (7, 1)}

@@ -18,7 +18,7 @@ from clients.cli.connection import JsonOption, StackAddress, StateOption, connec
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import check_model, describe_problems, parse_duration
 from contracts.api_keys import KEY_ID_PATTERN, ApiKey
-from contracts.api_usage import MonthlyUsage
+from contracts.api_usage import TEAM_PREFIX, MonthlyUsage
 from contracts.vocabulary import Environment
 from decisions.api_keys import ID_BYTES, SECRET_BYTES, digest_of_secret, format_key
 from decisions.token_budgets import month_of
@@ -133,6 +133,14 @@ def show_issued(listing: Listing) -> None:
     now = SystemClock().now()
     columns = ["id", "name", "models", "environments", "limits", "tokens this month", "issued", "by", "state"]
     show_table(columns, [_row(record, listing.usage.get(record.key_id), now) for record in listing.keys])
+    for team, tokens in team_usage(listing).items():
+        show_line(f"all keys of the team {team} used {tokens:,} tokens this month")
+
+
+def team_usage(listing: Listing) -> dict[str, int]:
+    """Return the tokens that the keys of each team used this month, by team."""
+    teams = {name: used for name, used in listing.usage.items() if name.startswith(TEAM_PREFIX)}
+    return {name.removeprefix(TEAM_PREFIX): used.tokens for name, used in sorted(teams.items())}
 
 
 def as_plain(record: ApiKey, usage: MonthlyUsage | None = None) -> dict[str, Any]:

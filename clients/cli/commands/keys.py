@@ -8,7 +8,16 @@ import typer
 
 from clients.cli.audit_facts import publish_journal
 from clients.cli.change_journal import Journal
-from clients.cli.commands.api_keys import IdArgument, Listing, as_plain, issue, read_issued, revoke_key, show_issued
+from clients.cli.commands.api_keys import (
+    IdArgument,
+    Listing,
+    as_plain,
+    issue,
+    read_issued,
+    revoke_key,
+    show_issued,
+    team_usage,
+)
 from clients.cli.connection import JsonOption, StateOption
 from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_table
 from clients.cli.parsing import check_model
@@ -94,9 +103,8 @@ def list_command(folder: FolderOption = None, state: StateOption = None, as_json
         raise CommandError(f"there are no keys in {keys.path}, and {issued.problems[0]}")
     if as_json:
         plain = [identity.model_dump(mode="json") for identity in identities]
-        show_json(
-            {"identities": plain, "api_keys": [as_plain(key, issued.usage.get(key.key_id)) for key in issued.keys]}
-        )
+        api_keys = [as_plain(key, issued.usage.get(key.key_id)) for key in issued.keys]
+        show_json({"identities": plain, "api_keys": api_keys, "tokens_of_teams": team_usage(issued)})
     else:
         rows = [
             [entry.name, _roles(entry), entry.team or "", _models(entry), len(entry.public_keys)]
@@ -151,6 +159,9 @@ def team_set(
     announcements_per_minute: Annotated[
         int | None, typer.Option(metavar="N", min=1, max=240, help="Checkpoints that are accepted within a minute.")
     ] = None,
+    tokens_per_month: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Tokens of all its API keys together in a calendar month.")
+    ] = None,
     folder: FolderOption = None,
     state: StateOption = None,
 ) -> None:
@@ -160,7 +171,11 @@ def team_set(
     """
     for name_of_model in model:
         check_model(name_of_model)
-    quota = TeamQuota(releases=releases, announcements_per_minute=announcements_per_minute)
+    quota = TeamQuota(
+        releases=releases,
+        announcements_per_minute=announcements_per_minute,
+        tokens_per_month=tokens_per_month,
+    )
     _, effect = _change(folder, state, "team.set", name, lambda keys: keys.set_team(name, model, quota))
     show_line(f"{name} owns {', '.join(model)}; its quota: {_quota(quota) or 'none'}; {effect}")
 
@@ -179,7 +194,11 @@ def team_list(folder: FolderOption = None, state: StateOption = None, as_json: J
 
 
 def _quota(quota: TeamQuota) -> str:
-    named = {"releases": quota.releases, "announcements per minute": quota.announcements_per_minute}
+    named = {
+        "releases": quota.releases,
+        "announcements per minute": quota.announcements_per_minute,
+        "tokens per month": quota.tokens_per_month,
+    }
     return ", ".join(f"{limit} {name}" for name, limit in named.items() if limit is not None)
 
 

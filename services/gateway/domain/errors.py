@@ -106,11 +106,12 @@ def key_limit_reached(kind: str, limit: int, wait_s: float, headers: Mapping[str
     return Problem(429, message, "rate_limit_error", code="rate_limit_exceeded", headers={**headers, **retry})
 
 
-def budget_used_up(budget: int, used: int, wait_s: float) -> Problem:
-    """Return the problem for a request beyond the budget of its key, as OpenAI names it."""
+def budget_used_up(budget: int, used: int, wait_s: float, team: str | None) -> Problem:
+    """Return the problem for a request beyond the budget of its key, or of its team, as OpenAI names it."""
+    whose, command = (f"All keys of the team {team} together", "team set") if team else ("The API key", "issue")
     message = (
-        f"The API key may use {budget} tokens in a month; {used} are used, and requests in progress may use the rest. "
-        "The next month begins at 00:00 UTC on its first day; ask for another budget (slipway keys issue)."
+        f"{whose} may use {budget} tokens in a month; {used} are used, and requests in progress may use the rest. "
+        f"The next month begins at 00:00 UTC on its first day; ask for another budget (slipway keys {command})."
     )
     headers = {"Retry-After": str(max(1, math.ceil(wait_s)))}
     return Problem(429, message, "insufficient_quota", code="insufficient_quota", headers=headers)

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from contracts.api_keys import ApiKey
+from contracts.api_keys import ApiKey, KeyLimits
+from contracts.api_usage import MonthlyUsage
 from decisions.api_keys import digest_of_secret, format_key
 from services.gateway.team_table import TeamTable, load_secret
 from testbed.factories import MODEL, START
@@ -88,3 +89,46 @@ def test_processes_share_one_secret(tmp_path):
     assert (len(first), load_secret(tmp_path / "cache-salt")) == (32, first)
     assert (tmp_path / "cache-salt").stat().st_mode & 0o777 == 0o600
     assert [file.name for file in tmp_path.iterdir()] == ["cache-salt"]
+
+
+def budget(file, tokens):
+    teams = [
+        {"name": "shop", "models": [MODEL], "quota": {"tokens_per_month": tokens}},
+        {"name": "bank", "models": ["bank-bot"], "quota": {"tokens_per_month": 1}},
+    ]
+    file.write_text(json.dumps(teams))
+
+
+async def test_all_keys_of_a_team_share_its_budget_of_the_month(world, path):
+    budget(path, 100)
+    assert [(await ask(world, number)).status_code for number in (1, 4)] == [200, 200]
+    used = world.budgets.used("team-shop")
+    assert used == world.budgets.used(f"{1:012x}") + world.budgets.used(f"{4:012x}") > 0
+    await world.budgets.apply("team-shop", MonthlyUsage(account="team-shop", month="2026-03", tokens=100), 7)
+    for number in (1, 4):
+        refused = await ask(world, number)
+        error = refused.json()["error"]
+        assert (refused.status_code, error["code"], error["type"]) == (429, "insufficient_quota", "insufficient_quota")
+        assert "team shop together may use 100 tokens in a month" in error["message"]
+        assert int(refused.headers["retry-after"]) > 86_400
+    assert (await ask(world, 3)).status_code == 200, "a key without a team has no part in it"
+    budget(path, 1000)
+    await world.clock.pause(1.1)
+    assert (await ask(world, 1)).status_code == 200
+
+
+async def test_a_request_that_may_take_the_rest_of_a_teams_budget_is_refused_to_another_key(world, path):
+    budget(path, 1000)
+    first = world.callers.authenticate([f"Bearer {format_key(f'{1:012x}', SECRET)}"], "production")
+    with world.callers.admit(first) as spending:
+        spending.hold(500, 490, expected=100)
+        assert (await ask(world, 4)).json()["error"]["code"] == "insufficient_quota"
+    assert (await ask(world, 4)).status_code == 200
+    assert world.budgets.held("team-shop") == 0
+
+
+async def test_a_key_of_a_team_keeps_its_own_budget(path):
+    clock = StepClock()
+    own = key(7, "shop", limits=KeyLimits(tokens_per_month=1))
+    world = World(only_active(), keys=[own], clock=clock, teams=TeamTable(path, b"s" * 32, clock))
+    assert [(await ask(world, 7)).status_code for _ in range(2)] == [200, 429]
