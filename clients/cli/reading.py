@@ -83,17 +83,17 @@ async def read_messages(
         Transient: The stream stops answering.
     """
     subscription = await subscribe(js, stream, subject, **settings)
-    wanted = subscription.ahead if most is None else min(most, subscription.ahead)
+    count = subscription.ahead if most is None else min(most, subscription.ahead)
     messages: list[Msg] = []
     try:
-        while len(messages) < wanted:
+        while len(messages) < count:
             messages += await subscription.fetch(ANSWER_S)
     except TimeoutError as error:
         raise Transient("bus_unavailable", f"The stream {stream} stopped answering.") from error
     finally:
         with contextlib.suppress(nats.errors.Error, TimeoutError):
             await subscription.close()
-    return messages[:wanted]
+    return messages[:count]
 
 
 async def own_models(js: JetStreamContext) -> tuple[str, ...] | None:
