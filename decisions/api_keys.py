@@ -15,7 +15,14 @@ ID_BYTES: Final = 6
 _KEY: Final = re.compile(rf"{PREFIX}-(?P<id>[0-9a-f]{{12}})-(?P<secret>[0-9a-f]{{64}})")
 
 KeyProblem = Literal[
-    "no_key", "invalid_key", "key_revoked", "key_expired", "environment_not_allowed", "invalid_token", "no_grant"
+    "no_key",
+    "invalid_key",
+    "key_revoked",
+    "key_expired",
+    "environment_not_allowed",
+    "invalid_token",
+    "no_grant",
+    "unknown_team",
 ]
 
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from contracts.api_usage import MonthlyUsage
 from contracts.teams import TeamName
-from decisions.token_budgets import fits, month_of
+from decisions.token_budgets import fits, is_forgotten, month_of
 from shared.runtime.clock import Clock
 
 
@@ -123,8 +124,24 @@ class Budgets:
         if record.account == key:
             self._take(self._of(key), record, revision)
 
+    def forgotten(self, now: datetime) -> list[tuple[str, int]]:
+        """Return the accounts that have used nothing for months, each with the revision of its record."""
+        return [
+            (name, state.revision)
+            for name, state in self._accounts.items()
+            if state.recorded is not None
+            and not (state.tokens or state.requests or state.held)
+            and is_forgotten(state.recorded.month, min(now, self._clock.now()))
+        ]
+
+    def note_removed(self, account: str, revision: int) -> None:
+        """Note that the record of an account was removed; one that was written since counts."""
+        state = self._accounts.get(account)
+        if state is not None and state.revision <= revision and not (state.tokens or state.requests or state.held):
+            del self._accounts[account]
+
     def _clear(self) -> None:
-        """Drop, once a month, accounts that are not in use and have used nothing this month."""
+        """Drop, once a month, accounts that are not in use and have no record."""
         month = self.month
         if month == self._cleared:
             return
@@ -132,7 +149,7 @@ class Budgets:
         self._accounts = {
             name: state
             for name, state in self._accounts.items()
-            if state.tokens or state.requests or state.held or (state.recorded and state.recorded.month >= month)
+            if state.tokens or state.requests or state.held or state.recorded
         }
 
     @staticmethod

@@ -138,6 +138,8 @@ class Callers:
         if verified is None:
             raise RequestRejected(errors.key_refused("invalid_token", environment))
         record, account = verified
+        if record.team is not None and not self._teams.knows(record.team):
+            raise RequestRejected(errors.key_refused("unknown_team", environment))
         if environment not in record.environments:
             raise RequestRejected(errors.key_refused("environment_not_allowed", environment))
         return Caller(record, account, self._teams)

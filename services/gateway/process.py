@@ -232,6 +232,7 @@ def background_work(parts: Parts) -> tuple[Coroutine[Any, Any, None], ...]:
         bus_connection.follow("api-keys", ApiKey, parts.keys.apply, parts.keys.note_bucket),
         bus_connection.follow("api-usage", MonthlyUsage, parts.budgets.apply),
         bus_connection.record_usage(parts.budgets),
+        bus_connection.forget_usage(parts.budgets),
         bus_connection.exchange(parts.shares),
         parts.installed.follow(),
         *(() if parts.tokens is None else (parts.tokens.follow(),)),

@@ -27,6 +27,10 @@ class TeamTable:
     def __init__(self, path: Path | None, secret: bytes, clock: Clock) -> None:
         self._teams, self._secret = TeamList(path, clock, every_s=_AGAIN_S), secret
 
+    def knows(self, team: str) -> bool:
+        """Return whether there is a team of this name."""
+        return any(each.name == team for each in self._teams.read())
+
     def opens(self, team: str, model: str) -> bool:
         """Return whether a model belongs to a team."""
         return model in models_of(team, self._teams.read())

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Generic, TypeVar
 
 import nats.errors
@@ -110,6 +111,21 @@ class Bucket(Generic[M]):
             raise Conflict(key) from error
         failpoint(f"{self._service}.after_cas", f"{self._name}/{key}")
         return written
+
+    async def remove(self, key: str, revision: int) -> None:
+        """Remove a record with its history, unless it was written after a revision; that a key was there is forgotten.
+
+        The identity needs the right to purge the bucket (`contracts.services`, `forgets`).
+        """
+        await self._js.purge_stream(f"KV_{self._name}", seq=revision + 1, subject=f"$KV.{self._name}.{key}")
+
+    async def newest_at(self) -> datetime | None:
+        """Return when the newest record was written, by the clock of the bus; None if it was removed, or none was."""
+        last = (await self._js.stream_info(f"KV_{self._name}")).state.last_seq
+        try:
+            return (await self._js.get_msg(f"KV_{self._name}", last)).time if last else None
+        except NotFoundError:
+            return None
 
     async def keys(self) -> list[str]:
         """List all keys.

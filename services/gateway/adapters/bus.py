@@ -23,6 +23,7 @@ from shared.storage.kv import Bucket, Conflict, M, OnChange, OnSnapshot
 
 _RETRY_S = 0.5
 _EVERY_S = 1.0
+_FORGET_EVERY_S = 3600.0
 _TRIES = 5
 _ANSWER_S = 2.0
 
@@ -92,6 +93,29 @@ class BusConnection:
             except (nats.errors.Error, TimeoutError) as error:
                 structlog.get_logger().warning("usage cannot be recorded yet", account=account, error=repr(error))
                 return
+
+    async def forget_usage(self, budgets: Budgets) -> None:
+        """Remove the records of accounts that have used nothing for months, about every hour, for ever."""
+        await self._has_connected.wait()
+        while True:
+            await asyncio.sleep(_FORGET_EVERY_S)
+            await self.forget_all(budgets)
+
+    async def forget_all(self, budgets: Budgets) -> None:
+        """Remove the records of accounts that have used nothing for months, as far as the bus answers.
+
+        The time is that of the newest record, by the clock of the bus, if the gateway's own is ahead of it.
+        """
+        if not self.connected:
+            return
+        records = Bucket(self._bus.js, "api-usage", MonthlyUsage, service=self._bus.service)
+        try:
+            newest = await records.newest_at()
+            for account, revision in budgets.forgotten(newest) if newest is not None else ():
+                await records.remove(account, revision)
+                budgets.note_removed(account, revision)
+        except (nats.errors.Error, TimeoutError) as error:
+            structlog.get_logger().warning("old usage cannot be removed yet", error=repr(error))
 
     async def exchange(self, shares: Shares) -> None:
         """Publish the demand here to the other processes, about every second, and take their reports, for ever."""

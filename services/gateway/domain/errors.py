@@ -95,6 +95,9 @@ def key_refused(problem: KeyProblem, environment: Environment) -> Problem:
     if problem == "no_grant":
         message = "The token is valid, and none of its claims opens a model; ask the owner of this installation."
         return Problem(403, message, "permission_error", code=problem)
+    if problem == "unknown_team":
+        message = "The token is valid, and this installation has no such team; ask its owner (slipway keys team set)."
+        return Problem(403, message, "permission_error", code=problem)
     code = problem if problem in {"key_revoked", "key_expired", "invalid_token"} else "invalid_api_key"
     return Problem(401, _KEY_SENTENCES[problem], code=code, headers={"WWW-Authenticate": "Bearer"})
 

@@ -16,6 +16,8 @@ from contracts.api_keys import KeyLimits
 from decisions.oidc_grants import Grant
 from services.gateway.adapters.tokens import IdentityProvider, Tokens, read_keys
 from services.gateway.callers import KEPT, Caller
+from services.gateway.team_table import TeamTable
+from tests.unit.gateway.fakes import StepClock
 from tests.unit.gateway.world import BEARER, MODEL, STAGING, World, key, only_active
 
 pytestmark = pytest.mark.anyio
@@ -109,6 +111,54 @@ async def test_tokens_are_accepted_beside_keys_and_open_what_their_grant_says(to
     nothing = await gateway.chat(bearer(token(groups=["others"])))
     assert (nothing.status_code, nothing.json()["error"]["code"]) == (403, "no_grant")
     assert "ada" not in str(gateway.budgets.unrecorded()), "usage names no subject"
+
+
+async def by_team(issuer, tmp_path, **grant):
+    """A world with the teams `shop` and `bank`, and a provider with one grant."""
+    file = tmp_path / "teams.json"
+    quota = {"tokens_per_month": 1}
+    file.write_text(
+        json.dumps([{"name": "shop", "models": [MODEL], "quota": quota}, {"name": "bank", "models": ["b"]}])
+    )
+    provider = {"issuer": ISSUER, "audience": AUDIENCE, "jwks": issuer.url, "grants": (Grant(**grant),)}
+    tokens = Tokens(IdentityProvider(**provider))
+    await tokens.refresh()
+    clock = StepClock()
+    gateway = World(only_active(), keys=(key(),), clock=clock, teams=TeamTable(file, b"s" * 32, clock))
+    gateway.callers._tokens = tokens
+    return gateway
+
+
+async def test_a_claim_names_the_team_whose_models_a_token_opens_and_whose_budget_it_uses(issuer, tmp_path):
+    gateway = await by_team(issuer, tmp_path, team_claim="unit")
+    assert (await gateway.chat(bearer(token(unit="shop")))).status_code == 200
+    assert gateway.engine.requests[-1].cache_salt is not None, "its cached prefixes are its team's"
+    refused = await gateway.chat(bearer(token(unit="shop", sub="grace")))
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "insufficient_quota")
+    assert (await gateway.chat(bearer(token(unit="bank")))).status_code == 404, "another team's model"
+    unknown = await gateway.chat(bearer(token(unit="gone")))
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (403, "unknown_team")
+    for unit in (None, 7, [], ["shop", "bank"], "Shop!", "", {"shop": 1}):
+        nothing = await gateway.chat(bearer(token(unit=unit)))
+        assert (nothing.status_code, nothing.json()["error"]["code"]) == (403, "no_grant"), unit
+
+
+async def test_texts_of_the_claim_are_translated_into_teams(issuer, tmp_path):
+    gateway = await by_team(issuer, tmp_path, team_claim="groups", teams={"grp-17": "shop", "grp-18": "bank"})
+    assert (await gateway.chat(bearer(token(groups=["all", "grp-17"])))).status_code == 200
+    for groups in (["shop"], ["grp-17", "grp-18"], ["all"]):
+        assert (await gateway.chat(bearer(token(groups=groups)))).json()["error"]["code"] == "no_grant"
+
+
+async def test_a_grant_may_be_of_one_team(issuer, tmp_path):
+    gateway = await by_team(issuer, tmp_path, team="bank")
+    assert (await gateway.chat(bearer(token()))).status_code == 404
+
+
+@pytest.mark.parametrize("grant", [{"team": "a", "team_claim": "b"}, {"teams": {"x": "a"}}, {"team": "No Team"}])
+def test_a_grant_that_cannot_mean_anything_is_refused(grant):
+    with pytest.raises(ValidationError):
+        Grant(**grant)
 
 
 def forged() -> list[str]:
