@@ -342,6 +342,25 @@ STANDBYS_UNPROVEN = Metric(
     "slipway_standbys_unproven", "gauge", "Models whose target to roll back to is not proven", (), (), _ROLLBACK
 )
 REHEARSALS = Metric("slipway_rehearsals_total", "counter", "Rehearsals that ended", ("verdict",), (), _ROLLBACK)
+MIRROR_WRITES = Metric(
+    "slipway_mirror_versions_written_total", "counter", "Versions written to a registry", ("registry",), (), ("mirror",)
+)
+MIRROR_FAILURES = Metric(
+    "slipway_mirror_failures_total",
+    "counter",
+    "Turns of a model in a registry that failed: the registry is `unavailable`, or it is this `model`'s",
+    ("registry", "kind"),
+    (),
+    ("mirror",),
+)
+MIRROR_BEHIND = Metric(
+    "slipway_mirror_models_behind",
+    "gauge",
+    "Models that a registry may not show as they are, because they changed or failed",
+    ("registry",),
+    (),
+    ("mirror",),
+)
 
 METRICS: Final[tuple[Metric, ...]] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
 """All of them, in the order of their declaration."""

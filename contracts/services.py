@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from . import facts as f
 from .api_usage import DEMAND_PREFIX
@@ -139,8 +139,11 @@ SERVICES: dict[str, ServiceContract] = {
             reads_records=("routes", "staging-routes", "drills", "api-keys", "rollback-answers"),
             exchanges=(f"{DEMAND_PREFIX}.*",),
         ),
+        ServiceContract("mirror", reads_records=("routes",), looks_up=(EVENTS,)),
     )
 }  # fmt: skip
+OPTIONAL: Final = ("mirror",)
+"""Services that are started only if they are configured."""
 
 
 def stream_of(fact: type[Fact]) -> Stream | None:

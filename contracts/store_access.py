@@ -114,6 +114,12 @@ SERVICE_ACCESS: Final[dict[str, StoreAccess]] = {
         reads=("manifests/drift/", PROBE, "references/", "blobs/"),
         writes=("blobs/", "manifests/drift/", "references/"),
     ),
+    "mirror": StoreAccess(
+        reads=(
+            "blobs/", *_CHECKPOINTS, "manifests/benchmark/", "manifests/folder/", "manifests/merged/",
+            "manifests/variant/", PROBE, "versions/",
+        ),
+    ),
 }  # fmt: skip
 """Services that are not here do not use the store, and have no credential for it."""
 

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from contracts.attested_steps import RequiredAttestations, Step
 from contracts.facts import BaseModelRef, EngineVersion, MergeMethod, RegisteredVariant, Weights
@@ -58,8 +59,9 @@ def release(
     model: str = factories.MODEL,
     version: int = 2,
     attestations: RequiredAttestations | None = None,
+    **changes: Any,
 ) -> Released:
-    """Put a version with two variants into a store; keys are in a folder."""
+    """Put a version with two variants into a store; keys are in a folder, `changes` are of the version's manifest."""
     base, weights = _base(store, model), _weights(store, model)
     merged, merged_ref = _merged(store, folder, model, base, weights)
     made = {variant: _variant(store, folder, merged, merged_ref, variant) for variant in VARIANTS}
@@ -82,7 +84,7 @@ def release(
         policy_digest=digest_of(b"policy"),
         registered_at=AT,
         attestations=attestations,
-    )
+    ).model_copy(update=changes)
     registry = RegistryArtifacts(store, attester(folder, "registry"), trust(folder))
     ref = asyncio.run(registry.put_version(manifest))
     target = Target(model=model, version=version, variant="int8")

@@ -8,6 +8,7 @@ from typing import Literal
 
 from contracts.identities import PROVISIONER
 from contracts.provenance import ATTESTERS
+from contracts.services import OPTIONAL
 from contracts.store_access import BUCKET
 from deploy.identity.api_key_files import REHEARSALS, ApiKeyFiles
 from deploy.identity.attesters import AttesterKeys
@@ -37,8 +38,8 @@ TRITON = "triton"
 """The part that serves the default runtime; the one of the runtime `next` is `triton-next`."""
 GATEWAY_ADMIN = "gateway-admin"
 """The port where the gateway answers probes and scrapes."""
-SINGLE = frozenset({"gateway"})
-"""Services with one fixed address in the embedded stack. The gateway takes several workers instead."""
+SINGLE = frozenset({"gateway", "mirror"})
+"""Services with one process in the embedded stack. The gateway takes several workers instead."""
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Makes waiting torch threads sleep instead of spin: several processes share the cores here."""
 START_LIMIT_S: dict[Probe, float] = {"nats": 60.0, "s3": 60.0, "triton": 30.0, "service": 60.0}
@@ -124,12 +125,19 @@ class StackConfig:
     """The requested shape of a stack: the engine, processes of each service, runtimes besides the default one.
 
     `gateway_workers` share the gateway's port; None leaves their number to the inherited variable `GATEWAY_WORKERS`.
+    `mirror` says whether the mirror is started.
     """
 
     engine: Engine = "slipway"
     replicas: Mapping[str, int] | None = None
     gateway_workers: int | None = None
     runtimes: tuple[str, ...] = ()
+    mirror: bool = False
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """The names of the services that are started."""
+        return (*SERVICES, *(OPTIONAL if self.mirror else ()))
 
     @property
     def tritons(self) -> list[str]:
@@ -168,7 +176,7 @@ def replica_names(service: str, count: int) -> list[str]:
 
 def part_names(config: StackConfig) -> list[str]:
     """List the names of all service processes."""
-    return [name for service in SERVICES for name in replica_names(service, config.count(service))]
+    return [name for service in config.services for name in replica_names(service, config.count(service))]
 
 
 def port_names(config: StackConfig) -> list[str]:
@@ -307,7 +315,7 @@ def plan_services(
             works_in_children=service == "gateway",
             admin_port=ports[GATEWAY_ADMIN] if service == "gateway" else None,
         )
-        for service in SERVICES
+        for service in config.services
         for name in replica_names(service, config.count(service))
     ]
 

@@ -223,6 +223,12 @@ class ObjectStore:
         pinned = {key for key in self._pins if key.startswith(prefix)}
         return sorted({*keys, *pinned}) if pinned else keys
 
+    def folders(self, prefix: str) -> list[str]:
+        """List what the keys below a prefix begin with, up to their next slash, without it."""
+        with self._translated(prefix):
+            listed = self._client.list_objects(bucket_name=self.bucket, prefix=prefix)
+            return [entry.object_name.rstrip("/") for entry in listed if entry.object_name and entry.is_dir]
+
     # -- versions ---------------------------------------------------------------------------------------------------
 
     def versions(self, prefix: str) -> list[ObjectVersion]:

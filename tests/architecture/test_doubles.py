@@ -10,6 +10,8 @@ DOUBLE = re.compile(r"_?(Fake|Memory|InProcess)\w*")
 SUITES_BY_PARAMETER = {"tests/integration/test_registry_ports.py"}
 """Files whose fixtures return the fake and the real thing in turn, instead of a class of the suite for each."""
 WITHOUT_SUITE = {
+    "tests/kit/fakes_mirror.py:FakeChanges": "a dict and a set; the real bus: test_mirror_mlflow.py",
+    "tests/kit/fakes_mirror.py:FakeVersions": "dicts; a real store: test_mirror_mlflow.py",
     "tests/kit/fakes_rollback.py:FakeFlow": "what FakeTraffic returns, in its suite",
     "tests/kit/fakes_rollback.py:FakeProofs": "keeps lists; real chains in a store: test_traffic_proofs.py, test_provenance.py",
     "tests/kit/fakes_serving.py:MemoryTerms": "part of FakeLead, in its suite; the file: test_repository_files.py",

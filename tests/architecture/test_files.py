@@ -33,6 +33,7 @@ SHARED = {
         "held_out",
         "hub",
         "kv",
+        "mlflow",
         "object_lock",
         "objects",
         "plain_files",
@@ -50,6 +51,7 @@ SHARED = {
         "target_check",
         "traffic_check",
         "verification",
+        "version_history",
     },
     "runtime": {
         "clock",

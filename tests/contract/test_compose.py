@@ -25,7 +25,7 @@ SECRETS = {
     "SLIPWAY_TRITON_ADMIN_KEY": "secret-2",
 }
 LIBRARIES = {
-    "light": {"registry"},
+    "light": {"registry", "mirror"},
     "serving": {"server-manager", "benchmarker", "rollback-controller", "gateway"},
     "reports": {"monitor"},
     "heavy": {"merger", "quantiser"},
@@ -69,7 +69,7 @@ def compose():
     return run
 
 
-@pytest.mark.parametrize("profiles", [[], ["gpu"], ["gpu", "tools"]], ids=["plain", "gpu", "all"])
+@pytest.mark.parametrize("profiles", [[], ["gpu"], ["gpu", "tools", "mirror"]], ids=["plain", "gpu", "all"])
 def test_the_file_is_valid(compose, profiles):
     flags = [word for profile in profiles for word in ("--profile", profile)]
     done = compose(*flags, "config", "-q", variables=SECRETS)
@@ -145,7 +145,7 @@ def test_services_wait_for_what_they_need():
 @pytest.fixture(scope="module")
 def resolved(compose) -> dict:
     """Return the file as docker-compose reads it."""
-    done = compose("--profile", "gpu", "--profile", "tools", "config", variables=SECRETS)
+    done = compose("--profile", "gpu", "--profile", "tools", "--profile", "mirror", "config", variables=SECRETS)
     assert done.returncode == 0, done.stderr
     return yaml.safe_load(done.stdout)
 
@@ -231,6 +231,7 @@ def test_the_image_of_triton_has_a_pinned_base_and_the_same_engine_as_the_cpu():
 
 def test_settings_are_ones_that_the_services_know():
     from services.benchmarker.settings import BenchmarkerSettings
+    from services.mirror.settings import MirrorSettings
     from services.rollback_controller.settings import RollbackControllerSettings
     from services.server_manager.settings import ServerManagerSettings
     from shared.runtime.settings import Connection, SourceSettings
@@ -244,6 +245,7 @@ def test_settings_are_ones_that_the_services_know():
                 ("SLIPWAY_", shared),
                 ("SERVER_MANAGER_", ServerManagerSettings),
                 ("BENCHMARKER_", BenchmarkerSettings),
+                ("MIRROR_", MirrorSettings),
                 ("ROLLBACK_CONTROLLER_", RollbackControllerSettings),
             ):
                 if name.startswith(prefix):

@@ -41,6 +41,9 @@ StateOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
+REGISTRIES = ("MIRROR_MLFLOW_URL",)
+"""Variables that set a registry; the mirror is part of the stack if one of them has a value."""
+
 EngineOption = Annotated[
     str, typer.Option(help="Serving engine: slipway (vLLM), or toy, which answers without a model, for tests.")
 ]
@@ -91,7 +94,11 @@ def up(
     folder = folder_of(state)
     runtimes = parse_runtimes(runtime or [], folder.read_description())
     config = StackConfig(
-        parse_engine(engine), parse_replicas(replicas or []), gateway_workers, runtimes=tuple(runtimes)
+        parse_engine(engine),
+        parse_replicas(replicas or []),
+        gateway_workers,
+        runtimes=tuple(runtimes),
+        mirror=has_registry(os.environ),
     )
     root = engine_env or CliSettings().engine_env or default_engine_root()
     if folder.is_held():
@@ -135,7 +142,8 @@ def parse_replicas(items: list[str]) -> dict[str, int]:
         if not count.isdigit() or not 1 <= int(count) <= 16:
             fail(f"--replicas {item}: the number {count!r} is not valid; use 1 to 16", Exit.USAGE)
         if service in SINGLE and int(count) != 1:
-            fail(f"--replicas {item}: {service} has one address; use --gateway-workers {count}", Exit.USAGE)
+            instead = f"use --gateway-workers {count}" if service == "gateway" else "leave the option out"
+            fail(f"--replicas {item}: {service} has one process; {instead}", Exit.USAGE)
         counts[service] = int(count)
     return counts
 
@@ -154,6 +162,11 @@ def parse_runtimes(items: list[str], description: Description | None) -> dict[st
         else:
             runtimes[name] = Path(folder).absolute()
     return runtimes
+
+
+def has_registry(environment: Any) -> bool:
+    """Return whether a registry is set that versions are mirrored into, so that the mirror is started."""
+    return any(environment.get(name) for name in REGISTRIES)
 
 
 def inherited_variables(environment: Any) -> dict[str, str]:

@@ -13,6 +13,7 @@ from services.gateway.key_table import KeyTable
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.route_table import RouteTable
 from services.gateway.worker_state import WorkerState
+from services.mirror.metrics import MirrorMetrics
 from services.monitor.metrics import MonitorMetrics
 from services.registry.metrics import RegistryMetrics
 from services.rollback_controller.metrics import RollbackMetrics
@@ -34,6 +35,7 @@ def of_gateway(registry: CollectorRegistry) -> None:
 
 OWN = {
     "gateway": of_gateway,
+    "mirror": MirrorMetrics,
     "monitor": MonitorMetrics,
     "registry": RegistryMetrics,
     "rollback-controller": RollbackMetrics,

@@ -20,7 +20,9 @@ def ports(config=None):
 
 
 def test_every_declared_service_is_started():
-    assert set(SERVICES) == set(CONTRACTS)
+    assert {*SERVICES, *plan.OPTIONAL} == set(CONTRACTS)
+    assert StackConfig().services == SERVICES
+    assert StackConfig(mirror=True).services == (*SERVICES, "mirror")
 
 
 def test_every_part_has_its_own_port():

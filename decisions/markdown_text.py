@@ -1,0 +1,74 @@
+"""Texts from outside inside Markdown and YAML: shown as they are, never read as markup."""
+
+import json
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
+
+CELL_CHARS: Final = 500
+"""A longer text from outside ends with an ellipsis."""
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
+_ESCAPED = frozenset("\\`*_[]|~$")
+
+
+def inline(text: str) -> str:
+    """Return a text as part of a line of Markdown: one line, without markup, links, HTML or invisible characters."""
+    plain = " ".join("".join(_visible(text)).split())
+    if len(plain) > CELL_CHARS:
+        plain = plain[: CELL_CHARS - 1] + "…"
+    escaped = "".join(_ENTITIES.get(each, f"\\{each}" if each in _ESCAPED else each) for each in plain)
+    return escaped.replace("://", "&#58;//").replace("www.", "www&#46;").replace("WWW.", "WWW&#46;")
+
+
+def _visible(text: str) -> Iterator[str]:
+    """Return the characters without controls, formats (which reorder text), surrogates and private ones."""
+    for each in text:
+        category = unicodedata.category(each)
+        if category in ("Zs", "Zl", "Zp") or each in "\t\n\r":
+            yield " "
+        elif not category.startswith("C"):
+            yield each
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table of Markdown; cells are Markdown already."""
+    lines = [_row(head), _row(["---"] * len(head)), *(_row(row) for row in rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def yaml_block(value: Any, indent: int = 0) -> str:
+    """Return JSON data as block YAML; every text is quoted, so that none is a number, a tag or a new key."""
+    pad = "  " * indent
+    if isinstance(value, dict) and value:
+        return "".join(f"{pad}{_key(key)}:{_nested(each, indent + 1)}" for key, each in value.items())
+    if isinstance(value, list) and value:
+        return "".join(f"{pad}-{_nested(each, indent + 1)}" for each in value)
+    return f"{pad}{scalar(value)}\n"
+
+
+def _nested(value: Any, indent: int) -> str:
+    if isinstance(value, dict | list) and value:
+        return f"\n{yaml_block(value, indent)}"
+    return f" {scalar(value)}\n"
+
+
+def _key(key: str) -> str:
+    return (
+        key if key.replace("-", "").replace("_", "").isascii() and key.replace("-", "_").isidentifier() else scalar(key)
+    )
+
+
+def scalar(value: Any) -> str:
+    """Return one value as it stands in YAML: JSON, with every character escaped that YAML does not print."""
+    if isinstance(value, str):
+        value = value.encode(errors="replace").decode()
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return "".join(each if _printed(each) else f"\\U{ord(each):08x}" for each in text)
+
+
+def _printed(each: str) -> bool:
+    return each.isprintable() and each != "\ufeff"

@@ -1,0 +1,1 @@
+"""The mirror: registered versions in the registries that people already use."""

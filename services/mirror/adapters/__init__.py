@@ -1,0 +1,1 @@
+"""What the monitor uses from outside, one file per technology."""

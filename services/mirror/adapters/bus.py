@@ -1,0 +1,72 @@
+"""What serves, and what was recorded a moment ago: read from the bus without a consumer."""
+
+from nats.js.errors import NotFoundError
+
+from contracts import facts as f
+from contracts.facts import Fact
+from contracts.routes import Route
+from contracts.services import EVENTS
+from contracts.vocabulary import ModelName
+from shared.messaging.bus import Bus
+from shared.storage.kv import Bucket
+
+NOTED: tuple[type[Fact], ...] = (
+    f.VersionRegistered,
+    f.VariantBenchmarked,
+    f.RehearsalCompleted,
+    f.DeploymentChanged,
+    f.RollbackCompleted,
+    f.ReleaseFinished,
+)
+"""Facts after which a version has new records, or a route another state."""
+_MOST = 1000
+"""Facts of a type that are looked at in one call; the rest comes in the next."""
+
+
+class BusChanges:
+    """The event log and the routes (implements `ports.Changes`).
+
+    There is no durable consumer: a message that could not be handled would be a dead letter, and end a release. What is
+    missed, while the mirror is down for example, is found by comparing everything.
+    """
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._routes: Bucket[Route] | None = None
+        self._next: dict[type[Fact], int] | None = None
+
+    async def route(self, model: ModelName) -> Route | None:
+        """Return what serves production."""
+        if self._routes is None:
+            self._routes = Bucket(self._bus.js, "routes", Route)
+        entry = await self._routes.get(model)
+        return entry.value if entry is not None else None
+
+    async def changed(self) -> set[ModelName]:
+        """Return the models that the log has new facts about."""
+        if self._next is None:
+            last = await self._last()
+            self._next = dict.fromkeys(NOTED, last + 1)
+            return set()
+        models: set[ModelName] = set()
+        for fact in NOTED:
+            models |= await self._since(fact, self._next)
+        return models
+
+    async def _since(self, fact: type[Fact], following: dict[type[Fact], int]) -> set[ModelName]:
+        models = set()
+        for _ in range(_MOST):
+            try:
+                message = await self._bus.js.get_msg(EVENTS, following[fact], subject=f"{fact.TYPE}.*.*", next=True)
+            except NotFoundError:
+                break
+            following[fact] = (message.seq or following[fact]) + 1
+            models.add((message.subject or "").removeprefix(f"{fact.TYPE}.").split(".")[0])
+        return models
+
+    async def _last(self) -> int:
+        """Return the sequence of the log's last message; 0 if it is empty."""
+        try:
+            return (await self._bus.js.get_last_msg(EVENTS, ">")).seq or 0
+        except NotFoundError:
+            return 0

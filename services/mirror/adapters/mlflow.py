@@ -1,0 +1,166 @@
+"""Registered model versions in MLflow, over its REST API."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+import structlog
+
+from contracts.vocabulary import ModelName, digest_of_json
+from decisions.version_history import VersionHistory
+from services.mirror.domain.plan import ALIASES, Alias, Mirrored
+from services.mirror.domain.summary import summarise
+from services.mirror.domain.tags import PREFIX, version_tags
+from services.mirror.ports import Refused, Unavailable
+from shared.storage.mlflow import ABSENT, PRESENT, MlflowApi, MlflowError, MlflowRefusalError, tags_of
+
+OWNED: Final = f"{PREFIX}mirror"
+"""The tag of registered models that are written here; its value is no secret and has no meaning but `true`."""
+STATE: Final = f"{PREFIX}state"
+"""The tag with the fingerprint of what a version was written from."""
+SEAL: Final = f"{PREFIX}seal"
+"""The tag with the digest of all others of ours: a tag that was edited there is found and written again."""
+
+
+class MlflowRegistry:
+    """The registered models of an MLflow server (implements `ports.Registry`).
+
+    MLflow numbers versions itself. So a version is found by its tag `slipway.version`, never by its number there: one
+    that was deleted is written again under another number, and aliases follow.
+    """
+
+    name = "mlflow"
+
+    def __init__(self, api: MlflowApi, *, prefix: str = "") -> None:
+        self._api = api
+        self._prefix = prefix
+
+    async def mirrored(self, model: ModelName) -> list[Mirrored]:
+        """Return the versions of a model that MLflow has from here; of two with one version, the older counts."""
+        with _explained():
+            await self._own(model)
+            versions: dict[int, Mirrored] = {}
+            query = {"filter": f"name='{self._prefix}{model}'"}
+            async for item in self._api.pages("model-versions/search", "model_versions", **query):
+                known = _mirrored(item, model)
+                if known is not None:
+                    older = versions.get(known.version, known)
+                    versions[known.version] = min(known, older, key=lambda each: int(each.name_there))
+        return list(versions.values())
+
+    async def put(self, history: VersionHistory, fingerprint: str, present: Mirrored | None) -> Mirrored:
+        """Create a model version with all its tags in one call, or change the tags of the one that is there."""
+        tags = _sealed({**version_tags(history), STATE: fingerprint})
+        with _explained():
+            if present is None:
+                number = await self._create(history, tags)
+            else:
+                number = present.name_there
+                await self._change(history, number, tags)
+        return Mirrored(history.manifest.version, fingerprint, number)
+
+    async def point(self, model: ModelName, aliases: Mapping[Alias, Mirrored]) -> None:
+        """Set and remove our three aliases; others stay as they are."""
+        name = self._prefix + model
+        with _explained():
+            answer = await self._api.get("registered-models/get", name=name)
+            listed = answer.get("registered_model", {}).get("aliases", [])
+            present = {str(each.get("alias")): str(each.get("version")) for each in listed if isinstance(each, dict)}
+            for alias in ALIASES:
+                wanted = aliases[alias].name_there if alias in aliases else None
+                if wanted == present.get(alias):
+                    continue
+                if wanted is None:
+                    await self._api.send("DELETE", "registered-models/alias", name=name, alias=alias)
+                else:
+                    await self._api.send("POST", "registered-models/alias", name=name, alias=alias, version=wanted)
+
+    async def _own(self, model: ModelName) -> None:
+        """Create the registered model; refuse one that others made, whose aliases are theirs."""
+        name = self._prefix + model
+        found = await self._api.find("registered-models/get", name=name)
+        if found is None:
+            tags = [{"key": OWNED, "value": "true"}]
+            description = f"Versions of {model} that Slipway registered; each is written once and follows its releases."
+            try:
+                await self._api.send("POST", "registered-models/create", name=name, tags=tags, description=description)
+            except MlflowRefusalError as refusal:
+                if refusal.kind != PRESENT:
+                    raise
+        elif tags_of(found.get("registered_model", {})).get(OWNED) != "true":
+            raise Refused(
+                f"MLflow has a registered model {name!r} that Slipway did not make; set MIRROR_MLFLOW_PREFIX, or "
+                f"give it the tag {OWNED}=true to let Slipway add versions and set its aliases."
+            )
+
+    async def _create(self, history: VersionHistory, tags: Mapping[str, str]) -> str:
+        manifest = history.manifest
+        run = await self._api.find("runs/get", run_id=manifest.training.run_id)
+        answer = await self._api.send(
+            "POST",
+            "model-versions/create",
+            name=self._prefix + manifest.model,
+            source=_source(history),
+            description=summarise(history),
+            tags=[{"key": key, "value": value} for key, value in tags.items()],
+            **({"run_id": manifest.training.run_id} if run is not None else {}),
+        )
+        number = str(answer.get("model_version", {}).get("version", ""))
+        if not number.isdecimal():
+            raise Unavailable(f"MLflow created {history.name} without a version number.")
+        structlog.get_logger().info("mirrored", registry=self.name, version=history.name, number=number)
+        return number
+
+    async def _change(self, history: VersionHistory, number: str, tags: Mapping[str, str]) -> None:
+        """Write the tags that differ; the seal comes last, so that a change that was cut off is found."""
+        which = {"name": self._prefix + history.manifest.model, "version": number}
+        answer = await self._api.get("model-versions/get", **which)
+        present = {key: value for key, value in tags_of(answer.get("model_version", {})).items() if _ours(key)}
+        for key in present.keys() - tags.keys():
+            await self._forget(which, key)
+        for key in sorted(tags, key=lambda name: (name == SEAL, name)):
+            if present.get(key) != tags[key]:
+                await self._api.send("POST", "model-versions/set-tag", **which, key=key, value=tags[key])
+        await self._api.send("PATCH", "model-versions/update", **which, description=summarise(history))
+
+    async def _forget(self, which: Mapping[str, str], key: str) -> None:
+        try:
+            await self._api.send("DELETE", "model-versions/delete-tag", **which, key=key)
+        except MlflowRefusalError as refusal:
+            if refusal.kind != ABSENT:
+                raise
+
+
+def _source(history: VersionHistory) -> str:
+    """Return where the version is: its merged model, as a URI that names the store."""
+    return history.manifest.merged.uri
+
+
+def _ours(key: str) -> bool:
+    return key.startswith(PREFIX)
+
+
+def _sealed(tags: Mapping[str, str]) -> dict[str, str]:
+    return {**tags, SEAL: digest_of_json(dict(tags))}
+
+
+def _mirrored(item: Mapping[str, Any], model: str) -> Mirrored | None:
+    """Return what a model version of MLflow is here; None if it is none of ours."""
+    tags, number = tags_of(item), str(item.get("version", ""))
+    version = tags.get(f"{PREFIX}version", "")
+    if tags.get(f"{PREFIX}model") != model or not version.isdecimal() or not number.isdecimal():
+        return None
+    own = {key: value for key, value in tags.items() if _ours(key) and key != SEAL}
+    intact = tags.get(SEAL) == digest_of_json(own)
+    return Mirrored(int(version), tags.get(STATE, "") if intact else "", number)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Raise errors of MLflow as the mirror knows them."""
+    try:
+        yield
+    except MlflowRefusalError as refusal:
+        raise Refused(refusal.reason) from refusal
+    except MlflowError as error:
+        raise Unavailable(error.reason) from error

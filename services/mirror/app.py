@@ -1,0 +1,129 @@
+"""The mirror's loop: compare what is registered with what each registry shows, and write the difference."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from contracts.vocabulary import ModelName
+from services.mirror.domain.plan import plan_aliases, plan_writes
+from services.mirror.domain.schedule import Schedule
+from services.mirror.metrics import MirrorMetrics
+from services.mirror.ports import Changes, Registries, Registry, Unavailable, Versions
+from services.mirror.settings import MirrorSettings
+from shared.errors import Permanent
+from shared.messaging.bus import Bus
+from shared.runtime.clock import Clock
+from shared.runtime.sweeper import Sweeper
+
+SERVICE = "mirror"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One model in one registry."""
+
+    registry: str
+    model: ModelName
+
+    def __str__(self) -> str:
+        return f"{self.model} in {self.registry}"
+
+
+class Mirror:
+    """Mirrors every model into every registry; what fails is tried again, for ever, and no other service waits."""
+
+    def __init__(
+        self,
+        *,
+        registries: Registries,
+        versions: Versions,
+        changes: Changes,
+        metrics: MirrorMetrics,
+        settings: MirrorSettings,
+        clock: Clock,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._registries = {registry.name: registry for registry in registries}
+        self._versions, self._changes, self._metrics, self._clock = versions, changes, metrics, clock
+        self._settings = settings
+        self._schedules = {name: Schedule(settings.backoff(), jitter=jitter) for name in self._registries}
+        self._resync_at = clock.monotonic()
+
+    async def due(self) -> list[Item]:
+        """Return what is to be compared now: what changed, all after a while, and what failed and waited."""
+        now, changed = self._clock.monotonic(), await self._changes.changed()
+        if now >= self._resync_at:
+            changed |= set(await self._versions.models())
+            self._resync_at = now + self._settings.resync_s
+        items = []
+        for name, schedule in self._schedules.items():
+            schedule.note_changed(changed, now)
+            items += [Item(name, model) for model in schedule.due(now)]
+            self._metrics.behind.labels(name).set(schedule.behind)
+        return items
+
+    async def mirror(self, item: Item) -> None:
+        """Bring one model in one registry up to date.
+
+        Raises:
+            Unavailable: The registry does not answer.
+            Refused: It refuses this model.
+        """
+        registry, schedule = self._registries[item.registry], self._schedules[item.registry]
+        if not schedule.begin(item.model, self._clock.monotonic()):
+            return
+        try:
+            await self._bring_up_to_date(registry, item.model)
+        except BaseException as error:
+            whole = isinstance(error, Unavailable)
+            self._metrics.failed.labels(item.registry, "unavailable" if whole else "model").inc()
+            schedule.note_failed(item.model, self._clock.monotonic(), whole=whole)
+            raise
+        schedule.note_done(item.model)
+
+    async def _bring_up_to_date(self, registry: Registry, model: ModelName) -> None:
+        stored = await self._versions.states(model)
+        if not stored:
+            return
+        present = {each.version: each for each in await registry.mirrored(model)}
+        broken: Permanent | None = None
+        for version in plan_writes(stored, present.values()):
+            try:
+                history = await self._versions.history(model, version)
+            except Permanent as error:  # one version that is not what was registered hides none of the others
+                broken = error
+                continue
+            present[version] = await registry.put(history, stored[version], present.get(version))
+            self._metrics.written.labels(registry.name).inc()
+        wanted = plan_aliases(await self._changes.route(model))
+        shown = {alias: present[version] for alias, version in wanted.items() if version in present}
+        await registry.point(model, shown)
+        if broken is not None:
+            raise broken
+
+
+def build(
+    bus: Bus,
+    *,
+    registries: Registries,
+    versions: Versions,
+    changes: Changes,
+    settings: MirrorSettings,
+    clock: Clock,
+) -> Mirror:
+    """Return the mirror; it registers no handler: see `adapters.bus`."""
+    return Mirror(
+        registries=registries,
+        versions=versions,
+        changes=changes,
+        metrics=MirrorMetrics(bus.metrics),
+        settings=settings,
+        clock=clock,
+    )
+
+
+def build_sweeper(mirror: Mirror, settings: MirrorSettings) -> Sweeper[Item]:
+    """Return the loop."""
+    return Sweeper(
+        "mirror", mirror.due, mirror.mirror, every_s=settings.sweep_s, item_limit_s=settings.model_s, at_once=2
+    )

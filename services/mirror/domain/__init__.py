@@ -1,0 +1,1 @@
+"""Pure decisions of the mirror: what a registry should show, and what it lacks."""

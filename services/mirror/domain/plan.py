@@ -1,0 +1,61 @@
+"""What a registry lacks of a model, and where its aliases belong."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from contracts.routes import Route
+from contracts.vocabulary import Target, digest_of_json
+
+FORMAT: Final = 1
+"""Raise it with every change of what a registry is given: all versions are then written again, once."""
+Alias = Literal["champion", "candidate", "previous"]
+ALIASES: Final[tuple[Alias, ...]] = ("champion", "candidate", "previous")
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """A version as a registry has it.
+
+    Attributes:
+        version: Slipway's number.
+        fingerprint: What it was made from, as `fingerprint` returns it; empty if the registry's copy was changed since.
+        name_there: The registry's own name: MLflow assigns numbers itself.
+    """
+
+    version: int
+    fingerprint: str
+    name_there: str
+
+
+def fingerprint(keys: Iterable[str]) -> str:
+    """Return what identifies the state of a version: the objects that there are of it, none of which ever changes."""
+    return digest_of_json([FORMAT, *sorted(keys)])
+
+
+def plan_writes(stored: Mapping[int, str], mirrored: Iterable[Mirrored]) -> list[int]:
+    """Return the versions that a registry lacks or has in an older state, ascending.
+
+    Args:
+        stored: Fingerprints by version.
+        mirrored: What the registry has.
+    """
+    known = {each.version: each.fingerprint for each in mirrored}
+    return sorted(version for version, state in stored.items() if known.get(version) != state)
+
+
+def plan_aliases(route: Route | None) -> dict[Alias, int]:
+    """Return the version of each alias: champion serves, candidate takes a share, previous takes over in a rollback.
+
+    An alias that no registered version has is left out; the base model (version 0) is none. A canary that was aborted
+    is no candidate any more.
+    """
+    if route is None:
+        return {}
+    canary = route.canary if route.canary is not None and route.canary.weight_ratio > 0 else None
+    served: dict[Alias, Target | None] = {
+        "champion": route.active.target if route.active else None,
+        "candidate": canary.served.target if canary else None,
+        "previous": route.previous.target if route.previous else None,
+    }
+    return {alias: target.version for alias, target in served.items() if target is not None and target.version > 0}

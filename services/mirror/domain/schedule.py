@@ -1,0 +1,74 @@
+"""When which model is compared with a registry: after changes, and after failures with growing waits."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from services.mirror.domain.backoff import Backoff
+
+AGAIN_S: Final = (0.0, 5.0, 30.0)
+"""Seconds after a change at which a model is compared: the registry appends its records to a version after the fact."""
+
+
+@dataclass
+class Schedule:
+    """The schedule of one registry.
+
+    Attributes:
+        backoff: The waits after failures.
+        jitter: Returns 0 to 1; up to a quarter of a wait is added, so that several installations do not try together.
+    """
+
+    backoff: Backoff
+    jitter: Callable[[], float] = lambda: 0.0
+    _due: dict[str, list[float]] = field(default_factory=dict)
+    _failures: dict[str, int] = field(default_factory=dict)
+    _outages: int = 0
+    _not_before: float = 0.0
+
+    @property
+    def behind(self) -> int:
+        """How many models failed last, or wait for their first comparison."""
+        return len(self._failures.keys() | {model for model, times in self._due.items() if len(times) == len(AGAIN_S)})
+
+    def note_changed(self, models: Iterable[str], now: float) -> None:
+        """Have models compared now, and again when their records are complete."""
+        for model in models:
+            self._due[model] = [now + later for later in AGAIN_S]
+
+    def due(self, now: float) -> list[str]:
+        """Return the models to compare now; one alone while the registry is tried after an outage."""
+        if now < self._not_before:
+            return []
+        due = sorted((times[0], model) for model, times in self._due.items() if times and times[0] <= now)
+        models = [model for _, model in due]
+        return models[:1] if self._outages else models
+
+    def begin(self, model: str, now: float) -> bool:
+        """Return whether a model is compared now; not if the registry failed since it was listed."""
+        if now < self._not_before:
+            return False
+        times = self._due.get(model, [])
+        self._due[model] = [time for time in times if time > now]
+        return True
+
+    def note_done(self, model: str) -> None:
+        """Note that a model is up to date."""
+        self._outages, self._not_before = 0, 0.0
+        self._failures.pop(model, None)
+        if not self._due.get(model):
+            self._due.pop(model, None)
+
+    def note_failed(self, model: str, now: float, *, whole: bool) -> None:
+        """Have a model compared again after a wait; if the whole registry failed, all others wait, too."""
+        failures = self._failures[model] = self._failures.get(model, 0) + 1
+        if whole:
+            self._outages += 1
+            self._not_before = now + self._wait_s(self._outages)
+            again = self._not_before
+        else:
+            again = now + self._wait_s(failures)
+        self._due[model] = sorted({again, *(time for time in self._due.get(model, []) if time > again)})
+
+    def _wait_s(self, failures: int) -> float:
+        return self.backoff.wait_s(failures) * (1.0 + 0.25 * self.jitter())

@@ -1,0 +1,25 @@
+"""The description of a version in a registry: a few lines of Markdown, from which people come to the rest."""
+
+from typing import Final
+
+from decisions.model_cards import inline
+from decisions.version_history import VersionHistory
+
+CHARS: Final = 4000
+"""MLflow keeps 5,000 characters of a description in most databases."""
+
+
+def summarise(history: VersionHistory) -> str:
+    """Return what a version is, how it was measured, and how it is verified."""
+    manifest = history.manifest
+    registered = f"{manifest.registered_at:%Y-%m-%d %H:%M} UTC"
+    lines = [
+        f"{inline(history.name)}, registered {registered} by release {inline(manifest.release_id)}.",
+        f"Base: {inline(manifest.base.name)} at {inline(manifest.base.revision)}.",
+        f"Training run: {inline(manifest.training.run_id)}, data {inline(manifest.training.data_hash)}.",
+    ]
+    for variant, report in history.latest_benchmarks():
+        lines.append(f"Benchmark of {variant.variant} against {inline(str(report.baseline))}: {report.verdict}.")
+    lines.append(f"Verify: `slipway verify {history.name}`. Card: `slipway card {history.name}`.")
+    text = "\n\n".join(lines)
+    return text if len(text) <= CHARS else text[: CHARS - 1] + "…"

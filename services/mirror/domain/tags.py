@@ -1,0 +1,112 @@
+"""The tags of a version in a registry: lineage, evaluations, measurements, deployments, digests."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+from contracts.version import VERSION
+from contracts.vocabulary import digest_of
+from decisions.version_history import VersionHistory
+
+PREFIX: Final = "slipway."
+VALUE_CHARS: Final = 5000
+"""MLflow's limit of a tag's value; longer ones end with an ellipsis."""
+KEY_CHARS: Final = 250
+_MOST_DEPLOYMENTS = 20
+_UNSAFE = re.compile(r"[^A-Za-z0-9_. -]")
+
+
+def version_tags(history: VersionHistory) -> dict[str, str]:
+    """Return the tags of a version by name, each name and value within MLflow's limits.
+
+    Names from outside (hyperparameters, evaluations) keep letters, digits and `_. -`; others become `_`, with the
+    beginning of a digest so that two names stay two.
+    """
+    tags: dict[str, str] = {}
+    for parts in (_identity, _training, _measured, _deployed):
+        tags |= {PREFIX + name: _value(value) for name, value in parts(history)}
+    return tags
+
+
+def _identity(history: VersionHistory) -> Iterator[tuple[str, Any]]:
+    manifest = history.manifest
+    yield "version", manifest.version
+    yield "model", manifest.model
+    yield "release", manifest.release_id
+    yield "release_key", manifest.release_key
+    yield "manifest_digest", history.digest
+    yield "slipway_version", VERSION
+    yield "registered_at", manifest.registered_at.isoformat()
+    yield "policy_digest", manifest.policy_digest
+    yield "merged_digest", manifest.merged.digest
+    yield "weights", manifest.weights.kind
+    yield "weights_digest", manifest.weights.ref.digest
+
+
+def _training(history: VersionHistory) -> Iterator[tuple[str, Any]]:
+    manifest, training = history.manifest, history.manifest.training
+    yield "base", manifest.base.name
+    yield "base_revision", manifest.base.revision
+    yield "base_digest", manifest.base.digest
+    yield "training_run", training.run_id
+    yield "training_data_hash", training.data_hash
+    if training.framework:
+        yield "training_framework", training.framework
+    for name, value in training.hyperparameters.items():
+        yield _named("hyperparameter", name), value
+    for result in manifest.evals:
+        yield _named("eval", f"{result.name}.{result.metric}"), result.value
+
+
+def _measured(history: VersionHistory) -> Iterator[tuple[str, Any]]:
+    for each in history.manifest.variants:
+        name = f"variant.{each.variant}"
+        yield f"{name}.digest", each.manifest.digest
+        yield f"{name}.bytes", each.weights_bytes
+        yield f"{name}.perplexity_ratio", each.quality.perplexity_ratio
+    for variant, report in history.latest_benchmarks():
+        name = f"benchmark.{variant.variant}"
+        candidate = report.candidate_summary
+        yield f"{name}.verdict", report.verdict
+        yield f"{name}.baseline", str(report.baseline)
+        yield f"{name}.tps_system", candidate.tps_system
+        for quantile in ("p50", "p95", "p99"):
+            if (value := getattr(candidate.ttft_ms, quantile)) is not None:
+                yield f"{name}.ttft_ms_{quantile}", value
+        for gate in report.gates:
+            yield _named(f"gate.{variant.variant}", gate.name), gate.verdict
+    for name, record in history.latest_rehearsals().items():
+        yield f"rehearsal.{name}", record.completed.verdict
+
+
+def _deployed(history: VersionHistory) -> Iterator[tuple[str, Any]]:
+    records = history.deployments
+    if not records:
+        return
+    yield "first_deployed_at", records[0].deployed_at.isoformat()
+    yield "last_deployed_at", records[-1].deployed_at.isoformat()
+    yield "deployment_count", len(records)
+    yield (
+        "deployments",
+        [
+            f"{record.deployed_at.isoformat()} {record.cause} {record.target.variant} {record.weight_ratio:g}"
+            for record in records[-_MOST_DEPLOYMENTS:]
+        ],
+    )
+
+
+def _named(kind: str, name: str) -> str:
+    """Return a tag's name with a part from outside, which is made safe, and unlike any other."""
+    room = KEY_CHARS - len(PREFIX) - len(kind) - 1
+    safe = _UNSAFE.sub("_", name)
+    if safe != name or len(safe) > room or not safe.strip(" ."):
+        suffix = "~" + digest_of(name.encode(errors="surrogatepass")).removeprefix("sha256:")[:8]
+        safe = safe[: room - len(suffix)] + suffix.replace("~", "-")
+    return f"{kind}.{safe}"
+
+
+def _value(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = text.encode(errors="replace").decode() or '""'  # MLflow takes an empty value for none
+    return text if len(text) <= VALUE_CHARS else text[: VALUE_CHARS - 1] + "…"

@@ -1,0 +1,15 @@
+"""The mirror's Prometheus metrics: what was written, what failed, what is behind."""
+
+from prometheus_client import CollectorRegistry
+
+from contracts import metrics as m
+from shared.runtime.metrics import counter, gauge
+
+
+class MirrorMetrics:
+    """The mirror's metrics."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.written = counter(m.MIRROR_WRITES, registry)
+        self.failed = counter(m.MIRROR_FAILURES, registry)
+        self.behind = gauge(m.MIRROR_BEHIND, registry)

@@ -1,0 +1,76 @@
+"""Ports of the mirror: what there is of versions, what changed, and the registries."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from contracts.routes import Route
+from contracts.vocabulary import ModelName
+from decisions.version_history import VersionHistory
+from services.mirror.domain.plan import Alias, Mirrored
+from shared.errors import Transient
+
+
+class Unavailable(Transient):
+    """A registry does not answer, or not as one does: nothing else is asked of it for a while."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("hub_unavailable", reason)
+
+
+class Refused(Transient):
+    """A registry refuses what is asked about one model; others are mirrored meanwhile."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("hub_unavailable", reason)
+
+
+class Versions(Protocol):
+    """The store's registered versions."""
+
+    async def models(self) -> list[ModelName]:
+        """Return the models that have a registered version."""
+
+    async def states(self, model: ModelName) -> dict[int, str]:
+        """Return the fingerprint of each registered version of a model."""
+
+    async def history(self, model: ModelName, version: int) -> VersionHistory:
+        """Return a version with its records.
+
+        Raises:
+            Permanent: artifact_not_found; digest_mismatch if it is not what was registered.
+        """
+
+
+class Changes(Protocol):
+    """The bus: what serves, and what was recorded a moment ago."""
+
+    async def route(self, model: ModelName) -> Route | None:
+        """Return what serves production."""
+
+    async def changed(self) -> set[ModelName]:
+        """Return the models about which something was recorded since the last call; none at the first."""
+
+
+class Registry(Protocol):
+    """A registry that versions are mirrored into. Every call may be repeated, and may be cut off at any point."""
+
+    @property
+    def name(self) -> str:
+        """Name in logs and metrics: `mlflow`."""
+
+    async def mirrored(self, model: ModelName) -> list[Mirrored]:
+        """Return the versions of a model that the registry has from here.
+
+        Raises:
+            Unavailable: It does not answer.
+            Refused: It does not permit it, or has something else under this name.
+        """
+
+    async def put(self, history: VersionHistory, fingerprint: str, present: Mirrored | None) -> Mirrored:
+        """Write a version, or change the one that is there, so that it shows `history`; return it."""
+
+    async def point(self, model: ModelName, aliases: Mapping[Alias, Mirrored]) -> None:
+        """Make aliases name these versions; those that are not given name none."""
+
+
+Registries = Sequence[Registry]

@@ -1,0 +1,53 @@
+"""Settings of the mirror."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.mirror.domain.backoff import Backoff
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class MirrorSettings(BaseSettings):
+    """Read from the environment once (prefix `MIRROR_`). At least one registry must be set."""
+
+    model_config = SettingsConfigDict(env_prefix="MIRROR_", frozen=True, extra="ignore", env_ignore_empty=True)
+
+    mlflow_url: str | None = Field(default=None, pattern=r"^https?://[^\s/@?#]+(/[^\s?#]*)?$")
+    """MLflow server that versions are registered in; a credential does not belong into the address."""
+    mlflow_token_file: Path | None = None
+    """File with MLflow's bearer token, or with `user:password`."""
+    mlflow_ca: Path | None = None
+    """Certificate (PEM) of the authority that MLflow's certificate is from; without it, the system's list counts."""
+    mlflow_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]{0,100}$")
+    """Beginning of the names of registered models in MLflow, before the model's own."""
+    sweep_s: Seconds = 2.0
+    """Seconds between two looks at what changed."""
+    resync_s: Seconds = 300.0
+    """Seconds after which every model is compared again, whether or not anything is known to have changed."""
+    call_s: Seconds = 30.0
+    """Most seconds of one call of a registry."""
+    model_s: Seconds = 600.0
+    """Most seconds that one model may take in one turn; the rest is done in the next."""
+    retry_first_s: Seconds = 2.0
+    """Seconds until the next try after a registry failed; they double with each failure in a row."""
+    retry_longest_s: Seconds = 300.0
+    """Most seconds until the next try."""
+
+    def backoff(self) -> Backoff:
+        """Return how long a registry that fails is left alone."""
+        return Backoff(self.retry_first_s, self.retry_longest_s)
+
+    def require_registry(self) -> "MirrorSettings":
+        """Return the settings.
+
+        Raises:
+            ValueError: No registry is set.
+        """
+        if self.mlflow_url is None:
+            msg = "no registry is set: the mirror needs MIRROR_MLFLOW_URL"
+            raise ValueError(msg)
+        return self

@@ -1,0 +1,223 @@
+"""MLflow's REST API, with bounded time and memory whatever a server answers."""
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from shared.errors import SlipwayError, Transient
+
+ANSWER_BYTES = 32 * 1024 * 1024
+"""The largest answer that is read: a thousand versions with their tags take some megabytes."""
+CALL_S = 30.0
+CONNECT_S = 10.0
+_REASON_CHARS = 300
+ABSENT = "RESOURCE_DOES_NOT_EXIST"
+PRESENT = "RESOURCE_ALREADY_EXISTS"
+
+
+class MlflowError(Transient):
+    """MLflow does not answer, or not as it does; retried, because an operator may mend it at any time."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("hub_unavailable", reason)
+
+
+class MlflowRefusalError(MlflowError):
+    """MLflow refuses one request; `kind` is its own name for the error."""
+
+    def __init__(self, reason: str, kind: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class MlflowAccess:
+    """The address of an MLflow server and how it is spoken to.
+
+    Attributes:
+        url: `https://mlflow.example`, with a path if it has one.
+        token_file: File with a bearer token, or with `user:password`; read for each call, so that it can be replaced.
+        ca: Certificate (PEM) of the authority that the server's certificate is from; None for the system's list.
+        call_s: Most seconds of one call.
+    """
+
+    url: str
+    token_file: Path | None = None
+    ca: Path | None = None
+    call_s: float = CALL_S
+
+
+class MlflowApi:
+    """One MLflow server. Redirects are refused: the credential would go to another host."""
+
+    def __init__(self, access: MlflowAccess, *, page: int = 200) -> None:
+        self._access, self._page = access, page
+        self._base = access.url.rstrip("/")
+        verify: ssl.SSLContext | bool = True if access.ca is None else ssl.create_default_context(cafile=access.ca)
+        timeout = httpx.Timeout(access.call_s, connect=min(CONNECT_S, access.call_s))
+        self._client = httpx.AsyncClient(follow_redirects=False, timeout=timeout, verify=verify)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def get(self, path: str, **query: str | int) -> dict[str, Any]:
+        """Return the answer of a GET of an API path, `registered-models/get`.
+
+        Raises:
+            MlflowError: It does not answer as MLflow does.
+            MlflowRefusalError: It refuses this request.
+        """
+        return await self._json("GET", path, params=query)
+
+    async def find(self, path: str, **query: str | int) -> dict[str, Any] | None:
+        """Return the answer of a GET; None if MLflow says that there is no such thing."""
+        try:
+            return await self.get(path, **query)
+        except MlflowRefusalError as refusal:
+            if refusal.kind == ABSENT:
+                return None
+            raise
+
+    async def send(self, method: str, path: str, **fields: Any) -> dict[str, Any]:
+        """Return the answer of a POST, PATCH or DELETE with JSON fields."""
+        return await self._json(method, path, content=json.dumps(fields), headers={"content-type": "application/json"})
+
+    async def pages(self, path: str, field: str, **query: str | int) -> AsyncIterator[dict[str, Any]]:
+        """Return every item of a list that MLflow returns in pages."""
+        token, seen = "", set[str]()
+        while True:
+            answer = await self.get(path, max_results=self._page, **({"page_token": token} if token else {}), **query)
+            for item in _objects(answer.get(field)):
+                yield item
+            token = str(answer.get("next_page_token") or "")
+            if not token:
+                return
+            if token in seen:
+                raise MlflowError(f"{self._base} repeats a page of {path}; ask its operator what is between.")
+            seen.add(token)
+
+    @asynccontextmanager
+    async def download(self, path: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Return the bytes of a file of the artifact proxy, in pieces; the caller bounds them."""
+        url = f"{self._base}/api/2.0/mlflow-artifacts/artifacts/{quote(path)}"
+        with self._explained():
+            async with self._client.stream("GET", url, auth=self._auth()) as response:
+                if response.status_code != 200:
+                    async with asyncio.timeout(self._access.call_s):
+                        self._refuse(response, await self._read(response))
+                yield response.aiter_bytes(1024 * 1024)
+
+    async def list_artifacts(self, path: str) -> list[dict[str, Any]]:
+        """Return the files and folders in a folder of the artifact proxy."""
+        answer = await self._call("GET", f"{self._base}/api/2.0/mlflow-artifacts/artifacts", params={"path": path})
+        return _objects(answer.get("files"))
+
+    async def _json(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        return await self._call(method, f"{self._base}/api/2.0/mlflow/{path}", **request)
+
+    async def _call(self, method: str, url: str, **request: Any) -> dict[str, Any]:
+        with self._explained():
+            async with (
+                asyncio.timeout(self._access.call_s),
+                self._client.stream(method, url, auth=self._auth(), **request) as response,
+            ):
+                body = await self._read(response)
+                if response.status_code != 200:
+                    self._refuse(response, body)
+        try:
+            answer = json.loads(body)
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict):
+            raise MlflowError(f"{self._base} answers {method} {_path_of(url)} without a JSON object: {_start(body)}.")
+        return answer
+
+    async def _read(self, response: httpx.Response) -> bytes:
+        parts, size = [], 0
+        async for part in response.aiter_bytes(64 * 1024):
+            parts.append(part)
+            size += len(part)
+            if size > ANSWER_BYTES:
+                raise MlflowError(f"{self._base} answers with more than {ANSWER_BYTES:,} bytes, which are not read.")
+        return b"".join(parts)
+
+    def _refuse(self, response: httpx.Response, body: bytes) -> None:
+        """Raise what an answer other than 200 means."""
+        status, where = response.status_code, f"{self._base}{_path_of(str(response.request.url.copy_with(query=None)))}"
+        if 300 <= status < 400:
+            raise MlflowError(f"{where} redirects ({status}), which is refused; set the address that it redirects to.")
+        try:
+            fields = json.loads(body)
+            kind, message = str(fields["error_code"]), str(fields.get("message", ""))[:_REASON_CHARS]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            kind, message = "", _start(body)
+        if status in (401, 403):
+            raise MlflowError(f"{where} answers {status}: check the token file and what its user may do.")
+        if status >= 500 or status in (408, 429) or not kind:
+            raise MlflowError(f"{where} answers {status}: {message}")
+        raise MlflowRefusalError(f"{where} answers {status} {kind}: {message}", kind)
+
+    def _auth(self) -> httpx.Auth | None:
+        if self._access.token_file is None:
+            return None
+        try:
+            secret = self._access.token_file.read_text().strip()
+        except (OSError, ValueError) as error:
+            raise MlflowError(f"The token file of MLflow cannot be read: {type(error).__name__}.") from None
+        user, separator, password = secret.partition(":")
+        return httpx.BasicAuth(user, password) if separator else _Bearer(secret)
+
+    def _explained(self) -> "_Explained":
+        return _Explained(self._base)
+
+
+class _Bearer(httpx.Auth):
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def auth_flow(self, request: httpx.Request) -> Any:
+        request.headers["authorization"] = f"Bearer {self._token}"
+        yield request
+
+
+@dataclass
+class _Explained:
+    """Raises errors of the HTTP library as ours; their own texts stay out where they may hold parts of a request."""
+
+    base: str
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, SlipwayError):
+            return
+        if isinstance(error, httpx.HTTPError | httpx.InvalidURL | TimeoutError | OSError | UnicodeError | ValueError):
+            raise MlflowError(f"{self.base} does not answer ({type(error).__name__}).") from None
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def tags_of(item: Mapping[str, Any]) -> dict[str, str]:
+    """Return the tags, parameters or metrics of an answer by key."""
+    return {str(tag.get("key", "")): str(tag.get("value", "")) for tag in _objects(item.get("tags"))}
+
+
+def _path_of(url: str) -> str:
+    return httpx.URL(url).path
+
+
+def _start(body: bytes) -> str:
+    """Return the beginning of an unexpected answer, for an error message."""
+    return repr(body[:80].decode(errors="replace"))

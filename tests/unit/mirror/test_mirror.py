@@ -1,0 +1,174 @@
+"""The loop: what changed is mirrored, what failed is tried again, and nothing is lost."""
+
+import itertools
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from services.mirror.app import Mirror
+from services.mirror.metrics import MirrorMetrics
+from services.mirror.settings import MirrorSettings
+from shared.errors import Permanent
+from testbed import factories
+from tests.kit.fakes_mirror import FakeChanges, FakeRegistry, FakeVersions
+from tests.kit.histories import history
+
+SETTINGS = MirrorSettings(mlflow_url="http://127.0.0.1:1", resync_s=300.0, retry_first_s=2.0, retry_longest_s=64.0)
+
+
+class Clock:
+    now_s = 100.0
+
+    def monotonic(self):
+        return self.now_s
+
+
+class World:
+    def __init__(self):
+        self.registry, self.versions, self.changes, self.clock = FakeRegistry(), FakeVersions(), FakeChanges(), Clock()
+        self.metrics = CollectorRegistry()
+        self.start()
+
+    def start(self):
+        """Start the mirror, as after a kill: it remembers nothing."""
+        self.metrics = CollectorRegistry()
+        self.mirror = Mirror(
+            registries=[self.registry],
+            versions=self.versions,
+            changes=self.changes,
+            metrics=MirrorMetrics(self.metrics),
+            settings=SETTINGS,
+            clock=self.clock,
+            jitter=lambda: 0.0,
+        )
+
+    def register(self, version, model="support-bot", state=None):
+        self.versions.add(history(model, version), state or f"state-{version}")
+        self.changes.new.add(model)
+
+    async def sweep(self, after_s=0.0):
+        """Do what is due, as the sweeper does, and return the failures."""
+        self.clock.now_s += after_s
+        failures = []
+        for item in await self.mirror.due():
+            try:
+                await self.mirror.mirror(item)
+            except Exception as error:  # noqa: BLE001 - as the sweeper does
+                failures.append(error)
+        return failures
+
+    def shown(self, model="support-bot"):
+        return sorted(each.version for each in self.registry.versions[model].values())
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+async def test_what_is_registered_is_mirrored_in_order(world):
+    for version in (2, 10, 1):
+        world.register(version)
+    assert await world.sweep() == []
+    assert [each.version for each in world.registry.versions["support-bot"].values()] == [1, 2, 10]
+
+
+async def test_what_is_mirrored_is_not_written_again(world):
+    world.register(1)
+    await world.sweep()
+    before = dict(world.registry.versions["support-bot"])
+    world.start()
+    await world.sweep()
+    assert world.registry.versions["support-bot"] == before
+
+
+async def test_records_that_come_after_the_fact_are_mirrored_too(world):
+    world.register(1)
+    await world.sweep()
+    world.versions.fingerprints["support-bot", 1] = "state-1b"
+    await world.sweep(after_s=1.0)
+    assert [each.fingerprint for each in await world.registry.mirrored("support-bot")] == ["state-1"]
+    await world.sweep(after_s=5.0)
+    assert [each.fingerprint for each in await world.registry.mirrored("support-bot")] == ["state-1b"]
+
+
+async def test_what_was_deleted_there_is_found_without_any_event(world):
+    world.register(1)
+    await world.sweep()
+    world.registry.versions["support-bot"].clear()
+    await world.sweep(after_s=100.0)
+    assert await world.sweep(after_s=301.0) == []
+    assert world.shown() == [1]
+
+
+async def test_aliases_follow_the_route(world):
+    for version in (1, 2, 3):
+        world.register(version)
+    served = [factories.served(version, model="support-bot") for version in (1, 2, 3)]
+    canary = {"served": served[2], "weight_ratio": 0.2}
+    world.changes.routes["support-bot"] = factories.route(active=served[1], previous=served[0], canary=canary)
+    await world.sweep()
+    assert world.registry.aliases["support-bot"] == {"champion": 2, "previous": 1, "candidate": 3}
+
+
+async def test_an_outage_loses_nothing_and_is_asked_less_and_less_often(world):
+    for model in ("a", "b", "c"):
+        world.register(1, model)
+    world.registry.down = True
+    world.registry.calls = 0
+    calls = []
+    for _ in range(600):
+        await world.sweep(after_s=1.0)
+        calls.append(world.registry.calls)
+    assert calls[-1] <= 16, "3, 2, 4, … 64 s apart"
+    world.registry.down = False
+    for _ in range(70):
+        await world.sweep(after_s=1.0)
+    assert [world.shown(model) for model in ("a", "b", "c")] == [[1], [1], [1]]
+    assert world.metrics.get_sample_value("slipway_mirror_models_behind", {"registry": "fake"}) == 0
+    assert world.metrics.get_sample_value("slipway_mirror_versions_written_total", {"registry": "fake"}) == 3
+
+
+async def test_one_model_that_is_refused_delays_no_other(world):
+    world.register(1, "bad")
+    world.register(1, "good")
+    world.versions.histories["bad", 1] = Permanent("digest_mismatch", "bad@v1 is not what was registered.")
+    failures = await world.sweep()
+    assert [error.code for error in failures] == ["digest_mismatch"]
+    assert world.shown("good") == [1]
+
+
+async def test_a_version_that_is_not_what_was_registered_hides_no_other_version(world):
+    for version in (1, 2):
+        world.register(version)
+    world.versions.histories["support-bot", 1] = Permanent("digest_mismatch", "altered")
+    world.changes.routes["support-bot"] = factories.route(active=factories.served(2), previous=None, canary=None)
+    failures = await world.sweep()
+    assert [error.code for error in failures] == ["digest_mismatch"]
+    assert world.shown() == [2]
+    assert world.registry.aliases["support-bot"] == {"champion": 2}
+
+
+@pytest.mark.parametrize("at", range(6))
+async def test_a_kill_between_any_two_calls_is_made_good_by_the_next_start(world, at):
+    for version in (1, 2):
+        world.register(version)
+    served = factories.served(2)
+    world.changes.routes["support-bot"] = factories.route(active=served, previous=None, canary=None)
+    calls = itertools.count()
+
+    class Killed(BaseException):
+        pass
+
+    def reach():
+        if next(calls) == at:
+            raise Killed
+
+    world.registry.on_call = reach
+    try:
+        await world.sweep()
+    except Killed:
+        world.start()
+    await world.sweep()
+    assert world.shown() == [1, 2]
+    assert world.registry.aliases["support-bot"] == {"champion": 2}
