@@ -1,6 +1,7 @@
 """Texts from outside inside Markdown and YAML: shown as they are, never read as markup."""
 
 import json
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
@@ -8,12 +9,18 @@ from typing import Any, Final
 CELL_CHARS: Final = 500
 """A longer text from outside ends with an ellipsis."""
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
+_PLAIN_KEY = re.compile(r"[a-z][a-z_-]*[a-z]", re.ASCII)
+_RESERVED = frozenset({"true", "false", "null", "yes", "no", "on", "off"})
+"""Words that YAML takes for other values than texts."""
 _ESCAPED = frozenset("\\`*_[]|~$")
 
 
 def inline(text: str) -> str:
-    """Return a text as part of a line of Markdown: one line, without markup, links, HTML or invisible characters."""
-    plain = " ".join("".join(_visible(text)).split())
+    """Return a text as part of a line of Markdown: one line, without markup, links, HTML or invisible characters.
+
+    Nothing is shown as `-`: a row of empty cells would end a table.
+    """
+    plain = " ".join("".join(_visible(text)).split()) or "-"
     if len(plain) > CELL_CHARS:
         plain = plain[: CELL_CHARS - 1] + "…"
     escaped = "".join(_ENTITIES.get(each, f"\\{each}" if each in _ESCAPED else each) for each in plain)
@@ -57,9 +64,7 @@ def _nested(value: Any, indent: int) -> str:
 
 
 def _key(key: str) -> str:
-    return (
-        key if key.replace("-", "").replace("_", "").isascii() and key.replace("-", "_").isidentifier() else scalar(key)
-    )
+    return key if _PLAIN_KEY.fullmatch(key) and key not in _RESERVED else scalar(key)
 
 
 def scalar(value: Any) -> str:
@@ -67,6 +72,8 @@ def scalar(value: Any) -> str:
     if isinstance(value, str):
         value = value.encode(errors="replace").decode()
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if isinstance(value, float) and "." not in text:  # YAML takes 1e-05 for a text
+        return text.replace("e", ".0e")
     return "".join(each if _printed(each) else f"\\U{ord(each):08x}" for each in text)
 
 

@@ -37,6 +37,7 @@ COMMANDS = {
     "versions": Listed("versions", "versions", INSPECT),
     "show": Listed("versions", "show", INSPECT),
     "trace": Listed("trace", "trace", INSPECT),
+    "card": Listed("card", "card", INSPECT),
     "verify": Listed("verify", "verify", INSPECT),
     "erase": Listed("erase", "erase", OPERATE),
     "routes": Listed("trace", "routes", INSPECT),

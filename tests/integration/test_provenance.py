@@ -403,6 +403,22 @@ def slipway(settings, keys, *arguments):
     return run_command({**environment(settings), "SLIPWAY_ATTESTERS": str(attester_keys(keys).listing)}, *arguments)
 
 
+def test_the_card_holds_what_is_attested_and_refuses_a_version_that_was_altered(settings, store, keys, released):
+    status, out, err = slipway(settings, keys, "card", released.name)
+    assert (status, err) == (0, "")
+    assert f"# {released.manifest.model} v2" in out
+    assert "### int8: pass" in out
+    assert out.count("| int8 | promote | 100% |") == 2
+    key = f"versions/{released.manifest.model}/2/manifest.json"
+    data = store.find(key)
+    overwrite(store, key, data.replace(b"tiny", b"tinz"))
+    status, out, err = slipway(settings, keys, "card", released.name)
+    overwrite(store, key, data)
+    assert (status, out) == (1, "")
+    assert "is not what was registered" in err
+    assert slipway(settings, keys, "card", f"{released.manifest.model}@v99")[0] == 1
+
+
 def test_the_command_walks_from_an_answers_fingerprint_to_the_data(settings, store, keys, released):
     digest = next(each.manifest.digest for each in released.manifest.variants if each.variant == "int8")
     fingerprint = f"fp_{released.manifest.model}.v2.int8.{digest.removeprefix('sha256:')[:8]}"
