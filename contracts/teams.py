@@ -17,11 +17,13 @@ class TeamQuota(Contract):
         releases: Releases of its models that are under way at the same time.
         announcements_per_minute: Checkpoints of its models that are accepted within a minute. The registry keeps the
             time of each.
+        stored_bytes: Bytes in the store of its models: checkpoints, and merged models and variants of versions.
         tokens_per_month: Tokens of prompts and answers in each calendar month (UTC), of all of its keys of the API.
     """
 
     releases: Annotated[int, Field(ge=1)] | None = None
     announcements_per_minute: Annotated[int, Field(ge=1, le=240)] | None = None
+    stored_bytes: Annotated[int, Field(ge=1, le=10**18)] | None = None
     tokens_per_month: Annotated[int, Field(ge=1, le=10**12)] | None = None
 
 

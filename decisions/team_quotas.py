@@ -40,3 +40,27 @@ def find_excess_releases(team: Team, under_way: int) -> str | None:
         f"{under_way} releases of team {team.name} are under way; its quota is {limit}. Publish again when one has "
         "ended."
     )
+
+
+def most_bytes(base_bytes: int, variants: int) -> int:
+    """Return the most bytes that a release stores: the merged model, and variants no larger than it."""
+    return base_bytes * (1 + variants)
+
+
+def find_excess_bytes(team: Team, stored: int, reserved: int, needed: int) -> str | None:
+    """Return why a release of a team stores too much, as a sentence; None if it does not.
+
+    Args:
+        team: the team that owns the model.
+        stored: bytes that the team's models have in the store.
+        reserved: the most bytes that its releases under way may add.
+        needed: the most bytes that this one may add.
+    """
+    limit = team.quota.stored_bytes
+    if limit is None or stored + reserved + needed <= limit:
+        return None
+    return (
+        f"The release may store {needed} bytes; team {team.name} has stored {stored}, its releases under way may add "
+        f"{reserved}, and its quota is {limit}. Ask for another one (slipway keys team set --stored-bytes), request "
+        "fewer variants, or publish again when releases under way have ended."
+    )

@@ -118,8 +118,9 @@ class Registry:
     async def _reserve(self, record: ModelRecord, opened: ReleaseOpened) -> bool:
         """Return whether a version is reserved for a release; raise Permanent if it is one too many, or too large."""
         _refuse(admission.assess_record(opened, len(versions.reserve(record, opened).model_dump_json())))
-        async with self._team_use.opening(opened.model) as (team, under_way):
-            _refuse(teams.assess_releases(team, under_way))
+        async with self._team_use.opening(opened) as load:
+            _refuse(teams.assess_releases(load.team, load.under_way))
+            _refuse(teams.assess_bytes(load.team, load.stored, load.reserved, load.needed))
             return await self.records.reserve(opened.model, record, opened)
 
     def _policy(self, ready: CheckpointReady, stored: ReleasePolicy | None) -> ReleasePolicy:

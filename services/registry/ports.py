@@ -1,6 +1,6 @@
 """What the registry needs from outside."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
@@ -38,6 +38,9 @@ class Artifacts(Protocol):
 
     async def verify(self, ref: ArtifactRef) -> None:
         """Raise Permanent unless the artifact may be used and, in the store, is what was announced."""
+
+    async def sizes(self, model: str) -> Mapping[str, int]:
+        """Return the bytes of what is stored of a model, by digest or key: checkpoints, merged models, variants."""
 
     async def put_version(self, manifest: VersionManifest) -> ArtifactRef:
         """Write the manifest of a version, create-only; return the ref of the one that exists then."""

@@ -4,20 +4,44 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
 
 import structlog
 
+from contracts.facts import ReleaseOpened
 from contracts.records import OutboxRecord
 from contracts.teams import Team
+from decisions.team_quotas import most_bytes
 from decisions.teams import owner_of
-from services.registry.ports import Ports, announcements_key, model_key
+from services.registry.domain import admission
+from services.registry.domain.versions import ModelRecord
+from services.registry.ports import Ports, announcements_key, model_key, release_key
 from shared.errors import Transient
 from shared.messaging.delivery import RECORD_FAILURES
 from shared.messaging.records import RecordStore
 
 R = TypeVar("R", bound=OutboxRecord)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a team uses; bytes are known only if it has a quota of them.
+
+    Attributes:
+        team: The team; None for a model of no team.
+        under_way: Releases of its models.
+        stored: Bytes in the store.
+        reserved: Bytes that its releases under way may add.
+        needed: Bytes that the release may add that is to be opened.
+    """
+
+    team: Team | None
+    under_way: int = 0
+    stored: int = 0
+    reserved: int = 0
+    needed: int = 0
 
 
 class TeamUse:
@@ -40,15 +64,41 @@ class TeamUse:
             yield team, [at for record in read if record is not None for at in record.accepted]
 
     @contextlib.asynccontextmanager
-    async def opening(self, model: str) -> AsyncIterator[tuple[Team | None, int]]:
-        """Return the team that owns a model, and how many releases of its models are under way."""
-        team = owner_of(model, self._ports.teams())
-        if team is None or team.quota.releases is None:
-            yield team, 0
+    async def opening(self, opened: ReleaseOpened) -> AsyncIterator[Load]:
+        """Return the team that owns a release's model, and what it uses of the quotas that it has."""
+        team = owner_of(opened.model, self._ports.teams())
+        if team is None or (team.quota.releases is None and team.quota.stored_bytes is None):
+            yield Load(team)
             return
         async with self._locks["opening", team.name]:
             read = [await _read(self._ports.models, model_key(each)) for each in team.models]
-            yield team, sum(len(record.open) for record in read if record is not None)
+            records = [record for record in read if record is not None]
+            load = Load(team, sum(len(record.open) for record in records))
+            yield await self._with_bytes(load, opened, records)
+
+    async def _with_bytes(self, load: Load, opened: ReleaseOpened, records: list[ModelRecord]) -> Load:
+        """Return what a team uses with the bytes that it stores, and those that releases may add."""
+        if load.team is None or load.team.quota.stored_bytes is None:
+            return load
+        sizes: dict[str, int] = {}
+        for model in load.team.models:
+            sizes |= await self._ports.artifacts.sizes(model)
+        under_way = [await self._adding(record, each) for record in records for each in record.open]
+        reserved = sum([await self._most_bytes(each) for each in under_way if each is not None])
+        return replace(load, stored=sum(sizes.values()), reserved=reserved, needed=await self._most_bytes(opened))
+
+    async def _adding(self, record: ModelRecord, release_id: str) -> ReleaseOpened | None:
+        """Return a release that has not stored everything yet, also one that is reserved and not created; else None."""
+        release = await _read(self._ports.releases, release_key(record.model, release_id))
+        if release is not None:
+            return release.opened if release.manifest is None else None
+        opening = record.opening
+        return opening if opening is not None and opening.release_id == release_id else None
+
+    async def _most_bytes(self, opened: ReleaseOpened) -> int:
+        key = admission.base_key(opened.base)
+        base = await self._ports.artifacts.find_base(key) if key else None
+        return most_bytes(base.weights_bytes, len(opened.variants)) if base is not None else 0
 
 
 async def _read(store: RecordStore[R], key: str) -> R | None:

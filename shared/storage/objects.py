@@ -229,6 +229,12 @@ class ObjectStore:
             listed = self._client.list_objects(bucket_name=self.bucket, prefix=prefix)
             return [entry.object_name.rstrip("/") for entry in listed if entry.object_name and entry.is_dir]
 
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Return the bytes of each object below a prefix, by its key."""
+        with self._translated(prefix):
+            listed = self._client.list_objects(bucket_name=self.bucket, prefix=prefix, recursive=True)
+            return {entry.object_name: entry.size or 0 for entry in listed if entry.object_name}
+
     # -- versions ---------------------------------------------------------------------------------------------------
 
     def versions(self, prefix: str) -> list[ObjectVersion]:

@@ -146,6 +146,21 @@ async def test_the_first_manifest_of_a_version_stays(artifacts):
     assert await artifacts.put_version(second) == ref
 
 
+async def test_sizes_are_those_of_checkpoints_and_of_what_versions_have_each_once(artifacts):
+    checkpoint = len(f"checkpoints/{k.MODEL}/manifests/folder/a.json")
+    before = await artifacts.sizes(k.MODEL)
+    assert sum(before.values()) >= checkpoint
+    release = a_release()
+    for i, fact in enumerate((k.quantised("bf16"), k.quantised("int8"))):
+        release = decide(release, Input(f"q{i}", k.START, fact), k.START).release
+    manifest = versions.plan_manifest(release, k.START)
+    await artifacts.put_version(manifest)
+    await artifacts.put_version(manifest.model_copy(update={"version": 2}))
+    added = sum((await artifacts.sizes(k.MODEL)).values()) - sum(before.values())
+    assert added == sum(each.weights_bytes for each in manifest.variants) > 0
+    assert await artifacts.sizes("another-bot") == {}
+
+
 async def test_deployment_records_are_only_ever_added(artifacts):
     record = DeploymentRecord(
         target=k.target("int8"), epoch=1, cause="promote", cause_id="c", weight_ratio=1.0, deployed_at=k.START

@@ -417,6 +417,13 @@ class FakeArtifacts:
         if digest_of(data) != artifact.digest or len(data) != artifact.size_bytes:
             raise Permanent("digest_mismatch", f"{artifact.uri} is something else.")
 
+    async def sizes(self, model):
+        checkpoints = {uri: len(data) for uri, data in self.present.items() if f"/checkpoints/{model}/" in uri}
+        versions = [each for each in self.versions.values() if each.model == model]
+        return checkpoints | {
+            each.manifest.digest: each.weights_bytes for version in versions for each in version.variants
+        }
+
     async def put_version(self, manifest):
         if self.silent:
             await asyncio.Event().wait()

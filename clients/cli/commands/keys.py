@@ -159,6 +159,9 @@ def team_set(
     announcements_per_minute: Annotated[
         int | None, typer.Option(metavar="N", min=1, max=240, help="Checkpoints that are accepted within a minute.")
     ] = None,
+    stored_bytes: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Bytes that its checkpoints and versions may have.")
+    ] = None,
     tokens_per_month: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Tokens of all its API keys together in a calendar month.")
     ] = None,
@@ -174,6 +177,7 @@ def team_set(
     quota = TeamQuota(
         releases=releases,
         announcements_per_minute=announcements_per_minute,
+        stored_bytes=stored_bytes,
         tokens_per_month=tokens_per_month,
     )
     _, effect = _change(folder, state, "team.set", name, lambda keys: keys.set_team(name, model, quota))
@@ -197,6 +201,7 @@ def _quota(quota: TeamQuota) -> str:
     named = {
         "releases": quota.releases,
         "announcements per minute": quota.announcements_per_minute,
+        "bytes stored": quota.stored_bytes,
         "tokens per month": quota.tokens_per_month,
     }
     return ", ".join(f"{limit} {name}" for name, limit in named.items() if limit is not None)

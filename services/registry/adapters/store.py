@@ -2,14 +2,22 @@
 
 import asyncio
 import contextvars
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from contracts.manifests import ApprovalRecord, BaseManifest, DeploymentRecord, VariantManifest, VersionManifest
+from contracts.manifests import (
+    ApprovalRecord,
+    BaseManifest,
+    DeploymentRecord,
+    MergedManifest,
+    VariantManifest,
+    VersionManifest,
+)
 from contracts.provenance import BASE_IMPORT, Material
 from contracts.sources import scheme_of
 from contracts.vocabulary import ArtifactRef, Target, digest_of
@@ -22,6 +30,7 @@ from shared.storage.blobs import Store
 from shared.storage.held_out import erase_text
 from shared.storage.sources import DiskFolder
 
+_MANIFEST = re.compile(r"versions/[^/]+/\d+/manifest\.json")
 _READS = 32
 """Reads for admissions at once; what the registry writes has other threads."""
 
@@ -37,6 +46,7 @@ class StoredArtifacts:
         self._store, self._attester, self._trust = store, attester, trust
         self._roots = file_roots
         self._threads = ThreadPoolExecutor(_READS, thread_name_prefix="admission")
+        self._parts: dict[str, dict[str, int]] = {}
         self._reading: dict[str, Future[Any]] = {}
 
     async def _read(self, what: str, call: Callable[..., Any], *args: Any) -> Any:
@@ -73,6 +83,30 @@ class StoredArtifacts:
             await self._read(ref.uri, DiskFolder, ref.uri, self._roots)
             return
         await self._read(ref.model_dump_json(), self._store.get, ref)
+
+    async def sizes(self, model: str) -> Mapping[str, int]:
+        """Return the bytes of what is stored of a model, by digest or key: checkpoints, merged models, variants.
+
+        What two versions share is there once. Manifests of versions never change: each is read once.
+        """
+        sizes: Mapping[str, int] = await self._read(f"sizes of {model}", self._sizes, model)
+        return sizes
+
+    def _sizes(self, model: str) -> Mapping[str, int]:
+        sizes = self._store.sizes(f"checkpoints/{model}/")
+        for key in self._store.keys(f"versions/{model}/"):
+            if _MANIFEST.fullmatch(key):
+                sizes |= self._parts.get(key) or self._parts.setdefault(key, self._read_parts(key))
+        return sizes
+
+    def _read_parts(self, key: str) -> dict[str, int]:
+        """Return the bytes of the weights that a version's manifest names, by the digest of their manifests."""
+        version = VersionManifest.model_validate_json(self._store.find(key) or b"{}")
+        parts = {each.manifest.digest: each.weights_bytes for each in version.variants}
+        merged = self._store.find(self._store.key_of(version.merged.uri))
+        if merged is not None:
+            parts[version.merged.digest] = MergedManifest.model_validate_json(merged).weights_bytes
+        return parts
 
     async def put_version(self, manifest: VersionManifest) -> ArtifactRef:
         """Write the manifest of a version, create-only, and sign it; return the ref of the one that exists then.

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.teams import Team, TeamQuota
-from decisions.team_quotas import MINUTE, find_excess_rate, find_excess_releases
+from decisions.team_quotas import MINUTE, find_excess_bytes, find_excess_rate, find_excess_releases, most_bytes
 from decisions.teams import find_foreign
 from services.registry.domain.announcements import Announcement, Announcements, add, assess_receipt, is_known, settle
 
@@ -103,3 +103,26 @@ BANK = Team(name="bank", models=("bank-bot",), members=("ben",), unrestricted=("
 def test_who_may_act_on_a_model(sender, model, reason):
     assert find_foreign(sender, model, (SHOP, BANK)) == reason
     assert find_foreign(sender, model, ()) is None
+
+
+@given(
+    limit=st.integers(1, 200),
+    releases=st.lists(st.tuples(st.integers(0, 30), st.integers(1, 3), st.floats(0, 1), st.booleans()), max_size=20),
+)
+def test_what_is_stored_never_exceeds_the_quota_and_a_release_that_fits_is_admitted(limit, releases):
+    """Each release reserves the most that it may store, stores a part of it when it ends, and may end late."""
+    stored, open_releases = 0, []
+    for base_bytes, variants, share, ends in releases:
+        needed = most_bytes(base_bytes, variants)
+        reserved = sum(most for most, _ in open_releases)
+        reason = find_excess_bytes(team(stored_bytes=limit), stored, reserved, needed)
+        assert (reason is None) == (stored + reserved + needed <= limit)
+        if reason is None:
+            open_releases.append((needed, int(needed * share)))
+        if ends and open_releases:
+            stored += open_releases.pop(0)[1]
+        assert stored + sum(most for most, _ in open_releases) <= limit
+
+
+def test_a_team_without_a_quota_of_bytes_stores_what_it_wants():
+    assert find_excess_bytes(team(), 10**18, 10**18, 10**18) is None

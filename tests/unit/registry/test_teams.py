@@ -77,7 +77,23 @@ async def test_releases_under_way_count_over_all_models_of_a_team_and_not_over_o
     assert harness.opened(OTHER) == [1, 2]
 
 
-@pytest.mark.parametrize("quota", [{"releases": 1}, {"announcements_per_minute": 1}])
+BYTES = 2 * len(f"checkpoints/{k.MODEL}/manifests/folder/a.json") + 30  # two checkpoints, one release of 10 + 2 * 10
+
+
+async def test_a_release_reserves_the_most_bytes_that_it_may_store_and_counts_as_what_it_stored(harness):
+    harness.out.teams = (shop(members=(), unrestricted=(PUBLISHER,), stored_bytes=BYTES),)
+    await harness.announce(k.MODEL)
+    refused = harness.store(OTHER)
+    await harness.announced(refused)
+    assert harness.rejected() == [(OTHER, "team_quota_exceeded")]
+    rejected = next(e.fact for e in harness.out.publisher.published if e.model == OTHER)
+    assert "team shop" in rejected.reason
+    assert (rejected.details["reserved"], rejected.details["needed"]) == (30, 30)
+    await harness.announce(THIRD)
+    assert harness.opened(THIRD) == [1], "it belongs to no team"
+
+
+@pytest.mark.parametrize("quota", [{"releases": 1}, {"announcements_per_minute": 1}, {"stored_bytes": BYTES}])
 async def test_two_models_at_once_do_not_both_take_what_is_left(harness, quota):
     harness.out.teams = (shop(**quota),)
     stored = [harness.store(model) for model in (k.MODEL, OTHER)]
