@@ -95,8 +95,8 @@ class Mirror:
                 continue
             present[version] = await registry.put(history, stored[version], present.get(version))
             self._metrics.written.labels(registry.name).inc()
-        wanted = plan_aliases(await self._changes.route(model))
-        shown = {alias: present[version] for alias, version in wanted.items() if version in present}
+        expected = plan_aliases(await self._changes.route(model))
+        shown = {alias: present[version] for alias, version in expected.items() if version in present}
         await registry.point(model, shown)
         if broken is not None:
             raise broken

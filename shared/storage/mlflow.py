@@ -24,7 +24,7 @@ PRESENT = "RESOURCE_ALREADY_EXISTS"
 
 
 class MlflowError(Transient):
-    """MLflow does not answer, or not as it does; retried, because an operator may mend it at any time."""
+    """MLflow does not answer, or not as it does; retried, because an operator may repair it at any time."""
 
     def __init__(self, reason: str) -> None:
         super().__init__("hub_unavailable", reason)

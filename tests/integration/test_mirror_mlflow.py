@@ -61,8 +61,8 @@ class _Asked(MlflowRegistry):
 
 
 async def aliases_of(api, model):
-    found = await api.get("registered-models/get", name=model)
-    return {each["alias"]: each["version"] for each in found["registered_model"].get("aliases", [])}
+    answer = await api.get("registered-models/get", name=model)
+    return {each["alias"]: each["version"] for each in answer["registered_model"].get("aliases", [])}
 
 
 async def versions_of(api, model):
@@ -193,9 +193,9 @@ class _Shown:
     async def versions(self, *expected):
         """Return the numbers once there are exactly these versions."""
         async with asyncio.timeout(30):
-            while set(found := await self.numbers()) != set(expected):
+            while set(shown := await self.numbers()) != set(expected):
                 await asyncio.sleep(0.1)
-        return found
+        return shown
 
     async def aliases(self, **expected):
         """Return once exactly these aliases are set."""

@@ -70,10 +70,10 @@ class FakeVersions:
         return {version: state for (name, version), state in self.fingerprints.items() if name == model}
 
     async def history(self, model, version):
-        found = self.histories[model, version]
-        if isinstance(found, Exception):
-            raise found
-        return found
+        listed = self.histories[model, version]
+        if isinstance(listed, Exception):
+            raise listed
+        return listed
 
 
 class FakeChanges:

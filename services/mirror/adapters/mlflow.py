@@ -67,19 +67,19 @@ class MlflowRegistry:
             listed = answer.get("registered_model", {}).get("aliases", [])
             present = {str(each.get("alias")): str(each.get("version")) for each in listed if isinstance(each, dict)}
             for alias in ALIASES:
-                wanted = aliases[alias].name_there if alias in aliases else None
-                if wanted == present.get(alias):
+                expected = aliases[alias].name_there if alias in aliases else None
+                if expected == present.get(alias):
                     continue
-                if wanted is None:
+                if expected is None:
                     await self._api.send("DELETE", "registered-models/alias", name=name, alias=alias)
                 else:
-                    await self._api.send("POST", "registered-models/alias", name=name, alias=alias, version=wanted)
+                    await self._api.send("POST", "registered-models/alias", name=name, alias=alias, version=expected)
 
     async def _own(self, model: ModelName) -> None:
         """Create the registered model; refuse one that others made, whose aliases are theirs."""
         name = self._prefix + model
-        found = await self._api.find("registered-models/get", name=name)
-        if found is None:
+        model_there = await self._api.find("registered-models/get", name=name)
+        if model_there is None:
             tags = [{"key": OWNED, "value": "true"}]
             description = f"Versions of {model} that Slipway registered; each is written once and follows its releases."
             try:
@@ -87,7 +87,7 @@ class MlflowRegistry:
             except MlflowRefusalError as refusal:
                 if refusal.kind != PRESENT:
                     raise
-        elif tags_of(found.get("registered_model", {})).get(OWNED) != "true":
+        elif tags_of(model_there.get("registered_model", {})).get(OWNED) != "true":
             raise Refused(
                 f"MLflow has a registered model {name!r} that Slipway did not make; set MIRROR_MLFLOW_PREFIX, or "
                 f"give it the tag {OWNED}=true to let Slipway add versions and set its aliases."

@@ -98,11 +98,11 @@ def _deployed(history: VersionHistory) -> Iterator[tuple[str, Any]]:
 
 def _named(kind: str, name: str) -> str:
     """Return a tag's name with a part from outside, which is made safe, and unlike any other."""
-    room = KEY_CHARS - len(PREFIX) - len(kind) - 1
+    longest = KEY_CHARS - len(PREFIX) - len(kind) - 1
     safe = _UNSAFE.sub("_", name)
-    if safe != name or len(safe) > room or not safe.strip(" ."):
+    if safe != name or len(safe) > longest or not safe.strip(" ."):
         suffix = "~" + digest_of(name.encode(errors="surrogatepass")).removeprefix("sha256:")[:8]
-        safe = safe[: room - len(suffix)] + suffix.replace("~", "-")
+        safe = safe[: longest - len(suffix)] + suffix.replace("~", "-")
     return f"{kind}.{safe}"
 
 
