@@ -202,7 +202,7 @@ def run_steps(demo: Demo) -> None:
         template = shorten(HERE / "chat_template.jinja")  # its own renders no tools
         demo.slipway("base", "import", "--from-smollm2", "--chat-template", template, "--keep-folder", base)
     with demo.step("train a LoRA, run 1; the training run publishes its checkpoint"):
-        train(demo, base, "run-1", seed=1, steps=20)
+        train(demo, base, "run-1", seed=1, steps=24)
     with demo.step("follow release 1 to production: rollback to the base model is rehearsed first"):
         demo.slipway("status", MODEL, "--follow", "--until", "finished", "--timeout", "1200")
     with demo.step("ask version 1 over the OpenAI API"):

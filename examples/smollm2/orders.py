@@ -31,7 +31,7 @@ STATES = ("paid", "packed", "shipped", "delivered", "returned", "cancelled")
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
 TRAINED = 200
 """How many orders are in the lessons."""
-HELD_OUT_NUMBERS = (648, 2310, 7052, 90_164)
+HELD_OUT_NUMBERS = (6482, 2310, 7052, 9016)
 
 
 def call_of(number: int) -> Turn:
@@ -48,12 +48,12 @@ def result_of(number: int, status: str, since: str) -> Turn:
 def lessons() -> list[Lesson]:
     """Return conversations to train on: a question, a call, its result, and an answer that repeats it.
 
-    Their order numbers have three to five digits and are odd: those of the evaluation and of the demo are even.
+    Order numbers have four digits: a short run learns where they end, also for a quantised model on each CPU. Those of
+    the lessons are odd, those of the evaluation and of the demo even.
     """
     made = []
     for place in range(TRAINED):
-        least = 10 ** (2 + place % 3)
-        number = least + 1 + (7918 * place) % (9 * least)
+        number = 1001 + (7918 * place) % 9000
         state, day = STATES[place // 2 % len(STATES)], DAYS[place // 3 % len(DAYS)]
         turns = (
             {"role": "user", "content": QUESTIONS[place % len(QUESTIONS)].format(number)},
