@@ -1,7 +1,9 @@
 """Starts the registry: the only place where its parts are put together."""
 
 import asyncio
+import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
 from typing import TypeVar
@@ -13,22 +15,25 @@ from contracts.routes import Route
 from contracts.teams import Team
 from services.registry.adapters.audit import LoggedMessages, StoredSegments, segment_retention
 from services.registry.adapters.inbox import StreamInbox, count_dead_letters
+from services.registry.adapters.locks import StoredLocks
 from services.registry.adapters.store import StoredArtifacts
 from services.registry.app import SERVICE, build
 from services.registry.audit import AuditWriter
 from services.registry.domain.admission import AllowedLocations
 from services.registry.domain.announcements import Announcements
+from services.registry.domain.locks import ModelLocks
 from services.registry.domain.record import Release
 from services.registry.domain.versions import ModelRecord
 from services.registry.metrics import RegistryMetrics
-from services.registry.ports import Artifacts, Ports
+from services.registry.ports import Artifacts, LockedObjects, Ports
 from services.registry.settings import RegistrySettings
+from services.registry.version_locks import VersionLocks
 from shared.messaging.bus import Bus
 from shared.messaging.credentials import require_identity
 from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.records import Note, RecordStore
 from shared.provenance.envelopes import Attester, Trust
-from shared.runtime.clock import SystemClock
+from shared.runtime.clock import Clock, SystemClock
 from shared.runtime.service import connect_with_retries, serve
 from shared.runtime.settings import Connection
 from shared.runtime.sweeper import Sweeper
@@ -66,6 +71,15 @@ def connect_ports(
     )
 
 
+def connect_locks(
+    bus: Bus, objects: LockedObjects, ports: Ports, settings: RegistrySettings, clock: Clock
+) -> VersionLocks:
+    """Return what keeps versions under lock, on a connected bus."""
+    bucket = Bucket(bus.js, "releases", ModelLocks, service=SERVICE)
+    records = RecordStore("releases", bucket, LoggedPublisher(bus), service=SERVICE)
+    return VersionLocks(objects, records, ports.routes, settings, owner=uuid.uuid4().hex, clock=clock)
+
+
 async def run(connection: Connection, settings: RegistrySettings) -> None:
     """Connect, subscribe and serve until SIGTERM."""
     clock, sources = SystemClock(), settings.sources
@@ -78,12 +92,15 @@ async def run(connection: Connection, settings: RegistrySettings) -> None:
     locations = AllowedLocations(bucket=connection.s3_bucket, file_roots=roots, hub=sources.hf_endpoint is not None)
     metrics = RegistryMetrics(bus.metrics)
     ports = connect_ports(bus, artifacts, teams.read, metrics.note)
+    locking = LockingStore(connection)
+    held = connect_locks(bus, StoredLocks(locking, settings, clock), ports, settings, clock)
+    ports = replace(ports, before_traffic=held.before_traffic)
     registry = build(bus, ports=ports, locations=locations, settings=settings, clock=clock)
     tail = Bucket(bus.js, "audit", AuditTail, service=SERVICE)
-    locking = LockingStore(connection)
     segments = StoredSegments(locking, attester, partial(segment_retention, locking, settings, clock))
     audit = AuditWriter(LoggedMessages(lambda: bus.js), tail, segments, clock)
     auditor = Sweeper("audit", audit.keys, audit.sweep, every_s=settings.audit_s)
+    keeper = Sweeper("locks", registry.records.models, held.sweep, every_s=settings.lock_sweep_s)
 
     async def count() -> None:
         await metrics.keep_counting(lambda: count_dead_letters(bus.js))
@@ -93,7 +110,7 @@ async def run(connection: Connection, settings: RegistrySettings) -> None:
             bus,
             connection,
             ready={"store": artifacts.check},
-            background=[*(sweeper.run for sweeper in registry.sweepers), auditor.run, count],
+            background=[*(sweeper.run for sweeper in registry.sweepers), auditor.run, keeper.run, count],
         )
     finally:
         await registry.admissions.stop()

@@ -1,19 +1,21 @@
 """What the registry needs from outside."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
 from pydantic import BaseModel
 
 from contracts.envelope import Event
-from contracts.facts import CheckpointReady
+from contracts.facts import CheckpointReady, TrafficRequested
 from contracts.manifests import ApprovalRecord, BaseManifest, DeploymentRecord, VersionManifest
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
 from contracts.teams import Team
-from contracts.vocabulary import ArtifactRef
+from contracts.vocabulary import ArtifactRef, Deployable, Target
+from decisions.object_versions import Disturbance
 from services.registry.domain.announcements import Announcements
+from services.registry.domain.locks import Kept, KeptVersion
 from services.registry.domain.record import Release
 from services.registry.domain.versions import ModelRecord
 from shared.messaging.records import RecordStore
@@ -66,6 +68,31 @@ class Inbox(Protocol):
         """Return the announcement with this sequence; None if it is not there (any more)."""
 
 
+class LockedObjects(Protocol):
+    """Objects under lock in the store."""
+
+    async def lock(self, served: Sequence[Deployable], lost: Iterable[str] = ()) -> KeptVersion:
+        """Put what a version needs under lock, as far as it is not; return what is known then.
+
+        Args:
+            served: Targets of the version.
+            lost: Objects whose locked version is not there any more; another one takes its place.
+        """
+
+    async def inspect(self, kept: Kept) -> list[tuple[Target, Disturbance]]:
+        """Return what was done to objects under lock of these versions of a model."""
+
+    async def repair(self, model: str, disturbances: Sequence[Disturbance]) -> list[Disturbance]:
+        """Remove what lies over locked versions; return what could not be repaired."""
+
+    async def renew(self, kept: Kept) -> None:
+        """Extend every retention of which less than half of the period is left."""
+
+
+async def without_locks(_order: TrafficRequested) -> None:
+    """Return at once: nothing is put under lock before traffic."""
+
+
 @dataclass(frozen=True)
 class Ports:
     """Everything around the registry.
@@ -77,6 +104,7 @@ class Ports:
         policies: Stored policies, by model.
         routes: Production routes, by model.
         teams: Returns the teams as they are now.
+        before_traffic: Does what is to be done before an order for traffic is published; it never fails.
     """
 
     releases: RecordStore[Release]
@@ -87,6 +115,7 @@ class Ports:
     routes: Lookup[Route]
     artifacts: Artifacts
     teams: Callable[[], tuple[Team, ...]] = tuple
+    before_traffic: Callable[[TrafficRequested], Awaitable[None]] = without_locks
 
 
 def release_key(model: str, release_id: str) -> str:

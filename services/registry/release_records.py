@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import structlog
 
-from contracts.facts import CheckpointRejected, ReleaseOpened
+from contracts.facts import CheckpointRejected, ReleaseOpened, TrafficRequested
 from contracts.manifests import BaseManifest
 from services.registry.domain import admission, deadlines, releases, versions
 from services.registry.domain.record import DeadlineReached, Input, ManifestWritten, Release, Superseded, TurnGranted
@@ -13,6 +13,7 @@ from services.registry.domain.versions import ModelRecord
 from services.registry.ports import Ports, model_key, release_key
 from shared.errors import Permanent, translate
 from shared.runtime.clock import Clock
+from shared.runtime.failpoints import failpoint
 
 STUCK_GRACE_S = 3600.0
 """How long sweeps of a release may fail before its deadline ends it all the same."""
@@ -96,7 +97,15 @@ class ReleaseRecords:
                 return release
             return releases.decide(release, received, now).release
 
-        return await self._ports.releases.transact(release_key(model, release_id), decide)
+        key = release_key(model, release_id)
+        written = await self._ports.releases.write(key, decide)
+        if written is None or not written.outbox:
+            return written
+        for pending in written.outbox:
+            if pending.type == TrafficRequested.TYPE:
+                await self._ports.before_traffic(TrafficRequested.model_validate(pending.data))
+                failpoint("registry.locked_before_traffic")
+        return await self._ports.releases.publish(key)
 
     async def _decide_own(
         self, release: Release, name: str, data: ManifestWritten | TurnGranted, cause: str

@@ -1,7 +1,11 @@
 """Objects under lock in a bucket that was made for it: retention, versions, and which version readers read."""
 
+import hashlib
+import os
 import re
-from datetime import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import structlog
 from minio.commonconfig import COMPLIANCE, GOVERNANCE
@@ -10,9 +14,10 @@ from minio.retention import Retention as S3Retention
 from pydantic import ValidationError
 
 from contracts.manifests import VersionLock
+from contracts.vocabulary import Digest
 from shared.errors import Permanent
 from shared.storage.blobs import Store
-from shared.storage.objects import ObjectVersion, Retention
+from shared.storage.objects import Retention
 
 _MODES = {"governance": GOVERNANCE, "compliance": COMPLIANCE}
 _RECORD = re.compile(r"versions/[^/]+/[0-9]+/locks/[0-9]{6}\.json", re.ASCII)
@@ -33,18 +38,42 @@ def lock_prefix(model: str, version: int) -> str:
     return f"versions/{model}/{version}/locks/"
 
 
-def read_locks(store: Store, model: str, version: int) -> list[VersionLock]:
-    """Return the records of a version's locked objects, the first first.
+@dataclass(frozen=True)
+class Locks:
+    """The records of a version's locked objects, the first first.
 
-    Of each record the version that was written first counts. One that cannot be read is left out.
+    Attributes:
+        own: The records themselves: of each its key and the version that was written first, which counts.
+        last: The highest number of a record, also of one that cannot be read.
     """
-    first: dict[str, ObjectVersion] = {}
+
+    records: tuple[VersionLock, ...] = ()
+    own: Mapping[str, str] = field(default_factory=dict)
+    last: int = 0
+
+    @property
+    def pins(self) -> dict[str, tuple[str, ...]]:
+        """Return the versions that are read of each object, in the order in which they count."""
+        pins: dict[str, tuple[str, ...]] = {key: (version,) for key, version in self.own.items()}
+        for each in (each for record in self.records for each in record.objects):
+            if each.version_id not in pins.get(each.key, ()):
+                pins[each.key] = (*pins.get(each.key, ()), each.version_id)
+        return pins
+
+
+def read_locks(store: Store, model: str, version: int) -> Locks:
+    """Return the records of a version's locked objects. One that cannot be read is left out.
+
+    Raises:
+        Transient: `store_unavailable`.
+    """
+    own: dict[str, str] = {}
     for each in store.versions(lock_prefix(model, version)):
         if not each.marker and _RECORD.fullmatch(each.key):
-            first.setdefault(each.key, each)
-    pinned = store.pinned({key: (each.version_id,) for key, each in first.items()})
+            own.setdefault(each.key, each.version_id)
+    pinned = store.pinned({key: (version_id,) for key, version_id in own.items()})
     records = []
-    for key in sorted(first):
+    for key in sorted(own):
         try:
             record = VersionLock.model_validate_json(pinned.find(key) or b"")
         except ValidationError as error:
@@ -52,17 +81,8 @@ def read_locks(store: Store, model: str, version: int) -> list[VersionLock]:
             continue
         if (record.model, record.version) == (model, version):
             records.append(record)
-    return records
-
-
-def pins_of(records: list[VersionLock]) -> dict[str, tuple[str, ...]]:
-    """Return the versions that are read of each object, in the order in which they count."""
-    pins: dict[str, tuple[str, ...]] = {}
-    for record in records:
-        for each in record.objects:
-            if each.version_id not in pins.get(each.key, ()):
-                pins[each.key] = (*pins.get(each.key, ()), each.version_id)
-    return pins
+    last = max((int(key[-11:-5]) for key in own), default=0)
+    return Locks(tuple(records), own, last)
 
 
 def pin_version(store: Store, model: str, version: int) -> Store:
@@ -72,7 +92,7 @@ def pin_version(store: Store, model: str, version: int) -> Store:
         Transient: `store_unavailable`.
     """
     try:
-        return store.pinned(pins_of(read_locks(store, model, version)))
+        return store.pinned(read_locks(store, model, version).pins)
     except Permanent as error:  # of a store without versions, or of permissions of an older version
         structlog.get_logger().warning("locked versions cannot be listed", model=model, version=version, why=str(error))
         return store
@@ -112,8 +132,8 @@ class LockingStore(Store):
                 bucket_name=self.bucket, object_name=key, config=config, version_id=version_id
             )
 
-    def retained_until(self, key: str, version_id: str) -> datetime | None:
-        """Return until when a version is kept; None if it is not retained."""
+    def retention_of(self, key: str, version_id: str) -> Retention | None:
+        """Return how long a version is kept; None if it is not retained."""
         with self._translated(key):
             try:
                 config = self._client.get_object_retention(
@@ -123,7 +143,16 @@ class LockingStore(Store):
                 if error.code == "NoSuchObjectLockConfiguration":
                     return None
                 raise
-        return config.retain_until_date if config is not None else None
+        if config is None:
+            return None
+        return Retention("compliance" if config.mode == COMPLIANCE else "governance", config.retain_until_date)
+
+    def digest(self, key: str, version_id: str, size_bytes: int) -> Digest:
+        """Read a version of an object, without keeping it, and return its digest."""
+        hasher = hashlib.sha256()
+        with self._translated(key), Path(os.devnull).open("wb") as nowhere:
+            self._client.download(self.bucket, key, size_bytes, nowhere, hasher.update, version=version_id)
+        return f"sha256:{hasher.hexdigest()}"
 
     def remove_version(self, key: str, version_id: str) -> None:
         """Remove a version or a delete marker; the store refuses to remove what is retained."""

@@ -16,6 +16,7 @@ from minio.error import S3Error
 from contracts.manifests import LockMode
 from contracts.store_access import PROBE
 from contracts.vocabulary import ArtifactRef, digest_of
+from decisions.object_versions import ObjectVersion
 from shared.errors import Permanent, Transient, translate
 from shared.runtime.settings import Connection
 from shared.storage.credentials import FileProvider, describe_refusal, trusted
@@ -53,23 +54,6 @@ class Retention:
             "x-amz-object-lock-retain-until-date": self.until.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "Content-MD5": base64.b64encode(checksum).decode(),
         }
-
-
-@dataclass(frozen=True)
-class ObjectVersion:
-    """A version of an object, or a delete marker over it.
-
-    Attributes:
-        version_id: Its id; `null` for one that was written before the bucket had versions.
-        latest: A reader who names no version gets this one, or of a marker the answer that there is nothing.
-    """
-
-    key: str
-    version_id: str
-    marker: bool
-    latest: bool
-    size: int
-    modified: datetime
 
 
 class ObjectStore:

@@ -12,6 +12,7 @@ from contracts.vocabulary import Variant
 from shared.errors import SlipwayError
 from shared.provenance.envelopes import Trust
 from shared.provenance.verification import Finding, Verification
+from shared.storage.object_lock import pin_version
 
 
 def verify(
@@ -46,7 +47,7 @@ def _verify(stack: StackAddress, what: str, *, files: bool) -> tuple[Finding, ..
     model, number, variant, digest = _parse(what)
     if number == 0:
         raise CommandError("version 0 is the base model, which no release has signed; verify a version that names it")
-    store = open_store(stack)
+    store = pin_version(open_store(stack), model, number)
     version = find_version(store, model, number)
     try:
         keys = Trust.from_settings(stack.connection).keys()

@@ -28,6 +28,7 @@ from shared.provenance.envelopes import Attester, Signed, Subjects, Trust
 from shared.provenance.model_signatures import sign_files, signature_key
 from shared.storage.blobs import Store
 from shared.storage.held_out import erase_text
+from shared.storage.object_lock import pin_version
 from shared.storage.sources import DiskFolder
 
 _MANIFEST = re.compile(r"versions/[^/]+/\d+/manifest\.json")
@@ -135,7 +136,7 @@ class StoredArtifacts:
             materials.append(Material(name=BASE_IMPORT, digest=digest_of(imported), uri=manifest.base.uri))
         about = Subjects(named={key: ref.digest}, materials=tuple(materials), follows=self._followed(manifest))
         details = {"release": manifest.release_id, "training_data": manifest.training.data_hash}
-        Chain(self._store, manifest.model, manifest.version).append(self._attester, "register", about, details)
+        self._chain(manifest.model, manifest.version).append(self._attester, "register", about, details)
         self._sign_files(manifest)
         return ref
 
@@ -170,7 +171,7 @@ class StoredArtifacts:
             reason = f"{ref.uri} is not the approval {record.order_id}, and no other is attested."
             raise Permanent("digest_mismatch", reason)
         details = {"target": str(target), "by": record.approved_by}
-        chain = Chain(self._store, target.model, target.version)
+        chain = self._chain(target.model, target.version)
         chain.append(self._attester, "approve", Subjects(named={ref.uri: ref.digest}), details)
 
     async def erase_text(self, model: str, version: int, kind: ErasedText) -> tuple[str, ...]:
@@ -199,8 +200,12 @@ class StoredArtifacts:
             there = record if created else DeploymentRecord.model_validate_json(self._store.get(ref))
         if there == record and record.target.version > 0:  # the base model is no version, and has no chain
             details = {"target": str(record.target), "epoch": record.epoch, "cause": record.cause}
-            chain = Chain(self._store, record.target.model, record.target.version)
+            chain = self._chain(record.target.model, record.target.version)
             chain.append(self._attester, "deploy", Subjects(named={ref.uri: ref.digest}), details)
+
+    def _chain(self, model: str, version: int) -> Chain:
+        """Return the chain of a version; links under lock are there whatever hides them, so none is written twice."""
+        return Chain(pin_version(self._store, model, version), model, version)
 
     async def check(self) -> None:
         """Raise when the store does not answer."""

@@ -14,6 +14,7 @@ from shared.provenance.target_check import check_target
 from shared.runtime.clock import Clock
 from shared.runtime.settings import Connection
 from shared.storage.blobs import Store, manifest_bytes
+from shared.storage.object_lock import pin_version
 
 
 class ProofsBySettings:
@@ -74,7 +75,7 @@ class StoredProofs:
             raise Permanent("digest_mismatch", f"{ref.uri} is another rehearsal, and no other is attested.")
         triggers = ", ".join(certificate.trigger for certificate in record.completed.certificates)
         details = {"target": str(target), "verdict": record.completed.verdict, "triggers": triggers}
-        chain = Chain(self._store, target.model, target.version)
+        chain = Chain(pin_version(self._store, target.model, target.version), target.model, target.version)
         chain.append(self._attester, "rehearse", Subjects(named={ref.uri: ref.digest}), details)
 
     async def trust_digest(self) -> Digest:
@@ -97,4 +98,5 @@ class StoredProofs:
             keys = self._trust.keys()
         except Permanent as error:
             return Problem("key_not_trusted", error.reason)
-        return check_target(self._store, keys, deployable)
+        target = deployable.target
+        return check_target(pin_version(self._store, target.model, target.version), keys, deployable)

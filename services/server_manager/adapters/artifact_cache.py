@@ -17,6 +17,7 @@ from services.server_manager.domain.description import DESCRIBING_FILES, Descrip
 from services.server_manager.ports import Progress
 from shared.errors import Permanent, translate
 from shared.storage.blobs import Store
+from shared.storage.object_lock import pin_version
 
 _FILES = TypeAdapter(tuple[FileEntry, ...])
 _PARTIAL = "partial-"
@@ -54,7 +55,7 @@ class ArtifactCache:
         async with self._locks.setdefault(digest, asyncio.Lock()):
             try:
                 await asyncio.to_thread(self._check.verify, deployable)
-                return await asyncio.to_thread(self._materialise, deployable.manifest, progress)
+                return await asyncio.to_thread(self._materialise, deployable, progress)
             except OSError as error:
                 raise translate(error) or error from error
 
@@ -86,9 +87,10 @@ class ArtifactCache:
             if folder.name.removeprefix(_PARTIAL) not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _materialise(self, manifest: ArtifactRef, progress: Progress | None) -> Path:
-        target = self.folder(manifest.digest)
-        files, prefix = self._files_of(manifest)
+    def _materialise(self, deployable: Deployable, progress: Progress | None) -> Path:
+        target = self.folder(deployable.manifest.digest)
+        store = pin_version(self._store, deployable.target.model, deployable.target.version)
+        files, prefix = self._files_of(store, deployable.manifest)
         if target.is_dir():
             if is_intact(target, files):
                 return target
@@ -97,27 +99,27 @@ class ArtifactCache:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
-            self._store.fetch_files(files, partial, prefix, progress)
+            store.fetch_files(files, partial, prefix, progress)
             partial.replace(target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         return target
 
-    def _files_of(self, manifest: ArtifactRef) -> tuple[Sequence[FileEntry], str]:
+    def _files_of(self, store: Store, manifest: ArtifactRef) -> tuple[Sequence[FileEntry], str]:
         """Read which files a manifest names; the manifest of a base points at the manifest of its folder."""
-        content = self._parse(manifest)
+        content = self._parse(store, manifest)
         if "files" not in content and "folder" in content:
             manifest = ArtifactRef.model_validate(content["folder"])
-            content = self._parse(manifest)
+            content = self._parse(store, manifest)
         try:
             files = _FILES.validate_python(content.get("files"))
             FolderManifest(files=files)
         except ValidationError as error:
             raise Permanent("malformed_event", f"{manifest.uri} does not list files: {error}.") from error
-        return files, self._store.prefix_of(manifest)
+        return files, store.prefix_of(manifest)
 
-    def _parse(self, manifest: ArtifactRef) -> dict[str, Any]:
-        data = self._store.get(manifest)
+    def _parse(self, store: Store, manifest: ArtifactRef) -> dict[str, Any]:
+        data = store.get(manifest)
         try:
             content = json.loads(data)
         except ValueError as error:

@@ -14,6 +14,7 @@ from shared.provenance.envelopes import Trust
 from shared.provenance.target_check import check_target
 from shared.provenance.traffic_check import check_traffic
 from shared.storage.blobs import Store
+from shared.storage.object_lock import pin_version
 
 
 class LoadCheck:
@@ -57,11 +58,14 @@ class LoadCheck:
             Transient: `store_unavailable`.
         """
         keys = self._keys()
-        return keys if isinstance(keys, Problem) else check_traffic(self._store, keys, deployable)
+        return keys if isinstance(keys, Problem) else check_traffic(self._pinned(deployable), keys, deployable)
 
     def _check(self, deployable: Deployable) -> Problem | None:
         keys = self._keys()
-        return keys if isinstance(keys, Problem) else check_target(self._store, keys, deployable)
+        return keys if isinstance(keys, Problem) else check_target(self._pinned(deployable), keys, deployable)
+
+    def _pinned(self, deployable: Deployable) -> Store:
+        return pin_version(self._store, deployable.target.model, deployable.target.version)
 
     def _keys(self) -> tuple[AttesterKey, ...] | Problem:
         try:

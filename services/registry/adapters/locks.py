@@ -1,0 +1,199 @@
+"""Puts objects of versions under lock in the S3 store, keeps them there, and removes what was written over them."""
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import structlog
+
+from contracts.manifests import LockedObject, LockMode, VersionLock
+from contracts.vocabulary import Deployable, Target
+from decisions.object_versions import Disturbance, ObjectVersion, Pinned, assess_object, candidates, is_renewed
+from services.registry.adapters.lock_contents import Contents, Needed
+from services.registry.domain.locks import Kept, KeptVersion
+from services.registry.settings import RegistrySettings
+from shared.errors import Permanent, Transient
+from shared.runtime.clock import Clock
+from shared.runtime.failpoints import failpoint
+from shared.storage.blobs import manifest_bytes
+from shared.storage.object_lock import LockingStore, lock_key, lock_prefix, read_locks
+from shared.storage.objects import AlreadyExists, Retention
+
+_REQUESTS = 8
+"""Requests about objects of one model at the same time."""
+_MODELS = 4
+"""Models whose objects are looked at at the same time."""
+_ATTEMPTS = 5
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class StoredLocks:
+    """Objects under lock (implements `ports.LockedObjects`).
+
+    The store is synchronous: calls go through threads, one at a time for each model. A call that was given up continues
+    in its thread, and the next one of that model waits for its end.
+    """
+
+    def __init__(self, store: LockingStore, settings: RegistrySettings, clock: Clock) -> None:
+        self._store, self._clock = store, clock
+        self._mode, self._period = settings.lock_mode, timedelta(days=settings.lock_days)
+        self._models = ThreadPoolExecutor(_MODELS, thread_name_prefix="lock")
+        self._requests = ThreadPoolExecutor(_REQUESTS, thread_name_prefix="lock-request")
+        self._running: dict[str, Future[Any]] = {}
+        self._retained: dict[tuple[str, str], Retention | None] = {}
+        """What is known of the retention of each version; asked once, and then by what was set."""
+
+    async def lock(self, served: Sequence[Deployable], lost: Iterable[str] = ()) -> KeptVersion:
+        """Put what a version needs under lock, as far as it is not; return what is known then.
+
+        Args:
+            served: Targets of the version.
+            lost: Objects whose locked version is not there any more; another one takes its place.
+        """
+        return await self._run(served[0].target.model, lambda: self._lock(served, frozenset(lost)))
+
+    async def inspect(self, kept: Kept) -> list[tuple[Target, Disturbance]]:
+        """Return what was done to objects under lock of these versions of a model."""
+        return await self._run(_model_of(kept), lambda: self._inspect(kept))
+
+    async def repair(self, model: str, disturbances: Sequence[Disturbance]) -> list[Disturbance]:
+        """Remove what lies over locked versions; return what could not be repaired."""
+        return await self._run(model, lambda: [each for each in disturbances if not self._repair(each)])
+
+    async def renew(self, kept: Kept) -> None:
+        """Extend every retention of which less than half of the period is left."""
+        await self._run(_model_of(kept), lambda: self._renew(kept))
+
+    async def _run(self, model: str, call: Callable[[], T]) -> T:
+        while (running := self._running.get(model)) is not None and not running.done():
+            await asyncio.wait([asyncio.wrap_future(running)])
+        future = self._running[model] = self._models.submit(contextvars.copy_context().run, call)
+        return await asyncio.shield(asyncio.wrap_future(future))
+
+    # -- in a thread ---------------------------------------------------------------------------------------------------
+
+    def _lock(self, served: Sequence[Deployable], lost: frozenset[str]) -> KeptVersion:
+        target, why = served[0].target, self._store.why_unlocked()
+        if why is not None:
+            return KeptVersion(version=target.version, reason=why)
+        for _ in range(_ATTEMPTS):
+            locks = read_locks(self._store, target.model, target.version)
+            pins = locks.pins
+            contents = Contents(self._store.pinned(pins))
+            needed = [each for each in contents.of(served) if each.key not in pins or each.key in lost]
+            objects, missing = self._choose(needed)
+            self._each(lambda each: self._retain(each.key, each.version_id), objects)
+            failpoint("registry.lock_after_retention")
+            if objects and not self._record(target, locks.last + 1, objects):
+                continue  # another registry was first
+            count = len(pins.keys() - locks.own.keys() | {each.key for each in objects})
+            problems = [*contents.problems, *(f"{key} is not there." for key in missing)]
+            return KeptVersion(version=target.version, objects=count, reason=" ".join(problems))
+        reason = f"{lock_prefix(target.model, target.version)} changed {_ATTEMPTS} times while a record was written."
+        raise Transient("store_unavailable", reason)
+
+    def _record(self, target: Target, number: int, objects: Sequence[LockedObject]) -> bool:
+        """Return whether the record of what was locked is written, under lock itself."""
+        now = self._clock.now()
+        record = VersionLock(
+            model=target.model,
+            version=target.version,
+            number=number,
+            mode=self._mode,
+            objects=tuple(objects),
+            locked_at=now,
+        )
+        retention = Retention(self._mode, now + self._period)
+        try:
+            self._store.create(lock_key(target.model, target.version, number), manifest_bytes(record), retention)
+        except AlreadyExists:
+            return False
+        return True
+
+    def _choose(self, needed: Sequence[Needed]) -> tuple[list[LockedObject], list[str]]:
+        """Return the version of each object that is locked, and the keys of which there is none."""
+        versions = self._each(self._first_version, needed)
+        chosen = [
+            LockedObject(key=each.key, version_id=version)
+            for each, version in zip(needed, versions, strict=True)
+            if version is not None
+        ]
+        return chosen, [each.key for each, version in zip(needed, versions, strict=True) if version is None]
+
+    def _first_version(self, needed: Needed) -> str | None:
+        ids = candidates(self._store.versions(needed.key), needed.key, needed.size_bytes)
+        if len(ids) < 2 or needed.digest is None or needed.size_bytes is None:
+            return ids[0] if ids else None
+        size = needed.size_bytes
+        return next((each for each in ids if self._store.digest(needed.key, each, size) == needed.digest), None)
+
+    def _inspect(self, kept: Kept) -> list[tuple[Target, Disturbance]]:
+        disturbed: list[tuple[Target, Disturbance]] = []
+        looked_at: dict[Pinned, Disturbance | None] = {}
+        for served in kept.values():
+            target = served[0].target
+            pins = read_locks(self._store, target.model, target.version).pins
+            objects = [Pinned(key, versions) for key, versions in pins.items()]
+            fresh = [each for each in objects if each not in looked_at]
+            looked_at |= dict(zip(fresh, self._each(self._look_at, fresh), strict=True))
+            disturbed += [(target, what) for each in objects if (what := looked_at[each]) is not None]
+        return disturbed
+
+    def _look_at(self, pinned: Pinned) -> Disturbance | None:
+        latest = self._store.latest_version(pinned.key)
+        versions: Sequence[ObjectVersion] = ()
+        if latest not in pinned.versions:
+            versions = self._store.versions(pinned.key)
+        return assess_object(pinned, latest, versions)
+
+    def _repair(self, disturbance: Disturbance) -> bool:
+        log = structlog.get_logger().bind(object=disturbance.key)
+        if disturbance.lost:
+            log.error("an object under lock is lost: no version of it that was locked is there")
+            return False
+        for version in disturbance.over:
+            try:
+                self._store.remove_version(disturbance.key, version)
+            except Permanent as error:
+                log.warning("what lies over an object under lock cannot be removed", version=version, why=error.reason)
+                return False
+            log.warning("what lay over an object under lock was removed", version=version)
+        return True
+
+    def _renew(self, kept: Kept) -> None:
+        if self._store.why_unlocked() is not None:
+            return
+        locks = (read_locks(self._store, each[0].target.model, each[0].target.version) for each in kept.values())
+        objects = {(key, version) for lock in locks for key, versions in lock.pins.items() for version in versions}
+        self._each(lambda each: self._renew_one(*each), sorted(objects))
+
+    def _renew_one(self, key: str, version: str) -> None:
+        now = self._clock.now()
+        try:
+            if (key, version) not in self._retained:
+                self._retained[key, version] = self._store.retention_of(key, version)
+            known = self._retained[key, version]
+            if is_renewed(known.until if known is not None else None, now, self._period):
+                mode = known.mode if known is not None and known.mode == "compliance" else self._mode
+                self._retain(key, version, mode)
+        except Permanent as error:  # such as of a version that is lost, which the inspection finds
+            structlog.get_logger().error("a lock cannot be renewed", object=key, version=version, why=error.reason)
+
+    def _retain(self, key: str, version: str, mode: LockMode | None = None) -> None:
+        now, known = self._clock.now(), self._retained.get((key, version))
+        if known is not None and not is_renewed(known.until, now, self._period):
+            return  # it belongs to another version of the model, too
+        retention = Retention(mode or self._mode, now + self._period)
+        self._store.retain(key, version, retention)
+        self._retained[key, version] = retention
+
+    def _each(self, call: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        return list(self._requests.map(call, items))
+
+
+def _model_of(kept: Mapping[int, Sequence[Deployable]]) -> str:
+    return next(iter(kept.values()))[0].target.model
