@@ -12,7 +12,7 @@ export NO_MKDOCS_2_WARNING := 1
 export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: help setup lint schemas up down demo test test-full soak fuzz test-unit test-python test-real compat chaos bench clean \
-	locks licences sbom audit audit-tools wheels docs images
+	locks licences sbom audit audit-tools wheels docs images demo-containers
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -94,6 +94,9 @@ wheels: setup ## build the wheels of slipway and slipway-client into dist
 
 images: ## build the images of compose.yaml with podman, also where none can be pulled; prints sizes and times
 	@deploy/docker/images.sh
+
+demo-containers: setup ## build the images and run compose.yaml with podman: publish, promote, ask, down; needs root
+	@$(BIN)/python -m testbed.containers
 
 up: setup ## start the embedded stack; Ctrl-C stops it
 	$(BIN)/slipway up

@@ -7,7 +7,7 @@
 set -eu
 suite=bookworm
 mirror=${1:-http://deb.debian.org/debian}
-packages=usr-is-merged,ca-certificates,libgomp1,libpython3.11,libstdc++6,passwd,python3,python3-venv
+packages=usr-is-merged,ca-certificates,libgomp1,libpython3.11,libseccomp2,libstdc++6,passwd,python3,python3-venv
 
 make() { # name, packages
   name=localhost/slipway-$1:$suite
