@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import urllib3
 from minio import MinioAdmin
-from minio.error import MinioException
+from minio.error import MinioAdminException, MinioException
 
 from shared.runtime.settings import Connection
 from shared.storage.credentials import FileProvider, trusted
@@ -70,7 +70,7 @@ def main() -> None:
     )
     try:
         accepted, removed = apply(json.loads(Path(sys.argv[1]).read_text()), admin)
-    except (MinioException, urllib3.exceptions.HTTPError) as error:
+    except (MinioException, MinioAdminException, urllib3.exceptions.HTTPError) as error:
         sys.exit(f"store-users: the object store at {connection.s3_endpoint} refused or did not answer: {error}")
     print(f"store-users: {accepted} keys are accepted, {removed} were withdrawn")  # noqa: T201 - a command
 
