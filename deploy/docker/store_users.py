@@ -58,18 +58,22 @@ def apply(config: dict[str, Any], users: Users) -> tuple[int, int]:
     return len(accepted), len(ours - accepted)
 
 
-def main() -> None:
-    """Read the settings from the environment, and make the users."""
-    connection = Connection()
+def connect(connection: Connection) -> MinioAdmin:
+    """Return the administration of the server that the settings name, with the root key."""
     pool = urllib3.PoolManager(ssl_context=trusted(connection.s3_ca), timeout=30, retries=urllib3.Retry(3))
-    admin = MinioAdmin(
+    return MinioAdmin(
         endpoint=connection.s3_endpoint,
         region=connection.s3_region,
         credentials=FileProvider(connection.s3_credentials),
         http_client=pool,
     )
+
+
+def main() -> None:
+    """Read the settings from the environment, and make the users."""
+    connection = Connection()
     try:
-        accepted, removed = apply(json.loads(Path(sys.argv[1]).read_text()), admin)
+        accepted, removed = apply(json.loads(Path(sys.argv[1]).read_text()), connect(connection))
     except (MinioException, MinioAdminException, urllib3.exceptions.HTTPError) as error:
         sys.exit(f"store-users: the object store at {connection.s3_endpoint} refused or did not answer: {error}")
     print(f"store-users: {accepted} keys are accepted, {removed} were withdrawn")  # noqa: T201 - a command
