@@ -163,12 +163,12 @@ class Containers:
     def left(self) -> list[str]:
         """Return the containers, volumes and networks of this installation that exist."""
         label = f"label=com.docker.compose.project={self.project}"
-        found = {
+        existing = {
             "container": podman("ps", "--all", "--filter", label, "--format", "{{.Names}}"),
             "volume": podman("volume", "ls", "--filter", label, "--format", "{{.Name}}"),
             "network": podman("network", "ls", "--filter", label, "--format", "{{.Name}}"),
         }
-        return [f"{kind} {name}" for kind, names in found.items() for name in names.split()]
+        return [f"{kind} {name}" for kind, names in existing.items() for name in names.split()]
 
 
 def _wait(true: Any, limit_s: float, what: str, why: Any = lambda: "") -> None:

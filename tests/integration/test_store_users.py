@@ -78,7 +78,7 @@ class Administration(BaseHTTPRequestHandler):
         raise AttributeError(name)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Drop the line of the log."""
 
 
 @pytest.fixture
