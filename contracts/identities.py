@@ -27,7 +27,14 @@ _READING: Final = ("$js.api.", WorkProgressed.TYPE)
 
 PUBLISHED_BY: Final[dict[Role, tuple[type[Fact], ...]]] = {
     "publisher": (f.CheckpointReady,),
-    "operator": (f.ReleaseCancelled, f.RollbackOrdered, f.DrillOrdered, f.QuarantineLifted),
+    "operator": (
+        f.ReleaseCancelled,
+        f.RollbackOrdered,
+        f.DrillOrdered,
+        f.QuarantineLifted,
+        f.SilenceOrdered,
+        f.AlertAcknowledged,
+    ),
     "approver": (f.ApprovalGranted,),
     "viewer": (),
     "administrator": (),

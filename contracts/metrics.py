@@ -362,6 +362,25 @@ MIRROR_BEHIND = Metric(
     ("mirror",),
 )
 
+# -- notifications ----------------------------------------------------------------------------------------------------
+
+_NOTIFIER: Final = ("notifier",)
+
+NOTIFICATIONS = Metric(
+    "slipway_notifications_total",
+    "counter",
+    "Tries to send an alert to a receiver: sent, failed (tried again) or given_up (a dead letter)",
+    ("receiver", "outcome"),
+    (),
+    _NOTIFIER,
+)
+NOTIFICATIONS_WAITING = Metric(
+    "slipway_notifications_waiting", "gauge", "Notifications that failed and wait", ("receiver",), (), _NOTIFIER
+)
+ALERTS_SILENCED = Metric(
+    "slipway_alerts_silenced", "gauge", "Open alerts that a silence holds back from all receivers", (), (), _NOTIFIER
+)
+
 METRICS: Final[tuple[Metric, ...]] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
 """All of them, in the order of their declaration."""
 BY_NAME: Final = {metric.name: metric for metric in METRICS}

@@ -24,6 +24,7 @@ RECORD_KEYS: dict[str, tuple[str, ...]] = {
     "api-usage": (),
     "audit": (),
     "drills": ("*.{model}",),
+    "notifications": ("{model}",),
     "policies": ("{model}",),
     "releases": ("{model}.*",),
     "rollback-answers": (),
@@ -36,7 +37,7 @@ RECORD_KEYS: dict[str, tuple[str, ...]] = {
 
 FROM_OUTSIDE: tuple[type[Fact], ...] = (
     f.CheckpointReady, f.ApprovalGranted, f.ReleaseCancelled, f.RollbackOrdered, f.DrillOrdered, f.QuarantineLifted,
-    f.ErasureOrdered, f.AuditRecorded,
+    f.ErasureOrdered, f.AuditRecorded, f.SilenceOrdered, f.AlertAcknowledged,
 )  # fmt: skip
 NOT_STORED: tuple[type[Fact], ...] = (f.WorkProgressed,)
 
@@ -132,6 +133,13 @@ SERVICES: dict[str, ServiceContract] = {
             staging=(f.AlertRaised, f.AlertUpdated, f.InferenceBatch),
         ),
         ServiceContract(
+            "notifier",
+            consumes=(f.AlertRaised, f.AlertUpdated, f.AlertResolved, f.SilenceOrdered, f.AlertAcknowledged),
+            emits=(f.OrderAccepted, f.OrderRefused),
+            owns=("notifications",),
+            looks_up=(ORDERS,),
+        ),
+        ServiceContract(
             "gateway",
             emits=(f.InferenceBatch, f.RollbackReported),
             owns=("api-usage",),
@@ -142,7 +150,7 @@ SERVICES: dict[str, ServiceContract] = {
         ServiceContract("mirror", reads_records=("routes",), looks_up=(EVENTS,)),
     )
 }  # fmt: skip
-OPTIONAL: Final = ("mirror",)
+OPTIONAL: Final = ("mirror", "notifier")
 """Services that are started only if they are configured."""
 
 

@@ -523,6 +523,17 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "kind": "held-out",
         "expires_at": after(900),
     },
+    f.SilenceOrdered: {
+        "reason": "The network is maintained.",
+        "trigger": "ttft-p95",
+        "until": after(7200),
+        "expires_at": after(900),
+    },
+    f.AlertAcknowledged: {
+        "alert_id": "support-bot.v7.int8/ttft-p95/1",
+        "reason": "I look at it.",
+        "expires_at": after(900),
+    },
     f.AuditRecorded: {
         "action": "policy.set",
         "about": MODEL,

@@ -66,3 +66,39 @@ class PrometheusServer(Throwaway):
 
     def _get(self, path: str, **parameters: str) -> httpx.Response:
         return httpx.get(f"http://127.0.0.1:{self.port}{path}", params=parameters, timeout=10, trust_env=False)
+
+
+class AlertmanagerServer(Throwaway):
+    """A real Alertmanager that tells nobody."""
+
+    name = "alertmanager"
+
+    def __init__(self, folder: Path, program: str) -> None:
+        super().__init__(folder)
+        self._program = program
+        self.port = free_port()
+        (self.folder / "alertmanager.yaml").write_text("route: {receiver: nobody}\nreceivers: [{name: nobody}]\n")
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def command(self) -> list[str]:
+        return [
+            self._program,
+            f"--config.file={self.folder / 'alertmanager.yaml'}",
+            f"--storage.path={self.folder / 'data'}",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+            "--cluster.listen-address=",
+        ]
+
+    def ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/-/ready", timeout=5, trust_env=False).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def alerts(self) -> list[dict[str, Any]]:
+        """Return the alerts that are active."""
+        active: list[dict[str, Any]] = httpx.get(f"{self.url}/api/v2/alerts", timeout=5, trust_env=False).json()
+        return active

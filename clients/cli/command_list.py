@@ -45,6 +45,8 @@ COMMANDS = {
     "audit": Listed("audit", "audit_app", OPERATE),
     "events": Listed("events", "events", OPERATE),
     "alerts": Listed("alerts", "alerts", OPERATE),
+    "silence": Listed("silence", "silence", OPERATE),
+    "ack": Listed("silence", "ack", OPERATE),
     "rollback": Listed("rollback", "rollback", OPERATE),
     "drill": Listed("drill", "drill", OPERATE),
     "replay": Listed("replay", "replay_command", OPERATE),

@@ -15,6 +15,7 @@ from .admission import (
 from .comparison import ComparedVariant, Comparison
 from .fact import Fact
 from .ops import (
+    AlertAcknowledged,
     ApprovalGranted,
     AuditRecorded,
     DrillFault,
@@ -26,6 +27,7 @@ from .ops import (
     ReleaseCancelled,
     RollbackOrdered,
     RollbackReported,
+    SilenceOrdered,
 )
 from .release import (
     ApprovalRequested,
@@ -109,6 +111,8 @@ FACTS: dict[str, type[Fact]] = {
         RollbackReported,
         QuarantineLifted,
         ErasureOrdered,
+        SilenceOrdered,
+        AlertAcknowledged,
         OrderAccepted,
         OrderRefused,
         AuditRecorded,
@@ -128,6 +132,7 @@ FACTS: dict[str, type[Fact]] = {
 __all__ = [
     "CALIBRATION_DEFAULTS",
     "FACTS",
+    "AlertAcknowledged",
     "AlertRaised",
     "AlertResolved",
     "AlertUpdated",
@@ -177,6 +182,7 @@ __all__ = [
     "RollbackStarted",
     "RollbackTimeline",
     "ServedQuality",
+    "SilenceOrdered",
     "StageReleased",
     "StageRequested",
     "Statistics",

@@ -38,7 +38,7 @@ TRITON = "triton"
 """The part that serves the default runtime; the one of the runtime `next` is `triton-next`."""
 GATEWAY_ADMIN = "gateway-admin"
 """The port where the gateway answers probes and scrapes."""
-SINGLE = frozenset({"gateway", "mirror"})
+SINGLE = frozenset({"gateway", *OPTIONAL})
 """Services with one process in the embedded stack. The gateway takes several workers instead."""
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Makes waiting torch threads sleep instead of spin: several processes share the cores here."""
@@ -125,19 +125,19 @@ class StackConfig:
     """The requested shape of a stack: the engine, processes of each service, runtimes besides the default one.
 
     `gateway_workers` share the gateway's port; None leaves their number to the inherited variable `GATEWAY_WORKERS`.
-    `mirror` says whether the mirror is started.
+    `optional` names the services that are started besides: those that are configured.
     """
 
     engine: Engine = "slipway"
     replicas: Mapping[str, int] | None = None
     gateway_workers: int | None = None
     runtimes: tuple[str, ...] = ()
-    mirror: bool = False
+    optional: tuple[str, ...] = ()
 
     @property
     def services(self) -> tuple[str, ...]:
         """The names of the services that are started."""
-        return (*SERVICES, *(OPTIONAL if self.mirror else ()))
+        return (*SERVICES, *(name for name in OPTIONAL if name in self.optional))
 
     @property
     def tritons(self) -> list[str]:

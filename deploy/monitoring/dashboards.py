@@ -94,6 +94,14 @@ FLEET = Dashboard(
                     [Query(quantile(0.95, m.ROLLBACK_SECONDS, "24h", "stage", **_PROD), "{{stage}}")],
                     "s",
                 ),
+                Panel(
+                    "Notifications",
+                    [
+                        Query(by(increase(m.NOTIFICATIONS, "1h"), "receiver", "outcome"), "{{receiver}}: {{outcome}}"),
+                        Query(f"sum by (receiver) ({m.NOTIFICATIONS_WAITING})", "{{receiver}}: waiting"),
+                        Query(f"max({m.ALERTS_SILENCED})", "silenced alerts"),
+                    ],
+                ),
                 Panel("Changes of routes", [Query(by(increase(m.ROUTE_CHANGES, "1h"), "cause"), "{{cause}}")]),
             ],
         ),

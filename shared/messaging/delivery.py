@@ -279,7 +279,7 @@ async def store_dead_letter(bus: Host, message: Msg, error: SlipwayError, durabl
     Of a message that is too large to fit with the reason only the beginning is copied; its stream still has it whole.
     """
     metadata = message.metadata
-    kept = {key: _header_safe(value) for key, value in (message.headers or {}).items() if key.lower() in _KEPT_HEADERS}
+    kept = {key: header_safe(value) for key, value in (message.headers or {}).items() if key.lower() in _KEPT_HEADERS}
     limit = bus.client.max_payload - _HEADERS_BYTES
     if len(message.data) > limit:
         kept["Slipway-Truncated"] = str(len(message.data))
@@ -287,10 +287,10 @@ async def store_dead_letter(bus: Host, message: Msg, error: SlipwayError, durabl
         **kept,
         "Nats-Msg-Id": f"{metadata.stream}:{metadata.sequence.stream}:{durable}",
         "Slipway-Code": error.code,
-        "Slipway-Reason": _header_safe(error.sentence()),
+        "Slipway-Reason": header_safe(error.sentence()),
         "Slipway-Service": bus.service,
         "Slipway-Consumer": durable,
-        "Slipway-Subject": _header_safe(message.subject),
+        "Slipway-Subject": header_safe(message.subject),
         "Slipway-Stream": metadata.stream,
         "Slipway-Sequence": str(metadata.sequence.stream),
         "Slipway-Deliveries": str(metadata.num_delivered),
@@ -301,7 +301,8 @@ async def store_dead_letter(bus: Host, message: Msg, error: SlipwayError, durabl
     return ack.seq
 
 
-def _header_safe(text: str) -> str:
+def header_safe(text: str) -> str:
+    """Return a text as a header may have it: one line of ASCII, shortened."""
     plain = "".join(letter if " " <= letter <= "~" else "?" for letter in " ".join(text.split()))
     return plain[:1000].rstrip()
 

@@ -46,6 +46,7 @@ BUCKETS = (
     "api-usage",
     "audit",
     "rollback-answers",
+    "notifications",
 )
 _MEBIBYTE = 1024 * 1024
 _BUCKET_BYTES = {"releases": 2048 * _MEBIBYTE, "alerts": 2048 * _MEBIBYTE, "rollbacks": 512 * _MEBIBYTE}

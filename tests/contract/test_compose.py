@@ -25,7 +25,7 @@ SECRETS = {
     "SLIPWAY_TRITON_ADMIN_KEY": "secret-2",
 }
 LIBRARIES = {
-    "light": {"registry", "mirror"},
+    "light": {"registry", "mirror", "notifier"},
     "serving": {"server-manager", "benchmarker", "rollback-controller", "gateway"},
     "reports": {"monitor"},
     "heavy": {"merger", "quantiser"},
@@ -69,7 +69,7 @@ def compose():
     return run
 
 
-@pytest.mark.parametrize("profiles", [[], ["gpu"], ["gpu", "tools", "mirror"]], ids=["plain", "gpu", "all"])
+@pytest.mark.parametrize("profiles", [[], ["gpu"], ["gpu", "tools", "mirror", "notifier"]], ids=["plain", "gpu", "all"])
 def test_the_file_is_valid(compose, profiles):
     flags = [word for profile in profiles for word in ("--profile", profile)]
     done = compose(*flags, "config", "-q", variables=SECRETS)
@@ -145,7 +145,7 @@ def test_services_wait_for_what_they_need():
 @pytest.fixture(scope="module")
 def resolved(compose) -> dict:
     """Return the file as docker-compose reads it."""
-    done = compose("--profile", "gpu", "--profile", "tools", "--profile", "mirror", "config", variables=SECRETS)
+    done = compose("--profile", "gpu", "--profile", "tools", "--profile", "mirror", "--profile", "notifier", "config", variables=SECRETS)
     assert done.returncode == 0, done.stderr
     return yaml.safe_load(done.stdout)
 
@@ -232,6 +232,7 @@ def test_the_image_of_triton_has_a_pinned_base_and_the_same_engine_as_the_cpu():
 def test_settings_are_ones_that_the_services_know():
     from services.benchmarker.settings import BenchmarkerSettings
     from services.mirror.settings import MirrorSettings
+    from services.notifier.settings import NotifierSettings
     from services.rollback_controller.settings import RollbackControllerSettings
     from services.server_manager.settings import ServerManagerSettings
     from shared.runtime.settings import Connection, SourceSettings
@@ -246,6 +247,7 @@ def test_settings_are_ones_that_the_services_know():
                 ("SERVER_MANAGER_", ServerManagerSettings),
                 ("BENCHMARKER_", BenchmarkerSettings),
                 ("MIRROR_", MirrorSettings),
+                ("NOTIFIER_", NotifierSettings),
                 ("ROLLBACK_CONTROLLER_", RollbackControllerSettings),
             ):
                 if name.startswith(prefix):

@@ -41,8 +41,8 @@ StateOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-REGISTRIES = ("MIRROR_MLFLOW_URL",)
-"""Variables that set a registry; the mirror is part of the stack if one of them has a value."""
+CONFIGURED_BY = {"mirror": ("MIRROR_MLFLOW_URL",), "notifier": ("NOTIFIER_RECEIVERS",)}
+"""Variables by optional service: it is part of the stack if one of them has a value."""
 
 EngineOption = Annotated[
     str, typer.Option(help="Serving engine: slipway (vLLM), or toy, which answers without a model, for tests.")
@@ -98,7 +98,7 @@ def up(
         parse_replicas(replicas or []),
         gateway_workers,
         runtimes=tuple(runtimes),
-        mirror=has_registry(os.environ),
+        optional=configured_services(os.environ),
     )
     root = engine_env or CliSettings().engine_env or default_engine_root()
     if folder.is_held():
@@ -164,9 +164,9 @@ def parse_runtimes(items: list[str], description: Description | None) -> dict[st
     return runtimes
 
 
-def has_registry(environment: Any) -> bool:
-    """Return whether a registry is set that versions are mirrored into, so that the mirror is started."""
-    return any(environment.get(name) for name in REGISTRIES)
+def configured_services(environment: Any) -> tuple[str, ...]:
+    """Return the optional services that these variables configure, so that they are started."""
+    return tuple(name for name, variables in CONFIGURED_BY.items() if any(map(environment.get, variables)))
 
 
 def inherited_variables(environment: Any) -> dict[str, str]:

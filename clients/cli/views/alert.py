@@ -100,6 +100,7 @@ def _below(alert: AlertView) -> list[str]:
     fact = alert.fact
     ended = "" if alert.resolved_at is None else f"resolved {alert.resolved_at:%Y-%m-%d %H:%M:%S}: "
     lines = [f"{ended}{_one_line(fact.message)}"]
+    lines += [f"id {fact.alert_id}"]
     lines += [f"runbook {fact.runbook}"] if fact.runbook else []
     lines += [f"evidence {fact.evidence.uri}"] if fact.evidence is not None else []
     return lines

@@ -15,6 +15,7 @@ from services.gateway.route_table import RouteTable
 from services.gateway.worker_state import WorkerState
 from services.mirror.metrics import MirrorMetrics
 from services.monitor.metrics import MonitorMetrics
+from services.notifier.metrics import NotifierMetrics
 from services.registry.metrics import RegistryMetrics
 from services.rollback_controller.metrics import RollbackMetrics
 from services.server_manager.metrics import FleetMetrics
@@ -37,6 +38,7 @@ OWN = {
     "gateway": of_gateway,
     "mirror": MirrorMetrics,
     "monitor": MonitorMetrics,
+    "notifier": lambda registry: NotifierMetrics(registry, (), SystemClock()),
     "registry": RegistryMetrics,
     "rollback-controller": RollbackMetrics,
     "server-manager": FleetMetrics,

@@ -22,7 +22,7 @@ def ports(config=None):
 def test_every_declared_service_is_started():
     assert {*SERVICES, *plan.OPTIONAL} == set(CONTRACTS)
     assert StackConfig().services == SERVICES
-    assert StackConfig(mirror=True).services == (*SERVICES, "mirror")
+    assert StackConfig(optional=("mirror", "notifier")).services == (*SERVICES, "mirror", "notifier")
 
 
 def test_every_part_has_its_own_port():

@@ -1,0 +1,131 @@
+"""`slipway silence` and `slipway ack`: whether people are told of alerts, and who takes care of one."""
+
+import asyncio
+from datetime import timedelta
+from typing import Annotated, Any
+
+import typer
+from nats.js import JetStreamContext
+
+from clients.cli.commands.alerts import ALERTS
+from clients.cli.commands.orders import EXPIRES, ExpiresOption, expires_at, order
+from clients.cli.connection import (
+    JsonOption,
+    ModelArgument,
+    StackAddress,
+    StateOption,
+    connected,
+    find_stack,
+    sender_of,
+)
+from clients.cli.event_log import EventFilter, answer_to, last_sequences, read_history
+from clients.cli.output import CommandError, Exit, show_json, show_line
+from clients.cli.parsing import check_model, parse_duration
+from clients.cli.views.alert import AlertView, fold
+from contracts.envelope import Event
+from contracts.facts import AlertAcknowledged, Fact, OrderAccepted, OrderRefused, SilenceOrdered
+from contracts.services import EVENTS
+from shared.messaging.publishing import publish_event
+from shared.runtime.clock import SystemClock
+
+WAIT_S, POLL_S = 15.0, 0.1
+LONGEST = timedelta(days=30)
+NAMED = 10
+
+
+def silence(
+    model: ModelArgument,
+    *,
+    trigger: Annotated[
+        str | None,
+        typer.Option("--trigger", help="Only alerts of this trigger, or of this kind (`engine`, `drift` …)."),
+    ] = None,
+    lasts: Annotated[str, typer.Option("--for", help="How long, at most 30d.")] = "2h",
+    stop: Annotated[bool, typer.Option("--stop", help="End the silence of this model and trigger.")] = False,
+    reason: Annotated[str, typer.Option("--reason", help="Reason, kept in the record.")],
+    expires: ExpiresOption = EXPIRES,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell nobody of new alerts of a model for a while. They are raised, and roll back, as always.
+
+    When the silence ends, people are told of what is still open. The end of what they were told of before is sent.
+    """
+    check_model(model)
+    span = timedelta() if stop else parse_duration(lasts)
+    if span > LONGEST:
+        raise CommandError(f"--for {lasts} is too long: the limit is {LONGEST.days}d", Exit.USAGE)
+    until = SystemClock().now() + span
+    fact = SilenceOrdered(reason=reason, trigger=trigger, until=until, expires_at=expires_at(expires))
+    details = asyncio.run(_order(find_stack(state), model, fact))
+    what = model if trigger is None else f"{model}, {trigger}"
+    if as_json:
+        show_json({"model": model, "trigger": trigger, "until": until.isoformat(), **details})
+    elif stop:
+        show_line(f"alerts of {what} are sent again")
+    else:
+        show_line(f"nobody is told of new alerts of {what} until {until:%Y-%m-%d %H:%M:%S} UTC; rollbacks go on")
+
+
+def ack(
+    alert: Annotated[str, typer.Argument(metavar="ALERT", help="Id of an open alert: `slipway alerts --json`.")],
+    *,
+    reason: Annotated[str, typer.Option("--reason", help="What is done about it, kept in the record.")] = "",
+    expires: ExpiresOption = EXPIRES,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say that somebody takes care of an open alert; whoever was told of it is told that, too."""
+    until = expires_at(expires)
+    model, details = asyncio.run(_ack(find_stack(state), alert, reason, until))
+    if as_json:
+        show_json({"model": model, "alert_id": alert, **details})
+    else:
+        show_line(f"{alert} is acknowledged by {details.get('acknowledged_by', 'you')}")
+
+
+async def _ack(stack: StackAddress, alert_id: str, reason: str, until: Any) -> tuple[str, dict[str, Any]]:
+    async with connected(stack) as client:
+        history = await read_history(client.jetstream(timeout=10), None, EventFilter(ALERTS))
+    model = model_of(alert_id, [view for view in fold(logged.event for logged in history) if view.open])
+    fact = AlertAcknowledged(alert_id=alert_id, reason=reason, expires_at=until)
+    return model, await _order(stack, model, fact)
+
+
+def model_of(alert_id: str, views: list[AlertView]) -> str:
+    """Return the model of an open alert.
+
+    Raises:
+        CommandError: no alert of this id is open; the message names some that are.
+    """
+    by_id = {view.event.data.alert_id: view.event.subject for view in views}
+    if alert_id not in by_id:
+        known = ", ".join(list(by_id)[:NAMED]) or "none is"
+        raise CommandError(f"no alert {alert_id!r} is open; open: {known}", Exit.USAGE)
+    return by_id[alert_id]
+
+
+async def _order(stack: StackAddress, model: str, fact: Fact) -> dict[str, Any]:
+    """Publish an order to the notifier; return the details of its answer."""
+    async with connected(stack) as client:
+        js = client.jetstream(timeout=10)
+        published = order(sender_of(stack), model, None, fact)
+        after = (await last_sequences(js))[EVENTS]
+        await publish_event(js, published, random_id=True)
+        return await _answer(js, published, after)
+
+
+async def _answer(js: JetStreamContext, published: Event[Any], after: int) -> dict[str, Any]:
+    deadline = asyncio.get_running_loop().time() + WAIT_S
+    while asyncio.get_running_loop().time() < deadline:
+        accepted = await answer_to(js, OrderAccepted, published.subject, published.id, after)
+        if accepted is not None:
+            details: dict[str, Any] = accepted.data.details
+            return details
+        refused = await answer_to(js, OrderRefused, published.subject, published.id, after)
+        if refused is not None:
+            raise CommandError(f"the order was refused: {refused.data.code}: {refused.data.reason}")
+        await asyncio.sleep(POLL_S)
+    raise CommandError(
+        f"the order {published.id} was published and not answered within {WAIT_S:g} s; does a notifier run?"
+    )

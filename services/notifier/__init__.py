@@ -1,0 +1,1 @@
+"""The notifier: sends alerts to the systems where people see them."""

@@ -1,0 +1,1 @@
+"""Technology around the notifier."""

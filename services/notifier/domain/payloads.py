@@ -1,0 +1,162 @@
+"""What receivers are sent: bodies for Alertmanager, webhooks, Slack and PagerDuty. All texts may come from outside."""
+
+from datetime import datetime, timedelta
+from hashlib import sha256
+from typing import Any, Final
+from urllib.parse import quote
+
+from services.notifier.domain.notices import Due
+from services.notifier.domain.receivers import Kind
+from services.notifier.domain.record import Notice
+
+_SLACK_CHARS: Final = 2900
+_SUMMARY_CHARS: Final = 1000
+_PAGERDUTY_SEVERITY: Final = {"critical": "critical", "warning": "warning", "info": "info"}
+_PAGERDUTY_ACTION: Final = {"raised": "trigger", "acknowledged": "acknowledge", "resolved": "resolve"}
+_VERB: Final = {"raised": "raised", "acknowledged": "acknowledged", "resolved": "resolved"}
+
+
+def message_id(due: Due) -> str:
+    """Return the id of a notification: the same for each try, so that receivers can drop a second one."""
+    digest = sha256(f"{due.notice.key}/{due.transition}/{due.receiver}".encode()).hexdigest()
+    return f"msg_{digest[:32]}"
+
+
+def group_id(notice: Notice) -> str:
+    """Return what all notifications of one alert have in common."""
+    return sha256(notice.key.encode()).hexdigest()[:32]
+
+
+def body_of(kind: Kind, due: Due, *, now: datetime, resend_s: float, link: str, secret: str = "") -> Any:
+    """Return the body for a kind of receiver, as JSON data.
+
+    Args:
+        kind: The kind.
+        due: What is sent.
+        now: The time.
+        resend_s: How often an open alert is sent again to Alertmanager.
+        link: Template of an address with `{alert_id}`; empty for none.
+        secret: PagerDuty's routing key.
+    """
+    address = link.replace("{alert_id}", quote(due.notice.alert.alert_id, safe=""))
+    if kind == "alertmanager":
+        return [alertmanager(due, now, resend_s, address)]
+    if kind == "slack":
+        return slack(due, address)
+    if kind == "pagerduty":
+        return pagerduty(due, address, secret)
+    return webhook(due, now, address)
+
+
+def alertmanager(due: Due, now: datetime, resend_s: float, link: str) -> dict[str, Any]:
+    """Return an alert of Alertmanager's API v2.
+
+    It ends by itself if it is not sent again for four periods: a notifier that is gone leaves no alert open for ever.
+    """
+    notice, alert = due.notice, due.notice.alert
+    ends_at = notice.resolved_at or now + timedelta(seconds=4 * resend_s)
+    labels = {
+        "alertname": "SlipwayAlert",
+        "alert_id": alert.alert_id,
+        "environment": "production",
+        "kind": alert.kind,
+        "model": alert.target.model,
+        "severity": alert.severity,
+        "target": str(alert.target),
+        "trigger": alert.trigger or "",
+    }
+    annotations = {"summary": summary(notice), "description": alert.message, "runbook_url": alert.runbook}
+    if notice.acknowledged_by:
+        annotations["acknowledged_by"] = notice.acknowledged_by
+    return {
+        "labels": {name: value for name, value in labels.items() if value},
+        "annotations": {name: value for name, value in annotations.items() if value},
+        "startsAt": notice.raised_at.isoformat(),
+        "endsAt": ends_at.isoformat(),
+        **({"generatorURL": link} if link else {}),
+    }
+
+
+def webhook(due: Due, now: datetime, link: str) -> dict[str, Any]:
+    """Return the payload of a webhook, with `type`, `timestamp` and `data` as Standard Webhooks recommends."""
+    notice = due.notice
+    return {
+        "type": f"alert.{due.transition}",
+        "timestamp": now.isoformat(),
+        "data": {
+            "id": group_id(notice),
+            "summary": summary(notice),
+            "alert": notice.alert.model_dump(mode="json", by_alias=True, exclude_none=True),
+            "raised_at": notice.raised_at.isoformat(),
+            "resolved_at": notice.resolved_at.isoformat() if notice.resolved_at else None,
+            "acknowledged_by": notice.acknowledged_by or None,
+            "acknowledged_because": notice.acknowledged_because or None,
+            "link": link or None,
+        },
+    }
+
+
+def slack(due: Due, link: str) -> dict[str, Any]:
+    """Return a message for an incoming webhook of Slack; no text can mention people or hide an address."""
+    notice, alert = due.notice, due.notice.alert
+    head = f"{_VERB[due.transition].capitalize()} ({alert.severity}): {summary(notice)}"
+    lines = [f"*{escape(head)}*", escape(alert.message)]
+    if due.transition == "acknowledged":
+        lines.append(escape(f"By {notice.acknowledged_by}. {notice.acknowledged_because}"))
+    if alert.runbook:
+        lines.append(escape(f"Runbook: {alert.runbook}"))
+    if link:
+        lines.append(f"<{link}|Details>")
+    text = cut("\n".join(lines), _SLACK_CHARS)
+    block = {"type": "section", "text": {"type": "mrkdwn", "text": text, "verbatim": True}}
+    return {"text": cut(escape(head), _SLACK_CHARS), "blocks": [block], "unfurl_links": False}
+
+
+def pagerduty(due: Due, link: str, routing_key: str) -> dict[str, Any]:
+    """Return an event of PagerDuty's Events API v2; all events of an alert have one key, so that it is one incident."""
+    notice, alert = due.notice, due.notice.alert
+    event: dict[str, Any] = {
+        "routing_key": routing_key,
+        "event_action": _PAGERDUTY_ACTION[due.transition],
+        "dedup_key": group_id(notice),
+    }
+    if due.transition == "raised":
+        event["payload"] = {
+            "summary": cut(summary(notice), _SUMMARY_CHARS),
+            "source": str(alert.target),
+            "severity": _PAGERDUTY_SEVERITY[alert.severity],
+            "timestamp": notice.raised_at.isoformat(),
+            "component": alert.target.model,
+            "group": "slipway",
+            "class": alert.kind,
+            "custom_details": {
+                "alert_id": alert.alert_id,
+                "message": alert.message,
+                "value": alert.value,
+                "limit": alert.limit,
+                "runbook": alert.runbook,
+            },
+        }
+        if link:
+            event["links"] = [{"href": link, "text": "Details"}]
+    return event
+
+
+def summary(notice: Notice) -> str:
+    """Return an alert in one line."""
+    alert = notice.alert
+    return " ".join(f"{alert.target}: {alert.trigger or alert.kind}. {alert.message}".split())
+
+
+def escape(text: str) -> str:
+    """Return a text as Slack shows it: `<` begins mentions and links there."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def cut(text: str, most: int) -> str:
+    """Return a text, shortened to so many characters; no escaped character is cut in two."""
+    if len(text) <= most:
+        return text
+    kept = text[: most - 1]
+    start = kept.rfind("&", len(kept) - 5)
+    return (kept[:start] if start >= 0 and ";" not in kept[start:] else kept) + "…"

@@ -1,0 +1,80 @@
+"""What the notifier keeps of a model: alerts with what is still to be sent of each, and silences."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from contracts.facts import AlertRaised
+from contracts.records import Migration, OutboxRecord
+from contracts.vocabulary import Contract, Instant, ModelName
+
+Transition = Literal["raised", "acknowledged", "resolved"]
+
+
+class Send(Contract):
+    """A notification that a receiver is yet to get.
+
+    Attributes:
+        attempts: How often it was begun.
+        first_at: When it was begun the first time.
+        next_at: When it is due.
+    """
+
+    transition: Transition
+    attempts: int = 0
+    first_at: Instant | None = None
+    next_at: Instant
+
+
+class Notice(Contract):
+    """An alert, from raised to resolved.
+
+    Attributes:
+        alert: Its newest figures.
+        raised_at: When it was raised.
+        resolved_at: When it ended; None while it is open.
+        forget_at: When it is removed, unless something is yet to be sent of it.
+        sequences: Sequence in the log of the event of each transition.
+        queues: What is to be sent, in its order, by receiver.
+        told: Receivers that it was sent to, or may have been: what follows goes to them only.
+        dead: Receivers that a notification was given up for.
+        acknowledged_by: Who acknowledged it, and why; empty for nobody.
+    """
+
+    alert: AlertRaised
+    raised_at: Instant
+    resolved_at: Instant | None = None
+    forget_at: Instant | None = None
+    sequences: dict[str, int] = Field(default_factory=dict)
+    queues: dict[str, tuple[Send, ...]] = Field(default_factory=dict)
+    told: tuple[str, ...] = ()
+    dead: tuple[str, ...] = ()
+    acknowledged_by: str = ""
+    acknowledged_because: str = ""
+
+    @property
+    def key(self) -> str:
+        """The same from raised to resolved, another one for the next occurrence of the same alert."""
+        return f"{self.alert.alert_id}@{self.raised_at.isoformat()}"
+
+
+class Silence(Contract):
+    """Until when alerts are not sent; by whose order, and why."""
+
+    trigger: str | None
+    until: Instant
+    by: str
+    reason: str
+    order_id: str
+
+
+class ModelNotices(OutboxRecord):
+    """The record of a model: its notices by their key, and its silences."""
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {}
+
+    model: ModelName
+    notices: dict[str, Notice] = Field(default_factory=dict)
+    silences: tuple[Silence, ...] = ()

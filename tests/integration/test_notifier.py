@@ -1,0 +1,192 @@
+"""The notifier as a process on a real bus: alerts reach a real Alertmanager and others, whatever these answer."""
+
+import asyncio
+import base64
+import contextlib
+import hmac
+import time
+import uuid
+from hashlib import sha256
+
+import pytest
+
+from clients.cli import dead_letters
+from contracts import facts as f
+from contracts.envelope import Event
+from shared.messaging.bus import publish_event
+from shared.runtime.clock import SystemClock
+from testbed import factories as k
+from testbed.monitoring import AlertmanagerServer, require
+from testbed.servers import HARNESS, running
+from testbed.services import environment, running_service
+from tests.kit.command import run_command
+from tests.kit.receivers import ReceiverServer
+
+MODULE = "services.notifier.main"
+CLOCK = SystemClock()
+QUICK = {"NOTIFIER_SWEEP_S": "0.1", "NOTIFIER_TIMEOUT_S": "0.7", "NOTIFIER_RESEND_S": "1"}
+SECRET = b"k" * 32
+
+
+@pytest.fixture(scope="module")
+def alertmanager(tmp_path_factory):
+    program = require("prometheus-alertmanager", "prometheus-alertmanager")
+    with running(AlertmanagerServer(tmp_path_factory.mktemp("alerts"), program)) as server:
+        yield server
+
+
+@pytest.fixture
+def receiver():
+    with ReceiverServer() as server:
+        yield server
+
+
+@contextlib.contextmanager
+def notifier(settings, receivers, **more):
+    file = settings.state_dir / "receivers.toml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    (file.parent / "secret").write_text("whsec_" + base64.b64encode(SECRET).decode())
+    lines = []
+    for fields in receivers:
+        lines += ["[[receiver]]", *(f'{name} = "{value}"' for name, value in fields.items())]
+    file.write_text("\n".join(lines).replace("DIR", str(file.parent)))
+    with running_service(MODULE, settings, NOTIFIER_RECEIVERS=str(file), **{**QUICK, **more}) as process:
+        yield process
+
+
+def hook(receiver, name="hook"):
+    return {"name": name, "kind": "webhook", "url": f"{receiver.url}/{name}", "secret_file": "DIR/secret"}
+
+
+def event(fact, *, environment="production", model=k.MODEL, at=None):
+    return Event[type(fact)](
+        id=str(uuid.uuid4()),
+        source=k.source_for(type(fact)),
+        type=fact.TYPE,
+        subject=model,
+        time=at or CLOCK.now(),
+        correlationid="r-7",
+        environment=environment,
+        data=fact,
+    )
+
+
+def alert(alert_id="bot.v7.int8/slow/1", *, raised_at=None, **changes):
+    raised_at = raised_at or CLOCK.now()
+    fields = {"alert_id": alert_id, "drill": None, "severity": "critical", "raised_at": raised_at, **changes}
+    return f.AlertRaised.model_validate(k.fact(f.AlertRaised).model_dump(by_alias=True) | fields)
+
+
+def ended(raised):
+    return f.AlertResolved.model_validate(raised.model_dump(by_alias=True))
+
+
+async def until(condition, what, timeout_s=30.0):
+    deadline = time.monotonic() + timeout_s
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"{what} did not come true within {timeout_s} s"
+        await asyncio.sleep(0.05)
+    return result
+
+
+def types(received):
+    return [each.data["type"] for each in received]
+
+
+async def test_a_real_alertmanager_has_the_alert_while_it_is_open(js, bus_settings, alertmanager):
+    raised = alert(message='hostile "text" \n<b>&')
+    with notifier(bus_settings, [{"name": "manager", "kind": "alertmanager", "url": alertmanager.url}]):
+        await publish_event(js, event(raised))
+        (active,) = await until(alertmanager.alerts, "the alert being active")
+        assert active["labels"]["severity"] == "critical"
+        assert active["annotations"]["description"] == raised.message
+        first = active["endsAt"]
+        await until(lambda: alertmanager.alerts()[0]["endsAt"] > first, "the alert being sent again")
+        await publish_event(js, event(ended(raised)))
+        await until(lambda: not alertmanager.alerts(), "the alert having ended")
+
+
+async def test_what_happened_while_it_was_down_is_sent_if_it_is_still_so(js, bus_settings, receiver):
+    over, open_ = alert("over/1"), alert("open/1")
+    for fact in (over, open_, ended(over)):
+        await publish_event(js, event(fact))
+    await publish_event(js, event(alert("staging/bot/1"), environment="staging"))
+    await publish_event(js, event(alert("drill/1", drill="drill-3")))
+    with notifier(bus_settings, [hook(receiver)]) as process:
+        await until(lambda: receiver.received, "a notification")
+        process.kill()
+        process.start()
+        await publish_event(js, event(ended(open_)))
+        await until(lambda: "alert.resolved" in types(receiver.received), "the end")
+    ids = {each.data["data"]["alert"]["alert_id"] for each in receiver.received}
+    assert {"open/1"} <= ids <= {"open/1", "over/1"}, "an end may come first or second: never staging, never a drill"
+    of_open = [each for each in receiver.received if each.data["data"]["alert"]["alert_id"] == "open/1"]
+    assert types(of_open) == sorted(types(of_open)), "raised, then resolved"
+
+
+async def test_a_receiver_that_misbehaves_gets_all_in_order_and_delays_no_other(js, bus_settings, receiver):
+    receiver.answers = ["hang", "redirect", 500, "huge"]
+    with ReceiverServer() as good, notifier(bus_settings, [hook(receiver), hook(good, "good")]):
+        raised = alert()
+        began = time.monotonic()
+        await publish_event(js, event(raised))
+        await until(lambda: good.received, "the other receiver being told")
+        assert time.monotonic() - began < 15
+        await publish_event(js, event(ended(raised)))
+        await until(lambda: "alert.resolved" in types(receiver.received), "the end", timeout_s=60)
+    assert receiver.at("/elsewhere") == [], "a redirect is not followed"
+    raised_ones, (last,) = receiver.received[:-1], receiver.received[-1:]
+    assert types(raised_ones) == ["alert.raised"] * 5
+    assert len({each.headers["webhook-id"] for each in raised_ones}) == 1, "the same id at each try"
+    signed = f"{last.headers['webhook-id']}.{last.headers['webhook-timestamp']}.".encode() + last.body
+    expected = base64.b64encode(hmac.new(SECRET, signed, sha256).digest()).decode()
+    assert last.headers["webhook-signature"] == f"v1,{expected}"
+
+
+async def test_what_is_given_up_is_a_dead_letter_that_can_be_requeued(js, bus_settings, receiver):
+    receiver.answers = [500] * 3
+    with notifier(bus_settings, [hook(receiver)], NOTIFIER_GIVE_UP_S="1"):
+        await publish_event(js, event(alert("given-up/1")))
+
+        async def letters():
+            return await dead_letters.list_all(js)
+
+        deadline = time.monotonic() + 30
+        while not (stored := await letters()):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.1)
+        (letter,) = stored
+        assert (letter.service, letter.code) == ("notifier", "endpoint_unreachable")
+        assert letter.reason.startswith("hook was not told that an alert was raised: answered 500")
+        receiver.answers.clear()
+        before = len(receiver.received)
+        await dead_letters.requeue(js, letter, HARNESS)
+        await until(lambda: len(receiver.received) > before, "the requeued notification")
+
+
+def ids(received):
+    return [each.data["data"]["alert"]["alert_id"] for each in received]
+
+
+async def test_a_person_silences_and_acknowledges_by_the_command_line(js, bus_settings, receiver):
+    variables = environment(bus_settings)
+    with notifier(bus_settings, [hook(receiver)]):
+        order = ("silence", k.MODEL, "--trigger", "noisy", "--for", "1h", "--reason", "works")
+        status, out, err = await asyncio.to_thread(run_command, variables, *order)
+        assert status == 0, err
+        assert f"nobody is told of new alerts of {k.MODEL}, noisy until" in out
+        await publish_event(js, event(alert("quiet/1", trigger="noisy")))
+        await publish_event(js, event(alert("loud/1", trigger="other")))
+        await until(lambda: receiver.received, "the alert of the other trigger")
+        status, _, err = await asyncio.to_thread(run_command, variables, "ack", "loud/1", "--reason", "mine")
+        assert status == 0, err
+        await until(lambda: "alert.acknowledged" in types(receiver.received), "the acknowledgement")
+        assert receiver.received[-1].data["data"]["acknowledged_because"] == "mine"
+        status, _, err = await asyncio.to_thread(run_command, variables, "ack", "absent/1")
+        assert status != 0
+        assert "no alert 'absent/1' is open; open: " in err
+        assert ids(receiver.received) == ["loud/1", "loud/1"]
+        stop = ("silence", k.MODEL, "--trigger", "noisy", "--stop", "--reason", "done")
+        status, _, err = await asyncio.to_thread(run_command, variables, *stop)
+        assert status == 0, err
+        await until(lambda: "quiet/1" in ids(receiver.received), "what is still open being sent")

@@ -1,0 +1,273 @@
+"""What is sent to whom, in which order and when: the edits of a model's record, exhaustively and by random histories."""
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts.facts import AlertRaised, AlertResolved, AlertUpdated
+from services.notifier.domain import notices
+from services.notifier.domain.notices import KEPT, OLDEST, SETTLES, Times
+from services.notifier.domain.receivers import Receiver
+from services.notifier.domain.record import ModelNotices, Silence
+from testbed import factories as f
+
+PAGER = Receiver(name="pager", kind="pagerduty", severities=("critical",))
+CHAT = Receiver(name="chat", kind="slack")
+MANAGER = Receiver(name="manager", kind="alertmanager")
+ALL = (PAGER, CHAT, MANAGER)
+TIMES = Times(claim_s=30.0, resend_s=60.0, give_up_s=3600.0)
+EMPTY = ModelNotices(model=f.MODEL)
+NOW = f.after(0)
+
+
+def alert(fact=AlertRaised, **changes):
+    fields = {"drill": None, "severity": "critical", "raised_at": NOW, **changes}
+    return f.fact(fact).model_copy(update=fields)
+
+
+def raised(record=EMPTY, *, at=NOW, now=None, receivers=ALL, again=False, **changes):
+    return notices.note_raised(
+        record, alert(**changes), at=at, sequence=7, again=again, receivers=receivers, now=now or at
+    )
+
+
+def resolved(record, *, at=None, now=None, **changes):
+    at = at or f.after(60)
+    return notices.note_resolved(record, alert(AlertResolved, **changes), at=at, sequence=9, now=now or at)
+
+
+def send(record, now, receivers=ALL):
+    """Send all that is due; return the record and what was sent."""
+    record, due = notices.claim(record, receivers, now, TIMES)
+    by_name = {each.name: each for each in receivers}
+    for each in due:
+        record = notices.succeeded(record, each, by_name[each.receiver], now, TIMES)
+    return record, [(each.receiver, each.transition) for each in due]
+
+
+def test_each_receiver_gets_what_it_takes_once():
+    record, sent = send(raised(), NOW)
+    assert sent == [("pager", "raised"), ("chat", "raised"), ("manager", "raised")]
+    assert send(record, NOW)[1] == []
+    record, sent = send(raised(severity="info"), NOW)
+    assert sent == [("chat", "raised"), ("manager", "raised")]
+
+
+def test_a_receiver_of_other_models_gets_nothing():
+    other = Receiver(name="other", kind="slack", models=("another-bot",))
+    assert send(raised(receivers=(other,)), NOW, (other,))[1] == []
+
+
+def test_alerts_of_drills_are_never_sent():
+    record = raised(drill="drill-3")
+    assert record == EMPTY
+    assert resolved(record, drill="drill-3") == EMPTY
+
+
+def test_the_end_follows_the_beginning():
+    record, _ = send(raised(), NOW)
+    record, sent = send(resolved(record), f.after(60))
+    assert sent == [("pager", "resolved"), ("chat", "resolved"), ("manager", "resolved")]
+    assert send(record, f.after(100_000))[1] == [], "nothing is repeated after the end"
+
+
+def test_what_ended_before_anybody_was_told_is_not_sent():
+    record = resolved(raised(at=NOW), at=f.after(1))
+    assert send(record, f.after(500))[1] == []
+
+
+def test_an_end_that_comes_first_is_remembered():
+    record = resolved(EMPTY, at=f.after(60))
+    record = raised(record, now=f.after(61))
+    assert send(record, f.after(1000))[1] == []
+
+
+def test_an_open_alert_is_repeated_to_alertmanager_only():
+    record, _ = send(raised(), NOW)
+    assert send(record, f.after(59))[1] == []
+    for period in (1, 2, 3):
+        record, sent = send(record, f.after(60 * period))
+        assert sent == [("manager", "raised")]
+
+
+def test_a_repeat_that_waits_gives_way_to_the_end():
+    record, _ = send(raised(), NOW)
+    _, sent = send(resolved(record), f.after(70))
+    assert ("manager", "raised") not in sent
+
+
+def test_the_same_event_again_changes_nothing():
+    record, _ = send(raised(), NOW)
+    assert raised(record) == record
+    ended = resolved(record)
+    assert resolved(ended) == ended
+    assert raised(ended) == ended
+
+
+def test_the_next_occurrence_is_another_alert():
+    record, _ = send(raised(), NOW)
+    record, _ = send(resolved(record), f.after(60))
+    record = raised(record, at=f.after(300), raised_at=f.after(300))
+    assert [name for name, _ in send(record, f.after(300))[1]] == ["pager", "chat", "manager"]
+
+
+def test_what_failed_is_tried_later_and_later_and_the_end_waits_behind_it():
+    record, now, waits = raised(receivers=(CHAT,)), NOW, []
+    for _ in range(12):
+        record, due = notices.claim(record, (CHAT,), now, TIMES)
+        assert [each.transition for each in due] == ["raised"]
+        record, dead = notices.failed(record, due[0], CHAT, now, TIMES)
+        assert not dead
+        record = resolved(record)
+        (notice,) = record.notices.values()
+        waits.append((notice.queues["chat"][0].next_at - now).total_seconds())
+        assert notices.claim(record, (CHAT,), now + timedelta(seconds=waits[-1] - 0.1), TIMES)[1] == []
+        now += timedelta(seconds=waits[-1])
+    assert waits == [2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300, 300]
+    record, sent = send(record, now, (CHAT,))
+    assert sent == [("chat", "raised")]
+    assert send(record, now, (CHAT,))[1] == [("chat", "resolved")]
+
+
+def test_it_is_given_up_once_and_sent_again_when_an_administrator_says_so():
+    record, due = notices.claim(raised(receivers=(CHAT,)), (CHAT,), NOW, TIMES)
+    later = f.after(3601)
+    record, dead = notices.failed(record, due[0], CHAT, later, TIMES)
+    assert dead
+    assert send(record, f.after(9000), (CHAT,))[1] == []
+    assert raised(record, receivers=(CHAT,), now=f.after(9000)) == record, "the same event by itself"
+    record = raised(record, receivers=(CHAT,), now=f.after(9000), again=True)
+    assert send(record, f.after(9000), (CHAT,))[1] == [("chat", "raised")]
+
+
+def test_alertmanager_is_tried_on_after_a_dead_letter():
+    record, due = notices.claim(raised(receivers=(MANAGER,)), (MANAGER,), NOW, TIMES)
+    record, dead = notices.failed(record, due[0], MANAGER, f.after(3601), TIMES)
+    assert dead
+    record, due = notices.claim(record, (MANAGER,), f.after(3700), TIMES)
+    record, dead = notices.failed(record, due[0], MANAGER, f.after(9000), TIMES)
+    assert not dead, "one dead letter says it"
+
+
+def test_a_claim_keeps_others_away_and_ends():
+    record, due = notices.claim(raised(), ALL, NOW, TIMES)
+    assert len(due) == 3
+    assert notices.claim(record, ALL, f.after(29), TIMES)[1] == []
+    again = notices.claim(record, ALL, f.after(30), TIMES)[1]
+    assert [each.receiver for each in again] == [each.receiver for each in due]
+
+
+def test_an_old_alert_is_sent_later_and_one_of_last_week_not_at_all():
+    record = raised(at=f.after(-3600), raised_at=f.after(-3600), now=NOW)
+    assert send(record, f.after(SETTLES.total_seconds() - 1))[1] == []
+    assert len(send(record, f.after(SETTLES.total_seconds()))[1]) == 3
+    long_ago = NOW - OLDEST - timedelta(seconds=1)
+    assert raised(at=long_ago, raised_at=long_ago, now=NOW) == EMPTY
+
+
+def test_an_update_of_an_unknown_alert_shows_that_it_is_open():
+    updated = alert(AlertUpdated, message="worse")
+    record = notices.note_updated(EMPTY, updated, at=NOW, sequence=8, receivers=ALL, now=NOW)
+    assert len(send(record, NOW)[1]) == 3
+    record = notices.note_updated(raised(), updated, at=NOW, sequence=8, receivers=ALL, now=NOW)
+    assert [notice.alert.message for notice in record.notices.values()] == ["worse"]
+
+
+def silence(until, trigger=None):
+    return Silence(trigger=trigger, until=until, by="jonas", reason="works", order_id="o-1")
+
+
+def test_a_silence_holds_back_what_was_not_sent_and_ends():
+    quiet = notices.silence(EMPTY, silence(f.after(600)), NOW)
+    record, sent = send(raised(quiet), NOW)
+    assert sent == []
+    assert len(send(record, f.after(600))[1]) == 3
+    ended = resolved(record, at=f.after(60))
+    assert send(ended, f.after(600))[1] == []
+
+
+def test_a_silence_never_keeps_the_end_of_what_was_sent():
+    record, _ = send(raised(), NOW)
+    record = notices.silence(record, silence(f.after(600)), NOW)
+    assert len(send(resolved(record), f.after(60))[1]) == 3
+
+
+@pytest.mark.parametrize(("trigger", "sent"), [(None, 0), ("slow", 0), ("latency", 0), ("errors", 3)])
+def test_a_silence_of_a_trigger_or_a_kind_holds_back_its_alerts_only(trigger, sent):
+    record = notices.silence(EMPTY, silence(f.after(600), trigger), NOW)
+    assert len(send(raised(record, trigger="slow", kind="latency"), NOW)[1]) == sent
+
+
+def test_a_later_order_replaces_a_silence_and_one_that_is_over_ends_it():
+    record = notices.silence(EMPTY, silence(f.after(600)), NOW)
+    record = notices.silence(record, silence(f.after(60), "errors"), NOW)
+    assert len(record.silences) == 2
+    assert [each.trigger for each in notices.silence(record, silence(NOW), NOW).silences] == ["errors"]
+
+
+def test_who_was_told_learns_who_takes_care():
+    record, _ = send(raised(receivers=(PAGER, CHAT)), NOW)
+    record = notices.acknowledge(record, alert().alert_id, by="jonas", reason="mine", sequence=3, now=f.after(5))
+    assert send(record, f.after(5), (PAGER, CHAT))[1] == [("pager", "acknowledged"), ("chat", "acknowledged")]
+    again = notices.acknowledge(record, alert().alert_id, by="lena", reason="", sequence=4, now=f.after(6))
+    assert again == record, "the first one counts"
+
+
+def test_an_alert_that_is_not_open_cannot_be_acknowledged():
+    assert notices.acknowledge(EMPTY, "x", by="jonas", reason="", sequence=3, now=NOW) is None
+    ended = resolved(send(raised(), NOW)[0])
+    assert notices.acknowledge(ended, alert().alert_id, by="jonas", reason="", sequence=3, now=NOW) is None
+
+
+def test_a_receiver_that_is_no_longer_configured_keeps_nothing():
+    record = raised()
+    record, sent = send(record, NOW, (CHAT,))
+    assert sent == [("chat", "raised")]
+    record = resolved(record)
+    record, _ = send(record, f.after(60), (CHAT,))
+    assert not notices.is_waiting(record)
+    assert notices.prune(record, f.after(60) + KEPT).notices == {}
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.just("raise"), st.just("resolve"), st.just("update"), st.just("silence"), st.just("ack"),
+        st.tuples(st.sampled_from(["send", "fail", "lose"]), st.integers(1, 400)),
+    ),
+    max_size=30,
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(STEPS)
+def test_no_history_sends_a_beginning_after_its_end(steps):  # noqa: PLR0912 - one branch for each step
+    record, now, sent = EMPTY, NOW, {each.name: [] for each in ALL}
+    by_name = {each.name: each for each in ALL}
+    for step in steps:
+        if step == "raise":
+            record = raised(record, now=now)
+        elif step == "resolve":
+            record = resolved(record, at=now)
+        elif step == "update":
+            record = notices.note_updated(record, alert(AlertUpdated), at=now, sequence=8, receivers=ALL, now=now)
+        elif step == "silence":
+            record = notices.silence(record, silence(now + timedelta(seconds=100)), now)
+        elif step == "ack":
+            record = notices.acknowledge(record, alert().alert_id, by="j", reason="", sequence=1, now=now) or record
+        else:
+            what, seconds = step
+            now += timedelta(seconds=seconds)
+            record, due = notices.claim(record, ALL, now, TIMES)
+            for each in due:
+                if what != "fail":
+                    sent[each.receiver].append(each.transition)
+                if what == "send":
+                    record = notices.succeeded(record, each, by_name[each.receiver], now, TIMES)
+                elif what == "fail":
+                    record, _ = notices.failed(record, each, by_name[each.receiver], now, TIMES)
+    for name, transitions in sent.items():
+        seen = "".join(transition[0] + transition[2] for transition in transitions)
+        if "rs" in seen:
+            assert "ri" not in seen[seen.index("rs") :], (name, transitions)
