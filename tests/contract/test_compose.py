@@ -145,7 +145,18 @@ def test_services_wait_for_what_they_need():
 @pytest.fixture(scope="module")
 def resolved(compose) -> dict:
     """Return the file as docker-compose reads it."""
-    done = compose("--profile", "gpu", "--profile", "tools", "--profile", "mirror", "--profile", "notifier", "config", variables=SECRETS)
+    done = compose(
+        "--profile",
+        "gpu",
+        "--profile",
+        "tools",
+        "--profile",
+        "mirror",
+        "--profile",
+        "notifier",
+        "config",
+        variables=SECRETS,
+    )
     assert done.returncode == 0, done.stderr
     return yaml.safe_load(done.stdout)
 

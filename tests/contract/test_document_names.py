@@ -16,7 +16,7 @@ FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 IN_BLOCK = re.compile(r"(?:^|\$\()(slipway [^|)\n]*)", re.MULTILINE)
 IN_LINE = re.compile(r"`(slipway [^`]+)`")
 SETTING = re.compile(
-    r"\b((?:SLIPWAY|REGISTRY|MERGER|QUANTISER|BENCHMARKER|SERVER_MANAGER|MONITOR|ROLLBACK_CONTROLLER|GATEWAY)_[A-Z0-9_]*[A-Z0-9])\b"
+    r"\b((?:SLIPWAY|REGISTRY|MERGER|QUANTISER|BENCHMARKER|SERVER_MANAGER|MONITOR|NOTIFIER|ROLLBACK_CONTROLLER|GATEWAY)_[A-Z0-9_]*[A-Z0-9])\b"
 )
 METRIC = re.compile(r"\b(slipway_[a-z_]+[a-z])\b")
 NOT_METRICS = {"slipway_client", "slipway_nats"}
@@ -63,7 +63,7 @@ def test_commands_can_be_typed(page):
 def exists_setting(name: str) -> bool:
     """Return whether code reads a variable: by its name, or as a field of settings with a prefix."""
     field = re.sub(
-        r"^(?:SLIPWAY|REGISTRY|MERGER|QUANTISER|BENCHMARKER|SERVER_MANAGER|MONITOR|ROLLBACK_CONTROLLER|GATEWAY)_",
+        r"^(?:SLIPWAY|REGISTRY|MERGER|QUANTISER|BENCHMARKER|SERVER_MANAGER|MONITOR|NOTIFIER|ROLLBACK_CONTROLLER|GATEWAY)_",
         "",
         name,
     )

@@ -13,7 +13,7 @@ import pytest
 
 from clients.cli.connection import find_stack
 from contracts.envelope import CONTENT_TYPE
-from contracts.services import SERVICES
+from contracts.services import OPTIONAL, SERVICES
 from deploy.monitoring.dashboards import DASHBOARDS
 from shared.messaging.credentials import connect
 from testbed.monitoring import PrometheusServer, require
@@ -190,7 +190,7 @@ def test_prometheus_and_the_dashboards_tell_the_story(stack, prometheus):
                     if not prometheus.query(expr):
                         empty.add(panel.title)
     assert empty <= QUIET | QUIET_HERE
-    assert [sample["value"][1] for sample in prometheus.query("sum(up)")] == [str(len(SERVICES))]
+    assert [sample["value"][1] for sample in prometheus.query("sum(up)")] == [str(len(SERVICES) - len(OPTIONAL))]
     by_outcome = prometheus.query('sum by (outcome) (slipway_rollbacks_total{environment="production"}) > 0')
     assert [(sample["metric"]["outcome"], sample["value"][1]) for sample in by_outcome] == [("pass", "1")]
     shares = prometheus.query("slipway_gateway_route_share_ratio == 1")
