@@ -33,7 +33,7 @@ PUBLISHED_BY: Final[dict[Role, tuple[type[Fact], ...]]] = {
         f.DrillOrdered,
         f.QuarantineLifted,
         f.SilenceOrdered,
-        f.AlertAcknowledged,
+        f.AcknowledgementOrdered,
     ),
     "approver": (f.ApprovalGranted,),
     "viewer": (),

@@ -37,7 +37,7 @@ RECORD_KEYS: dict[str, tuple[str, ...]] = {
 
 FROM_OUTSIDE: tuple[type[Fact], ...] = (
     f.CheckpointReady, f.ApprovalGranted, f.ReleaseCancelled, f.RollbackOrdered, f.DrillOrdered, f.QuarantineLifted,
-    f.ErasureOrdered, f.AuditRecorded, f.SilenceOrdered, f.AlertAcknowledged,
+    f.ErasureOrdered, f.AuditRecorded, f.SilenceOrdered, f.AcknowledgementOrdered,
 )  # fmt: skip
 NOT_STORED: tuple[type[Fact], ...] = (f.WorkProgressed,)
 
@@ -134,7 +134,7 @@ SERVICES: dict[str, ServiceContract] = {
         ),
         ServiceContract(
             "notifier",
-            consumes=(f.AlertRaised, f.AlertUpdated, f.AlertResolved, f.SilenceOrdered, f.AlertAcknowledged),
+            consumes=(f.AlertRaised, f.AlertUpdated, f.AlertResolved, f.SilenceOrdered, f.AcknowledgementOrdered),
             emits=(f.OrderAccepted, f.OrderRefused),
             owns=("notifications",),
             looks_up=(ORDERS,),

@@ -529,7 +529,7 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "until": after(7200),
         "expires_at": after(900),
     },
-    f.AlertAcknowledged: {
+    f.AcknowledgementOrdered: {
         "alert_id": "support-bot.v7.int8/ttft-p95/1",
         "reason": "I look at it.",
         "expires_at": after(900),

@@ -15,7 +15,7 @@ from .admission import (
 from .comparison import ComparedVariant, Comparison
 from .fact import Fact
 from .ops import (
-    AlertAcknowledged,
+    AcknowledgementOrdered,
     ApprovalGranted,
     AuditRecorded,
     DrillFault,
@@ -112,7 +112,7 @@ FACTS: dict[str, type[Fact]] = {
         QuarantineLifted,
         ErasureOrdered,
         SilenceOrdered,
-        AlertAcknowledged,
+        AcknowledgementOrdered,
         OrderAccepted,
         OrderRefused,
         AuditRecorded,
@@ -132,7 +132,7 @@ FACTS: dict[str, type[Fact]] = {
 __all__ = [
     "CALIBRATION_DEFAULTS",
     "FACTS",
-    "AlertAcknowledged",
+    "AcknowledgementOrdered",
     "AlertRaised",
     "AlertResolved",
     "AlertUpdated",

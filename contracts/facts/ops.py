@@ -163,10 +163,10 @@ class SilenceOrdered(Fact):
     expires_at: Instant | None = None
 
 
-class AlertAcknowledged(Fact):
+class AcknowledgementOrdered(Fact):
     """An operator has seen an open alert and takes care of it; what it was sent to is told so."""
 
-    TYPE: ClassVar[str] = "slipway.alert.acknowledged.v1"
+    TYPE: ClassVar[str] = "slipway.acknowledgement.ordered.v1"
 
     alert_id: str
     reason: str = ""

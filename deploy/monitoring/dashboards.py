@@ -201,6 +201,14 @@ RELEASE = Dashboard(
                         )
                     ],
                 ),
+                Panel(
+                    "Mirror",
+                    [
+                        Query(by(increase(m.MIRROR_WRITES, "24h"), "registry"), "{{registry}}: written"),
+                        Query(by(increase(m.MIRROR_FAILURES, "24h"), *m.MIRROR_FAILURES.labels), "failures"),
+                        Query(f"max({m.MIRROR_BEHIND})", "models behind"),
+                    ],
+                ),
                 Panel("Rehearsals", [Query(by(increase(m.REHEARSALS, "24h"), "verdict"), "{{verdict}}")]),
             ],
         ),

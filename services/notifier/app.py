@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from contracts.envelope import Event
 from contracts.facts import (
-    AlertAcknowledged,
+    AcknowledgementOrdered,
     AlertRaised,
     AlertResolved,
     AlertUpdated,
@@ -94,7 +94,7 @@ class Notifier:
         details = {"until": order.until.isoformat(), "open_alerts": open_alerts[:20]}
         return OrderAccepted(order_id=event.id, order_type=event.type, details=details)
 
-    async def acknowledge(self, event: Event[AlertAcknowledged], received: Received) -> OrderAccepted:
+    async def acknowledge(self, event: Event[AcknowledgementOrdered], received: Received) -> OrderAccepted:
         """Note who takes care of an alert, and tell it; raise Permanent if the order is void, or no such alert open."""
         order, now = event.data, self.clock.now()
         check_age(event, received.stored_at, now, until=order.expires_at)
@@ -169,8 +169,8 @@ def build(
     async def silence_ordered(event: Event[SilenceOrdered]) -> OrderAccepted:
         return await notifier.silence(event, bus.received)
 
-    @bus.on(AlertAcknowledged, failure=order_refused)
-    async def alert_acknowledged(event: Event[AlertAcknowledged]) -> OrderAccepted:
+    @bus.on(AcknowledgementOrdered, failure=order_refused)
+    async def acknowledgement_ordered(event: Event[AcknowledgementOrdered]) -> OrderAccepted:
         return await notifier.acknowledge(event, bus.received)
 
     return notifier

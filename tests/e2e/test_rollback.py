@@ -174,8 +174,8 @@ def staging_route_is_empty(stack) -> bool:
 
 QUIET = {"Failed requests by code", "Second attempts, slow readers", "Telemetry lost", "Variants that failed"}
 """Panels that show nothing where nothing went wrong."""
-QUIET_HERE = {"Drift by feature", "Quantisation, p95", "Notifications"}
-"""Drift takes more requests than this story has, bf16 takes no quantisation, and no receiver is configured."""
+QUIET_HERE = {"Drift by feature", "Quantisation, p95", "Notifications", "Mirror"}
+"""Drift takes more requests than this story has, bf16 takes no quantisation, and neither receivers nor registries are configured."""
 
 
 def test_prometheus_and_the_dashboards_tell_the_story(stack, prometheus):

@@ -23,7 +23,7 @@ from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import check_model, parse_duration
 from clients.cli.views.alert import AlertView, fold
 from contracts.envelope import Event
-from contracts.facts import AlertAcknowledged, Fact, OrderAccepted, OrderRefused, SilenceOrdered
+from contracts.facts import AcknowledgementOrdered, Fact, OrderAccepted, OrderRefused, SilenceOrdered
 from contracts.services import EVENTS
 from shared.messaging.publishing import publish_event
 from shared.runtime.clock import SystemClock
@@ -47,7 +47,7 @@ def silence(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell nobody of new alerts of a model for a while. They are raised, and roll back, as always.
+    """Hold new alerts of a model back from people for a while. They are raised, and roll back, as always.
 
     When the silence ends, people are told of what is still open. The end of what they were told of before is sent.
     """
@@ -75,7 +75,7 @@ def ack(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say that somebody takes care of an open alert; whoever was told of it is told that, too."""
+    """Acknowledge an open alert: receivers that it was sent to learn who takes care of it."""
     until = expires_at(expires)
     model, details = asyncio.run(_ack(find_stack(state), alert, reason, until))
     if as_json:
@@ -88,7 +88,7 @@ async def _ack(stack: StackAddress, alert_id: str, reason: str, until: Any) -> t
     async with connected(stack) as client:
         history = await read_history(client.jetstream(timeout=10), None, EventFilter(ALERTS))
     model = model_of(alert_id, [view for view in fold(logged.event for logged in history) if view.open])
-    fact = AlertAcknowledged(alert_id=alert_id, reason=reason, expires_at=until)
+    fact = AcknowledgementOrdered(alert_id=alert_id, reason=reason, expires_at=until)
     return model, await _order(stack, model, fact)
 
 

@@ -137,7 +137,7 @@ def _follow(notice: Notice, transition: Transition, now: datetime) -> Notice:
     """Return a notice with a transition behind what its receivers were told; repeats that wait are dropped."""
     queues: dict[str, tuple[Send, ...]] = {}
     for name, queue in notice.queues.items():
-        if name in notice.told:
+        if name in notice.notified:
             begun = tuple(send for send in queue if send.attempts > 0 or send.transition != "raised")
             queues[name] = (*begun, Send(transition=transition, next_at=now))
         elif transition != "resolved":
@@ -192,12 +192,12 @@ def claim(
     for key, notice in record.notices.items():
         heads = {name: queue[0] for name, queue in notice.queues.items() if queue and queue[0].next_at <= now}
         held = is_silenced(record, notice, now)
-        heads = {name: head for name, head in heads.items() if name in notice.told or not held}
+        heads = {name: head for name, head in heads.items() if name in notice.notified or not held}
         begun = {name: _begin(head, now, times.claim_s) for name, head in heads.items()}
         if begun:
             queues = {**notice.queues, **{name: (head, *notice.queues[name][1:]) for name, head in begun.items()}}
-            told = tuple(dict.fromkeys((*notice.told, *begun)))
-            notice = notice.model_copy(update={"queues": queues, "told": told})  # noqa: PLW2901
+            notified = tuple(dict.fromkeys((*notice.notified, *begun)))
+            notice = notice.model_copy(update={"queues": queues, "notified": notified})  # noqa: PLW2901
             due += [Due(notice, name, head.transition) for name, head in begun.items()]
         notices[key] = notice
     return record.model_copy(update={"notices": notices}), due

@@ -37,7 +37,7 @@ class Notice(Contract):
         forget_at: When it is removed, unless something is yet to be sent of it.
         sequences: Sequence in the log of the event of each transition.
         queues: What is to be sent, in its order, by receiver.
-        told: Receivers that it was sent to, or may have been: what follows goes to them only.
+        notified: Receivers that it was sent to, or may have been: what follows goes to them only.
         dead: Receivers that a notification was given up for.
         acknowledged_by: Who acknowledged it, and why; empty for nobody.
     """
@@ -48,7 +48,7 @@ class Notice(Contract):
     forget_at: Instant | None = None
     sequences: dict[str, int] = Field(default_factory=dict)
     queues: dict[str, tuple[Send, ...]] = Field(default_factory=dict)
-    told: tuple[str, ...] = ()
+    notified: tuple[str, ...] = ()
     dead: tuple[str, ...] = ()
     acknowledged_by: str = ""
     acknowledged_because: str = ""

@@ -118,6 +118,7 @@ def test_on_a_terminal_the_runbook_is_below_the_columns_and_nothing_is_truncated
     assert nothing == []
     assert below == [
         "31 % of answers began after 800 ms; 5 % are allowed.",
+        f"id {alerts[0].fact.alert_id}",
         "runbook docs/runbooks/latency.md",
         f"evidence {ref('report').uri}",
     ]

@@ -88,6 +88,6 @@ def test_what_cannot_be_used_is_refused_with_the_reason(write, text, reason):
 
 
 def test_two_receivers_of_one_name_are_refused(write):
-    one = '[[receiver]]\nname = "a"\nkind = "slack"\nurl = "https://a"\n'
+    entry = '[[receiver]]\nname = "a"\nkind = "slack"\nurl = "https://a"\n'
     with pytest.raises(ValueError, match="two receivers have the name a"):
-        read_receivers(write(one + one))
+        read_receivers(write(entry + entry))

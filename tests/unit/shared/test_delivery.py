@@ -21,10 +21,10 @@ from shared.messaging.delivery import (
     Consumption,
     Delivery,
     Failed,
-    _header_safe,
     answer,
     backoff_s,
     given_up,
+    header_safe,
     is_spoiled,
     retried_s,
 )
@@ -45,7 +45,7 @@ def test_backoff_rises_and_stays_bounded():
 
 @given(st.text(alphabet=st.characters(codec=None), max_size=3000))
 def test_headers_are_one_line_of_plain_text(text):
-    safe = _header_safe(text)
+    safe = header_safe(text)
     assert len(safe) <= 1000
     assert all(" " <= letter <= "~" for letter in safe)
     assert safe == safe.strip()
@@ -62,7 +62,7 @@ def test_headers_are_one_line_of_plain_text(text):
     ],
 )
 def test_examples(text, safe):
-    assert _header_safe(text) == safe
+    assert header_safe(text) == safe
 
 
 # -- how long the same failure is tried again -------------------------------------------------------------------------
