@@ -82,6 +82,6 @@ class ReceiverServer:
                     self.close_connection = True
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Write no log."""
 
         return Handler
