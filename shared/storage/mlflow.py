@@ -58,12 +58,13 @@ class MlflowAccess:
 class MlflowApi:
     """One MLflow server. Redirects are refused: the credential would go to another host."""
 
-    def __init__(self, access: MlflowAccess, *, page: int = 200) -> None:
-        self._access, self._page = access, page
+    def __init__(self, access: MlflowAccess, *, page: int = 200, answer_bytes: int = ANSWER_BYTES) -> None:
+        self._access, self._page, self._answer_bytes = access, page, answer_bytes
         self._base = access.url.rstrip("/")
         verify: ssl.SSLContext | bool = True if access.ca is None else ssl.create_default_context(cafile=access.ca)
         timeout = httpx.Timeout(access.call_s, connect=min(CONNECT_S, access.call_s))
-        self._client = httpx.AsyncClient(follow_redirects=False, timeout=timeout, verify=verify)
+        plain = {"accept-encoding": "identity"}  # a few compressed bytes could become gigabytes
+        self._client = httpx.AsyncClient(follow_redirects=False, timeout=timeout, verify=verify, headers=plain)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -114,7 +115,7 @@ class MlflowApi:
                 if response.status_code != 200:
                     async with asyncio.timeout(self._access.call_s):
                         self._refuse(response, await self._read(response))
-                yield response.aiter_bytes(1024 * 1024)
+                yield self._pieces(response)
 
     async def list_artifacts(self, path: str) -> list[dict[str, Any]]:
         """Return the files and folders in a folder of the artifact proxy."""
@@ -143,12 +144,20 @@ class MlflowApi:
 
     async def _read(self, response: httpx.Response) -> bytes:
         parts, size = [], 0
-        async for part in response.aiter_bytes(64 * 1024):
+        async for part in self._pieces(response):
             parts.append(part)
             size += len(part)
-            if size > ANSWER_BYTES:
-                raise MlflowError(f"{self._base} answers with more than {ANSWER_BYTES:,} bytes, which are not read.")
+            if size > self._answer_bytes:
+                raise MlflowError(
+                    f"{self._base} answers with more than {self._answer_bytes:,} bytes, which are not read."
+                )
         return b"".join(parts)
+
+    def _pieces(self, response: httpx.Response) -> AsyncIterator[bytes]:
+        encoding = response.headers.get("content-encoding", "identity")
+        if encoding != "identity":
+            raise MlflowError(f"{self._base} compresses an answer ({encoding[:20]!r}) although it was told not to.")
+        return response.aiter_raw(64 * 1024)
 
     def _refuse(self, response: httpx.Response, body: bytes) -> None:
         """Raise what an answer other than 200 means."""

@@ -1,8 +1,11 @@
 """`slipway publish`: upload a checkpoint and publish checkpoint.ready."""
 
+import asyncio
+import contextlib
 import json
 import re
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,6 +16,7 @@ from clients.cli.connection import JsonOption, StackAddress, StateOption, find_s
 from clients.cli.external_source import describe_weights
 from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import check_model
+from clients.cli.settings import CliSettings
 from clients.cli.upload import Advance, model_files, progress_bar
 from clients.cli.version_records import open_store
 from clients.training import Connection as TrainingConnection
@@ -27,9 +31,10 @@ def publish(
     *,
     model: options.ModelName,
     base: options.Base,
-    adapter: options.Adapter,
-    run_id: options.RunId,
-    data_hash: options.DataHash,
+    adapter: options.Adapter = None,
+    from_mlflow: options.FromMlflow = None,
+    run_id: options.RunId = None,
+    data_hash: options.DataHash = None,
     hyperparameter: options.Hyperparameters = None,
     evaluated: options.Evaluated = None,
     variant: options.Variants = None,
@@ -48,12 +53,14 @@ def publish(
 ) -> None:
     """Upload a checkpoint and publish checkpoint.ready. Follow the release with `slipway status MODEL --follow`."""
     check_model(model)
-    run = Run(
-        run_id=run_id,
-        data_hash=data_hash,
-        hyperparameters=parse_values(hyperparameter or [], "hyperparameter"),
-        evals=[parse_eval(item) for item in evaluated or []],
-    )
+    if (adapter is None) == (from_mlflow is None):
+        raise CommandError("name one checkpoint: --adapter FOLDER, or --from-mlflow models:/NAME/VERSION", Exit.USAGE)
+    given = {
+        "run_id": run_id,
+        "data_hash": data_hash,
+        "hyperparameters": parse_values(hyperparameter or [], "hyperparameter"),
+        "evals": [parse_eval(item) for item in evaluated or []],
+    }
     serving = ServingSettings(
         tool_parser=tool_parser,
         reasoning_parser=reasoning_parser,
@@ -64,7 +71,6 @@ def publish(
     )
     release: dict[str, Any] = {
         "model": model,
-        "run": run,
         "variants": parse_variants(variant or ["int8"]),
         "serving": check_serving(serving),
         "policy": load_policy(policy) if policy is not None else None,
@@ -72,8 +78,45 @@ def publish(
         "evaluation": evaluation,
         "attempt": attempt,
     }
-    published = upload(find_stack(state), base, adapter, release, quiet=as_json)
-    show_published(published, model, run_id, as_json=as_json)
+    with checkpoint_of(adapter, from_mlflow, given, quiet=as_json) as (weights, run):
+        published = upload(find_stack(state), base, weights, {**release, "run": run}, quiet=as_json)
+    show_published(published, model, run.run_id, as_json=as_json)
+
+
+@contextlib.contextmanager
+def checkpoint_of(
+    adapter: str | None, from_mlflow: str | None, given: Mapping[str, Any], *, quiet: bool
+) -> Iterator[tuple[str, Run]]:
+    """Return the location of a checkpoint and its training run; what MLflow has is downloaded for the time being.
+
+    Args:
+        adapter: The location, if it is given.
+        from_mlflow: The model version in MLflow, otherwise.
+        given: What options say about the run; it counts before what MLflow says.
+        quiet: Show no progress.
+    """
+    if from_mlflow is None:
+        yield str(adapter), _run_of(given)
+        return
+    from clients.cli.mlflow_source import access_of, fetch
+
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = asyncio.run(fetch(access_of(CliSettings(), from_mlflow), from_mlflow, Path(folder), quiet=quiet))
+        known = {
+            "run_id": given["run_id"] or checkpoint.run_id,
+            "data_hash": given["data_hash"] or checkpoint.data_hash,
+            "hyperparameters": {**checkpoint.hyperparameters, **given["hyperparameters"]},
+            "evals": [*checkpoint.evals, *given["evals"]],
+            "finished_at": checkpoint.finished_at,
+        }
+        yield folder, _run_of(known)
+
+
+def _run_of(fields: Mapping[str, Any]) -> Run:
+    missing = [f"--{name.replace('_', '-')}" for name in ("run_id", "data_hash") if not fields[name]]
+    if missing:
+        raise CommandError(f"the training run is not known: give {' and '.join(missing)}", Exit.USAGE)
+    return Run(**fields)
 
 
 def upload(stack: StackAddress, base: str, adapter: str, release: dict[str, Any], *, quiet: bool) -> Published:

@@ -36,7 +36,7 @@ def _identity(history: VersionHistory) -> Iterator[tuple[str, Any]]:
     yield "release", manifest.release_id
     yield "release_key", manifest.release_key
     yield "manifest_digest", history.digest
-    yield "slipway_version", VERSION
+    yield "made_by", f"slipway {VERSION}"
     yield "registered_at", manifest.registered_at.isoformat()
     yield "policy_digest", manifest.policy_digest
     yield "merged_digest", manifest.merged.digest

@@ -59,7 +59,7 @@ def test_the_tags_name_what_the_version_was_made_of_and_how_it_did():
         "slipway.first_deployed_at": "2026-11-24T12:00:00+00:00",
         "slipway.deployment_count": "1",
         "slipway.release": "support-bot-3",
-        "slipway.slipway_version": "0.1.0",
+        "slipway.made_by": "slipway 0.1.0",
     }
     assert {name: tags.get(name) for name in expected} == expected
 
