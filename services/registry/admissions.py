@@ -20,6 +20,10 @@ from shared.runtime.failpoints import failpoint
 Admit = Callable[[Event[CheckpointReady]], Awaitable[None]]
 
 
+class NotItsTurn(Exception):  # noqa: N818 - it is an answer, not a failure: the announcement waits
+    """Other releases of the same team are worked on first."""
+
+
 class Admissions:
     """Writes each announcement into its model's record, and admits what is due there.
 
@@ -141,11 +145,13 @@ class Admissions:
                 return
 
     async def _settle(self, model: str, announcement: Announcement) -> bool:
-        """Admit or reject one announcement and return True; False if it was postponed."""
+        """Admit or reject one announcement and return True; False if it was postponed, or waits for its turn."""
         limit = asyncio.timeout(self._try_s)
         try:
             async with limit:
                 await self._admit(await self._read(announcement))
+        except NotItsTurn:
+            return False
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not hold up another model
             failure = assess_failure(self._too_late() if limit.expired() else error, announcement)
             if isinstance(failure, Transient):

@@ -28,7 +28,7 @@ from contracts.facts import (
     WorkAbandoned,
 )
 from contracts.policy import ReleasePolicy
-from services.registry.admissions import Admissions, rejection
+from services.registry.admissions import Admissions, NotItsTurn, rejection
 from services.registry.domain import admission, approvals, gates, teams, versions
 from services.registry.domain.admission import AllowedLocations, Refusal
 from services.registry.domain.announcements import Announcement
@@ -71,7 +71,7 @@ class Registry:
         self._locations = locations
         self._clock = clock
         self.records = ReleaseRecords(ports, clock)
-        self._team_use = TeamUse(ports)
+        self._team_use = TeamUse(ports, clock, settings.work_per_team)
         self.admissions = Admissions(
             ports,
             clock,
@@ -116,11 +116,18 @@ class Registry:
         await self.records.apply(model, release_id, None, cause_id=event.id)
 
     async def _reserve(self, record: ModelRecord, opened: ReleaseOpened) -> bool:
-        """Return whether a version is reserved for a release; raise Permanent if it is one too many, or too large."""
+        """Return whether a version is reserved for a release.
+
+        Raises:
+            Permanent: it is one too many, or too large.
+            NotItsTurn: others of its team are worked on first.
+        """
         _refuse(admission.assess_record(opened, len(versions.reserve(record, opened).model_dump_json())))
         async with self._team_use.opening(opened) as load:
             _refuse(teams.assess_releases(load.team, load.under_way))
             _refuse(teams.assess_bytes(load.team, load.stored, load.reserved, load.needed))
+            if not load.begins:
+                raise NotItsTurn
             return await self.records.reserve(opened.model, record, opened)
 
     def _policy(self, ready: CheckpointReady, stored: ReleasePolicy | None) -> ReleasePolicy:

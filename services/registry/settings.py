@@ -24,6 +24,11 @@ class RegistrySettings(BaseSettings):
     admission_wait_s: float = Field(default=2.0, gt=0)
     """Seconds that other models' announcements wait for one that is being admitted."""
 
+    work_per_team: int = Field(default=4, ge=1)
+    """Releases of one team that merger, quantiser and benchmarker have at the same time, if there are teams.
+
+    The team's further checkpoints wait for admission. Not below the number of replicas of a worker."""
+
     record_wait_s: float = Field(default=60.0, gt=0)
     """Seconds that announcements of all models wait for one model's record that cannot be read or written."""
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
@@ -13,15 +13,19 @@ import structlog
 from contracts.facts import ReleaseOpened
 from contracts.records import OutboxRecord
 from contracts.teams import Team
+from decisions.fair_share import may_begin
 from decisions.team_quotas import most_bytes
 from decisions.teams import owner_of
-from services.registry.domain import admission
+from services.registry.domain import admission, announcements, deadlines
 from services.registry.domain.versions import ModelRecord
 from services.registry.ports import Ports, announcements_key, model_key, release_key
 from shared.errors import Transient
 from shared.messaging.delivery import RECORD_FAILURES
 from shared.messaging.records import RecordStore
+from shared.runtime.clock import Clock
 
+FULL_S = 1.0
+"""Seconds for which a team that has all its share of the workers is not counted again: each of its models asks."""
 R = TypeVar("R", bound=OutboxRecord)
 
 
@@ -35,6 +39,7 @@ class Load:
         stored: Bytes in the store.
         reserved: Bytes that its releases under way may add.
         needed: Bytes that the release may add that is to be opened.
+        begins: Whether it is that release's turn at the workers.
     """
 
     team: Team | None
@@ -42,13 +47,17 @@ class Load:
     stored: int = 0
     reserved: int = 0
     needed: int = 0
+    begins: bool = True
 
 
 class TeamUse:
     """Counts what teams use. One decision about a team at a time in this process, so that two do not count alike."""
 
-    def __init__(self, ports: Ports) -> None:
+    def __init__(self, ports: Ports, clock: Clock, work_per_team: int) -> None:
         self._ports = ports
+        self._clock = clock
+        self._work_per_team = work_per_team
+        self._full_until_s: dict[str, float] = {}
         self._locks: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
 
     @contextlib.asynccontextmanager
@@ -65,16 +74,48 @@ class TeamUse:
 
     @contextlib.asynccontextmanager
     async def opening(self, opened: ReleaseOpened) -> AsyncIterator[Load]:
-        """Return the team that owns a release's model, and what it uses of the quotas that it has."""
-        team = owner_of(opened.model, self._ports.teams())
-        if team is None or (team.quota.releases is None and team.quota.stored_bytes is None):
+        """Return the team that owns a release's model, what it uses of its quotas, and whether the release begins now.
+
+        Models of no team count together, if there are teams.
+        """
+        teams = self._ports.teams()
+        team = owner_of(opened.model, teams)
+        if not teams:
             yield Load(team)
             return
-        async with self._locks["opening", team.name]:
-            read = [await _read(self._ports.models, model_key(each)) for each in team.models]
+        group = team.name if team is not None else ""
+        async with self._locks["opening", group]:
+            if self._clock.monotonic() < self._full_until_s.get(group, 0.0):
+                yield Load(team, begins=False)
+                return
+            models = team.models if team is not None else await self._models_of_none(teams)
+            read = [await _read(self._ports.models, model_key(each)) for each in models]
             records = [record for record in read if record is not None]
             load = Load(team, sum(len(record.open) for record in records))
-            yield await self._with_bytes(load, opened, records)
+            load = await self._with_bytes(load, opened, records)
+            yield replace(load, begins=await self._begins(opened.model, models, records, group))
+
+    async def _models_of_none(self, teams: Sequence[Team]) -> tuple[str, ...]:
+        suffix = announcements_key("")
+        names = [key.removesuffix(suffix) for key in await self._ports.announcements.keys() if key.endswith(suffix)]
+        return tuple(name for name in names if owner_of(name, teams) is None)
+
+    async def _begins(self, model: str, models: Sequence[str], records: Sequence[ModelRecord], group: str) -> bool:
+        at_work = 0
+        for record in records:
+            for release_id in record.open:
+                release = await _read(self._ports.releases, release_key(record.model, release_id))
+                at_work += release is None or deadlines.is_at_work(release)
+        if at_work >= self._work_per_team:
+            self._full_until_s[group] = self._clock.monotonic() + FULL_S
+            return False
+        waiting = {}
+        for each in models:
+            announced = await _read(self._ports.announcements, announcements_key(each))
+            head = announcements.due(announced, self._clock.now()) if announced is not None else None
+            if head is not None:
+                waiting[each] = head.stored_at
+        return model not in waiting or may_begin(model, waiting, at_work, self._work_per_team)
 
     async def _with_bytes(self, load: Load, opened: ReleaseOpened, records: list[ModelRecord]) -> Load:
         """Return what a team uses with the bytes that it stores, and those that releases may add."""

@@ -25,6 +25,11 @@ def awaited_step(release: Release) -> Step | None:
     return following.step
 
 
+def is_at_work(release: Release) -> bool:
+    """Return whether a worker has something to do for a release: to merge, to quantise, to stage or to measure it."""
+    return awaited_step(release) in ("merge", "quantise", "register", "stage", "benchmark", "measure")
+
+
 def _done(release: Release) -> frozenset[PlannedStep]:
     """Return the steps of the plan that are done."""
     judged = gates.all_judged(release)

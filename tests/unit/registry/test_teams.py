@@ -125,6 +125,41 @@ async def test_a_record_that_cannot_be_used_does_not_hold_up_the_teams_other_mod
     assert (harness.opened(k.MODEL), harness.rejected()) == ([1], [])
 
 
+async def test_another_teams_release_is_opened_after_a_few_of_a_team_that_announced_fifty(harness):
+    harness.out.teams = (shop(), Team(name="bank", models=(THIRD,), members=(PUBLISHER,)))
+    for attempt in range(1, 51):
+        await harness.announce((k.MODEL, OTHER)[attempt % 2], attempt=attempt)
+    await harness.announce(THIRD)
+    opened = [e for e in harness.out.publisher.published if isinstance(e.fact, f.ReleaseOpened)]
+    assert [each.model for each in opened[-1:]] == [THIRD]
+    assert len(opened) == harness.settings.work_per_team + 1
+    assert len((await harness.record(k.MODEL)).waiting) + len((await harness.record(OTHER)).waiting) == 46
+    first = opened[0].fact
+    cancelled = k.event(k.cancel(first.release_id), "c1", model=first.model, source=source_of(OPERATOR))
+    await harness.registry.handle_order(cancelled, harness.out.clock.now())
+    harness.restarted()
+    await harness.sweep()
+    opened = [e for e in harness.out.publisher.published if isinstance(e.fact, f.ReleaseOpened)]
+    assert [each.fact.attempt for each in opened if each.model != THIRD] == [1, 2, 3, 4, 5]
+    assert harness.rejected() == []
+
+
+async def test_models_of_no_team_have_one_share_together_if_there_are_teams(harness):
+    harness.out.teams = (Team(name="bank", models=(THIRD,), members=(), unrestricted=(PUBLISHER,)),)
+    for attempt in range(1, 6):
+        for model in (k.MODEL, OTHER):
+            await harness.announce(model, attempt=attempt)
+    assert len(harness.opened(k.MODEL) + harness.opened(OTHER)) == harness.settings.work_per_team
+    await harness.announce(THIRD)
+    assert harness.opened(THIRD) == [1]
+
+
+async def test_without_teams_nothing_waits(harness):
+    for attempt in range(1, 9):
+        await harness.announce(k.MODEL, attempt=attempt)
+    assert len(harness.opened(k.MODEL)) == 8
+
+
 @pytest.mark.parametrize("order", [k.approval, k.cancel])
 async def test_orders_of_another_team_are_refused(harness, order):
     harness.out.teams = (shop(members=(PUBLISHER,)),)
