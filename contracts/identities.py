@@ -17,7 +17,7 @@ Role = Literal["publisher", "operator", "approver", "viewer", "administrator"]
 ROLES: tuple[Role, ...] = get_args(Role)
 PROVISIONER: Final = "provisioner"
 """Creates streams, consumers and buckets; publishes nothing."""
-RESERVED: Final = frozenset({*SERVICES, PROVISIONER, "console", "mirror", "agent"})
+RESERVED: Final = frozenset({*SERVICES, PROVISIONER, "mirror", "agent"})
 """Names that no person or program may have."""
 _REFUSED: Final = re.compile(
     r"permissions violation for (?P<action>publish|subscription) to \"(?P<subject>[^\"]+)\"", re.IGNORECASE

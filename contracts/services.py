@@ -57,6 +57,8 @@ class ServiceContract:
     exchanges: tuple[str, ...] = field(default=(), metadata={"about": "subjects without a stream, among its replicas"})
     looks_up: tuple[Stream, ...] = field(default=(), metadata={"about": "streams that it reads without a consumer"})
     measures: tuple[Stream, ...] = field(default=(), metadata={"about": "streams whose size it reads"})
+    follows: tuple[Stream, ...] = field(default=(), metadata={"about": "streams that it reads whole, as people do"})
+    sees_progress: bool = field(default=False, metadata={"about": "whether it reads the live progress of work"})
 
     @property
     def reads(self) -> tuple[tuple[type[Fact], Environment], ...]:
@@ -148,6 +150,9 @@ SERVICES: dict[str, ServiceContract] = {
             exchanges=(f"{DEMAND_PREFIX}.*",),
         ),
         ServiceContract("mirror", reads_records=("routes",), looks_up=(EVENTS,)),
+        ServiceContract(
+            "console", reads_records=("routes",), follows=(INBOX, ORDERS, EVENTS), sees_progress=True
+        ),
     )
 }  # fmt: skip
 OPTIONAL: Final = ("mirror", "notifier")

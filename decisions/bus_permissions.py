@@ -84,7 +84,11 @@ def service_permissions(service: ServiceContract) -> Permissions:
     publish += [f"$JS.API.STREAM.PURGE.KV_{bucket}" for bucket in service.forgets]
     publish += _reading_records(sorted({*written, *read}))
     publish += service.exchanges
-    return Permissions(tuple(publish), (f"{inbox_prefix(service.name)}.>", *service.exchanges))
+    subscribe = (f"{inbox_prefix(service.name)}.>", *service.exchanges, *((LIVE,) if service.sees_progress else ()))
+    if not service.follows:
+        return Permissions(tuple(publish), subscribe)
+    publish += _reading_streams(service.follows)
+    return Permissions(tuple(publish), subscribe, tuple(_consumers_of_services(service.follows)))
 
 
 def provisioner_permissions() -> Permissions:
@@ -196,7 +200,7 @@ def _reading_records(buckets: Iterable[str]) -> list[str]:
     return requests + [f"$JS.FC.{name}.>" for name in names]
 
 
-def _reading_streams() -> list[str]:
+def _reading_streams(streams: tuple[Stream, ...] = STREAMS) -> list[str]:
     verbs = ("STREAM.INFO.{0}", "STREAM.MSG.GET.{0}")
     consumers = (
         "CONSUMER.CREATE.{0}.>",
@@ -205,15 +209,17 @@ def _reading_streams() -> list[str]:
         "CONSUMER.INFO.{0}.*",
         "CONSUMER.DELETE.{0}.*",
     )
-    requests = [f"$JS.API.{verb.format(name)}" for name in STREAMS for verb in (*verbs, *consumers)]
+    requests = [f"$JS.API.{verb.format(name)}" for name in streams for verb in (*verbs, *consumers)]
     return ["$JS.API.STREAM.LIST", "$JS.API.STREAM.NAMES", "$JS.API.INFO", OWN_PERMISSIONS, *requests]
 
 
-def _consumers_of_services() -> list[str]:
+def _consumers_of_services(streams: tuple[Stream, ...] = STREAMS) -> list[str]:
     """Return the requests that would take or end the messages of a service's consumer, or change it."""
     denied = []
     for service in SERVICES.values():
         for fact, environment in service.reads:
+            if stream_of(fact) not in streams:
+                continue
             where = f"{stream_of(fact)}.{durable_name(service.name, fact, environment)}"
             denied += [
                 f"$JS.API.CONSUMER.CREATE.{where}.>",

@@ -30,6 +30,7 @@ COMMANDS = {
     "ps": Listed("stack", "ps", STACK),
     "down": Listed("stack", "down", STACK),
     "env": Listed("stack", "env", STACK),
+    "open": Listed("console", "open_console", STACK),
     "publish": Listed("publish", "publish", RELEASES),
     "status": Listed("status", "status", RELEASES),
     "approve": Listed("orders", "approve", RELEASES),

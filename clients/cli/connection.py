@@ -14,6 +14,7 @@ from nats.aio.client import Client
 
 from clients.cli.output import CommandError, Exit
 from clients.cli.settings import CliSettings
+from contracts.identities import Credential
 from deploy.local.state import StateFolder, foreign_data
 from shared.messaging.credentials import identify
 from shared.messaging.refusals import Refusals
@@ -29,13 +30,14 @@ CONNECT_S = 3.0
 
 @dataclass(frozen=True)
 class StackAddress:
-    """The address of a stack: its bus, store and gateway with the file of a key for it, and a name for messages."""
+    """The address of a stack: bus, store, console, gateway with the file of a key for it, and a name for messages."""
 
     connection: Connection
     gateway_url: str | None
     name: str
     gateway_key: Path | None = None
     gateway_ca: Path | None = None
+    console_url: str | None = None
 
     def gateway_trust(self) -> ssl.SSLContext | bool:
         """Return whose certificates the gateway may have: those of `gateway_ca`, or of the system's authorities.
@@ -61,7 +63,12 @@ def find_stack(state: Path | None) -> StackAddress:
     settings = CliSettings()
     if state is None and settings.nats_url is not None:
         return StackAddress(
-            _explicit(settings), settings.gateway_url, settings.nats_url, settings.gateway_key, settings.gateway_ca
+            _explicit(settings),
+            settings.gateway_url,
+            settings.nats_url,
+            settings.gateway_key,
+            settings.gateway_ca,
+            settings.console_url,
         )
     folder = StateFolder(state if state is not None else settings.state)
     description = folder.read_description()
@@ -86,7 +93,13 @@ def find_stack(state: Path | None) -> StackAddress:
         s3_bucket=values["SLIPWAY_S3_BUCKET"],
         state_dir=folder.path,
     )
-    return StackAddress(connection, values["SLIPWAY_GATEWAY_URL"], folder.shown, _path(values, "SLIPWAY_GATEWAY_KEY"))
+    return StackAddress(
+        connection,
+        values["SLIPWAY_GATEWAY_URL"],
+        folder.shown,
+        _path(values, "SLIPWAY_GATEWAY_KEY"),
+        console_url=values.get("SLIPWAY_CONSOLE_URL"),
+    )
 
 
 def sender_of(stack: StackAddress) -> str:
@@ -105,6 +118,24 @@ def sender_of(stack: StackAddress) -> str:
             "`slipway keys add` made, or to a .creds file whose user has a name"
         )
     return name
+
+
+def read_credential(stack: StackAddress) -> Credential:
+    """Return the credential that the stack's commands use.
+
+    Raises:
+        CommandError: There is none, or it is not one of `slipway keys`.
+    """
+    path = stack.connection.nats_credentials
+    if path is None:
+        raise CommandError("name the file of a credential in SLIPWAY_NATS_CREDENTIALS")
+    try:
+        return Credential.from_text(path.read_text())
+    except (OSError, ValueError) as error:
+        reason = f"{path} is no readable credential of `slipway keys`: {error}"
+        if path.suffix == ".creds":
+            reason = f"{path} opens a bus in operator mode only: name the .nk file of the same identity"
+        raise CommandError(reason) from error
 
 
 def _path(values: Mapping[str, str], name: str) -> Path | None:

@@ -47,5 +47,7 @@ class CliSettings(BaseSettings):
     """File with MLflow's bearer token, or with `user:password`."""
     mlflow_ca: Path | None = None
     """Certificate (PEM) of the authority of MLflow; without it, the system's list counts."""
+    console_url: str | None = None
+    """Address of the console, for `slipway open`."""
     triton_url: str | None = None
     """Address of Triton, for `slipway doctor`."""

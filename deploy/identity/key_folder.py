@@ -3,6 +3,8 @@
 - `ca.pem` and `ca-key.pem`: the certificate authority.
 - `identities.json`: names, roles and public keys; nothing secret.
 - `trust/teams.json`: models, members and quotas of teams; nothing secret.
+- `trust/identities.json`: names, roles, models and public keys of people and programs, which the console reads; nothing
+  secret.
 - `trust/administrators.json`: administrators and their public keys, which gateways read; nothing secret.
 - `bus/`: what the bus's server reads, as a folder, which a container mounts. `bus.conf` has the permissions of each
   identity, `bus.pem` and `bus-key.pem` are the server's certificate.
@@ -152,6 +154,11 @@ class KeyFolder:
 
     def _next_credential(self, name: str) -> Path:
         return self.path / "credentials" / f"{name}.next.nk"
+
+    @property
+    def people(self) -> Path:
+        """Names, roles and public keys of people and programs, which the console reads."""
+        return self.path / "trust" / "identities.json"
 
     def hosts(self) -> tuple[str, ...]:
         """Return the hosts that the bus's certificate is for; none before there is one."""
@@ -403,6 +410,8 @@ class KeyFolder:
             if "administrator" in identity.roles
         ]
         _replace(self.administrators, administrators)
+        people = [identity.model_dump(mode="json") for identity in kept if identity.roles]
+        _replace(self.people, people)
         self.store.sync(narrowed(identity, owned) for identity in kept)
 
     def _narrowed(self) -> list[Identity]:

@@ -32,13 +32,14 @@ SERVICES = (
     "monitor",
     "rollback-controller",
     "gateway",
+    "console",
 )
 S3_PORTS = ("s3", "s3-master", "s3-volume", "s3-filer", "s3-admin")
 TRITON = "triton"
 """The part that serves the default runtime; the one of the runtime `next` is `triton-next`."""
 GATEWAY_ADMIN = "gateway-admin"
 """The port where the gateway answers probes and scrapes."""
-SINGLE = frozenset({"gateway", *OPTIONAL})
+SINGLE = frozenset({"gateway", "console", *OPTIONAL})
 """Services with one process in the embedded stack. The gateway takes several workers instead."""
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Makes waiting torch threads sleep instead of spin: several processes share the cores here."""
@@ -306,6 +307,7 @@ def plan_services(
                 **connection_variables(folder, ports, keys, service),
                 **common,
                 **attestation_variables(folder, service),
+                **(console_variables(ports, keys) if service == "console" else {}),
                 "SLIPWAY_HTTP_PORT": str(ports[name]),
             },
             port=ports[name],
@@ -318,6 +320,21 @@ def plan_services(
         for service in config.services
         for name in replica_names(service, config.count(service))
     ]
+
+
+def console_url(ports: Mapping[str, int]) -> str:
+    """Return the address of the console."""
+    return f"http://{LOOPBACK}:{ports['console']}"
+
+
+def console_variables(ports: Mapping[str, int], keys: Keys) -> dict[str, str]:
+    """Return the variables with the console's address, the people who may sign in, and their credentials."""
+    folder = KeyFolder(keys.folder)
+    return {
+        "CONSOLE_URL": console_url(ports),
+        "CONSOLE_IDENTITIES": str(folder.people),
+        "CONSOLE_CREDENTIALS": str(folder.credential("").parent),
+    }
 
 
 def server_manager_variables(folder: Path, config: StackConfig, ports: Mapping[str, int]) -> dict[str, str]:

@@ -112,6 +112,7 @@ class Supervisor:
         prepare_keys(path, self._clock)
         variables = plan.connection_variables(path, ports, earlier.keys(path), ADMIN) | {
             "SLIPWAY_GATEWAY_URL": f"http://{LOOPBACK}:{ports['gateway']}",
+            "SLIPWAY_CONSOLE_URL": plan.console_url(ports),
             "SLIPWAY_GATEWAY_KEY": str(plan.api_keys(path).key_file(ADMIN)),
             "SLIPWAY_TRITON_URL": f"{LOOPBACK}:{ports['triton-grpc']}",
             **plan.nats_variables(ports, earlier.keys(path), ADMIN),
@@ -263,6 +264,7 @@ class Supervisor:
         return [
             f"OpenAI API  {variables['SLIPWAY_GATEWAY_URL']}/v1",
             f"message bus {variables['SLIPWAY_NATS_URL']}",
+            f"console     {variables['SLIPWAY_CONSOLE_URL']}  (`slipway open` prints a link that signs you in)",
             f"logs        {shorten(self._folder.logs)}",
             "stop it with Ctrl-C, or with `slipway down` in another terminal",
         ]

@@ -74,7 +74,7 @@ LOCKS = (
     _lock("uv", ALL),
     *(
         Lock(f"{IMAGES}/{name}.in", f"{IMAGES}/{name}.txt", ("3.11",), MAIN_OVERRIDES, MAIN)
-        for name in ("light", "serving", "models", "reports", "tools", "nats", "seaweedfs")
+        for name in ("light", "serving", "models", "reports", "tools", "console", "nats", "seaweedfs")
     ),
     Lock(
         f"{IMAGES}/triton.in",

@@ -1,13 +1,28 @@
-"""Orders of operators: refuses one that is void by its age, and answers one that was not carried out."""
+"""Orders of operators: makes one, refuses one that is void by its age, and answers one that was not carried out."""
 
+import uuid
 from datetime import datetime
 from typing import Any
 
-from contracts.envelope import Event
-from contracts.facts import OrderRefused
+from contracts.envelope import Event, source_of
+from contracts.facts import Fact, OrderRefused
 from decisions.orders import assess_epoch, assess_expiry
 from shared.errors import Permanent
 from shared.messaging.bus import Failed
+
+
+def new_order(sender: str, model: str, fact: Fact, *, now: datetime, release_id: str | None = None) -> Event[Any]:
+    """Return the event of an order by a person; without a release, its own id is the correlation id."""
+    order_id = str(uuid.uuid4())
+    return Event[Any](
+        id=order_id,
+        source=source_of(sender),
+        type=fact.TYPE,
+        subject=model,
+        time=now,
+        correlationid=release_id or order_id,
+        data=fact,
+    )
 
 
 def check_age(event: Event[Any], stored_at: datetime, now: datetime, *, until: datetime | None = None) -> None:

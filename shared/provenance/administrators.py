@@ -59,7 +59,9 @@ class Administrators:
             reason = f"The key {signed.public_key} is not that of an administrator here (`slipway keys list`)."
             return NotTrusted("key_not_trusted", reason)
         try:
-            _public(signed.public_key).verify(base64.b64decode(signed.signature), _PREFIX + signed.payload.encode())
+            Ed25519PublicKey.from_public_bytes(key_bytes(signed.public_key)).verify(
+                base64.b64decode(signed.signature), _PREFIX + signed.payload.encode()
+            )
             order = GatewayRollback.model_validate_json(signed.payload)
         except (InvalidSignature, binascii.Error, UnicodeEncodeError):
             return NotTrusted("signature_invalid", f"The order is not what {owner.name} signed.")
@@ -85,6 +87,6 @@ class Administrators:
             return NotTrusted("key_not_trusted", f"The list of administrators, {self.path}, cannot be read: {error}.")
 
 
-def _public(key: str) -> Ed25519PublicKey:
-    """Return a public key from its text: base32 of a prefix, 32 bytes and a checksum."""
-    return Ed25519PublicKey.from_public_bytes(base64.b32decode(key)[1:33])
+def key_bytes(key: str) -> bytes:
+    """Return the 32 bytes of a public key from its text: base32 of a prefix, the bytes and a checksum."""
+    return base64.b32decode(key)[1:33]

@@ -87,11 +87,13 @@ async def serve(
     ready: Mapping[str, Check] | None = None,
     background: Sequence[Callable[[], Awaitable[None]]] = (),
     app: Starlette | None = None,
+    on_stop: Callable[[], None] = lambda: None,
 ) -> None:
     """Run until SIGTERM or SIGINT: start endpoints, bus, handlers and background work; stop them in reverse order.
 
     The endpoints need nothing else: without the bus the service is alive and not ready. If a background task fails, the
-    service ends, so that its supervisor restarts it: a part of a service is worse than none.
+    service ends, so that its supervisor restarts it: a part of a service is worse than none. `on_stop` is called before
+    the endpoints wait for the requests in flight: it ends those that would never end.
     """
     sandbox.hide_memory()
     arm(connection.failpoint, connection.work_dir(bus.service))
@@ -130,6 +132,7 @@ async def serve(
             task.result()
     finally:
         structlog.get_logger().info("stopping")
+        on_stop()
         server.stop()
         await asyncio.gather(http, return_exceptions=True)  # its error was raised above if it was the reason to stop
         for task in tasks:

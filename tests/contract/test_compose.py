@@ -28,6 +28,7 @@ LIBRARIES = {
     "light": {"registry", "mirror", "notifier"},
     "serving": {"server-manager", "benchmarker", "rollback-controller", "gateway"},
     "reports": {"monitor"},
+    "screens": {"console"},
     "heavy": {"merger", "quantiser"},
 }
 """The services by the stage that holds their libraries."""
@@ -132,9 +133,12 @@ def test_images_have_the_version_of_the_code():
     assert 'slipway.sbom="/usr/share/slipway/sbom.cdx.json"' in stages()["keeper"]
 
 
-def test_only_the_gateway_is_reachable_from_outside_and_only_from_this_machine_unless_told():
+def test_only_gateway_and_console_are_reachable_from_outside_and_only_from_this_machine_unless_told():
     published = {name: service["ports"] for name, service in COMPOSE["services"].items() if "ports" in service}
-    assert published == {"gateway": ["${SLIPWAY_GATEWAY_ADDRESS:-127.0.0.1:8080}:8080"]}
+    assert published == {
+        "gateway": ["${SLIPWAY_GATEWAY_ADDRESS:-127.0.0.1:8080}:8080"],
+        "console": ["${SLIPWAY_CONSOLE_ADDRESS:-127.0.0.1:8082}:8080"],
+    }
 
 
 def test_services_wait_for_what_they_need():
@@ -431,7 +435,7 @@ def missing(folder: str, requirements: str, *, without: frozenset[str] = frozens
 @pytest.mark.parametrize("service", SERVICES)
 def test_an_image_has_every_library_that_its_service_imports(service):
     (base,) = (stage for stage, services in LIBRARIES.items() if service in services)
-    requirements = {"heavy": "models.in"}.get(base, f"{base}.in")
+    requirements = {"heavy": "models.in", "screens": "console.in"}.get(base, f"{base}.in")
     stage = re.search(rf"^FROM (\S+) AS {service}$", DOCKERFILE, re.MULTILINE)
     assert stage is not None
     assert stage[1] == base
@@ -473,7 +477,9 @@ def test_every_library_of_an_image_is_installed_from_a_lock_with_hashes():
         assert [command for command in commands if not re.search(r"(-r|--requirement) \S+\.txt", command)] == []
 
 
-@pytest.mark.parametrize("kind", ["light", "serving", "model", "report", "tool", "nats", "seaweedfs", "triton"])
+@pytest.mark.parametrize(
+    "kind", ["light", "serving", "model", "report", "console", "tool", "nats", "seaweedfs", "triton"]
+)
 def test_every_image_holds_the_bill_of_materials_of_its_libraries(kind):
     inventory = stages()[f"{kind}-inventory"]
     assert f"COPY --from={kind}-libraries /opt/slipway /opt/slipway\nRUN sh /usr/local/bin/sbom.sh\n" in inventory

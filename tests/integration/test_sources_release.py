@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 from clients.cli.main import main
-from clients.cli.views.projection import project
 from contracts.envelope import Event
 from contracts.facts import BaseModelRef, CheckpointMerged, CheckpointRejected, ReleaseOpened, WorkProgressed
 from contracts.manifests import BaseManifest, FolderManifest, MergedManifest
 from contracts.sources import travels
 from contracts.vocabulary import ArtifactRef, digest_of
+from decisions.release_projection import project
 from shared.errors import Permanent, Transient
 from shared.messaging.bus import publish_event
 from shared.runtime.settings import Connection, SourceSettings

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import typer
 
-from clients.cli.connection import StackAddress
+from clients.cli.connection import StackAddress, read_credential
 from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import target_of
 from contracts.gateway_rollbacks import PATH, VALID, GatewayRollback, SignedGatewayRollback
@@ -128,24 +128,6 @@ def roll_back_without_bus(
         raise typer.Exit(int(Exit.FAILED))
     if not as_json and not dry_run:
         show_line("the gateways report it as soon as the bus is back; see `slipway routes` and `slipway events` then")
-
-
-def read_credential(stack: StackAddress) -> Credential:
-    """Return the credential that the stack's commands use.
-
-    Raises:
-        CommandError: There is none, or it is not one of `slipway keys`.
-    """
-    path = stack.connection.nats_credentials
-    if path is None:
-        raise CommandError("name the credential of an administrator in SLIPWAY_NATS_CREDENTIALS")
-    try:
-        return Credential.from_text(path.read_text())
-    except (OSError, ValueError) as error:
-        reason = f"{path} is no readable credential of `slipway keys`: {error}"
-        if path.suffix == ".creds":
-            reason = f"{path} opens a bus in operator mode only: name the .nk file of the same administrator"
-        raise CommandError(reason) from error
 
 
 def _describe(asked: Asked, *, dry_run: bool) -> str:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import uuid
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,15 +29,16 @@ from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import describe_problems, parse_duration
 from clients.cli.reading import RecordsOfModels
 from clients.cli.serving import read_route
-from clients.cli.views.projection import join, project
-from clients.cli.views.release import ReleaseProgress
-from contracts.envelope import Event, source_of
+from contracts.envelope import Event
 from contracts.facts import ApprovalGranted, ApprovalRequested, Fact, OrderRefused, ReleaseCancelled
 from contracts.limits import too_large
 from contracts.policy import ReleasePolicy
 from contracts.services import ORDERS, durable_name
 from contracts.vocabulary import Environment
 from decisions.orders import LONGEST_ORDER
+from decisions.release_progress import ReleaseProgress
+from decisions.release_projection import join, project
+from shared.messaging.orders import new_order
 from shared.messaging.publishing import publish_event
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket, Conflict
@@ -200,16 +200,7 @@ def order(sender: str, model: str, release_id: str | None, fact: Fact) -> Event[
     excess = too_large(fact)
     if excess is not None:
         raise CommandError(excess.sentence, Exit.USAGE)
-    order_id = str(uuid.uuid4())
-    return Event[Any](
-        id=order_id,
-        source=source_of(sender),
-        type=fact.TYPE,
-        subject=model,
-        time=SystemClock().now(),
-        correlationid=release_id or order_id,
-        data=fact,
-    )
+    return new_order(sender, model, fact, now=SystemClock().now(), release_id=release_id)
 
 
 def _print_result(as_json: bool, data: dict[str, Any], line: str) -> None:

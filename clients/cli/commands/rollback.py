@@ -29,10 +29,10 @@ from clients.cli.views.timeline import timeline_lines, timeline_rows
 from contracts.codes import ADVICE, Code
 from contracts.envelope import Event
 from contracts.facts import DeploymentChanged, RollbackCompleted, RollbackFailed, RollbackOrdered, RollbackStarted
-from contracts.routes import Route, ServedTarget
+from contracts.routes import Route
 from contracts.vocabulary import Target
-from decisions import route_edits
 from decisions.orders import epoch_in_reason
+from decisions.rollback_plan import plan_rollback
 from shared.errors import as_code
 from shared.messaging.publishing import publish_event
 from shared.runtime.clock import SystemClock
@@ -145,34 +145,6 @@ def was_rolled_back_recently(moved: DeploymentChanged, route: Route | None, now:
     if route is not None and moved.route.epoch < route.epoch and moved.route.active != route.active:
         return False
     return moved.cause == "rollback" and now - moved.at < RECENT
-
-
-def plan_rollback(route: Route, failed: Target, to_version: int | None) -> dict[str, Any]:
-    """Return what an order would do to a route, decided by the function that the rollback-controller uses."""
-    edit = route_edits.roll_back(route, failed, cause_id="dry-run", to_version=to_version)
-    plan: dict[str, Any] = {"model": route.model, "failed": str(failed), "epoch": route.epoch}
-    if isinstance(edit, route_edits.EditRefused):
-        # the target is neither active nor a canary: the route has changed, or never existed
-        code = "not_in_traffic" if edit.code == "stale_epoch" else edit.code
-        return {**plan, "refused": {"code": code, "reason": edit.reason}}
-    after = edit.route
-    aborts = route.canary is not None and route.canary.weight_ratio > 0.0
-    aborts = aborts and (after.canary is None or after.canary.weight_ratio == 0.0)
-    return {
-        **plan,
-        "refused": None,
-        "cause": edit.cause if isinstance(edit, route_edits.Changed) else "rollback",
-        "active_before": _name(route.active),
-        "active_after": _name(after.active),
-        "epoch_after": after.epoch,
-        "aborts_canary": _name(route.canary.served) if aborts and route.canary is not None else None,
-        "previous_after": _name(after.previous),
-        "quarantined_after": [str(target) for target in after.quarantined],
-    }
-
-
-def _name(served: ServedTarget | None) -> str | None:
-    return str(served.target) if served is not None else None
 
 
 def show_plan(plan: dict[str, Any], *, as_json: bool) -> None:

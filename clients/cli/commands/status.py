@@ -14,8 +14,8 @@ from clients.cli.connection import JsonOption, StackAddress, StateOption, connec
 from clients.cli.event_log import LoggedEvent, follow, nearly_full, read_history
 from clients.cli.output import CommandError, Exit, is_terminal, show_json, show_line, warn
 from clients.cli.views import render
-from clients.cli.views.projection import advance, join, latest, project
-from clients.cli.views.release import ReleaseProgress
+from decisions.release_progress import ReleaseProgress
+from decisions.release_projection import advance, join, latest, project
 from shared.runtime.clock import SystemClock
 
 Draw = Callable[[ReleaseProgress, datetime], None]

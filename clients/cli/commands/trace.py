@@ -11,10 +11,10 @@ from clients.cli.connection import JsonOption, StackAddress, StateOption, find_s
 from clients.cli.output import CommandError, Exit, show_json, show_pairs, show_table
 from clients.cli.runtimes import describe_run, read_runtimes
 from clients.cli.version_records import FINGERPRINT, VERSION, gather_version, parse_version, read_events, read_routes
-from clients.cli.views.projection import join, project
 from contracts.facts import ReleaseOpened
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Runtime, Target
+from decisions.release_projection import join, project
 
 
 def trace(

@@ -5,10 +5,10 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from clients.cli.views.progress import Progress
-from clients.cli.views.release import ReleaseProgress, StepProgress
 from contracts.envelope import Event
 from decisions.release_plan import needs_approval, needs_rehearsal
+from decisions.release_progress import ReleaseProgress, StepProgress
+from decisions.work_progress import Progress
 
 MARKS = {"waiting": "·", "running": "…", "done": "✓", "failed": "✗"}
 COLOURS = {"waiting": "dim", "running": "yellow", "done": "green", "failed": "red"}

@@ -20,10 +20,10 @@ from clients.cli.output import CommandError, Exit
 from clients.cli.parsing import describe_variables
 from clients.cli.settings import CliSettings
 from clients.cli.version_records import FINGERPRINT, parse_version
-from clients.cli.views.projection import join, project
 from contracts import facts as f
 from contracts.routes import Route
 from contracts.vocabulary import Runtime, ServingSettings, Variant
+from decisions.release_projection import join, project
 from testbed.factories import digest, fact, served
 from tests.unit.cli.test_release_view import RELEASE, whole_release
 

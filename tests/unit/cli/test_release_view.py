@@ -2,10 +2,10 @@ from itertools import permutations
 
 import pytest
 
-from clients.cli.views.projection import advance, join, latest, project
-from clients.cli.views.release import STEPS
 from contracts import facts as f
 from contracts.policy import Approvals, Promotion
+from decisions.release_progress import STEPS
+from decisions.release_projection import advance, join, latest, project
 from testbed.factories import MODEL, after, event, fact, policy, registered, route, served, staging_request
 
 RELEASE = "r-0123456789abcdef-1"

@@ -2,13 +2,13 @@ import pytest
 
 from clients.cli.commands.status import PlainDrawing
 from clients.cli.event_log import parse, subjects_in
-from clients.cli.views.progress import Progress
-from clients.cli.views.projection import join, project
 from clients.cli.views.render import as_data, bar, duration, event_line, plain_block, rich_block, work_line
 from contracts import facts as f
 from contracts.envelope import plain
 from contracts.services import EVENTS, ORDERS
 from contracts.vocabulary import canonical_json
+from decisions.release_projection import join, project
+from decisions.work_progress import Progress
 from testbed.factories import after, event
 from tests.unit.cli.test_release_view import (
     THREE,

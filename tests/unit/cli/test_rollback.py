@@ -6,7 +6,7 @@ import typer
 
 from clients.cli.commands.gateway_rollback import read_credential
 from clients.cli.commands.orders import order
-from clients.cli.commands.rollback import is_behind, plan_rollback, show_end, show_plan, was_rolled_back_recently
+from clients.cli.commands.rollback import is_behind, show_end, show_plan, was_rolled_back_recently
 from clients.cli.output import CommandError, Exit
 from clients.cli.serving import active_target, serving
 from clients.cli.views.render import event_line
@@ -15,6 +15,7 @@ from contracts import facts as f
 from contracts.codes import ADVICE
 from contracts.routes import CanaryShare
 from decisions.orders import assess_epoch
+from decisions.rollback_plan import plan_rollback
 from testbed.factories import after, event, fact, route, served, target
 
 

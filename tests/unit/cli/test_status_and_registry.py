@@ -4,12 +4,12 @@ from datetime import timedelta
 
 import pytest
 
-from clients.cli.views.projection import project
-from clients.cli.views.release import name_of
 from contracts import facts as f
 from contracts.policy import Canary, Promotion
 from contracts.records import OutboxEntry
 from decisions.release_plan import PlannedStep
+from decisions.release_progress import name_of
+from decisions.release_projection import project
 from services.registry.domain.deadlines import awaited_step
 from services.registry.domain.record import Input, ManifestWritten, TurnGranted
 from services.registry.domain.releases import decide, open_release

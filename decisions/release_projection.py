@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from clients.cli.views.release import ReleaseProgress
-from clients.cli.views.release_events import apply_event, apply_rollback
 from contracts import facts as f
 from contracts.envelope import Event
+from decisions.release_events import apply_event, apply_rollback
+from decisions.release_progress import ReleaseProgress
 
 Releases = Mapping[str, ReleaseProgress]
 _BEGINNINGS = (f.CheckpointReady, f.ReleaseOpened, f.CheckpointRejected, f.ReleaseFinished)

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 
-from clients.cli.views.progress import OngoingWork
 from contracts.envelope import Event
 from contracts.policy import ReleasePolicy
 from decisions.release_plan import PlannedStep, Step, next_step, plan_release, with_earlier
+from decisions.work_progress import OngoingWork
 
 State = Literal["waiting", "running", "done", "failed"]
 _SHORTEST: tuple[Step, ...] = ("merge", "quantise", "register", "queue", "stage", "benchmark")

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from clients.cli.views.progress import OngoingWork
-from clients.cli.views.release import ReleaseProgress, State
 from contracts import facts as f
 from contracts.envelope import Event
+from decisions.release_progress import ReleaseProgress, State
+from decisions.work_progress import OngoingWork
 
 
 def apply_event(release: ReleaseProgress, event: Event[Any]) -> ReleaseProgress:

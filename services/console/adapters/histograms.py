@@ -1,0 +1,29 @@
+"""Percentiles of the latency histograms in window summaries (HdrHistogram)."""
+
+import binascii
+import struct
+import zlib
+from typing import Final
+
+from hdrh.codec import HdrCookieException, HdrLengthException
+from hdrh.histogram import HdrHistogram
+
+UNITS_PER_MS: Final = 1000.0
+LEAST_COUNT: Final = {50.0: 1, 95.0: 20}
+"""Fewest entries that a percentile is shown of."""
+_UNREADABLE: Final = (
+    binascii.Error, zlib.error, struct.error, ValueError, TypeError, HdrCookieException, HdrLengthException,
+)  # fmt: skip
+
+
+def percentile_ms(text: str, percentile: float) -> float | None:
+    """Return a percentile in milliseconds; None if the text is no histogram, or has too few entries."""
+    if not text:
+        return None
+    try:
+        histogram = HdrHistogram.decode(text.encode())
+    except _UNREADABLE:
+        return None
+    if histogram.total_count < LEAST_COUNT.get(percentile, 1):
+        return None
+    return float(histogram.get_value_at_percentile(percentile)) / UNITS_PER_MS

@@ -1,0 +1,151 @@
+"""The index: rows of the event log in an embedded SQLite file, which can always be built again from the log."""
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from services.console.domain.rows import SCHEMA, TABLES, Row, Scalar
+
+_INDEXES: Final = (
+    "CREATE INDEX events_at ON events (at DESC, stream, sequence)",
+    "CREATE INDEX events_model ON events (model, at DESC)",
+    "CREATE INDEX events_correlation ON events (correlation)",
+    "CREATE INDEX events_about ON events (about)",
+    "CREATE INDEX events_id ON events (id)",
+    "CREATE INDEX events_sender ON events (sender, at DESC)",
+    "CREATE INDEX releases_opened ON releases (opened_at DESC)",
+    "CREATE INDEX releases_model ON releases (model, opened_at DESC)",
+    "CREATE INDEX release_ends_at ON release_ends (at DESC)",
+    "CREATE INDEX deployments_at ON deployments (at DESC)",
+    "CREATE INDEX alerts_state ON alerts (state, model)",
+    "CREATE INDEX alerts_raised ON alerts (raised_at DESC)",
+    "CREATE INDEX alerts_model ON alerts (model, raised_at DESC)",
+    "CREATE INDEX rollbacks_model ON rollbacks (model, at DESC)",
+    "CREATE INDEX rollbacks_cause ON rollbacks (cause_id)",
+    "CREATE INDEX windows_ended ON windows (model, ended_at)",
+)
+WINDOWS_KEPT: Final = 720
+"""Newest windows that are kept of each target: six hours of 30 s. The log has all of them."""
+
+
+class Index:
+    """Reads and writes the index. One thread writes; any number reads what was last committed.
+
+    Args:
+        path: Its file. One of another schema, or one that cannot be read, is replaced by an empty one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._local = threading.local()
+        self._opened: list[sqlite3.Connection] = []
+        self._writing = threading.Lock()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not _is_current(path):
+            self._create()
+        self._writer = self._connect()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, timeout=10, check_same_thread=False, isolation_level=None)
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")  # what a crash takes is read from the log again
+        self._opened.append(connection)
+        return connection
+
+    def _create(self) -> None:
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+        with contextlib.closing(sqlite3.connect(self._path)) as connection:
+            for statement in (*_tables(), *_INDEXES):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {SCHEMA}")  # last: a file without it is made again
+            connection.commit()
+
+    def close(self) -> None:
+        """Close the file."""
+        for connection in self._opened:
+            connection.close()
+
+    def clear(self) -> None:
+        """Remove all rows and positions."""
+        with self._transaction():
+            for table in (*TABLES, "positions"):
+                self._writer.execute(f"DELETE FROM {table}")  # noqa: S608 - names of ours
+
+    def positions(self) -> dict[str, tuple[int, str]]:
+        """Return the last sequence of each stream that is in the index, and which stream it was."""
+        entries = self.read("SELECT stream, sequence, identity FROM positions")
+        return {entry["stream"]: (entry["sequence"], entry["identity"]) for entry in entries}
+
+    def write(self, stream: str, sequence: int, identity: str, rows: Iterable[tuple[int, Row]]) -> None:
+        """Write rows, each with the sequence of its event, and the position of their stream, all or nothing."""
+        with self._transaction():
+            pruned: set[tuple[Scalar, ...]] = set()
+            for at, row in rows:
+                self._writer.execute(_UPSERTS[row.table], (*row.key, *row.values, at))
+                if row.table == "windows":
+                    pruned.add(row.key[:2])
+            for model, target in pruned:
+                self._writer.execute(_PRUNE, (model, target, model, target, WINDOWS_KEPT - 1))
+            self._writer.execute("INSERT OR REPLACE INTO positions VALUES (?, ?, ?)", (stream, sequence, identity))
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._writing:
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._writer.execute("ROLLBACK")
+                raise
+            self._writer.execute("COMMIT")
+
+    def read(self, query: str, values: Sequence[Scalar] | Mapping[str, Scalar] = ()) -> list[dict[str, Any]]:
+        """Return the rows of a query."""
+        connection = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = self._connect()
+        return [dict(entry) for entry in connection.execute(query, values)]
+
+
+def _tables() -> Iterator[str]:
+    for table, (keys, others) in TABLES.items():
+        columns = ", ".join((*keys, *others, "seq INTEGER NOT NULL"))
+        yield f"CREATE TABLE {table} ({columns}, PRIMARY KEY ({', '.join(keys)})) WITHOUT ROWID"
+    yield "CREATE TABLE positions (stream TEXT PRIMARY KEY, sequence INTEGER NOT NULL, identity TEXT NOT NULL)"
+
+
+def _upsert(table: str) -> str:
+    keys, others = TABLES[table]
+    columns = (*keys, *others, "seq")
+    changed = ", ".join(f"{name} = excluded.{name}" for name in (*others, "seq"))
+    return (
+        f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) "  # noqa: S608 - names of ours
+        f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {changed} WHERE excluded.seq >= {table}.seq"
+    )
+
+
+_UPSERTS: Final = {table: _upsert(table) for table in TABLES}
+_PRUNE: Final = (
+    "DELETE FROM windows WHERE model = ? AND target = ? AND ended_at < "
+    "(SELECT ended_at FROM windows WHERE model = ? AND target = ? ORDER BY ended_at DESC LIMIT 1 OFFSET ?)"
+)
+
+
+def _is_current(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            connection.execute("SELECT count(*) FROM positions").fetchone()
+    except sqlite3.DatabaseError as error:
+        structlog.get_logger().warning("the index cannot be read and is built again", path=str(path), error=repr(error))
+        return False
+    return bool(version == SCHEMA)

@@ -1,0 +1,103 @@
+"""The streams of the bus, read by consumers of the console's own."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import nats.errors
+import structlog
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+
+from services.console.domain.logged import LoggedEvent, parse_message
+
+RETRY_S: Final = 0.5
+BATCH: Final = 200
+
+
+class StreamLog:
+    """Reads streams; a consumer that is lost is made again.
+
+    Args:
+        js: Returns the bus, once it is connected.
+    """
+
+    def __init__(self, js: Callable[[], JetStreamContext]) -> None:
+        self._js = js
+        self._readers: dict[str, _Reader] = {}
+
+    async def identity(self, stream: str) -> tuple[str, int]:
+        """Return when a stream was made, and its last sequence; wait until the bus answers."""
+        while True:
+            try:
+                info = await self._js().stream_info(stream)
+            except (TimeoutError, nats.errors.Error) as error:
+                structlog.get_logger().warning("waiting for a stream", stream=stream, error=repr(error))
+                await asyncio.sleep(RETRY_S)
+            else:
+                return (info.created.isoformat() if info.created else ""), int(info.state.last_seq)
+
+    async def read(self, stream: str, start: int, wait_s: float) -> tuple[int, Sequence[LoggedEvent]]:
+        """Return the next sequence after what was read, and the events from `start` on; none after `wait_s`."""
+        reader = self._readers.get(stream)
+        if reader is None or reader.next != start:
+            if reader is not None:
+                await reader.close()
+            reader = self._readers[stream] = _Reader(self._js(), stream, start)
+        events = await reader.read(wait_s=wait_s)
+        return reader.next, events
+
+
+class _Reader:
+    """Reads one stream from a sequence on, through a consumer that is made again whenever it is lost."""
+
+    def __init__(self, js: JetStreamContext, stream: str, start: int) -> None:
+        self.next = start
+        self._js, self._stream = js, stream
+        self._subscription: JetStreamContext.PullSubscription | None = None
+
+    async def read(self, *, wait_s: float) -> list[LoggedEvent]:
+        """Return the next events; none if no message arrived in time, or none that is an event (`next` is further then)."""
+        try:
+            subscription = self._subscription or await self._subscribe()
+            messages = await self._fetch(subscription, wait_s)
+        except (TimeoutError, nats.errors.Error) as error:
+            if not isinstance(error, TimeoutError):
+                await self.close()
+                await asyncio.sleep(RETRY_S)
+            return []
+        events = []
+        for message in messages:
+            sequence = message.metadata.sequence.stream
+            self.next = sequence + 1
+            event = parse_message(message.subject, message.data)
+            if event is not None:
+                events.append(LoggedEvent(self._stream, sequence, event))
+        return events
+
+    async def _fetch(self, subscription: "JetStreamContext.PullSubscription", wait_s: float) -> list[Msg]:
+        """Return all messages that are available, else wait for one."""
+        first = await subscription.fetch(1, timeout=wait_s)
+        if first[-1].metadata.num_pending == 0:
+            return first
+        return first + await subscription.fetch(min(first[-1].metadata.num_pending, BATCH), timeout=wait_s)
+
+    async def _subscribe(self) -> "JetStreamContext.PullSubscription":
+        config = ConsumerConfig(
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=self.next,
+            ack_policy=AckPolicy.NONE,
+            inactive_threshold=30.0,
+            mem_storage=True,
+        )
+        self._subscription = await self._js.pull_subscribe(">", stream=self._stream, config=config)
+        return self._subscription
+
+    async def close(self) -> None:
+        """Remove the consumer."""
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            with contextlib.suppress(nats.errors.Error, TimeoutError):
+                await subscription.unsubscribe()

@@ -1,0 +1,65 @@
+"""The people of the installation, from the file that `slipway keys` keeps; read again when it changes."""
+
+from pathlib import Path
+from typing import Final
+
+import structlog
+from pydantic import TypeAdapter, ValidationError
+
+from contracts.identities import Identity
+from services.console.domain.people import Person, person_of
+from shared.runtime.team_list import TeamList
+
+_IDENTITIES: Final = TypeAdapter(tuple[Identity, ...])
+
+
+class People:
+    """The people who may sign in.
+
+    Args:
+        listing: `trust/identities.json` of a folder of keys.
+        credentials: Folder with credentials of those whose orders the console may publish; None for none.
+        teams: The teams.
+    """
+
+    def __init__(self, listing: Path | None, credentials: Path | None, teams: TeamList) -> None:
+        self._listing, self._credentials, self._teams = listing, credentials, teams
+        self._known: dict[str, Identity] = {}
+        self._seen: tuple[int, int] | None = None
+
+    def find(self, name: str) -> Person | None:
+        """Return a person; None if there is no person of that name any more."""
+        identity = self._read().get(name)
+        if identity is None:
+            return None
+        return person_of(identity, self._teams.read(), has_credential=self.credential(name) is not None)
+
+    def public_keys(self, name: str) -> tuple[str, ...]:
+        """Return the keys of a person; none for a name that is unknown."""
+        identity = self._read().get(name)
+        return identity.public_keys if identity is not None else ()
+
+    def credential(self, name: str) -> Path | None:
+        """Return the file of a person's credential; None if the console has none of that person."""
+        if self._credentials is None or name not in self._read():
+            return None
+        file = self._credentials / f"{name}.nk"
+        return file if file.is_file() else None
+
+    def _read(self) -> dict[str, Identity]:
+        """Return the people in the file; nobody if it cannot be read: who was withdrawn must not stay."""
+        if self._listing is None:
+            return {}
+        try:
+            status = self._listing.stat()
+            version = (status.st_ino, status.st_mtime_ns)
+            if version != self._seen:
+                identities = _IDENTITIES.validate_json(self._listing.read_bytes())
+                self._known = {identity.name: identity for identity in identities if identity.roles}
+                self._seen = version
+        except (OSError, ValidationError) as error:
+            structlog.get_logger().error(
+                "the list of people cannot be read", path=str(self._listing), error=repr(error)
+            )
+            self._known, self._seen = {}, None
+        return self._known

@@ -1,0 +1,108 @@
+"""Sessions of people who are signed in, on the server's side only; a browser has a random value that names one."""
+
+import contextlib
+import hashlib
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from shared.runtime.clock import Clock
+
+LONGEST: Final = timedelta(hours=12)
+"""After this a person signs in again."""
+IDLE: Final = timedelta(hours=2)
+"""A session that was not used for so long has ended."""
+MOST: Final = 10_000
+
+
+@dataclass(frozen=True)
+class Session:
+    """A session: whose it is, and the token that each order of it must carry."""
+
+    person: str
+    csrf: str
+    expires_at: datetime
+
+
+class Sessions:
+    """Sessions in an SQLite file that only its owner can read; it has digests of the values that browsers hold.
+
+    Args:
+        path: The file.
+        clock: Says when a session has ended.
+    """
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._file = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._file.execute("PRAGMA journal_mode = WAL")
+        self._file.execute(
+            "CREATE TABLE IF NOT EXISTS sessions (id TEXT PRIMARY KEY, person TEXT, csrf TEXT, expires REAL, seen REAL)"
+        )
+        self._file.execute("CREATE TABLE IF NOT EXISTS used (nonce TEXT PRIMARY KEY, expires REAL)")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def begin(self, person: str, former: str | None = None) -> str:
+        """Return the value of a new session of a person; the one before ends, so that nobody else's is taken over."""
+        value, now = secrets.token_urlsafe(32), self._now()
+        with self._locked() as file:
+            if former is not None:
+                file.execute("DELETE FROM sessions WHERE id = ?", (_digest(former),))
+            file.execute("DELETE FROM sessions WHERE expires < ? OR seen < ?", (now, now - IDLE.total_seconds()))
+            newest = "SELECT id FROM sessions ORDER BY seen DESC LIMIT ?"
+            file.execute(f"DELETE FROM sessions WHERE id NOT IN ({newest})", (MOST - 1,))  # noqa: S608 - a text of ours
+            row = (_digest(value), person, secrets.token_urlsafe(24), now + LONGEST.total_seconds(), now)
+            file.execute("INSERT INTO sessions VALUES (?, ?, ?, ?, ?)", row)
+        return value
+
+    def find(self, value: str | None) -> Session | None:
+        """Return the session that a value names; None if there is none, or if it has ended."""
+        if value is None or len(value) > 100:
+            return None
+        now, id_ = self._now(), _digest(value)
+        with self._locked() as file:
+            record = file.execute("SELECT person, csrf, expires, seen FROM sessions WHERE id = ?", (id_,)).fetchone()
+            if record is None or record[2] < now or record[3] < now - IDLE.total_seconds():
+                return None
+            if now - record[3] > 60:
+                file.execute("UPDATE sessions SET seen = ? WHERE id = ?", (now, id_))
+        return Session(record[0], record[1], datetime.fromtimestamp(record[2], tz=self._clock.now().tzinfo))
+
+    def end(self, value: str | None) -> None:
+        """End a session."""
+        with self._locked() as file:
+            file.execute("DELETE FROM sessions WHERE id = ?", (_digest(value or ""),))
+
+    def use_once(self, nonce: str, expires_at: datetime) -> bool:
+        """Return whether a value is used for the first time; it is remembered until it expires."""
+        with self._locked() as file:
+            file.execute("DELETE FROM used WHERE expires < ?", (self._now() - 60,))
+            row = (hashlib.sha256(nonce.encode()).hexdigest(), expires_at.timestamp())
+            return file.execute("INSERT OR IGNORE INTO used VALUES (?, ?)", row).rowcount == 1
+
+    def _now(self) -> float:
+        return self._clock.now().timestamp()
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._file.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._file
+            finally:
+                self._file.execute("COMMIT")
+
+
+def _digest(value: str) -> str:
+    return hashlib.sha256(value.encode()).hexdigest()

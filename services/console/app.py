@@ -1,0 +1,118 @@
+"""The console's HTTP application: the API, the pages, and the session that both need."""
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount
+
+from contracts.version import VERSION
+from services.console.adapters.oidc import Provider, SignInRefusedError
+from services.console.adapters.sessions import Sessions
+from services.console.follower import Progress
+from services.console.hub import Hub
+from services.console.ordering import NotAllowedError, Ordering
+from services.console.ports import Directory, Orders, Routes
+from services.console.queries.reading import Reader
+from services.console.settings import ConsoleSettings
+from services.console.web.access import Access, NotSignedInError
+from services.console.web.api import PREFIX, Sources, build_api
+from services.console.web.headers import Guard
+from services.console.web.login import ask_to_sign_in, build_login
+from services.console.web.pages import build_pages
+from services.console.web.rendering import Assets, Pages
+from shared.errors import SlipwayError, Transient
+from shared.messaging.bus import Bus
+from shared.runtime.clock import Clock
+
+SERVICE = "console"
+ABOUT = (
+    "What the console shows, as data: a projection of the event log. Requests need the cookie of a session; orders "
+    "also its token (`GET /api/v1/me`) in the header `X-CSRF-Token`. Times are UTC in ISO 8601. The log stays the "
+    "source: `GET /api/v1/index` says how far the index is behind it."
+)
+
+
+def build(
+    bus: Bus,
+    *,
+    index: Reader,
+    progress: Progress,
+    hub: Hub,
+    sessions: Sessions,
+    people: Directory,
+    orders: Orders,
+    routes: Routes,
+    provider: Provider | None,
+    settings: ConsoleSettings,
+    clock: Clock,
+) -> FastAPI:
+    """Return the HTTP application; the console handles no events, and publishes none as itself."""
+    access = Access(sessions, people, https=settings.is_https)
+    pages = Pages(clock, progress)
+    sources = Sources(index, progress, hub, Ordering(orders, routes, index, clock, settings.answer_s))
+    app = FastAPI(
+        title="Slipway console",
+        version=VERSION,
+        description=ABOUT,
+        openapi_url=f"{PREFIX}/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        middleware=[Middleware(Guard, url=settings.url, https=settings.is_https)],
+    )
+    app.state.access, app.state.bus = access, bus
+    app.include_router(build_api(sources))
+    app.include_router(build_login(access, pages, provider, url=settings.url, clock=clock))
+    app.include_router(build_pages(sources, pages))
+    app.router.routes.append(Mount("/assets", Assets()))
+    _handle_errors(app, Answers(access, pages))
+    return app
+
+
+class Answers:
+    """Answers errors: JSON below `/api/`, a page elsewhere."""
+
+    def __init__(self, access: Access, pages: Pages) -> None:
+        self._access, self._pages = access, pages
+
+    def __call__(self, request: Request, status: int, code: str, message: str) -> Response:
+        """Return the answer for an error."""
+        if request.url.path.startswith(PREFIX):
+            return JSONResponse({"error": {"code": code, "message": message}}, status)
+        return self._pages(request, self._access.find(request), "problem.html", status, problem=message)
+
+    async def not_signed_in(self, request: Request, _error: Exception) -> Response:
+        """Answer a request without a session."""
+        if request.url.path.startswith(PREFIX):
+            return self(request, 401, "not_signed_in", "Nobody is signed in: `slipway open` makes a link.")
+        return ask_to_sign_in(request, self._pages)
+
+    async def known(self, request: Request, error: Exception) -> Response:
+        """Answer an error whose message is for people."""
+        if isinstance(error, SlipwayError):
+            return self(request, 503 if isinstance(error, Transient) else 422, error.code, error.sentence())
+        if isinstance(error, HTTPException):
+            return self(request, error.status_code, "http_error", str(error.detail))
+        if isinstance(error, SignInRefusedError):
+            return self(request, 502, "identity_provider", f"{error}.")
+        return self(request, 403, "not_allowed", str(error))
+
+    async def invalid(self, request: Request, error: Exception) -> Response:
+        """Answer a request with a parameter that is not valid."""
+        assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return self(request, 422, "invalid_request", f"{where}: {first['msg']}")
+
+    async def defect(self, request: Request, _error: Exception) -> Response:
+        """Answer a request that failed because of a defect."""
+        return self(request, 500, "internal_error", "The console failed; its log says why.")
+
+
+def _handle_errors(app: FastAPI, answers: Answers) -> None:
+    app.add_exception_handler(NotSignedInError, answers.not_signed_in)
+    app.add_exception_handler(RequestValidationError, answers.invalid)
+    app.add_exception_handler(Exception, answers.defect)
+    for kind in (NotAllowedError, SlipwayError, SignInRefusedError, HTTPException):
+        app.add_exception_handler(kind, answers.known)

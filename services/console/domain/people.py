@@ -1,0 +1,68 @@
+"""Who a person is, and which orders the person may give. Pure."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from contracts import facts as f
+from contracts.facts import Fact
+from contracts.identities import PUBLISHED_BY, Identity, Role
+from contracts.teams import Team
+from decisions.teams import narrowed
+
+ORDERS: Final[dict[str, type[Fact]]] = {
+    "approve": f.ApprovalGranted,
+    "cancel": f.ReleaseCancelled,
+    "rollback": f.RollbackOrdered,
+    "drill": f.DrillOrdered,
+    "lift": f.QuarantineLifted,
+}
+"""Orders by the name that the API has for them."""
+
+
+@dataclass(frozen=True)
+class Person:
+    """A person who is signed in.
+
+    Attributes:
+        models: The models that orders of the person are limited to; None for all.
+        orders: Names of the orders that the roles allow and that the console has a credential for.
+        hint: Why no order can be given although the roles allow some; empty otherwise.
+    """
+
+    name: str
+    roles: tuple[Role, ...]
+    team: str | None = None
+    models: tuple[str, ...] | None = None
+    orders: frozenset[str] = frozenset()
+    hint: str = ""
+
+    def may(self, order: str, model: str) -> bool:
+        """Return whether the person may give an order about a model."""
+        return order in self.orders and (self.models is None or model in self.models)
+
+
+def person_of(identity: Identity, teams: Iterable[Team], *, has_credential: bool) -> Person:
+    """Return what a person may do: what the roles allow, if the console can give orders as that person."""
+    known = narrowed(identity, teams)
+    allowed = orders_of(identity.roles)
+    hint = ""
+    if allowed and not has_credential:
+        hint = f"the console has no credential of {identity.name}: give orders with `slipway`"
+    return Person(
+        name=identity.name,
+        roles=identity.roles,
+        team=identity.team,
+        models=known.models if identity.team is not None else None,
+        orders=allowed if has_credential else frozenset(),
+        hint=hint,
+    )
+
+
+def orders_of(roles: Iterable[Role]) -> frozenset[str]:
+    """Return the names of the orders that roles allow; an administrator may give all."""
+    given = tuple(roles)
+    if "administrator" in given:
+        return frozenset(ORDERS)
+    allowed = {fact for role in given for fact in PUBLISHED_BY[role]}
+    return frozenset(name for name, fact in ORDERS.items() if fact in allowed)

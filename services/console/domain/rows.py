@@ -1,0 +1,79 @@
+"""The tables of the index, and the rows that an event is written as.
+
+A row is written if its table has none with that key, or one of an earlier event. So the same events, in the order of
+their stream, always lead to the same index, however often any of them is applied.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+Scalar = str | int | float | None
+SCHEMA: Final = 1
+"""Raise it with every change of the tables or of the rows of an event: the index is then built again from the log."""
+
+TABLES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
+    "events": (
+        ("stream", "sequence"),
+        ("id", "at", "type", "model", "sender", "environment", "correlation", "cause", "about", "title"),
+    ),
+    "releases": (("release_id",), ("model", "version", "run_id", "opened_at", "variants", "publishers", "mode")),
+    "release_states": (
+        ("release_id",),
+        ("state", "at", "target"),
+    ),
+    "release_ends": (("release_id",), ("outcome", "at", "code", "reason", "target")),
+    "release_events": (("release_id", "slot"), ("stream", "type", "at", "body")),
+    "routes": (
+        ("model",),
+        ("at", "epoch", "active", "previous", "canary", "weight", "quarantined", "body"),
+    ),
+    "actives": (("model",), ("since", "cause")),
+    "deployments": (
+        ("model", "sequence"),
+        ("at", "cause", "epoch", "active", "previous", "canary", "weight", "correlation", "cause_id"),
+    ),
+    "alerts": (
+        ("alert_id",),
+        (
+            "model", "target", "environment", "state", "at", "kind", "severity", "trigger", "value", "limit_value",
+            "requests", "e_value", "message", "runbook", "evidence", "first_bad_at", "raised_at", "drill", "release_id",
+        ),
+    ),
+    "rollbacks": (
+        ("rollback_id",),
+        (
+            "model", "environment", "state", "at", "cause_id", "failed", "target", "mode", "verdict", "code", "reason",
+            "first_bad_at", "detected_at", "decided_at", "switched_at", "verified_at",
+        ),
+    ),
+    "windows": (
+        ("model", "target", "ended_at"),
+        ("requests", "failures", "ttft_p50_ms", "ttft_p95_ms"),
+    ),
+}  # fmt: skip
+"""Key columns and other columns of each table; every table also has `seq`, the sequence that its row is of."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table: the values of its key columns and of its other columns, in the order of `TABLES`."""
+
+    table: str
+    key: tuple[Scalar, ...]
+    values: tuple[Scalar, ...]
+
+
+def row(table: str, **columns: Scalar) -> Row:
+    """Return a row; columns that are not given are empty.
+
+    Raises:
+        KeyError: A key column is missing.
+        ValueError: The table has no such column.
+    """
+    keys, others = TABLES[table]
+    unknown = set(columns) - {*keys, *others}
+    if unknown:
+        msg = f"the table {table} has no {', '.join(sorted(unknown))}"
+        raise ValueError(msg)
+    return Row(table, tuple(columns[name] for name in keys), tuple(columns.get(name) for name in others))

@@ -1,0 +1,78 @@
+"""What an event says, in one line of plain text, and which alert, order, rollback or version it is about. Pure."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from contracts import facts as f
+from contracts.envelope import Event
+
+LONGEST: Final = 400
+_FIELDS: Final = ("alert_id", "rollback_id", "order_id")
+
+
+def about_of(data: f.Fact) -> str | None:
+    """Return the id of the alert, rollback or order that an event is about; None if it is about none."""
+    return next((str(value) for name in _FIELDS if (value := getattr(data, name, None))), None)
+
+
+def title_of(event: Event[Any]) -> str:
+    """Return what an event says, in one line."""
+    say = _SAY.get(type(event.data))
+    text = say(event.data) if say is not None else _reason(event.data)
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
+
+
+def _reason(data: f.Fact) -> str:
+    return str(getattr(data, "reason", "") or "")
+
+
+def _deployed(data: f.DeploymentChanged) -> str:
+    route = data.route
+    if data.cause == "canary" and route.canary is not None:
+        return f"{route.canary.served.target} takes {route.canary.weight_ratio:.0%}"
+    return f"{data.cause}: {route.active.target if route.active else 'nothing'} serves"
+
+
+def _rollback(data: Any) -> str:
+    to = f" to {data.to}" if data.to is not None else ""
+    detail = getattr(data, "code", None) or getattr(data, "verdict", None)
+    return f"{data.failed}{to}, {data.mode}" + (f": {detail}" if detail else "")
+
+
+def _drill(data: f.DrillOrdered) -> str:
+    return f"{data.target} in {data.environment}, {data.share_ratio:.0%} of requests: {data.reason}"
+
+
+_SAY: Final[Mapping[type[f.Fact], Callable[[Any], str]]] = {
+    f.CheckpointReady: lambda data: f"run {data.training.run_id}, {data.weights.kind}, on {data.base.name}",
+    f.ReleaseOpened: lambda data: f"version {data.version} reserved for run {data.training.run_id}",
+    f.CheckpointRejected: lambda data: f"{data.code}: {data.reason}",
+    f.CheckpointMerged: lambda data: f"merged as {data.method.dtype} in {data.duration_s:.0f} s",
+    f.VariantRequested: lambda data: data.variant,
+    f.VariantQuantised: lambda data: f"{data.variant}: perplexity x{data.quality.perplexity_ratio:.3f}",
+    f.VariantFailed: lambda data: f"{data.variant}: {data.code}: {data.reason}",
+    f.VersionRegistered: lambda data: f"version {data.version}",
+    f.StageRequested: lambda data: f"{data.candidate.target} for its {data.purpose}",
+    f.VariantStaged: lambda data: f"{data.candidate.target} in {data.load_s:.0f} s",
+    f.VariantBenchmarked: lambda data: f"{data.target}: {data.verdict}",
+    f.RehearsalCompleted: lambda data: f"{data.variant}: {data.verdict}: {data.reason}",
+    f.ApprovalRequested: lambda data: f"{data.target} until {data.deadline_at:%Y-%m-%d %H:%M} UTC",
+    f.TrafficRequested: lambda data: f"{data.target.target} is to take {data.weight_ratio:.0%}",
+    f.DeploymentChanged: _deployed,
+    f.PromotionRefused: lambda data: f"{data.target}: {data.code}: {data.reason}",
+    f.CanaryAssessed: lambda data: f"{data.target}: {data.verdict} after {data.requests} requests",
+    f.ReleaseFinished: lambda data: f"{data.outcome}: {data.reason}",
+    f.RollbackOrdered: lambda data: f"{data.failed or 'the active target'}: {data.reason}",
+    f.DrillOrdered: _drill,
+    f.QuarantineLifted: lambda data: f"{data.target}: {data.reason}",
+    f.AuditRecorded: lambda data: f"{data.action} {data.about}",
+    f.OrderAccepted: lambda data: data.order_type.removeprefix("slipway."),
+    f.OrderRefused: lambda data: f"{data.code}: {data.reason}",
+    f.AlertRaised: lambda data: data.message,
+    f.AlertUpdated: lambda data: data.message,
+    f.AlertResolved: lambda data: data.message,
+    f.RollbackStarted: _rollback,
+    f.RollbackCompleted: _rollback,
+    f.RollbackFailed: _rollback,
+}

@@ -1,0 +1,125 @@
+"""Follows the event log into the index, from where the index ends, for ever."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import structlog
+
+from contracts.services import EVENTS, INBOX, ORDERS
+from services.console.domain.apply import Ms, apply
+from services.console.domain.logged import LoggedEvent
+from services.console.domain.rows import Row
+
+STREAMS: Final = (INBOX, ORDERS, EVENTS)
+WAIT_S: Final = 5.0
+
+
+class Log(Protocol):
+    """The streams of events."""
+
+    async def identity(self, stream: str) -> tuple[str, int]:
+        """Return which stream it is (another one if it was made again), and its last sequence."""
+
+    async def read(self, stream: str, start: int, wait_s: float) -> tuple[int, Sequence[LoggedEvent]]:
+        """Return the next sequence after what was read, and the events from `start` on; none after `wait_s`."""
+
+
+class Rows(Protocol):
+    """Where rows are written."""
+
+    def clear(self) -> None:
+        """Remove all rows and positions."""
+
+    def positions(self) -> dict[str, tuple[int, str]]:
+        """Return the last sequence of each stream, and which stream it was."""
+
+    def write(self, stream: str, sequence: int, identity: str, rows: Sequence[tuple[int, Row]]) -> None:
+        """Write rows, each with the sequence of its event, and the position of their stream, all or nothing."""
+
+
+@dataclass
+class Progress:
+    """How far the index is: the last sequence of each stream in it, and in the log when it was last asked."""
+
+    indexed: dict[str, int] = field(default_factory=dict)
+    last: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def behind(self) -> int:
+        """Return how many messages of the log are not in the index yet."""
+        return sum(max(0, last - self.indexed.get(stream, 0)) for stream, last in self.last.items())
+
+    @property
+    def ratio(self) -> float:
+        """Return the share of the log that is in the index."""
+        total = sum(self.last.values())
+        return 1.0 if total == 0 else min(1.0, 1.0 - self.behind / total)
+
+
+class Follower:
+    """Writes what the log has into the index.
+
+    Args:
+        log: The streams.
+        rows: The index.
+        percentile: Reads a latency histogram.
+        publish: Is called with the events that were written.
+    """
+
+    def __init__(
+        self, log: Log, rows: Rows, percentile: Ms, publish: Callable[[Sequence[LoggedEvent]], Awaitable[None]]
+    ) -> None:
+        self.progress = Progress()
+        self._log, self._rows, self._percentile, self._publish = log, rows, percentile, publish
+
+    async def run(self) -> None:
+        """Follow all streams, for ever; begin anew when one of them was made again."""
+        while True:
+            known = await self._begin()
+            async with asyncio.TaskGroup() as group:
+                followers = [group.create_task(self._follow(stream, identity)) for stream, identity in known.items()]
+                await asyncio.wait(followers, return_when=asyncio.FIRST_COMPLETED)
+                for task in followers:
+                    task.cancel()
+
+    async def _begin(self) -> dict[str, str]:
+        """Return which stream each is, with an index that is of these streams."""
+        identities: dict[str, str] = {}
+        for stream in STREAMS:
+            identities[stream], self.progress.last[stream] = await self._log.identity(stream)
+        positions = self._rows.positions()
+        if any(identity != identities[stream] for stream, (_, identity) in positions.items()):
+            structlog.get_logger().warning("a stream was made again: the index is built from the log anew")
+            self._rows.clear()
+            positions = {}
+        self.progress.indexed = {stream: positions.get(stream, (0, ""))[0] for stream in STREAMS}
+        return identities
+
+    async def _follow(self, stream: str, identity: str) -> None:
+        """Write a stream's events as they come; return when it is another stream."""
+        while True:
+            start = self.progress.indexed[stream] + 1
+            after, events = await self._log.read(stream, start, WAIT_S)
+            if after > start:
+                await self._take(stream, identity, after - 1, events)
+                continue
+            now, last = await self._log.identity(stream)
+            self.progress.last[stream] = last
+            if now != identity or last < self.progress.indexed[stream]:
+                return
+
+    async def _take(self, stream: str, identity: str, sequence: int, events: Sequence[LoggedEvent]) -> None:
+        rows = await asyncio.to_thread(self._rows_of, events)
+        await asyncio.to_thread(self._rows.write, stream, sequence, identity, rows)
+        self.progress.indexed[stream] = sequence
+        self.progress.last[stream] = max(sequence, self.progress.last[stream])
+        await self._publish(events)
+
+    def _rows_of(self, events: Sequence[LoggedEvent]) -> list[tuple[int, Row]]:
+        return [
+            (logged.sequence, row)
+            for logged in events
+            for row in apply(logged.stream, logged.sequence, logged.event, self._percentile)
+        ]

@@ -1,0 +1,118 @@
+"""Notifies open pages of what has changed."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+from contracts.envelope import Event
+from contracts.facts import WorkProgressed
+from services.console.domain.logged import LoggedEvent
+
+KEEP_ALIVE_S: Final = 15.0
+GATHER_S: Final = 0.1
+"""Changes within this time are sent as one."""
+MOST_TOPICS: Final = 200
+"""Above it one message says that all has changed."""
+LIVE_KEPT: Final = 500
+
+
+class Hub:
+    """Collects which models and releases have changed, for each open page.
+
+    Args:
+        most: Pages that are served at the same time.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._waiting: set[_Listener] = set()
+        self._closed = False
+        self._live: dict[tuple[str, str, str], Event[Any]] = {}
+
+    @property
+    def listeners(self) -> int:
+        """Return how many pages are open."""
+        return len(self._waiting)
+
+    async def publish(self, events: Sequence[LoggedEvent]) -> None:
+        """Notify all pages of events that are in the index now."""
+        topics = {topic for logged in events for topic in topics_of(logged.event)}
+        self._notify(topics)
+
+    def progress(self, event: Event[WorkProgressed]) -> None:
+        """Keep the newest progress of a step of a release, and notify all pages."""
+        self._live.pop(key := (event.correlationid, event.data.step, event.data.variant or ""), None)
+        self._live[key] = event
+        while len(self._live) > LIVE_KEPT:
+            self._live.pop(next(iter(self._live)))
+        self._notify({f"release:{event.correlationid}"})
+
+    def live(self, release_id: str) -> list[Event[Any]]:
+        """Return the newest progress of work on a release."""
+        return [event for (release, _, _), event in self._live.items() if release == release_id]
+
+    def _notify(self, topics: set[str]) -> None:
+        for listener in self._waiting:
+            listener.add(topics)
+
+    def close(self) -> None:
+        """End all streams, so that the process can end."""
+        self._closed = True
+        for listener in self._waiting:
+            listener.changed.set()
+
+    @property
+    def is_full(self) -> bool:
+        """Return whether no further page is served."""
+        return self._closed or len(self._waiting) >= self._most
+
+    async def stream(self) -> AsyncIterator[str]:
+        """Yield server-sent events: `change` with the topics that have changed, and comments that keep it open."""
+        listener = _Listener()
+        self._waiting.add(listener)
+        try:
+            yield "retry: 1000\n\n"
+            while not self._closed:
+                try:
+                    async with asyncio.timeout(KEEP_ALIVE_S):
+                        await listener.changed.wait()
+                except TimeoutError:
+                    yield ": keep open\n\n"
+                    continue
+                if not self._closed:
+                    await asyncio.sleep(GATHER_S)
+                    yield f"event: change\ndata: {json.dumps(listener.take())}\n\n"
+        finally:
+            self._waiting.discard(listener)
+
+
+class _Listener:
+    """One open page: what has changed since it was told last."""
+
+    def __init__(self) -> None:
+        self.changed = asyncio.Event()
+        self._topics: set[str] = set()
+
+    def add(self, topics: set[str]) -> None:
+        self._topics |= topics
+        if len(self._topics) > MOST_TOPICS:
+            self._topics = {"all"}
+        if topics:
+            self.changed.set()
+
+    def take(self) -> list[str]:
+        topics, self._topics = sorted(self._topics), set()
+        self.changed.clear()
+        return topics
+
+
+def topics_of(event: Event[Any]) -> set[str]:
+    """Return what an event changes: its model, its release, and kinds of screens."""
+    topics = {f"model:{event.subject}", event.type.split(".")[1]}
+    if event.correlationid.startswith("r-"):
+        topics.add(f"release:{event.correlationid}")
+    alert = getattr(event.data, "alert_id", None)
+    if alert:
+        topics.add(f"alert:{alert}")
+    return topics

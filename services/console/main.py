@@ -1,0 +1,76 @@
+"""Starts the console: `python -m services.console.main`."""
+
+import asyncio
+
+from services.console.adapters.histograms import percentile_ms
+from services.console.adapters.index import Index
+from services.console.adapters.live import follow_progress
+from services.console.adapters.log import StreamLog
+from services.console.adapters.oidc import Provider
+from services.console.adapters.orders import BusRoutes, PersonalOrders
+from services.console.adapters.people import People
+from services.console.adapters.sessions import Sessions
+from services.console.app import SERVICE, build
+from services.console.follower import Follower
+from services.console.hub import Hub
+from services.console.settings import ConsoleSettings
+from shared.messaging.bus import Bus
+from shared.messaging.credentials import require_identity
+from shared.runtime.clock import SystemClock
+from shared.runtime.service import serve
+from shared.runtime.settings import Connection
+from shared.runtime.team_list import TeamList
+from shared.runtime.telemetry import configure_logging
+
+
+async def run(connection: Connection, settings: ConsoleSettings) -> None:
+    """Build the service and serve until SIGTERM."""
+    clock, folder = SystemClock(), connection.work_dir(SERVICE)
+    bus, hub = Bus(connection, SERVICE, clock), Hub(settings.stream_clients)
+    index, sessions = Index(settings.index or folder / "index.db"), Sessions(folder / "sessions.db", clock)
+    people = People(settings.identities, settings.credentials, TeamList(connection.teams, clock, every_s=1.0).require())
+    follower = Follower(StreamLog(lambda: bus.js), index, percentile_ms, hub.publish)
+    app = build(
+        bus,
+        index=index,
+        progress=follower.progress,
+        hub=hub,
+        sessions=sessions,
+        people=people,
+        orders=PersonalOrders(connection, people, clock),
+        routes=BusRoutes(bus),
+        provider=provider_of(settings),
+        settings=settings,
+        clock=clock,
+    )
+    try:
+        await serve(
+            bus,
+            connection,
+            background=(follower.run, lambda: follow_progress(bus.client, hub.progress)),
+            app=app,
+            on_stop=hub.close,
+        )
+    finally:
+        index.close()
+        sessions.close()
+
+
+def provider_of(settings: ConsoleSettings) -> Provider | None:
+    """Return the identity provider that the settings name; None if they name none."""
+    if settings.oidc_issuer is None or settings.oidc_client_id is None:
+        return None
+    secret = settings.oidc_client_secret.get_secret_value() if settings.oidc_client_secret is not None else ""
+    redirect = f"{settings.url}/login/callback"
+    return Provider(settings.oidc_issuer, settings.oidc_client_id, secret, settings.oidc_claim, redirect)
+
+
+def main() -> None:
+    """Read the settings from the environment and run the console."""
+    connection = require_identity(Connection(), SERVICE)
+    configure_logging(SERVICE, connection.log_level)
+    asyncio.run(run(connection, ConsoleSettings()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Publishes the orders of people: who may, what is published, and what became of it."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, Final
+
+from contracts.facts import ApprovalGranted, Fact, ReleaseCancelled, RollbackOrdered
+from contracts.routes import Route
+from contracts.vocabulary import Target
+from decisions.rollback_plan import plan_rollback
+from services.console.domain.people import ORDERS, Person
+from services.console.domain.screens import OrderAnswer, Release, RollbackPlan
+from services.console.ports import Orders, Routes
+from services.console.queries.reading import Reader
+from shared.errors import Permanent
+from shared.runtime.clock import Clock
+
+VALID: Final = timedelta(minutes=15)
+TRY_S: Final = 0.1
+_ANSWERS: Final = {
+    "order.accepted": "accepted",
+    "order.refused": "refused",
+    "rollback.started": "started",
+    "rollback.completed": "completed",
+    "rollback.failed": "failed",
+}
+
+
+class NotAllowedError(Exception):
+    """A person may not give an order; the message says why."""
+
+
+class Ordering:
+    """Publishes orders as people, after it was checked that each may.
+
+    Args:
+        orders: Publishes an order as a person.
+        routes: The routes as they are now.
+        index: Where answers appear.
+        clock: The time.
+        answer_s: How long an order waits for its answer to be in the index.
+    """
+
+    def __init__(self, orders: Orders, routes: Routes, index: Reader, clock: Clock, answer_s: float) -> None:
+        self._orders, self._routes, self._index, self._clock = orders, routes, index, clock
+        self._answer_s = answer_s
+
+    async def approve(self, person: Person, release: Release, digest: str, reason: str) -> OrderAnswer:
+        """Approve a release; the digest is what the person saw."""
+        self._check(person, "approve", release.model)
+        route = await self._routes.get(release.model)
+        fact = ApprovalGranted(
+            release_id=release.release_id,
+            manifest_digest=digest,
+            reason=reason,
+            expires_at=self._clock.now() + VALID,
+            epoch=route.epoch if route is not None else 0,
+        )
+        return await self._publish(person, release.model, fact, release.release_id)
+
+    async def cancel(self, person: Person, release: Release, reason: str) -> OrderAnswer:
+        """Cancel a release."""
+        self._check(person, "cancel", release.model)
+        fact = ReleaseCancelled(
+            release_id=release.release_id, reason=_required(reason), expires_at=self._clock.now() + VALID
+        )
+        return await self._publish(person, release.model, fact, release.release_id)
+
+    async def plan_rollback(self, model: str, failed: Target | None, to_version: int | None) -> RollbackPlan:
+        """Return what a rollback would do now; it changes nothing."""
+        route = await self._routes.get(model) or Route(model=model)
+        target = failed or (route.active.target if route.active is not None else None)
+        if target is None:
+            refused = {"code": "not_in_traffic", "reason": f"Nothing serves {model}."}
+            return RollbackPlan(model=model, failed="", epoch=route.epoch, refused=refused)
+        return RollbackPlan.model_validate(plan_rollback(route, target, to_version))
+
+    async def roll_back(
+        self, person: Person, failed: Target, *, epoch: int, reason: str, to_version: int | None = None
+    ) -> OrderAnswer:
+        """Order a rollback; it is void if the route has changed since its plan was shown."""
+        self._check(person, "rollback", failed.model)
+        fact = RollbackOrdered(
+            reason=_required(reason),
+            failed=failed,
+            to_version=to_version,
+            expires_at=self._clock.now() + VALID,
+            epoch=epoch,
+        )
+        return await self._publish(person, failed.model, fact, None)
+
+    @staticmethod
+    def _check(person: Person, order: str, model: str) -> None:
+        if person.may(order, model):
+            return
+        if order in person.orders:
+            raise NotAllowedError(f"{person.name} may not act on {model}: it is not of team {person.team}.")
+        why = person.hint or f"it takes a role that may publish {ORDERS[order].TYPE.removeprefix('slipway.')}"
+        raise NotAllowedError(f"{person.name} may not {order} {model}: {why}.")
+
+    async def _publish(self, person: Person, model: str, fact: Fact, release_id: str | None) -> OrderAnswer:
+        event = await self._orders.publish(person.name, model, fact, release_id)
+        entries = await wait_for(lambda: self._answer(event.id), self._answer_s)
+        return entries or OrderAnswer(order_id=event.id, state="published")
+
+    def _answer(self, order_id: str) -> OrderAnswer | None:
+        entries = self._index.read(
+            "SELECT type, title FROM events WHERE about = ? UNION ALL "
+            "SELECT 'rollback.' || state AS type, coalesce(code || ': ' || reason, reason, '') AS title "
+            "FROM rollbacks WHERE cause_id = ?",
+            (order_id, order_id),
+        )
+        known = [(state, entry["title"]) for entry in entries if (state := _ANSWERS.get(entry["type"]))]
+        if not known:
+            return None
+        state, text = known[-1]
+        code, _, reason = text.partition(": ") if state in ("refused", "failed") else ("", "", text)
+        return OrderAnswer.model_validate(
+            {"order_id": order_id, "state": state, "code": code or None, "reason": reason}
+        )
+
+
+async def wait_for(look: Callable[[], Any], limit_s: float) -> Any:
+    """Return what `look` finds, as soon as it finds something; None if it finds nothing in time."""
+    deadline = asyncio.get_running_loop().time() + limit_s
+    entries = None
+    while entries is None and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(TRY_S)
+        entries = await asyncio.to_thread(look)
+    return entries
+
+
+def _required(reason: str) -> str:
+    """Return a reason without the space around it.
+
+    Raises:
+        Permanent: There is none.
+    """
+    text = reason.strip()
+    if not text:
+        raise Permanent("malformed_event", "The order has no reason: write why, for those who read the record.")
+    return text

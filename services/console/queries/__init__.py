@@ -1,0 +1,1 @@
+"""Questions to the index: the data of each screen."""

@@ -1,0 +1,126 @@
+"""Alerts: the list, and one with the decision that followed from it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from services.console.domain.screens import Alert, AlertRow, ChainStep, Page
+from services.console.queries.fleet import like, series_of
+from services.console.queries.reading import (
+    Reader,
+    count,
+    event_rows,
+    following,
+    milliseconds,
+    rollback_summary,
+)
+
+HISTORY: Final = 100
+_ALERTS: Final = """
+FROM alerts WHERE (:model = '' OR model LIKE :like ESCAPE '\\') AND (:state = '' OR state = :state)
+ AND (:severity = '' OR severity = :severity) AND environment = :environment
+ AND (:since = '' OR raised_at >= :since) AND (:until = '' OR raised_at < :until)
+"""
+_SEVEREST: Final = (
+    "ORDER BY state = 'resolved', CASE severity WHEN 'critical' THEN 0 WHEN 'warning' THEN 1 ELSE 2 END, "
+    "raised_at DESC, alert_id LIMIT :limit OFFSET :after"
+)
+_STEPS: Final = (
+    ("first bad request", "first_bad_at"),
+    ("detected", "detected_at"),
+    ("decided", "decided_at"),
+    ("switched", "switched_at"),
+    ("verified", "verified_at"),
+)
+
+
+def alerts(
+    reader: Reader,
+    *,
+    model: str = "",
+    state: str = "open",
+    severity: str = "",
+    environment: str = "production",
+    since: str = "",
+    until: str = "",
+    after: int = 0,
+    limit: int = 50,
+) -> Page[AlertRow]:
+    """Return the alerts: open ones first, the most severe of them first; those that are resolved after them."""
+    values: dict[str, Any] = {
+        "model": model, "like": like(model), "state": state, "severity": severity, "environment": environment,
+        "since": since, "until": until, "after": after, "limit": limit,
+    }  # fmt: skip
+    total = count(reader, f"SELECT count(*) {_ALERTS}", values)
+    entries = reader.read(f"SELECT * {_ALERTS} {_SEVEREST}", values)
+    return Page[AlertRow](items=tuple(map(_row, entries)), total=total, next=following(after, limit, total))
+
+
+def _row(entry: Mapping[str, Any]) -> AlertRow:
+    names = set(AlertRow.model_fields) - {"limit", "runbook"}
+    return AlertRow(**{name: entry[name] for name in names}, limit=entry["limit_value"], runbook=entry["runbook"] or "")
+
+
+def alert(reader: Reader, alert_id: str) -> Alert | None:
+    """Return an alert with its rollbacks, the figures of its target and its history; None if there is none."""
+    entries = reader.read("SELECT * FROM alerts WHERE alert_id = ?", (alert_id,))
+    if not entries:
+        return None
+    shown = _row(entries[0])
+    rollbacks = reader.read(
+        "SELECT rollbacks.* FROM rollbacks JOIN events ON events.id = rollbacks.cause_id WHERE events.about = ? "
+        "GROUP BY rollback_id ORDER BY rollbacks.at",
+        (alert_id,),
+    )
+    rollbacks += _ordered(reader, shown, rollbacks)
+    history = reader.read(
+        "SELECT * FROM events WHERE about = ? OR about IN (SELECT value FROM json_each(?)) "
+        "ORDER BY at DESC, sequence DESC LIMIT ?",
+        (alert_id, _json([entry["rollback_id"] for entry in rollbacks]), HISTORY),
+    )
+    traffic, ttft = series_of(reader, shown.model, shown.target)
+    return Alert(
+        alert=shown,
+        rollbacks=tuple(map(rollback_summary, rollbacks)),
+        chain=_chain(shown, rollbacks),
+        traffic=traffic,
+        ttft_p95_ms=ttft,
+        serving=_serves(reader, shown),
+        history=event_rows(history),
+    )
+
+
+def _json(names: Sequence[str]) -> str:
+    return "[" + ", ".join(f'"{name}"' for name in names if name.isascii() and '"' not in name) + "]"
+
+
+def _ordered(reader: Reader, shown: AlertRow, known: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rollbacks of the same target that a person ordered while the alert was open."""
+    ended = shown.at if shown.state == "resolved" else "9"
+    entries = reader.read(
+        "SELECT * FROM rollbacks WHERE model = ? AND failed = ? AND environment = ? AND mode = 'manual' "
+        "AND detected_at >= ? AND detected_at <= ? ORDER BY at",
+        (shown.model, shown.target, shown.environment, shown.raised_at, ended),
+    )
+    ids = {entry["rollback_id"] for entry in known}
+    return [entry for entry in entries if entry["rollback_id"] not in ids]
+
+
+def _serves(reader: Reader, shown: AlertRow) -> bool:
+    """Return whether the target of an alert takes production traffic now."""
+    entries = reader.read("SELECT active, canary FROM routes WHERE model = ?", (shown.model,))
+    return shown.environment == "production" and any(shown.target in entry.values() for entry in entries)
+
+
+def _chain(shown: AlertRow, rollbacks: Sequence[Mapping[str, Any]]) -> tuple[ChainStep, ...]:
+    """Return the steps from the first bad request on, by the first rollback that followed."""
+    times: dict[str, Any] = {"first_bad_at": shown.first_bad_at, "detected_at": shown.raised_at}
+    if rollbacks:
+        known = rollbacks[0]
+        times = {name: known[name] for _, name in _STEPS}
+        times["first_bad_at"] = known["first_bad_at"] or shown.first_bad_at
+    steps: list[ChainStep] = []
+    for title, name in _STEPS:
+        if times.get(name) is not None:
+            before = steps[-1].at if steps else None
+            steps.append(ChainStep(name=title, at=times[name], since_ms=milliseconds(before, times[name])))
+    return tuple(steps)

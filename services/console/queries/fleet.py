@@ -1,0 +1,149 @@
+"""All models: what serves them, how they are, and the figures of their last hour."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from services.console.domain.screens import Fleet, FleetRow, Page, Points, Totals
+from services.console.queries.reading import Reader, count, following, points, rollback_summary
+
+WINDOWS_SHOWN: Final = 60
+OPEN: Final = "alerts.state = 'open' AND alerts.environment = 'production'"
+_MODELS: Final = """
+SELECT models.model, routes.at, routes.epoch, routes.active, routes.previous, routes.canary, routes.weight,
+       routes.quarantined, actives.since,
+       (SELECT count(*) FROM alerts WHERE {open} AND alerts.model = models.model) AS open_alerts,
+       (SELECT min(CASE severity WHEN 'critical' THEN 0 WHEN 'warning' THEN 1 ELSE 2 END) FROM alerts
+         WHERE {open} AND alerts.model = models.model) AS worst,
+       (SELECT count(*) FROM alerts
+         WHERE {open} AND alerts.kind = 'standby' AND alerts.model = models.model) AS standby_alerts
+FROM (SELECT model FROM routes UNION SELECT DISTINCT model FROM releases) AS models
+LEFT JOIN routes ON routes.model = models.model
+LEFT JOIN actives ON actives.model = models.model
+WHERE (:model = '' OR models.model LIKE :like ESCAPE '\\')
+"""
+_STATES: Final[Mapping[str, str]] = {
+    "": "",
+    "canary": " AND routes.canary IS NOT NULL",
+    "alert": " AND open_alerts > 0",
+    "idle": " AND routes.active IS NULL",
+}
+_SEVERITIES: Final = ("critical", "warning", "info")
+_WORST_FIRST: Final = " ORDER BY worst IS NULL, worst, models.model LIMIT :limit OFFSET :after"
+
+
+def fleet(reader: Reader, *, model: str = "", state: str = "", after: int = 0, limit: int = 100) -> Fleet:
+    """Return the models, those with the most severe alerts first, then by name."""
+    query = _MODELS.format(open=OPEN) + _STATES.get(state, "")
+    values: dict[str, Any] = {"model": model, "like": like(model), "limit": limit, "after": after}
+    entries = reader.read(query + _WORST_FIRST, values)
+    total = count(reader, f"SELECT count(*) FROM ({query})", values)  # noqa: S608 - a text of ours
+    names = [entry["model"] for entry in entries]
+    series, rollbacks, releases = _series(reader, entries), _rollbacks(reader, names), _releases(reader, names)
+    rows = tuple(_row(entry, series, rollbacks, releases) for entry in entries)
+    return Fleet(
+        totals=totals(reader), models=Page[FleetRow](items=rows, total=total, next=following(after, limit, total))
+    )
+
+
+def like(text: str) -> str:
+    """Return the pattern of what contains a text."""
+    for special in ("\\", "%", "_"):
+        text = text.replace(special, f"\\{special}")
+    return f"%{text}%"
+
+
+def totals(reader: Reader) -> Totals:
+    """Return the counts over all models."""
+    unfinished = "FROM releases WHERE release_id NOT IN (SELECT release_id FROM release_ends)"
+    awaiting = f"AND release_id IN (SELECT release_id {unfinished})"
+    return Totals(
+        models=count(
+            reader, "SELECT count(*) FROM (SELECT model FROM routes UNION SELECT DISTINCT model FROM releases)"
+        ),
+        canaries=count(reader, "SELECT count(*) FROM routes WHERE canary IS NOT NULL"),
+        open_alerts=count(reader, f"SELECT count(*) FROM alerts WHERE {OPEN}"),  # noqa: S608 - a text of ours
+        critical_alerts=count(reader, f"SELECT count(*) FROM alerts WHERE {OPEN} AND severity = 'critical'"),  # noqa: S608 - a text of ours
+        releases_open=count(reader, f"SELECT count(*) {unfinished}"),
+        awaiting_approval=count(
+            reader,
+            f"SELECT count(*) FROM release_states WHERE state = 'awaiting approval' {awaiting}",  # noqa: S608 - a text of ours
+        ),
+    )
+
+
+def _row(
+    entry: Mapping[str, Any],
+    series: Mapping[str, tuple[Points, Points]],
+    rollbacks: Mapping[str, Any],
+    releases: Mapping[str, Any],
+) -> FleetRow:
+    model, release = entry["model"], releases.get(entry["model"], {})
+    traffic, ttft = series.get(model, (points(()), points(())))
+    return FleetRow(
+        model=model,
+        active=entry["active"],
+        since=entry["since"],
+        canary=entry["canary"],
+        weight=entry["weight"],
+        previous=entry["previous"],
+        standby="none" if entry["previous"] is None else "not ready" if entry["standby_alerts"] else "hot",
+        epoch=entry["epoch"] or 0,
+        quarantined=tuple(json.loads(entry["quarantined"] or "[]")),
+        open_alerts=entry["open_alerts"],
+        worst=None if entry["worst"] is None else _SEVERITIES[entry["worst"]],
+        release_id=release.get("release_id"),
+        release_state=release.get("state"),
+        last_rollback=rollback_summary(rollbacks[model]) if model in rollbacks else None,
+        traffic=traffic,
+        ttft_p95_ms=ttft,
+    )
+
+
+def _marks(names: Iterable[str]) -> str:
+    return ", ".join("?" for _ in names)
+
+
+def _rollbacks(reader: Reader, names: list[str]) -> dict[str, Any]:
+    """Return the last completed rollback of each model."""
+    query = (
+        f"SELECT rollbacks.*, max(at) FROM rollbacks WHERE model IN ({_marks(names)}) "  # noqa: S608 - marks
+        "AND state = 'completed' AND environment = 'production' GROUP BY model"
+    )
+    return {entry["model"]: entry for entry in reader.read(query, names)}
+
+
+def _releases(reader: Reader, names: list[str]) -> dict[str, Any]:
+    """Return the newest release in progress of each model."""
+    query = (
+        "SELECT releases.model, releases.release_id, release_states.state, max(releases.opened_at) FROM releases "  # noqa: S608 - marks
+        f"JOIN release_states USING (release_id) WHERE releases.model IN ({_marks(names)}) "
+        "AND release_id NOT IN (SELECT release_id FROM release_ends) GROUP BY releases.model"
+    )
+    return {entry["model"]: entry for entry in reader.read(query, names)}
+
+
+def _series(reader: Reader, routes: list[dict[str, Any]]) -> dict[str, tuple[Points, Points]]:
+    active = {route["model"]: route["active"] for route in routes}
+    return {model: series_of(reader, model, target) for model, target in active.items()}
+
+
+def series_of(reader: Reader, model: str, target: str | None) -> tuple[Points, Points]:
+    """Return the requests of a model per window, and the TTFT p95 of one of its targets."""
+    ends = [
+        entry["ended_at"]
+        for entry in reader.read(
+            "SELECT DISTINCT ended_at FROM windows WHERE model = ? ORDER BY ended_at DESC LIMIT ?",
+            (model, WINDOWS_SHOWN),
+        )
+    ]
+    if not ends:
+        return points(()), points(())
+    requests: dict[str, float] = dict.fromkeys(reversed(ends), 0.0)
+    latency: dict[str, float | None] = dict.fromkeys(requests)
+    query = "SELECT target, ended_at, requests, ttft_p95_ms FROM windows WHERE model = ? AND ended_at >= ?"
+    for entry in reader.read(query, (model, ends[-1])):
+        requests[entry["ended_at"]] += entry["requests"]
+        if entry["target"] == target:
+            latency[entry["ended_at"]] = entry["ttft_p95_ms"]
+    return points(tuple(requests.values())), points(tuple(latency.values()))

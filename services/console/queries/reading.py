@@ -1,0 +1,67 @@
+"""What questions to the index have in common: the reader, parts of lists, rollbacks and series of figures."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+from services.console.domain.rows import Scalar
+from services.console.domain.screens import EventRow, Points, RollbackSummary
+
+LARGEST_PAGE = 500
+
+
+class Reader(Protocol):
+    """Reads the index."""
+
+    def read(self, query: str, values: Sequence[Scalar] | Mapping[str, Scalar] = ()) -> list[dict[str, Any]]:
+        """Return the rows of a query."""
+
+
+def count(reader: Reader, query: str, values: Sequence[Scalar] | Mapping[str, Scalar] = ()) -> int:
+    """Return the number that a query yields."""
+    return int(next(iter(reader.read(query, values)[0].values())))
+
+
+def following(after: int, limit: int, total: int) -> int | None:
+    """Return the `after` of the next part of a list; None if this was the last."""
+    return after + limit if after + limit < total else None
+
+
+def moment(text: str | None) -> datetime | None:
+    """Return the time of a text in the index."""
+    return None if text is None else datetime.fromisoformat(text)
+
+
+def milliseconds(begin: str | None, end: str | None) -> float | None:
+    """Return the time between two times in the index; None if one is missing."""
+    first, last = moment(begin), moment(end)
+    return None if first is None or last is None else round((last - first).total_seconds() * 1000, 1)
+
+
+def rollback_summary(entry: Mapping[str, Any]) -> RollbackSummary:
+    """Return a rollback as screens show it."""
+    return RollbackSummary(
+        rollback_id=entry["rollback_id"],
+        model=entry["model"],
+        state=entry["state"],
+        at=entry["switched_at"] or entry["at"],
+        failed=entry["failed"],
+        target=entry["target"],
+        mode=entry["mode"],
+        verdict=entry["verdict"],
+        code=entry["code"],
+        reason=entry["reason"],
+        switch_ms=milliseconds(entry["detected_at"], entry["switched_at"]),
+    )
+
+
+def points(values: Sequence[float | None]) -> Points:
+    """Return a series with its latest figure."""
+    known = [value for value in values if value is not None]
+    return Points(values=tuple(values), latest=known[-1] if known else None)
+
+
+def event_rows(entries: Sequence[Mapping[str, Any]]) -> tuple[EventRow, ...]:
+    """Return entries of the history."""
+    names = EventRow.model_fields
+    return tuple(EventRow(**{name: entry[name] for name in names}) for entry in entries)

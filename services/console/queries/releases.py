@@ -1,0 +1,110 @@
+"""Releases: the list, and one with its events."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from contracts.envelope import Event
+from services.console.domain.logged import parse_stored
+from services.console.domain.release_screen import build_release
+from services.console.domain.screens import Page, Release, ReleaseRow
+from services.console.queries.fleet import like
+from services.console.queries.reading import Reader, count, event_rows, following
+
+HISTORY: Final = 200
+_RELEASES: Final = """
+FROM releases LEFT JOIN release_states AS s USING (release_id) LEFT JOIN release_ends AS e USING (release_id)
+WHERE (:model = '' OR releases.model LIKE :like ESCAPE '\\')
+  AND (:since = '' OR releases.opened_at >= :since) AND (:until = '' OR releases.opened_at < :until)
+"""
+_STATES: Final[Mapping[str, str]] = {
+    "": "",
+    "open": " AND e.outcome IS NULL",
+    "finished": " AND e.outcome IS NOT NULL",
+}
+_COLUMNS: Final = """
+SELECT releases.*, coalesce(e.outcome, s.state) AS state, coalesce(e.at, s.at, releases.opened_at) AS state_at,
+       e.outcome, e.code, e.reason, coalesce(e.target, s.target) AS target
+"""
+
+
+def releases(
+    reader: Reader,
+    *,
+    model: str = "",
+    state: str = "",
+    since: str = "",
+    until: str = "",
+    after: int = 0,
+    limit: int = 50,
+) -> Page[ReleaseRow]:
+    """Return the releases, the newest first.
+
+    Args:
+        reader: The index.
+        model: A part of the model's name.
+        state: `open`, `finished`, or a state or an outcome by its name.
+        since: Only those that were opened at this time or later.
+        until: Only those that were opened before this time.
+        after: How many are left out at the beginning.
+        limit: How many are returned at most.
+    """
+    values: dict[str, Any] = {
+        "model": model,
+        "like": like(model),
+        "since": since,
+        "until": until,
+        "after": after,
+        "limit": limit,
+    }
+    query = _RELEASES + _STATES.get(state, " AND coalesce(e.outcome, s.state) = :state")
+    values["state"] = state
+    total = count(reader, f"SELECT count(*) {query}", values)
+    order = "ORDER BY releases.opened_at DESC, releases.release_id LIMIT :limit OFFSET :after"
+    rows = tuple(_row(entry) for entry in reader.read(f"{_COLUMNS} {query} {order}", values))
+    return Page[ReleaseRow](items=rows, total=total, next=following(after, limit, total))
+
+
+def _row(entry: Mapping[str, Any]) -> ReleaseRow:
+    return ReleaseRow(
+        release_id=entry["release_id"],
+        model=entry["model"],
+        version=entry["version"],
+        run_id=entry["run_id"],
+        opened_at=entry["opened_at"],
+        state=entry["state"] or "merging",
+        state_at=entry["state_at"],
+        outcome=entry["outcome"],
+        code=entry["code"],
+        reason=entry["reason"],
+        target=entry["target"],
+        mode=entry["mode"],
+        publishers=tuple(json.loads(entry["publishers"])),
+    )
+
+
+def release(reader: Reader, release_id: str, live: Iterable[Event[Any]] = ()) -> Release | None:
+    """Return a release with all that its screen shows; None if there is none."""
+    stored = reader.read(
+        "SELECT body FROM release_events WHERE release_id = ? ORDER BY at, stream = 'SLIPWAY_EVENTS', slot",
+        (release_id,),
+    )
+    events = [event for entry in stored if (event := parse_stored(entry["body"])) is not None]
+    history = reader.read(
+        "SELECT * FROM events WHERE correlation = ? ORDER BY at DESC, sequence DESC LIMIT ?", (release_id, HISTORY)
+    )
+    built = build_release(release_id, events, live, event_rows(history))
+    return None if built is None else built.model_copy(update={"rolled_back": _rolled_back(reader, built)})
+
+
+def _rolled_back(reader: Reader, shown: Release) -> str:
+    """Return how the version of a release was rolled back after it was promoted; empty if it was not."""
+    query = (
+        "SELECT * FROM rollbacks WHERE model = ? AND state = 'completed' AND environment = 'production' "
+        "AND failed LIKE ? AND at > ? ORDER BY at LIMIT 1"
+    )
+    for entry in reader.read(query, (shown.model, f"{shown.model}.v{shown.version}.%", shown.opened_at)):
+        to = f" to {entry['target']}" if entry["target"] else ""
+        by = "automatically" if entry["mode"] == "automatic" else "by an operator"
+        return f"{entry['failed']} was rolled back{to} {by} at {entry['switched_at'] or entry['at']}"
+    return ""

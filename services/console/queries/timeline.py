@@ -1,0 +1,94 @@
+"""What served when and who changed it, and the history of all events."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from services.console.domain.screens import Deployment, EventRow, Page
+from services.console.queries.fleet import like
+from services.console.queries.reading import Reader, count, event_rows, following
+
+_DEPLOYMENTS: Final = """
+FROM deployments AS d WHERE (:model = '' OR d.model = :model) AND (:since = '' OR d.at >= :since)
+ AND (:until = '' OR d.at < :until)
+"""
+_UNTIL: Final = """
+(SELECT min(later.at) FROM deployments AS later
+  WHERE later.model = d.model AND later.sequence > d.sequence) AS until
+"""
+_EVENTS: Final = """
+FROM events WHERE (:model = '' OR model = :model) AND (:type = '' OR type LIKE :type_like)
+ AND (:sender = '' OR sender = :sender) AND (:since = '' OR at >= :since) AND (:until = '' OR at < :until)
+ AND (:text = '' OR title LIKE :like ESCAPE '\\')
+"""
+
+
+def timeline(
+    reader: Reader, *, model: str = "", since: str = "", until: str = "", after: int = 0, limit: int = 100
+) -> Page[Deployment]:
+    """Return the changes of what serves, the newest first."""
+    values: dict[str, Any] = {"model": model, "since": since, "until": until, "after": after, "limit": limit}
+    total = count(reader, f"SELECT count(*) {_DEPLOYMENTS}", values)
+    order = "ORDER BY d.at DESC, d.sequence DESC LIMIT :limit OFFSET :after"
+    entries = reader.read(f"SELECT d.*, {_UNTIL} {_DEPLOYMENTS} {order}", values)
+    rows = tuple(_deployment(reader, entry) for entry in entries)
+    return Page[Deployment](items=rows, total=total, next=following(after, limit, total))
+
+
+def _deployment(reader: Reader, entry: Mapping[str, Any]) -> Deployment:
+    by, because, link = _author(reader, entry)
+    release = entry["correlation"] if str(entry["correlation"]).startswith("r-") else None
+    names = set(Deployment.model_fields) - {"by", "because", "link", "release_id"}
+    return Deployment(**{name: entry[name] for name in names}, by=by, because=because, link=link, release_id=release)
+
+
+def _author(reader: Reader, entry: Mapping[str, Any]) -> tuple[str, str, str | None]:
+    """Return who or what caused a change, why, and the path of the screen that shows it."""
+    cause = _event(reader, entry["cause_id"])
+    if cause is not None and cause["type"].startswith("rollback."):  # the order or the alert is behind it
+        rollbacks = reader.read("SELECT cause_id FROM rollbacks WHERE rollback_id = ?", (cause["about"],))
+        cause = (_event(reader, rollbacks[0]["cause_id"]) if rollbacks else None) or cause
+    if cause is None:
+        return "unknown", "", None
+    if cause["type"].startswith("alert."):
+        return "rollback-controller", cause["title"], f"/alerts/{cause['about']}"
+    if cause["type"] == "traffic.requested":
+        approvers = _approvers(reader, cause["correlation"])
+        by = ", ".join(approvers) if approvers else "registry"
+        return by, "approved" if approvers else cause["title"], f"/releases/{cause['correlation']}"
+    return cause["sender"], cause["title"], f"/history?about={cause['id']}"
+
+
+def _event(reader: Reader, event_id: str | None) -> dict[str, Any] | None:
+    entries = reader.read("SELECT * FROM events WHERE id = ? LIMIT 1", (event_id,)) if event_id else []
+    return entries[0] if entries else None
+
+
+def _approvers(reader: Reader, release_id: str) -> list[str]:
+    entries = reader.read(
+        "SELECT DISTINCT sender FROM events WHERE correlation = ? AND type = 'approval.granted' ORDER BY at",
+        (release_id,),
+    )
+    return [entry["sender"] for entry in entries]
+
+
+def history(
+    reader: Reader,
+    *,
+    model: str = "",
+    type_: str = "",
+    sender: str = "",
+    text: str = "",
+    since: str = "",
+    until: str = "",
+    after: int = 0,
+    limit: int = 100,
+) -> Page[EventRow]:
+    """Return the events of the log, the newest first; `type_` may end with `*`."""
+    values: dict[str, Any] = {
+        "model": model, "type": type_, "type_like": type_.replace("*", "%"), "sender": sender, "text": text,
+        "like": like(text), "since": since, "until": until, "after": after, "limit": limit,
+    }  # fmt: skip
+    total = count(reader, f"SELECT count(*) {_EVENTS}", values)
+    order = "ORDER BY at DESC, stream, sequence DESC LIMIT :limit OFFSET :after"
+    entries = reader.read(f"SELECT * {_EVENTS} {order}", values)
+    return Page[EventRow](items=event_rows(entries), total=total, next=following(after, limit, total))

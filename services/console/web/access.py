@@ -1,0 +1,107 @@
+"""Who a request is by: its session, and the token that orders must carry."""
+
+import hmac
+from dataclasses import dataclass
+from typing import Annotated, Final
+from urllib.parse import parse_qsl
+
+from fastapi import Depends, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from services.console.adapters.sessions import LONGEST, Session, Sessions
+from services.console.domain.people import Person
+from services.console.ports import Directory
+
+CSRF_HEADER: Final = "x-csrf-token"
+CSRF_FIELD: Final = "csrf"
+
+
+@dataclass(frozen=True)
+class SignedIn:
+    """Who is signed in, with the session."""
+
+    person: Person
+    session: Session
+
+
+class NotSignedInError(Exception):
+    """Nobody is signed in."""
+
+
+class Access:
+    """Finds out who a request is by.
+
+    Args:
+        sessions: The sessions.
+        people: The people who may sign in: a person who was withdrawn is signed out at once.
+        https: Whether the cookie is for TLS only.
+    """
+
+    def __init__(self, sessions: Sessions, people: Directory, *, https: bool) -> None:
+        self.sessions, self.people, self._https = sessions, people, https
+        self.cookie = "__Host-slipway" if https else "slipway-console"
+
+    def find(self, request: Request) -> SignedIn | None:
+        """Return who is signed in; None if nobody is."""
+        session = self.sessions.find(request.cookies.get(self.cookie))
+        person = self.people.find(session.person) if session is not None else None
+        return SignedIn(person, session) if session is not None and person is not None else None
+
+    def begin(self, request: Request, response: Response, person: str) -> None:
+        """Begin a session of a person, with a value that the browser did not have before."""
+        value = self.sessions.begin(person, request.cookies.get(self.cookie))
+        response.set_cookie(
+            self.cookie,
+            value,
+            max_age=int(LONGEST.total_seconds()),
+            path="/",
+            secure=self._https,
+            httponly=True,
+            samesite="strict",
+        )
+
+    def end(self, request: Request, response: Response) -> None:
+        """End the session of a request."""
+        self.sessions.end(request.cookies.get(self.cookie))
+        response.delete_cookie(self.cookie, path="/", secure=self._https, httponly=True, samesite="strict")
+
+
+def signed_in(request: Request) -> SignedIn:
+    """Return who is signed in.
+
+    Raises:
+        NotSignedInError: Nobody is.
+    """
+    signed = access_of(request).find(request)
+    if signed is None:
+        raise NotSignedInError
+    return signed
+
+
+def access_of(request: Request) -> Access:
+    """Return what finds out who a request is by."""
+    access: Access = request.app.state.access
+    return access
+
+
+async def read_form(request: Request) -> dict[str, str]:
+    """Return the fields of a form; what is sent as JSON is no form."""
+    body = await request.body()
+    try:
+        return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=50))
+    except ValueError as error:
+        raise HTTPException(400, "The form cannot be read.") from error
+
+
+def check_token(signed: SignedIn, given: str | None) -> None:
+    """Refuse an order without the token of its session: another site's page does not know it.
+
+    Raises:
+        HTTPException: It is missing or another one.
+    """
+    if given is None or not hmac.compare_digest(given.encode(), signed.session.csrf.encode()):
+        raise HTTPException(403, "The order has not the token of this session: reload the page, and order again.")
+
+
+Signed = Annotated[SignedIn, Depends(signed_in)]

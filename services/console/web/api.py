@@ -1,0 +1,245 @@
+"""The API under `/api/v1`: the data of every screen, and the orders of people."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, TypeVar
+
+from fastapi import APIRouter, Header, HTTPException, Path, Query
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import StreamingResponse
+
+from contracts.vocabulary import MODEL_NAME_PATTERN, Target, Variant
+from services.console.domain import screens
+from services.console.domain.people import Person
+from services.console.domain.screens import Page
+from services.console.follower import Progress
+from services.console.hub import Hub
+from services.console.ordering import Ordering
+from services.console.queries import alerts, fleet, releases, timeline
+from services.console.queries.reading import LARGEST_PAGE, Reader
+from services.console.web.access import Signed, check_token
+
+PREFIX: Final = "/api/v1"
+T = TypeVar("T")
+After = Annotated[int, Query(ge=0, le=1_000_000, description="How many entries are left out at the beginning.")]
+Limit = Annotated[int, Query(ge=1, le=LARGEST_PAGE, description="How many entries are returned at most.")]
+Model = Annotated[str, Query(max_length=63, description="The model's name, or a part of it.")]
+State = Annotated[str, Query(max_length=40)]
+Since = Annotated[str, Query(max_length=40, description="Only what is of this time or later (ISO 8601, UTC).")]
+Until = Annotated[str, Query(max_length=40, description="Only what is of before this time.")]
+ModelPath = Annotated[str, Path(pattern=MODEL_NAME_PATTERN)]
+Csrf = Annotated[str | None, Header(alias="X-CSRF-Token", description="The token of the session: `GET /api/v1/me`.")]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the API answers from."""
+
+    index: Reader
+    progress: Progress
+    hub: Hub
+    ordering: Ordering
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ApproveBody(_Body):
+    """An approval: the digest of what is approved, and a comment."""
+
+    manifest_digest: str
+    reason: Annotated[str, Field(max_length=2000)] = ""
+
+
+class CancelBody(_Body):
+    """A cancellation, which is also how an approval is rejected, and why."""
+
+    reason: Annotated[str, Field(min_length=1, max_length=2000)]
+
+
+class RollbackBody(_Body):
+    """A rollback: of which target, at which epoch of the route (of the plan), why, and to which version."""
+
+    version: Annotated[int, Field(ge=0)]
+    variant: Variant
+    epoch: Annotated[int, Field(ge=0)]
+    reason: Annotated[str, Field(min_length=1, max_length=2000)]
+    to_version: Annotated[int, Field(ge=0)] | None = None
+
+
+class Identified(screens.Me):
+    """Who is signed in, with the token that orders of the session carry."""
+
+    csrf: str
+
+
+def me_of(person: Person) -> dict[str, Any]:
+    """Return who a person is, as the API says it."""
+    return {
+        "name": person.name,
+        "roles": person.roles,
+        "team": person.team,
+        "orders": tuple(sorted(person.orders)),
+        "models": person.models,
+        "hint": person.hint,
+    }
+
+
+def index_state(progress: Progress) -> screens.IndexState:
+    """Return how far the index is."""
+    behind = progress.behind
+    return screens.IndexState(behind=behind, ratio=round(progress.ratio, 4), ready=bool(progress.last) and behind < 100)
+
+
+def build_api(sources: Sources) -> APIRouter:
+    """Return the routes of the API; all need a session."""
+    router = APIRouter(prefix=PREFIX)
+    _screens(router, sources)
+    _lists(router, sources)
+    _orders(router, sources)
+    return router
+
+
+def _screens(router: APIRouter, sources: Sources) -> None:
+    index, hub = sources.index, sources.hub
+
+    @router.get("/me", tags=["session"])
+    def me(signed: Signed) -> Identified:
+        """Who is signed in, what the person may do, and the token that orders carry."""
+        return Identified(**me_of(signed.person), csrf=signed.session.csrf)
+
+    @router.get("/index", tags=["session"])
+    def index_progress(_signed: Signed) -> screens.IndexState:
+        """How far the index is behind the event log."""
+        return index_state(sources.progress)
+
+    @router.get("/releases/{release_id}", tags=["releases"])
+    def one_release(_signed: Signed, release_id: str) -> screens.Release:
+        """A release with its steps, variants, gates, canary, rehearsal, approval and history."""
+        return _known(releases.release(index, release_id, hub.live(release_id)), f"release {release_id}")
+
+    @router.get("/alerts/{alert_id:path}", tags=["alerts"])
+    def one_alert(_signed: Signed, alert_id: str) -> screens.Alert:
+        """An alert with its figures, the decision that followed, and its history."""
+        return _known(alerts.alert(index, alert_id), f"alert {alert_id}")
+
+    @router.get("/models/{model}/rollback-plan", tags=["orders"])
+    async def rollback_plan(
+        _signed: Signed,
+        model: ModelPath,
+        version: Annotated[int | None, Query(ge=0)] = None,
+        variant: Variant | None = None,
+        to_version: Annotated[int | None, Query(ge=0)] = None,
+    ) -> screens.RollbackPlan:
+        """What a rollback would do now; it changes nothing."""
+        failed = Target(model=model, version=version, variant=variant) if version is not None and variant else None
+        return await sources.ordering.plan_rollback(model, failed, to_version)
+
+    @router.get("/stream", tags=["session"], response_class=StreamingResponse)
+    async def stream(_signed: Signed) -> StreamingResponse:
+        """Server-sent events: `change`, with a list of topics (`model:…`, `release:…`, `alert:…`, kinds of events)."""
+        if hub.is_full:
+            raise HTTPException(503, "Too many pages are open; this one is not live.")
+        lines: AsyncIterator[str] = hub.stream()
+        return StreamingResponse(lines, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+
+
+def _lists(router: APIRouter, sources: Sources) -> None:
+    index = sources.index
+
+    @router.get("/fleet", tags=["models"])
+    def all_models(
+        _signed: Signed, model: Model = "", state: State = "", after: After = 0, limit: Limit = 100
+    ) -> screens.Fleet:
+        """All models: what serves each, alerts, last rollback, figures of the last windows."""
+        return fleet.fleet(index, model=model, state=state, after=after, limit=limit)
+
+    @router.get("/releases", tags=["releases"])
+    def all_releases(
+        _signed: Signed,
+        model: Model = "",
+        state: State = "",
+        since: Since = "",
+        until: Until = "",
+        after: After = 0,
+        limit: Limit = 50,
+    ) -> Page[screens.ReleaseRow]:
+        """Releases, the newest first; `state` is `open`, `finished`, a state or an outcome."""
+        return releases.releases(index, model=model, state=state, since=since, until=until, after=after, limit=limit)
+
+    @router.get("/alerts", tags=["alerts"])
+    def all_alerts(
+        _signed: Signed,
+        model: Model = "",
+        state: State = "",
+        severity: State = "",
+        environment: State = "production",
+        since: Since = "",
+        until: Until = "",
+        after: After = 0,
+        limit: Limit = 50,
+    ) -> Page[screens.AlertRow]:
+        """Alerts: open ones first, the most severe of them first."""
+        return alerts.alerts(
+            index, model=model, state=state, severity=severity, environment=environment,
+            since=since, until=until, after=after, limit=limit,
+        )  # fmt: skip
+
+    @router.get("/timeline", tags=["models"])
+    def changes(
+        _signed: Signed, model: Model = "", since: Since = "", until: Until = "", after: After = 0, limit: Limit = 100
+    ) -> Page[screens.Deployment]:
+        """What served when, and who changed it, the newest first."""
+        return timeline.timeline(index, model=model, since=since, until=until, after=after, limit=limit)
+
+    @router.get("/events", tags=["history"])
+    def events(
+        _signed: Signed,
+        model: Model = "",
+        type: Annotated[str, Query(max_length=60, description="Such as `alert.raised` or `alert.*`.")] = "",  # noqa: A002 - the name that callers use
+        sender: State = "",
+        text: Annotated[str, Query(max_length=100)] = "",
+        since: Since = "",
+        until: Until = "",
+        after: After = 0,
+        limit: Limit = 100,
+    ) -> Page[screens.EventRow]:
+        """The events of the log, the newest first."""
+        return timeline.history(
+            index, model=model, type_=type, sender=sender, text=text,
+            since=since, until=until, after=after, limit=limit,
+        )  # fmt: skip
+
+
+def _orders(router: APIRouter, sources: Sources) -> None:
+    def release_of(release_id: str) -> screens.Release:
+        return _known(releases.release(sources.index, release_id), f"release {release_id}")
+
+    @router.post("/releases/{release_id}/approve", tags=["orders"])
+    async def approve(signed: Signed, release_id: str, body: ApproveBody, token: Csrf = None) -> screens.OrderAnswer:
+        """Approve what a release would serve."""
+        check_token(signed, token)
+        shown = release_of(release_id)
+        return await sources.ordering.approve(signed.person, shown, body.manifest_digest, body.reason)
+
+    @router.post("/releases/{release_id}/cancel", tags=["orders"])
+    async def cancel(signed: Signed, release_id: str, body: CancelBody, token: Csrf = None) -> screens.OrderAnswer:
+        """Cancel a release, which also rejects one that waits for approval."""
+        check_token(signed, token)
+        return await sources.ordering.cancel(signed.person, release_of(release_id), body.reason)
+
+    @router.post("/models/{model}/rollback", tags=["orders"])
+    async def rollback(signed: Signed, model: ModelPath, body: RollbackBody, token: Csrf = None) -> screens.OrderAnswer:
+        """Roll a target back; void if the route has changed since the epoch of the plan."""
+        check_token(signed, token)
+        failed = Target(model=model, version=body.version, variant=body.variant)
+        return await sources.ordering.roll_back(
+            signed.person, failed, epoch=body.epoch, reason=body.reason, to_version=body.to_version
+        )
+
+
+def _known(entry: T | None, name: str) -> T:
+    if entry is None:
+        raise HTTPException(404, f"There is no {name[:100]} in the index.")
+    return entry

@@ -1,0 +1,111 @@
+"""Signing in and out: by a link of `slipway open`, or by an identity provider."""
+
+from typing import Annotated, Final
+from urllib.parse import quote
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import RedirectResponse, Response
+
+from services.console.adapters.oidc import Provider, SignInRefusedError
+from services.console.web.access import CSRF_FIELD, Access, Signed, check_token, read_form
+from services.console.web.rendering import Renderer
+from shared.provenance.login_links import NotAccepted, open_login
+from shared.runtime.clock import Clock
+
+STATE_COOKIE: Final = "slipway-sign-in"
+STATE_S: Final = 600
+
+
+def build_login(access: Access, render: Renderer, provider: Provider | None, *, url: str, clock: Clock) -> APIRouter:
+    """Return the routes that begin and end sessions."""
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/login")
+    def sign_in(request: Request, token: Annotated[str, Query(max_length=2048)] = "", next: str = "/") -> Response:  # noqa: A002 - the name in the address
+        """Show what signs in; a link of `slipway open` asks for one click, so that nothing else can use it up."""
+        if access.find(request) is not None and not token:
+            return RedirectResponse("/fleet", 303)
+        return render(request, None, "login.html", token=token, next=_own(next), oidc=provider is not None, problem="")
+
+    @router.post("/login")
+    async def use_link(request: Request) -> Response:
+        form = await read_form(request)
+        opened = open_login(form.get("token", ""), url, access.people.public_keys, clock.now())
+        if not isinstance(opened, NotAccepted) and not access.sessions.use_once(opened.nonce, opened.expires_at):
+            opened = NotAccepted("the link was used already: `slipway open` makes a new one")
+        if isinstance(opened, NotAccepted):
+            problem = f"You are not signed in: {opened.reason}."
+            return render(
+                request, None, "login.html", 403, token="", next="/", oidc=provider is not None, problem=problem
+            )
+        answer = RedirectResponse(_own(form.get("next", "/")), 303)
+        access.begin(request, answer, opened.name)
+        return answer
+
+    @router.post("/logout")
+    async def sign_out(request: Request, signed: Signed) -> Response:
+        check_token(signed, (await read_form(request)).get(CSRF_FIELD))
+        answer = RedirectResponse("/login", 303)
+        access.end(request, answer)
+        return answer
+
+    if provider is not None:
+        _oidc(router, access, render, provider)
+    return router
+
+
+def _oidc(router: APIRouter, access: Access, render: Renderer, provider: Provider) -> None:
+    @router.get("/login/oidc")
+    async def begin(next: str = "/") -> Response:  # noqa: A002 - the name in the address
+        """Send the browser to the identity provider; a cookie keeps what its answer is compared with."""
+        address, secret = await provider.begin(_own(next))
+        answer = RedirectResponse(address, 303)
+        answer.set_cookie(
+            STATE_COOKIE,
+            secret,
+            max_age=STATE_S,
+            path="/login",
+            secure=provider.redirect_uri.startswith("https://"),
+            httponly=True,
+            samesite="lax",
+        )
+        return answer
+
+    @router.get("/login/callback")
+    async def end(request: Request, state: str = "", code: str = "", error: str = "") -> Response:
+        try:
+            name, target = await provider.end(request.cookies.get(STATE_COOKIE, ""), state, code, error)
+            _check_known(access, name)
+        except SignInRefusedError as refused:
+            problem = f"You are not signed in: {refused}."
+            return render(request, None, "login.html", 403, token="", next="/", oidc=True, problem=problem)
+        # The cookie is for this site's own pages only, so the browser must not follow a redirect of another site.
+        answer = render(request, None, "continue.html", target=target)
+        access.begin(request, answer, name)
+        answer.delete_cookie(STATE_COOKIE, path="/login")
+        return answer
+
+
+def _check_known(access: Access, name: str) -> None:
+    if access.people.find(name) is None:
+        raise SignInRefusedError(f"{name[:100]!r} is no identity here: `slipway keys add` makes it one")
+
+
+def _own(target: str) -> str:
+    """Return a path of this console; the first page for anything else."""
+    is_path = target.startswith("/") and not target.startswith(("//", "/\\", "/login", "/logout"))
+    return target if is_path and target.isprintable() and len(target) < 1000 else "/"
+
+
+def ask_to_sign_in(request: Request, render: Renderer) -> Response:
+    """Return the answer for a page that needs a session.
+
+    A browser does not send the cookie with a request that another site's link leads to. Such a request gets a page that
+    loads the same address again, by itself: a person who is signed in sees it.
+    """
+    target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    if request.headers.get("sec-fetch-site") == "cross-site" and request.method == "GET":
+        return render(request, None, "continue.html", target=_own(target))
+    if request.headers.get("hx-request"):
+        return Response(status_code=401, headers={"hx-redirect": "/login"})
+    return RedirectResponse(f"/login?next={quote(target)}", 303)

@@ -1,0 +1,201 @@
+"""The pages: each renders what the API returns for it."""
+
+from typing import Annotated, Any, Final
+from urllib.parse import quote, urlencode
+
+from fastapi import APIRouter, Path, Query, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import RedirectResponse, Response
+
+from contracts.vocabulary import MODEL_NAME_PATTERN, Target
+from services.console.domain.screens import Alert, OrderAnswer
+from services.console.domain.targets import parse_target
+from services.console.ordering import NotAllowedError
+from services.console.queries import alerts, fleet, releases, timeline
+from services.console.web.access import CSRF_FIELD, Signed, check_token, read_form
+from services.console.web.api import Sources
+from services.console.web.downloads import csv_of
+from services.console.web.rendering import Renderer
+from shared.errors import SlipwayError
+
+Text = Annotated[str, Query(max_length=100)]
+ModelPath = Annotated[str, Path(pattern=MODEL_NAME_PATTERN)]
+After = Annotated[int, Query(ge=0, le=1_000_000)]
+PAGE: Final = 50
+LARGEST_EXPORT: Final = 10_000
+
+
+def build_pages(sources: Sources, render: Renderer) -> APIRouter:
+    """Return the routes of the pages; all need a session."""
+    router = APIRouter(include_in_schema=False)
+    _fleet(router, sources, render)
+    _release(router, sources, render)
+    _alerts(router, sources, render)
+    _timeline(router, sources, render)
+    return router
+
+
+def _fleet(router: APIRouter, sources: Sources, render: Renderer) -> None:
+    @router.get("/")
+    def home(_signed: Signed) -> Response:
+        return RedirectResponse("/fleet", 303)
+
+    @router.get("/fleet")
+    def all_models(request: Request, signed: Signed, model: Text = "", state: Text = "", after: After = 0) -> Response:
+        shown = fleet.fleet(sources.index, model=model, state=state, after=after, limit=PAGE)
+        return render(request, signed, "fleet.html", fleet=shown, filters={"model": model, "state": state})
+
+    @router.get("/models/{model}")
+    def one_model(request: Request, signed: Signed, model: ModelPath) -> Response:
+        shown = [row for row in fleet.fleet(sources.index, model=model, limit=500).models.items if row.model == model]
+        if not shown:
+            raise HTTPException(404, f"There is no model {model} in the index.")
+        return render(
+            request,
+            signed,
+            "model.html",
+            row=shown[0],
+            releases=releases.releases(sources.index, model=model, limit=20),
+            alerts=alerts.alerts(sources.index, model=model, state="", limit=20),
+            changes=timeline.timeline(sources.index, model=model, limit=20),
+        )
+
+
+def _release(router: APIRouter, sources: Sources, render: Renderer) -> None:
+    index, hub = sources.index, sources.hub
+
+    @router.get("/releases")
+    def all_releases(
+        request: Request, signed: Signed, model: Text = "", state: Text = "", since: Text = "", after: After = 0
+    ) -> Response:
+        shown = releases.releases(index, model=model, state=state, since=since, after=after, limit=PAGE)
+        filters = {"model": model, "state": state, "since": since}
+        return render(request, signed, "releases.html", releases=shown, filters=filters)
+
+    @router.get("/releases/{release_id}")
+    def one_release(request: Request, signed: Signed, release_id: str) -> Response:
+        shown = releases.release(index, release_id, hub.live(release_id))
+        return render(request, signed, "release.html", release=_known(shown, "release"))
+
+    @router.post("/releases/{release_id}/{order}")
+    async def decide(request: Request, signed: Signed, release_id: str, order: str) -> Response:
+        form = await read_form(request)
+        check_token(signed, form.get(CSRF_FIELD))
+        shown = _known(releases.release(index, release_id), "release")
+        comment = form.get("reason", "")[:2000]
+        if order == "approve":
+            giving = sources.ordering.approve(signed.person, shown, form.get("digest", ""), comment)
+        elif order == "cancel":
+            giving = sources.ordering.cancel(signed.person, shown, comment)
+        else:
+            raise HTTPException(404, "There is no such order.")
+        return await _answered(request, render, signed, giving, f"/releases/{release_id}")
+
+
+def _alerts(router: APIRouter, sources: Sources, render: Renderer) -> None:
+    index, ordering = sources.index, sources.ordering
+
+    @router.get("/alerts")
+    def all_alerts(
+        request: Request,
+        signed: Signed,
+        model: Text = "",
+        state: Text = "",
+        severity: Text = "",
+        environment: Text = "production",
+        after: After = 0,
+    ) -> Response:
+        filters = {"model": model, "state": state, "severity": severity, "environment": environment}
+        shown = alerts.alerts(index, **filters, after=after, limit=PAGE)
+        return render(request, signed, "alerts.html", alerts=shown, filters=filters)
+
+    @router.get("/alerts/{alert_id:path}")
+    def one_alert(request: Request, signed: Signed, alert_id: str) -> Response:
+        shown: Alert = _known(alerts.alert(index, alert_id), "alert")
+        return render(request, signed, "alert.html", alert=shown)
+
+    @router.get("/models/{model}/rollback")
+    async def plan(request: Request, signed: Signed, model: ModelPath, target: Text = "") -> Response:
+        shown = await ordering.plan_rollback(model, _target(model, target), None)
+        return render(request, signed, "rollback.html", plan=shown, back=_back(request))
+
+    @router.post("/models/{model}/rollback")
+    async def roll_back(request: Request, signed: Signed, model: ModelPath) -> Response:
+        form = await read_form(request)
+        check_token(signed, form.get(CSRF_FIELD))
+        failed, epoch = _target(model, form.get("failed", "")), form.get("epoch", "")
+        if failed is None or not epoch.isdigit():
+            raise HTTPException(400, "The form names no target and epoch: begin again at the plan of the rollback.")
+        giving = ordering.roll_back(signed.person, failed, epoch=int(epoch), reason=form.get("reason", "")[:2000])
+        return await _answered(request, render, signed, giving, f"/models/{model}")
+
+
+def _timeline(router: APIRouter, sources: Sources, render: Renderer) -> None:
+    index = sources.index
+
+    @router.get("/timeline")
+    def changes(
+        request: Request,
+        signed: Signed,
+        model: Text = "",
+        since: Text = "",
+        until: Text = "",
+        after: After = 0,
+        format: Text = "",  # noqa: A002 - the name in the address
+    ) -> Response:
+        filters: dict[str, Any] = {"model": model, "since": since, "until": until}
+        if format == "csv":
+            return csv_of("timeline", timeline.timeline(index, **filters, limit=LARGEST_EXPORT).items)
+        shown = timeline.timeline(index, **filters, after=after, limit=PAGE)
+        export = urlencode({name: value for name, value in filters.items() if value})
+        return render(request, signed, "timeline.html", changes=shown, filters=filters, export=export)
+
+    @router.get("/history")
+    def history(
+        request: Request,
+        signed: Signed,
+        model: Text = "",
+        type: Text = "",  # noqa: A002 - the name in the address
+        sender: Text = "",
+        text: Text = "",
+        after: After = 0,
+    ) -> Response:
+        shown = timeline.history(index, model=model, type_=type, sender=sender, text=text, after=after, limit=PAGE)
+        filters = {"model": model, "type": type, "sender": sender, "text": text}
+        return render(request, signed, "history.html", events=shown, filters=filters)
+
+    @router.get("/index")
+    def state(request: Request, signed: Signed) -> Response:
+        return render(request, signed, "index_state.html")
+
+
+async def _answered(request: Request, render: Renderer, signed: Any, giving: Any, back: str) -> Response:
+    """Return the page that says what became of an order, or why it was not given."""
+    try:
+        answer: OrderAnswer = await giving
+    except NotAllowedError as error:
+        return render(request, signed, "answer.html", 403, problem=str(error), back=back)
+    except SlipwayError as error:
+        return render(request, signed, "answer.html", 422, problem=error.sentence(), back=back)
+    return render(request, signed, "answer.html", answer=answer, back=back)
+
+
+def _target(model: str, text: str) -> Target | None:
+    """Return the target that a text names, such as `support-bot.v3.int8`; None for an empty one."""
+    if not text:
+        return None
+    target = parse_target(text)
+    if target is None or target.model != model:
+        raise HTTPException(400, f"{text[:100]!r} is no target of {model}.")
+    return target
+
+
+def _back(request: Request) -> str:
+    alert = request.query_params.get("alert", "")
+    return f"/alerts/{quote(alert)}" if alert else f"/models/{request.path_params['model']}"
+
+
+def _known(entry: Any, name: str) -> Any:
+    if entry is None:
+        raise HTTPException(404, f"There is no such {name} in the index.")
+    return entry

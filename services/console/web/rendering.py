@@ -1,0 +1,196 @@
+"""Renders templates: figures, times and series as people read them. Everything else is escaped."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
+
+from services.console.domain.screens import Points
+from services.console.follower import Progress
+from services.console.web.access import SignedIn
+from services.console.web.api import index_state
+from shared.runtime.clock import Clock
+
+FOLDER: Final = Path(__file__).resolve().parents[1]
+NONE: Final = "\N{EN DASH}"
+WIDTH, HEIGHT = 120.0, 28.0
+SCRIPTS: Final = {"htmx.js": ("django_htmx", "static/django_htmx/htmx-2.min.js")}
+"""Scripts of packages: the address below `/assets/`, the package, and the file in it."""
+GOOD: Final = frozenset({"pass", "promoted", "completed", "done", "hot", "resolved", "accepted", "chosen"})
+BAD: Final = frozenset(
+    {"fail", "failed", "rejected", "aborted", "critical", "refused", "expired", "not ready", "rollback"}
+)
+BUSY: Final = frozenset({"running", "canary", "promoting", "started", "open", "warning", "awaiting approval"})
+
+
+class Renderer(Protocol):
+    """Renders a page."""
+
+    def __call__(
+        self, request: Request, signed: SignedIn | None, template: str, status: int = 200, /, **values: Any
+    ) -> Response:
+        """Return a page."""
+
+
+@dataclass
+class Pages:
+    """Renders pages from templates.
+
+    Attributes:
+        clock: Says what `2 min ago` is.
+        progress: How far the index is, for the head of each page.
+    """
+
+    clock: Clock
+    progress: Progress
+    _environment: Environment = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Read the templates."""
+        self._environment = Environment(
+            loader=FileSystemLoader(FOLDER / "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._environment.filters |= {
+            "ago": lambda text: ago(text, self.clock.now()),
+            "time": short_time,
+            "number": number,
+            "ms": milliseconds,
+            "span": span,
+            "percent": lambda value: "" if value is None else f"{value:.1%}".replace(".0%", "%"),
+            "size": size,
+            "tone": tone,
+            "line": sparkline,
+        }
+        self._environment.globals["assets"] = asset_version()
+
+    def __call__(
+        self, request: Request, signed: SignedIn | None, template: str, status: int = 200, /, **values: Any
+    ) -> Response:
+        """Return a page; `request` gives its path, `signed` who is signed in."""
+        html = self._environment.get_template(template).render(
+            path=request.url.path,
+            query=request.url.query,
+            person=signed.person if signed is not None else None,
+            csrf=signed.session.csrf if signed is not None else "",
+            theme=request.cookies.get("theme", ""),
+            index=index_state(self.progress),
+            **values,
+        )
+        return HTMLResponse(html, status)
+
+
+def ago(text: str | None, now: datetime) -> str:
+    """Return how long ago a time was: `4 s`, `12 min`, `3 h`, `5 d`."""
+    if not text:
+        return NONE
+    seconds = max(0.0, (now - datetime.fromisoformat(text)).total_seconds())
+    for limit, unit, name in ((90, 1, "s"), (5400, 60, "min"), (129_600, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds / 86_400:.0f} d"
+
+
+def short_time(text: str | None) -> str:
+    """Return a time as `2026-11-27 02:31:27`."""
+    return NONE if not text else text[:19].replace("T", " ")
+
+
+def number(value: float | None) -> str:
+    """Return a figure with three significant digits; a whole one as it is."""
+    if value is None:
+        return NONE
+    return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:.3g}"
+
+
+def milliseconds(value: float | None) -> str:
+    """Return milliseconds with a unit: `840 µs`, `36 ms`, `2.10 s`, `3.5 min`."""
+    if value is None:
+        return NONE
+    if abs(value) < 1:
+        return f"{value * 1000:.0f} µs"
+    if abs(value) < 1000:
+        return f"{value:.0f} ms"
+    return f"{value / 1000:.2f} s" if abs(value) < 60_000 else f"{value / 60_000:.1f} min"
+
+
+def span(seconds: float | None) -> str:
+    """Return seconds with a unit."""
+    return NONE if seconds is None else milliseconds(seconds * 1000)
+
+
+def size(value: float | None) -> str:
+    """Return bytes with a unit."""
+    if value is None:
+        return NONE
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} TB"
+
+
+def tone(state: str | None) -> str:
+    """Return the class of a state: `good`, `bad`, `busy` or `calm`."""
+    for name, states in (("good", GOOD), ("bad", BAD), ("busy", BUSY)):
+        if state in states:
+            return name
+    return "calm"
+
+
+def sparkline(points: Points, width: float = WIDTH, height: float = HEIGHT) -> Mapping[str, Any]:
+    """Return a series as lines of an SVG: a list of point lists, one per run without gaps, and the highest figure."""
+    known = [value for value in points.values if value is not None]
+    highest = max(known, default=0.0)
+    runs: list[list[str]] = [[]]
+    step = width / max(1, len(points.values) - 1)
+    for position, value in enumerate(points.values):
+        if value is None:
+            runs.append([])
+        else:
+            runs[-1].append(f"{position * step:.1f},{height - 2 - (value / (highest or 1.0)) * (height - 4):.1f}")
+    return {"runs": [" ".join(run) for run in runs if run], "highest": highest, "width": width, "height": height}
+
+
+def asset_version() -> str:
+    """Return what changes with the scripts and styles, so that browsers may keep them for long."""
+    digest = hashlib.sha256()
+    for file in sorted((FOLDER / "static").iterdir()):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+class Assets:
+    """Serves scripts and styles: those of the console, and those that packages ship."""
+
+    def __init__(self) -> None:
+        self._own = StaticFiles(directory=FOLDER / "static")
+        self._shipped = {name: Path(str(files(package) / path)) for name, (package, path) in SCRIPTS.items()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request for a file."""
+        name = scope["path"].removeprefix("/assets/")
+
+        async def keep(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["cache-control"] = "public, max-age=86400"
+            await send(message)
+
+        shipped = self._shipped.get(name)
+        if shipped is not None:
+            await Response(shipped.read_bytes(), media_type="text/javascript")(scope, receive, keep)
+            return
+        await self._own(scope, receive, keep)

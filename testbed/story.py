@@ -1,0 +1,260 @@
+"""The events of a fleet as people see it: releases, canaries, approvals, alerts, rollbacks. Each time the same ones."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from hdrh.histogram import HdrHistogram
+
+from contracts import facts as f
+from contracts.envelope import Event, source_of
+from contracts.facts.watch import RollbackTimeline, Window
+from contracts.policy import Canary, Promotion
+from contracts.routes import CanaryShare
+from contracts.services import EVENTS, emitters, stream_of
+from contracts.vocabulary import Target
+from testbed import factories
+
+WINDOW_S = 30
+
+
+def release_id(number: int) -> str:
+    return f"r-{number:016x}-1"
+
+
+def histogram(milliseconds: float, count: int) -> str:
+    sketch = HdrHistogram(1, 86_400_000_000, 3)
+    for position in range(count):
+        sketch.record_value(round(milliseconds * 1000 * (0.7 + 0.6 * position / max(1, count - 1))))
+    return sketch.encode().decode()
+
+
+@dataclass
+class Story:
+    """Makes events one after the other; `moment` moves with `wait`.
+
+    Attributes:
+        moment: The time of the next event.
+    """
+
+    moment: datetime
+    _number: int = 0
+    _routes: dict = field(default_factory=dict)
+
+    def wait(self, seconds: float) -> None:
+        self.moment += timedelta(seconds=seconds)
+
+    def event(
+        self, data: f.Fact, model: str, correlation: str, *, by: str = "", cause: str | None = None, **more
+    ) -> Event:
+        self._number += 1
+        sender = by or (*emitters(type(data)), "jonas")[0]
+        return Event[type(data)](
+            id=f"e-{self._number}",
+            source=source_of(sender),
+            type=data.TYPE,
+            subject=model,
+            time=self.moment,
+            correlationid=correlation,
+            causationid=cause,
+            data=data,
+            **more,
+        )
+
+    def release(
+        self, model: str, version: int, number: int, *, until: str = "promoted", manual: bool = False, text: str = ""
+    ) -> Iterator[Event]:
+        """Yield the events of a release up to a state: `merging`, `approval`, `canary`, `promoted` or `rejected`."""
+        known, chosen = release_id(number), factories.target(version, "int8", model)
+        policy = factories.policy(
+            promotion=Promotion(mode="manual" if manual else "automatic"), canary=Canary(steps=(0.1, 0.5))
+        )
+        variants = ("bf16", "int8", "gptq-int4")
+        opened = factories.fact(
+            f.ReleaseOpened, release_id=known, model=model, version=version, variants=variants, policy=policy,
+            publishers=("support-training",),
+        )  # fmt: skip
+        yield self.event(opened, model, known, cause=f"checkpoint-{number}")
+        self.wait(41)
+        if until == "merging":
+            return
+        yield self.event(factories.fact(f.CheckpointMerged), model, known)
+        for variant in variants:
+            self.wait(30)
+            yield self.event(factories.fact(f.VariantQuantised, variant=variant), model, known)
+        self.wait(3)
+        yield self.event(factories.fact(f.VersionRegistered, version=version), model, known)
+        for variant in variants:
+            self.wait(20)
+            measured = factories.target(version, variant, model)
+            yield self.event(self._staged(known, measured), model, known)
+            self.wait(60)
+            benchmark = factories.fact(f.VariantBenchmarked, target=measured, measurement_number=1)
+            yield self.event(benchmark, model, known)
+        if until == "rejected":
+            yield from self._end(known, chosen, "rejected", text or "No variant passed its gates.", "gate_failed")
+            return
+        yield self.event(factories.fact(f.RehearsalCompleted, release_id=known, variant="int8"), model, known)
+        yield from self._traffic(known, chosen, until=until, manual=manual, text=text)
+
+    def _staged(self, known: str, measured: Target) -> f.VariantStaged:
+        staged = factories.fact(f.VariantStaged)
+        request = staged.request.model_copy(
+            update={"purpose": "benchmark", "measurement_number": 1, "release_id": known}
+        )
+        candidate = factories.served(measured.version, measured.variant, measured.model)
+        return staged.model_copy(update={"candidate": candidate, "request": request})
+
+    def _traffic(self, known: str, chosen: Target, *, until: str, manual: bool, text: str) -> Iterator[Event]:
+        model = chosen.model
+        if manual:
+            asked = factories.fact(
+                f.ApprovalRequested,
+                release_id=known,
+                target=chosen,
+                deadline_at=self.moment + timedelta(days=1),
+                approvals=1,
+            )
+            yield self.event(asked, model, known)
+            if until == "approval":
+                return
+            self.wait(300)
+            granted = factories.fact(
+                f.ApprovalGranted, release_id=known, reason=text or "Reads well on our own prompts."
+            )
+            yield self.event(granted, model, known, by="anna")
+        for weight in (0.1, 0.5):
+            yield from self._share(known, chosen, weight)
+            self.wait(90)
+            verdict = "inconclusive" if until == "canary" else "pass"
+            assessed = factories.fact(
+                f.CanaryAssessed, target=chosen, weight_ratio=weight, requests=214, verdict=verdict,
+                requests_needed=86 if until == "canary" else 0,
+            )  # fmt: skip
+            yield self.event(assessed, model, known)
+            if until == "canary":
+                return
+        yield from self._share(known, chosen, 1.0)
+        yield from self._end(known, chosen, "promoted", "int8 serves all traffic.", None)
+
+    def _share(self, known: str, chosen: Target, weight: float) -> Iterator[Event]:
+        model, served = chosen.model, factories.served(chosen.version, chosen.variant, chosen.model)
+        asked = factories.fact(f.TrafficRequested, release_id=known, target=served, weight_ratio=weight)
+        event = self.event(asked, model, known)
+        yield event
+        self.wait(0.4)
+        before = self._routes.get(model)
+        active = before.active if before is not None else None
+        changes = {"epoch": (before.epoch if before else 0) + 1, "cause_id": event.id, "quarantined": (), "history": ()}
+        if weight < 1.0 and active is not None:
+            changes |= {
+                "active": active,
+                "previous": before.previous,
+                "canary": CanaryShare(served=served, weight_ratio=weight),
+            }
+        else:
+            changes |= {"active": served, "previous": active, "canary": None}
+        yield self._moved(model, known, "canary" if changes["canary"] else "promote", **changes)
+
+    def _moved(self, model: str, correlation: str, cause: str, **changes) -> Event:
+        moved = self._routes[model] = factories.route(model=model, **changes)
+        fact = f.DeploymentChanged(route=moved, cause=cause, at=self.moment)
+        by = "rollback-controller" if cause in ("rollback", "abort") else "server-manager"
+        return self.event(fact, model, correlation, by=by, cause=changes.get("cause_id"))
+
+    def _end(self, known: str, chosen: Target, outcome: str, reason: str, code: str | None) -> Iterator[Event]:
+        fact = factories.fact(
+            f.ReleaseFinished, release_id=known, model=chosen.model, version=chosen.version, outcome=outcome,
+            reason=reason, code=code, target=chosen,
+        )  # fmt: skip
+        self.wait(2)
+        yield self.event(fact, chosen.model, known)
+
+    def windows(self, model: str, count: int, *, ttft_ms: float, requests: int) -> Iterator[Event]:
+        """Yield summaries of windows of the active target, the last one ending now."""
+        target = self._routes[model].active.target
+        sketches: dict[float, str] = {}
+        begin = self.moment
+        for position in range(count):
+            to = begin - timedelta(seconds=WINDOW_S * (count - 1 - position))
+            wave = round(ttft_ms * (1 + 0.2 * math.sin(position / 5)), 0)
+            sketches.setdefault(wave, histogram(wave, 40))
+            fact = factories.fact(
+                f.WindowSummarised, target=target, window=Window(from_=to - timedelta(seconds=WINDOW_S), to=to),
+                requests=max(0, round(requests * (1 + 0.4 * math.sin(position / 7)))), ttft_histogram=sketches[wave],
+                target_failures=0,
+            )  # fmt: skip
+            yield self.event(fact, model, str(target))
+
+    def alert(
+        self, model: str, *, roll_back: bool = True, message: str = "", trigger: str = "ttft-p95"
+    ) -> Iterator[Event]:
+        """Yield an alert on the active target of a model, and the rollback that follows."""
+        before = self._routes[model]
+        target, started = before.active.target, self.moment - timedelta(seconds=9)
+        text = message or f"p95 of TTFT of {target} is 1240 ms; the limit is 800 ms (evidence 57 of 20 needed)."
+        about = {
+            "alert_id": f"{target}/{trigger}/{before.epoch}", "kind": "latency", "severity": "critical",
+            "target": target,
+            "trigger": trigger, "value": 1240.0, "limit": 800.0, "e_value": 57.0, "requests": 96, "message": text,
+            "first_bad_at": started, "raised_at": self.moment, "drill": None, "release_id": None,
+        }  # fmt: skip
+        raised = self.event(factories.fact(f.AlertRaised).model_copy(update=about), model, about["alert_id"])
+        yield raised
+        if not roll_back:
+            return
+        detected = self.moment
+        self.wait(0.012)
+        times = {"first_bad_at": started, "detected_at": detected, "decided_at": self.moment}
+        shown = {
+            "rollback_id": f"rb-{raised.id}", "cause_id": raised.id, "failed": target, "to": before.previous.target,
+            "mode": "automatic",
+        }  # fmt: skip
+        begun = self.event(
+            factories.fact(f.RollbackStarted, **shown, timeline=RollbackTimeline(**times)), model, about["alert_id"]
+        )
+        yield begun
+        self.wait(0.031)
+        times["switched_at"] = self.moment
+        yield self._moved(
+            model, about["alert_id"], "rollback", epoch=before.epoch + 1, active=before.previous, previous=None,
+            canary=None, quarantined=(target,), history=(), cause_id=raised.id,
+        )  # fmt: skip
+        self.wait(6.2)
+        times["verified_at"] = self.moment
+        done = factories.fact(
+            f.RollbackCompleted, **shown, timeline=RollbackTimeline(**times), verdict="pass", reason=""
+        )
+        yield self.event(done, model, about["alert_id"])
+        resolved = factories.fact(f.AlertResolved).model_copy(update=about)
+        yield self.event(resolved, model, about["alert_id"])
+
+
+def fleet(now: datetime) -> list[Event]:
+    """Return the events of a fleet of some models, which end about now."""
+    story = Story(now - timedelta(hours=9))
+    events: list[Event] = []
+    models = ("support-bot", "search-ranker", "invoice-reader", "faq-de", "code-helper", "mail-sorter")
+    for number, model in enumerate(models):
+        events += story.release(model, 1, 10 * number + 1)
+        story.wait(900)
+    events += story.release("support-bot", 2, 5)
+    events += story.release("search-ranker", 2, 16, manual=True)
+    events += story.release("invoice-reader", 2, 27, until="rejected")
+    story.moment = now - timedelta(minutes=25)
+    events += story.alert("support-bot")
+    story.moment = now - timedelta(minutes=12)
+    events += story.release("faq-de", 2, 38, until="canary")
+    events += story.release("code-helper", 2, 49, until="approval", manual=True)
+    story.moment = now - timedelta(minutes=1)
+    events += story.alert("search-ranker", roll_back=False)
+    events += story.release("mail-sorter", 2, 60, until="merging")
+    story.moment = now
+    for number, model in enumerate(models):
+        events += story.windows(model, 60, ttft_ms=120.0 + 60 * number, requests=40 + 30 * number)
+    return events
+
+
+def stream_for(event: Event) -> str:
+    return stream_of(type(event.data)) or EVENTS

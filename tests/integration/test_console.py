@@ -1,0 +1,186 @@
+"""The console as a process on a real bus: its index follows the log, and orders are those of the person."""
+
+import asyncio
+import json
+import time
+from datetime import UTC, datetime
+
+import httpx
+import nats.errors
+import pytest
+
+from contracts.envelope import nats_subject, plain
+from contracts.facts import RollbackOrdered
+from contracts.identities import Credential
+from contracts.routes import Route
+from contracts.services import ORDERS
+from contracts.vocabulary import canonical_json
+from shared.messaging.orders import new_order
+from shared.messaging.provision import provision
+from shared.provenance.login_links import login_link
+from shared.storage.kv import Bucket
+from testbed import factories
+from testbed.servers import NatsServer, connection, running, wait_until
+from testbed.services import running_service
+from testbed.story import Story, fleet
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with running(NatsServer(tmp_path_factory.mktemp("nats"))) as started:
+        for name, role in (("vera", "viewer"), ("oscar", "operator")):
+            started.keys.add(name, [role])
+        started.reload()
+        time.sleep(0.5)  # it reads its identities again
+        asyncio.run(fill(started))
+        yield started
+
+
+async def fill(server):
+    client = await server.connect()
+    js = client.jetstream(timeout=20)
+    await provision(js)
+    for event in fleet(datetime.now(UTC)):
+        await js.publish(event.nats_subject, canonical_json(plain(event)))
+    route = factories.route(
+        model="search-ranker", epoch=6, active=factories.served(2, "int8", "search-ranker"),
+        previous=factories.served(1, "int8", "search-ranker"), canary=None, quarantined=(),
+    )  # fmt: skip
+    await Bucket(js, "routes", Route).create("search-ranker", route)
+    await client.close()
+
+
+async def publish(server, *events):
+    client = await server.connect()
+    for event in events:
+        await client.jetstream().publish(event.nats_subject, canonical_json(plain(event)))
+    await client.close()
+
+
+@pytest.fixture(scope="module")
+def console(server, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("console")
+    settings = connection(server, None, folder)
+    url = f"http://127.0.0.1:{settings.http_port}"
+    variables = {
+        "CONSOLE_URL": url,
+        "CONSOLE_IDENTITIES": str(server.keys.people),
+        "CONSOLE_CREDENTIALS": str(server.keys.credential("").parent),
+        "CONSOLE_ANSWER_S": "0.3",
+    }
+    with running_service("services.console.main", settings, **variables) as service:
+        wait_until(lambda: answers(url), what="the console")
+        yield service, url
+    for client in CLIENTS:
+        client.close()
+
+
+CLIENTS: list[httpx.Client] = []
+
+
+def answers(url):
+    try:
+        return httpx.get(f"{url}/readyz").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def sign_in(server, url, name="oscar"):
+    credential = Credential.from_text(server.keys.credential(name).read_text())
+    client = httpx.Client(base_url=url, timeout=20)
+    CLIENTS.append(client)
+    token = login_link(url, credential, datetime.now(UTC)).split("token=")[1]
+    assert client.post("/login", data={"token": token}).status_code == 303
+    wait_until(lambda: client.get("/api/v1/index").json()["ready"], what="the index")
+    return client
+
+
+def test_the_index_has_the_whole_log_and_continues_after_a_kill(server, console):
+    service, url = console
+    client = sign_in(server, url)
+    totals = client.get("/api/v1/fleet").json()["totals"]
+    assert (totals["models"], totals["canaries"], totals["awaiting_approval"]) == (6, 1, 1)
+    service.kill()
+    story = Story(datetime.now(UTC))
+    asyncio.run(publish(server, *story.release("late-model", 1, 999, until="merging")))
+    service.start()
+    wait_until(lambda: answers(url), what="the console")
+    wait_until(
+        lambda: client.get("/api/v1/fleet").json()["totals"]["models"] == 7, what="the model that came meanwhile"
+    )
+
+
+def test_an_open_page_learns_of_a_change_within_a_second(server, console):
+    _, url = console
+    client, story = sign_in(server, url), Story(datetime.now(UTC))
+    story._number = 50_000
+    with client.stream("GET", "/api/v1/stream", timeout=10) as stream:
+        lines = stream.iter_lines()
+        assert next(lines) == "retry: 1000"
+        begun = time.monotonic()
+        asyncio.run(publish(server, *story.release("live-model", 1, 777, until="merging")))
+        topics = next(json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: "))
+        took = time.monotonic() - begun
+    assert "model:live-model" in topics
+    assert took < 5.0  # a second on a machine of its own
+    assert client.get("/api/v1/releases?model=live-model").json()["total"] == 1
+
+
+def test_an_order_is_stored_with_the_person_as_its_sender(server, console):
+    _, url = console
+    client = sign_in(server, url)
+    plan = client.get("/api/v1/models/search-ranker/rollback-plan").json()
+    assert (plan["failed"], plan["active_after"], plan["epoch"]) == (
+        "search-ranker.v2.int8",
+        "search-ranker.v1.int8",
+        6,
+    )
+    body = {"version": 2, "variant": "int8", "epoch": plan["epoch"], "reason": "too <script>slow</script>"}
+    headers = {"x-csrf-token": client.get("/api/v1/me").json()["csrf"]}
+    answer = client.post("/api/v1/models/search-ranker/rollback", json=body, headers=headers)
+    assert answer.status_code == 200, answer.text
+    stored = asyncio.run(last_order(server))
+    assert stored.subject == nats_subject(RollbackOrdered.TYPE, "search-ranker", "oscar")
+    assert json.loads(stored.data)["source"] == "/slipway/oscar"
+    wait_until(
+        lambda: "too &lt;script&gt;slow" in client.get("/history?sender=oscar").text, what="the order in the history"
+    )
+
+
+async def last_order(server):
+    client = await server.connect()
+    try:
+        return await client.jetstream().get_last_msg(ORDERS, ">")
+    finally:
+        await client.close()
+
+
+def test_the_bus_refuses_a_forged_order_of_the_console_itself(server):
+    """The console's own key may publish no order, neither under its own name nor under a person's."""
+
+    async def forge(identity, sender):
+        refused = []
+
+        async def note(error):
+            refused.append(str(error))
+
+        client = await server.connect(identity, error_cb=note)
+        order = new_order(sender, "search-ranker", factories.fact(RollbackOrdered), now=datetime.now(UTC))
+        with pytest.raises((nats.errors.Error, TimeoutError)):
+            await client.jetstream(timeout=0.5).publish(order.nats_subject, canonical_json(plain(order)))
+        await client.close()
+        return refused
+
+    for identity, sender in (("console", "oscar"), ("console", "console"), ("vera", "oscar"), ("vera", "vera")):
+        refused = asyncio.run(forge(identity, sender))
+        assert any("permissions violation" in error.lower() for error in refused), (identity, sender)
+
+
+def test_a_withdrawn_person_is_signed_out_and_orders_nothing(server, console):
+    _, url = console
+    server.keys.add("walter", ["operator"])
+    server.reload()
+    time.sleep(0.5)
+    client = sign_in(server, url, "walter")
+    server.keys.remove("walter")
+    assert client.get("/api/v1/me").status_code == 401

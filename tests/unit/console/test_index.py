@@ -1,0 +1,115 @@
+"""The index: the same events always lead to the same rows, however often any of them is applied."""
+
+import sqlite3
+from datetime import timedelta, timezone
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts import facts as f
+from services.console.adapters.histograms import percentile_ms
+from services.console.adapters.index import WINDOWS_KEPT, Index
+from services.console.domain.apply import apply, instant
+from services.console.domain.rows import SCHEMA, TABLES, row
+from services.console.domain.titles import LONGEST, title_of
+from testbed import factories
+from testbed.story import Story, fleet, histogram
+from tests.unit.console.world import NOW, log_of, write
+
+STORY = log_of(fleet(NOW))
+
+
+def content(index: Index) -> dict:
+    return {table: index.read(f"SELECT * FROM {table} ORDER BY 1, 2, 3") for table in TABLES}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    index = Index(tmp_path_factory.mktemp("whole") / "index.db")
+    write(index, STORY)
+    yield content(index)
+    index.close()
+
+
+@settings(max_examples=8, deadline=None)
+@given(prefix=st.integers(0, len(STORY)), again=st.integers(0, len(STORY)))
+def test_a_prefix_that_is_applied_twice_changes_nothing(tmp_path_factory, whole, prefix, again):
+    index = Index(tmp_path_factory.mktemp("again") / "index.db")
+    write(index, STORY[:prefix])
+    write(index, STORY[:again])
+    write(index, STORY)
+    assert content(index) == whole
+    index.close()
+
+
+def test_every_sample_of_every_event_becomes_rows():
+    for kind in f.FACTS.values():
+        rows = apply("SLIPWAY_EVENTS", 1, factories.event(kind), percentile_ms)
+        assert all(len(entry.key) == len(TABLES[entry.table][0]) for entry in rows)
+
+
+def test_an_index_of_another_schema_is_built_again(tmp_path):
+    index = Index(tmp_path / "index.db")
+    write(index, STORY[:5])
+    assert index.positions()
+    index.close()
+    with sqlite3.connect(tmp_path / "index.db") as file:
+        file.execute(f"PRAGMA user_version = {SCHEMA + 1}")
+    again = Index(tmp_path / "index.db")
+    assert again.positions() == {}
+    again.close()
+
+
+def test_a_damaged_index_is_built_again(tmp_path):
+    (tmp_path / "index.db").write_bytes(b"SQLite format 3\0" + b"x" * 4096)
+    index = Index(tmp_path / "index.db")
+    assert index.positions() == {}
+    index.close()
+
+
+def test_rows_and_position_are_written_together_or_not_at_all(tmp_path):
+    index = Index(tmp_path / "index.db")
+    write(index, STORY[:3])
+    before = content(index), index.positions()
+    broken = row("events", stream="SLIPWAY_EVENTS", sequence=99, id="x")
+    with pytest.raises(KeyError):
+        index.write("SLIPWAY_EVENTS", 99, "first", [(99, broken), (99, broken.__class__("nowhere", (), ()))])
+    assert (content(index), index.positions()) == before
+    index.close()
+
+
+def test_only_the_newest_windows_of_a_target_are_kept(tmp_path):
+    index, story = Index(tmp_path / "index.db"), Story(NOW)
+    write(index, log_of([*story.release("m", 1, 1), *story.windows("m", WINDOWS_KEPT + 30, ttft_ms=100, requests=9)]))
+    (kept,) = index.read("SELECT count(*) AS n, max(ended_at) AS last FROM windows")
+    assert kept["n"] == WINDOWS_KEPT
+    assert kept["last"] == instant(story.moment)
+    index.close()
+
+
+def test_a_column_that_no_table_has_is_refused():
+    with pytest.raises(ValueError, match="has no colour"):
+        row("actives", model="m", colour="red")
+    with pytest.raises(KeyError):
+        row("actives", since="now")
+
+
+def test_times_sort_as_text_whatever_their_zone():
+    east = NOW.astimezone(tz=timezone(timedelta(hours=9)))
+    assert instant(east) == instant(NOW) == "2026-11-27T02:00:00.000Z"
+    assert instant(NOW + timedelta(milliseconds=1)) > instant(NOW)
+
+
+def test_percentiles_need_enough_entries_and_a_real_histogram():
+    assert percentile_ms(histogram(200.0, 40), 95.0) == pytest.approx(256, rel=0.05)
+    assert percentile_ms(histogram(200.0, 19), 95.0) is None
+    assert percentile_ms("", 95.0) is None
+    assert percentile_ms("not a histogram", 95.0) is None
+
+
+def test_a_title_is_one_line_of_limited_length():
+    event = factories.event(factories.fact(f.RollbackOrdered, reason="a\nb " + "x" * 2000))
+    title = title_of(event)
+    assert "\n" not in title
+    assert len(title) == LONGEST

@@ -1,0 +1,159 @@
+"""What each role sees, what it may order, and whose order it becomes."""
+
+import pytest
+
+from contracts.facts import ApprovalGranted, ReleaseCancelled, RollbackOrdered
+from contracts.vocabulary import Target
+from services.console.domain.people import orders_of
+from testbed import factories
+from tests.unit.console.world import World
+
+RELEASE = "r-0000000000000031-1"  # code-helper v2 waits for approval
+ALERT = "/alerts/search-ranker.v2.int8/ttft-p95/6"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    made = World(tmp_path_factory.mktemp("console"))
+    made.fill()
+    made.routes.routes["search-ranker"] = factories.route(
+        model="search-ranker",
+        epoch=6,
+        active=factories.served(2, "int8", "search-ranker"),
+        previous=factories.served(1, "int8", "search-ranker"),
+        canary=None,
+        quarantined=(),
+    )
+    yield made
+    made.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_orders(world):
+    world.orders.given.clear()
+
+
+def post(world, name, path, **fields):
+    client = world.client(name)
+    return client.post(path, data={"csrf": world.csrf(client), "reason": "because"} | fields)
+
+
+def test_roles_allow_what_the_bus_permits_them():
+    assert orders_of(["viewer"]) == frozenset()
+    assert orders_of(["publisher"]) == frozenset()
+    assert orders_of(["approver"]) == {"approve"}
+    assert orders_of(["operator"]) == {"cancel", "rollback", "drill", "lift"}
+    assert orders_of(["administrator"]) == orders_of(["approver", "operator"])
+
+
+@pytest.mark.parametrize(
+    ("name", "approves", "rejects"),
+    [
+        ("vera", False, False),
+        ("anna", True, False),
+        ("oscar", False, True),
+        ("adam", True, True),
+        ("sam", False, False),
+    ],
+)
+def test_what_a_role_may_not_do_is_not_shown_and_is_refused(world, name, approves, rejects):
+    page = world.client(name).get(f"/releases/{RELEASE}").text
+    assert (f'action="/releases/{RELEASE}/approve"' in page) is approves
+    assert (f'action="/releases/{RELEASE}/cancel"' in page) is rejects
+    digest = "sha256:" + "a" * 64
+    assert post(world, name, f"/releases/{RELEASE}/approve", digest=digest).status_code == (200 if approves else 403)
+    assert post(world, name, f"/releases/{RELEASE}/cancel").status_code == (200 if rejects else 403)
+    assert [type(fact) for _, _, fact in world.orders.given] == [ApprovalGranted] * approves + [
+        ReleaseCancelled
+    ] * rejects
+    assert {person for person, _, _ in world.orders.given} <= {name}
+
+
+def test_an_approval_names_what_was_shown_and_the_epoch(world):
+    page = world.client("anna").get(f"/releases/{RELEASE}").text
+    digest = page.split('name="digest" value="')[1].split('"')[0]
+    assert "Approve" in post(world, "anna", f"/releases/{RELEASE}/approve", digest=digest).text or world.orders.given
+    (person, model, fact) = world.orders.given[-1]
+    assert (person, model, fact.manifest_digest, fact.release_id) == ("anna", "code-helper", digest, RELEASE)
+    assert fact.epoch == 0
+    assert fact.expires_at is not None
+
+
+def test_the_person_comes_from_the_session_never_from_the_form(world):
+    post(
+        world,
+        "oscar",
+        f"/releases/{RELEASE}/cancel",
+        person="adam",
+        sender="adam",
+        source="/slipway/adam",
+        actor="adam",
+    )
+    assert [person for person, _, _ in world.orders.given] == ["oscar"]
+
+
+def test_a_rollback_is_planned_first_and_needs_a_reason(world):
+    client = world.client("oscar")
+    alert = client.get(ALERT).text
+    link = alert.split('class="button danger" href="')[1].split('"')[0].replace("&amp;", "&")
+    plan = client.get(link).text
+    assert "dry run: nothing was changed" in plan
+    assert "search-ranker.v2.int8 → <strong>search-ranker.v1.int8</strong>" in plan
+    assert world.orders.given == []
+    fields = {"failed": "search-ranker.v2.int8", "epoch": "6"}
+    refused = post(world, "oscar", "/models/search-ranker/rollback", **fields, reason="   ")
+    assert (refused.status_code, world.orders.given) == (422, [])
+    assert post(world, "oscar", "/models/search-ranker/rollback", **fields, reason="too slow").status_code == 200
+    ((person, model, fact),) = world.orders.given
+    assert (person, model, fact.reason, fact.epoch) == ("oscar", "search-ranker", "too slow", 6)
+    assert isinstance(fact, RollbackOrdered)
+    assert fact.failed == Target(model="search-ranker", version=2, variant="int8")
+
+
+@pytest.mark.parametrize("name", ["vera", "anna", "sam"])
+def test_who_may_not_roll_back_sees_no_button_and_is_refused(world, name):
+    assert "Roll back …" not in world.client(name).get(ALERT).text
+    fields = {"failed": "search-ranker.v2.int8", "epoch": "6"}
+    assert post(world, name, "/models/search-ranker/rollback", **fields).status_code == 403
+    assert world.orders.given == []
+
+
+def test_a_plan_says_why_a_rollback_would_be_refused(world):
+    page = world.client("oscar").get("/models/search-ranker/rollback?target=search-ranker.v9.int8").text
+    assert "would be refused" in page
+    assert "Roll back now" not in page
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"failed": "", "epoch": "6"},
+        {"failed": "search-ranker.v2.int8", "epoch": "-1"},
+        {"failed": "faq-de.v1.int8", "epoch": "6"},
+    ],
+)
+def test_a_form_that_names_no_target_of_the_model_orders_nothing(world, fields):
+    assert post(world, "oscar", "/models/search-ranker/rollback", **fields).status_code == 400
+    assert world.orders.given == []
+
+
+def test_without_a_credential_of_the_person_nothing_is_offered(tmp_path):
+    world = World(tmp_path)
+    client = world.client("oscar")
+    world.keys.credential("oscar").unlink()
+    me = client.get("/api/v1/me").json()
+    assert me["orders"] == []
+    assert "no credential of oscar" in me["hint"]
+    world.close()
+
+
+def test_the_api_gives_orders_with_the_token_in_a_header(world):
+    client = world.client("oscar")
+    body = {"version": 2, "variant": "int8", "epoch": 6, "reason": "too slow"}
+    assert client.post("/api/v1/models/search-ranker/rollback", json=body).status_code == 403
+    headers = {"x-csrf-token": world.csrf(client)}
+    answer = client.post("/api/v1/models/search-ranker/rollback", json=body, headers=headers)
+    assert answer.json()["state"] == "published"
+    assert [person for person, _, _ in world.orders.given] == ["oscar"]
+    wrong = client.post("/api/v1/models/search-ranker/rollback", json=body | {"sender": "adam"}, headers=headers)
+    assert wrong.status_code == 422
