@@ -59,7 +59,7 @@ class _Reader:
         self._subscription: JetStreamContext.PullSubscription | None = None
 
     async def read(self, *, wait_s: float) -> list[LoggedEvent]:
-        """Return the next events; none if no message arrived in time, or none that is an event (`next` is further then)."""
+        """Return the next events; none if no message arrived in time, or none of them is an event."""
         try:
             subscription = self._subscription or await self._subscribe()
             messages = await self._fetch(subscription, wait_s)
