@@ -9,7 +9,7 @@ cd "$(dirname "$0")/../.."
 
 export PODMAN_IGNORE_CGROUPSV1_WARNING=1
 version=$(sed -n 's/^VERSION = "\(.*\)"$/\1/p' contracts/version.py)
-all=(registry gateway rollback-controller server-manager benchmarker monitor prepare cli merger quantiser nats seaweedfs triton-toy)
+all=(registry mirror gateway rollback-controller server-manager benchmarker monitor prepare cli merger quantiser nats seaweedfs triton-toy)
 if [ $# -eq 0 ]; then set -- "${all[@]}"; fi
 
 options=(--format docker --layers --network host --quiet --ulimit nofile=20000:20000 --ulimit nproc=90000:90000)

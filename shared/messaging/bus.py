@@ -89,6 +89,7 @@ class Bus:
             graceful_timeout=10,
             inbox_prefix=self._inbox,
             error_cb=self._refusals.note,
+            reconnected_cb=self._refusals.accept,
             middlewares=[
                 NatsTelemetryMiddleware(tracer_provider=self.tracing),
                 self._delivery,
@@ -128,6 +129,8 @@ class Bus:
 
     async def check(self) -> None:
         """Raise when a consumer that this service needs does not exist, or the bus does not answer."""
+        if self._refusals.rejected is not None:
+            raise ConnectionError(self._refusals.rejected)
         for durable, consumption in self.consumptions.items():
             await self.js.consumer_info(consumption.stream, durable)
         if not self.consumptions:

@@ -11,6 +11,8 @@ from nats.aio.msg import Msg
 
 from contracts.identities import describe_refusal
 
+_AUTHORIZATION = "authorization violation"
+
 
 class NotPermitted(nats.errors.Error):
     """The bus does not permit a request to this identity; the message says how it is granted."""
@@ -28,10 +30,15 @@ class Refusals:
         """
         self._identity = identity
         self._on_refusal = on_refusal
+        self.rejected: str | None = None
+        """Why the bus has ended this connection and takes no other with this key; None while it accepts the key."""
         self._waiting: defaultdict[str, set[asyncio.Future[Msg]]] = defaultdict(set)
 
     async def note(self, error: Exception) -> None:
         """Take an error of the client: a refusal ends the requests that wait for an answer to it."""
+        if _AUTHORIZATION in str(error).lower():
+            self._reject()
+            return
         sentence = describe_refusal(str(error), self._identity)
         if sentence is None:
             return
@@ -41,6 +48,18 @@ class Refusals:
                 for request in waiting:
                     if not request.done():
                         request.set_exception(NotPermitted(sentence))
+
+    async def accept(self) -> None:
+        """Take note that the bus accepts the key again."""
+        self.rejected = None
+
+    def _reject(self) -> None:
+        if self.rejected is None:  # the client tries again and again, each second
+            self.rejected = (
+                f"the bus does not accept the key of {self._identity} any more: it was withdrawn; if it was replaced, "
+                f"give this program the present file credentials/{self._identity}.nk and start it again"
+            )
+            self._on_refusal(self.rejected)
 
     def guard(self, client: Client) -> None:
         """Let requests of this client end with `NotPermitted` when the bus refuses them."""
