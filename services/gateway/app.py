@@ -28,6 +28,7 @@ from services.gateway.metrics import GatewayMetrics
 from services.gateway.metrics_page import MetricsPage
 from services.gateway.performed_rollbacks import PerformedRollbacks
 from services.gateway.ports import Engine, NewId, Pause, Telemetry, TextFeatures
+from services.gateway.request_traces import RequestTraces
 from services.gateway.rollback_endpoint import rollback_routes
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
@@ -75,6 +76,7 @@ def build(
         record=telemetry.record,
         features=features,
         metrics=metrics,
+        traces=RequestTraces(bus.tracing) if bus.is_traced else None,
         clock=clock,
         new_id=new_id,
         pause=pause,

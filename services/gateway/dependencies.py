@@ -14,6 +14,7 @@ from services.gateway.drill_table import DrillTable
 from services.gateway.http import BodyReader
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.ports import Engine, NewId, Pause, TextFeatures
+from services.gateway.request_traces import RequestTraces
 from services.gateway.route_table import RouteTable
 from shared.runtime.clock import Clock
 
@@ -26,6 +27,7 @@ class Dependencies:
         tables: the routes of each environment.
         record: takes the telemetry record of a request without a complete answer.
         features: takes that of a complete answer, with its texts.
+        traces: takes the spans of each request; None if they go nowhere.
         max_in_flight: most requests that are answered at the same time, per endpoint and environment.
         write_s: time limit of a caller that reads nothing of its answer.
         lag_bytes: most bytes of an answer that wait for their caller.
@@ -42,6 +44,7 @@ class Dependencies:
     record: Callable[[Inference], None]
     features: TextFeatures
     metrics: GatewayMetrics
+    traces: RequestTraces | None
     clock: Clock
     new_id: NewId
     pause: Pause

@@ -66,7 +66,8 @@ class Endpoint:
             with dependencies.callers.admit(caller) as spending:
                 body = await dependencies.bodies.read(request)
                 with self._count_in_flight(environment, len(body)):
-                    arrival = Arrival(request_id, draw_id, environment, caller, spending)
+                    traceparent = request.headers.get("traceparent", "")
+                    arrival = Arrival(request_id, draw_id, environment, caller, spending, traceparent)
                     accepted = await self._accept(scope["path"], body, arrival)
                     reply = Reply(scope, receive, send, accepted.response_headers)
                     await cancel_on_disconnect(receive, self._answer(accepted, reply))
@@ -198,6 +199,8 @@ class Endpoint:
     def _record(self, answer: Answer, accepted: AcceptedRequest, outcome: Outcome) -> None:
         record = answer.to_record(outcome)
         self._dependencies.metrics.observe(record)
+        if self._dependencies.traces is not None:
+            self._dependencies.traces.record(record, accepted.parsed.kind, accepted.arrival.traceparent)
         if answer.retried:
             self._dependencies.metrics.retries.labels(record.environment).inc()
         if not accepted.parsed.computes:

@@ -31,6 +31,7 @@ class Arrival:
         environment: `staging` for rehearsals; telemetry keeps the two apart.
         caller: whose key was presented.
         spending: what the request takes of the limits of that key.
+        traceparent: the caller's own trace, as it came; empty without one.
     """
 
     request_id: str
@@ -38,6 +39,7 @@ class Arrival:
     environment: Environment
     caller: Caller
     spending: Spending
+    traceparent: str = ""
 
 
 @dataclass(frozen=True)

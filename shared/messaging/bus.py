@@ -36,7 +36,7 @@ from shared.runtime.clock import Clock
 from shared.runtime.failpoints import failpoint
 from shared.runtime.metrics import counter, histogram
 from shared.runtime.settings import Connection
-from shared.runtime.telemetry import tracer_provider
+from shared.runtime.telemetry import is_traced, tracer_provider
 
 F = TypeVar("F", bound=Fact)
 STOP_GRACE_S = 2.0
@@ -72,7 +72,8 @@ class Bus:
         identity = identify(connection)
         self._inbox = inbox_prefix(identity.name or service).encode()
         self._refusals = Refusals(identity.name or service, _report_refusal)
-        self.tracing = tracer_provider(service, connection.trace_file)
+        self.tracing = tracer_provider(service, connection)
+        self.is_traced = is_traced(connection)
         self._handled = counter(m.FACTS_HANDLED, self.metrics)
         self._unpublishable = counter(m.FACTS_UNPUBLISHABLE, self.metrics)
         self._seconds = histogram(m.HANDLING, self.metrics)

@@ -50,6 +50,14 @@ class Connection(BaseSettings):
     """Whether children that parse files from outside run with what the machine has of the sandbox, or only with all."""
     trace_file: Path | None = None
     """File that OpenTelemetry spans are appended to, as JSON lines."""
+    otlp_endpoint: str | None = Field(default=None, pattern=r"^https?://[^/\s]+")
+    """Address of a collector that takes OTLP over HTTP, such as `http://collector:4318`; without it nothing is sent."""
+    otlp_headers: Path | None = None
+    """File with headers for the collector, one `name: value` a line: they are secrets."""
+    otlp_ca: Path | None = None
+    """Certificate (PEM) of the authority that the collector's certificate is from."""
+    trace_sample_ratio: float = Field(default=1.0, ge=0.0, le=1.0)
+    """Share of the traces of requests that are kept; a caller's own decision in `traceparent` comes first."""
     replicas: int = 1
     """Copies of each stream and bucket in a NATS cluster."""
     events_max_bytes: int | None = Field(default=None, ge=1024 * 1024)

@@ -10,9 +10,12 @@ from typing import Any
 
 import structlog
 from opentelemetry import trace
-from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+
+from shared.runtime import otlp
+from shared.runtime.settings import Connection
 
 
 def configure_logging(service: str, level: str = "INFO") -> None:
@@ -66,12 +69,21 @@ class JsonLinesExporter(SpanExporter):
         return SpanExportResult.SUCCESS
 
 
-def tracer_provider(service: str, trace_file: Path | None) -> TracerProvider:
-    """Return the process's tracer provider; it writes spans to `trace_file` if one is set."""
-    provider = TracerProvider(resource=Resource.create({"service.name": f"slipway-{service}"}))
-    if trace_file is not None:
-        provider.add_span_processor(BatchSpanProcessor(JsonLinesExporter(trace_file)))
+def tracer_provider(service: str, connection: Connection) -> TracerProvider:
+    """Return the process's tracer provider; it sends spans to the file and the collector that the settings name."""
+    sampler = ParentBased(TraceIdRatioBased(connection.trace_sample_ratio))
+    provider = TracerProvider(resource=otlp.resource_of(service), sampler=sampler)
+    if connection.trace_file is not None:
+        provider.add_span_processor(BatchSpanProcessor(JsonLinesExporter(connection.trace_file)))
+    exporter = otlp.span_exporter(connection)
+    if exporter is not None:
+        provider.add_span_processor(BatchSpanProcessor(exporter))
     return provider
+
+
+def is_traced(connection: Connection) -> bool:
+    """Return whether spans go anywhere."""
+    return connection.trace_file is not None or connection.otlp_endpoint is not None
 
 
 def traceparent_for(correlation_id: str) -> str:

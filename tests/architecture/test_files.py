@@ -62,6 +62,7 @@ SHARED = {
         "landlock",
         "launch",
         "metrics",
+        "otlp",
         "process",
         "process_metrics",
         "progress",

@@ -1,0 +1,105 @@
+"""Spans and metrics by OTLP: what a real exporter sends, as a collector reads it."""
+
+import math
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from services.gateway.request_traces import RequestTraces
+from shared.runtime.otlp import MetricsPush, read_headers
+from shared.runtime.settings import Connection
+from shared.runtime.telemetry import tracer_provider
+from testbed import factories as k
+from tests.kit.collector import Collector, plain
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
+
+
+@pytest.fixture
+def collector():
+    with Collector() as server:
+        yield server
+
+
+def spans_of(collector, request, traceparent="", kind="chat", **settings):
+    provider = tracer_provider("gateway", Connection(otlp_endpoint=collector.url, **settings))
+    RequestTraces(provider).record(request, kind, traceparent)
+    provider.shutdown()
+    return collector.spans
+
+
+def test_a_request_is_a_span_of_its_callers_trace_with_the_engine_below(collector, tmp_path):
+    (tmp_path / "headers").write_text("Authorization: Bearer s3cret\n")
+    request = k.inference(finish_reason="stop", error=None)
+    gateway, engine = sorted(
+        spans_of(collector, request, PARENT, otlp_headers=tmp_path / "headers"),
+        key=lambda span: span.name != f"chat {k.MODEL}",
+    )
+    assert {span.trace_id.hex() for span in (gateway, engine)} == {TRACE}
+    assert gateway.parent_span_id.hex() == "00f067aa0ba902b7"
+    assert engine.parent_span_id == gateway.span_id
+    assert gateway.start_time_unix_nano <= engine.start_time_unix_nano <= engine.end_time_unix_nano
+    attributes = plain(gateway.attributes)
+    assert attributes["gen_ai.operation.name"] == "chat"
+    assert attributes["gen_ai.request.model"] == k.MODEL
+    assert attributes["gen_ai.response.model"] == str(request.target)
+    assert attributes["gen_ai.usage.output_tokens"] == request.output_tokens
+    assert attributes["gen_ai.response.finish_reasons"] == ["stop"]
+    assert [event.name for event in engine.events] == ["gen_ai.first_token"]
+    assert collector.headers[0]["authorization"] == "Bearer s3cret"
+
+
+@pytest.mark.parametrize("header", ["", "nonsense", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", "x" * 10_000])
+def test_a_header_that_is_no_trace_begins_a_new_one(collector, header):
+    spans = spans_of(collector, k.inference(), header)
+    assert len({span.trace_id for span in spans}) == 1
+    assert any(not span.parent_span_id for span in spans)
+
+
+def test_a_failed_request_says_so(collector):
+    spans = spans_of(collector, k.inference(error="engine_failed"), kind="completion")
+    gateway = next(span for span in spans if span.name.startswith("text_completion"))
+    assert gateway.status.code == 2
+    assert plain(gateway.attributes)["error.type"] == "engine_failed"
+
+
+def test_none_of_a_share_of_zero_is_sent_but_what_a_caller_decided(collector):
+    assert spans_of(collector, k.inference(), trace_sample_ratio=0.0) == []
+    assert len(spans_of(collector, k.inference(), PARENT, trace_sample_ratio=0.0)) == 2
+
+
+def test_metrics_have_the_values_of_the_page(collector):
+    registry = CollectorRegistry()
+    Counter("slipway_tests_total", "Tests", ["outcome"], registry=registry).labels("ok").inc(3)
+    Gauge("slipway_size_bytes", "Size", registry=registry).set(12.5)
+    histogram = Histogram("slipway_wait_seconds", "Waits", ["kind"], registry=registry, buckets=(1, 5))
+    for seconds in (0.5, 2, 3, 99):
+        histogram.labels("a").observe(seconds)
+    push = MetricsPush(Connection(otlp_endpoint=collector.url), "monitor", registry, started_s=10.0)
+    assert push.push(70.0)
+    push.close()
+    (point,) = collector.metrics["slipway_tests_total"].sum.data_points
+    assert (point.as_double, plain(point.attributes), point.time_unix_nano) == (3.0, {"outcome": "ok"}, 70 * 10**9)
+    assert collector.metrics["slipway_tests_total"].sum.is_monotonic
+    assert collector.metrics["slipway_size_bytes"].gauge.data_points[0].as_double == 12.5
+    assert collector.metrics["slipway_size_bytes"].unit == "By"
+    (waits,) = collector.metrics["slipway_wait_seconds"].histogram.data_points
+    assert (list(waits.explicit_bounds), list(waits.bucket_counts)) == ([1.0, 5.0], [1, 2, 1])
+    assert (waits.count, waits.sum) == (4, 104.5)
+    assert not waits.HasField("min")
+    assert math.isclose(waits.start_time_unix_nano, 10 * 10**9)
+
+
+def test_a_collector_that_is_down_costs_nothing_but_the_data(collector):
+    collector.down = True
+    push = MetricsPush(Connection(otlp_endpoint=collector.url), "monitor", CollectorRegistry(), started_s=10.0)
+    assert not push.push(70.0)
+    push.close()
+
+
+@pytest.mark.parametrize("text", ["authorization", ": x", "a:"])
+def test_headers_of_another_form_are_refused(tmp_path, text):
+    (tmp_path / "headers").write_text(text)
+    with pytest.raises(ValueError, match="not `name: value`"):
+        read_headers(tmp_path / "headers")

@@ -1,0 +1,95 @@
+"""A collector that takes OTLP over HTTP and reads it as the protocol's own messages."""
+
+import gzip
+import http.server
+import threading
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+KINDS = {"/v1/traces": ExportTraceServiceRequest, "/v1/metrics": ExportMetricsServiceRequest}
+
+
+def plain(attributes: Any) -> dict[str, Any]:
+    """Return OTLP attributes as a dictionary."""
+    return {each.key: _value(each.value) for each in attributes}
+
+
+def _value(value: Any) -> Any:
+    kind = value.WhichOneof("value")
+    if kind == "array_value":
+        return [_value(each) for each in value.array_value.values]
+    return getattr(value, kind)
+
+
+@dataclass
+class Collector:
+    """Notes what it is sent; answers 503 while `down`."""
+
+    down: bool = False
+    requests: list[Any] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(10)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    @property
+    def spans(self) -> list[Any]:
+        traces = [request for request in self.requests if isinstance(request, ExportTraceServiceRequest)]
+        return [
+            span
+            for request in traces
+            for resource in request.resource_spans
+            for scope in resource.scope_spans
+            for span in scope.spans
+        ]
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        pushes = [request for request in self.requests if isinstance(request, ExportMetricsServiceRequest)]
+        return {
+            metric.name: metric
+            for request in pushes
+            for resource in request.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        }
+
+    def _handler(self) -> type[http.server.BaseHTTPRequestHandler]:
+        collector = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                if self.headers.get("content-encoding") == "gzip":
+                    body = gzip.decompress(body)
+                if not collector.down:
+                    message = KINDS[self.path]()
+                    message.ParseFromString(body)
+                    collector.requests.append(message)
+                    collector.headers.append({name.lower(): value for name, value in self.headers.items()})
+                self.send_response(503 if collector.down else 200)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        return Handler
