@@ -123,14 +123,14 @@ def _metric(family: Metric, started_ns: int, now_ns: int) -> Any:
     if family.type == "histogram":
         points = [_histogram_point(*each, started_ns, now_ns) for each in _by_labels(family).items()]
         return export.Metric(family.name, family.documentation, unit, export.Histogram(points, cumulative))
-    wanted = f"{family.name}_total" if family.type == "counter" else family.name
+    series_name = f"{family.name}_total" if family.type == "counter" else family.name
     numbers = [
         export.NumberDataPoint(dict(sample.labels), started_ns, now_ns, sample.value)
         for sample in family.samples
-        if sample.name == wanted
+        if sample.name == series_name
     ]
     data = export.Sum(numbers, cumulative, is_monotonic=True) if family.type == "counter" else export.Gauge(numbers)
-    return export.Metric(wanted, family.documentation, unit, data)
+    return export.Metric(series_name, family.documentation, unit, data)
 
 
 def _by_labels(family: Metric) -> dict[Labels, dict[str, float]]:
