@@ -1,7 +1,7 @@
 """What the spans of a request cost a gateway: `python -m benchmarks.bench_traces`.
 
-A gateway makes two spans of each request once it is answered; a thread of the exporter encodes and sends them. Measured is
-the processor time of both per request, against a collector on this machine that reads nothing.
+A gateway makes two spans of each request once it is answered; a thread of the exporter encodes and sends them.
+Measured is the processor time of both per request, against a collector on this machine that reads nothing.
 """
 
 import http.server

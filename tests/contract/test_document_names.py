@@ -19,8 +19,8 @@ SETTING = re.compile(
     r"\b((?:SLIPWAY|REGISTRY|MERGER|QUANTISER|BENCHMARKER|SERVER_MANAGER|MONITOR|NOTIFIER|ROLLBACK_CONTROLLER|GATEWAY)_[A-Z0-9_]*[A-Z0-9])\b"
 )
 METRIC = re.compile(r"\b(slipway_[a-z_]+[a-z])\b")
-NOT_METRICS = {"slipway_client", "slipway_nats"}
-"""A package, and a volume."""
+NOT_METRICS = {"slipway_client", "slipway_nats", "slipway_version"}
+"""A package, a volume, and a name in MLflow."""
 SUBJECT = re.compile(r"\b(slipway\.[a-z.]+\.v\d)\b")
 TARGET = re.compile(r"`make ([a-z][\w-]*)[^`]*`")
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)]*))?\)")
