@@ -14,7 +14,7 @@ from services.console.follower import Progress
 from services.console.hub import Hub
 from services.console.ordering import NotAllowedError, Ordering
 from services.console.ports import Directory, Orders, Routes
-from services.console.queries.reading import Reader
+from services.console.queries.reading import WholeIndex
 from services.console.settings import ConsoleSettings
 from services.console.web.access import Access, NotSignedInError
 from services.console.web.api import PREFIX, Sources, build_api
@@ -37,7 +37,7 @@ ABOUT = (
 def build(
     bus: Bus,
     *,
-    index: Reader,
+    index: WholeIndex,
     progress: Progress,
     hub: Hub,
     sessions: Sessions,

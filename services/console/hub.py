@@ -37,8 +37,8 @@ class Hub:
 
     async def publish(self, events: Sequence[LoggedEvent]) -> None:
         """Notify all pages of events that are in the index now."""
-        topics = {topic for logged in events for topic in topics_of(logged.event)}
-        self._notify(topics)
+        for logged in events:
+            self._notify(logged.event.subject, topics_of(logged.event))
 
     def progress(self, event: Event[WorkProgressed]) -> None:
         """Keep the newest progress of a step of a release, and notify all pages."""
@@ -46,15 +46,16 @@ class Hub:
         self._live[key] = event
         while len(self._live) > LIVE_KEPT:
             self._live.pop(next(iter(self._live)))
-        self._notify({f"release:{event.correlationid}"})
+        self._notify(event.subject, {f"release:{event.correlationid}"})
 
     def live(self, release_id: str) -> list[Event[Any]]:
         """Return the newest progress of work on a release."""
         return [event for (release, _, _), event in self._live.items() if release == release_id]
 
-    def _notify(self, topics: set[str]) -> None:
+    def _notify(self, model: str, topics: set[str]) -> None:
         for listener in self._waiting:
-            listener.add(topics)
+            if listener.models is None or model in listener.models:
+                listener.add(topics)
 
     def close(self) -> None:
         """End all streams, so that the process can end."""
@@ -67,9 +68,12 @@ class Hub:
         """Return whether no further page is served."""
         return self._closed or len(self._waiting) >= self._most
 
-    async def stream(self) -> AsyncIterator[str]:
-        """Yield server-sent events: `change` with the topics that have changed, and comments that keep it open."""
-        listener = _Listener()
+    async def stream(self, models: Sequence[str] | None = None) -> AsyncIterator[str]:
+        """Yield server-sent events: `change` with the topics that have changed, and comments that keep it open.
+
+        With models, only what is about these.
+        """
+        listener = _Listener(models)
         self._waiting.add(listener)
         try:
             yield "retry: 1000\n\n"
@@ -90,7 +94,8 @@ class Hub:
 class _Listener:
     """One open page: what has changed since it was told last."""
 
-    def __init__(self) -> None:
+    def __init__(self, models: Sequence[str] | None) -> None:
+        self.models = models
         self.changed = asyncio.Event()
         self._topics: set[str] = set()
 

@@ -1,6 +1,7 @@
 """The index: rows of the event log in an embedded SQLite file, which can always be built again from the log."""
 
 import contextlib
+import re
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any, Final
 
 import structlog
 
+from contracts.vocabulary import MODEL_NAME_PATTERN
 from services.console.domain.rows import SCHEMA, TABLES, Row, Scalar
 
 _INDEXES: Final = (
@@ -29,6 +31,8 @@ _INDEXES: Final = (
     "CREATE INDEX rollbacks_cause ON rollbacks (cause_id)",
     "CREATE INDEX windows_ended ON windows (model, ended_at)",
 )
+CONNECTIONS_KEPT: Final = 8
+"""Connections of a thread, each for another set of models."""
 WINDOWS_KEPT: Final = 720
 """Newest windows that are kept of each target: six hours of 30 s. The log has all of them."""
 
@@ -108,10 +112,57 @@ class Index:
 
     def read(self, query: str, values: Sequence[Scalar] | Mapping[str, Scalar] = ()) -> list[dict[str, Any]]:
         """Return the rows of a query."""
-        connection = getattr(self._local, "connection", None)
+        return self.read_about(None, query, values)
+
+    def about(self, models: Sequence[str]) -> "Part":
+        """Return a reader of the rows about some models only."""
+        return Part(self, tuple(sorted(models)))
+
+    def read_about(
+        self, models: tuple[str, ...] | None, query: str, values: Sequence[Scalar] | Mapping[str, Scalar] = ()
+    ) -> list[dict[str, Any]]:
+        """Return the rows of a query, as if the index had those about some models only; None: about all."""
+        known: dict[tuple[str, ...] | None, sqlite3.Connection] = getattr(self._local, "connections", {})
+        connection = known.pop(models, None)
         if connection is None:
-            connection = self._local.connection = self._connect()
+            connection = self._connect()
+            for view in _views(models) if models is not None else ():
+                connection.execute(view)
+        self._local.connections = {**known, models: connection}  # the one that was used last is the last one
+        if len(known) >= CONNECTIONS_KEPT:
+            oldest = next(iter(known))
+            self._opened.remove(closed := self._local.connections.pop(oldest))
+            closed.close()
         return [dict(entry) for entry in connection.execute(query, values)]
+
+
+class Part:
+    """Reads the rows about some models.
+
+    On its connection each name of a table is that of a temporary view without the rows about other models, so that no
+    question can show them.
+    """
+
+    def __init__(self, index: Index, models: tuple[str, ...]) -> None:
+        self._index, self._models = index, models
+
+    def read(self, query: str, values: Sequence[Scalar] | Mapping[str, Scalar] = ()) -> list[dict[str, Any]]:
+        """Return the rows of a query."""
+        return self._index.read_about(self._models, query, values)
+
+
+def _views(models: tuple[str, ...]) -> Iterator[str]:
+    """Yield what makes the views over the tables; SQLite looks for a name among temporary ones first."""
+    unsafe = [model for model in models if not re.fullmatch(MODEL_NAME_PATTERN, model)]
+    if unsafe:
+        msg = f"{unsafe} are no names of models"
+        raise ValueError(msg)
+    names = ", ".join(f"'{model}'" for model in models)
+    for table, (keys, others) in TABLES.items():
+        where = f"model IN ({names})"
+        if "model" not in (*keys, *others):
+            where = f"release_id IN (SELECT release_id FROM main.releases WHERE model IN ({names}))"  # noqa: S608 - names of models
+        yield f"CREATE TEMP VIEW {table} AS SELECT * FROM main.{table} WHERE {where}"  # noqa: S608 - names of ours
 
 
 def _tables() -> Iterator[str]:

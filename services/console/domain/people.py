@@ -25,7 +25,7 @@ class Person:
     """A person who is signed in.
 
     Attributes:
-        models: The models that orders of the person are limited to; None for all.
+        models: The models that the person may see and act on; None for all.
         orders: Names of the orders that the roles allow and that the console has a credential for.
         hint: Why no order can be given although the roles allow some; empty otherwise.
     """
@@ -37,9 +37,13 @@ class Person:
     orders: frozenset[str] = frozenset()
     hint: str = ""
 
+    def sees(self, model: str) -> bool:
+        """Return whether a model is one that the person may see."""
+        return self.models is None or model in self.models
+
     def may(self, order: str, model: str) -> bool:
         """Return whether the person may give an order about a model."""
-        return order in self.orders and (self.models is None or model in self.models)
+        return order in self.orders and self.sees(model)
 
 
 def person_of(identity: Identity, teams: Iterable[Team], *, has_credential: bool) -> Person:

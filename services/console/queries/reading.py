@@ -11,10 +11,17 @@ LARGEST_PAGE = 500
 
 
 class Reader(Protocol):
-    """Reads the index."""
+    """Reads the index, or the part of it about some models."""
 
     def read(self, query: str, values: Sequence[Scalar] | Mapping[str, Scalar] = ()) -> list[dict[str, Any]]:
         """Return the rows of a query."""
+
+
+class WholeIndex(Reader, Protocol):
+    """Reads the index, and makes readers of parts of it."""
+
+    def about(self, models: Sequence[str]) -> Reader:
+        """Return a reader of the rows about some models only."""
 
 
 def count(reader: Reader, query: str, values: Sequence[Scalar] | Mapping[str, Scalar] = ()) -> int:

@@ -16,8 +16,8 @@ from services.console.follower import Progress
 from services.console.hub import Hub
 from services.console.ordering import Ordering
 from services.console.queries import alerts, fleet, releases, timeline
-from services.console.queries.reading import LARGEST_PAGE, Reader
-from services.console.web.access import Signed, check_token
+from services.console.queries.reading import LARGEST_PAGE, Reader, WholeIndex
+from services.console.web.access import Signed, SignedIn, check_token
 
 PREFIX: Final = "/api/v1"
 T = TypeVar("T")
@@ -35,10 +35,14 @@ Csrf = Annotated[str | None, Header(alias="X-CSRF-Token", description="The token
 class Sources:
     """What the API answers from."""
 
-    index: Reader
+    index: WholeIndex
     progress: Progress
     hub: Hub
     ordering: Ordering
+
+    def seen_by(self, person: Person) -> Reader:
+        """Return the index as a person may see it: a member of a team, the rows about its models."""
+        return self.index if person.models is None else self.index.about(person.models)
 
 
 class _Body(BaseModel):
@@ -102,7 +106,7 @@ def build_api(sources: Sources) -> APIRouter:
 
 
 def _screens(router: APIRouter, sources: Sources) -> None:
-    index, hub = sources.index, sources.hub
+    hub = sources.hub
 
     @router.get("/me", tags=["session"])
     def me(signed: Signed) -> Identified:
@@ -115,49 +119,50 @@ def _screens(router: APIRouter, sources: Sources) -> None:
         return index_state(sources.progress)
 
     @router.get("/releases/{release_id}", tags=["releases"])
-    def one_release(_signed: Signed, release_id: str) -> screens.Release:
+    def one_release(signed: Signed, release_id: str) -> screens.Release:
         """A release with its steps, variants, gates, canary, rehearsal, approval and history."""
-        return _known(releases.release(index, release_id, hub.live(release_id)), f"release {release_id}")
+        return _known(
+            releases.release(sources.seen_by(signed.person), release_id, hub.live(release_id)), f"release {release_id}"
+        )
 
     @router.get("/alerts/{alert_id:path}", tags=["alerts"])
-    def one_alert(_signed: Signed, alert_id: str) -> screens.Alert:
+    def one_alert(signed: Signed, alert_id: str) -> screens.Alert:
         """An alert with its figures, the decision that followed, and its history."""
-        return _known(alerts.alert(index, alert_id), f"alert {alert_id}")
+        return _known(alerts.alert(sources.seen_by(signed.person), alert_id), f"alert {alert_id}")
 
     @router.get("/models/{model}/rollback-plan", tags=["orders"])
     async def rollback_plan(
-        _signed: Signed,
+        signed: Signed,
         model: ModelPath,
         version: Annotated[int | None, Query(ge=0)] = None,
         variant: Variant | None = None,
         to_version: Annotated[int | None, Query(ge=0)] = None,
     ) -> screens.RollbackPlan:
         """What a rollback would do now; it changes nothing."""
+        check_seen(signed.person, model)
         failed = Target(model=model, version=version, variant=variant) if version is not None and variant else None
         return await sources.ordering.plan_rollback(model, failed, to_version)
 
     @router.get("/stream", tags=["session"], response_class=StreamingResponse)
-    async def stream(_signed: Signed) -> StreamingResponse:
+    async def stream(signed: Signed) -> StreamingResponse:
         """Server-sent events: `change`, with a list of topics (`model:…`, `release:…`, `alert:…`, kinds of events)."""
         if hub.is_full:
             raise HTTPException(503, "Too many pages are open; this one is not live.")
-        lines: AsyncIterator[str] = hub.stream()
+        lines: AsyncIterator[str] = hub.stream(signed.person.models)
         return StreamingResponse(lines, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
 
 def _lists(router: APIRouter, sources: Sources) -> None:
-    index = sources.index
-
     @router.get("/fleet", tags=["models"])
     def all_models(
-        _signed: Signed, model: Model = "", state: State = "", after: After = 0, limit: Limit = 100
+        signed: Signed, model: Model = "", state: State = "", after: After = 0, limit: Limit = 100
     ) -> screens.Fleet:
         """All models: what serves each, alerts, last rollback, figures of the last windows."""
-        return fleet.fleet(index, model=model, state=state, after=after, limit=limit)
+        return fleet.fleet(sources.seen_by(signed.person), model=model, state=state, after=after, limit=limit)
 
     @router.get("/releases", tags=["releases"])
     def all_releases(
-        _signed: Signed,
+        signed: Signed,
         model: Model = "",
         state: State = "",
         since: Since = "",
@@ -166,11 +171,13 @@ def _lists(router: APIRouter, sources: Sources) -> None:
         limit: Limit = 50,
     ) -> Page[screens.ReleaseRow]:
         """Releases, the newest first; `state` is `open`, `finished`, a state or an outcome."""
-        return releases.releases(index, model=model, state=state, since=since, until=until, after=after, limit=limit)
+        return releases.releases(
+            sources.seen_by(signed.person), model=model, state=state, since=since, until=until, after=after, limit=limit
+        )
 
     @router.get("/alerts", tags=["alerts"])
     def all_alerts(
-        _signed: Signed,
+        signed: Signed,
         model: Model = "",
         state: State = "",
         severity: State = "",
@@ -182,20 +189,22 @@ def _lists(router: APIRouter, sources: Sources) -> None:
     ) -> Page[screens.AlertRow]:
         """Alerts: open ones first, the most severe of them first."""
         return alerts.alerts(
-            index, model=model, state=state, severity=severity, environment=environment,
+            sources.seen_by(signed.person), model=model, state=state, severity=severity, environment=environment,
             since=since, until=until, after=after, limit=limit,
         )  # fmt: skip
 
     @router.get("/timeline", tags=["models"])
     def changes(
-        _signed: Signed, model: Model = "", since: Since = "", until: Until = "", after: After = 0, limit: Limit = 100
+        signed: Signed, model: Model = "", since: Since = "", until: Until = "", after: After = 0, limit: Limit = 100
     ) -> Page[screens.Deployment]:
         """What served when, and who changed it, the newest first."""
-        return timeline.timeline(index, model=model, since=since, until=until, after=after, limit=limit)
+        return timeline.timeline(
+            sources.seen_by(signed.person), model=model, since=since, until=until, after=after, limit=limit
+        )
 
     @router.get("/events", tags=["history"])
     def events(
-        _signed: Signed,
+        signed: Signed,
         model: Model = "",
         type: Annotated[str, Query(max_length=60, description="Such as `alert.raised` or `alert.*`.")] = "",  # noqa: A002 - the name that callers use
         sender: State = "",
@@ -207,27 +216,27 @@ def _lists(router: APIRouter, sources: Sources) -> None:
     ) -> Page[screens.EventRow]:
         """The events of the log, the newest first."""
         return timeline.history(
-            index, model=model, type_=type, sender=sender, text=text,
+            sources.seen_by(signed.person), model=model, type_=type, sender=sender, text=text,
             since=since, until=until, after=after, limit=limit,
         )  # fmt: skip
 
 
 def _orders(router: APIRouter, sources: Sources) -> None:
-    def release_of(release_id: str) -> screens.Release:
-        return _known(releases.release(sources.index, release_id), f"release {release_id}")
+    def release_of(signed: SignedIn, release_id: str) -> screens.Release:
+        return _known(releases.release(sources.seen_by(signed.person), release_id), f"release {release_id}")
 
     @router.post("/releases/{release_id}/approve", tags=["orders"])
     async def approve(signed: Signed, release_id: str, body: ApproveBody, token: Csrf = None) -> screens.OrderAnswer:
         """Approve what a release would serve."""
         check_token(signed, token)
-        shown = release_of(release_id)
+        shown = release_of(signed, release_id)
         return await sources.ordering.approve(signed.person, shown, body.manifest_digest, body.reason)
 
     @router.post("/releases/{release_id}/cancel", tags=["orders"])
     async def cancel(signed: Signed, release_id: str, body: CancelBody, token: Csrf = None) -> screens.OrderAnswer:
         """Cancel a release, which also rejects one that waits for approval."""
         check_token(signed, token)
-        return await sources.ordering.cancel(signed.person, release_of(release_id), body.reason)
+        return await sources.ordering.cancel(signed.person, release_of(signed, release_id), body.reason)
 
     @router.post("/models/{model}/rollback", tags=["orders"])
     async def rollback(signed: Signed, model: ModelPath, body: RollbackBody, token: Csrf = None) -> screens.OrderAnswer:
@@ -237,6 +246,16 @@ def _orders(router: APIRouter, sources: Sources) -> None:
         return await sources.ordering.roll_back(
             signed.person, failed, epoch=body.epoch, reason=body.reason, to_version=body.to_version
         )
+
+
+def check_seen(person: Person, model: str) -> None:
+    """Refuse a model that a person may not see, as if there was none.
+
+    Raises:
+        HTTPException: It is not one of the person's team.
+    """
+    if not person.sees(model):
+        raise HTTPException(404, f"There is no model {model} in the index.")
 
 
 def _known(entry: T | None, name: str) -> T:

@@ -13,7 +13,7 @@ from services.console.domain.targets import parse_target
 from services.console.ordering import NotAllowedError
 from services.console.queries import alerts, fleet, releases, timeline
 from services.console.web.access import CSRF_FIELD, Signed, check_token, read_form
-from services.console.web.api import Sources
+from services.console.web.api import Sources, check_seen
 from services.console.web.downloads import csv_of
 from services.console.web.rendering import Renderer
 from shared.errors import SlipwayError
@@ -42,12 +42,16 @@ def _fleet(router: APIRouter, sources: Sources, render: Renderer) -> None:
 
     @router.get("/fleet")
     def all_models(request: Request, signed: Signed, model: Text = "", state: Text = "", after: After = 0) -> Response:
-        shown = fleet.fleet(sources.index, model=model, state=state, after=after, limit=PAGE)
+        shown = fleet.fleet(sources.seen_by(signed.person), model=model, state=state, after=after, limit=PAGE)
         return render(request, signed, "fleet.html", fleet=shown, filters={"model": model, "state": state})
 
     @router.get("/models/{model}")
     def one_model(request: Request, signed: Signed, model: ModelPath) -> Response:
-        shown = [row for row in fleet.fleet(sources.index, model=model, limit=500).models.items if row.model == model]
+        shown = [
+            row
+            for row in fleet.fleet(sources.seen_by(signed.person), model=model, limit=500).models.items
+            if row.model == model
+        ]
         if not shown:
             raise HTTPException(404, f"There is no model {model} in the index.")
         return render(
@@ -55,33 +59,35 @@ def _fleet(router: APIRouter, sources: Sources, render: Renderer) -> None:
             signed,
             "model.html",
             row=shown[0],
-            releases=releases.releases(sources.index, model=model, limit=20),
-            alerts=alerts.alerts(sources.index, model=model, state="", limit=20),
-            changes=timeline.timeline(sources.index, model=model, limit=20),
+            releases=releases.releases(sources.seen_by(signed.person), model=model, limit=20),
+            alerts=alerts.alerts(sources.seen_by(signed.person), model=model, state="", limit=20),
+            changes=timeline.timeline(sources.seen_by(signed.person), model=model, limit=20),
         )
 
 
 def _release(router: APIRouter, sources: Sources, render: Renderer) -> None:
-    index, hub = sources.index, sources.hub
+    hub = sources.hub
 
     @router.get("/releases")
     def all_releases(
         request: Request, signed: Signed, model: Text = "", state: Text = "", since: Text = "", after: After = 0
     ) -> Response:
-        shown = releases.releases(index, model=model, state=state, since=since, after=after, limit=PAGE)
+        shown = releases.releases(
+            sources.seen_by(signed.person), model=model, state=state, since=since, after=after, limit=PAGE
+        )
         filters = {"model": model, "state": state, "since": since}
         return render(request, signed, "releases.html", releases=shown, filters=filters)
 
     @router.get("/releases/{release_id}")
     def one_release(request: Request, signed: Signed, release_id: str) -> Response:
-        shown = releases.release(index, release_id, hub.live(release_id))
+        shown = releases.release(sources.seen_by(signed.person), release_id, hub.live(release_id))
         return render(request, signed, "release.html", release=_known(shown, "release"))
 
     @router.post("/releases/{release_id}/{order}")
     async def decide(request: Request, signed: Signed, release_id: str, order: str) -> Response:
         form = await read_form(request)
         check_token(signed, form.get(CSRF_FIELD))
-        shown = _known(releases.release(index, release_id), "release")
+        shown = _known(releases.release(sources.seen_by(signed.person), release_id), "release")
         comment = form.get("reason", "")[:2000]
         if order == "approve":
             giving = sources.ordering.approve(signed.person, shown, form.get("digest", ""), comment)
@@ -93,7 +99,7 @@ def _release(router: APIRouter, sources: Sources, render: Renderer) -> None:
 
 
 def _alerts(router: APIRouter, sources: Sources, render: Renderer) -> None:
-    index, ordering = sources.index, sources.ordering
+    ordering = sources.ordering
 
     @router.get("/alerts")
     def all_alerts(
@@ -106,16 +112,17 @@ def _alerts(router: APIRouter, sources: Sources, render: Renderer) -> None:
         after: After = 0,
     ) -> Response:
         filters = {"model": model, "state": state, "severity": severity, "environment": environment}
-        shown = alerts.alerts(index, **filters, after=after, limit=PAGE)
+        shown = alerts.alerts(sources.seen_by(signed.person), **filters, after=after, limit=PAGE)
         return render(request, signed, "alerts.html", alerts=shown, filters=filters)
 
     @router.get("/alerts/{alert_id:path}")
     def one_alert(request: Request, signed: Signed, alert_id: str) -> Response:
-        shown: Alert = _known(alerts.alert(index, alert_id), "alert")
+        shown: Alert = _known(alerts.alert(sources.seen_by(signed.person), alert_id), "alert")
         return render(request, signed, "alert.html", alert=shown)
 
     @router.get("/models/{model}/rollback")
     async def plan(request: Request, signed: Signed, model: ModelPath, target: Text = "") -> Response:
+        check_seen(signed.person, model)
         shown = await ordering.plan_rollback(model, _target(model, target), None)
         return render(request, signed, "rollback.html", plan=shown, back=_back(request))
 
@@ -131,8 +138,6 @@ def _alerts(router: APIRouter, sources: Sources, render: Renderer) -> None:
 
 
 def _timeline(router: APIRouter, sources: Sources, render: Renderer) -> None:
-    index = sources.index
-
     @router.get("/timeline")
     def changes(
         request: Request,
@@ -145,8 +150,10 @@ def _timeline(router: APIRouter, sources: Sources, render: Renderer) -> None:
     ) -> Response:
         filters: dict[str, Any] = {"model": model, "since": since, "until": until}
         if format == "csv":
-            return csv_of("timeline", timeline.timeline(index, **filters, limit=LARGEST_EXPORT).items)
-        shown = timeline.timeline(index, **filters, after=after, limit=PAGE)
+            return csv_of(
+                "timeline", timeline.timeline(sources.seen_by(signed.person), **filters, limit=LARGEST_EXPORT).items
+            )
+        shown = timeline.timeline(sources.seen_by(signed.person), **filters, after=after, limit=PAGE)
         export = urlencode({name: value for name, value in filters.items() if value})
         return render(request, signed, "timeline.html", changes=shown, filters=filters, export=export)
 
@@ -160,7 +167,9 @@ def _timeline(router: APIRouter, sources: Sources, render: Renderer) -> None:
         text: Text = "",
         after: After = 0,
     ) -> Response:
-        shown = timeline.history(index, model=model, type_=type, sender=sender, text=text, after=after, limit=PAGE)
+        shown = timeline.history(
+            sources.seen_by(signed.person), model=model, type_=type, sender=sender, text=text, after=after, limit=PAGE
+        )
         filters = {"model": model, "type": type, "sender": sender, "text": text}
         return render(request, signed, "history.html", events=shown, filters=filters)
 

@@ -1,0 +1,208 @@
+"""What the screens show: the API's data, escaped, live, and of a team's models only to its members."""
+
+import asyncio
+import csv
+import io
+import json
+
+import pytest
+
+from contracts import facts as f
+from services.console.domain.screens import Points
+from services.console.hub import MOST_TOPICS, Hub
+from services.console.web.downloads import csv_of
+from services.console.web.rendering import NONE, ago, milliseconds, number, size, sparkline
+from testbed import factories
+from testbed.story import Story
+from tests.unit.console.world import NOW, World, log_of
+
+EVIL = """"><script>alert(1)</script><img src=x onerror=alert(2)>'{{7*7}}"""
+PAGES = (
+    "/fleet", "/releases", "/alerts", "/timeline", "/history", "/models/shop-bot", "/releases/r-0000000000000001-1",
+    "/alerts/shop-bot.v2.int8/evil/6",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    made, story = World(tmp_path_factory.mktemp("console")), Story(NOW)
+    events = [*story.release("shop-bot", 1, 1), *story.release("shop-bot", 2, 2, manual=True, text=EVIL)]
+    events += story.windows("shop-bot", 30, ttft_ms=200, requests=50)
+    events += story.alert("shop-bot", roll_back=False, message=EVIL, trigger="evil")
+    events += story.release("bank-bot", 1, 3, until="rejected", text=EVIL)
+    order = factories.fact(f.RollbackOrdered, reason=EVIL, failed=factories.target(2, "int8", "shop-bot"))
+    events.append(story.event(order, "shop-bot", "order-1", by="oscar"))
+    made.fill(events)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def admin(world):
+    return world.client("adam")
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_hostile_texts_are_shown_as_text(admin, path):
+    page = admin.get(path)
+    assert page.status_code == 200
+    assert "<script>alert" not in page.text
+    assert "<img src=x" not in page.text
+
+
+def test_the_hostile_text_is_there(admin):
+    assert "&lt;script&gt;alert(1)" in admin.get("/alerts").text
+    assert "{{7*7}}" in admin.get("/history").text
+
+
+@pytest.mark.parametrize("query", ["model", "state", "type", "sender", "text", "since", "severity"])
+def test_a_hostile_filter_is_shown_as_text_and_finds_nothing(admin, query):
+    for path in ("/fleet", "/releases", "/alerts", "/timeline", "/history"):
+        page = admin.get(path, params={query: EVIL})
+        assert page.status_code == 200
+        assert "<script>alert" not in page.text
+
+
+@pytest.mark.parametrize(
+    "path", ["/releases/<script>", "/alerts/<script>alert(1)</script>", "/models/a<script>", "/nowhere"]
+)
+def test_what_is_not_there_is_a_page_without_what_was_asked(admin, path):
+    page = admin.get(path)
+    assert page.status_code in (404, 422)
+    assert "<script>alert" not in page.text
+
+
+def test_a_member_of_a_team_sees_the_models_of_the_team_only(world, admin):
+    member = world.client("sam")
+    paths = ("/api/v1/fleet", "/api/v1/releases", "/api/v1/alerts", "/api/v1/timeline", "/api/v1/events", *PAGES[:5])
+    assert any("bank-bot" in admin.get(path).text for path in paths)
+    for path in paths:
+        answer = member.get(path)
+        assert answer.status_code == 200
+        assert "bank-bot" not in answer.text, path
+    assert member.get("/api/v1/fleet").json()["totals"]["models"] == 1
+    assert admin.get("/api/v1/fleet").json()["totals"]["models"] == 2
+    for path in ("/releases/r-0000000000000003-1", "/api/v1/releases/r-0000000000000003-1", "/models/bank-bot"):
+        assert (admin.get(path).status_code, member.get(path).status_code) == (200, 404)
+    assert member.get("/models/bank-bot/rollback").status_code == 404
+    assert member.get("/api/v1/models/bank-bot/rollback-plan").status_code == 404
+
+
+def test_a_page_shows_what_the_api_returns(admin):
+    (shop,) = [row for row in admin.get("/api/v1/fleet").json()["models"]["items"] if row["model"] == "shop-bot"]
+    assert (shop["active"], shop["previous"], shop["standby"]) == ("shop-bot.v2.int8", "shop-bot.v1.int8", "hot")
+    assert (shop["open_alerts"], shop["worst"]) == (1, "critical")
+    assert len(shop["traffic"]["values"]) == 30
+    release = admin.get("/api/v1/releases/r-0000000000000002-1").json()
+    assert release["outcome"] == "promoted"
+    assert [step["state"] for step in release["steps"]] == ["done"] * len(release["steps"])
+    assert {gate["verdict"] for gate in release["gates"]} == {"pass"}
+    assert release["approval"]["given"] == ["anna"]
+    page = admin.get("/releases/r-0000000000000002-1").text
+    for text in (release["data_hash"], release["base"], *(step["name"] for step in release["steps"])):
+        assert text in page
+
+
+def test_the_timeline_names_who_approved_and_what_followed(admin):
+    rows = admin.get("/api/v1/timeline?model=shop-bot").json()["items"]
+    assert [(row["cause"], row["active"]) for row in rows][:1] == [("promote", "shop-bot.v2.int8")]
+    assert rows[0]["by"] == "anna"
+    assert rows[0]["until"] is None
+    assert rows[0]["link"] == "/releases/r-0000000000000002-1"
+    assert rows[1]["until"] == rows[0]["at"]
+
+
+def test_lists_come_in_parts(admin):
+    first = admin.get("/api/v1/events?limit=10").json()
+    second = admin.get(f"/api/v1/events?limit=10&after={first['next']}").json()
+    assert first["total"] == second["total"] > 20
+    assert not {row["id"] for row in first["items"]} & {row["id"] for row in second["items"]}
+    assert admin.get("/api/v1/events?limit=501").status_code == 422
+    assert admin.get("/api/v1/events?after=-1").status_code == 422
+
+
+def test_filters_by_state_and_time(admin):
+    def ids(query):
+        return [row["release_id"] for row in admin.get(f"/api/v1/releases?{query}").json()["items"]]
+
+    assert ids("state=rejected") == ["r-0000000000000003-1"]
+    assert len(ids("state=finished")) == 3
+    assert ids("state=open") == []
+    assert ids("since=2027") == []
+    assert len(ids("until=2027")) == 3
+    assert ids("model=%25") == []
+
+
+def test_a_cell_that_a_spreadsheet_would_run_is_text(admin):
+    rows = list(csv.DictReader(io.StringIO(admin.get("/timeline?format=csv&model=shop-bot").text)))
+    assert rows[0]["active"] == "shop-bot.v2.int8"
+    text = csv_of("x", [Points(values=(), latest=None)]).body.decode()
+    assert "latest" in text
+    from services.console.web import downloads
+
+    assert downloads._cell("=HYPERLINK(1)") == "'=HYPERLINK(1)"
+    assert downloads._cell(-5) == -5
+
+
+def test_the_api_describes_itself(admin):
+    document = admin.get("/api/v1/openapi.json").json()
+    assert document["openapi"].startswith("3.")
+    assert {"/api/v1/fleet", "/api/v1/releases/{release_id}", "/api/v1/stream"} <= set(document["paths"])
+    assert "/fleet" not in document["paths"]
+    described = [path[verb]["description"] for path in document["paths"].values() for verb in path]
+    assert all(described)
+
+
+def test_open_pages_learn_what_changed_and_of_their_models_only():
+    async def listen():
+        hub, story = Hub(10), Story(NOW)
+        everything, team = hub.stream(), hub.stream(("shop-bot",))
+        assert [await anext(everything), await anext(team)] == ["retry: 1000\n\n"] * 2
+        await hub.publish(log_of([*story.release("bank-bot", 1, 1), *story.release("shop-bot", 1, 2)]))
+        messages = [json.loads((await anext(each)).split("data: ")[1]) for each in (everything, team)]
+        assert hub.listeners == 2
+        hub.close()
+        assert [part async for part in everything] == []
+        return messages
+
+    everything, team = asyncio.run(listen())
+    assert {"model:bank-bot", "model:shop-bot", "release", "deployment"} <= set(everything)
+    assert "model:shop-bot" in team
+    assert not [topic for topic in team if "bank-bot" in topic or "0000000001-1" in topic]
+
+
+def test_very_many_changes_are_one_that_says_all():
+    async def listen():
+        hub, story = Hub(1), Story(NOW)
+        stream = hub.stream()
+        await anext(stream)
+        assert hub.is_full
+        for position in range(MOST_TOPICS):
+            await hub.publish(log_of(list(story.release(f"m{position}", 1, position, until="merging"))))
+        topics = json.loads((await anext(stream)).split("data: ")[1])
+        await stream.aclose()
+        return topics
+
+    assert asyncio.run(listen()) == ["all"]
+
+
+def test_live_progress_is_that_of_the_release():
+    hub = Hub(10)
+    for release, done in (("r-1", 1.0), ("r-1", 2.0), ("r-2", 5.0)):
+        progress = factories.fact(f.WorkProgressed, done=done)
+        hub.progress(factories.event(progress, correlationid=release))
+    assert [event.data.done for event in hub.live("r-1")] == [2.0]
+
+
+def test_figures_are_written_with_their_units():
+    assert [milliseconds(value) for value in (0, 0.84, 36, 2100, 210_000, None)][1:] == [
+        "840 µs", "36 ms", "2.10 s", "3.5 min", NONE,
+    ]  # fmt: skip
+    assert (number(1240.0), number(0.31415), number(None), size(165e6)) == ("1,240", "0.314", NONE, "165 MB")
+    assert (ago("2026-11-27T01:59:30.000Z", NOW), ago(None, NOW)) == ("30 s", NONE)
+
+
+def test_a_line_has_a_gap_where_there_is_no_figure():
+    drawn = sparkline(Points(values=(1.0, 2.0, None, 3.0), latest=3.0))
+    assert len(drawn["runs"]) == 2
+    assert drawn["highest"] == 3.0
