@@ -32,7 +32,7 @@ def _stat(title: str, expr: str, danger: float | None = 1, unit: str = "short", 
 
 
 def _open(severity: str) -> str:
-    return f"sum({select(m.ALERTS_OPEN, severity=severity, **_PROD)}) or vector(0)"
+    return f"sum(max by (kind) ({select(m.ALERTS_OPEN, severity=severity, **_PROD)})) or vector(0)"
 
 
 def _slowest(title: str, metric: m.Metric, *group: str) -> Panel:
@@ -83,7 +83,7 @@ FLEET = Dashboard(
             [
                 Panel(
                     "Open alerts by kind",
-                    [Query(by(select(m.ALERTS_OPEN, **_PROD), "kind", "severity"), "{{kind}} ({{severity}})")],
+                    [Query(f"max by (kind, severity) ({select(m.ALERTS_OPEN, **_PROD)})", "{{kind}} ({{severity}})")],
                 ),
                 Panel(
                     "Rollbacks by outcome",
@@ -98,7 +98,7 @@ FLEET = Dashboard(
                     "Notifications",
                     [
                         Query(by(increase(m.NOTIFICATIONS, "1h"), "receiver", "outcome"), "{{receiver}}: {{outcome}}"),
-                        Query(f"sum by (receiver) ({m.NOTIFICATIONS_WAITING})", "{{receiver}}: waiting"),
+                        Query(f"max by (receiver) ({m.NOTIFICATIONS_WAITING})", "{{receiver}}: waiting"),
                         Query(f"max({m.ALERTS_SILENCED})", "silenced alerts"),
                     ],
                 ),

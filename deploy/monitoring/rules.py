@@ -105,7 +105,7 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     Rule(
         "SlipwayModelAlertOpen",
-        f'sum by (kind, severity) ({m.ALERTS_OPEN}{{environment="production",severity="critical"}}) > 0',
+        f'max by (kind, severity) ({m.ALERTS_OPEN}{{environment="production",severity="critical"}}) > 0',
         "15m",
         "critical",
         "An alert about {{ $labels.kind }} has been open for 15 minutes: `slipway alerts`",
@@ -290,7 +290,7 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     Rule(
         "SlipwayNotificationsWait",
-        f"sum by (receiver) ({m.NOTIFICATIONS_WAITING}) > 0",
+        f"max by (receiver) ({m.NOTIFICATIONS_WAITING}) > 0",
         "10m",
         "warning",
         "{{ $labels.receiver }} has not taken {{ $value }} notifications for 10 minutes",

@@ -3,6 +3,8 @@
 import asyncio
 import uuid
 
+import structlog
+
 from contracts.routes import Route
 from contracts.runtimes import DEFAULT_RUNTIME, FleetRuntimes
 from decisions.servable_variants import Hardware, parse_hardware
@@ -19,6 +21,7 @@ from services.server_manager.known_routes import KnownRoutes
 from services.server_manager.manager import Manager
 from services.server_manager.metrics import FleetMetrics
 from services.server_manager.settings import ServerManagerSettings
+from shared.errors import SlipwayError
 from shared.messaging.bus import Bus
 from shared.messaging.credentials import require_identity
 from shared.messaging.event_log import LoggedPublisher
@@ -30,6 +33,9 @@ from shared.runtime.settings import Connection
 from shared.runtime.telemetry import configure_logging
 from shared.storage.blobs import Store
 from shared.storage.credentials import require_store
+
+METRICS_S = 15.0
+"""How often the metrics of the fleet are read, by who leads and who does not."""
 
 
 async def run(connection: Connection, settings: ServerManagerSettings) -> None:
@@ -92,7 +98,7 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
             bus,
             connection,
             ready={**{part_name(name): engine.check_life for name, engine in engines.items()}, "store": store_answers},
-            background=[manager.run, lambda: follow_routes(bus, routes, manager)],
+            background=[manager.run, lambda: follow_routes(bus, routes, manager), lambda: read_for_metrics(state)],
         )
     finally:
         await asyncio.gather(*(engine.close() for engine in engines.values()))
@@ -118,6 +124,16 @@ async def find_hardware(settings: ServerManagerSettings) -> Hardware:
         msg = "no GPU is found here: set SERVER_MANAGER_HARDWARE, such as cuda:8.9 for a GPU of this compute capability"
         raise ValueError(msg)
     return hardware
+
+
+async def read_for_metrics(state: FleetState, every_s: float = METRICS_S) -> None:
+    """Read the record of the fleet again and again: one that does not lead would show for ever what it saw last."""
+    while True:
+        try:
+            await state.read()
+        except SlipwayError as error:
+            structlog.get_logger().warning("the fleet's metrics are not current", code=error.code)
+        await asyncio.sleep(every_s)
 
 
 async def follow_routes(bus: Bus, routes: KvRecords[Route], manager: Manager) -> None:

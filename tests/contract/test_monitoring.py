@@ -45,6 +45,21 @@ def test_an_expression_names_metrics_and_labels_that_exist(name):
         assert set(used) <= known, expr
 
 
+OF_RECORDS = {
+    "slipway_releases", "slipway_targets", "slipway_target_memory_bytes", "slipway_fleet_memory_reserved_bytes",
+    "slipway_fleet_memory_budget_bytes", "slipway_staging_waiting", "slipway_alerts_open", "slipway_rollbacks_open",
+    "slipway_standbys_unproven", "slipway_notifications_waiting", "slipway_alerts_silenced", "slipway_dead_letters",
+    "slipway_consumer_pending_messages", "slipway_consumer_unacknowledged_messages", "slipway_gateway_route_share_ratio",
+}  # fmt: skip
+"""Gauges that every replica exports with the same value."""
+
+
+@pytest.mark.parametrize("name", EXPRESSIONS)
+def test_what_every_replica_shows_is_never_added_up(name):
+    added = re.findall(r"\bsum (?:by \([^)]*\) )?\((slipway_\w+)|\bsum\((slipway_\w+)", EXPRESSIONS[name])
+    assert not {metric for pair in added for metric in pair} & OF_RECORDS
+
+
 def test_a_selector_refuses_a_label_that_the_metric_does_not_have():
     with pytest.raises(ValueError, match="slipway_releases has no label outcome; it has step"):
         promql.select(next(metric for metric in METRICS if metric.name == "slipway_releases"), outcome="promoted")
