@@ -19,7 +19,7 @@ from shared.errors import translate
 from shared.messaging.records import RecordStore
 from shared.runtime.clock import Clock
 
-LEASE = timedelta(minutes=2)
+_LEAST_LEASE_S = 120.0
 """Longer than the sweeper lets one model take, so that no other process begins meanwhile."""
 _NOTE_S = 2.0
 
@@ -44,6 +44,7 @@ class VersionLocks:
     ) -> None:
         self._objects, self._records, self._routes = objects, records, routes
         self._wait_s = settings.lock_wait_s
+        self._lease = timedelta(seconds=max(_LEAST_LEASE_S, 1.5 * settings.lock_sweep_s))
         self._owner, self._clock = owner, clock
         self._locked: set[Deployable] = set()
 
@@ -78,7 +79,9 @@ class VersionLocks:
         kept = locks.kept_versions(entry.value if entry is not None else None)
         if not kept and await self._records.read(locks_key(model)) is None:
             return
-        record = await self._edit(model, lambda record: locks.claim(record, self._owner, self._clock.now(), LEASE))
+        record = await self._edit(
+            model, lambda record: locks.claim(record, self._owner, self._clock.now(), self._lease)
+        )
         if record.owner != self._owner:
             return
         disturbed = await self._objects.inspect(kept) if kept else []

@@ -2,6 +2,8 @@
 
 import pytest
 
+from shared.storage.object_lock import read_locks
+
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 EVERYWHERE = ("after_act", "after_publish", "before_ack")
@@ -9,7 +11,12 @@ POINTS = [
     f"{service}.{point}"
     for service in ("registry", "merger", "quantiser", "server-manager", "benchmarker")
     for point in EVERYWHERE
-] + ["registry.after_cas", "server-manager.after_cas"]
+] + [
+    "registry.after_cas",
+    "registry.lock_after_retention",
+    "registry.locked_before_traffic",
+    "server-manager.after_cas",
+]
 
 
 def test_the_release_completes_once_though_every_service_is_killed_at_every_point(stack_of, tiny):
@@ -27,4 +34,7 @@ def test_the_release_completes_once_though_every_service_is_killed_at_every_poin
     assert [version["manifest"]["version"] for version in stack.ask_json("versions", "bot")] == [1]
     assert stack.ask_json("deadletters", "list") == []
     assert stack.check_artifacts() > 0
+    locks = read_locks(stack.store, "bot", 1)
+    assert "versions/bot/1/manifest.json" in locks.pins, "it was locked before it took traffic"
+    assert {len(versions) for versions in locks.pins.values()} == {1}
     stack.ok("ask", "bot", "hello", "--max-tokens", "4")

@@ -219,14 +219,23 @@ def test_versions_and_retentions_are_for_who_needs_them(server, retained, name):
     assert permitted(partial(own.get_object_lock_config, "slipway")) == expected(name, "see lock", "")
 
 
+def test_a_clock_that_jumps_locks_nothing_for_longer(server, retained):
+    """A retention until a time far ahead could not be taken back: the store refuses who signs by another time."""
+    until = f"{END + timedelta(days=4000):%Y-%m-%dT%H:%M:%SZ}"
+    headers = {"x-amz-object-lock-mode": "GOVERNANCE", "x-amz-object-lock-retain-until-date": until}
+    for ahead in (timedelta(minutes=20), timedelta(days=4000), -timedelta(days=400)):
+        status, text = raw(server, "registry", "PUT", "/slipway/versions/ahead", headers=headers, ahead=ahead)
+        assert (status, "RequestTimeTooSkewed" in text) == (403, True)
+
+
 def retention_of(client, key, version):
     client.get_object_retention(bucket_name="slipway", object_name=key, version_id=version)
 
 
-def raw(server, name, method, path, query="", *, headers=(), body=b""):
-    """Return the status and the text of a signed request whose path no client normalises."""
+def raw(server, name, method, path, query="", *, headers=(), body=b"", ahead=timedelta()):
+    """Return the status and the text of a signed request whose path no client normalises, by a clock that is ahead."""
     key = read_credential(server.keys.store.credential(name))
-    digest, now = hashlib.sha256(body).hexdigest(), datetime.now(UTC)
+    digest, now = hashlib.sha256(body).hexdigest(), datetime.now(UTC) + ahead
     host = f"127.0.0.1:{server.port}"
     stamp = now.strftime("%Y%m%dT%H%M%SZ")
     signed = sign_v4_s3(

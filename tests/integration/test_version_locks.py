@@ -369,8 +369,8 @@ async def test_a_lock_that_was_killed_after_the_retentions_is_completed(promoted
 async def test_two_registries_lock_a_version_once_and_look_at_it_in_turns(promoted, server):
     memory = MemoryRecords(ModelLocks)
     route = route_of(promoted.served)
-    first = Registry(promoted.registry, route, "first", memory)
-    second = Registry(LockingStore(server.settings("registry")), route, "second", memory)
+    first = Registry(promoted.registry, route, "first", memory, lock_sweep_s=60)
+    second = Registry(LockingStore(server.settings("registry")), route, "second", memory, lock_sweep_s=60)
     await asyncio.gather(*(each.locks.before_traffic(order_of(promoted.served)) for each in (first, second)))
     locks = read_locks(promoted.reader, promoted.model, 2)
     assert {len(versions) for versions in locks.pins.values()} == {1}
