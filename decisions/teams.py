@@ -17,6 +17,16 @@ def owner_of(model: ModelName, teams: Iterable[Team]) -> Team | None:
     return next((team for team in teams if model in team.models), None)
 
 
+def find_problem(name: str, models: Iterable[ModelName], teams: Iterable[Team]) -> str | None:
+    """Return why a key cannot be of a team and open models, as a sentence; None if it can."""
+    known = tuple(teams)
+    if all(team.name != name for team in known):
+        return f"There is no team {name}: make it with `slipway keys team set {name} --model MODEL`."
+    own = models_of(name, known)
+    foreign = [model for model in models if model not in own]
+    return f"{', '.join(foreign)} does not belong to {name}: see `slipway keys team list`." if foreign else None
+
+
 def narrowed(identity: Identity, teams: Iterable[Team]) -> Identity:
     """Return an identity with the models that it may act on now: those of its team, or fewer if it names some.
 

@@ -87,6 +87,7 @@ def find_stack(state: Path | None) -> StackAddress:
         nats_credentials=_path(values, "SLIPWAY_NATS_CREDENTIALS"),
         nats_ca=_path(values, "SLIPWAY_NATS_CA"),
         attesters=_path(values, "SLIPWAY_ATTESTERS"),
+        teams=_path(values, "SLIPWAY_TEAMS"),
         s3_endpoint=values["SLIPWAY_S3_ENDPOINT"],
         s3_credentials=_path(values, "SLIPWAY_S3_CREDENTIALS"),
         s3_ca=_path(values, "SLIPWAY_S3_CA"),

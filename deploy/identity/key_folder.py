@@ -33,7 +33,7 @@ from contracts.provenance import ATTESTERS, AttesterKey
 from contracts.services import SERVICES
 from contracts.teams import Team, TeamQuota
 from contracts.vocabulary import IDENTITY_PATTERN, Environment
-from decisions.teams import models_of, narrowed, owner_of, with_members
+from decisions.teams import find_problem, narrowed, owner_of, with_members
 from deploy.identity import bus_config, operator_mode
 from deploy.identity.api_key_files import ApiKeyFiles
 from deploy.identity.attesters import AttesterKeys
@@ -247,12 +247,9 @@ class KeyFolder:
             return made
 
     def _check_team(self, team: str | None, models: Iterable[str]) -> None:
-        own = models_of(team, self.teams()) if team is not None else ()
-        if team is not None and not own:
-            raise KeysRefused(f"There is no team {team}: make it with `slipway keys team set {team} --model MODEL`.")
-        foreign = [model for model in models if team is not None and model not in own]
-        if foreign:
-            raise KeysRefused(f"{', '.join(foreign)} does not belong to {team}: see `slipway keys team list`.")
+        problem = find_problem(team, models, self.teams()) if team is not None else None
+        if problem is not None:
+            raise KeysRefused(problem)
 
     def rotate(self, name: str) -> Identity:
         """Add a second key to an identity; the first is accepted until `retire`.

@@ -120,6 +120,8 @@ class Callers:
             return self._authenticate_token(self._tokens, text, environment)
         presented = parse_key(text)
         record = self._keys.get(presented.key_id) if presented else None
+        if presented is not None and record is None and not self._keys.is_complete:
+            raise RequestRejected(errors.keys_unknown())
         problem = assess_key(presented, record, environment, self._clock.now())
         if record is None or problem is not None:
             raise RequestRejected(errors.key_refused(problem or "invalid_key", environment))

@@ -38,8 +38,11 @@ class KeyTable:
         return self._complete
 
     def get(self, key_id: str) -> ApiKey | None:
-        """Return the record of an id; None if there is none."""
-        return self._keys.get(key_id) or self._installed.get(key_id)
+        """Return the record of an id; None if there is none.
+
+        Keys that the installation has from its start count once it is known which of them were revoked.
+        """
+        return self._keys.get(key_id) or (self._installed.get(key_id) if self._complete else None)
 
     def __len__(self) -> int:
         """Return how many keys are known."""

@@ -105,7 +105,7 @@ def test_a_gateway_that_starts_without_the_bus_knows_the_keys(gateway, slipway):
         assert ask(gateway, keys[1]["key"]).json()["error"]["code"] == "key_revoked"
 
 
-def test_keys_that_would_open_nothing_are_refused(slipway, js):
+def test_keys_that_would_open_nothing_are_refused(slipway, js, tmp_path, monkeypatch):
     for arguments in (
         ("keys", "issue", "Shop!"),
         ("keys", "issue", "shop", "--model", "../etc"),
@@ -117,6 +117,20 @@ def test_keys_that_would_open_nothing_are_refused(slipway, js):
         assert refused.returncode == 2, arguments
         assert len(refused.stderr.strip().splitlines()) <= 3
     assert slipway("keys", "list").stdout == ""
+    unknown = slipway("keys", "issue", "shop", "--team", "shop")
+    assert (unknown.returncode, "SLIPWAY_TEAMS" in unknown.stderr) == (1, True)
+    (tmp_path / "teams.json").write_text('[{"name": "shop", "models": ["toy"]}]')
+    monkeypatch.setenv("SLIPWAY_TEAMS", str(tmp_path / "teams.json"))
+    for arguments, reason in (
+        (("bank",), "There is no team bank"),
+        (("shop", "--model", "other"), "other does not belong"),
+    ):
+        refused = slipway("keys", "issue", "shop", "--team", *arguments)
+        assert (refused.returncode, reason in refused.stderr) == (2, True), refused.stderr
+    assert (
+        json.loads(slipway("keys", "issue", "shop", "--team", "shop", "--model", "toy", "--json").stdout)["team"]
+        == "shop"
+    )
 
 
 async def test_a_key_that_cannot_be_read_hides_no_other(slipway, js):

@@ -7,7 +7,8 @@ from datetime import timedelta
 
 import pytest
 
-from clients.cli.commands.orders import order, refusal
+from clients.cli.commands.orders import order, publish_order, raise_if_refused, refusal
+from clients.cli.output import CommandError
 from contracts import facts as f
 from contracts.drills import Drill
 from contracts.envelope import Event
@@ -191,10 +192,14 @@ async def test_the_command_line_sees_why_its_order_was_refused(js, bus_settings)
     given = order("ada", k.MODEL, None, lifted)
     async with controller(bus_settings):
         await serve(js)
-        await publish_event(js, given)
-        await wait_for_fact(js, f.OrderRefused)
-    assert (await refusal(js, given)).code == "stale_epoch"
-    assert await refusal(js, order("ada", k.MODEL, None, lifted)) is None, "another order's answer is not this one's"
+        after = await publish_order(js, given)
+        await publish_event(js, order("eve", k.MODEL, None, lifted))
+        await wait_for_fact(js, f.OrderRefused, count=2)
+    assert (await refusal(js, given, after)).code == "stale_epoch", "though another order was refused after it"
+    with pytest.raises(CommandError, match="stale_epoch"):
+        await raise_if_refused(js, given, after, wait_s=0.0)
+    another = order("ada", k.MODEL, None, lifted)
+    assert await refusal(js, another, after) is None, "another order's answer is not this one's"
 
 
 async def test_an_alert_that_was_resolved_before_it_is_heard_changes_nothing(js, bus_settings):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from clients.cli.audit_facts import state_change
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
@@ -19,8 +19,10 @@ from clients.cli.output import CommandError, Exit, show_json, show_line, show_ta
 from clients.cli.parsing import check_model, describe_problems, parse_duration
 from contracts.api_keys import KEY_ID_PATTERN, ApiKey
 from contracts.api_usage import TEAM_PREFIX, MonthlyUsage
+from contracts.teams import Team
 from contracts.vocabulary import Environment
 from decisions.api_keys import ID_BYTES, SECRET_BYTES, digest_of_secret, format_key
+from decisions.teams import find_problem
 from decisions.token_budgets import month_of
 from shared.errors import Transient
 from shared.runtime.clock import SystemClock
@@ -64,6 +66,8 @@ def issue(
     for name_of_model in model or []:
         check_model(name_of_model)
     stack, now = find_stack(state), SystemClock().now()
+    if team is not None:
+        _check_team(stack, team, model or [])
     secret = secrets.token_hex(SECRET_BYTES)
     environments: tuple[Environment, ...] = (
         ("production", "staging") if both else ("staging",) if staging else ("production",)
@@ -102,6 +106,21 @@ def issue(
         return
     show_line(key)
     show_line(f"This is the only time that it is shown. Revoke it with `slipway keys revoke {record.key_id}`.")
+
+
+def _check_team(stack: StackAddress, team: str, models: Sequence[str]) -> None:
+    """Raise CommandError unless there is the team, and it owns the models: the key would open nothing."""
+    path = stack.connection.teams
+    try:
+        teams = TypeAdapter(tuple[Team, ...]).validate_json(path.read_bytes() if path is not None else b"")
+    except (OSError, ValidationError) as error:
+        raise CommandError(
+            f"the list of teams ({path or 'none is named'}) cannot be read, so nothing is known of {team}: name "
+            "trust/teams.json of the folder of keys in SLIPWAY_TEAMS, or make the team with `slipway keys team set`"
+        ) from error
+    problem = find_problem(team, models, teams)
+    if problem is not None:
+        raise CommandError(problem, Exit.USAGE)
 
 
 @dataclass(frozen=True)

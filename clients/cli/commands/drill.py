@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from nats.js import JetStreamContext
 
-from clients.cli.commands.orders import order, refusal
+from clients.cli.commands.orders import order, publish_order, refusal
 from clients.cli.connection import (
     JsonOption,
     ModelArgument,
@@ -28,7 +28,6 @@ from contracts.facts import DrillFault, DrillOrdered
 from contracts.records import record_key
 from contracts.vocabulary import ENVIRONMENTS, Environment, Target
 from decisions.drills import describe_fault, is_in_progress
-from shared.messaging.publishing import publish_event
 from shared.runtime.clock import SystemClock
 
 BUCKET = "drills"
@@ -158,7 +157,7 @@ async def _stop(
 async def _order(js: JetStreamContext, event: Event[Any], wait_s: float, *, until: Drill | None = None) -> Drill:
     """Publish an order and return its drill once gateways can see it."""
     ordered: DrillOrdered = event.data
-    await publish_event(js, event, random_id=True)
+    after = await publish_order(js, event)
     records = RecordsOfModels(js, BUCKET, Drill)
     key = record_key(ordered.environment, event.subject)
     deadline = asyncio.get_running_loop().time() + wait_s
@@ -166,7 +165,7 @@ async def _order(js: JetStreamContext, event: Event[Any], wait_s: float, *, unti
         drill = await records.get(key)
         if drill is not None and drill.drill_id == event.id:
             return drill
-        answer = await refusal(js, event)
+        answer = await refusal(js, event, after)
         if answer is not None:
             raise CommandError(f"the order {event.id} was refused: {answer.code}: {answer.reason}")
         await asyncio.sleep(POLL_S)

@@ -24,7 +24,7 @@ from clients.cli.connection import (
     find_stack,
     sender_of,
 )
-from clients.cli.event_log import last_event, read_history
+from clients.cli.event_log import answer_to, last_sequences, read_history
 from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import describe_problems, parse_duration
 from clients.cli.reading import RecordsOfModels
@@ -33,7 +33,7 @@ from contracts.envelope import Event
 from contracts.facts import ApprovalGranted, ApprovalRequested, Fact, OrderRefused, ReleaseCancelled
 from contracts.limits import too_large
 from contracts.policy import ReleasePolicy
-from contracts.services import ORDERS, durable_name
+from contracts.services import EVENTS, ORDERS, durable_name
 from contracts.vocabulary import Environment
 from decisions.orders import LONGEST_ORDER
 from decisions.release_progress import ReleaseProgress
@@ -87,8 +87,8 @@ async def _approve(stack: StackAddress, what: str, reason: str, until: datetime,
             epoch=await epoch_of(js, release.model),
         )
         published = order(sender_of(stack), release.model, awaited[-1].release_id, fact)
-        await publish_event(js, published, random_id=True)
-        await raise_if_refused(js, published)
+        after = await publish_order(js, published)
+        await raise_if_refused(js, published, after)
     _print_result(
         as_json,
         {"release_id": fact.release_id, "manifest_digest": fact.manifest_digest},
@@ -123,8 +123,8 @@ async def _cancel(stack: StackAddress, what: str, reason: str, until: datetime, 
         release_id = str(release.release_id)
         fact = ReleaseCancelled(release_id=release_id, reason=reason, expires_at=until)
         published = order(sender_of(stack), release.model, release_id, fact)
-        await publish_event(js, published, random_id=True)
-        await raise_if_refused(js, published)
+        after = await publish_order(js, published)
+        await raise_if_refused(js, published, after)
     _print_result(
         as_json,
         {"release_id": release_id},
@@ -162,13 +162,20 @@ async def epoch_of(js: JetStreamContext, model: str, environment: Environment = 
     return route.epoch if route is not None else 0
 
 
-async def refusal(js: JetStreamContext, published: Event[Any]) -> OrderRefused | None:
-    """Return the refusal of an order, or None while there is none."""
-    event = await last_event(js, OrderRefused, published.subject)
-    return event.data if event is not None and event.data.order_id == published.id else None
+async def publish_order(js: JetStreamContext, published: Event[Any]) -> int:
+    """Publish an order; return the last sequence of events before it: its answer comes later."""
+    after = (await last_sequences(js))[EVENTS]
+    await publish_event(js, published, random_id=True)
+    return after
 
 
-async def raise_if_refused(js: JetStreamContext, published: Event[Any], wait_s: float = ANSWER_S) -> None:
+async def refusal(js: JetStreamContext, published: Event[Any], after: int) -> OrderRefused | None:
+    """Return the refusal of an order after a sequence, whatever else is refused; None while there is none."""
+    event = await answer_to(js, OrderRefused, published.subject, published.id, after)
+    return event.data if event is not None else None
+
+
+async def raise_if_refused(js: JetStreamContext, published: Event[Any], after: int, wait_s: float = ANSWER_S) -> None:
     """Raise CommandError, with the answer, if an order is refused within a short time.
 
     An accepted order has no answer of its own, so the wait ends when its service has acknowledged the message.
@@ -178,7 +185,7 @@ async def raise_if_refused(js: JetStreamContext, published: Event[Any], wait_s: 
         if await _acknowledged(js, published):
             break
         await asyncio.sleep(ANSWER_TRY_S)
-    answer = await refusal(js, published)
+    answer = await refusal(js, published, after)
     if answer is not None:
         raise CommandError(f"the order was refused: {answer.code}: {answer.reason}")
 

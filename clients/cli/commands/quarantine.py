@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from nats.js import JetStreamContext
 
-from clients.cli.commands.orders import EPOCH_TRIES, EXPIRES, ExpiresOption, expires_at, order, refusal
+from clients.cli.commands.orders import EPOCH_TRIES, EXPIRES, ExpiresOption, expires_at, order, publish_order, refusal
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
 from clients.cli.event_log import EventFilter, read_history
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
@@ -21,7 +21,6 @@ from contracts.envelope import Event
 from contracts.facts import DeploymentChanged, OrderRefused, QuarantineLifted, RollbackStarted
 from contracts.routes import Route
 from contracts.vocabulary import Target
-from shared.messaging.publishing import publish_event
 
 quarantine_app = typer.Typer(
     help="List targets that a rollback quarantined, and lift a quarantine.", no_args_is_help=True
@@ -158,8 +157,8 @@ async def _lift(stack: StackAddress, what: str, reason: str, until: datetime, wa
             target = pick_quarantined(route, what)
             lifted = QuarantineLifted(reason=reason, target=target, expires_at=until, epoch=route.epoch if route else 0)
             event = order(sender_of(stack), target.model, None, lifted)
-            await publish_event(js, event, random_id=True)
-            answer = await _await_lift(js, target, event, wait_s)
+            after = await publish_order(js, event)
+            answer = await _await_lift(js, target, event, after, wait_s)
             if isinstance(answer, int):
                 return target, answer
             if answer.code != "stale_epoch" or attempt == EPOCH_TRIES:
@@ -167,14 +166,16 @@ async def _lift(stack: StackAddress, what: str, reason: str, until: datetime, wa
     raise AssertionError  # the loop ends by return or raise
 
 
-async def _await_lift(js: JetStreamContext, target: Target, event: Event[Any], wait_s: float) -> int | OrderRefused:
+async def _await_lift(
+    js: JetStreamContext, target: Target, event: Event[Any], after: int, wait_s: float
+) -> int | OrderRefused:
     """Return the epoch of the first route that does not quarantine a target, or the answer that refuses the order."""
     deadline = asyncio.get_running_loop().time() + wait_s
     while asyncio.get_running_loop().time() < deadline:
         route = await read_route(js, target.model)
         if route is not None and not route.is_quarantined(target):
             return route.epoch
-        answer = await refusal(js, event)
+        answer = await refusal(js, event, after)
         if answer is not None:
             return answer
         await asyncio.sleep(POLL_S)

@@ -102,6 +102,12 @@ def key_refused(problem: KeyProblem, environment: Environment) -> Problem:
     return Problem(401, _KEY_SENTENCES[problem], code=code, headers={"WWW-Authenticate": "Bearer"})
 
 
+def keys_unknown() -> Problem:
+    """Return the problem for a key that a gateway cannot look up yet, or not whether it was revoked."""
+    message = "The gateway has not read the keys of this installation yet; try again soon."
+    return Problem(503, message, "server_error", code="keys_unknown", headers={"Retry-After": "2"})
+
+
 def key_limit_reached(kind: str, limit: int, wait_s: float, headers: Mapping[str, str]) -> Problem:
     """Return the problem for a request above a limit of its key."""
     message = f"The API key may have {limit} {kind}; try again in {math.ceil(wait_s)} s."

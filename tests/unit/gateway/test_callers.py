@@ -50,6 +50,20 @@ async def test_a_caller_without_one_is_not(headers):
     assert not gateway.records
 
 
+async def test_a_key_of_the_installation_counts_once_it_is_known_which_were_revoked():
+    """A gateway without the bus, and without a list of its last run, does not know."""
+    gateway = world()
+    gateway.keys.install({ID: key()})
+    unknown = await gateway.chat(BEARER)
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (503, "keys_unknown")
+    assert unknown.headers["retry-after"] == "2"
+    assert (await gateway.chat({})).status_code == 401, "no key is no key"
+    await gateway.keys.note_bucket(BUCKET)
+    assert (await gateway.chat(BEARER)).status_code == 200
+    await gateway.keys.apply(ID, key(revoked_at=ISSUED), 1)
+    assert (await gateway.chat(BEARER)).json()["error"]["code"] == "key_revoked"
+
+
 async def test_revoked_and_expired_keys_end():
     for changes, code in (
         ({"revoked_at": ISSUED}, "key_revoked"),
