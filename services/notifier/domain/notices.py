@@ -14,7 +14,7 @@ OLD = timedelta(minutes=5)
 SETTLES = timedelta(minutes=2)
 """An alert that was raised longer ago than `OLD` is sent this much later: its end may follow in the log."""
 OLDEST = timedelta(days=7)
-"""An alert that was raised longer ago, and of which nothing was heard since, is not sent: the notifier starts anew."""
+"""An alert that was raised longer ago and is not in the record is not sent: the notifier starts anew."""
 MOST_NOTICES = 1000
 LONGEST_WAIT_S = 300.0
 
@@ -117,9 +117,10 @@ def note_resolved(
     The end may come before the beginning, which another consumer reads: it is remembered, and nothing is sent.
     """
     raised_at = alert.raised_at or at
-    if alert.drill is not None or now - raised_at > OLDEST:
+    known = record.notices.get(key_of(alert, at))
+    if alert.drill is not None or (known is None and now - raised_at > OLDEST):
         return record
-    notice = record.notices.get(key_of(alert, at)) or Notice(alert=_as_raised(alert), raised_at=raised_at)
+    notice = known or Notice(alert=_as_raised(alert), raised_at=raised_at)
     if notice.resolved_at is not None:
         return record
     notice = notice.model_copy(

@@ -167,6 +167,20 @@ def test_an_old_alert_is_sent_later_and_one_of_last_week_not_at_all():
     assert raised(at=long_ago, raised_at=long_ago, now=NOW) == EMPTY
 
 
+def test_the_end_of_an_alert_that_was_sent_is_sent_however_long_it_was_open():
+    record, _ = send(raised(), NOW)
+    late = NOW + OLDEST + timedelta(days=1)
+    record, sent = send(resolved(record, at=late), late)
+    assert sent == [("pager", "resolved"), ("chat", "resolved"), ("manager", "resolved")]
+    assert send(record, late + timedelta(hours=1))[1] == []
+    assert notices.prune(record, late + KEPT).notices == {}
+
+
+def test_the_end_of_an_old_alert_that_is_unknown_is_not_kept():
+    late = NOW + OLDEST + timedelta(seconds=1)
+    assert resolved(EMPTY, at=late) == EMPTY
+
+
 def test_an_update_of_an_unknown_alert_shows_that_it_is_open():
     updated = alert(AlertUpdated, message="worse")
     record = notices.note_updated(EMPTY, updated, at=NOW, sequence=8, receivers=ALL, now=NOW)
