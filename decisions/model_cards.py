@@ -16,20 +16,25 @@ _MOST_DEPLOYMENTS = 20
 _QUANTILES = ("p50", "p95", "p99")
 
 
-def render_card(history: VersionHistory) -> str:
-    """Return the model card of a version; the same history always gives the same text."""
+def render_card(history: VersionHistory, *, merged: bool = False) -> str:
+    """Return the model card of a version; the same history always gives the same text.
+
+    Args:
+        history: The version.
+        merged: Whether the card lies beside the merged model, not beside the weights as they were published.
+    """
     sections = (
         _title, _intended_use, _training, _evaluations, _variants, _benchmarks, _rehearsals, _approvals, _deployments,
         _limits, _verification,
     )  # fmt: skip
     body = "\n".join(text for section in sections if (text := section(history)))
-    return f"---\n{yaml_block(metadata(history))}---\n\n{body}"
+    return f"---\n{yaml_block(metadata(history, merged=merged))}---\n\n{body}"
 
 
-def metadata(history: VersionHistory) -> dict[str, Any]:
+def metadata(history: VersionHistory, *, merged: bool = False) -> dict[str, Any]:
     """Return the metadata of the card, in the fields that the Hugging Face Hub reads."""
     manifest = history.manifest
-    lora = manifest.weights.kind == "lora"
+    lora = manifest.weights.kind == "lora" and not merged
     return {
         "base_model": manifest.base.name,
         "base_model_relation": "adapter" if lora else "finetune",

@@ -70,6 +70,7 @@ LOCKS = (
     _lock("engine-gpu", ("3.12",), f"{FOLDER}/engine-gpu-overrides.txt", torch=None),
     _lock("audit", ALL),
     _lock("mlflow", ALL, f"{FOLDER}/mlflow-overrides.txt"),
+    _lock("wandb", ALL),
     _lock("build", ALL, None, MAIN),
     _lock("uv", ALL),
     *(

@@ -2,10 +2,13 @@
 
 import asyncio
 from functools import partial
+from pathlib import Path
 
 from services.mirror.adapters.bus import BusChanges
+from services.mirror.adapters.hub import HubAccess, HubRegistry
 from services.mirror.adapters.mlflow import MlflowRegistry
-from services.mirror.adapters.store import StoredVersions
+from services.mirror.adapters.store import StoredVersions, StoredWeights
+from services.mirror.adapters.wandb import WandbAccess, WandbRegistry
 from services.mirror.app import SERVICE, build, build_sweeper
 from services.mirror.ports import Registry
 from services.mirror.settings import MirrorSettings
@@ -25,12 +28,9 @@ async def run(connection: Connection, settings: MirrorSettings) -> None:
     """Build the service and serve until SIGTERM."""
     clock, store = SystemClock(), Store(connection)
     bus = Bus(connection, SERVICE, clock)
-    registries: list[Registry] = []
-    apis: list[MlflowApi] = []
-    if settings.mlflow_url is not None:
-        access = MlflowAccess(settings.mlflow_url, settings.mlflow_token_file, settings.mlflow_ca, settings.call_s)
-        apis.append(MlflowApi(access))
-        registries.append(MlflowRegistry(apis[-1], prefix=settings.mlflow_prefix))
+    api = _mlflow(settings)
+    registries: list[Registry] = [] if api is None else [MlflowRegistry(api, prefix=settings.mlflow_prefix)]
+    registries += _others(store, connection.work_dir(SERVICE), settings)
     mirror = build(
         bus,
         registries=registries,
@@ -44,8 +44,35 @@ async def run(connection: Connection, settings: MirrorSettings) -> None:
         ready = {"store": partial(asyncio.to_thread, store.reachable)}  # no registry: one that is down is no reason
         await serve(bus, connection, ready=ready, background=[sweeper.run])
     finally:
-        for api in apis:
+        if api is not None:
             await api.close()
+
+
+def _mlflow(settings: MirrorSettings) -> MlflowApi | None:
+    if settings.mlflow_url is None:
+        return None
+    access = MlflowAccess(settings.mlflow_url, settings.mlflow_token_file, settings.mlflow_ca, settings.call_s)
+    return MlflowApi(access)
+
+
+def _others(store: Store, folder: Path, settings: MirrorSettings) -> list[Registry]:
+    """Return the hub and W&B, as far as they are set."""
+    registries: list[Registry] = []
+    if settings.hf_endpoint is not None and settings.hf_repositories is not None:
+        merged = settings.hf_weights == "merged"
+        hub = HubAccess(settings.hf_endpoint, settings.hf_repositories, settings.hf_token_file, merged)
+        registries.append(HubRegistry(hub, StoredWeights(store), folder))
+    if settings.wandb_project is not None:
+        wandb = WandbAccess(
+            settings.wandb_python,
+            settings.wandb_project,
+            offline=settings.wandb_mode == "offline",
+            url=settings.wandb_url,
+            key_file=settings.wandb_key_file,
+            call_s=settings.call_s,
+        )
+        registries.append(WandbRegistry(wandb, folder / "wandb"))
+    return registries
 
 
 def main() -> None:

@@ -1,8 +1,11 @@
 """Ports of the mirror: what there is of versions, what changed, and the registries."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+from contracts.manifests import FileEntry
 from contracts.routes import Route
 from contracts.vocabulary import ModelName
 from decisions.version_history import VersionHistory
@@ -49,6 +52,35 @@ class Changes(Protocol):
 
     async def changed(self) -> set[ModelName]:
         """Return the models about which something was recorded since the last call; none at the first."""
+
+
+@dataclass(frozen=True)
+class StoredFiles:
+    """The files of a model in the store.
+
+    Attributes:
+        digest: Digest of the manifest that names them.
+        files: Their names, digests and sizes.
+        prefix: Key prefix of their blobs.
+    """
+
+    digest: str
+    files: tuple[FileEntry, ...]
+    prefix: str
+
+
+class Weights(Protocol):
+    """The weights of versions in the store. Synchronous: called in a thread."""
+
+    def files(self, history: VersionHistory, *, merged: bool) -> StoredFiles:
+        """Return the files as they were published, or those of the merged model.
+
+        Raises:
+            Permanent: artifact_not_found, digest_mismatch.
+        """
+
+    def fetch(self, files: StoredFiles, into: Path) -> None:
+        """Download the files into a folder, each verified."""
 
 
 class Registry(Protocol):

@@ -33,6 +33,14 @@ class HubFile:
     git_id: str | None
 
 
+def hub_api(endpoint: str, token: str | None) -> Any:
+    """Return huggingface_hub's client of a hub, which reaches it although this process runs offline otherwise."""
+    from huggingface_hub import HfApi
+
+    _go_online()
+    return HfApi(endpoint=endpoint, token=token or False)
+
+
 class Hub:
     """A model hub, or a mirror of one. Synchronous: call through `asyncio.to_thread`."""
 
@@ -101,10 +109,7 @@ class Hub:
         return path
 
     def _api(self) -> Any:
-        from huggingface_hub import HfApi
-
-        _go_online()
-        return HfApi(endpoint=self._endpoint, token=self._token or False)
+        return hub_api(self._endpoint, self._token)
 
     @contextmanager
     def _explained(self, folder: HubFolder) -> Iterator[None]:

@@ -15,7 +15,7 @@ from shared.runtime.clock import Clock
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = sorted(module.name for module in pkgutil.iter_modules(services.__path__))
-WORKERS = {"worker.py", "quantise_worker.py", "processor.py", "report_worker.py"}
+WORKERS = {"worker.py", "quantise_worker.py", "processor.py", "report_worker.py", "wandb_worker.py"}
 """Programs that run as child processes: each reads its own environment, as `main` does."""
 
 each_service = pytest.mark.parametrize("service", SERVICES)

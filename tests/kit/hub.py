@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import uvicorn
 from starlette.applications import Starlette
@@ -16,6 +17,7 @@ from starlette.routing import Route
 from shared.runtime.process import free_port
 from testbed.servers import wait_until
 
+M = TypeVar("M", bound="Mirror")
 LARGE = ".safetensors"
 """Files in large-file storage: their bytes come from another host, without the credential."""
 
@@ -79,11 +81,19 @@ class Mirror:
     def app(self) -> Starlette:
         return Starlette(
             routes=[
+                *self.writing(),
                 Route("/api/models/{repo:path}/revision/{revision:path}", self.model_info),
                 Route("/storage/{repo:path}/{commit}/{file}", self.storage),
                 Route("/{repo:path}/resolve/{revision}/{file:path}", self.resolve),
             ]
         )
+
+    def writing(self) -> list[Route]:
+        """Return the routes that change repositories; a mirror has none."""
+        return []
+
+    def is_private(self, _repo: str) -> bool:
+        return False
 
     def refuse(self, request: Request) -> Response | None:
         headers = request.headers
@@ -114,7 +124,14 @@ class Mirror:
             self.listed(name, data, blobs="blobs" in request.query_params) for name, data in sorted(files.items())
         ]
         return JSONResponse(
-            {"_id": "1", "id": repo, "modelId": repo, "sha": commit, "private": False, "siblings": listed}
+            {
+                "_id": "1",
+                "id": repo,
+                "modelId": repo,
+                "sha": commit,
+                "private": self.is_private(repo),
+                "siblings": listed,
+            }
         )
 
     def listed(self, name: str, data: bytes, *, blobs: bool) -> dict:
@@ -174,9 +191,9 @@ class Mirror:
 
 
 @contextlib.contextmanager
-def running_mirror(**given) -> Iterator[Mirror]:
+def running_mirror(kind: type[M] = Mirror, **given) -> Iterator[M]:
     """Serve a mirror on loopback from a thread of this process."""
-    mirror = Mirror(**given)
+    mirror = kind(**given)
     server = uvicorn.Server(uvicorn.Config(mirror.app(), host="127.0.0.1", port=mirror.port, log_level="critical"))
     thread = threading.Thread(target=server.run)
     thread.start()

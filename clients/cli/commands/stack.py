@@ -41,7 +41,10 @@ StateOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-CONFIGURED_BY = {"mirror": ("MIRROR_MLFLOW_URL",), "notifier": ("NOTIFIER_RECEIVERS",)}
+CONFIGURED_BY = {
+    "mirror": ("MIRROR_MLFLOW_URL", "MIRROR_HF_REPOSITORIES", "MIRROR_WANDB_PROJECT"),
+    "notifier": ("NOTIFIER_RECEIVERS",),
+}
 """Variables by optional service: it is part of the stack if one of them has a value."""
 
 EngineOption = Annotated[

@@ -3,14 +3,21 @@
 import asyncio
 import re
 from collections import defaultdict
+from pathlib import Path
 
+from pydantic import ValidationError
+
+from contracts.manifests import FolderManifest, MergedManifest
+from contracts.sources import scheme_of
 from contracts.vocabulary import MODEL_NAME_PATTERN, ModelName
 from decisions.version_history import VersionHistory
 from services.mirror.domain.plan import fingerprint
+from services.mirror.ports import StoredFiles
 from shared.errors import Permanent
 from shared.provenance.envelopes import Trust
 from shared.provenance.version_history import read_version_history
-from shared.storage.blobs import Store
+from shared.storage.blobs import Store, manifest_key
+from shared.storage.sources import PREFIX
 
 _ROOT = "versions/"
 _MODEL = re.compile(MODEL_NAME_PATTERN)
@@ -45,3 +52,27 @@ class StoredVersions:
         if history is None:
             raise Permanent("artifact_not_found", f"{model} has no version {version}.")
         return history
+
+
+class StoredWeights:
+    """The weights of versions in a store (implements `ports.Weights`)."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def files(self, history: VersionHistory, *, merged: bool) -> StoredFiles:
+        """Return the files as they were published, or those of the merged model."""
+        ref = history.manifest.merged if merged else history.manifest.weights.ref
+        if scheme_of(ref.uri) is not None:  # brought into the store by the merger, under their digest
+            ref = self._store.ref_to(manifest_key("folder", ref.digest, PREFIX))
+        kind = MergedManifest if merged else FolderManifest
+        data = self._store.get(ref)
+        try:
+            files = kind.model_validate_json(data).files
+        except ValidationError as error:
+            raise Permanent("digest_mismatch", f"{ref.uri} is no {kind.__name__}.") from error
+        return StoredFiles(ref.digest, files, self._store.prefix_of(ref))
+
+    def fetch(self, files: StoredFiles, into: Path) -> None:
+        """Download the files into a folder, each verified."""
+        self._store.fetch_files(files.files, into, files.prefix)
