@@ -124,7 +124,7 @@ class Story:
                 f.ApprovalGranted, release_id=known, reason=text or "Reads well on our own prompts."
             )
             yield self.event(granted, model, known, by="anna")
-        for weight in (0.1, 0.5):
+        for weight in (0.1, 0.5) if model in self._routes else ():  # a first version has no canary
             yield from self._share(known, chosen, weight)
             self.wait(90)
             verdict = "inconclusive" if until == "canary" else "pass"
@@ -186,6 +186,9 @@ class Story:
                 target_failures=0,
             )  # fmt: skip
             yield self.event(fact, model, str(target))
+
+    def has_previous(self, model: str) -> bool:
+        return self._routes[model].previous is not None
 
     def alert(
         self, model: str, *, roll_back: bool = True, message: str = "", trigger: str = "ttft-p95"

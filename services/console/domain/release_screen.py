@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from contracts import facts as f
 from contracts.envelope import Event
@@ -22,6 +22,17 @@ from services.console.domain.screens import (
 )
 
 Events = Sequence[Event[Any]]
+RUNNING: Final = {
+    "merged": "merging",
+    "quantised": "quantising",
+    "registered": "registering",
+    "staged": "staging",
+    "benchmarked": "benchmarking",
+    "rehearsed": "rehearsing",
+    "approved": "awaiting approval",
+    "in traffic": "promoting",
+}
+"""The state of a release while a step is under way."""
 
 
 def build_release(
@@ -76,7 +87,8 @@ def last(events: Events, kind: type[f.Fact]) -> Any:
 def _state(progress: ReleaseProgress) -> str:
     if progress.outcome is not None:
         return progress.outcome
-    return next((step.name for step in progress.listed() if step.state == "running"), "in progress")
+    step = next((step.name for step in progress.listed() if step.state == "running"), "in progress")
+    return RUNNING.get(step, step)
 
 
 def _steps(progress: ReleaseProgress) -> Iterable[Step]:

@@ -120,6 +120,8 @@ def milliseconds(value: float | None) -> str:
     """Return milliseconds with a unit: `840 µs`, `36 ms`, `2.10 s`, `3.5 min`."""
     if value is None:
         return NONE
+    if value == 0:
+        return "0 s"
     if abs(value) < 1:
         return f"{value * 1000:.0f} µs"
     if abs(value) < 1000:

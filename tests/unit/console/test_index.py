@@ -4,6 +4,7 @@ import sqlite3
 from datetime import timedelta, timezone
 
 import pytest
+from hdrh.histogram import HdrHistogram
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -113,3 +114,15 @@ def test_a_title_is_one_line_of_limited_length():
     title = title_of(event)
     assert "\n" not in title
     assert len(title) == LONGEST
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    values=st.lists(st.integers(1, 86_400_000_000), min_size=20, max_size=60), percentile=st.sampled_from([50.0, 95.0])
+)
+def test_percentiles_are_those_of_the_library(values, percentile):
+    sketch = HdrHistogram(1, 86_400_000_000, 3)
+    for value in values:
+        sketch.record_value(value)
+    expected = sketch.get_value_at_percentile(percentile) / 1000
+    assert percentile_ms(sketch.encode().decode(), percentile) == expected

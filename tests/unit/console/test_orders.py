@@ -9,7 +9,7 @@ from testbed import factories
 from tests.unit.console.world import World
 
 RELEASE = "r-0000000000000031-1"  # code-helper v2 waits for approval
-ALERT = "/alerts/search-ranker.v2.int8/ttft-p95/6"
+ALERT = "/alerts/search-ranker.v2.int8/ttft-p95/4"
 
 
 @pytest.fixture(scope="module")
