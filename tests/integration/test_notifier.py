@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import hmac
+import json
 import time
 import uuid
 from hashlib import sha256
@@ -13,8 +14,10 @@ import pytest
 from clients.cli import dead_letters
 from contracts import facts as f
 from contracts.envelope import Event
+from contracts.routes import Route
 from shared.messaging.bus import publish_event
 from shared.runtime.clock import SystemClock
+from shared.storage.kv import Bucket
 from testbed import factories as k
 from testbed.monitoring import AlertmanagerServer, require
 from testbed.servers import HARNESS, running
@@ -174,7 +177,7 @@ async def test_a_person_silences_and_acknowledges_by_the_command_line(js, bus_se
         order = ("silence", k.MODEL, "--trigger", "noisy", "--for", "1h", "--reason", "works")
         status, out, err = await asyncio.to_thread(run_command, variables, *order)
         assert status == 0, err
-        assert f"nobody is told of new alerts of {k.MODEL}, noisy until" in out
+        assert f"nobody is told of new alerts of {k.MODEL} (noisy) until" in out
         await publish_event(js, event(alert("quiet/1", trigger="noisy")))
         await publish_event(js, event(alert("loud/1", trigger="other")))
         await until(lambda: receiver.received, "the alert of the other trigger")
@@ -190,3 +193,21 @@ async def test_a_person_silences_and_acknowledges_by_the_command_line(js, bus_se
         status, _, err = await asyncio.to_thread(run_command, variables, *stop)
         assert status == 0, err
         await until(lambda: "quiet/1" in ids(receiver.received), "what is still open being sent")
+
+
+async def test_a_trigger_is_silenced_for_all_models_that_have_a_route(js, bus_settings, receiver):
+    variables, routes = environment(bus_settings), Bucket(js, "routes", Route)
+    for model in ("first-bot", "second-bot"):
+        await routes.create(model, k.route(model=model))
+    with notifier(bus_settings, [hook(receiver)]):
+        order = ("silence", "--trigger", "noisy", "--for", "1h", "--reason", "works", "--json")
+        status, out, err = await asyncio.to_thread(run_command, variables, *order)
+        assert status == 0, err
+        assert [answer["model"] for answer in json.loads(out)] == ["first-bot", "second-bot"]
+        await publish_event(js, event(alert("quiet/2", trigger="noisy"), model="second-bot"))
+        await publish_event(js, event(alert("loud/2", trigger="noisy"), model="third-bot"))
+        await until(lambda: receiver.received, "the alert of the model without a silence")
+        assert ids(receiver.received) == ["loud/2"]
+        status, _, err = await asyncio.to_thread(run_command, variables, "silence", "--reason", "all")
+        assert status != 0
+        assert "name a model, or a --trigger" in err

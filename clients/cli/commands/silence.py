@@ -11,7 +11,6 @@ from clients.cli.commands.alerts import ALERTS
 from clients.cli.commands.orders import EXPIRES, ExpiresOption, expires_at, order
 from clients.cli.connection import (
     JsonOption,
-    ModelArgument,
     StackAddress,
     StateOption,
     connected,
@@ -21,9 +20,11 @@ from clients.cli.connection import (
 from clients.cli.event_log import EventFilter, answer_to, last_sequences, read_history
 from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import check_model, parse_duration
+from clients.cli.reading import RecordsOfModels
 from clients.cli.views.alert import AlertView, fold
 from contracts.envelope import Event
 from contracts.facts import AcknowledgementOrdered, Fact, OrderAccepted, OrderRefused, SilenceOrdered
+from contracts.routes import Route
 from contracts.services import EVENTS
 from shared.messaging.publishing import publish_event
 from shared.runtime.clock import SystemClock
@@ -34,7 +35,9 @@ NAMED = 10
 
 
 def silence(
-    model: ModelArgument,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="The model; without it, all models that have a route.")
+    ] = None,
     *,
     trigger: Annotated[
         str | None,
@@ -51,16 +54,26 @@ def silence(
 
     When the silence ends, people are told of what is still open. The end of what they were told of before is sent.
     """
-    check_model(model)
+    if model is not None:
+        check_model(model)
+    elif trigger is None:
+        raise CommandError("name a model, or a --trigger to silence it for all models", Exit.USAGE)
     span = timedelta() if stop else parse_duration(lasts)
     if span > LONGEST:
         raise CommandError(f"--for {lasts} is too long: the limit is {LONGEST.days}d", Exit.USAGE)
     until = SystemClock().now() + span
     fact = SilenceOrdered(reason=reason, trigger=trigger, until=until, expires_at=expires_at(expires))
-    details = asyncio.run(_order(find_stack(state), model, fact))
-    what = model if trigger is None else f"{model}, {trigger}"
+    stack = find_stack(state)
+    models = [model] if model is not None else asyncio.run(_models(stack))
+    answers = [asyncio.run(_order(stack, each, fact)) for each in models]
+    what = ", ".join(models) if trigger is None else f"{', '.join(models)} ({trigger})"
     if as_json:
-        show_json({"model": model, "trigger": trigger, "until": until.isoformat(), **details})
+        show_json(
+            [
+                {"model": each, "trigger": trigger, "until": until.isoformat(), **details}
+                for each, details in zip(models, answers, strict=True)
+            ]
+        )
     elif stop:
         show_line(f"alerts of {what} are sent again")
     else:
@@ -82,6 +95,19 @@ def ack(
         show_json({"model": model, "alert_id": alert, **details})
     else:
         show_line(f"{alert} is acknowledged by {details.get('acknowledged_by', 'you')}")
+
+
+async def _models(stack: StackAddress) -> list[str]:
+    """Return the models that have a route and that this identity may read.
+
+    Raises:
+        CommandError: there is none.
+    """
+    async with connected(stack) as client:
+        models = sorted(await RecordsOfModels(client.jetstream(timeout=10), "routes", Route).all())
+    if not models:
+        raise CommandError("no model has a route, so no alert of one is sent")
+    return models
 
 
 async def _ack(stack: StackAddress, alert_id: str, reason: str, until: Any) -> tuple[str, dict[str, Any]]:
