@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -33,6 +33,19 @@ Watched = tuple[Environment, str]
 
 
 @dataclass(frozen=True)
+class Read:
+    """The last batch of a model that was added: when, and when the bus had stored it."""
+
+    at: datetime
+    stored_at: datetime
+
+    def backlog_until(self, now: datetime, lateness_s: float) -> datetime | None:
+        """Return how far a backlog is read; None if the last batch was no old one, or came long ago."""
+        lateness = timedelta(seconds=lateness_s)
+        return self.stored_at if self.at - self.stored_at > lateness and now - self.at <= lateness else None
+
+
+@dataclass(frozen=True)
 class Monitor:
     """The monitor's use cases: one per kind of event, and the sweep."""
 
@@ -44,6 +57,7 @@ class Monitor:
     rules: Rules
     clock: Clock
     report_timeout_s: float
+    read: dict[Watched, "Read"] = field(default_factory=dict)
     skipped_keys: set[str] = field(default_factory=set)
     """Keys of the bucket that name no environment and model: logged once, and left alone."""
 
@@ -65,6 +79,7 @@ class Monitor:
 
         await self._transact(event.environment, event.subject, add)
         if sender is not None:
+            self.read[event.environment, event.subject] = Read(cause.at, sender.stored_at)
             self.metrics.count(sender, len(batch.records), implausible)
 
     async def follow(self, event: Event[DeploymentChanged]) -> None:
@@ -104,7 +119,11 @@ class Monitor:
         environment, model = item
         now = self.clock.now()
         cause = Cause(f"{environment}.{model}/{now.isoformat()}", now, own_offset_s=self.own_offset_s())
-        state = await self._transact(environment, model, lambda state: monitoring.assess(state, cause, self.rules))
+        last = self.read.get(item)
+        until = last.backlog_until(now, self.rules.windowing.lateness_s) if last else None
+        state = await self._transact(
+            environment, model, lambda state: monitoring.assess(state, cause, self.rules, read_until=until)
+        )
         windows = {window.target: window for window in drift_windows.full_windows(state, self.rules)}
 
         async def targets() -> list[Target]:

@@ -125,6 +125,7 @@ class Bus:
     async def connect(self) -> Client:
         """Connect to the bus and return the client."""
         await self.broker.connect()
+        await self._refusals.accept()  # a key may have been refused at first, before the bus had read its keys again
         self._refusals.guard(self.client)
         return self.client
 

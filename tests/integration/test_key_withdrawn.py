@@ -10,6 +10,7 @@ from deploy.identity.key_folder import KeyFolder
 from shared.messaging.bus import Bus
 from shared.messaging.provision import provision
 from shared.runtime.clock import SystemClock
+from shared.runtime.service import connect_with_retries
 from testbed.servers import NatsServer, running
 
 
@@ -76,3 +77,19 @@ async def test_reading_the_keys_again_disconnects_nobody(nats_server, connected)
             await bus.check()
     assert [bus.client.client_id for bus in services] == before
     assert [bus.client.stats["reconnects"] for bus in services] == [0, 0, 0]
+
+
+async def test_a_service_that_starts_before_the_bus_has_read_its_new_key_is_ready_once_it_has(nats_server, connected):
+    await connected("quantiser")  # with the key before
+    nats_server.keys.rotate("quantiser")
+    bus = Bus(nats_server.settings("quantiser"), "quantiser", SystemClock())
+    with capture_logs() as logs:
+        connecting = asyncio.create_task(connect_with_retries(bus))
+        async with asyncio.timeout(20):
+            while not [each for each in logs if each["event"] == "not permitted"]:
+                await asyncio.sleep(0.05)
+        nats_server.reload()
+        async with asyncio.timeout(20):
+            await connecting
+    await bus.check()
+    await bus.stop()

@@ -50,6 +50,22 @@ def test_what_waited_on_the_bus_is_added_before_its_window_closes(added_after_s)
     restarted(story)
 
 
+def test_a_backlog_that_takes_longer_than_the_lateness_to_read_is_in_its_window():
+    async def story(monitor, records, publisher):
+        for number in range(30):
+            await asyncio.sleep(1.0)
+            stored_s = 8.0 + number
+            waited = batch(f"waited-{number}", [m.record(stored_s - 1)], stored_s)
+            await monitor.measure(waited, m.f.after(stored_s))
+        assert summarised(publisher) == [], "a sweep closed the window while its telemetry was being read"
+        await asyncio.sleep(LATENESS_S + 2.0)
+        assert summarised(publisher) == [50]
+        (watched,) = [target for target in (await records.get(KEY)).value.targets.values() if target.requests]
+        assert (watched.requests, watched.late) == (50, 0)
+
+    restarted(story)
+
+
 def test_a_window_without_waiting_telemetry_is_closed_after_the_lateness():
     async def story(_monitor, _records, publisher):
         await asyncio.sleep(LATENESS_S - 0.1)
