@@ -9,14 +9,14 @@ cd "$(dirname "$0")/../.."
 
 export PODMAN_IGNORE_CGROUPSV1_WARNING=1
 version=$(sed -n 's/^VERSION = "\(.*\)"$/\1/p' contracts/version.py)
-all=(registry mirror gateway rollback-controller server-manager benchmarker monitor prepare cli merger quantiser nats seaweedfs triton-toy)
+mapfile -t all < <(sed -n 's/^      target: //p' compose.yaml deploy/docker/compose.*.yaml | grep -v '^minio$' | sort -u)
 if [ $# -eq 0 ]; then set -- "${all[@]}"; fi
 
 options=(--format docker --layers --network host --quiet --ulimit nofile=20000:20000 --ulimit nproc=90000:90000)
 if [ -z "${PYTHON_IMAGE:-}" ] && ! podman pull --quiet "docker.io/library/$(sed -n 's/^ARG PYTHON_IMAGE=//p' deploy/docker/Dockerfile)" >/dev/null 2>&1; then
   echo "the base images cannot be pulled: packages of Debian stand in for them (deploy/docker/local-base.sh)"
   deploy/docker/local-base.sh
-  PYTHON_IMAGE=localhost/slipway-base:bookworm BUILD_IMAGE=localhost/slipway-build:bookworm
+  PYTHON_IMAGE=localhost/slipway-base:debian13 BUILD_IMAGE=localhost/slipway-build:debian12
 fi
 if [ -n "${PYTHON_IMAGE:-}" ]; then
   # MinIO's stage is not built here, but its image would be asked for
