@@ -1,0 +1,142 @@
+"""Signing in by an identity provider: the code flow with PKCE, and what an answer that is not for this browser gets."""
+
+import asyncio
+import base64
+import hashlib
+import json
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from starlette.testclient import TestClient
+
+from services.console.adapters.oidc import Provider
+from tests.unit.console.world import NOW, URL, World
+
+ISSUER = "https://id.example.org"
+
+
+class IdentityProvider:
+    """Answers as a provider does, over a transport in this process; `changes` replace claims of the next token."""
+
+    def __init__(self) -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.asked: dict = {}
+        self.changes: dict = {}
+        self.tokens: list[dict] = []
+
+    def answer(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("openid-configuration"):
+            names = {name: f"{ISSUER}/{name}" for name in ("authorization_endpoint", "token_endpoint", "jwks_uri")}
+            return httpx.Response(200, json={"issuer": ISSUER, **names})
+        if request.url.path == "/jwks_uri":
+            public = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(self.key.public_key()))
+            return httpx.Response(200, json={"keys": [public | {"kid": "k1", "alg": "ES256"}]})
+        form = {name: values[0] for name, values in parse_qs(request.content.decode()).items()}
+        self.tokens.append(form)
+        challenge = (
+            base64.urlsafe_b64encode(hashlib.sha256(form["code_verifier"].encode()).digest()).decode().rstrip("=")
+        )
+        if challenge != self.asked["code_challenge"] or form["code"] != "good":
+            return httpx.Response(400, json={"error": "invalid_grant"})
+        claims = {
+            "iss": ISSUER, "aud": "console", "sub": "17", "nonce": self.asked["nonce"], "preferred_username": "oscar",
+            "iat": NOW.timestamp(), "exp": 4102444800,
+        }  # fmt: skip
+        token = jwt.encode(claims | self.changes, self.key, algorithm="ES256", headers={"kid": "k1"})
+        return httpx.Response(200, json={"id_token": token, "access_token": "x"})
+
+
+@pytest.fixture
+def signing_in(tmp_path):
+    world, outside = World(tmp_path), IdentityProvider()
+    provider = Provider(
+        ISSUER, "console", "", "preferred_username", f"{URL}/login/callback", httpx.MockTransport(outside.answer)
+    )
+    client = TestClient(world.make(provider), base_url=URL, follow_redirects=False)
+
+    def begin():
+        address = client.get("/login/oidc?next=/alerts").headers["location"]
+        outside.asked = {name: values[0] for name, values in parse_qs(urlsplit(address).query).items()}
+        return outside.asked["state"]
+
+    yield client, outside, begin
+    world.close()
+
+
+def test_a_person_signs_in(signing_in):
+    client, outside, begin = signing_in
+    answer = client.get(f"/login/callback?state={begin()}&code=good")
+    assert answer.status_code == 200
+    assert "url=/alerts" in answer.text
+    assert client.get("/api/v1/me").json()["name"] == "oscar"
+    assert outside.asked["code_challenge_method"] == "S256"
+    assert outside.asked["redirect_uri"] == outside.tokens[0]["redirect_uri"] == f"{URL}/login/callback"
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"preferred_username": "nobody-here"}, "is no identity here"),
+        ({"preferred_username": ["oscar"]}, "no claim"),
+        ({"nonce": "another"}, "another sign-in"),
+        ({"aud": "another-client"}, "not valid"),
+        ({"iss": "https://evil.example"}, "not valid"),
+        ({"exp": 1}, "not valid"),
+    ],
+)
+def test_a_token_that_is_not_for_this_sign_in_signs_nobody_in(signing_in, changes, why):
+    client, outside, begin = signing_in
+    outside.changes = changes
+    answer = client.get(f"/login/callback?state={begin()}&code=good")
+    assert answer.status_code == 403
+    assert why in answer.text
+    assert client.get("/api/v1/me").status_code == 401
+
+
+def test_an_answer_in_another_browser_signs_nobody_in(signing_in):
+    """Its sender would sign the person in as somebody else (login CSRF)."""
+    client, _, begin = signing_in
+    state = begin()
+    assert client.get(f"/login/callback?state={state}x&code=good").status_code == 403
+    client.cookies.clear()
+    answer = client.get(f"/login/callback?state={state}&code=good")
+    assert "did not begin in this browser" in answer.text
+    assert answer.status_code == 403
+
+
+def test_a_token_of_another_key_or_without_a_signature_signs_nobody_in(signing_in):
+    _, outside, _ = signing_in
+    forged = ec.generate_private_key(ec.SECP256R1())
+    real, outside.key = outside.key, forged
+    claims_key = outside.answer
+
+    def answer(request):
+        if request.url.path == "/jwks_uri":
+            outside.key = real
+            try:
+                return claims_key(request)
+            finally:
+                outside.key = forged
+        return claims_key(request)
+
+    provider = Provider(ISSUER, "console", "", "sub", "x", httpx.MockTransport(answer))
+    with pytest.raises(Exception, match="not valid"):
+        asyncio.run(_end(provider, outside))
+
+
+async def _end(provider, outside):
+    address, cookie = await provider.begin("/")
+    outside.asked = {name: values[0] for name, values in parse_qs(urlsplit(address).query).items()}
+    return await provider.end(cookie, outside.asked["state"], "good", "")
+
+
+def test_a_provider_without_tls_is_refused():
+    def answer(_request):
+        return httpx.Response(200, json={"issuer": ISSUER, "authorization_endpoint": "http://id.example.org/a"})
+
+    provider = Provider(ISSUER, "console", "", "sub", "x", httpx.MockTransport(answer))
+    with pytest.raises(Exception, match="no https address"):
+        asyncio.run(provider.begin("/"))
