@@ -30,7 +30,7 @@ def percentile_ms(text: str, percentile: float) -> float | None:
         return None
     if histogram.total_count < LEAST_COUNT.get(percentile, 1):
         return None
-    wanted = histogram.get_target_count_at_percentile(percentile)
-    index = int(np.searchsorted(np.cumsum(np.asarray(histogram.counts)), wanted))
+    target_count = histogram.get_target_count_at_percentile(percentile)
+    index = int(np.searchsorted(np.cumsum(np.asarray(histogram.counts)), target_count))
     value = histogram.get_value_from_index(index)
     return float(histogram.get_highest_equivalent_value(value)) / UNITS_PER_MS

@@ -8,6 +8,7 @@ from services.console.domain.screens import Fleet, FleetRow, Page, Points, Total
 from services.console.queries.reading import Reader, count, following, points, rollback_summary
 
 WINDOWS_SHOWN: Final = 60
+_ALL_MODELS: Final = "SELECT count(*) FROM (SELECT model FROM routes UNION SELECT DISTINCT model FROM releases)"
 OPEN: Final = "alerts.state = 'open' AND alerts.environment = 'production'"
 _MODELS: Final = """
 SELECT models.model, routes.at, routes.epoch, routes.active, routes.previous, routes.canary, routes.weight,
@@ -37,7 +38,10 @@ def fleet(reader: Reader, *, model: str = "", state: str = "", after: int = 0, l
     query = _MODELS.format(open=OPEN) + _STATES.get(state, "")
     values: dict[str, Any] = {"model": model, "like": like(model), "limit": limit, "after": after}
     entries = reader.read(query + _WORST_FIRST, values)
-    total = count(reader, f"SELECT count(*) FROM ({query})", values)  # noqa: S608 - a text of ours
+    if state or model:
+        total = count(reader, f"SELECT count(*) FROM ({query})", values)  # noqa: S608 - a text of ours
+    else:  # without a look at the alerts of each
+        total = count(reader, _ALL_MODELS)
     names = [entry["model"] for entry in entries]
     series, rollbacks, releases = _series(reader, entries), _rollbacks(reader, names), _releases(reader, names)
     rows = tuple(_row(entry, series, rollbacks, releases) for entry in entries)
@@ -58,9 +62,7 @@ def totals(reader: Reader) -> Totals:
     unfinished = "FROM releases WHERE release_id NOT IN (SELECT release_id FROM release_ends)"
     awaiting = f"AND release_id IN (SELECT release_id {unfinished})"
     return Totals(
-        models=count(
-            reader, "SELECT count(*) FROM (SELECT model FROM routes UNION SELECT DISTINCT model FROM releases)"
-        ),
+        models=count(reader, _ALL_MODELS),
         canaries=count(reader, "SELECT count(*) FROM routes WHERE canary IS NOT NULL"),
         open_alerts=count(reader, f"SELECT count(*) FROM alerts WHERE {OPEN}"),  # noqa: S608 - a text of ours
         critical_alerts=count(reader, f"SELECT count(*) FROM alerts WHERE {OPEN} AND severity = 'critical'"),  # noqa: S608 - a text of ours

@@ -19,12 +19,12 @@ ISSUER = "https://id.example.org"
 
 
 class IdentityProvider:
-    """Answers as a provider does, over a transport in this process; `changes` replace claims of the next token."""
+    """Answers as a provider does, over a transport in this process; `altered_claims` replace claims of the next token."""
 
     def __init__(self) -> None:
-        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.signing_key = ec.generate_private_key(ec.SECP256R1())
         self.asked: dict = {}
-        self.changes: dict = {}
+        self.altered_claims: dict = {}
         self.tokens: list[dict] = []
 
     def answer(self, request: httpx.Request) -> httpx.Response:
@@ -32,7 +32,7 @@ class IdentityProvider:
             names = {name: f"{ISSUER}/{name}" for name in ("authorization_endpoint", "token_endpoint", "jwks_uri")}
             return httpx.Response(200, json={"issuer": ISSUER, **names})
         if request.url.path == "/jwks_uri":
-            public = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(self.key.public_key()))
+            public = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(self.signing_key.public_key()))
             return httpx.Response(200, json={"keys": [public | {"kid": "k1", "alg": "ES256"}]})
         form = {name: values[0] for name, values in parse_qs(request.content.decode()).items()}
         self.tokens.append(form)
@@ -45,7 +45,7 @@ class IdentityProvider:
             "iss": ISSUER, "aud": "console", "sub": "17", "nonce": self.asked["nonce"], "preferred_username": "oscar",
             "iat": NOW.timestamp(), "exp": 4102444800,
         }  # fmt: skip
-        token = jwt.encode(claims | self.changes, self.key, algorithm="ES256", headers={"kid": "k1"})
+        token = jwt.encode(claims | self.altered_claims, self.signing_key, algorithm="ES256", headers={"kid": "k1"})
         return httpx.Response(200, json={"id_token": token, "access_token": "x"})
 
 
@@ -89,7 +89,7 @@ def test_a_person_signs_in(signing_in):
 )
 def test_a_token_that_is_not_for_this_sign_in_signs_nobody_in(signing_in, changes, why):
     client, outside, begin = signing_in
-    outside.changes = changes
+    outside.altered_claims = changes
     answer = client.get(f"/login/callback?state={begin()}&code=good")
     assert answer.status_code == 403
     assert why in answer.text
@@ -110,16 +110,16 @@ def test_an_answer_in_another_browser_signs_nobody_in(signing_in):
 def test_a_token_of_another_key_or_without_a_signature_signs_nobody_in(signing_in):
     _, outside, _ = signing_in
     forged = ec.generate_private_key(ec.SECP256R1())
-    real, outside.key = outside.key, forged
+    real, outside.signing_key = outside.signing_key, forged
     claims_key = outside.answer
 
     def answer(request):
         if request.url.path == "/jwks_uri":
-            outside.key = real
+            outside.signing_key = real
             try:
                 return claims_key(request)
             finally:
-                outside.key = forged
+                outside.signing_key = forged
         return claims_key(request)
 
     provider = Provider(ISSUER, "console", "", "sub", "x", httpx.MockTransport(answer))
