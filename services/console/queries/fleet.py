@@ -38,10 +38,8 @@ def fleet(reader: Reader, *, model: str = "", state: str = "", after: int = 0, l
     query = _MODELS.format(open=OPEN) + _STATES.get(state, "")
     values: dict[str, Any] = {"model": model, "like": like(model), "limit": limit, "after": after}
     entries = reader.read(query + _WORST_FIRST, values)
-    if state or model:
-        total = count(reader, f"SELECT count(*) FROM ({query})", values)  # noqa: S608 - a text of ours
-    else:  # without a look at the alerts of each
-        total = count(reader, _ALL_MODELS)
+    counted = f"SELECT count(*) FROM ({query})" if state or model else _ALL_MODELS  # noqa: S608 - a text of ours
+    total = count(reader, counted, values)
     names = [entry["model"] for entry in entries]
     series, rollbacks, releases = _series(reader, entries), _rollbacks(reader, names), _releases(reader, names)
     rows = tuple(_row(entry, series, rollbacks, releases) for entry in entries)
