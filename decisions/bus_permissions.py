@@ -37,6 +37,8 @@ stores compares it with the subject of each message: a copy keeps its own.
 """
 OWN_PERMISSIONS: Final = "$SYS.REQ.USER.INFO"
 """The server answers with the permissions of who asks, from which a command learns the models that it may read."""
+_VERSIONS: Final = sorted({fact.TYPE.rpartition(".")[2] for fact in FACTS.values()})
+"""The versions of events. A pattern names one: in `slipway.*.*.*.v1.>` the version of a staging event is the model."""
 _EVERY_CONSUMER: Final = f"$JS.API.CONSUMER.CREATE.{EVENTS}.>"
 
 
@@ -130,8 +132,8 @@ def subjects_about(stream: str, model: str) -> list[str]:
     """Return the subjects of a stream that are about one model: each takes a consumer of its own."""
     if stream == DEADLETTER:
         return [f"{DEADLETTER_PREFIX}.{model}.*"]
-    production = f"slipway.*.*.*.{model}.*"
-    return [production] if stream in (INBOX, ORDERS) else [production, f"slipway.staging.*.*.*.{model}.*"]
+    environments = ("slipway",) if stream in (INBOX, ORDERS) else ("slipway", "slipway.staging")
+    return [f"{environment}.*.*.{version}.{model}.*" for version in _VERSIONS for environment in environments]
 
 
 def readable_models(allowed: Iterable[str]) -> tuple[str, ...] | None:

@@ -124,7 +124,8 @@ def expected(name):
         tried |= {f"{DEADLETTER_PREFIX}.{subject}": gives_up for subject in (other, f"support-bot.{other}")}
     for owner, stream, durable in CONSUMERS:
         for verb in ("INFO", "MSG.NEXT"):
-            allowed = owner == name or (verb == "INFO" and (reads_all or name == PROVISIONER))
+            reads = reads_all or name == PROVISIONER or (service is not None and stream in service.follows)
+            allowed = owner == name or (verb == "INFO" and reads)
             tried[f"$JS.API.CONSUMER.{verb}.{stream}.{durable}"] = everything or allowed
         tried[f"$JS.ACK.{stream}.{durable}.1.1.1.1.1"] = everything or owner == name
         tried[f"$JS.API.CONSUMER.CREATE.{stream}.{durable}.slipway.x"] = everything or name == PROVISIONER
@@ -145,7 +146,7 @@ def expected(name):
     tried |= {f"$JS.API.STREAM.PURGE.KV_{bucket}": True for bucket in (service.forgets if service else ())}
     for stream in STREAMS:
         publishes = {stream_of(fact) for fact in facts_of(name)} if service is not None else set()
-        looks_up = stream in publishes or (service is not None and stream in service.looks_up)
+        looks_up = stream in publishes or (service is not None and stream in (*service.looks_up, *service.follows))
         tried[f"$JS.API.STREAM.MSG.GET.{stream}"] = everything or reads_all or looks_up
     tried |= {
         subject.replace("*", "0123456789ab"): owner == name
@@ -213,7 +214,7 @@ async def test_each_identity_reads_its_own_inbox_only(server, name):
     await client.close()
     if name == "adam":
         not_own.discard("_INBOX.>")
-    follows = bool(set(USERS.get(name, ())) - {"publisher"})
+    follows = SERVICES[name].sees_progress if name in SERVICES else bool(set(USERS.get(name, ())) - {"publisher"})
     assert refused == {subject.lower() for subject in not_own | (set() if follows else {live})}
 
 

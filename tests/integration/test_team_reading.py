@@ -17,6 +17,8 @@ from contracts.policy import ReleasePolicy
 from contracts.routes import Route
 from contracts.services import DEADLETTER, DEADLETTER_PREFIX, EVENTS, INBOX, ORDERS, RECORD_KEYS, TELEMETRY
 from contracts.vocabulary import canonical_json
+from decisions.bus_permissions import permissions_of
+from decisions.teams import narrowed
 from deploy.identity.key_folder import KeyFolder
 from shared.messaging import topology
 from shared.messaging.provision import provision
@@ -30,6 +32,8 @@ from tests.kit.command import run_command
 STREAMS = (INBOX, ORDERS, EVENTS, TELEMETRY, DEADLETTER)
 MEMBERS: dict[str, tuple[Role, ...]] = {"vera": ("viewer",), "sam": ("publisher", "operator", "approver")}
 OWN, FOREIGN = "shop-bot", "bank-bot"
+LIKE_TOKENS = ("v1", "v2", "staging", "production", "alert", "raised", "deadletter", "registry")
+"""Names of models that are parts of other subjects and keys, too."""
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +42,8 @@ def keys(tmp_path_factory):
     folder.prepare(["127.0.0.1", "localhost"], datetime.now(UTC))
     folder.set_team("shop", [OWN, "faq-bot"])
     folder.set_team("bank", [FOREIGN])
+    folder.set_team("tokens", list(LIKE_TOKENS))
+    folder.add("tom", ["viewer"], team="tokens")
     for name, roles in MEMBERS.items():
         folder.add(name, roles, team="shop")
     folder.add("victor", ["viewer"])
@@ -178,7 +184,7 @@ def attempts():
     for stream in (*STREAMS, *(f"KV_{bucket}" for bucket in topology.BUCKETS)):
         for verb in ("STREAM.MSG.GET", "STREAM.INFO", "DIRECT.GET", "CONSUMER.LIST", "CONSUMER.NAMES"):
             yield f"{api}.{verb}.{stream}"
-        for end in ("", ".x", ".x.>", f".x.slipway.*.*.*.{FOREIGN}.*", f".x.slipway.staging.*.*.*.{FOREIGN}.*"):
+        for end in ("", ".x", ".x.>", f".x.slipway.*.*.v1.{FOREIGN}.*", f".x.slipway.staging.*.*.v1.{FOREIGN}.*"):
             yield f"{api}.CONSUMER.CREATE.{stream}{end}"
         for end in ("slipway.>", "slipway.*.*.*.*.*", "slipway.*.*.*.>", f"slipway.deadletter.{FOREIGN}.*", "$KV.>"):
             yield f"{api}.CONSUMER.CREATE.{stream}.x.{end}"
@@ -213,8 +219,8 @@ async def test_the_server_refuses_each_request_for_another_teams_models(server, 
     assert refused == {subject.lower() for subject in (*tried, *live)}
 
 
-MINE = f"slipway.*.*.*.{OWN}.*"
-THEIRS = f"slipway.*.*.*.{FOREIGN}.*"
+MINE = f"slipway.*.*.v1.{OWN}.*"
+THEIRS = f"slipway.*.*.v1.{FOREIGN}.*"
 BODIES = {
     "another filter": {"filter_subject": THEIRS},
     "all": {"filter_subject": ">"},
@@ -249,7 +255,7 @@ async def ask(client, subject, body):
     return json.loads((await client.request(subject, json.dumps(body).encode(), timeout=5)).data)
 
 
-@pytest.mark.parametrize("filtered", [f"slipway.*.*.*.{OWN}.>", f"slipway.>.*.*.{OWN}.*", f"slipway.*.*.*.{OWN}.*"])
+@pytest.mark.parametrize("filtered", [f"slipway.*.*.v1.{OWN}.>", f"slipway.>.*.v1.{OWN}.*", f"slipway.*.*.v1.{OWN}.*"])
 async def test_a_filter_with_other_wildcards_is_of_ones_own_model_or_is_no_filter(server, filtered):
     client = await server.connect("vera")
     config = {"name": "wild", "filter_subject": filtered, "ack_policy": "none", "deliver_policy": "all"}
@@ -260,6 +266,25 @@ async def test_a_filter_with_other_wildcards_is_of_ones_own_model_or_is_no_filte
         messages = await subscription.fetch(answer["num_pending"], timeout=5)
         assert {message.subject.split(".")[-2] for message in messages} == {OWN}
         await client.jetstream().delete_consumer(EVENTS, "wild")
+    await client.close()
+
+
+async def test_a_model_that_is_called_like_another_part_of_subjects_or_keys_shows_no_other_model(server):
+    """Each pattern that the member may ask for, with each end that it permits, selects no message that is there."""
+    (tom,) = (each for each in server.keys.identities() if each.name == "tom")
+    allowed = permissions_of(narrowed(tom, server.keys.teams())).publish
+    permitted = [each for each in allowed if ".CONSUMER.CREATE." in each]
+    assert len(permitted) > 50
+    client = await server.connect("tom")
+    for pattern in permitted:
+        stream, _, filtered = pattern.removeprefix("$JS.API.CONSUMER.CREATE.").split(".", 2)
+        for end in ("*", ">"):
+            widened = filtered[: -len("*")] + end if filtered.endswith(".*") else filtered
+            config = {"filter_subject": widened, "ack_policy": "none", "deliver_policy": "all", "name": "wide"}
+            body = {"stream_name": stream, "config": config}
+            answer = await ask(client, f"$JS.API.CONSUMER.CREATE.{stream}.wide.{widened}", body)
+            assert answer.get("num_pending", 0) == 0 or ".servers." in widened, widened
+            await client.request(f"$JS.API.CONSUMER.DELETE.{stream}.wide", b"", timeout=5)
     await client.close()
 
 

@@ -155,7 +155,7 @@ def test_an_event_under_anothers_name_is_skipped():
 
 
 def test_the_log_is_filtered_by_model_on_the_server():
-    assert subjects_in(ORDERS, ("support-bot",), None) == ["slipway.*.*.*.support-bot.*"]
+    assert subjects_in(ORDERS, ("support-bot",), None) == ["slipway.*.*.v1.support-bot.*"]
     assert subjects_in(EVENTS, None, None) == [">"]
 
 
