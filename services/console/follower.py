@@ -1,9 +1,9 @@
 """Follows the event log into the index, from where the index ends, for ever."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 
@@ -112,7 +112,7 @@ class Follower:
 
     async def _take(self, stream: str, identity: str, sequence: int, events: Sequence[LoggedEvent]) -> None:
         rows = await asyncio.to_thread(self._rows_of, events)
-        await asyncio.to_thread(self._rows.write, stream, sequence, identity, rows)
+        await _finish(asyncio.to_thread(self._rows.write, stream, sequence, identity, rows))
         self.progress.indexed[stream] = sequence
         self.progress.last[stream] = max(sequence, self.progress.last[stream])
         await self._publish(events)
@@ -123,3 +123,19 @@ class Follower:
             for logged in events
             for row in apply(logged.stream, logged.sequence, logged.event, self._percentile)
         ]
+
+
+async def _finish(work: Coroutine[Any, Any, None]) -> None:
+    """Wait until work has ended, also if the caller is cancelled: a thread that writes cannot be stopped.
+
+    Else it might write rows of a stream after `clear` removed them, because the stream was made again.
+    """
+    task, cancelled = asyncio.ensure_future(work), False
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError
+    task.result()

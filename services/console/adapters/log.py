@@ -50,39 +50,55 @@ class StreamLog:
         return reader.next, events
 
 
+class _MissedError(Exception):
+    """The consumer delivered messages that did not arrive here; it does not deliver them again."""
+
+
 class _Reader:
-    """Reads one stream from a sequence on, through a consumer that is made again whenever it is lost."""
+    """Reads one stream from a sequence on, through a consumer that is made again whenever it or a message is lost."""
 
     def __init__(self, js: JetStreamContext, stream: str, start: int) -> None:
         self.next = start
         self._js, self._stream = js, stream
         self._subscription: JetStreamContext.PullSubscription | None = None
+        self._delivered = 0
 
     async def read(self, *, wait_s: float) -> list[LoggedEvent]:
         """Return the next events; none if no message arrived in time, or none of them is an event."""
+        events: list[LoggedEvent] = []
         try:
-            subscription = self._subscription or await self._subscribe()
-            messages = await self._fetch(subscription, wait_s)
-        except (TimeoutError, nats.errors.Error) as error:
-            if not isinstance(error, TimeoutError):
-                await self.close()
+            await self._read_into(events, wait_s)
+        except (TimeoutError, nats.errors.Error, _MissedError) as error:
+            structlog.get_logger().debug("a consumer is made again", stream=self._stream, error=repr(error))
+            await self.close()
+            if not events:
                 await asyncio.sleep(RETRY_S)
-            return []
-        events = []
-        for message in messages:
-            sequence = message.metadata.sequence.stream
-            self.next = sequence + 1
-            event = parse_message(message.subject, message.data)
-            if event is not None:
-                events.append(LoggedEvent(self._stream, sequence, event))
         return events
 
-    async def _fetch(self, subscription: "JetStreamContext.PullSubscription", wait_s: float) -> list[Msg]:
-        """Return all messages that are available, else wait for one."""
-        first = await subscription.fetch(1, timeout=wait_s)
-        if first[-1].metadata.num_pending == 0:
-            return first
-        return first + await subscription.fetch(min(first[-1].metadata.num_pending, BATCH), timeout=wait_s)
+    async def _read_into(self, events: list[LoggedEvent], wait_s: float) -> None:
+        """Append all events that are available, else wait for one; what was appended stays if an error follows."""
+        subscription = self._subscription or await self._subscribe()
+        try:
+            first = await subscription.fetch(1, timeout=wait_s)
+        except TimeoutError:
+            delivered = (await subscription.consumer_info()).delivered
+            if delivered is not None and delivered.consumer_seq > self._delivered:
+                raise _MissedError from None
+            return
+        self._take(first, events)
+        pending = first[-1].metadata.num_pending or 0
+        if pending > 0:
+            self._take(await subscription.fetch(min(pending, BATCH), timeout=wait_s), events)
+
+    def _take(self, messages: Sequence[Msg], events: list[LoggedEvent]) -> None:
+        for message in messages:
+            sequence = message.metadata.sequence
+            if sequence.consumer != self._delivered + 1:
+                raise _MissedError
+            self._delivered, self.next = sequence.consumer, sequence.stream + 1
+            event = parse_message(message.subject, message.data)
+            if event is not None:
+                events.append(LoggedEvent(self._stream, sequence.stream, event))
 
     async def _subscribe(self) -> "JetStreamContext.PullSubscription":
         config = ConsumerConfig(
@@ -92,6 +108,7 @@ class _Reader:
             inactive_threshold=30.0,
             mem_storage=True,
         )
+        self._delivered = 0
         self._subscription = await self._js.pull_subscribe(">", stream=self._stream, config=config)
         return self._subscription
 
