@@ -35,8 +35,15 @@ class Rows(Protocol):
     def positions(self) -> dict[str, tuple[int, str]]:
         """Return the last sequence of each stream, and which stream it was."""
 
-    def write(self, stream: str, sequence: int, identity: str, rows: Sequence[tuple[int, Row]]) -> None:
-        """Write rows, each with the sequence of its event, and the position of their stream, all or nothing."""
+    @property
+    def emptied(self) -> bool:
+        """Return whether all rows were lost since `positions` was asked."""
+
+    def write(self, stream: str, sequence: int, identity: str, rows: Sequence[tuple[int, Row]]) -> bool:
+        """Write rows, each with the sequence of its event, and the position of their stream, all or nothing.
+
+        Return whether they were written; not if all rows were lost since `positions` was asked.
+        """
 
 
 @dataclass
@@ -75,7 +82,7 @@ class Follower:
         self._log, self._rows, self._percentile, self._publish = log, rows, percentile, publish
 
     async def run(self) -> None:
-        """Follow all streams, for ever; begin anew when one of them was made again."""
+        """Follow all streams, for ever; begin anew when one of them was made again, or the index was lost."""
         while True:
             known = await self._begin()
             async with asyncio.TaskGroup() as group:
@@ -98,8 +105,8 @@ class Follower:
         return identities
 
     async def _follow(self, stream: str, identity: str) -> None:
-        """Write a stream's events as they come; return when it is another stream."""
-        while True:
+        """Write a stream's events as they come; return when it is another stream, or the index begins anew."""
+        while not self._rows.emptied:
             start = self.progress.indexed[stream] + 1
             after, events = await self._log.read(stream, start, WAIT_S)
             if after > start:
@@ -112,7 +119,8 @@ class Follower:
 
     async def _take(self, stream: str, identity: str, sequence: int, events: Sequence[LoggedEvent]) -> None:
         rows = await asyncio.to_thread(self._rows_of, events)
-        await _finish(asyncio.to_thread(self._rows.write, stream, sequence, identity, rows))
+        if not await _finish(asyncio.to_thread(self._rows.write, stream, sequence, identity, rows)):
+            return
         self.progress.indexed[stream] = sequence
         self.progress.last[stream] = max(sequence, self.progress.last[stream])
         await self._publish(events)
@@ -125,8 +133,8 @@ class Follower:
         ]
 
 
-async def _finish(work: Coroutine[Any, Any, None]) -> None:
-    """Wait until work has ended, also if the caller is cancelled: a thread that writes cannot be stopped.
+async def _finish(work: Coroutine[Any, Any, bool]) -> bool:
+    """Return the result of work, and wait for it also if the caller is cancelled: a thread cannot be stopped.
 
     Else it might write rows of a stream after `clear` removed them, because the stream was made again.
     """
@@ -138,4 +146,4 @@ async def _finish(work: Coroutine[Any, Any, None]) -> None:
             cancelled = True
     if cancelled:
         raise asyncio.CancelledError
-    task.result()
+    return task.result()

@@ -11,6 +11,7 @@ from typing import Any, Final
 import structlog
 
 from contracts.vocabulary import MODEL_NAME_PATTERN
+from services.console.adapters.index_file import Connections, hold, is_current, is_damage
 from services.console.domain.rows import SCHEMA, TABLES, Row, Scalar
 
 _INDEXES: Final = (
@@ -31,8 +32,8 @@ _INDEXES: Final = (
     "CREATE INDEX rollbacks_cause ON rollbacks (cause_id)",
     "CREATE INDEX windows_ended ON windows (model, ended_at)",
 )
-CONNECTIONS_KEPT: Final = 8
-"""Connections of a thread, each for another set of models."""
+CONNECTIONS: Final = 16
+"""Connections that read, at most; each is for one set of models."""
 WINDOWS_KEPT: Final = 720
 """Newest windows that are kept of each target: six hours of 30 s. The log has all of them."""
 
@@ -40,26 +41,34 @@ WINDOWS_KEPT: Final = 720
 class Index:
     """Reads and writes the index. One thread writes; any number reads what was last committed.
 
+    A file with damaged pages is replaced by an empty one as soon as that shows, and `write` refuses further rows until
+    `positions` was asked: the log is read again from its beginning.
+
     Args:
-        path: Its file. One of another schema, or one that cannot be read, is replaced by an empty one.
+        path: Its file. One of another schema, or a damaged one, is replaced by an empty one.
+        wait_s: How long it may take until another process, which ends, has left the file.
+
+    Raises:
+        IndexInUseError: Another process has the file.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._local = threading.local()
-        self._opened: list[sqlite3.Connection] = []
+    def __init__(self, path: Path, wait_s: float = 10.0) -> None:
+        self._path, self._emptied = path, False
         self._writing = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not _is_current(path):
+        self._lock = hold(path, wait_s)
+        if not is_current(path, SCHEMA):
             self._create()
-        self._writer = self._connect()
+        self._writer = self._connect(None)
+        self._readers = Connections(self._connect, CONNECTIONS)
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, models: tuple[str, ...] | None) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, timeout=10, check_same_thread=False, isolation_level=None)
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")  # what a crash takes is read from the log again
-        self._opened.append(connection)
+        for view in _views(models) if models is not None else ():
+            connection.execute(view)
         return connection
 
     def _create(self) -> None:
@@ -73,42 +82,82 @@ class Index:
 
     def close(self) -> None:
         """Close the file."""
-        for connection in self._opened:
-            connection.close()
+        with self._writing, self._readers.paused():
+            self._writer.close()
+        self._lock.close()
 
     def clear(self) -> None:
         """Remove all rows and positions."""
-        with self._transaction():
+        with self._writing, self._transaction():
             for table in (*TABLES, "positions"):
                 self._writer.execute(f"DELETE FROM {table}")  # noqa: S608 - names of ours
 
     def positions(self) -> dict[str, tuple[int, str]]:
         """Return the last sequence of each stream that is in the index, and which stream it was."""
+        self._emptied = False
         entries = self.read("SELECT stream, sequence, identity FROM positions")
         return {entry["stream"]: (entry["sequence"], entry["identity"]) for entry in entries}
 
-    def write(self, stream: str, sequence: int, identity: str, rows: Iterable[tuple[int, Row]]) -> None:
-        """Write rows, each with the sequence of its event, and the position of their stream, all or nothing."""
-        with self._transaction():
-            pruned: set[tuple[Scalar, ...]] = set()
-            for at, row in rows:
-                self._writer.execute(_UPSERTS[row.table], (*row.key, *row.values, at))
-                if row.table == "windows":
-                    pruned.add(row.key[:2])
-            for model, target in pruned:
-                self._writer.execute(_PRUNE, (model, target, model, target, WINDOWS_KEPT - 1))
-            self._writer.execute("INSERT OR REPLACE INTO positions VALUES (?, ?, ?)", (stream, sequence, identity))
+    @property
+    def emptied(self) -> bool:
+        """Return whether a damaged file was replaced since `positions` was asked."""
+        return self._emptied
+
+    def write(self, stream: str, sequence: int, identity: str, rows: Iterable[tuple[int, Row]]) -> bool:
+        """Write rows, each with the sequence of its event, and the position of their stream, all or nothing.
+
+        Return whether they were written; not if the file was replaced.
+        """
+        with self._writing:
+            generation = self._readers.generation
+            try:
+                if not self._emptied:
+                    with self._transaction():
+                        self._insert(stream, sequence, identity, rows)
+            except sqlite3.DatabaseError as error:
+                self._replace_damaged(error, generation)
+            return not self._emptied
+
+    def _insert(self, stream: str, sequence: int, identity: str, rows: Iterable[tuple[int, Row]]) -> None:
+        pruned: set[tuple[Scalar, ...]] = set()
+        for at, row in rows:
+            self._writer.execute(_UPSERTS[row.table], (*row.key, *row.values, at))
+            if row.table == "windows":
+                pruned.add(row.key[:2])
+        for model, target in pruned:
+            self._writer.execute(_PRUNE, (model, target, model, target, WINDOWS_KEPT - 1))
+        self._writer.execute("INSERT OR REPLACE INTO positions VALUES (?, ?, ?)", (stream, sequence, identity))
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._writing:
-            self._writer.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._writer.execute("ROLLBACK")
-                raise
+        self._writer.execute("BEGIN IMMEDIATE")
+        try:
+            yield
             self._writer.execute("COMMIT")
+        except BaseException:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            raise
+
+    def _replace_damaged(self, error: sqlite3.DatabaseError, generation: int) -> None:
+        """Replace the file by an empty one if an error says that it is damaged, else raise the error again.
+
+        The caller holds `_writing`. No connection may be left that knows the file: closing it would delete the log of
+        the new one.
+        """
+        if not is_damage(error):
+            raise error
+        with self._readers.paused():
+            if generation != self._readers.generation:  # another thread has replaced it meanwhile
+                return
+            structlog.get_logger().error(
+                "the index is damaged and is built again", path=str(self._path), error=repr(error)
+            )
+            self._emptied = True
+            self._writer.close()
+            self._create()
+            self._writer = self._connect(None)
+            self._readers.generation += 1
 
     def read(self, query: str, values: Sequence[Scalar] | Mapping[str, Scalar] = ()) -> list[dict[str, Any]]:
         """Return the rows of a query."""
@@ -122,18 +171,19 @@ class Index:
         self, models: tuple[str, ...] | None, query: str, values: Sequence[Scalar] | Mapping[str, Scalar] = ()
     ) -> list[dict[str, Any]]:
         """Return the rows of a query, as if the index had those about some models only; None: about all."""
-        known: dict[tuple[str, ...] | None, sqlite3.Connection] = getattr(self._local, "connections", {})
-        connection = known.pop(models, None)
-        if connection is None:
-            connection = self._connect()
-            for view in _views(models) if models is not None else ():
-                connection.execute(view)
-        self._local.connections = {**known, models: connection}  # the one that was used last is the last one
-        if len(known) >= CONNECTIONS_KEPT:
-            oldest = next(iter(known))
-            self._opened.remove(closed := self._local.connections.pop(oldest))
-            closed.close()
-        return [dict(entry) for entry in connection.execute(query, values)]
+        generation = self._readers.generation
+        try:
+            return self._rows(models, query, values)
+        except sqlite3.DatabaseError as error:
+            with self._writing:
+                self._replace_damaged(error, generation)
+        return self._rows(models, query, values)
+
+    def _rows(
+        self, models: tuple[str, ...] | None, query: str, values: Sequence[Scalar] | Mapping[str, Scalar]
+    ) -> list[dict[str, Any]]:
+        with self._readers.borrowed(models) as connection:
+            return [dict(entry) for entry in connection.execute(query, values)]
 
 
 class Part:
@@ -187,16 +237,3 @@ _PRUNE: Final = (
     "DELETE FROM windows WHERE model = ? AND target = ? AND ended_at < "
     "(SELECT ended_at FROM windows WHERE model = ? AND target = ? ORDER BY ended_at DESC LIMIT 1 OFFSET ?)"
 )
-
-
-def _is_current(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    try:
-        with contextlib.closing(sqlite3.connect(path)) as connection:
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            connection.execute("SELECT count(*) FROM positions").fetchone()
-    except sqlite3.DatabaseError as error:
-        structlog.get_logger().warning("the index cannot be read and is built again", path=str(path), error=repr(error))
-        return False
-    return bool(version == SCHEMA)

@@ -22,10 +22,11 @@ class StreamLog:
 
     Args:
         js: Returns the bus, once it is connected.
+        retry_s: How long it waits after an error.
     """
 
-    def __init__(self, js: Callable[[], JetStreamContext]) -> None:
-        self._js = js
+    def __init__(self, js: Callable[[], JetStreamContext], retry_s: float = RETRY_S) -> None:
+        self._js, self._retry_s = js, retry_s
         self._readers: dict[str, _Reader] = {}
 
     async def identity(self, stream: str) -> tuple[str, int]:
@@ -35,7 +36,7 @@ class StreamLog:
                 info = await self._js().stream_info(stream)
             except (TimeoutError, nats.errors.Error) as error:
                 structlog.get_logger().warning("waiting for a stream", stream=stream, error=repr(error))
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(self._retry_s)
             else:
                 return (info.created.isoformat() if info.created else ""), int(info.state.last_seq)
 
@@ -45,7 +46,7 @@ class StreamLog:
         if reader is None or reader.next != start:
             if reader is not None:
                 await reader.close()
-            reader = self._readers[stream] = _Reader(self._js(), stream, start)
+            reader = self._readers[stream] = _Reader(self._js(), stream, start, self._retry_s)
         events = await reader.read(wait_s=wait_s)
         return reader.next, events
 
@@ -57,9 +58,9 @@ class _MissedError(Exception):
 class _Reader:
     """Reads one stream from a sequence on, through a consumer that is made again whenever it or a message is lost."""
 
-    def __init__(self, js: JetStreamContext, stream: str, start: int) -> None:
+    def __init__(self, js: JetStreamContext, stream: str, start: int, retry_s: float) -> None:
         self.next = start
-        self._js, self._stream = js, stream
+        self._js, self._stream, self._retry_s = js, stream, retry_s
         self._subscription: JetStreamContext.PullSubscription | None = None
         self._delivered = 0
 
@@ -72,7 +73,7 @@ class _Reader:
             structlog.get_logger().debug("a consumer is made again", stream=self._stream, error=repr(error))
             await self.close()
             if not events:
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(self._retry_s)
         return events
 
     async def _read_into(self, events: list[LoggedEvent], wait_s: float) -> None:

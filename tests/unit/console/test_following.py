@@ -11,18 +11,13 @@ import pytest
 from contracts.envelope import plain
 from contracts.services import EVENTS
 from contracts.vocabulary import canonical_json
-from services.console.adapters import log
 from services.console.adapters.log import StreamLog
 from services.console.follower import STREAMS, Follower
 from testbed.story import fleet
 from tests.unit.console.world import NOW, log_of
 
 STORY = [entry for entry in log_of(fleet(NOW)) if entry.stream == EVENTS][:12]
-
-
-@pytest.fixture(autouse=True)
-def _at_once(monkeypatch):
-    monkeypatch.setattr(log, "RETRY_S", 0)
+STORED = len(STORY)
 
 
 class FakeConsumer:
@@ -31,7 +26,7 @@ class FakeConsumer:
     def __init__(self, bus, start):
         self._bus, self._position, self._sequence, self.closed = bus, start - 1, 0, False
 
-    async def fetch(self, batch, timeout):
+    async def fetch(self, batch, timeout):  # noqa: ARG002 - answers at once
         fault = self._bus.faults.pop(0) if self._bus.faults else None
         entries = STORY[self._position : min(self._position + batch, self._bus.stored)]
         messages = []
@@ -66,7 +61,7 @@ class FakeConsumer:
 class FakeJetStream:
     """A stream with the first events of the story; its consumers lose what `faults` says."""
 
-    def __init__(self, *faults, stored=len(STORY)):
+    def __init__(self, *faults, stored=STORED):
         self.faults, self.stored, self.consumers = list(faults), stored, []
 
     async def pull_subscribe(self, _subject, *, stream, config):
@@ -76,7 +71,7 @@ class FakeJetStream:
 
 
 async def read_all(js, reads=20):
-    stream_log, start, sequences = StreamLog(lambda: js), 1, []
+    stream_log, start, sequences = StreamLog(lambda: js, retry_s=0), 1, []
     for _ in range(reads):
         start, events = await stream_log.read(EVENTS, start, 0.01)
         sequences += [entry.sequence for entry in events]
@@ -119,10 +114,10 @@ class FakeLog:
     def __init__(self):
         self.name, self.changed = "first", asyncio.Event()
 
-    async def identity(self, stream):
+    async def identity(self, _stream):
         return self.name, 1
 
-    async def read(self, stream, start, wait_s):
+    async def read(self, stream, start, _wait_s):
         if start == 1 and stream == EVENTS:
             return 2, STORY[:1]
         await asyncio.sleep(0.01)
@@ -134,7 +129,7 @@ class SlowRows:
 
     def __init__(self):
         self.steps, self.writing, self.go_on = [], threading.Event(), threading.Event()
-        self.known = {}
+        self.known, self.emptied = {}, False
 
     def clear(self):
         self.steps.append("clear")
@@ -143,12 +138,13 @@ class SlowRows:
     def positions(self):
         return dict(self.known)
 
-    def write(self, stream, sequence, identity, rows):
+    def write(self, stream, sequence, identity, _rows):
         self.writing.set()
         if identity == "first":
             self.go_on.wait(5)
         self.known[stream] = (sequence, identity)
         self.steps.append(identity)
+        return True
 
 
 async def nothing(_events):

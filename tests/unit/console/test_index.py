@@ -1,7 +1,10 @@
 """The index: the same events always lead to the same rows, however often any of them is applied."""
 
 import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta, timezone
+from pathlib import Path
 
 import pytest
 from hdrh.histogram import HdrHistogram
@@ -10,7 +13,8 @@ from hypothesis import strategies as st
 
 from contracts import facts as f
 from services.console.adapters.histograms import percentile_ms
-from services.console.adapters.index import WINDOWS_KEPT, Index
+from services.console.adapters.index import CONNECTIONS, WINDOWS_KEPT, Index
+from services.console.adapters.index_file import IndexInUseError, is_current
 from services.console.domain.apply import apply, instant
 from services.console.domain.rows import SCHEMA, TABLES, row
 from services.console.domain.titles import LONGEST, title_of
@@ -126,3 +130,88 @@ def test_percentiles_are_those_of_the_library(values, percentile):
         sketch.record_value(value)
     expected = sketch.get_value_at_percentile(percentile) / 1000
     assert percentile_ms(sketch.encode().decode(), percentile) == expected
+
+
+def damage(path):
+    """Overwrite the pages behind the first ones, as a failing disk does; the schema can still be read."""
+    content = bytearray(path.read_bytes())
+    content[40 * 4096 :] = b"\xff" * (len(content) - 40 * 4096)
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    index = Index(tmp_path / "index.db")
+    write(index, STORY)
+    index.close()
+    damage(tmp_path / "index.db")
+    index = Index(tmp_path / "index.db")
+    yield index
+    index.close()
+
+
+def test_damage_that_a_question_meets_empties_the_index_and_the_log_is_read_again(damaged, whole):
+    assert damaged.read("SELECT * FROM events ORDER BY at, title") == []
+    assert damaged.emptied
+    assert not damaged.write("SLIPWAY_EVENTS", 99, "first", []), "there would be a gap"
+    assert damaged.positions() == {}
+    write(damaged, STORY)
+    assert content(damaged) == whole
+
+
+def test_damage_that_writing_meets_empties_the_index_and_the_log_is_read_again(damaged, whole):
+    written = True
+    for entry in STORY:
+        rows = [(entry.sequence, row) for row in apply(entry.stream, entry.sequence, entry.event, percentile_ms)]
+        written = written and damaged.write(entry.stream, entry.sequence, "first", rows)
+    assert not written
+    assert damaged.positions() == {}
+    write(damaged, STORY)
+    assert content(damaged) == whole
+
+
+def test_many_threads_that_meet_damage_empty_the_index_once(damaged, whole):
+    with ThreadPoolExecutor(24) as threads:
+        questions = [threads.submit(damaged.read, "SELECT * FROM events ORDER BY at, title") for _ in range(60)]
+    assert all(question.result() == [] for question in questions)
+    damaged.positions()
+    write(damaged, STORY)
+    assert content(damaged) == whole
+
+
+def test_another_process_is_refused_and_takes_nothing_away(tmp_path):
+    index = Index(tmp_path / "index.db")
+    write(index, STORY[:5])
+    before = index.positions()
+    with pytest.raises(IndexInUseError, match="CONSOLE_INDEX"):
+        Index(tmp_path / "index.db", wait_s=0)
+    assert index.positions() == before
+    index.close()
+    Index(tmp_path / "index.db", wait_s=0).close()
+
+
+def test_a_locked_file_is_not_taken_for_a_damaged_one(tmp_path):
+    index = Index(tmp_path / "index.db")
+    write(index, STORY[:5])
+    index.close()
+    with sqlite3.connect(tmp_path / "index.db", isolation_level=None) as other:
+        other.execute("PRAGMA journal_mode = DELETE")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            is_current(tmp_path / "index.db", SCHEMA)
+    other.close()
+    again = Index(tmp_path / "index.db")
+    assert again.positions()
+    again.close()
+
+
+def test_threads_that_end_leave_no_connection_open(tmp_path):
+    index = Index(tmp_path / "index.db")
+    write(index, STORY[:20])
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for number in range(60):
+        thread = threading.Thread(target=index.about([f"m{number}"]).read, args=("SELECT * FROM events",))
+        thread.start()
+        thread.join()
+    assert len(list(Path("/proc/self/fd").iterdir())) - before <= 3 * CONNECTIONS
+    index.close()
