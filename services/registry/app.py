@@ -88,7 +88,11 @@ class Registry:
         )
 
     async def admit(self, event: Event[CheckpointReady]) -> None:
-        """Open the release of a checkpoint, or find the one that it already is."""
+        """Open the release of a checkpoint, or find the one that it already is.
+
+        Raises:
+            NotItsTurn: others of its team are worked on first; nothing was verified.
+        """
         ready, model = event.data, event.subject
         for _ in range(ATTEMPTS):
             record = await self.records.finish_opening(model)
@@ -104,6 +108,8 @@ class Registry:
                 break
             _refuse(teams.assess_sender(event, self._ports.teams()))
             _refuse(admission.assess_sources(ready, ready.policy, stored.value if stored else None))
+            if not await self._team_use.has_turn(model):
+                raise NotItsTurn
             await self._check(ready)
             if await self._reserve(record, admission.plan_opening(event, policy, key=key, version=record.next_version)):
                 failpoint("registry.after_reserve")

@@ -26,6 +26,8 @@ from shared.runtime.clock import Clock
 
 FULL_S = 1.0
 """Seconds for which a team that has all its share of the workers is not counted again: each of its models asks."""
+LISTED_S = 60.0
+"""Seconds for which the models of no team are not listed again; those whose checkpoints this process reads are added."""
 R = TypeVar("R", bound=OutboxRecord)
 
 
@@ -58,6 +60,8 @@ class TeamUse:
         self._clock = clock
         self._work_per_team = work_per_team
         self._full_until_s: dict[str, float] = {}
+        self._announced: set[str] = set()
+        self._listed_until_s = 0.0
         self._locks: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
 
     @contextlib.asynccontextmanager
@@ -85,27 +89,58 @@ class TeamUse:
             return
         group = team.name if team is not None else ""
         async with self._locks["opening", group]:
-            if self._clock.monotonic() < self._full_until_s.get(group, 0.0):
+            if self._is_full(group):
                 yield Load(team, begins=False)
                 return
-            models = team.models if team is not None else await self._models_of_none(teams)
-            read = [await _read(self._ports.models, model_key(each)) for each in models]
-            records = [record for record in read if record is not None]
+            models = await self._models_with(opened.model, team, teams)
+            records = await self._records(models)
             load = Load(team, sum(len(record.open) for record in records))
             load = await self._with_bytes(load, opened, records)
             yield replace(load, begins=await self._begins(opened.model, models, records, group))
 
-    async def _models_of_none(self, teams: Sequence[Team]) -> tuple[str, ...]:
-        suffix = announcements_key("")
-        names = [key.removesuffix(suffix) for key in await self._ports.announcements.keys() if key.endswith(suffix)]
-        return tuple(name for name in names if owner_of(name, teams) is None)
+    async def has_turn(self, model: str) -> bool:
+        """Return whether a model's next release could begin now: asked before its checkpoint is verified, and again
+        when the release is opened."""
+        teams = self._ports.teams()
+        if not teams:
+            return True
+        team = owner_of(model, teams)
+        group = team.name if team is not None else ""
+        async with self._locks["opening", group]:
+            if self._is_full(group):
+                return False
+            models = await self._models_with(model, team, teams)
+            return await self._begins(model, models, await self._records(models), group)
+
+    def _is_full(self, group: str) -> bool:
+        return self._clock.monotonic() < self._full_until_s.get(group, 0.0)
+
+    async def _records(self, models: Sequence[str]) -> list[ModelRecord]:
+        read = [await _read(self._ports.models, model_key(each)) for each in models]
+        return [record for record in read if record is not None]
+
+    async def _models_with(self, model: str, team: Team | None, teams: Sequence[Team]) -> tuple[str, ...]:
+        """Return the models that share a team's workers with a model; those of no team share theirs, too.
+
+        The bucket of releases, with all that ever were, is listed once in `LISTED_S` for those of no team.
+        """
+        if team is not None:
+            return team.models
+        now_s = self._clock.monotonic()
+        if now_s >= self._listed_until_s:
+            suffix = announcements_key("")
+            keys = await self._ports.announcements.keys()
+            self._announced = {key.removesuffix(suffix) for key in keys if key.endswith(suffix)}
+            self._listed_until_s = now_s + LISTED_S
+        self._announced.add(model)
+        return tuple(name for name in sorted(self._announced) if owner_of(name, teams) is None)
 
     async def _begins(self, model: str, models: Sequence[str], records: Sequence[ModelRecord], group: str) -> bool:
         at_work = 0
         for record in records:
             for release_id in record.open:
                 release = await _read(self._ports.releases, release_key(record.model, release_id))
-                at_work += release is None or deadlines.is_at_work(release)
+                at_work += deadlines.is_at_work(release) if release is not None else _is_reserved(record, release_id)
         if at_work >= self._work_per_team:
             self._full_until_s[group] = self._clock.monotonic() + FULL_S
             return False
@@ -133,13 +168,17 @@ class TeamUse:
         release = await _read(self._ports.releases, release_key(record.model, release_id))
         if release is not None:
             return release.opened if release.manifest is None else None
-        opening = record.opening
-        return opening if opening is not None and opening.release_id == release_id else None
+        return record.opening if _is_reserved(record, release_id) else None
 
     async def _most_bytes(self, opened: ReleaseOpened) -> int:
         key = admission.base_key(opened.base)
         base = await self._ports.artifacts.find_base(key) if key else None
         return most_bytes(base.weights_bytes, len(opened.variants)) if base is not None else 0
+
+
+def _is_reserved(record: ModelRecord, release_id: str) -> bool:
+    """Return whether a release has no record of its own yet; another without one has a record that is unreadable."""
+    return record.opening is not None and record.opening.release_id == release_id
 
 
 async def _read(store: RecordStore[R], key: str) -> R | None:

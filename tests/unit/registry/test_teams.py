@@ -7,10 +7,13 @@ import pytest
 from contracts import facts as f
 from contracts.envelope import source_of
 from contracts.teams import Team, TeamQuota
-from services.registry.ports import announcements_key, model_key
+from services.registry.domain.announcements import Announcements
+from services.registry.ports import announcements_key, model_key, release_key
+from services.registry.team_use import LISTED_S
 from shared.errors import Permanent
 from testbed.factories import PUBLISHER
 from tests.kit import fakes_registry as k
+from tests.kit.records import MemoryRecords
 from tests.unit.registry.test_announcing import OTHER, Harness
 
 THIRD = "third-bot"
@@ -152,6 +155,53 @@ async def test_models_of_no_team_have_one_share_together_if_there_are_teams(harn
     assert len(harness.opened(k.MODEL) + harness.opened(OTHER)) == harness.settings.work_per_team
     await harness.announce(THIRD)
     assert harness.opened(THIRD) == [1]
+
+
+async def test_releases_with_unreadable_records_take_no_share_of_the_workers(harness):
+    harness.out.teams = (shop(),)
+    for attempt in range(1, harness.settings.work_per_team + 1):
+        await harness.announce(k.MODEL, attempt=attempt)
+    for release_id in (await harness.out.ports().models.read(model_key(k.MODEL))).open:
+        harness.out.bucket.data[release_key(k.MODEL, release_id)] = (1, b'{"schema_version": 99}')
+    harness.out.clock.advance(30.0)
+    await harness.announce(OTHER)
+    assert harness.opened(OTHER) == [1]
+
+
+async def test_a_checkpoint_that_waits_for_its_turn_is_not_verified(harness):
+    harness.out.teams = (shop(),)
+    for attempt in range(1, harness.settings.work_per_team + 1):
+        await harness.announce(k.MODEL, attempt=attempt)
+    await harness.announce(OTHER)
+    for _ in range(5):
+        harness.out.clock.advance(5.0)
+        await harness.sweep()
+    assert OTHER not in harness.artifacts.asked
+    assert len((await harness.record(OTHER)).waiting) == 1
+
+
+class Listed(MemoryRecords):
+    """Records that count how often their keys are listed."""
+
+    listed = 0
+
+    async def keys(self):
+        self.listed += 1
+        return await super().keys()
+
+
+async def test_models_of_no_team_are_listed_once_in_a_while_and_new_ones_count_at_once(harness):
+    harness.out.teams = (Team(name="bank", models=(THIRD,), members=(), unrestricted=(PUBLISHER,)),)
+    records = harness.out.announcements = Listed(Announcements, harness.out.bucket)
+    harness.restarted()
+    names = [f"free-{number}" for number in range(harness.settings.work_per_team + 3)]
+    for name in names:
+        await harness.announce(name)
+    assert sum(len(harness.opened(name)) for name in names) == harness.settings.work_per_team
+    assert records.listed == 1
+    harness.out.clock.advance(LISTED_S)
+    await harness.announce(names[0], attempt=2)
+    assert records.listed == 2
 
 
 async def test_without_teams_nothing_waits(harness):
