@@ -27,7 +27,7 @@ from shared.runtime.clock import Clock
 FULL_S = 1.0
 """Seconds for which a team that has all its share of the workers is not counted again: each of its models asks."""
 LISTED_S = 60.0
-"""Seconds for which the models of no team are not listed again; those whose checkpoints this process reads are added."""
+"""Seconds for which the models of no team are not listed again; those that this process reads are added."""
 R = TypeVar("R", bound=OutboxRecord)
 
 
@@ -99,8 +99,10 @@ class TeamUse:
             yield replace(load, begins=await self._begins(opened.model, models, records, group))
 
     async def has_turn(self, model: str) -> bool:
-        """Return whether a model's next release could begin now: asked before its checkpoint is verified, and again
-        when the release is opened."""
+        """Return whether a model's next release could begin now.
+
+        It is asked before a checkpoint is verified, and decided when its release is opened.
+        """
         teams = self._ports.teams()
         if not teams:
             return True
