@@ -16,7 +16,8 @@ MODEL_NAME_RULE = "use 1 to 63 lower-case letters, digits and inner hyphens"
 
 ModelName = Annotated[str, StringConstraints(pattern=MODEL_NAME_PATTERN)]
 """Safe in NATS subjects, S3 keys, Triton model names and DNS labels."""
-Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
+Digest = Annotated[str, StringConstraints(pattern=DIGEST_PATTERN)]
 Variant = Literal["bf16", "int8", "fp8", "gptq-int4", "awq-int4"]
 Verdict = Literal["pass", "fail", "inconclusive"]
 AttributedTo = Literal["candidate", "measurement", "machine"]

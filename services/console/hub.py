@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
 
 from contracts.envelope import Event
@@ -15,6 +15,8 @@ GATHER_S: Final = 0.1
 MOST_TOPICS: Final = 200
 """Above it one message says that all has changed."""
 LIVE_KEPT: Final = 500
+MOST_OF_A_SESSION: Final = 8
+"""Pages of one session that are live at the same time."""
 
 
 class Hub:
@@ -63,23 +65,38 @@ class Hub:
         for listener in self._waiting:
             listener.changed.set()
 
-    @property
-    def is_full(self) -> bool:
-        """Return whether no further page is served."""
-        return self._closed or len(self._waiting) >= self._most
+    def is_full(self, session: str) -> bool:
+        """Return whether no further page of a session is served."""
+        own = sum(listener.session == session for listener in self._waiting)
+        return self._closed or len(self._waiting) >= self._most or own >= MOST_OF_A_SESSION
 
-    async def stream(self, models: Sequence[str] | None = None) -> AsyncIterator[str]:
+    async def stream(
+        self,
+        models: Sequence[str] | None = None,
+        session: str = "",
+        still: Callable[[], bool] = lambda: True,
+        keep_alive_s: float = KEEP_ALIVE_S,
+    ) -> AsyncIterator[str]:
         """Yield server-sent events: `change` with the topics that have changed, and comments that keep it open.
 
-        With models, only what is about these.
+        Args:
+            models: Only what is about these; None for all.
+            session: Whose page it is.
+            still: Whether the session goes on, asked every `keep_alive_s`; the stream ends with it.
+            keep_alive_s: After how long without a change a comment is sent.
         """
-        listener = _Listener(models)
+        listener = _Listener(models, session)
+        checked = asyncio.get_running_loop().time()
         self._waiting.add(listener)
         try:
             yield "retry: 1000\n\n"
             while not self._closed:
+                if asyncio.get_running_loop().time() - checked >= keep_alive_s:
+                    checked = asyncio.get_running_loop().time()
+                    if not await asyncio.to_thread(still):
+                        return
                 try:
-                    async with asyncio.timeout(KEEP_ALIVE_S):
+                    async with asyncio.timeout(keep_alive_s):
                         await listener.changed.wait()
                 except TimeoutError:
                     yield ": keep open\n\n"
@@ -92,10 +109,10 @@ class Hub:
 
 
 class _Listener:
-    """One open page: what has changed since it was told last."""
+    """One open page: what has changed since the last message to it."""
 
-    def __init__(self, models: Sequence[str] | None) -> None:
-        self.models = models
+    def __init__(self, models: Sequence[str] | None, session: str) -> None:
+        self.models, self.session = models, session
         self.changed = asyncio.Event()
         self._topics: set[str] = set()
 

@@ -58,7 +58,7 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
 
 def provider_of(settings: ConsoleSettings) -> Provider | None:
     """Return the identity provider that the settings name; None if they name none."""
-    if settings.oidc_issuer is None or settings.oidc_client_id is None:
+    if settings.oidc_issuer is None or settings.oidc_client_id is None or settings.oidc_claim is None:
         return None
     secret = settings.oidc_client_secret.get_secret_value() if settings.oidc_client_secret is not None else ""
     redirect = f"{settings.url}/login/callback"

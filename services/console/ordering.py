@@ -46,16 +46,20 @@ class Ordering:
         self._orders, self._routes, self._index, self._clock = orders, routes, index, clock
         self._answer_s = answer_s
 
-    async def approve(self, person: Person, release: Release, digest: str, reason: str) -> OrderAnswer:
-        """Approve a release; the digest is what the person saw."""
+    async def epoch_of(self, model: str) -> int:
+        """Return the epoch of a model's route as it is now; 0 without a route."""
+        route = await self._routes.get(model)
+        return route.epoch if route is not None else 0
+
+    async def approve(self, person: Person, release: Release, digest: str, *, epoch: int, reason: str) -> OrderAnswer:
+        """Approve a release; digest and epoch of the route are what the person saw: it is void if the route changed."""
         self._check(person, "approve", release.model)
-        route = await self._routes.get(release.model)
         fact = ApprovalGranted(
             release_id=release.release_id,
             manifest_digest=digest,
             reason=reason,
             expires_at=self._clock.now() + VALID,
-            epoch=route.epoch if route is not None else 0,
+            epoch=epoch,
         )
         return await self._publish(person, release.model, fact, release.release_id)
 

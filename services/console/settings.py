@@ -27,8 +27,11 @@ class ConsoleSettings(BaseSettings):
     """The console's name at the identity provider."""
     oidc_client_secret: SecretStr | None = None
     """Its secret there; without one it is a public client, with PKCE alone."""
-    oidc_claim: str = "preferred_username"
-    """Claim of the ID token that has the name of the person's identity."""
+    oidc_claim: str | None = None
+    """Claim of the ID token that has the name of the person's identity; one that people cannot change themselves.
+
+    `preferred_username` is safe only where the provider lets only administrators change it.
+    """
     answer_s: float = Field(default=4.0, ge=0)
     """How long the page of an order waits for the answer, in seconds; it comes to the other pages in any case."""
     stream_clients: int = Field(default=500, ge=1)
@@ -45,8 +48,11 @@ class ConsoleSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _oidc_is_complete(self) -> Self:
-        if (self.oidc_issuer is None) != (self.oidc_client_id is None):
-            msg = "CONSOLE_OIDC_ISSUER and CONSOLE_OIDC_CLIENT_ID belong together"
+        if len({value is None for value in (self.oidc_issuer, self.oidc_client_id, self.oidc_claim)}) > 1:
+            msg = (
+                "CONSOLE_OIDC_ISSUER, CONSOLE_OIDC_CLIENT_ID and CONSOLE_OIDC_CLAIM belong together: set all or none, "
+                "and name a claim that people cannot change themselves"
+            )
             raise ValueError(msg)
         return self
 

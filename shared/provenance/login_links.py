@@ -82,6 +82,14 @@ def open_login(
     return login
 
 
+def named_in(token: str) -> str:
+    """Return whom a link says that it signs in, which nothing has verified yet; empty if it cannot be read."""
+    try:
+        return Login.model_validate_json(_bytes(token.partition(".")[0])).name if len(token) <= LONGEST else ""
+    except (binascii.Error, ValueError, ValidationError):
+        return ""
+
+
 def _signed(public_key: str, payload: bytes, signature: bytes) -> bool:
     try:
         Ed25519PublicKey.from_public_bytes(key_bytes(public_key)).verify(signature, _PREFIX + payload)

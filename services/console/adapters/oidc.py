@@ -76,7 +76,7 @@ class Provider:
             SignInRefusedError: The answer is not for this browser, or the token is not valid.
         """
         text, _, signature = cookie.partition(".")
-        if not text or not hmac.compare_digest(signature, self._sign(text)):
+        if not text or not hmac.compare_digest(signature.encode(), self._sign(text).encode()):
             raise SignInRefusedError("the sign-in did not begin in this browser, or took too long: begin again")
         expected, nonce, verifier, target = json.loads(base64.urlsafe_b64decode(text))
         if not hmac.compare_digest(expected.encode(), state.encode()):

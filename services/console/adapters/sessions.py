@@ -66,8 +66,8 @@ class Sessions:
             file.execute("INSERT INTO sessions VALUES (?, ?, ?, ?, ?)", row)
         return value
 
-    def find(self, value: str | None) -> Session | None:
-        """Return the session that a value names; None if there is none, or if it has ended."""
+    def find(self, value: str | None, *, use: bool = True) -> Session | None:
+        """Return the session that a value names; None if there is none, or if it has ended. `use` makes it last."""
         if value is None or len(value) > 100:
             return None
         now, id_ = self._now(), _digest(value)
@@ -75,7 +75,7 @@ class Sessions:
             record = file.execute("SELECT person, csrf, expires, seen FROM sessions WHERE id = ?", (id_,)).fetchone()
             if record is None or record[2] < now or record[3] < now - IDLE.total_seconds():
                 return None
-            if now - record[3] > 60:
+            if use and now - record[3] > 60:
                 file.execute("UPDATE sessions SET seen = ? WHERE id = ?", (now, id_))
         return Session(record[0], record[1], datetime.fromtimestamp(record[2], tz=self._clock.now().tzinfo))
 

@@ -44,7 +44,13 @@ class Access:
 
     def find(self, request: Request) -> SignedIn | None:
         """Return who is signed in; None if nobody is."""
-        session = self.sessions.find(request.cookies.get(self.cookie))
+        return self._named(self.sessions.find(request.cookies.get(self.cookie)))
+
+    def look(self, request: Request) -> SignedIn | None:
+        """Return who is signed in, as `find`; it does not count as a use of the session."""
+        return self._named(self.sessions.find(request.cookies.get(self.cookie), use=False))
+
+    def _named(self, session: Session | None) -> SignedIn | None:
         person = self.people.find(session.person) if session is not None else None
         return SignedIn(person, session) if session is not None and person is not None else None
 

@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeVar
 
-from fastapi import APIRouter, Header, HTTPException, Path, Query
+from fastapi import APIRouter, Header, HTTPException, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import StreamingResponse
 
-from contracts.vocabulary import MODEL_NAME_PATTERN, Target, Variant
+from contracts.vocabulary import MODEL_NAME_PATTERN, Digest, Target, Variant
 from services.console.domain import screens
 from services.console.domain.people import Person
 from services.console.domain.screens import Page
@@ -17,7 +17,7 @@ from services.console.hub import Hub
 from services.console.ordering import Ordering
 from services.console.queries import alerts, fleet, releases, timeline
 from services.console.queries.reading import LARGEST_PAGE, Reader, WholeIndex
-from services.console.web.access import Signed, SignedIn, check_token
+from services.console.web.access import Signed, SignedIn, access_of, check_token
 
 PREFIX: Final = "/api/v1"
 T = TypeVar("T")
@@ -50,9 +50,10 @@ class _Body(BaseModel):
 
 
 class ApproveBody(_Body):
-    """An approval: the digest of what is approved, and a comment."""
+    """An approval: the digest of what is approved, the epoch of the route (of the rollback plan), and a comment."""
 
-    manifest_digest: str
+    manifest_digest: Digest
+    epoch: Annotated[int, Field(ge=0)]
     reason: Annotated[str, Field(max_length=2000)] = ""
 
 
@@ -144,11 +145,17 @@ def _screens(router: APIRouter, sources: Sources) -> None:
         return await sources.ordering.plan_rollback(model, failed, to_version)
 
     @router.get("/stream", tags=["session"], response_class=StreamingResponse)
-    async def stream(signed: Signed) -> StreamingResponse:
+    async def stream(request: Request, signed: Signed) -> StreamingResponse:
         """Server-sent events: `change`, with a list of topics (`model:…`, `release:…`, `alert:…`, kinds of events)."""
-        if hub.is_full:
+        session = signed.session.csrf
+        if hub.is_full(session):
             raise HTTPException(503, "Too many pages are open; this one is not live.")
-        lines: AsyncIterator[str] = hub.stream(signed.person.models)
+
+        def still() -> bool:
+            now = access_of(request).look(request)
+            return now is not None and now.person == signed.person
+
+        lines: AsyncIterator[str] = hub.stream(signed.person.models, session, still)
         return StreamingResponse(lines, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
 
@@ -227,10 +234,12 @@ def _orders(router: APIRouter, sources: Sources) -> None:
 
     @router.post("/releases/{release_id}/approve", tags=["orders"])
     async def approve(signed: Signed, release_id: str, body: ApproveBody, token: Csrf = None) -> screens.OrderAnswer:
-        """Approve what a release would serve."""
+        """Approve what a release would serve; void if the route has changed since the epoch."""
         check_token(signed, token)
         shown = release_of(signed, release_id)
-        return await sources.ordering.approve(signed.person, shown, body.manifest_digest, body.reason)
+        return await sources.ordering.approve(
+            signed.person, shown, body.manifest_digest, epoch=body.epoch, reason=body.reason
+        )
 
     @router.post("/releases/{release_id}/cancel", tags=["orders"])
     async def cancel(signed: Signed, release_id: str, body: CancelBody, token: Csrf = None) -> screens.OrderAnswer:

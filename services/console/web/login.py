@@ -9,7 +9,7 @@ from starlette.responses import RedirectResponse, Response
 from services.console.adapters.oidc import Provider, SignInRefusedError
 from services.console.web.access import CSRF_FIELD, Access, Signed, check_token, read_form
 from services.console.web.rendering import Renderer
-from shared.provenance.login_links import NotAccepted, open_login
+from shared.provenance.login_links import NotAccepted, named_in, open_login
 from shared.runtime.clock import Clock
 
 STATE_COOKIE: Final = "slipway-sign-in"
@@ -25,7 +25,8 @@ def build_login(access: Access, render: Renderer, provider: Provider | None, *, 
         """Show what signs in; a link of `slipway open` asks for one click, so that nothing else can use it up."""
         if access.find(request) is not None and not token:
             return RedirectResponse("/fleet", 303)
-        return render(request, None, "login.html", token=token, next=_own(next), oidc=provider is not None, problem="")
+        shown = {"token": token, "name": named_in(token), "next": _own(next), "problem": ""}
+        return render(request, None, "login.html", oidc=provider is not None, **shown)
 
     @router.post("/login")
     async def use_link(request: Request) -> Response:

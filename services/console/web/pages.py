@@ -1,5 +1,7 @@
 """The pages: each renders what the API returns for it."""
 
+import re
+from asyncio import to_thread
 from typing import Annotated, Any, Final
 from urllib.parse import quote, urlencode
 
@@ -7,7 +9,7 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 
-from contracts.vocabulary import MODEL_NAME_PATTERN, Target
+from contracts.vocabulary import DIGEST_PATTERN, MODEL_NAME_PATTERN, Target
 from services.console.domain.screens import Alert, OrderAnswer
 from services.console.domain.targets import parse_target
 from services.console.ordering import NotAllowedError
@@ -21,6 +23,7 @@ from shared.errors import SlipwayError
 Text = Annotated[str, Query(max_length=100)]
 ModelPath = Annotated[str, Path(pattern=MODEL_NAME_PATTERN)]
 After = Annotated[int, Query(ge=0, le=1_000_000)]
+EPOCH: Final = r"[0-9]{1,15}"
 PAGE: Final = 50
 LARGEST_EXPORT: Final = 10_000
 
@@ -79,9 +82,12 @@ def _release(router: APIRouter, sources: Sources, render: Renderer) -> None:
         return render(request, signed, "releases.html", releases=shown, filters=filters)
 
     @router.get("/releases/{release_id}")
-    def one_release(request: Request, signed: Signed, release_id: str) -> Response:
-        shown = releases.release(sources.seen_by(signed.person), release_id, hub.live(release_id))
-        return render(request, signed, "release.html", release=_known(shown, "release"))
+    async def one_release(request: Request, signed: Signed, release_id: str) -> Response:
+        reader = sources.seen_by(signed.person)
+        shown = _known(await to_thread(releases.release, reader, release_id, hub.live(release_id)), "release")
+        may_approve = shown.approval is not None and shown.approval.open and signed.person.may("approve", shown.model)
+        epoch = await sources.ordering.epoch_of(shown.model) if may_approve else 0
+        return render(request, signed, "release.html", release=shown, epoch=epoch)
 
     @router.post("/releases/{release_id}/{order}")
     async def decide(request: Request, signed: Signed, release_id: str, order: str) -> Response:
@@ -90,7 +96,10 @@ def _release(router: APIRouter, sources: Sources, render: Renderer) -> None:
         shown = _known(releases.release(sources.seen_by(signed.person), release_id), "release")
         comment = form.get("reason", "")[:2000]
         if order == "approve":
-            giving = sources.ordering.approve(signed.person, shown, form.get("digest", ""), comment)
+            digest, epoch = form.get("digest", ""), form.get("epoch", "")
+            if re.fullmatch(DIGEST_PATTERN, digest) is None or re.fullmatch(EPOCH, epoch) is None:
+                raise HTTPException(400, "The form names no digest and epoch: reload the page of the release.")
+            giving = sources.ordering.approve(signed.person, shown, digest, epoch=int(epoch), reason=comment)
         elif order == "cancel":
             giving = sources.ordering.cancel(signed.person, shown, comment)
         else:
@@ -131,7 +140,7 @@ def _alerts(router: APIRouter, sources: Sources, render: Renderer) -> None:
         form = await read_form(request)
         check_token(signed, form.get(CSRF_FIELD))
         failed, epoch = _target(model, form.get("failed", "")), form.get("epoch", "")
-        if failed is None or not epoch.isdigit():
+        if failed is None or re.fullmatch(EPOCH, epoch) is None:
             raise HTTPException(400, "The form names no target and epoch: begin again at the plan of the rollback.")
         giving = ordering.roll_back(signed.person, failed, epoch=int(epoch), reason=form.get("reason", "")[:2000])
         return await _answered(request, render, signed, giving, f"/models/{model}")

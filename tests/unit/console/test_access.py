@@ -1,10 +1,12 @@
 """Who gets in, and what a hostile page, link or request cannot do."""
 
+import asyncio
 from datetime import timedelta
 
 import pytest
 
 from services.console.adapters.sessions import IDLE, LONGEST
+from services.console.hub import MOST_OF_A_SESSION, Hub
 from tests.unit.console.world import NOW, URL, World
 
 OPEN_RELEASE = "/releases/r-0000000000000031-1"  # code-helper v2 waits for approval
@@ -44,7 +46,9 @@ def test_data_needs_a_session(world, path):
 
 def test_a_link_signs_in_once(world):
     token, client = world.link("oscar").split("token=")[1], world.client()
-    assert "signs you in once" in client.get(f"/login?token={token}").text
+    page = client.get(f"/login?token={token}").text
+    assert "signs you in once" in page
+    assert "oscar" in page
     assert client.post("/login", data={"token": token, "next": "/alerts"}).headers["location"] == "/alerts"
     assert client.get("/api/v1/me").json()["name"] == "oscar"
     second = world.client().post("/login", data={"token": token})
@@ -139,7 +143,7 @@ def test_signing_out_ends_the_session_on_the_server(world):
 
 
 def form(world, client, **changes):
-    return {"csrf": world.csrf(client), "digest": "sha256:" + "a" * 64, "reason": "good"} | changes
+    return {"csrf": world.csrf(client), "digest": "sha256:" + "a" * 64, "epoch": "0", "reason": "good"} | changes
 
 
 @pytest.mark.parametrize("token", ["", "x", None])
@@ -229,3 +233,54 @@ def test_only_assets_are_served_as_files(world, path):
     answer = world.client().get(path)
     assert answer.status_code in (404, 303)
     assert "BaseSettings" not in answer.text
+
+
+def test_the_page_of_a_link_names_who_it_signs_in_although_another_person_is_signed_in(world):
+    token = world.link("oscar").split("token=")[1]
+    page = world.client("vera").get(f"/login?token={token}").text
+    assert "oscar" in page
+    assert world.client().get("/login?token=nonsense").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/metricsx", "/healthz/x", "/readyz-all"])
+def test_only_the_probes_themselves_are_answered_without_the_check_of_the_host_and_the_policy(world, path):
+    assert "script-src 'self'" in world.client().get(path).headers["content-security-policy"]
+    assert world.client().get(path, headers={"host": "evil.example"}).status_code == 421
+
+
+def test_a_session_has_a_limited_number_of_live_pages():
+    async def go():
+        hub = Hub(100)
+        streams = [hub.stream(None, "a") for _ in range(MOST_OF_A_SESSION)]
+        for stream in streams:
+            await anext(stream)
+        state = hub.is_full("a"), hub.is_full("b")
+        await streams[0].aclose()
+        return *state, hub.is_full("a")
+
+    assert asyncio.run(go()) == (True, False, False)
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_live_page_ends_with_its_session(busy):
+    async def go():
+        hub, answers = Hub(10), iter([True, False])
+        stream = hub.stream(None, "a", lambda: next(answers), keep_alive_s=0.05)
+        async with asyncio.timeout(5):
+            async for _line in stream:
+                for listener in hub._waiting if busy else ():
+                    listener.add({"model:m"})
+        return hub.listeners
+
+    assert asyncio.run(go()) == 0
+
+
+def test_looking_whether_a_session_goes_on_does_not_make_it_last(tmp_path):
+    world = World(tmp_path)
+    value = world.sessions.begin("vera")
+    for hours in (1, 2):
+        world.clock.time = NOW + timedelta(hours=hours)
+        assert world.sessions.find(value, use=False) is not None
+    world.clock.time = NOW + IDLE + timedelta(seconds=1)
+    assert world.sessions.find(value, use=False) is None
+    world.close()

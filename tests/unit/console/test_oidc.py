@@ -12,7 +12,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from starlette.testclient import TestClient
 
-from services.console.adapters.oidc import Provider
+from services.console.adapters.oidc import Provider, SignInRefusedError
+from services.console.settings import ConsoleSettings
 from tests.unit.console.world import NOW, URL, World
 
 ISSUER = "https://id.example.org"
@@ -140,3 +141,38 @@ def test_a_provider_without_tls_is_refused():
     provider = Provider(ISSUER, "console", "", "sub", "x", httpx.MockTransport(answer))
     with pytest.raises(Exception, match="no https address"):
         asyncio.run(provider.begin("/"))
+
+
+@pytest.mark.parametrize("cookie", ["", "abc", "abc.é", "é.é", "abc." + "0" * 64])
+def test_a_cookie_that_is_not_of_this_console_signs_nobody_in(cookie):
+    provider = Provider(ISSUER, "console", "", "sub", "x")
+    with pytest.raises(SignInRefusedError, match="did not begin in this browser"):
+        asyncio.run(provider.end(cookie, "state", "good", ""))
+
+
+@pytest.mark.parametrize("algorithm", ["none", "HS256"])
+def test_a_token_without_a_signature_or_with_a_shared_secret_signs_nobody_in(signing_in, algorithm):
+    _, outside, _ = signing_in
+
+    def answer(request):
+        if not request.url.path.endswith("token_endpoint"):
+            return outside.answer(request)
+        claims = {
+            "iss": ISSUER, "aud": "console", "sub": "oscar", "nonce": outside.asked["nonce"],
+            "iat": NOW.timestamp(), "exp": 4102444800,
+        }  # fmt: skip
+        key = None if algorithm == "none" else "what everyone can read in the list of keys, and more"
+        token = jwt.encode(claims, key, algorithm=algorithm, headers={"kid": "k1"})
+        return httpx.Response(200, json={"id_token": token})
+
+    provider = Provider(ISSUER, "console", "", "sub", "x", httpx.MockTransport(answer))
+    with pytest.raises(SignInRefusedError, match="not valid"):
+        asyncio.run(_end(provider, outside))
+
+
+def test_the_claim_that_names_the_identity_must_be_chosen():
+    known = {"oidc_issuer": ISSUER, "oidc_client_id": "console"}
+    with pytest.raises(ValueError, match="CONSOLE_OIDC_CLAIM"):
+        ConsoleSettings(**known)
+    assert ConsoleSettings(**known, oidc_claim="sub").oidc_claim == "sub"
+    assert ConsoleSettings().oidc_claim is None

@@ -62,7 +62,7 @@ def test_what_a_role_may_not_do_is_not_shown_and_is_refused(world, name, approve
     assert (f'action="/releases/{RELEASE}/cancel"' in page) is rejects
     digest = "sha256:" + "a" * 64
     refused = 404 if name == "sam" else 403  # the release is not of sam's team
-    assert post(world, name, f"/releases/{RELEASE}/approve", digest=digest).status_code == (
+    assert post(world, name, f"/releases/{RELEASE}/approve", digest=digest, epoch="0").status_code == (
         200 if approves else refused
     )
     assert post(world, name, f"/releases/{RELEASE}/cancel").status_code == (200 if rejects else refused)
@@ -73,13 +73,42 @@ def test_what_a_role_may_not_do_is_not_shown_and_is_refused(world, name, approve
 
 
 def test_an_approval_names_what_was_shown_and_the_epoch(world):
+    world.routes.routes["code-helper"] = factories.route(model="code-helper", epoch=3)
     page = world.client("anna").get(f"/releases/{RELEASE}").text
-    digest = page.split('name="digest" value="')[1].split('"')[0]
-    assert "Approve" in post(world, "anna", f"/releases/{RELEASE}/approve", digest=digest).text or world.orders.given
+    digest, epoch = (page.split(f'name="{name}" value="')[1].split('"')[0] for name in ("digest", "epoch"))
+    world.routes.routes["code-helper"] = factories.route(model="code-helper", epoch=4)
+    answer = post(world, "anna", f"/releases/{RELEASE}/approve", digest=digest, epoch=epoch)
+    del world.routes.routes["code-helper"]
+    assert answer.status_code == 200
     (person, model, fact) = world.orders.given[-1]
     assert (person, model, fact.manifest_digest, fact.release_id) == ("anna", "code-helper", digest, RELEASE)
-    assert fact.epoch == 0
+    assert fact.epoch == 3, "the one of the page: the approval is void, as the route has changed since"
     assert fact.expires_at is not None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"digest": "x", "epoch": "0"},
+        {"digest": "sha256:" + "a" * 64},
+        {"digest": "sha256:" + "a" * 64, "epoch": "²"},
+    ],
+)
+def test_a_form_that_names_no_digest_and_epoch_approves_nothing(world, fields):
+    assert post(world, "anna", f"/releases/{RELEASE}/approve", **fields).status_code == 400
+    assert world.orders.given == []
+
+
+@pytest.mark.parametrize(
+    "body", [{"manifest_digest": "x", "epoch": 0}, {"manifest_digest": "sha256:" + "a" * 64}, {"epoch": 0}]
+)
+def test_the_api_refuses_an_approval_without_a_digest_and_an_epoch(world, body):
+    client = world.client("anna")
+    headers = {"x-csrf-token": world.csrf(client)}
+    answer = client.post(f"/api/v1/releases/{RELEASE}/approve", json=body, headers=headers)
+    assert answer.status_code == 422
+    assert world.orders.given == []
 
 
 def test_the_person_comes_from_the_session_never_from_the_form(world):
