@@ -151,7 +151,8 @@ class SilenceOrdered(Fact):
     They are raised, resolved and rolled back as always: only sending waits. The end of what was sent before is sent.
 
     Attributes:
-        trigger: Name of a trigger, or kind of an alert without one; None for all alerts of the model.
+        trigger: Name of a trigger, or kind of an alert without one; None for all alerts of the model
+            but critical ones.
         until: When it ends; now or earlier ends a silence of the same trigger.
     """
 
@@ -164,7 +165,7 @@ class SilenceOrdered(Fact):
 
 
 class AcknowledgementOrdered(Fact):
-    """An operator has seen an open alert and takes care of it; what it was sent to is told so."""
+    """An operator has seen an open alert and takes care of it; the receivers that it was sent to get this, too."""
 
     TYPE: ClassVar[str] = "slipway.acknowledgement.ordered.v1"
 

@@ -31,7 +31,7 @@ class Rule:
         name: Name of the alert.
         expr: Fires for each series that it returns.
         for_: How long before it fires.
-        severity: `critical`: page somebody. `warning`: today. `info`: to know.
+        severity: `critical`: page the operator on duty. `warning`: today. `info`: to know.
         summary: One line, with labels of the series.
         runbook: The page that says what to do.
         fires: Series by which it fires after 100 minutes.

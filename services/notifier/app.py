@@ -95,7 +95,7 @@ class Notifier:
         return OrderAccepted(order_id=event.id, order_type=event.type, details=details)
 
     async def acknowledge(self, event: Event[AcknowledgementOrdered], received: Received) -> OrderAccepted:
-        """Note who takes care of an alert, and tell it; raise Permanent if the order is void, or no such alert open."""
+        """Note who takes care of an alert, and send it; raise Permanent if the order is void, or no such alert open."""
         order, now = event.data, self.clock.now()
         check_age(event, received.stored_at, now, until=order.expires_at)
         by = ""

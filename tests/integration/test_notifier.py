@@ -177,7 +177,7 @@ async def test_a_person_silences_and_acknowledges_by_the_command_line(js, bus_se
         order = ("silence", k.MODEL, "--trigger", "noisy", "--for", "1h", "--reason", "works")
         status, out, err = await asyncio.to_thread(run_command, variables, *order)
         assert status == 0, err
-        assert f"nobody is told of new alerts of {k.MODEL} (noisy) until" in out
+        assert f"new alerts of {k.MODEL} (noisy) are not sent until" in out
         await publish_event(js, event(alert("quiet/1", trigger="noisy")))
         await publish_event(js, event(alert("loud/1", trigger="other")))
         await until(lambda: receiver.received, "the alert of the other trigger")

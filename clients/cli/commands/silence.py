@@ -1,4 +1,4 @@
-"""`slipway silence` and `slipway ack`: whether people are told of alerts, and who takes care of one."""
+"""`slipway silence` and `slipway ack`: whether alerts are sent to people, and who takes care of one."""
 
 import asyncio
 from datetime import timedelta
@@ -52,7 +52,8 @@ def silence(
 ) -> None:
     """Hold new alerts of a model back from people for a while. They are raised, and roll back, as always.
 
-    When the silence ends, people are told of what is still open. The end of what they were told of before is sent.
+    Without --trigger, critical alerts are sent all the same. When the silence ends, alerts that are still open are
+    sent. The end of an alert that was sent before is sent during it.
     """
     if model is not None:
         check_model(model)
@@ -67,6 +68,7 @@ def silence(
     models = [model] if model is not None else asyncio.run(_models(stack))
     answers = [asyncio.run(_order(stack, each, fact)) for each in models]
     what = ", ".join(models) if trigger is None else f"{', '.join(models)} ({trigger})"
+    but = ", but for critical ones" if trigger is None else ""
     if as_json:
         show_json(
             [
@@ -77,7 +79,7 @@ def silence(
     elif stop:
         show_line(f"alerts of {what} are sent again")
     else:
-        show_line(f"nobody is told of new alerts of {what} until {until:%Y-%m-%d %H:%M:%S} UTC; rollbacks go on")
+        show_line(f"new alerts of {what} are not sent until {until:%Y-%m-%d %H:%M:%S} UTC{but}; rollbacks go on")
 
 
 def ack(

@@ -103,7 +103,7 @@ class Connections:
                 self._changed.notify_all()
 
     def _take(self, models: Models) -> sqlite3.Connection | None:
-        """Return a free connection for these models; None, and room for one, if there is none."""
+        """Return a free connection for these models; None if one must be opened."""
         for at, (known, connection) in enumerate(self._free):
             if known == models:
                 del self._free[at]

@@ -29,7 +29,7 @@ class StoredDeadLetters:
         headers = {
             "Nats-Msg-Id": f"{where}:{sequence}:notifier:{due.receiver}",
             "Slipway-Code": "endpoint_unreachable",
-            "Slipway-Reason": header_safe(f"{due.receiver} was not told that an alert was {due.transition}: {reason}"),
+            "Slipway-Reason": header_safe(f"{due.receiver} did not get that an alert was {due.transition}: {reason}"),
             "Slipway-Service": self._bus.service,
             "Slipway-Consumer": due.receiver,
             "Slipway-Subject": event.subject or "",

@@ -95,7 +95,7 @@ def note_updated(
     receivers: Iterable[Receiver],
     now: datetime,
 ) -> ModelNotices:
-    """Keep an alert's newer figures: whoever is told from now on gets these. One that is not known is open, too."""
+    """Keep an alert's newer figures, which are sent from now on. One that is not known is open, too."""
     newest = _as_raised(alert)
     notice = record.notices.get(key_of(alert, at))
     if notice is None:
@@ -112,7 +112,7 @@ def _as_raised(alert: AlertUpdated | AlertResolved) -> AlertRaised:
 def note_resolved(
     record: ModelNotices, alert: AlertResolved, *, at: datetime, sequence: int, now: datetime
 ) -> ModelNotices:
-    """Queue the end of an alert for those who were told of it; who was not is told nothing.
+    """Queue the end of an alert for the receivers that it was sent to; no other receiver gets it.
 
     The end may come before the beginning, which another consumer reads: it is remembered, and nothing is sent.
     """
@@ -135,7 +135,7 @@ def note_resolved(
 
 
 def _follow(notice: Notice, transition: Transition, now: datetime) -> Notice:
-    """Return a notice with a transition behind what its receivers were told; repeats that wait are dropped."""
+    """Return a notice with a transition behind what its receivers were sent; repeats that wait are dropped."""
     queues: dict[str, tuple[Send, ...]] = {}
     for name, queue in notice.queues.items():
         if name in notice.notified:
@@ -149,7 +149,7 @@ def _follow(notice: Notice, transition: Transition, now: datetime) -> Notice:
 def acknowledge(
     record: ModelNotices, alert_id: str, *, by: str, reason: str, sequence: int, now: datetime
 ) -> ModelNotices | None:
-    """Queue an acknowledgement for those who were told of an open alert; None if no alert of this id is open."""
+    """Queue an acknowledgement for the receivers of an open alert; None if no alert of this id is open."""
     notice = next((each for each in open_notices(record) if each.alert.alert_id == alert_id), None)
     if notice is None:
         return None
@@ -178,8 +178,10 @@ def open_notices(record: ModelNotices) -> list[Notice]:
 
 
 def is_silenced(record: ModelNotices, notice: Notice, now: datetime) -> bool:
-    """Return whether a silence holds an alert back."""
-    names = {None, notice.alert.trigger or notice.alert.kind, notice.alert.kind}
+    """Return whether a silence holds an alert back: a critical one only if the silence names its trigger or kind."""
+    names: set[str | None] = {notice.alert.trigger or notice.alert.kind, notice.alert.kind}
+    if notice.alert.severity != "critical":
+        names.add(None)
     return any(each.until > now and each.trigger in names for each in record.silences)
 
 

@@ -39,7 +39,7 @@ class Notice(Contract):
         queues: What is to be sent, in its order, by receiver.
         notified: Receivers that it was sent to, or may have been: what follows goes to them only.
         dead: Receivers that a notification was given up for.
-        acknowledged_by: Who acknowledged it, and why; empty for nobody.
+        acknowledged_by: Who acknowledged it, and why; empty if it was not acknowledged.
     """
 
     alert: AlertRaised

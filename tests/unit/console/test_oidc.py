@@ -98,7 +98,7 @@ def test_a_token_that_is_not_for_this_sign_in_signs_nobody_in(signing_in, change
 
 
 def test_an_answer_in_another_browser_signs_nobody_in(signing_in):
-    """Its sender would sign the person in as somebody else (login CSRF)."""
+    """Its sender would sign the person in as another one (login CSRF)."""
     client, _, begin = signing_in
     state = begin()
     assert client.get(f"/login/callback?state={state}x&code=good").status_code == 403

@@ -195,11 +195,28 @@ def silence(until, trigger=None):
 
 def test_a_silence_holds_back_what_was_not_sent_and_ends():
     quiet = notices.silence(EMPTY, silence(f.after(600)), NOW)
-    record, sent = send(raised(quiet), NOW)
+    record, sent = send(raised(quiet, severity="warning"), NOW)
     assert sent == []
-    assert len(send(record, f.after(600))[1]) == 3
-    ended = resolved(record, at=f.after(60))
+    assert [name for name, _ in send(record, f.after(600))[1]] == ["chat", "manager"]
+    ended = resolved(record, at=f.after(60), severity="warning")
     assert send(ended, f.after(600))[1] == []
+
+
+@pytest.mark.parametrize("kind", ["provenance", "engine", "latency"])
+def test_only_a_silence_that_names_its_trigger_or_kind_holds_back_a_critical_alert(kind):
+    quiet = notices.silence(EMPTY, silence(f.after(600)), NOW)
+    assert len(send(raised(quiet, kind=kind), NOW)[1]) == 3
+    named = notices.silence(EMPTY, silence(f.after(600), kind), NOW)
+    assert send(raised(named, kind=kind), NOW)[1] == []
+
+
+def test_an_alert_that_becomes_critical_within_a_silence_is_sent():
+    quiet = notices.silence(EMPTY, silence(f.after(600)), NOW)
+    record, sent = send(raised(quiet, severity="warning"), NOW)
+    assert sent == []
+    worse = alert(AlertUpdated)
+    record = notices.note_updated(record, worse, at=f.after(5), sequence=8, receivers=ALL, now=f.after(5))
+    assert [name for name, _ in send(record, f.after(5))[1]] == ["chat", "manager"]
 
 
 def test_a_silence_never_keeps_the_end_of_what_was_sent():
@@ -208,7 +225,7 @@ def test_a_silence_never_keeps_the_end_of_what_was_sent():
     assert len(send(resolved(record), f.after(60))[1]) == 3
 
 
-@pytest.mark.parametrize(("trigger", "sent"), [(None, 0), ("slow", 0), ("latency", 0), ("errors", 3)])
+@pytest.mark.parametrize(("trigger", "sent"), [(None, 3), ("slow", 0), ("latency", 0), ("errors", 3)])
 def test_a_silence_of_a_trigger_or_a_kind_holds_back_its_alerts_only(trigger, sent):
     record = notices.silence(EMPTY, silence(f.after(600), trigger), NOW)
     assert len(send(raised(record, trigger="slow", kind="latency"), NOW)[1]) == sent
