@@ -1,5 +1,6 @@
 """Checkpoints from MLflow's model registry: `models:/NAME/VERSION` or `models:/NAME@ALIAS`, by its REST API."""
 
+import asyncio
 import json
 import math
 import re
@@ -16,10 +17,15 @@ from clients.cli.upload import Advance, progress_bar
 from contracts.facts import EvalResult
 from contracts.sources import is_weights, pickles_in, travels
 from shared.runtime.settings import SourceSettings
-from shared.storage.mlflow import MlflowAccess, MlflowApi, tags_of
+from shared.storage.mlflow import MlflowAccess, MlflowApi, MlflowError, tags_of
 
+DOWNLOAD_S = 600.0
+"""Seconds that a download may take at least."""
+LEAST_BYTES_PER_S = 1_000_000
+"""A larger checkpoint may take longer, at this rate."""
 DATA_HASH_TAG = "slipway.data_hash"
 """Tag of an MLflow run with the digest of its training data, `sha256:<hex>`."""
+_SIZE = re.compile(r"[0-9]{1,18}", re.ASCII)
 _URI = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>[0-9]+)|@(?P<alias>[^/@]+))")
 _RUN = re.compile(r"runs:/(?P<run>[^/]+)/(?P<path>.+)")
 _LOGGED = re.compile(r"models:/(?P<model>m-[0-9a-zA-Z]+)/?")
@@ -54,11 +60,17 @@ def access_of(settings: CliSettings, uri: str) -> MlflowAccess:
     """Return how MLflow is reached.
 
     Raises:
-        CommandError: No server is set.
+        CommandError: No server is set, or its address holds a secret.
     """
     address = settings.mlflow_tracking_uri
+    if address and "@" in address:  # also of one that is not valid: messages show it
+        raise CommandError(
+            f"{uri} cannot be read: MLFLOW_TRACKING_URI holds a user or a password (`@`), which messages would show; "
+            "put USER:PASSWORD into a file, and name that in SLIPWAY_MLFLOW_TOKEN_FILE",
+            Exit.USAGE,
+        )
     if not address or urlsplit(address).scheme not in ("http", "https"):
-        problem = f"MLFLOW_TRACKING_URI is {address!r}" if address else "MLFLOW_TRACKING_URI is not set"
+        problem = f"MLFLOW_TRACKING_URI is {address[:200]!r}" if address else "MLFLOW_TRACKING_URI is not set"
         raise CommandError(f"{uri} cannot be read: {problem}; name an MLflow server, https://HOST", Exit.USAGE)
     return MlflowAccess(address, settings.mlflow_token_file, settings.mlflow_ca)
 
@@ -71,8 +83,16 @@ async def fetch(access: MlflowAccess, uri: str, into: Path, *, quiet: bool) -> M
         if checkpoint.uri != uri and not quiet:
             show_line(f"{uri} resolves to {checkpoint.uri}")
         total = sum(checkpoint.sizes.values())
+        limit_s = max(DOWNLOAD_S, total / LEAST_BYTES_PER_S)
         with progress_bar(f"reading {checkpoint.uri}", total, shown=not quiet) as advance:
-            await download(api, checkpoint, into, advance)
+            try:
+                async with asyncio.timeout(limit_s):
+                    await download(api, checkpoint, into, advance)
+            except TimeoutError:
+                raise CommandError(
+                    f"{checkpoint.uri} was not read within {limit_s:.0f} s, the limit for {total:,} bytes: MLflow is "
+                    "too slow; download the folder with `mlflow artifacts download`, and publish it with --adapter"
+                ) from None
     finally:
         await api.close()
     return checkpoint
@@ -91,7 +111,7 @@ async def resolve(api: MlflowApi, uri: str) -> MlflowCheckpoint:
     run = await api.find("runs/get", run_id=run_id) if run_id else None
     located = (await api.get("model-versions/get-download-uri", **which)).get("artifact_uri", "")
     folder, sizes = await _find_files(api, uri, await _proxied(api, uri, str(located)))
-    facts = _facts_of(run.get("run", {})) if run is not None else {}
+    facts = _facts_of(_object(run.get("run"), f"run {run_id}")) if run is not None else {}
     pinned = f"models:/{which['name']}/{which['version']}"
     return MlflowCheckpoint(pinned, folder, sizes, run_id if run is not None else "", **facts)
 
@@ -134,10 +154,12 @@ async def _proxied(api: MlflowApi, uri: str, located: str) -> str:
     """Return the folder in the artifact proxy that a location means."""
     if (run := _RUN.fullmatch(located)) is not None:
         answer = await api.get("runs/get", run_id=run["run"])
-        located = f"{answer.get('run', {}).get('info', {}).get('artifact_uri', '')}/{run['path']}"
+        info = _object(_object(answer.get("run"), "the run").get("info"), "the run's info")
+        located = f"{info.get('artifact_uri', '')}/{run['path']}"
     elif (logged := _LOGGED.fullmatch(located)) is not None:
         answer = await api.get(f"logged-models/{logged['model']}")
-        located = str(answer.get("model", {}).get("info", {}).get("artifact_uri", ""))
+        info = _object(_object(answer.get("model"), "the logged model").get("info"), "the logged model's info")
+        located = str(info.get("artifact_uri", ""))
     parts = urlsplit(located)
     if parts.scheme != "mlflow-artifacts" or ".." in parts.path.split("/") or not parts.path.strip("/"):
         raise CommandError(
@@ -179,9 +201,22 @@ def _no_weights(uri: str, names: list[str], several: list[str]) -> str:
 def _sizes(listed: list[dict[str, Any]]) -> dict[str, int]:
     """Return the files that travel, with their sizes."""
     files = {str(item.get("path", "")): item.get("file_size") for item in listed if not item.get("is_dir")}
-    return {
-        name: int(size or 0) for name, size in files.items() if travels(name) and isinstance(size, int | str | None)
-    }
+    return {name: _size(name, size) for name, size in files.items() if travels(name)}
+
+
+def _size(name: str, listed: Any) -> int:
+    """Return the size of a file as MLflow lists it: a number, or its digits; nothing for an empty file."""
+    text = "0" if listed is None else str(listed)
+    if isinstance(listed, bool | float) or _SIZE.fullmatch(text) is None:
+        raise MlflowError(f"MLflow lists {name[:200]} with the size {text[:40]!r}, which is no number of bytes.")
+    return int(text)
+
+
+def _object(value: Any, what: str) -> dict[str, Any]:
+    """Return a part of an answer; raise MlflowError if it is no object."""
+    if not isinstance(value, dict):
+        raise MlflowError(f"MLflow answers without {what}: {repr(value)[:80]} is no object; look at it in MLflow.")
+    return value
 
 
 def _check_limits(uri: str, sizes: Mapping[str, int]) -> None:
@@ -194,14 +229,20 @@ def _check_limits(uri: str, sizes: Mapping[str, int]) -> None:
 
 def _facts_of(run: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a run says about its training, as fields of `MlflowCheckpoint`."""
-    data, info = run.get("data") or {}, run.get("info") or {}
-    ended = info.get("end_time")
+    data, info = _object(run.get("data") or {}, "the run's data"), _object(run.get("info") or {}, "the run's info")
+    metrics = data.get("metrics") if isinstance(data.get("metrics"), list) else []
     return {
         "hyperparameters": {key: _value(value) for key, value in tags_of({"tags": data.get("params")}).items()},
-        "evals": tuple(filter(None, (_evaluation(metric) for metric in data.get("metrics") or ()))),
+        "evals": tuple(filter(None, (_evaluation(each) for each in metrics or () if isinstance(each, dict)))),
         "data_hash": tags_of(data).get(DATA_HASH_TAG, ""),
-        "finished_at": datetime.fromtimestamp(int(ended) / 1000, UTC) if ended else None,
+        "finished_at": _ended(info.get("end_time")),
     }
+
+
+def _ended(milliseconds: Any) -> datetime | None:
+    """Return when a run ended; None if MLflow has no valid time of it."""
+    text = str(milliseconds or "")
+    return datetime.fromtimestamp(int(text) / 1000, UTC) if re.fullmatch(r"[0-9]{1,14}", text, re.ASCII) else None
 
 
 def _evaluation(metric: Mapping[str, Any]) -> EvalResult | None:

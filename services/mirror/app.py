@@ -1,11 +1,11 @@
 """The mirror's loop: compare what is registered with what each registry shows, and write the difference."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from contracts.vocabulary import ModelName
-from services.mirror.domain.plan import plan_aliases, plan_writes
+from services.mirror.domain.plan import Mirrored, choose_copies, plan_aliases, plan_writes
 from services.mirror.domain.schedule import Schedule
 from services.mirror.metrics import MirrorMetrics
 from services.mirror.ports import Changes, Registries, Registry, Unavailable, Versions
@@ -30,7 +30,7 @@ class Item:
 
 
 class Mirror:
-    """Mirrors every model into every registry; what fails is tried again, for ever, and no other service waits."""
+    """Mirrors every model into every registry; a failure is tried again until it succeeds, and no service waits."""
 
     def __init__(
         self,
@@ -48,6 +48,7 @@ class Mirror:
         self._settings = settings
         self._schedules = {name: Schedule(settings.backoff(), jitter=jitter) for name in self._registries}
         self._resync_at = clock.monotonic()
+        self._sources: dict[tuple[ModelName, int], str | None] = {}
 
     async def due(self) -> list[Item]:
         """Return what is to be compared now: what changed, all after a while, and what failed and waited."""
@@ -85,7 +86,7 @@ class Mirror:
         stored = await self._versions.states(model)
         if not stored:
             return
-        present = {each.version: each for each in await registry.mirrored(model)}
+        present = await self._present(registry, model, stored)
         broken: Permanent | None = None
         for version in plan_writes(stored, present.values()):
             try:
@@ -100,6 +101,14 @@ class Mirror:
         await registry.point(model, shown)
         if broken is not None:
             raise broken
+
+    async def _present(self, registry: Registry, model: ModelName, stored: Mapping[int, str]) -> dict[int, Mirrored]:
+        """Return a registry's copies of the versions that there are; entries of others with our tags are none."""
+        mirrored = await registry.mirrored(model)
+        for version in {each.version for each in mirrored if each.source is not None} & stored.keys():
+            if self._sources.get((model, version)) is None:
+                self._sources[model, version] = await self._versions.source(model, version)
+        return choose_copies(mirrored, {version: self._sources.get((model, version)) for version in stored})
 
 
 def build(

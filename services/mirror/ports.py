@@ -36,6 +36,9 @@ class Versions(Protocol):
     async def states(self, model: ModelName) -> dict[int, str]:
         """Return the fingerprint of each registered version of a model."""
 
+    async def source(self, model: ModelName, version: int) -> str | None:
+        """Return where the files of a version are, which never changes; None if its manifest cannot be read."""
+
     async def history(self, model: ModelName, version: int) -> VersionHistory:
         """Return a version with its records.
 
@@ -91,7 +94,7 @@ class Registry(Protocol):
         """Name in logs and metrics: `mlflow`."""
 
     async def mirrored(self, model: ModelName) -> list[Mirrored]:
-        """Return the versions of a model that the registry has from here.
+        """Return the versions of a model that the registry has from here, of two copies the older first.
 
         Raises:
             Unavailable: It does not answer.

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx
 
@@ -61,6 +61,9 @@ class MlflowApi:
     def __init__(self, access: MlflowAccess, *, page: int = 200, answer_bytes: int = ANSWER_BYTES) -> None:
         self._access, self._page, self._answer_bytes = access, page, answer_bytes
         self._base = access.url.rstrip("/")
+        if urlsplit(self._base).username is not None or urlsplit(self._base).password is not None:
+            msg = "The address of MLflow holds a user or a password, which messages would show: use a token file."
+            raise ValueError(msg)
         verify: ssl.SSLContext | bool = True if access.ca is None else ssl.create_default_context(cafile=access.ca)
         timeout = httpx.Timeout(access.call_s, connect=min(CONNECT_S, access.call_s))
         plain = {"accept-encoding": "identity"}  # a few compressed bytes could become gigabytes

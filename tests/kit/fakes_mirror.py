@@ -15,6 +15,8 @@ class FakeRegistry:
         self.versions = defaultdict(dict)
         """By model: what is mirrored, by the registry's own number."""
         self.aliases = defaultdict(dict)
+        self.named = defaultdict(dict)
+        """By model: the registry's own number of each alias."""
         self.down = False
         self.on_call = lambda: None
         """Called at the beginning of each call: it may raise."""
@@ -31,12 +33,13 @@ class FakeRegistry:
         if present is None:
             self._last += 1
         number = str(self._last) if present is None else present.name_there
-        mirrored = Mirrored(manifest.version, fingerprint, number)
+        mirrored = Mirrored(manifest.version, fingerprint, number, manifest.merged.uri)
         self.versions[manifest.model][number] = mirrored
         return mirrored
 
     async def point(self, model, aliases):
         self._reach()
+        self.named[model] = {alias: mirrored.name_there for alias, mirrored in aliases.items()}
         self.aliases[model] = {alias: mirrored.version for alias, mirrored in aliases.items()}
 
     async def shown(self, model):
@@ -68,6 +71,10 @@ class FakeVersions:
 
     async def states(self, model):
         return {version: state for (name, version), state in self.fingerprints.items() if name == model}
+
+    async def source(self, model, version):
+        listed = self.histories[model, version]
+        return None if isinstance(listed, Exception) else listed.manifest.merged.uri
 
     async def history(self, model, version):
         listed = self.histories[model, version]

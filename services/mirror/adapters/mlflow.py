@@ -36,17 +36,13 @@ class MlflowRegistry:
         self._prefix = prefix
 
     async def mirrored(self, model: ModelName) -> list[Mirrored]:
-        """Return the versions of a model that MLflow has from here; of two with one version, the older counts."""
+        """Return the entries of MLflow that say they are a version of a model from here, the oldest first."""
         with _explained():
             await self._own(model)
-            versions: dict[int, Mirrored] = {}
             query = {"filter": f"name='{self._prefix}{model}'"}
-            async for item in self._api.pages("model-versions/search", "model_versions", **query):
-                known = _mirrored(item, model)
-                if known is not None:
-                    older = versions.get(known.version, known)
-                    versions[known.version] = min(known, older, key=lambda each: int(each.name_there))
-        return list(versions.values())
+            listed = [item async for item in self._api.pages("model-versions/search", "model_versions", **query)]
+        known = [each for each in (_mirrored(item, model) for item in listed) if each is not None]
+        return sorted(known, key=lambda each: int(each.name_there))
 
     async def put(self, history: VersionHistory, fingerprint: str, present: Mirrored | None) -> Mirrored:
         """Create a model version with all its tags in one call, or change the tags of the one that is there."""
@@ -57,7 +53,7 @@ class MlflowRegistry:
             else:
                 number = present.name_there
                 await self._change(history, number, tags)
-        return Mirrored(history.manifest.version, fingerprint, number)
+        return Mirrored(history.manifest.version, fingerprint, number, _source(history))
 
     async def point(self, model: ModelName, aliases: Mapping[Alias, Mirrored]) -> None:
         """Set and remove our three aliases; others stay as they are."""
@@ -152,7 +148,7 @@ def _mirrored(item: Mapping[str, Any], model: str) -> Mirrored | None:
         return None
     own = {key: value for key, value in tags.items() if _ours(key) and key != SEAL}
     intact = tags.get(SEAL) == digest_of_json(own)
-    return Mirrored(int(version), tags.get(STATE, "") if intact else "", number)
+    return Mirrored(int(version), tags.get(STATE, "") if intact else "", number, str(item.get("source", "")))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from contracts.manifests import FolderManifest, MergedManifest
+from contracts.manifests import FolderManifest, MergedManifest, VersionManifest
 from contracts.sources import scheme_of
 from contracts.vocabulary import MODEL_NAME_PATTERN, ModelName
 from decisions.version_history import VersionHistory
@@ -44,6 +44,14 @@ class StoredVersions:
             if match is not None:
                 objects[int(match["version"])].append(match["rest"])
         return {version: fingerprint(keys) for version, keys in objects.items() if "manifest.json" in keys}
+
+    async def source(self, model: ModelName, version: int) -> str | None:
+        """Return the URI of a version's merged model; None if its manifest cannot be read."""
+        data = await asyncio.to_thread(self._store.find, f"{_ROOT}{model}/{version}/manifest.json")
+        try:
+            return None if data is None else VersionManifest.model_validate_json(data).merged.uri
+        except ValidationError:
+            return None
 
     async def history(self, model: ModelName, version: int) -> VersionHistory:
         """Return a version with its records."""

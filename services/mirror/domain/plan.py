@@ -21,16 +21,35 @@ class Mirrored:
         version: Slipway's number.
         fingerprint: What it was made from, as `fingerprint` returns it; empty if the registry's copy was changed since.
         name_there: The registry's own name: MLflow assigns numbers itself.
+        source: Where the registry says that the files are; None for a registry that holds them itself.
     """
 
     version: int
     fingerprint: str
     name_there: str
+    source: str | None = None
 
 
 def fingerprint(keys: Iterable[str]) -> str:
     """Return what identifies the state of a version: the objects that there are of it, none of which ever changes."""
     return digest_of_json([FORMAT, *sorted(keys)])
+
+
+def choose_copies(mirrored: Iterable[Mirrored], sources: Mapping[int, str | None]) -> dict[int, Mirrored]:
+    """Return a registry's copy of each version: of several, the first.
+
+    An entry with a source counts only if its source is that of the version: everyone who may write to the registry
+    can give an entry the version's tags, and aliases would name the files of that entry.
+
+    Args:
+        mirrored: What the registry has.
+        sources: Where the files of each version are.
+    """
+    copies: dict[int, Mirrored] = {}
+    for each in mirrored:
+        if each.source is None or each.source == sources.get(each.version):
+            copies.setdefault(each.version, each)
+    return copies
 
 
 def plan_writes(stored: Mapping[int, str], mirrored: Iterable[Mirrored]) -> list[int]:

@@ -6,6 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from services.mirror.app import Mirror
+from services.mirror.domain.plan import Mirrored
 from services.mirror.metrics import MirrorMetrics
 from services.mirror.settings import MirrorSettings
 from shared.errors import Permanent
@@ -172,3 +173,17 @@ async def test_a_kill_between_any_two_calls_is_made_good_by_the_next_start(world
     await world.sweep()
     assert world.shown() == [1, 2]
     assert world.registry.aliases["support-bot"] == {"champion": 2}
+
+
+@pytest.mark.parametrize("source", ["s3://elsewhere/weights", ""])
+async def test_an_entry_with_our_tags_and_other_files_is_no_copy(source):
+    """Everyone who may write to the registry can copy the tags of a version to an entry, and delete the version's."""
+    world = World()
+    world.register(7)
+    world.changes.routes["support-bot"] = factories.route(active=factories.served(7))
+    world.registry.versions["support-bot"]["1"] = Mirrored(7, "state-7", "1", source)
+    world.registry._last = 1
+    for _ in range(3):
+        assert await world.sweep(after_s=1000.0) == []
+    assert sorted(world.registry.versions["support-bot"]) == ["1", "2"], "it is written once"
+    assert world.registry.named["support-bot"] == {"champion": "2"}
