@@ -85,8 +85,8 @@ class LockedObjects(Protocol):
     async def repair(self, model: str, disturbances: Sequence[Disturbance]) -> list[Disturbance]:
         """Remove what lies over locked versions; return what could not be repaired."""
 
-    async def renew(self, kept: Kept) -> None:
-        """Extend every retention of which less than half of the period is left."""
+    async def renew(self, kept: Kept) -> list[tuple[Target, Disturbance]]:
+        """Extend every retention of which less than half of the period is left; return what cannot be kept."""
 
 
 async def without_locks(_order: TrafficRequested) -> None:

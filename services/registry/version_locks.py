@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -12,7 +13,7 @@ from contracts.routes import Route
 from contracts.vocabulary import Deployable, Target
 from decisions.object_versions import Disturbance
 from services.registry.domain import locks
-from services.registry.domain.locks import KeptVersion, ModelLocks
+from services.registry.domain.locks import Kept, KeptVersion, ModelLocks
 from services.registry.ports import LockedObjects, Lookup
 from services.registry.settings import RegistrySettings
 from shared.errors import translate
@@ -46,37 +47,46 @@ class VersionLocks:
         self._wait_s = settings.lock_wait_s
         self._lease = timedelta(seconds=max(_LEAST_LEASE_S, 1.5 * settings.lock_sweep_s))
         self._owner, self._clock = owner, clock
-        self._locked: set[Deployable] = set()
+        self._locked: dict[str, set[Deployable]] = {}
 
     async def before_traffic(self, order: TrafficRequested) -> None:
-        """Put what an order for traffic makes active under lock; return after `lock_wait_s` at the latest.
+        """Put what an order for traffic makes active under lock; wait for all of it `lock_wait_s` at most.
 
         Traffic never fails for it: what was not locked is noted with the reason, and the next sweep locks it.
         """
-        for deployable in (order.target, order.fallback):
-            if deployable is not None and deployable not in self._locked:
-                await self._lock_in_time(deployable)
+        model = order.target.target.model
+        locked = self._locked.setdefault(model, set())
+        due = [each for each in (order.target, order.fallback) if each is not None and each not in locked]
+        if not due:
+            return
+        ends = asyncio.get_running_loop().time() + self._wait_s
+        versions = [await self._lock_in_time(each, ends) for each in due]
+        locked.update(each for each, version in zip(due, versions, strict=True) if not version.reason)
 
-    async def _lock_in_time(self, deployable: Deployable) -> None:
+        def note(record: ModelLocks) -> ModelLocks:
+            return functools.reduce(locks.note_version, versions, record)
+
+        with contextlib.suppress(Exception):  # the next sweep writes it
+            async with asyncio.timeout(_NOTE_S):
+                await self._edit(model, note)
+
+    async def _lock_in_time(self, deployable: Deployable, ends: float) -> KeptVersion:
         target = deployable.target
         try:
-            async with asyncio.timeout(self._wait_s):
-                version = await self._objects.lock([deployable])
-            self._locked.add(deployable)
+            async with asyncio.timeout_at(ends):
+                return await self._objects.lock([deployable])
         except Exception as error:  # noqa: BLE001 - whatever it is, a promotion does not wait for a lock
             known = translate(error)
             late = f"the store did not lock it within {self._wait_s:g} s"
             why = late if isinstance(error, TimeoutError) else known.reason if known is not None else repr(error)
             structlog.get_logger().warning("a target takes traffic without a lock", target=str(target), why=why)
-            version = KeptVersion(version=target.version, reason=f"Not locked at its promotion: {why}")
-        with contextlib.suppress(Exception):  # the next sweep writes it
-            async with asyncio.timeout(_NOTE_S):
-                await self._edit(target.model, lambda record: locks.note_version(record, version))
+            return KeptVersion(version=target.version, reason=f"Not locked at its promotion: {why}")
 
     async def sweep(self, model: str) -> None:
         """Lock, renew and inspect what is kept of a model; raise an alert about what was disturbed, and repair it."""
         entry = await self._routes.get(model)
         kept = locks.kept_versions(entry.value if entry is not None else None)
+        self._forget_others(model, kept)
         if not kept and await self._records.read(locks_key(model)) is None:
             return
         record = await self._edit(
@@ -84,20 +94,26 @@ class VersionLocks:
         )
         if record.owner != self._owner:
             return
+        unkept = await self._objects.renew(kept) if kept else []
         disturbed = await self._objects.inspect(kept) if kept else []
-        if disturbed:
-            await self._edit(model, lambda record: locks.open_alerts(record, _by_target(disturbed), self._clock.now()))
+        alerted = [*disturbed, *unkept]
+        if alerted:
+            await self._edit(model, lambda record: locks.open_alerts(record, _by_target(alerted), self._clock.now()))
         left = await self._repair(model, [what for _, what in disturbed])
         lost = [each.key for each in left if each.lost]
         versions = [await self._objects.lock(served, lost) for served in kept.values()]
-        if kept:
-            await self._objects.renew(kept)
-        still = {target for target, what in disturbed if what in left}
+        still = {target for target, what in alerted if what in left or what.unkept}
 
         def note(record: ModelLocks) -> ModelLocks:
-            return locks.note_versions(locks.close_alerts(record, still, self._clock.now()), versions)
+            closed = locks.close_alerts(record, still, self._clock.now())
+            return locks.note_versions(closed, locks.add_unkept(versions, unkept))
 
         await self._edit(model, note)
+
+    def _forget_others(self, model: str, kept: Kept) -> None:
+        served = {each for targets in kept.values() for each in targets}
+        if left := {each for each in self._locked.pop(model, ()) if each in served}:
+            self._locked[model] = left
 
     async def _repair(self, model: str, disturbances: list[Disturbance]) -> list[Disturbance]:
         unlike = list(dict.fromkeys(disturbances))

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,10 @@ from shared.storage.blobs import Store
 from shared.storage.objects import Retention
 
 _MODES = {"governance": GOVERNANCE, "compliance": COMPLIANCE}
+_NO_RETENTION = ("NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError")
+"""Codes that servers answer for a version that is not retained: S3's own, and SeaweedFS's."""
+_ASKED_AGAIN_S = 300.0
+"""After how long a bucket that could not lock is asked again."""
 _RECORD = re.compile(r"versions/[^/]+/[0-9]+/locks/[0-9]{6}\.json", re.ASCII)
 NO_LOCK = (
     "The bucket {bucket} was made without object lock: who may delete in the store can delete promoted versions and "
@@ -102,22 +107,23 @@ class LockingStore(Store):
     """The store for the one service that sets retentions."""
 
     _why: str | None = None
-    _asked = False
+    _asked_at: float | None = None
 
     def why_unlocked(self) -> str | None:
-        """Return why nothing can be locked; None if it can. The bucket is asked once.
+        """Return why nothing can be locked; None if it can. A bucket that cannot is asked again later.
 
         Raises:
             Transient: `store_unavailable`.
         """
-        if not self._asked:
+        now = time.monotonic()
+        if self._asked_at is None or (self._why is not None and now - self._asked_at >= _ASKED_AGAIN_S):
             try:
                 self._why = None if self.has_lock() else NO_LOCK.format(bucket=self.bucket)
             except Permanent as error:
                 self._why = error.reason
             if self._why is not None:
                 structlog.get_logger().warning("nothing is put under lock", why=self._why)
-            self._asked = True
+            self._asked_at = now
         return self._why
 
     def retain(self, key: str, version_id: str, retention: Retention) -> None:
@@ -140,7 +146,7 @@ class LockingStore(Store):
                     bucket_name=self.bucket, object_name=key, version_id=version_id
                 )
             except S3Error as error:
-                if error.code == "NoSuchObjectLockConfiguration":
+                if error.code in _NO_RETENTION:
                     return None
                 raise
         if config is None:

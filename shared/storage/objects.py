@@ -46,6 +46,13 @@ class Retention:
     mode: LockMode
     until: datetime
 
+    def join(self, other: "Retention | None") -> "Retention":
+        """Return the later end of both, in the stricter mode: stores refuse to shorten or weaken one."""
+        if other is None:
+            return self
+        mode: LockMode = "compliance" if "compliance" in (self.mode, other.mode) else "governance"
+        return Retention(mode, max(self.until, other.until))
+
     def headers(self, data: bytes) -> dict[str, str]:
         """Return the headers of a request that writes these bytes under lock; stores ask for a checksum with them."""
         checksum = hashlib.md5(data, usedforsecurity=False).digest()

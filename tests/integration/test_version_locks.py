@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from contracts.manifests import FileEntry
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Deployable, Target
 from services.registry.adapters.locks import StoredLocks
+from services.registry.adapters.retentions import Retentions
 from services.registry.domain.locks import ModelLocks
 from services.registry.settings import RegistrySettings
 from services.registry.version_locks import VersionLocks, locks_key
@@ -108,6 +110,11 @@ class Registry:
 def route_of(deployable, **changes):
     served = ServedTarget(**dict(deployable), endpoints=("127.0.0.1:1",))
     return Route(**{"model": deployable.target.model, "epoch": 1, "active": served, **changes})
+
+
+def base_of(promoted):
+    ref = promoted.admin.ref_to(promoted.admin.key_of(promoted.released.manifest.base.uri))
+    return Deployable(target=Target(model=promoted.model, version=0, variant="bf16"), manifest=ref, weights_bytes=1)
 
 
 def lock(promoted, **settings):
@@ -294,10 +301,7 @@ async def test_links_that_are_appended_later_are_locked_by_the_next_sweep(promot
 
 
 async def test_a_base_model_that_serves_is_locked_as_version_0(promoted):
-    base = promoted.released.manifest.base
-    ref = promoted.admin.ref_to(promoted.admin.key_of(base.uri))
-    target = Target(model=promoted.model, version=0, variant="bf16")
-    fallback = Deployable(target=target, manifest=ref, weights_bytes=1)
+    base, fallback = promoted.released.manifest.base, base_of(promoted)
     registry = Registry(
         promoted.registry,
         route_of(promoted.served, previous=ServedTarget(**dict(fallback), endpoints=("127.0.0.1:1",))),
@@ -342,9 +346,10 @@ class Unlocked(LockingStore):
 
     def __init__(self, promoted) -> None:
         vars(self).update(vars(promoted.registry))
+        self.locked = False
 
     def has_lock(self):
-        return False
+        return self.locked
 
 
 class Killed(Exception):  # noqa: N818 - it stands for the end of a process
@@ -402,3 +407,118 @@ def test_an_administrator_may_not_set_a_retention(promoted, server):
     (version,) = read_locks(promoted.reader, promoted.model, 2).pins[key]
     with pytest.raises(Permanent, match="does not permit"):
         LockingStore(server.settings()).retention_of(key, version)
+
+
+async def test_a_version_that_lost_its_retention_is_locked_again(promoted):
+    registry = Registry(promoted.registry, route_of(promoted.served))
+    await registry.locks.sweep(promoted.model)
+    key = blob_key(served_blob(promoted).digest)
+    data = promoted.admin.find(key)
+    (version,) = read_locks(promoted.reader, promoted.model, 2).pins[key]
+    remove_version(promoted.root, key, version, bypass=True)
+    replace(promoted.admin, key, data)
+    (unkept,) = promoted.admin.versions(key)
+    assert promoted.registry.retention_of(key, unkept.version_id) is None
+    retentions = Retentions(promoted.registry, registry.settings, registry.clock)
+    assert retentions.keep(promoted.model, key, unkept.version_id) is None
+    assert promoted.registry.retention_of(key, unkept.version_id).until > datetime.now(UTC) + timedelta(days=29)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [({"lock_days": 30}, {"lock_days": 7}), ({"lock_days": 1, "lock_mode": "compliance"}, {"lock_days": 4})],
+)
+async def test_other_settings_shorten_and_weaken_no_lock_and_hold_up_no_sweep(promoted, before, after):
+    await Registry(promoted.registry, route_of(promoted.served), **before).locks.sweep(promoted.model)
+    base = promoted.admin.key_of(promoted.released.manifest.base.uri)
+    (version,) = read_locks(promoted.reader, promoted.model, 2).pins[base]
+    earlier = promoted.registry.retention_of(base, version)
+    previous = ServedTarget(**dict(base_of(promoted)), endpoints=("127.0.0.1:1",))
+    for ordered in (True, False):
+        registry = Registry(promoted.registry, route_of(promoted.served, previous=previous), **after)
+        if ordered:
+            await registry.locks.before_traffic(order_of(base_of(promoted)))
+        else:
+            await registry.locks.sweep(promoted.model)
+        versions = (await registry.record(promoted.model)).versions
+        assert [each.reason for each in versions] == [""] * len(versions)
+        kept = promoted.registry.retention_of(base, version)
+        assert kept.until >= earlier.until
+        assert kept.mode == earlier.mode
+        assert registry.alerts() == []
+
+
+async def test_what_cannot_be_renewed_is_a_reason_and_an_alert_until_it_can(promoted):
+    registry = Registry(Refusing(promoted), route_of(promoted.served))
+    await registry.locks.sweep(promoted.model)
+    registry.objects._store.refused = key = blob_key(served_blob(promoted).digest)
+    registry.clock.shift = timedelta(days=16)
+    for _ in range(2):
+        await registry.locks.sweep(promoted.model)
+        assert [(kind, f"{key} cannot be kept: refused" in message) for kind, message in registry.alerts()] == [
+            ("raised", True)
+        ]
+        assert "cannot be kept: refused" in (await registry.record(promoted.model)).versions[0].reason
+    other, until = lock_key(promoted.model, 2, 1), datetime.now(UTC) + timedelta(days=45)
+    (version,) = read_locks(promoted.reader, promoted.model, 2).pins[other]
+    assert promoted.registry.retention_of(other, version).until > until, "the others are renewed"
+    registry.objects._store.refused = None
+    await registry.locks.sweep(promoted.model)
+    assert [kind for kind, _ in registry.alerts()] == ["raised", "resolved"]
+    assert (await registry.record(promoted.model)).versions[0].reason == ""
+
+
+class Refusing(LockingStore):
+    """A store that refuses the retention of one object."""
+
+    def __init__(self, promoted) -> None:
+        vars(self).update(vars(promoted.registry))
+        self.refused = None
+
+    def retain(self, key, version_id, retention):
+        if key == self.refused:
+            raise Permanent("uri_not_allowed", "refused")
+        super().retain(key, version_id, retention)
+
+
+async def test_one_limit_is_for_all_that_an_order_makes_active(promoted):
+    registry = Registry(Slow(promoted), route_of(promoted.served), lock_wait_s=0.5)
+    order = order_of(promoted.served).model_copy(update={"fallback": base_of(promoted)})
+    began = asyncio.get_running_loop().time()
+    await registry.locks.before_traffic(order)
+    assert asyncio.get_running_loop().time() - began < 0.9
+    versions = (await registry.record(promoted.model)).versions
+    assert [(each.version, "within 0.5 s" in each.reason) for each in versions] == [(0, True), (2, True)]
+
+
+class Slow(LockingStore):
+    """A store that answers late."""
+
+    def __init__(self, promoted) -> None:
+        vars(self).update(vars(promoted.registry))
+
+    def has_lock(self):
+        time.sleep(1.5)  # in a thread, as the store would
+        return False
+
+
+def test_a_bucket_that_could_not_lock_is_asked_again_later(promoted, monkeypatch):
+    store = Unlocked(promoted)
+    assert "was made without object lock" in store.why_unlocked()
+    store.locked = True
+    assert store.why_unlocked() is not None, "not before each request"
+    monkeypatch.setattr("shared.storage.object_lock._ASKED_AGAIN_S", 0.0)
+    assert store.why_unlocked() is None
+
+
+async def test_what_is_not_kept_any_more_is_forgotten(promoted):
+    registry = Registry(promoted.registry, route_of(promoted.served))
+    await registry.locks.before_traffic(order_of(promoted.served))
+    assert registry.locks._locked == {promoted.model: {promoted.served}}
+    registry.route = route_of(base_of(promoted))
+    await registry.locks.sweep(promoted.model)
+    await registry.locks.sweep(promoted.model)
+    assert registry.locks._locked == {}
+    pins = read_locks(promoted.reader, promoted.model, 0).pins
+    ids = {(key, version) for key, versions in pins.items() for version in versions}
+    assert set(registry.objects._retentions._known[promoted.model]) == ids

@@ -4,15 +4,15 @@ import asyncio
 import contextvars
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import timedelta
 from typing import Any, TypeVar
 
 import structlog
 
-from contracts.manifests import LockedObject, LockMode, VersionLock
+from contracts.manifests import LockedObject, VersionLock
 from contracts.vocabulary import Deployable, Target
-from decisions.object_versions import Disturbance, ObjectVersion, Pinned, assess_object, candidates, is_renewed
+from decisions.object_versions import Disturbance, ObjectVersion, Pinned, assess_object, candidates
 from services.registry.adapters.lock_contents import Contents, Needed
+from services.registry.adapters.retentions import Retentions
 from services.registry.domain.locks import Kept, KeptVersion
 from services.registry.settings import RegistrySettings
 from shared.errors import Permanent, Transient
@@ -20,7 +20,7 @@ from shared.runtime.clock import Clock
 from shared.runtime.failpoints import failpoint
 from shared.storage.blobs import manifest_bytes
 from shared.storage.object_lock import LockingStore, lock_key, lock_prefix, read_locks
-from shared.storage.objects import AlreadyExists, Retention
+from shared.storage.objects import AlreadyExists
 
 _REQUESTS = 8
 """Requests about objects of one model at the same time."""
@@ -40,12 +40,10 @@ class StoredLocks:
 
     def __init__(self, store: LockingStore, settings: RegistrySettings, clock: Clock) -> None:
         self._store, self._clock = store, clock
-        self._mode, self._period = settings.lock_mode, timedelta(days=settings.lock_days)
+        self._retentions = Retentions(store, settings, clock)
         self._models = ThreadPoolExecutor(_MODELS, thread_name_prefix="lock")
         self._requests = ThreadPoolExecutor(_REQUESTS, thread_name_prefix="lock-request")
         self._running: dict[str, Future[Any]] = {}
-        self._retained: dict[tuple[str, str], Retention | None] = {}
-        """What is known of the retention of each version; asked once, and then by what was set."""
 
     async def lock(self, served: Sequence[Deployable], lost: Iterable[str] = ()) -> KeptVersion:
         """Put what a version needs under lock, as far as it is not; return what is known then.
@@ -64,9 +62,9 @@ class StoredLocks:
         """Remove what lies over locked versions; return what could not be repaired."""
         return await self._run(model, lambda: [each for each in disturbances if not self._repair(each)])
 
-    async def renew(self, kept: Kept) -> None:
-        """Extend every retention of which less than half of the period is left."""
-        await self._run(_model_of(kept), lambda: self._renew(kept))
+    async def renew(self, kept: Kept) -> list[tuple[Target, Disturbance]]:
+        """Extend every retention of which less than half of the period is left; return what cannot be kept."""
+        return await self._run(_model_of(kept), lambda: self._renew(kept))
 
     async def _run(self, model: str, call: Callable[[], T]) -> T:
         while (running := self._running.get(model)) is not None and not running.done():
@@ -86,28 +84,37 @@ class StoredLocks:
             contents = Contents(self._store.pinned(pins))
             needed = [each for each in contents.of(served) if each.key not in pins or each.key in lost]
             objects, missing = self._choose(needed)
-            self._each(lambda each: self._retain(each.key, each.version_id), objects)
+            objects, refused = self._retain(target.model, objects)
             failpoint("registry.lock_after_retention")
             if objects and not self._record(target, locks.last + 1, objects):
                 continue  # another registry was first
             count = len(pins.keys() - locks.own.keys() | {each.key for each in objects})
-            problems = [*contents.problems, *(f"{key} is not there." for key in missing)]
+            problems = [*contents.problems, *(f"{key} is not there." for key in missing), *refused]
             return KeptVersion(version=target.version, objects=count, reason=" ".join(problems))
         reason = f"{lock_prefix(target.model, target.version)} changed {_ATTEMPTS} times while a record was written."
         raise Transient("store_unavailable", reason)
 
+    def _retain(self, model: str, objects: Sequence[LockedObject]) -> tuple[list[LockedObject], list[str]]:
+        """Return which objects are kept, and why others are not."""
+        errors = self._each(lambda each: self._retentions.keep(model, each.key, each.version_id), objects)
+        kept = [each for each, error in zip(objects, errors, strict=True) if error is None]
+        return kept, [
+            Disturbance(each.key, unkept=error.reason).describe()
+            for each, error in zip(objects, errors, strict=True)
+            if error is not None
+        ]
+
     def _record(self, target: Target, number: int, objects: Sequence[LockedObject]) -> bool:
         """Return whether the record of what was locked is written, under lock itself."""
-        now = self._clock.now()
+        retention = self._retentions.begin()
         record = VersionLock(
             model=target.model,
             version=target.version,
             number=number,
-            mode=self._mode,
+            mode=retention.mode,
             objects=tuple(objects),
-            locked_at=now,
+            locked_at=self._clock.now(),
         )
-        retention = Retention(self._mode, now + self._period)
         try:
             self._store.create(lock_key(target.model, target.version, number), manifest_bytes(record), retention)
         except AlreadyExists:
@@ -164,32 +171,22 @@ class StoredLocks:
             log.warning("what lay over an object under lock was removed", version=version)
         return True
 
-    def _renew(self, kept: Kept) -> None:
-        if self._store.why_unlocked() is not None:
-            return
-        locks = (read_locks(self._store, each[0].target.model, each[0].target.version) for each in kept.values())
-        objects = {(key, version) for lock in locks for key, versions in lock.pins.items() for version in versions}
-        self._each(lambda each: self._renew_one(*each), sorted(objects))
-
-    def _renew_one(self, key: str, version: str) -> None:
-        now = self._clock.now()
-        try:
-            if (key, version) not in self._retained:
-                self._retained[key, version] = self._store.retention_of(key, version)
-            known = self._retained[key, version]
-            if is_renewed(known.until if known is not None else None, now, self._period):
-                mode = known.mode if known is not None and known.mode == "compliance" else self._mode
-                self._retain(key, version, mode)
-        except Permanent as error:  # such as of a version that is lost, which the inspection finds
-            structlog.get_logger().error("a lock cannot be renewed", object=key, version=version, why=error.reason)
-
-    def _retain(self, key: str, version: str, mode: LockMode | None = None) -> None:
-        now, known = self._clock.now(), self._retained.get((key, version))
-        if known is not None and not is_renewed(known.until, now, self._period):
-            return  # it belongs to another version of the model, too
-        retention = Retention(mode or self._mode, now + self._period)
-        self._store.retain(key, version, retention)
-        self._retained[key, version] = retention
+    def _renew(self, kept: Kept) -> list[tuple[Target, Disturbance]]:
+        model, why = _model_of(kept), self._store.why_unlocked()
+        pins = {each[0].target: read_locks(self._store, model, each[0].target.version).pins for each in kept.values()}
+        if why is not None:
+            return [(target, Disturbance(min(locked), unkept=why)) for target, locked in pins.items() if locked]
+        ids = sorted({(key, each) for locked in pins.values() for key, versions in locked.items() for each in versions})
+        self._retentions.forget_others(model, frozenset(ids))
+        refused: dict[str, str] = {}
+        for (key, _), error in zip(ids, self._each(lambda each: self._retentions.keep(model, *each), ids), strict=True):
+            if error is not None and error.code != "artifact_not_found":  # the inspection finds what is lost
+                refused[key] = error.reason
+        return [
+            (target, Disturbance(key, unkept=refused[key]))
+            for target, locked in pins.items()
+            for key in sorted(locked.keys() & refused.keys())
+        ]
 
     def _each(self, call: Callable[[T], R], items: Sequence[T]) -> list[R]:
         return list(self._requests.map(call, items))

@@ -113,6 +113,19 @@ def note_versions(record: ModelLocks, versions: Iterable[KeptVersion]) -> ModelL
     return record.model_copy(update={"versions": tuple(sorted(versions, key=lambda each: each.version))})
 
 
+def add_unkept(versions: Iterable[KeptVersion], unkept: Iterable[tuple[Target, Disturbance]]) -> list[KeptVersion]:
+    """Return what is known of versions, with the objects whose retentions cannot be extended."""
+    of: dict[int, list[Disturbance]] = {}
+    for target, what in unkept:
+        of.setdefault(target.version, []).append(what)
+    return [
+        each.model_copy(update={"reason": " ".join(filter(None, (each.reason, _named(of[each.version]))))})
+        if each.version in of
+        else each
+        for each in versions
+    ]
+
+
 def note_version(record: ModelLocks, version: KeptVersion) -> ModelLocks:
     """Return the record with what is known of one version."""
     others = (each for each in record.versions if each.version != version.version)
@@ -139,6 +152,9 @@ def _entry(fact: type[AlertRaised | AlertResolved], alert: StoreAlert, message: 
 
 
 def _message(target: Target, disturbances: Sequence[Disturbance]) -> str:
+    return f"Objects of {target} under lock: {_named(disturbances)}. Reads go on from the locked versions."
+
+
+def _named(disturbances: Sequence[Disturbance]) -> str:
     named = "; ".join(each.describe() for each in disturbances[:MOST_NAMED])
-    more = f"; {len(disturbances) - MOST_NAMED} more" if len(disturbances) > MOST_NAMED else ""
-    return f"Objects of {target} under lock: {named}{more}. Reads go on from the locked versions."
+    return f"{named}; {len(disturbances) - MOST_NAMED} more" if len(disturbances) > MOST_NAMED else named

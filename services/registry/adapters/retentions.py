@@ -1,0 +1,55 @@
+"""Keeps versions of objects under retention: the store is asked for each once, and then what was set is known."""
+
+from collections.abc import Container
+from datetime import timedelta
+
+import structlog
+
+from decisions.object_versions import is_renewed
+from services.registry.settings import RegistrySettings
+from shared.errors import Permanent, Transient
+from shared.runtime.clock import Clock
+from shared.storage.object_lock import LockingStore
+from shared.storage.objects import Retention
+
+ObjectId = tuple[str, str]
+"""Key and version."""
+
+
+class Retentions:
+    """Retentions of all models' objects. Of one model, one caller at a time."""
+
+    def __init__(self, store: LockingStore, settings: RegistrySettings, clock: Clock) -> None:
+        self._store, self._clock = store, clock
+        self._mode, self._period = settings.lock_mode, timedelta(days=settings.lock_days)
+        self._known: dict[str, dict[ObjectId, Retention | None]] = {}
+
+    def begin(self) -> Retention:
+        """Return the retention that something has which is kept from now on."""
+        return Retention(self._mode, self._clock.now() + self._period)
+
+    def keep(self, model: str, key: str, version: str) -> Permanent | Transient | None:
+        """Keep a version of an object for a period, if less than half of one is left; return why it cannot be kept.
+
+        A retention is never shortened or weakened: other versions of the model, or other settings, may have set it.
+        """
+        known = self._known.setdefault(model, {})
+        try:
+            if (key, version) not in known:
+                known[key, version] = self._store.retention_of(key, version)
+            current = known[key, version]
+            if is_renewed(None if current is None else current.until, self._clock.now(), self._period):
+                extended = self.begin().join(current)
+                self._store.retain(key, version, extended)
+                known[key, version] = extended
+        except (Permanent, Transient) as error:
+            known.pop((key, version), None)  # asked again: another process may have set it
+            if error.code != "artifact_not_found":  # the inspection finds what is lost
+                structlog.get_logger().error("an object cannot be kept", object=key, version=version, why=error.reason)
+            return error
+        return None
+
+    def forget_others(self, model: str, kept: Container[ObjectId]) -> None:
+        """Forget what is known of a model's objects that are not kept any more."""
+        known = self._known.get(model, {})
+        self._known[model] = {each: retention for each, retention in known.items() if each in kept}
