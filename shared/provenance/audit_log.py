@@ -232,9 +232,9 @@ def _open_segments(store: Store, problems: list[str]) -> tuple[Store, list[int]]
             continue
         pins[key] = (written[0].version_id,)
         if any(version.marker and version.latest for version in there):
-            problems.append(f"{key}: a delete marker hides it; it was read beneath the marker.")
+            problems.append(f"{key}: a delete marker hides it; the version before the marker was read.")
         else:
-            problems.append(f"{key}: it was replaced; what was written first was read, beneath it.")
+            problems.append(f"{key}: it was replaced; the first version was read.")
     return store.pinned(pins), numbers
 
 

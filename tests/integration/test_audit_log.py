@@ -210,10 +210,10 @@ async def test_a_segment_that_was_removed_is_found(whole, number, named):
     assert named in (await whole.read()).problems[0]
 
 
-async def test_a_segment_that_something_hides_or_replaces_is_named_and_read_beneath_it(whole):
+async def test_a_segment_that_something_hides_or_replaces_is_named_and_its_first_version_read(whole):
     whole.store._client.remove_object(bucket_name=whole.store.bucket, object_name=segment_key(3))
     reading = await whole.read()
-    assert reading.problems == ["audit/000003.jsonl: a delete marker hides it; it was read beneath the marker."]
+    assert reading.problems == ["audit/000003.jsonl: a delete marker hides it; the version before the marker was read."]
     assert len(reading.entries) == 11
     whole.store._client.write(whole.store.bucket, segment_key(2), memoryview(b"{}"))
     reading = await whole.read()

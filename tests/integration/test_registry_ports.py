@@ -161,6 +161,14 @@ async def test_sizes_are_those_of_checkpoints_and_of_what_versions_have_each_onc
     assert await artifacts.sizes("another-bot") == {}
 
 
+@pytest.mark.parametrize("data", [b"", b"{}", b"\xff", b"[" * 100_000])
+async def test_a_manifest_that_cannot_be_read_counts_as_nothing(settings, tmp_path, data):
+    store, model = Store(settings), f"unreadable-{len(data)}"
+    store.put_manifest(f"versions/{model}/1/manifest.json", data)
+    store.put_manifest(f"checkpoints/{model}/manifests/folder/a.json", b"12345")
+    assert sum((await stored(store, tmp_path).sizes(model)).values()) == 5
+
+
 async def test_deployment_records_are_only_ever_added(artifacts):
     record = DeploymentRecord(
         target=k.target("int8"), epoch=1, cause="promote", cause_id="c", weight_ratio=1.0, deployed_at=k.START

@@ -16,6 +16,7 @@ from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Deployable, Target
 from services.registry.adapters.locks import StoredLocks
 from services.registry.adapters.retentions import Retentions
+from services.registry.adapters.store import StoredArtifacts
 from services.registry.domain.locks import ModelLocks
 from services.registry.settings import RegistrySettings
 from services.registry.version_locks import VersionLocks, locks_key
@@ -28,7 +29,7 @@ from shared.storage.blobs import Store, blob_key
 from shared.storage.credentials import read_credential
 from shared.storage.held_out import erase_text
 from shared.storage.object_lock import LockingStore, lock_key, pin_version, read_locks
-from testbed.attesters import trust
+from testbed.attesters import attester, trust
 from testbed.released import release
 from testbed.servers import S3Server
 from tests.kit.records import MemoryPublisher, MemoryRecords, no_wait
@@ -522,3 +523,14 @@ async def test_what_is_not_kept_any_more_is_forgotten(promoted):
     pins = read_locks(promoted.reader, promoted.model, 0).pins
     ids = {(key, version) for key, versions in pins.items() for version in versions}
     assert set(registry.objects._retentions._known[promoted.model]) == ids
+
+
+async def test_what_was_replaced_or_deleted_counts_for_the_quota_while_the_store_keeps_it(promoted, tmp_path):
+    model = f"{promoted.model}-bytes"
+    key = f"checkpoints/{model}/blobs/a"
+    artifacts = StoredArtifacts(promoted.registry, attester(tmp_path, "registry"), trust(tmp_path))
+    for size in (10, 20):
+        replace(promoted.admin, key, b"x" * size)
+        mask(promoted.admin, key)
+    assert promoted.admin.find(key) is None
+    assert sum((await artifacts.sizes(model)).values()) == 30

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import structlog
 from pydantic import ValidationError
 
 from contracts.manifests import (
@@ -88,16 +89,25 @@ class StoredArtifacts:
     async def sizes(self, model: str) -> Mapping[str, int]:
         """Return the bytes of what is stored of a model, by digest or key: checkpoints, merged models, variants.
 
-        What two versions share is there once. Manifests of versions never change: each is read once.
+        What two versions share is there once. Objects that were replaced or deleted count while the store keeps them.
+        A manifest that cannot be read counts as nothing, and is logged: one must not end the team's admissions.
         """
         sizes: Mapping[str, int] = await self._read(f"sizes of {model}", self._sizes, model)
         return sizes
 
     def _sizes(self, model: str) -> Mapping[str, int]:
-        sizes = self._store.sizes(f"checkpoints/{model}/")
+        stored = self._store.versions(f"checkpoints/{model}/")
+        sizes = {f"{each.key} {each.version_id}": each.size for each in stored if not each.marker}
         for key in self._store.keys(f"versions/{model}/"):
             if _MANIFEST.fullmatch(key):
-                sizes |= self._parts.get(key) or self._parts.setdefault(key, self._read_parts(key))
+                if key not in self._parts:
+                    try:
+                        self._parts[key] = self._read_parts(key)
+                    except ValidationError as error:
+                        log = structlog.get_logger()
+                        log.warning("a version does not count for its team's quota", key=key, error=repr(error)[:300])
+                        continue
+                sizes |= self._parts[key]
         return sizes
 
     def _read_parts(self, key: str) -> dict[str, int]:

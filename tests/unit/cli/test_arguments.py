@@ -25,6 +25,7 @@ from contracts.routes import Route
 from contracts.vocabulary import Runtime, ServingSettings, Variant
 from decisions.release_projection import join, project
 from testbed.factories import digest, fact, served
+from tests.kit.command import run_command
 from tests.unit.cli.test_release_view import RELEASE, whole_release
 
 POLICY = Path(__file__).resolve().parents[3] / "examples" / "smollm2" / "policy.yaml"
@@ -235,3 +236,9 @@ def test_a_chat_template_that_is_no_text_is_refused_before_anything_is_converted
     with pytest.raises(CommandError, match=problem) as refused:
         import_command(from_smollm2=True, chat_template=template)
     assert refused.value.code == Exit.USAGE
+
+
+def test_open_starts_no_browser():
+    """A browser's arguments are visible to all users of the machine, and the link signs in."""
+    status, _, err = run_command({}, "open", "--browser")
+    assert (status, "No such option" in err) == (2, True), err
