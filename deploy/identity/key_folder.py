@@ -11,6 +11,8 @@
 - `credentials/NAME.nk`: an identity's secret, for that identity only. While a key is being replaced, `NAME.old.nk` is
   the one before. `NAME.next.nk` is a new one that is not accepted yet; after a crash the next change completes or
   deletes it.
+- `console/NAME.nk`: links to the credentials of people and programs that are no administrators, for the console of the
+  same machine: it can order as those only.
 
 Keys for attestations are in `deploy.identity.attesters`, keys of the API in `deploy.identity.api_key_files`, those of
 the object store in `deploy.identity.store_keys`.
@@ -147,6 +149,11 @@ class KeyFolder:
     def credential(self, name: str) -> Path:
         """Return the file with an identity's secret."""
         return self.path / "credentials" / f"{name}.nk"
+
+    @property
+    def console(self) -> Path:
+        """The folder with links to the credentials that the console of this machine may order with."""
+        return self.path / "console"
 
     def former_credential(self, name: str) -> Path:
         """Return the file with an identity's secret before it was replaced; it exists until the key is retired."""
@@ -409,7 +416,17 @@ class KeyFolder:
         _replace(self.administrators, administrators)
         people = [identity.model_dump(mode="json") for identity in kept if identity.roles]
         _replace(self.people, people)
+        self._link_for_console(kept)
         self.store.sync(narrowed(identity, owned) for identity in kept)
+
+    def _link_for_console(self, kept: Iterable[Identity]) -> None:
+        names = {each.name for each in kept if each.roles and "administrator" not in each.roles}
+        linked = {file.stem: file for file in self.console.glob("*.nk")}
+        for name in linked.keys() - names:
+            linked[name].unlink()
+        make_folder(self.console)
+        for name in names - linked.keys():
+            (self.console / f"{name}.nk").symlink_to(Path("..", "credentials", f"{name}.nk"))
 
     def _narrowed(self) -> list[Identity]:
         """Return the identities with the models that they may act on now."""

@@ -328,12 +328,12 @@ def console_url(ports: Mapping[str, int]) -> str:
 
 
 def console_variables(ports: Mapping[str, int], keys: Keys) -> dict[str, str]:
-    """Return the variables with the console's address, the people who may sign in, and their credentials."""
+    """Return the variables with the console's address, the people, and credentials, none of them of administrators."""
     folder = KeyFolder(keys.folder)
     return {
         "CONSOLE_URL": console_url(ports),
         "CONSOLE_IDENTITIES": str(folder.people),
-        "CONSOLE_CREDENTIALS": str(folder.credential("").parent),
+        "CONSOLE_CREDENTIALS": str(folder.console),
     }
 
 

@@ -21,6 +21,7 @@ from decisions.api_keys import assess_key, parse_key
 from deploy.identity.api_key_files import REHEARSALS
 from deploy.identity.certificates import KeyPair, belong_together, hosts_of, valid_until
 from deploy.identity.key_folder import KeyFolder, KeysRefused, public_key
+from deploy.local.plan import Keys, console_variables
 
 ROOT = Path(__file__).resolve().parents[3]
 NOW = datetime(2026, 11, 26, tzinfo=UTC)
@@ -361,3 +362,16 @@ def test_a_key_of_the_api_that_is_lost_is_replaced_and_counts_no_more(keys, lost
     keys.prepare(["127.0.0.1", "localhost"], NOW)
     assert opens(keys, REHEARSALS, "staging")
     assert former.key_id not in keys.api_keys.entries()
+
+
+def test_the_console_of_this_machine_gets_credentials_of_people_and_of_no_administrator_or_service(keys):
+    for name, role in (("anna", "approver"), ("adam", "administrator"), ("oscar", "operator")):
+        keys.add(name, [role])
+    assert {file.name for file in keys.console.iterdir()} == {"anna.nk", "oscar.nk"}
+    keys.rotate("anna")
+    assert (keys.console / "anna.nk").read_bytes() == keys.credential("anna").read_bytes()
+    keys.remove("oscar")
+    assert {file.name for file in keys.console.iterdir()} == {"anna.nk"}
+    assert stat.S_IMODE(keys.console.stat().st_mode) == 0o700
+    ports = {"console": 1}
+    assert console_variables(ports, Keys(keys.path))["CONSOLE_CREDENTIALS"] == str(keys.console)
