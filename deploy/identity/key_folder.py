@@ -11,8 +11,8 @@
 - `credentials/NAME.nk`: an identity's secret, for that identity only. While a key is being replaced, `NAME.old.nk` is
   the one before. `NAME.next.nk` is a new one that is not accepted yet; after a crash the next change completes or
   deletes it.
-- `console/NAME.nk`: links to the credentials of people and programs that are no administrators, for the console of the
-  same machine: it can order as those only.
+- `console-local/NAME.nk`: links to the credentials of people and programs that are no administrators, for the console
+  of the same machine: it can order as those only.
 
 Keys for attestations are in `deploy.identity.attesters`, keys of the API in `deploy.identity.api_key_files`, those of
 the object store in `deploy.identity.store_keys`.
@@ -153,7 +153,7 @@ class KeyFolder:
     @property
     def console(self) -> Path:
         """The folder with links to the credentials that the console of this machine may order with."""
-        return self.path / "console"
+        return self.path / "console-local"  # not `console`, which compose.yaml mounts
 
     def former_credential(self, name: str) -> Path:
         """Return the file with an identity's secret before it was replaced; it exists until the key is retired."""
