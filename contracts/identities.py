@@ -104,6 +104,9 @@ def name_in_creds(text: str) -> str | None:
     return name if isinstance(name, str) and re.fullmatch(IDENTITY_PATTERN, name) else None
 
 
+_RENEWED = "run `slipway keys init`, and let the bus read them (SIGHUP)"
+
+
 def describe_refusal(error: str, name: str) -> str | None:
     """Return what the bus refused to an identity, and how it is granted; None if its error is no refusal.
 
@@ -119,9 +122,12 @@ def describe_refusal(error: str, name: str) -> str | None:
 
 
 def _how_granted(name: str, subject: str) -> str:
-    if name in SERVICES or name == PROVISIONER or subject == "$sys.req.user.info":
+    if name in SERVICES or name == PROVISIONER:
+        return f"its permissions are those of another version; {_RENEWED}"
+    if subject == "$sys.req.user.info":
         return (
-            "its permissions are those of another version; run `slipway keys init`, and let the bus read them (SIGHUP)"
+            "it takes the role viewer, operator or approver, which an administrator of the keys gives with "
+            f"`slipway keys add`; if it has one, its permissions are those of another version: {_RENEWED}"
         )
     if subject.startswith("slipway.") and not subject.endswith((f".{name}", f".{name}.>", "*")):
         return f"a subject ends with the name of the identity that publishes on it, which is {name}"
