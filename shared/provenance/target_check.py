@@ -9,9 +9,11 @@ from contracts.manifests import VersionManifest
 from contracts.provenance import AttesterKey
 from contracts.vocabulary import ArtifactRef, Deployable, digest_of
 from decisions.provenance import Problem
+from shared.errors import Permanent
 from shared.provenance.attestations import Chain, find_attestation
 from shared.provenance.envelopes import Signed
 from shared.storage.blobs import Store
+from shared.storage.object_lock import pin_version
 
 
 def check_target(store: Store, keys: Sequence[AttesterKey], deployable: Deployable) -> Problem | None:
@@ -44,15 +46,24 @@ def check_target(store: Store, keys: Sequence[AttesterKey], deployable: Deployab
 
 def _check_base(store: Store, keys: Sequence[AttesterKey], deployable: Deployable) -> Problem | None:
     target = deployable.target
-    numbers = (key.removesuffix("/manifest.json").rpartition("/")[2] for key in store.keys(f"versions/{target.model}/"))
+    numbers = (key.split("/")[2] for key in _keys_of_versions(store, target.model))
     problem = Problem("attestation_missing", f"No signed version of {target.model} was trained on this base model.")
     for number in sorted({int(each) for each in numbers if each.isdigit()}, reverse=True):
-        version = signed_version(store, keys, target.model, number)
+        version = signed_version(pin_version(store, target.model, number), keys, target.model, number)
         if isinstance(version, VersionManifest) and version.base.digest == deployable.manifest.digest:
             return None
         if isinstance(version, Problem):
             problem = version
     return problem
+
+
+def _keys_of_versions(store: Store, model: str) -> list[str]:
+    """Return the keys of all versions of a model, also those that a delete marker hides."""
+    prefix = f"versions/{model}/"
+    try:
+        return [each.key for each in store.versions(prefix)]
+    except Permanent:  # of a store without versions, or of permissions of an older installation
+        return store.keys(prefix)
 
 
 def signed_version(store: Store, keys: Sequence[AttesterKey], model: str, number: int) -> VersionManifest | Problem:

@@ -84,7 +84,7 @@ def read_locks(store: Store, model: str, version: int) -> Locks:
         except ValidationError as error:
             structlog.get_logger().warning("a record of locked objects cannot be read", key=key, error=str(error))
             continue
-        if (record.model, record.version) == (model, version):
+        if key == lock_key(model, version, record.number) and (record.model, record.version) == (model, version):
             records.append(record)
     last = max((int(key[-11:-5]) for key in own), default=0)
     return Locks(tuple(records), own, last)

@@ -11,9 +11,9 @@ import pytest
 from minio.error import S3Error
 
 from contracts.facts import TrafficRequested
-from contracts.manifests import FileEntry
+from contracts.manifests import FileEntry, LockedObject, VersionLock
 from contracts.routes import Route, ServedTarget
-from contracts.vocabulary import Deployable, Target
+from contracts.vocabulary import ArtifactRef, Deployable, Target
 from services.registry.adapters.locks import StoredLocks
 from services.registry.adapters.retentions import Retentions
 from services.registry.adapters.store import StoredArtifacts
@@ -25,7 +25,7 @@ from services.server_manager.adapters.load_check import LoadCheck
 from shared.errors import Permanent
 from shared.messaging.records import RecordStore
 from shared.provenance.verification import Verification
-from shared.storage.blobs import Store, blob_key
+from shared.storage.blobs import Store, blob_key, manifest_bytes
 from shared.storage.credentials import read_credential
 from shared.storage.held_out import erase_text
 from shared.storage.object_lock import LockingStore, lock_key, pin_version, read_locks
@@ -534,3 +534,53 @@ async def test_what_was_replaced_or_deleted_counts_for_the_quota_while_the_store
         mask(promoted.admin, key)
     assert promoted.admin.find(key) is None
     assert sum((await artifacts.sizes(model)).values()) == 30
+
+
+def forge(promoted, name, version, number=1):
+    key = blob_key(served_blob(promoted).digest)
+    named = (LockedObject(key=key, version_id=version),)
+    now = datetime.now(UTC)
+    record = VersionLock(
+        model=promoted.model, version=2, number=number, mode="governance", objects=named, locked_at=now
+    )
+    promoted.admin.create(f"versions/{promoted.model}/2/locks/{name}.json", manifest_bytes(record))
+
+
+async def test_a_record_that_was_there_before_the_promotion_keeps_nothing_from_being_locked(promoted):
+    key = blob_key(served_blob(promoted).digest)
+    (genuine,) = promoted.admin.versions(key)
+    replace(promoted.admin, key, b"y" * genuine.size)
+    other = next(each for each in promoted.admin.versions(key) if each.latest)
+    forge(promoted, "000001", other.version_id)
+    registry = Registry(promoted.registry, route_of(promoted.served))
+    await registry.locks.before_traffic(order_of(promoted.served))
+    assert read_locks(promoted.reader, promoted.model, 2).pins[key] == (genuine.version_id,)
+    with pytest.raises(S3Error, match="AccessDenied"):
+        remove_version(promoted.admin, key, genuine.version_id)
+
+
+async def test_a_record_that_was_put_there_afterwards_changes_nothing_that_is_read(promoted):
+    registry = Registry(promoted.registry, route_of(promoted.served))
+    await registry.locks.sweep(promoted.model)
+    key = blob_key(served_blob(promoted).digest)
+    data = promoted.admin.find(key)
+    replace(promoted.admin, key, b"y" * len(data))
+    other = next(each for each in promoted.admin.versions(key) if each.latest)
+    forge(promoted, "000000", other.version_id)
+    forge(promoted, "000002", other.version_id, 2)
+    assert pin_version(promoted.reader, promoted.model, 2).find(key) == data
+    await registry.locks.sweep(promoted.model)
+    assert pin_version(promoted.reader, promoted.model, 2).find(key) == data
+    await registry.locks.sweep(promoted.model)
+    assert [each.version_id for each in promoted.admin.versions(key) if each.latest] != [other.version_id]
+
+
+def test_a_base_model_is_proven_whatever_hides_the_version_that_signs_it(promoted, tmp_path):
+    lock(promoted)
+    (tmp_path / "repository").mkdir()
+    check = LoadCheck(promoted.reader, trust(promoted.folder), tmp_path / "repository")
+    manifest = json.loads(promoted.admin.get(base_of(promoted).manifest))
+    base = base_of(promoted).model_copy(update={"manifest": ArtifactRef.model_validate(manifest["folder"])})
+    check.verify(base)
+    mask(promoted.admin, f"versions/{promoted.model}/2/manifest.json")
+    assert check._check(base) is None

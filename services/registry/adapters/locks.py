@@ -19,7 +19,7 @@ from shared.errors import Permanent, Transient
 from shared.runtime.clock import Clock
 from shared.runtime.failpoints import failpoint
 from shared.storage.blobs import manifest_bytes
-from shared.storage.object_lock import LockingStore, lock_key, lock_prefix, read_locks
+from shared.storage.object_lock import LockingStore, Locks, lock_key, lock_prefix, read_locks
 from shared.storage.objects import AlreadyExists
 
 _REQUESTS = 8
@@ -79,7 +79,7 @@ class StoredLocks:
         if why is not None:
             return KeptVersion(version=target.version, reason=why)
         for _ in range(_ATTEMPTS):
-            locks = read_locks(self._store, target.model, target.version)
+            locks = self._own_locks(target)
             pins = locks.pins
             contents = Contents(self._store.pinned(pins))
             needed = [each for each in contents.of(served) if each.key not in pins or each.key in lost]
@@ -93,6 +93,20 @@ class StoredLocks:
             return KeptVersion(version=target.version, objects=count, reason=" ".join(problems))
         reason = f"{lock_prefix(target.model, target.version)} changed {_ATTEMPTS} times while a record was written."
         raise Transient("store_unavailable", reason)
+
+    def _own_locks(self, target: Target) -> Locks:
+        """Return the records of a version that are retained themselves; the registry writes none that is not.
+
+        Any other one was put there by another key, or its period is over: it is removed; what it names is locked anew.
+        """
+        locks = read_locks(self._store, target.model, target.version)
+        own = sorted(locks.own.items())
+        retained = self._each(lambda each: self._store.retention_of(*each), own)
+        foreign = [each for each, retention in zip(own, retained, strict=True) if retention is None]
+        for key, version in foreign:
+            structlog.get_logger().error("a record of locked objects is not under lock itself: removed", object=key)
+            self._store.remove_version(key, version)
+        return read_locks(self._store, target.model, target.version) if foreign else locks
 
     def _retain(self, model: str, objects: Sequence[LockedObject]) -> tuple[list[LockedObject], list[str]]:
         """Return which objects are kept, and why others are not."""
@@ -173,7 +187,7 @@ class StoredLocks:
 
     def _renew(self, kept: Kept) -> list[tuple[Target, Disturbance]]:
         model, why = _model_of(kept), self._store.why_unlocked()
-        pins = {each[0].target: read_locks(self._store, model, each[0].target.version).pins for each in kept.values()}
+        pins = {each[0].target: self._own_locks(each[0].target).pins for each in kept.values()}
         if why is not None:
             return [(target, Disturbance(min(locked), unkept=why)) for target, locked in pins.items() if locked]
         ids = sorted({(key, each) for locked in pins.values() for key, versions in locked.items() for each in versions})
