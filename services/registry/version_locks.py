@@ -47,7 +47,7 @@ class VersionLocks:
         self._wait_s = settings.lock_wait_s
         self._lease = timedelta(seconds=max(_LEAST_LEASE_S, 1.5 * settings.lock_sweep_s))
         self._owner, self._clock = owner, clock
-        self._locked: dict[str, set[Deployable]] = {}
+        self._locked: dict[str, list[Deployable]] = {}  # they hold settings as dictionaries, so they have no hash
 
     async def before_traffic(self, order: TrafficRequested) -> None:
         """Put what an order for traffic makes active under lock; wait for all of it `lock_wait_s` at most.
@@ -55,13 +55,13 @@ class VersionLocks:
         Traffic never fails for it: what was not locked is noted with the reason, and the next sweep locks it.
         """
         model = order.target.target.model
-        locked = self._locked.setdefault(model, set())
+        locked = self._locked.setdefault(model, [])
         due = [each for each in (order.target, order.fallback) if each is not None and each not in locked]
         if not due:
             return
         ends = asyncio.get_running_loop().time() + self._wait_s
         versions = [await self._lock_in_time(each, ends) for each in due]
-        locked.update(each for each, version in zip(due, versions, strict=True) if not version.reason)
+        locked += [each for each, version in zip(due, versions, strict=True) if not version.reason]
 
         def note(record: ModelLocks) -> ModelLocks:
             return functools.reduce(locks.note_version, versions, record)
@@ -111,8 +111,8 @@ class VersionLocks:
         await self._edit(model, note)
 
     def _forget_others(self, model: str, kept: Kept) -> None:
-        served = {each for targets in kept.values() for each in targets}
-        if left := {each for each in self._locked.pop(model, ()) if each in served}:
+        served = [each for targets in kept.values() for each in targets]
+        if left := [each for each in self._locked.pop(model, []) if each in served]:
             self._locked[model] = left
 
     async def _repair(self, model: str, disturbances: list[Disturbance]) -> list[Disturbance]:

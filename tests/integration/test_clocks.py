@@ -10,6 +10,7 @@ from contracts import facts as f
 from services.monitor.adapters.bus_clock import BusClock
 from services.monitor.app import build
 from services.monitor.domain.record import MonitorState
+from services.monitor.metrics import MonitorMetrics
 from services.monitor.settings import MonitorSettings
 from shared.messaging.bus import Bus, publish_event
 from shared.messaging.event_log import LoggedPublisher
@@ -57,6 +58,7 @@ async def test_records_of_a_gateway_with_a_wrong_clock_are_counted_taken_and_ale
         reports=None,
         own_offset_s=lambda: 0.0,
         settings=MonitorSettings(),
+        metrics=MonitorMetrics(bus.metrics),
         clock=SystemClock(),
     )
     for number in range(4):

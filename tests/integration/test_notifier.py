@@ -160,7 +160,7 @@ async def test_what_is_given_up_is_a_dead_letter_that_can_be_requeued(js, bus_se
             await asyncio.sleep(0.1)
         (letter,) = stored
         assert (letter.service, letter.code) == ("notifier", "endpoint_unreachable")
-        assert letter.reason.startswith("hook was not told that an alert was raised: answered 500")
+        assert letter.reason.startswith("hook did not get that an alert was raised: answered 500")
         receiver.answers.clear()
         before = len(receiver.received)
         await dead_letters.requeue(js, letter, HARNESS)
