@@ -13,7 +13,7 @@ from minio.error import S3Error
 from contracts.facts import TrafficRequested
 from contracts.manifests import FileEntry, LockedObject, VersionLock
 from contracts.routes import Route, ServedTarget
-from contracts.vocabulary import ArtifactRef, Deployable, Target
+from contracts.vocabulary import ArtifactRef, Deployable, ServingSettings, Target
 from services.registry.adapters.locks import StoredLocks
 from services.registry.adapters.retentions import Retentions
 from services.registry.adapters.store import StoredArtifacts
@@ -333,6 +333,17 @@ async def test_a_promotion_goes_on_without_a_store_and_the_next_sweep_locks(prom
     assert (kept.reason, kept.objects > 15) == ("", True)
 
 
+async def test_a_target_with_options_of_its_engine_is_locked_at_its_promotion(promoted):
+    serving = ServingSettings(options={"enforce_eager": True})
+    served = promoted.served.model_copy(update={"serving": serving})
+    registry = Registry(promoted.registry, route_of(served))
+    for _ in range(2):
+        await registry.locks.before_traffic(order_of(served))
+        (kept,) = (await registry.record(promoted.model)).versions
+        assert (kept.reason, kept.objects > 15) == ("", True)
+        await registry.locks.sweep(promoted.model)
+
+
 async def test_without_object_lock_in_the_bucket_a_promotion_says_so_and_goes_on(promoted):
     store = Unlocked(promoted)
     registry = Registry(store)
@@ -515,7 +526,7 @@ def test_a_bucket_that_could_not_lock_is_asked_again_later(promoted, monkeypatch
 async def test_what_is_not_kept_any_more_is_forgotten(promoted):
     registry = Registry(promoted.registry, route_of(promoted.served))
     await registry.locks.before_traffic(order_of(promoted.served))
-    assert registry.locks._locked == {promoted.model: {promoted.served}}
+    assert registry.locks._locked == {promoted.model: [promoted.served]}
     registry.route = route_of(base_of(promoted))
     await registry.locks.sweep(promoted.model)
     await registry.locks.sweep(promoted.model)
