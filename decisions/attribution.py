@@ -37,6 +37,7 @@ ErrorKind = Literal[
     "rate_limit_exceeded",
     "insufficient_quota",
     "internal_error",
+    "keys_unknown",
     "template_busy",
     "too_many_requests",
     "no_serving_target",
@@ -76,6 +77,7 @@ ATTRIBUTION: Mapping[ErrorKind, Party] = {
     "insufficient_quota": "caller",
     # This gateway: a defect, or more at once than it takes.
     "internal_error": "gateway",
+    "keys_unknown": "gateway",
     "template_busy": "gateway",
     "too_many_requests": "gateway",
     # Machines, network, and what operates them: the same for every version there.

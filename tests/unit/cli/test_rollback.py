@@ -220,5 +220,5 @@ def test_a_credential_for_operator_mode_is_refused_for_gateways_with_what_to_nam
     file = tmp_path / "anna.creds"
     file.write_text("-----BEGIN NATS USER JWT-----\nx\n------END NATS USER JWT------\n")
     stack = SimpleNamespace(connection=SimpleNamespace(nats_credentials=file))
-    with pytest.raises(CommandError, match=r"name the \.nk file of the same administrator"):
+    with pytest.raises(CommandError, match=r"name the \.nk file of the same identity"):
         read_credential(stack)
