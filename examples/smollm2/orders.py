@@ -48,8 +48,7 @@ def result_of(number: int, status: str, since: str) -> Turn:
 def lessons() -> list[Lesson]:
     """Return conversations to train on: a question, a call, its result, and an answer that repeats it.
 
-    Order numbers have four digits: a short run learns where they end, also for a quantised model on each CPU. Those of
-    the lessons are odd, those of the evaluation and of the demo even.
+    Order numbers have four digits. Those of the lessons are odd, those of the evaluation and of the demo even.
     """
     made = []
     for place in range(TRAINED):
