@@ -69,7 +69,7 @@ class PrometheusServer(Throwaway):
 
 
 class AlertmanagerServer(Throwaway):
-    """A real Alertmanager that tells nobody."""
+    """A real Alertmanager without a receiver."""
 
     name = "alertmanager"
 

@@ -1,12 +1,13 @@
 #!/bin/sh
 # Makes the images that stand in for Python's where no image can be pulled, from packages of Debian:
-#   local-base.sh [DEBIAN_MIRROR]
+#   local-base.sh [DEBIAN_MIRROR]    without one: the mirror that apt uses
 #   localhost/slipway-base:debian13   for PYTHON_IMAGE: Debian 13, whose C library builds of torch may need, with the Python
 #                                     3.11 of Debian 12, whose versions the locks are for
 #   localhost/slipway-build:debian12  for BUILD_IMAGE: Debian 12 with `strip`
 # Images that are there stay. Needs root, mmdebstrap, podman, and a mirror of Debian.
 set -eu
-mirror=${1:-http://deb.debian.org/debian}
+mirror=${1:-$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -v security | head -n 1)}
+[ -n "$mirror" ] || { echo "local-base.sh: apt names no mirror of Debian here: name one, local-base.sh DEBIAN_MIRROR" >&2; exit 1; }
 packages=usr-is-merged,ca-certificates,libgomp1,libpython3.11,libseccomp2,libstdc++6,passwd,python3.11
 
 make() { # name, packages, suite, further sources

@@ -21,7 +21,7 @@ _LONGEST: Final = 64 * 1024
 
 
 class SignInRefusedError(Exception):
-    """Why the answer of an identity provider signs nobody in."""
+    """The answer of an identity provider was refused; the message says why."""
 
 
 @dataclass

@@ -47,7 +47,7 @@ class People:
         return file if file.is_file() else None
 
     def _read(self) -> dict[str, Identity]:
-        """Return the people in the file; nobody if it cannot be read: who was withdrawn must not stay."""
+        """Return the people in the file; none if it cannot be read: who was withdrawn must not stay."""
         if self._listing is None:
             return {}
         try:

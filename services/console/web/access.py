@@ -43,7 +43,7 @@ class Access:
         self.cookie = "__Host-slipway" if https else "slipway-console"
 
     def find(self, request: Request) -> SignedIn | None:
-        """Return who is signed in; None if nobody is."""
+        """Return who is signed in; None without a session."""
         return self._named(self.sessions.find(request.cookies.get(self.cookie)))
 
     def look(self, request: Request) -> SignedIn | None:
