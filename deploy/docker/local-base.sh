@@ -6,7 +6,7 @@
 #   localhost/slipway-build:debian12  for BUILD_IMAGE: Debian 12 with `strip`
 # Images that are there stay. Needs root, mmdebstrap, podman, and a mirror of Debian.
 set -eu
-mirror=${1:-$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -v security | head -n 1)}
+mirror=${1:-$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -v security | grep -m 1 '^http')}
 [ -n "$mirror" ] || { echo "local-base.sh: apt names no mirror of Debian here: name one, local-base.sh DEBIAN_MIRROR" >&2; exit 1; }
 packages=usr-is-merged,ca-certificates,libgomp1,libpython3.11,libseccomp2,libstdc++6,passwd,python3.11
 
