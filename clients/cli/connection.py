@@ -1,10 +1,11 @@
-"""Find and connect to the stack: the --state option, else the environment, else the state folder here."""
+"""Find and connect to the stack: --state or --context, else the environment, else the current context, else .state."""
 
 import asyncio
 import ssl
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,9 +13,12 @@ import nats
 import typer
 from nats.aio.client import Client
 
-from clients.cli.output import CommandError, Exit
+from clients.cli.completion import complete_models
+from clients.cli.contexts import named_context, read_contexts, requested_context
+from clients.cli.errors import CommandError, Exit, asked_for_json
 from clients.cli.settings import CliSettings
 from contracts.identities import Credential
+from contracts.vocabulary import Environment
 from deploy.local.state import StateFolder, foreign_data
 from shared.messaging.credentials import identify
 from shared.messaging.refusals import Refusals
@@ -23,7 +27,9 @@ from shared.runtime.settings import Connection
 StateOption = Annotated[
     Path | None, typer.Option("--state", help="State folder of the embedded stack (default: $SLIPWAY_STATE or .state).")
 ]
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.")]
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Name of the model.", autocompletion=complete_models)
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 CONNECT_S = 3.0
 
@@ -38,6 +44,8 @@ class StackAddress:
     gateway_key: Path | None = None
     gateway_ca: Path | None = None
     console_url: str | None = None
+    context: str | None = None
+    environment: Environment = "production"
 
     def gateway_trust(self) -> ssl.SSLContext | bool:
         """Return whose certificates the gateway may have: those of `gateway_ca`, or of the system's authorities.
@@ -61,21 +69,45 @@ def find_stack(state: Path | None) -> StackAddress:
         CommandError: there is no stack.
     """
     settings = CliSettings()
+    name = _context_name(settings, state)
+    if name is not None:
+        return _of_context(name)
     if state is None and settings.nats_url is not None:
-        return StackAddress(
-            _explicit(settings),
-            settings.gateway_url,
-            settings.nats_url,
-            settings.gateway_key,
-            settings.gateway_ca,
-            settings.console_url,
-        )
-    folder = StateFolder(state if state is not None else settings.state)
+        return _explicit(settings, settings.nats_url)
+    return _of_folder(StateFolder(state if state is not None else settings.state))
+
+
+def _context_name(settings: CliSettings, state: Path | None) -> str | None:
+    """Return the name of the context to use; None if a folder or the environment has the address."""
+    requested = requested_context()
+    if requested is not None and state is not None:
+        raise CommandError(f"--context {requested} and --state exclude each other: give one of them", Exit.USAGE)
+    if requested is not None or state is not None:
+        return requested
+    if settings.context is not None or settings.nats_url is not None or "state" in settings.model_fields_set:
+        return settings.context or None
+    return read_contexts().current
+
+
+def _of_context(name: str) -> StackAddress:
+    context = named_context(name)
+    if context.state is not None:
+        stack = _of_folder(StateFolder(context.state))
+    else:
+        values = context.model_dump(exclude={"state", "environment"}, exclude_none=True)
+        stack = _explicit(CliSettings.model_construct(**values), context.address)  # nothing of the environment
+    if sys.stderr.isatty() and not asked_for_json():
+        print(f"context {name}: {context.address}", file=sys.stderr, flush=True)
+    return replace(stack, context=name, environment=context.environment)
+
+
+def _of_folder(folder: StateFolder) -> StackAddress:
+    """Return the address of the embedded stack in a state folder."""
     description = folder.read_description()
     if description is None or not description.variables:
         raise CommandError(
             f"there is no stack in {folder.shown}; start one with `slipway up`, name its state folder with --state, "
-            "or set SLIPWAY_NATS_URL and SLIPWAY_S3_ENDPOINT",
+            "an installation with --context, or set SLIPWAY_NATS_URL and SLIPWAY_S3_ENDPOINT",
             Exit.UNREACHABLE,
         )
     refusal = foreign_data(description, folder.path)
@@ -144,20 +176,22 @@ def _path(values: Mapping[str, str], name: str) -> Path | None:
     return Path(values[name]) if name in values else None
 
 
-def _explicit(settings: CliSettings) -> Connection:
-    given: dict[str, Any] = {
-        "nats_url": settings.nats_url,
-        "nats_credentials": settings.nats_credentials,
-        "nats_ca": settings.nats_ca,
-        "attesters": settings.attesters,
-        "s3_credentials": settings.s3_credentials,
-        "s3_ca": settings.s3_ca,
-        "s3_bucket": settings.s3_bucket,
-        "s3_region": settings.s3_region,
-    }
-    if settings.s3_endpoint is not None:
-        given["s3_endpoint"] = settings.s3_endpoint
-    return Connection(**given)
+def _explicit(settings: CliSettings, name: str) -> StackAddress:
+    unknown = Connection.model_fields["s3_endpoint"].default
+    connection = Connection(
+        nats_url=settings.nats_url or "",
+        nats_credentials=settings.nats_credentials,
+        nats_ca=settings.nats_ca,
+        attesters=settings.attesters,
+        teams=settings.teams,
+        s3_endpoint=settings.s3_endpoint or unknown,
+        s3_credentials=settings.s3_credentials,
+        s3_ca=settings.s3_ca,
+        s3_bucket=settings.s3_bucket,
+        s3_region=settings.s3_region,
+    )
+    key, trusted = settings.gateway_key, settings.gateway_ca
+    return StackAddress(connection, settings.gateway_url, name, key, trusted, settings.console_url)
 
 
 @asynccontextmanager
@@ -197,7 +231,9 @@ async def connected(stack: StackAddress) -> AsyncIterator[Client]:
         await client.close()
         url = stack.connection.nats_url
         advice = "see `slipway ps`, or start the stack with `slipway up`"
-        if stack.name == url:  # the address is from the environment
+        if stack.context is not None:
+            advice = f"see `slipway context show {stack.context}`, or name another one with --context"
+        elif stack.name == url:  # the address is from the environment
             advice = "see `slipway doctor`, and correct SLIPWAY_NATS_URL, or unset it for the stack in a state folder"
         raise CommandError(
             f"the message bus at {url} does not answer ({type(error).__name__}); {advice}", Exit.UNREACHABLE

@@ -2,13 +2,16 @@
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from clients.cli.command_list import CommandGroup
-from clients.cli.output import EXIT_CODES, CommandError, Exit, show_line
-from contracts.version import VERSION
+from clients.cli.contexts import request_context
+from clients.cli.errors import EXIT_CODES, CommandError, Exit, asked_for_json, print_error
+from clients.cli.output import show_line
+from clients.cli.versioning import describe_version
+from contracts.codes import ADVICE
 from shared.errors import SlipwayError
 
 app = typer.Typer(
@@ -17,7 +20,6 @@ app = typer.Typer(
     help=f"Release fine-tuned models to production traffic, and roll them back.\n\n{EXIT_CODES}",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -26,7 +28,7 @@ app = typer.Typer(
 def _show_version(asked: bool) -> None:
     if not asked:
         return
-    show_line(f"slipway {VERSION}")
+    show_line(describe_version())
     raise typer.Exit
 
 
@@ -41,15 +43,20 @@ def read_common_options(
 
 
 def main() -> None:
-    """Run the command line; every error ends as one message and an exit code."""
+    """Run the command line; every error ends as one message, or one JSON object with --json, and an exit code."""
     os.environ["TQDM_DISABLE"] = "1"  # libraries that are imported from here on would draw their bars over ours
+    request_context(None)
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except typer.TyperException as error:
+        _end_of_usage(error)
+    except typer.Abort:
+        _end("aborted", Exit.FAILED)
     except CommandError as refused:
-        _end(str(refused), refused.code)
+        _end(str(refused), refused.code, refused.name)
     except SlipwayError as error:
         unreachable = error.code in ("bus_unavailable", "store_unavailable")
-        _end(error.sentence(), Exit.UNREACHABLE if unreachable else Exit.FAILED)
+        _end(error.sentence(), Exit.UNREACHABLE if unreachable else Exit.FAILED, error.code, ADVICE[error.code])
     except TimeoutError as error:
         _end(_no_answer(error), Exit.UNREACHABLE)
     except ModuleNotFoundError as error:
@@ -60,6 +67,19 @@ def main() -> None:
     except Exception as error:
         _end_of_library(error)
         raise
+
+
+def _end_of_usage(error: Any) -> NoReturn:
+    """End because the command line cannot be parsed: with the usage for people, as an object for programs."""
+    code = Exit.USAGE if getattr(error, "exit_code", 2) == Exit.USAGE else Exit.FAILED
+    if asked_for_json():
+        message = getattr(error, "format_message", lambda: str(error))()
+        context = getattr(error, "ctx", None)
+        _end(message, code, hint=f"see `{context.command_path} --help`" if context is not None else "")
+    from typer.rich_utils import rich_format_error
+
+    rich_format_error(error)
+    sys.exit(int(code))
 
 
 def _end_without_package(error: ModuleNotFoundError) -> None:
@@ -89,8 +109,8 @@ def _no_answer(error: Exception) -> str:
     return f"the message bus does not answer ({type(error).__name__}); see `slipway ps`"
 
 
-def _end(sentence: str, code: Exit) -> None:
-    print(f"slipway: {sentence}", file=sys.stderr)
+def _end(sentence: str, code: Exit, name: str = "", hint: str = "") -> NoReturn:
+    print_error(sentence, code, name, hint)
     sys.exit(int(code))
 
 

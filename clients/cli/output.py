@@ -1,47 +1,32 @@
-"""Print results (for a terminal, as plain lines, as JSON) and errors, and define the exit codes."""
+"""Print results: for a terminal, as plain lines, as JSON."""
 
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from enum import IntEnum
 from typing import Any, NoReturn
 
 import typer
 
+from clients.cli.errors import EXIT_CODES, CommandError, Exit, print_error, warn
 
-class Exit(IntEnum):
-    """Exit codes that scripts may rely on."""
-
-    OK = 0
-    FAILED = 1
-    USAGE = 2
-    NOT_PROMOTED = 3
-    UNREACHABLE = 4
-
-
-EXIT_CODES = (
-    "Exit codes: 0 done; 1 failed or refused; 2 wrong usage; 3 the release ended without promotion; "
-    "4 the stack cannot be reached."
-)
-
-
-class CommandError(Exception):
-    """Ends the command with an error message and an exit code."""
-
-    def __init__(self, sentence: str, code: Exit = Exit.FAILED) -> None:
-        super().__init__(sentence)
-        self.code = code
+__all__ = [
+    "EXIT_CODES",
+    "CommandError",
+    "Exit",
+    "fail",
+    "is_terminal",
+    "show_json",
+    "show_line",
+    "show_pairs",
+    "show_table",
+    "warn",
+]
 
 
 def fail(sentence: str, code: Exit = Exit.FAILED) -> NoReturn:
     """Print an error and end the command."""
-    print(f"slipway: {sentence}", file=sys.stderr)
+    print_error(sentence, code)
     raise typer.Exit(int(code))
-
-
-def warn(sentence: str) -> None:
-    """Print a warning on standard error."""
-    print(f"slipway: {sentence}", file=sys.stderr, flush=True)
 
 
 def is_terminal() -> bool:

@@ -1,20 +1,16 @@
-"""Parse and check what a user types: targets, versions, durations, faults."""
+"""Parse and check what a user types: model names, durations, faults."""
 
 import re
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 
 from clients.cli.output import CommandError, Exit
 from contracts.facts import DrillFault
-from contracts.vocabulary import MODEL_NAME_PATTERN, MODEL_NAME_RULE, Target, Variant
+from contracts.vocabulary import MODEL_NAME_PATTERN, MODEL_NAME_RULE
 
-TARGET = re.compile(
-    r"(?P<model>[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)\.v(?P<version>\d+)\."
-    rf"(?P<variant>{'|'.join(get_args(Variant))})"
-)
 DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>[smhd])")
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 LONGEST_S = 36_500 * 86_400.0
@@ -32,14 +28,17 @@ def check_model(text: str) -> str:
     Raises:
         CommandError: it is not.
     """
-    if not re.match(MODEL_NAME_PATTERN, text):
+    if not re.fullmatch(MODEL_NAME_PATTERN, text) or text.endswith("\n"):
         raise CommandError(f"the model name {text!r} is not valid: {MODEL_NAME_RULE}", Exit.USAGE)
     return text
 
 
 def describe_problems(error: ValidationError, whole: str = "value") -> str:
     """Return the problems that pydantic found, each with its field; `whole` names a problem without a field."""
-    problems = (f"{'.'.join(map(str, problem['loc'])) or whole}: {problem['msg']}" for problem in error.errors())
+    problems = (
+        f"{'.'.join(map(str, problem['loc'])) or whole}: {problem['msg'].removeprefix('Value error, ')}"
+        for problem in error.errors()
+    )
     return "; ".join(problems)
 
 
@@ -51,46 +50,6 @@ def describe_variables(error: ValidationError) -> str:
         value = "…" if "KEY" in name else problem["input"]
         problems.append(f"{name}={value}: {problem['msg']}")
     return f"the environment is not valid: {'; '.join(problems)}; correct or unset it"
-
-
-def parse_target(text: str) -> Target:
-    """Return the target that `MODEL.vN.variant` names.
-
-    Raises:
-        CommandError: the text has another form.
-    """
-    match = TARGET.fullmatch(text)
-    if match is None:
-        raise CommandError(
-            f"the target {text!r} is not valid: write MODEL.vN.variant, for example support-bot.v2.int8", Exit.USAGE
-        )
-    return Target.model_validate({**match.groupdict(), "version": int(match["version"])})
-
-
-def target_of(model: str, text: str) -> Target:
-    """Return the target that a text names, which must belong to `model`.
-
-    Raises:
-        CommandError: the text has another form, or names a target of another model.
-    """
-    target = parse_target(text)
-    if target.model != model:
-        raise CommandError(
-            f"the target {target} is not valid: it belongs to {target.model}, not to {model}", Exit.USAGE
-        )
-    return target
-
-
-def parse_number(text: str) -> int:
-    """Return the version number that `2` or `v2` names.
-
-    Raises:
-        CommandError: the text has another form.
-    """
-    match = re.fullmatch(r"v?(\d+)", text)
-    if match is None:
-        raise CommandError(f"the version {text!r} is not valid: write its number, for example 2", Exit.USAGE)
-    return int(match[1])
 
 
 def parse_duration(text: str) -> timedelta:

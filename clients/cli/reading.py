@@ -122,21 +122,37 @@ class RecordsOfModels(Generic[R]):
 
     async def all(self) -> dict[str, R]:
         """Return the records of all models that this identity may read, by key."""
-        models = await own_models(self.js)
-        patterns: Sequence[str] = (">",)
-        if models is not None:
-            named = [each.format(model=model) for each in RECORD_KEYS[self.bucket] for model in models]
-            patterns = tuple(dict.fromkeys(named))
         records: dict[str, R] = {}
-        for pattern in patterns:
+        for pattern in await _own_keys(self.js, self.bucket):
             records |= await self.matching(pattern)
         return records
 
     async def matching(self, pattern: str) -> dict[str, R]:
         """Return the records whose keys match a pattern, by key."""
         prefix = f"$KV.{self.bucket}."
-        policy = DeliverPolicy.LAST_PER_SUBJECT
-        messages = await read_messages(self.js, f"KV_{self.bucket}", f"{prefix}{pattern}", deliver_policy=policy)
-        kept = [message for message in messages if _DELETED not in (message.headers or {})]
+        kept = await _last_of_keys(self.js, self.bucket, pattern)
         keys = {message.subject.removeprefix(prefix): message.data for message in kept}
         return {key: parse(self.kind, data, f"{self.bucket}/{key}")[0] for key, data in keys.items()}
+
+
+async def keys_of(js: JetStreamContext, bucket: str) -> list[str]:
+    """Return the keys of a bucket about the models that this identity may read."""
+    patterns = await _own_keys(js, bucket)
+    messages = [each for pattern in patterns for each in await _last_of_keys(js, bucket, pattern, headers_only=True)]
+    return sorted({message.subject.removeprefix(f"$KV.{bucket}.") for message in messages})
+
+
+async def _own_keys(js: JetStreamContext, bucket: str) -> Sequence[str]:
+    """Return the patterns of the keys that this identity may read."""
+    models = await own_models(js)
+    if models is None:
+        return (">",)
+    return tuple(dict.fromkeys(each.format(model=model) for each in RECORD_KEYS[bucket] for model in models))
+
+
+async def _last_of_keys(js: JetStreamContext, bucket: str, pattern: str, **settings: Any) -> list[Msg]:
+    """Return the last message of each key that matches a pattern and was not deleted."""
+    policy = DeliverPolicy.LAST_PER_SUBJECT
+    subject = f"$KV.{bucket}.{pattern}"
+    messages = await read_messages(js, f"KV_{bucket}", subject, deliver_policy=policy, **settings)
+    return [message for message in messages if _DELETED not in (message.headers or {})]

@@ -18,7 +18,6 @@ from contracts.vocabulary import ArtifactRef, Variant
 from shared.errors import SlipwayError
 from shared.storage.blobs import Store
 
-VERSION = re.compile(r"^(?P<model>[a-z0-9][a-z0-9-]*)@v?(?P<version>\d+)$")
 FINGERPRINT = re.compile(
     rf"^(?:fp_)?(?P<model>[a-z0-9][a-z0-9-]*)\.v(?P<version>\d+)\.(?P<variant>{'|'.join(get_args(Variant))})"
     r"(?:\.(?P<digest>[0-9a-f]{8}))?$"
@@ -33,18 +32,6 @@ class Version:
     digest: str
     deployments: tuple[DeploymentRecord, ...] = ()
     benchmarks: tuple[VariantBenchmarked, ...] = ()
-
-
-def parse_version(text: str) -> tuple[str, int]:
-    """Return the model and the number that `MODEL@vN` names.
-
-    Raises:
-        CommandError: the text has another form.
-    """
-    match = VERSION.match(text)
-    if match is None:
-        raise CommandError(f"the version {text!r} is not valid: write MODEL@vN, for example support-bot@v2", Exit.USAGE)
-    return match["model"], int(match["version"])
 
 
 def open_store(stack: StackAddress) -> Store:
@@ -78,7 +65,8 @@ def find_version(store: Store, model: str, number: int) -> Version:
     """
     version = look_up_version(store, model, number)
     if version is None:
-        raise CommandError(f"{model} has no version {number}; see `slipway versions {model}`")
+        known = ", ".join(f"v{each}" for each in version_numbers(store, model)) or "none"
+        raise CommandError(f"{model} has no version {number}, it has {known}; see `slipway versions {model}`")
     return version
 
 

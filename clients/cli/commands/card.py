@@ -1,12 +1,11 @@
 """`slipway card`: the model card of a version."""
 
-from typing import Annotated
-
 import typer
 
 from clients.cli.connection import StateOption, find_stack
 from clients.cli.output import CommandError, Exit
-from clients.cli.version_records import open_store, parse_version
+from clients.cli.resolving import VersionArgument, advise, find_version_name
+from clients.cli.version_records import open_store
 from decisions.model_cards import render_card
 from shared.errors import Permanent, SlipwayError
 from shared.provenance.envelopes import Trust
@@ -14,12 +13,12 @@ from shared.provenance.version_history import read_version_history
 
 
 def card(
-    what: Annotated[str, typer.Argument(metavar="MODEL@vN", help="Version of a model, for example support-bot@v2.")],
+    what: VersionArgument,
     state: StateOption = None,
 ) -> None:
     """Print the model card of a version: metadata for model hubs, then what is attested of it, in Markdown."""
-    model, number = parse_version(what)
     stack = find_stack(state)
+    model, number = find_version_name(stack, what)
     store = open_store(stack)
     try:
         keys = Trust.from_settings(stack.connection).keys()
@@ -30,5 +29,5 @@ def card(
     except Permanent as error:
         raise CommandError(f"{error.reason} See `slipway verify {what}`.", Exit.FAILED) from error
     if history is None:
-        raise CommandError(f"{model} has no version {number}; see `slipway versions {model}`")
+        raise CommandError(f"{model} has no version {number}{advise(stack, model, f'slipway versions {model}')}")
     typer.echo(render_card(history), nl=False)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from nats.js import JetStreamContext
 
-from clients.cli.commands.orders import order, publish_order, refusal
+from clients.cli.commands.orders import order, publish_order, refusal, refused_error
 from clients.cli.connection import (
     JsonOption,
     ModelArgument,
@@ -18,8 +18,9 @@ from clients.cli.connection import (
     sender_of,
 )
 from clients.cli.output import CommandError, Exit, show_json, show_line
-from clients.cli.parsing import FAULTS, check_model, parse_duration, parse_fault, target_of
+from clients.cli.parsing import FAULTS, check_model, parse_duration, parse_fault
 from clients.cli.reading import RecordsOfModels
+from clients.cli.resolving import find_target
 from clients.cli.serving import active_target, read_route, serving
 from clients.cli.views.render import duration
 from contracts.drills import LONGEST, Drill
@@ -47,7 +48,9 @@ def drill(
         Environment | None,
         typer.Option(help="Environment (default: production; both when listing drills or with --stop)."),
     ] = None,
-    target: Annotated[str | None, typer.Option(help="MODEL.vN.variant (default: the active target).")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="MODEL.vN.variant, MODEL@candidate … (default: the active target).")
+    ] = None,
     reason: Annotated[
         str, typer.Option("--reason", help="Reason, kept in the record.")
     ] = "drill from the command line",
@@ -76,7 +79,7 @@ def drill(
         raise CommandError(f"--share {share:g} is not valid: it must be above 0; end a drill with --stop", Exit.USAGE)
     parsed_fault = parse_fault(fault)
     span = parse_drill_duration(lasting)
-    named = target_of(model, target) if target is not None else None
+    named = find_target(stack, model, target) if target is not None else None
     record = asyncio.run(
         _start(
             stack,
@@ -167,7 +170,7 @@ async def _order(js: JetStreamContext, event: Event[Any], wait_s: float, *, unti
             return drill
         answer = await refusal(js, event, after)
         if answer is not None:
-            raise CommandError(f"the order {event.id} was refused: {answer.code}: {answer.reason}")
+            raise refused_error(answer)
         await asyncio.sleep(POLL_S)
     until_when = f"; the drill ends by itself at {until.expires_at:%H:%M:%S} UTC" if until is not None else ""
     raise CommandError(

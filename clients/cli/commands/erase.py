@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from clients.cli.commands.orders import EXPIRES, ExpiresOption, expires_at, order
+from clients.cli.commands.orders import EXPIRES, ExpiresOption, expires_at, order, refused_error
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
 from clients.cli.event_log import answer_to, last_sequences
 from clients.cli.output import CommandError, show_json, show_line
-from clients.cli.version_records import parse_version
+from clients.cli.resolving import VersionArgument, find_version_name
 from contracts.facts import ErasureOrdered, OrderAccepted, OrderRefused
 from contracts.services import EVENTS
 from shared.messaging.publishing import publish_event
@@ -18,7 +18,7 @@ WAIT_S, POLL_S = 30.0, 0.2
 
 
 def erase(
-    what: Annotated[str, typer.Argument(metavar="MODEL@vN", help="The version whose text is erased.")],
+    what: VersionArgument,
     *,
     reason: Annotated[str, typer.Option("--reason", help="Reason, kept in the record.")],
     evaluation: Annotated[
@@ -32,20 +32,21 @@ def erase(
 
     What else used the same file loses it as well. It takes an administrator's credential.
     """
-    model, version = parse_version(what)
+    stack = find_stack(state)
+    model, version = find_version_name(stack, what)
     fact = ErasureOrdered(
         reason=reason,
         version=version,
         kind="evaluation" if evaluation else "held-out",
         expires_at=expires_at(expires),
     )
-    digests = asyncio.run(_erase(find_stack(state), model, fact))
+    digests = asyncio.run(_erase(stack, model, fact))
     if as_json:
         show_json({"target": what, "kind": fact.kind, "digests": digests})
     elif digests:
-        show_line(f"erased the {fact.kind} text of {what}: {', '.join(digests)}")
+        show_line(f"erased the {fact.kind} text of {model}@v{version}: {', '.join(digests)}")
     else:
-        show_line(f"{what} has no {fact.kind} text")
+        show_line(f"{model}@v{version} has no {fact.kind} text")
 
 
 async def _erase(stack: StackAddress, model: str, fact: ErasureOrdered) -> list[str]:
@@ -62,6 +63,6 @@ async def _erase(stack: StackAddress, model: str, fact: ErasureOrdered) -> list[
                 return digests
             refused = await answer_to(js, OrderRefused, model, published.id, after)
             if refused is not None:
-                raise CommandError(f"the order was refused: {refused.data.code}: {refused.data.reason}")
+                raise refused_error(refused.data)
             await asyncio.sleep(POLL_S)
     raise CommandError(f"the order {published.id} was published and not answered within {WAIT_S:g} s; see `slipway ps`")

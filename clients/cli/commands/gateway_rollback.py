@@ -9,8 +9,8 @@ import httpx
 import typer
 
 from clients.cli.connection import StackAddress, read_credential
+from clients.cli.names import target_of
 from clients.cli.output import CommandError, Exit, show_json, show_line
-from clients.cli.parsing import target_of
 from contracts.gateway_rollbacks import PATH, VALID, GatewayRollback, SignedGatewayRollback
 from contracts.identities import Credential
 from shared.provenance.administrators import sign_rollback

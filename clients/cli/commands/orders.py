@@ -28,6 +28,7 @@ from clients.cli.event_log import answer_to, last_sequences, read_history
 from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import describe_problems, parse_duration
 from clients.cli.reading import RecordsOfModels
+from clients.cli.resolving import ReleaseArgument, advice, resolve_text
 from clients.cli.serving import read_route
 from contracts.envelope import Event
 from contracts.facts import ApprovalGranted, ApprovalRequested, Fact, OrderRefused, ReleaseCancelled
@@ -56,7 +57,7 @@ policy_app = typer.Typer(help="Show or set the stored release policy of a model.
 
 
 def approve(
-    what: Annotated[str, typer.Argument(metavar="MODEL|RELEASE", help="Model, MODEL@vN, or release id.")],
+    what: ReleaseArgument,
     reason: ReasonOption = "",
     expires: ExpiresOption = EXPIRES,
     state: StateOption = None,
@@ -70,8 +71,7 @@ def approve(
 async def _approve(stack: StackAddress, what: str, reason: str, until: datetime, as_json: bool) -> None:
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
-        history = [logged.event for logged in await read_history(js, model_of(what))]
-        release = _open_release(join(project(history)), what)
+        history, release = await open_release(js, what)
         awaited = [
             event.data
             for event in history
@@ -104,7 +104,7 @@ def _count_after(release: ReleaseProgress, sender: str) -> str:
 
 
 def cancel(
-    what: Annotated[str, typer.Argument(metavar="MODEL|RELEASE", help="Model, MODEL@vN, or release id.")],
+    what: ReleaseArgument,
     reason: ReasonOption = "cancelled from the command line",
     expires: ExpiresOption = EXPIRES,
     state: StateOption = None,
@@ -118,8 +118,7 @@ def cancel(
 async def _cancel(stack: StackAddress, what: str, reason: str, until: datetime, as_json: bool) -> None:
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
-        history = [logged.event for logged in await read_history(js, model_of(what))]
-        release = _open_release(join(project(history)), what)
+        _, release = await open_release(js, what)
         release_id = str(release.release_id)
         fact = ReleaseCancelled(release_id=release_id, reason=reason, expires_at=until)
         published = order(sender_of(stack), release.model, release_id, fact)
@@ -132,16 +131,23 @@ async def _cancel(stack: StackAddress, what: str, reason: str, until: datetime, 
     )
 
 
-def _open_release(releases: dict[str, ReleaseProgress], what: str) -> ReleaseProgress:
-    """Return the release in progress that `what` names.
+async def open_release(js: JetStreamContext, what: str) -> tuple[list[Event[Any]], ReleaseProgress]:
+    """Return the events about the release in progress that `what` names, and its progress.
 
     Raises:
         CommandError: there is none.
     """
-    release = pick({key: release for key, release in releases.items() if release.outcome is None}, what)
+    named = str(await resolve_text(js, what))
+    history = [logged.event for logged in await read_history(js, model_of(named))]
+    releases = join(project(history))
+    release = pick({key: release for key, release in releases.items() if release.outcome is None}, named)
     if release is None or release.release_id is None:
-        raise CommandError(f"no release of {what} is in progress; see `slipway status`")
-    return release
+        ended = pick(releases, named)
+        about = f"no release of {what} is in progress"
+        if ended is not None and ended.outcome is not None:
+            about = f"the release of {ended.name} is not in progress, it ended as {ended.outcome}"
+        raise CommandError(f"{about}{await advice(js, model_of(named), 'slipway status')}")
+    return history, release
 
 
 def expires_at(text: str) -> datetime:
@@ -187,7 +193,13 @@ async def raise_if_refused(js: JetStreamContext, published: Event[Any], after: i
         await asyncio.sleep(ANSWER_TRY_S)
     answer = await refusal(js, published, after)
     if answer is not None:
-        raise CommandError(f"the order was refused: {answer.code}: {answer.reason}")
+        raise refused_error(answer)
+
+
+def refused_error(answer: OrderRefused) -> CommandError:
+    """Return the error that a refused order ends a command with: its code is that of the service."""
+    sentence = f"the order {answer.order_id} was refused: {answer.code}: {answer.reason}"
+    return CommandError(sentence, name=answer.code)
 
 
 async def _acknowledged(js: JetStreamContext, published: Event[Any]) -> bool:

@@ -9,14 +9,23 @@ from typing import Annotated, Any
 import typer
 from nats.js import JetStreamContext
 
-from clients.cli.commands.orders import EPOCH_TRIES, EXPIRES, ExpiresOption, expires_at, order, publish_order, refusal
+from clients.cli.commands.orders import (
+    EPOCH_TRIES,
+    EXPIRES,
+    ExpiresOption,
+    expires_at,
+    order,
+    publish_order,
+    refusal,
+    refused_error,
+)
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
 from clients.cli.event_log import EventFilter, read_history
+from clients.cli.names import parse_name
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
-from clients.cli.parsing import TARGET, check_model, parse_target
+from clients.cli.parsing import check_model
 from clients.cli.reading import RecordsOfModels
 from clients.cli.serving import read_route
-from clients.cli.version_records import VERSION, parse_version
 from contracts.envelope import Event
 from contracts.facts import DeploymentChanged, OrderRefused, QuarantineLifted, RollbackStarted
 from contracts.routes import Route
@@ -122,11 +131,10 @@ def model_named(what: str) -> str:
     Raises:
         CommandError: the text has another form.
     """
-    if TARGET.fullmatch(what):
-        return parse_target(what).model
-    if VERSION.match(what):
-        return parse_version(what)[0]
-    raise CommandError(f"the target {what!r} is not valid: write MODEL.vN.variant or MODEL@vN", Exit.USAGE)
+    name = parse_name(what)
+    if name.version is None:
+        raise CommandError(f"the target {what!r} is not valid: write MODEL.vN.variant or MODEL@vN", Exit.USAGE)
+    return name.model
 
 
 def pick_quarantined(route: Route | None, what: str) -> Target:
@@ -136,10 +144,8 @@ def pick_quarantined(route: Route | None, what: str) -> Target:
         CommandError: it is not quarantined, or several variants of the version are.
     """
     quarantined = route.quarantined if route is not None else ()
-    if TARGET.fullmatch(what):
-        matching = [target for target in quarantined if target == parse_target(what)]
-    else:
-        matching = [target for target in quarantined if target.version == parse_version(what)[1]]
+    name = parse_name(what)
+    matching = [each for each in quarantined if name.target in (None, each) and each.version == name.version]
     if len(matching) > 1:
         raise CommandError(
             f"{what} names several targets: {', '.join(map(str, matching))}; give one of them", Exit.USAGE
@@ -162,7 +168,7 @@ async def _lift(stack: StackAddress, what: str, reason: str, until: datetime, wa
             if isinstance(answer, int):
                 return target, answer
             if answer.code != "stale_epoch" or attempt == EPOCH_TRIES:
-                raise CommandError(f"the order {event.id} was refused: {answer.code}: {answer.reason}")
+                raise refused_error(answer)
     raise AssertionError  # the loop ends by return or raise
 
 

@@ -21,8 +21,10 @@ from clients.cli.connection import (
     sender_of,
 )
 from clients.cli.event_log import EventFilter, follow, last_event, last_sequences
+from clients.cli.names import target_of
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_pairs
-from clients.cli.parsing import check_model, parse_number, target_of
+from clients.cli.parsing import check_model
+from clients.cli.resolving import find_target, version_of
 from clients.cli.serving import active_target, read_route, serving
 from clients.cli.views.alert import RollbackFact, rollback_line
 from clients.cli.views.timeline import timeline_lines, timeline_rows
@@ -47,11 +49,14 @@ def rollback(
     model: ModelArgument,
     reason: Annotated[str, typer.Option("--reason", help="Reason, kept in the record.")],
     to: Annotated[
-        str | None, typer.Option("--to", help="Roll back to this earlier version (default: to the previous target).")
+        str | None,
+        typer.Option("--to", metavar="vN", help="Roll back to this earlier version (default: to the previous target)."),
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(help="Target to roll back, MODEL.vN.variant, such as a canary (default: the active target)."),
+        typer.Option(
+            help="Target to roll back: MODEL.vN.variant, MODEL@vN or MODEL@candidate (default: the active one)."
+        ),
     ] = None,
     dry_run: Annotated[
         bool,
@@ -81,9 +86,11 @@ def rollback(
     target with --target.
     """
     check_model(model)
-    failed = target_of(model, target) if target is not None else None
-    to_version = parse_number(to) if to is not None else None
     stack = find_stack(state)
+    failed = None
+    if target is not None:
+        failed = target_of(model, target) if without_bus else find_target(stack, model, target)
+    to_version = version_of(stack, model, to) if to is not None else None
     if without_bus:
         if to is not None:
             raise CommandError("--to needs the bus: without it, a gateway goes back to its previous target")

@@ -8,7 +8,7 @@ import typer
 from nats.js import JetStreamContext
 
 from clients.cli.commands.alerts import ALERTS
-from clients.cli.commands.orders import EXPIRES, ExpiresOption, expires_at, order
+from clients.cli.commands.orders import EXPIRES, ExpiresOption, expires_at, order, refused_error
 from clients.cli.connection import (
     JsonOption,
     StackAddress,
@@ -152,7 +152,7 @@ async def _answer(js: JetStreamContext, published: Event[Any], after: int) -> di
             return details
         refused = await answer_to(js, OrderRefused, published.subject, published.id, after)
         if refused is not None:
-            raise CommandError(f"the order was refused: {refused.data.code}: {refused.data.reason}")
+            raise refused_error(refused.data)
         await asyncio.sleep(POLL_S)
     raise CommandError(
         f"the order {published.id} was published and not answered within {WAIT_S:g} s; does a notifier run?"

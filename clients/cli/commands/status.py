@@ -10,9 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
+from clients.cli.completion import complete_releases
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
 from clients.cli.event_log import LoggedEvent, follow, nearly_full, read_history
+from clients.cli.names import FORMS, Name, parse_name
 from clients.cli.output import CommandError, Exit, is_terminal, show_json, show_line, warn
+from clients.cli.resolving import advice, resolve_text
 from clients.cli.views import render
 from decisions.release_progress import ReleaseProgress
 from decisions.release_projection import advance, join, latest, project
@@ -20,13 +23,15 @@ from shared.runtime.clock import SystemClock
 
 Draw = Callable[[ReleaseProgress, datetime], None]
 
-MODEL_HELP = "Model, MODEL@vN, or release id (default: all releases; with --follow or --until, the newest)."
+MODEL_HELP = f"{FORMS} (default: all releases; with --follow or --until, the newest)."
 UNTIL = "finished"
 
 
 def status(
     *,
-    what: Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP)] = None,
+    what: Annotated[
+        str | None, typer.Argument(metavar="MODEL|RELEASE", help=MODEL_HELP, autocompletion=complete_releases)
+    ] = None,
     keep_following: Annotated[
         bool, typer.Option("--follow", "-f", help="Follow the release and print its progress.")
     ] = False,
@@ -50,40 +55,43 @@ def status(
 
 def model_of(what: str | None) -> str | None:
     """Return the model that `what` names, or None for a release id."""
-    if what is None or _is_release(what):
-        return None
-    return what.partition("@")[0]
-
-
-def _is_release(what: str) -> bool:
-    return re.fullmatch(r"r-[0-9a-f]{16}-\d+", what) is not None
+    return None if what is None else parse_name(what).model or None
 
 
 def pick(releases: dict[str, ReleaseProgress], what: str | None) -> ReleaseProgress | None:
     """Return the release that `what` names, or the newest if it is None; None if there is none."""
-    if what is not None and _is_release(what):
+    name = Name() if what is None else parse_name(what)
+    if name.release_id is not None:
         return next((release for release in releases.values() if release.release_id == what), None)
-    model, _, version = (what or "").partition("@v")
-    if version:
-        return next((r for r in releases.values() if r.model == model and str(r.version) == version), None)
-    return latest(releases, model or None)
+    if name.version is not None:
+        named = (name.model, name.version)
+        return next((each for each in releases.values() if (each.model, each.version) == named), None)
+    return latest(releases, name.model or None)
 
 
-async def _read_releases(stack: StackAddress, what: str | None) -> tuple[dict[str, ReleaseProgress], list[LoggedEvent]]:
+async def _read_releases(stack: StackAddress, what: str | None) -> list[ReleaseProgress]:
+    """Return the releases that `what` names: one, those of a model, or all.
+
+    Raises:
+        CommandError: it names one that there is not.
+    """
     async with connected(stack) as client:
-        for sentence in await nearly_full(client.jetstream(timeout=10)):
+        js = client.jetstream(timeout=10)
+        for sentence in await nearly_full(js):
             warn(sentence)
-        history = await read_history(client.jetstream(timeout=10), model_of(what))
-    return join(project(logged.event for logged in history)), history
+        named = await resolve_text(js, what)
+        releases = join(project(logged.event for logged in await read_history(js, model_of(named))))
+        if named is None or (parse_name(named).is_model and releases):
+            return sorted(releases.values(), key=lambda release: release.began_at)
+        release = pick(releases, named)
+        if release is None:
+            about = f"no release of {named} yet" if parse_name(named).is_model else f"there is no release {named}"
+            raise CommandError(f"{about}{await advice(js, model_of(named), 'slipway status')}")
+        return [release]
 
 
 async def _show_all(stack: StackAddress, what: str | None, as_json: bool) -> None:
-    releases, _ = await _read_releases(stack, what)
-    single = what is not None and ("@" in what or _is_release(what))
-    chosen = [pick(releases, what)] if single else sorted(releases.values(), key=lambda release: release.began_at)
-    shown = [release for release in chosen if release is not None]
-    if single and not shown:
-        raise CommandError(f"there is no release {what}; see `slipway status`")
+    shown = await _read_releases(stack, what)
     if as_json:
         show_json([render.as_data(release) for release in shown])
         return
@@ -91,8 +99,7 @@ async def _show_all(stack: StackAddress, what: str | None, as_json: bool) -> Non
     for release in shown:
         show_line("\n".join(render.plain_block(release, now)))
     if not shown:
-        about = f" of {what}" if what else ""
-        show_line(f"no release{about} yet; publish a checkpoint with `slipway publish`")
+        show_line("no release yet; publish a checkpoint with `slipway publish`")
 
 
 async def _follow(
@@ -112,6 +119,7 @@ async def _watch(stack: StackAddress, what: str | None, draw: Draw, *, stop_at_e
     """Draw a release at every event and at intervals; return it once it has ended, if `stop_at_end`."""
     clock = SystemClock()
     async with connected(stack) as client:
+        what = await resolve_text(client.jetstream(timeout=10), what)
         history = await read_history(client.jetstream(timeout=10), model_of(what))
         releases = project(logged.event for logged in history)
         after = {logged.stream: logged.sequence for logged in sorted(history, key=lambda logged: logged.sequence)}

@@ -7,10 +7,13 @@ from typing import Annotated
 import typer
 
 from clients.cli.commands.versions import deployment_time, lineage, short_digest, version_data
+from clients.cli.completion import complete_models, complete_releases
 from clients.cli.connection import JsonOption, StackAddress, StateOption, find_stack
+from clients.cli.names import VERSION_FORMS
 from clients.cli.output import CommandError, Exit, show_json, show_pairs, show_table
+from clients.cli.resolving import find_version_name
 from clients.cli.runtimes import describe_run, read_runtimes
-from clients.cli.version_records import FINGERPRINT, VERSION, gather_version, parse_version, read_events, read_routes
+from clients.cli.version_records import FINGERPRINT, gather_version, read_events, read_routes
 from contracts.facts import ReleaseOpened
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Runtime, Target
@@ -21,7 +24,9 @@ def trace(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="FINGERPRINT|MODEL@vN|RELEASE", help="system_fingerprint of an answer, version, or release id."
+            metavar="FINGERPRINT|MODEL@vN|RELEASE",
+            help=f"system_fingerprint of an answer, {VERSION_FORMS}, or release id.",
+            autocompletion=complete_releases,
         ),
     ],
     state: StateOption = None,
@@ -85,13 +90,14 @@ async def _resolve(stack: StackAddress, what: str) -> tuple[str, int, str | None
     """Return the model, version, variant and digest that a text names; the last two may be None."""
     if (match := FINGERPRINT.match(what)) is not None:
         return match["model"], int(match["version"]), match["variant"], match["digest"]
-    if VERSION.match(what):
-        return (*parse_version(what), None, None)
+    if "@" in what:
+        return (*await asyncio.to_thread(find_version_name, stack, what), None, None)
     releases = join(project(await read_events(stack, None)))
     release = next((release for release in releases.values() if release.release_id == what), None)
     if release is None or release.version is None:
         raise CommandError(
-            f"{what!r} is not a known fingerprint, version or release; see `slipway versions MODEL`", Exit.USAGE
+            f"{what!r} is not a known fingerprint, version or release; write MODEL@vN, or see `slipway versions MODEL`",
+            Exit.USAGE,
         )
     return release.model, release.version, None, None
 
@@ -109,7 +115,9 @@ async def _trace_base(stack: StackAddress, model: str, as_json: bool) -> None:
 
 
 def routes(
-    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Only this model.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="Only this model.", autocompletion=complete_models)
+    ] = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -5,9 +5,12 @@ from typing import Annotated, Any
 
 import typer
 
+from clients.cli.completion import complete_versions
 from clients.cli.connection import JsonOption, StackAddress, StateOption, find_stack
+from clients.cli.names import VERSION_FORMS
 from clients.cli.output import CommandError, Exit, is_terminal, show_json, show_line, show_table
-from clients.cli.version_records import FINGERPRINT, find_version, open_store, parse_version
+from clients.cli.resolving import find_version_name
+from clients.cli.version_records import FINGERPRINT, find_version, open_store
 from contracts.vocabulary import Variant
 from shared.errors import SlipwayError
 from shared.provenance.envelopes import Trust
@@ -17,7 +20,12 @@ from shared.storage.object_lock import pin_version
 
 def verify(
     what: Annotated[
-        str, typer.Argument(metavar="FINGERPRINT|MODEL@vN", help="system_fingerprint of an answer, or a version.")
+        str,
+        typer.Argument(
+            metavar="FINGERPRINT|MODEL@vN",
+            help=f"system_fingerprint of an answer, or {VERSION_FORMS}.",
+            autocompletion=complete_versions,
+        ),
     ],
     *,
     files: Annotated[bool, typer.Option(help="Read every file and compare its digest.")] = True,
@@ -44,7 +52,7 @@ def verify(
 
 
 def _verify(stack: StackAddress, what: str, *, files: bool) -> tuple[Finding, ...]:
-    model, number, variant, digest = _parse(what)
+    model, number, variant, digest = _parse(stack, what)
     if number == 0:
         raise CommandError("version 0 is the base model, which no release has signed; verify a version that names it")
     store = pin_version(open_store(stack), model, number)
@@ -72,11 +80,11 @@ def _verify(stack: StackAddress, what: str, *, files: bool) -> tuple[Finding, ..
     return (Finding("fingerprint", "proven", f"it names variant {variant} with the manifest {digest}…"), *findings)
 
 
-def _parse(what: str) -> tuple[str, int, Variant | None, str | None]:
+def _parse(stack: StackAddress, what: str) -> tuple[str, int, Variant | None, str | None]:
     """Return model, version, variant and the beginning of a digest that a text names; the last two may be None."""
     match = FINGERPRINT.match(what)
     if match is None:
-        return (*parse_version(what), None, None)
+        return (*find_version_name(stack, what), None, None)
     variant: Any = match["variant"]
     return match["model"], int(match["version"]), variant, match["digest"]
 

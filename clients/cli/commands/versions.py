@@ -2,19 +2,17 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from clients.cli.connection import JsonOption, ModelArgument, StateOption, find_stack
 from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_pairs, show_table
+from clients.cli.resolving import VersionArgument, advise, find_version_name
 from clients.cli.version_records import (
     Version,
     find_version,
     kept_variant,
     look_up_version,
     open_store,
-    parse_version,
     read_events,
     read_routes,
     version_numbers,
@@ -43,7 +41,8 @@ def versions(model: ModelArgument, state: StateOption = None, as_json: JsonOptio
         )
         return
     if not registered:
-        raise CommandError(f"{model} has no registered version yet; see `slipway status {model}`")
+        hint = advise(stack, model, f"slipway status {model}")
+        raise CommandError(f"{model} has no registered version yet{hint}")
     rows = [
         (
             f"v{version.manifest.version}",
@@ -89,18 +88,18 @@ def version_data(version: Version) -> dict[str, Any]:
 
 
 def show(
-    what: Annotated[str, typer.Argument(metavar="MODEL@vN", help="Version of a model, for example support-bot@v2.")],
+    what: VersionArgument,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show a version: its manifest, lineage, deployments and benchmarks, and a comparison of its variants."""
-    model, number = parse_version(what)
     stack = find_stack(state)
+    model, number = find_version_name(stack, what)
     store, events = open_store(stack), asyncio.run(read_events(stack, model))
     registered = look_up_version(store, model, number)
     opened = comparison.find_release(events, model, number)
     if registered is None and opened is None:
-        raise CommandError(f"{model} has no version {number}; see `slipway versions {model}`")
+        raise CommandError(f"{model} has no version {number}{advise(stack, model, f'slipway versions {model}')}")
     version = None if registered is None else with_benchmarks(registered, events)
     compared = _compared(store, events, opened, version)
     if as_json:

@@ -19,7 +19,7 @@ from clients.cli.main import app
 from clients.cli.output import CommandError, Exit
 from clients.cli.parsing import describe_variables
 from clients.cli.settings import CliSettings
-from clients.cli.version_records import FINGERPRINT, parse_version
+from clients.cli.version_records import FINGERPRINT
 from contracts import facts as f
 from contracts.routes import Route
 from contracts.vocabulary import Runtime, ServingSettings, Variant
@@ -29,18 +29,6 @@ from tests.kit.command import run_command
 from tests.unit.cli.test_release_view import RELEASE, whole_release
 
 POLICY = Path(__file__).resolve().parents[3] / "examples" / "smollm2" / "policy.yaml"
-
-
-@pytest.mark.parametrize(("text", "parsed"), [("support-bot@v2", ("support-bot", 2)), ("a@12", ("a", 12))])
-def test_versions_are_parsed(text, parsed):
-    assert parse_version(text) == parsed
-
-
-@pytest.mark.parametrize("text", ["support-bot", "support-bot@", "support-bot@vx", "@v1", "../x@v1"])
-def test_an_invalid_version_is_refused_as_usage(text):
-    with pytest.raises(CommandError, match=r"MODEL@vN") as refused:
-        parse_version(text)
-    assert refused.value.code is Exit.USAGE
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from contracts.version import VERSION
+from contracts.version import CONTRACTS, VERSION
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -29,4 +29,4 @@ def test_a_command_that_needs_a_package_which_is_not_there_says_so(tmp_path):
 
 
 def test_the_version_is_that_of_the_code_also_where_it_is_not_installed(tmp_path):
-    assert slipway(tmp_path, "--version").stdout == f"slipway {VERSION}\n"
+    assert slipway(tmp_path, "--version").stdout.startswith(f"slipway {VERSION}, contracts {CONTRACTS}")

@@ -11,45 +11,10 @@ from clients.cli.parsing import (
     check_model,
     parse_duration,
     parse_fault,
-    parse_number,
-    parse_target,
-    target_of,
 )
 from contracts.facts import DrillFault
 from decisions.drills import describe_fault
-from testbed.factories import after, target
-
-
-@pytest.mark.parametrize("text", ["support-bot.v7.int8", "a.v0.bf16", "a-b-2.v12.gptq-int4"])
-def test_a_target_is_parsed(text):
-    assert str(parse_target(text)) == text
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "support-bot",
-        "support-bot@v7",
-        "support-bot.v7",
-        "support-bot.7.int8",
-        "-.v1.int8",
-        "a-.v1.int8",
-        "a.v1.int9",
-        "fp_a.v1.int8",
-        "a.v1.int8.0a1b2c3d",
-        "",
-    ],
-)
-def test_an_invalid_target_is_refused_as_usage(text):
-    with pytest.raises(CommandError, match=r"MODEL\.vN\.variant") as refused:
-        parse_target(text)
-    assert refused.value.code is Exit.USAGE
-
-
-def test_a_target_of_another_model_is_refused():
-    assert target_of("support-bot", "support-bot.v7.int8") == target(7)
-    with pytest.raises(CommandError, match="it belongs to support-bot, not to other"):
-        target_of("other", "support-bot.v7.int8")
+from testbed.factories import after
 
 
 @pytest.mark.parametrize("text", ["Support", "../x", "a b", "a*", "-", "x" * 64, ""])
@@ -57,17 +22,6 @@ def test_an_invalid_model_name_never_reaches_the_bus(text):
     with pytest.raises(CommandError, match=r"the model name .* is not valid") as refused:
         check_model(text)
     assert refused.value.code is Exit.USAGE
-
-
-@pytest.mark.parametrize(("text", "number"), [("2", 2), ("v2", 2), ("0", 0), ("v12", 12)])
-def test_version_numbers_are_parsed(text, number):
-    assert parse_number(text) == number
-
-
-@pytest.mark.parametrize("text", ["", "v", "-1", "2.0", "support-bot@v2"])
-def test_an_invalid_version_number_is_refused(text):
-    with pytest.raises(CommandError, match=r"the version .* is not valid"):
-        parse_number(text)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("1.5m", 90), ("1h", 3600), ("7d", 604_800), ("0.5s", 0.5)])

@@ -1,0 +1,93 @@
+"""How an error ends a command: one message and an exit code, or one JSON object on standard error with --json."""
+
+import json
+import re
+import sys
+from dataclasses import dataclass
+from enum import IntEnum
+
+JSON_OPTION = "--json"
+
+
+class Exit(IntEnum):
+    """Exit codes that scripts may rely on."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_PROMOTED = 3
+    UNREACHABLE = 4
+    DIFFERENT = 5
+
+
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 failed or refused; 2 wrong usage; 3 the release ended without promotion; "
+    "4 the stack cannot be reached; 5 the installation differs from the files."
+)
+NAMES = {
+    Exit.FAILED: "failed",
+    Exit.USAGE: "usage",
+    Exit.NOT_PROMOTED: "not_promoted",
+    Exit.UNREACHABLE: "unreachable",
+    Exit.DIFFERENT: "different",
+}
+"""The code of an error that has none of its own, by its exit code."""
+_ADVICE = re.compile(
+    r"^(?P<what>.+?)(?:; |, then |\. |: )(?P<advice>(?:see|write|give|set|use|name|start|stop|end|correct|choose|"
+    r"publish|import|run|try|add|put|make|release|did you mean)\b[^;]*(?:;[^;]*)*)$",
+    re.DOTALL | re.IGNORECASE,
+)
+
+
+class CommandError(Exception):
+    """Ends the command with an error message and an exit code.
+
+    Attributes:
+        code: The exit code.
+        name: The code of the error with --json: that of `contracts.codes` where a service refused an order.
+    """
+
+    def __init__(self, sentence: str, code: Exit = Exit.FAILED, name: str = "") -> None:
+        super().__init__(sentence)
+        self.code = code
+        self.name = name or NAMES[code]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error as a program reads it."""
+
+    code: str
+    message: str
+    hint: str
+    exit: Exit
+
+
+def failure_of(sentence: str, code: Exit, name: str = "", hint: str = "") -> Failure:
+    """Return an error; without a hint, its own last clause is one if it says what to do."""
+    match = None if hint else _ADVICE.match(sentence)
+    if match is not None:
+        return Failure(name or NAMES[code], match["what"], match["advice"], code)
+    return Failure(name or NAMES[code], sentence, hint, code)
+
+
+def asked_for_json(arguments: list[str] | None = None) -> bool:
+    """Return whether the command line has --json, also where it cannot be parsed."""
+    given = sys.argv[1:] if arguments is None else arguments
+    return JSON_OPTION in (given[: given.index("--")] if "--" in given else given)
+
+
+def print_error(sentence: str, code: Exit, name: str = "", hint: str = "") -> None:
+    """Print an error on standard error, as one line, or as one JSON object with --json."""
+    if not asked_for_json():
+        print(f"slipway: {sentence}", file=sys.stderr, flush=True)
+        return
+    failure = failure_of(sentence, code, name, hint)
+    about = {"code": failure.code, "message": failure.message, "hint": failure.hint, "exit": int(failure.exit)}
+    print(json.dumps({"error": about}, ensure_ascii=False), file=sys.stderr, flush=True)
+
+
+def warn(sentence: str) -> None:
+    """Print a warning on standard error, as one line, or as one JSON object with --json."""
+    line = json.dumps({"warning": sentence}, ensure_ascii=False) if asked_for_json() else f"slipway: {sentence}"
+    print(line, file=sys.stderr, flush=True)

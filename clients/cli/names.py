@@ -1,0 +1,154 @@
+"""How models, versions, releases and targets are named: one grammar for all commands.
+
+`MODEL`, `MODEL@vN`, `MODEL@active`, `MODEL@previous`, `MODEL@candidate`, `MODEL.vN.variant`, or a release id.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal, get_args
+
+from clients.cli.errors import CommandError, Exit
+from clients.cli.parsing import check_model
+from contracts.routes import Route, ServedTarget
+from contracts.vocabulary import Target, Variant
+
+Role = Literal["active", "previous", "candidate"]
+ROLES: tuple[Role, ...] = get_args(Role)
+RELEASE_ID = re.compile(r"r-[0-9a-f]{16}-\d+")
+_TARGET = re.compile(rf"(?P<model>[^.@]+)\.v(?P<version>\d+)\.(?P<variant>{'|'.join(get_args(Variant))})")
+_VERSION = re.compile(r"v?(?P<number>\d{1,9})")
+TARGET_FORM = "MODEL.vN.variant, for example support-bot.v2.int8"
+FORMS = "MODEL, MODEL@vN, MODEL@active, MODEL@previous, MODEL@candidate, or a release id"
+VERSION_FORMS = "MODEL@vN, MODEL@active, MODEL@previous or MODEL@candidate, for example support-bot@v2"
+
+
+@dataclass(frozen=True)
+class Name:
+    """What a user named: a release, or a model with a version, a role, a target, or nothing further."""
+
+    model: str = ""
+    version: int | None = None
+    role: Role | None = None
+    release_id: str | None = None
+    target: Target | None = None
+
+    @property
+    def is_model(self) -> bool:
+        """Return whether it is a model and nothing further."""
+        return self == Name(self.model)
+
+    def __str__(self) -> str:
+        """Return the name as it is written in messages."""
+        if self.release_id is not None:
+            return self.release_id
+        if self.target is not None:
+            return str(self.target)
+        selector = f"v{self.version}" if self.version is not None else self.role
+        return self.model if selector is None else f"{self.model}@{selector}"
+
+
+def parse_name(text: str) -> Name:
+    """Return what a text names.
+
+    Raises:
+        CommandError: it has another form.
+    """
+    if RELEASE_ID.fullmatch(text):
+        return Name(release_id=text)
+    target = _TARGET.fullmatch(text)
+    if target is not None:
+        check_model(target["model"])
+        named = Target.model_validate({**target.groupdict(), "version": int(target["version"])})
+        return Name(named.model, named.version, target=named)
+    model, separator, selector = text.partition("@")
+    check_model(model)
+    if not separator:
+        return Name(model)
+    number = _VERSION.fullmatch(selector)
+    if number is not None:
+        return Name(model, int(number["number"]))
+    role = next((role for role in ROLES if role == selector), None)
+    if role is None:
+        near = nearest(selector, ROLES, before=f"{model}@")
+        hint = f"{near} Write" if near else "write"
+        raise CommandError(f"the name {text!r} is not valid: {hint} {VERSION_FORMS}", Exit.USAGE)
+    return Name(model, role=role)
+
+
+def parse_version_name(text: str) -> Name:
+    """Return the version that a text names, by its number or its role.
+
+    Raises:
+        CommandError: it names no version.
+    """
+    try:
+        name = parse_name(text)
+    except CommandError as error:
+        raise CommandError(f"the version {text!r} is not valid: write {VERSION_FORMS}", Exit.USAGE) from error
+    if name.release_id is None and (name.version is not None or name.role is not None):
+        return name
+    what = "a release" if name.release_id is not None else "a model"
+    raise CommandError(f"{text!r} names {what}, and the command needs a version: write {VERSION_FORMS}", Exit.USAGE)
+
+
+def target_of(model: str, text: str) -> Target:
+    """Return the target of a model that `MODEL.vN.variant` names.
+
+    Raises:
+        CommandError: the text has another form, or names a target of another model.
+    """
+    name = parse_name(text)
+    if name.target is None:
+        raise CommandError(f"the target {text!r} is not valid: write {TARGET_FORM}", Exit.USAGE)
+    return target_in_route(name, model, None)
+
+
+def target_in_route(name: Name, model: str, route: Route | None) -> Target:
+    """Return the target of a model that a name means: a target itself, or what a route serves in a role or version.
+
+    Raises:
+        CommandError: it is of another model, or the route serves no such target, or several.
+    """
+    if name.model != model:
+        raise CommandError(f"the target {name} is not valid: it belongs to {name.model}, not to {model}", Exit.USAGE)
+    if name.target is not None:
+        return name.target
+    canary = route.canary.served if route is not None and route.canary is not None else None
+    by_role = {"active": route.active if route else None, "previous": route.previous if route else None}
+    roles: dict[str, ServedTarget | None] = {**by_role, "candidate": canary}
+    served = {each.target for role, each in roles.items() if each is not None and name.role in (None, role)}
+    matching = sorted((each for each in served if name.version in (None, each.version)), key=str)
+    if name.is_model or len(matching) != 1:
+        known = ", ".join(f"{role} {each.target}" for role, each in roles.items() if each is not None) or "nothing"
+        raise CommandError(
+            f"{name} names no one target of {model}, which serves {known}: write MODEL.vN.variant, MODEL@active, "
+            "MODEL@previous or MODEL@candidate",
+            Exit.USAGE,
+        )
+    return matching[0]
+
+
+def version_in_role(role: Role, route: Route | None, newest_open: int | None) -> int | None:
+    """Return the version that has a role in a route; None if none has.
+
+    Args:
+        role: The role; the candidate is the canary, else the version of the release in progress.
+        route: The route of its model; None if there is none.
+        newest_open: The version of the newest release of the model that is in progress.
+    """
+    if role == "candidate":
+        canary = route.canary if route is not None else None
+        serves = canary is not None and canary.weight_ratio > 0.0
+        return canary.served.target.version if canary is not None and serves else newest_open
+    served: ServedTarget | None = None
+    if route is not None:
+        served = route.active if role == "active" else route.previous
+    return served.target.version if served is not None else None
+
+
+def nearest(text: str, known: Iterable[str], before: str = "") -> str:
+    """Return `did you mean …?` with the known names that are most like a text; empty if none is."""
+    matches = get_close_matches(text, sorted(set(known)), n=2, cutoff=0.5)
+    return f"did you mean {' or '.join(f'{before}{match}' for match in matches)}?" if matches else ""

@@ -1,0 +1,137 @@
+"""Resolve the names that a user writes, against a stack: roles to versions, unknown models to those like them."""
+
+import asyncio
+import contextlib
+from typing import Annotated
+
+import nats.errors
+import typer
+from nats.js import JetStreamContext
+
+from clients.cli.completion import complete_releases, complete_versions, model_names
+from clients.cli.connection import StackAddress, connected
+from clients.cli.errors import CommandError, Exit
+from clients.cli.event_log import read_history
+from clients.cli.names import (
+    VERSION_FORMS,
+    Name,
+    nearest,
+    parse_name,
+    parse_version_name,
+    target_in_route,
+    version_in_role,
+)
+from clients.cli.serving import read_route
+from contracts.vocabulary import Target
+from decisions.release_projection import join, project
+from shared.errors import SlipwayError
+
+ReleaseArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL|RELEASE",
+        help="Model (its newest release), MODEL@vN, MODEL@active|previous|candidate, or release id.",
+        autocompletion=complete_releases,
+    ),
+]
+VersionArgument = Annotated[
+    str,
+    typer.Argument(metavar="MODEL@vN", help=f"Version: {VERSION_FORMS}.", autocompletion=complete_versions),
+]
+
+
+async def resolve(js: JetStreamContext, name: Name) -> Name:
+    """Return a name with the version in place of a role.
+
+    Raises:
+        CommandError: no version of the model has that role.
+    """
+    if name.role is None:
+        return name
+    route = await read_route(js, name.model)
+    version = version_in_role(name.role, route, None)
+    if version is None and name.role == "candidate":
+        releases = join(project(logged.event for logged in await read_history(js, name.model))).values()
+        underway = [release for release in releases if release.outcome is None and release.version is not None]
+        newest = max(underway, key=lambda release: release.began_at, default=None)
+        version = newest.version if newest is not None else None
+    if version is None:
+        what = "has no candidate: no canary and no release in progress" if name.role == "candidate" else ""
+        what = what or f"has no {name.role} version"
+        raise CommandError(f"{name.model} {what}{await advice(js, name.model, f'slipway status {name.model}')}")
+    return Name(name.model, version)
+
+
+async def resolve_target(js: JetStreamContext, model: str, text: str) -> Target:
+    """Return the target of a model that a text names: `MODEL.vN.variant`, or what serves in a role or version.
+
+    Raises:
+        CommandError: there is none.
+    """
+    name = parse_name(text)
+    return target_in_route(name, model, None if name.target is not None else await read_route(js, model))
+
+
+def find_target(stack: StackAddress, model: str, text: str) -> Target:
+    """Return the same, where no connection is open."""
+
+    async def ask() -> Target:
+        async with connected(stack) as client:
+            return await resolve_target(client.jetstream(timeout=10), model, text)
+
+    name = parse_name(text)
+    return target_in_route(name, model, None) if name.target is not None else asyncio.run(ask())
+
+
+def version_of(stack: StackAddress, model: str, text: str) -> int:
+    """Return the number of a model's version that `2`, `v2`, `MODEL@v2`, `previous` or `MODEL@previous` names.
+
+    Raises:
+        CommandError: it names none of this model.
+    """
+    name, number = find_version_name(stack, text if "@" in text else f"{model}@{text}")
+    if name != model:
+        raise CommandError(f"the version {text!r} is not valid: it is not one of {model}", Exit.USAGE)
+    return number
+
+
+async def resolve_text(js: JetStreamContext, what: str | None) -> str | None:
+    """Return a name of a model, version or release with its role resolved; None for None."""
+    return None if what is None else str(await resolve(js, parse_name(what)))
+
+
+def find_version_name(stack: StackAddress, what: str) -> tuple[str, int]:
+    """Return the model and the number of the version that a text names, by its number or its role.
+
+    Raises:
+        CommandError: it names none.
+    """
+    name = parse_version_name(what)
+    if name.role is not None:
+        name = asyncio.run(_resolve(stack, name))
+    assert name.version is not None  # noqa: S101 - for the type checker
+    return name.model, name.version
+
+
+async def _resolve(stack: StackAddress, name: Name) -> Name:
+    async with connected(stack) as client:
+        return await resolve(client.jetstream(timeout=10), name)
+
+
+async def advice(js: JetStreamContext, model: str | None, command: str) -> str:
+    """Return the end of an error message: what to see, after the known models that are most like an unknown one."""
+    near = ""
+    with contextlib.suppress(SlipwayError, nats.errors.Error, TimeoutError):  # of an error nothing is lost by it
+        known = await model_names(js) if model else []
+        near = nearest(model, known) if model is not None and model not in known else ""
+    return f"; {near} See `{command}`" if near else f"; see `{command}`"
+
+
+def advise(stack: StackAddress, model: str, command: str) -> str:
+    """Return the same, where no connection is open."""
+
+    async def ask() -> str:
+        async with connected(stack) as client:
+            return await advice(client.jetstream(timeout=10), model, command)
+
+    return asyncio.run(ask())
