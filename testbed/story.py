@@ -207,31 +207,37 @@ class Story:
         yield raised
         if not roll_back:
             return
-        detected = self.moment
+        yield from self.rollback(model, raised, first_bad_at=started)
+        resolved = factories.fact(f.AlertResolved).model_copy(update=about)
+        yield self.event(resolved, model, about["alert_id"])
+
+    def rollback(
+        self, model: str, cause: Event, *, mode: str = "automatic", first_bad_at: datetime | None = None
+    ) -> Iterator[Event]:
+        """Yield the rollback of the active target of a model that an alert or an order caused."""
+        before, correlation, detected = self._routes[model], cause.correlationid, self.moment
+        target = before.active.target
         self.wait(0.012)
-        times = {"first_bad_at": started, "detected_at": detected, "decided_at": self.moment}
+        times = {"first_bad_at": first_bad_at, "detected_at": detected, "decided_at": self.moment}
         shown = {
-            "rollback_id": f"rb-{raised.id}", "cause_id": raised.id, "failed": target, "to": before.previous.target,
-            "mode": "automatic",
+            "rollback_id": f"rb-{cause.id}", "cause_id": cause.id, "failed": target, "to": before.previous.target,
+            "mode": mode,
         }  # fmt: skip
-        begun = self.event(
-            factories.fact(f.RollbackStarted, **shown, timeline=RollbackTimeline(**times)), model, about["alert_id"]
+        yield self.event(
+            factories.fact(f.RollbackStarted, **shown, timeline=RollbackTimeline(**times)), model, correlation
         )
-        yield begun
         self.wait(0.031)
         times["switched_at"] = self.moment
         yield self._moved(
-            model, about["alert_id"], "rollback", epoch=before.epoch + 1, active=before.previous, previous=None,
-            canary=None, quarantined=(target,), history=(), cause_id=raised.id,
+            model, correlation, "rollback", epoch=before.epoch + 1, active=before.previous, previous=None,
+            canary=None, quarantined=(target,), history=(), cause_id=shown["rollback_id"],
         )  # fmt: skip
         self.wait(6.2)
         times["verified_at"] = self.moment
         done = factories.fact(
             f.RollbackCompleted, **shown, timeline=RollbackTimeline(**times), verdict="pass", reason=""
         )
-        yield self.event(done, model, about["alert_id"])
-        resolved = factories.fact(f.AlertResolved).model_copy(update=about)
-        yield self.event(resolved, model, about["alert_id"])
+        yield self.event(done, model, correlation)
 
 
 def fleet(now: datetime) -> list[Event]:

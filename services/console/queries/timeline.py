@@ -43,10 +43,8 @@ def _deployment(reader: Reader, entry: Mapping[str, Any]) -> Deployment:
 
 def _author(reader: Reader, entry: Mapping[str, Any]) -> tuple[str, str, str | None]:
     """Return who or what caused a change, why, and the path of the screen that shows it."""
-    cause = _event(reader, entry["cause_id"])
-    if cause is not None and cause["type"].startswith("rollback."):  # the order or the alert is behind it
-        rollbacks = reader.read("SELECT cause_id FROM rollbacks WHERE rollback_id = ?", (cause["about"],))
-        cause = (_event(reader, rollbacks[0]["cause_id"]) if rollbacks else None) or cause
+    rollbacks = reader.read("SELECT cause_id FROM rollbacks WHERE rollback_id = ?", (entry["cause_id"],))
+    cause = _event(reader, rollbacks[0]["cause_id"] if rollbacks else entry["cause_id"])
     if cause is None:
         return "unknown", "", None
     if cause["type"].startswith("alert."):

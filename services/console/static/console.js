@@ -8,10 +8,17 @@ function reloadLater(part) {
   part.dataset.waiting = "yes";
   setTimeout(() => {
     delete part.dataset.waiting;
-    if (!part.contains(document.activeElement) || !document.activeElement.matches("input, select, textarea")) {
-      window.htmx.trigger(part, "live");
-    }
+    const chosen = part.contains(document.activeElement) && document.activeElement.matches("input, select, textarea");
+    const typed = [...part.querySelectorAll("textarea")].some((area) => area.value !== area.defaultValue);
+    if (!chosen && !typed) window.htmx.trigger(part, "live");
   }, wait);
+}
+
+function reachWithKeys() {
+  for (const part of document.querySelectorAll(".scroll, pre")) {
+    if (part.scrollWidth > part.clientWidth || part.scrollHeight > part.clientHeight) part.tabIndex = 0;
+    else part.removeAttribute("tabindex");
+  }
 }
 
 function followChanges() {
@@ -65,4 +72,6 @@ document.addEventListener("click", (event) => {
   if (event.target.closest("[data-keys-button]")) document.querySelector("#keys").showModal();
 });
 document.addEventListener("change", (event) => { if (event.target.matches(".filters select")) event.target.form.requestSubmit(); });
-document.addEventListener("DOMContentLoaded", followChanges);
+document.addEventListener("DOMContentLoaded", () => { followChanges(); reachWithKeys(); });
+document.addEventListener("htmx:afterSettle", reachWithKeys);
+window.addEventListener("resize", reachWithKeys);

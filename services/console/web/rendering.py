@@ -1,6 +1,7 @@
 """Renders templates: figures, times and series as people read them. Everything else is escaped."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -24,6 +25,7 @@ from shared.runtime.clock import Clock
 FOLDER: Final = Path(__file__).resolve().parents[1]
 NONE: Final = "\N{EN DASH}"
 WIDTH, HEIGHT = 120.0, 28.0
+LARGEST_WRITTEN_OUT: Final = 1e12
 SCRIPTS: Final = {"htmx.js": ("django_htmx", "static/django_htmx/htmx-2.min.js")}
 """Scripts of packages: the address below `/assets/`, the package, and the file in it."""
 GOOD: Final = frozenset({"pass", "promoted", "completed", "done", "hot", "resolved", "accepted", "chosen"})
@@ -110,9 +112,11 @@ def short_time(text: str | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """Return a figure with three significant digits; a whole one as it is."""
+    """Return a figure with three significant digits; a whole one as it is; a very large one as a power of ten."""
     if value is None:
         return NONE
+    if abs(value) >= LARGEST_WRITTEN_OUT:
+        return f"{value:.2e}".replace("e+", " × 10^") if math.isfinite(value) else "∞"
     return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:.3g}"
 
 
@@ -157,14 +161,24 @@ def sparkline(points: Points, width: float = WIDTH, height: float = HEIGHT) -> M
     """Return a series as lines of an SVG: a list of point lists, one per run without gaps, and the highest figure."""
     known = [value for value in points.values if value is not None]
     highest = max(known, default=0.0)
-    runs: list[list[str]] = [[]]
+    runs: list[list[tuple[float, float]]] = [[]]
     step = width / max(1, len(points.values) - 1)
     for position, value in enumerate(points.values):
         if value is None:
             runs.append([])
         else:
-            runs[-1].append(f"{position * step:.1f},{height - 2 - (value / (highest or 1.0)) * (height - 4):.1f}")
-    return {"runs": [" ".join(run) for run in runs if run], "highest": highest, "width": width, "height": height}
+            runs[-1].append((position * step, height - 2 - (value / (highest or 1.0)) * (height - 4)))
+    drawn = [_line(run, step, width) for run in runs if run]
+    return {"runs": drawn, "highest": highest, "width": width, "height": height}
+
+
+def _line(run: list[tuple[float, float]], step: float, width: float) -> str:
+    """Return the points of a line; a single one becomes a line of one step, which is all of a series of one."""
+    if len(run) == 1:
+        (x, y) = run[0]
+        begin = min(x, width - step) if step < width else 0.0
+        run = [(begin, y), (begin + step, y)]
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in run)
 
 
 def asset_version() -> str:

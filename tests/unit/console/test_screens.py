@@ -112,6 +112,26 @@ def test_the_timeline_names_who_approved_and_what_followed(admin):
     assert rows[1]["until"] == rows[0]["at"]
 
 
+def test_the_timeline_names_who_ordered_a_rollback_and_the_alert_behind_one(tmp_path):
+    made, story = World(tmp_path), Story(NOW)
+    events = [*story.release("shop-bot", 1, 1), *story.release("shop-bot", 2, 2), *story.release("bank-bot", 1, 3)]
+    events += story.release("bank-bot", 2, 4)
+    order = factories.fact(f.RollbackOrdered, reason="It is rude.", failed=factories.target(2, "int8", "shop-bot"))
+    events.append(ordered := story.event(order, "shop-bot", "order-1", by="oscar"))
+    events += story.rollback("shop-bot", ordered, mode="manual")
+    events += story.alert("bank-bot")
+    made.fill(events)
+    client = made.client("adam")
+    by_hand, by_alert = (
+        client.get(f"/api/v1/timeline?model={model}").json()["items"][0] for model in ("shop-bot", "bank-bot")
+    )
+    assert (by_hand["cause"], by_hand["by"]) == ("rollback", "oscar")
+    assert "It is rude." in by_hand["because"]
+    assert (by_alert["cause"], by_alert["by"]) == ("rollback", "rollback-controller")
+    assert by_alert["link"].startswith("/alerts/bank-bot.v2.int8/")
+    made.close()
+
+
 def test_lists_come_in_parts(admin):
     first = admin.get("/api/v1/events?limit=10").json()
     second = admin.get(f"/api/v1/events?limit=10&after={first['next']}").json()
@@ -200,6 +220,7 @@ def test_figures_are_written_with_their_units():
         "840 µs", "36 ms", "2.10 s", "3.5 min", NONE,
     ]  # fmt: skip
     assert (number(1240.0), number(0.31415), number(None), size(165e6)) == ("1,240", "0.314", NONE, "165 MB")
+    assert (number(4.606e182), number(float("inf")), number(1e11)) == ("4.61 × 10^182", "∞", "100,000,000,000")
     assert (ago("2026-11-27T01:59:30.000Z", NOW), ago(None, NOW)) == ("30 s", NONE)
 
 
@@ -207,3 +228,11 @@ def test_a_line_has_a_gap_where_there_is_no_figure():
     drawn = sparkline(Points(values=(1.0, 2.0, None, 3.0), latest=3.0))
     assert len(drawn["runs"]) == 2
     assert drawn["highest"] == 3.0
+
+
+@pytest.mark.parametrize("values", [(5.0,), (None, None, 5.0), (5.0, None, 1.0)])
+def test_a_figure_without_neighbours_is_a_line_too(values):
+    for run in sparkline(Points(values=values, latest=5.0))["runs"]:
+        (x, y), (end, level) = (map(float, point.split(",")) for point in run.split())
+        assert 0 <= x < end <= 120
+        assert y == level
