@@ -112,11 +112,11 @@ def short_time(text: str | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """Return a figure with three significant digits; a whole one as it is; a very large one as a power of ten."""
+    """Return a figure with three significant digits; a whole one as it is; a very large one by its exponent."""
     if value is None:
         return NONE
     if abs(value) >= LARGEST_WRITTEN_OUT:
-        return f"{value:.2e}".replace("e+", " × 10^") if math.isfinite(value) else "∞"
+        return f"{value:.2e}".replace("e+", "e") if math.isfinite(value) else "∞"
     return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:.3g}"
 
 

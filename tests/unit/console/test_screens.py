@@ -220,7 +220,7 @@ def test_figures_are_written_with_their_units():
         "840 µs", "36 ms", "2.10 s", "3.5 min", NONE,
     ]  # fmt: skip
     assert (number(1240.0), number(0.31415), number(None), size(165e6)) == ("1,240", "0.314", NONE, "165 MB")
-    assert (number(4.606e182), number(float("inf")), number(1e11)) == ("4.61 × 10^182", "∞", "100,000,000,000")
+    assert (number(4.606e182), number(float("inf")), number(1e11)) == ("4.61e182", "∞", "100,000,000,000")
     assert (ago("2026-11-27T01:59:30.000Z", NOW), ago(None, NOW)) == ("30 s", NONE)
 
 
