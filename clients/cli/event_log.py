@@ -79,17 +79,18 @@ def subjects_in(stream: str, models: Sequence[str] | None, where: EventFilter | 
 
 
 async def read_history(
-    js: JetStreamContext, model: str | None = None, where: EventFilter | None = None
+    js: JetStreamContext, model: str | None = None, where: EventFilter | None = None, since: datetime | None = None
 ) -> list[LoggedEvent]:
     """Return the events of the log so far, or those that a filter selects, in the order of time.
 
-    Without a model, they are about the models that this identity may read.
+    Without a model, they are about the models that this identity may read. Events before `since` are not read.
     """
+    since = since if where is None else where.since or since
     history: list[LoggedEvent] = []
     models = await models_in_reach(js, model)
     for stream in streams_of(where):
         for subject in subjects_in(stream, models, where):
-            history += await _read_all(_Reader(js, stream, subject, since=where.since if where is not None else None))
+            history += await _read_all(_Reader(js, stream, subject, since=since))
     return sorted(history, key=lambda logged: (logged.event.time, logged.stream == EVENTS, logged.sequence))
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import ValidationError
@@ -64,6 +64,22 @@ def parse_duration(text: str) -> timedelta:
     if duration <= timedelta():
         raise CommandError(f"the duration {text!r} is not valid: write 30s, 5m, 1h or 7d", Exit.USAGE)
     return duration
+
+
+def parse_moment(text: str, now: datetime) -> datetime:
+    """Return the time that `2h` (ago), `2026-11-27`, or `2026-11-27T05:30` names, in UTC where it has no time zone.
+
+    Raises:
+        CommandError: the text has another form.
+    """
+    if DURATION.fullmatch(text):
+        return now - min(parse_duration(text), now - datetime(1, 1, 1, tzinfo=UTC))
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        message = f"the time {text!r} is not valid: write 30m, 2h or 7d (ago), or 2026-11-27T05:30"
+        raise CommandError(message, Exit.USAGE) from None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def parse_fault(items: Sequence[str]) -> DrillFault:

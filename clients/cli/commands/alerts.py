@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from clients.cli.completion import complete_models
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
 from clients.cli.event_log import EventFilter, LoggedEvent, follow, last_sequences, read_history
 from clients.cli.output import is_terminal, show_json, show_line, show_table
@@ -22,14 +23,17 @@ STYLES = {"critical": "bold red", "warning": "yellow", "info": "default"}
 
 def alerts(
     *,
-    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Only alerts of this model.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="Only alerts of this model.", autocompletion=complete_models)
+    ] = None,
     keep_following: Annotated[
         bool, typer.Option("--follow", "-f", help="Then print each alert and rollback event as it arrives.")
     ] = False,
     with_resolved: Annotated[bool, typer.Option("--all", help="Include resolved alerts.")] = False,
     environment: Annotated[
-        Environment, typer.Option(help="Environment of the alerts; rehearsals and drills may run in staging.")
-    ] = "production",
+        Environment | None,
+        typer.Option(help="Environment of the alerts (default: production); rehearsals and drills may run in staging."),
+    ] = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -40,12 +44,13 @@ def alerts(
     """
     if model is not None:
         check_model(model)
+    stack = find_stack(state)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(
             _alerts(
-                find_stack(state),
+                stack,
                 model,
-                environment,
+                environment or stack.environment,
                 with_resolved=with_resolved,
                 following=keep_following,
                 as_json=as_json,

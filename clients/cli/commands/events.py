@@ -3,22 +3,29 @@
 import asyncio
 import contextlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
 from clients.cli.audit_facts import state_change
+from clients.cli.completion import complete_models
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
 from clients.cli.dead_letters import DeadLetter, find, list_all, requeue
-from clients.cli.event_log import EventFilter, LoggedEvent, follow, read_history
-from clients.cli.output import CommandError, show_json, show_line, show_pairs, show_table
+from clients.cli.event_log import EventFilter, LoggedEvent, follow, last_sequences, read_history
+from clients.cli.event_types import types_matching
+from clients.cli.output import CommandError, Exit, show_json, show_line, show_pairs, show_table
+from clients.cli.parsing import check_model, parse_moment
 from clients.cli.views.render import event_line
 from contracts.codes import ADVICE
-from contracts.envelope import plain
+from contracts.envelope import Event, plain
 from contracts.vocabulary import Environment
+from decisions.orders import CLOCK_SKEW
 from shared.errors import as_code
+from shared.runtime.clock import SystemClock
 
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 NumberArgument = Annotated[
     int, typer.Argument(metavar="NUMBER", help="Number of the dead letter, as `slipway deadletters list` shows it.")
 ]
@@ -32,39 +39,83 @@ def events(
     keep_following: Annotated[
         bool, typer.Option("--follow", "-f", help="Then print new events as they arrive, progress included.")
     ] = False,
-    model: Annotated[str | None, typer.Option("--model", help="Only events of this model.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Only events of this model.", autocompletion=complete_models)
+    ] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option("--type", metavar="TYPE", help="Only this type: rollback.started, alert.* …; repeatable."),
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="Only from then on: 2h, 7d, or 2026-11-27T05:30.")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Only before then.")] = None,
     environment: Annotated[
-        Environment, typer.Option(help="Environment of the events; rehearsals and drills may run in staging.")
-    ] = "production",
-    limit: Annotated[int | None, typer.Option("--limit", "-n", help="Only the last N events.")] = None,
+        Environment | None,
+        typer.Option(help="Environment of the events (default: production); rehearsals may run in staging."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", "-n", min=1, help="Only the last N events.")] = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print the event log, oldest first: one line per event; with --json one CloudEvent per line."""
+    if model is not None:
+        check_model(model)
+    if keep_following and until is not None:
+        raise CommandError("--follow and --until exclude each other: give one of them", Exit.USAGE)
+    now = SystemClock().now()
+    selection = Selection(
+        types_matching(kind or ()),
+        parse_moment(since, now) if since is not None else None,
+        parse_moment(until, now) if until is not None else None,
+    )
+    stack = find_stack(state)
+    where = EventFilter(("*.*",), "staging") if (environment or stack.environment) == "staging" else None
     with contextlib.suppress(KeyboardInterrupt):
-        where = EventFilter(("*.*",), environment) if environment == "staging" else None
         asyncio.run(
-            _events(find_stack(state), model, where, limit=limit, keep_following=keep_following, as_json=as_json)
+            _events(stack, model, where, selection, limit=limit, keep_following=keep_following, as_json=as_json)
         )
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which events to print: types, and their time."""
+
+    types: frozenset[str]
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def includes(self, event: Event[Any]) -> bool:
+        """Return whether to print an event."""
+        after = self.since is None or event.time >= self.since
+        return after and event.type in self.types and (self.until is None or event.time < self.until)
 
 
 async def _events(
     stack: StackAddress,
     model: str | None,
     where: EventFilter | None,
+    selection: Selection,
     *,
     limit: int | None,
     keep_following: bool,
     as_json: bool,
 ) -> None:
     async with connected(stack) as client:
-        history = await read_history(client.jetstream(timeout=10), model, where)
-        for logged in history[-limit:] if limit is not None and limit > 0 else history:
+        js = client.jetstream(timeout=10)
+        after = await last_sequences(js)
+        # an event is stored after its own time, but for the clocks of two machines
+        since = None if selection.since is None else max(selection.since, EARLIEST + CLOCK_SKEW) - CLOCK_SKEW
+        history = await read_history(js, model, where, since)
+        shown = [logged for logged in history if selection.includes(logged.event)]
+        for logged in shown if limit is None else shown[-limit:]:
             _print(logged, as_json)
-        if keep_following:
-            after = {logged.stream: logged.sequence for logged in sorted(history, key=lambda logged: logged.sequence)}
-            async with contextlib.aclosing(follow(client, model, after=after, where=where)) as live:
-                async for logged in live:
+        if not keep_following:
+            return
+        after |= {logged.stream: logged.sequence for logged in sorted(history, key=lambda logged: logged.sequence)}
+        async with contextlib.aclosing(follow(client, model, after=after, where=where)) as live:
+            async for logged in live:
+                if selection.includes(logged.event):
                     _print(logged, as_json)
 
 

@@ -2,22 +2,16 @@
 
 import asyncio
 import contextlib
-import json
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
-from pydantic import ValidationError
 
-from clients.cli.audit_facts import state_change
 from clients.cli.commands.status import model_of, pick
 from clients.cli.connection import (
     JsonOption,
-    ModelArgument,
     StackAddress,
     StateOption,
     connected,
@@ -26,14 +20,12 @@ from clients.cli.connection import (
 )
 from clients.cli.event_log import answer_to, last_sequences, read_history
 from clients.cli.output import CommandError, Exit, show_json, show_line
-from clients.cli.parsing import describe_problems, parse_duration
-from clients.cli.reading import RecordsOfModels
+from clients.cli.parsing import parse_duration
 from clients.cli.resolving import ReleaseArgument, advice, resolve_text
 from clients.cli.serving import read_route
 from contracts.envelope import Event
 from contracts.facts import ApprovalGranted, ApprovalRequested, Fact, OrderRefused, ReleaseCancelled
 from contracts.limits import too_large
-from contracts.policy import ReleasePolicy
 from contracts.services import EVENTS, ORDERS, durable_name
 from contracts.vocabulary import Environment
 from decisions.orders import LONGEST_ORDER
@@ -42,7 +34,6 @@ from decisions.release_projection import join, project
 from shared.messaging.orders import new_order
 from shared.messaging.publishing import publish_event
 from shared.runtime.clock import SystemClock
-from shared.storage.kv import Bucket, Conflict
 
 ReasonOption = Annotated[str, typer.Option("--reason", help="Reason, kept in the record.")]
 ExpiresOption = Annotated[
@@ -53,7 +44,6 @@ EXPIRES = "15m"
 ANSWER_S, ANSWER_TRY_S = 3.0, 0.1
 EPOCH_TRIES = 3
 """How often an order is published again because the route changed after it was read."""
-policy_app = typer.Typer(help="Show or set the stored release policy of a model.", no_args_is_help=True)
 
 
 def approve(
@@ -227,76 +217,3 @@ def _print_result(as_json: bool, data: dict[str, Any], line: str) -> None:
         show_json(data)
     else:
         show_line(line)
-
-
-def load_policy(path: Path) -> ReleasePolicy:
-    """Return the release policy of a YAML or JSON file.
-
-    Raises:
-        CommandError: the file cannot be read, or holds no valid policy.
-    """
-    try:
-        return ReleasePolicy.model_validate(yaml.safe_load(path.read_text()))
-    except OSError as error:
-        raise CommandError(f"the policy {path} cannot be read: {error.strerror}", Exit.USAGE) from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise CommandError(f"the policy {path} is neither YAML nor JSON: {_in_one_line(error)}", Exit.USAGE) from error
-    except ValidationError as error:
-        raise CommandError(
-            f"the policy {path} is not valid: {describe_problems(error, 'policy')}", Exit.USAGE
-        ) from error
-
-
-def _in_one_line(error: Exception) -> str:
-    """Return what a parser found, and where."""
-    mark = getattr(error, "problem_mark", None)
-    if not isinstance(error, yaml.MarkedYAMLError) or mark is None:
-        return " ".join(str(error).split())
-    return f"{error.problem} in line {mark.line + 1}, column {mark.column + 1}"
-
-
-@policy_app.command("set")
-def policy_set(
-    model: ModelArgument,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Release policy, YAML or JSON.")],
-    state: StateOption = None,
-) -> None:
-    """Store the release policy of a model. The policy of a checkpoint may then only be stricter."""
-    policy = load_policy(file)
-    asyncio.run(_policy_set(find_stack(state), model, policy))
-    show_line(f"stored the policy of {model}; it applies to releases opened from now on")
-
-
-async def _policy_set(stack: StackAddress, model: str, policy: ReleasePolicy) -> None:
-    async with connected(stack) as client:
-        js = client.jetstream(timeout=10)
-        bucket = Bucket(js, "policies", ReleasePolicy)
-        await state_change(js, sender_of(stack), "policy.set", model, record=policy, model=model)
-        try:
-            entry = await bucket.get(model)
-            if entry is None:
-                await bucket.create(model, policy)
-            else:
-                await bucket.update(model, policy, entry.revision)
-        except Conflict:
-            raise CommandError(
-                f"the policy of {model} was not stored: another one was stored at the same time; "
-                f"see `slipway policy show {model}`, then try again"
-            ) from None
-
-
-@policy_app.command("show")
-def policy_show(model: ModelArgument, state: StateOption = None, as_json: JsonOption = False) -> None:
-    """Show the stored release policy of a model."""
-    policy = asyncio.run(_policy_get(find_stack(state), model))
-    if policy is None:
-        raise CommandError(f"{model} has no stored policy; set one with `slipway policy set {model} FILE`")
-    if as_json:
-        show_json(policy.model_dump(mode="json"))
-    else:
-        show_line(yaml.safe_dump(json.loads(policy.model_dump_json()), sort_keys=False).rstrip())
-
-
-async def _policy_get(stack: StackAddress, model: str) -> ReleasePolicy | None:
-    async with connected(stack) as client:
-        return await RecordsOfModels(client.jetstream(timeout=10), "policies", ReleasePolicy).get(model)

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from clients.cli import publish_options as options
 from clients.cli.commands.base import find_base
-from clients.cli.commands.orders import load_policy
+from clients.cli.commands.policy import load_policy
 from clients.cli.connection import JsonOption, StackAddress, StateOption, find_stack
 from clients.cli.external_source import describe_weights
 from clients.cli.output import CommandError, Exit, show_json, show_line

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clients.cli.commands.orders import load_policy
+from clients.cli.commands.policy import load_policy
 from clients.cli.connection import JsonOption, ModelArgument, StackAddress, StateOption, connected, find_stack
 from clients.cli.event_log import EventFilter, read_history
 from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_table

@@ -15,7 +15,7 @@ from contracts.manifests import BaseManifest
 from contracts.policy import ReleasePolicy
 from contracts.sources import parse_file_uri, parse_hub_uri, scheme_of
 from contracts.vocabulary import Digest, ServingSettings, digest_of_json
-from decisions.policy_comparison import weaknesses
+from decisions.policy_comparison import find_unrehearsed, weaknesses
 from decisions.serving_settings import assess_settings, combine, find_departure
 from decisions.source_rules import is_covered
 
@@ -63,10 +63,9 @@ def decide_policy(asked: ReleasePolicy | None, stored: ReleasePolicy | None) -> 
     weaker = weaknesses(asked, stored) if asked is not None and stored is not None else []
     if weaker:
         return Refusal("policy_weaker_than_stored", "; ".join(weaker) + ".", {"weaknesses": weaker})
-    if policy.rehearsal == "not_required" and policy.automatic:
-        names = [trigger.name for trigger in policy.automatic]
-        reason = f"rehearsal: not_required is only for manual triggers, but these are automatic: {', '.join(names)}."
-        return Refusal("policy_invalid", reason, {"automatic": names})
+    unrehearsed = find_unrehearsed(policy)
+    if unrehearsed is not None:
+        return Refusal("policy_invalid", unrehearsed, {"automatic": [trigger.name for trigger in policy.automatic]})
     return policy
 
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from typer.main import get_command
 
 from clients.cli.commands.base import import_command
-from clients.cli.commands.orders import load_policy
+from clients.cli.commands.policy import load_policy
 from clients.cli.commands.publish import check_serving, parse_eval, parse_values, parse_variants, steps
 from clients.cli.commands.stack import inherited_variables, parse_replicas
 from clients.cli.commands.status import model_of, pick

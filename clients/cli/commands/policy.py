@@ -1,0 +1,183 @@
+"""`slipway policy`: write, check, explain, store and show release policies."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+from clients.cli.audit_facts import state_change
+from clients.cli.connection import (
+    JsonOption,
+    ModelArgument,
+    StackAddress,
+    StateOption,
+    connected,
+    find_stack,
+    sender_of,
+)
+from clients.cli.errors import CommandError, Exit
+from clients.cli.output import show_json, show_line
+from clients.cli.parsing import check_model
+from clients.cli.policy_template import TEMPLATE
+from clients.cli.reading import RecordsOfModels
+from clients.cli.yaml_source import Document, InvalidError, Problem, read_documents, validated
+from contracts.policy import ReleasePolicy
+from decisions.policy_comparison import find_unrehearsed, weaknesses
+from decisions.policy_sentences import explain_policy
+from shared.storage.kv import Bucket, Conflict
+
+policy_app = typer.Typer(help="Write, check, explain, store and show release policies.", no_args_is_help=True)
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Release policy, YAML or JSON.")]
+
+
+def load_policy(path: Path) -> ReleasePolicy:
+    """Return the release policy of a YAML or JSON file.
+
+    Raises:
+        CommandError: the file cannot be read, or holds no valid policy.
+    """
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[Document, ReleasePolicy]:
+    documents = read_documents(path)
+    if len(documents) != 1:
+        count = f"{len(documents)} documents" if documents else "nothing in it"
+        raise CommandError(f"the policy {path} is not valid: it has {count}, and a policy is one document", Exit.USAGE)
+    policy = validated(documents[0], ReleasePolicy)
+    assert isinstance(policy, ReleasePolicy)  # noqa: S101 - for the type checker
+    return documents[0], policy
+
+
+@policy_app.command("init")
+def policy_init(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write.")] = Path("policy.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
+) -> None:
+    """Write a policy with every choice explained, to be edited."""
+    try:
+        with file.open("w" if force else "x") as out:
+            out.write(TEMPLATE)
+    except FileExistsError:
+        raise CommandError(f"{file} exists: name another file, or give --force") from None
+    except OSError as error:
+        raise CommandError(f"{file} cannot be written: {error.strerror}") from error
+    show_line(f"wrote {file}; edit it, then `slipway policy validate {file}` and `slipway policy explain {file}`")
+
+
+@policy_app.command("validate")
+def policy_validate(
+    file: FileArgument,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Also compare it with the stored policy of this model.")
+    ] = None,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a policy; the exit code is 1 if it is not valid, and each problem has its line.
+
+    With --model, a policy that asks for less than the stored one is a problem: a checkpoint with it would be rejected.
+    """
+    if model is not None:
+        check_model(model)
+    try:
+        document, policy = _read(file)
+        problems = _beyond_the_schema(document, policy)
+    except InvalidError as error:
+        problems = list(error.problems)
+    else:
+        if model is not None and (stored := asyncio.run(_policy_get(find_stack(state), model))) is not None:
+            problems += [document.problem(weaker, *_location(weaker)) for weaker in weaknesses(policy, stored)]
+    if as_json:
+        show_json({"file": str(file), "valid": not problems, "problems": [each.as_data() for each in problems]})
+    else:
+        show_line("\n".join(map(str, problems)) if problems else f"{file} is a valid policy")
+    if problems:
+        raise typer.Exit(int(Exit.FAILED))
+
+
+def _beyond_the_schema(document: Document, policy: ReleasePolicy) -> list[Problem]:
+    reason = find_unrehearsed(policy)
+    return [] if reason is None else [document.problem(reason, "rehearsal")]
+
+
+def _location(weaker: str) -> list[str]:
+    """Return the field that a weakness begins with."""
+    return weaker.partition(" ")[0].split(".")
+
+
+@policy_app.command("explain")
+def policy_explain(
+    what: Annotated[str, typer.Argument(metavar="FILE|MODEL", help="A file, or a model with a stored policy.")],
+    first: Annotated[bool, typer.Option("--first", help="For the first release of a model.")] = False,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Explain in sentences what happens to a candidate under a policy, and what rolls it back."""
+    if Path(what).exists() or "/" in what or "." in what:
+        policy = load_policy(Path(what))
+    else:
+        policy = _stored(find_stack(state), check_model(what))
+    explained = explain_policy(policy, first=first)
+    if as_json:
+        show_json(explained)
+        return
+    for heading, sentences in explained.items():
+        show_line(f"{heading}:")
+        for sentence in sentences:
+            show_line(f"  {sentence}")
+
+
+def _stored(stack: StackAddress, model: str) -> ReleasePolicy:
+    policy = asyncio.run(_policy_get(stack, model))
+    if policy is None:
+        raise CommandError(f"{model} has no stored policy; set one with `slipway policy set {model} FILE`")
+    return policy
+
+
+@policy_app.command("set")
+def policy_set(
+    model: ModelArgument,
+    file: FileArgument,
+    state: StateOption = None,
+) -> None:
+    """Store the release policy of a model. The policy of a checkpoint may then only be stricter."""
+    policy = load_policy(file)
+    asyncio.run(_policy_set(find_stack(state), model, policy))
+    show_line(f"stored the policy of {model}; it applies to releases opened from now on")
+
+
+async def _policy_set(stack: StackAddress, model: str, policy: ReleasePolicy) -> None:
+    async with connected(stack) as client:
+        js = client.jetstream(timeout=10)
+        bucket = Bucket(js, "policies", ReleasePolicy)
+        await state_change(js, sender_of(stack), "policy.set", model, record=policy, model=model)
+        try:
+            entry = await bucket.get(model)
+            if entry is None:
+                await bucket.create(model, policy)
+            else:
+                await bucket.update(model, policy, entry.revision)
+        except Conflict:
+            raise CommandError(
+                f"the policy of {model} was not stored: another one was stored at the same time; "
+                f"see `slipway policy show {model}`, then try again"
+            ) from None
+
+
+@policy_app.command("show")
+def policy_show(model: ModelArgument, state: StateOption = None, as_json: JsonOption = False) -> None:
+    """Show the stored release policy of a model."""
+    policy = _stored(find_stack(state), model)
+    if as_json:
+        show_json(policy.model_dump(mode="json"))
+    else:
+        show_line(yaml.safe_dump(json.loads(policy.model_dump_json()), sort_keys=False).rstrip())
+
+
+async def _policy_get(stack: StackAddress, model: str) -> ReleasePolicy | None:
+    async with connected(stack) as client:
+        return await RecordsOfModels(client.jetstream(timeout=10), "policies", ReleasePolicy).get(model)

@@ -1,0 +1,58 @@
+"""The policy that `slipway policy init` writes: every choice with its meaning, the unusual ones as comments."""
+
+TEMPLATE = """\
+# Release policy: what a release must prove before it takes traffic, and what rolls it back afterwards.
+# `slipway policy explain FILE` says what it means; docs/reference/policy.md has every field. Unknown fields are errors.
+
+# The most that each variant may lose by quantisation, on held-out text.
+quality:
+  int8: {max_perplexity_ratio: 1.05}
+  fp8: {max_perplexity_ratio: 1.05}
+  awq-int4: {max_perplexity_ratio: 1.25}
+  gptq-int4: {max_perplexity_ratio: 1.35}
+
+# Bounds on the benchmark: absolute (max_value, min_value), or relative to the active version (max_ratio, min_ratio).
+gates:
+  - {metric: error_ratio, max_value: 0.01}
+  - {metric: ttft_ms, statistic: p95, max_ratio: 1.5}
+
+# The load of the benchmark, the same for the candidate and what serves now.
+load: {requests: 40, rate_rps: 2.0, output_tokens: 24, warmup_requests: 2}
+
+# What the choice among the variants that passed optimises: quality, latency or cost.
+objective: quality
+
+# automatic, or manual: people approve before traffic moves.
+promotion: {mode: automatic}
+# promotion: {mode: manual, approval_deadline_s: 86400}
+# approvals: {count: 2, not_by_publisher: true}
+
+# Shares of production traffic before all of it; without steps the release goes to all traffic at once.
+canary: {steps: [0.05, 0.25], min_requests: 200, deadline_s: 3600, on_deadline: abort}
+
+# Each automatic trigger rolls back once in staging before the release may take traffic.
+rehearsal: required
+# rehearsal_valid_s: 604800
+
+# What a first version rolls back to: the base model, or (hold) nothing.
+no_previous: base
+
+# Whether a newer version waits for this release (queue), or ends it (supersede).
+on_newer: queue
+
+# What raises an alert. `automatic` rolls back by itself, `manual` leaves that to people.
+triggers:
+  - {name: slow, metric: ttft_ms, threshold: 1500, allowed_ratio: 0.05, action: automatic}
+  - {name: errors, metric: error_ratio, threshold: 0.02, action: automatic}
+  - {name: refusals, metric: refusal_ratio, threshold: 0.3, action: manual}
+  # - {name: drift, metric: drift, threshold: 0.2, action: manual}
+
+# Folders outside the store that weights may come from; without it, what the installation allows.
+# sources: ["hf://acme/*"]
+
+# How long each step may take before the release ends as expired.
+# deadlines: {merge_s: 3600, quantise_s: 14400, stage_s: 3600, benchmark_s: 3600, rehearsal_s: 3600, traffic_s: 1800}
+
+# Who may attest a step; without it, every listed key of the step's service.
+# attesters: {merge: [merger]}
+"""

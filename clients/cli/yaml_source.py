@@ -1,0 +1,160 @@
+"""YAML and JSON files, read with the line of each value, so that an error names its file and line."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from clients.cli.errors import CommandError, Exit
+
+LARGEST_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong in a file, and where."""
+
+    file: str
+    line: int
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        """Return it as editors read it: `policy.yaml:12: triggers.0.threshold: …`."""
+        return f"{self.file}:{self.line}: {f'{self.field}: ' if self.field else ''}{self.message}"
+
+    def as_data(self) -> dict[str, Any]:
+        """Return it as JSON data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Document:
+    """A document of a file: its data, and the nodes that know their lines."""
+
+    file: str
+    node: yaml.Node
+    data: Any
+
+    @property
+    def line(self) -> int:
+        """Line on which it begins."""
+        return int(self.node.start_mark.line) + 1
+
+    def line_of(self, location: Sequence[str | int]) -> int:
+        """Return the line of a value; of what contains it, where the value itself is missing."""
+        node, line = self.node, self.line
+        for step in location:
+            key, child = _child(node, step)
+            if child is None:
+                break
+            line, node = int((key or child).start_mark.line) + 1, child
+        return line
+
+    def problem(self, message: str, *location: str | int) -> Problem:
+        """Return a problem of a value in it."""
+        return Problem(self.file, self.line_of(location), ".".join(map(str, location)), message)
+
+    def problems(self, error: ValidationError, *before: str | int) -> list[Problem]:
+        """Return what pydantic has against the value below `before`, by line; of a value and a part of it, the part."""
+        errors = error.errors()
+        inner = [each for each in errors if not any(_is_inside(other["loc"], each["loc"]) for other in errors)]
+        listed = [self.problem(each["msg"].removeprefix("Value error, "), *before, *each["loc"]) for each in inner]
+        return sorted(listed, key=lambda problem: problem.line)
+
+
+class InvalidError(CommandError):
+    """Ends a command because files are not valid; it names every problem with its line."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        count = f"{len(problems)} problems" if len(problems) > 1 else "1 problem"
+        listed = "\n".join(f"  {each}" for each in problems)
+        super().__init__(f"the input is not valid, {count}:\n{listed}", Exit.USAGE)
+        self.problems = tuple(problems)
+
+
+def read_documents(path: Path) -> list[Document]:
+    """Return the documents of a file; empty ones are left out.
+
+    Raises:
+        CommandError: the file cannot be read, or is neither YAML nor JSON.
+        InvalidError: a key is given twice, or a value is an alias of another one.
+    """
+    try:
+        if path.stat().st_size > LARGEST_BYTES:
+            raise CommandError(f"{path} has more than {LARGEST_BYTES} bytes: split it", Exit.USAGE)
+        text = path.read_text()
+        nodes = [node for node in yaml.compose_all(text, Loader=yaml.SafeLoader) if node is not None]
+    except OSError as error:
+        raise CommandError(f"{path} cannot be read: {error.strerror}", Exit.USAGE) from error
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise CommandError(f"{path} is neither YAML nor JSON: {_in_one_line(error)}", Exit.USAGE) from error
+    problems = [problem for node in nodes for problem in _structure(str(path), node)]
+    if problems:
+        raise InvalidError(problems)
+    return [Document(str(path), node, _construct(node)) for node in nodes if _construct(node) is not None]
+
+
+def validated(document: Document, kind: type[BaseModel]) -> BaseModel:
+    """Return a document as a value of a type.
+
+    Raises:
+        InvalidError: it is none.
+    """
+    try:
+        return kind.model_validate(document.data)
+    except ValidationError as error:
+        raise InvalidError(document.problems(error)) from error
+
+
+def _structure(file: str, root: yaml.Node) -> Iterator[Problem]:
+    """Return the keys that are given twice, which YAML would drop, and the aliases, which could make a file endless."""
+    seen: set[int] = set()
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        if not isinstance(node, yaml.ScalarNode) and id(node) in seen:
+            yield Problem(file, node.start_mark.line + 1, "", "the value is used again by an alias; write it out")
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        elif isinstance(node, yaml.MappingNode):
+            keys: set[str] = set()
+            for key, value in node.value:
+                if key.value in keys:
+                    yield Problem(file, key.start_mark.line + 1, str(key.value), "the key is given twice")
+                keys.add(key.value if isinstance(key, yaml.ScalarNode) else "")
+                waiting.append(value)
+
+
+def _construct(node: yaml.Node) -> Any:
+    loader = yaml.SafeLoader("")
+    try:
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _child(node: yaml.Node, step: str | int) -> tuple[yaml.Node | None, yaml.Node | None]:
+    """Return the key and the value below a node; None for what it does not have."""
+    if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+        return None, node.value[step]
+    if isinstance(node, yaml.MappingNode):
+        return next(((key, value) for key, value in node.value if key.value == str(step)), (None, None))
+    return None, None
+
+
+def _is_inside(location: Sequence[str | int], other: Sequence[str | int]) -> bool:
+    return len(location) > len(other) and tuple(location[: len(other)]) == tuple(other)
+
+
+def _in_one_line(error: Exception) -> str:
+    """Return what a parser found, and where."""
+    mark = getattr(error, "problem_mark", None)
+    if not isinstance(error, yaml.MarkedYAMLError) or mark is None:
+        return " ".join(str(error).split())
+    return f"{error.problem} in line {mark.line + 1}, column {mark.column + 1}"

@@ -1,0 +1,136 @@
+"""`slipway policy init|validate|explain`: a template that is valid, lines of problems, sentences."""
+
+import contextlib
+import json
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clients.cli.errors import CommandError
+from clients.cli.policy_template import TEMPLATE
+from clients.cli.yaml_source import InvalidError, read_documents
+from contracts.policy import ReleasePolicy
+from decisions.policy_sentences import explain_policy, period
+from testbed.factories import policy
+from tests.kit.command import run_command
+
+WRONG = """\
+gates:
+  - {metric: error_ratio, max_value: 0.01}
+  - {metric: ttft_ms}
+canary:
+  steps: [0.5, 0.2]
+  min_request: 3
+triggers:
+  - name: slow
+    metric: ttft_ms
+    threshold: -1
+"""
+
+
+def slipway(*arguments):
+    return run_command({}, "policy", *arguments)
+
+
+def test_the_template_is_a_valid_policy_and_names_every_field(tmp_path):
+    file = tmp_path / "policy.yaml"
+    code, out, _ = slipway("init", str(file))
+    assert (code, "slipway policy validate" in out) == (0, True)
+    assert slipway("validate", str(file))[:2] == (0, f"{file} is a valid policy\n")
+    assert {name for name in ReleasePolicy.model_fields if f"{name}:" not in TEMPLATE} == set()
+    assert "give --force" in slipway("init", str(file))[2]
+    assert slipway("init", str(file), "--force")[0] == 0
+
+
+def test_the_choices_that_the_template_has_as_comments_are_valid_as_well():
+    uncommented = [
+        line[2:] for line in TEMPLATE.splitlines() if line.startswith("# ") and line[2:].split(":")[0].isidentifier()
+    ]
+    extra = {}
+    for line in uncommented:
+        extra |= yaml.safe_load(line) if "{" in line or "[" in line else {}
+    assert {"approvals", "promotion", "deadlines", "sources", "attesters"} <= set(extra)
+    ReleasePolicy.model_validate({**yaml.safe_load(TEMPLATE), **extra})
+
+
+def test_every_problem_has_its_line(tmp_path):
+    file = tmp_path / "policy.yaml"
+    file.write_text(WRONG)
+    code, out, _ = slipway("validate", str(file))
+    assert code == 1
+    assert [line.split(": ")[0].removeprefix(str(file)) for line in out.splitlines()] == [":3", ":6", ":8"]
+    assert "a gate needs max_value" in out
+    assert "canary.min_request" in out
+    code, out, _ = slipway("validate", str(file), "--json")
+    assert (code, json.loads(out)["valid"]) == (1, False)
+    assert json.loads(out)["problems"][1] == {
+        "file": str(file),
+        "line": 6,
+        "field": "canary.min_request",
+        "message": "Extra inputs are not permitted",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("triggers: []\ntriggers: []\n", ":2: triggers: the key is given twice"),
+        ("a: &x [1]\nb: *x\n", "used again by an alias"),
+        ("a: &x [*x]\n", "used again by an alias"),
+    ],
+)
+def test_what_yaml_would_drop_or_repeat_is_a_problem(tmp_path, text, message):
+    file = tmp_path / "policy.yaml"
+    file.write_text(text)
+    with pytest.raises(InvalidError, match=message):
+        read_documents(file)
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_read_or_refused(tmp_path_factory, text):
+    file = tmp_path_factory.getbasetemp() / "any.yaml"
+    file.write_bytes(text.encode("utf-8", "surrogatepass"))
+    with contextlib.suppress(CommandError):
+        read_documents(file)
+
+
+def test_an_automatic_trigger_without_a_rehearsal_is_a_problem_before_the_registry_refuses_it(tmp_path):
+    file = tmp_path / "policy.yaml"
+    file.write_text(TEMPLATE.replace("rehearsal: required", "rehearsal: not_required"))
+    code, out, _ = slipway("validate", str(file))
+    assert code == 1
+    assert "only for manual triggers, but these are automatic: slow, errors" in out
+
+
+def test_a_policy_is_explained_in_the_order_of_a_release(tmp_path):
+    file = tmp_path / "policy.yaml"
+    file.write_text(TEMPLATE)
+    code, out, _ = slipway("explain", str(file))
+    assert code == 0
+    assert "int8 is left out if its perplexity is above 1.05 times that of the merged model." in out
+    assert "It takes 5% of the traffic until at least 200 requests" in out
+    assert "slow: rolls back by itself when ttft_ms is above 1500 ms for more than 0.05 of the requests" in out
+    assert (
+        "refusals: raises an alert when refusal_ratio is above 0.3, after at least 20 requests; people decide." in out
+    )
+    assert out.index("5% of the traffic") < out.index("25% of the traffic") < out.index("all traffic, and the version")
+    assert "takes all traffic at once" in slipway("explain", str(file), "--first")[1]
+    assert set(json.loads(slipway("explain", str(file), "--json")[1])) == {"A candidate", "Traffic", "Rollback"}
+
+
+def test_approvals_are_explained():
+    explained = explain_policy(policy(promotion={"mode": "manual"}, approvals={"count": 2, "not_by_publisher": True}))[
+        "A candidate"
+    ]
+    assert "It waits for the approval of 2 different people, none of whom published the checkpoint; " in explained[-1]
+    assert explained[-1].endswith("without it the release expires after 1 day.")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(90, "90 s"), (900, "15 min"), (14_400, "4 h"), (86_400, "1 day"), (604_800, "7 days"), (0.5, "0.5 s")],
+)
+def test_periods_are_written_as_people_write_them(seconds, text):
+    assert period(seconds) == text
