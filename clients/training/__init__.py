@@ -4,10 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 from clients.training.connection import Connection
 from clients.training.errors import PublishError
-from clients.training.publish import Published, Run, publish_checkpoint, publish_checkpoint_async
+from clients.training.publish import publish_checkpoint, publish_checkpoint_async
+from clients.training.run import Published, Run
 
 if TYPE_CHECKING:
     from clients.training.callback import SlipwayCallback
+    from clients.training.trained import publish_trained
 
 __all__ = [
     "Connection",
@@ -17,13 +19,18 @@ __all__ = [
     "SlipwayCallback",
     "publish_checkpoint",
     "publish_checkpoint_async",
+    "publish_trained",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the callback on first use: it needs transformers, the other names do not."""
+    """Import on first use what needs torch or transformers, which the other names do not."""
     if name == "SlipwayCallback":
         from clients.training.callback import SlipwayCallback
 
         return SlipwayCallback
+    if name == "publish_trained":
+        from clients.training.trained import publish_trained
+
+        return publish_trained
     raise AttributeError(name)

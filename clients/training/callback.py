@@ -1,18 +1,20 @@
 """A callback for the transformers Trainer that saves, uploads and publishes the checkpoint when training ends."""
 
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from clients.training.connection import Connection
-from clients.training.publish import Published, Run, publish_checkpoint
+from clients.training.gathering import unwrapped
+from clients.training.run import Published, Run
+from clients.training.trained import Evaluate, publish_trained
 from clients.training.upload import Progress
 
+PUBLISHED = "slipway-published.json"
+"""The file of the Trainer's output folder that remembers what was published."""
 RECORDED = (
     "learning_rate",
     "lr_scheduler_type",
@@ -27,13 +29,19 @@ RECORDED = (
 
 
 class SlipwayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not typed for mypy here
-    """Publishes the trained model at the end of training, once, from the main process only.
+    """Publishes the trained model at the end of training, once, from the first process of all nodes.
 
-    `published` holds the published checkpoint. If publishing fails, `Trainer.train` ends with a PublishError after
-    the model was trained; `publish_checkpoint` can then be called again.
+    It publishes what the Trainer holds then: with `load_best_model_at_end` the best checkpoint, else the last step. All
+    processes gather sharded weights (FSDP, ZeRO-3). A run that is resumed after it published does not publish again:
+    `slipway-published.json` in the Trainer's `output_dir` remembers it. Trials of a hyperparameter search are not
+    published.
+
+    `published` holds the published checkpoint, in every process. If publishing fails, `Trainer.train` ends with a
+    PublishError in every process after the model was trained; `publish_checkpoint` can then be called again.
 
     Args:
-        evaluate: Called with the trained model before publishing; returns the evaluation results to publish.
+        evaluate: Called with the trained model before publishing, in every process; the evaluation results that the
+            first process returns are published.
         folder: Folder to save the checkpoint in (default: a temporary folder).
     """
 
@@ -50,13 +58,11 @@ class SlipwayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         evaluation: Path | None = None,
         serving: Mapping[str, Any] | None = None,
         folder: Path | None = None,
-        evaluate: Callable[[Any], Sequence[Mapping[str, Any]]] | None = None,
+        evaluate: Evaluate | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.published: Published | None = None
         self._run = run
-        self._folder = folder
-        self._evaluate = evaluate
         self._options: dict[str, Any] = {
             "model": model,
             "base": base,
@@ -66,6 +72,8 @@ class SlipwayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
             "calibration": calibration,
             "evaluation": evaluation,
             "serving": serving,
+            "folder": folder,
+            "evaluate": evaluate,
             "progress": progress,
         }
 
@@ -77,21 +85,26 @@ class SlipwayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         model: Any = None,
         **_: Any,
     ) -> None:
-        """Save, upload and publish the trained model."""
-        if not state.is_world_process_zero:
+        """Gather, save, upload and publish the trained model."""
+        if state.is_hyper_param_search:
             return
-        evals = tuple(self._evaluate(model)) if self._evaluate is not None else tuple(self._run.evals)
         run = replace(
             self._run,
-            hyperparameters={**recorded(args), **self._run.hyperparameters, "steps_done": state.global_step},
-            framework=self._run.framework or type(model).__module__.partition(".")[0],
-            finished_at=self._run.finished_at or datetime.now(UTC),  # noqa: TID251 - no shared.runtime.clock here
-            evals=evals,
+            hyperparameters={**recorded(args), **self._run.hyperparameters, **chosen_checkpoint(args, state)},
+            framework=self._run.framework or type(unwrapped(model)).__module__.partition(".")[0],
         )
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = self._folder or Path(temporary)
-            model.save_pretrained(folder, safe_serialization=True)
-            self.published = publish_checkpoint(folder, run=run, **self._options)
+        published_in = Path(args.output_dir) / PUBLISHED
+        self.published = publish_trained(model, run=run, published_in=published_in, **self._options)
+
+
+def chosen_checkpoint(args: TrainingArguments, state: TrainerState) -> dict[str, Any]:
+    """Return the steps of the run, and of the best checkpoint if the Trainer has loaded that one at the end."""
+    steps = {"steps_done": state.global_step}
+    best = state.best_model_checkpoint if args.load_best_model_at_end else None
+    if best is None:
+        return steps
+    _, _, step = Path(best).name.rpartition("-")
+    return {**steps, "best_step": int(step) if step.isdigit() else str(Path(best).name)}
 
 
 def recorded(args: TrainingArguments) -> dict[str, Any]:

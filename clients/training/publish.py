@@ -5,7 +5,6 @@ import contextlib
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ from pydantic import ValidationError
 
 from clients.training.connection import Connection
 from clients.training.errors import PublishError
+from clients.training.run import Published, Run
 from clients.training.upload import Progress, Uploader
 from contracts.envelope import CONTENT_TYPE, Event, plain, source_of
-from contracts.facts import BaseModelRef, CheckpointReady, EvalResult, Weights
+from contracts.facts import BaseModelRef, CheckpointReady, Weights
 from contracts.identities import describe_refusal
 from contracts.limits import event_too_large, too_large
 from contracts.policy import ReleasePolicy
@@ -38,33 +38,6 @@ LONGEST_NAME = "x" * 63
 """In place of the publisher's, to check sizes."""
 ATTEMPTS = 5
 ACK_TIMEOUT_S = 10.0
-
-
-@dataclass(frozen=True)
-class Run:
-    """A training run as the training system describes it.
-
-    Attributes:
-        data_hash: Digest of the training data, `sha256:<hex>`.
-        evals: Results of the run's own evaluations: name, metric, value, higher_is_better.
-    """
-
-    run_id: str
-    data_hash: str
-    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
-    framework: str = ""
-    finished_at: datetime | None = None
-    evals: Sequence[EvalResult | Mapping[str, Any]] = ()
-
-
-@dataclass(frozen=True)
-class Published:
-    """A published checkpoint; `duplicate` if the bus had stored the same event before."""
-
-    event_id: str
-    model: str
-    weights: ArtifactRef
-    duplicate: bool
 
 
 def publish_checkpoint(

@@ -52,6 +52,38 @@ def checkpoint_files(folder: Path) -> list[Path]:
     )
 
 
+def describe_folder(folder: Path) -> FolderManifest:
+    """Return the manifest of a checkpoint folder: its files that are uploaded, with their digests.
+
+    Raises:
+        PublishError: as `checkpoint_files`, or a file cannot be read.
+    """
+    return FolderManifest(files=tuple(describe_file(path) for path in checkpoint_files(folder)))
+
+
+def describe_file(path: Path) -> FileEntry:
+    """Return name, digest and size of a file; a file that did not change is not read again.
+
+    Raises:
+        PublishError: It cannot be read.
+    """
+    try:
+        status = path.stat()
+        digest = _digest_of_file(path.absolute(), status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise PublishError(f"The file {path} cannot be read: {error}.") from error
+    return FileEntry(path=path.name, digest=digest, size_bytes=status.st_size)
+
+
+@functools.lru_cache(maxsize=1024)
+def _digest_of_file(path: Path, _size: int, _modified_ns: int) -> str:
+    hashed = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            hashed.update(block)
+    return f"sha256:{hashed.hexdigest()}"
+
+
 class Uploader:
     """Uploads the files of one model's training job to the object store."""
 
@@ -66,17 +98,14 @@ class Uploader:
 
     def put_folder(self, folder: Path, progress: Progress) -> ArtifactRef:
         """Upload a checkpoint folder; the manifest is written last and commits it."""
-        files = checkpoint_files(folder)
-        total = sum(path.stat().st_size for path in files)
+        manifest = describe_folder(folder)
         done = 0
-        entries = []
-        for path in files:
+        for entry in manifest.files:
             before = done
-            ref = self.put_file(path, lambda sent, before=before: progress(before + sent, total))  # type: ignore[misc]
-            entries.append(FileEntry(path=path.name, digest=ref.digest, size_bytes=ref.size_bytes))
-            done += ref.size_bytes
-            progress(done, total)
-        data = FolderManifest(files=tuple(entries)).to_bytes()
+            self.put_file(folder / entry.path, lambda sent, before=before: progress(before + sent, manifest.size_bytes))  # type: ignore[misc]
+            done += entry.size_bytes
+            progress(done, manifest.size_bytes)
+        data = manifest.to_bytes()
         digest = digest_of(data)
         key = f"{self._prefix}manifests/folder/{digest.removeprefix('sha256:')}.json"
         self._put(key, io.BytesIO(data), len(data))
@@ -84,13 +113,11 @@ class Uploader:
 
     def put_file(self, path: Path, sent: Callable[[int], None]) -> ArtifactRef:
         """Upload one file under its digest, unless it is stored already."""
+        entry = describe_file(path)
+        key = f"{self._prefix}blobs/sha256/{entry.digest[7:9]}/{entry.digest[7:]}"
         with path.open("rb") as file:
-            digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-        size = path.stat().st_size
-        key = f"{self._prefix}blobs/sha256/{digest[7:9]}/{digest[7:]}"
-        with path.open("rb") as file:
-            self._put(key, _Counted(file, sent), size)
-        return ArtifactRef(uri=self._uri(key), digest=digest, size_bytes=size)
+            self._put(key, _Counted(file, sent), entry.size_bytes)
+        return ArtifactRef(uri=self._uri(key), digest=entry.digest, size_bytes=entry.size_bytes)
 
     def find_base(self, name_and_revision: str) -> BaseManifest:
         """Return an imported base model by `NAME` or `NAME@REVISION`; without a revision, the newest import.

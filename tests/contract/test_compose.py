@@ -455,6 +455,7 @@ NOT_IN_THE_TOOLS = frozenset(
     {
         "clients.cli.gguf",
         "clients.training.callback",
+        "clients.training.trained",
         "clients.cli.doctor.servers",
         "deploy.local.ready",
         "services.quantiser.adapters.self_check",

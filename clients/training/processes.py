@@ -1,0 +1,102 @@
+"""The processes of one training job: the first one publishes, and all of them learn how that ended."""
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+
+from clients.training.errors import PublishError
+
+T = TypeVar("T")
+BEAT_S = 20.0
+"""Seconds between two messages of the process that publishes: an upload may take longer than a collective may."""
+
+
+class Processes:
+    """The processes of this job in `torch.distributed`; a job that has not initialised it has one process."""
+
+    def __init__(self) -> None:
+        """Read the rank of this process and the number of processes."""
+        joined = dist.is_available() and dist.is_initialized()
+        self.rank = dist.get_rank() if joined else 0
+        self.count = dist.get_world_size() if joined else 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is rank 0 of all nodes, the one that publishes."""
+        return self.rank == 0
+
+    def together(self, step: Callable[[], T]) -> T:
+        """Run a step in every process and return its result; raise in every process if it failed in one.
+
+        Raises:
+            PublishError: The step failed in another process. In its own process the error is raised as it is.
+        """
+        if self.count == 1:
+            return step()
+        result: list[T] = []
+        failure: BaseException | None = None
+        try:
+            result.append(step())
+        except Exception as error:  # noqa: BLE001 - raised again below, when the other processes know
+            failure = error
+        failures: list[str | None] = [None] * self.count
+        dist.all_gather_object(failures, None if failure is None else _sentence(failure))
+        if failure is not None:
+            raise failure
+        for rank, sentence in enumerate(failures):
+            if sentence is not None:
+                raise PublishError(f"Process {rank} of the training failed: {sentence}")
+        return result[0]
+
+    def in_first(self, work: Callable[[], T]) -> T:
+        """Run work in the first process and return its result in every process; raise in every process if it fails.
+
+        The other processes receive a message at least every `BEAT_S`, so none of them runs into the time limit of a
+        collective. If the first process dies, their collective fails.
+
+        Raises:
+            PublishError: The work failed in the first process. There, the error is raised as it is.
+        """
+        if self.count == 1:
+            return work()
+        task = _Task(work) if self.is_first else None
+        while True:
+            message: list[Any] = [task.wait(BEAT_S) if task is not None else None]
+            dist.broadcast_object_list(message, src=0)
+            state, value = message[0]
+            if state == "failed":
+                if task is not None and task.failure is not None:
+                    raise task.failure
+                raise PublishError(f"The first process of the training failed: {value}")
+            if state == "done":
+                result: T = value
+                return result
+
+
+class _Task:
+    """Work in a thread of its own."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self.failure: BaseException | None = None
+        self._value: Any = None
+        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        self._thread.start()
+
+    def _run(self, work: Callable[[], Any]) -> None:
+        try:
+            self._value = work()
+        except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
+            self.failure = error
+
+    def wait(self, timeout_s: float) -> tuple[str, Any]:
+        """Return (`working`, None), (`done`, the result) or (`failed`, a sentence), after so long at most."""
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            return "working", None
+        return ("done", self._value) if self.failure is None else ("failed", _sentence(self.failure))
+
+
+def _sentence(error: BaseException) -> str:
+    return str(error) if isinstance(error, PublishError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,103 @@
+"""Publish a model that is in memory, from all processes that trained it: one of them saves, uploads and announces."""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from clients.training.connection import Connection
+from clients.training.errors import PublishError
+from clients.training.gathering import Weights, gather, unwrapped
+from clients.training.processes import Processes
+from clients.training.publications import Publications
+from clients.training.publish import publish_checkpoint
+from clients.training.run import Published, Run
+from clients.training.upload import Progress, describe_folder
+from contracts.policy import ReleasePolicy
+from contracts.vocabulary import ServingSettings, digest_of
+
+Evaluate = Callable[[Any], Sequence[Mapping[str, Any]]]
+
+
+def publish_trained(  # noqa: D417 - the others are those of publish_checkpoint
+    trained: Any,
+    *,
+    model: str,
+    base: str,
+    run: Run,
+    connection: Connection | None = None,
+    variants: Sequence[str] = ("int8",),
+    policy: ReleasePolicy | Mapping[str, Any] | None = None,
+    calibration: Path | str | None = None,
+    evaluation: Path | str | None = None,
+    serving: ServingSettings | Mapping[str, Any] | None = None,
+    attempt: int = 1,
+    folder: Path | str | None = None,
+    evaluate: Evaluate | None = None,
+    published_in: Path | str | None = None,
+    progress: Progress | None = None,
+) -> Published:
+    """Save a trained model and publish it, once; call it in every process of the training.
+
+    All processes gather the weights where each of them holds a part (FSDP, ZeRO-3). The first process of all nodes
+    saves with `save_pretrained`, uploads and publishes; the others wait. If that fails, it fails in every process.
+
+    Args:
+        trained: A model of transformers or PEFT, also within DDP, FSDP, DeepSpeed or torch.compile.
+        folder: Folder of the first process to save in; by default a temporary one.
+        evaluate: Called with the trained model in every process, because sharded weights need all of them; what the
+            first process returns is published as evaluation results.
+        published_in: File of the first process that remembers what was published. A run that is resumed at its end
+            finds its checkpoint there, and publishes nothing again.
+
+    The other arguments are those of `publish_checkpoint`.
+
+    Raises:
+        PublishError: Publishing failed in this process, or in another one.
+    """
+    options: dict[str, Any] = {
+        "model": model,
+        "base": base,
+        "variants": tuple(variants),
+        "policy": policy,
+        "calibration": calibration,
+        "evaluation": evaluation,
+        "serving": serving,
+        "attempt": attempt,
+    }
+    processes = Processes()
+    if evaluate is not None:
+        run = replace(run, evals=tuple(processes.together(lambda: evaluate(trained))))
+    weights = processes.together(lambda: gather(trained))
+
+    def save_and_publish() -> Published:
+        temporary = tempfile.TemporaryDirectory() if folder is None else nullcontext(str(folder))
+        with temporary as saved:
+            save(trained, Path(saved), weights)
+            publications = Publications(None if published_in is None else Path(published_in))
+            digest = digest_of(describe_folder(Path(saved)).to_bytes())
+            begun = publications.begin(digest, run, options)
+            if begun.published is not None:
+                return begun.published
+            published = publish_checkpoint(
+                Path(saved), run=begun.run, connection=connection, progress=progress, **options
+            )
+            publications.end(begun, published)
+            return published
+
+    return processes.in_first(save_and_publish)
+
+
+def save(trained: Any, folder: Path, weights: Weights | None) -> None:
+    """Write a model as safetensors; with gathered weights, if no process has all of them."""
+    inner = unwrapped(trained)
+    if not hasattr(inner, "save_pretrained"):
+        raise PublishError(
+            f"The model {type(inner).__name__} cannot be saved: it has no save_pretrained, as models of transformers "
+            "and PEFT have. Save it as safetensors with its configuration, and publish the folder by "
+            "publish_checkpoint."
+        )
+    given = {} if weights is None else {"state_dict": weights}
+    inner.save_pretrained(folder, safe_serialization=True, **given)

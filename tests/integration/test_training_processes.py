@@ -1,0 +1,132 @@
+"""Training by two processes (gloo, on the CPU): each model is published once, whole, and no process is left waiting."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load
+
+from contracts.facts import CheckpointReady
+from contracts.manifests import FolderManifest
+from contracts.services import INBOX
+from shared.messaging.events import parse_event
+from shared.messaging.provision import provision
+from shared.runtime.process import free_port
+from shared.storage.blobs import Store
+from testbed.models import tiny_base
+from testbed.servers import connection
+from tests.kit.checkpoints import put_base
+
+ROOT = Path(__file__).resolve().parents[2]
+SCENARIOS = ("plain", "resumed", "no_bus", "failing_evaluation", "fsdp1", "fsdp2")
+
+
+@pytest.fixture(scope="module")
+def stack(nats_server, s3_server, tmp_path_factory):
+    root = tmp_path_factory.mktemp("job")
+    settings = connection(nats_server, s3_server, root)
+    base = tiny_base(root / "base")
+    put_base(Store(settings), base)
+    return settings, base, root
+
+
+async def announced(js, store):
+    """Return the announced checkpoints of each model, with their tensors."""
+    found = {}
+    for number in range(1, (await js.stream_info(INBOX)).state.messages + 1):
+        message = await js.get_msg(INBOX, number)
+        event = parse_event(CheckpointReady, message.subject, message.data)
+        manifest = FolderManifest.model_validate_json(store.get(event.data.weights.ref))
+        prefix = store.prefix_of(event.data.weights.ref)
+        (weights,) = [file for file in manifest.files if file.path.endswith(".safetensors")]
+        key = f"{prefix}blobs/sha256/{weights.digest[7:9]}/{weights.digest[7:]}"
+        found.setdefault(event.subject, []).append((event, load(store.find(key))))
+    return found
+
+
+def launch(job: Path, scenarios=SCENARIOS) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        str(free_port()),
+    ]
+    done = subprocess.run(
+        [*command, "tests/kit/training_job.py", str(job), *scenarios],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def one_step(base: Path):
+    """Return what one process computes of the step that `fsdp2` makes."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    model = LlamaForCausalLM.from_pretrained(base).float()
+    row = torch.arange(8).unsqueeze(0)
+    model(input_ids=row, labels=row).loss.backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    return model.state_dict()
+
+
+async def test_two_processes_publish_each_model_once_and_whole(nats_server, stack):
+    import torch
+
+    settings, base, root = stack
+    client = await nats_server.connect()
+    js = client.jetstream(timeout=30)
+    await provision(js, dedupe_window_s=2.0)
+    names = ("nats_url", "nats_credentials", "nats_ca", "s3_endpoint", "s3_credentials", "s3_ca")
+    described = {name: str(getattr(settings, name)) for name in names}
+    (root / "job.json").write_text(json.dumps({"folder": str(root), "base": str(base), "connection": described}))
+    await asyncio.to_thread(launch, root / "job.json")
+
+    seen = {name: [json.loads((root / f"{name}.{rank}.json").read_text()) for rank in (0, 1)] for name in SCENARIOS}
+    events = await announced(js, Store(settings))
+    await client.close()
+    assert {model: len(published) for model, published in events.items()} == dict.fromkeys(
+        ("plain-bot", "resumed-bot", "fsdp1-bot", "fsdp1-lora-bot", "fsdp2-bot", "fsdp2-lora-bot"), 1
+    )
+
+    ((event, tensors),) = events["plain-bot"]  # the best checkpoint; a run that is resumed at its end adds none
+    for rank in (0, 1):
+        assert seen["plain"][rank]["event_id"] == seen["plain"][rank]["again"]["event_id"] == event.id
+    assert event.data.training.hyperparameters["best_step"] == 1
+    assert event.data.training.hyperparameters["steps_done"] == 2
+    assert [each.value for each in event.data.evals] == [0.0]  # the first process's
+    for name, values in seen["plain"][0]["weights"].items():
+        assert torch.equal(tensors[name.replace(".default", "")], torch.tensor(values))
+
+    ((event, _),) = events["resumed-bot"]
+    assert event.data.training.hyperparameters["steps_done"] == 2
+
+    first, second = seen["no_bus"]
+    assert first.startswith("PublishError: The message bus at nats://127.0.0.1:9 does not answer")
+    assert second.startswith("PublishError: The first process of the training failed: The message bus at")
+    first, second = seen["failing_evaluation"]
+    assert first == "PublishError: Process 1 of the training failed: ValueError: no such metric"
+    assert second == "ValueError: no such metric"
+
+    expected = one_step(base)
+    for version in ("fsdp1", "fsdp2"):
+        ((event, tensors),) = events[f"{version}-bot"]
+        assert event.data.weights.kind == "full"
+        assert set(tensors) == set(expected) - {"lm_head.weight"}  # tied
+        for name, tensor in tensors.items():
+            assert torch.allclose(tensor, expected[name], atol=1e-6), (version, name)
+        ((event, tensors),) = events[f"{version}-lora-bot"]
+        assert event.data.weights.kind == "lora"
+        assert {tensor.shape for tensor in tensors.values()} == {torch.Size([2, 32]), torch.Size([32, 2])}
