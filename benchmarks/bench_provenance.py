@@ -28,9 +28,10 @@ from services.rollback_controller.adapters.provenance import StoredProofs
 from services.server_manager.adapters.load_check import LoadCheck
 from shared.provenance.attestations import AttestedCommits
 from shared.provenance.envelopes import Subjects
+from shared.provenance.lock_records import pin_version, read_locks
 from shared.runtime.clock import SystemClock
 from shared.storage.blobs import Store
-from shared.storage.object_lock import LockingStore, pin_version, read_locks
+from shared.storage.object_lock import LockingStore
 from testbed import factories
 from testbed.attesters import attester, trust
 from testbed.released import release
@@ -111,7 +112,8 @@ def lock(store: Store, s3: S3Server, folder: Path) -> None:
     """Measure what object lock adds to a promotion, to a load and to a sweep, and count the requests."""
     versions = [release(store, folder, model=f"locked-{number}") for number in range(TIMES)]
     locking, reader = LockingStore(s3.settings("registry")), Store(s3.settings("server-manager"))
-    locks = StoredLocks(locking, RegistrySettings(), SystemClock())
+    clock, keys = SystemClock(), trust(folder).keys()
+    locks = StoredLocks(locking, RegistrySettings(), clock, attester(folder, "registry"), trust(folder))
     sent = count_requests(locking)
     served = [
         Deployable(
@@ -126,13 +128,27 @@ def lock(store: Store, s3: S3Server, folder: Path) -> None:
     before = sent[0]
     measure("lock a version at its promotion", lambda number: asyncio.run(locks.lock([served[number]])))
     promotion = (sent[0] - before) / TIMES
-    objects = len(read_locks(reader, "locked-0", 2).pins)
-    measure("read which versions are locked, before a load", lambda number: pin_version(reader, f"locked-{number}", 2))
+    objects = len(read_locks(reader, keys, "locked-0", 2).pins)
+    measure(
+        "read which versions are locked, before a load",
+        lambda number: pin_version(reader, keys, f"locked-{number}", 2),
+    )
     before = sent[0]
-    measure("inspect a version in a sweep", lambda number: asyncio.run(locks.inspect({2: [served[number]]})))
+    measure("sweep a version: renew, inspect, lock what was added", lambda number: sweep_of(locks, served[number]))
     sweep = (sent[0] - before) / TIMES
     counted = f"{promotion:.0f} requests at its promotion, {sweep:.0f} per sweep"
     print(f"\n{objects} objects of a version with 2 variants: {counted}")
+
+
+def sweep_of(locks: StoredLocks, served: Deployable) -> None:
+    """Do what a sweep does about one version to which nothing was done."""
+
+    async def sweep() -> None:
+        await locks.renew({2: [served]})
+        await locks.inspect({2: [served]})
+        await locks.lock([served])
+
+    asyncio.run(sweep())
 
 
 def count_requests(store: LockingStore) -> list[int]:

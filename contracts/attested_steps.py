@@ -6,9 +6,9 @@ from pydantic import StringConstraints
 
 from .vocabulary import Contract
 
-Step = Literal["merge", "quantise", "register", "benchmark", "rehearse", "approve", "deploy", "audit"]
+Step = Literal["merge", "quantise", "register", "benchmark", "rehearse", "approve", "deploy", "audit", "lock"]
 STEPS: Final[tuple[Step, ...]] = get_args(Step)
-"""`audit` is no step of a version: the registry signs the segments of the audit log by it."""
+"""`audit` and `lock` are no steps of a version: by them the registry signs the audit log and records of locks."""
 RequiredStep = Literal["merge", "quantise", "benchmark", "rehearse", "approve"]
 AttesterPattern = Annotated[
     str, StringConstraints(pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?|[0-9a-f]{64})$", max_length=64)

@@ -37,18 +37,22 @@ class Disturbance:
     Attributes:
         over: Ids of versions and delete markers that lie over the locked version, the newest first.
         lost: No locked version of it is there any more.
+        foreign: It is no object under lock: it lies among the records of locks, and the registry did not sign it.
         unkept: Why its retention cannot be set or extended; empty if it can.
     """
 
     key: str
     over: tuple[str, ...] = ()
     lost: bool = False
+    foreign: bool = False
     unkept: str = ""
 
     def describe(self) -> str:
         """Return what was done, as a message names it."""
         if self.unkept:
             return f"{self.key} cannot be kept: {self.unkept}"
+        if self.foreign:
+            return f"{self.key} is no record that the registry signed"
         return f"{self.key} is lost" if self.lost else f"{self.key} was deleted or overwritten"
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import structlog
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
@@ -16,7 +17,7 @@ from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]  # it lists no exports
 
 from contracts.attested_steps import STEPS, Step
-from contracts.provenance import ATTESTED_BY, PAYLOAD_TYPE, AttesterKey, Claim, Material, Statement, Subject
+from contracts.provenance import ATTESTED_BY, LISTED_AS, PAYLOAD_TYPE, AttesterKey, Claim, Material, Statement, Subject
 from contracts.vocabulary import canonical_json, digest_of
 from decisions.provenance import Problem, assess_key, find_key, predicate_type
 from shared.errors import Permanent
@@ -174,10 +175,18 @@ class Trust:
             reason = f"The list of attesters' keys, {self.path}, cannot be read: {error}."
             raise Permanent("key_not_trusted", reason) from error
 
+    def known(self) -> tuple[AttesterKey, ...]:
+        """Return the listed keys; none if the file cannot be read, with a warning."""
+        try:
+            return self.keys()
+        except Permanent as error:
+            structlog.get_logger().warning("no key is trusted", why=error.reason)
+            return ()
+
 
 def listed(name: str, public_key: str, **dates: object) -> AttesterKey:
     """Return the entry of a key in the list, with the steps that its service attests."""
-    steps = tuple(step for step in STEPS if ATTESTED_BY[step] == name)
+    steps = tuple(step for step in STEPS if ATTESTED_BY[step] == name and step not in LISTED_AS)
     return AttesterKey.model_validate(
         {"attester": name, "key_id": key_id(public_key), "public_key": public_key, "steps": steps, **dates}
     )

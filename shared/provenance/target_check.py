@@ -12,8 +12,8 @@ from decisions.provenance import Problem
 from shared.errors import Permanent
 from shared.provenance.attestations import Chain, find_attestation
 from shared.provenance.envelopes import Signed
+from shared.provenance.lock_records import pin_version
 from shared.storage.blobs import Store
-from shared.storage.object_lock import pin_version
 
 
 def check_target(store: Store, keys: Sequence[AttesterKey], deployable: Deployable) -> Problem | None:
@@ -27,7 +27,8 @@ def check_target(store: Store, keys: Sequence[AttesterKey], deployable: Deployab
     """
     target = deployable.target
     if target.version == 0:
-        return _check_base(store, keys, deployable)
+        proof = version_on_base(store, keys, deployable)
+        return proof if isinstance(proof, Problem) else None
     version = signed_version(store, keys, target.model, target.version)
     if isinstance(version, Problem):
         return version
@@ -44,14 +45,21 @@ def check_target(store: Store, keys: Sequence[AttesterKey], deployable: Deployab
     return next((each for each in checked if isinstance(each, Problem)), None)
 
 
-def _check_base(store: Store, keys: Sequence[AttesterKey], deployable: Deployable) -> Problem | None:
+def version_on_base(
+    store: Store, keys: Sequence[AttesterKey], deployable: Deployable, *, oldest: bool = False
+) -> int | Problem:
+    """Return the number of a signed version that was trained on a base model (version 0), the newest; else why not.
+
+    Raises:
+        Transient: `store_unavailable`.
+    """
     target = deployable.target
     numbers = (key.split("/")[2] for key in _keys_of_versions(store, target.model))
     problem = Problem("attestation_missing", f"No signed version of {target.model} was trained on this base model.")
-    for number in sorted({int(each) for each in numbers if each.isdigit()}, reverse=True):
-        version = signed_version(pin_version(store, target.model, number), keys, target.model, number)
+    for number in sorted({int(each) for each in numbers if each.isdigit()}, reverse=not oldest):
+        version = signed_version(pin_version(store, keys, target.model, number), keys, target.model, number)
         if isinstance(version, VersionManifest) and version.base.digest == deployable.manifest.digest:
-            return None
+            return number
         if isinstance(version, Problem):
             problem = version
     return problem

@@ -1,20 +1,15 @@
-"""Objects under lock in a bucket that was made for it: retention, versions, and which version readers read."""
+"""Objects under lock in a bucket that was made for it: retentions, and versions under and over them."""
 
 import hashlib
 import os
-import re
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 from minio.commonconfig import COMPLIANCE, GOVERNANCE
 from minio.error import S3Error
 from minio.retention import Retention as S3Retention
-from pydantic import ValidationError
 
-from contracts.manifests import VersionLock
 from contracts.vocabulary import Digest
 from shared.errors import Permanent
 from shared.storage.blobs import Store
@@ -25,82 +20,11 @@ _NO_RETENTION = ("NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFou
 """Codes that servers answer for a version that is not retained: S3's own, and SeaweedFS's."""
 _ASKED_AGAIN_S = 300.0
 """After how long a bucket that could not lock is asked again."""
-_RECORD = re.compile(r"versions/[^/]+/[0-9]+/locks/[0-9]{6}\.json", re.ASCII)
 NO_LOCK = (
     "The bucket {bucket} was made without object lock: who may delete in the store can delete promoted versions and "
     "the audit log. Switch on versioning and object lock of the bucket, or make a new one, as docs/operations.md says; "
     "until then everything goes on without."
 )
-
-
-def lock_key(model: str, version: int, number: int) -> str:
-    """Return where the record of a version's locked objects is, from 1."""
-    return f"{lock_prefix(model, version)}{number:06d}.json"
-
-
-def lock_prefix(model: str, version: int) -> str:
-    """Return where the records of a version's locked objects are."""
-    return f"versions/{model}/{version}/locks/"
-
-
-@dataclass(frozen=True)
-class Locks:
-    """The records of a version's locked objects, the first first.
-
-    Attributes:
-        own: The records themselves: of each its key and the version that was written first, which counts.
-        last: The highest number of a record, also of one that cannot be read.
-    """
-
-    records: tuple[VersionLock, ...] = ()
-    own: Mapping[str, str] = field(default_factory=dict)
-    last: int = 0
-
-    @property
-    def pins(self) -> dict[str, tuple[str, ...]]:
-        """Return the versions that are read of each object, in the order in which they count."""
-        pins: dict[str, tuple[str, ...]] = {key: (version,) for key, version in self.own.items()}
-        for each in (each for record in self.records for each in record.objects):
-            if each.version_id not in pins.get(each.key, ()):
-                pins[each.key] = (*pins.get(each.key, ()), each.version_id)
-        return pins
-
-
-def read_locks(store: Store, model: str, version: int) -> Locks:
-    """Return the records of a version's locked objects. One that cannot be read is left out.
-
-    Raises:
-        Transient: `store_unavailable`.
-    """
-    own: dict[str, str] = {}
-    for each in store.versions(lock_prefix(model, version)):
-        if not each.marker and _RECORD.fullmatch(each.key):
-            own.setdefault(each.key, each.version_id)
-    pinned = store.pinned({key: (version_id,) for key, version_id in own.items()})
-    records = []
-    for key in sorted(own):
-        try:
-            record = VersionLock.model_validate_json(pinned.find(key) or b"")
-        except ValidationError as error:
-            structlog.get_logger().warning("a record of locked objects cannot be read", key=key, error=str(error))
-            continue
-        if key == lock_key(model, version, record.number) and (record.model, record.version) == (model, version):
-            records.append(record)
-    last = max((int(key[-11:-5]) for key in own), default=0)
-    return Locks(tuple(records), own, last)
-
-
-def pin_version(store: Store, model: str, version: int) -> Store:
-    """Return a store that reads a version's objects as they were locked; as they are where none is locked.
-
-    Raises:
-        Transient: `store_unavailable`.
-    """
-    try:
-        return store.pinned(read_locks(store, model, version).pins)
-    except Permanent as error:  # of a store without versions, or of permissions of an older version
-        structlog.get_logger().warning("locked versions cannot be listed", model=model, version=version, why=str(error))
-        return store
 
 
 class LockingStore(Store):

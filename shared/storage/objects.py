@@ -252,11 +252,12 @@ class ObjectStore:
     def pinned(self, pins: Mapping[str, Sequence[str]]) -> Self:
         """Return this store with the versions that are read of some keys, whatever was written over them.
 
-        The first version of a key that is there counts. A key of which none is there is read as it is now: so it is
-        after a store was restored elsewhere, and readers compare digests all the same.
+        The first version of a key that is there counts, those that this store pins already last. A key of which none is
+        there is read as it is now: so it is after a store was restored elsewhere, and readers compare digests anyway.
         """
         store = copy(self)
-        store._pins = dict(pins)  # noqa: SLF001 - of the same class
+        added = {key: (*versions, *self._pins.get(key, ())) for key, versions in pins.items()}
+        store._pins = {**self._pins, **added}  # noqa: SLF001 - of the same class
         return store
 
     def _pinned(self, key: str, read: Callable[[str | None], T]) -> T:

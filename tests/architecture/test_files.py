@@ -47,6 +47,7 @@ SHARED = {
         "attestations",
         "audit_log",
         "envelopes",
+        "lock_records",
         "login_links",
         "model_signatures",
         "target_check",

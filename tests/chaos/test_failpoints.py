@@ -2,7 +2,9 @@
 
 import pytest
 
-from shared.storage.object_lock import read_locks
+from clients.cli.connection import find_stack
+from shared.provenance.envelopes import Trust
+from shared.provenance.lock_records import read_locks
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
@@ -34,7 +36,8 @@ def test_the_release_completes_once_though_every_service_is_killed_at_every_poin
     assert [version["manifest"]["version"] for version in stack.ask_json("versions", "bot")] == [1]
     assert stack.ask_json("deadletters", "list") == []
     assert stack.check_artifacts() > 0
-    locks = read_locks(stack.store, "bot", 1)
+    keys = Trust.from_settings(find_stack(stack.state).connection).keys()
+    locks = read_locks(stack.store, keys, "bot", 1)
     assert "versions/bot/1/manifest.json" in locks.pins, "it was locked before it took traffic"
     assert {len(versions) for versions in locks.pins.values()} == {1}
     stack.ok("ask", "bot", "hello", "--max-tokens", "4")

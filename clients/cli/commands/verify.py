@@ -14,8 +14,8 @@ from clients.cli.version_records import FINGERPRINT, find_version, open_store
 from contracts.vocabulary import Variant
 from shared.errors import SlipwayError
 from shared.provenance.envelopes import Trust
+from shared.provenance.lock_records import pin_version
 from shared.provenance.verification import Finding, Verification
-from shared.storage.object_lock import pin_version
 
 
 def verify(
@@ -55,12 +55,12 @@ def _verify(stack: StackAddress, what: str, *, files: bool) -> tuple[Finding, ..
     model, number, variant, digest = _parse(stack, what)
     if number == 0:
         raise CommandError("version 0 is the base model, which no release has signed; verify a version that names it")
-    store = pin_version(open_store(stack), model, number)
-    version = find_version(store, model, number)
     try:
         keys = Trust.from_settings(stack.connection).keys()
     except (SlipwayError, ValueError) as error:
         raise CommandError(f"the keys of attesters are not known: {error}") from error
+    store = pin_version(open_store(stack), keys, model, number)
+    version = find_version(store, model, number)
 
     def progress(name: str) -> None:
         if is_terminal():

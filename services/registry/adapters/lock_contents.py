@@ -17,12 +17,15 @@ from contracts.manifests import (
     VariantManifest,
     VersionManifest,
 )
+from contracts.provenance import AttesterKey
 from contracts.sources import scheme_of
 from contracts.vocabulary import ArtifactRef, Deployable
+from decisions.provenance import Problem
 from shared.errors import Permanent
 from shared.provenance.attestations import Chain, artifact_prefix
+from shared.provenance.lock_records import lock_prefix, pin_version
+from shared.provenance.target_check import version_on_base
 from shared.storage.blobs import Store, blob_key, manifest_key
-from shared.storage.object_lock import lock_prefix
 from shared.storage.sources import PREFIX
 
 
@@ -40,11 +43,13 @@ class Contents:
     """The objects of a version, in a walk over its manifests.
 
     Attributes:
+        keys: The listed keys of attesters.
         needed: What was found, by key.
         problems: Why a part is not known.
     """
 
     store: Store
+    keys: Sequence[AttesterKey]
     needed: dict[str, Needed] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     _erasable: set[str] = field(default_factory=set)
@@ -55,6 +60,7 @@ class Contents:
         if target.version == 0:
             for deployable in served:
                 self._base_files(deployable.manifest)
+                self._proof_of_base(deployable)
         else:
             self._version(target.model, target.version, {each.target.variant for each in served})
         return [each for key, each in sorted(self.needed.items()) if key not in self._erasable]
@@ -108,6 +114,18 @@ class Contents:
     def _base(self, base: BaseModelRef) -> None:
         with self._part():
             self._base_files(self.store.ref_to(self.store.key_of(base.uri)))
+
+    def _proof_of_base(self, deployable: Deployable) -> None:
+        """Add what proves a base model that serves: the signed manifest of a version that was trained on it."""
+        number = version_on_base(self.store, self.keys, deployable, oldest=True)
+        if isinstance(number, Problem):
+            self.problems.append(f"{deployable.target} is not proven: {number.reason}")
+            return
+        model = deployable.target.model
+        proof = pin_version(self.store, self.keys, model, number)
+        for key in (f"versions/{model}/{number}/manifest.json", Chain(proof, model, number).key(1)):
+            ref = proof.ref_to(key)
+            self._add(key, ref.size_bytes, ref.digest)
 
     def _base_files(self, ref: ArtifactRef) -> None:
         """Add a base model by the manifest of its import, or of its folder."""

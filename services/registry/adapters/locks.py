@@ -11,15 +11,17 @@ import structlog
 from contracts.manifests import LockedObject, VersionLock
 from contracts.vocabulary import Deployable, Target
 from decisions.object_versions import Disturbance, ObjectVersion, Pinned, assess_object, candidates
+from decisions.provenance import Problem
 from services.registry.adapters.lock_contents import Contents, Needed
 from services.registry.adapters.retentions import Retentions
 from services.registry.domain.locks import Kept, KeptVersion
 from services.registry.settings import RegistrySettings
 from shared.errors import Permanent, Transient
+from shared.provenance.envelopes import Attester, Trust
+from shared.provenance.lock_records import Locks, lock_key, lock_prefix, open_lock, read_locks, sign_lock
 from shared.runtime.clock import Clock
 from shared.runtime.failpoints import failpoint
-from shared.storage.blobs import manifest_bytes
-from shared.storage.object_lock import LockingStore, Locks, lock_key, lock_prefix, read_locks
+from shared.storage.object_lock import LockingStore
 from shared.storage.objects import AlreadyExists
 
 _REQUESTS = 8
@@ -38,8 +40,11 @@ class StoredLocks:
     in its thread, and the next one of that model waits for its end.
     """
 
-    def __init__(self, store: LockingStore, settings: RegistrySettings, clock: Clock) -> None:
-        self._store, self._clock = store, clock
+    def __init__(
+        self, store: LockingStore, settings: RegistrySettings, clock: Clock, attester: Attester, trust: Trust
+    ) -> None:
+        """Take the store, how long things are kept, and the key that signs records with the list that it is in."""
+        self._store, self._clock, self._attester, self._trust = store, clock, attester, trust
         self._retentions = Retentions(store, settings, clock)
         self._models = ThreadPoolExecutor(_MODELS, thread_name_prefix="lock")
         self._requests = ThreadPoolExecutor(_REQUESTS, thread_name_prefix="lock-request")
@@ -79,34 +84,35 @@ class StoredLocks:
         if why is not None:
             return KeptVersion(version=target.version, reason=why)
         for _ in range(_ATTEMPTS):
-            locks = self._own_locks(target)
+            locks = self._read(target)
             pins = locks.pins
-            contents = Contents(self._store.pinned(pins))
+            contents = Contents(self._store.pinned(pins), self._trust.keys())
             needed = [each for each in contents.of(served) if each.key not in pins or each.key in lost]
             objects, missing = self._choose(needed)
             objects, refused = self._retain(target.model, objects)
             failpoint("registry.lock_after_retention")
-            if objects and not self._record(target, locks.last + 1, objects):
-                continue  # another registry was first
+            if objects:
+                try:
+                    self._record(target, locks.next, objects)
+                except AlreadyExists:
+                    continue  # another registry was first
+                except Permanent as error:
+                    return KeptVersion(version=target.version, reason=error.reason)
             count = len(pins.keys() - locks.own.keys() | {each.key for each in objects})
             problems = [*contents.problems, *(f"{key} is not there." for key in missing), *refused]
+            problems += self._weaker(pins)
             return KeptVersion(version=target.version, objects=count, reason=" ".join(problems))
         reason = f"{lock_prefix(target.model, target.version)} changed {_ATTEMPTS} times while a record was written."
         raise Transient("store_unavailable", reason)
 
-    def _own_locks(self, target: Target) -> Locks:
-        """Return the records of a version that are retained themselves; the registry writes none that is not.
+    def _weaker(self, pins: Mapping[str, Sequence[str]]) -> list[str]:
+        count = self._retentions.count_weaker((key, each) for key, versions in pins.items() for each in versions)
+        why = "the store lets no lock become stricter; docs/operations.md has the command."
+        return [f"{count} objects stay in governance mode: {why}"] if count else []
 
-        Any other one was put there by another key, or its period is over: it is removed; what it names is locked anew.
-        """
-        locks = read_locks(self._store, target.model, target.version)
-        own = sorted(locks.own.items())
-        retained = self._each(lambda each: self._store.retention_of(*each), own)
-        foreign = [each for each, retention in zip(own, retained, strict=True) if retention is None]
-        for key, version in foreign:
-            structlog.get_logger().error("a record of locked objects is not under lock itself: removed", object=key)
-            self._store.remove_version(key, version)
-        return read_locks(self._store, target.model, target.version) if foreign else locks
+    def _read(self, target: Target) -> Locks:
+        """Return a version's records; raise Permanent while the list of keys cannot be read: all would be foreign."""
+        return read_locks(self._store, self._trust.keys(), target.model, target.version)
 
     def _retain(self, model: str, objects: Sequence[LockedObject]) -> tuple[list[LockedObject], list[str]]:
         """Return which objects are kept, and why others are not."""
@@ -118,8 +124,13 @@ class StoredLocks:
             if error is not None
         ]
 
-    def _record(self, target: Target, number: int, objects: Sequence[LockedObject]) -> bool:
-        """Return whether the record of what was locked is written, under lock itself."""
+    def _record(self, target: Target, number: int, objects: Sequence[LockedObject]) -> None:
+        """Write the record of what was locked, signed and under lock itself.
+
+        Raises:
+            AlreadyExists: Another registry was first.
+            Permanent: The key of this registry is not listed, or counts no more: readers would ignore the record.
+        """
         retention = self._retentions.begin()
         record = VersionLock(
             model=target.model,
@@ -129,11 +140,11 @@ class StoredLocks:
             objects=tuple(objects),
             locked_at=self._clock.now(),
         )
-        try:
-            self._store.create(lock_key(target.model, target.version, number), manifest_bytes(record), retention)
-        except AlreadyExists:
-            return False
-        return True
+        key, data = lock_key(target.model, target.version, number), sign_lock(self._attester, record)
+        signed = open_lock(data, self._trust.keys(), key)
+        if isinstance(signed, Problem):
+            raise Permanent(signed.code, f"{key} is not written: {signed.reason}")
+        self._store.create(key, data, retention)
 
     def _choose(self, needed: Sequence[Needed]) -> tuple[list[LockedObject], list[str]]:
         """Return the version of each object that is locked, and the keys of which there is none."""
@@ -157,11 +168,12 @@ class StoredLocks:
         looked_at: dict[Pinned, Disturbance | None] = {}
         for served in kept.values():
             target = served[0].target
-            pins = read_locks(self._store, target.model, target.version).pins
-            objects = [Pinned(key, versions) for key, versions in pins.items()]
+            locks = self._read(target)
+            objects = [Pinned(key, versions) for key, versions in locks.pins.items()]
             fresh = [each for each in objects if each not in looked_at]
             looked_at |= dict(zip(fresh, self._each(self._look_at, fresh), strict=True))
             disturbed += [(target, what) for each in objects if (what := looked_at[each]) is not None]
+            disturbed += [(target, Disturbance(key, over, foreign=True)) for key, over in locks.foreign.items()]
         return disturbed
 
     def _look_at(self, pinned: Pinned) -> Disturbance | None:
@@ -180,14 +192,14 @@ class StoredLocks:
             try:
                 self._store.remove_version(disturbance.key, version)
             except Permanent as error:
-                log.warning("what lies over an object under lock cannot be removed", version=version, why=error.reason)
+                log.warning("what lies over or among objects under lock stays", version=version, why=error.reason)
                 return False
-            log.warning("what lay over an object under lock was removed", version=version)
+            log.warning("what lay over or among objects under lock was removed", version=version)
         return True
 
     def _renew(self, kept: Kept) -> list[tuple[Target, Disturbance]]:
         model, why = _model_of(kept), self._store.why_unlocked()
-        pins = {each[0].target: self._own_locks(each[0].target).pins for each in kept.values()}
+        pins = {each[0].target: self._read(each[0].target).pins for each in kept.values()}
         if why is not None:
             return [(target, Disturbance(min(locked), unkept=why)) for target, locked in pins.items() if locked]
         ids = sorted({(key, each) for locked in pins.values() for key, versions in locked.items() for each in versions})

@@ -1,6 +1,6 @@
 """Keeps versions of objects under retention: the store is asked for each once, and then what was set is known."""
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from datetime import timedelta
 
 import structlog
@@ -23,6 +23,7 @@ class Retentions:
         self._store, self._clock = store, clock
         self._mode, self._period = settings.lock_mode, timedelta(days=settings.lock_days)
         self._known: dict[str, dict[ObjectId, Retention | None]] = {}
+        self._weaker: set[ObjectId] = set()
 
     def begin(self) -> Retention:
         """Return the retention that something has which is kept from now on."""
@@ -31,17 +32,16 @@ class Retentions:
     def keep(self, model: str, key: str, version: str) -> Permanent | Transient | None:
         """Keep a version of an object for a period, if less than half of one is left; return why it cannot be kept.
 
-        A retention is never shortened or weakened: other versions of the model, or other settings, may have set it.
+        A retention in `governance` mode becomes one in `compliance` mode at once if the settings ask for it. None is
+        shortened or weakened: other versions of the model, or other settings, may have set it.
         """
         known = self._known.setdefault(model, {})
         try:
             if (key, version) not in known:
                 known[key, version] = self._store.retention_of(key, version)
             current = known[key, version]
-            if is_renewed(None if current is None else current.until, self._clock.now(), self._period):
-                extended = self.begin().join(current)
-                self._store.retain(key, version, extended)
-                known[key, version] = extended
+            if self._is_due(key, version, current):
+                known[key, version] = self._extend(key, version, current)
         except (Permanent, Transient) as error:
             known.pop((key, version), None)  # asked again: another process may have set it
             if error.code != "artifact_not_found":  # the inspection finds what is lost
@@ -49,7 +49,31 @@ class Retentions:
             return error
         return None
 
+    def _is_due(self, key: str, version: str, current: Retention | None) -> bool:
+        if current is None or is_renewed(current.until, self._clock.now(), self._period):
+            return True
+        return self._mode == "compliance" != current.mode and (key, version) not in self._weaker
+
+    def _extend(self, key: str, version: str, current: Retention | None) -> Retention:
+        """Return the retention that is set; in the mode of before if the store lets it not become stricter."""
+        extended = self.begin().join(current)
+        try:
+            self._store.retain(key, version, extended)
+        except Permanent as error:
+            if current is None or current.mode == extended.mode:
+                raise
+            structlog.get_logger().error("a lock stays in its mode", object=key, mode=current.mode, why=error.reason)
+            self._weaker.add((key, version))
+            extended = Retention(current.mode, extended.until)
+            self._store.retain(key, version, extended)
+        return extended
+
+    def count_weaker(self, objects: Iterable[ObjectId]) -> int:
+        """Return how many of these stay in `governance` mode, although the settings ask for `compliance`."""
+        return len(self._weaker & set(objects))
+
     def forget_others(self, model: str, kept: Container[ObjectId]) -> None:
         """Forget what is known of a model's objects that are not kept any more."""
         known = self._known.get(model, {})
         self._known[model] = {each: retention for each, retention in known.items() if each in kept}
+        self._weaker -= {each for each in known if each not in kept}

@@ -26,10 +26,10 @@ from services.registry.ports import ErasedText
 from shared.errors import Permanent
 from shared.provenance.attestations import Chain, find_attestation
 from shared.provenance.envelopes import Attester, Signed, Subjects, Trust
+from shared.provenance.lock_records import pin_version
 from shared.provenance.model_signatures import sign_files, signature_key
 from shared.storage.blobs import Store
 from shared.storage.held_out import erase_text
-from shared.storage.object_lock import pin_version
 from shared.storage.sources import DiskFolder
 
 _MANIFEST = re.compile(r"versions/[^/]+/\d+/manifest\.json")
@@ -215,7 +215,7 @@ class StoredArtifacts:
 
     def _chain(self, model: str, version: int) -> Chain:
         """Return the chain of a version; links under lock are there whatever hides them, so none is written twice."""
-        return Chain(pin_version(self._store, model, version), model, version)
+        return Chain(pin_version(self._store, self._trust.known(), model, version), model, version)
 
     async def check(self) -> None:
         """Raise when the store does not answer."""

@@ -10,11 +10,11 @@ from services.rollback_controller.controller import SERVICE
 from shared.errors import Permanent, Transient
 from shared.provenance.attestations import Chain
 from shared.provenance.envelopes import Attester, Subjects, Trust
+from shared.provenance.lock_records import pin_version
 from shared.provenance.target_check import check_target
 from shared.runtime.clock import Clock
 from shared.runtime.settings import Connection
 from shared.storage.blobs import Store, manifest_bytes
-from shared.storage.object_lock import pin_version
 
 
 class ProofsBySettings:
@@ -75,7 +75,8 @@ class StoredProofs:
             raise Permanent("digest_mismatch", f"{ref.uri} is another rehearsal, and no other is attested.")
         triggers = ", ".join(certificate.trigger for certificate in record.completed.certificates)
         details = {"target": str(target), "verdict": record.completed.verdict, "triggers": triggers}
-        chain = Chain(pin_version(self._store, target.model, target.version), target.model, target.version)
+        pinned = pin_version(self._store, self._trust.known(), target.model, target.version)
+        chain = Chain(pinned, target.model, target.version)
         chain.append(self._attester, "rehearse", Subjects(named={ref.uri: ref.digest}), details)
 
     async def trust_digest(self) -> Digest:
@@ -99,4 +100,4 @@ class StoredProofs:
         except Permanent as error:
             return Problem("key_not_trusted", error.reason)
         target = deployable.target
-        return check_target(pin_version(self._store, target.model, target.version), keys, deployable)
+        return check_target(pin_version(self._store, keys, target.model, target.version), keys, deployable)

@@ -17,7 +17,6 @@ from services.server_manager.domain.description import DESCRIBING_FILES, Descrip
 from services.server_manager.ports import Progress
 from shared.errors import Permanent, translate
 from shared.storage.blobs import Store
-from shared.storage.object_lock import pin_version
 
 _FILES = TypeAdapter(tuple[FileEntry, ...])
 _PARTIAL = "partial-"
@@ -25,7 +24,10 @@ _MAX_TEXT_BYTES = 32 * 1024 * 1024
 
 
 class TargetCheck(Protocol):
-    """Knows which targets are proven."""
+    """Knows which targets are proven, and which versions of their objects are locked."""
+
+    def pin(self, store: Store, deployable: Deployable) -> Store:
+        """Return a store that reads a target's objects as they were locked."""
 
     def verify(self, deployable: Deployable) -> None:
         """Raise Permanent unless a target may be loaded."""
@@ -89,7 +91,7 @@ class ArtifactCache:
 
     def _materialise(self, deployable: Deployable, progress: Progress | None) -> Path:
         target = self.folder(deployable.manifest.digest)
-        store = pin_version(self._store, deployable.target.model, deployable.target.version)
+        store = self._check.pin(self._store, deployable)
         files, prefix = self._files_of(store, deployable.manifest)
         if target.is_dir():
             if is_intact(target, files):

@@ -1,6 +1,7 @@
 """Lets only proven targets be loaded, and remembers which were."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
@@ -11,10 +12,10 @@ from decisions.provenance import Problem
 from services.server_manager.adapters.repository_files import replace_file
 from shared.errors import Permanent
 from shared.provenance.envelopes import Trust
+from shared.provenance.lock_records import pin_version
 from shared.provenance.target_check import check_target
 from shared.provenance.traffic_check import check_traffic
 from shared.storage.blobs import Store
-from shared.storage.object_lock import pin_version
 
 
 class LoadCheck:
@@ -58,14 +59,23 @@ class LoadCheck:
             Transient: `store_unavailable`.
         """
         keys = self._keys()
-        return keys if isinstance(keys, Problem) else check_traffic(self._pinned(deployable), keys, deployable)
+        return (
+            keys if isinstance(keys, Problem) else check_traffic(_pin(self._store, keys, deployable), keys, deployable)
+        )
+
+    def pin(self, store: Store, deployable: Deployable) -> Store:
+        """Return a store that reads a target's objects as they were locked.
+
+        Raises:
+            Transient: `store_unavailable`.
+        """
+        return _pin(store, self._trust.known(), deployable)
 
     def _check(self, deployable: Deployable) -> Problem | None:
         keys = self._keys()
-        return keys if isinstance(keys, Problem) else check_target(self._pinned(deployable), keys, deployable)
-
-    def _pinned(self, deployable: Deployable) -> Store:
-        return pin_version(self._store, deployable.target.model, deployable.target.version)
+        return (
+            keys if isinstance(keys, Problem) else check_target(_pin(self._store, keys, deployable), keys, deployable)
+        )
 
     def _keys(self) -> tuple[AttesterKey, ...] | Problem:
         try:
@@ -86,6 +96,10 @@ class LoadCheck:
             replace_file(self._path, json.dumps(kept).encode())
         except OSError as error:
             structlog.get_logger().warning("a verdict could not be kept", path=str(self._path), error=repr(error))
+
+
+def _pin(store: Store, keys: Sequence[AttesterKey], deployable: Deployable) -> Store:
+    return pin_version(store, keys, deployable.target.model, deployable.target.version)
 
 
 def _digest_of(deployable: Deployable) -> Digest:

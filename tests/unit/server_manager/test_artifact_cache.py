@@ -48,12 +48,6 @@ class MemoryStore:
     def prefix_of(self, ref):  # noqa: ARG002
         return ""
 
-    def versions(self, prefix):  # noqa: ARG002 - nothing is under lock here; tests/integration/test_version_locks.py is
-        return []
-
-    def pinned(self, pins):  # noqa: ARG002
-        return self
-
     def fetch_files(self, files, destination, prefix="", progress=None):  # noqa: ARG002
         self.before_fetch()
         self.fetches += 1
