@@ -20,6 +20,7 @@ from starlette.testclient import TestClient
 from contracts.envelope import Event
 from contracts.identities import Credential
 from deploy.identity.key_folder import KeyFolder
+from services.console.adapters.artifacts import StoredArtifacts
 from services.console.adapters.histograms import percentile_ms
 from services.console.adapters.index import Index
 from services.console.adapters.orders import BusRoutes, PersonalOrders
@@ -31,10 +32,12 @@ from services.console.follower import Progress
 from services.console.hub import Hub
 from services.console.settings import ConsoleSettings
 from shared.messaging.bus import Bus
+from shared.provenance.envelopes import Trust
 from shared.provenance.login_links import login_link
 from shared.runtime.clock import SystemClock
 from shared.runtime.settings import Connection
 from shared.runtime.team_list import TeamList
+from shared.storage.blobs import Store
 from testbed.story import Story, release_id, stream_for
 
 LIMIT_S = 1.0
@@ -48,6 +51,8 @@ SCREENS = (
     ("alerts", "/api/v1/alerts?limit=50", "/alerts"),
     ("timeline", "/api/v1/timeline?limit=50", "/timeline"),
     ("history", "/api/v1/events?limit=50", "/history"),
+    ("canary", f"/api/v1/releases/{release_id(1001)}/canary", f"/releases/{release_id(1001)}/canary"),
+    ("version", "/api/v1/models/model-7/versions/2", "/models/model-7/versions/2"),
     ("model", "/api/v1/timeline?model=model-7&limit=20", "/models/model-7"),
 )
 
@@ -102,6 +107,7 @@ def signed_in(folder: Path, index: Index) -> TestClient:
         people=people,
         orders=PersonalOrders(connection, people, clock),
         routes=BusRoutes(bus),
+        artifacts=StoredArtifacts(Store(connection), Trust(keys.people)),
         provider=None,
         settings=ConsoleSettings(url=URL),
         clock=clock,

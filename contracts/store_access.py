@@ -120,6 +120,9 @@ SERVICE_ACCESS: Final[dict[str, StoreAccess]] = {
             "manifests/variant/", PROBE, "versions/",
         ),
     ),
+    "console": StoreAccess(
+        reads=("attestations/", "bases/", *_CHECKPOINTS, "manifests/", PROBE, "versions/"), gets=("blobs/",)
+    ),
 }  # fmt: skip
 """Services that are not here do not use the store, and have no credential for it."""
 

@@ -17,6 +17,12 @@ from contracts.vocabulary import Target
 from testbed import factories
 
 WINDOW_S = 30
+VARIANTS = {
+    "bf16": (270_000_000, 1.0, 1.0),
+    "int8": (165_000_000, 0.61, 1.012),
+    "gptq-int4": (112_000_000, 0.42, 1.071),
+}
+"""Bytes, share of the merged weights, and perplexity over that of the merged model."""
 
 
 def release_id(number: int) -> str:
@@ -73,7 +79,7 @@ class Story:
         variants = ("bf16", "int8", "gptq-int4")
         opened = factories.fact(
             f.ReleaseOpened, release_id=known, model=model, version=version, variants=variants, policy=policy,
-            publishers=("support-training",),
+            publishers=("support-training",), training=self._training(model, version),
         )  # fmt: skip
         yield self.event(opened, model, known, cause=f"checkpoint-{number}")
         self.wait(41)
@@ -82,7 +88,7 @@ class Story:
         yield self.event(factories.fact(f.CheckpointMerged), model, known)
         for variant in variants:
             self.wait(30)
-            yield self.event(factories.fact(f.VariantQuantised, variant=variant), model, known)
+            yield self.event(self._quantised(f"{model}.v{version}", variant), model, known)
         self.wait(3)
         yield self.event(factories.fact(f.VersionRegistered, version=version), model, known)
         for variant in variants:
@@ -97,6 +103,43 @@ class Story:
             return
         yield self.event(factories.fact(f.RehearsalCompleted, release_id=known, variant="int8"), model, known)
         yield from self._traffic(known, chosen, until=until, manual=manual, text=text)
+
+    def _training(self, model: str, version: int) -> f.Training:
+        stated = factories.training()
+        return stated.model_copy(
+            update={
+                "run_id": f"{model}-{self.moment:%Y-%m-%d}-{version}",
+                "data_hash": factories.digest(f"{model} tickets {version}"),
+                "hyperparameters": {**stated.hyperparameters, "steps": 20 + 10 * version},
+            }
+        )
+
+    def _quantised(self, version: str, variant: str) -> f.VariantQuantised:
+        size, share, perplexity = VARIANTS[variant]
+        quality = factories.quality().model_copy(update={"perplexity_ratio": perplexity})
+        return factories.fact(
+            f.VariantQuantised,
+            variant=variant,
+            weights_bytes=size,
+            size_ratio=share,
+            quality=quality,
+            manifest=factories.ref(f"{version}.{variant}", "manifests/variant"),
+        )
+
+    def _comparison(self, chosen: str) -> f.Comparison:
+        rows = tuple(
+            f.ComparedVariant(
+                variant=name,
+                verdict="pass",
+                reason="Chosen: the smallest that keeps quality." if name == chosen else f"{chosen} is better.",
+                on_pareto_front=True,
+                size_bytes=size,
+                size_ratio=share,
+                perplexity_ratio=perplexity,
+            )
+            for name, (size, share, perplexity) in VARIANTS.items()
+        )
+        return f.Comparison(objective="quality", criteria=("perplexity_ratio", "size"), winner=chosen, variants=rows)
 
     def _staged(self, known: str, measured: Target) -> f.VariantStaged:
         staged = factories.fact(f.VariantStaged)
@@ -115,6 +158,7 @@ class Story:
                 target=chosen,
                 deadline_at=self.moment + timedelta(days=1),
                 approvals=1,
+                comparison=self._comparison(chosen.variant),
             )
             yield self.event(asked, model, known)
             if until == "approval":
@@ -126,21 +170,49 @@ class Story:
             yield self.event(granted, model, known, by="anna")
         for weight in (0.1, 0.5) if model in self._routes else ():  # a first version has no canary
             yield from self._share(known, chosen, weight)
-            self.wait(90)
-            verdict = "inconclusive" if until == "canary" else "pass"
-            assessed = factories.fact(
-                f.CanaryAssessed, target=chosen, weight_ratio=weight, requests=214, verdict=verdict,
-                requests_needed=86 if until == "canary" else 0,
-            )  # fmt: skip
-            yield self.event(assessed, model, known)
-            if until == "canary":
+            open_now = until == "canary" and weight == 0.1
+            yield from self._canary(known, chosen, weight, open_now=open_now)
+            if open_now:
                 return
         yield from self._share(known, chosen, 1.0)
         yield from self._end(known, chosen, "promoted", "int8 serves all traffic.", None)
 
+    def _canary(self, known: str, chosen: Target, weight: float, *, open_now: bool) -> Iterator[Event]:
+        """Yield windows of both sides and assessments of the candidate, whose evidence rises and falls a little."""
+        active = self._routes[chosen.model].active.target
+        for step in range(1, 13):
+            self.wait(WINDOW_S / 2)
+            if step % 2:
+                for target, ttft_ms, count in ((active, 120.0, 180), (chosen, 109.0 + 3 * step, 20)):
+                    yield self.event(self._window(target, self.moment, ttft_ms, count), chosen.model, str(target))
+            done = step == 12 and not open_now
+            e_value = 0.9**step * (1 + 0.9 * math.sin(step / 2))
+            yield self.event(
+                factories.fact(
+                    f.CanaryAssessed, target=chosen, weight_ratio=weight, requests=18 * step,
+                    verdict="pass" if done else "inconclusive", requests_needed=0 if done else max(86, 300 - 18 * step),
+                    e_values={"slow-first-token": 4 * e_value, "errors": 0.8 ** step, "errors:baseline": e_value},
+                    reason=f"{18 * step} of 200 requests; slow-first-token: {step} of {18 * step} bad, 0.05 allowed.",
+                ), chosen.model, known,
+            )  # fmt: skip
+
+    def _window(self, target: Target, to: datetime, ttft_ms: float, requests: int) -> f.WindowSummarised:
+        return factories.fact(
+            f.WindowSummarised, target=target, window=Window(from_=to - timedelta(seconds=WINDOW_S), to=to),
+            requests=requests, ttft_histogram=histogram(ttft_ms, 40), itl_histogram=histogram(ttft_ms / 8, 40),
+            e2e_histogram=histogram(ttft_ms * 9, 40), target_failures=0,
+            observed={"slow-first-token": (requests, requests // 40), "errors": (requests, 0)},
+        )  # fmt: skip
+
     def _share(self, known: str, chosen: Target, weight: float) -> Iterator[Event]:
         model, served = chosen.model, factories.served(chosen.version, chosen.variant, chosen.model)
-        asked = factories.fact(f.TrafficRequested, release_id=known, target=served, weight_ratio=weight)
+        asked = factories.fact(
+            f.TrafficRequested,
+            release_id=known,
+            target=served,
+            weight_ratio=weight,
+            comparison=self._comparison(chosen.variant),
+        )
         event = self.event(asked, model, known)
         yield event
         self.wait(0.4)
@@ -254,6 +326,7 @@ def fleet(now: datetime) -> list[Event]:
     story.moment = now - timedelta(minutes=25)
     events += story.alert("support-bot")
     story.moment = now - timedelta(minutes=12)
+    events += story.windows("faq-de", 48, ttft_ms=120.0, requests=180)
     events += story.release("faq-de", 2, 38, until="canary")
     events += story.release("code-helper", 2, 49, until="approval", manual=True)
     story.moment = now - timedelta(minutes=1)
@@ -261,6 +334,8 @@ def fleet(now: datetime) -> list[Event]:
     events += story.release("mail-sorter", 2, 60, until="merging")
     story.moment = now
     for number, model in enumerate(models):
+        if model == "faq-de":  # whose canary has windows of its own
+            continue
         events += story.windows(model, 60, ttft_ms=120.0 + 60 * number, requests=40 + 30 * number)
     return events
 

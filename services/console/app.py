@@ -13,7 +13,7 @@ from services.console.adapters.sessions import Sessions
 from services.console.follower import Progress
 from services.console.hub import Hub
 from services.console.ordering import NotAllowedError, Ordering
-from services.console.ports import Directory, Orders, Routes
+from services.console.ports import Artifacts, Directory, Orders, Routes
 from services.console.queries.reading import WholeIndex
 from services.console.settings import ConsoleSettings
 from services.console.web.access import Access, NotSignedInError
@@ -44,6 +44,7 @@ def build(
     people: Directory,
     orders: Orders,
     routes: Routes,
+    artifacts: Artifacts,
     provider: Provider | None,
     settings: ConsoleSettings,
     clock: Clock,
@@ -51,7 +52,7 @@ def build(
     """Return the HTTP application; the console handles no events, and publishes none as itself."""
     access = Access(sessions, people, https=settings.is_https)
     pages = Pages(clock, progress)
-    sources = Sources(index, progress, hub, Ordering(orders, routes, index, clock, settings.answer_s))
+    sources = Sources(index, progress, hub, Ordering(orders, routes, index, clock, settings.answer_s), artifacts)
     app = FastAPI(
         title="Slipway console",
         version=VERSION,

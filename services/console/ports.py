@@ -7,6 +7,7 @@ from contracts.envelope import Event
 from contracts.facts import Fact
 from contracts.routes import Route
 from services.console.domain.people import Person
+from services.console.domain.version_screen import Proofs
 
 
 class Directory(Protocol):
@@ -20,6 +21,25 @@ class Directory(Protocol):
 
     def credential(self, name: str) -> Path | None:
         """Return the file of a person's credential; None if the console has none of that person."""
+
+
+class Artifacts(Protocol):
+    """What the store has of versions and alerts. Synchronous: call it in a thread."""
+
+    def prove(self, model: str, version: int) -> Proofs:
+        """Return what is proven of a version, and its model card; files of weights are not read.
+
+        Raises:
+            Permanent: The version is not what was registered.
+            Transient: The store does not answer.
+        """
+
+    def report(self, uri: str) -> bytes | None:
+        """Return the report (HTML) of the evidence of an alert; None if it has none.
+
+        Raises:
+            Transient: The store does not answer.
+        """
 
 
 class Orders(Protocol):

@@ -8,6 +8,7 @@ import pytest
 
 from contracts.vocabulary import Deployable, ServingSettings, Target, digest_of
 from decisions.provenance import Problem
+from services.console.adapters.artifacts import StoredArtifacts
 from services.server_manager.adapters.load_check import LoadCheck
 from shared.errors import Permanent
 from shared.provenance.attestations import Chain
@@ -56,6 +57,38 @@ def flip(data, at=None, bit=2):
     altered = bytearray(data)
     altered[len(data) // 2 if at is None else at] ^= 1 << bit
     return bytes(altered)
+
+
+def test_the_console_shows_what_is_proven_and_the_card(store, keys, released):
+    artifacts = StoredArtifacts(store, trust(keys))
+    proofs = artifacts.prove(released.manifest.model, released.manifest.version)
+    assert proofs.verified
+    assert not proofs.problem
+    assert {proof.verdict for proof in proofs.proofs} == {"proven", "stated"}
+    assert "version manifest" in {proof.what for proof in proofs.proofs}
+    assert released.manifest.training.data_hash in proofs.card
+    with pytest.raises(Permanent, match="has no version 99"):
+        artifacts.prove(released.manifest.model, 99)
+
+
+def test_the_console_shows_a_report_only_as_it_was_stored(store, keys, tmp_path):
+    folder = tmp_path / "report"
+    folder.mkdir()
+    (folder / "report.html").write_text("<h1>Drift</h1>")
+    manifest = store.put_folder(folder)
+    key = manifest_key("drift", digest_of(manifest.to_bytes()))
+    uri = store.put_manifest(key, manifest)[0].uri
+    artifacts = StoredArtifacts(store, trust(keys))
+    assert artifacts.report(uri) == b"<h1>Drift</h1>"
+    assert artifacts.report(store.uri("versions/tiny/1/manifest.json")) is None
+    assert artifacts.report(store.uri(manifest_key("drift", digest_of(b"none")))) is None
+    overwrite(store, blob_key(manifest.files[0].digest), b"<h1>Drugs</h1>")
+    with pytest.raises(Permanent, match="not what was stored"):
+        artifacts.report(uri)
+    (folder / "report.html").write_text("<h1>Other</h1>")
+    overwrite(store, key, store.put_folder(folder).to_bytes())
+    with pytest.raises(Permanent, match="not what was stored"):
+        artifacts.report(uri)
 
 
 def test_an_untouched_version_is_proven_and_says_what_is_only_stated(store, keys, released):

@@ -236,7 +236,28 @@ def _window(data: f.WindowSummarised, percentile: Ms) -> Row:
         failures=data.target_failures,
         ttft_p50_ms=percentile(data.ttft_histogram, 50.0),
         ttft_p95_ms=percentile(data.ttft_histogram, 95.0),
+        itl_p95_ms=percentile(data.itl_histogram, 95.0),
+        e2e_p95_ms=percentile(data.e2e_histogram, 95.0),
+        observed=json.dumps(data.observed, separators=(",", ":")) if data.observed else None,
     )
+
+
+def _canary(event: Event[f.CanaryAssessed], sequence: int) -> tuple[Row, ...]:
+    data = event.data
+    if event.environment != "production" or not RELEASE_ID.fullmatch(event.correlationid):
+        return ()
+    assessed = row(
+        "canary_points",
+        release_id=event.correlationid,
+        sequence=sequence,
+        at=instant(event.time),
+        weight=data.weight_ratio,
+        requests=data.requests,
+        requests_needed=data.requests_needed,
+        verdict=data.verdict,
+        e_values=json.dumps(data.e_values, separators=(",", ":")),
+    )
+    return (assessed,)
 
 
 _ROWS: Final[Mapping[type[f.Fact], Callable[[Event[Any], int], tuple[Row, ...]]]] = {
@@ -248,6 +269,7 @@ _ROWS: Final[Mapping[type[f.Fact], Callable[[Event[Any], int], tuple[Row, ...]]]
     f.RehearsalRequested: _step("rehearsing"),
     f.ApprovalRequested: _step("awaiting approval"),
     f.TrafficRequested: _traffic,
+    f.CanaryAssessed: _canary,
     f.ReleaseFinished: _finished,
     f.DeploymentChanged: _deployed,
     f.AlertRaised: _alert,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 Scalar = str | int | float | None
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 """Raise it with every change of the tables or of the rows of an event: the index is then built again from the log."""
 
 TABLES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
@@ -24,6 +24,10 @@ TABLES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     ),
     "release_ends": (("release_id",), ("outcome", "at", "code", "reason", "target")),
     "release_events": (("release_id", "slot"), ("stream", "type", "at", "body")),
+    "canary_points": (
+        ("release_id", "sequence"),
+        ("at", "weight", "requests", "requests_needed", "verdict", "e_values"),
+    ),
     "routes": (
         ("model",),
         ("at", "epoch", "active", "previous", "canary", "weight", "quarantined", "body"),
@@ -49,7 +53,7 @@ TABLES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     ),
     "windows": (
         ("model", "target", "ended_at"),
-        ("requests", "failures", "ttft_p50_ms", "ttft_p95_ms"),
+        ("requests", "failures", "ttft_p50_ms", "ttft_p95_ms", "itl_p95_ms", "e2e_p95_ms", "observed"),
     ),
 }  # fmt: skip
 """Key columns and other columns of each table; every table also has `seq`, the sequence that its row is of."""

@@ -85,16 +85,23 @@ def _row(entry: Mapping[str, Any]) -> ReleaseRow:
 
 def release(reader: Reader, release_id: str, live: Iterable[Event[Any]] = ()) -> Release | None:
     """Return a release with all that its screen shows; None if there is none."""
+    events = release_events(reader, release_id)
+    history = reader.read(
+        "SELECT * FROM events WHERE correlation = ? AND type <> 'canary.assessed' "
+        "ORDER BY at DESC, sequence DESC LIMIT ?",
+        (release_id, HISTORY),
+    )
+    built = build_release(release_id, events, live, event_rows(history))
+    return None if built is None else built.model_copy(update={"rolled_back": _rolled_back(reader, built)})
+
+
+def release_events(reader: Reader, release_id: str) -> list[Event[Any]]:
+    """Return the events of a release, in the order of time."""
     stored = reader.read(
         "SELECT body FROM release_events WHERE release_id = ? ORDER BY at, stream = 'SLIPWAY_EVENTS', slot",
         (release_id,),
     )
-    events = [event for entry in stored if (event := parse_stored(entry["body"])) is not None]
-    history = reader.read(
-        "SELECT * FROM events WHERE correlation = ? ORDER BY at DESC, sequence DESC LIMIT ?", (release_id, HISTORY)
-    )
-    built = build_release(release_id, events, live, event_rows(history))
-    return None if built is None else built.model_copy(update={"rolled_back": _rolled_back(reader, built)})
+    return [event for entry in stored if (event := parse_stored(entry["body"])) is not None]
 
 
 def _rolled_back(reader: Reader, shown: Release) -> str:

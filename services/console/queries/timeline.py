@@ -19,6 +19,7 @@ _EVENTS: Final = """
 FROM events WHERE (:model = '' OR model = :model) AND (:type = '' OR type LIKE :type_like)
  AND (:sender = '' OR sender = :sender) AND (:since = '' OR at >= :since) AND (:until = '' OR at < :until)
  AND (:text = '' OR title LIKE :like ESCAPE '\\')
+ AND (:about = '' OR id = :about OR about = :about OR cause = :about)
 """
 
 
@@ -32,6 +33,17 @@ def timeline(
     entries = reader.read(f"SELECT d.*, {_UNTIL} {_DEPLOYMENTS} {order}", values)
     rows = tuple(_deployment(reader, entry) for entry in entries)
     return Page[Deployment](items=rows, total=total, next=following(after, limit, total))
+
+
+def deployments_of(reader: Reader, model: str, prefix: str, limit: int = 50) -> tuple[Deployment, ...]:
+    """Return the changes of a route in which targets whose names have a prefix take traffic, the newest first."""
+    span = (prefix, f"{prefix}~")
+    entries = reader.read(
+        f"SELECT d.*, {_UNTIL} FROM deployments AS d WHERE d.model = ? AND "  # noqa: S608 - a text of ours
+        "(d.active BETWEEN ? AND ? OR d.canary BETWEEN ? AND ?) ORDER BY d.sequence DESC LIMIT ?",
+        (model, *span, *span, limit),
+    )
+    return tuple(_deployment(reader, entry) for entry in entries)
 
 
 def _deployment(reader: Reader, entry: Mapping[str, Any]) -> Deployment:
@@ -73,18 +85,19 @@ def history(
     reader: Reader,
     *,
     model: str = "",
-    type_: str = "",
+    type: str = "",  # noqa: A002 - the name of the parameter
     sender: str = "",
     text: str = "",
+    about: str = "",
     since: str = "",
     until: str = "",
     after: int = 0,
     limit: int = 100,
 ) -> Page[EventRow]:
-    """Return the events of the log, the newest first; `type_` may end with `*`."""
+    """Return the events of the log, the newest first; `type` may end with `*`."""
     values: dict[str, Any] = {
-        "model": model, "type": type_, "type_like": type_.replace("*", "%"), "sender": sender, "text": text,
-        "like": like(text), "since": since, "until": until, "after": after, "limit": limit,
+        "model": model, "type": type, "type_like": type.replace("*", "%"), "sender": sender, "text": text,
+        "like": like(text), "about": about, "since": since, "until": until, "after": after, "limit": limit,
     }  # fmt: skip
     total = count(reader, f"SELECT count(*) {_EVENTS}", values)
     order = "ORDER BY at DESC, stream, sequence DESC LIMIT :limit OFFSET :after"

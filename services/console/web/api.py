@@ -10,24 +10,23 @@ from starlette.responses import StreamingResponse
 
 from contracts.vocabulary import MODEL_NAME_PATTERN, Digest, Target, Variant
 from services.console.domain import screens
+from services.console.domain.canary_screen import Canary
 from services.console.domain.people import Person
 from services.console.domain.screens import Page
+from services.console.domain.version_screen import Proofs, Version, VersionComparison
 from services.console.follower import Progress
 from services.console.hub import Hub
 from services.console.ordering import Ordering
-from services.console.queries import alerts, fleet, releases, timeline
-from services.console.queries.reading import LARGEST_PAGE, Reader, WholeIndex
+from services.console.ports import Artifacts
+from services.console.queries import alerts, canary, fleet, releases, timeline, versions
+from services.console.queries.reading import Reader, WholeIndex
 from services.console.web.access import Signed, SignedIn, access_of, check_token
+from services.console.web.filters import AlertQuery, FleetQuery, HistoryQuery, ReleaseQuery, TimelineQuery
 
 PREFIX: Final = "/api/v1"
 T = TypeVar("T")
-After = Annotated[int, Query(ge=0, le=1_000_000, description="How many entries are left out at the beginning.")]
-Limit = Annotated[int, Query(ge=1, le=LARGEST_PAGE, description="How many entries are returned at most.")]
-Model = Annotated[str, Query(max_length=63, description="The model's name, or a part of it.")]
-State = Annotated[str, Query(max_length=40)]
-Since = Annotated[str, Query(max_length=40, description="Only what is of this time or later (ISO 8601, UTC).")]
-Until = Annotated[str, Query(max_length=40, description="Only what is of before this time.")]
 ModelPath = Annotated[str, Path(pattern=MODEL_NAME_PATTERN)]
+VersionPath = Annotated[int, Path(ge=0, le=999_999_999)]
 Csrf = Annotated[str | None, Header(alias="X-CSRF-Token", description="The token of the session: `GET /api/v1/me`.")]
 
 
@@ -39,6 +38,7 @@ class Sources:
     progress: Progress
     hub: Hub
     ordering: Ordering
+    artifacts: Artifacts
 
     def seen_by(self, person: Person) -> Reader:
         """Return the index as a person may see it: a member of a team, the rows about its models."""
@@ -101,6 +101,7 @@ def build_api(sources: Sources) -> APIRouter:
     """Return the routes of the API; all need a session."""
     router = APIRouter(prefix=PREFIX)
     _screens(router, sources)
+    _versions(router, sources)
     _lists(router, sources)
     _orders(router, sources)
     return router
@@ -125,6 +126,12 @@ def _screens(router: APIRouter, sources: Sources) -> None:
         return _known(
             releases.release(sources.seen_by(signed.person), release_id, hub.live(release_id)), f"release {release_id}"
         )
+
+    @router.get("/releases/{release_id}/canary", tags=["releases"])
+    def one_canary(signed: Signed, release_id: str) -> Canary:
+        """The canary of a release: candidate over active, and the evidence against its line over time."""
+        reader = sources.seen_by(signed.person)
+        return canary.canary(reader, _known(releases.release(reader, release_id), f"release {release_id}"))
 
     @router.get("/alerts/{alert_id:path}", tags=["alerts"])
     def one_alert(signed: Signed, alert_id: str) -> screens.Alert:
@@ -159,73 +166,50 @@ def _screens(router: APIRouter, sources: Sources) -> None:
         return StreamingResponse(lines, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
 
+def _versions(router: APIRouter, sources: Sources) -> None:
+    @router.get("/models/{model}/versions/{version}", tags=["models"])
+    def one_version(signed: Signed, model: ModelPath, version: VersionPath) -> Version:
+        """A version: lineage back to the hash of the training data, digests, measurements, and when it served."""
+        return _known(versions.version(sources.seen_by(signed.person), model, version), f"version {version} of {model}")
+
+    @router.get("/models/{model}/versions/{version}/proofs", tags=["models"])
+    def proofs(signed: Signed, model: ModelPath, version: VersionPath) -> Proofs:
+        """What signatures, digests and attestations prove of a version, and its model card, read from the store."""
+        one_version(signed, model, version)
+        return sources.artifacts.prove(model, version)
+
+    @router.get("/models/{model}/versions/{version}/compare/{other}", tags=["models"])
+    def compare(signed: Signed, model: ModelPath, version: VersionPath, other: VersionPath) -> VersionComparison:
+        """Two versions of a model, property by property."""
+        compared = versions.comparison(sources.seen_by(signed.person), model, version, other)
+        return _known(compared, f"version {version} or {other} of {model}")
+
+
 def _lists(router: APIRouter, sources: Sources) -> None:
     @router.get("/fleet", tags=["models"])
-    def all_models(
-        signed: Signed, model: Model = "", state: State = "", after: After = 0, limit: Limit = 100
-    ) -> screens.Fleet:
+    def all_models(signed: Signed, query: FleetQuery) -> screens.Fleet:
         """All models: what serves each, alerts, last rollback, figures of the last windows."""
-        return fleet.fleet(sources.seen_by(signed.person), model=model, state=state, after=after, limit=limit)
+        return fleet.fleet(sources.seen_by(signed.person), **query.values)
 
     @router.get("/releases", tags=["releases"])
-    def all_releases(
-        signed: Signed,
-        model: Model = "",
-        state: State = "",
-        since: Since = "",
-        until: Until = "",
-        after: After = 0,
-        limit: Limit = 50,
-    ) -> Page[screens.ReleaseRow]:
+    def all_releases(signed: Signed, query: ReleaseQuery) -> Page[screens.ReleaseRow]:
         """Releases, the newest first; `state` is `open`, `finished`, a state or an outcome."""
-        return releases.releases(
-            sources.seen_by(signed.person), model=model, state=state, since=since, until=until, after=after, limit=limit
-        )
+        return releases.releases(sources.seen_by(signed.person), **query.values)
 
     @router.get("/alerts", tags=["alerts"])
-    def all_alerts(
-        signed: Signed,
-        model: Model = "",
-        state: State = "",
-        severity: State = "",
-        environment: State = "production",
-        since: Since = "",
-        until: Until = "",
-        after: After = 0,
-        limit: Limit = 50,
-    ) -> Page[screens.AlertRow]:
+    def all_alerts(signed: Signed, query: AlertQuery) -> Page[screens.AlertRow]:
         """Alerts: open ones first, the most severe of them first."""
-        return alerts.alerts(
-            sources.seen_by(signed.person), model=model, state=state, severity=severity, environment=environment,
-            since=since, until=until, after=after, limit=limit,
-        )  # fmt: skip
+        return alerts.alerts(sources.seen_by(signed.person), **query.values)
 
     @router.get("/timeline", tags=["models"])
-    def changes(
-        signed: Signed, model: Model = "", since: Since = "", until: Until = "", after: After = 0, limit: Limit = 100
-    ) -> Page[screens.Deployment]:
+    def changes(signed: Signed, query: TimelineQuery) -> Page[screens.Deployment]:
         """What served when, and who changed it, the newest first."""
-        return timeline.timeline(
-            sources.seen_by(signed.person), model=model, since=since, until=until, after=after, limit=limit
-        )
+        return timeline.timeline(sources.seen_by(signed.person), **query.values)
 
     @router.get("/events", tags=["history"])
-    def events(
-        signed: Signed,
-        model: Model = "",
-        type: Annotated[str, Query(max_length=60, description="Such as `alert.raised` or `alert.*`.")] = "",  # noqa: A002 - the name that callers use
-        sender: State = "",
-        text: Annotated[str, Query(max_length=100)] = "",
-        since: Since = "",
-        until: Until = "",
-        after: After = 0,
-        limit: Limit = 100,
-    ) -> Page[screens.EventRow]:
+    def events(signed: Signed, query: HistoryQuery) -> Page[screens.EventRow]:
         """The events of the log, the newest first."""
-        return timeline.history(
-            sources.seen_by(signed.person), model=model, type_=type, sender=sender, text=text,
-            since=since, until=until, after=after, limit=limit,
-        )  # fmt: skip
+        return timeline.history(sources.seen_by(signed.person), **query.values)
 
 
 def _orders(router: APIRouter, sources: Sources) -> None:

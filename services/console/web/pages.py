@@ -12,20 +12,25 @@ from starlette.responses import RedirectResponse, Response
 from contracts.vocabulary import DIGEST_PATTERN, MODEL_NAME_PATTERN, Target
 from services.console.domain.screens import Alert, OrderAnswer
 from services.console.domain.targets import parse_target
+from services.console.domain.version_screen import Proofs
 from services.console.ordering import NotAllowedError
-from services.console.queries import alerts, fleet, releases, timeline
+from services.console.queries import alerts, canary, fleet, releases, timeline, versions
 from services.console.web.access import CSRF_FIELD, Signed, check_token, read_form
-from services.console.web.api import Sources, check_seen
+from services.console.web.api import Sources, VersionPath, check_seen
 from services.console.web.downloads import csv_of
+from services.console.web.filters import AlertQuery, FleetQuery, HistoryQuery, ReleaseQuery, TimelineQuery
+from services.console.web.markdown import render_markdown
+from services.console.web.plots import evidence_plot, latency_plot, pareto_plot
 from services.console.web.rendering import Renderer
 from shared.errors import SlipwayError
 
 Text = Annotated[str, Query(max_length=100)]
 ModelPath = Annotated[str, Path(pattern=MODEL_NAME_PATTERN)]
-After = Annotated[int, Query(ge=0, le=1_000_000)]
+Number = Annotated[int, Query(ge=0, le=999_999_999)]
 EPOCH: Final = r"[0-9]{1,15}"
-PAGE: Final = 50
 LARGEST_EXPORT: Final = 10_000
+LINES: Final = 5
+"""Triggers whose evidence is drawn, the strongest ones; the table has all."""
 
 
 def build_pages(sources: Sources, render: Renderer) -> APIRouter:
@@ -33,6 +38,7 @@ def build_pages(sources: Sources, render: Renderer) -> APIRouter:
     router = APIRouter(include_in_schema=False)
     _fleet(router, sources, render)
     _release(router, sources, render)
+    _versions(router, sources, render)
     _alerts(router, sources, render)
     _timeline(router, sources, render)
     return router
@@ -44,9 +50,9 @@ def _fleet(router: APIRouter, sources: Sources, render: Renderer) -> None:
         return RedirectResponse("/fleet", 303)
 
     @router.get("/fleet")
-    def all_models(request: Request, signed: Signed, model: Text = "", state: Text = "", after: After = 0) -> Response:
-        shown = fleet.fleet(sources.seen_by(signed.person), model=model, state=state, after=after, limit=PAGE)
-        return render(request, signed, "fleet.html", fleet=shown, filters={"model": model, "state": state})
+    def all_models(request: Request, signed: Signed, query: FleetQuery) -> Response:
+        shown = fleet.fleet(sources.seen_by(signed.person), **query.values)
+        return render(request, signed, "fleet.html", fleet=shown, filters=query.shown)
 
     @router.get("/models/{model}")
     def one_model(request: Request, signed: Signed, model: ModelPath) -> Response:
@@ -72,14 +78,9 @@ def _release(router: APIRouter, sources: Sources, render: Renderer) -> None:
     hub = sources.hub
 
     @router.get("/releases")
-    def all_releases(
-        request: Request, signed: Signed, model: Text = "", state: Text = "", since: Text = "", after: After = 0
-    ) -> Response:
-        shown = releases.releases(
-            sources.seen_by(signed.person), model=model, state=state, since=since, after=after, limit=PAGE
-        )
-        filters = {"model": model, "state": state, "since": since}
-        return render(request, signed, "releases.html", releases=shown, filters=filters)
+    def all_releases(request: Request, signed: Signed, query: ReleaseQuery) -> Response:
+        shown = releases.releases(sources.seen_by(signed.person), **query.values)
+        return render(request, signed, "releases.html", releases=shown, filters=query.shown)
 
     @router.get("/releases/{release_id}")
     async def one_release(request: Request, signed: Signed, release_id: str) -> Response:
@@ -87,7 +88,17 @@ def _release(router: APIRouter, sources: Sources, render: Renderer) -> None:
         shown = _known(await to_thread(releases.release, reader, release_id, hub.live(release_id)), "release")
         may_approve = shown.approval is not None and shown.approval.open and signed.person.may("approve", shown.model)
         epoch = await sources.ordering.epoch_of(shown.model) if may_approve else 0
-        return render(request, signed, "release.html", release=shown, epoch=epoch)
+        plot = pareto_plot(shown.variants)
+        return render(request, signed, "release.html", release=shown, epoch=epoch, pareto=plot)
+
+    @router.get("/releases/{release_id}/canary")
+    def one_canary(request: Request, signed: Signed, release_id: str) -> Response:
+        reader = sources.seen_by(signed.person)
+        shown = canary.canary(reader, _known(releases.release(reader, release_id), "release"))
+        names = [row.trigger for row in shown.evidence[:LINES]]
+        line = shown.evidence[0].line if shown.evidence else 1.0
+        plots = {"evidence": evidence_plot(shown, names, line), "latency": latency_plot(shown), "lines": names}
+        return render(request, signed, "canary.html", canary=shown, plots=plots)
 
     @router.post("/releases/{release_id}/{order}")
     async def decide(request: Request, signed: Signed, release_id: str, order: str) -> Response:
@@ -107,22 +118,39 @@ def _release(router: APIRouter, sources: Sources, render: Renderer) -> None:
         return await _answered(request, render, signed, giving, f"/releases/{release_id}")
 
 
+def _versions(router: APIRouter, sources: Sources, render: Renderer) -> None:
+    @router.get("/models/{model}/versions/{version}")
+    def one_version(request: Request, signed: Signed, model: ModelPath, version: VersionPath) -> Response:
+        reader = sources.seen_by(signed.person)
+        shown = _known(versions.version(reader, model, version), "version")
+        others = [number for number in versions.numbers(reader, model) if number != version]
+        plot = pareto_plot(shown.variants)
+        return render(request, signed, "version.html", shown=shown, others=others, pareto=plot)
+
+    @router.get("/models/{model}/versions/{version}/proofs")
+    def proofs(request: Request, signed: Signed, model: ModelPath, version: VersionPath) -> Response:
+        _known(versions.version(sources.seen_by(signed.person), model, version), "version")
+        try:
+            proven = sources.artifacts.prove(model, version)
+        except SlipwayError as error:
+            proven = Proofs(proofs=(), verified=False, card="", problem=error.sentence())
+        return render(request, signed, "proofs.html", proven=proven, card=render_markdown(proven.card))
+
+    @router.get("/models/{model}/compare")
+    def compare(request: Request, signed: Signed, model: ModelPath, left: Number, right: Number) -> Response:
+        reader = sources.seen_by(signed.person)
+        compared = _known(versions.comparison(reader, model, left, right), "version")
+        numbers = versions.numbers(reader, model)
+        return render(request, signed, "compare.html", compared=compared, numbers=numbers)
+
+
 def _alerts(router: APIRouter, sources: Sources, render: Renderer) -> None:
     ordering = sources.ordering
 
     @router.get("/alerts")
-    def all_alerts(
-        request: Request,
-        signed: Signed,
-        model: Text = "",
-        state: Text = "",
-        severity: Text = "",
-        environment: Text = "production",
-        after: After = 0,
-    ) -> Response:
-        filters = {"model": model, "state": state, "severity": severity, "environment": environment}
-        shown = alerts.alerts(sources.seen_by(signed.person), **filters, after=after, limit=PAGE)
-        return render(request, signed, "alerts.html", alerts=shown, filters=filters)
+    def all_alerts(request: Request, signed: Signed, query: AlertQuery) -> Response:
+        shown = alerts.alerts(sources.seen_by(signed.person), **query.values)
+        return render(request, signed, "alerts.html", alerts=shown, filters=query.shown)
 
     @router.get("/alerts/{alert_id:path}")
     def one_alert(request: Request, signed: Signed, alert_id: str) -> Response:
@@ -148,39 +176,18 @@ def _alerts(router: APIRouter, sources: Sources, render: Renderer) -> None:
 
 def _timeline(router: APIRouter, sources: Sources, render: Renderer) -> None:
     @router.get("/timeline")
-    def changes(
-        request: Request,
-        signed: Signed,
-        model: Text = "",
-        since: Text = "",
-        until: Text = "",
-        after: After = 0,
-        format: Text = "",  # noqa: A002 - the name in the address
-    ) -> Response:
-        filters: dict[str, Any] = {"model": model, "since": since, "until": until}
+    def changes(request: Request, signed: Signed, query: TimelineQuery, format: Text = "") -> Response:  # noqa: A002 - the name in the address
+        reader = sources.seen_by(signed.person)
         if format == "csv":
-            return csv_of(
-                "timeline", timeline.timeline(sources.seen_by(signed.person), **filters, limit=LARGEST_EXPORT).items
-            )
-        shown = timeline.timeline(sources.seen_by(signed.person), **filters, after=after, limit=PAGE)
-        export = urlencode({name: value for name, value in filters.items() if value})
-        return render(request, signed, "timeline.html", changes=shown, filters=filters, export=export)
+            return csv_of("timeline", timeline.timeline(reader, **query.shown, limit=LARGEST_EXPORT).items)
+        export = urlencode({name: value for name, value in query.shown.items() if value})
+        shown = timeline.timeline(reader, **query.values)
+        return render(request, signed, "timeline.html", changes=shown, filters=query.shown, export=export)
 
     @router.get("/history")
-    def history(
-        request: Request,
-        signed: Signed,
-        model: Text = "",
-        type: Text = "",  # noqa: A002 - the name in the address
-        sender: Text = "",
-        text: Text = "",
-        after: After = 0,
-    ) -> Response:
-        shown = timeline.history(
-            sources.seen_by(signed.person), model=model, type_=type, sender=sender, text=text, after=after, limit=PAGE
-        )
-        filters = {"model": model, "type": type, "sender": sender, "text": text}
-        return render(request, signed, "history.html", events=shown, filters=filters)
+    def history(request: Request, signed: Signed, query: HistoryQuery) -> Response:
+        shown = timeline.history(sources.seen_by(signed.person), **query.values)
+        return render(request, signed, "history.html", events=shown, filters=query.shown)
 
     @router.get("/index")
     def state(request: Request, signed: Signed) -> Response:

@@ -28,9 +28,9 @@ WIDTH, HEIGHT = 120.0, 28.0
 LARGEST_WRITTEN_OUT: Final = 1e12
 SCRIPTS: Final = {"htmx.js": ("django_htmx", "static/django_htmx/htmx-2.min.js")}
 """Scripts of packages: the address below `/assets/`, the package, and the file in it."""
-GOOD: Final = frozenset({"pass", "promoted", "completed", "done", "hot", "resolved", "accepted", "chosen"})
+GOOD: Final = frozenset({"pass", "promoted", "completed", "done", "hot", "resolved", "accepted", "chosen", "proven"})
 BAD: Final = frozenset(
-    {"fail", "failed", "rejected", "aborted", "critical", "refused", "expired", "not ready", "rollback"}
+    {"fail", "failed", "rejected", "aborted", "critical", "refused", "expired", "not ready", "rollback", "not proven"}
 )
 BUSY: Final = frozenset({"running", "canary", "promoting", "started", "open", "warning", "awaiting approval"})
 

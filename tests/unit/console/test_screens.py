@@ -92,7 +92,7 @@ def test_a_page_shows_what_the_api_returns(admin):
     (shop,) = [row for row in admin.get("/api/v1/fleet").json()["models"]["items"] if row["model"] == "shop-bot"]
     assert (shop["active"], shop["previous"], shop["standby"]) == ("shop-bot.v2.int8", "shop-bot.v1.int8", "hot")
     assert (shop["open_alerts"], shop["worst"]) == (1, "critical")
-    assert len(shop["traffic"]["values"]) == 30
+    assert len(shop["traffic"]["values"]) == 30 + 2 * 6  # and six in each step of the canary
     release = admin.get("/api/v1/releases/r-0000000000000002-1").json()
     assert release["outcome"] == "promoted"
     assert [step["state"] for step in release["steps"]] == ["done"] * len(release["steps"])

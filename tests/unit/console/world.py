@@ -16,9 +16,11 @@ from services.console.adapters.sessions import Sessions
 from services.console.app import build
 from services.console.domain.apply import apply
 from services.console.domain.logged import LoggedEvent
+from services.console.domain.version_screen import Proofs
 from services.console.follower import Progress
 from services.console.hub import Hub
 from services.console.settings import ConsoleSettings
+from shared.errors import Transient
 from shared.messaging.bus import Bus
 from shared.messaging.orders import new_order
 from shared.provenance.login_links import login_link
@@ -64,6 +66,23 @@ class FakeRoutes:
         return self.routes.get(model)
 
 
+class FakeArtifacts:
+    """Proofs and reports in dicts."""
+
+    def __init__(self) -> None:
+        self.proofs: dict[tuple[str, int], Proofs] = {}
+        self.reports: dict[str, bytes] = {}
+
+    def prove(self, model, version):
+        proofs = self.proofs.get((model, version))
+        if proofs is None:
+            raise Transient("store_unavailable", "The store does not answer.")
+        return proofs
+
+    def report(self, uri):
+        return self.reports.get(uri)
+
+
 def log_of(events) -> list[LoggedEvent]:
     """Return events with the sequence that each has in its stream."""
     counts: dict[str, int] = {}
@@ -76,10 +95,14 @@ def log_of(events) -> list[LoggedEvent]:
 
 
 def write(index: Index, log) -> None:
-    """Write events into an index, in one go."""
+    """Write events into an index, in one transaction for each stream."""
+    rows: dict[str, list] = {}
     for entry in log:
-        rows = [(entry.sequence, row) for row in apply(entry.stream, entry.sequence, entry.event, percentile_ms)]
-        index.write(entry.stream, entry.sequence, "first", rows)
+        of_event = apply(entry.stream, entry.sequence, entry.event, percentile_ms)
+        rows.setdefault(entry.stream, []).extend((entry.sequence, row) for row in of_event)
+    for stream, of_stream in rows.items():
+        last = max(entry.sequence for entry in log if entry.stream == stream)
+        index.write(stream, last, "first", of_stream)
 
 
 @dataclass
@@ -91,6 +114,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.clock, self.orders, self.routes = FakeClock(), FakeOrders(), FakeRoutes()
+        self.artifacts = FakeArtifacts()
         self.keys = KeyFolder(self.folder / "keys")
         self.keys.prepare(["127.0.0.1"], NOW)
         people = {"vera": "viewer", "oscar": "operator", "anna": "approver", "adam": "administrator"}
@@ -117,6 +141,7 @@ class World:
             people=self.people,
             orders=self.orders,
             routes=self.routes,
+            artifacts=self.artifacts,
             provider=provider,
             settings=ConsoleSettings(**({"url": URL, "answer_s": 0.05} | settings)),
             clock=self.clock,

@@ -1,0 +1,77 @@
+"""Reads what the store has of versions and alerts: attestations, model cards, reports."""
+
+from typing import Final
+
+from contracts.manifests import FolderManifest
+from contracts.vocabulary import digest_of
+from decisions.model_cards import render_card
+from services.console.domain.version_screen import Proof, Proofs
+from shared.errors import Permanent
+from shared.provenance.envelopes import Trust
+from shared.provenance.verification import Verification
+from shared.provenance.version_history import read_version_history
+from shared.storage.blobs import Store, manifest_key
+from shared.storage.object_lock import pin_version
+
+REPORT: Final = "report.html"
+LARGEST_REPORT: Final = 32 * 1024 * 1024
+EVIDENCE: Final = "manifests/drift/"
+
+
+class StoredArtifacts:
+    """Reads the store with the console's own key.
+
+    Args:
+        store: The store.
+        trust: Keys of attesters.
+    """
+
+    def __init__(self, store: Store, trust: Trust) -> None:
+        self._store, self._trust = store, trust
+
+    def prove(self, model: str, version: int) -> Proofs:
+        """Return what is proven of a version, and its model card; files of weights are not read.
+
+        Raises:
+            Permanent: The version is not registered, or no list of keys can be read.
+            Transient: The store does not answer.
+        """
+        keys = self._trust.keys()
+        store = pin_version(self._store, model, version)
+        findings = Verification(store, keys, read_files=False).version(model, version)
+        proofs = tuple(Proof(what=each.what, verdict=each.verdict, detail=each.detail) for each in findings)
+        problem, card = "", ""
+        try:
+            history = read_version_history(store, keys, model, version)
+            card = render_card(history) if history is not None else ""
+        except Permanent as error:
+            problem = error.sentence()
+        verified = not problem and all(proof.verdict != "failed" for proof in proofs)
+        return Proofs(proofs=proofs, verified=verified, card=card, problem=problem)
+
+    def report(self, uri: str) -> bytes | None:
+        """Return the report (HTML) that evidence has; None if it has none.
+
+        Raises:
+            Permanent: It is not what was stored, or larger than 32 MiB.
+            Transient: The store does not answer.
+        """
+        key = self._store.key_of(uri)
+        if not key.startswith(EVIDENCE):
+            return None
+        data = self._store.find(key)
+        if data is None:
+            return None
+        manifest = FolderManifest.model_validate_json(data)
+        if key != manifest_key("drift", digest_of(manifest.to_bytes())):
+            raise Permanent("digest_mismatch", f"{uri} is not what was stored there.")
+        file = next((file for file in manifest.files if file.path == REPORT), None)
+        if file is None:
+            return None
+        if file.size_bytes > LARGEST_REPORT:
+            raise Permanent("too_large", f"The report has {file.size_bytes} bytes; the limit is {LARGEST_REPORT}.")
+        content = bytearray(file.size_bytes)
+        self._store.read_into(file, 0, memoryview(content))
+        if digest_of(bytes(content)) != file.digest:
+            raise Permanent("digest_mismatch", f"The report of {uri} is not what was stored there.")
+        return bytes(content)

@@ -1,0 +1,194 @@
+"""The screen of a canary: candidate over active, and the evidence of each trigger against its line. Pure."""
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, Literal
+
+from contracts.policy import ReleasePolicy, Trigger
+from decisions.triggers import limit_of, sequential
+from services.console.domain.screens import Screen, Time
+
+Entry = Mapping[str, Any]
+FIGURES: Final = ("ttft_p95_ms", "itl_p95_ms", "e2e_p95_ms")
+
+
+class Side(Screen):
+    """A target during the canary; latencies are the medians of the p95 of its windows."""
+
+    target: str
+    requests: int
+    failures: int
+    ttft_p95_ms: float | None
+    itl_p95_ms: float | None
+    e2e_p95_ms: float | None
+
+
+class Share(Screen):
+    """A step of the canary: the share of traffic, and how it is."""
+
+    weight: float
+    state: Literal["waiting", "running", "pass", "fail"]
+
+
+class Bad(Screen):
+    """How many of the requests that a trigger observed were bad."""
+
+    bad: int
+    requests: int
+
+    @property
+    def ratio(self) -> float | None:
+        """Return the share of bad requests; None without requests."""
+        return self.bad / self.requests if self.requests else None
+
+
+class Evidence(Screen):
+    """The evidence against a candidate by one trigger; the canary is aborted when a value reaches `line`.
+
+    Attributes:
+        e_value: Against the trigger's own limit.
+        baseline_e_value: Against an equal share of requests of the active target.
+        allowed_ratio: The share of bad requests that the trigger allows.
+        line: 1/alpha.
+    """
+
+    trigger: str
+    metric: str
+    threshold: float
+    allowed_ratio: float
+    action: str
+    line: float
+    e_value: float | None
+    baseline_e_value: float | None
+    candidate: Bad
+    active: Bad
+
+
+class CanaryPoint(Screen):
+    """An assessment of the canary: the evidence of each trigger (`NAME` and `NAME:baseline`), and what is missing."""
+
+    at: Time
+    weight: float
+    requests: int
+    requests_needed: int
+    verdict: str
+    e_values: dict[str, float]
+
+
+class Latency(Screen):
+    """The p95 of the time to first token of both sides at the end of a window; None where one has too few requests."""
+
+    at: Time
+    candidate: float | None
+    active: float | None
+
+
+class Canary(Screen):
+    """A canary: which target takes which share, candidate over active, and the evidence over time, oldest first."""
+
+    release_id: str
+    model: str
+    version: int | None
+    state: str
+    candidate: Side | None
+    active: Side | None
+    shares: tuple[Share, ...]
+    requests: int
+    requests_needed: int
+    min_requests: int
+    verdict: str
+    reason: str
+    evidence: tuple[Evidence, ...]
+    points: tuple[CanaryPoint, ...]
+    ttft: tuple[Latency, ...]
+
+
+def points_of(entries: Iterable[Entry]) -> tuple[CanaryPoint, ...]:
+    """Return the assessments in rows of the index."""
+    return tuple(
+        CanaryPoint(
+            at=entry["at"],
+            weight=entry["weight"],
+            requests=entry["requests"],
+            requests_needed=entry["requests_needed"],
+            verdict=entry["verdict"],
+            e_values=json.loads(entry["e_values"]),
+        )
+        for entry in entries
+    )
+
+
+def side_of(target: str | None, windows: Sequence[Entry]) -> Side | None:
+    """Return the figures of a target over its windows; None without a target."""
+    if target is None:
+        return None
+    own = [window for window in windows if window["target"] == target]
+    known = {name: [window[name] for window in own if window[name] is not None] for name in FIGURES}
+    return Side(
+        target=target,
+        requests=sum(window["requests"] for window in own),
+        failures=sum(window["failures"] for window in own),
+        **{name: statistics.median(values) if values else None for name, values in known.items()},
+    )
+
+
+def shares_of(policy: ReleasePolicy, points: Sequence[CanaryPoint]) -> tuple[Share, ...]:
+    """Return the shares that a policy plans, each with the last verdict on it."""
+    verdicts = {point.weight: point.verdict for point in points}
+    shown: dict[str | None, Any] = {"pass": "pass", "fail": "fail", "inconclusive": "running", None: "waiting"}
+    return tuple(Share(weight=step, state=shown[verdicts.get(step)]) for step in policy.canary.steps)
+
+
+def evidence_of(
+    policy: ReleasePolicy,
+    points: Sequence[CanaryPoint],
+    windows: Sequence[Entry],
+    candidate: str | None,
+    active: str | None,
+) -> tuple[Evidence, ...]:
+    """Return the evidence by each trigger that watches request by request, the strongest first."""
+    latest = points[-1].e_values if points else {}
+    rows = [_evidence(trigger, latest, windows, candidate, active) for trigger in sequential(policy.triggers)]
+    return tuple(sorted(rows, key=lambda row: -max(row.e_value or 0.0, row.baseline_e_value or 0.0) / row.line))
+
+
+def _evidence(
+    trigger: Trigger,
+    latest: Mapping[str, float],
+    windows: Sequence[Entry],
+    candidate: str | None,
+    active: str | None,
+) -> Evidence:
+    return Evidence(
+        trigger=trigger.name,
+        metric=trigger.metric,
+        threshold=trigger.threshold,
+        allowed_ratio=limit_of(trigger),
+        action=trigger.action,
+        line=1.0 / trigger.alpha,
+        e_value=latest.get(trigger.name),
+        baseline_e_value=latest.get(f"{trigger.name}:baseline"),
+        candidate=_bad(trigger.name, candidate, windows),
+        active=_bad(trigger.name, active, windows),
+    )
+
+
+def _bad(trigger: str, target: str | None, windows: Sequence[Entry]) -> Bad:
+    counted = [
+        json.loads(window["observed"]).get(trigger, (0, 0))
+        for window in windows
+        if window["target"] == target and window["observed"]
+    ]
+    return Bad(bad=sum(bad for _, bad in counted), requests=sum(total for total, _ in counted))
+
+
+def latencies_of(windows: Iterable[Entry], candidate: str | None, active: str | None) -> tuple[Latency, ...]:
+    """Return the p95 of the time to first token of both sides, one entry per end of a window."""
+    by_end: dict[str, dict[str, float | None]] = {}
+    for window in windows:
+        by_end.setdefault(window["ended_at"], {})[window["target"]] = window["ttft_p95_ms"]
+    return tuple(
+        Latency(at=at, candidate=known.get(candidate or ""), active=known.get(active or ""))
+        for at, known in sorted(by_end.items())
+    )

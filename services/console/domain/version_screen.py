@@ -1,0 +1,209 @@
+"""The screen of a version: where it comes from, what was measured, and what differs from another one. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from contracts import facts as f
+from contracts.envelope import Event
+from services.console.domain.apply import instant
+from services.console.domain.release_screen import last, variants_of
+from services.console.domain.screens import Deployment, Screen, Time, VariantRow
+
+Events = Sequence[Event[Any]]
+Kind = Literal["data", "base", "checkpoint", "merged", "variant", "version"]
+STEPS: tuple[tuple[Kind, ...], ...] = (("data", "base"), ("checkpoint",), ("merged",), ("variant",), ("version",))
+"""Columns of the lineage: what each artifact was made of is in a column before it."""
+
+
+class Artifact(Screen):
+    """An artifact of the lineage, and the digest that it is known by."""
+
+    kind: Kind
+    name: str
+    digest: str
+    detail: str = ""
+
+
+class Evaluation(Screen):
+    """An evaluation by the training system."""
+
+    name: str
+    metric: str
+    value: float
+    higher_is_better: bool
+
+
+class Version(Screen):
+    """A version: lineage back to the hash of the training data, digests, measurements, and when it served.
+
+    Attributes:
+        manifest_digest: Of the version's manifest; None until it is registered.
+        settings: Hyperparameters, as the publisher stated them.
+        serving: Settings that it is served with.
+        deployments: Changes of the route that gave traffic to it or took it away, the newest first.
+    """
+
+    model: str
+    version: int
+    release_id: str
+    outcome: str | None
+    registered_at: Time | None
+    manifest_digest: str | None
+    run_id: str
+    framework: str
+    publishers: tuple[str, ...]
+    settings: dict[str, Any]
+    serving: dict[str, Any]
+    evals: tuple[Evaluation, ...]
+    lineage: tuple[tuple[Artifact, ...], ...]
+    variants: tuple[VariantRow, ...]
+    deployments: tuple[Deployment, ...]
+
+
+class Proof(Screen):
+    """What is proven of a step of the lineage; `stated` is what a signed manifest says, and Slipway did not see."""
+
+    what: str
+    verdict: Literal["proven", "stated", "failed"]
+    detail: str
+
+
+class Proofs(Screen):
+    """What signatures, digests and attestations prove of a version; `problem` where nothing can be read now."""
+
+    proofs: tuple[Proof, ...]
+    verified: bool
+    card: str
+    problem: str = ""
+
+
+class Difference(Screen):
+    """A property of two versions."""
+
+    group: str
+    name: str
+    left: str
+    right: str
+    differs: bool
+
+
+class VersionComparison(Screen):
+    """Two versions of a model, property by property."""
+
+    model: str
+    left: int
+    right: int
+    rows: tuple[Difference, ...]
+
+
+def build_version(events: Events, outcome: str | None, deployments: Iterable[Deployment]) -> Version | None:
+    """Return the screen of the version of a release; None if its opening is not among the events."""
+    opened = last(events, f.ReleaseOpened)
+    if opened is None:
+        return None
+    registered = next((event for event in reversed(events) if isinstance(event.data, f.VersionRegistered)), None)
+    serving = opened.serving or (registered.data.serving if registered is not None else None)
+    return Version(
+        model=opened.model,
+        version=opened.version,
+        release_id=opened.release_id,
+        outcome=outcome,
+        registered_at=instant(registered.time) if registered is not None else None,
+        manifest_digest=registered.data.manifest.digest if registered is not None else None,
+        run_id=opened.training.run_id,
+        framework=opened.training.framework,
+        publishers=opened.publishers,
+        settings=opened.training.hyperparameters,
+        serving=serving.model_dump(mode="json", exclude_none=True, exclude_defaults=True) if serving else {},
+        evals=tuple(Evaluation(**result.model_dump()) for result in opened.evals),
+        lineage=_lineage(events, opened),
+        variants=tuple(variants_of(events, opened.variants)),
+        deployments=tuple(deployments),
+    )
+
+
+def _lineage(events: Events, opened: f.ReleaseOpened) -> tuple[tuple[Artifact, ...], ...]:
+    artifacts = list(_artifacts(events, opened))
+    columns = (tuple(each for kind in kinds for each in artifacts if each.kind == kind) for kinds in STEPS)
+    return tuple(column for column in columns if column)
+
+
+def _artifacts(events: Events, opened: f.ReleaseOpened) -> Iterable[Artifact]:
+    yield Artifact(
+        kind="data", name="training data", digest=opened.training.data_hash, detail="as its publisher stated"
+    )
+    base = opened.base
+    yield Artifact(kind="base", name=base.name, digest=base.digest, detail=f"revision {base.revision}")
+    weights = opened.weights
+    yield Artifact(
+        kind="checkpoint", name=opened.training.run_id, digest=weights.ref.digest, detail=f"{weights.kind} weights"
+    )
+    merged = last(events, f.CheckpointMerged)
+    if merged is not None:
+        yield Artifact(kind="merged", name="merged model", digest=merged.manifest.digest, detail=merged.method.dtype)
+    quantised = {event.data.variant: event.data for event in events if isinstance(event.data, f.VariantQuantised)}
+    for name, files in quantised.items():
+        engine = f"{files.engine.name} {files.engine.version}"
+        yield Artifact(kind="variant", name=name, digest=files.manifest.digest, detail=engine)
+    registered = last(events, f.VersionRegistered)
+    if registered is not None:
+        yield Artifact(
+            kind="version", name=f"{opened.model} v{opened.version}", digest=registered.manifest.digest, detail="signed"
+        )
+
+
+def compare_versions(left: Version, right: Version) -> VersionComparison:
+    """Return the properties of two versions of a model, side by side."""
+    first, second = _properties(left), _properties(right)
+    rows = tuple(
+        Difference(
+            group=group,
+            name=name,
+            left=first.get((group, name), ""),
+            right=second.get((group, name), ""),
+            differs=first.get((group, name)) != second.get((group, name)),
+        )
+        for group, name in dict.fromkeys([*first, *second])
+    )
+    return VersionComparison(model=left.model, left=left.version, right=right.version, rows=rows)
+
+
+def _properties(version: Version) -> dict[tuple[str, str], str]:
+    rows: dict[tuple[str, str], str] = {
+        ("origin", "training run"): version.run_id,
+        ("origin", "outcome"): version.outcome or "in progress",
+    }
+    for column in version.lineage:
+        for each in column:
+            label = each.name if each.kind == "variant" else each.kind
+            rows["lineage", label] = f"{each.digest} {each.detail}".strip()
+    for group, settings in (("hyperparameters", version.settings), ("serving", version.serving)):
+        rows |= {(group, name): str(value) for name, value in flatten(settings).items()}
+    rows |= {("evaluations", f"{each.name} {each.metric}".strip()): f"{each.value:g}" for each in version.evals}
+    for variant in version.variants:
+        for name, value in _figures(variant).items():
+            rows["variants", f"{variant.variant} {name}"] = value
+    return rows
+
+
+def _figures(variant: VariantRow) -> dict[str, str]:
+    figures = {
+        "size": (variant.size_bytes, "{:,} bytes"),
+        "perplexity ratio": (variant.perplexity_ratio, "{:.4f}"),
+        "mean KL": (variant.mean_kl, "{:.4g}"),
+        "TTFT p95": (variant.ttft_p95_ms, "{:.0f} ms"),
+        "tokens/s": (variant.tps, "{:.1f}"),
+    }
+    shown = {name: form.format(value) for name, (value, form) in figures.items() if value is not None}
+    return {"verdict": variant.state + (", chosen" if variant.chosen else ""), **shown}
+
+
+def flatten(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Return nested settings as one level of names, joined by dots."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{before}{name}.")
+        else:
+            flat[f"{before}{name}"] = value
+    return flat

@@ -1,0 +1,62 @@
+"""The canary of a release, from its assessments, its deployments and the windows of both targets meanwhile."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from contracts.policy import ReleasePolicy
+from services.console.domain.canary_screen import (
+    Canary,
+    evidence_of,
+    latencies_of,
+    points_of,
+    shares_of,
+    side_of,
+)
+from services.console.domain.screens import Release
+from services.console.queries.reading import Reader
+
+POINTS: Final = 2000
+"""Newest assessments that are shown."""
+_SPAN: Final = """
+SELECT canary, active, weight, at,
+       (SELECT min(later.at) FROM deployments AS later WHERE later.model = d.model AND later.sequence > d.sequence
+         AND (later.canary IS NULL OR later.canary <> d.canary)) AS ended_at
+FROM deployments AS d WHERE correlation = ? AND cause = 'canary' AND canary IS NOT NULL ORDER BY sequence
+"""
+
+
+def canary(reader: Reader, release: Release) -> Canary:
+    """Return the canary of a release; one that has not begun has no targets and no evidence."""
+    policy = ReleasePolicy.model_validate(release.policy)
+    newest = "SELECT * FROM canary_points WHERE release_id = ? ORDER BY sequence DESC LIMIT ?"
+    points = points_of(reversed(reader.read(newest, (release.release_id, POINTS))))
+    spans = reader.read(_SPAN, (release.release_id,))
+    candidate, active = (spans[-1]["canary"], spans[-1]["active"]) if spans else (None, None)
+    windows = _windows(reader, release.model, spans[0]) if spans else []
+    now = release.canary[-1] if release.canary else None
+    return Canary(
+        release_id=release.release_id,
+        model=release.model,
+        version=release.version,
+        state=release.state,
+        candidate=side_of(candidate, windows),
+        active=side_of(active, windows),
+        shares=shares_of(policy, points),
+        requests=now.requests if now else 0,
+        requests_needed=now.requests_needed if now else policy.canary.min_requests,
+        min_requests=policy.canary.min_requests,
+        verdict=now.verdict if now else "waiting",
+        reason=now.reason if now else "",
+        evidence=evidence_of(policy, points, windows, candidate, active),
+        points=points,
+        ttft=latencies_of(windows, candidate, active),
+    )
+
+
+def _windows(reader: Reader, model: str, span: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the windows of both targets that ended while the canary took traffic."""
+    return reader.read(
+        "SELECT * FROM windows WHERE model = ? AND target IN (?, ?) AND ended_at >= ? AND ended_at <= ? "
+        "ORDER BY ended_at",
+        (model, span["canary"], span["active"], span["at"], span["ended_at"] or "9"),
+    )

@@ -1,0 +1,34 @@
+"""The versions of a model, each from the events of its release."""
+
+from typing import Final
+
+from services.console.domain.version_screen import Version, VersionComparison, build_version, compare_versions
+from services.console.queries.reading import Reader
+from services.console.queries.releases import release_events
+from services.console.queries.timeline import deployments_of
+
+_RELEASE: Final = """
+SELECT releases.release_id, e.outcome FROM releases LEFT JOIN release_ends AS e USING (release_id)
+WHERE releases.model = ? AND releases.version = ? ORDER BY releases.opened_at DESC LIMIT 1
+"""
+
+
+def version(reader: Reader, model: str, number: int) -> Version | None:
+    """Return a version of a model; None if no release has reserved its number."""
+    entries = reader.read(_RELEASE, (model, number))
+    if not entries:
+        return None
+    served = deployments_of(reader, model, f"{model}.v{number}.")
+    return build_version(release_events(reader, entries[0]["release_id"]), entries[0]["outcome"], served)
+
+
+def comparison(reader: Reader, model: str, left: int, right: int) -> VersionComparison | None:
+    """Return two versions side by side; None if one of them does not exist."""
+    first, second = version(reader, model, left), version(reader, model, right)
+    return None if first is None or second is None else compare_versions(first, second)
+
+
+def numbers(reader: Reader, model: str) -> tuple[int, ...]:
+    """Return the numbers of a model's versions, the newest first."""
+    entries = reader.read("SELECT DISTINCT version FROM releases WHERE model = ? ORDER BY version DESC", (model,))
+    return tuple(entry["version"] for entry in entries)

@@ -1,0 +1,135 @@
+"""Plots as SVG without a script or a style in it: classes only, which console.css colours for dark and light."""
+
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+from xml.etree import ElementTree as ET
+
+import pygal
+from markupsafe import Markup
+
+from services.console.domain.canary_screen import Canary, CanaryPoint
+from services.console.domain.screens import VariantRow
+
+# pygal adds a finder for plug-ins, which has no `find_spec`: each failed import would warn about it
+sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "pygal"]
+SVG: Final = "{http://www.w3.org/2000/svg}"
+LEAST_E: Final = 1e-3
+"""Smaller e-values are drawn as this: they all say that there is no evidence."""
+OPTIONS: Final[Mapping[str, Any]] = {
+    "width": 640,
+    "height": 260,
+    "margin": 4,
+    "spacing": 8,
+    "js": (),
+    "css": (),
+    "show_legend": False,
+    "dots_size": 3.5,
+    "max_scale": 6,
+    "min_scale": 3,
+    "disable_xml_declaration": True,
+}
+Series = Sequence[Mapping[str, Any] | tuple[float, float] | None]
+
+
+def pareto_plot(variants: Iterable[VariantRow]) -> Markup | None:
+    """Return the variants by size and loss of quality, with the Pareto front as a line; None for fewer than two."""
+    known = [row for row in variants if row.size_bytes is not None and row.perplexity_ratio is not None]
+    if len(known) < 2:
+        return None
+    sizes = [(row.size_bytes or 0) / 1e6 for row in known]
+    margin = 0.08 * (max(sizes) - min(sizes) or max(sizes))
+    chart = pygal.XY(
+        **OPTIONS,
+        print_labels=True,
+        xrange=(min(sizes) - margin, max(sizes) + margin),
+        x_title="Size of the weights (MB)",
+        y_title="Perplexity ratio",
+        x_value_formatter=lambda value: f"{value:,.0f}",
+        value_formatter=lambda value: f"{value:.3f}",
+    )
+    front = sorted((row for row in known if row.on_pareto_front or row.chosen), key=lambda row: row.size_bytes or 0)
+    chart.add("front", [_variant(row) for row in front], show_dots=False)
+    chart.add("others", [_variant(row) for row in known if row not in front], stroke=False)
+    chart.add("on the front", [_variant(row) for row in front if not row.chosen], stroke=False)
+    chart.add("chosen", [_variant(row) for row in known if row.chosen], stroke=False, dots_size=6)
+    return _svg(chart, "Variants by size and perplexity", "pareto")
+
+
+def _variant(row: VariantRow) -> dict[str, Any]:
+    return {"value": ((row.size_bytes or 0) / 1e6, row.perplexity_ratio), "label": row.variant}
+
+
+def evidence_plot(canary: Canary, triggers: Sequence[str], line: float) -> Markup | None:
+    """Return e-values over time on a logarithmic scale, with the line at which the canary is aborted."""
+    if len(canary.points) < 2:
+        return None
+    begin = _moment(canary.points[0].at)
+    chart = _over_time("e-value", lambda value: f"{10**value:,.6g}")
+    chart.y_labels = [*range(round(math.log10(LEAST_E)), math.ceil(math.log10(line)) + 1)]
+    last = (_moment(canary.points[-1].at) - begin).total_seconds()
+    chart.add("line", [(0.0, math.log10(line)), (last, math.log10(line))], show_dots=False)
+    for name in triggers:
+        chart.add(name, [_evidence(point, name, begin) for point in canary.points], show_dots=False)
+    return _svg(chart, "E-value of each trigger over time", "evidence")
+
+
+def _evidence(point: CanaryPoint, trigger: str, begin: datetime) -> tuple[float, float]:
+    strongest = max(point.e_values.get(trigger, 0.0), point.e_values.get(f"{trigger}:baseline", 0.0), LEAST_E)
+    return (_moment(point.at) - begin).total_seconds(), math.log10(strongest)
+
+
+def latency_plot(canary: Canary) -> Markup | None:
+    """Return the p95 of the time to first token of candidate and active over time."""
+    if len(canary.ttft) < 2:
+        return None
+    begin = _moment(canary.ttft[0].at)
+    chart = _over_time("TTFT p95 (ms)", lambda value: f"{value:,.0f}")
+    for name in ("active", "candidate"):
+        values = [
+            ((_moment(entry.at) - begin).total_seconds(), getattr(entry, name))
+            for entry in canary.ttft
+            if getattr(entry, name) is not None
+        ]
+        chart.add(name, values, show_dots=len(values) < 20)
+    return _svg(chart, "Time to first token, p95, of candidate and active", "latency")
+
+
+def _over_time(title: str, formatter: Any) -> Any:
+    return pygal.XY(
+        **OPTIONS, y_title=title, value_formatter=formatter, x_value_formatter=_elapsed, x_title="Since the first share"
+    )
+
+
+def _elapsed(seconds: float) -> str:
+    return f"{seconds:.0f} s" if abs(seconds) < 120 else f"{seconds / 60:.0f} min"
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _svg(chart: Any, label: str, kind: str) -> Markup:
+    """Return a chart as SVG for a page: without the script and the styles that the library adds."""
+    root = chart.render_tree()
+    for part in [child for child in root if child.tag in ("defs", f"{SVG}defs", "title", f"{SVG}title")]:
+        root.remove(part)
+    root.attrib.pop("id", None)
+    root.attrib |= {"class": f"chart {kind}", "role": "img", "aria-label": label}
+    return Markup(ET.tostring(_plain(root), encoding="unicode"))  # noqa: S704 - built as a tree, so escaped
+
+
+def _plain(root: ET.Element) -> ET.Element:
+    """Return a tree without comments and styles, whose dots have titles: what browsers show beside the pointer."""
+    for parent in list(root.iter()):
+        parent.attrib.pop("style", None)
+        if parent.get("class") == "dots":
+            texts = {child.get("class"): child.text or "" for child in parent}
+            title = ET.SubElement(parent, "title")
+            title.text = " ".join(filter(None, (texts.get("label"), texts.get("value"))))
+        for child in list(parent):
+            if not isinstance(child.tag, str) or child.tag.removeprefix(SVG) == "desc":
+                parent.remove(child)
+    return root

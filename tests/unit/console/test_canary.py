@@ -1,0 +1,109 @@
+"""The canary of a release: candidate over active, evidence against its line, and plots that need no script or style."""
+
+import re
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from contracts import facts as f
+from services.console.domain.screens import VariantRow
+from services.console.web.plots import pareto_plot
+from testbed import factories
+from testbed.story import Story
+from tests.unit.console.world import NOW, World, log_of, write
+
+RUNNING, DONE, FIRST = "r-0000000000000026-1", "r-0000000000000005-1", "r-0000000000000001-1"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    made = World(tmp_path_factory.mktemp("console"))
+    made.fill()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def admin(world):
+    return world.client("adam")
+
+
+def canary_of(client, release):
+    return client.get(f"/api/v1/releases/{release}/canary").json()
+
+
+def test_a_running_canary_says_what_is_still_needed_and_how_far_the_evidence_is(admin):
+    shown = canary_of(admin, RUNNING)
+    assert (shown["candidate"]["target"], shown["active"]["target"]) == ("faq-de.v2.int8", "faq-de.v1.int8")
+    assert [(share["weight"], share["state"]) for share in shown["shares"]] == [(0.1, "running"), (0.5, "waiting")]
+    assert (shown["requests"], shown["requests_needed"]) == (216, 86)
+    assert len(shown["points"]) == 12
+    assert [point["requests"] for point in shown["points"]] == sorted(point["requests"] for point in shown["points"])
+    by_name = {row["trigger"]: row for row in shown["evidence"]}
+    assert by_name["slow-first-token"]["e_value"] == shown["points"][-1]["e_values"]["slow-first-token"]
+    assert by_name["slow-first-token"]["line"] == pytest.approx(1000)
+    assert by_name["errors"]["baseline_e_value"] == shown["points"][-1]["e_values"]["errors:baseline"]
+    assert by_name["errors"]["candidate"] == {"bad": 0, "requests": 120}
+
+
+def test_only_windows_while_the_canary_takes_traffic_count(admin):
+    shown = canary_of(admin, RUNNING)
+    assert (shown["candidate"]["requests"], shown["active"]["requests"]) == (120, 6 * 180)
+    assert shown["candidate"]["ttft_p95_ms"] > 0
+    assert all(entry["candidate"] and entry["active"] for entry in shown["ttft"])
+    done = canary_of(admin, DONE)
+    assert done["candidate"]["requests"] == 2 * 120  # both steps, and not what followed as the active target
+
+
+def test_each_step_that_passed_shows_it(admin):
+    assert {share["state"] for share in canary_of(admin, DONE)["shares"]} == {"pass"}
+
+
+def test_a_release_without_a_canary_has_an_empty_one(admin):
+    shown = canary_of(admin, FIRST)
+    assert (shown["candidate"], shown["points"], shown["verdict"]) == (None, [], "waiting")
+    assert "has not begun" in admin.get(f"/releases/{FIRST}/canary").text
+
+
+def test_applying_the_log_again_changes_nothing(world, admin):
+    before = canary_of(admin, RUNNING)
+    world.fill()
+    assert canary_of(admin, RUNNING) == before
+
+
+def test_members_of_a_team_see_canaries_of_its_models_only(world):
+    member = world.client("sam")
+    for path in (f"/api/v1/releases/{RUNNING}/canary", f"/releases/{RUNNING}/canary"):
+        assert member.get(path).status_code == 404
+
+
+def test_plots_have_no_script_and_no_style_in_them(admin):
+    pages = [admin.get(path).text for path in (f"/releases/{RUNNING}/canary", "/releases/r-0000000000000010-1")]
+    plots = [plot for page in pages for plot in re.findall(r"<svg[^>]* class=\"chart.*?</svg>", page, re.DOTALL)]
+    assert len(plots) == 3
+    for plot in plots:
+        for part in ET.fromstring(plot).iter():
+            assert part.tag.rpartition("}")[2] not in ("style", "script", "foreignObject", "a", "image")
+            assert not [name for name in part.attrib if name == "style" or name.startswith("on") or "href" in name]
+
+
+def test_the_plot_of_variants_escapes_what_it_is_told():
+    def variant(name, size, ratio, *, chosen):
+        measured = {"size_bytes": size, "perplexity_ratio": ratio, "chosen": chosen, "on_pareto_front": chosen}
+        empty = dict.fromkeys(VariantRow.model_fields, None)
+        return VariantRow(**{**empty, "variant": name, "state": "pass", "reason": "", **measured})
+
+    plot = pareto_plot([variant("<script>x</script>", 10, 1.0, chosen=True), variant("b", 20, 1.1, chosen=False)])
+    assert "<script" not in plot
+    assert "&lt;script&gt;" in plot
+    assert pareto_plot([variant("a", 10, 1.0, chosen=True)]) is None
+
+
+def test_a_canary_of_staging_or_of_no_release_is_not_indexed(tmp_path):
+    made, story = World(tmp_path), Story(NOW)
+    fact = factories.fact(f.CanaryAssessed)
+    for correlation, environment in (("r-0000000000000001-1", "staging"), ("other", "production")):
+        event = story.event(fact, "m", correlation).model_copy(update={"environment": environment})
+        write(made.index, log_of([event]))
+    assert made.index.read("SELECT * FROM canary_points") == []
+    made.close()

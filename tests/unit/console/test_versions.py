@@ -1,0 +1,93 @@
+"""A version: its lineage back to the hash of the training data, its proofs, and what differs from another one."""
+
+import pytest
+
+from services.console.domain.version_screen import Proof, Proofs, flatten
+from services.console.web.markdown import render_markdown
+from tests.unit.console.world import World
+
+PATH = "/api/v1/models/support-bot/versions/2"
+EVIL = "<script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    made = World(tmp_path_factory.mktemp("console"))
+    made.fill()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def admin(world):
+    return world.client("adam")
+
+
+def test_the_lineage_goes_back_to_the_data_and_names_a_digest_at_each_step(admin):
+    shown = admin.get(PATH).json()
+    kinds = [[artifact["kind"] for artifact in column] for column in shown["lineage"]]
+    assert kinds == [["data", "base"], ["checkpoint"], ["merged"], ["variant"] * 3, ["version"]]
+    release = admin.get(f"/api/v1/releases/{shown['release_id']}").json()
+    assert shown["lineage"][0][0]["digest"] == release["data_hash"]
+    assert shown["lineage"][1][0]["digest"] == release["weights_digest"]
+    assert all(artifact["digest"].startswith("sha256:") for column in shown["lineage"] for artifact in column)
+    page = admin.get("/models/support-bot/versions/2").text
+    assert all(artifact["digest"] in page for column in shown["lineage"] for artifact in column)
+
+
+def test_it_says_when_the_version_served(admin):
+    shown = admin.get(PATH).json()
+    assert [(row["cause"], row["canary"] or row["active"]) for row in shown["deployments"]] == [
+        ("promote", "support-bot.v2.int8"), ("canary", "support-bot.v2.int8"), ("canary", "support-bot.v2.int8"),
+    ]  # fmt: skip
+    assert admin.get("/api/v1/models/mail-sorter/versions/2").json()["deployments"] == []
+
+
+def test_a_release_in_progress_has_the_lineage_so_far(admin):
+    shown = admin.get("/api/v1/models/mail-sorter/versions/2").json()
+    assert [artifact["kind"] for column in shown["lineage"] for artifact in column] == ["data", "base", "checkpoint"]
+    assert (shown["registered_at"], shown["manifest_digest"]) == (None, None)
+
+
+def test_two_versions_side_by_side(admin):
+    compared = admin.get(f"{PATH}/compare/1").json()
+    rows = {(row["group"], row["name"]): row for row in compared["rows"]}
+    assert (compared["left"], compared["right"]) == (2, 1)
+    assert rows["lineage", "data"]["differs"]
+    assert not rows["lineage", "base"]["differs"]
+    assert (rows["hyperparameters", "steps"]["left"], rows["hyperparameters", "steps"]["right"]) == ("40", "30")
+    assert rows["variants", "int8 perplexity ratio"]["left"] == "1.0120"
+    assert admin.get(f"{PATH}/compare/77").status_code == 404
+    assert admin.get("/models/support-bot/compare?left=1&right=2").status_code == 200
+
+
+def test_what_is_not_there_and_what_is_of_another_team_is_not_found(world, admin):
+    member = world.client("sam")
+    for path in (PATH, f"{PATH}/proofs", f"{PATH}/compare/1", PATH.removeprefix("/api/v1"),
+                 f"{PATH.removeprefix('/api/v1')}/proofs", "/models/support-bot/compare?left=1&right=2"):  # fmt: skip
+        assert member.get(path).status_code == 404, path
+    assert admin.get("/api/v1/models/support-bot/versions/99").status_code == 404
+    assert admin.get("/api/v1/models/support-bot/versions/-1").status_code == 422
+
+
+def test_proofs_are_shown_as_text_and_a_store_that_does_not_answer_is_said(world, admin):
+    page = admin.get("/models/support-bot/versions/2/proofs")
+    assert (page.status_code, "The store does not answer" in page.text) == (200, True)
+    assert admin.get(f"{PATH}/proofs").status_code == 503
+    proof = Proof(what=f"variant {EVIL}", verdict="failed", detail=EVIL)
+    card = f"---\nname: x\n---\n\n# Card {EVIL}\n\n[a](javascript:alert(1)) ![b](https://evil.example/x.png)\n"
+    world.artifacts.proofs["support-bot", 2] = Proofs(proofs=(proof,), verified=False, card=card)
+    page = admin.get("/models/support-bot/versions/2/proofs").text
+    assert "not proven" in page
+    assert "<h1>Card" in page
+    for hostile in ("<script>alert", 'href="javascript', "<img"):
+        assert hostile not in page
+
+
+def test_metadata_before_a_card_is_not_rendered():
+    assert render_markdown("---\nbase_model: a\n---\n\n# T\n") == "<h1>T</h1>\n"
+    assert render_markdown("| a |\n|---|\n| 1 |\n").startswith("<table>")
+
+
+def test_nested_settings_have_one_name_each():
+    assert flatten({"lora": {"r": 8, "on": {"q": True}}, "lr": 0.1}) == {"lora.r": 8, "lora.on.q": True, "lr": 0.1}
