@@ -8,10 +8,10 @@ from decisions.model_cards import render_card
 from services.console.domain.version_screen import Proof, Proofs
 from shared.errors import Permanent
 from shared.provenance.envelopes import Trust
+from shared.provenance.lock_records import pin_version
 from shared.provenance.verification import Verification
 from shared.provenance.version_history import read_version_history
 from shared.storage.blobs import Store, manifest_key
-from shared.storage.object_lock import pin_version
 
 REPORT: Final = "report.html"
 LARGEST_REPORT: Final = 32 * 1024 * 1024
@@ -37,7 +37,7 @@ class StoredArtifacts:
             Transient: The store does not answer.
         """
         keys = self._trust.keys()
-        store = pin_version(self._store, model, version)
+        store = pin_version(self._store, keys, model, version)
         findings = Verification(store, keys, read_files=False).version(model, version)
         proofs = tuple(Proof(what=each.what, verdict=each.verdict, detail=each.detail) for each in findings)
         problem, card = "", ""
