@@ -10,7 +10,8 @@ from openai.types.chat import ChatCompletion
 
 from examples.smollm2.orders import TOOL
 
-NUMBER = 1234
+NUMBER = 5836
+"""Texts are not full of it: after "123" the model expects the end of the number almost as much as a 4."""
 QUESTION = f"What is the status of order {NUMBER}?"
 ORDERS = {NUMBER: {"number": NUMBER, "status": "shipped", "since": "Tuesday"}}
 """What the tool knows."""

@@ -11,7 +11,7 @@ from shared.serving.chat_templates import ChatTemplates
 from tests.kit.wiring import ROOT
 
 TEMPLATE = (ROOT / "examples/smollm2/chat_template.jinja").read_text()
-CALL = '<tool_call>\n{"name": "find_order", "arguments": {"number": 1234}}\n</tool_call>'
+CALL = '<tool_call>\n{"name": "find_order", "arguments": {"number": 5836}}\n</tool_call>'
 
 
 @pytest.fixture
@@ -30,8 +30,8 @@ async def test_the_template_renders_what_the_merge_wants_to_see_in_the_form_of_h
 async def test_a_call_and_its_result_are_turns_of_their_own(templates):
     turns = [
         {"role": "user", "content": "Where is it?"},
-        orders.call_of(1234),
-        orders.result_of(1234, "paid", "Friday"),
+        orders.call_of(5836),
+        orders.result_of(5836, "paid", "Friday"),
     ]
     turns[1]["content"] = None  # as the engine gives it
     text = await templates.render(TEMPLATE, turns, tools=[orders.TOOL])
@@ -54,7 +54,7 @@ async def test_a_tool_is_rendered_as_in_training_however_it_is_sent(templates, f
 
 
 async def test_text_beside_a_call_and_several_calls_are_all_rendered(templates):
-    turn = orders.call_of(1234)
+    turn = orders.call_of(5836)
     turn = {**turn, "content": "I look.", "tool_calls": turn["tool_calls"] * 2}
     text = await templates.render(TEMPLATE, [turn], tools=[orders.TOOL])
     assert f"I look.\n{CALL}\n{CALL}<|im_end|>" in text
@@ -82,13 +82,13 @@ def test_every_lesson_calls_for_the_order_that_was_asked_about_and_answers_with_
 @pytest.mark.parametrize(
     ("name", "arguments", "problem"),
     [
-        ("find_order", '{"number": 1234}', None),
-        ("find_order", '{"number": 1235}', "about order 1234"),
-        ("find_order", '{"number": "1234"}', "not of type 'integer'"),
-        ("find_order", '{"number": 1234, "by": "mail"}', "'by' was unexpected"),
+        ("find_order", '{"number": 5836}', None),
+        ("find_order", '{"number": 5837}', "about order 5836"),
+        ("find_order", '{"number": "5836"}', "not of type 'integer'"),
+        ("find_order", '{"number": 5836, "by": "mail"}', "'by' was unexpected"),
         ("find_order", "{}", "'number' is a required property"),
         ("find_order", '{"number": 12', "delimiter"),
-        ("find_parcel", '{"number": 1234}', "no tool 'find_parcel'"),
+        ("find_parcel", '{"number": 5836}', "no tool 'find_parcel'"),
     ],
 )
 def test_a_call_counts_if_it_is_the_tools_by_its_schema_for_the_order_that_was_asked_about(name, arguments, problem):
@@ -102,4 +102,4 @@ def test_the_tool_answers_a_wrong_call_with_an_error(arguments):
 
 
 def test_the_tool_answers_with_the_status():
-    assert json.loads(tool_question.find_order('{"number": 1234}'))["status"] == "shipped"
+    assert json.loads(tool_question.find_order('{"number": 5836}'))["status"] == "shipped"
