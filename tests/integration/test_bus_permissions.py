@@ -8,6 +8,7 @@ import contextlib
 import json
 import ssl
 from datetime import UTC, datetime
+from functools import partial
 
 import nats.errors
 import nats.js.errors
@@ -15,65 +16,35 @@ import pytest
 
 from contracts.api_usage import DEMAND_PREFIX, DemandReport
 from contracts.envelope import nats_subject, plain, source_of
-from contracts.facts import FACTS, CheckpointReady, RollbackOrdered, WorkAbandoned, WorkProgressed
-from contracts.identities import PROVISIONER, PUBLISHED_BY, Role
+from contracts.facts import CheckpointReady, RollbackOrdered
+from contracts.identities import PROVISIONER
 from contracts.services import (
-    DEADLETTER,
-    DEADLETTER_PREFIX,
     EVENTS,
-    FROM_OUTSIDE,
     INBOX,
     ORDERS,
-    SERVICES,
-    TELEMETRY,
-    durable_name,
-    stream_of,
 )
 from contracts.vocabulary import canonical_json
 from deploy.identity.key_folder import KeyFolder
 from services.gateway.adapters.bus import read_demand
 from shared.errors import Permanent
-from shared.messaging import credentials, topology
+from shared.messaging import credentials
 from shared.messaging.events import parse_event
 from shared.messaging.provision import provision
 from shared.runtime.settings import Connection
 from testbed import factories
 from testbed.servers import NatsServer
+from tests.kit import bus_matrix
+from tests.kit.bus_matrix import CONSUMERS, IDENTITIES, MEMBERS, REFUSED
 
 NOW = datetime.now(UTC)
-USERS: dict[str, tuple[Role, ...]] = {
-    "paula": ("publisher",),
-    "oscar": ("operator",),
-    "anna": ("approver",),
-    "victor": ("viewer",),
-    "both": ("approver", "operator"),
-    "adam": ("administrator",),
-    "mallory": ("publisher", "viewer"),
-}
-TEAMS: dict[str, dict[str, tuple[tuple[Role, ...], tuple[str, ...]]]] = {
-    "shop": {"sam": (("publisher", "operator", "approver"), ()), "sue": (("publisher",), ("shop-faq",))},
-    "bank": {"ben": (("publisher", "operator", "approver"), ()), "bea": (("operator",), ())},
-}
-"""By team: its members, with their roles, and the models that a publisher is limited to."""
-STREAMS = (INBOX, ORDERS, EVENTS, DEADLETTER, TELEMETRY)
-CONSUMERS = [
-    (service.name, str(stream_of(fact)), durable_name(service.name, fact, where))
-    for service in SERVICES.values()
-    for fact, where in service.reads
-]
 
 
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory):
     folder = KeyFolder(tmp_path_factory.mktemp("keys"))
     folder.prepare(["127.0.0.1", "localhost"], NOW)
-    for name, roles in USERS.items():
-        folder.add(name, roles)
+    bus_matrix.add_users(folder)
     folder.add("pia", ["publisher"], ["support-bot"])
-    for team, members in TEAMS.items():
-        folder.set_team(team, [f"{team}-bot", f"{team}-faq"])
-        for name, (roles, models) in members.items():
-            folder.add(name, roles, models, team)
     return folder
 
 
@@ -96,126 +67,18 @@ async def connect(server, name, **options):
     return await server.connect(name, **{"allow_reconnect": False, "connect_timeout": 5, **options})
 
 
-def facts_of(name):
-    """The types of facts that an identity publishes."""
-    if name in SERVICES:
-        service = SERVICES[name]
-        return {*service.emits, *([WorkAbandoned] if service.consumes else [])}
-    return {fact for role in USERS.get(name, ()) for fact in PUBLISHED_BY[role]}
-
-
-def expected(name):
-    """Each subject that is tried, and whether it is allowed."""
-    everything = "administrator" in USERS.get(name, ())
-    reads_all = bool(set(USERS.get(name, ())) - {"publisher"})
-    service = SERVICES.get(name)
-    tried = {}
-    for fact in FACTS.values():
-        environments = [fact.TYPE]
-        if fact not in FROM_OUTSIDE:
-            environments.append(fact.TYPE.replace("slipway.", "slipway.staging.", 1))
-        for type_ in environments:
-            tried[f"{type_}.support-bot"] = False  # without a sender
-            for sender in (name, ANOTHER[name]):
-                may = everything or fact in facts_of(name)
-                tried[f"{type_}.support-bot.{sender}"] = may and sender == name
-    for other in SERVICES:
-        gives_up = other == name and bool(SERVICES[other].consumes)
-        tried |= {f"{DEADLETTER_PREFIX}.{subject}": gives_up for subject in (other, f"support-bot.{other}")}
-    for owner, stream, durable in CONSUMERS:
-        for verb in ("INFO", "MSG.NEXT"):
-            reads = reads_all or name == PROVISIONER or (service is not None and stream in service.follows)
-            allowed = owner == name or (verb == "INFO" and reads)
-            tried[f"$JS.API.CONSUMER.{verb}.{stream}.{durable}"] = everything or allowed
-        tried[f"$JS.ACK.{stream}.{durable}.1.1.1.1.1"] = everything or owner == name
-        tried[f"$JS.API.CONSUMER.CREATE.{stream}.{durable}.slipway.x"] = everything or name == PROVISIONER
-        tried[f"$JS.API.CONSUMER.DELETE.{stream}.{durable}"] = everything
-        tried[f"$JS.API.CONSUMER.PAUSE.{stream}.{durable}"] = everything
-    for bucket in topology.BUCKETS:
-        writes = service is not None and bucket in (*service.owns, *service.edits)
-        reads = writes or reads_all or (service is not None and bucket in service.reads_records)
-        tried[f"$KV.{bucket}.support-bot"] = everything or writes
-        tried[f"$JS.API.DIRECT.GET.KV_{bucket}.$KV.{bucket}.support-bot"] = everything or reads
-        tried[f"$JS.API.CONSUMER.CREATE.KV_{bucket}"] = everything or reads
-        tried[f"$JS.API.CONSUMER.CREATE.KV_{bucket}.x.$KV.{bucket}.>"] = everything or reads
-    for stream in [*STREAMS, *(f"KV_{bucket}" for bucket in topology.BUCKETS)]:
-        for verb in ("CREATE", "UPDATE"):
-            tried[f"$JS.API.STREAM.{verb}.{stream}"] = everything or name == PROVISIONER
-        for verb in ("PURGE", "MSG.DELETE", "SNAPSHOT", "RESTORE", "LEADER.STEPDOWN"):
-            tried[f"$JS.API.STREAM.{verb}.{stream}"] = everything
-    tried |= {f"$JS.API.STREAM.PURGE.KV_{bucket}": True for bucket in (service.forgets if service else ())}
-    for stream in STREAMS:
-        publishes = {stream_of(fact) for fact in facts_of(name)} if service is not None else set()
-        looks_up = stream in publishes or (service is not None and stream in (*service.looks_up, *service.follows))
-        tried[f"$JS.API.STREAM.MSG.GET.{stream}"] = everything or reads_all or looks_up
-    tried |= {
-        subject.replace("*", "0123456789ab"): owner == name
-        for owner, other in SERVICES.items()
-        for subject in other.exchanges
-    }
-    tried["$JS.API.STREAM.CREATE.another"] = everything
-    tried["anything.else"] = False
-    return tried
-
-
-REFUSED = (nats.errors.Error, ConnectionResetError)
-"""A server that knows no such key says so and closes the connection, sometimes before the client has read it."""
-HARMFUL = ("PURGE", "MSG.DELETE", "RESTORE", "SNAPSHOT", "STEPDOWN", "CONSUMER.DELETE", "CONSUMER.PAUSE")
-IDENTITIES = (*SERVICES, PROVISIONER, *USERS)
-ANOTHER = {name: IDENTITIES[number - 1] for number, name in enumerate(IDENTITIES)}
-"""By identity: one whose name it tries to publish under."""
-
-
 @pytest.mark.parametrize("name", IDENTITIES)
 async def test_each_identity_may_do_what_it_needs_and_nothing_else(server, name):
-    refused: set[str] = set()
-
-    async def note(error):
-        text = str(error)
-        if "permissions violation for publish" in text.lower():
-            refused.add(text.split('"')[1])
-
-    client = await connect(server, name, error_cb=note)
-    tried = expected(name)
-    try:
-        for subject, allowed in tried.items():
-            if allowed and any(verb in subject for verb in HARMFUL):
-                continue  # an administrator may: it would really be done
-            await client.publish(subject, b"")
-        await client.flush(timeout=10)
-        deadline = asyncio.get_running_loop().time() + 5
-        want = {subject for subject, allowed in tried.items() if not allowed}
-        while len(refused) < len(want) and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.02)
-    finally:
-        await client.close()
-    assert refused == {subject.lower() for subject in want}  # the client reports errors in lower case
+    tried = bus_matrix.expected(name)
+    refused = await bus_matrix.refused_of(partial(connect, server, name), tried)
+    assert refused == {subject.lower() for subject, allowed in tried.items() if not allowed}
 
 
 @pytest.mark.parametrize("name", IDENTITIES)
 async def test_each_identity_reads_its_own_inbox_only(server, name):
-    refused: set[str] = set()
-
-    async def note(error):
-        text = str(error)
-        if "permissions violation for subscription" in text.lower():
-            refused.add(text.split('"')[1])
-
-    other = next(identity for identity in IDENTITIES if identity != name)
-    client = await connect(server, name, error_cb=note)
-    not_own = {f"_INBOX_{other}.>", "slipway.>", "$KV.>", "_INBOX.>", ">", "$JS.>", f"{CheckpointReady.TYPE}.*.*"}
-    exchanged = {subject for service in SERVICES.values() for subject in service.exchanges}
-    not_own |= exchanged - set(SERVICES[name].exchanges if name in SERVICES else ())
-    live = f"{WorkProgressed.TYPE}.*.*"
-    for subject in (*not_own, *exchanged, live, f"_INBOX_{name}.>"):
-        await client.subscribe(subject)
-    await client.flush(timeout=5)
-    await asyncio.sleep(0.1)
-    await client.close()
-    if name == "adam":
-        not_own.discard("_INBOX.>")
-    follows = SERVICES[name].sees_progress if name in SERVICES else bool(set(USERS.get(name, ())) - {"publisher"})
-    assert refused == {subject.lower() for subject in not_own | (set() if follows else {live})}
+    tried = bus_matrix.expected_reads(name)
+    refused = await bus_matrix.refused_reads_of(partial(connect, server, name), tried)
+    assert refused == {subject.lower() for subject, allowed in tried.items() if not allowed}
 
 
 async def test_a_publisher_of_named_models_announces_no_other(server):
@@ -233,37 +96,11 @@ async def test_a_publisher_of_named_models_announces_no_other(server):
     assert refused == {f"{CheckpointReady.TYPE}.other-bot.pia"}
 
 
-@pytest.mark.parametrize("name", [name for members in TEAMS.values() for name in members])
+@pytest.mark.parametrize("name", MEMBERS)
 async def test_a_member_publishes_orders_and_approves_for_the_models_of_its_team_only(server, name):
-    team, (roles, models) = next((team, members[name]) for team, members in TEAMS.items() if name in members)
-    own = set(models) or {f"{team}-bot", f"{team}-faq"}
-    foreign = {f"{other}-{kind}" for other in TEAMS for kind in ("bot", "faq")} - own
-    published = {fact for role in roles for fact in PUBLISHED_BY[role]}
-    tried = {
-        nats_subject(fact.TYPE, model, sender, environment): fact in published
-        and model in own
-        and (sender, environment) == (name, "production")
-        for fact in FACTS.values()
-        for model in (*own, *foreign, "support-bot")
-        for sender in (name, "sam" if name != "sam" else "ben")
-        for environment in ("production", *(() if fact in FROM_OUTSIDE else ("staging",)))
-    }
-    refused: set[str] = set()
-
-    async def note(error):
-        if "permissions violation for publish" in str(error).lower():
-            refused.add(str(error).split('"')[1])
-
-    client = await connect(server, name, error_cb=note)
-    want = {subject for subject, allowed in tried.items() if not allowed}
-    for subject in tried:
-        await client.publish(subject, b"")
-    await client.flush(timeout=10)
-    deadline = asyncio.get_running_loop().time() + 5
-    while len(refused) < len(want) and asyncio.get_running_loop().time() < deadline:
-        await asyncio.sleep(0.02)
-    await client.close()
-    assert refused == want
+    own, tried = bus_matrix.expected_of_member(name)
+    refused = await bus_matrix.refused_of(partial(connect, server, name), tried)
+    assert refused == {subject for subject, allowed in tried.items() if not allowed}
     assert {subject.split(".")[-2] for subject, allowed in tried.items() if allowed} == own
 
 

@@ -1,23 +1,24 @@
 """Identities on a NATS in operator mode: exported credentials are permitted and refused as with our own configuration."""
 
+import asyncio
 import json
 import os
 from datetime import UTC, datetime
+from functools import partial
 
 import nats.errors
 import nkeys
 import pytest
 
-from contracts.facts import CheckpointMerged, ReleaseOpened
 from contracts.identities import PROVISIONER
-from contracts.services import EVENTS
 from deploy.identity.key_folder import KeyFolder
 from deploy.identity.operator_mode import export, sign_token
 from shared.messaging import credentials
 from shared.messaging.provision import provision
 from shared.runtime.settings import Connection
 from testbed.servers import NatsServer, running
-from tests.integration.test_bus_permissions import REFUSED
+from tests.kit import bus_matrix
+from tests.kit.bus_matrix import IDENTITIES, MEMBERS
 
 NOW = datetime.now(UTC)
 
@@ -61,7 +62,7 @@ class OperatorServer(NatsServer):
 def server(tmp_path_factory):
     keys = KeyFolder(tmp_path_factory.mktemp("keys"))
     keys.prepare(["127.0.0.1"], NOW)
-    keys.add("victor", ["viewer"])
+    bus_matrix.add_users(keys)
     with running(OperatorServer(tmp_path_factory.mktemp("nats"), keys)) as server:
         yield server
 
@@ -70,14 +71,7 @@ def server(tmp_path_factory):
 def exported(server, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported")
     (folder / "account.nk").write_text(server.signing_seed + "\n")
-    made = export(
-        server.keys.identities(),
-        server.keys.credential("x").parent,
-        folder / "account.nk",
-        folder / "creds",
-        now=NOW,
-        account=server.account,
-    )
+    made = server.keys.export(folder / "account.nk", folder / "creds", now=NOW, account=server.account)
     return {file.stem: file for file in made}
 
 
@@ -86,25 +80,28 @@ async def connect(server, exported, name, **options):
     return await credentials.connect(settings, name, allow_reconnect=False, **options)
 
 
-async def test_exported_identities_do_what_they_need_and_are_refused_the_rest(server, exported):
-    provisioner = await connect(server, exported, PROVISIONER)
-    await provision(provisioner.jetstream(timeout=30))
-    await provisioner.close()
-    refused = []
+@pytest.fixture(scope="module")
+def provisioned(server, exported):
+    async def prepare():
+        provisioner = await connect(server, exported, PROVISIONER)
+        await provision(provisioner.jetstream(timeout=30))
+        await provisioner.close()
 
-    async def note(error):
-        refused.append(str(error))
+    asyncio.run(prepare())
 
-    merger = await connect(server, exported, "merger", error_cb=note)
-    js = merger.jetstream(timeout=5)
-    sent = await js.publish(f"{CheckpointMerged.TYPE}.support-bot.merger", b"{}")
-    assert sent.stream == EVENTS
-    for subject in (f"{ReleaseOpened.TYPE}.support-bot.merger", f"{CheckpointMerged.TYPE}.support-bot.registry"):
-        with pytest.raises(REFUSED):
-            await merger.request(subject, b"{}", timeout=0.5)
-    await merger.flush()
-    await merger.close()
-    assert sum("permissions violation" in text.lower() for text in refused) >= 2
+
+@pytest.mark.usefixtures("provisioned")
+@pytest.mark.parametrize("name", [*IDENTITIES, *MEMBERS])
+async def test_exported_identities_do_what_they_need_and_are_refused_the_rest(server, exported, name):
+    """The whole matrix of test_bus_permissions.py, for each identity."""
+    connecting = partial(connect, server, exported, name)
+    tried = bus_matrix.expected_of_member(name)[1] if name in MEMBERS else bus_matrix.expected(name)
+    refused = await bus_matrix.refused_of(connecting, tried)
+    assert refused == {subject.lower() for subject, allowed in tried.items() if not allowed}
+    if name in IDENTITIES:
+        tried = bus_matrix.expected_reads(name)
+        refused = await bus_matrix.refused_reads_of(connecting, tried)
+        assert refused == {subject.lower() for subject, allowed in tried.items() if not allowed}
 
 
 async def test_a_token_that_another_account_signed_is_not_accepted(server, exported, tmp_path):
