@@ -115,10 +115,8 @@ SERVICE_ACCESS: Final[dict[str, StoreAccess]] = {
         writes=("blobs/", "manifests/drift/", "references/"),
     ),
     "mirror": StoreAccess(
-        reads=(
-            "blobs/", *_CHECKPOINTS, "manifests/benchmark/", "manifests/folder/", "manifests/merged/",
-            "manifests/variant/", PROBE, "versions/",
-        ),
+        reads=(PROBE, "versions/"),
+        gets=("blobs/", *_CHECKPOINTS, "manifests/benchmark/", "manifests/merged/"),  # whose names are in manifests
     ),
     "console": StoreAccess(
         reads=("attestations/", "bases/", *_CHECKPOINTS, "manifests/", PROBE, "versions/"), gets=("blobs/",)

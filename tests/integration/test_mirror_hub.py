@@ -163,8 +163,10 @@ async def test_a_hub_that_refuses_or_is_gone_is_unavailable_and_no_text_holds_th
 
 
 async def test_what_the_store_holds_is_what_the_hub_gets(settings, tmp_path, hub, access, model):
-    store = Store(settings)
-    released = await asyncio.to_thread(release, store, tmp_path, model, 2)
+    """Read with the mirror's key of the store, which lists no more than versions."""
+    released = await asyncio.to_thread(release, Store(settings), tmp_path, model, 2)
+    own = settings.s3_credentials.with_name("mirror.s3")
+    store = Store(settings.model_copy(update={"s3_credentials": own}))
     made = read_version_history(store, trust(tmp_path).keys(), model, 2)
     for merged, name in ((False, "adapter.safetensors"), (True, "model.safetensors")):
         reached = HubAccess(access.endpoint, f"acme/{merged}-".lower(), access.token_file, merged)

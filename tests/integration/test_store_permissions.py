@@ -122,7 +122,7 @@ def expected(name, verb, place):
     if verb == "put under lock":
         return expected(name, "put", place) and expected(name, "retain", place)
     prefixes = {
-        "get": access.reads,
+        "get": (*access.reads, *access.gets),
         "list": access.reads,
         "put": access.writes,
         "delete": access.deletes,
