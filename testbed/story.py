@@ -13,7 +13,7 @@ from contracts.facts.watch import RollbackTimeline, Window
 from contracts.policy import Canary, Promotion
 from contracts.routes import CanaryShare
 from contracts.services import EVENTS, emitters, stream_of
-from contracts.vocabulary import Target
+from contracts.vocabulary import ArtifactRef, Target
 from testbed import factories
 
 WINDOW_S = 30
@@ -23,6 +23,8 @@ VARIANTS = {
     "gptq-int4": (112_000_000, 0.42, 1.071),
 }
 """Bytes, share of the merged weights, and perplexity over that of the merged model."""
+REPORT = factories.ref("report", "manifests/drift")
+"""The evidence of an alert about drift."""
 
 
 def release_id(number: int) -> str:
@@ -263,7 +265,13 @@ class Story:
         return self._routes[model].previous is not None
 
     def alert(
-        self, model: str, *, roll_back: bool = True, message: str = "", trigger: str = "ttft-p95"
+        self,
+        model: str,
+        *,
+        roll_back: bool = True,
+        message: str = "",
+        trigger: str = "ttft-p95",
+        evidence: ArtifactRef | None = None,
     ) -> Iterator[Event]:
         """Yield an alert on the active target of a model, and the rollback that follows."""
         before = self._routes[model]
@@ -274,6 +282,7 @@ class Story:
             "target": target,
             "trigger": trigger, "value": 1240.0, "limit": 800.0, "e_value": 57.0, "requests": 96, "message": text,
             "first_bad_at": started, "raised_at": self.moment, "drill": None, "release_id": None,
+            "evidence": evidence,
         }  # fmt: skip
         raised = self.event(factories.fact(f.AlertRaised).model_copy(update=about), model, about["alert_id"])
         yield raised
@@ -331,6 +340,7 @@ def fleet(now: datetime) -> list[Event]:
     events += story.release("code-helper", 2, 49, until="approval", manual=True)
     story.moment = now - timedelta(minutes=1)
     events += story.alert("search-ranker", roll_back=False)
+    events += story.alert("faq-de", roll_back=False, trigger="drift", evidence=REPORT)
     events += story.release("mail-sorter", 2, 60, until="merging")
     story.moment = now
     for number, model in enumerate(models):

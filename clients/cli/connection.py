@@ -44,6 +44,7 @@ class StackAddress:
     gateway_key: Path | None = None
     gateway_ca: Path | None = None
     console_url: str | None = None
+    console_credentials: Path | None = None
     context: str | None = None
     environment: Environment = "production"
 
@@ -132,6 +133,7 @@ def _of_folder(folder: StateFolder) -> StackAddress:
         folder.shown,
         _path(values, "SLIPWAY_GATEWAY_KEY"),
         console_url=values.get("SLIPWAY_CONSOLE_URL"),
+        console_credentials=_path(values, "SLIPWAY_CONSOLE_CREDENTIALS"),
     )
 
 
@@ -162,6 +164,15 @@ def read_credential(stack: StackAddress) -> Credential:
     path = stack.connection.nats_credentials
     if path is None:
         raise CommandError("name the file of a credential in SLIPWAY_NATS_CREDENTIALS")
+    return credential_in(path)
+
+
+def credential_in(path: Path) -> Credential:
+    """Return the credential in a file.
+
+    Raises:
+        CommandError: It has none of `slipway keys`.
+    """
     try:
         return Credential.from_text(path.read_text())
     except (OSError, ValueError) as error:
@@ -191,7 +202,9 @@ def _explicit(settings: CliSettings, name: str) -> StackAddress:
         s3_region=settings.s3_region,
     )
     key, trusted = settings.gateway_key, settings.gateway_ca
-    return StackAddress(connection, settings.gateway_url, name, key, trusted, settings.console_url)
+    return StackAddress(
+        connection, settings.gateway_url, name, key, trusted, settings.console_url, settings.console_credentials
+    )
 
 
 @asynccontextmanager

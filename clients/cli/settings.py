@@ -53,5 +53,7 @@ class CliSettings(BaseSettings):
     """Certificate (PEM) of the authority of MLflow; without it, the system's list counts."""
     console_url: str | None = None
     """Address of the console, for `slipway open`."""
+    console_credentials: Path | None = None
+    """Credential that `slipway open` signs in with; without it, that of SLIPWAY_NATS_CREDENTIALS."""
     triton_url: str | None = None
     """Address of Triton, for `slipway doctor`."""

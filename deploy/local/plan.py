@@ -308,6 +308,7 @@ def plan_services(
                 **common,
                 **attestation_variables(folder, service),
                 **(console_variables(ports, keys) if service == "console" else {}),
+                **({"NOTIFIER_CONSOLE_URL": console_url(ports)} if service == "notifier" else {}),
                 "SLIPWAY_HTTP_PORT": str(ports[name]),
             },
             port=ports[name],

@@ -16,6 +16,7 @@ from deploy.local.ports import LOOPBACK, keep_ports
 from deploy.local.runner import Runner
 from deploy.local.state import (
     ADMIN,
+    PERSON,
     Description,
     PartState,
     StateFolder,
@@ -109,10 +110,11 @@ class Supervisor:
         config = self._options.config
         ports = keep_ports(plan.port_names(config), earlier.ports)
         path = self._folder.path
-        prepare_keys(path, self._clock)
+        prepared = prepare_keys(path, self._clock)
         variables = plan.connection_variables(path, ports, earlier.keys(path), ADMIN) | {
             "SLIPWAY_GATEWAY_URL": f"http://{LOOPBACK}:{ports['gateway']}",
             "SLIPWAY_CONSOLE_URL": plan.console_url(ports),
+            "SLIPWAY_CONSOLE_CREDENTIALS": str(prepared.credential(PERSON)),
             "SLIPWAY_GATEWAY_KEY": str(plan.api_keys(path).key_file(ADMIN)),
             "SLIPWAY_TRITON_URL": f"{LOOPBACK}:{ports['triton-grpc']}",
             **plan.nats_variables(ports, earlier.keys(path), ADMIN),

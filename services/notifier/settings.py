@@ -25,7 +25,9 @@ class NotifierSettings(BaseSettings):
     receivers: Path | None = None
     """File (TOML) with the receivers of alerts; without it nothing is sent."""
     link: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""
-    """Address of an alert for people, with `{alert_id}`; it is part of every notification."""
+    """Address of an alert for people, with `{alert_id}`; without it, the alert in the console at `console_url`."""
+    console_url: Annotated[str, Field(pattern=r"^(https?://[^/\s]+/?)?$")] = ""
+    """Address of the console that people open: notifications link to its alerts; empty for no link."""
     timeout_s: Seconds = 10.0
     """Most time of one try."""
     resend_s: Seconds = 60.0
@@ -34,6 +36,13 @@ class NotifierSettings(BaseSettings):
     """For how long a notification is tried before it becomes a dead letter."""
     sweep_s: Seconds = 0.5
     """Seconds between two looks for what is due."""
+
+    @property
+    def alert_link(self) -> str:
+        """Return the address of an alert, with `{alert_id}`; empty for none."""
+        if self.link or not self.console_url:
+            return self.link
+        return f"{self.console_url.rstrip('/')}/alerts/{{alert_id}}"
 
     def times(self) -> Times:
         """Return the settings as the domain takes them."""

@@ -1,17 +1,33 @@
 """`slipway open`: sign in at the console with the own key."""
 
-from clients.cli.connection import StateOption, find_stack, read_credential
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clients.cli.connection import StateOption, credential_in, find_stack, read_credential
 from clients.cli.output import CommandError, show_line
 from shared.provenance.login_links import login_link
 from shared.runtime.clock import SystemClock
 
 
-def open_console(*, state: StateOption = None) -> None:
+def open_console(
+    *,
+    key: Annotated[
+        Path | None, typer.Option("--key", help="Credential to sign in with, such as keys/credentials/anna.nk.")
+    ] = None,
+    state: StateOption = None,
+) -> None:
     """Print a link that signs you in at the console: once, within ten minutes, as the identity of your key.
+
+    In the stack of `slipway up` that is `local`, an operator and approver of this machine; `admin`, an administrator,
+    sees all in the console and gives no orders there.
 
     It starts no browser: the link would be in the browser's arguments, which every user of the machine can read.
     """
     stack = find_stack(state)
     if stack.console_url is None:
         raise CommandError("the console's address is not known: set SLIPWAY_CONSOLE_URL to it")
-    show_line(login_link(stack.console_url.rstrip("/"), read_credential(stack), SystemClock().now()))
+    chosen = key or stack.console_credentials
+    credential = credential_in(chosen) if chosen is not None else read_credential(stack)
+    show_line(login_link(stack.console_url.rstrip("/"), credential, SystemClock().now()))

@@ -10,9 +10,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+    "frame-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
-"""No script or style within a page, nothing from another host, no frame, no plug-in."""
+"""No script or style within a page, nothing from another host, no frame but a report's, no plug-in."""
+REPORT: Final = "/evidence"
+"""Path of reports that other programs wrote (Evidently): pages with scripts, which must not act as the person."""
+REPORT_POLICY: Final = (
+    "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data: blob:; font-src data:; frame-ancestors 'self'; form-action 'none'; base-uri 'none'"
+)
+"""An origin of its own, so no cookie and no access to the console; no request to any host, not even to this one."""
 ALWAYS: Final = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
@@ -52,6 +59,8 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in self._headers.items():
                     headers[name] = value
+                if scope["path"] == REPORT:
+                    headers["content-security-policy"], headers["x-frame-options"] = REPORT_POLICY, "SAMEORIGIN"
                 if not scope["path"].startswith("/assets/"):
                     headers["cache-control"] = "no-store"
             await send(message)

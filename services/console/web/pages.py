@@ -7,7 +7,7 @@ from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Path, Query, Request
 from starlette.exceptions import HTTPException
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from contracts.vocabulary import DIGEST_PATTERN, MODEL_NAME_PATTERN, Target
 from services.console.domain.screens import Alert, OrderAnswer
@@ -19,6 +19,7 @@ from services.console.web.access import CSRF_FIELD, Signed, check_token, read_fo
 from services.console.web.api import Sources, VersionPath, check_seen
 from services.console.web.downloads import csv_of
 from services.console.web.filters import AlertQuery, FleetQuery, HistoryQuery, ReleaseQuery, TimelineQuery
+from services.console.web.headers import REPORT
 from services.console.web.markdown import render_markdown
 from services.console.web.plots import evidence_plot, latency_plot, pareto_plot
 from services.console.web.rendering import Renderer
@@ -156,6 +157,14 @@ def _alerts(router: APIRouter, sources: Sources, render: Renderer) -> None:
     def one_alert(request: Request, signed: Signed, alert_id: str) -> Response:
         shown: Alert = _known(alerts.alert(sources.seen_by(signed.person), alert_id), "alert")
         return render(request, signed, "alert.html", alert=shown)
+
+    @router.get(REPORT)
+    def report(request: Request, signed: Signed, alert: Annotated[str, Query(max_length=200)]) -> Response:
+        if request.headers.get("sec-fetch-dest", "iframe") != "iframe":  # alone in a tab it might lead elsewhere
+            return RedirectResponse(f"/alerts/{quote(alert)}", 303)
+        shown: Alert = _known(alerts.alert(sources.seen_by(signed.person), alert), "alert")
+        content = sources.artifacts.report(shown.alert.evidence) if shown.alert.evidence else None
+        return HTMLResponse(_known(content, "report"))
 
     @router.get("/models/{model}/rollback")
     async def plan(request: Request, signed: Signed, model: ModelPath, target: Text = "") -> Response:

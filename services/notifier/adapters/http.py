@@ -44,7 +44,7 @@ class HttpSender:
         kind, now = destination.receiver.kind, self._clock.now()
         url, secrets = destination.address().get_secret_value(), destination.secrets()
         key = secrets[0].get_secret_value() if secrets else ""
-        data = body_of(kind, due, now=now, resend_s=self._settings.resend_s, link=self._settings.link, secret=key)
+        data = body_of(kind, due, now=now, resend_s=self._settings.resend_s, link=self._settings.alert_link, secret=key)
         body = json.dumps(data, ensure_ascii=False).encode()
         headers = {"content-type": "application/json", "user-agent": "slipway-notifier"}
         if kind == "webhook":

@@ -13,6 +13,7 @@ from contracts.facts import AlertRaised
 from services.notifier.domain import payloads, webhooks
 from services.notifier.domain.notices import Due
 from services.notifier.domain.record import Notice
+from services.notifier.settings import NotifierSettings
 from testbed import factories as f
 
 HOSTILE = "<!channel> <https://evil.example|Click> & `code` *bold* \u202e\n```"
@@ -106,3 +107,12 @@ def test_during_a_rotation_both_keys_sign():
 def test_what_is_no_secret_is_refused(text):
     with pytest.raises(ValueError, match="a secret of a webhook"):
         webhooks.parse_secret(text)
+
+
+def test_notifications_link_to_the_console_unless_another_address_is_named():
+    assert NotifierSettings(console_url="https://console.example/").alert_link == (
+        "https://console.example/alerts/{alert_id}"
+    )
+    named = NotifierSettings(console_url="https://console.example", link="https://pages.example/{alert_id}")
+    assert named.alert_link == "https://pages.example/{alert_id}"
+    assert NotifierSettings().alert_link == ""
