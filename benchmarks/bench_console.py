@@ -21,6 +21,7 @@ from contracts.envelope import Event
 from contracts.identities import Credential
 from deploy.identity.key_folder import KeyFolder
 from services.console.adapters.artifacts import StoredArtifacts
+from services.console.adapters.dead_letters import StoredDeadLetters
 from services.console.adapters.histograms import percentile_ms
 from services.console.adapters.index import Index
 from services.console.adapters.orders import BusRoutes, PersonalOrders
@@ -108,6 +109,7 @@ def signed_in(folder: Path, index: Index) -> TestClient:
         orders=PersonalOrders(connection, people, clock),
         routes=BusRoutes(bus),
         artifacts=StoredArtifacts(Store(connection), Trust(keys.people)),
+        letters=StoredDeadLetters(lambda: bus.js),
         provider=None,
         settings=ConsoleSettings(url=URL),
         clock=clock,

@@ -151,7 +151,7 @@ SERVICES: dict[str, ServiceContract] = {
         ),
         ServiceContract("mirror", reads_records=("routes",), looks_up=(EVENTS,)),
         ServiceContract(
-            "console", reads_records=("routes",), follows=(INBOX, ORDERS, EVENTS), sees_progress=True
+            "console", reads_records=("routes",), follows=(INBOX, ORDERS, EVENTS, DEADLETTER), sees_progress=True
         ),
     )
 }  # fmt: skip

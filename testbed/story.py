@@ -261,6 +261,9 @@ class Story:
             )  # fmt: skip
             yield self.event(fact, model, str(target))
 
+    def active(self, model: str) -> Target:
+        return self._routes[model].active.target
+
     def has_previous(self, model: str) -> bool:
         return self._routes[model].previous is not None
 
@@ -272,6 +275,7 @@ class Story:
         message: str = "",
         trigger: str = "ttft-p95",
         evidence: ArtifactRef | None = None,
+        drill: str | None = None,
     ) -> Iterator[Event]:
         """Yield an alert on the active target of a model, and the rollback that follows."""
         before = self._routes[model]
@@ -281,7 +285,7 @@ class Story:
             "alert_id": f"{target}/{trigger}/{before.epoch}", "kind": "latency", "severity": "critical",
             "target": target,
             "trigger": trigger, "value": 1240.0, "limit": 800.0, "e_value": 57.0, "requests": 96, "message": text,
-            "first_bad_at": started, "raised_at": self.moment, "drill": None, "release_id": None,
+            "first_bad_at": started, "raised_at": self.moment, "drill": drill, "release_id": None,
             "evidence": evidence,
         }  # fmt: skip
         raised = self.event(factories.fact(f.AlertRaised).model_copy(update=about), model, about["alert_id"])
@@ -321,6 +325,26 @@ class Story:
         yield self.event(done, model, correlation)
 
 
+def drilled(story: Story, model: str) -> Iterator[Event]:
+    """Yield a drill on the active target of a model, the alert that it raises, and the rollback that follows."""
+    target = story.active(model)
+    order = factories.fact(
+        f.DrillOrdered,
+        target=target,
+        environment="production",
+        reason="Quarterly drill.",
+        fault=f.DrillFault(delay_ms=900),
+        share_ratio=0.5,
+        expires_at=story.moment + timedelta(minutes=10),
+    )
+    ordered = story.event(order, model, f"drill-{model}", by="oscar")
+    yield ordered
+    accepted = factories.fact(f.OrderAccepted, order_id=ordered.id, order_type=order.TYPE, release_id=None)
+    yield story.event(accepted, model, ordered.correlationid)
+    story.wait(8.5)
+    yield from story.alert(model, trigger="drilled", drill=ordered.id)
+
+
 def fleet(now: datetime) -> list[Event]:
     """Return the events of a fleet of some models, which end about now."""
     story = Story(now - timedelta(hours=9))
@@ -331,6 +355,8 @@ def fleet(now: datetime) -> list[Event]:
         story.wait(900)
     events += story.release("support-bot", 2, 5)
     events += story.release("search-ranker", 2, 16, manual=True)
+    events += story.release("mail-sorter", 2, 66)
+    events += drilled(story, "mail-sorter")
     events += story.release("invoice-reader", 2, 27, until="rejected")
     story.moment = now - timedelta(minutes=25)
     events += story.alert("support-bot")
@@ -341,7 +367,7 @@ def fleet(now: datetime) -> list[Event]:
     story.moment = now - timedelta(minutes=1)
     events += story.alert("search-ranker", roll_back=False)
     events += story.alert("faq-de", roll_back=False, trigger="drift", evidence=REPORT)
-    events += story.release("mail-sorter", 2, 60, until="merging")
+    events += story.release("mail-sorter", 3, 60, until="merging")
     story.moment = now
     for number, model in enumerate(models):
         if model == "faq-de":  # whose canary has windows of its own

@@ -13,11 +13,12 @@ from services.console.adapters.sessions import Sessions
 from services.console.follower import Progress
 from services.console.hub import Hub
 from services.console.ordering import NotAllowedError, Ordering
-from services.console.ports import Artifacts, Directory, Orders, Routes
+from services.console.ports import Artifacts, DeadLetters, Directory, Orders, Routes
 from services.console.queries.reading import WholeIndex
 from services.console.settings import ConsoleSettings
 from services.console.web.access import Access, NotSignedInError
 from services.console.web.api import PREFIX, Sources, build_api
+from services.console.web.duty import build_duty
 from services.console.web.headers import Guard
 from services.console.web.login import ask_to_sign_in, build_login
 from services.console.web.pages import build_pages
@@ -45,6 +46,7 @@ def build(
     orders: Orders,
     routes: Routes,
     artifacts: Artifacts,
+    letters: DeadLetters,
     provider: Provider | None,
     settings: ConsoleSettings,
     clock: Clock,
@@ -52,7 +54,9 @@ def build(
     """Return the HTTP application; the console handles no events, and publishes none as itself."""
     access = Access(sessions, people, https=settings.is_https)
     pages = Pages(clock, progress)
-    sources = Sources(index, progress, hub, Ordering(orders, routes, index, clock, settings.answer_s), artifacts)
+    sources = Sources(
+        index, progress, hub, Ordering(orders, routes, index, clock, settings.answer_s), artifacts, letters
+    )
     app = FastAPI(
         title="Slipway console",
         version=VERSION,
@@ -66,6 +70,7 @@ def build(
     app.include_router(build_api(sources))
     app.include_router(build_login(access, pages, provider, url=settings.url, clock=clock))
     app.include_router(build_pages(sources, pages))
+    app.include_router(build_duty(sources, people, pages))
     app.router.routes.append(Mount("/assets", Assets()))
     _handle_errors(app, Answers(access, pages))
     return app

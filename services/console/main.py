@@ -2,7 +2,8 @@
 
 import asyncio
 
-from services.console.adapters.artifacts import StoredArtifacts
+from services.console.adapters.artifacts import artifacts_of
+from services.console.adapters.dead_letters import StoredDeadLetters
 from services.console.adapters.histograms import percentile_ms
 from services.console.adapters.index import Index
 from services.console.adapters.live import follow_progress
@@ -17,14 +18,11 @@ from services.console.hub import Hub
 from services.console.settings import ConsoleSettings
 from shared.messaging.bus import Bus
 from shared.messaging.credentials import require_identity
-from shared.provenance.envelopes import Trust
 from shared.runtime.clock import SystemClock
 from shared.runtime.service import serve
 from shared.runtime.settings import Connection
 from shared.runtime.team_list import TeamList
 from shared.runtime.telemetry import configure_logging
-from shared.storage.blobs import Store
-from shared.storage.credentials import require_store
 
 
 async def run(connection: Connection, settings: ConsoleSettings) -> None:
@@ -43,7 +41,8 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
         people=people,
         orders=PersonalOrders(connection, people, clock),
         routes=BusRoutes(bus),
-        artifacts=StoredArtifacts(Store(connection), Trust.from_settings(connection)),
+        artifacts=artifacts_of(connection),
+        letters=StoredDeadLetters(lambda: bus.js),
         provider=provider_of(settings),
         settings=settings,
         clock=clock,
@@ -72,7 +71,7 @@ def provider_of(settings: ConsoleSettings) -> Provider | None:
 
 def main() -> None:
     """Read the settings from the environment and run the console."""
-    connection = require_store(require_identity(Connection(), SERVICE), SERVICE)
+    connection = require_identity(Connection(), SERVICE)
     configure_logging(SERVICE, connection.log_level)
     asyncio.run(run(connection, ConsoleSettings()))
 

@@ -1,11 +1,13 @@
 """What the console needs from outside."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from contracts.envelope import Event
 from contracts.facts import Fact
 from contracts.routes import Route
+from services.console.domain.duty_screens import DeadLetter, Listed
 from services.console.domain.people import Person
 from services.console.domain.version_screen import Proofs
 
@@ -18,6 +20,9 @@ class Directory(Protocol):
 
     def public_keys(self, name: str) -> tuple[str, ...]:
         """Return the keys of a person; none for a name that is unknown."""
+
+    def listed(self) -> tuple[Listed, ...]:
+        """Return all people and programs, by name."""
 
     def credential(self, name: str) -> Path | None:
         """Return the file of a person's credential; None if the console has none of that person."""
@@ -39,6 +44,17 @@ class Artifacts(Protocol):
 
         Raises:
             Transient: The store does not answer.
+        """
+
+
+class DeadLetters(Protocol):
+    """Messages that services gave up on."""
+
+    async def newest(self, models: Sequence[str] | None) -> tuple[DeadLetter, ...]:
+        """Return the newest ones about some models, or about all (None), the newest first.
+
+        Raises:
+            Transient: The bus does not answer.
         """
 
 

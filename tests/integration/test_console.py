@@ -13,7 +13,7 @@ from contracts.envelope import nats_subject, plain
 from contracts.facts import RollbackOrdered
 from contracts.identities import Credential
 from contracts.routes import Route
-from contracts.services import ORDERS
+from contracts.services import ORDERS, dead_letter_subject
 from contracts.vocabulary import canonical_json
 from shared.messaging.orders import new_order
 from shared.messaging.provision import provision
@@ -145,6 +145,46 @@ def test_an_order_is_stored_with_the_person_as_its_sender(server, console):
     wait_until(
         lambda: "too &lt;script&gt;slow" in client.get("/history?sender=oscar").text, what="the order in the history"
     )
+
+
+def test_dead_letters_are_listed_without_their_content(server, console):
+    _, url = console
+    headers = {
+        "Slipway-Service": "merger",
+        "Slipway-Subject": "slipway.release.opened.v1.search-ranker.registry",
+        "Slipway-Code": "malformed_event",
+        "Slipway-Reason": "It has no version.",
+        "Slipway-Deliveries": "3",
+        "Slipway-At": "2026-11-27T01:00:00+00:00",
+    }
+
+    async def give_up(model, body):
+        client = await server.connect("merger")
+        await client.jetstream().publish(
+            dead_letter_subject("merger", headers["Slipway-Subject"].replace("search-ranker", model)),
+            body,
+            headers=headers,
+        )
+        await client.close()
+
+    client = sign_in(server, url, "vera")
+    assert client.get("/api/v1/deadletters").json() == []
+    for model in ("search-ranker", "faq-de"):
+        asyncio.run(give_up(model, b"the content of a message"))
+    answer = client.get("/api/v1/deadletters")
+    letters = answer.json()
+    assert [letter["model"] for letter in letters] == ["faq-de", "search-ranker"]
+    assert (letters[0]["service"], letters[0]["code"], letters[0]["deliveries"]) == ("merger", "malformed_event", 3)
+    assert "content of a message" not in answer.text
+    assert "content of a message" not in client.get("/deadletters").text
+
+
+def test_without_a_key_of_the_store_all_else_works(server, console):
+    _, url = console
+    client = sign_in(server, url)
+    assert client.get("/models/search-ranker/versions/2").status_code == 200
+    answer = client.get("/api/v1/models/search-ranker/versions/2/proofs")
+    assert (answer.status_code, "SLIPWAY_S3_CREDENTIALS" in answer.text) == (503, True)
 
 
 async def last_order(server):

@@ -6,16 +6,46 @@ from contracts.manifests import FolderManifest
 from contracts.vocabulary import digest_of
 from decisions.model_cards import render_card
 from services.console.domain.version_screen import Proof, Proofs
-from shared.errors import Permanent
+from services.console.ports import Artifacts
+from shared.errors import Permanent, Transient
 from shared.provenance.envelopes import Trust
 from shared.provenance.lock_records import pin_version
 from shared.provenance.verification import Verification
 from shared.provenance.version_history import read_version_history
+from shared.runtime.settings import Connection
 from shared.storage.blobs import Store, manifest_key
 
 REPORT: Final = "report.html"
 LARGEST_REPORT: Final = 32 * 1024 * 1024
 EVIDENCE: Final = "manifests/drift/"
+
+
+def artifacts_of(connection: Connection) -> Artifacts:
+    """Return what reads the store of the settings; without a key of the store, each question is answered by an error.
+
+    Raises:
+        ValueError: The settings name no list of attesters' keys.
+    """
+    if connection.s3_credentials is None:
+        return NoArtifacts()
+    return StoredArtifacts(Store(connection), Trust.from_settings(connection))
+
+
+class NoArtifacts:
+    """Stands for the store where the console has no key of it: all else works without."""
+
+    def prove(self, model: str, version: int) -> Proofs:
+        """Raise Transient: there is no key."""
+        raise self._missing(f"what is proven of {model} v{version}")
+
+    def report(self, uri: str) -> bytes | None:
+        """Raise Transient: there is no key."""
+        raise self._missing(uri)
+
+    @staticmethod
+    def _missing(what: str) -> Transient:
+        reason = f"The console cannot read {what}: it has no key of the store. Set SLIPWAY_S3_CREDENTIALS."
+        return Transient("store_unavailable", reason)
 
 
 class StoredArtifacts:

@@ -7,6 +7,7 @@ import structlog
 from pydantic import TypeAdapter, ValidationError
 
 from contracts.identities import Identity
+from services.console.domain.duty_screens import Listed
 from services.console.domain.people import Person, person_of
 from shared.runtime.team_list import TeamList
 
@@ -24,6 +25,7 @@ class People:
 
     def __init__(self, listing: Path | None, credentials: Path | None, teams: TeamList) -> None:
         self._listing, self._credentials, self._teams = listing, credentials, teams
+        self._all: tuple[Identity, ...] = ()
         self._known: dict[str, Identity] = {}
         self._seen: tuple[int, int] | None = None
 
@@ -38,6 +40,21 @@ class People:
         """Return the keys of a person; none for a name that is unknown."""
         identity = self._read().get(name)
         return identity.public_keys if identity is not None else ()
+
+    def listed(self) -> tuple[Listed, ...]:
+        """Return all people and programs, by name; publishers, too."""
+        self._read()
+        return tuple(
+            Listed(
+                name=each.name,
+                roles=each.roles,
+                team=each.team,
+                models=each.models,
+                keys=tuple(key[-8:] for key in each.public_keys),
+                orders_here=self.credential(each.name) is not None,
+            )
+            for each in sorted(self._all, key=lambda each: each.name)
+        )
 
     def credential(self, name: str) -> Path | None:
         """Return the file of a person's credential; None if the console has none of that person."""
@@ -55,6 +72,7 @@ class People:
             version = (status.st_ino, status.st_mtime_ns)
             if version != self._seen:
                 identities = _IDENTITIES.validate_json(self._listing.read_bytes())
+                self._all = identities
                 self._known = {
                     each.name: each for each in identities if set(each.roles) - {"publisher"}
                 }  # it reads nothing
@@ -63,5 +81,5 @@ class People:
             structlog.get_logger().error(
                 "the list of people cannot be read", path=str(self._listing), error=repr(error)
             )
-            self._known, self._seen = {}, None
+            self._all, self._known, self._seen = (), {}, None
         return self._known

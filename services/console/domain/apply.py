@@ -40,6 +40,8 @@ def apply(stream: str, sequence: int, event: Event[Any], percentile: Ms) -> tupl
         rows.append(_history(stream, sequence, event))
     if isinstance(data, _OF_RELEASE) and event.environment == "production":
         rows += _of_release(stream, sequence, event)
+    if isinstance(data, f.DrillOrdered):
+        rows.append(_drill(event))
     if stream == EVENTS:
         of_type = _ROWS.get(type(data))
         rows += of_type(event, sequence) if of_type is not None else ()
@@ -226,6 +228,41 @@ def _rollback(event: Event[Any], _sequence: int) -> tuple[Row, ...]:
     return (rollback,)
 
 
+def _rehearsal(event: Event[f.RehearsalCompleted], _sequence: int) -> tuple[Row, ...]:
+    data = event.data
+    if not RELEASE_ID.fullmatch(data.release_id):
+        return ()
+    certificates = [certificate.model_dump(mode="json") for certificate in data.certificates]
+    rehearsed = row(
+        "rehearsals",
+        release_id=data.release_id,
+        variant=data.variant,
+        model=event.subject,
+        at=instant(event.time),
+        verdict=data.verdict,
+        reason=data.reason,
+        certificates=json.dumps(certificates, separators=(",", ":")),
+    )
+    return (rehearsed,)
+
+
+def _drill(event: Event[f.DrillOrdered]) -> Row:
+    data = event.data
+    return row(
+        "drills",
+        drill_id=event.id,
+        model=event.subject,
+        at=instant(event.time),
+        target=str(data.target),
+        environment=data.environment,
+        share=data.share_ratio,
+        fault=data.fault.model_dump_json(exclude_defaults=True),
+        expires_at=instant(data.expires_at),
+        by=event.sender,
+        reason=data.reason,
+    )
+
+
 def _window(data: f.WindowSummarised, percentile: Ms) -> Row:
     return row(
         "windows",
@@ -267,6 +304,7 @@ _ROWS: Final[Mapping[type[f.Fact], Callable[[Event[Any], int], tuple[Row, ...]]]
     f.StageRequested: _step("staging"),
     f.VariantStaged: _step("benchmarking"),
     f.RehearsalRequested: _step("rehearsing"),
+    f.RehearsalCompleted: _rehearsal,
     f.ApprovalRequested: _step("awaiting approval"),
     f.TrafficRequested: _traffic,
     f.CanaryAssessed: _canary,

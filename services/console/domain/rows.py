@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 Scalar = str | int | float | None
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 """Raise it with every change of the tables or of the rows of an event: the index is then built again from the log."""
 
 TABLES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
@@ -24,6 +24,14 @@ TABLES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     ),
     "release_ends": (("release_id",), ("outcome", "at", "code", "reason", "target")),
     "release_events": (("release_id", "slot"), ("stream", "type", "at", "body")),
+    "rehearsals": (
+        ("release_id", "variant"),
+        ("model", "at", "verdict", "reason", "certificates"),
+    ),
+    "drills": (
+        ("drill_id",),
+        ("model", "at", "target", "environment", "share", "fault", "expires_at", "by", "reason"),
+    ),
     "canary_points": (
         ("release_id", "sequence"),
         ("at", "weight", "requests", "requests_needed", "verdict", "e_values"),

@@ -1,8 +1,11 @@
 """What served when and who changed it, and the history of all events."""
 
+import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from contracts.facts import FACTS
+from decisions.audit import is_audited
 from services.console.domain.screens import Deployment, EventRow, Page
 from services.console.queries.fleet import like
 from services.console.queries.reading import Reader, count, event_rows, following
@@ -11,6 +14,10 @@ _DEPLOYMENTS: Final = """
 FROM deployments AS d WHERE (:model = '' OR d.model = :model) AND (:since = '' OR d.at >= :since)
  AND (:until = '' OR d.at < :until)
 """
+AUDITED: Final = json.dumps(
+    sorted(name.removeprefix("slipway.").rsplit(".", 1)[0] for name, fact in FACTS.items() if is_audited(fact))
+)
+"""Types of the events that are entries of the audit log."""
 _UNTIL: Final = """
 (SELECT min(later.at) FROM deployments AS later
   WHERE later.model = d.model AND later.sequence > d.sequence) AS until
@@ -19,6 +26,7 @@ _EVENTS: Final = """
 FROM events WHERE (:model = '' OR model = :model) AND (:type = '' OR type LIKE :type_like)
  AND (:sender = '' OR sender = :sender) AND (:since = '' OR at >= :since) AND (:until = '' OR at < :until)
  AND (:text = '' OR title LIKE :like ESCAPE '\\')
+ AND (:audited = 0 OR type IN (SELECT value FROM json_each(:types)))
  AND (:about = '' OR id = :about OR about = :about OR cause = :about)
 """
 
@@ -89,6 +97,7 @@ def history(
     sender: str = "",
     text: str = "",
     about: str = "",
+    audited: bool = False,
     since: str = "",
     until: str = "",
     after: int = 0,
@@ -97,7 +106,8 @@ def history(
     """Return the events of the log, the newest first; `type` may end with `*`."""
     values: dict[str, Any] = {
         "model": model, "type": type, "type_like": type.replace("*", "%"), "sender": sender, "text": text,
-        "like": like(text), "about": about, "since": since, "until": until, "after": after, "limit": limit,
+        "like": like(text), "about": about, "audited": int(audited), "types": AUDITED,
+        "since": since, "until": until, "after": after, "limit": limit,
     }  # fmt: skip
     total = count(reader, f"SELECT count(*) {_EVENTS}", values)
     order = "ORDER BY at DESC, stream, sequence DESC LIMIT :limit OFFSET :after"

@@ -17,7 +17,7 @@ from services.console.domain.version_screen import Proofs, Version, VersionCompa
 from services.console.follower import Progress
 from services.console.hub import Hub
 from services.console.ordering import Ordering
-from services.console.ports import Artifacts
+from services.console.ports import Artifacts, DeadLetters
 from services.console.queries import alerts, canary, fleet, releases, timeline, versions
 from services.console.queries.reading import Reader, WholeIndex
 from services.console.web.access import Signed, SignedIn, access_of, check_token
@@ -39,6 +39,7 @@ class Sources:
     hub: Hub
     ordering: Ordering
     artifacts: Artifacts
+    letters: DeadLetters
 
     def seen_by(self, person: Person) -> Reader:
         """Return the index as a person may see it: a member of a team, the rows about its models."""

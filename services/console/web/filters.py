@@ -70,11 +70,20 @@ class HistoryFilter(Filter):
     type: Part = ""
     sender: Part = ""
     text: Part = ""
+    audited: Annotated[bool, Field(description="Only entries of the audit log.")] = False
     about: Annotated[str, Field(max_length=200)] = ""
     since: Since = ""
     until: Until = ""
 
 
+class RehearsalFilter(Filter):
+    """Which rehearsals; `verdict` is `pass` or `fail`."""
+
+    verdict: Part = ""
+
+
+RehearsalQuery = Annotated[RehearsalFilter, Query()]
+DrillQuery = Annotated[Filter, Query()]
 FleetQuery = Annotated[FleetFilter, Query()]
 ReleaseQuery = Annotated[ReleaseFilter, Query()]
 AlertQuery = Annotated[AlertFilter, Query()]

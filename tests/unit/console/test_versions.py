@@ -40,11 +40,11 @@ def test_it_says_when_the_version_served(admin):
     assert [(row["cause"], row["canary"] or row["active"]) for row in shown["deployments"]] == [
         ("promote", "support-bot.v2.int8"), ("canary", "support-bot.v2.int8"), ("canary", "support-bot.v2.int8"),
     ]  # fmt: skip
-    assert admin.get("/api/v1/models/mail-sorter/versions/2").json()["deployments"] == []
+    assert admin.get("/api/v1/models/mail-sorter/versions/3").json()["deployments"] == []
 
 
 def test_a_release_in_progress_has_the_lineage_so_far(admin):
-    shown = admin.get("/api/v1/models/mail-sorter/versions/2").json()
+    shown = admin.get("/api/v1/models/mail-sorter/versions/3").json()
     assert [artifact["kind"] for column in shown["lineage"] for artifact in column] == ["data", "base", "checkpoint"]
     assert (shown["registered_at"], shown["manifest_digest"]) == (None, None)
 

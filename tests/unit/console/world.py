@@ -15,6 +15,7 @@ from services.console.adapters.people import People
 from services.console.adapters.sessions import Sessions
 from services.console.app import build
 from services.console.domain.apply import apply
+from services.console.domain.duty_screens import DeadLetter
 from services.console.domain.logged import LoggedEvent
 from services.console.domain.version_screen import Proofs
 from services.console.follower import Progress
@@ -83,6 +84,16 @@ class FakeArtifacts:
         return self.reports.get(uri)
 
 
+class FakeDeadLetters:
+    """Dead letters in a list, the newest first."""
+
+    def __init__(self) -> None:
+        self.letters: list[DeadLetter] = []
+
+    async def newest(self, models):
+        return tuple(letter for letter in self.letters if models is None or letter.model in models)
+
+
 def log_of(events) -> list[LoggedEvent]:
     """Return events with the sequence that each has in its stream."""
     counts: dict[str, int] = {}
@@ -114,7 +125,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.clock, self.orders, self.routes = FakeClock(), FakeOrders(), FakeRoutes()
-        self.artifacts = FakeArtifacts()
+        self.artifacts, self.letters = FakeArtifacts(), FakeDeadLetters()
         self.keys = KeyFolder(self.folder / "keys")
         self.keys.prepare(["127.0.0.1"], NOW)
         people = {"vera": "viewer", "oscar": "operator", "anna": "approver", "adam": "administrator"}
@@ -142,6 +153,7 @@ class World:
             orders=self.orders,
             routes=self.routes,
             artifacts=self.artifacts,
+            letters=self.letters,
             provider=provider,
             settings=ConsoleSettings(**({"url": URL, "answer_s": 0.05} | settings)),
             clock=self.clock,

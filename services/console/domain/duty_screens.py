@@ -1,0 +1,71 @@
+"""Screens of those on duty: rehearsals, drills, dead letters, people. Pure."""
+
+from typing import Any
+
+from services.console.domain.screens import Certificate, RollbackSummary, Screen, Time
+
+
+class Rehearsal(Screen):
+    """A rehearsed rollback: of which variant of a release, the verdict, and how long each trigger took."""
+
+    release_id: str
+    model: str
+    version: int | None
+    variant: str
+    at: Time
+    verdict: str
+    reason: str
+    certificates: tuple[Certificate, ...]
+    expires_at: Time | None
+
+
+class Drill(Screen):
+    """A drill that a person ordered, and what followed from it.
+
+    Attributes:
+        share: Share of requests that it affects; 0 ends the drill of that target.
+        fault: What it does to them, by the fields of `DrillOrdered`.
+        outcome: What became of the order: `accepted`, `refused`, or empty.
+        alerts: Alerts that it raised.
+        rollbacks: Rollbacks that these led to.
+    """
+
+    drill_id: str
+    model: str
+    target: str
+    environment: str
+    at: Time
+    expires_at: Time
+    by: str
+    reason: str
+    share: float
+    fault: dict[str, Any]
+    outcome: str
+    detail: str
+    alerts: tuple[str, ...]
+    detected_ms: float | None
+    rollbacks: tuple[RollbackSummary, ...]
+
+
+class DeadLetter(Screen):
+    """A message that a service gave up on, and why; its content is not shown."""
+
+    number: int
+    at: Time
+    model: str
+    service: str
+    subject: str
+    code: str
+    reason: str
+    deliveries: int
+
+
+class Listed(Screen):
+    """An identity with its roles; `keys` are the last characters of its public keys, the newest last."""
+
+    name: str
+    roles: tuple[str, ...]
+    team: str | None
+    models: tuple[str, ...]
+    keys: tuple[str, ...]
+    orders_here: bool

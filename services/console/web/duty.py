@@ -1,0 +1,81 @@
+"""API and pages of those on duty: rehearsals and drills, dead letters, audit, keys."""
+
+from fastapi import APIRouter, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from services.console.domain.duty_screens import DeadLetter, Drill, Listed, Rehearsal
+from services.console.domain.people import Person
+from services.console.domain.screens import Page
+from services.console.ports import Directory
+from services.console.queries import duty, timeline
+from services.console.web.access import Signed
+from services.console.web.api import PREFIX, Sources
+from services.console.web.filters import DrillQuery, HistoryQuery, RehearsalQuery
+from services.console.web.rendering import Renderer
+
+
+def build_duty(sources: Sources, people: Directory, render: Renderer) -> APIRouter:
+    """Return the routes; all need a session, and keys the role of an administrator."""
+    router = APIRouter()
+    _api(router, sources, people)
+    _pages(router, sources, people, render)
+    return router
+
+
+def _api(router: APIRouter, sources: Sources, people: Directory) -> None:
+    @router.get(f"{PREFIX}/rehearsals", tags=["releases"])
+    def all_rehearsals(signed: Signed, query: RehearsalQuery) -> Page[Rehearsal]:
+        """Rehearsed rollbacks, the newest first: the verdict, and the seconds that each trigger took."""
+        return duty.rehearsals(sources.seen_by(signed.person), **query.values)
+
+    @router.get(f"{PREFIX}/drills", tags=["models"])
+    def all_drills(signed: Signed, query: DrillQuery) -> Page[Drill]:
+        """Drills that people ordered, the newest first, with the alerts and rollbacks that followed."""
+        return duty.drills(sources.seen_by(signed.person), **query.values)
+
+    @router.get(f"{PREFIX}/deadletters", tags=["history"])
+    async def all_letters(signed: Signed) -> tuple[DeadLetter, ...]:
+        """The newest messages that services gave up on, without their content."""
+        return await sources.letters.newest(signed.person.models)
+
+    @router.get(f"{PREFIX}/keys", tags=["session"])
+    def all_keys(signed: Signed) -> tuple[Listed, ...]:
+        """People and programs with their roles and teams; for administrators."""
+        return listed_for(signed.person, people)
+
+
+def _pages(router: APIRouter, sources: Sources, people: Directory, render: Renderer) -> None:
+    @router.get("/drills", include_in_schema=False)
+    def all_drills(request: Request, signed: Signed, query: RehearsalQuery) -> Response:
+        reader = sources.seen_by(signed.person)
+        shown = {
+            "rehearsals": duty.rehearsals(reader, **query.values),
+            "drills": duty.drills(reader, model=query.model, limit=query.limit),
+        }
+        return render(request, signed, "drills.html", **shown, filters=query.shown)
+
+    @router.get("/deadletters", include_in_schema=False)
+    async def all_letters(request: Request, signed: Signed) -> Response:
+        letters = await sources.letters.newest(signed.person.models)
+        return render(request, signed, "deadletters.html", letters=letters)
+
+    @router.get("/audit", include_in_schema=False)
+    def audit(request: Request, signed: Signed, query: HistoryQuery) -> Response:
+        shown = timeline.history(sources.seen_by(signed.person), **{**query.values, "audited": True})
+        return render(request, signed, "audit.html", events=shown, filters=query.shown)
+
+    @router.get("/keys", include_in_schema=False)
+    def all_keys(request: Request, signed: Signed) -> Response:
+        return render(request, signed, "keys.html", people=listed_for(signed.person, people))
+
+
+def listed_for(person: Person, people: Directory) -> tuple[Listed, ...]:
+    """Return all people and programs, for an administrator.
+
+    Raises:
+        HTTPException: The person is none.
+    """
+    if not person.administers:
+        raise HTTPException(403, f"{person.name} is no administrator: keys are shown to administrators only.")
+    return people.listed()

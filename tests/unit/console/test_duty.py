@@ -1,0 +1,111 @@
+"""Rehearsals, drills, dead letters, the audit and keys: what each role sees of them, as text."""
+
+import pytest
+
+from contracts import facts as f
+from services.console.domain.duty_screens import DeadLetter
+from testbed import factories
+from testbed.story import Story, drilled, fleet
+from tests.unit.console.world import NOW, World
+
+EVIL = "<script>alert(1)</script>"
+PAGES = ("/drills", "/audit", "/deadletters")
+LETTER = {
+    "number": 7, "at": "2026-11-27T01:00:00+00:00", "service": "merger", "subject": "slipway.release.opened.v1.m.registry",
+    "code": "malformed_event", "reason": EVIL, "deliveries": 5,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    made, story = World(tmp_path_factory.mktemp("console")), Story(NOW)
+    events = [
+        *fleet(NOW),
+        *story.release("shop-bot", 1, 91),
+        *story.release("shop-bot", 2, 92),
+        *drilled(story, "shop-bot"),
+    ]
+    order = factories.fact(f.DrillOrdered, reason=EVIL, target=factories.target(2, "int8", "shop-bot"))
+    events.append(story.event(order, "shop-bot", "d-2", by="oscar"))
+    events.append(story.event(factories.fact(f.AuditRecorded, about=EVIL), "all-models", "a-1", by="adam"))
+    made.fill(events)
+    made.letters.letters = [DeadLetter(**LETTER, model=model) for model in ("shop-bot", "faq-de")]
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def admin(world):
+    return world.client("adam")
+
+
+def test_a_drill_shows_what_it_did_and_how_long_each_step_took(admin):
+    (drill,) = admin.get("/api/v1/drills?model=mail-sorter").json()["items"]
+    assert (drill["target"], drill["by"], drill["outcome"]) == ("mail-sorter.v2.int8", "oscar", "accepted")
+    assert drill["fault"] == {"delay_ms": 900}
+    assert drill["detected_ms"] == 8500
+    assert [(row["state"], row["switch_ms"]) for row in drill["rollbacks"]] == [("completed", 43.0)]
+    assert drill["alerts"][0].startswith("mail-sorter.v2.int8/drilled/")
+
+
+def test_a_rehearsal_shows_the_seconds_of_each_trigger_and_until_when_it_counts(admin):
+    rows = admin.get("/api/v1/rehearsals?model=search-ranker").json()["items"]
+    assert [(row["version"], row["variant"], row["verdict"]) for row in rows] == [
+        (2, "int8", "pass"),
+        (1, "int8", "pass"),
+    ]
+    assert rows[0]["certificates"][0]["detect_s"] == 10.5
+    assert rows[0]["expires_at"] == "2026-11-25T09:45:00Z"
+    assert admin.get("/api/v1/rehearsals?verdict=fail").json()["items"] == []
+
+
+def test_the_audit_shows_orders_and_changes_with_their_person_and_no_progress(admin):
+    page = admin.get("/audit").text
+    assert "drill.ordered" in page
+    assert "audit.recorded" in page
+    assert "adam" in page
+    assert "variant.staged" not in page
+    audited = admin.get("/api/v1/events?audited=true&limit=500").json()
+    everything = admin.get("/api/v1/events?limit=500").json()
+    assert 0 < audited["total"] < everything["total"]
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_hostile_texts_are_text(admin, path):
+    page = admin.get(path)
+    assert page.status_code == 200
+    assert "<script>alert" not in page.text
+    assert "&lt;script&gt;alert(1)" in page.text
+
+
+def test_a_member_of_a_team_sees_what_is_about_its_models(world, admin):
+    member = world.client("sam")
+    for path in (*PAGES, "/api/v1/drills", "/api/v1/rehearsals", "/api/v1/deadletters", "/api/v1/events?audited=true"):
+        answer = member.get(path)
+        assert answer.status_code == 200, path
+        for other in ("faq-de", "mail-sorter", "search-ranker", "all-models"):
+            assert other not in answer.text, (path, other)
+        assert "shop-bot" in answer.text, path
+    assert len(admin.get("/api/v1/deadletters").json()) == 2
+
+
+def test_keys_are_shown_to_administrators_only_and_without_a_whole_key(world, admin):
+    listed = {each["name"]: each for each in admin.get("/api/v1/keys").json()}
+    assert listed["sam"]["roles"] == ["operator", "approver"]
+    assert listed["sam"]["team"] == "shop"
+    page = admin.get("/keys").text
+    for identity in world.keys.identities():
+        if identity.roles:
+            assert listed[identity.name]["keys"] == [key[-8:] for key in identity.public_keys]
+            assert not any(key in page for key in identity.public_keys)
+    for name in ("vera", "oscar", "anna", "sam"):
+        client = world.client(name)
+        for path in ("/keys", "/api/v1/keys"):
+            assert client.get(path).status_code == 403, (name, path)
+        assert 'href="/keys"' not in client.get("/fleet").text
+    assert 'href="/keys"' in admin.get("/fleet").text
+
+
+def test_nobody_sees_anything_without_a_session(world):
+    for path in ("/api/v1/drills", "/api/v1/rehearsals", "/api/v1/deadletters", "/api/v1/keys"):
+        assert world.client().get(path).status_code == 401
