@@ -77,8 +77,11 @@ class PerformedRollback(StoredRecord):
         outcome: What the rollback-controller answered; `waiting` before.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 2
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged}
+    SCHEMA_VERSION: ClassVar[int] = 3
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
+        1: unchanged,
+        2: unchanged,
+    }
 
     order: SignedGatewayRollback
     performed_at: Instant
@@ -94,6 +97,9 @@ class RollbackAnswer(StoredRecord):
         order_digest: Digest of the signed order; its hexadecimal part is the record's key. A gateway takes no
             answer about an order with another payload or key: a report can contain any.
     """
+
+    SCHEMA_VERSION: ClassVar[int] = 2
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged}
 
     order_id: OrderId
     order_digest: Digest

@@ -29,13 +29,14 @@ PUBLISHED_BY: Final[dict[Role, tuple[type[Fact], ...]]] = {
     "publisher": (f.CheckpointReady,),
     "operator": (
         f.ReleaseCancelled,
+        f.ReleaseHeld,
         f.RollbackOrdered,
         f.DrillOrdered,
         f.QuarantineLifted,
         f.SilenceOrdered,
         f.AcknowledgementOrdered,
     ),
-    "approver": (f.ApprovalGranted,),
+    "approver": (f.ApprovalGranted, f.ApprovalDenied, f.CanaryAdvanced),
     "viewer": (),
     "administrator": (),
 }

@@ -38,6 +38,7 @@ RECORD_KEYS: dict[str, tuple[str, ...]] = {
 FROM_OUTSIDE: tuple[type[Fact], ...] = (
     f.CheckpointReady, f.ApprovalGranted, f.ReleaseCancelled, f.RollbackOrdered, f.DrillOrdered, f.QuarantineLifted,
     f.ErasureOrdered, f.AuditRecorded, f.SilenceOrdered, f.AcknowledgementOrdered,
+    f.ReleaseHeld, f.CanaryAdvanced, f.ApprovalDenied,
 )  # fmt: skip
 NOT_STORED: tuple[type[Fact], ...] = (f.WorkProgressed,)
 
@@ -76,6 +77,7 @@ SERVICES: dict[str, ServiceContract] = {
                 f.CheckpointReady, f.ApprovalGranted, f.ReleaseCancelled, f.CheckpointRejected, f.CheckpointMerged,
                 f.VariantQuantised, f.VariantFailed, f.VariantBenchmarked, f.VariantStaged, f.RehearsalCompleted,
                 f.DeploymentChanged, f.PromotionRefused, f.CanaryAssessed, f.WorkAbandoned, f.ErasureOrdered,
+                f.ReleaseHeld, f.CanaryAdvanced, f.ApprovalDenied,
             ),
             emits=(
                 f.ReleaseOpened, f.CheckpointRejected, f.VariantRequested, f.VersionRegistered, f.StageRequested,

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from contracts import facts as f
 from contracts.envelope import Event
+from decisions.release_holds import HoldOrder, newest_hold
 from decisions.release_progress import ReleaseProgress, State
 from decisions.work_progress import OngoingWork
 
@@ -187,6 +189,20 @@ def _approved(release: ReleaseProgress, event: Event[f.ApprovalGranted]) -> Rele
     return release.with_step("approved", event.time, f"by {names}")
 
 
+def _answered(release: ReleaseProgress, event: Event[f.OrderAccepted]) -> ReleaseProgress:
+    """Keep the newest order that held the release or let it go on, as the registry accepted it."""
+    details = event.data.details
+    if event.data.order_type != f.ReleaseHeld.TYPE or not isinstance(details.get("paused"), bool):
+        return release
+    try:
+        at = datetime.fromisoformat(str(details.get("at")))
+    except ValueError:
+        return release
+    by, reason = str(details.get("by", "")), str(details.get("reason", ""))
+    order = HoldOrder(at, event.data.order_id, details["paused"], by, reason)
+    return replace(release, hold=newest_hold((release.hold, order)))
+
+
 def _deployed(release: ReleaseProgress, event: Event[f.DeploymentChanged]) -> ReleaseProgress:
     route = event.data.route
     for served in (route.active, route.canary.served if route.canary else None):
@@ -234,6 +250,7 @@ _APPLY: Mapping[type, Callable[[ReleaseProgress, Any], ReleaseProgress]] = {
     f.CanaryAssessed: _assessed,
     f.ApprovalRequested: _awaited,
     f.ApprovalGranted: _approved,
+    f.OrderAccepted: _answered,
     f.DeploymentChanged: _deployed,
     f.WorkProgressed: _progressed,
     f.ReleaseFinished: _finished,

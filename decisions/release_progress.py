@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from contracts.envelope import Event
 from contracts.policy import ReleasePolicy
+from decisions.release_holds import HoldOrder
 from decisions.release_plan import PlannedStep, Step, next_step, plan_release, with_earlier
 from decisions.work_progress import OngoingWork
 
@@ -89,6 +90,7 @@ class ReleaseProgress:
     approvers: tuple[str, ...] = ()
     first: bool = False
     passed: frozenset[float] = frozenset()
+    hold: HoldOrder | None = None
     source_id: str = ""
     inputs: tuple[str, ...] = ()
 
@@ -96,6 +98,11 @@ class ReleaseProgress:
     def name(self) -> str:
         """Return the display name: `support-bot v3`, or the model alone before a version was reserved."""
         return f"{self.model} v{self.version}" if self.version is not None else self.model
+
+    @property
+    def is_paused(self) -> bool:
+        """Return whether it is held before its next step."""
+        return self.outcome is None and self.hold is not None and self.hold.paused
 
     @property
     def plan(self) -> tuple[PlannedStep, ...]:

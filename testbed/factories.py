@@ -493,6 +493,24 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "reason": "Wrong data set.",
         "expires_at": after(900),
     },
+    f.ReleaseHeld: {
+        "release_id": RELEASE,
+        "paused": True,
+        "reason": "Wait for the incident review.",
+        "expires_at": after(900),
+    },
+    f.CanaryAdvanced: {
+        "release_id": RELEASE,
+        "weight_ratio": 0.05,
+        "reason": "Too little traffic at night.",
+        "expires_at": after(900),
+        "epoch": 12,
+    },
+    f.ApprovalDenied: {
+        "release_id": RELEASE,
+        "reason": "The refusals of the evaluation set are rude.",
+        "expires_at": after(900),
+    },
     f.DrillOrdered: {
         "reason": "Quarterly drill.",
         "target": target(7),

@@ -40,6 +40,48 @@ class ReleaseCancelled(Fact):
     expires_at: Instant | None = None
 
 
+class ReleaseHeld(Fact):
+    """An operator held a release before its next step, or let it go on; what is under way goes on, also a canary.
+
+    Attributes:
+        paused: Whether it is held; False lets it go on.
+    """
+
+    TYPE: ClassVar[str] = "slipway.release.held.v1"
+
+    release_id: str
+    paused: bool
+    reason: str = ""
+    expires_at: Instant | None = None
+
+
+class CanaryAdvanced(Fact):
+    """An approver let a canary take the next share before there is a verdict; only where the policy promotes without.
+
+    Attributes:
+        weight_ratio: The share that is not waited for any more.
+        epoch: The route's epoch at that moment: the order is void for another route.
+    """
+
+    TYPE: ClassVar[str] = "slipway.canary.advanced.v1"
+
+    release_id: str
+    weight_ratio: Annotated[float, Field(gt=0.0, lt=1.0)]
+    reason: str = ""
+    expires_at: Instant | None = None
+    epoch: Epoch | None = None
+
+
+class ApprovalDenied(Fact):
+    """An approver ended a release that waits for approval."""
+
+    TYPE: ClassVar[str] = "slipway.approval.denied.v1"
+
+    release_id: str
+    reason: str
+    expires_at: Instant | None = None
+
+
 class RollbackOrdered(Fact):
     """An operator ordered a rollback; with `epoch` it is void once the route has changed."""
 

@@ -8,7 +8,9 @@ import structlog
 
 from contracts.envelope import Event
 from contracts.facts import (
+    ApprovalDenied,
     ApprovalGranted,
+    CanaryAdvanced,
     CanaryAssessed,
     CheckpointMerged,
     CheckpointReady,
@@ -20,6 +22,7 @@ from contracts.facts import (
     PromotionRefused,
     RehearsalCompleted,
     ReleaseCancelled,
+    ReleaseHeld,
     ReleaseOpened,
     VariantBenchmarked,
     VariantFailed,
@@ -29,7 +32,7 @@ from contracts.facts import (
 )
 from contracts.policy import ReleasePolicy
 from services.registry.admissions import Admissions, NotItsTurn, rejection
-from services.registry.domain import admission, approvals, gates, teams, versions
+from services.registry.domain import admission, approvals, gates, orders, teams, versions
 from services.registry.domain.admission import AllowedLocations, Refusal
 from services.registry.domain.announcements import Announcement
 from services.registry.domain.record import Input, Release
@@ -49,6 +52,13 @@ from shared.storage.compare_and_set import ATTEMPTS
 SERVICE = "registry"
 _LIST_LIMIT_S = 5.0
 """How long the record of one model may take to be read before the releases of all others are swept without it."""
+ORDERS_OF_RELEASES: tuple[type[Fact], ...] = (
+    ApprovalGranted,
+    ReleaseCancelled,
+    ReleaseHeld,
+    CanaryAdvanced,
+    ApprovalDenied,
+)
 FROM_WORKERS: tuple[type[Fact], ...] = (
     CheckpointMerged,
     CheckpointRejected,
@@ -162,9 +172,7 @@ class Registry:
             event.subject, release_id, Input(event.id, event.time, event.data, sender=event.sender)
         )
 
-    async def handle_order(
-        self, event: Event[ApprovalGranted] | Event[ReleaseCancelled], stored: datetime
-    ) -> OrderAccepted | None:
+    async def handle_order(self, event: Event[Any], stored: datetime) -> OrderAccepted | None:
         """Apply an order to its release; raise Permanent if it is void and was not carried out.
 
         An approval is attested before it counts. Return None for an order that changes nothing, because its release is
@@ -177,18 +185,25 @@ class Registry:
         if release is None or event.id not in release.applied:
             _refuse(teams.assess_sender(event, self._ports.teams()))
             check_age(event, stored, self._clock.now(), until=event.data.expires_at)
-            if isinstance(event.data, ApprovalGranted):
+            if isinstance(event.data, ApprovalGranted | CanaryAdvanced):
                 route = await self._ports.routes.get(event.subject)
                 check_epoch(event, route.value.epoch if route else None)
+            _refuse(orders.assess_order(release, event.data, event.sender))
         elif not release.has_recorded(event.data, event.sender):
             reason = f"The id {event.id} is that of another event of release {release.id}. Give each event its own id."
             raise Permanent("malformed_event", reason)
         if release is not None and release.finished is None and isinstance(event.data, ApprovalGranted):
             await self._attest_approval(release, event)
-        applied = await self.handle(event, event.data.release_id)
+        if not known:
+            return None
+        # of a pause, the bus's time decides: that of the publisher is its own
+        at = stored if isinstance(event.data, ReleaseHeld) else event.time
+        received = Input(event.id, at, event.data, sender=event.sender)
+        applied = await self.records.apply(event.subject, event.data.release_id, received)
         if applied is None or event.id not in applied.applied:
             return None
-        return OrderAccepted(order_id=event.id, order_type=event.type, release_id=applied.id)
+        details = orders.describe_order(event.data, event.sender, at)
+        return OrderAccepted(order_id=event.id, order_type=event.type, release_id=applied.id, details=details)
 
     async def _attest_approval(self, release: Release, event: Event[ApprovalGranted]) -> None:
         record = versions.plan_approval_record(release, event)
@@ -258,14 +273,6 @@ def build(bus: Bus, *, ports: Ports, locations: AllowedLocations, settings: Regi
             ),
         )
 
-    @bus.on(ApprovalGranted, failure=order_refused)
-    async def approve(event: Event[ApprovalGranted]) -> OrderAccepted | None:
-        return await registry.handle_order(event, bus.received.stored_at)
-
-    @bus.on(ReleaseCancelled, failure=order_refused)
-    async def cancel(event: Event[ReleaseCancelled]) -> OrderAccepted | None:
-        return await registry.handle_order(event, bus.received.stored_at)
-
     @bus.on(ErasureOrdered, failure=order_refused)
     async def erase(event: Event[ErasureOrdered]) -> OrderAccepted:
         return await registry.erase(event, bus.received.stored_at)
@@ -274,9 +281,18 @@ def build(bus: Bus, *, ports: Ports, locations: AllowedLocations, settings: Regi
     async def deployed(event: Event[DeploymentChanged]) -> None:
         await registry.handle_deployment(event)
 
+    for order in ORDERS_OF_RELEASES:
+        bus.on(order, failure=order_refused)(_order_handler(bus, registry))
     for fact in FROM_WORKERS:
         bus.on(fact)(_worker_handler(bus, registry))
     return registry
+
+
+def _order_handler(bus: Bus, registry: Registry) -> Callable[[Event[Any]], Coroutine[Any, Any, OrderAccepted | None]]:
+    async def handle(event: Event[Any]) -> OrderAccepted | None:
+        return await registry.handle_order(event, bus.received.stored_at)
+
+    return handle
 
 
 def _worker_handler(bus: Bus, registry: Registry) -> Callable[[Event[Any]], Coroutine[Any, Any, None]]:

@@ -79,7 +79,7 @@ async def _approve(stack: StackAddress, what: str, reason: str, until: datetime,
         published = order(sender_of(stack), release.model, awaited[-1].release_id, fact)
         after = await publish_order(js, published)
         await raise_if_refused(js, published, after)
-    _print_result(
+    show_result(
         as_json,
         {"release_id": fact.release_id, "manifest_digest": fact.manifest_digest},
         f"approved {release.name}{_count_after(release, published.sender)}",
@@ -114,7 +114,7 @@ async def _cancel(stack: StackAddress, what: str, reason: str, until: datetime, 
         published = order(sender_of(stack), release.model, release_id, fact)
         after = await publish_order(js, published)
         await raise_if_refused(js, published, after)
-    _print_result(
+    show_result(
         as_json,
         {"release_id": release_id},
         f"ordered the cancellation of {release.name}; see `slipway status {release.model}`",
@@ -212,7 +212,8 @@ def order(sender: str, model: str, release_id: str | None, fact: Fact) -> Event[
     return new_order(sender, model, fact, now=SystemClock().now(), release_id=release_id)
 
 
-def _print_result(as_json: bool, data: dict[str, Any], line: str) -> None:
+def show_result(as_json: bool, data: dict[str, Any], line: str) -> None:
+    """Print what came of an order: as JSON, or as a line."""
     if as_json:
         show_json(data)
     else:

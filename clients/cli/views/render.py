@@ -45,6 +45,9 @@ def headline(release: ReleaseProgress, now: datetime) -> str:
     """Return one line with the identity and the state of a release."""
     took = duration(((release.finished_at or now) - release.began_at).total_seconds())
     identity = f"{release.name}  {release.release_id or 'no release yet'}  run {release.run_id or '?'}"
+    if release.is_paused and release.hold is not None:
+        why = f": {release.hold.reason}" if release.hold.reason else ""
+        return f"{identity}  paused by {release.hold.by} at {release.hold.at:%H:%M:%S} UTC{why}"
     if release.outcome is None:
         return f"{identity}  in progress for {took}"
     return f"{identity}  {release.outcome} after {took}"
@@ -94,6 +97,7 @@ def as_data(release: ReleaseProgress) -> dict[str, Any]:
     """Return a release as JSON data."""
     data = asdict(release)
     data["steps"] = [asdict(step) for step in release.listed()]
+    data["paused"] = release.is_paused
     data["progress"] = [asdict(progress) for progress in release.work.progress]
     for hidden in ("key", "inputs", "source_id", "work", "policy", "first", "passed", "registered", "answered"):
         del data[hidden]

@@ -20,7 +20,8 @@ _OF_RELEASE: Final = (
     f.ReleaseOpened, f.CheckpointRejected, f.CheckpointMerged, f.VariantQuantised, f.VariantFailed,
     f.VersionRegistered, f.VariantStaged, f.VariantBenchmarked, f.RehearsalCompleted, f.ApprovalRequested,
     f.ApprovalGranted, f.TrafficRequested, f.DeploymentChanged, f.PromotionRefused, f.CanaryAssessed,
-    f.ReleaseFinished, f.ReleaseCancelled, f.DeadlinePassed, f.WorkAbandoned, f.OrderRefused,
+    f.ReleaseFinished, f.ReleaseCancelled, f.ReleaseHeld, f.CanaryAdvanced, f.ApprovalDenied, f.DeadlinePassed,
+    f.WorkAbandoned, f.OrderRefused, f.OrderAccepted,
 )  # fmt: skip
 """Events whose bodies the screen of a release needs."""
 Ms = Callable[[str, float], float | None]

@@ -50,7 +50,7 @@ class Announcements(OutboxRecord):
             quota of them.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 8
+    SCHEMA_VERSION: ClassVar[int] = 9
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: unchanged,
         2: unchanged,
@@ -59,6 +59,7 @@ class Announcements(OutboxRecord):
         5: unchanged,
         6: unchanged,
         7: unchanged,
+        8: unchanged,
     }
 
     model: ModelName

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 
 from contracts.facts import VariantFailed
 from contracts.vocabulary import Variant
+from decisions.release_holds import start_of_deadline
 from decisions.release_plan import PlannedStep, Step, next_step, plan_release
 from services.registry.domain import gates, plan
 from services.registry.domain.record import SECOND_MEASUREMENT, Release, weight_key
@@ -144,11 +145,11 @@ def allowed_s(release: Release, step: Step) -> float:
 
 
 def deadline_at(release: Release) -> datetime | None:
-    """Return the deadline of the awaited step; None when the release is finished."""
+    """Return the deadline of the awaited step; None while the release is paused, and when it is finished."""
     step = awaited_step(release)
-    if step is None:
+    if step is None or release.is_paused:
         return None
-    return since(release, step) + timedelta(seconds=allowed_s(release, step))
+    return start_of_deadline(since(release, step), release.hold_order) + timedelta(seconds=allowed_s(release, step))
 
 
 def too_late(release: Release, variant: Variant) -> VariantFailed:

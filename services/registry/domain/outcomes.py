@@ -9,6 +9,7 @@ from contracts.codes import Code
 from contracts.facts.release import Outcome
 from decisions.variant_verdicts import SUSPECT
 from services.registry.domain import gates, plan, rehearsals
+from services.registry.domain.orders import is_past_approval
 from services.registry.domain.record import Release
 
 NOT_SERVABLE: Final[frozenset[Code]] = frozenset({"variant_not_servable", "runtime_unknown"})
@@ -130,6 +131,13 @@ def _abandoned(release: Release) -> Ending | None:
     return Ending("rejected", "work_abandoned", reason + f"dead letter {fact.dead_letter_sequence}.")
 
 
+def _denied(release: Release) -> Ending | None:
+    fact = release.denied
+    if fact is None or is_past_approval(release):
+        return None
+    return Ending("rejected", "approval_denied", f"{fact.sender}: {fact.order.reason}")
+
+
 def _cancelled(release: Release) -> Ending | None:
     fact = release.cancelled
     too_late = plan.outstanding_order(release) == plan.ALL_TRAFFIC and release.refused is None and not release.expired
@@ -173,6 +181,7 @@ _ENDINGS: tuple[Callable[[Release], Ending | None], ...] = (
     _canary_failed,
     _rolled_back,
     _abandoned,
+    _denied,
     _cancelled,
     _refused,
     _overtaken,

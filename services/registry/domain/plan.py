@@ -302,7 +302,7 @@ def passed_canary(release: Release, key: str) -> bool:
     if key == ALL_TRAFFIC:
         return True
     assessed = release.assessed.get(key)
-    return key in release.waived or (assessed is not None and assessed.verdict == "pass")
+    return key in release.waived or key in release.advanced or (assessed is not None and assessed.verdict == "pass")
 
 
 def is_promoted(release: Release, now: datetime) -> bool:

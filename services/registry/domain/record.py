@@ -8,7 +8,9 @@ from typing import ClassVar
 from pydantic import Field
 
 from contracts.facts import (
+    ApprovalDenied,
     ApprovalGranted,
+    CanaryAdvanced,
     CanaryAssessed,
     CheckpointMerged,
     CheckpointRejected,
@@ -17,6 +19,7 @@ from contracts.facts import (
     RehearsalCompleted,
     ReleaseCancelled,
     ReleaseFinished,
+    ReleaseHeld,
     ReleaseOpened,
     VariantBenchmarked,
     VariantFailed,
@@ -26,6 +29,7 @@ from contracts.facts import (
 from contracts.policy import ReleasePolicy
 from contracts.records import Migration, OutboxRecord, unchanged
 from contracts.vocabulary import ArtifactRef, Contract, Deployable, Instant, Target, Variant
+from decisions.release_holds import HoldOrder
 
 
 class ManifestWritten(Contract):
@@ -92,6 +96,42 @@ class Cancellation(Contract):
     order: ReleaseCancelled
 
 
+class Hold(Contract):
+    """The newest order to hold the release or to let it go on, and the identity that published it.
+
+    Attributes:
+        at: When the bus stored it.
+        event_id: Id of its event.
+    """
+
+    at: Instant
+    event_id: str
+    sender: str
+    order: ReleaseHeld
+
+    @property
+    def as_order(self) -> HoldOrder:
+        """The order as `decisions.release_holds` compares it."""
+        return HoldOrder(self.at, self.event_id, self.order.paused, self.sender, self.order.reason)
+
+
+class Advance(Contract):
+    """An order to let a canary take the next share, and the identity that published it."""
+
+    sender: str
+    order: CanaryAdvanced
+
+
+class Denial(Contract):
+    """A denied approval, and the identity that published it."""
+
+    sender: str
+    order: ApprovalDenied
+
+
+Order = ApprovalGranted | ReleaseCancelled | ReleaseHeld | CanaryAdvanced | ApprovalDenied
+
+
 class RouteSeen(Contract):
     """The newest route of the model that was received."""
 
@@ -121,7 +161,7 @@ class Release(OutboxRecord):
     `second_measurements` counts only where the first benchmark asks for one.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 10
+    SCHEMA_VERSION: ClassVar[int] = 11
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: unchanged,
         2: unchanged,
@@ -132,6 +172,7 @@ class Release(OutboxRecord):
         7: unchanged,
         8: unchanged,
         9: unchanged,
+        10: unchanged,
     }
 
     opened: ReleaseOpened
@@ -154,12 +195,15 @@ class Release(OutboxRecord):
     deployed: dict[str, Deployed] = Field(default_factory=dict)
     assessed: dict[str, CanaryAssessed] = Field(default_factory=dict)
     waived: tuple[str, ...] = ()
+    advanced: dict[str, Advance] = Field(default_factory=dict)
+    hold: Hold | None = None
     route: RouteSeen | None = None
 
     rejected: CheckpointRejected | None = None
     refused: PromotionRefused | None = None
     abandoned: WorkAbandoned | None = None
     cancelled: Cancellation | None = None
+    denied: Denial | None = None
     superseded: Superseded | None = None
     expired: str | None = None
     finished: ReleaseFinished | None = None
@@ -188,11 +232,29 @@ class Release(OutboxRecord):
         """Return whether a target is a variant of this release's version."""
         return target.model == self.model and target.version == self.version
 
-    def has_recorded(self, order: ApprovalGranted | ReleaseCancelled, sender: str) -> bool:
+    @property
+    def hold_order(self) -> HoldOrder | None:
+        """The order to hold it, or to let it go on, that counts."""
+        return self.hold.as_order if self.hold is not None else None
+
+    @property
+    def is_paused(self) -> bool:
+        """Return whether it is held before its next step."""
+        return self.hold is not None and self.hold.order.paused
+
+    def has_recorded(self, order: Order, sender: str) -> bool:
         """Return whether this very order of this sender was recorded, and not another one with its id."""
-        if isinstance(order, ReleaseCancelled):
-            return self.cancelled == Cancellation(sender=sender, order=order)
-        return Approval(sender=sender, order=order) in self.approvals.get(order.manifest_digest, ())
+        match order:
+            case ReleaseCancelled():
+                return self.cancelled == Cancellation(sender=sender, order=order)
+            case ReleaseHeld():  # only the newest is kept
+                return self.hold is not None
+            case CanaryAdvanced():
+                return self.advanced.get(weight_key(order.weight_ratio)) == Advance(sender=sender, order=order)
+            case ApprovalDenied():
+                return self.denied == Denial(sender=sender, order=order)
+            case _:
+                return Approval(sender=sender, order=order) in self.approvals.get(order.manifest_digest, ())
 
 
 def weight_key(weight_ratio: float) -> str:

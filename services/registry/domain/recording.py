@@ -5,14 +5,12 @@ from datetime import datetime
 from typing import Any
 
 from contracts.facts import (
-    ApprovalGranted,
     CanaryAssessed,
     CheckpointMerged,
     CheckpointRejected,
     DeploymentChanged,
     PromotionRefused,
     RehearsalCompleted,
-    ReleaseCancelled,
     VariantBenchmarked,
     VariantFailed,
     VariantQuantised,
@@ -23,14 +21,14 @@ from contracts.facts import (
 from contracts.routes import Route
 from contracts.vocabulary import Target, Variant
 from services.registry.domain import admission, deadlines, gates, plan, rehearsals
+from services.registry.domain.orders import keep_order
 from services.registry.domain.record import (
     SECOND_MEASUREMENT,
-    Approval,
-    Cancellation,
     DeadlineReached,
     Deployed,
     Input,
     ManifestWritten,
+    Order,
     Release,
     RouteSeen,
     SecondMeasurement,
@@ -46,8 +44,8 @@ def record(release: Release, received: Input, now: datetime) -> Release | None:
     """Return the record with this input in its field; None if it changes nothing."""
     if isinstance(received.data, DeadlineReached):
         return _deadline(release, received.data, received.at, now)
-    if isinstance(received.data, ApprovalGranted | ReleaseCancelled):
-        return _order(release, received.data, received)
+    if isinstance(received.data, Order):
+        return keep_order(release, received.data, received)
     recorder = _RECORDERS.get(type(received.data))
     if recorder is None:
         return None
@@ -168,27 +166,6 @@ def _benchmarked_again(release: Release, fact: VariantBenchmarked) -> Recorded:
 
 def _rehearsed(release: Release, fact: RehearsalCompleted) -> Recorded:
     return None if release.rehearsed else ("rehearsed", {"rehearsed": fact})
-
-
-def _order(release: Release, order: ApprovalGranted | ReleaseCancelled, received: Input) -> Release | None:
-    """Keep an order with its sender; an approval under the digest that it cites: one of another artifact never counts.
-
-    Who approved the same digest before has approved it once.
-    """
-    if isinstance(order, ReleaseCancelled):
-        if release.cancelled:
-            return None
-        name = "cancelled"
-        changes: Changes = {"cancelled": Cancellation(sender=received.sender, order=order)}
-    else:
-        digest = order.manifest_digest
-        before = release.approvals.get(digest, ())
-        if received.sender in {approval.sender for approval in before}:
-            return None
-        approvals = (*before, Approval(sender=received.sender, order=order))
-        name, changes = f"approved:{digest[:15]}", {"approvals": {**release.approvals, digest: approvals}}
-    times = release.times if name in release.times else {**release.times, name: received.at}
-    return release.model_copy(update={**changes, "times": times})
 
 
 def _deployed(release: Release, fact: DeploymentChanged) -> Recorded:

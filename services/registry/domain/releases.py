@@ -12,6 +12,7 @@ from typing import get_args
 from contracts.facts import DeadlinePassed, ReleaseFinished, ReleaseOpened
 from contracts.records import OutboxEntry, outbox_entry
 from contracts.vocabulary import StagingPurpose
+from decisions.release_holds import begins_step
 from services.registry.domain import gates, outcomes, plan
 from services.registry.domain.comparison import explain
 from services.registry.domain.plan import Emission
@@ -72,6 +73,8 @@ def _emissions(release: Release, now: datetime) -> Iterator[Emission]:
     emitted = set(release.emitted)
     if ending is None or ending.outcome == "promoted":
         for key, fact in plan.due(release, now):
+            if ending is None and release.is_paused and begins_step(key) and key not in emitted:
+                continue
             emitted.add(key)
             yield key, fact
     if ending is None:

@@ -90,7 +90,7 @@ class RollbackState(OutboxRecord):
         standby: The verdict on the target that production can be rolled back to; None without one.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 11
+    SCHEMA_VERSION: ClassVar[int] = 12
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: unchanged,
         2: unchanged,
@@ -102,6 +102,7 @@ class RollbackState(OutboxRecord):
         8: unchanged,
         9: unchanged,
         10: unchanged,
+        11: unchanged,
     }
 
     model: ModelName

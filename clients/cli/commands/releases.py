@@ -1,0 +1,200 @@
+"""`slipway pause`, `resume`, `promote`, `reject` and `retry`: orders of people about a release."""
+
+import asyncio
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from clients.cli.commands.orders import (
+    EXPIRES,
+    ExpiresOption,
+    ReasonOption,
+    epoch_of,
+    expires_at,
+    open_release,
+    order,
+    publish_order,
+    raise_if_refused,
+    show_result,
+)
+from clients.cli.commands.status import model_of, pick
+from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
+from clients.cli.event_log import read_history
+from clients.cli.output import CommandError
+from clients.cli.resolving import ReleaseArgument, advice, resolve_text
+from contracts.facts import ApprovalDenied, CanaryAdvanced, CheckpointReady, Fact, ReleaseHeld
+from decisions.release_progress import ReleaseProgress
+from decisions.release_projection import join, project
+from shared.messaging.orders import new_order
+from shared.messaging.publishing import publish_event
+from shared.runtime.clock import SystemClock
+
+NeededReason = Annotated[str, typer.Option("--reason", help="Reason, kept in the record.")]
+
+
+def pause(
+    what: ReleaseArgument,
+    reason: ReasonOption = "",
+    expires: ExpiresOption = EXPIRES,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Hold a release before its next step; what is under way goes on, and a canary keeps its share.
+
+    Its deadlines stand still. Rollbacks are never held. A newer version waits for it, if its policy says `queue`.
+    """
+    release = asyncio.run(_hold(find_stack(state), what, True, reason, expires_at(expires)))
+    name = f"`slipway resume {release.model}`"
+    show_result(
+        as_json, _data(release, paused=True), f"paused {release.name} before its next step; {name} lets it go on"
+    )
+
+
+def resume(
+    what: ReleaseArgument,
+    reason: ReasonOption = "",
+    expires: ExpiresOption = EXPIRES,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a paused release go on; the awaited step has its whole time again."""
+    release = asyncio.run(_hold(find_stack(state), what, False, reason, expires_at(expires)))
+    show_result(as_json, _data(release, paused=False), f"{release.name} goes on; see `slipway status {release.model}`")
+
+
+async def _hold(stack: StackAddress, what: str, paused: bool, reason: str, until: datetime) -> ReleaseProgress:
+    def fact(release: ReleaseProgress) -> Fact:
+        return ReleaseHeld(release_id=str(release.release_id), paused=paused, reason=reason, expires_at=until)
+
+    async with connected(stack) as client:
+        js = client.jetstream(timeout=10)
+        _, release = await open_release(js, what)
+        published = order(sender_of(stack), release.model, release.release_id, fact(release))
+        await raise_if_refused(js, published, await publish_order(js, published))
+    return release
+
+
+def promote(
+    what: ReleaseArgument,
+    reason: NeededReason,
+    expires: ExpiresOption = EXPIRES,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let the canary of a release take its next share before there is a verdict.
+
+    Only where the policy has `canary.on_deadline: promote`: it goes on without a verdict then anyway, only later. It
+    takes the role approver. A canary with a bad verdict ends all the same.
+    """
+    release, share = asyncio.run(_promote(find_stack(state), what, reason, expires_at(expires)))
+    line = f"{release.name} does not wait for the verdict of its canary with {share:.0%} any more"
+    show_result(as_json, {**_data(release), "weight_ratio": share}, line)
+
+
+async def _promote(stack: StackAddress, what: str, reason: str, until: datetime) -> tuple[ReleaseProgress, float]:
+    async with connected(stack) as client:
+        js = client.jetstream(timeout=10)
+        _, release = await open_release(js, what)
+        from clients.cli.serving import read_route
+
+        route = await read_route(js, release.model)
+        canary = route.canary if route is not None else None
+        if canary is None or canary.weight_ratio == 0.0 or canary.served.target.version != release.version:
+            raise CommandError(
+                f"{release.name} has no canary; see `slipway status {release.model}`", name="not_applicable"
+            )
+        fact = CanaryAdvanced(
+            release_id=str(release.release_id),
+            weight_ratio=canary.weight_ratio,
+            reason=reason,
+            expires_at=until,
+            epoch=await epoch_of(js, release.model),
+        )
+        published = order(sender_of(stack), release.model, release.release_id, fact)
+        await raise_if_refused(js, published, await publish_order(js, published))
+    return release, canary.weight_ratio
+
+
+def reject(
+    what: ReleaseArgument,
+    reason: NeededReason,
+    expires: ExpiresOption = EXPIRES,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """End a release that waits for approval, as rejected; it takes the role approver."""
+    release = asyncio.run(_reject(find_stack(state), what, reason, expires_at(expires)))
+    show_result(
+        as_json,
+        _data(release),
+        f"rejected {release.name}; `slipway retry {release.model}@v{release.version}` releases it again",
+    )
+
+
+async def _reject(stack: StackAddress, what: str, reason: str, until: datetime) -> ReleaseProgress:
+    async with connected(stack) as client:
+        js = client.jetstream(timeout=10)
+        _, release = await open_release(js, what)
+        fact = ApprovalDenied(release_id=str(release.release_id), reason=reason, expires_at=until)
+        published = order(sender_of(stack), release.model, release.release_id, fact)
+        await raise_if_refused(js, published, await publish_order(js, published))
+    return release
+
+
+def retry(
+    what: ReleaseArgument,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Release the checkpoint of a release again that ended without promotion, under the next attempt.
+
+    It takes the role publisher. The policy that is stored by then counts, where the checkpoint brought none.
+    """
+    release, attempt = asyncio.run(_retry(find_stack(state), what))
+    follow = f"follow it with `slipway status {release.model} --follow`"
+    line = f"published the checkpoint of {release.name} again, attempt {attempt}; {follow}"
+    show_result(as_json, {**_data(release), "attempt": attempt}, line)
+
+
+async def _retry(stack: StackAddress, what: str) -> tuple[ReleaseProgress, int]:
+    async with connected(stack) as client:
+        js = client.jetstream(timeout=10)
+        named = await resolve_text(js, what)
+        history = [logged.event for logged in await read_history(js, model_of(named))]
+        release = pick(join(project(history)), named)
+        if release is None or release.model is None:
+            raise CommandError(f"there is no release {what}{await advice(js, model_of(named), 'slipway status')}")
+        if release.outcome is None:
+            raise CommandError(
+                f"{release.name} is in progress; see `slipway status {release.model}`", name="not_applicable"
+            )
+        if release.outcome == "promoted":
+            raise CommandError(f"{release.name} was promoted: there is nothing to retry", name="not_applicable")
+        checkpoints = [event.data for event in history if isinstance(event.data, CheckpointReady)]
+        sources = {event.id: event.data for event in history if isinstance(event.data, CheckpointReady)}
+        source = sources.get(release.source_id) or sources.get(release.key)
+        if source is None:
+            raise CommandError(
+                f"the log has the checkpoint of {release.name} no more; publish it with `slipway publish`"
+            )
+        fact = source.model_copy(update={"attempt": next_attempt(source, checkpoints)})
+        event = new_order(
+            sender_of(stack), release.model, fact, now=SystemClock().now(), release_id=source.training.run_id
+        )
+        await publish_event(js, event, random_id=True)
+    return release, fact.attempt
+
+
+def next_attempt(source: CheckpointReady, known: list[CheckpointReady]) -> int:
+    """Return one more than the highest attempt of the same weights and run."""
+    same = [
+        each
+        for each in known
+        if (each.weights.ref.digest, each.training) == (source.weights.ref.digest, source.training)
+    ]
+    return max(each.attempt for each in (source, *same)) + 1
+
+
+def _data(release: ReleaseProgress, **more: object) -> dict[str, object]:
+    return {"release_id": release.release_id, "model": release.model, "version": release.version, **more}

@@ -1,0 +1,57 @@
+"""Holding a release before its next step, by orders of people: which order counts, and what waits. Pure.
+
+A pause stops nothing that is under way, and ends nothing: a canary keeps its share, a worker finishes. It blocks no
+rollback, because a rollback changes the route without asking the release.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+BEGINNINGS: Final = frozenset(
+    {"variant.requested", "stage.requested", "rehearsal.requested", "approval.requested", "traffic.requested"}
+)
+"""The facts of a release that begin a step; all others record what happened, or release what is not needed any more."""
+
+
+@dataclass(frozen=True)
+class HoldOrder:
+    """An order to hold a release, or to let it go on.
+
+    Attributes:
+        at: When the bus stored it, by the bus's clock.
+        id: Id of its event.
+        paused: Whether it holds the release.
+        by: Whose order it is.
+    """
+
+    at: datetime
+    id: str
+    paused: bool
+    by: str = ""
+    reason: str = ""
+
+
+def newest_hold(orders: Iterable[HoldOrder | None]) -> HoldOrder | None:
+    """Return the order that counts: the one that the bus stored last, in whatever order they are read."""
+    return max((order for order in orders if order is not None), key=lambda order: (order.at, order.id), default=None)
+
+
+def begins_step(key: str) -> bool:
+    """Return whether a fact of a release begins a step, so that a pause holds it; keys are `type:part`."""
+    return key.partition(":")[0] in BEGINNINGS
+
+
+def start_of_deadline(moment: datetime, hold: HoldOrder | None) -> datetime:
+    """Return when the time of an awaited step begins: a release that goes on has it anew."""
+    return moment if hold is None or hold.paused else max(moment, hold.at)
+
+
+def assess_hold(hold: HoldOrder | None, *, paused: bool) -> str | None:
+    """Return why an order changes nothing; None if it does."""
+    if paused and hold is not None and hold.paused:
+        return f"It is paused already, by {hold.by} since {hold.at:%Y-%m-%d %H:%M:%S} UTC."
+    if not paused and (hold is None or not hold.paused):
+        return "It is not paused."
+    return None

@@ -1,0 +1,115 @@
+"""Orders of people about a release: whether one applies, and how it is kept in the record."""
+
+from datetime import datetime
+from typing import Any
+
+from contracts.codes import Code
+from contracts.facts import ApprovalDenied, ApprovalGranted, CanaryAdvanced, ReleaseCancelled, ReleaseHeld
+from decisions.release_holds import assess_hold, newest_hold
+from services.registry.domain import approvals, deadlines
+from services.registry.domain.admission import Refusal
+from services.registry.domain.record import (
+    Advance,
+    Approval,
+    Cancellation,
+    Denial,
+    Hold,
+    Input,
+    Order,
+    Release,
+    weight_key,
+)
+
+Changes = dict[str, Any]
+_NOT_APPLICABLE: Code = "not_applicable"
+
+
+def assess_order(release: Release | None, order: Order, sender: str) -> Refusal | None:
+    """Refuse an order that does not apply to the release as it is; one to approve or to cancel that comes late is not.
+
+    Those two change nothing then, as they always did.
+    """
+    if isinstance(order, ApprovalGranted | ReleaseCancelled):
+        return None
+    if release is None:
+        return Refusal(_NOT_APPLICABLE, f"There is no release {order.release_id} of this model.")
+    if release.finished is not None:
+        return Refusal(_NOT_APPLICABLE, f"The release {release.id} has ended as {release.finished.outcome}.")
+    match order:
+        case ReleaseHeld():
+            reason = assess_hold(release.hold_order, paused=order.paused)
+            return None if reason is None else Refusal(_NOT_APPLICABLE, reason)
+        case ApprovalDenied():
+            return _assess_denial(release)
+        case _:
+            return _assess_advance(release, order, sender)
+
+
+def _assess_denial(release: Release) -> Refusal | None:
+    if "approval.requested" in release.emitted and not is_past_approval(release):
+        return None
+    return Refusal(_NOT_APPLICABLE, f"The release {release.id} does not wait for an approval.")
+
+
+def _assess_advance(release: Release, order: CanaryAdvanced, sender: str) -> Refusal | None:
+    awaited = deadlines.awaited_weight(release)
+    if awaited is None or awaited != weight_key(order.weight_ratio):
+        shown = "no canary is under way" if awaited is None else f"the canary under way has {awaited}"
+        return Refusal(
+            _NOT_APPLICABLE, f"The order is for a canary with {order.weight_ratio:g} of the traffic; {shown}."
+        )
+    if release.policy.canary.on_deadline != "promote":
+        reason = f"The policy of {release.id} has canary.on_deadline: abort, so each canary needs a verdict."
+        return Refusal("promotion_not_allowed", reason)
+    return approvals.assess_approval(release, sender)
+
+
+def describe_order(order: Order, sender: str, at: datetime) -> dict[str, Any]:
+    """Return what the answer to an order says of it: of a pause, what readers of the log show."""
+    if not isinstance(order, ReleaseHeld):
+        return {}
+    return {"paused": order.paused, "by": sender, "at": at.isoformat(), "reason": order.reason}
+
+
+def is_past_approval(release: Release) -> bool:
+    """Return whether traffic was ordered, so that nothing waits for an approval any more."""
+    return any(key.startswith("traffic.requested:") for key in release.emitted)
+
+
+def keep_order(release: Release, order: Order, received: Input) -> Release | None:
+    """Return the record with an order and its sender; None if it changes nothing."""
+    name, changes = _changes(release, order, received)
+    if not changes:
+        return None
+    times = release.times if name in release.times else {**release.times, name: received.at}
+    return release.model_copy(update={**changes, "times": times})
+
+
+def _changes(release: Release, order: Order, received: Input) -> tuple[str, Changes]:
+    sender = received.sender
+    match order:
+        case ReleaseCancelled():
+            kept: Changes = {} if release.cancelled else {"cancelled": Cancellation(sender=sender, order=order)}
+            return "cancelled", kept
+        case ApprovalDenied():
+            return "approval denied", {} if release.denied else {"denied": Denial(sender=sender, order=order)}
+        case ReleaseHeld():
+            hold = Hold(at=received.at, event_id=received.id, sender=sender, order=order)
+            counts = newest_hold((release.hold_order, hold.as_order)) == hold.as_order
+            return f"{'paused' if order.paused else 'resumed'}:{received.at:%H%M%S}", {"hold": hold} if counts else {}
+        case CanaryAdvanced():
+            key = weight_key(order.weight_ratio)
+            advance = {**release.advanced, key: Advance(sender=sender, order=order)}
+            return f"advanced:{key}", {} if key in release.advanced else {"advanced": advance}
+        case _:
+            return _approved(release, order, sender)
+
+
+def _approved(release: Release, order: ApprovalGranted, sender: str) -> tuple[str, Changes]:
+    """Keep an approval under the digest that it cites: one of another artifact never counts, and each sender once."""
+    digest = order.manifest_digest
+    before = release.approvals.get(digest, ())
+    if sender in {approval.sender for approval in before}:
+        return "", {}
+    kept = (*before, Approval(sender=sender, order=order))
+    return f"approved:{digest[:15]}", {"approvals": {**release.approvals, digest: kept}}

@@ -1,0 +1,83 @@
+"""Orders about a release on a real bus: pause and resume across a restart, denial, early promotion, refusals."""
+
+import pytest
+
+from contracts import facts as f
+from contracts.policy import Canary, Promotion
+from contracts.routes import Route
+from contracts.services import ORDERS
+from shared.messaging.publishing import publish_event
+from shared.runtime.clock import SystemClock
+from shared.storage.kv import Bucket
+from tests.integration import test_registry as lifecycle
+from tests.integration.test_registry import answer, publish, registry, run_to_turn
+from tests.kit import fakes_registry as k
+
+BOTH = ("bf16", "int8")
+store, base, checkpoint, log = lifecycle.store, lifecycle.base, lifecycle.checkpoint, lifecycle.log
+"""The fixtures of a registry on a real bus and store."""
+
+
+async def order(js, log, fact, event_id, release):
+    event = k.event(fact, event_id, correlation=release, model=k.MODEL)
+    await publish_event(js, event.model_copy(update={"time": SystemClock().now()}))
+    await log.settled(type(fact), ORDERS)
+
+
+async def to_approval(js, log, checkpoint, **policy):
+    """Run a second release of a model until it waits for approval; return its id and the digest."""
+    await Bucket(js, "routes", Route).create(k.MODEL, k.route(k.target("bf16", 0), epoch=3))
+    await publish(js, checkpoint(policy=k.policy(promotion=Promotion(mode="manual"), **policy)), "e1")
+    release = (await log.of(f.ReleaseOpened))[0].data.release_id
+    await run_to_turn(js, release, 1)
+    await log.of(f.StageRequested, 2)
+    await answer(js, release, 1, *(k.staged(v, 1) for v in BOTH), *(k.benchmarked(v, 1) for v in BOTH))
+    asked = (await log.of(f.ApprovalRequested))[0].data
+    return release, asked.manifest_digest
+
+
+async def test_a_paused_release_waits_across_a_restart_keeps_its_canary_and_goes_on(js, settings, checkpoint, log):
+    async with registry(js, settings):
+        release, digest = await to_approval(js, log, checkpoint, canary=Canary(steps=(0.1,), on_deadline="promote"))
+        await order(js, log, f.ReleaseHeld(release_id=release, paused=True, reason="incident"), "h1", release)
+        await order(js, log, f.ReleaseHeld(release_id=release, paused=True), "h2", release)
+        await order(js, log, k.approval(digest, release), "a1", release)
+    accepted = await log.of(f.OrderAccepted, 2)
+    assert accepted[0].data.details == {
+        "paused": True,
+        "by": accepted[0].data.details["by"],
+        "at": accepted[0].data.details["at"],
+        "reason": "incident",
+    }
+    (refused,) = await log.of(f.OrderRefused)
+    assert (refused.data.code, refused.data.order_id) == ("not_applicable", "h2")
+    assert [event for event in await log.all() if isinstance(event.data, f.TrafficRequested)] == []
+    async with registry(js, settings):
+        await order(js, log, f.ReleaseHeld(release_id=release, paused=False), "h3", release)
+        (first,) = await log.of(f.TrafficRequested)
+        assert first.data.weight_ratio == 0.1
+        chosen = first.data.target.target
+        await answer(js, release, 1, k.changed(k.route(k.target("bf16", 0), chosen, epoch=4), "canary"))
+        await log.settled(f.DeploymentChanged)
+        await order(js, log, f.CanaryAdvanced(release_id=release, weight_ratio=0.5), "c0", release)
+        await order(js, log, f.CanaryAdvanced(release_id=release, weight_ratio=0.1), "c1", release)
+        assert (await log.of(f.TrafficRequested, 2))[1].data.weight_ratio == 1.0
+        assert {event.data.order_id for event in await log.of(f.OrderRefused, 2)} == {"h2", "c0"}
+
+
+async def test_an_approver_ends_a_release_that_waits(js, settings, checkpoint, log):
+    async with registry(js, settings):
+        release, _ = await to_approval(js, log, checkpoint)
+        await order(js, log, f.ApprovalDenied(release_id=release, reason="It is rude."), "d1", release)
+        (finished,) = await log.of(f.ReleaseFinished)
+        assert (finished.data.outcome, finished.data.code) == ("rejected", "approval_denied")
+        await order(js, log, f.ApprovalDenied(release_id=release, reason="again"), "d2", release)
+        (refused,) = await log.of(f.OrderRefused)
+        assert refused.data.code == "not_applicable"
+
+
+@pytest.mark.parametrize("name", ["r-ffffffffffffffff-1", "../../no release"])
+async def test_an_order_about_no_release_is_refused(js, settings, log, name):
+    async with registry(js, settings):
+        await order(js, log, f.ReleaseHeld(release_id=name, paused=True), "h1", "run 1")
+        assert (await log.of(f.OrderRefused))[0].data.code == "not_applicable"

@@ -1,0 +1,62 @@
+"""What `slipway status` shows of a pause, and the attempt of a retry."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from clients.cli.commands.releases import next_attempt
+from clients.cli.views.render import as_data, headline
+from contracts import facts as f
+from decisions.release_projection import join, project
+from testbed.factories import event, fact
+from tests.unit.cli.test_release_view import RELEASE, whole_release
+
+AT = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
+
+
+def answered(order_id, details, order_type=f.ReleaseHeld.TYPE):
+    accepted = fact(f.OrderAccepted, order_id=order_id, order_type=order_type, release_id=RELEASE, details=details)
+    return event(f.OrderAccepted).model_copy(update={"data": accepted, "correlationid": RELEASE})
+
+
+def held(order_id, minute, *, paused):
+    at = AT.replace(minute=minute).isoformat()
+    return answered(order_id, {"paused": paused, "by": "oscar", "at": at, "reason": "incident"})
+
+
+def release_with(*events):
+    underway = [each for each in whole_release() if not isinstance(each.data, f.ReleaseFinished)]
+    (release,) = join(project([*underway, *events])).values()
+    return release
+
+
+def test_a_pause_is_shown_with_who_ordered_it_and_why():
+    release = release_with(held("a", 1, paused=True))
+    assert release.is_paused
+    assert headline(release, AT).endswith("paused by oscar at 10:01:00 UTC: incident")
+    assert as_data(release)["paused"] is True
+
+
+def test_of_several_orders_the_newest_counts_in_any_order_of_the_log():
+    pause, resume = held("a", 1, paused=True), held("b", 2, paused=False)
+    assert not release_with(pause, resume).is_paused
+    assert not release_with(resume, pause).is_paused
+
+
+@pytest.mark.parametrize("details", [{}, {"paused": True, "at": "noon"}, {"paused": "yes", "at": AT.isoformat()}])
+def test_answers_of_another_form_change_nothing(details):
+    assert release_with(answered("a", details)).hold is None
+    assert (
+        release_with(answered("a", {"paused": True, "at": AT.isoformat()}, "slipway.approval.granted.v1")).hold is None
+    )
+
+
+def test_a_release_that_ended_is_not_paused():
+    (release,) = join(project([*whole_release(), held("a", 1, paused=True)])).values()
+    assert not release.is_paused
+
+
+def test_a_retry_is_one_attempt_after_all_of_the_same_weights():
+    first = fact(f.CheckpointReady, attempt=1)
+    other = first.model_copy(update={"training": first.training.model_copy(update={"run_id": "other"}), "attempt": 9})
+    assert next_attempt(first, [first, first.model_copy(update={"attempt": 4}), other]) == 5

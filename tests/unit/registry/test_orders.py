@@ -1,0 +1,193 @@
+"""Orders of people about a release: pausing commutes with everything and blocks no rollback; refusals; denials."""
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts import facts as f
+from contracts.policy import Canary, Promotion
+from decisions.release_holds import begins_step
+from services.registry.domain import deadlines
+from services.registry.domain.orders import assess_order
+from services.registry.domain.record import DeadlineReached, Input, Release
+from services.registry.domain.releases import decide, open_release
+from tests.kit import fakes_registry as k
+from tests.kit.soak import often
+from tests.unit.registry.test_releases_properties import CAREFUL, HISTORIES, NOW, emitted, walk
+
+PATIENT = k.careful_policy(promotion=Promotion(mode="manual"), canary=Canary(steps=(0.1, 0.5), on_deadline="promote"))
+
+
+def hold(paused, seconds, sender="oscar"):
+    fact = f.ReleaseHeld(release_id=k.RELEASE, paused=paused, reason="wait")
+    return Input(f"hold-{seconds}", k.START + timedelta(seconds=seconds), fact, sender=sender)
+
+
+PAUSE, RESUME = hold(paused=True, seconds=100), hold(paused=False, seconds=200)
+
+
+def stored(release):
+    """The release as another process reads it after a crash."""
+    return Release.model_validate_json(release.model_dump_json())
+
+
+def without_holds(release):
+    times = {name: at for name, at in release.times.items() if not name.startswith(("paused", "resumed"))}
+    applied = tuple(name for name in release.applied if not name.startswith("hold-"))
+    return release.model_copy(update={"outbox": (), "hold": None, "times": times, "applied": applied, "finished": None})
+
+
+@pytest.mark.parametrize("name", ["straight", "careful", "rehearsed"])
+@given(data=st.data())
+@settings(max_examples=often(60), deadline=None)
+def test_a_pause_and_its_end_change_nothing_but_when_whatever_the_order_the_copies_and_the_crashes(name, data):
+    opening, received = HISTORIES[name]
+    at = data.draw(st.integers(0, len(received)))
+    ending = [PAUSE, RESUME] if data.draw(st.booleans()) else [RESUME, PAUSE]
+    orders = data.draw(st.permutations([*ending, *data.draw(st.lists(st.sampled_from(ending), max_size=2))]))
+    release = open_release(opening, cause_id="e0", now=k.START).release
+    for each in (*received[:at], *orders, *received[at:]):
+        release = stored(decide(release, each, NOW).release)
+    expected = walk(opening, received)
+    assert set(emitted(release)) == set(emitted(expected))
+    assert without_holds(release) == without_holds(expected)
+
+
+@given(data=st.data())
+@settings(max_examples=often(60), deadline=None)
+def test_while_it_is_paused_nothing_begins_and_what_happens_is_kept(data):
+    opening, received = CAREFUL
+    at = data.draw(st.integers(0, len(received)))
+    paused = decide(walk(opening, received[:at]), PAUSE, NOW).release
+    if paused.finished is not None:
+        return
+    before = set(emitted(paused))
+    for each in received[at:]:
+        paused = decide(paused, each, NOW).release
+        begun = [key for key in set(emitted(paused)) - before if begins_step(key)]
+        assert begun == [] or paused.finished is not None, "what was never asked for had been answered to the end"
+    going_on = decide(paused, RESUME, NOW).release
+    assert set(emitted(going_on)) == set(emitted(walk(opening, received)))
+
+
+@given(at=st.integers(12, 15))
+def test_a_pause_blocks_no_rollback(at):
+    opening, received = CAREFUL
+    paused = decide(walk(opening, received[:at]), PAUSE, NOW).release
+    assert paused.is_paused
+    back = k.route(k.target("bf16", 9), epoch=9, quarantined=(k.target("int8"),))
+    ended = decide(paused, Input("rb", NOW, k.changed(back, "rollback")), NOW).release
+    assert (ended.finished.outcome, ended.finished.code) == ("aborted", "quarantined")
+
+
+@pytest.mark.parametrize("fact", [k.cancel(), k.assessed("int8", 0.1, "fail")])
+def test_a_paused_canary_still_ends(fact):
+    paused = decide(walk(CAREFUL[0], CAREFUL[1][:12]), PAUSE, NOW).release
+    assert decide(paused, Input("x", NOW, fact, sender="oscar"), NOW).release.finished is not None
+
+
+def test_a_pause_stops_the_deadlines_and_its_end_begins_them_anew():
+    release = walk(CAREFUL[0], CAREFUL[1][:12])
+    usual = deadlines.deadline_at(release)
+    paused = decide(release, PAUSE, NOW).release
+    assert deadlines.deadline_at(paused) is None
+    late = usual + timedelta(days=3)
+    assert decide(paused, Input("d", late, DeadlineReached(step="canary")), late).release.finished is None
+    going_on = decide(paused, RESUME, NOW).release
+    assert deadlines.deadline_at(going_on) == RESUME.at + timedelta(seconds=CAREFUL[0].policy.canary.deadline_s)
+
+
+# -- what applies -----------------------------------------------------------------------------------------------------
+
+
+def held(paused):
+    return f.ReleaseHeld(release_id=k.RELEASE, paused=paused)
+
+
+def test_orders_that_do_not_fit_the_state_are_refused():
+    open_one, ended = walk(CAREFUL[0], CAREFUL[1][:5]), walk(*CAREFUL)
+    for order in (held(True), held(False), f.ApprovalDenied(release_id=k.RELEASE, reason="no"), advance()):
+        assert assess_order(None, order, "oscar").code == "not_applicable"
+        assert "has ended as promoted" in assess_order(ended, order, "oscar").reason
+    assert assess_order(open_one, held(False), "oscar").reason == "It is not paused."
+    assert assess_order(open_one, held(True), "oscar") is None
+    assert "paused already, by oscar" in assess_order(decide(open_one, PAUSE, NOW).release, held(True), "x").reason
+    assert "does not wait" in assess_order(open_one, f.ApprovalDenied(release_id=k.RELEASE, reason="no"), "anna").reason
+    assert assess_order(None, k.cancel(), "oscar") is None, "as it always was"
+
+
+# -- denial -----------------------------------------------------------------------------------------------------------
+
+
+def deny(release, sender="anna"):
+    fact = f.ApprovalDenied(release_id=k.RELEASE, reason="It is rude.")
+    return assess_order(release, fact, sender), decide(release, Input("n", NOW, fact, sender=sender), NOW).release
+
+
+def test_a_release_that_waits_for_approval_is_rejected_by_a_person():
+    refusal, ended = deny(walk(CAREFUL[0], CAREFUL[1][:10]))
+    assert refusal is None
+    assert (ended.finished.outcome, ended.finished.code) == ("rejected", "approval_denied")
+    assert ended.finished.reason == "anna: It is rude."
+    assert decide(ended, CAREFUL[1][10], NOW).publish == ()
+
+
+def test_a_denial_after_traffic_was_ordered_changes_nothing():
+    refusal, release = deny(walk(CAREFUL[0], CAREFUL[1][:11]))
+    assert refusal.code == "not_applicable"
+    assert release.finished is None
+
+
+# -- early promotion --------------------------------------------------------------------------------------------------
+
+
+def advance(weight=0.1):
+    return f.CanaryAdvanced(release_id=k.RELEASE, weight_ratio=weight, reason="too little traffic")
+
+
+def canary(policy, publishers=("paula",)):
+    opening = k.opened(policy=policy).model_copy(update={"publishers": publishers})
+    received = [
+        Input(
+            each.id,
+            each.at,
+            k.rehearsed(of=policy) if isinstance(each.data, f.RehearsalCompleted) else each.data,
+            sender=each.sender,
+        )
+        for each in CAREFUL[1][:12]
+    ]
+    return walk(opening, received)
+
+
+def objective(policy):
+    return policy.model_copy(update={"objective": "cost"})
+
+
+def test_a_canary_takes_the_next_share_early_only_where_the_policy_promotes_without_a_verdict():
+    allowed, forbidden = (
+        canary(objective(PATIENT)),
+        canary(objective(PATIENT.model_copy(update={"canary": Canary(steps=(0.1, 0.5))}))),
+    )
+    assert "traffic.requested:0.1" in emitted(allowed)
+    assert assess_order(allowed, advance(), "anna") is None
+    assert assess_order(forbidden, advance(), "anna").code == "promotion_not_allowed"
+    assert "has 0.1" in assess_order(allowed, advance(0.5), "anna").reason
+    after = decide(allowed, Input("a", NOW, advance(), sender="anna"), NOW).release
+    assert "traffic.requested:0.5" in emitted(after)
+    held_back = decide(decide(allowed, PAUSE, NOW).release, Input("a", NOW, advance(), sender="anna"), NOW).release
+    assert "traffic.requested:0.5" not in emitted(held_back)
+
+
+def test_a_canary_with_a_bad_verdict_ends_although_it_was_advanced():
+    after = decide(canary(objective(PATIENT)), Input("a", NOW, advance(), sender="anna"), NOW).release
+    ended = decide(after, Input("v", NOW, k.assessed("int8", 0.1, "fail")), NOW).release
+    assert ended.finished.outcome == "aborted"
+
+
+def test_the_publisher_does_not_advance_a_canary_where_approvals_exclude_him():
+    policy = objective(PATIENT).model_copy(
+        update={"approvals": PATIENT.approvals.model_copy(update={"not_by_publisher": True})}
+    )
+    assert assess_order(canary(policy), advance(), "paula").code == "approver_is_publisher"
