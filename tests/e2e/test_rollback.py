@@ -3,10 +3,7 @@
 import asyncio
 import json
 import shutil
-import threading
 import time
-from collections import Counter
-from typing import Self
 
 import httpx
 import pytest
@@ -19,6 +16,7 @@ from shared.messaging.credentials import connect
 from testbed.monitoring import PrometheusServer, require
 from testbed.servers import running, wait_until
 from testbed.stack import POLICY
+from testbed.users import Users
 
 pytestmark = [
     pytest.mark.real,
@@ -35,51 +33,6 @@ WITH_ROLLBACK = {
         {"name": "errors", "metric": "error_ratio", "threshold": 0.05, **AUTOMATIC},
     ],
 }
-
-
-class Users:
-    """People who ask all the time, each request with another user: who answered, and what went wrong."""
-
-    def __init__(self, url: str, headers: dict[str, str], rps: float = 8.0) -> None:
-        self._url, self._headers = url, headers
-        self._interval_s = 1.0 / rps
-        self._stop = threading.Event()
-        self.answered: Counter[str] = Counter()
-        self.failed: list[str] = []
-        self.last = ""
-        self._threads: list[threading.Thread] = []
-
-    def __enter__(self) -> Self:
-        self._loop = threading.Thread(target=self._run, daemon=True)
-        self._loop.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._loop.join(30)
-        for thread in self._threads:
-            thread.join(60)
-
-    def _run(self) -> None:
-        number = 0
-        while not self._stop.wait(self._interval_s):
-            thread = threading.Thread(target=self._ask, args=(number,), daemon=True)
-            thread.start()
-            self._threads.append(thread)
-            number += 1
-
-    def _ask(self, number: int) -> None:
-        body = {"model": MODEL, "prompt": "hello", "max_tokens": 4, "user": f"user-{number}"}
-        try:
-            answer = httpx.post(
-                f"{self._url}/v1/completions", json=body, headers=self._headers, timeout=60, trust_env=False
-            )
-            answer.raise_for_status()
-        except httpx.HTTPError as error:
-            self.failed.append(repr(error))
-            return
-        self.last = answer.headers["x-slipway-release"]
-        self.answered[self.last] += 1
 
 
 def route_of(stack):
@@ -148,7 +101,7 @@ def test_from_rehearsal_to_quarantine(stack, tiny):
     assert any(what.startswith("benchmark") for what in proven)
 
     stack.publish(MODEL, tiny["two"], "--variant", "bf16", policy=WITH_ROLLBACK)
-    with Users(gateway(stack), stack.headers) as users:
+    with Users(gateway(stack), stack.headers, MODEL) as users:
         stack.promoted(MODEL)
         assert [event["data"]["verdict"] for event in stack.events("canary.assessed", MODEL)][-1] == "pass"
         assert route_of(stack)["active"]["target"]["version"] == 2
@@ -249,7 +202,7 @@ def test_forward_again_takes_a_person(stack, tiny):
     stack.await_event("rehearsal.requested", MODEL, count=3)
     for name in ("rollback-controller", "monitor", "registry"):  # in the middle of the rehearsal
         stack.kill(name)
-    with Users(gateway(stack), stack.headers) as users:
+    with Users(gateway(stack), stack.headers, MODEL) as users:
         stack.promoted(MODEL)
         assert len(stack.events("rehearsal.completed", MODEL)) == 3
         stack.ok("rollback", MODEL, "--to", "1", "--reason", "a person says so")
