@@ -65,8 +65,8 @@ class Person:
         self.page.goto(f"{here.scheme}://{here.netloc}{path}")
 
     def sees(self, text: str | re.Pattern[str], within: Locator | None = None, timeout_s: float = 60) -> None:
-        found = (within or self.page.get_by_role("main")).get_by_text(text).first
-        expect(found).to_be_visible(timeout=timeout_s * 1000)
+        place = within or self.page.get_by_role("main")
+        expect(place.get_by_text(text).first).to_be_visible(timeout=timeout_s * 1000)
 
     def sees_heading(self, name: str | re.Pattern[str], timeout_s: float = 60) -> None:
         expect(self.page.get_by_role("heading", name=name).first).to_be_visible(timeout=timeout_s * 1000)

@@ -20,24 +20,32 @@ class Shown:
     target: str
 
 
-def screens(shown: Shown) -> dict[str, str]:
-    """Return the addresses by route."""
+@dataclass(frozen=True)
+class Screen:
+    """A screen: the name of its picture, and its address."""
+
+    name: str
+    address: str
+
+
+def screens(shown: Shown) -> dict[str, Screen]:
+    """Return the screens by route."""
     release, model = f"/releases/{shown.release_id}", f"/models/{shown.model}"
     return {
-        "/fleet": "/fleet",
-        "/models/{model}": model,
-        "/releases": "/releases",
-        "/releases/{release_id}": release,
-        "/alerts": "/alerts",
-        "/alerts/{alert_id:path}": f"/alerts/{shown.alert_id}",
-        "/models/{model}/rollback": f"{model}/rollback?target={shown.target}",
-        "/timeline": "/timeline",
-        "/history": "/history",
-        "/index": "/index",
+        "/fleet": Screen("fleet", "/fleet"),
+        "/models/{model}": Screen("model", model),
+        "/releases": Screen("releases", "/releases"),
+        "/releases/{release_id}": Screen("release", release),
+        "/alerts": Screen("alerts", "/alerts"),
+        "/alerts/{alert_id:path}": Screen("alert", f"/alerts/{shown.alert_id}"),
+        "/models/{model}/rollback": Screen("rollback", f"{model}/rollback?target={shown.target}"),
+        "/timeline": Screen("timeline", "/timeline"),
+        "/history": Screen("history", "/history"),
     }
 
 
 ELSEWHERE = {
     "/": "leads to the fleet",
+    "/index": "a bar that every page has while the index is built",
 }
-"""Routes that are no screens, or that are looked at on the way to one."""
+"""Routes without a picture of their own."""

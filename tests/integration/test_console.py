@@ -31,9 +31,20 @@ def server(tmp_path_factory):
         for name, role in (("vera", "viewer"), ("oscar", "operator")):
             started.keys.add(name, [role])
         started.reload()
-        time.sleep(0.5)  # it reads its identities again
+        for name in ("vera", "oscar"):
+            wait_until(lambda name=name: asyncio.run(accepts(started, name)), what=f"the bus accepting {name}")
         asyncio.run(fill(started))
         yield started
+
+
+async def accepts(server, name):
+    """Return whether the bus has read its identities again and accepts a person."""
+    try:
+        client = await server.connect(name, allow_reconnect=False)
+    except nats.errors.Error:
+        return False
+    await client.close()
+    return True
 
 
 async def fill(server):
@@ -219,8 +230,6 @@ def test_the_bus_refuses_a_forged_order_of_the_console_itself(server):
 def test_a_withdrawn_person_is_signed_out_and_orders_nothing(server, console):
     _, url = console
     server.keys.add("walter", ["operator"])
-    server.reload()
-    time.sleep(0.5)
     client = sign_in(server, url, "walter")
     server.keys.remove("walter")
     assert client.get("/api/v1/me").status_code == 401

@@ -10,9 +10,12 @@ import pytest
 from contracts import facts as f
 from services.console.domain.screens import Points
 from services.console.hub import MOST_TOPICS, Hub
+from services.console.web.api import Sources
 from services.console.web.downloads import csv_of
+from services.console.web.pages import build_pages
 from services.console.web.rendering import NONE, ago, milliseconds, number, size, sparkline
 from testbed import factories
+from testbed.screens import ELSEWHERE, Shown, screens
 from testbed.story import Story
 from tests.unit.console.world import NOW, World, log_of
 
@@ -236,3 +239,10 @@ def test_a_figure_without_neighbours_is_a_line_too(values):
         (x, y), (end, level) = (map(float, point.split(",")) for point in run.split())
         assert 0 <= x < end <= 120
         assert y == level
+
+
+def test_every_screen_is_looked_at_in_a_browser_and_has_a_picture():
+    """A new page is added to `testbed/screens.py`: `tests/e2e/test_console.py` runs axe on it."""
+    pages = build_pages(Sources(None, None, None, None), None).routes
+    routes = {route.path for route in pages if "GET" in route.methods}
+    assert routes == {*screens(Shown("", "", "", "")), *ELSEWHERE}

@@ -1,0 +1,162 @@
+"""Make the pictures of the documentation: python -m testbed.pictures [FOLDER]; about five minutes."""
+
+import sys
+import tempfile
+import threading
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from testbed.browser import chromium
+from testbed.models import tiny_base, tiny_lora
+from testbed.person import Person, printed_link
+from testbed.pictures.camera import Camera
+from testbed.pictures.terminal import Recording
+from testbed.screens import Shown, screens
+from testbed.stack import POLICY, ROOT, Stack
+from testbed.users import Users
+
+MODELS = ("support-bot", "search-ranker", "faq-bot", "mail-sorter")
+MODEL = MODELS[0]
+AUTOMATIC = {"min_requests": 10, "alpha": 0.01, "action": "automatic", "window_s": 5, "cooldown_s": 1}
+TRIGGERS = [
+    {"name": "slow", "metric": "ttft_ms", "threshold": 800, "allowed_ratio": 0.1, **AUTOMATIC},
+    {"name": "errors", "metric": "error_ratio", "threshold": 0.05, **AUTOMATIC},
+]
+FIRST = {**POLICY, "triggers": TRIGGERS, "canary": {"steps": [0.4], "min_requests": 20, "deadline_s": 600}}
+FULL = {**FIRST, "rehearsal": "required", "promotion": {"mode": "manual"}}
+LONG_CANARY = {**FIRST, "canary": {"steps": [0.2], "min_requests": 50_000, "deadline_s": 3600}}
+WAITING = {**FIRST, "promotion": {"mode": "manual"}}
+SETTINGS = {
+    "MONITOR_WINDOW_S": "5",
+    "MONITOR_LATENESS_S": "2",
+    "MONITOR_UPDATE_EVERY_S": "3",
+    "MONITOR_ASSESS_EVERY_S": "3",
+    "ROLLBACK_CONTROLLER_PRODUCTION_DRILLS": MODEL,
+}
+"""Shorter windows, so that a few minutes are a line."""
+DARK = frozenset({"fleet", "release", "alert"})
+
+
+@dataclass
+class Studio:
+    """A stack, a person at its console, and what takes the pictures."""
+
+    stack: Stack
+    anna: Person
+    camera: Camera
+    one: Path
+    two: Path
+
+    def publish(self, model: str, version: int, policy: dict, *variants: str) -> None:
+        more = [word for variant in variants or ("bf16",) for word in ("--variant", variant)]
+        self.stack.publish(
+            model, self.one if version == 1 else self.two, *more, "--attempt", str(version), policy=policy
+        )
+
+
+def first_releases(studio: Studio) -> None:
+    """Publish the first versions, and show one on its way."""
+    publishing = [threading.Thread(target=studio.publish, args=(model, 1, FIRST)) for model in MODELS]
+    for thread in publishing:
+        thread.start()
+    studio.anna.follow(MODEL, exact=True)
+    studio.anna.follow("v1", exact=True)
+    studio.anna.page.get_by_role("progressbar").first.wait_for()
+    studio.camera.shoot(studio.anna.page, "release-running")
+    for thread in publishing:
+        thread.join()
+    for model in MODELS:
+        studio.stack.promoted(model)
+
+
+def second_release(studio: Studio) -> None:
+    """Publish a second version with two variants and a rehearsal; approve it, and show its canary."""
+    anna, camera = studio.anna, studio.camera
+    studio.publish(MODEL, 2, FULL, "bf16", "int8")
+    anna.open_screen("Releases")
+    anna.follow(f"{MODEL} v2")
+    anna.sees("You approve exactly", timeout_s=400)
+    camera.shoot(anna.page, "approval")
+    anna.order("Comment", "Reads well on our own prompts.", "Approve")
+    anna.sees_heading("Canary")
+    anna.sees("more needed", timeout_s=60)
+    camera.shoot(anna.page, "canary-running")
+    studio.stack.promoted(MODEL)
+
+
+def incident(studio: Studio) -> None:
+    """Slow the second version down, and show the alert that rolled it back."""
+    drill = ("--fault", "delay_ms=1500", "--share", "0.9", "--for", "120s", "--reason", "a slow engine, on purpose")
+    studio.stack.ok("drill", MODEL, *drill)
+    studio.stack.await_event("rollback.completed", MODEL)
+    (back,) = studio.stack.events("rollback.completed", MODEL)
+    failed = back["data"]["failed"]
+    target = f"{failed['model']}.v{failed['version']}.{failed['variant']}"
+    studio.stack.ok("drill", MODEL, "--target", target, "--stop", "--reason", "the drill is over")
+
+
+def every_screen(studio: Studio, shown: Shown) -> None:
+    for screen in screens(shown).values():
+        studio.anna.goto(screen.address)
+        studio.anna.page.wait_for_load_state()
+        studio.camera.shoot(studio.anna.page, screen.name, whole=True)
+        if screen.name in DARK:
+            studio.camera.shoot(studio.anna.page, screen.name, theme="dark", whole=True)
+
+
+def terminals(studio: Studio) -> None:
+    """Show what the commands print about the same releases."""
+    recorded = {
+        "terminal-release": (("status", MODEL), ("routes",)),
+        "terminal-rollback": (("alerts", MODEL, "--all"), ("quarantine", "list", MODEL), ("versions", MODEL)),
+        "terminal-lineage": (("show", f"{MODEL}@v2"), ("verify", f"{MODEL}@v2")),
+    }
+    page = studio.anna.page.context.browser.new_page(viewport={"width": 1100, "height": 100})
+    for name, commands in recorded.items():
+        recording = Recording(studio.stack)
+        for command in commands:
+            recording.run(*command)
+        page.set_content(recording.page())
+        size = page.locator("pre").bounding_box()
+        page.set_viewport_size({"width": round(size["width"]), "height": round(size["height"])})
+        studio.camera.shoot(page, name)
+    page.close()
+
+
+def take(studio: Studio) -> None:
+    studio.anna.page.goto(link := printed_link(studio.stack, "anna"))
+    studio.camera.shoot(studio.anna.page, "sign-in")
+    studio.anna.sign_in(link)
+    first_releases(studio)
+    url = f"http://127.0.0.1:{studio.stack.part('gateway')['port']}"
+    with ExitStack() as traffic:
+        for number, model in enumerate(MODELS):
+            traffic.enter_context(Users(url, studio.stack.headers, model, rps=6.0 - number))
+        second_release(studio)
+        studio.publish("faq-bot", 2, LONG_CANARY)
+        studio.publish("search-ranker", 2, WAITING)
+        studio.stack.await_event("canary.assessed", "faq-bot")
+        studio.stack.await_event("approval.requested", "search-ranker")
+        incident(studio)
+        (alert, *_) = studio.stack.events("alert.raised", MODEL)
+        second = studio.stack.events("release.opened", MODEL)[-1]["data"]
+        shown = Shown(MODEL, second["release_id"], alert["data"]["alert_id"], f"{MODEL}.v1.bf16")
+        every_screen(studio, shown)
+        terminals(studio)
+
+
+def main() -> None:
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs/pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch, chromium() as browser:
+        base = tiny_base(Path(scratch) / "tiny-llama")
+        one, two = tiny_lora(base, Path(scratch) / "one"), tiny_lora(base, Path(scratch) / "two", seed=5)
+        with Stack(Path(scratch) / "state", **SETTINGS) as stack:
+            stack.ok("base", "import", str(base))
+            stack.ok("keys", "add", "anna", "--role", "operator", "--role", "approver")
+            take(Studio(stack, Person.with_window(browser, "anna"), Camera(folder), one, two))
+
+
+if __name__ == "__main__":
+    main()
