@@ -19,7 +19,7 @@ document.addEventListener("securitypolicyviolation", (event) =>
 ONLY_VIOLATIONS: Final = {"resultTypes": ["violations"]}
 COLOURS: Final = {**ONLY_VIOLATIONS, "runOnly": ["color-contrast"]}
 GRAVE: Final = ("serious", "critical")
-LONGEST_MS: Final = 60_000
+LONGEST_MS: Final = 120_000
 """How long a page may take until it shows what a test waits for."""
 
 

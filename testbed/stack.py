@@ -18,9 +18,11 @@ from clients.cli.connection import connected, find_stack
 from clients.cli.event_log import EventFilter, read_history
 from clients.cli.runtimes import read_runtimes
 from clients.cli.version_records import read_routes
-from contracts.envelope import plain
+from contracts.envelope import Event, plain
 from contracts.manifests import FileEntry
 from contracts.runtimes import FleetRuntime
+from contracts.vocabulary import canonical_json
+from shared.messaging.credentials import connect
 from shared.runtime.process import child_command
 from shared.storage.blobs import Store
 from testbed.servers import wait_until
@@ -181,6 +183,20 @@ class Stack:
     def runtimes(self) -> dict[str, FleetRuntime]:
         """Return the runtimes of the fleet by name, as the server-manager last saw them."""
         return {runtime.name: runtime for runtime in self._run(read_runtimes(find_stack(self.state)))}
+
+    def publish_as(self, identity: str, *events: Event[Any]) -> None:
+        """Publish events with the key of an identity."""
+        connection = find_stack(self.state).connection
+        assert connection.nats_credentials is not None
+        theirs = connection.nats_credentials.with_name(f"{identity}.nk")
+
+        async def publish() -> None:
+            client = await connect(connection.model_copy(update={"nats_credentials": theirs}))
+            for event in events:
+                await client.jetstream(timeout=20).publish(event.nats_subject, canonical_json(plain(event)))
+            await client.close()
+
+        self._run(publish())
 
     def await_event(self, name: str, model: str, *, count: int = 1, timeout_s: float = 120) -> list[dict[str, Any]]:
         deadline = time.monotonic() + timeout_s

@@ -8,6 +8,7 @@ from typing import Any, Final
 from contracts.envelope import Event
 from contracts.facts import WorkProgressed
 from services.console.domain.logged import LoggedEvent
+from shared.runtime.clock import Clock, SystemClock
 
 KEEP_ALIVE_S: Final = 15.0
 GATHER_S: Final = 0.1
@@ -24,10 +25,12 @@ class Hub:
 
     Args:
         most: Pages that are served at the same time.
+        clock: Says when a model changed.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, most: int, clock: Clock | None = None) -> None:
+        self._most, self._clock = most, clock or SystemClock()
+        self._changed_at: dict[str, float] = {}
         self._waiting: set[_Listener] = set()
         self._closed = False
         self._live: dict[tuple[str, str, str], Event[Any]] = {}
@@ -54,7 +57,14 @@ class Hub:
         """Return the newest progress of work on a release."""
         return [event for (release, _, _), event in self._live.items() if release == release_id]
 
+    def has_changed(self, since: float, models: Sequence[str] | None = None) -> bool:
+        """Return whether a model has changed since a time (monotonic); a time to come is another machine's: yes."""
+        if since > self._clock.monotonic():
+            return True
+        return any(at >= since for model, at in self._changed_at.items() if models is None or model in models)
+
     def _notify(self, model: str, topics: set[str]) -> None:
+        self._changed_at[model] = self._clock.monotonic()
         for listener in self._waiting:
             if listener.models is None or model in listener.models:
                 listener.add(topics)
@@ -76,6 +86,7 @@ class Hub:
         session: str = "",
         still: Callable[[], bool] = lambda: True,
         keep_alive_s: float = KEEP_ALIVE_S,
+        since: float | None = None,
     ) -> AsyncIterator[str]:
         """Yield server-sent events: `change` with the topics that have changed, and comments that keep it open.
 
@@ -84,10 +95,13 @@ class Hub:
             session: Whose page it is.
             still: Whether the session goes on, asked every `keep_alive_s`; the stream ends with it.
             keep_alive_s: After how long without a change a comment is sent.
+            since: When the page was rendered: what changed between that and this stream is sent as `all`.
         """
         listener = _Listener(models, session)
         checked = asyncio.get_running_loop().time()
         self._waiting.add(listener)
+        if since is not None and self.has_changed(since, models):
+            listener.add({"all"})
         try:
             yield "retry: 1000\n\n"
             while not self._closed:

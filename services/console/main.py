@@ -28,7 +28,7 @@ from shared.runtime.telemetry import configure_logging
 async def run(connection: Connection, settings: ConsoleSettings) -> None:
     """Build the service and serve until SIGTERM."""
     clock, folder = SystemClock(), connection.work_dir(SERVICE)
-    bus, hub = Bus(connection, SERVICE, clock), Hub(settings.stream_clients)
+    bus, hub = Bus(connection, SERVICE, clock), Hub(settings.stream_clients, clock)
     index, sessions = Index(settings.index or folder / "index.db"), Sessions(folder / "sessions.db", clock)
     people = People(settings.identities, settings.credentials, TeamList(connection.teams, clock, every_s=1.0).require())
     follower = Follower(StreamLog(lambda: bus.js), index, percentile_ms, hub.publish)

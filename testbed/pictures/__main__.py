@@ -18,13 +18,22 @@ from testbed.users import Users
 
 MODELS = ("support-bot", "search-ranker", "faq-bot", "mail-sorter")
 MODEL = MODELS[0]
-AUTOMATIC = {"min_requests": 10, "alpha": 0.01, "action": "automatic", "window_s": 5, "cooldown_s": 1}
-TRIGGERS = [
-    {"name": "slow", "metric": "ttft_ms", "threshold": 800, "allowed_ratio": 0.1, **AUTOMATIC},
-    {"name": "errors", "metric": "error_ratio", "threshold": 0.05, **AUTOMATIC},
-]
-FIRST = {**POLICY, "triggers": TRIGGERS, "canary": {"steps": [0.4], "min_requests": 20, "deadline_s": 600}}
-FULL = {**FIRST, "rehearsal": "required", "promotion": {"mode": "manual"}}
+SURE = {"min_requests": 10, "alpha": 0.01, "window_s": 5, "cooldown_s": 1}
+TRIGGERS = (
+    {"name": "slow", "metric": "ttft_ms", "threshold": 800, "allowed_ratio": 0.1, **SURE},
+    {"name": "errors", "metric": "error_ratio", "threshold": 0.05, **SURE},
+)
+FIRST = {
+    **POLICY,
+    "triggers": [{**trigger, "action": "manual"} for trigger in TRIGGERS],
+    "canary": {"steps": [0.4], "min_requests": 60, "deadline_s": 600},
+}
+FULL = {
+    **FIRST,
+    "triggers": [{**trigger, "action": "automatic"} for trigger in TRIGGERS],
+    "rehearsal": "required",
+    "promotion": {"mode": "manual"},
+}
 LONG_CANARY = {**FIRST, "canary": {"steps": [0.2], "min_requests": 50_000, "deadline_s": 3600}}
 WAITING = {**FIRST, "promotion": {"mode": "manual"}}
 SETTINGS = {

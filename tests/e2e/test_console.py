@@ -2,15 +2,19 @@
 
 import re
 import threading
-from urllib.parse import urlsplit
+from datetime import UTC, datetime
+from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import expect
 
+from contracts.facts import AlertRaised
+from testbed import factories
 from testbed.browser import chromium, grave_findings
 from testbed.person import Person, printed_link
 from testbed.screens import Shown, screens
 from testbed.stack import POLICY
+from testbed.story import Story
 from testbed.users import Users
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
@@ -49,10 +53,6 @@ def _nothing_but_pages(stack, anna):
     yield
     assert anna.observed.problems == []
     assert anna.observed.hosts <= {f"127.0.0.1:{stack.part('console')['port']}"}
-
-
-def release_id(person: Person) -> str:
-    return urlsplit(person.page.url).path.rpartition("/")[2]
 
 
 def test_the_printed_link_signs_in_once(stack, browser, anna):
@@ -126,6 +126,26 @@ def test_a_lifted_quarantine_is_seen_at_once(stack, anna):
     expect(anna.page.get_by_role("definition").filter(has_text=re.compile("^helpdesk.v2.bf16$"))).to_have_count(
         0, timeout=60_000
     )
+
+
+def test_a_hostile_alert_is_text(stack, anna):
+    story, target = Story(datetime.now(UTC)), factories.target(1, "bf16", "evil-bot")
+    about = {
+        "target": target,
+        "alert_id": f"{target}/evil/1",
+        "trigger": "evil",
+        "message": EVIL,
+        "raised_at": story.moment,
+    }
+    alert = factories.fact(AlertRaised).model_copy(update=about)
+    anna.open_screen("Alerts")
+    stack.publish_as("monitor", story.event(alert, "evil-bot", about["alert_id"], by="monitor"))
+    expect(anna.row("evil")).to_contain_text(EVIL, timeout=60_000)
+    anna.follow("evil", exact=True)
+    anna.sees(EVIL)
+    anna.goto(f"/history?text={quote('<img src=x')}")
+    expect(anna.row("alert.raised")).to_contain_text(EVIL)
+    assert anna.page.get_by_role("main").locator("img, script").count() == 0
 
 
 def test_the_keyboard_is_enough(anna):

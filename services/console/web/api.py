@@ -153,8 +153,10 @@ def _screens(router: APIRouter, sources: Sources) -> None:
         return await sources.ordering.plan_rollback(model, failed, to_version)
 
     @router.get("/stream", tags=["session"], response_class=StreamingResponse)
-    async def stream(request: Request, signed: Signed) -> StreamingResponse:
-        """Server-sent events: `change`, with a list of topics (`model:…`, `release:…`, `alert:…`, kinds of events)."""
+    async def stream(
+        request: Request, signed: Signed, since: Annotated[float | None, Query(ge=0)] = None
+    ) -> StreamingResponse:
+        """Server-sent events: `change`, with a list of topics (`model:…`, `release:…`, `alert:…`, kinds, or `all`)."""
         session = signed.session.csrf
         if hub.is_full(session):
             raise HTTPException(503, "Too many pages are open; this one is not live.")
@@ -163,7 +165,7 @@ def _screens(router: APIRouter, sources: Sources) -> None:
             now = access_of(request).look(request)
             return now is not None and now.person == signed.person
 
-        lines: AsyncIterator[str] = hub.stream(signed.person.models, session, still)
+        lines: AsyncIterator[str] = hub.stream(signed.person.models, session, still, since=since)
         return StreamingResponse(lines, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
 

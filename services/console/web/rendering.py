@@ -26,6 +26,8 @@ FOLDER: Final = Path(__file__).resolve().parents[1]
 NONE: Final = "\N{EN DASH}"
 WIDTH, HEIGHT = 120.0, 28.0
 LARGEST_WRITTEN_OUT: Final = 1e12
+LONGEST_READ_S: Final = 2.0
+"""How long before it is rendered a page may have read what it shows."""
 SCRIPTS: Final = {"htmx.js": ("django_htmx", "static/django_htmx/htmx-2.min.js")}
 """Scripts of packages: the address below `/assets/`, the package, and the file in it."""
 GOOD: Final = frozenset({"pass", "promoted", "completed", "done", "hot", "resolved", "accepted", "chosen", "proven"})
@@ -90,6 +92,7 @@ class Pages:
             csrf=signed.session.csrf if signed is not None else "",
             theme=request.cookies.get("theme", ""),
             index=index_state(self.progress),
+            read_at=max(0.0, self.clock.monotonic() - LONGEST_READ_S),
             **values,
         )
         return HTMLResponse(html, status)

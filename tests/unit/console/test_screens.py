@@ -4,6 +4,8 @@ import asyncio
 import csv
 import io
 import json
+from dataclasses import fields
+from datetime import timedelta
 
 import pytest
 
@@ -17,7 +19,7 @@ from services.console.web.rendering import NONE, ago, milliseconds, number, size
 from testbed import factories
 from testbed.screens import ELSEWHERE, Shown, screens
 from testbed.story import Story
-from tests.unit.console.world import NOW, World, log_of
+from tests.unit.console.world import NOW, FakeClock, World, log_of
 
 EVIL = """"><script>alert(1)</script><img src=x onerror=alert(2)>'{{7*7}}"""
 PAGES = (
@@ -243,6 +245,26 @@ def test_a_figure_without_neighbours_is_a_line_too(values):
 
 def test_every_screen_is_looked_at_in_a_browser_and_has_a_picture():
     """A new page is added to `testbed/screens.py`: `tests/e2e/test_console.py` runs axe on it."""
-    pages = build_pages(Sources(None, None, None, None), None).routes
+    pages = build_pages(Sources(*(None for _ in fields(Sources))), None).routes
     routes = {route.path for route in pages if "GET" in route.methods}
     assert routes == {*screens(Shown("", "", "", "")), *ELSEWHERE}
+
+
+def test_what_changed_between_a_page_and_its_stream_is_sent_at_once():
+    async def first_message(hub, **options):
+        stream = hub.stream(keep_alive_s=0.05, **options)
+        assert await anext(stream) == "retry: 1000\n\n"
+        return await anext(stream)
+
+    async def play():
+        clock = FakeClock()
+        hub, read_at = Hub(10, clock), clock.monotonic()
+        assert await first_message(hub, since=read_at) == ": keep open\n\n"
+        await hub.publish(log_of(Story(NOW).release("shop-bot", 1, 9, until="merging")))
+        clock.time += timedelta(seconds=1)
+        assert await first_message(hub, since=read_at) == 'event: change\ndata: ["all"]\n\n'
+        assert await first_message(hub, since=clock.monotonic()) == ": keep open\n\n"
+        assert await first_message(hub, since=read_at, models=["bank-bot"]) == ": keep open\n\n"
+        assert await first_message(hub, since=clock.monotonic() + 60) == 'event: change\ndata: ["all"]\n\n'
+
+    asyncio.run(play())
