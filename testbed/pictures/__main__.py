@@ -54,14 +54,11 @@ class Studio:
     stack: Stack
     anna: Person
     camera: Camera
-    one: Path
-    two: Path
+    adapters: tuple[Path, Path]
 
     def publish(self, model: str, version: int, policy: dict, *variants: str) -> None:
         more = [word for variant in variants or ("bf16",) for word in ("--variant", variant)]
-        self.stack.publish(
-            model, self.one if version == 1 else self.two, *more, "--attempt", str(version), policy=policy
-        )
+        self.stack.publish(model, self.adapters[version - 1], *more, "--attempt", str(version), policy=policy)
 
 
 def first_releases(studio: Studio) -> None:
@@ -160,11 +157,11 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch, chromium() as browser:
         base = tiny_base(Path(scratch) / "tiny-llama")
-        one, two = tiny_lora(base, Path(scratch) / "one"), tiny_lora(base, Path(scratch) / "two", seed=5)
+        adapters = (tiny_lora(base, Path(scratch) / "one"), tiny_lora(base, Path(scratch) / "two", seed=5))
         with Stack(Path(scratch) / "state", **SETTINGS) as stack:
             stack.ok("base", "import", str(base))
             stack.ok("keys", "add", "anna", "--role", "operator", "--role", "approver")
-            take(Studio(stack, Person.with_window(browser, "anna"), Camera(folder), one, two))
+            take(Studio(stack, Person.with_window(browser, "anna"), Camera(folder), adapters))
 
 
 if __name__ == "__main__":
