@@ -13,8 +13,9 @@ from services.console.adapters.sessions import Sessions
 from services.console.follower import Progress
 from services.console.hub import Hub
 from services.console.ordering import NotAllowedError, Ordering
-from services.console.ports import Artifacts, DeadLetters, Directory, Orders, Routes
+from services.console.ports import Artifacts, DeadLetters, Directory, Orders, Recorded, Routes
 from services.console.queries.reading import WholeIndex
+from services.console.replaying import Replaying
 from services.console.settings import ConsoleSettings
 from services.console.web.access import Access, NotSignedInError
 from services.console.web.api import PREFIX, Sources, build_api
@@ -23,6 +24,7 @@ from services.console.web.headers import Guard
 from services.console.web.login import ask_to_sign_in, build_login
 from services.console.web.pages import build_pages
 from services.console.web.rendering import Assets, Pages
+from services.console.web.replay import build_replay
 from shared.errors import SlipwayError, Transient
 from shared.messaging.bus import Bus
 from shared.runtime.clock import Clock
@@ -47,6 +49,7 @@ def build(
     routes: Routes,
     artifacts: Artifacts,
     letters: DeadLetters,
+    recorded: Recorded,
     provider: Provider | None,
     settings: ConsoleSettings,
     clock: Clock,
@@ -70,6 +73,7 @@ def build(
     app.include_router(build_api(sources))
     app.include_router(build_login(access, pages, provider, url=settings.url, clock=clock))
     app.include_router(build_pages(sources, pages))
+    app.include_router(build_replay(sources, Replaying(recorded, clock), pages))
     app.include_router(build_duty(sources, people, pages))
     app.router.routes.append(Mount("/assets", Assets()))
     _handle_errors(app, Answers(access, pages))

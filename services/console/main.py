@@ -11,6 +11,7 @@ from services.console.adapters.log import StreamLog
 from services.console.adapters.oidc import Provider
 from services.console.adapters.orders import BusRoutes, PersonalOrders
 from services.console.adapters.people import People
+from services.console.adapters.recorded import RecordedEvents
 from services.console.adapters.sessions import Sessions
 from services.console.app import SERVICE, build
 from services.console.follower import Follower
@@ -43,6 +44,7 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
         routes=BusRoutes(bus),
         artifacts=artifacts_of(connection),
         letters=StoredDeadLetters(lambda: bus.js),
+        recorded=RecordedEvents(lambda: bus.js),
         provider=provider_of(settings),
         settings=settings,
         clock=clock,

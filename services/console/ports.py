@@ -1,6 +1,7 @@
 """What the console needs from outside."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -54,6 +55,18 @@ class DeadLetters(Protocol):
         """Return the newest ones about some models, or about all (None), the newest first.
 
         Raises:
+            Transient: The bus does not answer.
+        """
+
+
+class Recorded(Protocol):
+    """The recorded traffic of a model."""
+
+    async def read(self, model: str, since: datetime) -> list[Event[Any]]:
+        """Return the windows since a time, and all routes, policies and alerts, in the order of the log.
+
+        Raises:
+            Permanent: There are too many.
             Transient: The bus does not answer.
         """
 

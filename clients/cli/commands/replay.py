@@ -15,9 +15,9 @@ from clients.cli.event_log import EventFilter, read_history
 from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_table
 from clients.cli.parsing import check_model, parse_duration
 from clients.cli.replay.compare import COLUMNS, Line, as_data, match, read_recorded, row
-from clients.cli.replay.engine import Replay, replay
 from contracts.envelope import Event
 from contracts.policy import Trigger
+from decisions.replay.engine import Replay, replay
 from shared.runtime.clock import SystemClock
 
 COURSE = ("deployment.changed", "release.opened", "alert.*", "rollback.*")

@@ -1,1 +1,1 @@
-"""Recorded traffic through the triggers of another policy."""
+"""The alerts of a replay beside those of the log, as the command line shows them."""

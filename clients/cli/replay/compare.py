@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from clients.cli.replay.engine import Fired, Replay
 from clients.cli.views.alert import RollbackFact, fold
 from clients.cli.views.timeline import short_span
 from contracts.envelope import Event
@@ -13,6 +12,7 @@ from contracts.facts import RollbackCompleted, RollbackFailed
 from contracts.facts.watch import AlertKind
 from contracts.policy import Trigger
 from contracts.vocabulary import Target
+from decisions.replay.engine import Fired, Replay
 from decisions.triggers import kind_of, limit_of
 
 NEAR = timedelta(seconds=120)

@@ -10,6 +10,7 @@ from contracts import facts as f
 from contracts.envelope import Event, plain
 from contracts.services import EVENTS
 from decisions.release_plan import needs_approval
+from services.console.domain.packing import pack
 from services.console.domain.rows import Row, row
 from services.console.domain.titles import about_of, title_of
 
@@ -85,7 +86,7 @@ def _of_release(stream: str, sequence: int, event: Event[Any]) -> list[Row]:
             stream=stream,
             type=event.type,
             at=instant(event.time),
-            body=json.dumps(plain(event), separators=(",", ":"), ensure_ascii=False),
+            body=pack(json.dumps(plain(event), separators=(",", ":"), ensure_ascii=False)),
         )
     ]
 

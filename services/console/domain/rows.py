@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-Scalar = str | int | float | None
-SCHEMA: Final = 3
+Scalar = str | int | float | bytes | None
+SCHEMA: Final = 4
 """Raise it with every change of the tables or of the rows of an event: the index is then built again from the log."""
 
 TABLES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from contracts.envelope import Event
 from services.console.domain.logged import parse_stored
+from services.console.domain.packing import unpack
 from services.console.domain.release_screen import build_release
 from services.console.domain.screens import Page, Release, ReleaseRow
 from services.console.queries.fleet import like
@@ -101,7 +102,7 @@ def release_events(reader: Reader, release_id: str) -> list[Event[Any]]:
         "SELECT body FROM release_events WHERE release_id = ? ORDER BY at, stream = 'SLIPWAY_EVENTS', slot",
         (release_id,),
     )
-    return [event for entry in stored if (event := parse_stored(entry["body"])) is not None]
+    return [event for entry in stored if (event := parse_stored(unpack(entry["body"]))) is not None]
 
 
 def _rolled_back(reader: Reader, shown: Release) -> str:

@@ -6,10 +6,10 @@ from datetime import timedelta
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from clients.cli.replay.engine import replay
-from clients.cli.replay.spread import spread
 from contracts import facts as f
 from contracts.policy import Trigger
+from decisions.replay.engine import replay
+from decisions.replay.spread import spread
 from testbed.factories import after, event, fact, policy, target
 from tests.kit.records import event_id
 from tests.kit.soak import often

@@ -5,9 +5,9 @@ import pytest
 
 from clients.cli.commands.replay import report
 from clients.cli.replay.compare import COLUMNS, as_data, match, read_recorded, row, why_not, would
-from clients.cli.replay.engine import replay
 from contracts import facts as f
 from contracts.policy import Trigger
+from decisions.replay.engine import replay
 from testbed.factories import after, event, fact
 from tests.unit.cli.recordings import ERRORS, SLOW, V1, V2, changed, minutes
 

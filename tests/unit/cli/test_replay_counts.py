@@ -2,10 +2,10 @@ import random
 
 import pytest
 
-from clients.cli.replay.counts import Counted, Unknown, count_bad
-from clients.cli.replay.latencies import UnreadableHistogramError, count_over
 from contracts.facts.watch import InterTokenLatency
 from contracts.policy import Trigger
+from decisions.replay.counts import Counted, Unknown, count_bad
+from decisions.replay.latencies import UnreadableHistogramError, count_over
 from decisions.triggers import observe
 from services.monitor.domain import sketch
 from services.monitor.domain.record import TargetState

@@ -4,11 +4,11 @@ from functools import cache
 
 import pytest
 
-from clients.cli.replay.engine import replay
-from clients.cli.replay.spread import spread, spread_late
 from contracts import facts as f
 from contracts.policy import Trigger
 from decisions.evidence import EDetector, observe_detector, plan_bet
+from decisions.replay.engine import replay
+from decisions.replay.spread import spread, spread_late
 from decisions.rollback import Guard
 from decisions.triggers import detector_alpha, limit_of
 from services.monitor.domain.monitoring import Cause, Rules, add_policy, add_records, assess, follow_route

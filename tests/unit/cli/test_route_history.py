@@ -1,6 +1,6 @@
 import pytest
 
-from clients.cli.replay.route_history import Routes, Span, cut, share_of
+from decisions.replay.route_history import Routes, Span, cut, share_of
 from testbed.factories import after
 from tests.unit.cli.recordings import V1, V2, V3, changed, on_trial, serving
 

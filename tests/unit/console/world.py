@@ -6,6 +6,7 @@ from pathlib import Path
 
 from starlette.testclient import TestClient
 
+from contracts.facts import WindowSummarised
 from contracts.identities import Credential
 from contracts.routes import Route
 from deploy.identity.key_folder import KeyFolder
@@ -94,6 +95,17 @@ class FakeDeadLetters:
         return tuple(letter for letter in self.letters if models is None or letter.model in models)
 
 
+class FakeRecorded:
+    """The events of a list about a model, windows since a time."""
+
+    def __init__(self) -> None:
+        self.events: list = []
+
+    async def read(self, model, since):
+        late = (event for event in self.events if event.subject == model)
+        return [e for e in late if not isinstance(e.data, WindowSummarised) or e.data.window.to > since]
+
+
 def log_of(events) -> list[LoggedEvent]:
     """Return events with the sequence that each has in its stream."""
     counts: dict[str, int] = {}
@@ -125,7 +137,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.clock, self.orders, self.routes = FakeClock(), FakeOrders(), FakeRoutes()
-        self.artifacts, self.letters = FakeArtifacts(), FakeDeadLetters()
+        self.artifacts, self.letters, self.recorded = FakeArtifacts(), FakeDeadLetters(), FakeRecorded()
         self.keys = KeyFolder(self.folder / "keys")
         self.keys.prepare(["127.0.0.1"], NOW)
         people = {"vera": "viewer", "oscar": "operator", "anna": "approver", "adam": "administrator"}
@@ -154,13 +166,15 @@ class World:
             routes=self.routes,
             artifacts=self.artifacts,
             letters=self.letters,
+            recorded=self.recorded,
             provider=provider,
             settings=ConsoleSettings(**({"url": URL, "answer_s": 0.05} | settings)),
             clock=self.clock,
         )
 
     def fill(self, events=None) -> None:
-        write(self.index, log_of(fleet(NOW) if events is None else events))
+        self.recorded.events = list(fleet(NOW) if events is None else events)
+        write(self.index, log_of(self.recorded.events))
 
     def link(self, name: str, url: str = URL) -> str:
         text = self.keys.credential(name).read_text()

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from clients.cli.replay.route_history import Span
 from contracts.policy import Trigger
 from contracts.vocabulary import Target
 from decisions.alerts import AlertFact, AlertState, resolve_all
 from decisions.observe_loop import AlertRules, WatchedTarget, assess, begins_anew, observe
+from decisions.replay.route_history import Span
 from decisions.triggers import Outcome
 
 Outcomes = Mapping[str, Sequence[Outcome]]

@@ -17,10 +17,6 @@ from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any, Literal
 
-from clients.cli.replay.counts import Counted, Unknown, count_bad
-from clients.cli.replay.route_history import Routes, Span, cut
-from clients.cli.replay.spread import spread_over
-from clients.cli.replay.watched import Watched
 from contracts.envelope import Event
 from contracts.facts import AlertRaised, AlertUpdated, ReleaseOpened, WindowSummarised
 from contracts.facts.watch import AlertKind
@@ -28,6 +24,10 @@ from contracts.policy import Trigger
 from contracts.vocabulary import Target
 from decisions.alerts import AlertFact
 from decisions.observation import Role
+from decisions.replay.counts import Counted, Unknown, count_bad
+from decisions.replay.route_history import Routes, Span, cut
+from decisions.replay.spread import spread_over
+from decisions.replay.watched import Watched
 from decisions.rollback import Guard, PastRollback, RollBack, decide_rollback
 from decisions.route_edits import Changed, EditRefused, roll_back
 from decisions.triggers import Outcome, kind_of, sequential

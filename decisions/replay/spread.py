@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
 
-from clients.cli.replay.counts import Counted
-from clients.cli.replay.route_history import Span
+from decisions.replay.counts import Counted
+from decisions.replay.route_history import Span
 
 RAISED_WITHIN = timedelta(seconds=5)
 """So long after the end of a window an alert may be raised about its requests."""

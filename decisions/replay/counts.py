@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from clients.cli.replay.latencies import UnreadableHistogramError, count_over
 from contracts.facts import WindowSummarised
 from contracts.policy import PER_REQUEST_METRICS, Trigger
+from decisions.replay.latencies import UnreadableHistogramError, count_over
 
 _FLAGS = {"refusal_ratio": "refusal", "empty_ratio": "empty"}
 

@@ -1,0 +1,1 @@
+"""Recorded traffic through the triggers of another policy."""

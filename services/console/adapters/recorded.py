@@ -1,0 +1,72 @@
+"""Reads the recorded windows, routes and alerts of one model from the log, for a replay."""
+
+import contextlib
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final
+
+import nats.errors
+from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+
+from contracts.envelope import Event, nats_subject
+from contracts.services import EVENTS
+from services.console.domain.logged import parse_message
+from shared.errors import Permanent, Transient
+
+COURSE: Final = ("deployment.changed", "release.opened", "alert.raised")
+WINDOWS: Final = "window.summarised"
+BATCH: Final = 200
+MOST: Final = 50_000
+"""Events of one replay; a day of a model with three targets has about 5,000."""
+WAIT_S: Final = 3.0
+
+
+class RecordedEvents:
+    """The log of the bus.
+
+    Args:
+        js: Returns the bus, once it is connected.
+    """
+
+    def __init__(self, js: Callable[[], JetStreamContext]) -> None:
+        self._js = js
+
+    async def read(self, model: str, since: datetime) -> list[Event[Any]]:
+        """Return the windows of a model since a time, and all of its routes, policies and alerts, in their order.
+
+        Raises:
+            Permanent: There are more than 50,000.
+            Transient: The bus does not answer.
+        """
+        known: list[tuple[int, Event[Any]]] = []
+        for name, start in [(WINDOWS, since), *((name, None) for name in COURSE)]:
+            subject = nats_subject(f"slipway.{name}.v1", model, "*", "production")
+            try:
+                known += await self._read(subject, start)
+            except (TimeoutError, nats.errors.Error) as error:
+                raise Transient("bus_unavailable", f"The log cannot be read ({error!r}).") from error
+            if len(known) > MOST:
+                raise Permanent("too_large", f"{model} has more than {MOST} events since {since:%Y-%m-%d %H:%M}.")
+        return [event for _, event in sorted(known, key=lambda each: each[0])]
+
+    async def _read(self, subject: str, since: datetime | None) -> list[tuple[int, Event[Any]]]:
+        start: dict[str, Any] = {"deliver_policy": DeliverPolicy.ALL}
+        if since is not None:
+            start = {"deliver_policy": DeliverPolicy.BY_START_TIME, "opt_start_time": since.isoformat()}
+        config = ConsumerConfig(ack_policy=AckPolicy.NONE, inactive_threshold=30.0, mem_storage=True, **start)
+        subscription = await self._js().pull_subscribe(subject, stream=EVENTS, config=config)
+        events: list[tuple[int, Event[Any]]] = []
+        try:
+            pending = (await subscription.consumer_info()).num_pending or 0
+            while pending > 0 and len(events) <= MOST:
+                messages = await subscription.fetch(min(pending, BATCH), timeout=WAIT_S)
+                for message in messages:
+                    event = parse_message(message.subject, message.data)
+                    if event is not None:
+                        events.append((message.metadata.sequence.stream, event))
+                pending -= len(messages)
+        finally:
+            with contextlib.suppress(nats.errors.Error, TimeoutError):
+                await subscription.unsubscribe()
+        return events
