@@ -1,22 +1,47 @@
 """Which releases begin now, so that one team's many do not hold up another team's one at the workers. Pure."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from contracts.vocabulary import ModelName
 
 
-def may_begin(model: ModelName, waiting: Mapping[ModelName, datetime], at_work: int, limit: int) -> bool:
-    """Return whether a model's next release begins.
+@dataclass(frozen=True)
+class TeamWork:
+    """What a team has at the workers, and what comes next there.
 
     Workers take work in the order in which it was requested. So a release waits behind at most `limit` of each other
-    team. Within a team, the checkpoint that was announced first begins first.
+    team. Within a team, what leaves a model's queue goes first: it was admitted earlier, and measuring it ends it.
 
-    Args:
-        model: the model.
-        waiting: by model of the same team, when its next checkpoint was announced; only those that could begin now.
-        at_work: releases of the team that workers have, or will have, something to do for.
-        limit: the most of them.
+    Attributes:
+        limit: The most releases of the team that workers have, or will have, something to do for.
+        at_work: How many there are.
+        leaving: By model, when the release was registered that is in progress and waits for its turn at the workers.
     """
-    first = sorted(waiting, key=lambda name: (waiting[name], name))
-    return model in first[: max(limit - at_work, 0)]
+
+    limit: int
+    at_work: int = 0
+    leaving: Mapping[ModelName, datetime] = field(default_factory=dict)
+
+    @property
+    def is_full(self) -> bool:
+        """Return whether no release of the team may begin or leave a queue."""
+        return self.at_work >= self.limit
+
+    def may_leave(self, model: ModelName) -> bool:
+        """Return whether a model's release in progress is staged and measured now, the one registered first first."""
+        return model in _first(self.leaving, self.limit - self.at_work)
+
+    def may_begin(self, model: ModelName, waiting: Mapping[ModelName, datetime]) -> bool:
+        """Return whether a model's next checkpoint is admitted now, the one that was announced first first.
+
+        Args:
+            model: The model.
+            waiting: By model, when its next checkpoint was announced; only those that could begin now.
+        """
+        return model in _first(waiting, self.limit - self.at_work - len(self.leaving))
+
+
+def _first(since: Mapping[ModelName, datetime], count: int) -> list[ModelName]:
+    return sorted(since, key=lambda name: (since[name], name))[: max(count, 0)]

@@ -80,8 +80,8 @@ class Registry:
         self._ports = ports
         self._locations = locations
         self._clock = clock
-        self.records = ReleaseRecords(ports, clock)
         self._team_use = TeamUse(ports, clock, settings.work_per_team)
+        self.records = ReleaseRecords(ports, clock, self._team_use.leaving)
         self.admissions = Admissions(
             ports,
             clock,

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 
 import structlog
 
@@ -15,6 +16,8 @@ from shared.errors import Permanent, translate
 from shared.runtime.clock import Clock
 from shared.runtime.failpoints import failpoint
 
+Leaving = Callable[[Release], AbstractAsyncContextManager[bool]]
+"""Enters with whether a release that is in progress leaves its model's queue now; its team's others wait meanwhile."""
 STUCK_GRACE_S = 3600.0
 """How long sweeps of a release may fail before its deadline ends it all the same."""
 _SWEEP_STEPS_S = 40.0
@@ -24,8 +27,9 @@ _SWEEP_STEPS_S = 40.0
 class ReleaseRecords:
     """The records of releases and models."""
 
-    def __init__(self, ports: Ports, clock: Clock) -> None:
-        self._ports = ports
+    def __init__(self, ports: Ports, clock: Clock, leaving: Leaving) -> None:
+        """Take the ports, the clock, and what knows whether a release leaves its model's queue now."""
+        self._ports, self._leaving = ports, leaving
         self._clock = clock
         self._stuck_since_s: dict[str, float] = {}
 
@@ -142,15 +146,18 @@ class ReleaseRecords:
         return await self._decide_own(release, "manifest", ManifestWritten(ref=ref), cause)
 
     async def _enter_progress(self, release: Release, cause: str) -> Release:
-        """Take the model's place in progress, or a place in its queue."""
+        """Take the model's place in progress, or a place in its queue; be measured once it is its team's turn."""
         if deadlines.awaited_step(release) != "queue":
             return release
         record = await self._edit_model(release.model, lambda record: versions.claim(record, release.id))
         if record.in_progress != release.id:
             return release
-        route = await self._ports.routes.get(release.model)
-        granted = versions.decide_turn(release, route.value if route else None, await self._base(release))
-        return await self._decide_own(release, "turn", granted, cause)
+        async with self._leaving(release) as is_its_turn:
+            if not is_its_turn:
+                return release  # the sweeper asks again
+            route = await self._ports.routes.get(release.model)
+            granted = versions.decide_turn(release, route.value if route else None, await self._base(release))
+            return await self._decide_own(release, "turn", granted, cause)
 
     async def _base(self, release: Release) -> BaseManifest:
         key = admission.base_key(release.opened.base)

@@ -27,7 +27,8 @@ class RegistrySettings(BaseSettings):
     work_per_team: int = Field(default=4, ge=1)
     """Releases of one team that merger, quantiser and benchmarker have at the same time, if there are teams.
 
-    The team's further checkpoints wait for admission. Not below the number of replicas of a worker."""
+    The team's further checkpoints wait for admission, and its registered releases to be staged. Not below the number of
+    replicas of a worker."""
 
     record_wait_s: float = Field(default=60.0, gt=0)
     """Seconds that announcements of all models wait for one model's record that cannot be read or written."""

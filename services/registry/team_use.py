@@ -13,10 +13,11 @@ import structlog
 from contracts.facts import ReleaseOpened
 from contracts.records import OutboxRecord
 from contracts.teams import Team
-from decisions.fair_share import may_begin
+from decisions.fair_share import TeamWork
 from decisions.team_quotas import most_bytes
 from decisions.teams import owner_of
 from services.registry.domain import admission, announcements, deadlines
+from services.registry.domain.record import Release
 from services.registry.domain.versions import ModelRecord
 from services.registry.ports import Ports, announcements_key, model_key, release_key
 from shared.errors import Transient
@@ -59,7 +60,7 @@ class TeamUse:
         self._ports = ports
         self._clock = clock
         self._work_per_team = work_per_team
-        self._full_until_s: dict[str, float] = {}
+        self._full_until_s: dict[tuple[str, str], float] = {}
         self._announced: set[str] = set()
         self._listed_until_s = 0.0
         self._locks: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -89,7 +90,7 @@ class TeamUse:
             return
         group = team.name if team is not None else ""
         async with self._locks["opening", group]:
-            if self._is_full(group):
+            if self._is_full("admitting", group):
                 yield Load(team, begins=False)
                 return
             models = await self._models_with(opened.model, team, teams)
@@ -109,13 +110,35 @@ class TeamUse:
         team = owner_of(model, teams)
         group = team.name if team is not None else ""
         async with self._locks["opening", group]:
-            if self._is_full(group):
+            if self._is_full("admitting", group):
                 return False
             models = await self._models_with(model, team, teams)
             return await self._begins(model, models, await self._records(models), group)
 
-    def _is_full(self, group: str) -> bool:
-        return self._clock.monotonic() < self._full_until_s.get(group, 0.0)
+    @contextlib.asynccontextmanager
+    async def leaving(self, release: Release) -> AsyncIterator[bool]:
+        """Return whether a release that is in progress, and waited in its model's queue, is staged and measured now."""
+        teams = self._ports.teams()
+        if not teams:
+            yield True
+            return
+        team = owner_of(release.model, teams)
+        group = team.name if team is not None else ""
+        async with self._locks["opening", group]:
+            if self._is_full("leaving", group):
+                yield False
+                return
+            records = await self._records(await self._models_with(release.model, team, teams))
+            work = await self._work(records)
+            if work.is_full:
+                self._set_full("leaving", group)
+            yield work.may_leave(release.model)
+
+    def _is_full(self, what: str, group: str) -> bool:
+        return self._clock.monotonic() < self._full_until_s.get((what, group), 0.0)
+
+    def _set_full(self, what: str, group: str) -> None:
+        self._full_until_s[what, group] = self._clock.monotonic() + FULL_S
 
     async def _records(self, models: Sequence[str]) -> list[ModelRecord]:
         read = [await _read(self._ports.models, model_key(each)) for each in models]
@@ -138,13 +161,9 @@ class TeamUse:
         return tuple(name for name in sorted(self._announced) if owner_of(name, teams) is None)
 
     async def _begins(self, model: str, models: Sequence[str], records: Sequence[ModelRecord], group: str) -> bool:
-        at_work = 0
-        for record in records:
-            for release_id in record.open:
-                release = await _read(self._ports.releases, release_key(record.model, release_id))
-                at_work += deadlines.is_at_work(release) if release is not None else _is_reserved(record, release_id)
-        if at_work >= self._work_per_team:
-            self._full_until_s[group] = self._clock.monotonic() + FULL_S
+        work = await self._work(records)
+        if work.at_work + len(work.leaving) >= work.limit:
+            self._set_full("admitting", group)
             return False
         waiting = {}
         for each in models:
@@ -152,7 +171,17 @@ class TeamUse:
             head = announcements.due(announced, self._clock.now()) if announced is not None else None
             if head is not None:
                 waiting[each] = head.stored_at
-        return model not in waiting or may_begin(model, waiting, at_work, self._work_per_team)
+        return model not in waiting or work.may_begin(model, waiting)
+
+    async def _work(self, records: Sequence[ModelRecord]) -> TeamWork:
+        at_work, leaving = 0, {}
+        for record in records:
+            for release_id in record.open:
+                release = await _read(self._ports.releases, release_key(record.model, release_id))
+                at_work += deadlines.is_at_work(release) if release is not None else _is_reserved(record, release_id)
+                if release is not None and deadlines.is_leaving(release, record.in_progress):
+                    leaving[record.model] = deadlines.since(release, "queue")
+        return TeamWork(self._work_per_team, at_work, leaving)
 
     async def _with_bytes(self, load: Load, opened: ReleaseOpened, records: list[ModelRecord]) -> Load:
         """Return what a team uses with the bytes that it stores, and those that releases may add."""

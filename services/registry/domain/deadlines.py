@@ -31,6 +31,11 @@ def is_at_work(release: Release) -> bool:
     return awaited_step(release) in ("merge", "quantise", "register", "stage", "benchmark", "measure")
 
 
+def is_leaving(release: Release, in_progress: str | None) -> bool:
+    """Return whether a release is the one in progress of its model, and waits for its turn at the workers."""
+    return release.id == in_progress and awaited_step(release) == "queue"
+
+
 def _done(release: Release) -> frozenset[PlannedStep]:
     """Return the steps of the plan that are done."""
     judged = gates.all_judged(release)

@@ -147,6 +147,80 @@ async def test_another_teams_release_is_opened_after_a_few_of_a_team_that_announ
     assert harness.rejected() == []
 
 
+class Queues:
+    """Three models of one team, each with a release at work and one in its queue; the workers' share is two."""
+
+    def __init__(self):
+        self.harness = Harness(work_per_team=2)
+        self.count = 0
+
+    async def fill(self):
+        for attempt in (1, 2):
+            for model in (k.MODEL, OTHER, THIRD):
+                await self.harness.announce(model, attempt=attempt)
+                await self.handle(self.release(model, attempt), k.merged(), *map(k.quantised, ("bf16", "int8")))
+        self.harness.out.teams = (shop(models=(k.MODEL, OTHER, THIRD)),)
+
+    def release(self, model, attempt):
+        emits = self.harness.out.publisher.published
+        opened = [each.fact for each in emits if isinstance(each.fact, f.ReleaseOpened) and each.model == model]
+        return next(each for each in opened if each.attempt == attempt)
+
+    async def handle(self, release, *facts):
+        for fact in facts:
+            self.count += 1
+            event = k.event(fact, f"q{self.count}", model=release.model, correlation=release.release_id)
+            await self.harness.registry.handle(event, release.release_id)
+
+    async def cancel(self, model, attempt):
+        release = self.release(model, attempt)
+        order = k.event(k.cancel(release.release_id), f"{model}-{attempt}", model=model, source=source_of(OPERATOR))
+        await self.harness.registry.handle_order(order, self.harness.out.clock.now())
+
+    async def sweep(self):
+        """Sweep as often as it takes a checkpoint that waits to be asked for again."""
+        for _ in range(6):
+            self.harness.out.clock.advance(5.0)
+            await self.harness.sweep()
+            await self.harness.registry.sweepers[1].sweep()
+
+    def staged(self, version):
+        emits = self.harness.out.publisher.published
+        requested = [each for each in emits if isinstance(each.fact, f.StageRequested)]
+        return {each.model for each in requested if each.fact.candidate.target.version == version}
+
+
+async def test_releases_that_leave_their_queues_at_once_take_no_more_than_the_share_of_their_team():
+    queues = Queues()
+    await queues.fill()
+    assert (queues.staged(1), queues.staged(2)) == ({k.MODEL, OTHER, THIRD}, set())
+    await asyncio.gather(*(queues.cancel(model, 1) for model in (k.MODEL, OTHER, THIRD)))
+    await queues.sweep()
+    assert len(queues.staged(2)) == 2
+    (waits,) = {k.MODEL, OTHER, THIRD} - queues.staged(2)
+    queues.harness.restarted()
+    await queues.harness.announce(OTHER, attempt=3)
+    await queues.sweep()
+    assert (len(queues.staged(2)), queues.harness.opened(OTHER)) == (2, [1, 2])
+    await queues.cancel(next(iter(queues.staged(2))), 2)
+    await queues.sweep()
+    assert waits in queues.staged(2), "it goes before what is to be admitted"
+    assert queues.harness.opened(OTHER) == [1, 2]
+    await queues.cancel(waits, 2)
+    await queues.sweep()
+    assert queues.harness.opened(OTHER) == [1, 2, 3]
+
+
+async def test_releases_of_another_team_and_without_teams_leave_their_queues_at_once():
+    queues = Queues()
+    await queues.fill()
+    own = shop(models=(k.MODEL, OTHER))
+    queues.harness.out.teams = (own, Team(name="bank", models=(THIRD,), members=(OPERATOR,)))
+    for model in (k.MODEL, OTHER, THIRD):
+        await queues.cancel(model, 1)
+    assert queues.staged(2) == {k.MODEL, OTHER, THIRD}
+
+
 async def test_models_of_no_team_have_one_share_together_if_there_are_teams(harness):
     harness.out.teams = (Team(name="bank", models=(THIRD,), members=(), unrestricted=(PUBLISHER,)),)
     for attempt in range(1, 6):
