@@ -43,7 +43,7 @@ from services.registry.settings import RegistrySettings
 from services.registry.team_use import TeamUse
 from shared.errors import Permanent, Transient
 from shared.messaging.bus import Bus
-from shared.messaging.orders import check_age, check_epoch, order_refused
+from shared.messaging.orders import check_age, check_epoch, check_sender, order_refused
 from shared.runtime.clock import Clock
 from shared.runtime.failpoints import failpoint
 from shared.runtime.sweeper import Sweeper
@@ -116,7 +116,7 @@ class Registry:
             if release_id in record.reservations:
                 structlog.get_logger().info("checkpoint is already known", model=model, release=release_id)
                 break
-            _refuse(teams.assess_sender(event, self._ports.teams()))
+            check_sender(event, self._ports.teams())
             _refuse(admission.assess_sources(ready, ready.policy, stored.value if stored else None))
             if not await self._team_use.has_turn(model):
                 raise NotItsTurn
@@ -183,7 +183,7 @@ class Registry:
         if release is not None and isinstance(event.data, ApprovalGranted):
             _refuse(approvals.assess_approval(release, event.sender))
         if release is None or event.id not in release.applied:
-            _refuse(teams.assess_sender(event, self._ports.teams()))
+            check_sender(event, self._ports.teams())
             check_age(event, stored, self._clock.now(), until=event.data.expires_at)
             if isinstance(event.data, ApprovalGranted | CanaryAdvanced):
                 route = await self._ports.routes.get(event.subject)

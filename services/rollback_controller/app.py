@@ -1,5 +1,7 @@
 """Subscribes the handlers: read, ask the domain, act, return facts. Failure belongs to `shared.messaging.bus`."""
 
+from collections.abc import Callable
+
 from contracts.envelope import Event
 from contracts.facts import (
     AlertRaised,
@@ -21,6 +23,7 @@ from contracts.facts import (
     RollbackTimeline,
     VariantStaged,
 )
+from contracts.teams import Team
 from contracts.vocabulary import ENVIRONMENTS
 from decisions.rollback import rollback_id
 from services.rollback_controller.controller import Controller
@@ -52,11 +55,14 @@ def build(
     proofs: Proofs,
     answers: Answers,
     administrators: Administrators,
+    teams: Callable[[], tuple[Team, ...]],
     settings: RollbackControllerSettings,
     clock: Clock,
 ) -> Controller:
     """Subscribe the handlers; return the controller, whose `sweep` must be run for each record beside them."""
-    controller = Controller(states=states, routes=routes, alerts=alerts, probe=probe, clock=clock, rules=settings.rules)
+    controller = Controller(
+        states=states, routes=routes, alerts=alerts, probe=probe, clock=clock, rules=settings.rules, teams=teams
+    )
     rehearsal = Rehearsal(
         bus=bus,
         states=states,
@@ -139,10 +145,11 @@ def _subscribe_reports(bus: Bus, reports: GatewayReports) -> None:
 def order_failed(failed: Failed) -> RollbackFailed | OrderRefused | None:
     """Return the fact that an order of a rollback which is not carried out becomes.
 
-    The id of a malformed order may be that of another rollback, which has not failed.
+    The id of a malformed order may be that of another rollback, which has not failed. What another team ordered is no
+    failure of this model.
     """
     event, error = failed.event, failed.error
-    if event is None or event.data.failed is None or error.code == "malformed_event":
+    if event is None or event.data.failed is None or error.code in ("malformed_event", "team_mismatch"):
         return order_refused(failed)
     return RollbackFailed(
         rollback_id=rollback_id(event.id),

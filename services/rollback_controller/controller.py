@@ -21,8 +21,10 @@ from contracts.facts import (
     RollbackOrdered,
 )
 from contracts.routes import Route
+from contracts.teams import Team
 from contracts.vocabulary import ENVIRONMENTS, Environment
 from decisions.clocks import offset_s, put_right
+from decisions.rollback import rollback_id
 from decisions.route_edits import Changed, EditRefused, roll_back
 from services.rollback_controller.domain import decision, execution
 from services.rollback_controller.domain.decision import Cause, Rules, VoidOrder
@@ -31,6 +33,7 @@ from services.rollback_controller.ports import Alerts, Probe, Routes
 from services.rollback_controller.states import RollbackStates
 from shared.errors import Permanent, Transient
 from shared.messaging.bus import Received
+from shared.messaging.orders import check_sender
 from shared.runtime.clock import Clock
 from shared.runtime.failpoints import failpoint
 from shared.storage.compare_and_set import ATTEMPTS, kept_changing
@@ -45,7 +48,11 @@ _RESUMED = timedelta(seconds=2)
 
 @dataclass(frozen=True)
 class Controller:
-    """What the rollback-controller does with each kind of fact, and between them."""
+    """What the rollback-controller does with each kind of fact, and between them.
+
+    Attributes:
+        teams: Returns the teams as they are now.
+    """
 
     states: RollbackStates
     routes: Routes
@@ -53,6 +60,7 @@ class Controller:
     probe: Probe
     clock: Clock
     rules: Rules
+    teams: Callable[[], tuple[Team, ...]]
     _executing: set[str] = field(default_factory=set)
 
     # -- facts ------------------------------------------------------------------------------------------------------
@@ -110,6 +118,8 @@ class Controller:
 
         def decide(state: RollbackState, route: Route | None, cause: Cause) -> RollbackState:
             nonlocal void
+            if state.rollback(rollback_id(event.id)) is None:  # what is decided stays, whatever the teams are now
+                check_sender(event, self.teams())
             decided = decision.decide_on_order(state, event.data, route, cause, self.rules)
             if isinstance(decided, VoidOrder):
                 void = decided

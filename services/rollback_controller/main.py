@@ -24,6 +24,7 @@ from shared.runtime.clock import SystemClock
 from shared.runtime.service import connect_with_retries, serve
 from shared.runtime.settings import Connection
 from shared.runtime.sweeper import Sweeper
+from shared.runtime.team_list import TeamList
 from shared.runtime.telemetry import configure_logging
 from shared.serving.inference import Channels
 from shared.storage.kv import Bucket
@@ -64,6 +65,7 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
         proofs=proofs,
         answers=RecordedAnswers(Bucket(bus.js, "rollback-answers", RollbackAnswer, service=SERVICE)),
         administrators=Administrators(connection.administrators),
+        teams=TeamList(connection.teams, clock).read,  # not required: without the list, automatic rollbacks go on
         settings=settings,
         clock=clock,
     )

@@ -10,7 +10,7 @@ from services.rollback_controller.controller import Controller
 from services.rollback_controller.ports import Drills, Routes
 from shared.errors import Permanent
 from shared.messaging.bus import Received
-from shared.messaging.orders import check_age, check_epoch
+from shared.messaging.orders import check_age, check_epoch, check_sender
 from shared.runtime.clock import Clock
 from shared.storage.compare_and_set import ATTEMPTS, kept_changing
 from shared.storage.kv import Conflict
@@ -36,6 +36,7 @@ class OperatorOrders:
         for _ in range(ATTEMPTS):
             entry = await self.routes.get("production", event.subject)
             if entry is None or entry.value.cause_id != event.id:  # else it is done, and only published again
+                check_sender(event, self.controller.teams())
                 check_age(event, received.stored_at, self.clock.now(), until=event.data.expires_at)
                 check_epoch(event, entry.value.epoch if entry else None)
             if entry is None:
@@ -68,6 +69,7 @@ class OperatorOrders:
         before = await self.drills.get(order.environment, event.subject)
         if before is not None and before.ordered_at is not None and stored_at <= before.ordered_at:
             return
+        check_sender(event, self.controller.teams())
         check_age(event, stored_at, now, until=order.expires_at if order.share_ratio > 0.0 else None)
         route = await self.routes.get(order.environment, event.subject)
         check_epoch(event, route.value.epoch if route else None)

@@ -1,12 +1,15 @@
-"""Orders of operators: makes one, refuses one that is void by its age, and answers one that was not carried out."""
+"""Orders of operators: makes one, refuses one that is void or foreign, and answers one that was not carried out."""
 
 import uuid
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
 from contracts.envelope import Event, source_of
 from contracts.facts import Fact, OrderRefused
+from contracts.teams import Team
 from decisions.orders import assess_epoch, assess_expiry
+from decisions.teams import find_foreign
 from shared.errors import Permanent
 from shared.messaging.bus import Failed
 
@@ -44,6 +47,13 @@ def check_epoch(event: Event[Any], current: int | None) -> None:
     reason = assess_epoch(event.data.epoch, current, event.subject)
     if reason is not None:
         raise Permanent("stale_epoch", reason)
+
+
+def check_sender(event: Event[Any], teams: Iterable[Team]) -> None:
+    """Raise Permanent `team_mismatch` unless a sender may act on its model now, whatever the bus still permits."""
+    reason = find_foreign(event.sender, event.subject, teams)
+    if reason is not None:
+        raise Permanent("team_mismatch", reason, sender=event.sender, model=event.subject)
 
 
 def order_refused(failed: Failed) -> OrderRefused | None:

@@ -1,4 +1,4 @@
-"""A bus that still permits what the list of teams does not: the registry, as a process, refuses it."""
+"""A bus that still permits what the list of teams does not: registry and rollback-controller, as processes, refuse it."""
 
 import contextlib
 import os
@@ -14,6 +14,7 @@ from contracts.vocabulary import canonical_json
 from deploy.identity.key_folder import KeyFolder
 from shared.messaging.provision import provision
 from shared.runtime.process import child_command
+from testbed import factories
 from testbed.attesters import attester_variables
 from testbed.servers import HARNESS, NatsServer, free_port
 from tests.integration.test_registry import Log
@@ -27,28 +28,28 @@ def keys(tmp_path):
     keys.set_team("shop", ["shop-bot", "faq-bot"])
     keys.set_team("bank", ["bank-bot"])
     for name in ("paula", "peter"):
-        keys.add(name, ["publisher", "approver"], team="shop")
+        keys.add(name, ["publisher", "approver", "operator"], team="shop")
     return keys
 
 
 @contextlib.contextmanager
-def registry_process(server, keys, folder):
+def service_process(server, keys, folder, service="registry"):
     environment = {
         **os.environ,
         "SLIPWAY_NATS_URL": server.url,
-        "SLIPWAY_NATS_CREDENTIALS": str(keys.credential("registry")),
+        "SLIPWAY_NATS_CREDENTIALS": str(keys.credential(service)),
         "SLIPWAY_NATS_CA": str(keys.authority),
         "SLIPWAY_S3_ENDPOINT": f"127.0.0.1:{free_port()}",  # no store: what is refused needs none
-        "SLIPWAY_S3_CREDENTIALS": str(keys.store.credential("registry")),
+        "SLIPWAY_S3_CREDENTIALS": str(keys.store.credential(service)),
         "SLIPWAY_S3_CA": str(keys.authority),
         "SLIPWAY_STATE_DIR": str(folder),
         "SLIPWAY_HTTP_PORT": str(free_port()),
         "SLIPWAY_TEAMS": str(keys.team_list),
         "REGISTRY_SWEEP_S": "0.3",
-        **attester_variables(folder, "services.registry.main"),
+        **attester_variables(folder, module := f"services.{service.replace('-', '_')}.main"),
     }
-    with (folder / "registry.log").open("ab") as log:
-        command = child_command([sys.executable, "-m", "services.registry.main"])
+    with (folder / f"{service}.log").open("ab") as log:
+        command = child_command([sys.executable, "-m", module])
         child = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         yield child
@@ -62,19 +63,30 @@ async def send(client, name, fact, event_id, model):
     await client.jetstream(timeout=5).publish(event.nats_subject, canonical_json(plain(event)))
 
 
-async def test_a_removed_member_and_a_model_that_moved_are_refused_though_the_bus_permits_them(keys, tmp_path):
+@contextlib.asynccontextmanager
+async def stale_bus(keys, tmp_path):
+    """Yield a server and the clients of a removed member, of a member whose team lost a model, and of this test."""
     server = NatsServer(tmp_path / "nats", keys)
     server.start()
     try:
         provisioner = await server.connect("provisioner")
         await provision(provisioner.jetstream(timeout=30))
         await provisioner.close()
-        paula, peter, harness = [await server.connect(name) for name in ("paula", "peter", HARNESS)]
-        log = Log(harness.jetstream(timeout=10))
+        clients = [await server.connect(name) for name in ("paula", "peter", HARNESS)]
         keys.remove("paula")  # the server does not read its configuration again
         keys.set_team("shop", ["shop-bot"])
         keys.set_team("bank", ["bank-bot", "faq-bot"])
-        with registry_process(server, keys, tmp_path):
+        yield server, *clients
+        for client in clients:
+            await client.close()
+    finally:
+        server.discard()
+
+
+async def test_a_removed_member_and_a_model_that_moved_are_refused_though_the_bus_permits_them(keys, tmp_path):
+    async with stale_bus(keys, tmp_path) as (server, paula, peter, harness):
+        log = Log(harness.jetstream(timeout=10))
+        with service_process(server, keys, tmp_path):
             await send(paula, "paula", k.ready(model="shop-bot"), "removed", "shop-bot")
             await send(peter, "peter", k.ready(model="faq-bot"), "moved", "faq-bot")
             await send(peter, "peter", k.ready(model="shop-bot", policy=None), "own", "shop-bot")
@@ -89,15 +101,25 @@ async def test_a_removed_member_and_a_model_that_moved_are_refused_though_the_bu
             await send(paula, "paula", approval, "approved", "shop-bot")
             (refused,) = await log.of(f.OrderRefused)
             assert (refused.causationid, refused.data.code) == ("approved", "team_mismatch")
-        for client in (paula, peter, harness):
-            await client.close()
-    finally:
-        server.discard()
+
+
+async def test_the_rollback_controller_takes_no_order_about_a_model_of_another_team(keys, tmp_path):
+    async with stale_bus(keys, tmp_path) as (server, paula, peter, harness):
+        log = Log(harness.jetstream(timeout=10))
+        with service_process(server, keys, tmp_path, "rollback-controller"):
+            for client, name, model in ((paula, "paula", "shop-bot"), (peter, "peter", "faq-bot")):
+                for order in (f.RollbackOrdered, f.DrillOrdered, f.QuarantineLifted):
+                    await send(client, name, factories.fact(order), f"{name}-{order.__name__}", model)
+            await send(peter, "peter", f.RollbackOrdered(reason="odd"), "own", "shop-bot")
+            refused = {e.data.order_id: e.data.code for e in await log.of(f.OrderRefused, 7, timeout_s=60)}
+        assert refused.pop("own") == "order_expired", "it got past the check of the sender"
+        assert set(refused.values()) == {"team_mismatch"}
+        assert await log.of(f.RollbackFailed, 0) == []
 
 
 def test_a_registry_that_cannot_read_the_list_does_not_start(keys, tmp_path):
     keys.team_list.write_text("[")
     nowhere = type("Nowhere", (), {"url": f"tls://127.0.0.1:{free_port()}"})
-    with registry_process(nowhere, keys, tmp_path) as child:
+    with service_process(nowhere, keys, tmp_path) as child:
         assert child.wait(60) == 1
     assert "(SLIPWAY_TEAMS) cannot be read" in (tmp_path / "registry.log").read_text()

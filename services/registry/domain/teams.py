@@ -1,19 +1,8 @@
-"""What belongs to another team, and what exceeds a team's quota."""
+"""What exceeds a team's quota."""
 
-from collections.abc import Iterable
-from typing import Any
-
-from contracts.envelope import Event
 from contracts.teams import Team
 from decisions.team_quotas import find_excess_bytes, find_excess_releases
-from decisions.teams import find_foreign
 from services.registry.domain.admission import Refusal
-
-
-def assess_sender(event: Event[Any], teams: Iterable[Team]) -> Refusal | None:
-    """Refuse an event of a sender that may not act on its model now, whatever the bus still permits."""
-    reason = find_foreign(event.sender, event.subject, teams)
-    return Refusal("team_mismatch", reason, {"sender": event.sender, "model": event.subject}) if reason else None
 
 
 def assess_releases(team: Team | None, under_way: int) -> Refusal | None:

@@ -51,11 +51,16 @@ class World:
         self.verifies_standby = False
         self.answers = MemoryBucket()
         self.administrators = Administrators(None)
+        self.teams = ()
         self.settings = _settings(**settings)
         self.life: Life | None = None
         self.bus: FakeBus | None = None
         self.controller: Controller | None = None
         self._ids = 0
+
+    def set_teams(self, *teams) -> None:
+        """Set which teams there are."""
+        self.teams = teams
 
     # -- the process ------------------------------------------------------------------------------------------------
 
@@ -81,6 +86,7 @@ class World:
                 life.mortal(MemoryRecords(RollbackAnswer, self.answers), "get", "create", "update")
             ),
             administrators=self.administrators,
+            teams=lambda: self.teams,
             settings=self.settings,
             clock=self.clock,
         )
