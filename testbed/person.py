@@ -1,34 +1,19 @@
 """A person at the console of a stack: signs in with the printed link, reads, and orders; by names and roles only."""
 
-import os
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from deploy.local.state import StateFolder
 from testbed.browser import LONGEST_MS, Observed, open_window
-from testbed.stack import ROOT, Stack
+from testbed.stack import Stack
 
 
-def printed_link(stack: Stack, name: str) -> str:
-    """Return what `slipway open` prints for a person who has a key of the stack."""
-    description = StateFolder(stack.state).read_description()
-    assert description is not None
-    key = stack.state / "keys/credentials" / f"{name}.nk"
-    done = subprocess.run(
-        [sys.executable, "-m", "clients.cli.main", "open"],
-        cwd=ROOT,
-        env={**os.environ, **description.variables, "SLIPWAY_NATS_CREDENTIALS": str(key)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    return done.stdout.strip()
+def printed_link(stack: Stack, name: str | None = None) -> str:
+    """Return what `slipway open` prints, for a person who has a key of the stack or for that of this machine."""
+    key = ("--key", str(stack.state / "keys/credentials" / f"{name}.nk")) if name is not None else ()
+    return stack.ok("open", *key).strip()
 
 
 @dataclass

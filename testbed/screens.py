@@ -22,10 +22,17 @@ class Shown:
 
 @dataclass(frozen=True)
 class Screen:
-    """A screen: the name of its picture, and its address."""
+    """A screen.
+
+    Attributes:
+        name: The name of its picture.
+        address: Its path, with parameters.
+        administers: Whether administrators only see it.
+    """
 
     name: str
     address: str
+    administers: bool = False
 
 
 def screens(shown: Shown) -> dict[str, Screen]:
@@ -44,12 +51,20 @@ def screens(shown: Shown) -> dict[str, Screen]:
         "/alerts/{alert_id:path}": Screen("alert", f"/alerts/{shown.alert_id}"),
         "/models/{model}/rollback": Screen("rollback", f"{model}/rollback?target={shown.target}"),
         "/timeline": Screen("timeline", "/timeline"),
+        "/drills": Screen("drills", "/drills"),
+        "/audit": Screen("audit", "/audit"),
         "/history": Screen("history", "/history"),
+        "/deadletters": Screen("dead-letters", "/deadletters"),
+        "/keys": Screen("keys", "/keys", administers=True),
     }
 
 
 ELSEWHERE = {
     "/": "leads to the fleet",
+    "/evidence": "a report of Evidently, within the screen of an alert of drift",
+    "/login": "signs in",
+    "/login/oidc": "leads to an identity provider",
+    "/login/callback": "comes from one",
     "/index": "a bar that every page has while the index is built",
 }
 """Routes without a picture of their own."""

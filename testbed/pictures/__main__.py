@@ -103,12 +103,15 @@ def incident(studio: Studio) -> None:
 
 
 def every_screen(studio: Studio, shown: Shown) -> None:
+    admin = Person.with_window(studio.anna.page.context.browser, "admin")
+    admin.sign_in(printed_link(studio.stack, "admin"))
     for screen in screens(shown).values():
-        studio.anna.goto(screen.address)
-        studio.anna.page.wait_for_load_state()
-        studio.camera.shoot(studio.anna.page, screen.name, whole=True)
+        reader = admin if screen.administers else studio.anna
+        reader.goto(screen.address)
+        reader.page.wait_for_load_state()
+        studio.camera.shoot(reader.page, screen.name, whole=True)
         if screen.name in DARK:
-            studio.camera.shoot(studio.anna.page, screen.name, theme="dark", whole=True)
+            studio.camera.shoot(reader.page, screen.name, theme="dark", whole=True)
 
 
 def terminals(studio: Studio) -> None:
@@ -142,9 +145,9 @@ def take(studio: Studio) -> None:
         second_release(studio)
         studio.publish("faq-bot", 2, LONG_CANARY)
         studio.publish("search-ranker", 2, WAITING)
-        studio.stack.await_event("canary.assessed", "faq-bot")
-        studio.stack.await_event("approval.requested", "search-ranker")
         incident(studio)
+        studio.stack.await_event("canary.assessed", "faq-bot", timeout_s=300)
+        studio.stack.await_event("approval.requested", "search-ranker", timeout_s=300)
         (alert, *_) = studio.stack.events("alert.raised", MODEL)
         second = studio.stack.events("release.opened", MODEL)[-1]["data"]
         shown = Shown(MODEL, second["release_id"], alert["data"]["alert_id"], f"{MODEL}.v1.bf16")

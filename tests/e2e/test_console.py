@@ -31,9 +31,7 @@ MANUAL = {
 
 @pytest.fixture(scope="module")
 def stack(module_stack):
-    started = module_stack(MONITOR_UPDATE_EVERY_S="2", ROLLBACK_CONTROLLER_PRODUCTION_DRILLS=MODEL)
-    started.ok("keys", "add", "anna", "--role", "operator", "--role", "approver")
-    return started
+    return module_stack(MONITOR_UPDATE_EVERY_S="2", ROLLBACK_CONTROLLER_PRODUCTION_DRILLS=MODEL)
 
 
 @pytest.fixture(scope="module")
@@ -43,26 +41,26 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def anna(stack, browser):
-    return Person.with_window(browser, "anna")
+def person(browser):
+    return Person.with_window(browser, "local")
 
 
 @pytest.fixture(autouse=True)
-def _nothing_but_pages(stack, anna):
+def _nothing_but_pages(stack, person):
     """No script of a text runs, no dialog, no window; no request to another host; no error or refusal in the browser."""
     yield
-    assert anna.observed.problems == []
-    assert anna.observed.hosts <= {f"127.0.0.1:{stack.part('console')['port']}"}
+    assert person.observed.problems == []
+    assert person.observed.hosts <= {f"127.0.0.1:{stack.part('console')['port']}"}
 
 
-def test_the_printed_link_signs_in_once(stack, browser, anna):
-    link = printed_link(stack, "anna")
-    anna.page.goto(link)
-    anna.sees("The key of anna signed this link")
-    assert grave_findings(anna.page) == []
-    anna.sign_in(link)
-    anna.sees("No model yet")
-    expect(anna.page.get_by_text("operator, approver").last).to_be_visible()
+def test_the_printed_link_signs_in_once(stack, browser, person):
+    link = printed_link(stack)
+    person.page.goto(link)
+    person.sees("The key of local signed this link")
+    assert grave_findings(person.page) == []
+    person.sign_in(link)
+    person.sees("No model yet")
+    expect(person.page.get_by_text("operator, approver").last).to_be_visible()
     other = Person.with_window(browser, "somebody")
     other.page.goto(link)
     other.page.get_by_role("button", name="Sign in").click()
@@ -71,64 +69,64 @@ def test_the_printed_link_signs_in_once(stack, browser, anna):
     other.page.context.close()
 
 
-def test_a_release_appears_and_moves_on_without_a_reload(stack, anna, tiny):
+def test_a_release_appears_and_moves_on_without_a_reload(stack, person, tiny):
     publishing = threading.Thread(target=stack.publish, args=(MODEL, tiny["one"], "--variant", "bf16"))
     publishing.start()
-    anna.follow(MODEL, exact=True)
-    anna.follow("v1", exact=True)
-    steps = anna.page.get_by_role("list").filter(has_text="admitted")
+    person.follow(MODEL, exact=True)
+    person.follow("v1", exact=True)
+    steps = person.page.get_by_role("list").filter(has_text="admitted")
     expect(steps.get_by_role("listitem").filter(has_text="merged")).to_contain_text("done", timeout=120_000)
-    anna.sees("promoted: helpdesk.v1.bf16 takes all production traffic", timeout_s=120)
-    expect(anna.page.get_by_role("button", name="Cancel the release")).to_have_count(0)
+    person.sees("promoted: helpdesk.v1.bf16 takes all production traffic", timeout_s=120)
+    expect(person.page.get_by_role("button", name="Cancel the release")).to_have_count(0)
     publishing.join()
 
 
-def test_an_approval_a_canary_and_a_promotion(stack, anna, tiny):
+def test_an_approval_a_canary_and_a_promotion(stack, person, tiny):
     stack.publish(MODEL, tiny["two"], "--variant", "bf16", policy=MANUAL)
-    anna.open_screen("Releases")
-    anna.follow("helpdesk v2")
-    anna.sees("You approve exactly", timeout_s=120)
-    anna.order("Comment", f"Reads well. {EVIL}", "Approve")
-    anna.sees_heading("Canary")
+    person.open_screen("Releases")
+    person.follow("helpdesk v2")
+    person.sees("You approve exactly", timeout_s=120)
+    person.order("Comment", f"Reads well. {EVIL}", "Approve")
+    person.sees_heading("Canary")
     url = f"http://127.0.0.1:{stack.part('gateway')['port']}"
     with Users(url, stack.headers, MODEL) as users:
-        anna.sees("promoted: helpdesk.v2.bf16 takes all production traffic", timeout_s=120)
+        person.sees("promoted: helpdesk.v2.bf16 takes all production traffic", timeout_s=120)
     assert users.failed == []
-    anna.sees(EVIL)
+    person.sees(EVIL)
 
 
-def test_a_drill_an_alert_and_a_rollback_with_a_reason(stack, anna):
+def test_a_drill_an_alert_and_a_rollback_with_a_reason(stack, person):
     url = f"http://127.0.0.1:{stack.part('gateway')['port']}"
-    anna.open_screen("Alerts")
+    person.open_screen("Alerts")
     with Users(url, stack.headers, MODEL) as users:
         stack.ok("drill", MODEL, "--fault", "delay_ms=1500", "--share", "0.9", "--for", "120s", "--reason", EVIL)
-        anna.follow("slow", exact=True)
-        anna.sees_heading("Evidence")
-        anna.follow("Roll back")
-        anna.sees("dry run: nothing was changed")
-        anna.sees("helpdesk.v2.bf16 → helpdesk.v1.bf16")
+        person.follow("slow", exact=True)
+        person.sees_heading("Evidence")
+        person.follow("Roll back")
+        person.sees("dry run: nothing was changed")
+        person.sees("helpdesk.v2.bf16 → helpdesk.v1.bf16")
         assert stack.route(MODEL)["active"]["target"]["version"] == 2
-        anna.order("Reason", f"Too slow. {EVIL}", "Roll back now")
-        expect(anna.row("rollback")).to_contain_text(EVIL, timeout=60_000)
+        person.order("Reason", f"Too slow. {EVIL}", "Roll back now")
+        expect(person.row("rollback")).to_contain_text(EVIL, timeout=60_000)
         stack.ok("drill", MODEL, "--target", "helpdesk.v2.bf16", "--stop", "--reason", "over")
     assert users.failed == []
     assert stack.route(MODEL)["active"]["target"]["version"] == 1
-    expect(anna.row("rollback")).to_contain_text("anna")
-    anna.open_screen("Timeline")
-    expect(anna.row("rollback")).to_contain_text("anna")
+    expect(person.row("rollback")).to_contain_text("local")
+    person.open_screen("Timeline")
+    expect(person.row("rollback")).to_contain_text("local")
 
 
-def test_a_lifted_quarantine_is_seen_at_once(stack, anna):
-    anna.goto(f"/models/{MODEL}")
-    quarantined = anna.page.get_by_role("definition").filter(has_text="helpdesk.v2.bf16").first
+def test_a_lifted_quarantine_is_seen_at_once(stack, person):
+    person.goto(f"/models/{MODEL}")
+    quarantined = person.page.get_by_role("definition").filter(has_text="helpdesk.v2.bf16").first
     expect(quarantined).to_be_visible()
     stack.ok("quarantine", "lift", "helpdesk.v2.bf16", "--reason", EVIL)
-    expect(anna.page.get_by_role("definition").filter(has_text=re.compile("^helpdesk.v2.bf16$"))).to_have_count(
+    expect(person.page.get_by_role("definition").filter(has_text=re.compile("^helpdesk.v2.bf16$"))).to_have_count(
         0, timeout=60_000
     )
 
 
-def test_a_hostile_alert_is_text(stack, anna):
+def test_a_hostile_alert_is_text(stack, person):
     story, target = Story(datetime.now(UTC)), factories.target(1, "bf16", "evil-bot")
     about = {
         "target": target,
@@ -138,33 +136,33 @@ def test_a_hostile_alert_is_text(stack, anna):
         "raised_at": story.moment,
     }
     alert = factories.fact(AlertRaised).model_copy(update=about)
-    anna.open_screen("Alerts")
+    person.open_screen("Alerts")
     stack.publish_as("monitor", story.event(alert, "evil-bot", about["alert_id"], by="monitor"))
-    expect(anna.row("evil")).to_contain_text(EVIL, timeout=60_000)
-    anna.follow("evil", exact=True)
-    anna.sees(EVIL)
-    anna.goto(f"/history?text={quote('<img src=x')}")
-    expect(anna.row("alert.raised")).to_contain_text(EVIL)
-    assert anna.page.get_by_role("main").locator("img, script").count() == 0
+    expect(person.row("evil")).to_contain_text(EVIL, timeout=60_000)
+    person.follow("evil", exact=True)
+    person.sees(EVIL)
+    person.goto(f"/history?text={quote('<img src=x')}")
+    expect(person.row("alert.raised")).to_contain_text(EVIL)
+    assert person.page.get_by_role("main").locator("img, script").count() == 0
 
 
-def test_the_keyboard_is_enough(anna):
+def test_the_keyboard_is_enough(person):
     for key, name in (("r", "Releases"), ("a", "Alerts"), ("t", "Timeline"), ("h", "History"), ("f", "Fleet")):
-        anna.page.keyboard.press("g")
-        anna.page.keyboard.press(key)
-        anna.sees_heading(name)
-    anna.page.keyboard.press("/")
-    expect(anna.page.get_by_label("Model")).to_be_focused()
-    anna.page.keyboard.type("help")
-    anna.page.keyboard.press("Enter")
-    anna.page.wait_for_url("**model=help*")
-    anna.page.keyboard.press("j")
-    anna.page.keyboard.press("Enter")
-    anna.sees_heading("What serves")
-    anna.page.keyboard.press("?")
-    expect(anna.page.get_by_role("dialog", name="Keys")).to_be_visible()
-    anna.page.keyboard.press("Escape")
-    expect(anna.page.get_by_role("dialog", name="Keys")).to_have_count(0)
+        person.page.keyboard.press("g")
+        person.page.keyboard.press(key)
+        person.sees_heading(name)
+    person.page.keyboard.press("/")
+    expect(person.page.get_by_label("Model")).to_be_focused()
+    person.page.keyboard.type("help")
+    person.page.keyboard.press("Enter")
+    person.page.wait_for_url("**model=help*")
+    person.page.keyboard.press("j")
+    person.page.keyboard.press("Enter")
+    person.sees_heading("What serves")
+    person.page.keyboard.press("?")
+    expect(person.page.get_by_role("dialog", name="Keys")).to_be_visible()
+    person.page.keyboard.press("Escape")
+    expect(person.page.get_by_role("dialog", name="Keys")).to_have_count(0)
 
 
 @pytest.fixture(scope="module")
@@ -174,11 +172,16 @@ def shown(stack):
     return Shown(MODEL, second["release_id"], alert["data"]["alert_id"], "helpdesk.v1.bf16")
 
 
-def test_axe_finds_nothing_serious_on_any_screen_in_light_and_dark(anna, shown):
+def test_axe_finds_nothing_serious_on_any_screen_in_light_and_dark(stack, browser, person, shown):
     problems = {}
-    for address in [screen.address for screen in screens(shown).values()]:
-        anna.goto(address)
-        anna.page.wait_for_load_state()
-        wide = anna.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-        problems[address] = grave_findings(anna.page) + ([f"{wide} px too wide"] if wide > 0 else [])
+    admin = Person.with_window(browser, "admin")
+    admin.sign_in(printed_link(stack, "admin"))
+    for screen in screens(shown).values():
+        reader = admin if screen.administers else person
+        reader.goto(screen.address)
+        reader.page.wait_for_load_state()
+        assert reader.page.get_by_role("heading", name="That did not work").count() == 0, screen
+        wide = reader.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        problems[screen.address] = grave_findings(reader.page) + ([f"{wide} px too wide"] if wide > 0 else [])
+    assert admin.observed.problems == []
     assert {address: findings for address, findings in problems.items() if findings} == {}
