@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Final
 
-from contracts.facts import ApprovalGranted, Fact, ReleaseCancelled, RollbackOrdered
+from contracts.facts import ApprovalDenied, ApprovalGranted, Fact, ReleaseCancelled, RollbackOrdered
 from contracts.routes import Route
 from contracts.vocabulary import Target
 from decisions.rollback_plan import plan_rollback
@@ -60,6 +60,14 @@ class Ordering:
             reason=reason,
             expires_at=self._clock.now() + VALID,
             epoch=epoch,
+        )
+        return await self._publish(person, release.model, fact, release.release_id)
+
+    async def reject(self, person: Person, release: Release, reason: str) -> OrderAnswer:
+        """Reject a release that waits for approval."""
+        self._check(person, "reject", release.model)
+        fact = ApprovalDenied(
+            release_id=release.release_id, reason=_required(reason), expires_at=self._clock.now() + VALID
         )
         return await self._publish(person, release.model, fact, release.release_id)
 

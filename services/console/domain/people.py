@@ -12,6 +12,7 @@ from decisions.teams import narrowed
 
 ORDERS: Final[dict[str, type[Fact]]] = {
     "approve": f.ApprovalGranted,
+    "reject": f.ApprovalDenied,
     "cancel": f.ReleaseCancelled,
     "rollback": f.RollbackOrdered,
     "drill": f.DrillOrdered,

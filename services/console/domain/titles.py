@@ -61,6 +61,7 @@ _SAY: Final[Mapping[type[f.Fact], Callable[[Any], str]]] = {
     f.TrafficRequested: lambda data: f"{data.target.target} is to take {data.weight_ratio:.0%}",
     f.DeploymentChanged: _deployed,
     f.PromotionRefused: lambda data: f"{data.target}: {data.code}: {data.reason}",
+    f.ApprovalDenied: lambda data: f"rejected: {data.reason}",
     f.CanaryAssessed: lambda data: f"{data.target}: {data.verdict} after {data.requests} requests",
     f.ReleaseFinished: lambda data: f"{data.outcome}: {data.reason}",
     f.RollbackOrdered: lambda data: f"{data.failed or 'the active target'}: {data.reason}",

@@ -59,7 +59,7 @@ class ApproveBody(_Body):
 
 
 class CancelBody(_Body):
-    """A cancellation, which is also how an approval is rejected, and why."""
+    """A cancellation or a rejection, and why."""
 
     reason: Annotated[str, Field(min_length=1, max_length=2000)]
 
@@ -228,9 +228,15 @@ def _orders(router: APIRouter, sources: Sources) -> None:
             signed.person, shown, body.manifest_digest, epoch=body.epoch, reason=body.reason
         )
 
+    @router.post("/releases/{release_id}/reject", tags=["orders"])
+    async def reject(signed: Signed, release_id: str, body: CancelBody, token: Csrf = None) -> screens.OrderAnswer:
+        """Reject a release that waits for approval."""
+        check_token(signed, token)
+        return await sources.ordering.reject(signed.person, release_of(signed, release_id), body.reason)
+
     @router.post("/releases/{release_id}/cancel", tags=["orders"])
     async def cancel(signed: Signed, release_id: str, body: CancelBody, token: Csrf = None) -> screens.OrderAnswer:
-        """Cancel a release, which also rejects one that waits for approval."""
+        """Cancel a release."""
         check_token(signed, token)
         return await sources.ordering.cancel(signed.person, release_of(signed, release_id), body.reason)
 

@@ -112,6 +112,8 @@ def _release(router: APIRouter, sources: Sources, render: Renderer) -> None:
             if re.fullmatch(DIGEST_PATTERN, digest) is None or re.fullmatch(EPOCH, epoch) is None:
                 raise HTTPException(400, "The form names no digest and epoch: reload the page of the release.")
             giving = sources.ordering.approve(signed.person, shown, digest, epoch=int(epoch), reason=comment)
+        elif order == "reject":
+            giving = sources.ordering.reject(signed.person, shown, comment)
         elif order == "cancel":
             giving = sources.ordering.cancel(signed.person, shown, comment)
         else:

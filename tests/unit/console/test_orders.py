@@ -2,7 +2,7 @@
 
 import pytest
 
-from contracts.facts import ApprovalGranted, ReleaseCancelled, RollbackOrdered
+from contracts.facts import ApprovalDenied, ApprovalGranted, ReleaseCancelled, RollbackOrdered
 from contracts.vocabulary import Target
 from services.console.domain.people import orders_of
 from testbed import factories
@@ -41,13 +41,13 @@ def post(world, name, path, **fields):
 def test_roles_allow_what_the_bus_permits_them():
     assert orders_of(["viewer"]) == frozenset()
     assert orders_of(["publisher"]) == frozenset()
-    assert orders_of(["approver"]) == {"approve"}
+    assert orders_of(["approver"]) == {"approve", "reject"}
     assert orders_of(["operator"]) == {"cancel", "rollback", "drill", "lift"}
     assert orders_of(["administrator"]) == orders_of(["approver", "operator"])
 
 
 @pytest.mark.parametrize(
-    ("name", "approves", "rejects"),
+    ("name", "approves", "cancels"),
     [
         ("vera", False, False),
         ("anna", True, False),
@@ -56,19 +56,20 @@ def test_roles_allow_what_the_bus_permits_them():
         ("sam", False, False),
     ],
 )
-def test_what_a_role_may_not_do_is_not_shown_and_is_refused(world, name, approves, rejects):
+def test_what_a_role_may_not_do_is_not_shown_and_is_refused(world, name, approves, cancels):
     page = world.client(name).get(f"/releases/{RELEASE}").text
     assert (f'action="/releases/{RELEASE}/approve"' in page) is approves
-    assert (f'action="/releases/{RELEASE}/cancel"' in page) is rejects
+    assert (f'action="/releases/{RELEASE}/reject"' in page) is approves
+    assert (f'action="/releases/{RELEASE}/cancel"' in page) is (cancels and not approves)
     digest = "sha256:" + "a" * 64
     refused = 404 if name == "sam" else 403  # the release is not of sam's team
     assert post(world, name, f"/releases/{RELEASE}/approve", digest=digest, epoch="0").status_code == (
         200 if approves else refused
     )
-    assert post(world, name, f"/releases/{RELEASE}/cancel").status_code == (200 if rejects else refused)
-    assert [type(fact) for _, _, fact in world.orders.given] == [ApprovalGranted] * approves + [
-        ReleaseCancelled
-    ] * rejects
+    assert post(world, name, f"/releases/{RELEASE}/reject").status_code == (200 if approves else refused)
+    assert post(world, name, f"/releases/{RELEASE}/cancel").status_code == (200 if cancels else refused)
+    given = [ApprovalGranted, ApprovalDenied] * approves + [ReleaseCancelled] * cancels
+    assert [type(fact) for _, _, fact in world.orders.given] == given
     assert {person for person, _, _ in world.orders.given} <= {name}
 
 
