@@ -133,6 +133,7 @@ def test_a_hostile_alert_is_text(stack, person):
         "alert_id": f"{target}/evil/1",
         "trigger": "evil",
         "message": EVIL,
+        "evidence": None,
         "raised_at": story.moment,
     }
     alert = factories.fact(AlertRaised).model_copy(update=about)
