@@ -112,6 +112,7 @@ def signed_in(folder: Path, index: Index) -> TestClient:
         artifacts=StoredArtifacts(Store(connection), Trust(keys.people)),
         letters=StoredDeadLetters(lambda: bus.js),
         recorded=RecordedEvents(lambda: bus.js),
+        gateway=None,
         provider=None,
         settings=ConsoleSettings(url=URL),
         clock=clock,

@@ -335,6 +335,7 @@ def console_variables(ports: Mapping[str, int], keys: Keys) -> dict[str, str]:
         "CONSOLE_URL": console_url(ports),
         "CONSOLE_IDENTITIES": str(folder.people),
         "CONSOLE_CREDENTIALS": str(folder.console),
+        "CONSOLE_GATEWAY_URL": f"http://{LOOPBACK}:{ports['gateway']}",
     }
 
 

@@ -13,7 +13,7 @@ from services.console.adapters.sessions import Sessions
 from services.console.follower import Progress
 from services.console.hub import Hub
 from services.console.ordering import NotAllowedError, Ordering
-from services.console.ports import Artifacts, DeadLetters, Directory, Orders, Recorded, Routes
+from services.console.ports import Artifacts, DeadLetters, Directory, Gateway, Orders, Recorded, Routes
 from services.console.queries.reading import WholeIndex
 from services.console.replaying import Replaying
 from services.console.settings import ConsoleSettings
@@ -23,6 +23,7 @@ from services.console.web.duty import build_duty
 from services.console.web.headers import Guard
 from services.console.web.login import ask_to_sign_in, build_login
 from services.console.web.pages import build_pages
+from services.console.web.playground import build_playground
 from services.console.web.rendering import Assets, Pages
 from services.console.web.replay import build_replay
 from shared.errors import SlipwayError, Transient
@@ -50,13 +51,14 @@ def build(
     artifacts: Artifacts,
     letters: DeadLetters,
     recorded: Recorded,
+    gateway: Gateway | None,
     provider: Provider | None,
     settings: ConsoleSettings,
     clock: Clock,
 ) -> FastAPI:
     """Return the HTTP application; the console handles no events, and publishes none as itself."""
     access = Access(sessions, people, https=settings.is_https)
-    pages = Pages(clock, progress)
+    pages = Pages(clock, progress, has_playground=gateway is not None)
     sources = Sources(
         index, progress, hub, Ordering(orders, routes, index, clock, settings.answer_s), artifacts, letters
     )
@@ -74,6 +76,7 @@ def build(
     app.include_router(build_login(access, pages, provider, url=settings.url, clock=clock))
     app.include_router(build_pages(sources, pages))
     app.include_router(build_replay(sources, Replaying(recorded, clock), pages))
+    app.include_router(build_playground(gateway, routes, pages))
     app.include_router(build_duty(sources, people, pages))
     app.router.routes.append(Mount("/assets", Assets()))
     _handle_errors(app, Answers(access, pages))

@@ -4,6 +4,7 @@ import asyncio
 
 from services.console.adapters.artifacts import artifacts_of
 from services.console.adapters.dead_letters import StoredDeadLetters
+from services.console.adapters.gateway import GatewayClient
 from services.console.adapters.histograms import percentile_ms
 from services.console.adapters.index import Index
 from services.console.adapters.live import follow_progress
@@ -45,6 +46,7 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
         artifacts=artifacts_of(connection),
         letters=StoredDeadLetters(lambda: bus.js),
         recorded=RecordedEvents(lambda: bus.js),
+        gateway=GatewayClient(settings.gateway_url, settings.gateway_ca) if settings.gateway_url else None,
         provider=provider_of(settings),
         settings=settings,
         clock=clock,

@@ -10,6 +10,7 @@ from contracts.facts import Fact
 from contracts.routes import Route
 from services.console.domain.duty_screens import DeadLetter, Listed
 from services.console.domain.people import Person
+from services.console.domain.playground import Answer
 from services.console.domain.version_screen import Proofs
 
 
@@ -69,6 +70,13 @@ class Recorded(Protocol):
             Permanent: There are too many.
             Transient: The bus does not answer.
         """
+
+
+class Gateway(Protocol):
+    """The gateway, as the person whose key it is."""
+
+    async def ask(self, key: str, model: str, version: int, prompt: str, max_tokens: int) -> Answer:
+        """Return what a version answers to a prompt; an error becomes the answer's problem."""
 
 
 class Orders(Protocol):

@@ -32,6 +32,10 @@ class ConsoleSettings(BaseSettings):
 
     `preferred_username` is safe only where the provider lets only administrators change it.
     """
+    gateway_url: str | None = Field(default=None, pattern=r"^https?://[^/\s]+/?$")
+    """Address of the gateway for the playground; without it there is no playground."""
+    gateway_ca: Path | None = None
+    """Certificate (PEM) of the authority of the gateway's certificate; without it, the system's list counts."""
     answer_s: float = Field(default=4.0, ge=0)
     """How long the page of an order waits for the answer, in seconds; it comes to the other pages in any case."""
     stream_clients: int = Field(default=500, ge=1)

@@ -53,10 +53,12 @@ class Pages:
     Attributes:
         clock: Says what `2 min ago` is.
         progress: How far the index is, for the head of each page.
+        has_playground: Whether the console knows a gateway.
     """
 
     clock: Clock
     progress: Progress
+    has_playground: bool = False
     _environment: Environment = field(init=False)
 
     def __post_init__(self) -> None:
@@ -79,7 +81,7 @@ class Pages:
             "tone": tone,
             "line": sparkline,
         }
-        self._environment.globals["assets"] = asset_version()
+        self._environment.globals |= {"assets": asset_version(), "has_playground": self.has_playground}
 
     def __call__(
         self, request: Request, signed: SignedIn | None, template: str, status: int = 200, /, **values: Any

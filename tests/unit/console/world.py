@@ -153,7 +153,7 @@ class World:
         self.hub = Hub(10)
         self.app = self.make()
 
-    def make(self, provider=None, **settings):
+    def make(self, provider=None, gateway=None, **settings):
         connection = Connection(nats_url="nats://127.0.0.1:1", state_dir=self.folder)
         return build(
             Bus(connection, "console", self.clock),
@@ -167,6 +167,7 @@ class World:
             artifacts=self.artifacts,
             letters=self.letters,
             recorded=self.recorded,
+            gateway=gateway,
             provider=provider,
             settings=ConsoleSettings(**({"url": URL, "answer_s": 0.05} | settings)),
             clock=self.clock,

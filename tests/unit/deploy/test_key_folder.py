@@ -373,5 +373,5 @@ def test_the_console_of_this_machine_gets_credentials_of_people_and_of_no_admini
     keys.remove("oscar")
     assert {file.name for file in keys.console.iterdir()} == {"anna.nk"}
     assert stat.S_IMODE(keys.console.stat().st_mode) == 0o700
-    ports = {"console": 1}
+    ports = {"console": 1, "gateway": 2}
     assert console_variables(ports, Keys(keys.path))["CONSOLE_CREDENTIALS"] == str(keys.console)

@@ -1,0 +1,44 @@
+"""The playground: one prompt to two versions of a model, side by side. Pure."""
+
+from typing import Final
+
+from contracts.routes import Route
+from services.console.domain.screens import Screen
+
+LONGEST_PROMPT: Final = 8000
+MOST_TOKENS: Final = 1024
+
+
+class Answer(Screen):
+    """What a version answered, or why it did not; times are the console's, in milliseconds."""
+
+    version: int
+    text: str = ""
+    problem: str = ""
+    fingerprint: str = ""
+    ttft_ms: float | None = None
+    e2e_ms: float | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+class Served(Screen):
+    """A version that can be asked by its number now."""
+
+    version: int
+    target: str
+    role: str
+
+
+def askable(route: Route | None) -> tuple[Served, ...]:
+    """Return the versions that the gateway serves by number: those in the route that are not quarantined."""
+    if route is None:
+        return ()
+    canary = route.canary.served if route.canary is not None and route.canary.weight_ratio > 0 else None
+    sides = (("active", route.active), ("canary", canary), ("previous", route.previous))
+    listed: dict[int, Served] = {}
+    for role, served in sides:
+        if served is not None and not route.is_quarantined(served.target):
+            version = served.target.version
+            listed.setdefault(version, Served(version=version, target=str(served.target), role=role))
+    return tuple(listed.values())

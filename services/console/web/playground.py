@@ -1,0 +1,76 @@
+"""API and page of the playground: one prompt to two versions of a model, with the person's own key of the gateway."""
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from services.console.domain.people import Person
+from services.console.domain.playground import LONGEST_PROMPT, MOST_TOKENS, Answer, askable
+from services.console.ports import Gateway, Routes
+from services.console.web.access import CSRF_FIELD, Signed, check_token, read_form
+from services.console.web.api import PREFIX, Csrf, ModelPath, check_seen
+from services.console.web.rendering import Renderer
+
+Version = Annotated[int, Field(ge=0, le=999_999_999)]
+
+
+class Question(BaseModel):
+    """A prompt for two versions, and the person's key of the gateway, which is used for this question only."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    key: Annotated[SecretStr, Field(min_length=1, max_length=500)]
+    prompt: Annotated[str, Field(min_length=1, max_length=LONGEST_PROMPT)]
+    left: Version
+    right: Version
+    max_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)] = 128
+
+
+def build_playground(gateway: Gateway | None, routes: Routes, render: Renderer) -> APIRouter:
+    """Return the routes; all need a session. Without a gateway there are none."""
+    router = APIRouter()
+    if gateway is None:
+        return router
+
+    async def ask(person: Person, model: str, question: Question) -> tuple[Answer, Answer]:
+        check_seen(person, model)
+        key = question.key.get_secret_value().strip()
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise HTTPException(422, "The key is none of the gateway: it has characters that no key has.")
+        left, right = (
+            gateway.ask(key, model, version, question.prompt, question.max_tokens)
+            for version in (question.left, question.right)
+        )
+        return await asyncio.gather(left, right)
+
+    @router.post(f"{PREFIX}/models/{{model}}/playground", tags=["models"])
+    async def asked(signed: Signed, model: ModelPath, body: Question, token: Csrf = None) -> tuple[Answer, Answer]:
+        """What two versions answer to a prompt. The gateway decides by the key what is permitted, and counts it."""
+        check_token(signed, token)
+        return await ask(signed.person, model, body)
+
+    @router.get("/models/{model}/playground", include_in_schema=False)
+    async def page(request: Request, signed: Signed, model: ModelPath) -> Response:
+        check_seen(signed.person, model)
+        return render(request, signed, "playground.html", model=model, served=askable(await routes.get(model)))
+
+    @router.post("/models/{model}/playground", include_in_schema=False)
+    async def submitted(request: Request, signed: Signed, model: ModelPath) -> Response:
+        form = await read_form(request)
+        check_token(signed, form.get(CSRF_FIELD))
+        check_seen(signed.person, model)
+        shown = {"model": model, "served": askable(await routes.get(model))}
+        try:
+            question = Question.model_validate(form)
+        except ValidationError as error:
+            first = error.errors(include_input=False)[0]
+            problem = f"{first['loc'][0]}: {first['msg']}"
+            return render(request, signed, "playground.html", 422, **shown, problem=problem)
+        answers = await ask(signed.person, model, question)
+        return render(request, signed, "playground.html", **shown, question=question, answers=answers)
+
+    return router

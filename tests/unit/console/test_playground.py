@@ -1,0 +1,123 @@
+"""The playground: two versions side by side, with the key of the person, which appears nowhere again."""
+
+import json
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.routing import Route as Path
+
+from services.console.adapters.gateway import GatewayClient
+from testbed import factories
+from tests.unit.console.world import World
+
+KEY = "slipway-key-1234567890"
+PATH = "/api/v1/models/faq-de/playground"
+EVIL = "<script>alert(1)</script>"
+
+
+async def complete(request):
+    """Answer as the gateway does: by the key and by the version in the model's name."""
+    body = await request.json()
+    if request.headers["authorization"] != f"Bearer {KEY}":
+        return JSONResponse({"error": {"message": f"The key is not known. {EVIL}"}}, 401)
+    if body["model"].endswith("@v9"):
+        return JSONResponse({"error": {"message": "faq-de has no version 9 in its route."}}, 404)
+
+    def lines():
+        for piece in ("I am ", body["model"], EVIL):
+            yield f"data: {json.dumps({'choices': [{'delta': {'content': piece}}], 'system_fingerprint': 'fp_x'})}\n\n"
+        usage = {"prompt_tokens": 3, "completion_tokens": body["max_tokens"]}
+        yield f"data: {json.dumps({'choices': [], 'usage': usage})}\n\ndata: [DONE]\n\n"
+
+    return StreamingResponse(lines(), media_type="text/event-stream")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    made = World(tmp_path_factory.mktemp("console"))
+    made.fill()
+    made.routes.routes["faq-de"] = factories.route(
+        model="faq-de", epoch=3, active=factories.served(2, "int8", "faq-de"),
+        previous=factories.served(1, "int8", "faq-de"), canary=None, quarantined=(),
+    )  # fmt: skip
+    app = Starlette(routes=[Path("/v1/chat/completions", complete, methods=["POST"])])
+    made.app = made.make(gateway=GatewayClient("http://gateway", None, httpx.ASGITransport(app)))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def viewer(world):
+    return world.client("vera")
+
+
+def ask(world, client, path=PATH, **more):
+    question = {"key": KEY, "prompt": "Who are you?", "left": 1, "right": 2, "max_tokens": 16} | more
+    return client.post(path, json=question, headers={"x-csrf-token": world.csrf(client)})
+
+
+def test_each_side_is_the_version_that_was_asked(world, viewer):
+    left, right = ask(world, viewer).json()
+    assert (left["version"], left["text"]) == (1, f"I am faq-de@v1{EVIL}")
+    assert (right["version"], right["text"]) == (2, f"I am faq-de@v2{EVIL}")
+    assert (left["input_tokens"], left["output_tokens"], left["fingerprint"]) == (3, 16, "fp_x")
+    assert 0 <= left["ttft_ms"] <= left["e2e_ms"]
+
+
+def test_what_the_gateway_refuses_is_said_for_its_side(world, viewer):
+    left, right = ask(world, viewer, right=9).json()
+    assert left["text"]
+    assert right["problem"] == "404: faq-de has no version 9 in its route."
+    assert ask(world, viewer, key="another").json()[0]["problem"].startswith("401: The key is not known.")
+
+
+def test_the_page_shows_text_as_text_and_never_the_key(world, viewer):
+    page = viewer.get("/models/faq-de/playground").text
+    assert "v2 active" in page
+    assert "v1 previous" in page
+    form = {"key": KEY, "prompt": EVIL, "left": "1", "right": "2", "csrf": world.csrf(viewer)}
+    for fields in (form, form | {"key": "wrong-key-7"}, form | {"left": "x"}):
+        answer = viewer.post("/models/faq-de/playground", data=fields)
+        assert answer.status_code in (200, 422)
+        assert "<script>alert" not in answer.text
+        assert fields["key"] not in answer.text
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"prompt": ""}, {"prompt": "x" * 8001}, {"max_tokens": 1025}, {"left": -1}, {"key": ""}, {"key": "a\r\nb: c"}],
+)
+def test_what_is_no_question_is_refused_before_the_gateway_is_asked(world, viewer, more):
+    answer = ask(world, viewer, **more)
+    assert answer.status_code == 422
+    assert KEY not in answer.text
+
+
+def test_it_needs_the_token_and_a_model_that_the_person_sees(world, viewer):
+    question = {"key": KEY, "prompt": "x", "left": 1, "right": 2}
+    assert viewer.post(PATH, json=question).status_code == 403
+    assert viewer.post("/models/faq-de/playground", data=question).status_code == 403
+    member = world.client("sam")
+    assert ask(world, member).status_code == 404
+    assert member.get("/models/faq-de/playground").status_code == 404
+
+
+def test_a_gateway_that_does_not_answer_is_said(world):
+    unreachable = World.make(world, gateway=GatewayClient("http://127.0.0.1:9", None))
+    before, world.app = world.app, unreachable
+    try:
+        assert "does not answer" in ask(world, world.client("vera")).json()[0]["problem"]
+    finally:
+        world.app = before
+
+
+def test_without_a_gateway_there_is_no_playground(world):
+    before, world.app = world.app, world.make()
+    try:
+        client = world.client("vera")
+        assert client.get("/models/faq-de/playground").status_code == 404
+        assert "Playground" not in client.get("/models/faq-de").text
+    finally:
+        world.app = before
