@@ -64,6 +64,8 @@ COMMANDS = {
     "replay": Listed("replay", "replay_command", OPERATE),
     "base": Listed("base", "base_app", RELEASES),
     "policy": Listed("policy", "policy_app", RELEASES),
+    "apply": Listed("apply", "apply", OPERATE),
+    "diff": Listed("apply", "diff", OPERATE),
     "runtime": Listed("runtime", "runtime_app", OPERATE),
     "quarantine": Listed("quarantine", "quarantine_app", OPERATE),
     "keys": Listed("keys", "keys_app", OPERATE),

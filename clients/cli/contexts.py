@@ -19,7 +19,9 @@ from contracts.vocabulary import MODEL_NAME_PATTERN, MODEL_NAME_RULE, Environmen
 FILE = "contexts.yaml"
 ContextName = Annotated[str, StringConstraints(pattern=MODEL_NAME_PATTERN)]
 Address = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^\S+$")]
-_SECRET = re.compile(r"(?:^|[^A-Z0-9])S[UAOCNX][A-Z2-7]{56}(?:$|[^A-Z0-9])|-----BEGIN|^sk-|^eyJ")
+_SECRET = re.compile(
+    r"(?:^|[^A-Z0-9])S[UAOCNX][A-Z2-7]{56}(?:$|[^A-Z0-9])|-----BEGIN|^sk-[A-Za-z0-9_-]{20,}|^eyJ[\w-]{20,}"
+)
 """Seeds of NATS keys, PEM blocks, keys of the API, tokens of an identity provider."""
 _requested: ContextVar[str | None] = ContextVar("requested", default=None)
 
@@ -50,7 +52,7 @@ class Context(BaseModel):
     @classmethod
     def _holds_no_secret(cls, given: Any) -> Any:
         for name, value in given.items() if isinstance(given, Mapping) else ():
-            if isinstance(value, str | Path) and _SECRET.search(str(value)):
+            if isinstance(value, str | Path) and holds_secret(str(value)):
                 msg = f"{name} holds a secret; write it to a file that only you can read, and name the file"
                 raise ValueError(msg)
         return given
@@ -83,6 +85,11 @@ class Contexts(BaseModel):
 
     current: ContextName | None = None
     contexts: Annotated[dict[ContextName, Context], Field(max_length=500)] = {}
+
+
+def holds_secret(text: str) -> bool:
+    """Return whether a text looks like a seed of NATS, a private key, a key of the API, or a token."""
+    return _SECRET.search(text) is not None
 
 
 def contexts_file() -> Path:

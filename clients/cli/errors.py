@@ -3,8 +3,10 @@
 import json
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 JSON_OPTION = "--json"
 
@@ -45,11 +47,15 @@ class CommandError(Exception):
     Attributes:
         code: The exit code.
         name: The code of the error with --json: that of `contracts.codes` where a service refused an order.
+        details: What else programs read with --json; the message is then its first line.
     """
 
-    def __init__(self, sentence: str, code: Exit = Exit.FAILED, name: str = "") -> None:
+    def __init__(
+        self, sentence: str, code: Exit = Exit.FAILED, name: str = "", details: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(sentence)
         self.code = code
+        self.details = details or {}
         self.name = name or NAMES[code]
 
 
@@ -77,13 +83,16 @@ def asked_for_json(arguments: list[str] | None = None) -> bool:
     return JSON_OPTION in (given[: given.index("--")] if "--" in given else given)
 
 
-def print_error(sentence: str, code: Exit, name: str = "", hint: str = "") -> None:
+def print_error(
+    sentence: str, code: Exit, name: str = "", hint: str = "", details: Mapping[str, Any] | None = None
+) -> None:
     """Print an error on standard error, as one line, or as one JSON object with --json."""
     if not asked_for_json():
         print(f"slipway: {sentence}", file=sys.stderr, flush=True)
         return
-    failure = failure_of(sentence, code, name, hint)
+    failure = failure_of(sentence.partition("\n")[0] if details else sentence, code, name, hint)
     about = {"code": failure.code, "message": failure.message, "hint": failure.hint, "exit": int(failure.exit)}
+    about |= details or {}
     print(json.dumps({"error": about}, ensure_ascii=False), file=sys.stderr, flush=True)
 
 

@@ -53,7 +53,8 @@ def main() -> None:
     except typer.Abort:
         _end("aborted", Exit.FAILED)
     except CommandError as refused:
-        _end(str(refused), refused.code, refused.name)
+        print_error(str(refused), refused.code, refused.name, details=refused.details)
+        sys.exit(int(refused.code))
     except SlipwayError as error:
         unreachable = error.code in ("bus_unavailable", "store_unavailable")
         _end(error.sentence(), Exit.UNREACHABLE if unreachable else Exit.FAILED, error.code, ADVICE[error.code])

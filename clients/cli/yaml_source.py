@@ -72,7 +72,8 @@ class InvalidError(CommandError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         count = f"{len(problems)} problems" if len(problems) > 1 else "1 problem"
         listed = "\n".join(f"  {each}" for each in problems)
-        super().__init__(f"the input is not valid, {count}:\n{listed}", Exit.USAGE)
+        details = {"problems": [each.as_data() for each in problems]}
+        super().__init__(f"the input is not valid, {count}:\n{listed}", Exit.USAGE, details=details)
         self.problems = tuple(problems)
 
 

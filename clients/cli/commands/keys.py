@@ -73,7 +73,7 @@ def init(
     What exists stays; a certificate gets the hosts that are new, and is replaced in its last 30 days. After an
     interruption, run it again. `slipway up` does this by itself for its own bus and store.
     """
-    keys = _keys(folder, state)
+    keys = keys_of_folder(folder, state)
     _attempt(
         keys,
         lambda: keys.prepare(
@@ -96,7 +96,7 @@ def list_command(folder: FolderOption = None, state: StateOption = None, as_json
 
     With --folder, the keys of the API are those that the installation has from its start: the others are on the bus.
     """
-    keys = _keys(folder, state)
+    keys = keys_of_folder(folder, state)
     identities, installed = _attempt(keys, keys.identities), _attempt(keys, keys.api_keys.entries)
     issued = read_issued(state, installed) if folder is None else Listing(list(installed.values()), {}, [])
     if not identities and not issued.keys and issued.problems:
@@ -121,7 +121,7 @@ def list_command(folder: FolderOption = None, state: StateOption = None, as_json
 @keys_app.command("revoke")
 def revoke(key_id: IdArgument, state: StateOption = None) -> None:
     """Revoke a key of the API: every gateway refuses it within a second."""
-    keys = _keys(None, state)
+    keys = keys_of_folder(None, state)
     revoke_key(key_id, state, _attempt(keys, keys.api_keys.entries))
 
 
@@ -144,7 +144,7 @@ def add(
     roles = [_role(text) for text in role]
     for name_of_model in model or []:
         check_model(name_of_model)
-    keys, effect = _change(folder, state, "key.add", name, lambda keys: keys.add(name, roles, model or [], team))
+    keys, effect = change_keys(folder, state, "key.add", name, lambda keys: keys.add(name, roles, model or [], team))
     show_line(f"{name} has a key: give {_files(keys, name)} to its owner only; {effect}")
 
 
@@ -180,14 +180,14 @@ def team_set(
         stored_bytes=stored_bytes,
         tokens_per_month=tokens_per_month,
     )
-    _, effect = _change(folder, state, "team.set", name, lambda keys: keys.set_team(name, model, quota))
+    _, effect = change_keys(folder, state, "team.set", name, lambda keys: keys.set_team(name, model, quota))
     show_line(f"{name} owns {', '.join(model)}; its quota: {_quota(quota) or 'none'}; {effect}")
 
 
 @team_app.command("list")
 def team_list(folder: FolderOption = None, state: StateOption = None, as_json: JsonOption = False) -> None:
     """List the teams with their models and members."""
-    keys = _keys(folder, state)
+    keys = keys_of_folder(folder, state)
     teams, identities = _attempt(keys, keys.teams), _attempt(keys, keys.identities)
     members = {team.name: [each.name for each in identities if each.team == team.name] for team in teams}
     if as_json:
@@ -210,7 +210,7 @@ def _quota(quota: TeamQuota) -> str:
 @team_app.command("remove")
 def team_remove(name: TeamArgument, folder: FolderOption = None, state: StateOption = None) -> None:
     """Remove a team without members; its models belong to no team then. Revoke its keys of the API."""
-    _, effect = _change(folder, state, "team.remove", name, lambda keys: keys.remove_team(name))
+    _, effect = change_keys(folder, state, "team.remove", name, lambda keys: keys.remove_team(name))
     show_line(f"{name} is removed; {effect}")
 
 
@@ -225,7 +225,7 @@ def rotate(
     """Make another key of bus and store for an identity. Those before are accepted until they are retired."""
     if attestation:
         now = SystemClock().now()
-        keys, _ = _change(
+        keys, _ = change_keys(
             folder,
             state,
             "attestation-key.rotate",
@@ -237,7 +237,7 @@ def rotate(
             f"`slipway keys retire {name} --attestation`"
         )
         return
-    keys, effect = _change(folder, state, "key.rotate", name, lambda keys: keys.rotate(name))
+    keys, effect = change_keys(folder, state, "key.rotate", name, lambda keys: keys.rotate(name))
     show_line(
         f"{name} has new keys in {_files(keys, name)}, and those before beside them, as {name}.old; "
         f"{effect}. When the new one is in use everywhere, withdraw the old one with `slipway keys retire {name}`"
@@ -255,7 +255,7 @@ def retire(
     """Withdraw the older of two keys of an identity, on bus and store."""
     if attestation:
         now = SystemClock().now()
-        _change(
+        change_keys(
             folder,
             state,
             "attestation-key.retire",
@@ -264,7 +264,7 @@ def retire(
         )
         show_line(f"{name} attests with its newest key only; what the others attested until now stays accepted")
         return
-    _, effect = _change(folder, state, "key.retire", name, lambda keys: keys.retire(name))
+    _, effect = change_keys(folder, state, "key.retire", name, lambda keys: keys.retire(name))
     show_line(f"the old key of {name} is withdrawn; {effect}")
 
 
@@ -272,7 +272,7 @@ def retire(
 def distrust(name: NameArgument, folder: FolderOption = None, state: StateOption = None) -> None:
     """Revoke all keys that a service attests with, and make it a new one: nothing that they signed is accepted."""
     now = SystemClock().now()
-    keys, _ = _change(
+    keys, _ = change_keys(
         folder,
         state,
         "attestation-key.distrust",
@@ -288,7 +288,7 @@ def distrust(name: NameArgument, folder: FolderOption = None, state: StateOption
 @keys_app.command("attesters")
 def attesters(folder: FolderOption = None, state: StateOption = None, as_json: JsonOption = False) -> None:
     """List the keys of services that attest, with what each may attest, and since when one counts no more."""
-    keys = _keys(folder, state)
+    keys = keys_of_folder(folder, state)
     _identities(keys)
     entries = _attempt(keys, keys.attesters.entries)
     if as_json:
@@ -312,7 +312,7 @@ def export_command(
     state: StateOption = None,
 ) -> None:
     """Write credentials for a NATS in operator mode: each identity's permissions, signed by a key of the account."""
-    keys = _keys(folder, state)
+    keys = keys_of_folder(folder, state)
     _identities(keys)
     made = _attempt(keys, lambda: keys.export(signing_key, into, now=SystemClock().now(), account=account))
     show_line(f"{len(made)} credentials are in {into}; the server needs max_control_line: 64KB")
@@ -321,7 +321,7 @@ def export_command(
 @keys_app.command("remove")
 def remove(name: NameArgument, folder: FolderOption = None, state: StateOption = None) -> None:
     """Withdraw all keys of a person or a program; its connections end."""
-    _, effect = _change(folder, state, "key.remove", name, lambda keys: keys.remove(name))
+    _, effect = change_keys(folder, state, "key.remove", name, lambda keys: keys.remove(name))
     show_line(f"the keys of {name} are withdrawn; {effect}")
 
 
@@ -331,7 +331,8 @@ def _files(keys: KeyFolder, name: str) -> str:
     return f"{keys.credential(name)} and {store.name}" if store.is_file() else str(keys.credential(name))
 
 
-def _keys(folder: Path | None, state: Path | None) -> KeyFolder:
+def keys_of_folder(folder: Path | None, state: Path | None) -> KeyFolder:
+    """Return the folder of keys that a command uses: the one that it names, else that of the state folder."""
     default = keys_folder(state if state is not None else CliSettings().state)
     return KeyFolder((folder or default).absolute())
 
@@ -343,11 +344,11 @@ def _identities(keys: KeyFolder) -> tuple[Identity, ...]:
     return identities
 
 
-def _change(
+def change_keys(
     folder: Path | None, state: Path | None, action: str, name: str, change: Callable[[KeyFolder], object]
 ) -> tuple[KeyFolder, str]:
     """Change keys, and note the change for the audit log; return their folder, and when the change takes effect."""
-    keys = _keys(folder, state)
+    keys = keys_of_folder(folder, state)
     _identities(keys)
 
     def noted_change() -> None:

@@ -188,7 +188,7 @@ async def raise_if_refused(js: JetStreamContext, published: Event[Any], after: i
 
 def refused_error(answer: OrderRefused) -> CommandError:
     """Return the error that a refused order ends a command with: its code is that of the service."""
-    sentence = f"the order {answer.order_id} was refused: {answer.code}: {answer.reason}"
+    sentence = f"the order was refused: {answer.code}: {answer.reason}"
     return CommandError(sentence, name=answer.code)
 
 

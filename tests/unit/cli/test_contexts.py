@@ -93,7 +93,7 @@ def test_only_its_owner_reads_and_writes_the_file(config):
     [
         {"nats_url": "nats://user:password@host:4222"},
         {"nats_url": "nats://h:1", "nats_credentials": SEED},
-        {"nats_url": "nats://h:1", "gateway_key": "sk-slipway-0123456789ab-00"},
+        {"nats_url": "nats://h:1", "gateway_key": "sk-slipway-0123456789ab-" + "0" * 64},
         {"nats_url": "nats://h:1", "console_url": "https://h/login?token=x"},
         {"nats_url": "-----BEGIN" + " PRIVATE KEY-----"},
     ],

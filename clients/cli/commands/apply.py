@@ -1,0 +1,125 @@
+"""`slipway apply` and `diff`: let an installation have the policies, teams and key scopes that files declare."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clients.cli.connection import JsonOption, StateOption, find_stack
+from clients.cli.declared import Declarations, read_declarations
+from clients.cli.errors import CommandError, Exit
+from clients.cli.installation import Installation
+from clients.cli.output import show_json, show_line, warn
+from decisions.declared_state import Change, Key, plan_changes, undeclared
+
+FilesOption = Annotated[
+    list[Path], typer.Option("--file", "-f", metavar="FILE|FOLDER", help="File, or folder of files; repeatable.")
+]
+PruneOption = Annotated[
+    bool, typer.Option("--prune", help="Also remove what is not declared, of the kinds that the files declare.")
+]
+FolderOption = Annotated[
+    Path | None, typer.Option("--folder", help="Folder of the keys, for teams (default: the one in the state folder).")
+]
+SIGNS = {"create": "+", "update": "~", "remove": "-", "issue": "!"}
+
+
+def apply(
+    *,
+    file: FilesOption,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Change nothing. Exit code 5 if something would be changed, else 0.")
+    ] = False,
+    prune: PruneOption = False,
+    folder: FolderOption = None,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let an installation have the policies, teams and scopes of API keys that files declare; what it has stays.
+
+    Nothing is changed if a file is not valid. A second run changes nothing. An API key that there is not is left to
+    `slipway keys issue`: it makes a secret, which no file holds; the exit code is then 1.
+    """
+    declared = read_declarations(file)
+    target = Installation(find_stack(state), state, folder)
+    changes, surplus = asyncio.run(_plan(target, declared, prune=prune))
+    if not dry_run:
+        for change in changes:
+            if change.action != "issue":
+                target.make(change, declared)
+    _show(declared, changes, surplus, applied=not dry_run, prune=prune, as_json=as_json)
+    if dry_run and changes:
+        raise typer.Exit(int(Exit.DIFFERENT))
+    missing = [change.name for change in changes if change.action == "issue"]
+    if missing:
+        raise CommandError(f"there is no valid API key {', '.join(missing)}; issue it with `slipway keys issue NAME`")
+
+
+def diff(
+    *,
+    file: FilesOption,
+    prune: PruneOption = False,
+    folder: FolderOption = None,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how an installation differs from files: exit code 5 if it does, 0 if not. Nothing is changed."""
+    declared = read_declarations(file)
+    target = Installation(find_stack(state), state, folder)
+    changes, surplus = asyncio.run(_plan(target, declared, prune=prune))
+    _show(declared, changes, surplus, applied=False, prune=prune, as_json=as_json)
+    if changes:
+        raise typer.Exit(int(Exit.DIFFERENT))
+
+
+async def _plan(target: Installation, declared: Declarations, *, prune: bool) -> tuple[list[Change], list[Key]]:
+    actual = await target.read(declared)
+    kinds = declared.kinds if prune else ()
+    return plan_changes(declared.as_data(), actual, prune=kinds), undeclared(declared.values, actual)
+
+
+def _show(
+    declared: Declarations,
+    changes: Sequence[Change],
+    surplus: Sequence[Key],
+    *,
+    applied: bool,
+    prune: bool,
+    as_json: bool,
+) -> None:
+    if as_json:
+        listed = [_as_data(change, declared) for change in changes]
+        others = [{"kind": kind, "name": name} for kind, name in surplus]
+        show_json({"different": bool(changes), "applied": applied, "changes": listed, "undeclared": others})
+        return
+    for change in changes:
+        show_line(f"{SIGNS[change.action]} {change.kind} {change.name}{_place(change, declared)}")
+        for difference in change.differences:
+            show_line(f"    {difference}")
+    made = [change for change in changes if change.action != "issue"]
+    if not changes:
+        show_line(f"no difference: {len(declared.values)} declared, all as they are in the installation")
+    elif applied:
+        show_line(f"{len(made)} changed, {len(declared.values) - len(changes)} unchanged")
+    else:
+        show_line(f"{len(changes)} would be changed; `slipway apply` changes them")
+    if surplus and not prune:
+        warn(
+            f"not declared, and left as they are: {', '.join(f'{kind} {name}' for kind, name in surplus)}; see --prune"
+        )
+
+
+def _place(change: Change, declared: Declarations) -> str:
+    place = declared.places.get((change.kind, change.name))
+    if change.action == "issue":
+        return f"  ({place.file}:{place.line}) is to be issued by a person" if place is not None else ""
+    return f"  ({place.file}:{place.line})" if place is not None else "  (not declared)"
+
+
+def _as_data(change: Change, declared: Declarations) -> dict[str, Any]:
+    place = declared.places.get((change.kind, change.name))
+    differences = [{"field": each.field, "before": each.before, "after": each.after} for each in change.differences]
+    where = {"file": place.file, "line": place.line} if place is not None else {"file": None, "line": None}
+    return {"action": change.action, "kind": change.kind, "name": change.name, **where, "differences": differences}

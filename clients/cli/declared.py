@@ -1,0 +1,229 @@
+"""What files declare: policies, teams, scopes of API keys; read with lines, compared with the installation as JSON."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from clients.cli.contexts import holds_secret
+from clients.cli.errors import CommandError, Exit
+from clients.cli.names import nearest
+from clients.cli.yaml_source import Document, InvalidError, Problem, read_documents
+from contracts.api_keys import ApiKey, KeyLimits, KeyName
+from contracts.policy import ReleasePolicy
+from contracts.teams import Team, TeamName, TeamQuota
+from contracts.vocabulary import Environment, Instant, ModelName
+from decisions.declared_state import Key, Kind
+from decisions.policy_comparison import find_unrehearsed
+
+KINDS = ("Policy", "Team", "ApiKey")
+SUFFIXES = (".yaml", ".yml", ".json")
+MOST_FILES = 1000
+_WORDS = re.compile(r"[\s\"'=,:{}\[\]]+")
+
+
+class _Declared(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Limits(KeyLimits):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Quota(TeamQuota):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DeclaredPolicy(_Declared):
+    """The stored policy of a model."""
+
+    kind: Literal["Policy"]
+    model: ModelName
+    policy: ReleasePolicy
+
+    @property
+    def key(self) -> Key:
+        """Kind and name."""
+        return ("Policy", self.model)
+
+    def as_data(self) -> dict[str, Any]:
+        """Return it as it is compared."""
+        return policy_data(self.policy)
+
+
+class DeclaredTeam(_Declared):
+    """A team, its models and its quota; members are made with `slipway keys add`."""
+
+    kind: Literal["Team"]
+    name: TeamName
+    models: Annotated[tuple[ModelName, ...], Field(min_length=1)]
+    quota: _Quota = _Quota()
+
+    @property
+    def key(self) -> Key:
+        """Kind and name."""
+        return ("Team", self.name)
+
+    def as_data(self) -> dict[str, Any]:
+        """Return it as it is compared."""
+        return _team(self.models, self.quota)
+
+
+class DeclaredApiKey(_Declared):
+    """What the valid API keys of a name open; no file holds a key."""
+
+    kind: Literal["ApiKey"]
+    name: KeyName
+    models: tuple[ModelName, ...] = ()
+    team: TeamName | None = None
+    environments: Annotated[tuple[Environment, ...], Field(min_length=1)] = ("production",)
+    limits: _Limits = _Limits()
+    expires_at: Instant | None = None
+
+    @model_validator(mode="after")
+    def _opens_something(self) -> "DeclaredApiKey":
+        if not self.models and self.team is None:
+            msg = "a key that opens all models of the installation is not declared in files: name models or a team"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def key(self) -> Key:
+        """Kind and name."""
+        return ("ApiKey", self.name)
+
+    def as_data(self) -> dict[str, Any]:
+        """Return it as it is compared."""
+        return _scope(self)
+
+
+AnyDeclared = DeclaredPolicy | DeclaredTeam | DeclaredApiKey
+_ANY: TypeAdapter[AnyDeclared] = TypeAdapter(Annotated[AnyDeclared, Field(discriminator="kind")])
+
+
+@dataclass(frozen=True)
+class Declarations:
+    """What files declare, and where."""
+
+    values: Mapping[Key, AnyDeclared] = field(default_factory=dict)
+    places: Mapping[Key, Problem] = field(default_factory=dict)
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        """Return the kinds that they declare something of."""
+        return frozenset(kind for kind, _ in self.values)
+
+    def as_data(self) -> dict[Key, dict[str, Any]]:
+        """Return them as they are compared."""
+        return {key: value.as_data() for key, value in self.values.items()}
+
+
+def policy_data(policy: ReleasePolicy) -> dict[str, Any]:
+    """Return a policy as it is compared."""
+    return policy.model_dump(mode="json")
+
+
+def team_data(team: Team) -> dict[str, Any]:
+    """Return a team as it is compared."""
+    return _team(team.models, team.quota)
+
+
+def scope_data(record: ApiKey) -> dict[str, Any]:
+    """Return the scope of a key as it is compared."""
+    return _scope(record)
+
+
+def read_declarations(paths: Sequence[Path]) -> Declarations:
+    """Return what the files of these paths declare; of a folder, every YAML and JSON file below it.
+
+    Raises:
+        InvalidError: something in them is not valid, holds a secret, or is declared twice.
+        CommandError: there is no file, or one cannot be read.
+    """
+    values: dict[Key, AnyDeclared] = {}
+    places: dict[Key, Problem] = {}
+    problems: list[Problem] = []
+    documents = [(file, read_documents(file)) for file in _files(paths)]
+    problems += [problem for file, _ in documents for problem in _secrets(file)]
+    for document in (each for _, listed in documents for each in listed):
+        declared = _parse(document, problems)
+        if declared is None:
+            continue
+        if declared.key in values:
+            first = places[declared.key]
+            problems.append(document.problem(f"it is declared in {first.file}:{first.line}, too: declare it once"))
+        values.setdefault(declared.key, declared)
+        places.setdefault(declared.key, document.problem(""))
+    if problems:
+        raise InvalidError(problems)
+    return Declarations(values, places)
+
+
+def _files(paths: Iterable[Path]) -> list[Path]:
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            below = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
+            files += [file for file in below if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+        else:
+            files.append(path)
+    if not files:
+        raise CommandError(f"{', '.join(map(str, paths))} has no file of {', '.join(SUFFIXES)}: name one", Exit.USAGE)
+    if len(files) > MOST_FILES:
+        raise CommandError(
+            f"there are {len(files)} files, more than {MOST_FILES}: name a folder with fewer", Exit.USAGE
+        )
+    return files
+
+
+def _parse(document: Document, problems: list[Problem]) -> AnyDeclared | None:
+    kind = document.data.get("kind") if isinstance(document.data, dict) else None
+    if kind not in KINDS:
+        near = nearest(str(kind), KINDS)
+        message = f"the kind {kind!r} is unknown: {f'{near} Use' if near else 'use'} {', '.join(KINDS)}"
+        problems.append(document.problem(message, "kind"))
+        return None
+    try:
+        declared = _ANY.validate_python(document.data)
+    except ValidationError as error:
+        listed = document.problems(error)
+        problems += [_without_kind(document, each, kind) for each in listed]
+        return None
+    unrehearsed = find_unrehearsed(declared.policy) if isinstance(declared, DeclaredPolicy) else None
+    if unrehearsed is not None:
+        problems.append(document.problem(unrehearsed, "policy", "rehearsal"))
+    return declared
+
+
+def _without_kind(document: Document, problem: Problem, kind: str) -> Problem:
+    """Return a problem without the kind that pydantic puts before its location, with the line of the rest."""
+    location = [
+        int(part) if part.isdigit() else part for part in problem.field.removeprefix(kind).strip(".").split(".")
+    ]
+    return document.problem(problem.message, *(part for part in location if part != ""))
+
+
+def _secrets(file: Path) -> list[Problem]:
+    """Return the lines that look as if they held a secret, comments too: a file in a repository is read by many."""
+    message = "the line looks like a secret, which no file may hold: remove it, and withdraw the key"
+    lines = enumerate(file.read_text().splitlines(), 1)
+    return [
+        Problem(str(file), number, "", message) for number, line in lines if any(map(holds_secret, _WORDS.split(line)))
+    ]
+
+
+def _team(models: Iterable[str], quota: TeamQuota) -> dict[str, Any]:
+    return {"models": sorted(models), "quota": quota.model_dump(mode="json", exclude_none=True)}
+
+
+def _scope(scope: ApiKey | DeclaredApiKey) -> dict[str, Any]:
+    return {
+        "models": sorted(scope.models),
+        "team": scope.team,
+        "environments": sorted(scope.environments),
+        "limits": scope.limits.model_dump(mode="json", exclude_none=True),
+        "expires_at": None if scope.expires_at is None else scope.expires_at.isoformat(),
+    }

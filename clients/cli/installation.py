@@ -1,0 +1,153 @@
+"""An installation as files declare it: reads what it has of policies, teams and API keys, and makes changes."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nats.js import JetStreamContext
+
+from clients.cli.audit_facts import state_change
+from clients.cli.commands.keys import change_keys, keys_of_folder
+from clients.cli.connection import StackAddress, connected, sender_of
+from clients.cli.declared import (
+    AnyDeclared,
+    Declarations,
+    DeclaredApiKey,
+    DeclaredPolicy,
+    DeclaredTeam,
+    policy_data,
+    scope_data,
+    team_data,
+)
+from clients.cli.errors import CommandError
+from contracts.api_keys import ApiKey, KeyLimits
+from contracts.policy import ReleasePolicy
+from contracts.teams import TeamQuota
+from decisions.declared_state import Change, Key
+from shared.runtime.clock import SystemClock
+from shared.storage.kv import Bucket, Conflict, Entry
+
+POLICIES, KEYS = "policies", "api-keys"
+
+
+@dataclass(frozen=True)
+class Installation:
+    """The installation of a stack, with the folder of keys that its teams are in."""
+
+    stack: StackAddress
+    state: Path | None
+    folder: Path | None
+
+    async def read(self, declared: Declarations) -> dict[Key, Mapping[str, Any]]:
+        """Return what there is of the kinds that are declared.
+
+        Of several valid API keys of one name, it is the scope of one that differs from what is declared, if any does.
+        """
+        actual: dict[Key, Mapping[str, Any]] = {}
+        if "Team" in declared.kinds:
+            actual |= {("Team", team.name): team_data(team) for team in keys_of_folder(self.folder, self.state).teams()}
+        if not {"Policy", "ApiKey"} & declared.kinds:
+            return actual
+        async with connected(self.stack) as client:
+            js = client.jetstream(timeout=10)
+            if "Policy" in declared.kinds:
+                policies = await Bucket(js, POLICIES, ReleasePolicy).all()
+                actual |= {("Policy", model): policy_data(entry.value) for model, entry in policies.items()}
+            if "ApiKey" in declared.kinds:
+                wished = declared.as_data()
+                for entry in await _valid_keys(js):
+                    key: Key = ("ApiKey", entry.value.name)
+                    if key not in actual or actual[key] == wished.get(key):
+                        actual[key] = scope_data(entry.value)
+        return actual
+
+    def make(self, change: Change, declared: Declarations) -> None:
+        """Make a change, recorded in the audit log as the commands for one thing record it.
+
+        Raises:
+            CommandError: It is refused, or somebody else made another one at the same time.
+        """
+        value = declared.values.get((change.kind, change.name))
+        if change.kind == "Team":
+            self._make_team(change, value if isinstance(value, DeclaredTeam) else None)
+        else:
+            asyncio.run(self._make_on_bus(change, value))
+
+    async def _make_on_bus(self, change: Change, value: AnyDeclared | None) -> None:
+        async with connected(self.stack) as client:
+            js = client.jetstream(timeout=10)
+            try:
+                if change.kind == "Policy":
+                    await self._make_policy(js, change.name, value if isinstance(value, DeclaredPolicy) else None)
+                else:
+                    await self._make_keys(js, change.name, value if isinstance(value, DeclaredApiKey) else None)
+            except Conflict:
+                raise CommandError(
+                    f"{change.kind} {change.name} was changed by another command at the same time; run this one again"
+                ) from None
+
+    def _make_team(self, change: Change, team: DeclaredTeam | None) -> None:
+        if team is None:
+            change_keys(self.folder, self.state, "team.remove", change.name, lambda keys: keys.remove_team(change.name))
+            return
+        quota = TeamQuota.model_validate(team.quota.model_dump())
+        name = team.name
+        change_keys(self.folder, self.state, "team.set", name, lambda keys: keys.set_team(name, team.models, quota))
+
+    async def _make_policy(self, js: JetStreamContext, model: str, declared: DeclaredPolicy | None) -> None:
+        bucket = Bucket(js, POLICIES, ReleasePolicy)
+        entry = await bucket.get(model)
+        if declared is None:
+            await state_change(js, sender_of(self.stack), "policy.remove", model, model=model)
+            if entry is not None:
+                await bucket.remove(model, entry.revision)
+            return
+        await state_change(js, sender_of(self.stack), "policy.set", model, record=declared.policy, model=model)
+        if entry is None:
+            await bucket.create(model, declared.policy)
+        else:
+            await bucket.update(model, declared.policy, entry.revision)
+
+    async def _make_keys(self, js: JetStreamContext, name: str, declared: DeclaredApiKey | None) -> None:
+        """Give every valid key of a name its declared scope, or revoke them all."""
+        bucket = Bucket(js, KEYS, ApiKey)
+        action = "api-key.revoke" if declared is None else "api-key.change"
+        for entry in await _valid_keys(js):
+            if entry.value.name != name:
+                continue
+            record = _revoked(entry.value) if declared is None else _rescoped(entry.value, declared)
+            if record == entry.value:
+                continue
+            about = {"name": name}
+            await state_change(js, sender_of(self.stack), action, record.key_id, record=record, details=about)
+            await bucket.update(record.key_id, record, entry.revision)
+
+
+async def _valid_keys(js: JetStreamContext) -> list[Entry[ApiKey]]:
+    now = SystemClock().now()
+    entries = (await Bucket(js, KEYS, ApiKey).all()).values()
+    valid = [
+        entry
+        for entry in entries
+        if entry.value.revoked_at is None and (entry.value.expires_at is None or entry.value.expires_at > now)
+    ]
+    return sorted(valid, key=lambda entry: (entry.value.issued_at, entry.value.key_id))
+
+
+def _revoked(record: ApiKey) -> ApiKey:
+    return record.model_copy(update={"revoked_at": SystemClock().now()})
+
+
+def _rescoped(record: ApiKey, declared: DeclaredApiKey) -> ApiKey:
+    changed = {
+        "models": declared.models,
+        "team": declared.team,
+        "environments": declared.environments,
+        "limits": KeyLimits.model_validate(declared.limits.model_dump()),
+        "expires_at": declared.expires_at,
+    }
+    if scope_data(record) == declared.as_data():
+        return record
+    return ApiKey.model_validate({**record.model_dump(), **changed})

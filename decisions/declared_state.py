@@ -1,0 +1,100 @@
+"""What is to change so that an installation has what files declare. Pure."""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+Kind = Literal["Team", "Policy", "ApiKey"]
+Action = Literal["create", "update", "remove", "issue"]
+Key = tuple[Kind, str]
+ORDER: Final[tuple[Kind, ...]] = ("Team", "Policy", "ApiKey")
+"""The order in which kinds are changed: a key may name a team; what is removed goes in the opposite order."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A field whose value in the files is another one than that of the installation."""
+
+    field: str
+    before: Any
+    after: Any
+
+    def __str__(self) -> str:
+        """Return `canary.steps: [0.1] -> [0.05, 0.25]`."""
+        return f"{self.field}: {_text(self.before)} -> {_text(self.after)}"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing that is to be created, updated or removed; `issue` is left to a person, because it makes a secret."""
+
+    action: Action
+    kind: Kind
+    name: str
+    differences: tuple[Difference, ...] = ()
+
+
+def plan_changes(
+    declared: Mapping[Key, Mapping[str, Any]],
+    actual: Mapping[Key, Mapping[str, Any]],
+    *,
+    prune: Collection[Kind] = (),
+) -> list[Change]:
+    """Return the changes in the order in which they are made; none if the installation has what is declared.
+
+    Args:
+        declared: What the files say, by kind and name, as JSON data.
+        actual: What the installation has of it.
+        prune: Kinds of which whatever is not declared is removed.
+    """
+    changes = []
+    for key in sorted(declared, key=lambda key: (ORDER.index(key[0]), key[1])):
+        kind, name = key
+        if key not in actual:
+            changes.append(Change("issue" if kind == "ApiKey" else "create", kind, name))
+        elif differences := compare(actual[key], declared[key]):
+            changes.append(Change("update", kind, name, differences))
+    surplus = [key for key in undeclared(declared, actual) if key[0] in prune]
+    return changes + [Change("remove", kind, name) for kind, name in reversed(surplus)]
+
+
+def undeclared(declared: Mapping[Key, Any], actual: Mapping[Key, Any]) -> list[Key]:
+    """Return what the installation has and the files do not declare, in order."""
+    surplus = [key for key in actual if key not in declared]
+    return sorted(surplus, key=lambda key: (ORDER.index(key[0]), key[1]))
+
+
+def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Difference, ...]:
+    """Return the fields that differ, by their path; lists of different lengths are compared as a whole."""
+    differences: list[Difference] = []
+    for name in sorted({*before, *after}):
+        old, new = before.get(name), after.get(name)
+        parts = _parts(old, new)
+        if parts is not None:
+            differences += [Difference(f"{name}.{each.field}", each.before, each.after) for each in compare(*parts)]
+        elif old != new:
+            differences.append(Difference(name, old, new))
+    return tuple(differences)
+
+
+def _parts(old: Any, new: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
+    """Return two values as mappings of their parts; None if they have none, or are not alike."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return old, new
+    if not isinstance(old, list) or not isinstance(new, list) or len(old) != len(new):
+        return None
+    if not all(isinstance(each, Mapping) for each in (*old, *new)):
+        return None
+    return {str(i): each for i, each in enumerate(old)}, {str(i): each for i, each in enumerate(new)}
+
+
+def _text(value: Any) -> str:
+    """Return a value as compact JSON, without what is not set."""
+    return "none" if value is None else json.dumps(_without_none(value), ensure_ascii=False)
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _without_none(each) for name, each in value.items() if each is not None}
+    return [_without_none(each) for each in value] if isinstance(value, list) else value

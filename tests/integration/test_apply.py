@@ -1,0 +1,143 @@
+"""`slipway apply` and `diff` on a real bus with keys: teams, policies and key scopes; drift, prune, who may, audit."""
+
+import asyncio
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from clients.cli.declared import policy_data
+from contracts.api_keys import ApiKey
+from contracts.policy import ReleasePolicy
+from contracts.services import ORDERS
+from deploy.identity.key_folder import KeyFolder
+from shared.messaging.provision import provision
+from shared.storage.kv import Bucket
+from testbed.factories import policy
+from testbed.servers import NatsServer
+from tests.kit.command import run_command
+
+AT = datetime(2026, 11, 24, tzinfo=UTC)
+TEAM = "kind: Team\nname: shop\nmodels: [shop-bot]\nquota: {releases: 2}\n"
+KEY = "kind: ApiKey\nname: web\nmodels: [shop-bot]\nlimits: {requests_per_minute: 60}\n"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = KeyFolder(tmp_path_factory.mktemp("keys"))
+    folder.prepare(["127.0.0.1", "localhost"], datetime.now(UTC))
+    folder.add("admin", ["administrator"])
+    folder.add("victor", ["viewer"])
+    server = NatsServer(tmp_path_factory.mktemp("nats"), folder)
+    server.start()
+    asyncio.run(prepare(server))
+    yield server
+    server.discard()
+
+
+async def prepare(server):
+    client = await server.connect("provisioner")
+    await provision(client.jetstream(timeout=30))
+    await client.close()
+
+
+@pytest.fixture
+async def bus(server):
+    client = await server.connect()
+    yield client.jetstream(timeout=10)
+    await client.close()
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "policy.json").write_text(
+        json.dumps({"kind": "Policy", "model": "shop-bot", "policy": policy_data(policy())})
+    )
+    (tmp_path / "shop.yaml").write_text(f"{TEAM}---\n{KEY}")
+    return tmp_path
+
+
+def slipway(server, *arguments, name="admin"):
+    variables = {
+        "SLIPWAY_NATS_URL": server.url,
+        "SLIPWAY_NATS_CREDENTIALS": str(server.keys.credential(name)),
+        "SLIPWAY_NATS_CA": str(server.keys.authority),
+    }
+    return run_command(variables, *arguments, "--folder", str(server.keys.path))
+
+
+def api_key(key_id, **changes):
+    digest = "sha256:" + key_id[0] * 64
+    return ApiKey(key_id=key_id, name="web", secret_digest=digest, issued_at=AT, issued_by="admin", **changes)
+
+
+async def run(server, *arguments, **options):
+    return await asyncio.to_thread(slipway, server, *arguments, **options)
+
+
+async def test_files_become_the_installation_drift_is_shown_and_nothing_undeclared_goes_unasked(server, bus, files):
+    keys, policies = Bucket(bus, "api-keys", ApiKey), Bucket(bus, "policies", ReleasePolicy)
+    for key_id in ("0" * 12, "1" * 12):
+        await keys.create(key_id, api_key(key_id))
+    await keys.create("2" * 12, api_key("2" * 12, revoked_at=AT))
+    await policies.create("other-bot", policy())
+    code, out, err = await run(server, "diff", "-f", str(files))
+    assert code == 5
+    assert [line[0] for line in out.splitlines() if line[0] in "+~-!"] == ["+", "+", "~"]
+    assert "limits.requests_per_minute: none -> 60" in out
+    assert "left as they are: Policy other-bot" in err
+    assert await policies.get("shop-bot") is None, "diff changes nothing"
+    assert (await run(server, "apply", "-f", str(files)))[0] == 0
+    stored = await policies.get("shop-bot")
+    assert stored.value == policy()
+    assert [team.quota.releases for team in server.keys.teams()] == [2]
+    scopes = {key_id: entry.value for key_id, entry in (await keys.all()).items()}
+    assert {each.limits.requests_per_minute for each in scopes.values() if each.revoked_at is None} == {60}
+    assert scopes["2" * 12].models == (), "a revoked key stays as it was"
+    assert {each.secret_digest[7] for each in scopes.values()} == {"0", "1", "2"}
+    code, out, _ = await run(server, "apply", "-f", str(files), "--json")
+    assert (code, json.loads(out)["different"]) == (0, False)
+    assert (await policies.get("shop-bot")).revision == stored.revision, "a second run writes nothing"
+    await policies.update("shop-bot", policy(on_newer="supersede"), stored.revision)
+    code, out, _ = await run(server, "apply", "-f", str(files), "--dry-run", "--json")
+    (change,) = json.loads(out)["changes"]
+    assert (code, change["action"], change["line"]) == (5, "update", 1)
+    assert change["differences"] == [{"field": "on_newer", "before": "supersede", "after": "queue"}]
+    assert (await run(server, "apply", "-f", str(files), "--prune"))[0] == 0
+    assert await policies.get("other-bot") is None
+    assert (await policies.get("shop-bot")).value == policy()
+
+
+async def test_every_change_is_in_the_audit_log_with_who_made_it(server, bus):
+    messages = [await bus.get_msg(ORDERS, seq) for seq in range(1, (await bus.stream_info(ORDERS)).state.last_seq + 1)]
+    actions = [json.loads(message.data)["data"]["action"] for message in messages]
+    assert {"policy.set", "policy.remove", "api-key.change"} <= set(actions)
+    assert {message.subject.rpartition(".")[2] for message in messages} == {"admin"}
+
+
+async def test_a_key_that_there_is_not_is_left_to_a_person(server, tmp_path):
+    (tmp_path / "a.yaml").write_text(KEY.replace("web", "mobile"))
+    code, out, err = await run(server, "apply", "-f", str(tmp_path))
+    assert code == 1
+    assert "! ApiKey mobile" in out
+    assert "slipway keys issue" in err
+
+
+async def test_who_may_only_read_changes_nothing(server, bus, files):
+    (files / "policy.json").write_text(
+        json.dumps({"kind": "Policy", "model": "new-bot", "policy": policy_data(policy())})
+    )
+    (files / "shop.yaml").unlink()
+    code, _, err = await run(server, "apply", "-f", str(files), name="victor")
+    assert code == 1
+    assert "victor" in err
+    assert await Bucket(bus, "policies", ReleasePolicy).get("new-bot") is None
+
+
+async def test_files_that_are_not_valid_change_nothing_at_all(server, bus, files):
+    (files / "z.yaml").write_text("kind: Team\nname: shop\n")
+    before = await Bucket(bus, "policies", ReleasePolicy).keys()
+    code, _, err = await run(server, "apply", "-f", str(files))
+    assert code == 2
+    assert f"{files / 'z.yaml'}:1:" in err
+    assert await Bucket(bus, "policies", ReleasePolicy).keys() == before

@@ -1,0 +1,81 @@
+"""Files that declare policies, teams and key scopes: every problem with file and line, no secret, nothing twice."""
+
+import json
+
+import pytest
+
+from clients.cli.declared import read_declarations
+from clients.cli.errors import CommandError
+from clients.cli.yaml_source import InvalidError
+from tests.kit.command import run_command
+
+POLICY = """\
+kind: Policy
+model: bot
+policy:
+  triggers: [{name: errors, metric: error_ratio, threshold: 0.5, action: manual}]
+"""
+TEAM = "kind: Team\nname: shop\nmodels: [bot]\nquota: {releases: 2}\n"
+KEY = "kind: ApiKey\nname: web\nteam: shop\nlimits: {requests_per_minute: 60}\n"
+
+
+def problems_of(*paths):
+    with pytest.raises(InvalidError) as refused:
+        read_declarations(paths)
+    return [f"{each.line}: {each.message}" for each in refused.value.problems]
+
+
+def written(folder, text, name="a.yaml"):
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def test_files_of_a_folder_are_read_together_hidden_ones_are_not(tmp_path):
+    written(tmp_path, f"{TEAM}---\n{POLICY}")
+    written(tmp_path, json.dumps({"kind": "ApiKey", "name": "web", "team": "shop"}), "key.json")
+    written(tmp_path, "no: file of ours", "README.md")
+    (tmp_path / ".git").mkdir()
+    written(tmp_path / ".git", "kind: nothing\n")
+    declared = read_declarations([tmp_path])
+    assert set(declared.values) == {("Team", "shop"), ("Policy", "bot"), ("ApiKey", "web")}
+    assert declared.places["Policy", "bot"].line == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("kind: Polcy\nmodel: a\n", "1: the kind 'Polcy' is unknown: did you mean Policy?"),
+        ("a: 1\n", "1: the kind None is unknown: use Policy, Team, ApiKey"),
+        ("[1]\n", "1: the kind None is unknown"),
+        (POLICY.replace("threshold: 0.5", "threshold: -1"), "4: the trigger 'errors': threshold is -1"),
+        (POLICY.replace("  triggers", "  canry: {}\n  triggers"), "4: Extra inputs are not permitted"),
+        (
+            POLICY.replace(", action: manual", "").replace("policy:\n", "policy:\n  rehearsal: not_required\n"),
+            "4: rehearsal: not_required",
+        ),
+        (TEAM.replace("releases", "relases"), "4: Extra inputs are not permitted"),
+        (TEAM + "members: [anna]\n", "5: Extra inputs are not permitted"),
+        (KEY.replace("team: shop\n", ""), "1: a key that opens all models"),
+        (KEY.replace("60", "0"), "4: Input should be greater than or equal to 1"),
+        (KEY + f"secret_digest: sk-slipway-0123456789ab-{'a' * 64}\n", "5: the line looks like a secret"),
+        (f"{TEAM}---\n{TEAM}", "6: it is declared in"),
+        (TEAM + "# SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY\n", "5: the line looks like a secret"),
+    ],
+)
+def test_every_problem_has_its_line(tmp_path, text, expected):
+    assert any(each.startswith(expected) for each in problems_of(written(tmp_path, text)))
+
+
+def test_the_secret_is_not_repeated_in_the_message(tmp_path):
+    secret = f"sk-slipway-0123456789ab-{'a' * 64}"
+    code, _, err = run_command({}, "apply", "-f", str(written(tmp_path, f"{KEY}key: {secret}\n")), "--json")
+    assert code == 2
+    assert secret not in err
+    assert {each["line"] for each in json.loads(err)["error"]["problems"]} == {5}
+
+
+def test_what_is_not_there_is_refused(tmp_path):
+    with pytest.raises(CommandError, match="has no file of"):
+        read_declarations([tmp_path])
+    with pytest.raises(CommandError, match="cannot be read"):
+        read_declarations([tmp_path / "none.yaml"])
