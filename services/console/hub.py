@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from contracts.envelope import Event
@@ -87,6 +87,8 @@ class Hub:
         still: Callable[[], bool] = lambda: True,
         keep_alive_s: float = KEEP_ALIVE_S,
         since: float | None = None,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> AsyncIterator[str]:
         """Yield server-sent events: `change` with the topics that have changed, and comments that keep it open.
 
@@ -96,6 +98,7 @@ class Hub:
             still: Whether the session goes on, asked every `keep_alive_s`; the stream ends with it.
             keep_alive_s: After how long without a change a comment is sent.
             since: When the page was rendered: what changed between that and this stream is sent as `all`.
+            sleep: Waits while changes are gathered.
         """
         listener = _Listener(models, session)
         checked = asyncio.get_running_loop().time()
@@ -116,7 +119,7 @@ class Hub:
                     yield ": keep open\n\n"
                     continue
                 if not self._closed:
-                    await asyncio.sleep(GATHER_S)
+                    await sleep(GATHER_S)
                     yield f"event: change\ndata: {json.dumps(listener.take())}\n\n"
         finally:
             self._waiting.discard(listener)

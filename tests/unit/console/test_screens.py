@@ -4,6 +4,7 @@ import asyncio
 import csv
 import io
 import json
+import re
 from datetime import timedelta
 
 import pytest
@@ -13,7 +14,7 @@ from contracts import facts as f
 from services.console.domain.screens import Points
 from services.console.hub import MOST_TOPICS, Hub
 from services.console.web.downloads import csv_of
-from services.console.web.rendering import NONE, ago, milliseconds, number, size, sparkline
+from services.console.web.rendering import FOLDER, NONE, ago, milliseconds, number, size, sparkline
 from testbed import factories
 from testbed.screens import ELSEWHERE, Shown, screens
 from testbed.story import Story
@@ -192,6 +193,30 @@ def test_open_pages_learn_what_changed_and_of_their_models_only():
     assert {"model:bank-bot", "model:shop-bot", "release", "deployment"} <= set(everything)
     assert "model:shop-bot" in team
     assert not [topic for topic in team if "bank-bot" in topic or "0000000001-1" in topic]
+
+
+def test_nothing_waits_for_long_between_a_change_and_its_page():
+    """Live within a second: messages are pushed, and all waits on purpose, to gather changes, take half of it."""
+    script = (FOLDER / "static" / "console.js").read_text()
+    page_s = int(re.search(r"const wait = (\d+); // milliseconds", script)[1]) / 1000
+
+    async def waits():
+        loop, hub, story = asyncio.get_running_loop(), Hub(1), Story(NOW)
+        slept, sleep = [], asyncio.sleep
+
+        async def note(delay):
+            slept.append(delay)
+            await sleep(0)
+
+        stream = hub.stream(sleep=note)
+        await anext(stream)
+        following = loop.create_task(anext(stream))
+        await hub.publish(log_of(list(story.release("shop-bot", 1, 1, until="merging"))))
+        assert "model:shop-bot" in await following
+        await stream.aclose()
+        return sum(slept)
+
+    assert asyncio.run(waits()) + page_s <= 0.5
 
 
 def test_very_many_changes_are_one_that_says_all():
