@@ -48,6 +48,7 @@ def screens(shown: Shown) -> dict[str, Screen]:
         "/models/{model}/versions/{version}/proofs": Screen("proofs", f"{model}/versions/2/proofs"),
         "/models/{model}/compare": Screen("compare", f"{model}/compare?left=1&right=2"),
         "/models/{model}/replay": Screen("replay", f"{model}/replay"),
+        "/models/{model}/playground": Screen("playground", f"{model}/playground"),
         "/alerts": Screen("alerts", "/alerts"),
         "/alerts/{alert_id:path}": Screen("alert", f"/alerts/{shown.alert_id}"),
         "/models/{model}/rollback": Screen("rollback", f"{model}/rollback?target={shown.target}"),
