@@ -111,7 +111,7 @@ class Installation:
             await bucket.update(model, declared.policy, entry.revision)
 
     async def _make_keys(self, js: JetStreamContext, name: str, declared: DeclaredApiKey | None) -> None:
-        """Give every valid key of a name its declared scope, or revoke them all."""
+        """Store every valid key of a name with its declared scope, or revoke them all."""
         bucket = Bucket(js, KEYS, ApiKey)
         action = "api-key.revoke" if declared is None else "api-key.change"
         for entry in await _valid_keys(js):

@@ -140,8 +140,10 @@ def test_every_field_of_a_policy_has_its_meaning():
 @pytest.mark.parametrize("page", [str(path.relative_to(ROOT)) for path in committed("docs/*.md")])
 def test_policies_of_the_pages_are_valid(page):
     text = (ROOT / page).read_text()
-    documents = [yaml.safe_load(body) for language, body in BLOCK.findall(text) if language == "yaml"]
+    bodies = [body for language, body in BLOCK.findall(text) if language == "yaml"]
+    documents = [document for body in bodies for document in yaml.safe_load_all(body)]
     policies = [document for document in documents if "triggers" in document]
+    policies += [document["policy"] for document in documents if document.get("kind") == "Policy"]
     for policy in policies:
         ReleasePolicy.model_validate(policy)
     assert policies or page not in ("docs/reference/policy.md", "docs/triggers.md")

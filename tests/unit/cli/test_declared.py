@@ -1,6 +1,7 @@
 """Files that declare policies, teams and key scopes: every problem with file and line, no secret, nothing twice."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +73,12 @@ def test_the_secret_is_not_repeated_in_the_message(tmp_path):
     assert code == 2
     assert secret not in err
     assert {each["line"] for each in json.loads(err)["error"]["problems"]} == {5}
+
+
+def test_the_example_of_the_guide_is_valid(tmp_path):
+    guide = (Path(__file__).resolve().parents[3] / "docs" / "guides" / "declarative.md").read_text()
+    example = guide.partition("```yaml\n")[2].partition("```")[0]
+    assert len(read_declarations([written(tmp_path, example)]).values) == 3
 
 
 def test_what_is_not_there_is_refused(tmp_path):
