@@ -31,73 +31,86 @@ from shared.storage.kv import Bucket, Conflict
 BUCKET = "api-keys"
 USAGE = "api-usage"
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="What the key is for, or whose it is.")]
+ModelsOption = Annotated[
+    list[str] | None, typer.Option(metavar="MODEL", help="Model that the key opens; repeatable (default: all).")
+]
+TeamOption = Annotated[
+    str | None, typer.Option(metavar="TEAM", help="Team whose models the key opens at most (slipway keys team).")
+]
+TokensPerMinuteOption = Annotated[
+    int | None, typer.Option(metavar="N", help="Most tokens of prompts and answers in a minute.")
+]
+TokensPerMonthOption = Annotated[
+    int | None, typer.Option(metavar="N", help="Budget of tokens in each calendar month (UTC).")
+]
+OutputOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write the key to a new file that only you can read.")
+]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="Id of the key: see `slipway keys list`.")]
 
 
 def issue(
     name: NameArgument,
     *,
-    model: Annotated[
-        list[str] | None, typer.Option(metavar="MODEL", help="Model that the key opens; repeatable (default: all).")
-    ] = None,
-    team: Annotated[
-        str | None, typer.Option(metavar="TEAM", help="Team whose models the key opens at most (slipway keys team).")
-    ] = None,
+    model: ModelsOption = None,
+    team: TeamOption = None,
     staging: Annotated[bool, typer.Option("--staging", help="The key opens staging instead of production.")] = False,
     both: Annotated[bool, typer.Option("--both", help="The key opens production and staging.")] = False,
     requests_per_minute: Annotated[int | None, typer.Option(metavar="N", help="Most requests in a minute.")] = None,
-    tokens_per_minute: Annotated[
-        int | None, typer.Option(metavar="N", help="Most tokens of prompts and answers in a minute.")
-    ] = None,
+    tokens_per_minute: TokensPerMinuteOption = None,
     concurrency: Annotated[int | None, typer.Option(metavar="N", help="Most requests at the same time.")] = None,
-    tokens_per_month: Annotated[
-        int | None, typer.Option(metavar="N", help="Budget of tokens in each calendar month (UTC).")
-    ] = None,
+    tokens_per_month: TokensPerMonthOption = None,
     expires: Annotated[str | None, typer.Option(metavar="90d", help="When the key ends (default: never).")] = None,
-    output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the key to a new file that only you can read.")
-    ] = None,
+    output: OutputOption = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Issue a key for the API of the gateway. It is shown once: only its digest is stored."""
-    if staging and both:
-        raise CommandError("--staging and --both exclude each other", Exit.USAGE)
-    for name_of_model in model or []:
+    environments, models = _environments(staging=staging, both=both), tuple(model or ())
+    for name_of_model in models:
         check_model(name_of_model)
-    stack, now = find_stack(state), SystemClock().now()
+    stack, secret = find_stack(state), secrets.token_hex(SECRET_BYTES)
     if team is not None:
-        _check_team(stack, team, model or [])
-    secret = secrets.token_hex(SECRET_BYTES)
-    environments: tuple[Environment, ...] = (
-        ("production", "staging") if both else ("staging",) if staging else ("production",)
-    )
-    try:
-        record = ApiKey.model_validate(
-            {
-                "key_id": secrets.token_hex(ID_BYTES),
-                "name": name,
-                "secret_digest": digest_of_secret(secret),
-                "models": tuple(model or ()),
-                "team": team,
-                "environments": environments,
-                "limits": {
-                    "requests_per_minute": requests_per_minute,
-                    "tokens_per_minute": tokens_per_minute,
-                    "concurrency": concurrency,
-                    "tokens_per_month": tokens_per_month,
-                },
-                "issued_at": now,
-                "issued_by": sender_of(stack),
-                "expires_at": now + parse_duration(expires) if expires else None,
-            }
-        )
-    except ValidationError as error:
-        raise CommandError(f"the key is not valid: {describe_problems(error, 'key')}", Exit.USAGE) from error
+        _check_team(stack, team, models)
+    limits = {
+        "requests_per_minute": requests_per_minute,
+        "tokens_per_minute": tokens_per_minute,
+        "concurrency": concurrency,
+        "tokens_per_month": tokens_per_month,
+    }
+    fields = {"name": name, "models": models, "team": team, "environments": environments, "limits": limits}
+    record = _make_record({**fields, "issued_by": sender_of(stack)}, secret, expires)
     key = format_key(record.key_id, secret)
     if output is not None:
         _write_new(output, key)
     asyncio.run(_store(stack, record))
+    _show_key(record, key, output, as_json=as_json)
+
+
+def _environments(*, staging: bool, both: bool) -> tuple[Environment, ...]:
+    if staging and both:
+        raise CommandError("--staging and --both exclude each other", Exit.USAGE)
+    return ("production", "staging") if both else ("staging",) if staging else ("production",)
+
+
+def _make_record(fields: Mapping[str, Any], secret: str, expires: str | None) -> ApiKey:
+    """Return the record of a key that is issued now; raise CommandError if a field of it is invalid."""
+    now = SystemClock().now()
+    given = {
+        **fields,
+        "key_id": secrets.token_hex(ID_BYTES),
+        "secret_digest": digest_of_secret(secret),
+        "issued_at": now,
+        "expires_at": now + parse_duration(expires) if expires else None,
+    }
+    try:
+        return ApiKey.model_validate(given)
+    except ValidationError as error:
+        raise CommandError(f"the key is not valid: {describe_problems(error, 'key')}", Exit.USAGE) from error
+
+
+def _show_key(record: ApiKey, key: str, output: Path | None, *, as_json: bool) -> None:
+    """Print a key that was issued, or the file that it is in."""
     if as_json:
         show_json({"key": key if output is None else str(output), **as_plain(record)})
         return
