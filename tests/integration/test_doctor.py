@@ -62,7 +62,7 @@ def test_this_machine_can_run_a_stack(tmp_path):
 
 
 def test_the_version_and_a_variable_that_is_not_valid():
-    assert slipway("--version").stdout == f"slipway {importlib.metadata.version('slipway')}\n"
+    assert slipway("--version").stdout.startswith(f"slipway {importlib.metadata.version('slipway')}, ")
     refused = slipway("status", SLIPWAY_S3_REGION="no region")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.startswith("slipway: the environment is not valid: SLIPWAY_S3_REGION=no region: ")

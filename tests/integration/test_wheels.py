@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts.version import VERSION
+from contracts.version import CONTRACTS, VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 UV = ROOT / ".tools/bin/uv"
@@ -104,7 +104,7 @@ def test_slipway_works_from_its_wheel_with_the_locked_libraries_of_the_command_l
     programs = environment(tmp_path / "venv", *locked)
     install = [UV, "pip", "install", "--quiet", "--no-deps", "--python", tmp_path / "venv", wheels["slipway"]]
     subprocess.run(install, env=CLEAN, check=True, timeout=60)
-    for arguments, shown in (("--version", f"slipway {VERSION}\n"), ("--help", "rollback")):
+    for arguments, shown in (("--version", f"slipway {VERSION}, contracts {CONTRACTS}\n"), ("--help", "rollback")):
         assert shown in output_of([programs / "slipway", arguments], tmp_path)
 
 
