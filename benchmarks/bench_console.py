@@ -55,13 +55,15 @@ SCREENS = (
     ("history", "/api/v1/events?limit=50", "/history"),
     ("canary", f"/api/v1/releases/{release_id(1001)}/canary", f"/releases/{release_id(1001)}/canary"),
     ("version", "/api/v1/models/model-7/versions/2", "/models/model-7/versions/2"),
+    ("audit", "/api/v1/events?audited=true&limit=50", "/audit"),
+    ("drills", "/api/v1/rehearsals?limit=50", "/drills"),
     ("model", "/api/v1/timeline?model=model-7&limit=20", "/models/model-7"),
 )
 
 
 def fill(index: Index, releases: int, models: int) -> tuple[int, float]:
     """Write the events of so many releases; return how many events there were, and the seconds of applying them."""
-    story, began = Story(datetime.now(UTC) - timedelta(days=300)), time.perf_counter()
+    story, began = Story(datetime.now(UTC) - timedelta(days=300), assessments=2), time.perf_counter()
     count, rows, sequences = 0, {}, {}
 
     def take(events: Iterable[Event]) -> None:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 from hdrh.histogram import HdrHistogram
 
@@ -31,6 +32,7 @@ def release_id(number: int) -> str:
     return f"r-{number:016x}-1"
 
 
+@lru_cache(maxsize=4096)
 def histogram(milliseconds: float, count: int) -> str:
     sketch = HdrHistogram(1, 86_400_000_000, 3)
     for position in range(count):
@@ -44,9 +46,11 @@ class Story:
 
     Attributes:
         moment: The time of the next event.
+        assessments: Of each step of a canary; every second one with a window of both sides.
     """
 
     moment: datetime
+    assessments: int = 12
     _number: int = 0
     _routes: dict = field(default_factory=dict)
 
@@ -182,12 +186,12 @@ class Story:
     def _canary(self, known: str, chosen: Target, weight: float, *, open_now: bool) -> Iterator[Event]:
         """Yield windows of both sides and assessments of the candidate, whose evidence rises and falls a little."""
         active = self._routes[chosen.model].active.target
-        for step in range(1, 13):
+        for step in range(1, self.assessments + 1):
             self.wait(WINDOW_S / 2)
             if step % 2:
                 for target, ttft_ms, count in ((active, 120.0, 180), (chosen, 109.0 + 3 * step, 20)):
                     yield self.event(self._window(target, self.moment, ttft_ms, count), chosen.model, str(target))
-            done = step == 12 and not open_now
+            done = step == self.assessments and not open_now
             e_value = 0.9**step * (1 + 0.9 * math.sin(step / 2))
             yield self.event(
                 factories.fact(
