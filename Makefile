@@ -12,7 +12,7 @@ export NO_MKDOCS_2_WARNING := 1
 export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: help setup lint schemas up down demo test test-full soak fuzz test-unit test-python test-real compat chaos bench clean \
-	locks licences sbom audit audit-tools wheels docs images demo-containers
+	locks licences sbom audit audit-tools wheels docs pictures images demo-containers
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -70,6 +70,9 @@ docs: setup ## build the documentation site into dist/docs
 	$(BIN)/python -m mkdocs build --strict
 	@echo "Open dist/docs/index.html. With the search, on http://127.0.0.1:8090:"
 	@echo "  $(BIN)/python -m http.server 8090 --bind 127.0.0.1 --directory dist/docs"
+
+pictures: setup ## make docs/pictures again: the console and the terminal on a stack with the toy engine; needs chromium
+	$(BIN)/python -m testbed.pictures
 
 schemas: setup ## write the JSON Schemas, the AsyncAPI document and the NATS permissions again
 	$(BIN)/python -m deploy.generate
