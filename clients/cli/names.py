@@ -150,5 +150,5 @@ def version_in_role(role: Role, route: Route | None, newest_open: int | None) ->
 
 def nearest(text: str, known: Iterable[str], before: str = "") -> str:
     """Return `did you mean …?` with the known names that are most like a text; empty if none is."""
-    matches = get_close_matches(text, sorted(set(known)), n=2, cutoff=0.5)
+    matches = get_close_matches(text, sorted(set(known)), n=2, cutoff=0.6)
     return f"did you mean {' or '.join(f'{before}{match}' for match in matches)}?" if matches else ""

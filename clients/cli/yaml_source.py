@@ -69,11 +69,11 @@ class Document:
 class InvalidError(CommandError):
     """Ends a command because files are not valid; it names every problem with its line."""
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[Problem], what: str = "the input") -> None:
         count = f"{len(problems)} problems" if len(problems) > 1 else "1 problem"
         listed = "\n".join(f"  {each}" for each in problems)
         details = {"problems": [each.as_data() for each in problems]}
-        super().__init__(f"the input is not valid, {count}:\n{listed}", Exit.USAGE, details=details)
+        super().__init__(f"{what} is not valid, {count}:\n{listed}", Exit.USAGE, details=details)
         self.problems = tuple(problems)
 
 
@@ -96,11 +96,15 @@ def read_documents(path: Path) -> list[Document]:
     problems = [problem for node in nodes for problem in _structure(str(path), node)]
     if problems:
         raise InvalidError(problems)
-    return [Document(str(path), node, _construct(node)) for node in nodes if _construct(node) is not None]
+    try:
+        documents = [Document(str(path), node, _construct(node)) for node in nodes]
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:  # an unknown tag, an impossible date
+        raise CommandError(f"{path} has a value that cannot be read: {_in_one_line(error)}", Exit.USAGE) from error
+    return [document for document in documents if document.data is not None]
 
 
-def validated(document: Document, kind: type[BaseModel]) -> BaseModel:
-    """Return a document as a value of a type.
+def validated(document: Document, kind: type[BaseModel], what: str) -> BaseModel:
+    """Return a document as a value of a type; `what` names it in the message.
 
     Raises:
         InvalidError: it is none.
@@ -108,7 +112,7 @@ def validated(document: Document, kind: type[BaseModel]) -> BaseModel:
     try:
         return kind.model_validate(document.data)
     except ValidationError as error:
-        raise InvalidError(document.problems(error)) from error
+        raise InvalidError(document.problems(error), what) from error
 
 
 def _structure(file: str, root: yaml.Node) -> Iterator[Problem]:
@@ -126,9 +130,12 @@ def _structure(file: str, root: yaml.Node) -> Iterator[Problem]:
         elif isinstance(node, yaml.MappingNode):
             keys: set[str] = set()
             for key, value in node.value:
-                if key.value in keys:
-                    yield Problem(file, key.start_mark.line + 1, str(key.value), "the key is given twice")
-                keys.add(key.value if isinstance(key, yaml.ScalarNode) else "")
+                if not isinstance(key, yaml.ScalarNode):
+                    yield Problem(file, key.start_mark.line + 1, "", "the key is no text")
+                elif key.value in keys:
+                    yield Problem(file, key.start_mark.line + 1, key.value, "the key is given twice")
+                else:
+                    keys.add(key.value)
                 waiting.append(value)
 
 

@@ -47,7 +47,7 @@ def _read(path: Path) -> tuple[Document, ReleasePolicy]:
     if len(documents) != 1:
         count = f"{len(documents)} documents" if documents else "nothing in it"
         raise CommandError(f"the policy {path} is not valid: it has {count}, and a policy is one document", Exit.USAGE)
-    policy = validated(documents[0], ReleasePolicy)
+    policy = validated(documents[0], ReleasePolicy, f"the policy {path}")
     assert isinstance(policy, ReleasePolicy)  # noqa: S101 - for the type checker
     return documents[0], policy
 

@@ -134,3 +134,20 @@ def test_approvals_are_explained():
 )
 def test_periods_are_written_as_people_write_them(seconds, text):
     assert period(seconds) == text
+
+
+@pytest.mark.parametrize("text", ["=", "a: !!python/object:os.system x", "a: 2026-99-99", "? [1]\n: 2", "a: !x 1"])
+def test_a_value_that_yaml_cannot_make_is_refused(tmp_path, text):
+    file = tmp_path / "policy.yaml"
+    file.write_text(text)
+    code, _, err = slipway("validate", str(file))
+    assert code in (1, 2)
+    assert "Traceback" not in err
+
+
+def test_a_file_that_is_no_policy_is_named_as_one(tmp_path):
+    file = tmp_path / "adapter_config.json"
+    file.write_text('{"r": 8}')
+    code, _, err = slipway("explain", str(file))
+    assert code == 2
+    assert f"the policy {file} is not valid, 2 problems:" in err
