@@ -221,7 +221,8 @@ def _views(models: tuple[str, ...]) -> Iterator[str]:
 def _tables() -> Iterator[str]:
     for table, (keys, others) in TABLES.items():
         columns = ", ".join((*keys, *others, "seq INTEGER NOT NULL"))
-        yield f"CREATE TABLE {table} ({columns}, PRIMARY KEY ({', '.join(keys)})) WITHOUT ROWID"
+        layout = "" if "body" in others else " WITHOUT ROWID"  # large rows of such a table take a page each
+        yield f"CREATE TABLE {table} ({columns}, PRIMARY KEY ({', '.join(keys)})){layout}"
     yield "CREATE TABLE positions (stream TEXT PRIMARY KEY, sequence INTEGER NOT NULL, identity TEXT NOT NULL)"
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 Scalar = str | int | float | bytes | None
-SCHEMA: Final = 4
+SCHEMA: Final = 5
 """Raise it with every change of the tables or of the rows of an event: the index is then built again from the log."""
 
 TABLES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
