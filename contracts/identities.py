@@ -11,6 +11,7 @@ from . import facts as f
 from .facts import Fact, WorkProgressed
 from .services import SERVICES
 from .teams import TeamName
+from .uploads import UPLOADS
 from .vocabulary import IDENTITY_PATTERN, Contract, ModelName
 
 Role = Literal["publisher", "operator", "approver", "viewer", "administrator"]
@@ -133,9 +134,9 @@ def _how_granted(name: str, subject: str) -> str:
     if subject.startswith("slipway.") and not subject.endswith((f".{name}", f".{name}.>", "*")):
         return f"a subject ends with the name of the identity that publishes on it, which is {name}"
     for role, facts in PUBLISHED_BY.items():
-        for fact in facts:
-            if subject.startswith(f"{fact.TYPE}."):
-                model = subject.removeprefix(f"{fact.TYPE}.").rpartition(".")[0]
+        for type_ in (*(fact.TYPE for fact in facts), *((UPLOADS,) if role == "publisher" else ())):
+            if subject.startswith(f"{type_}."):
+                model = subject.removeprefix(f"{type_}.").rpartition(".")[0]
                 limit = f" of {model}" if role == "publisher" else ""
                 return (
                     f"it takes the role {role}{limit}, which an administrator of the keys gives with `slipway keys add`"

@@ -7,6 +7,7 @@ from typing import Final, Literal
 from . import facts as f
 from .api_usage import DEMAND_PREFIX
 from .facts import Fact
+from .uploads import UPLOADS
 from .vocabulary import MODEL_NAME_PATTERN, Environment
 
 Stream = Literal["SLIPWAY_INBOX", "SLIPWAY_ORDERS", "SLIPWAY_EVENTS", "SLIPWAY_TELEMETRY", "SLIPWAY_DEADLETTER"]
@@ -56,6 +57,7 @@ class ServiceContract:
     staging: tuple[type[Fact], ...] = field(default=(), metadata={"about": "what it reads of staging as well"})
     reads_records: tuple[str, ...] = field(default=(), metadata={"about": "KV buckets of others that it reads"})
     exchanges: tuple[str, ...] = field(default=(), metadata={"about": "subjects without a stream, among its replicas"})
+    answers: tuple[str, ...] = field(default=(), metadata={"about": "subjects without a stream: requests it answers"})
     looks_up: tuple[Stream, ...] = field(default=(), metadata={"about": "streams that it reads without a consumer"})
     measures: tuple[Stream, ...] = field(default=(), metadata={"about": "streams whose size it reads"})
     follows: tuple[Stream, ...] = field(default=(), metadata={"about": "streams that it reads whole, as people do"})
@@ -86,6 +88,7 @@ SERVICES: dict[str, ServiceContract] = {
             ),
             owns=("releases", "audit"),
             reads_records=("policies", "routes", "api-keys"),
+            answers=(f"{UPLOADS}.*.*",),
             looks_up=(INBOX, ORDERS),
             measures=(DEADLETTER,),
         ),

@@ -72,8 +72,9 @@ EVERYTHING: Final = ("",)
 SERVICE_ACCESS: Final[dict[str, StoreAccess]] = {
     "registry": StoreAccess(
         reads=("attestations/", "audit/", "bases/", "blobs/", *_CHECKPOINTS, "manifests/", PROBE, "versions/"),
-        writes=("audit/", "versions/"),
-        deletes=("blobs/", "checkpoints/*/blobs/"),  # text that an administrator orders to be erased
+        writes=("audit/", "checkpoints/*/uploads/", "versions/"),
+        deletes=("blobs/", "checkpoints/*/blobs/"),  # erased text, and uploads that are not what was announced
+        sees_uploads=True,
         retains=(*_LOCKED, "audit/"),
         unmasks=_LOCKED,
         sees_lock=True,
@@ -128,7 +129,6 @@ PROVISIONER_ACCESS: Final = StoreAccess(
     reads=(PROBE, DATA_FORMAT), writes=(PROBE, DATA_FORMAT), deletes=(PROBE,), manages_bucket=True, sees_lock=True
 )
 ROLE_ACCESS: Final[dict[Role, StoreAccess]] = {
-    "publisher": StoreAccess(reads=("bases/", PROBE)),
     "operator": StoreAccess(reads=EVERYTHING, sees_lock=True),
     "approver": StoreAccess(reads=EVERYTHING, sees_lock=True),
     "viewer": StoreAccess(reads=EVERYTHING, sees_lock=True),
@@ -136,7 +136,7 @@ ROLE_ACCESS: Final[dict[Role, StoreAccess]] = {
         reads=EVERYTHING, writes=EVERYTHING, deletes=EVERYTHING, sees_uploads=True, sees_lock=True
     ),
 }  # fmt: skip
-"""What each role may do; a publisher also reads and writes the checkpoints of its models."""
+"""What each role may do. A publisher has no key: it uploads by URLs that the registry signs (docs/adr)."""
 _DIGEST: Final = "?" * 64
 READS_SHARED: Final = StoreAccess(
     reads=("bases/", PROBE, f"attestations/*/{_DIGEST}/"), gets=("attestations/", "blobs/", "manifests/", "sources/")

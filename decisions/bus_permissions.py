@@ -22,6 +22,7 @@ from contracts.services import (
     durable_name,
     stream_of,
 )
+from contracts.uploads import UPLOADS
 
 BUCKETS: Final = tuple(
     sorted({bucket for service in SERVICES.values() for bucket in service.owns} | {"policies", "api-keys"})
@@ -49,6 +50,8 @@ class Permissions:
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
     deny_publish: tuple[str, ...] = ()
+    answers: bool = False
+    """Whether it may answer a request once, on the subject that the request names."""
 
 
 def permissions_of(identity: Identity) -> Permissions:
@@ -86,9 +89,10 @@ def service_permissions(service: ServiceContract) -> Permissions:
     publish += [f"$JS.API.STREAM.PURGE.KV_{bucket}" for bucket in service.forgets]
     publish += _reading_records(sorted({*written, *read}))
     publish += service.exchanges
-    subscribe = (f"{inbox_prefix(service.name)}.>", *service.exchanges, *((LIVE,) if service.sees_progress else ()))
+    heard = (*service.exchanges, *service.answers, *((LIVE,) if service.sees_progress else ()))
+    subscribe = (f"{inbox_prefix(service.name)}.>", *heard)
     if not service.follows:
-        return Permissions(tuple(publish), subscribe)
+        return Permissions(tuple(publish), subscribe, answers=bool(service.answers))
     publish += _reading_streams(service.follows)
     return Permissions(tuple(publish), subscribe, tuple(_consumers_of_services(service.follows)))
 
@@ -114,7 +118,7 @@ def user_permissions(identity: Identity) -> Permissions:
     own = f"{inbox_prefix(identity.name)}.>"
     if "administrator" in identity.roles:
         facts = [subject for fact in FACTS.values() for subject in subjects(fact, identity.name)]
-        everything = ("$JS.>", "$KV.>", OWN_PERMISSIONS)
+        everything = (nats_subject(UPLOADS, "*", identity.name), "$JS.>", "$KV.>", OWN_PERMISSIONS)
         return Permissions((*facts, *everything), (own, "_INBOX.>", LIVE))  # `_INBOX` for the plain NATS command line
     publish = [subject for role in identity.roles for subject in _orders(role, identity)]
     if set(identity.roles) <= {"publisher"}:
@@ -160,7 +164,9 @@ def _covers(pattern: str, subject: str) -> bool:
 def _orders(role: Role, identity: Identity) -> list[str]:
     limited = identity.team is not None or (role == "publisher" and identity.models)
     named = identity.models if limited else ("*",)
-    return [nats_subject(fact.TYPE, model, identity.name) for fact in PUBLISHED_BY[role] for model in named]
+    orders = [nats_subject(fact.TYPE, model, identity.name) for fact in PUBLISHED_BY[role] for model in named]
+    uploads = [nats_subject(UPLOADS, model, identity.name) for model in named] if role == "publisher" else []
+    return orders + uploads
 
 
 def _looked_up(service: ServiceContract) -> list[str]:

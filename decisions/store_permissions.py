@@ -36,20 +36,12 @@ MANAGE: Final = (
 
 
 def access_of(identity: Identity) -> StoreAccess | None:
-    """Return what an identity may do in the store; None if it needs no credential for it.
-
-    Without models, the publisher of a team writes no checkpoint, and one without a team those of all models: pass a
-    member as `decisions.teams.narrowed` returns it.
-    """
+    """Return what an identity may do in the store; None if it needs no credential for it."""
     if identity.name in SERVICE_ACCESS:
         return SERVICE_ACCESS[identity.name]
     if identity.name == PROVISIONER:
         return PROVISIONER_ACCESS
-    granted = [_granted(role, identity) for role in identity.roles]
-    if "publisher" in identity.roles:
-        limited = identity.models or identity.team is not None
-        own = tuple(f"checkpoints/{model}/" for model in identity.models) if limited else ("checkpoints/",)
-        granted.append(StoreAccess(reads=own, writes=own))
+    granted = [_granted(role, identity) for role in identity.roles if role in ROLE_ACCESS]
     if not granted:
         return None
     return StoreAccess(

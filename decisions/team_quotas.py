@@ -64,3 +64,20 @@ def find_excess_bytes(team: Team, stored: int, reserved: int, needed: int) -> st
         f"{reserved}, and its quota is {limit}. Ask for another one (slipway keys team set --stored-bytes), request "
         "fewer variants, or publish again when releases under way have ended."
     )
+
+
+def find_excess_upload(team: Team, stored: int, needed: int) -> str | None:
+    """Return why an upload exceeds the quota of a team, as a sentence; None if it does not.
+
+    Args:
+        team: the team that owns the model.
+        stored: bytes that the team's models have in the store.
+        needed: bytes of the upload that are not there yet.
+    """
+    limit = team.quota.stored_bytes
+    if limit is None or stored + needed <= limit:
+        return None
+    return (
+        f"The upload has {needed} bytes; team {team.name} has stored {stored}, and its quota is {limit}. Ask for "
+        "another one (slipway keys team set --stored-bytes)."
+    )

@@ -1,7 +1,6 @@
 """Publish a complete training run: upload it, then publish one event that the stream acknowledges."""
 
 import asyncio
-import contextlib
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -9,19 +8,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import nats
-import nats.errors
-from nats.js import JetStreamContext
-from nats.js.errors import NoStreamResponseError
 from pydantic import ValidationError
 
+from clients.training.bus import connected
 from clients.training.connection import Connection
 from clients.training.errors import PublishError
 from clients.training.run import Published, Run
 from clients.training.upload import Progress, Uploader
-from contracts.envelope import CONTENT_TYPE, Event, plain, source_of
+from contracts.envelope import Event, plain, source_of
 from contracts.facts import BaseModelRef, CheckpointReady, Weights
-from contracts.identities import describe_refusal
 from contracts.limits import event_too_large, too_large
 from contracts.policy import ReleasePolicy
 from contracts.text_sets import evaluation_records
@@ -36,8 +31,6 @@ from contracts.vocabulary import (
 
 LONGEST_NAME = "x" * 63
 """In place of the publisher's, to check sizes."""
-ATTEMPTS = 5
-ACK_TIMEOUT_S = 10.0
 
 
 def publish_checkpoint(
@@ -117,15 +110,9 @@ async def publish_checkpoint_async(
     if not re.fullmatch(MODEL_NAME_PATTERN, model):
         raise PublishError(f"The model name {model!r} is not valid: {MODEL_NAME_RULE}.")
     connection = connection or Connection.from_environment()
-    uploader = Uploader(connection, model)
-    if isinstance(base, str):
-        imported = await asyncio.to_thread(uploader.find_base, base)
-        base = BaseModelRef(
-            name=imported.name, revision=imported.revision, uri=imported.folder.uri, digest=imported.folder.digest
-        )
     fields = {
         "model": model,
-        "base": base,
+        "base": base if isinstance(base, BaseModelRef) else _placeholder_base(),
         "training": _training(run),
         "evals": tuple(run.evals),
         "variants": tuple(variants),
@@ -136,33 +123,25 @@ async def publish_checkpoint_async(
     placeholder = folder if isinstance(folder, Weights) else _placeholder_weights()
     # refuse a mistake before any upload
     _check_size(envelope(_validated({**fields, "weights": placeholder}), LONGEST_NAME))
-    sender = _sender(connection)
     if evaluation is not None:
         await asyncio.to_thread(_check_evaluation, Path(evaluation))
-    weights = folder if isinstance(folder, Weights) else await asyncio.to_thread(_upload, uploader, folder, progress)
-    sets = {"calibration": calibration, "evaluation": evaluation}
-    for name, path in sets.items():
-        if path is not None:
-            fields[name] = await asyncio.to_thread(uploader.put_file, Path(path), lambda _sent: None)
-    event = _check_size(envelope(_validated({**fields, "weights": weights}), sender))
-    duplicate = await _publish(connection, event)
+    async with connected(connection) as publisher:
+        uploader = Uploader(connection, model, publisher)
+        if isinstance(base, str):
+            fields["base"] = await uploader.find_base(base)
+        weights = folder if isinstance(folder, Weights) else await _upload(uploader, Path(folder), progress)
+        sets = {"calibration": calibration, "evaluation": evaluation}
+        for name, path in sets.items():
+            if path is not None:
+                fields[name] = await uploader.put_file(Path(path))
+        event = _check_size(envelope(_validated({**fields, "weights": weights}), publisher.name))
+        duplicate = await publisher.publish(event)
     return Published(event.id, model, weights.ref, duplicate)
 
 
-def _upload(uploader: Uploader, folder: Path | str, progress: Progress | None) -> Weights:
-    ref = uploader.put_folder(Path(folder), progress or _silent)
-    return Weights(kind="lora" if (Path(folder) / "adapter_config.json").exists() else "full", ref=ref)
-
-
-def _sender(connection: Connection) -> str:
-    """Return the identity that the checkpoint is published as; raise PublishError if the credentials name none."""
-    name = connection.bus_options().get("name")
-    if not name:
-        raise PublishError(
-            "The checkpoint cannot be announced without a credential that names its publisher: set nats_credentials, "
-            "or SLIPWAY_NATS_CREDENTIALS, to the file of `slipway keys add NAME --role publisher`."
-        )
-    return str(name)
+async def _upload(uploader: Uploader, folder: Path, progress: Progress | None) -> Weights:
+    ref = await uploader.put_folder(folder, progress or _silent)
+    return Weights(kind="lora" if (folder / "adapter_config.json").exists() else "full", ref=ref)
 
 
 def envelope(fact: CheckpointReady, sender: str) -> Event[Any]:
@@ -198,6 +177,10 @@ def _serving(serving: ServingSettings | Mapping[str, Any] | None) -> ServingSett
     return serving
 
 
+def _placeholder_base() -> BaseModelRef:
+    return BaseModelRef(name="base", revision="1", uri="s3://slipway/none", digest="sha256:" + "0" * 64)
+
+
 def _placeholder_weights() -> Weights:
     ref = ArtifactRef(uri="s3://slipway/none", digest="sha256:" + "0" * 64, size_bytes=0)
     return Weights(kind="lora", ref=ref)
@@ -225,57 +208,6 @@ def _check_size(event: Event[Any]) -> Event[Any]:
     if excess is not None:
         raise PublishError(excess.sentence)
     return event
-
-
-async def _publish(connection: Connection, event: Event[Any]) -> bool:
-    """Publish until the stream acknowledges the event; return whether it had stored the event before."""
-    options = connection.bus_options()
-    refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    async def note(error: Exception) -> None:
-        sentence = describe_refusal(str(error), options.get("name", "this publisher"))
-        if sentence is not None and not refused.done():
-            refused.set_exception(PublishError(f"The checkpoint was not announced: {sentence}."))
-
-    try:
-        client = await nats.connect(
-            connection.nats_url.split(","),
-            **options,
-            connect_timeout=5,
-            allow_reconnect=False,
-            max_reconnect_attempts=3,
-            reconnect_time_wait=1,
-            error_cb=note,
-        )
-    except (OSError, TimeoutError, nats.errors.Error) as error:
-        raise PublishError(f"The message bus at {connection.nats_url} does not answer: publish again later.") from error
-    publishing = asyncio.ensure_future(_publish_with_retries(client.jetstream(timeout=ACK_TIMEOUT_S), event))
-    try:
-        await asyncio.wait((publishing, refused), return_when=asyncio.FIRST_COMPLETED)
-        if refused.done() and not publishing.done():
-            refused.result()
-        return await publishing
-    finally:
-        publishing.cancel()
-        refused.cancel()
-        with contextlib.suppress(nats.errors.Error):
-            await client.close()
-
-
-async def _publish_with_retries(js: JetStreamContext, event: Event[Any]) -> bool:
-    headers = {"Nats-Msg-Id": event.id, "content-type": CONTENT_TYPE}
-    body = canonical_json(plain(event))
-    for attempt in range(ATTEMPTS):
-        try:
-            ack = await js.publish(event.nats_subject, body, headers=headers)
-        except (TimeoutError, NoStreamResponseError, nats.errors.Error) as error:
-            if attempt == ATTEMPTS - 1:
-                reason = f"The message bus did not acknowledge the event ({error!r}): publish again, which is safe."
-                raise PublishError(reason) from error
-            await asyncio.sleep(0.2 * 2**attempt)
-        else:
-            return bool(ack.duplicate)
-    raise AssertionError  # the loop ends by return or raise
 
 
 def _silent(_done: int, _total: int) -> None:

@@ -1,29 +1,37 @@
-"""Upload a checkpoint folder: blobs named by their digest, then the manifest that lists them.
+"""Upload files by URLs that the registry signs, until it has all of them and has verified them.
 
-Uploading the same folder again transfers nothing: a blob that is stored under its digest is complete.
+Uploading the same files again transfers nothing; what arrived before a failure is not sent again.
 """
 
+import asyncio
 import functools
 import hashlib
-import io
-from collections.abc import Callable
+import re
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
+import urllib3
 import urllib3.exceptions
-from minio import Minio
-from minio.error import MinioException, S3Error
 
+from clients.training.bus import Publisher
 from clients.training.connection import Connection
 from clients.training.errors import PublishError
-from contracts.manifests import BaseManifest, FileEntry, FolderManifest
+from contracts.facts import BaseModelRef
+from contracts.manifests import FolderManifest
 from contracts.sources import is_weights, pickles_in, travels
-from contracts.vocabulary import ArtifactRef, digest_of
+from contracts.uploads import PART_BYTES, AnnouncedFile, UploadAnswer, UploadPermit, UploadRequest
+from contracts.vocabulary import ArtifactRef
 
 Progress = Callable[[int, int], None]
 """Called with the bytes done and the total."""
 
-PART_BYTES = 64 * 1024 * 1024
+PARALLEL = 4
+FRUITLESS_ROUNDS = 5
+"""Rounds in which nothing arrives, until the upload is given up."""
+_BLOCK = 1 << 20
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
@@ -58,138 +66,147 @@ def describe_folder(folder: Path) -> FolderManifest:
     Raises:
         PublishError: as `checkpoint_files`, or a file cannot be read.
     """
-    return FolderManifest(files=tuple(describe_file(path) for path in checkpoint_files(folder)))
+    files = (describe_file(path).model_dump(exclude={"parts"}) for path in checkpoint_files(folder))
+    return FolderManifest.model_validate({"files": tuple(files)})
 
 
-def describe_file(path: Path) -> FileEntry:
-    """Return name, digest and size of a file; a file that did not change is not read again.
+def describe_file(path: Path) -> AnnouncedFile:
+    """Return name, size and digests of a file; a file that did not change is not read again.
 
     Raises:
         PublishError: It cannot be read.
     """
     try:
         status = path.stat()
-        digest = _digest_of_file(path.absolute(), status.st_size, status.st_mtime_ns)
+        digest, parts = _digests_of_file(path.absolute(), status.st_size, status.st_mtime_ns)
     except OSError as error:
         raise PublishError(f"The file {path} cannot be read: {error}.") from error
-    return FileEntry(path=path.name, digest=digest, size_bytes=status.st_size)
+    return AnnouncedFile(path=path.name, digest=digest, size_bytes=status.st_size, parts=parts)
 
 
 @functools.lru_cache(maxsize=1024)
-def _digest_of_file(path: Path, _size: int, _modified_ns: int) -> str:
-    hashed = hashlib.sha256()
+def _digests_of_file(path: Path, size: int, _modified_ns: int) -> tuple[str, tuple[str, ...]]:
+    """Return the digest of a file, and those of its parts if it has several."""
+    whole, parts = hashlib.sha256(), []
     with path.open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            hashed.update(block)
-    return f"sha256:{hashed.hexdigest()}"
+        for _ in range(0, max(size, 1), PART_BYTES):
+            part, left = hashlib.sha256(), PART_BYTES
+            while left and (block := file.read(min(_BLOCK, left))):
+                whole.update(block)
+                part.update(block)
+                left -= len(block)
+            parts.append(f"sha256:{part.hexdigest()}")
+    return f"sha256:{whole.hexdigest()}", tuple(parts) if size > PART_BYTES else ()
 
 
 class Uploader:
-    """Uploads the files of one model's training job to the object store."""
+    """Uploads the files of one model's training job."""
 
-    def __init__(self, connection: Connection, model: str) -> None:
-        self._bucket = connection.s3_bucket
-        self._prefix = f"checkpoints/{model}/"
-        self._connection = connection
+    def __init__(self, connection: Connection, model: str, publisher: Publisher) -> None:
+        self._model = model
+        self._publisher = publisher
+        self._store = urllib3.PoolManager(
+            ssl_context=connection.store_trust(),
+            maxsize=PARALLEL,
+            timeout=urllib3.Timeout(connect=30, read=300),
+            retries=False,
+        )
 
-    @functools.cached_property
-    def _client(self) -> Minio:
-        return Minio(**self._connection.store_options())
-
-    def put_folder(self, folder: Path, progress: Progress) -> ArtifactRef:
-        """Upload a checkpoint folder; the manifest is written last and commits it."""
-        manifest = describe_folder(folder)
-        done = 0
-        for entry in manifest.files:
-            before = done
-            self.put_file(folder / entry.path, lambda sent, before=before: progress(before + sent, manifest.size_bytes))  # type: ignore[misc]
-            done += entry.size_bytes
-            progress(done, manifest.size_bytes)
-        data = manifest.to_bytes()
-        digest = digest_of(data)
-        key = f"{self._prefix}manifests/folder/{digest.removeprefix('sha256:')}.json"
-        self._put(key, io.BytesIO(data), len(data))
-        return ArtifactRef(uri=self._uri(key), digest=digest, size_bytes=len(data))
-
-    def put_file(self, path: Path, sent: Callable[[int], None]) -> ArtifactRef:
-        """Upload one file under its digest, unless it is stored already."""
-        entry = describe_file(path)
-        key = f"{self._prefix}blobs/sha256/{entry.digest[7:9]}/{entry.digest[7:]}"
-        with path.open("rb") as file:
-            self._put(key, _Counted(file, sent), entry.size_bytes)
-        return ArtifactRef(uri=self._uri(key), digest=entry.digest, size_bytes=entry.size_bytes)
-
-    def find_base(self, name_and_revision: str) -> BaseManifest:
+    async def find_base(self, name_and_revision: str) -> BaseModelRef:
         """Return an imported base model by `NAME` or `NAME@REVISION`; without a revision, the newest import.
 
         Raises:
             PublishError: it was not imported.
         """
-        name, _, revision = name_and_revision.partition("@")
-        prefix = f"bases/{name}/"
+        answer = await self._publisher.ask(self._model, UploadRequest(base=name_and_revision))
+        if answer.base is None:
+            raise PublishError("The registry names no base model: it is of another version than the client.")
+        return answer.base
+
+    async def put_folder(self, folder: Path, progress: Progress) -> ArtifactRef:
+        """Upload a checkpoint folder; the registry writes its manifest when it has verified all files."""
+        paths = await asyncio.to_thread(checkpoint_files, folder)
+        ref = (await self._put(paths, progress, folder=True)).folder
+        if ref is None:
+            raise PublishError("The registry names no folder: it is of another version than the client.")
+        return ref
+
+    async def put_file(self, path: Path) -> ArtifactRef:
+        """Upload one file that is of its own: a calibration or evaluation set."""
+        return (await self._put([path], lambda _done, _total: None, folder=False)).files[0]
+
+    async def _put(self, paths: Sequence[Path], progress: Progress, *, folder: bool) -> UploadAnswer:
+        announced = [await asyncio.to_thread(describe_file, path) for path in paths]
+        found = {file.digest: path for file, path in zip(announced, paths)}  # noqa: B905 - Python 3.9
+        total = sum(file.size_bytes for file in announced)
+        request = UploadRequest(files=tuple(announced), folder=folder)
+        fruitless, failure = 0, ""
+        while True:
+            answer = await self._publisher.ask(self._model, request)
+            if answer.state == "stored":
+                progress(total, total)
+                return answer
+            if answer.state == "missing":
+                count = _Count(answer.stored_bytes, total, progress)
+                failures = await asyncio.to_thread(self._send_all, answer.permits, found, count)
+                fruitless = fruitless + 1 if len(failures) == len(answer.permits) else 0
+                failure = failures[0] if failures else failure
+                if fruitless == FRUITLESS_ROUNDS:
+                    raise PublishError(f"The object store takes no upload: {failure}. Publish again when it does.")
+            if answer.state == "verifying" or fruitless:
+                await asyncio.sleep(0.2 if not fruitless else 2.0**fruitless / 4)
+
+    def _send_all(self, permits: Sequence[UploadPermit], found: "dict[str, Path]", count: "_Count") -> "list[str]":
+        """Send what is permitted, some at the same time; return why what failed did."""
+
+        def send(permit: UploadPermit) -> "str | None":
+            return self._send(permit, found.get(permit.digest), count)
+
+        with ThreadPoolExecutor(PARALLEL) as threads:
+            return [failure for failure in threads.map(send, permits) if failure is not None]
+
+    def _send(self, permit: UploadPermit, path: "Path | None", count: "_Count") -> "str | None":
+        if path is None or not permit.url.startswith("https://"):
+            return f"a permit for {permit.digest} at {permit.url[:60]!r} was not asked for, or is without TLS"
         try:
-            listed = self._client.list_objects(bucket_name=self._bucket, prefix=prefix, recursive=True)
-            bases = [BaseManifest.model_validate_json(self._read(str(entry.object_name))) for entry in listed]
-        except (MinioException, urllib3.exceptions.HTTPError) as error:
-            raise _unreachable(error) from error
-        fitting = [base for base in bases if base.name == name and revision in ("", base.revision)]
-        if not fitting:
-            raise PublishError(
-                f"The base model {name_and_revision} was not imported: ask operations to run `slipway base import`."
-            )
-        return max(fitting, key=lambda base: base.imported_at)
-
-    def _read(self, key: str) -> bytes:
-        response = self._client.get_object(bucket_name=self._bucket, object_name=key)
-        try:
-            return bytes(response.read())
-        finally:
-            response.close()
-            response.release_conn()
-
-    def _put(self, key: str, data: Any, size: int) -> None:
-        try:
-            if self._size_of(key) != size:
-                self._client.put_object(
-                    bucket_name=self._bucket, object_name=key, data=data, length=size, part_size=PART_BYTES
-                )
-        except (MinioException, urllib3.exceptions.HTTPError) as error:
-            raise _unreachable(error) from error
-
-    def _size_of(self, key: str) -> int | None:
-        try:
-            size: int | None = self._client.stat_object(bucket_name=self._bucket, object_name=key).size
-        except S3Error as error:
-            if error.code == "NoSuchKey":
-                return None
-            raise
-        return size
-
-    def _uri(self, key: str) -> str:
-        return f"s3://{self._bucket}/{key}"
+            with path.open("rb") as file:
+                file.seek(permit.offset)
+                headers = {**permit.headers, "Content-Length": str(permit.size_bytes)}
+                body = _Slice(file, permit.size_bytes, count)
+                response = self._store.request("PUT", permit.url, body=body, headers=headers)
+        except (OSError, urllib3.exceptions.HTTPError) as error:
+            return f"{path.name} could not be sent ({error})"
+        # 412: another process has uploaded it meanwhile
+        return None if response.status in (200, 412) else f"{path.name}: {response.status} {_code(response.data)}"
 
 
-class _Counted:
-    """A file that reports how much of it was read."""
+class _Count:
+    """Adds up bytes that are sent by several threads."""
 
-    def __init__(self, file: BinaryIO, sent: Callable[[int], None]) -> None:
-        self._file = file
-        self._sent = sent
-        self._done = 0
+    def __init__(self, done: int, total: int, progress: Progress) -> None:
+        self._done, self._total, self._progress = done, total, progress
+        self._lock = threading.Lock()
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self._done = min(self._done + count, self._total)
+            self._progress(self._done, self._total)
+
+
+class _Slice:
+    """Some bytes of a file, that tells how much of them was read."""
+
+    def __init__(self, file: BinaryIO, size: int, count: _Count) -> None:
+        self._file, self._left, self._count = file, size, count
 
     def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
-        self._done += len(data)
-        self._sent(self._done)
+        data = self._file.read(self._left if size < 0 else min(size, self._left))
+        self._left -= len(data)
+        self._count.add(len(data))
         return data
 
 
-def _unreachable(error: Exception) -> PublishError:
-    if isinstance(error, S3Error):
-        if error.code == "AccessDenied":
-            return PublishError(
-                f"The object store does not permit this: {error.object_name or error.bucket_name}. It takes the role "
-                "publisher of the model, which an administrator of the keys gives with `slipway keys add`."
-            )
-        return PublishError(f"The object store answered {error.code}: {error.message}.")
-    return PublishError(f"The object store does not answer ({error}): publish again when it does.")
+def _code(body: bytes) -> str:
+    """Return the code of an answer of the store, and its message."""
+    found = re.findall(r"<(?:Code|Message)>([^<]*)<", body.decode("utf-8", "replace"))
+    return " ".join(found)[:300] or "without an explanation"

@@ -9,6 +9,9 @@ from contracts.teams import Team
 from decisions.bus_permissions import Permissions, permissions_of
 from decisions.teams import narrowed
 
+ANSWER_WITHIN = "2m"
+"""How long after a request its answer may be published."""
+
 
 def authorization(identities: Iterable[Identity], teams: Iterable[Team] = ()) -> str:
     """Return the block `authorization` with a user for each key that is accepted now."""
@@ -38,4 +41,5 @@ def permission_map(permissions: Permissions) -> str:
     publish: dict[str, list[str]] = {"allow": list(permissions.publish)}
     if permissions.deny_publish:
         publish["deny"] = list(permissions.deny_publish)
-    return json.dumps({"publish": publish, "subscribe": {"allow": list(permissions.subscribe)}})
+    answers = {"allow_responses": {"max": 1, "expires": ANSWER_WITHIN}} if permissions.answers else {}
+    return json.dumps({"publish": publish, "subscribe": {"allow": list(permissions.subscribe)}, **answers})

@@ -75,6 +75,8 @@ def user_token(identity: Identity, public_key: str, signer: Any, account: str | 
         "type": "user",
         "version": 2,
     }
+    if permissions.answers:
+        nats["resp"] = {"max": 1, "ttl": 120_000_000_000}  # nanoseconds, as `bus_config.ANSWER_WITHIN`
     if account is not None:
         nats["issuer_account"] = account
     return sign_token({"sub": public_key, "name": identity.name, "nats": nats}, signer, now)

@@ -17,6 +17,8 @@ from services.registry.adapters.audit import LoggedMessages, StoredSegments, seg
 from services.registry.adapters.inbox import StreamInbox, count_dead_letters
 from services.registry.adapters.locks import StoredLocks
 from services.registry.adapters.store import StoredArtifacts
+from services.registry.adapters.upload_requests import UploadRequests
+from services.registry.adapters.uploads import StagedUploads
 from services.registry.app import SERVICE, build
 from services.registry.audit import AuditWriter
 from services.registry.domain.admission import AllowedLocations
@@ -27,6 +29,7 @@ from services.registry.domain.versions import ModelRecord
 from services.registry.metrics import RegistryMetrics
 from services.registry.ports import Artifacts, LockedObjects, Ports
 from services.registry.settings import RegistrySettings
+from services.registry.uploads import Intake
 from services.registry.version_locks import VersionLocks
 from shared.messaging.bus import Bus
 from shared.messaging.credentials import require_identity
@@ -104,6 +107,9 @@ async def run(connection: Connection, settings: RegistrySettings) -> None:
     auditor = Sweeper("audit", audit.keys, audit.sweep, every_s=settings.audit_s)
     keeper = Sweeper("locks", registry.records.models, held.sweep, every_s=settings.lock_sweep_s)
 
+    staged = StagedUploads(connection, settings.upload_endpoint, settings.upload_url_s, clock)
+    uploads = UploadRequests(bus.client, Intake(staged, artifacts.sizes, teams.read))
+
     async def count() -> None:
         await metrics.keep_counting(lambda: count_dead_letters(bus.js))
 
@@ -112,7 +118,7 @@ async def run(connection: Connection, settings: RegistrySettings) -> None:
             bus,
             connection,
             ready={"store": artifacts.check},
-            background=[*(sweeper.run for sweeper in registry.sweepers), auditor.run, keeper.run, count],
+            background=[*(sweeper.run for sweeper in registry.sweepers), auditor.run, keeper.run, uploads.run, count],
         )
     finally:
         await registry.admissions.stop()

@@ -7,16 +7,18 @@ from typing import Literal, Protocol, TypeVar
 from pydantic import BaseModel
 
 from contracts.envelope import Event
-from contracts.facts import CheckpointReady, TrafficRequested
+from contracts.facts import BaseModelRef, CheckpointReady, TrafficRequested
 from contracts.manifests import ApprovalRecord, BaseManifest, DeploymentRecord, VersionManifest
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
 from contracts.teams import Team
+from contracts.uploads import UploadPermit
 from contracts.vocabulary import ArtifactRef, Deployable, Target
 from decisions.object_versions import Disturbance
 from services.registry.domain.announcements import Announcements
 from services.registry.domain.locks import Kept, KeptVersion
 from services.registry.domain.record import Release
+from services.registry.domain.uploads import Piece
 from services.registry.domain.versions import ModelRecord
 from shared.messaging.records import RecordStore
 from shared.storage.kv import Entry
@@ -87,6 +89,37 @@ class LockedObjects(Protocol):
 
     async def renew(self, kept: Kept) -> list[tuple[Target, Disturbance]]:
         """Extend every retention of which less than half of the period is left; return what cannot be kept."""
+
+
+class UploadStore(Protocol):
+    """Files of publishers in the store. Its methods block: they are called in threads."""
+
+    def uri(self, key: str) -> str:
+        """Return the URI of a key."""
+
+    def size_of(self, key: str) -> int | None:
+        """Return the bytes of an object; None if there is none."""
+
+    def permit(self, key: str, file: str, piece: Piece, upload: str | None = None) -> UploadPermit:
+        """Return the permit to upload a file, or a part of it."""
+
+    def open_upload(self, key: str) -> tuple[str, Mapping[int, int]]:
+        """Return the upload in parts of an object, and the bytes of the parts that arrived, by number."""
+
+    def complete(self, key: str, upload: str, digests: Sequence[str]) -> None:
+        """Make an object of its parts, which have these digests; one that exists stays as it is."""
+
+    def digest_of(self, key: str) -> str:
+        """Read an object whole and return its digest."""
+
+    def remove(self, key: str) -> None:
+        """Remove an object."""
+
+    def put_manifest(self, key: str, manifest: bytes) -> tuple[ArtifactRef, bool]:
+        """Write a manifest, create-only: its ref and True, or the ref of the one that is there and False."""
+
+    def find_base(self, name_and_revision: str) -> BaseModelRef | None:
+        """Return an imported base model by `NAME` or `NAME@REVISION`; None if there is none."""
 
 
 async def without_locks(_order: TrafficRequested) -> None:

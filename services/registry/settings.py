@@ -49,5 +49,12 @@ class RegistrySettings(BaseSettings):
     lock_audit_days: float = Field(default=365.0, gt=0, le=3650)
     """Days that a segment of the audit log is kept from when it is written; not renewed."""
 
+    upload_endpoint: str | None = None
+    """Host and port at which publishers reach the store (TLS); without it, `SLIPWAY_S3_ENDPOINT`. URLs for uploads are
+    signed for it, so a proxy before the store must pass on the Host header."""
+
+    upload_url_s: int = Field(default=900, ge=10, le=7 * 24 * 3600)
+    """Seconds for which the URL of one upload counts: of a file of up to 64 MiB, or a part of that size."""
+
     sources: SourceSettings = Field(default_factory=SourceSettings)
     """Where weights may come from besides the store: `SLIPWAY_FILE_ROOTS`, `SLIPWAY_HF_ENDPOINT`."""

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from clients.training.bus import connected
 from clients.training.connection import Connection as TrainingConnection
 from clients.training.errors import PublishError
-from clients.training.publish import _publish
 from contracts.envelope import source_of
 from contracts.facts import CheckpointReady, ReleaseOpened
 from contracts.services import INBOX
@@ -126,6 +126,7 @@ async def test_a_publisher_of_another_model_is_told_so(js, nats_server):
     with pytest.raises(
         PublishError, match=rf"paula to publish .*{event.subject}.paula: it takes the role publisher of"
     ):
-        await _publish(connection, event)
+        async with connected(connection) as publisher:
+            await publisher.publish(event)
     assert time.monotonic() - began < AT_ONCE_S
     assert (await js.stream_info(INBOX)).state.messages == 0

@@ -2,10 +2,9 @@
 
 import asyncio
 import json
-from pathlib import Path
+import os
 
 import pytest
-from pydantic import SecretStr
 
 from clients.training import (
     Connection,
@@ -15,19 +14,21 @@ from clients.training import (
     publish_checkpoint,
     publish_checkpoint_async,
 )
+from clients.training.bus import connected
 from clients.training.upload import Uploader
 from contracts.envelope import Event
 from contracts.facts import CheckpointReady
 from contracts.manifests import FolderManifest
 from contracts.services import INBOX
-from contracts.store_access import StoreCredential
 from shared.messaging.events import parse_event
 from shared.storage.blobs import Store
 from testbed.factories import policy
 from testbed.models import tiny_base, tiny_lora
 from tests.kit.checkpoints import put_base
+from tests.kit.intake import running_intake
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+PREFIX = "s3://slipway/checkpoints/support-bot/uploads/tests-files/"
 RUN = Run(
     run_id="run-1",
     data_hash="sha256:" + "a" * 64,
@@ -43,14 +44,18 @@ def made(tmp_path_factory):
     return {"base": base, "lora": tiny_lora(base, root / "lora")}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _intake(nats_server, s3_server):
+    with running_intake(nats_server, s3_server):
+        yield
+
+
 @pytest.fixture
 def connection(settings) -> Connection:
     return Connection(
         nats_url=settings.nats_url,
         nats_credentials=str(settings.nats_credentials),
         nats_ca=str(settings.nats_ca),
-        s3_endpoint=settings.s3_endpoint,
-        s3_credentials=str(settings.s3_credentials),
         s3_ca=str(settings.s3_ca),
     )
 
@@ -89,7 +94,7 @@ async def test_publishes_what_admission_can_read_and_everyone_can_verify(js, con
     fact = event.data
     assert fact.weights.kind == "lora"
     assert fact.weights.ref == published.weights
-    assert fact.weights.ref.uri.startswith("s3://slipway/checkpoints/support-bot/manifests/folder/")
+    assert fact.weights.ref.uri.startswith(PREFIX + "manifests/folder/")
     assert fact.base.digest == put_base(store, made["base"]).digest
     assert (fact.policy, fact.variants) == (policy(), ("bf16", "int8"))
     assert fact.evals[0].value == 1.5
@@ -125,7 +130,8 @@ async def test_pickles_beside_the_weights_stay_behind(js, connection, store, mad
     folder = tiny_lora(made["base"], tmp_path / "lora")
     (folder / "optimizer.pt").write_bytes(b"pickle")
     (folder / "training_args.bin").write_bytes(b"pickle")
-    ref = Uploader(connection, "support-bot").put_folder(folder, lambda _done, _total: None)
+    async with connected(connection) as publisher:
+        ref = await Uploader(connection, "support-bot", publisher).put_folder(folder, lambda _done, _total: None)
     names = {file["path"] for file in json.loads(store.get(ref))["files"]}
     assert not {name for name in names if name.endswith((".pt", ".bin"))}
 
@@ -173,7 +179,7 @@ async def test_weights_as_a_pickle_and_missing_folders_are_refused(connection, s
             await publish_checkpoint_async(tmp_path / name, **options)
 
 
-async def test_a_bus_or_store_that_does_not_answer_is_said(js, connection, store, made, tmp_path):
+async def test_a_bus_or_store_that_does_not_answer_is_said(connection, store, made, tmp_path, monkeypatch):
     from dataclasses import replace
 
     options = {"model": "support-bot", "base": "acme/tiny-llama", "run": RUN}
@@ -181,13 +187,16 @@ async def test_a_bus_or_store_that_does_not_answer_is_said(js, connection, store
         await publish_checkpoint_async(
             made["lora"], connection=replace(connection, nats_url="nats://127.0.0.1:9"), **options
         )
-    key = StoreCredential.from_text(Path(connection.s3_credentials).read_text())
-    (tmp_path / "wrong.s3").write_text(key.model_copy(update={"secret_key": SecretStr("wrong")}).text())
-    wrong = replace(connection, s3_credentials=str(tmp_path / "wrong.s3"))
-    with pytest.raises(PublishError, match=r"SignatureDoesNotMatch"):
-        await publish_checkpoint_async(made["lora"], connection=wrong, **options)
-    with pytest.raises(PublishError, match="takes no upload without a key"):
-        await publish_checkpoint_async(made["lora"], connection=replace(connection, s3_credentials=None), **options)
+    (tmp_path / "no-ca.pem").write_text("no certificate")
+    with pytest.raises(PublishError, match="certificate of the object store's authority cannot be read"):
+        await publish_checkpoint_async(
+            made["lora"], connection=replace(connection, s3_ca=str(tmp_path / "no-ca.pem")), **options
+        )
+    monkeypatch.setattr("clients.training.upload.FRUITLESS_ROUNDS", 1)
+    folder = tiny_lora(made["base"], tmp_path / "new")
+    (folder / "adapter_model.safetensors").write_bytes(os.urandom(100))
+    with pytest.raises(PublishError, match=r"takes no upload: .*CERTIFICATE_VERIFY_FAILED"):
+        await publish_checkpoint_async(folder, connection=replace(connection, s3_ca=None), **options)
 
 
 async def test_the_callback_publishes_at_the_end_of_training(js, connection, store, made, tmp_path):

@@ -20,6 +20,7 @@ from shared.storage.blobs import Store
 from testbed.models import tiny_base
 from testbed.servers import connection
 from tests.kit.checkpoints import put_base
+from tests.kit.intake import running_intake
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENARIOS = ("plain", "resumed", "no_bus", "failing_evaluation", "fsdp1", "fsdp2")
@@ -82,17 +83,18 @@ def one_step(base: Path):
     return model.state_dict()
 
 
-async def test_two_processes_publish_each_model_once_and_whole(nats_server, stack):
+async def test_two_processes_publish_each_model_once_and_whole(nats_server, s3_server, stack):
     import torch
 
     settings, base, root = stack
     client = await nats_server.connect()
     js = client.jetstream(timeout=30)
     await provision(js, dedupe_window_s=2.0)
-    names = ("nats_url", "nats_credentials", "nats_ca", "s3_endpoint", "s3_credentials", "s3_ca")
+    names = ("nats_url", "nats_credentials", "nats_ca", "s3_ca")
     described = {name: str(getattr(settings, name)) for name in names}
     (root / "job.json").write_text(json.dumps({"folder": str(root), "base": str(base), "connection": described}))
-    await asyncio.to_thread(launch, root / "job.json")
+    with running_intake(nats_server, s3_server):
+        await asyncio.to_thread(launch, root / "job.json")
 
     seen = {name: [json.loads((root / f"{name}.{rank}.json").read_text()) for rank in (0, 1)] for name in SCENARIOS}
     events = await announced(js, Store(settings))

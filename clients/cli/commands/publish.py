@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 from clients.cli import publish_options as options
-from clients.cli.commands.base import find_base
 from clients.cli.commands.policy import load_policy
 from clients.cli.connection import JsonOption, StackAddress, StateOption, find_stack
 from clients.cli.external_source import describe_weights
@@ -18,10 +17,9 @@ from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import check_model
 from clients.cli.settings import CliSettings
 from clients.cli.upload import Advance, model_files, progress_bar
-from clients.cli.version_records import open_store
 from clients.training import Connection as TrainingConnection
 from clients.training import Published, PublishError, Run, publish_checkpoint
-from contracts.facts import BaseModelRef, EvalResult, Weights
+from contracts.facts import EvalResult, Weights
 from contracts.sources import scheme_of
 from contracts.vocabulary import ServingSettings, Variant
 from decisions.serving_settings import assess_settings, combine
@@ -132,16 +130,12 @@ def upload(stack: StackAddress, base: str, adapter: str, release: dict[str, Any]
     Raises:
         CommandError: It cannot be published; the message says why.
     """
-    imported = find_base(open_store(stack), base)
-    base_ref = BaseModelRef(
-        name=imported.name, revision=imported.revision, uri=imported.folder.uri, digest=imported.folder.digest
-    )
     weights = find_weights(adapter, quiet=quiet)
     total = 0 if isinstance(weights, Weights) else sum(path.stat().st_size for path in model_files(weights))
     try:
         with progress_bar(f"uploading {adapter}", total, shown=total > 0 and not quiet) as advance:
             return publish_checkpoint(
-                weights, base=base_ref, connection=training_connection(stack), progress=steps(advance), **release
+                weights, base=base, connection=training_connection(stack), progress=steps(advance), **release
             )
     except PublishError as error:
         raise CommandError(str(error)) from error
@@ -172,11 +166,7 @@ def training_connection(stack: StackAddress) -> TrainingConnection:
         nats_url=connection.nats_url,
         nats_credentials=str(connection.nats_credentials) if connection.nats_credentials else None,
         nats_ca=str(connection.nats_ca) if connection.nats_ca else None,
-        s3_endpoint=connection.s3_endpoint,
-        s3_credentials=str(connection.s3_credentials) if connection.s3_credentials else None,
         s3_ca=str(connection.s3_ca) if connection.s3_ca else None,
-        s3_bucket=connection.s3_bucket,
-        s3_region=connection.s3_region,
     )
 
 

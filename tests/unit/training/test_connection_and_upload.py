@@ -19,18 +19,16 @@ def ready(**changes):
 def test_a_connection_comes_from_the_variables_that_services_use():
     variables = {
         "SLIPWAY_NATS_URL": "nats://bus:4222",
-        "SLIPWAY_S3_ENDPOINT": "store:9000",
-        "SLIPWAY_S3_CREDENTIALS": "/run/secrets/store",
-        "SLIPWAY_S3_CA": "/run/ca.pem",
-        "SLIPWAY_S3_BUCKET": "models",
+        "SLIPWAY_NATS_CREDENTIALS": "/run/secrets/bus",
+        "SLIPWAY_NATS_CA": "/run/bus.pem",
+        "SLIPWAY_S3_CA": "/run/store.pem",
     }
     connection = Connection.from_environment(variables)
     assert connection == Connection(
         nats_url="nats://bus:4222",
-        s3_endpoint="store:9000",
-        s3_credentials="/run/secrets/store",
-        s3_ca="/run/ca.pem",
-        s3_bucket="models",
+        nats_credentials="/run/secrets/bus",
+        nats_ca="/run/bus.pem",
+        s3_ca="/run/store.pem",
     )
     assert Connection.from_environment({}) == Connection()
 

@@ -9,7 +9,7 @@ from contracts.codes import ADVICE
 from contracts.facts import Weights
 from testbed import factories
 
-NOWHERE = Connection(nats_url="nats://127.0.0.1:1", s3_endpoint="127.0.0.1:1")
+NOWHERE = Connection(nats_url="nats://127.0.0.1:1")
 RUN = Run(run_id="run-1", data_hash="sha256:" + "a" * 64)
 
 

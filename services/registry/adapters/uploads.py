@@ -1,0 +1,131 @@
+"""Files of publishers in the S3 store: permits to upload them, what arrived, and whether it is what was announced."""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from xml.etree.ElementTree import Element, SubElement, tostring
+
+from minio.error import S3Error
+
+from contracts.facts import BaseModelRef
+from contracts.manifests import BaseManifest
+from contracts.uploads import UploadPermit
+from services.registry.adapters.presigned import Signer
+from services.registry.domain.uploads import Piece
+from shared.runtime.clock import Clock
+from shared.runtime.settings import Connection
+from shared.storage.blobs import Store
+from shared.storage.objects import AlreadyExists
+
+_BLOCK = 1 << 20
+
+
+class StagedUploads(Store):
+    """Uploads by others, into keys that the registry chooses. Synchronous: call through `asyncio.to_thread`."""
+
+    def __init__(self, connection: Connection, endpoint: str | None, expires_s: int, clock: Clock) -> None:
+        super().__init__(connection)
+        self._region = connection.s3_region
+        self._endpoint = endpoint or connection.s3_endpoint
+        self._expires_s = expires_s
+        self._clock = clock
+
+    def size_of(self, key: str) -> int | None:
+        """Return the bytes of an object; None if there is none."""
+        with self._translated(key):
+            try:
+                size: int | None = self._client.stat_object(bucket_name=self.bucket, object_name=key).size
+            except S3Error as error:
+                if error.code in ("NoSuchKey", "NoSuchObject"):
+                    return None
+                raise
+        return size
+
+    def permit(self, key: str, file: str, piece: Piece, upload: str | None = None) -> UploadPermit:
+        """Return the permit to upload a file once, or a part of it again and again.
+
+        Length and SHA-256 are signed: the store refuses other bytes, if it knows checksums; the registry reads them
+        all afterwards.
+        """
+        headers = {"x-amz-checksum-sha256": _base64(piece.digest)}
+        query = {"partNumber": str(piece.number), "uploadId": upload} if upload is not None else {}
+        if upload is None:
+            headers["if-none-match"] = "*"
+        signed = {**headers, "content-length": str(piece.size_bytes)}
+        key_of_store = self._key.retrieve()
+        signer = Signer(key_of_store.access_key, key_of_store.secret_key, self._region, self._endpoint)
+        now, path = self._clock.now(), f"/{self.bucket}/{key}"
+        url = signer.url("PUT", path, now, expires_s=self._expires_s, headers=signed, query=query)
+        return UploadPermit(digest=file, offset=piece.offset, size_bytes=piece.size_bytes, url=url, headers=headers)
+
+    def open_upload(self, key: str) -> tuple[str, Mapping[int, int]]:
+        """Return the upload in parts of an object, the newest or a new one, and the bytes of its parts by number."""
+        with self._translated(key):
+            listed = self._client._list_multipart_uploads(self.bucket, prefix=key).uploads  # noqa: SLF001
+            begun = [each for each in listed if each.object_name == key]
+            if not begun:
+                headers = {"Content-Type": "application/octet-stream", "x-amz-checksum-algorithm": "SHA256"}
+                return str(self._client._create_multipart_upload(self.bucket, key, headers)), {}  # noqa: SLF001
+            upload = str(max(begun, key=lambda each: str(each.initiated_time)).upload_id)
+            return upload, {part.part_number: part.size or 0 for part in self._parts(key, upload)}
+
+    def complete(self, key: str, upload: str, digests: Sequence[str]) -> None:
+        """Make an object of its parts, all of which are there with these digests; one that exists stays as it is."""
+        element = Element("CompleteMultipartUpload")
+        for part, digest in zip(self._parts(key, upload), digests, strict=True):
+            tag = SubElement(element, "Part")
+            SubElement(tag, "ChecksumSHA256").text = _base64(digest)
+            SubElement(tag, "ETag").text = f'"{part.etag}"'
+            SubElement(tag, "PartNumber").text = str(part.part_number)
+        body = tostring(element)
+        headers = {
+            "Content-Type": "application/xml",
+            "Content-MD5": base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode(),
+        }
+        try:
+            with self._translated(key), self._client.creating():  # the client's own sends no checksums
+                query = {"uploadId": upload}
+                self._client._execute("POST", self.bucket, key, body=body, headers=headers, query_params=query)  # noqa: SLF001
+        except AlreadyExists:
+            return
+
+    def _parts(self, key: str, upload: str) -> list:  # type: ignore[type-arg]  # of minio, which is untyped
+        parts, after = [], 0
+        while True:
+            page = self._client._list_parts(self.bucket, key, upload, part_number_marker=str(after))  # noqa: SLF001
+            parts += page.parts
+            if not page.is_truncated:
+                return parts
+            after = page.next_part_number_marker
+
+    def digest_of(self, key: str) -> str:
+        """Read an object whole and return its digest."""
+        hashed = hashlib.sha256()
+        with self._translated(key):
+            response = self._client.get_object(bucket_name=self.bucket, object_name=key)
+            try:
+                for block in response.stream(_BLOCK):
+                    hashed.update(block)
+            finally:
+                response.close()
+                response.release_conn()
+        return f"sha256:{hashed.hexdigest()}"
+
+    def remove(self, key: str) -> None:
+        """Remove each version of an object."""
+        self._erase(key)
+
+    def find_base(self, name_and_revision: str) -> BaseModelRef | None:
+        """Return an imported base model by `NAME` or `NAME@REVISION`, without a revision the newest; None if none."""
+        name, _, revision = name_and_revision.partition("@")
+        read = [self.find(key) for key in self.keys(f"bases/{name}/")]
+        bases = [BaseManifest.model_validate_json(data) for data in read if data is not None]
+        fitting = [base for base in bases if base.name == name and revision in ("", base.revision)]
+        if not fitting:
+            return None
+        base = max(fitting, key=lambda each: each.imported_at)
+        return BaseModelRef(name=base.name, revision=base.revision, uri=base.folder.uri, digest=base.folder.digest)
+
+
+def _base64(digest: str) -> str:
+    return base64.b64encode(bytes.fromhex(digest.removeprefix("sha256:"))).decode()
