@@ -136,7 +136,7 @@ ROLE_ACCESS: Final[dict[Role, StoreAccess]] = {
         reads=EVERYTHING, writes=EVERYTHING, deletes=EVERYTHING, sees_uploads=True, sees_lock=True
     ),
 }  # fmt: skip
-"""What each role may do. A publisher has no key: it uploads by URLs that the registry signs (docs/adr)."""
+"""What each role may do. A publisher has no key: it uploads by URLs that the registry signs (ADR 0026)."""
 _DIGEST: Final = "?" * 64
 READS_SHARED: Final = StoreAccess(
     reads=("bases/", PROBE, f"attestations/*/{_DIGEST}/"), gets=("attestations/", "blobs/", "manifests/", "sources/")

@@ -187,7 +187,7 @@ def test_permissions_let_each_service_do_its_work_and_nothing_of_anothers():
 def test_nobody_subscribes_to_what_a_stream_stores():
     """Whoever may create consumers could otherwise have stored messages delivered to a stored subject."""
     stored = [subject.split(".") for stream in get_args(Stream) for subject in stream_subjects(stream)]
-    not_stored = {subject for service in SERVICES.values() for subject in service.exchanges}
+    not_stored = {subject for service in SERVICES.values() for subject in (*service.exchanges, *service.answers)}
     not_stored = {item for item in not_stored if not any(item.split(".")[:2] == subject[:2] for subject in stored)}
     for block in yaml.safe_load((ROOT / "deploy/nats/permissions.yaml").read_text()).values():
         allowed = {f"{WorkProgressed.TYPE}.*.*", *not_stored}

@@ -23,6 +23,7 @@ from contracts.services import (
     INBOX,
     ORDERS,
 )
+from contracts.uploads import UPLOADS
 from contracts.vocabulary import canonical_json
 from deploy.identity.key_folder import KeyFolder
 from services.gateway.adapters.bus import read_demand
@@ -90,10 +91,36 @@ async def test_a_publisher_of_named_models_announces_no_other(server):
     client = await connect(server, "pia", error_cb=note)
     for model in ("support-bot", "other-bot"):
         await client.publish(f"{CheckpointReady.TYPE}.{model}.pia", b"")
+        await client.publish(f"{UPLOADS}.{model}.pia", b"")
     await client.flush(timeout=5)
     await asyncio.sleep(0.1)
     await client.close()
-    assert refused == {f"{CheckpointReady.TYPE}.other-bot.pia"}
+    assert refused == {f"{CheckpointReady.TYPE}.other-bot.pia", f"{UPLOADS}.other-bot.pia"}
+
+
+async def test_the_registry_answers_a_request_and_publishes_nowhere_else(server):
+    """An answer is one message within two minutes, on the subject that the request names."""
+    refused: list[str] = []
+
+    async def note(error):
+        refused.append(str(error).split('"')[1])
+
+    async def answer(message):
+        for body in (b"first", b"second"):
+            await registry.publish(message.reply, body)
+        await registry.publish("_INBOX_pia.unasked", b"")
+
+    registry = await connect(server, "registry", error_cb=note)
+    await registry.subscribe(f"{UPLOADS}.*.*", cb=answer)
+    await registry.flush()
+    client = await connect(server, "pia")
+    assert (await client.request(f"{UPLOADS}.support-bot.pia", b"?", timeout=10)).data == b"first"
+    await registry.flush()
+    await asyncio.sleep(0.1)
+    await registry.close()
+    await client.close()
+    assert len(refused) == 2
+    assert "_inbox_pia.unasked" in [subject.lower() for subject in refused]
 
 
 @pytest.mark.parametrize("name", MEMBERS)

@@ -21,6 +21,7 @@ from contracts.services import (
     durable_name,
     stream_of,
 )
+from contracts.uploads import UPLOADS
 from deploy.identity.key_folder import KeyFolder
 from shared.messaging import topology
 
@@ -82,6 +83,8 @@ def expected(name):
             for sender in (name, ANOTHER[name]):
                 may = everything or fact in facts_of(name)
                 tried[f"{type_}.support-bot.{sender}"] = may and sender == name
+    uploads = everything or "publisher" in USERS.get(name, ())
+    tried |= {f"{UPLOADS}.support-bot.{name}": uploads, f"{UPLOADS}.support-bot.{ANOTHER[name]}": False}
     for other in SERVICES:
         gives_up = other == name and bool(SERVICES[other].consumes)
         tried |= {f"{DEADLETTER_PREFIX}.{subject}": gives_up for subject in (other, f"support-bot.{other}")}
@@ -144,6 +147,8 @@ def expected_of_member(name):
         for sender in (name, "sam" if name != "sam" else "ben")
         for environment in ("production", *(() if fact in FROM_OUTSIDE else ("staging",)))
     }
+    for model in (*own, *foreign, "support-bot"):
+        tried[nats_subject(UPLOADS, model, name)] = "publisher" in roles and model in own
     return own, tried
 
 
@@ -153,8 +158,9 @@ def expected_reads(name):
     reads_all = bool(set(USERS.get(name, ())) - {"publisher"})
     foreign = (f"_INBOX_{other}.>", "slipway.>", "$KV.>", ">", "$JS.>", f"{CheckpointReady.TYPE}.*.*")
     tried = dict.fromkeys(foreign, False)
-    own = SERVICES[name].exchanges if name in SERVICES else ()
-    tried |= {subject: subject in own for service in SERVICES.values() for subject in service.exchanges}
+    own = (*SERVICES[name].exchanges, *SERVICES[name].answers) if name in SERVICES else ()
+    heard = [subject for service in SERVICES.values() for subject in (*service.exchanges, *service.answers)]
+    tried |= {subject: subject in own for subject in heard}
     follows = SERVICES[name].sees_progress if name in SERVICES else reads_all
     return {**tried, "_INBOX.>": name == "adam", f"{WorkProgressed.TYPE}.*.*": follows, f"_INBOX_{name}.>": True}
 

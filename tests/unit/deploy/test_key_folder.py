@@ -208,7 +208,7 @@ def test_a_rotation_that_ends_at_any_step_leaves_a_credential_that_works_and_is_
         keys = KeyFolder(tmp_path / str(step))
         if not keys.identities():
             keys.prepare(["127.0.0.1"], NOW)
-            keys.add("paula", ["publisher"])
+            keys.add("paula", ["publisher", "viewer"])
         return keys
 
     def rotate(step):

@@ -9,6 +9,7 @@ import pytest
 
 from contracts.facts import ApprovalGranted, CheckpointReady, RollbackOrdered
 from contracts.teams import TeamQuota
+from contracts.uploads import UPLOADS
 from decisions.bus_permissions import permissions_of, readable_models
 from decisions.store_permissions import access_of
 from decisions.teams import find_foreign, narrowed
@@ -37,10 +38,14 @@ def keys(made):
 
 
 def published(keys, name):
-    """Return the subjects of events that an identity may publish, without its name."""
+    """Return the subjects of events that an identity may publish, without its name; a publisher's uploads go along."""
     identity = next(each for each in keys.identities() if each.name == name)
     subjects = permissions_of(narrowed(identity, keys.teams())).publish
-    return {subject.removesuffix(f".{name}") for subject in subjects if subject.startswith("slipway.")}
+    own = {subject.removesuffix(f".{name}") for subject in subjects if subject.startswith("slipway.")}
+    uploads = {subject for subject in own if subject.startswith(UPLOADS)}
+    announced = {subject for subject in own if subject.startswith(CheckpointReady.TYPE)}
+    assert {subject.replace(UPLOADS, CheckpointReady.TYPE) for subject in uploads} == announced
+    return own - uploads
 
 
 def test_members_act_on_the_models_of_their_team_only(keys):
