@@ -137,7 +137,7 @@ class Uploader:
 
     async def _put(self, paths: Sequence[Path], progress: Progress, *, folder: bool) -> UploadAnswer:
         announced = [await asyncio.to_thread(describe_file, path) for path in paths]
-        found = {file.digest: path for file, path in zip(announced, paths)}  # noqa: B905 - Python 3.9
+        paths_by_digest = {file.digest: path for file, path in zip(announced, paths)}  # noqa: B905 - Python 3.9
         total = sum(file.size_bytes for file in announced)
         request = UploadRequest(files=tuple(announced), folder=folder)
         fruitless, failure = 0, ""
@@ -148,7 +148,7 @@ class Uploader:
                 return answer
             if answer.state == "missing":
                 count = _Count(answer.stored_bytes, total, progress)
-                failures = await asyncio.to_thread(self._send_all, answer.permits, found, count)
+                failures = await asyncio.to_thread(self._send_all, answer.permits, paths_by_digest, count)
                 fruitless = fruitless + 1 if len(failures) == len(answer.permits) else 0
                 failure = failures[0] if failures else failure
                 if fruitless == FRUITLESS_ROUNDS:
@@ -156,11 +156,13 @@ class Uploader:
             if answer.state == "verifying" or fruitless:
                 await asyncio.sleep(0.2 if not fruitless else 2.0**fruitless / 4)
 
-    def _send_all(self, permits: Sequence[UploadPermit], found: "dict[str, Path]", count: "_Count") -> "list[str]":
+    def _send_all(
+        self, permits: Sequence[UploadPermit], paths_by_digest: "dict[str, Path]", count: "_Count"
+    ) -> "list[str]":
         """Send what is permitted, some at the same time; return why what failed did."""
 
         def send(permit: UploadPermit) -> "str | None":
-            return self._send(permit, found.get(permit.digest), count)
+            return self._send(permit, paths_by_digest.get(permit.digest), count)
 
         with ThreadPoolExecutor(PARALLEL) as threads:
             return [failure for failure in threads.map(send, permits) if failure is not None]
@@ -208,5 +210,5 @@ class _Slice:
 
 def _code(body: bytes) -> str:
     """Return the code of an answer of the store, and its message."""
-    found = re.findall(r"<(?:Code|Message)>([^<]*)<", body.decode("utf-8", "replace"))
-    return " ".join(found)[:300] or "without an explanation"
+    texts = re.findall(r"<(?:Code|Message)>([^<]*)<", body.decode("utf-8", "replace"))
+    return " ".join(texts)[:300] or "without an explanation"

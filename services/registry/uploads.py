@@ -107,8 +107,8 @@ class Intake:
                 if not pieces:
                     self._store.complete(key, upload, file.parts)
             rest += sum(piece.size_bytes for piece in pieces)
-            room = domain.MOST_PERMITS - len(permits)
-            permits += [self._store.permit(key, file.digest, piece, upload) for piece in pieces[:room]]
+            left = domain.MOST_PERMITS - len(permits)
+            permits += [self._store.permit(key, file.digest, piece, upload) for piece in pieces[:left]]
         return permits, rest
 
     async def _verify(self, files: Sequence[AnnouncedFile], keys: dict[str, str]) -> bool:
@@ -138,16 +138,16 @@ class Intake:
         async with self._turns:
             return await asyncio.to_thread(self._store.digest_of, key)
 
-    async def _note(self, file: AnnouncedFile, key: str, found: str) -> None:
-        if found != file.digest:
+    async def _note(self, file: AnnouncedFile, key: str, actual: str) -> None:
+        if actual != file.digest:
             await asyncio.to_thread(self._store.remove, key)
             reason = (
-                f"{file.path} was announced as {file.digest} and uploaded as {found}; it was removed. Publish again."
+                f"{file.path} was announced as {file.digest} and uploaded as {actual}; it was removed. Publish again."
             )
-            raise Permanent("digest_mismatch", reason, found=found)
+            raise Permanent("digest_mismatch", reason, found=actual)
         while len(self._verified) >= MOST_VERIFIED:
             del self._verified[next(iter(self._verified))]
-        self._verified[key] = found
+        self._verified[key] = actual
 
     async def _stored(
         self, model: str, publisher: str, request: UploadRequest, base: BaseModelRef | None

@@ -23,8 +23,16 @@ from testbed.services import environment, running_service
 from tests.kit.command import run_command
 from tests.kit.conformance_mirror import RegistryConformance
 from tests.kit.histories import history
+from tests.kit.intake import running_intake
 from tests.kit.mlflow_server import MlflowServer, require_environment
 from tests.kit.relay import relaying
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _intake(nats_server, s3_server):
+    """Who publishes asks the registry for the base model, and where to upload."""
+    with running_intake(nats_server, s3_server):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,7 @@ from testbed.services import environment, running_service, wait_for_fact
 from testbed.stack import DATA_HASH, POLICY
 from tests.kit.checkpoints import opened, put_base
 from tests.kit.hub import Mirror, running_mirror
+from tests.kit.intake import running_intake
 
 pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.timeout(300)]
 MIB = 1024 * 1024
@@ -92,6 +93,13 @@ class Harness:
             *more,
             **given,
         )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _intake(nats_server, s3_server):
+    """Who publishes asks the registry for the base model, and where to upload."""
+    with running_intake(nats_server, s3_server):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ def stack(nats_server, s3_server, tmp_path_factory):
 
 async def announced(js, store):
     """Return the announced checkpoints of each model, with their tensors."""
-    found = {}
+    events_by_model = {}
     for number in range(1, (await js.stream_info(INBOX)).state.messages + 1):
         message = await js.get_msg(INBOX, number)
         event = parse_event(CheckpointReady, message.subject, message.data)
@@ -45,8 +45,8 @@ async def announced(js, store):
         prefix = store.prefix_of(event.data.weights.ref)
         (weights,) = [file for file in manifest.files if file.path.endswith(".safetensors")]
         key = f"{prefix}blobs/sha256/{weights.digest[7:9]}/{weights.digest[7:]}"
-        found.setdefault(event.subject, []).append((event, load(store.find(key))))
-    return found
+        events_by_model.setdefault(event.subject, []).append((event, load(store.find(key))))
+    return events_by_model
 
 
 def launch(job: Path, scenarios=SCENARIOS) -> None:

@@ -186,18 +186,18 @@ async def test_a_teams_models_and_its_quota_count(nats_server, s3_server, publis
 
 async def test_an_answer_goes_to_the_publishers_inbox_only(nats_server, intake, publishers):
     client = await nats_server.connect()
-    heard = []
+    received = []
 
-    async def hear(message):
-        heard.append(message.subject)
+    async def receive(message):
+        received.append(message.subject)
 
     body = UploadRequest(files=(file_of(b"x"),)).model_dump_json().encode()
     for reply in ("_INBOX_tests.a", "slipway.checkpoint.ready.v1.support-bot.registry"):
-        await client.subscribe("_INBOX_tests.>", cb=hear)
+        await client.subscribe("_INBOX_tests.>", cb=receive)
         await client.publish(f"{UPLOADS}.{MODEL}.pia", body, reply=reply)
     await client.flush()
     assert (await ask(publishers["pia"], UploadRequest())).state == "stored"
-    assert heard == []
+    assert received == []
     await client.close()
 
 

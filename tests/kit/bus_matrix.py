@@ -159,8 +159,8 @@ def expected_reads(name):
     foreign = (f"_INBOX_{other}.>", "slipway.>", "$KV.>", ">", "$JS.>", f"{CheckpointReady.TYPE}.*.*")
     tried = dict.fromkeys(foreign, False)
     own = (*SERVICES[name].exchanges, *SERVICES[name].answers) if name in SERVICES else ()
-    heard = [subject for service in SERVICES.values() for subject in (*service.exchanges, *service.answers)]
-    tried |= {subject: subject in own for subject in heard}
+    subscribed = [subject for service in SERVICES.values() for subject in (*service.exchanges, *service.answers)]
+    tried |= {subject: subject in own for subject in subscribed}
     follows = SERVICES[name].sees_progress if name in SERVICES else reads_all
     return {**tried, "_INBOX.>": name == "adam", f"{WorkProgressed.TYPE}.*.*": follows, f"_INBOX_{name}.>": True}
 

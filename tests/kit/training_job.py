@@ -87,14 +87,14 @@ class Job:
         again = self.callback("plain-bot", evaluate=lambda _trained: [result(7)])
         self.train("plain", again, resume=True, **options)
         weights = {name: value.tolist() for name, value in trainer.model.state_dict().items() if "lora_B" in name}
-        return {**told(callback), "again": told(again), "weights": weights}
+        return {**summary(callback), "again": summary(again), "weights": weights}
 
     def resumed(self) -> Any:
         """Stop a run in the middle, and resume it: it is published once, at its end."""
         self.train("resumed", None, save_strategy="steps", save_steps=1, save_only_model=True, max_steps=1)
         second = self.callback("resumed-bot")
         self.train("resumed", second, resume=True, save_strategy="no")
-        return told(second)
+        return summary(second)
 
     def no_bus(self) -> Any:
         """Publish where no bus is."""
@@ -139,7 +139,7 @@ class Job:
             callback = self.callback(name)
             model = None if "lora" in name else self.whole_model()
             self.train(name, callback, model=model, deepspeed=ZERO3)
-            seen.append(told(callback))
+            seen.append(summary(callback))
         return seen
 
     def whole_model(self) -> Any:
@@ -171,7 +171,7 @@ def result(value: float) -> dict[str, Any]:
     return {"name": "held-out", "metric": "loss", "value": float(value), "higher_is_better": False}
 
 
-def told(callback: SlipwayCallback) -> dict[str, Any]:
+def summary(callback: SlipwayCallback) -> dict[str, Any]:
     published = callback.published
     return {"event_id": published.event_id, "digest": published.weights.digest}
 

