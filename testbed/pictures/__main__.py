@@ -121,7 +121,6 @@ def terminals(studio: Studio) -> None:
     recorded = {
         "terminal-release": (("status", MODEL), ("routes",)),
         "terminal-rollback": (("alerts", MODEL, "--all"), ("quarantine", "list", MODEL), ("versions", MODEL)),
-        "terminal-lineage": (("show", f"{MODEL}@v2"), ("verify", f"{MODEL}@v2")),
     }
     page = studio.anna.page.context.browser.new_page(viewport={"width": 1100, "height": 100})
     for name, commands in recorded.items():
