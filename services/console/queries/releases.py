@@ -114,5 +114,6 @@ def _rolled_back(reader: Reader, shown: Release) -> str:
     for entry in reader.read(query, (shown.model, f"{shown.model}.v{shown.version}.%", shown.opened_at)):
         to = f" to {entry['target']}" if entry["target"] else ""
         by = "automatically" if entry["mode"] == "automatic" else "by an operator"
-        return f"{entry['failed']} was rolled back{to} {by} at {entry['switched_at'] or entry['at']}"
+        at = str(entry["switched_at"] or entry["at"])[:19].replace("T", " ")
+        return f"{entry['failed']} was rolled back{to} {by} at {at} UTC"
     return ""
