@@ -141,7 +141,10 @@ SERVICES: dict[str, ServiceContract] = {
         ),
         ServiceContract(
             "notifier",
-            consumes=(f.AlertRaised, f.AlertUpdated, f.AlertResolved, f.SilenceOrdered, f.AcknowledgementOrdered),
+            consumes=(
+                f.AlertRaised, f.AlertUpdated, f.AlertResolved, f.RollbackFailed,
+                f.SilenceOrdered, f.AcknowledgementOrdered,
+            ),
             emits=(f.OrderAccepted, f.OrderRefused),
             owns=("notifications",),
             looks_up=(ORDERS,),

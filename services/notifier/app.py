@@ -11,6 +11,7 @@ from contracts.facts import (
     AlertResolved,
     AlertUpdated,
     OrderAccepted,
+    RollbackFailed,
     SilenceOrdered,
 )
 from services.notifier.delivery import Deliverer
@@ -78,6 +79,15 @@ class Notifier:
                 record, event.data, at=event.time, sequence=received.sequence, now=self.clock.now()
             ),
         )
+
+    async def rollback_failed(self, event: Event[RollbackFailed], received: Received) -> None:
+        """Queue that no automatic rollback follows from an alert."""
+        now = self.clock.now()
+
+        def decide(record: ModelNotices) -> ModelNotices:
+            return notices.note_rollback_failed(record, event.data, at=event.time, sequence=received.sequence, now=now)
+
+        await self._edit(event.subject, decide)
 
     async def silence(self, event: Event[SilenceOrdered], received: Received) -> OrderAccepted:
         """Hold alerts of a model back; raise Permanent if the order is void, or too long."""
@@ -164,6 +174,10 @@ def build(
     @bus.on(AlertResolved)
     async def alert_resolved(event: Event[AlertResolved]) -> None:
         await notifier.resolved(event, bus.received)
+
+    @bus.on(RollbackFailed)
+    async def rollback_failed(event: Event[RollbackFailed]) -> None:
+        await notifier.rollback_failed(event, bus.received)
 
     @bus.on(SilenceOrdered, failure=order_refused)
     async def silence_ordered(event: Event[SilenceOrdered]) -> OrderAccepted:

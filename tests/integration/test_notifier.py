@@ -105,6 +105,11 @@ async def test_a_real_alertmanager_has_the_alert_while_it_is_open(js, bus_settin
         assert active["annotations"]["description"] == raised.message
         first = active["endsAt"]
         await until(lambda: alertmanager.alerts()[0]["endsAt"] > first, "the alert being sent again")
+        failed = k.fact(f.RollbackFailed).model_copy(update={"failed": raised.target, "mode": "automatic"})
+        await publish_event(js, event(failed))
+        await until(lambda: len(alertmanager.alerts()) == 2, "the failed rollback")
+        names = {each["labels"]["alertname"] for each in alertmanager.alerts()}
+        assert names == {"SlipwayAlert", "SlipwayRollbackFailed"}
         await publish_event(js, event(ended(raised)))
         await until(lambda: not alertmanager.alerts(), "the alert having ended")
 

@@ -1,5 +1,7 @@
 """Dead letters of notifications, in the stream of all dead letters."""
 
+from typing import Final
+
 from nats.errors import Error as NatsError
 
 from contracts.services import DEADLETTER_PREFIX, EVENTS, ORDERS
@@ -7,6 +9,13 @@ from services.notifier.domain.notices import Due
 from shared.errors import Transient
 from shared.messaging.bus import Bus
 from shared.messaging.delivery import header_safe
+
+_HAPPENED: Final = {
+    "raised": "an alert was raised",
+    "rollback_failed": "no automatic rollback follows from an alert",
+    "acknowledged": "an alert was acknowledged",
+    "resolved": "an alert was resolved",
+}
 
 
 class StoredDeadLetters:
@@ -29,7 +38,7 @@ class StoredDeadLetters:
         headers = {
             "Nats-Msg-Id": f"{where}:{sequence}:notifier:{due.receiver}",
             "Slipway-Code": "endpoint_unreachable",
-            "Slipway-Reason": header_safe(f"{due.receiver} did not get that an alert was {due.transition}: {reason}"),
+            "Slipway-Reason": header_safe(f"{due.receiver} did not get that {_HAPPENED[due.transition]}: {reason}"),
             "Slipway-Service": self._bus.service,
             "Slipway-Consumer": due.receiver,
             "Slipway-Subject": event.subject or "",

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from contracts.facts import AlertRaised, AlertResolved, AlertUpdated
+from contracts.facts import AlertRaised, AlertResolved, AlertUpdated, RollbackFailed
 from services.notifier.domain.receivers import Receiver
-from services.notifier.domain.record import ModelNotices, Notice, Send, Silence, Transition
+from services.notifier.domain.record import FailedRollback, ModelNotices, Notice, Send, Silence, Transition
 
 KEPT = timedelta(days=1)
 """How long a resolved alert is remembered, so that what comes again is not sent again."""
@@ -76,6 +76,9 @@ def note_raised(
     due = now + (SETTLES if now - at > OLD else timedelta())
     queues = {each.name: (Send(transition="raised", next_at=due),) for each in receivers if each.takes(alert)}
     notice = Notice(alert=alert, raised_at=alert.raised_at or at, sequences={"raised": sequence}, queues=queues)
+    for failed in record.failed_rollbacks:
+        if failed.target == alert.target and failed.at >= notice.raised_at:
+            notice = _note_failed(notice, failed, now)
     return _with(record, notice)
 
 
@@ -95,14 +98,22 @@ def note_updated(
     receivers: Iterable[Receiver],
     now: datetime,
 ) -> ModelNotices:
-    """Keep an alert's newer figures, which are sent from now on. One that is not known is open, too."""
+    """Keep an alert's newer figures, which are sent from now on. One that is not known is open, too.
+
+    Receivers that take it only since its severity rose are sent it now.
+    """
     newest = _as_raised(alert)
     notice = record.notices.get(key_of(alert, at))
     if notice is None:
         return note_raised(record, newest, at=at, sequence=sequence, again=False, receivers=receivers, now=now)
     if notice.resolved_at is not None:
         return record
-    return _with(record, notice.model_copy(update={"alert": newest}))
+    reached = {
+        each.name: (Send(transition="raised", next_at=now),)
+        for each in receivers
+        if each.name not in notice.queues and each.takes(newest)
+    }
+    return _with(record, notice.model_copy(update={"alert": newest, "queues": {**notice.queues, **reached}}))
 
 
 def _as_raised(alert: AlertUpdated | AlertResolved) -> AlertRaised:
@@ -142,7 +153,7 @@ def _follow(notice: Notice, transition: Transition, now: datetime) -> Notice:
             begun = tuple(send for send in queue if send.attempts > 0 or send.transition != "raised")
             queues[name] = (*begun, Send(transition=transition, next_at=now))
         elif transition != "resolved":
-            queues[name] = queue
+            queues[name] = queue  # what is sent first says it, too
     return notice.model_copy(update={"queues": queues})
 
 
@@ -163,6 +174,35 @@ def acknowledge(
         }
     )
     return _with(record, _follow(notice, "acknowledged", now))
+
+
+def note_rollback_failed(
+    record: ModelNotices, rollback: RollbackFailed, *, at: datetime, sequence: int, now: datetime
+) -> ModelNotices:
+    """Queue that no automatic rollback follows from an alert, and why: a person has to decide.
+
+    It concerns the newest open alert of the target, rather one of a trigger. One that is read before its alert waits
+    for it. A rollback that a person ordered is not sent: that person is told.
+    """
+    if rollback.mode == "manual" or now - at > OLDEST:
+        return record
+    failed = FailedRollback(
+        target=rollback.failed, code=rollback.code, reason=rollback.reason, sequence=sequence, at=at
+    )
+    concerned = [each for each in open_notices(record) if each.alert.target == failed.target]
+    if not concerned:
+        kept = [each for each in record.failed_rollbacks if each.target != failed.target]
+        return record.model_copy(update={"failed_rollbacks": (*kept, failed)})
+    newest = max(concerned, key=lambda each: (each.alert.trigger is not None, each.raised_at))
+    return _with(record, _note_failed(newest, failed, now))
+
+
+def _note_failed(notice: Notice, failed: FailedRollback, now: datetime) -> Notice:
+    if notice.rollback_code == failed.code:
+        return notice
+    sequences = {**notice.sequences, "rollback_failed": failed.sequence}
+    changes = {"rollback_code": failed.code, "rollback_reason": failed.reason, "sequences": sequences}
+    return _follow(notice.model_copy(update=changes), "rollback_failed", now)
 
 
 def silence(record: ModelNotices, ordered: Silence, now: datetime) -> ModelNotices:
@@ -273,10 +313,14 @@ def prune(record: ModelNotices, now: datetime) -> ModelNotices:
     finished = sorted((notice.forget_at, key) for key, notice in kept.items() if notice.forget_at is not None)
     for _, key in finished[: max(0, len(kept) - MOST_NOTICES)]:
         del kept[key]
-    silences = tuple(each for each in record.silences if each.until > now)
-    if len(kept) == len(record.notices) and silences == record.silences:
+    changes = {
+        "notices": kept,
+        "silences": tuple(each for each in record.silences if each.until > now),
+        "failed_rollbacks": tuple(each for each in record.failed_rollbacks if now - each.at < OLD),
+    }
+    if all(len(getattr(record, name)) == len(left) for name, left in changes.items()):
         return record
-    return record.model_copy(update={"notices": kept, "silences": silences})
+    return record.model_copy(update=changes)
 
 
 def is_waiting(record: ModelNotices) -> bool:

@@ -12,13 +12,24 @@ from services.notifier.domain.record import Notice
 _SLACK_CHARS: Final = 2900
 _SUMMARY_CHARS: Final = 1000
 _PAGERDUTY_SEVERITY: Final = {"critical": "critical", "warning": "warning", "info": "info"}
-_PAGERDUTY_ACTION: Final = {"raised": "trigger", "acknowledged": "acknowledge", "resolved": "resolve"}
-_VERB: Final = {"raised": "raised", "acknowledged": "acknowledged", "resolved": "resolved"}
+_PAGERDUTY_ACTION: Final = {
+    "raised": "trigger",
+    "rollback_failed": "trigger",
+    "acknowledged": "acknowledge",
+    "resolved": "resolve",
+}
+_HEAD: Final = {
+    "raised": "Raised",
+    "rollback_failed": "No automatic rollback",
+    "acknowledged": "Acknowledged",
+    "resolved": "Resolved",
+}
 
 
 def message_id(due: Due) -> str:
     """Return the id of a notification: the same for each try, so that receivers can drop a second one."""
-    digest = sha256(f"{due.notice.key}/{due.transition}/{due.receiver}".encode()).hexdigest()
+    what = f"{due.transition}/{due.notice.rollback_code}" if due.transition == "rollback_failed" else due.transition
+    digest = sha256(f"{due.notice.key}/{what}/{due.receiver}".encode()).hexdigest()
     return f"msg_{digest[:32]}"
 
 
@@ -40,7 +51,7 @@ def body_of(kind: Kind, due: Due, *, now: datetime, resend_s: float, link: str, 
     """
     address = link.replace("{alert_id}", quote(due.notice.alert.alert_id, safe=""))
     if kind == "alertmanager":
-        return [alertmanager(due, now, resend_s, address)]
+        return alertmanager(due, now, resend_s, address)
     if kind == "slack":
         return slack(due, address)
     if kind == "pagerduty":
@@ -48,8 +59,8 @@ def body_of(kind: Kind, due: Due, *, now: datetime, resend_s: float, link: str, 
     return webhook(due, now, address)
 
 
-def alertmanager(due: Due, now: datetime, resend_s: float, link: str) -> dict[str, Any]:
-    """Return an alert of Alertmanager's API v2.
+def alertmanager(due: Due, now: datetime, resend_s: float, link: str) -> list[dict[str, Any]]:
+    """Return an alert for Alertmanager's API v2, and another one if no automatic rollback follows from it.
 
     It ends by itself if it is not sent again for four periods: a notifier that is gone leaves no alert open for ever.
     """
@@ -68,13 +79,21 @@ def alertmanager(due: Due, now: datetime, resend_s: float, link: str) -> dict[st
     annotations = {"summary": summary(notice), "description": alert.message, "runbook_url": alert.runbook}
     if notice.acknowledged_by:
         annotations["acknowledged_by"] = notice.acknowledged_by
-    return {
+    first: dict[str, Any] = {
         "labels": {name: value for name, value in labels.items() if value},
         "annotations": {name: value for name, value in annotations.items() if value},
         "startsAt": notice.raised_at.isoformat(),
         "endsAt": ends_at.isoformat(),
         **({"generatorURL": link} if link else {}),
     }
+    if notice.rollback_code is None:
+        return [first]
+    failed = {"alertname": "SlipwayRollbackFailed", "code": notice.rollback_code, "severity": "critical"}
+    said = {"description": notice.rollback_reason}
+    return [
+        first,
+        {**first, "labels": first["labels"] | failed, "annotations": first["annotations"] | said},
+    ]
 
 
 def webhook(due: Due, now: datetime, link: str) -> dict[str, Any]:
@@ -91,6 +110,8 @@ def webhook(due: Due, now: datetime, link: str) -> dict[str, Any]:
             "resolved_at": notice.resolved_at.isoformat() if notice.resolved_at else None,
             "acknowledged_by": notice.acknowledged_by or None,
             "acknowledged_because": notice.acknowledged_because or None,
+            "rollback_code": notice.rollback_code,
+            "rollback_reason": notice.rollback_reason or None,
             "link": link or None,
         },
     }
@@ -99,7 +120,7 @@ def webhook(due: Due, now: datetime, link: str) -> dict[str, Any]:
 def slack(due: Due, link: str) -> dict[str, Any]:
     """Return a message for an incoming webhook of Slack; no text can mention people or hide an address."""
     notice, alert = due.notice, due.notice.alert
-    head = f"{_VERB[due.transition].capitalize()} ({alert.severity}): {summary(notice)}"
+    head = f"{_HEAD[due.transition]} ({alert.severity}): {summary(notice)}"
     lines = [f"*{escape(head)}*", escape(alert.message)]
     if due.transition == "acknowledged":
         lines.append(escape(f"By {notice.acknowledged_by}. {notice.acknowledged_because}"))
@@ -120,7 +141,7 @@ def pagerduty(due: Due, link: str, routing_key: str) -> dict[str, Any]:
         "event_action": _PAGERDUTY_ACTION[due.transition],
         "dedup_key": group_id(notice),
     }
-    if due.transition == "raised":
+    if due.transition in ("raised", "rollback_failed"):
         event["payload"] = {
             "summary": cut(summary(notice), _SUMMARY_CHARS),
             "source": str(alert.target),
@@ -135,6 +156,7 @@ def pagerduty(due: Due, link: str, routing_key: str) -> dict[str, Any]:
                 "value": alert.value,
                 "limit": alert.limit,
                 "runbook": alert.runbook,
+                "rollback_failed": notice.rollback_reason,
             },
         }
         if link:
@@ -145,7 +167,10 @@ def pagerduty(due: Due, link: str, routing_key: str) -> dict[str, Any]:
 def summary(notice: Notice) -> str:
     """Return an alert in one line."""
     alert = notice.alert
-    return " ".join(f"{alert.target}: {alert.trigger or alert.kind}. {alert.message}".split())
+    text = f"{alert.target}: {alert.trigger or alert.kind}. {alert.message}"
+    if notice.rollback_code is not None:
+        text = f"No automatic rollback: {notice.rollback_reason} {text}"
+    return " ".join(text.split())
 
 
 def escape(text: str) -> str:

@@ -5,11 +5,12 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from contracts.codes import Code
 from contracts.facts import AlertRaised
-from contracts.records import Migration, OutboxRecord
-from contracts.vocabulary import Contract, Instant, ModelName
+from contracts.records import Migration, OutboxRecord, unchanged
+from contracts.vocabulary import Contract, Instant, ModelName, Target
 
-Transition = Literal["raised", "acknowledged", "resolved"]
+Transition = Literal["raised", "rollback_failed", "acknowledged", "resolved"]
 
 
 class Send(Contract):
@@ -40,6 +41,8 @@ class Notice(Contract):
         notified: Receivers that it was sent to, or may have been: what follows goes to them only.
         dead: Receivers that a notification was given up for.
         acknowledged_by: Who acknowledged it, and why; empty if it was not acknowledged.
+        rollback_code: Why no automatic rollback follows from it; None unless one failed, or was held.
+        rollback_reason: The same as a sentence.
     """
 
     alert: AlertRaised
@@ -52,6 +55,8 @@ class Notice(Contract):
     dead: tuple[str, ...] = ()
     acknowledged_by: str = ""
     acknowledged_because: str = ""
+    rollback_code: Code | None = None
+    rollback_reason: str = ""
 
     @property
     def key(self) -> str:
@@ -69,12 +74,29 @@ class Silence(Contract):
     order_id: str
 
 
-class ModelNotices(OutboxRecord):
-    """The record of a model: its notices by their key, and its silences."""
+class FailedRollback(Contract):
+    """An automatic rollback that failed, of an alert that another consumer is yet to read."""
 
-    SCHEMA_VERSION: ClassVar[int] = 1
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {}
+    target: Target
+    code: Code
+    reason: str
+    sequence: int
+    at: Instant
+
+
+class ModelNotices(OutboxRecord):
+    """The record of a model.
+
+    Attributes:
+        notices: Its notices, by their key.
+        silences: Until when which alerts are not sent.
+        failed_rollbacks: Rollbacks that failed, of alerts that are not known yet.
+    """
+
+    SCHEMA_VERSION: ClassVar[int] = 2
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged}
 
     model: ModelName
     notices: dict[str, Notice] = Field(default_factory=dict)
     silences: tuple[Silence, ...] = ()
+    failed_rollbacks: tuple[FailedRollback, ...] = ()

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.facts import AlertRaised, AlertResolved, AlertUpdated
+from contracts.facts import AlertRaised, AlertResolved, AlertUpdated, RollbackFailed
 from services.notifier.domain import notices
-from services.notifier.domain.notices import KEPT, OLDEST, SETTLES, Times
+from services.notifier.domain.notices import KEPT, OLD, OLDEST, SETTLES, Times
 from services.notifier.domain.receivers import Receiver
 from services.notifier.domain.record import ModelNotices, Silence
 from testbed import factories as f
@@ -216,7 +216,60 @@ def test_an_alert_that_becomes_critical_within_a_silence_is_sent():
     assert sent == []
     worse = alert(AlertUpdated)
     record = notices.note_updated(record, worse, at=f.after(5), sequence=8, receivers=ALL, now=f.after(5))
-    assert [name for name, _ in send(record, f.after(5))[1]] == ["chat", "manager"]
+    assert [name for name, _ in send(record, f.after(5))[1]] == ["chat", "manager", "pager"]
+
+
+def test_an_alert_that_becomes_critical_is_sent_to_those_who_take_only_critical_ones():
+    record, sent = send(raised(severity="warning"), NOW)
+    assert [name for name, _ in sent] == ["chat", "manager"]
+    record = notices.note_updated(record, alert(AlertUpdated), at=NOW, sequence=8, receivers=ALL, now=f.after(5))
+    record, sent = send(record, f.after(5))
+    assert sent == [("pager", "raised")]
+    assert [name for name, _ in send(resolved(record), f.after(60))[1]] == ["chat", "manager", "pager"]
+
+
+def rollback_failed(record, *, at=None, now=None, **changes):
+    fields = {"mode": "automatic", "code": "no_previous_target", "reason": "There is none.", **changes}
+    rollback = f.fact(RollbackFailed).model_copy(update=fields | {"failed": fields.get("failed", alert().target)})
+    at = at or f.after(5)
+    return notices.note_rollback_failed(record, rollback, at=at, sequence=8, now=now or at)
+
+
+def test_all_who_know_of_an_alert_are_told_once_that_no_rollback_follows():
+    record, _ = send(raised(), NOW, (PAGER, CHAT))
+    record, sent = send(rollback_failed(record), f.after(5), (PAGER, CHAT))
+    assert sent == [("pager", "rollback_failed"), ("chat", "rollback_failed")]
+    record, sent = send(rollback_failed(record, at=f.after(6)), f.after(6), (PAGER, CHAT))
+    assert sent == []
+    _, sent = send(rollback_failed(record, at=f.after(7), code="cooldown"), f.after(7), (PAGER, CHAT))
+    assert [transition for _, transition in sent] == ["rollback_failed"] * 2
+
+
+def test_a_failed_rollback_that_is_read_before_its_alert_waits_for_it():
+    record = rollback_failed(EMPTY)
+    record, sent = send(raised(record, now=f.after(6)), f.after(6), (CHAT,))
+    assert sent == [("chat", "raised")]
+    (notice,) = record.notices.values()
+    assert (notice.rollback_code, notice.rollback_reason) == ("no_previous_target", "There is none.")
+    forgotten = notices.prune(rollback_failed(EMPTY), f.after(5) + OLD)
+    assert forgotten.failed_rollbacks == ()
+
+
+def test_a_rollback_of_a_person_of_another_target_or_before_the_alert_changes_nothing():
+    record, _ = send(raised(), NOW)
+    other = alert().target.model_copy(update={"version": 99})
+    for each in (
+        rollback_failed(record, mode="manual"),
+        rollback_failed(record, failed=other),
+        raised(rollback_failed(EMPTY, at=NOW - timedelta(seconds=1)), now=f.after(1)),
+    ):
+        assert all(notice.rollback_code is None for notice in each.notices.values())
+
+
+def test_a_failed_rollback_belongs_to_the_alert_of_a_trigger():
+    record = raised(alert_id="drift-1", trigger=None, at=f.after(3), raised_at=f.after(3))
+    record = rollback_failed(raised(record))
+    assert {each.alert.alert_id for each in record.notices.values() if each.rollback_code} == {alert().alert_id}
 
 
 def test_a_silence_never_keeps_the_end_of_what_was_sent():
@@ -264,7 +317,7 @@ def test_a_receiver_that_is_no_longer_configured_keeps_nothing():
 
 STEPS = st.lists(
     st.one_of(
-        st.just("raise"), st.just("resolve"), st.just("update"), st.just("silence"), st.just("ack"),
+        st.just("raise"), st.just("resolve"), st.just("update"), st.just("silence"), st.just("ack"), st.just("held"),
         st.tuples(st.sampled_from(["send", "fail", "lose"]), st.integers(1, 400)),
     ),
     max_size=30,
@@ -285,6 +338,8 @@ def test_no_history_sends_a_beginning_after_its_end(steps):  # noqa: PLR0912 - o
             record = notices.note_updated(record, alert(AlertUpdated), at=now, sequence=8, receivers=ALL, now=now)
         elif step == "silence":
             record = notices.silence(record, silence(now + timedelta(seconds=100)), now)
+        elif step == "held":
+            record = rollback_failed(record, at=now)
         elif step == "ack":
             record = notices.acknowledge(record, alert().alert_id, by="j", reason="", sequence=1, now=now) or record
         else:
@@ -299,6 +354,5 @@ def test_no_history_sends_a_beginning_after_its_end(steps):  # noqa: PLR0912 - o
                 elif what == "fail":
                     record, _ = notices.failed(record, each, by_name[each.receiver], now, TIMES)
     for name, transitions in sent.items():
-        seen = "".join(transition[0] + transition[2] for transition in transitions)
-        if "rs" in seen:
-            assert "ri" not in seen[seen.index("rs") :], (name, transitions)
+        if "resolved" in transitions:
+            assert set(transitions[transitions.index("resolved") :]) == {"resolved"}, (name, transitions)

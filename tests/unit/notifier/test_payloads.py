@@ -3,6 +3,7 @@
 import base64
 import hmac
 import json
+from dataclasses import replace
 from hashlib import sha256
 
 import pytest
@@ -38,13 +39,13 @@ def body(kind, sent, link="https://slipway.example/alerts/{alert_id}"):
 
 
 def test_slack_can_mention_nobody_and_hide_no_address():
-    for transition in ("raised", "acknowledged", "resolved"):
+    for transition in ("raised", "rollback_failed", "acknowledged", "resolved"):
         text = body("slack", due(transition))["blocks"][0]["text"]["text"]
         assert text.count("<") == 1, "our own link is the only one"
         assert "&lt;!channel&gt;" in text
 
 
-@given(TEXTS, st.sampled_from(["raised", "acknowledged", "resolved"]))
+@given(TEXTS, st.sampled_from(["raised", "rollback_failed", "acknowledged", "resolved"]))
 def test_no_text_breaks_a_message_of_slack(message, transition):
     sent = body("slack", due(transition, message), link="")
     for text in (sent["text"], sent["blocks"][0]["text"]["text"]):
@@ -82,6 +83,24 @@ def test_an_open_alert_ends_by_itself_if_it_is_not_sent_again():
     assert ended["endsAt"] == f.after(30).isoformat()
     assert ended["labels"] == open_alert["labels"], "else it would be another alert"
     assert all(isinstance(value, str) and value for value in open_alert["labels"].values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_failed_rollback_is_said_with_its_reason_and_ends_with_its_alert(kind):
+    told = due("rollback_failed")
+    failed = {"rollback_code": "no_previous_target", "rollback_reason": "Nothing to go back to <!channel>."}
+    told = replace(told, notice=told.notice.model_copy(update=failed))
+    text = json.dumps(body(kind, told))
+    assert "Nothing to go back to" in text
+    if kind == "slack":
+        assert "<!channel>" not in text
+        assert "No automatic rollback" in text
+    if kind == "alertmanager":
+        first, second = body(kind, told)
+        assert first["labels"] == body(kind, due())[0]["labels"], "else it would be another alert"
+        assert (second["labels"]["alertname"], second["endsAt"]) == ("SlipwayRollbackFailed", first["endsAt"])
+    later = told.notice.model_copy(update={"rollback_code": "cooldown"})
+    assert payloads.message_id(told) != payloads.message_id(replace(told, notice=later))
 
 
 def test_a_link_cannot_be_left_by_the_name_of_an_alert():
