@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from clients.training.connection import Connection
+from clients.training.data_hash import data_hash
 from clients.training.errors import PublishError
 from clients.training.publish import publish_checkpoint, publish_checkpoint_async
 from clients.training.run import Published, Run
@@ -17,6 +18,7 @@ __all__ = [
     "Published",
     "Run",
     "SlipwayCallback",
+    "data_hash",
     "publish_checkpoint",
     "publish_checkpoint_async",
     "publish_trained",
