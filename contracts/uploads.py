@@ -92,8 +92,3 @@ class UploadAnswer(Contract):
     base: BaseModelRef | None = None
     code: Code | None = None
     reason: str = ""
-
-
-def upload_prefix(model: str, publisher: str) -> str:
-    """Return where a publisher's files of a model are stored: the registry permits it no other keys."""
-    return f"checkpoints/{model}/uploads/{publisher}-files/"

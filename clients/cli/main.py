@@ -47,7 +47,7 @@ def main() -> None:
     os.environ["TQDM_DISABLE"] = "1"  # libraries that are imported from here on would draw their bars over ours
     request_context(None)
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(app(standalone_mode=False) or Exit.OK)
     except typer.TyperException as error:
         _end_of_usage(error)
     except typer.Abort:

@@ -9,6 +9,7 @@ import pytest
 
 from contracts.facts import FACTS
 from contracts.metrics import METRICS
+from contracts.uploads import UPLOADS
 from tests.architecture.test_files import ROOT, committed
 from tests.contract.test_runbooks import problem_of
 
@@ -78,7 +79,7 @@ def exists_metric(name: str) -> bool:
 
 
 def exists_subject(name: str) -> bool:
-    return name.replace("slipway.staging.", "slipway.") in FACTS
+    return name == UPLOADS or name.replace("slipway.staging.", "slipway.") in FACTS
 
 
 @pytest.mark.parametrize("page", CURRENT)

@@ -77,8 +77,8 @@ def slipway(nats_server, user: str, *arguments: str) -> tuple[subprocess.Complet
 @pytest.mark.parametrize(
     ("user", "arguments", "subject", "grant"),
     [
-        ("paula", ["events"], "$sys.req.user.info", "viewer, operator or approver"),
-        ("paula", ["events", "--follow"], "$sys.req.user.info", "viewer, operator or approver"),
+        ("paula", ["events"], "$js.api.stream.list", "viewer, operator or approver"),
+        ("paula", ["events", "--follow"], "$js.api.stream.list", "viewer, operator or approver"),
         (
             "victor",
             ["policy", "set", "support-bot", "POLICY"],

@@ -74,6 +74,7 @@ async def controller(bus_settings, ahead=timedelta()):
         proofs=Unwired(),
         answers=Unwired(),
         administrators=Administrators(None),
+        teams=lambda: (),
         settings=RollbackControllerSettings(production_drills="*"),
         clock=clock,
     )

@@ -64,11 +64,20 @@ class Api:
         self._endpoint = endpoint
 
     async def pieces(
-        self, path, body, *, method="POST", deadline_s=120.0, model=None, request_id="t1", on_piece=lambda: None
+        self,
+        path,
+        body,
+        *,
+        method="POST",
+        deadline_s=120.0,
+        model=None,
+        request_id="t1",
+        salt=None,
+        on_piece=lambda: None,
     ):
         """Return the parts of an answer, and the time at which each came; call `on_piece` for each."""
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-        request = ApiRequest(method, path, raw, deadline_s, request_id, model)
+        request = ApiRequest(method, path, raw, deadline_s, request_id, model, salt)
         limits = Deadlines(first_token_s=120, inter_token_s=60)
         channel = self._channels.get(self._endpoint)
         pieces = []
@@ -159,6 +168,19 @@ async def test_an_answer_names_the_model_as_its_request_did(api):
     assert (status, records[-1]["error"]["source"]) == (404, "validation"), "without a name the engine's own counts"
     answer, _ = await api.chat()
     assert answer["model"] == "bot"
+
+
+async def test_two_teams_do_not_share_cached_prefixes_of_the_same_prompt_and_one_team_does(api):
+    """The engine's own count of the prompt's tokens that it had, for each request in turn."""
+    prompt = " ".join(f"Order {number} was sent." for number in range(80))
+    body = {"model": "bot", "prompt": prompt, "max_tokens": 2, "temperature": 0}
+    cached = []
+    for salt in ("shop", "shop", "bank", "bank", None, None, "shop"):
+        status, _, answer, records = await api.ask("/v1/completions", body, salt=salt)
+        assert status == 200, answer
+        cached.append(records[-1]["cached_tokens"])
+    assert [count > 0 for count in cached] == [False, True, False, True, False, True, True], cached
+    assert json.loads(answer)["usage"]["prompt_tokens"] > max(cached)
 
 
 async def test_an_answer_in_one_part_reports_its_first_token_and_then_its_progress(api):

@@ -3,6 +3,7 @@
 A record goes with each part of an answer, so that its bytes need not be decoded again:
 
     output_tokens, prompt_tokens: counts, of all answers of the request, so far.
+    cached_tokens: how many tokens of the prompts the engine had in its prefix cache; left out until it says so.
     texts: `[[answer, text], …]`, new since the last record.
     finish_reasons: `{answer: reason}` of those that ended since the last record.
     queue_ms, first_token_ms: times that the engine took, from its first answer.
@@ -53,6 +54,7 @@ class Recorder:
     prompt_tokens: int = 0
     output_tokens: int = 0
     answers: int = 0
+    cached_tokens: dict[int, int] = field(default_factory=dict)
     texts: list[tuple[str, str]] = field(default_factory=list)
     finish_reasons: dict[str, str] = field(default_factory=dict)
     queue_ms: float | None = None
@@ -81,6 +83,8 @@ class Recorder:
 
     def note_output(self, answer: int, output: Any) -> None:
         """Note an output of the engine; `answer` is the number of its prompt in the request."""
+        if output.num_cached_tokens is not None:
+            self.cached_tokens[answer] = output.num_cached_tokens
         for part in output.outputs:
             name = f"{answer}.{part.index}"
             if part.text:
@@ -127,6 +131,8 @@ class Recorder:
         """Return the record since the last call."""
         self._note_record()
         record: dict[str, Any] = {"prompt_tokens": self.prompt_tokens, "output_tokens": self.output_tokens}
+        if self.cached_tokens:
+            record["cached_tokens"] = sum(self.cached_tokens.values())
         if self.texts:
             record["texts"], self.texts = self.texts, []
         if self.finish_reasons:

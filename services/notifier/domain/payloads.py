@@ -89,10 +89,10 @@ def alertmanager(due: Due, now: datetime, resend_s: float, link: str) -> list[di
     if notice.rollback_code is None:
         return [first]
     failed = {"alertname": "SlipwayRollbackFailed", "code": notice.rollback_code, "severity": "critical"}
-    said = {"description": notice.rollback_reason}
+    because = {"description": notice.rollback_reason}
     return [
         first,
-        {**first, "labels": first["labels"] | failed, "annotations": first["annotations"] | said},
+        {**first, "labels": first["labels"] | failed, "annotations": first["annotations"] | because},
     ]
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from contracts.sources import travels
 from contracts.teams import Team
-from contracts.uploads import PART_BYTES, UPLOADS, AnnouncedFile, UploadRequest, upload_prefix
+from contracts.uploads import PART_BYTES, UPLOADS, AnnouncedFile, UploadRequest
 from decisions.team_quotas import find_excess_upload
 from services.registry.domain.admission import Refusal
 
@@ -51,6 +51,11 @@ def assess_quota(team: Team | None, stored: Mapping[str, int], needed: int) -> R
     """Refuse an upload that exceeds the quota of stored bytes of the team that owns its model."""
     reason = find_excess_upload(team, sum(stored.values()), needed) if team is not None else None
     return Refusal("team_quota_exceeded", reason, {"needed": needed}) if reason else None
+
+
+def upload_prefix(model: str, publisher: str) -> str:
+    """Return where a publisher's files of a model are stored: the registry permits it no other keys."""
+    return f"checkpoints/{model}/uploads/{publisher}-files/"
 
 
 def blob_key(model: str, publisher: str, digest: str) -> str:

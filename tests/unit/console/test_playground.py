@@ -43,7 +43,7 @@ def world(tmp_path_factory):
         previous=factories.served(1, "int8", "faq-de"), canary=None, quarantined=(),
     )  # fmt: skip
     app = Starlette(routes=[Path("/v1/chat/completions", complete, methods=["POST"])])
-    made.app = made.make(gateway=GatewayClient("http://gateway", None, httpx.ASGITransport(app)))
+    made.asgi = made.make(gateway=GatewayClient("http://gateway", None, httpx.ASGITransport(app)))
     yield made
     made.close()
 
@@ -106,18 +106,18 @@ def test_it_needs_the_token_and_a_model_that_the_person_sees(world, viewer):
 
 def test_a_gateway_that_does_not_answer_is_said(world):
     unreachable = World.make(world, gateway=GatewayClient("http://127.0.0.1:9", None))
-    before, world.app = world.app, unreachable
+    before, world.asgi = world.asgi, unreachable
     try:
         assert "does not answer" in ask(world, world.client("vera")).json()[0]["problem"]
     finally:
-        world.app = before
+        world.asgi = before
 
 
 def test_without_a_gateway_there_is_no_playground(world):
-    before, world.app = world.app, world.make()
+    before, world.asgi = world.asgi, world.make()
     try:
         client = world.client("vera")
         assert client.get("/models/faq-de/playground").status_code == 404
         assert "Playground" not in client.get("/models/faq-de").text
     finally:
-        world.app = before
+        world.asgi = before

@@ -151,7 +151,7 @@ class World:
             self.keys.people, self.keys.credential("").parent, TeamList(self.keys.team_list, self.clock)
         )
         self.hub = Hub(10)
-        self.app = self.make()
+        self.asgi = self.make()
 
     def make(self, provider=None, gateway=None, **settings):
         connection = Connection(nats_url="nats://127.0.0.1:1", state_dir=self.folder)
@@ -183,7 +183,7 @@ class World:
 
     def client(self, name: str | None = None) -> TestClient:
         """Return a browser; somebody is signed in if a name is given."""
-        client = TestClient(self.app, base_url=URL, follow_redirects=False, raise_server_exceptions=False)
+        client = TestClient(self.asgi, base_url=URL, follow_redirects=False, raise_server_exceptions=False)
         if name is not None:
             token = self.link(name).split("token=")[1]
             assert client.post("/login", data={"token": token}).status_code == 303

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -109,6 +110,13 @@ def test_without_the_engines_figures_nothing_is_known_of_nan(recorder, monkeypat
     monkeypatch.setenv("VLLM_COMPUTE_NANS_IN_LOGITS", "1")
     recorder.note_step(1, None)
     assert "nan_logits" not in recorder.take()
+
+
+def test_tokens_of_the_cache_are_counted_over_all_prompts_of_a_request(recorder):
+    assert "cached_tokens" not in recorder.take()
+    for answer, cached in ((0, None), (0, 16), (0, 16), (1, 0)):
+        recorder.note_output(answer, SimpleNamespace(outputs=(), num_cached_tokens=cached))
+    assert recorder.take()["cached_tokens"] == 16
 
 
 class Engine:

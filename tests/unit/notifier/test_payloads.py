@@ -87,20 +87,20 @@ def test_an_open_alert_ends_by_itself_if_it_is_not_sent_again():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_failed_rollback_is_said_with_its_reason_and_ends_with_its_alert(kind):
-    told = due("rollback_failed")
+    sent = due("rollback_failed")
     failed = {"rollback_code": "no_previous_target", "rollback_reason": "Nothing to go back to <!channel>."}
-    told = replace(told, notice=told.notice.model_copy(update=failed))
-    text = json.dumps(body(kind, told))
+    sent = replace(sent, notice=sent.notice.model_copy(update=failed))
+    text = json.dumps(body(kind, sent))
     assert "Nothing to go back to" in text
     if kind == "slack":
         assert "<!channel>" not in text
         assert "No automatic rollback" in text
     if kind == "alertmanager":
-        first, second = body(kind, told)
+        first, second = body(kind, sent)
         assert first["labels"] == body(kind, due())[0]["labels"], "else it would be another alert"
         assert (second["labels"]["alertname"], second["endsAt"]) == ("SlipwayRollbackFailed", first["endsAt"])
-    later = told.notice.model_copy(update={"rollback_code": "cooldown"})
-    assert payloads.message_id(told) != payloads.message_id(replace(told, notice=later))
+    later = sent.notice.model_copy(update={"rollback_code": "cooldown"})
+    assert payloads.message_id(sent) != payloads.message_id(replace(sent, notice=later))
 
 
 def test_a_link_cannot_be_left_by_the_name_of_an_alert():
