@@ -121,7 +121,9 @@ class Registry:
             if not await self._team_use.has_turn(model):
                 raise NotItsTurn
             await self._check(ready)
-            if await self._reserve(record, admission.plan_opening(event, policy, key=key, version=record.next_version)):
+            earlier = await self.records.publishers(record, ready) if policy.approvals.not_by_publisher else ()
+            opened = admission.plan_opening(event, policy, key=key, version=record.next_version, earlier=earlier)
+            if await self._reserve(record, opened):
                 failpoint("registry.after_reserve")
                 await self.records.finish_opening(model)
                 break

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 
 import structlog
 
-from contracts.facts import CheckpointRejected, ReleaseOpened, TrafficRequested
+from contracts.facts import CheckpointReady, CheckpointRejected, ReleaseOpened, TrafficRequested
 from contracts.manifests import BaseManifest
 from services.registry.domain import admission, deadlines, releases, versions
 from services.registry.domain.record import DeadlineReached, Input, ManifestWritten, Release, Superseded, TurnGranted
@@ -20,6 +20,8 @@ Leaving = Callable[[Release], AbstractAsyncContextManager[bool]]
 """Enters with whether a release that is in progress leaves its model's queue now; its team's others wait meanwhile."""
 STUCK_GRACE_S = 3600.0
 """How long sweeps of a release may fail before its deadline ends it all the same."""
+PUBLISHERS_READ = 64
+"""How many of a model's newest releases are asked for earlier publishers of the same weights."""
 _SWEEP_STEPS_S = 40.0
 """How long the steps of one sweep may take; less than the sweeper allows, to leave time for the deadline."""
 
@@ -231,6 +233,15 @@ class ReleaseRecords:
             key = release_key(model, opened.release_id)
             await self._ports.releases.transact(key, lambda release: release or opening.release)
         return record
+
+    async def publishers(self, record: ModelRecord, ready: CheckpointReady) -> tuple[str, ...]:
+        """Return who published the weights of a checkpoint before, of the model's newest releases."""
+        named = []
+        for release_id in list(record.reservations)[-PUBLISHERS_READ:]:
+            release = await self.read(record.model, release_id)
+            if release is not None and release.opened.weights.ref.digest == ready.weights.ref.digest:
+                named += release.opened.publishers
+        return tuple(dict.fromkeys(named))
 
     async def reserve(self, model: str, known: ModelRecord, opened: ReleaseOpened) -> bool:
         """Reserve a version for a release; False if another admission was faster.

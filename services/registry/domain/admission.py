@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -234,8 +235,18 @@ def assess_record(opened: ReleaseOpened, model_record_bytes: int) -> Refusal | N
     return None
 
 
-def plan_opening(event: Event[CheckpointReady], policy: ReleasePolicy, *, key: Digest, version: int) -> ReleaseOpened:
-    """Return the fact that opens a release, everything in it frozen."""
+def plan_opening(
+    event: Event[CheckpointReady], policy: ReleasePolicy, *, key: Digest, version: int, earlier: Iterable[str] = ()
+) -> ReleaseOpened:
+    """Return the fact that opens a release, everything in it frozen.
+
+    Args:
+        event: The announcement.
+        policy: The release's policy.
+        key: Identity of the release, without its attempt.
+        version: The model's next version.
+        earlier: Who published the same weights before: an attempt of somebody else must not make approvers of them.
+    """
     ready = event.data
     return ReleaseOpened(
         release_id=release_id(key, ready.attempt),
@@ -252,6 +263,6 @@ def plan_opening(event: Event[CheckpointReady], policy: ReleasePolicy, *, key: D
         variants=tuple(dict.fromkeys(ready.variants)),
         policy=policy,
         source_event_id=event.id,
-        publishers=(event.sender,) if event.sender else (),
+        publishers=tuple(dict.fromkeys((*((event.sender,) if event.sender else ()), *earlier))),
         serving=ready.serving,
     )

@@ -504,6 +504,23 @@ async def test_an_approval_by_the_publisher_of_the_checkpoint_is_refused_and_cha
     assert [given.sender for given in release.approvals[approval.manifest_digest]] == ["anna"]
 
 
+async def test_who_published_the_weights_may_not_approve_the_attempt_of_another_publisher(harness):
+    policy = k.policy(promotion=Promotion(mode="manual"), approvals=Approvals(not_by_publisher=True))
+    for number, sender in enumerate(("anna", "paula", "otto"), start=1):
+        event, _ = harness.store(policy=policy, attempt=number)
+        await harness.registry.admit(event.model_copy(update={"source": source_of(sender)}))
+    assert [opened.publishers for opened in harness.out.publisher.of(f.ReleaseOpened)] == [
+        ("anna",),
+        ("paula", "anna"),
+        ("otto", "anna", "paula"),
+    ]
+    others = k.ref("checkpoints/support-bot/manifests/folder/b.json")
+    harness.out.artifacts.present[others.uri] = b"checkpoints/support-bot/manifests/folder/b.json"
+    event, _ = harness.store(policy=policy, weights=f.Weights(kind="lora", ref=others))
+    await harness.registry.admit(event.model_copy(update={"source": source_of("lena")}))
+    assert harness.out.publisher.of(f.ReleaseOpened)[-1].publishers == ("lena",)
+
+
 @pytest.mark.parametrize(("at", "stored"), [(-86_400, 0), (0, -86_400)])
 async def test_a_cancel_or_approval_of_yesterday_changes_nothing_and_is_refused(harness, at, stored):
     release_id = await opened_release(harness)
