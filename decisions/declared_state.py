@@ -27,12 +27,18 @@ class Difference:
 
 @dataclass(frozen=True)
 class Change:
-    """One thing that is to be created, updated or removed; `issue` is left to a person, because it makes a secret."""
+    """One thing that is to be created, updated or removed; `issue` is left to a person, because it makes a secret.
+
+    Attributes:
+        differences: What differs.
+        before: What the installation has of it; None for nothing.
+    """
 
     action: Action
     kind: Kind
     name: str
     differences: tuple[Difference, ...] = ()
+    before: Mapping[str, Any] | None = None
 
 
 def plan_changes(
@@ -54,9 +60,9 @@ def plan_changes(
         if key not in actual:
             changes.append(Change("issue" if kind == "ApiKey" else "create", kind, name))
         elif differences := compare(actual[key], declared[key]):
-            changes.append(Change("update", kind, name, differences))
+            changes.append(Change("update", kind, name, differences, actual[key]))
     surplus = [key for key in undeclared(declared, actual) if key[0] in prune]
-    return changes + [Change("remove", kind, name) for kind, name in reversed(surplus)]
+    return changes + [Change("remove", kind, name, before=actual[kind, name]) for kind, name in reversed(surplus)]
 
 
 def undeclared(declared: Mapping[Key, Any], actual: Mapping[Key, Any]) -> list[Key]:

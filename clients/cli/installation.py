@@ -67,7 +67,7 @@ class Installation:
         """Make a change, recorded in the audit log as the commands for one thing record it.
 
         Raises:
-            CommandError: It is refused, or somebody else made another one at the same time.
+            CommandError: It is refused, or another command made one since it was planned.
         """
         value = declared.values.get((change.kind, change.name))
         if change.kind == "Team":
@@ -80,12 +80,12 @@ class Installation:
             js = client.jetstream(timeout=10)
             try:
                 if change.kind == "Policy":
-                    await self._make_policy(js, change.name, value if isinstance(value, DeclaredPolicy) else None)
+                    await self._make_policy(js, change, value if isinstance(value, DeclaredPolicy) else None)
                 else:
                     await self._make_keys(js, change.name, value if isinstance(value, DeclaredApiKey) else None)
             except Conflict:
                 raise CommandError(
-                    f"{change.kind} {change.name} was changed by another command at the same time; run this one again"
+                    f"{change.kind} {change.name} was changed by another command meanwhile; run this one again"
                 ) from None
 
     def _make_team(self, change: Change, team: DeclaredTeam | None) -> None:
@@ -96,9 +96,12 @@ class Installation:
         name = team.name
         change_keys(self.folder, self.state, "team.set", name, lambda keys: keys.set_team(name, team.models, quota))
 
-    async def _make_policy(self, js: JetStreamContext, model: str, declared: DeclaredPolicy | None) -> None:
-        bucket = Bucket(js, POLICIES, ReleasePolicy)
+    async def _make_policy(self, js: JetStreamContext, change: Change, declared: DeclaredPolicy | None) -> None:
+        """Store or remove a policy that still is what the change was planned for; raise Conflict if it is not."""
+        bucket, model = Bucket(js, POLICIES, ReleasePolicy), change.name
         entry = await bucket.get(model)
+        if (policy_data(entry.value) if entry is not None else None) != change.before:
+            raise Conflict(f"policy {model}")
         if declared is None:
             await state_change(js, sender_of(self.stack), "policy.remove", model, model=model)
             if entry is not None:

@@ -20,9 +20,9 @@ from shared.runtime.clock import Clock
 
 LOCK_TRIES = 10
 ADMIN = "admin"
+"""The user that the commands on the machine of a stack connect as."""
 PERSON = "local"
 """Who signs in at the console of this machine: approves and operates, and administers nothing."""
-"""The user that the commands on the machine of a stack connect as."""
 
 
 def shorten(path: Path) -> str:
@@ -216,15 +216,16 @@ def prepare_keys(folder: Path, clock: Clock) -> KeyFolder:
     """Make what is missing of the keys of bus and store in a state folder, also in one of a Slipway without keys.
 
     Besides the services there is the administrator `admin`, whose credential and key of the API `slipway env` and the
-    commands use, and the person `local`, an operator and approver, whom `slipway open` signs in at the console.
+    commands use, and the person `local`, an operator and approver, whom `slipway open` signs in at the console. That
+    person is made with a new folder only: whoever is removed stays removed.
     """
     keys = KeyFolder(keys_folder(folder))
     keys.prepare([LOOPBACK, "localhost"], clock.now())
     known = {identity.name for identity in keys.identities()}
     if ADMIN not in known:
+        if PERSON not in known:
+            keys.add(PERSON, ["operator", "approver"])
         keys.add(ADMIN, ["administrator"])
-    if PERSON not in known:
-        keys.add(PERSON, ["operator", "approver"])
     keys.ensure_api_key(ADMIN, ["production", "staging"], clock.now())
     return keys
 

@@ -111,10 +111,11 @@ class Supervisor:
         ports = keep_ports(plan.port_names(config), earlier.ports)
         path = self._folder.path
         prepared = prepare_keys(path, self._clock)
+        person = PERSON if prepared.credential(PERSON).is_file() else ADMIN
         variables = plan.connection_variables(path, ports, earlier.keys(path), ADMIN) | {
             "SLIPWAY_GATEWAY_URL": f"http://{LOOPBACK}:{ports['gateway']}",
             "SLIPWAY_CONSOLE_URL": plan.console_url(ports),
-            "SLIPWAY_CONSOLE_CREDENTIALS": str(prepared.credential(PERSON)),
+            "SLIPWAY_CONSOLE_CREDENTIALS": str(prepared.credential(person)),
             "SLIPWAY_GATEWAY_KEY": str(plan.api_keys(path).key_file(ADMIN)),
             "SLIPWAY_TRITON_URL": f"{LOOPBACK}:{ports['triton-grpc']}",
             **plan.nats_variables(ports, earlier.keys(path), ADMIN),

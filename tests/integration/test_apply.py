@@ -6,10 +6,15 @@ from datetime import UTC, datetime
 
 import pytest
 
-from clients.cli.declared import policy_data
+from clients.cli.commands.apply import make_all
+from clients.cli.connection import find_stack
+from clients.cli.declared import policy_data, read_declarations
+from clients.cli.errors import CommandError
+from clients.cli.installation import Installation
 from contracts.api_keys import ApiKey
 from contracts.policy import ReleasePolicy
 from contracts.services import ORDERS
+from decisions.declared_state import Change
 from deploy.identity.key_folder import KeyFolder
 from shared.messaging.provision import provision
 from shared.storage.kv import Bucket
@@ -57,13 +62,16 @@ def files(tmp_path):
     return tmp_path
 
 
-def slipway(server, *arguments, name="admin"):
-    variables = {
+def variables_of(server, name):
+    return {
         "SLIPWAY_NATS_URL": server.url,
         "SLIPWAY_NATS_CREDENTIALS": str(server.keys.credential(name)),
         "SLIPWAY_NATS_CA": str(server.keys.authority),
     }
-    return run_command(variables, *arguments, "--folder", str(server.keys.path))
+
+
+def slipway(server, *arguments, name="admin"):
+    return run_command(variables_of(server, name), *arguments, "--folder", str(server.keys.path))
 
 
 def api_key(key_id, **changes):
@@ -106,6 +114,25 @@ async def test_files_become_the_installation_drift_is_shown_and_nothing_undeclar
     assert (await run(server, "apply", "-f", str(files), "--prune"))[0] == 0
     assert await policies.get("other-bot") is None
     assert (await policies.get("shop-bot")).value == policy()
+
+
+async def test_what_another_command_changed_meanwhile_is_refused_and_what_was_made_is_named(
+    server, bus, files, monkeypatch
+):
+    (files / "other.json").write_text(json.dumps({"kind": "Policy", "model": "a-bot", "policy": policy_data(policy())}))
+    declared = read_declarations([files])
+    for name, value in variables_of(server, "admin").items():
+        monkeypatch.setenv(name, value)
+    target = Installation(find_stack(None), None, server.keys.path)
+    stale = {**policy_data(policy()), "rehearsal": "before the other command"}
+    changes = [Change("create", "Policy", "a-bot"), Change("update", "Policy", "shop-bot", before=stale)]
+    with pytest.raises(
+        CommandError, match=r"changed by another command meanwhile.*before that: Policy a-bot"
+    ) as caught:
+        await asyncio.to_thread(make_all, target, declared, changes)
+    assert [change["name"] for change in caught.value.details["changed"]] == ["a-bot"]
+    policies = Bucket(bus, "policies", ReleasePolicy)
+    await policies.remove("a-bot", (await policies.get("a-bot")).revision)
 
 
 async def test_every_change_is_in_the_audit_log_with_who_made_it(server, bus):

@@ -39,16 +39,15 @@ def apply(
 ) -> None:
     """Let an installation have the policies, teams and scopes of API keys that files declare; what it has stays.
 
-    Nothing is changed if a file is not valid. A second run changes nothing. An API key that there is not is left to
+    Nothing is changed if a file is not valid. A second run changes nothing. A change that fails ends the command, which
+    names those before it. An API key that there is not is left to
     `slipway keys issue`: it makes a secret, which no file holds; the exit code is then 1.
     """
     declared = read_declarations(file)
     target = Installation(find_stack(state), state, folder)
     changes, surplus = asyncio.run(_plan(target, declared, prune=prune))
     if not dry_run:
-        for change in changes:
-            if change.action != "issue":
-                target.make(change, declared)
+        make_all(target, declared, changes)
     _show(declared, changes, surplus, applied=not dry_run, prune=prune, as_json=as_json)
     if dry_run and changes:
         raise typer.Exit(int(Exit.DIFFERENT))
@@ -72,6 +71,20 @@ def diff(
     _show(declared, changes, surplus, applied=False, prune=prune, as_json=as_json)
     if changes:
         raise typer.Exit(int(Exit.DIFFERENT))
+
+
+def make_all(target: Installation, declared: Declarations, changes: Sequence[Change]) -> None:
+    """Make changes in their order; raise CommandError at the first that fails, with those that were made."""
+    made: list[Change] = []
+    try:
+        for change in changes:
+            if change.action != "issue":
+                target.make(change, declared)
+                made.append(change)
+    except CommandError as error:
+        names = ", ".join(f"{change.kind} {change.name}" for change in made) or "nothing"
+        details = {**error.details, "changed": [_as_data(change, declared) for change in made]}
+        raise CommandError(f"{error}; changed before that: {names}", error.code, error.name, details) from error
 
 
 async def _plan(target: Installation, declared: Declarations, *, prune: bool) -> tuple[list[Change], list[Key]]:

@@ -66,5 +66,5 @@ def test_differences_are_shown_by_their_path(before, after, line):
 def test_an_api_key_that_there_is_not_is_left_to_a_person():
     assert plan_changes({("ApiKey", "web"): {}}, {}) == [Change("issue", "ApiKey", "web")]
     assert plan_changes({("Policy", "bot"): {"a": 1}}, {("Policy", "bot"): {"a": 2}}) == [
-        Change("update", "Policy", "bot", (Difference("a", 2, 1),))
+        Change("update", "Policy", "bot", (Difference("a", 2, 1),), {"a": 2})
     ]

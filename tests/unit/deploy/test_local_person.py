@@ -39,6 +39,13 @@ def test_a_second_start_keeps_the_key_and_the_roles_that_were_changed(folder, ke
     assert next(each for each in again.identities() if each.name == PERSON).roles == ("viewer",)
 
 
+def test_a_person_who_was_removed_stays_removed(folder, keys):
+    keys.remove(PERSON)
+    again = prepare_keys(folder.path, SystemClock())
+    assert PERSON not in {identity.name for identity in again.identities()}
+    assert not again.credential(PERSON).is_file(), "a stack that starts then signs in its administrator"
+
+
 def signed_in_as(output):
     return named_in(output.strip().rpartition("token=")[2])
 
