@@ -109,6 +109,7 @@ def controller_on(bus):
         probe=Answers(),
         clock=CLOCK,
         rules=Rules(),
+        teams=lambda: (),
     )
 
 

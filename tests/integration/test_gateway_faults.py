@@ -109,13 +109,14 @@ async def test_a_killed_stub_ends_the_stream_with_an_error(js, gateway, asdk, ta
     with pytest.raises(openai.APIError) as caught:
         async for _ in stream:
             pass
-    assert caught.value.code == "engine_dead"
+    assert caught.value.code in ("engine_dead", "endpoint_unreachable"), "Triton itself may die of it, though rarely"
     with pytest.raises(openai.InternalServerError) as caught:
         await ask(asdk)
-    assert caught.value.status_code in (502, 504)
+    assert caught.value.status_code in (502, 503, 504)
     records, _ = await telemetry(js, 2)
     assert [record.error is not None for record in records] == [True, True]
-    order(triton, "toy.v1.bf16", "unload")
+    if not triton.revive():
+        order(triton, "toy.v1.bf16", "unload")
     order(triton, "toy.v1.bf16", "load")
     assert (await ask(asdk)).choices
 
