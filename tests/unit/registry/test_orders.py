@@ -1,5 +1,6 @@
 """Orders of people about a release: pausing commutes with everything and blocks no rollback; refusals; denials."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -15,7 +16,7 @@ from services.registry.domain.record import DeadlineReached, Input, Release
 from services.registry.domain.releases import decide, open_release
 from tests.kit import fakes_registry as k
 from tests.kit.soak import often
-from tests.unit.registry.test_releases_properties import CAREFUL, HISTORIES, NOW, emitted, walk
+from tests.unit.registry.test_releases_properties import CAREFUL, HISTORIES, NOW, REHEARSED, emitted, inputs, walk
 
 PATIENT = k.careful_policy(promotion=Promotion(mode="manual"), canary=Canary(steps=(0.1, 0.5), on_deadline="promote"))
 
@@ -97,6 +98,40 @@ def test_a_pause_stops_the_deadlines_and_its_end_begins_them_anew():
     assert decide(paused, Input("d", late, DeadlineReached(step="canary")), late).release.finished is None
     going_on = decide(paused, RESUME, NOW).release
     assert deadlines.deadline_at(going_on) == RESUME.at + timedelta(seconds=CAREFUL[0].policy.canary.deadline_s)
+
+
+ONLY_INT8 = inputs(k.merged(), k.quantised("int8"), k.written(), k.turn(), k.staged("int8"), k.benchmarked("int8"))
+WITHOUT_REHEARSAL = k.opened(policy=k.policy(), variants=("int8",))
+LEASES = {
+    "int8": (WITHOUT_REHEARSAL, ONLY_INT8),
+    "int8:2": (k.opened(policy=k.policy()), HISTORIES["measured again"][1][:12]),
+    "int8:rehearsal": (REHEARSED[0], REHEARSED[1][:10]),
+}
+
+
+@pytest.mark.parametrize("lease", LEASES)
+def test_a_paused_release_holds_no_lease_once_it_was_measured_and_goes_on_without_one(lease):
+    """Staging has one lease: other models wait for it. What serves is loaded by the order for traffic itself."""
+    opening, (*received, last) = LEASES[lease]
+    paused = decide(walk(opening, received), PAUSE, NOW).release
+    assert f"stage.requested:{lease}" in emitted(paused)
+    assert f"stage.released:{lease}" not in emitted(paused), "it is measured or rehearsed still"
+    paused = decide(paused, last, NOW).release
+    assert f"stage.released:{lease}" in emitted(paused)
+    assert not any(key.startswith("traffic.requested") for key in emitted(paused))
+    assert [k.key_of(entry) for entry in decide(paused, RESUME, NOW).publish] == ["traffic.requested:1"]
+
+
+def test_a_pause_gives_back_the_lease_that_a_canary_kept():
+    opening = k.opened(policy=k.policy(canary=Canary(steps=(0.1,))), variants=("int8",))
+    on_canary = walk(
+        opening, [*ONLY_INT8[:3], replace(ONLY_INT8[3], data=k.turn(first=False, epoch=3)), *ONLY_INT8[4:]]
+    )
+    assert "traffic.requested:0.1" in emitted(on_canary)
+    assert "stage.released:int8" not in emitted(on_canary)
+    paused = decide(on_canary, PAUSE, NOW)
+    assert [k.key_of(entry) for entry in paused.publish] == ["stage.released:int8"]
+    assert decide(paused.release, RESUME, NOW).publish == ()
 
 
 # -- what applies -----------------------------------------------------------------------------------------------------
