@@ -177,8 +177,8 @@ class Registry:
     async def handle_order(self, event: Event[Any], stored: datetime) -> OrderAccepted | None:
         """Apply an order to its release; raise Permanent if it is void and was not carried out.
 
-        An approval is attested before it counts. Return None for an order that changes nothing, because its release is
-        not known or has ended.
+        An approval is attested before it counts. Return None for an order that changes nothing: its release is not
+        known or has ended, or a newer order to pause or to resume counts.
         """
         known = admission.is_release_id(event.data.release_id)
         release = await self.records.read(event.subject, event.data.release_id) if known else None

@@ -24,6 +24,7 @@ from clients.cli.event_log import read_history
 from clients.cli.output import CommandError
 from clients.cli.resolving import ReleaseArgument, advice, resolve_text
 from contracts.facts import ApprovalDenied, CanaryAdvanced, CheckpointReady, Fact, ReleaseHeld
+from decisions.release_holds import state_before
 from decisions.release_progress import ReleaseProgress
 from decisions.release_projection import join, project
 from shared.messaging.orders import new_order
@@ -44,11 +45,7 @@ def pause(
 
     Its deadlines stand still. Rollbacks are never held. A newer version waits for it, if its policy says `queue`.
     """
-    release = asyncio.run(_hold(find_stack(state), what, True, reason, expires_at(expires)))
-    name = f"`slipway resume {release.model}`"
-    show_result(
-        as_json, _data(release, paused=True), f"paused {release.name} before its next step; {name} lets it go on"
-    )
+    _show_hold(asyncio.run(_hold(find_stack(state), what, True, reason, expires_at(expires))), True, as_json)
 
 
 def resume(
@@ -59,11 +56,30 @@ def resume(
     as_json: JsonOption = False,
 ) -> None:
     """Let a paused release go on; the awaited step has its whole time again."""
-    release = asyncio.run(_hold(find_stack(state), what, False, reason, expires_at(expires)))
-    show_result(as_json, _data(release, paused=False), f"{release.name} goes on; see `slipway status {release.model}`")
+    _show_hold(asyncio.run(_hold(find_stack(state), what, False, reason, expires_at(expires))), False, as_json)
+
+
+def _show_hold(before: ReleaseProgress, paused: bool, as_json: bool) -> None:
+    changed = state_before(before.hold, paused=paused) is None
+    show_result(as_json, _data(before, paused=paused, changed=changed), hold_line(before, paused=paused))
+
+
+def hold_line(before: ReleaseProgress, *, paused: bool) -> str:
+    """Return the line about an order that held a release, or let it go on, which was in a state before it."""
+    already = state_before(before.hold, paused=paused)
+    if already is not None:
+        return f"{before.name} {already}; see `slipway status {before.model}`"
+    if paused:
+        return f"paused {before.name} before its next step; `slipway resume {before.model}` lets it go on"
+    return f"{before.name} goes on; see `slipway status {before.model}`"
 
 
 async def _hold(stack: StackAddress, what: str, paused: bool, reason: str, until: datetime) -> ReleaseProgress:
+    """Order it; return the release as it was before.
+
+    An order that changes nothing is published, too: another one before it may not be answered yet.
+    """
+
     def fact(release: ReleaseProgress) -> Fact:
         return ReleaseHeld(release_id=str(release.release_id), paused=paused, reason=reason, expires_at=until)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from contracts.codes import Code
 from contracts.facts import ApprovalDenied, ApprovalGranted, CanaryAdvanced, ReleaseCancelled, ReleaseHeld
-from decisions.release_holds import assess_hold, newest_hold
+from decisions.release_holds import newest_hold
 from services.registry.domain import approvals, deadlines
 from services.registry.domain.admission import Refusal
 from services.registry.domain.record import (
@@ -27,7 +27,8 @@ _NOT_APPLICABLE: Code = "not_applicable"
 def assess_order(release: Release | None, order: Order, sender: str) -> Refusal | None:
     """Refuse an order that does not apply to the release as it is; one to approve or to cancel that comes late is not.
 
-    Those two change nothing then, as they always did.
+    Those two change nothing then, as they always did. One to pause or to resume that changes nothing is not refused
+    either: orders may arrive in any order, and the one that the bus stored last counts.
     """
     if isinstance(order, ApprovalGranted | ReleaseCancelled):
         return None
@@ -37,8 +38,7 @@ def assess_order(release: Release | None, order: Order, sender: str) -> Refusal 
         return Refusal(_NOT_APPLICABLE, f"The release {release.id} has ended as {release.finished.outcome}.")
     match order:
         case ReleaseHeld():
-            reason = assess_hold(release.hold_order, paused=order.paused)
-            return None if reason is None else Refusal(_NOT_APPLICABLE, reason)
+            return None
         case ApprovalDenied():
             return _assess_denial(release)
         case _:

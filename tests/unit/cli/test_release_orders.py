@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from clients.cli.commands.releases import next_attempt
+from clients.cli.commands.releases import hold_line, next_attempt
 from clients.cli.views.render import as_data, headline
 from contracts import facts as f
 from decisions.release_projection import join, project
@@ -41,6 +41,14 @@ def test_of_several_orders_the_newest_counts_in_any_order_of_the_log():
     pause, resume = held("a", 1, paused=True), held("b", 2, paused=False)
     assert not release_with(pause, resume).is_paused
     assert not release_with(resume, pause).is_paused
+
+
+def test_an_order_that_changes_nothing_says_since_when_and_by_whom():
+    going_on, paused = release_with(), release_with(held("a", 1, paused=True))
+    assert hold_line(going_on, paused=True).startswith("paused support-bot v7 before its next step")
+    assert "v7 was paused already, by oscar since 2026-11-24 10:01:00 UTC" in hold_line(paused, paused=True)
+    assert hold_line(paused, paused=False).startswith("support-bot v7 goes on")
+    assert hold_line(going_on, paused=False).startswith("support-bot v7 was not paused;")
 
 
 @pytest.mark.parametrize("details", [{}, {"paused": True, "at": "noon"}, {"paused": "yes", "at": AT.isoformat()}])

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+from datetime import timedelta
 
 import pytest
 
@@ -571,6 +572,35 @@ async def test_an_order_for_a_release_that_ended_is_not_answered_as_accepted(har
     assert (await harness.registry.handle_order(cancelled, cancelled.time)).order_id == "o-1"
     late = k.event(k.cancel(opened.release_id), "o-2", source="/slipway/ana")
     assert await harness.registry.handle_order(late, late.time) is None
+
+
+def held(release_id, order_id, *, paused, sender="oscar"):
+    fact = f.ReleaseHeld(release_id=release_id, paused=paused, reason=order_id)
+    return k.event(fact, order_id, source=f"/slipway/{sender}")
+
+
+@pytest.mark.parametrize("first", ["resume", "pause"])
+async def test_a_resume_that_is_handled_before_its_pause_ends_it_all_the_same(harness, first):
+    """The bus stored the pause first; delivered again after a failure, it comes after the resume."""
+    (opened,) = await harness.admit()
+    pause, resume = (held(opened.release_id, name, paused=name == "pause") for name in ("pause", "resume"))
+    stored = {"pause": pause.time, "resume": pause.time + timedelta(seconds=1)}
+    for order in (resume, pause) if first == "resume" else (pause, resume):
+        await harness.registry.handle_order(order, stored[order.id])
+    release = await harness.release(opened.release_id)
+    assert (release.is_paused, release.hold.event_id) == (False, "resume")
+
+
+async def test_a_second_pause_is_accepted_and_counts_as_the_newest(harness):
+    (opened,) = await harness.admit()
+    for number, sender in enumerate(("oscar", "olga")):
+        order = held(opened.release_id, f"h{number}", paused=True, sender=sender)
+        stored = order.time + timedelta(seconds=number)
+        accepted = await harness.registry.handle_order(order, stored)
+        details = {"paused": True, "by": sender, "at": stored.isoformat(), "reason": f"h{number}"}
+        assert accepted.details == details
+        assert (await harness.registry.handle_order(order, stored)).details == details, "delivered again"
+    assert (await harness.release(opened.release_id)).hold.sender == "olga"
 
 
 async def test_text_is_erased_by_an_order_that_is_answered_with_what_was_erased(harness):
