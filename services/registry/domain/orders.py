@@ -1,6 +1,5 @@
 """Orders of people about a release: whether one applies, and how it is kept in the record."""
 
-from datetime import datetime
 from typing import Any
 
 from contracts.codes import Code
@@ -64,11 +63,17 @@ def _assess_advance(release: Release, order: CanaryAdvanced, sender: str) -> Ref
     return approvals.assess_approval(release, sender)
 
 
-def describe_order(order: Order, sender: str, at: datetime) -> dict[str, Any]:
-    """Return what the answer to an order says of it: of a pause, what readers of the log show."""
-    if not isinstance(order, ReleaseHeld):
+def describe_order(release: Release, event_id: str) -> dict[str, Any]:
+    """Return what the answer to an order says of it: of a pause or resume that counts, what readers of the log show."""
+    hold = release.hold
+    if hold is None or hold.event_id != event_id:
         return {}
-    return {"paused": order.paused, "by": sender, "at": at.isoformat(), "reason": order.reason}
+    return {
+        "paused": hold.order.paused,
+        "by": hold.sender,
+        "at": hold.at.isoformat(),
+        "reason": hold.order.reason,
+    }
 
 
 def is_past_approval(release: Release) -> bool:
