@@ -134,6 +134,30 @@ def test_a_pause_gives_back_the_lease_that_a_canary_kept():
     assert decide(paused.release, RESUME, NOW).publish == ()
 
 
+WORK = ("merge", "quantise", "register", "stage", "benchmark", "measure")
+
+
+@pytest.mark.parametrize("name", HISTORIES)
+def test_workers_have_something_to_do_for_a_release_until_what_was_requested_before_its_pause_is_answered(name):
+    opening, received = HISTORIES[name]
+    held_back = []
+    for at, following in enumerate(received):
+        release = walk(opening, received[:at])
+        assert deadlines.is_at_work(release) == (deadlines.awaited_step(release) in WORK)
+        paused = decide(release, PAUSE, NOW).release
+        assert deadlines.is_at_work(paused) == deadlines.is_at_work(release), "the pause itself frees no worker"
+        before, paused = deadlines.awaited_step(paused), decide(paused, following, NOW).release
+        awaited = deadlines.awaited_step(paused)
+        if (before, awaited) in {("merge", "quantise"), ("queue", "stage"), ("benchmark", "measure")}:
+            held_back.append(awaited)
+            assert not deadlines.is_at_work(paused)
+            assert deadlines.is_at_work(decide(paused, RESUME, NOW).release)
+        for each in received[at + 1 :]:
+            paused = decide(paused, each, NOW).release
+        assert not deadlines.is_at_work(paused)
+    assert held_back == ["quantise", "stage", *(["measure"] if name == "measured again" else [])]
+
+
 # -- what applies -----------------------------------------------------------------------------------------------------
 
 
