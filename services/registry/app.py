@@ -177,8 +177,9 @@ class Registry:
     async def handle_order(self, event: Event[Any], stored: datetime) -> OrderAccepted | None:
         """Apply an order to its release; raise Permanent if it is void and was not carried out.
 
-        So is one whose sender may not act on the model now. An approval is attested before it counts. Return None for
-        an order that changes nothing: its release is not known or has ended, or a newer pause or resume counts.
+        The same goes for one whose sender may not act on the model now. An approval is attested before it counts.
+        Return None for an order that changes nothing: its release is not known or has ended, or a newer order to pause
+        or to resume counts.
         """
         check_sender(event, self._ports.teams())
         known = admission.is_release_id(event.data.release_id)
