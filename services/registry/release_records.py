@@ -236,7 +236,7 @@ class ReleaseRecords:
 
     async def publishers(self, record: ModelRecord, ready: CheckpointReady) -> tuple[str, ...]:
         """Return who published the weights of a checkpoint before, of the model's newest releases."""
-        named = []
+        named: list[str] = []
         for release_id in list(record.reservations)[-PUBLISHERS_READ:]:
             release = await self.read(record.model, release_id)
             if release is not None and release.opened.weights.ref.digest == ready.weights.ref.digest:
