@@ -31,7 +31,7 @@ def apply_rollback(release: ReleaseProgress, event: Event[f.RollbackCompleted]) 
     return replace(release, rolled_back=f"{failed} was rolled back{to} {cause} at {when:%Y-%m-%d %H:%M:%S} UTC.")
 
 
-def _inputs(fact: f.CheckpointReady | f.ReleaseOpened) -> tuple[str, ...]:
+def inputs_of(fact: f.CheckpointReady | f.ReleaseOpened) -> tuple[str, ...]:
     """Return the inputs that identify a checkpoint: two with the same inputs are the same one."""
     return (
         fact.model,
@@ -50,7 +50,7 @@ def _announced(release: ReleaseProgress, event: Event[f.CheckpointReady]) -> Rel
         began_at=min(release.began_at, event.time),
         run_id=data.training.run_id,
         variants=tuple(data.variants),
-        inputs=_inputs(data),
+        inputs=inputs_of(data),
     )
 
 
@@ -66,7 +66,7 @@ def _opened(release: ReleaseProgress, event: Event[f.ReleaseOpened]) -> ReleaseP
         publishers=data.publishers,
         began_at=min(release.began_at, event.time),
         source_id=data.source_event_id,
-        inputs=_inputs(data),
+        inputs=inputs_of(data),
     )
     return opened.with_step("admitted", event.time, f"version {data.version} reserved")
 

@@ -48,10 +48,13 @@ def start_of_deadline(moment: datetime, hold: HoldOrder | None) -> datetime:
     return moment if hold is None or hold.paused else max(moment, hold.at)
 
 
-def assess_hold(hold: HoldOrder | None, *, paused: bool) -> str | None:
-    """Return why an order changes nothing; None if it does."""
+def state_before(hold: HoldOrder | None, *, paused: bool) -> str | None:
+    """Return in which state a release was already that an order puts it into; None if the order changes its state.
+
+    Such an order counts all the same: one before it may arrive later.
+    """
     if paused and hold is not None and hold.paused:
-        return f"It is paused already, by {hold.by} since {hold.at:%Y-%m-%d %H:%M:%S} UTC."
+        return f"was paused already, by {hold.by} since {hold.at:%Y-%m-%d %H:%M:%S} UTC"
     if not paused and (hold is None or not hold.paused):
-        return "It is not paused."
+        return "was not paused"
     return None

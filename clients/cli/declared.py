@@ -131,6 +131,24 @@ def team_data(team: Team) -> dict[str, Any]:
     return _team(team.models, team.quota)
 
 
+def is_declarable(record: ApiKey) -> bool:
+    """Return whether a file can declare what a key opens; one that opens all models of the installation it cannot."""
+    return bool(record.models) or record.team is not None
+
+
+def scopes_of(records: Iterable[ApiKey], declared: Mapping[Key, Mapping[str, Any]]) -> dict[Key, dict[str, Any]]:
+    """Return the scopes of keys by name, without keys that neither are declared nor can be.
+
+    Of several keys of one name, it is the scope of one that differs from what is declared, if any does.
+    """
+    scopes: dict[Key, dict[str, Any]] = {}
+    for record in records:
+        key: Key = ("ApiKey", record.name)
+        if (key in declared or is_declarable(record)) and (key not in scopes or scopes[key] == declared.get(key)):
+            scopes[key] = scope_data(record)
+    return scopes
+
+
 def scope_data(record: ApiKey) -> dict[str, Any]:
     """Return the scope of a key as it is compared."""
     return _scope(record)

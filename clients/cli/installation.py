@@ -17,8 +17,10 @@ from clients.cli.declared import (
     DeclaredApiKey,
     DeclaredPolicy,
     DeclaredTeam,
+    is_declarable,
     policy_data,
     scope_data,
+    scopes_of,
     team_data,
 )
 from clients.cli.errors import CommandError
@@ -41,10 +43,7 @@ class Installation:
     folder: Path | None
 
     async def read(self, declared: Declarations) -> dict[Key, Mapping[str, Any]]:
-        """Return what there is of the kinds that are declared.
-
-        Of several valid API keys of one name, it is the scope of one that differs from what is declared, if any does.
-        """
+        """Return what there is of the kinds that are declared."""
         actual: dict[Key, Mapping[str, Any]] = {}
         if "Team" in declared.kinds:
             actual |= {("Team", team.name): team_data(team) for team in keys_of_folder(self.folder, self.state).teams()}
@@ -56,11 +55,7 @@ class Installation:
                 policies = await Bucket(js, POLICIES, ReleasePolicy).all()
                 actual |= {("Policy", model): policy_data(entry.value) for model, entry in policies.items()}
             if "ApiKey" in declared.kinds:
-                wished = declared.as_data()
-                for entry in await _valid_keys(js):
-                    key: Key = ("ApiKey", entry.value.name)
-                    if key not in actual or actual[key] == wished.get(key):
-                        actual[key] = scope_data(entry.value)
+                actual |= scopes_of([entry.value for entry in await _valid_keys(js)], declared.as_data())
         return actual
 
     def make(self, change: Change, declared: Declarations) -> None:
@@ -114,11 +109,11 @@ class Installation:
             await bucket.update(model, declared.policy, entry.revision)
 
     async def _make_keys(self, js: JetStreamContext, name: str, declared: DeclaredApiKey | None) -> None:
-        """Store every valid key of a name with its declared scope, or revoke them all."""
+        """Store every valid key of a name with its declared scope, or revoke all that a file can declare."""
         bucket = Bucket(js, KEYS, ApiKey)
         action = "api-key.revoke" if declared is None else "api-key.change"
         for entry in await _valid_keys(js):
-            if entry.value.name != name:
+            if entry.value.name != name or (declared is None and not is_declarable(entry.value)):
                 continue
             record = _revoked(entry.value) if declared is None else _rescoped(entry.value, declared)
             if record == entry.value:

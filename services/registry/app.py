@@ -177,21 +177,22 @@ class Registry:
     async def handle_order(self, event: Event[Any], stored: datetime) -> OrderAccepted | None:
         """Apply an order to its release; raise Permanent if it is void and was not carried out.
 
-        An approval is attested before it counts. Return None for an order that changes nothing, because its release is
-        not known or has ended.
+        The same goes for one whose sender may not act on the model now. An approval is attested before it counts.
+        Return None for an order that changes nothing: its release is not known or has ended, or a newer order to pause
+        or to resume counts.
         """
+        check_sender(event, self._ports.teams())
         known = admission.is_release_id(event.data.release_id)
         release = await self.records.read(event.subject, event.data.release_id) if known else None
         if release is not None and isinstance(event.data, ApprovalGranted):
             _refuse(approvals.assess_approval(release, event.sender))
         if release is None or event.id not in release.applied:
-            check_sender(event, self._ports.teams())
             check_age(event, stored, self._clock.now(), until=event.data.expires_at)
             if isinstance(event.data, ApprovalGranted | CanaryAdvanced):
                 route = await self._ports.routes.get(event.subject)
                 check_epoch(event, route.value.epoch if route else None)
             _refuse(orders.assess_order(release, event.data, event.sender))
-        elif not release.has_recorded(event.data, event.sender):
+        elif not release.has_recorded(event.id, event.data, event.sender):
             reason = f"The id {event.id} is that of another event of release {release.id}. Give each event its own id."
             raise Permanent("malformed_event", reason)
         if release is not None and release.finished is None and isinstance(event.data, ApprovalGranted):
@@ -204,7 +205,7 @@ class Registry:
         applied = await self.records.apply(event.subject, event.data.release_id, received)
         if applied is None or event.id not in applied.applied:
             return None
-        details = orders.describe_order(event.data, event.sender, at)
+        details = orders.describe_order(applied, event.id)
         return OrderAccepted(order_id=event.id, order_type=event.type, release_id=applied.id, details=details)
 
     async def _attest_approval(self, release: Release, event: Event[ApprovalGranted]) -> None:

@@ -168,3 +168,13 @@ async def test_files_that_are_not_valid_change_nothing_at_all(server, bus, files
     assert code == 2
     assert f"{files / 'z.yaml'}:1:" in err
     assert await Bucket(bus, "policies", ReleasePolicy).keys() == before
+
+
+async def test_prune_revokes_keys_that_are_not_declared_but_none_that_opens_all_models(server, bus, files):
+    keys, shop = Bucket(bus, "api-keys", ApiKey), ("shop-bot",)
+    for key_id, name, models in (("3", "whole", ()), ("4", "mixed", ()), ("5", "mixed", shop), ("6", "web", shop)):
+        await keys.create(key_id * 12, api_key(key_id * 12, models=models).model_copy(update={"name": name}))
+    code, _, err = await run(server, "apply", "-f", str(files / "shop.yaml"), "--prune")
+    assert code == 0, err
+    revoked = {key_id[0] for key_id, entry in (await keys.all()).items() if entry.value.revoked_at is not None}
+    assert revoked & set("3456") == {"5"}

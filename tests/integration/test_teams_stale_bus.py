@@ -1,5 +1,6 @@
 """A bus that still permits what the list of teams does not: registry and rollback-controller, as processes, refuse it."""
 
+import asyncio
 import contextlib
 import os
 import subprocess
@@ -19,6 +20,7 @@ from testbed.attesters import attester_variables
 from testbed.servers import HARNESS, NatsServer, free_port
 from tests.integration.test_registry import Log
 from tests.kit import fakes_registry as k
+from tests.kit.command import run_command
 
 
 @pytest.fixture
@@ -112,8 +114,16 @@ async def test_the_rollback_controller_takes_no_order_about_a_model_of_another_t
                     await send(client, name, factories.fact(order), f"{name}-{order.__name__}", model)
             await send(peter, "peter", f.RollbackOrdered(reason="odd"), "own", "shop-bot")
             refused = {e.data.order_id: e.data.code for e in await log.of(f.OrderRefused, 7, timeout_s=60)}
+            variables = {
+                "SLIPWAY_NATS_URL": server.url,
+                "SLIPWAY_NATS_CREDENTIALS": str(keys.credential("peter")),
+                "SLIPWAY_NATS_CA": str(keys.authority),
+            }
+            order = ("rollback", "faq-bot", "--target", "faq-bot.v2.int8", "--reason", "odd")
+            code, _, err = await asyncio.to_thread(run_command, variables, *order)
         assert refused.pop("own") == "order_expired", "it got past the check of the sender"
         assert set(refused.values()) == {"team_mismatch"}
+        assert (code, "team_mismatch: faq-bot belongs to team bank" in err) == (1, True), err
         assert await log.of(f.RollbackFailed, 0) == []
 
 

@@ -1,8 +1,9 @@
 """`slipway pause`, `resume`, `promote`, `reject` and `retry`: orders of people about a release."""
 
 import asyncio
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,7 +24,10 @@ from clients.cli.connection import JsonOption, StackAddress, StateOption, connec
 from clients.cli.event_log import read_history
 from clients.cli.output import CommandError
 from clients.cli.resolving import ReleaseArgument, advice, resolve_text
+from contracts.envelope import Event
 from contracts.facts import ApprovalDenied, CanaryAdvanced, CheckpointReady, Fact, ReleaseHeld
+from decisions.release_events import inputs_of
+from decisions.release_holds import state_before
 from decisions.release_progress import ReleaseProgress
 from decisions.release_projection import join, project
 from shared.messaging.orders import new_order
@@ -44,11 +48,7 @@ def pause(
 
     Its deadlines stand still. Rollbacks are never held. A newer version waits for it, if its policy says `queue`.
     """
-    release = asyncio.run(_hold(find_stack(state), what, True, reason, expires_at(expires)))
-    name = f"`slipway resume {release.model}`"
-    show_result(
-        as_json, _data(release, paused=True), f"paused {release.name} before its next step; {name} lets it go on"
-    )
+    _show_hold(asyncio.run(_hold(find_stack(state), what, True, reason, expires_at(expires))), True, as_json)
 
 
 def resume(
@@ -59,11 +59,30 @@ def resume(
     as_json: JsonOption = False,
 ) -> None:
     """Let a paused release go on; the awaited step has its whole time again."""
-    release = asyncio.run(_hold(find_stack(state), what, False, reason, expires_at(expires)))
-    show_result(as_json, _data(release, paused=False), f"{release.name} goes on; see `slipway status {release.model}`")
+    _show_hold(asyncio.run(_hold(find_stack(state), what, False, reason, expires_at(expires))), False, as_json)
+
+
+def _show_hold(before: ReleaseProgress, paused: bool, as_json: bool) -> None:
+    changed = state_before(before.hold, paused=paused) is None
+    show_result(as_json, _data(before, paused=paused, changed=changed), hold_line(before, paused=paused))
+
+
+def hold_line(before: ReleaseProgress, *, paused: bool) -> str:
+    """Return the line about an order that held a release, or let it go on, which was in a state before it."""
+    already = state_before(before.hold, paused=paused)
+    if already is not None:
+        return f"{before.name} {already}; see `slipway status {before.model}`"
+    if paused:
+        return f"paused {before.name} before its next step; `slipway resume {before.model}` lets it go on"
+    return f"{before.name} goes on; see `slipway status {before.model}`"
 
 
 async def _hold(stack: StackAddress, what: str, paused: bool, reason: str, until: datetime) -> ReleaseProgress:
+    """Order it; return the release as it was before.
+
+    An order that changes nothing is published, too: another one before it may not be answered yet.
+    """
+
     def fact(release: ReleaseProgress) -> Fact:
         return ReleaseHeld(release_id=str(release.release_id), paused=paused, reason=reason, expires_at=until)
 
@@ -172,18 +191,43 @@ async def _retry(stack: StackAddress, what: str) -> tuple[ReleaseProgress, int]:
         if release.outcome == "promoted":
             raise CommandError(f"{release.name} was promoted: there is nothing to retry", name="not_applicable")
         checkpoints = [event.data for event in history if isinstance(event.data, CheckpointReady)]
-        sources = {event.id: event.data for event in history if isinstance(event.data, CheckpointReady)}
-        source = sources.get(release.source_id) or sources.get(release.key)
-        if source is None:
-            raise CommandError(
-                f"the log has the checkpoint of {release.name} no more; publish it with `slipway publish`"
-            )
+        source = source_of(release, history)
         fact = source.model_copy(update={"attempt": next_attempt(source, checkpoints)})
         event = new_order(
             sender_of(stack), release.model, fact, now=SystemClock().now(), release_id=source.training.run_id
         )
         await publish_event(js, event, random_id=True)
     return release, fact.attempt
+
+
+def source_of(release: ReleaseProgress, history: Iterable[Event[Any]]) -> CheckpointReady:
+    """Return the checkpoint that a release was opened from.
+
+    The id of an event is its publisher's choice, so it does not tell one checkpoint from another.
+
+    Raises:
+        CommandError: the log has it no more, or several that it may be.
+    """
+    named = [
+        event
+        for event in history
+        if isinstance(event.data, CheckpointReady) and event.id == (release.source_id or release.key)
+    ]
+    if release.release_id is not None:
+        named = [
+            event
+            for event in named
+            if inputs_of(event.data) == release.inputs and event.sender in (release.publishers or (event.sender,))
+        ]
+    if not named:
+        raise CommandError(f"the log has the checkpoint of {release.name} no more; publish it with `slipway publish`")
+    if any(event.data != named[0].data for event in named):
+        raise CommandError(
+            f"the log has several checkpoints with the id {named[0].id} that {release.name} may have been opened from; "
+            "publish the right one with `slipway publish`"
+        )
+    source: CheckpointReady = named[0].data
+    return source
 
 
 def next_attempt(source: CheckpointReady, known: list[CheckpointReady]) -> int:

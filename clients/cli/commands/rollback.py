@@ -10,7 +10,7 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 
 from clients.cli.commands.gateway_rollback import roll_back_without_bus
-from clients.cli.commands.orders import EPOCH_TRIES, EXPIRES, ExpiresOption, expires_at, order
+from clients.cli.commands.orders import EPOCH_TRIES, EXPIRES, ExpiresOption, expires_at, order, refused_error
 from clients.cli.connection import (
     JsonOption,
     ModelArgument,
@@ -30,7 +30,14 @@ from clients.cli.views.alert import RollbackFact, rollback_line
 from clients.cli.views.timeline import timeline_lines, timeline_rows
 from contracts.codes import ADVICE, Code
 from contracts.envelope import Event
-from contracts.facts import DeploymentChanged, RollbackCompleted, RollbackFailed, RollbackOrdered, RollbackStarted
+from contracts.facts import (
+    DeploymentChanged,
+    OrderRefused,
+    RollbackCompleted,
+    RollbackFailed,
+    RollbackOrdered,
+    RollbackStarted,
+)
 from contracts.routes import Route
 from contracts.vocabulary import Target
 from decisions.orders import epoch_in_reason
@@ -42,6 +49,8 @@ from shared.runtime.clock import SystemClock
 WAIT_S = 60.0
 RECENT = timedelta(seconds=120)
 RECENT_TRIES, RECENT_TRY_S = 20, 0.1
+ANSWERS = EventFilter(("rollback.*", "order.refused"))
+"""The events that answer an order of a rollback; one of another team, or a malformed one, is refused as an order."""
 
 
 def rollback(
@@ -239,21 +248,20 @@ def _show_ordered(event: Event[RollbackOrdered], *, as_json: bool) -> None:
 async def _await_end(
     client: Client, event: Event[Any], after: dict[str, int], wait_s: float, *, verbose: bool
 ) -> RollbackFact:
-    """Follow the rollback events of an order; return the one that ends it."""
+    """Follow the events that answer an order; return the one that ends its rollback, raise CommandError if refused."""
     started = False
     try:
         async with asyncio.timeout(wait_s):
-            live = follow(client, event.subject, after=after, where=EventFilter(("rollback.*",)))
+            live = follow(client, event.subject, after=after, where=ANSWERS)
             async with contextlib.aclosing(live):
                 async for logged in live:
-                    fact = logged.event.data
-                    if not isinstance(fact, RollbackFact) or fact.cause_id != event.id:
-                        continue
-                    if not isinstance(fact, RollbackStarted):
+                    fact = answer_in(logged.event.data, event.id)
+                    if isinstance(fact, RollbackStarted):
+                        if verbose and not started:
+                            show_line(rollback_line(fact))
+                        started = True
+                    elif fact is not None:
                         return fact
-                    if verbose and not started:
-                        show_line(rollback_line(fact))
-                    started = True
     except TimeoutError:
         pass
     raise CommandError(
@@ -265,6 +273,17 @@ async def _await_end(
         )
         + f"; see also `slipway routes {event.subject}` and `slipway alerts {event.subject} --follow`"
     )
+
+
+def answer_in(fact: Any, order_id: str) -> RollbackFact | None:
+    """Return a fact as the rollback of an order; None if it is about another one.
+
+    Raises:
+        CommandError: it is the refusal of the order.
+    """
+    if isinstance(fact, OrderRefused) and fact.order_id == order_id:
+        raise refused_error(fact)
+    return fact if isinstance(fact, RollbackFact) and fact.cause_id == order_id else None
 
 
 def show_end(fact: RollbackFact, *, as_json: bool) -> None:

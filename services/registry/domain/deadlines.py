@@ -27,8 +27,29 @@ def awaited_step(release: Release) -> Step | None:
 
 
 def is_at_work(release: Release) -> bool:
-    """Return whether a worker has something to do for a release: to merge, to quantise, to stage or to measure it."""
-    return awaited_step(release) in ("merge", "quantise", "register", "stage", "benchmark", "measure")
+    """Return whether a worker has something to do for a release: to merge, to quantise, to stage or to measure it.
+
+    A paused release counts for what was requested before the pause, until that is answered.
+    """
+    step = awaited_step(release)
+    if step in ("merge", "register"):
+        return True
+    requests = {
+        "quantise": [f"variant.requested:{variant}" for variant in gates.not_quantised(release)],
+        "measure": [f"variant.requested:{variant}:{SECOND_MEASUREMENT}" for variant in measuring(release)],
+        "stage": _stage_requests(release),
+        "benchmark": _stage_requests(release),
+    }
+    return step in requests and any(request in release.emitted for request in requests[step])
+
+
+def _stage_requests(release: Release) -> list[str]:
+    """List the requests for the leases that the variants without a verdict wait for."""
+    numbers = {variant: gates.second_measurement_of(release, variant) for variant in _waiting(release)}
+    return [
+        f"stage.requested:{plan.lease_key(variant, 'benchmark', 1 if second is None else SECOND_MEASUREMENT)}"
+        for variant, second in numbers.items()
+    ]
 
 
 def is_leaving(release: Release, in_progress: str | None) -> bool:

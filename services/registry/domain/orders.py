@@ -1,11 +1,10 @@
 """Orders of people about a release: whether one applies, and how it is kept in the record."""
 
-from datetime import datetime
 from typing import Any
 
 from contracts.codes import Code
 from contracts.facts import ApprovalDenied, ApprovalGranted, CanaryAdvanced, ReleaseCancelled, ReleaseHeld
-from decisions.release_holds import assess_hold, newest_hold
+from decisions.release_holds import newest_hold
 from services.registry.domain import approvals, deadlines
 from services.registry.domain.admission import Refusal
 from services.registry.domain.record import (
@@ -27,7 +26,8 @@ _NOT_APPLICABLE: Code = "not_applicable"
 def assess_order(release: Release | None, order: Order, sender: str) -> Refusal | None:
     """Refuse an order that does not apply to the release as it is; one to approve or to cancel that comes late is not.
 
-    Those two change nothing then, as they always did.
+    Those two change nothing then, as they always did. One to pause or to resume that changes nothing is not refused
+    either: orders may arrive in any order, and the one that the bus stored last counts.
     """
     if isinstance(order, ApprovalGranted | ReleaseCancelled):
         return None
@@ -37,8 +37,7 @@ def assess_order(release: Release | None, order: Order, sender: str) -> Refusal 
         return Refusal(_NOT_APPLICABLE, f"The release {release.id} has ended as {release.finished.outcome}.")
     match order:
         case ReleaseHeld():
-            reason = assess_hold(release.hold_order, paused=order.paused)
-            return None if reason is None else Refusal(_NOT_APPLICABLE, reason)
+            return None
         case ApprovalDenied():
             return _assess_denial(release)
         case _:
@@ -64,11 +63,17 @@ def _assess_advance(release: Release, order: CanaryAdvanced, sender: str) -> Ref
     return approvals.assess_approval(release, sender)
 
 
-def describe_order(order: Order, sender: str, at: datetime) -> dict[str, Any]:
-    """Return what the answer to an order says of it: of a pause, what readers of the log show."""
-    if not isinstance(order, ReleaseHeld):
+def describe_order(release: Release, event_id: str) -> dict[str, Any]:
+    """Return what the answer to an order says of it: of a pause or resume that counts, what readers of the log show."""
+    hold = release.hold
+    if hold is None or hold.event_id != event_id:
         return {}
-    return {"paused": order.paused, "by": sender, "at": at.isoformat(), "reason": order.reason}
+    return {
+        "paused": hold.order.paused,
+        "by": hold.sender,
+        "at": hold.at.isoformat(),
+        "reason": hold.order.reason,
+    }
 
 
 def is_past_approval(release: Release) -> bool:

@@ -242,13 +242,19 @@ class Release(OutboxRecord):
         """Return whether it is held before its next step."""
         return self.hold is not None and self.hold.order.paused
 
-    def has_recorded(self, order: Order, sender: str) -> bool:
-        """Return whether this very order of this sender was recorded, and not another one with its id."""
+    def has_recorded(self, event_id: str, order: Order, sender: str) -> bool:
+        """Return whether this very order of this sender was recorded, and not another one with its id.
+
+        Of orders to pause and to resume only the newest is kept: what an older one said is not known any more.
+        """
         match order:
             case ReleaseCancelled():
                 return self.cancelled == Cancellation(sender=sender, order=order)
-            case ReleaseHeld():  # only the newest is kept
-                return self.hold is not None
+            case ReleaseHeld():
+                known = self.hold
+                return known is not None and (
+                    known.event_id != event_id or (known.sender, known.order) == (sender, order)
+                )
             case CanaryAdvanced():
                 return self.advanced.get(weight_key(order.weight_ratio)) == Advance(sender=sender, order=order)
             case ApprovalDenied():

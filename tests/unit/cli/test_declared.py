@@ -1,15 +1,19 @@
 """Files that declare policies, teams and key scopes: every problem with file and line, no secret, nothing twice."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from clients.cli.declared import read_declarations
+from clients.cli.declared import is_declarable, read_declarations, scopes_of
 from clients.cli.errors import CommandError
 from clients.cli.yaml_source import InvalidError
+from contracts.api_keys import ApiKey
+from decisions.declared_state import plan_changes
 from tests.kit.command import run_command
 
+AT = datetime(2026, 11, 24, tzinfo=UTC)
 POLICY = """\
 kind: Policy
 model: bot
@@ -86,3 +90,38 @@ def test_what_is_not_there_is_refused(tmp_path):
         read_declarations([tmp_path])
     with pytest.raises(CommandError, match="cannot be read"):
         read_declarations([tmp_path / "none.yaml"])
+
+
+def api_key(name, number, **scope):
+    return ApiKey(
+        key_id=f"{number:012x}",
+        name=name,
+        secret_digest=f"sha256:{number:064x}",
+        issued_at=AT,
+        issued_by="admin",
+        **scope,
+    )
+
+
+def test_a_key_that_opens_all_models_is_no_surplus_because_no_file_can_declare_it():
+    """With --prune, what is surplus is revoked."""
+    whole, mixed, old = api_key("whole", 1), api_key("mixed", 2), api_key("old", 3, team="shop")
+    records = [whole, mixed, api_key("mixed", 4, models=("bot",)), old]
+    assert [name for _, name in scopes_of(records, {})] == ["mixed", "old"]
+    assert [is_declarable(each) for each in records] == [False, False, True, True]
+
+
+def test_a_key_that_was_issued_for_all_models_gets_its_declared_scope(tmp_path):
+    wished = read_declarations([written(tmp_path, KEY)]).as_data()
+    actual = scopes_of([api_key("web", 1)], wished)
+    (change,) = plan_changes(wished, actual, prune=("ApiKey",))
+    assert (change.action, change.name) == ("update", "web")
+
+
+def test_of_several_keys_of_a_name_one_that_differs_is_compared(tmp_path):
+    wished = read_declarations([written(tmp_path, KEY)]).as_data()
+    as_declared = api_key("web", 1, team="shop", limits={"requests_per_minute": 60})
+    other = api_key("web", 2, team="shop")
+    for records in ([as_declared, other], [other, as_declared]):
+        assert [each.action for each in plan_changes(wished, scopes_of(records, wished))] == ["update"]
+    assert plan_changes(wished, scopes_of([as_declared], wished)) == []

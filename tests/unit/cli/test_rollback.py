@@ -6,13 +6,21 @@ import typer
 
 from clients.cli.commands.gateway_rollback import read_credential
 from clients.cli.commands.orders import order
-from clients.cli.commands.rollback import is_behind, show_end, show_plan, was_rolled_back_recently
+from clients.cli.commands.rollback import (
+    ANSWERS,
+    answer_in,
+    is_behind,
+    show_end,
+    show_plan,
+    was_rolled_back_recently,
+)
 from clients.cli.output import CommandError, Exit
 from clients.cli.serving import active_target, serving
 from clients.cli.views.render import event_line
 from clients.cli.views.timeline import short_span, timeline_lines, timeline_rows
 from contracts import facts as f
 from contracts.codes import ADVICE
+from contracts.envelope import nats_subject
 from contracts.routes import CanaryShare
 from decisions.orders import assess_epoch
 from decisions.rollback_plan import plan_rollback
@@ -97,6 +105,17 @@ def test_a_model_without_an_active_target_is_refused(environment):
     for none in (None, route(active=None)):
         with pytest.raises(CommandError, match="no target serves support-bot"):
             active_target(none, "support-bot", environment)
+
+
+def test_an_order_that_was_refused_ends_the_command_with_the_answer_and_not_with_a_timeout():
+    refused = fact(f.OrderRefused, order_id="mine", code="team_mismatch", reason="faq-bot belongs to team bank.")
+    assert nats_subject(f.OrderRefused.TYPE, "faq-bot", "*") in ANSWERS.subjects(["faq-bot"])
+    with pytest.raises(CommandError, match="team_mismatch: faq-bot belongs to team bank") as ended:
+        answer_in(refused, "mine")
+    assert ended.value.name == "team_mismatch"
+    assert answer_in(refused, "another") is None
+    failed = fact(f.RollbackFailed, cause_id="mine")
+    assert (answer_in(failed, "mine"), answer_in(failed, "another")) == (failed, None)
 
 
 @pytest.mark.parametrize(

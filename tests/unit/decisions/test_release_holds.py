@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decisions.release_holds import BEGINNINGS, HoldOrder, assess_hold, begins_step, newest_hold, start_of_deadline
+from decisions.release_holds import BEGINNINGS, HoldOrder, begins_step, newest_hold, start_of_deadline, state_before
 
 START = datetime(2026, 11, 27, tzinfo=UTC)
 ORDERS = st.builds(
@@ -32,12 +32,13 @@ def test_a_pause_holds_what_begins_a_step_and_nothing_else():
     assert not any(begins_step(key) for key in ("release.finished", "stage.released:int8", "version.registered"))
 
 
-def test_an_order_that_changes_nothing_is_refused_with_who_gave_the_one_that_counts():
+def test_an_order_that_changes_nothing_is_told_who_gave_the_one_before():
     held = HoldOrder(START, "a", paused=True, by="oscar")
-    assert assess_hold(None, paused=True) is None
-    assert "by oscar since 2026-11-27 00:00:00" in assess_hold(held, paused=True)
-    assert assess_hold(held, paused=False) is None
-    assert assess_hold(None, paused=False) == "It is not paused."
+    assert state_before(None, paused=True) is None
+    assert state_before(held, paused=True) == "was paused already, by oscar since 2026-11-27 00:00:00 UTC"
+    assert state_before(held, paused=False) is None
+    assert state_before(None, paused=False) == "was not paused"
+    assert state_before(HoldOrder(START, "a", paused=False), paused=False) == "was not paused"
 
 
 def test_a_release_that_goes_on_has_the_whole_time_of_its_step_again():

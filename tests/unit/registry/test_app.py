@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import dataclasses
+from datetime import timedelta
 
 import pytest
 
 from contracts import facts as f
 from contracts.policy import Promotion
+from contracts.teams import Team
 from contracts.vocabulary import ServingSettings
 from services.registry.admissions import rejection
 from services.registry.app import Registry
@@ -571,6 +573,62 @@ async def test_an_order_for_a_release_that_ended_is_not_answered_as_accepted(har
     assert (await harness.registry.handle_order(cancelled, cancelled.time)).order_id == "o-1"
     late = k.event(k.cancel(opened.release_id), "o-2", source="/slipway/ana")
     assert await harness.registry.handle_order(late, late.time) is None
+
+
+def held(release_id, order_id, *, paused, sender="oscar"):
+    fact = f.ReleaseHeld(release_id=release_id, paused=paused, reason=order_id)
+    return k.event(fact, order_id, source=f"/slipway/{sender}")
+
+
+@pytest.mark.parametrize("first", ["resume", "pause"])
+async def test_a_resume_that_is_handled_before_its_pause_ends_it_all_the_same(harness, first):
+    """The bus stored the pause first; delivered again after a failure, it comes after the resume."""
+    (opened,) = await harness.admit()
+    pause, resume = (held(opened.release_id, name, paused=name == "pause") for name in ("pause", "resume"))
+    stored = {"pause": pause.time, "resume": pause.time + timedelta(seconds=1)}
+    for order in (resume, pause) if first == "resume" else (pause, resume):
+        await harness.registry.handle_order(order, stored[order.id])
+    release = await harness.release(opened.release_id)
+    assert (release.is_paused, release.hold.event_id) == (False, "resume")
+
+
+async def test_a_second_pause_is_accepted_and_counts_as_the_newest(harness):
+    (opened,) = await harness.admit()
+    for number, sender in enumerate(("oscar", "olga")):
+        order = held(opened.release_id, f"h{number}", paused=True, sender=sender)
+        stored = order.time + timedelta(seconds=number)
+        accepted = await harness.registry.handle_order(order, stored)
+        details = {"paused": True, "by": sender, "at": stored.isoformat(), "reason": f"h{number}"}
+        assert accepted.details == details
+        assert (await harness.registry.handle_order(order, stored)).details == details, "delivered again"
+    assert (await harness.release(opened.release_id)).hold.sender == "olga"
+
+
+async def test_an_order_with_an_id_that_was_applied_is_answered_by_what_the_record_has(harness):
+    """Who publishes chooses the id: the answer shows readers of the log whether a release is paused."""
+    (opened,) = await harness.admit()
+    pause, resume = held(opened.release_id, "h1", paused=True), held(opened.release_id, "h2", paused=False)
+    later = resume.time + timedelta(seconds=1)
+    await harness.registry.handle_order(pause, pause.time)
+    forged = held(opened.release_id, "h1", paused=False)
+    with pytest.raises(Permanent, match="id h1 is that of another event"):
+        await harness.registry.handle_order(forged, later)
+    await harness.registry.handle_order(resume, later)
+    for reused in (pause, held(opened.release_id, "h1", paused=True, sender="olga")):
+        assert (await harness.registry.handle_order(reused, pause.time)).details == {}, "a newer one counts"
+    assert (await harness.release(opened.release_id)).is_paused is False
+
+
+async def test_an_order_of_another_team_is_refused_although_its_id_was_applied(harness):
+    (opened,) = await harness.admit()
+    pause = held(opened.release_id, "h1", paused=True)
+    await harness.registry.handle_order(pause, pause.time)
+    harness.out.teams = (Team(name="shop", models=(k.MODEL,), members=("oscar",)),)
+    assert (await harness.registry.handle_order(pause, pause.time)).details["by"] == "oscar"
+    foreign = held(opened.release_id, "h1", paused=False, sender="mallory")
+    with pytest.raises(Permanent) as refused:
+        await harness.registry.handle_order(foreign, pause.time)
+    assert refused.value.code == "team_mismatch"
 
 
 async def test_text_is_erased_by_an_order_that_is_answered_with_what_was_erased(harness):

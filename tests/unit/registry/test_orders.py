@@ -1,5 +1,6 @@
 """Orders of people about a release: pausing commutes with everything and blocks no rollback; refusals; denials."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -15,7 +16,7 @@ from services.registry.domain.record import DeadlineReached, Input, Release
 from services.registry.domain.releases import decide, open_release
 from tests.kit import fakes_registry as k
 from tests.kit.soak import often
-from tests.unit.registry.test_releases_properties import CAREFUL, HISTORIES, NOW, emitted, walk
+from tests.unit.registry.test_releases_properties import CAREFUL, HISTORIES, NOW, REHEARSED, emitted, inputs, walk
 
 PATIENT = k.careful_policy(promotion=Promotion(mode="manual"), canary=Canary(steps=(0.1, 0.5), on_deadline="promote"))
 
@@ -99,6 +100,64 @@ def test_a_pause_stops_the_deadlines_and_its_end_begins_them_anew():
     assert deadlines.deadline_at(going_on) == RESUME.at + timedelta(seconds=CAREFUL[0].policy.canary.deadline_s)
 
 
+ONLY_INT8 = inputs(k.merged(), k.quantised("int8"), k.written(), k.turn(), k.staged("int8"), k.benchmarked("int8"))
+WITHOUT_REHEARSAL = k.opened(policy=k.policy(), variants=("int8",))
+LEASES = {
+    "int8": (WITHOUT_REHEARSAL, ONLY_INT8),
+    "int8:2": (k.opened(policy=k.policy()), HISTORIES["measured again"][1][:12]),
+    "int8:rehearsal": (REHEARSED[0], REHEARSED[1][:10]),
+}
+
+
+@pytest.mark.parametrize("lease", LEASES)
+def test_a_paused_release_holds_no_lease_once_it_was_measured_and_goes_on_without_one(lease):
+    """Staging has one lease: other models wait for it. What serves is loaded by the order for traffic itself."""
+    opening, (*received, last) = LEASES[lease]
+    paused = decide(walk(opening, received), PAUSE, NOW).release
+    assert f"stage.requested:{lease}" in emitted(paused)
+    assert f"stage.released:{lease}" not in emitted(paused), "it is measured or rehearsed still"
+    paused = decide(paused, last, NOW).release
+    assert f"stage.released:{lease}" in emitted(paused)
+    assert not any(key.startswith("traffic.requested") for key in emitted(paused))
+    assert [k.key_of(entry) for entry in decide(paused, RESUME, NOW).publish] == ["traffic.requested:1"]
+
+
+def test_a_pause_gives_back_the_lease_that_a_canary_kept():
+    opening = k.opened(policy=k.policy(canary=Canary(steps=(0.1,))), variants=("int8",))
+    on_canary = walk(
+        opening, [*ONLY_INT8[:3], replace(ONLY_INT8[3], data=k.turn(first=False, epoch=3)), *ONLY_INT8[4:]]
+    )
+    assert "traffic.requested:0.1" in emitted(on_canary)
+    assert "stage.released:int8" not in emitted(on_canary)
+    paused = decide(on_canary, PAUSE, NOW)
+    assert [k.key_of(entry) for entry in paused.publish] == ["stage.released:int8"]
+    assert decide(paused.release, RESUME, NOW).publish == ()
+
+
+WORK = ("merge", "quantise", "register", "stage", "benchmark", "measure")
+
+
+@pytest.mark.parametrize("name", HISTORIES)
+def test_workers_have_something_to_do_for_a_release_until_what_was_requested_before_its_pause_is_answered(name):
+    opening, received = HISTORIES[name]
+    held_back = []
+    for at, following in enumerate(received):
+        release = walk(opening, received[:at])
+        assert deadlines.is_at_work(release) == (deadlines.awaited_step(release) in WORK)
+        paused = decide(release, PAUSE, NOW).release
+        assert deadlines.is_at_work(paused) == deadlines.is_at_work(release), "the pause itself frees no worker"
+        before, paused = deadlines.awaited_step(paused), decide(paused, following, NOW).release
+        awaited = deadlines.awaited_step(paused)
+        if (before, awaited) in {("merge", "quantise"), ("queue", "stage"), ("benchmark", "measure")}:
+            held_back.append(awaited)
+            assert not deadlines.is_at_work(paused)
+            assert deadlines.is_at_work(decide(paused, RESUME, NOW).release)
+        for each in received[at + 1 :]:
+            paused = decide(paused, each, NOW).release
+        assert not deadlines.is_at_work(paused)
+    assert held_back == ["quantise", "stage", *(["measure"] if name == "measured again" else [])]
+
+
 # -- what applies -----------------------------------------------------------------------------------------------------
 
 
@@ -111,9 +170,9 @@ def test_orders_that_do_not_fit_the_state_are_refused():
     for order in (held(True), held(False), f.ApprovalDenied(release_id=k.RELEASE, reason="no"), advance()):
         assert assess_order(None, order, "oscar").code == "not_applicable"
         assert "has ended as promoted" in assess_order(ended, order, "oscar").reason
-    assert assess_order(open_one, held(False), "oscar").reason == "It is not paused."
-    assert assess_order(open_one, held(True), "oscar") is None
-    assert "paused already, by oscar" in assess_order(decide(open_one, PAUSE, NOW).release, held(True), "x").reason
+    for paused in (True, False):
+        for release in (open_one, decide(open_one, PAUSE, NOW).release):
+            assert assess_order(release, held(paused), "oscar") is None, "an older order may come later"
     assert "does not wait" in assess_order(open_one, f.ApprovalDenied(release_id=k.RELEASE, reason="no"), "anna").reason
     assert assess_order(None, k.cancel(), "oscar") is None, "as it always was"
 

@@ -177,6 +177,12 @@ class Queues:
         order = k.event(k.cancel(release.release_id), f"{model}-{attempt}", model=model, source=source_of(OPERATOR))
         await self.harness.registry.handle_order(order, self.harness.out.clock.now())
 
+    async def hold(self, model, attempt, *, paused):
+        fact = f.ReleaseHeld(release_id=self.release(model, attempt).release_id, paused=paused)
+        order = k.event(fact, f"hold-{paused}", model=model, source=source_of(OPERATOR))
+        now = self.harness.out.clock.now()
+        await self.harness.registry.handle_order(order.model_copy(update={"time": now}), now)
+
     async def sweep(self):
         """Sweep as often as it takes a checkpoint that waits to be asked for again."""
         for _ in range(6):
@@ -229,6 +235,26 @@ async def test_models_of_no_team_have_one_share_together_if_there_are_teams(harn
     assert len(harness.opened(k.MODEL) + harness.opened(OTHER)) == harness.settings.work_per_team
     await harness.announce(THIRD)
     assert harness.opened(THIRD) == [1]
+
+
+async def test_a_paused_release_takes_no_share_of_the_workers_once_they_have_nothing_to_do_for_it():
+    """A pause has no end of its own, so it must not keep the team's other models out; nor must it let more of them in."""
+    queues = Queues()
+    queues.harness.out.teams = (shop(models=(k.MODEL, OTHER, THIRD)),)
+    for model in (k.MODEL, OTHER):
+        await queues.harness.announce(model)
+    await queues.harness.announce(THIRD)
+    await queues.hold(k.MODEL, 1, paused=True)
+    await queues.sweep()
+    assert queues.harness.opened(THIRD) == [], "it is merged still"
+    await queues.handle(queues.release(k.MODEL, 1), k.merged())
+    await queues.sweep()
+    assert queues.harness.opened(THIRD) == [1]
+    await queues.hold(k.MODEL, 1, paused=False)
+    await queues.cancel(OTHER, 1)
+    await queues.harness.announce(OTHER, attempt=2)
+    await queues.sweep()
+    assert queues.harness.opened(OTHER) == [1], "the two others have the whole share"
 
 
 async def test_releases_with_unreadable_records_take_no_share_of_the_workers(harness):
