@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
-import nats
 import nats.errors
 from nats.aio.client import Client
 from nats.js.errors import NoStreamResponseError
@@ -20,11 +19,11 @@ from contracts.uploads import UPLOADS, UploadAnswer, UploadRequest
 from contracts.vocabulary import canonical_json
 
 T = TypeVar("T")
-ATTEMPTS = 5
 ACK_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 30.0
 PATIENCE_S = 120.0
-"""How long a registry that does not answer is asked again: it may be started again meanwhile."""
+"""How long a registry or a bus that does not answer is asked again: it may be started again meanwhile."""
+RECONNECT_WAIT_S = 0.5
 
 
 class Publisher:
@@ -77,17 +76,18 @@ class Publisher:
     async def _publish_with_retries(self, event: Event[Any]) -> bool:
         headers = {"Nats-Msg-Id": event.id, "content-type": CONTENT_TYPE}
         body, js = canonical_json(plain(event)), self._client.jetstream(timeout=ACK_TIMEOUT_S)
-        for attempt in range(ATTEMPTS):
+        until, wait_s = time.monotonic() + PATIENCE_S, 0.2
+        while True:
             try:
                 ack = await js.publish(event.nats_subject, body, headers=headers)
             except (TimeoutError, NoStreamResponseError, nats.errors.Error) as error:
-                if attempt == ATTEMPTS - 1:
+                if time.monotonic() >= until:
                     reason = f"The message bus did not acknowledge the event ({error!r}): publish again, which is safe."
                     raise PublishError(reason) from error
-                await asyncio.sleep(0.2 * 2**attempt)
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, 3.0)
             else:
                 return bool(ack.duplicate)
-        raise AssertionError  # the loop ends by return or raise
 
     async def _unless_refused(self, work: Awaitable[T]) -> T:
         """Return what work returns; raise what the bus refused meanwhile, which it tells beside the work."""
@@ -116,17 +116,22 @@ async def connected(connection: Connection) -> AsyncIterator[Publisher]:
             "or SLIPWAY_NATS_CREDENTIALS, to the file of `slipway keys add NAME --role publisher`."
         )
     refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    options |= {
+        "connect_timeout": 5,
+        "reconnect_time_wait": RECONNECT_WAIT_S,
+        "error_cb": _note_refusal(str(name), refused),
+    }
+    servers, client = connection.nats_url.split(","), Client()
     try:
-        client = await nats.connect(
-            connection.nats_url.split(","),
-            **options,
-            connect_timeout=5,
-            allow_reconnect=True,
-            max_reconnect_attempts=3,
-            reconnect_time_wait=1,
-            error_cb=_note_refusal(str(name), refused),
-        )
+        # The first attempt fails fast. Afterwards the bus may be away for long, as between the parts of a large file:
+        # who asks it meanwhile waits for `PATIENCE_S`.
+        await client.connect(servers, allow_reconnect=False, max_reconnect_attempts=1, **options)
+        await client.close()
+        client = Client()
+        async with asyncio.timeout(PATIENCE_S):
+            await client.connect(servers, max_reconnect_attempts=-1, **options)
     except (OSError, TimeoutError, nats.errors.Error) as error:
+        await client.close()
         raise PublishError(f"The message bus at {connection.nats_url} does not answer: publish again later.") from error
     try:
         yield Publisher(client, str(name), refused)

@@ -22,12 +22,31 @@ def data_hash(data: Iterable[Mapping[str, Any] | Path]) -> str:
         data: Rows (a `datasets.Dataset`, or mappings), or paths of files. Their order counts.
 
     Raises:
-        ValueError: A value has no canonical form: NaN, infinity, a key that is not text, or an object.
+        ValueError: The data is neither rows nor paths, as text, a `DatasetDict` or a `DataFrame`; or a value has no
+            canonical form: NaN, infinity, a key that is not text, or an object.
     """
+    if isinstance(data, Mapping | str | bytes):
+        raise _neither(data)
+    try:
+        items = iter(data)
+    except TypeError:
+        raise _neither(data) from None
     whole = hashlib.sha256(b"slipway-data-1\n")
-    for item in data:
-        whole.update(_file(item) if isinstance(item, Path) else _row(item))
+    for item in items:
+        if isinstance(item, Path):
+            whole.update(_file(item))
+        elif isinstance(item, Mapping):
+            whole.update(_row(item))
+        else:
+            raise _neither(item)
     return f"sha256:{whole.hexdigest()}"
+
+
+def _neither(value: object) -> ValueError:
+    return ValueError(
+        f"data_hash takes rows (mappings) or paths (pathlib.Path), not {type(value).__name__} {repr(value)[:80]}: pass "
+        "one split of a DatasetDict, frame.to_dict('records') of a DataFrame, or a list as [Path('train.jsonl')]."
+    )
 
 
 def _file(path: Path) -> bytes:

@@ -29,7 +29,7 @@ from services.registry.domain.versions import ModelRecord
 from services.registry.metrics import RegistryMetrics
 from services.registry.ports import Artifacts, LockedObjects, Ports
 from services.registry.settings import RegistrySettings
-from services.registry.uploads import Intake
+from services.registry.uploads import ABORT_EVERY_S, Intake
 from services.registry.version_locks import VersionLocks
 from shared.messaging.bus import Bus
 from shared.messaging.credentials import require_identity
@@ -108,7 +108,10 @@ async def run(connection: Connection, settings: RegistrySettings) -> None:
     keeper = Sweeper("locks", registry.records.models, held.sweep, every_s=settings.lock_sweep_s)
 
     staged = StagedUploads(connection, settings.upload_endpoint, settings.upload_url_s, clock)
-    uploads = UploadRequests(bus.client, Intake(staged, artifacts.sizes, teams.read))
+    intake = Intake(staged, artifacts.sizes, teams.read)
+    uploads = UploadRequests(bus.client, intake)
+    aborter = Sweeper("uploads", intake.keys, intake.sweep, every_s=ABORT_EVERY_S)
+    sweepers = (*registry.sweepers, auditor, keeper, aborter)
 
     async def count() -> None:
         await metrics.keep_counting(lambda: count_dead_letters(bus.js))
@@ -118,7 +121,7 @@ async def run(connection: Connection, settings: RegistrySettings) -> None:
             bus,
             connection,
             ready={"store": artifacts.check},
-            background=[*(sweeper.run for sweeper in registry.sweepers), auditor.run, keeper.run, uploads.run, count],
+            background=[*(sweeper.run for sweeper in sweepers), uploads.run, count],
         )
     finally:
         await registry.admissions.stop()

@@ -18,7 +18,7 @@ from decisions.object_versions import Disturbance
 from services.registry.domain.announcements import Announcements
 from services.registry.domain.locks import Kept, KeptVersion
 from services.registry.domain.record import Release
-from services.registry.domain.uploads import Piece
+from services.registry.domain.uploads import Piece, StoredFile
 from services.registry.domain.versions import ModelRecord
 from shared.messaging.records import RecordStore
 from shared.storage.kv import Entry
@@ -97,8 +97,8 @@ class UploadStore(Protocol):
     def uri(self, key: str) -> str:
         """Return the URI of a key."""
 
-    def size_of(self, key: str) -> int | None:
-        """Return the bytes of an object; None if there is none."""
+    def find_file(self, key: str) -> StoredFile | None:
+        """Return which object there is; None if there is none."""
 
     def permit(self, key: str, file: str, piece: Piece, upload: str | None = None) -> UploadPermit:
         """Return the permit to upload a file, or a part of it."""
@@ -109,14 +109,17 @@ class UploadStore(Protocol):
     def complete(self, key: str, upload: str, digests: Sequence[str]) -> None:
         """Make an object of its parts, which have these digests; one that exists stays as it is."""
 
-    def digest_of(self, key: str) -> str:
-        """Read an object whole and return its digest."""
+    def digest_of(self, key: str, version: str | None) -> str:
+        """Read a version of an object whole and return its digest; None is the object as it is now."""
 
     def remove(self, key: str) -> None:
         """Remove an object."""
 
     def put_manifest(self, key: str, manifest: bytes) -> tuple[ArtifactRef, bool]:
         """Write a manifest, create-only: its ref and True, or the ref of the one that is there and False."""
+
+    def abort_unfinished(self) -> None:
+        """Remove the parts of uploads that began long ago and became no file."""
 
     def find_base(self, name_and_revision: str) -> BaseModelRef | None:
         """Return an imported base model by `NAME` or `NAME@REVISION`; None if there is none."""

@@ -13,15 +13,18 @@ from contracts.vocabulary import ArtifactRef, digest_of
 from decisions.teams import find_foreign, owner_of
 from services.registry.domain import uploads as domain
 from services.registry.domain.admission import Refusal
+from services.registry.domain.uploads import StoredFile
 from services.registry.ports import UploadStore
 from shared.errors import Permanent, Transient
 
 Sizes = Callable[[str], Awaitable[Mapping[str, int]]]
 WAIT_S = 3.0
 """Seconds that a request waits for files to be verified before it is answered."""
-VERIFIED_AT_ONCE = 2
-MOST_VERIFIED = 10_000
-"""Files that this process remembers to be what was announced; others are read again."""
+ABORT_EVERY_S = 3600.0
+"""Seconds between two sweeps of uploads that were never finished."""
+READ_AT_ONCE = 2
+MOST_REMEMBERED = 10_000
+"""Files whose digest this process remembers; others are read again."""
 
 
 class Intake:
@@ -35,9 +38,7 @@ class Intake:
         self._store = store
         self._sizes = sizes
         self._teams = teams
-        self._verified: dict[str, str] = {}
-        self._verifying: dict[str, asyncio.Task[str]] = {}
-        self._turns = asyncio.Semaphore(VERIFIED_AT_ONCE)
+        self._contents = Contents(store)
 
     async def answer(self, model: str, publisher: str, request: UploadRequest) -> UploadAnswer:
         """Return how far an upload is, and what its publisher is to send."""
@@ -49,6 +50,14 @@ class Intake:
         except Transient as error:
             return UploadAnswer(state="later", reason=error.reason)
 
+    async def keys(self) -> tuple[str, ...]:
+        """Return the one thing that is swept."""
+        return ("unfinished",)
+
+    async def sweep(self, _key: str) -> None:
+        """Remove the parts of uploads that were never finished: they take space, and count for no quota."""
+        await asyncio.to_thread(self._store.abort_unfinished)
+
     async def _answer(self, model: str, publisher: str, request: UploadRequest) -> UploadAnswer:
         foreign = find_foreign(publisher, model, self._teams())
         if foreign is not None:
@@ -57,15 +66,20 @@ class Intake:
         base = await self._base(request.base) if request.base is not None else None
         keys = {file.digest: domain.blob_key(model, publisher, file.digest) for file in request.files}
         unique = list({file.digest: file for file in request.files}.values())
-        missing = [file for file in unique if not await self._is_there(keys[file.digest], file)]
+        verifying = UploadAnswer(state="verifying", stored_bytes=domain.bytes_of(unique), base=base)
+        there = await self._look(unique, keys)
+        if there is None:
+            return verifying
+        missing = [file for file in unique if file.digest not in there]
         if missing:
             await self._check_quota(model, domain.bytes_of(missing))
             permits, rest = await asyncio.to_thread(self._permits, missing, keys)
             if permits:
                 stored = domain.bytes_of(unique) - rest
                 return UploadAnswer(state="missing", permits=tuple(permits), stored_bytes=stored, base=base)
-        if not await self._verify(unique, keys):
-            return UploadAnswer(state="verifying", stored_bytes=domain.bytes_of(unique), base=base)
+            there |= await self._look(missing, keys) or {}  # they were made of their parts now
+        if not await self._verify(unique, keys, there):
+            return verifying
         return await self._stored(model, publisher, request, base)
 
     async def _base(self, name: str) -> BaseModelRef:
@@ -75,15 +89,30 @@ class Intake:
             raise Permanent("unknown_base", reason)
         return base
 
-    async def _is_there(self, key: str, file: AnnouncedFile) -> bool:
-        """Return whether an object with the announced size is there; one of another size is removed."""
-        if self._verified.get(key) == file.digest:
-            return True
-        size = await asyncio.to_thread(self._store.size_of, key)
-        if size is not None and size != file.size_bytes:
-            await asyncio.to_thread(self._store.remove, key)
-            return False
-        return size is not None
+    async def _look(self, files: Sequence[AnnouncedFile], keys: dict[str, str]) -> dict[str, StoredFile] | None:
+        """Return the files that are there, by digest; None while one of another size than announced is being read.
+
+        One of another size is removed, unless it has the announced digest: then the announcement is wrong.
+
+        Raises:
+            Permanent: `digest_mismatch`: a file is there, and was announced with another size.
+        """
+        there = {}
+        for file in files:
+            key = keys[file.digest]
+            stored = await asyncio.to_thread(self._store.find_file, key)
+            if stored is not None and stored.size_bytes == file.size_bytes:
+                there[file.digest] = stored
+            elif stored is not None:
+                reading = self._contents.read(key, stored)
+                await asyncio.wait((reading,), timeout=WAIT_S)
+                if not reading.done():
+                    return None
+                if reading.result() == file.digest:
+                    reason = f"{file.path} was announced with {file.size_bytes} bytes; {file.digest} has "
+                    raise Permanent("digest_mismatch", f"{reason}{stored.size_bytes}. Publish again.")
+                await asyncio.to_thread(self._store.remove, key)
+        return there
 
     async def _check_quota(self, model: str, needed: int) -> None:
         team = owner_of(model, self._teams())
@@ -111,43 +140,26 @@ class Intake:
             permits += [self._store.permit(key, file.digest, piece, upload) for piece in pieces[:left]]
         return permits, rest
 
-    async def _verify(self, files: Sequence[AnnouncedFile], keys: dict[str, str]) -> bool:
-        """Return whether all files are verified; files that are not are being read, and waited for a moment.
+    async def _verify(
+        self, files: Sequence[AnnouncedFile], keys: dict[str, str], there: Mapping[str, StoredFile]
+    ) -> bool:
+        """Return whether all files are verified; those that are not are being read, and waited for a moment.
 
         Raises:
             Permanent: `digest_mismatch`: a file has other content than announced; it was removed.
         """
-        waited = []
-        for file in files:
-            key = keys[file.digest]
-            if self._verified.get(key) != file.digest:
-                task = self._verifying.get(key)
-                if task is None:
-                    task = self._verifying[key] = asyncio.create_task(self._read(key))
-                waited.append((file, key, task))
-        if not waited:
-            return True
-        await asyncio.wait([task for _, _, task in waited], timeout=WAIT_S)
-        for file, key, task in waited:
-            if task.done():
-                self._verifying.pop(key, None)
-                await self._note(file, key, task.result())
-        return all(task.done() for _, _, task in waited)
-
-    async def _read(self, key: str) -> str:
-        async with self._turns:
-            return await asyncio.to_thread(self._store.digest_of, key)
-
-    async def _note(self, file: AnnouncedFile, key: str, actual: str) -> None:
-        if actual != file.digest:
-            await asyncio.to_thread(self._store.remove, key)
-            reason = (
-                f"{file.path} was announced as {file.digest} and uploaded as {actual}; it was removed. Publish again."
-            )
-            raise Permanent("digest_mismatch", reason, found=actual)
-        while len(self._verified) >= MOST_VERIFIED:
-            del self._verified[next(iter(self._verified))]
-        self._verified[key] = actual
+        readings = [
+            (file, self._contents.read(keys[file.digest], there[file.digest])) for file in files if file.digest in there
+        ]
+        if readings:
+            await asyncio.wait([reading for _, reading in readings], timeout=WAIT_S)
+        ended = [(file, reading.result()) for file, reading in readings if reading.done()]
+        for file, actual in ended:
+            if actual != file.digest:
+                await asyncio.to_thread(self._store.remove, keys[file.digest])
+                reason = f"{file.path} was announced as {file.digest} and uploaded as {actual}; it was removed. "
+                raise Permanent("digest_mismatch", f"{reason}Publish again.", found=actual)
+        return len(ended) == len(files)
 
     async def _stored(
         self, model: str, publisher: str, request: UploadRequest, base: BaseModelRef | None
@@ -171,6 +183,43 @@ class Intake:
                 structlog.get_logger().info("checkpoint uploaded", model=model, publisher=publisher, folder=folder.uri)
         total = sum(ref.size_bytes for ref in refs)
         return UploadAnswer(state="stored", stored_bytes=total, files=refs, folder=folder, base=base)
+
+
+class Contents:
+    """Digests of files in the store: each version of an object is read once, and what takes its place is read again."""
+
+    def __init__(self, store: UploadStore) -> None:
+        """Take the store."""
+        self._store = store
+        self._readings: dict[tuple[str, StoredFile], asyncio.Task[str]] = {}
+        self._turns = asyncio.Semaphore(READ_AT_ONCE)
+
+    def read(self, key: str, stored: StoredFile) -> "asyncio.Task[str]":
+        """Return the reading of an object, which may have ended; one that failed begins again."""
+        reading = self._readings.get((key, stored))
+        if reading is None or (reading.done() and (reading.cancelled() or reading.exception() is not None)):
+            self._forget()
+            reading = self._readings[key, stored] = asyncio.create_task(self._digest_of(key, stored))
+            reading.add_done_callback(_note_failure)
+        return reading
+
+    def _forget(self) -> None:
+        """Forget the oldest readings that have ended, if too many are remembered."""
+        if len(self._readings) >= MOST_REMEMBERED:
+            ended = [each for each, reading in self._readings.items() if reading.done()]
+            for each in ended[: max(1, MOST_REMEMBERED // 10)]:
+                del self._readings[each]
+
+    async def _digest_of(self, key: str, stored: StoredFile) -> str:
+        async with self._turns:
+            return await asyncio.to_thread(self._store.digest_of, key, stored.version)
+
+
+def _note_failure(reading: "asyncio.Task[str]") -> None:
+    """Log a failure: the request that waited for the reading may be gone."""
+    error = None if reading.cancelled() else reading.exception()
+    if error is not None:
+        structlog.get_logger().warning("an uploaded file could not be read", error=repr(error))
 
 
 def _refuse(refusal: Refusal | None) -> None:

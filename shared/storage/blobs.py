@@ -27,20 +27,21 @@ Progress = Callable[[int, int], None]
 STALE_UPLOAD = timedelta(days=1)
 """After how long an upload that has not ended is taken for one whose process was killed."""
 
-_BLOB = re.compile(r"(^|/)blobs/sha256/[0-9a-f]{2}/[0-9a-f]{64}$")
+_BLOB = re.compile(r"^(?!checkpoints/[^/]+/uploads/)(.*/)?blobs/sha256/[0-9a-f]{2}/[0-9a-f]{64}$")
+"""Keys of blobs, but for those of publishers, whose uploads are the registry's."""
 
 
 class Store(ObjectStore):
     """The object store. Synchronous: call through `asyncio.to_thread`."""
 
-    def abort_stale_uploads(self, before: datetime) -> None:
-        """Abort uploads of blobs that began before some time and never ended, because their process was killed.
+    def abort_stale_uploads(self, before: datetime, keys: re.Pattern[str] = _BLOB) -> None:
+        """Abort uploads of such keys that began before some time and never ended, because their process was killed.
 
         The store keeps what arrived of them for good. One that cannot list them is left alone.
         """
         log = structlog.get_logger()
         try:
-            aborted = self._client.abort_uploads(self.bucket, lambda key: _BLOB.search(key) is not None, before)
+            aborted = self._client.abort_uploads(self.bucket, lambda key: keys.search(key) is not None, before)
         except Exception as error:  # noqa: BLE001 - no work depends on it
             log.warning("stale uploads could not be aborted", error=repr(error))
         else:

@@ -77,24 +77,38 @@ def erase_text(store: Store, model: str, version: int, kind: Literal["held-out",
             erased += [variant.held_out_text.digest] if variant.held_out_text is not None else []
         if kind == "evaluation" and variant.evaluation_digest is not None:
             erased.append(variant.evaluation_digest)
-            _erase_set(store, f"checkpoints/{model}/", variant.evaluation_digest)
+            _erase_set(store, model, variant.evaluation_digest)
     return tuple(dict.fromkeys(erased))
 
 
-def _erase_set(store: Store, prefix: str, digest: str) -> None:
-    """Erase a set of texts that was uploaded with a checkpoint: the files of its folder, or the one file that it is."""
-    key = manifest_key("folder", digest, prefix)
+def _erase_set(store: Store, model: str, digest: str) -> None:
+    """Erase a set of texts that was uploaded with a checkpoint: the files of its folder, or the one file that it is.
+
+    Each publisher's uploads have a prefix of their own (ADR 0026), and several may have uploaded the same set.
+    """
+    uploads = store.folders(f"checkpoints/{model}/uploads/")
+    prefixes = (f"checkpoints/{model}/", *(f"{folder}/" for folder in uploads))
+    files = {digest: FileEntry(path="texts.jsonl", digest=digest, size_bytes=0)}
+    for prefix in prefixes:
+        files |= {file.digest: file for file in _files_of(store, manifest_key("folder", digest, prefix), digest)}
+    for prefix in prefixes:
+        for file in files.values():
+            store.erase_blob(file, prefix)
+
+
+def _files_of(store: Store, key: str, digest: str) -> tuple[FileEntry, ...]:
+    """Return the files that the manifest of a folder lists; none if there is no such manifest.
+
+    Raises:
+        Permanent: `digest_mismatch` if it has another digest.
+    """
     folder = store.find(key)
-    if folder is not None and digest_of(folder) != digest:
+    if folder is None:
+        return ()
+    if digest_of(folder) != digest:
         reason = f"{key} is {digest_of(folder)}: nothing that it lists is erased. Restore the object, and order again."
         raise Permanent("digest_mismatch", reason)
-    files = (
-        FolderManifest.model_validate_json(folder).files
-        if folder is not None
-        else (FileEntry(path="texts.jsonl", digest=digest, size_bytes=0),)
-    )
-    for file in files:
-        store.erase_blob(file, prefix)
+    return FolderManifest.model_validate_json(folder).files
 
 
 def erase_held_out(store: Store, ref: ArtifactRef, manifest: VariantManifest) -> bool:

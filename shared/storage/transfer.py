@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from queue import SimpleQueue
 from types import MappingProxyType
 from typing import Any, BinaryIO
@@ -17,11 +18,14 @@ import urllib3
 from minio import Minio
 from minio.credentials import Provider
 from minio.datatypes import Part
+from minio.error import S3Error
 
 PART_BYTES = 16 * 1024 * 1024
 PARALLEL = 4
 CHUNK_BYTES = 512 * 1024  # larger writes to a file get huge pages, which can take longer than everything else
 CHUNKS = 4
+LISTED_UPLOADS = 1000
+"""Uploads that one answer of the server lists at most."""
 _HEADERS = {"Content-Type": "application/octet-stream"}
 _NO_MORE: Mapping[str, str] = MappingProxyType({})
 _creating: contextvars.ContextVar[bool] = contextvars.ContextVar("creating", default=False)
@@ -33,6 +37,34 @@ class ShortObjectError(Exception):
 
 class LargeObjectError(Exception):
     """An object is larger than what is read into memory whole."""
+
+
+def open_uploads(list_page: Callable[..., Any]) -> Iterator[Any]:
+    """Yield all multipart uploads that have not ended, page by page, each once.
+
+    The next page follows the last id, and where the server needs the key, too, as AWS does, both. SeaweedFS would take
+    the key for the only one that is asked for.
+
+    Args:
+        list_page: Returns the uploads after `upload_id_marker` and `key_marker`, and whether there are more.
+    """
+    listed: set[str] = set()
+    last: Any = None
+    by_key = False
+    while True:
+        key = last.object_name if by_key else None
+        page = list_page(key_marker=key, upload_id_marker=last.upload_id if last is not None else None)
+        new = [upload for upload in page.uploads if upload.upload_id not in listed]
+        yield from new
+        if not page.is_truncated or (by_key and not new):
+            return
+        if new:
+            listed |= {upload.upload_id for upload in new}
+            last = new[-1]
+        else:
+            by_key = last is not None
+            if not by_key:
+                return
 
 
 class _CreateOnly(urllib3.PoolManager):  # type: ignore[misc]  # urllib3 is skipped by mypy
@@ -133,15 +165,18 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
         try:
             self._abort_multipart_upload(bucket, key, upload)
         except Exception as error:  # noqa: BLE001 - why it is aborted matters more, and a sweep comes back for it
+            if isinstance(error, S3Error) and error.code == "NoSuchUpload":
+                return False  # another process was first
             structlog.get_logger().warning("an upload could not be aborted", object=key, error=repr(error))
             return False
         return True
 
     def abort_uploads(self, bucket: str, matches: Callable[[str], bool], before: datetime) -> int:
-        """Abort the matching multipart uploads, of the first 1000, that began before some time; return how many."""
-        uploads = self._list_multipart_uploads(bucket).uploads
+        """Abort the matching multipart uploads that began before some time; return how many."""
         stale = [
-            upload for upload in uploads if matches(upload.object_name) and (upload.initiated_time or before) < before
+            upload
+            for upload in open_uploads(partial(self._list_multipart_uploads, bucket, max_uploads=LISTED_UPLOADS))
+            if matches(upload.object_name) and (upload.initiated_time or before) < before
         ]
         return sum(self._abort(bucket, upload.object_name, upload.upload_id) for upload in stale)
 

@@ -6,15 +6,21 @@ import uuid
 from types import SimpleNamespace
 
 import pytest
+import urllib3
 from nats.js.errors import NotFoundError
 
 from contracts import facts as cf
 from contracts.manifests import FolderManifest
 from contracts.services import ORDERS
+from contracts.uploads import AnnouncedFile, UploadRequest
 from contracts.vocabulary import digest_of
+from services.registry.adapters.uploads import StagedUploads
+from services.registry.uploads import Intake
 from shared.errors import Permanent
 from shared.messaging.bus import publish_event
+from shared.runtime.clock import SystemClock
 from shared.storage.blobs import Store, blob_key, manifest_key
+from shared.storage.credentials import trusted
 from shared.storage.held_out import erase_text
 from testbed import factories as f
 from testbed.released import release
@@ -75,6 +81,39 @@ def test_files_of_a_list_that_is_not_the_named_one_stay(settings, tmp_path):
     assert erase_text(store, model, version, "evaluation") == (digest_of(folder.to_bytes()),)
     assert store.find(blob_key(named.digest, prefix)) is None
     assert store.find(blob_key(other.digest, prefix)) == b"other\n"
+
+
+@pytest.mark.parametrize("folder", [True, False])
+async def test_a_set_that_publishers_uploaded_is_erased(s3_server, settings, tmp_path, folder):
+    """As the registry does it, with its own key of the store."""
+    store, model, text = Store(settings), f"bot-{uuid.uuid4().hex[:8]}", uuid.uuid4().bytes
+    intake = Intake(StagedUploads(s3_server.settings("registry"), None, 60, SystemClock()), no_sizes, tuple)
+    set_of = UploadRequest(files=(announced("set.json", text),), folder=folder)
+    stored = [await uploaded(intake, s3_server, text, set_of, model=model, publisher=name) for name in ("pia", "otto")]
+    other = await uploaded(intake, s3_server, text, set_of, model=f"other-{model}", publisher="pia")
+    digest = (stored[0].folder or stored[0].files[0]).digest
+    version = measured_on(store, await asyncio.to_thread(release, store, tmp_path, model=model), digest)
+    assert erase_text(Store(s3_server.settings("registry")), model, version, "evaluation") == (digest,)
+    assert [store.find(store.key_of(answer.files[0].uri)) for answer in stored] == [None, None]
+    assert store.find(store.key_of(other.files[0].uri)) == text, "of another model"
+    assert (await intake.answer(model, "pia", set_of)).state == "missing", "it is not taken for one that is there"
+
+
+async def no_sizes(_model):
+    return {}
+
+
+def announced(name, data):
+    return AnnouncedFile(path=name, digest=digest_of(data), size_bytes=len(data))
+
+
+async def uploaded(intake, s3_server, data, request, *, model, publisher):
+    http = urllib3.PoolManager(ssl_context=trusted(s3_server.keys.authority), retries=False)
+    (permit,) = (await intake.answer(model, publisher, request)).permits
+    assert http.request("PUT", permit.url, body=data, headers=permit.headers).status == 200
+    answer = await intake.answer(model, publisher, request)
+    assert answer.state == "stored", answer
+    return answer
 
 
 def measured_on(store, released, digest):

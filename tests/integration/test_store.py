@@ -235,9 +235,11 @@ def test_abort_that_fails_does_not_hide_why_the_upload_did(watched, proxy, small
     assert watched._client._list_multipart_uploads(watched.bucket).uploads == []
 
 
-def test_uploads_whose_process_was_killed_are_aborted_once_they_are_old(store):
+def test_uploads_whose_process_was_killed_are_aborted_once_they_are_old(store, monkeypatch):
+    monkeypatch.setattr("shared.storage.transfer.LISTED_UPLOADS", 1)  # the list has several pages
     digest = digest_of(b"never whole")
-    keys = [blob_key(digest), blob_key(digest, "checkpoints/m/"), "somebody/elses.bin"]
+    publishers = blob_key(digest, "checkpoints/m/uploads/pia-files/")
+    keys = [blob_key(digest), blob_key(digest, "checkpoints/m/"), "somebody/elses.bin", publishers]
     uploads = {key: store._client._create_multipart_upload(store.bucket, key, {}) for key in keys}
     store._client._upload_part(store.bucket, keys[0], memoryview(bytes(5 * 1024 * 1024)), None, uploads[keys[0]], 1)
 
@@ -247,8 +249,9 @@ def test_uploads_whose_process_was_killed_are_aborted_once_they_are_old(store):
     store.abort_stale_uploads(NOW() - STALE_UPLOAD)
     assert still_open() == sorted(keys)  # a replica may be at work on them
     store.abort_stale_uploads(NOW() + timedelta(minutes=1))
-    assert still_open() == ["somebody/elses.bin"]
-    store._client._abort_multipart_upload(store.bucket, keys[2], uploads[keys[2]])
+    assert still_open() == [publishers, "somebody/elses.bin"]
+    for key in keys[2:]:
+        store._client._abort_multipart_upload(store.bucket, key, uploads[key])
 
 
 def test_store_that_cannot_list_uploads_is_left_alone(watched, proxy):

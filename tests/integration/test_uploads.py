@@ -1,6 +1,7 @@
 """Uploads by URLs that the registry signs: a publisher without a key of the store, on a real bus and a real store."""
 
 import asyncio
+import dataclasses
 import hashlib
 import os
 from datetime import timedelta
@@ -12,15 +13,27 @@ import urllib3
 from clients.training import Connection, PublishError
 from clients.training.bus import connected
 from clients.training.upload import Uploader, describe_file
+from contracts.facts import CheckpointReady
 from contracts.manifests import FolderManifest
 from contracts.teams import Team, TeamQuota
 from contracts.uploads import MOST_FILES, PART_BYTES, UPLOADS, AnnouncedFile, UploadAnswer, UploadRequest
+from services.registry.adapters.uploads import StagedUploads
+from services.registry.uploads import Intake
 from shared.runtime.clock import SystemClock
-from shared.storage.blobs import Store
+from shared.storage.blobs import Store, blob_key
 from shared.storage.credentials import trusted
+from testbed import factories
 from tests.kit.intake import running_intake
+from tests.kit.relay import relaying
 
 MODEL = "support-bot"
+
+
+class DayAfterTomorrow(SystemClock):
+    """A clock that is two days ahead."""
+
+    def now(self):
+        return super().now() + timedelta(days=2)
 
 
 class Yesterday(SystemClock):
@@ -153,6 +166,94 @@ async def test_what_was_not_announced_is_removed(intake, publishers, store):
     store.create(key, b"of another size")
     assert (await ask(publishers["pia"], request)).state == "missing"
     assert store.find(key) is None
+
+
+async def test_what_was_verified_is_looked_up_again(intake, publishers, http, store, monkeypatch):
+    """It may have been erased, or another file be in its place."""
+    data = os.urandom(200)
+    request = UploadRequest(files=(file_of(data),))
+    (permit,) = (await ask(publishers["pia"], request)).permits
+    assert put(http, permit, data) == 200
+    assert (await ask(publishers["pia"], request)).state == "stored"
+    key = urlsplit(permit.url).path.removeprefix("/slipway/")
+    store._erase(key)
+    assert (await ask(publishers["pia"], request)).state == "missing"
+    monkeypatch.setattr("services.registry.uploads.WAIT_S", 0.0)
+    store.create(key, data)
+    assert (await ask(publishers["pia"], request)).state == "verifying"
+    await asyncio.sleep(0.3)  # it is read, and nobody asks meanwhile
+    store._erase(key)
+    store.create(key, os.urandom(200))
+    monkeypatch.undo()
+    with pytest.raises(PublishError, match=r"digest_mismatch.*it was removed"):
+        await ask(publishers["pia"], request)
+    assert store.find(key) is None
+
+
+@pytest.mark.parametrize("verified", [True, False])
+async def test_a_wrong_size_is_refused_and_the_file_stays(intake, publishers, http, store, verified):
+    data = os.urandom(150)
+    request = UploadRequest(files=(file_of(data),), folder=True)
+    (permit,) = (await ask(publishers["pia"], request)).permits
+    assert put(http, permit, data) == 200
+    if verified:
+        assert (await ask(publishers["pia"], request)).state == "stored"
+    larger = request.files[0].model_copy(update={"size_bytes": 151})
+    with pytest.raises(PublishError, match=r"digest_mismatch.*announced with 151 bytes; sha256:\w+ has 150\."):
+        await ask(publishers["pia"], UploadRequest(files=(larger,), folder=True))
+    assert store.find(urlsplit(permit.url).path.removeprefix("/slipway/")) == data
+    assert (await ask(publishers["pia"], request)).state == "stored"
+
+
+async def test_parts_of_uploads_that_were_never_finished_are_removed(intake, publishers, http, s3_server, store):
+    """The registry does so every hour, with its own key of the store; others' uploads are not its own."""
+    large = AnnouncedFile(
+        path="model.safetensors",
+        digest="sha256:" + "c" * 64,
+        size_bytes=PART_BYTES + 1,
+        parts=("sha256:" + "d" * 64, file_of(b"x").digest),
+    )
+    _, last = (await ask(publishers["pia"], UploadRequest(files=(large,)))).permits
+    assert put(http, last, b"x") == 200
+    others = blob_key("sha256:" + "e" * 64)
+    upload = store._client._create_multipart_upload(store.bucket, others, {})
+
+    def begun():
+        return sorted(each.object_name for each in store._client._list_multipart_uploads(store.bucket).uploads)
+
+    key = urlsplit(last.url).path.removeprefix("/slipway/")
+    for clock, left in ((SystemClock(), {key, others}), (DayAfterTomorrow(), {others})):
+        sweeping = Intake(StagedUploads(s3_server.settings("registry"), None, 60, clock), None, tuple)
+        for each in await sweeping.keys():
+            await sweeping.sweep(each)
+        assert {key, others} & set(begun()) == left
+    store._client._abort_multipart_upload(store.bucket, others, upload)
+
+
+async def test_an_upload_survives_a_bus_that_is_away(nats_server, intake, publishers, monkeypatch):
+    """For longer than some attempts to connect, while it asks nothing; who asks waits for a limited time."""
+    monkeypatch.setattr("clients.training.bus.RECONNECT_WAIT_S", 0.05)
+    monkeypatch.setattr("clients.training.bus.ANSWER_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("clients.training.bus.ACK_TIMEOUT_S", 0.5)
+    with relaying(nats_server.port) as relay:
+        connection = dataclasses.replace(publishers["pia"], nats_url=f"tls://127.0.0.1:{relay.port}")
+        async with connected(connection) as publisher:
+            relay.cut()
+            await asyncio.sleep(1.5)
+            asking = asyncio.create_task(publisher.ask(MODEL, UploadRequest()))
+            await asyncio.sleep(0.7)
+            relay.reconnect()
+            assert (await asking).state == "stored"
+            relay.cut()
+            monkeypatch.setattr("clients.training.bus.PATIENCE_S", 1.0)
+            with pytest.raises(PublishError, match="The registry gave no answer for 1 s"):
+                await publisher.ask(MODEL, UploadRequest())
+            with pytest.raises(PublishError, match="did not acknowledge the event"):
+                await publisher.publish(factories.event(factories.fact(CheckpointReady)))
+            ending = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - ending < 2.0
+        with pytest.raises(PublishError, match="does not answer"):
+            await ask(connection, UploadRequest())
 
 
 async def test_others_models_too_many_files_and_pickles_are_refused(intake, publishers):

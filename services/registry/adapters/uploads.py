@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from xml.etree.ElementTree import Element, SubElement, tostring
 
@@ -11,13 +12,14 @@ from contracts.facts import BaseModelRef
 from contracts.manifests import BaseManifest
 from contracts.uploads import UploadPermit
 from services.registry.adapters.presigned import Signer
-from services.registry.domain.uploads import Piece
+from services.registry.domain.uploads import Piece, StoredFile
 from shared.runtime.clock import Clock
 from shared.runtime.settings import Connection
-from shared.storage.blobs import Store
+from shared.storage.blobs import STALE_UPLOAD, Store
 from shared.storage.objects import AlreadyExists
 
 _BLOCK = 1 << 20
+_UPLOADED = re.compile(r"^checkpoints/[^/]+/uploads/")
 
 
 class StagedUploads(Store):
@@ -30,16 +32,16 @@ class StagedUploads(Store):
         self._expires_s = expires_s
         self._clock = clock
 
-    def size_of(self, key: str) -> int | None:
-        """Return the bytes of an object; None if there is none."""
+    def find_file(self, key: str) -> StoredFile | None:
+        """Return which object there is; None if there is none."""
         with self._translated(key):
             try:
-                size: int | None = self._client.stat_object(bucket_name=self.bucket, object_name=key).size
+                status = self._client.stat_object(bucket_name=self.bucket, object_name=key)
             except S3Error as error:
                 if error.code in ("NoSuchKey", "NoSuchObject"):
                     return None
                 raise
-        return size
+        return StoredFile(size_bytes=status.size or 0, version=status.version_id, tag=str(status.etag))
 
     def permit(self, key: str, file: str, piece: Piece, upload: str | None = None) -> UploadPermit:
         """Return the permit to upload a file once, or a part of it again and again.
@@ -98,11 +100,11 @@ class StagedUploads(Store):
                 return parts
             after = page.next_part_number_marker
 
-    def digest_of(self, key: str) -> str:
-        """Read an object whole and return its digest."""
+    def digest_of(self, key: str, version: str | None) -> str:
+        """Read a version of an object whole and return its digest; None is the object as it is now."""
         hashed = hashlib.sha256()
         with self._translated(key):
-            response = self._client.get_object(bucket_name=self.bucket, object_name=key)
+            response = self._client.get_object(bucket_name=self.bucket, object_name=key, version_id=version)
             try:
                 for block in response.stream(_BLOCK):
                     hashed.update(block)
@@ -114,6 +116,10 @@ class StagedUploads(Store):
     def remove(self, key: str) -> None:
         """Remove each version of an object."""
         self._erase(key)
+
+    def abort_unfinished(self) -> None:
+        """Abort the uploads in parts that publishers began more than `STALE_UPLOAD` ago and that became no file."""
+        self.abort_stale_uploads(self._clock.now() - STALE_UPLOAD, _UPLOADED)
 
     def find_base(self, name_and_revision: str) -> BaseModelRef | None:
         """Return an imported base model by `NAME` or `NAME@REVISION`, without a revision the newest; None if none."""

@@ -1,11 +1,13 @@
 """What a publisher may upload, and which bytes of it are missing. Pure."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from contracts.sources import travels
 from contracts.teams import Team
 from contracts.uploads import PART_BYTES, UPLOADS, AnnouncedFile, UploadRequest
+from contracts.vocabulary import MODEL_NAME_PATTERN
 from decisions.team_quotas import find_excess_upload
 from services.registry.domain.admission import Refusal
 
@@ -23,6 +25,21 @@ class Piece:
     size_bytes: int
 
 
+@dataclass(frozen=True)
+class StoredFile:
+    """A file that is in the store, as it is now.
+
+    Attributes:
+        size_bytes: Its bytes.
+        version: Which version of the object it is; None where the bucket keeps none.
+        tag: The store's tag of the content, which is another one for other bytes.
+    """
+
+    size_bytes: int
+    version: str | None
+    tag: str
+
+
 def parse_subject(subject: str, reply: str) -> tuple[str, str] | None:
     """Return the model and the publisher of a request; None if it is not one that an answer may be sent to.
 
@@ -33,11 +50,18 @@ def parse_subject(subject: str, reply: str) -> tuple[str, str] | None:
     if len(tokens) != 5 or ".".join(tokens[:3]) != UPLOADS:
         return None
     model, publisher = tokens[3:]
+    if re.fullmatch(MODEL_NAME_PATTERN, model) is None:  # it becomes a part of keys of the store
+        return None
     return (model, publisher) if reply.startswith(f"_INBOX_{publisher}.") else None
 
 
 def assess_request(request: UploadRequest) -> Refusal | None:
-    """Refuse files that no checkpoint has: pickles, cards, what lies in folders within."""
+    """Refuse files that no checkpoint has (pickles, cards, what lies in folders within), and contents of two sizes."""
+    sizes = {file.digest: file.size_bytes for file in request.files}
+    for file in request.files:
+        if sizes[file.digest] != file.size_bytes:
+            reason = f"{file.digest} is announced with {file.size_bytes} bytes and with {sizes[file.digest]}."
+            return Refusal("digest_mismatch", reason, {"path": file.path[:200]})
     for file in request.files if request.folder else ():
         if "/" in file.path or not travels(file.path):
             reason = (

@@ -61,6 +61,10 @@ def test_a_file_is_announced_with_the_digests_of_its_parts(size):
         (f"{UPLOADS}.m.pia", "slipway.checkpoint.ready.v1.m.registry", None),
         (f"{UPLOADS}.m.pia.x", "_INBOX_pia.1", None),
         ("slipway.checkpoint.ready.v1.m.pia", "_INBOX_pia.1", None),
+        (f"{UPLOADS}.m/uploads/otto-files.pia", "_INBOX_pia.1", None),
+        (f"{UPLOADS}.M.pia", "_INBOX_pia.1", None),
+        (f"{UPLOADS}.m\n.pia", "_INBOX_pia.1", None),
+        (f"{UPLOADS}.{'m' * 64}.pia", "_INBOX_pia.1", None),
     ],
 )
 def test_an_answer_goes_to_the_publisher_of_a_request_for_an_upload(subject, reply, parsed):
@@ -73,6 +77,16 @@ def test_a_folder_has_files_of_a_checkpoint_only(path):
     assert refusal is not None
     assert path in refusal.reason
     assert assess_request(UploadRequest(files=(file_of(1, path),))) is None, "a set has any name"
+
+
+def test_a_content_has_one_size():
+    """Else the manifest of the folder would state one that no file has."""
+    files = (file_of(7, "a.json"), file_of(8, "b.json"))
+    for folder in (True, False):
+        refusal = assess_request(UploadRequest(files=files, folder=folder))
+        assert refusal is not None
+        assert (refusal.code, refusal.details) == ("digest_mismatch", {"path": "a.json"})
+        assert "with 7 bytes and with 8" in refusal.reason
 
 
 def test_a_path_is_named_once_and_a_content_counts_once():

@@ -1,6 +1,7 @@
 """The hash of training data does not depend on what does not change the data."""
 
 import hashlib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -39,6 +40,34 @@ def test_files_count_by_their_bytes(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).write_bytes(b"x" * 3_000_000)
     assert data_hash([tmp_path / "one"]) == data_hash([tmp_path / "two"])
+
+
+class Indexed:
+    """A dataset without an iterator, as those of torch."""
+
+    def __getitem__(self, index):
+        return [{"a": 1}, {"a": 2}][index]
+
+
+def test_rows_may_come_from_any_sequence():
+    assert data_hash(Indexed()) == data_hash([{"a": 1}, {"a": 2}])
+
+
+class Frame:
+    """Iterates over the names of its columns, as a DataFrame does."""
+
+    def __iter__(self):
+        return iter(["prompt", "answer"])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [["train.jsonl"], "train.jsonl", Path("train.jsonl"), b"rows", {"train": [{"a": 1}]}, Frame(), [[1, 2]], [None], 7],
+)
+def test_what_is_neither_rows_nor_files_is_refused(data):
+    """Else the hash would be that of names, whatever the data is."""
+    with pytest.raises(ValueError, match=r"data_hash takes rows \(mappings\) or paths .*: pass "):
+        data_hash(data)
 
 
 @pytest.mark.parametrize("value", [float("nan"), object(), {1: "x"}])
