@@ -37,11 +37,6 @@ class Bad(Screen):
     bad: int
     requests: int
 
-    @property
-    def ratio(self) -> float | None:
-        """Return the share of bad requests; None without requests."""
-        return self.bad / self.requests if self.requests else None
-
 
 class Evidence(Screen):
     """The evidence against a candidate by one trigger; the canary is aborted when a value reaches `line`.
@@ -85,7 +80,12 @@ class Latency(Screen):
 
 
 class Canary(Screen):
-    """A canary: which target takes which share, candidate over active, and the evidence over time, oldest first."""
+    """A canary: which target takes which share, candidate over active, and the evidence over time, oldest first.
+
+    Attributes:
+        requests: Of the candidate in the current step, as the last assessment counted them.
+        windows: Windows of both targets that the figures of the sides are summed from; 0 if the index has none.
+    """
 
     release_id: str
     model: str
@@ -101,6 +101,7 @@ class Canary(Screen):
     reason: str
     evidence: tuple[Evidence, ...]
     points: tuple[CanaryPoint, ...]
+    windows: int
     ttft: tuple[Latency, ...]
 
 

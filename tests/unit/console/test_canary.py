@@ -9,7 +9,7 @@ from contracts import facts as f
 from services.console.domain.screens import VariantRow
 from services.console.web.plots import pareto_plot
 from testbed import factories
-from testbed.story import Story
+from testbed.story import WINDOW_S, Story, release_id
 from tests.unit.console.world import NOW, World, log_of, write
 
 RUNNING, DONE, FIRST = "r-0000000000000026-1", "r-0000000000000005-1", "r-0000000000000001-1"
@@ -53,6 +53,32 @@ def test_only_windows_while_the_canary_takes_traffic_count(admin):
     assert all(entry["candidate"] and entry["active"] for entry in shown["ttft"])
     done = canary_of(admin, DONE)
     assert done["candidate"]["requests"] == 2 * 120  # both steps, and not what followed as the active target
+
+
+def test_the_window_in_which_a_canary_was_aborted_counts(tmp_path):
+    made, story = World(tmp_path), Story(NOW)
+    events = [*story.release("m", 1, 1), *story.release("m", 2, 2, until="canary")]
+    active, candidate = factories.served(1, "int8", "m"), factories.target(2, "int8", "m")
+    story.wait(5)
+    changes = {"epoch": 9, "active": active, "previous": None, "canary": None, "quarantined": (candidate,)}
+    events.append(story._moved("m", release_id(2), "abort", history=(), cause_id="x", **changes))
+    story.wait(WINDOW_S / 2)
+    events.append(story.event(story._window(candidate, story.moment, 100.0, 7), "m", str(candidate)))
+    made.fill(events)
+    shown = canary_of(made.client("adam"), release_id(2))
+    assert shown["candidate"]["requests"] == 120 + 7
+    assert shown["windows"] == 13
+    made.close()
+
+
+def test_a_canary_without_windows_says_so(tmp_path):
+    made, story = World(tmp_path), Story(NOW)
+    events = [*story.release("m", 1, 1), *story.release("m", 2, 2)]
+    made.fill([event for event in events if not isinstance(event.data, f.WindowSummarised)])
+    admin = made.client("adam")
+    assert canary_of(admin, release_id(2))["windows"] == 0
+    assert "has no window of this canary" in admin.get(f"/releases/{release_id(2)}/canary").text
+    made.close()
 
 
 def test_each_step_that_passed_shows_it(admin):
