@@ -60,6 +60,20 @@ class Evidence(Screen):
     active: Bad
 
 
+class EvidenceTest(Screen):
+    """A test of a trigger whose e-values are drawn: against its limit, or against the active target.
+
+    Attributes:
+        key: Its name among the e-values of an assessment.
+        label: Its name for people.
+        line: 1/alpha: an e-value of this aborts the canary.
+    """
+
+    key: str
+    label: str
+    line: float
+
+
 class CanaryPoint(Screen):
     """An assessment of the canary: the evidence of each trigger (`NAME` and `NAME:baseline`), and what is missing."""
 
@@ -173,6 +187,18 @@ def _evidence(
         candidate=_bad(trigger.name, candidate, windows),
         active=_bad(trigger.name, active, windows),
     )
+
+
+def strongest_tests(canary: Canary) -> tuple[EvidenceTest, ...]:
+    """Return the tests that the assessments have e-values of, those nearest to their lines first."""
+    latest = canary.points[-1].e_values if canary.points else {}
+    tests = [
+        EvidenceTest(key=row.trigger + suffix, label=row.trigger + against, line=row.line)
+        for row in canary.evidence
+        for suffix, against in (("", ""), (":baseline", " against active"))
+        if row.trigger + suffix in latest
+    ]
+    return tuple(sorted(tests, key=lambda test: -latest[test.key] / test.line))
 
 
 def _bad(trigger: str, target: str | None, windows: Sequence[Entry]) -> Bad:

@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from contracts.vocabulary import DIGEST_PATTERN, MODEL_NAME_PATTERN, Target
+from services.console.domain.canary_screen import strongest_tests
 from services.console.domain.screens import Alert, OrderAnswer
 from services.console.domain.targets import parse_target
 from services.console.domain.version_screen import Proofs
@@ -31,7 +32,7 @@ Number = Annotated[int, Query(ge=0, le=999_999_999)]
 EPOCH: Final = r"[0-9]{1,15}"
 LARGEST_EXPORT: Final = 10_000
 LINES: Final = 5
-"""Triggers whose evidence is drawn, the strongest ones; the table has all."""
+"""Tests whose evidence is drawn, the strongest ones; the table has all."""
 
 
 def build_pages(sources: Sources, render: Renderer) -> APIRouter:
@@ -96,9 +97,8 @@ def _release(router: APIRouter, sources: Sources, render: Renderer) -> None:
     def one_canary(request: Request, signed: Signed, release_id: str) -> Response:
         reader = sources.seen_by(signed.person)
         shown = canary.canary(reader, _known(releases.release(reader, release_id), "release"))
-        names = [row.trigger for row in shown.evidence[:LINES]]
-        line = shown.evidence[0].line if shown.evidence else 1.0
-        plots = {"evidence": evidence_plot(shown, names, line), "latency": latency_plot(shown), "lines": names}
+        tests = strongest_tests(shown)[:LINES]
+        plots = {"evidence": evidence_plot(shown, tests), "latency": latency_plot(shown), "tests": tests}
         return render(request, signed, "canary.html", canary=shown, plots=plots)
 
     @router.post("/releases/{release_id}/{order}")

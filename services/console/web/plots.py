@@ -10,14 +10,14 @@ from xml.etree import ElementTree as ET
 import pygal
 from markupsafe import Markup
 
-from services.console.domain.canary_screen import Canary, CanaryPoint
+from services.console.domain.canary_screen import Canary, CanaryPoint, EvidenceTest
 from services.console.domain.screens import VariantRow
 
 # pygal adds a finder for plug-ins, which has no `find_spec`: each failed import would warn about it
 sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "pygal"]
 SVG: Final = "{http://www.w3.org/2000/svg}"
-LEAST_E: Final = 1e-3
-"""Smaller e-values are drawn as this: they all say that there is no evidence."""
+LEAST_SHARE: Final = 1e-5
+"""Smaller shares of the line are drawn as this: they all say that there is no evidence."""
 OPTIONS: Final[Mapping[str, Any]] = {
     "width": 640,
     "height": 260,
@@ -62,23 +62,25 @@ def _variant(row: VariantRow) -> dict[str, Any]:
     return {"value": ((row.size_bytes or 0) / 1e6, row.perplexity_ratio), "label": row.variant}
 
 
-def evidence_plot(canary: Canary, triggers: Sequence[str], line: float) -> Markup | None:
-    """Return e-values over time on a logarithmic scale, with the line at which the canary is aborted."""
+def evidence_plot(canary: Canary, tests: Sequence[EvidenceTest]) -> Markup | None:
+    """Return e-values as shares of their lines over time, on a logarithmic scale; the canary is aborted at 1."""
     if len(canary.points) < 2:
         return None
     begin = _moment(canary.points[0].at)
-    chart = _over_time("e-value", lambda value: f"{10**value:,.6g}")
-    chart.y_labels = [*range(round(math.log10(LEAST_E)), math.ceil(math.log10(line)) + 1)]
+    chart = _over_time("e-value x alpha", lambda value: f"{10**value:,.6g}")
+    drawn = {test: [_evidence(point, test, begin) for point in canary.points if test.key in point.e_values] for test in tests}
+    heights = [height for line in drawn.values() for _, height in line]
+    chart.y_labels = [*range(math.floor(min(heights, default=-3.0)), max(0, math.ceil(max(heights, default=0.0))) + 1)]
     last = (_moment(canary.points[-1].at) - begin).total_seconds()
-    chart.add("line", [(0.0, math.log10(line)), (last, math.log10(line))], show_dots=False)
-    for name in triggers:
-        chart.add(name, [_evidence(point, name, begin) for point in canary.points], show_dots=False)
-    return _svg(chart, "E-value of each trigger over time", "evidence")
+    chart.add("line", [(0.0, 0.0), (last, 0.0)], show_dots=False)
+    for test, line in drawn.items():
+        chart.add(test.label, line, show_dots=False)
+    return _svg(chart, "E-value of each test over time, as a share of its line", "evidence")
 
 
-def _evidence(point: CanaryPoint, trigger: str, begin: datetime) -> tuple[float, float]:
-    strongest = max(point.e_values.get(trigger, 0.0), point.e_values.get(f"{trigger}:baseline", 0.0), LEAST_E)
-    return (_moment(point.at) - begin).total_seconds(), math.log10(strongest)
+def _evidence(point: CanaryPoint, test: EvidenceTest, begin: datetime) -> tuple[float, float]:
+    share = max(point.e_values[test.key] / test.line, LEAST_SHARE)
+    return (_moment(point.at) - begin).total_seconds(), math.log10(share)
 
 
 def latency_plot(canary: Canary) -> Markup | None:

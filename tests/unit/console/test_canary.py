@@ -6,8 +6,9 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from contracts import facts as f
+from services.console.domain.canary_screen import Canary, strongest_tests
 from services.console.domain.screens import VariantRow
-from services.console.web.plots import pareto_plot
+from services.console.web.plots import evidence_plot, pareto_plot
 from testbed import factories
 from testbed.story import WINDOW_S, Story, release_id
 from tests.unit.console.world import NOW, World, log_of, write
@@ -79,6 +80,25 @@ def test_a_canary_without_windows_says_so(tmp_path):
     assert canary_of(admin, release_id(2))["windows"] == 0
     assert "has no window of this canary" in admin.get(f"/releases/{release_id(2)}/canary").text
     made.close()
+
+
+def test_each_test_is_drawn_as_a_share_of_its_own_line(world, admin):
+    shown = Canary.model_validate(canary_of(admin, RUNNING))
+    latest = shown.points[-1].e_values
+    tests = strongest_tests(shown)
+    assert {test.key for test in tests} == set(latest) == {"slow-first-token", "errors", "errors:baseline"}
+    heights = [latest[test.key] / test.line for test in tests]
+    assert heights == sorted(heights, reverse=True)
+    page = admin.get(f"/releases/{RUNNING}/canary").text
+    assert [f"{test.label}</span>" in page for test in tests] == [True] * 3
+    root = ET.fromstring(evidence_plot(shown, tests))
+    labels = [text.text for text in root.iter() if (text.text or "").replace(".", "").isdigit()]
+    assert "1" in labels
+    drawn = [line for part in root.findall(".//*[@class]") if "series" in part.get("class") for line in part.findall("{*}path")]
+    assert len(drawn) == 1 + 3
+    ends = [float(line.get("d").split()[-1]) for line in drawn]
+    assert ends[1:] == sorted(ends[1:])  # the strongest is nearest to the line, which is above all
+    assert ends[0] < ends[1]
 
 
 def test_each_step_that_passed_shows_it(admin):
