@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 from xml.etree import ElementTree as ET
@@ -39,27 +39,47 @@ def pareto_plot(variants: Iterable[VariantRow]) -> Markup | None:
     known = [row for row in variants if row.size_bytes is not None and row.perplexity_ratio is not None]
     if len(known) < 2:
         return None
-    sizes = [(row.size_bytes or 0) / 1e6 for row in known]
-    margin = 0.08 * (max(sizes) - min(sizes) or max(sizes))
+    factor, unit = _unit_of(max(row.size_bytes or 0 for row in known))
+    widths = _range([(row.size_bytes or 0) / factor for row in known], before=0.08, after=0.08)
+    heights = _range([row.perplexity_ratio or 0.0 for row in known], before=0.08, after=0.25)  # a label is above its dot
     chart = pygal.XY(
         **OPTIONS,
         print_labels=True,
-        xrange=(min(sizes) - margin, max(sizes) + margin),
-        x_title="Size of the weights (MB)",
+        xrange=widths,
+        range=heights,
+        x_title=f"Size of the weights ({unit})",
         y_title="Perplexity ratio",
-        x_value_formatter=lambda value: f"{value:,.0f}",
-        value_formatter=lambda value: f"{value:.3f}",
+        x_value_formatter=_formatter(widths),
+        value_formatter=_formatter(heights),
     )
     front = sorted((row for row in known if row.on_pareto_front or row.chosen), key=lambda row: row.size_bytes or 0)
-    chart.add("front", [_variant(row) for row in front], show_dots=False)
-    chart.add("others", [_variant(row) for row in known if row not in front], stroke=False)
-    chart.add("on the front", [_variant(row) for row in front if not row.chosen], stroke=False)
-    chart.add("chosen", [_variant(row) for row in known if row.chosen], stroke=False, dots_size=6)
+    chart.add("front", [_variant(row, factor) for row in front], show_dots=False)
+    chart.add("others", [_variant(row, factor) for row in known if row not in front], stroke=False)
+    chart.add("on the front", [_variant(row, factor) for row in front if not row.chosen], stroke=False)
+    chart.add("chosen", [_variant(row, factor) for row in known if row.chosen], stroke=False, dots_size=6)
     return _svg(chart, "Variants by size and perplexity", "pareto")
 
 
-def _variant(row: VariantRow) -> dict[str, Any]:
-    return {"value": ((row.size_bytes or 0) / 1e6, row.perplexity_ratio), "label": row.variant}
+def _variant(row: VariantRow, factor: float) -> dict[str, Any]:
+    return {"value": ((row.size_bytes or 0) / factor, row.perplexity_ratio), "label": row.variant}
+
+
+def _unit_of(largest: float) -> tuple[float, str]:
+    """Return the bytes of the unit that a size is written in, and its name."""
+    return next((unit for unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if largest >= unit[0]), (1.0, "B"))
+
+
+def _range(values: Sequence[float], *, before: float, after: float) -> tuple[float, float]:
+    """Return the ends of an axis: those of its values, and shares of their span before and after them."""
+    least, most = min(values), max(values)
+    span = most - least or 0.01 * abs(most) or 1.0
+    return least - before * span, most + after * span
+
+
+def _formatter(ends: tuple[float, float]) -> Callable[[float], str]:
+    """Return what writes a figure of an axis, with the digits that tell its labels apart."""
+    digits = max(0, -math.floor(math.log10((ends[1] - ends[0]) / OPTIONS["max_scale"])))
+    return lambda value: f"{value:,.{digits}f}"
 
 
 def evidence_plot(canary: Canary, tests: Sequence[EvidenceTest]) -> Markup | None:

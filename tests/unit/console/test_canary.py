@@ -133,12 +133,32 @@ def test_plots_have_no_script_and_no_style_in_them(admin):
             assert not [name for name in part.attrib if name == "style" or name.startswith("on") or "href" in name]
 
 
-def test_the_plot_of_variants_escapes_what_it_is_told():
-    def variant(name, size, ratio, *, chosen):
-        measured = {"size_bytes": size, "perplexity_ratio": ratio, "chosen": chosen, "on_pareto_front": chosen}
-        empty = dict.fromkeys(VariantRow.model_fields, None)
-        return VariantRow(**{**empty, "variant": name, "state": "pass", "reason": "", **measured})
+def variant(name, size, ratio, *, chosen):
+    measured = {"size_bytes": size, "perplexity_ratio": ratio, "chosen": chosen, "on_pareto_front": chosen}
+    empty = dict.fromkeys(VariantRow.model_fields, None)
+    return VariantRow(**{**empty, "variant": name, "state": "pass", "reason": "", **measured})
 
+
+@pytest.mark.parametrize(
+    ("sizes", "ratios", "unit"),
+    [
+        ((96_000, 60_000, 55_000), (1.0, 1.0002, 1.0004), "kB"),
+        ((3 * 10**9, 16 * 10**8, 10**9), (1.0, 1.02, 1.3), "GB"),
+        ((96_000_000, 96_000_000), (1.0, 1.0), "MB"),
+        ((0, 0), (0.0, 0.0), "B"),
+    ],
+)
+def test_labels_of_the_plot_of_variants_differ_and_name_their_unit(sizes, ratios, unit):
+    rows = [variant(f"v{n}", size, ratio, chosen=n == 0) for n, (size, ratio) in enumerate(zip(sizes, ratios))]
+    root = ET.fromstring(pareto_plot(rows))
+    assert f"Size of the weights ({unit})" in {part.text for part in root.iter()}
+    for axis in ("axis x", "axis y"):
+        (drawn,) = [part for part in root.iter() if (part.get("class") or "").startswith(axis)]
+        labels = [text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
+        assert len(labels) == len(set(labels)) > 1
+
+
+def test_the_plot_of_variants_escapes_what_it_is_told():
     plot = pareto_plot([variant("<script>x</script>", 10, 1.0, chosen=True), variant("b", 20, 1.1, chosen=False)])
     assert "<script" not in plot
     assert "&lt;script&gt;" in plot
