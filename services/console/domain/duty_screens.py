@@ -25,6 +25,7 @@ class Drill(Screen):
     Attributes:
         share: Share of requests that it affects; 0 ends the drill of that target.
         fault: What it does to them, by the fields of `DrillOrdered`.
+        ended_at: When an order ended it before it expired; None if none did.
         outcome: What became of the order: `accepted`, `refused`, or empty.
         alerts: Alerts that it raised.
         rollbacks: Rollbacks that these led to.
@@ -36,6 +37,7 @@ class Drill(Screen):
     environment: str
     at: Time
     expires_at: Time
+    ended_at: Time | None
     by: str
     reason: str
     share: float

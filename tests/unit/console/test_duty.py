@@ -1,14 +1,18 @@
 """Rehearsals, drills, dead letters, the audit and keys: what each role sees of them, as text."""
 
+from datetime import timedelta
+
 import pytest
 
 from contracts import facts as f
+from services.console.domain.apply import instant
 from services.console.domain.duty_screens import DeadLetter
 from testbed import factories
 from testbed.story import Story, drilled, fleet
 from tests.unit.console.world import NOW, World
 
 EVIL = "<script>alert(1)</script>"
+LATER = NOW + timedelta(minutes=30)
 PAGES = ("/drills", "/audit", "/deadletters")
 LETTER = {
     "number": 7, "at": "2026-11-27T01:00:00+00:00", "service": "merger", "subject": "slipway.release.opened.v1.m.registry",
@@ -46,6 +50,37 @@ def test_a_drill_shows_what_it_did_and_how_long_each_step_took(admin):
     assert drill["detected_ms"] == 8500
     assert [(row["state"], row["switch_ms"]) for row in drill["rollbacks"]] == [("completed", 43.0)]
     assert drill["alerts"][0].startswith("mail-sorter.v2.int8/drilled/")
+
+
+def test_an_order_that_ends_a_drill_closes_it(tmp_path):
+    made, story = World(tmp_path), Story(NOW)
+    events, target = [*story.release("m", 1, 1)], factories.target(1, "int8", "m")
+
+    def ordered(share, **more):
+        about = {"target": target, "environment": "production", "share_ratio": share, "expires_at": LATER, "reason": ""}
+        event = story.event(factories.fact(f.DrillOrdered, **{**about, **more}), "m", "d", by="oscar")
+        events.append(event)
+        story.wait(5)
+        return event
+
+    ordered(0.5)
+    refused = ordered(0.0)
+    elsewhere = ordered(0.0, environment="staging")
+    ending = ordered(0.0)
+    ordered(0.5)
+    answer = factories.fact(f.OrderRefused, order_id=refused.id, order_type=refused.data.TYPE, release_id=None)
+    events.append(story.event(answer, "m", "d"))
+    made.fill(events)
+    admin = made.client("adam")
+    rows = admin.get("/api/v1/drills").json()["items"]
+    assert [row["ended_at"] for row in rows] == [None, None, None, None, instant(ending.time)]
+    assert elsewhere.id in {row["drill_id"] for row in rows}
+    page = admin.get("/drills?limit=4").text
+    assert page.count("ends the drill") == 3
+    assert "ended by an order" not in page
+    assert 'href="/drills?drills_after=4"' in page
+    assert "ended by an order" in admin.get("/drills?limit=4&drills_after=4").text
+    made.close()
 
 
 def test_a_rehearsal_shows_the_seconds_of_each_trigger_and_until_when_it_counts(admin):
