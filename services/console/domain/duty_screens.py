@@ -25,7 +25,7 @@ class Drill(Screen):
     Attributes:
         share: Share of requests that it affects; 0 ends the drill of that target.
         fault: What it does to them, by the fields of `DrillOrdered`.
-        ended_at: When an order ended it before it expired; None if none did.
+        ended_at: When a later order for the model ended or replaced it; None if none did before it expired.
         outcome: What became of the order: `accepted`, `refused`, or empty.
         alerts: Alerts that it raised.
         rollbacks: Rollbacks that these led to.

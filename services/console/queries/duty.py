@@ -14,8 +14,8 @@ FROM rehearsals AS h WHERE (:model = '' OR h.model LIKE :like ESCAPE '\\') AND (
 """
 _DRILLS: Final = "FROM drills AS d WHERE (:model = '' OR d.model LIKE :like ESCAPE '\\')"
 _ENDED: Final = """
-(SELECT min(e.at) FROM drills AS e WHERE e.model = d.model AND e.target = d.target AND e.environment = d.environment
-  AND e.share = 0 AND d.share > 0 AND e.at > d.at AND e.at < d.expires_at
+(SELECT min(e.at) FROM drills AS e WHERE e.model = d.model AND e.environment = d.environment
+  AND d.share > 0 AND e.at > d.at AND e.at < d.expires_at
   AND NOT EXISTS (SELECT 1 FROM events WHERE events.about = e.drill_id AND events.type = 'order.refused')) AS ended_at
 """
 _ANSWERS: Final = {"order.accepted": "accepted", "order.refused": "refused"}

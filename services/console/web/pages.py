@@ -137,7 +137,8 @@ def _versions(router: APIRouter, sources: Sources, render: Renderer) -> None:
             proven = sources.artifacts.prove(model, version)
         except SlipwayError as error:
             proven = Proofs(proofs=(), verified=False, card="", problem=error.sentence())
-        return render(request, signed, "proofs.html", proven=proven, card=render_markdown(proven.card))
+        shown = {"model": model, "version": version, "proven": proven, "card": render_markdown(proven.card)}
+        return render(request, signed, "proofs.html", **shown)
 
     @router.get("/models/{model}/compare")
     def compare(request: Request, signed: Signed, model: ModelPath, left: Number, right: Number) -> Response:

@@ -52,7 +52,7 @@ def test_a_drill_shows_what_it_did_and_how_long_each_step_took(admin):
     assert drill["alerts"][0].startswith("mail-sorter.v2.int8/drilled/")
 
 
-def test_an_order_that_ends_a_drill_closes_it(tmp_path):
+def test_an_order_that_ends_or_replaces_a_drill_closes_it(tmp_path):
     made, story = World(tmp_path), Story(NOW)
     events, target = [*story.release("m", 1, 1)], factories.target(1, "int8", "m")
 
@@ -68,18 +68,21 @@ def test_an_order_that_ends_a_drill_closes_it(tmp_path):
     elsewhere = ordered(0.0, environment="staging")
     ending = ordered(0.0)
     ordered(0.5)
+    replacing = ordered(0.2)
     answer = factories.fact(f.OrderRefused, order_id=refused.id, order_type=refused.data.TYPE, release_id=None)
     events.append(story.event(answer, "m", "d"))
     made.fill(events)
     admin = made.client("adam")
     rows = admin.get("/api/v1/drills").json()["items"]
-    assert [row["ended_at"] for row in rows] == [None, None, None, None, instant(ending.time)]
+    assert [row["ended_at"] for row in rows] == [
+        None, instant(replacing.time), None, None, None, instant(ending.time),
+    ]  # fmt: skip
     assert elsewhere.id in {row["drill_id"] for row in rows}
-    page = admin.get("/drills?limit=4").text
+    page = admin.get("/drills?limit=5").text
     assert page.count("ends the drill") == 3
-    assert "ended by an order" not in page
-    assert 'href="/drills?drills_after=4"' in page
-    assert "ended by an order" in admin.get("/drills?limit=4&drills_after=4").text
+    assert page.count("by a later order") == 1
+    assert 'href="/drills?drills_after=5"' in page
+    assert "by a later order" in admin.get("/drills?limit=5&drills_after=5").text
     made.close()
 
 
