@@ -36,6 +36,10 @@ BAD: Final = frozenset(
 )
 BUSY: Final = frozenset({"running", "canary", "promoting", "started", "open", "warning", "awaiting approval"})
 
+SHARES: Final = frozenset({"latency", "errors", "quality"})
+"""Kinds of alerts whose value and limit are shares of bad requests."""
+METRICS: Final = {"drift": "Kolmogorov-Smirnov distance", "clock": "difference of the clocks"}
+
 
 class Renderer(Protocol):
     """Renders a page."""
@@ -76,6 +80,8 @@ class Pages:
             "number": number,
             "ms": milliseconds,
             "span": span,
+            "alert_figure": alert_figure,
+            "alert_metric": lambda kind: METRICS.get(kind, "share of bad requests" if kind in SHARES else "value"),
             "percent": lambda value: "" if value is None else f"{value:.1%}".replace(".0%", "%"),
             "size": size,
             "tone": tone,
@@ -136,6 +142,15 @@ def milliseconds(value: float | None) -> str:
     if abs(value) < 1000:
         return f"{value:.0f} ms"
     return f"{value / 1000:.2f} s" if abs(value) < 60_000 else f"{value / 60_000:.1f} min"
+
+
+def alert_figure(value: float | None, kind: str) -> str:
+    """Return the value or the limit of an alert with its unit."""
+    if value is None:
+        return NONE
+    if kind in SHARES:
+        return f"{100 * value:.3g}%"
+    return f"{number(value)} s" if kind == "clock" else number(value)
 
 
 def span(seconds: float | None) -> str:
