@@ -34,6 +34,7 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
     index, sessions = Index(settings.index or folder / "index.db"), Sessions(folder / "sessions.db", clock)
     people = People(settings.identities, settings.credentials, TeamList(connection.teams, clock, every_s=1.0).require())
     follower = Follower(StreamLog(lambda: bus.js), index, percentile_ms, hub.publish)
+    gateway = GatewayClient(settings.gateway_url, settings.gateway_ca) if settings.gateway_url else None
     app = build(
         bus,
         index=index,
@@ -46,7 +47,7 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
         artifacts=artifacts_of(connection),
         letters=StoredDeadLetters(lambda: bus.js),
         recorded=RecordedEvents(lambda: bus.js),
-        gateway=GatewayClient(settings.gateway_url, settings.gateway_ca) if settings.gateway_url else None,
+        gateway=gateway,
         provider=provider_of(settings),
         settings=settings,
         clock=clock,
@@ -60,6 +61,8 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
             on_stop=hub.close,
         )
     finally:
+        if gateway is not None:
+            await gateway.close()
         index.close()
         sessions.close()
 
