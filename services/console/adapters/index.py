@@ -38,7 +38,7 @@ _INDEXES: Final = (
 CONNECTIONS: Final = 16
 """Connections that read, at most; each is for one set of models."""
 WINDOWS_KEPT: Final = 720
-"""Newest windows that are kept of each target: six hours of 30 s. Those during a canary stay; the log has all of them."""
+"""Newest windows that are kept of each target, six hours of 30 s, beside those during a canary. The log has all."""
 
 
 class Index:

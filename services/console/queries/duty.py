@@ -54,7 +54,9 @@ def drills(reader: Reader, *, model: str = "", after: int = 0, limit: int = 50) 
     """Return the drills, the newest first."""
     values: dict[str, Any] = {"model": model, "like": like(model), "after": after, "limit": limit}
     total = count(reader, f"SELECT count(*) {_DRILLS}", values)
-    entries = reader.read(f"SELECT d.*, {_ENDED} {_DRILLS} ORDER BY d.at DESC, d.drill_id LIMIT :limit OFFSET :after", values)
+    entries = reader.read(
+        f"SELECT d.*, {_ENDED} {_DRILLS} ORDER BY d.at DESC, d.drill_id LIMIT :limit OFFSET :after", values
+    )
     items = tuple(_drill(reader, entry) for entry in entries)
     return Page[Drill](items=items, total=total, next=following(after, limit, total))
 

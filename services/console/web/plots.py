@@ -41,7 +41,8 @@ def pareto_plot(variants: Iterable[VariantRow]) -> Markup | None:
         return None
     factor, unit = _unit_of(max(row.size_bytes or 0 for row in known))
     widths = _range([(row.size_bytes or 0) / factor for row in known], before=0.08, after=0.08)
-    heights = _range([row.perplexity_ratio or 0.0 for row in known], before=0.08, after=0.25)  # a label is above its dot
+    ratios = [row.perplexity_ratio or 0.0 for row in known]
+    heights = _range(ratios, before=0.08, after=0.25)  # a label is above its dot
     chart = pygal.XY(
         **OPTIONS,
         print_labels=True,
@@ -88,14 +89,22 @@ def evidence_plot(canary: Canary, tests: Sequence[EvidenceTest]) -> Markup | Non
         return None
     begin = _moment(canary.points[0].at)
     chart = _over_time("e-value x alpha", lambda value: f"{10**value:,.6g}")
-    drawn = {test: [_evidence(point, test, begin) for point in canary.points if test.key in point.e_values] for test in tests}
-    heights = [height for line in drawn.values() for _, height in line]
-    chart.y_labels = [*range(math.floor(min(heights, default=-3.0)), max(0, math.ceil(max(heights, default=0.0))) + 1)]
+    drawn = {
+        test: [_evidence(point, test, begin) for point in canary.points if test.key in point.e_values] for test in tests
+    }
+    chart.y_labels = _powers([height for line in drawn.values() for _, height in line])
     last = (_moment(canary.points[-1].at) - begin).total_seconds()
     chart.add("line", [(0.0, 0.0), (last, 0.0)], show_dots=False)
     for test, line in drawn.items():
         chart.add(test.label, line, show_dots=False)
     return _svg(chart, "E-value of each test over time, as a share of its line", "evidence")
+
+
+def _powers(heights: Sequence[float]) -> list[int]:
+    """Return the powers of ten at which a logarithmic axis has labels; 0 is one of them."""
+    least, most = math.floor(min(heights, default=-3.0)), math.ceil(max(heights, default=0.0))
+    step = max(1, math.ceil((max(most, 0) - min(least, 0)) / OPTIONS["max_scale"]))
+    return sorted({*range(0, least - step, -step), *range(0, most + step, step)})
 
 
 def _evidence(point: CanaryPoint, test: EvidenceTest, begin: datetime) -> tuple[float, float]:

@@ -80,6 +80,7 @@ class Pages:
             "number": number,
             "ms": milliseconds,
             "span": span,
+            "duration": duration,
             "alert_figure": alert_figure,
             "alert_metric": lambda kind: METRICS.get(kind, "share of bad requests" if kind in SHARES else "value"),
             "percent": lambda value: "" if value is None else f"{value:.1%}".replace(".0%", "%"),
@@ -156,6 +157,15 @@ def alert_figure(value: float | None, kind: str) -> str:
 def span(seconds: float | None) -> str:
     """Return seconds with a unit."""
     return NONE if seconds is None else milliseconds(seconds * 1000)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as the terminal shows them: `40 s`, `1 min 35 s`, `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def size(value: float | None) -> str:

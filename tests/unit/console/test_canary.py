@@ -8,7 +8,7 @@ import pytest
 from contracts import facts as f
 from services.console.domain.canary_screen import Canary, strongest_tests
 from services.console.domain.screens import VariantRow
-from services.console.web.plots import evidence_plot, pareto_plot
+from services.console.web.plots import _powers, evidence_plot, pareto_plot
 from testbed import factories
 from testbed.story import WINDOW_S, Story, release_id
 from tests.unit.console.world import NOW, World, log_of, write
@@ -94,11 +94,20 @@ def test_each_test_is_drawn_as_a_share_of_its_own_line(world, admin):
     root = ET.fromstring(evidence_plot(shown, tests))
     labels = [text.text for text in root.iter() if (text.text or "").replace(".", "").isdigit()]
     assert "1" in labels
-    drawn = [line for part in root.findall(".//*[@class]") if "series" in part.get("class") for line in part.findall("{*}path")]
+    series = [part for part in root.findall(".//*[@class]") if "series" in part.get("class")]
+    drawn = [line for part in series for line in part.findall("{*}path")]
     assert len(drawn) == 1 + 3
     ends = [float(line.get("d").split()[-1]) for line in drawn]
     assert ends[1:] == sorted(ends[1:])  # the strongest is nearest to the line, which is above all
     assert ends[0] < ends[1]
+
+
+@pytest.mark.parametrize("heights", [[], [-5.0, -0.1], [-3.0, 0.0], [-5.0, 179.3], [0.4, 2.0], [-2.5, 1e-9]])
+def test_a_logarithmic_axis_has_few_labels_and_one_at_the_line(heights):
+    labels = _powers(heights)
+    assert 0 in labels
+    assert 2 <= len(labels) <= 9
+    assert all(labels[0] <= height <= labels[-1] for height in heights)
 
 
 def test_each_step_that_passed_shows_it(admin):
@@ -149,7 +158,9 @@ def variant(name, size, ratio, *, chosen):
     ],
 )
 def test_labels_of_the_plot_of_variants_differ_and_name_their_unit(sizes, ratios, unit):
-    rows = [variant(f"v{n}", size, ratio, chosen=n == 0) for n, (size, ratio) in enumerate(zip(sizes, ratios))]
+    rows = [
+        variant(f"v{n}", size, ratio, chosen=n == 0) for n, (size, ratio) in enumerate(zip(sizes, ratios, strict=True))
+    ]
     root = ET.fromstring(pareto_plot(rows))
     assert f"Size of the weights ({unit})" in {part.text for part in root.iter()}
     for axis in ("axis x", "axis y"):
