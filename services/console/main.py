@@ -13,6 +13,7 @@ from services.console.adapters.oidc import Provider
 from services.console.adapters.orders import BusRoutes, PersonalOrders
 from services.console.adapters.people import People
 from services.console.adapters.recorded import RecordedEvents
+from services.console.adapters.replays import ChildReplays
 from services.console.adapters.sessions import Sessions
 from services.console.app import SERVICE, build
 from services.console.follower import Follower
@@ -47,6 +48,7 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
         artifacts=artifacts_of(connection),
         letters=StoredDeadLetters(lambda: bus.js),
         recorded=RecordedEvents(lambda: bus.js),
+        replays=ChildReplays(folder / "replays"),
         gateway=gateway,
         provider=provider_of(settings),
         settings=settings,

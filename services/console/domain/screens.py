@@ -125,6 +125,7 @@ class ReleaseRow(Screen):
     target: str | None
     mode: str
     publishers: tuple[str, ...]
+    rolled_back_at: Time | None = None
 
 
 class Step(Screen):

@@ -46,11 +46,12 @@ def alerts(
     until: str = "",
     after: int = 0,
     limit: int = 50,
+    exact: bool = False,
 ) -> Page[AlertRow]:
     """Return the alerts: open ones first, the most severe of them first; those that are resolved after them."""
     values: dict[str, Any] = {
-        "model": model, "like": like(model), "state": state, "severity": severity, "environment": environment,
-        "since": since, "until": until, "after": after, "limit": limit,
+        "model": model, "like": like(model, exact=exact), "state": state, "severity": severity,
+        "environment": environment, "since": since, "until": until, "after": after, "limit": limit,
     }  # fmt: skip
     total = count(reader, f"SELECT count(*) {_ALERTS}", values)
     entries = reader.read(f"SELECT * {_ALERTS} {_SEVEREST}", values)

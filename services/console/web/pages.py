@@ -58,11 +58,8 @@ def _fleet(router: APIRouter, sources: Sources, render: Renderer) -> None:
 
     @router.get("/models/{model}")
     def one_model(request: Request, signed: Signed, model: ModelPath) -> Response:
-        shown = [
-            row
-            for row in fleet.fleet(sources.seen_by(signed.person), model=model, limit=500).models.items
-            if row.model == model
-        ]
+        reader = sources.seen_by(signed.person)
+        shown = fleet.fleet(reader, model=model, exact=True).models.items
         if not shown:
             raise HTTPException(404, f"There is no model {model} in the index.")
         return render(
@@ -70,9 +67,9 @@ def _fleet(router: APIRouter, sources: Sources, render: Renderer) -> None:
             signed,
             "model.html",
             row=shown[0],
-            releases=releases.releases(sources.seen_by(signed.person), model=model, limit=20),
-            alerts=alerts.alerts(sources.seen_by(signed.person), model=model, state="", limit=20),
-            changes=timeline.timeline(sources.seen_by(signed.person), model=model, limit=20),
+            releases=releases.releases(reader, model=model, exact=True, limit=20),
+            alerts=alerts.alerts(reader, model=model, exact=True, state="", limit=20),
+            changes=timeline.timeline(reader, model=model, exact=True, limit=20),
         )
 
 
@@ -191,7 +188,9 @@ def _timeline(router: APIRouter, sources: Sources, render: Renderer) -> None:
     def changes(request: Request, signed: Signed, query: TimelineQuery, format: Text = "") -> Response:  # noqa: A002 - the name in the address
         reader = sources.seen_by(signed.person)
         if format == "csv":
-            return csv_of("timeline", timeline.timeline(reader, **query.shown, limit=LARGEST_EXPORT).items)
+            return csv_of(
+                "timeline", timeline.timeline(reader, **query.values | {"after": 0, "limit": LARGEST_EXPORT}).items
+            )
         export = urlencode({name: value for name, value in query.shown.items() if value})
         shown = timeline.timeline(reader, **query.values)
         return render(request, signed, "timeline.html", changes=shown, filters=query.shown, export=export)

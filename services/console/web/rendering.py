@@ -32,7 +32,8 @@ SCRIPTS: Final = {"htmx.js": ("django_htmx", "static/django_htmx/htmx-2.min.js")
 """Scripts of packages: the address below `/assets/`, the package, and the file in it."""
 GOOD: Final = frozenset({"pass", "promoted", "completed", "done", "hot", "resolved", "accepted", "chosen", "proven"})
 BAD: Final = frozenset(
-    {"fail", "failed", "rejected", "aborted", "critical", "refused", "expired", "not ready", "rollback", "not proven"}
+    {"fail", "failed", "rejected", "aborted", "critical", "refused", "expired", "not ready", "not proven"}
+    | {"rollback", "rolled back"}
 )
 BUSY: Final = frozenset({"running", "canary", "promoting", "started", "open", "warning", "awaiting approval"})
 

@@ -108,6 +108,26 @@ def test_the_audit_shows_orders_and_changes_with_their_person_and_no_progress(ad
     assert 0 < audited["total"] < everything["total"]
 
 
+@pytest.mark.parametrize("path", ["/history", "/audit"])
+def test_an_event_names_its_model_and_an_environment_that_is_not_production(tmp_path, path):
+    """A rehearsal rolls back in staging: without the two it would look like production."""
+    made, story = World(tmp_path), Story(NOW)
+    events = [*story.release("shop-bot", 1, 1), *story.release("faq-de", 1, 2), *story.release("faq-de", 2, 3)]
+    (alert, *followed) = story.alert("faq-de")
+    in_staging = [each.model_copy(update={"environment": "staging"}) for each in (alert, *followed)]
+    made.fill([*events, *in_staging])
+    page = made.client("adam").get(path, params={"text": "faq-de.v2.int8 to faq-de.v1.int8, automatic"}).text
+    rows = page[page.index("<tbody>") : page.index("</tbody>")].split("<tr>")[1:]
+    assert rows
+    for row in rows:
+        assert ">staging</span>" in row
+        assert ">faq-de</td>" in row
+    production = made.client("adam").get(path, params={"model": "shop-bot"}).text
+    assert ">shop-bot</td>" in production
+    assert ">staging</span>" not in production
+    made.close()
+
+
 @pytest.mark.parametrize("path", PAGES)
 def test_hostile_texts_are_text(admin, path):
     page = admin.get(path)
