@@ -23,7 +23,7 @@ class ReplayRunningError(Exception):
 
 
 class Replaying:
-    """Runs one replay at a time: each takes a processor for up to a minute.
+    """Runs one replay at a time: each takes a processor for up to 90 s.
 
     Args:
         recorded: The log.
