@@ -23,7 +23,7 @@ class ReplayRunningError(Exception):
 
 
 class Replaying:
-    """Runs one replay at a time: each takes a processor for up to 90 s.
+    """Runs one replay at a time: each takes a processor for up to 50 s.
 
     Args:
         recorded: The log.

@@ -14,7 +14,8 @@ from shared.errors import Permanent, Transient
 from shared.runtime.jobs import ChildKilled, Worker
 from shared.runtime.scratch_dirs import ScratchDirs
 
-LIMIT_S: Final = 90.0
+LIMIT_S: Final = 50.0
+"""Less than proxies commonly wait for an answer (60 s)."""
 MEMORY_BYTES: Final = 512 * 1024 * 1024
 """Two days of three targets (17,280 windows) take 160 MiB and, with four triggers, 26 s of a processor."""
 MODULE: Final = "services.console.adapters.replay_worker"

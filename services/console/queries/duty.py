@@ -22,10 +22,12 @@ _ANSWERS: Final = {"order.accepted": "accepted", "order.refused": "refused"}
 
 
 def rehearsals(
-    reader: Reader, *, model: str = "", verdict: str = "", after: int = 0, limit: int = 50
+    reader: Reader, *, model: str = "", exact: bool = False, verdict: str = "", after: int = 0, limit: int = 50
 ) -> Page[Rehearsal]:
     """Return the last rehearsal of each variant of each release, the newest first."""
-    values: dict[str, Any] = {"model": model, "like": like(model), "verdict": verdict, "after": after, "limit": limit}
+    values: dict[str, Any] = {
+        "model": model, "like": like(model, exact=exact), "verdict": verdict, "after": after, "limit": limit,
+    }  # fmt: skip
     total = count(reader, f"SELECT count(*) {_REHEARSALS}", values)
     version = "(SELECT version FROM releases WHERE releases.release_id = h.release_id) AS version"
     entries = reader.read(
@@ -50,9 +52,9 @@ def _rehearsal(entry: Mapping[str, Any]) -> Rehearsal:
     )
 
 
-def drills(reader: Reader, *, model: str = "", after: int = 0, limit: int = 50) -> Page[Drill]:
+def drills(reader: Reader, *, model: str = "", exact: bool = False, after: int = 0, limit: int = 50) -> Page[Drill]:
     """Return the drills, the newest first."""
-    values: dict[str, Any] = {"model": model, "like": like(model), "after": after, "limit": limit}
+    values: dict[str, Any] = {"model": model, "like": like(model, exact=exact), "after": after, "limit": limit}
     total = count(reader, f"SELECT count(*) {_DRILLS}", values)
     entries = reader.read(
         f"SELECT d.*, {_ENDED} {_DRILLS} ORDER BY d.at DESC, d.drill_id LIMIT :limit OFFSET :after", values

@@ -112,10 +112,11 @@ def history(
     until: str = "",
     after: int = 0,
     limit: int = 100,
+    exact: bool = False,
 ) -> Page[EventRow]:
     """Return the events of the log, the newest first; `type` may end with `*`."""
     values: dict[str, Any] = {
-        "model": model, "model_like": like(model), "type": type, "type_like": type.replace("*", "%"),
+        "model": model, "model_like": like(model, exact=exact), "type": type, "type_like": type.replace("*", "%"),
         "sender": sender, "text": text, "like": like(text), "about": about, "audited": int(audited), "types": AUDITED,
         "since": since, "until": until, "after": after, "limit": limit,
     }  # fmt: skip

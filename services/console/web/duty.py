@@ -55,7 +55,7 @@ def _pages(router: APIRouter, sources: Sources, people: Directory, render: Rende
         reader = sources.seen_by(signed.person)
         shown = {
             "rehearsals": duty.rehearsals(reader, **query.values),
-            "drills": duty.drills(reader, model=query.model, after=drills_after, limit=query.limit),
+            "drills": duty.drills(reader, model=query.model, exact=query.exact, after=drills_after, limit=query.limit),
         }
         return render(request, signed, "drills.html", **shown, filters=query.shown)
 

@@ -59,6 +59,7 @@ class Filter(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     model: Annotated[str, Field(max_length=100, description="The model's name, or a part of it.")] = ""
+    exact: Annotated[bool, Field(description="Whether `model` is the whole name.")] = False
     after: Annotated[int, Field(ge=0, le=1_000_000, description="Entries that are left out at the beginning.")] = 0
     limit: Annotated[int, Field(ge=1, le=LARGEST_PAGE, description="Entries that are returned at most.")] = 50
 

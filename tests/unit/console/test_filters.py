@@ -1,7 +1,9 @@
 """Filters: a model by a part of its name in lists and by its whole name on its own pages; times and dates."""
 
 import csv
+import html
 import io
+import re
 
 import pytest
 from hypothesis import given
@@ -13,6 +15,7 @@ from testbed.story import Story
 from tests.unit.console.world import NOW, World
 
 LISTS = ("fleet", "releases", "alerts", "timeline", "events")
+DUTY = ("drills", "rehearsals")
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +60,20 @@ def test_a_list_takes_a_part_of_the_name(admin, name):
     assert models(admin, name, "model=port-b") == {"support-bot"}
     assert models(admin, name, "model=bot") == {"bot", "support-bot"}
     assert models(admin, name, "model=%25") == set()
+
+
+@pytest.mark.parametrize("name", [*LISTS, *DUTY])
+def test_a_list_takes_the_whole_name_too(admin, name):
+    assert models(admin, name, "model=ot&exact=true") == set()
+    assert models(admin, name, "model=bot&exact=true") == ({"bot"} if name != "drills" else set())
+
+
+def test_the_links_of_a_model_lead_to_what_is_about_it(admin):
+    page = admin.get("/models/bot").text
+    links = re.findall(r'href="(/(?:releases|alerts|timeline)\?[^"]*)"', page)
+    assert len(links) == 4
+    for link in links:
+        assert "support-bot" not in admin.get(html.unescape(link)).text, link
 
 
 @pytest.mark.parametrize("page", ["/timeline", "/history", "/audit"])
