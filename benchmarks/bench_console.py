@@ -27,6 +27,7 @@ from services.console.adapters.index import Index
 from services.console.adapters.orders import BusRoutes, PersonalOrders
 from services.console.adapters.people import People
 from services.console.adapters.recorded import RecordedEvents
+from services.console.adapters.replays import ChildReplays
 from services.console.adapters.sessions import Sessions
 from services.console.app import build
 from services.console.domain.apply import apply
@@ -114,6 +115,7 @@ def signed_in(folder: Path, index: Index) -> TestClient:
         artifacts=StoredArtifacts(Store(connection), Trust(keys.people)),
         letters=StoredDeadLetters(lambda: bus.js),
         recorded=RecordedEvents(lambda: bus.js),
+        replays=ChildReplays(folder / "replays"),
         gateway=None,
         provider=None,
         settings=ConsoleSettings(url=URL),

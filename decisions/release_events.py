@@ -60,6 +60,7 @@ def _opened(release: ReleaseProgress, event: Event[f.ReleaseOpened]) -> ReleaseP
         release,
         release_id=data.release_id,
         version=data.version,
+        first=data.version == 1,  # a guess, until the first variant is staged beside what serves
         run_id=data.training.run_id,
         variants=tuple(data.variants),
         policy=data.policy,

@@ -1,5 +1,7 @@
 """The console's HTTP application: the API, the pages, and the session that both need."""
 
+from collections.abc import Mapping
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -13,7 +15,7 @@ from services.console.adapters.sessions import Sessions
 from services.console.follower import Progress
 from services.console.hub import Hub
 from services.console.ordering import NotAllowedError, Ordering
-from services.console.ports import Artifacts, DeadLetters, Directory, Gateway, Orders, Recorded, Routes
+from services.console.ports import Artifacts, DeadLetters, Directory, Gateway, Orders, Recorded, Replays, Routes
 from services.console.queries.reading import WholeIndex
 from services.console.replaying import Replaying
 from services.console.settings import ConsoleSettings
@@ -51,6 +53,7 @@ def build(
     artifacts: Artifacts,
     letters: DeadLetters,
     recorded: Recorded,
+    replays: Replays,
     gateway: Gateway | None,
     provider: Provider | None,
     settings: ConsoleSettings,
@@ -75,7 +78,7 @@ def build(
     app.include_router(build_api(sources))
     app.include_router(build_login(access, pages, provider, url=settings.url, clock=clock))
     app.include_router(build_pages(sources, pages))
-    app.include_router(build_replay(sources, Replaying(recorded, clock), pages))
+    app.include_router(build_replay(sources, Replaying(recorded, replays, clock), pages))
     app.include_router(build_playground(gateway, routes, pages))
     app.include_router(build_duty(sources, people, pages))
     app.router.routes.append(Mount("/assets", Assets()))
@@ -89,10 +92,12 @@ class Answers:
     def __init__(self, access: Access, pages: Pages) -> None:
         self._access, self._pages = access, pages
 
-    def __call__(self, request: Request, status: int, code: str, message: str) -> Response:
+    def __call__(
+        self, request: Request, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
+    ) -> Response:
         """Return the answer for an error."""
         if request.url.path.startswith(PREFIX):
-            return JSONResponse({"error": {"code": code, "message": message}}, status)
+            return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
         return self._pages(request, self._access.find(request), "problem.html", status, problem=message)
 
     async def not_signed_in(self, request: Request, _error: Exception) -> Response:
@@ -106,7 +111,7 @@ class Answers:
         if isinstance(error, SlipwayError):
             return self(request, 503 if isinstance(error, Transient) else 422, error.code, error.sentence())
         if isinstance(error, HTTPException):
-            return self(request, error.status_code, "http_error", str(error.detail))
+            return self(request, error.status_code, "http_error", str(error.detail), error.headers)
         if isinstance(error, SignInRefusedError):
             return self(request, 502, "identity_provider", f"{error}.")
         return self(request, 403, "not_allowed", str(error))

@@ -13,6 +13,7 @@ from services.console.adapters.oidc import Provider
 from services.console.adapters.orders import BusRoutes, PersonalOrders
 from services.console.adapters.people import People
 from services.console.adapters.recorded import RecordedEvents
+from services.console.adapters.replays import ChildReplays
 from services.console.adapters.sessions import Sessions
 from services.console.app import SERVICE, build
 from services.console.follower import Follower
@@ -34,6 +35,7 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
     index, sessions = Index(settings.index or folder / "index.db"), Sessions(folder / "sessions.db", clock)
     people = People(settings.identities, settings.credentials, TeamList(connection.teams, clock, every_s=1.0).require())
     follower = Follower(StreamLog(lambda: bus.js), index, percentile_ms, hub.publish)
+    gateway = GatewayClient(settings.gateway_url, settings.gateway_ca) if settings.gateway_url else None
     app = build(
         bus,
         index=index,
@@ -46,7 +48,8 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
         artifacts=artifacts_of(connection),
         letters=StoredDeadLetters(lambda: bus.js),
         recorded=RecordedEvents(lambda: bus.js),
-        gateway=GatewayClient(settings.gateway_url, settings.gateway_ca) if settings.gateway_url else None,
+        replays=ChildReplays(folder / "replays"),
+        gateway=gateway,
         provider=provider_of(settings),
         settings=settings,
         clock=clock,
@@ -60,6 +63,8 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
             on_stop=hub.close,
         )
     finally:
+        if gateway is not None:
+            await gateway.close()
         index.close()
         sessions.close()
 

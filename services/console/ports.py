@@ -7,10 +7,12 @@ from typing import Any, Protocol
 
 from contracts.envelope import Event
 from contracts.facts import Fact
+from contracts.policy import Trigger
 from contracts.routes import Route
 from services.console.domain.duty_screens import DeadLetter, Listed
 from services.console.domain.people import Person
 from services.console.domain.playground import Answer
+from services.console.domain.replay_screen import ReplayResult
 from services.console.domain.version_screen import Proofs
 
 
@@ -69,6 +71,20 @@ class Recorded(Protocol):
         Raises:
             Permanent: There are too many.
             Transient: The bus does not answer.
+        """
+
+
+class Replays(Protocol):
+    """Computes replays."""
+
+    async def compute(
+        self, model: str, triggers: Sequence[Trigger], events: Sequence[Event[Any]], since: datetime
+    ) -> ReplayResult:
+        """Return what triggers would have done to the recorded events of a model since a time.
+
+        Raises:
+            ReplayRefusedError: It took too long, or too much memory.
+            SlipwayError: It cannot be computed.
         """
 
 

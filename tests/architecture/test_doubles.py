@@ -26,6 +26,7 @@ WITHOUT_SUITE = {
     "tests/unit/console/world.py:FakeDeadLetters": "a list; the real bus: test_console.py",
     "tests/unit/console/world.py:FakeRecorded": "a list; the real bus: test_console.py",
     "tests/unit/console/world.py:FakeOrders": "keeps a list; the real bus: test_console.py",
+    "tests/unit/console/world.py:InProcessReplays": "what the process computes: test_replay.py",
     "tests/unit/console/world.py:FakeRoutes": "a dict; the real bucket: test_console.py",
     "tests/unit/merger/test_app.py:FakeArtifacts": "notes the order of steps; the real steps: test_merger.py, test_merge.py",
     "tests/unit/merger/test_app.py:FakeEngine": "the same",

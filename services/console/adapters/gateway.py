@@ -3,7 +3,7 @@
 import json
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,8 +26,9 @@ class GatewayClient:
     """
 
     def __init__(self, url: str, ca: Path | None, transport: httpx.AsyncBaseTransport | None = None) -> None:
-        self._url, self._transport = url.rstrip("/"), transport
-        self._verify = True if ca is None else ssl.create_default_context(cafile=ca)
+        self._url = url.rstrip("/")
+        verify = True if ca is None else ssl.create_default_context(cafile=ca)
+        self._client = httpx.AsyncClient(timeout=TIMEOUT, verify=verify, trust_env=False, transport=transport)
 
     async def ask(self, key: str, model: str, version: int, prompt: str, max_tokens: int) -> Answer:
         """Return what a version answers to a prompt; an error becomes the answer's problem."""
@@ -39,22 +40,37 @@ class GatewayClient:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        began = time.perf_counter()
+        sent = Sent()
         try:
-            async with (
-                httpx.AsyncClient(
-                    timeout=TIMEOUT, verify=self._verify, trust_env=False, transport=self._transport
-                ) as client,
-                client.stream(
-                    "POST", f"{self._url}/v1/chat/completions", json=body, headers={"authorization": f"Bearer {key}"}
-                ) as response,
-            ):
-                return await _read(response, version, began)
+            async with self._client.stream(
+                "POST",
+                f"{self._url}/v1/chat/completions",
+                json=body,
+                headers={"authorization": f"Bearer {key}"},
+                extensions={"trace": sent.note},
+            ) as response:
+                return await _read(response, version, sent)
         except (httpx.HTTPError, ValueError) as error:
             return Answer(version=version, problem=f"The gateway does not answer ({type(error).__name__}).")
 
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
 
-async def _read(response: httpx.Response, version: int, began: float) -> Answer:
+
+class Sent:
+    """When a request was sent: opening its connection is not part of the time of an answer."""
+
+    def __init__(self) -> None:
+        self.at = time.perf_counter()
+
+    async def note(self, event: str, _info: Mapping[str, Any]) -> None:
+        """Note the time of a step of the request."""
+        if event.endswith("send_request_headers.started"):
+            self.at = time.perf_counter()
+
+
+async def _read(response: httpx.Response, version: int, sent: Sent) -> Answer:
     if response.status_code != 200:
         await response.aread()
         return Answer(version=version, problem=f"{response.status_code}: {_message(response)}")
@@ -65,8 +81,8 @@ async def _read(response: httpx.Response, version: int, began: float) -> Answer:
         if "error" in chunk:
             return Answer(version=version, text=text, problem=str(chunk["error"])[:500])
         usage, fingerprint = chunk.get("usage") or usage, chunk.get("system_fingerprint") or fingerprint
-        for choice in chunk.get("choices", []):
-            piece = choice.get("delta", {}).get("content") or ""
+        for choice in chunk.get("choices") or []:
+            piece = (choice.get("delta") or {}).get("content") or ""
             first = first if first is not None or not piece else time.perf_counter()
             text += piece
         if len(text) > LONGEST_ANSWER:
@@ -75,8 +91,8 @@ async def _read(response: httpx.Response, version: int, began: float) -> Answer:
         version=version,
         text=text,
         fingerprint=fingerprint,
-        ttft_ms=None if first is None else round((first - began) * 1000, 1),
-        e2e_ms=round((time.perf_counter() - began) * 1000, 1),
+        ttft_ms=None if first is None else round((first - sent.at) * 1000, 1),
+        e2e_ms=round((time.perf_counter() - sent.at) * 1000, 1),
         input_tokens=usage.get("prompt_tokens"),
         output_tokens=usage.get("completion_tokens"),
     )

@@ -38,7 +38,7 @@ _INDEXES: Final = (
 CONNECTIONS: Final = 16
 """Connections that read, at most; each is for one set of models."""
 WINDOWS_KEPT: Final = 720
-"""Newest windows that are kept of each target: six hours of 30 s. The log has all of them."""
+"""Newest windows that are kept of each target, six hours of 30 s, beside those during a canary. The log has all."""
 
 
 class Index:
@@ -239,5 +239,10 @@ def _upsert(table: str) -> str:
 _UPSERTS: Final = {table: _upsert(table) for table in TABLES}
 _PRUNE: Final = (
     "DELETE FROM windows WHERE model = ? AND target = ? AND ended_at < "
-    "(SELECT ended_at FROM windows WHERE model = ? AND target = ? ORDER BY ended_at DESC LIMIT 1 OFFSET ?)"
+    "(SELECT ended_at FROM windows WHERE model = ? AND target = ? ORDER BY ended_at DESC LIMIT 1 OFFSET ?) "
+    "AND NOT EXISTS (SELECT 1 FROM deployments AS d WHERE d.model = windows.model AND d.canary IS NOT NULL "
+    "AND d.at < windows.ended_at AND coalesce((SELECT later.at FROM deployments AS later WHERE later.model = d.model "
+    "AND later.sequence > d.sequence ORDER BY later.sequence LIMIT 1), '9') "
+    "> strftime('%Y-%m-%dT%H:%M:%fZ', windows.ended_at, '-60 seconds'))"
 )
+"""Keeps windows while a canary took traffic, and the one that was open when it ended."""

@@ -197,7 +197,19 @@ def _alert(event: Event[Any], _sequence: int) -> tuple[Row, ...]:
         drill=data.drill,
         release_id=data.release_id,
     )
-    return (alert,)
+    if not isinstance(data, f.AlertRaised):
+        return (alert,)
+    raised = row(
+        "alert_raises",
+        alert_id=data.alert_id,
+        model=event.subject,
+        message=data.message,
+        value=data.value,
+        limit_value=data.limit,
+        requests=data.requests,
+        e_value=data.e_value,
+    )
+    return alert, raised
 
 
 def _rollback(event: Event[Any], _sequence: int) -> tuple[Row, ...]:

@@ -37,11 +37,6 @@ class Bad(Screen):
     bad: int
     requests: int
 
-    @property
-    def ratio(self) -> float | None:
-        """Return the share of bad requests; None without requests."""
-        return self.bad / self.requests if self.requests else None
-
 
 class Evidence(Screen):
     """The evidence against a candidate by one trigger; the canary is aborted when a value reaches `line`.
@@ -65,6 +60,20 @@ class Evidence(Screen):
     active: Bad
 
 
+class EvidenceTest(Screen):
+    """A test of a trigger whose e-values are drawn: against its limit, or against the active target.
+
+    Attributes:
+        key: Its name among the e-values of an assessment.
+        label: Its name for people.
+        line: 1/alpha: an e-value of this aborts the canary.
+    """
+
+    key: str
+    label: str
+    line: float
+
+
 class CanaryPoint(Screen):
     """An assessment of the canary: the evidence of each trigger (`NAME` and `NAME:baseline`), and what is missing."""
 
@@ -85,7 +94,12 @@ class Latency(Screen):
 
 
 class Canary(Screen):
-    """A canary: which target takes which share, candidate over active, and the evidence over time, oldest first."""
+    """A canary: which target takes which share, candidate over active, and the evidence over time, oldest first.
+
+    Attributes:
+        requests: Of the candidate in the current step, as the last assessment counted them.
+        windows: Windows of both targets that the figures of the sides are summed from; 0 if the index has none.
+    """
 
     release_id: str
     model: str
@@ -101,6 +115,7 @@ class Canary(Screen):
     reason: str
     evidence: tuple[Evidence, ...]
     points: tuple[CanaryPoint, ...]
+    windows: int
     ttft: tuple[Latency, ...]
 
 
@@ -172,6 +187,18 @@ def _evidence(
         candidate=_bad(trigger.name, candidate, windows),
         active=_bad(trigger.name, active, windows),
     )
+
+
+def strongest_tests(canary: Canary) -> tuple[EvidenceTest, ...]:
+    """Return the tests that the assessments have e-values of, those nearest to their lines first."""
+    latest = canary.points[-1].e_values if canary.points else {}
+    tests = [
+        EvidenceTest(key=row.trigger + suffix, label=row.trigger + against, line=row.line)
+        for row in canary.evidence
+        for suffix, against in (("", ""), (":baseline", " against active"))
+        if row.trigger + suffix in latest
+    ]
+    return tuple(sorted(tests, key=lambda test: -latest[test.key] / test.line))
 
 
 def _bad(trigger: str, target: str | None, windows: Sequence[Entry]) -> Bad:

@@ -25,6 +25,7 @@ class Drill(Screen):
     Attributes:
         share: Share of requests that it affects; 0 ends the drill of that target.
         fault: What it does to them, by the fields of `DrillOrdered`.
+        ended_at: When a later order for the model ended or replaced it; None if none did before it expired.
         outcome: What became of the order: `accepted`, `refused`, or empty.
         alerts: Alerts that it raised.
         rollbacks: Rollbacks that these led to.
@@ -36,6 +37,7 @@ class Drill(Screen):
     environment: str
     at: Time
     expires_at: Time
+    ended_at: Time | None
     by: str
     reason: str
     share: float

@@ -1,11 +1,14 @@
 """The screen of a replay: what the triggers of an edited policy would have done to recorded traffic. Pure."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Final
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from contracts.envelope import Event
+from contracts.facts import WindowSummarised
 from contracts.policy import Trigger
 from decisions.replay.engine import Replay
 from services.console.domain.apply import instant
@@ -13,6 +16,9 @@ from services.console.domain.screens import Screen, Time
 
 _TRIGGERS: Final = TypeAdapter(tuple[Trigger, ...])
 MOST_TRIGGERS: Final = 50
+MOST_OUTCOMES: Final = 2_000_000
+"""Requests times triggers of one replay: up to half a minute of a processor."""
+SMALLER: Final = "Choose fewer hours or triggers, or run `slipway replay`."
 
 
 class ReplayedAlert(Screen):
@@ -43,6 +49,7 @@ class ReplayResult(Screen):
     """What triggers would have done to the recorded windows of a model."""
 
     model: str
+    since: Time
     windows: int
     requests: int
     begin: Time | None
@@ -55,6 +62,24 @@ class ReplayResult(Screen):
 
 class InvalidPolicyError(ValueError):
     """A text holds no triggers; the message says where and why."""
+
+
+class ReplayRefusedError(ValueError):
+    """A replay is too much work; the message says how much, the limit, and what to do."""
+
+
+def check_work(model: str, triggers: Sequence[Trigger], events: Sequence[Event[Any]], since: datetime) -> None:
+    """Refuse a replay of too many requests times triggers.
+
+    Raises:
+        ReplayRefusedError: There are more than 2,000,000.
+    """
+    windows = {event.id: event.data for event in events if isinstance(event.data, WindowSummarised)}
+    requests = sum(window.requests for window in windows.values() if window.window.to > since)
+    outcomes = requests * len(triggers)
+    if outcomes > MOST_OUTCOMES:
+        work = f"{requests:,} requests times {len(triggers)} triggers are {outcomes:,}"
+        raise ReplayRefusedError(f"The replay of {model} is refused: {work}; the limit is {MOST_OUTCOMES:,}. {SMALLER}")
 
 
 def parse_triggers(text: str) -> tuple[Trigger, ...]:
@@ -89,7 +114,7 @@ def show_triggers(policy: dict[str, Any]) -> str:
     return yaml.safe_dump({"triggers": policy["triggers"]}, sort_keys=False, allow_unicode=True)
 
 
-def result_of(model: str, replay: Replay, triggers: Sequence[Trigger]) -> ReplayResult:
+def result_of(model: str, replay: Replay, triggers: Sequence[Trigger], since: datetime) -> ReplayResult:
     """Return a replay as its screen shows it, the newest alert first."""
     alerts = tuple(
         ReplayedAlert(
@@ -114,6 +139,7 @@ def result_of(model: str, replay: Replay, triggers: Sequence[Trigger]) -> Replay
         rollbacks[fired.trigger.name] += fired.outcome in ("rolled back", "canary aborted")
     return ReplayResult(
         model=model,
+        since=instant(since) or "",
         windows=replay.windows,
         requests=replay.requests,
         begin=instant(replay.begin),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 Scalar = str | int | float | bytes | None
-SCHEMA: Final = 5
+SCHEMA: Final = 6
 """Raise it with every change of the tables or of the rows of an event: the index is then built again from the log."""
 
 TABLES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
@@ -52,6 +52,7 @@ TABLES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
             "requests", "e_value", "message", "runbook", "evidence", "first_bad_at", "raised_at", "drill", "release_id",
         ),
     ),
+    "alert_raises": (("alert_id",), ("model", "message", "value", "limit_value", "requests", "e_value")),
     "rollbacks": (
         ("rollback_id",),
         (

@@ -125,6 +125,7 @@ class ReleaseRow(Screen):
     target: str | None
     mode: str
     publishers: tuple[str, ...]
+    rolled_back_at: Time | None = None
 
 
 class Step(Screen):
@@ -259,7 +260,12 @@ class Release(Screen):
 
 
 class AlertRow(Screen):
-    """An alert with its last figures."""
+    """An alert with its last figures; one that is resolved has those that it was raised with.
+
+    Attributes:
+        value: What `limit` bounds: of drift a distance, of a clock seconds, else the share of bad requests.
+        resolution: Why it is resolved; empty while it is open.
+    """
 
     alert_id: str
     model: str
@@ -275,6 +281,7 @@ class AlertRow(Screen):
     requests: int | None
     e_value: float | None
     message: str
+    resolution: str
     runbook: str
     evidence: str | None
     first_bad_at: Time | None

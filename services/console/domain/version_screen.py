@@ -40,13 +40,15 @@ class Version(Screen):
         manifest_digest: Of the version's manifest; None until it is registered.
         settings: Hyperparameters, as the publisher stated them.
         serving: Settings that it is served with.
-        deployments: Changes of the route that gave traffic to it or took it away, the newest first.
+        rolled_back_at: When it was rolled back after its promotion; None if it was not.
+        deployments: Changes of the route after which it took traffic, and until when, the newest first.
     """
 
     model: str
     version: int
     release_id: str
     outcome: str | None
+    rolled_back_at: Time | None
     registered_at: Time | None
     manifest_digest: str | None
     run_id: str
@@ -96,7 +98,9 @@ class VersionComparison(Screen):
     rows: tuple[Difference, ...]
 
 
-def build_version(events: Events, outcome: str | None, deployments: Iterable[Deployment]) -> Version | None:
+def build_version(
+    events: Events, outcome: str | None, deployments: Iterable[Deployment], rolled_back_at: str | None
+) -> Version | None:
     """Return the screen of the version of a release; None if its opening is not among the events."""
     opened = last(events, f.ReleaseOpened)
     if opened is None:
@@ -108,6 +112,7 @@ def build_version(events: Events, outcome: str | None, deployments: Iterable[Dep
         version=opened.version,
         release_id=opened.release_id,
         outcome=outcome,
+        rolled_back_at=rolled_back_at,
         registered_at=instant(registered.time) if registered is not None else None,
         manifest_digest=registered.data.manifest.digest if registered is not None else None,
         run_id=opened.training.run_id,
@@ -171,7 +176,7 @@ def compare_versions(left: Version, right: Version) -> VersionComparison:
 def _properties(version: Version) -> dict[tuple[str, str], str]:
     rows: dict[tuple[str, str], str] = {
         ("origin", "training run"): version.run_id,
-        ("origin", "outcome"): version.outcome or "in progress",
+        ("origin", "outcome"): (version.outcome or "in progress") + (", rolled back" if version.rolled_back_at else ""),
     }
     for column in version.lineage:
         for each in column:

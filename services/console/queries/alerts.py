@@ -1,5 +1,6 @@
 """Alerts: the list, and one with the decision that followed from it."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ _SEVEREST: Final = (
     "ORDER BY state = 'resolved', CASE severity WHEN 'critical' THEN 0 WHEN 'warning' THEN 1 ELSE 2 END, "
     "raised_at DESC, alert_id LIMIT :limit OFFSET :after"
 )
+_RAISED: Final = ("message", "value", "limit_value", "requests", "e_value")
 _STEPS: Final = (
     ("first bad request", "first_bad_at"),
     ("detected", "detected_at"),
@@ -44,20 +46,35 @@ def alerts(
     until: str = "",
     after: int = 0,
     limit: int = 50,
+    exact: bool = False,
 ) -> Page[AlertRow]:
     """Return the alerts: open ones first, the most severe of them first; those that are resolved after them."""
     values: dict[str, Any] = {
-        "model": model, "like": like(model), "state": state, "severity": severity, "environment": environment,
-        "since": since, "until": until, "after": after, "limit": limit,
+        "model": model, "like": like(model, exact=exact), "state": state, "severity": severity,
+        "environment": environment, "since": since, "until": until, "after": after, "limit": limit,
     }  # fmt: skip
     total = count(reader, f"SELECT count(*) {_ALERTS}", values)
     entries = reader.read(f"SELECT * {_ALERTS} {_SEVEREST}", values)
-    return Page[AlertRow](items=tuple(map(_row, entries)), total=total, next=following(after, limit, total))
+    return Page[AlertRow](items=_rows(reader, entries), total=total, next=following(after, limit, total))
 
 
-def _row(entry: Mapping[str, Any]) -> AlertRow:
-    names = set(AlertRow.model_fields) - {"limit", "runbook"}
-    return AlertRow(**{name: entry[name] for name in names}, limit=entry["limit_value"], runbook=entry["runbook"] or "")
+def _rows(reader: Reader, entries: Sequence[Mapping[str, Any]]) -> tuple[AlertRow, ...]:
+    """Return alerts as screens show them: one that is resolved with the figures that it was raised with."""
+    ended = json.dumps([entry["alert_id"] for entry in entries if entry["state"] == "resolved"])
+    query = "SELECT * FROM alert_raises WHERE alert_id IN (SELECT value FROM json_each(?))"
+    raised = {entry["alert_id"]: entry for entry in reader.read(query, (ended,))}
+    return tuple(_row(entry, raised.get(entry["alert_id"])) for entry in entries)
+
+
+def _row(entry: Mapping[str, Any], raised: Mapping[str, Any] | None) -> AlertRow:
+    shown = {**entry, **{name: raised[name] for name in _RAISED}} if raised is not None else entry
+    names = set(AlertRow.model_fields) - {"limit", "runbook", "resolution"}
+    return AlertRow(
+        **{name: shown[name] for name in names},
+        limit=shown["limit_value"],
+        runbook=entry["runbook"] or "",
+        resolution=entry["message"] if raised is not None else "",
+    )
 
 
 def alert(reader: Reader, alert_id: str) -> Alert | None:
@@ -65,7 +82,7 @@ def alert(reader: Reader, alert_id: str) -> Alert | None:
     entries = reader.read("SELECT * FROM alerts WHERE alert_id = ?", (alert_id,))
     if not entries:
         return None
-    shown = _row(entries[0])
+    (shown,) = _rows(reader, entries)
     rollbacks = reader.read(
         "SELECT rollbacks.* FROM rollbacks JOIN events ON events.id = rollbacks.cause_id WHERE events.about = ? "
         "GROUP BY rollback_id ORDER BY rollbacks.at",

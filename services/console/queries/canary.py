@@ -20,7 +20,11 @@ POINTS: Final = 2000
 _SPAN: Final = """
 SELECT canary, active, weight, at,
        (SELECT min(later.at) FROM deployments AS later WHERE later.model = d.model AND later.sequence > d.sequence
-         AND (later.canary IS NULL OR later.canary <> d.canary)) AS ended_at
+         AND (later.canary IS NULL OR later.canary <> d.canary)) AS ended_at,
+       (SELECT min(later.at) FROM deployments AS later WHERE later.model = d.model AND later.sequence > d.sequence
+         AND (later.active = d.canary OR later.canary = d.canary AND EXISTS
+           (SELECT 1 FROM deployments AS other WHERE other.model = d.model AND other.sequence > d.sequence
+             AND other.sequence < later.sequence AND other.canary IS NOT d.canary))) AS again_at
 FROM deployments AS d WHERE correlation = ? AND cause = 'canary' AND canary IS NOT NULL ORDER BY sequence
 """
 
@@ -49,14 +53,20 @@ def canary(reader: Reader, release: Release) -> Canary:
         reason=now.reason if now else "",
         evidence=evidence_of(policy, points, windows, candidate, active),
         points=points,
+        windows=len(windows),
         ttft=latencies_of(windows, candidate, active),
     )
 
 
 def _windows(reader: Reader, model: str, span: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the windows of both targets that ended while the canary took traffic."""
+    """Return the windows of both targets that ended while the canary took traffic.
+
+    One of the candidate that ended later counts too if the candidate took no traffic after the canary: all of its
+    requests are the canary's.
+    """
+    ended = span["ended_at"] or "9"
     return reader.read(
-        "SELECT * FROM windows WHERE model = ? AND target IN (?, ?) AND ended_at >= ? AND ended_at <= ? "
-        "ORDER BY ended_at",
-        (model, span["canary"], span["active"], span["at"], span["ended_at"] or "9"),
+        "SELECT * FROM windows WHERE model = ? AND ended_at >= ? "
+        "AND (target IN (?, ?) AND ended_at <= ? OR target = ? AND ended_at <= ?) ORDER BY ended_at",
+        (model, span["at"], span["canary"], span["active"], ended, span["canary"], span["again_at"] or "9"),
     )

@@ -13,14 +13,21 @@ _REHEARSALS: Final = """
 FROM rehearsals AS h WHERE (:model = '' OR h.model LIKE :like ESCAPE '\\') AND (:verdict = '' OR h.verdict = :verdict)
 """
 _DRILLS: Final = "FROM drills AS d WHERE (:model = '' OR d.model LIKE :like ESCAPE '\\')"
+_ENDED: Final = """
+(SELECT min(e.at) FROM drills AS e WHERE e.model = d.model AND e.environment = d.environment
+  AND d.share > 0 AND e.at > d.at AND e.at < d.expires_at
+  AND NOT EXISTS (SELECT 1 FROM events WHERE events.about = e.drill_id AND events.type = 'order.refused')) AS ended_at
+"""
 _ANSWERS: Final = {"order.accepted": "accepted", "order.refused": "refused"}
 
 
 def rehearsals(
-    reader: Reader, *, model: str = "", verdict: str = "", after: int = 0, limit: int = 50
+    reader: Reader, *, model: str = "", exact: bool = False, verdict: str = "", after: int = 0, limit: int = 50
 ) -> Page[Rehearsal]:
     """Return the last rehearsal of each variant of each release, the newest first."""
-    values: dict[str, Any] = {"model": model, "like": like(model), "verdict": verdict, "after": after, "limit": limit}
+    values: dict[str, Any] = {
+        "model": model, "like": like(model, exact=exact), "verdict": verdict, "after": after, "limit": limit,
+    }  # fmt: skip
     total = count(reader, f"SELECT count(*) {_REHEARSALS}", values)
     version = "(SELECT version FROM releases WHERE releases.release_id = h.release_id) AS version"
     entries = reader.read(
@@ -45,11 +52,13 @@ def _rehearsal(entry: Mapping[str, Any]) -> Rehearsal:
     )
 
 
-def drills(reader: Reader, *, model: str = "", after: int = 0, limit: int = 50) -> Page[Drill]:
+def drills(reader: Reader, *, model: str = "", exact: bool = False, after: int = 0, limit: int = 50) -> Page[Drill]:
     """Return the drills, the newest first."""
-    values: dict[str, Any] = {"model": model, "like": like(model), "after": after, "limit": limit}
+    values: dict[str, Any] = {"model": model, "like": like(model, exact=exact), "after": after, "limit": limit}
     total = count(reader, f"SELECT count(*) {_DRILLS}", values)
-    entries = reader.read(f"SELECT * {_DRILLS} ORDER BY d.at DESC, d.drill_id LIMIT :limit OFFSET :after", values)
+    entries = reader.read(
+        f"SELECT d.*, {_ENDED} {_DRILLS} ORDER BY d.at DESC, d.drill_id LIMIT :limit OFFSET :after", values
+    )
     items = tuple(_drill(reader, entry) for entry in entries)
     return Page[Drill](items=items, total=total, next=following(after, limit, total))
 

@@ -33,10 +33,12 @@ _SEVERITIES: Final = ("critical", "warning", "info")
 _WORST_FIRST: Final = " ORDER BY worst IS NULL, worst, models.model LIMIT :limit OFFSET :after"
 
 
-def fleet(reader: Reader, *, model: str = "", state: str = "", after: int = 0, limit: int = 100) -> Fleet:
+def fleet(
+    reader: Reader, *, model: str = "", state: str = "", after: int = 0, limit: int = 100, exact: bool = False
+) -> Fleet:
     """Return the models, those with the most severe alerts first, then by name."""
     query = _MODELS.format(open=OPEN) + _STATES.get(state, "")
-    values: dict[str, Any] = {"model": model, "like": like(model), "limit": limit, "after": after}
+    values: dict[str, Any] = {"model": model, "like": like(model, exact=exact), "limit": limit, "after": after}
     entries = reader.read(query + _WORST_FIRST, values)
     counted = f"SELECT count(*) FROM ({query})" if state or model else _ALL_MODELS  # noqa: S608 - a text of ours
     total = count(reader, counted, values)
@@ -48,11 +50,11 @@ def fleet(reader: Reader, *, model: str = "", state: str = "", after: int = 0, l
     )
 
 
-def like(text: str) -> str:
-    """Return the pattern of what contains a text."""
+def like(text: str, *, exact: bool = False) -> str:
+    """Return the pattern of what contains a text, or of what is that text."""
     for special in ("\\", "%", "_"):
         text = text.replace(special, f"\\{special}")
-    return f"%{text}%"
+    return text if exact else f"%{text}%"
 
 
 def totals(reader: Reader) -> Totals:
@@ -105,10 +107,12 @@ def _marks(names: Iterable[str]) -> str:
 
 
 def _rollbacks(reader: Reader, names: list[str]) -> dict[str, Any]:
-    """Return the last completed rollback of each model."""
+    """Return the last completed rollback of each model; the end of a canary by its release is none."""
     query = (
         f"SELECT rollbacks.*, max(at) FROM rollbacks WHERE model IN ({_marks(names)}) "  # noqa: S608 - marks
-        "AND state = 'completed' AND environment = 'production' GROUP BY model"
+        "AND state = 'completed' AND environment = 'production' AND NOT EXISTS (SELECT 1 FROM events "
+        "WHERE events.id = rollbacks.cause_id AND (events.type LIKE 'release.%' OR events.type LIKE 'canary.%')) "
+        "GROUP BY model"
     )
     return {entry["model"]: entry for entry in reader.read(query, names)}
 

@@ -23,9 +23,17 @@ _STATES: Final[Mapping[str, str]] = {
     "open": " AND e.outcome IS NULL",
     "finished": " AND e.outcome IS NOT NULL",
 }
-_COLUMNS: Final = """
+ROLLED_BACK_AT: Final = """
+(SELECT min(coalesce(r.switched_at, r.at)) FROM rollbacks AS r
+  WHERE e.outcome = 'promoted' AND r.model = releases.model AND r.state = 'completed'
+    AND r.environment = 'production' AND r.failed LIKE releases.model || '.v' || releases.version || '.%'
+    AND r.at > releases.opened_at) AS rolled_back_at
+"""
+"""When the version of a release was rolled back after it was promoted."""
+_COLUMNS: Final = f"""
 SELECT releases.*, coalesce(e.outcome, s.state) AS state, coalesce(e.at, s.at, releases.opened_at) AS state_at,
-       e.outcome, e.code, e.reason, coalesce(e.target, s.target) AS target
+       e.outcome, e.code, e.reason, coalesce(e.target, s.target) AS target,
+       {ROLLED_BACK_AT}
 """
 
 
@@ -38,6 +46,7 @@ def releases(
     until: str = "",
     after: int = 0,
     limit: int = 50,
+    exact: bool = False,
 ) -> Page[ReleaseRow]:
     """Return the releases, the newest first.
 
@@ -49,10 +58,11 @@ def releases(
         until: Only those that were opened before this time.
         after: How many are left out at the beginning.
         limit: How many are returned at most.
+        exact: Whether `model` is the whole name.
     """
     values: dict[str, Any] = {
         "model": model,
-        "like": like(model),
+        "like": like(model, exact=exact),
         "since": since,
         "until": until,
         "after": after,
@@ -80,6 +90,7 @@ def _row(entry: Mapping[str, Any]) -> ReleaseRow:
         reason=entry["reason"],
         target=entry["target"],
         mode=entry["mode"],
+        rolled_back_at=entry["rolled_back_at"],
         publishers=tuple(json.loads(entry["publishers"])),
     )
 
@@ -107,6 +118,8 @@ def release_events(reader: Reader, release_id: str) -> list[Event[Any]]:
 
 def _rolled_back(reader: Reader, shown: Release) -> str:
     """Return how the version of a release was rolled back after it was promoted; empty if it was not."""
+    if shown.outcome != "promoted":  # what ends the canary of a release is no rollback of what it promoted
+        return ""
     query = (
         "SELECT * FROM rollbacks WHERE model = ? AND state = 'completed' AND environment = 'production' "
         "AND failed LIKE ? AND at > ? ORDER BY at LIMIT 1"

@@ -11,7 +11,7 @@ from services.console.queries.fleet import like
 from services.console.queries.reading import Reader, count, event_rows, following
 
 _DEPLOYMENTS: Final = """
-FROM deployments AS d WHERE (:model = '' OR d.model = :model) AND (:since = '' OR d.at >= :since)
+FROM deployments AS d WHERE (:model = '' OR d.model LIKE :like ESCAPE '\\') AND (:since = '' OR d.at >= :since)
  AND (:until = '' OR d.at < :until)
 """
 AUDITED: Final = json.dumps(
@@ -23,7 +23,7 @@ _UNTIL: Final = """
   WHERE later.model = d.model AND later.sequence > d.sequence) AS until
 """
 _EVENTS: Final = """
-FROM events WHERE (:model = '' OR model = :model) AND (:type = '' OR type LIKE :type_like)
+FROM events WHERE (:model = '' OR model LIKE :model_like ESCAPE '\\') AND (:type = '' OR type LIKE :type_like)
  AND (:sender = '' OR sender = :sender) AND (:since = '' OR at >= :since) AND (:until = '' OR at < :until)
  AND (:text = '' OR title LIKE :like ESCAPE '\\')
  AND (:audited = 0 OR type IN (SELECT value FROM json_each(:types)))
@@ -32,10 +32,20 @@ FROM events WHERE (:model = '' OR model = :model) AND (:type = '' OR type LIKE :
 
 
 def timeline(
-    reader: Reader, *, model: str = "", since: str = "", until: str = "", after: int = 0, limit: int = 100
+    reader: Reader,
+    *,
+    model: str = "",
+    since: str = "",
+    until: str = "",
+    after: int = 0,
+    limit: int = 100,
+    exact: bool = False,
 ) -> Page[Deployment]:
     """Return the changes of what serves, the newest first."""
-    values: dict[str, Any] = {"model": model, "since": since, "until": until, "after": after, "limit": limit}
+    values: dict[str, Any] = {
+        "model": model, "like": like(model, exact=exact), "since": since, "until": until,
+        "after": after, "limit": limit,
+    }  # fmt: skip
     total = count(reader, f"SELECT count(*) {_DEPLOYMENTS}", values)
     order = "ORDER BY d.at DESC, d.sequence DESC LIMIT :limit OFFSET :after"
     entries = reader.read(f"SELECT d.*, {_UNTIL} {_DEPLOYMENTS} {order}", values)
@@ -102,11 +112,12 @@ def history(
     until: str = "",
     after: int = 0,
     limit: int = 100,
+    exact: bool = False,
 ) -> Page[EventRow]:
     """Return the events of the log, the newest first; `type` may end with `*`."""
     values: dict[str, Any] = {
-        "model": model, "type": type, "type_like": type.replace("*", "%"), "sender": sender, "text": text,
-        "like": like(text), "about": about, "audited": int(audited), "types": AUDITED,
+        "model": model, "model_like": like(model, exact=exact), "type": type, "type_like": type.replace("*", "%"),
+        "sender": sender, "text": text, "like": like(text), "about": about, "audited": int(audited), "types": AUDITED,
         "since": since, "until": until, "after": after, "limit": limit,
     }  # fmt: skip
     total = count(reader, f"SELECT count(*) {_EVENTS}", values)

@@ -4,13 +4,13 @@ from typing import Final
 
 from services.console.domain.version_screen import Version, VersionComparison, build_version, compare_versions
 from services.console.queries.reading import Reader
-from services.console.queries.releases import release_events
+from services.console.queries.releases import ROLLED_BACK_AT, release_events
 from services.console.queries.timeline import deployments_of
 
-_RELEASE: Final = """
-SELECT releases.release_id, e.outcome FROM releases LEFT JOIN release_ends AS e USING (release_id)
+_RELEASE: Final = f"""
+SELECT releases.release_id, e.outcome, {ROLLED_BACK_AT} FROM releases LEFT JOIN release_ends AS e USING (release_id)
 WHERE releases.model = ? AND releases.version = ? ORDER BY releases.opened_at DESC LIMIT 1
-"""
+"""  # noqa: S608 - a text of ours
 
 
 def version(reader: Reader, model: str, number: int) -> Version | None:
@@ -19,7 +19,9 @@ def version(reader: Reader, model: str, number: int) -> Version | None:
     if not entries:
         return None
     served = deployments_of(reader, model, f"{model}.v{number}.")
-    return build_version(release_events(reader, entries[0]["release_id"]), entries[0]["outcome"], served)
+    release = entries[0]
+    events = release_events(reader, release["release_id"])
+    return build_version(events, release["outcome"], served, release["rolled_back_at"])
 
 
 def comparison(reader: Reader, model: str, left: int, right: int) -> VersionComparison | None:

@@ -1,6 +1,8 @@
 """API and pages of those on duty: rehearsals and drills, dead letters, audit, keys."""
 
-from fastapi import APIRouter, Request
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -13,6 +15,8 @@ from services.console.web.access import Signed
 from services.console.web.api import PREFIX, Sources
 from services.console.web.filters import DrillQuery, HistoryQuery, RehearsalQuery
 from services.console.web.rendering import Renderer
+
+After = Annotated[int, Query(ge=0, le=1_000_000)]
 
 
 def build_duty(sources: Sources, people: Directory, render: Renderer) -> APIRouter:
@@ -47,11 +51,11 @@ def _api(router: APIRouter, sources: Sources, people: Directory) -> None:
 
 def _pages(router: APIRouter, sources: Sources, people: Directory, render: Renderer) -> None:
     @router.get("/drills", include_in_schema=False)
-    def all_drills(request: Request, signed: Signed, query: RehearsalQuery) -> Response:
+    def all_drills(request: Request, signed: Signed, query: RehearsalQuery, drills_after: After = 0) -> Response:
         reader = sources.seen_by(signed.person)
         shown = {
             "rehearsals": duty.rehearsals(reader, **query.values),
-            "drills": duty.drills(reader, model=query.model, limit=query.limit),
+            "drills": duty.drills(reader, model=query.model, exact=query.exact, after=drills_after, limit=query.limit),
         }
         return render(request, signed, "drills.html", **shown, filters=query.shown)
 

@@ -1,15 +1,55 @@
 """What lists are filtered by: the parameters of the API and of the pages."""
 
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from services.console.queries.reading import LARGEST_PAGE
 
 Part = Annotated[str, Field(max_length=100)]
-Since = Annotated[str, Field(max_length=100, description="Only what is of this time or later (ISO 8601, UTC).")]
-Until = Annotated[str, Field(max_length=100, description="Only what is of before this time.")]
+
+
+def moment_of(text: str, *, ends: bool = False) -> str:
+    """Return a time or a date (ISO 8601) as the index has times; a date that `ends` a span includes its day.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    try:
+        at = datetime.combine(date.fromisoformat(text), datetime.min.time()) + timedelta(days=ends)
+    except (ValueError, OverflowError):
+        at = _time_of(text)
+    return at.replace(tzinfo=at.tzinfo or UTC).astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def _time_of(text: str) -> datetime:
+    try:
+        at = datetime.fromisoformat(text)
+        at.replace(tzinfo=at.tzinfo or UTC).astimezone(UTC)
+    except (ValueError, OverflowError):
+        msg = f"{text[:40]!r} is no time: use one such as 2026-11-27 or 2026-11-27T02:30:00Z (UTC)"
+        raise ValueError(msg) from None
+    return at
+
+
+def _is_a_moment(text: str) -> str:
+    if text:
+        moment_of(text)
+    return text
+
+
+Since = Annotated[
+    str,
+    Field(max_length=100, description="Only what is of this time or later (a date or a time in ISO 8601, UTC)."),
+    AfterValidator(_is_a_moment),
+]
+Until = Annotated[
+    str,
+    Field(max_length=100, description="Only what is of before this time; of this day or before, if it is a date."),
+    AfterValidator(_is_a_moment),
+]
 PARTS = {"after", "limit"}
 
 
@@ -19,13 +59,18 @@ class Filter(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     model: Annotated[str, Field(max_length=100, description="The model's name, or a part of it.")] = ""
+    exact: Annotated[bool, Field(description="Whether `model` is the whole name.")] = False
     after: Annotated[int, Field(ge=0, le=1_000_000, description="Entries that are left out at the beginning.")] = 0
     limit: Annotated[int, Field(ge=1, le=LARGEST_PAGE, description="Entries that are returned at most.")] = 50
 
     @property
     def values(self) -> dict[str, Any]:
-        """Return all parameters by their names."""
-        return self.model_dump()
+        """Return all parameters by their names, times as the index has them."""
+        values = self.model_dump()
+        for name in ("since", "until"):
+            if values.get(name):
+                values[name] = moment_of(values[name], ends=name == "until")
+        return values
 
     @property
     def shown(self) -> dict[str, Any]:

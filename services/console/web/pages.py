@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from contracts.vocabulary import DIGEST_PATTERN, MODEL_NAME_PATTERN, Target
+from services.console.domain.canary_screen import strongest_tests
 from services.console.domain.screens import Alert, OrderAnswer
 from services.console.domain.targets import parse_target
 from services.console.domain.version_screen import Proofs
@@ -31,7 +32,7 @@ Number = Annotated[int, Query(ge=0, le=999_999_999)]
 EPOCH: Final = r"[0-9]{1,15}"
 LARGEST_EXPORT: Final = 10_000
 LINES: Final = 5
-"""Triggers whose evidence is drawn, the strongest ones; the table has all."""
+"""Tests whose evidence is drawn, the strongest ones; the table has all."""
 
 
 def build_pages(sources: Sources, render: Renderer) -> APIRouter:
@@ -57,11 +58,8 @@ def _fleet(router: APIRouter, sources: Sources, render: Renderer) -> None:
 
     @router.get("/models/{model}")
     def one_model(request: Request, signed: Signed, model: ModelPath) -> Response:
-        shown = [
-            row
-            for row in fleet.fleet(sources.seen_by(signed.person), model=model, limit=500).models.items
-            if row.model == model
-        ]
+        reader = sources.seen_by(signed.person)
+        shown = fleet.fleet(reader, model=model, exact=True).models.items
         if not shown:
             raise HTTPException(404, f"There is no model {model} in the index.")
         return render(
@@ -69,9 +67,9 @@ def _fleet(router: APIRouter, sources: Sources, render: Renderer) -> None:
             signed,
             "model.html",
             row=shown[0],
-            releases=releases.releases(sources.seen_by(signed.person), model=model, limit=20),
-            alerts=alerts.alerts(sources.seen_by(signed.person), model=model, state="", limit=20),
-            changes=timeline.timeline(sources.seen_by(signed.person), model=model, limit=20),
+            releases=releases.releases(reader, model=model, exact=True, limit=20),
+            alerts=alerts.alerts(reader, model=model, exact=True, state="", limit=20),
+            changes=timeline.timeline(reader, model=model, exact=True, limit=20),
         )
 
 
@@ -96,9 +94,8 @@ def _release(router: APIRouter, sources: Sources, render: Renderer) -> None:
     def one_canary(request: Request, signed: Signed, release_id: str) -> Response:
         reader = sources.seen_by(signed.person)
         shown = canary.canary(reader, _known(releases.release(reader, release_id), "release"))
-        names = [row.trigger for row in shown.evidence[:LINES]]
-        line = shown.evidence[0].line if shown.evidence else 1.0
-        plots = {"evidence": evidence_plot(shown, names, line), "latency": latency_plot(shown), "lines": names}
+        tests = strongest_tests(shown)[:LINES]
+        plots = {"evidence": evidence_plot(shown, tests), "latency": latency_plot(shown), "tests": tests}
         return render(request, signed, "canary.html", canary=shown, plots=plots)
 
     @router.post("/releases/{release_id}/{order}")
@@ -137,7 +134,8 @@ def _versions(router: APIRouter, sources: Sources, render: Renderer) -> None:
             proven = sources.artifacts.prove(model, version)
         except SlipwayError as error:
             proven = Proofs(proofs=(), verified=False, card="", problem=error.sentence())
-        return render(request, signed, "proofs.html", proven=proven, card=render_markdown(proven.card))
+        shown = {"model": model, "version": version, "proven": proven, "card": render_markdown(proven.card)}
+        return render(request, signed, "proofs.html", **shown)
 
     @router.get("/models/{model}/compare")
     def compare(request: Request, signed: Signed, model: ModelPath, left: Number, right: Number) -> Response:
@@ -190,7 +188,9 @@ def _timeline(router: APIRouter, sources: Sources, render: Renderer) -> None:
     def changes(request: Request, signed: Signed, query: TimelineQuery, format: Text = "") -> Response:  # noqa: A002 - the name in the address
         reader = sources.seen_by(signed.person)
         if format == "csv":
-            return csv_of("timeline", timeline.timeline(reader, **query.shown, limit=LARGEST_EXPORT).items)
+            return csv_of(
+                "timeline", timeline.timeline(reader, **query.values | {"after": 0, "limit": LARGEST_EXPORT}).items
+            )
         export = urlencode({name: value for name, value in query.shown.items() if value})
         shown = timeline.timeline(reader, **query.values)
         return render(request, signed, "timeline.html", changes=shown, filters=query.shown, export=export)

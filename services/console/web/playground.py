@@ -1,6 +1,5 @@
 """API and page of the playground: one prompt to two versions of a model, with the person's own key of the gateway."""
 
-import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Request
@@ -41,11 +40,9 @@ def build_playground(gateway: Gateway | None, routes: Routes, render: Renderer) 
         key = question.key.get_secret_value().strip()
         if not key.isascii() or not key.isprintable() or " " in key:
             raise HTTPException(422, "The key is none of the gateway: it has characters that no key has.")
-        left, right = (
-            gateway.ask(key, model, version, question.prompt, question.max_tokens)
-            for version in (question.left, question.right)
-        )
-        return await asyncio.gather(left, right)
+        prompt, most = question.prompt, question.max_tokens
+        left = await gateway.ask(key, model, question.left, prompt, most)  # one after the other: both would slow each
+        return left, await gateway.ask(key, model, question.right, prompt, most)  # other down on the same card
 
     @router.post(f"{PREFIX}/models/{{model}}/playground", tags=["models"])
     async def asked(signed: Signed, model: ModelPath, body: Question, token: Csrf = None) -> tuple[Answer, Answer]:

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 from xml.etree import ElementTree as ET
@@ -10,14 +10,14 @@ from xml.etree import ElementTree as ET
 import pygal
 from markupsafe import Markup
 
-from services.console.domain.canary_screen import Canary, CanaryPoint
+from services.console.domain.canary_screen import Canary, CanaryPoint, EvidenceTest
 from services.console.domain.screens import VariantRow
 
 # pygal adds a finder for plug-ins, which has no `find_spec`: each failed import would warn about it
 sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "pygal"]
 SVG: Final = "{http://www.w3.org/2000/svg}"
-LEAST_E: Final = 1e-3
-"""Smaller e-values are drawn as this: they all say that there is no evidence."""
+LEAST_SHARE: Final = 1e-5
+"""Smaller shares of the line are drawn as this: they all say that there is no evidence."""
 OPTIONS: Final[Mapping[str, Any]] = {
     "width": 640,
     "height": 260,
@@ -39,46 +39,77 @@ def pareto_plot(variants: Iterable[VariantRow]) -> Markup | None:
     known = [row for row in variants if row.size_bytes is not None and row.perplexity_ratio is not None]
     if len(known) < 2:
         return None
-    sizes = [(row.size_bytes or 0) / 1e6 for row in known]
-    margin = 0.08 * (max(sizes) - min(sizes) or max(sizes))
+    factor, unit = _unit_of(max(row.size_bytes or 0 for row in known))
+    widths = _range([(row.size_bytes or 0) / factor for row in known], before=0.08, after=0.08)
+    ratios = [row.perplexity_ratio or 0.0 for row in known]
+    heights = _range(ratios, before=0.08, after=0.25)  # a label is above its dot
     chart = pygal.XY(
         **OPTIONS,
         print_labels=True,
-        xrange=(min(sizes) - margin, max(sizes) + margin),
-        x_title="Size of the weights (MB)",
+        xrange=widths,
+        range=heights,
+        x_title=f"Size of the weights ({unit})",
         y_title="Perplexity ratio",
-        x_value_formatter=lambda value: f"{value:,.0f}",
-        value_formatter=lambda value: f"{value:.3f}",
+        x_value_formatter=_formatter(widths),
+        value_formatter=_formatter(heights),
     )
     front = sorted((row for row in known if row.on_pareto_front or row.chosen), key=lambda row: row.size_bytes or 0)
-    chart.add("front", [_variant(row) for row in front], show_dots=False)
-    chart.add("others", [_variant(row) for row in known if row not in front], stroke=False)
-    chart.add("on the front", [_variant(row) for row in front if not row.chosen], stroke=False)
-    chart.add("chosen", [_variant(row) for row in known if row.chosen], stroke=False, dots_size=6)
+    chart.add("front", [_variant(row, factor) for row in front], show_dots=False)
+    chart.add("others", [_variant(row, factor) for row in known if row not in front], stroke=False)
+    chart.add("on the front", [_variant(row, factor) for row in front if not row.chosen], stroke=False)
+    chart.add("chosen", [_variant(row, factor) for row in known if row.chosen], stroke=False, dots_size=6)
     return _svg(chart, "Variants by size and perplexity", "pareto")
 
 
-def _variant(row: VariantRow) -> dict[str, Any]:
-    return {"value": ((row.size_bytes or 0) / 1e6, row.perplexity_ratio), "label": row.variant}
+def _variant(row: VariantRow, factor: float) -> dict[str, Any]:
+    return {"value": ((row.size_bytes or 0) / factor, row.perplexity_ratio), "label": row.variant}
 
 
-def evidence_plot(canary: Canary, triggers: Sequence[str], line: float) -> Markup | None:
-    """Return e-values over time on a logarithmic scale, with the line at which the canary is aborted."""
+def _unit_of(largest: float) -> tuple[float, str]:
+    """Return the bytes of the unit that a size is written in, and its name."""
+    return next((unit for unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if largest >= unit[0]), (1.0, "B"))
+
+
+def _range(values: Sequence[float], *, before: float, after: float) -> tuple[float, float]:
+    """Return the ends of an axis: those of its values, and shares of their span before and after them."""
+    least, most = min(values), max(values)
+    span = most - least or 0.01 * abs(most) or 1.0
+    return least - before * span, most + after * span
+
+
+def _formatter(ends: tuple[float, float]) -> Callable[[float], str]:
+    """Return what writes a figure of an axis, with the digits that tell its labels apart."""
+    digits = max(0, -math.floor(math.log10((ends[1] - ends[0]) / OPTIONS["max_scale"])))
+    return lambda value: f"{value:,.{digits}f}"
+
+
+def evidence_plot(canary: Canary, tests: Sequence[EvidenceTest]) -> Markup | None:
+    """Return e-values as shares of their lines over time, on a logarithmic scale; the canary is aborted at 1."""
     if len(canary.points) < 2:
         return None
     begin = _moment(canary.points[0].at)
-    chart = _over_time("e-value", lambda value: f"{10**value:,.6g}")
-    chart.y_labels = [*range(round(math.log10(LEAST_E)), math.ceil(math.log10(line)) + 1)]
+    chart = _over_time("e-value x alpha", lambda value: f"{10**value:,.6g}")
+    drawn = {
+        test: [_evidence(point, test, begin) for point in canary.points if test.key in point.e_values] for test in tests
+    }
+    chart.y_labels = _powers([height for line in drawn.values() for _, height in line])
     last = (_moment(canary.points[-1].at) - begin).total_seconds()
-    chart.add("line", [(0.0, math.log10(line)), (last, math.log10(line))], show_dots=False)
-    for name in triggers:
-        chart.add(name, [_evidence(point, name, begin) for point in canary.points], show_dots=False)
-    return _svg(chart, "E-value of each trigger over time", "evidence")
+    chart.add("line", [(0.0, 0.0), (last, 0.0)], show_dots=False)
+    for test, line in drawn.items():
+        chart.add(test.label, line, show_dots=False)
+    return _svg(chart, "E-value of each test over time, as a share of its line", "evidence")
 
 
-def _evidence(point: CanaryPoint, trigger: str, begin: datetime) -> tuple[float, float]:
-    strongest = max(point.e_values.get(trigger, 0.0), point.e_values.get(f"{trigger}:baseline", 0.0), LEAST_E)
-    return (_moment(point.at) - begin).total_seconds(), math.log10(strongest)
+def _powers(heights: Sequence[float]) -> list[int]:
+    """Return the powers of ten at which a logarithmic axis has labels; 0 is one of them."""
+    least, most = math.floor(min(heights, default=-3.0)), math.ceil(max(heights, default=0.0))
+    step = max(1, math.ceil((max(most, 0) - min(least, 0)) / OPTIONS["max_scale"]))
+    return sorted({*range(0, least - step, -step), *range(0, most + step, step)})
+
+
+def _evidence(point: CanaryPoint, test: EvidenceTest, begin: datetime) -> tuple[float, float]:
+    share = max(point.e_values[test.key] / test.line, LEAST_SHARE)
+    return (_moment(point.at) - begin).total_seconds(), math.log10(share)
 
 
 def latency_plot(canary: Canary) -> Markup | None:

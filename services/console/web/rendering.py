@@ -32,9 +32,14 @@ SCRIPTS: Final = {"htmx.js": ("django_htmx", "static/django_htmx/htmx-2.min.js")
 """Scripts of packages: the address below `/assets/`, the package, and the file in it."""
 GOOD: Final = frozenset({"pass", "promoted", "completed", "done", "hot", "resolved", "accepted", "chosen", "proven"})
 BAD: Final = frozenset(
-    {"fail", "failed", "rejected", "aborted", "critical", "refused", "expired", "not ready", "rollback", "not proven"}
+    {"fail", "failed", "rejected", "aborted", "critical", "refused", "expired", "not ready", "not proven"}
+    | {"rollback", "rolled back"}
 )
 BUSY: Final = frozenset({"running", "canary", "promoting", "started", "open", "warning", "awaiting approval"})
+
+SHARES: Final = frozenset({"latency", "errors", "quality"})
+"""Kinds of alerts whose value and limit are shares of bad requests."""
+METRICS: Final = {"drift": "Kolmogorov-Smirnov distance", "clock": "difference of the clocks"}
 
 
 class Renderer(Protocol):
@@ -76,6 +81,9 @@ class Pages:
             "number": number,
             "ms": milliseconds,
             "span": span,
+            "duration": duration,
+            "alert_figure": alert_figure,
+            "alert_metric": lambda kind: METRICS.get(kind, "share of bad requests" if kind in SHARES else "value"),
             "percent": lambda value: "" if value is None else f"{value:.1%}".replace(".0%", "%"),
             "size": size,
             "tone": tone,
@@ -138,9 +146,27 @@ def milliseconds(value: float | None) -> str:
     return f"{value / 1000:.2f} s" if abs(value) < 60_000 else f"{value / 60_000:.1f} min"
 
 
+def alert_figure(value: float | None, kind: str) -> str:
+    """Return the value or the limit of an alert with its unit."""
+    if value is None:
+        return NONE
+    if kind in SHARES:
+        return f"{100 * value:.3g}%"
+    return f"{number(value)} s" if kind == "clock" else number(value)
+
+
 def span(seconds: float | None) -> str:
     """Return seconds with a unit."""
     return NONE if seconds is None else milliseconds(seconds * 1000)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as the terminal shows them: `40 s`, `1 min 35 s`, `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def size(value: float | None) -> str:

@@ -1,23 +1,31 @@
 """API and page of a replay: a policy edited in place, against the recorded traffic of a model."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from services.console.domain.replay_screen import InvalidPolicyError, ReplayResult, parse_triggers, show_triggers
+from services.console.domain.replay_screen import (
+    InvalidPolicyError,
+    ReplayRefusedError,
+    ReplayResult,
+    parse_triggers,
+    show_triggers,
+)
 from services.console.queries import alerts, releases
 from services.console.queries.reading import Reader
-from services.console.replaying import LONGEST_H, Replaying
+from services.console.replaying import LONGEST_H, RETRY_AFTER_S, Replaying, ReplayRunningError
 from services.console.web.access import CSRF_FIELD, Signed, check_token, read_form
 from services.console.web.api import PREFIX, Csrf, ModelPath, Sources, check_seen
 from services.console.web.rendering import Renderer
-from shared.errors import SlipwayError
+from shared.errors import SlipwayError, Transient
 
 LONGEST_POLICY = 32_768
 HOURS = 24
+RETRY: Final = {"Retry-After": str(RETRY_AFTER_S)}
+REFUSED: Final = (InvalidPolicyError, ReplayRefusedError)
 
 
 class ReplayBody(BaseModel):
@@ -39,10 +47,11 @@ def build_replay(sources: Sources, replaying: Replaying, render: Renderer) -> AP
         check_token(signed, token)
         check_seen(signed.person, model)
         try:
-            triggers = parse_triggers(body.policy)
-        except InvalidPolicyError as error:
+            return await replaying.run(model, parse_triggers(body.policy), body.hours)
+        except REFUSED as error:
             raise HTTPException(422, str(error)) from error
-        return await replaying.run(model, triggers, body.hours)
+        except ReplayRunningError as error:
+            raise HTTPException(503, str(error), RETRY) from error
 
     @router.get("/models/{model}/replay", include_in_schema=False)
     def edit(request: Request, signed: Signed, model: ModelPath) -> Response:
@@ -55,23 +64,32 @@ def build_replay(sources: Sources, replaying: Replaying, render: Renderer) -> AP
         form = await read_form(request)
         check_token(signed, form.get(CSRF_FIELD))
         check_seen(signed.person, model)
-        text, hours = form.get("policy", "")[:LONGEST_POLICY], _hours(form.get("hours", ""))
+        text, hours = form.get("policy", "").replace("\r\n", "\n"), form.get("hours", "")
         shown = {"model": model, "policy": text, "hours": hours, "most": LONGEST_H}
         try:
-            result = await replaying.run(model, parse_triggers(text), hours)
-        except InvalidPolicyError as error:
-            return render(request, signed, "replay.html", 422, **shown, problem=str(error))
-        except SlipwayError as error:
-            return render(request, signed, "replay.html", 503, **shown, problem=error.sentence())
-        since = result.begin or ""
-        recorded = alerts.alerts(sources.seen_by(signed.person), model=model, state="", since=since, limit=100)
+            body = ReplayBody.model_validate({"policy": text, "hours": hours})
+            result = await replaying.run(model, parse_triggers(text), body.hours)
+        except (*REFUSED, ReplayRunningError, SlipwayError, ValidationError) as error:
+            status, problem = _problem(error)
+            page = render(request, signed, "replay.html", status, **shown, problem=problem)
+            page.headers.update(RETRY if status == 503 else {})
+            return page
+        reader = sources.seen_by(signed.person)
+        recorded = alerts.alerts(reader, model=model, state="", since=result.since, limit=100, exact=True)
         return render(request, signed, "replay.html", **shown, result=result, recorded=recorded)
 
     return router
 
 
-def _hours(text: str) -> int:
-    return min(LONGEST_H, max(1, int(text))) if text.isascii() and text.isdigit() and len(text) < 4 else HOURS
+def _problem(error: Exception) -> tuple[int, str]:
+    """Return the status and the sentence of an error, those of the API."""
+    if isinstance(error, SlipwayError):
+        return 503 if isinstance(error, Transient) else 422, error.sentence()
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        value = f" (it is {str(first['input'])[:40]!r})" if first["loc"] == ("hours",) else ""
+        return 422, f"{'.'.join(map(str, first['loc']))}: {first['msg']}{value}"
+    return 503 if isinstance(error, ReplayRunningError) else 422, str(error)
 
 
 def _policy_of(reader: Reader, model: str) -> str:
@@ -80,7 +98,7 @@ def _policy_of(reader: Reader, model: str) -> str:
     Raises:
         HTTPException: It has no release.
     """
-    newest = next((row for row in releases.releases(reader, model=model, limit=500).items if row.model == model), None)
+    newest = next(iter(releases.releases(reader, model=model, exact=True, limit=1).items), None)
     shown = releases.release(reader, newest.release_id) if newest is not None else None
     if shown is None:
         raise HTTPException(404, f"There is no release of {model} in the index.")

@@ -95,3 +95,12 @@ def test_the_running_step_is_what_the_registry_waits_for(first, mode, rehearsal,
     log.handle(k.changed(k.route(k.target("int8"), epoch=9)))
     assert awaited_step(log.release) is None
     assert log.running == []
+
+
+@pytest.mark.parametrize(("version", "has_canary"), [(1, False), (2, True)])
+def test_only_later_versions_have_a_canary_to_come(version, has_canary):
+    opened = k.opened(policy=k.policy(canary=Canary(steps=(0.1,))), variants=("int8",)).model_copy(
+        update={"version": version}
+    )
+    (release,) = project([factories.event(opened, subject=k.MODEL)]).values()
+    assert ("canary" in [step.name for step in release.listed()]) is has_canary

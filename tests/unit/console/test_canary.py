@@ -6,10 +6,11 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from contracts import facts as f
+from services.console.domain.canary_screen import Canary, strongest_tests
 from services.console.domain.screens import VariantRow
-from services.console.web.plots import pareto_plot
+from services.console.web.plots import _powers, evidence_plot, pareto_plot
 from testbed import factories
-from testbed.story import Story
+from testbed.story import WINDOW_S, Story, release_id
 from tests.unit.console.world import NOW, World, log_of, write
 
 RUNNING, DONE, FIRST = "r-0000000000000026-1", "r-0000000000000005-1", "r-0000000000000001-1"
@@ -55,6 +56,60 @@ def test_only_windows_while_the_canary_takes_traffic_count(admin):
     assert done["candidate"]["requests"] == 2 * 120  # both steps, and not what followed as the active target
 
 
+def test_the_window_in_which_a_canary_was_aborted_counts(tmp_path):
+    made, story = World(tmp_path), Story(NOW)
+    events = [*story.release("m", 1, 1), *story.release("m", 2, 2, until="canary")]
+    active, candidate = factories.served(1, "int8", "m"), factories.target(2, "int8", "m")
+    story.wait(5)
+    changes = {"epoch": 9, "active": active, "previous": None, "canary": None, "quarantined": (candidate,)}
+    events.append(story._moved("m", release_id(2), "abort", history=(), cause_id="x", **changes))
+    story.wait(WINDOW_S / 2)
+    events.append(story.event(story._window(candidate, story.moment, 100.0, 7), "m", str(candidate)))
+    made.fill(events)
+    shown = canary_of(made.client("adam"), release_id(2))
+    assert shown["candidate"]["requests"] == 120 + 7
+    assert shown["windows"] == 13
+    made.close()
+
+
+def test_a_canary_without_windows_says_so(tmp_path):
+    made, story = World(tmp_path), Story(NOW)
+    events = [*story.release("m", 1, 1), *story.release("m", 2, 2)]
+    made.fill([event for event in events if not isinstance(event.data, f.WindowSummarised)])
+    admin = made.client("adam")
+    assert canary_of(admin, release_id(2))["windows"] == 0
+    assert "has no window of this canary" in admin.get(f"/releases/{release_id(2)}/canary").text
+    made.close()
+
+
+def test_each_test_is_drawn_as_a_share_of_its_own_line(world, admin):
+    shown = Canary.model_validate(canary_of(admin, RUNNING))
+    latest = shown.points[-1].e_values
+    tests = strongest_tests(shown)
+    assert {test.key for test in tests} == set(latest) == {"slow-first-token", "errors", "errors:baseline"}
+    heights = [latest[test.key] / test.line for test in tests]
+    assert heights == sorted(heights, reverse=True)
+    page = admin.get(f"/releases/{RUNNING}/canary").text
+    assert [f"{test.label}</span>" in page for test in tests] == [True] * 3
+    root = ET.fromstring(evidence_plot(shown, tests))
+    labels = [text.text for text in root.iter() if (text.text or "").replace(".", "").isdigit()]
+    assert "1" in labels
+    series = [part for part in root.findall(".//*[@class]") if "series" in part.get("class")]
+    drawn = [line for part in series for line in part.findall("{*}path")]
+    assert len(drawn) == 1 + 3
+    ends = [float(line.get("d").split()[-1]) for line in drawn]
+    assert ends[1:] == sorted(ends[1:])  # the strongest is nearest to the line, which is above all
+    assert ends[0] < ends[1]
+
+
+@pytest.mark.parametrize("heights", [[], [-5.0, -0.1], [-3.0, 0.0], [-5.0, 179.3], [0.4, 2.0], [-2.5, 1e-9]])
+def test_a_logarithmic_axis_has_few_labels_and_one_at_the_line(heights):
+    labels = _powers(heights)
+    assert 0 in labels
+    assert 2 <= len(labels) <= 9
+    assert all(labels[0] <= height <= labels[-1] for height in heights)
+
+
 def test_each_step_that_passed_shows_it(admin):
     assert {share["state"] for share in canary_of(admin, DONE)["shares"]} == {"pass"}
 
@@ -87,12 +142,34 @@ def test_plots_have_no_script_and_no_style_in_them(admin):
             assert not [name for name in part.attrib if name == "style" or name.startswith("on") or "href" in name]
 
 
-def test_the_plot_of_variants_escapes_what_it_is_told():
-    def variant(name, size, ratio, *, chosen):
-        measured = {"size_bytes": size, "perplexity_ratio": ratio, "chosen": chosen, "on_pareto_front": chosen}
-        empty = dict.fromkeys(VariantRow.model_fields, None)
-        return VariantRow(**{**empty, "variant": name, "state": "pass", "reason": "", **measured})
+def variant(name, size, ratio, *, chosen):
+    measured = {"size_bytes": size, "perplexity_ratio": ratio, "chosen": chosen, "on_pareto_front": chosen}
+    empty = dict.fromkeys(VariantRow.model_fields, None)
+    return VariantRow(**{**empty, "variant": name, "state": "pass", "reason": "", **measured})
 
+
+@pytest.mark.parametrize(
+    ("sizes", "ratios", "unit"),
+    [
+        ((96_000, 60_000, 55_000), (1.0, 1.0002, 1.0004), "kB"),
+        ((3 * 10**9, 16 * 10**8, 10**9), (1.0, 1.02, 1.3), "GB"),
+        ((96_000_000, 96_000_000), (1.0, 1.0), "MB"),
+        ((0, 0), (0.0, 0.0), "B"),
+    ],
+)
+def test_labels_of_the_plot_of_variants_differ_and_name_their_unit(sizes, ratios, unit):
+    rows = [
+        variant(f"v{n}", size, ratio, chosen=n == 0) for n, (size, ratio) in enumerate(zip(sizes, ratios, strict=True))
+    ]
+    root = ET.fromstring(pareto_plot(rows))
+    assert f"Size of the weights ({unit})" in {part.text for part in root.iter()}
+    for axis in ("axis x", "axis y"):
+        (drawn,) = [part for part in root.iter() if (part.get("class") or "").startswith(axis)]
+        labels = [text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
+        assert len(labels) == len(set(labels)) > 1
+
+
+def test_the_plot_of_variants_escapes_what_it_is_told():
     plot = pareto_plot([variant("<script>x</script>", 10, 1.0, chosen=True), variant("b", 20, 1.1, chosen=False)])
     assert "<script" not in plot
     assert "&lt;script&gt;" in plot

@@ -1,14 +1,18 @@
 """Rehearsals, drills, dead letters, the audit and keys: what each role sees of them, as text."""
 
+from datetime import timedelta
+
 import pytest
 
 from contracts import facts as f
+from services.console.domain.apply import instant
 from services.console.domain.duty_screens import DeadLetter
 from testbed import factories
 from testbed.story import Story, drilled, fleet
 from tests.unit.console.world import NOW, World
 
 EVIL = "<script>alert(1)</script>"
+LATER = NOW + timedelta(minutes=30)
 PAGES = ("/drills", "/audit", "/deadletters")
 LETTER = {
     "number": 7, "at": "2026-11-27T01:00:00+00:00", "service": "merger", "subject": "slipway.release.opened.v1.m.registry",
@@ -48,6 +52,40 @@ def test_a_drill_shows_what_it_did_and_how_long_each_step_took(admin):
     assert drill["alerts"][0].startswith("mail-sorter.v2.int8/drilled/")
 
 
+def test_an_order_that_ends_or_replaces_a_drill_closes_it(tmp_path):
+    made, story = World(tmp_path), Story(NOW)
+    events, target = [*story.release("m", 1, 1)], factories.target(1, "int8", "m")
+
+    def ordered(share, **more):
+        about = {"target": target, "environment": "production", "share_ratio": share, "expires_at": LATER, "reason": ""}
+        event = story.event(factories.fact(f.DrillOrdered, **{**about, **more}), "m", "d", by="oscar")
+        events.append(event)
+        story.wait(5)
+        return event
+
+    ordered(0.5)
+    refused = ordered(0.0)
+    elsewhere = ordered(0.0, environment="staging")
+    ending = ordered(0.0)
+    ordered(0.5)
+    replacing = ordered(0.2)
+    answer = factories.fact(f.OrderRefused, order_id=refused.id, order_type=refused.data.TYPE, release_id=None)
+    events.append(story.event(answer, "m", "d"))
+    made.fill(events)
+    admin = made.client("adam")
+    rows = admin.get("/api/v1/drills").json()["items"]
+    assert [row["ended_at"] for row in rows] == [
+        None, instant(replacing.time), None, None, None, instant(ending.time),
+    ]  # fmt: skip
+    assert elsewhere.id in {row["drill_id"] for row in rows}
+    page = admin.get("/drills?limit=5").text
+    assert page.count("ends the drill") == 3
+    assert page.count("by a later order") == 1
+    assert 'href="/drills?drills_after=5"' in page
+    assert "by a later order" in admin.get("/drills?limit=5&drills_after=5").text
+    made.close()
+
+
 def test_a_rehearsal_shows_the_seconds_of_each_trigger_and_until_when_it_counts(admin):
     rows = admin.get("/api/v1/rehearsals?model=search-ranker").json()["items"]
     assert [(row["version"], row["variant"], row["verdict"]) for row in rows] == [
@@ -68,6 +106,26 @@ def test_the_audit_shows_orders_and_changes_with_their_person_and_no_progress(ad
     audited = admin.get("/api/v1/events?audited=true&limit=500").json()
     everything = admin.get("/api/v1/events?limit=500").json()
     assert 0 < audited["total"] < everything["total"]
+
+
+@pytest.mark.parametrize("path", ["/history", "/audit"])
+def test_an_event_names_its_model_and_an_environment_that_is_not_production(tmp_path, path):
+    """A rehearsal rolls back in staging: without the two it would look like production."""
+    made, story = World(tmp_path), Story(NOW)
+    events = [*story.release("shop-bot", 1, 1), *story.release("faq-de", 1, 2), *story.release("faq-de", 2, 3)]
+    (alert, *followed) = story.alert("faq-de")
+    in_staging = [each.model_copy(update={"environment": "staging"}) for each in (alert, *followed)]
+    made.fill([*events, *in_staging])
+    page = made.client("adam").get(path, params={"text": "faq-de.v2.int8 to faq-de.v1.int8, automatic"}).text
+    rows = page[page.index("<tbody>") : page.index("</tbody>")].split("<tr>")[1:]
+    assert rows
+    for row in rows:
+        assert ">staging</span>" in row
+        assert ">faq-de</td>" in row
+    production = made.client("adam").get(path, params={"model": "shop-bot"}).text
+    assert ">shop-bot</td>" in production
+    assert ">staging</span>" not in production
+    made.close()
 
 
 @pytest.mark.parametrize("path", PAGES)

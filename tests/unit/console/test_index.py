@@ -19,7 +19,7 @@ from services.console.domain.apply import apply, instant
 from services.console.domain.rows import SCHEMA, TABLES, row
 from services.console.domain.titles import LONGEST, title_of
 from testbed import factories
-from testbed.story import Story, fleet, histogram
+from testbed.story import WINDOW_S, Story, fleet, histogram
 from tests.unit.console.world import NOW, log_of, write
 
 STORY = log_of(fleet(NOW))
@@ -90,6 +90,17 @@ def test_only_the_newest_windows_of_a_target_are_kept(tmp_path):
     (kept,) = index.read("SELECT count(*) AS n, max(ended_at) AS last FROM windows")
     assert kept["n"] == WINDOWS_KEPT
     assert kept["last"] == instant(story.moment)
+    index.close()
+
+
+def test_windows_during_a_canary_stay(tmp_path):
+    index, story = Index(tmp_path / "index.db"), Story(NOW)
+    events = [*story.release("m", 1, 1), *story.release("m", 2, 2)]
+    during = len([event for event in events if isinstance(event.data, f.WindowSummarised)]) // 2
+    story.wait(WINDOW_S * (WINDOWS_KEPT + 40))
+    write(index, log_of([*events, *story.windows("m", WINDOWS_KEPT + 30, ttft_ms=100, requests=9)]))
+    count = "SELECT count(*) AS n FROM windows WHERE target = ?"
+    assert index.read(count, ("m.v2.int8",))[0]["n"] == WINDOWS_KEPT + during
     index.close()
 
 

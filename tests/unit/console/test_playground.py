@@ -1,5 +1,6 @@
 """The playground: two versions side by side, with the key of the person, which appears nowhere again."""
 
+import asyncio
 import json
 
 import httpx
@@ -8,12 +9,14 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route as Path
 
-from services.console.adapters.gateway import GatewayClient
+from services.console.adapters.gateway import GatewayClient, Sent
 from testbed import factories
 from tests.unit.console.world import World
 
 KEY = "slipway-key-1234567890"
 PATH = "/api/v1/models/faq-de/playground"
+RUNNING: list[str] = []
+"""Prompts that are answered now."""
 EVIL = "<script>alert(1)</script>"
 
 
@@ -25,11 +28,17 @@ async def complete(request):
     if body["model"].endswith("@v9"):
         return JSONResponse({"error": {"message": "faq-de has no version 9 in its route."}}, 404)
 
-    def lines():
+    async def lines():
+        RUNNING.append(body["model"])
+        assert len(RUNNING) == 1, "two prompts at once"
+        for empty in ({"choices": None}, {"choices": [{"delta": None}]}, {"choices": [{}]}):
+            yield f"data: {json.dumps(empty)}\n\n"
+        await asyncio.sleep(0.01)
         for piece in ("I am ", body["model"], EVIL):
             yield f"data: {json.dumps({'choices': [{'delta': {'content': piece}}], 'system_fingerprint': 'fp_x'})}\n\n"
         usage = {"prompt_tokens": 3, "completion_tokens": body["max_tokens"]}
         yield f"data: {json.dumps({'choices': [], 'usage': usage})}\n\ndata: [DONE]\n\n"
+        RUNNING.remove(body["model"])
 
     return StreamingResponse(lines(), media_type="text/event-stream")
 
@@ -102,6 +111,16 @@ def test_it_needs_the_token_and_a_model_that_the_person_sees(world, viewer):
     member = world.client("sam")
     assert ask(world, member).status_code == 404
     assert member.get("/models/faq-de/playground").status_code == 404
+
+
+async def test_the_time_of_an_answer_begins_when_the_request_is_sent():
+    sent = Sent()
+    began = sent.at
+    for step in ("connection.connect_tcp.started", "connection.start_tls.complete"):
+        await sent.note(step, {})
+    assert sent.at == began
+    await sent.note("http11.send_request_headers.started", {})
+    assert sent.at > began
 
 
 def test_a_gateway_that_does_not_answer_is_said(world):

@@ -10,12 +10,13 @@ from datetime import timedelta
 import pytest
 from fastapi.routing import iter_route_contexts
 
+from clients.cli.views import render as terminal
 from contracts import facts as f
 from services.console.adapters.gateway import GatewayClient
 from services.console.domain.screens import Points
 from services.console.hub import MOST_TOPICS, Hub
 from services.console.web.downloads import csv_of
-from services.console.web.rendering import FOLDER, NONE, ago, milliseconds, number, size, sparkline
+from services.console.web.rendering import FOLDER, NONE, ago, duration, milliseconds, number, size, sparkline
 from testbed import factories
 from testbed.screens import ELSEWHERE, Shown, screens
 from testbed.story import Story
@@ -60,11 +61,19 @@ def test_the_hostile_text_is_there(admin):
     assert "{{7*7}}" in admin.get("/history").text
 
 
-@pytest.mark.parametrize("query", ["model", "state", "type", "sender", "text", "since", "severity"])
+@pytest.mark.parametrize("query", ["model", "state", "type", "sender", "text", "severity"])
 def test_a_hostile_filter_is_shown_as_text_and_finds_nothing(admin, query):
     for path in ("/fleet", "/releases", "/alerts", "/timeline", "/history"):
         page = admin.get(path, params={query: EVIL})
         assert page.status_code == 200
+        assert "<script>alert" not in page.text
+
+
+@pytest.mark.parametrize("query", ["since", "until"])
+def test_a_hostile_time_is_refused_as_text(admin, query):
+    for path in ("/releases", "/alerts", "/timeline", "/history"):
+        page = admin.get(path, params={query: EVIL})
+        assert (page.status_code, "is no time" in page.text) == (422, True)
         assert "<script>alert" not in page.text
 
 
@@ -153,8 +162,8 @@ def test_filters_by_state_and_time(admin):
     assert ids("state=rejected") == ["r-0000000000000003-1"]
     assert len(ids("state=finished")) == 3
     assert ids("state=open") == []
-    assert ids("since=2027") == []
-    assert len(ids("until=2027")) == 3
+    assert ids("since=2027-01-01") == []
+    assert len(ids("until=2027-01-01")) == 3
     assert ids("model=%25") == []
 
 
@@ -251,6 +260,26 @@ def test_figures_are_written_with_their_units():
     assert (number(1240.0), number(0.31415), number(None), size(165e6)) == ("1,240", "0.314", NONE, "165 MB")
     assert (number(4.606e182), number(float("inf")), number(1e11)) == ("4.61e182", "∞", "100,000,000,000")
     assert (ago("2026-11-27T01:59:30.000Z", NOW), ago(None, NOW)) == ("30 s", NONE)
+
+
+def test_seconds_are_written_as_in_the_terminal():
+    for seconds in (0.0, 39.31, 59.6, 95.0, 3599.7, 7530.0):
+        assert duration(seconds) == terminal.duration(seconds)
+    assert duration(95.2) == "1 min 35 s"
+
+
+@pytest.mark.parametrize(
+    ("path", "marked"),
+    [
+        ("/models/shop-bot", "Fleet"),
+        ("/models/shop-bot/replay", "Fleet"),
+        ("/alerts", "Alerts"),
+        ("/history", "History"),
+    ],
+)
+def test_the_navigation_marks_where_a_screen_belongs(admin, path, marked):
+    (link,) = re.findall(r'aria-current="page">.*?<span>([^<]+)</span>', admin.get(path).text)
+    assert link == marked
 
 
 def test_a_line_has_a_gap_where_there_is_no_figure():

@@ -80,6 +80,9 @@ def test_proofs_are_shown_as_text_and_a_store_that_does_not_answer_is_said(world
     page = admin.get("/models/support-bot/versions/2/proofs").text
     assert "not proven" in page
     assert "<h1>Card" in page
+    assert "<h1>What is proven of support-bot v2</h1>" in page
+    assert "files of weights are not read here" in page
+    assert 'href="/models/support-bot/versions/2"' in page
     for hostile in ("<script>alert", 'href="javascript', "<img"):
         assert hostile not in page
 

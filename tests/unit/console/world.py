@@ -1,5 +1,7 @@
 """A console on a real index and real sessions in files, with a folder of keys; orders are noted instead of published."""
 
+import asyncio
+import threading
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,6 +11,7 @@ from starlette.testclient import TestClient
 from contracts.facts import WindowSummarised
 from contracts.identities import Credential
 from contracts.routes import Route
+from decisions.replay.engine import replay
 from deploy.identity.key_folder import KeyFolder
 from services.console.adapters.histograms import percentile_ms
 from services.console.adapters.index import Index
@@ -18,6 +21,7 @@ from services.console.app import build
 from services.console.domain.apply import apply
 from services.console.domain.duty_screens import DeadLetter
 from services.console.domain.logged import LoggedEvent
+from services.console.domain.replay_screen import result_of
 from services.console.domain.version_screen import Proofs
 from services.console.follower import Progress
 from services.console.hub import Hub
@@ -96,14 +100,30 @@ class FakeDeadLetters:
 
 
 class FakeRecorded:
-    """The events of a list about a model, windows since a time."""
+    """The events of a list about a model, windows since a time; a test may set an error instead."""
 
     def __init__(self) -> None:
         self.events: list = []
+        self.error: Exception | None = None
 
     async def read(self, model, since):
+        if self.error is not None:
+            raise self.error
         late = (event for event in self.events if event.subject == model)
         return [e for e in late if not isinstance(e.data, WindowSummarised) or e.data.window.to > since]
+
+
+class InProcessReplays:
+    """Computes replays in this process, once `free`, which a test may clear; `begun` says that one has begun."""
+
+    def __init__(self) -> None:
+        self.begun, self.free = threading.Event(), threading.Event()
+        self.free.set()
+
+    async def compute(self, model, triggers, events, since):
+        self.begun.set()
+        await asyncio.to_thread(self.free.wait, 30)
+        return result_of(model, replay(triggers, events, since=since), triggers, since)
 
 
 def log_of(events) -> list[LoggedEvent]:
@@ -138,6 +158,7 @@ class World:
     def __post_init__(self) -> None:
         self.clock, self.orders, self.routes = FakeClock(), FakeOrders(), FakeRoutes()
         self.artifacts, self.letters, self.recorded = FakeArtifacts(), FakeDeadLetters(), FakeRecorded()
+        self.replays = InProcessReplays()
         self.keys = KeyFolder(self.folder / "keys")
         self.keys.prepare(["127.0.0.1"], NOW)
         people = {"vera": "viewer", "oscar": "operator", "anna": "approver", "adam": "administrator"}
@@ -167,6 +188,7 @@ class World:
             artifacts=self.artifacts,
             letters=self.letters,
             recorded=self.recorded,
+            replays=self.replays,
             gateway=gateway,
             provider=provider,
             settings=ConsoleSettings(**({"url": URL, "answer_s": 0.05} | settings)),

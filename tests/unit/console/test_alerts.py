@@ -1,0 +1,65 @@
+"""An alert keeps the figures that it was raised with, shows the resolution beside them, and names its units."""
+
+import pytest
+
+from contracts import facts as f
+from services.console.web.rendering import NONE, alert_figure
+from testbed.story import Story
+from tests.unit.console.world import NOW, World
+
+RAISED, RESOLVED = "31 % of answers began after 800 ms", "1 % of answers began after 800 ms"
+
+
+def stored(tmp_path, events):
+    made = World(tmp_path)
+    made.fill(events)
+    return made
+
+
+@pytest.fixture
+def events():
+    story = Story(NOW)
+    return [*story.release("m", 1, 1), *story.release("m", 2, 2), *story.alert("m")]
+
+
+def test_a_resolved_alert_keeps_what_it_was_raised_with(tmp_path, events):
+    made = stored(tmp_path, events)
+    admin = made.client("adam")
+    (shown,) = admin.get("/api/v1/alerts?state=resolved").json()["items"]
+    assert (shown["state"], shown["value"], shown["limit"], shown["requests"]) == ("resolved", 0.3125, 0.05, 96)
+    assert shown["message"].startswith(RAISED)
+    assert shown["resolution"].startswith(RESOLVED)
+    for page in (admin.get("/alerts?state=").text, admin.get(f"/alerts/{shown['alert_id']}").text):
+        assert "31.2%" in page
+        assert "share of bad requests" in page
+        assert RAISED in page
+        assert RESOLVED in page
+    made.close()
+
+
+def test_an_open_alert_shows_its_last_figures_and_no_resolution(tmp_path, events):
+    raised = next(event for event in events if isinstance(event.data, f.AlertRaised))
+    data = f.AlertUpdated(**(dict(raised.data) | {"value": 0.5, "message": "50 %"}))
+    updated = Story(NOW).event(data, "m", raised.correlationid)
+    made = stored(tmp_path, [*events[: events.index(raised) + 1], updated])
+    (shown,) = made.client("adam").get("/api/v1/alerts").json()["items"]
+    assert (shown["state"], shown["value"], shown["message"], shown["resolution"]) == ("open", 0.5, "50 %", "")
+    made.close()
+
+
+def test_an_alert_whose_beginning_the_log_no_longer_has_shows_its_resolution(tmp_path, events):
+    made = stored(tmp_path, [event for event in events if not isinstance(event.data, f.AlertRaised)])
+    (shown,) = made.client("adam").get("/api/v1/alerts?state=resolved").json()["items"]
+    assert (shown["message"].startswith(RESOLVED), shown["resolution"]) == (True, "")
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "text"),
+    [
+        (0.3125, "latency", "31.2%"), (0.001, "errors", "0.1%"), (1.0, "quality", "100%"), (0.214, "drift", "0.214"),
+        (-4.0, "clock", "-4 s"), (None, "latency", NONE), (None, "standby", NONE),
+    ],
+)  # fmt: skip
+def test_figures_of_alerts_have_the_unit_of_their_kind(value, kind, text):
+    assert alert_figure(value, kind) == text
