@@ -88,7 +88,7 @@ def evidence_plot(canary: Canary, tests: Sequence[EvidenceTest]) -> Markup | Non
     if len(canary.points) < 2:
         return None
     begin = _moment(canary.points[0].at)
-    chart = _over_time("e-value x alpha", lambda value: f"{10**value:,.6g}")
+    chart = _over_time("e-value x alpha", lambda power: f"{10**power:,.{max(0, -math.floor(power))}f}")
     drawn = {
         test: [_evidence(point, test, begin) for point in canary.points if test.key in point.e_values] for test in tests
     }
