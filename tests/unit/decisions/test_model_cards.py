@@ -47,7 +47,7 @@ HOSTILE = (
 def card_of(text):
     """Return the card of a version in which every text from outside is this one."""
     training = factories.training().model_copy(
-        update={"run_id": text, "framework": text or "-", "hyperparameters": {text: text, "n": [text]}}
+        update={"run_id": text, "framework": text or "-", "hyperparameters": {text: text, "n" * 81: [text]}}
     )
     base = factories.base().model_copy(update={"name": text, "revision": text})
     evals = (EvalResult(name="x", metric="y", value=1.0).model_copy(update={"name": text, "metric": text}),)
