@@ -11,7 +11,7 @@ export NO_MKDOCS_2_WARNING := 1
 # would take ten times as long as one, not twice.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup lint schemas up down demo test test-full soak fuzz test-unit test-python test-real compat chaos bench clean \
+.PHONY: help setup lint schemas up down demo test test-full soak fuzz test-unit test-python test-real test-examples compat chaos bench clean \
 	locks licences sbom audit audit-tools wheels docs pictures images demo-containers
 
 help: ## list the targets
@@ -48,6 +48,10 @@ test-python: ## the unit tests on another Python, python3.13 unless named: make 
 
 test-real: setup ## the tests on real models, Triton and vLLM
 	$(PYTEST) -m real
+
+test-examples: setup ## the examples of training frameworks (TRL, Lightning, PyTorch), in .venv-examples, on a real bus and store
+	@deploy/setup/environment.sh examples
+	$(PYTEST) tests/examples
 
 compat: setup ## other clients of the OpenAI API, and vLLM's own published tests, against a real gateway; needs npm
 	$(BIN)/python -m tests.compat.run

@@ -38,7 +38,7 @@ def test_no_lock_names_an_index():
 
 
 def test_the_environments_torch_is_in_locks_of_its_own():
-    for name in ("main", "engine"):
+    for name in ("main", "engine", "examples"):
         pins = locks.read_pins((ROOT / f"requirements/{name}.txt").read_text())
         assert [pin.name for pin in pins if locks.TORCH.fullmatch(pin.name)] == []
     cuda = {pin.name for pin in locks.read_pins((ROOT / "requirements/torch-cuda.txt").read_text())}

@@ -153,6 +153,7 @@ def build_of_torch(checkout: Path, name: str, *, listed: bool) -> Path:
         ("main", ["torch-cuda", "main"]),
         ("engine", ["torch-cuda", "torchvision-cuda", "engine"]),
         ("audit", ["audit"]),
+        ("examples", ["torch-cuda", "examples"]),
     ],
 )
 def test_everything_is_installed_from_locks_and_nothing_beside_them(checkout, name, locks):
