@@ -1,5 +1,6 @@
 """Publish a model that is in memory, from all processes that trained it: one of them saves, uploads and announces."""
 
+import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -101,3 +102,18 @@ def save(trained: Any, folder: Path, weights: Weights | None) -> None:
         )
     given = {} if weights is None else {"state_dict": weights}
     inner.save_pretrained(folder, safe_serialization=True, **given)
+    _sort_sets(inner, folder / "adapter_config.json")
+
+
+def _sort_sets(trained: Any, path: Path) -> None:
+    """Sort what PEFT holds as sets and writes in the order of the process's hash seed.
+
+    Otherwise a run that is resumed in another process has other bytes, and would be published again.
+    """
+    if not path.is_file():
+        return
+    configs = getattr(trained, "peft_config", {}).values()
+    names = {name for config in configs for name, value in vars(config).items() if isinstance(value, (set, frozenset))}
+    written = json.loads(path.read_text(encoding="utf-8"))
+    lists = {name: sorted(written[name]) for name in names if isinstance(written.get(name), list)}
+    path.write_text(json.dumps({**written, **lists}, indent=2, sort_keys=True), encoding="utf-8")

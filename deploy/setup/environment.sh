@@ -104,7 +104,7 @@ install() { # what has another hash than the lock, or none, is refused
     --python "$target" "$@"
 }
 
-echo "making $target with $python from requirements/$name.txt (main and engine: about 2 GB each, examples 1 GB; a few minutes the first time)"
+echo "making $target with $python from requirements/$name.txt (main and engine: about 2 GB each, examples 1.4 GB; a few minutes the first time)"
 $uv venv --quiet --clear --python "$python" "$target"
 for package in "${torch[@]}"; do install --quiet "${source[@]}" -r "requirements/$package-$lock.txt"; done
 install -r "requirements/$name.txt"
