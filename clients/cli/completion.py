@@ -50,6 +50,7 @@ def _matching(ctx: typer.Context, read: Callable[[Client], Coroutine[Any, Any, l
         async with asyncio.timeout(LIMIT_S), connected(find_stack(state)) as client:
             return await read(client)
 
+    # a shell that completes a word shows no error: without an answer there are no suggestions
     with contextlib.suppress(Exception), contextlib.redirect_stderr(io.StringIO()):
         return sorted(name for name in asyncio.run(names(ctx.params.get("state"))) if name.startswith(begin))
     return []

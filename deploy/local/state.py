@@ -217,7 +217,7 @@ def prepare_keys(folder: Path, clock: Clock) -> KeyFolder:
 
     Besides the services there is the administrator `admin`, whose credential and key of the API `slipway env` and the
     commands use, and the person `local`, an operator and approver, whom `slipway open` signs in at the console. That
-    person is made with a new folder only: whoever is removed stays removed.
+    person is made in a new folder only: one that was removed is not made again.
     """
     keys = KeyFolder(keys_folder(folder))
     keys.prepare([LOOPBACK, "localhost"], clock.now())

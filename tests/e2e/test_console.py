@@ -64,7 +64,7 @@ def test_the_printed_link_signs_in_once(stack, browser, person):
     person.sign_in(link)
     person.sees("No model yet")
     expect(person.page.get_by_text("operator, approver").last).to_be_visible()
-    other = Person.with_window(browser, "somebody")
+    other = Person.with_window(browser, "guest")
     other.page.goto(link)
     other.page.get_by_role("button", name="Sign in").click()
     expect(other.page.get_by_role("alert")).to_contain_text("was used already")

@@ -177,7 +177,7 @@ async def test_an_earlier_record_of_the_same_version_counts_for_nothing_beside_t
 async def test_a_forged_record_that_is_under_lock_from_the_start_is_ignored_alerted_and_removed_at_its_end(
     promoted, another
 ):
-    """One request writes it and retains it in compliance mode: nobody removes it, the registry neither."""
+    """One request writes it and retains it in compliance mode: no identity removes it before its retention ends."""
     key = blob_key(served_blob(promoted).digest)
     until = datetime.now(UTC) + timedelta(seconds=4)
     retention = Retention("compliance", until)

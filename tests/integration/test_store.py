@@ -239,7 +239,7 @@ def test_uploads_whose_process_was_killed_are_aborted_once_they_are_old(store, m
     monkeypatch.setattr("shared.storage.transfer.LISTED_UPLOADS", 1)  # the list has several pages
     digest = digest_of(b"never whole")
     publishers = blob_key(digest, "checkpoints/m/uploads/pia-files/")
-    keys = [blob_key(digest), blob_key(digest, "checkpoints/m/"), "somebody/elses.bin", publishers]
+    keys = [blob_key(digest), blob_key(digest, "checkpoints/m/"), "other/file.bin", publishers]
     uploads = {key: store._client._create_multipart_upload(store.bucket, key, {}) for key in keys}
     store._client._upload_part(store.bucket, keys[0], memoryview(bytes(5 * 1024 * 1024)), None, uploads[keys[0]], 1)
 
@@ -249,7 +249,7 @@ def test_uploads_whose_process_was_killed_are_aborted_once_they_are_old(store, m
     store.abort_stale_uploads(NOW() - STALE_UPLOAD)
     assert still_open() == sorted(keys)  # a replica may be at work on them
     store.abort_stale_uploads(NOW() + timedelta(minutes=1))
-    assert still_open() == [publishers, "somebody/elses.bin"]
+    assert still_open() == [publishers, "other/file.bin"]
     for key in keys[2:]:
         store._client._abort_multipart_upload(store.bucket, key, uploads[key])
 

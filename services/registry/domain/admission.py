@@ -245,7 +245,7 @@ def plan_opening(
         policy: The release's policy.
         key: Identity of the release, without its attempt.
         version: The model's next version.
-        earlier: Who published the same weights before: an attempt of somebody else must not make approvers of them.
+        earlier: Earlier publishers of the same weights. They may not approve the attempt of another publisher either.
     """
     ready = event.data
     return ReleaseOpened(
