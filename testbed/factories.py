@@ -471,6 +471,10 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "weight_ratio": 0.05,
         "requests": 212,
         "e_values": {"slow-first-token": 0.37, "errors": 1.5},
+        "counts": {
+            "slow-first-token": f.TriggerCounts(requests=212, bad=4, pairs=180, bad_in_pairs=3, active_bad_in_pairs=5),
+            "errors": f.TriggerCounts(requests=212, bad=1, pairs=180, bad_in_pairs=1),
+        },
         "requests_needed": 0,
         "verdict": "pass",
         "reason": "212 of 200 requests, no trigger near its limit.",

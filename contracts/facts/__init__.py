@@ -41,6 +41,7 @@ from .release import (
     ReleaseFinished,
     TimelineStep,
     TrafficRequested,
+    TriggerCounts,
     VersionRegistered,
     WorkAbandoned,
 )
@@ -198,6 +199,7 @@ __all__ = [
     "TimelineStep",
     "TrafficRequested",
     "Training",
+    "TriggerCounts",
     "VariantBenchmarked",
     "VariantFailed",
     "VariantQuantised",

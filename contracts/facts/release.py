@@ -93,8 +93,32 @@ class PromotionRefused(Fact):
     reason: str
 
 
+class TriggerCounts(Contract):
+    """The requests that a trigger judged since the canary has had its share, and how many of them were bad.
+
+    Attributes:
+        requests: Of the candidate.
+        bad: Those of them that were bad.
+        pairs: Requests of the candidate that were compared with one of the active target at the same time.
+        bad_in_pairs: Those of the candidate in these pairs that were bad.
+        active_bad_in_pairs: Those of the active target in these pairs that were bad.
+    """
+
+    requests: int = 0
+    bad: int = 0
+    pairs: int = 0
+    bad_in_pairs: int = 0
+    active_bad_in_pairs: int = 0
+
+
 class CanaryAssessed(Fact):
-    """What the canary's traffic has shown so far, and how many more requests a verdict needs."""
+    """What the canary's traffic has shown so far, and how many more requests a verdict needs.
+
+    Attributes:
+        requests: Of the candidate since it has had this share.
+        e_values: The evidence by trigger: `NAME` against its limit, `NAME:baseline` against the active target.
+        counts: What each trigger counted for these e-values; a monitor of an earlier version leaves it empty.
+    """
 
     TYPE: ClassVar[str] = "slipway.canary.assessed.v1"
 
@@ -102,6 +126,7 @@ class CanaryAssessed(Fact):
     weight_ratio: Ratio
     requests: int
     e_values: dict[str, float] = {}
+    counts: dict[str, TriggerCounts] = {}
     requests_needed: int = 0
     verdict: Verdict
     reason: str = ""

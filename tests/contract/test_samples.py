@@ -130,6 +130,7 @@ def test_unknown_fields_are_ignored_everywhere_but_in_policies(path):
         "features",
         "errors",
         "e_values",
+        "counts",
         "library_versions",
         "options",
         "template_options",

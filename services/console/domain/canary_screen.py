@@ -7,18 +7,23 @@ from typing import Any, Final, Literal
 
 from contracts.policy import ReleasePolicy, Trigger
 from decisions.triggers import limit_of, sequential
-from services.console.domain.screens import Screen, Time
+from services.console.domain.screens import CanaryStep, Screen, Time
 
 Entry = Mapping[str, Any]
 FIGURES: Final = ("ttft_p95_ms", "itl_p95_ms", "e2e_p95_ms")
 
 
 class Side(Screen):
-    """A target during the canary; latencies are the medians of the p95 of its windows."""
+    """A target during the canary, over its whole windows: the share that failed, and the medians of their p95.
+
+    Attributes:
+        windows: Windows of the target in which it had requests; 0 if the index has none.
+        failed_ratio: Failures of the target as a share of its requests.
+    """
 
     target: str
-    requests: int
-    failures: int
+    windows: int
+    failed_ratio: float | None
     ttft_p95_ms: float | None
     itl_p95_ms: float | None
     e2e_p95_ms: float | None
@@ -46,6 +51,9 @@ class Evidence(Screen):
         baseline_e_value: Against an equal share of requests of the active target.
         allowed_ratio: The share of bad requests that the trigger allows.
         line: 1/alpha.
+        candidate: Requests of the candidate that the last assessment counted; None if it names no counts.
+        candidate_in_pairs: Those that were compared with a request of the active target at the same time.
+        active_in_pairs: The requests of the active target in these pairs.
     """
 
     trigger: str
@@ -56,8 +64,9 @@ class Evidence(Screen):
     line: float
     e_value: float | None
     baseline_e_value: float | None
-    candidate: Bad
-    active: Bad
+    candidate: Bad | None
+    candidate_in_pairs: Bad | None
+    active_in_pairs: Bad | None
 
 
 class EvidenceTest(Screen):
@@ -97,8 +106,8 @@ class Canary(Screen):
     """A canary: which target takes which share, candidate over active, and the evidence over time, oldest first.
 
     Attributes:
-        requests: Of the candidate in the current step, as the last assessment counted them.
-        windows: Windows of both targets that the figures of the sides are summed from; 0 if the index has none.
+        requests: Of the candidate in the current step, as the last assessment counted them; the evidence is of these.
+        windows: Windows of both targets that the figures of the sides are of; 0 if the index has none.
     """
 
     release_id: str
@@ -140,10 +149,11 @@ def side_of(target: str | None, windows: Sequence[Entry]) -> Side | None:
         return None
     own = [window for window in windows if window["target"] == target]
     known = {name: [window[name] for window in own if window[name] is not None] for name in FIGURES}
+    requests = sum(window["requests"] for window in own)
     return Side(
         target=target,
-        requests=sum(window["requests"] for window in own),
-        failures=sum(window["failures"] for window in own),
+        windows=sum(window["requests"] > 0 for window in own),
+        failed_ratio=sum(window["failures"] for window in own) / requests if requests else None,
         **{name: statistics.median(values) if values else None for name, values in known.items()},
     )
 
@@ -155,26 +165,15 @@ def shares_of(policy: ReleasePolicy, points: Sequence[CanaryPoint]) -> tuple[Sha
     return tuple(Share(weight=step, state=shown[verdicts.get(step)]) for step in policy.canary.steps)
 
 
-def evidence_of(
-    policy: ReleasePolicy,
-    points: Sequence[CanaryPoint],
-    windows: Sequence[Entry],
-    candidate: str | None,
-    active: str | None,
-) -> tuple[Evidence, ...]:
-    """Return the evidence by each trigger that watches request by request, the strongest first."""
-    latest = points[-1].e_values if points else {}
-    rows = [_evidence(trigger, latest, windows, candidate, active) for trigger in sequential(policy.triggers)]
+def evidence_of(policy: ReleasePolicy, latest: CanaryStep | None) -> tuple[Evidence, ...]:
+    """Return the evidence of the last assessment by each trigger that watches request by request, strongest first."""
+    rows = [_evidence(trigger, latest) for trigger in sequential(policy.triggers)]
     return tuple(sorted(rows, key=lambda row: -max(row.e_value or 0.0, row.baseline_e_value or 0.0) / row.line))
 
 
-def _evidence(
-    trigger: Trigger,
-    latest: Mapping[str, float],
-    windows: Sequence[Entry],
-    candidate: str | None,
-    active: str | None,
-) -> Evidence:
+def _evidence(trigger: Trigger, latest: CanaryStep | None) -> Evidence:
+    e_values = latest.e_values if latest is not None else {}
+    counts = latest.counts.get(trigger.name) if latest is not None else None
     return Evidence(
         trigger=trigger.name,
         metric=trigger.metric,
@@ -182,10 +181,11 @@ def _evidence(
         allowed_ratio=limit_of(trigger),
         action=trigger.action,
         line=1.0 / trigger.alpha,
-        e_value=latest.get(trigger.name),
-        baseline_e_value=latest.get(f"{trigger.name}:baseline"),
-        candidate=_bad(trigger.name, candidate, windows),
-        active=_bad(trigger.name, active, windows),
+        e_value=e_values.get(trigger.name),
+        baseline_e_value=e_values.get(f"{trigger.name}:baseline"),
+        candidate=Bad(bad=counts.bad, requests=counts.requests) if counts else None,
+        candidate_in_pairs=Bad(bad=counts.bad_in_pairs, requests=counts.pairs) if counts else None,
+        active_in_pairs=Bad(bad=counts.active_bad_in_pairs, requests=counts.pairs) if counts else None,
     )
 
 
@@ -199,15 +199,6 @@ def strongest_tests(canary: Canary) -> tuple[EvidenceTest, ...]:
         if row.trigger + suffix in latest
     ]
     return tuple(sorted(tests, key=lambda test: -latest[test.key] / test.line))
-
-
-def _bad(trigger: str, target: str | None, windows: Sequence[Entry]) -> Bad:
-    counted = [
-        json.loads(window["observed"]).get(trigger, (0, 0))
-        for window in windows
-        if window["target"] == target and window["observed"]
-    ]
-    return Bad(bad=sum(bad for _, bad in counted), requests=sum(total for total, _ in counted))
 
 
 def latencies_of(windows: Iterable[Entry], candidate: str | None, active: str | None) -> tuple[Latency, ...]:

@@ -181,6 +181,7 @@ def _canary(events: Events) -> Iterable[CanaryStep]:
             reason=data.reason,
             at=instant(event.time) or "",
             e_values=data.e_values,
+            counts=data.counts,
         )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 Scalar = str | int | float | bytes | None
-SCHEMA: Final = 6
+SCHEMA: Final = 7
 """Raise it with every change of the tables or of the rows of an event: the index is then built again from the log."""
 
 TABLES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
@@ -62,7 +62,7 @@ TABLES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     ),
     "windows": (
         ("model", "target", "ended_at"),
-        ("requests", "failures", "ttft_p50_ms", "ttft_p95_ms", "itl_p95_ms", "e2e_p95_ms", "observed"),
+        ("requests", "failures", "ttft_p50_ms", "ttft_p95_ms", "itl_p95_ms", "e2e_p95_ms"),
     ),
 }  # fmt: skip
 """Key columns and other columns of each table; every table also has `seq`, the sequence that its row is of."""

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from contracts.facts import TriggerCounts
+
 T = TypeVar("T")
 Time = Annotated[str, Field(examples=["2026-11-27T02:31:27.000Z"])]
 
@@ -182,7 +184,7 @@ class VariantRow(Screen):
 
 
 class CanaryStep(Screen):
-    """What a step of the canary has shown so far."""
+    """What a step of the canary has shown so far; `counts` is what each trigger judged, empty if that is unknown."""
 
     weight: float
     verdict: str
@@ -191,6 +193,7 @@ class CanaryStep(Screen):
     reason: str
     at: Time
     e_values: dict[str, float]
+    counts: dict[str, TriggerCounts]
 
 
 class Certificate(Screen):

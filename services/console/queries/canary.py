@@ -37,7 +37,7 @@ def canary(reader: Reader, release: Release) -> Canary:
     spans = reader.read(_SPAN, (release.release_id,))
     candidate, active = (spans[-1]["canary"], spans[-1]["active"]) if spans else (None, None)
     windows = _windows(reader, release.model, spans[0]) if spans else []
-    now = release.canary[-1] if release.canary else None
+    now = max(release.canary, key=lambda step: step.at, default=None)
     return Canary(
         release_id=release.release_id,
         model=release.model,
@@ -51,7 +51,7 @@ def canary(reader: Reader, release: Release) -> Canary:
         min_requests=policy.canary.min_requests,
         verdict=now.verdict if now else "waiting",
         reason=now.reason if now else "",
-        evidence=evidence_of(policy, points, windows, candidate, active),
+        evidence=evidence_of(policy, now),
         points=points,
         windows=len(windows),
         ttft=latencies_of(windows, candidate, active),

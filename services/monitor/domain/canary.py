@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from contracts.facts import CanaryAssessed
+from contracts.facts import CanaryAssessed, TriggerCounts
 from contracts.policy import Trigger
 from contracts.vocabulary import Verdict
 from decisions.evidence import EQUAL_SHARE, PairTest, as_e_value, estimate_requests_needed, plan_bet
@@ -76,6 +76,7 @@ def assess_canary(policy: Policy, state: TargetState) -> CanaryAssessed:
         weight_ratio=state.weight_ratio,
         requests=state.requests,
         e_values=_e_values(state),
+        counts={name: _counts(trigger) for name, trigger in state.triggers.items()},
         requests_needed=0 if failed else max((part.needed for part in unclear), default=0),
         verdict="fail" if failed else "inconclusive" if unclear else "pass",
         reason="; ".join(part.reason for part in decisive) + ".",
@@ -99,3 +100,15 @@ def _e_values(state: TargetState) -> dict[str, float]:
     e_values = {name: as_e_value(trigger.evidence.log_e) for name, trigger in state.triggers.items()}
     pairs = {name: trigger.pair for name, trigger in state.triggers.items() if trigger.pair is not None}
     return e_values | {f"{name}:baseline": as_e_value(pair.discordant.log_e) for name, pair in pairs.items()}
+
+
+def _counts(trigger: TriggerState) -> TriggerCounts:
+    """Return the counts that the e-values of a trigger were computed from."""
+    pair = trigger.pair or PairTest()
+    return TriggerCounts(
+        requests=trigger.evidence.trials,
+        bad=trigger.evidence.hits,
+        pairs=pair.pairs,
+        bad_in_pairs=pair.candidate_hits,
+        active_bad_in_pairs=pair.baseline_hits,
+    )

@@ -44,16 +44,43 @@ def test_a_running_canary_says_what_is_still_needed_and_how_far_the_evidence_is(
     assert by_name["slow-first-token"]["e_value"] == shown["points"][-1]["e_values"]["slow-first-token"]
     assert by_name["slow-first-token"]["line"] == pytest.approx(1000)
     assert by_name["errors"]["baseline_e_value"] == shown["points"][-1]["e_values"]["errors:baseline"]
-    assert by_name["errors"]["candidate"] == {"bad": 0, "requests": 120}
+
+
+def test_the_card_the_reason_and_the_triggers_show_the_counts_of_one_assessment(admin):
+    shown = canary_of(admin, RUNNING)
+    by_name = {row["trigger"]: row for row in shown["evidence"]}
+    for row in by_name.values():
+        assert row["candidate"]["requests"] == shown["requests"] == 216
+    assert "slow-first-token: 12 of 216 bad" in shown["reason"]
+    assert by_name["slow-first-token"]["candidate"]["bad"] == 12
+    assert by_name["slow-first-token"]["candidate_in_pairs"] == {"bad": 12, "requests": 180}
+    assert by_name["slow-first-token"]["active_in_pairs"] == {"bad": 2, "requests": 180}
+    page = admin.get(f"/releases/{RUNNING}/canary").text
+    for text in ("12 of 216", "12 of 180", "2 of 180"):
+        assert f">{text}</td>" in page
+
+
+def test_assessments_of_an_earlier_version_have_no_counts(tmp_path):
+    made, story = World(tmp_path), Story(NOW)
+    events = [*story.release("m", 1, 1), *story.release("m", 2, 2, until="canary")]
+    for event in events:
+        if isinstance(event.data, f.CanaryAssessed):
+            event.data.counts.clear()
+    made.fill(events)
+    admin = made.client("adam")
+    assert {row["candidate"] is None for row in canary_of(admin, release_id(2))["evidence"]} == {True}
+    assert admin.get(f"/releases/{release_id(2)}/canary").status_code == 200
+    made.close()
 
 
 def test_only_windows_while_the_canary_takes_traffic_count(admin):
     shown = canary_of(admin, RUNNING)
-    assert (shown["candidate"]["requests"], shown["active"]["requests"]) == (120, 6 * 180)
+    assert (shown["candidate"]["windows"], shown["active"]["windows"]) == (6, 6)
+    assert shown["candidate"]["failed_ratio"] == 0
     assert shown["candidate"]["ttft_p95_ms"] > 0
     assert all(entry["candidate"] and entry["active"] for entry in shown["ttft"])
     done = canary_of(admin, DONE)
-    assert done["candidate"]["requests"] == 2 * 120  # both steps, and not what followed as the active target
+    assert done["candidate"]["windows"] == 2 * 6  # both steps, and not what followed as the active target
 
 
 def test_the_window_in_which_a_canary_was_aborted_counts(tmp_path):
@@ -67,8 +94,7 @@ def test_the_window_in_which_a_canary_was_aborted_counts(tmp_path):
     events.append(story.event(story._window(candidate, story.moment, 100.0, 7), "m", str(candidate)))
     made.fill(events)
     shown = canary_of(made.client("adam"), release_id(2))
-    assert shown["candidate"]["requests"] == 120 + 7
-    assert shown["windows"] == 13
+    assert (shown["candidate"]["windows"], shown["windows"]) == (7, 13)
     made.close()
 
 

@@ -275,6 +275,30 @@ def test_a_healthy_canary_passes_after_enough_requests_and_says_what_is_missing_
     assert raised(state) == []
 
 
+def test_an_assessment_carries_the_counts_that_its_reason_and_its_e_values_are_of():
+    state = m.feed(canary_state(), 100, 10, both(0.02, 0.02))
+    for assessed in m.published(state, cf.CanaryAssessed):
+        assert set(assessed.counts) == {"errors", "slow-first-token"}
+        counts = assessed.counts["slow-first-token"]
+        assert counts.requests == assessed.requests
+        assert 0 < counts.pairs <= counts.requests
+        assert counts.bad_in_pairs <= counts.bad
+        if "slow-first-token: " in assessed.reason:
+            own = f"slow-first-token: {counts.bad} of {counts.requests} bad"
+            paired = f"slow-first-token: bad on {counts.bad_in_pairs} of {counts.pairs} against"
+            waits = f"slow-first-token: {counts.pairs} pairs with the baseline"
+            assert any(text in assessed.reason for text in (own, paired, waits))
+    assert counts.bad > 0
+
+
+def test_the_counts_of_a_canary_begin_anew_with_its_next_share():
+    state = m.feed(canary_state(), 20, 10, both(0.5, 0.01))
+    state = m.routed(canary=8, weight=0.5, epoch=13, of=state, at=21.0)
+    state = m.feed(state, 5, 10, both(0.0, 0.0), start=22.0)
+    counts = m.published(state, cf.CanaryAssessed)[-1].counts["slow-first-token"]
+    assert (counts.bad, counts.bad_in_pairs) == (0, 0)
+
+
 def test_a_slow_canary_fails_and_raises_an_alert_while_its_baseline_is_left_alone():
     state = m.feed(canary_state(), 60, 10, both(0.5, 0.01))
     assert verdicts(state)[-1] == ("fail", 0)
