@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -35,8 +36,11 @@ def marked_engine(folder: Path, marker: str) -> Path:
 class TritonServer(Server):
     name = "triton"
 
-    def __init__(self, folder: Path, *, admin_key: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, admin_key: str | None = None, variables: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(folder)
+        self.variables = variables or {}
         self.engine = triton.find_engine(ENGINE)
         self.admin_key = admin_key
         self.ports = triton.Ports(http=free_port(), grpc=free_port(), metrics=free_port())
@@ -54,7 +58,7 @@ class TritonServer(Server):
         return triton.build_command(self.engine, self.folder, self.ports, admin_key=self.admin_key, exit_timeout_s=15)
 
     def environment(self) -> dict[str, str]:
-        return triton.build_environment(self.engine, self.folder, os.environ)
+        return triton.build_environment(self.engine, self.folder, {**os.environ, **self.variables})
 
     def ready(self) -> bool:
         import tritonclient.grpc as client

@@ -4,9 +4,9 @@
 is a JSON list with the log-probability, in nats, of each token of the prompt given those before it; the first is null.
 
 A request of the OpenAI API comes as `http_request` (a JSON object with method, path, request_id, deadline_s, model,
-cache_salt and stream) and `http_body` instead. Its answer comes in parts: `http_body` has bytes of the body,
-`http_record` what the engine did for them (a JSON object), and the first part with bytes `http_head` (a JSON object
-with status and headers). A part without bytes reports progress only, also before the first one with bytes.
+cache_salt, traceparent and stream) and `http_body` instead. Its answer comes in parts: `http_body` has bytes of the
+body, `http_record` what the engine did for them (a JSON object), and the first part with bytes `http_head` (a JSON
+object with status and headers). A part without bytes reports progress only, also before the first one with bytes.
 
 If `stream` is set, to the same value for all requests of a gRPC stream, their parts come in frames instead. A response
 is a frame if `http_record` is a JSON list: of an object for each part, whose bytes are the element of `http_body` at
@@ -79,6 +79,7 @@ class HttpAsk:
         model: the name that the answer has for the model; None for the engine's own.
         cache_salt: only requests with the same one share cached prefixes; None for all without one.
         stream: the same for all requests of a gRPC stream, whose answers share frames; None for an answer without.
+        traceparent: the span that the request belongs to, in W3C's form; None without a trace.
     """
 
     method: str
@@ -89,6 +90,7 @@ class HttpAsk:
     model: str | None = None
     cache_salt: str | None = None
     stream: str | None = None
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,7 @@ def parse_http(request: Any) -> HttpAsk | Abort | None:
             model=str(head["model"]) if head.get("model") else None,
             cache_salt=str(head["cache_salt"]) if head.get("cache_salt") else None,
             stream=str(head["stream"]) if head.get("stream") else None,
+            traceparent=str(head["traceparent"]) if head.get("traceparent") else None,
         )
     except (ValueError, TypeError, KeyError) as error:
         message = f"http_request must be a JSON object with method, path, request_id and deadline_s: {error!r}"

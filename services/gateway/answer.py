@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from datetime import timedelta
 
 from contracts.facts import Inference
 from contracts.vocabulary import Target
@@ -116,7 +117,9 @@ class Answer:
         self._deadline_s = self._deadline_s or now_s + accepted.deadline_s
         self._backlog = self._new_backlog()  # what an earlier attempt sent before its first token is dropped
         self._has_head = False
-        request = accepted.to_api_request(self._deadline_s - now_s)
+        sent_at = accepted.arrived_at + timedelta(seconds=now_s - accepted.arrived_s)
+        traceparent = accepted.trace.begin_attempt(endpoint, sent_at)
+        request = accepted.to_api_request(self._deadline_s - now_s, traceparent)
         stream = self._stream = self._engine.send(endpoint, accepted.choice.served.target, request)
         try:
             async with self._limits():

@@ -76,7 +76,7 @@ def build(
         record=telemetry.record,
         features=features,
         metrics=metrics,
-        traces=RequestTraces(bus.tracing) if bus.is_traced else None,
+        traces=RequestTraces(bus.tracing if bus.is_traced else None),
         clock=clock,
         new_id=new_id,
         pause=pause,

@@ -27,7 +27,7 @@ class Dependencies:
         tables: the routes of each environment.
         record: takes the telemetry record of a request without a complete answer.
         features: takes that of a complete answer, with its texts.
-        traces: takes the spans of each request; None if they go nowhere.
+        traces: makes the spans of each request.
         max_in_flight: most requests that are answered at the same time, per endpoint and environment.
         write_s: time limit of a caller that reads nothing of its answer.
         lag_bytes: most bytes of an answer that wait for their caller.
@@ -44,7 +44,7 @@ class Dependencies:
     record: Callable[[Inference], None]
     features: TextFeatures
     metrics: GatewayMetrics
-    traces: RequestTraces | None
+    traces: RequestTraces
     clock: Clock
     new_id: NewId
     pause: Pause

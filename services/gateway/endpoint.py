@@ -121,6 +121,7 @@ class Endpoint:
             arrived_at=arrived_at,
             arrived_s=arrived_s,
             deadline_s=dependencies.answer_s,
+            trace=dependencies.traces.begin(parsed.kind, served.target, arrived_at, arrival.traceparent),
             effect=drills.decide_effect(drill, served.target, arrival.draw_id, arrived_at, arrived_s),
         )
 
@@ -199,8 +200,7 @@ class Endpoint:
     def _record(self, answer: Answer, accepted: AcceptedRequest, outcome: Outcome) -> None:
         record = answer.to_record(outcome)
         self._dependencies.metrics.observe(record)
-        if self._dependencies.traces is not None:
-            self._dependencies.traces.record(record, accepted.parsed.kind, accepted.arrival.traceparent)
+        accepted.trace.end(record)
         if answer.retried:
             self._dependencies.metrics.retries.labels(record.environment).inc()
         if not accepted.parsed.computes:

@@ -15,6 +15,7 @@ from services.gateway.domain.drills import DrillEffect
 from services.gateway.domain.records import EngineRecord
 from services.gateway.domain.requests import ParsedRequest
 from services.gateway.domain.routing import Choice
+from services.gateway.request_traces import RequestTrace
 from shared.serving.openai_stream import ApiRequest
 
 _FIRST_ANSWER = "0.0"
@@ -47,6 +48,7 @@ class AcceptedRequest:
     """A valid request with its target and its time of arrival.
 
     Attributes:
+        trace: its spans.
         effect: what a drill does to this request; None without a drill.
         arrived_at: the time when it was received completely: the time for sending does not count as the target's.
         arrived_s: the same on the monotonic clock; all durations start here.
@@ -59,6 +61,7 @@ class AcceptedRequest:
     arrived_at: datetime
     arrived_s: float
     deadline_s: float
+    trace: RequestTrace
     effect: DrillEffect | None = None
 
     @property
@@ -88,11 +91,13 @@ class AcceptedRequest:
             **(self.effect.headers if self.effect else {}),
         }
 
-    def to_api_request(self, deadline_s: float) -> ApiRequest:
+    def to_api_request(self, deadline_s: float, traceparent: str | None = None) -> ApiRequest:
         """Return the request for the engine: the caller's own bytes, and the seconds that remain for the answer."""
         parsed = self.parsed
         salt = self.arrival.caller.cache_salt
-        return ApiRequest("POST", parsed.path, parsed.raw, max(0.0, deadline_s), self.request_id, parsed.model, salt)
+        return ApiRequest(
+            "POST", parsed.path, parsed.raw, max(0.0, deadline_s), self.request_id, parsed.model, salt, traceparent
+        )
 
 
 @dataclass(frozen=True)

@@ -1,45 +1,86 @@
 """Spans of requests, by OpenTelemetry's conventions for generative AI; no text, and nothing of who asked."""
 
+import re
 from datetime import datetime, timedelta
 from typing import Final
 
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
 from contracts.facts import Inference
+from contracts.vocabulary import Target
 
 _OPERATION: Final = {"chat": "chat", "responses": "chat", "completion": "text_completion", "embeddings": "embeddings"}
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
+_TRACEPARENT: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class RequestTraces:
-    """Makes two spans of a request that ended: the gateway's, and below it the engine's, as the gateway measured it."""
+    """Follows requests: a span of the gateway's for each, and below it one for each attempt at a target."""
 
-    def __init__(self, provider: TracerProvider) -> None:
-        self._tracer = provider.get_tracer("slipway.gateway")
+    def __init__(self, provider: TracerProvider | None) -> None:
+        """Make no spans without a provider: a caller's trace is passed on to the target as it is."""
+        self._tracer = provider.get_tracer("slipway.gateway") if provider is not None else None
 
-    def record(self, request: Inference, kind: str, traceparent: str) -> None:
-        """Make the spans of a request; its caller's trace goes on if the header is valid, else a new one begins."""
-        parent = _PROPAGATOR.extract({"traceparent": traceparent})
-        attributes = _attributes(request, kind)
-        name = f"{_OPERATION.get(kind, 'generate_content')} {request.target.model}"
-        begin, end = _ns(request.scheduled_at), _ns(request.scheduled_at + timedelta(milliseconds=request.e2e_ms))
-        own = self._tracer.start_span(name, parent, SpanKind.SERVER, attributes, start_time=begin)
-        if not own.is_recording():
+    def begin(self, kind: str, target: Target, at: datetime, traceparent: str) -> "RequestTrace":
+        """Return the trace of a request that has arrived; its caller's goes on if the header is valid."""
+        return RequestTrace(self._tracer, kind, target, at, traceparent)
+
+
+class RequestTrace:
+    """The spans of one request, which end with it."""
+
+    def __init__(self, tracer: Tracer | None, kind: str, target: Target, at: datetime, traceparent: str) -> None:
+        self._tracer, self._kind, self._target = tracer, kind, target
+        self._given = traceparent if _TRACEPARENT.fullmatch(traceparent) else None
+        self._begin_ns = _ns(at)
+        self._attempt: Span | None = None
+        self._own: Span | None = None
+        if tracer is not None:
+            parent = _PROPAGATOR.extract({"traceparent": traceparent})
+            name = f"{_OPERATION.get(kind, 'generate_content')} {target.model}"
+            self._own = tracer.start_span(name, parent, SpanKind.SERVER, start_time=self._begin_ns)
+
+    def begin_attempt(self, endpoint: str, at: datetime) -> str | None:
+        """Begin the span of an attempt at a target; return the `traceparent` for it, None without a trace."""
+        if self._tracer is None or self._own is None:
+            return self._given
+        begin_ns = max(self._begin_ns, _ns(at))
+        if self._attempt is not None:
+            self._attempt.set_status(Status(StatusCode.ERROR, "the attempt failed; another one follows"))
+            self._attempt.end(begin_ns)
+        below = set_span_in_context(self._own)
+        name = f"engine {self._target}"
+        attempt = self._attempt = self._tracer.start_span(name, below, SpanKind.CLIENT, start_time=begin_ns)
+        attempt.set_attribute("server.address", endpoint)
+        carrier: dict[str, str] = {}
+        _PROPAGATOR.inject(carrier, set_span_in_context(attempt))
+        return carrier.get("traceparent")
+
+    def end(self, request: Inference) -> None:
+        """End the spans of a request that has been answered, with what was measured of it."""
+        own, attempt = self._own, self._attempt
+        if own is None or not own.is_recording():
             return
-        if request.error is not None:
-            own.set_status(Status(StatusCode.ERROR, request.error))
-        context = set_span_in_context(own)
-        sent = max(begin, _ns(request.sent_at))
-        name = f"engine {request.target}"
-        engine = self._tracer.start_span(name, context, SpanKind.CLIENT, attributes, start_time=sent)
-        if request.ttft_ms is not None:
-            first = begin + int(request.ttft_ms * 1e6)
-            engine.add_event("gen_ai.first_token", timestamp=max(sent, first))
-        engine.end(max(sent, end))
-        own.end(end)
+        end_ns = _ns(request.scheduled_at + timedelta(milliseconds=request.e2e_ms))
+        attributes = _attributes(request, self._kind)
+        if attempt is not None:
+            sent_ns = max(self._begin_ns, _ns(request.sent_at))
+            attempt.set_attributes(attributes)
+            if request.ttft_ms is not None:
+                first_ns = self._begin_ns + int(request.ttft_ms * 1e6)
+                attempt.add_event("gen_ai.first_token", timestamp=max(sent_ns, first_ns))
+            _close(attempt, request, max(sent_ns, end_ns))
+        own.set_attributes(attributes)
+        _close(own, request, end_ns)
+
+
+def _close(span: Span, request: Inference, end_ns: int) -> None:
+    if request.error is not None:
+        span.set_status(Status(StatusCode.ERROR, request.error))
+    span.end(end_ns)
 
 
 def _attributes(request: Inference, kind: str) -> dict[str, AttributeValue]:

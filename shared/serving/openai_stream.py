@@ -24,6 +24,7 @@ class ApiRequest:
         request_id: for the logs of Triton and of the engine.
         model: the name that the answer has for the model; None for the engine's own.
         cache_salt: only requests with the same one share cached prefixes; None for all without one.
+        traceparent: the span that the engine's spans belong below, in W3C's form; None without a trace.
     """
 
     method: str
@@ -33,6 +34,7 @@ class ApiRequest:
     request_id: str = ""
     model: str | None = None
     cache_salt: str | None = None
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def build_message(triton_name: str, request: ApiRequest, triton_id: str, stream:
         "model": request.model,
         "cache_salt": request.cache_salt,
         "stream": stream,
+        "traceparent": request.traceparent,
     }
     message = build_request(triton_name, {"http_request": json.dumps(head)}, (), triton_id, empty_final=False)
     message.inputs.add(name="http_body", datatype="BYTES", shape=[1])

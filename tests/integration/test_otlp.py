@@ -24,7 +24,9 @@ def collector():
 
 def spans_of(collector, request, traceparent="", kind="chat", **settings):
     provider = tracer_provider("gateway", Connection(otlp_endpoint=collector.url, **settings))
-    RequestTraces(provider).record(request, kind, traceparent)
+    trace = RequestTraces(provider).begin(kind, request.target, request.scheduled_at, traceparent)
+    trace.begin_attempt(request.endpoint, request.sent_at)
+    trace.end(request)
     provider.shutdown()
     return collector.spans
 

@@ -9,6 +9,8 @@ from typing import Any, Self
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from testbed.servers import wait_until
+
 KINDS = {"/v1/traces": ExportTraceServiceRequest, "/v1/metrics": ExportMetricsServiceRequest}
 
 
@@ -47,6 +49,20 @@ class Collector:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The variables that let a process send its spans here, soon after they end."""
+        return {"SLIPWAY_OTLP_ENDPOINT": self.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
+
+    def await_spans(self, trace_id: str, count: int) -> list[Any]:
+        """Wait for the spans of a trace and return them."""
+
+        def found() -> list[Any] | None:
+            spans = [span for span in self.spans if span.trace_id.hex() == trace_id]
+            return spans if len(spans) >= count else None
+
+        return wait_until(found, timeout_s=20, what=f"{count} spans of {trace_id}")
 
     @property
     def spans(self) -> list[Any]:

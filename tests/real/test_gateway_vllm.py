@@ -30,6 +30,7 @@ from testbed.gateway import Gateway, load_toy
 from testbed.servers import connection, running, wait_until
 from testbed.triton import TritonServer
 from tests.kit import hostile
+from tests.kit.collector import Collector, plain
 
 pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(600)]
 MODEL = "bot"
@@ -77,8 +78,14 @@ def bus(nats_server):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with running(TritonServer(tmp_path_factory.mktemp("triton"))) as process:
+def collector():
+    with Collector() as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def server(collector, tmp_path_factory):
+    with running(TritonServer(tmp_path_factory.mktemp("triton"), variables=collector.variables)) as process:
         yield process
 
 
@@ -106,9 +113,11 @@ def targets(server, smollm2, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def gateway(nats_server, bus, targets, tmp_path_factory):
+def gateway(nats_server, bus, targets, collector, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gateway")
-    with running(Gateway(folder, connection(nats_server, None, folder))) as process:
+    started = Gateway(folder, connection(nats_server, None, folder))
+    started.variables |= collector.variables
+    with running(started) as process:
         put_route(bus, process, Route(model=MODEL, epoch=1, active=targets[2]))
         yield process
 
@@ -168,8 +177,8 @@ def record_of(bus, request_id):
     return asyncio.run(read())
 
 
-def headers(request_id):
-    return {"extra_headers": {"x-request-id": request_id}}
+def headers(request_id, traceparent=""):
+    return {"extra_headers": {"x-request-id": request_id, "traceparent": traceparent}}
 
 
 def text_of(chunks):
@@ -202,6 +211,21 @@ def test_a_chat_whole_and_as_a_stream(client, bus, targets):
         assert not record.shaped_by_caller
         assert record.logprob_mean is None
         assert record.features is not None
+
+
+def test_a_trace_reaches_the_engine_with_its_own_times(client, bus, collector):
+    trace_id = "6" * 32
+    list(client.chat.completions.create(**TALK, stream=True, **headers("traced", f"00-{trace_id}-{'7' * 16}-01")))
+    spans = {span.name: span for span in collector.await_spans(trace_id, 6)}
+    own, attempt, engine = (spans[name] for name in (f"chat {MODEL}", f"engine {NAME}", f"chat {MODEL} (engine)"))
+    assert [own.parent_span_id.hex(), attempt.parent_span_id] == ["7" * 16, own.span_id]
+    assert engine.parent_span_id == attempt.span_id
+    assert {spans[phase].parent_span_id for phase in ("queue", "prefill", "decode")} == {engine.span_id}
+    times = plain(engine.attributes)
+    assert (times["gen_ai.provider.name"], times["gen_ai.usage.output_tokens"]) == ("vllm", 6)
+    assert math.isclose(times["gen_ai.latency.time_in_queue"] * 1e3, record_of(bus, "traced").queue_ms, abs_tol=0.01)
+    assert times["gen_ai.latency.time_in_model_prefill"] > 0
+    assert times["gen_ai.latency.time_in_model_decode"] > 0
 
 
 def test_log_probabilities_reach_caller_and_telemetry(client, bus):

@@ -20,6 +20,7 @@ so that a missing or corrupt artifact fails the load.
 """
 
 import asyncio
+import contextlib
 import json
 import sys
 import threading
@@ -31,6 +32,7 @@ HERE = Path(__file__).resolve().parent
 if str(HERE) not in sys.path:
     sys.path.insert(0, str(HERE))
 
+import engine_spans  # noqa: E402 - found by the path above
 import engine_tensors  # noqa: E402 - found by the path above
 import replies  # noqa: E402 - found by the path above
 import stub_guard  # noqa: E402 - found by the path above
@@ -59,6 +61,7 @@ class TritonPythonModel:
         self._api = toy_api.ToyApi(self._engine, json.loads(given.get("api", "{}")))
         self._tasks: dict[replies.Reply | replies.FramedReply, asyncio.Task[None]] = {}
         self._frames = replies.Frames()
+        self._spans = engine_spans.EngineSpans.from_environment("slipway.toy")
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="toy", daemon=True).start()
 
@@ -97,7 +100,8 @@ class TritonPythonModel:
     ) -> None:
         try:
             if isinstance(ask, engine_tensors.HttpAsk):
-                await self._api.answer(ask, reply.send_http, reply.is_cancelled)
+                with contextlib.closing(self._spans.follow(ask, reply.send_http)) as spans:
+                    await self._api.answer(ask, spans.send, reply.is_cancelled)
             else:
                 await self._generate(ask, reply)
         except asyncio.CancelledError:
@@ -143,3 +147,4 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Stop the event loop."""
         self._loop.call_soon_threadsafe(self._loop.stop)
+        self._spans.close()

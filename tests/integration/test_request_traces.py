@@ -1,0 +1,98 @@
+"""A caller's trace through the gateway into the engine: real Triton, a gateway's process, the spans of a collector."""
+
+import httpx
+import pytest
+
+from contracts.routes import Route
+from shared.storage.kv import Bucket
+from testbed.factories import route
+from testbed.gateway import Gateway, load_toy
+from testbed.servers import connection, running, wait_until
+from testbed.triton import TritonServer
+from tests.kit.collector import Collector, plain
+
+pytestmark = pytest.mark.real
+CALLER = "00f067aa0ba902b7"
+HELLO = {"model": "toy", "messages": [{"role": "user", "content": "zebra"}], "max_tokens": 5}
+PHASES = ("queue", "prefill", "decode")
+
+
+@pytest.fixture(scope="module")
+def collector():
+    with Collector() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def triton(collector, tmp_path_factory):
+    with running(TritonServer(tmp_path_factory.mktemp("triton"), variables=collector.variables)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def served(triton):
+    return load_toy(triton, "toy", 1, token_delay_ms="20", fail_text="FAILTEXT")
+
+
+@pytest.fixture
+async def gateway(nats_server, js, served, collector, tmp_path):
+    """A gateway that sends its spans to the collector."""
+    process = Gateway(tmp_path, connection(nats_server, None, tmp_path))
+    process.variables |= collector.variables
+    await Bucket(js, "routes", Route).create("toy", route(model="toy", canary=None, active=served, previous=None))
+    with running(process):
+        wait_until(lambda: process.get("/v1/models/toy"), what="the route in the gateway")
+        yield process
+
+
+def ask(gateway, traceparent, **changes):
+    """Send a request with a trace's header; return the status of the answer."""
+    headers = {**gateway.headers, "traceparent": traceparent}
+    address = f"{gateway.base_url}/v1/chat/completions"
+    return httpx.post(address, json={**HELLO, **changes}, headers=headers, timeout=30).status_code
+
+
+def seconds(span):
+    return (span.end_time_unix_nano - span.start_time_unix_nano) / 1e9
+
+
+async def test_a_trace_goes_from_the_callers_header_into_the_engine(collector, gateway, served):
+    attempted, answered = f"engine {served.target}", "chat toy (engine)"
+    for number, stream in enumerate((False, True), start=1):
+        trace_id = str(number) * 32
+        assert ask(gateway, f"00-{trace_id}-{CALLER}-01", stream=stream) == 200
+        spans = {span.name: span for span in collector.await_spans(trace_id, 6)}
+        assert set(spans) == {"chat toy", attempted, answered, *PHASES}
+        assert spans["chat toy"].parent_span_id.hex() == CALLER
+        assert spans[attempted].parent_span_id == spans["chat toy"].span_id
+        assert spans[answered].parent_span_id == spans[attempted].span_id
+        assert {spans[phase].parent_span_id for phase in PHASES} == {spans[answered].span_id}
+        in_order = [spans[name] for name in ("chat toy", attempted, answered, *PHASES)]
+        starts = [span.start_time_unix_nano for span in in_order]
+        assert starts == sorted(starts)
+        assert 0.06 < seconds(spans["decode"]) < seconds(spans[attempted])  # four steps of 20 ms
+        told = plain(spans[answered].attributes)
+        assert told["gen_ai.operation.name"] == "chat"
+        assert told["gen_ai.provider.name"] == "slipway.toy"
+        assert told["gen_ai.usage.output_tokens"] == 5
+        assert told["gen_ai.response.finish_reasons"] == ["length"]
+        assert told["gen_ai.latency.time_in_model_decode"] == pytest.approx(seconds(spans["decode"]))
+    assert "zebra" not in str(collector.requests), "no text leaves"
+
+    failed = "3" * 32
+    assert ask(gateway, f"00-{failed}-{CALLER}-01", messages=[{"role": "user", "content": "FAILTEXT"}]) == 502
+    spans = collector.await_spans(failed, 5)
+    assert {span.status.code for span in spans} == {2}
+    engines = [span for span in spans if span.name == answered]
+    assert {plain(span.attributes)["error.type"] for span in engines} == {"EngineGenerateError"}
+    attempts = {span.span_id for span in spans if span.name == attempted}
+    assert len(attempts) == 2, "it is tried again"
+    assert {span.parent_span_id for span in engines} == attempts
+
+    dropped, kept = "4" * 32, "5" * 32
+    assert ask(gateway, f"00-{dropped}-{CALLER}-00") == 200
+    for hostile in ("nonsense", f"00-{'0' * 32}-{CALLER}-01", "x" * 5_000, '00-"}-01'):
+        assert ask(gateway, hostile) == 200
+    assert ask(gateway, f"00-{kept}-{CALLER}-01") == 200
+    collector.await_spans(kept, 6)
+    assert not [span for span in collector.spans if span.trace_id.hex() == dropped]
