@@ -12,12 +12,14 @@ class Shown:
         release_id: A release of it.
         alert_id: An alert about it.
         target: A target that serves.
+        quarantined: A target that is quarantined.
     """
 
     model: str
     release_id: str
     alert_id: str
     target: str
+    quarantined: str
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ def screens(shown: Shown) -> dict[str, Screen]:
         "/models/{model}/compare": Screen("compare", f"{model}/compare?left=1&right=2"),
         "/models/{model}/replay": Screen("replay", f"{model}/replay"),
         "/models/{model}/playground": Screen("playground", f"{model}/playground"),
+        "/checkpoints": Screen("checkpoints", "/checkpoints"),
+        "/models/{model}/drill": Screen(
+            "drill", f"{model}/drill?target={shown.target}&fault=delay_ms&value=1500&percent=90&minutes=2"
+        ),
+        "/models/{model}/quarantine": Screen("quarantine", f"{model}/quarantine?target={shown.quarantined}"),
         "/alerts": Screen("alerts", "/alerts"),
         "/alerts/{alert_id:path}": Screen("alert", f"/alerts/{shown.alert_id}"),
         "/models/{model}/rollback": Screen("rollback", f"{model}/rollback?target={shown.target}"),

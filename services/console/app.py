@@ -21,11 +21,13 @@ from services.console.replaying import Replaying
 from services.console.settings import ConsoleSettings
 from services.console.web.access import Access, NotSignedInError
 from services.console.web.api import PREFIX, Sources, build_api
+from services.console.web.drill import build_drill
 from services.console.web.duty import build_duty
 from services.console.web.headers import Guard
 from services.console.web.login import ask_to_sign_in, build_login
 from services.console.web.pages import build_pages
 from services.console.web.playground import build_playground
+from services.console.web.quarantine import build_quarantine
 from services.console.web.rendering import Assets, Pages
 from services.console.web.replay import build_replay
 from shared.errors import SlipwayError, Transient
@@ -78,6 +80,8 @@ def build(
     app.include_router(build_api(sources))
     app.include_router(build_login(access, pages, provider, url=settings.url, clock=clock))
     app.include_router(build_pages(sources, pages))
+    app.include_router(build_quarantine(sources, pages))
+    app.include_router(build_drill(sources, pages))
     app.include_router(build_replay(sources, Replaying(recorded, replays, clock), pages))
     app.include_router(build_playground(gateway, routes, pages))
     app.include_router(build_duty(sources, people, pages))

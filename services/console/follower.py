@@ -8,9 +8,10 @@ from typing import Any, Final, Protocol
 import structlog
 
 from contracts.services import EVENTS, INBOX, ORDERS
-from services.console.domain.apply import Ms, apply
+from services.console.domain.apply import apply
 from services.console.domain.logged import LoggedEvent
 from services.console.domain.rows import Row
+from services.console.domain.watch_rows import Ms
 
 STREAMS: Final = (INBOX, ORDERS, EVENTS)
 WAIT_S: Final = 5.0

@@ -2,15 +2,26 @@
 
 import asyncio
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
-from contracts.facts import ApprovalDenied, ApprovalGranted, Fact, ReleaseCancelled, RollbackOrdered
+from contracts.facts import (
+    ApprovalDenied,
+    ApprovalGranted,
+    DrillFault,
+    DrillOrdered,
+    Fact,
+    QuarantineLifted,
+    ReleaseCancelled,
+    RollbackOrdered,
+)
 from contracts.routes import Route
 from contracts.vocabulary import Target
 from decisions.rollback_plan import plan_rollback
+from services.console.domain.operating import plan_drill, plan_lift, serving
+from services.console.domain.order_data import DrillPlan, LiftPlan, OrderAnswer, RollbackPlan
 from services.console.domain.people import ORDERS, Person
-from services.console.domain.screens import OrderAnswer, Release, RollbackPlan
+from services.console.domain.release_data import Release
 from services.console.ports import Orders, Routes
 from services.console.queries.reading import Reader
 from shared.errors import Permanent
@@ -25,6 +36,7 @@ _ANSWERS: Final = {
     "rollback.completed": "completed",
     "rollback.failed": "failed",
 }
+_VERBS: Final = {"rollback": "roll back", "drill": "order a drill of", "lift": "lift a quarantine of"}
 
 
 class NotAllowedError(Exception):
@@ -45,6 +57,10 @@ class Ordering:
     def __init__(self, orders: Orders, routes: Routes, index: Reader, clock: Clock, answer_s: float) -> None:
         self._orders, self._routes, self._index, self._clock = orders, routes, index, clock
         self._answer_s = answer_s
+
+    def now(self) -> datetime:
+        """Return the time."""
+        return self._clock.now()
 
     async def epoch_of(self, model: str) -> int:
         """Return the epoch of a model's route as it is now; 0 without a route."""
@@ -81,7 +97,7 @@ class Ordering:
 
     async def plan_rollback(self, model: str, failed: Target | None, to_version: int | None) -> RollbackPlan:
         """Return what a rollback would do now; it changes nothing."""
-        route = await self._routes.get(model) or Route(model=model)
+        route = await self._route_of(model)
         target = failed or (route.active.target if route.active is not None else None)
         if target is None:
             refused = {"code": "not_in_traffic", "reason": f"Nothing serves {model}."}
@@ -102,6 +118,60 @@ class Ordering:
         )
         return await self._publish(person, failed.model, fact, None)
 
+    async def plan_lift(self, target: Target) -> LiftPlan:
+        """Return what lifting the quarantine of a target would do now; it changes nothing."""
+        return plan_lift(await self._route_of(target.model), target)
+
+    async def lift(self, person: Person, target: Target, *, epoch: int, reason: str) -> OrderAnswer:
+        """Lift the quarantine of a target; the order is void if the route has changed since its plan was shown."""
+        self._check(person, "lift", target.model)
+        fact = QuarantineLifted(
+            reason=_required(reason), target=target, expires_at=self._clock.now() + VALID, epoch=epoch
+        )
+        return await self._publish(person, target.model, fact, None)
+
+    async def serving(self, model: str) -> tuple[Target, ...]:
+        """Return the targets that take traffic in production now, the active one first."""
+        return serving(await self._routes.get(model))
+
+    async def plan_drill(self, target: Target, fault: DrillFault, *, share: float, minutes: int) -> DrillPlan:
+        """Return what a drill in production would do now; it changes nothing."""
+        return plan_drill(await self._route_of(target.model), target, fault, share=share, minutes=minutes)
+
+    async def drill(
+        self, person: Person, target: Target, fault: DrillFault, *, share: float, minutes: int, epoch: int, reason: str
+    ) -> OrderAnswer:
+        """Order a drill in production; it is void if the route has changed since its plan was shown."""
+        self._check(person, "drill", target.model)
+        if fault.does_nothing:
+            raise Permanent("malformed_event", "The drill has no fault: give at least one that changes a request.")
+        fact = DrillOrdered(
+            reason=_required(reason),
+            target=target,
+            fault=fault,
+            share_ratio=share,
+            expires_at=self._clock.now() + timedelta(minutes=minutes),
+            environment="production",
+            epoch=epoch,
+        )
+        return await self._publish(person, target.model, fact, None)
+
+    async def end_drill(self, person: Person, target: Target, fault: DrillFault, reason: str) -> OrderAnswer:
+        """End the drill of a target in production."""
+        self._check(person, "drill", target.model)
+        fact = DrillOrdered(
+            reason=_required(reason),
+            target=target,
+            fault=fault,
+            share_ratio=0.0,
+            expires_at=self._clock.now(),
+            environment="production",
+        )
+        return await self._publish(person, target.model, fact, None)
+
+    async def _route_of(self, model: str) -> Route:
+        return await self._routes.get(model) or Route(model=model)
+
     @staticmethod
     def _check(person: Person, order: str, model: str) -> None:
         if person.may(order, model):
@@ -109,7 +179,7 @@ class Ordering:
         if order in person.orders:
             raise NotAllowedError(f"{person.name} may not act on {model}: it is not of team {person.team}.")
         why = person.hint or f"it takes a role that may publish {ORDERS[order].TYPE.removeprefix('slipway.')}"
-        raise NotAllowedError(f"{person.name} may not {order} {model}: {why}.")
+        raise NotAllowedError(f"{person.name} may not {_VERBS.get(order, order)} {model}: {why}.")
 
     async def _publish(self, person: Person, model: str, fact: Fact, release_id: str | None) -> OrderAnswer:
         event = await self._orders.publish(person.name, model, fact, release_id)

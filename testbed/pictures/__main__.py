@@ -93,8 +93,8 @@ def second_release(studio: Studio) -> None:
     studio.stack.promoted(MODEL)
 
 
-def incident(studio: Studio) -> None:
-    """Slow the second version down, and show the alert that rolled it back."""
+def incident(studio: Studio) -> str:
+    """Slow the second version down until an alert rolls it back; return its target."""
     drill = ("--fault", "delay_ms=1500", "--share", "0.9", "--for", "120s", "--reason", "a slow engine, on purpose")
     studio.stack.ok("drill", MODEL, *drill)
     studio.stack.await_event("rollback.completed", MODEL)
@@ -102,6 +102,7 @@ def incident(studio: Studio) -> None:
     failed = back["data"]["failed"]
     target = f"{failed['model']}.v{failed['version']}.{failed['variant']}"
     studio.stack.ok("drill", MODEL, "--target", target, "--stop", "--reason", "the drill is over")
+    return target
 
 
 def every_screen(studio: Studio, shown: Shown) -> None:
@@ -145,10 +146,10 @@ def take(studio: Studio) -> None:
             traffic.enter_context(Users(url, studio.stack.headers, model, rps=6.0 - number))
         second_release(studio)
         studio.publish("faq-bot", 2, LONG_CANARY)  # while its canary runs, nothing else is staged
-        incident(studio)
+        held = incident(studio)
         (alert, *_) = studio.stack.events("alert.raised", MODEL)
         second = studio.stack.events("release.opened", MODEL)[-1]["data"]
-        shown = Shown(MODEL, second["release_id"], alert["data"]["alert_id"], f"{MODEL}.v1.bf16")
+        shown = Shown(MODEL, second["release_id"], alert["data"]["alert_id"], f"{MODEL}.v1.bf16", held)
         every_screen(studio, shown)
         terminals(studio)
 

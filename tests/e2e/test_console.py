@@ -1,6 +1,5 @@
 """The console in a real browser, on a real stack: a person sees a release, an alert and a rollback, and orders."""
 
-import re
 import threading
 from datetime import UTC, datetime
 from urllib.parse import quote
@@ -8,7 +7,8 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import expect
 
-from contracts.facts import AlertRaised
+from contracts.envelope import source_of
+from contracts.facts import AlertRaised, CheckpointReady
 from testbed import factories
 from testbed.browser import chromium, grave_findings
 from testbed.person import Person, printed_link
@@ -100,9 +100,17 @@ def test_an_approval_a_canary_and_a_promotion(stack, person, tiny):
 
 def test_a_drill_an_alert_and_a_rollback_with_a_reason(stack, person):
     url = f"http://127.0.0.1:{stack.part('gateway')['port']}"
-    person.open_screen("Alerts")
     with Users(url, stack.headers, MODEL) as users:
-        stack.ok("drill", MODEL, "--fault", "delay_ms=1500", "--share", "0.9", "--for", "120s", "--reason", EVIL)
+        person.goto(f"/models/{MODEL}")
+        person.follow("Drill")
+        person.page.get_by_label("Value").fill("1500")
+        person.page.get_by_label("Percent").fill("90")
+        person.page.get_by_role("button", name="What would happen").click()
+        person.sees("dry run: nothing was changed")
+        person.sees("helpdesk.v2.bf16 is rolled back to helpdesk.v1.bf16")
+        assert stack.events("drill.ordered", MODEL) == []
+        person.order("Reason", EVIL, "Begin the drill")
+        person.open_screen("Alerts")
         person.follow("slow", exact=True)
         person.sees_heading("Evidence")
         person.follow("Roll back")
@@ -111,7 +119,10 @@ def test_a_drill_an_alert_and_a_rollback_with_a_reason(stack, person):
         assert stack.route(MODEL)["active"]["target"]["version"] == 2
         person.order("Reason", f"Too slow. {EVIL}", "Roll back now")
         expect(person.row("rollback")).to_contain_text(EVIL, timeout=60_000)
-        stack.ok("drill", MODEL, "--target", "helpdesk.v2.bf16", "--stop", "--reason", "over")
+        person.goto(f"/models/{MODEL}/drill")
+        person.order("Why it ends now", "It was detected.", "End the drill")
+        assert [event["data"]["share_ratio"] for event in stack.events("drill.ordered", MODEL)] == [0.9, 0.0]
+        person.goto(f"/models/{MODEL}")
     assert users.failed == []
     assert stack.route(MODEL)["active"]["target"]["version"] == 1
     expect(person.row("rollback")).to_contain_text("local")
@@ -119,14 +130,32 @@ def test_a_drill_an_alert_and_a_rollback_with_a_reason(stack, person):
     expect(person.row("rollback")).to_contain_text("local")
 
 
-def test_a_lifted_quarantine_is_seen_at_once(stack, person):
+def test_a_quarantine_is_lifted_by_the_person_and_the_other_page_sees_it_at_once(stack, browser, person):
+    other = Person.with_window(browser, "anna")
+    other.sign_in(printed_link(stack))
+    other.goto(f"/models/{MODEL}/versions/2")
+    other.sees("helpdesk.v2.bf16 is quarantined since")
+    expect(other.page.get_by_role("main")).to_contain_text("by local")
     person.goto(f"/models/{MODEL}")
-    quarantined = person.page.get_by_role("definition").filter(has_text="helpdesk.v2.bf16").first
-    expect(quarantined).to_be_visible()
-    stack.ok("quarantine", "lift", "helpdesk.v2.bf16", "--reason", EVIL)
-    expect(person.page.get_by_role("definition").filter(has_text=re.compile("^helpdesk.v2.bf16$"))).to_have_count(
-        0, timeout=60_000
-    )
+    person.follow("Lift")
+    person.sees("dry run: nothing was changed")
+    person.sees("the order itself routes no traffic to it")
+    person.order("Reason", EVIL, "Lift the quarantine")
+    expect(other.page.get_by_text("is quarantined since")).to_have_count(0, timeout=60_000)
+    assert stack.route(MODEL)["quarantined"] == []
+    assert {event["source"] for event in stack.events("quarantine.lifted", MODEL)} == {source_of("local")}
+    assert other.observed.problems == []
+    other.page.context.close()
+
+
+def test_a_refused_checkpoint_appears_on_the_screen_of_the_releases(stack, person):
+    ready = factories.fact(CheckpointReady)
+    person.open_screen("Releases")
+    stack.publish_as("admin", Story(datetime.now(UTC)).event(ready, "refused-bot", ready.training.run_id, by="admin"))
+    (refused,) = stack.await_event("checkpoint.rejected", "refused-bot")
+    expect(person.row("refused-bot")).to_contain_text(refused["data"]["code"], timeout=60_000)
+    expect(person.row("refused-bot")).to_contain_text(refused["data"]["reason"])
+    expect(person.row("refused-bot")).to_contain_text("admin")
 
 
 def test_a_hostile_alert_is_text(stack, person):
@@ -173,7 +202,7 @@ def test_the_keyboard_is_enough(person):
 def shown(stack):
     (alert,) = stack.events("alert.raised", MODEL)
     second = stack.events("release.opened", MODEL)[-1]["data"]
-    return Shown(MODEL, second["release_id"], alert["data"]["alert_id"], "helpdesk.v1.bf16")
+    return Shown(MODEL, second["release_id"], alert["data"]["alert_id"], "helpdesk.v1.bf16", "helpdesk.v2.bf16")
 
 
 def test_axe_finds_nothing_serious_on_any_screen_in_light_and_dark(stack, browser, person, shown):

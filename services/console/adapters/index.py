@@ -24,6 +24,7 @@ _INDEXES: Final = (
     "CREATE INDEX releases_opened ON releases (opened_at DESC)",
     "CREATE INDEX releases_model ON releases (model, opened_at DESC)",
     "CREATE INDEX release_ends_at ON release_ends (at DESC)",
+    "CREATE INDEX refused_checkpoints_at ON refused_checkpoints (at DESC)",
     "CREATE INDEX deployments_at ON deployments (at DESC)",
     "CREATE INDEX alerts_state ON alerts (state, model)",
     "CREATE INDEX alerts_raised ON alerts (raised_at DESC)",

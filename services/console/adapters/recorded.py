@@ -1,5 +1,6 @@
 """Reads the recorded windows, routes and alerts of one model from the log, for a replay."""
 
+import asyncio
 import contextlib
 from collections.abc import Callable
 from datetime import datetime
@@ -20,6 +21,8 @@ BATCH: Final = 200
 MOST: Final = 50_000
 """Events of one replay; a day of a model with three targets has about 5,000."""
 WAIT_S: Final = 3.0
+READ_S: Final = 20.0
+"""How long a replay reads the log, all of its parts together: each answer alone may come in time, for ever."""
 
 
 class RecordedEvents:
@@ -27,25 +30,34 @@ class RecordedEvents:
 
     Args:
         js: Returns the bus, once it is connected.
+        within_s: How long reading takes at most.
     """
 
-    def __init__(self, js: Callable[[], JetStreamContext]) -> None:
-        self._js = js
+    def __init__(self, js: Callable[[], JetStreamContext], within_s: float = READ_S) -> None:
+        self._js, self._within_s = js, within_s
 
     async def read(self, model: str, since: datetime) -> list[Event[Any]]:
         """Return the windows of a model since a time, and all of its routes, policies and alerts, in their order.
 
         Raises:
             Permanent: There are more than 50,000.
-            Transient: The bus does not answer.
+            Transient: The bus does not answer, or not within the time.
         """
+        reading = asyncio.timeout(self._within_s)
+        try:
+            async with reading:
+                return await self._read_all(model, since)
+        except TimeoutError as error:
+            within = f" within {self._within_s:g} s" if reading.expired() else ""
+            raise Transient("bus_unavailable", f"The log cannot be read{within} ({error!r}). Try again.") from error
+        except nats.errors.Error as error:
+            raise Transient("bus_unavailable", f"The log cannot be read ({error!r}). Try again.") from error
+
+    async def _read_all(self, model: str, since: datetime) -> list[Event[Any]]:
         known: list[tuple[int, Event[Any]]] = []
         for name, start in [(WINDOWS, since), *((name, None) for name in COURSE)]:
             subject = nats_subject(f"slipway.{name}.v1", model, "*", "production")
-            try:
-                known += await self._read(subject, start)
-            except (TimeoutError, nats.errors.Error) as error:
-                raise Transient("bus_unavailable", f"The log cannot be read ({error!r}).") from error
+            known += await self._read(subject, start)
             if len(known) > MOST:
                 raise Permanent("too_large", f"{model} has more than {MOST} events since {since:%Y-%m-%d %H:%M}.")
         return [event for _, event in sorted(known, key=lambda each: each[0])]

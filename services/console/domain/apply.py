@@ -1,9 +1,7 @@
 """Which rows an event of the log is written as. Pure, and without knowledge of earlier events."""
 
 import json
-import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from contracts import facts as f
@@ -11,10 +9,18 @@ from contracts.envelope import Event, plain
 from contracts.services import EVENTS
 from decisions.release_plan import needs_approval
 from services.console.domain.packing import pack
-from services.console.domain.rows import Row, row
+from services.console.domain.rows import RELEASE_ID, Row, instant, row
 from services.console.domain.titles import about_of, title_of
+from services.console.domain.watch_rows import (
+    Ms,
+    alert_rows,
+    canary_rows,
+    drill_row,
+    rehearsal_rows,
+    rollback_rows,
+    window_row,
+)
 
-RELEASE_ID: Final = re.compile(r"^r-[0-9a-f]{16}-\d+$")
 SUMMARIES: Final = (f.WindowSummarised, f.InferenceBatch, f.WorkProgressed)
 """Figures and live progress: they are no entries of the history."""
 _OF_RELEASE: Final = (
@@ -25,13 +31,6 @@ _OF_RELEASE: Final = (
     f.WorkAbandoned, f.OrderRefused, f.OrderAccepted,
 )  # fmt: skip
 """Events whose bodies the screen of a release needs."""
-Ms = Callable[[str, float], float | None]
-"""Returns a percentile of a latency histogram in milliseconds; None if it has too few entries."""
-
-
-def instant(at: datetime | None) -> str | None:
-    """Return a time as text that sorts like the time."""
-    return None if at is None else at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 
 
 def apply(stream: str, sequence: int, event: Event[Any], percentile: Ms) -> tuple[Row, ...]:
@@ -43,12 +42,12 @@ def apply(stream: str, sequence: int, event: Event[Any], percentile: Ms) -> tupl
     if isinstance(data, _OF_RELEASE) and event.environment == "production":
         rows += _of_release(stream, sequence, event)
     if isinstance(data, f.DrillOrdered):
-        rows.append(_drill(event))
+        rows.append(drill_row(event))
     if stream == EVENTS:
         of_type = _ROWS.get(type(data))
         rows += of_type(event, sequence) if of_type is not None else ()
         if isinstance(data, f.WindowSummarised) and event.environment == "production":
-            rows.append(_window(data, percentile))
+            rows.append(window_row(data, percentile))
     return tuple(rows)
 
 
@@ -127,6 +126,24 @@ def _traffic(event: Event[f.TrafficRequested], _sequence: int) -> tuple[Row, ...
     return (_state(event, event.data.release_id, state, target=str(event.data.target.target)),)
 
 
+def _refused(event: Event[f.CheckpointRejected], _sequence: int) -> tuple[Row, ...]:
+    """Return the row of a checkpoint that was refused before a release began; a release shows its own refusal."""
+    data = event.data
+    if RELEASE_ID.fullmatch(event.correlationid):
+        return ()
+    refused = row(
+        "refused_checkpoints",
+        event_id=event.id,
+        model=event.subject,
+        at=instant(event.time),
+        run_id=event.correlationid,
+        announcement=event.causationid,
+        code=data.code,
+        reason=data.reason,
+    )
+    return (refused,)
+
+
 def _finished(event: Event[f.ReleaseFinished], _sequence: int) -> tuple[Row, ...]:
     data = event.data
     ended = row(
@@ -162,6 +179,7 @@ def _deployed(event: Event[f.DeploymentChanged], sequence: int) -> tuple[Row, ..
             model=event.subject,
             sequence=sequence,
             **shown,
+            quarantined=quarantined if route.quarantined else None,
             cause=data.cause,
             correlation=event.correlationid,
             cause_id=route.cause_id or event.causationid,
@@ -172,161 +190,24 @@ def _deployed(event: Event[f.DeploymentChanged], sequence: int) -> tuple[Row, ..
     return tuple(rows)
 
 
-def _alert(event: Event[Any], _sequence: int) -> tuple[Row, ...]:
-    data = event.data
-    alert = row(
-        "alerts",
-        alert_id=data.alert_id,
-        model=event.subject,
-        target=str(data.target),
-        environment=event.environment,
-        state="resolved" if isinstance(data, f.AlertResolved) else "open",
-        at=instant(event.time),
-        kind=data.kind,
-        severity=data.severity,
-        trigger=data.trigger,
-        value=data.value,
-        limit_value=data.limit,
-        requests=data.requests,
-        e_value=data.e_value,
-        message=data.message,
-        runbook=data.runbook,
-        evidence=data.evidence.uri if data.evidence else None,
-        first_bad_at=instant(data.first_bad_at),
-        raised_at=instant(data.raised_at or event.time),
-        drill=data.drill,
-        release_id=data.release_id,
-    )
-    if not isinstance(data, f.AlertRaised):
-        return (alert,)
-    raised = row(
-        "alert_raises",
-        alert_id=data.alert_id,
-        model=event.subject,
-        message=data.message,
-        value=data.value,
-        limit_value=data.limit,
-        requests=data.requests,
-        e_value=data.e_value,
-    )
-    return alert, raised
-
-
-def _rollback(event: Event[Any], _sequence: int) -> tuple[Row, ...]:
-    data, timeline = event.data, event.data.timeline
-    states: Mapping[Any, str] = {
-        f.RollbackStarted: "started",
-        f.RollbackCompleted: "completed",
-        f.RollbackFailed: "failed",
-    }
-    rollback = row(
-        "rollbacks",
-        rollback_id=data.rollback_id,
-        model=event.subject,
-        environment=event.environment,
-        state=states[type(data)],
-        at=instant(event.time),
-        cause_id=data.cause_id,
-        failed=str(data.failed),
-        target=str(data.to) if data.to else None,
-        mode=data.mode,
-        verdict=getattr(data, "verdict", None),
-        code=getattr(data, "code", None),
-        reason=getattr(data, "reason", None),
-        first_bad_at=instant(timeline.first_bad_at),
-        detected_at=instant(timeline.detected_at),
-        decided_at=instant(timeline.decided_at),
-        switched_at=instant(timeline.switched_at),
-        verified_at=instant(timeline.verified_at),
-    )
-    return (rollback,)
-
-
-def _rehearsal(event: Event[f.RehearsalCompleted], _sequence: int) -> tuple[Row, ...]:
-    data = event.data
-    if not RELEASE_ID.fullmatch(data.release_id):
-        return ()
-    certificates = [certificate.model_dump(mode="json") for certificate in data.certificates]
-    rehearsed = row(
-        "rehearsals",
-        release_id=data.release_id,
-        variant=data.variant,
-        model=event.subject,
-        at=instant(event.time),
-        verdict=data.verdict,
-        reason=data.reason,
-        certificates=json.dumps(certificates, separators=(",", ":")),
-    )
-    return (rehearsed,)
-
-
-def _drill(event: Event[f.DrillOrdered]) -> Row:
-    data = event.data
-    return row(
-        "drills",
-        drill_id=event.id,
-        model=event.subject,
-        at=instant(event.time),
-        target=str(data.target),
-        environment=data.environment,
-        share=data.share_ratio,
-        fault=data.fault.model_dump_json(exclude_defaults=True),
-        expires_at=instant(data.expires_at),
-        by=event.sender,
-        reason=data.reason,
-    )
-
-
-def _window(data: f.WindowSummarised, percentile: Ms) -> Row:
-    return row(
-        "windows",
-        model=data.target.model,
-        target=str(data.target),
-        ended_at=instant(data.window.to),
-        requests=data.requests,
-        failures=data.target_failures,
-        ttft_p50_ms=percentile(data.ttft_histogram, 50.0),
-        ttft_p95_ms=percentile(data.ttft_histogram, 95.0),
-        itl_p95_ms=percentile(data.itl_histogram, 95.0),
-        e2e_p95_ms=percentile(data.e2e_histogram, 95.0),
-    )
-
-
-def _canary(event: Event[f.CanaryAssessed], sequence: int) -> tuple[Row, ...]:
-    data = event.data
-    if event.environment != "production" or not RELEASE_ID.fullmatch(event.correlationid):
-        return ()
-    assessed = row(
-        "canary_points",
-        release_id=event.correlationid,
-        sequence=sequence,
-        at=instant(event.time),
-        weight=data.weight_ratio,
-        requests=data.requests,
-        requests_needed=data.requests_needed,
-        verdict=data.verdict,
-        e_values=json.dumps(data.e_values, separators=(",", ":")),
-    )
-    return (assessed,)
-
-
 _ROWS: Final[Mapping[type[f.Fact], Callable[[Event[Any], int], tuple[Row, ...]]]] = {
     f.ReleaseOpened: _opened,
+    f.CheckpointRejected: _refused,
     f.CheckpointMerged: _step("quantising"),
     f.VersionRegistered: _step("registered"),
     f.StageRequested: _step("staging"),
     f.VariantStaged: _step("benchmarking"),
     f.RehearsalRequested: _step("rehearsing"),
-    f.RehearsalCompleted: _rehearsal,
+    f.RehearsalCompleted: rehearsal_rows,
     f.ApprovalRequested: _step("awaiting approval"),
     f.TrafficRequested: _traffic,
-    f.CanaryAssessed: _canary,
+    f.CanaryAssessed: canary_rows,
     f.ReleaseFinished: _finished,
     f.DeploymentChanged: _deployed,
-    f.AlertRaised: _alert,
-    f.AlertUpdated: _alert,
-    f.AlertResolved: _alert,
-    f.RollbackStarted: _rollback,
-    f.RollbackCompleted: _rollback,
-    f.RollbackFailed: _rollback,
+    f.AlertRaised: alert_rows,
+    f.AlertUpdated: alert_rows,
+    f.AlertResolved: alert_rows,
+    f.RollbackStarted: rollback_rows,
+    f.RollbackCompleted: rollback_rows,
+    f.RollbackFailed: rollback_rows,
 }

@@ -7,7 +7,8 @@ from typing import Any, Final, Literal
 
 from contracts.policy import ReleasePolicy, Trigger
 from decisions.triggers import limit_of, sequential
-from services.console.domain.screens import CanaryStep, Screen, Time
+from services.console.domain.release_data import CanaryStep
+from services.console.domain.screens import Screen, Time
 
 Entry = Mapping[str, Any]
 FIGURES: Final = ("ttft_p95_ms", "itl_p95_ms", "e2e_p95_ms")

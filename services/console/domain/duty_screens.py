@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from services.console.domain.screens import Certificate, RollbackSummary, Screen, Time
+from services.console.domain.release_data import Certificate
+from services.console.domain.screens import RollbackSummary, Screen, Time
 
 
 class Rehearsal(Screen):

@@ -8,18 +8,18 @@ from contracts import facts as f
 from contracts.envelope import Event
 from decisions.release_progress import ReleaseProgress
 from decisions.release_projection import project
-from services.console.domain.apply import instant
-from services.console.domain.screens import (
+from services.console.domain.release_data import (
     Approval,
     CanaryStep,
     Certificate,
-    EventRow,
     Gate,
     Release,
     Step,
     VariantRow,
     Work,
 )
+from services.console.domain.rows import instant
+from services.console.domain.screens import EventRow
 
 Events = Sequence[Event[Any]]
 RUNNING: Final = {

@@ -11,7 +11,7 @@ from contracts.envelope import Event
 from contracts.facts import WindowSummarised
 from contracts.policy import Trigger
 from decisions.replay.engine import Replay
-from services.console.domain.apply import instant
+from services.console.domain.rows import instant
 from services.console.domain.screens import Screen, Time
 
 _TRIGGERS: Final = TypeAdapter(tuple[Trigger, ...])

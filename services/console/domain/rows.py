@@ -4,12 +4,15 @@ A row is written if its table has none with that key, or one of an earlier event
 their stream, always lead to the same index, however often any of them is applied.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
+RELEASE_ID: Final = re.compile(r"^r-[0-9a-f]{16}-\d+$")
 Scalar = str | int | float | bytes | None
-SCHEMA: Final = 7
+SCHEMA: Final = 8
 """Raise it with every change of the tables or of the rows of an event: the index is then built again from the log."""
 
 TABLES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
@@ -43,8 +46,11 @@ TABLES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "actives": (("model",), ("since", "cause")),
     "deployments": (
         ("model", "sequence"),
-        ("at", "cause", "epoch", "active", "previous", "canary", "weight", "correlation", "cause_id"),
+        (
+            "at", "cause", "epoch", "active", "previous", "canary", "weight", "quarantined", "correlation", "cause_id",
+        ),
     ),
+    "refused_checkpoints": (("event_id",), ("model", "at", "run_id", "announcement", "code", "reason")),
     "alerts": (
         ("alert_id",),
         (
@@ -90,3 +96,8 @@ def row(table: str, **columns: Scalar) -> Row:
         msg = f"the table {table} has no {', '.join(sorted(unknown))}"
         raise ValueError(msg)
     return Row(table, tuple(columns[name] for name in keys), tuple(columns.get(name) for name in others))
+
+
+def instant(at: datetime | None) -> str | None:
+    """Return a time as text that sorts like the time."""
+    return None if at is None else at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"

@@ -5,9 +5,11 @@ from typing import Any, Literal
 
 from contracts import facts as f
 from contracts.envelope import Event
-from services.console.domain.apply import instant
+from services.console.domain.order_data import Quarantine
+from services.console.domain.release_data import VariantRow
 from services.console.domain.release_screen import last, variants_of
-from services.console.domain.screens import Deployment, Screen, Time, VariantRow
+from services.console.domain.rows import instant
+from services.console.domain.screens import Deployment, Screen, Time
 
 Events = Sequence[Event[Any]]
 Kind = Literal["data", "base", "checkpoint", "merged", "variant", "version"]
@@ -41,6 +43,7 @@ class Version(Screen):
         settings: Hyperparameters, as the publisher stated them.
         serving: Settings that it is served with.
         rolled_back_at: When it was rolled back after its promotion; None if it was not.
+        quarantined: Its targets that are quarantined now.
         deployments: Changes of the route after which it took traffic, and until when, the newest first.
     """
 
@@ -60,6 +63,7 @@ class Version(Screen):
     lineage: tuple[tuple[Artifact, ...], ...]
     variants: tuple[VariantRow, ...]
     deployments: tuple[Deployment, ...]
+    quarantined: tuple[Quarantine, ...] = ()
 
 
 class Proof(Screen):
@@ -176,7 +180,7 @@ def compare_versions(left: Version, right: Version) -> VersionComparison:
 def _properties(version: Version) -> dict[tuple[str, str], str]:
     rows: dict[tuple[str, str], str] = {
         ("origin", "training run"): version.run_id,
-        ("origin", "outcome"): (version.outcome or "in progress") + (", rolled back" if version.rolled_back_at else ""),
+        ("origin", "outcome"): ", ".join((version.outcome or "in progress", *_since(version))),
     }
     for column in version.lineage:
         for each in column:
@@ -189,6 +193,14 @@ def _properties(version: Version) -> dict[tuple[str, str], str]:
         for name, value in _figures(variant).items():
             rows["variants", f"{variant.variant} {name}"] = value
     return rows
+
+
+def _since(version: Version) -> Iterable[str]:
+    """Yield what has become of a version since its release ended."""
+    if version.rolled_back_at:
+        yield "rolled back"
+    if version.quarantined:
+        yield "quarantined"
 
 
 def _figures(variant: VariantRow) -> dict[str, str]:

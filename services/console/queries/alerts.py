@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from services.console.domain.screens import Alert, AlertRow, ChainStep, Page
+from services.console.domain.alert_data import Alert, AlertRow, ChainStep
+from services.console.domain.screens import Page
 from services.console.queries.fleet import like, series_of
 from services.console.queries.reading import (
     Reader,

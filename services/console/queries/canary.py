@@ -12,7 +12,7 @@ from services.console.domain.canary_screen import (
     shares_of,
     side_of,
 )
-from services.console.domain.screens import Release
+from services.console.domain.release_data import Release
 from services.console.queries.reading import Reader
 
 POINTS: Final = 2000

@@ -66,6 +66,7 @@ def totals(reader: Reader) -> Totals:
         canaries=count(reader, "SELECT count(*) FROM routes WHERE canary IS NOT NULL"),
         open_alerts=count(reader, f"SELECT count(*) FROM alerts WHERE {OPEN}"),  # noqa: S608 - a text of ours
         critical_alerts=count(reader, f"SELECT count(*) FROM alerts WHERE {OPEN} AND severity = 'critical'"),  # noqa: S608 - a text of ours
+        refused_checkpoints=count(reader, "SELECT count(*) FROM refused_checkpoints"),
         releases_open=count(reader, f"SELECT count(*) {unfinished}"),
         awaiting_approval=count(
             reader,

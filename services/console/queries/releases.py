@@ -7,8 +7,9 @@ from typing import Any, Final
 from contracts.envelope import Event
 from services.console.domain.logged import parse_stored
 from services.console.domain.packing import unpack
+from services.console.domain.release_data import Release, ReleaseRow
 from services.console.domain.release_screen import build_release
-from services.console.domain.screens import Page, Release, ReleaseRow
+from services.console.domain.screens import Page
 from services.console.queries.fleet import like
 from services.console.queries.reading import Reader, count, event_rows, following
 

@@ -65,14 +65,14 @@ def deployments_of(reader: Reader, model: str, prefix: str, limit: int = 50) -> 
 
 
 def _deployment(reader: Reader, entry: Mapping[str, Any]) -> Deployment:
-    by, because, link = _author(reader, entry)
+    by, because, link = author_of(reader, entry)
     release = entry["correlation"] if str(entry["correlation"]).startswith("r-") else None
     names = set(Deployment.model_fields) - {"by", "because", "link", "release_id"}
     return Deployment(**{name: entry[name] for name in names}, by=by, because=because, link=link, release_id=release)
 
 
-def _author(reader: Reader, entry: Mapping[str, Any]) -> tuple[str, str, str | None]:
-    """Return who or what caused a change, why, and the path of the screen that shows it."""
+def author_of(reader: Reader, entry: Mapping[str, Any]) -> tuple[str, str, str | None]:
+    """Return who or what caused a change of a route, why, and the path of the screen that shows it."""
     rollbacks = reader.read("SELECT cause_id FROM rollbacks WHERE rollback_id = ?", (entry["cause_id"],))
     cause = _event(reader, rollbacks[0]["cause_id"] if rollbacks else entry["cause_id"])
     if cause is None:
@@ -80,10 +80,34 @@ def _author(reader: Reader, entry: Mapping[str, Any]) -> tuple[str, str, str | N
     if cause["type"].startswith("alert."):
         return "rollback-controller", cause["title"], f"/alerts/{cause['about']}"
     if cause["type"] == "traffic.requested":
-        approvers = _approvers(reader, cause["correlation"])
-        by = ", ".join(approvers) if approvers else "registry"
-        return by, "approved" if approvers else cause["title"], f"/releases/{cause['correlation']}"
+        return _promoter(reader, cause)
+    if cause["type"] == "release.finished":
+        cancelled = _cancellation(reader, cause["correlation"])
+        by, because = (cancelled["sender"], cancelled["title"]) if cancelled else (cause["sender"], cause["title"])
+        return by, because, f"/releases/{cause['correlation']}"
     return cause["sender"], cause["title"], f"/history?about={cause['id']}"
+
+
+def _promoter(reader: Reader, cause: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return who let a release take traffic: those who approved it, who promoted it, or the registry."""
+    link = f"/releases/{cause['correlation']}"
+    ordered = _event(reader, cause["cause"])
+    if ordered is not None and ordered["type"] == "canary.advanced":
+        return ordered["sender"], ordered["title"] or "promoted", link
+    approvers = _approvers(reader, cause["correlation"])
+    return ", ".join(approvers) or "registry", "approved" if approvers else cause["title"], link
+
+
+def _cancellation(reader: Reader, release_id: str) -> dict[str, Any] | None:
+    """Return the order of a person that ended a release; None if its end has another reason."""
+    entries = reader.read(
+        "SELECT * FROM events WHERE correlation = :release AND type IN ('release.cancelled', 'approval.denied') "
+        "AND (SELECT code FROM release_ends WHERE release_id = :release) IN ('cancelled', 'approval_denied') "
+        "AND NOT EXISTS (SELECT 1 FROM events AS answer WHERE answer.about = events.id "
+        "AND answer.type = 'order.refused') ORDER BY at, sequence LIMIT 1",
+        {"release": release_id},
+    )
+    return entries[0] if entries else None
 
 
 def _event(reader: Reader, event_id: str | None) -> dict[str, Any] | None:

@@ -2,7 +2,12 @@
 
 from typing import Final
 
+from contracts.facts import ReleaseOpened
+from contracts.policy import Trigger
+from contracts.vocabulary import Target
+from services.console.domain.release_screen import last
 from services.console.domain.version_screen import Version, VersionComparison, build_version, compare_versions
+from services.console.queries.quarantines import quarantined, quarantines
 from services.console.queries.reading import Reader
 from services.console.queries.releases import ROLLED_BACK_AT, release_events
 from services.console.queries.timeline import deployments_of
@@ -21,7 +26,9 @@ def version(reader: Reader, model: str, number: int) -> Version | None:
     served = deployments_of(reader, model, f"{model}.v{number}.")
     release = entries[0]
     events = release_events(reader, release["release_id"])
-    return build_version(events, release["outcome"], served, release["rolled_back_at"])
+    built = build_version(events, release["outcome"], served, release["rolled_back_at"])
+    held = tuple(target for target in quarantined(reader, model) if target.startswith(f"{model}.v{number}."))
+    return built and built.model_copy(update={"quarantined": quarantines(reader, model, held)})
 
 
 def comparison(reader: Reader, model: str, left: int, right: int) -> VersionComparison | None:
@@ -34,3 +41,10 @@ def numbers(reader: Reader, model: str) -> tuple[int, ...]:
     """Return the numbers of a model's versions, the newest first."""
     entries = reader.read("SELECT DISTINCT version FROM releases WHERE model = ? ORDER BY version DESC", (model,))
     return tuple(entry["version"] for entry in entries)
+
+
+def triggers_of(reader: Reader, target: Target) -> tuple[Trigger, ...]:
+    """Return the triggers that watch a target, those of the policy of its release."""
+    entries = reader.read(_RELEASE, (target.model, target.version))
+    opened = last(release_events(reader, entries[0]["release_id"]), ReleaseOpened) if entries else None
+    return tuple(opened.policy.triggers) if opened is not None else ()

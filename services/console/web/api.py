@@ -10,18 +10,21 @@ from starlette.responses import StreamingResponse
 
 from contracts.vocabulary import MODEL_NAME_PATTERN, Digest, Target, Variant
 from services.console.domain import screens
+from services.console.domain.alert_data import Alert, AlertRow
 from services.console.domain.canary_screen import Canary
+from services.console.domain.order_data import OrderAnswer, RollbackPlan
 from services.console.domain.people import Person
+from services.console.domain.release_data import RefusedCheckpoint, Release, ReleaseRow
 from services.console.domain.screens import Page
 from services.console.domain.version_screen import Proofs, Version, VersionComparison
 from services.console.follower import Progress
 from services.console.hub import Hub
 from services.console.ordering import Ordering
 from services.console.ports import Artifacts, DeadLetters
-from services.console.queries import alerts, canary, fleet, releases, timeline, versions
+from services.console.queries import alerts, canary, fleet, refused, releases, timeline, versions
 from services.console.queries.reading import Reader, WholeIndex
 from services.console.web.access import Signed, SignedIn, access_of, check_token
-from services.console.web.filters import AlertQuery, FleetQuery, HistoryQuery, ReleaseQuery, TimelineQuery
+from services.console.web.filters import AlertQuery, FleetQuery, HistoryQuery, RefusedQuery, ReleaseQuery, TimelineQuery
 
 PREFIX: Final = "/api/v1"
 T = TypeVar("T")
@@ -50,6 +53,18 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class Ordered(_Body):
+    """An order about a target of the model, and why."""
+
+    version: Annotated[int, Field(ge=0)]
+    variant: Variant
+    reason: Annotated[str, Field(min_length=1, max_length=2000)]
+
+    def target(self, model: str) -> Target:
+        """Return the target."""
+        return Target(model=model, version=self.version, variant=self.variant)
+
+
 class ApproveBody(_Body):
     """An approval: the digest of what is approved, the epoch of the route (of the rollback plan), and a comment."""
 
@@ -64,13 +79,10 @@ class CancelBody(_Body):
     reason: Annotated[str, Field(min_length=1, max_length=2000)]
 
 
-class RollbackBody(_Body):
+class RollbackBody(Ordered):
     """A rollback: of which target, at which epoch of the route (of the plan), why, and to which version."""
 
-    version: Annotated[int, Field(ge=0)]
-    variant: Variant
     epoch: Annotated[int, Field(ge=0)]
-    reason: Annotated[str, Field(min_length=1, max_length=2000)]
     to_version: Annotated[int, Field(ge=0)] | None = None
 
 
@@ -122,7 +134,7 @@ def _screens(router: APIRouter, sources: Sources) -> None:
         return index_state(sources.progress)
 
     @router.get("/releases/{release_id}", tags=["releases"])
-    def one_release(signed: Signed, release_id: str) -> screens.Release:
+    def one_release(signed: Signed, release_id: str) -> Release:
         """A release with its steps, variants, gates, canary, rehearsal, approval and history."""
         return _known(
             releases.release(sources.seen_by(signed.person), release_id, hub.live(release_id)), f"release {release_id}"
@@ -135,7 +147,7 @@ def _screens(router: APIRouter, sources: Sources) -> None:
         return canary.canary(reader, _known(releases.release(reader, release_id), f"release {release_id}"))
 
     @router.get("/alerts/{alert_id:path}", tags=["alerts"])
-    def one_alert(signed: Signed, alert_id: str) -> screens.Alert:
+    def one_alert(signed: Signed, alert_id: str) -> Alert:
         """An alert with its figures, the decision that followed, and its history."""
         return _known(alerts.alert(sources.seen_by(signed.person), alert_id), f"alert {alert_id}")
 
@@ -146,7 +158,7 @@ def _screens(router: APIRouter, sources: Sources) -> None:
         version: Annotated[int | None, Query(ge=0)] = None,
         variant: Variant | None = None,
         to_version: Annotated[int | None, Query(ge=0)] = None,
-    ) -> screens.RollbackPlan:
+    ) -> RollbackPlan:
         """What a rollback would do now; it changes nothing."""
         check_seen(signed.person, model)
         failed = Target(model=model, version=version, variant=variant) if version is not None and variant else None
@@ -195,12 +207,17 @@ def _lists(router: APIRouter, sources: Sources) -> None:
         return fleet.fleet(sources.seen_by(signed.person), **query.values)
 
     @router.get("/releases", tags=["releases"])
-    def all_releases(signed: Signed, query: ReleaseQuery) -> Page[screens.ReleaseRow]:
+    def all_releases(signed: Signed, query: ReleaseQuery) -> Page[ReleaseRow]:
         """Releases, the newest first; `state` is `open`, `finished`, a state or an outcome."""
         return releases.releases(sources.seen_by(signed.person), **query.values)
 
+    @router.get("/refused-checkpoints", tags=["releases"])
+    def all_refused(signed: Signed, query: RefusedQuery) -> Page[RefusedCheckpoint]:
+        """Checkpoints that were refused before a release began, the newest first, each with its code and reason."""
+        return refused.refused_checkpoints(sources.seen_by(signed.person), **query.values)
+
     @router.get("/alerts", tags=["alerts"])
-    def all_alerts(signed: Signed, query: AlertQuery) -> Page[screens.AlertRow]:
+    def all_alerts(signed: Signed, query: AlertQuery) -> Page[AlertRow]:
         """Alerts: open ones first, the most severe of them first."""
         return alerts.alerts(sources.seen_by(signed.person), **query.values)
 
@@ -216,11 +233,11 @@ def _lists(router: APIRouter, sources: Sources) -> None:
 
 
 def _orders(router: APIRouter, sources: Sources) -> None:
-    def release_of(signed: SignedIn, release_id: str) -> screens.Release:
+    def release_of(signed: SignedIn, release_id: str) -> Release:
         return _known(releases.release(sources.seen_by(signed.person), release_id), f"release {release_id}")
 
     @router.post("/releases/{release_id}/approve", tags=["orders"])
-    async def approve(signed: Signed, release_id: str, body: ApproveBody, token: Csrf = None) -> screens.OrderAnswer:
+    async def approve(signed: Signed, release_id: str, body: ApproveBody, token: Csrf = None) -> OrderAnswer:
         """Approve what a release would serve; void if the route has changed since the epoch."""
         check_token(signed, token)
         shown = release_of(signed, release_id)
@@ -229,24 +246,23 @@ def _orders(router: APIRouter, sources: Sources) -> None:
         )
 
     @router.post("/releases/{release_id}/reject", tags=["orders"])
-    async def reject(signed: Signed, release_id: str, body: CancelBody, token: Csrf = None) -> screens.OrderAnswer:
+    async def reject(signed: Signed, release_id: str, body: CancelBody, token: Csrf = None) -> OrderAnswer:
         """Reject a release that waits for approval."""
         check_token(signed, token)
         return await sources.ordering.reject(signed.person, release_of(signed, release_id), body.reason)
 
     @router.post("/releases/{release_id}/cancel", tags=["orders"])
-    async def cancel(signed: Signed, release_id: str, body: CancelBody, token: Csrf = None) -> screens.OrderAnswer:
+    async def cancel(signed: Signed, release_id: str, body: CancelBody, token: Csrf = None) -> OrderAnswer:
         """Cancel a release."""
         check_token(signed, token)
         return await sources.ordering.cancel(signed.person, release_of(signed, release_id), body.reason)
 
     @router.post("/models/{model}/rollback", tags=["orders"])
-    async def rollback(signed: Signed, model: ModelPath, body: RollbackBody, token: Csrf = None) -> screens.OrderAnswer:
+    async def rollback(signed: Signed, model: ModelPath, body: RollbackBody, token: Csrf = None) -> OrderAnswer:
         """Roll a target back; void if the route has changed since the epoch of the plan."""
         check_token(signed, token)
-        failed = Target(model=model, version=body.version, variant=body.variant)
         return await sources.ordering.roll_back(
-            signed.person, failed, epoch=body.epoch, reason=body.reason, to_version=body.to_version
+            signed.person, body.target(model), epoch=body.epoch, reason=body.reason, to_version=body.to_version
         )
 
 

@@ -92,6 +92,14 @@ class ReleaseFilter(Filter):
     until: Until = ""
 
 
+class RefusedFilter(Filter):
+    """Which refused checkpoints; `code` is such as `policy_invalid`."""
+
+    code: Part = ""
+    since: Since = ""
+    until: Until = ""
+
+
 class AlertFilter(Filter):
     """Which alerts; `state` is `open` or `resolved`."""
 
@@ -131,6 +139,7 @@ RehearsalQuery = Annotated[RehearsalFilter, Query()]
 DrillQuery = Annotated[Filter, Query()]
 FleetQuery = Annotated[FleetFilter, Query()]
 ReleaseQuery = Annotated[ReleaseFilter, Query()]
+RefusedQuery = Annotated[RefusedFilter, Query()]
 AlertQuery = Annotated[AlertFilter, Query()]
 TimelineQuery = Annotated[TimelineFilter, Query()]
 HistoryQuery = Annotated[HistoryFilter, Query()]

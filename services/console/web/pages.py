@@ -9,17 +9,17 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from contracts.vocabulary import DIGEST_PATTERN, MODEL_NAME_PATTERN, Target
+from contracts.vocabulary import DIGEST_PATTERN, MODEL_NAME_PATTERN
+from services.console.domain.alert_data import Alert
 from services.console.domain.canary_screen import strongest_tests
-from services.console.domain.screens import Alert, OrderAnswer
-from services.console.domain.targets import parse_target
 from services.console.domain.version_screen import Proofs
-from services.console.ordering import NotAllowedError
-from services.console.queries import alerts, canary, fleet, releases, timeline, versions
+from services.console.queries import alerts, canary, fleet, refused, releases, timeline, versions
+from services.console.queries.quarantines import quarantines
 from services.console.web.access import CSRF_FIELD, Signed, check_token, read_form
+from services.console.web.answering import EPOCH, answered, target_in
 from services.console.web.api import Sources, VersionPath, check_seen
 from services.console.web.downloads import csv_of
-from services.console.web.filters import AlertQuery, FleetQuery, HistoryQuery, ReleaseQuery, TimelineQuery
+from services.console.web.filters import AlertQuery, FleetQuery, HistoryQuery, RefusedQuery, ReleaseQuery, TimelineQuery
 from services.console.web.headers import REPORT
 from services.console.web.markdown import render_markdown
 from services.console.web.plots import evidence_plot, latency_plot, pareto_plot
@@ -29,8 +29,9 @@ from shared.errors import SlipwayError
 Text = Annotated[str, Query(max_length=100)]
 ModelPath = Annotated[str, Path(pattern=MODEL_NAME_PATTERN)]
 Number = Annotated[int, Query(ge=0, le=999_999_999)]
-EPOCH: Final = r"[0-9]{1,15}"
 LARGEST_EXPORT: Final = 10_000
+REFUSED_SHOWN: Final = 5
+"""Refused checkpoints on the screen of the releases; a screen of their own lists all."""
 LINES: Final = 5
 """Tests whose evidence is drawn, the strongest ones; the table has all."""
 
@@ -67,6 +68,7 @@ def _fleet(router: APIRouter, sources: Sources, render: Renderer) -> None:
             signed,
             "model.html",
             row=shown[0],
+            quarantines=quarantines(reader, model, shown[0].quarantined),
             releases=releases.releases(reader, model=model, exact=True, limit=20),
             alerts=alerts.alerts(reader, model=model, exact=True, state="", limit=20),
             changes=timeline.timeline(reader, model=model, exact=True, limit=20),
@@ -78,8 +80,16 @@ def _release(router: APIRouter, sources: Sources, render: Renderer) -> None:
 
     @router.get("/releases")
     def all_releases(request: Request, signed: Signed, query: ReleaseQuery) -> Response:
-        shown = releases.releases(sources.seen_by(signed.person), **query.values)
-        return render(request, signed, "releases.html", releases=shown, filters=query.shown)
+        reader, values = sources.seen_by(signed.person), query.values
+        about = {name: values[name] for name in ("model", "exact", "since", "until")}
+        turned_away = refused.refused_checkpoints(reader, **about, limit=REFUSED_SHOWN)
+        shown = releases.releases(reader, **values)
+        return render(request, signed, "releases.html", releases=shown, refused=turned_away, filters=query.shown)
+
+    @router.get("/checkpoints")
+    def all_refused(request: Request, signed: Signed, query: RefusedQuery) -> Response:
+        shown = refused.refused_checkpoints(sources.seen_by(signed.person), **query.values)
+        return render(request, signed, "checkpoints.html", refused=shown, filters=query.shown)
 
     @router.get("/releases/{release_id}")
     async def one_release(request: Request, signed: Signed, release_id: str) -> Response:
@@ -115,7 +125,7 @@ def _release(router: APIRouter, sources: Sources, render: Renderer) -> None:
             giving = sources.ordering.cancel(signed.person, shown, comment)
         else:
             raise HTTPException(404, "There is no such order.")
-        return await _answered(request, render, signed, giving, f"/releases/{release_id}")
+        return await answered(request, render, signed, giving, f"/releases/{release_id}")
 
 
 def _versions(router: APIRouter, sources: Sources, render: Renderer) -> None:
@@ -169,18 +179,18 @@ def _alerts(router: APIRouter, sources: Sources, render: Renderer) -> None:
     @router.get("/models/{model}/rollback")
     async def plan(request: Request, signed: Signed, model: ModelPath, target: Text = "") -> Response:
         check_seen(signed.person, model)
-        shown = await ordering.plan_rollback(model, _target(model, target), None)
+        shown = await ordering.plan_rollback(model, target_in(model, target), None)
         return render(request, signed, "rollback.html", plan=shown, back=_back(request))
 
     @router.post("/models/{model}/rollback")
     async def roll_back(request: Request, signed: Signed, model: ModelPath) -> Response:
         form = await read_form(request)
         check_token(signed, form.get(CSRF_FIELD))
-        failed, epoch = _target(model, form.get("failed", "")), form.get("epoch", "")
+        failed, epoch = target_in(model, form.get("failed", "")), form.get("epoch", "")
         if failed is None or re.fullmatch(EPOCH, epoch) is None:
             raise HTTPException(400, "The form names no target and epoch: begin again at the plan of the rollback.")
         giving = ordering.roll_back(signed.person, failed, epoch=int(epoch), reason=form.get("reason", "")[:2000])
-        return await _answered(request, render, signed, giving, f"/models/{model}")
+        return await answered(request, render, signed, giving, f"/models/{model}")
 
 
 def _timeline(router: APIRouter, sources: Sources, render: Renderer) -> None:
@@ -203,27 +213,6 @@ def _timeline(router: APIRouter, sources: Sources, render: Renderer) -> None:
     @router.get("/index")
     def state(request: Request, signed: Signed) -> Response:
         return render(request, signed, "index_state.html")
-
-
-async def _answered(request: Request, render: Renderer, signed: Any, giving: Any, back: str) -> Response:
-    """Return the page that says what became of an order, or why it was not given."""
-    try:
-        answer: OrderAnswer = await giving
-    except NotAllowedError as error:
-        return render(request, signed, "answer.html", 403, problem=str(error), back=back)
-    except SlipwayError as error:
-        return render(request, signed, "answer.html", 422, problem=error.sentence(), back=back)
-    return render(request, signed, "answer.html", answer=answer, back=back)
-
-
-def _target(model: str, text: str) -> Target | None:
-    """Return the target that a text names, such as `support-bot.v3.int8`; None for an empty one."""
-    if not text:
-        return None
-    target = parse_target(text)
-    if target is None or target.model != model:
-        raise HTTPException(400, f"{text[:100]!r} is no target of {model}.")
-    return target
 
 
 def _back(request: Request) -> str:

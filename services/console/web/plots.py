@@ -11,7 +11,7 @@ import pygal
 from markupsafe import Markup
 
 from services.console.domain.canary_screen import Canary, CanaryPoint, EvidenceTest
-from services.console.domain.screens import VariantRow
+from services.console.domain.release_data import VariantRow
 
 # pygal adds a finder for plug-ins, which has no `find_spec`: each failed import would warn about it
 sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "pygal"]

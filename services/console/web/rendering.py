@@ -33,7 +33,7 @@ SCRIPTS: Final = {"htmx.js": ("django_htmx", "static/django_htmx/htmx-2.min.js")
 GOOD: Final = frozenset({"pass", "promoted", "completed", "done", "hot", "resolved", "accepted", "chosen", "proven"})
 BAD: Final = frozenset(
     {"fail", "failed", "rejected", "aborted", "critical", "refused", "expired", "not ready", "not proven"}
-    | {"rollback", "rolled back"}
+    | {"rollback", "rolled back", "quarantined"}
 )
 BUSY: Final = frozenset({"running", "canary", "promoting", "started", "open", "warning", "awaiting approval"})
 

@@ -7,7 +7,7 @@ import pytest
 
 from contracts import facts as f
 from services.console.domain.canary_screen import Canary, strongest_tests
-from services.console.domain.screens import VariantRow
+from services.console.domain.release_data import VariantRow
 from services.console.web.plots import _powers, evidence_plot, pareto_plot
 from testbed import factories
 from testbed.story import WINDOW_S, Story, release_id

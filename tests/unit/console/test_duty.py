@@ -5,8 +5,8 @@ from datetime import timedelta
 import pytest
 
 from contracts import facts as f
-from services.console.domain.apply import instant
 from services.console.domain.duty_screens import DeadLetter
+from services.console.domain.rows import instant
 from testbed import factories
 from testbed.story import Story, drilled, fleet
 from tests.unit.console.world import NOW, World

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.console.domain.apply import instant
+from services.console.domain.rows import instant
 from services.console.web.filters import moment_of
 from testbed.story import Story
 from tests.unit.console.world import NOW, World

@@ -15,8 +15,8 @@ from contracts import facts as f
 from services.console.adapters.histograms import percentile_ms
 from services.console.adapters.index import CONNECTIONS, WINDOWS_KEPT, Index
 from services.console.adapters.index_file import IndexInUseError, is_current
-from services.console.domain.apply import apply, instant
-from services.console.domain.rows import SCHEMA, TABLES, row
+from services.console.domain.apply import apply
+from services.console.domain.rows import SCHEMA, TABLES, instant, row
 from services.console.domain.titles import LONGEST, title_of
 from testbed import factories
 from testbed.story import WINDOW_S, Story, fleet, histogram

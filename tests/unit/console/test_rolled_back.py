@@ -40,11 +40,12 @@ def test_each_screen_of_a_version_that_was_rolled_back_says_so(admin):
     assert rows[2]["outcome"] == shown["outcome"] == "promoted"
     assert rows[2]["rolled_back_at"] == shown["rolled_back_at"] == change["at"]
     assert rows[1]["rolled_back_at"] is None
-    for path in ("/releases?model=shop-bot", "/models/shop-bot", "/models/shop-bot/versions/2"):
+    assert "quarantined</span>" in admin.get("/models/shop-bot/versions/2").text
+    for path in ("/releases?model=shop-bot", "/models/shop-bot"):
         assert admin.get(path).text.count('<span class="badge bad">rolled back</span>') == 1, path
     assert "rolled back</span>" not in admin.get("/models/shop-bot/versions/1").text
     compared = admin.get("/api/v1/models/shop-bot/versions/2/compare/1").json()["rows"]
-    assert next(row["left"] for row in compared if row["name"] == "outcome") == "promoted, rolled back"
+    assert next(row["left"] for row in compared if row["name"] == "outcome") == "promoted, rolled back, quarantined"
 
 
 def test_a_version_shows_until_when_it_served(admin):

@@ -1,0 +1,56 @@
+"""What the API returns of alerts. Pure."""
+
+from typing import Literal
+
+from services.console.domain.screens import EventRow, Points, RollbackSummary, Screen, Time
+
+
+class AlertRow(Screen):
+    """An alert with its last figures; one that is resolved has those that it was raised with.
+
+    Attributes:
+        value: What `limit` bounds: of drift a distance, of a clock seconds, else the share of bad requests.
+        resolution: Why it is resolved; empty while it is open.
+    """
+
+    alert_id: str
+    model: str
+    target: str
+    environment: str
+    state: Literal["open", "resolved"]
+    at: Time
+    kind: str
+    severity: str
+    trigger: str | None
+    value: float | None
+    limit: float | None
+    requests: int | None
+    e_value: float | None
+    message: str
+    resolution: str
+    runbook: str
+    evidence: str | None
+    first_bad_at: Time | None
+    raised_at: Time
+    drill: str | None
+    release_id: str | None
+
+
+class ChainStep(Screen):
+    """A step from the first bad request to the verified recovery; `since_ms` counts from the step before."""
+
+    name: str
+    at: Time
+    since_ms: float | None
+
+
+class Alert(Screen):
+    """An alert with the decision that followed from it."""
+
+    alert: AlertRow
+    rollbacks: tuple[RollbackSummary, ...]
+    chain: tuple[ChainStep, ...]
+    traffic: Points
+    ttft_p95_ms: Points
+    serving: bool
+    history: tuple[EventRow, ...]

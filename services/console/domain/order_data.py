@@ -1,0 +1,75 @@
+"""What the API returns of orders: what one would do, and what became of it. Pure."""
+
+from typing import Literal
+
+from services.console.domain.screens import Screen, Time
+
+
+class RollbackPlan(Screen):
+    """What a rollback would do now; `refused` has the code and the reason if it would be refused."""
+
+    model: str
+    failed: str
+    epoch: int
+    refused: dict[str, str] | None
+    active_before: str | None = None
+    active_after: str | None = None
+    aborts_canary: str | None = None
+    previous_after: str | None = None
+    quarantined_after: tuple[str, ...] = ()
+
+
+class OrderAnswer(Screen):
+    """What became of an order within a few seconds."""
+
+    order_id: str
+    state: Literal["published", "accepted", "started", "completed", "failed", "refused"]
+    code: str | None = None
+    reason: str = ""
+
+
+class Quarantine(Screen):
+    """A quarantined target: it cannot be promoted or take traffic until the quarantine is lifted.
+
+    Attributes:
+        since: When it was quarantined; None if the log does not go back so far.
+        by: Who or what quarantined it, and `because` why; `link` is the path of the screen that shows it.
+    """
+
+    target: str
+    since: Time | None
+    by: str
+    because: str
+    link: str | None
+
+
+class LiftPlan(Screen):
+    """What lifting a quarantine would do now; `refused` has the code and the reason if it would be refused."""
+
+    model: str
+    target: str
+    epoch: int
+    refused: dict[str, str] | None
+    quarantined_after: tuple[str, ...] = ()
+
+
+class DrillPlan(Screen):
+    """What a drill in production would do now; `refused` has the code and the reason if it would be refused.
+
+    Attributes:
+        fault: What it does to a request, as `slipway drill --fault` takes it.
+        share: Share of the requests of the target that it affects.
+        traffic: Share of the requests of the model that it affects.
+        minutes: How long it lasts; it ends by itself.
+        previous: What a rollback would make active; None if a rollback has no target.
+    """
+
+    model: str
+    target: str
+    epoch: int
+    fault: str
+    share: float
+    traffic: float
+    minutes: int
+    previous: str | None
+    refused: dict[str, str] | None

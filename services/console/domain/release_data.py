@@ -1,0 +1,158 @@
+"""What the API returns of releases. Pure."""
+
+from typing import Any, Literal
+
+from contracts.facts import TriggerCounts
+from services.console.domain.screens import EventRow, Screen, Time
+
+
+class ReleaseRow(Screen):
+    """A release in a list."""
+
+    release_id: str
+    model: str
+    version: int
+    run_id: str
+    opened_at: Time
+    state: str
+    state_at: Time
+    outcome: str | None
+    code: str | None
+    reason: str | None
+    target: str | None
+    mode: str
+    publishers: tuple[str, ...]
+    rolled_back_at: Time | None = None
+
+
+class Step(Screen):
+    """A step of a release: its state, when it ended, seconds since the release began, and its result."""
+
+    name: str
+    state: Literal["waiting", "running", "done", "failed"]
+    at: Time | None
+    elapsed_s: float | None
+    detail: str
+
+
+class Work(Screen):
+    """Work that is under way."""
+
+    step: str
+    variant: str
+    done: float
+    total: float
+    unit: str
+    detail: str
+    ratio: float
+
+
+class Gate(Screen):
+    """A gate with the figures that were compared."""
+
+    variant: str
+    name: str
+    verdict: str
+    value: float | None
+    limit: float | None
+    reason: str
+    code: str | None
+
+
+class VariantRow(Screen):
+    """A variant, and what was measured of it; what was not measured is None."""
+
+    variant: str
+    state: str
+    chosen: bool
+    on_pareto_front: bool
+    reason: str
+    code: str | None
+    size_bytes: int | None
+    size_ratio: float | None
+    perplexity_ratio: float | None
+    mean_kl: float | None
+    ttft_p50_ms: float | None
+    ttft_p95_ms: float | None
+    baseline_ttft_p95_ms: float | None
+    tps: float | None
+
+
+class CanaryStep(Screen):
+    """What a step of the canary has shown so far; `counts` is what each trigger judged, empty if that is unknown."""
+
+    weight: float
+    verdict: str
+    requests: int
+    requests_needed: int
+    reason: str
+    at: Time
+    e_values: dict[str, float]
+    counts: dict[str, TriggerCounts]
+
+
+class Certificate(Screen):
+    """A rehearsed rollback of one trigger, with the seconds of each part."""
+
+    trigger: str
+    fault: str
+    detect_s: float
+    switch_s: float
+    verify_s: float
+
+
+class Approval(Screen):
+    """What a release waits for, or has: the digest that is approved, until when, and by whom."""
+
+    manifest_digest: str
+    target: str
+    deadline_at: Time
+    needed: int
+    given: tuple[str, ...]
+    open: bool
+
+
+class Release(Screen):
+    """A release with all that its screen shows."""
+
+    release_id: str
+    model: str
+    version: int | None
+    state: str
+    outcome: str | None
+    code: str | None
+    reason: str
+    rolled_back: str
+    opened_at: Time
+    finished_at: Time | None
+    run_id: str
+    base: str
+    data_hash: str
+    weights_digest: str
+    publishers: tuple[str, ...]
+    steps: tuple[Step, ...]
+    work: tuple[Work, ...]
+    variants: tuple[VariantRow, ...]
+    gates: tuple[Gate, ...]
+    canary: tuple[CanaryStep, ...]
+    rehearsal: tuple[Certificate, ...]
+    approval: Approval | None
+    policy: dict[str, Any]
+    history: tuple[EventRow, ...]
+
+
+class RefusedCheckpoint(Screen):
+    """A checkpoint that was refused before a release began: which run, since when, and why.
+
+    Attributes:
+        event_id: Of the refusal.
+        by: Who announced it; `unknown` if the announcement is no longer in the log.
+    """
+
+    event_id: str
+    model: str
+    at: Time
+    run_id: str
+    by: str
+    code: str
+    reason: str

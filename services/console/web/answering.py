@@ -1,0 +1,59 @@
+"""What the pages of orders have in common: the target and the epoch that a form names, and the page of the answer."""
+
+import re
+from collections.abc import Awaitable
+from typing import Final
+
+from fastapi import Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from contracts.vocabulary import Target
+from services.console.domain.order_data import OrderAnswer
+from services.console.domain.targets import parse_target
+from services.console.ordering import NotAllowedError
+from services.console.web.access import SignedIn
+from services.console.web.rendering import Renderer
+from shared.errors import SlipwayError
+
+EPOCH: Final = r"[0-9]{1,15}"
+LONGEST_REASON: Final = 2000
+
+
+async def answered(
+    request: Request, render: Renderer, signed: SignedIn, giving: Awaitable[OrderAnswer], back: str
+) -> Response:
+    """Return the page that says what became of an order, or why it was not given."""
+    try:
+        answer = await giving
+    except NotAllowedError as error:
+        return render(request, signed, "answer.html", 403, problem=str(error), back=back)
+    except SlipwayError as error:
+        return render(request, signed, "answer.html", 422, problem=error.sentence(), back=back)
+    return render(request, signed, "answer.html", answer=answer, back=back)
+
+
+def target_in(model: str, text: str) -> Target | None:
+    """Return the target that a text names, such as `support-bot.v3.int8`; None for an empty one.
+
+    Raises:
+        HTTPException: It is no target of the model.
+    """
+    if not text:
+        return None
+    target = parse_target(text)
+    if target is None or target.model != model:
+        raise HTTPException(400, f"{text[:100]!r} is no target of {model}.")
+    return target
+
+
+def planned(model: str, form: dict[str, str], order: str) -> tuple[Target, int, str]:
+    """Return the target, the epoch of its plan and the reason in a form.
+
+    Raises:
+        HTTPException: It names no target or no epoch.
+    """
+    target, epoch = target_in(model, form.get("target", "")), form.get("epoch", "")
+    if target is None or re.fullmatch(EPOCH, epoch) is None:
+        raise HTTPException(400, f"The form names no target and epoch: begin again at the plan of the {order}.")
+    return target, int(epoch), form.get("reason", "")[:LONGEST_REASON]

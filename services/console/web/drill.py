@@ -1,0 +1,156 @@
+"""API and page of a drill in production: which requests it would affect, and the orders that begin and end it."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from pydantic import Field, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from contracts.facts import DrillFault
+from contracts.vocabulary import Target, Variant
+from services.console.domain.drill_form import FAULTS, DrillForm
+from services.console.domain.duty_screens import Drill
+from services.console.domain.operating import LONGEST_MINUTES
+from services.console.domain.order_data import DrillPlan, OrderAnswer
+from services.console.domain.people import Person
+from services.console.queries import duty
+from services.console.queries.versions import triggers_of
+from services.console.web.access import CSRF_FIELD, Signed, check_token, read_form
+from services.console.web.answering import LONGEST_REASON, answered, planned, target_in
+from services.console.web.api import PREFIX, CancelBody, Csrf, ModelPath, Ordered, Sources, check_seen
+from services.console.web.rendering import Renderer
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Minutes = Annotated[int, Field(ge=1, le=LONGEST_MINUTES)]
+
+
+class DrillBody(Ordered):
+    """A drill: which fault, for which share of the target's requests, for how long, at which epoch, and why."""
+
+    fault: DrillFault
+    share: Share = 0.5
+    minutes: Minutes = 2
+    epoch: Annotated[int, Field(ge=0)]
+
+
+class PlanFilter(DrillFault):
+    """A drill that is planned: its target, the share of the target's requests, its minutes, and what it does."""
+
+    version: Annotated[int, Field(ge=0)]
+    variant: Variant
+    share: Share = 0.5
+    minutes: Minutes = 2
+
+
+def build_drill(sources: Sources, render: Renderer) -> APIRouter:
+    """Return the routes; all need a session."""
+    router = APIRouter()
+    _api(router, sources)
+    _form(router, sources, render)
+    _orders(router, sources, render)
+    return router
+
+
+def _api(router: APIRouter, sources: Sources) -> None:
+    ordering = sources.ordering
+
+    @router.get(f"{PREFIX}/models/{{model}}/drill-plan", tags=["orders"])
+    async def drill_plan(signed: Signed, model: ModelPath, query: Annotated[PlanFilter, Query()]) -> DrillPlan:
+        """What a drill in production would do now; it changes nothing."""
+        check_seen(signed.person, model)
+        target = Target(model=model, version=query.version, variant=query.variant)
+        fault = DrillFault.model_validate(query.model_dump(include=set(DrillFault.model_fields)))
+        return await ordering.plan_drill(target, fault, share=query.share, minutes=query.minutes)
+
+    @router.post(f"{PREFIX}/models/{{model}}/drill", tags=["orders"])
+    async def drill(signed: Signed, model: ModelPath, body: DrillBody, token: Csrf = None) -> OrderAnswer:
+        """Order a drill in production; void if the route has changed since the epoch of the plan."""
+        check_token(signed, token)
+        about = body.model_dump(include={"share", "minutes", "epoch", "reason"})
+        return await ordering.drill(signed.person, body.target(model), body.fault, **about)
+
+    @router.post(f"{PREFIX}/models/{{model}}/drill/end", tags=["orders"])
+    async def end_drill(signed: Signed, model: ModelPath, body: CancelBody, token: Csrf = None) -> OrderAnswer:
+        """End the drill of a model in production before its time."""
+        check_token(signed, token)
+        running = _running(sources, signed.person, model)
+        return await ordering.end_drill(signed.person, *_of(running, model), body.reason)
+
+
+def _form(router: APIRouter, sources: Sources, render: Renderer) -> None:
+    @router.get("/models/{model}/drill", include_in_schema=False)
+    async def edit(request: Request, signed: Signed, model: ModelPath) -> Response:
+        check_seen(signed.person, model)
+        served = [str(target) for target in await sources.ordering.serving(model)]
+        given = {name: value for name, value in request.query_params.items() if name in DrillForm.model_fields}
+        shown: dict[str, Any] = {
+            "model": model,
+            "served": served,
+            "faults": FAULTS,
+            "most": LONGEST_MINUTES,
+            "running": _running(sources, signed.person, model),
+            "form": DrillForm().model_dump() | given,
+            "plan": None,
+            "triggers": (),
+        }
+        if "fault" not in given:
+            return render(request, signed, "drill.html", **shown)
+        try:
+            form = DrillForm.model_validate(given)
+            target, fault = target_in(model, form.target), form.parsed_fault()
+        except ValueError as error:
+            return render(request, signed, "drill.html", 422, **shown, problem=_problem(error))
+        if target is None:
+            return render(request, signed, "drill.html", 422, **shown, problem="Choose a target that takes traffic.")
+        plan = await sources.ordering.plan_drill(target, fault, share=form.percent / 100, minutes=form.minutes)
+        triggers = triggers_of(sources.seen_by(signed.person), target)
+        return render(request, signed, "drill.html", **shown | {"plan": plan, "triggers": triggers})
+
+
+def _orders(router: APIRouter, sources: Sources, render: Renderer) -> None:
+    @router.post("/models/{model}/drill", include_in_schema=False)
+    async def begin(request: Request, signed: Signed, model: ModelPath) -> Response:
+        form = await read_form(request)
+        check_token(signed, form.get(CSRF_FIELD))
+        target, epoch, reason = planned(model, form, "drill")
+        try:
+            asked = DrillForm.model_validate(form)
+            fault = asked.parsed_fault()
+        except ValueError as error:
+            raise HTTPException(422, _problem(error)) from error
+        giving = sources.ordering.drill(
+            signed.person, target, fault, share=asked.percent / 100, minutes=asked.minutes, epoch=epoch, reason=reason
+        )
+        return await answered(request, render, signed, giving, f"/drills?model={model}&exact=true")
+
+    @router.post("/models/{model}/drill/end", include_in_schema=False)
+    async def end(request: Request, signed: Signed, model: ModelPath) -> Response:
+        form = await read_form(request)
+        check_token(signed, form.get(CSRF_FIELD))
+        about = _of(_running(sources, signed.person, model), model)
+        giving = sources.ordering.end_drill(signed.person, *about, form.get("reason", "")[:LONGEST_REASON])
+        return await answered(request, render, signed, giving, f"/drills?model={model}&exact=true")
+
+
+def _running(sources: Sources, person: Person, model: str) -> Drill | None:
+    return duty.running_drill(sources.seen_by(person), model, sources.ordering.now())
+
+
+def _of(running: Drill | None, model: str) -> tuple[Target, DrillFault]:
+    """Return the target and the fault of a drill that is in progress.
+
+    Raises:
+        HTTPException: There is none.
+    """
+    target = target_in(model, running.target) if running is not None else None
+    if running is None or target is None:
+        raise HTTPException(404, f"No drill of {model} is in progress in production.")
+    return target, DrillFault.model_validate(running.fault)
+
+
+def _problem(error: ValueError) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']} (it is {str(first['input'])[:40]!r})"
+    return str(error)

@@ -1,0 +1,94 @@
+"""Checkpoints that were refused at admission, and who ended a release: both are shown with names."""
+
+import pytest
+
+from contracts import facts as f
+from testbed import factories
+from testbed.story import Story
+from tests.unit.console.world import NOW, World
+
+EVIL = "<script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    made, story = World(tmp_path_factory.mktemp("console")), Story(NOW)
+    events = [*story.release("m", 1, 1), *story.release("m", 2, 2, until="canary")]
+    ready = story.event(factories.fact(f.CheckpointReady), "shop-bot", "run-7", by="shop-training")
+    first = factories.fact(f.CheckpointRejected, code="policy_invalid", reason=f"{EVIL} gates: unknown metric.")
+    events += [ready, story.event(first, "shop-bot", "run-7", cause=ready.id)]
+    story.wait(5)
+    second = factories.fact(f.CheckpointRejected, code="unknown_base", reason="The base is not imported.")
+    events.append(story.event(second, "new-bot", "run-8", cause="gone"))
+    own = factories.fact(f.CheckpointRejected, code="non_finite_weights", reason="NaN.")
+    events.append(story.event(own, "m", "r-0000000000000002-1"))
+    made.fill(events)
+    yield made
+    made.close()
+
+
+def refused(world, name="adam", **query):
+    return world.client(name).get("/api/v1/refused-checkpoints", params=query).json()
+
+
+def test_a_checkpoint_without_a_release_is_listed_with_code_and_sentence(world):
+    shown = refused(world)
+    assert [(row["model"], row["run_id"], row["by"], row["code"]) for row in shown["items"]] == [
+        ("new-bot", "run-8", "unknown", "unknown_base"),
+        ("shop-bot", "run-7", "shop-training", "policy_invalid"),
+    ]
+    assert shown["items"][0]["reason"] == "The base is not imported."
+
+
+@pytest.mark.parametrize(
+    ("query", "models"),
+    [
+        ({"model": "shop"}, ["shop-bot"]),
+        ({"model": "shop", "exact": True}, []),
+        ({"code": "unknown_base"}, ["new-bot"]),
+        ({"since": "2030-01-01"}, []),
+        ({"limit": 1}, ["new-bot"]),
+        ({"limit": 1, "after": 1}, ["shop-bot"]),
+    ],
+)
+def test_the_list_is_filtered(world, query, models):
+    assert [row["model"] for row in refused(world, **query)["items"]] == models
+
+
+def test_fleet_and_releases_show_them_as_text(world):
+    admin = world.client("adam")
+    assert admin.get("/api/v1/fleet").json()["totals"]["refused_checkpoints"] == 2
+    assert "refused checkpoints" in admin.get("/fleet").text
+    for path in ("/releases", "/checkpoints", "/releases?model=shop"):
+        page = admin.get(path).text
+        assert "<code>policy_invalid</code>" in page
+        assert EVIL not in page
+    assert "policy_invalid" not in admin.get("/releases?model=new").text
+    assert "policy_invalid" not in admin.get("/checkpoints?code=unknown_base").text
+
+
+def test_members_of_a_team_see_those_of_its_models(world):
+    assert [row["model"] for row in refused(world, "sam")["items"]] == ["shop-bot"]
+    assert world.client("sam").get("/api/v1/fleet").json()["totals"]["refused_checkpoints"] == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "by", "because"),
+    [(f.OrderAccepted, "oscar", "Too curt."), (f.OrderRefused, "registry", "cancelled: x")],
+)
+def test_the_timeline_names_the_person_who_cancelled(tmp_path, answer, by, because):
+    made, story = World(tmp_path), Story(NOW)
+    release = "r-0000000000000002-1"
+    events = [*story.release("m", 1, 1), *story.release("m", 2, 2, until="canary")]
+    order = story.event(
+        factories.fact(f.ReleaseCancelled, release_id=release, reason="Too curt."), "m", release, by="oscar"
+    )
+    told = factories.fact(answer, order_id=order.id, order_type=order.type, release_id=release)
+    (ended,) = story._end(release, factories.target(2, "int8", "m"), "cancelled", "x", "cancelled")
+    events += [order, story.event(told, "m", release), ended]
+    cause = {"active": factories.served(1, "int8", "m"), "previous": None, "canary": None, "history": ()}
+    events.append(story._moved("m", release, "abort", epoch=9, quarantined=(), cause_id=ended.id, **cause))
+    made.fill(events)
+    row = made.client("adam").get("/api/v1/timeline?model=m").json()["items"][0]
+    assert (row["by"], row["because"], row["link"]) == (by, because, f"/releases/{release}")
+    made.close()
