@@ -23,14 +23,19 @@ def _own_notes(kind: type) -> dict[str, str]:
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     if not isinstance(tree, ast.ClassDef):
         return {}
-    _, _, listed = (ast.get_docstring(tree) or "").partition("Attributes:\n")
-    notes = {entry["name"]: sentence(entry["text"]) for entry in _ENTRY.finditer(listed)}
+    notes = listed_notes(ast.get_docstring(tree) or "")
     for field, below in zip(tree.body, tree.body[1:], strict=False):
         if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
             continue
         if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str):
             notes[field.target.id] = sentence(below.value.value)
     return notes
+
+
+def listed_notes(docstring: str) -> dict[str, str]:
+    """Return the entries below `Attributes:` of a docstring."""
+    _, _, listed = docstring.partition("Attributes:\n")
+    return {entry["name"]: sentence(entry["text"]) for entry in _ENTRY.finditer(listed)}
 
 
 def sentence(text: str) -> str:

@@ -12,6 +12,7 @@ from mkdocs.structure.pages import Page
 from deploy.documentation import (
     codes_page,
     commands_page,
+    console_page,
     events_page,
     links,
     metrics_page,
@@ -24,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TABLES: dict[str, Callable[[], str]] = {
     "codes": codes_page.render,
     "commands": commands_page.render,
+    "console": console_page.render,
     "events": events_page.render,
     "metrics": metrics_page.render,
     "policy": policy_page.render,

@@ -18,13 +18,14 @@ from contracts.codes import ADVICE
 from contracts.facts import FACTS
 from contracts.metrics import METRICS
 from contracts.policy import ReleasePolicy
-from deploy.documentation import commands_page, hook, links, metrics_page, policy_page, settings_page
+from deploy.documentation import commands_page, console_page, hook, links, metrics_page, policy_page, settings_page
 from deploy.documentation.markdown import separate_blocks, table
 from tests.architecture.test_files import committed
 from tests.contract.test_runbooks import problem_of
 from tests.kit.wiring import ROOT
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+CONSOLE = console_page.document()
 FIRST = hook.readme_section("Your first release")
 """The section that `docs/get-started.md` shows."""
 
@@ -93,6 +94,7 @@ def test_every_link_of_the_built_pages_leads_to_a_file_and_an_anchor_of_the_site
         ("codes", list(ADVICE)),
         ("commands", [f'id="{name.replace(" ", "-")}"' for name, _ in commands_page.commands()]),
         ("policy", list(ReleasePolicy.model_fields)),
+        ("console", [*CONSOLE["paths"], *(f'id="{name.lower()}"' for name in CONSOLE["components"]["schemas"])]),
     ],
 )
 def test_a_reference_has_everything_that_the_code_has(site, page, names):
