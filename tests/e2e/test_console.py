@@ -103,8 +103,9 @@ def test_a_drill_an_alert_and_a_rollback_with_a_reason(stack, person):
     with Users(url, stack.headers, MODEL) as users:
         person.goto(f"/models/{MODEL}")
         person.follow("Drill")
-        person.page.get_by_label("Value").fill("1500")
+        person.page.get_by_label("Value", exact=True).fill("1500")
         person.page.get_by_label("Percent").fill("90")
+        person.page.get_by_label("Minutes").fill("10")
         person.page.get_by_role("button", name="What would happen").click()
         person.sees("dry run: nothing was changed")
         person.sees("helpdesk.v2.bf16 is rolled back to helpdesk.v1.bf16")
