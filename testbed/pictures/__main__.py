@@ -1,9 +1,13 @@
-"""Make the pictures of the documentation: python -m testbed.pictures [FOLDER]; about five minutes."""
+"""Make the pictures of the documentation: python -m testbed.pictures [FOLDER]; about five minutes.
+
+It ends with an error unless every picture was written: with the output of the stack, also after SIGTERM.
+"""
 
 import hashlib
+import signal
 import sys
 import tempfile
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +16,7 @@ from testbed.browser import chromium
 from testbed.models import tiny_base, tiny_lora
 from testbed.person import Person, printed_link
 from testbed.pictures.camera import Camera
+from testbed.pictures.results import RESULTS, mishaps
 from testbed.pictures.terminal import Recording
 from testbed.screens import Shown, screens
 from testbed.stack import POLICY, ROOT, Stack
@@ -45,6 +50,8 @@ SETTINGS = {
 }
 """Shorter windows, so that a few minutes are a line."""
 DARK = frozenset({"fleet", "release", "alert"})
+OTHERS = ("sign-in", "release-running", "approval", "canary-running", "terminal-release", "terminal-rollback")
+"""Pictures of a moment of the story, and of the terminal."""
 
 
 @dataclass
@@ -65,15 +72,14 @@ class Studio:
 
 def first_releases(studio: Studio) -> None:
     """Publish the first versions, and show one on its way."""
-    publishing = [threading.Thread(target=studio.publish, args=(model, 1, FIRST)) for model in MODELS]
-    for thread in publishing:
-        thread.start()
-    studio.anna.follow(MODEL, exact=True)
-    studio.anna.follow("v1", exact=True)
-    studio.anna.page.get_by_role("progressbar").first.wait_for()
-    studio.camera.shoot(studio.anna.page, "release-running")
-    for thread in publishing:
-        thread.join()
+    with ThreadPoolExecutor() as pool:
+        publishing = [pool.submit(studio.publish, model, 1, FIRST) for model in MODELS]
+        studio.anna.follow(MODEL, exact=True)
+        studio.anna.follow("v1", exact=True)
+        studio.anna.page.get_by_role("progressbar").first.wait_for()
+        studio.camera.shoot(studio.anna.page, "release-running")
+        for published in publishing:
+            published.result()
     for model in MODELS:
         studio.stack.promoted(model)
 
@@ -112,6 +118,8 @@ def every_screen(studio: Studio, shown: Shown) -> None:
         reader = admin if screen.administers else studio.anna
         reader.goto(screen.address)
         reader.page.wait_for_load_state()
+        if screen.name in RESULTS:
+            RESULTS[screen.name](studio.stack, reader.page)
         studio.camera.shoot(reader.page, screen.name, whole=True)
         if screen.name in DARK:
             studio.camera.shoot(reader.page, screen.name, theme="dark", whole=True)
@@ -142,28 +150,54 @@ def take(studio: Studio) -> None:
     first_releases(studio)
     url = f"http://127.0.0.1:{studio.stack.part('gateway')['port']}"
     with ExitStack() as traffic:
-        for number, model in enumerate(MODELS):
-            traffic.enter_context(Users(url, studio.stack.headers, model, rps=6.0 - number))
+        users = [Users(url, studio.stack.headers, model, rps=6.0 - number) for number, model in enumerate(MODELS)]
+        for asking in users:
+            traffic.enter_context(asking)
         second_release(studio)
         studio.publish("faq-bot", 2, LONG_CANARY)  # while its canary runs, nothing else is staged
         held = incident(studio)
+        mishaps(studio.stack)
         (alert, *_) = studio.stack.events("alert.raised", MODEL)
         second = studio.stack.events("release.opened", MODEL)[-1]["data"]
         shown = Shown(MODEL, second["release_id"], alert["data"]["alert_id"], f"{MODEL}.v1.bf16", held)
         every_screen(studio, shown)
         terminals(studio)
+    check(studio, shown, users)
+
+
+def check(studio: Studio, shown: Shown, users: list[Users]) -> None:
+    """Raise RuntimeError if a picture is missing, or if what the pictures show went wrong."""
+    names = {screen.name for screen in screens(shown).values()} | {f"{name}-dark" for name in DARK} | set(OTHERS)
+    missing = sorted(names - studio.camera.written)
+    if missing:
+        raise RuntimeError(f"no picture was written of {', '.join(missing)}: see what precedes this")
+    failed = [failure for asking in users for failure in asking.failed]
+    silent = [asking for asking in users if not asking.answered]
+    if failed or silent or studio.anna.observed.problems:
+        raise RuntimeError(f"{len(silent)} models got no answer; {failed[:3]}; {studio.anna.observed.problems[:3]}")
+
+
+def end(number: int, _frame: object) -> None:
+    raise SystemExit(f"ended by {signal.Signals(number).name} before all pictures were written")
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGHUP, end)
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs/pictures"
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch, chromium() as browser:
         base = tiny_base(Path(scratch) / "tiny-llama")
         adapters = (tiny_lora(base, Path(scratch) / "one"), tiny_lora(base, Path(scratch) / "two", seed=5))
         with Stack(Path(scratch) / "state", **SETTINGS) as stack:
-            stack.ok("base", "import", str(base))
-            stack.ok("keys", "add", "anna", "--role", "operator", "--role", "approver")
-            take(Studio(stack, Person.with_window(browser, "anna"), Camera(folder), adapters))
+            try:
+                stack.ok("base", "import", str(base))
+                stack.ok("keys", "add", "anna", "--role", "operator", "--role", "approver")
+                take(Studio(stack, Person.with_window(browser, "anna"), Camera(folder), adapters))
+            except BaseException:  # the folder with the output is removed
+                print(stack.tail(), file=sys.stderr, flush=True)
+                raise
+    print(f"all pictures were written to {folder}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Writes what a page shows as a small picture."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
@@ -21,9 +21,11 @@ class Camera:
 
     Attributes:
         folder: Where they go.
+        written: Names of the pictures that were written.
     """
 
     folder: Path
+    written: set[str] = field(default_factory=set)
 
     def shoot(self, page: Page, name: str, *, theme: Literal["light", "dark"] = "light", whole: bool = False) -> None:
         """Write a picture of a page, `NAME.png` or `NAME-dark.png`; of the whole page if it is asked for."""
@@ -42,4 +44,5 @@ class Camera:
             raise RuntimeError(
                 f"{file} has {file.stat().st_size} bytes; the limit is {LARGEST}: show less of the page."
             )
+        self.written.add(name)
         print(f"{file.name:<32}{taken.width} x {taken.height}  {file.stat().st_size / 1000:.0f} kB", flush=True)

@@ -150,7 +150,7 @@ def test_a_quarantine_is_lifted_by_the_person_and_the_other_page_sees_it_at_once
 
 
 def test_a_refused_checkpoint_appears_on_the_screen_of_the_releases(stack, person):
-    ready = factories.fact(CheckpointReady)
+    ready = factories.fact(CheckpointReady, model="refused-bot")
     person.open_screen("Releases")
     stack.publish_as("admin", Story(datetime.now(UTC)).event(ready, "refused-bot", ready.training.run_id, by="admin"))
     (refused,) = stack.await_event("checkpoint.rejected", "refused-bot")

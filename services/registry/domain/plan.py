@@ -191,9 +191,9 @@ def stage_released(release: Release, variant: Variant, purpose: StagingPurpose, 
 def _keeps_lease(release: Release, variant: Variant) -> bool:
     """Return whether a measured variant stays loaded: only the chosen one, and only if traffic comes at once.
 
-    A lease that waits for an approval, for another variant or for the end of a pause would block the fleet; one
-    released just before the promotion would load the same model twice. A rehearsal asks for a lease of its own, with
-    the same rule at its end.
+    A lease that waits for an approval, for another variant or for the end of a pause, or that lasts as long as a
+    canary, would block the fleet; one released just before traffic would load the same model twice. A rehearsal asks
+    for a lease of its own, with the same rule at its end.
     """
     chosen = gates.choose(release)
     direct = _goes_live_at_once(release) and not rehearsals.is_needed(release.policy)
@@ -201,8 +201,8 @@ def _keeps_lease(release: Release, variant: Variant) -> bool:
 
 
 def _goes_live_at_once(release: Release) -> bool:
-    """Return whether the order for traffic follows now; a lease kept for a paused release would hold up all others."""
-    return not needs_approval(release.policy) and not release.is_paused
+    """Return whether the first order for traffic follows now, or is under way; later the route keeps the target."""
+    return not needs_approval(release.policy) and not release.is_paused and not release.deployed
 
 
 def _promotion(release: Release, turn: TurnGranted, now: datetime) -> Iterator[Emission]:

@@ -55,6 +55,15 @@ def test_the_list_is_filtered(world, query, models):
     assert [row["model"] for row in refused(world, **query)["items"]] == models
 
 
+def test_an_announcement_that_was_not_read_further_is_found_by_its_position(tmp_path):
+    made, story = World(tmp_path), Story(NOW)
+    ready = story.event(factories.fact(f.CheckpointReady), "shop-bot", "run-7", by="shop-training")
+    rejected = factories.fact(f.CheckpointRejected, code="subject_mismatch", reason="Another model.")
+    made.fill([ready, *(story.event(rejected, "shop-bot", f"SLIPWAY_INBOX:{at}") for at in (1, 2))])
+    assert [row["by"] for row in refused(made)["items"]] == ["shop-training", "unknown"]
+    made.close()
+
+
 def test_fleet_and_releases_show_them_as_text(world):
     admin = world.client("adam")
     assert admin.get("/api/v1/fleet").json()["totals"]["refused_checkpoints"] == 2

@@ -124,7 +124,8 @@ def test_a_later_release_walks_the_canary_steps_with_the_epoch_of_each_change():
     assert walk.last["traffic.requested:0.1"]["epoch"] == 7
     assert walk.last["traffic.requested:0.1"]["fallback"] is None
     assert awaited_step(walk.release) == "traffic"
-    assert walk.handle(k.changed(k.route(old, k.target("int8"), weight=0.1, epoch=8), "canary")) == {}
+    serving = walk.handle(k.changed(k.route(old, k.target("int8"), weight=0.1, epoch=8), "canary"))
+    assert list(serving) == ["stage.released:int8"]
     assert awaited_step(walk.release) == "canary"
     assert walk.handle(k.assessed("int8", 0.1, "inconclusive")) == {}
     assert walk.handle(k.assessed("int8", 0.1))["traffic.requested:0.5"]["epoch"] == 8
@@ -146,6 +147,15 @@ def test_the_lease_of_the_chosen_variant_is_kept_only_if_traffic_comes_at_once()
     manual = Walk(k.policy(promotion=Promotion(mode="manual"))).to_verdict()
     assert "stage.released:int8" in manual.last
     assert "stage.released:int8" in Walk(k.careful_policy()).to_verdict().last
+
+
+def test_a_canary_holds_no_lease_while_it_takes_traffic():
+    """A canary may last for hours, and staging has one lease: the candidate is production's once a share serves."""
+    walk = Walk(k.policy(canary=Canary(steps=(0.1, 0.5)))).to_verdict(k.turn(first=False, epoch=7))
+    assert list(walk.last) == ["traffic.requested:0.1"]
+    serving = k.changed(k.route(k.target("int8", 1), k.target("int8"), weight=0.1, epoch=8), "canary")
+    assert list(walk.handle(serving)) == ["stage.released:int8"]
+    assert list(walk.handle(k.assessed("int8", 0.1))) == ["traffic.requested:0.5"]
 
 
 def test_the_lease_of_a_measured_variant_is_freed_for_the_next():
