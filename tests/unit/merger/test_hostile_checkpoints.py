@@ -110,6 +110,23 @@ def test_an_id_that_would_take_gigabytes_is_rejected_before_a_library_reads_it(c
     assert largest_memory() - before < 200 << 20
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"r": 50_000_000},
+        {"r": 2**42},
+        {"r": 10**30},
+        {"rank_pattern": {"q_proj": 2**42}},
+    ],
+)
+def test_a_rank_that_would_take_gigabytes_is_rejected_without_them(checkpoint_with, change):
+    good, take = checkpoint_with("lora", check_lora, domain.ADAPTER_CONFIG)
+    whole = json.loads(good[domain.ADAPTER_CONFIG]) | change
+    before = forget_largest_memory()
+    assert take(domain.ADAPTER_CONFIG, json.dumps(whole).encode()) in {"adapter_keys_mismatch", "shape_mismatch"}
+    assert largest_memory() - before < 200 << 20
+
+
 def test_hostile_tokenizers_are_accepted_or_rejected(checkpoint_with):
     good, take = checkpoint_with("full", check_tokenizers, "tokenizer.json", "tokenizer_config.json")
     outcome = attack_files(good, take, 500)
