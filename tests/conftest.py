@@ -37,6 +37,7 @@ pytest_plugins = [
     "tests.kit.run.costs",
     "tests.kit.run.encodable",
     "tests.kit.run.flaky",
+    "tests.kit.run.garbage",
     "tests.kit.run.lanes",
 ]
 

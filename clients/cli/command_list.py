@@ -5,7 +5,6 @@ A command that asks the bus needs half as long to start without what the others 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import typer
@@ -14,6 +13,7 @@ from typer.main import get_command, get_group
 
 from clients.cli.completion import ContextOption
 from clients.cli.contexts import request_context
+from shared.runtime.program_imports import import_program
 
 STACK, RELEASES, INSPECT, OPERATE = "Embedded stack", "Releases", "Inspect", "Operations"
 
@@ -92,7 +92,7 @@ class _Imported(Mapping[str, Any]):
         return len(COMMANDS)
 
     def _read(self, name: str, listed: Listed) -> Any:
-        member = getattr(import_module(f"clients.cli.commands.{listed.module}"), listed.member)
+        member = getattr(import_program(f"clients.cli.commands.{listed.module}"), listed.member)
         only = typer.Typer(add_completion=False, **self._settings)
         if isinstance(member, typer.Typer):
             only.add_typer(member, name=name, rich_help_panel=listed.panel)

@@ -22,6 +22,7 @@ from services.console.settings import ConsoleSettings
 from shared.messaging.bus import Bus
 from shared.messaging.credentials import require_identity
 from shared.runtime.clock import SystemClock
+from shared.runtime.program_imports import finish_imports
 from shared.runtime.service import serve
 from shared.runtime.settings import Connection
 from shared.runtime.team_list import TeamList
@@ -80,6 +81,7 @@ def provider_of(settings: ConsoleSettings) -> Provider | None:
 
 def main() -> None:
     """Read the settings from the environment and run the console."""
+    finish_imports()
     connection = require_identity(Connection(), SERVICE)
     configure_logging(SERVICE, connection.log_level)
     asyncio.run(run(connection, ConsoleSettings()))

@@ -6,6 +6,7 @@ from services.gateway.adapters.transport import require_transport
 from services.gateway.settings import GatewaySettings
 from shared.messaging.credentials import require_identity
 from shared.runtime.process_metrics import share_metrics
+from shared.runtime.program_imports import finish_imports
 from shared.runtime.service import check_sandbox
 from shared.runtime.settings import Connection
 from shared.runtime.telemetry import configure_logging
@@ -17,6 +18,7 @@ async def run(connection: Connection, settings: GatewaySettings) -> None:
     """Serve in this process until SIGTERM or SIGINT, then finish the streams in flight, up to a time limit."""
     from services.gateway.process import serve
 
+    finish_imports()
     await serve(connection, settings)
 
 
@@ -25,6 +27,7 @@ def run_workers(connection: Connection, settings: GatewaySettings) -> None:
     share_metrics(connection.work_dir(SERVICE) / "metrics")
     from services.gateway.workers import WorkerPool  # it creates metrics, which must know that they are shared
 
+    finish_imports()
     WorkerPool(connection, settings).run()
 
 

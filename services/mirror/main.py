@@ -16,6 +16,7 @@ from shared.messaging.bus import Bus
 from shared.messaging.credentials import require_identity
 from shared.provenance.envelopes import Trust
 from shared.runtime.clock import SystemClock
+from shared.runtime.program_imports import finish_imports
 from shared.runtime.service import serve
 from shared.runtime.settings import Connection
 from shared.runtime.telemetry import configure_logging
@@ -77,6 +78,7 @@ def _others(store: Store, folder: Path, settings: MirrorSettings) -> list[Regist
 
 def main() -> None:
     """Read the settings from the environment and run the mirror."""
+    finish_imports()
     connection = require_store(require_identity(Connection(), SERVICE), SERVICE)
     configure_logging(SERVICE, connection.log_level)
     asyncio.run(run(connection, MirrorSettings().require_registry()))

@@ -13,6 +13,7 @@ from shared.messaging.credentials import require_identity
 from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.records import RecordStore
 from shared.runtime.clock import SystemClock
+from shared.runtime.program_imports import finish_imports
 from shared.runtime.service import connect_with_retries, serve
 from shared.runtime.settings import Connection
 from shared.runtime.telemetry import configure_logging
@@ -51,6 +52,7 @@ async def run(connection: Connection, settings: NotifierSettings) -> None:
 
 def main() -> None:
     """Read the settings from the environment and run the notifier."""
+    finish_imports()
     connection = require_identity(Connection(), SERVICE)
     configure_logging(SERVICE, connection.log_level)
     asyncio.run(run(connection, NotifierSettings()))

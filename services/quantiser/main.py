@@ -16,6 +16,7 @@ from shared.messaging.credentials import require_identity
 from shared.provenance.envelopes import Attester, Trust
 from shared.runtime.clock import SystemClock
 from shared.runtime.process import memory_bytes
+from shared.runtime.program_imports import finish_imports
 from shared.runtime.service import check_sandbox, serve
 from shared.runtime.settings import Connection
 from shared.runtime.telemetry import configure_logging
@@ -55,6 +56,7 @@ async def run(connection: Connection, settings: QuantiserSettings) -> None:
 
 def main() -> None:
     """Read the settings from the environment and run the quantiser."""
+    finish_imports()
     connection = require_store(require_identity(Connection(), SERVICE), SERVICE)
     configure_logging(SERVICE, connection.log_level)
     asyncio.run(run(connection, QuantiserSettings()))

@@ -37,6 +37,7 @@ from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.records import Note, RecordStore
 from shared.provenance.envelopes import Attester, Trust
 from shared.runtime.clock import Clock, SystemClock
+from shared.runtime.program_imports import finish_imports
 from shared.runtime.service import connect_with_retries, serve
 from shared.runtime.settings import Connection
 from shared.runtime.sweeper import Sweeper
@@ -129,6 +130,7 @@ async def run(connection: Connection, settings: RegistrySettings) -> None:
 
 def main() -> None:
     """Read the settings from the environment and run the registry."""
+    finish_imports()
     connection = require_store(require_identity(Connection(), SERVICE), SERVICE)
     configure_logging(SERVICE, connection.log_level)
     asyncio.run(run(connection, RegistrySettings()))

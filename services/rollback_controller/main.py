@@ -21,6 +21,7 @@ from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.records import RecordStore
 from shared.provenance.administrators import Administrators
 from shared.runtime.clock import SystemClock
+from shared.runtime.program_imports import finish_imports
 from shared.runtime.service import connect_with_retries, serve
 from shared.runtime.settings import Connection
 from shared.runtime.sweeper import Sweeper
@@ -81,6 +82,7 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
 
 def main() -> None:
     """Run the rollback-controller."""
+    finish_imports()
     connection = require_identity(Connection(), SERVICE)  # without other keys it still rolls back
     configure_logging(SERVICE, connection.log_level)
     asyncio.run(run(connection, RollbackControllerSettings()))

@@ -28,6 +28,7 @@ from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.records import RecordStore
 from shared.provenance.envelopes import Trust
 from shared.runtime.clock import SystemClock
+from shared.runtime.program_imports import finish_imports
 from shared.runtime.service import serve
 from shared.runtime.settings import Connection
 from shared.runtime.telemetry import configure_logging
@@ -147,6 +148,7 @@ async def follow_routes(bus: Bus, routes: KvRecords[Route], manager: Manager) ->
 
 def main() -> None:
     """Run server-manager."""
+    finish_imports()
     connection = require_store(require_identity(Connection(), SERVICE), SERVICE)
     configure_logging(SERVICE, connection.log_level)
     asyncio.run(run(connection, ServerManagerSettings()))

@@ -15,6 +15,7 @@ from typing import Any, NoReturn, cast
 from contracts.codes import Code
 from shared.errors import Permanent, SlipwayError, Transient, translate
 from shared.runtime import sandbox
+from shared.runtime.program_imports import finish_imports
 
 MESSAGE_LIMIT_BYTES = 4 * 1024 * 1024
 OUT_OF_MEMORY_EXIT = 77
@@ -60,6 +61,7 @@ def confine(read: Iterable[Path] = (), write: Iterable[Path] = (), *, file_bytes
 
 def job_main(work: Callable[[list[str]], dict[str, Any]]) -> NoReturn:
     """Run a worker's function and send its result or error; what libraries print goes to standard error instead."""
+    finish_imports()
     protocol = os.dup(1)
     os.dup2(2, 1)
     global _protocol  # noqa: PLW0603 - one channel to the parent per process
@@ -101,8 +103,7 @@ def importing() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.enable()
-        gc.freeze()
+        finish_imports()
 
 
 @contextlib.contextmanager

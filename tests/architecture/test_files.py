@@ -66,6 +66,7 @@ SHARED = {
         "otlp",
         "process",
         "process_metrics",
+        "program_imports",
         "progress",
         "sandbox",
         "scratch_dirs",

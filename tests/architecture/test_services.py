@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SERVICES = sorted(module.name for module in pkgutil.iter_modules(services.__path__))
 WORKERS = {"worker.py", "quantise_worker.py", "processor.py", "report_worker.py", "wandb_worker.py"}
 """Programs that run as child processes: each reads its own environment, as `main` does."""
+RUN_AS_A_FILE = {"wandb_worker.py"}
+"""It runs in an environment without our packages, so that `services/__init__.py` is not imported."""
 
 each_service = pytest.mark.parametrize("service", SERVICES)
 
@@ -90,3 +92,13 @@ def test_main_alone_reads_the_environment(service):
 def test_the_module_runs_main(service):
     last = ast.parse((ROOT / "services" / service / "main.py").read_text()).body[-1]
     assert ast.unparse(last) == "if __name__ == '__main__':\n    main()"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in sorted((ROOT / "services").rglob("*.py")) if "\nif __name__ ==" in path.read_text()],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_a_program_searches_for_garbage_once_it_is_imported(path):
+    tree = ast.parse(path.read_text())
+    assert calls(tree, "finish_imports") or calls(tree, "job_main") or path.name in RUN_AS_A_FILE

@@ -11,6 +11,7 @@ import sys
 
 from services.gateway.domain.features import Excerpts, describe_excerpts
 from shared.runtime import sandbox
+from shared.runtime.program_imports import finish_imports
 
 READY = b"ready\n"
 _NICENESS = 10
@@ -18,6 +19,7 @@ _NICENESS = 10
 
 def main() -> None:
     """Answer line by line until the input ends."""
+    finish_imports()
     os.nice(_NICENESS)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     sandbox.enter()
