@@ -32,24 +32,21 @@ class Question(BaseModel):
 def build_playground(gateway: Gateway | None, routes: Routes, render: Renderer) -> APIRouter:
     """Return the routes; all need a session. Without a gateway there are none."""
     router = APIRouter()
-    if gateway is None:
-        return router
+    if gateway is not None:
+        _api(router, gateway)
+        _pages(router, gateway, routes, render)
+    return router
 
-    async def ask(person: Person, model: str, question: Question) -> tuple[Answer, Answer]:
-        check_seen(person, model)
-        key = question.key.get_secret_value().strip()
-        if not key.isascii() or not key.isprintable() or " " in key:
-            raise HTTPException(422, "The key is none of the gateway: it has characters that no key has.")
-        prompt, most = question.prompt, question.max_tokens
-        left = await gateway.ask(key, model, question.left, prompt, most)  # one after the other: both would slow each
-        return left, await gateway.ask(key, model, question.right, prompt, most)  # other down on the same card
 
+def _api(router: APIRouter, gateway: Gateway) -> None:
     @router.post(f"{PREFIX}/models/{{model}}/playground", tags=["models"])
     async def asked(signed: Signed, model: ModelPath, body: Question, token: Csrf = None) -> tuple[Answer, Answer]:
         """What two versions answer to a prompt. The gateway decides by the key what is permitted, and counts it."""
         check_token(signed, token)
-        return await ask(signed.person, model, body)
+        return await ask(gateway, signed.person, model, body)
 
+
+def _pages(router: APIRouter, gateway: Gateway, routes: Routes, render: Renderer) -> None:
     @router.get("/models/{model}/playground", include_in_schema=False)
     async def page(request: Request, signed: Signed, model: ModelPath) -> Response:
         check_seen(signed.person, model)
@@ -67,7 +64,20 @@ def build_playground(gateway: Gateway | None, routes: Routes, render: Renderer) 
             first = error.errors(include_input=False)[0]
             problem = f"{first['loc'][0]}: {first['msg']}"
             return render(request, signed, "playground.html", 422, **shown, problem=problem)
-        answers = await ask(signed.person, model, question)
+        answers = await ask(gateway, signed.person, model, question)
         return render(request, signed, "playground.html", **shown, question=question, answers=answers)
 
-    return router
+
+async def ask(gateway: Gateway, person: Person, model: str, question: Question) -> tuple[Answer, Answer]:
+    """Return what both versions answer, one after the other: on one card each would slow the other one down.
+
+    Raises:
+        HTTPException: The person does not see the model, or the key cannot be one.
+    """
+    check_seen(person, model)
+    key = question.key.get_secret_value().strip()
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise HTTPException(422, "The key is none of the gateway: it has characters that no key has.")
+    prompt, most = question.prompt, question.max_tokens
+    left = await gateway.ask(key, model, question.left, prompt, most)
+    return left, await gateway.ask(key, model, question.right, prompt, most)

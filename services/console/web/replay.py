@@ -40,7 +40,12 @@ class ReplayBody(BaseModel):
 def build_replay(sources: Sources, replaying: Replaying, render: Renderer) -> APIRouter:
     """Return the routes; all need a session."""
     router = APIRouter()
+    _api(router, replaying)
+    _pages(router, sources, replaying, render)
+    return router
 
+
+def _api(router: APIRouter, replaying: Replaying) -> None:
     @router.post(f"{PREFIX}/models/{{model}}/replay", tags=["models"])
     async def replayed(signed: Signed, model: ModelPath, body: ReplayBody, token: Csrf = None) -> ReplayResult:
         """What the triggers of a policy would have done to the recorded traffic of a model; it changes nothing."""
@@ -53,6 +58,8 @@ def build_replay(sources: Sources, replaying: Replaying, render: Renderer) -> AP
         except ReplayRunningError as error:
             raise HTTPException(503, str(error), RETRY) from error
 
+
+def _pages(router: APIRouter, sources: Sources, replaying: Replaying, render: Renderer) -> None:
     @router.get("/models/{model}/replay", include_in_schema=False)
     def edit(request: Request, signed: Signed, model: ModelPath) -> Response:
         check_seen(signed.person, model)
@@ -77,8 +84,6 @@ def build_replay(sources: Sources, replaying: Replaying, render: Renderer) -> AP
         reader = sources.seen_by(signed.person)
         recorded = alerts.alerts(reader, model=model, state="", since=result.since, limit=100, exact=True)
         return render(request, signed, "replay.html", **shown, result=result, recorded=recorded)
-
-    return router
 
 
 def _problem(error: Exception) -> tuple[int, str]:

@@ -1,0 +1,312 @@
+"""Releases from admission to their end, on fakes: restarts, deadlines, sweeps, and what cannot be read now."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from contracts import facts as f
+from services.registry.admissions import rejection
+from services.registry.release_records import STUCK_GRACE_S
+from shared.errors import Permanent, Transient
+from tests.kit import fakes_registry as k
+from tests.kit.virtual_time import run_virtual
+from tests.unit.registry.harness import Harness, harness
+
+__all__ = ["harness"]  # a fixture
+
+
+async def test_the_manifest_is_written_before_the_version_is_said_to_exist(harness):
+    await harness.admit()
+    (opened,) = harness.published(f.ReleaseOpened)
+    await harness.to_registered(opened.release_id)
+    (registered,) = harness.published(f.VersionRegistered)
+    assert list(harness.out.artifacts.versions) == ["versions/support-bot/1/manifest.json"]
+    assert registered.manifest.uri.endswith("versions/support-bot/1/manifest.json")
+    assert {asked.baseline.target.version for asked in harness.published(f.StageRequested)} == {0}
+
+
+async def test_the_lifecycle_to_production_and_the_next_release_against_it(harness):
+    await harness.admit("e1")
+    await harness.admit("e2", attempt=2)
+    first, second = (fact.release_id for fact in harness.published(f.ReleaseOpened))
+    await harness.to_registered(second)
+    await harness.to_registered(first)
+    assert {asked.release_id for asked in harness.published(f.StageRequested)} == {second}
+    await harness.to_end(second, 2)
+    assert [(fact.release_id, fact.outcome) for fact in harness.published(f.ReleaseFinished)] == [(second, "promoted")]
+    asked = [fact for fact in harness.published(f.StageRequested) if fact.release_id == first]
+    assert len(asked) == 2
+    record = await harness.model()
+    assert (record.in_progress, record.open) == (first, (first,))
+
+
+async def test_a_suspect_record_is_measured_again_through_a_restart_and_asked_for_once(harness):
+    (opened,) = await harness.admit(variants=("int8",))
+    first = [k.merged(), k.quantised("int8"), k.staged("int8"), k.suspect("int8")]
+    await harness.handle(opened.release_id, *first)
+    await harness.restarted().handle(opened.release_id, *first[2:], k.quantised("int8", number=2))
+    requests = harness.published(f.VariantRequested)
+    assert [request.measurement_number for request in requests] == [1, 2]
+    assert requests[1].existing_manifest == k.quantised("int8").manifest
+    assert [fact.measurement_number for fact in harness.published(f.StageRequested)] == [1, 2]
+    (manifest,) = harness.out.artifacts.versions.values()
+    assert [variant.manifest for variant in manifest.variants] == [k.quantised("int8").manifest]
+    await harness.handle(opened.release_id, k.staged("int8", number=2), k.benchmarked("int8", number=2))
+    (order,) = harness.published(f.TrafficRequested)
+    assert order.target.measurement_manifest == k.quantised("int8", number=2).manifest
+
+
+async def test_the_place_is_handed_over_even_if_the_process_died_before_doing_so(harness):
+    await harness.admit("e1")
+    await harness.admit("e2", attempt=2)
+    first, second = (fact.release_id for fact in harness.published(f.ReleaseOpened))
+    await harness.to_registered(first)
+    await harness.to_registered(second)
+    before = await harness.out.models.get(f"{k.MODEL}.model")
+    await harness.handle(first, k.cancel(first))
+    # the model's record as it was when the process died between the release's end and the hand-over
+    current = await harness.out.models.get(f"{k.MODEL}.model")
+    await harness.out.models.update(f"{k.MODEL}.model", before.value, current.revision)
+    await harness.restarted().sweep()
+    record = await harness.model()
+    assert (record.in_progress, record.open) == (second, (second,))
+    assert len(harness.published(f.ReleaseFinished)) == 1
+
+
+async def test_a_newer_release_supersedes_where_the_older_ones_policy_says_so(harness):
+    policy = k.policy(on_newer="supersede")
+    await harness.admit("e1", policy=policy)
+    await harness.admit("e2", policy=policy, attempt=2)
+    first, second = (fact.release_id for fact in harness.published(f.ReleaseOpened))
+    await harness.to_registered(first)
+    await harness.to_registered(second)
+    (finished,) = harness.published(f.ReleaseFinished)
+    assert (finished.release_id, finished.outcome) == (first, "superseded")
+    assert (await harness.model()).in_progress == second
+    assert {fact.release_id for fact in harness.published(f.StageReleased)} == {first}
+
+
+async def test_the_sweeper_ends_what_waits_too_long(harness):
+    await harness.admit()
+    await harness.sweep()
+    assert harness.published(f.ReleaseFinished) == []
+    harness.out.clock.advance(k.policy().deadlines.merge_s)
+    await harness.sweep()
+    (finished,) = harness.published(f.ReleaseFinished)
+    assert (finished.outcome, finished.code) == ("expired", "deadline_passed")
+    assert harness.out.publisher.types() == ["release.opened", "deadline.passed", "release.finished"]
+    assert (await harness.model()).open == ()
+
+
+async def test_the_sweeper_goes_on_without_what_was_not_made_in_time(harness):
+    await harness.admit()
+    (opened,) = harness.published(f.ReleaseOpened)
+    await harness.handle(opened.release_id, k.merged(), k.quantised("int8"))
+    harness.out.clock.advance(k.policy().deadlines.quantise_s)
+    await harness.sweep()
+    assert harness.out.publisher.types()[-4:] == [
+        "deadline.passed",
+        "variant.failed",
+        "version.registered",
+        "stage.requested",
+    ]
+    (failed,) = harness.published(f.VariantFailed)
+    assert (failed.variant, failed.code) == ("bf16", "deadline_passed")
+    assert [variant.variant for variant in harness.published(f.VersionRegistered)[0].variants] == ["int8"]
+    published = len(harness.out.publisher.published)
+    await harness.handle(opened.release_id, failed, k.quantised("bf16"))
+    await harness.restarted().sweep()
+    assert len(harness.out.publisher.published) == published
+
+
+async def test_a_version_whose_facts_came_late_is_registered_after_a_crash_and_does_not_expire(harness):
+    """The last variant was quantised long ago, and the registry died before it wrote the manifest."""
+    (opened,) = await harness.admit()
+    harness.out.clock.advance(10 * k.policy().deadlines.stage_s)
+    harness.out.artifacts.failing = Transient("store_unavailable", "away")
+    with pytest.raises(Transient):
+        await harness.to_registered(opened.release_id)
+    harness.out.artifacts.failing = None
+    await harness.restarted().sweep()
+    assert harness.published(f.ReleaseFinished) == []
+    assert len(harness.published(f.VersionRegistered)) == 1
+
+
+async def test_a_model_that_cannot_be_swept_does_not_stop_the_others(harness):
+    await harness.admit()
+    weights = k.ready().weights.model_copy(update={"ref": k.ref("checkpoints/a-bot/x")})
+    harness.out.artifacts.present[weights.ref.uri] = b"checkpoints/a-bot/x"
+    await harness.admit("e2", model="a-bot", weights=weights)
+    harness.out.clock.advance(k.policy().deadlines.merge_s)
+    harness.out.publisher.failing, harness.out.publisher.failing_model = Transient("bus_unavailable", "away"), "a-bot"
+    await harness.sweep()
+    assert [fact.model for fact in harness.published(f.ReleaseFinished)] == [k.MODEL]
+    harness.out.publisher.failing = None
+    await harness.sweep()
+    assert [fact.model for fact in harness.published(f.ReleaseFinished)] == [k.MODEL, "a-bot"]
+
+
+async def test_a_release_that_cannot_be_swept_does_not_stop_the_next_of_its_model(harness):
+    await harness.admit("e1")
+    await harness.admit("e2", attempt=2)
+    first, second = (fact.release_id for fact in harness.published(f.ReleaseOpened))
+    harness.out.clock.advance(k.policy().deadlines.merge_s)
+    harness.out.bucket.data[f"{k.MODEL}.{first}"] = (99, b"not a record at all")
+    await harness.sweep()
+    assert [fact.release_id for fact in harness.published(f.ReleaseFinished)] == [second]
+
+
+async def test_deployments_are_recorded_once_per_epoch_and_never_overwritten(harness):
+    await harness.admit()
+    (opened,) = harness.published(f.ReleaseOpened)
+    await harness.deployed(opened.release_id, k.route(k.target("int8"), epoch=1))
+    kept = dict(harness.out.artifacts.deployments)
+    await harness.deployed(opened.release_id, k.route(k.target("int8"), epoch=1), "restore")
+    assert harness.out.artifacts.deployments == kept
+    assert list(kept) == ["versions/support-bot/1/deployments/1.json"]
+
+
+async def test_the_in_progress_hears_of_a_rollback_that_was_not_its_own(harness):
+    await harness.admit()
+    (opened,) = harness.published(f.ReleaseOpened)
+    await harness.to_registered(opened.release_id)
+    quarantined = k.route(k.target("int8", 9), epoch=3, quarantined=(k.target("int8", 1),))
+    await harness.deployed("an-order-of-ops", quarantined, "rollback")
+    (finished,) = harness.published(f.ReleaseFinished)
+    assert (finished.outcome, finished.code) == ("aborted", "quarantined")
+
+
+async def test_a_promoted_release_stays_promoted_when_it_is_rolled_back_later(harness):
+    await harness.admit()
+    (opened,) = harness.published(f.ReleaseOpened)
+    await harness.to_registered(opened.release_id)
+    await harness.to_end(opened.release_id, 1)
+    before = await harness.release(opened.release_id)
+    quarantined = k.route(k.target("bf16", 0), epoch=2, quarantined=(k.target("bf16", 1),))
+    await harness.deployed(opened.release_id, quarantined, "rollback")
+    assert await harness.release(opened.release_id) == before
+    assert [fact.outcome for fact in harness.published(f.ReleaseFinished)] == ["promoted"]
+
+
+async def test_facts_about_no_release_are_left_alone(harness):
+    await harness.handle("run 1", k.merged())
+    await harness.handle(k.RELEASE, k.merged())
+    assert harness.out.publisher.published == []
+
+
+async def test_a_base_that_vanished_ends_its_release_and_the_next_one_runs(harness):
+    await harness.admit("e1")
+    await harness.admit("e2", attempt=2)
+    first, second = (fact.release_id for fact in harness.published(f.ReleaseOpened))
+    bases = dict(harness.out.artifacts.bases)
+    harness.out.artifacts.bases.clear()
+    await harness.to_registered(first)
+    (finished,) = harness.published(f.ReleaseFinished)
+    assert (finished.release_id, finished.outcome, finished.code) == (first, "rejected", "unknown_base")
+    assert "not in the store" in finished.reason
+    harness.out.artifacts.bases.update(bases)
+    await harness.to_registered(second)
+    assert {asked.release_id for asked in harness.published(f.StageRequested)} == {second}
+    record = await harness.model()
+    assert (record.in_progress, record.open) == (second, (second,))
+
+
+async def test_a_queued_release_whose_base_vanished_fails_no_message_about_the_one_before_it(harness):
+    for attempt in (1, 2, 3):
+        await harness.admit(f"e{attempt}", attempt=attempt)
+    releases = [fact.release_id for fact in harness.published(f.ReleaseOpened)]
+    for release_id in releases:
+        await harness.to_registered(release_id)
+    harness.out.artifacts.bases.clear()
+    await harness.handle(releases[0], k.cancel(releases[0]))
+    ended = {fact.release_id: fact.code for fact in harness.published(f.ReleaseFinished)}
+    assert ended == dict(zip(releases, ("cancelled", "unknown_base", "unknown_base"), strict=True))
+    assert (await harness.model()).open == ()
+
+
+async def test_a_queued_release_that_cannot_start_now_is_left_to_the_sweeper(harness):
+    await harness.admit("e1")
+    await harness.admit("e2", attempt=2)
+    first, second = (fact.release_id for fact in harness.published(f.ReleaseOpened))
+    await harness.to_registered(first)
+    await harness.to_registered(second)
+    damaged = harness.out.bucket.data[f"{k.MODEL}.{second}"]
+    harness.out.bucket.data[f"{k.MODEL}.{second}"] = (99, b"not a record at all")
+    await harness.handle(first, k.cancel(first))
+    assert (await harness.model()).in_progress == second
+    harness.out.bucket.data[f"{k.MODEL}.{second}"] = damaged
+    await harness.sweep()
+    assert second in {asked.release_id for asked in harness.published(f.StageRequested)}
+
+
+@pytest.mark.parametrize("error", [Transient("store_unavailable", "away"), ZeroDivisionError("a defect"), None])
+def test_a_step_of_the_registry_that_never_succeeds_ends_with_its_deadline_and_a_grace(error):
+    """None: it never answers."""
+
+    async def play():
+        harness = Harness()
+        await harness.admit("e1")
+        (opened,) = harness.published(f.ReleaseOpened)
+        await harness.handle(opened.release_id, k.merged(), k.quantised("bf16"))
+        harness.out.artifacts.silent = error is None
+        harness.out.artifacts.failing = error
+        with contextlib.suppress(Transient, ZeroDivisionError, TimeoutError):
+            async with asyncio.timeout(1.0):
+                await harness.handle(opened.release_id, k.quantised("int8"))
+        harness.out.clock.advance(100 * k.policy().deadlines.stage_s)
+        await harness.sweep()
+        assert harness.published(f.ReleaseFinished) == [], "it was not tried for long"
+        harness.out.clock.advance(STUCK_GRACE_S)
+        await harness.sweep()
+        (finished,) = harness.published(f.ReleaseFinished)
+        assert (finished.outcome, finished.code) == ("expired", "deadline_passed")
+        assert (await harness.model()).open == ()
+
+    run_virtual(play())
+
+
+async def test_while_the_bus_is_away_no_deadline_ends_a_release(harness):
+    (opened,) = await harness.admit()
+    harness.out.publisher.failing = Transient("stream_full", "full")
+    with pytest.raises(Transient):
+        await harness.handle(opened.release_id, k.merged())
+    for _ in range(3):
+        harness.out.clock.advance(100 * STUCK_GRACE_S)
+        await harness.sweep()
+    assert (await harness.release(opened.release_id)).expired is None
+
+
+async def test_an_order_whose_answer_cannot_be_published_is_carried_out_once_and_the_next_release_runs(harness):
+    await harness.admit("e1")
+    await harness.admit("e2", attempt=2)
+    first, second = (fact.release_id for fact in harness.published(f.ReleaseOpened))
+    await harness.to_registered(first)
+    await harness.to_registered(second)
+    harness.out.publisher.failing = Permanent("too_large", "Too large for its stream.")
+    await harness.handle(first, k.cancel(first))
+    assert (await harness.release(first)).finished is not None
+    record = await harness.model()
+    assert (record.in_progress, record.open) == (second, (first, second)), "the first is still swept"
+    harness.out.publisher.failing = None
+    await harness.restarted().sweep()
+    assert [fact.release_id for fact in harness.published(f.ReleaseFinished)] == [first]
+    assert second in {asked.release_id for asked in harness.published(f.StageRequested)}
+    assert (await harness.model()).open == (second,)
+
+
+async def test_a_sweep_that_could_not_read_a_models_record_counts_as_failed(harness):
+    await harness.admit()
+    _, releases = harness.registry.sweepers
+    assert await releases.sweep() == 0
+    harness.out.bucket.data[f"{k.MODEL}.model"] = (99, b"not a record at all")
+    assert await releases.sweep() == 1
+    harness.out.bucket.lost = True
+    assert await releases.sweep() == 1
+
+
+def test_a_refusal_becomes_a_rejection_that_says_what_to_do():
+    error = Permanent("policy_missing", "No policy.", looked_in="event")
+    fact = rejection(error)
+    assert (fact.code, fact.details) == ("policy_missing", {"looked_in": "event"})
+    assert "rollback trigger" in fact.reason
