@@ -77,10 +77,11 @@ class PerformedRollback(StoredRecord):
         outcome: What the rollback-controller answered; `waiting` before.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 3
+    SCHEMA_VERSION: ClassVar[int] = 4
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: unchanged,
         2: unchanged,
+        3: unchanged,
     }
 
     order: SignedGatewayRollback
@@ -98,8 +99,8 @@ class RollbackAnswer(StoredRecord):
             answer about an order with another payload or key: a report can contain any.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 2
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged}
+    SCHEMA_VERSION: ClassVar[int] = 3
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged, 2: unchanged}
 
     order_id: OrderId
     order_digest: Digest

@@ -155,6 +155,12 @@ SLOW_READERS = _gateway(
 UNATTRIBUTED = _gateway(
     "slipway_gateway_unattributed_total", "counter", "Failed requests whose cause could not be determined", ("target",)
 )
+MIRRORED = _gateway(
+    "slipway_gateway_mirrored_total",
+    "counter",
+    "Requests drawn for a pair: paired, unknown (an outcome shows nothing), or shed for want of capacity",
+    ("result",),
+)
 WORKERS_READY = _gateway("slipway_gateway_workers_ready", "gauge", "Workers that can serve", shared="livesum")
 WORKERS = _gateway("slipway_gateway_workers", "gauge", "Workers that run", shared="livesum")
 WORKER_STARTS = _gateway("slipway_gateway_worker_starts_total", "counter", "Starts of workers since the gateway's")

@@ -146,6 +146,16 @@ class Canary(_Strict):
         return self
 
 
+class Pairs(_Strict):
+    """Requests that two versions answer: the caller gets one answer, the other is thrown away."""
+
+    share_ratio: Annotated[float, Field(ge=0.0, le=0.5)] = 0.02
+    """Share of the requests, drawn before their outcome, that go to the version behind as well; 0 for none.
+
+    During a canary it is drawn from both sides, and each request goes to the other side as well.
+    """
+
+
 class Trigger(_Strict):
     """A limit on a metric, declared before deployment, and the action when evidence says that it is exceeded.
 
@@ -257,6 +267,8 @@ class ReleasePolicy(_Strict):
     """Whether a newer version waits for this release, or ends it."""
     triggers: Annotated[tuple[Trigger, ...], Field(min_length=1)]
     """What raises alerts and rolls back; at least one."""
+    pairs: Annotated[Pairs, Field(exclude_if=lambda pairs: pairs == Pairs())] = Pairs()
+    """Requests that the version behind answers as well, so that only what differs is evidence."""
     deadlines: Deadlines = Deadlines()
     """How long each step may take."""
     attesters: Annotated[

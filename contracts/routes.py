@@ -10,13 +10,18 @@ from .vocabulary import Contract, Deployable, ModelName, Target
 
 
 class ServedTarget(Deployable):
-    """A target that is loaded and answers, with everything that a gateway needs to send requests to it."""
+    """A target that is loaded and answers, with everything that a gateway needs to send requests to it.
+
+    Attributes:
+        pair_ratio: Share of its requests that the version behind answers as well, from its release's policy.
+    """
 
     endpoints: Annotated[tuple[str, ...], Field(min_length=1)]
     chat_template: str | None = None
     bos_token: str | None = None
     eos_token: str | None = None
     context_tokens: int = 2048
+    pair_ratio: Annotated[float, Field(ge=0.0, le=0.5)] = 0.02
 
 
 class CanaryShare(Contract):
@@ -30,7 +35,8 @@ class Route(StoredRecord):
     """What serves production for one model.
 
     Version 2 has parsers and template options in the serving settings of its targets. A process that does not know them
-    may read it, but not write it: it would drop them, and the target would be loaded without.
+    may read it, but not write it: it would drop them, and the target would be loaded without. Version 4 has the share
+    of the pairs of each target.
 
     Attributes:
         epoch: Rises with every change.
@@ -40,8 +46,8 @@ class Route(StoredRecord):
         cause_id: Id of the event that caused the last change.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 3
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged, 2: unchanged}
+    SCHEMA_VERSION: ClassVar[int] = 4
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged, 2: unchanged, 3: unchanged}
 
     model: ModelName
     epoch: Annotated[int, Field(ge=0)] = 0

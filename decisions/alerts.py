@@ -5,15 +5,18 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from contracts.facts import AlertRaised, AlertResolved, AlertUpdated
-from contracts.facts.watch import AlertKind, Severity, Window
+from contracts.facts.watch import AlertKind, Confirmation, PairCounts, Severity, Window
 from contracts.vocabulary import ArtifactRef, Contract, Environment, Target
 
 AlertFact = AlertRaised | AlertUpdated | AlertResolved
 RUNBOOKS: dict[AlertKind, str] = {
     kind: f"docs/runbooks/{kind}.md"
-    for kind in ("latency", "errors", "quality", "drift", "standby", "engine", "clock", "provenance", "store")
+    for kind in ("latency", "errors", "quality", "drift", "standby", "engine", "clock", "provenance", "store", "blind")
 }
-_FIGURES = ("value", "limit", "window", "requests", "e_value", "first_bad_at", "drill", "evidence", "message")
+_FIGURES = (
+    *("value", "limit", "window", "requests", "e_value", "first_bad_at", "drill", "evidence", "message"),
+    *("confirmed_by", "pairs"),
+)
 _IDENTITY = ("alert_id", "kind", "severity", "target", "trigger", "raised_at")
 
 
@@ -45,6 +48,8 @@ class AlertState(Contract):
     drill: str | None = None
     evidence: ArtifactRef | None = None
     message: str = ""
+    confirmed_by: Confirmation | None = None
+    pairs: PairCounts | None = None
     updates: int = 0
 
 
@@ -57,6 +62,8 @@ class Finding:
         fired: The evidence is strong enough to raise an alert.
         calm: The last window shows that the condition is gone.
         hold_s: How long it must stay calm before the alert is resolved.
+        confirmed_by: What shows that the target is the cause; None if it needs no confirmation.
+        pairs: What the pairs of the trigger showed.
     """
 
     key: str
@@ -75,6 +82,8 @@ class Finding:
     first_bad_at: datetime | None = None
     drill: str | None = None
     evidence: ArtifactRef | None = None
+    confirmed_by: Confirmation | None = None
+    pairs: PairCounts | None = None
 
 
 @dataclass(frozen=True)
@@ -166,7 +175,8 @@ def _continue(alert: AlertState, finding: Finding, now: datetime, update_every_s
         return alert.model_copy(update={**figures, "open": False, "published_at": now, "calm_since": since})
     after = alert.model_copy(update={"calm_since": None}) if alert.calm_since else alert
     changed = (finding.value, finding.requests) != (alert.value, alert.requests)
-    if (now - alert.published_at).total_seconds() < update_every_s or not changed:
+    due = changed and (now - alert.published_at).total_seconds() >= update_every_s
+    if not due and not (alert.confirmed_by == "none" and finding.confirmed_by not in ("none", None)):
         return after
     figures = {**_figures(finding), "first_bad_at": alert.first_bad_at or finding.first_bad_at}
     figures["evidence"] = finding.evidence or alert.evidence

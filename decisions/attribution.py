@@ -90,6 +90,9 @@ ATTRIBUTION: Mapping[ErrorKind, Party] = {
 PROVABLE: frozenset[ErrorKind] = frozenset({"engine_failed", "bad_request", "template_failed", "template_refused"})
 """What one request's content might cause: the target's only if it fails something harmless, or fails it alone."""
 
+COMPARED: frozenset[ErrorKind] = frozenset({"engine_failed", "template_failed"})
+"""What is the target's only after a comparison for this very request: the target fails what the fallback answers."""
+
 assert set(ATTRIBUTION) == set(get_args(ErrorKind)), "every kind has its party"  # noqa: S101 - checked on import
 
 

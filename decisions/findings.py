@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from contracts.facts.watch import AlertKind, Severity
+from contracts.facts.watch import AlertKind, PairCounts, Severity
 from contracts.policy import Trigger
 from decisions.alerts import Finding
+from decisions.confirmation import confirm
 from decisions.evidence import EDetector, as_e_value
 from decisions.hard_failures import HardFailure, assess_runs
 from decisions.observation import Recent, TriggerState, recent
+from decisions.pairs import has_fired
 from decisions.triggers import detector_alpha, kind_of, limit_of
 
 CALM_REQUESTS = 10
@@ -57,6 +59,8 @@ def assess_trigger(trigger: Trigger, state: TriggerState, now: datetime, hard: H
     over_limit = evidence.crossed(alpha) and enough
     pair = state.pair
     worse = pair is not None and pair.pairs >= trigger.min_requests and pair.discordant.crossed(trigger.alpha)
+    mirrored = state.mirrored
+    by_pairs = has_fired(trigger, mirrored)
     calm_requests = min(trigger.min_requests, CALM_REQUESTS)
     calm = hard is None and last.ratio is not None and last.trials >= calm_requests and last.ratio <= limit
     # The whole window would hide a regression that began a moment ago among the good requests before it.
@@ -69,6 +73,11 @@ def assess_trigger(trigger: Trigger, state: TriggerState, now: datetime, hard: H
             f"Worse than the concurrent baseline: bad on {pair.candidate_hits} of {pair.pairs} against "
             f"{pair.baseline_hits}. {message}"
         )
+    elif by_pairs and not over_limit and mirrored is not None:
+        message = f"{_describe_pairs(mirrored.counts)} {message}"
+    confirmed_by = confirm(trigger, state, drilled=2 * shown.drilled >= shown.hits > 0)
+    if confirmed_by == "none":
+        message += " Nothing shows yet that the version is the cause, and not its callers."
     if shown.drilled:
         message += f" A drill touched {shown.drilled} of the bad ones ({state.drill})."
     return Finding(
@@ -76,7 +85,7 @@ def assess_trigger(trigger: Trigger, state: TriggerState, now: datetime, hard: H
         kind=kind_of(trigger),
         severity=severity_of(trigger),
         trigger=trigger.name,
-        fired=over_limit or worse or hard is not None,
+        fired=over_limit or worse or hard is not None or by_pairs,
         calm=calm,
         hold_s=trigger.window_s,
         message=message,
@@ -87,6 +96,16 @@ def assess_trigger(trigger: Trigger, state: TriggerState, now: datetime, hard: H
         e_value=as_e_value(max(evidence.peak, pair.discordant.peak if worse and pair is not None else evidence.peak)),
         first_bad_at=state.first_bad_at,
         drill=state.drill,
+        confirmed_by=confirmed_by,
+        pairs=mirrored.counts if mirrored is not None else None,
+    )
+
+
+def _describe_pairs(counts: PairCounts) -> str:
+    total = counts.both + counts.neither + counts.only_target + counts.only_other
+    return (
+        f"Of {total} requests that the other version answered as well, {counts.only_target} were bad on this one only, "
+        f"{counts.only_other} on the other only, {counts.both} on both."
     )
 
 

@@ -11,6 +11,7 @@ from pydantic import Field
 from contracts.facts.watch import Window
 from contracts.policy import Trigger
 from contracts.vocabulary import Contract
+from decisions.callers import CallerShares, count_outcome
 from decisions.evidence import (
     Bet,
     EDetector,
@@ -21,6 +22,7 @@ from decisions.evidence import (
     plan_bet,
     resting_log_e,
 )
+from decisions.pairs import MirrorTest
 from decisions.triggers import Outcome, limit_of
 
 Role = Literal["active", "canary"]
@@ -44,6 +46,8 @@ class TriggerState(Contract):
     Attributes:
         first_bad_at: Arrival of the first bad request since the evidence last spoke for the target.
         drill: The last drill that touched a bad request.
+        mirrored: What pairs of the same requests on two versions showed.
+        callers: Whose requests it observed since `first_bad_at`.
     """
 
     evidence: Annotated[EProcess | EDetector, Field(discriminator="form")]
@@ -51,6 +55,8 @@ class TriggerState(Contract):
     slots: tuple[Slot, ...] = ()
     first_bad_at: datetime | None = None
     drill: str | None = None
+    mirrored: MirrorTest | None = None
+    callers: CallerShares = CallerShares()
 
 
 def fresh_trigger(role: Role) -> TriggerState:
@@ -63,19 +69,22 @@ def observe_outcomes(state: TriggerState, trigger: Trigger, outcomes: Sequence[O
     if not outcomes:
         return state
     bet, evidence = plan_bet(limit_of(trigger)), state.evidence
-    first_bad_at, drill = state.first_bad_at, state.drill
+    first_bad_at, drill, callers = state.first_bad_at, state.drill, state.callers
     for outcome in outcomes:
         evidence = _observe(evidence, bet, outcome.bad)
         if outcome.bad:
             first_bad_at = first_bad_at or outcome.at
             drill = outcome.drill or drill
         elif evidence.log_e <= _outweighed_at(evidence, bet):
-            first_bad_at, drill = None, None
+            first_bad_at, drill, callers = None, None, CallerShares()
+        if first_bad_at is not None:
+            callers = count_outcome(callers, outcome)
     update = {
         "evidence": evidence,
         "first_bad_at": first_bad_at,
         "slots": add_to_slots(state.slots, trigger.window_s, outcomes),
         "drill": drill if first_bad_at else None,
+        "callers": callers,
     }
     return state.model_copy(update=update)
 

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
+from contracts.facts.watch import Confirmation
 from contracts.policy import Trigger
 from decisions.orders import CLOCK_SKEW
+from decisions.probed import Shown
+from decisions.triggers import kind_of
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,13 @@ class RollBack:
 class Hold:
     """No automatic rollback, and why; `code` is None if the policy asks for none."""
 
-    code: Literal["cooldown", "too_many_rollbacks"] | None
+    code: Literal["cooldown", "too_many_rollbacks", "unconfirmed"] | None
     reason: str
 
 
 Decision = RollBack | Hold
+BOTH_SLOW = timedelta(seconds=60)
+"""How long a rollback is held while both versions are slow on hardware that they do not share."""
 
 
 def decide_rollback(
@@ -73,6 +78,43 @@ def decide_rollback(
             f"{len(recent)} automatic rollbacks within {limit.within_s:g} s; the limit is {limit.most}.",
         )
     return RollBack()
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """What is known of who caused an alert.
+
+    Attributes:
+        confirmed_by: What its evidence shows.
+        shown: What probes showed; None if nothing was probed, or no two probes agree.
+        is_apart: The version behind stands on other hardware.
+        raised_at: When the alert was raised.
+    """
+
+    confirmed_by: Confirmation | None = None
+    shown: Shown | None = None
+    is_apart: bool = False
+    raised_at: datetime | None = None
+
+
+def decide_confirmed(decision: Decision, doubt: Doubt, trigger: Trigger | None, now: datetime) -> Decision:
+    """Hold a rollback while nothing shows that the version is the cause, and not its callers or its machine.
+
+    Both sides slow: on the same hardware the version may be what slows it, so that traffic moves at once; where the
+    version behind stands apart, something else is the cause, for at most `BOTH_SLOW`.
+    """
+    if not isinstance(decision, RollBack) or doubt.confirmed_by != "none" or trigger is None or doubt.shown == "target":
+        return decision
+    if doubt.shown == "both" and kind_of(trigger) == "latency":
+        held = doubt.raised_at is None or now - doubt.raised_at < BOTH_SLOW
+        reason = (
+            f"The version behind is slow, too, on other hardware; held for at most {BOTH_SLOW.total_seconds():.0f} s."
+        )
+        return Hold("unconfirmed", reason) if doubt.is_apart and held else decision
+    asked = "Our own probes do not show it either." if doubt.shown is not None else "Probes show nothing of it."
+    return Hold(
+        "unconfirmed", f"Nothing shows that the version is the cause of {trigger.name}, and not its callers. {asked}"
+    )
 
 
 def rollback_id(cause_id: str) -> str:

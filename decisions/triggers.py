@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from contracts.facts import Inference
 from contracts.facts.watch import AlertKind, Features
 from contracts.policy import PER_REQUEST_METRICS, SLO_METRICS, Trigger
-from decisions.attribution import is_excused
+from decisions.attribution import COMPARED, is_excused
 
 CANCELLED = "cancelled"
 KINDS: dict[str, AlertKind] = {
@@ -40,12 +40,16 @@ class Outcome:
         at: When the request arrived.
         ended_at: When it ended; it counts in the window of that time.
         drill: The drill that touched it.
+        caller: The pseudonym of its caller; None if unknown.
+        compared: It is bad on the target and not on the version behind, as a cross-check of this request showed.
     """
 
     bad: bool
     at: datetime
     ended_at: datetime
     drill: str | None = None
+    caller: str | None = None
+    compared: bool = False
 
 
 def limit_of(trigger: Trigger) -> float:
@@ -119,7 +123,14 @@ def outcomes_of(trigger: Trigger, records: Iterable[Inference], declared: Sequen
     """Return what a trigger observes of some records; those that are neither good nor bad for it are left out."""
     observed = ((record, observe(trigger, record, declared)) for record in records)
     return [
-        Outcome(bad=bad, at=record.scheduled_at, ended_at=ended_at(record), drill=record.drill)
+        Outcome(
+            bad=bad,
+            at=record.scheduled_at,
+            ended_at=ended_at(record),
+            drill=record.drill,
+            caller=record.caller,
+            compared=bad and record.error in COMPARED and record.caused_by == "target",
+        )
         for record, bad in observed
         if bad is not None
     ]

@@ -3,6 +3,7 @@
 from contracts import facts as f
 from contracts.facts.staging import RatioInterval
 from testbed.values import (
+    CALLER,
     MODEL,
     RELEASE,
     SIGNED_ROLLBACK,
@@ -169,6 +170,7 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "epoch": 11,
         "fallback": deployable(0),
         "reason": "canary step 1 of 2",
+        "pair_ratio": 0.05,
     },
     f.DeploymentChanged: {"route": route(), "cause": "canary", "at": after(1500)},
     f.PromotionRefused: {
@@ -309,6 +311,7 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "e_values": {"slow-first-token": 12.5},
         "observed": {"slow-first-token": (64, 20)},
         "drills": {"drill-3": 18},
+        "pairs": {"slow-first-token": f.PairCounts(both=3, neither=40, only_target=19, only_other=2)},
     },
     f.AlertRaised: alert_values("31 % of answers began after 800 ms; 5 % are allowed."),
     f.AlertUpdated: alert_values("34 % of answers began after 800 ms; 5 % are allowed."),
@@ -318,5 +321,11 @@ DEFAULTS: dict[type[f.Fact], dict] = {
     | {"verdict": "pass", "reason": "64 requests within the limit after the switch."},
     f.RollbackFailed: rollback_values()
     | {"code": "no_previous_target", "reason": "support-bot.v6.int8 is not loaded."},
-    f.InferenceBatch: {"gateway": "gateway-1", "records": (inference(),)},
+    f.InferenceBatch: {
+        "gateway": "gateway-1",
+        "records": (inference(caller=CALLER),),
+        "pairs": (
+            f.MirroredPair(served=inference(caller=CALLER), mirrored=inference(target=target(6), caller=CALLER)),
+        ),
+    },
 }

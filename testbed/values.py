@@ -216,6 +216,9 @@ def staging_request(**changes) -> f.StageRequested:
     return f.StageRequested(**(whole | changes))
 
 
+CALLER = "0f3a5c7e9b1d"
+
+
 def inference(**changes) -> f.Inference:
     whole = {
         "request_id": "req-01JD9W3E7Q",
@@ -268,6 +271,8 @@ def alert_values(message: str) -> dict:
         "raised_at": after(2011.5),
         "drill": "drill-3",
         "release_id": RELEASE,
+        "confirmed_by": "pairs",
+        "pairs": f.PairCounts(both=3, neither=40, only_target=19, only_other=2),
     }
 
 

@@ -56,7 +56,8 @@ class ApprovalRequested(Fact):
 class TrafficRequested(Fact):
     """A target is to take this share of production traffic; valid only while the route is at `epoch`.
 
-    `reason` explains an unusual share, such as that of a first release without a canary.
+    `reason` explains an unusual share, such as that of a first release without a canary. `pair_ratio` is the share of
+    its requests that the version behind answers as well.
     """
 
     TYPE: ClassVar[str] = "slipway.traffic.requested.v1"
@@ -68,6 +69,7 @@ class TrafficRequested(Fact):
     fallback: Deployable | None = None
     reason: str = ""
     comparison: Comparison | None = None
+    pair_ratio: Annotated[float, Field(ge=0.0, le=0.5)] = 0.02
 
 
 class DeploymentChanged(Fact):

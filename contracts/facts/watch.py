@@ -8,7 +8,9 @@ from ..codes import Code
 from ..vocabulary import ArtifactRef, Contract, Environment, Instant, Party, Ratio, Target, Verdict
 from .fact import Fact
 
-AlertKind = Literal["latency", "errors", "quality", "drift", "standby", "engine", "clock", "provenance", "store"]
+AlertKind = Literal[
+    "latency", "errors", "quality", "drift", "standby", "engine", "clock", "provenance", "store", "blind"
+]
 Severity = Literal["info", "warning", "critical"]
 
 
@@ -56,6 +58,7 @@ class Inference(Contract):
         nan_logits: The engine met a NaN among the logits of this request; None where it does not check for them.
         shaped_by_caller: The caller's parameters shape the answer or its times: see
             `decisions.shaping.is_shaped_by_caller`. Such a request is no evidence for latency and quality triggers.
+        caller: A pseudonym of the key that was presented, the same at all gateways; None from an older gateway.
     """
 
     request_id: str
@@ -81,6 +84,18 @@ class Inference(Contract):
     nan_logits: bool | None = None
     shaped_by_caller: bool = False
     features: Features | None = None
+    caller: str | None = None
+
+
+class MirroredPair(Contract):
+    """One request that two versions answered: `served` for the caller, `mirrored` afterwards, thrown away.
+
+    The request was drawn before its outcome, so that neither side is chosen for how it ended. `served` is the record of
+    the request once more; `mirrored` counts nowhere else. What failed is the target's on both sides.
+    """
+
+    served: Inference
+    mirrored: Inference
 
 
 class InferenceBatch(Fact):
@@ -90,6 +105,26 @@ class InferenceBatch(Fact):
 
     gateway: str
     records: tuple[Inference, ...]
+    pairs: tuple[MirroredPair, ...] = ()
+
+
+class PairCounts(Contract):
+    """What pairs showed for one trigger: of the requests that both versions answered, which were bad on which.
+
+    Attributes:
+        both, neither: Bad on both, or on neither: evidence against nobody.
+        only_target: Bad on the target only.
+        only_other: Bad on the version that it is compared with only.
+    """
+
+    both: int = 0
+    neither: int = 0
+    only_target: int = 0
+    only_other: int = 0
+
+
+Confirmation = Literal["pairs", "callers", "drill", "none"]
+"""What confirms that the target is the cause of an alert: pairs, several callers, a drill, or nothing yet."""
 
 
 class WindowSummarised(Fact):
@@ -101,6 +136,7 @@ class WindowSummarised(Fact):
         drills: Per drill, how many requests it affected.
         target_failures: Requests that failed because of the target.
         other_failures: Requests that failed because of the caller, the gateway or the infrastructure.
+        pairs: Per trigger, what all pairs showed since the evidence of the target began, up to the window's close.
         ttft_histogram, e2e_histogram, itl_histogram, queue_histogram: Latencies of the complete answers that the
             caller's parameters do not shape, in microseconds (HdrHistogram, base64); empty if unknown. `itl_histogram`
             has the mean of each answer.
@@ -122,9 +158,18 @@ class WindowSummarised(Fact):
     other_failures: int = 0
     itl_histogram: str = ""
     queue_histogram: str = ""
+    pairs: dict[str, PairCounts] = {}
 
 
 class _Alert(Fact):
+    """An alert.
+
+    Attributes:
+        confirmed_by: What shows that the target itself is the cause; `none` holds an automatic rollback. None from an
+            older monitor, and for kinds that need no confirmation.
+        pairs: What the pairs of its trigger showed.
+    """
+
     alert_id: str
     kind: AlertKind
     severity: Severity
@@ -142,6 +187,8 @@ class _Alert(Fact):
     raised_at: Instant | None = None
     drill: str | None = None
     release_id: str | None = None
+    confirmed_by: Confirmation | None = None
+    pairs: PairCounts | None = None
 
 
 class AlertRaised(_Alert):

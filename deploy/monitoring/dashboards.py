@@ -289,6 +289,10 @@ PLATFORM = Dashboard(
                     ],
                 ),
                 Panel(
+                    "Pairs: requests that two versions answer",
+                    [Query(f"sum by (result) ({rate(m.MIRRORED, _EVERY)})", "{{result}}")],
+                ),
+                Panel(
                     "Restarts of workers",
                     [Query(f"sum by (instance) (increase({m.WORKER_STARTS}[1h]))", "{{instance}}")],
                 ),

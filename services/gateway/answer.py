@@ -64,6 +64,7 @@ class Answer:
         self.content_type = "application/json"
         self.endpoint = ""
         self.retried = False
+        self.engine_died = False  # under this request, in any attempt
         self.is_sent = False  # to its end, to the caller
 
     def _new_backlog(self) -> Backlog:
@@ -111,6 +112,13 @@ class Answer:
 
     async def _attempt(self, endpoint: str) -> None:
         """Read an answer up to its first token, or to its end if it has none."""
+        try:
+            await self._read_first(endpoint)
+        except AnswerFailed as failure:
+            self.engine_died |= failure.kind == "engine_dead"
+            raise
+
+    async def _read_first(self, endpoint: str) -> None:
         accepted = self._accepted
         now_s = self._clock.monotonic()
         self.endpoint, self.measurement.sent_s = endpoint, now_s
@@ -159,6 +167,7 @@ class Answer:
             self._check_complete()
             self._backlog.end()
         except AnswerFailed as failure:
+            self.engine_died |= failure.kind == "engine_dead"
             kind = "engine_failed" if failure.kind in _FINAL - {"deadline_exceeded"} else failure.kind
             self._backlog.end(AnswerFailed(kind, failure.reason, silent_s=failure.silent_s))
         except Exception as error:  # noqa: BLE001 - raised again by `pieces`

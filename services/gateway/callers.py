@@ -1,6 +1,7 @@
 """Admits callers by their keys: what a key opens, and what its bearer used of its limits in this process."""
 
 import contextlib
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,6 +52,11 @@ class Caller:
         """Return the budgets that its requests count in: its own, and that of its team."""
         own, team = Budget(self.account, self.key.limits.tokens_per_month), self.key.team
         return (own,) if team is None else (own, self.teams.budget(team))
+
+    @property
+    def pseudonym(self) -> str:
+        """Return the name of the account in telemetry: the same at all gateways, and no key or person."""
+        return hashlib.sha256(f"caller|{self.account}".encode()).hexdigest()[:12]
 
     @property
     def cache_salt(self) -> str | None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from contracts.facts import Inference
+from contracts.facts import Inference, MirroredPair
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Environment, Target
 from decisions.openai_limits import CostLimits
@@ -26,9 +26,11 @@ class Dependencies:
     Attributes:
         tables: the routes of each environment.
         record: takes the telemetry record of a request without a complete answer.
-        features: takes that of a complete answer, with its texts.
+        record_pair: takes the pair of a request that two versions answered, not both completely.
+        features: takes records and pairs of complete answers, with their texts.
         traces: makes the spans of each request.
         max_in_flight: most requests that are answered at the same time, per endpoint and environment.
+        max_mirrors: most mirrored requests at the same time.
         write_s: time limit of a caller that reads nothing of its answer.
         lag_bytes: most bytes of an answer that wait for their caller.
         answer_s: time limit of a whole answer.
@@ -42,6 +44,7 @@ class Dependencies:
     cross_checks: CrossChecks
     bodies: BodyReader
     record: Callable[[Inference], None]
+    record_pair: Callable[[MirroredPair], None]
     features: TextFeatures
     metrics: GatewayMetrics
     traces: RequestTraces
@@ -49,6 +52,7 @@ class Dependencies:
     new_id: NewId
     pause: Pause
     max_in_flight: int
+    max_mirrors: int
     write_s: float
     lag_bytes: int
     answer_s: float

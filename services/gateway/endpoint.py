@@ -17,11 +17,12 @@ from services.gateway.answer import Answer
 from services.gateway.attribution import attribute_failure
 from services.gateway.backlog import SlowReader
 from services.gateway.dependencies import Dependencies
-from services.gateway.domain import answers, drills, environments, errors, json_body, requests, routing
+from services.gateway.domain import answers, drills, environments, errors, json_body, pairing, requests, routing
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.domain.failures import AnswerFailed, describe_failure
 from services.gateway.http import Reply, abort_connection, cancel_on_disconnect, limited_writes, problem_response
 from services.gateway.measurement import AcceptedRequest, Arrival, Outcome
+from services.gateway.mirrors import Mirrors
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,6 +43,7 @@ class Endpoint:
         self._in_flight: Counter[Environment] = Counter()
         self._in_flight_bytes: Counter[Environment] = Counter()
         self._parsing = asyncio.Lock()
+        self._mirrors = Mirrors(dependencies, self._new_answer)
         self._attributing: set[asyncio.Task[Outcome]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,6 +93,7 @@ class Endpoint:
         self._in_flight[environment] += 1
         self._in_flight_bytes[environment] += size
         gauge.inc()
+        self._mirrors.note_load(self._in_flight[environment])
         try:
             yield
         finally:
@@ -114,6 +117,7 @@ class Endpoint:
         arrival.spending.hold(prompt, answers, expected=min(prompt, len(raw) // _BYTES_PER_TOKEN))
         arrived_at, arrived_s = clock.now(), clock.monotonic()
         drill = dependencies.drills.get(environment, served.target.model)
+        route = dependencies.tables[environment].get(served.target.model)
         return AcceptedRequest(
             arrival=arrival,
             parsed=parsed,
@@ -123,6 +127,7 @@ class Endpoint:
             deadline_s=dependencies.answer_s,
             trace=dependencies.traces.begin(parsed.kind, served.target, arrived_at, arrival.traceparent),
             effect=drills.decide_effect(drill, served.target, arrival.draw_id, arrived_at, arrived_s),
+            pair=None if route is None else pairing.draw_pair(route, choice, parsed, arrival.draw_id),
         )
 
     async def _work(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -205,6 +210,8 @@ class Endpoint:
             self._dependencies.metrics.retries.labels(record.environment).inc()
         if not accepted.parsed.computes:
             return
+        if not answer.engine_died:  # what may have killed an engine goes to no other
+            self._mirrors.offer(accepted, record, answer.measurement.text, self._in_flight[accepted.environment])
         if outcome == Outcome() and accepted.parsed.generates:
             texts = accepted.parsed.text, answer.measurement.text
             self._dependencies.features.submit(record, *texts, draw_id=accepted.draw_id)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from contracts.facts import Inference
+from contracts.facts import Inference, MirroredPair
 from services.gateway.domain.features import Excerpts
 from services.gateway.domain.sampling import fraction
 from services.gateway.ports import Describer, Pause
@@ -42,6 +42,7 @@ class _Waiting:
     record: Inference
     texts: Excerpts
     since_s: float
+    emit: Callable[[Inference], None]
 
     @property
     def chars(self) -> int:
@@ -55,6 +56,7 @@ class FeatureQueue:
         self,
         describer: Describer,
         emit: Callable[[Inference], None],
+        emit_pair: Callable[[MirroredPair], None],
         *,
         limits: QueueLimits,
         clock: Clock,
@@ -63,6 +65,7 @@ class FeatureQueue:
     ) -> None:
         self._describer = describer
         self._emit = emit
+        self._emit_pair = emit_pair
         self._limits = limits
         self._clock = clock
         self._pause = pause
@@ -81,10 +84,35 @@ class FeatureQueue:
             output: text of its answer.
             draw_id: the gateway's own id of the request, whose hash draws the sample: no caller can choose it.
         """
+        self._submit(record, prompt, output, draw_id, self._emit)
+
+    def submit_pair(self, pair: MirroredPair, prompt: str, outputs: tuple[str, str], *, draw_id: str) -> None:
+        """Publish the pair of two complete answers, with the features of both if it is sampled; return at once.
+
+        Args:
+            pair: without features.
+            prompt: texts of the request.
+            outputs: text of the served answer, and of the mirrored one.
+            draw_id: as of `submit`.
+        """
+        halves: list[Inference] = []
+
+        def emit(record: Inference) -> None:
+            halves.append(record)
+            if len(halves) == 2:
+                served, mirrored = halves if halves[0].target == pair.served.target else reversed(halves)
+                self._emit_pair(MirroredPair(served=served, mirrored=mirrored))
+
+        self._submit(pair.served, prompt, outputs[0], draw_id, emit)
+        self._submit(pair.mirrored, prompt, outputs[1], draw_id, emit)
+
+    def _submit(
+        self, record: Inference, prompt: str, output: str, draw_id: str, emit: Callable[[Inference], None]
+    ) -> None:
         if not self._is_sampled(record, draw_id):
-            self._emit(record)
+            emit(record)
             return
-        entry = _Waiting(record, Excerpts.of(prompt, output), self._clock.monotonic())
+        entry = _Waiting(record, Excerpts.of(prompt, output), self._clock.monotonic(), emit)
         if self._chars + entry.chars > self._limits.max_chars:
             self._skip(entry, "queue_full")
             return
@@ -108,7 +136,7 @@ class FeatureQueue:
             if features is None:
                 self._skip(entry, "failed")
             else:
-                self._emit(entry.record.model_copy(update={"features": features}))
+                entry.emit(entry.record.model_copy(update={"features": features}))
 
     def drain(self) -> None:
         """Publish the records that wait without features: the gateway stops."""
@@ -142,4 +170,4 @@ class FeatureQueue:
 
     def _skip(self, entry: _Waiting, reason: Skipped) -> None:
         self._on_skip(reason)
-        self._emit(entry.record)
+        entry.emit(entry.record)

@@ -50,6 +50,7 @@ class AcceptedRequest:
     Attributes:
         trace: its spans.
         effect: what a drill does to this request; None without a drill.
+        pair: the other target of its pair, drawn with it; None if it is in none.
         arrived_at: the time when it was received completely: the time for sending does not count as the target's.
         arrived_s: the same on the monotonic clock; all durations start here.
         deadline_s: time limit of the whole answer.
@@ -63,6 +64,7 @@ class AcceptedRequest:
     deadline_s: float
     trace: RequestTrace
     effect: DrillEffect | None = None
+    pair: Choice | None = None
 
     @property
     def request_id(self) -> str:
@@ -242,5 +244,6 @@ class Measurement:
             logprob_mean=self._logprob_mean,
             nan_logits=self._nan_logits,
             shaped_by_caller=is_shaped_by_caller(parsed.path, parsed.body),
+            caller=accepted.arrival.caller.pseudonym,
         )
         return record if accepted.effect is None else change_record(accepted.effect.fault, record)

@@ -36,6 +36,7 @@ class GatewayMetrics:
             self.retries.labels(environment)
         self.dropped = counter(m.TELEMETRY_DROPPED, registry)
         self.undescribed = counter(m.UNDESCRIBED, registry)
+        self.mirrored = counter(m.MIRRORED, registry)
         self.slow_readers = counter(m.SLOW_READERS, registry)
 
     def observe(self, record: Inference) -> None:

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from contracts.api_keys import ApiKey
-from contracts.facts import Inference, InferenceBatch, RollbackReported
+from contracts.facts import Inference, InferenceBatch, MirroredPair, RollbackReported
 from contracts.facts.watch import Features
 from contracts.gateway_rollbacks import RollbackAnswer
 from contracts.vocabulary import Environment, Target
@@ -50,12 +50,18 @@ class Telemetry(Protocol):
     def record(self, record: Inference, /) -> None:
         """Add a record; return at once."""
 
+    def record_pair(self, pair: MirroredPair, /) -> None:
+        """Add a pair; return at once."""
+
 
 class TextFeatures(Protocol):
     """Takes telemetry records with their texts; never blocks a request."""
 
     def submit(self, record: Inference, prompt: str, output: str, /, *, draw_id: str) -> None:
         """Publish the record of a complete answer, with the features of its texts if it is sampled; return at once."""
+
+    def submit_pair(self, pair: MirroredPair, prompt: str, outputs: tuple[str, str], /, *, draw_id: str) -> None:
+        """Publish the pair of two complete answers, with the features of both if it is sampled; return at once."""
 
 
 class RollbackLog(Protocol):

@@ -150,6 +150,7 @@ def compose(connection: Connection, settings: GatewaySettings, started_s: float 
     features = FeatureQueue(
         worker,
         recorder.record,
+        recorder.record_pair,
         limits=QueueLimits(sample_ratio=settings.features_sample_ratio),
         clock=clock,
         pause=asyncio.sleep,

@@ -43,6 +43,8 @@ class GatewaySettings(BaseSettings):
     """Most time of streams in flight after SIGTERM."""
     max_in_flight: Annotated[int, Field(ge=1)] = 512
     """Requests that are answered at the same time, per environment; more is a 429."""
+    max_mirrors: Annotated[int, Field(ge=0)] = 4
+    """Requests that the version behind answers as well, at the same time; above it none is mirrored."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 4 * 2**20
     """Largest body; more is a 413."""
     body_s: Seconds = 30.0

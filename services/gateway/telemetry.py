@@ -2,13 +2,13 @@
 
 import asyncio
 import itertools
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
 
-from contracts.facts import Inference, InferenceBatch
+from contracts.facts import Inference, InferenceBatch, MirroredPair
 from contracts.vocabulary import Environment
 from services.gateway.ports import TelemetrySink
 from shared.errors import Transient
@@ -43,7 +43,7 @@ class Recorder:
     ) -> None:
         self._sink = sink
         self._gateway = gateway
-        self._records: deque[Inference] = deque(maxlen=queue)
+        self._records: deque[Inference | MirroredPair] = deque(maxlen=queue)
         self._batch = batch
         self._interval_s = interval_s
         self._on_drop = on_drop
@@ -54,6 +54,13 @@ class Recorder:
 
     def record(self, record: Inference) -> None:
         """Add a record; return at once."""
+        self._add(record)
+
+    def record_pair(self, pair: MirroredPair) -> None:
+        """Add a pair; return at once."""
+        self._add(pair)
+
+    def _add(self, record: Inference | MirroredPair) -> None:
         if len(self._records) == self._records.maxlen:
             self._on_drop()
         self._records.append(record)
@@ -101,19 +108,24 @@ class Recorder:
             self._unsent.popleft()
 
     def _note_loss(self, lost: _Pending, error: Exception) -> None:
-        for _ in lost.batch.records:
+        for _ in (*lost.batch.records, *lost.batch.pairs):
             self._on_drop()
         structlog.get_logger().error("telemetry batch lost", model=lost.model, error=repr(error))
 
     def _make_batches(self) -> None:
         """Move records from the queue into one batch per model and environment."""
-        groups: dict[tuple[str, Environment], list[Inference]] = defaultdict(list)
+        groups: dict[tuple[str, Environment], tuple[list[Inference], list[MirroredPair]]] = {}
         for _ in range(min(self._batch, len(self._records))):
             record = self._records.popleft()
-            groups[record.target.model, record.environment].append(record)
+            served = record.served if isinstance(record, MirroredPair) else record
+            records, pairs = groups.setdefault((served.target.model, served.environment), ([], []))
+            if isinstance(record, MirroredPair):
+                pairs.append(record)
+            else:
+                records.append(record)
         if len(self._records) < self._batch:
             self._full.clear()
-        for (model, environment), records in groups.items():
-            batch = InferenceBatch(gateway=self._gateway, records=tuple(records))
+        for (model, environment), (records, pairs) in groups.items():
+            batch = InferenceBatch(gateway=self._gateway, records=tuple(records), pairs=tuple(pairs))
             batch_id = f"{self._gateway}-{next(self._numbers)}"
             self._unsent.append(_Pending(batch, model, environment, batch_id))

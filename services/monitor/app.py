@@ -73,7 +73,7 @@ class Monitor:
 
         def add(state: MonitorState) -> MonitorState:
             nonlocal implausible
-            after = monitoring.add_records(state, batch.records, cause, self.rules, sender)
+            after = monitoring.add_records(state, batch.records, cause, self.rules, sender, pairs=batch.pairs)
             implausible = after.implausible - state.implausible
             return after
 

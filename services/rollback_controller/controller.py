@@ -24,10 +24,12 @@ from contracts.routes import Route
 from contracts.teams import Team
 from contracts.vocabulary import ENVIRONMENTS, Environment
 from decisions.clocks import offset_s, put_right
+from decisions.probed import ROUNDS, Shown, decide_shown, judge
 from decisions.rollback import rollback_id
 from decisions.route_edits import Changed, EditRefused, roll_back
 from services.rollback_controller.domain import decision, execution
 from services.rollback_controller.domain.decision import Cause, Rules, VoidOrder
+from services.rollback_controller.domain.doubt import find_sides, needs_probes
 from services.rollback_controller.domain.record import Rollback, RollbackState
 from services.rollback_controller.ports import Alerts, Probe, Routes
 from services.rollback_controller.states import RollbackStates
@@ -87,14 +89,35 @@ class Controller:
         if await self.alerts.resolved_since(event.environment, event.subject, event.data.alert_id, received.sequence):
             log.info("the alert is resolved")
             return
+        shown = await self._probe_sides(event)
 
         def decide(state: RollbackState, route: Route | None, cause: Cause) -> RollbackState:
             if decision.lacks_policy(state, event.data, route):
                 reason = f"The policy of version {event.data.target.version} of {event.subject} has not arrived yet."
                 raise Transient("bus_unavailable", reason)
-            return decision.decide_on_alert(state, event.data, route, cause, self.rules)
+            return decision.decide_on_alert(state, event.data, route, cause, self.rules, shown=shown)
 
         await self.decide(event, decide, received)
+
+    async def _probe_sides(self, event: Event[AlertRaised] | Event[AlertUpdated]) -> Shown | None:
+        """Return what probes show of an alert that nothing confirms; None if it needs none, or if they disagree."""
+        if event.data.confirmed_by != "none":
+            return None
+        environment, model, now = event.environment, event.subject, self.clock.now()
+        state = await self.states.read(environment, model)
+        guard, retry_s = self.rules.guard, self.rules.retry_s
+        trigger = needs_probes(state, event.data, event.id, now, guard=guard, retry_s=retry_s)
+        if trigger is None:
+            return None
+        entry = await self.routes.get(environment, model)
+        sides = find_sides(entry.value if entry else None, event.data.target)
+        if sides is None:
+            return None
+        target, other = (asyncio.gather(*(self.probe.measure(side) for _ in range(ROUNDS))) for side in sides)
+        rounds = [judge(trigger, *answers) for answers in zip(await target, await other, strict=True)]
+        shown = decide_shown(rounds)
+        structlog.get_logger().info("probed", model=model, alert=event.data.alert_id, rounds=rounds, shown=shown)
+        return shown
 
     async def handle_assessment(self, event: Event[CanaryAssessed], received: Received) -> None:
         """Roll back a canary that failed its test."""

@@ -8,6 +8,7 @@ from contracts.gateway_rollbacks import RollbackAnswer
 from contracts.manifests import RehearsalRecord
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Digest, Environment
+from decisions.probed import ProbedAnswer
 from decisions.provenance import Problem
 from shared.messaging.bus import Emit
 from shared.storage.kv import Entry
@@ -78,6 +79,9 @@ class Probe(Protocol):
 
     async def answers(self, served: ServedTarget) -> str | None:
         """Return None when any of its endpoints generates a token in time, else why none does."""
+
+    async def measure(self, served: ServedTarget) -> ProbedAnswer | None:
+        """Return when the tokens of a short fixed answer came; None if they did not come in time."""
 
 
 class Traffic(Protocol):

@@ -176,7 +176,7 @@ class Answers:
         """Edit the route, then remove the order and publish the route; killed in between, it only publishes again."""
         event = answer.order.event
         request = event.data
-        served = await self._served(request.target)
+        served = (await self._served(request.target)).model_copy(update={"pair_ratio": request.pair_ratio})
         fallback = await self._served(request.fallback) if request.fallback is not None else None
 
         def change(route: Route) -> Edit:

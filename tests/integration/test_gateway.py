@@ -63,6 +63,21 @@ async def put_route(js, gateway, route: Route, bucket: str = "routes") -> None:
                 await asyncio.sleep(0.01)
 
 
+async def telemetry_and_pairs(js, count: int, least_pairs: int):
+    """Wait for records and at least so many pairs."""
+    subject = nats_subject(InferenceBatch.TYPE, "*", "gateway", "production")
+    subscription = await js.pull_subscribe(subject, stream=TELEMETRY)
+    records, pairs = [], []
+    async with asyncio.timeout(20):
+        while len(records) < count or len(pairs) < least_pairs:
+            with contextlib.suppress(TimeoutError):
+                for message in await subscription.fetch(10, timeout=1):
+                    batch = Event[InferenceBatch].model_validate_json(message.data).data
+                    records += batch.records
+                    pairs += batch.pairs
+    return records, pairs
+
+
 async def telemetry(js, count: int, environment: str = "production"):
     """Wait for `count` records and give them, with their raw messages."""
     subject = nats_subject(InferenceBatch.TYPE, "*", "gateway", environment)
@@ -203,6 +218,24 @@ async def test_an_endpoint_that_is_gone_costs_a_retry_and_no_request(js, gateway
     for _ in range(12):
         await asdk.completions.create(model="toy", prompt="x", max_tokens=1)
     assert gateway.metric('slipway_gateway_retries_total{environment="production"}') > 0
+
+
+async def test_a_share_goes_to_the_version_behind_too_and_a_pair_shows_what_only_one_fails(
+    js, gateway, asdk, toy, triton
+):
+    newer = load_toy(triton, "toy", 3, fail_text="odd").model_copy(update={"pair_ratio": 0.5})
+    await put_route(js, gateway, Route(model="toy", epoch=1, active=newer, previous=toy[1]))
+    for number in range(24):
+        with contextlib.suppress(openai.InternalServerError):
+            await asdk.completions.create(model="toy", prompt="odd" if number % 2 else "even", max_tokens=3)
+    records, pairs = await telemetry_and_pairs(js, 24, 4)
+    assert {record.target for record in records} == {newer.target}, "what is mirrored is no request of a caller"
+    assert len({record.caller for record in records}) == 1
+    assert all(record.caller and record.caller not in gateway.key for record in records)
+    assert {(pair.served.target, pair.mirrored.target) for pair in pairs} == {(newer.target, toy[1].target)}
+    assert {(pair.served.error, pair.mirrored.error) for pair in pairs} <= {(None, None), ("engine_failed", None)}
+    assert all(pair.mirrored.ttft_ms for pair in pairs)
+    assert {pair.served.request_id for pair in pairs} <= {record.request_id for record in records}
 
 
 async def test_sigterm_lets_streams_finish_and_telemetry_go(js, gateway, asdk, toy):

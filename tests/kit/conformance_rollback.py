@@ -133,6 +133,16 @@ class ProbeConformance:
             why = await probe.answers(hanging)
         assert hanging.endpoints[0] in why
 
+    async def test_the_answer_of_a_target_is_timed(self, probe, ready):
+        answer = await probe.measure(ready)
+        assert 0.0 <= answer.ttft_ms < 1000.0
+        assert answer.itl_ms > 0.0
+        assert answer.whole_ms == answer.ttft_ms + answer.itl_ms
+
+    async def test_a_target_that_does_not_answer_has_no_times(self, probe, unloaded, hanging):
+        async with asyncio.timeout(5):
+            assert [await probe.measure(target) for target in (unloaded, hanging)] == [None, None]
+
 
 class TrafficConformance:
     """Needs the fixtures `traffic` (about 50 requests per second) and `gateway` (`mode`: well, refusing or silent)."""

@@ -14,6 +14,7 @@ from contracts.manifests import RehearsalRecord
 from contracts.records import record_key
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import digest_of
+from decisions.probed import ProbedAnswer
 from decisions.provenance import Problem
 from shared.errors import Transient
 from shared.messaging.publishing import Emit, envelope, id_taken, message_of
@@ -224,6 +225,7 @@ class FakeProbe:
         self.unloaded: set[str] = set()
         self.hanging: set[str] = set()
         self.asked: list[str] = []
+        self.times: dict[str, ProbedAnswer] = {}
 
     async def answers(self, served: ServedTarget) -> str | None:
         """Return None when any of the target's endpoints generates a token in time, else why none does."""
@@ -235,6 +237,12 @@ class FakeProbe:
             return f"{endpoints}: no token within {self.deadline_s:g} s"
         await asyncio.sleep(self.takes_s)
         return f"{endpoints}: {name} is not loaded there" if name in self.unloaded else None
+
+    async def measure(self, served: ServedTarget) -> ProbedAnswer | None:
+        """Return when the tokens of a short fixed answer came; None if they did not come in time."""
+        if await self.answers(served) is not None:
+            return None
+        return self.times.get(str(served.target), ProbedAnswer(ttft_ms=50.0, itl_ms=10.0))
 
 
 class FakeFlow:

@@ -9,6 +9,7 @@ from contracts.policy import Trigger
 from contracts.vocabulary import Verdict
 from decisions.evidence import EQUAL_SHARE, PairTest, as_e_value, estimate_requests_needed, plan_bet
 from decisions.observation import TriggerState
+from decisions.pairs import MirrorTest, has_fired
 from decisions.triggers import limit_of, sequential
 from services.monitor.domain.record import Policy, TargetState
 
@@ -61,6 +62,19 @@ def against_baseline(trigger: Trigger, pair: PairTest | None, *, required: int) 
     return Part("inconclusive", math.ceil(more / ratio), f"{share}, which may be chance")
 
 
+def against_pairs(trigger: Trigger, test: MirrorTest | None) -> Part | None:
+    """Judge a canary by the requests that both sides answered; None unless they show that it is worse."""
+    if test is None or not has_fired(trigger, test):
+        return None
+    counts, e_value = test.counts, as_e_value(test.discordant.peak)
+    return Part(
+        "fail",
+        0,
+        f"{trigger.name}: of {test.pairs} requests to both sides, {counts.only_target} were bad on the canary only and "
+        f"{counts.only_other} on the baseline only (e-value {e_value:.3g})",
+    )
+
+
 def assess_canary(policy: Policy, state: TargetState) -> CanaryAssessed:
     """Return the verdict over all triggers: any failure fails; whatever is missing makes it inconclusive."""
     required = policy.canary.min_requests
@@ -93,6 +107,8 @@ def _parts(policy: Policy, state: TargetState) -> list[Part]:
                 trigger, trigger_state.pair if trigger_state else None, required=policy.canary.min_requests
             )
         )
+        by_pairs = against_pairs(trigger, trigger_state.mirrored if trigger_state else None)
+        parts += [] if by_pairs is None else [by_pairs]
     return parts
 
 

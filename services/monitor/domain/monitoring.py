@@ -6,20 +6,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from contracts.facts import Fact, Inference
+from contracts.facts import Fact, Inference, MirroredPair
 from contracts.policy import ReleasePolicy
 from contracts.records import outbox_entry
 from contracts.routes import Route
 from contracts.vocabulary import Target
 from decisions import observe_loop
-from decisions.alerts import AlertFact, AlertState, resolve_all
+from decisions.alerts import AlertFact, AlertState, Finding, resolve_all
 from decisions.clocks import put_right
 from decisions.observation import Role
 from decisions.observe_loop import AlertRules
 from decisions.triggers import ended_at, sequential
 from services.monitor.domain import clocks
+from services.monitor.domain.blindness import find_blindness, note_batch
 from services.monitor.domain.canary import assess_canary
-from services.monitor.domain.observation import observe_records, pair_records
+from services.monitor.domain.observation import observe_mirrored_pairs, observe_records, pair_records
 from services.monitor.domain.plausibility import is_plausible
 from services.monitor.domain.record import (
     APPLIED_KEPT,
@@ -123,7 +124,13 @@ def follow_route(state: MonitorState, route: Route, cause: Cause, rules: Rules) 
 
 
 def add_records(
-    state: MonitorState, records: Sequence[Inference], cause: Cause, rules: Rules, sender: Sender | None = None
+    state: MonitorState,
+    records: Sequence[Inference],
+    cause: Cause,
+    rules: Rules,
+    sender: Sender | None = None,
+    *,
+    pairs: Sequence[MirroredPair] = (),
 ) -> MonitorState:
     """Observe a batch of telemetry; a batch or a record that comes again, or cannot be true, changes nothing.
 
@@ -134,7 +141,9 @@ def add_records(
     state = _applied(state, cause.id)
     if sender is not None:
         state = clocks.note_clock(state, sender.gateway, sender.offset_s, cause.at)
+    before = state.implausible
     state, fresh = _sift(state, records, cause.at, rules, sender.offset_s if sender is not None else 0.0)
+    state = note_batch(state, records=len(records), implausible=state.implausible - before, now=cause.at)
     groups: dict[str, list[Inference]] = {}
     for record in fresh:
         groups.setdefault(str(record.target), []).append(record)
@@ -148,9 +157,19 @@ def add_records(
         policy = state.policies.get(str(watched.target.version))
         targets[name] = observe_records(watched, group, policy, rules.windowing, gather=gather, rows=rules.drift_rows)
     targets = pair_records(targets, state.policies, fresh)
+    believed = [pair for pair in pairs if _is_believed(state, pair)]
+    targets = observe_mirrored_pairs(targets, state.policies, believed)
+    paired = {str(side.target) for pair in believed for side in (pair.served, pair.mirrored)}
     state = state.model_copy(update={"targets": targets})
     read_until = cause.at if sender is None else min(cause.at, sender.stored_at)
-    return assess(state, cause, rules, tuple(name for name in groups if name in targets), read_until)
+    return assess(state, cause, rules, tuple(name for name in targets if name in {*groups, *paired}), read_until)
+
+
+def _is_believed(state: MonitorState, pair: MirroredPair) -> bool:
+    """Return whether a pair can be true: both sides are requests of this model, and neither counts as another's."""
+    sides = (pair.served, pair.mirrored)
+    ours = all((side.target.model, side.environment) == (state.model, state.environment) for side in sides)
+    return ours and pair.served.request_id == pair.mirrored.request_id and all(map(is_plausible, sides))
 
 
 def assess(
@@ -188,7 +207,10 @@ def assess(
 
 def _decide_alerts(state: MonitorState, watched: TargetState, cause: Cause, rules: Rules) -> MonitorState:
     policy = state.policies.get(str(watched.target.version))
-    of_clocks = clocks.find_wrong_clocks(state, cause.own_offset_s, cause.at) if watched.role == "active" else ()
+    of_model: tuple[Finding, ...] = ()
+    if watched.role == "active":
+        of_clocks = clocks.find_wrong_clocks(state, cause.own_offset_s, cause.at)
+        of_model = (*of_clocks, find_blindness(state, cause.at))
     release_id = policy.release_id if policy else ""
     if watched.release_id != release_id:
         watched = watched.model_copy(update={"release_id": release_id})
@@ -199,7 +221,7 @@ def _decide_alerts(state: MonitorState, watched: TargetState, cause: Cause, rule
         cause.at,
         rules=rules.alerts,
         environment=state.environment,
-        findings=of_clocks,
+        findings=of_model,
     )
     if assessed.watched is not state.targets[str(watched.target)]:
         state = _with_target(state, assessed.watched)
@@ -311,7 +333,7 @@ def _fresh(state: MonitorState, target: Target, role: Role, now: datetime) -> Ta
 def _may_gather(state: MonitorState, watched: TargetState) -> bool:
     """Return whether requests may go into drift windows: not while something else is wrong with the target."""
     wrong = any(
-        alert.open and alert.target == watched.target and alert.kind not in ("drift", "clock")
+        alert.open and alert.target == watched.target and alert.kind not in ("drift", "clock", "blind")
         for alert in state.alerts.values()
     )
     return state.environment == "production" and watched.role == "active" and not wrong

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-from contracts.facts import Inference
+from contracts.facts import Inference, MirroredPair
 from decisions import observe_loop
 from decisions.evidence import PairTest, observe_pair
 from decisions.hard_failures import count_runs
 from decisions.observation import fresh_trigger
+from decisions.pairs import fresh_test, observe_mirrored, outcomes_of_pair
 from decisions.triggers import ended_at, observe, outcomes_of, sequential
 from services.monitor.domain.record import DriftState, Policy, TargetState
 from services.monitor.domain.windows import Windowing, add_to_windows, features_of
@@ -67,6 +68,34 @@ def pair_records(
                 if side is not None and outcome is not None:
                     pair = observe_pair(pair, side, outcome)
             triggers[trigger.name] = trigger_state.model_copy(update={"pair": pair})
+        after[name] = state.model_copy(update={"triggers": triggers})
+    return after
+
+
+def observe_mirrored_pairs(
+    targets: Mapping[str, TargetState], policies: Mapping[str, Policy], pairs: Sequence[MirroredPair]
+) -> dict[str, TargetState]:
+    """Return the targets with pairs added to the evidence about the newer version of each, by its own triggers."""
+    after = dict(targets)
+    for pair in pairs:
+        served, mirrored = str(pair.served.target), str(pair.mirrored.target)
+        canary = next((name for name in (served, mirrored) if name in after and after[name].role == "canary"), None)
+        name = canary or served
+        state = after.get(name)
+        policy = policies.get(str(state.target.version)) if state is not None else None
+        if state is None or policy is None or served == mirrored:
+            continue
+        triggers = dict(state.triggers)
+        for trigger in sequential(policy.triggers):
+            outcomes = outcomes_of_pair(trigger, pair, policy.triggers)
+            if outcomes is None:
+                continue
+            target, other = outcomes if name == served else reversed(outcomes)
+            known = triggers.get(trigger.name) or fresh_trigger(state.role)
+            test = known.mirrored or fresh_test(canary=state.role == "canary")
+            triggers[trigger.name] = known.model_copy(
+                update={"mirrored": observe_mirrored(test, target=target, other=other)}
+            )
         after[name] = state.model_copy(update={"triggers": triggers})
     return after
 

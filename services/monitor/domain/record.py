@@ -104,10 +104,11 @@ class MonitorState(OutboxRecord):
         unwatched: Records of targets that are not in the route.
         route_known: Whether a route was seen.
         clocks: By gateway that sent records lately.
+        ignored_since: Since when every batch held only records that cannot be true; None if the last one did not.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 6
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 6), unchanged)
+    SCHEMA_VERSION: ClassVar[int] = 7
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 7), unchanged)
 
     model: ModelName
     environment: Environment
@@ -122,3 +123,4 @@ class MonitorState(OutboxRecord):
     unwatched: int = 0
     route_known: bool = False
     clocks: dict[str, GatewayClock] = Field(default_factory=dict)
+    ignored_since: datetime | None = None

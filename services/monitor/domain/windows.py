@@ -123,6 +123,7 @@ def _summary(state: TargetState, window: OpenWindow, e_values: Mapping[str, floa
         features={name: _column(*sums) for name, sums in window.columns.items()},
         e_values=dict(e_values),
         drills=window.drills,
+        pairs={name: test.counts for name, trigger in state.triggers.items() if (test := trigger.mirrored) is not None},
         observed={name: _observed(state, name, window) for name in state.triggers},
     )
 

@@ -93,8 +93,8 @@ class ModelNotices(OutboxRecord):
         failed_rollbacks: Rollbacks that failed, of alerts that are not known yet.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 2
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged}
+    SCHEMA_VERSION: ClassVar[int] = 3
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged, 2: unchanged}
 
     model: ModelName
     notices: dict[str, Notice] = Field(default_factory=dict)

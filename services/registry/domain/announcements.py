@@ -50,7 +50,7 @@ class Announcements(OutboxRecord):
             quota of them.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 9
+    SCHEMA_VERSION: ClassVar[int] = 10
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: unchanged,
         2: unchanged,
@@ -60,6 +60,7 @@ class Announcements(OutboxRecord):
         6: unchanged,
         7: unchanged,
         8: unchanged,
+        9: unchanged,
     }
 
     model: ModelName

@@ -286,6 +286,7 @@ def _traffic_order(
         fallback=fallback,
         reason=reason,
         comparison=explain(release),
+        pair_ratio=release.policy.pairs.share_ratio,
     )
 
 

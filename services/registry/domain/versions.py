@@ -25,7 +25,7 @@ class ModelRecord(OutboxRecord):
     missing (the registry was killed between the two writes), it is created from here, with the number that it has.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 7
+    SCHEMA_VERSION: ClassVar[int] = 8
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: unchanged,
         2: unchanged,
@@ -33,6 +33,7 @@ class ModelRecord(OutboxRecord):
         4: unchanged,
         5: unchanged,
         6: unchanged,
+        7: unchanged,
     }
 
     model: ModelName

@@ -21,7 +21,9 @@ from contracts.routes import Route
 from contracts.vocabulary import Target
 from decisions.gateway_rollbacks import Void, apply_order, assess_times
 from decisions.orders import assess_epoch, assess_expiry, expiry
-from decisions.rollback import Guard, PastRollback, RollBack, decide_rollback, rollback_id
+from decisions.probed import Shown
+from decisions.rollback import Guard, RollBack, decide_confirmed, decide_rollback, rollback_id
+from services.rollback_controller.domain.doubt import doubt_about, may_start, past_rollbacks
 from services.rollback_controller.domain.record import (
     HELD_KEPT,
     VERSIONS_KEPT,
@@ -126,14 +128,23 @@ def lacks_policy(state: RollbackState, alert: AlertRaised | AlertUpdated, route:
 
 
 def decide_on_alert(
-    state: RollbackState, alert: AlertRaised | AlertUpdated, route: Route | None, cause: Cause, rules: Rules
+    state: RollbackState,
+    alert: AlertRaised | AlertUpdated,
+    route: Route | None,
+    cause: Cause,
+    rules: Rules,
+    *,
+    shown: Shown | None = None,
 ) -> RollbackState:
     """Decide what an alert leads to; an old one, or one about an earlier time of its target, starts nothing."""
-    if not is_current(state, alert.target, route, cause, rules) or not _may_start(state, alert, cause, rules):
+    starts = may_start(state, alert, cause.event_id, cause.now, rules.retry_s)
+    if not starts or not is_current(state, alert.target, route, cause, rules):
         return state
     if state.environment == "staging" and not _is_rehearsed(state, alert, cause):
         return state
-    decision = decide_rollback(state.trigger(alert.target, alert.trigger), _past(state), cause.now, rules.guard)
+    trigger = state.trigger(alert.target, alert.trigger)
+    decision = decide_rollback(trigger, past_rollbacks(state), cause.now, rules.guard)
+    decision = decide_confirmed(decision, doubt_about(alert, route, shown), trigger, cause.now)
     timeline = RollbackTimeline(
         first_bad_at=alert.first_bad_at, detected_at=alert.raised_at or cause.published_at, decided_at=cause.now
     )
@@ -341,28 +352,6 @@ def serving_canary(route: Route | None) -> Target | None:
     """Return the canary that takes traffic."""
     canary = route.canary if route is not None else None
     return canary.served.target if canary is not None and canary.weight_ratio > 0.0 else None
-
-
-def _may_start(state: RollbackState, alert: AlertRaised | AlertUpdated, cause: Cause, rules: Rules) -> bool:
-    """Return whether an alert may start a rollback: none of its own is pending, done, or failed a moment ago."""
-    earlier = [rollback for rollback in state.rollbacks if rollback.alert_id == alert.alert_id]
-    if (
-        any(rollback.phase != "failed" for rollback in earlier)
-        or state.rollback(rollback_id(cause.event_id)) is not None
-    ):
-        return False
-    pending = any(rollback.phase == "decided" and rollback.failed == alert.target for rollback in state.rollbacks)
-    last = max((rollback.timeline.decided_at or rollback.timeline.detected_at for rollback in earlier), default=None)
-    # A clock that was set back must not hold an alert for as long as it was ahead.
-    return not pending and (last is None or abs(cause.now - last) >= timedelta(seconds=rules.retry_s))
-
-
-def _past(state: RollbackState) -> list[PastRollback]:
-    return [
-        PastRollback(rollback.trigger, rollback.timeline.switched_at)
-        for rollback in state.rollbacks
-        if rollback.mode == "automatic" and rollback.trigger and rollback.timeline.switched_at is not None
-    ]
 
 
 def _abort(

@@ -90,7 +90,7 @@ class RollbackState(OutboxRecord):
         standby: The verdict on the target that production can be rolled back to; None without one.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 12
+    SCHEMA_VERSION: ClassVar[int] = 13
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: unchanged,
         2: unchanged,
@@ -103,6 +103,7 @@ class RollbackState(OutboxRecord):
         9: unchanged,
         10: unchanged,
         11: unchanged,
+        12: unchanged,
     }
 
     model: ModelName

@@ -121,7 +121,7 @@ def with_phase_ready(fields: dict[str, Any]) -> dict[str, Any]:
 class Servers(OutboxRecord):
     """The state of the serving fleet: `servers/<fleet>`."""
 
-    SCHEMA_VERSION: ClassVar[int] = 11
+    SCHEMA_VERSION: ClassVar[int] = 12
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: without_answered,
         2: with_phase_ready,
@@ -133,6 +133,7 @@ class Servers(OutboxRecord):
         8: unchanged,
         9: unchanged,
         10: unchanged,
+        11: unchanged,
     }
 
     endpoint: str = ""

@@ -212,10 +212,18 @@ class FakeTelemetry:
     """Keeps the records."""
 
     records: list = field(default_factory=list)
+    pairs: list = field(default_factory=list)
     problem: str | None = None
 
     def record(self, record):
         self.records.append(record)
+
+    def record_pair(self, pair):
+        self.pairs.append(pair)
+
+
+def _described(record, prompt, output):
+    return record.model_copy(update={"features": features.describe(prompt, output)})
 
 
 @dataclass
@@ -225,8 +233,13 @@ class InlineFeatures:
     telemetry: FakeTelemetry
 
     def submit(self, record, prompt, output, *, draw_id):  # noqa: ARG002 - all are described
-        described = features.describe(prompt, output)
-        self.telemetry.record(record.model_copy(update={"features": described}))
+        self.telemetry.record(_described(record, prompt, output))
+
+    def submit_pair(self, pair, prompt, outputs, *, draw_id):  # noqa: ARG002 - all are described
+        served, mirrored = (
+            _described(side, prompt, output) for side, output in zip((pair.served, pair.mirrored), outputs, strict=True)
+        )
+        self.telemetry.record_pair(pair.model_copy(update={"served": served, "mirrored": mirrored}))
 
 
 @dataclass

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contracts.facts import MirroredPair
 from decisions.hard_failures import count_runs
 from services.gateway.domain.features import SAMPLED_CHARS, Excerpts, describe, describe_excerpts
 from services.gateway.feature_queue import FeatureQueue, QueueLimits
-from testbed.factories import inference
+from testbed.factories import inference, target
 from tests.unit.gateway.describer_conformance import ANSWER, DescriberConformance
 from tests.unit.gateway.fake_describer import FakeDescriber
 
@@ -45,12 +46,14 @@ class World:
     describer: FakeDescriber = field(default_factory=FakeDescriber)
     time: Time = field(default_factory=Time)
     records: list = field(default_factory=list)
+    pairs: list = field(default_factory=list)
     skipped: Counter = field(default_factory=Counter)
 
     def __post_init__(self):
         self.queue = FeatureQueue(
             self.describer,
             self.records.append,
+            self.pairs.append,
             limits=self.limits,
             clock=self.time,
             pause=self.time.pause,
@@ -203,3 +206,30 @@ def test_excerpts_have_the_features_of_the_texts(prompt, output):
 
 def test_an_answer_that_was_not_described_neither_counts_nor_ends_a_run_of_empty_ones():
     assert count_runs((2, 5), inference(features=None, error=None, drill=None)) == (0, 5)
+
+
+def pair(**changes):
+    about = {"features": None, "drill": None, "error": None, "environment": "production", **changes}
+    return MirroredPair(served=inference(target=target(7), **about), mirrored=inference(target=target(6), **about))
+
+
+@pytest.mark.parametrize("sample_ratio", [0.0, 1.0])
+async def test_a_pair_is_published_once_both_answers_are_described(sample_ratio):
+    world = World(QueueLimits(sample_ratio=sample_ratio, batch=1))
+    world.queue.submit_pair(pair(), "How?", (ANSWER, ""), draw_id="d-1")
+    assert len(world.pairs) == (sample_ratio == 0.0)
+    for _ in range(2):
+        await world.queue.describe_batch()
+    (published,) = world.pairs
+    assert (published.served.target, published.mirrored.target) == (target(7), target(6))
+    assert world.records == []
+    if sample_ratio:
+        assert (published.served.features, published.mirrored.features.empty) == (describe("How?", ANSWER), True)
+
+
+async def test_a_pair_of_which_one_side_waits_when_the_gateway_stops_is_published_without_features():
+    world = World(QueueLimits(batch=1))
+    world.queue.submit_pair(pair(), "How?", (ANSWER, ANSWER), draw_id="d-1")
+    await world.queue.describe_batch()
+    world.queue.drain()
+    assert len(world.pairs) == 1

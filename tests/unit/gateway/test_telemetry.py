@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from contracts.facts import MirroredPair
 from services.gateway.telemetry import Recorder
 from shared.errors import Transient
 from testbed.factories import inference, target
@@ -137,3 +138,13 @@ async def test_a_bus_that_is_away_is_said_until_it_is_back():
         assert numbers(sink) == [0]
     finally:
         running.cancel()
+
+
+async def test_pairs_travel_with_the_records_of_their_model():
+    sink = FakeSink()
+    telemetry = recorder(sink)
+    telemetry.record(inference())
+    telemetry.record_pair(MirroredPair(served=inference(), mirrored=inference(target=target(6))))
+    await telemetry.flush()
+    ((model, _, batch),) = sink.batches.values()
+    assert (model, len(batch.records), len(batch.pairs)) == ("support-bot", 1, 1)

@@ -123,4 +123,4 @@ class World:
 
 
 def only_active(**changes):
-    return route(canary=None, active=served(7, **changes))
+    return route(canary=None, active=served(7, **{"pair_ratio": 0.0} | changes))

@@ -79,7 +79,7 @@ class World:
             routes=life.mortal(self.routes, "get", "find", "put"),
             drills=life.mortal(self.drills, "get", "put"),
             alerts=log,
-            probe=life.mortal(self.probe, "answers"),
+            probe=life.mortal(self.probe, "answers", "measure"),
             traffic=self.traffic,
             proofs=self.proofs,
             answers=RecordedAnswers(

@@ -1,0 +1,253 @@
+"""Callers who want a healthy version rolled back, and versions that should be: the rule before pairs, and the new one.
+
+Simulated requests, three per second, go through the monitor's own domain and the rollback-controller's own decision.
+Twenty honest callers share the traffic unevenly. For five minutes 1, 5 or 50 hostile keys have 5 %, 20 % or 50 % of it:
+
+- errors: requests that every version fails; a cross-check finds the caller;
+- long prompts: the first token takes 2 s more, on every version;
+- slow reading: the gateway takes times when the engine delivers;
+- forced output: answers that do not end before the token limit;
+- deaths: each tenth kills the engine; it is back after 10 s, and meanwhile all requests fail.
+
+The versions that should go fail one prompt in ten, are slow by 800 ms, or slow the whole machine by 800 ms. Before: an
+alert of an automatic trigger rolls back. Now: it needs a confirmation by pairs (2 %), callers, or probes, which take as
+long as the slower version's answer. Run: python -m benchmarks.bench_attack
+"""
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+from benchmarks.parts import quantile, show_table
+from contracts.facts import AlertRaised, AlertUpdated, Inference, MirroredPair
+from contracts.facts.watch import Features
+from contracts.policy import Canary, Trigger
+from contracts.records import OutboxEntry
+from contracts.vocabulary import Target
+from decisions.attribution import COMPARED
+from decisions.probed import ProbedAnswer, can_probe, decide_shown, judge
+from decisions.rollback import Doubt, RollBack, decide_confirmed, decide_rollback
+from services.monitor.domain import monitoring
+from services.monitor.domain.monitoring import Cause, Rules
+from services.monitor.domain.record import MonitorState
+from testbed import factories as k
+
+RATE_RPS, ATTACK_S, CHANGE_S, WATCHED_S, BATCH_S = 3.0, 300.0, 20.0, 300.0, 0.25
+HONEST, KEYS, SHARES, RUNS = 20, (1, 5, 50), (0.05, 0.2, 0.5), 20
+PAIR_RATIO, DEAD_S = 0.02, 10.0
+BEGAN = datetime(2026, 11, 24, tzinfo=UTC)
+TRIGGERS = (
+    Trigger(name="slow", metric="ttft_ms", threshold=800.0, allowed_ratio=0.05),
+    Trigger(name="errors", metric="error_ratio", threshold=0.02),
+    Trigger(name="cut-off", metric="cut_off_ratio", threshold=0.05),
+    Trigger(name="tokens", metric="output_tokens", threshold=1000.0, allowed_ratio=0.05),
+)
+Attack = Literal["errors", "long prompts", "slow reading", "forced output", "deaths"]
+ATTACKS: tuple[Attack, ...] = ("errors", "long prompts", "slow reading", "forced output", "deaths")
+Regression = Literal["fails one prompt in ten", "slow", "hogs the machine"]
+REGRESSIONS: tuple[Regression, ...] = ("fails one prompt in ten", "slow", "hogs the machine")
+NEW, OLD = k.target(7), k.target(6)
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What is sent, and to which version."""
+
+    seed: int
+    attack: Attack | None = None
+    keys: int = 0
+    share: float = 0.0
+    regression: Regression | None = None
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A request, before any version answers it."""
+
+    number: int
+    at_s: float
+    caller: str
+    hostile: bool
+    noise_ms: float
+    odd: bool
+
+
+def requests(traffic: Traffic, until_s: float) -> Iterator[Sent]:
+    """Yield requests in the order of their arrival."""
+    draw, at_s, number = random.Random(f"{traffic}"), 0.0, 0
+    weights = [1.0 / (1 + index) for index in range(HONEST)]
+    while (at_s := at_s + draw.expovariate(RATE_RPS)) < until_s:
+        hostile = draw.random() < traffic.share
+        caller = f"bad-{draw.randrange(traffic.keys)}" if hostile else f"good-{draw.choices(range(HONEST), weights)[0]}"
+        number += 1
+        yield Sent(number, at_s, caller, hostile, draw.lognormvariate(math.log(130.0), 0.6), draw.random() < 0.1)
+
+
+def answer(traffic: Traffic, sent: Sent, target: Target, dead_until_s: float) -> Inference:
+    """Return how a version answers a request."""
+    attack = traffic.attack if sent.hostile else None
+    changed = sent.at_s >= CHANGE_S and traffic.regression is not None
+    is_new = target == NEW
+    ttft_ms = sent.noise_ms + (2000.0 if attack == "long prompts" else 0.0)
+    if changed and (traffic.regression == "hogs the machine" or (traffic.regression == "slow" and is_new)):
+        ttft_ms += 800.0
+    fails = changed and traffic.regression == "fails one prompt in ten" and is_new and sent.odd
+    dead = is_new and sent.at_s < dead_until_s
+    error = "engine_dead" if dead else "engine_failed" if fails or attack == "errors" else None
+    forced = attack == "forced output"
+    at = BEGAN + timedelta(seconds=sent.at_s)
+    return k.inference(
+        request_id=str(sent.number),
+        target=target,
+        scheduled_at=at,
+        sent_at=at,
+        ttft_ms=None if error else ttft_ms,
+        e2e_ms=(20.0 if error else ttft_ms + (3000.0 if forced else 300.0)),
+        output_tokens=0 if error else 2000 if forced else 24,
+        finish_reason=None if error else "length" if forced else "stop",
+        error=error,
+        caused_by=None if error is None else "caller" if attack == "errors" else "target",
+        caller=sent.caller,
+        canary=False,
+        drill=None,
+        features=None if error else Features(prompt_chars=40, output_chars=90),
+    )
+
+
+def pair_of(traffic: Traffic, sent: Sent, served: Inference) -> MirroredPair | None:
+    """Return the pair of a drawn request; None for one that is not drawn, or under which the engine died."""
+    if random.Random(f"pair {traffic} {sent.number}").random() >= PAIR_RATIO or served.error == "engine_dead":
+        return None
+    mirrored = answer(traffic, replace(sent, noise_ms=sent.noise_ms * 0.9), OLD, 0.0)
+    sides = [
+        side.model_copy(update={"caused_by": "target"}) if side.error in COMPARED else side
+        for side in (served, mirrored)
+    ]
+    return MirroredPair(served=sides[0], mirrored=sides[1])
+
+
+def watched() -> MonitorState:
+    """Return the monitor's record with version 7 active."""
+    state = MonitorState(model=k.MODEL, environment="production")
+    policy = k.policy(triggers=TRIGGERS, canary=Canary())
+    for version in (6, 7):
+        state = monitoring.add_policy(state, version, f"r-{version}", policy, Cause(f"p-{version}", BEGAN))
+    route = k.route(active=k.served(7), previous=k.served(6), canary=None, history=(), quarantined=())
+    return monitoring.follow_route(state, route, Cause("route", BEGAN), Rules())
+
+
+def probe(traffic: Traffic, at_s: float, target: Target, dead_until_s: float) -> ProbedAnswer | None:
+    """Return what a probe of a version measures: no caller chose it."""
+    sent = Sent(0, at_s, "", hostile=False, noise_ms=60.0, odd=False)
+    record = answer(traffic, sent, target, dead_until_s)
+    return None if record.ttft_ms is None else ProbedAnswer(record.ttft_ms, 10.0)
+
+
+def is_rolled_back(
+    alert: AlertRaised | AlertUpdated, traffic: Traffic, at_s: float, dead_until_s: float, *, confirms: bool
+) -> float | None:
+    """Return when traffic moves because of an alert, in seconds; None if it does not."""
+    trigger = next((known for known in TRIGGERS if known.name == alert.trigger), None)
+    now, shown, took_s = BEGAN + timedelta(seconds=at_s), None, 0.0
+    decision = decide_rollback(trigger, (), now)
+    if confirms and trigger is not None:
+        if alert.confirmed_by == "none" and can_probe(trigger):
+            sides = [probe(traffic, at_s, target, dead_until_s) for target in (NEW, OLD)]
+            shown = decide_shown([judge(trigger, *sides)] * 2)
+            took_s = max(0.0 if side is None else side.ttft_ms / 1000.0 for side in sides)
+        decision = decide_confirmed(decision, Doubt(alert.confirmed_by, shown, raised_at=alert.raised_at), trigger, now)
+    return at_s + took_s if isinstance(decision, RollBack) else None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A request that version 7 answered, when its answer ended, and its pair."""
+
+    at_s: float
+    record: Inference
+    pair: MirroredPair | None
+
+
+def serve(traffic: Traffic, until_s: float) -> tuple[list[Ended], list[float]]:
+    """Return all requests in the order in which they end, and when the engine died."""
+    ended, deaths = list[Ended](), list[float]()
+    for sent in requests(traffic, until_s):
+        alive = not deaths or sent.at_s >= deaths[-1] + DEAD_S
+        if alive and traffic.attack == "deaths" and sent.hostile and sent.odd:
+            deaths.append(sent.at_s)
+        record = answer(traffic, sent, NEW, deaths[-1] + DEAD_S if deaths else 0.0)
+        ended.append(Ended(sent.at_s + record.e2e_ms / 1000.0, record, pair_of(traffic, sent, record)))
+    return sorted(ended, key=lambda item: item.at_s), deaths
+
+
+def run(traffic: Traffic, until_s: float, *, confirms: bool) -> float | None:
+    """Return when version 7 is rolled back, in seconds; None if it is not."""
+    ended, deaths = serve(traffic, until_s)
+    state, at = watched(), 0
+    for number in range(int(until_s / BATCH_S)):
+        at_s, begin = (number + 1) * BATCH_S, at
+        while at < len(ended) and ended[at].at_s <= at_s:
+            at += 1
+        cause = Cause(f"b-{number}", BEGAN + timedelta(seconds=at_s))
+        records = [item.record for item in ended[begin:at]]
+        pairs = [item.pair for item in ended[begin:at] if item.pair is not None] if confirms else []
+        state = monitoring.add_records(state, records, cause, Rules(), pairs=pairs)
+        facts, state = state.outbox, state.model_copy(update={"outbox": ()})
+        dead_until_s = max((died_s + DEAD_S for died_s in deaths if died_s <= at_s), default=0.0)
+        for alert in _alerts(facts):
+            moved = is_rolled_back(alert, traffic, at_s, dead_until_s, confirms=confirms)
+            if moved is not None:
+                return moved
+    return None
+
+
+def _alerts(facts: Sequence[OutboxEntry]) -> Iterator[AlertRaised | AlertUpdated]:
+    for entry in facts:
+        for kind in (AlertRaised, AlertUpdated):
+            if entry.type == kind.TYPE:
+                yield kind.model_validate(entry.data)
+
+
+def show_attacks() -> None:
+    """Print how often a healthy version is rolled back."""
+    print(f"Rollbacks of a healthy version in {ATTACK_S:.0f} s of attack, {len(KEYS) * len(SHARES)} runs per row\n")
+    rows = []
+    for attack in ATTACKS:
+        cells = []
+        for confirms in (False, True):
+            for keys in KEYS:
+                moved = [
+                    run(Traffic(1, attack, keys, share), ATTACK_S, confirms=confirms) is not None for share in SHARES
+                ]
+                cells.append(f"{sum(moved)} of {len(moved)}")
+        rows.append([attack, *cells])
+    names = [f"{rule}, {keys} key{'s' * (keys > 1)}" for rule in ("before", "now") for keys in KEYS]
+    show_table(["attack", *names], rows)
+
+
+def show_regressions() -> None:
+    """Print how long a version that should go takes traffic."""
+    print(f"\nSeconds from the change to the rollback, {RUNS} runs: median (90th percentile), found\n")
+    rows = []
+    for regression in REGRESSIONS:
+        row, medians = [regression], []
+        for confirms in (False, True):
+            moments = [run(Traffic(seed, regression=regression), WATCHED_S, confirms=confirms) for seed in range(RUNS)]
+            delays = [math.inf if at is None else at - CHANGE_S for at in moments]
+            medians.append(quantile(delays, 0.5))
+            detected = sum(0.0 <= delay < math.inf for delay in delays)
+            row.append(f"{medians[-1]:.1f} ({quantile(delays, 0.9):.1f}), {detected} of {RUNS}")
+        rows.append([*row, f"{medians[1] / medians[0]:.2f}"])
+    show_table(["version", "before", "now", "now / before"], rows)
+
+
+def main() -> None:
+    show_attacks()
+    show_regressions()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""What shows that a target is the cause of an alert, and not who uses it.
+
+A trigger's own evidence raises its alert. Before an automatic rollback follows, something that no caller controls must
+show that the version is the cause:
+
+- **pairs**: requests that the version behind answered as well, which were bad on this version only (`decisions.pairs`);
+- **callers**, for errors: a failed request counts once the version behind has answered the same request; one that
+  nothing was compared with, as of a dead engine, counts unless one caller alone carries the evidence. A caller with
+  more than half of the requests is confirmed by its compared failures only, since there may be no others;
+- **drill**: a declared fault touched at least half of the bad requests.
+
+Latency and quality are never confirmed by the number of callers: many keys may be in one hand.
+"""
+
+import math
+
+from contracts.facts.watch import Confirmation
+from contracts.policy import Trigger
+from decisions.callers import CallerCount, CallerShares
+from decisions.evidence import plan_bet, process_log_e
+from decisions.observation import TriggerState
+from decisions.pairs import is_confirmed
+from decisions.triggers import kind_of, limit_of
+
+SUSPICION = 20.0
+"""The e-value that the evidence of the other callers must have: no alarm by itself, and no accident either."""
+
+
+def confirm(trigger: Trigger, state: TriggerState, *, drilled: bool) -> Confirmation | None:
+    """Return what confirms an alert of a trigger; None where records do not say who the callers are."""
+    if drilled:
+        return "drill"
+    if is_confirmed(trigger, state.mirrored):
+        return "pairs"
+    if not state.callers.known or state.callers.unknown:
+        return None
+    if kind_of(trigger) == "errors" and _is_from_several(trigger, state.callers):
+        return "callers"
+    return "none"
+
+
+def _is_from_several(trigger: Trigger, shares: CallerShares) -> bool:
+    """Return whether the failures speak against the target without the caller that had most of them."""
+    total, heaviest = shares.total, shares.heaviest
+    if 2 * heaviest.requests > total.requests:
+        return _is_suspicious(trigger, CallerCount(requests=total.requests, bad=total.compared))
+    rest = CallerCount(requests=total.requests - heaviest.requests, bad=total.bad - heaviest.bad)
+    return _is_suspicious(trigger, rest)
+
+
+def _is_suspicious(trigger: Trigger, count: CallerCount) -> bool:
+    log_e = process_log_e(plan_bet(limit_of(trigger)), count.requests, count.bad)
+    return count.bad > 0 and log_e >= math.log(SUSPICION)

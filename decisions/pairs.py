@@ -1,0 +1,106 @@
+"""Evidence from requests that two versions answered: only where they differ does it speak against one of them.
+
+A pair is drawn before its outcome (`contracts.facts.MirroredPair`). Where both sides are bad, the request or the
+machine is the cause, and it counts against nobody. Of the pairs in which exactly one side is bad, it is the target with
+probability 1/2 if the two versions are alike, whatever the requests are and whoever sends them: McNemar's test, here
+sequential, by the e-process (a canary) or e-detector (the active target) of `decisions.evidence` on the pairs that
+differ. No caller can raise it: a caller chooses a request, not which version of the two it fails on.
+
+Latency is an exception: the version behind has less to do, so that a pair may differ for that reason alone. The time in
+the engine's queue is left out on both sides, and pairs may confirm an alert of a latency trigger, but never raise one.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
+
+from contracts.facts import Inference, MirroredPair, PairCounts
+from contracts.policy import Trigger
+from contracts.vocabulary import Contract
+from decisions.evidence import EQUAL_SHARE, Count, EDetector, EProcess, observe_detector, observe_process
+from decisions.triggers import detector_alpha, kind_of, observe
+
+
+class MirrorTest(Contract):
+    """What pairs showed for one trigger.
+
+    Attributes:
+        discordant: Evidence from the pairs in which exactly one side was bad: a one is the target.
+        both, neither: Pairs that count against nobody.
+    """
+
+    discordant: Annotated[EProcess | EDetector, Field(discriminator="form")]
+    both: Count = 0
+    neither: Count = 0
+
+    @property
+    def counts(self) -> PairCounts:
+        """Return the counts for publication."""
+        only_target = self.discordant.hits
+        return PairCounts(
+            both=self.both,
+            neither=self.neither,
+            only_target=only_target,
+            only_other=self.discordant.trials - only_target,
+        )
+
+    @property
+    def pairs(self) -> int:
+        """Return the number of pairs."""
+        return self.both + self.neither + self.discordant.trials
+
+
+def fresh_test(*, canary: bool) -> MirrorTest:
+    """Return a test without pairs: an e-process for a canary, an e-detector for the active target."""
+    return MirrorTest(discordant=EProcess() if canary else EDetector())
+
+
+def observe_mirrored(test: MirrorTest, *, target: bool, other: bool) -> MirrorTest:
+    """Return the test with one pair: whether the request was bad on the target, and on the other version."""
+    if target and other:
+        return test.model_copy(update={"both": test.both + 1})
+    if not target and not other:
+        return test.model_copy(update={"neither": test.neither + 1})
+    seen = test.discordant
+    after = (
+        observe_detector(seen, EQUAL_SHARE, [target])
+        if isinstance(seen, EDetector)
+        else observe_process(seen, EQUAL_SHARE, [target])
+    )
+    return test.model_copy(update={"discordant": after})
+
+
+def outcomes_of_pair(
+    trigger: Trigger, pair: MirroredPair, declared: Sequence[Trigger] = ()
+) -> tuple[bool, bool] | None:
+    """Return whether a request is bad on the served and on the mirrored side; None if one side shows nothing."""
+    served, mirrored = (observe(trigger, _without_queue(side), declared) for side in (pair.served, pair.mirrored))
+    return None if served is None or mirrored is None else (served, mirrored)
+
+
+def has_fired(trigger: Trigger, test: MirrorTest | None) -> bool:
+    """Return whether pairs alone are enough for an alert: never for latency."""
+    if test is None or kind_of(trigger) == "latency":
+        return False
+    return test.discordant.crossed(_alpha(trigger, test)) and test.pairs >= trigger.min_requests
+
+
+def is_confirmed(trigger: Trigger, test: MirrorTest | None) -> bool:
+    """Return whether pairs show now that the target is worse than the other version, for an alert that is open."""
+    return test is not None and test.discordant.log_e >= -math.log(trigger.alpha)
+
+
+def _without_queue(record: Inference) -> Inference:
+    """Return a record without the time in the engine's queue, which others' requests cause."""
+    queue_ms = record.queue_ms or 0.0
+    ttft_ms = None if record.ttft_ms is None else max(0.0, record.ttft_ms - queue_ms)
+    return record.model_copy(
+        update={"ttft_ms": ttft_ms, "e2e_ms": max(0.0, record.e2e_ms - queue_ms), "queue_ms": None}
+    )
+
+
+def _alpha(trigger: Trigger, test: MirrorTest) -> float:
+    """Return the level at which pairs raise an alert: as of the trigger's own evidence, in pairs that differ."""
+    return detector_alpha(trigger) if isinstance(test.discordant, EDetector) else trigger.alpha

@@ -1,0 +1,79 @@
+"""Draws the requests that two versions answer, and says which of their outcomes make a pair. Pure."""
+
+from contracts.facts import Inference, MirroredPair
+from contracts.routes import Route, ServedTarget
+from contracts.vocabulary import Target
+from decisions.attribution import COMPARED
+from services.gateway.domain.requests import ParsedRequest
+from services.gateway.domain.routing import Choice, parse_model_name
+from services.gateway.domain.sampling import fraction
+
+_STATE_ON_SERVER = ("previous_response_id", "conversation", "background")
+"""Fields by which an answer depends on what one engine keeps: no other can give it."""
+
+
+def draw_pair(route: Route, choice: Choice, parsed: ParsedRequest, draw_id: str) -> Choice | None:
+    """Return the other target of a request's pair; None if it is in none.
+
+    It is drawn by the gateway's own id of the request, before anything is known of its outcome.
+    """
+    other = find_other(route, choice.served.target)
+    if other is None:
+        return None
+    newer = other.served if other.canary else choice.served
+    drawn = fraction(f"{draw_id}|pair") < newer.pair_ratio
+    return other if drawn and may_mirror(parsed, choice.served, other.served) else None
+
+
+def find_other(route: Route, target: Target) -> Choice | None:
+    """Return what a target is compared with: the canary and the active one with each other, else the one behind.
+
+    None for a target that takes no traffic, as after a rollback, and while nothing stands behind it.
+    """
+    active, canary = route.active, route.canary
+    if active is None or route.is_quarantined(active.target):
+        return None
+    if canary is not None and (canary.weight_ratio == 0.0 or route.is_quarantined(canary.served.target)):
+        canary = None
+    if target == active.target:
+        if canary is not None:
+            return Choice(canary.served, canary=True)
+        behind = route.previous
+        usable = behind is not None and behind.target != target and not route.is_quarantined(behind.target)
+        return Choice(behind) if behind is not None and usable else None
+    return Choice(active) if canary is not None and target == canary.served.target else None
+
+
+def may_mirror(parsed: ParsedRequest, served: ServedTarget, other: ServedTarget) -> bool:
+    """Return whether another target can be asked the same: not what names a version, its tokens or its state."""
+    requested = parse_model_name(parsed.model)
+    pinned = requested is None or requested.version is not None
+    has_state = parsed.kind == "responses" and any(parsed.body.get(name) for name in _STATE_ON_SERVER)
+    fits = other.context_tokens >= served.context_tokens
+    template = other.chat_template is not None or not parsed.has_conversation
+    return parsed.computes and not (pinned or has_state or parsed.names_tokens) and fits and template
+
+
+def may_follow(record: Inference) -> bool:
+    """Return whether the version behind may be asked what a request asked.
+
+    Not after the caller went away or was refused, and never where an engine died or fell silent: that request may have
+    killed it.
+    """
+    return record.finish_reason != "cancelled" and (
+        record.error in COMPARED or (record.error is None and record.caused_by is None)
+    )
+
+
+def as_pair(served: Inference, mirrored: Inference) -> MirroredPair | None:
+    """Return the pair of two outcomes; None if one shows nothing about its target.
+
+    Both sides are taken alike: what failed is the target's, whatever a cross-check made of the request.
+    """
+    sides = [
+        side.model_copy(update={"caused_by": "target"}) if side.error in COMPARED else side
+        for side in (served, mirrored)
+    ]
+    known = [side.error in COMPARED or (side.error is None and side.caused_by is None) for side in sides]
+    known[1] = known[1] or mirrored.error == "engine_dead"
+    return MirroredPair(served=sides[0], mirrored=sides[1]) if all(known) else None

@@ -1,0 +1,37 @@
+"""Finds telemetry that comes and shows nothing: every record of a model is one that cannot be true."""
+
+from datetime import datetime
+
+from decisions.alerts import Finding
+from services.monitor.domain.record import MonitorState
+
+LONGEST_S = 60.0
+"""How long telemetry may come of which no record counts."""
+KEY = "blind"
+
+
+def note_batch(state: MonitorState, *, records: int, implausible: int, now: datetime) -> MonitorState:
+    """Return the record with a batch noted: since when batches come of which every record is ignored."""
+    if records == 0:
+        return state
+    ignored_since = (state.ignored_since or now) if implausible == records else None
+    return state if ignored_since == state.ignored_since else state.model_copy(update={"ignored_since": ignored_since})
+
+
+def find_blindness(state: MonitorState, now: datetime) -> Finding:
+    """Return whether the monitor has ignored all telemetry of the model for too long."""
+    since = state.ignored_since
+    for_s = 0.0 if since is None else (now - since).total_seconds()
+    message = f"All telemetry of the last {for_s:.0f} s was ignored, because it cannot be true: no trigger is watched."
+    return Finding(
+        key=KEY,
+        kind="blind",
+        severity="critical",
+        trigger=None,
+        fired=for_s >= LONGEST_S,
+        calm=since is None,
+        hold_s=0.0,
+        message=message if since is not None else "Telemetry counts again.",
+        value=round(for_s, 1),
+        limit=LONGEST_S,
+    )

@@ -1,0 +1,77 @@
+"""Whether an alert may start a rollback, and what is known of who caused it. Pure."""
+
+from datetime import datetime, timedelta
+
+from contracts.facts import AlertRaised, AlertUpdated
+from contracts.policy import Trigger
+from contracts.routes import Route, ServedTarget
+from contracts.vocabulary import Target
+from decisions.probed import Shown, can_probe
+from decisions.rollback import Doubt, Guard, PastRollback, RollBack, decide_rollback, rollback_id
+from decisions.route_edits import Changed, roll_back
+from services.rollback_controller.domain.record import RollbackState
+
+
+def find_sides(route: Route | None, failed: Target) -> tuple[ServedTarget, ServedTarget] | None:
+    """Return a target in traffic and the one that its traffic would move to; None without either."""
+    if route is None:
+        return None
+    edit = roll_back(route, failed, cause_id="probe")
+    serving = (route.active, route.canary.served if route.canary is not None else None)
+    served = next((side for side in serving if side is not None and side.target == failed), None)
+    behind = edit.route.active if isinstance(edit, Changed) else None
+    return None if served is None or behind is None else (served, behind)
+
+
+def doubt_about(alert: AlertRaised | AlertUpdated, route: Route | None, shown: Shown | None) -> Doubt:
+    """Return what is known of who caused an alert; `shown`: what probes showed."""
+    sides = find_sides(route, alert.target)
+    return Doubt(
+        confirmed_by=alert.confirmed_by,
+        shown=shown,
+        is_apart=sides is not None and set(sides[0].endpoints).isdisjoint(sides[1].endpoints),
+        raised_at=alert.raised_at,
+    )
+
+
+def needs_probes(
+    state: RollbackState,
+    alert: AlertRaised | AlertUpdated,
+    event_id: str,
+    now: datetime,
+    *,
+    guard: Guard,
+    retry_s: float,
+) -> Trigger | None:
+    """Return the trigger of an alert that only probes can confirm now; None if its decision needs none."""
+    trigger = state.trigger(alert.target, alert.trigger)
+    if alert.confirmed_by != "none" or trigger is None or not can_probe(trigger):
+        return None
+    starts = may_start(state, alert, event_id, now, retry_s)
+    return (
+        trigger
+        if starts and isinstance(decide_rollback(trigger, past_rollbacks(state), now, guard), RollBack)
+        else None
+    )
+
+
+def may_start(
+    state: RollbackState, alert: AlertRaised | AlertUpdated, event_id: str, now: datetime, retry_s: float
+) -> bool:
+    """Return whether an alert may start a rollback: none of its own is pending, done, or failed a moment ago."""
+    earlier = [rollback for rollback in state.rollbacks if rollback.alert_id == alert.alert_id]
+    if any(rollback.phase != "failed" for rollback in earlier) or state.rollback(rollback_id(event_id)) is not None:
+        return False
+    pending = any(rollback.phase == "decided" and rollback.failed == alert.target for rollback in state.rollbacks)
+    last = max((rollback.timeline.decided_at or rollback.timeline.detected_at for rollback in earlier), default=None)
+    # A clock that was set back must not hold an alert for as long as it was ahead.
+    return not pending and (last is None or abs(now - last) >= timedelta(seconds=retry_s))
+
+
+def past_rollbacks(state: RollbackState) -> list[PastRollback]:
+    """Return the automatic rollbacks of a model that moved traffic."""
+    return [
+        PastRollback(rollback.trigger, rollback.timeline.switched_at)
+        for rollback in state.rollbacks
+        if rollback.mode == "automatic" and rollback.trigger and rollback.timeline.switched_at is not None
+    ]

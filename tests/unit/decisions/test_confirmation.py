@@ -1,0 +1,99 @@
+"""What confirms an alert: never one caller, and never a crowd where callers can cause it."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from decisions.callers import MOST_CALLERS, OTHERS, CallerShares, count_outcome
+from decisions.confirmation import confirm
+from decisions.observation import TriggerState, fresh_trigger, observe_outcomes
+from decisions.pairs import fresh_test, observe_mirrored
+from decisions.triggers import Outcome
+from testbed import factories as f
+
+ERRORS = f.trigger(name="errors", metric="error_ratio", threshold=0.02)
+SLOW = f.trigger(name="slow", metric="ttft_ms", threshold=800.0)
+EMPTY = f.trigger(name="empty", metric="empty_ratio", threshold=0.02)
+
+
+def outcome(caller="shop", *, bad=True, compared=False):
+    return Outcome(bad=bad, at=f.after(0), ended_at=f.after(1), caller=caller, compared=compared)
+
+
+def seen(outcomes, trigger=ERRORS) -> TriggerState:
+    return observe_outcomes(fresh_trigger("active"), trigger, outcomes)
+
+
+def confirmed(state, trigger=ERRORS, *, drilled=False):
+    return confirm(trigger, state, drilled=drilled)
+
+
+def traffic(hostile_share, hostile_keys, honest_bad, *, requests=400, compared=False, seed=1):
+    """Requests of ten honest callers, and of hostile ones that fail each of theirs."""
+    draw = random.Random(seed)
+    for _ in range(requests):
+        if draw.random() < hostile_share:
+            yield outcome(f"bad-{draw.randrange(hostile_keys)}", compared=compared)
+        else:
+            yield outcome(f"good-{draw.randrange(10)}", bad=draw.random() < honest_bad, compared=compared)
+
+
+def test_one_caller_with_less_than_half_of_the_traffic_confirms_nothing():
+    for share in (0.05, 0.2, 0.4):
+        assert confirmed(seen(traffic(share, 1, 0.0))) == "none"
+
+
+def test_a_caller_with_most_of_the_traffic_is_confirmed_by_its_compared_failures_only():
+    uncompared = [outcome(bad=index % 4 == 0) for index in range(80)]
+    compared = [outcome(bad=index % 4 == 0, compared=index % 4 == 0) for index in range(80)]
+    assert confirmed(seen(uncompared)) == "none"
+    assert confirmed(seen(compared)) == "callers"
+
+
+def test_failures_of_several_callers_confirm_each_other():
+    assert confirmed(seen(traffic(0.0, 1, 0.1))) == "callers"
+
+
+@pytest.mark.parametrize("trigger", [SLOW, EMPTY])
+@pytest.mark.parametrize("keys", [1, 5, 50])
+def test_no_number_of_callers_confirms_latency_or_quality(trigger, keys):
+    assert confirmed(seen(traffic(0.5, keys, 0.0), trigger), trigger) == "none"
+    assert confirmed(seen(traffic(0.0, 1, 1.0), trigger), trigger) == "none"
+
+
+def test_pairs_and_drills_confirm_whatever_the_callers():
+    test = fresh_test(canary=False)
+    for _ in range(13):
+        test = observe_mirrored(test, target=True, other=False)
+    alone = seen([outcome()] * 30, SLOW)
+    assert confirmed(alone.model_copy(update={"mirrored": test}), SLOW) == "pairs"
+    assert confirmed(alone, SLOW, drilled=True) == "drill"
+
+
+def test_without_callers_in_the_records_there_is_nothing_to_confirm():
+    assert confirmed(seen([outcome(None)] * 30)) is None
+    assert confirmed(seen([outcome(), outcome(None)] * 30)) is None, "an older gateway beside a new one"
+
+
+def test_the_callers_before_the_first_bad_request_do_not_count():
+    state = seen([outcome(bad=False)] * 50)
+    assert state.callers == CallerShares()
+    state = observe_outcomes(state, ERRORS, [outcome(), *[outcome(bad=False)] * 2000])
+    assert state.first_bad_at is None
+    assert state.callers == CallerShares()
+
+
+@given(st.lists(st.tuples(st.integers(0, 200), st.booleans()), max_size=400))
+def test_the_callers_that_are_kept_are_bounded_and_none_is_lost(requests):
+    shares = CallerShares()
+    for number, bad in requests:
+        shares = count_outcome(shares, outcome(f"key-{number}", bad=bad))
+    assert len(shares.known) <= MOST_CALLERS + 1
+    assert (shares.total.requests, shares.total.bad) == (len(requests), sum(bad for _, bad in requests))
+    assert shares.heaviest == max(
+        (count for name, count in shares.known.items() if name != OTHERS),
+        key=lambda count: (count.bad, -count.requests),
+        default=shares.heaviest,
+    )

@@ -1,0 +1,111 @@
+"""Pairs: only what differs is evidence, and no caller, load or machine can raise it."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts.facts import MirroredPair
+from decisions.pairs import fresh_test, has_fired, is_confirmed, observe_mirrored, outcomes_of_pair
+from testbed import factories as f
+
+ERRORS = f.trigger(name="errors", metric="error_ratio", threshold=0.02)
+SLOW = f.trigger(name="slow", metric="ttft_ms", threshold=800.0)
+
+
+def run(draws, *, canary=False):
+    test = fresh_test(canary=canary)
+    for target, other in draws:
+        test = observe_mirrored(test, target=target, other=other)
+    return test
+
+
+def pair(served=None, mirrored=None):
+    plain = {"drill": None, "error": None, "canary": False}
+    return MirroredPair(
+        served=f.inference(target=f.target(7), **plain | (served or {})),
+        mirrored=f.inference(target=f.target(6), **plain | (mirrored or {})),
+    )
+
+
+@given(st.lists(st.booleans(), max_size=200))
+def test_what_both_versions_do_is_evidence_against_nobody(outcomes):
+    test = run([(bad, bad) for bad in outcomes])
+    assert test.discordant == fresh_test(canary=False).discordant
+    assert (test.both, test.neither) == (sum(outcomes), len(outcomes) - sum(outcomes))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=100), st.integers(0, 10))
+def test_pairs_that_do_not_differ_change_nothing_wherever_they_come(pairs, seed):
+    """Whoever floods both versions with requests that both fail neither raises nor delays an alarm."""
+    flooded = [
+        item for differing in pairs for item in (differing, *([(True, True)] * random.Random(seed).randrange(3)))
+    ]
+    assert run(flooded).discordant == run(pairs).discordant
+
+
+@settings(deadline=None, max_examples=5)
+@given(st.integers(0, 10**6))
+def test_alike_versions_are_alarmed_about_at_most_as_often_as_alpha_allows(seed):
+    """An e-process on a canary's pairs: both sides fail at ratios that vary with the hour, and alike."""
+    draw, alarms, runs = random.Random(seed), 0, 200
+    for _ in range(runs):
+        test = fresh_test(canary=True)
+        for number in range(300):
+            ratio = 0.5 if number % 100 < 50 else 0.05
+            test = observe_mirrored(test, target=draw.random() < ratio, other=draw.random() < ratio)
+        alarms += has_fired(ERRORS.model_copy(update={"alpha": 0.05}), test)
+    assert alarms / runs < 0.05 + 3 * (0.05 * 0.95 / runs) ** 0.5
+
+
+def test_an_active_target_as_good_as_the_one_behind_runs_long_without_an_alarm():
+    draw = random.Random(7)
+    test = run([(draw.random() < 0.3, draw.random() < 0.3) for _ in range(20_000)])
+    assert not has_fired(ERRORS, test)
+
+
+def test_a_version_that_fails_what_the_other_answers_is_found_within_a_few_pairs():
+    test, needed = fresh_test(canary=False), 0
+    while not has_fired(ERRORS, test):
+        test, needed = observe_mirrored(test, target=True, other=False), needed + 1
+    assert needed == ERRORS.min_requests
+    assert is_confirmed(ERRORS, run([(True, False)] * 13))
+    assert not is_confirmed(ERRORS, run([(True, False)] * 9))
+
+
+def test_a_confirmation_ends_once_the_other_version_is_the_worse_one():
+    test = run([(True, False)] * 13 + [(False, True)] * 13)
+    assert not is_confirmed(ERRORS, test)
+
+
+def test_pairs_never_raise_an_alarm_about_latency_but_confirm_it():
+    test = run([(True, False)] * 100)
+    assert not has_fired(SLOW, test)
+    assert is_confirmed(SLOW, test)
+
+
+@pytest.mark.parametrize(
+    ("served", "mirrored", "outcomes"),
+    [
+        ({}, {}, (False, False)),
+        ({"error": "engine_failed", "caused_by": "target"}, {}, (True, False)),
+        (
+            {"error": "engine_failed", "caused_by": "target"},
+            {"error": "engine_failed", "caused_by": "target"},
+            (True,) * 2,
+        ),
+        ({}, {"error": "deadline_exceeded", "caused_by": "infrastructure"}, None),
+        ({"finish_reason": "cancelled", "caused_by": "caller"}, {}, None),
+    ],
+)
+def test_what_a_pair_shows_of_errors(served, mirrored, outcomes):
+    assert outcomes_of_pair(ERRORS, pair(served, mirrored)) == outcomes
+
+
+def test_the_time_in_the_queue_is_no_difference_of_the_versions():
+    """A flood of long prompts makes the active version's queue long, and that of the version behind not."""
+    waited = pair({"ttft_ms": 5000.0, "queue_ms": 4900.0}, {"ttft_ms": 110.0, "queue_ms": 0.0})
+    slow = pair({"ttft_ms": 5000.0, "queue_ms": 10.0}, {"ttft_ms": 110.0, "queue_ms": 0.0})
+    assert outcomes_of_pair(SLOW, waited) == (False, False)
+    assert outcomes_of_pair(SLOW, slow) == (True, False)

@@ -1,0 +1,218 @@
+"""Pairs: a drawn request goes to the version behind as well, and no caller notices."""
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.gateway.domain import pairing
+from services.gateway.domain.requests import read_request
+from services.gateway.domain.routing import Choice, choose_target
+from shared.errors import Permanent, Transient
+from testbed import factories as f
+from tests.unit.gateway.fakes import FakeEngine
+from tests.unit.gateway.world import World, only_active
+
+BROKE = Transient("engine_failed", "KeyError: 7")
+DEAD = Transient("engine_dead", "the engine is dead")
+NEW, OLD = str(f.target(7)), str(f.target(6))
+DRAWN = 40
+
+
+def often(version, **changes):
+    return f.served(version, pair_ratio=0.5, **changes)
+
+
+def route(**changes):
+    return f.route(**{"canary": None, "active": often(7), "previous": f.served(6)} | changes)
+
+
+async def ask(world, count=DRAWN, **changes):
+    answers = [await world.chat(**changes) for _ in range(count)]
+    for _ in range(50):
+        await asyncio.sleep(0)
+    return answers
+
+
+def sent_to(world, target):
+    return sum(name == target for _, name, _ in world.engine.calls)
+
+
+async def test_a_drawn_share_goes_to_the_version_behind_and_its_answer_is_thrown_away():
+    world = World(route(), max_mirrors=100)
+    answers = await ask(world)
+    pairs = world.telemetry.pairs
+    assert {answer.headers["x-slipway-version"] for answer in answers} == {NEW}
+    assert 10 < len(pairs) < 30
+    assert sent_to(world, OLD) == len(pairs)
+    assert {(str(pair.served.target), str(pair.mirrored.target)) for pair in pairs} == {(NEW, OLD)}
+    assert all(pair.served.request_id == pair.mirrored.request_id for pair in pairs)
+    assert all(pair.mirrored.ttft_ms is not None and pair.mirrored.features is not None for pair in pairs)
+    assert len(world.records) == DRAWN, "a mirrored request is no request of a caller"
+    assert world.metric("slipway_gateway_mirrored_total")[0].endswith(f" {len(pairs)}.0")
+
+
+async def test_none_is_mirrored_at_a_share_of_zero_or_without_a_version_behind():
+    for routed in (
+        route(active=f.served(7, pair_ratio=0.0)),
+        route(previous=None, history=()),
+        route(quarantined=(f.target(6),)),
+    ):
+        world = World(routed, max_mirrors=100)
+        await ask(world)
+        assert not world.telemetry.pairs
+        assert sent_to(world, OLD) == 0
+
+
+async def test_the_draw_is_made_before_the_outcome():
+    """The same requests are drawn whether they fail or not."""
+    drawn = []
+    for poison in ({}, {"hello": BROKE}):
+        world = World(route(), engine=FakeEngine(poison=poison, faulty={NEW}), max_mirrors=100)
+        await ask(world)
+        drawn.append([pair.served.request_id for pair in world.telemetry.pairs])
+    assert drawn[0] == drawn[1]
+
+
+async def test_what_only_one_side_fails_differs_and_what_both_fail_does_not():
+    for faulty, ends in (
+        ({NEW}, ("engine_failed", None)),
+        ({OLD}, (None, "engine_failed")),
+        (None, ("engine_failed",) * 2),
+    ):
+        world = World(route(), engine=FakeEngine(poison={"hello": BROKE}, faulty=faulty), max_mirrors=100)
+        await ask(world)
+        assert {(pair.served.error, pair.mirrored.error) for pair in world.telemetry.pairs} == {ends}
+        assert {
+            side.caused_by for pair in world.telemetry.pairs for side in (pair.served, pair.mirrored) if side.error
+        } == {"target"}
+
+
+async def test_a_request_under_which_the_engine_died_never_goes_to_the_version_behind():
+    world = World(route(), engine=FakeEngine(poison={"hello": DEAD}, faulty={NEW}), max_mirrors=100)
+    await ask(world)
+    assert sent_to(world, OLD) == 0
+    assert not world.telemetry.pairs
+
+
+async def test_nor_if_another_endpoint_answered_it_after_the_death():
+    engine = FakeEngine(failures={"a:1": [DEAD] * 100})
+    world = World(route(active=often(7, endpoints=("a:1", "b:1"))), engine=engine, max_mirrors=100)
+    answers = await ask(world)
+    assert {answer.status_code for answer in answers} == {200}
+    died = {
+        request.request_id
+        for (endpoint, _, _), request in zip(engine.calls, engine.requests, strict=True)
+        if endpoint == "a:1"
+    }
+    paired = {pair.served.request_id for pair in world.telemetry.pairs}
+    assert paired
+    assert not paired & died
+
+
+async def test_what_the_version_behind_refuses_or_cannot_answer_makes_no_pair():
+    for error in (Permanent("bad_request", "too long"), Transient("endpoint_unreachable", "away")):
+        world = World(route(), engine=FakeEngine(poison={"hello": error}, faulty={OLD}), max_mirrors=100)
+        await ask(world)
+        assert sent_to(world, OLD) > 0
+        assert not world.telemetry.pairs
+
+
+async def test_pinned_requests_and_those_with_tokens_or_state_are_not_mirrored():
+    world = World(route(), max_mirrors=100)
+    await ask(world, model=f"{f.MODEL}@v7")
+    await ask(world, logit_bias={"7": -100})
+    assert sent_to(world, OLD) == 0
+
+
+async def test_a_canary_and_the_active_version_are_asked_each_others_requests():
+    canary = f.CanaryShare(served=often(8), weight_ratio=0.5)
+    world = World(route(canary=canary, active=f.served(7, pair_ratio=0.0)), max_mirrors=100)
+    await ask(world)
+    sides = {(pair.served.target.version, pair.mirrored.target.version) for pair in world.telemetry.pairs}
+    assert sides == {(7, 8), (8, 7)}
+    assert {(pair.served.canary, pair.mirrored.canary) for pair in world.telemetry.pairs} == {
+        (False, True),
+        (True, False),
+    }
+
+
+class Hanging(FakeEngine):
+    """The version behind takes requests and never answers."""
+
+    async def send(self, endpoint, target, request):
+        async for piece in super().send(endpoint, target, request):
+            if str(target) == OLD:
+                await asyncio.Event().wait()
+            yield piece
+
+
+async def test_mirrored_requests_are_bounded_and_the_first_to_go():
+    world = World(route(), engine=Hanging(), max_mirrors=2, max_in_flight=8)
+    await ask(world)
+    assert sent_to(world, OLD) == 2, "no more than two at a time"
+    world.engine.gate = asyncio.Event()
+    waiting = [asyncio.ensure_future(world.chat()) for _ in range(5)]
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert len(world.engine.aborted) == 2, "five of eight are more than half: both end"
+    world.engine.gate.set()
+    assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {200}
+    assert not world.telemetry.pairs
+
+
+async def test_a_mirrored_request_spends_nothing_of_its_callers_limits():
+    plain, mirrored = World(only_active(), max_mirrors=0), World(route(), max_mirrors=100)
+    for world in (plain, mirrored):
+        await ask(world)
+    assert plain.budgets.used("0123456789ab") == mirrored.budgets.used("0123456789ab") > 0
+
+
+class RollingBack(FakeEngine):
+    """The route changes while version 7 answers."""
+
+    def __init__(self, gone, tables):
+        super().__init__()
+        self.gone, self.tables = gone, tables
+
+    async def send(self, endpoint, target, request):
+        await self.tables[0].apply(f.MODEL, self.gone, 99)
+        async for piece in super().send(endpoint, target, request):
+            yield piece
+
+
+async def test_a_rollback_meanwhile_ends_the_pairs_of_the_version_that_went():
+    gone = route(epoch=13, active=f.served(6), previous=f.served(5), quarantined=(f.target(7),))
+    tables = []
+    world = World(route(), engine=RollingBack(gone, tables), max_mirrors=100)
+    tables.append(world.table)
+    await ask(world, count=1)
+    assert not world.telemetry.pairs
+
+
+@given(draw_id=st.text(min_size=1), ratio=st.floats(0, 0.5))
+def test_a_larger_share_draws_what_a_smaller_one_draws(draw_id, ratio):
+    body = {"model": f.MODEL, "messages": []}
+    parsed = read_request("/v1/chat/completions", b"", body)
+    drawn = [
+        pairing.draw_pair(
+            route(active=f.served(7, pair_ratio=share)), Choice(f.served(7, pair_ratio=share)), parsed, draw_id
+        )
+        for share in (ratio, 0.5)
+    ]
+    assert drawn[0] is None or drawn[1] is not None
+
+
+@pytest.mark.parametrize("weight", [0.1, 0.5])
+def test_the_draw_is_independent_of_the_side_of_a_canary(weight):
+    routed = route(canary=f.CanaryShare(served=often(8), weight_ratio=weight))
+    body = read_request("/v1/chat/completions", b"", {"model": f.MODEL, "messages": []})
+    sides = {True: [0, 0], False: [0, 0]}
+    for number in range(4000):
+        choice = choose_target(routed, f"id{number}")
+        counts = sides[choice.canary]
+        counts[0] += 1
+        counts[1] += pairing.draw_pair(routed, choice, body, f"id{number}") is not None
+    for count, drawn in sides.values():
+        assert abs(drawn / count - 0.5) < 0.08

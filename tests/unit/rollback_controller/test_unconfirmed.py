@@ -1,0 +1,93 @@
+"""An alert that nothing confirms: our own probes decide, and are asked again while it is open."""
+
+import asyncio
+
+from contracts import facts as cf
+from decisions.probed import ProbedAnswer
+from testbed import factories as f
+from tests.kit.virtual_time import virtual_time
+from tests.unit.rollback_controller.world import World
+
+SLOW = ProbedAnswer(ttft_ms=5_000.0, itl_ms=10.0)
+TRIGGERS = (
+    f.trigger(name="slow", metric="ttft_ms", threshold=800.0),
+    f.trigger(name="errors", metric="error_ratio", threshold=0.02),
+    f.trigger(name="empty", metric="empty_ratio", threshold=0.02),
+)
+
+
+def started(**served) -> World:
+    world = World()
+    world.serve(**served)
+    world.open_releases(6, 7, triggers=TRIGGERS)
+    world.start()
+    return world
+
+
+async def alerted(world, trigger="slow", **about):
+    world.publish(world.alert(trigger=trigger, **{"confirmed_by": "none"} | about))
+    await asyncio.sleep(1)
+    return world.route().active.target
+
+
+def codes(world):
+    return [failed.code for failed in world.log.facts(cf.RollbackFailed)]
+
+
+@virtual_time
+async def test_callers_alone_roll_nothing_back_however_long_they_go_on():
+    world = started()
+    for number in range(5):
+        kind = cf.AlertUpdated if number else cf.AlertRaised
+        for trigger in ("slow", "errors", "empty"):
+            assert await alerted(world, trigger, kind=kind) == f.target(7)
+        await asyncio.sleep(15)
+    assert codes(world) == ["unconfirmed"] * 3, "said once for each alert"
+    await world.stop()
+
+
+@virtual_time
+async def test_a_slow_version_is_rolled_back_when_probes_show_it():
+    world = started()
+    world.probe.times[str(f.target(7))] = SLOW
+    assert await alerted(world) == f.target(6)
+    await world.stop()
+
+
+@virtual_time
+async def test_an_alert_is_decided_again_once_it_is_confirmed():
+    world = started()
+    assert await alerted(world) == f.target(7)
+    assert await alerted(world, kind=cf.AlertUpdated, confirmed_by="pairs") == f.target(6)
+    await world.stop()
+
+
+@virtual_time
+async def test_a_dead_engine_is_shown_by_probes():
+    world = started()
+    world.probe.unloaded.add(str(f.target(7)))
+    assert await alerted(world, "errors") == f.target(6)
+    await world.stop()
+
+
+@virtual_time
+async def test_both_slow_on_one_machine_moves_traffic_at_once_and_apart_after_a_minute():
+    for apart in (False, True):
+        behind = f.served(6, endpoints=("127.0.0.1:9",)) if apart else f.served(6)
+        world = started(previous=None)
+        world.routes.set("production", world.route().model_copy(update={"previous": behind}))
+        world.probe.times |= {str(f.target(version)): SLOW for version in (6, 7)}
+        raised_at = world.clock.true_time()
+        assert await alerted(world, raised_at=raised_at) == f.target(7 if apart else 6)
+        if apart:
+            await asyncio.sleep(70)
+            assert await alerted(world, kind=cf.AlertUpdated, raised_at=raised_at) == f.target(6)
+        await world.stop()
+
+
+@virtual_time
+async def test_a_confirmed_alert_asks_no_probe_first():
+    world = started()
+    assert await alerted(world, confirmed_by="callers") == f.target(6)
+    assert world.probe.asked == [str(f.target(6))], "only the one that traffic moves to"
+    await world.stop()
