@@ -12,6 +12,9 @@ from .vocabulary import MODEL_NAME_PATTERN, Environment
 
 Stream = Literal["SLIPWAY_INBOX", "SLIPWAY_ORDERS", "SLIPWAY_EVENTS", "SLIPWAY_TELEMETRY", "SLIPWAY_DEADLETTER"]
 
+Peer = Literal["triton", "gateway", "outside"]
+"""What a service connects to besides bus and store; `outside` is beyond the installation: hubs, registries, pagers."""
+
 INBOX: Stream = "SLIPWAY_INBOX"
 ORDERS: Stream = "SLIPWAY_ORDERS"
 EVENTS: Stream = "SLIPWAY_EVENTS"
@@ -61,6 +64,7 @@ class ServiceContract:
     looks_up: tuple[Stream, ...] = field(default=(), metadata={"about": "streams that it reads without a consumer"})
     measures: tuple[Stream, ...] = field(default=(), metadata={"about": "streams whose size it reads"})
     follows: tuple[Stream, ...] = field(default=(), metadata={"about": "streams that it reads whole, as people do"})
+    calls: tuple[Peer, ...] = field(default=(), metadata={"about": "what it connects to besides bus and store"})
     sees_progress: bool = field(default=False, metadata={"about": "whether it reads the live progress of work"})
 
     @property
@@ -91,11 +95,13 @@ SERVICES: dict[str, ServiceContract] = {
             answers=(f"{UPLOADS}.*.*",),
             looks_up=(INBOX, ORDERS),
             measures=(DEADLETTER,),
+            calls=("outside",),
         ),
         ServiceContract(
             "merger",
             consumes=(f.ReleaseOpened,),
             emits=(f.CheckpointMerged, f.CheckpointRejected, f.WorkProgressed),
+            calls=("outside",),
         ),
         ServiceContract(
             "quantiser",
@@ -111,11 +117,13 @@ SERVICES: dict[str, ServiceContract] = {
                 f.AlertResolved, f.WorkProgressed,
             ),
             owns=("servers", "routes"),
+            calls=("triton",),
         ),
         ServiceContract(
             "benchmarker",
             consumes=(f.VariantStaged,),
             emits=(f.VariantBenchmarked, f.VariantFailed, f.WorkProgressed),
+            calls=("triton",),
         ),
         ServiceContract(
             "monitor",
@@ -138,6 +146,7 @@ SERVICES: dict[str, ServiceContract] = {
             owns=("rollbacks", "drills", "staging-routes", "rollback-answers"),
             edits=("routes",),
             staging=(f.AlertRaised, f.AlertUpdated, f.InferenceBatch),
+            calls=("triton", "gateway"),
         ),
         ServiceContract(
             "notifier",
@@ -148,6 +157,7 @@ SERVICES: dict[str, ServiceContract] = {
             emits=(f.OrderAccepted, f.OrderRefused),
             owns=("notifications",),
             looks_up=(ORDERS,),
+            calls=("outside",),
         ),
         ServiceContract(
             "gateway",
@@ -156,10 +166,15 @@ SERVICES: dict[str, ServiceContract] = {
             forgets=("api-usage",),
             reads_records=("routes", "staging-routes", "drills", "api-keys", "rollback-answers"),
             exchanges=(f"{DEMAND_PREFIX}.*",),
+            calls=("triton",),
         ),
-        ServiceContract("mirror", reads_records=("routes",), looks_up=(EVENTS,)),
+        ServiceContract("mirror", reads_records=("routes",), looks_up=(EVENTS,), calls=("outside",)),
         ServiceContract(
-            "console", reads_records=("routes",), follows=(INBOX, ORDERS, EVENTS, DEADLETTER), sees_progress=True
+            "console",
+            reads_records=("routes",),
+            follows=(INBOX, ORDERS, EVENTS, DEADLETTER),
+            calls=("gateway", "outside"),
+            sees_progress=True,
         ),
     )
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Writes what follows from the contracts: schemas, AsyncAPI, permissions, rules, dashboards; `--check` compares."""
+"""Writes what follows from the contracts: schemas, permissions, rules, dashboards, the chart; `--check` compares."""
 
 import json
 import sys
@@ -20,6 +20,7 @@ from contracts.store_access import BUCKET
 from contracts.vocabulary import IDENTITY_PATTERN, MODEL_NAME_PATTERN
 from decisions.bus_permissions import permissions_of
 from decisions.store_permissions import access_of, policy
+from deploy.helm import facts as chart
 from deploy.monitoring import panels, rules
 from deploy.monitoring.dashboards import DASHBOARDS
 
@@ -50,7 +51,7 @@ def generated() -> dict[Path, str]:
     for file, document in {"rules": rules.render(), "prometheus": rules.render_scrapes()}.items():
         files[Path(f"deploy/prometheus/{file}.yaml")] = yaml.safe_dump(document, sort_keys=False, width=120)
     files |= {Path(f"deploy/grafana/{uid}.json"): _json(panels.render(board)) for uid, board in DASHBOARDS.items()}
-    return files
+    return files | chart.files()
 
 
 def event_schema(fact: type[Fact]) -> dict[str, Any]:
@@ -153,7 +154,7 @@ def stale() -> list[str]:
     """Name every generated file that is missing, different or left over."""
     files = generated()
     wrong = [str(name) for name, text in files.items() if not _same(ROOT / name, text)]
-    folders = ("contracts/schemas", "deploy/grafana", "deploy/prometheus")
+    folders = ("contracts/schemas", "deploy/grafana", "deploy/prometheus", "deploy/helm/slipway/files")
     on_disk = {path.relative_to(ROOT) for folder in folders for path in (ROOT / folder).rglob("*.*")}
     return wrong + [str(path) for path in sorted(on_disk - set(files))]
 

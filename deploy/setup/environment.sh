@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes an environment from its lock, or says that it is already there. Each file that is installed has a hash in the lock.
-#   environment.sh main|engine|audit|mlflow|wandb|examples [INTERPRETER]
+#   environment.sh main|engine|audit|mlflow|wandb|charts|examples [INTERPRETER]
 # Takes the first interpreter on PATH that fits; where none does, uv downloads Python 3.11 into .tools. An environment of
 # a given INTERPRETER is made beside the usual one, as .venv-python3.13.
 # pip's find-links and index settings are honoured, because uv does not read them itself.
@@ -9,15 +9,16 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-name=${1:?main, engine, audit, mlflow, wandb or examples}
+name=${1:?main, engine, audit, mlflow, wandb, charts or examples}
 case $name in
   main) target=.venv versions='3.11 3.12 3.13' torch=(torch) ;;
   engine) target=.venv-engine versions='3.11 3.12' torch=(torch torchvision) ;; # numpy 1.26 of Triton has no wheel for 3.13
   audit) target=.venv-audit versions='3.11 3.12 3.13' torch=() ;;
   mlflow) target=.venv-mlflow versions='3.11 3.12 3.13' torch=() ;;
   wandb) target=.venv-wandb versions='3.11 3.12 3.13' torch=() ;;
+  charts) target=.venv-charts versions='3.11 3.12 3.13' torch=() ;;
   examples) target=.venv-examples versions='3.11 3.12 3.13' torch=(torch) ;;
-  *) echo "environment.sh: main, engine, audit, mlflow, wandb or examples, not '$name'" >&2; exit 2 ;;
+  *) echo "environment.sh: main, engine, audit, mlflow, wandb, charts or examples, not '$name'" >&2; exit 2 ;;
 esac
 build=${SLIPWAY_TORCH:-}
 case $build in

@@ -71,6 +71,7 @@ LOCKS = (
     _lock("audit", ALL),
     _lock("mlflow", ALL, f"{FOLDER}/mlflow-overrides.txt"),
     _lock("wandb", ALL),
+    _lock("charts", ALL),
     _lock("examples", ALL, MAIN_OVERRIDES, MAIN),
     _lock("build", ALL, None, MAIN),
     _lock("uv", ALL),

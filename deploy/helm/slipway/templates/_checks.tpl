@@ -1,0 +1,49 @@
+{{/* What the schema cannot say: each refusal names the value and what to do. */}}
+{{- define "slipway.checks" -}}
+{{- $values := .Values -}}
+{{- $facts := include "slipway.facts" . | fromYaml -}}
+{{- if and $values.nats.deploy (ne (int $values.nats.replicas) 1) -}}
+{{- fail (printf "nats.replicas is %d with nats.deploy: the chart runs one server; set it to 1, or name a cluster of your own in nats.url." (int $values.nats.replicas)) -}}
+{{- end -}}
+{{- if and (eq $values.secrets.source "external") (not $values.secrets.external.name) -}}
+{{- fail "secrets.external.name is empty with secrets.source external: name the SecretStore that holds the secrets." -}}
+{{- end -}}
+{{- if and $values.triton.deploy (eq $values.triton.engine "slipway") (not $values.triton.memoryBudgetBytes) -}}
+{{- fail "triton.memoryBudgetBytes is 0: say how many bytes of the GPU all models together may reserve (docs/gpu.md); server-manager sees no GPU and would take the memory of its own node." -}}
+{{- end -}}
+{{- if and (not $values.triton.deploy) (or (not $values.triton.grpc) (not $values.triton.claim)) -}}
+{{- fail "triton.deploy is false: name your own Triton in triton.grpc, and in triton.claim the volume claim that it shares with server-manager." -}}
+{{- end -}}
+{{- if and $values.gatewayTls.enabled (not $values.gatewayTls.secretName) -}}
+{{- fail "gatewayTls.secretName is empty with gatewayTls.enabled: name the secret with tls.crt and tls.key." -}}
+{{- end -}}
+{{- range $name, $route := dict "gatewayRoute" $values.gatewayRoute "consoleRoute" $values.consoleRoute -}}
+{{- if and $route.enabled (not $route.parentRefs) -}}
+{{- fail (printf "%s.parentRefs is empty with %s.enabled: name the Gateway that the route is attached to." $name $name) -}}
+{{- end -}}
+{{- end -}}
+{{- if and $values.backup.enabled (not $values.backup.destination) -}}
+{{- fail "backup.destination is empty with backup.enabled: use s3://BUCKET/PREFIX, or a folder below /backup." -}}
+{{- end -}}
+{{- range $name := list "console" "mirror" -}}
+{{- $most := max (int (index $values.services $name "replicas")) (int (index $values.services $name "maxReplicas")) -}}
+{{- if gt $most 1 -}}
+{{- fail (printf "services.%s is to have %d replicas: it keeps state of its own, so at most 1; another one needs a release of its own." $name $most) -}}
+{{- end -}}
+{{- end -}}
+{{- if $values.keda.enabled -}}
+{{- $monitoring := include "slipway.natsMonitoring" . -}}
+{{- if not (or $monitoring $values.keda.prometheus) -}}
+{{- fail "keda.enabled needs what to scale by: set nats.monitoring, keda.prometheus, or both." -}}
+{{- end -}}
+{{- range $name, $_ := $facts.services -}}
+{{- $service := index $values.services $name -}}
+{{- if gt (int $service.minReplicas) (int $service.maxReplicas) -}}
+{{- fail (printf "services.%s.minReplicas is %d, above maxReplicas %d: lower it." $name (int $service.minReplicas) (int $service.maxReplicas)) -}}
+{{- end -}}
+{{- if and (index $facts.services $name "scales") $service.enabled (eq (int $service.minReplicas) 0) (not $monitoring) -}}
+{{- fail (printf "services.%s.minReplicas is 0 and nats.monitoring is empty: a service that is away reports no lag, so nothing would start it again; set nats.monitoring, or minReplicas to 1." $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end }}

@@ -1,0 +1,126 @@
+"""Values that people would install the chart with, and values that it must refuse, each with the reason that it names."""
+
+from typing import Any, Final
+
+MEMORY: Final = {"memoryBudgetBytes": 80_000_000_000}
+GATEWAY: Final = [{"name": "public", "namespace": "ingress"}]
+
+CASES: Final[dict[str, dict[str, Any]]] = {
+    "external": {"triton": MEMORY},
+    "trial": {
+        "nats": {"deploy": True, "replicas": 1},
+        "store": {"deploy": True},
+        "triton": {
+            "engine": "toy",
+            "resources": {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {"memory": "2Gi"}},
+        },
+    },
+    "everything": {
+        "image": {
+            "registry": "registry.example.org/slipway",
+            "tag": "0.1.0",
+            "digests": {"gateway": "sha256:" + "a" * 64},
+            "pullSecrets": ["pull"],
+        },
+        "nats": {"url": "tls://n0:4222,tls://n1:4222", "monitoring": "nats-headless.nats.svc:8222"},
+        "env": {"SLIPWAY_OTLP_ENDPOINT": "http://collector:4318"},
+        "secrets": {"source": "external", "external": {"name": "vault"}},
+        "services": {
+            "mirror": {"enabled": True, "env": {"MIRROR_MLFLOW_URL": "https://mlflow.example.org"}},
+            "notifier": {"enabled": True},
+            "gateway": {"ingressFrom": [{"namespaceSelector": {"matchLabels": {"name": "ingress"}}}]},
+        },
+        "gatewayTls": {"enabled": True, "secretName": "gateway-tls", "issuer": {"name": "internal"}},
+        "gatewayRoute": {"enabled": True, "hostnames": ["llm.example.org"], "parentRefs": GATEWAY},
+        "consoleRoute": {"enabled": True, "hostnames": ["console.example.org"], "parentRefs": GATEWAY},
+        "triton": {**MEMORY, "accessMode": "ReadWriteMany", "gpus": 2, "hardware": "cuda:9.0"},
+        "monitoring": {"podMonitor": True, "prometheusRule": True, "dashboards": True, "labels": {"release": "kps"}},
+        "keda": {"enabled": True, "prometheus": "http://prometheus.monitoring:9090"},
+        "backup": {"enabled": True, "destination": "s3://backups/slipway"},
+        "priorityClasses": {"create": True},
+        "spread": "DoNotSchedule",
+    },
+    "own-triton": {
+        "triton": {"deploy": False, "grpc": "triton.serving.svc:8001", "claim": "models"},
+        "keda": {"enabled": True, "prometheus": "http://prometheus:9090"},
+        "services": {name: {"minReplicas": 1} for name in ("merger", "quantiser", "benchmarker")},
+    },
+    "small": {
+        "nameOverride": "sl",
+        "triton": MEMORY,
+        "network": {"enabled": False},
+        "tests": {"enabled": False},
+        "spread": "none",
+        "preStopS": 0,
+        "backup": {"enabled": True, "destination": "/backup/slipway"},
+        "services": {"console": {"enabled": False}, "gateway": {"state": {"kind": "emptyDir"}}},
+    },
+}
+
+_KEDA: Final = {"enabled": True}
+REFUSED: Final[dict[str, tuple[dict[str, Any], str]]] = {
+    "no memory": ({}, "triton.memoryBudgetBytes is 0: say how many bytes"),
+    "unknown key": ({"tritn": {}}, "additional properties 'tritn' not allowed"),
+    "unknown service": ({"services": {"merge": {}}}, "additional properties 'merge' not allowed"),
+    "plain NATS": ({"nats": {"url": "nats://nats:4222"}}, "'/nats/url'"),
+    "even replicas": ({"nats": {"replicas": 2}}, "'/nats/replicas'"),
+    "three own servers": ({"nats": {"deploy": True}, "triton": MEMORY}, "nats.replicas is 3 with nats.deploy"),
+    "store with a scheme": ({"store": {"endpoint": "https://s3:9000"}}, "'/store/endpoint'"),
+    "setting in lower case": ({"env": {"slipway_log_level": "INFO"}}, "slipway_log_level"),
+    "setting that is a number": ({"env": {"GATEWAY_WORKERS": 2}}, "'/env/GATEWAY_WORKERS'"),
+    "negative replicas": ({"services": {"registry": {"replicas": -1}}}, "'/services/registry/replicas'"),
+    "a mutable digest": ({"image": {"digests": {"gateway": "latest"}}}, "'/image/digests/gateway'"),
+    "two consoles": ({"services": {"console": {"replicas": 2}}, "triton": MEMORY}, "it keeps state of its own"),
+    "external secrets without a store": (
+        {"secrets": {"source": "external"}, "triton": MEMORY},
+        "secrets.external.name is empty",
+    ),
+    "own Triton without an address": ({"triton": {"deploy": False}}, "name your own Triton in triton.grpc"),
+    "a route to nowhere": ({"gatewayRoute": {"enabled": True}, "triton": MEMORY}, "gatewayRoute.parentRefs is empty"),
+    "TLS without a secret": ({"gatewayTls": {"enabled": True}, "triton": MEMORY}, "gatewayTls.secretName is empty"),
+    "a backup to nowhere": ({"backup": {"enabled": True}, "triton": MEMORY}, "backup.destination is empty"),
+    "a backup into the root": ({"backup": {"destination": "/etc"}}, "'/backup/destination'"),
+    "scaled by nothing": ({"keda": _KEDA, "triton": MEMORY}, "keda.enabled needs what to scale by"),
+    "to zero without a way back": (
+        {"keda": {**_KEDA, "prometheus": "http://prometheus:9090"}, "triton": MEMORY},
+        "a service that is away reports no lag",
+    ),
+    "fewest above most": (
+        {
+            "keda": _KEDA,
+            "nats": {"monitoring": "nats:8222"},
+            "services": {"monitor": {"minReplicas": 9}},
+            "triton": MEMORY,
+        },
+        "services.monitor.minReplicas is 9, above maxReplicas 4",
+    ),
+    "a threshold of zero": ({"keda": {"lag": {"merger": 0}}}, "'/keda/lag/merger'"),
+}
+
+_META: Final = {"name": "x", "namespace": "slipway", "labels": {}}
+BROKEN: Final[dict[str, dict[str, Any]]] = {
+    "unknown field": {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "x"}, "automount": False},
+    "wrong type": {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": "x"},
+        "spec": {"selector": "x"},
+    },
+    "unknown kind": {"apiVersion": "batch/v2", "kind": "Job", "metadata": {"name": "x"}},
+    "KEDA": {"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "metadata": _META, "spec": {"triggers": []}},
+    "Prometheus": {"apiVersion": "monitoring.coreos.com/v1", "kind": "PodMonitor", "metadata": _META, "spec": {"x": 1}},
+    "cert-manager": {"apiVersion": "cert-manager.io/v1", "kind": "Certificate", "metadata": _META, "spec": {"dns": []}},
+    "External Secrets": {
+        "apiVersion": "external-secrets.io/v1",
+        "kind": "ExternalSecret",
+        "metadata": _META,
+        "spec": {"data": []},
+    },
+    "Gateway API": {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": _META,
+        "spec": {"parentRefs": []},
+    },
+}
+"""Objects that a validator must refuse."""
