@@ -26,8 +26,8 @@ def objects(case: str) -> list[dict[str, Any]]:
 
 
 def find(case: str, kind: str, name: str) -> dict[str, Any]:
-    (found,) = (each for each in objects(case) if (each["kind"], each["metadata"]["name"]) == (kind, name))
-    return found
+    (match,) = (each for each in objects(case) if (each["kind"], each["metadata"]["name"]) == (kind, name))
+    return match
 
 
 def pods(case: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -56,9 +56,9 @@ def test_every_object_is_valid_for_three_versions_of_kubernetes_and_for_the_exte
 
 @pytest.mark.parametrize("case", CASES)
 def test_lint_has_nothing_to_say(case):
-    found = answers()["cases"][case]["lint"]
-    assert found["total_charts_linted"] == 1
-    assert (found["messages"], found["errors"]) == ([], [])
+    report = answers()["cases"][case]["lint"]
+    assert report["total_charts_linted"] == 1
+    assert (report["messages"], report["errors"]) == ([], [])
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -95,9 +95,9 @@ def test_the_chart_has_the_version_of_the_code():
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_pod_is_restricted(case):
-    found = list(pods(case))
-    assert len(found) > 8
-    for name, pod in found:
+    templates = list(pods(case))
+    assert len(templates) > 8
+    for name, pod in templates:
         security = pod["securityContext"]
         assert security["runAsNonRoot"] is True, name
         assert security["runAsUser"] > 0, name
@@ -223,12 +223,12 @@ def test_an_upgrade_of_the_chart_alone_restarts_no_pod():
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_every_service_is_a_workload_of_its_own_that_is_probed_and_drained(name):
-    (found,) = (
+    (workload,) = (
         each
         for each in objects("everything")
         if each["kind"] in {"Deployment", "StatefulSet"} and each["metadata"]["name"] == f"slipway-{name}"
     )
-    pod = found["spec"]["template"]["spec"]
+    pod = workload["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     port = "admin" if name == "gateway" else "http"
     assert (
@@ -245,7 +245,7 @@ def test_every_service_is_a_workload_of_its_own_that_is_probed_and_drained(name)
         "topology.kubernetes.io/zone",
     ]
     budget = find("everything", "PodDisruptionBudget", f"slipway-{name}")
-    assert budget["spec"]["selector"] == found["spec"]["selector"]
+    assert budget["spec"]["selector"] == workload["spec"]["selector"]
     assert budget["spec"]["maxUnavailable"] == 1, "a budget that lets nobody go blocks the drain of a node"
 
 

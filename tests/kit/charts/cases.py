@@ -81,7 +81,7 @@ REFUSED: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "a backup to nowhere": ({"backup": {"enabled": True}, "triton": MEMORY}, "backup.destination is empty"),
     "a backup into the root": ({"backup": {"destination": "/etc"}}, "'/backup/destination'"),
     "scaled by nothing": ({"keda": _KEDA, "triton": MEMORY}, "keda.enabled needs what to scale by"),
-    "to zero without a way back": (
+    "to zero and never again": (
         {"keda": {**_KEDA, "prometheus": "http://prometheus:9090"}, "triton": MEMORY},
         "a service that is away reports no lag",
     ),

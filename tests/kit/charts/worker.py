@@ -64,7 +64,7 @@ def kubernetes_validator(version: str, api_version: str, kind: str) -> Draft2020
 
 
 class Validator:
-    """Says what is wrong with objects; what it has seen is not validated again."""
+    """Finds what is wrong with objects; what it has seen is not validated again."""
 
     def __init__(self) -> None:
         self.models = extension_models()
@@ -113,8 +113,8 @@ def main() -> None:
                 if document
             ]
             problems = [problem for document in documents for problem in validator.problems(document)]
-            found = lint(request["chart"], values, strict=True, namespace="slipway")
-            answer["cases"][name] = {"objects": documents, "problems": problems, "lint": found}
+            report = lint(request["chart"], values, strict=True, namespace="slipway")
+            answer["cases"][name] = {"objects": documents, "problems": problems, "lint": report}
         for name, values in request["refused"].items():
             try:
                 chart.validate_schema(values)
