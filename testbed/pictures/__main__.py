@@ -32,7 +32,7 @@ TRIGGERS = (
 FIRST = {
     **POLICY,
     "triggers": [{**trigger, "action": "manual"} for trigger in TRIGGERS],
-    "canary": {"steps": [0.4], "min_requests": 60, "deadline_s": 600},
+    "canary": {"steps": [0.4], "min_requests": 100, "deadline_s": 600},
 }
 FULL = {
     **FIRST,
@@ -42,7 +42,7 @@ FULL = {
 }
 LONG_CANARY = {**FIRST, "canary": {"steps": [0.2], "min_requests": 50_000, "deadline_s": 3600}}
 SETTINGS = {
-    "MONITOR_WINDOW_S": "5",
+    "MONITOR_WINDOW_S": "10",
     "MONITOR_LATENESS_S": "2",
     "MONITOR_UPDATE_EVERY_S": "3",
     "MONITOR_ASSESS_EVERY_S": "3",
@@ -154,9 +154,10 @@ def take(studio: Studio) -> None:
         for asking in users:
             traffic.enter_context(asking)
         second_release(studio)
-        studio.publish("faq-bot", 2, LONG_CANARY)  # while its canary runs, nothing else is staged
+        studio.publish("faq-bot", 2, LONG_CANARY)
         held = incident(studio)
         mishaps(studio.stack)
+        studio.stack.await_event("canary.assessed", "faq-bot", timeout_s=400)  # the fleet shows it
         (alert, *_) = studio.stack.events("alert.raised", MODEL)
         second = studio.stack.events("release.opened", MODEL)[-1]["data"]
         shown = Shown(MODEL, second["release_id"], alert["data"]["alert_id"], f"{MODEL}.v1.bf16", held)

@@ -12,7 +12,7 @@ LARGEST: Final = 300_000
 """Bytes of a picture."""
 TALLEST: Final = 1500
 """Pixels of a screen that is longer than the window."""
-COLOURS: Final = 192
+COLOURS: Final = 256
 
 
 @dataclass(frozen=True)

@@ -113,8 +113,9 @@ def _evidence(point: CanaryPoint, test: EvidenceTest, begin: datetime) -> tuple[
 
 
 def latency_plot(canary: Canary) -> Markup | None:
-    """Return the p95 of the time to first token of candidate and active over time."""
-    if len(canary.ttft) < 2:
+    """Return the p95 of the time to first token of candidate and active over time; None for fewer than two figures."""
+    known = [entry for entry in canary.ttft if entry.candidate is not None or entry.active is not None]
+    if len(known) < 2:
         return None
     begin = _moment(canary.ttft[0].at)
     chart = _over_time("TTFT p95 (ms)", lambda value: f"{value:,.0f}")

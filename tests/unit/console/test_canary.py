@@ -8,7 +8,7 @@ import pytest
 from contracts import facts as f
 from services.console.domain.canary_screen import Canary, strongest_tests
 from services.console.domain.release_data import VariantRow
-from services.console.web.plots import _powers, evidence_plot, pareto_plot
+from services.console.web.plots import _powers, evidence_plot, latency_plot, pareto_plot
 from testbed import factories
 from testbed.story import WINDOW_S, Story, release_id
 from tests.unit.console.world import NOW, World, log_of, write
@@ -106,6 +106,13 @@ def test_a_canary_without_windows_says_so(tmp_path):
     assert canary_of(admin, release_id(2))["windows"] == 0
     assert "has no window of this canary" in admin.get(f"/releases/{release_id(2)}/canary").text
     made.close()
+
+
+def test_a_plot_of_latencies_without_figures_is_not_drawn(admin):
+    shown = Canary.model_validate(canary_of(admin, RUNNING))
+    empty = tuple(entry.model_copy(update={"candidate": None, "active": None}) for entry in shown.ttft)
+    assert latency_plot(shown) is not None
+    assert latency_plot(shown.model_copy(update={"ttft": (*empty, shown.ttft[0])})) is None
 
 
 def test_each_test_is_drawn_as_a_share_of_its_own_line(world, admin):
