@@ -1,6 +1,7 @@
 """Starts the console: `python -m services.console.main`."""
 
 import asyncio
+from contextlib import aclosing
 
 from services.console.adapters.artifacts import artifacts_of
 from services.console.adapters.dead_letters import StoredDeadLetters
@@ -35,7 +36,8 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
     bus, hub = Bus(connection, SERVICE, clock), Hub(settings.stream_clients, clock)
     index, sessions = Index(settings.index or folder / "index.db"), Sessions(folder / "sessions.db", clock)
     people = People(settings.identities, settings.credentials, TeamList(connection.teams, clock, every_s=1.0).require())
-    follower = Follower(StreamLog(lambda: bus.js), index, percentile_ms, hub.publish)
+    log = StreamLog(lambda: bus.js)
+    follower = Follower(log, index, percentile_ms, hub.publish)
     gateway = GatewayClient(settings.gateway_url, settings.gateway_ca) if settings.gateway_url else None
     app = build(
         bus,
@@ -55,11 +57,16 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
         settings=settings,
         clock=clock,
     )
+
+    async def follow() -> None:
+        async with aclosing(log):
+            await follower.run()
+
     try:
         await serve(
             bus,
             connection,
-            background=(follower.run, lambda: follow_progress(bus.client, hub.progress)),
+            background=(follow, lambda: follow_progress(bus.client, hub.progress)),
             app=app,
             on_stop=hub.close,
         )

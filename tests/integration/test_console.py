@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from datetime import UTC, datetime
 
 import httpx
@@ -14,6 +15,7 @@ from contracts.identities import Credential
 from contracts.routes import Route
 from contracts.services import ORDERS, dead_letter_subject
 from contracts.vocabulary import canonical_json
+from services.console.follower import WAIT_S
 from shared.messaging.orders import new_order
 from shared.messaging.provision import provision
 from shared.provenance.login_links import login_link
@@ -240,3 +242,18 @@ def test_a_withdrawn_person_is_signed_out_and_orders_nothing(server, console):
     client = sign_in(server, url, "walter")
     server.keys.remove("walter")
     assert client.get("/api/v1/me").status_code == 401
+
+
+def test_a_console_that_has_waited_for_events_ends_at_once(server, tmp_path):
+    """Answers to requests for events that came too late must not keep the connection, and the process, open."""
+    settings = connection(server, None, tmp_path)
+    url = f"http://127.0.0.1:{settings.http_port}"
+    variables = {
+        "CONSOLE_IDENTITIES": str(server.keys.people),
+        "CONSOLE_CREDENTIALS": str(server.keys.credential("").parent),
+    }
+    with running_service("services.console.main", settings, CONSOLE_URL=url, **variables) as service:
+        wait_until(lambda: answers(url), what="the console")
+        time.sleep(WAIT_S + 1)  # the time is what it shows: each stream is asked for events, and has none
+        service.process.terminate()
+        assert service.wait_until_dead(10) == 0

@@ -50,6 +50,12 @@ class StreamLog:
         events = await reader.read(wait_s=wait_s)
         return reader.next, events
 
+    async def aclose(self) -> None:
+        """Remove all consumers; a client that drains would wait for the answers to requests that nobody reads."""
+        while self._readers:
+            _, reader = self._readers.popitem()
+            await reader.close()
+
 
 class _MissedError(Exception):
     """The consumer delivered messages that did not arrive here; it does not deliver them again."""
