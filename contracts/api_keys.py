@@ -1,7 +1,9 @@
 """Keys of the API: the records in the bucket `api-keys`, one per key, under its id. No record holds a secret."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Final, Self
+from typing import Annotated, ClassVar, Final
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -64,12 +66,12 @@ class ApiKey(StoredRecord):
     expires_at: Instant | None = None
     revoked_at: Instant | None = None
 
-    def of_newer(self) -> Self | None:
+    def of_newer(self) -> ApiKey | None:
         """Return the record if it is revoked: a field that is not known may limit a key, and none may extend it."""
         return self if self.revoked_at is not None else None
 
     @model_validator(mode="after")
-    def _ends_after_its_begin(self) -> Self:
+    def _ends_after_its_begin(self) -> ApiKey:
         if self.expires_at is not None and self.expires_at <= self.issued_at:
             msg = "a key expires after it was issued"
             raise ValueError(msg)

@@ -1,5 +1,7 @@
 """The audit log: entries that each name the digest of the one before, in segments that the registry signs."""
 
+from __future__ import annotations
+
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field

@@ -18,6 +18,8 @@ No delay lasts beyond the end of the drill. The faults that only change the reco
 apply to complete answers; `decisions.drills.change_record` changes it.
 """
 
+from __future__ import annotations
+
 from datetime import timedelta
 
 from .facts import DrillFault

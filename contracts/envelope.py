@@ -1,5 +1,7 @@
 """The CloudEvents 1.0 envelope that every fact travels in (structured JSON mode)."""
 
+from __future__ import annotations
+
 import re
 import uuid
 from typing import Annotated, Any, Generic, Literal, TypeVar

@@ -1,5 +1,7 @@
 """Rollbacks that an administrator orders at gateways, while the bus cannot be reached."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, ClassVar, Final, Literal

@@ -1,5 +1,7 @@
 """Identities on the bus: the services, the provisioner, and people and programs with their roles."""
 
+from __future__ import annotations
+
 import base64
 import json
 import re
@@ -81,7 +83,7 @@ class Credential(BaseModel):
         return f"# Slipway identity {self.name}\n{self.seed.get_secret_value()}\n"
 
     @classmethod
-    def from_text(cls, text: str) -> "Credential":
+    def from_text(cls, text: str) -> Credential:
         """Return the credential in a file.
 
         Raises:

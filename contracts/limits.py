@@ -1,5 +1,7 @@
 """How large an event of a publisher may be: each field, and the whole; measured before anything is written."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -90,7 +92,7 @@ def _of_value(value: Any, path: str, stated: AtMost) -> Iterator[TooLarge]:
     elif isinstance(value, str):
         yield from _above(path, len(value), stated.characters or TEXT_CHARACTERS, "characters")
         yield from _of_key(value, path)
-    elif isinstance(value, Mapping | list | tuple | set | frozenset):
+    elif isinstance(value, (Mapping, list, tuple, set, frozenset)):
         yield from _above(path, len(value), stated.items or ITEMS, "entries")
         if stated.json_bytes is not None:
             yield from _above(path, _json_bytes(value), stated.json_bytes, "bytes as JSON")

@@ -1,7 +1,9 @@
 """Manifests: the commits of the object store. Written once, after everything that they name."""
 
+from __future__ import annotations
+
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Union
 
 from pydantic import AfterValidator, Field
 
@@ -281,4 +283,4 @@ class BenchmarkReport(Contract):
     send_based_ttft_ms: dict[str, Statistics] = {}
 
 
-Manifest = BaseManifest | MergedManifest | VariantManifest | VersionManifest | BenchmarkReport
+Manifest = Union[BaseManifest, MergedManifest, VariantManifest, VersionManifest, BenchmarkReport]

@@ -3,6 +3,8 @@
 Unknown fields are errors in a policy, and only there: a misspelt gate must not become a missing one.
 """
 
+from __future__ import annotations
+
 import math
 from typing import Annotated, Literal
 
@@ -86,7 +88,7 @@ class MetricGate(_Strict):
         return self.metric if self.metric in ("tps_system", "error_ratio") else f"{self.metric}.{self.statistic}"
 
     @model_validator(mode="after")
-    def _has_a_bound(self) -> "MetricGate":
+    def _has_a_bound(self) -> MetricGate:
         if all(bound is None for bound in (self.max_value, self.min_value, self.max_ratio, self.min_ratio)):
             msg = "a gate needs max_value, min_value, max_ratio or min_ratio"
             raise ValueError(msg)
@@ -139,7 +141,7 @@ class Canary(_Strict):
     """What happens to a step that is undecided at its deadline."""
 
     @model_validator(mode="after")
-    def _steps_rise(self) -> "Canary":
+    def _steps_rise(self) -> Canary:
         if list(self.steps) != sorted(set(self.steps)):
             msg = f"canary steps are {list(self.steps)}; each must be above the one before"
             raise ValueError(msg)
@@ -198,7 +200,7 @@ class Trigger(_Strict):
         return self.bound == "lower" or self.metric in LOWER_BOUNDED_METRICS
 
     @model_validator(mode="after")
-    def _threshold_fits(self) -> "Trigger":
+    def _threshold_fits(self) -> Trigger:
         low, high = _THRESHOLDS.get(self.metric, (0.0, math.inf))
         if self.metric == "output_tokens" and self.bound == "lower":
             low = 1.0
@@ -283,7 +285,7 @@ class ReleasePolicy(_Strict):
         return tuple(trigger for trigger in self.triggers if trigger.action == "automatic")
 
     @model_validator(mode="after")
-    def _names_are_unique(self) -> "ReleasePolicy":
+    def _names_are_unique(self) -> ReleasePolicy:
         names = [trigger.name for trigger in self.triggers]
         repeated = [name for name in names if names.count(name) > 1]
         if repeated:
@@ -292,7 +294,7 @@ class ReleasePolicy(_Strict):
         return self
 
     @model_validator(mode="after")
-    def _approvals_are_asked_for(self) -> "ReleasePolicy":
+    def _approvals_are_asked_for(self) -> ReleasePolicy:
         if self.approvals != Approvals() and self.promotion.mode == "automatic":
             msg = (
                 "approvals are declared, but promotion.mode is automatic, which asks for no approval; set it to manual"
@@ -301,7 +303,7 @@ class ReleasePolicy(_Strict):
         return self
 
     @model_validator(mode="after")
-    def _goodput_has_slos(self) -> "ReleasePolicy":
+    def _goodput_has_slos(self) -> ReleasePolicy:
         goodput = next((trigger.name for trigger in self.triggers if trigger.metric == "goodput_ratio"), None)
         if goodput is not None and not any(trigger.metric in SLO_METRICS for trigger in self.triggers):
             msg = (

@@ -1,5 +1,7 @@
 """Attestations: who states what about an artifact, as in-toto statements, and the keys that may state it."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 

@@ -1,5 +1,7 @@
 """What services keep in their buckets: versioned records, and the facts that a record has yet to publish."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from .envelope import derived_id

@@ -1,5 +1,7 @@
 """The desired production state of a model; `decisions.route_edits` has the only functions that edit it."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Annotated, ClassVar
 

@@ -1,5 +1,7 @@
 """The runtimes of a serving fleet and their targets, as server-manager last saw them: `servers/<fleet>.runtimes`."""
 
+from __future__ import annotations
+
 from typing import Final
 
 from .vocabulary import Contract, Runtime, Target

@@ -1,5 +1,7 @@
 """Streams, and what each service consumes and emits: the source of provisioning, ACLs and the AsyncAPI document."""
 
+from __future__ import annotations
+
 import re
 from dataclasses import dataclass, field
 from typing import Final, Literal

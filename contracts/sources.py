@@ -1,5 +1,7 @@
 """Folders outside the store: how they are named (`hf://repo@commit`, `file:///folder`), which of their files travel."""
 
+from __future__ import annotations
+
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath

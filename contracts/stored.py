@@ -1,10 +1,13 @@
 """Records under compare-and-set: the version of their fields, and how older ones are read."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 from .vocabulary import Contract
 
+S = TypeVar("S", bound="StoredRecord")
 Migration = Callable[[dict[str, Any]], dict[str, Any]]
 """A pure function from the JSON fields of one schema version to those of the next."""
 
@@ -21,7 +24,7 @@ class StoredRecord(Contract):
     SCHEMA_VERSION: ClassVar[int] = 1
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {}
 
-    def of_newer(self) -> Self | None:
+    def of_newer(self: S) -> S | None:  # noqa: PYI019 - Python 3.9 has no Self
         """Return what a reader may take of a record of a newer version, of which it knows a part; None for nothing."""
         return self
 

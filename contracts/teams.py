@@ -1,5 +1,7 @@
 """Teams: who owns which models."""
 
+from __future__ import annotations
+
 from typing import Annotated
 
 from pydantic import Field, StringConstraints

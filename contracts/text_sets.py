@@ -1,5 +1,7 @@
 """Texts of a checkpoint, for calibration and evaluation: JSON lines, read the same way everywhere."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,6 +1,8 @@
 """Uploads of checkpoints: what a publisher asks the registry for, and the URLs that it gets."""
 
-from typing import Annotated, Final, Literal, Self
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -27,7 +29,7 @@ class AnnouncedFile(FileEntry):
     parts: Annotated[tuple[Digest, ...], Field(max_length=MOST_PARTS)] = ()
 
     @model_validator(mode="after")
-    def _has_its_parts(self) -> Self:
+    def _has_its_parts(self) -> AnnouncedFile:
         expected = -(-self.size_bytes // PART_BYTES) if self.size_bytes > PART_BYTES else 0
         if len(self.parts) != expected:
             size = f"{self.path} has {self.size_bytes} bytes"
@@ -50,7 +52,7 @@ class UploadRequest(Contract):
     base: Annotated[str, Field(max_length=512)] | None = None
 
     @model_validator(mode="after")
-    def _names_each_file_once(self) -> Self:
+    def _names_each_file_once(self) -> UploadRequest:
         names = [file.path for file in self.files]
         if len(set(names)) != len(names) or (self.folder and not names):
             msg = "a folder has at least one file, and each path once"

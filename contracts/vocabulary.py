@@ -1,5 +1,7 @@
 """The types that every contract uses: names, digests, artifacts, targets."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 from typing import Annotated, Any, Literal, get_args

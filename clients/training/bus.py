@@ -52,7 +52,7 @@ class Publisher:
             try:
                 message = await self._unless_refused(self._client.request(subject, body, timeout=ANSWER_TIMEOUT_S))
                 answer = UploadAnswer.model_validate_json(message.data)
-            except (TimeoutError, nats.errors.Error) as error:
+            except (asyncio.TimeoutError, nats.errors.Error) as error:
                 reason = f"{type(error).__name__}"
             except ValidationError as error:
                 raise PublishError(
@@ -80,7 +80,7 @@ class Publisher:
         while True:
             try:
                 ack = await js.publish(event.nats_subject, body, headers=headers)
-            except (TimeoutError, NoStreamResponseError, nats.errors.Error) as error:
+            except (asyncio.TimeoutError, NoStreamResponseError, nats.errors.Error) as error:
                 if time.monotonic() >= until:
                     reason = f"The message bus did not acknowledge the event ({error!r}): publish again, which is safe."
                     raise PublishError(reason) from error
@@ -128,9 +128,8 @@ async def connected(connection: Connection) -> AsyncIterator[Publisher]:
         await client.connect(servers, allow_reconnect=False, max_reconnect_attempts=1, **options)
         await client.close()
         client = Client()
-        async with asyncio.timeout(PATIENCE_S):
-            await client.connect(servers, max_reconnect_attempts=-1, **options)
-    except (OSError, TimeoutError, nats.errors.Error) as error:
+        await asyncio.wait_for(client.connect(servers, max_reconnect_attempts=-1, **options), PATIENCE_S)
+    except (OSError, asyncio.TimeoutError, nats.errors.Error) as error:
         await client.close()
         raise PublishError(f"The message bus at {connection.nats_url} does not answer: publish again later.") from error
     try:

@@ -1,5 +1,7 @@
 """A callback for the transformers Trainer that saves, uploads and publishes the checkpoint when training ends."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -111,7 +113,7 @@ def recorded(args: TrainingArguments) -> dict[str, Any]:
     """Return the hyperparameters that determine a run, as plain JSON values."""
     values = {name: getattr(args, name, None) for name in RECORDED}
     return {
-        name: value if isinstance(value, int | float | str) else str(getattr(value, "value", value))
+        name: value if isinstance(value, (int, float, str)) else str(getattr(value, "value", value))
         for name, value in values.items()
         if value is not None
     }

@@ -1,5 +1,7 @@
 """The address of Slipway's bus, and the credential for it."""
 
+from __future__ import annotations
+
 import logging
 import os
 import ssl
@@ -34,7 +36,7 @@ class Connection:
     s3_ca: str | None = None
 
     @classmethod
-    def from_environment(cls, variables: Mapping[str, str] | None = None) -> "Connection":
+    def from_environment(cls, variables: Mapping[str, str] | None = None) -> Connection:
         """Return the connection that the variables name.
 
         These are `SLIPWAY_NATS_URL`, `SLIPWAY_NATS_CREDENTIALS`, `SLIPWAY_NATS_CA` and `SLIPWAY_S3_CA`.

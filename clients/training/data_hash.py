@@ -5,6 +5,8 @@ SHA-256. A row is hashed as JSON: keys sorted, no spaces, UTF-8, floats as Pytho
 bytes, without its name.
 """
 
+from __future__ import annotations
+
 import base64
 import hashlib
 import json
@@ -25,7 +27,7 @@ def data_hash(data: Iterable[Mapping[str, Any] | Path]) -> str:
         ValueError: The data is neither rows nor paths, as text, a `DatasetDict` or a `DataFrame`; or a value has no
             canonical form: NaN, infinity, a key that is not text, or an object.
     """
-    if isinstance(data, Mapping | str | bytes):
+    if isinstance(data, (Mapping, str, bytes)):
         raise _neither(data)
     try:
         items = iter(data)
@@ -70,9 +72,9 @@ def _plain(value: Any) -> Any:
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, bytes):
         return {"base64": base64.b64encode(value).decode()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return [_plain(each) for each in value]
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if hasattr(value, "tolist"):  # of numpy and torch
         return _plain(value.tolist())

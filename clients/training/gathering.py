@@ -1,5 +1,7 @@
 """The weights of a trained model, gathered from all processes where each of them holds a part."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,10 +1,12 @@
 """What a training run has published, in a file beside its checkpoints, so that a resumed run does not do it again."""
 
+from __future__ import annotations
+
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ class Publications:
         """
         described = {**asdict(replace(run, finished_at=None, evals=())), "weights": weights_digest, **options}
         key = digest_of_json(json.loads(json.dumps(described, default=_plain, sort_keys=True)))
-        run = replace(run, finished_at=run.finished_at or datetime.now(UTC))  # noqa: TID251 - no shared clock here
+        run = replace(run, finished_at=run.finished_at or datetime.now(timezone.utc))  # noqa: TID251 - no shared clock here
         entry = self._read().get(key)
         if entry is None:
             publication = Publication(key, run)

@@ -1,10 +1,12 @@
 """Publish a complete training run: upload it, then publish one event that the stream acknowledges."""
 
+from __future__ import annotations
+
 import asyncio
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +154,7 @@ def envelope(fact: CheckpointReady, sender: str) -> Event[Any]:
         source=source_of(sender),
         type=fact.TYPE,
         subject=fact.model,
-        time=datetime.now(UTC),  # noqa: TID251 - this distribution does not ship shared.runtime.clock
+        time=datetime.now(timezone.utc),  # noqa: TID251 - this distribution does not ship shared.runtime.clock
         correlationid=fact.training.run_id,
         data=fact,
     )

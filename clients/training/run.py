@@ -1,5 +1,7 @@
 """A training run, and a checkpoint of it that was published."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime

@@ -1,5 +1,7 @@
 """Publish a model that is in memory, from all processes that trained it: one of them saves, uploads and announces."""
 
+from __future__ import annotations
+
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence

@@ -137,7 +137,7 @@ class Uploader:
 
     async def _put(self, paths: Sequence[Path], progress: Progress, *, folder: bool) -> UploadAnswer:
         announced = [await asyncio.to_thread(describe_file, path) for path in paths]
-        paths_by_digest = {file.digest: path for file, path in zip(announced, paths)}  # noqa: B905 - Python 3.9
+        paths_by_digest = {file.digest: path for file, path in zip(announced, paths)}
         total = sum(file.size_bytes for file in announced)
         request = UploadRequest(files=tuple(announced), folder=folder)
         fruitless, failure = 0, ""

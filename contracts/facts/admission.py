@@ -1,5 +1,7 @@
 """From checkpoint to merged model: the checkpoint, its admission, its merge."""
 
+from __future__ import annotations
+
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field

@@ -1,5 +1,7 @@
 """The variants of a release compared: which one was chosen, and why not the others."""
 
+from __future__ import annotations
+
 from ..codes import Code
 from ..policy import Objective
 from ..vocabulary import Contract, Variant, Verdict

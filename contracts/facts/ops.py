@@ -3,6 +3,8 @@
 Who gave an order is not in it: it is the sender of its event, which the bus checks (`contracts.envelope`).
 """
 
+from __future__ import annotations
+
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field

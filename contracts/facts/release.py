@@ -1,5 +1,7 @@
 """The release: registration, approval, traffic, outcome."""
 
+from __future__ import annotations
+
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field

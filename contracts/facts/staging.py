@@ -1,5 +1,7 @@
 """Staging: a lease on the serving fleet, the benchmark, the rehearsal."""
 
+from __future__ import annotations
+
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field

@@ -1,5 +1,7 @@
 """Quantisation: requests, results and failures."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, get_args
 

@@ -1,5 +1,7 @@
 """Telemetry, alerts and rollbacks."""
 
+from __future__ import annotations
+
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
