@@ -65,6 +65,7 @@ lint: setup ## style, types, import rules, generated files, the documentation si
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy contracts decisions shared services clients deploy
 	$(BIN)/lint-imports
+	$(BIN)/vermin --quiet --violations --eval-annotations --no-tips --target=3.9- contracts clients/training
 	$(BIN)/python -m deploy.generate --check
 	$(BIN)/python -m deploy.setup.locks --check
 	$(BIN)/python -m deploy.setup.licences --check

@@ -128,7 +128,7 @@ def ask(requirements: Path, service: str, timeout_s: int) -> list[Finding]:
 
 def locked() -> list[str]:
     """Return name and version of every package in any lock, once."""
-    pins = [pin for lock in LOCKS for pin in read_pins((ROOT / lock.target).read_text())]
+    pins = [pin for lock in LOCKS if lock.audited for pin in read_pins((ROOT / lock.target).read_text())]
     return sorted({f"{pin.name}=={pin.version}" for pin in pins})
 
 

@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
 # Makes an environment from its lock, or says that it is already there. Each file that is installed has a hash in the lock.
-#   environment.sh main|engine|audit|mlflow|wandb|charts|examples [INTERPRETER]
-# Takes the first interpreter on PATH that fits; where none does, uv downloads Python 3.11 into .tools. An environment of
-# a given INTERPRETER is made beside the usual one, as .venv-python3.13.
+#   environment.sh main|engine|audit|mlflow|wandb|charts|examples|client-oldest|client-newest [INTERPRETER]
+# Takes the first interpreter on PATH, or of pyenv, that fits; where none does, uv downloads one into .tools. An environment
+# of a given INTERPRETER is made beside the usual one, as .venv-python3.13.
 # pip's find-links and index settings are honoured, because uv does not read them itself.
 # torch is the CPU build of a folder that find-links names, if that has one whose hash is in requirements/torch-cpu.txt;
 # else the build for CUDA of the package index. SLIPWAY_TORCH=cpu takes PyTorch's own CPU builds, SLIPWAY_TORCH=cuda the latter.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-name=${1:?main, engine, audit, mlflow, wandb, charts or examples}
+names='main, engine, audit, mlflow, wandb, charts, examples, client-oldest or client-newest'
+name=${1:?$names}
+download=3.11 build_tools=requirements/build.txt
 case $name in
   main) target=.venv versions='3.11 3.12 3.13' torch=(torch) ;;
   engine) target=.venv-engine versions='3.11 3.12' torch=(torch torchvision) ;; # numpy 1.26 of Triton has no wheel for 3.13
@@ -18,7 +20,10 @@ case $name in
   wandb) target=.venv-wandb versions='3.11 3.12 3.13' torch=() ;;
   charts) target=.venv-charts versions='3.11 3.12 3.13' torch=() ;;
   examples) target=.venv-examples versions='3.11 3.12 3.13' torch=(torch) ;;
-  *) echo "environment.sh: main, engine, audit, mlflow, wandb, charts or examples, not '$name'" >&2; exit 2 ;;
+  client-oldest) # its lock has a torch of its time
+    target=.venv-client-oldest versions='3.9' torch=() download=3.9 build_tools=requirements/build-oldest.txt ;;
+  client-newest) target=.venv-client-newest versions='3.11' torch=(torch) ;;
+  *) echo "environment.sh: $names, not '$name'" >&2; exit 2 ;;
 esac
 build=${SLIPWAY_TORCH:-}
 case $build in
@@ -29,14 +34,14 @@ esac
 given=${2:-}
 if [ -n "$given" ]; then target=$target-$(basename "$given"); fi
 
-inputs=("requirements/$name.txt" requirements/torch*.txt requirements/build.txt pyproject.toml deploy/setup/environment.sh)
+inputs=("requirements/$name.txt" requirements/torch*.txt "$build_tools" pyproject.toml deploy/setup/environment.sh)
 stamp=$target/.stamp-$({ echo "$build"; cat "${inputs[@]}"; } | sha256sum | cut -c1-16)
 if [ -e "$stamp" ]; then echo "environment $target is up to date"; exit 0; fi
 
 find_python() { # versions, the best first
   local version candidate
   for version in $1; do
-    for candidate in "python$version" python3; do
+    for candidate in "python$version" python3 ${PYENV_ROOT:+"$PYENV_ROOT"/versions/"$version".*/bin/python}; do
       if [ "$("$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true)" = "$version" ]; then
         command -v "$candidate"
         return
@@ -67,13 +72,13 @@ unset UV_CONSTRAINT UV_OVERRIDE # the lock has one version of each package; uv r
 
 python=${given:-$(find_python "$versions")}
 if [ -z "$python" ]; then
-  echo "none of Python ${versions// /, } is installed; downloading Python 3.11 into .tools"
+  echo "none of Python ${versions// /, } is installed; downloading Python $download into .tools"
   export UV_PYTHON_INSTALL_DIR=$PWD/.tools/python
-  $uv python install --quiet 3.11 || {
-    echo "Python 3.11 could not be downloaded; install one of Python ${versions// /, } and try again." >&2
+  $uv python install --quiet "$download" || {
+    echo "Python $download could not be downloaded; install one of Python ${versions// /, } and try again." >&2
     exit 1
   }
-  python=$($uv python find --managed-python 3.11)
+  python=$($uv python find --managed-python "$download")
 fi
 
 local_build() { # package: whether find-links has its CPU build for $python, with a hash that is in the lock
@@ -101,11 +106,11 @@ fi
 
 install() { # what has another hash than the lock, or none, is refused
   # compiled once here: processes that may not write bytecode would otherwise compile torch at every start
-  $uv pip install --compile-bytecode --no-deps --require-hashes --build-constraints requirements/build.txt \
+  $uv pip install --compile-bytecode --no-deps --require-hashes --build-constraints $build_tools \
     --python "$target" "$@"
 }
 
-echo "making $target with $python from requirements/$name.txt (main and engine: about 2 GB each, examples 1.4 GB; a few minutes the first time)"
+echo "making $target with $python from requirements/$name.txt (main and engine: about 2 GB each, examples and client-newest 1.4 GB, client-oldest 5 GB; a few minutes the first time)"
 $uv venv --quiet --clear --python "$python" "$target"
 for package in "${torch[@]}"; do install --quiet "${source[@]}" -r "requirements/$package-$lock.txt"; done
 install -r "requirements/$name.txt"

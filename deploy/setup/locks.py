@@ -43,6 +43,8 @@ class Lock:
     torch: bool | None = False
     """Whether it holds torch's packages: False leaves them out, True keeps nothing else, None keeps all."""
     platform: str = "x86_64-manylinux_2_28"
+    audited: bool = True
+    """Whether `make audit` asks about its packages: not about those that are old on purpose, for tests."""
 
     def inputs(self, root: Path) -> list[Path]:
         """Return the files that decide the resolution, included ones too."""
@@ -73,7 +75,10 @@ LOCKS = (
     _lock("wandb", ALL),
     _lock("charts", ALL),
     _lock("examples", ALL, MAIN_OVERRIDES, MAIN),
+    _lock("client-oldest", ("3.9",), torch=None, audited=False),
+    _lock("client-newest", ("3.11",)),
     _lock("build", ALL, None, MAIN),
+    _lock("build-oldest", ("3.9",), source="build", audited=False),
     _lock("uv", ALL),
     *(
         Lock(f"{IMAGES}/{name}.in", f"{IMAGES}/{name}.txt", ("3.11",), MAIN_OVERRIDES, MAIN)

@@ -154,6 +154,7 @@ def build_of_torch(checkout: Path, name: str, *, listed: bool) -> Path:
         ("engine", ["torch-cuda", "torchvision-cuda", "engine"]),
         ("audit", ["audit"]),
         ("examples", ["torch-cuda", "examples"]),
+        ("client-newest", ["torch-cuda", "client-newest"]),
     ],
 )
 def test_everything_is_installed_from_locks_and_nothing_beside_them(checkout, name, locks):

@@ -68,7 +68,7 @@ def test_the_advice_names_the_versions_that_set_up_takes_and_the_one_that_it_dow
     assert names in advise_python(supported)
     script = (ROOT / "deploy/setup/environment.sh").read_text()
     assert f"versions='{' '.join(f'{major}.{minor}' for major, minor in supported)}'" in script
-    assert "python install --quiet 3.11" in script
+    assert "\ndownload=3.11 " in script
     assert advise_python(supported).endswith("or downloads 3.11")
 
 
