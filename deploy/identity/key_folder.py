@@ -19,80 +19,33 @@ the object store in `deploy.identity.store_keys`.
 """
 
 import contextlib
-import json
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from pydantic import SecretStr, TypeAdapter
-
-from contracts.gateway_rollbacks import Administrator
-from contracts.identities import PROVISIONER, RESERVED, Credential, Identity, Role
+from contracts.identities import PROVISIONER, RESERVED, Identity, Role
 from contracts.provenance import ATTESTERS, AttesterKey
 from contracts.services import SERVICES
 from contracts.teams import Team, TeamQuota
 from contracts.vocabulary import IDENTITY_PATTERN, Environment
-from decisions.teams import find_problem, narrowed, owner_of, with_members
-from deploy.identity import bus_config, operator_mode
-from deploy.identity.api_key_files import ApiKeyFiles
+from decisions.teams import find_problem, owner_of
+from deploy.identity import operator_mode
 from deploy.identity.attesters import AttesterKeys
-from deploy.identity.files import locked, make_folder, write_file, write_secret
+from deploy.identity.bus_keys import make_key, public_key
+from deploy.identity.derived import derive, replace_entries
+from deploy.identity.files import locked, make_folder, write_secret
+from deploy.identity.key_files import KeyFiles, KeysRefused
+from deploy.identity.server_certificates import certify, make_authority
 from deploy.identity.store_internal import prepare_internal
-from deploy.identity.store_keys import StoreKeys
 
-_IDENTITIES: Final = TypeAdapter(tuple[Identity, ...])
-_TEAMS: Final = TypeAdapter(tuple[Team, ...])
 OWN: Final = (*SERVICES, PROVISIONER)
 """Identities that every installation has."""
 
 
-class KeysRefused(ValueError):  # noqa: N818 - an answer to a person, not a failure of the program
-    """What was asked for is not possible; the message says why, and what to do."""
-
-
-class KeyFolder:
+class KeyFolder(KeyFiles):
     """An installation's keys in a folder that only its owner can read. Changes wait for each other."""
-
-    def __init__(self, path: Path) -> None:
-        """Take a folder; `prepare` makes what is in it."""
-        self.path = path
-
-    @property
-    def authority(self) -> Path:
-        """The certificate that clients trust servers by."""
-        return self.path / "ca.pem"
-
-    @property
-    def certificate(self) -> Path:
-        """The certificate of the bus."""
-        return self.path / "bus" / "bus.pem"
-
-    @property
-    def certificate_key(self) -> Path:
-        """The private key of the bus's certificate."""
-        return self.path / "bus" / "bus-key.pem"
-
-    @property
-    def server_config(self) -> Path:
-        """The part of the server's configuration with the permissions of each identity."""
-        return self.path / "bus" / "bus.conf"
-
-    @property
-    def administrators(self) -> Path:
-        """The file with the public keys of administrators, which gateways and the rollback-controller read."""
-        return self.path / "trust" / "administrators.json"
-
-    @property
-    def team_list(self) -> Path:
-        """The file with models, members and quota of each team, which registry and gateways read."""
-        return self.path / "trust" / "teams.json"
-
-    def teams(self) -> tuple[Team, ...]:
-        """Return the teams, in the order in which they were made."""
-        return _TEAMS.validate_json(self.team_list.read_bytes()) if self.team_list.is_file() else ()
 
     def set_team(self, name: str, models: Iterable[str], quota: TeamQuota | None = None) -> Team:
         """Make a team, or give it other models, and another quota if one is given.
@@ -131,54 +84,6 @@ class KeyFolder:
                 raise KeysRefused(f"{', '.join(members)} belong to {name}: remove their keys first.")
             self._store(self.identities(), [team for team in self.teams() if team.name != name])
 
-    @property
-    def attesters(self) -> AttesterKeys:
-        """The keys that services sign attestations with."""
-        return AttesterKeys(self.path)
-
-    @property
-    def api_keys(self) -> ApiKeyFiles:
-        """The keys of the API that the installation has from its start."""
-        return ApiKeyFiles(self.path)
-
-    @property
-    def store(self) -> StoreKeys:
-        """The keys of the object store."""
-        return StoreKeys(self.path)
-
-    def credential(self, name: str) -> Path:
-        """Return the file with an identity's secret."""
-        return self.path / "credentials" / f"{name}.nk"
-
-    @property
-    def console(self) -> Path:
-        """The folder with links to the credentials that the console of this machine may order with."""
-        return self.path / "console-local"  # not `console`, which compose.yaml mounts
-
-    def former_credential(self, name: str) -> Path:
-        """Return the file with an identity's secret before it was replaced; it exists until the key is retired."""
-        return self.path / "credentials" / f"{name}.old.nk"
-
-    def _next_credential(self, name: str) -> Path:
-        return self.path / "credentials" / f"{name}.next.nk"
-
-    @property
-    def people(self) -> Path:
-        """Names, roles and public keys of people and programs, which the console reads."""
-        return self.path / "trust" / "identities.json"
-
-    def hosts(self) -> tuple[str, ...]:
-        """Return the hosts that the bus's certificate is for; none before there is one."""
-        return _hosts_of(self.certificate)
-
-    def store_hosts(self) -> tuple[str, ...]:
-        """Return the hosts that the store's certificate is for; none before there is one."""
-        return _hosts_of(self.store.certificate)
-
-    def identities(self) -> tuple[Identity, ...]:
-        """Return the identities that may connect, in the order in which they were added."""
-        return _IDENTITIES.validate_json(self._listing().read_bytes()) if self._listing().is_file() else ()
-
     def prepare(
         self, hosts: Iterable[str], now: datetime, store_hosts: Iterable[str] = (), bucket: str | None = None
     ) -> None:
@@ -205,20 +110,17 @@ class KeyFolder:
             self._prepare(list(hosts), list(store_hosts), now)
 
     def _prepare(self, hosts: list[str], store_hosts: list[str], now: datetime) -> None:
-        from deploy.identity import certificates  # not for every command
-
-        if not self.authority.is_file():
-            key = self._authority_key().read_bytes() if self._authority_key().is_file() else None
-            made = certificates.make_authority(now, key)
-            write_secret(self._authority_key(), made.key)
-            write_file(self.authority, made.certificate)
-        self._certify("bus", self.certificate, self.certificate_key, hosts, now)
+        make_authority(self, now)
+        certify(self, "bus", certificate=self.certificate, key=self.certificate_key, hosts=hosts, now=now)
         make_folder(self.store.certificate.parent)
-        self._certify("store", self.store.certificate, self.store.certificate_key, store_hosts or hosts, now)
+        store = self.store
+        certify(
+            self, "store", certificate=store.certificate, key=store.certificate_key, hosts=store_hosts or hosts, now=now
+        )
         prepare_internal(self.store.folder, now)
         known = {identity.name for identity in self.identities()}
         missing = [name for name in OWN if name not in known]
-        added = [Identity(name=name, public_keys=(_make_key(name, self.credential(name)),)) for name in missing]
+        added = [Identity(name=name, public_keys=(make_key(name, self.credential(name)),)) for name in missing]
         self._store([*self.identities(), *added])
         self.attesters.prepare(now)
         self.api_keys.prepare(now)
@@ -248,7 +150,7 @@ class KeyFolder:
                     f"{name} has a key: replace it with `slipway keys rotate {name}`, or use another name."
                 )
             made = Identity(
-                name=name, roles=roles, models=models, team=team, public_keys=(_make_key(name, self.credential(name)),)
+                name=name, roles=roles, models=models, team=team, public_keys=(make_key(name, self.credential(name)),)
             )
             self._store([*self.identities(), made])
             return made
@@ -271,8 +173,8 @@ class KeyFolder:
             before = self._known(name)
             if len(before.public_keys) > 1:
                 raise KeysRefused(f"{name} has two keys: withdraw the old one with `slipway keys retire {name}` first.")
-            self.store.rotate(name, self._narrowed())  # first: a rotation that was interrupted is refused from here on
-            made = _make_key(name, self._next_credential(name))
+            self.store.rotate(name, self.narrowed())  # first: a rotation that was interrupted is refused from here on
+            made = make_key(name, self.next_credential(name))
             after = before.model_copy(update={"public_keys": (*before.public_keys, made)})
             self._store([after if identity.name == name else identity for identity in self.identities()])
             self._take_next(name)
@@ -288,7 +190,7 @@ class KeyFolder:
             before = self._known(name)
             if len(before.public_keys) == 1:
                 raise KeysRefused(f"{name} has one key only: make another with `slipway keys rotate {name}` first.")
-            self.store.retire(name, self._narrowed())  # first: it can be done again until the bus has one key, too
+            self.store.retire(name, self.narrowed())  # first: it can be done again until the bus has one key, too
             after = before.model_copy(update={"public_keys": before.public_keys[-1:]})
             self._store([after if identity.name == name else identity for identity in self.identities()])
             self.former_credential(name).unlink(missing_ok=True)
@@ -330,7 +232,7 @@ class KeyFolder:
     def export(self, signing_key: Path, into: Path, *, now: datetime, account: str | None = None) -> list[Path]:
         """Write credentials for a NATS in operator mode; see `operator_mode.export`."""
         return operator_mode.export(
-            self._narrowed(), self.credential("").parent, signing_key, into, now=now, account=account
+            self.narrowed(), self.credential("").parent, signing_key, into, now=now, account=account
         )
 
     @contextlib.contextmanager
@@ -348,7 +250,7 @@ class KeyFolder:
         """
         accepted = {identity.name: identity.public_keys for identity in self.identities()}
         for name, keys in accepted.items():
-            following, former = self._next_credential(name), self.former_credential(name)
+            following, former = self.next_credential(name), self.former_credential(name)
             if following.is_file():
                 if public_key(following) == keys[-1]:
                     self._take_next(name)
@@ -357,13 +259,13 @@ class KeyFolder:
             if former.is_file() and public_key(former) not in keys:
                 former.unlink()
         if accepted and self.server_config.parent.is_dir():
-            self._derive(self.identities(), self.teams())
+            derive(self, self.identities(), self.teams())
 
     def _take_next(self, name: str) -> None:
         """Replace an identity's credential by its next one, and keep the one before."""
         if self.credential(name).is_file():
             write_secret(self.former_credential(name), self.credential(name).read_bytes())
-        self._next_credential(name).replace(self.credential(name))
+        self.next_credential(name).replace(self.credential(name))
 
     def _known(self, name: str) -> Identity:
         for identity in self.identities():
@@ -371,94 +273,8 @@ class KeyFolder:
                 return identity
         raise KeysRefused(f"{name} has no key here: see `slipway keys list`.")
 
-    def _authority_key(self) -> Path:
-        return self.path / "ca-key.pem"
-
-    def _listing(self) -> Path:
-        return self.path / "identities.json"
-
-    def _certify(self, server: str, certificate: Path, key: Path, hosts: list[str], now: datetime) -> None:
-        from deploy.identity import certificates  # not for every command
-
-        if certificate.is_file() and key.is_file():
-            present = certificates.KeyPair(certificate.read_bytes(), key.read_bytes())
-            lasts = (certificates.valid_until(present.certificate) - now).days >= 30
-            complete = set(hosts) <= set(certificates.hosts_of(present.certificate))
-            if lasts and complete and certificates.belong_together(present):
-                return
-        if not self._authority_key().is_file():
-            missing = f"The {server} needs a new certificate, and {self._authority_key()}, which signs it, is missing"
-            raise KeysRefused(f"{missing}: put it back, or make an authority in a new folder.")
-        authority = certificates.KeyPair(self.authority.read_bytes(), self._authority_key().read_bytes())
-        made = certificates.make_server_certificate(authority, hosts, now)
-        write_secret(key, made.key)
-        write_file(certificate, made.certificate)
-
     def _store(self, identities: Iterable[Identity], teams: Iterable[Team] | None = None) -> None:
         """Write the listing of identities, then what follows from it and the teams."""
         kept = tuple(identities)
-        _replace(self._listing(), [identity.model_dump(mode="json") for identity in kept])
-        self._derive(kept, self.teams() if teams is None else teams)
-
-    def _derive(self, kept: tuple[Identity, ...], teams: Iterable[Team]) -> None:
-        """Write what differs from the listing: teams, the server's configuration, administrators, keys of the store."""
-        owned = tuple(with_members(team, kept) for team in teams)
-        make_folder(self.team_list.parent, mode=0o755)
-        _replace(self.team_list, [team.model_dump(mode="json") for team in owned])
-        config = bus_config.authorization(kept, owned).encode()
-        if not self.server_config.is_file() or self.server_config.read_bytes() != config:
-            write_file(self.server_config, config)
-        administrators = [
-            Administrator(name=identity.name, public_keys=identity.public_keys).model_dump(mode="json")
-            for identity in kept
-            if "administrator" in identity.roles
-        ]
-        _replace(self.administrators, administrators)
-        people = [identity.model_dump(mode="json") for identity in kept if identity.roles]
-        _replace(self.people, people)
-        self._link_for_console(kept)
-        self.store.sync(narrowed(identity, owned) for identity in kept)
-
-    def _link_for_console(self, kept: Iterable[Identity]) -> None:
-        names = {each.name for each in kept if each.roles and "administrator" not in each.roles}
-        linked = {file.stem: file for file in self.console.glob("*.nk")}
-        for name in linked.keys() - names:
-            linked[name].unlink()
-        make_folder(self.console)
-        for name in names - linked.keys():
-            (self.console / f"{name}.nk").symlink_to(Path("..", "credentials", f"{name}.nk"))
-
-    def _narrowed(self) -> list[Identity]:
-        """Return the identities with the models that they may act on now."""
-        owned = self.teams()
-        return [narrowed(identity, owned) for identity in self.identities()]
-
-
-def _replace(file: Path, entries: list[dict[str, Any]]) -> None:
-    """Write a JSON file, unless it has these entries."""
-    content = json.dumps(entries, indent=1).encode() + b"\n"
-    if not file.is_file() or file.read_bytes() != content:
-        write_file(file, content)
-
-
-def _hosts_of(certificate: Path) -> tuple[str, ...]:
-    from deploy.identity import certificates  # not for every command
-
-    return certificates.hosts_of(certificate.read_bytes()) if certificate.is_file() else ()
-
-
-def public_key(credential: Path) -> str:
-    """Return the public key of the secret in a credential's file."""
-    import nkeys  # not for every command
-
-    seed = Credential.from_text(credential.read_text()).seed.get_secret_value()
-    return str(nkeys.from_seed(bytearray(seed.encode())).public_key.decode())
-
-
-def _make_key(name: str, file: Path) -> str:
-    """Make a key, write its secret to a file, and return the public key."""
-    import nkeys  # not for every command
-
-    seed = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)
-    write_secret(file, Credential(name=name, seed=SecretStr(seed.decode())).text().encode())
-    return public_key(file)
+        replace_entries(self.listing, [identity.model_dump(mode="json") for identity in kept])
+        derive(self, kept, self.teams() if teams is None else teams)

@@ -25,7 +25,8 @@ from clients.cli.settings import CliSettings
 from contracts.identities import ROLES, Identity, Role
 from contracts.provenance import AttesterKey
 from contracts.teams import TeamQuota
-from deploy.identity.key_folder import KeyFolder, KeysRefused
+from deploy.identity.key_files import KeysRefused
+from deploy.identity.key_folder import KeyFolder
 from deploy.local.plan import keys_folder
 from deploy.local.state import StateFolder, reload_servers
 from shared.runtime.clock import SystemClock

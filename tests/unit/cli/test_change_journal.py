@@ -12,7 +12,8 @@ from clients.cli.audit_facts import publish_journal
 from clients.cli.change_journal import BEGUN, DAMAGED, Journal
 from clients.cli.commands.keys import keys_app
 from contracts.vocabulary import digest_of
-from deploy.identity.key_folder import KeyFolder, KeysRefused
+from deploy.identity.key_files import KeysRefused
+from deploy.identity.key_folder import KeyFolder
 
 NOW = datetime(2026, 11, 26, tzinfo=UTC)
 

@@ -19,8 +19,10 @@ from contracts.identities import PROVISIONER, RESERVED, Credential
 from contracts.services import SERVICES
 from decisions.api_keys import assess_key, parse_key
 from deploy.identity.api_key_files import REHEARSALS
+from deploy.identity.bus_keys import public_key
 from deploy.identity.certificates import KeyPair, belong_together, hosts_of, valid_until
-from deploy.identity.key_folder import KeyFolder, KeysRefused, public_key
+from deploy.identity.key_files import KeysRefused
+from deploy.identity.key_folder import KeyFolder
 from deploy.local.plan import Keys, console_variables
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -13,7 +13,8 @@ from contracts.uploads import UPLOADS
 from decisions.bus_permissions import permissions_of, readable_models
 from decisions.store_permissions import access_of
 from decisions.teams import find_foreign, narrowed
-from deploy.identity.key_folder import KeyFolder, KeysRefused
+from deploy.identity.key_files import KeysRefused
+from deploy.identity.key_folder import KeyFolder
 from shared.runtime.clock import SystemClock
 from shared.runtime.team_list import TeamList
 

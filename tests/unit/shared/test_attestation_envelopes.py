@@ -14,7 +14,8 @@ from contracts.provenance import ATTESTED_BY, ATTESTERS, PAYLOAD_TYPE, AttesterK
 from contracts.vocabulary import canonical_json, digest_of
 from decisions.provenance import Problem
 from deploy.identity.attesters import AttesterKeys
-from deploy.identity.key_folder import KeyFolder, KeysRefused
+from deploy.identity.key_files import KeysRefused
+from deploy.identity.key_folder import KeyFolder
 from shared.provenance.attestations import open_attestation
 from shared.provenance.envelopes import Attester, Signed, Subjects, listed, open_envelope
 

@@ -1,0 +1,133 @@
+"""Where an installation's keys are in their folder, and what is in it now."""
+
+from pathlib import Path
+from typing import Final
+
+from pydantic import TypeAdapter
+
+from contracts.identities import Identity
+from contracts.teams import Team
+from decisions.teams import narrowed
+from deploy.identity.api_key_files import ApiKeyFiles
+from deploy.identity.attesters import AttesterKeys
+from deploy.identity.store_keys import StoreKeys
+
+_IDENTITIES: Final = TypeAdapter(tuple[Identity, ...])
+_TEAMS: Final = TypeAdapter(tuple[Team, ...])
+
+
+class KeysRefused(ValueError):  # noqa: N818 - an answer to a person, not a failure of the program
+    """What was asked for is not possible; the message says why, and what to do."""
+
+
+class KeyFiles:
+    """The files of a folder with keys; `deploy.identity.key_folder` says what each is for."""
+
+    def __init__(self, path: Path) -> None:
+        """Take a folder; `KeyFolder.prepare` makes what is in it."""
+        self.path = path
+
+    @property
+    def authority(self) -> Path:
+        """The certificate that clients trust servers by."""
+        return self.path / "ca.pem"
+
+    @property
+    def certificate(self) -> Path:
+        """The certificate of the bus."""
+        return self.path / "bus" / "bus.pem"
+
+    @property
+    def certificate_key(self) -> Path:
+        """The private key of the bus's certificate."""
+        return self.path / "bus" / "bus-key.pem"
+
+    @property
+    def server_config(self) -> Path:
+        """The part of the server's configuration with the permissions of each identity."""
+        return self.path / "bus" / "bus.conf"
+
+    @property
+    def administrators(self) -> Path:
+        """The file with the public keys of administrators, which gateways and the rollback-controller read."""
+        return self.path / "trust" / "administrators.json"
+
+    @property
+    def team_list(self) -> Path:
+        """The file with models, members and quota of each team, which registry and gateways read."""
+        return self.path / "trust" / "teams.json"
+
+    @property
+    def authority_key(self) -> Path:
+        """The private key of the certificate authority."""
+        return self.path / "ca-key.pem"
+
+    @property
+    def listing(self) -> Path:
+        """The file with names, roles and public keys of all identities."""
+        return self.path / "identities.json"
+
+    @property
+    def attesters(self) -> AttesterKeys:
+        """The keys that services sign attestations with."""
+        return AttesterKeys(self.path)
+
+    @property
+    def api_keys(self) -> ApiKeyFiles:
+        """The keys of the API that the installation has from its start."""
+        return ApiKeyFiles(self.path)
+
+    @property
+    def store(self) -> StoreKeys:
+        """The keys of the object store."""
+        return StoreKeys(self.path)
+
+    def credential(self, name: str) -> Path:
+        """Return the file with an identity's secret."""
+        return self.path / "credentials" / f"{name}.nk"
+
+    @property
+    def console(self) -> Path:
+        """The folder with links to the credentials that the console of this machine may order with."""
+        return self.path / "console-local"  # not `console`, which compose.yaml mounts
+
+    def former_credential(self, name: str) -> Path:
+        """Return the file with an identity's secret before it was replaced; it exists until the key is retired."""
+        return self.path / "credentials" / f"{name}.old.nk"
+
+    def next_credential(self, name: str) -> Path:
+        """Return the file with an identity's new secret, which is not accepted yet."""
+        return self.path / "credentials" / f"{name}.next.nk"
+
+    @property
+    def people(self) -> Path:
+        """Names, roles and public keys of people and programs, which the console reads."""
+        return self.path / "trust" / "identities.json"
+
+    def hosts(self) -> tuple[str, ...]:
+        """Return the hosts that the bus's certificate is for; none before there is one."""
+        return hosts_of(self.certificate)
+
+    def store_hosts(self) -> tuple[str, ...]:
+        """Return the hosts that the store's certificate is for; none before there is one."""
+        return hosts_of(self.store.certificate)
+
+    def teams(self) -> tuple[Team, ...]:
+        """Return the teams, in the order in which they were made."""
+        return _TEAMS.validate_json(self.team_list.read_bytes()) if self.team_list.is_file() else ()
+
+    def identities(self) -> tuple[Identity, ...]:
+        """Return the identities that may connect, in the order in which they were added."""
+        return _IDENTITIES.validate_json(self.listing.read_bytes()) if self.listing.is_file() else ()
+
+    def narrowed(self) -> list[Identity]:
+        """Return the identities with the models that they may act on now."""
+        owned = self.teams()
+        return [narrowed(identity, owned) for identity in self.identities()]
+
+
+def hosts_of(certificate: Path) -> tuple[str, ...]:
+    """Return the hosts that the certificate in a file is for; none if there is no file."""
+    from deploy.identity import certificates  # not for every command
+
+    return certificates.hosts_of(certificate.read_bytes()) if certificate.is_file() else ()

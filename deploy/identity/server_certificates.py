@@ -1,0 +1,42 @@
+"""Certificates of the bus and the store, by an authority of the installation's own."""
+
+from datetime import datetime
+from pathlib import Path
+
+from deploy.identity.files import write_file, write_secret
+from deploy.identity.key_files import KeyFiles, KeysRefused
+
+
+def make_authority(files: KeyFiles, now: datetime) -> None:
+    """Make the certificate authority that clients trust servers by, unless there is one."""
+    from deploy.identity import certificates  # not for every command
+
+    if files.authority.is_file():
+        return
+    key = files.authority_key.read_bytes() if files.authority_key.is_file() else None
+    made = certificates.make_authority(now, key)
+    write_secret(files.authority_key, made.key)
+    write_file(files.authority, made.certificate)
+
+
+def certify(files: KeyFiles, server: str, *, certificate: Path, key: Path, hosts: list[str], now: datetime) -> None:
+    """Make a server's certificate, unless there is one for these hosts that lasts for 30 days.
+
+    Raises:
+        KeysRefused: The authority's private key, which signs it, is not in the folder.
+    """
+    from deploy.identity import certificates  # not for every command
+
+    if certificate.is_file() and key.is_file():
+        present = certificates.KeyPair(certificate.read_bytes(), key.read_bytes())
+        lasts = (certificates.valid_until(present.certificate) - now).days >= 30
+        complete = set(hosts) <= set(certificates.hosts_of(present.certificate))
+        if lasts and complete and certificates.belong_together(present):
+            return
+    if not files.authority_key.is_file():
+        missing = f"The {server} needs a new certificate, and {files.authority_key}, which signs it, is missing"
+        raise KeysRefused(f"{missing}: put it back, or make an authority in a new folder.")
+    authority = certificates.KeyPair(files.authority.read_bytes(), files.authority_key.read_bytes())
+    made = certificates.make_server_certificate(authority, hosts, now)
+    write_secret(key, made.key)
+    write_file(certificate, made.certificate)
