@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from clients.training.connection import Connection
 from clients.training.gathering import unwrapped
+from clients.training.options import Options, completed
 from clients.training.run import Published, Run
 from clients.training.trained import Evaluate, publish_trained
-from clients.training.upload import Progress
+
+if TYPE_CHECKING:
+    from typing import Unpack  # novm: type checkers only
 
 PUBLISHED = "slipway-published.json"
 """The file of the Trainer's output folder that remembers what was published."""
@@ -45,6 +46,8 @@ class SlipwayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         evaluate: Called with the trained model before publishing, in every process; the evaluation results that the
             first process returns are published.
         folder: Folder to save the checkpoint in (default: a temporary folder).
+
+    The other arguments are those of `publish_checkpoint`.
     """
 
     def __init__(
@@ -53,31 +56,14 @@ class SlipwayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         model: str,
         base: str,
         run: Run,
-        connection: Connection | None = None,
-        variants: Sequence[str] = ("int8",),
-        policy: Mapping[str, Any] | None = None,
-        calibration: Path | None = None,
-        evaluation: Path | None = None,
-        serving: Mapping[str, Any] | None = None,
         folder: Path | None = None,
         evaluate: Evaluate | None = None,
-        progress: Progress | None = None,
+        **options: Unpack[Options],
     ) -> None:
         self.published: Published | None = None
         self._run = run
-        self._options: dict[str, Any] = {
-            "model": model,
-            "base": base,
-            "connection": connection,
-            "variants": variants,
-            "policy": policy,
-            "calibration": calibration,
-            "evaluation": evaluation,
-            "serving": serving,
-            "folder": folder,
-            "evaluate": evaluate,
-            "progress": progress,
-        }
+        given = {"model": model, "base": base, "folder": folder, "evaluate": evaluate}
+        self._options: dict[str, Any] = {**given, **completed(options)}
 
     def on_train_end(
         self,

@@ -5,22 +5,22 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from clients.training.bus import connected
 from clients.training.connection import Connection
 from clients.training.errors import PublishError
+from clients.training.options import Options, completed
 from clients.training.run import Published, Run
 from clients.training.upload import Progress, Uploader
 from contracts.envelope import Event, plain, source_of
 from contracts.facts import BaseModelRef, CheckpointReady, Weights
 from contracts.limits import event_too_large, too_large
-from contracts.policy import ReleasePolicy
 from contracts.text_sets import evaluation_records
 from contracts.vocabulary import (
     MODEL_NAME_PATTERN,
@@ -31,24 +31,15 @@ from contracts.vocabulary import (
     digest_of_json,
 )
 
+if TYPE_CHECKING:
+    from typing import Unpack  # novm: type checkers only
+
 LONGEST_NAME = "x" * 63
 """In place of the publisher's, to check sizes."""
 
 
 def publish_checkpoint(
-    folder: Path | str | Weights,
-    *,
-    model: str,
-    base: str | BaseModelRef,
-    run: Run,
-    connection: Connection | None = None,
-    variants: Sequence[str] = ("int8",),
-    policy: ReleasePolicy | Mapping[str, Any] | None = None,
-    calibration: Path | str | None = None,
-    evaluation: Path | str | None = None,
-    serving: ServingSettings | Mapping[str, Any] | None = None,
-    attempt: int = 1,
-    progress: Progress | None = None,
+    folder: Path | str | Weights, *, model: str, base: str | BaseModelRef, run: Run, **options: Unpack[Options]
 ) -> Published:
     """Upload a checkpoint folder and publish `checkpoint.ready`; return once the bus has stored the event.
 
@@ -76,51 +67,27 @@ def publish_checkpoint(
     Raises:
         PublishError: an argument is not valid, or the store or the bus does not answer.
     """
-    work = publish_checkpoint_async(
-        folder,
-        model=model,
-        base=base,
-        run=run,
-        connection=connection,
-        variants=variants,
-        policy=policy,
-        calibration=calibration,
-        evaluation=evaluation,
-        serving=serving,
-        attempt=attempt,
-        progress=progress,
-    )
-    return _run(work)
+    return _run(publish_checkpoint_async(folder, model=model, base=base, run=run, **options))
 
 
 async def publish_checkpoint_async(
-    folder: Path | str | Weights,
-    *,
-    model: str,
-    base: str | BaseModelRef,
-    run: Run,
-    connection: Connection | None = None,
-    variants: Sequence[str] = ("int8",),
-    policy: ReleasePolicy | Mapping[str, Any] | None = None,
-    calibration: Path | str | None = None,
-    evaluation: Path | str | None = None,
-    serving: ServingSettings | Mapping[str, Any] | None = None,
-    attempt: int = 1,
-    progress: Progress | None = None,
+    folder: Path | str | Weights, *, model: str, base: str | BaseModelRef, run: Run, **options: Unpack[Options]
 ) -> Published:
     """Do what `publish_checkpoint` does, for callers that run an event loop."""
     if not re.fullmatch(MODEL_NAME_PATTERN, model):
         raise PublishError(f"The model name {model!r} is not valid: {MODEL_NAME_RULE}.")
-    connection = connection or Connection.from_environment()
+    chosen = completed(options)
+    connection = chosen["connection"] or Connection.from_environment()
+    evaluation, progress = chosen["evaluation"], chosen["progress"]
     fields = {
         "model": model,
         "base": base if isinstance(base, BaseModelRef) else _placeholder_base(),
         "training": _training(run),
         "evals": tuple(run.evals),
-        "variants": tuple(variants),
-        "policy": policy,
-        "serving": _serving(serving),
-        "attempt": attempt,
+        "variants": tuple(chosen["variants"]),
+        "policy": chosen["policy"],
+        "serving": _serving(chosen["serving"]),
+        "attempt": chosen["attempt"],
     }
     placeholder = folder if isinstance(folder, Weights) else _placeholder_weights()
     # refuse a mistake before any upload
@@ -132,7 +99,7 @@ async def publish_checkpoint_async(
         if isinstance(base, str):
             fields["base"] = await uploader.find_base(base)
         weights = folder if isinstance(folder, Weights) else await _upload(uploader, Path(folder), progress)
-        sets = {"calibration": calibration, "evaluation": evaluation}
+        sets = {"calibration": chosen["calibration"], "evaluation": evaluation}
         for name, path in sets.items():
             if path is not None:
                 fields[name] = await uploader.put_file(Path(path))

@@ -8,18 +8,20 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from clients.training.connection import Connection
 from clients.training.errors import PublishError
 from clients.training.gathering import Weights, gather, unwrapped
+from clients.training.options import Options, completed
 from clients.training.processes import Processes
 from clients.training.publications import Publications
 from clients.training.publish import publish_checkpoint
 from clients.training.run import Published, Run
-from clients.training.upload import Progress, describe_folder
-from contracts.policy import ReleasePolicy
-from contracts.vocabulary import ServingSettings, digest_of
+from clients.training.upload import describe_folder
+from contracts.vocabulary import digest_of
+
+if TYPE_CHECKING:
+    from typing import Unpack  # novm: type checkers only
 
 Evaluate = Callable[[Any], Sequence[Mapping[str, Any]]]
 
@@ -30,17 +32,10 @@ def publish_trained(  # noqa: D417 - the others are those of publish_checkpoint
     model: str,
     base: str,
     run: Run,
-    connection: Connection | None = None,
-    variants: Sequence[str] = ("int8",),
-    policy: ReleasePolicy | Mapping[str, Any] | None = None,
-    calibration: Path | str | None = None,
-    evaluation: Path | str | None = None,
-    serving: ServingSettings | Mapping[str, Any] | None = None,
-    attempt: int = 1,
     folder: Path | str | None = None,
     evaluate: Evaluate | None = None,
     published_in: Path | str | None = None,
-    progress: Progress | None = None,
+    **options: Unpack[Options],
 ) -> Published:
     """Save a trained model and publish it, once; call it in every process of the training.
 
@@ -60,16 +55,7 @@ def publish_trained(  # noqa: D417 - the others are those of publish_checkpoint
     Raises:
         PublishError: Publishing failed in this process, or in another one.
     """
-    options: dict[str, Any] = {
-        "model": model,
-        "base": base,
-        "variants": tuple(variants),
-        "policy": policy,
-        "calibration": calibration,
-        "evaluation": evaluation,
-        "serving": serving,
-        "attempt": attempt,
-    }
+    chosen = completed(options)  # a mistake is refused before all processes gather
     processes = Processes()
     if evaluate is not None:
         run = replace(run, evals=tuple(processes.together(lambda: evaluate(trained))))
@@ -80,17 +66,24 @@ def publish_trained(  # noqa: D417 - the others are those of publish_checkpoint
         with temporary as saved:
             save(trained, Path(saved), weights)
             publications = Publications(None if published_in is None else Path(published_in))
-            digest = digest_of(describe_folder(Path(saved)).to_bytes())
-            begun = publications.begin(digest, run, options)
-            if begun.published is not None:
-                return begun.published
-            published = publish_checkpoint(
-                Path(saved), run=begun.run, connection=connection, progress=progress, **options
-            )
-            publications.end(begun, published)
-            return published
+            return publish_once(publications, Path(saved), model=model, base=base, run=run, options=chosen)
 
     return processes.in_first(save_and_publish)
+
+
+def publish_once(
+    publications: Publications, folder: Path, *, model: str, base: str, run: Run, options: Options
+) -> Published:
+    """Publish a folder, unless the publications of its run hold these weights; return what was published then."""
+    identity: dict[str, Any] = {**options, "model": model, "base": base, "variants": tuple(options["variants"])}
+    for name in ("connection", "progress"):  # they make no other checkpoint
+        identity.pop(name)
+    begun = publications.begin(digest_of(describe_folder(folder).to_bytes()), run, identity)
+    if begun.published is not None:
+        return begun.published
+    published = publish_checkpoint(folder, model=model, base=base, run=begun.run, **options)
+    publications.end(begun, published)
+    return published
 
 
 def save(trained: Any, folder: Path, weights: Weights | None) -> None:
