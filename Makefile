@@ -11,7 +11,7 @@ export NO_MKDOCS_2_WARNING := 1
 # would take ten times as long as one, not twice.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup lint schemas up down demo test test-full soak fuzz test-unit test-python test-real test-examples compat chaos bench clean \
+.PHONY: help setup lint schemas up down demo test test-full soak fuzz test-unit test-python test-real test-examples test-client compat chaos bench clean \
 	locks licences sbom audit audit-tools wheels docs pictures images demo-containers
 
 help: ## list the targets
@@ -52,6 +52,11 @@ test-real: setup ## the tests on real models, Triton and vLLM
 test-examples: setup ## the examples of training frameworks (TRL, Lightning, PyTorch), in .venv-examples, on a real bus and store
 	@deploy/setup/environment.sh examples
 	$(PYTEST) tests/examples
+
+test-client: setup ## slipway-client on Python 3.9 with transformers 4.44, and on the newest with DeepSpeed, in environments of their own (7 GB)
+	@deploy/setup/environment.sh client-oldest
+	@deploy/setup/environment.sh client-newest
+	$(PYTEST) tests/client -v
 
 compat: setup ## other clients of the OpenAI API, and vLLM's own published tests, against a real gateway; needs npm
 	$(BIN)/python -m tests.compat.run

@@ -2,27 +2,20 @@
 
 import asyncio
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load
 
-from contracts.facts import CheckpointReady
-from contracts.manifests import FolderManifest
-from contracts.services import INBOX
-from shared.messaging.events import parse_event
 from shared.messaging.provision import provision
-from shared.runtime.process import free_port
 from shared.storage.blobs import Store
 from testbed.models import tiny_base
 from testbed.servers import connection
 from tests.kit.checkpoints import put_base
 from tests.kit.intake import running_intake
+from tests.kit.training_processes import announced, launch
+from tests.kit.wiring import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SCENARIOS = ("plain", "resumed", "no_bus", "failing_evaluation", "fsdp1", "fsdp2")
 
 
@@ -33,42 +26,6 @@ def stack(nats_server, s3_server, tmp_path_factory):
     base = tiny_base(root / "base")
     put_base(Store(settings), base)
     return settings, base, root
-
-
-async def announced(js, store):
-    """Return the announced checkpoints of each model, with their tensors."""
-    events_by_model = {}
-    for number in range(1, (await js.stream_info(INBOX)).state.messages + 1):
-        message = await js.get_msg(INBOX, number)
-        event = parse_event(CheckpointReady, message.subject, message.data)
-        manifest = FolderManifest.model_validate_json(store.get(event.data.weights.ref))
-        prefix = store.prefix_of(event.data.weights.ref)
-        (weights,) = [file for file in manifest.files if file.path.endswith(".safetensors")]
-        key = f"{prefix}blobs/sha256/{weights.digest[7:9]}/{weights.digest[7:]}"
-        events_by_model.setdefault(event.subject, []).append((event, load(store.find(key))))
-    return events_by_model
-
-
-def launch(job: Path, scenarios=SCENARIOS) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-        "--master_port",
-        str(free_port()),
-    ]
-    done = subprocess.run(
-        [*command, "tests/kit/training_job.py", str(job), *scenarios],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
 
 
 def one_step(base: Path):
@@ -94,7 +51,8 @@ async def test_two_processes_publish_each_model_once_and_whole(nats_server, s3_s
     described = {name: str(getattr(settings, name)) for name in names}
     (root / "job.json").write_text(json.dumps({"folder": str(root), "base": str(base), "connection": described}))
     with running_intake(nats_server, s3_server):
-        await asyncio.to_thread(launch, root / "job.json")
+        script = ROOT / "tests/kit/training_job.py"
+        await asyncio.to_thread(launch, sys.executable, script, root / "job.json", SCENARIOS)
 
     seen = {name: [json.loads((root / f"{name}.{rank}.json").read_text()) for rank in (0, 1)] for name in SCENARIOS}
     events = await announced(js, Store(settings))

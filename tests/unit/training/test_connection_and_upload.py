@@ -5,13 +5,19 @@ import pytest
 from clients.training import Connection, PublishError, Run
 from clients.training.publish import envelope
 from clients.training.upload import checkpoint_files
-from contracts.facts import CheckpointReady
-from testbed import factories
+from contracts.facts import BaseModelRef, CheckpointReady, Training, Weights
+from contracts.vocabulary import ArtifactRef
+
+DIGEST = "sha256:" + "a" * 64
+FOLDER = ArtifactRef(uri="s3://slipway/checkpoints/support-bot/manifests/folder/a.json", digest=DIGEST, size_bytes=812)
 
 
 def ready(**changes):
     fact = CheckpointReady(
-        model="support-bot", base=factories.base(), weights=factories.weights(), training=factories.training()
+        model="support-bot",
+        base=BaseModelRef(name="acme/base", revision="1", uri="s3://slipway/bases/acme/base/1.json", digest=DIGEST),
+        weights=Weights(kind="lora", ref=FOLDER),
+        training=Training(run_id="run-2231", data_hash=DIGEST, hyperparameters={"lora_r": 8}),
     )
     return fact.model_copy(update=changes)
 
@@ -37,7 +43,7 @@ def test_the_event_id_follows_from_the_checkpoint_alone():
     first, again = envelope(ready(), "paula"), envelope(ready(), "paula")
     assert first.id == again.id
     assert first.nats_subject == "slipway.checkpoint.ready.v1.support-bot.paula"
-    assert first.correlationid == factories.training().run_id
+    assert first.correlationid == "run-2231"
     assert envelope(ready(attempt=2), "paula").id != first.id
 
 
