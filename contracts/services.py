@@ -9,8 +9,8 @@ from typing import Final, Literal
 from . import facts as f
 from .api_usage import DEMAND_PREFIX
 from .facts import Fact
-from .uploads import UPLOADS
-from .vocabulary import MODEL_NAME_PATTERN, Environment
+from .uploads import UPLOADS, UploadAnswer, UploadRequest
+from .vocabulary import MODEL_NAME_PATTERN, Contract, Environment
 
 Stream = Literal["SLIPWAY_INBOX", "SLIPWAY_ORDERS", "SLIPWAY_EVENTS", "SLIPWAY_TELEMETRY", "SLIPWAY_DEADLETTER"]
 
@@ -50,6 +50,20 @@ NOT_STORED: tuple[type[Fact], ...] = (f.WorkProgressed,)
 
 
 @dataclass(frozen=True)
+class Exchange:
+    """Requests that a service answers, on subjects without a stream: this one, the model and who asks."""
+
+    subject: str
+    request: type[Contract]
+    answer: type[Contract]
+
+    @property
+    def filter(self) -> str:
+        """Return the subjects of all models and of all who ask."""
+        return f"{self.subject}.*.*"
+
+
+@dataclass(frozen=True)
 class ServiceContract:
     """The events that one service consumes and emits."""
 
@@ -62,7 +76,7 @@ class ServiceContract:
     staging: tuple[type[Fact], ...] = field(default=(), metadata={"about": "what it reads of staging as well"})
     reads_records: tuple[str, ...] = field(default=(), metadata={"about": "KV buckets of others that it reads"})
     exchanges: tuple[str, ...] = field(default=(), metadata={"about": "subjects without a stream, among its replicas"})
-    answers: tuple[str, ...] = field(default=(), metadata={"about": "subjects without a stream: requests it answers"})
+    answers: tuple[Exchange, ...] = field(default=(), metadata={"about": "requests of publishers that it answers"})
     looks_up: tuple[Stream, ...] = field(default=(), metadata={"about": "streams that it reads without a consumer"})
     measures: tuple[Stream, ...] = field(default=(), metadata={"about": "streams whose size it reads"})
     follows: tuple[Stream, ...] = field(default=(), metadata={"about": "streams that it reads whole, as people do"})
@@ -94,7 +108,7 @@ SERVICES: dict[str, ServiceContract] = {
             ),
             owns=("releases", "audit"),
             reads_records=("policies", "routes", "api-keys"),
-            answers=(f"{UPLOADS}.*.*",),
+            answers=(Exchange(UPLOADS, UploadRequest, UploadAnswer),),
             looks_up=(INBOX, ORDERS),
             measures=(DEADLETTER,),
             calls=("outside",),

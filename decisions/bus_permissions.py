@@ -89,7 +89,11 @@ def service_permissions(service: ServiceContract) -> Permissions:
     publish += [f"$JS.API.STREAM.PURGE.KV_{bucket}" for bucket in service.forgets]
     publish += _reading_records(sorted({*written, *read}))
     publish += service.exchanges
-    subscribed = (*service.exchanges, *service.answers, *((LIVE,) if service.sees_progress else ()))
+    subscribed = (
+        *service.exchanges,
+        *(each.filter for each in service.answers),
+        *((LIVE,) if service.sees_progress else ()),
+    )
     subscribe = (f"{inbox_prefix(service.name)}.>", *subscribed)
     if not service.follows:
         return Permissions(tuple(publish), subscribe, answers=bool(service.answers))

@@ -15,9 +15,9 @@ from contracts.facts import FACTS, Fact
 from contracts.identities import PROVISIONER, ROLES, Identity
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
-from contracts.services import FROM_OUTSIDE, SERVICES, stream_of
+from contracts.services import FROM_OUTSIDE, SERVICES, Exchange, stream_of
 from contracts.store_access import BUCKET
-from contracts.vocabulary import IDENTITY_PATTERN, MODEL_NAME_PATTERN
+from contracts.vocabulary import IDENTITY_PATTERN, MODEL_NAME_PATTERN, Contract
 from decisions.bus_permissions import permissions_of
 from decisions.store_permissions import access_of, policy
 from deploy.helm import facts as chart
@@ -63,16 +63,24 @@ def event_schema(fact: type[Fact]) -> dict[str, Any]:
 
 
 def asyncapi() -> dict[str, Any]:
-    """Return the AsyncAPI 3 document: one channel per fact, send and receive per service."""
+    """Return the AsyncAPI 3 document: one channel per fact and per kind of request, send and receive per service."""
+    exchanges = [exchange for service in SERVICES.values() for exchange in service.answers]
+    bodies = [body for exchange in exchanges for body in (exchange.request, exchange.answer)]
     _, definitions = models_json_schema(
-        [(fact, "serialization") for fact in FACTS.values()], ref_template="#/components/schemas/{model}"
+        [(model, "serialization") for model in (*FACTS.values(), *bodies)], ref_template="#/components/schemas/{model}"
     )
     channels = {type_: _channel(fact) for type_, fact in FACTS.items()}
+    for exchange in exchanges:
+        channels |= _channels_of(exchange)
     operations: dict[str, Any] = {}
     for service in SERVICES.values():
         operations |= {f"{service.name}.receives.{name.TYPE}": _operation("receive", name) for name in service.consumes}
         operations |= {f"{service.name}.sends.{name.TYPE}": _operation("send", name) for name in service.emits}
+        operations |= {
+            f"{service.name}.answers.{each.subject}": _answering("receive", each) for each in service.answers
+        }
     operations |= {f"outside.sends.{name.TYPE}": _operation("send", name) for name in FROM_OUTSIDE}
+    operations |= {f"outside.asks.{each.subject}": _answering("send", each) for each in exchanges}
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -84,7 +92,10 @@ def asyncapi() -> dict[str, Any]:
         "channels": channels,
         "operations": operations,
         "components": {
-            "messages": {fact.__name__: _message(fact) for fact in FACTS.values()},
+            "messages": {
+                **{fact.__name__: _message(fact) for fact in FACTS.values()},
+                **{body.__name__: _body(body) for body in bodies},
+            },
             "schemas": definitions["$defs"],
         },
     }
@@ -94,11 +105,55 @@ def _channel(fact: type[Fact]) -> dict[str, Any]:
     return {
         "address": f"{fact.TYPE}.{{model}}.{{sender}}",
         "description": f"Stored in {stream_of(fact)}." if stream_of(fact) else "Live only, never stored.",
-        "parameters": {
-            "model": {"description": f"Model name, {MODEL_NAME_PATTERN}"},
-            "sender": {"description": f"Identity whose key publishes, {IDENTITY_PATTERN}"},
-        },
+        "parameters": _parameters(),
         "messages": {fact.__name__: {"$ref": f"#/components/messages/{fact.__name__}"}},
+    }
+
+
+def _parameters() -> dict[str, Any]:
+    return {
+        "model": {"description": f"Model name, {MODEL_NAME_PATTERN}"},
+        "sender": {"description": f"Identity whose key publishes, {IDENTITY_PATTERN}"},
+    }
+
+
+def _channels_of(exchange: Exchange) -> dict[str, Any]:
+    """Return the channel of requests, and that of their answers, whose address each request names."""
+    request, answer = exchange.request.__name__, exchange.answer.__name__
+    requests = {
+        "address": f"{exchange.subject}.{{model}}.{{sender}}",
+        "description": "Requests. Never stored: the service answers while the sender waits.",
+        "parameters": _parameters(),
+        "messages": {request: {"$ref": f"#/components/messages/{request}"}},
+    }
+    answers = {
+        "address": None,
+        "description": "Answers, to the inbox of the sender: `_INBOX_{sender}.` and what it chooses.",
+        "messages": {answer: {"$ref": f"#/components/messages/{answer}"}},
+    }
+    return {exchange.subject: requests, f"{exchange.subject}.answers": answers}
+
+
+def _answering(action: str, exchange: Exchange) -> dict[str, Any]:
+    requests, answers = f"#/channels/{exchange.subject}", f"#/channels/{exchange.subject}.answers"
+    return {
+        "action": action,
+        "channel": {"$ref": requests},
+        "messages": [{"$ref": f"{requests}/messages/{exchange.request.__name__}"}],
+        "reply": {
+            "address": {"location": "$message.header#/reply", "description": "The reply subject of NATS's message."},
+            "channel": {"$ref": answers},
+            "messages": [{"$ref": f"{answers}/messages/{exchange.answer.__name__}"}],
+        },
+    }
+
+
+def _body(model: type[Contract]) -> dict[str, Any]:
+    return {
+        "name": model.__name__,
+        "summary": (model.__doc__ or "").strip().splitlines()[0],
+        "contentType": "application/json",
+        "payload": {"$ref": f"#/components/schemas/{model.__name__}"},
     }
 
 

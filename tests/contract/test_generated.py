@@ -13,6 +13,7 @@ from contracts.envelope import CONTENT_TYPE
 from contracts.facts import FACTS, WorkProgressed
 from contracts.identities import PROVISIONER, ROLES
 from contracts.services import FROM_OUTSIDE, SERVICES, Stream, stream_subjects
+from contracts.uploads import UPLOADS
 from deploy import generate
 from tests.kit.wiring import ROOT
 
@@ -105,7 +106,7 @@ def test_document_has_the_shape_of_asyncapi_3(document):
             "externalDocs",
             "bindings",
         }
-        assert set(re.findall(r"\{(\w+)\}", channel["address"])) == set(channel["parameters"])
+        assert set(re.findall(r"\{(\w+)\}", channel["address"] or "")) == set(channel.get("parameters", {}))
     for operation in document["operations"].values():
         assert operation["action"] in ("send", "receive")
         assert set(operation) <= {
@@ -134,8 +135,30 @@ def test_every_reference_resolves(document):
             assert json.loads((CONTRACTS / reference).read_text())["$id"]
 
 
+EXCHANGES = {each.subject: each for service in SERVICES.values() for each in service.answers}
+
+
+def test_each_kind_of_request_has_a_channel_and_one_for_its_answers(document):
+    assert EXCHANGES.keys() == {UPLOADS}
+    for subject, exchange in EXCHANGES.items():
+        requests, answers = document["channels"][subject], document["channels"][f"{subject}.answers"]
+        assert (requests["address"], answers["address"]) == (f"{subject}.{{model}}.{{sender}}", None)
+        for channel, body in ((requests, exchange.request), (answers, exchange.answer)):
+            ((name, message),) = channel["messages"].items()
+            assert name == body.__name__
+            described = follow(document, follow(document, message["$ref"])["payload"]["$ref"])
+            assert set(described["properties"]) == set(body.model_fields)
+        for key in (f"outside.asks.{subject}", f"registry.answers.{subject}"):
+            reply = document["operations"][key]["reply"]
+            assert follow(document, reply["channel"]["$ref"]) == answers
+            assert [follow(document, each["$ref"])["$ref"].rpartition("/")[2] for each in reply["messages"]] == [
+                "UploadAnswer"
+            ]
+
+
 def test_each_fact_has_one_channel_with_its_message_and_schema(document):
-    assert set(document["channels"]) == set(FACTS)
+    answers = {f"{subject}.answers" for subject in EXCHANGES}
+    assert set(document["channels"]) == set(FACTS) | EXCHANGES.keys() | answers
     for type_, fact in FACTS.items():
         channel = document["channels"][type_]
         assert channel["address"] == f"{type_}.{{model}}.{{sender}}"
@@ -154,19 +177,20 @@ def test_operations_of_a_service_are_what_it_declares(document, name):
     documented = {(item["action"], item["channel"]["$ref"].removeprefix("#/channels/")) for item in own.values()}
     service = SERVICES[name]
     declared = {("receive", fact.TYPE) for fact in service.consumes} | {("send", fact.TYPE) for fact in service.emits}
+    declared |= {("receive", exchange.subject) for exchange in service.answers}
     assert documented == declared
     for operation in own.values():
         (message,) = operation["messages"]
         assert message["$ref"].startswith(operation["channel"]["$ref"] + "/messages/")
 
 
-def test_outsiders_may_send_exactly_the_inbox(document):
+def test_outsiders_may_send_exactly_the_inbox_and_requests(document):
     outside = {
         item["channel"]["$ref"].removeprefix("#/channels/")
         for key, item in document["operations"].items()
         if key.startswith("outside.")
     }
-    assert outside == {fact.TYPE for fact in FROM_OUTSIDE}
+    assert outside == {fact.TYPE for fact in FROM_OUTSIDE} | EXCHANGES.keys()
 
 
 def test_permissions_let_each_service_do_its_work_and_nothing_of_anothers():
@@ -187,7 +211,8 @@ def test_permissions_let_each_service_do_its_work_and_nothing_of_anothers():
 def test_nobody_subscribes_to_what_a_stream_stores():
     """Whoever may create consumers could otherwise have stored messages delivered to a stored subject."""
     stored = [subject.split(".") for stream in get_args(Stream) for subject in stream_subjects(stream)]
-    not_stored = {subject for service in SERVICES.values() for subject in (*service.exchanges, *service.answers)}
+    not_stored = {subject for service in SERVICES.values() for subject in service.exchanges}
+    not_stored |= {each.filter for service in SERVICES.values() for each in service.answers}
     not_stored = {item for item in not_stored if not any(item.split(".")[:2] == subject[:2] for subject in stored)}
     for block in yaml.safe_load((ROOT / "deploy/nats/permissions.yaml").read_text()).values():
         allowed = {f"{WorkProgressed.TYPE}.*.*", *not_stored}

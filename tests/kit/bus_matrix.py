@@ -152,14 +152,19 @@ def expected_of_member(name):
     return own, tried
 
 
+def subscribed_by(service):
+    """What a service subscribes to without a stream."""
+    return (*service.exchanges, *(each.filter for each in service.answers))
+
+
 def expected_reads(name):
     """Each subject that an identity subscribes to, and whether it is allowed."""
     other = next(identity for identity in IDENTITIES if identity != name)
     reads_all = bool(set(USERS.get(name, ())) - {"publisher"})
     foreign = (f"_INBOX_{other}.>", "slipway.>", "$KV.>", ">", "$JS.>", f"{CheckpointReady.TYPE}.*.*")
     tried = dict.fromkeys(foreign, False)
-    own = (*SERVICES[name].exchanges, *SERVICES[name].answers) if name in SERVICES else ()
-    subscribed = [subject for service in SERVICES.values() for subject in (*service.exchanges, *service.answers)]
+    own = subscribed_by(SERVICES[name]) if name in SERVICES else ()
+    subscribed = [subject for service in SERVICES.values() for subject in subscribed_by(service)]
     tried |= {subject: subject in own for subject in subscribed}
     follows = SERVICES[name].sees_progress if name in SERVICES else reads_all
     return {**tried, "_INBOX.>": name == "adam", f"{WorkProgressed.TYPE}.*.*": follows, f"_INBOX_{name}.>": True}
