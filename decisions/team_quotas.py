@@ -71,8 +71,8 @@ def find_excess_upload(team: Team, stored: int, needed: int) -> str | None:
 
     Args:
         team: the team that owns the model.
-        stored: bytes that the team's models have in the store.
-        needed: bytes of the upload that are not there yet.
+        stored: bytes that the team's models have in the store, with parts of other uploads.
+        needed: bytes of the files that are not there yet.
     """
     limit = team.quota.stored_bytes
     if limit is None or stored + needed <= limit:

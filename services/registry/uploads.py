@@ -55,7 +55,7 @@ class Intake:
         return ("unfinished",)
 
     async def sweep(self, _key: str) -> None:
-        """Remove the parts of uploads that were never finished: they take space, and count for no quota."""
+        """Remove the parts of uploads that were never finished: they take space, and count for the quota."""
         await asyncio.to_thread(self._store.abort_unfinished)
 
     async def _answer(self, model: str, publisher: str, request: UploadRequest) -> UploadAnswer:
@@ -72,7 +72,7 @@ class Intake:
             return verifying
         missing = [file for file in unique if file.digest not in there]
         if missing:
-            await self._check_quota(model, domain.bytes_of(missing))
+            await self._check_quota(model, missing, keys)
             permits, rest = await asyncio.to_thread(self._permits, missing, keys)
             if permits:
                 stored = domain.bytes_of(unique) - rest
@@ -114,14 +114,17 @@ class Intake:
                 await asyncio.to_thread(self._store.remove, key)
         return there
 
-    async def _check_quota(self, model: str, needed: int) -> None:
+    async def _check_quota(self, model: str, missing: Sequence[AnnouncedFile], keys: dict[str, str]) -> None:
+        """Refuse what exceeds the quota of the model's team, of which parts of other uploads take their bytes, too."""
         team = owner_of(model, self._teams())
         if team is None or team.quota.stored_bytes is None:
             return
         sizes: dict[str, int] = {}
         for each in team.models:
             sizes |= await self._sizes(each)
-        _refuse(domain.assess_quota(team, sizes, needed))
+        counted_whole = {keys[file.digest] for file in missing}
+        others = {name: size for name, size in sizes.items() if name.partition(" ")[0] not in counted_whole}
+        _refuse(domain.assess_quota(team, others, domain.bytes_of(missing)))
 
     def _permits(self, missing: Sequence[AnnouncedFile], keys: dict[str, str]) -> tuple[list[UploadPermit], int]:
         """Return permits for what is missing, as many as one answer holds, and the bytes that are missing in all."""

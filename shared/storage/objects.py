@@ -228,6 +228,16 @@ class ObjectStore:
 
     # -- versions ---------------------------------------------------------------------------------------------------
 
+    def bytes_below(self, prefix: str) -> dict[str, int]:
+        """Return the bytes below a prefix, by key and version, or key and upload for parts of what is being uploaded.
+
+        What becomes an object between the two lists is in both, rather than in none.
+        """
+        with self._translated(prefix):
+            arrived: dict[str, int] = self._client.arrived(self.bucket, prefix)
+        stored = self.versions(prefix)
+        return {**arrived, **{f"{each.key} {each.version_id}": each.size for each in stored if not each.marker}}
+
     def versions(self, prefix: str) -> list[ObjectVersion]:
         """List the versions and delete markers of all objects below a prefix, of each object the oldest first."""
         with self._translated(prefix):

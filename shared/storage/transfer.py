@@ -180,6 +180,33 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
         ]
         return sum(self._abort(bucket, upload.object_name, upload.upload_id) for upload in stale)
 
+    def parts_of(self, bucket: str, key: str, upload: str) -> list[Part]:
+        """Return the parts of a multipart upload that have arrived; none of one that has ended."""
+        parts: list[Part] = []
+        after = 0
+        while True:
+            try:
+                page = self._list_parts(bucket, key, upload, part_number_marker=str(after))
+            except S3Error as error:
+                if error.code == "NoSuchUpload":
+                    return []
+                raise
+            parts += page.parts
+            if not page.is_truncated:
+                return parts
+            after = page.next_part_number_marker
+
+    def arrived(self, bucket: str, prefix: str) -> dict[str, int]:
+        """Return the bytes that have arrived of multipart uploads that have not ended, by key and upload."""
+        list_page = partial(self._list_multipart_uploads, bucket, prefix=prefix, max_uploads=LISTED_UPLOADS)
+        begun = [each for each in open_uploads(list_page) if each.object_name.startswith(prefix)]
+        return {
+            f"{each.object_name} {each.upload_id}": sum(
+                part.size or 0 for part in self.parts_of(bucket, each.object_name, each.upload_id)
+            )
+            for each in begun
+        }
+
     def read(self, bucket: str, key: str, most: int, size: int | None = None, version: str | None = None) -> bytes:
         """Read an object whole, and no byte more than it may have, whatever the server says of its size.
 

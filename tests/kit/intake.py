@@ -23,8 +23,7 @@ class RunningIntake:
         bus = nats.settings("registry")
 
         async def sizes(model: str) -> dict[str, int]:
-            stored = await asyncio.to_thread(staged.versions, f"checkpoints/{model}/")
-            return {f"{each.key} {each.version_id}": each.size for each in stored if not each.marker}
+            return await asyncio.to_thread(staged.bytes_below, f"checkpoints/{model}/")
 
         self.intake = Intake(staged, sizes, lambda: teams)
         self._bus = bus

@@ -89,6 +89,7 @@ class StoredArtifacts:
     async def sizes(self, model: str) -> Mapping[str, int]:
         """Return the bytes of what is stored of a model, by digest or key: checkpoints, merged models, variants.
 
+        Parts that have arrived of files that are being uploaded count as well.
         What two versions share is there once. Objects that were replaced or deleted count while the store keeps them.
         A manifest that cannot be read counts as nothing, and is logged: one must not end the team's admissions.
         """
@@ -96,8 +97,7 @@ class StoredArtifacts:
         return sizes
 
     def _sizes(self, model: str) -> Mapping[str, int]:
-        stored = self._store.versions(f"checkpoints/{model}/")
-        sizes = {f"{each.key} {each.version_id}": each.size for each in stored if not each.marker}
+        sizes = self._store.bytes_below(f"checkpoints/{model}/")
         for key in self._store.keys(f"versions/{model}/"):
             if _MANIFEST.fullmatch(key):
                 if key not in self._parts:

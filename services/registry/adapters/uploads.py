@@ -69,12 +69,13 @@ class StagedUploads(Store):
                 headers = {"Content-Type": "application/octet-stream", "x-amz-checksum-algorithm": "SHA256"}
                 return str(self._client._create_multipart_upload(self.bucket, key, headers)), {}  # noqa: SLF001
             upload = str(max(begun, key=lambda each: str(each.initiated_time)).upload_id)
-            return upload, {part.part_number: part.size or 0 for part in self._parts(key, upload)}
+            parts = self._client.parts_of(self.bucket, key, upload)
+            return upload, {part.part_number: part.size or 0 for part in parts}
 
     def complete(self, key: str, upload: str, digests: Sequence[str]) -> None:
         """Make an object of its parts, all of which are there with these digests; one that exists stays as it is."""
         element = Element("CompleteMultipartUpload")
-        for part, digest in zip(self._parts(key, upload), digests, strict=True):
+        for part, digest in zip(self._client.parts_of(self.bucket, key, upload), digests, strict=True):
             tag = SubElement(element, "Part")
             SubElement(tag, "ChecksumSHA256").text = _base64(digest)
             SubElement(tag, "ETag").text = f'"{part.etag}"'
@@ -90,15 +91,6 @@ class StagedUploads(Store):
                 self._client._execute("POST", self.bucket, key, body=body, headers=headers, query_params=query)  # noqa: SLF001
         except AlreadyExists:
             return
-
-    def _parts(self, key: str, upload: str) -> list:  # type: ignore[type-arg]  # of minio, which is untyped
-        parts, after = [], 0
-        while True:
-            page = self._client._list_parts(self.bucket, key, upload, part_number_marker=str(after))  # noqa: SLF001
-            parts += page.parts
-            if not page.is_truncated:
-                return parts
-            after = page.next_part_number_marker
 
     def digest_of(self, key: str, version: str | None) -> str:
         """Read a version of an object whole and return its digest; None is the object as it is now."""
