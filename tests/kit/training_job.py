@@ -3,6 +3,8 @@
 accelerate launch --cpu --num_processes 2 tests/kit/training_job.py JOB_FILE SCENARIO …
 """
 
+from __future__ import annotations
+
 import json
 import os
 import sys
@@ -42,6 +44,7 @@ class Job:
             **{
                 "max_steps": 2,
                 "use_cpu": True,
+                "label_names": ["labels"],  # older Trainers do not find them behind PEFT, and measure no loss
                 "report_to": [],
                 "disable_tqdm": True,
                 "save_strategy": "no",
