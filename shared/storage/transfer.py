@@ -181,8 +181,11 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
         return sum(self._abort(bucket, upload.object_name, upload.upload_id) for upload in stale)
 
     def parts_of(self, bucket: str, key: str, upload: str) -> list[Part]:
-        """Return the parts of a multipart upload that have arrived; none of one that has ended."""
-        parts: list[Part] = []
+        """Return the parts of a multipart upload that have arrived, in their order; none of one that has ended.
+
+        SeaweedFS lists a part that was sent twice as two: the newest of a number counts.
+        """
+        newest: dict[int, Part] = {}
         after = 0
         while True:
             try:
@@ -191,9 +194,12 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
                 if error.code == "NoSuchUpload":
                     return []
                 raise
-            parts += page.parts
+            for part in page.parts:
+                known = newest.get(part.part_number)
+                if known is None or known.last_modified <= part.last_modified:
+                    newest[part.part_number] = part
             if not page.is_truncated:
-                return parts
+                return [newest[number] for number in sorted(newest)]
             after = page.next_part_number_marker
 
     def arrived(self, bucket: str, prefix: str) -> dict[str, int]:
