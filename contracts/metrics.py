@@ -161,6 +161,12 @@ MIRRORED = _gateway(
     "Requests drawn for a pair: paired, unknown (an outcome shows nothing), or shed for want of capacity",
     ("result",),
 )
+RESCUED = _gateway(
+    "slipway_gateway_rescued_total",
+    "counter",
+    "Requests that the engine failed before any token: answered by the version behind, failed there, or over_budget",
+    ("result",),
+)
 WORKERS_READY = _gateway("slipway_gateway_workers_ready", "gauge", "Workers that can serve", shared="livesum")
 WORKERS = _gateway("slipway_gateway_workers", "gauge", "Workers that run", shared="livesum")
 WORKER_STARTS = _gateway("slipway_gateway_worker_starts_total", "counter", "Starts of workers since the gateway's")

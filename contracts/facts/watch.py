@@ -60,6 +60,8 @@ class Inference(Contract):
         nan_logits: The engine met a NaN among the logits of this request; None where it does not check for them.
         shaped_by_caller: The caller's parameters shape the answer or its times: see
             `decisions.shaping.is_shaped_by_caller`. Such a request is no evidence for latency and quality triggers.
+        rescued_by: The version that answered the caller in the end, after this one failed before its first token. The
+            failure counts as any other.
         caller: A pseudonym of the key that was presented, the same at all gateways; None from an older gateway.
     """
 
@@ -87,6 +89,7 @@ class Inference(Contract):
     shaped_by_caller: bool = False
     features: Features | None = None
     caller: str | None = None
+    rescued_by: Target | None = None
 
 
 class MirroredPair(Contract):

@@ -293,6 +293,10 @@ PLATFORM = Dashboard(
                     [Query(f"sum by (result) ({rate(m.MIRRORED, _EVERY)})", "{{result}}")],
                 ),
                 Panel(
+                    "Requests that the version behind answers after a failure",
+                    [Query(f"sum by (result) ({rate(m.RESCUED, _EVERY)})", "{{result}}")],
+                ),
+                Panel(
                     "Restarts of workers",
                     [Query(f"sum by (instance) (increase({m.WORKER_STARTS}[1h]))", "{{instance}}")],
                 ),

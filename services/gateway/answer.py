@@ -44,7 +44,7 @@ class Answer:
         lag_bytes: int,
         on_delta: Callable[[Target, str, float], None],
     ) -> None:
-        self._accepted = accepted
+        self.accepted = accepted
         self._engine = engine
         self._clock = clock
         self._pause = pause
@@ -69,7 +69,7 @@ class Answer:
 
     def _new_backlog(self) -> Backlog:
         """Return an empty backlog; a caller can be slow with a stream only."""
-        return Backlog(self._lag_bytes if self._accepted.parsed.stream else None)
+        return Backlog(self._lag_bytes if self.accepted.parsed.stream else None)
 
     async def start(self) -> None:
         """Wait for the first token or byte; retry once if the attempt fails before it, never on another version.
@@ -86,9 +86,9 @@ class Answer:
         self._reading = asyncio.ensure_future(self._read_rest())
 
     async def _start(self) -> None:
-        if self._accepted.effect is not None:
-            await self._apply(self._accepted.effect)
-        endpoints = routing.order_endpoints(self._accepted.choice.served, self._accepted.draw_id)
+        if self.accepted.effect is not None:
+            await self._apply(self.accepted.effect)
+        endpoints = routing.order_endpoints(self.accepted.choice.served, self.accepted.draw_id)
         try:
             await self._attempt(endpoints[0])
         except AnswerFailed as failure:
@@ -119,7 +119,7 @@ class Answer:
             raise
 
     async def _read_first(self, endpoint: str) -> None:
-        accepted = self._accepted
+        accepted = self.accepted
         now_s = self._clock.monotonic()
         self.endpoint, self.measurement.sent_s = endpoint, now_s
         self._deadline_s = self._deadline_s or now_s + accepted.deadline_s
@@ -154,7 +154,7 @@ class Answer:
         except TimeoutError:
             if not timeout.expired():
                 raise
-            limit_s = self._accepted.deadline_s
+            limit_s = self.accepted.deadline_s
             raise AnswerFailed("deadline_exceeded", f"The answer was not complete within {limit_s:g} s.") from None
 
     async def _read_rest(self) -> None:
@@ -177,7 +177,7 @@ class Answer:
 
     def _check_complete(self) -> None:
         """Raise AnswerFailed if the stream of an answer ended before the answer."""
-        if not self._has_head or (self._accepted.parsed.generates and not self.measurement.has_ended):
+        if not self._has_head or (self.accepted.parsed.generates and not self.measurement.has_ended):
             raise AnswerFailed("engine_dead", "The target's stream ended before its answer.")
 
     async def _take(self, piece: ApiPiece, stream: AsyncGenerator[ApiPiece, None]) -> None:
@@ -201,14 +201,14 @@ class Answer:
         now_s = self._clock.monotonic()
         text = self.measurement.note(record, now_s)
         if text is not None:
-            self._on_delta(self._accepted.choice.served.target, self.endpoint, now_s)
+            self._on_delta(self.accepted.choice.served.target, self.endpoint, now_s)
         body = piece.body if self._altered is None else self._altered.feed(piece.body, text or "")
         if body:
             self._backlog.put(body)
 
     async def _delay(self, record: EngineRecord) -> None:
         """Wait as long as a drill delays the tokens of a piece after the first one."""
-        effect = self._accepted.effect
+        effect = self.accepted.effect
         if effect is None or effect.token_delay_s == 0.0 or self.measurement.output_tokens == 0:
             return
         tokens = self.measurement.count_new_tokens(record)

@@ -29,6 +29,7 @@ from services.gateway.metrics_page import MetricsPage
 from services.gateway.performed_rollbacks import PerformedRollbacks
 from services.gateway.ports import Engine, NewId, Pause, Telemetry, TextFeatures
 from services.gateway.request_traces import RequestTraces
+from services.gateway.rescues import RescueBudgets
 from services.gateway.rollback_endpoint import rollback_routes
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
@@ -82,6 +83,7 @@ def build(
         new_id=new_id,
         pause=pause,
         max_in_flight=settings.max_in_flight,
+        rescues=RescueBudgets(clock, settings.rescues_per_minute, settings.rescues_per_caller),
         max_mirrors=settings.max_mirrors,
         write_s=settings.write_s,
         lag_bytes=settings.max_lag_bytes,

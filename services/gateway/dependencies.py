@@ -15,6 +15,7 @@ from services.gateway.http import BodyReader
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.ports import Engine, NewId, Pause, TextFeatures
 from services.gateway.request_traces import RequestTraces
+from services.gateway.rescues import RescueBudgets
 from services.gateway.route_table import RouteTable
 from shared.runtime.clock import Clock
 
@@ -30,6 +31,7 @@ class Dependencies:
         features: takes records and pairs of complete answers, with their texts.
         traces: makes the spans of each request.
         max_in_flight: most requests that are answered at the same time, per endpoint and environment.
+        rescues: budgets of requests that the version behind answers after a failure.
         max_mirrors: most mirrored requests at the same time.
         write_s: time limit of a caller that reads nothing of its answer.
         lag_bytes: most bytes of an answer that wait for their caller.
@@ -52,6 +54,7 @@ class Dependencies:
     new_id: NewId
     pause: Pause
     max_in_flight: int
+    rescues: RescueBudgets
     max_mirrors: int
     write_s: float
     lag_bytes: int

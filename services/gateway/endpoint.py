@@ -5,6 +5,7 @@ import contextlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import ParamSpec, TypeVar
 
 import structlog
@@ -20,9 +21,11 @@ from services.gateway.dependencies import Dependencies
 from services.gateway.domain import answers, drills, environments, errors, json_body, pairing, requests, routing
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.domain.failures import AnswerFailed, describe_failure
+from services.gateway.domain.routing import Choice
 from services.gateway.http import Reply, abort_connection, cancel_on_disconnect, limited_writes, problem_response
 from services.gateway.measurement import AcceptedRequest, Arrival, Outcome
 from services.gateway.mirrors import Mirrors
+from services.gateway.rescues import HEADER, may_rescue
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -44,7 +47,7 @@ class Endpoint:
         self._in_flight_bytes: Counter[Environment] = Counter()
         self._parsing = asyncio.Lock()
         self._mirrors = Mirrors(dependencies, self._new_answer)
-        self._attributing: set[asyncio.Task[Outcome]] = set()
+        self._attributing: set[asyncio.Future[Outcome]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; drop a caller that does not read its answer."""
@@ -151,13 +154,20 @@ class Endpoint:
     async def _answer(self, accepted: AcceptedRequest, reply: Reply) -> None:
         answer = self._new_answer(accepted)
         outcome: Outcome | None = Outcome()
+        rescue: Answer | None = None
         try:
             try:
+                await answer.start()
                 await self._deliver(answer, accepted, reply)
             except AnswerFailed as failure:
                 outcome = None  # whatever the caller does now: the failure is attributed
-                outcome = await self._attribute(answer, accepted, failure)
-                await _send_failure(outcome, failure, accepted, reply)
+                rescue = await self._start_rescue(answer, accepted, failure)
+                if rescue is None:
+                    outcome = await self._attribute(answer, accepted, failure)
+                    await _send_failure(outcome, failure, accepted, reply)
+                else:  # the version behind answers what this one failed
+                    outcome = Outcome(error=failure.kind, caused_by="target")
+                    await self._deliver_rescue(rescue, reply)
         except (asyncio.CancelledError, OSError, SlowReader):
             if outcome == Outcome() and not answer.is_sent:  # clients hang up as soon as they have read `[DONE]`
                 outcome = Outcome(cancelled=True, caused_by="caller")
@@ -168,10 +178,63 @@ class Endpoint:
         finally:
             try:
                 await answer.close()
+                if rescue is not None:
+                    await rescue.close()
             finally:  # a caller that hangs up cancels this, too
-                accepted.arrival.spending.settle(_spent(answer, accepted, outcome))
+                accepted.arrival.spending.settle(_spent(rescue or answer, accepted, outcome))
                 if outcome is not None:
-                    self._record(answer, accepted, outcome)
+                    self._record(answer, accepted, outcome, rescue)
+
+    async def _start_rescue(self, answer: Answer, accepted: AcceptedRequest, failure: AnswerFailed) -> Answer | None:
+        """Return the begun answer of the version behind to a failed request; None if it gives none."""
+        dependencies = self._dependencies
+        fallback = dependencies.find_fallback(accepted.environment, accepted.choice.served.target)
+        if fallback is None or not may_rescue(accepted, answer, failure, fallback):
+            return None
+        if not dependencies.rescues.admit(accepted.arrival.caller.account):
+            dependencies.metrics.rescued.labels("over_budget").inc()
+            return None
+        used_s = dependencies.clock.monotonic() - accepted.arrived_s
+        left_s = max(0.0, accepted.deadline_s - used_s)
+        second = replace(accepted, choice=Choice(fallback), pair=None, effect=None, deadline_s=left_s)
+        rescue = self._new_answer(second)
+        try:
+            await rescue.start()
+        except AnswerFailed:
+            await rescue.close()
+            dependencies.metrics.rescued.labels("failed").inc()
+            return None
+        except asyncio.CancelledError:
+            await rescue.close()
+            self._attribute_later(answer, accepted, failure)
+            raise
+        dependencies.metrics.rescued.labels("answered").inc()
+        return rescue
+
+    async def _deliver_rescue(self, rescue: Answer, reply: Reply) -> None:
+        """Send the answer of the version behind, labelled with the target that failed."""
+        failed = reply.headers["x-slipway-version"]
+        reply.headers = {**reply.headers, **rescue.accepted.response_headers, HEADER: failed}
+        try:
+            await self._deliver(rescue, rescue.accepted, reply)
+        except AnswerFailed as failure:
+            outcome = Outcome(error=failure.kind)
+            await _send_failure(outcome, failure, rescue.accepted, reply)
+
+    def _attribute_later(self, answer: Answer, accepted: AcceptedRequest, failure: AnswerFailed) -> None:
+        """Attribute a failure whose caller went away, and record it."""
+        self._record_when_done(
+            asyncio.ensure_future(attribute_failure(self._dependencies, answer, accepted, failure)), answer, accepted
+        )
+
+    def _record_when_done(self, task: "asyncio.Future[Outcome]", answer: Answer, accepted: AcceptedRequest) -> None:
+        def record(done: "asyncio.Future[Outcome]") -> None:
+            self._attributing.discard(done)
+            if not done.cancelled() and done.exception() is None:
+                self._record(answer, accepted, done.result())
+
+        self._attributing.add(task)
+        task.add_done_callback(record)
 
     async def _attribute(self, answer: Answer, accepted: AcceptedRequest, failure: AnswerFailed) -> Outcome:
         """Return who caused a failure. If the caller goes away meanwhile, the failure is recorded without it."""
@@ -179,18 +242,10 @@ class Endpoint:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-
-            def record(done: asyncio.Task[Outcome]) -> None:
-                self._attributing.discard(done)
-                if not done.cancelled() and done.exception() is None:
-                    self._record(answer, accepted, done.result())
-
-            self._attributing.add(task)
-            task.add_done_callback(record)
+            self._record_when_done(task, answer, accepted)
             raise
 
     async def _deliver(self, answer: Answer, accepted: AcceptedRequest, reply: Reply) -> None:
-        await answer.start()
         accepted.arrival.spending.correct(answer.measurement.input_tokens)
         if accepted.parsed.stream:
             async for piece in answer.pieces():
@@ -202,8 +257,12 @@ class Endpoint:
         body = b"".join([piece async for piece in answer.pieces()])
         await reply.send_whole(200, body, {**reply.headers, "content-type": answer.content_type})
 
-    def _record(self, answer: Answer, accepted: AcceptedRequest, outcome: Outcome) -> None:
+    def _record(
+        self, answer: Answer, accepted: AcceptedRequest, outcome: Outcome, rescue: Answer | None = None
+    ) -> None:
         record = answer.to_record(outcome)
+        if rescue is not None:
+            record = record.model_copy(update={"rescued_by": rescue.accepted.choice.served.target})
         self._dependencies.metrics.observe(record)
         accepted.trace.end(record)
         if answer.retried:

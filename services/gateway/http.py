@@ -194,6 +194,13 @@ async def _wait_for_disconnect(receive: Receive) -> None:
         pass
 
 
+_EVENT_HEADERS: Final = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",  # proxies must forward each token at once
+}
+
+
 class Reply:
     """The response to one request: one complete response, or server-sent events with the headers before the first."""
 
@@ -202,12 +209,6 @@ class Reply:
         self._receive = receive
         self._send = send
         self.headers = headers
-        self._event_headers = {
-            "content-type": "text/event-stream; charset=utf-8",
-            "cache-control": "no-cache",
-            "x-accel-buffering": "no",  # proxies must forward each token at once
-            **headers,
-        }
         self.started = False
 
     async def respond(self, response: Response) -> None:
@@ -229,7 +230,7 @@ class Reply:
     async def write(self, data: bytes) -> None:
         """Send an event at once."""
         if not self.started:
-            await self._start(200, self._event_headers)
+            await self._start(200, {**_EVENT_HEADERS, **self.headers})
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self) -> None:

@@ -37,6 +37,7 @@ class GatewayMetrics:
         self.dropped = counter(m.TELEMETRY_DROPPED, registry)
         self.undescribed = counter(m.UNDESCRIBED, registry)
         self.mirrored = counter(m.MIRRORED, registry)
+        self.rescued = counter(m.RESCUED, registry)
         self.slow_readers = counter(m.SLOW_READERS, registry)
 
     def observe(self, record: Inference) -> None:

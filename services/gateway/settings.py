@@ -45,6 +45,10 @@ class GatewaySettings(BaseSettings):
     """Requests that are answered at the same time, per environment; more is a 429."""
     max_mirrors: Annotated[int, Field(ge=0)] = 4
     """Requests that the version behind answers as well, at the same time; above it none is mirrored."""
+    rescues_per_minute: Annotated[int, Field(ge=0)] = 120
+    """Requests per minute that the version behind may answer because the engine failed them; 0 for none."""
+    rescues_per_caller: Annotated[int, Field(ge=0)] = 20
+    """The same, of one caller."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 4 * 2**20
     """Largest body; more is a 413."""
     body_s: Seconds = 30.0

@@ -1,0 +1,65 @@
+"""A try on the version behind for a request that the engine failed before its first token: a service, and no evidence.
+
+The failure is recorded and counts as before. What killed an engine, met a silent or overloaded one, or was sent to one
+version on purpose is never tried elsewhere. Both budgets are per minute: past them failures are answered as failures.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from contracts.routes import ServedTarget
+from decisions.attribution import COMPARED
+from decisions.request_rates import Allowance
+from services.gateway.answer import Answer
+from services.gateway.domain import pairing
+from services.gateway.domain.failures import AnswerFailed
+from services.gateway.measurement import AcceptedRequest
+from shared.runtime.clock import Clock
+
+Result = Literal["answered", "failed", "over_budget"]
+"""What became of a request that the version behind may answer: answered there, failed there, too, or not tried."""
+HEADER = "x-slipway-rescued"
+"""Names the target that failed the request; `x-slipway-version` names the one that answered."""
+_MOST_CALLERS = 1_000
+
+
+def may_rescue(accepted: AcceptedRequest, answer: Answer, failure: AnswerFailed, fallback: ServedTarget) -> bool:
+    """Return whether a failed request may be tried on the version behind.
+
+    Only if the engine itself failed it before the first token: not what a drill failed, so that it is seen.
+    """
+    by_drill = accepted.effect is not None and accepted.effect.fails
+    own = failure.kind in COMPARED and not (failure.is_callers or by_drill or answer.engine_died)
+    unseen = answer.measurement.output_tokens == 0
+    return own and unseen and pairing.may_mirror(accepted.parsed, accepted.choice.served, fallback)
+
+
+@dataclass
+class RescueBudgets:
+    """What is left of the second tries of one process, in all and for each caller.
+
+    Attributes:
+        per_minute: most tries per minute; 0 for none.
+        per_caller: most tries of one caller per minute.
+    """
+
+    clock: Clock
+    per_minute: int
+    per_caller: int
+    _all: Allowance | None = None
+    _callers: dict[str, Allowance] = field(default_factory=dict)
+
+    def admit(self, account: str) -> bool:
+        """Take one try of a caller; return False, taking nothing, if one of the budgets is used up."""
+        if self.per_minute == 0 or self.per_caller == 0:
+            return False
+        now_s = self.clock.monotonic()
+        total = self._all or Allowance.filled(self.per_minute, now_s)
+        own = self._callers.get(account) or Allowance.filled(self.per_caller, now_s)
+        if total.available(now_s) < 1 or own.available(now_s) < 1:
+            return False
+        if len(self._callers) >= _MOST_CALLERS:
+            full = self.per_caller
+            self._callers = {name: left for name, left in self._callers.items() if left.available(now_s) < full}
+        self._all, self._callers[account] = total.take(1, now_s), own.take(1, now_s)
+        return True
