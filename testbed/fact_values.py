@@ -323,7 +323,7 @@ DEFAULTS: dict[type[f.Fact], dict] = {
     | {"code": "no_previous_target", "reason": "support-bot.v6.int8 is not loaded."},
     f.InferenceBatch: {
         "gateway": "gateway-1",
-        "records": (inference(caller=CALLER),),
+        "records": (inference(caller=CALLER, rescued_by=target(6)),),
         "pairs": (
             f.MirroredPair(served=inference(caller=CALLER), mirrored=inference(target=target(6), caller=CALLER)),
         ),

@@ -247,7 +247,7 @@ async def test_a_caller_that_goes_away_during_a_comparison_does_not_hide_the_fai
                 yield piece
 
     engine = Slow(poison={"there": Transient("engine_failed", "KeyError")}, faulty={str(f.target(7))})
-    world = World(only_active(), engine=engine)
+    world = World(only_active(), engine=engine, rescues_per_minute=0)
     caller = Caller(world, HELLO)
     async with asyncio.timeout(10):
         while len(world.engine.calls) < 3:  # two attempts and the probe

@@ -128,7 +128,7 @@ REFUSES = Transient("template_refused", "no")
     ],
 )
 async def test_a_template_that_breaks_on_what_the_fallback_renders_is_attributed_to_the_target(poison, faulty, end):
-    world = World(only_active(), engine=FakeEngine(poison=poison, faulty=faulty))
+    world = World(only_active(), engine=FakeEngine(poison=poison, faulty=faulty), rescues_per_minute=0)
     answer = await world.chat(messages=[{"role": "user", "content": "odd"}])
     assert ends(world) == [end]
     assert answer.status_code == (500 if end[0] else 400)
@@ -196,7 +196,7 @@ class Held(FakeEngine):
 
 
 async def test_where_all_comparisons_are_running_the_next_failure_is_not_attributed_and_counted():
-    world = World(only_active(), engine=Held(), max_in_flight=100)
+    world = World(only_active(), engine=Held(), max_in_flight=100, rescues_per_minute=0)
     slow = [
         asyncio.create_task(world.chat(messages=[{"role": "user", "content": "slow"}])) for _ in range(MAX_CONCURRENT)
     ]
