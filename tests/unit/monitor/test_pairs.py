@@ -1,0 +1,98 @@
+"""Pairs in the monitor: evidence about the newer version, a canary's verdict, and what confirms an alert."""
+
+from contracts import facts as f
+from contracts.facts import MirroredPair
+from contracts.facts.watch import Features
+from services.monitor.domain import monitoring
+from services.monitor.domain.blindness import LONGEST_S
+from testbed import factories as k
+from tests.unit.monitor.factories import RULES, cause, feed, policy, published, record, routed, take, watch
+
+EMPTY = k.trigger(name="empty", metric="empty_ratio", threshold=0.02)
+TRIGGERS = (k.trigger(), k.trigger(name="errors", metric="error_ratio", threshold=0.02), EMPTY)
+
+
+def state(**route):
+    return routed(of=watch(the_policy=policy(triggers=TRIGGERS), versions=(6, 7, 8)), **route)
+
+
+def answer(version, at, *, empty=False, fails=False, **changes):
+    features = Features(prompt_chars=200, output_chars=0 if empty else 120, empty=empty)
+    about = {"error": "engine_failed", "caused_by": "target", "ttft_ms": None, "features": None} if fails else {}
+    return record(at, version=version, **{"features": features, "caller": "shop"} | about | changes)
+
+
+def pairs(count, served, mirrored, *, at=0.0):
+    return [
+        MirroredPair(
+            served=answer(at=at, request_id=f"q-{index}", **served),
+            mirrored=answer(at=at, request_id=f"q-{index}", **mirrored),
+        )
+        for index in range(count)
+    ]
+
+
+def give(before, given, seconds=10.0):
+    return monitoring.add_records(before, [], cause(seconds), RULES, pairs=given)
+
+
+def test_answers_that_only_this_version_leaves_empty_raise_a_confirmed_alert():
+    after = give(state(), pairs(30, {"version": 7, "empty": True}, {"version": 6}))
+    (alert,) = published(after, f.AlertRaised)
+    assert (alert.trigger, alert.confirmed_by, alert.target) == ("empty", "pairs", k.target(7))
+    assert alert.pairs == f.PairCounts(only_target=30)
+    assert "30 were bad on this one only" in alert.message
+
+
+def test_what_both_versions_do_raises_nothing():
+    both = pairs(200, {"version": 7, "empty": True}, {"version": 6, "empty": True})
+    failing = pairs(200, {"version": 7, "fails": True}, {"version": 6, "fails": True})
+    assert published(give(give(state(), both), failing, 11.0), f.AlertRaised) == []
+
+
+def test_a_canary_that_fails_what_the_active_version_answers_fails_its_test_whichever_side_served():
+    canary = state(canary=8)
+    given = pairs(15, {"version": 8, "fails": True}, {"version": 7}) + pairs(
+        15, {"version": 7}, {"version": 8, "fails": True}
+    )
+    (assessed,) = published(give(canary, given), f.CanaryAssessed)
+    assert assessed.verdict == "fail"
+    assert "30 were bad on the canary only" in assessed.reason
+
+
+def test_a_batch_that_comes_again_and_pairs_that_cannot_be_true_count_once_or_never():
+    begun, given, event = state(), pairs(3, {"version": 7, "empty": True}, {"version": 6}), cause(10.0)
+    once = monitoring.add_records(begun, [], event, RULES, pairs=given)
+    assert monitoring.add_records(once, [], event, RULES, pairs=given) == once
+    other = given[0].mirrored.model_copy(update={"request_id": "another"})
+    false = [MirroredPair(served=given[0].served, mirrored=other)]
+    assert give(begun, false).targets == begun.targets
+
+
+def slow(at, caller):
+    return record(at, ttft_ms=3000.0, caller=caller)
+
+
+def test_one_caller_raises_an_alert_that_says_that_nothing_confirms_it():
+    after = feed(state(), 10, 10, lambda at: slow(at, "bad"))
+    (alert,) = published(after, f.AlertRaised)
+    assert (alert.trigger, alert.confirmed_by) == ("slow-first-token", "none")
+    assert "Nothing shows yet" in alert.message
+
+
+def test_an_alert_is_published_again_at_once_when_pairs_confirm_it():
+    after = feed(state(), 10, 10, lambda at: slow(at, "bad"))
+    confirmed = give(after, pairs(30, {"version": 7, "ttft_ms": 3000.0}, {"version": 6}), 11.0)
+    (update,) = published(confirmed, f.AlertUpdated)
+    assert update.confirmed_by == "pairs"
+
+
+def test_telemetry_of_which_nothing_counts_raises_an_alert_until_some_does():
+    watched = state()
+    for second in range(0, int(LONGEST_S) + 10, 5):
+        watched = take(watched, [record(second, e2e_ms=-1.0)], float(second))
+        watched = monitoring.assess(watched, cause(second + 1.0), RULES)
+    (alert,) = published(watched, f.AlertRaised)
+    assert (alert.kind, alert.severity, alert.target) == ("blind", "critical", k.target(7))
+    watched = take(watched, [record(80.0)], 81.0)
+    assert [fact.kind for fact in published(watched, f.AlertResolved)] == ["blind"]
