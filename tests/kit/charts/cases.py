@@ -2,19 +2,23 @@
 
 from typing import Any, Final
 
+import yaml
+
+from tests.kit.wiring import ROOT
+
 MEMORY: Final = {"memoryBudgetBytes": 80_000_000_000}
 GATEWAY: Final = [{"name": "public", "namespace": "ingress"}]
 
+
+def example(name: str) -> Any:
+    """Return the values of a file that people begin with."""
+    return yaml.safe_load((ROOT / f"deploy/helm/{name}.yaml").read_text())
+
+
 CASES: Final[dict[str, dict[str, Any]]] = {
     "external": {"triton": MEMORY},
-    "trial": {
-        "nats": {"deploy": True, "replicas": 1},
-        "store": {"deploy": True},
-        "triton": {
-            "engine": "toy",
-            "resources": {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {"memory": "2Gi"}},
-        },
-    },
+    "trial": example("trial"),
+    "production": example("production"),
     "everything": {
         "image": {
             "registry": "registry.example.org/slipway",
