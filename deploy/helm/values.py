@@ -11,6 +11,8 @@ from deploy.helm.scaling import SCALED
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")] | int
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 OptionalName = Annotated[str, Field(pattern=r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)?$")]
+Cidr = Annotated[str, Field(pattern=r"^[0-9a-fA-F.:]+/[0-9]{1,3}$")]
+HostName = Annotated[str, Field(pattern=r"^(\*\.)?[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
 HostPort = Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+:[0-9]{1,5}$")]
 OptionalHostPort = Annotated[str, Field(pattern=r"^([A-Za-z0-9.-]+:[0-9]{1,5})?$")]
 SettingName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
@@ -116,7 +118,7 @@ class SecretStore(Strict):
 
     name: OptionalName = ""
     kind: Literal["SecretStore", "ClusterSecretStore"] = "ClusterSecretStore"
-    path: str = "slipway/"
+    path: Annotated[str, Field(pattern=r"^[A-Za-z0-9/_.-]*$")] = "slipway/"
     """Beginning of the remote keys; the name of a secret without its prefix follows, such as `slipway/registry`."""
     refresh_interval: Annotated[str, Field(pattern=r"^[0-9]+(s|m|h)$")] = "1h"
 
@@ -141,7 +143,7 @@ class Route(Strict):
     """An HTTPRoute of the Gateway API."""
 
     enabled: bool = False
-    hostnames: list[Annotated[str, Field(pattern=r"^(\*\.)?[a-z0-9.-]+$")]] = []
+    hostnames: list[HostName] = []
     parent_refs: list[KubernetesObject] = []
     """The Gateways that the route is attached to; required with `enabled`."""
 
@@ -181,7 +183,7 @@ class GatewayTls(Strict):
     secret_name: OptionalName = ""
     """A secret with tls.crt and tls.key; with `issuer` cert-manager writes it."""
     issuer: CertificateIssuer = CertificateIssuer()
-    dns_names: list[str] = []
+    dns_names: list[HostName] = []
 
 
 class Triton(Strict):
@@ -193,7 +195,7 @@ class Triton(Strict):
     """`slipway`: vLLM on a GPU. `toy`: answers are made up, on the CPU, to try out an installation."""
     grpc: OptionalHostPort = ""
     gpus: Annotated[int, Field(ge=0, le=16)] = 1
-    gpu_resource: str = "nvidia.com/gpu"
+    gpu_resource: Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$")] = "nvidia.com/gpu"
     hardware: Annotated[str, Field(pattern=r"^(cpu|cuda:[0-9]+\.[0-9]+)?$")] = ""
     """Compute capability of its GPU (`cuda:9.0`), which decides the precisions that it can serve."""
     memory_budget_bytes: Annotated[int, Field(ge=0)] = 0
@@ -218,9 +220,9 @@ class Network(Strict):
     """Network policies, generated from the contracts."""
 
     enabled: bool = True
-    outside_cidr: str = "0.0.0.0/0"
+    outside_cidr: Cidr = "0.0.0.0/0"
     """Where model hubs, registries and receivers are."""
-    outside_except: list[str] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"]
+    outside_except: list[Cidr] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"]
     outside_ports: list[Port] = [443]
     dns: list[KubernetesObject] = [
         {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}

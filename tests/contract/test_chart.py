@@ -1,5 +1,6 @@
 """The Helm chart: rendered by Helm with values that people would use; valid, closed, complete, and honest about bad values."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -301,6 +302,17 @@ def test_settings_are_ones_that_the_services_know():
     for case in CASES:
         for name, container in containers(case):
             assert {each["name"] for each in container.get("env", [])} <= known, name
+
+
+def test_no_setting_is_given_twice_and_those_of_the_chart_are_refused_in_values():
+    text = (CHART / "templates/_checks.tpl").read_text()
+    refused = set(re.findall(r"^- ([A-Z0-9_]+)$", text, re.MULTILINE))
+    for case in CASES:
+        for name, container in containers(case):
+            names = [each["name"] for each in container.get("env", [])]
+            assert len(set(names)) == len(names), name
+            if case == "external":
+                assert set(names) - {"GATEWAY_TRUSTED_PROXIES"} <= refused, name
 
 
 # -- scaling and monitoring ------------------------------------------------------------------------------------------------

@@ -84,6 +84,12 @@ REFUSED: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "TLS without a secret": ({"gatewayTls": {"enabled": True}, "triton": MEMORY}, "gatewayTls.secretName is empty"),
     "a backup to nowhere": ({"backup": {"enabled": True}, "triton": MEMORY}, "backup.destination is empty"),
     "a backup into the root": ({"backup": {"destination": "/etc"}}, "'/backup/destination'"),
+    "a setting that the chart makes": (
+        {"services": {"gateway": {"env": {"GATEWAY_API_KEYS": "/tmp/keys"}}}, "triton": MEMORY},
+        "services.gateway.env.GATEWAY_API_KEYS is set by the chart itself",
+    ),
+    "such a setting for all": ({"env": {"SLIPWAY_NATS_URL": "tls://x:4222"}, "triton": MEMORY}, "env.SLIPWAY_NATS_URL"),
+    "no network": ({"network": {"outsideCidr": "everywhere"}}, "'/network/outsideCidr'"),
     "scaled by nothing": ({"keda": _KEDA, "triton": MEMORY}, "keda.enabled needs what to scale by"),
     "to zero and never again": (
         {"keda": {**_KEDA, "prometheus": "http://prometheus:9090"}, "triton": MEMORY},

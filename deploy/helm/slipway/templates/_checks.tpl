@@ -1,3 +1,44 @@
+{{/* Settings that the chart makes of other values; twice in one container they would be refused, or one of them lost. */}}
+{{- define "slipway.ownSettings" -}}
+- SLIPWAY_NATS_URL
+- SLIPWAY_NATS_CREDENTIALS
+- SLIPWAY_NATS_CA
+- SLIPWAY_ATTESTERS
+- SLIPWAY_ATTESTATION_KEY
+- SLIPWAY_ADMINISTRATORS
+- SLIPWAY_TEAMS
+- SLIPWAY_STATE_DIR
+- SLIPWAY_HTTP_HOST
+- SLIPWAY_HTTP_PORT
+- SLIPWAY_S3_ENDPOINT
+- SLIPWAY_S3_CREDENTIALS
+- SLIPWAY_S3_CA
+- SLIPWAY_S3_BUCKET
+- SLIPWAY_S3_REGION
+- SLIPWAY_REPLICAS
+- SLIPWAY_EVENTS_MAX_BYTES
+- SLIPWAY_TRITON_ADMIN_KEY
+- GATEWAY_ADMIN_HOST
+- GATEWAY_ADMIN_PORT
+- GATEWAY_API_KEYS
+- GATEWAY_TLS_CERTIFICATE
+- GATEWAY_TLS_KEY
+- ROLLBACK_CONTROLLER_GATEWAY_URL
+- ROLLBACK_CONTROLLER_GATEWAY_KEY
+- ROLLBACK_CONTROLLER_GATEWAY_CA
+- CONSOLE_IDENTITIES
+- CONSOLE_CREDENTIALS
+- SERVER_MANAGER_TRITON_GRPC
+- SERVER_MANAGER_ENGINE
+- SERVER_MANAGER_DEVICE
+- SERVER_MANAGER_HARDWARE
+- SERVER_MANAGER_MEMORY_BUDGET_BYTES
+- SERVER_MANAGER_ENGINE_ARGS
+- SERVER_MANAGER_REPOSITORY
+- SERVER_MANAGER_ARTIFACTS
+- SERVER_MANAGER_ADMIN_KEY
+{{- end }}
+
 {{/* What the schema cannot say: each refusal names the value and what to do. */}}
 {{- define "slipway.checks" -}}
 {{- $values := .Values -}}
@@ -29,6 +70,19 @@
 {{- $most := max (int (index $values.services $name "replicas")) (int (index $values.services $name "maxReplicas")) -}}
 {{- if gt $most 1 -}}
 {{- fail (printf "services.%s is to have %d replicas: it keeps state of its own, so at most 1; another one needs a release of its own." $name $most) -}}
+{{- end -}}
+{{- end -}}
+{{- $own := include "slipway.ownSettings" . | fromYamlArray -}}
+{{- range $name := keys $values.env -}}
+{{- if has $name $own -}}
+{{- fail (printf "env.%s is set by the chart itself: remove it, and use the value that it is made of." $name) -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $_ := $facts.services -}}
+{{- range $setting := keys (index $values.services $name "env") -}}
+{{- if has $setting $own -}}
+{{- fail (printf "services.%s.env.%s is set by the chart itself: remove it, and use the value that it is made of." $name $setting) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- if $values.keda.enabled -}}
