@@ -36,8 +36,8 @@ def order(story, share=0.9, *, answer=f.OrderAccepted, minutes=10):
         "reason": "Quarterly.", "fault": DrillFault(delay_ms=1500), "expires_at": NOW + timedelta(minutes=minutes),
     }  # fmt: skip
     ordered = story.event(factories.fact(DrillOrdered, **about), "shop-bot", "d", by="oscar")
-    told = factories.fact(answer, order_id=ordered.id, order_type=DrillOrdered.TYPE, release_id=None)
-    return [ordered, story.event(told, "shop-bot", "d")]
+    given = factories.fact(answer, order_id=ordered.id, order_type=DrillOrdered.TYPE, release_id=None)
+    return [ordered, story.event(given, "shop-bot", "d")]
 
 
 def post(world, name, path="/models/shop-bot/drill", **fields):

@@ -140,6 +140,6 @@ def test_a_plan_says_why_lifting_would_be_refused(world):
 
 
 def test_a_plan_keeps_what_else_is_quarantined():
-    one, two = factories.target(1), factories.target(2)
-    plan = plan_lift(factories.route(quarantined=(one, two)), one)
-    assert plan.quarantined_after == (str(two),)
+    first, second = factories.target(1), factories.target(2)
+    plan = plan_lift(factories.route(quarantined=(first, second)), first)
+    assert plan.quarantined_after == (str(second),)

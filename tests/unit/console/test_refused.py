@@ -92,9 +92,9 @@ def test_the_timeline_names_the_person_who_cancelled(tmp_path, answer, by, becau
     order = story.event(
         factories.fact(f.ReleaseCancelled, release_id=release, reason="Too curt."), "m", release, by="oscar"
     )
-    told = factories.fact(answer, order_id=order.id, order_type=order.type, release_id=release)
+    given = factories.fact(answer, order_id=order.id, order_type=order.type, release_id=release)
     (ended,) = story._end(release, factories.target(2, "int8", "m"), "cancelled", "x", "cancelled")
-    events += [order, story.event(told, "m", release), ended]
+    events += [order, story.event(given, "m", release), ended]
     cause = {"active": factories.served(1, "int8", "m"), "previous": None, "canary": None, "history": ()}
     events.append(story._moved("m", release, "abort", epoch=9, quarantined=(), cause_id=ended.id, **cause))
     made.fill(events)
