@@ -7,6 +7,8 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from .garbage import FATES, HOLDS
+from .garbage import PREFIX as GC
 from .identities import IdentityName, Role
 
 BUCKET: Final = "slipway"
@@ -23,6 +25,8 @@ PREFIXES: Final = (
     "bases/",
     "blobs/",
     "checkpoints/",
+    GC,
+    HOLDS,
     "manifests/benchmark/",
     "manifests/drift/",
     "manifests/folder/",
@@ -67,12 +71,14 @@ class StoreAccess:
 _LOCKED = ("attestations/", "bases/", "blobs/", "checkpoints/", "manifests/", "sources/", "versions/")
 """What the registry puts under lock of a promoted version, and where it removes what was written over it."""
 _CHECKPOINTS = ("checkpoints/", "sources/")
+_CLAIMS = FATES
+"""Where a service that relies on an object which it did not write says so (`contracts.garbage`)."""
 EVERYTHING: Final = ("",)
 
 SERVICE_ACCESS: Final[dict[str, StoreAccess]] = {
     "registry": StoreAccess(
-        reads=("attestations/", "audit/", "bases/", "blobs/", *_CHECKPOINTS, "manifests/", PROBE, "versions/"),
-        writes=("audit/", "checkpoints/*/uploads/", "versions/"),
+        reads=("attestations/", "audit/", "bases/", "blobs/", *_CHECKPOINTS, GC, "manifests/", PROBE, "versions/"),
+        writes=("audit/", "checkpoints/*/uploads/", _CLAIMS, "versions/"),
         deletes=("blobs/", "checkpoints/*/blobs/"),  # erased text, and uploads that are not what was announced
         sees_uploads=True,
         retains=(*_LOCKED, "audit/"),
@@ -81,18 +87,19 @@ SERVICE_ACCESS: Final[dict[str, StoreAccess]] = {
     ),
     "merger": StoreAccess(
         reads=(
-            "attestations/merge/", "bases/", "blobs/", *_CHECKPOINTS, "manifests/folder/", "manifests/merged/", PROBE,
+            "attestations/merge/", "bases/", "blobs/", *_CHECKPOINTS, GC, "manifests/folder/", "manifests/merged/",
+            PROBE,
         ),
-        writes=("attestations/merge/", "blobs/", "manifests/merged/", PROBE, "sources/"),
+        writes=("attestations/merge/", "blobs/", _CLAIMS, "manifests/merged/", PROBE, "sources/"),
         deletes=(PROBE,),
         sees_uploads=True,
     ),
     "quantiser": StoreAccess(
         reads=(
-            "attestations/quantise/", "blobs/", *_CHECKPOINTS, "manifests/folder/", "manifests/merged/",
+            "attestations/quantise/", "blobs/", *_CHECKPOINTS, GC, "manifests/folder/", "manifests/merged/",
             "manifests/variant/", PROBE,
         ),
-        writes=("attestations/quantise/", "blobs/", "manifests/variant/", PROBE),
+        writes=("attestations/quantise/", "blobs/", _CLAIMS, "manifests/variant/", PROBE),
         deletes=(PROBE,),
         sees_uploads=True,
     ),
@@ -101,10 +108,10 @@ SERVICE_ACCESS: Final[dict[str, StoreAccess]] = {
     ),
     "benchmarker": StoreAccess(
         reads=(
-            "attestations/benchmark/", "bases/", "blobs/", *_CHECKPOINTS, "manifests/benchmark/", "manifests/folder/",
-            "manifests/variant/", PROBE, "versions/",
+            "attestations/benchmark/", "bases/", "blobs/", *_CHECKPOINTS, GC, "manifests/benchmark/",
+            "manifests/folder/", "manifests/variant/", PROBE, "versions/",
         ),
-        writes=("attestations/benchmark/", "manifests/benchmark/", PROBE, "versions/*/attestations/"),
+        writes=("attestations/benchmark/", _CLAIMS, "manifests/benchmark/", PROBE, "versions/*/attestations/"),
         deletes=(PROBE,),
     ),
     "rollback-controller": StoreAccess(
@@ -112,8 +119,8 @@ SERVICE_ACCESS: Final[dict[str, StoreAccess]] = {
         writes=("versions/*/attestations/", "versions/*/rehearsals/"),
     ),
     "monitor": StoreAccess(
-        reads=("manifests/drift/", PROBE, "references/", "blobs/"),
-        writes=("blobs/", "manifests/drift/", "references/"),
+        reads=(GC, "manifests/drift/", PROBE, "references/", "blobs/"),
+        writes=("blobs/", _CLAIMS, "manifests/drift/", "references/"),
     ),
     "mirror": StoreAccess(
         reads=(PROBE, "versions/"),
@@ -133,10 +140,13 @@ ROLE_ACCESS: Final[dict[Role, StoreAccess]] = {
     "approver": StoreAccess(reads=EVERYTHING, sees_lock=True),
     "viewer": StoreAccess(reads=EVERYTHING, sees_lock=True),
     "administrator": StoreAccess(
-        reads=EVERYTHING, writes=EVERYTHING, deletes=EVERYTHING, sees_uploads=True, sees_lock=True
+        reads=EVERYTHING, writes=EVERYTHING, deletes=EVERYTHING, sees_uploads=True, sees_lock=True, retains=EVERYTHING
     ),
 }  # fmt: skip
-"""What each role may do. A publisher has no key: it uploads by URLs that the registry signs (ADR 0026)."""
+"""What each role may do. A publisher has no key: it uploads by URLs that the registry signs (ADR 0026).
+
+An administrator sets retentions, which can only be extended: a restore puts objects under lock again (ADR 0028).
+"""
 _DIGEST: Final = "?" * 64
 READS_SHARED: Final = StoreAccess(
     reads=("bases/", PROBE, f"attestations/*/{_DIGEST}/"), gets=("attestations/", "blobs/", "manifests/", "sources/")

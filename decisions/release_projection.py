@@ -21,19 +21,24 @@ def project(events: Iterable[Event[Any]]) -> dict[str, ReleaseProgress]:
     """Return the progress of all releases that the events are about."""
     releases: dict[str, ReleaseProgress] = {}
     for event in events:
-        releases = advance(releases, event)
+        releases.update(_changed(releases, event))
     return releases
 
 
 def advance(releases: Releases, event: Event[Any]) -> dict[str, ReleaseProgress]:
     """Return the releases after one more event; events of staging or of no known release change nothing."""
+    return {**releases, **_changed(releases, event)}
+
+
+def _changed(releases: Releases, event: Event[Any]) -> dict[str, ReleaseProgress]:
+    """Return the releases that an event changes, as they are then."""
     if isinstance(event.data, f.RollbackCompleted):
         return {key: apply_rollback(release, event) for key, release in releases.items()}
     key = _key_of(event)
     known = releases.get(key)
     if event.environment != "production" or (known is None and not isinstance(event.data, _BEGINNINGS)):
-        return dict(releases)
-    return {**releases, key: apply_event(known or ReleaseProgress(key, event.subject, event.time), event)}
+        return {}
+    return {key: apply_event(known or ReleaseProgress(key, event.subject, event.time), event)}
 
 
 def latest(releases: Releases, model: str | None = None) -> ReleaseProgress | None:

@@ -49,6 +49,7 @@ def access_of(identity: Identity) -> StoreAccess | None:
         gets=_together(access.gets for access in granted),
         writes=_together(access.writes for access in granted),
         deletes=_together(access.deletes for access in granted),
+        retains=_together(access.retains for access in granted),
         sees_uploads=any(access.sees_uploads for access in granted),
         sees_lock=any(access.sees_lock for access in granted),
     )

@@ -70,6 +70,9 @@ COMMANDS = {
     "quarantine": Listed("quarantine", "quarantine_app", OPERATE),
     "keys": Listed("keys", "keys_app", OPERATE),
     "deadletters": Listed("events", "deadletters_app", OPERATE),
+    "backup": Listed("backup", "backup", OPERATE),
+    "restore": Listed("restore", "restore", OPERATE),
+    "gc": Listed("gc", "gc", OPERATE),
 }
 
 

@@ -5,7 +5,7 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,6 +47,8 @@ class StackAddress:
     console_credentials: Path | None = None
     context: str | None = None
     environment: Environment = "production"
+    ports: Mapping[str, int] = field(default_factory=dict)
+    """Ports of a stack on this machine: its routes name them."""
 
     def gateway_trust(self) -> ssl.SSLContext | bool:
         """Return whose certificates the gateway may have: those of `gateway_ca`, or of the system's authorities.
@@ -134,6 +136,7 @@ def _of_folder(folder: StateFolder) -> StackAddress:
         _path(values, "SLIPWAY_GATEWAY_KEY"),
         console_url=values.get("SLIPWAY_CONSOLE_URL"),
         console_credentials=_path(values, "SLIPWAY_CONSOLE_CREDENTIALS"),
+        ports=description.ports,
     )
 
 

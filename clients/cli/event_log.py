@@ -14,10 +14,18 @@ from nats.js import JetStreamContext
 from nats.js.api import DeliverPolicy, DiscardPolicy, StreamInfo
 from pydantic import ValidationError
 
-from clients.cli.reading import ANSWER_S, Subscription, models_in_reach, read_messages, subscribe
+from clients.cli.reading import ANSWER_S, Subscription, models_in_reach, own_models, read_messages, subscribe
 from contracts.envelope import Event, nats_subject
-from contracts.facts import FACTS, Fact, WorkProgressed
-from contracts.services import EVENTS, INBOX, ORDERS, TELEMETRY
+from contracts.facts import (
+    FACTS,
+    AlertRaised,
+    AlertResolved,
+    AlertUpdated,
+    Fact,
+    WindowSummarised,
+    WorkProgressed,
+)
+from contracts.services import EVENTS, INBOX, ORDERS, TELEMETRY, stream_of
 from contracts.vocabulary import Environment
 from decisions.bus_permissions import subjects_about
 from shared.errors import Transient
@@ -42,12 +50,13 @@ class LoggedEvent:
 class EventFilter:
     """The events that a command needs: events of services by name, such as `alert.*`, of one environment.
 
-    Events before `since` are not read.
+    Events before `since` are not read. `with_orders` adds all announcements and orders.
     """
 
     names: tuple[str, ...]
     environment: Environment = "production"
     since: datetime | None = None
+    with_orders: bool = False
 
     def subjects(self, models: Sequence[str] | None) -> list[str]:
         """Return the subject filters of some models, or of all (None)."""
@@ -55,6 +64,19 @@ class EventFilter:
         return [
             nats_subject(f"slipway.{name}.v1", model, "*", self.environment) for name in self.names for model in named
         ]
+
+
+OBSERVATIONS = (AlertRaised, AlertResolved, AlertUpdated, WindowSummarised)
+"""What the monitor says of live traffic: nearly all events of a log, and no part of any release."""
+OF_RELEASES = EventFilter(
+    tuple(
+        fact.TYPE.removeprefix("slipway.").rpartition(".")[0]
+        for fact in FACTS.values()
+        if stream_of(fact) == EVENTS and fact not in OBSERVATIONS
+    ),
+    with_orders=True,
+)
+"""What the progress of releases is computed from."""
 
 
 def parse(subject: str, body: bytes) -> Event[Any] | None:
@@ -73,7 +95,7 @@ def parse(subject: str, body: bytes) -> Event[Any] | None:
 
 def subjects_in(stream: str, models: Sequence[str] | None, where: EventFilter | None) -> list[str]:
     """Return the subject filters of a stream's events about some models, or about all (None)."""
-    if where is not None:
+    if where is not None and stream == EVENTS:
         return where.subjects(models)
     return [">"] if models is None else [each for model in models for each in subjects_about(stream, model)]
 
@@ -87,11 +109,26 @@ async def read_history(
     """
     since = since if where is None else where.since or since
     history: list[LoggedEvent] = []
-    models = await models_in_reach(js, model)
+    own = await own_models(js)
+    models = (model,) if model is not None else own
     for stream in streams_of(where):
-        for subject in subjects_in(stream, models, where):
-            history += await _read_all(_Reader(js, stream, subject, since=since))
+        for subjects in _by_consumer(stream, models, where, of_team=own is not None):
+            history += await _read_all(_Reader(js, stream, subjects, since=since))
     return sorted(history, key=lambda logged: (logged.event.time, logged.stream == EVENTS, logged.sequence))
+
+
+def _by_consumer(
+    stream: str, models: Sequence[str] | None, where: EventFilter | None, *, of_team: bool
+) -> list[tuple[str, ...]]:
+    """Return the subjects that each consumer reads: one consumer all of them, but for members of teams.
+
+    The server compares a member's filter with what the member may read, and it compares one per consumer. So members
+    read events of all types instead of many types one by one.
+    """
+    if not of_team:
+        return [tuple(subjects_in(stream, models, where))]
+    broad = None if where is not None and where.with_orders else where
+    return [(subject,) for subject in subjects_in(stream, models, broad)]
 
 
 async def _read_all(reader: "_Reader") -> list[LoggedEvent]:
@@ -165,7 +202,7 @@ async def answer_to(js: JetStreamContext, fact: type[Fact], model: str, order_id
 
 def streams_of(where: EventFilter | None) -> tuple[str, ...]:
     """Return the streams to read: events of services are all in one."""
-    return STREAMS if where is None else (EVENTS,)
+    return STREAMS if where is None or where.with_orders else (EVENTS,)
 
 
 async def follow(
@@ -185,7 +222,7 @@ async def follow(
             await queue.put(LoggedEvent("", 0, event))
 
     async def pump(stream: str, subject: str) -> None:
-        reader = _Reader(client.jetstream(timeout=ANSWER_S), stream, subject, start=after.get(stream, 0) + 1)
+        reader = _Reader(client.jetstream(timeout=ANSWER_S), stream, (subject,), start=after.get(stream, 0) + 1)
         while not client.is_closed:  # nats-py turns a cancellation into an error once its connection is closed
             for logged in await reader.read(wait_s=WAIT_S):
                 await queue.put(logged)
@@ -223,16 +260,22 @@ async def _next_of(queue: asyncio.Queue[LoggedEvent], pumps: list[asyncio.Task[N
 
 
 class _Reader:
-    """Reads a subject of a stream from a sequence on, through a consumer that is made again whenever it is lost."""
+    """Reads subjects of a stream from a sequence on, through a consumer that is made again whenever it is lost."""
 
     def __init__(
-        self, js: JetStreamContext, stream: str, subject: str, *, since: datetime | None = None, start: int = 1
+        self,
+        js: JetStreamContext,
+        stream: str,
+        subjects: tuple[str, ...],
+        *,
+        since: datetime | None = None,
+        start: int = 1,
     ) -> None:
         self.stream = stream
         self.next = start
         self.moved = False
         self._js = js
-        self._subject = subject
+        self._subjects = subjects
         self._since = since
         self._ahead = 0
         self._subscription: Subscription | None = None
@@ -272,7 +315,7 @@ class _Reader:
         first: dict[str, Any] = {"deliver_policy": DeliverPolicy.BY_START_SEQUENCE, "opt_start_seq": self.next}
         if self._since is not None and self.next == 1:
             first = {"deliver_policy": DeliverPolicy.BY_START_TIME, "opt_start_time": self._since}
-        self._subscription = await subscribe(self._js, self.stream, self._subject, **first)
+        self._subscription = await subscribe(self._js, self.stream, *self._subjects, **first)
         self._ahead = self._subscription.ahead
         return self._subscription
 

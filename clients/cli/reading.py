@@ -51,12 +51,13 @@ class Subscription:
         await self._js.delete_consumer(self._stream, self._pull._consumer)  # noqa: SLF001 - the client has no name of it
 
 
-async def subscribe(js: JetStreamContext, stream: str, subject: str, **settings: Any) -> Subscription:
-    """Return a new consumer of a subject; settings are those of nats-py's ConsumerConfig."""
+async def subscribe(js: JetStreamContext, stream: str, *subjects: str, **settings: Any) -> Subscription:
+    """Return a new consumer of subjects, one or more; settings are those of nats-py's ConsumerConfig."""
     name = f"cli-{secrets.token_hex(12)}"
     config = ConsumerConfig(
         name=name,
-        filter_subject=subject,
+        filter_subject=subjects[0] if len(subjects) == 1 else None,
+        filter_subjects=list(subjects) if len(subjects) > 1 else None,
         ack_policy=AckPolicy.NONE,
         inactive_threshold=IDLE_S,
         mem_storage=True,

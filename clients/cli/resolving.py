@@ -11,7 +11,7 @@ from nats.js import JetStreamContext
 from clients.cli.completion import complete_releases, complete_versions, model_names
 from clients.cli.connection import StackAddress, connected
 from clients.cli.errors import CommandError, Exit
-from clients.cli.event_log import read_history
+from clients.cli.event_log import OF_RELEASES, read_history
 from clients.cli.names import (
     VERSION_FORMS,
     Name,
@@ -51,7 +51,7 @@ async def resolve(js: JetStreamContext, name: Name) -> Name:
     route = await read_route(js, name.model)
     version = version_in_role(name.role, route, None)
     if version is None and name.role == "candidate":
-        releases = join(project(logged.event for logged in await read_history(js, name.model))).values()
+        releases = join(project(logged.event for logged in await read_history(js, name.model, OF_RELEASES))).values()
         underway = [release for release in releases if release.outcome is None and release.version is not None]
         newest = max(underway, key=lambda release: release.began_at, default=None)
         version = newest.version if newest is not None else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from clients.cli.connection import StackAddress, connected
-from clients.cli.event_log import read_history
+from clients.cli.event_log import OF_RELEASES, read_history
 from clients.cli.output import CommandError, Exit
 from clients.cli.reading import RecordsOfModels
 from contracts.envelope import Event
@@ -105,9 +105,9 @@ async def read_routes(stack: StackAddress) -> dict[str, Route]:
 
 
 async def read_events(stack: StackAddress, model: str | None) -> list[Event[Any]]:
-    """Return the events of the log, of one model or of all."""
+    """Return the events of releases, of one model or of all."""
     async with connected(stack) as client:
-        return [logged.event for logged in await read_history(client.jetstream(timeout=10), model)]
+        return [logged.event for logged in await read_history(client.jetstream(timeout=10), model, OF_RELEASES)]
 
 
 def benchmarks_in(events: Sequence[Event[Any]], model: str, number: int) -> tuple[VariantBenchmarked, ...]:

@@ -28,6 +28,7 @@ SHARED = {
     },
     "storage": {
         "blobs",
+        "claims",
         "compare_and_set",
         "credentials",
         "held_out",

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
-from clients.cli.event_log import read_history
+from clients.cli.event_log import OF_RELEASES, read_history
 from clients.cli.output import show_json, show_line, show_table
 from clients.cli.reading import RecordsOfModels, keys_of
 from contracts.routes import Route, ServedTarget
@@ -30,7 +30,7 @@ async def _models(stack: StackAddress) -> list[dict[str, Any]]:
         js = client.jetstream(timeout=10)
         routes = await RecordsOfModels(js, "routes", Route).all()
         policies = set(await keys_of(js, "policies"))
-        releases = join(project(logged.event for logged in await read_history(js)))
+        releases = join(project(logged.event for logged in await read_history(js, None, OF_RELEASES)))
     known = {*routes, *policies, *(release.model for release in releases.values())}
     return [row_of(model, routes.get(model), latest(releases, model), model in policies) for model in sorted(known)]
 

@@ -18,7 +18,7 @@ from clients.cli.connection import (
     find_stack,
     sender_of,
 )
-from clients.cli.event_log import answer_to, last_sequences, read_history
+from clients.cli.event_log import OF_RELEASES, answer_to, last_sequences, read_history
 from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import parse_duration
 from clients.cli.resolving import ReleaseArgument, advice, resolve_text
@@ -128,7 +128,7 @@ async def open_release(js: JetStreamContext, what: str) -> tuple[list[Event[Any]
         CommandError: there is none.
     """
     named = str(await resolve_text(js, what))
-    history = [logged.event for logged in await read_history(js, model_of(named))]
+    history = [logged.event for logged in await read_history(js, model_of(named), OF_RELEASES)]
     releases = join(project(history))
     release = pick({key: release for key, release in releases.items() if release.outcome is None}, named)
     if release is None or release.release_id is None:

@@ -21,7 +21,7 @@ from clients.cli.commands.orders import (
 )
 from clients.cli.commands.status import model_of, pick
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
-from clients.cli.event_log import read_history
+from clients.cli.event_log import OF_RELEASES, read_history
 from clients.cli.output import CommandError
 from clients.cli.resolving import ReleaseArgument, advice, resolve_text
 from contracts.envelope import Event
@@ -180,7 +180,7 @@ async def _retry(stack: StackAddress, what: str) -> tuple[ReleaseProgress, int]:
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
         named = await resolve_text(js, what)
-        history = [logged.event for logged in await read_history(js, model_of(named))]
+        history = [logged.event for logged in await read_history(js, model_of(named), OF_RELEASES)]
         release = pick(join(project(history)), named)
         if release is None or release.model is None:
             raise CommandError(f"there is no release {what}{await advice(js, model_of(named), 'slipway status')}")

@@ -12,7 +12,7 @@ import typer
 
 from clients.cli.completion import complete_releases
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
-from clients.cli.event_log import LoggedEvent, follow, nearly_full, read_history
+from clients.cli.event_log import OF_RELEASES, LoggedEvent, follow, nearly_full, read_history
 from clients.cli.names import FORMS, Name, parse_name
 from clients.cli.output import CommandError, Exit, is_terminal, show_json, show_line, warn
 from clients.cli.resolving import advice, resolve_text
@@ -80,7 +80,7 @@ async def _read_releases(stack: StackAddress, what: str | None) -> list[ReleaseP
         for sentence in await nearly_full(js):
             warn(sentence)
         named = await resolve_text(js, what)
-        releases = join(project(logged.event for logged in await read_history(js, model_of(named))))
+        releases = join(project(logged.event for logged in await read_history(js, model_of(named), OF_RELEASES)))
         if named is None or (parse_name(named).is_model and releases):
             return sorted(releases.values(), key=lambda release: release.began_at)
         release = pick(releases, named)
@@ -120,7 +120,7 @@ async def _watch(stack: StackAddress, what: str | None, draw: Draw, *, stop_at_e
     clock = SystemClock()
     async with connected(stack) as client:
         what = await resolve_text(client.jetstream(timeout=10), what)
-        history = await read_history(client.jetstream(timeout=10), model_of(what))
+        history = await read_history(client.jetstream(timeout=10), model_of(what), OF_RELEASES)
         releases = project(logged.event for logged in history)
         after = {logged.stream: logged.sequence for logged in sorted(history, key=lambda logged: logged.sequence)}
         # closed before the connection is: the readers must end while they can still unsubscribe

@@ -37,7 +37,14 @@ def test_every_command_of_the_page_is_valid(line):
 
 def test_the_page_shows_every_command_of_operations():
     releases = {"pause", "resume", "promote", "reject", "retry"}
-    assert {line.split()[1] for line in TYPED} == {"alerts", "rollback", "quarantine", "drill", "replay"} | releases
+    assert {line.split()[1] for line in TYPED} == {
+        "alerts",
+        "rollback",
+        "quarantine",
+        "drill",
+        "replay",
+        "gc",
+    } | releases
 
 
 @pytest.mark.parametrize(

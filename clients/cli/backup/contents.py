@@ -1,0 +1,182 @@
+"""What a backup consists of, and in which order it is taken."""
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Annotated, Any, Final
+
+from pydantic import Field
+
+from contracts.audit import PREFIX as AUDIT
+from contracts.manifests import LockMode
+from contracts.services import DEADLETTER, EVENTS, INBOX, ORDERS
+from contracts.store_access import DATA_FORMAT, PROBE
+from contracts.vocabulary import Contract, Digest, Instant
+
+FORMAT: Final = 1
+"""The format of a backup; it rises when an older program could not restore a newer backup."""
+BUCKETS_IN_ORDER: Final = (
+    "audit",
+    "releases",
+    "alerts",
+    "servers",
+    "rollbacks",
+    "notifications",
+    "policies",
+    "api-keys",
+    "api-usage",
+    "rollback-answers",
+    "drills",
+    "staging-routes",
+    "routes",
+)
+"""Buckets in the order of copying: a record that intends something comes before the record that it changes.
+
+So a change that the copy of the first one takes for done is in the copy of the second one. The log of what was done
+(`audit`) comes before what it tells of, so that nothing is missing in it after a restore.
+"""
+STREAMS_IN_ORDER: Final = (*(f"KV_{bucket}" for bucket in BUCKETS_IN_ORDER), ORDERS, INBOX, EVENTS, DEADLETTER)
+"""Everything that is copied of the bus. Telemetry is not: it is kept in memory, for an hour."""
+RESTORING: Final = "restoring.json"
+"""The object that names the backup which is being restored into a store; it exists until that is done."""
+LEFT_OUT: Final = (PROBE, DATA_FORMAT, RESTORING)
+"""Objects that belong to a store, and not to what it holds."""
+
+_BLOB = re.compile(r"(?:.*/)?blobs/sha256/[0-9a-f]{2}/(?P<digest>[0-9a-f]{64})")
+_SEGMENT = re.compile(rf"{re.escape(AUDIT)}(?P<number>[0-9]{{6}})\.jsonl")
+_OF_VERSION = re.compile(r"versions/(?P<model>[^/]+)/(?P<number>[0-9]+)/.*")
+
+
+class Blob(Contract):
+    """Bytes in a backup, stored by their digest."""
+
+    digest: Digest
+    size_bytes: Annotated[int, Field(ge=0)]
+
+
+class StreamCopy(Contract):
+    """A snapshot of a stream, as the server made it: messages with their sequences, and consumers.
+
+    Attributes:
+        created: When the stream was made; another one if it was deleted and made anew.
+        state: Its sequences and sizes when the snapshot began.
+        chunks: The snapshot, in parts.
+    """
+
+    name: str
+    created: str
+    config: dict[str, Any]
+    state: dict[str, Any]
+    chunks: tuple[Blob, ...]
+
+
+class Position(Contract):
+    """How far a durable consumer had acknowledged its stream before anything else was copied."""
+
+    stream: str
+    consumer: str
+    acknowledged: Annotated[int, Field(ge=0)]
+
+
+class ObjectCopy(Contract):
+    """A version of an object, or a delete marker over it.
+
+    Attributes:
+        digest: Digest of its bytes; None for a delete marker.
+        lock_mode: The mode of its retention; None if it has none.
+        retained_until: When that ends.
+    """
+
+    key: str
+    version_id: str
+    modified: Instant
+    digest: Digest | None = None
+    size_bytes: Annotated[int, Field(ge=0)] = 0
+    lock_mode: LockMode | None = None
+    retained_until: Instant | None = None
+
+    @property
+    def blob(self) -> Blob | None:
+        """Return its bytes; None for a delete marker."""
+        return None if self.digest is None else Blob(digest=self.digest, size_bytes=self.size_bytes)
+
+
+class BackupManifest(Contract):
+    """A backup as a whole. It is written last: what has no manifest is not a backup yet.
+
+    Attributes:
+        data_format: The format of the installation's data.
+        version: The version of Slipway that took it.
+        objects: The list of objects, one `ObjectCopy` as JSON per line.
+        object_count: How many they are.
+        object_bytes: How many bytes they have together.
+        changed: Objects whose bytes are not those that their name promises; they are copied as they are.
+        ports: Ports of an embedded stack by name: restored routes name them, so a restored stack takes them again.
+        keys: The folder of keys as an archive, encrypted by a passphrase; None if keys are not part of it.
+    """
+
+    format: int = FORMAT
+    data_format: int
+    version: str
+    began_at: Instant
+    taken_at: Instant
+    positions: tuple[Position, ...]
+    streams: tuple[StreamCopy, ...]
+    objects: Blob
+    object_count: int
+    object_bytes: int
+    changed: tuple[str, ...] = ()
+    ports: dict[str, int] = Field(default_factory=dict)
+    keys: Blob | None = None
+
+    def name(self) -> str:
+        """Return the name of the backup, by which backups sort in the order of time."""
+        return f"{self.began_at:%Y%m%dT%H%M%S%fZ}"
+
+    def blobs(self) -> list[Blob]:
+        """Return what it names besides the bytes of objects."""
+        chunks = [chunk for stream in self.streams for chunk in stream.chunks]
+        return [*chunks, self.objects, *([self.keys] if self.keys is not None else [])]
+
+
+def digest_in(key: str) -> Digest | None:
+    """Return the digest that a key names as that of its bytes; None if it names none."""
+    match = _BLOB.fullmatch(key)
+    return f"sha256:{match['digest']}" if match is not None else None
+
+
+def belongs(reserved: Mapping[str, int], next_segment: int) -> Callable[[str], bool]:
+    """Return whether objects belong to a backup whose records were copied before the objects.
+
+    What was written afterwards for the first time, and not under a digest, would lie in the way of the restored
+    installation: it writes the same names again. What is left out is made again after a restore.
+
+    Args:
+        reserved: The last version number of each model that the copied records know.
+        next_segment: The number of the segment that the copied audit log writes next.
+    """
+
+    def keep(key: str) -> bool:
+        if key.startswith(LEFT_OUT):
+            return False
+        segment, version = _SEGMENT.fullmatch(key), _OF_VERSION.fullmatch(key)
+        if segment is not None:
+            return int(segment["number"]) < next_segment
+        return version is None or int(version["number"]) <= reserved.get(version["model"], 0)
+
+    return keep
+
+
+def is_same_stream(copy: StreamCopy, created: str, config: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
+    """Return whether a stream has the messages that an earlier copy has of it, so that it needs no new one."""
+    same = ("messages", "bytes", "first_seq", "last_seq", "num_deleted")
+    return (
+        copy.created == created
+        and copy.config == dict(config)
+        and all(copy.state.get(name) == state.get(name) for name in same)
+    )
+
+
+def is_retained(copy: ObjectCopy, now: datetime) -> bool:
+    """Return whether an object is still under lock at a time."""
+    return copy.lock_mode is not None and copy.retained_until is not None and copy.retained_until > now

@@ -1,0 +1,66 @@
+"""The folder of keys in a backup: one archive, encrypted by a passphrase in the age format."""
+
+import io
+import tarfile
+from pathlib import Path
+
+from clients.cli.output import CommandError
+
+SHORTEST = 16
+"""Characters of the shortest passphrase."""
+
+
+def read_passphrase(file: Path) -> str:
+    """Return the passphrase in a file, without the end of its line.
+
+    Raises:
+        CommandError: it cannot be read, or is too short.
+    """
+    try:
+        passphrase = file.read_text().strip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(f"the passphrase in {file} cannot be read: {error}") from error
+    if len(passphrase) < SHORTEST:
+        raise CommandError(
+            f"the passphrase in {file} has {len(passphrase)} characters, the shortest may have {SHORTEST}; make one "
+            "with `openssl rand -base64 24`"
+        )
+    return passphrase
+
+
+def pack(folder: Path, passphrase: str) -> bytes:
+    """Return a folder as an encrypted archive; `age --decrypt` opens it, too.
+
+    Raises:
+        CommandError: there is no such folder.
+    """
+    from pyrage import passphrase as age
+
+    if not (folder / "ca-key.pem").is_file():
+        raise CommandError(f"{folder} is no folder of keys; name that of `slipway keys init` with --keys-folder")
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        tar.add(folder, arcname=".")
+    encrypted: bytes = age.encrypt(archive.getvalue(), passphrase)
+    return encrypted
+
+
+def unpack(data: bytes, passphrase: str, folder: Path) -> int:
+    """Write the files of an encrypted archive into a folder that holds nothing; return how many they are.
+
+    Raises:
+        CommandError: the passphrase is another one, or the folder holds something.
+    """
+    from pyrage import DecryptError
+    from pyrage import passphrase as age
+
+    if folder.exists() and any(folder.iterdir()):
+        raise CommandError(f"{folder} holds keys already, which are not replaced; leave --with-keys out to use them")
+    try:
+        archive = io.BytesIO(age.decrypt(data, passphrase))
+    except DecryptError as error:
+        raise CommandError("the keys of this backup do not open: the passphrase is another one") from error
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tarfile.open(fileobj=archive, mode="r") as tar:
+        tar.extractall(folder, filter="tar")  # keeps modes and the links between credentials, refuses paths outside
+        return len(tar.getmembers())

@@ -1,0 +1,70 @@
+"""Options that `slipway backup` and `slipway restore` share, and what they name."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clients.cli.backup.places import BucketPrefix, Folder, Place
+from clients.cli.output import CommandError, Exit
+from clients.cli.settings import CliSettings
+from shared.runtime.settings import Connection
+from shared.storage.blobs import Store
+
+PlaceArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="PLACE", help="A folder, or s3://BUCKET/PREFIX of the server in SLIPWAY_BACKUP_S3_ENDPOINT."
+    ),
+]
+KeysOption = Annotated[
+    Path | None,
+    typer.Option("--keys-folder", metavar="DIR", help="The folder of keys (default: the one in the state folder)."),
+]
+PassphraseOption = Annotated[
+    Path | None,
+    typer.Option("--passphrase-file", metavar="FILE", help="With --with-keys: the passphrase that encrypts them."),
+]
+_S3 = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>.*))?")
+
+
+def open_place(text: str, installation: Connection | None = None) -> Place:
+    """Return the place that a text names.
+
+    Raises:
+        CommandError: it is no address, lies in the very bucket of the installation, or its server is not named.
+    """
+    if not text.startswith("s3://"):
+        return Folder(Path(text).absolute())
+    match, settings = _S3.fullmatch(text), CliSettings()
+    if match is None:
+        raise CommandError(f"{text} is no place for backups: write s3://BUCKET/PREFIX", Exit.USAGE)
+    if settings.backup_s3_endpoint is None or settings.backup_s3_credentials is None:
+        raise CommandError(
+            f"the server of {text} is not known: set SLIPWAY_BACKUP_S3_ENDPOINT and SLIPWAY_BACKUP_S3_CREDENTIALS",
+            Exit.USAGE,
+        )
+    own = installation is not None and installation.s3_bucket == match["bucket"]
+    if installation is not None and own and installation.s3_endpoint == settings.backup_s3_endpoint:
+        raise CommandError(f"{text} is the bucket of the installation itself; name another one", Exit.USAGE)
+    connection = Connection(
+        s3_endpoint=settings.backup_s3_endpoint,
+        s3_credentials=settings.backup_s3_credentials,
+        s3_ca=settings.backup_s3_ca,
+        s3_region=settings.backup_s3_region,
+        s3_bucket=match["bucket"],
+    )
+    prefix = (match["prefix"] or "").strip("/")
+    return BucketPrefix(Store(connection), f"{prefix}/" if prefix else "")
+
+
+def required(passphrase_file: Path | None) -> Path:
+    """Return the file with the passphrase.
+
+    Raises:
+        CommandError: none is named.
+    """
+    if passphrase_file is None:
+        raise CommandError("keys are encrypted by a passphrase: name its file with --passphrase-file", Exit.USAGE)
+    return passphrase_file

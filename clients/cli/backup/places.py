@@ -1,0 +1,195 @@
+"""Where backups are kept: a folder, or a prefix in a bucket of any S3 server. Both hold bytes by digest, and names."""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from clients.cli.backup.contents import Blob
+from contracts.manifests import FileEntry
+from shared.errors import Permanent
+from shared.storage.blobs import Store, blob_key
+from shared.storage.objects import AlreadyExists
+from shared.storage.transfer import PART_BYTES
+
+_BACKUPS = "backups"
+
+
+class Place(Protocol):
+    """What keeps backups. Calls come from several threads."""
+
+    def has(self, blob: Blob) -> bool:
+        """Return whether bytes are there whole."""
+
+    def put(self, blob: Blob, parts: Iterable[memoryview]) -> None:
+        """Store bytes in parts of `PART_BYTES`, the last of which may have less, unless they are there.
+
+        Raises:
+            Permanent: `digest_mismatch`: the parts are not what the digest names; nothing is stored.
+        """
+
+    def read(self, blob: Blob) -> Iterator[memoryview]:
+        """Yield bytes in parts of `PART_BYTES`, the last of which may have less.
+
+        Raises:
+            Permanent: `artifact_not_found`; `digest_mismatch`, at the latest after the last part.
+        """
+
+    def names(self) -> list[str]:
+        """Return the names of all backups, the oldest first."""
+
+    def commit(self, name: str, manifest: bytes) -> None:
+        """Write the manifest of a backup, which must not exist; raise AlreadyExists if it does."""
+
+    def manifest(self, name: str) -> bytes:
+        """Return the manifest of a backup; raise Permanent `artifact_not_found` if there is none."""
+
+
+def checked(blob: Blob, parts: Iterable[memoryview]) -> Iterator[memoryview]:
+    """Yield parts; raise Permanent `digest_mismatch` after the last one if they are not what a digest names."""
+    hasher, size = hashlib.sha256(), 0
+    for part in parts:
+        hasher.update(part)
+        size += len(part)
+        if size > blob.size_bytes:
+            break
+        yield part
+    digest = f"sha256:{hasher.hexdigest()}"
+    if size != blob.size_bytes or digest != blob.digest:
+        reason = f"{size} bytes with the digest {digest} are not the {blob.size_bytes} bytes of {blob.digest}."
+        raise Permanent("digest_mismatch", reason)
+
+
+class Folder:
+    """A folder that only its owner reads (implements `Place`)."""
+
+    def __init__(self, path: Path) -> None:
+        """Take a folder; it is made by the first write."""
+        self.path = path
+
+    def __str__(self) -> str:
+        """Return the folder as people name it."""
+        return str(self.path)
+
+    def has(self, blob: Blob) -> bool:
+        """Return whether bytes are there whole."""
+        with contextlib.suppress(FileNotFoundError):
+            return self._path(blob).stat().st_size == blob.size_bytes
+        return False
+
+    def put(self, blob: Blob, parts: Iterable[memoryview]) -> None:
+        """Store bytes unless they are there: on disk under another name first, so that a file is always whole."""
+        if not self.has(blob):
+            self._write(self._path(blob), checked(blob, parts))
+
+    def read(self, blob: Blob) -> Iterator[memoryview]:
+        """Yield bytes in parts."""
+        return checked(blob, self._parts(blob))
+
+    def names(self) -> list[str]:
+        """Return the names of all backups, the oldest first."""
+        return sorted(path.stem for path in (self.path / _BACKUPS).glob("*.json"))
+
+    def commit(self, name: str, manifest: bytes) -> None:
+        """Write the manifest of a backup, which must not exist."""
+        path = self._manifest(name)
+        if path.exists():
+            raise AlreadyExists(name)
+        self._write(path, [memoryview(manifest)])
+        handle = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def manifest(self, name: str) -> bytes:
+        """Return the manifest of a backup."""
+        try:
+            return self._manifest(name).read_bytes()
+        except FileNotFoundError:
+            raise Permanent("artifact_not_found", f"{self.path} has no backup {name}.") from None
+
+    def _path(self, blob: Blob) -> Path:
+        return self.path / blob_key(blob.digest)
+
+    def _manifest(self, name: str) -> Path:
+        return self.path / _BACKUPS / f"{name}.json"
+
+    def _parts(self, blob: Blob) -> Iterator[memoryview]:
+        try:
+            with self._path(blob).open("rb") as file:
+                while part := file.read(PART_BYTES):
+                    yield memoryview(part)
+        except FileNotFoundError:
+            raise Permanent("artifact_not_found", f"{self.path} has no {blob.digest}.") from None
+
+    def _write(self, path: Path, parts: Iterable[memoryview]) -> None:
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+        try:
+            with os.fdopen(descriptor, "wb") as out:
+                for part in parts:
+                    out.write(part)
+                out.flush()
+                os.fsync(out.fileno())
+            Path(name).replace(path)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+
+class BucketPrefix:
+    """A prefix in a bucket of an S3 server (implements `Place`)."""
+
+    def __init__(self, store: Store, prefix: str) -> None:
+        """Take a store, and what keys begin with; empty, or with a slash at its end."""
+        self._store, self._prefix = store, prefix
+
+    def __str__(self) -> str:
+        """Return the prefix as people name it."""
+        return self._store.uri(self._prefix)
+
+    def has(self, blob: Blob) -> bool:
+        """Return whether bytes are there whole."""
+        return self._store.has_blob(_entry(blob), self._prefix)
+
+    def put(self, blob: Blob, parts: Iterable[memoryview]) -> None:
+        """Store bytes unless they are there; they become visible after the last part."""
+        if not self.has(blob):
+            self._store.put_stream(_entry(blob), checked(blob, parts), self._prefix)
+
+    def read(self, blob: Blob) -> Iterator[memoryview]:
+        """Yield bytes in parts."""
+        return checked(blob, self._parts(blob))
+
+    def names(self) -> list[str]:
+        """Return the names of all backups, the oldest first."""
+        keys = self._store.keys(f"{self._prefix}{_BACKUPS}/")
+        return sorted(key.rpartition("/")[2].removesuffix(".json") for key in keys if key.endswith(".json"))
+
+    def commit(self, name: str, manifest: bytes) -> None:
+        """Write the manifest of a backup, which must not exist."""
+        self._store.create(self._manifest(name), manifest)
+
+    def manifest(self, name: str) -> bytes:
+        """Return the manifest of a backup."""
+        data = self._store.find(self._manifest(name))
+        if data is None:
+            raise Permanent("artifact_not_found", f"{self} has no backup {name}.")
+        return data
+
+    def _manifest(self, name: str) -> str:
+        return f"{self._prefix}{_BACKUPS}/{name}.json"
+
+    def _parts(self, blob: Blob) -> Iterator[memoryview]:
+        for start in range(0, blob.size_bytes, PART_BYTES):
+            part = memoryview(bytearray(min(PART_BYTES, blob.size_bytes - start)))
+            self._store.read_into(_entry(blob), start, part, self._prefix)
+            yield part
+
+
+def _entry(blob: Blob) -> FileEntry:
+    return FileEntry(path="blob", digest=blob.digest, size_bytes=blob.size_bytes)

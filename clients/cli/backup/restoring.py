@@ -1,0 +1,139 @@
+"""Restore a backup into an installation that holds nothing: verify all of it, then objects, then the bus."""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from clients.cli.backup.bus import check_restorable, find_contents, put_consumers_back, restore_stream
+from clients.cli.backup.contents import FORMAT, LEFT_OUT, RESTORING, BackupManifest, Blob, ObjectCopy
+from clients.cli.backup.objects import REQUESTS, ObjectRestorer, SourceStore
+from clients.cli.backup.places import Place
+from clients.cli.backup.progress import Progress
+from clients.cli.backup.taking import read_list
+from clients.cli.connection import StackAddress, connected
+from clients.cli.output import CommandError
+from contracts.vocabulary import canonical_json, digest_of
+from deploy.data_format import refuse
+from shared.errors import Permanent
+from shared.messaging.provision import provision
+from shared.runtime.clock import Clock
+
+MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A backup to restore: its manifest, the manifest's digest, and the objects that it lists."""
+
+    place: Place
+    manifest: BackupManifest
+    digest: str
+    objects: Sequence[ObjectCopy]
+
+
+def choose(place: Place, name: str | None, digest: str | None) -> Chosen:
+    """Return a backup of a place, the newest one unless another is named.
+
+    Raises:
+        CommandError: there is none, it has another digest than the one that was noted, or this program cannot read it.
+    """
+    names = place.names()
+    if not names or (name is not None and name not in names):
+        has = f"it has {', '.join(names)}" if names else "it has none"
+        raise CommandError(f"{place} has no backup {name or 'at all'}; {has}")
+    data = place.manifest(name or names[-1])
+    actual = digest_of(data)
+    if digest is not None and digest != actual:
+        raise CommandError(f"the manifest of {name or names[-1]} in {place} is {actual}, not {digest}; it was changed")
+    manifest = BackupManifest.model_validate_json(data)
+    if manifest.format > FORMAT:
+        raise CommandError(
+            f"{place} has a backup of format {manifest.format}, this program reads {FORMAT}; use a newer one"
+        )
+    refusal = refuse(f"{place} has", manifest.data_format, f"restore it with Slipway {manifest.version}")
+    if refusal is not None:
+        raise CommandError(refusal)
+    return Chosen(place, manifest, actual, read_list(place, manifest))
+
+
+def verify(chosen: Chosen, progress: Progress) -> int:
+    """Read everything that a backup names and compare digests; return how many bytes that were.
+
+    Raises:
+        CommandError: something is missing or was changed; nothing was restored yet.
+    """
+    blobs = {blob.digest: blob for copy in chosen.objects if (blob := copy.blob) is not None}
+    blobs |= {blob.digest: blob for blob in chosen.manifest.blobs()}
+    progress.step("verify", total=sum(blob.size_bytes for blob in blobs.values()), items=len(blobs))
+
+    def problem(blob: Blob) -> str | None:
+        try:
+            for _ in chosen.place.read(blob):
+                pass
+        except Permanent as error:
+            return error.reason
+        progress.add_item(blob.size_bytes)
+        return None
+
+    with ThreadPoolExecutor(REQUESTS, thread_name_prefix="verify") as threads:
+        problems = [each for each in threads.map(problem, blobs.values()) if each is not None]
+    if problems:
+        more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise CommandError(f"this backup is damaged: {problems[0]}{more}; nothing was restored, use another one")
+    return sum(blob.size_bytes for blob in blobs.values())
+
+
+async def put_back(stack: StackAddress, chosen: Chosen, clock: Clock, progress: Progress) -> None:
+    """Restore a backup into a stack whose services do not run.
+
+    Raises:
+        CommandError: the installation is not empty, or its bus cannot restore.
+    """
+    store = SourceStore(stack.connection)
+    async with connected(stack) as client:
+        js = client.jetstream(timeout=30)
+        await check_restorable(js)
+        resumed = await asyncio.to_thread(_is_resumed, store, chosen.digest)
+        problems = [] if resumed else await find_contents(js)
+        problems += [] if resumed else await asyncio.to_thread(_objects_there, store)
+        if problems:
+            raise CommandError(
+                f"this installation is not empty, and a restore replaces nothing: {'; '.join(problems[:MOST_NAMED])}. "
+                "Use a new state folder, or empty volumes and an empty bucket, and start no service before"
+            )
+        await asyncio.to_thread(_mark, store, chosen.digest)
+        size = sum(copy.size_bytes for copy in chosen.objects)
+        progress.step("store", total=size, items=len(chosen.objects))
+        restorer = ObjectRestorer(store, chosen.place, clock.now(), progress.add_item)
+        await asyncio.to_thread(restorer.restore, chosen.objects)
+        for copy in chosen.manifest.streams:
+            progress.step(f"bus: {copy.name}")
+            await restore_stream(client, copy, chosen.place, progress.add)
+        await put_consumers_back(js, chosen.manifest.positions)
+        await provision(js, replicas=stack.connection.replicas)
+    await asyncio.to_thread(store.unmark)
+
+
+def _is_resumed(store: SourceStore, digest: str) -> bool:
+    """Return whether an interrupted restore of the very same backup left what is there."""
+    marked = store.find(RESTORING)
+    if marked is not None and marked != _marker(digest):
+        raise CommandError(
+            "a restore of another backup was interrupted here; empty the installation first, or finish that one"
+        )
+    return marked is not None
+
+
+def _mark(store: SourceStore, digest: str) -> None:
+    if store.find(RESTORING) is None:
+        store.create(RESTORING, _marker(digest))
+
+
+def _marker(digest: str) -> bytes:
+    return canonical_json({"manifest": digest})
+
+
+def _objects_there(store: SourceStore) -> list[str]:
+    keys = [key for key in store.tops() if not key.startswith(LEFT_OUT)]
+    return [f"the bucket {store.bucket} has {', '.join(keys[:MOST_NAMED])}"] if keys else []

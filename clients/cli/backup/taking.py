@@ -1,0 +1,129 @@
+"""Take a backup while everything runs: positions, then records, then events, then objects, then the manifest."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from clients.cli.backup.bus import copy_stream, keys_at, parts_of, read_positions, value_at
+from clients.cli.backup.contents import FORMAT, STREAMS_IN_ORDER, BackupManifest, Blob, ObjectCopy, StreamCopy, belongs
+from clients.cli.backup.keys import pack
+from clients.cli.backup.objects import ObjectCopier, SourceStore
+from clients.cli.backup.places import Place
+from clients.cli.backup.progress import Progress
+from clients.cli.connection import StackAddress, connected
+from contracts.version import VERSION
+from contracts.vocabulary import canonical_json, digest_of
+from deploy.data_format import DATA_FORMAT
+from shared.runtime.clock import Clock
+
+_RELEASES = "KV_releases"
+_MODEL = ".model"
+"""The ending of the key of a model's record, which holds its version numbers."""
+
+
+@dataclass(frozen=True)
+class KeysToPack:
+    """The folder of keys that a backup contains, and the passphrase that encrypts it."""
+
+    folder: Path
+    passphrase: str
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A backup that was taken.
+
+    Attributes:
+        digest: Digest of the manifest.
+        new_bytes: Bytes of objects that the place did not have before.
+        gone: Objects that were removed while the backup was taken.
+    """
+
+    manifest: BackupManifest
+    digest: str
+    new_bytes: int
+    gone: Sequence[str]
+
+
+async def take(stack: StackAddress, place: Place, clock: Clock, keys: KeysToPack | None, progress: Progress) -> Taken:
+    """Take a backup of a stack into a place; return it once it is whole."""
+    began = clock.now()
+    before = await asyncio.to_thread(newest, place)
+    async with connected(stack) as client:
+        js = client.jetstream(timeout=30)
+        positions = await read_positions(js)
+        known = {stream.name: stream for stream in before.streams} if before is not None else {}
+        streams: list[StreamCopy] = []
+        for name in STREAMS_IN_ORDER:
+            progress.step(f"bus: {name}")
+            streams.append(await copy_stream(client, name, place, known.get(name), progress.add))
+        last = {stream.name: int(stream.state["last_seq"]) for stream in streams}
+        reserved = {}
+        for key in await keys_at(js, "releases", _MODEL):
+            record = await value_at(js, "releases", key, last[_RELEASES])
+            reserved[key.removesuffix(_MODEL)] = int(record.get("next_version", 1)) - 1
+        tail = await value_at(js, "audit", "tail", last["KV_audit"])
+    keep = belongs(reserved, int(tail.get("segment", 1)))
+    copier = ObjectCopier(SourceStore(stack.connection), place, await asyncio.to_thread(_known, place, before), keep)
+    objects = await asyncio.to_thread(_copy_objects, copier, progress)
+    listed = await asyncio.to_thread(keep_list, place, objects)
+    packed = None if keys is None else await asyncio.to_thread(_keep, place, pack(keys.folder, keys.passphrase))
+    manifest = BackupManifest(
+        format=FORMAT,
+        data_format=DATA_FORMAT,
+        version=VERSION,
+        began_at=began,
+        taken_at=clock.now(),
+        positions=positions,
+        streams=tuple(streams),
+        objects=listed,
+        object_count=len(objects),
+        object_bytes=sum(copy.size_bytes for copy in objects),
+        changed=tuple(sorted(copier.changed)),
+        ports=dict(stack.ports),
+        keys=packed,
+    )
+    data = canonical_json(manifest.model_dump(mode="json"))
+    await asyncio.to_thread(place.commit, manifest.name(), data)
+    return Taken(manifest, digest_of(data), copier.new_bytes, tuple(copier.gone))
+
+
+def _copy_objects(copier: ObjectCopier, progress: Progress) -> list[ObjectCopy]:
+    versions = copier.listed()
+    progress.step("store", total=sum(version.size for version in versions), items=len(versions))
+    copier.report = progress.add_item
+    return copier.copy(versions)
+
+
+def newest(place: Place) -> BackupManifest | None:
+    """Return the newest backup of a place; None if it has none, or was written by a program that this one is behind."""
+    names = place.names()
+    if not names:
+        return None
+    manifest = BackupManifest.model_validate_json(place.manifest(names[-1]))
+    return manifest if manifest.format == FORMAT else None
+
+
+def read_list(place: Place, manifest: BackupManifest) -> list[ObjectCopy]:
+    """Return the copies of objects that a backup lists; raise Permanent if the list is not what it was."""
+    data = b"".join(place.read(manifest.objects))
+    return [ObjectCopy.model_validate_json(line) for line in data.splitlines()]
+
+
+def _known(place: Place, manifest: BackupManifest | None) -> dict[tuple[str, str], ObjectCopy]:
+    if manifest is None or not place.has(manifest.objects):
+        return {}
+    return {(copy.key, copy.version_id): copy for copy in read_list(place, manifest)}
+
+
+def keep_list(place: Place, copies: Sequence[ObjectCopy]) -> Blob:
+    """Store the list of objects; return where it is."""
+    lines = (canonical_json(copy.model_dump(mode="json", exclude_defaults=True)) + b"\n" for copy in copies)
+    return _keep(place, b"".join(lines))
+
+
+def _keep(place: Place, data: bytes) -> Blob:
+    blob = Blob(digest=digest_of(data), size_bytes=len(data))
+    place.put(blob, parts_of(data))
+    return blob

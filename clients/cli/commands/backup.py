@@ -1,0 +1,87 @@
+"""`slipway backup`: a copy of the whole installation, taken while it runs."""
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clients.cli.backup.keys import read_passphrase
+from clients.cli.backup.options import KeysOption, PassphraseOption, PlaceArgument, open_place, required
+from clients.cli.backup.places import Place
+from clients.cli.backup.progress import Progress, size_text
+from clients.cli.backup.taking import KeysToPack, Taken, take
+from clients.cli.connection import JsonOption, StackAddress, StateOption, find_stack
+from clients.cli.output import CommandError, show_json, show_line, warn
+from shared.runtime.clock import SystemClock
+
+KEPT_BESIDE = (
+    "keys are not part of this backup: keep the folder of keys beside it, encrypted. Without trust/attesters.json no "
+    "version can be proven, and none is loaded"
+)
+
+
+def backup(
+    place: PlaceArgument,
+    *,
+    with_keys: Annotated[
+        bool, typer.Option("--with-keys", help="Put the folder of keys into it, encrypted by a passphrase.")
+    ] = False,
+    keys_folder: KeysOption = None,
+    passphrase_file: PassphraseOption = None,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Back up the installation while it runs: events, records, objects with versions and locks.
+
+    What an earlier backup in the same place has is not copied again, and an interrupted one is completed by the next.
+    It takes an administrator's credential.
+    """
+    stack = find_stack(state)
+    kept = open_place(place, stack.connection)
+    keys = _keys(stack, keys_folder, passphrase_file) if with_keys else None
+    began = time.monotonic()
+    taken = _take(stack, kept, keys, shown=not as_json)
+    _show(taken, kept, time.monotonic() - began, as_json=as_json)
+    if keys is None:
+        warn(KEPT_BESIDE)
+    if taken.gone:
+        warn(f"{len(taken.gone)} objects were removed meanwhile and are not part of it, such as {taken.gone[0]}")
+    if taken.manifest.changed:
+        raise CommandError(
+            f"{len(taken.manifest.changed)} objects are not what their names promise, such as "
+            f"{taken.manifest.changed[0]}; they were copied as they are, see `slipway verify`"
+        )
+
+
+def _keys(stack: StackAddress, folder: Path | None, passphrase_file: Path | None) -> KeysToPack:
+    return KeysToPack(folder or stack.connection.state_dir / "keys", read_passphrase(required(passphrase_file)))
+
+
+def _take(stack: StackAddress, place: Place, keys: KeysToPack | None, *, shown: bool) -> Taken:
+    try:
+        return asyncio.run(take(stack, place, SystemClock(), keys, Progress(time.monotonic, shown=shown)))
+    except OSError as error:
+        raise CommandError(f"the backup in {place} cannot be written: {error}; run it again to go on") from error
+
+
+def _show(taken: Taken, place: Place, seconds: float, *, as_json: bool) -> None:
+    manifest = taken.manifest
+    facts = {
+        "backup": manifest.name(),
+        "digest": taken.digest,
+        "objects": manifest.object_count,
+        "bytes": manifest.object_bytes,
+        "new_bytes": taken.new_bytes,
+        "with_keys": manifest.keys is not None,
+        "seconds": round(seconds, 1),
+    }
+    if as_json:
+        show_json({**facts, "gone": taken.gone, "changed": manifest.changed})
+        return
+    show_line(
+        f"backup {manifest.name()} in {place}: {manifest.object_count} objects with "
+        f"{size_text(manifest.object_bytes)}, {size_text(taken.new_bytes)} of them new, in {seconds:.1f} s"
+    )
+    show_line(f"its manifest has the digest {taken.digest}; note it elsewhere, for `slipway restore --digest`")

@@ -1,0 +1,143 @@
+"""`slipway gc`: remove what no version, release, record, lock or hold refers to, safely beside releases."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+import typer
+
+from clients.cli.audit_facts import state_change
+from clients.cli.backup.contents import RESTORING
+from clients.cli.backup.progress import size_text
+from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
+from clients.cli.gc.roots import names_on_bus
+from clients.cli.gc.store import StoredObjects
+from clients.cli.gc.sweeping import Sweeper, Swept
+from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
+from clients.cli.parsing import parse_duration
+from contracts.garbage import SHORTEST_WAIT_S, GcPlan
+from shared.runtime.clock import SystemClock
+
+YOUNGEST = timedelta(hours=1)
+OldOption = Annotated[
+    str, typer.Option("--older-than", metavar="7d", help="Only objects that were written longer ago.")
+]
+WaitOption = Annotated[
+    str, typer.Option("--wait", metavar="24h", help="Time between the plan and the removal; at least 2 minutes.")
+]
+
+
+def gc(
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what nothing refers to, and change nothing (the default).")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Write the plan; once its wait is over: remove what still nothing refers to.")
+    ] = False,
+    older_than: OldOption = "7d",
+    wait: WaitOption = "24h",
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove objects of the store that no version, release, record, lock or hold refers to.
+
+    Run it with --yes twice: the first run plans, the second one, after the wait, removes. What a release finds and uses
+    in between stays. It takes an administrator's credential, and is in the audit log.
+    """
+    if dry_run and yes:
+        raise CommandError("--dry-run and --yes exclude each other: give one of them", Exit.USAGE)
+    stack, young, pause = find_stack(state), parse_duration(older_than), parse_duration(wait)
+    if pause.total_seconds() < SHORTEST_WAIT_S:
+        raise CommandError(f"--wait {wait} is too short: services read plans once a minute; use 2m or more", Exit.USAGE)
+    if young < YOUNGEST:
+        raise CommandError(
+            f"--older-than {older_than} is too short: an upload may wait as long; use 1h or more", Exit.USAGE
+        )
+    store, now = StoredObjects(stack.connection), SystemClock().now()
+    if store.find(RESTORING) is not None:
+        raise CommandError("a backup is being restored here; finish that with `slipway restore` first")
+    sweeper = Sweeper(store, lambda: asyncio.run(names_on_bus(stack, SystemClock().now() - young)), young)
+    plan = sweeper.find_plan()
+    if not yes:
+        _show_unreferenced(sweeper.unreferenced(now), plan, as_json=as_json)
+    elif plan is None:
+        _plan(stack, sweeper, now, pause, as_json=as_json)
+    elif now < plan.sweep_after:
+        _refuse(plan)
+    else:
+        _sweep(stack, sweeper, plan, as_json=as_json)
+
+
+def _refuse(plan: GcPlan) -> None:
+    raise CommandError(
+        f"the plan {plan.id} with {len(plan.objects)} objects is carried out from {plan.sweep_after:%Y-%m-%d %H:%M:%S} "
+        "UTC on; run `slipway gc --yes` again then"
+    )
+
+
+def _show_unreferenced(objects: Mapping[str, int], plan: GcPlan | None, *, as_json: bool) -> None:
+    if as_json:
+        waiting = plan.model_dump(mode="json", exclude={"objects"}) if plan is not None else None
+        show_json({"unreferenced": objects, "bytes": sum(objects.values()), "plan": waiting})
+        return
+    _show_by_kind(objects)
+    show_line(f"nothing refers to {len(objects)} objects with {size_text(sum(objects.values()))}; nothing was changed")
+    if plan is not None:
+        show_line(f"the plan {plan.id} waits until {plan.sweep_after:%Y-%m-%d %H:%M:%S} UTC")
+
+
+def _show_by_kind(objects: Mapping[str, int]) -> None:
+    counts: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for key, size in objects.items():
+        kind = "/".join(key.split("/")[: 2 if key.startswith(("manifests/", "attestations/", "checkpoints/")) else 1])
+        counts[kind] += 1
+        sizes[kind] += size
+    if counts:
+        rows = [(kind, counts[kind], size_text(sizes[kind])) for kind in sorted(counts)]
+        show_table(("kind", "objects", "size"), rows)
+
+
+def _plan(stack: StackAddress, sweeper: Sweeper, now: datetime, wait: timedelta, *, as_json: bool) -> None:
+    for _ in sweeper.plan_steps(now, wait):
+        pass
+    plan = sweeper.find_plan()
+    if plan is None:
+        raise CommandError("the plan was removed by another `slipway gc`; run it again")
+    size = sum(plan.objects.values())
+    asyncio.run(_state(stack, "gc.planned", plan.id, {"objects": len(plan.objects), "bytes": size}))
+    if as_json:
+        show_json({"plan": plan.model_dump(mode="json")})
+        return
+    _show_by_kind(plan.objects)
+    show_line(
+        f"planned to remove {len(plan.objects)} objects with {size_text(size)}; run `slipway gc --yes` again after "
+        f"{plan.sweep_after:%Y-%m-%d %H:%M:%S} UTC"
+    )
+
+
+def _sweep(stack: StackAddress, sweeper: Sweeper, plan: GcPlan, *, as_json: bool) -> None:
+    began, swept = time.monotonic(), Swept()
+    asyncio.run(_state(stack, "gc.swept", plan.id, {"planned": len(plan.objects)}))  # before, as every change
+    for _ in sweeper.sweep_steps(plan, swept):
+        pass
+    size = sum(swept.removed.values())
+    if as_json:
+        show_json(
+            {"plan": plan.id, "removed": swept.removed, "bytes": size, "kept": swept.kept, "locked": swept.locked}
+        )
+        return
+    _show_by_kind(swept.removed)
+    show_line(
+        f"removed {len(swept.removed)} objects with {size_text(size)} in {time.monotonic() - began:.1f} s; "
+        f"{len(swept.kept)} are used again and stay, {len(swept.locked)} are under lock"
+    )
+
+
+async def _state(stack: StackAddress, action: str, plan: str, details: dict[str, Any]) -> None:
+    async with connected(stack) as client:
+        await state_change(client.jetstream(timeout=10), sender_of(stack), action, plan, details=details)

@@ -1,0 +1,128 @@
+"""`slipway restore`: a backup becomes an installation again, where there is none."""
+
+import asyncio
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clients.cli.backup.keys import read_passphrase, unpack
+from clients.cli.backup.options import KeysOption, PassphraseOption, PlaceArgument, open_place, required
+from clients.cli.backup.progress import Progress, size_text
+from clients.cli.backup.restoring import Chosen, choose, put_back, verify
+from clients.cli.commands.stack import folder_of, inherited_variables
+from clients.cli.connection import JsonOption, StateOption, find_stack
+from clients.cli.contexts import named_context, requested_context
+from clients.cli.output import CommandError, show_json, show_line, warn
+from clients.cli.settings import CliSettings
+from deploy.local.plan import StackConfig
+from deploy.local.plan import keys_folder as keys_in
+from deploy.local.servers import ServersOnly
+from deploy.local.state import AlreadyUp, StateFolder, new_description
+from deploy.local.supervisor import CannotStart, Options, default_engine_root, programs_of
+from deploy.local.view import View
+from shared.runtime.clock import SystemClock
+
+NEW_KEYS = (
+    "the keys of the backup were not restored: put the old folder of keys in place, or no version can be proven and "
+    "none is loaded"
+)
+
+
+def restore(
+    place: PlaceArgument,
+    *,
+    backup: Annotated[
+        str | None, typer.Option("--backup", metavar="NAME", help="The backup in that place (default: the newest).")
+    ] = None,
+    digest: Annotated[
+        str | None, typer.Option("--digest", metavar="sha256:…", help="Refuse a manifest with another digest.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read and verify the whole backup, and change nothing.")
+    ] = False,
+    with_keys: Annotated[
+        bool, typer.Option("--with-keys", help="Restore the folder of keys first, from the backup.")
+    ] = False,
+    keys_folder: KeysOption = None,
+    passphrase_file: PassphraseOption = None,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Restore a backup into an empty installation whose services do not run; anything else is refused.
+
+    Of the stack on this machine it starts bus and store itself, and stops them afterwards. An interrupted restore goes
+    on when it is run again. It takes an administrator's credential.
+    """
+    progress = Progress(time.monotonic, shown=not as_json)
+    chosen = choose(open_place(place), backup, digest)
+    size = verify(chosen, progress)
+    manifest = chosen.manifest
+    if not check:
+        folder = None if _is_elsewhere(state) else folder_of(state)
+        if folder is not None and folder.is_held():
+            raise CommandError(f"a stack is up in {folder.shown}; stop it with `slipway down`")
+        if with_keys:
+            _unpack(chosen, keys_folder or (keys_in(folder.path) if folder else None), required(passphrase_file))
+        _restore(folder, chosen, progress)
+        if manifest.keys is not None and not with_keys:
+            warn(NEW_KEYS)
+    facts = {"backup": manifest.name(), "digest": chosen.digest, "objects": manifest.object_count, "bytes": size}
+    if as_json:
+        show_json({**facts, "restored": not check})
+        return
+    done = "is whole" if check else "was restored; start the services now, for the stack here with `slipway up`"
+    show_line(f"backup {manifest.name()} of {place} with {size_text(size)} {done}")
+
+
+def _is_elsewhere(state: Path | None) -> bool:
+    """Return whether the installation is not the stack in a state folder of this machine."""
+    settings = CliSettings()
+    name = requested_context() or settings.context
+    if name is not None and state is None:
+        return named_context(name).state is None
+    return state is None and settings.nats_url is not None
+
+
+def _unpack(chosen: Chosen, folder: Path | None, passphrase_file: Path) -> None:
+    if chosen.manifest.keys is None:
+        raise CommandError("this backup has no keys: it was taken without --with-keys; leave the option out")
+    if folder is None:
+        raise CommandError("the folder for the keys is not known: name it with --keys-folder")
+    data = b"".join(chosen.place.read(chosen.manifest.keys))
+    unpack(data, read_passphrase(passphrase_file), folder)
+
+
+def _take_ports(folder: StateFolder, chosen: Chosen) -> None:
+    """Let a new stack take the ports of the old one, as far as they are free."""
+    folder.create()
+    if folder.read_description() is None:
+        folder.write_description(replace(new_description(), ports=chosen.manifest.ports))
+
+
+def _restore(folder: StateFolder | None, chosen: Chosen, progress: Progress) -> None:
+    clock = SystemClock()
+
+    async def work() -> None:
+        await put_back(find_stack(None if folder is None else folder.path), chosen, clock, progress)
+
+    if folder is None:
+        asyncio.run(work())
+        return
+    options = Options(
+        StackConfig(), programs_of(Path(sys.executable)), default_engine_root(), inherited_variables(os.environ)
+    )
+    _take_ports(folder, chosen)
+    servers = ServersOnly(folder, options, View(quiet=True), clock, work)
+    try:
+        asyncio.run(servers.run())
+    except AlreadyUp:
+        raise CommandError(f"a stack is up in {folder.shown}; stop it with `slipway down`") from None
+    except CannotStart as error:
+        raise CommandError(str(error)) from error
+    if not servers.completed:
+        raise CommandError("the restore was interrupted; run it again to go on")

@@ -1,0 +1,72 @@
+"""What records and events of the bus refer to: everything that they name, but for releases that have ended."""
+
+import json
+from datetime import datetime
+from typing import Any, Final
+
+from nats.js import JetStreamContext
+from nats.js.api import DeliverPolicy
+
+from clients.cli.connection import StackAddress, connected
+from clients.cli.reading import read_messages
+from contracts.facts import CheckpointReady
+from contracts.services import EVENTS, INBOX, durable_name
+from decisions.bus_permissions import BUCKETS
+from decisions.garbage import names_in
+
+HOLDING: Final = (
+    "checkpoint",
+    "deployment",
+    "rehearsal",
+    "release",
+    "staging",
+    "traffic",
+    "variant",
+    "version",
+    "work",
+)
+"""Kinds of events that name what a release needs; the others tell of it without needing it."""
+_RELEASES, _HISTORY = "releases", ("audit",)
+
+
+async def names_on_bus(stack: StackAddress, since: datetime) -> set[str]:
+    """Return the digests that records, waiting announcements and events since a time name.
+
+    Raises:
+        Transient: `bus_unavailable`.
+    """
+    names: set[str] = set()
+    async with connected(stack) as client:
+        js = client.jetstream(timeout=30)
+        for bucket in BUCKETS:
+            if bucket not in _HISTORY:
+                for message in await _last(js, bucket):
+                    if bucket != _RELEASES or not has_ended(message):
+                        names |= names_in(message)
+        for subject in ("slipway." + kind + ".>" for kind in HOLDING):
+            names |= await _named(js, EVENTS, subject, deliver_policy=DeliverPolicy.BY_START_TIME, opt_start_time=since)
+        names |= await _named(js, INBOX, ">", deliver_policy=DeliverPolicy.BY_START_TIME, opt_start_time=since)
+        info = await js.consumer_info(INBOX, durable_name("registry", CheckpointReady))
+        after = (info.ack_floor.stream_seq or 0) if info.ack_floor is not None else 0
+        first = {"deliver_policy": DeliverPolicy.BY_START_SEQUENCE, "opt_start_seq": after + 1}
+        names |= await _named(js, INBOX, ">", **first)
+    return names
+
+
+def has_ended(record: bytes) -> bool:
+    """Return whether a record is one of a release that has ended and whose events are all published."""
+    try:
+        fields = json.loads(record)
+    except ValueError:
+        return False
+    return isinstance(fields, dict) and bool(fields.get("finished")) and not fields.get("outbox")
+
+
+async def _last(js: JetStreamContext, bucket: str) -> list[bytes]:
+    policy = DeliverPolicy.LAST_PER_SUBJECT
+    messages = await read_messages(js, f"KV_{bucket}", f"$KV.{bucket}.>", deliver_policy=policy)
+    return [message.data for message in messages]
+
+
+async def _named(js: JetStreamContext, stream: str, subject: str, **first: Any) -> set[str]:
+    return {name for message in await read_messages(js, stream, subject, **first) for name in names_in(message.data)}

@@ -1,0 +1,160 @@
+"""The sweep itself: plan what nothing refers to, wait, decide about each object against its writers, remove it."""
+
+import secrets
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from clients.cli.gc.store import Listed, SweepStore
+from contracts.garbage import FATES, KEPT, PLAN, PREFIX, SWEPT, GcPlan
+from contracts.store_access import DATA_FORMAT, PROBE
+from contracts.vocabulary import canonical_json, digest_of
+from decisions.garbage import DOCUMENT_BYTES, fate_key, is_candidate, is_document, name_of, names_in, reached
+from shared.storage.objects import AlreadyExists
+
+HISTORY = ("audit/", PREFIX, PROBE, DATA_FORMAT)
+"""Objects that name others and hold none of them: what happened is known without them."""
+CLOCKS = timedelta(hours=1)
+"""How far the clocks of this machine and of the store may be apart."""
+_ATTESTATIONS = "attestations/"
+
+
+@dataclass
+class Swept:
+    """What came of a plan.
+
+    Attributes:
+        removed: Sizes of what was removed, by key.
+        kept: Objects that something refers to now, or that a writer claimed.
+        locked: Objects that the store keeps because they are under lock.
+    """
+
+    removed: dict[str, int] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)
+    locked: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Sweeper:
+    """One run of `slipway gc`, or a part of it.
+
+    `plan_steps` and `sweep_steps` yield after each request that changes or reads the store, so that tests can let
+    writers work in between.
+
+    Attributes:
+        names: Returns the digests that records and events name now.
+        young: How old an object must be to be planned.
+    """
+
+    store: SweepStore
+    names: Callable[[], set[str]]
+    young: timedelta
+
+    def find_plan(self) -> GcPlan | None:
+        """Return the plan that waits, or that was interrupted; None if there is none."""
+        data = self.store.find(PLAN)
+        return GcPlan.model_validate_json(data) if data is not None else None
+
+    def unreferenced(self, now: datetime) -> dict[str, int]:
+        """Return sizes of what nothing refers to now and that is old enough, by key."""
+        listed = self.store.listing()
+        old = {key: each for key, each in listed.items() if is_candidate(key) and each.modified <= now - self.young}
+        kept = self._reached(listed, since=now - self.young)
+        return {key: each.size for key, each in old.items() if key not in kept}
+
+    def _reached(self, listed: Mapping[str, Listed], since: datetime, planned: Collection[str] = ()) -> set[str]:
+        """Return the candidates that something refers to: records, events, other objects, and any younger object.
+
+        Args:
+            listed: All objects.
+            since: From when on an object is a younger one.
+            planned: Objects that are none.
+        """
+        names = set(self.names())
+        for key, each in listed.items():
+            holds = not key.startswith(HISTORY) and not is_candidate(key)
+            fresh = key not in planned and is_candidate(key) and each.modified > since and is_document(key, each.size)
+            if (holds and each.size <= DOCUMENT_BYTES) or fresh:
+                names |= names_in(self.store.find(key) or b"")
+        candidates = {key: each.size for key, each in listed.items() if is_candidate(key)}
+        return reached(names, candidates, self.store.find)
+
+    def plan_steps(self, now: datetime, wait: timedelta) -> Iterator[None]:
+        """Write the plan of what nothing refers to now; what it names is not removed yet."""
+        objects = self.unreferenced(now)
+        yield
+        for key in [key for key in self.store.listing() if key.startswith(FATES)]:  # of a claim that came too late
+            self.store.erase(key)
+        plan = GcPlan(id=secrets.token_hex(8), marked_at=now, sweep_after=now + wait, objects=objects)
+        self.store.create(PLAN, canonical_json(plan.model_dump(mode="json")))
+        yield
+
+    def sweep_steps(self, plan: GcPlan, swept: Swept) -> Iterator[None]:
+        """Carry out a plan whose time has come; an interrupted one goes on.
+
+        Documents are decided on before what they refer to. A writer that keeps one keeps all that it refers to, and one
+        that is swept refers to nothing any more. Attestations follow what they attest.
+        """
+        listed = self.store.listing()
+        kept = self._reached(listed, plan.marked_at - CLOCKS, plan.objects)
+        yield
+        there = [key for key in plan.objects if key in listed and listed[key].modified <= plan.marked_at]
+        sizes = {key: listed[key].size for key in there}
+        decided: list[str] = []
+        for key in in_order(there, sizes, self.store.find):
+            if key not in kept and self._sweeps(plan, key):
+                decided.append(key)
+            elif key not in kept and is_document(key, sizes[key]):
+                data = self.store.find(key)
+                kept |= {key} | self._held_by(data, listed)
+            yield
+        for key in decided:
+            if self.store.erase(key):
+                swept.removed[key] = sizes[key]
+            else:
+                swept.locked.append(key)
+            yield
+        swept.kept = [key for key in plan.objects if key in listed and key not in decided]
+        self.store.erase(PLAN)
+        yield
+        for key in plan.objects:
+            if key in listed:
+                self.store.erase(fate_key(plan.id, key))
+
+    def _sweeps(self, plan: GcPlan, key: str) -> bool:
+        """Return whether an object is swept: who writes its fate first decides, the sweep or a writer."""
+        fate = fate_key(plan.id, key)
+        try:
+            self.store.create(fate, SWEPT)
+        except AlreadyExists:
+            return self.store.find(fate) != KEPT
+        return True
+
+    def _held_by(self, data: bytes | None, listed: Mapping[str, Listed]) -> set[str]:
+        if data is None:
+            return set()
+        candidates = {key: each.size for key, each in listed.items() if is_candidate(key)}
+        names = names_in(data) | {digest_of(data).removeprefix("sha256:")}
+        return reached(names, candidates, self.store.find)
+
+
+def in_order(keys: Iterable[str], sizes: Mapping[str, int], read: Callable[[str], bytes | None]) -> list[str]:
+    """Return keys so that a document comes before what it refers to, then attestations, then blobs."""
+    documents = [key for key in keys if is_document(key, sizes[key]) and not key.startswith(_ATTESTATIONS)]
+    by_name = {name_of(key): key for key in documents}
+    refers = {key: {by_name[name] for name in names_in(read(key) or b"") if name in by_name} for key in documents}
+    ordered: list[str] = []
+    placed: set[str] = set()
+
+    def place(key: str) -> None:
+        if key not in placed:
+            placed.add(key)
+            for other in sorted(refers[key]):
+                place(other)
+            ordered.append(key)
+
+    for key in sorted(documents):
+        place(key)
+    ordered.reverse()
+    others = sorted(set(keys) - set(documents), key=lambda key: (not key.startswith(_ATTESTATIONS), key))
+    return [*ordered, *others]

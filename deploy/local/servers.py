@@ -1,0 +1,40 @@
+"""Bus and store of a stack without its services, for as long as a piece of work takes that needs them alone."""
+
+import time
+from collections.abc import Awaitable, Callable
+
+from deploy.local import plan
+from deploy.local.plan import Part
+from deploy.local.state import Description, StateFolder
+from deploy.local.supervisor import Options, Supervisor
+from deploy.local.view import View
+from shared.runtime.clock import Clock
+
+Work = Callable[[], Awaitable[None]]
+
+
+class ServersOnly(Supervisor):
+    """Starts bus and store of one state folder, does a piece of work, and stops them; a signal ends it earlier."""
+
+    def __init__(self, folder: StateFolder, options: Options, view: View, clock: Clock, work: Work) -> None:
+        """Take what a stack takes, and what is done while bus and store run."""
+        super().__init__(folder, options, view, clock)
+        self._work = work
+        self.completed = False
+
+    def _plan_parts(self, description: Description) -> list[Part]:
+        path, ports, programs = self._folder.path, description.ports, self._options.programs
+        nats, config = plan.plan_nats(path, ports, programs)
+        plan.nats_config_file(path).write_text(config)
+        (path / "s3").mkdir(exist_ok=True)
+        return [nats, plan.plan_s3(path, ports, programs, description.keys(path))]
+
+    async def _bring_up(self, _description: Description) -> None:
+        began = time.monotonic()
+        await self._start_and_wait(self._runners)
+        self._view.print_line("slipway", f"bus and store ready after {time.monotonic() - began:.1f} s")
+        await self._work()
+        self.completed = True
+
+    async def _keep_provisioned(self, _description: Description) -> None:
+        """Return at once: the work is done."""

@@ -1,0 +1,78 @@
+"""The drill: an installation is backed up while it runs, goes on, is destroyed, restored, and finishes what it began."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from testbed.models import tiny_base, tiny_lora
+from testbed.servers import wait_until
+from testbed.stack import ROOT, Stack
+
+pytestmark = pytest.mark.real
+
+
+def slipway(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "clients.cli.main", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    tiny_base(folder / "tiny-llama")
+    for seed in (1, 2, 3):
+        tiny_lora(folder / "tiny-llama", folder / f"lora-{seed}", seed=seed)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _needs_the_engine():
+    if not (ROOT / ".venv-engine" / "bin" / "python").exists():
+        if os.environ.get("CI"):
+            pytest.fail("no .venv-engine: run make setup")
+        pytest.skip("no .venv-engine: run make setup")
+
+
+@pytest.mark.timeout(600)
+def test_what_was_backed_up_is_served_again_and_a_release_half_way_is_finished(models, tmp_path):
+    state, kept, passphrase = tmp_path / "state", tmp_path / "backups", tmp_path / "passphrase"
+    passphrase.write_text("correct horse battery staple\n")
+    secret = ("--with-keys", "--passphrase-file", str(passphrase))
+    with Stack(state) as stack:
+        stack.ok("base", "import", str(models / "tiny-llama"))
+        stack.publish("tiny", models / "lora-1", "--variant", "bf16")
+        stack.promoted("tiny")
+        before, ports = stack.route("tiny"), json.loads((state / "stack.json").read_text())["ports"]
+        stack.publish("tiny", models / "lora-2", "--variant", "bf16")
+        stack.await_event("checkpoint.merged", "tiny", count=2)
+        first = json.loads(stack.ok("backup", str(kept), *secret, "--json"))
+        again = json.loads(stack.ok("backup", str(kept), "--json"))
+        assert first["objects"] > 20
+        assert again["new_bytes"] < first["new_bytes"] / 2  # the release that goes on writes more
+        stack.publish("tiny", models / "lora-3", "--variant", "bf16")  # after the backup: it is lost
+        wait_until(lambda: len(stack.events("release.opened", "tiny")) == 3, what="the third release being opened")
+        assert "is up" in slipway("restore", str(kept), "--state", str(state), code=1).stderr
+    shutil.rmtree(state)
+
+    chosen = ("--backup", first["backup"], "--digest", first["digest"])
+    slipway("restore", str(kept), *chosen, *secret, "--state", str(state))
+    assert "not empty" in slipway("restore", str(kept), *chosen, "--state", str(state), code=1).stderr
+    with Stack(state) as stack:
+        second = {**before["active"]["target"], "version": 2}  # once the release that was half way has ended
+        assert stack.route("tiny")["active"]["target"] in (before["active"]["target"], second)
+        assert json.loads((state / "stack.json").read_text())["ports"] == ports, "routes name them"
+        wait_until(lambda: stack.slipway("ask", "tiny", "hello", "--max-tokens", "4").returncode == 0, timeout_s=120)
+        stack.promoted("tiny")
+        assert stack.route("tiny")["active"]["target"]["version"] == 2
+        assert "pass" in stack.ok("verify", "tiny@v2")
+        stack.publish("tiny", models / "lora-3", "--variant", "bf16")
+        (_, _, third) = stack.await_event("release.opened", "tiny", count=3)
+        assert third["data"]["version"] == 3
+        stack.ok("audit")

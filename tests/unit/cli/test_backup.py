@@ -1,0 +1,212 @@
+"""Backups: what belongs to one, where they are kept, the keys in them, and damage that is found before anything is written."""
+
+import json
+import stat
+from datetime import UTC, datetime
+
+import pytest
+
+from clients.cli.backup.contents import (
+    BUCKETS_IN_ORDER,
+    BackupManifest,
+    ObjectCopy,
+    StreamCopy,
+    belongs,
+    digest_in,
+    is_same_stream,
+)
+from clients.cli.backup.keys import pack, read_passphrase, unpack
+from clients.cli.backup.options import open_place
+from clients.cli.backup.places import BucketPrefix, Folder
+from clients.cli.backup.progress import Progress, size_text
+from clients.cli.backup.restoring import choose, verify
+from clients.cli.backup.taking import keep_list
+from clients.cli.output import CommandError
+from contracts.vocabulary import canonical_json, digest_of
+from deploy.data_format import DATA_FORMAT
+from shared.messaging.topology import BUCKETS
+from shared.runtime.settings import Connection
+from tests.kit.conformance_places import PlaceConformance, blob_of
+
+NOW = datetime(2026, 11, 27, tzinfo=UTC)
+QUIET = Progress(lambda: 0.0, shown=False)
+
+
+class TestFolder(PlaceConformance):
+    @pytest.fixture
+    def place(self, tmp_path):
+        return Folder(tmp_path / "backups")
+
+    def test_only_its_owner_reads_it(self, place):
+        place.put(blob_of(b"secret"), [memoryview(b"secret")])
+        assert stat.S_IMODE(place.path.stat().st_mode) == 0o700
+
+
+def test_every_bucket_has_its_place_in_the_order_of_copying():
+    assert sorted(BUCKETS_IN_ORDER) == sorted(BUCKETS)
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ("audit", "policies"),
+        ("audit", "api-keys"),
+        ("servers", "routes"),
+        ("rollbacks", "routes"),
+        ("rollbacks", "drills"),
+    ],
+)
+def test_a_record_that_intends_a_change_is_copied_before_the_one_that_it_changes(first, then):
+    assert BUCKETS_IN_ORDER.index(first) < BUCKETS_IN_ORDER.index(then)
+
+
+def test_what_the_copied_records_do_not_know_stays_out():
+    keep = belongs({"tiny": 2}, next_segment=3)
+    assert keep("versions/tiny/2/manifest.json")
+    assert not keep("versions/tiny/3/manifest.json")
+    assert not keep("versions/other/1/manifest.json")
+    assert keep("audit/000002.jsonl")
+    assert not keep("audit/000003.jsonl")
+    assert keep("blobs/sha256/ab/" + "ab" * 32)
+    assert keep("manifests/merged/x.json")
+    assert not keep("probe/x")
+    assert not keep("data-format")
+
+
+def test_a_key_names_its_digest_or_none():
+    assert digest_in("checkpoints/tiny/blobs/sha256/ab/" + "ab" * 32) == "sha256:" + "ab" * 32
+    assert digest_in("blobs/sha256/ab/" + "ab" * 31) is None
+    assert digest_in("versions/tiny/1/manifest.json") is None
+
+
+def test_a_stream_is_copied_again_once_anything_of_it_changed():
+    state = {"messages": 3, "bytes": 10, "first_seq": 1, "last_seq": 3, "consumer_count": 1}
+    copy = StreamCopy(name="S", created="t", config={"name": "S"}, state=state, chunks=())
+    assert is_same_stream(copy, "t", {"name": "S"}, {**state, "consumer_count": 2})
+    for changed in ({"messages": 2}, {"last_seq": 4}, {"bytes": 11}, {"first_seq": 2}, {"num_deleted": 1}):
+        assert not is_same_stream(copy, "t", {"name": "S"}, {**state, **changed})
+    assert not is_same_stream(copy, "later", {"name": "S"}, state)
+
+
+def test_keys_open_with_their_passphrase_only(tmp_path):
+    folder, back = tmp_path / "keys", tmp_path / "back"
+    (folder / "credentials").mkdir(parents=True)
+    (folder / "ca-key.pem").write_text("secret")
+    (folder / "ca-key.pem").chmod(0o600)
+    (folder / "console-local").symlink_to("credentials")
+    data = pack(folder, "correct horse battery")
+    assert b"secret" not in data
+    with pytest.raises(CommandError, match="another one"):
+        unpack(data, "incorrect horse battery", back)
+    assert not back.exists() or not any(back.iterdir())
+    unpack(data, "correct horse battery", back)
+    assert (back / "ca-key.pem").read_text() == "secret"
+    assert stat.S_IMODE((back / "ca-key.pem").stat().st_mode) == 0o600
+    assert str((back / "console-local").readlink()) == "credentials"
+    with pytest.raises(CommandError, match="holds keys already"):
+        unpack(data, "correct horse battery", back)
+
+
+def test_a_short_passphrase_is_refused(tmp_path):
+    (tmp_path / "short").write_text("secret\n")
+    with pytest.raises(CommandError, match="has 6 characters, the shortest may have 16"):
+        read_passphrase(tmp_path / "short")
+    with pytest.raises(CommandError, match="cannot be read"):
+        read_passphrase(tmp_path / "none")
+
+
+def kept(place: Folder, **changed) -> BackupManifest:
+    """Commit a backup of one object and one stream."""
+    place.put(blob_of(b"weights"), [memoryview(b"weights")])
+    place.put(blob_of(b"messages"), [memoryview(b"messages")])
+    copy = ObjectCopy(key="blobs/x", version_id="1", modified=NOW, digest=digest_of(b"weights"), size_bytes=7)
+    stream = StreamCopy(name="S", created="t", config={}, state={}, chunks=(blob_of(b"messages"),))
+    manifest = BackupManifest(
+        data_format=DATA_FORMAT,
+        version="0.1.0",
+        began_at=NOW,
+        taken_at=NOW,
+        positions=(),
+        streams=(stream,),
+        objects=keep_list(place, [copy]),
+        object_count=1,
+        object_bytes=7,
+    ).model_copy(update=changed)
+    place.commit(manifest.name(), canonical_json(manifest.model_dump(mode="json")))
+    return manifest
+
+
+def test_a_whole_backup_is_verified(tmp_path):
+    place = Folder(tmp_path)
+    manifest = kept(place)
+    chosen = choose(place, None, None)
+    assert chosen.manifest == manifest
+    assert verify(chosen, QUIET) == 15 + manifest.objects.size_bytes
+
+
+@pytest.mark.parametrize("data", [b"weights", b"messages"])
+@pytest.mark.parametrize("damage", ["flipped", "shortened", "removed"])
+def test_damage_of_any_part_is_found_before_anything_is_restored(tmp_path, data, damage):
+    place = Folder(tmp_path)
+    kept(place)
+    hexadecimal = digest_of(data).removeprefix("sha256:")
+    path = tmp_path / "blobs" / "sha256" / hexadecimal[:2] / hexadecimal
+    if damage == "removed":
+        path.unlink()
+    else:
+        path.write_bytes(data[:-1] + (b"?" if damage == "flipped" else b""))
+    with pytest.raises(CommandError, match="damaged"):
+        verify(choose(place, None, None), QUIET)
+
+
+def test_a_manifest_that_was_changed_is_refused_where_its_digest_was_noted(tmp_path):
+    place = Folder(tmp_path)
+    manifest = kept(place)
+    noted = choose(place, None, None).digest
+    path = tmp_path / "backups" / f"{manifest.name()}.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "version": "9.9.9"}))
+    with pytest.raises(CommandError, match="it was changed"):
+        choose(place, None, noted)
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"), [({"format": 2}, "format 2"), ({"data_format": DATA_FORMAT + 1}, "newer Slipway")]
+)
+def test_a_backup_that_this_program_cannot_restore_is_refused(tmp_path, changed, sentence):
+    kept(Folder(tmp_path), **changed)
+    with pytest.raises(CommandError, match=sentence):
+        choose(Folder(tmp_path), None, None)
+
+
+def test_a_place_without_the_backup_says_what_it_has(tmp_path):
+    with pytest.raises(CommandError, match="it has none"):
+        choose(Folder(tmp_path), None, None)
+    manifest = kept(Folder(tmp_path))
+    with pytest.raises(CommandError, match=f"it has {manifest.name()}"):
+        choose(Folder(tmp_path), "20200101T000000000000Z", None)
+
+
+def test_places_in_a_bucket_need_a_server_of_their_own(tmp_path, monkeypatch):
+    with pytest.raises(CommandError, match="SLIPWAY_BACKUP_S3_ENDPOINT"):
+        open_place("s3://backups/slipway")
+    with pytest.raises(CommandError, match="no place for backups"):
+        open_place("s3://")
+    monkeypatch.setenv("SLIPWAY_BACKUP_S3_ENDPOINT", "store:443")
+    monkeypatch.setenv("SLIPWAY_BACKUP_S3_CREDENTIALS", str(tmp_path / "backup.s3"))
+    with pytest.raises(CommandError, match="the installation itself"):
+        open_place("s3://slipway/x", Connection(s3_endpoint="store:443"))
+    assert isinstance(open_place("s3://backups/x", Connection(s3_endpoint="store:443")), BucketPrefix)
+    assert str(open_place(str(tmp_path))) == str(tmp_path)
+
+
+def test_progress_names_what_is_copied_and_how_much(capsys):
+    times = iter([0.0, 0.0, 1.0, 3.0])
+    progress = Progress(lambda: next(times))
+    progress.step("store", total=4096, items=2)
+    progress.add_item(1024)
+    progress.add_item(1024)
+    assert capsys.readouterr().err.splitlines() == [
+        "store: 0 of 2 objects, 0 bytes of 4.0 KiB",
+        "store: 2 of 2 objects, 2.0 KiB of 4.0 KiB, 683 bytes/s",
+    ]
+    assert size_text(5 * 1024**4) == "5.0 TiB"
