@@ -31,7 +31,7 @@ RESULTS: tuple[type[Fact], ...] = (
     ReleaseOpened,
 )
 """Facts that say what came of an order or announcement."""
-RECORDS = ("policies", "api-keys")
+RECORDS = ("policies", "api-keys", "mirrors")
 """Buckets of which every revision is an entry."""
 SEGMENT_ENTRIES = 64
 SEGMENT_S = 600.0

@@ -25,9 +25,9 @@ from contracts.services import (
 from contracts.uploads import UPLOADS
 
 BUCKETS: Final = tuple(
-    sorted({bucket for service in SERVICES.values() for bucket in service.owns} | {"policies", "api-keys"})
+    sorted({bucket for service in SERVICES.values() for bucket in service.owns} | {"policies", "api-keys", "mirrors"})
 )
-"""Every key-value bucket. `policies` and `api-keys` belong to no service: administrators write them."""
+"""Every key-value bucket. `policies`, `api-keys` and `mirrors` belong to no service: administrators write them."""
 STREAMS: Final[tuple[Stream, ...]] = (INBOX, ORDERS, EVENTS, DEADLETTER, TELEMETRY)
 LIVE: Final = f"{WorkProgressed.TYPE}.*.*"
 """Progress of work. Besides it, its inbox and what its replicas exchange, no identity subscribes to anything.

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -117,12 +117,17 @@ class Stack:
             what=f"the restart of {name}",
         )
 
-    def slipway(self, *arguments: str, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
+    def slipway(
+        self, *arguments: str, timeout_s: float = 240, variables: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "clients.cli.main", *arguments, "--state", str(self.state)]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False)
+        given = {**os.environ, **(variables or {})}
+        return subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False, env=given
+        )
 
-    def ok(self, *arguments: str, timeout_s: float = 240) -> str:
-        done = self.slipway(*arguments, timeout_s=timeout_s)
+    def ok(self, *arguments: str, timeout_s: float = 240, variables: Mapping[str, str] | None = None) -> str:
+        done = self.slipway(*arguments, timeout_s=timeout_s, variables=variables)
         assert done.returncode == 0, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.tail()}"
         return done.stdout
 
@@ -133,7 +138,13 @@ class Stack:
         return self.output.read_text(errors="replace")[-3000:] if self.output.exists() else ""
 
     def publish(
-        self, model: str, adapter: Path, *more: str, base: str = "tiny-llama", policy: dict | None = None
+        self,
+        model: str,
+        adapter: Path,
+        *more: str,
+        base: str = "tiny-llama",
+        policy: dict | None = None,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         file = self.state.parent / f"policy-{model}.json"
         file.write_text(json.dumps(policy or POLICY))
@@ -152,6 +163,7 @@ class Stack:
             "--policy",
             str(file),
             *more,
+            variables=variables,
         )
 
     def promoted(self, model: str, timeout_s: float = 240) -> None:

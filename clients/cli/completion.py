@@ -1,4 +1,4 @@
-"""What the shell completes: contexts from their file, names of models, versions and releases from the stack."""
+"""What the shell completes: contexts and teams from files; models, versions, releases and keys from the stack."""
 
 import asyncio
 import contextlib
@@ -30,6 +30,22 @@ def complete_releases(ctx: typer.Context, incomplete: str) -> list[str]:
     if incomplete.startswith("r-"):
         return _matching(ctx, _read_releases, incomplete)
     return complete_versions(ctx, incomplete)
+
+
+def complete_api_keys(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the ids of API keys that begin so and are not revoked."""
+    return _matching(ctx, _read_api_keys, incomplete)
+
+
+def complete_teams(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the teams of the folder of keys that begin so."""
+    from clients.cli.commands.keys import keys_of_folder
+
+    # as above: without a folder of keys there are no suggestions
+    with contextlib.suppress(Exception):
+        teams = keys_of_folder(ctx.params.get("folder"), ctx.params.get("state")).teams()
+        return sorted(team.name for team in teams if team.name.startswith(incomplete))
+    return []
 
 
 def complete_contexts(incomplete: str) -> list[str]:
@@ -81,6 +97,14 @@ async def _read_versions(client: Client) -> list[str]:
         names += [f"{model}@v{number}" for number in {each.target.version for each in served} if number > 0]
         names += [f"{model}@{role}" for role in ROLES if version_in_role(role, route, None) is not None]
     return names
+
+
+async def _read_api_keys(client: Client) -> list[str]:
+    from contracts.api_keys import ApiKey
+    from shared.storage.kv import Bucket
+
+    records = await Bucket(client.jetstream(timeout=LIMIT_S), "api-keys", ApiKey).all()
+    return [key_id for key_id, entry in records.items() if entry.value.revoked_at is None]
 
 
 async def _read_releases(client: Client) -> list[str]:

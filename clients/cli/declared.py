@@ -1,4 +1,4 @@
-"""What files declare: policies, teams, scopes of API keys; read with lines, compared with the installation as JSON."""
+"""What files declare: policies, teams, key scopes, mirrors; read with lines, compared with the installation as JSON."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,13 +13,14 @@ from clients.cli.errors import CommandError, Exit
 from clients.cli.names import nearest
 from clients.cli.yaml_source import Document, InvalidError, Problem, read_documents
 from contracts.api_keys import ApiKey, KeyLimits, KeyName
+from contracts.mirrors import Mirror, MirrorName
 from contracts.policy import ReleasePolicy
 from contracts.teams import Team, TeamName, TeamQuota
 from contracts.vocabulary import Environment, Instant, ModelName
 from decisions.declared_state import Key, Kind
 from decisions.policy_comparison import find_unrehearsed
 
-KINDS = ("Policy", "Team", "ApiKey")
+KINDS = ("Policy", "Team", "ApiKey", "Mirror")
 SUFFIXES = (".yaml", ".yml", ".json")
 MOST_FILES = 1000
 _WORDS = re.compile(r"[\s\"'=,:{}\[\]]+")
@@ -52,6 +53,10 @@ class DeclaredPolicy(_Declared):
     def as_data(self) -> dict[str, Any]:
         """Return it as it is compared."""
         return policy_data(self.policy)
+
+    def record(self) -> ReleasePolicy:
+        """Return it as it is stored."""
+        return self.policy
 
 
 class DeclaredTeam(_Declared):
@@ -100,7 +105,35 @@ class DeclaredApiKey(_Declared):
         return _scope(self)
 
 
-AnyDeclared = DeclaredPolicy | DeclaredTeam | DeclaredApiKey
+class DeclaredMirror(_Declared):
+    """Which models a registry outside shows; its address and secrets are settings of the mirror."""
+
+    kind: Literal["Mirror"]
+    registry: MirrorName
+    models: tuple[ModelName, ...] = ()
+    without: tuple[ModelName, ...] = ()
+    paused: bool = False
+
+    @model_validator(mode="after")
+    def _is_valid(self) -> "DeclaredMirror":
+        self.record()
+        return self
+
+    @property
+    def key(self) -> Key:
+        """Kind and name."""
+        return ("Mirror", self.registry)
+
+    def record(self) -> Mirror:
+        """Return it as it is stored."""
+        return Mirror(registry=self.registry, models=self.models, without=self.without, paused=self.paused)
+
+    def as_data(self) -> dict[str, Any]:
+        """Return it as it is compared."""
+        return mirror_data(self.record())
+
+
+AnyDeclared = DeclaredPolicy | DeclaredTeam | DeclaredApiKey | DeclaredMirror
 _ANY: TypeAdapter[AnyDeclared] = TypeAdapter(Annotated[AnyDeclared, Field(discriminator="kind")])
 
 
@@ -124,6 +157,11 @@ class Declarations:
 def policy_data(policy: ReleasePolicy) -> dict[str, Any]:
     """Return a policy as it is compared."""
     return policy.model_dump(mode="json")
+
+
+def mirror_data(mirror: Mirror) -> dict[str, Any]:
+    """Return a mirror as it is compared."""
+    return {"models": sorted(mirror.models), "without": sorted(mirror.without), "paused": mirror.paused}
 
 
 def team_data(team: Team) -> dict[str, Any]:

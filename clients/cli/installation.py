@@ -1,37 +1,56 @@
-"""An installation as files declare it: reads what it has of policies, teams and API keys, and makes changes."""
+"""An installation as files declare it: reads its policies, teams, API keys and mirrors, and makes changes."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from nats.js import JetStreamContext
 
-from clients.cli.audit_facts import state_change
+from clients.cli.audit_facts import ALL_MODELS, state_change
 from clients.cli.commands.keys import change_keys, keys_of_folder
 from clients.cli.connection import StackAddress, connected, sender_of
 from clients.cli.declared import (
     AnyDeclared,
     Declarations,
     DeclaredApiKey,
+    DeclaredMirror,
     DeclaredPolicy,
     DeclaredTeam,
     is_declarable,
+    mirror_data,
     policy_data,
     scope_data,
     scopes_of,
     team_data,
 )
 from clients.cli.errors import CommandError
+from contracts import mirrors
 from contracts.api_keys import ApiKey, KeyLimits
 from contracts.policy import ReleasePolicy
 from contracts.teams import TeamQuota
-from decisions.declared_state import Change, Key
+from decisions.declared_state import Change, Key, Kind
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket, Conflict, Entry
 
-POLICIES, KEYS = "policies", "api-keys"
+KEYS = "api-keys"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A kind that is one record in a bucket, under the name of what is declared."""
+
+    bucket: str
+    of: type[Any]
+    as_data: Callable[[Any], dict[str, Any]]
+    noun: str
+
+
+RECORDS: Final[Mapping[Kind, Stored]] = {
+    "Policy": Stored("policies", ReleasePolicy, policy_data, "policy"),
+    "Mirror": Stored(mirrors.BUCKET, mirrors.Mirror, mirror_data, "mirror"),
+}
 
 
 @dataclass(frozen=True)
@@ -47,13 +66,14 @@ class Installation:
         actual: dict[Key, Mapping[str, Any]] = {}
         if "Team" in declared.kinds:
             actual |= {("Team", team.name): team_data(team) for team in keys_of_folder(self.folder, self.state).teams()}
-        if not {"Policy", "ApiKey"} & declared.kinds:
+        if not {"Policy", "ApiKey", "Mirror"} & declared.kinds:
             return actual
         async with connected(self.stack) as client:
             js = client.jetstream(timeout=10)
-            if "Policy" in declared.kinds:
-                policies = await Bucket(js, POLICIES, ReleasePolicy).all()
-                actual |= {("Policy", model): policy_data(entry.value) for model, entry in policies.items()}
+            for kind, stored in RECORDS.items():
+                if kind in declared.kinds:
+                    there = await Bucket(js, stored.bucket, stored.of).all()
+                    actual |= {(kind, name): stored.as_data(entry.value) for name, entry in there.items()}
             if "ApiKey" in declared.kinds:
                 actual |= scopes_of([entry.value for entry in await _valid_keys(js)], declared.as_data())
         return actual
@@ -74,8 +94,9 @@ class Installation:
         async with connected(self.stack) as client:
             js = client.jetstream(timeout=10)
             try:
-                if change.kind == "Policy":
-                    await self._make_policy(js, change, value if isinstance(value, DeclaredPolicy) else None)
+                if isinstance(value, DeclaredPolicy | DeclaredMirror) or change.kind in RECORDS:
+                    declared = value if isinstance(value, DeclaredPolicy | DeclaredMirror) else None
+                    await self._make_record(js, change, None if declared is None else declared.record())
                 else:
                     await self._make_keys(js, change.name, value if isinstance(value, DeclaredApiKey) else None)
             except Conflict:
@@ -91,22 +112,23 @@ class Installation:
         name = team.name
         change_keys(self.folder, self.state, "team.set", name, lambda keys: keys.set_team(name, team.models, quota))
 
-    async def _make_policy(self, js: JetStreamContext, change: Change, declared: DeclaredPolicy | None) -> None:
-        """Store or remove a policy that still is what the change was planned for; raise Conflict if it is not."""
-        bucket, model = Bucket(js, POLICIES, ReleasePolicy), change.name
-        entry = await bucket.get(model)
-        if (policy_data(entry.value) if entry is not None else None) != change.before:
-            raise Conflict(f"policy {model}")
-        if declared is None:
-            await state_change(js, sender_of(self.stack), "policy.remove", model, model=model)
+    async def _make_record(self, js: JetStreamContext, change: Change, record: Any) -> None:
+        """Store or remove a policy or mirror that is what the change was planned for; raise Conflict if it is not."""
+        stored = RECORDS[change.kind]
+        bucket, name = Bucket(js, stored.bucket, stored.of), change.name
+        entry = await bucket.get(name)
+        if (stored.as_data(entry.value) if entry is not None else None) != change.before:
+            raise Conflict(f"{stored.noun} {name}")
+        action = f"{stored.noun}.{'remove' if record is None else 'set'}"
+        model = name if change.kind == "Policy" else ALL_MODELS
+        await state_change(js, sender_of(self.stack), action, name, record=record, model=model)
+        if record is None:
             if entry is not None:
-                await bucket.remove(model, entry.revision)
-            return
-        await state_change(js, sender_of(self.stack), "policy.set", model, record=declared.policy, model=model)
-        if entry is None:
-            await bucket.create(model, declared.policy)
+                await bucket.remove(name, entry.revision)
+        elif entry is None:
+            await bucket.create(name, record)
         else:
-            await bucket.update(model, declared.policy, entry.revision)
+            await bucket.update(name, record, entry.revision)
 
     async def _make_keys(self, js: JetStreamContext, name: str, declared: DeclaredApiKey | None) -> None:
         """Store every valid key of a name with its declared scope, or revoke all that a file can declare."""

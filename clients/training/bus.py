@@ -75,6 +75,8 @@ class Publisher:
 
     async def _publish_with_retries(self, event: Event[Any]) -> bool:
         headers = {"Nats-Msg-Id": event.id, "content-type": CONTENT_TYPE}
+        if event.traceparent:
+            headers["traceparent"] = event.traceparent
         body, js = canonical_json(plain(event)), self._client.jetstream(timeout=ACK_TIMEOUT_S)
         until, wait_s = time.monotonic() + PATIENCE_S, 0.2
         while True:

@@ -17,6 +17,7 @@ from clients.training.connection import Connection
 from clients.training.errors import PublishError
 from clients.training.options import Options, completed
 from clients.training.run import Published, Run
+from clients.training.tracing import current_traceparent
 from clients.training.upload import Progress, Uploader
 from contracts.envelope import Event, plain, source_of
 from contracts.facts import BaseModelRef, CheckpointReady, Weights
@@ -123,6 +124,7 @@ def envelope(fact: CheckpointReady, sender: str) -> Event[Any]:
         subject=fact.model,
         time=datetime.now(timezone.utc),  # noqa: TID251 - this distribution does not ship shared.runtime.clock
         correlationid=fact.training.run_id,
+        traceparent=current_traceparent(),
         data=fact,
     )
 

@@ -4,6 +4,9 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import structlog
+
+from contracts.mirrors import Mirror as MirrorRecord
 from contracts.vocabulary import ModelName
 from services.mirror.domain.plan import Mirrored, choose_copies, plan_aliases, plan_writes
 from services.mirror.domain.schedule import Schedule
@@ -49,19 +52,36 @@ class Mirror:
         self._schedules = {name: Schedule(settings.backoff(), jitter=jitter) for name in self._registries}
         self._resync_at = clock.monotonic()
         self._sources: dict[tuple[ModelName, int], str | None] = {}
+        self._declared: Mapping[str, MirrorRecord] = {}
 
     async def due(self) -> list[Item]:
         """Return what is to be compared now: what changed, all after a while, and what failed and waited."""
         now, changed = self._clock.monotonic(), await self._changes.changed()
+        await self._follow_declared(now)
         if now >= self._resync_at:
             changed |= set(await self._versions.models())
             self._resync_at = now + self._settings.resync_s
         items = []
         for name, schedule in self._schedules.items():
-            schedule.note_changed(changed, now)
+            schedule.note_changed({model for model in changed if self._covers(name, model)}, now)
+            schedule.forget({model for model in schedule.known if not self._covers(name, model)})
             items += [Item(name, model) for model in schedule.due(now)]
             self._metrics.behind.labels(name).set(schedule.behind)
         return items
+
+    async def _follow_declared(self, now: float) -> None:
+        """Compare every model again once other models are declared to be mirrored."""
+        declared = await self._changes.declared()
+        if declared == self._declared:
+            return
+        self._declared, self._resync_at = declared, now
+        unset = sorted(declared.keys() - self._registries.keys())
+        if unset:
+            structlog.get_logger().warning("mirrors are declared whose registry is not set in MIRROR_…", mirrors=unset)
+
+    def _covers(self, registry: str, model: ModelName) -> bool:
+        mirror = self._declared.get(registry)
+        return mirror is None or mirror.covers(model)
 
     async def mirror(self, item: Item) -> None:
         """Bring one model in one registry up to date.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from contracts.manifests import FileEntry
+from contracts.mirrors import Mirror
 from contracts.routes import Route
 from contracts.vocabulary import ModelName
 from decisions.version_history import VersionHistory
@@ -52,6 +53,9 @@ class Changes(Protocol):
 
     async def route(self, model: ModelName) -> Route | None:
         """Return what serves production."""
+
+    async def declared(self) -> Mapping[str, Mirror]:
+        """Return the mirrors that are declared, by the name of their registry."""
 
     async def changed(self) -> set[ModelName]:
         """Return the models about which something was recorded since the last call; none at the first."""

@@ -15,7 +15,7 @@ from contracts.facts import (
     SilenceOrdered,
 )
 from services.notifier.delivery import Deliverer
-from services.notifier.domain import notices
+from services.notifier.domain import notices, silences
 from services.notifier.domain.receivers import Receiver
 from services.notifier.domain.record import ModelNotices, Silence
 from services.notifier.metrics import NotifierMetrics
@@ -99,7 +99,7 @@ class Notifier:
         ordered = Silence(
             trigger=order.trigger, until=order.until, by=event.sender, reason=order.reason, order_id=event.id
         )
-        record = await self._edit(event.subject, lambda record: notices.silence(record, ordered, now))
+        record = await self._edit(event.subject, lambda record: silences.silence(record, ordered, now))
         open_alerts = [each.alert.alert_id for each in notices.open_notices(record)]
         details = {"until": order.until.isoformat(), "open_alerts": open_alerts[:20]}
         return OrderAccepted(order_id=event.id, order_type=event.type, details=details)

@@ -5,7 +5,7 @@ from collections import Counter
 from prometheus_client import CollectorRegistry
 
 from contracts import metrics as m
-from services.notifier.domain import notices
+from services.notifier.domain import notices, silences
 from services.notifier.domain.record import ModelNotices
 from shared.runtime.clock import Clock
 from shared.runtime.metrics import Counts, counter, gauge
@@ -42,7 +42,7 @@ class NotifierMetrics:
             waiting.update((name,) for name, queue in notice.queues.items() if queue and queue[0].attempts > 0)
         self._waiting.replace(model, waiting)
         now = self._clock.now()
-        silenced = sum(notices.is_silenced(record, notice, now) for notice in notices.open_notices(record))
+        silenced = sum(silences.is_silenced(record, notice, now) for notice in notices.open_notices(record))
         self._silenced.replace(model, {(): float(silenced)} if silenced else {})
 
     def waiting_models(self) -> list[str]:

@@ -28,6 +28,7 @@ from contracts.services import SERVICES, durable_name, filter_subject, stream_of
 from contracts.vocabulary import Environment, canonical_json
 from shared.messaging.credentials import identify
 from shared.messaging.delivery import Consumption, Delivery, Failed
+from shared.messaging.event_traces import EventTraces
 from shared.messaging.events import parse_event
 from shared.messaging.fact_metrics import FactMetrics
 from shared.messaging.publishing import PUBLISH_TIMEOUT_S, Emit, envelope, publish_event
@@ -74,6 +75,7 @@ class Bus:
         self._refusals = Refusals(identity.name or service, _report_refusal)
         self.tracing = tracer_provider(service, connection)
         self.is_traced = is_traced(connection)
+        self._traces = EventTraces(self.tracing)
         self._handled = counter(m.FACTS_HANDLED, self.metrics)
         self._unpublishable = counter(m.FACTS_UNPUBLISHABLE, self.metrics)
         self._seconds = histogram(m.HANDLING, self.metrics)
@@ -192,6 +194,7 @@ class Bus:
         with structlog.contextvars.bound_contextvars(
             release=event.correlationid, model=event.subject, fact=event.type, event_id=event.id
         ):
+            self._traces.learn(event)
             started = self.clock.monotonic()
             outcome = await self._unless_stopping(handler(event))
             failpoint(f"{self.service}.after_act")
@@ -241,13 +244,14 @@ class Bus:
 
     def envelope(self, emit: Emit, cause: Event[Any] | None = None) -> Event[Any]:
         """Return the event of a fact, as this service publishes it."""
-        return envelope(emit, cause, service=self.service, clock=self.clock)
+        return envelope(emit, cause, service=self.service, clock=self.clock, traces=self._traces)
 
     async def publish(self, emit: Fact | Emit, cause: Event[Any] | None = None) -> Event[Any]:
         """Publish a fact and wait until the stream has it; raise Transient `bus_unavailable` when it has not."""
         event = self.envelope(emit if isinstance(emit, Emit) else Emit(emit), cause)
         if await publish_event(self.js, event):
             self._facts.note(event)
+            self._traces.record(event)
         structlog.get_logger().info("published", fact=event.type, model=event.subject, release=event.correlationid)
         return event
 

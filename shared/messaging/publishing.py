@@ -14,9 +14,9 @@ from contracts.facts import Fact, WorkAbandoned
 from contracts.services import SERVICES
 from contracts.vocabulary import Environment, canonical_json
 from shared.errors import Permanent, Transient, translate
+from shared.messaging.event_traces import EventTraces
 from shared.messaging.refusals import NotPermitted
 from shared.runtime.clock import Clock
-from shared.runtime.telemetry import traceparent_for
 
 PUBLISH_TIMEOUT_S = 10.0
 _PUBLISH_ATTEMPTS = 5
@@ -39,7 +39,9 @@ class Emit:
     id: str | None = None
 
 
-def envelope(emit: Emit, cause: Event[Any] | None = None, *, service: str, clock: Clock) -> Event[Any]:
+def envelope(
+    emit: Emit, cause: Event[Any] | None = None, *, service: str, clock: Clock, traces: EventTraces | None = None
+) -> Event[Any]:
     """Return the event of a fact. Its id follows from its cause, type and key, so that a second one is a duplicate.
 
     Raises:
@@ -63,7 +65,7 @@ def envelope(emit: Emit, cause: Event[Any] | None = None, *, service: str, clock
         time=clock.now(),
         correlationid=correlation_id,
         causationid=cause_id,
-        traceparent=traceparent_for(correlation_id),
+        traceparent=traces.traceparent_of(fact, correlation_id, cause_id) if traces is not None else None,
         environment=emit.environment or (cause.environment if cause else "production"),
         data=fact,
     )

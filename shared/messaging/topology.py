@@ -47,9 +47,15 @@ BUCKETS = (
     "audit",
     "rollback-answers",
     "notifications",
+    "mirrors",
 )
 _MEBIBYTE = 1024 * 1024
-_BUCKET_BYTES = {"releases": 2048 * _MEBIBYTE, "alerts": 2048 * _MEBIBYTE, "rollbacks": 512 * _MEBIBYTE}
+_BUCKET_BYTES = {
+    "releases": 2048 * _MEBIBYTE,
+    "alerts": 2048 * _MEBIBYTE,
+    "rollbacks": 512 * _MEBIBYTE,
+    "mirrors": 8 * _MEBIBYTE,
+}
 LIMITS: Mapping[str, int] = {
     INBOX: 256 * _MEBIBYTE,
     ORDERS: 256 * _MEBIBYTE,

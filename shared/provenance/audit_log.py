@@ -3,7 +3,7 @@
 import contextlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pydantic import ValidationError
@@ -30,10 +30,17 @@ def segment_key(number: int) -> str:
     return f"{PREFIX}{number:06d}.jsonl"
 
 
-def put_segment(store: Store, attester: Attester, tail: AuditTail, retention: Retention | None = None) -> Digest:
+def put_segment(
+    store: Store,
+    attester: Attester,
+    tail: AuditTail,
+    retention: Retention | None = None,
+    parts: Mapping[str, Digest] | None = None,
+) -> Digest:
     """Write the entries that a log is sealing as its next segment; return the digest of the envelope that signs it.
 
-    A segment that is there with the same entries stays: another process has written it.
+    A segment that is there with the same entries stays: another process has written it. The segment names `parts`, the
+    envelopes of its entries by model (`model_audit`).
 
     Raises:
         Permanent: `digest_mismatch` if other entries are there.
@@ -41,7 +48,12 @@ def put_segment(store: Store, attester: Attester, tail: AuditTail, retention: Re
     entries, key = tail.entries[: tail.sealing], segment_key(tail.segment)
     body = _body(entries)
     about = Subjects(named={key: digest_of(body)}, previous=tail.anchor, number=tail.segment)
-    details = {"first": entries[0].index, "last": entries[-1].index, "head": digest_of_entry(entries[-1])}
+    details: dict[str, object] = {
+        "first": entries[0].index,
+        "last": entries[-1].index,
+        "head": digest_of_entry(entries[-1]),
+        "models": dict(parts or {}),
+    }
     envelope = attester.sign("audit", about, details)
     try:
         store.create(key, body + canonical_json({"anchor": json.loads(envelope)}) + b"\n", retention)
@@ -80,6 +92,7 @@ class AuditReading:
         head: Digest of the last entry.
         anchor: Digest of the last segment's envelope.
         segments: How many segments were read.
+        parts: The envelopes of the parts for each model that each segment names, by its number.
     """
 
     keys: Sequence[AttesterKey]
@@ -89,6 +102,7 @@ class AuditReading:
     head: Digest = GENESIS
     anchor: Digest | None = None
     segments: int = 0
+    parts: dict[int, Mapping[str, Digest]] = field(default_factory=dict)
     _counted: bool = False
 
     def segment(self, data: bytes) -> None:
@@ -103,7 +117,7 @@ class AuditReading:
             self.problems.append(f"{key}: its last line is no anchor: the segment was cut off.")
             self.anchor = None
             return
-        opened = self._open(envelope, key)
+        opened = self.open(envelope, key)
         if opened is not None:
             wrong = assess_link(opened.claim, number=number, previous=self.anchor)
             if wrong is not None:
@@ -112,9 +126,11 @@ class AuditReading:
                 opened.statement.digests
             ):
                 self.problems.append(f"{key}: its entries are not those that were signed.")
+            named = opened.claim.details.get("models")
+            self.parts[number] = named if isinstance(named, dict) else {}
         self.anchor = digest_of(envelope)
 
-    def _open(self, envelope: bytes, what: str) -> Signed | None:
+    def open(self, envelope: bytes, what: str) -> Signed | None:
         """Return what an envelope signs, also with a key that was revoked since; note that, or what is wrong with it.
 
         A revoked key signs nothing after one that counts: the registry has its successor by then.
@@ -145,7 +161,7 @@ class AuditReading:
             if count:
                 self.problems.append(f"{_NEWEST}: the end of the log is not signed.")
             return
-        opened = self._open(signature.encode(), _NEWEST)
+        opened = self.open(signature.encode(), _NEWEST)
         if opened is None:
             return
         signed = {subject.name: f"sha256:{subject.digest['sha256']}" for subject in opened.statement.subject}

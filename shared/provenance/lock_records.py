@@ -18,9 +18,11 @@ from shared.provenance.envelopes import Attester, Subjects, open_envelope
 from shared.storage.blobs import Store, manifest_bytes
 
 MOST_RECORDS = 1000
-"""How many versions of records are read of a version, the oldest first: who may write there may write any number."""
+"""How many records are read of a version, half of them the oldest: who may write there may write any number."""
 MOST_BYTES = 64 * 1024**2
 """How many bytes of records are read of a version."""
+RECORD_BYTES = 4 * 1024**2
+"""The largest object that is read as a record."""
 _RECORD = re.compile(r"versions/[^/]+/[0-9]+/locks/([0-9]{6})\.json", re.ASCII)
 Origin = Literal["registry", "distrusted", "foreign"]
 
@@ -117,14 +119,36 @@ def read_locks(store: Store, keys: Sequence[AttesterKey], model: str, version: i
 
 
 def _read(store: Store, written: Sequence[ObjectVersion]) -> Iterator[tuple[ObjectVersion, bytes]]:
-    """Yield versions with their content, the oldest first; without it what is no record, or is beyond the limits."""
-    left, read = MOST_BYTES, 0
-    for each in sorted(written, key=lambda each: each.modified):
-        left, read = left - each.size, read + 1
-        if _RECORD.fullmatch(each.key) is None or left < 0 or read > MOST_RECORDS:
-            yield each, b""
-        else:
+    """Yield versions with their content, the oldest first; without it what is no record, or is beyond the limits.
+
+    Of too many the oldest and the newest are read: whoever writes there hides neither the records that were there
+    before, nor those that the registry writes after it.
+    """
+    ordered = sorted(written, key=lambda each: each.modified)
+    records = [each for each in ordered if _RECORD.fullmatch(each.key) and each.size <= RECORD_BYTES]
+    chosen = {*_within_limits(records), *_within_limits(records[::-1])}
+    if len(chosen) < len(records):
+        structlog.get_logger().error(
+            "too many records of locked objects: only the oldest and the newest are read",
+            prefix=records[0].key.rpartition("/")[0],
+            records=len(records),
+            read=len(chosen),
+        )
+    for each in ordered:
+        if (each.key, each.version_id) in chosen:
             yield each, store.pinned({each.key: (each.version_id,)}).find(each.key) or b""
+        else:
+            yield each, b""
+
+
+def _within_limits(records: Sequence[ObjectVersion]) -> Iterator[tuple[str, str]]:
+    """Yield the first versions of a sequence, up to half of what is read at most."""
+    left = MOST_BYTES // 2
+    for each in records[: max(1, MOST_RECORDS // 2)]:
+        left -= each.size
+        if left < 0:
+            return
+        yield each.key, each.version_id
 
 
 def _origin(data: bytes, keys: Sequence[AttesterKey], key: str) -> Origin:

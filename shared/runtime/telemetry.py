@@ -1,6 +1,5 @@
 """Sets up logs as JSON lines, and traces across services, once per process."""
 
-import hashlib
 import json
 import logging
 import sys
@@ -84,15 +83,3 @@ def tracer_provider(service: str, connection: Connection) -> TracerProvider:
 def is_traced(connection: Connection) -> bool:
     """Return whether spans go anywhere."""
     return connection.trace_file is not None or connection.otlp_endpoint is not None
-
-
-def traceparent_for(correlation_id: str) -> str:
-    """Return the W3C traceparent of an event of a release, whose trace id is derived from the correlation id.
-
-    So one trace contains the whole release, including events that were published by a timer or after a restart, without
-    a current span. The parent is the current span if there is one.
-    """
-    digest = hashlib.sha256(correlation_id.encode()).hexdigest()
-    current = trace.get_current_span().get_span_context()
-    parent = f"{current.span_id:016x}" if current.is_valid else digest[32:48]
-    return f"00-{digest[:32]}-{parent}-01"

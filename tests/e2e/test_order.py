@@ -44,20 +44,40 @@ async def test_one_checkpoint_published_many_times_is_one_version(stack, tiny):
     assert len(stack.events("release.finished", "parrot")) == 1
 
 
-def test_one_trace_leads_through_the_services_that_handled_a_release(stack, tiny):
-    stack.publish("traced", tiny["one"], "--variant", "bf16")
+def test_one_trace_leads_from_the_training_job_through_every_service_to_the_end_of_the_release(stack, tiny):
+    trace_id, job = "5" * 32, "6" * 16
+    stack.publish("traced", tiny["one"], "--variant", "bf16", variables={"TRACEPARENT": f"00-{trace_id}-{job}-01"})
     stack.promoted("traced")
+    (finished,) = stack.events("release.finished", "traced")
 
-    def services_of_longest_trace() -> set[str]:
-        services: dict[str, set[str]] = {}
-        for line in (stack.state / "logs" / "spans.jsonl").read_text().splitlines():
-            span = json.loads(line)
-            name = span["resource"]["attributes"]["service.name"]
-            services.setdefault(span["context"]["trace_id"], set()).add(name)
-        return max(services.values(), key=len, default=set())
+    def spans_of_release():
+        lines = (stack.state / "logs" / "spans.jsonl").read_text().splitlines()
+        spans = {span["context"]["span_id"].removeprefix("0x"): span for span in map(json.loads, lines)}
+        return {own: span for own, span in spans.items() if span["context"]["trace_id"] == f"0x{trace_id}"}
 
     expected = {f"slipway-{name}" for name in ("registry", "merger", "quantiser", "server-manager", "benchmarker")}
-    wait_until(lambda: services_of_longest_trace() >= expected, timeout_s=30, what="one trace through all services")
+
+    def complete():
+        spans = spans_of_release()
+        services = {span["resource"]["attributes"]["service.name"] for span in spans.values()}
+        ended = any("release.finished" in span["name"] for span in spans.values())
+        return spans if services >= expected and ended and release_span(spans) else None
+
+    def release_span(spans):
+        return next((span for span in spans.values() if span["name"] == "release traced"), None)
+
+    spans = wait_until(complete, timeout_s=30, what="one trace through all services")
+    whole = release_span(spans)
+    parents = {(span["parent_id"] or "").removeprefix("0x") for span in spans.values()}
+    assert parents <= {*spans, job}, "every span has a parent in the trace; the job's is not ours"
+    assert whole["parent_id"] == f"0x{job}"
+    assert whole["attributes"]["slipway.release_id"] == finished["correlationid"]
+    steps = [step["name"] for step in whole["events"]]
+    assert (steps[0], steps[-1]) == ("opened", "finished")
+    facts = ("checkpoint.ready", "release.opened", "checkpoint.merged", "variant.quantised", "release.finished")
+    traced = [event for fact in facts for event in stack.events(fact, "traced")]
+    assert {event["traceparent"].split("-")[1] for event in traced} == {trace_id}
+    assert len(traced) == len(facts)
 
 
 def quantising(stack, variant: str) -> psutil.Process | None:

@@ -3,17 +3,21 @@
 import asyncio
 import json
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 
 from clients.cli.commands.apply import make_all
+from clients.cli.completion import complete_api_keys, complete_teams
 from clients.cli.connection import find_stack
 from clients.cli.declared import policy_data, read_declarations
 from clients.cli.errors import CommandError
 from clients.cli.installation import Installation
 from contracts.api_keys import ApiKey
+from contracts.mirrors import Mirror
 from contracts.policy import ReleasePolicy
 from contracts.services import ORDERS
+from contracts.teams import TeamQuota
 from decisions.declared_state import Change
 from deploy.identity.key_folder import KeyFolder
 from shared.messaging.provision import provision
@@ -135,10 +139,48 @@ async def test_what_another_command_changed_meanwhile_is_refused_and_what_was_ma
     await policies.remove("a-bot", (await policies.get("a-bot")).revision)
 
 
+async def test_a_mirror_is_declared_changed_and_pruned(server, bus, tmp_path):
+    mirrors, file = Bucket(bus, "mirrors", Mirror), tmp_path / "mirrors.yaml"
+    file.write_text(
+        "kind: Mirror\nregistry: mlflow\nmodels: [shop-bot]\n---\nkind: Mirror\nregistry: hub\npaused: true\n"
+    )
+    assert (await run(server, "apply", "-f", str(file), "--dry-run"))[0] == 5
+    assert await mirrors.all() == {}
+    assert (await run(server, "apply", "-f", str(file)))[0] == 0
+    stored = {name: entry.value for name, entry in (await mirrors.all()).items()}
+    assert stored == {
+        "mlflow": Mirror(registry="mlflow", models=("shop-bot",)),
+        "hub": Mirror(registry="hub", paused=True),
+    }
+    assert (await run(server, "diff", "-f", str(file)))[0] == 0
+    file.write_text("kind: Mirror\nregistry: mlflow\nwithout: [shop-bot]\n")
+    code, out, err = await run(server, "diff", "-f", str(file))
+    assert code == 5
+    assert 'models: ["shop-bot"] -> []' in out
+    assert "left as they are: Mirror hub" in err
+    assert (await run(server, "apply", "-f", str(file), "--prune"))[0] == 0
+    assert {name: entry.value.without for name, entry in (await mirrors.all()).items()} == {"mlflow": ("shop-bot",)}
+    file.write_text("kind: Mirror\nregistry: mlfow\nmodels: [a]\nwithout: [b]\n")
+    code, _, err = await run(server, "apply", "-f", str(file))
+    assert code == 2
+    assert f"{file}:2:" in err
+
+
+async def test_the_shell_completes_teams_and_keys(server, bus, monkeypatch):
+    for name, value in variables_of(server, "admin").items():
+        monkeypatch.setenv(name, value)
+    server.keys.set_team("shopping", ("other-bot",), TeamQuota())
+    context = SimpleNamespace(params={"folder": server.keys.path, "state": None})
+    assert complete_teams(context, "shopp") == ["shopping"]
+    assert await asyncio.to_thread(complete_api_keys, context, "1") == ["1" * 12]
+    assert await asyncio.to_thread(complete_api_keys, context, "2") == [], "it is revoked"
+    server.keys.remove_team("shopping")
+
+
 async def test_every_change_is_in_the_audit_log_with_who_made_it(server, bus):
     messages = [await bus.get_msg(ORDERS, seq) for seq in range(1, (await bus.stream_info(ORDERS)).state.last_seq + 1)]
     actions = [json.loads(message.data)["data"]["action"] for message in messages]
-    assert {"policy.set", "policy.remove", "api-key.change"} <= set(actions)
+    assert {"policy.set", "policy.remove", "api-key.change", "mirror.set", "mirror.remove"} <= set(actions)
     assert {message.subject.rpartition(".")[2] for message in messages} == {"admin"}
 
 

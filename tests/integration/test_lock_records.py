@@ -244,6 +244,22 @@ async def test_more_records_than_are_read_hide_none_that_was_there_before(promot
     for number in range(2, 6):
         promoted.admin.create(lock_key(promoted.model, 2, number), unsigned(promoted, another, number))
     monkeypatch.setattr("shared.provenance.lock_records.MOST_RECORDS", 2)
-    monkeypatch.setattr("shared.provenance.lock_records.MOST_BYTES", 10_000)
+    monkeypatch.setattr("shared.provenance.lock_records.MOST_BYTES", 20_000)
     assert read_locks(promoted).pins == before.pins
     assert len(read_locks(promoted).foreign) == 4
+
+
+async def test_more_records_than_are_read_that_were_there_before_hide_none_that_the_registry_writes(
+    promoted, another, monkeypatch
+):
+    monkeypatch.setattr("shared.provenance.lock_records.MOST_RECORDS", 4)
+    monkeypatch.setattr("shared.provenance.lock_records.RECORD_BYTES", 100_000)
+    for number in range(1, 9):
+        promoted.admin.create(lock_key(promoted.model, 2, number), unsigned(promoted, another, number))
+    promoted.admin.create(lock_key(promoted.model, 2, 9), b"x" * 100_001)
+    key = blob_key(served_blob(promoted).digest)
+    genuine = promoted.admin.versions(key)[0]
+    await Registry(promoted, route_of(promoted.served)).locks.before_traffic(order_of(promoted.served))
+    locks = read_locks(promoted)
+    assert locks.pins[key] == (genuine.version_id,)
+    assert list(locks.own) == [lock_key(promoted.model, 2, 10)]

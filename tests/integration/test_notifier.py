@@ -173,7 +173,7 @@ async def test_what_is_given_up_is_a_dead_letter_that_can_be_requeued(js, bus_se
 
 
 def ids(received):
-    return [each.data["data"]["alert"]["alert_id"] for each in received]
+    return [each.data["data"]["alert"]["alert_id"] for each in received if "alert" in each.data["data"]]
 
 
 async def test_a_person_silences_and_acknowledges_by_the_command_line(js, bus_settings, receiver):
@@ -184,6 +184,8 @@ async def test_a_person_silences_and_acknowledges_by_the_command_line(js, bus_se
         assert status == 0, err
         assert f"new alerts of {k.MODEL} (noisy) are not sent until" in out
         await publish_event(js, event(alert("quiet/1", trigger="noisy")))
+        over = alert("over/1", trigger="noisy")
+        await publish_event(js, event(over))
         await publish_event(js, event(alert("loud/1", trigger="other")))
         await until(lambda: receiver.received, "the alert of the other trigger")
         status, _, err = await asyncio.to_thread(run_command, variables, "ack", "loud/1", "--reason", "mine")
@@ -194,10 +196,21 @@ async def test_a_person_silences_and_acknowledges_by_the_command_line(js, bus_se
         assert status != 0
         assert "no alert 'absent/1' is open; open: " in err
         assert ids(receiver.received) == ["loud/1", "loud/1"]
+        await publish_event(js, event(ended(over)))
+        last = alert("last/1", trigger="other")
+        await publish_event(js, event(last))
+        await until(lambda: "last/1" in ids(receiver.received), "another alert")
+        await publish_event(js, event(ended(last)))  # one consumer reads the ends in order
+        await until(lambda: "alert.resolved" in types(receiver.received), "the end of another alert")
         stop = ("silence", k.MODEL, "--trigger", "noisy", "--stop", "--reason", "done")
         status, _, err = await asyncio.to_thread(run_command, variables, *stop)
         assert status == 0, err
+        await until(lambda: "alert.silence_ended" in types(receiver.received), "the summary of what was silenced")
         await until(lambda: "quiet/1" in ids(receiver.received), "what is still open being sent")
+        (summary,) = [each.data["data"] for each in receiver.received if each.data["type"] == "alert.silence_ended"]
+        assert [each["alert_id"] for each in summary["alerts"]] == ["over/1"]
+        assert summary["alerts"][0]["silenced_because"] == "works"
+        assert "over/1" not in ids(receiver.received)
 
 
 async def test_a_trigger_is_silenced_for_all_models_that_have_a_route(js, bus_settings, receiver):

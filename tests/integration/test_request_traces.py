@@ -71,12 +71,12 @@ async def test_a_trace_goes_from_the_callers_header_into_the_engine(collector, g
         starts = [span.start_time_unix_nano for span in in_order]
         assert starts == sorted(starts)
         assert 0.06 < seconds(spans["decode"]) < seconds(spans[attempted])  # four steps of 20 ms
-        told = plain(spans[answered].attributes)
-        assert told["gen_ai.operation.name"] == "chat"
-        assert told["gen_ai.provider.name"] == "slipway.toy"
-        assert told["gen_ai.usage.output_tokens"] == 5
-        assert told["gen_ai.response.finish_reasons"] == ["length"]
-        assert told["gen_ai.latency.time_in_model_decode"] == pytest.approx(seconds(spans["decode"]))
+        attributes = plain(spans[answered].attributes)
+        assert attributes["gen_ai.operation.name"] == "chat"
+        assert attributes["gen_ai.provider.name"] == "slipway.toy"
+        assert attributes["gen_ai.usage.output_tokens"] == 5
+        assert attributes["gen_ai.response.finish_reasons"] == ["length"]
+        assert attributes["gen_ai.latency.time_in_model_decode"] == pytest.approx(seconds(spans["decode"]))
     assert "zebra" not in str(collector.requests), "no text leaves"
 
     failed = "3" * 32

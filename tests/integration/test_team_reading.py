@@ -11,21 +11,28 @@ from datetime import UTC, datetime
 import pytest
 
 from contracts import facts as f
+from contracts.audit import AuditTail
 from contracts.envelope import nats_subject, plain, source_of
 from contracts.identities import Role
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
 from contracts.services import DEADLETTER, DEADLETTER_PREFIX, EVENTS, INBOX, ORDERS, RECORD_KEYS, TELEMETRY
 from contracts.vocabulary import canonical_json
+from decisions import audit
 from decisions.bus_permissions import permissions_of
 from decisions.teams import narrowed
 from deploy.identity.key_folder import KeyFolder
+from services.registry.adapters.audit import LoggedMessages, StoredSegments
+from services.registry.audit import AuditWriter
+from shared.errors import SlipwayError
 from shared.messaging import topology
 from shared.messaging.provision import provision
+from shared.provenance import model_audit
+from shared.runtime.clock import SystemClock
 from shared.storage.blobs import Store
 from shared.storage.kv import Bucket
 from testbed import factories, released
-from testbed.attesters import attester_keys
+from testbed.attesters import attester, attester_keys
 from testbed.servers import NatsServer, S3Server
 from tests.kit.command import run_command
 
@@ -104,7 +111,7 @@ async def fill(server):
 
 def about(kind, model):
     """Return the fields of a fact that name its model."""
-    named = {f.ReleaseOpened: {"release_id": f"{model}-7"}, f.CheckpointReady: {"model": model}}
+    named = {f.ReleaseOpened: {"release_id": f"{model}-7", "model": model}, f.CheckpointReady: {"model": model}}
     alert = {"target": factories.target(model=model), "alert_id": f"{model}/slow/1"}
     return named.get(kind, alert if kind is f.AlertRaised else {})
 
@@ -301,3 +308,36 @@ async def test_a_request_names_another_stream_in_its_body_in_vain(server):
 
 def test_every_bucket_says_which_keys_are_of_one_model():
     assert set(RECORD_KEYS) == set(topology.BUCKETS)
+
+
+async def test_a_members_audit_is_proven_by_parts_of_the_log_that_it_may_read(server, store, keys, monkeypatch):
+    monkeypatch.setattr(audit, "SEGMENT_ENTRIES", 1)
+    client, objects = await server.connect(), Store(store.settings())
+    js = client.jetstream(timeout=10)
+    segments = StoredSegments(objects, attester(keys.path, "registry"), lambda: None)
+    tail = Bucket(js, "audit", AuditTail)
+    writer = AuditWriter(LoggedMessages(lambda: js), tail, segments, SystemClock())
+    await writer.sweep("tail")
+    order = factories.event(f.RollbackOrdered, id=str(uuid.uuid4()), subject=OWN, source=source_of("sam"))
+    await js.publish(order.nats_subject, canonical_json(plain(order)))
+    await writer.sweep("tail")
+    await client.close()
+    status, out, err = await asyncio.to_thread(slipway, server, store, "vera", "audit", "--json")
+    assert (status, err) == (0, "")
+    shown = [row for row in json.loads(out) if row["model"] == OWN]
+    assert {row["model"] for row in json.loads(out)} == {OWN}
+    assert all(row["signed"] for row in shown)
+    assert {"order", "announcement", "result", "revision"} == {row["kind"] for row in shown}
+    assert objects.find(model_audit.part_key(FOREIGN, 1))
+    vera = Store(store.settings("vera"))
+    assert vera.find(model_audit.part_key(OWN, 1))
+    with pytest.raises(SlipwayError):
+        vera.find(model_audit.part_key(FOREIGN, 1))
+    key = model_audit.part_key(OWN, 1)
+    objects._erase(key)
+    status, _, err = await asyncio.to_thread(slipway, server, store, "vera", "audit")
+    assert status == 1
+    assert f"{key} is missing" in err
+    status, _, err = await asyncio.to_thread(slipway, server, store, "victor", "audit", "--model", OWN)
+    assert status == 1
+    assert OWN in err

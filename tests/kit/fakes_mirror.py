@@ -88,10 +88,14 @@ class FakeChanges:
 
     def __init__(self):
         self.routes = {}
+        self.mirrors = {}
         self.new = set()
 
     async def route(self, model):
         return self.routes.get(model)
+
+    async def declared(self):
+        return dict(self.mirrors)
 
     async def changed(self):
         new, self.new = self.new, set()

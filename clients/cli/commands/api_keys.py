@@ -14,6 +14,7 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from clients.cli.audit_facts import state_change
+from clients.cli.completion import complete_api_keys, complete_teams
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import check_model, describe_problems, parse_duration
@@ -35,7 +36,12 @@ ModelsOption = Annotated[
     list[str] | None, typer.Option(metavar="MODEL", help="Model that the key opens; repeatable (default: all).")
 ]
 TeamOption = Annotated[
-    str | None, typer.Option(metavar="TEAM", help="Team whose models the key opens at most (slipway keys team).")
+    str | None,
+    typer.Option(
+        metavar="TEAM",
+        help="Team whose models the key opens at most (slipway keys team).",
+        autocompletion=complete_teams,
+    ),
 ]
 TokensPerMinuteOption = Annotated[
     int | None, typer.Option(metavar="N", help="Most tokens of prompts and answers in a minute.")
@@ -46,7 +52,10 @@ TokensPerMonthOption = Annotated[
 OutputOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write the key to a new file that only you can read.")
 ]
-IdArgument = Annotated[str, typer.Argument(metavar="ID", help="Id of the key: see `slipway keys list`.")]
+IdArgument = Annotated[
+    str,
+    typer.Argument(metavar="ID", help="Id of the key: see `slipway keys list`.", autocompletion=complete_api_keys),
+]
 
 
 def issue(

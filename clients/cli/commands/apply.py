@@ -1,4 +1,4 @@
-"""`slipway apply` and `diff`: let an installation have the policies, teams and key scopes that files declare."""
+"""`slipway apply` and `diff`: let an installation have the policies, teams, keys and mirrors that files declare."""
 
 import asyncio
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def apply(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Let an installation have the policies, teams and scopes of API keys that files declare; what it has stays.
+    """Let an installation have the policies, teams, key scopes and mirrors that files declare; what it has stays.
 
     Nothing is changed if a file is not valid. A second run changes nothing. A change that fails ends the command, which
     names those before it. An API key that there is not is left to

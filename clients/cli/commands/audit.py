@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Sequence
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,22 +11,25 @@ import typer
 
 from clients.cli.audit_facts import publish_journal
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
-from clients.cli.event_log import read_history
+from clients.cli.event_log import LoggedEvent, read_history
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table, warn
 from clients.cli.parsing import parse_duration
 from clients.cli.reading import own_models
 from clients.cli.version_records import open_store
-from contracts.audit import AuditEntry, AuditTail
+from contracts.audit import AuditEntry, AuditItem, AuditTail
 from contracts.provenance import AttesterKey
 from decisions.audit import append, attribute, is_audited, item_of
 from deploy.local.plan import keys_folder
 from shared.errors import Permanent
 from shared.provenance.audit_log import AuditReading, export_log, read_export, read_log
 from shared.provenance.envelopes import Trust
+from shared.provenance.model_audit import ModelReading, compare_with_events, compare_with_log, read_model
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket
 
 audit_app = typer.Typer(help="Show, export and verify the audit log.", no_args_is_help=False)
+OVERDUE = timedelta(hours=1)
+"""After this time an event is in a part, if a registry runs."""
 READ_TRIES = 3
 """How often the log is read again because a segment was written meanwhile."""
 
@@ -52,12 +56,19 @@ def audit(
     if folder.is_dir():  # of a stack on this machine: changes of keys that were made while its bus was down
         publish_journal(folder, stack.connection.state_dir)
     after = SystemClock().now() - parse_duration(since) if since is not None else None
-    entries = asyncio.run(_of_team(stack))
-    if entries is not None:
+    of_team = asyncio.run(_of_team(stack))
+    if of_team is not None:
         if export is not None:
             raise CommandError("the audit log tells of all teams: an identity without a team exports it", Exit.USAGE)
-        _show(entries, after, model, who, as_json=as_json)
-        warn("these are your team's events, numbered here; the log that proves them is read without a team")
+        _show(of_team.entries, after, model, who, as_json=as_json, unproven=of_team.waiting)
+        if of_team.waiting:
+            oldest = of_team.entries[len(of_team.entries) - of_team.waiting].at
+            why = "the newest, from the bus"
+            if SystemClock().now() - oldest > OVERDUE:
+                why = f"the oldest of {oldest:%Y-%m-%d %H:%M} UTC: the registry writes none, or parts were removed"
+            warn(f"{of_team.waiting} of these are in no signed part of the log yet: {why}")
+        for each in of_team.readings:
+            _end(each, f"the audit log of {each.model}")
         return
     reading, data = asyncio.run(_read(stack, whole=export is not None))
     if export is not None:
@@ -66,6 +77,10 @@ def audit(
     else:
         _show(reading.entries, after, model, who, as_json=as_json)
     _end(reading, "the audit log")
+    if model is not None:
+        own = read_model(open_store(stack), model, _keys(stack))
+        compare_with_log(own, reading, reading.parts)
+        _end(own, f"the audit log of {model}")
 
 
 @audit_app.command("verify")
@@ -94,21 +109,44 @@ def verify_command(
     )
 
 
-async def _of_team(stack: StackAddress) -> tuple[AuditEntry, ...] | None:
-    """Return entries for the events of a member's models, which no chain proves; None if the log can be read."""
+@dataclass(frozen=True)
+class TeamAudit:
+    """What a member of a team is shown.
+
+    Attributes:
+        readings: The signed logs of its models.
+        entries: Their entries in the order of the log, then what is in none yet, numbered on.
+        waiting: How many of the last entries are in none yet.
+    """
+
+    readings: tuple[ModelReading, ...]
+    entries: tuple[AuditEntry, ...]
+    waiting: int
+
+
+async def _of_team(stack: StackAddress) -> TeamAudit | None:
+    """Return the logs of a member's models, compared with their events on the bus; None if the log can be read."""
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
-        if await own_models(js) is None:
+        models = await own_models(js)
+        if models is None:
             return None
         history = await read_history(js)
-    kept = (logged for logged in history if is_audited(type(logged.event.data)))
-    items = [
-        item_of(
-            each.event, each.event.nats_subject, f"{each.stream}/{each.sequence}", each.stored_at or each.event.time
-        )
-        for each in kept
-    ]
-    return append(AuditTail(), items, {}).entries
+    keys, store = _keys(stack), open_store(stack)
+    items = [_item(logged) for logged in history if is_audited(type(logged.event.data))]
+    readings = [await asyncio.to_thread(read_model, store, model, keys) for model in models]
+    waiting: list[AuditItem] = []
+    for reading in readings:
+        waiting += compare_with_events(reading, [item for item in items if item.model == reading.model])
+    proven = sorted((entry for reading in readings for entry in reading.entries), key=lambda entry: entry.index)
+    tail = AuditTail(count=proven[-1].index if proven else 0)
+    added = append(tail, sorted(waiting, key=lambda item: item.at), {}).entries
+    return TeamAudit(tuple(readings), (*proven, *added), len(added))
+
+
+def _item(logged: LoggedEvent) -> AuditItem:
+    event, where = logged.event, f"{logged.stream}/{logged.sequence}"
+    return item_of(event, event.nats_subject, where, logged.stored_at or event.time)
 
 
 async def _read(stack: StackAddress, *, whole: bool) -> tuple[AuditReading, bytes]:
@@ -135,9 +173,16 @@ def _keys(stack: StackAddress) -> Sequence[AttesterKey]:
 
 
 def _show(
-    entries: Sequence[AuditEntry], after: datetime | None, model: str | None, who: str | None, *, as_json: bool
+    entries: Sequence[AuditEntry],
+    after: datetime | None,
+    model: str | None,
+    who: str | None,
+    *,
+    as_json: bool,
+    unproven: int = 0,
 ) -> None:
-    stated = attribute(entries)
+    """Show entries; the last `unproven` of them have no number, because they are in no signed part of the log yet."""
+    stated, new = attribute(entries), {entry.index for entry in entries[len(entries) - unproven :]}
     shown = [
         entry
         for entry in entries
@@ -146,10 +191,12 @@ def _show(
         and who in (None, entry.who, stated.get(entry.index))
     ]
     if as_json:
-        show_json([{**entry.model_dump(mode="json"), "stated_by": stated.get(entry.index)} for entry in shown])
+        known = [{**entry.model_dump(mode="json"), "stated_by": stated.get(entry.index)} for entry in shown]
+        show_json([{**each, "signed": each["index"] not in new} for each in known])
         return
     columns = ("entry", "at", "who", "kind", "action", "model", "about", "result")
-    show_table(columns, [_row(entry, stated) for entry in shown])
+    rows = [_row(entry, stated) for entry in shown]
+    show_table(columns, [("new", *row[1:]) if row[0] in new else row for row in rows])
 
 
 def _row(entry: AuditEntry, stated: dict[int, str]) -> tuple[Any, ...]:

@@ -18,6 +18,7 @@ from clients.cli.commands.api_keys import (
     show_issued,
     team_usage,
 )
+from clients.cli.completion import complete_teams
 from clients.cli.connection import JsonOption, StateOption
 from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_table
 from clients.cli.parsing import check_model
@@ -48,7 +49,7 @@ NOW = "bus and store have been told to read it"
 AttestationOption = Annotated[
     bool, typer.Option("--attestation", help="The key that a service signs attestations with, not that of the bus.")
 ]
-TeamArgument = Annotated[str, typer.Argument(metavar="TEAM", help="Name of the team.")]
+TeamArgument = Annotated[str, typer.Argument(metavar="TEAM", help="Name of the team.", autocompletion=complete_teams)]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the person or program.")]
 
 
@@ -136,7 +137,12 @@ def add(
         typer.Option(metavar="MODEL", help="Model that a publisher may announce; repeatable (default: all)."),
     ] = None,
     team: Annotated[
-        str | None, typer.Option(metavar="TEAM", help="Team whose models it may act on (default: all models).")
+        str | None,
+        typer.Option(
+            metavar="TEAM",
+            help="Team whose models it may act on (default: all models).",
+            autocompletion=complete_teams,
+        ),
     ] = None,
     folder: FolderOption = None,
     state: StateOption = None,

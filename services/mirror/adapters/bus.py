@@ -1,9 +1,12 @@
 """What serves, and what was recorded a moment ago: read from the bus without a consumer."""
 
+from collections.abc import Mapping
+
 from nats.js.errors import NotFoundError
 
 from contracts import facts as f
 from contracts.facts import Fact
+from contracts.mirrors import BUCKET, Mirror
 from contracts.routes import Route
 from contracts.services import EVENTS
 from contracts.vocabulary import ModelName
@@ -33,6 +36,7 @@ class BusChanges:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._routes: Bucket[Route] | None = None
+        self._mirrors: Bucket[Mirror] | None = None
         self._next: dict[type[Fact], int] | None = None
 
     async def route(self, model: ModelName) -> Route | None:
@@ -41,6 +45,12 @@ class BusChanges:
             self._routes = Bucket(self._bus.js, "routes", Route)
         entry = await self._routes.get(model)
         return entry.value if entry is not None else None
+
+    async def declared(self) -> Mapping[str, Mirror]:
+        """Return the records of `slipway apply`."""
+        if self._mirrors is None:
+            self._mirrors = Bucket(self._bus.js, BUCKET, Mirror)
+        return {name: entry.value for name, entry in (await self._mirrors.all()).items()}
 
     async def changed(self) -> set[ModelName]:
         """Return the models that the log has new facts about."""

@@ -36,6 +36,17 @@ class Schedule:
         for model in models:
             self._due[model] = [now + later for later in AGAIN_S]
 
+    def forget(self, models: Iterable[str]) -> None:
+        """Compare models no more that are not mirrored now."""
+        for model in models:
+            self._due.pop(model, None)
+            self._failures.pop(model, None)
+
+    @property
+    def known(self) -> set[str]:
+        """The models that are to be compared, or failed."""
+        return self._due.keys() | self._failures.keys()
+
     def due(self, now: float) -> list[str]:
         """Return the models to compare now; one alone while the registry is tried after an outage."""
         if now < self._not_before:

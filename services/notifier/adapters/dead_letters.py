@@ -15,6 +15,7 @@ _HAPPENED: Final = {
     "rollback_failed": "no automatic rollback follows from an alert",
     "acknowledged": "an alert was acknowledged",
     "resolved": "an alert was resolved",
+    "silence_ended": "a silence ended, and what it held back",
 }
 
 

@@ -6,7 +6,8 @@ from datetime import datetime, timedelta
 
 from contracts.facts import AlertRaised, AlertResolved, AlertUpdated, RollbackFailed
 from services.notifier.domain.receivers import Receiver
-from services.notifier.domain.record import FailedRollback, ModelNotices, Notice, Send, Silence, Transition
+from services.notifier.domain.record import FailedRollback, ModelNotices, Notice, Send, Transition
+from services.notifier.domain.silences import is_silenced, note_silenced, summarise
 
 KEPT = timedelta(days=1)
 """How long a resolved alert is remembered, so that what comes again is not sent again."""
@@ -85,7 +86,8 @@ def note_raised(
 def _requeue(record: ModelNotices, notice: Notice, receivers: Iterable[Receiver], now: datetime) -> ModelNotices:
     transition: Transition = "raised" if notice.resolved_at is None else "resolved"
     names = [each.name for each in receivers if each.name in notice.dead]
-    queues = {**notice.queues, **{name: (Send(transition=transition, next_at=now),) for name in names}}
+    again: dict[str, Transition] = {name: "silence_ended" if name in notice.summaries else transition for name in names}
+    queues = {**notice.queues, **{name: (Send(transition=sent, next_at=now),) for name, sent in again.items()}}
     return _with(record, notice.model_copy(update={"queues": queues, "dead": ()}))
 
 
@@ -142,7 +144,7 @@ def note_resolved(
             "sequences": {**notice.sequences, "resolved": sequence},
         }
     )
-    return _with(record, _follow(notice, "resolved", now))
+    return _with(note_silenced(record, notice, now), _follow(notice, "resolved", now))
 
 
 def _follow(notice: Notice, transition: Transition, now: datetime) -> Notice:
@@ -205,24 +207,9 @@ def _note_failed(notice: Notice, failed: FailedRollback, now: datetime) -> Notic
     return _follow(notice.model_copy(update=changes), "rollback_failed", now)
 
 
-def silence(record: ModelNotices, ordered: Silence, now: datetime) -> ModelNotices:
-    """Return the record with a silence in place of one of the same trigger, and without those that ended."""
-    others = [each for each in record.silences if each.trigger != ordered.trigger]
-    kept = tuple(each for each in (*others, ordered) if each.until > now)
-    return record.model_copy(update={"silences": kept})
-
-
 def open_notices(record: ModelNotices) -> list[Notice]:
     """Return the alerts that are not resolved."""
     return [notice for notice in record.notices.values() if notice.resolved_at is None]
-
-
-def is_silenced(record: ModelNotices, notice: Notice, now: datetime) -> bool:
-    """Return whether a silence holds an alert back: a critical one only if the silence names its trigger or kind."""
-    names: set[str | None] = {notice.alert.trigger or notice.alert.kind, notice.alert.kind}
-    if notice.alert.severity != "critical":
-        names.add(None)
-    return any(each.until > now and each.trigger in names for each in record.silences)
 
 
 def claim(
@@ -231,7 +218,7 @@ def claim(
     """Return what is due, and the record in which it counts as begun: no other process begins it for `claim_s`."""
     due: list[Due] = []
     notices = {}
-    record = prune(_known(record, {each.name for each in receivers}), now)
+    record = summarise(prune(_known(record, {each.name for each in receivers}), now), receivers, now)
     for key, notice in record.notices.items():
         heads = {name: queue[0] for name, queue in notice.queues.items() if queue and queue[0].next_at <= now}
         held = is_silenced(record, notice, now)
@@ -325,7 +312,7 @@ def prune(record: ModelNotices, now: datetime) -> ModelNotices:
 
 def is_waiting(record: ModelNotices) -> bool:
     """Return whether anything of a model is yet to be sent, or a silence is to end."""
-    return any(any(notice.queues.values()) for notice in record.notices.values())
+    return bool(record.held) or any(any(notice.queues.values()) for notice in record.notices.values())
 
 
 def _with(record: ModelNotices, notice: Notice) -> ModelNotices:

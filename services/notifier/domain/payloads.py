@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from services.notifier.domain.notices import Due
 from services.notifier.domain.receivers import Kind
-from services.notifier.domain.record import Notice
+from services.notifier.domain.record import Notice, SilencedAlert
 
 _SLACK_CHARS: Final = 2900
 _SUMMARY_CHARS: Final = 1000
@@ -23,6 +23,7 @@ _HEAD: Final = {
     "rollback_failed": "No automatic rollback",
     "acknowledged": "Acknowledged",
     "resolved": "Resolved",
+    "silence_ended": "Silence ended",
 }
 
 
@@ -50,6 +51,8 @@ def body_of(kind: Kind, due: Due, *, now: datetime, resend_s: float, link: str, 
         secret: PagerDuty's routing key.
     """
     address = link.replace("{alert_id}", quote(due.notice.alert.alert_id, safe=""))
+    if due.transition == "silence_ended":
+        return silence_ended(kind, due, now, resend_s)
     if kind == "alertmanager":
         return alertmanager(due, now, resend_s, address)
     if kind == "slack":
@@ -162,6 +165,34 @@ def pagerduty(due: Due, link: str, routing_key: str) -> dict[str, Any]:
         if link:
             event["links"] = [{"href": link, "text": "Details"}]
     return event
+
+
+def silence_ended(kind: Kind, due: Due, now: datetime, resend_s: float) -> Any:
+    """Return what a silence held back that is over, for a webhook, Slack or Alertmanager."""
+    summary, model = due.notice.summaries[due.receiver], due.notice.alert.target.model
+    what = "alert" if summary.count == 1 else "alerts"
+    head = f"{model}: {summary.count} {what} began and ended within a silence"
+    lines = [_silenced_line(each) for each in summary.alerts]
+    if summary.count > len(lines):
+        lines.append(f"and {summary.count - len(lines)} before them")
+    if kind == "slack":
+        text = cut("\n".join((f"*{escape(head)}*", *map(escape, lines))), _SLACK_CHARS)
+        block = {"type": "section", "text": {"type": "mrkdwn", "text": text, "verbatim": True}}
+        return {"text": cut(escape(head), _SLACK_CHARS), "blocks": [block], "unfurl_links": False}
+    if kind == "alertmanager":
+        labels = {"alertname": "SlipwaySilenceEnded", "environment": "production", "model": model, "severity": "info"}
+        annotations = {"summary": head, "description": "\n".join(lines)}
+        times = {"startsAt": now.isoformat(), "endsAt": (now + timedelta(seconds=4 * resend_s)).isoformat()}
+        return [{"labels": labels, "annotations": annotations, **times}]
+    listed = [each.model_dump(mode="json", exclude={"receivers"}) for each in summary.alerts]
+    data = {"model": model, "summary": head, "count": summary.count, "alerts": listed}
+    return {"type": "alert.silence_ended", "timestamp": now.isoformat(), "data": data}
+
+
+def _silenced_line(alert: SilencedAlert) -> str:
+    times = f"{alert.raised_at:%Y-%m-%d %H:%M} to {alert.resolved_at:%Y-%m-%d %H:%M} UTC"
+    because = f"silenced by {alert.silenced_by}: {alert.silenced_because}"
+    return " ".join(f"{times} ({alert.severity}) {alert.target}: {alert.name}. {alert.message} ({because})".split())
 
 
 def summary(notice: Notice) -> str:

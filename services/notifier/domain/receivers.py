@@ -33,3 +33,8 @@ class Receiver(Contract):
     def repeats(self) -> bool:
         """Return whether an open alert is sent again and again: Alertmanager ends those that are not."""
         return self.kind == "alertmanager"
+
+    @property
+    def takes_summaries(self) -> bool:
+        """Return whether it gets what a silence held back once it is over: PagerDuty would page a person for it."""
+        return self.kind != "pagerduty"

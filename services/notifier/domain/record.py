@@ -7,10 +7,11 @@ from pydantic import Field
 
 from contracts.codes import Code
 from contracts.facts import AlertRaised
+from contracts.facts.watch import Severity
 from contracts.records import Migration, OutboxRecord, unchanged
 from contracts.vocabulary import Contract, Instant, ModelName, Target
 
-Transition = Literal["raised", "rollback_failed", "acknowledged", "resolved"]
+Transition = Literal["raised", "rollback_failed", "acknowledged", "resolved", "silence_ended"]
 
 
 class Send(Contract):
@@ -28,6 +29,28 @@ class Send(Contract):
     next_at: Instant
 
 
+class SilencedAlert(Contract):
+    """An alert that began and ended within a silence, as the summary lists it."""
+
+    alert_id: str
+    target: Target
+    name: str
+    severity: Severity
+    message: str
+    raised_at: Instant
+    resolved_at: Instant
+    silenced_by: str
+    silenced_because: str
+    receivers: tuple[str, ...] = ()
+
+
+class Summary(Contract):
+    """What silences held back from a receiver: how many alerts, and the newest of them."""
+
+    count: int
+    alerts: tuple[SilencedAlert, ...]
+
+
 class Notice(Contract):
     """An alert, from raised to resolved.
 
@@ -43,6 +66,7 @@ class Notice(Contract):
         acknowledged_by: Who acknowledged it, and why; empty if it was not acknowledged.
         rollback_code: Why no automatic rollback follows from it; None unless one failed, or was held.
         rollback_reason: The same as a sentence.
+        summaries: What silences held back that are over, by the receiver that is sent it with this alert.
     """
 
     alert: AlertRaised
@@ -57,6 +81,7 @@ class Notice(Contract):
     acknowledged_because: str = ""
     rollback_code: Code | None = None
     rollback_reason: str = ""
+    summaries: dict[str, Summary] = Field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -72,6 +97,20 @@ class Silence(Contract):
     by: str
     reason: str
     order_id: str
+
+
+class HeldBack(Contract):
+    """Alerts of one trigger or kind that began and ended within a silence that is not over.
+
+    Attributes:
+        newest: The last of them that ended.
+        alerts: The newest ones.
+        counts: How many there were, by the receiver that they were kept from.
+    """
+
+    newest: Notice
+    alerts: tuple[SilencedAlert, ...] = ()
+    counts: dict[str, int] = Field(default_factory=dict)
 
 
 class FailedRollback(Contract):
@@ -91,6 +130,7 @@ class ModelNotices(OutboxRecord):
         notices: Its notices, by their key.
         silences: Until when which alerts are not sent.
         failed_rollbacks: Rollbacks that failed, of alerts that are not known yet.
+        held: What silences hold back that is over, by trigger or kind, and whether it is critical.
     """
 
     SCHEMA_VERSION: ClassVar[int] = 3
@@ -100,3 +140,4 @@ class ModelNotices(OutboxRecord):
     notices: dict[str, Notice] = Field(default_factory=dict)
     silences: tuple[Silence, ...] = ()
     failed_rollbacks: tuple[FailedRollback, ...] = ()
+    held: dict[str, HeldBack] = Field(default_factory=dict)

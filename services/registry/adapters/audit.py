@@ -17,7 +17,9 @@ from shared.errors import Permanent
 from shared.messaging.events import parse_event
 from shared.provenance.audit_log import put_segment, sign_tail
 from shared.provenance.envelopes import Attester
+from shared.provenance.model_audit import put_parts
 from shared.runtime.clock import Clock
+from shared.runtime.failpoints import failpoint
 from shared.storage.blobs import Store
 from shared.storage.object_lock import LockingStore
 from shared.storage.objects import Retention
@@ -68,7 +70,10 @@ class StoredSegments:
         return await asyncio.to_thread(self._put, tail)
 
     def _put(self, tail: AuditTail) -> Digest:
-        return put_segment(self._store, self._attester, tail, self._retention())
+        retention = self._retention()
+        parts = put_parts(self._store, self._attester, tail.entries[: tail.sealing], retention)
+        failpoint("registry.audit_after_parts")
+        return put_segment(self._store, self._attester, tail, retention, parts)
 
     def sign(self, tail: AuditTail) -> str:
         """Return the envelope that signs where a log ends."""

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.facts import AlertRaised, AlertResolved, AlertUpdated, RollbackFailed
-from services.notifier.domain import notices
+from services.notifier.domain import notices, silences
 from services.notifier.domain.notices import KEPT, OLD, OLDEST, SETTLES, Times
 from services.notifier.domain.receivers import Receiver
 from services.notifier.domain.record import ModelNotices, Silence
@@ -194,24 +194,24 @@ def silence(until, trigger=None):
 
 
 def test_a_silence_holds_back_what_was_not_sent_and_ends():
-    quiet = notices.silence(EMPTY, silence(f.after(600)), NOW)
+    quiet = silences.silence(EMPTY, silence(f.after(600)), NOW)
     record, sent = send(raised(quiet, severity="warning"), NOW)
     assert sent == []
     assert [name for name, _ in send(record, f.after(600))[1]] == ["chat", "manager"]
     ended = resolved(record, at=f.after(60), severity="warning")
-    assert send(ended, f.after(600))[1] == []
+    assert {what for _, what in send(ended, f.after(600))[1]} == {"silence_ended"}
 
 
 @pytest.mark.parametrize("kind", ["provenance", "engine", "latency"])
 def test_only_a_silence_that_names_its_trigger_or_kind_holds_back_a_critical_alert(kind):
-    quiet = notices.silence(EMPTY, silence(f.after(600)), NOW)
+    quiet = silences.silence(EMPTY, silence(f.after(600)), NOW)
     assert len(send(raised(quiet, kind=kind), NOW)[1]) == 3
-    named = notices.silence(EMPTY, silence(f.after(600), kind), NOW)
+    named = silences.silence(EMPTY, silence(f.after(600), kind), NOW)
     assert send(raised(named, kind=kind), NOW)[1] == []
 
 
 def test_an_alert_that_becomes_critical_within_a_silence_is_sent():
-    quiet = notices.silence(EMPTY, silence(f.after(600)), NOW)
+    quiet = silences.silence(EMPTY, silence(f.after(600)), NOW)
     record, sent = send(raised(quiet, severity="warning"), NOW)
     assert sent == []
     worse = alert(AlertUpdated)
@@ -274,21 +274,87 @@ def test_a_failed_rollback_belongs_to_the_alert_of_a_trigger():
 
 def test_a_silence_never_keeps_the_end_of_what_was_sent():
     record, _ = send(raised(), NOW)
-    record = notices.silence(record, silence(f.after(600)), NOW)
+    record = silences.silence(record, silence(f.after(600)), NOW)
     assert len(send(resolved(record), f.after(60))[1]) == 3
 
 
 @pytest.mark.parametrize(("trigger", "sent"), [(None, 3), ("slow", 0), ("latency", 0), ("errors", 3)])
 def test_a_silence_of_a_trigger_or_a_kind_holds_back_its_alerts_only(trigger, sent):
-    record = notices.silence(EMPTY, silence(f.after(600), trigger), NOW)
+    record = silences.silence(EMPTY, silence(f.after(600), trigger), NOW)
     assert len(send(raised(record, trigger="slow", kind="latency"), NOW)[1]) == sent
 
 
 def test_a_later_order_replaces_a_silence_and_one_that_is_over_ends_it():
-    record = notices.silence(EMPTY, silence(f.after(600)), NOW)
-    record = notices.silence(record, silence(f.after(60), "errors"), NOW)
+    record = silences.silence(EMPTY, silence(f.after(600)), NOW)
+    record = silences.silence(record, silence(f.after(60), "errors"), NOW)
     assert len(record.silences) == 2
-    assert [each.trigger for each in notices.silence(record, silence(NOW), NOW).silences] == ["errors"]
+    assert [each.trigger for each in silences.silence(record, silence(NOW), NOW).silences] == ["errors"]
+
+
+def summaries_of(record, receiver):
+    sent = [notice.summaries[receiver] for notice in record.notices.values() if receiver in notice.summaries]
+    assert all(summary.count == len(summary.alerts) for summary in sent)
+    return [each for summary in sent for each in summary.alerts]
+
+
+def test_the_end_of_a_silence_brings_a_summary_of_what_it_held_back_to_those_who_would_have_had_it():
+    quiet = silences.silence(EMPTY, silence(f.after(600), "slow"), NOW)
+    record = raised(quiet, trigger="slow", alert_id="a")
+    record = raised(record, trigger="slow", alert_id="b", at=f.after(60), severity="info", raised_at=f.after(60))
+    record, sent = send(record, f.after(61))
+    assert sent == []
+    record = resolved(record, at=f.after(90), trigger="slow", alert_id="a")
+    record = resolved(record, at=f.after(95), trigger="slow", alert_id="b", severity="info", raised_at=f.after(60))
+    record = raised(record, trigger="slow", alert_id="open", at=f.after(100), raised_at=f.after(100))
+    record, sent = send(record, f.after(599))
+    assert sent == []
+    assert notices.is_waiting(record)
+    record, sent = send(record, f.after(601))
+    assert sorted(sent) == [
+        ("chat", "raised"),
+        ("chat", "silence_ended"),
+        ("manager", "raised"),
+        ("manager", "silence_ended"),
+        ("pager", "raised"),
+    ]
+    assert [each.alert_id for each in summaries_of(record, "chat")] == ["a", "b"]
+    assert {(each.silenced_by, each.silenced_because) for each in summaries_of(record, "chat")} == {("jonas", "works")}
+    assert send(record, f.after(602))[1] == []
+
+
+def test_a_summary_is_sent_also_after_a_long_silence_and_when_the_silence_is_lifted():
+    quiet = silences.silence(EMPTY, silence(f.after(30 * 86_400), "slow"), NOW)
+    record, _ = send(resolved(raised(quiet, trigger="slow"), trigger="slow"), f.after(61))
+    for day in range(1, 30):
+        record, sent = send(record, f.after(day * 86_400))
+        assert sent == []
+    lifted = silences.silence(record, silence(f.after(30), "slow"), f.after(29 * 86_400))
+    for ended, at in ((record, 30 * 86_400 + 1), (lifted, 29 * 86_400)):
+        after, sent = send(ended, f.after(at))
+        assert sent == [("chat", "silence_ended"), ("manager", "silence_ended")]
+        assert not notices.prune(after, f.after(at + 2 * 86_400)).notices
+
+
+@pytest.mark.parametrize("was_sent", [False, True])
+def test_no_summary_of_what_was_sent_or_what_no_silence_held_back(was_sent):
+    record = raised(trigger="slow")
+    if was_sent:
+        record, _ = send(record, NOW)
+        record = silences.silence(record, silence(f.after(600), "slow"), f.after(10))
+    else:
+        record = silences.silence(record, silence(f.after(600), "other"), NOW)
+    record, _ = send(resolved(record, trigger="slow"), f.after(61))
+    assert send(record, f.after(601))[1] == []
+
+
+def test_a_summary_that_was_given_up_is_sent_again_when_an_administrator_says_so():
+    quiet = silences.silence(EMPTY, silence(f.after(600), "slow"), NOW)
+    record = resolved(raised(quiet, trigger="slow"), trigger="slow")
+    record, due = notices.claim(record, (CHAT,), f.after(601), TIMES)
+    record, gives_up = notices.failed(record, due[0], CHAT, f.after(601 + 3600), TIMES)
+    assert gives_up
+    again = raised(record, trigger="slow", at=NOW, now=f.after(4300), again=True)
+    assert send(again, f.after(4300), (CHAT,))[1] == [("chat", "silence_ended")]
 
 
 def test_who_was_told_learns_who_takes_care():
@@ -337,7 +403,7 @@ def test_no_history_sends_a_beginning_after_its_end(steps):  # noqa: PLR0912 - o
         elif step == "update":
             record = notices.note_updated(record, alert(AlertUpdated), at=now, sequence=8, receivers=ALL, now=now)
         elif step == "silence":
-            record = notices.silence(record, silence(now + timedelta(seconds=100)), now)
+            record = silences.silence(record, silence(now + timedelta(seconds=100)), now)
         elif step == "held":
             record = rollback_failed(record, at=now)
         elif step == "ack":
@@ -356,3 +422,19 @@ def test_no_history_sends_a_beginning_after_its_end(steps):  # noqa: PLR0912 - o
     for name, transitions in sent.items():
         if "resolved" in transitions:
             assert set(transitions[transitions.index("resolved") :]) == {"resolved"}, (name, transitions)
+
+
+def test_a_silence_of_weeks_keeps_few_alerts_and_counts_all():
+    record = silences.silence(EMPTY, silence(f.after(30 * 86_400), "slow"), NOW)
+    for number in range(300):
+        begin = f.after(100 * number)
+        changes = {"trigger": "slow", "alert_id": f"a{number}", "raised_at": begin}
+        record = resolved(raised(record, at=begin, **changes), at=f.after(100 * number + 50), **changes)
+        record, sent = send(record, f.after(100 * number + 60))
+        assert sent == []
+    (held,) = record.held.values()
+    assert len(held.alerts) == silences.MOST_LISTED
+    record, _ = send(record, f.after(30 * 86_400))
+    (carrier,) = [notice for notice in record.notices.values() if notice.summaries]
+    assert {name: summary.count for name, summary in carrier.summaries.items()} == {"chat": 300, "manager": 300}
+    assert carrier.summaries["chat"].alerts[-1].alert_id == "a299"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from contracts.facts import AlertRaised
 from services.notifier.domain import payloads, webhooks
 from services.notifier.domain.notices import Due
-from services.notifier.domain.record import Notice
+from services.notifier.domain.record import Notice, SilencedAlert, Summary
 from services.notifier.settings import NotifierSettings
 from testbed import factories as f
 
@@ -101,6 +101,41 @@ def test_a_failed_rollback_is_said_with_its_reason_and_ends_with_its_alert(kind)
         assert (second["labels"]["alertname"], second["endsAt"]) == ("SlipwayRollbackFailed", first["endsAt"])
     later = sent.notice.model_copy(update={"rollback_code": "cooldown"})
     assert payloads.message_id(sent) != payloads.message_id(replace(sent, notice=later))
+
+
+def silenced(number, message=HOSTILE):
+    return SilencedAlert(
+        alert_id=f"a{number}",
+        target=f.fact(AlertRaised).target,
+        name="slow",
+        severity="warning",
+        message=message,
+        raised_at=f.after(number),
+        resolved_at=f.after(number + 5),
+        silenced_by="ada",
+        silenced_because=message,
+    )
+
+
+@pytest.mark.parametrize("count", [1, 3, 60, 1000])
+def test_a_summary_says_what_a_silence_held_back(count):
+    sent = due("silence_ended")
+    alerts = tuple(silenced(number) for number in range(count))
+    sent = replace(
+        sent, notice=sent.notice.model_copy(update={"summaries": {"chat": Summary(count=count, alerts=alerts[-20:])}})
+    )
+    text = body("slack", sent)["blocks"][0]["text"]["text"]
+    assert f"{count} alert" in text
+    assert "<!channel>" not in text
+    assert len(text) <= 3000
+    hook = body("webhook", sent)
+    assert (hook["type"], hook["data"]["count"]) == ("alert.silence_ended", count)
+    assert hook["data"]["alerts"][-1]["alert_id"] == f"a{count - 1}"
+    assert len(hook["data"]["alerts"]) == min(count, 20)
+    (manager,) = body("alertmanager", sent)
+    assert manager["labels"]["alertname"] == "SlipwaySilenceEnded"
+    assert manager["endsAt"] > manager["startsAt"]
+    assert ("before them" in manager["annotations"]["description"]) == (count > 20)
 
 
 def test_a_link_cannot_be_left_by_the_name_of_an_alert():
