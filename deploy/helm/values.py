@@ -293,7 +293,7 @@ class Tests(Strict):
 
     enabled: bool = True
     model: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")] = "slipway-smoke"
-    deadline_s: Seconds = 1800
+    deadline_s: Annotated[int, Field(ge=120, le=7200)] = 1800
 
 
 class PriorityClasses(Strict):

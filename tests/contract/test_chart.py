@@ -32,8 +32,10 @@ def find(case: str, kind: str, name: str) -> dict[str, Any]:
 
 
 def pods(case: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every template of a pod, with the name of what makes it."""
+    """Every pod and template of a pod, with the name of what makes it."""
     for each in objects(case):
+        if each["kind"] == "Pod":
+            yield f"Pod/{each['metadata']['name']}", each["spec"]
         spec = each.get("spec", {})
         spec = spec.get("jobTemplate", {}).get("spec", spec)
         if isinstance(spec, dict) and "template" in spec and "spec" in spec["template"]:
@@ -271,6 +273,14 @@ def test_prepare_comes_before_the_services_unless_its_servers_are_of_the_same_re
         assert int(annotations["helm.sh/hook-weight"]) < weight, which
     with_servers = find("trial", "Job", "slipway-prepare-1")
     assert "annotations" not in with_servers["metadata"], "a hook would wait for servers that come after it"
+
+
+def test_the_test_is_a_pod_that_ends_by_itself_before_its_deadline():
+    """`helm test --logs` shows the logs of pods only."""
+    pod = find("external", "Pod", "slipway-smoke")
+    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    assert pod["spec"]["containers"][0]["args"] == ["slipway-smoke", "--timeout=1740"]
+    assert pod["spec"]["activeDeadlineSeconds"] == 1800
 
 
 def test_server_manager_follows_a_triton_whose_volume_one_node_mounts():

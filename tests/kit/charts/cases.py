@@ -85,7 +85,7 @@ REFUSED: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "a backup to nowhere": ({"backup": {"enabled": True}, "triton": MEMORY}, "backup.destination is empty"),
     "a backup into the root": ({"backup": {"destination": "/etc"}}, "'/backup/destination'"),
     "a setting that the chart makes": (
-        {"services": {"gateway": {"env": {"GATEWAY_API_KEYS": "/tmp/keys"}}}, "triton": MEMORY},
+        {"services": {"gateway": {"env": {"GATEWAY_API_KEYS": "/run/other"}}}, "triton": MEMORY},
         "services.gateway.env.GATEWAY_API_KEYS is set by the chart itself",
     ),
     "such a setting for all": ({"env": {"SLIPWAY_NATS_URL": "tls://x:4222"}, "triton": MEMORY}, "env.SLIPWAY_NATS_URL"),
