@@ -1,7 +1,7 @@
 """Callers who want a healthy version rolled back, and versions that should be: the rule before pairs, and the new one.
 
 Simulated requests, three per second, go through the monitor's own domain and the rollback-controller's own decision.
-Twenty honest callers share the traffic unevenly. For five minutes 1, 5 or 50 hostile keys have 5 %, 20 % or 50 % of it:
+Twenty honest callers share the traffic unevenly. For a minute 1, 5 or 50 hostile keys have 5 %, 20 % or 50 % of it:
 
 - errors: requests that every version fails; a cross-check finds the caller;
 - long prompts: the first token takes 2 s more, on every version;
@@ -35,8 +35,8 @@ from services.monitor.domain.monitoring import Cause, Rules
 from services.monitor.domain.record import MonitorState
 from testbed import factories as k
 
-RATE_RPS, ATTACK_S, CHANGE_S, WATCHED_S, BATCH_S = 3.0, 300.0, 20.0, 300.0, 0.25
-HONEST, KEYS, SHARES, RUNS = 20, (1, 5, 50), (0.05, 0.2, 0.5), 20
+RATE_RPS, ATTACK_S, CHANGE_S, WATCHED_S, BATCH_S = 3.0, 60.0, 20.0, 120.0, 0.25
+HONEST, KEYS, SHARES, RUNS = 20, (1, 5, 50), (0.05, 0.2, 0.5), 10
 PAIR_RATIO, DEAD_S = 0.02, 10.0
 BEGAN = datetime(2026, 11, 24, tzinfo=UTC)
 TRIGGERS = (

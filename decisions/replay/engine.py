@@ -9,6 +9,9 @@ Alerts are those of `decisions.observe_loop`, which the monitor runs too; hard f
 with the active target need single requests and are not replayed. The route is the recorded one: the replay does not
 invent the traffic that another rollback would have caused, except that a target which would have been rolled back takes
 no traffic until it was promoted again.
+
+An alert that nothing confirmed then, so that its rollback was held, is held again: windows hold neither callers nor
+pairs one by one. Of an alert that was not raised then, nothing is known, and the policy alone decides.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,10 +28,11 @@ from contracts.vocabulary import Target
 from decisions.alerts import AlertFact
 from decisions.observation import Role
 from decisions.replay.counts import Counted, Unknown, count_bad
+from decisions.replay.doubts import find_doubts, is_in_doubt
 from decisions.replay.route_history import Routes, Span, cut
 from decisions.replay.spread import spread_over
 from decisions.replay.watched import Watched
-from decisions.rollback import Guard, PastRollback, RollBack, decide_rollback
+from decisions.rollback import Doubt, Guard, PastRollback, RollBack, decide_confirmed, decide_rollback
 from decisions.route_edits import Changed, EditRefused, roll_back
 from decisions.triggers import Outcome, kind_of, sequential
 
@@ -110,7 +114,7 @@ def replay(
         for event in events
         if isinstance(event.data, ReleaseOpened)
     }
-    history = _History(triggers, Routes(events), declared, guard or Guard(), _raised(events))
+    history = _History(triggers, declared, guard or Guard(), events)
     ordered = sorted(windows.values(), key=lambda summary: (summary.window.from_, str(summary.target)))
     for _, concurrent in groupby(ordered, key=lambda summary: summary.window.from_):
         history.observe(list(concurrent))
@@ -165,17 +169,18 @@ class _History:
     def __init__(
         self,
         triggers: Sequence[Trigger],
-        routes: Routes,
         declared: Mapping[int, Mapping[str, Trigger]],
         guard: Guard,
-        raised: Raised,
+        events: Sequence[Event[Any]],
     ) -> None:
         self.fired: list[Fired] = []
         self.alerts: list[AlertFact] = []
         self.gaps: dict[tuple[str, str], int] = {}
         self.out_of_traffic: dict[Target, list[tuple[datetime, datetime | None]]] = {}
         self._triggers, self._sequential = triggers, sequential(triggers)
-        self._routes, self._declared, self._guard, self._raised = routes, declared, guard, raised
+        self._routes, self._declared, self._guard = Routes(events), declared, guard
+        self._raised = _raised(events)
+        self._doubts = find_doubts(events)
         self._past: list[PastRollback] = []
         self._spans: dict[Target, list[Span]] = {}
         self._watched: dict[Target, Watched] = {}
@@ -243,6 +248,8 @@ class _History:
         if question.again and before is None:
             return
         decision = decide_rollback(trigger, self._past, at, self._guard)
+        if is_in_doubt(self._doubts, target, kind_of(trigger), at):
+            decision = decide_confirmed(decision, Doubt("none"), trigger, at)
         if not isinstance(decision, RollBack):
             self._hold(question, before, "held" if decision.code else "manual", decision.code, decision.reason)
             return
