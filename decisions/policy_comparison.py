@@ -29,6 +29,9 @@ def weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:
         weaker.append("rehearsal is not_required where the stored policy says required")
     if policy.rehearsal_valid_s > stored.rehearsal_valid_s:
         weaker.append(f"rehearsal_valid_s is above the stored {stored.rehearsal_valid_s:g}")
+    if policy.pairs.share_ratio < stored.pairs.share_ratio:
+        share, least = policy.pairs.share_ratio, stored.pairs.share_ratio
+        weaker.append(f"pairs.share_ratio is {share:g}, below the stored {least:g}")
     if stored.no_previous == "base" and policy.no_previous == "hold":
         weaker.append("no_previous is hold where the stored policy says base")
     weaker += _attester_weaknesses(policy, stored)

@@ -11,6 +11,7 @@ from contracts.policy import (
     Deadlines,
     LoadProfile,
     MetricGate,
+    Pairs,
     Promotion,
     QualityGate,
     ReleasePolicy,
@@ -58,6 +59,7 @@ def with_load(**changes):
 
 # (name, the tighter policy, the looser policy): tightening is silent, loosening is named.
 PAIRS = [
+    ("pairs.share_ratio", policy(pairs=Pairs(share_ratio=0.1)), policy()),
     ("approvals.count", with_approvals(count=3), with_approvals(count=2)),
     ("approvals.count", with_approvals(count=2), with_approvals()),
     ("approvals.not_by_publisher", with_approvals(not_by_publisher=True), with_approvals()),
@@ -183,6 +185,7 @@ def test_every_field_of_a_policy_is_compared_or_declared_incomparable():
         "rehearsal_valid_s",
         "no_previous",
         "triggers",
+        "pairs",
         "objective",
         "on_newer",
         "deadlines",  # say what a release prefers and how long it waits, not what it proves
