@@ -1,6 +1,6 @@
 """Kubernetes secrets from a folder of keys, as the chart mounts them.
 
-    python -m deploy.helm.secrets KEYS [--prefix slipway] [--smoke NAME] [--backup NAME] [--orders NAME …]
+    python -m deploy.helm.secrets KEYS [--prefix slipway] [--smoke NAME] [--backup NAME [--backup-store FILE]] [--orders NAME]
 
 The names are identities of `slipway keys add`. What is printed is secret: pipe it into `kubectl apply -f -`, or into
 the store that External Secrets reads.
@@ -107,10 +107,14 @@ def main() -> None:
     parser.add_argument("--smoke", help="administrator that `helm test` publishes as")
     parser.add_argument("--backup", help="identity that backs up")
     parser.add_argument("--orders", action="append", default=[], help="who may order at the console; repeatable")
+    parser.add_argument("--backup-store", type=Path, help="file with the key of the S3 server that backups go to")
     given = parser.parse_args()
     users = {name: user for name, user in (("smoke", given.smoke), ("backup", given.backup)) if user}
     try:
-        sys.stdout.write(manifests(given.prefix, contents(given.keys, users, given.orders)))
+        secrets_by_name = dict(contents(given.keys, users, given.orders))
+        if given.backup_store is not None:
+            secrets_by_name.setdefault("backup", {})["backup-store"] = given.backup_store.read_text()
+        sys.stdout.write(manifests(given.prefix, iter(secrets_by_name.items())))
     except OSError as error:
         sys.exit(f"secrets: {error}")
 

@@ -275,12 +275,16 @@ class Prepare(Strict):
 
 
 class Backup(Strict):
-    """Scheduled backups, as the identity `backup` (the secret `SECRETS.PREFIX-backup`)."""
+    """Scheduled backups as an administrator, whose credential is in the secret `SECRETS.PREFIX-backup`."""
 
     enabled: bool = False
     schedule: Annotated[str, Field(pattern=r"^\S+( \S+){4}$")] = "17 2 * * *"
     destination: Annotated[str, Field(pattern=r"^(s3://\S+|/backup(/\S*)?)?$")] = ""
     """`s3://BUCKET/PREFIX`, or a folder below /backup, which is the volume."""
+    endpoint: OptionalHostPort = ""
+    """Host and port of the S3 server of an s3:// destination; its key is `backup-store` in the same secret."""
+    egress: Peers = Peers(port=443)
+    """Where that server is."""
     volume: Volume = Volume(kind="persistent", size="200Gi")
     """Used if the destination is a folder."""
     deadline_s: Annotated[int, Field(ge=60)] = 21600

@@ -40,7 +40,7 @@ CASES: Final[dict[str, dict[str, Any]]] = {
         "triton": {**MEMORY, "accessMode": "ReadWriteMany", "gpus": 2, "hardware": "cuda:9.0"},
         "monitoring": {"podMonitor": True, "prometheusRule": True, "dashboards": True, "labels": {"release": "kps"}},
         "keda": {"enabled": True, "prometheus": "http://prometheus.monitoring:9090"},
-        "backup": {"enabled": True, "destination": "s3://backups/slipway"},
+        "backup": {"enabled": True, "destination": "s3://backups/slipway", "endpoint": "s3.example.org:443"},
         "priorityClasses": {"create": True},
         "spread": "DoNotSchedule",
     },
@@ -83,6 +83,10 @@ REFUSED: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "a route to nowhere": ({"gatewayRoute": {"enabled": True}, "triton": MEMORY}, "gatewayRoute.parentRefs is empty"),
     "TLS without a secret": ({"gatewayTls": {"enabled": True}, "triton": MEMORY}, "gatewayTls.secretName is empty"),
     "a backup to nowhere": ({"backup": {"enabled": True}, "triton": MEMORY}, "backup.destination is empty"),
+    "a backup to no server": (
+        {"backup": {"enabled": True, "destination": "s3://backups/x"}, "triton": MEMORY},
+        "backup.endpoint is empty with an s3:// destination",
+    ),
     "a backup into the root": ({"backup": {"destination": "/etc"}}, "'/backup/destination'"),
     "a setting that the chart makes": (
         {"services": {"gateway": {"env": {"GATEWAY_API_KEYS": "/run/other"}}}, "triton": MEMORY},

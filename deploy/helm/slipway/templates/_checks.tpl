@@ -18,6 +18,8 @@
 - SLIPWAY_REPLICAS
 - SLIPWAY_EVENTS_MAX_BYTES
 - SLIPWAY_TRITON_ADMIN_KEY
+- SLIPWAY_BACKUP_S3_ENDPOINT
+- SLIPWAY_BACKUP_S3_CREDENTIALS
 - GATEWAY_ADMIN_HOST
 - GATEWAY_ADMIN_PORT
 - GATEWAY_API_KEYS
@@ -65,6 +67,9 @@
 {{- end -}}
 {{- if and $values.backup.enabled (not $values.backup.destination) -}}
 {{- fail "backup.destination is empty with backup.enabled: use s3://BUCKET/PREFIX, or a folder below /backup." -}}
+{{- end -}}
+{{- if and $values.backup.enabled (hasPrefix "s3://" $values.backup.destination) (not $values.backup.endpoint) -}}
+{{- fail "backup.endpoint is empty with an s3:// destination: name host and port of its server." -}}
 {{- end -}}
 {{- range $name := list "console" "mirror" -}}
 {{- $most := max (int (index $values.services $name "replicas")) (int (index $values.services $name "maxReplicas")) -}}
