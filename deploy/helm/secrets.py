@@ -1,6 +1,6 @@
 """Kubernetes secrets from a folder of keys, as the chart mounts them.
 
-    python -m deploy.helm.secrets KEYS [--prefix slipway] [--smoke NAME] [--backup NAME [--backup-store FILE]] [--orders NAME]
+    python -m deploy.helm.secrets KEYS [--prefix slipway] [--smoke NAME] [--backup NAME] [--orders NAME …]
 
 The names are identities of `slipway keys add`. What is printed is secret: pipe it into `kubectl apply -f -`, or into
 the store that External Secrets reads.
