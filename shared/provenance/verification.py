@@ -24,8 +24,7 @@ from shared.errors import Permanent
 from shared.provenance.attestations import Chain, find_attestation
 from shared.provenance.envelopes import Signed
 from shared.provenance.model_signatures import assess_signature, signature_key
-from shared.storage.blobs import Store, manifest_key
-from shared.storage.sources import PREFIX
+from shared.storage.blobs import SOURCES, Store, manifest_key
 
 M = TypeVar("M", bound=BaseModel)
 Verdict = Literal["proven", "stated", "failed"]
@@ -199,7 +198,7 @@ class Verification:
     def _weights(self, weights: Weights) -> None:
         what, ref = f"{weights.kind} weights", weights.ref
         if scheme_of(ref.uri) is not None:  # brought into the store by the merger, under their digest
-            key = manifest_key("folder", ref.digest, PREFIX)
+            key = manifest_key("folder", ref.digest, SOURCES)
             size_bytes = len(self.store.find(key) or b"")
             ref = ArtifactRef(uri=self.store.uri(key), digest=ref.digest, size_bytes=size_bytes)
         self._folder(what, ref)

@@ -26,6 +26,8 @@ M = TypeVar("M", bound=BaseModel)
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
 
+SOURCES = "sources/"
+"""Where the store keeps what came from outside: content-addressed, the same for all publishers."""
 STALE_UPLOAD = timedelta(days=1)
 """After how long an upload that has not ended is taken for one whose process was killed."""
 

@@ -19,7 +19,7 @@ from contracts.sources import is_weights, parse_file_uri, parse_hub_uri, pickles
 from contracts.vocabulary import ArtifactRef, digest_of
 from shared.errors import Permanent, translate
 from shared.runtime.settings import SourceSettings
-from shared.storage.blobs import Store, manifest_key
+from shared.storage.blobs import SOURCES, Store, manifest_key
 from shared.storage.hub import Hub
 
 T = TypeVar("T")
@@ -28,8 +28,6 @@ Count = Callable[[int], None]
 Report = Callable[[float, float], None]
 """Called with bytes done and bytes in all, from any thread, one call at a time."""
 CHUNK_BYTES = 4 * 1024 * 1024
-PREFIX = "sources/"
-"""Where the store keeps what came from outside: content-addressed, the same for all publishers."""
 
 
 class Source(Protocol):
@@ -244,7 +242,7 @@ def bring(
         Permanent: uri_not_allowed, artifact_not_found, pickle_refused, too_large, digest_mismatch.
         Transient: hub_unavailable, store_unavailable, disk_full.
     """
-    key = manifest_key("folder", ref.digest, PREFIX)
+    key = manifest_key("folder", ref.digest, SOURCES)
     there = store.find_made(key)
     if there is not None:
         return ArtifactRef(uri=store.uri(key), digest=ref.digest, size_bytes=len(there))
@@ -257,7 +255,7 @@ def bring(
     with tempfile.TemporaryDirectory(
         dir=scratch_root, prefix=f"{os.getpid()}-source-", ignore_cleanup_errors=True
     ) as scratch:
-        manifest = store_folder(store, source, Path(scratch), PREFIX, report)
+        manifest = store_folder(store, source, Path(scratch), SOURCES, report)
     data = manifest.to_bytes()
     digest = digest_of(data)
     if digest != ref.digest:

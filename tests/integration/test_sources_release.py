@@ -25,8 +25,8 @@ from decisions.release_projection import project
 from shared.errors import Permanent, Transient
 from shared.messaging.bus import publish_event
 from shared.runtime.settings import Connection, SourceSettings
-from shared.storage.blobs import Store, manifest_key
-from shared.storage.sources import PREFIX, Sources, bring, describe_file
+from shared.storage.blobs import SOURCES, Store, manifest_key
+from shared.storage.sources import Sources, bring, describe_file
 from testbed.models import tiny_base, tiny_full, tiny_lora
 from testbed.services import environment, running_service, wait_for_fact
 from testbed.stack import DATA_HASH, POLICY
@@ -362,9 +362,9 @@ def test_a_disk_that_fills_up_on_the_way_is_said_left_clean_and_waited_for(harne
     assert "No space left on device" in answer["full"]
     assert (answer["left"], answer["committed"]) == ([], [])
     assert answer["reached"] < 12 * MIB / 2, "less than the whole file was read, and nothing was stored"
-    assert answer["freed"] == harness.store.uri(manifest_key("folder", ref.digest, PREFIX))
+    assert answer["freed"] == harness.store.uri(manifest_key("folder", ref.digest, SOURCES))
     files = FolderManifest.model_validate_json(harness.store.get(ref.model_copy(update={"uri": answer["freed"]}))).files
-    harness.store.fetch_files(files, harness.folder / "back", PREFIX)
+    harness.store.fetch_files(files, harness.folder / "back", SOURCES)
     assert announced(harness.folder / "back", uri) == ref
 
 

@@ -16,8 +16,7 @@ from services.mirror.ports import StoredFiles
 from shared.errors import Permanent
 from shared.provenance.envelopes import Trust
 from shared.provenance.version_history import read_version_history
-from shared.storage.blobs import Store, manifest_key
-from shared.storage.sources import PREFIX
+from shared.storage.blobs import SOURCES, Store, manifest_key
 
 _ROOT = "versions/"
 _MODEL = re.compile(MODEL_NAME_PATTERN)
@@ -72,7 +71,7 @@ class StoredWeights:
         """Return the files as they were published, or those of the merged model."""
         ref = history.manifest.merged if merged else history.manifest.weights.ref
         if scheme_of(ref.uri) is not None:  # brought into the store by the merger, under their digest
-            ref = self._store.ref_to(manifest_key("folder", ref.digest, PREFIX))
+            ref = self._store.ref_to(manifest_key("folder", ref.digest, SOURCES))
         kind = MergedManifest if merged else FolderManifest
         data = self._store.get(ref)
         try:

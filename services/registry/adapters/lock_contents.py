@@ -25,8 +25,7 @@ from shared.errors import Permanent
 from shared.provenance.attestations import Chain, artifact_prefix
 from shared.provenance.lock_records import lock_prefix, pin_version
 from shared.provenance.target_check import version_on_base
-from shared.storage.blobs import Store, blob_key, manifest_key
-from shared.storage.sources import PREFIX
+from shared.storage.blobs import SOURCES, Store, blob_key, manifest_key
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ class Contents:
         ref = weights.ref
         with self._part():
             if scheme_of(ref.uri) is not None:  # brought into the store by the merger, under their digest
-                ref = self.store.ref_to(manifest_key("folder", ref.digest, PREFIX))
+                ref = self.store.ref_to(manifest_key("folder", ref.digest, SOURCES))
             self._folder(ref)
 
     def _base(self, base: BaseModelRef) -> None:

@@ -14,14 +14,14 @@ class Watch:
     """A clock that a test sets, and the records that were asked for."""
 
     def __init__(self):
-        self.seconds = 100.0
+        self.reading_s = 100.0
         self.reports = []
 
     def read_seconds(self):
-        return self.seconds
+        return self.reading_s
 
     def note_report(self):
-        self.reports.append(self.seconds)
+        self.reports.append(self.reading_s)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def recorder(monkeypatch, watch):
 
 
 def step(recorder, watch, seconds):
-    watch.seconds = seconds
+    watch.reading_s = seconds
     recorder.note_step(1, None)
     recorder.report_progress()
 
@@ -70,7 +70,7 @@ def test_bytes_before_the_first_token_do_not_report_it(recorder, watch):
 
 def test_a_step_without_tokens_is_reported_by_time_only(recorder, watch):
     for seconds in (100.1, 100.3, 100.6):
-        watch.seconds = seconds
+        watch.reading_s = seconds
         recorder.note_step(0, None)
         recorder.report_progress()
     assert watch.reports == [100.6]
