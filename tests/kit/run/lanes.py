@@ -35,6 +35,7 @@ FIRST = (
     "tests/chaos",
     "tests/integration/test_merger.py",
     "tests/e2e",
+    "tests/integration/test_backup_drill.py",
     "tests/integration/test_up.py",
     "tests/integration/test_cli_release.py",
     "tests/real",
