@@ -24,7 +24,7 @@ setup: ## make both environments (.venv and .venv-engine); at once when they are
 demo: setup ## train, rehearse, release, canary, then a drill and an automatic rollback
 	@$(BIN)/python -m examples.smollm2.demo
 
-test: setup ## every check and every test, three at a time
+test: setup ## every check and every test, four at a time
 	$(PYTEST) @tests/everything.args
 
 test-full: setup ## all of `make test`, and what it leaves out for its minutes: INT8 of SmolLM2 with calibration
