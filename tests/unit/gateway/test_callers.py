@@ -322,7 +322,7 @@ def test_a_key_of_a_newer_version_is_accepted_only_as_revoked():
     def newer(record: ApiKey) -> bytes:
         return (
             dump(record)
-            .replace(b'"schema_version":4', b'"schema_version":99')
+            .replace(b'"schema_version":3', b'"schema_version":99')
             .replace(b"{", b'{"only_on":"monday",', 1)
         )
 
