@@ -74,7 +74,7 @@ async def test_an_edit_that_always_loses_ends_and_names_the_record(js, record):
 
 async def test_a_route_of_a_newer_version_is_not_written_by_an_older_controller_or_manager(js):
     """Either would drop the fields that it does not know."""
-    newer = dump(k.route()).replace(b'"schema_version":3', b'"schema_version":4,"added":"of version 4"')
+    newer = dump(k.route()).replace(b'"schema_version":4', b'"schema_version":5,"added":"of version 5"')
     await (await js.key_value("routes")).put(KEY, newer)
     for call in (
         ControllerRoutes(lambda: js).get("production", KEY),

@@ -23,7 +23,7 @@ NAME = "bot.v1.bf16"
 SPOILT = {
     "newer": (
         "record_too_new",
-        dump(Route(model="cat", epoch=3)).replace(b'"schema_version":3', b'"schema_version":99,"added":1'),
+        dump(Route(model="cat", epoch=3)).replace(b'"schema_version":4', b'"schema_version":99,"added":1'),
     ),
     "newer and unknown": ("record_too_new", b'{"schema_version":99,"model":"cat","epoch":{}}'),
     "without a version": ("record_too_old", b'{"model":"cat"}'),

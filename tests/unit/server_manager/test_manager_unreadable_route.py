@@ -9,7 +9,7 @@ from tests.unit.server_manager.factories import deployable, route, stage_request
 from tests.unit.server_manager.test_manager import V0, V1, V2, World
 
 C6, C7, C8 = (str(deployable(version, "cat").target) for version in (6, 7, 8))
-NEWER = dump(route(8, 7, model="cat", epoch=2)).replace(b'"schema_version":3', b'"schema_version":99')
+NEWER = dump(route(8, 7, model="cat", epoch=2)).replace(b'"schema_version":4', b'"schema_version":99')
 SPOILT = {"damaged": b"{", "newer": NEWER}
 
 
