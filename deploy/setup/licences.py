@@ -48,8 +48,8 @@ Written by `make licences` from the metadata of the environments; do not edit. `
 runs on, `wandb` is the mirror's client of W&B. The others are for tests and examples: `mlflow` (an MLflow server),
 `examples` (training frameworks), `charts` (Helm and schemas of Kubernetes), `client-newest` and `client-oldest`
 (training jobs with the newest and the oldest versions that the client supports). `requirements/licences.toml` lists the
-licences that any package may have, and the reason for each package that has another one. torch is listed as its build for CPUs;
-its build for CUDA comes with NVIDIA's libraries, under NVIDIA's own licences.
+licences that any package may have, and the reason for each package that has another one. torch is listed as its build
+for CPUs; its build for CUDA comes with NVIDIA's libraries, under NVIDIA's own licences.
 
 | package | licence | installed in | accepted because |
 |---|---|---|---|
