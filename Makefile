@@ -93,7 +93,8 @@ locks: ## resolve the requirements into locks again; versions stay but for those
 audit-tools:
 	@deploy/setup/environment.sh audit
 
-licences: setup audit-tools ## write docs/licences.md; fails on a licence that was not looked at
+licences: setup audit-tools ## write docs/licences.md, of all environments; fails on a licence that was not looked at
+	@for name in mlflow wandb examples charts client-newest client-oldest; do deploy/setup/environment.sh $$name || exit 1; done
 	$(BIN)/python -m deploy.setup.licences
 
 sbom: setup audit-tools ## write the bills of materials (CycloneDX) of both environments into dist/sbom

@@ -22,13 +22,32 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = Path("docs/licences.md")
 POLICY = Path("requirements/licences.toml")
 TOOL = Path(".venv-audit/bin/pip-licenses")
-ENVIRONMENTS = {"main": ".venv", "engine": ".venv-engine"}
+ENVIRONMENTS = {
+    "main": ".venv",
+    "engine": ".venv-engine",
+    "mlflow": ".venv-mlflow",
+    "wandb": ".venv-wandb",
+    "examples": ".venv-examples",
+    "charts": ".venv-charts",
+    "client-newest": ".venv-client-newest",
+    "client-oldest": ".venv-client-oldest",
+}
+BUILDS = {
+    "main": ["torch-cpu"],
+    "engine": ["torch-cpu", "torchvision-cpu"],
+    "examples": ["torch-cpu"],
+    "client-newest": ["torch-cpu"],
+}
+"""Locks of builds that an environment has beside its own lock."""
 OWN = "slipway"
 LONGEST = 80
 """Characters; what is longer is the text of a licence, not its name."""
 HEAD = """# Licences of the packages that Slipway installs
 
-Written by `make licences` from the metadata of both environments; do not edit. `requirements/licences.toml` lists the
+Written by `make licences` from the metadata of the environments; do not edit. `main` and `engine` are what Slipway
+runs on, `wandb` is the mirror's client of W&B. The others are for tests and examples: `mlflow` (an MLflow server),
+`examples` (training frameworks), `charts` (Helm and schemas of Kubernetes), `client-newest` and `client-oldest`
+(training jobs with the newest and the oldest versions that the client supports). `requirements/licences.toml` lists the
 licences that any package may have, and the reason for each package that has another one. torch is listed as its build
 for CPUs; its build for CUDA comes with NVIDIA's libraries, under NVIDIA's own licences.
 
@@ -105,9 +124,8 @@ def findings(root: Path = ROOT) -> list[str]:
     """Return where page, locks and decisions of a tree disagree; looks at nothing that is installed."""
     licences, by_environment = read_page((root / PAGE).read_text())
     wrong = assess(licences, Policy.read(root))
-    builds = {"main": ["torch-cpu"], "engine": ["torch-cpu", "torchvision-cpu"]}
     for environment, names in by_environment.items():
-        locks = [environment, *builds[environment]]
+        locks = [environment, *BUILDS.get(environment, ())]
         pins = [pin for lock in locks for pin in read_pins((root / f"requirements/{lock}.txt").read_text())]
         always = {pin.name for pin in pins if " ; " not in pin.text}  # without what some versions of Python need
         wrong += [f"{PAGE}: {name} is missing from {environment}" for name in sorted(always - names)]
