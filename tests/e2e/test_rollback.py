@@ -125,7 +125,13 @@ def staging_route_is_empty(stack) -> bool:
     return answer.status_code == 503
 
 
-QUIET = {"Failed requests by code", "Second attempts, slow readers", "Telemetry lost", "Variants that failed"}
+QUIET = {
+    "Failed requests by code",
+    "Requests that the version behind answers after a failure",
+    "Second attempts, slow readers",
+    "Telemetry lost",
+    "Variants that failed",
+}
 """Panels that show nothing where nothing went wrong."""
 QUIET_HERE = {"Drift by feature", "Quantisation, p95", "Notifications", "Mirror"}
 """Drift takes more requests than this story has, bf16 takes no quantisation, and neither receivers nor registries are configured."""
