@@ -1,10 +1,13 @@
 """Backups: what belongs to one, where they are kept, the keys in them, and damage that is found before anything is written."""
 
+import io
 import json
 import stat
+import tarfile
 from datetime import UTC, datetime
 
 import pytest
+from pyrage import passphrase as age
 
 from clients.cli.backup.contents import (
     BUCKETS_IN_ORDER,
@@ -105,6 +108,35 @@ def test_keys_open_with_their_passphrase_only(tmp_path):
     assert str((back / "console-local").readlink()) == "credentials"
     with pytest.raises(CommandError, match="holds keys already"):
         unpack(data, "correct horse battery", back)
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, linkname: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, linkname
+    return info
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [member("../outside")],
+        [member("/outside")],
+        [member("link", tarfile.SYMTYPE, "../outside")],
+        [member("link", tarfile.LNKTYPE, "../outside")],
+        [member("here", tarfile.SYMTYPE, "."), member("up", tarfile.SYMTYPE, "here/.."), member("up/outside")],
+        [member("pipe", tarfile.FIFOTYPE)],
+        [member("device", tarfile.CHRTYPE)],
+    ],
+)
+def test_keys_that_would_be_written_elsewhere_are_refused(tmp_path, members):
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for info in members:
+            tar.addfile(info)
+    data = age.encrypt(archive.getvalue(), "correct horse battery")
+    with pytest.raises(CommandError, match="are not as `slipway backup` writes them"):
+        unpack(data, "correct horse battery", tmp_path / "keys" / "back")
+    assert not list(tmp_path.rglob("*outside"))
 
 
 def test_a_short_passphrase_is_refused(tmp_path):
