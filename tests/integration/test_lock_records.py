@@ -182,7 +182,7 @@ async def test_a_forged_record_that_is_under_lock_from_the_start_is_ignored_aler
     until = datetime.now(UTC) + timedelta(seconds=4)
     retention = Retention("compliance", until)
     with pytest.raises(Permanent, match="does not permit"):
-        promoted.admin.create(lock_key(promoted.model, 2, 1), unsigned(promoted, another, 1), retention)
+        promoted.reader.create(lock_key(promoted.model, 2, 1), unsigned(promoted, another, 1), retention)
     for number in (1, 2):
         data = FORGERIES[number](promoted, another, number)
         promoted.root.create(lock_key(promoted.model, 2, number), data, retention)
