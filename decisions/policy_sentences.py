@@ -89,6 +89,11 @@ def _traffic(policy: ReleasePolicy, *, first: bool) -> Iterator[str]:
 def _rollback(policy: ReleasePolicy) -> Iterator[str]:
     for trigger in policy.triggers:
         yield _trigger(trigger)
+    if policy.pairs.share_ratio:
+        yield (
+            f"{policy.pairs.share_ratio:.3g} of the requests are answered by the version before as well, unseen by "
+            "callers; what only one of the two fails counts."
+        )
     if any(trigger.action == "automatic" for trigger in policy.triggers):
         to = "the base model" if policy.no_previous == "base" else "nothing: it stays in traffic"
         yield f"A rollback goes to the version before; from the first version it goes to {to}."

@@ -47,6 +47,9 @@ triggers:
   - {name: refusals, metric: refusal_ratio, threshold: 0.3, action: manual}
   # - {name: drift, metric: drift, threshold: 0.2, action: manual}
 
+# The share of the requests that the version before answers as well, so that only what differs counts against a version.
+pairs: {share_ratio: 0.02}
+
 # Folders outside the store that weights may come from; without it, what the installation allows.
 # sources: ["hf://acme/*"]
 

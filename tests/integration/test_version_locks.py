@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -270,12 +271,20 @@ def test_of_several_versions_the_one_with_the_digest_of_the_manifest_is_locked(p
     assert pin_version(promoted.reader, promoted).find(key) == data
 
 
-def test_an_administrator_may_not_set_a_retention(promoted, locking_server):
+def test_an_administrator_extends_a_retention_and_shortens_none_and_a_service_sets_none(promoted, locking_server):
     lock(promoted)
     key = blob_key(served_blob(promoted).digest)
     (version,) = read_locks(promoted).pins[key]
+    admin, service = LockingStore(locking_server.settings()), LockingStore(locking_server.settings("quantiser"))
+    before = admin.retention_of(key, version)
+    later, earlier = (dataclasses.replace(before, until=before.until + timedelta(days=days)) for days in (1, -1))
+    admin.retain(key, version, later)
+    for wrong in (admin.retain, service.retain):
+        with pytest.raises(Permanent):
+            wrong(key, version, earlier)
+    assert admin.retention_of(key, version) == later
     with pytest.raises(Permanent, match="does not permit"):
-        LockingStore(locking_server.settings()).retention_of(key, version)
+        service.retention_of(key, version)
 
 
 async def test_what_is_not_kept_any_more_is_forgotten(promoted):
