@@ -49,17 +49,13 @@ def put_parts(
     for entry in entries:
         if _MODEL.fullmatch(entry.model):
             by_model.setdefault(entry.model, []).append(entry)
-    return {model: _put_part(store, attester, model, segment, own, retention) for model, own in by_model.items()}
+    return {model: _put_part(store, attester, segment, own, retention) for model, own in by_model.items()}
 
 
 def _put_part(
-    store: Store,
-    attester: Attester,
-    model: str,
-    segment: int,
-    entries: Sequence[AuditEntry],
-    retention: Retention | None,
+    store: Store, attester: Attester, segment: int, entries: Sequence[AuditEntry], retention: Retention | None
 ) -> Digest:
+    model = entries[0].model
     body = b"".join(line_of(entry) + b"\n" for entry in entries)
     pinned, segments = _pinned(store, model, [])
     key, before = part_key(model, segment), [number for number in segments if number < segment]

@@ -108,7 +108,7 @@ def test_services_read_plans_and_write_claims_and_nothing_else_of_a_sweep(server
     for name in ("merger", "quantiser", "benchmarker", "registry", "monitor"):
         store = as_service(servers, name)
         assert store.find(PLAN) is None
-        store.create(f"gc/fates/x/{name}", b"kept")
+        store.create(f"gc/decisions/x/{name}", b"kept")
         with pytest.raises(Exception, match="does not permit"):
             store.create(PLAN, b"{}")
 
@@ -117,7 +117,7 @@ class TestStoredObjects(SweepStoreConformance):
     @pytest.fixture
     def store(self, stack):
         store = StoredObjects(stack.connection)
-        for key in ("sources/one", "sources/one-more", "gc/fates/x/sources/one"):
+        for key in ("sources/one", "sources/one-more", "gc/decisions/x/sources/one"):
             store.erase(key)
         return store
 
