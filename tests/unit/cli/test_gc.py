@@ -9,8 +9,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from clients.cli.gc.roots import has_ended
+from clients.cli.gc.roots import HOLDING, SUBJECTS, has_ended
 from clients.cli.gc.sweeping import Sweeper, Swept, in_order
+from contracts.envelope import nats_subject
+from contracts.facts import FACTS
 from contracts.garbage import DECISIONS, PLAN, PLAN_READ_S, SHORTEST_WAIT_S
 from contracts.vocabulary import canonical_json, digest_of
 from decisions.garbage import decision_key, is_candidate, is_document, name_of, names_in, reached
@@ -99,6 +101,16 @@ def test_records_of_releases_that_have_ended_hold_nothing():
     assert not has_ended(b"{}")
     assert not has_ended(b"[1]")
     assert not has_ended(b"no json")
+
+
+def test_events_that_hold_something_are_read_by_the_subjects_that_they_are_published_on():
+    kinds = {fact.TYPE.split(".")[1] for fact in FACTS.values()}
+    assert set(HOLDING) <= kinds
+    for fact in FACTS.values():
+        for environment in ("production", "staging"):
+            subject = nats_subject(fact.TYPE, "tiny", "registry", environment)
+            read = any(subject.startswith(pattern.removesuffix(">")) for pattern in SUBJECTS)
+            assert read == (fact.TYPE.split(".")[1] in HOLDING), subject
 
 
 def world(names=(), age=timedelta(days=8)):
