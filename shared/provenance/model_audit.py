@@ -166,12 +166,12 @@ def compare_with_events(reading: ModelReading, items: Iterable[AuditItem]) -> li
     proven = {entry.source: entry for entry in reading.entries}
     last: dict[str, int] = {}
     for entry in reading.entries:
-        name, number = _place(entry)
+        name, number = _position(entry)
         last[name] = max(last.get(name, 0), number)
     first = min((entry.at for entry in reading.entries), default=None)
     waiting: list[AuditItem] = []
     for item in items:
-        name, number = _place(item)
+        name, number = _position(item)
         known = proven.get(item.source)
         if known is None and number < last.get(name, 0) and first is not None and item.at >= first:
             reading.problems.append(f"{item.source} ({item.action}) is not in the log: an entry was left out.")
@@ -200,14 +200,14 @@ def compare_with_log(reading: ModelReading, log: AuditReading, named: Mapping[in
             break
 
 
-def _place(item: AuditItem) -> tuple[str, int]:
+def _position(item: AuditItem) -> tuple[str, int]:
     """Return the name of what orders an item's source, and its number there."""
     stream, _, number = item.source.partition("/")
     return f"{stream}:{item.action}" if stream == EVENTS else stream, int(number) if number.isdecimal() else 0
 
 
 def _content(item: AuditItem) -> bytes:
-    """Return what an item says, without its place and the time at which the bus stored it."""
+    """Return what an item says, without its position and the time at which the bus stored it."""
     return canonical_json(
         AuditItem(**item.model_dump(include=set(AuditItem.model_fields))).model_dump(exclude={"at"}, mode="json")
     )

@@ -159,17 +159,17 @@ def in_order(keys: Iterable[str], sizes: Mapping[str, int], read: Callable[[str]
     by_name = {name_of(key): key for key in documents}
     refers = {key: {by_name[name] for name in names_in(read(key) or b"") if name in by_name} for key in documents}
     ordered: list[str] = []
-    placed: set[str] = set()
+    visited: set[str] = set()
 
-    def place(key: str) -> None:
-        if key not in placed:
-            placed.add(key)
+    def visit(key: str) -> None:
+        if key not in visited:
+            visited.add(key)
             for other in sorted(refers[key]):
-                place(other)
+                visit(other)
             ordered.append(key)
 
     for key in sorted(documents):
-        place(key)
+        visit(key)
     ordered.reverse()
     others = sorted(set(keys) - set(documents), key=lambda key: (not key.startswith(_ATTESTATIONS), key))
     return [*ordered, *others]
