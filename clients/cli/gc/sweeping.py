@@ -114,7 +114,7 @@ class Sweeper:
         for key in in_order(there, sizes, self.store.find):
             if key not in kept and self._sweeps(plan, key):
                 yield
-                if self.store.erase(key):
+                if self.store.erase(key, plan.marked_at):  # not what was written again, after another sweep
                     swept.removed[key] = sizes[key]
                 else:
                     swept.locked.append(key)

@@ -13,7 +13,7 @@ from clients.cli.gc.roots import HOLDING, SUBJECTS, has_ended
 from clients.cli.gc.sweeping import Sweeper, Swept, in_order
 from contracts.envelope import nats_subject
 from contracts.facts import FACTS
-from contracts.garbage import DECISIONS, PLAN, PLAN_READ_S, SHORTEST_WAIT_S
+from contracts.garbage import DECISIONS, PLAN, PLAN_READ_S, SHORTEST_WAIT_S, SWEPT
 from contracts.vocabulary import canonical_json, digest_of
 from decisions.garbage import decision_key, is_candidate, is_document, name_of, names_in, reached
 from shared.errors import Permanent, Transient
@@ -192,6 +192,26 @@ def test_an_interrupted_sweep_makes_writers_wait_for_one_object_at_most():
             sweep(sweeper, BEGIN + WAIT)
         assert set(keys) - set(refused) <= set(store.objects), "what a writer claimed stays when the sweep goes on"
     assert waited == {0, 1}
+
+
+def test_of_two_sweeps_at_once_the_slower_one_keeps_what_was_written_again():
+    store, sweeper, times = world()
+    key = put(store, key_of(BLOBS[0]), BLOBS[0])
+    times[0] = BEGIN
+    list(sweeper.plan_steps(BEGIN, WAIT))
+    plan = sweeper.find_plan()
+    slower, faster = sweeper.sweep_steps(plan, Swept()), sweeper.sweep_steps(plan, Swept())
+    for sweeping in (slower, faster):
+        next(sweeping)
+        next(sweeping)
+    assert store.find(decision_key(plan.id, key)) == SWEPT
+    while store.find(decision_key(plan.id, key)) is not None:
+        next(faster)
+    times[0] = BEGIN + WAIT
+    Claims(lambda: 0.0).claim(store, key, AlreadyExists)
+    put(store, key, BLOBS[0])
+    list(slower)
+    assert store.find(key) == BLOBS[0]
 
 
 def test_a_plan_is_bounded_and_leaves_no_document_whose_files_it_removes():
