@@ -7,14 +7,16 @@ from .vocabulary import Contract, Instant
 PREFIX: Final = "gc/"
 PLAN: Final = "gc/plan.json"
 """The plan that waits for its time, or is being carried out; there is one at most."""
-FATES: Final = "gc/fates/"
-"""What was decided about an object of a plan, create-only: `gc/fates/ID/KEY` holds `KEPT` or `SWEPT`."""
+DECISIONS: Final = "gc/decisions/"
+"""What was decided about an object of a plan, create-only: `gc/decisions/ID/KEY` holds `KEPT` or `SWEPT`."""
 KEPT: Final = b"kept"
 """A writer found the object and relies on it."""
 SWEPT: Final = b"swept"
-"""The object is removed; nobody may rely on it any more."""
+"""The object is being removed; no writer may rely on it. Once it is removed, the decision is removed as well."""
 HOLDS: Final = "holds/"
 """Objects whose names and digests hold other objects: `holds/NAME.json` keeps what it names, in any form."""
+MOST_PLANNED: Final = 100_000
+"""Objects that a plan names at most: every process that writes reads the plan, whole, once a minute."""
 PLAN_READ_S: Final = 60.0
 """Seconds for which a writer relies on what it read about plans."""
 SHORTEST_WAIT_S: Final = 2 * PLAN_READ_S
@@ -36,11 +38,13 @@ class GcPlan(Contract):
     """What nothing referred to, and from when on it may be removed.
 
     Attributes:
-        id: Name of the plan; the fates of its objects are below it.
-        objects: Sizes in bytes, by key.
+        id: Name of the plan; what is decided about its objects is below it.
+        objects: Sizes in bytes, by key; `MOST_PLANNED` at most.
+        left: How many objects, which nothing referred to either, are for the next plan.
     """
 
     id: str
     marked_at: Instant
     sweep_after: Instant
     objects: dict[str, int]
+    left: int = 0

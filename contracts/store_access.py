@@ -7,7 +7,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from .garbage import FATES, HOLDS
+from .garbage import DECISIONS, HOLDS
 from .garbage import PREFIX as GC
 from .identities import IdentityName, Role
 
@@ -71,7 +71,7 @@ class StoreAccess:
 _LOCKED = ("attestations/", "bases/", "blobs/", "checkpoints/", "manifests/", "sources/", "versions/")
 """What the registry puts under lock of a promoted version, and where it removes what was written over it."""
 _CHECKPOINTS = ("checkpoints/", "sources/")
-_CLAIMS = FATES
+_CLAIMS = DECISIONS
 """Where a service that relies on an object which it did not write says so (`contracts.garbage`)."""
 EVERYTHING: Final = ("",)
 

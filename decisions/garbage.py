@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 
-from contracts.garbage import CANDIDATES, FATES
+from contracts.garbage import CANDIDATES, DECISIONS
 
 DOCUMENT_BYTES = 32 * 1024 * 1024
 """Objects above this size are no documents; they are kept or not, and never read."""
@@ -29,9 +29,9 @@ def names_in(data: bytes) -> set[str]:
     return names
 
 
-def fate_key(plan: str, key: str) -> str:
-    """Return where it is decided what becomes of an object of a plan."""
-    return f"{FATES}{plan}/{key}"
+def decision_key(plan: str, key: str) -> str:
+    """Return the key under which it is decided whether an object of a plan stays."""
+    return f"{DECISIONS}{plan}/{key}"
 
 
 def name_of(key: str) -> str | None:

@@ -37,7 +37,7 @@ class AttestedCommits:
         """Return where the manifest of an output is committed.
 
         Once a key of this step was revoked it is another object: what was made before is not found, and is made again
-        and attested by the new key. Nobody can attest afterwards that bytes which are merely there are right.
+        and attested by the new key. No service can attest afterwards that bytes which are merely there are right.
 
         Raises:
             Transient: `key_not_trusted` if the list of keys cannot be read.

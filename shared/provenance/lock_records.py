@@ -121,8 +121,8 @@ def read_locks(store: Store, keys: Sequence[AttesterKey], model: str, version: i
 def _read(store: Store, written: Sequence[ObjectVersion]) -> Iterator[tuple[ObjectVersion, bytes]]:
     """Yield versions with their content, the oldest first; without it what is no record, or is beyond the limits.
 
-    Of too many the oldest and the newest are read: whoever writes there hides neither the records that were there
-    before, nor those that the registry writes after it.
+    Of too many the oldest and the newest are read: an identity that writes there hides neither the records that were
+    there before, nor those that the registry writes after it.
     """
     ordered = sorted(written, key=lambda each: each.modified)
     records = [each for each in ordered if _RECORD.fullmatch(each.key) and each.size <= RECORD_BYTES]

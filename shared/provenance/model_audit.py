@@ -1,9 +1,10 @@
 """The audit log of one model: its entries of each segment, in a signed chain of their own that its team may read.
 
 A member of a team cannot be shown the whole log, which tells of all teams. So the registry also writes the entries of
-each model as parts (`audit/models/<model>/000001.jsonl`). A part has the entries as they are in the log, with their
-numbers there, and an envelope that signs them, their model, and the part before. The segment's own envelope names the
-envelope of each part, so that who reads the whole log finds a part that says something else.
+each model as parts (`audit/models/<model>/000001.jsonl`, numbered as the segment that has the entries). A part has the
+entries as they are in the log, with their numbers there, and an envelope that signs them, their model, how many parts
+came before, and the last of those. The segment's own envelope names the envelope of each part, so that a reader of the
+whole log finds a part that says something else.
 """
 
 import json
@@ -28,51 +29,58 @@ _MODEL = re.compile(MODEL_NAME_PATTERN)
 _NUMBER = re.compile(r"([0-9]{6})\.jsonl", re.ASCII)
 
 
-def part_key(model: str, number: int) -> str:
-    """Return where a part of a model's log is, from 1."""
-    return f"{MODELS}{model}/{number:06d}.jsonl"
+def part_key(model: str, segment: int) -> str:
+    """Return where the part of a model's log is that has its entries of a segment."""
+    return f"{MODELS}{model}/{segment:06d}.jsonl"
 
 
 def put_parts(
-    store: Store, attester: Attester, entries: Sequence[AuditEntry], retention: Retention | None = None
+    store: Store, attester: Attester, segment: int, entries: Sequence[AuditEntry], retention: Retention | None = None
 ) -> dict[str, Digest]:
     """Write the parts of a segment, one for each model in it; return the digests of their envelopes, by model.
 
-    Parts that are there with the same entries stay: the process that wrote them was killed before the segment.
+    Parts that are there with the same entries stay: another process wrote them, or one that was killed before the
+    segment. So a process that goes on late, after later segments were written, writes nothing twice.
 
     Raises:
-        Permanent: `digest_mismatch` if another registry writes other parts meanwhile.
+        Permanent: `digest_mismatch` if a part has other entries.
     """
     by_model: dict[str, list[AuditEntry]] = {}
     for entry in entries:
         if _MODEL.fullmatch(entry.model):
             by_model.setdefault(entry.model, []).append(entry)
-    return {model: _put_part(store, attester, model, own, retention) for model, own in by_model.items()}
+    return {model: _put_part(store, attester, segment, own, retention) for model, own in by_model.items()}
 
 
 def _put_part(
-    store: Store, attester: Attester, model: str, entries: Sequence[AuditEntry], retention: Retention | None
+    store: Store, attester: Attester, segment: int, entries: Sequence[AuditEntry], retention: Retention | None
 ) -> Digest:
+    model = entries[0].model
     body = b"".join(line_of(entry) + b"\n" for entry in entries)
-    store, numbers = _pinned(store, model, [])
-    number, previous = 1, None
-    if numbers:
-        lines, anchor = _split(store.find(part_key(model, numbers[-1])) or b"")
-        if lines == body:
-            return digest_of(anchor)
-        number, previous = numbers[-1] + 1, digest_of(anchor)
-    key = part_key(model, number)
-    about = Subjects(named={key: digest_of(body)}, previous=previous, number=number)
+    pinned, segments = _pinned(store, model, [])
+    key, before = part_key(model, segment), [number for number in segments if number < segment]
+    if segment in segments:
+        return _same(pinned, key, body)
+    previous = digest_of(_split(pinned.find(part_key(model, before[-1])) or b"")[1]) if before else None
+    about = Subjects(named={key: digest_of(body)}, previous=previous, number=len(before) + 1)
     envelope = attester.sign("audit", about, {"model": model, "first": entries[0].index, "last": entries[-1].index})
     try:
         store.create(key, body + canonical_json({"anchor": json.loads(envelope)}) + b"\n", retention)
     except AlreadyExists:
-        raise Permanent("digest_mismatch", f"{key} was written by another registry meanwhile.") from None
+        return _same(_pinned(store, model, [])[0], key, body)
     return digest_of(envelope)
 
 
+def _same(store: Store, key: str, body: bytes) -> Digest:
+    """Return the digest of the envelope of a part that is there; raise Permanent if it has other entries."""
+    lines, anchor = _split(store.find(key) or b"")
+    if lines != body or not anchor:
+        raise Permanent("digest_mismatch", f"{key} has other entries than the log; nothing is appended.")
+    return digest_of(anchor)
+
+
 def _pinned(store: Store, model: str, problems: list[str]) -> tuple[Store, list[int]]:
-    """Return the store as a model's parts are read from, and their numbers; add what hides or replaces one."""
+    """Return the store as a model's parts are read from, and their segments; add what hides or replaces one."""
     prefix = f"{MODELS}{model}/"
     first: dict[int, str] = {}
     pins: dict[str, tuple[str, ...]] = {}
@@ -104,10 +112,10 @@ class ModelReading(AuditReading):
     model: str = ""
     anchors: list[Digest] = field(default_factory=list)
 
-    def part(self, data: bytes) -> None:
-        """Read the next part, and note what is wrong with it."""
+    def part(self, segment: int, data: bytes) -> None:
+        """Read the next part, the one of a segment, and note what is wrong with it."""
         number = len(self.anchors) + 1
-        key = part_key(self.model, number)
+        key = part_key(self.model, segment)
         lines, envelope = _split(data)
         for line in lines.rstrip(b"\n").split(b"\n"):
             self._entry(line, key)
@@ -115,7 +123,9 @@ class ModelReading(AuditReading):
         if opened is not None:
             wrong = assess_link(opened.claim, number=number, previous=self.anchors[-1] if self.anchors else None)
             signed = {each.name: f"sha256:{each.digest['sha256']}" for each in opened.statement.subject}
-            if wrong is not None:
+            if opened.claim.number is not None and opened.claim.number > number:
+                self.problems.append(f"{key} is part {opened.claim.number} of its model: part {number} is missing.")
+            elif wrong is not None:
                 self.problems.append(f"{key}: {wrong.reason}")
             elif opened.claim.step != "audit" or signed != {key: digest_of(lines)}:
                 self.problems.append(f"{key}: its entries are not those that were signed.")
@@ -141,12 +151,9 @@ def read_model(store: Store, model: str, keys: Sequence[AttesterKey]) -> ModelRe
         Transient: `store_unavailable`.
     """
     reading = ModelReading(keys, model=model)
-    store, numbers = _pinned(store, model, reading.problems)
-    for position, number in enumerate(numbers, 1):
-        if number != position:
-            reading.problems.append(f"{part_key(model, position)} is missing.")
-            break
-        reading.part(store.find(part_key(model, number)) or b"")
+    store, segments = _pinned(store, model, reading.problems)
+    for segment in segments:
+        reading.part(segment, store.find(part_key(model, segment)) or b"")
     return reading
 
 
@@ -159,12 +166,12 @@ def compare_with_events(reading: ModelReading, items: Iterable[AuditItem]) -> li
     proven = {entry.source: entry for entry in reading.entries}
     last: dict[str, int] = {}
     for entry in reading.entries:
-        name, number = _place(entry)
+        name, number = _position(entry)
         last[name] = max(last.get(name, 0), number)
     first = min((entry.at for entry in reading.entries), default=None)
     waiting: list[AuditItem] = []
     for item in items:
-        name, number = _place(item)
+        name, number = _position(item)
         known = proven.get(item.source)
         if known is None and number < last.get(name, 0) and first is not None and item.at >= first:
             reading.problems.append(f"{item.source} ({item.action}) is not in the log: an entry was left out.")
@@ -193,14 +200,14 @@ def compare_with_log(reading: ModelReading, log: AuditReading, named: Mapping[in
             break
 
 
-def _place(item: AuditItem) -> tuple[str, int]:
+def _position(item: AuditItem) -> tuple[str, int]:
     """Return the name of what orders an item's source, and its number there."""
     stream, _, number = item.source.partition("/")
     return f"{stream}:{item.action}" if stream == EVENTS else stream, int(number) if number.isdecimal() else 0
 
 
 def _content(item: AuditItem) -> bytes:
-    """Return what an item says, without its place and the time at which the bus stored it."""
+    """Return what an item says, without its position and the time at which the bus stored it."""
     return canonical_json(
         AuditItem(**item.model_dump(include=set(AuditItem.model_fields))).model_dump(exclude={"at"}, mode="json")
     )

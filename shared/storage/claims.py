@@ -6,8 +6,8 @@ from typing import Protocol
 
 from contracts.garbage import KEPT, PLAN, PLAN_READ_S, SWEPT, GcPlan
 from contracts.vocabulary import ArtifactRef
-from decisions.garbage import fate_key, is_candidate
-from shared.errors import Transient
+from decisions.garbage import decision_key, is_candidate
+from shared.errors import Permanent, Transient
 
 
 class Objects(Protocol):
@@ -42,18 +42,19 @@ class Claims:
             taken: What `create` raises where the key is taken.
 
         Raises:
-            Transient: `store_unavailable`: the object is being removed; later it can be written again.
+            Transient: `store_unavailable`: the object is being removed, and can be written again later; or the plan
+                cannot be read.
         """
         if not is_candidate(key):
             return
         plan = self._current(store)
         if plan is None or key not in plan.objects:
             return
-        fate = fate_key(plan.id, key)
+        decision = decision_key(plan.id, key)
         try:
-            store.create(fate, KEPT)
+            store.create(decision, KEPT)
         except taken:
-            if store.find(fate) == SWEPT:
+            if store.find(decision) == SWEPT:
                 self._read_at = None  # the plan may be carried out by now
                 reason = f"The object {key} is being removed by `slipway gc`; it is written again once that is done."
                 raise Transient("store_unavailable", reason) from None
@@ -61,7 +62,11 @@ class Claims:
     def _current(self, store: Objects) -> GcPlan | None:
         now = self._now_s()
         if self._read_at is None or now - self._read_at >= PLAN_READ_S:
-            data = store.find(PLAN)
-            self._plan = GcPlan.model_validate_json(data) if data is not None else None
+            try:
+                data = store.find(PLAN)
+                self._plan = GcPlan.model_validate_json(data) if data is not None else None
+            except (Permanent, ValueError) as error:
+                reason = f"{PLAN} cannot be read, so that nothing it may name is relied on: {error}"
+                raise Transient("store_unavailable", reason) from error
             self._read_at = now
         return self._plan

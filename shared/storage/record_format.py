@@ -67,7 +67,7 @@ def dump_all(records: Mapping[str, BaseModel]) -> bytes:
 def parse_all(kind: type[M], data: bytes, name: str) -> dict[str, M]:
     """Return the records of a file, by key. Those that cannot be read, or are of a newer version, are left out.
 
-    Whoever reads a file acts on its records, so one whose fields are not all known is none. A record without a version
+    A reader of a file acts on its records, so one whose fields are not all known is none. A record without a version
     is of version 1: files had none before.
 
     Args:

@@ -9,8 +9,9 @@ import pytest
 
 from clients.cli.backup.bus import check_restorable
 from clients.cli.backup.contents import RESTORING
+from clients.cli.backup.locations import BucketPrefix, Folder
 from clients.cli.backup.objects import ObjectRestorer, SourceStore
-from clients.cli.backup.places import BucketPrefix, Folder
+from clients.cli.backup.options import open_location
 from clients.cli.backup.progress import Progress
 from clients.cli.backup.restoring import choose, put_back
 from clients.cli.backup.taking import take
@@ -18,12 +19,13 @@ from clients.cli.connection import StackAddress
 from clients.cli.output import CommandError
 from contracts.services import EVENTS, ORDERS
 from deploy.local.state import ADMIN
+from shared.errors import Transient
 from shared.messaging.provision import provision
 from shared.runtime.clock import SystemClock
 from shared.storage.blobs import Store
 from shared.storage.objects import Retention
 from testbed.servers import NatsServer, S3Server, running
-from tests.kit.conformance_places import PlaceConformance
+from tests.kit.conformance_backup_locations import BackupLocationConformance
 
 ALERT, CONSUMER = "slipway.alert.raised.v1.tiny.monitor", "rollback-controller__alert-raised-v1"
 QUIET = Progress(lambda: 0.0, shown=False)
@@ -47,11 +49,11 @@ class Installation:
     def store(self) -> SourceStore:
         return SourceStore(self.stack.connection)
 
-    def take(self, place):
-        return asyncio.run(take(self.stack, place, SystemClock(), None, QUIET))
+    def take(self, location):
+        return asyncio.run(take(self.stack, location, SystemClock(), None, QUIET))
 
-    def restore(self, place):
-        return asyncio.run(put_back(self.stack, choose(place, None, None), SystemClock(), QUIET))
+    def restore(self, location):
+        return asyncio.run(put_back(self.stack, choose(location, None, None), SystemClock(), QUIET))
 
     def on_bus(self, work):
         async def run():
@@ -103,14 +105,14 @@ def old(servers):
 
 
 @pytest.fixture(scope="module")
-def place(old, tmp_path_factory):
-    place = Folder(tmp_path_factory.mktemp("place"))
-    old.take(place)
-    return place
+def location(old, tmp_path_factory):
+    location = Folder(tmp_path_factory.mktemp("location"))
+    old.take(location)
+    return location
 
 
-def test_a_second_backup_copies_nothing_again_and_one_message_only_its_stream(old, place):
-    first, second = choose(place, None, None).manifest, old.take(place)
+def test_a_second_backup_copies_nothing_again_and_one_message_only_its_stream(old, location):
+    first, second = choose(location, None, None).manifest, old.take(location)
     assert second.new_bytes == 0
     assert second.manifest.streams == first.streams
 
@@ -118,7 +120,7 @@ def test_a_second_backup_copies_nothing_again_and_one_message_only_its_stream(ol
         await js.publish("slipway.rollback.ordered.v1.tiny.admin", b"{}")
 
     old.on_bus(order)
-    third = old.take(place).manifest
+    third = old.take(location).manifest
     changed = [a.name for a, b in zip(first.streams, third.streams, strict=True) if a != b]
     assert changed == [ORDERS]
 
@@ -141,19 +143,19 @@ class WithoutStreams(Folder):
 
 
 def test_what_was_not_whole_when_it_was_interrupted_is_no_backup(old, tmp_path):
-    place = Folder(tmp_path / "interrupted")
+    location = Folder(tmp_path / "interrupted")
     with pytest.raises(OSError, match="no space"):
-        old.take(FullAtTheEnd(place.path))
-    assert place.names() == []
-    assert old.take(place).new_bytes == 0
+        old.take(FullAtTheEnd(location.path))
+    assert location.names() == []
+    assert old.take(location).new_bytes == 0
 
 
-def test_everything_is_there_again_with_its_sequences_versions_and_locks(old, servers, place):
+def test_everything_is_there_again_with_its_sequences_versions_and_locks(old, servers, location):
     new = servers[1]
     with pytest.raises(ConnectionError):  # interrupted between objects and bus: it goes on when it is run again
-        new.restore(WithoutStreams(place.path))
+        new.restore(WithoutStreams(location.path))
     assert new.store.find(RESTORING) is not None
-    new.restore(place)
+    new.restore(location)
     assert new.store.find(RESTORING) is None
 
     async def read(js):
@@ -183,16 +185,16 @@ def test_everything_is_there_again_with_its_sequences_versions_and_locks(old, se
     }
 
 
-def test_a_position_is_that_of_before_the_records_were_copied(old, place, tmp_path):
+def test_a_position_is_that_of_before_the_records_were_copied(old, location, tmp_path):
     """What was acknowledged while the backup was taken is delivered again: its records may have been copied before."""
-    chosen = choose(place, None, None)
+    chosen = choose(location, None, None)
     (position,) = [each for each in chosen.manifest.positions if each.consumer == CONSUMER]
     assert position.acknowledged == 20
 
 
-def test_an_installation_that_holds_something_is_refused_and_says_what(old, place):
+def test_an_installation_that_holds_something_is_refused_and_says_what(old, location):
     with pytest.raises(CommandError, match=r"not empty.*the bucket audit has 1 messages up to sequence 1"):
-        old.restore(place)
+        old.restore(location)
 
 
 def test_a_server_that_puts_no_consumer_back_is_refused(old):
@@ -218,14 +220,26 @@ def test_a_server_that_puts_no_consumer_back_is_refused(old):
     old.on_bus(check)
 
 
-def test_objects_that_an_interrupted_restore_wrote_are_not_written_twice(servers, place):
-    new, chosen = servers[1], choose(place, None, None)
+def test_objects_that_an_interrupted_restore_wrote_are_not_written_twice(servers, location):
+    new, chosen = servers[1], choose(location, None, None)
     before = [(each.key, each.version_id) for each in new.store.versions("")]
-    ObjectRestorer(new.store, place, datetime.now(UTC)).restore(chosen.objects)
+    ObjectRestorer(new.store, location, datetime.now(UTC)).restore(chosen.objects)
     assert [(each.key, each.version_id) for each in new.store.versions("")] == before
 
 
-class TestBucketPrefix(PlaceConformance):
+def test_a_server_with_a_private_authority_keeps_backups_once_its_authority_is_named(old, monkeypatch):
+    own = old.stack.connection
+    monkeypatch.setenv("SLIPWAY_BACKUP_S3_ENDPOINT", own.s3_endpoint)
+    monkeypatch.setenv("SLIPWAY_BACKUP_S3_CREDENTIALS", str(own.s3_credentials))
+    address = f"s3://{own.s3_bucket}/private"
+    with pytest.raises(Transient, match="certificate"):
+        open_location(address).names()
+    monkeypatch.setenv("SLIPWAY_BACKUP_S3_CA", str(own.s3_ca))
+    open_location(address).commit("20260101T000000000000Z", b"{}")
+    assert open_location(address).names() == ["20260101T000000000000Z"]
+
+
+class TestBucketPrefix(BackupLocationConformance):
     @pytest.fixture
-    def place(self, old):
+    def location(self, old):
         return BucketPrefix(Store(old.stack.connection), f"probe/{secrets.token_hex(4)}/")

@@ -10,8 +10,12 @@ from clients.cli.connection import StackAddress
 from clients.cli.gc.roots import names_on_bus
 from clients.cli.gc.store import StoredObjects
 from clients.cli.gc.sweeping import Sweeper, Swept
+from clients.cli.reading import read_messages
+from contracts import facts as f
+from contracts.envelope import nats_subject, plain
 from contracts.garbage import PLAN, PREFIX
 from contracts.manifests import FolderManifest
+from contracts.services import EVENTS
 from contracts.vocabulary import canonical_json
 from deploy.local.state import ADMIN
 from shared.errors import Transient
@@ -19,8 +23,11 @@ from shared.messaging.provision import provision
 from shared.storage.blobs import Store, blob_key, manifest_key
 from shared.storage.object_lock import LockingStore
 from shared.storage.objects import Retention
+from testbed import factories
 from testbed.servers import NatsServer, S3Server, running
+from tests.kit.command import run_command
 from tests.kit.conformance_sweep import SweepStoreConformance
+from tests.kit.fakes_registry import FixedClock
 
 NEVER_YOUNG, WAIT = timedelta(seconds=-3600), timedelta(seconds=120)
 
@@ -104,11 +111,84 @@ def test_what_no_release_needs_is_removed_and_what_one_finds_meanwhile_stays(ser
     assert [key for key in store.listing() if key.startswith(PREFIX)] == []
 
 
+def test_what_the_event_of_a_stage_names_is_held_in_production_and_in_staging(servers, stack):
+    digests = {"production": "1" * 64, "staging": "2" * 64}
+
+    async def publish():
+        client = await servers[0].connect()
+        for environment, digest in digests.items():
+            event = factories.event(f.StageRequested, environment=environment)
+            data = {**plain(event), "note": digest}
+            await client.jetstream().publish(event.nats_subject, canonical_json(data))
+        await client.close()
+
+    begun = datetime.now(UTC) - timedelta(seconds=1)
+    asyncio.run(publish())
+    assert set(digests.values()) <= asyncio.run(names_on_bus(stack, begun))
+
+
+def audited(servers) -> list[tuple[str, str, dict]]:
+    """Return action, plan and details of what `slipway gc` published, in its order."""
+
+    async def read():
+        client = await servers[0].connect()
+        subject = nats_subject(f.AuditRecorded.TYPE, "*", "*")
+        messages = await read_messages(client.jetstream(), EVENTS, subject)
+        await client.close()
+        return [json.loads(message.data)["data"] for message in messages]
+
+    return [(data["action"], data["about"], data["details"]) for data in asyncio.run(read())]
+
+
+def test_the_command_plans_waits_and_removes_and_both_are_in_the_audit_log(servers, stack, monkeypatch):
+    key = output(as_service(servers, "merger"), "e")
+    blob = files_of(StoredObjects(stack.connection), key)[0]
+    variables = {
+        f"SLIPWAY_{name.upper()}": str(getattr(stack.connection, name))
+        for name in ("nats_url", "nats_credentials", "nats_ca", "s3_endpoint", "s3_credentials", "s3_ca")
+    }
+    now = [datetime.now(UTC) + timedelta(days=8)]
+    monkeypatch.setattr("clients.cli.commands.gc.SystemClock", lambda: FixedClock(now[0]))
+
+    def gc(*options: str) -> tuple[int, str, str]:
+        return run_command(variables, "gc", *options)
+
+    status, out, err = gc("--json")
+    assert (status, err) == (0, "")
+    assert {key, blob} <= set(json.loads(out)["unreferenced"])
+    assert json.loads(out)["plan"] is None
+    assert [gc("--yes", *short)[0] for short in (("--wait", "1m"), ("--older-than", "59m"), ("--dry-run",))] == [2] * 3
+    assert audited(servers) == []
+
+    status, out, _ = gc("--yes", "--wait", "2m")
+    plan = Sweeper(StoredObjects(stack.connection), set, WAIT).find_plan()
+    assert status == 0
+    assert f"planned to remove {len(plan.objects)} objects" in out
+    assert {key, blob} <= set(plan.objects)
+    status, _, err = gc("--yes")
+    assert status == 1
+    assert f"the plan {plan.id} with {len(plan.objects)} objects is carried out from" in err
+    assert f"the plan {plan.id} waits until" in gc()[1]
+    assert StoredObjects(stack.connection).find(key) is not None
+
+    now[0] += timedelta(minutes=3)
+    status, out, _ = gc("--yes", "--json")
+    swept = json.loads(out)
+    assert status == 0
+    assert {key, blob} <= set(swept["removed"])
+    assert StoredObjects(stack.connection).find(key) is None
+    size = sum(plan.objects.values())
+    assert audited(servers) == [
+        ("gc.planned", plan.id, {"objects": len(plan.objects), "bytes": size, "left": 0}),
+        ("gc.swept", plan.id, {"planned": len(plan.objects)}),
+    ]
+
+
 def test_services_read_plans_and_write_claims_and_nothing_else_of_a_sweep(servers):
     for name in ("merger", "quantiser", "benchmarker", "registry", "monitor"):
         store = as_service(servers, name)
         assert store.find(PLAN) is None
-        store.create(f"gc/fates/x/{name}", b"kept")
+        store.create(f"gc/decisions/x/{name}", b"kept")
         with pytest.raises(Exception, match="does not permit"):
             store.create(PLAN, b"{}")
 
@@ -117,7 +197,7 @@ class TestStoredObjects(SweepStoreConformance):
     @pytest.fixture
     def store(self, stack):
         store = StoredObjects(stack.connection)
-        for key in ("sources/one", "sources/one-more", "gc/fates/x/sources/one"):
+        for key in ("sources/one", "sources/one-more", "gc/decisions/x/sources/one"):
             store.erase(key)
         return store
 

@@ -28,10 +28,11 @@ class FakeSweepStore:
         self.objects[key] = (data, self._now())
         return ArtifactRef(uri=f"s3://slipway/{key}", digest=digest_of(data), size_bytes=len(data))
 
-    def erase(self, key: str) -> bool:
+    def erase(self, key: str, until: datetime | None = None) -> bool:
         if key in self.locked:
             return False
-        self.objects.pop(key, None)
+        if until is None or (key in self.objects and self.objects[key][1] <= until):
+            self.objects.pop(key, None)
         return True
 
 

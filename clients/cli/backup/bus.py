@@ -15,7 +15,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, StorageType
 from nats.js.errors import NotFoundError
 
 from clients.cli.backup.contents import STREAMS_IN_ORDER, Blob, Position, StreamCopy, is_same_stream
-from clients.cli.backup.places import Place
+from clients.cli.backup.locations import BackupLocation
 from clients.cli.output import CommandError
 from contracts.vocabulary import digest_of
 from shared.errors import Transient
@@ -57,7 +57,9 @@ async def _consumers(js: JetStreamContext, stream: str) -> list[ConsumerInfo]:
             return infos
 
 
-async def copy_stream(client: Client, name: str, place: Place, known: StreamCopy | None, report: Report) -> StreamCopy:
+async def copy_stream(
+    client: Client, name: str, location: BackupLocation, known: StreamCopy | None, report: Report
+) -> StreamCopy:
     """Copy a stream, unless an earlier backup has the very messages of it.
 
     Raises:
@@ -71,14 +73,14 @@ async def copy_stream(client: Client, name: str, place: Place, known: StreamCopy
     except NotFoundError as error:
         raise CommandError(f"the bus has no stream {name}; run `python -m shared.messaging.provision`") from error
     same = known is not None and is_same_stream(known, info["created"], info["config"], info["state"])
-    if known is not None and same and await asyncio.to_thread(_has_all, place, known):
+    if known is not None and same and await asyncio.to_thread(_has_all, location, known):
         return known
     inbox = client.new_inbox()
     subscription = await client.subscribe(inbox, pending_msgs_limit=-1, pending_bytes_limit=_PENDING_BYTES)
     try:
         body = json.dumps({"deliver_subject": inbox, "no_consumers": False, "chunk_size": PIECE_BYTES}).encode()
         snapshot = await request(f"$JS.API.STREAM.SNAPSHOT.{name}", body)
-        chunks = [chunk async for chunk in _kept(place, _pieces(client, subscription.next_msg, name), report)]
+        chunks = [chunk async for chunk in _kept(location, _pieces(client, subscription.next_msg, name), report)]
     finally:
         with contextlib.suppress(nats.errors.Error):
             await subscription.unsubscribe()
@@ -87,12 +89,12 @@ async def copy_stream(client: Client, name: str, place: Place, known: StreamCopy
     )
 
 
-def _has_all(place: Place, copy: StreamCopy) -> bool:
-    return all(place.has(chunk) for chunk in copy.chunks)
+def _has_all(location: BackupLocation, copy: StreamCopy) -> bool:
+    return all(location.has(chunk) for chunk in copy.chunks)
 
 
-def _joined(place: Place, blob: Blob) -> bytes:
-    return b"".join(place.read(blob))
+def _joined(location: BackupLocation, blob: Blob) -> bytes:
+    return b"".join(location.read(blob))
 
 
 async def _pieces(client: Client, next_message: Any, name: str) -> AsyncIterator[bytes]:
@@ -112,22 +114,22 @@ async def _pieces(client: Client, next_message: Any, name: str) -> AsyncIterator
             await client.publish(message.reply, b"")
 
 
-async def _kept(place: Place, pieces: AsyncIterator[bytes], report: Report) -> AsyncIterator[Blob]:
+async def _kept(location: BackupLocation, pieces: AsyncIterator[bytes], report: Report) -> AsyncIterator[Blob]:
     """Store pieces together in parts of `PART_BYTES`; yield each part."""
     held = bytearray()
     async for piece in pieces:
         held += piece
         report(len(piece))
         if len(held) >= PART_BYTES:
-            yield await _keep(place, bytes(held))
+            yield await _keep(location, bytes(held))
             held.clear()
     if held:
-        yield await _keep(place, bytes(held))
+        yield await _keep(location, bytes(held))
 
 
-async def _keep(place: Place, data: bytes) -> Blob:
+async def _keep(location: BackupLocation, data: bytes) -> Blob:
     blob = Blob(digest=digest_of(data), size_bytes=len(data))
-    await asyncio.to_thread(place.put, blob, parts_of(data))
+    await asyncio.to_thread(location.put, blob, parts_of(data))
     return blob
 
 
@@ -180,7 +182,7 @@ async def check_restorable(js: JetStreamContext) -> None:
 
 
 async def _reset(js: JetStreamContext, stream: str, consumer: str, sequence: int, timeout_s: float = ANSWER_S) -> None:
-    """Let a consumer go on at a sequence."""
+    """Replace a consumer by one that begins at a sequence."""
     body = json.dumps({"seq": sequence}).encode()
     await js._api_request(f"$JS.API.CONSUMER.RESET.{stream}.{consumer}", body, timeout=timeout_s)  # noqa: SLF001 - no public call
 
@@ -202,7 +204,7 @@ async def find_contents(js: JetStreamContext) -> list[str]:
     return contents
 
 
-async def restore_stream(client: Client, copy: StreamCopy, place: Place, report: Report) -> None:
+async def restore_stream(client: Client, copy: StreamCopy, location: BackupLocation, report: Report) -> None:
     """Make a stream anew from its copy, with the sequences and consumers that it had; it must not hold anything.
 
     A stream that has its last sequence already was restored before.
@@ -222,7 +224,7 @@ async def restore_stream(client: Client, copy: StreamCopy, place: Place, report:
     )
     subject = answer["deliver_subject"]
     for chunk in copy.chunks:
-        data = await asyncio.to_thread(_joined, place, chunk)
+        data = await asyncio.to_thread(_joined, location, chunk)
         for start in range(0, len(data), PIECE_BYTES):
             await _send(client, subject, data[start : start + PIECE_BYTES], copy.name)
         report(len(data))
@@ -242,7 +244,7 @@ async def _send(client: Client, subject: str, data: bytes, name: str) -> bytes:
 
 
 async def put_consumers_back(js: JetStreamContext, positions: tuple[Position, ...]) -> int:
-    """Let each durable consumer go on where it was before anything else was copied; return how many there are.
+    """Reset each durable consumer to its position before anything else was copied; return how many there are.
 
     The copies of streams are younger. What was acknowledged in between is delivered again, because the copies of the
     records that it changed may be older than that.

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 from pydantic import Field
 
 from contracts.audit import PREFIX as AUDIT
+from contracts.garbage import PREFIX as SWEEPS
 from contracts.manifests import LockMode
 from contracts.services import DEADLETTER, EVENTS, INBOX, ORDERS
 from contracts.store_access import DATA_FORMAT, PROBE
@@ -23,6 +24,7 @@ BUCKETS_IN_ORDER: Final = (
     "rollbacks",
     "notifications",
     "policies",
+    "mirrors",
     "api-keys",
     "api-usage",
     "rollback-answers",
@@ -43,7 +45,8 @@ LEFT_OUT: Final = (PROBE, DATA_FORMAT, RESTORING)
 """Objects that belong to a store, and not to what it holds."""
 
 _BLOB = re.compile(r"(?:.*/)?blobs/sha256/[0-9a-f]{2}/(?P<digest>[0-9a-f]{64})")
-_SEGMENT = re.compile(rf"{re.escape(AUDIT)}(?P<number>[0-9]{{6}})\.jsonl")
+_SEGMENT = re.compile(rf"{re.escape(AUDIT)}(?:models/[^/]+/)?(?P<number>[0-9]{{6}})\.jsonl")
+"""A segment of the audit log, or the part of it for one model."""
 _OF_VERSION = re.compile(r"versions/(?P<model>[^/]+)/(?P<number>[0-9]+)/.*")
 
 
@@ -149,7 +152,8 @@ def belongs(reserved: Mapping[str, int], next_segment: int) -> Callable[[str], b
     """Return whether objects belong to a backup whose records were copied before the objects.
 
     What was written afterwards for the first time, and not under a digest, would lie in the way of the restored
-    installation: it writes the same names again. What is left out is made again after a restore.
+    installation: it writes the same names again. What is left out is made again after a restore. A plan of `slipway gc`
+    and what was decided about its objects belong to none: they are about the store as it was.
 
     Args:
         reserved: The last version number of each model that the copied records know.
@@ -157,7 +161,7 @@ def belongs(reserved: Mapping[str, int], next_segment: int) -> Callable[[str], b
     """
 
     def keep(key: str) -> bool:
-        if key.startswith(LEFT_OUT):
+        if key.startswith((*LEFT_OUT, SWEEPS)):
             return False
         segment, version = _SEGMENT.fullmatch(key), _OF_VERSION.fullmatch(key)
         if segment is not None:

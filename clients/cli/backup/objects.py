@@ -8,7 +8,7 @@ from datetime import datetime
 from itertools import groupby
 
 from clients.cli.backup.contents import RESTORING, Blob, ObjectCopy, digest_in, is_retained
-from clients.cli.backup.places import Place
+from clients.cli.backup.locations import BackupLocation
 from decisions.object_versions import ObjectVersion
 from shared.errors import Permanent
 from shared.storage.object_lock import LockingStore
@@ -62,7 +62,7 @@ class SourceStore(LockingStore):
 
 @dataclass
 class ObjectCopier:
-    """Copies objects into a place, except those that it has from an earlier backup.
+    """Copies objects into a location, except those that it has from an earlier backup.
 
     Attributes:
         known: The copies in the newest backup, by key and id of the version.
@@ -70,11 +70,11 @@ class ObjectCopier:
         report: Called with the bytes of each object that is done.
         changed: Objects whose bytes are not those that their name promises.
         gone: Objects that were removed between the listing and the copy: erased texts, and what nothing refers to.
-        new_bytes: Bytes that the place did not have.
+        new_bytes: Bytes that the location did not have.
     """
 
     store: SourceStore
-    place: Place
+    location: BackupLocation
     known: Mapping[tuple[str, str], ObjectCopy]
     keep: Callable[[str], bool]
     report: Report = lambda _size: None
@@ -121,13 +121,13 @@ class ObjectCopier:
         return None if version.marker else self.store.retention_of(version.key, version.version_id)
 
     def _bytes(self, version: ObjectVersion) -> Blob:
-        """Return where the bytes of a version are in the place, after they were copied if it did not have them."""
+        """Return where the bytes of a version are in the location, after they were copied if it did not have them."""
         known = self.known.get((version.key, version.version_id))
         is_known = known is not None and (known.modified, known.size_bytes) == (version.modified, version.size)
         digest = known.digest if known is not None and is_known else digest_in(version.key)
         if digest is not None:
             blob = Blob(digest=digest, size_bytes=version.size)
-            if self.place.has(blob):
+            if self.location.has(blob):
                 return blob
             try:
                 self._put(blob, self.store.parts(version))
@@ -154,8 +154,8 @@ class ObjectCopier:
         return blob
 
     def _put(self, blob: Blob, parts: Iterable[memoryview]) -> None:
-        if not self.place.has(blob):
-            self.place.put(blob, parts)
+        if not self.location.has(blob):
+            self.location.put(blob, parts)
             self.new_bytes += blob.size_bytes
 
 
@@ -164,7 +164,7 @@ class ObjectRestorer:
     """Writes copied objects into a store that held nothing, or what an interrupted restore of the same backup wrote."""
 
     store: SourceStore
-    place: Place
+    location: BackupLocation
     now: datetime
     report: Report = lambda _size: None
 
@@ -185,7 +185,7 @@ class ObjectRestorer:
             if number >= there and blob is None:
                 self.store.hide(copy.key)
             elif number >= there and blob is not None:
-                self.store.append(copy.key, blob.size_bytes, self.place.read(blob))
+                self.store.append(copy.key, blob.size_bytes, self.location.read(blob))
             if locks and number >= there - 1 and is_retained(copy, self.now):  # the last one may lack its lock
                 self.store.retain_latest(copy.key, _retention(copy))
             self.report(copy.size_bytes)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from clients.cli.backup.bus import check_restorable, find_contents, put_consumers_back, restore_stream
 from clients.cli.backup.contents import FORMAT, LEFT_OUT, RESTORING, BackupManifest, Blob, ObjectCopy
+from clients.cli.backup.locations import BackupLocation
 from clients.cli.backup.objects import REQUESTS, ObjectRestorer, SourceStore
-from clients.cli.backup.places import Place
 from clients.cli.backup.progress import Progress
 from clients.cli.backup.taking import read_list
 from clients.cli.connection import StackAddress, connected
@@ -26,35 +26,37 @@ MOST_NAMED = 5
 class Chosen:
     """A backup to restore: its manifest, the manifest's digest, and the objects that it lists."""
 
-    place: Place
+    location: BackupLocation
     manifest: BackupManifest
     digest: str
     objects: Sequence[ObjectCopy]
 
 
-def choose(place: Place, name: str | None, digest: str | None) -> Chosen:
-    """Return a backup of a place, the newest one unless another is named.
+def choose(location: BackupLocation, name: str | None, digest: str | None) -> Chosen:
+    """Return a backup of a location, the newest one unless another is named.
 
     Raises:
         CommandError: there is none, it has another digest than the one that was noted, or this program cannot read it.
     """
-    names = place.names()
+    names = location.names()
     if not names or (name is not None and name not in names):
         has = f"it has {', '.join(names)}" if names else "it has none"
-        raise CommandError(f"{place} has no backup {name or 'at all'}; {has}")
-    data = place.manifest(name or names[-1])
+        raise CommandError(f"{location} has no backup {name or 'at all'}; {has}")
+    data = location.manifest(name or names[-1])
     actual = digest_of(data)
     if digest is not None and digest != actual:
-        raise CommandError(f"the manifest of {name or names[-1]} in {place} is {actual}, not {digest}; it was changed")
+        raise CommandError(
+            f"the manifest of {name or names[-1]} in {location} is {actual}, not {digest}; it was changed"
+        )
     manifest = BackupManifest.model_validate_json(data)
     if manifest.format > FORMAT:
         raise CommandError(
-            f"{place} has a backup of format {manifest.format}, this program reads {FORMAT}; use a newer one"
+            f"{location} has a backup of format {manifest.format}, this program reads {FORMAT}; use a newer one"
         )
-    refusal = refuse(f"{place} has", manifest.data_format, f"restore it with Slipway {manifest.version}")
+    refusal = refuse(f"{location} has", manifest.data_format, f"restore it with Slipway {manifest.version}")
     if refusal is not None:
         raise CommandError(refusal)
-    return Chosen(place, manifest, actual, read_list(place, manifest))
+    return Chosen(location, manifest, actual, read_list(location, manifest))
 
 
 def verify(chosen: Chosen, progress: Progress) -> int:
@@ -69,7 +71,7 @@ def verify(chosen: Chosen, progress: Progress) -> int:
 
     def problem(blob: Blob) -> str | None:
         try:
-            for _ in chosen.place.read(blob):
+            for _ in chosen.location.read(blob):
                 pass
         except Permanent as error:
             return error.reason
@@ -105,11 +107,11 @@ async def put_back(stack: StackAddress, chosen: Chosen, clock: Clock, progress: 
         await asyncio.to_thread(_mark, store, chosen.digest)
         size = sum(copy.size_bytes for copy in chosen.objects)
         progress.step("store", total=size, items=len(chosen.objects))
-        restorer = ObjectRestorer(store, chosen.place, clock.now(), progress.add_item)
+        restorer = ObjectRestorer(store, chosen.location, clock.now(), progress.add_item)
         await asyncio.to_thread(restorer.restore, chosen.objects)
         for copy in chosen.manifest.streams:
             progress.step(f"bus: {copy.name}")
-            await restore_stream(client, copy, chosen.place, progress.add)
+            await restore_stream(client, copy, chosen.location, progress.add)
         await put_consumers_back(js, chosen.manifest.positions)
         await provision(js, replicas=stack.connection.replicas)
     await asyncio.to_thread(store.unmark)

@@ -1,4 +1,4 @@
-"""Take a backup while everything runs: positions, then records, then events, then objects, then the manifest."""
+"""How a backup is made while everything runs: positions, then records, then events, then objects, then the manifest."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ from pathlib import Path
 from clients.cli.backup.bus import copy_stream, keys_at, parts_of, read_positions, value_at
 from clients.cli.backup.contents import FORMAT, STREAMS_IN_ORDER, BackupManifest, Blob, ObjectCopy, StreamCopy, belongs
 from clients.cli.backup.keys import pack
+from clients.cli.backup.locations import BackupLocation
 from clients.cli.backup.objects import ObjectCopier, SourceStore
-from clients.cli.backup.places import Place
 from clients.cli.backup.progress import Progress
 from clients.cli.connection import StackAddress, connected
 from contracts.version import VERSION
@@ -36,7 +36,7 @@ class Taken:
 
     Attributes:
         digest: Digest of the manifest.
-        new_bytes: Bytes of objects that the place did not have before.
+        new_bytes: Bytes of objects that the location did not have before.
         gone: Objects that were removed while the backup was taken.
     """
 
@@ -46,10 +46,12 @@ class Taken:
     gone: Sequence[str]
 
 
-async def take(stack: StackAddress, place: Place, clock: Clock, keys: KeysToPack | None, progress: Progress) -> Taken:
-    """Take a backup of a stack into a place; return it once it is whole."""
+async def take(
+    stack: StackAddress, location: BackupLocation, clock: Clock, keys: KeysToPack | None, progress: Progress
+) -> Taken:
+    """Copy a stack into a location; return the backup once it is whole."""
     began = clock.now()
-    before = await asyncio.to_thread(newest, place)
+    before = await asyncio.to_thread(newest, location)
     async with connected(stack) as client:
         js = client.jetstream(timeout=30)
         positions = await read_positions(js)
@@ -57,7 +59,7 @@ async def take(stack: StackAddress, place: Place, clock: Clock, keys: KeysToPack
         streams: list[StreamCopy] = []
         for name in STREAMS_IN_ORDER:
             progress.step(f"bus: {name}")
-            streams.append(await copy_stream(client, name, place, known.get(name), progress.add))
+            streams.append(await copy_stream(client, name, location, known.get(name), progress.add))
         last = {stream.name: int(stream.state["last_seq"]) for stream in streams}
         reserved = {}
         for key in await keys_at(js, "releases", _MODEL):
@@ -65,10 +67,12 @@ async def take(stack: StackAddress, place: Place, clock: Clock, keys: KeysToPack
             reserved[key.removesuffix(_MODEL)] = int(record.get("next_version", 1)) - 1
         tail = await value_at(js, "audit", "tail", last["KV_audit"])
     keep = belongs(reserved, int(tail.get("segment", 1)))
-    copier = ObjectCopier(SourceStore(stack.connection), place, await asyncio.to_thread(_known, place, before), keep)
+    copier = ObjectCopier(
+        SourceStore(stack.connection), location, await asyncio.to_thread(_known, location, before), keep
+    )
     objects = await asyncio.to_thread(_copy_objects, copier, progress)
-    listed = await asyncio.to_thread(keep_list, place, objects)
-    packed = None if keys is None else await asyncio.to_thread(_keep, place, pack(keys.folder, keys.passphrase))
+    listed = await asyncio.to_thread(keep_list, location, objects)
+    packed = None if keys is None else await asyncio.to_thread(_keep, location, pack(keys.folder, keys.passphrase))
     manifest = BackupManifest(
         format=FORMAT,
         data_format=DATA_FORMAT,
@@ -85,7 +89,7 @@ async def take(stack: StackAddress, place: Place, clock: Clock, keys: KeysToPack
         keys=packed,
     )
     data = canonical_json(manifest.model_dump(mode="json"))
-    await asyncio.to_thread(place.commit, manifest.name(), data)
+    await asyncio.to_thread(location.commit, manifest.name(), data)
     return Taken(manifest, digest_of(data), copier.new_bytes, tuple(copier.gone))
 
 
@@ -96,34 +100,34 @@ def _copy_objects(copier: ObjectCopier, progress: Progress) -> list[ObjectCopy]:
     return copier.copy(versions)
 
 
-def newest(place: Place) -> BackupManifest | None:
-    """Return the newest backup of a place; None if it has none, or was written by a program that this one is behind."""
-    names = place.names()
+def newest(location: BackupLocation) -> BackupManifest | None:
+    """Return the newest backup of a location; None if it has none, or a newer program wrote it."""
+    names = location.names()
     if not names:
         return None
-    manifest = BackupManifest.model_validate_json(place.manifest(names[-1]))
+    manifest = BackupManifest.model_validate_json(location.manifest(names[-1]))
     return manifest if manifest.format == FORMAT else None
 
 
-def read_list(place: Place, manifest: BackupManifest) -> list[ObjectCopy]:
+def read_list(location: BackupLocation, manifest: BackupManifest) -> list[ObjectCopy]:
     """Return the copies of objects that a backup lists; raise Permanent if the list is not what it was."""
-    data = b"".join(place.read(manifest.objects))
+    data = b"".join(location.read(manifest.objects))
     return [ObjectCopy.model_validate_json(line) for line in data.splitlines()]
 
 
-def _known(place: Place, manifest: BackupManifest | None) -> dict[tuple[str, str], ObjectCopy]:
-    if manifest is None or not place.has(manifest.objects):
+def _known(location: BackupLocation, manifest: BackupManifest | None) -> dict[tuple[str, str], ObjectCopy]:
+    if manifest is None or not location.has(manifest.objects):
         return {}
-    return {(copy.key, copy.version_id): copy for copy in read_list(place, manifest)}
+    return {(copy.key, copy.version_id): copy for copy in read_list(location, manifest)}
 
 
-def keep_list(place: Place, copies: Sequence[ObjectCopy]) -> Blob:
+def keep_list(location: BackupLocation, copies: Sequence[ObjectCopy]) -> Blob:
     """Store the list of objects; return where it is."""
     lines = (canonical_json(copy.model_dump(mode="json", exclude_defaults=True)) + b"\n" for copy in copies)
-    return _keep(place, b"".join(lines))
+    return _keep(location, b"".join(lines))
 
 
-def _keep(place: Place, data: bytes) -> Blob:
+def _keep(location: BackupLocation, data: bytes) -> Blob:
     blob = Blob(digest=digest_of(data), size_bytes=len(data))
-    place.put(blob, parts_of(data))
+    location.put(blob, parts_of(data))
     return blob

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from clients.cli.backup.keys import read_passphrase
-from clients.cli.backup.options import KeysOption, PassphraseOption, PlaceArgument, open_place, required
-from clients.cli.backup.places import Place
+from clients.cli.backup.locations import BackupLocation
+from clients.cli.backup.options import KeysOption, LocationArgument, PassphraseOption, open_location, required
 from clients.cli.backup.progress import Progress, size_text
 from clients.cli.backup.taking import KeysToPack, Taken, take
 from clients.cli.connection import JsonOption, StackAddress, StateOption, find_stack
@@ -23,7 +23,7 @@ KEPT_BESIDE = (
 
 
 def backup(
-    place: PlaceArgument,
+    location: LocationArgument,
     *,
     with_keys: Annotated[
         bool, typer.Option("--with-keys", help="Put the folder of keys into it, encrypted by a passphrase.")
@@ -35,11 +35,11 @@ def backup(
 ) -> None:
     """Back up the installation while it runs: events, records, objects with versions and locks.
 
-    What an earlier backup in the same place has is not copied again, and an interrupted one is completed by the next.
-    It takes an administrator's credential.
+    What an earlier backup in the same location has is not copied again, and an interrupted one is completed by the
+    next. It takes an administrator's credential.
     """
     stack = find_stack(state)
-    kept = open_place(place, stack.connection)
+    kept = open_location(location, stack.connection)
     keys = _keys(stack, keys_folder, passphrase_file) if with_keys else None
     began = time.monotonic()
     taken = _take(stack, kept, keys, shown=not as_json)
@@ -59,14 +59,14 @@ def _keys(stack: StackAddress, folder: Path | None, passphrase_file: Path | None
     return KeysToPack(folder or stack.connection.state_dir / "keys", read_passphrase(required(passphrase_file)))
 
 
-def _take(stack: StackAddress, place: Place, keys: KeysToPack | None, *, shown: bool) -> Taken:
+def _take(stack: StackAddress, location: BackupLocation, keys: KeysToPack | None, *, shown: bool) -> Taken:
     try:
-        return asyncio.run(take(stack, place, SystemClock(), keys, Progress(time.monotonic, shown=shown)))
+        return asyncio.run(take(stack, location, SystemClock(), keys, Progress(time.monotonic, shown=shown)))
     except OSError as error:
-        raise CommandError(f"the backup in {place} cannot be written: {error}; run it again to go on") from error
+        raise CommandError(f"the backup in {location} cannot be written: {error}; run it again to go on") from error
 
 
-def _show(taken: Taken, place: Place, seconds: float, *, as_json: bool) -> None:
+def _show(taken: Taken, location: BackupLocation, seconds: float, *, as_json: bool) -> None:
     manifest = taken.manifest
     facts = {
         "backup": manifest.name(),
@@ -81,7 +81,7 @@ def _show(taken: Taken, place: Place, seconds: float, *, as_json: bool) -> None:
         show_json({**facts, "gone": taken.gone, "changed": manifest.changed})
         return
     show_line(
-        f"backup {manifest.name()} in {place}: {manifest.object_count} objects with "
+        f"backup {manifest.name()} in {location}: {manifest.object_count} objects with "
         f"{size_text(manifest.object_bytes)}, {size_text(taken.new_bytes)} of them new, in {seconds:.1f} s"
     )
     show_line(f"its manifest has the digest {taken.digest}; note it elsewhere, for `slipway restore --digest`")

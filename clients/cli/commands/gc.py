@@ -18,7 +18,7 @@ from clients.cli.gc.store import StoredObjects
 from clients.cli.gc.sweeping import Sweeper, Swept
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import parse_duration
-from contracts.garbage import SHORTEST_WAIT_S, GcPlan
+from contracts.garbage import MOST_PLANNED, SHORTEST_WAIT_S, GcPlan
 from shared.runtime.clock import SystemClock
 
 YOUNGEST = timedelta(hours=1)
@@ -109,7 +109,7 @@ def _plan(stack: StackAddress, sweeper: Sweeper, now: datetime, wait: timedelta,
     if plan is None:
         raise CommandError("the plan was removed by another `slipway gc`; run it again")
     size = sum(plan.objects.values())
-    asyncio.run(_state(stack, "gc.planned", plan.id, {"objects": len(plan.objects), "bytes": size}))
+    asyncio.run(_state(stack, "gc.planned", plan.id, {"objects": len(plan.objects), "bytes": size, "left": plan.left}))
     if as_json:
         show_json({"plan": plan.model_dump(mode="json")})
         return
@@ -118,6 +118,8 @@ def _plan(stack: StackAddress, sweeper: Sweeper, now: datetime, wait: timedelta,
         f"planned to remove {len(plan.objects)} objects with {size_text(size)}; run `slipway gc --yes` again after "
         f"{plan.sweep_after:%Y-%m-%d %H:%M:%S} UTC"
     )
+    if plan.left:
+        show_line(f"a plan has {MOST_PLANNED} objects at most: {plan.left} more are for the plan after this one")
 
 
 def _sweep(stack: StackAddress, sweeper: Sweeper, plan: GcPlan, *, as_json: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from clients.cli.backup.keys import read_passphrase, unpack
-from clients.cli.backup.options import KeysOption, PassphraseOption, PlaceArgument, open_place, required
+from clients.cli.backup.options import KeysOption, LocationArgument, PassphraseOption, open_location, required
 from clients.cli.backup.progress import Progress, size_text
 from clients.cli.backup.restoring import Chosen, choose, put_back, verify
 from clients.cli.commands.stack import folder_of, inherited_variables
@@ -28,16 +28,16 @@ from deploy.local.view import View
 from shared.runtime.clock import SystemClock
 
 NEW_KEYS = (
-    "the keys of the backup were not restored: put the old folder of keys in place, or no version can be proven and "
+    "the keys of the backup were not restored: put the old folder of keys back, or no version can be proven and "
     "none is loaded"
 )
 
 
 def restore(
-    place: PlaceArgument,
+    location: LocationArgument,
     *,
     backup: Annotated[
-        str | None, typer.Option("--backup", metavar="NAME", help="The backup in that place (default: the newest).")
+        str | None, typer.Option("--backup", metavar="NAME", help="The backup in that location (default: the newest).")
     ] = None,
     digest: Annotated[
         str | None, typer.Option("--digest", metavar="sha256:…", help="Refuse a manifest with another digest.")
@@ -59,7 +59,7 @@ def restore(
     on when it is run again. It takes an administrator's credential.
     """
     progress = Progress(time.monotonic, shown=not as_json)
-    chosen = choose(open_place(place), backup, digest)
+    chosen = choose(open_location(location), backup, digest)
     size = verify(chosen, progress)
     manifest = chosen.manifest
     if not check:
@@ -76,7 +76,7 @@ def restore(
         show_json({**facts, "restored": not check})
         return
     done = "is whole" if check else "was restored; start the services now, for the stack here with `slipway up`"
-    show_line(f"backup {manifest.name()} of {place} with {size_text(size)} {done}")
+    show_line(f"backup {manifest.name()} of {location} with {size_text(size)} {done}")
 
 
 def _is_elsewhere(state: Path | None) -> bool:
@@ -93,12 +93,12 @@ def _unpack(chosen: Chosen, folder: Path | None, passphrase_file: Path) -> None:
         raise CommandError("this backup has no keys: it was taken without --with-keys; leave the option out")
     if folder is None:
         raise CommandError("the folder for the keys is not known: name it with --keys-folder")
-    data = b"".join(chosen.place.read(chosen.manifest.keys))
+    data = b"".join(chosen.location.read(chosen.manifest.keys))
     unpack(data, read_passphrase(passphrase_file), folder)
 
 
 def _take_ports(folder: StateFolder, chosen: Chosen) -> None:
-    """Let a new stack take the ports of the old one, as far as they are free."""
+    """Note the ports of the old stack that are free, so that the new one takes them."""
     folder.create()
     if folder.read_description() is None:
         folder.write_description(replace(new_description(), ports=chosen.manifest.ports))

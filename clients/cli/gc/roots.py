@@ -19,13 +19,15 @@ HOLDING: Final = (
     "deployment",
     "rehearsal",
     "release",
-    "staging",
+    "stage",
     "traffic",
     "variant",
     "version",
     "work",
 )
-"""Kinds of events that name what a release needs; the others tell of it without needing it."""
+"""Kinds of events that name what a release needs; no release needs what only the others name."""
+SUBJECTS: Final = tuple(f"{prefix}.{kind}.>" for prefix in ("slipway", "slipway.staging") for kind in HOLDING)
+"""Subjects of these events, in production and in staging."""
 _RELEASES, _HISTORY = "releases", ("audit",)
 
 
@@ -43,7 +45,7 @@ async def names_on_bus(stack: StackAddress, since: datetime) -> set[str]:
                 for message in await _last(js, bucket):
                     if bucket != _RELEASES or not has_ended(message):
                         names |= names_in(message)
-        for subject in ("slipway." + kind + ".>" for kind in HOLDING):
+        for subject in SUBJECTS:
             names |= await _named(js, EVENTS, subject, deliver_policy=DeliverPolicy.BY_START_TIME, opt_start_time=since)
         names |= await _named(js, INBOX, ">", deliver_policy=DeliverPolicy.BY_START_TIME, opt_start_time=since)
         info = await js.consumer_info(INBOX, durable_name("registry", CheckpointReady))

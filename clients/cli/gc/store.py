@@ -29,8 +29,8 @@ class SweepStore(Protocol):
     def create(self, key: str, data: bytes) -> ArtifactRef:
         """Write an object that must not exist yet; raise `objects.AlreadyExists` when it does."""
 
-    def erase(self, key: str) -> bool:
-        """Remove every version of an object; return False if one of them is under lock, and stays."""
+    def erase(self, key: str, until: datetime | None = None) -> bool:
+        """Remove the versions of an object, those up to a time; return False if one is under lock, and stays."""
 
 
 class StoredObjects(LockingStore):
@@ -44,11 +44,11 @@ class StoredObjects(LockingStore):
             objects[version.key] = Listed(before.size + version.size, max(before.modified, version.modified))
         return objects
 
-    def erase(self, key: str) -> bool:
-        """Remove every version of an object; return False if one of them is under lock, and stays."""
+    def erase(self, key: str, until: datetime | None = None) -> bool:
+        """Remove the versions of an object, those up to a time; return False if one is under lock, and stays."""
         erased = True
         for version in self.versions(key):
-            if version.key == key:
+            if version.key == key and (until is None or version.modified <= until):
                 try:
                     self.remove_version(key, version.version_id)
                 except Permanent as error:

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from clients.cli.gc.store import Listed, SweepStore
-from contracts.garbage import FATES, KEPT, PLAN, PREFIX, SWEPT, GcPlan
+from contracts.garbage import DECISIONS, MOST_PLANNED, PLAN, PREFIX, SWEPT, GcPlan
 from contracts.store_access import DATA_FORMAT, PROBE
 from contracts.vocabulary import canonical_json, digest_of
-from decisions.garbage import DOCUMENT_BYTES, fate_key, is_candidate, is_document, name_of, names_in, reached
+from decisions.garbage import DOCUMENT_BYTES, decision_key, is_candidate, is_document, name_of, names_in, reached
 from shared.storage.objects import AlreadyExists
 
 HISTORY = ("audit/", PREFIX, PROBE, DATA_FORMAT)
@@ -44,11 +44,13 @@ class Sweeper:
     Attributes:
         names: Returns the digests that records and events name now.
         young: How old an object must be to be planned.
+        most: How many objects a plan names at most.
     """
 
     store: SweepStore
     names: Callable[[], set[str]]
     young: timedelta
+    most: int = MOST_PLANNED
 
     def find_plan(self) -> GcPlan | None:
         """Return the plan that waits, or that was interrupted; None if there is none."""
@@ -80,12 +82,20 @@ class Sweeper:
         return reached(names, candidates, self.store.find)
 
     def plan_steps(self, now: datetime, wait: timedelta) -> Iterator[None]:
-        """Write the plan of what nothing refers to now; what it names is not removed yet."""
-        objects = self.unreferenced(now)
+        """Write the plan of what nothing refers to now; what it names is not removed yet.
+
+        Of more objects than a plan may name, documents are planned before what they refer to: what stays in the store
+        until the next plan then refers to nothing that this one removes.
+        """
+        unreferenced = self.unreferenced(now)
+        objects = unreferenced
+        if len(unreferenced) > self.most:
+            ordered = in_order(unreferenced, unreferenced, self.store.find)
+            objects = {key: unreferenced[key] for key in ordered[: self.most]}
         yield
-        for key in [key for key in self.store.listing() if key.startswith(FATES)]:  # of a claim that came too late
-            self.store.erase(key)
-        plan = GcPlan(id=secrets.token_hex(8), marked_at=now, sweep_after=now + wait, objects=objects)
+        self._forget(self.store.listing())  # claims that came too late for an earlier plan
+        left = len(unreferenced) - len(objects)
+        plan = GcPlan(id=secrets.token_hex(8), marked_at=now, sweep_after=now + wait, objects=objects, left=left)
         self.store.create(PLAN, canonical_json(plan.model_dump(mode="json")))
         yield
 
@@ -93,42 +103,47 @@ class Sweeper:
         """Carry out a plan whose time has come; an interrupted one goes on.
 
         Documents are decided on before what they refer to. A writer that keeps one keeps all that it refers to, and one
-        that is swept refers to nothing any more. Attestations follow what they attest.
+        that is swept refers to nothing any more. Attestations follow what they attest. Each object is removed as soon
+        as that is decided, and the decision after it: of an interrupted sweep, writers wait for one object at most.
         """
         listed = self.store.listing()
-        kept = self._reached(listed, plan.marked_at - CLOCKS, plan.objects)
+        there = {key for key in plan.objects if key in listed and listed[key].modified <= plan.marked_at}
+        kept = self._reached(listed, plan.marked_at - CLOCKS, there)
         yield
-        there = [key for key in plan.objects if key in listed and listed[key].modified <= plan.marked_at]
         sizes = {key: listed[key].size for key in there}
-        decided: list[str] = []
         for key in in_order(there, sizes, self.store.find):
             if key not in kept and self._sweeps(plan, key):
-                decided.append(key)
+                yield
+                if self.store.erase(key, plan.marked_at):  # not what was written again, after another sweep
+                    swept.removed[key] = sizes[key]
+                else:
+                    swept.locked.append(key)
+                yield
+                self.store.erase(decision_key(plan.id, key))
             elif key not in kept and is_document(key, sizes[key]):
                 data = self.store.find(key)
                 kept |= {key} | self._held_by(data, listed)
             yield
-        for key in decided:
-            if self.store.erase(key):
-                swept.removed[key] = sizes[key]
-            else:
-                swept.locked.append(key)
-            yield
-        swept.kept = [key for key in plan.objects if key in listed and key not in decided]
+        gone = {*swept.removed, *swept.locked}
+        swept.kept = [key for key in plan.objects if key in listed and key not in gone]
         self.store.erase(PLAN)
         yield
-        for key in plan.objects:
-            if key in listed:
-                self.store.erase(fate_key(plan.id, key))
+        self._forget(self.store.listing())
 
     def _sweeps(self, plan: GcPlan, key: str) -> bool:
-        """Return whether an object is swept: who writes its fate first decides, the sweep or a writer."""
-        fate = fate_key(plan.id, key)
+        """Return whether an object is swept: the first to write the decision decides, the sweep or a writer."""
+        decision = decision_key(plan.id, key)
         try:
-            self.store.create(fate, SWEPT)
+            self.store.create(decision, SWEPT)
         except AlreadyExists:
-            return self.store.find(fate) != KEPT
+            return self.store.find(decision) == SWEPT  # of an interrupted sweep; None: another one has removed it
         return True
+
+    def _forget(self, listed: Iterable[str]) -> None:
+        """Remove what was decided about objects of plans that are carried out."""
+        for key in listed:
+            if key.startswith(DECISIONS):
+                self.store.erase(key)
 
     def _held_by(self, data: bytes | None, listed: Mapping[str, Listed]) -> set[str]:
         if data is None:
@@ -144,17 +159,17 @@ def in_order(keys: Iterable[str], sizes: Mapping[str, int], read: Callable[[str]
     by_name = {name_of(key): key for key in documents}
     refers = {key: {by_name[name] for name in names_in(read(key) or b"") if name in by_name} for key in documents}
     ordered: list[str] = []
-    placed: set[str] = set()
+    visited: set[str] = set()
 
-    def place(key: str) -> None:
-        if key not in placed:
-            placed.add(key)
+    def visit(key: str) -> None:
+        if key not in visited:
+            visited.add(key)
             for other in sorted(refers[key]):
-                place(other)
+                visit(other)
             ordered.append(key)
 
     for key in sorted(documents):
-        place(key)
+        visit(key)
     ordered.reverse()
     others = sorted(set(keys) - set(documents), key=lambda key: (not key.startswith(_ATTESTATIONS), key))
     return [*ordered, *others]

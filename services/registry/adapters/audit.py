@@ -71,7 +71,7 @@ class StoredSegments:
 
     def _put(self, tail: AuditTail) -> Digest:
         retention = self._retention()
-        parts = put_parts(self._store, self._attester, tail.entries[: tail.sealing], retention)
+        parts = put_parts(self._store, self._attester, tail.segment, tail.entries[: tail.sealing], retention)
         failpoint("registry.audit_after_parts")
         return put_segment(self._store, self._attester, tail, retention, parts)
 

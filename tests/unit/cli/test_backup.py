@@ -19,8 +19,8 @@ from clients.cli.backup.contents import (
     is_same_stream,
 )
 from clients.cli.backup.keys import pack, read_passphrase, unpack
-from clients.cli.backup.options import open_place
-from clients.cli.backup.places import BucketPrefix, Folder
+from clients.cli.backup.locations import BucketPrefix, Folder
+from clients.cli.backup.options import open_location
 from clients.cli.backup.progress import Progress, size_text
 from clients.cli.backup.restoring import choose, verify
 from clients.cli.backup.taking import keep_list
@@ -29,23 +29,23 @@ from contracts.vocabulary import canonical_json, digest_of
 from deploy.data_format import DATA_FORMAT
 from shared.messaging.topology import BUCKETS
 from shared.runtime.settings import Connection
-from tests.kit.conformance_places import PlaceConformance, blob_of
+from tests.kit.conformance_backup_locations import BackupLocationConformance, blob_of
 
 NOW = datetime(2026, 11, 27, tzinfo=UTC)
 QUIET = Progress(lambda: 0.0, shown=False)
 
 
-class TestFolder(PlaceConformance):
+class TestFolder(BackupLocationConformance):
     @pytest.fixture
-    def place(self, tmp_path):
+    def location(self, tmp_path):
         return Folder(tmp_path / "backups")
 
-    def test_only_its_owner_reads_it(self, place):
-        place.put(blob_of(b"secret"), [memoryview(b"secret")])
-        assert stat.S_IMODE(place.path.stat().st_mode) == 0o700
+    def test_only_its_owner_reads_it(self, location):
+        location.put(blob_of(b"secret"), [memoryview(b"secret")])
+        assert stat.S_IMODE(location.path.stat().st_mode) == 0o700
 
 
-def test_every_bucket_has_its_place_in_the_order_of_copying():
+def test_every_bucket_is_in_the_order_of_copying():
     assert sorted(BUCKETS_IN_ORDER) == sorted(BUCKETS)
 
 
@@ -53,6 +53,7 @@ def test_every_bucket_has_its_place_in_the_order_of_copying():
     ("first", "then"),
     [
         ("audit", "policies"),
+        ("audit", "mirrors"),
         ("audit", "api-keys"),
         ("servers", "routes"),
         ("rollbacks", "routes"),
@@ -70,6 +71,10 @@ def test_what_the_copied_records_do_not_know_stays_out():
     assert not keep("versions/other/1/manifest.json")
     assert keep("audit/000002.jsonl")
     assert not keep("audit/000003.jsonl")
+    assert keep("audit/models/tiny/000002.jsonl")
+    assert not keep("audit/models/tiny/000003.jsonl")
+    assert not keep("gc/plan.json")
+    assert not keep("gc/decisions/0123/sources/" + "ab" * 32)
     assert keep("blobs/sha256/ab/" + "ab" * 32)
     assert keep("manifests/merged/x.json")
     assert not keep("probe/x")
@@ -147,10 +152,10 @@ def test_a_short_passphrase_is_refused(tmp_path):
         read_passphrase(tmp_path / "none")
 
 
-def kept(place: Folder, **changed) -> BackupManifest:
+def kept(location: Folder, **changed) -> BackupManifest:
     """Commit a backup of one object and one stream."""
-    place.put(blob_of(b"weights"), [memoryview(b"weights")])
-    place.put(blob_of(b"messages"), [memoryview(b"messages")])
+    location.put(blob_of(b"weights"), [memoryview(b"weights")])
+    location.put(blob_of(b"messages"), [memoryview(b"messages")])
     copy = ObjectCopy(key="blobs/x", version_id="1", modified=NOW, digest=digest_of(b"weights"), size_bytes=7)
     stream = StreamCopy(name="S", created="t", config={}, state={}, chunks=(blob_of(b"messages"),))
     manifest = BackupManifest(
@@ -160,18 +165,18 @@ def kept(place: Folder, **changed) -> BackupManifest:
         taken_at=NOW,
         positions=(),
         streams=(stream,),
-        objects=keep_list(place, [copy]),
+        objects=keep_list(location, [copy]),
         object_count=1,
         object_bytes=7,
     ).model_copy(update=changed)
-    place.commit(manifest.name(), canonical_json(manifest.model_dump(mode="json")))
+    location.commit(manifest.name(), canonical_json(manifest.model_dump(mode="json")))
     return manifest
 
 
 def test_a_whole_backup_is_verified(tmp_path):
-    place = Folder(tmp_path)
-    manifest = kept(place)
-    chosen = choose(place, None, None)
+    location = Folder(tmp_path)
+    manifest = kept(location)
+    chosen = choose(location, None, None)
     assert chosen.manifest == manifest
     assert verify(chosen, QUIET) == 15 + manifest.objects.size_bytes
 
@@ -179,8 +184,8 @@ def test_a_whole_backup_is_verified(tmp_path):
 @pytest.mark.parametrize("data", [b"weights", b"messages"])
 @pytest.mark.parametrize("damage", ["flipped", "shortened", "removed"])
 def test_damage_of_any_part_is_found_before_anything_is_restored(tmp_path, data, damage):
-    place = Folder(tmp_path)
-    kept(place)
+    location = Folder(tmp_path)
+    kept(location)
     hexadecimal = digest_of(data).removeprefix("sha256:")
     path = tmp_path / "blobs" / "sha256" / hexadecimal[:2] / hexadecimal
     if damage == "removed":
@@ -188,17 +193,17 @@ def test_damage_of_any_part_is_found_before_anything_is_restored(tmp_path, data,
     else:
         path.write_bytes(data[:-1] + (b"?" if damage == "flipped" else b""))
     with pytest.raises(CommandError, match="damaged"):
-        verify(choose(place, None, None), QUIET)
+        verify(choose(location, None, None), QUIET)
 
 
 def test_a_manifest_that_was_changed_is_refused_where_its_digest_was_noted(tmp_path):
-    place = Folder(tmp_path)
-    manifest = kept(place)
-    noted = choose(place, None, None).digest
+    location = Folder(tmp_path)
+    manifest = kept(location)
+    noted = choose(location, None, None).digest
     path = tmp_path / "backups" / f"{manifest.name()}.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "version": "9.9.9"}))
     with pytest.raises(CommandError, match="it was changed"):
-        choose(place, None, noted)
+        choose(location, None, noted)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +215,7 @@ def test_a_backup_that_this_program_cannot_restore_is_refused(tmp_path, changed,
         choose(Folder(tmp_path), None, None)
 
 
-def test_a_place_without_the_backup_says_what_it_has(tmp_path):
+def test_a_location_without_the_backup_says_what_it_has(tmp_path):
     with pytest.raises(CommandError, match="it has none"):
         choose(Folder(tmp_path), None, None)
     manifest = kept(Folder(tmp_path))
@@ -218,17 +223,28 @@ def test_a_place_without_the_backup_says_what_it_has(tmp_path):
         choose(Folder(tmp_path), "20200101T000000000000Z", None)
 
 
-def test_places_in_a_bucket_need_a_server_of_their_own(tmp_path, monkeypatch):
+def test_locations_in_a_bucket_need_a_server_of_their_own(tmp_path, monkeypatch):
     with pytest.raises(CommandError, match="SLIPWAY_BACKUP_S3_ENDPOINT"):
-        open_place("s3://backups/slipway")
-    with pytest.raises(CommandError, match="no place for backups"):
-        open_place("s3://")
+        open_location("s3://backups/slipway")
+    with pytest.raises(CommandError, match="names no location of backups"):
+        open_location("s3://")
     monkeypatch.setenv("SLIPWAY_BACKUP_S3_ENDPOINT", "store:443")
     monkeypatch.setenv("SLIPWAY_BACKUP_S3_CREDENTIALS", str(tmp_path / "backup.s3"))
     with pytest.raises(CommandError, match="the installation itself"):
-        open_place("s3://slipway/x", Connection(s3_endpoint="store:443"))
-    assert isinstance(open_place("s3://backups/x", Connection(s3_endpoint="store:443")), BucketPrefix)
-    assert str(open_place(str(tmp_path))) == str(tmp_path)
+        open_location("s3://slipway/x", Connection(s3_endpoint="store:443"))
+    assert isinstance(open_location("s3://backups/x", Connection(s3_endpoint="store:443")), BucketPrefix)
+    assert str(open_location(str(tmp_path))) == str(tmp_path)
+
+
+def test_the_authority_and_the_region_of_the_backups_server_are_settings_of_their_own(tmp_path, monkeypatch):
+    for name, value in {"ENDPOINT": "store:443", "CREDENTIALS": tmp_path / "b.s3", "REGION": "eu-central-1"}.items():
+        monkeypatch.setenv(f"SLIPWAY_BACKUP_S3_{name}", str(value))
+    monkeypatch.setenv("SLIPWAY_S3_REGION", "us-west-2")
+    monkeypatch.setenv("SLIPWAY_S3_CA", str(tmp_path / "of-the-installation.pem"))
+    assert open_location("s3://backups/x")._store._client._base_url.region == "eu-central-1"
+    monkeypatch.setenv("SLIPWAY_BACKUP_S3_CA", str(tmp_path / "none.pem"))
+    with pytest.raises(CommandError, match=r"SLIPWAY_BACKUP_S3_CA names .*none\.pem"):
+        open_location("s3://backups/x")
 
 
 def test_progress_names_what_is_copied_and_how_much(capsys):

@@ -9,12 +9,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from clients.cli.gc.roots import has_ended
+from clients.cli.gc.roots import HOLDING, SUBJECTS, has_ended
 from clients.cli.gc.sweeping import Sweeper, Swept, in_order
-from contracts.garbage import FATES, PLAN, PLAN_READ_S, SHORTEST_WAIT_S
+from contracts.envelope import nats_subject
+from contracts.facts import FACTS
+from contracts.garbage import DECISIONS, PLAN, PLAN_READ_S, SHORTEST_WAIT_S, SWEPT
 from contracts.vocabulary import canonical_json, digest_of
-from decisions.garbage import is_candidate, is_document, name_of, names_in, reached
-from shared.errors import Transient
+from decisions.garbage import decision_key, is_candidate, is_document, name_of, names_in, reached
+from shared.errors import Permanent, Transient
 from shared.storage.blobs import blob_key, manifest_key
 from shared.storage.claims import Claims
 from shared.storage.objects import AlreadyExists
@@ -101,6 +103,16 @@ def test_records_of_releases_that_have_ended_hold_nothing():
     assert not has_ended(b"no json")
 
 
+def test_events_that_hold_something_are_read_by_the_subjects_that_they_are_published_on():
+    kinds = {fact.TYPE.split(".")[1] for fact in FACTS.values()}
+    assert set(HOLDING) <= kinds
+    for fact in FACTS.values():
+        for environment in ("production", "staging"):
+            subject = nats_subject(fact.TYPE, "tiny", "registry", environment)
+            read = any(subject.startswith(pattern.removesuffix(">")) for pattern in SUBJECTS)
+            assert read == (fact.TYPE.split(".")[1] in HOLDING), subject
+
+
 def world(names=(), age=timedelta(days=8)):
     """A store whose objects are old; the clock is then moved on by `later`."""
     times = [BEGIN - age]
@@ -140,7 +152,7 @@ def test_what_is_planned_is_removed_later_and_nothing_of_the_plan_is_left():
 
 
 def test_an_interrupted_sweep_goes_on_wherever_it_was_interrupted():
-    for steps in range(12):
+    for steps in range(20):
         store, sweeper, times = world()
         keys = [put(store, key_of(data), data) for data in BLOBS]
         times[0] = BEGIN
@@ -152,6 +164,91 @@ def test_an_interrupted_sweep_goes_on_wherever_it_was_interrupted():
         if sweeper.find_plan() is not None:
             sweep(sweeper, BEGIN + WAIT)
         assert not set(keys) & set(store.objects), steps
+
+
+def test_an_interrupted_sweep_makes_writers_wait_for_one_object_at_most():
+    waited = set()
+    for steps in range(20):
+        store, sweeper, times = world()
+        keys = [put(store, key_of(data), data) for data in BLOBS]
+        times[0] = BEGIN
+        list(sweeper.plan_steps(BEGIN, WAIT))
+        begun = sweeper.sweep_steps(sweeper.find_plan(), Swept())
+        for _ in range(steps):
+            next(begun, None)
+        begun.close()
+        refused, claims = [], Claims(lambda: 0.0)
+        for key, data in zip(keys, BLOBS, strict=True):
+            try:
+                claims.claim(store, key, AlreadyExists)
+            except Transient:
+                refused.append(key)
+            else:
+                if store.find(key) is None:
+                    times[0] = BEGIN + WAIT
+                    store.create(key, data)
+        waited.add(len(refused))
+        if sweeper.find_plan() is not None:
+            sweep(sweeper, BEGIN + WAIT)
+        assert set(keys) - set(refused) <= set(store.objects), "what a writer claimed stays when the sweep goes on"
+    assert waited == {0, 1}
+
+
+def test_of_two_sweeps_at_once_the_slower_one_keeps_what_was_written_again():
+    store, sweeper, times = world()
+    key = put(store, key_of(BLOBS[0]), BLOBS[0])
+    times[0] = BEGIN
+    list(sweeper.plan_steps(BEGIN, WAIT))
+    plan = sweeper.find_plan()
+    slower, faster = sweeper.sweep_steps(plan, Swept()), sweeper.sweep_steps(plan, Swept())
+    for sweeping in (slower, faster):
+        next(sweeping)
+        next(sweeping)
+    assert store.find(decision_key(plan.id, key)) == SWEPT
+    while store.find(decision_key(plan.id, key)) is not None:
+        next(faster)
+    times[0] = BEGIN + WAIT
+    Claims(lambda: 0.0).claim(store, key, AlreadyExists)
+    put(store, key, BLOBS[0])
+    list(slower)
+    assert store.find(key) == BLOBS[0]
+
+
+def test_a_plan_is_bounded_and_leaves_no_document_whose_files_it_removes():
+    store, sweeper, times = world()
+    for name in OUTPUTS:
+        put(store, manifest_of(name), content_of(name))
+    for data in BLOBS:
+        put(store, key_of(data), data)
+    times[0] = BEGIN
+    for most in range(1, 8):
+        sweeper.most = most
+        list(sweeper.plan_steps(BEGIN, WAIT))
+        plan = sweeper.find_plan()
+        assert (len(plan.objects), plan.left) == (most, 8 - most)
+        staying = [name for name in OUTPUTS if manifest_of(name) not in plan.objects]
+        for name in staying:
+            numbers, parent = OUTPUTS[name]
+            assert not {key_of(BLOBS[number]) for number in numbers} & set(plan.objects)
+            assert parent is None or manifest_of(parent) not in plan.objects
+        store.erase(PLAN)
+    sweeper.most = 3
+    for _ in range(3):
+        list(sweeper.plan_steps(BEGIN, WAIT))
+        sweep(sweeper, BEGIN + WAIT)
+    assert store.objects == {}, "the next plans have the rest"
+
+
+@pytest.mark.parametrize("data", [b"{", b'{"id": 1}', None])
+def test_a_plan_that_cannot_be_read_makes_a_writer_try_again(data):
+    class Unreadable(FakeSweepStore):
+        def find(self, key):
+            if data is None:
+                raise Permanent("artifact_not_found", f"{key} has more than 128 MiB.")
+            return data
+
+    with pytest.raises(Transient, match="cannot be read"):
+        Claims(lambda: 0.0).claim(Unreadable(lambda: BEGIN), key_of(BLOBS[0]), AlreadyExists)
 
 
 def test_documents_are_decided_on_before_what_they_refer_to_and_attestations_after_what_they_attest():
@@ -174,14 +271,14 @@ def test_a_writer_that_comes_too_late_tries_again_and_one_that_was_first_keeps()
     claims = Claims(lambda: 0.0)
     claims.claim(store, kept, AlreadyExists)
     steps = sweeper.sweep_steps(sweeper.find_plan(), swept := Swept())
-    for _ in range(3):
+    while store.find(decision_key(sweeper.find_plan().id, lost)) is None:
         next(steps)
     with pytest.raises(Transient, match="is being removed"):
         claims.claim(store, lost, AlreadyExists)
     list(steps)
     assert (list(swept.removed), swept.kept) == ([lost], [kept])
     claims.claim(store, lost, AlreadyExists)  # the plan is gone: it may be written again
-    assert not [key for key in store.objects if key.startswith((FATES, PLAN))]
+    assert not [key for key in store.objects if key.startswith((DECISIONS, PLAN))]
 
 
 # -- beside releases ---------------------------------------------------------------------------------------------------

@@ -147,11 +147,13 @@ def fed(release, facts, now, ids):
 @given(data=st.data())
 @settings(max_examples=often(150), deadline=None)
 def test_whatever_is_made_in_time_and_whatever_comes_late_in_any_order(data):
-    """The fates of four variants: made or failed in time, or late; and what is said of the late ones afterwards."""
-    fates = {variant: data.draw(st.sampled_from(("quantised", "failed", "late")), variant) for variant in FOUR}
-    in_time = [k.quantised(v) if fate == "quantised" else k.failed(v) for v, fate in fates.items() if fate != "late"]
-    quantised = [v for v, fate in fates.items() if fate == "quantised"]
-    late = [v for v, fate in fates.items() if fate == "late"]
+    """How four variants ended: made or failed in time, or late; and what is said of the late ones afterwards."""
+    endings = {variant: data.draw(st.sampled_from(("quantised", "failed", "late")), variant) for variant in FOUR}
+    in_time = [
+        k.quantised(v) if ending == "quantised" else k.failed(v) for v, ending in endings.items() if ending != "late"
+    ]
+    quantised = [v for v, ending in endings.items() if ending == "quantised"]
+    late = [v for v, ending in endings.items() if ending == "late"]
     release = open_release(k.opened(policy=policy(), variants=FOUR), cause_id="e0", now=k.START).release
     release = fed(release, [k.merged()], k.START, ["m"])
     before = data.draw(st.permutations(in_time))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from clients.cli.backup.contents import belongs
 from contracts.audit import AuditItem, AuditTail
 from contracts.vocabulary import canonical_json
 from decisions.audit import append, line_of
@@ -89,7 +90,7 @@ class Log:
 
     def seal(self):
         tail = self.tail.model_copy(update={"sealing": len(self.tail.entries)})
-        parts = put_parts(self.store, self.signer, tail.entries)
+        parts = put_parts(self.store, self.signer, tail.segment, tail.entries)
         anchor = put_segment(self.store, self.signer, tail, None, parts)
         update = {"entries": (), "segment": tail.segment + 1, "anchor": anchor}
         self.tail = self.tail.model_copy(update=update)
@@ -214,7 +215,7 @@ def test_who_reads_the_whole_log_finds_parts_that_say_something_else(log):
     for number in range(1, len(own.anchors) + 1):
         del log.store.versions_of[part_key("a-bot", number)]
     other = append(AuditTail(), [log.items[1].model_copy(update={"who": "eve"})], {}).entries
-    put_parts(log.store, log.signer, other)
+    put_parts(log.store, log.signer, 1, other)
     forged = log.read()
     assert forged.problems == []
     compare_with_log(forged, reading, reading.parts)
@@ -225,9 +226,57 @@ def test_a_registry_that_was_killed_before_the_segment_writes_the_same_parts_aga
     log = Log(tmp_path)
     for _ in range(3):
         log.order("a-bot", seal=False)
-    first = put_parts(log.store, log.signer, log.tail.entries)
-    assert put_parts(log.store, log.signer, log.tail.entries) == first
+    first = put_parts(log.store, log.signer, 1, log.tail.entries)
+    assert put_parts(log.store, log.signer, 1, log.tail.entries) == first
     assert len(log.read().anchors) == 1
+
+
+def test_a_registry_that_goes_on_late_with_a_segment_writes_no_entry_twice(tmp_path):
+    log = Log(tmp_path)
+    log.order("b-bot")
+    for _ in range(2):
+        log.order("a-bot", seal=False)
+    late = log.tail
+    log.seal()
+    for _ in range(2):
+        log.order("a-bot", seal=False)
+    log.seal()
+    written = dict(log.store.versions_of)
+    named = put_parts(log.store, log.signer, late.segment, late.entries)
+    assert log.store.versions_of == written
+    assert named["a-bot"] == log.read().anchors[0], "it goes on with what the other one wrote"
+    assert log.problems() == log.problems("b-bot") == []
+
+
+def test_a_part_is_numbered_as_its_segment_and_counted_in_its_model(tmp_path):
+    log = Log(tmp_path)
+    for model in ("b-bot", "a-bot", "b-bot", "a-bot"):
+        log.order(model, seal=False)
+        log.seal()
+    parts = [key for key in log.store.versions_of if "/a-bot/" in key]
+    assert parts == [part_key("a-bot", 2), part_key("a-bot", 4)]
+    assert log.problems() == []
+    del log.store.versions_of[part_key("a-bot", 2)]
+    assert any("part 1 is missing" in each for each in log.problems())
+
+
+def test_a_restored_registry_that_seals_other_groups_writes_no_entry_twice(tmp_path):
+    log = Log(tmp_path)
+    for _ in range(2):
+        log.order("a-bot", seal=False)
+    log.seal()
+    copied = log.tail
+    for _ in range(3):
+        log.order("a-bot", seal=False)
+    log.seal()  # while the backup, which has the record of the log already, copies objects
+    keep = belongs({}, copied.segment)
+    log.store.versions_of = {key: data for key, data in log.store.versions_of.items() if keep(key)}
+    log.tail = copied
+    for events in (log.items[2:4], log.items[4:]):
+        log.tail = append(log.tail, events, {})
+        log.seal()
+    assert [entry.about for entry in log.read().entries] == [item.about for item in log.items]
+    assert log.problems() == []
 
 
 def test_two_registries_write_no_part_twice(tmp_path):
@@ -235,8 +284,8 @@ def test_two_registries_write_no_part_twice(tmp_path):
     for _ in range(3):
         log.order("a-bot", seal=False)
     log.store = Contested()
-    with pytest.raises(Permanent, match="another registry"):
-        put_parts(log.store, log.signer, log.tail.entries)
+    with pytest.raises(Permanent, match="other entries"):
+        put_parts(log.store, log.signer, 1, log.tail.entries)
 
 
 def test_a_line_is_as_the_log_writes_it(log):

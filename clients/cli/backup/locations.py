@@ -1,4 +1,4 @@
-"""Where backups are kept: a folder, or a prefix in a bucket of any S3 server. Both hold bytes by digest, and names."""
+"""Locations of backups: a folder, or a prefix in a bucket of any S3 server. Both hold bytes by digest, and names."""
 
 import contextlib
 import hashlib
@@ -18,8 +18,8 @@ from shared.storage.transfer import PART_BYTES
 _BACKUPS = "backups"
 
 
-class Place(Protocol):
-    """What keeps backups. Calls come from several threads."""
+class BackupLocation(Protocol):
+    """A location that backups are written to and read from. Calls come from several threads."""
 
     def has(self, blob: Blob) -> bool:
         """Return whether bytes are there whole."""
@@ -64,7 +64,7 @@ def checked(blob: Blob, parts: Iterable[memoryview]) -> Iterator[memoryview]:
 
 
 class Folder:
-    """A folder that only its owner reads (implements `Place`)."""
+    """A folder that only its owner reads (implements `BackupLocation`)."""
 
     def __init__(self, path: Path) -> None:
         """Take a folder; it is made by the first write."""
@@ -142,7 +142,7 @@ class Folder:
 
 
 class BucketPrefix:
-    """A prefix in a bucket of an S3 server (implements `Place`)."""
+    """A prefix in a bucket of an S3 server (implements `BackupLocation`)."""
 
     def __init__(self, store: Store, prefix: str) -> None:
         """Take a store, and what keys begin with; empty, or with a slash at its end."""
