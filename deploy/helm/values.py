@@ -207,7 +207,7 @@ class Triton(Strict):
     volume: Volume = Volume(kind="persistent", size="200Gi")
     """Model repository and local copies of models, shared with server-manager; node-local disks are fastest."""
     access_mode: Literal["ReadWriteOnce", "ReadWriteMany"] = "ReadWriteOnce"
-    """ReadWriteOnce: server-manager runs on Triton's node."""
+    """ReadWriteOnce: server-manager runs on Triton's node, with Triton's tolerations."""
     claim: OptionalName = ""
     """An existing claim in place of one that the chart makes."""
     stop_s: Seconds = 75
@@ -304,7 +304,7 @@ class PriorityClasses(Strict):
     """Classes of priority: serving before control before batch."""
 
     create: bool = False
-    """They are objects of the cluster: creating them is a right that not everybody has."""
+    """They are objects of the cluster: creating them needs a right beyond the namespace."""
     serving: int = 1_000_000
     control: int = 500_000
     batch: int = 1_000

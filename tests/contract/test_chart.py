@@ -296,6 +296,27 @@ def test_server_manager_follows_a_triton_whose_volume_one_node_mounts():
     assert claims == [{"slipway-serving"}] * 2
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_no_pod_must_be_both_on_one_host_and_spread_over_hosts(case):
+    """The second replica of such a pod would never be scheduled, and neither would the pod that replaces the first."""
+    for name, pod in pods(case):
+        required = pod.get("affinity", {}).get("podAffinity", {}).get("requiredDuringSchedulingIgnoredDuringExecution", [])
+        spread = [each["topologyKey"] for each in pod.get("topologySpreadConstraints", [])]
+        assert not {each["topologyKey"] for each in required} & set(spread), name
+
+
+@pytest.mark.parametrize("case", ["external", "production", "trial"])
+def test_server_manager_tolerates_what_triton_tolerates_where_it_must_run_on_its_node(case):
+    manager = find(case, "Deployment", "slipway-server-manager")["spec"]["template"]["spec"]
+    triton = find(case, "StatefulSet", "slipway-triton")["spec"]["template"]["spec"]
+    assert "podAffinity" in manager["affinity"]
+    assert manager["tolerations"] == triton["tolerations"] != []
+
+
+def test_server_manager_tolerates_no_taint_where_it_runs_on_any_node():
+    assert "tolerations" not in find("everything", "Deployment", "slipway-server-manager")["spec"]["template"]["spec"]
+
+
 def test_a_gpu_is_asked_for_unless_the_engine_is_the_toy():
     triton = find("everything", "StatefulSet", "slipway-triton")["spec"]["template"]["spec"]
     assert triton["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 2

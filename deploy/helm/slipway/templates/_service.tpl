@@ -65,7 +65,11 @@
 {{- define "slipway.servicePod" -}}
 {{- $values := .root.Values -}}
 {{- $tls := and $values.gatewayTls.enabled (has .component (list "gateway" "rollback-controller")) -}}
-{{- include "slipway.podBase" (dict "root" .root "component" .component "placement" .service.placement "priority" .service.priorityClassName) }}
+{{- $placement := deepCopy .service.placement -}}
+{{- if include "slipway.followsTriton" . -}}
+{{- $_ := set $placement "tolerations" (concat $placement.tolerations $values.triton.placement.tolerations | uniq) -}}
+{{- end -}}
+{{- include "slipway.podBase" (dict "root" .root "component" .component "placement" $placement "priority" .service.priorityClassName) }}
 terminationGracePeriodSeconds: {{ add $values.preStopS .service.stopS }}
 shareProcessNamespace: true # so that the program is not process 1, which its own container cannot kill
 {{- include "slipway.affinity" . }}
@@ -174,8 +178,7 @@ readinessProbe:
 {{/* A claim that one node mounts at a time: server-manager follows Triton. */}}
 {{- define "slipway.affinity" -}}
 {{- $affinity := deepCopy .service.placement.affinity -}}
-{{- $values := .root.Values -}}
-{{- if and (eq .component "server-manager") $values.triton.deploy (eq $values.triton.accessMode "ReadWriteOnce") -}}
+{{- if include "slipway.followsTriton" . -}}
 {{- $labels := include "slipway.selector" (dict "root" .root "component" "triton") | fromYaml -}}
 {{- $term := dict "topologyKey" "kubernetes.io/hostname" "labelSelector" (dict "matchLabels" $labels) -}}
 {{- $affinity = merge (dict "podAffinity" (dict "requiredDuringSchedulingIgnoredDuringExecution" (list $term))) $affinity -}}
