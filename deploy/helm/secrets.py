@@ -2,8 +2,8 @@
 
     python -m deploy.helm.secrets KEYS [--prefix slipway] [--smoke NAME] [--backup NAME] [--orders NAME …] [--servers]
 
-The names are identities of `slipway keys add`. `--servers` adds the secrets of a bus and a store of the chart. What is printed is secret: pipe it into `kubectl apply -f -`, or into
-the store that External Secrets reads.
+The names are identities of `slipway keys add`. `--servers` adds the secrets of a bus and a store of the chart.
+What is printed is secret: pipe it into `kubectl apply -f -`, or into the store that External Secrets reads.
 """
 
 import argparse
@@ -69,12 +69,11 @@ def order_secret(keys: Path, names: list[str]) -> dict[str, str]:
     administrators = {each["name"] for each in json.loads((keys / "trust" / "administrators.json").read_text())}
     for name in names:
         if name in administrators:
-            msg = (
-                f"--orders {name} is refused: an attacker who controls the console can order as those whose credentials "
-                f"it has, and {name} is an administrator; add a person with "
+            raise Refused(
+                f"--orders {name} is refused: an attacker who controls the console can order as those whose "
+                f"credentials it has, and {name} is an administrator; add a person with "
                 "`slipway keys add NAME --role operator --role approver`"
             )
-            raise Refused(msg)
     return {f"{name}.nk": identity_secret(keys, name)["credential"] for name in names}
 
 
