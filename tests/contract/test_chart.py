@@ -342,6 +342,32 @@ def test_the_test_is_a_pod_that_ends_by_itself_before_its_deadline():
     assert pod["spec"]["activeDeadlineSeconds"] == 1800
 
 
+def test_the_pod_of_the_command_line_is_that_of_the_test_but_for_its_command():
+    """The pod of docs/kubernetes.md: `helm test` reaches bus and store, and so does what has its labels and mounts."""
+    pod = yaml.safe_load((ROOT / "deploy/helm/cli.yaml").read_text())
+    smoke = find("trial", "Pod", "slipway-smoke")
+    assert pod["metadata"]["labels"] == smoke["metadata"]["labels"]
+    differs = {"activeDeadlineSeconds", "terminationGracePeriodSeconds", "containers"}
+    assert {key: value for key, value in pod["spec"].items() if key not in differs} == {
+        key: value for key, value in smoke["spec"].items() if key not in differs
+    }
+    (here,), (there,) = pod["spec"]["containers"], smoke["spec"]["containers"]
+    differs = {"name", "command", "args"}
+    assert {key: value for key, value in here.items() if key not in differs} == {
+        key: value for key, value in there.items() if key not in differs
+    }
+
+
+def test_the_page_names_the_hosts_that_signed_addresses_have_for_publishing_from_outside():
+    """The registry signs uploads for its own name of the store; under another one they are refused."""
+    settings = environment("trial", "Deployment", "registry")
+    hosts = {settings["SLIPWAY_NATS_URL"].removeprefix("tls://"), settings["SLIPWAY_S3_ENDPOINT"]}
+    page = (ROOT / "docs/kubernetes.md").read_text()
+    (line,) = re.findall(r"127\.0\.0\.1 (.*)' \| sudo tee", page)
+    assert set(line.split()) == {host.partition(":")[0] for host in hosts}
+    assert "services.registry.env.REGISTRY_UPLOAD_ENDPOINT" in page
+
+
 def test_server_manager_follows_a_triton_whose_volume_one_node_mounts():
     close = find("external", "Deployment", "slipway-server-manager")["spec"]["template"]["spec"]
     (term,) = close["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
