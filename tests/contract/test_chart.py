@@ -308,7 +308,7 @@ def test_every_service_is_a_workload_of_its_own_that_is_probed_and_drained(name)
     ]
     budget = find("everything", "PodDisruptionBudget", f"slipway-{name}")
     assert budget["spec"]["selector"] == workload["spec"]["selector"]
-    assert budget["spec"]["maxUnavailable"] == 1, "a budget that lets nobody go blocks the drain of a node"
+    assert budget["spec"]["maxUnavailable"] == 1, "a budget that lets no pod go blocks the drain of a node"
 
 
 def test_a_gateway_has_time_for_the_streams_in_flight():
