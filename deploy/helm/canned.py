@@ -30,7 +30,7 @@ POLICY: Final = {
     "promotion": {"mode": "manual"},
     "triggers": [{"name": "errors", "metric": "error_ratio", "threshold": 0.5, "action": "manual"}],
 }
-"""Nothing of it goes to production: an approval is required, which nobody gives."""
+"""Nothing of it goes to production: an approval is required, and none is given."""
 
 
 def alphabet() -> list[str]:

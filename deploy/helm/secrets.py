@@ -1,12 +1,13 @@
 """Kubernetes secrets from a folder of keys, as the chart mounts them.
 
-    python -m deploy.helm.secrets KEYS [--prefix slipway] [--smoke NAME] [--backup NAME] [--orders NAME …]
+    python -m deploy.helm.secrets KEYS [--prefix slipway] [--smoke NAME] [--backup NAME] [--orders NAME …] [--servers]
 
-The names are identities of `slipway keys add`. What is printed is secret: pipe it into `kubectl apply -f -`, or into
-the store that External Secrets reads.
+The names are identities of `slipway keys add`. `--servers` adds the secrets of a bus and a store of the chart.
+What is printed is secret: pipe it into `kubectl apply -f -`, or into the store that External Secrets reads.
 """
 
 import argparse
+import json
 import secrets
 import sys
 from collections.abc import Iterator
@@ -29,6 +30,10 @@ STORE: Final = {
     "private.key": "certs/private.key",
 }
 """Keys of the secret of a SeaweedFS of the chart, with the files of the folder `store`."""
+
+
+class Refused(Exception):  # noqa: N818 - the sentence is the point
+    """The options ask for a secret that must not be made."""
 
 
 def triton_key(keys: Path) -> str:
@@ -55,16 +60,53 @@ def identity_secret(keys: Path, name: str) -> dict[str, str]:
     return {key: path.read_text() for key, path in files.items() if path.is_file()}
 
 
-def contents(keys: Path, users: dict[str, str], orders: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
+def order_secret(keys: Path, names: list[str]) -> dict[str, str]:
+    """Return the credentials of those who may order at the console.
+
+    Raises:
+        Refused: One of them is an administrator.
+    """
+    administrators = {each["name"] for each in json.loads((keys / "trust" / "administrators.json").read_text())}
+    for name in names:
+        if name in administrators:
+            raise Refused(
+                f"--orders {name} is refused: an attacker who controls the console can order as those whose "
+                f"credentials it has, and {name} is an administrator; add a person with "
+                "`slipway keys add NAME --role operator --role approver`"
+            )
+    return {f"{name}.nk": identity_secret(keys, name)["credential"] for name in names}
+
+
+def backup_files(given: argparse.Namespace) -> dict[str, str]:
+    """Return what reaches the S3 server of backups: its key, and the authority of its certificate.
+
+    Raises:
+        Refused: No identity backs up.
+    """
+    options = (
+        ("--backup-store", "backup-store", given.backup_store),
+        ("--backup-ca", "backup-ca.pem", given.backup_ca),
+    )
+    for option, _, file in options:
+        if file is not None and not given.backup:
+            raise Refused(f"{option} is given without --backup: name the identity that backs up")
+    return {key: file.read_text() for _, key, file in options if file is not None}
+
+
+def contents(
+    keys: Path, users: dict[str, str], orders: list[str], *, servers: bool = False
+) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the name of each secret, without its prefix, and its content.
 
     Args:
         keys: The folder of `slipway keys init`.
         users: By secret (`smoke`, `backup`): the identity that it holds.
         orders: Identities that may order at the console.
+        servers: Whether bus and store are of the chart: their secrets hold the bus's key and every key of the store.
 
     Raises:
         FileNotFoundError: An identity has no key.
+        Refused: An administrator is to order at the console.
     """
     yield (
         "trust",
@@ -72,13 +114,14 @@ def contents(keys: Path, users: dict[str, str], orders: list[str]) -> Iterator[t
     )
     for service in (*SERVICES, PROVISIONER):
         yield service, identity_secret(keys, service)
-    yield "bus", {path.name: path.read_text() for path in sorted((keys / "bus").iterdir())}
-    yield "store", {key: (keys / "store" / path).read_text() for key, path in STORE.items()}
+    if servers:
+        yield "bus", {path.name: path.read_text() for path in sorted((keys / "bus").iterdir())}
+        yield "store", {key: (keys / "store" / path).read_text() for key, path in STORE.items()}
     yield "triton", {"admin-key": triton_key(keys)}
     for secret, identity in users.items():
         yield secret, identity_secret(keys, identity)
     if orders:
-        yield "console-orders", {f"{name}.nk": (keys / "credentials" / f"{name}.nk").read_text() for name in orders}
+        yield "console-orders", order_secret(keys, orders)
 
 
 def manifests(prefix: str, secrets_by_name: Iterator[tuple[str, dict[str, str]]]) -> str:
@@ -99,8 +142,8 @@ def manifests(prefix: str, secrets_by_name: Iterator[tuple[str, dict[str, str]]]
     )
 
 
-def main() -> None:
-    """Print the secrets of a folder of keys."""
+def parse() -> argparse.Namespace:
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(prog="python -m deploy.helm.secrets", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("keys", type=Path, help="folder of `slipway keys init`")
     parser.add_argument("--prefix", default="slipway", help="beginning of the names: `secrets.prefix` of the chart")
@@ -108,14 +151,21 @@ def main() -> None:
     parser.add_argument("--backup", help="identity that backs up")
     parser.add_argument("--orders", action="append", default=[], help="who may order at the console; repeatable")
     parser.add_argument("--backup-store", type=Path, help="file with the key of the S3 server that backups go to")
-    given = parser.parse_args()
+    parser.add_argument("--backup-ca", type=Path, help="certificate (PEM) of the authority of that server, if private")
+    parser.add_argument("--servers", action="store_true", help="the chart runs bus and store: add their secrets")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Print the secrets of a folder of keys."""
+    given = parse()
     users = {name: user for name, user in (("smoke", given.smoke), ("backup", given.backup)) if user}
     try:
-        secrets_by_name = dict(contents(given.keys, users, given.orders))
-        if given.backup_store is not None:
-            secrets_by_name.setdefault("backup", {})["backup-store"] = given.backup_store.read_text()
+        secrets_by_name = dict(contents(given.keys, users, given.orders, servers=given.servers))
+        for key, text in backup_files(given).items():
+            secrets_by_name["backup"][key] = text
         sys.stdout.write(manifests(given.prefix, iter(secrets_by_name.items())))
-    except OSError as error:
+    except (OSError, Refused) as error:
         sys.exit(f"secrets: {error}")
 
 

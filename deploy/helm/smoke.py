@@ -3,7 +3,7 @@
     python -m deploy.helm.smoke MODEL [--timeout SECONDS]
 
 Uses the command line with the environment's addresses and credential, those of an administrator: it also imports the
-canned base model. Exit code 0: merged, quantised, staged, benchmarked, and waiting for an approval that nobody gives.
+canned base model. Exit code 0: merged, quantised, staged, benchmarked, and waiting for an approval, which is not given.
 """
 
 import argparse

@@ -53,6 +53,21 @@ class Volume(Strict):
     """Empty: the cluster's default."""
 
 
+class Claim(Strict):
+    """A volume claim, which stays."""
+
+    size: Quantity
+    storage_class: OptionalName = ""
+    """Empty: the cluster's default."""
+
+
+class SecretKey(Strict):
+    """A key of a secret in the release's namespace."""
+
+    secret: Name
+    key: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+
+
 class Resources(Strict):
     """Requests and limits of a container."""
 
@@ -72,7 +87,8 @@ class Peers(Strict):
     """What a network policy lets through, in the form of Kubernetes (NetworkPolicyPeer); empty: every address."""
 
     peers: list[KubernetesObject] = []
-    port: Port
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """0: the port of the address. Name the port of the pods where a service in the cluster translates it."""
 
 
 class Nats(Strict):
@@ -90,8 +106,8 @@ class Nats(Strict):
     """Account of Slipway in NATS, for KEDA."""
     events_max_bytes: Annotated[int, Field(ge=1024 * 1024)] = 8 * 1024**3
     """Limit of the event log."""
-    egress: Peers = Peers(port=4222)
-    volume: Volume = Volume(kind="persistent", size="20Gi")
+    egress: Peers = Peers()
+    volume: Claim = Claim(size="20Gi")
     resources: Resources = Resources(requests={"cpu": "500m", "memory": "512Mi"}, limits={"memory": "2Gi"})
     placement: Placement = Placement()
 
@@ -107,8 +123,8 @@ class Store(Strict):
     region: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")] = "us-east-1"
     system_authorities: bool = False
     """The store's certificate is from a public authority, not from the one in the secret `SECRETS.PREFIX-trust`."""
-    egress: Peers = Peers(port=9000)
-    volume: Volume = Volume(kind="persistent", size="100Gi")
+    egress: Peers = Peers()
+    volume: Claim = Claim(size="100Gi")
     resources: Resources = Resources(requests={"cpu": "500m", "memory": "1Gi"}, limits={"memory": "4Gi"})
     placement: Placement = Placement()
 
@@ -130,6 +146,8 @@ class Secrets(Strict):
     """`existing`: they are in the namespace before the chart. `external`: the chart has an ExternalSecret for each."""
     prefix: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$")] = "slipway"
     external: SecretStore = SecretStore()
+    console_orders: bool = False
+    """People order at the console: the secret `PREFIX-console-orders` with their credentials must be there."""
 
 
 class CertificateIssuer(Strict):
@@ -154,12 +172,10 @@ class Service(Strict):
     enabled: bool = True
     replicas: Annotated[int, Field(ge=0, le=100)] = 2
     """Replicas where KEDA does not scale it; 0 stops it."""
-    max_replicas: Annotated[int, Field(ge=1, le=500)] = 4
-    """Most replicas with KEDA."""
-    min_replicas: Annotated[int, Field(ge=0, le=100)] = 1
-    """Fewest replicas with KEDA. 0 needs the monitoring endpoint of NATS: a service that is away reports no lag."""
     env: dict[SettingName, str] = {}
     """Settings by their names (docs/reference/settings.md)."""
+    secret_env: dict[SettingName, SecretKey] = {}
+    """Settings that are secret, such as CONSOLE_OIDC_CLIENT_SECRET: by name, the secret and its key that have them."""
     resources: Resources = Resources()
     state: Volume = Volume()
     """Scratch files and caches, on the node."""
@@ -170,10 +186,28 @@ class Service(Strict):
     placement: Placement = Placement()
     extra_egress: list[KubernetesObject] = []
     """Further rules of its network policy, such as an identity provider of the gateway."""
-    ingress_from: list[KubernetesObject] = []
-    """Who may reach its port from outside this release (NetworkPolicyPeer): gateway and console only."""
     extra_volumes: list[KubernetesObject] = []
     extra_volume_mounts: list[KubernetesObject] = []
+
+
+class ScaledService(Service):
+    """A service that KEDA scales."""
+
+    max_replicas: Annotated[int, Field(ge=1, le=500)] = 4
+    """Most replicas with KEDA."""
+    min_replicas: Annotated[int, Field(ge=0, le=100)] = 1
+    """Fewest replicas with KEDA. 0 needs the monitoring endpoint of NATS: a service that is away reports no lag."""
+
+
+class ConsoleService(Service):
+    """The console."""
+
+    ingress_from: list[KubernetesObject] = []
+    """Who may reach its port from outside this release (NetworkPolicyPeer)."""
+
+
+class GatewayService(ScaledService, ConsoleService):
+    """The gateway."""
 
 
 class GatewayTls(Strict):
@@ -198,18 +232,27 @@ class Triton(Strict):
     gpu_resource: Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$")] = "nvidia.com/gpu"
     hardware: Annotated[str, Field(pattern=r"^(cpu|cuda:[0-9]+\.[0-9]+)?$")] = ""
     """Compute capability of its GPU (`cuda:9.0`), which decides the precisions that it can serve."""
+    hardware_name: Annotated[str, Field(pattern=r"^[ -~]*$", max_length=200)] = ""
+    """Name of its hardware, such as `1 x NVIDIA H100 80GB HBM3`, that benchmarks are filed under; required with the
+    engine `slipway`. Give another name when the hardware changes: figures of other hardware are not compared."""
     memory_budget_bytes: Annotated[int, Field(ge=0)] = 0
     """Memory that all models together may reserve; required with `deploy` and the engine `slipway`."""
     engine_args: dict[str, Any] = {"gpu_memory_utilization": 0.18}
     runtime_class_name: OptionalName = ""
     resources: Resources = Resources(requests={"cpu": "4", "memory": "16Gi"}, limits={"memory": "64Gi"})
     shared_memory: Quantity = "2Gi"
-    volume: Volume = Volume(kind="persistent", size="200Gi")
+    volume: Claim = Claim(size="200Gi")
     """Model repository and local copies of models, shared with server-manager; node-local disks are fastest."""
     access_mode: Literal["ReadWriteOnce", "ReadWriteMany"] = "ReadWriteOnce"
-    """ReadWriteOnce: server-manager runs on Triton's node."""
+    """ReadWriteOnce: server-manager runs on Triton's node, with Triton's tolerations."""
     claim: OptionalName = ""
     """An existing claim in place of one that the chart makes."""
+    env: dict[SettingName, str] = {}
+    """Settings of the engine. SLIPWAY_OTLP_ENDPOINT, _HEADERS and _CA come from `env` of all services."""
+    extra_egress: list[KubernetesObject] = []
+    """Rules of its network policy; without them, and without a collector, it connects to nothing."""
+    extra_volumes: list[KubernetesObject] = []
+    extra_volume_mounts: list[KubernetesObject] = []
     stop_s: Seconds = 75
     placement: Placement = Placement(
         tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
@@ -228,6 +271,9 @@ class Network(Strict):
         {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}
     ]
     """Where names are resolved, at port 53."""
+    collector: list[KubernetesObject] = []
+    """Where the collector of SLIPWAY_OTLP_ENDPOINT is (NetworkPolicyPeer), at the port of that address; empty: every
+    address. Without that setting the policies let nothing through to it."""
     monitoring: list[KubernetesObject] = [
         {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
     ]
@@ -283,9 +329,12 @@ class Backup(Strict):
     """`s3://BUCKET/PREFIX`, or a folder below /backup, which is the volume."""
     endpoint: OptionalHostPort = ""
     """Host and port of the S3 server of an s3:// destination; its key is `backup-store` in the same secret."""
-    egress: Peers = Peers(port=443)
+    region: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")] = "us-east-1"
+    private_authority: bool = False
+    """The server's certificate is from the authority in `backup-ca.pem` of the same secret, not from a public one."""
+    egress: Peers = Peers()
     """Where that server is."""
-    volume: Volume = Volume(kind="persistent", size="200Gi")
+    volume: Claim = Claim(size="200Gi")
     """Used if the destination is a folder."""
     deadline_s: Annotated[int, Field(ge=60)] = 21600
     resources: Resources = Resources(limits={"memory": "4Gi"})
@@ -304,7 +353,7 @@ class PriorityClasses(Strict):
     """Classes of priority: serving before control before batch."""
 
     create: bool = False
-    """They are objects of the cluster: creating them is a right that not everybody has."""
+    """They are objects of the cluster: creating them needs a right beyond the namespace."""
     serving: int = 1_000_000
     control: int = 500_000
     batch: int = 1_000
@@ -312,10 +361,10 @@ class PriorityClasses(Strict):
 
 _GIB4 = Resources(requests={"cpu": "2", "memory": "4Gi"}, limits={"memory": "16Gi"})
 _DEFAULTS: Final[dict[str, Service]] = {
-    "merger": Service(
+    "merger": ScaledService(
         replicas=1, min_replicas=0, resources=_GIB4, state=Volume(kind="ephemeral", size="100Gi"), stop_s=60
     ),
-    "quantiser": Service(
+    "quantiser": ScaledService(
         replicas=1,
         min_replicas=0,
         max_replicas=8,
@@ -323,11 +372,11 @@ _DEFAULTS: Final[dict[str, Service]] = {
         state=Volume(kind="ephemeral", size="200Gi"),
         stop_s=60,
     ),
-    "benchmarker": Service(replicas=1, min_replicas=0, max_replicas=1),
-    "monitor": Service(
+    "benchmarker": ScaledService(replicas=1, min_replicas=0, max_replicas=1),
+    "monitor": ScaledService(
         min_replicas=2, resources=Resources(requests={"cpu": "500m", "memory": "768Mi"}, limits={"memory": "2Gi"})
     ),
-    "gateway": Service(
+    "gateway": GatewayService(
         min_replicas=2,
         max_replicas=10,
         resources=Resources(requests={"cpu": "1", "memory": "512Mi"}, limits={"memory": "2Gi"}),
@@ -335,8 +384,8 @@ _DEFAULTS: Final[dict[str, Service]] = {
         stop_s=45,
         env={"GATEWAY_TRUSTED_PROXIES": "private"},
     ),
-    "console": Service(replicas=1, max_replicas=1, state=Volume(kind="persistent", size="10Gi")),
-    "mirror": Service(enabled=False, replicas=1, max_replicas=1, state=Volume(size="50Gi")),
+    "console": ConsoleService(replicas=1, state=Volume(kind="persistent", size="10Gi")),
+    "mirror": Service(enabled=False, replicas=1, state=Volume(size="50Gi")),
     "notifier": Service(enabled=False),
     "server-manager": Service(resources=Resources(limits={"memory": "2Gi"})),
 }
@@ -344,7 +393,11 @@ Services: Final = create_model(  # type: ignore[call-overload]
     "Services",
     __base__=Strict,
     __doc__="The services of Slipway, each a workload of its own.",
-    **{name.replace("-", "_"): (Service, Field(_DEFAULTS.get(name, Service()), alias=name)) for name in SERVICES},
+    **{
+        name.replace("-", "_"): (type(default), Field(default, alias=name))
+        for name in SERVICES
+        for default in (_DEFAULTS.get(name, Service()),)
+    },
 )
 
 

@@ -135,14 +135,21 @@ def test_images_come_from_the_given_registry_by_digest_where_one_is_given():
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_secrets_are_files_but_for_the_key_of_triton(case):
+def test_secrets_are_files_but_for_the_key_of_triton_and_what_the_values_name(case):
     """Triton takes its key on the command line only."""
+    named = {
+        (setting, reference["key"])
+        for service in CASES[case].get("services", {}).values()
+        for setting, reference in service.get("secretEnv", {}).items()
+    }
     by_environment = {
         (variable["name"], variable["valueFrom"]["secretKeyRef"]["key"])
         for _, container in containers(case)
         for variable in container.get("env", [])
         if "valueFrom" in variable
     }
+    assert named <= by_environment
+    by_environment -= named
     assert {key for _, key in by_environment} == {"admin-key"}
     assert {name for name, _ in by_environment} <= {"SLIPWAY_TRITON_ADMIN_KEY", "SERVER_MANAGER_ADMIN_KEY"}
 
@@ -194,6 +201,58 @@ def test_only_those_that_fetch_or_notify_have_a_way_outside(name):
     outside = [peer for rule in rules for peer in rule.get("to", []) if "ipBlock" in peer]
     assert bool(outside) == ("outside" in SERVICES[name].calls)
     assert all("10.0.0.0/8" in peer["ipBlock"]["except"] for peer in outside)
+
+
+def rules_to(case: str, name: str, port: int) -> list[dict[str, Any]]:
+    """The rules of one's policy that let it reach a port."""
+    rules = find(case, "NetworkPolicy", f"slipway-{name}")["spec"].get("egress", [])
+    return [rule for rule in rules if port in [each["port"] for each in rule["ports"]]]
+
+
+@pytest.mark.parametrize("name", [*SERVICES, "prepare", "smoke", "backup", "triton"])
+def test_everything_that_sends_spans_reaches_the_collector_and_nothing_else_at_its_port(name):
+    assert [rule["to"] for rule in rules_to("everything", name, 4318)] == [CASES["everything"]["network"]["collector"]]
+
+
+def test_without_an_address_of_a_collector_nothing_is_let_through_to_one():
+    policies = [each for each in objects("trial") if each["kind"] == "NetworkPolicy"]
+    assert len(policies) > 12
+    assert "4318" not in str(policies)
+
+
+def test_the_engine_sends_its_spans_to_the_collector_of_the_services():
+    (container,) = find("everything", "StatefulSet", "slipway-triton")["spec"]["template"]["spec"]["containers"]
+    names = {each["name"]: each.get("value") for each in container["env"]}
+    assert names["SLIPWAY_OTLP_ENDPOINT"] == "http://collector:4318"
+    assert "SLIPWAY_LOG_LEVEL" not in names, "a change of it would restart Triton, which loses its models"
+    assert rules_to("everything", "triton", 53), "the collector has a name"
+    assert "egress" not in find("trial", "NetworkPolicy", "slipway-triton")["spec"]
+
+
+@pytest.mark.parametrize(
+    ("case", "bus", "store"),
+    [
+        ("external", [4222], 9000),
+        ("production", [4222], 443),
+        ("own-triton", [4223, 4222], 443),
+        ("everything", [4222], 9443),
+    ],
+)
+def test_policies_open_the_ports_of_the_addresses_unless_they_are_named(case, bus, store):
+    """A policy counts after the translation of a service's port, so that a port can be named: `everything`."""
+    for name in ("registry", "prepare"):
+        (rule,) = rules_to(case, name, bus[0])
+        assert [each["port"] for each in rule["ports"]] == bus, name
+        assert rules_to(case, name, store), name
+        assert store == 9000 or not rules_to(case, name, 9000), name
+
+
+def test_the_backup_reaches_the_port_of_its_server_and_trusts_its_authority():
+    assert rules_to("everything", "backup", 8443)
+    pod = find("everything", "CronJob", "slipway-backup")["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    settings = {each["name"]: each["value"] for each in pod["containers"][0]["env"]}
+    assert settings["SLIPWAY_BACKUP_S3_CA"] == "/run/secrets/slipway/backup-ca.pem"
+    assert settings["SLIPWAY_BACKUP_S3_REGION"] == "eu-central-1"
 
 
 def test_compose_draws_the_same_lines():
@@ -249,7 +308,7 @@ def test_every_service_is_a_workload_of_its_own_that_is_probed_and_drained(name)
     ]
     budget = find("everything", "PodDisruptionBudget", f"slipway-{name}")
     assert budget["spec"]["selector"] == workload["spec"]["selector"]
-    assert budget["spec"]["maxUnavailable"] == 1, "a budget that lets nobody go blocks the drain of a node"
+    assert budget["spec"]["maxUnavailable"] == 1, "a budget that lets no pod go blocks the drain of a node"
 
 
 def test_a_gateway_has_time_for_the_streams_in_flight():
@@ -283,6 +342,32 @@ def test_the_test_is_a_pod_that_ends_by_itself_before_its_deadline():
     assert pod["spec"]["activeDeadlineSeconds"] == 1800
 
 
+def test_the_pod_of_the_command_line_is_that_of_the_test_but_for_its_command():
+    """The pod of docs/kubernetes.md: `helm test` reaches bus and store, and so does what has its labels and mounts."""
+    pod = yaml.safe_load((ROOT / "deploy/helm/cli.yaml").read_text())
+    smoke = find("trial", "Pod", "slipway-smoke")
+    assert pod["metadata"]["labels"] == smoke["metadata"]["labels"]
+    differs = {"activeDeadlineSeconds", "terminationGracePeriodSeconds", "containers"}
+    assert {key: value for key, value in pod["spec"].items() if key not in differs} == {
+        key: value for key, value in smoke["spec"].items() if key not in differs
+    }
+    (here,), (there,) = pod["spec"]["containers"], smoke["spec"]["containers"]
+    differs = {"name", "command", "args"}
+    assert {key: value for key, value in here.items() if key not in differs} == {
+        key: value for key, value in there.items() if key not in differs
+    }
+
+
+def test_the_page_names_the_hosts_that_signed_addresses_have_for_publishing_from_outside():
+    """The registry signs uploads for its own name of the store; under another one they are refused."""
+    settings = environment("trial", "Deployment", "registry")
+    hosts = {settings["SLIPWAY_NATS_URL"].removeprefix("tls://"), settings["SLIPWAY_S3_ENDPOINT"]}
+    page = (ROOT / "docs/kubernetes.md").read_text()
+    (line,) = re.findall(r"127\.0\.0\.1 (.*)' \| sudo tee", page)
+    assert set(line.split()) == {host.partition(":")[0] for host in hosts}
+    assert "services.registry.env.REGISTRY_UPLOAD_ENDPOINT" in page
+
+
 def test_server_manager_follows_a_triton_whose_volume_one_node_mounts():
     close = find("external", "Deployment", "slipway-server-manager")["spec"]["template"]["spec"]
     (term,) = close["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
@@ -294,6 +379,68 @@ def test_server_manager_follows_a_triton_whose_volume_one_node_mounts():
         for pod in (close, triton["spec"])
     ]
     assert claims == [{"slipway-serving"}] * 2
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_pod_must_be_both_on_one_host_and_spread_over_hosts(case):
+    """The second replica of such a pod would never be scheduled, and neither would the pod that replaces the first."""
+    for name, pod in pods(case):
+        required = (
+            pod.get("affinity", {}).get("podAffinity", {}).get("requiredDuringSchedulingIgnoredDuringExecution", [])
+        )
+        spread = [each["topologyKey"] for each in pod.get("topologySpreadConstraints", [])]
+        assert not {each["topologyKey"] for each in required} & set(spread), name
+
+
+@pytest.mark.parametrize("case", ["external", "production", "trial"])
+def test_server_manager_tolerates_what_triton_tolerates_where_it_must_run_on_its_node(case):
+    manager = find(case, "Deployment", "slipway-server-manager")["spec"]["template"]["spec"]
+    triton = find(case, "StatefulSet", "slipway-triton")["spec"]["template"]["spec"]
+    assert "podAffinity" in manager["affinity"]
+    assert manager["tolerations"] == triton["tolerations"] != []
+
+
+def test_server_manager_tolerates_no_taint_where_it_runs_on_any_node():
+    assert "tolerations" not in find("everything", "Deployment", "slipway-server-manager")["spec"]["template"]["spec"]
+
+
+def environment(case: str, kind: str, name: str) -> dict[str, Any]:
+    (container,) = find(case, kind, f"slipway-{name}")["spec"]["template"]["spec"]["containers"]
+    return {each["name"]: each.get("value", each.get("valueFrom")) for each in container["env"]}
+
+
+def test_the_console_asks_the_gateway_and_trusts_the_authority_of_its_certificate():
+    assert environment("trial", "StatefulSet", "console")["CONSOLE_GATEWAY_URL"] == "http://slipway-gateway:8080"
+    with_tls = environment("everything", "StatefulSet", "console")
+    assert with_tls["CONSOLE_GATEWAY_URL"] == "https://slipway-gateway:8080"
+    assert with_tls["CONSOLE_GATEWAY_CA"] == "/run/tls/ca.crt"
+    pod = find("everything", "StatefulSet", "slipway-console")["spec"]["template"]["spec"]
+    (volume,) = (each["secret"] for each in pod["volumes"] if each["name"] == "tls")
+    assert [each["key"] for each in volume["items"]] == ["ca.crt"], "not the gateway's key"
+    assert "/run/tls" in {each["mountPath"] for each in pod["containers"][0]["volumeMounts"]}
+
+
+def test_a_secret_setting_comes_from_the_secret_that_the_values_name():
+    settings = environment("everything", "StatefulSet", "console")
+    reference = {"secretKeyRef": {"name": "sign-in", "key": "client-secret"}}
+    assert settings["CONSOLE_OIDC_CLIENT_SECRET"] == reference
+
+
+def test_credentials_for_orders_at_the_console_come_from_the_store_of_secrets_where_they_are_asked_for():
+    secret = find("everything", "ExternalSecret", "slipway-secret-console-orders")["spec"]
+    assert secret["target"]["name"] == "slipway-console-orders"
+    for case, optional in (("everything", False), ("external", True)):
+        pod = find(case, "StatefulSet", "slipway-console")["spec"]["template"]["spec"]
+        (volume,) = (each["secret"] for each in pod["volumes"] if each["name"] == "orders")
+        assert (volume["secretName"], volume["optional"]) == ("slipway-console-orders", optional)
+
+
+@pytest.mark.parametrize(
+    ("case", "name"),
+    [("external", "1 x NVIDIA H100"), ("own-triton", "2 x NVIDIA L40S"), ("trial", "toy engine")],
+)
+def test_benchmarks_are_of_the_hardware_of_triton_and_not_of_the_benchmarkers_node(case, name):
+    assert environment(case, "Deployment", "benchmarker")["BENCHMARKER_SERVING_HARDWARE"] == name
 
 
 def test_a_gpu_is_asked_for_unless_the_engine_is_the_toy():

@@ -6,7 +6,8 @@ import yaml
 
 from tests.kit.wiring import ROOT
 
-MEMORY: Final = {"memoryBudgetBytes": 80_000_000_000}
+MEMORY: Final = {"memoryBudgetBytes": 80_000_000_000, "hardwareName": "1 x NVIDIA H100"}
+COLLECTOR: Final = [{"namespaceSelector": {"matchLabels": {"name": "telemetry"}}}]
 GATEWAY: Final = [{"name": "public", "namespace": "ingress"}]
 
 
@@ -27,25 +28,40 @@ CASES: Final[dict[str, dict[str, Any]]] = {
             "pullSecrets": ["pull"],
         },
         "nats": {"url": "tls://n0:4222,tls://n1:4222", "monitoring": "nats-headless.nats.svc:8222"},
-        "env": {"SLIPWAY_OTLP_ENDPOINT": "http://collector:4318"},
-        "secrets": {"source": "external", "external": {"name": "vault"}},
+        "store": {"endpoint": "s3.example.org:443", "egress": {"port": 9443}},
+        "env": {"SLIPWAY_OTLP_ENDPOINT": "http://collector:4318", "SLIPWAY_LOG_LEVEL": "WARNING"},
+        "network": {"collector": COLLECTOR},
+        "secrets": {"source": "external", "external": {"name": "vault"}, "consoleOrders": True},
         "services": {
             "mirror": {"enabled": True, "env": {"MIRROR_MLFLOW_URL": "https://mlflow.example.org"}},
             "notifier": {"enabled": True},
             "gateway": {"ingressFrom": [{"namespaceSelector": {"matchLabels": {"name": "ingress"}}}]},
+            "console": {"secretEnv": {"CONSOLE_OIDC_CLIENT_SECRET": {"secret": "sign-in", "key": "client-secret"}}},
         },
         "gatewayTls": {"enabled": True, "secretName": "gateway-tls", "issuer": {"name": "internal"}},
-        "gatewayRoute": {"enabled": True, "hostnames": ["llm.example.org"], "parentRefs": GATEWAY},
         "consoleRoute": {"enabled": True, "hostnames": ["console.example.org"], "parentRefs": GATEWAY},
         "triton": {**MEMORY, "accessMode": "ReadWriteMany", "gpus": 2, "hardware": "cuda:9.0"},
         "monitoring": {"podMonitor": True, "prometheusRule": True, "dashboards": True, "labels": {"release": "kps"}},
         "keda": {"enabled": True, "prometheus": "http://prometheus.monitoring:9090"},
-        "backup": {"enabled": True, "destination": "s3://backups/slipway", "endpoint": "s3.example.org:443"},
+        "backup": {
+            "enabled": True,
+            "destination": "s3://backups/slipway",
+            "endpoint": "backup.example.org:8443",
+            "region": "eu-central-1",
+            "privateAuthority": True,
+        },
         "priorityClasses": {"create": True},
         "spread": "DoNotSchedule",
     },
     "own-triton": {
-        "triton": {"deploy": False, "grpc": "triton.serving.svc:8001", "claim": "models"},
+        "nats": {"url": "tls://n0:4223,tls://n1"},
+        "store": {"endpoint": "s3.example.org:443"},
+        "triton": {
+            "deploy": False,
+            "grpc": "triton.serving.svc:8001",
+            "claim": "models",
+            "hardwareName": "2 x NVIDIA L40S",
+        },
         "keda": {"enabled": True, "prometheus": "http://prometheus:9090"},
         "services": {name: {"minReplicas": 1} for name in ("merger", "quantiser", "benchmarker")},
     },
@@ -61,9 +77,48 @@ CASES: Final[dict[str, dict[str, Any]]] = {
     },
 }
 
+SECRET: Final = {"secret": "sign-in", "key": "client-secret"}
 _KEDA: Final = {"enabled": True}
 REFUSED: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "no memory": ({}, "triton.memoryBudgetBytes is 0: say how many bytes"),
+    "no name of the hardware": (
+        {"triton": {"memoryBudgetBytes": 1}},
+        "triton.hardwareName is empty: name the hardware",
+    ),
+    "a route to a gateway that speaks TLS": (
+        {
+            "gatewayTls": {"enabled": True, "secretName": "gateway-tls"},
+            "gatewayRoute": {"enabled": True, "parentRefs": GATEWAY},
+            "triton": MEMORY,
+        },
+        "gatewayRoute and gatewayTls are both enabled: choose one",
+    ),
+    "a kind of a volume that is always a claim": ({"triton": {"volume": {"kind": "emptyDir"}}}, "'kind' not allowed"),
+    "replicas by KEDA of what it does not scale": (
+        {"services": {"registry": {"maxReplicas": 3}}},
+        "'maxReplicas' not allowed",
+    ),
+    "callers of what nothing outside calls": (
+        {"services": {"merger": {"ingressFrom": []}}},
+        "'ingressFrom' not allowed",
+    ),
+    "a secret setting that the chart makes": (
+        {"services": {"gateway": {"secretEnv": {"GATEWAY_API_KEYS": SECRET}}}, "triton": MEMORY},
+        "services.gateway.secretEnv.GATEWAY_API_KEYS is set by the chart itself",
+    ),
+    "a secret setting that is given as text, too": (
+        {"services": {"console": {"secretEnv": {"HF_TOKEN": SECRET}, "env": {"HF_TOKEN": "x"}}}, "triton": MEMORY},
+        "services.console.secretEnv.HF_TOKEN is in env, too: remove it from one of them",
+    ),
+    "such a setting of all as text, too": (
+        {"services": {"console": {"secretEnv": {"HF_TOKEN": SECRET}}}, "env": {"HF_TOKEN": "x"}, "triton": MEMORY},
+        "services.console.secretEnv.HF_TOKEN is in env, too: remove it from one of them",
+    ),
+    "a setting of Triton that the chart makes": (
+        {"triton": {**MEMORY, "env": {"SLIPWAY_TRITON_ADMIN_KEY": "x"}}},
+        "triton.env.SLIPWAY_TRITON_ADMIN_KEY is set by the chart itself",
+    ),
+    "a secret setting without a key": ({"services": {"console": {"secretEnv": {"A": {"secret": "s"}}}}}, "'key'"),
     "unknown key": ({"tritn": {}}, "additional properties 'tritn' not allowed"),
     "unknown service": ({"services": {"merge": {}}}, "additional properties 'merge' not allowed"),
     "plain NATS": ({"nats": {"url": "nats://nats:4222"}}, "'/nats/url'"),

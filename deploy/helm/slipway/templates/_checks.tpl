@@ -20,6 +20,8 @@
 - SLIPWAY_TRITON_ADMIN_KEY
 - SLIPWAY_BACKUP_S3_ENDPOINT
 - SLIPWAY_BACKUP_S3_CREDENTIALS
+- SLIPWAY_BACKUP_S3_CA
+- SLIPWAY_BACKUP_S3_REGION
 - GATEWAY_ADMIN_HOST
 - GATEWAY_ADMIN_PORT
 - GATEWAY_API_KEYS
@@ -30,6 +32,9 @@
 - ROLLBACK_CONTROLLER_GATEWAY_CA
 - CONSOLE_IDENTITIES
 - CONSOLE_CREDENTIALS
+- CONSOLE_GATEWAY_URL
+- CONSOLE_GATEWAY_CA
+- BENCHMARKER_SERVING_HARDWARE
 - SERVER_MANAGER_TRITON_GRPC
 - SERVER_MANAGER_ENGINE
 - SERVER_MANAGER_DEVICE
@@ -57,6 +62,12 @@
 {{- if and (not $values.triton.deploy) (or (not $values.triton.grpc) (not $values.triton.claim)) -}}
 {{- fail "triton.deploy is false: name your own Triton in triton.grpc, and in triton.claim the volume claim that it shares with server-manager." -}}
 {{- end -}}
+{{- if and (eq $values.triton.engine "slipway") (not $values.triton.hardwareName) -}}
+{{- fail "triton.hardwareName is empty: name the hardware that Triton runs on, such as \"1 x NVIDIA H100 80GB HBM3\"; benchmarks are filed under it, and the benchmarker sees its own node only." -}}
+{{- end -}}
+{{- if and $values.gatewayTls.enabled $values.gatewayRoute.enabled -}}
+{{- fail "gatewayRoute and gatewayTls are both enabled: choose one; the route speaks plain HTTP to the gateway, which then speaks TLS only." -}}
+{{- end -}}
 {{- if and $values.gatewayTls.enabled (not $values.gatewayTls.secretName) -}}
 {{- fail "gatewayTls.secretName is empty with gatewayTls.enabled: name the secret with tls.crt and tls.key." -}}
 {{- end -}}
@@ -72,7 +83,7 @@
 {{- fail "backup.endpoint is empty with an s3:// destination: name host and port of its server." -}}
 {{- end -}}
 {{- range $name := list "console" "mirror" -}}
-{{- $most := max (int (index $values.services $name "replicas")) (int (index $values.services $name "maxReplicas")) -}}
+{{- $most := int (index $values.services $name "replicas") -}}
 {{- if gt $most 1 -}}
 {{- fail (printf "services.%s is to have %d replicas: it keeps state of its own, so at most 1; another one needs a release of its own." $name $most) -}}
 {{- end -}}
@@ -83,10 +94,23 @@
 {{- fail (printf "env.%s is set by the chart itself: remove it, and use the value that it is made of." $name) -}}
 {{- end -}}
 {{- end -}}
+{{- range $name := keys $values.triton.env -}}
+{{- if has $name $own -}}
+{{- fail (printf "triton.env.%s is set by the chart itself: remove it, and use the value that it is made of." $name) -}}
+{{- end -}}
+{{- end -}}
 {{- range $name, $_ := $facts.services -}}
-{{- range $setting := keys (index $values.services $name "env") -}}
+{{- $service := index $values.services $name -}}
+{{- range $kind := list "env" "secretEnv" -}}
+{{- range $setting := keys (index $service $kind) -}}
 {{- if has $setting $own -}}
-{{- fail (printf "services.%s.env.%s is set by the chart itself: remove it, and use the value that it is made of." $name $setting) -}}
+{{- fail (printf "services.%s.%s.%s is set by the chart itself: remove it, and use the value that it is made of." $name $kind $setting) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $setting := keys $service.secretEnv -}}
+{{- if or (hasKey $service.env $setting) (hasKey $values.env $setting) -}}
+{{- fail (printf "services.%s.secretEnv.%s is in env, too: remove it from one of them." $name $setting) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -97,7 +121,7 @@
 {{- end -}}
 {{- range $name, $_ := $facts.services -}}
 {{- $service := index $values.services $name -}}
-{{- if gt (int $service.minReplicas) (int $service.maxReplicas) -}}
+{{- if and (hasKey $service "minReplicas") (gt (int $service.minReplicas) (int $service.maxReplicas)) -}}
 {{- fail (printf "services.%s.minReplicas is %d, above maxReplicas %d: lower it." $name (int $service.minReplicas) (int $service.maxReplicas)) -}}
 {{- end -}}
 {{- if and (index $facts.services $name "scales") $service.enabled (eq (int $service.minReplicas) 0) (not $monitoring) -}}

@@ -12,10 +12,26 @@
     - {port: 53, protocol: TCP}
 {{- end }}
 
-{{/* Egress to a server: root, component (of this release), own (whether it is deployed), egress (values of another). */}}
+{{/* Ports of addresses, as a list: addresses (separated by commas), egress (its port, if one is named), default. */}}
+{{- define "slipway.portsOf" -}}
+{{- if .egress.port -}}
+{{- list (int .egress.port) | toYaml -}}
+{{- else -}}
+{{- $ports := list -}}
+{{- range splitList "," .addresses -}}
+{{- $host := regexReplaceAll "/.*$" (regexReplaceAll "^[a-z]+://" (trim .) "") "" -}}
+{{- $ports = append $ports (regexFind "[0-9]+$" (regexFind ":[0-9]+$" $host) | default $.default | int) -}}
+{{- end -}}
+{{- uniq $ports | toYaml -}}
+{{- end -}}
+{{- end }}
+
+{{/* Egress to a server: root, component (of this release), own (whether it is deployed), ports, peers (of another). */}}
 {{- define "slipway.toServer" -}}
 - ports:
-    - {port: {{ .port }}, protocol: TCP}
+    {{- range .ports }}
+    - {port: {{ . }}, protocol: TCP}
+    {{- end }}
   {{- if .own }}
   to:
     {{- include "slipway.podsOf" . | nindent 4 }}
@@ -27,14 +43,31 @@
 
 {{- define "slipway.toBus" -}}
 {{- $nats := .root.Values.nats -}}
-{{- $port := ternary 4222 $nats.egress.port $nats.deploy -}}
-{{- include "slipway.toServer" (dict "root" .root "component" "nats" "own" $nats.deploy "port" $port "peers" $nats.egress.peers) }}
+{{- $egress := ternary (dict "port" 4222) $nats.egress $nats.deploy -}}
+{{- $ports := include "slipway.portsOf" (dict "addresses" $nats.url "egress" $egress "default" 4222) | fromYamlArray -}}
+{{- include "slipway.toServer" (dict "root" .root "component" "nats" "own" $nats.deploy "ports" $ports "peers" $nats.egress.peers) }}
 {{- end }}
 
 {{- define "slipway.toStore" -}}
 {{- $store := .root.Values.store -}}
-{{- $port := ternary 9000 $store.egress.port $store.deploy -}}
-{{- include "slipway.toServer" (dict "root" .root "component" "store" "own" $store.deploy "port" $port "peers" $store.egress.peers) }}
+{{- $egress := ternary (dict "port" 9000) $store.egress $store.deploy -}}
+{{- $ports := include "slipway.portsOf" (dict "addresses" $store.endpoint "egress" $egress "default" 443) | fromYamlArray -}}
+{{- include "slipway.toServer" (dict "root" .root "component" "store" "own" $store.deploy "ports" $ports "peers" $store.egress.peers) }}
+{{- end }}
+
+{{/* Egress to the collector of traces and metrics, if the settings name one: root, env. */}}
+{{- define "slipway.toCollector" -}}
+{{- with index .env "SLIPWAY_OTLP_ENDPOINT" }}
+{{- $default := ternary 443 80 (hasPrefix "https://" .) -}}
+{{- $ports := include "slipway.portsOf" (dict "addresses" . "egress" dict "default" $default) | fromYamlArray -}}
+{{- include "slipway.toServer" (dict "ports" $ports "peers" $.root.Values.network.collector) }}
+{{- end }}
+{{- end }}
+
+{{/* Settings of the engine: its own, and where all send their spans. An image of the toy engine sends none. */}}
+{{- define "slipway.tritonEnv" -}}
+{{- $env := ternary dict (pick .Values.env "SLIPWAY_OTLP_ENDPOINT" "SLIPWAY_OTLP_HEADERS" "SLIPWAY_OTLP_CA") (eq .Values.triton.engine "toy") -}}
+{{- merge dict .Values.triton.env $env | toYaml -}}
 {{- end }}
 
 {{- define "slipway.toOutside" -}}
@@ -54,7 +87,7 @@
 {{- define "slipway.toTriton" -}}
 {{- $values := .root.Values -}}
 {{- if $values.triton.deploy -}}
-{{- include "slipway.toServer" (dict "root" .root "component" "triton" "own" true "port" 8001) }}
+{{- include "slipway.toServer" (dict "root" .root "component" "triton" "own" true "ports" (list 8001)) }}
 {{- else -}}
 - ports:
     - {port: {{ splitList ":" $values.triton.grpc | last }}, protocol: TCP}
@@ -72,10 +105,13 @@
 {{- if eq . "triton" }}
 {{ include "slipway.toTriton" $ }}
 {{- else if eq . "gateway" }}
-{{ include "slipway.toServer" (dict "root" $.root "component" "gateway" "own" true "port" 8080) }}
+{{ include "slipway.toServer" (dict "root" $.root "component" "gateway" "own" true "ports" (list 8080)) }}
 {{- else if eq . "outside" }}
 {{ include "slipway.toOutside" $.root }}
 {{- end }}
+{{- end }}
+{{- with include "slipway.toCollector" (dict "root" .root "env" (merge dict .service.env .root.Values.env)) }}
+{{ . }}
 {{- end }}
 {{- with .service.extraEgress }}
 {{ toYaml . }}

@@ -43,8 +43,15 @@ tolerations:
 {{- end }}
 {{- end }}
 
+{{/* Whether a component must run on Triton's node: one node at a time mounts the claim that both use. */}}
+{{- define "slipway.followsTriton" -}}
+{{- $triton := .root.Values.triton -}}
+{{- if and (eq .component "server-manager") $triton.deploy (eq $triton.accessMode "ReadWriteOnce") -}}true{{- end -}}
+{{- end }}
+
+{{/* Replicas on different hosts and zones; none where all must be on one host. */}}
 {{- define "slipway.spread" -}}
-{{- if ne .root.Values.spread "none" -}}
+{{- if and (ne .root.Values.spread "none") (not (include "slipway.followsTriton" .)) -}}
 topologySpreadConstraints:
   {{- range $key := list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
   - maxSkew: 1

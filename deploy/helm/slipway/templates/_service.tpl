@@ -36,6 +36,17 @@
   value: /run/trust/identities.json
 - name: CONSOLE_CREDENTIALS
   value: /run/console
+{{- if $values.services.gateway.enabled }}
+- name: CONSOLE_GATEWAY_URL
+  value: {{ include "slipway.gatewayUrl" .root | quote }}
+{{- if $values.gatewayTls.enabled }}
+- name: CONSOLE_GATEWAY_CA
+  value: /run/tls/ca.crt
+{{- end }}
+{{- end }}
+{{- else if eq .component "benchmarker" }}
+- name: BENCHMARKER_SERVING_HARDWARE
+  value: {{ default "toy engine" $values.triton.hardwareName | quote }}
 {{- else if eq .component "server-manager" }}
 - name: SERVER_MANAGER_TRITON_GRPC
   value: {{ include "slipway.tritonGrpc" .root | quote }}
@@ -64,8 +75,12 @@
 {{/* The pod of a service: root, component, facts, service (its values). */}}
 {{- define "slipway.servicePod" -}}
 {{- $values := .root.Values -}}
-{{- $tls := and $values.gatewayTls.enabled (has .component (list "gateway" "rollback-controller")) -}}
-{{- include "slipway.podBase" (dict "root" .root "component" .component "placement" .service.placement "priority" .service.priorityClassName) }}
+{{- $tls := and $values.gatewayTls.enabled (has .component (list "gateway" "rollback-controller" "console")) -}}
+{{- $placement := deepCopy .service.placement -}}
+{{- if include "slipway.followsTriton" . -}}
+{{- $_ := set $placement "tolerations" (concat $placement.tolerations $values.triton.placement.tolerations | uniq) -}}
+{{- end -}}
+{{- include "slipway.podBase" (dict "root" .root "component" .component "placement" $placement "priority" .service.priorityClassName) }}
 terminationGracePeriodSeconds: {{ add $values.preStopS .service.stopS }}
 shareProcessNamespace: true # so that the program is not process 1, which its own container cannot kill
 {{- include "slipway.affinity" . }}
@@ -83,6 +98,13 @@ containers:
       {{- end }}
       {{- include "slipway.ownEnv" . | nindent 6 }}
       {{- include "slipway.plainEnv" (merge (dict) .service.env $values.env) | nindent 6 }}
+      {{- range $name, $from := .service.secretEnv }}
+      - name: {{ $name }}
+        valueFrom:
+          secretKeyRef:
+            name: {{ $from.secret }}
+            key: {{ $from.key }}
+      {{- end }}
     ports:
       - name: http
         containerPort: 8080
@@ -128,14 +150,14 @@ volumes:
     secret:
       secretName: {{ $values.secrets.prefix }}-console-orders
       defaultMode: 0440
-      optional: true # without it the console shows, and orders nothing
+      optional: {{ not $values.secrets.consoleOrders }} # without it the console shows, and orders nothing
   {{- end }}
   {{- if $tls }}
   - name: tls
     secret:
       secretName: {{ $values.gatewayTls.secretName }}
       defaultMode: 0440
-      {{- if eq .component "rollback-controller" }}
+      {{- if ne .component "gateway" }}
       items:
         - key: ca.crt
           path: ca.crt
@@ -174,8 +196,7 @@ readinessProbe:
 {{/* A claim that one node mounts at a time: server-manager follows Triton. */}}
 {{- define "slipway.affinity" -}}
 {{- $affinity := deepCopy .service.placement.affinity -}}
-{{- $values := .root.Values -}}
-{{- if and (eq .component "server-manager") $values.triton.deploy (eq $values.triton.accessMode "ReadWriteOnce") -}}
+{{- if include "slipway.followsTriton" . -}}
 {{- $labels := include "slipway.selector" (dict "root" .root "component" "triton") | fromYaml -}}
 {{- $term := dict "topologyKey" "kubernetes.io/hostname" "labelSelector" (dict "matchLabels" $labels) -}}
 {{- $affinity = merge (dict "podAffinity" (dict "requiredDuringSchedulingIgnoredDuringExecution" (list $term))) $affinity -}}
