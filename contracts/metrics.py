@@ -167,6 +167,12 @@ RESCUED = _gateway(
     "Requests that the engine failed before any token: answered by the version behind, failed there, or over_budget",
     ("result",),
 )
+BODY_BANS = _gateway(
+    "slipway_gateway_body_bans_total",
+    "counter",
+    "Bodies under which an engine died: banned, or a request with one refused",
+    ("change",),
+)
 WORKERS_READY = _gateway("slipway_gateway_workers_ready", "gauge", "Workers that can serve", shared="livesum")
 WORKERS = _gateway("slipway_gateway_workers", "gauge", "Workers that run", shared="livesum")
 WORKER_STARTS = _gateway("slipway_gateway_worker_starts_total", "counter", "Starts of workers since the gateway's")
