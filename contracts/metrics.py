@@ -318,6 +318,22 @@ RECORDS_SHIFTED = Metric(
     (),
     ("monitor",),
 )
+RECORDS_ARRIVED = Metric(
+    "slipway_monitor_records_total",
+    "counter",
+    "Telemetry records that the monitor got, counted or not",
+    ("environment", "target"),
+    (),
+    ("monitor",),
+)
+MONITOR_SWEPT = Metric(
+    "slipway_monitor_swept_timestamp_seconds",
+    "gauge",
+    "When the monitor last decided what is due for a model, in Unix time",
+    (),
+    (),
+    ("monitor",),
+)
 RECORDS_IMPLAUSIBLE = Metric(
     "slipway_records_implausible_total",
     "counter",
