@@ -125,7 +125,8 @@ class Answer:
     def _note_failure(self, failure: AnswerFailed) -> None:
         if failure.kind == "engine_dead":
             self.engine_died = True
-            self._watch.note_death()
+            if failure.silent_s is None:  # one that fell silent may only have too much to do
+                self._watch.note_death()
 
     async def _read_first(self, endpoint: str) -> None:
         accepted = self.accepted

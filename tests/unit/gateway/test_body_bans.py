@@ -213,6 +213,23 @@ async def test_what_meets_an_engine_that_is_dead_already_did_not_kill_it():
     assert (await made.chat(**asked("kill"))).status_code == 422
 
 
+async def test_silence_is_no_death():
+    silent = Transient("engine_dead", "silent for 20 s", silent_s=20.0)
+    made = world(FakeEngine(break_after=(1, silent)))
+    for _ in range(3):
+        assert (await made.chat(**asked("long"))).status_code == 502
+        await made.clock.pause(QUIET_S)
+    assert counted(made) == {}
+
+
+async def test_an_endpoint_that_cannot_be_reached_is_no_death():
+    made = world(FakeEngine(break_after=(1, Transient("endpoint_unreachable", "reset"))))
+    for _ in range(3):
+        assert (await made.chat(**asked("long"))).status_code == 502
+        await made.clock.pause(QUIET_S)
+    assert counted(made) == {}
+
+
 async def test_a_gateway_that_never_saw_the_engine_alive_blames_nobody():
     made = world()
     made.engine.begins = False
@@ -237,12 +254,12 @@ async def test_a_caller_that_sends_a_killer_and_leaves_puts_no_blame_on_who_is_l
 
 def test_targets_of_one_endpoint_share_a_process():
     deaths = EngineDeaths(StepClock(), lambda: True)
-    one, other = deaths.begin("a:1", f.target(7)), deaths.begin("a:1", f.target(6))
+    first, other = deaths.begin("a:1", f.target(7)), deaths.begin("a:1", f.target(6))
     elsewhere = deaths.begin("b:1", f.target(7))
-    for attempt in (one, other, elsewhere):
+    for attempt in (first, other, elsewhere):
         attempt.note_piece()
-    one.note_death()
-    assert [attempt.involvement for attempt in (one, other, elsewhere)] == ["shared", "none", "none"]
+    first.note_death()
+    assert [attempt.involvement for attempt in (first, other, elsewhere)] == ["shared", "none", "none"]
 
 
 async def test_a_second_try_that_is_answered_clears_the_request():
