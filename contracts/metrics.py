@@ -109,8 +109,6 @@ CERTIFICATE_EXPIRY = Metric(
 
 _GATEWAY: Final = ("gateway",)
 _BY_TARGET: Final = ("environment", "target")
-
-
 _gateway: Final = partial(Metric, services=_GATEWAY)
 
 REQUESTS = _gateway(
@@ -167,6 +165,12 @@ RESCUED = _gateway(
     "Requests that the engine failed before any token: answered by the version behind, failed there, or over_budget",
     ("result",),
 )
+BODY_BANS = _gateway(
+    "slipway_gateway_body_bans_total",
+    "counter",
+    "Bodies under which an engine died: banned, or a request with one refused",
+    ("change",),
+)
 WORKERS_READY = _gateway("slipway_gateway_workers_ready", "gauge", "Workers that can serve", shared="livesum")
 WORKERS = _gateway("slipway_gateway_workers", "gauge", "Workers that run", shared="livesum")
 WORKER_STARTS = _gateway("slipway_gateway_worker_starts_total", "counter", "Starts of workers since the gateway's")
@@ -202,8 +206,7 @@ RELEASES_FINISHED = Metric(
     "counter",
     "Releases that ended; the code is empty where there is none",
     ("outcome", "code"),
-    (),
-    _REGISTRY,
+    services=_REGISTRY,
 )
 RELEASE_SECONDS = Metric(
     "slipway_release_seconds",
@@ -226,8 +229,7 @@ DEADLINES_PASSED = Metric(
     "counter",
     "Steps that took longer than the policy allows",
     ("step",),
-    (),
-    _REGISTRY,
+    services=_REGISTRY,
 )
 DEAD_LETTERS = Metric("slipway_dead_letters", "gauge", "Dead letters that are stored", (), (), _REGISTRY)
 VARIANTS_FAILED = Metric(
@@ -279,65 +281,64 @@ ROUTE_CHANGES = Metric(
 
 _ALERTING: Final = ("monitor", "server-manager", "rollback-controller")
 _ROLLBACK: Final = ("rollback-controller",)
+_monitor: Final = partial(Metric, services=("monitor",))
 
 ALERTS_OPEN = Metric(
     "slipway_alerts_open",
     "gauge",
     "Open alerts that this service raised, by kind",
     ("environment", "kind", "severity"),
-    (),
-    _ALERTING,
+    services=_ALERTING,
 )
 ALERTS_RAISED = Metric(
     "slipway_alerts_raised_total",
     "counter",
     "Alerts raised; `drill` says whether a drill caused it",
     ("environment", "kind", "severity", "drill"),
-    (),
-    _ALERTING,
+    services=_ALERTING,
 )
-CLOCK_OFFSET = Metric(
+CLOCK_OFFSET = _monitor(
     "slipway_gateway_clock_offset_seconds",
     "gauge",
     "Seconds that a gateway's clock is ahead of the bus's",
     ("gateway",),
-    (),
-    ("monitor",),
 )
-RECORDS_SHIFTED = Metric(
+RECORDS_SHIFTED = _monitor(
     "slipway_records_at_a_wrong_time_total",
     "counter",
     "Records of gateways with a wrong clock, whose times were corrected by the bus's clock",
     ("gateway",),
-    (),
-    ("monitor",),
 )
-RECORDS_IMPLAUSIBLE = Metric(
-    "slipway_records_implausible_total",
+RECORDS_ARRIVED = _monitor(
+    "slipway_monitor_records_total",
     "counter",
-    "Records that cannot be true and were ignored",
-    ("gateway",),
-    (),
-    ("monitor",),
+    "Telemetry records that the monitor got, counted or not",
+    ("environment", "target"),
 )
-DRIFT = Metric(
+MONITOR_SWEPT = _monitor(
+    "slipway_monitor_swept_timestamp_seconds",
+    "gauge",
+    "When the monitor last decided what is due for a model, in Unix time",
+    (),
+)
+RECORDS_IMPLAUSIBLE = _monitor(
+    "slipway_records_implausible_total", "counter", "Records that cannot be true and were ignored", ("gateway",)
+)
+DRIFT = _monitor(
     "slipway_drift_statistic_ratio",
     "gauge",
     "Largest distance of the last comparison between a target's answers and its reference (Kolmogorov-Smirnov, 0 to 1)",
     ("environment", "target", "feature"),
-    (),
-    ("monitor",),
 )
-DRIFT_COMPARISONS = Metric(
-    "slipway_drift_comparisons_total", "counter", "Windows compared with a reference", ("drifted",), (), ("monitor",)
+DRIFT_COMPARISONS = _monitor(
+    "slipway_drift_comparisons_total", "counter", "Windows compared with a reference", ("drifted",)
 )
 ROLLBACKS = Metric(
     "slipway_rollbacks_total",
     "counter",
     "Rollbacks that ended; `outcome` is the verdict on the recovery, or `failed`",
     ("environment", "mode", "outcome"),
-    (),
-    _ROLLBACK,
+    services=_ROLLBACK,
 )
 ROLLBACK_SECONDS = Metric(
     "slipway_rollback_seconds",

@@ -297,6 +297,10 @@ PLATFORM = Dashboard(
                     [Query(f"sum by (result) ({rate(m.RESCUED, _EVERY)})", "{{result}}")],
                 ),
                 Panel(
+                    "Requests under which an engine died",
+                    [Query(f"sum by (change) ({rate(m.BODY_BANS, _EVERY)})", "{{change}}")],
+                ),
+                Panel(
                     "Restarts of workers",
                     [Query(f"sum by (instance) (increase({m.WORKER_STARTS}[1h]))", "{{instance}}")],
                 ),

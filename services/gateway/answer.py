@@ -10,6 +10,7 @@ from contracts.facts import Inference
 from contracts.vocabulary import Target
 from decisions.attribution import ATTRIBUTION, PROVABLE, as_error_kind
 from services.gateway.backlog import Backlog
+from services.gateway.body_bans import Watch
 from services.gateway.domain import routing
 from services.gateway.domain.altered import AlteredBody
 from services.gateway.domain.drills import DrillEffect
@@ -43,12 +44,14 @@ class Answer:
         *,
         lag_bytes: int,
         on_delta: Callable[[Target, str, float], None],
+        watch: Watch,
     ) -> None:
         self.accepted = accepted
         self._engine = engine
         self._clock = clock
         self._pause = pause
         self._on_delta = on_delta
+        self._watch = watch
         self._alteration = accepted.effect.alteration if accepted.effect else None
         reason = "length" if self._alteration == "cut" else None
         self._altered = (
@@ -112,11 +115,18 @@ class Answer:
 
     async def _attempt(self, endpoint: str) -> None:
         """Read an answer up to its first token, or to its end if it has none."""
+        self._watch.begin(endpoint)
         try:
             await self._read_first(endpoint)
         except AnswerFailed as failure:
-            self.engine_died |= failure.kind == "engine_dead"
+            self._note_failure(failure)
             raise
+
+    def _note_failure(self, failure: AnswerFailed) -> None:
+        if failure.kind == "engine_dead":
+            self.engine_died = True
+            if failure.silent_s is None:  # one that fell silent may only have too much to do
+                self._watch.note_death()
 
     async def _read_first(self, endpoint: str) -> None:
         accepted = self.accepted
@@ -165,9 +175,10 @@ class Answer:
                 async for piece in stream:
                     await self._take(piece, stream)
             self._check_complete()
+            self._watch.end(complete=True)
             self._backlog.end()
         except AnswerFailed as failure:
-            self.engine_died |= failure.kind == "engine_dead"
+            self._note_failure(failure)
             kind = "engine_failed" if failure.kind in _FINAL - {"deadline_exceeded"} else failure.kind
             self._backlog.end(AnswerFailed(kind, failure.reason, silent_s=failure.silent_s))
         except Exception as error:  # noqa: BLE001 - raised again by `pieces`
@@ -193,6 +204,7 @@ class Answer:
                 body = piece.body + b"".join([rest.body async for rest in stream])
                 failure.response = EngineResponse(piece.status, _read_content_type(piece), body)
             raise failure
+        self._watch.note_piece()
         if piece.status is not None:
             self._has_head, self.content_type = True, _read_content_type(piece)
         elif piece.body and not self._has_head:
@@ -227,12 +239,14 @@ class Answer:
 
     def _end(self) -> None:
         self.measurement.end(self._clock.monotonic())
+        self._watch.end(complete=False)  # unless it was complete before
 
     async def close(self) -> None:
         """Abort the request in the engine if it still runs there."""
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
+        self._watch.end(complete=False)
         if self._stream is not None:
             await self._stream.aclose()
 

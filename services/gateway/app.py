@@ -14,6 +14,7 @@ from contracts.vocabulary import Environment
 from decisions.openai_limits import CostLimits
 from decisions.openai_paths import PATHS
 from decisions.openai_requests import check_path
+from services.gateway.body_bans import BodyBans
 from services.gateway.callers import Callers
 from services.gateway.cross_checks import CrossChecks
 from services.gateway.dependencies import Dependencies
@@ -23,6 +24,7 @@ from services.gateway.domain.errors import Problem, RequestRejected, model_not_f
 from services.gateway.domain.routing import list_models
 from services.gateway.drill_table import DrillTable
 from services.gateway.endpoint import Endpoint
+from services.gateway.engine_deaths import EngineDeaths
 from services.gateway.http import BodyReader, problem_response
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.metrics_page import MetricsPage
@@ -84,6 +86,13 @@ def build(
         pause=pause,
         max_in_flight=settings.max_in_flight,
         rescues=RescueBudgets(clock, settings.rescues_per_minute, settings.rescues_per_caller),
+        bans=BodyBans(
+            clock,
+            settings.body_ban_s,
+            EngineDeaths(clock, callers.is_sole_process),
+            lambda environment, model: tables[environment].get(model),
+            lambda change: metrics.body_bans.labels(change).inc(),
+        ),
         max_mirrors=settings.max_mirrors,
         write_s=settings.write_s,
         lag_bytes=settings.max_lag_bytes,

@@ -186,6 +186,10 @@ class Callers:
             wait_s = seconds_to_next_month(self._clock.now()) if used >= budget.tokens else 1.0
             raise RequestRejected(errors.budget_used_up(budget.tokens, used, wait_s, budget.team))
 
+    def is_sole_process(self) -> bool:
+        """Return whether this process is known to be the only one that serves callers."""
+        return self._shares.is_sole
+
     def now_s(self) -> float:
         """Return the monotonic seconds of now."""
         return self._clock.monotonic()

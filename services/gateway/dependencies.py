@@ -7,6 +7,7 @@ from contracts.facts import Inference, MirroredPair
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Environment, Target
 from decisions.openai_limits import CostLimits
+from services.gateway.body_bans import BodyBans
 from services.gateway.callers import Callers
 from services.gateway.cross_checks import CrossChecks
 from services.gateway.domain import routing
@@ -32,6 +33,7 @@ class Dependencies:
         traces: makes the spans of each request.
         max_in_flight: most requests that are answered at the same time, per endpoint and environment.
         rescues: budgets of requests that the version behind answers after a failure.
+        bans: the requests that are refused because an engine died under them.
         max_mirrors: most mirrored requests at the same time.
         write_s: time limit of a caller that reads nothing of its answer.
         lag_bytes: most bytes of an answer that wait for their caller.
@@ -55,6 +57,7 @@ class Dependencies:
     pause: Pause
     max_in_flight: int
     rescues: RescueBudgets
+    bans: BodyBans
     max_mirrors: int
     write_s: float
     lag_bytes: int

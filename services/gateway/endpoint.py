@@ -19,6 +19,7 @@ from services.gateway.attribution import attribute_failure
 from services.gateway.backlog import SlowReader
 from services.gateway.dependencies import Dependencies
 from services.gateway.domain import answers, drills, environments, errors, json_body, pairing, requests, routing
+from services.gateway.domain.body_digests import digest_of
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.domain.failures import AnswerFailed, describe_failure
 from services.gateway.domain.routing import Choice
@@ -116,6 +117,9 @@ class Endpoint:
         if parsed.has_conversation and served.chat_template is None:
             raise RequestRejected(errors.no_chat_template(parsed.model))
         await self._work(len(raw), requests.check_request, parsed, served.context_tokens, dependencies.limits)
+        if not dependencies.bans.is_empty:
+            digest = await self._work(len(raw), digest_of, parsed)
+            dependencies.bans.check(environment, served.target, arrival.caller.account, digest)
         prompt, answers = most_tokens(parsed.kind, parsed.body, len(raw), served.context_tokens)
         arrival.spending.hold(prompt, answers, expected=min(prompt, len(raw) // _BYTES_PER_TOKEN))
         arrived_at, arrived_s = clock.now(), clock.monotonic()
@@ -149,6 +153,7 @@ class Endpoint:
             dependencies.pause,
             lag_bytes=dependencies.lag_bytes,
             on_delta=dependencies.cross_checks.note_delta,
+            watch=dependencies.bans.watch(accepted),
         )
 
     async def _answer(self, accepted: AcceptedRequest, reply: Reply) -> None:

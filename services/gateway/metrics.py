@@ -38,6 +38,7 @@ class GatewayMetrics:
         self.undescribed = counter(m.UNDESCRIBED, registry)
         self.mirrored = counter(m.MIRRORED, registry)
         self.rescued = counter(m.RESCUED, registry)
+        self.body_bans = counter(m.BODY_BANS, registry)
         self.slow_readers = counter(m.SLOW_READERS, registry)
 
     def observe(self, record: Inference) -> None:

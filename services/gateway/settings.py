@@ -49,6 +49,8 @@ class GatewaySettings(BaseSettings):
     """Requests per minute that the version behind may answer because the engine failed them; 0 for none."""
     rescues_per_caller: Annotated[int, Field(ge=0)] = 20
     """The same, of one caller."""
+    body_ban_s: Annotated[float, Field(ge=0)] = 600.0
+    """Seconds for which a request is refused under which an engine died; 0 for none."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 4 * 2**20
     """Largest body; more is a 413."""
     body_s: Seconds = 30.0

@@ -42,6 +42,11 @@ class Shares:
         return self._shares.get(account) or self._idle
 
     @property
+    def is_sole(self) -> bool:
+        """Return whether no other process reported, although it could: without the bus nothing is known of others."""
+        return self._workers == 1 and self._exchanges > 1 and not self._reports
+
+    @property
     def _idle(self) -> float:
         """Return the share of an account without demand anywhere."""
         others = len(self._reports)

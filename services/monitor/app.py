@@ -78,6 +78,7 @@ class Monitor:
             return after
 
         await self._transact(event.environment, event.subject, add)
+        self.metrics.count_arrived(batch.records)
         if sender is not None:
             self.read[event.environment, event.subject] = Read(cause.at, sender.stored_at)
             self.metrics.count(sender, len(batch.records), implausible)
@@ -124,6 +125,7 @@ class Monitor:
         state = await self._transact(
             environment, model, lambda state: monitoring.assess(state, cause, self.rules, read_until=until)
         )
+        self.metrics.note_sweep(now)
         windows = {window.target: window for window in drift_windows.full_windows(state, self.rules)}
 
         async def targets() -> list[Target]:

@@ -1,10 +1,13 @@
 """The monitor's Prometheus metrics: gateways that send telemetry, open alerts, drift."""
 
 from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime
 
 from prometheus_client import CollectorRegistry
 
 from contracts import metrics as m
+from contracts.facts import Inference
 from contracts.vocabulary import Environment, Target
 from decisions.clocks import is_wrong
 from services.monitor.domain.drift import DriftVerdict
@@ -19,6 +22,8 @@ class MonitorMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._offset = gauge(m.CLOCK_OFFSET, registry)
         self._shifted = counter(m.RECORDS_SHIFTED, registry)
+        self._arrived = counter(m.RECORDS_ARRIVED, registry)
+        self._swept = gauge(m.MONITOR_SWEPT, registry)
         self._implausible = counter(m.RECORDS_IMPLAUSIBLE, registry)
         self._open = Counts(gauge(m.ALERTS_OPEN, registry))
         self._drift = gauge(m.DRIFT, registry)
@@ -32,6 +37,15 @@ class MonitorMetrics:
         if is_wrong(sender.offset_s):
             self._shifted.labels(gateway).inc(records)
         self._implausible.labels(gateway).inc(implausible)
+
+    def count_arrived(self, records: Iterable[Inference]) -> None:
+        """Count records that arrived, by what they say of themselves: those that are ignored, too."""
+        for (environment, target), number in Counter((record.environment, record.target) for record in records).items():
+            self._arrived.labels(environment, self._target(target)).inc(number)
+
+    def note_sweep(self, at: datetime) -> None:
+        """Export that what is due for a model was decided at this time."""
+        self._swept.set(at.timestamp())
 
     def note(self, key: str, state: MonitorState) -> None:
         """Export the open alerts of a record."""

@@ -136,6 +136,16 @@ UPSTREAM_STATUS: Mapping[ErrorKind, int] = {
 }
 
 
+def body_refused(target: str, wait_s: float) -> Problem:
+    """Return the problem for a request under which an engine died: clients do not repeat a 422 by themselves."""
+    seconds = max(1, math.ceil(wait_s))
+    message = (
+        f"The engine of {target} died while it had this request, so the request is refused for another {seconds} s. "
+        "Change the request, or send it again after that time."
+    )
+    return Problem(422, message, code="body_refused", headers={"Retry-After": str(seconds)})
+
+
 def upstream_failed(code: ErrorKind, message: str) -> Problem:
     """Return the problem for a target that did not answer: 504 if it was silent, 502 if it failed."""
     if code in {"bad_request", "template_refused"}:

@@ -1,0 +1,114 @@
+"""Finds which requests were in flight at an engine when it died, as far as this process sees them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Literal, get_args
+
+from contracts.vocabulary import Target
+from shared.runtime.clock import Clock
+
+Involvement = Literal["none", "shared", "alone", "certain"]
+"""What a request had to do with a death: nothing; in flight with others; alone; alone with a part of its answer.
+
+One that is alone without any part of an answer may have met an engine that died before, while it had nothing to do.
+"""
+INVOLVEMENTS: Final[tuple[Involvement, ...]] = get_args(Involvement)
+"""All of them, the weakest first."""
+QUIET_S: Final = 10.0
+"""Time after a request without a complete answer in which no other counts as alone: an engine may die of it later."""
+_MOST_ENGINES = 1_000
+
+
+@dataclass
+class _Engine:
+    """One target at one endpoint, with the attempts that are in flight there.
+
+    Attributes:
+        deaths: how often it died.
+        is_alive: it sent a part of an answer to a request that came after its last death.
+    """
+
+    deaths: int = 0
+    is_alive: bool = False
+    attempts: "set[Attempt]" = field(default_factory=set)
+
+
+@dataclass(eq=False)
+class Attempt:
+    """One attempt of a request at an engine: report what the engine does, and always call `end`.
+
+    Attributes:
+        involvement: what it had to do with a death of the engine.
+        has_piece: the engine sent a part of its answer.
+    """
+
+    _deaths: "EngineDeaths"
+    _engine: _Engine
+    _endpoint: str
+    _deaths_before: int
+    involvement: Involvement = "none"
+    has_piece: bool = False
+
+    def note_piece(self) -> None:
+        """Note a part of an answer: the engine is alive, unless it died since the attempt began."""
+        self.has_piece = True
+        if self._deaths_before == self._engine.deaths:
+            self._engine.is_alive = True
+
+    def note_death(self) -> None:
+        """Note that the engine reported its death, or ended the stream.
+
+        An engine that is dead answers every request so until it is loaded again: only the first report after a sign of
+        life is a death, of all that are in flight there.
+        """
+        engine = self._engine
+        if self._deaths_before != engine.deaths or not engine.is_alive:
+            return
+        alone = self._deaths.is_alone(self._endpoint)
+        engine.deaths, engine.is_alive = engine.deaths + 1, False
+        for attempt in engine.attempts:
+            attempt.involvement = "shared" if not alone else "certain" if attempt.has_piece else "alone"
+
+    def end(self, *, complete: bool) -> None:
+        """Note the end of the attempt; again changes nothing."""
+        if self in self._engine.attempts:
+            self._engine.attempts.remove(self)
+            self._deaths.note_end(self._endpoint, complete=complete)
+
+
+class EngineDeaths:
+    """The engines that this process sends requests to.
+
+    Args:
+        clock: its monotonic seconds.
+        is_sole: whether no other process sends requests to these engines.
+    """
+
+    def __init__(self, clock: Clock, is_sole: Callable[[], bool]) -> None:
+        self._clock = clock
+        self._is_sole = is_sole
+        self._engines: dict[tuple[str, str], _Engine] = {}
+        self._incomplete_s: dict[str, float] = {}
+
+    def begin(self, endpoint: str, target: Target) -> Attempt:
+        """Return a new attempt, which is in flight until its end."""
+        key = (endpoint, str(target))
+        if key not in self._engines and len(self._engines) >= _MOST_ENGINES:
+            self._engines = {name: engine for name, engine in self._engines.items() if engine.attempts}
+            self._incomplete_s.clear()
+        engine = self._engines.setdefault(key, _Engine())
+        attempt = Attempt(self, engine, endpoint, engine.deaths)
+        engine.attempts.add(attempt)
+        return attempt
+
+    def is_alone(self, endpoint: str) -> bool:
+        """Return whether only one request can have ended an engine: the targets of an endpoint share one process."""
+        in_flight = sum(len(engine.attempts) for (at, _), engine in self._engines.items() if at == endpoint)
+        ended_s = self._incomplete_s.get(endpoint)
+        quiet = ended_s is None or self._clock.monotonic() - ended_s >= QUIET_S
+        return in_flight == 1 and quiet and self._is_sole()
+
+    def note_end(self, endpoint: str, *, complete: bool) -> None:
+        """Note the end of an attempt."""
+        if not complete:
+            self._incomplete_s[endpoint] = self._clock.monotonic()

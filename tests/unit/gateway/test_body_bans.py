@@ -1,0 +1,305 @@
+"""A request under which an engine died is refused for a while, and no caller can have another's refused."""
+
+import asyncio
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.api_usage import DemandReport
+from decisions.api_keys import digest_of_secret, format_key
+from services.gateway import body_bans, engine_deaths
+from services.gateway.domain.body_digests import digest_of
+from services.gateway.domain.requests import read_request
+from services.gateway.engine_deaths import QUIET_S, EngineDeaths
+from shared.errors import Transient
+from testbed import factories as f
+from tests.unit.gateway.fakes import FakeEngine, StepClock
+from tests.unit.gateway.world import BEARER, ISSUED, OWN_KEYS, World, key, only_active
+
+DEAD = Transient("engine_dead", "the engine is dead")
+OTHER_ID, OTHER_SECRET = "fedcba987654", "cd" * 32
+OTHER = {"authorization": f"Bearer {format_key(OTHER_ID, OTHER_SECRET)}"}
+OTHER_KEY = key(
+    key_id=OTHER_ID, name="lab", secret_digest=digest_of_secret(OTHER_SECRET), issued_at=ISSUED, issued_by="ada"
+)
+
+
+class Killable(FakeEngine):
+    """Dies of a request with `kill`, with all that it has in flight; it is loaded again when the next request comes."""
+
+    def __init__(self):
+        super().__init__()
+        self.died = asyncio.Event()
+        self.slow = 0
+        self.answers_slow = False
+        self.begins = True  # an answer, before it dies
+
+    async def send(self, endpoint, target, request):
+        if b"kill" in request.body:
+            self.calls.append((endpoint, str(target), "kill"))
+            self.died.set()
+            if self.begins:
+                yield await anext(super().send(endpoint, target, request))
+            raise DEAD
+        if b"slow" in request.body and not self.answers_slow:
+            self.slow += 1
+            await self.died.wait()
+            raise DEAD
+        async for piece in super().send(endpoint, target, request):
+            yield piece
+
+
+def asked(text):
+    return {"messages": [{"role": "user", "content": text}]}
+
+
+def world(engine=None, *, sole=True, route=None, **limits):
+    made = World(route or only_active(), engine=engine or Killable(), **limits)
+    made.http.headers.update(BEARER)
+    if sole:  # two exchanges of demand in which no other process reported
+        made.shares.divide()
+        made.shares.divide()
+    return made
+
+
+async def quiet(made):
+    """Let the engine answer, and time pass until no earlier request can be the cause of what comes."""
+    assert (await made.chat()).status_code == 200
+    await made.clock.pause(QUIET_S)
+
+
+async def kill_beside(made, text, killer="kill"):
+    """Let the engine die while another request with a text is in flight; return that one's answer."""
+    assert (await made.chat()).status_code == 200
+    made.engine.died.clear()
+    before = made.engine.slow
+    other = asyncio.ensure_future(made.chat(**asked(text)))
+    while made.engine.slow == before and not other.done():
+        await asyncio.sleep(0)
+    await made.chat(**asked(killer))
+    return await other
+
+
+def counted(made):
+    lines = made.metric("slipway_gateway_body_bans_total{")
+    return {line.split('"')[1]: float(line.split()[-1]) for line in lines}
+
+
+async def test_what_was_alone_when_the_engine_died_is_refused_to_all_and_never_sent_again():
+    made = world(keys=(*OWN_KEYS, OTHER_KEY))
+    await quiet(made)
+    assert (await made.chat(**asked("kill"))).status_code == 502
+    sent = len(made.engine.calls)
+    for headers in (None, OTHER):
+        refused = await made.chat(**asked("kill"), headers=headers)
+        assert refused.status_code == 422
+        assert 590 <= int(refused.headers["retry-after"]) <= 600
+        error = refused.json()["error"]
+        assert error["code"] == "body_refused"
+        assert "died" in error["message"]
+        assert "again after that time" in error["message"]
+    assert len(made.engine.calls) == sent
+    assert counted(made) == {"banned": 1.0, "refused": 2.0}
+    assert (await made.chat()).status_code == 200
+
+
+async def test_a_refusal_is_no_evidence_and_costs_nothing():
+    made = world()
+    await quiet(made)
+    await made.chat(**asked("kill"))
+    records, used = len(made.records), made.budgets.used("0123456789ab")
+    assert (await made.chat(**asked("kill"))).status_code == 422
+    assert len(made.records) == records
+    assert made.budgets.used("0123456789ab") == used
+
+
+async def test_other_forms_of_the_same_request_are_refused_and_other_requests_are_not():
+    made = world()
+    await quiet(made)
+    await made.chat(**asked("kill"))
+    assert (await made.chat(**asked("kill"), stream=True, user="ada")).status_code == 422
+    assert (await made.chat(**asked("kill"), model=f"{f.MODEL}@v7")).status_code == 422
+    assert (await made.chat(**asked("kill"), model=f"{f.MODEL}@v6")).status_code == 422
+    assert (await made.chat(**asked("hello"))).status_code == 200
+    assert (await made.complete(prompt="hello")).status_code == 200
+
+
+async def test_it_ends_and_can_be_switched_off():
+    made = world(body_ban_s=30)
+    await quiet(made)
+    await made.chat(**asked("kill"))
+    await made.clock.pause(30.0)
+    assert (await made.chat(**asked("kill"))).status_code == 502
+    off = world(body_ban_s=0)
+    for _ in range(3):
+        await quiet(off)
+        assert (await off.chat(**asked("kill"))).status_code == 502
+
+
+async def test_the_version_behind_does_not_get_it_after_a_rollback_and_a_new_version_does():
+    made = world()
+    await quiet(made)
+    await made.chat(**asked("kill"))
+    back = f.route(canary=None, active=f.served(6), previous=None, quarantined=(f.target(7),), epoch=50)
+    await made.table.apply(f.MODEL, back, 2)
+    assert (await made.chat(**asked("kill"))).status_code == 422
+    new = f.route(canary=None, active=f.served(9), previous=f.served(6), epoch=51)
+    await made.table.apply(f.MODEL, new, 3)
+    assert (await made.chat(**asked("kill"))).status_code == 502
+
+
+async def test_of_several_each_is_refused_after_the_second_death_and_to_its_caller_only():
+    made = world(keys=(*OWN_KEYS, OTHER_KEY))
+    assert (await kill_beside(made, "slow")).status_code == 502
+    assert counted(made) == {}
+    assert (await kill_beside(made, "slow")).status_code == 502
+    assert counted(made) == {"banned": 2.0}
+    assert (await made.chat(**asked("slow"))).status_code == 422
+    assert (await made.chat(**asked("kill"))).status_code == 422
+    assert (await made.chat(**asked("slow"), headers=OTHER)).status_code == 502
+
+
+async def test_who_is_answered_in_between_is_no_suspect():
+    made = world()
+    for number in range(4):
+        assert (await kill_beside(made, "slow", killer=f"kill {number}")).status_code == 502
+        made.engine.answers_slow = True
+        assert (await made.chat(**asked("slow"))).status_code == 200
+        made.engine.answers_slow = False
+
+
+@pytest.mark.parametrize("sole", [False, True])
+async def test_only_who_sees_all_requests_can_say_that_one_was_alone(sole):
+    made = world(sole=sole)
+    if sole:
+        made.shares.take_report(DemandReport(process="ab" * 8, demand={}))
+    await quiet(made)
+    assert (await made.chat(**asked("kill"))).status_code == 502
+    assert (await made.chat(**asked("kill"))).status_code == 502
+
+
+async def test_what_has_no_part_of_its_answer_may_have_met_a_dead_engine_and_is_refused_after_the_second_death():
+    made = world(keys=(*OWN_KEYS, OTHER_KEY))
+    made.engine.begins = False
+    for _ in range(2):
+        await quiet(made)
+        assert (await made.chat(**asked("kill"))).status_code == 502
+    assert (await made.chat(**asked("kill"))).status_code == 422
+    assert (await made.chat(**asked("kill"), headers=OTHER)).status_code == 422
+
+
+async def test_a_death_of_two_versions_is_a_second_death():
+    made = world()
+    made.engine.begins = False
+    await quiet(made)
+    await made.chat(**asked("kill"))
+    await made.table.apply(f.MODEL, f.route(canary=None, active=f.served(6), previous=f.served(7), epoch=50), 2)
+    await quiet(made)
+    await made.chat(**asked("kill"))
+    assert (await made.chat(**asked("kill"))).status_code == 422
+
+
+async def test_what_meets_an_engine_that_is_dead_already_did_not_kill_it():
+    made = world()
+    await quiet(made)
+    await made.chat(**asked("kill"))  # and it is dead
+    made.engine.poison = {"": DEAD}
+    for _ in range(3):
+        assert (await made.chat(**asked("innocent"))).status_code == 502
+    made.engine.poison = {}
+    assert (await made.chat(**asked("innocent"))).status_code == 200
+    assert (await made.chat(**asked("kill"))).status_code == 422
+
+
+async def test_silence_is_no_death():
+    silent = Transient("engine_dead", "silent for 20 s", silent_s=20.0)
+    made = world(FakeEngine(break_after=(1, silent)))
+    for _ in range(3):
+        assert (await made.chat(**asked("long"))).status_code == 502
+        await made.clock.pause(QUIET_S)
+    assert counted(made) == {}
+
+
+async def test_an_endpoint_that_cannot_be_reached_is_no_death():
+    made = world(FakeEngine(break_after=(1, Transient("endpoint_unreachable", "reset"))))
+    for _ in range(3):
+        assert (await made.chat(**asked("long"))).status_code == 502
+        await made.clock.pause(QUIET_S)
+    assert counted(made) == {}
+
+
+async def test_a_gateway_that_never_saw_the_engine_alive_blames_nobody():
+    made = world()
+    made.engine.begins = False
+    for _ in range(3):
+        assert (await made.chat(**asked("kill"))).status_code == 502
+
+
+async def test_a_caller_that_sends_a_killer_and_leaves_puts_no_blame_on_who_is_left():
+    deaths = EngineDeaths(clock := StepClock(), lambda: True)
+    killer, honest = (deaths.begin("a:1", f.target(7)) for _ in range(2))
+    honest.note_piece()
+    killer.end(complete=False)  # it hung up; the engine dies of it a moment later
+    honest.note_death()
+    assert honest.involvement == "shared"
+    honest.end(complete=False)
+    await clock.pause(QUIET_S)
+    later = deaths.begin("a:1", f.target(7))
+    later.note_piece()
+    later.note_death()
+    assert later.involvement == "certain"
+
+
+def test_targets_of_one_endpoint_share_a_process():
+    deaths = EngineDeaths(StepClock(), lambda: True)
+    first, other = deaths.begin("a:1", f.target(7)), deaths.begin("a:1", f.target(6))
+    elsewhere = deaths.begin("b:1", f.target(7))
+    for attempt in (first, other, elsewhere):
+        attempt.note_piece()
+    first.note_death()
+    assert [attempt.involvement for attempt in (first, other, elsewhere)] == ["shared", "none", "none"]
+
+
+async def test_a_second_try_that_is_answered_clears_the_request():
+    made = world(FakeEngine())
+    await quiet(made)
+    endpoint = made.engine.calls[-1][0]
+    for _ in range(3):
+        made.engine.failures = {endpoint: [DEAD]}
+        assert (await made.chat(**asked("hello"))).status_code == 200
+        await made.clock.pause(QUIET_S)
+    assert counted(made) == {}
+
+
+async def test_the_tables_are_bounded(monkeypatch):
+    monkeypatch.setattr(body_bans, "MOST", 3)
+    monkeypatch.setattr(engine_deaths, "_MOST_ENGINES", 2)
+    made = world()
+    for number in range(6):
+        await quiet(made)
+        await made.chat(**asked(f"kill {number}"))
+    statuses = [(await made.chat(**asked(f"kill {number}"))).status_code for number in (3, 4, 5)]
+    assert statuses == [422, 422, 422]
+    assert (await made.chat(**asked("kill 0"))).status_code == 502
+    deaths = EngineDeaths(StepClock(), lambda: True)
+    for number in range(20):
+        deaths.begin(f"a:{number}", f.target(7)).end(complete=False)
+    assert len(deaths._engines) <= 2
+
+
+def parsed(body):
+    return read_request("/v1/completions", json.dumps(body).encode(), body)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["prompt", "seed", "stop", "n"]), st.text(max_size=5) | st.integers(), max_size=4),
+    st.booleans(),
+    st.text(max_size=5),
+)
+def test_the_digest_ignores_form_and_delivery_only(fields, stream, user):
+    plain = digest_of(parsed({"model": "m", **fields}))
+    other = dict(reversed(list(fields.items())))
+    assert digest_of(parsed({"user": user, **other, "model": "m@v1", "stream": stream})) == plain
+    assert digest_of(parsed({"model": "m", **fields, "prompt": "something longer"})) != plain
