@@ -15,8 +15,9 @@ from contracts import facts as f
 from contracts.envelope import nats_subject, plain
 from contracts.garbage import PLAN, PREFIX
 from contracts.manifests import FolderManifest
-from contracts.services import EVENTS
+from contracts.services import stream_of
 from contracts.vocabulary import canonical_json
+from decisions.garbage import decision_key
 from deploy.local.state import ADMIN
 from shared.errors import Transient
 from shared.messaging.provision import provision
@@ -96,8 +97,9 @@ def test_what_no_release_needs_is_removed_and_what_one_finds_meanwhile_stays(ser
     locking.retain(
         blobs[lost][0], locking.latest_version(blobs[lost][0]), Retention("governance", now + timedelta(days=1))
     )
-    begun = sweeper.sweep_steps(sweeper.find_plan(), swept := Swept())
-    for _ in range(4):
+    plan = sweeper.find_plan()
+    begun = sweeper.sweep_steps(plan, swept := Swept())
+    while store.find(decision_key(plan.id, lost)) is None:
         next(begun)
     with pytest.raises(Transient, match="is being removed"):
         as_service(servers, "merger").find_made(lost)
@@ -133,7 +135,7 @@ def audited(servers) -> list[tuple[str, str, dict]]:
     async def read():
         client = await servers[0].connect()
         subject = nats_subject(f.AuditRecorded.TYPE, "*", "*")
-        messages = await read_messages(client.jetstream(), EVENTS, subject)
+        messages = await read_messages(client.jetstream(), stream_of(f.AuditRecorded), subject)
         await client.close()
         return [json.loads(message.data)["data"] for message in messages]
 
