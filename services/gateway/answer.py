@@ -94,6 +94,8 @@ class Answer:
         except AnswerFailed as failure:
             if failure.kind in _FINAL or (len(endpoints) == 1 and failure.kind == "no_first_token"):
                 raise  # the time limit of this endpoint is used up, or the second answer would be the same
+            if self.engine_died and not self.accepted.is_callers:
+                raise  # what may have killed an engine is sent to no other by ourselves
             excused = ATTRIBUTION[failure.kind] != "target" or failure.kind in PROVABLE
             if excused:
                 self.measurement.excused_s = math.inf  # until the next attempt

@@ -18,7 +18,7 @@ from services.gateway.answer import Answer
 from services.gateway.attribution import attribute_failure
 from services.gateway.backlog import SlowReader
 from services.gateway.dependencies import Dependencies
-from services.gateway.domain import answers, drills, environments, errors, json_body, pairing, requests, routing
+from services.gateway.domain import answers, drills, environments, errors, json_body, requests, routing
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.domain.failures import AnswerFailed, describe_failure
 from services.gateway.domain.routing import Choice
@@ -96,7 +96,6 @@ class Endpoint:
         self._in_flight[environment] += 1
         self._in_flight_bytes[environment] += size
         gauge.inc()
-        self._mirrors.note_load(self._in_flight[environment])
         try:
             yield
         finally:
@@ -130,7 +129,7 @@ class Endpoint:
             deadline_s=dependencies.answer_s,
             trace=dependencies.traces.begin(parsed.kind, served.target, arrived_at, arrival.traceparent),
             effect=drills.decide_effect(drill, served.target, arrival.draw_id, arrived_at, arrived_s),
-            pair=None if route is None else pairing.draw_pair(route, choice, parsed, arrival.draw_id),
+            pair=self._mirrors.draw(route, choice, parsed, arrival.draw_id, self._in_flight[environment]),
         )
 
     async def _work(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -232,6 +231,8 @@ class Endpoint:
             self._attributing.discard(done)
             if not done.cancelled() and done.exception() is None:
                 self._record(answer, accepted, done.result())
+            else:
+                self._mirrors.release(accepted)
 
         self._attributing.add(task)
         task.add_done_callback(record)
@@ -269,8 +270,10 @@ class Endpoint:
             self._dependencies.metrics.retries.labels(record.environment).inc()
         if not accepted.parsed.computes:
             return
-        if not answer.engine_died:  # what may have killed an engine goes to no other
-            self._mirrors.offer(accepted, record, answer.measurement.text, self._in_flight[accepted.environment])
+        if answer.engine_died:  # what may have killed an engine goes to no other
+            self._mirrors.release(accepted)
+        else:
+            self._mirrors.offer(accepted, record)
         if outcome == Outcome() and accepted.parsed.generates:
             texts = accepted.parsed.text, answer.measurement.text
             self._dependencies.features.submit(record, *texts, draw_id=accepted.draw_id)
