@@ -195,12 +195,13 @@ class Endpoint:
             return None
         used_s = dependencies.clock.monotonic() - accepted.arrived_s
         left_s = max(0.0, accepted.deadline_s - used_s)
-        second = replace(accepted, choice=Choice(fallback), pair=None, effect=None, deadline_s=left_s)
+        second = replace(accepted, choice=Choice(fallback), pair=None, effect=None, deadline_s=left_s, is_callers=False)
         rescue = self._new_answer(second)
         try:
             await rescue.start()
         except AnswerFailed:
             await rescue.close()
+            answer.other_died |= rescue.engine_died
             dependencies.metrics.rescued.labels("failed").inc()
             return None
         except asyncio.CancelledError:
@@ -270,8 +271,8 @@ class Endpoint:
             self._dependencies.metrics.retries.labels(record.environment).inc()
         if not accepted.parsed.computes:
             return
-        if answer.engine_died:  # what may have killed an engine goes to no other
-            self._mirrors.release(accepted)
+        if answer.engine_died or answer.other_died or (rescue is not None and rescue.engine_died):
+            self._mirrors.release(accepted)  # what may have killed an engine goes to no other
         else:
             self._mirrors.offer(accepted, record)
         if outcome == Outcome() and accepted.parsed.generates:
