@@ -70,8 +70,12 @@ def test_what_only_probes_could_confirm_is_held_until_they_do():
     assert isinstance(decided(ERRORS, shown="both"), Hold), "a version behind that fails, too, would not help"
 
 
-def test_both_slow_holds_for_a_minute_and_only_apart():
-    assert decided(shown="both", is_apart=False) == RollBack(), "a version that hogs the machine slows both"
+@pytest.mark.parametrize("confirmed_by", ["none", "pairs"])
+def test_both_slow_on_one_machine_is_no_evidence_however_long_it_lasts(confirmed_by):
+    assert isinstance(decided(shown="both", confirmed_by=confirmed_by, raised_s=-86_400.0), Hold)
+
+
+def test_both_slow_apart_holds_for_a_minute():
     assert isinstance(decided(shown="both", is_apart=True), Hold)
     late = (NOW - BOTH_SLOW - f.START) / timedelta(seconds=1)
     assert decided(shown="both", is_apart=True, raised_s=late) == RollBack()
