@@ -271,6 +271,7 @@ class Endpoint:
             self._dependencies.metrics.retries.labels(record.environment).inc()
         if not accepted.parsed.computes:
             return
+        self._mirrors.note(record)
         if answer.engine_died or answer.other_died or (rescue is not None and rescue.engine_died):
             self._mirrors.release(accepted)  # what may have killed an engine goes to no other
         else:

@@ -14,6 +14,7 @@ import structlog
 
 from contracts.facts import Inference
 from contracts.routes import Route
+from contracts.vocabulary import Target
 from decisions.attribution import ATTRIBUTION
 from services.gateway.answer import Answer
 from services.gateway.cross_checks import LONGEST_S
@@ -31,6 +32,9 @@ _BUSY_RATIO = 0.5
 """Of the requests that the gateway answers at the same time: with more in progress, none is drawn."""
 _WAITING = 4
 """Times as many drawn requests may wait for their answer, or for their turn, as are asked again at the same time."""
+_QUEUED_MS = 50.0
+_QUEUED_FOR_S = 5.0
+"""An engine in whose queue a request waited longer has no spare capacity for so long, unless the next did not wait."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Mirrors:
         self._dependencies = dependencies
         self._new_answer = new_answer
         self._held: set[str] = set()
+        self._queued_s: dict[Target, float] = {}
         self._turn = asyncio.Semaphore(dependencies.max_mirrors)
         self._running: set[asyncio.Task[None]] = set()
 
@@ -67,11 +72,25 @@ class Mirrors:
         other = None if route is None else pairing.draw_pair(route, choice, parsed, draw_id)
         if other is None:
             return None
-        if len(self._held) >= _WAITING * self._dependencies.max_mirrors or self._is_busy(in_flight):
+        full = len(self._held) >= _WAITING * self._dependencies.max_mirrors or self._is_busy(in_flight)
+        if full or self._has_queue(choice) or self._has_queue(other):
             self._count("shed")
             return None
         self._held.add(draw_id)
         return other
+
+    def note(self, record: Inference) -> None:
+        """Note whether a request waited in its engine's queue, whatever a drill makes of the record."""
+        if record.queue_ms is None or record.drill is not None:
+            return
+        if record.queue_ms > _QUEUED_MS:
+            self._queued_s[record.target] = self._dependencies.clock.monotonic()
+        else:
+            self._queued_s.pop(record.target, None)
+
+    def _has_queue(self, choice: Choice) -> bool:
+        queued_s = self._queued_s.get(choice.served.target)
+        return queued_s is not None and self._dependencies.clock.monotonic() - queued_s < _QUEUED_FOR_S
 
     def release(self, accepted: AcceptedRequest) -> None:
         """Give back what a drawn request that is not asked again took."""
@@ -157,7 +176,9 @@ class Mirrors:
         finally:
             await answer.close()
         complete = outcome == Outcome() and request.parsed.generates
-        return _Side(answer.to_record(outcome), answer.measurement.text if complete else None, answer.engine_died)
+        record = answer.to_record(outcome)
+        self.note(record)
+        return _Side(record, answer.measurement.text if complete else None, answer.engine_died)
 
     def _count(self, result: Result) -> None:
         self._dependencies.metrics.mirrored.labels(result).inc()

@@ -192,6 +192,17 @@ async def test_a_burst_ends_no_pair():
     assert sum(int(pair.served.request_id[2:]) < 20 for pair in world.telemetry.pairs) > 5
 
 
+async def test_while_requests_wait_in_an_engine_none_is_drawn():
+    queued, after = (World(route(), engine=FakeEngine(record={"queue_ms": 200.0}), max_mirrors=100) for _ in range(2))
+    await ask(queued)
+    assert len(queued.telemetry.pairs) <= 1, "the first request shows the queue"
+    await ask(after, 1)
+    await after.clock.pause(6.0)  # nothing else shows that the queue of the version behind is empty
+    after.engine.record = {"queue_ms": 0.2}
+    await ask(after)
+    assert len(after.telemetry.pairs) > 10
+
+
 async def leave(world):
     """Ask for an answer, and go away when its first token has come."""
     world.engine.gate = asyncio.Event()
