@@ -83,7 +83,7 @@ def build(
         new_id=new_id,
         pause=pause,
         max_in_flight=settings.max_in_flight,
-        rescues=RescueBudgets(clock, settings.rescues_per_minute, settings.rescues_per_caller),
+        rescues=RescueBudgets(clock, settings.rescues_per_minute, settings.rescues_per_caller, settings.workers),
         max_mirrors=settings.max_mirrors,
         write_s=settings.write_s,
         lag_bytes=settings.max_lag_bytes,

@@ -154,6 +154,7 @@ class Endpoint:
         answer = self._new_answer(accepted)
         outcome: Outcome | None = Outcome()
         rescue: Answer | None = None
+        left = False
         try:
             try:
                 await answer.start()
@@ -168,6 +169,7 @@ class Endpoint:
                     outcome = Outcome(error=failure.kind, caused_by="target")
                     await self._deliver_rescue(rescue, reply)
         except (asyncio.CancelledError, OSError, SlowReader):
+            left = not answer.is_sent
             if outcome == Outcome() and not answer.is_sent:  # clients hang up as soon as they have read `[DONE]`
                 outcome = Outcome(cancelled=True, caused_by="caller")
             raise
@@ -180,7 +182,7 @@ class Endpoint:
                 if rescue is not None:
                     await rescue.close()
             finally:  # a caller that hangs up cancels this, too
-                accepted.arrival.spending.settle(_spent(rescue or answer, accepted, outcome))
+                accepted.arrival.spending.settle(_spent(rescue or answer, accepted, left=left))
                 if outcome is not None:
                     self._record(answer, accepted, outcome, rescue)
 
@@ -283,13 +285,13 @@ class Endpoint:
             self._dependencies.record(record)
 
 
-def _spent(answer: Answer, accepted: AcceptedRequest, outcome: Outcome | None) -> int:
+def _spent(answer: Answer, accepted: AcceptedRequest, *, left: bool) -> int:
     """Return the tokens that a request used.
 
-    Those of its prompt count also if the caller hung up before the engine reported them: it may have read all of them.
+    Those of its prompt count also if the caller left before an engine reported them: one may have read all of them.
     """
     measured = answer.measurement
-    unreported = outcome is not None and outcome.cancelled and measured.input_tokens == 0
+    unreported = left and measured.input_tokens == 0
     return measured.tokens + (accepted.arrival.spending.prompt if unreported else 0)
 
 

@@ -139,6 +139,15 @@ async def test_a_caller_that_leaves_during_a_rescue_hides_no_failure():
     for _ in range(20):
         await asyncio.sleep(0.02)
     assert [record.error for record in left.records] == ["engine_failed"]
+    assert left.budgets.used("0123456789ab") > 0, "its prompt is charged: the version behind reads it"
+
+
+def test_the_processes_of_a_gateway_share_its_budgets():
+    parts = [RescueBudgets(StepClock(), per_minute=10, per_caller=4, workers=4) for _ in range(4)]
+    assert sum(part.admit("shop") for part in parts for _ in range(10)) == 4
+    assert sum(part.admit(str(number)) for part in parts for number in range(10)) == 4
+    none = RescueBudgets(StepClock(), per_minute=0, per_caller=4, workers=4)
+    assert not none.admit("shop")
 
 
 class Deadly(FakeEngine):
