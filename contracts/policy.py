@@ -149,7 +149,7 @@ class Canary(_Strict):
 
 
 class Pairs(_Strict):
-    """Requests that two versions answer: the caller gets one answer, the other is thrown away."""
+    """Requests that two versions are asked again after their callers; both answers are thrown away."""
 
     share_ratio: Annotated[float, Field(ge=0.0, le=0.5)] = 0.02
     """Share of the requests, drawn before their outcome, that go to the version behind as well; 0 for none.

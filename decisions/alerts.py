@@ -180,6 +180,8 @@ def _continue(alert: AlertState, finding: Finding, now: datetime, update_every_s
         return after
     figures = {**_figures(finding), "first_bad_at": alert.first_bad_at or finding.first_bad_at}
     figures["evidence"] = finding.evidence or alert.evidence
+    if alert.confirmed_by == "none":  # only a confirmation ends a hold, not records that name no callers
+        figures["confirmed_by"] = finding.confirmed_by or "none"
     return after.model_copy(update={**figures, "published_at": now, "updates": alert.updates + 1})
 
 

@@ -27,12 +27,15 @@ SUSPICION = 20.0
 
 
 def confirm(trigger: Trigger, state: TriggerState, *, drilled: bool) -> Confirmation | None:
-    """Return what confirms an alert of a trigger; None where records do not say who the callers are."""
+    """Return what confirms an alert of a trigger; None where records do not say who the callers are.
+
+    Evidence that good requests outweigh names no callers, either: that confirms nothing.
+    """
     if drilled:
         return "drill"
     if is_confirmed(trigger, state.mirrored):
         return "pairs"
-    if not state.callers.known or state.callers.unknown:
+    if state.callers.unknown:
         return None
     if kind_of(trigger) == "errors" and _is_from_several(trigger, state.callers):
         return "callers"

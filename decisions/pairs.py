@@ -4,7 +4,8 @@ A pair is drawn before its outcome (`contracts.facts.MirroredPair`). Where both 
 machine is the cause, and it counts against nobody. Of the pairs in which exactly one side is bad, it is the target with
 probability 1/2 if the two versions are alike, whatever the requests are and whoever sends them: McNemar's test, here
 sequential, by the e-process (a canary) or e-detector (the active target) of `decisions.evidence` on the pairs that
-differ. No caller can raise it: a caller chooses a request, not which version of the two it fails on.
+differ. What a caller does after the draw changes nothing of it. A caller that knows a request which only one of the two
+versions answers badly, as where both decode greedily, can repeat it: see ADR 0027.
 
 Latency is an exception: the version behind has less to do, so that a pair may differ for that reason alone. The time in
 the engine's queue is left out on both sides, and pairs may confirm an alert of a latency trigger, but never raise one.

@@ -101,20 +101,30 @@ def decide_confirmed(decision: Decision, doubt: Doubt, trigger: Trigger | None, 
     """Hold a rollback while nothing shows that the version is the cause, and not its callers or its machine.
 
     Both sides slow: on the same hardware the version may be what slows it, so that traffic moves at once; where the
-    version behind stands apart, something else is the cause, for at most `BOTH_SLOW`.
+    version behind stands apart, something else is the cause, whatever pairs show, for at most `BOTH_SLOW`.
     """
-    if not isinstance(decision, RollBack) or doubt.confirmed_by != "none" or trigger is None or doubt.shown == "target":
+    if not isinstance(decision, RollBack) or trigger is None or doubt.shown == "target":
         return decision
-    if doubt.shown == "both" and kind_of(trigger) == "latency":
-        held = doubt.raised_at is None or now - doubt.raised_at < BOTH_SLOW
-        reason = (
-            f"The version behind is slow, too, on other hardware; held for at most {BOTH_SLOW.total_seconds():.0f} s."
-        )
-        return Hold("unconfirmed", reason) if doubt.is_apart and held else decision
+    if doubt.shown == "both" and can_hold(doubt.confirmed_by, trigger) and kind_of(trigger) == "latency":
+        return _decide_both_slow(decision, doubt, now)
+    if doubt.confirmed_by != "none":
+        return decision
     asked = "Our own probes do not show it either." if doubt.shown is not None else "Probes show nothing of it."
     return Hold(
         "unconfirmed", f"Nothing shows that the version is the cause of {trigger.name}, and not its callers. {asked}"
     )
+
+
+def can_hold(confirmed_by: Confirmation | None, trigger: Trigger) -> bool:
+    """Return whether probes can hold a rollback: pairs alone do not show what a version's load does."""
+    return confirmed_by == "none" or (confirmed_by == "pairs" and kind_of(trigger) == "latency")
+
+
+def _decide_both_slow(decision: RollBack, doubt: Doubt, now: datetime) -> Decision:
+    if not doubt.is_apart or (doubt.raised_at is not None and now - doubt.raised_at >= BOTH_SLOW):
+        return decision
+    limit_s = BOTH_SLOW.total_seconds()
+    return Hold("unconfirmed", f"The version behind is slow, too, on other hardware; held for at most {limit_s:.0f} s.")
 
 
 def rollback_id(cause_id: str) -> str:

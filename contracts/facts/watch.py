@@ -93,10 +93,10 @@ class Inference(Contract):
 
 
 class MirroredPair(Contract):
-    """One request that two versions answered: `served` for the caller, `mirrored` afterwards, thrown away.
+    """One request that two versions were asked after its caller: `served` by the target that answered it.
 
-    The request was drawn before its outcome, so that neither side is chosen for how it ended. `served` is the record of
-    the request once more; `mirrored` counts nowhere else. What failed is the target's on both sides.
+    The request was drawn before its outcome, so that neither side is chosen for how it ended. Both sides have the same
+    limits, neither answer goes to the caller, and neither counts elsewhere. What failed is the target's on both sides.
     """
 
     served: Inference

@@ -68,6 +68,7 @@ class Answer:
         self.endpoint = ""
         self.retried = False
         self.engine_died = False  # under this request, in any attempt
+        self.other_died = False  # the engine of the version behind, under the same request
         self.is_sent = False  # to its end, to the caller
 
     def _new_backlog(self) -> Backlog:
@@ -97,6 +98,8 @@ class Answer:
         except AnswerFailed as failure:
             if failure.kind in _FINAL or (len(endpoints) == 1 and failure.kind == "no_first_token"):
                 raise  # the time limit of this endpoint is used up, or the second answer would be the same
+            if self.engine_died and not self.accepted.is_callers:
+                raise  # what may have killed an engine is sent to no other by ourselves
             excused = ATTRIBUTION[failure.kind] != "target" or failure.kind in PROVABLE
             if excused:
                 self.measurement.excused_s = math.inf  # until the next attempt

@@ -85,7 +85,7 @@ def build(
         new_id=new_id,
         pause=pause,
         max_in_flight=settings.max_in_flight,
-        rescues=RescueBudgets(clock, settings.rescues_per_minute, settings.rescues_per_caller),
+        rescues=RescueBudgets(clock, settings.rescues_per_minute, settings.rescues_per_caller, settings.workers),
         bans=BodyBans(
             clock,
             settings.body_ban_s,

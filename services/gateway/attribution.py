@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from decisions.attribution import ATTRIBUTION, PROVABLE
+from decisions.attribution import ATTRIBUTION, COMPARED, PROVABLE
 from services.gateway.answer import Answer
 from services.gateway.cross_checks import REQUEST_ID, FailedRequest
 from services.gateway.dependencies import Dependencies
@@ -27,6 +27,8 @@ async def attribute_failure(
         served.target, answer.endpoint, failure.silent_s
     ):
         return Outcome(error=kind, caused_by="infrastructure")
+    if answer.engine_died and kind in COMPARED:
+        kind = "engine_dead"  # at one endpoint, whatever another made of it
     if kind in REJECTED and (failure.is_callers or accepted.parsed.names_tokens or not accepted.parsed.computes):
         return Outcome(caused_by="caller")  # what another model can do shows nothing about this one
     if kind not in PROVABLE or (effect is not None and effect.fails) or not accepted.parsed.computes:
@@ -40,7 +42,10 @@ async def attribute_failure(
         request_kind=accepted.parsed.kind,
     )
     fallback = dependencies.find_fallback(accepted.environment, served.target)
+    if answer.engine_died or answer.other_died:
+        failed.deaths.append(served.target if answer.engine_died or fallback is None else fallback.target)
     party = await dependencies.cross_checks.attribute(failed, fallback)
+    answer.other_died |= bool(failed.deaths)
     if party == "infrastructure":
         dependencies.metrics.count_unattributed(served.target)
     if party == "target":

@@ -50,6 +50,7 @@ class FailedRequest:
         kind: how it failed.
         tokens: tokens of the answer before the failure.
         request_kind: `chat`, `completion`, `responses` or `embeddings`.
+        deaths: the targets whose engine died under it: then it is repeated nowhere. The cross-checks add theirs.
     """
 
     served: ServedTarget
@@ -58,6 +59,7 @@ class FailedRequest:
     kind: ErrorKind
     tokens: int = 0
     request_kind: str = "chat"
+    deaths: list[Target] = field(default_factory=list, compare=False)
 
     @property
     def rejected(self) -> bool:
@@ -142,9 +144,13 @@ class CrossChecks:
         return min(LONGEST_S, self._limit_s + SECONDS_PER_TOKEN * failed.tokens)
 
     async def _compare(self, failed: FailedRequest, fallback: ServedTarget | None) -> Party:
+        if failed.deaths:
+            return "infrastructure"
         if failed.rejected and (fallback is None or _may_reject(failed, fallback)):
             return "caller"
         answered = None if fallback is None else await self._gets_further(fallback, fallback.endpoints[0], failed)
+        if failed.deaths:
+            return "infrastructure"
         if answered is None and not failed.rejected:
             answered = await self._gets_further(failed.served, failed.endpoint, failed)
         if answered is None:
@@ -155,6 +161,8 @@ class CrossChecks:
         """Return whether a target completes the answer or gets beyond the failure; None if it is unreachable."""
         request = replace(failed.request, deadline_s=self.limit_s(failed))
         failure = await self._find_failure(endpoint, served.target, request, beyond_tokens=failed.tokens)
+        if failure == "engine_dead":
+            failed.deaths.append(served.target)
         return None if failure in _UNKNOWN else failure is None
 
     async def _find_failure(

@@ -18,7 +18,7 @@ from services.gateway.answer import Answer
 from services.gateway.attribution import attribute_failure
 from services.gateway.backlog import SlowReader
 from services.gateway.dependencies import Dependencies
-from services.gateway.domain import answers, drills, environments, errors, json_body, pairing, requests, routing
+from services.gateway.domain import answers, drills, environments, errors, json_body, requests, routing
 from services.gateway.domain.body_digests import digest_of
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.domain.failures import AnswerFailed, describe_failure
@@ -97,7 +97,6 @@ class Endpoint:
         self._in_flight[environment] += 1
         self._in_flight_bytes[environment] += size
         gauge.inc()
-        self._mirrors.note_load(self._in_flight[environment])
         try:
             yield
         finally:
@@ -134,7 +133,7 @@ class Endpoint:
             deadline_s=dependencies.answer_s,
             trace=dependencies.traces.begin(parsed.kind, served.target, arrived_at, arrival.traceparent),
             effect=drills.decide_effect(drill, served.target, arrival.draw_id, arrived_at, arrived_s),
-            pair=None if route is None else pairing.draw_pair(route, choice, parsed, arrival.draw_id),
+            pair=self._mirrors.draw(route, choice, parsed, arrival.draw_id, self._in_flight[environment]),
         )
 
     async def _work(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -160,6 +159,7 @@ class Endpoint:
         answer = self._new_answer(accepted)
         outcome: Outcome | None = Outcome()
         rescue: Answer | None = None
+        left = False
         try:
             try:
                 await answer.start()
@@ -174,6 +174,7 @@ class Endpoint:
                     outcome = Outcome(error=failure.kind, caused_by="target")
                     await self._deliver_rescue(rescue, reply)
         except (asyncio.CancelledError, OSError, SlowReader):
+            left = not answer.is_sent
             if outcome == Outcome() and not answer.is_sent:  # clients hang up as soon as they have read `[DONE]`
                 outcome = Outcome(cancelled=True, caused_by="caller")
             raise
@@ -186,7 +187,7 @@ class Endpoint:
                 if rescue is not None:
                     await rescue.close()
             finally:  # a caller that hangs up cancels this, too
-                accepted.arrival.spending.settle(_spent(rescue or answer, accepted, outcome))
+                accepted.arrival.spending.settle(_spent(rescue or answer, accepted, left=left))
                 if outcome is not None:
                     self._record(answer, accepted, outcome, rescue)
 
@@ -201,12 +202,13 @@ class Endpoint:
             return None
         used_s = dependencies.clock.monotonic() - accepted.arrived_s
         left_s = max(0.0, accepted.deadline_s - used_s)
-        second = replace(accepted, choice=Choice(fallback), pair=None, effect=None, deadline_s=left_s)
+        second = replace(accepted, choice=Choice(fallback), pair=None, effect=None, deadline_s=left_s, is_callers=False)
         rescue = self._new_answer(second)
         try:
             await rescue.start()
         except AnswerFailed:
             await rescue.close()
+            answer.other_died |= rescue.engine_died
             dependencies.metrics.rescued.labels("failed").inc()
             return None
         except asyncio.CancelledError:
@@ -237,6 +239,8 @@ class Endpoint:
             self._attributing.discard(done)
             if not done.cancelled() and done.exception() is None:
                 self._record(answer, accepted, done.result())
+            else:
+                self._mirrors.release(accepted)
 
         self._attributing.add(task)
         task.add_done_callback(record)
@@ -274,8 +278,11 @@ class Endpoint:
             self._dependencies.metrics.retries.labels(record.environment).inc()
         if not accepted.parsed.computes:
             return
-        if not answer.engine_died:  # what may have killed an engine goes to no other
-            self._mirrors.offer(accepted, record, answer.measurement.text, self._in_flight[accepted.environment])
+        self._mirrors.note(record)
+        if answer.engine_died or answer.other_died or (rescue is not None and rescue.engine_died):
+            self._mirrors.release(accepted)  # what may have killed an engine goes to no other
+        else:
+            self._mirrors.offer(accepted, record)
         if outcome == Outcome() and accepted.parsed.generates:
             texts = accepted.parsed.text, answer.measurement.text
             self._dependencies.features.submit(record, *texts, draw_id=accepted.draw_id)
@@ -283,13 +290,13 @@ class Endpoint:
             self._dependencies.record(record)
 
 
-def _spent(answer: Answer, accepted: AcceptedRequest, outcome: Outcome | None) -> int:
+def _spent(answer: Answer, accepted: AcceptedRequest, *, left: bool) -> int:
     """Return the tokens that a request used.
 
-    Those of its prompt count also if the caller hung up before the engine reported them: it may have read all of them.
+    Those of its prompt count also if the caller left before an engine reported them: one may have read all of them.
     """
     measured = answer.measurement
-    unreported = outcome is not None and outcome.cancelled and measured.input_tokens == 0
+    unreported = left and measured.input_tokens == 0
     return measured.tokens + (accepted.arrival.spending.prompt if unreported else 0)
 
 

@@ -54,6 +54,8 @@ class AcceptedRequest:
         arrived_at: the time when it was received completely: the time for sending does not count as the target's.
         arrived_s: the same on the monotonic clock; all durations start here.
         deadline_s: time limit of the whole answer.
+        cache_salt: of a request of ours; None for the caller's own.
+        is_callers: it goes to the target that its caller is answered by: only that may have it once more after a death.
     """
 
     arrival: Arrival
@@ -65,6 +67,8 @@ class AcceptedRequest:
     trace: RequestTrace
     effect: DrillEffect | None = None
     pair: Choice | None = None
+    cache_salt: str | None = None
+    is_callers: bool = True
 
     @property
     def request_id(self) -> str:
@@ -96,7 +100,7 @@ class AcceptedRequest:
     def to_api_request(self, deadline_s: float, traceparent: str | None = None) -> ApiRequest:
         """Return the request for the engine: the caller's own bytes, and the seconds that remain for the answer."""
         parsed = self.parsed
-        salt = self.arrival.caller.cache_salt
+        salt = self.cache_salt or self.arrival.caller.cache_salt
         return ApiRequest(
             "POST", parsed.path, parsed.raw, max(0.0, deadline_s), self.request_id, parsed.model, salt, traceparent
         )

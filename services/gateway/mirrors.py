@@ -1,10 +1,11 @@
-"""Sends drawn requests to the version behind as well, after their callers have their answers; its own are dropped.
+"""Asks two versions what a drawn request asked, after its caller has the answer; both answers are dropped.
 
-A pair of outcomes is evidence because both versions had the same request. A mirrored request delays nobody: it starts
-when the caller's answer has ended, few run at a time, and all end when the gateway gets busy.
+A pair of outcomes is evidence because both versions have the same request under the same limits, and nothing that its
+caller does after the draw decides whether there is a pair. Capacity is decided with the draw: what was drawn is asked.
 """
 
 import asyncio
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -12,27 +13,37 @@ from typing import Literal
 import structlog
 
 from contracts.facts import Inference
+from contracts.routes import Route
+from contracts.vocabulary import Target
 from decisions.attribution import ATTRIBUTION
 from services.gateway.answer import Answer
 from services.gateway.cross_checks import LONGEST_S
 from services.gateway.dependencies import Dependencies
 from services.gateway.domain import drills, pairing
 from services.gateway.domain.failures import AnswerFailed
+from services.gateway.domain.requests import ParsedRequest
+from services.gateway.domain.routing import Choice
 from services.gateway.measurement import AcceptedRequest, Outcome
 from services.gateway.request_traces import RequestTrace
 
 Result = Literal["paired", "unknown", "shed"]
-"""What became of a drawn request: a pair; an outcome that shows nothing; not sent, or ended, for want of capacity."""
+"""What became of a drawn request: a pair; an outcome that shows nothing; not asked again, for want of capacity."""
 _BUSY_RATIO = 0.5
-"""Of the requests that the gateway answers at the same time: with more in progress, none is mirrored."""
+"""Of the requests that the gateway answers at the same time: with more in progress, none is drawn."""
+_WAITING = 4
+"""Times as many drawn requests may wait for their answer, or for their turn, as are asked again at the same time."""
+_QUEUED_MS = 50.0
+_QUEUED_FOR_S = 5.0
+"""An engine in whose queue a request waited longer has no spare capacity for so long, unless the next did not wait."""
 
 
 @dataclass(frozen=True)
 class _Side:
-    """One side of a pair: its record, and the text of its answer, if that is complete."""
+    """One side of a pair: its record, and the text of its answer, if that is complete; whether the engine died."""
 
     record: Inference
     text: str | None
+    died: bool
 
 
 class Mirrors:
@@ -46,32 +57,58 @@ class Mirrors:
     def __init__(self, dependencies: Dependencies, new_answer: Callable[[AcceptedRequest], Answer]) -> None:
         self._dependencies = dependencies
         self._new_answer = new_answer
+        self._held: set[str] = set()
+        self._queued_s: dict[Target, float] = {}
+        self._turn = asyncio.Semaphore(dependencies.max_mirrors)
         self._running: set[asyncio.Task[None]] = set()
 
-    def offer(self, accepted: AcceptedRequest, served: Inference, text: str, in_flight: int) -> None:
-        """Mirror a request whose answer has ended, if it was drawn and there is capacity; return at once.
+    def draw(
+        self, route: Route | None, choice: Choice, parsed: ParsedRequest, draw_id: str, in_flight: int
+    ) -> Choice | None:
+        """Return the other target of a request's pair; None if it is in none, or there is no capacity for one.
+
+        What is drawn takes capacity until its pair is known, or `release`.
+        """
+        other = None if route is None else pairing.draw_pair(route, choice, parsed, draw_id)
+        if other is None:
+            return None
+        full = len(self._held) >= _WAITING * self._dependencies.max_mirrors or self._is_busy(in_flight)
+        if full or self._has_queue(choice) or self._has_queue(other):
+            self._count("shed")
+            return None
+        self._held.add(draw_id)
+        return other
+
+    def note(self, record: Inference) -> None:
+        """Note whether a request waited in its engine's queue, whatever a drill makes of the record."""
+        if record.queue_ms is None or record.drill is not None:
+            return
+        if record.queue_ms > _QUEUED_MS:
+            self._queued_s[record.target] = self._dependencies.clock.monotonic()
+        else:
+            self._queued_s.pop(record.target, None)
+
+    def _has_queue(self, choice: Choice) -> bool:
+        queued_s = self._queued_s.get(choice.served.target)
+        return queued_s is not None and self._dependencies.clock.monotonic() - queued_s < _QUEUED_FOR_S
+
+    def release(self, accepted: AcceptedRequest) -> None:
+        """Give back what a drawn request that is not asked again took."""
+        self._held.discard(accepted.draw_id)
+
+    def offer(self, accepted: AcceptedRequest, served: Inference) -> None:
+        """Ask both targets of a drawn request, whose answer has ended, for a pair; return at once.
 
         Args:
             accepted: the request.
             served: its record.
-            text: its answer.
-            in_flight: requests that are being answered.
         """
         if accepted.pair is None or not pairing.may_follow(served) or not self._is_in_route(accepted):
+            self.release(accepted)
             return
-        if len(self._running) >= self._dependencies.max_mirrors or self._is_busy(in_flight):
-            self._count("shed")
-            return
-        side = _Side(served, text if served.error is None and accepted.parsed.generates else None)
-        task = asyncio.ensure_future(self._mirror(accepted, side))
+        task = asyncio.ensure_future(self._mirror(accepted, accepted.pair))
         self._running.add(task)
-        task.add_done_callback(self._end)
-
-    def note_load(self, in_flight: int) -> None:
-        """End all mirrored requests if the gateway gets busy: they are the first that go."""
-        if self._running and self._is_busy(in_flight):
-            for task in self._running:
-                task.cancel()
+        task.add_done_callback(functools.partial(self._end, accepted))
 
     def _is_busy(self, in_flight: int) -> bool:
         return in_flight > self._dependencies.max_in_flight * _BUSY_RATIO
@@ -82,17 +119,24 @@ class Mirrors:
         route = self._dependencies.tables[accepted.environment].get(target.model)
         return route is not None and pairing.find_other(route, target) == accepted.pair
 
-    def _end(self, task: asyncio.Task[None]) -> None:
+    def _end(self, accepted: AcceptedRequest, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
+        self.release(accepted)
         if task.cancelled():
             self._count("shed")
         elif (error := task.exception()) is not None:
             self._count("unknown")
             structlog.get_logger().error("mirrored request failed", exc_info=error)
 
-    async def _mirror(self, accepted: AcceptedRequest, served: _Side) -> None:
-        mirrored = await self._ask(self._to_other(accepted))
-        pair = pairing.as_pair(served.record, mirrored.record)
+    async def _mirror(self, accepted: AcceptedRequest, other: Choice) -> None:
+        """Ask the target that served the request first: where its engine dies, the other target is never asked."""
+        async with self._turn:
+            served = await self._ask(self._again(accepted, accepted.choice))
+            if served.died or not pairing.is_known(served.record):
+                self._count("unknown")
+                return
+            mirrored = await self._ask(self._again(accepted, other))
+        pair = None if mirrored.died else pairing.as_pair(served.record, mirrored.record)
         if pair is None:
             self._count("unknown")
             return
@@ -103,25 +147,26 @@ class Mirrors:
         else:
             self._dependencies.features.submit_pair(pair, accepted.parsed.text, texts, draw_id=accepted.draw_id)
 
-    def _to_other(self, accepted: AcceptedRequest) -> AcceptedRequest:
-        """Return the request to the other target: it arrives now, and a drill of that target changes it."""
-        dependencies, other = self._dependencies, accepted.pair
-        assert other is not None  # noqa: S101 - `offer` checked it
-        target, now, now_s = other.served.target, dependencies.clock.now(), dependencies.clock.monotonic()
+    def _again(self, accepted: AcceptedRequest, choice: Choice) -> AcceptedRequest:
+        """Return the request to a target: it arrives now, meets no cached prefix, and a drill may change it."""
+        dependencies, target = self._dependencies, choice.served.target
+        now, now_s = dependencies.clock.now(), dependencies.clock.monotonic()
         drill = dependencies.drills.get(accepted.environment, target.model)
         return replace(
             accepted,
-            choice=other,
+            choice=choice,
             pair=None,
             trace=RequestTrace(None, accepted.parsed.kind, target, now, ""),
             arrived_at=now,
             arrived_s=now_s,
             deadline_s=min(accepted.deadline_s, LONGEST_S),
             effect=drills.decide_effect(drill, target, accepted.draw_id, now, now_s),
+            cache_salt=f"pair-{accepted.draw_id}",
+            is_callers=False,
         )
 
-    async def _ask(self, mirrored: AcceptedRequest) -> _Side:
-        answer, outcome = self._new_answer(mirrored), Outcome()
+    async def _ask(self, request: AcceptedRequest) -> _Side:
+        answer, outcome = self._new_answer(request), Outcome()
         try:
             await answer.start()
             async for _ in answer.pieces():
@@ -130,8 +175,10 @@ class Mirrors:
             outcome = Outcome(error=failure.kind, caused_by=ATTRIBUTION[failure.kind])
         finally:
             await answer.close()
-        complete = outcome == Outcome() and mirrored.parsed.generates
-        return _Side(answer.to_record(outcome), answer.measurement.text if complete else None)
+        complete = outcome == Outcome() and request.parsed.generates
+        record = answer.to_record(outcome)
+        self.note(record)
+        return _Side(record, answer.measurement.text if complete else None, answer.engine_died)
 
     def _count(self, result: Result) -> None:
         self._dependencies.metrics.mirrored.labels(result).inc()

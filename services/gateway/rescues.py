@@ -41,13 +41,21 @@ class RescueBudgets:
     Attributes:
         per_minute: most tries per minute; 0 for none.
         per_caller: most tries of one caller per minute.
+        workers: processes that the two are divided among, at least one try each.
     """
 
     clock: Clock
     per_minute: int
     per_caller: int
+    workers: int = 1
     _all: Allowance | None = None
     _callers: dict[str, Allowance] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Take this process's part."""
+        self.per_minute, self.per_caller = (
+            max(1, most // self.workers) if most else 0 for most in (self.per_minute, self.per_caller)
+        )
 
     def admit(self, account: str) -> bool:
         """Take one try of a caller; return False, taking nothing, if one of the budgets is used up."""

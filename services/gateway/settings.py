@@ -44,7 +44,7 @@ class GatewaySettings(BaseSettings):
     max_in_flight: Annotated[int, Field(ge=1)] = 512
     """Requests that are answered at the same time, per environment; more is a 429."""
     max_mirrors: Annotated[int, Field(ge=0)] = 4
-    """Requests that the version behind answers as well, at the same time; above it none is mirrored."""
+    """Drawn requests that two versions are asked again, at the same time; four times as many wait."""
     rescues_per_minute: Annotated[int, Field(ge=0)] = 120
     """Requests per minute that the version behind may answer because the engine failed them; 0 for none."""
     rescues_per_caller: Annotated[int, Field(ge=0)] = 20

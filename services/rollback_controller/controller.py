@@ -100,8 +100,8 @@ class Controller:
         await self.decide(event, decide, received)
 
     async def _probe_sides(self, event: Event[AlertRaised] | Event[AlertUpdated]) -> Shown | None:
-        """Return what probes show of an alert that nothing confirms; None if it needs none, or if they disagree."""
-        if event.data.confirmed_by != "none":
+        """Return what probes show of an alert that nothing confirms, or pairs; None without need, or agreement."""
+        if event.data.confirmed_by not in ("none", "pairs"):
             return None
         environment, model, now = event.environment, event.subject, self.clock.now()
         state = await self.states.read(environment, model)

@@ -4,6 +4,7 @@ from contracts.facts import Inference, MirroredPair
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Target
 from decisions.attribution import COMPARED
+from decisions.triggers import CANCELLED
 from services.gateway.domain.requests import ParsedRequest
 from services.gateway.domain.routing import Choice, parse_model_name
 from services.gateway.domain.sampling import fraction
@@ -55,25 +56,27 @@ def may_mirror(parsed: ParsedRequest, served: ServedTarget, other: ServedTarget)
 
 
 def may_follow(record: Inference) -> bool:
-    """Return whether the version behind may be asked what a request asked.
+    """Return whether two versions may be asked what a request asked.
 
-    Not after the caller went away or was refused, and never where an engine died or fell silent: that request may have
-    killed it.
+    Not after it was refused, and never where an engine died or fell silent: that request may have killed it. A caller
+    that went away decides nothing: it has seen the answer.
     """
-    return record.finish_reason != "cancelled" and (
-        record.error in COMPARED or (record.error is None and record.caused_by is None)
-    )
+    return record.finish_reason == CANCELLED or is_known(record)
+
+
+def is_known(record: Inference) -> bool:
+    """Return whether an outcome shows anything about its target: an answer, or a failure of its engine."""
+    return record.error in COMPARED or (record.error is None and record.caused_by is None)
 
 
 def as_pair(served: Inference, mirrored: Inference) -> MirroredPair | None:
     """Return the pair of two outcomes; None if one shows nothing about its target.
 
-    Both sides are taken alike: what failed is the target's, whatever a cross-check made of the request.
+    Both sides are taken alike: what failed is the target's, whatever a cross-check made of the request. An engine that
+    died makes no pair on either side.
     """
     sides = [
         side.model_copy(update={"caused_by": "target"}) if side.error in COMPARED else side
         for side in (served, mirrored)
     ]
-    known = [side.error in COMPARED or (side.error is None and side.caused_by is None) for side in sides]
-    known[1] = known[1] or mirrored.error == "engine_dead"
-    return MirroredPair(served=sides[0], mirrored=sides[1]) if all(known) else None
+    return MirroredPair(served=sides[0], mirrored=sides[1]) if all(map(is_known, sides)) else None

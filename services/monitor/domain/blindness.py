@@ -11,18 +11,22 @@ KEY = "blind"
 
 
 def note_batch(state: MonitorState, *, records: int, implausible: int, now: datetime) -> MonitorState:
-    """Return the record with a batch noted: since when batches come of which every record is ignored."""
-    if records == 0:
+    """Return the record with a batch noted: since when, and when last, batches came of which all is ignored."""
+    if records == 0 or (implausible < records and state.ignored_since is None):
         return state
-    ignored_since = (state.ignored_since or now) if implausible == records else None
-    return state if ignored_since == state.ignored_since else state.model_copy(update={"ignored_since": ignored_since})
+    ignored = implausible == records
+    update = {
+        "ignored_since": (state.ignored_since or now) if ignored else None,
+        "ignored_at": now if ignored else None,
+    }
+    return state.model_copy(update=update)
 
 
-def find_blindness(state: MonitorState, now: datetime) -> Finding:
-    """Return whether the monitor has ignored all telemetry of the model for too long."""
+def find_blindness(state: MonitorState) -> Finding:
+    """Return whether the monitor has ignored all telemetry of the model for too long; silence is none of it."""
     since = state.ignored_since
-    for_s = 0.0 if since is None else (now - since).total_seconds()
-    message = f"All telemetry of the last {for_s:.0f} s was ignored, because it cannot be true: no trigger is watched."
+    for_s = 0.0 if since is None else ((state.ignored_at or since) - since).total_seconds()
+    message = f"All telemetry of {for_s:.0f} s was ignored, because it cannot be true: no trigger is watched."
     return Finding(
         key=KEY,
         kind="blind",

@@ -210,7 +210,7 @@ def _decide_alerts(state: MonitorState, watched: TargetState, cause: Cause, rule
     of_model: tuple[Finding, ...] = ()
     if watched.role == "active":
         of_clocks = clocks.find_wrong_clocks(state, cause.own_offset_s, cause.at)
-        of_model = (*of_clocks, find_blindness(state, cause.at))
+        of_model = (*of_clocks, find_blindness(state))
     release_id = policy.release_id if policy else ""
     if watched.release_id != release_id:
         watched = watched.model_copy(update={"release_id": release_id})

@@ -105,10 +105,11 @@ class MonitorState(OutboxRecord):
         route_known: Whether a route was seen.
         clocks: By gateway that sent records lately.
         ignored_since: Since when every batch held only records that cannot be true; None if the last one did not.
+        ignored_at: When the last of these batches came.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 7
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 7), unchanged)
+    SCHEMA_VERSION: ClassVar[int] = 8
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 8), unchanged)
 
     model: ModelName
     environment: Environment
@@ -124,3 +125,4 @@ class MonitorState(OutboxRecord):
     route_known: bool = False
     clocks: dict[str, GatewayClock] = Field(default_factory=dict)
     ignored_since: datetime | None = None
+    ignored_at: datetime | None = None

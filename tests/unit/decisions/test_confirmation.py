@@ -6,9 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from decisions.alerts import decide_alerts
 from decisions.callers import MOST_CALLERS, OTHERS, CallerShares, count_outcome
 from decisions.confirmation import confirm
+from decisions.findings import assess_trigger
 from decisions.observation import TriggerState, fresh_trigger, observe_outcomes
+from decisions.observe_loop import AlertRules, WatchedTarget, assess, observe
 from decisions.pairs import fresh_test, observe_mirrored
 from decisions.triggers import Outcome
 from testbed import factories as f
@@ -83,6 +86,51 @@ def test_the_callers_before_the_first_bad_request_do_not_count():
     state = observe_outcomes(state, ERRORS, [outcome(), *[outcome(bad=False)] * 2000])
     assert state.first_bad_at is None
     assert state.callers == CallerShares()
+
+
+def pulse(seed, *, bad=100, per_s=30, until_s=100):
+    """Yield each second's requests: honest ones, and from the sixth on those of one key, until so many were bad."""
+    draw, left = random.Random(seed), bad
+    for second in range(1, until_s):
+        batch = []
+        for _ in range(per_s):
+            hostile = second > 5 and left > 0 and draw.random() < 0.7
+            left -= hostile
+            name = "evil" if hostile else f"good-{draw.randrange(10)}"
+            batch.append(Outcome(bad=hostile, at=f.after(second), ended_at=f.after(second), caller=name))
+        yield second, batch
+
+
+@pytest.mark.parametrize("metric", ["ttft_ms", "empty_ratio", "error_ratio"])
+@pytest.mark.parametrize("seed", range(3))
+def test_an_alert_of_one_caller_is_not_confirmed_as_it_calms(metric, seed):
+    trigger = f.trigger(name="watched", metric=metric, threshold=800.0 if metric == "ttft_ms" else 0.05)
+    watched = WatchedTarget(target=f.target(), role="active")
+    alerts, facts = {}, []
+    for second, batch in pulse(seed):
+        watched = observe(watched, [trigger], {trigger.name: batch})
+        assessed = assess(watched, alerts, [trigger], f.after(second), rules=AlertRules())
+        watched, alerts = assessed.watched, assessed.alerts
+        facts += assessed.facts
+    assert len(facts) > 2
+    assert {fact.confirmed_by for fact in facts} == {"none"}
+
+
+def test_nor_where_the_good_requests_come_in_the_same_batch():
+    honest = [outcome(f"good-{number % 10}", bad=False) for number in range(1000)]
+    state = seen([*honest[:200], *[outcome("evil")] * 12, *honest])
+    assert confirmed(state) == "none"
+
+
+def test_an_alert_that_is_held_stays_held_when_records_name_no_callers():
+    held = assess_trigger(SLOW, seen([outcome("evil")] * 40, SLOW), f.after(1))
+    nameless = assess_trigger(SLOW, seen([outcome(None)] * 41, SLOW), f.after(60))
+    assert (held.confirmed_by, nameless.confirmed_by) == ("none", None)
+    alerts, rules = {}, {"environment": "production", "release_id": None, "update_every_s": 15.0}
+    for finding, at in ((held, 1), (nameless, 60)):
+        decided = decide_alerts(alerts, f.target(), [finding], f.after(at), **rules)
+        alerts = decided.alerts
+        assert [fact.confirmed_by for fact in decided.facts] == ["none"]
 
 
 @given(st.lists(st.tuples(st.integers(0, 200), st.booleans()), max_size=400))

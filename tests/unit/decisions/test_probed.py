@@ -70,8 +70,13 @@ def test_what_only_probes_could_confirm_is_held_until_they_do():
     assert isinstance(decided(ERRORS, shown="both"), Hold), "a version behind that fails, too, would not help"
 
 
-def test_both_slow_holds_for_a_minute_and_only_apart():
-    assert decided(shown="both", is_apart=False) == RollBack(), "a version that hogs the machine slows both"
+@pytest.mark.parametrize("confirmed_by", ["none", "pairs"])
+def test_both_slow_on_one_machine_moves_traffic_at_once(confirmed_by):
+    decision = decided(shown="both", is_apart=False, confirmed_by=confirmed_by)
+    assert decision == RollBack(), "a version that hogs the machine slows both"
+
+
+def test_both_slow_apart_holds_for_a_minute():
     assert isinstance(decided(shown="both", is_apart=True), Hold)
     late = (NOW - BOTH_SLOW - f.START) / timedelta(seconds=1)
     assert decided(shown="both", is_apart=True, raised_s=late) == RollBack()

@@ -148,18 +148,112 @@ class Hanging(FakeEngine):
             yield piece
 
 
-async def test_mirrored_requests_are_bounded_and_the_first_to_go():
+async def settle():
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+async def test_drawn_requests_are_bounded_and_while_the_gateway_is_busy_none_is_drawn():
     world = World(route(), engine=Hanging(), max_mirrors=2, max_in_flight=8)
     await ask(world)
     assert sent_to(world, OLD) == 2, "no more than two at a time"
-    world.engine.gate = asyncio.Event()
-    waiting = [asyncio.ensure_future(world.chat()) for _ in range(5)]
-    for _ in range(50):
-        await asyncio.sleep(0)
-    assert len(world.engine.aborted) == 2, "five of eight are more than half: both end"
-    world.engine.gate.set()
+    shed = world.metric('slipway_gateway_mirrored_total{result="shed"}')
+    assert 0.0 < float(shed[0].split()[-1]) < DRAWN / 2, "eight wait, two of them are asked"
+    busy = World(route(), max_mirrors=100, max_in_flight=8)
+    busy.engine.gate = asyncio.Event()
+    waiting = [asyncio.ensure_future(busy.chat()) for _ in range(8)]
+    await settle()
+    busy.engine.gate.set()
     assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {200}
+    await settle()
+    assert {pair.served.request_id for pair in busy.telemetry.pairs} <= {"id0", "id1", "id2", "id3"}
+
+
+async def test_a_burst_ends_no_pair():
+    """A caller that has seen the answer must not choose, by its load, which pairs count."""
+
+    class Waiting(FakeEngine):
+        async def send(self, endpoint, target, request):
+            if str(target) == OLD:
+                await calm.wait()
+            async for piece in super().send(endpoint, target, request):
+                yield piece
+
+    calm = asyncio.Event()
+    world = World(route(), engine=Waiting(), max_mirrors=100, max_in_flight=8)
+    await ask(world, 20)
+    world.engine.gate = asyncio.Event()
+    burst = [asyncio.ensure_future(world.chat()) for _ in range(8)]
+    await settle()
+    calm.set()
+    world.engine.gate.set()
+    await asyncio.gather(*burst)
+    await settle()
+    assert sum(int(pair.served.request_id[2:]) < 20 for pair in world.telemetry.pairs) > 5
+
+
+async def test_while_requests_wait_in_an_engine_none_is_drawn():
+    queued, after = (World(route(), engine=FakeEngine(record={"queue_ms": 200.0}), max_mirrors=100) for _ in range(2))
+    await ask(queued)
+    assert len(queued.telemetry.pairs) <= 1, "the first request shows the queue"
+    await ask(after, 1)
+    await after.clock.pause(6.0)  # nothing else shows that the queue of the version behind is empty
+    after.engine.record = {"queue_ms": 0.2}
+    await ask(after)
+    assert len(after.telemetry.pairs) > 10
+
+
+async def leave(world):
+    """Ask for an answer, and go away when its first token has come."""
+    world.engine.gate = asyncio.Event()
+    caller = asyncio.ensure_future(world.chat(stream=True))
+    await settle()
+    caller.cancel()
+    await asyncio.gather(caller, return_exceptions=True)
+    world.engine.gate.set()
+    await settle()
+
+
+async def test_a_caller_that_leaves_changes_nothing_of_its_pairs():
+    stayed, left = World(route(), max_mirrors=100), World(route(), max_mirrors=100)
+    await ask(stayed, stream=True)
+    for _ in range(DRAWN):
+        await leave(left)
+    assert {record.finish_reason for record in left.records} == {"cancelled"}
+    drawn = [[pair.served.request_id for pair in world.telemetry.pairs] for world in (stayed, left)]
+    assert drawn[0] == drawn[1] != []
+    assert {pair.served.finish_reason for pair in left.telemetry.pairs} == {"length"}
+
+
+async def test_both_sides_have_the_same_limits_and_no_cached_prefix():
+    world = World(route(), max_mirrors=100)
+    await ask(world)
+    for pair in world.telemetry.pairs:
+        caller, *again = [request for request in world.engine.requests if request.request_id == pair.served.request_id]
+        assert (caller.deadline_s, caller.cache_salt) == (600.0, None)
+        assert len(again) == 2
+        assert {request.deadline_s for request in again} == {60.0}
+        assert {request.cache_salt for request in again} == {f"pair-{caller.request_id}"}
+
+
+@pytest.mark.parametrize("dying", [NEW, OLD])
+async def test_an_engine_that_dies_on_either_side_makes_no_pair(dying):
+    class Dying(FakeEngine):
+        async def send(self, endpoint, target, request):
+            if request.cache_salt and str(target) == dying:
+                self.calls.append((endpoint, str(target), ""))
+                raise DEAD
+            async for piece in super().send(endpoint, target, request):
+                yield piece
+
+    world = World(route(active=often(7, endpoints=("a:1", "b:1"))), engine=Dying(), max_mirrors=100)
+    await ask(world)
     assert not world.telemetry.pairs
+    if dying == NEW:
+        assert sent_to(world, OLD) == 0
+    else:
+        asked = [request.request_id for request in world.engine.requests if request.cache_salt]
+        assert sent_to(world, OLD) == len(asked) > 0, "once for each, and not once more after the death"
 
 
 async def test_a_mirrored_request_spends_nothing_of_its_callers_limits():

@@ -15,6 +15,7 @@ from tests.unit.gateway.fakes import FakeEngine, StepClock
 from tests.unit.gateway.world import World, only_active
 
 BROKE = Transient("engine_failed", "KeyError: 7")
+DEAD = Transient("engine_dead", "the engine is dead")
 NEW, OLD = str(f.target(7)), str(f.target(6))
 ERRORS = f.trigger(metric="error_ratio", threshold=0.02)
 
@@ -138,6 +139,66 @@ async def test_a_caller_that_leaves_during_a_rescue_hides_no_failure():
     for _ in range(20):
         await asyncio.sleep(0.02)
     assert [record.error for record in left.records] == ["engine_failed"]
+    assert left.budgets.used("0123456789ab") > 0, "its prompt is charged: the version behind reads it"
+
+
+def test_the_processes_of_a_gateway_share_its_budgets():
+    parts = [RescueBudgets(StepClock(), per_minute=10, per_caller=4, workers=4) for _ in range(4)]
+    assert sum(part.admit("shop") for part in parts for _ in range(10)) == 4
+    assert sum(part.admit(str(number)) for part in parts for number in range(10)) == 4
+    none = RescueBudgets(StepClock(), per_minute=0, per_caller=4, workers=4)
+    assert not none.admit("shop")
+
+
+class Deadly(FakeEngine):
+    """A request that some targets fail and others die under, by endpoint or everywhere; probes are answered."""
+
+    def __init__(self, rules):
+        super().__init__()
+        self.rules = rules
+
+    def _find_error(self, endpoint, target, text):
+        probe = "there" not in text
+        return None if probe else self.rules.get((endpoint, str(target))) or self.rules.get(("", str(target)))
+
+    def sent(self, target):
+        return sum("there" in text for _, name, text in self.calls if name == target)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.5])
+async def test_a_request_under_which_the_version_behind_died_goes_there_once(ratio):
+    engine = Deadly({("", NEW): BROKE, ("", OLD): DEAD})
+    deadly = World(only_active(pair_ratio=ratio), engine=engine, max_mirrors=100)
+    for number in range(1, 9):
+        assert (await deadly.chat()).status_code == 502
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert engine.sent(OLD) == number, "no second try, no cross-check, no pair"
+    assert {record.caused_by for record in deadly.records} == {"infrastructure"}
+
+
+async def test_nor_where_its_cross_check_killed_it():
+    engine = Deadly({("", NEW): BROKE, ("", OLD): DEAD})
+    deadly = World(only_active(pair_ratio=0.5), engine=engine, max_mirrors=100, rescues_per_minute=0)
+    for number in range(1, 9):
+        await deadly.chat()
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert engine.sent(OLD) == number
+    assert {record.caused_by for record in deadly.records} == {"infrastructure"}
+
+
+async def test_a_request_under_which_an_endpoint_died_goes_to_no_other_version_if_the_next_one_fails():
+    engine = Deadly({("a:1", NEW): DEAD, ("b:1", NEW): BROKE})
+    deadly = World(only_active(pair_ratio=0.5, endpoints=("a:1", "b:1")), engine=engine, max_mirrors=100)
+    for _ in range(12):
+        await deadly.chat()
+        for _ in range(50):
+            await asyncio.sleep(0)
+    begun_at_a = [record for record in deadly.records if record.error == "engine_dead"]
+    assert len(begun_at_a) > 2
+    assert {record.caused_by for record in begun_at_a} == {"target"}
+    assert engine.sent(OLD) == 0
 
 
 @given(st.lists(st.sampled_from(["shop", "lab", "web"]), max_size=60))

@@ -1,5 +1,7 @@
 """Pairs in the monitor: evidence about the newer version, a canary's verdict, and what confirms an alert."""
 
+import pytest
+
 from contracts import facts as f
 from contracts.facts import MirroredPair
 from contracts.facts.watch import Features
@@ -85,6 +87,16 @@ def test_an_alert_is_published_again_at_once_when_pairs_confirm_it():
     confirmed = give(after, pairs(30, {"version": 7, "ttft_ms": 3000.0}, {"version": 6}), 11.0)
     (update,) = published(confirmed, f.AlertUpdated)
     assert update.confirmed_by == "pairs"
+
+
+@pytest.mark.parametrize("batches", [1, 5])
+def test_a_few_records_that_cannot_be_true_and_then_silence_raise_none(batches):
+    watched = state()
+    for second in range(batches):
+        watched = take(watched, [record(second, e2e_ms=-1.0)], float(second))
+    for second in (10.0, LONGEST_S + 10.0, 3600.0):
+        watched = monitoring.assess(watched, cause(second), RULES)
+    assert not published(watched, f.AlertRaised)
 
 
 def test_telemetry_of_which_nothing_counts_raises_an_alert_until_some_does():
