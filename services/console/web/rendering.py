@@ -89,6 +89,7 @@ class Pages:
             "size": size,
             "tone": tone,
             "line": sparkline,
+            "highest": lambda points: sparkline(points)["highest"],
             "test_label": label_of,
         }
         self._environment.globals |= {"assets": asset_version(), "has_playground": self.has_playground}

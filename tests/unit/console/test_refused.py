@@ -3,9 +3,12 @@
 import pytest
 
 from contracts import facts as f
+from contracts.services import EVENTS, INBOX
+from services.console.domain.logged import read_logged
+from services.console.follower import rows_of
 from testbed import factories
 from testbed.story import Story
-from tests.unit.console.world import NOW, World
+from tests.unit.console.world import NOW, World, log_of, write
 
 EVIL = "<script>alert(1)</script>"
 
@@ -62,6 +65,30 @@ def test_an_announcement_that_was_not_read_further_is_found_by_its_position(tmp_
     made.fill([ready, *(story.event(rejected, "shop-bot", f"SLIPWAY_INBOX:{at}") for at in (1, 2))])
     assert [row["by"] for row in refused(made)["items"]] == ["shop-training", "unknown"]
     made.close()
+
+
+MALFORMED = (b"{", b'{"id": "x-1", "data": {}}', b"null", b"")
+
+
+@pytest.mark.parametrize("body", MALFORMED)
+def test_what_cannot_be_read_is_shown_with_the_sender_in_its_subject(tmp_path, body):
+    made, story = World(tmp_path), Story(NOW)
+    rejected = factories.fact(f.CheckpointRejected, code="malformed_event", reason="No JSON.")
+    message = read_logged(INBOX, 3, "slipway.checkpoint.ready.v1.shop-bot.shop-training", body)
+    write(made.index, [message, *log_of([story.event(rejected, "shop-bot", "SLIPWAY_INBOX:3")])])
+    assert [row["by"] for row in refused(made)["items"]] == ["shop-training"]
+    assert [row["by"] for row in refused(made, "sam")["items"]] == ["shop-training"]
+    made.close()
+
+
+@pytest.mark.parametrize("subject", ["x", "", "a.b"])
+def test_no_subject_stops_the_log(subject):
+    assert read_logged(INBOX, 1, subject, b"").sequence == 1
+
+
+def test_unreadable_messages_of_services_are_not_indexed():
+    message = read_logged(EVENTS, 3, "slipway.release.opened.v1.m.registry", b"{")
+    assert list(rows_of(message, lambda _text, _percentile: None)) == []
 
 
 def test_fleet_and_releases_show_them_as_text(world):
