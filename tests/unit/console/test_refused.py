@@ -1,5 +1,9 @@
 """Checkpoints that were refused at admission, and who ended a release: both are shown with names."""
 
+import html
+import re
+from datetime import timedelta
+
 import pytest
 
 from contracts import facts as f
@@ -106,6 +110,33 @@ def test_fleet_and_releases_show_them_as_text(world):
 def test_members_of_a_team_see_those_of_its_models(world):
     assert [row["model"] for row in refused(world, "sam")["items"]] == ["shop-bot"]
     assert world.client("sam").get("/api/v1/fleet").json()["totals"]["refused_checkpoints"] == 1
+
+
+def test_the_fleet_counts_those_of_a_week(tmp_path):
+    made, story = World(tmp_path), Story(NOW - timedelta(days=8))
+    rejected = factories.fact(f.CheckpointRejected, code="policy_invalid", reason="Old.")
+    old = story.event(rejected, "shop-bot", "run-1")
+    story.moment = NOW - timedelta(days=6)
+    made.fill([old, story.event(rejected, "shop-bot", "run-2")])
+    admin = made.client("adam")
+    assert admin.get("/api/v1/fleet").json()["totals"]["refused_checkpoints"] == 1
+    assert 'href="/checkpoints?since=2026-11-20' in admin.get("/fleet").text
+    made.close()
+
+
+def test_the_releases_link_to_the_same_refusals_that_they_count(world):
+    admin = world.client("adam")
+    query = "model=shop-bot&exact=true&since=2020-01-01"
+    page = admin.get(f"/releases?{query}").text
+    (link,) = re.findall(r'<a href="(/checkpoints[^"]*)">all 1</a>', page)
+    assert "1 of 1" in admin.get(html.unescape(link)).text
+    assert "<script" not in admin.get("/releases", params={"model": "shop", "since": ""}).text.split("all 1")[0][-200:]
+    assert "Checkpoints that were refused" not in admin.get("/releases?state=canary").text
+
+
+def test_refused_checkpoints_are_among_the_releases_in_the_navigation(world):
+    page = world.client("adam").get("/checkpoints").text
+    assert re.findall(r'<a href="([^"]*)" aria-current="page"', page) == ["/releases"]
 
 
 @pytest.mark.parametrize(
