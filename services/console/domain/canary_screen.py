@@ -92,7 +92,7 @@ class EvidenceTest(Screen):
 
 
 class CanaryPoint(Screen):
-    """An assessment of the canary: the evidence of each test (`NAME`, `NAME:baseline`, `NAME:pairs`), what is missing."""
+    """An assessment of the canary: the evidence of each test (`NAME`, `NAME:baseline`, `NAME:pairs`), and what lacks."""
 
     at: Time
     weight: float

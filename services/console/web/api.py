@@ -50,7 +50,6 @@ class Sources:
         """Return the index as a person may see it: a member of a team, the rows about its models."""
         return self.index if person.models is None else self.index.about(person.models)
 
-
     def week_ago(self) -> str:
         """Return the time a week ago, as the index has times."""
         return instant(self.ordering.now() - timedelta(days=7)) or ""

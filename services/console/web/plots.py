@@ -99,7 +99,8 @@ def evidence_plot(canary: Canary, tests: Sequence[EvidenceTest]) -> Markup | Non
     chart.add("line", [(0.0, 0.0), (seconds, 0.0)], show_dots=False)
     for test, line in drawn.items():
         chart.add(test.label, line, show_dots=False)
-    return _svg(chart, "Highest e-value of each test over time, as a share of its line", "evidence", _dashes(len(tests)))
+    label = "Highest e-value of each test over time, as a share of its line"
+    return _svg(chart, label, "evidence", _dashes(len(tests)))
 
 
 def _dashes(lines: int) -> Mapping[str, str]:
@@ -139,7 +140,7 @@ def latency_plot(canary: Canary) -> Markup | None:
 
 def _span(canary: Canary) -> tuple[datetime, float]:
     """Return when the axes of both plots begin, and how many seconds they are long: the same of both."""
-    moments = [_moment(entry.at) for entry in (*canary.points, *canary.ttft)]
+    moments = [_moment(at) for at in (*(point.at for point in canary.points), *(entry.at for entry in canary.ttft))]
     return min(moments), (max(moments) - min(moments)).total_seconds()
 
 

@@ -121,7 +121,9 @@ def test_each_test_is_drawn_as_a_share_of_its_own_line(world, admin):
     shown = Canary.model_validate(canary_of(admin, RUNNING))
     latest = shown.points[-1].e_values
     tests = strongest_tests(shown)
-    assert {test.key for test in tests} == set(latest) == {"slow-first-token", "errors", "errors:baseline", "errors:pairs"}
+    assert (
+        {test.key for test in tests} == set(latest) == {"slow-first-token", "errors", "errors:baseline", "errors:pairs"}
+    )
     heights = [latest[test.key] / test.line for test in tests]
     assert heights == sorted(heights, reverse=True)
     page = admin.get(f"/releases/{RUNNING}/canary").text

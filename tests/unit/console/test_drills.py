@@ -187,7 +187,12 @@ def test_a_member_of_a_team_has_no_drill_of_another_ones_model(world):
     assert client.get("/models/bank-bot/drill").status_code == 404
     headers = {"x-csrf-token": world.csrf(client)}
     assert client.post("/api/v1/models/bank-bot/drill", json=BODY, headers=headers).status_code == 403
-    assert client.post("/api/v1/models/bank-bot/drill/end", json={"reason": "x", "drill_id": "e-0"}, headers=headers).status_code == 404
+    assert (
+        client.post(
+            "/api/v1/models/bank-bot/drill/end", json={"reason": "x", "drill_id": "e-0"}, headers=headers
+        ).status_code
+        == 404
+    )
 
 
 def test_every_fault_of_the_contract_can_be_chosen():
