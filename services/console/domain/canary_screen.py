@@ -92,7 +92,7 @@ class EvidenceTest(Screen):
 
 
 class CanaryPoint(Screen):
-    """An assessment of the canary: the evidence of each test (`NAME`, `NAME:baseline`, `NAME:pairs`), and what lacks."""
+    """An assessment of the canary: evidence by test (`NAME`, `NAME:baseline`, `NAME:pairs`), and what is missing."""
 
     at: Time
     weight: float
