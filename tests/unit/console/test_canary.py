@@ -264,3 +264,22 @@ def test_a_canary_of_staging_or_of_no_release_is_not_indexed(tmp_path):
         write(made.index, log_of([event]))
     assert made.index.read("SELECT * FROM canary_points") == []
     made.close()
+
+
+@pytest.mark.parametrize(("front", "says"), [(("bf16",), False), (("bf16", "int8"), True)])
+def test_a_front_of_one_variant_is_not_called_a_line(tmp_path, front, says):
+    made, story = World(tmp_path), Story(NOW)
+    events = list(story.release("m", 1, 1))
+    for event in events:
+        if getattr(event.data, "comparison", None) is not None:
+            variants = event.data.comparison.variants
+            compared = [v.model_copy(update={"on_pareto_front": v.variant in front}) for v in variants]
+            comparison = event.data.comparison.model_copy(update={"variants": tuple(compared)})
+            changed = event.model_copy(update={"data": event.data.model_copy(update={"comparison": comparison})})
+            events[events.index(event)] = changed
+    made.fill(events)
+    client = made.client("adam")
+    shown = client.get(f"/api/v1/releases/{release_id(1)}").json()["variants"]
+    assert {row["variant"] for row in shown if row["on_pareto_front"]} == set(front)
+    assert ("the line is the Pareto front" in client.get(f"/releases/{release_id(1)}").text) == says
+    made.close()
