@@ -184,7 +184,7 @@ class Story:
         yield from self._end(known, chosen, "promoted", "int8 serves all traffic.", None)
 
     def _canary(self, known: str, chosen: Target, weight: float, *, open_now: bool) -> Iterator[Event]:
-        """Yield windows of both sides and assessments of the candidate, whose evidence rises and falls a little."""
+        """Yield windows of both sides and assessments of the candidate, whose evidence rises a little."""
         active = self._routes[chosen.model].active.target
         for step in range(1, self.assessments + 1):
             self.wait(WINDOW_S / 2)
@@ -192,17 +192,21 @@ class Story:
                 for target, ttft_ms, count in ((active, 120.0, 180), (chosen, 109.0 + 3 * step, 20)):
                     yield self.event(self._window(target, self.moment, ttft_ms, count), chosen.model, str(target))
             done = step == self.assessments and not open_now
-            e_value = 0.9**step * (1 + 0.9 * math.sin(step / 2))
+            e_value = 1.0 + 0.02 * step
             yield self.event(
                 factories.fact(
                     f.CanaryAssessed, target=chosen, weight_ratio=weight, requests=18 * step,
                     verdict="pass" if done else "inconclusive", requests_needed=0 if done else max(86, 300 - 18 * step),
-                    e_values={"slow-first-token": 4 * e_value, "errors": 0.8 ** step, "errors:baseline": e_value},
+                    e_values={
+                        "slow-first-token": 4 * e_value, "errors": 1.0, "errors:baseline": e_value, "errors:pairs": 1.0,
+                    },
                     counts={
                         "slow-first-token": f.TriggerCounts(
                             requests=18 * step, bad=step, pairs=15 * step, bad_in_pairs=step, active_bad_in_pairs=2
                         ),
-                        "errors": f.TriggerCounts(requests=18 * step, pairs=15 * step),
+                        "errors": f.TriggerCounts(
+                            requests=18 * step, pairs=15 * step, mirrored=f.PairCounts(neither=2 * step)
+                        ),
                     },
                     reason=f"{18 * step} of 200 requests; slow-first-token: {step} of {18 * step} bad, 0.05 allowed.",
                 ), chosen.model, known,

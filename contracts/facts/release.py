@@ -24,6 +24,7 @@ from .admission import BaseModelRef, EvalResult, Training
 from .comparison import Comparison
 from .fact import Fact
 from .variants import RegisteredVariant
+from .watch import PairCounts
 
 Outcome = Literal["promoted", "rejected", "aborted", "expired", "superseded", "cancelled"]
 
@@ -106,6 +107,7 @@ class TriggerCounts(Contract):
         pairs: Requests of the candidate that were compared with one of the active target at the same time.
         bad_in_pairs: Those of the candidate in these pairs that were bad.
         active_bad_in_pairs: Those of the active target in these pairs that were bad.
+        mirrored: What pairs showed: requests that both versions answered. None if there was none.
     """
 
     requests: int = 0
@@ -113,6 +115,7 @@ class TriggerCounts(Contract):
     pairs: int = 0
     bad_in_pairs: int = 0
     active_bad_in_pairs: int = 0
+    mirrored: PairCounts | None = None
 
 
 class CanaryAssessed(Fact):
@@ -120,7 +123,9 @@ class CanaryAssessed(Fact):
 
     Attributes:
         requests: Of the candidate since it has had this share.
-        e_values: The evidence by trigger: `NAME` against its limit, `NAME:baseline` against the active target.
+        e_values: The highest e-value so far of each test, which decides: `NAME` against the trigger's limit,
+            `NAME:baseline` beside concurrent requests of the active target, `NAME:pairs` by requests that both
+            versions answered. A monitor of an earlier version names the latest e-value.
         counts: What each trigger counted for these e-values; a monitor of an earlier version leaves it empty.
     """
 

@@ -8,8 +8,8 @@ from typing import Any, Final, Protocol
 import structlog
 
 from contracts.services import EVENTS, INBOX, ORDERS
-from services.console.domain.apply import apply
-from services.console.domain.logged import LoggedEvent
+from services.console.domain.apply import apply, apply_unreadable
+from services.console.domain.logged import Logged, LoggedEvent, Unreadable
 from services.console.domain.rows import Row
 from services.console.domain.watch_rows import Ms
 
@@ -23,8 +23,8 @@ class Log(Protocol):
     async def identity(self, stream: str) -> tuple[str, int]:
         """Return which stream it is (another one if it was made again), and its last sequence."""
 
-    async def read(self, stream: str, start: int, wait_s: float) -> tuple[int, Sequence[LoggedEvent]]:
-        """Return the next sequence after what was read, and the events from `start` on; none after `wait_s`."""
+    async def read(self, stream: str, start: int, wait_s: float) -> tuple[int, Sequence[Logged]]:
+        """Return the next sequence after what was read, and what the log has from `start` on; none after `wait_s`."""
 
 
 class Rows(Protocol):
@@ -118,20 +118,23 @@ class Follower:
             if now != identity or last < self.progress.indexed[stream]:
                 return
 
-    async def _take(self, stream: str, identity: str, sequence: int, events: Sequence[LoggedEvent]) -> None:
+    async def _take(self, stream: str, identity: str, sequence: int, events: Sequence[Logged]) -> None:
         rows = await asyncio.to_thread(self._rows_of, events)
         if not await _finish(asyncio.to_thread(self._rows.write, stream, sequence, identity, rows)):
             return
         self.progress.indexed[stream] = sequence
         self.progress.last[stream] = max(sequence, self.progress.last[stream])
-        await self._publish(events)
+        await self._publish([logged for logged in events if isinstance(logged, LoggedEvent)])
 
-    def _rows_of(self, events: Sequence[LoggedEvent]) -> list[tuple[int, Row]]:
-        return [
-            (logged.sequence, row)
-            for logged in events
-            for row in apply(logged.stream, logged.sequence, logged.event, self._percentile)
-        ]
+    def _rows_of(self, events: Sequence[Logged]) -> list[tuple[int, Row]]:
+        return [(logged.sequence, row) for logged in events for row in rows_of(logged, self._percentile)]
+
+
+def rows_of(logged: Logged, percentile: Ms) -> Sequence[Row]:
+    """Return the rows that a message of the log is written as."""
+    if isinstance(logged, Unreadable):
+        return apply_unreadable(logged)
+    return apply(logged.stream, logged.sequence, logged.event, percentile)
 
 
 async def _finish(work: Coroutine[Any, Any, bool]) -> bool:

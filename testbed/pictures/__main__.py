@@ -16,7 +16,7 @@ from testbed.browser import chromium
 from testbed.models import tiny_base, tiny_lora
 from testbed.person import Person, printed_link
 from testbed.pictures.camera import Camera
-from testbed.pictures.results import RESULTS, mishaps
+from testbed.pictures.results import RESULTS, announce_what_is_refused
 from testbed.pictures.terminal import Recording
 from testbed.screens import Shown, screens
 from testbed.stack import POLICY, ROOT, Stack
@@ -77,7 +77,7 @@ def first_releases(studio: Studio) -> None:
         studio.anna.follow(MODEL, exact=True)
         studio.anna.follow("v1", exact=True)
         studio.anna.page.get_by_role("progressbar").first.wait_for()
-        studio.camera.shoot(studio.anna.page, "release-running")
+        studio.camera.shoot(studio.anna.page, "release-running", whole=True)
         for published in publishing:
             published.result()
     for model in MODELS:
@@ -85,17 +85,15 @@ def first_releases(studio: Studio) -> None:
 
 
 def second_release(studio: Studio) -> None:
-    """Publish a second version with two variants and a rehearsal; approve it, and show its canary."""
+    """Publish a second version with two variants and a rehearsal, and approve it."""
     anna, camera = studio.anna, studio.camera
     studio.publish(MODEL, 2, FULL, "bf16", "int8")
     anna.open_screen("Releases")
     anna.follow(f"{MODEL} v2")
     anna.sees("You approve exactly", timeout_s=400)
-    camera.shoot(anna.page, "approval")
+    camera.shoot(anna.page, "approval", whole=True)
     anna.order("Comment", "Reads well on our own prompts.", "Approve")
     anna.sees_heading("Canary")
-    anna.sees("more needed", timeout_s=60)
-    camera.shoot(anna.page, "canary-running")
     studio.stack.promoted(MODEL)
 
 
@@ -109,6 +107,15 @@ def incident(studio: Studio) -> str:
     target = f"{failed['model']}.v{failed['version']}.{failed['variant']}"
     studio.stack.ok("drill", MODEL, "--target", target, "--stop", "--reason", "the drill is over")
     return target
+
+
+def running_canary(studio: Studio, model: str) -> None:
+    """Show a canary that is under way, once it was assessed for a while."""
+    release = studio.stack.events("release.opened", model)[-1]["data"]["release_id"]
+    studio.anna.goto(f"/releases/{release}/canary")
+    for plot in ("evidence", "latency"):
+        studio.anna.page.locator(f"svg.chart.{plot}").wait_for(timeout=120_000)
+    studio.camera.shoot(studio.anna.page, "canary-running", whole=True)
 
 
 def every_screen(studio: Studio, shown: Shown) -> None:
@@ -156,8 +163,9 @@ def take(studio: Studio) -> None:
         second_release(studio)
         studio.publish("faq-bot", 2, LONG_CANARY)
         held = incident(studio)
-        mishaps(studio.stack)
+        announce_what_is_refused(studio.stack)
         studio.stack.await_event("canary.assessed", "faq-bot", timeout_s=400)  # the fleet shows it
+        running_canary(studio, "faq-bot")
         (alert, *_) = studio.stack.events("alert.raised", MODEL)
         second = studio.stack.events("release.opened", MODEL)[-1]["data"]
         shown = Shown(MODEL, second["release_id"], alert["data"]["alert_id"], f"{MODEL}.v1.bf16", held)

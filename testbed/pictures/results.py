@@ -44,10 +44,13 @@ RESULTS: Final[dict[str, Show]] = {"playground": ask_both, "replay": replay, "ve
 """What is done on a screen before its picture is taken, by the name of the picture."""
 
 
-def mishaps(stack: Stack) -> None:
+def announce_what_is_refused(stack: Stack) -> None:
     """Announce a checkpoint that is refused, and one that no service can read, and wait for what becomes of them."""
-    story, ready = Story(SystemClock().now()), factories.fact(CheckpointReady, model="billing-bot")
-    announced = story.event(ready, "billing-bot", "billing-bot-run-1", by="admin")
+    story, run = Story(SystemClock().now()), "billing-bot-run-1"
+    training = factories.training().model_copy(update={"run_id": run})
+    base = factories.base().model_copy(update={"name": "tiny-llama"})
+    ready = factories.fact(CheckpointReady, model="billing-bot", training=training, base=base)
+    announced = story.event(ready, "billing-bot", run, by="admin")
     unreadable: Event[Any] = Event[Any].model_validate({**announced.model_dump(by_alias=True), "id": "x-1", "data": {}})
     stack.publish_as("admin", announced, unreadable)
     stack.await_event("checkpoint.rejected", "billing-bot")

@@ -143,6 +143,7 @@ def test_a_quarantine_is_lifted_by_the_person_and_the_other_page_sees_it_at_once
     person.sees("the order itself routes no traffic to it")
     person.order("Reason", EVIL, "Lift the quarantine")
     expect(other.page.get_by_text("is quarantined since")).to_have_count(0, timeout=60_000)
+    expect(other.page.locator(".badge.bad", has_text="quarantined")).to_have_count(0, timeout=60_000)
     assert stack.route(MODEL)["quarantined"] == []
     assert {event["source"] for event in stack.events("quarantine.lifted", MODEL)} == {source_of("local")}
     assert other.observed.problems == []

@@ -11,7 +11,7 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
-from services.console.domain.logged import LoggedEvent, parse_message
+from services.console.domain.logged import Logged, read_logged
 
 RETRY_S: Final = 0.5
 BATCH: Final = 200
@@ -40,8 +40,8 @@ class StreamLog:
             else:
                 return (info.created.isoformat() if info.created else ""), int(info.state.last_seq)
 
-    async def read(self, stream: str, start: int, wait_s: float) -> tuple[int, Sequence[LoggedEvent]]:
-        """Return the next sequence after what was read, and the events from `start` on; none after `wait_s`."""
+    async def read(self, stream: str, start: int, wait_s: float) -> tuple[int, Sequence[Logged]]:
+        """Return the next sequence after what was read, and what the log has from `start` on; none after `wait_s`."""
         reader = self._readers.get(stream)
         if reader is None or reader.next != start:
             if reader is not None:
@@ -51,7 +51,7 @@ class StreamLog:
         return reader.next, events
 
     async def aclose(self) -> None:
-        """Remove all consumers; a client that drains would wait for the answers to requests that nobody reads."""
+        """Remove all consumers; a client that drains would wait for the answers to requests that nothing reads."""
         while self._readers:
             _, reader = self._readers.popitem()
             await reader.close()
@@ -70,9 +70,9 @@ class _Reader:
         self._subscription: JetStreamContext.PullSubscription | None = None
         self._delivered = 0
 
-    async def read(self, *, wait_s: float) -> list[LoggedEvent]:
-        """Return the next events; none if no message arrived in time, or none of them is an event."""
-        events: list[LoggedEvent] = []
+    async def read(self, *, wait_s: float) -> list[Logged]:
+        """Return the next messages; none if none arrived in time."""
+        events: list[Logged] = []
         try:
             await self._read_into(events, wait_s)
         except (TimeoutError, nats.errors.Error, _MissedError) as error:
@@ -82,8 +82,8 @@ class _Reader:
                 await asyncio.sleep(self._retry_s)
         return events
 
-    async def _read_into(self, events: list[LoggedEvent], wait_s: float) -> None:
-        """Append all events that are available, else wait for one; what was appended stays if an error follows."""
+    async def _read_into(self, events: list[Logged], wait_s: float) -> None:
+        """Append all messages that are available, else wait for one; what was appended stays if an error follows."""
         subscription = self._subscription or await self._subscribe()
         try:
             first = await subscription.fetch(1, timeout=wait_s)
@@ -97,15 +97,13 @@ class _Reader:
         if pending > 0:
             self._take(await subscription.fetch(min(pending, BATCH), timeout=wait_s), events)
 
-    def _take(self, messages: Sequence[Msg], events: list[LoggedEvent]) -> None:
+    def _take(self, messages: Sequence[Msg], events: list[Logged]) -> None:
         for message in messages:
             sequence = message.metadata.sequence
             if sequence.consumer != self._delivered + 1:
                 raise _MissedError
             self._delivered, self.next = sequence.consumer, sequence.stream + 1
-            event = parse_message(message.subject, message.data)
-            if event is not None:
-                events.append(LoggedEvent(self._stream, sequence.stream, event))
+            events.append(read_logged(self._stream, sequence.stream, message.subject, message.data))
 
     async def _subscribe(self) -> "JetStreamContext.PullSubscription":
         config = ConsumerConfig(

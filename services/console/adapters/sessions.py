@@ -54,7 +54,7 @@ class Sessions:
         self._file.close()
 
     def begin(self, person: str, former: str | None = None) -> str:
-        """Return the value of a new session of a person; the one before ends, so that nobody else's is taken over."""
+        """Return the value of a new session of a person; the one before ends and is not taken over."""
         value, now = secrets.token_urlsafe(32), self._now()
         with self._locked() as file:
             if former is not None:

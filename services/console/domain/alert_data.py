@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from contracts.facts import PairCounts
 from services.console.domain.screens import EventRow, Points, RollbackSummary, Screen, Time
 
 
@@ -11,6 +12,9 @@ class AlertRow(Screen):
     Attributes:
         value: What `limit` bounds: of drift a distance, of a clock seconds, else the share of bad requests.
         resolution: Why it is resolved; empty while it is open.
+        confirmed_by: What shows that the target is the cause: `pairs`, `callers` or `drill`; `none` holds an automatic
+            rollback. None for alerts that need no confirmation, and from an older monitor.
+        pairs: What the pairs of its trigger showed; None if there is none.
     """
 
     alert_id: str
@@ -34,6 +38,8 @@ class AlertRow(Screen):
     raised_at: Time
     drill: str | None
     release_id: str | None
+    confirmed_by: str | None
+    pairs: PairCounts | None
 
 
 class ChainStep(Screen):

@@ -6,8 +6,9 @@ from typing import Any, Final
 
 from contracts import facts as f
 from contracts.envelope import Event, plain
-from contracts.services import EVENTS
+from contracts.services import EVENTS, INBOX
 from decisions.release_plan import needs_approval
+from services.console.domain.logged import Unreadable
 from services.console.domain.packing import pack
 from services.console.domain.rows import RELEASE_ID, Row, instant, row
 from services.console.domain.titles import about_of, title_of
@@ -49,6 +50,14 @@ def apply(stream: str, sequence: int, event: Event[Any], percentile: Ms) -> tupl
         if isinstance(data, f.WindowSummarised) and event.environment == "production":
             rows.append(window_row(data, percentile))
     return tuple(rows)
+
+
+def apply_unreadable(message: Unreadable) -> tuple[Row, ...]:
+    """Return the row of who announced what cannot be read; none of other streams, whose senders are services."""
+    if message.stream != INBOX:
+        return ()
+    named = {"stream": message.stream, "sequence": message.sequence}
+    return (row("unreadable", **named, model=message.model, sender=message.sender),)
 
 
 def _history(stream: str, sequence: int, event: Event[Any]) -> Row:

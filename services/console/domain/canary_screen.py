@@ -5,12 +5,15 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
+from contracts.facts import PairCounts
 from contracts.policy import ReleasePolicy, Trigger
 from decisions.triggers import limit_of, sequential
 from services.console.domain.release_data import CanaryStep
 from services.console.domain.screens import Screen, Time
 
 Entry = Mapping[str, Any]
+SUFFIXES: Final = {"": "", ":baseline": " beside active", ":pairs": " in pairs"}
+"""Of the keys of e-values: what each test compares the candidate with, for people."""
 FIGURES: Final = ("ttft_p95_ms", "itl_p95_ms", "e2e_p95_ms")
 
 
@@ -48,13 +51,15 @@ class Evidence(Screen):
     """The evidence against a candidate by one trigger; the canary is aborted when a value reaches `line`.
 
     Attributes:
-        e_value: Against the trigger's own limit.
-        baseline_e_value: Against an equal share of requests of the active target.
+        e_value: The highest so far against the trigger's own limit.
+        baseline_e_value: The highest so far beside an equal share of concurrent requests of the active target.
+        pairs_e_value: The highest so far by pairs: requests that both versions answered. None if no pair fails it.
         allowed_ratio: The share of bad requests that the trigger allows.
         line: 1/alpha.
         candidate: Requests of the candidate that the last assessment counted; None if it names no counts.
-        candidate_in_pairs: Those that were compared with a request of the active target at the same time.
-        active_in_pairs: The requests of the active target in these pairs.
+        candidate_beside: Those that were compared with a request of the active target at the same time.
+        active_beside: The requests of the active target that they were compared with.
+        pairs: Requests that both versions answered, and which of them were bad on which; None if there was none.
     """
 
     trigger: str
@@ -65,13 +70,15 @@ class Evidence(Screen):
     line: float
     e_value: float | None
     baseline_e_value: float | None
+    pairs_e_value: float | None
     candidate: Bad | None
-    candidate_in_pairs: Bad | None
-    active_in_pairs: Bad | None
+    candidate_beside: Bad | None
+    active_beside: Bad | None
+    pairs: PairCounts | None
 
 
 class EvidenceTest(Screen):
-    """A test of a trigger whose e-values are drawn: against its limit, or against the active target.
+    """A test of a trigger whose e-values are drawn: against its limit, beside the active target, or by pairs.
 
     Attributes:
         key: Its name among the e-values of an assessment.
@@ -85,7 +92,7 @@ class EvidenceTest(Screen):
 
 
 class CanaryPoint(Screen):
-    """An assessment of the canary: the evidence of each trigger (`NAME` and `NAME:baseline`), and what is missing."""
+    """An assessment of the canary: evidence by test (`NAME`, `NAME:baseline`, `NAME:pairs`), and what is missing."""
 
     at: Time
     weight: float
@@ -169,7 +176,11 @@ def shares_of(policy: ReleasePolicy, points: Sequence[CanaryPoint]) -> tuple[Sha
 def evidence_of(policy: ReleasePolicy, latest: CanaryStep | None) -> tuple[Evidence, ...]:
     """Return the evidence of the last assessment by each trigger that watches request by request, strongest first."""
     rows = [_evidence(trigger, latest) for trigger in sequential(policy.triggers)]
-    return tuple(sorted(rows, key=lambda row: -max(row.e_value or 0.0, row.baseline_e_value or 0.0) / row.line))
+    return tuple(sorted(rows, key=lambda row: -_strongest(row) / row.line))
+
+
+def _strongest(row: Evidence) -> float:
+    return max(row.e_value or 0.0, row.baseline_e_value or 0.0, row.pairs_e_value or 0.0)
 
 
 def _evidence(trigger: Trigger, latest: CanaryStep | None) -> Evidence:
@@ -184,9 +195,11 @@ def _evidence(trigger: Trigger, latest: CanaryStep | None) -> Evidence:
         line=1.0 / trigger.alpha,
         e_value=e_values.get(trigger.name),
         baseline_e_value=e_values.get(f"{trigger.name}:baseline"),
+        pairs_e_value=e_values.get(f"{trigger.name}:pairs"),
         candidate=Bad(bad=counts.bad, requests=counts.requests) if counts else None,
-        candidate_in_pairs=Bad(bad=counts.bad_in_pairs, requests=counts.pairs) if counts else None,
-        active_in_pairs=Bad(bad=counts.active_bad_in_pairs, requests=counts.pairs) if counts else None,
+        candidate_beside=Bad(bad=counts.bad_in_pairs, requests=counts.pairs) if counts else None,
+        active_beside=Bad(bad=counts.active_bad_in_pairs, requests=counts.pairs) if counts else None,
+        pairs=counts.mirrored if counts else None,
     )
 
 
@@ -196,10 +209,16 @@ def strongest_tests(canary: Canary) -> tuple[EvidenceTest, ...]:
     tests = [
         EvidenceTest(key=row.trigger + suffix, label=row.trigger + against, line=row.line)
         for row in canary.evidence
-        for suffix, against in (("", ""), (":baseline", " against active"))
+        for suffix, against in SUFFIXES.items()
         if row.trigger + suffix in latest
     ]
     return tuple(sorted(tests, key=lambda test: -latest[test.key] / test.line))
+
+
+def label_of(key: str) -> str:
+    """Return the name of a test for people, by its key among the e-values of an assessment."""
+    trigger, colon, suffix = key.partition(":")
+    return trigger + SUFFIXES.get(colon + suffix, colon + suffix)
 
 
 def latencies_of(windows: Iterable[Entry], candidate: str | None, active: str | None) -> tuple[Latency, ...]:

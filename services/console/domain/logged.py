@@ -1,4 +1,4 @@
-"""An event of the log with its position, and how it is read from a message. Pure."""
+"""What the log has at a position, an event or what cannot be read as one, and how it is read from a message. Pure."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,28 @@ class LoggedEvent:
     stream: str
     sequence: int
     event: Event[Any]
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A message that is no event: its position in the log, and the model and the sender in its subject."""
+
+    stream: str
+    sequence: int
+    model: str
+    sender: str
+
+
+Logged = LoggedEvent | Unreadable
+
+
+def read_logged(stream: str, sequence: int, subject: str, body: bytes) -> Logged:
+    """Return what a message of a stream is; the bus lets a sender publish on subjects that end with its name only."""
+    event = parse_message(subject, body)
+    if event is not None:
+        return LoggedEvent(stream, sequence, event)
+    model, sender = subject.split(".")[-2:] if subject.count(".") else ("", "")
+    return Unreadable(stream, sequence, model, sender)
 
 
 def parse_message(subject: str, body: bytes) -> Event[Any] | None:

@@ -26,7 +26,7 @@ class ReleaseRow(Screen):
 
 
 class Step(Screen):
-    """A step of a release: its state, when it ended, seconds since the release began, and its result."""
+    """A step of a release: its state, when it ended, seconds since its checkpoint was announced, and its result."""
 
     name: str
     state: Literal["waiting", "running", "done", "failed"]

@@ -1,6 +1,7 @@
 """The screen of a release, from the events of the release. Pure."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -36,7 +37,11 @@ RUNNING: Final = {
 
 
 def build_release(
-    release_id: str, events: Events, live: Iterable[Event[Any]], history: tuple[EventRow, ...]
+    release_id: str,
+    events: Events,
+    live: Iterable[Event[Any]],
+    history: tuple[EventRow, ...],
+    announced_at: datetime | None = None,
 ) -> Release | None:
     """Return the screen of a release; None if its opening is not among its events.
 
@@ -45,12 +50,16 @@ def build_release(
         events: Its events, in the order of time.
         live: The newest progress of work on it.
         history: The entries of its history.
+        announced_at: When its checkpoint was announced: the progress counts from then, as `slipway status` does.
     """
     projected = project([*events, *live])
     progress = projected.get(release_id)
     opened = last(events, f.ReleaseOpened)
     if progress is None or opened is None:
         return None
+    opened_at = progress.began_at
+    if announced_at is not None:
+        progress = replace(progress, began_at=min(opened_at, announced_at))
     return Release(
         release_id=release_id,
         model=progress.model,
@@ -60,7 +69,7 @@ def build_release(
         code=progress.code,
         reason=progress.reason,
         rolled_back=progress.rolled_back,
-        opened_at=instant(progress.began_at) or "",
+        opened_at=instant(opened_at) or "",
         finished_at=instant(progress.finished_at),
         run_id=progress.run_id,
         base=f"{opened.base.name}@{opened.base.revision}",

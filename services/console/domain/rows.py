@@ -12,7 +12,7 @@ from typing import Final
 
 RELEASE_ID: Final = re.compile(r"^r-[0-9a-f]{16}-\d+$")
 Scalar = str | int | float | bytes | None
-SCHEMA: Final = 8
+SCHEMA: Final = 9
 """Raise it with every change of the tables or of the rows of an event: the index is then built again from the log."""
 
 TABLES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
@@ -20,6 +20,7 @@ TABLES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
         ("stream", "sequence"),
         ("id", "at", "type", "model", "sender", "environment", "correlation", "cause", "about", "title"),
     ),
+    "unreadable": (("stream", "sequence"), ("model", "sender")),
     "releases": (("release_id",), ("model", "version", "run_id", "opened_at", "variants", "publishers", "mode")),
     "release_states": (
         ("release_id",),
@@ -56,6 +57,7 @@ TABLES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
         (
             "model", "target", "environment", "state", "at", "kind", "severity", "trigger", "value", "limit_value",
             "requests", "e_value", "message", "runbook", "evidence", "first_bad_at", "raised_at", "drill", "release_id",
+            "confirmed_by", "pairs",
         ),
     ),
     "alert_raises": (("alert_id",), ("model", "message", "value", "limit_value", "requests", "e_value")),

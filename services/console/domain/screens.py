@@ -95,7 +95,7 @@ class FleetRow(Screen):
 
 
 class Totals(Screen):
-    """Counts over all models; `refused_checkpoints` are those of which no release began."""
+    """Counts over all models; `refused_checkpoints` are those of 7 days of which no release began."""
 
     models: int
     canaries: int

@@ -34,9 +34,16 @@ _WORST_FIRST: Final = " ORDER BY worst IS NULL, worst, models.model LIMIT :limit
 
 
 def fleet(
-    reader: Reader, *, model: str = "", state: str = "", after: int = 0, limit: int = 100, exact: bool = False
+    reader: Reader,
+    *,
+    model: str = "",
+    state: str = "",
+    after: int = 0,
+    limit: int = 100,
+    exact: bool = False,
+    refused_since: str = "",
 ) -> Fleet:
-    """Return the models, those with the most severe alerts first, then by name."""
+    """Return the models, those with the most severe alerts first, then by name; count refusals since a time."""
     query = _MODELS.format(open=OPEN) + _STATES.get(state, "")
     values: dict[str, Any] = {"model": model, "like": like(model, exact=exact), "limit": limit, "after": after}
     entries = reader.read(query + _WORST_FIRST, values)
@@ -46,7 +53,8 @@ def fleet(
     series, rollbacks, releases = _series(reader, entries), _rollbacks(reader, names), _releases(reader, names)
     rows = tuple(_row(entry, series, rollbacks, releases) for entry in entries)
     return Fleet(
-        totals=totals(reader), models=Page[FleetRow](items=rows, total=total, next=following(after, limit, total))
+        totals=totals(reader, refused_since),
+        models=Page[FleetRow](items=rows, total=total, next=following(after, limit, total)),
     )
 
 
@@ -57,8 +65,8 @@ def like(text: str, *, exact: bool = False) -> str:
     return text if exact else f"%{text}%"
 
 
-def totals(reader: Reader) -> Totals:
-    """Return the counts over all models."""
+def totals(reader: Reader, refused_since: str = "") -> Totals:
+    """Return the counts over all models; of refused checkpoints, those since a time."""
     unfinished = "FROM releases WHERE release_id NOT IN (SELECT release_id FROM release_ends)"
     awaiting = f"AND release_id IN (SELECT release_id {unfinished})"
     return Totals(
@@ -66,7 +74,7 @@ def totals(reader: Reader) -> Totals:
         canaries=count(reader, "SELECT count(*) FROM routes WHERE canary IS NOT NULL"),
         open_alerts=count(reader, f"SELECT count(*) FROM alerts WHERE {OPEN}"),  # noqa: S608 - a text of ours
         critical_alerts=count(reader, f"SELECT count(*) FROM alerts WHERE {OPEN} AND severity = 'critical'"),  # noqa: S608 - a text of ours
-        refused_checkpoints=count(reader, "SELECT count(*) FROM refused_checkpoints"),
+        refused_checkpoints=count(reader, "SELECT count(*) FROM refused_checkpoints WHERE at >= ?", (refused_since,)),
         releases_open=count(reader, f"SELECT count(*) {unfinished}"),
         awaiting_approval=count(
             reader,

@@ -14,6 +14,8 @@ FROM refused_checkpoints AS c WHERE (:model = '' OR c.model LIKE :like ESCAPE '\
 _BY: Final = """
 coalesce((SELECT sender FROM events WHERE events.id = c.announcement LIMIT 1),
          (SELECT sender FROM events WHERE c.run_id LIKE 'SLIPWAY_INBOX:%' AND stream = 'SLIPWAY_INBOX'
+           AND sequence = CAST(substr(c.run_id, length('SLIPWAY_INBOX:') + 1) AS INTEGER)),
+         (SELECT sender FROM unreadable WHERE c.run_id LIKE 'SLIPWAY_INBOX:%' AND stream = 'SLIPWAY_INBOX'
            AND sequence = CAST(substr(c.run_id, length('SLIPWAY_INBOX:') + 1) AS INTEGER)), 'unknown') AS by
 """
 """Who announced a checkpoint: what cannot be read well enough names its position in the stream instead of its id."""

@@ -1,17 +1,19 @@
 """Releases: the list, and one with its events."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 from contracts.envelope import Event
+from contracts.facts import ReleaseOpened
 from services.console.domain.logged import parse_stored
 from services.console.domain.packing import unpack
 from services.console.domain.release_data import Release, ReleaseRow
-from services.console.domain.release_screen import build_release
+from services.console.domain.release_screen import build_release, last
 from services.console.domain.screens import Page
 from services.console.queries.fleet import like
-from services.console.queries.reading import Reader, count, event_rows, following
+from services.console.queries.reading import Reader, count, event_rows, following, moment
 
 HISTORY: Final = 200
 _RELEASES: Final = """
@@ -104,8 +106,17 @@ def release(reader: Reader, release_id: str, live: Iterable[Event[Any]] = ()) ->
         "ORDER BY at DESC, sequence DESC LIMIT ?",
         (release_id, HISTORY),
     )
-    built = build_release(release_id, events, live, event_rows(history))
+    built = build_release(release_id, events, live, event_rows(history), _announced_at(reader, events))
     return None if built is None else built.model_copy(update={"rolled_back": _rolled_back(reader, built)})
+
+
+def _announced_at(reader: Reader, events: Sequence[Event[Any]]) -> datetime | None:
+    """Return when the checkpoint of a release was announced; None if the log no longer has it."""
+    opened = last(events, ReleaseOpened)
+    if opened is None:
+        return None
+    query = "SELECT min(at) AS at FROM events WHERE id = ? AND model = ? AND type = 'checkpoint.ready'"
+    return moment(reader.read(query, (opened.source_event_id, opened.model))[0]["at"])
 
 
 def release_events(reader: Reader, release_id: str) -> list[Event[Any]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter, Header, HTTPException, Path, Query, Request
@@ -15,6 +16,7 @@ from services.console.domain.canary_screen import Canary
 from services.console.domain.order_data import OrderAnswer, RollbackPlan
 from services.console.domain.people import Person
 from services.console.domain.release_data import RefusedCheckpoint, Release, ReleaseRow
+from services.console.domain.rows import instant
 from services.console.domain.screens import Page
 from services.console.domain.version_screen import Proofs, Version, VersionComparison
 from services.console.follower import Progress
@@ -47,6 +49,10 @@ class Sources:
     def seen_by(self, person: Person) -> Reader:
         """Return the index as a person may see it: a member of a team, the rows about its models."""
         return self.index if person.models is None else self.index.about(person.models)
+
+    def week_ago(self) -> str:
+        """Return the time a week ago, as the index has times."""
+        return instant(self.ordering.now() - timedelta(days=7)) or ""
 
 
 class _Body(BaseModel):
@@ -204,7 +210,7 @@ def _lists(router: APIRouter, sources: Sources) -> None:
     @router.get("/fleet", tags=["models"])
     def all_models(signed: Signed, query: FleetQuery) -> screens.Fleet:
         """All models: what serves each, alerts, last rollback, figures of the last windows."""
-        return fleet.fleet(sources.seen_by(signed.person), **query.values)
+        return fleet.fleet(sources.seen_by(signed.person), **query.values, refused_since=sources.week_ago())
 
     @router.get("/releases", tags=["releases"])
     def all_releases(signed: Signed, query: ReleaseQuery) -> Page[ReleaseRow]:

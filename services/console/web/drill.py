@@ -34,6 +34,12 @@ class DrillBody(Ordered):
     epoch: Annotated[int, Field(ge=0)]
 
 
+class EndBody(CancelBody):
+    """The end of a drill before its time: of which drill, and why."""
+
+    drill_id: Annotated[str, Field(min_length=1, max_length=200)]
+
+
 class PlanFilter(DrillFault):
     """A drill that is planned: its target, the share of the target's requests, its minutes, and what it does."""
 
@@ -71,11 +77,11 @@ def _api(router: APIRouter, sources: Sources) -> None:
         return await ordering.drill(signed.person, body.target(model), body.fault, **about)
 
     @router.post(f"{PREFIX}/models/{{model}}/drill/end", tags=["orders"])
-    async def end_drill(signed: Signed, model: ModelPath, body: CancelBody, token: Csrf = None) -> OrderAnswer:
-        """End the drill of a model in production before its time."""
+    async def end_drill(signed: Signed, model: ModelPath, body: EndBody, token: Csrf = None) -> OrderAnswer:
+        """End a drill of a model in production before its time; refused if another one is in progress by now."""
         check_token(signed, token)
         running = _running(sources, signed.person, model)
-        return await ordering.end_drill(signed.person, *_of(running, model), body.reason)
+        return await ordering.end_drill(signed.person, *_of(running, model, body.drill_id), body.reason)
 
 
 def _form(router: APIRouter, sources: Sources, render: Renderer) -> None:
@@ -128,7 +134,7 @@ def _orders(router: APIRouter, sources: Sources, render: Renderer) -> None:
     async def end(request: Request, signed: Signed, model: ModelPath) -> Response:
         form = await read_form(request)
         check_token(signed, form.get(CSRF_FIELD))
-        about = _of(_running(sources, signed.person, model), model)
+        about = _of(_running(sources, signed.person, model), model, form.get("drill_id", ""))
         giving = sources.ordering.end_drill(signed.person, *about, form.get("reason", "")[:LONGEST_REASON])
         return await answered(request, render, signed, giving, f"/drills?model={model}&exact=true")
 
@@ -137,15 +143,18 @@ def _running(sources: Sources, person: Person, model: str) -> Drill | None:
     return duty.running_drill(sources.seen_by(person), model, sources.ordering.now())
 
 
-def _of(running: Drill | None, model: str) -> tuple[Target, DrillFault]:
-    """Return the target and the fault of a drill that is in progress.
+def _of(running: Drill | None, model: str, drill_id: str) -> tuple[Target, DrillFault]:
+    """Return the target and the fault of the drill that is in progress, if it is the one of this id.
 
     Raises:
-        HTTPException: There is none.
+        HTTPException: There is none, or it is another one.
     """
     target = target_in(model, running.target) if running is not None else None
     if running is None or target is None:
         raise HTTPException(404, f"No drill of {model} is in progress in production.")
+    if running.drill_id != drill_id:
+        reason = f"The drill {drill_id[:100]!r} of {model} is not ended: {running.drill_id} is in progress by now."
+        raise HTTPException(409, f"{reason} Look at it, and end that one if it is to end.")
     return target, DrillFault.model_validate(running.fault)
 
 

@@ -54,8 +54,9 @@ def _fleet(router: APIRouter, sources: Sources, render: Renderer) -> None:
 
     @router.get("/fleet")
     def all_models(request: Request, signed: Signed, query: FleetQuery) -> Response:
-        shown = fleet.fleet(sources.seen_by(signed.person), **query.values)
-        return render(request, signed, "fleet.html", fleet=shown, filters=query.shown)
+        since = sources.week_ago()
+        shown = fleet.fleet(sources.seen_by(signed.person), **query.values, refused_since=since)
+        return render(request, signed, "fleet.html", fleet=shown, filters=query.shown, week_ago=since)
 
     @router.get("/models/{model}")
     def one_model(request: Request, signed: Signed, model: ModelPath) -> Response:

@@ -4,6 +4,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Final
 from xml.etree import ElementTree as ET
 
@@ -18,6 +19,8 @@ sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module_
 SVG: Final = "{http://www.w3.org/2000/svg}"
 LEAST_SHARE: Final = 1e-5
 """Smaller shares of the line are drawn as this: they all say that there is no evidence."""
+PERIOD: Final = 30
+"""Pixels after which the dashes of a line begin again."""
 OPTIONS: Final[Mapping[str, Any]] = {
     "width": 640,
     "height": 260,
@@ -87,17 +90,23 @@ def evidence_plot(canary: Canary, tests: Sequence[EvidenceTest]) -> Markup | Non
     """Return e-values as shares of their lines over time, on a logarithmic scale; the canary is aborted at 1."""
     if len(canary.points) < 2:
         return None
-    begin = _moment(canary.points[0].at)
-    chart = _over_time("e-value x alpha", lambda power: f"{10**power:,.{max(0, -math.floor(power))}f}")
+    begin, seconds = _span(canary)
+    chart = _over_time("e-value x alpha", lambda power: f"{10**power:,.{max(0, -math.floor(power))}f}", seconds)
     drawn = {
         test: [_evidence(point, test, begin) for point in canary.points if test.key in point.e_values] for test in tests
     }
     chart.y_labels = _powers([height for line in drawn.values() for _, height in line])
-    last = (_moment(canary.points[-1].at) - begin).total_seconds()
-    chart.add("line", [(0.0, 0.0), (last, 0.0)], show_dots=False)
+    chart.add("line", [(0.0, 0.0), (seconds, 0.0)], show_dots=False)
     for test, line in drawn.items():
         chart.add(test.label, line, show_dots=False)
-    return _svg(chart, "E-value of each test over time, as a share of its line", "evidence")
+    label = "Highest e-value of each test over time, as a share of its line"
+    return _svg(chart, label, "evidence", _dashes(len(tests)))
+
+
+def _dashes(lines: int) -> Mapping[str, str]:
+    """Return the dashes of each line by its class: the later it is drawn, the shorter, so that equal ones all show."""
+    dash = PERIOD // max(1, lines)
+    return {f"color-{line + 1}": f"{PERIOD - line * dash} {line * dash}" for line in range(1, lines)}
 
 
 def _powers(heights: Sequence[float]) -> list[int]:
@@ -117,8 +126,8 @@ def latency_plot(canary: Canary) -> Markup | None:
     known = [entry for entry in canary.ttft if entry.candidate is not None or entry.active is not None]
     if len(known) < 2:
         return None
-    begin = _moment(canary.ttft[0].at)
-    chart = _over_time("TTFT p95 (ms)", lambda value: f"{value:,.0f}")
+    begin, seconds = _span(canary)
+    chart = _over_time("TTFT p95 (ms)", lambda value: f"{value:,.0f}", seconds)
     for name in ("active", "candidate"):
         values = [
             ((_moment(entry.at) - begin).total_seconds(), getattr(entry, name))
@@ -129,9 +138,20 @@ def latency_plot(canary: Canary) -> Markup | None:
     return _svg(chart, "Time to first token, p95, of candidate and active", "latency")
 
 
-def _over_time(title: str, formatter: Any) -> Any:
+def _span(canary: Canary) -> tuple[datetime, float]:
+    """Return when the axes of both plots begin, and how many seconds they are long: the same of both."""
+    moments = [_moment(at) for at in (*(point.at for point in canary.points), *(entry.at for entry in canary.ttft))]
+    return min(moments), (max(moments) - min(moments)).total_seconds()
+
+
+def _over_time(title: str, formatter: Any, seconds: float) -> Any:
     return pygal.XY(
-        **OPTIONS, y_title=title, value_formatter=formatter, x_value_formatter=_elapsed, x_title="Since the first share"
+        **OPTIONS,
+        xrange=(0.0, seconds or 1.0),
+        y_title=title,
+        value_formatter=formatter,
+        x_value_formatter=_elapsed,
+        x_title="Since the first assessment or window",
     )
 
 
@@ -143,13 +163,17 @@ def _moment(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def _svg(chart: Any, label: str, kind: str) -> Markup:
+def _svg(chart: Any, label: str, kind: str, dashes: Mapping[str, str] = MappingProxyType({})) -> Markup:
     """Return a chart as SVG for a page: without the script and the styles that the library adds."""
     root = chart.render_tree()
     for part in [child for child in root if child.tag in ("defs", f"{SVG}defs", "title", f"{SVG}title")]:
         root.remove(part)
     root.attrib.pop("id", None)
     root.attrib |= {"class": f"chart {kind}", "role": "img", "aria-label": label}
+    for part in root.iter():
+        known = set((part.get("class") or "").split()) & set(dashes)
+        for line in part.findall("{*}path") if known else ():
+            line.set("stroke-dasharray", dashes[known.pop()])
     return Markup(ET.tostring(_plain(root), encoding="unicode"))  # noqa: S704 - built as a tree, so escaped
 
 

@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
+from services.console.domain.canary_screen import label_of
 from services.console.domain.screens import Points
 from services.console.follower import Progress
 from services.console.web.access import SignedIn
@@ -88,6 +89,8 @@ class Pages:
             "size": size,
             "tone": tone,
             "line": sparkline,
+            "highest": lambda points: sparkline(points)["highest"],
+            "test_label": label_of,
         }
         self._environment.globals |= {"assets": asset_version(), "has_playground": self.has_playground}
 

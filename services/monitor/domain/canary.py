@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from contracts.facts import CanaryAssessed, TriggerCounts
 from contracts.policy import Trigger
 from contracts.vocabulary import Verdict
-from decisions.evidence import EQUAL_SHARE, PairTest, as_e_value, estimate_requests_needed, plan_bet
+from decisions.evidence import EQUAL_SHARE, Evidence, PairTest, as_e_value, estimate_requests_needed, plan_bet
 from decisions.observation import TriggerState
 from decisions.pairs import MirrorTest, has_fired
-from decisions.triggers import limit_of, sequential
+from decisions.triggers import kind_of, limit_of, sequential
 from services.monitor.domain.record import Policy, TargetState
 
 
@@ -89,7 +89,7 @@ def assess_canary(policy: Policy, state: TargetState) -> CanaryAssessed:
         target=state.target,
         weight_ratio=state.weight_ratio,
         requests=state.requests,
-        e_values=_e_values(state),
+        e_values=_e_values(policy, state),
         counts={name: _counts(trigger) for name, trigger in state.triggers.items()},
         requests_needed=0 if failed else max((part.needed for part in unclear), default=0),
         verdict="fail" if failed else "inconclusive" if unclear else "pass",
@@ -112,10 +112,17 @@ def _parts(policy: Policy, state: TargetState) -> list[Part]:
     return parts
 
 
-def _e_values(state: TargetState) -> dict[str, float]:
-    e_values = {name: as_e_value(trigger.evidence.log_e) for name, trigger in state.triggers.items()}
-    pairs = {name: trigger.pair for name, trigger in state.triggers.items() if trigger.pair is not None}
-    return e_values | {f"{name}:baseline": as_e_value(pair.discordant.log_e) for name, pair in pairs.items()}
+def _e_values(policy: Policy, state: TargetState) -> dict[str, float]:
+    """Return the highest e-value so far of each test that can fail the canary: the highest decides, not the latest."""
+    latency = {trigger.name for trigger in policy.triggers if kind_of(trigger) == "latency"}
+    tests: dict[str, Evidence] = {}
+    for name, trigger in state.triggers.items():
+        tests[name] = trigger.evidence
+        if trigger.pair is not None:
+            tests[f"{name}:baseline"] = trigger.pair.discordant
+        if trigger.mirrored is not None and name not in latency:
+            tests[f"{name}:pairs"] = trigger.mirrored.discordant
+    return {name: as_e_value(evidence.peak) for name, evidence in tests.items()}
 
 
 def _counts(trigger: TriggerState) -> TriggerCounts:
@@ -127,4 +134,5 @@ def _counts(trigger: TriggerState) -> TriggerCounts:
         pairs=pair.pairs,
         bad_in_pairs=pair.candidate_hits,
         active_bad_in_pairs=pair.baseline_hits,
+        mirrored=trigger.mirrored.counts if trigger.mirrored is not None else None,
     )

@@ -1,5 +1,7 @@
 """An alert keeps the figures that it was raised with, shows the resolution beside them, and names its units."""
 
+import re
+
 import pytest
 
 from contracts import facts as f
@@ -51,6 +53,41 @@ def test_an_alert_whose_beginning_the_log_no_longer_has_shows_its_resolution(tmp
     made = stored(tmp_path, [event for event in events if not isinstance(event.data, f.AlertRaised)])
     (shown,) = made.client("adam").get("/api/v1/alerts?state=resolved").json()["items"]
     assert (shown["message"].startswith(RESOLVED), shown["resolution"]) == (True, "")
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("confirmed_by", "sentence"),
+    [
+        ("none", "An automatic rollback is held until pairs, several callers"),
+        ("pairs", "Confirmed by: <strong>pairs</strong>"),
+        (None, None),
+    ],
+)
+def test_an_alert_says_what_confirms_it_and_what_its_pairs_showed(tmp_path, events, confirmed_by, sentence):
+    events = [event for event in events if not isinstance(event.data, (f.AlertResolved, f.AlertUpdated))]
+    raised = next(event for event in events if isinstance(event.data, f.AlertRaised))
+    pairs = f.PairCounts(only_target=3, only_other=1, neither=40)
+    data = raised.data.model_copy(update={"confirmed_by": confirmed_by, "pairs": pairs if confirmed_by else None})
+    events[events.index(raised)] = raised.model_copy(update={"data": data})
+    made = stored(tmp_path, events)
+    admin = made.client("adam")
+    (shown,) = admin.get("/api/v1/alerts").json()["items"]
+    assert (shown["confirmed_by"], shown["pairs"]) == (confirmed_by, pairs.model_dump() if confirmed_by else None)
+    page = admin.get(f"/alerts/{shown['alert_id']}").text
+    assert (sentence or "Confirmed by") in page or sentence is None
+    assert ("Confirmed by" in page) == (sentence is not None)
+    assert ("3 bad on this version only, 1 on the other only, 0 on both, 40 on neither" in page) == bool(confirmed_by)
+    made.close()
+
+
+def test_the_plots_of_an_alert_have_a_scale_with_units(tmp_path, events):
+    made = stored(tmp_path, events)
+    admin = made.client("adam")
+    (shown,) = admin.get("/api/v1/alerts?state=").json()["items"]
+    page = admin.get(f"/alerts/{shown['alert_id']}").text
+    assert re.search(r"from 0 \(bottom\) to [\d,.]+ requests \(top\), in the last \d+ windows, oldest first", page)
+    assert re.search(r"from 0 \(bottom\) to [\d.]+ ms \(top\)", page) or "no figure, in the last" in page
     made.close()
 
 

@@ -44,6 +44,7 @@ def test_a_running_canary_says_what_is_still_needed_and_how_far_the_evidence_is(
     assert by_name["slow-first-token"]["e_value"] == shown["points"][-1]["e_values"]["slow-first-token"]
     assert by_name["slow-first-token"]["line"] == pytest.approx(1000)
     assert by_name["errors"]["baseline_e_value"] == shown["points"][-1]["e_values"]["errors:baseline"]
+    assert by_name["errors"]["pairs_e_value"] == shown["points"][-1]["e_values"]["errors:pairs"]
 
 
 def test_the_card_the_reason_and_the_triggers_show_the_counts_of_one_assessment(admin):
@@ -53,10 +54,11 @@ def test_the_card_the_reason_and_the_triggers_show_the_counts_of_one_assessment(
         assert row["candidate"]["requests"] == shown["requests"] == 216
     assert "slow-first-token: 12 of 216 bad" in shown["reason"]
     assert by_name["slow-first-token"]["candidate"]["bad"] == 12
-    assert by_name["slow-first-token"]["candidate_in_pairs"] == {"bad": 12, "requests": 180}
-    assert by_name["slow-first-token"]["active_in_pairs"] == {"bad": 2, "requests": 180}
+    assert by_name["slow-first-token"]["candidate_beside"] == {"bad": 12, "requests": 180}
+    assert by_name["slow-first-token"]["active_beside"] == {"bad": 2, "requests": 180}
+    assert (by_name["slow-first-token"]["pairs"], by_name["errors"]["pairs"]["neither"]) == (None, 24)
     page = admin.get(f"/releases/{RUNNING}/canary").text
-    for text in ("12 of 216", "12 of 180", "2 of 180"):
+    for text in ("12 of 216", "12 of 180", "2 of 180", "0 of 24"):
         assert f">{text}</td>" in page
 
 
@@ -119,20 +121,65 @@ def test_each_test_is_drawn_as_a_share_of_its_own_line(world, admin):
     shown = Canary.model_validate(canary_of(admin, RUNNING))
     latest = shown.points[-1].e_values
     tests = strongest_tests(shown)
-    assert {test.key for test in tests} == set(latest) == {"slow-first-token", "errors", "errors:baseline"}
+    assert (
+        {test.key for test in tests} == set(latest) == {"slow-first-token", "errors", "errors:baseline", "errors:pairs"}
+    )
     heights = [latest[test.key] / test.line for test in tests]
     assert heights == sorted(heights, reverse=True)
     page = admin.get(f"/releases/{RUNNING}/canary").text
-    assert [f"{test.label}</span>" in page for test in tests] == [True] * 3
+    assert [f"{test.label}</span>" in page for test in tests] == [True] * 4
     root = ET.fromstring(evidence_plot(shown, tests))
     labels = [text.text for text in root.iter() if (text.text or "").replace(".", "").isdigit()]
     assert "1" in labels
     series = [part for part in root.findall(".//*[@class]") if "series" in part.get("class")]
     drawn = [line for part in series for line in part.findall("{*}path")]
-    assert len(drawn) == 1 + 3
+    assert len(drawn) == 1 + 4
     ends = [float(line.get("d").split()[-1]) for line in drawn]
     assert ends[1:] == sorted(ends[1:])  # the strongest is nearest to the line, which is above all
     assert ends[0] < ends[1]
+
+
+def test_a_canary_that_pairs_failed_shows_what_failed_it(tmp_path):
+    made, story = World(tmp_path), Story(NOW)
+    events = [*story.release("m", 1, 1), *story.release("m", 2, 2, until="canary")]
+    for event in events:
+        if isinstance(event.data, f.CanaryAssessed):
+            event.data.e_values["errors:pairs"] = 5000.0
+            counted = event.data.counts["errors"]
+            event.data.counts["errors"] = counted.model_copy(update={"mirrored": f.PairCounts(only_target=20, both=1)})
+    made.fill(events)
+    admin = made.client("adam")
+    shown = Canary.model_validate(canary_of(admin, release_id(2)))
+    assert (shown.evidence[0].trigger, strongest_tests(shown)[0].label) == ("errors", "errors in pairs")
+    page = admin.get(f"/releases/{release_id(2)}/canary").text
+    assert ">20 of 21</td>" in page
+    assert '<td class="figure over">5,000</td>' in page
+    assert "errors in pairs 5,000" in admin.get(f"/releases/{release_id(2)}").text
+    made.close()
+
+
+def paths_of(plot):
+    series = [part for part in ET.fromstring(plot).findall(".//*[@class]") if "series" in part.get("class")]
+    return [line for part in series for line in part.findall("{*}path")]
+
+
+def test_lines_of_equal_evidence_are_drawn_so_that_each_can_be_seen(admin):
+    shown = Canary.model_validate(canary_of(admin, RUNNING))
+    drawn = paths_of(evidence_plot(shown, strongest_tests(shown)))
+    equal = [line for line in drawn[1:] if line.get("d") == drawn[-1].get("d")]
+    assert len(equal) == 2
+    dashes = [float(line.get("stroke-dasharray", "30 0").split()[0]) for line in drawn[1:]]
+    assert dashes == sorted(set(dashes), reverse=True)  # the later ones leave gaps in which the earlier ones show
+    assert dashes[-1] > 0
+
+
+def test_both_plots_of_a_canary_have_the_same_axis_of_time(admin):
+    shown = Canary.model_validate(canary_of(admin, RUNNING))
+    labels = []
+    for plot in (evidence_plot(shown, strongest_tests(shown)), latency_plot(shown)):
+        (axis,) = [part for part in ET.fromstring(plot).iter() if (part.get("class") or "").startswith("axis x")]
+        labels.append([text.text for text in axis.iter("{http://www.w3.org/2000/svg}text")])
+    assert labels[0] == labels[1]
 
 
 @pytest.mark.parametrize("heights", [[], [-5.0, -0.1], [-3.0, 0.0], [-5.0, 179.3], [0.4, 2.0], [-2.5, 1e-9]])
@@ -216,4 +263,23 @@ def test_a_canary_of_staging_or_of_no_release_is_not_indexed(tmp_path):
         event = story.event(fact, "m", correlation).model_copy(update={"environment": environment})
         write(made.index, log_of([event]))
     assert made.index.read("SELECT * FROM canary_points") == []
+    made.close()
+
+
+@pytest.mark.parametrize(("front", "says"), [(("bf16",), False), (("bf16", "int8"), True)])
+def test_a_front_of_one_variant_is_not_called_a_line(tmp_path, front, says):
+    made, story = World(tmp_path), Story(NOW)
+    events = list(story.release("m", 1, 1))
+    for event in events:
+        if getattr(event.data, "comparison", None) is not None:
+            variants = event.data.comparison.variants
+            compared = [v.model_copy(update={"on_pareto_front": v.variant in front}) for v in variants]
+            comparison = event.data.comparison.model_copy(update={"variants": tuple(compared)})
+            changed = event.model_copy(update={"data": event.data.model_copy(update={"comparison": comparison})})
+            events[events.index(event)] = changed
+    made.fill(events)
+    client = made.client("adam")
+    shown = client.get(f"/api/v1/releases/{release_id(1)}").json()["variants"]
+    assert {row["variant"] for row in shown if row["on_pareto_front"]} == set(front)
+    assert ("the line is the Pareto front" in client.get(f"/releases/{release_id(1)}").text) == says
     made.close()

@@ -1,5 +1,6 @@
 """Drills that are ordered at the console: what would happen first, then the order of a person who may."""
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -27,6 +28,19 @@ def world(tmp_path):
     made.routes.routes["shop-bot"] = story._routes["shop-bot"]
     yield made
     made.close()
+
+
+def test_a_drill_of_a_target_without_automatic_triggers_promises_no_rollback(world):
+    for event in world.events:
+        if isinstance(event.data, f.ReleaseOpened):
+            manual = tuple(t.model_copy(update={"action": "manual"}) for t in event.data.policy.triggers)
+            policy = event.data.policy.model_copy(update={"triggers": manual})
+            data = event.data.model_copy(update={"policy": policy})
+            world.events[world.events.index(event)] = event.model_copy(update={"data": data})
+    world.fill(world.events)
+    page = world.client("oscar").get("/models/shop-bot/drill", params=ASKED).text
+    assert f"no trigger of {TARGET} is automatic" in page
+    assert "is rolled back to" not in page
 
 
 def order(story, share=0.9, *, answer=f.OrderAccepted, minutes=10):
@@ -115,10 +129,14 @@ def test_the_drill_in_progress_is_ended_by_an_order_of_the_person(world):
     world.fill([*world.events, *order(world.story)])
     assert "End the drill" in client.get("/models/shop-bot/drill").text
     assert "End the drill" not in world.client("vera").get("/models/shop-bot/drill").text
-    assert post(world, "vera", "/models/shop-bot/drill/end").status_code == 403
+    (running,) = re.findall(r'name="drill_id" value="([^"]+)"', client.get("/models/shop-bot/drill").text)
+    assert post(world, "vera", "/models/shop-bot/drill/end", drill_id=running).status_code == 403
     assert post(world, "oscar", "/models/shop-bot/drill/end", csrf="x").status_code == 403
     assert world.orders.given == []
-    assert post(world, "oscar", "/models/shop-bot/drill/end").status_code == 200
+    for stale, status in (({}, 409), ({"drill_id": "e-0"}, 409)):
+        assert post(world, "oscar", "/models/shop-bot/drill/end", **stale).status_code == status
+    assert world.orders.given == []
+    assert post(world, "oscar", "/models/shop-bot/drill/end", drill_id=running).status_code == 200
     ((person, _, fact),) = world.orders.given
     assert (person, str(fact.target), fact.share_ratio, fact.fault) == ("oscar", TARGET, 0.0, DrillFault(delay_ms=1500))
 
@@ -156,7 +174,11 @@ def test_the_api_plans_and_orders_with_the_token(world):
     assert world.orders.given == []
     assert client.post(path, json=BODY, headers=headers).json()["state"] == "published"
     world.fill([*world.events, *order(world.story)])
-    assert client.post(f"{path}/end", json={"reason": "over"}, headers=headers).status_code == 200
+    assert client.post(f"{path}/end", json={"reason": "over"}, headers=headers).status_code == 422
+    other = client.post(f"{path}/end", json={"reason": "over", "drill_id": "e-0"}, headers=headers)
+    assert (other.status_code, "is in progress by now" in other.text) == (409, True)
+    (running, *_) = [row["drill_id"] for row in client.get("/api/v1/drills?model=shop-bot").json()["items"]]
+    assert client.post(f"{path}/end", json={"reason": "over", "drill_id": running}, headers=headers).status_code == 200
     assert [person for person, _, _ in world.orders.given] == ["oscar", "oscar"]
 
 
@@ -165,7 +187,12 @@ def test_a_member_of_a_team_has_no_drill_of_another_ones_model(world):
     assert client.get("/models/bank-bot/drill").status_code == 404
     headers = {"x-csrf-token": world.csrf(client)}
     assert client.post("/api/v1/models/bank-bot/drill", json=BODY, headers=headers).status_code == 403
-    assert client.post("/api/v1/models/bank-bot/drill/end", json={"reason": "x"}, headers=headers).status_code == 404
+    assert (
+        client.post(
+            "/api/v1/models/bank-bot/drill/end", json={"reason": "x", "drill_id": "e-0"}, headers=headers
+        ).status_code
+        == 404
+    )
 
 
 def test_every_fault_of_the_contract_can_be_chosen():

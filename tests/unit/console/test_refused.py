@@ -1,11 +1,18 @@
 """Checkpoints that were refused at admission, and who ended a release: both are shown with names."""
 
+import html
+import re
+from datetime import timedelta
+
 import pytest
 
 from contracts import facts as f
+from contracts.services import EVENTS, INBOX
+from services.console.domain.logged import read_logged
+from services.console.follower import rows_of
 from testbed import factories
 from testbed.story import Story
-from tests.unit.console.world import NOW, World
+from tests.unit.console.world import NOW, World, log_of, write
 
 EVIL = "<script>alert(1)</script>"
 
@@ -64,6 +71,30 @@ def test_an_announcement_that_was_not_read_further_is_found_by_its_position(tmp_
     made.close()
 
 
+MALFORMED = (b"{", b'{"id": "x-1", "data": {}}', b"null", b"")
+
+
+@pytest.mark.parametrize("body", MALFORMED)
+def test_what_cannot_be_read_is_shown_with_the_sender_in_its_subject(tmp_path, body):
+    made, story = World(tmp_path), Story(NOW)
+    rejected = factories.fact(f.CheckpointRejected, code="malformed_event", reason="No JSON.")
+    message = read_logged(INBOX, 3, "slipway.checkpoint.ready.v1.shop-bot.shop-training", body)
+    write(made.index, [message, *log_of([story.event(rejected, "shop-bot", "SLIPWAY_INBOX:3")])])
+    assert [row["by"] for row in refused(made)["items"]] == ["shop-training"]
+    assert [row["by"] for row in refused(made, "sam")["items"]] == ["shop-training"]
+    made.close()
+
+
+@pytest.mark.parametrize("subject", ["x", "", "a.b"])
+def test_no_subject_stops_the_log(subject):
+    assert read_logged(INBOX, 1, subject, b"").sequence == 1
+
+
+def test_unreadable_messages_of_services_are_not_indexed():
+    message = read_logged(EVENTS, 3, "slipway.release.opened.v1.m.registry", b"{")
+    assert list(rows_of(message, lambda _text, _percentile: None)) == []
+
+
 def test_fleet_and_releases_show_them_as_text(world):
     admin = world.client("adam")
     assert admin.get("/api/v1/fleet").json()["totals"]["refused_checkpoints"] == 2
@@ -79,6 +110,33 @@ def test_fleet_and_releases_show_them_as_text(world):
 def test_members_of_a_team_see_those_of_its_models(world):
     assert [row["model"] for row in refused(world, "sam")["items"]] == ["shop-bot"]
     assert world.client("sam").get("/api/v1/fleet").json()["totals"]["refused_checkpoints"] == 1
+
+
+def test_the_fleet_counts_those_of_a_week(tmp_path):
+    made, story = World(tmp_path), Story(NOW - timedelta(days=8))
+    rejected = factories.fact(f.CheckpointRejected, code="policy_invalid", reason="Old.")
+    old = story.event(rejected, "shop-bot", "run-1")
+    story.moment = NOW - timedelta(days=6)
+    made.fill([old, story.event(rejected, "shop-bot", "run-2")])
+    admin = made.client("adam")
+    assert admin.get("/api/v1/fleet").json()["totals"]["refused_checkpoints"] == 1
+    assert 'href="/checkpoints?since=2026-11-20' in admin.get("/fleet").text
+    made.close()
+
+
+def test_the_releases_link_to_the_same_refusals_that_they_count(world):
+    admin = world.client("adam")
+    query = "model=shop-bot&exact=true&since=2020-01-01"
+    page = admin.get(f"/releases?{query}").text
+    (link,) = re.findall(r'<a href="(/checkpoints[^"]*)">all 1</a>', page)
+    assert "1 of 1" in admin.get(html.unescape(link)).text
+    assert "<script" not in admin.get("/releases", params={"model": "shop", "since": ""}).text.split("all 1")[0][-200:]
+    assert "Checkpoints that were refused" not in admin.get("/releases?state=canary").text
+
+
+def test_refused_checkpoints_are_among_the_releases_in_the_navigation(world):
+    page = world.client("adam").get("/checkpoints").text
+    assert re.findall(r'<a href="([^"]*)" aria-current="page"', page) == ["/releases"]
 
 
 @pytest.mark.parametrize(

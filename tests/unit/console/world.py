@@ -18,12 +18,11 @@ from services.console.adapters.index import Index
 from services.console.adapters.people import People
 from services.console.adapters.sessions import Sessions
 from services.console.app import build
-from services.console.domain.apply import apply
 from services.console.domain.duty_screens import DeadLetter
 from services.console.domain.logged import LoggedEvent
 from services.console.domain.replay_screen import result_of
 from services.console.domain.version_screen import Proofs
-from services.console.follower import Progress
+from services.console.follower import Progress, rows_of
 from services.console.hub import Hub
 from services.console.settings import ConsoleSettings
 from shared.errors import Transient
@@ -141,8 +140,8 @@ def write(index: Index, log) -> None:
     """Write events into an index, in one transaction for each stream."""
     rows: dict[str, list] = {}
     for entry in log:
-        of_event = apply(entry.stream, entry.sequence, entry.event, percentile_ms)
-        rows.setdefault(entry.stream, []).extend((entry.sequence, row) for row in of_event)
+        of_message = rows_of(entry, percentile_ms)
+        rows.setdefault(entry.stream, []).extend((entry.sequence, row) for row in of_message)
     for stream, of_stream in rows.items():
         last = max(entry.sequence for entry in log if entry.stream == stream)
         index.write(stream, last, "first", of_stream)

@@ -1,0 +1,41 @@
+"""An assessment of a canary has the e-value of each test that can fail it, and it is the one that decides."""
+
+import pytest
+
+from contracts import facts as f
+from contracts.policy import Canary
+from testbed import factories as k
+from tests.unit.monitor.factories import policy, published, record, routed, take, watch
+from tests.unit.monitor.test_pairs import give, pairs, state
+
+
+def last(after):
+    return published(after, f.CanaryAssessed)[-1]
+
+
+def test_evidence_that_fell_back_after_it_crossed_its_line_is_reported_as_it_decides():
+    trigger = k.trigger(allowed_ratio=0.1, min_requests=60)
+    the_policy = policy(triggers=(trigger,), canary=Canary(steps=(0.33,), min_requests=60))
+    after = routed(canary=8, weight=0.33, of=watch(versions=(7, 8), the_policy=the_policy))
+    for second in range(66):
+        records = [record(second, version=8, ttft_ms=9000.0 if second < 6 else 100.0), record(second, version=7)]
+        after = take(after, records, second + 0.5)
+    assessed = last(after)
+    assert assessed.verdict == "fail"
+    assert assessed.e_values[trigger.name] >= 1.0 / trigger.alpha
+    assert f"e-value {assessed.e_values[trigger.name]:.3g}" in assessed.reason
+
+
+def test_a_canary_that_pairs_fail_shows_their_e_value_and_their_counts():
+    failing = pairs(30, {"version": 8, "fails": True}, {"version": 7})
+    assessed = last(give(state(canary=8), failing + pairs(5, {"version": 7}, {"version": 8})))
+    assert assessed.verdict == "fail"
+    assert assessed.e_values["errors:pairs"] >= 1.0 / k.trigger().alpha
+    assert f"e-value {assessed.e_values['errors:pairs']:.3g}" in assessed.reason
+    assert assessed.counts["errors"].mirrored == f.PairCounts(only_target=30, neither=5)
+
+
+@pytest.mark.parametrize(("trigger", "shown"), [("errors", True), ("slow-first-token", False)])
+def test_pairs_of_latency_have_no_e_value_because_they_fail_no_canary(trigger, shown):
+    after = give(state(canary=8), pairs(30, {"version": 8}, {"version": 7}))
+    assert (f"{trigger}:pairs" in last(after).e_values) == shown
