@@ -93,7 +93,7 @@ class Mirrors:
         return queued_s is not None and self._dependencies.clock.monotonic() - queued_s < _QUEUED_FOR_S
 
     def release(self, accepted: AcceptedRequest) -> None:
-        """Give back what a drawn request that is not asked again took."""
+        """Return the capacity that a drawn request took which is not asked again."""
         self._held.discard(accepted.draw_id)
 
     def offer(self, accepted: AcceptedRequest, served: Inference) -> None:

@@ -74,7 +74,7 @@ class Log:
     """A log of orders, sealed in segments of four entries."""
 
     def __init__(self, folder):
-        self.store, self.folder, self.tail, self.items = Objects(), folder, AuditTail(), []
+        self.store, self.folder, self.audit_tail, self.items = Objects(), folder, AuditTail(), []
         self.signer, self.keys = attester(folder, "registry"), trust(folder).keys()
 
     def order(self, model, text="why", seal=True):
@@ -84,16 +84,16 @@ class Log:
             about=f"o-{number}", reason=text,
         )  # fmt: skip
         self.items.append(item)
-        self.tail = append(self.tail, [item], {})
-        if seal and len(self.tail.entries) == 4:
+        self.audit_tail = append(self.audit_tail, [item], {})
+        if seal and len(self.audit_tail.entries) == 4:
             self.seal()
 
     def seal(self):
-        tail = self.tail.model_copy(update={"sealing": len(self.tail.entries)})
+        tail = self.audit_tail.model_copy(update={"sealing": len(self.audit_tail.entries)})
         parts = put_parts(self.store, self.signer, tail.segment, tail.entries)
         anchor = put_segment(self.store, self.signer, tail, None, parts)
         update = {"entries": (), "segment": tail.segment + 1, "anchor": anchor}
-        self.tail = self.tail.model_copy(update=update)
+        self.audit_tail = self.audit_tail.model_copy(update=update)
 
     def read(self, model="a-bot"):
         return read_model(self.store, model, self.keys)
@@ -187,8 +187,8 @@ def test_a_registry_that_leaves_an_entry_of_a_team_out_is_found_by_the_events(tm
     for _ in range(4):
         log.order("a-bot")
     log.order("a-bot", "left out", seal=False)
-    left_out = log.tail.entries[-1]
-    log.tail = AuditTail(segment=2, count=4, anchor=log.tail.anchor)
+    left_out = log.audit_tail.entries[-1]
+    log.audit_tail = AuditTail(segment=2, count=4, anchor=log.audit_tail.anchor)
     for _ in range(4):
         log.order("a-bot")
     assert log.read().problems == [], "all that is there is signed"
@@ -202,7 +202,7 @@ def test_an_entry_that_says_something_else_than_its_event_is_found(log):
 
 def whole(log):
     reading = AuditReading(log.keys)
-    for number in range(1, log.tail.segment):
+    for number in range(1, log.audit_tail.segment):
         reading.segment(log.store.find(segment_key(number)))
     assert reading.problems == []
     return reading
@@ -226,8 +226,8 @@ def test_a_registry_that_was_killed_before_the_segment_writes_the_same_parts_aga
     log = Log(tmp_path)
     for _ in range(3):
         log.order("a-bot", seal=False)
-    first = put_parts(log.store, log.signer, 1, log.tail.entries)
-    assert put_parts(log.store, log.signer, 1, log.tail.entries) == first
+    first = put_parts(log.store, log.signer, 1, log.audit_tail.entries)
+    assert put_parts(log.store, log.signer, 1, log.audit_tail.entries) == first
     assert len(log.read().anchors) == 1
 
 
@@ -236,7 +236,7 @@ def test_a_registry_that_goes_on_late_with_a_segment_writes_no_entry_twice(tmp_p
     log.order("b-bot")
     for _ in range(2):
         log.order("a-bot", seal=False)
-    late = log.tail
+    late = log.audit_tail
     log.seal()
     for _ in range(2):
         log.order("a-bot", seal=False)
@@ -265,15 +265,15 @@ def test_a_restored_registry_that_seals_other_groups_writes_no_entry_twice(tmp_p
     for _ in range(2):
         log.order("a-bot", seal=False)
     log.seal()
-    copied = log.tail
+    copied = log.audit_tail
     for _ in range(3):
         log.order("a-bot", seal=False)
     log.seal()  # while the backup, which has the record of the log already, copies objects
     keep = belongs({}, copied.segment)
     log.store.versions_of = {key: data for key, data in log.store.versions_of.items() if keep(key)}
-    log.tail = copied
+    log.audit_tail = copied
     for events in (log.items[2:4], log.items[4:]):
-        log.tail = append(log.tail, events, {})
+        log.audit_tail = append(log.audit_tail, events, {})
         log.seal()
     assert [entry.about for entry in log.read().entries] == [item.about for item in log.items]
     assert log.problems() == []
@@ -285,7 +285,7 @@ def test_two_registries_write_no_part_twice(tmp_path):
         log.order("a-bot", seal=False)
     log.store = Contested()
     with pytest.raises(Permanent, match="other entries"):
-        put_parts(log.store, log.signer, 1, log.tail.entries)
+        put_parts(log.store, log.signer, 1, log.audit_tail.entries)
 
 
 def test_a_line_is_as_the_log_writes_it(log):
