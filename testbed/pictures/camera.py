@@ -16,7 +16,7 @@ LARGEST: Final = 300_000
 """Bytes of a picture."""
 TALLEST: Final = 2000
 """Pixels of a screen that is longer than the window."""
-MARGIN: Final = 16
+MARGIN: Final = 12
 """Pixels that a picture shows below the card that it ends with."""
 COLOURS: Final = 256
 STYLES: Final = ROOT / "services/console/static/console.css"
