@@ -40,6 +40,8 @@ def test_rare_colours_of_the_theme_stay_as_they_are():
     assert len(kept.getcolors()) <= COLOURS
     shown = kept.convert("RGB")
     assert (shown.getpixel((5, 5)), shown.getpixel((6, 6))) == (BADGE, BAD)
+    taken.paste((255, 255, 255), (0, 0, 4, 4))
+    assert with_palette(taken, theme_colours(STYLES.read_text())).convert("RGB").getpixel((2, 2)) == (255, 255, 255)
     before = taken.quantize(COLOURS, dither=Image.Dither.NONE).convert("RGB")
     assert before.getpixel((5, 5)) != BADGE
 
