@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+import numpy as np
 from PIL import Image
 from playwright.sync_api import Page
 
@@ -16,14 +17,14 @@ LARGEST: Final = 300_000
 """Bytes of a picture."""
 TALLEST: Final = 2000
 """Pixels of a screen that is longer than the window."""
-MARGIN: Final = 16
+MARGIN: Final = 12
 """Pixels that a picture shows below the card that it ends with."""
 COLOURS: Final = 256
 STYLES: Final = ROOT / "services/console/static/console.css"
 _BOXES: Final = """
 selector => [...document.querySelectorAll(selector)].map(element => {
   const box = element.getBoundingClientRect();
-  return [Math.floor(box.top + window.scrollY), Math.ceil(box.bottom + window.scrollY)];
+  return [Math.round(box.top + window.scrollY), Math.round(box.bottom + window.scrollY)];
 })
 """
 _HEIGHT: Final = "document.documentElement.scrollHeight"
@@ -101,6 +102,10 @@ def with_palette(taken: Image.Image, kept: Sequence[Colour]) -> Image.Image:
     present = {colour for _, colour in taken.getcolors(taken.width * taken.height) or ()}
     own = [colour for colour in kept if colour in present][: COLOURS // 2]
     others = taken.quantize(COLOURS - len(own), dither=Image.Dither.NONE).getpalette() or []
-    palette = Image.new("P", (1, 1))
-    palette.putpalette([part for colour in own for part in colour] + others[: 3 * (COLOURS - len(own))])
-    return taken.quantize(palette=palette, dither=Image.Dither.NONE)
+    palette = np.array([*own, *zip(*[iter(others[: 3 * (COLOURS - len(own))])] * 3, strict=False)], dtype=np.int32)
+    pixels = np.asarray(taken, dtype=np.int32).reshape(-1, 3)
+    colours, index = np.unique(pixels, axis=0, return_inverse=True)  # Pillow's own search takes only about the nearest
+    nearest = np.array([((palette - colour) ** 2).sum(axis=1).argmin() for colour in colours], dtype=np.uint8)
+    reduced = Image.fromarray(nearest[index.reshape(taken.height, taken.width)], mode="P")
+    reduced.putpalette(palette.astype(np.uint8).tobytes())
+    return reduced

@@ -47,7 +47,7 @@ def against_baseline(trigger: Trigger, pair: PairTest | None, *, required: int) 
         have = pair.pairs if pair else 0
         fired = pair is not None and pair.discordant.crossed(trigger.alpha) and have >= trigger.min_requests
         if not fired:
-            return Part("inconclusive", required - have, f"{trigger.name}: {have} pairs with the baseline")
+            return Part("inconclusive", required - have, f"{trigger.name}: {have} requests beside the baseline")
     assert pair is not None  # noqa: S101 - no pair was answered above
     share = f"{trigger.name}: bad on {pair.candidate_hits} of {pair.pairs} against {pair.baseline_hits} of the baseline"
     if pair.discordant.crossed(trigger.alpha):

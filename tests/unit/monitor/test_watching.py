@@ -286,7 +286,7 @@ def test_an_assessment_carries_the_counts_that_its_reason_and_its_e_values_are_o
         if "slow-first-token: " in assessed.reason:
             own = f"slow-first-token: {counts.bad} of {counts.requests} bad"
             paired = f"slow-first-token: bad on {counts.bad_in_pairs} of {counts.pairs} against"
-            waits = f"slow-first-token: {counts.pairs} pairs with the baseline"
+            waits = f"slow-first-token: {counts.pairs} requests beside the baseline"
             assert any(text in assessed.reason for text in (own, paired, waits))
     assert counts.bad > 0
 
