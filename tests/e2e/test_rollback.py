@@ -128,6 +128,7 @@ def staging_route_is_empty(stack) -> bool:
 QUIET = {
     "Failed requests by code",
     "Requests that the version behind answers after a failure",
+    "Requests under which an engine died",
     "Second attempts, slow readers",
     "Telemetry lost",
     "Variants that failed",
