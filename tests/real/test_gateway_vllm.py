@@ -413,14 +413,15 @@ def test_a_template_that_fails_for_one_text_is_judged_by_the_fallback(client, bu
     assert caught.value.code == "template_refused"
     assert record_of(bus, "refused-alone").error is None
     put_route(bus, gateway, Route(model=MODEL, epoch=2, active=targets[2], previous=targets[1]))
-    for request_id, conversation in (("compared", messages), ("refused", refused)):
-        raw = client.chat.completions.with_raw_response.create(
-            **{**TALK, "messages": conversation}, **headers(request_id)
-        )
-        assert raw.headers["x-slipway-rescued"] == str(targets[2].target), "the version behind renders it, and answers"
-        record = record_of(bus, request_id)
-        assert (record.error, record.caused_by) == ("template_failed", "target")
-        assert record.rescued_by == targets[1].target
+    raw = client.chat.completions.with_raw_response.create(**{**TALK, "messages": messages}, **headers("compared"))
+    assert raw.headers["x-slipway-rescued"] == str(targets[2].target), "the version behind renders it, and answers"
+    record = record_of(bus, "compared")
+    assert (record.error, record.caused_by, record.rescued_by) == ("template_failed", "target", targets[1].target)
+    with pytest.raises(openai.InternalServerError) as caught:
+        client.chat.completions.create(**{**TALK, "messages": refused}, **headers("refused"))
+    assert caught.value.code == "template_failed"
+    record = record_of(bus, "refused")
+    assert (record.error, record.caused_by) == ("template_failed", "target"), "the fallback renders them"
     put_route(bus, gateway, Route(model=MODEL, epoch=3, active=targets[2]))
 
 
