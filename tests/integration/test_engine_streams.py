@@ -5,6 +5,7 @@ import contextlib
 import json
 import time
 
+import psutil
 import pytest
 
 from shared.errors import Transient
@@ -148,6 +149,13 @@ async def test_a_triton_that_is_ended_does_not_wait_for_an_idle_stream(server):
     await api.close()
 
 
+def command_of(process):
+    """Return the command line of a process; empty once it has ended."""
+    with contextlib.suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
+
+
 async def test_a_model_is_unloaded_although_it_was_asked_on_a_stream(api, triton):
     other = beside(api, load(triton, 6).target.triton_name)
     for _ in range(3):
@@ -156,7 +164,7 @@ async def test_a_model_is_unloaded_although_it_was_asked_on_a_stream(api, triton
     await anext(going)
     await asyncio.to_thread(order, triton, other.name, "unload")
     async with asyncio.timeout(5):
-        while any(other.name in " ".join(process.cmdline()) for process in triton.processes()):
+        while any(other.name in command_of(process) for process in triton.processes()):
             await asyncio.sleep(0.1)
     await going.aclose()
 

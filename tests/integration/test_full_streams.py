@@ -95,7 +95,7 @@ async def fill(js):
 
 
 def alert():
-    raised = k.fact(f.AlertRaised, target=k.target(7), trigger="slow-first-token")
+    raised = k.fact(f.AlertRaised, target=k.target(7), trigger="slow-first-token", confirmed_by="drill")
     return k.event(raised, id="alert-1", time=CLOCK.now())
 
 
