@@ -121,30 +121,6 @@ async def test_a_killed_stub_ends_the_stream_with_an_error(js, gateway, asdk, ta
     assert (await ask(asdk)).choices
 
 
-async def test_a_request_under_which_an_engine_died_is_not_sent_again(js, gateway, asdk, target, triton):
-    await put_route(js, gateway, Route(model="toy", epoch=1, active=target))
-    stream = {"model": "toy", "prompt": "Once upon", "max_tokens": 1500, "stream": True}
-    statuses, broken_by = [], set()
-    for _ in range(5):  # twice as a rule: the process knows only after some seconds that it is the only one
-        try:
-            answer = await asdk.completions.create(**stream)
-            await anext(answer)
-            triton.kill_stub("toy.v1.bf16")
-            async for _ in answer:
-                pass
-        except openai.APIStatusError as refused:
-            statuses.append((refused.status_code, refused.code, refused.response.headers["retry-after"] > "0"))
-            break
-        except openai.APIError as broken:
-            broken_by.add(broken.code)
-            if not triton.revive():
-                order(triton, "toy.v1.bf16", "unload")
-            order(triton, "toy.v1.bf16", "load")
-    assert "engine_dead" in broken_by, "Triton itself may die of it, though rarely"
-    assert statuses == [(422, "body_refused", True)]
-    assert (await ask(asdk)).choices, "other requests are answered"
-
-
 async def test_a_dead_engine_is_a_502(js, gateway, asdk, target):
     await put_route(js, gateway, Route(model="toy", epoch=1, active=target))
     with pytest.raises(openai.InternalServerError) as caught:
