@@ -1,14 +1,11 @@
 """Evidence from requests that two versions answered: only where they differ does it speak against one of them.
 
 A pair is drawn before its outcome (`contracts.facts.MirroredPair`). Where both sides are bad, the request or the
-machine is the cause, and it counts against nobody. Of the pairs in which exactly one side is bad, it is the target with
-probability 1/2 if the two versions are alike, whatever the requests are and whoever sends them: McNemar's test, here
+machine is the cause, and it counts against neither. Of the pairs in which exactly one side is bad, it is the target
+with probability 1/2 if the two versions are alike, whatever the requests are and their senders: McNemar's test, here
 sequential, by the e-process (a canary) or e-detector (the active target) of `decisions.evidence` on the pairs that
 differ. What a caller does after the draw changes nothing of it. A caller that knows a request which only one of the two
 versions answers badly, as where both decode greedily, can repeat it: see ADR 0027.
-
-Latency is an exception: the version behind has less to do, so that a pair may differ for that reason alone. The time in
-the engine's queue is left out on both sides, and pairs may confirm an alert of a latency trigger, but never raise one.
 """
 
 import math
@@ -29,7 +26,7 @@ class MirrorTest(Contract):
 
     Attributes:
         discordant: Evidence from the pairs in which exactly one side was bad: a one is the target.
-        both, neither: Pairs that count against nobody.
+        both, neither: Pairs that count against neither version.
     """
 
     discordant: Annotated[EProcess | EDetector, Field(discriminator="form")]

@@ -117,7 +117,7 @@ class PairCounts(Contract):
     """What pairs showed for one trigger: of the requests that both versions answered, which were bad on which.
 
     Attributes:
-        both, neither: Bad on both, or on neither: evidence against nobody.
+        both, neither: Bad on both, or on neither: evidence against neither.
         only_target: Bad on the target only.
         only_other: Bad on the version that it is compared with only.
     """

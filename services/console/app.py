@@ -107,7 +107,7 @@ class Answers:
     async def not_signed_in(self, request: Request, _error: Exception) -> Response:
         """Answer a request without a session."""
         if request.url.path.startswith(PREFIX):
-            return self(request, 401, "not_signed_in", "Nobody is signed in: `slipway open` makes a link.")
+            return self(request, 401, "not_signed_in", "You are not signed in: `slipway open` makes a link.")
         return ask_to_sign_in(request, self._pages)
 
     async def known(self, request: Request, error: Exception) -> Response:

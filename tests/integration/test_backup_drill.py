@@ -1,7 +1,6 @@
 """The drill: an installation is backed up while it runs, goes on, is destroyed, restored, and finishes what it began."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from testbed.models import tiny_base, tiny_lora
 from testbed.servers import wait_until
 from testbed.stack import ROOT, Stack
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.usefixtures("engine_environment")]
 
 
 def slipway(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -30,14 +29,6 @@ def models(tmp_path_factory):
     for seed in (1, 2, 3):
         tiny_lora(folder / "tiny-llama", folder / f"lora-{seed}", seed=seed)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _needs_the_engine():
-    if not (ROOT / ".venv-engine" / "bin" / "python").exists():
-        if os.environ.get("CI"):
-            pytest.fail("no .venv-engine: run make setup")
-        pytest.skip("no .venv-engine: run make setup")
 
 
 @pytest.mark.timeout(600)

@@ -1,7 +1,6 @@
 """The command line runs the full release lifecycle: a tiny real model, every real service and server, the toy engine."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -64,11 +63,7 @@ def models(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def slipway(tmp_path_factory):
-    if not (ROOT / ".venv-engine" / "bin" / "python").exists():
-        if os.environ.get("CI"):
-            pytest.fail("no .venv-engine: run make setup")
-        pytest.skip("no .venv-engine: run make setup")
+def slipway(engine_environment, tmp_path_factory):
     cli = Cli(tmp_path_factory.mktemp("cli") / "state")
     up = subprocess.Popen(
         child_command(

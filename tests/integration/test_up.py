@@ -16,10 +16,9 @@ import pytest
 from shared.runtime.process import child_command
 from testbed.servers import wait_until
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.usefixtures("engine_environment")]
 
 ROOT = Path(__file__).resolve().parents[2]
-ENGINE = ROOT / ".venv-engine"
 READY_S = 150
 
 
@@ -96,14 +95,6 @@ def living(state: Path) -> dict[int, str]:
         if (marked or inside or f"{state}/" in command) and "clients.cli.main" not in command:
             commands_by_pid[int(folder.name)] = command
     return commands_by_pid
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _needs_the_engine():
-    if not (ENGINE / "bin" / "python").exists():
-        if os.environ.get("CI"):
-            pytest.fail("no .venv-engine: run make setup")
-        pytest.skip("no .venv-engine: run make setup")
 
 
 @pytest.fixture(scope="module")

@@ -11,23 +11,15 @@ import pytest
 from services.server_manager.domain.model_config import EngineConfig, plan_model_files
 from testbed.models import tiny_base
 from testbed.servers import wait_until
-from tests.integration.test_up import ENGINE, ROOT, Up, living
+from tests.integration.test_up import ROOT, Up, living
 
-pytestmark = [pytest.mark.real, pytest.mark.vllm]
+pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.usefixtures("engine_environment")]
 
 LOAD = """
 import sys, tritonclient.grpc
 with tritonclient.grpc.InferenceServerClient(sys.argv[1]) as client:
     client.load_model(sys.argv[2], client_timeout=150)
 """
-
-
-@pytest.fixture(autouse=True)
-def _needs_the_engine():
-    if not (ENGINE / "bin" / "python").exists():
-        if os.environ.get("CI"):
-            pytest.fail("no .venv-engine: run make setup")
-        pytest.skip("no .venv-engine: run make setup")
 
 
 def load(up: Up, model: Path) -> None:

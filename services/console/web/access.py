@@ -26,7 +26,7 @@ class SignedIn:
 
 
 class NotSignedInError(Exception):
-    """Nobody is signed in."""
+    """The request belongs to no session."""
 
 
 class Access:
@@ -77,7 +77,7 @@ def signed_in(request: Request) -> SignedIn:
     """Return who is signed in.
 
     Raises:
-        NotSignedInError: Nobody is.
+        NotSignedInError: The request belongs to no session.
     """
     signed = access_of(request).find(request)
     if signed is None:

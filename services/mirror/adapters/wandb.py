@@ -46,7 +46,7 @@ class WandbAccess:
 class WandbRegistry:
     """Artifacts named after the model, with the alias `slipway-v<n>` (implements `ports.Registry`).
 
-    What was logged is noted in a file here, because there is nobody to ask offline. A lost note costs little: W&B makes
+    What was logged is noted in a file here, because no server can be asked offline. A lost note costs little: W&B makes
     no new version of an artifact with the same content.
     """
 
