@@ -246,6 +246,10 @@ class StoredRoutes(MutableMapping[str, Route]):
     def __len__(self) -> int:
         return len(self._bucket.data)
 
+    def clear(self) -> None:
+        """Remove all routes, also those that cannot be read."""
+        self._bucket.data.clear()
+
     def put(self, model: str, data: bytes) -> None:
         """Write the bytes of a route."""
         self._bucket.last_revision += 1

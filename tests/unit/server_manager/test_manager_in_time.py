@@ -352,6 +352,7 @@ def open_staging(record):
     ],
     [],
 )
+@example([(promoted, 1, 8.0), (route_spoilt, 1, 0.0), (routes_lost, 1, 0.0)], [])
 @given(
     st.lists(
         st.tuples(st.sampled_from(MOVES), st.integers(1, 3), st.sampled_from([0.0, 0.5, 2.0, 8.0, 40.0])), max_size=12
