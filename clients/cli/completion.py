@@ -41,8 +41,8 @@ def complete_teams(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the teams of the folder of keys that begin so."""
     from clients.cli.commands.keys import keys_of_folder
 
-    # as above: without a folder of keys there are no suggestions
-    with contextlib.suppress(Exception):
+    # no folder of keys, or one that cannot be read: a shell that completes a word shows no error
+    with contextlib.suppress(OSError, ValueError):
         teams = keys_of_folder(ctx.params.get("folder"), ctx.params.get("state")).teams()
         return sorted(team.name for team in teams if team.name.startswith(incomplete))
     return []
