@@ -9,13 +9,16 @@ source=$(mktemp -d)
 trap 'rm -rf "$source"' EXIT
 git ls-files -z --cached --others --exclude-standard -- contracts decisions shared services clients deploy \
   requirements pyproject.toml README.md LICENSE | xargs -0 cp --parents -t "$source"
-cp LICENSE "$source/clients/training/"
+rm "$source/clients/training/setup.py" # builds slipway-client; slipway's copy of the client is not built by it
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
 export SOURCE_DATE_EPOCH
 mkdir -p "$out"
 rm -f "$out"/slipway-*.whl "$out"/slipway_client-*.whl
-for project in "$source" "$source/clients/training"; do
+build() { # folder
   .tools/bin/uv build --quiet --wheel --no-config --require-hashes --build-constraints requirements/build.txt \
-    --out-dir "$out" "$project"
-done
+    --out-dir "$out" "$1"
+}
+build "$source"
+cp LICENSE clients/training/setup.py "$source/clients/training/"
+build "$source/clients/training"
 ls "$out"/slipway*.whl
