@@ -6,9 +6,7 @@ the callback, with a publisher's own credential, on a real bus and a real store.
 
 import asyncio
 import json
-import os
 import re
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +19,11 @@ from shared.storage.blobs import Store
 from testbed.models import tiny_base
 from testbed.servers import connection
 from tests.kit.checkpoints import put_base
+from tests.kit.environments import build_client, install_client, make_environment, run
 from tests.kit.intake import running_intake
-from tests.kit.training_processes import FOREIGN, announced, launch
+from tests.kit.training_processes import announced, launch
 from tests.kit.wiring import ROOT
 
-CLEAN = {key: value for key, value in os.environ.items() if key not in FOREIGN}
 IMPORT = re.compile(r"^(\s*(?:from|import)\s+)(clients\.training|contracts)\b", re.MULTILINE)
 NEW_NAMES = {"clients.training": "slipway_client", "contracts": "slipway_client.contracts"}
 VERSIONS = "import sys, transformers; print('%d.%d' % sys.version_info[:2], transformers.__version__)"
@@ -67,21 +65,6 @@ def titled(environment: Environment) -> str:
     return f"python-{environment.python}-transformers-{environment.transformers}"
 
 
-def run(*command: object, timeout: float, **variables: str) -> str:
-    """Return what a command prints; fail with what it reports if it fails."""
-    done = subprocess.run(
-        [str(word) for word in command],
-        cwd=ROOT,
-        env={**CLEAN, **variables},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    return done.stdout
-
-
 def renamed(source: Path, folder: Path) -> Path:
     """Copy a module into a folder, with its imports as they are in the distribution, as the wheel's build does it."""
     copied = folder / source.name
@@ -91,10 +74,7 @@ def renamed(source: Path, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("wheels")
-    run(ROOT / "deploy/setup/wheels.sh", folder, timeout=120)
-    (path,) = folder.glob("slipway_client-*.whl")
-    return path
+    return build_client(tmp_path_factory.mktemp("wheels"))
 
 
 @pytest.fixture(scope="module")
@@ -102,19 +82,8 @@ def packages(tmp_path_factory, wheel):
     """Return what makes an environment, and returns a folder with the wheel's content."""
 
     def packages(environment: Environment) -> Path:
-        run(ROOT / "deploy/setup/environment.sh", environment.name, timeout=1800)
-        folder = tmp_path_factory.mktemp(environment.name)
-        install = [
-            ROOT / ".tools/bin/uv",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-deps",
-            "--python",
-            environment.interpreter,
-        ]
-        run(*install, "--target", folder, wheel, timeout=60)
-        return folder
+        make_environment(environment.name, timeout=1800)
+        return install_client(wheel, environment.interpreter, tmp_path_factory.mktemp(environment.name))
 
     return packages
 

@@ -6,8 +6,6 @@ A publisher's own credential, the wheel of slipway-client, a real bus and a real
 
 import asyncio
 import json
-import os
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +24,7 @@ from shared.messaging.events import parse_event
 from shared.storage.blobs import Store
 from testbed.models import tiny_base
 from tests.kit.checkpoints import put_base
+from tests.kit.environments import build_client, install_client, make_environment, run
 from tests.kit.intake import running_intake
 from tests.kit.wiring import ROOT
 
@@ -33,7 +32,6 @@ PYTHON = ROOT / ".venv-examples/bin/python"
 FOLDER = ROOT / "examples/training"
 STEPS = 6
 TRAINED_ON = [json.loads(line) for line in (FOLDER / "conversations.jsonl").read_text().splitlines()][:-4]
-CLEAN = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV", "UV_CONSTRAINT")}
 
 
 def kept_by_trl(out: Path, best_step: int) -> dict[str, torch.Tensor]:
@@ -69,31 +67,12 @@ EXAMPLES = {
 }
 
 
-def run(*command: object, timeout: float = 240, **variables: str) -> str:
-    """Return what a command prints; fail with what it reports if it fails."""
-    done = subprocess.run(
-        [str(word) for word in command],
-        cwd=ROOT,
-        env={**CLEAN, **variables},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def client(tmp_path_factory) -> Path:
     """Return a folder with slipway-client, installed from its wheel; make the environment of the frameworks before."""
-    run(ROOT / "deploy/setup/environment.sh", "examples")
+    make_environment("examples")
     folder = tmp_path_factory.mktemp("client")
-    run(ROOT / "deploy/setup/wheels.sh", folder / "wheels", timeout=120)
-    (wheel,) = (folder / "wheels").glob("slipway_client-*.whl")
-    install = [ROOT / ".tools/bin/uv", "pip", "install", "--quiet", "--no-deps", "--python", PYTHON]
-    run(*install, "--target", folder / "packages", wheel)
-    return folder / "packages"
+    return install_client(build_client(folder / "wheels"), PYTHON, folder / "packages")
 
 
 @pytest.fixture(scope="module")

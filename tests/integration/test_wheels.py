@@ -1,6 +1,5 @@
 """The distributions as outsiders get them: wheels, each in an environment of its own, with locked dependencies."""
 
-import os
 import re
 import subprocess
 import sys
@@ -16,8 +15,9 @@ from packaging.requirements import Requirement
 
 from clients.cli import main as command_line
 from contracts.version import CONTRACTS, VERSION
+from tests.kit.environments import CLEAN, build_client
+from tests.kit.wiring import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 UV = ROOT / ".tools/bin/uv"
 TOOLS = ("deploy/setup/", "deploy/documentation/")
 DATA = ("contracts/*.yaml", "contracts/schemas", "deploy/nats", "deploy/backends", "services/console/templates")
@@ -51,16 +51,13 @@ print([browser.get(f"/assets/{name}").status_code for name in ("console.css", "c
 pages = rendering.Pages(clock=None, progress=None)._environment
 print(len([pages.get_template(name) for name in pages.list_templates()]) > 20, rendering.asset_version())
 """
-CLEAN = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV", "UV_CONSTRAINT")}
 
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory) -> dict[str, Path]:
     """Build both wheels as `make wheels` does; by distribution."""
     folder = tmp_path_factory.mktemp("wheels")
-    command = [str(ROOT / "deploy/setup/wheels.sh"), str(folder)]
-    done = subprocess.run(command, env=CLEAN, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+    build_client(folder)
     built = {path.name.partition("-")[0]: path for path in folder.glob("*.whl")}
     assert set(built) == {"slipway", "slipway_client"}
     return built

@@ -1,7 +1,5 @@
 """Starts the training job of several processes, and reads what it announced."""
 
-import os
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,10 @@ from contracts.services import INBOX
 from shared.messaging.events import parse_event
 from shared.runtime.process import free_port
 from shared.storage.blobs import Store
+from tests.kit.environments import run
 from tests.kit.wiring import ROOT
 
 Announced = dict[str, list[tuple[Event[CheckpointReady], dict[str, torch.Tensor]]]]
-FOREIGN = ("PYTHONPATH", "VIRTUAL_ENV", "UV_CONSTRAINT")
 
 
 def launch(
@@ -32,17 +30,8 @@ def launch(
         variables: Of the environment; by default PYTHONPATH is the repository.
     """
     command = [python, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
-    inherited = {key: value for key, value in os.environ.items() if key not in FOREIGN}
-    done = subprocess.run(
-        [*command, script, job, *scenarios],
-        cwd=ROOT,
-        env={**inherited, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables},
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-6000:]
+    variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
+    run(*command, script, job, *scenarios, timeout=timeout_s, **variables)
 
 
 async def announced(js: JetStreamContext, store: Store) -> Announced:
