@@ -13,6 +13,8 @@ KEPT: Final = b"kept"
 """A writer found the object and relies on it."""
 SWEPT: Final = b"swept"
 """The object is being removed; no writer may rely on it. Once it is removed, the decision is removed as well."""
+OPEN: Final = b"open"
+"""Content of the mark of a plan, the decision about the plan itself: while it is there the plan may be carried out."""
 HOLDS: Final = "holds/"
 """Objects whose names and digests hold other objects: `holds/NAME.json` keeps what it names, in any form."""
 MOST_PLANNED: Final = 100_000

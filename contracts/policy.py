@@ -152,9 +152,9 @@ class Pairs(_Strict):
     """Requests that two versions are asked again after their callers; both answers are thrown away."""
 
     share_ratio: Annotated[float, Field(ge=0.0, le=0.5)] = 0.02
-    """Share of the requests, drawn before their outcome, that go to the version behind as well; 0 for none.
+    """Share of the requests, drawn before their outcome, that both versions are asked again; 0 for none.
 
-    During a canary it is drawn from both sides, and each request goes to the other side as well.
+    During a canary it is drawn from both sides, and both are asked each drawn request again.
     """
 
 
@@ -270,7 +270,7 @@ class ReleasePolicy(_Strict):
     triggers: Annotated[tuple[Trigger, ...], Field(min_length=1)]
     """What raises alerts and rolls back; at least one."""
     pairs: Annotated[Pairs, Field(exclude_if=lambda pairs: pairs == Pairs())] = Pairs()
-    """Requests that the version behind answers as well, so that only what differs is evidence."""
+    """Requests that the version and the one behind are asked again, so that only what differs is evidence."""
     deadlines: Deadlines = Deadlines()
     """How long each step may take."""
     attesters: Annotated[

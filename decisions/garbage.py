@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 
-from contracts.garbage import CANDIDATES, DECISIONS
+from contracts.garbage import CANDIDATES, DECISIONS, PLAN
 
 DOCUMENT_BYTES = 32 * 1024 * 1024
 """Objects above this size are no documents; they are kept or not, and never read."""
@@ -32,6 +32,11 @@ def names_in(data: bytes) -> set[str]:
 def decision_key(plan: str, key: str) -> str:
     """Return the key under which it is decided whether an object of a plan stays."""
     return f"{DECISIONS}{plan}/{key}"
+
+
+def mark_key(plan: str) -> str:
+    """Return the key of an object that is there as long as a plan may be carried out."""
+    return decision_key(plan, PLAN)
 
 
 def name_of(key: str) -> str | None:

@@ -91,8 +91,8 @@ def _rollback(policy: ReleasePolicy) -> Iterator[str]:
         yield _trigger(trigger)
     if policy.pairs.share_ratio:
         yield (
-            f"{policy.pairs.share_ratio:.3g} of the requests are answered by the version before as well, unseen by "
-            "callers; what only one of the two fails counts."
+            f"{policy.pairs.share_ratio:.3g} of the requests are asked of both the version and the one before again, "
+            "unseen by callers; what only one of the two fails counts."
         )
     if any(trigger.action == "automatic" for trigger in policy.triggers):
         to = "the base model" if policy.no_previous == "base" else "nothing: it stays in traffic"

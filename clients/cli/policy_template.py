@@ -47,7 +47,7 @@ triggers:
   - {name: refusals, metric: refusal_ratio, threshold: 0.3, action: manual}
   # - {name: drift, metric: drift, threshold: 0.2, action: manual}
 
-# The share of the requests that the version before answers as well, so that only what differs counts against a version.
+# The share of the requests that the version and the one before are asked again, so that only what differs counts.
 pairs: {share_ratio: 0.02}
 
 # Folders outside the store that weights may come from; without it, what the installation allows.

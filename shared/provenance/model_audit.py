@@ -75,7 +75,8 @@ def _same(store: Store, key: str, body: bytes) -> Digest:
     """Return the digest of the envelope of a part that is there; raise Permanent if it has other entries."""
     lines, anchor = _split(store.find(key) or b"")
     if lines != body or not anchor:
-        raise Permanent("digest_mismatch", f"{key} has other entries than the log; nothing is appended.")
+        reason = f"{key} has other entries than the log, so nothing is appended; find out who wrote it."
+        raise Permanent("digest_mismatch", reason)
     return digest_of(anchor)
 
 
@@ -107,14 +108,20 @@ def _split(data: bytes) -> tuple[bytes, bytes]:
 
 @dataclass
 class ModelReading(AuditReading):
-    """The log of one model as it was read; `anchors` has the digest of each part's envelope."""
+    """The log of one model as it was read.
+
+    Attributes:
+        anchors: Digests of the envelopes of its parts.
+        number: Number of the last part, by its envelope.
+    """
 
     model: str = ""
     anchors: list[Digest] = field(default_factory=list)
+    number: int = 0
 
     def part(self, segment: int, data: bytes) -> None:
         """Read the next part, the one of a segment, and note what is wrong with it."""
-        number = len(self.anchors) + 1
+        number = self.number + 1
         key = part_key(self.model, segment)
         lines, envelope = _split(data)
         for line in lines.rstrip(b"\n").split(b"\n"):
@@ -123,12 +130,16 @@ class ModelReading(AuditReading):
         if opened is not None:
             wrong = assess_link(opened.claim, number=number, previous=self.anchors[-1] if self.anchors else None)
             signed = {each.name: f"sha256:{each.digest['sha256']}" for each in opened.statement.subject}
-            if opened.claim.number is not None and opened.claim.number > number:
-                self.problems.append(f"{key} is part {opened.claim.number} of its model: part {number} is missing.")
+            claimed = opened.claim.number or number
+            if claimed > number:
+                missing = f"part {number} is" if claimed == number + 1 else f"parts {number} to {claimed - 1} are"
+                self.problems.append(f"{key} is part {claimed} of its model: {missing} missing.")
+                number = claimed  # the parts behind the gap follow each other
             elif wrong is not None:
                 self.problems.append(f"{key}: {wrong.reason}")
             elif opened.claim.step != "audit" or signed != {key: digest_of(lines)}:
                 self.problems.append(f"{key}: its entries are not those that were signed.")
+        self.number = number
         self.anchors.append(digest_of(envelope))
 
     def _entry(self, line: bytes, key: str) -> None:

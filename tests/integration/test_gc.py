@@ -86,10 +86,10 @@ def test_what_no_release_needs_is_removed_and_what_one_finds_meanwhile_stays(ser
     record(servers, "tiny.r-1", {"merged": {"uri": f"s3://slipway/{needed}"}, "outbox": []})
     record(servers, "tiny.r-2", {"merged": {"uri": f"s3://slipway/{ended}"}, "finished": {"outcome": "rejected"}})
     store = StoredObjects(stack.connection)
-    sweeper = Sweeper(store, lambda: asyncio.run(names_on_bus(stack, datetime.now(UTC))), NEVER_YOUNG)
+    sweeper = Sweeper(store, lambda: asyncio.run(names_on_bus(stack, datetime.now(UTC))), NEVER_YOUNG, lambda: now)
     now = datetime.now(UTC) + timedelta(seconds=2)
     assert set(sweeper.unreferenced(now)) == {ended, reused, lost, *blobs[ended], *blobs[reused], *blobs[lost]}
-    list(sweeper.plan_steps(now, WAIT))
+    list(sweeper.plan_steps(WAIT))
 
     another = as_service(servers, "merger")  # its own look at the plan
     assert another.find_made(reused) is not None
@@ -163,7 +163,7 @@ def test_the_command_plans_waits_and_removes_and_both_are_in_the_audit_log(serve
     assert audited(servers) == []
 
     status, out, _ = gc("--yes", "--wait", "2m")
-    plan = Sweeper(StoredObjects(stack.connection), set, WAIT).find_plan()
+    plan = Sweeper(StoredObjects(stack.connection), set, WAIT, lambda: now[0]).find_plan()
     assert status == 0
     assert f"planned to remove {len(plan.objects)} objects" in out
     assert {key, blob} <= set(plan.objects)

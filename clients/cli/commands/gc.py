@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +20,7 @@ from clients.cli.output import CommandError, Exit, show_json, show_line, show_ta
 from clients.cli.parsing import parse_duration
 from contracts.garbage import MOST_PLANNED, SHORTEST_WAIT_S, GcPlan
 from shared.runtime.clock import SystemClock
+from shared.storage.objects import AlreadyExists
 
 YOUNGEST = timedelta(hours=1)
 OldOption = Annotated[
@@ -57,16 +58,16 @@ def gc(
         raise CommandError(
             f"--older-than {older_than} is too short: an upload may wait as long; use 1h or more", Exit.USAGE
         )
-    store, now = StoredObjects(stack.connection), SystemClock().now()
+    store, clock = StoredObjects(stack.connection), SystemClock()
     if store.find(RESTORING) is not None:
         raise CommandError("a backup is being restored here; finish that with `slipway restore` first")
-    sweeper = Sweeper(store, lambda: asyncio.run(names_on_bus(stack, SystemClock().now() - young)), young)
+    sweeper = Sweeper(store, lambda: asyncio.run(names_on_bus(stack, clock.now() - young)), young, clock.now)
     plan = sweeper.find_plan()
     if not yes:
-        _show_unreferenced(sweeper.unreferenced(now), plan, as_json=as_json)
+        _show_unreferenced(sweeper.unreferenced(clock.now()), plan, as_json=as_json)
     elif plan is None:
-        _plan(stack, sweeper, now, pause, as_json=as_json)
-    elif now < plan.sweep_after:
+        _plan(stack, sweeper, pause, as_json=as_json)
+    elif clock.now() < plan.sweep_after:
         _refuse(plan)
     else:
         _sweep(stack, sweeper, plan, as_json=as_json)
@@ -102,9 +103,12 @@ def _show_by_kind(objects: Mapping[str, int]) -> None:
         show_table(("kind", "objects", "size"), rows)
 
 
-def _plan(stack: StackAddress, sweeper: Sweeper, now: datetime, wait: timedelta, *, as_json: bool) -> None:
-    for _ in sweeper.plan_steps(now, wait):
-        pass
+def _plan(stack: StackAddress, sweeper: Sweeper, wait: timedelta, *, as_json: bool) -> None:
+    try:
+        for _ in sweeper.plan_steps(wait):
+            pass
+    except AlreadyExists:
+        raise CommandError("no plan was written: another `slipway gc` has just written one; run it again") from None
     plan = sweeper.find_plan()
     if plan is None:
         raise CommandError("the plan was removed by another `slipway gc`; run it again")
@@ -138,6 +142,10 @@ def _sweep(stack: StackAddress, sweeper: Sweeper, plan: GcPlan, *, as_json: bool
         f"removed {len(swept.removed)} objects with {size_text(size)} in {time.monotonic() - began:.1f} s; "
         f"{len(swept.kept)} are used again and stay, {len(swept.locked)} are under lock"
     )
+    if swept.overtaken:
+        show_line(
+            f"the plan {plan.id} has ended: another `slipway gc` carried out its rest; run it again for a new plan"
+        )
 
 
 async def _state(stack: StackAddress, action: str, plan: str, details: dict[str, Any]) -> None:

@@ -6,10 +6,19 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from clients.cli.gc.store import Listed, SweepStore
-from contracts.garbage import DECISIONS, MOST_PLANNED, PLAN, PREFIX, SWEPT, GcPlan
+from contracts.garbage import DECISIONS, MOST_PLANNED, OPEN, PLAN, PREFIX, SWEPT, GcPlan
 from contracts.store_access import DATA_FORMAT, PROBE
 from contracts.vocabulary import canonical_json, digest_of
-from decisions.garbage import DOCUMENT_BYTES, decision_key, is_candidate, is_document, name_of, names_in, reached
+from decisions.garbage import (
+    DOCUMENT_BYTES,
+    decision_key,
+    is_candidate,
+    is_document,
+    mark_key,
+    name_of,
+    names_in,
+    reached,
+)
 from shared.storage.objects import AlreadyExists
 
 HISTORY = ("audit/", PREFIX, PROBE, DATA_FORMAT)
@@ -27,11 +36,13 @@ class Swept:
         removed: Sizes of what was removed, by key.
         kept: Objects that something refers to now, or that a writer claimed.
         locked: Objects that the store keeps because they are under lock.
+        overtaken: The plan had ended before this sweep did: another one carried it out.
     """
 
     removed: dict[str, int] = field(default_factory=dict)
     kept: list[str] = field(default_factory=list)
     locked: list[str] = field(default_factory=list)
+    overtaken: bool = False
 
 
 @dataclass
@@ -44,12 +55,14 @@ class Sweeper:
     Attributes:
         names: Returns the digests that records and events name now.
         young: How old an object must be to be planned.
+        clock: Returns the time of now.
         most: How many objects a plan names at most.
     """
 
     store: SweepStore
     names: Callable[[], set[str]]
     young: timedelta
+    clock: Callable[[], datetime]
     most: int = MOST_PLANNED
 
     def find_plan(self) -> GcPlan | None:
@@ -81,26 +94,48 @@ class Sweeper:
         candidates = {key: each.size for key, each in listed.items() if is_candidate(key)}
         return reached(names, candidates, self.store.find)
 
-    def plan_steps(self, now: datetime, wait: timedelta) -> Iterator[None]:
+    def plan_steps(self, wait: timedelta) -> Iterator[None]:
         """Write the plan of what nothing refers to now; what it names is not removed yet.
 
         Of more objects than a plan may name, documents are planned before what they refer to: what stays in the store
-        until the next plan then refers to nothing that this one removes.
+        until the next plan then refers to nothing that this one removes. The wait begins when the plan is written: that
+        may be long after the search for what it names began, and no writer knows the plan before.
         """
-        unreferenced = self.unreferenced(now)
+        marked_at = self.clock()
+        unreferenced = self.unreferenced(marked_at)
         objects = unreferenced
         if len(unreferenced) > self.most:
             ordered = in_order(unreferenced, unreferenced, self.store.find)
             objects = {key: unreferenced[key] for key in ordered[: self.most]}
         yield
-        self._forget(self.store.listing())  # claims that came too late for an earlier plan
+        self._forget()  # claims that came too late for an earlier plan
         left = len(unreferenced) - len(objects)
-        plan = GcPlan(id=secrets.token_hex(8), marked_at=now, sweep_after=now + wait, objects=objects, left=left)
+        after = self.clock() + wait
+        plan = GcPlan(id=secrets.token_hex(8), marked_at=marked_at, sweep_after=after, objects=objects, left=left)
         self.store.create(PLAN, canonical_json(plan.model_dump(mode="json")))
+        yield
+        self.store.create(mark_key(plan.id), OPEN)
         yield
 
     def sweep_steps(self, plan: GcPlan, swept: Swept) -> Iterator[None]:
         """Carry out a plan whose time has come; an interrupted one goes on.
+
+        Its mark is removed first at the end: then no sweep removes anything by it, and claims on it are not needed.
+        """
+        if self._stands(plan):
+            yield from self._remove_steps(plan, swept)
+        else:
+            swept.overtaken = True
+        self.store.erase(mark_key(plan.id))
+        yield
+        current = self.find_plan()
+        if current is not None and current.id == plan.id:
+            self.store.erase(PLAN)
+        yield
+        self._forget()
+
+    def _remove_steps(self, plan: GcPlan, swept: Swept) -> Iterator[None]:
+        """Decide about each object of a plan, and remove what no writer claimed and nothing refers to.
 
         Documents are decided on before what they refer to. A writer that keeps one keeps all that it refers to, and one
         that is swept refers to nothing any more. Attestations follow what they attest. Each object is removed as soon
@@ -114,6 +149,11 @@ class Sweeper:
         for key in in_order(there, sizes, self.store.find):
             if key not in kept and self._sweeps(plan, key):
                 yield
+                if not self._stands(plan):  # claims of writers are forgotten, so that the decision means nothing
+                    self.store.erase(decision_key(plan.id, key))
+                    swept.overtaken = True
+                    return
+                yield
                 if self.store.erase(key, plan.marked_at):  # not what was written again, after another sweep
                     swept.removed[key] = sizes[key]
                 else:
@@ -121,14 +161,14 @@ class Sweeper:
                 yield
                 self.store.erase(decision_key(plan.id, key))
             elif key not in kept and is_document(key, sizes[key]):
-                data = self.store.find(key)
-                kept |= {key} | self._held_by(data, listed)
+                kept |= {key} | self._held_by(self.store.find(key), listed)
             yield
         gone = {*swept.removed, *swept.locked}
         swept.kept = [key for key in plan.objects if key in listed and key not in gone]
-        self.store.erase(PLAN)
-        yield
-        self._forget(self.store.listing())
+
+    def _stands(self, plan: GcPlan) -> bool:
+        """Return whether a plan may be carried out: no other sweep has done so."""
+        return self.store.find(mark_key(plan.id)) is not None
 
     def _sweeps(self, plan: GcPlan, key: str) -> bool:
         """Return whether an object is swept: the first to write the decision decides, the sweep or a writer."""
@@ -139,10 +179,14 @@ class Sweeper:
             return self.store.find(decision) == SWEPT  # of an interrupted sweep; None: another one has removed it
         return True
 
-    def _forget(self, listed: Iterable[str]) -> None:
-        """Remove what was decided about objects of plans that are carried out."""
+    def _forget(self) -> None:
+        """Remove what was decided about objects of plans that are carried out; nothing of the plan that stands.
+
+        The plan is read after the list: what is listed of any other plan belongs to one that has ended.
+        """
+        listed, plan = self.store.listing(), self.find_plan()
         for key in listed:
-            if key.startswith(DECISIONS):
+            if key.startswith(DECISIONS) and (plan is None or not key.startswith(decision_key(plan.id, ""))):
                 self.store.erase(key)
 
     def _held_by(self, data: bytes | None, listed: Mapping[str, Listed]) -> set[str]:

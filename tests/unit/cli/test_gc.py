@@ -117,7 +117,7 @@ def world(names=(), age=timedelta(days=8)):
     """A store whose objects are old; the clock is then moved on by `later`."""
     times = [BEGIN - age]
     store = FakeSweepStore(lambda: times[0])
-    return store, Sweeper(store, lambda: set(names), YOUNG), times
+    return store, Sweeper(store, lambda: set(names), YOUNG, lambda: times[0]), times
 
 
 def test_what_versions_holds_and_young_documents_name_stays():
@@ -144,7 +144,7 @@ def test_what_is_planned_is_removed_later_and_nothing_of_the_plan_is_left():
     lost, locked = put(store, key_of(BLOBS[0]), BLOBS[0]), put(store, key_of(BLOBS[1]), BLOBS[1])
     store.locked.add(locked)
     times[0] = BEGIN
-    list(sweeper.plan_steps(BEGIN, WAIT))
+    list(sweeper.plan_steps(WAIT))
     assert lost in store.objects
     swept = sweep(sweeper, BEGIN + WAIT)
     assert (swept.removed, swept.locked, swept.kept) == ({lost: len(BLOBS[0])}, [locked], [])
@@ -156,7 +156,7 @@ def test_an_interrupted_sweep_goes_on_wherever_it_was_interrupted():
         store, sweeper, times = world()
         keys = [put(store, key_of(data), data) for data in BLOBS]
         times[0] = BEGIN
-        list(sweeper.plan_steps(BEGIN, WAIT))
+        list(sweeper.plan_steps(WAIT))
         begun = sweeper.sweep_steps(sweeper.find_plan(), Swept())
         for _ in range(steps):
             next(begun, None)
@@ -172,7 +172,7 @@ def test_an_interrupted_sweep_makes_writers_wait_for_one_object_at_most():
         store, sweeper, times = world()
         keys = [put(store, key_of(data), data) for data in BLOBS]
         times[0] = BEGIN
-        list(sweeper.plan_steps(BEGIN, WAIT))
+        list(sweeper.plan_steps(WAIT))
         begun = sweeper.sweep_steps(sweeper.find_plan(), Swept())
         for _ in range(steps):
             next(begun, None)
@@ -198,7 +198,7 @@ def test_of_two_sweeps_at_once_the_slower_one_keeps_what_was_written_again():
     store, sweeper, times = world()
     key = put(store, key_of(BLOBS[0]), BLOBS[0])
     times[0] = BEGIN
-    list(sweeper.plan_steps(BEGIN, WAIT))
+    list(sweeper.plan_steps(WAIT))
     plan = sweeper.find_plan()
     slower, faster = sweeper.sweep_steps(plan, Swept()), sweeper.sweep_steps(plan, Swept())
     for sweeping in (slower, faster):
@@ -214,6 +214,88 @@ def test_of_two_sweeps_at_once_the_slower_one_keeps_what_was_written_again():
     assert store.find(key) == BLOBS[0]
 
 
+def test_of_two_sweeps_at_once_the_slower_one_keeps_what_a_writer_claimed():
+    """The faster one ends the plan and forgets the claims."""
+    for steps in range(1, 20):
+        store, sweeper, times = world()
+        key, *_ = [put(store, key_of(data), data) for data in BLOBS]
+        times[0] = BEGIN
+        list(sweeper.plan_steps(WAIT))
+        plan = sweeper.find_plan()
+        Claims(lambda: 0.0).claim(store, key, AlreadyExists)
+        slower = sweeper.sweep_steps(plan, swept := Swept())
+        for _ in range(steps):
+            next(slower, None)
+        list(sweeper.sweep_steps(plan, Swept()))
+        list(slower)
+        assert store.find(key) is not None, steps
+        assert list(store.objects) == [key]
+    assert not swept.overtaken
+
+
+def test_a_sweep_that_ends_late_leaves_the_next_plan_and_its_claims_alone():
+    store, sweeper, times = world()
+    for data in BLOBS:
+        put(store, key_of(data), data)
+    times[0] = BEGIN
+    list(sweeper.plan_steps(WAIT))
+    slower = sweeper.sweep_steps(sweeper.find_plan(), swept := Swept())
+    next(slower)
+    list(sweeper.sweep_steps(sweeper.find_plan(), Swept()))
+    again = put(store, key_of(BLOBS[0]), BLOBS[0])
+    times[0] = BEGIN + timedelta(days=30)
+    list(sweeper.plan_steps(WAIT))
+    plan = sweeper.find_plan()
+    Claims(lambda: 0.0).claim(store, again, AlreadyExists)
+    list(slower)
+    assert swept.removed == {}
+    assert sweeper.find_plan() == plan
+    sweep(sweeper, times[0] + WAIT)
+    assert store.find(again) is not None
+
+
+def test_who_plans_too_late_leaves_the_claims_on_the_other_plan_alone():
+    store, sweeper, times = world()
+    key, *_ = [put(store, key_of(data), data) for data in BLOBS]
+    times[0] = BEGIN
+    slower = sweeper.plan_steps(WAIT)
+    next(slower)
+    list(sweeper.plan_steps(WAIT))
+    Claims(lambda: 0.0).claim(store, key, AlreadyExists)
+    with pytest.raises(AlreadyExists):
+        next(slower)
+    sweep(sweeper, BEGIN + WAIT)
+    assert list(store.objects) == [key]
+
+
+def test_the_wait_of_a_plan_begins_when_it_is_written():
+    """A writer that has just seen no plan looks again after a minute; the search for what to plan may take longer."""
+    store, sweeper, times = world()
+    put(store, key_of(BLOBS[0]), BLOBS[0])
+    times[0] = BEGIN
+    planning = sweeper.plan_steps(WAIT)
+    next(planning)
+    times[0] = BEGIN + timedelta(minutes=10)
+    list(planning)
+    plan = sweeper.find_plan()
+    assert (plan.marked_at, plan.sweep_after) == (BEGIN, times[0] + WAIT)
+
+
+def test_a_plan_whose_writer_was_killed_at_once_removes_nothing_and_the_next_one_does():
+    store, sweeper, times = world()
+    key = put(store, key_of(BLOBS[0]), BLOBS[0])
+    times[0] = BEGIN
+    begun = sweeper.plan_steps(WAIT)
+    while sweeper.find_plan() is None:
+        next(begun)
+    begun.close()
+    assert sweep(sweeper, BEGIN + WAIT).overtaken
+    assert list(store.objects) == [key]
+    list(sweeper.plan_steps(WAIT))
+    sweep(sweeper, BEGIN + WAIT)
+    assert store.objects == {}
+
+
 def test_a_plan_is_bounded_and_leaves_no_document_whose_files_it_removes():
     store, sweeper, times = world()
     for name in OUTPUTS:
@@ -223,7 +305,7 @@ def test_a_plan_is_bounded_and_leaves_no_document_whose_files_it_removes():
     times[0] = BEGIN
     for most in range(1, 8):
         sweeper.most = most
-        list(sweeper.plan_steps(BEGIN, WAIT))
+        list(sweeper.plan_steps(WAIT))
         plan = sweeper.find_plan()
         assert (len(plan.objects), plan.left) == (most, 8 - most)
         staying = [name for name in OUTPUTS if manifest_of(name) not in plan.objects]
@@ -234,7 +316,7 @@ def test_a_plan_is_bounded_and_leaves_no_document_whose_files_it_removes():
         store.erase(PLAN)
     sweeper.most = 3
     for _ in range(3):
-        list(sweeper.plan_steps(BEGIN, WAIT))
+        list(sweeper.plan_steps(WAIT))
         sweep(sweeper, BEGIN + WAIT)
     assert store.objects == {}, "the next plans have the rest"
 
@@ -267,7 +349,7 @@ def test_a_writer_that_comes_too_late_tries_again_and_one_that_was_first_keeps()
     store, sweeper, times = world()
     kept, lost = (put(store, key_of(data), data) for data in BLOBS[:2])
     times[0] = BEGIN
-    list(sweeper.plan_steps(BEGIN, WAIT))
+    list(sweeper.plan_steps(WAIT))
     claims = Claims(lambda: 0.0)
     claims.claim(store, kept, AlreadyExists)
     steps = sweeper.sweep_steps(sweeper.find_plan(), swept := Swept())
@@ -364,7 +446,7 @@ class Release:
 
 
 class GcBesideReleases(RuleBasedStateMachine):
-    """Releases and sweeps in any order of their requests; what a release has published must be whole at any time."""
+    """Releases and two sweeps in any order of their requests; what a release has published must be whole at any time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -373,8 +455,8 @@ class GcBesideReleases(RuleBasedStateMachine):
         self.records: set[str] = set()
         self.releases: list[Release] = []
         self.queue: list[int] = []
-        self.sweeper = Sweeper(Hooked(self.store, self._between), self._names, YOUNG)
-        self.sweeping = None
+        self.sweeper = Sweeper(Hooked(self.store, self._between), self._names, YOUNG, lambda: self.now)
+        self.sweeping = [None, None]
 
     @initialize(made=st.sets(st.sampled_from(sorted(OUTPUTS))), recorded=st.booleans(), planned=st.booleans())
     def earlier_releases_left_outputs(self, made, recorded, planned):
@@ -389,7 +471,7 @@ class GcBesideReleases(RuleBasedStateMachine):
         self.now = BEGIN
         self.records = {name for name in made if recorded and OUTPUTS[name][1] in (*made, None)}
         if planned:
-            list(self.sweeper.plan_steps(self.now, WAIT))
+            list(self.sweeper.plan_steps(WAIT))
             self.now += WAIT
 
     def seconds(self) -> float:
@@ -433,27 +515,32 @@ class GcBesideReleases(RuleBasedStateMachine):
         if all(self.seconds() + seconds - since < PLAN_READ_S for since in relying):
             self.now += timedelta(seconds=seconds)
 
-    @precondition(lambda self: self.sweeping is None)
-    @rule()
-    def gc_is_run(self):
+    @rule(which=st.integers(0, 1))
+    def gc_is_run(self, which):
         plan = self.sweeper.find_plan()
+        if self.sweeping[which] is not None:
+            return
         if plan is None:
-            self.sweeping = self.sweeper.plan_steps(self.now, WAIT)
+            self.sweeping[which] = self.sweeper.plan_steps(WAIT)
         elif self.now >= plan.sweep_after:
-            self.sweeping = self.sweeper.sweep_steps(plan, Swept())
+            self.sweeping[which] = self.sweeper.sweep_steps(plan, Swept())
 
-    @precondition(lambda self: self.sweeping is not None)
-    @rule(steps=st.integers(1, 8))
-    def gc_works(self, steps):
+    @precondition(lambda self: any(self.sweeping))
+    @rule(which=st.integers(0, 1), steps=st.integers(1, 8))
+    def gc_works(self, which, steps):
         for _ in range(steps):
-            if self.sweeping is not None and next(self.sweeping, "ended") == "ended":
-                self.sweeping = None
+            try:
+                if self.sweeping[which] is None or next(self.sweeping[which], "ended") == "ended":
+                    self.sweeping[which] = None
+            except AlreadyExists:  # another one has just written a plan
+                self.sweeping[which] = None
 
-    @precondition(lambda self: self.sweeping is not None)
-    @rule()
-    def gc_is_killed(self):
-        self.sweeping.close()
-        self.sweeping = None
+    @precondition(lambda self: any(self.sweeping))
+    @rule(which=st.integers(0, 1))
+    def gc_is_killed(self, which):
+        if self.sweeping[which] is not None:
+            self.sweeping[which].close()
+            self.sweeping[which] = None
 
     @invariant()
     def what_was_published_is_whole(self):

@@ -260,6 +260,29 @@ def test_a_part_is_numbered_as_its_segment_and_counted_in_its_model(tmp_path):
     assert any("part 1 is missing" in each for each in log.problems())
 
 
+@pytest.mark.parametrize(
+    ("removed", "says"), [([2], "part 2 is missing"), ([1], "part 1 is missing"), ([2, 3], "parts 2 to 3 are missing")]
+)
+def test_only_the_parts_that_are_missing_are_named(tmp_path, removed, says):
+    log = Log(tmp_path)
+    for _ in range(5 * 4):
+        log.order("a-bot")
+    for segment in removed:
+        del log.store.versions_of[part_key("a-bot", segment)]
+    (problem,) = log.read().problems
+    assert says in problem
+
+
+def test_a_forged_part_behind_a_missing_one_is_named(tmp_path):
+    log = Log(tmp_path)
+    for _ in range(5 * 4):
+        log.order("a-bot")
+    parts = log.store.versions_of
+    del parts[part_key("a-bot", 2)]
+    parts[part_key("a-bot", 4)] = parts[part_key("a-bot", 5)]
+    assert any(part_key("a-bot", 4) in each for each in log.problems())
+
+
 def test_a_restored_registry_that_seals_other_groups_writes_no_entry_twice(tmp_path):
     log = Log(tmp_path)
     for _ in range(2):
