@@ -71,7 +71,8 @@ async def drained(js):
             await asyncio.sleep(0.1)
 
 
-async def test_merges_lora_and_full_tells_progress_and_remembers(js, settings, harbour):
+async def test_merges_lora_and_full_tells_progress_and_remembers_beside_an_unreadable_event(js, settings, harbour):
+    await js.publish(f"{ReleaseOpened.TYPE}.support-bot.registry", b"{not json", headers={"Nats-Msg-Id": "broken"})
     lora = opened(harbour.base, harbour.put(harbour.made["lora"]))
     progress = asyncio.Queue()
     watch = await js._nc.subscribe(f"{WorkProgressed.TYPE}.support-bot.*", cb=progress.put)
@@ -105,6 +106,7 @@ async def test_merges_lora_and_full_tells_progress_and_remembers(js, settings, h
         await publish_event(js, opened(harbour.base, harbour.put(harbour.made["full"]), kind="full"))
         *_, third = await wait_for_fact(js, CheckpointMerged, count=3)
         assert third.data.parity.max_abs_logit_difference == 0.0
+        assert (await js.stream_info("SLIPWAY_DEADLETTER")).state.messages == 1
         assert not list((settings.state_dir / "work/merger/scratch").glob("*"))
         assert '"level": "error"' not in service.log
 
@@ -204,10 +206,10 @@ async def test_merge_that_takes_too_long_is_rejected_and_not_repeated(js, settin
         assert "will be tried again" not in service.log
 
 
-@pytest.mark.parametrize("point", ["after_act", "after_publish", "before_ack"])
-async def test_kill_9_at_each_point_ends_in_one_merged_model(js, settings, harbour, point):
-    await publish_event(js, opened(harbour.base, harbour.new_lora(len(point))))
-    with running_service(MODULE, settings, SLIPWAY_FAILPOINT=f"merger.{point}") as service:
+async def test_kill_9_after_the_fact_was_said_ends_in_one_merged_model(js, settings, harbour):
+    """The other points: `tests/chaos/test_failpoints.py`."""
+    await publish_event(js, opened(harbour.base, harbour.new_lora(13)))
+    with running_service(MODULE, settings, SLIPWAY_FAILPOINT="merger.after_publish") as service:
         assert service.wait_until_dead(120) == -9
         service.start()
         await wait_for_fact(js, CheckpointMerged)
@@ -261,12 +263,3 @@ def alive(pid):
     with contextlib.suppress(psutil.NoSuchProcess):
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     return False
-
-
-async def test_unreadable_event_becomes_a_dead_letter_and_the_service_goes_on(js, settings, harbour):
-    await js.publish(f"{ReleaseOpened.TYPE}.support-bot.registry", b"{not json", headers={"Nats-Msg-Id": "broken"})
-    await publish_event(js, opened(harbour.base, harbour.new_lora(31)))
-    with running_service(MODULE, settings):
-        await wait_for_fact(js, CheckpointMerged)
-        info = await js.stream_info("SLIPWAY_DEADLETTER")
-        assert info.state.messages == 1

@@ -13,7 +13,7 @@ from testbed.models import tiny_base
 from testbed.servers import wait_until
 from tests.integration.test_up import ROOT, Up, living
 
-pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.usefixtures("engine_environment")]
+pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.full, pytest.mark.usefixtures("engine_environment")]
 
 LOAD = """
 import sys, tritonclient.grpc

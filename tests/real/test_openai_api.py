@@ -29,13 +29,19 @@ SCHEMA = {
     "additionalProperties": False,
 }
 TOOL = {"type": "function", "function": {"name": "look_up", "parameters": SCHEMA, "strict": True}}
+BROKEN = """{%- if 'Divide' in messages[0].content %}{{ 1 // 0 }}{% endif -%}
+{%- if 'Refuse' in messages[0].content %}{{ raise_exception('roles must alternate') }}{% endif -%}"""
 
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory, smollm2):
-    """SmolLM2 in vLLM in Triton; the name of its endpoint."""
+    """SmolLM2 in vLLM in Triton, with a template that fails for one word and rejects another; its server."""
+    folder = tmp_path_factory.mktemp("model") / "bot"
+    shutil.copytree(smollm2, folder)
+    template = folder / "chat_template.jinja"
+    template.write_text(BROKEN + template.read_text())
     with running(TritonServer(tmp_path_factory.mktemp("triton"))) as server:
-        asyncio.run(load(server, smollm2, NAME, tool_parser="hermes"))
+        asyncio.run(load(server, folder, NAME, tool_parser="hermes"))
         yield server
 
 
@@ -380,56 +386,14 @@ async def test_a_stream_of_responses_that_fails_has_its_record(api):
     assert records[-1]["error"]["source"] == "validation"
 
 
-BROKEN = """{{ 1 / (0 if 'Say hi' in messages[0].content else 1) }}
-{%- if 'Refuse' in messages[0].content %}{{ raise_exception('roles must alternate') }}{% endif %}"""
+async def test_a_template_that_fails_or_rejects_on_purpose_is_named_as_the_source(api):
+    async def source(text):
+        messages = [{"role": "user", "content": text}]
+        status, _, _, records = await api.ask(CHAT_PATH, {**CHAT, "messages": messages})
+        return status, records[-1]["error"]["source"]
 
-
-async def test_a_target_that_is_broken_or_dead_is_named_as_the_source(target, smollm2, tmp_path):
-    """Its template fails, rejects on purpose, or is right; it has no tool parser; its engine process is killed."""
-    folder = tmp_path / "broken"
-    shutil.copytree(smollm2, folder)
-    (folder / "chat_template.jinja").write_text(BROKEN)
-    name = "broken.v1.bf16"
-    await load(target, folder, name)
-    api = Api(target.endpoint, name)
-
-    async def source(path=CHAT_PATH, **fields):
-        status, _, body, records = await api.ask(path, {**CHAT, "model": None, **fields})
-        return status, records[-1]["error"]["source"], body
-
-    assert (await source())[:2] == (400, "template")
-    assert (await source(messages=[{"role": "user", "content": "Refuse"}]))[:2] == (400, "template_refused")
-    user = [{"role": "user", "content": "Hello"}]
-    assert (await source(messages=user, tools=[TOOL]))[:2] == (400, "settings")
-    await assert_a_dead_engine_is_named(target, api, name)
-    await api.close()
-
-
-async def assert_a_dead_engine_is_named(target, api, name):
-    dead = {"class": "EngineDeadError", "source": "engine"}
-    long = {"prompt": "Hi", "max_tokens": 900, "ignore_eos": True}
-    begun = {streams: asyncio.Event() for streams in (True, False)}
-    running = [
-        asyncio.ensure_future(api.pieces("/v1/completions", {**long, "stream": streams}, on_piece=event.set))
-        for streams, event in begun.items()
-    ]
-    async with asyncio.timeout(60):
-        await asyncio.gather(*(event.wait() for event in begun.values()))
-    target.engine_process(name).kill()
-    streamed, whole = await asyncio.gather(*running)
-    assert streamed[-1][0].record["error"] == dead
-    assert streamed[0][0].status == 200
-    assert whole[-1][0].record["error"] == dead
-    assert whole[-1][0].status == 500
-    for path, body in (
-        ("/v1/completions", long),
-        (CHAT_PATH, {**CHAT, "model": None}),
-        ("/v1/responses", {"input": "Hi"}),
-    ):
-        for streams in (False, True):
-            text = {"messages": [{"role": "user", "content": "Hello"}]} if path == CHAT_PATH else {}
-            pieces = await api.pieces(path, {**body, **text, "stream": streams})
-            assert pieces[-1][0].record["error"] == dead, (path, streams)
+    assert await source("Divide") == (400, "template")
+    assert await source("Refuse") == (400, "template_refused")
 
 
 async def test_a_caller_that_leaves_and_a_deadline_abort_in_the_engine(api):
@@ -466,3 +430,31 @@ async def test_the_tokens_of_one_step_come_in_one_message(target):
     assert len(frames) < 0.75 * len(parts), "two answers at a time share most messages"
     assert sum(part.is_last for part in parts) == 2
     await api.close()
+
+
+async def test_a_dead_engine_is_named_as_the_source(target, api):
+    """It is the last one of the file: the engine stays dead."""
+    dead = {"class": "EngineDeadError", "source": "engine"}
+    long = {"prompt": "Hi", "max_tokens": 900, "ignore_eos": True}
+    begun = {streams: asyncio.Event() for streams in (True, False)}
+    running = [
+        asyncio.ensure_future(api.pieces("/v1/completions", {**long, "stream": streams}, on_piece=event.set))
+        for streams, event in begun.items()
+    ]
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(event.wait() for event in begun.values()))
+    target.engine_process(NAME).kill()
+    streamed, whole = await asyncio.gather(*running)
+    assert streamed[-1][0].record["error"] == dead
+    assert streamed[0][0].status == 200
+    assert whole[-1][0].record["error"] == dead
+    assert whole[-1][0].status == 500
+    for path, body in (
+        ("/v1/completions", long),
+        (CHAT_PATH, CHAT),
+        ("/v1/responses", {"input": "Hi"}),
+    ):
+        for streams in (False, True):
+            text = {"messages": [{"role": "user", "content": "Hello"}]} if path == CHAT_PATH else {}
+            pieces = await api.pieces(path, {**body, **text, "stream": streams})
+            assert pieces[-1][0].record["error"] == dead, (path, streams)

@@ -19,7 +19,7 @@ from testbed.gateway import Gateway
 from testbed.models import tiny_base
 from testbed.servers import connection, running, wait_until
 from tests.integration.test_gateway import telemetry
-from tests.kit import hostile
+from tests.kit import hostile, openai_api
 from tests.kit.serving import Fleet, ServerManager
 from tests.unit.benchmarker.factories import served
 
@@ -116,6 +116,7 @@ async def test_what_is_served_is_scored_bodies_harm_nothing_and_an_engine_a_stub
 ):
     """One model for all of it: every load takes half a minute."""
     await scored_by_the_engine(triton, tmp_path / "model")
+    await missing_setting_is_named_as_the_source(triton)
     await hostile_bodies_harm_no_engine(triton, nats_server, js, tmp_path)
     await killed_engine_is_healed(fleet, triton)
     await killed_stub_takes_its_engine_along_and_is_healed(fleet, triton)
@@ -133,6 +134,16 @@ async def scored_by_the_engine(triton, folder):
     forged = await served_against(triton.endpoint, record(folder, forged=True), beside=right)
     assert (forged.verdict, forged.code, forged.attributed_to) == ("inconclusive", "measurement_suspect", "measurement")
     assert "agrees with its own record" in forged.reason
+
+
+async def missing_setting_is_named_as_the_source(triton):
+    """The target has no tool parser."""
+    api = openai_api.Api(triton.endpoint, NAME)
+    tool = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
+    messages = [{"role": "user", "content": "Hello"}]
+    status, _, _, records = await api.ask("/v1/chat/completions", {"messages": messages, "tools": [tool]})
+    assert (status, records[-1]["error"]["source"]) == (400, "settings")
+    await api.close()
 
 
 async def killed_engine_is_healed(fleet, triton):

@@ -52,17 +52,31 @@ def unpack(data: bytes, passphrase: str, folder: Path) -> int:
     Raises:
         CommandError: the passphrase is another one, the folder holds something, or a file belongs outside it.
     """
+    if folder.exists() and any(folder.iterdir()):
+        raise CommandError(f"{folder} holds keys already, which are not replaced; leave --with-keys out to use them")
+    return extract(_decrypt(data, passphrase), folder)
+
+
+def _decrypt(data: bytes, passphrase: str) -> bytes:
+    """Return the archive; raise `CommandError` if the passphrase is another one."""
     from pyrage import DecryptError
     from pyrage import passphrase as age
 
-    if folder.exists() and any(folder.iterdir()):
-        raise CommandError(f"{folder} holds keys already, which are not replaced; leave --with-keys out to use them")
     try:
-        archive = io.BytesIO(age.decrypt(data, passphrase))
+        archive: bytes = age.decrypt(data, passphrase)
     except DecryptError as error:
         raise CommandError("the keys of this backup do not open: the passphrase is another one") from error
+    return archive
+
+
+def extract(archive: bytes, folder: Path) -> int:
+    """Write the files of an archive into a folder; return how many they are.
+
+    Raises:
+        CommandError: a file belongs outside the folder, or is neither a file, a folder nor a link.
+    """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with tarfile.open(fileobj=archive, mode="r") as tar:
+    with tarfile.open(fileobj=io.BytesIO(archive), mode="r") as tar:
         _refuse_outside(tar, folder.resolve())
         # Python 3.11.4 and newer could refuse these, too; from 3.14 on they would also change modes unless told
         tar.extraction_filter = lambda member, _path: member

@@ -29,7 +29,7 @@ from shared.storage.kv import Bucket
 
 audit_app = typer.Typer(help="Show, export and verify the audit log.", no_args_is_help=False)
 OVERDUE = timedelta(hours=1)
-"""After this time an event is in a part, if a registry runs."""
+"""After this time an event is in a part, if a registry runs; one that is not makes the command fail."""
 READ_TRIES = 3
 """How often the log is read again because a segment was written meanwhile."""
 
@@ -61,14 +61,9 @@ def audit(
         if export is not None:
             raise CommandError("the audit log tells of all teams: an identity without a team exports it", Exit.USAGE)
         _show(of_team.entries, after, model, who, as_json=as_json, unproven=of_team.waiting)
-        if of_team.waiting:
-            oldest = of_team.entries[len(of_team.entries) - of_team.waiting].at
-            why = "the newest, from the bus"
-            if SystemClock().now() - oldest > OVERDUE:
-                why = f"the oldest of {oldest:%Y-%m-%d %H:%M} UTC: the registry writes none, or parts were removed"
-            warn(f"{of_team.waiting} of these are in no signed part of the log yet: {why}")
         for each in of_team.readings:
             _end(each, f"the audit log of {each.model}")
+        _end_waiting(of_team)
         return
     reading, data = asyncio.run(_read(stack, whole=export is not None))
     if export is not None:
@@ -197,6 +192,18 @@ def _show(
     columns = ("entry", "at", "who", "kind", "action", "model", "about", "result")
     rows = [_row(entry, stated) for entry in shown]
     show_table(columns, [("new", *row[1:]) if row[0] in new else row for row in rows])
+
+
+def _end_waiting(of_team: TeamAudit) -> None:
+    """Say how many entries no signed part holds yet; fail if that is so for longer than a registry takes."""
+    if not of_team.waiting:
+        return
+    oldest = of_team.entries[len(of_team.entries) - of_team.waiting].at
+    waiting = f"{of_team.waiting} of these are in no signed part of the log yet"
+    if SystemClock().now() - oldest > OVERDUE:
+        why = "no registry writes parts, or parts were removed: ask an administrator for `slipway audit --model`"
+        raise CommandError(f"{waiting}, the oldest of {oldest:%Y-%m-%d %H:%M} UTC: {why}", Exit.FAILED)
+    warn(f"{waiting}: the newest, from the bus")
 
 
 def _row(entry: AuditEntry, stated: dict[int, str]) -> tuple[Any, ...]:
