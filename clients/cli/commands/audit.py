@@ -195,7 +195,7 @@ def _show(
 
 
 def _end_waiting(of_team: TeamAudit) -> None:
-    """Say how many entries no signed part holds yet; fail if that is so for longer than a registry takes."""
+    """Warn of entries that are in no signed part yet; raise `CommandError` once they wait for an hour."""
     if not of_team.waiting:
         return
     oldest = of_team.entries[len(of_team.entries) - of_team.waiting].at
