@@ -21,9 +21,10 @@ ATTESTED_BY: Final[Mapping[Step, str]] = {
     "deploy": "registry",
     "audit": "registry",
     "lock": "registry",
+    "archive": "registry",
 }
 """The service whose key attests a step."""
-LISTED_AS: Final[Mapping[Step, Step]] = {"lock": "register"}
+LISTED_AS: Final[Mapping[Step, Step]] = {"lock": "register", "archive": "audit"}
 """Steps that lists of keys do not name, and the listed step whose keys attest them too: earlier lists stay valid."""
 ATTESTERS: Final = tuple(dict.fromkeys(ATTESTED_BY.values()))
 

@@ -79,6 +79,7 @@ class ServiceContract:
     exchanges: tuple[str, ...] = field(default=(), metadata={"about": "subjects without a stream, among its replicas"})
     answers: tuple[Exchange, ...] = field(default=(), metadata={"about": "requests of publishers that it answers"})
     looks_up: tuple[Stream, ...] = field(default=(), metadata={"about": "streams that it reads without a consumer"})
+    trims: tuple[Stream, ...] = field(default=(), metadata={"about": "streams that it removes archived messages of"})
     measures: tuple[Stream, ...] = field(default=(), metadata={"about": "streams whose size it reads"})
     follows: tuple[Stream, ...] = field(default=(), metadata={"about": "streams that it reads whole, as people do"})
     calls: tuple[Peer, ...] = field(default=(), metadata={"about": "what it connects to besides bus and store"})
@@ -111,7 +112,8 @@ SERVICES: dict[str, ServiceContract] = {
             reads_records=("policies", "routes", "api-keys", "mirrors"),
             answers=(Exchange(UPLOADS, UploadRequest, UploadAnswer),),
             looks_up=(INBOX, ORDERS),
-            measures=(DEADLETTER,),
+            measures=(DEADLETTER, EVENTS),
+            trims=(EVENTS,),
             calls=("outside",),
         ),
         ServiceContract(

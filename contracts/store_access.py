@@ -7,6 +7,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from .event_archive import PREFIX as EVENTS_ARCHIVE
 from .garbage import DECISIONS, HOLDS
 from .garbage import PREFIX as GC
 from .identities import IdentityName, Role
@@ -25,6 +26,7 @@ PREFIXES: Final = (
     "bases/",
     "blobs/",
     "checkpoints/",
+    EVENTS_ARCHIVE,
     GC,
     HOLDS,
     "manifests/benchmark/",
@@ -77,11 +79,14 @@ EVERYTHING: Final = ("",)
 
 SERVICE_ACCESS: Final[dict[str, StoreAccess]] = {
     "registry": StoreAccess(
-        reads=("attestations/", "audit/", "bases/", "blobs/", *_CHECKPOINTS, GC, "manifests/", PROBE, "versions/"),
-        writes=("audit/", "checkpoints/*/uploads/", _CLAIMS, "versions/"),
+        reads=(
+            "attestations/", "audit/", "bases/", "blobs/", *_CHECKPOINTS, EVENTS_ARCHIVE, GC, "manifests/", PROBE,
+            "versions/",
+        ),
+        writes=("audit/", "checkpoints/*/uploads/", EVENTS_ARCHIVE, _CLAIMS, "versions/"),
         deletes=("blobs/", "checkpoints/*/blobs/"),  # erased text, and uploads that are not what was announced
         sees_uploads=True,
-        retains=(*_LOCKED, "audit/"),
+        retains=(*_LOCKED, "audit/", EVENTS_ARCHIVE),
         unmasks=_LOCKED,
         sees_lock=True,
     ),

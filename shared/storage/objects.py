@@ -199,6 +199,17 @@ class ObjectStore:
             self._client.write(self.bucket, key, memoryview(data), headers=headers)
         return ArtifactRef(uri=self.uri(key), digest=digest_of(data), size_bytes=len(data))
 
+    def read_range(self, key: str, start: int, length: int, size: int) -> bytes:
+        """Read a part of an object that has `size` bytes; the caller verifies it.
+
+        Raises:
+            Permanent: artifact_not_found; digest_mismatch when the object has another size.
+        """
+        out, read = bytearray(length), self._client.read_into
+        with self._translated(key):
+            self._pinned(key, lambda version: read(self.bucket, key, start, memoryview(out), size, version=version))
+        return bytes(out)
+
     def ref_to(self, key: str) -> ArtifactRef:
         """Return the ref of an object that exists; raise Permanent artifact_not_found when it does not."""
         data = self.find(key)

@@ -49,6 +49,7 @@ SHARED = {
         "attestations",
         "audit_log",
         "envelopes",
+        "event_archive",
         "lock_records",
         "login_links",
         "model_audit",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from clients.cli.backup.archive import archive_at
 from clients.cli.backup.bus import copy_stream, keys_at, parts_of, read_positions, value_at
 from clients.cli.backup.contents import FORMAT, STREAMS_IN_ORDER, BackupManifest, Blob, ObjectCopy, StreamCopy, belongs
 from clients.cli.backup.keys import pack
@@ -12,6 +13,7 @@ from clients.cli.backup.locations import BackupLocation
 from clients.cli.backup.objects import ObjectCopier, SourceStore
 from clients.cli.backup.progress import Progress
 from clients.cli.connection import StackAddress, connected
+from contracts.services import EVENTS
 from contracts.version import VERSION
 from contracts.vocabulary import canonical_json, digest_of
 from deploy.data_format import DATA_FORMAT
@@ -66,7 +68,8 @@ async def take(
             record = await value_at(js, "releases", key, last[_RELEASES])
             reserved[key.removesuffix(_MODEL)] = int(record.get("next_version", 1)) - 1
         tail = await value_at(js, "audit", "tail", last["KV_audit"])
-    keep = belongs(reserved, int(tail.get("segment", 1)))
+        archive = await archive_at(js, last["KV_audit"], next(copy for copy in streams if copy.name == EVENTS))
+    keep = belongs(reserved, int(tail.get("segment", 1)), archive)
     copier = ObjectCopier(
         SourceStore(stack.connection), location, await asyncio.to_thread(_known, location, before), keep
     )

@@ -1,0 +1,143 @@
+"""What the archive of the event log is made of: the stream of facts, its consumers, and segments in the store."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+
+from nats.js import JetStreamContext
+from nats.js.api import ConsumerInfo
+from nats.js.errors import NotFoundError
+
+from contracts.event_archive import ArchivedMessage, EventArchive, SegmentIndex
+from contracts.services import EVENTS, OPTIONAL, SERVICES, durable_name, filter_subject, stream_of
+from decisions.audit import SOURCES
+from decisions.event_archive import LogState, message_of
+from services.registry.audit import KEY, Messages, Tail
+from services.registry.release_records import ReleaseRecords
+from shared.provenance.envelopes import Attester, Trust
+from shared.provenance.event_archive import SignedIndex, find_index, put_segment, read_segment
+from shared.storage.blobs import Store
+from shared.storage.objects import Retention
+
+CONSUMERS = {
+    durable_name(service.name, fact, environment): filter_subject(fact, environment)
+    for service in SERVICES.values()
+    for fact, environment in service.reads
+    if stream_of(fact) == EVENTS and service.name not in OPTIONAL
+}
+"""Consumers, with the subjects that they read, whose unread messages stay in the log.
+
+An optional service that is never started would keep all for ever.
+"""
+
+
+class StreamEventLog:
+    """The stream `SLIPWAY_EVENTS` (implements `event_archive.EventLog`)."""
+
+    def __init__(self, js: Callable[[], JetStreamContext]) -> None:
+        self._js = js
+
+    async def state(self) -> LogState:
+        """Return how large it is."""
+        info = await self._js().stream_info(EVENTS)
+        try:
+            newest = (await self._js().get_msg(EVENTS, info.state.last_seq)).time if info.state.messages else None
+        except NotFoundError:  # removed by hand
+            newest = None
+        limit = info.config.max_bytes
+        return LogState(
+            first=info.state.first_seq,
+            last=info.state.last_seq,
+            messages=info.state.messages,
+            bytes=info.state.bytes,
+            limit_bytes=limit if limit is not None and limit > 0 else None,
+            newest_at=newest,
+        )
+
+    async def read(self, after: int) -> ArchivedMessage | None:
+        """Return the first message after a number; None if there is none."""
+        try:
+            message = await self._js().get_msg(EVENTS, after + 1, subject=">", next=True)
+        except NotFoundError:
+            return None
+        assert message.seq is not None and message.time is not None  # noqa: S101, PT018 - the server sends both
+        named = (message.headers or {}).get("Nats-Msg-Id", "")
+        return message_of(message.seq, message.subject or "", message.time, named, message.data or b"")
+
+    async def unread(self) -> int | None:
+        """Return the first number that a service may not have read yet; None if all were read."""
+        numbers = []
+        for name, subject in CONSUMERS.items():
+            info = await self._js().consumer_info(EVENTS, name)
+            if info.num_pending or info.num_ack_pending:
+                numbers.append(await self._first(subject, _acknowledged(info)))
+        return min(numbers, default=None)
+
+    async def _first(self, subject: str, after: int) -> int:
+        try:
+            message = await self._js().get_msg(EVENTS, after + 1, subject=subject, next=True)
+        except NotFoundError:
+            return after + 1
+        return message.seq or after + 1
+
+    async def trim(self, last: int) -> None:
+        """Remove all messages up to a number; what is removed already is no error."""
+        await self._js().purge_stream(EVENTS, seq=last + 1)
+
+
+def _acknowledged(info: ConsumerInfo) -> int:
+    return (info.ack_floor.stream_seq or 0) if info.ack_floor is not None else 0
+
+
+class StoredEventSegments:
+    """Segments in the object store, put under lock as they are written (implements `event_archive.EventSegments`)."""
+
+    def __init__(
+        self, store: Store, attester: Attester, trust: Trust, retention: Callable[[], Retention | None]
+    ) -> None:
+        """Take the store, the key that signs, the listed keys, and what returns how long a segment is kept."""
+        self._store, self._attester, self._trust, self._retention = store, attester, trust, retention
+
+    async def put(self, archive: EventArchive, messages: list[ArchivedMessage]) -> SignedIndex:
+        """Write what an archive is sealing, with its signed index, each create-only; return that index."""
+        return await asyncio.to_thread(self._put, archive, messages)
+
+    def _put(self, archive: EventArchive, messages: Sequence[ArchivedMessage]) -> SignedIndex:
+        return put_segment(self._store, self._attester, archive, messages, self._retention())
+
+    async def find(self, archive: EventArchive, number: int) -> SignedIndex | None:
+        """Return the signed index of a segment; None if there is none."""
+        return await asyncio.to_thread(find_index, self._store, self._trust.keys(), archive.id, number)
+
+    async def read(self, index: SegmentIndex) -> list[ArchivedMessage]:
+        """Return the messages of a segment; raise Permanent `digest_mismatch` if they are not those of its index."""
+        return await asyncio.to_thread(read_segment, self._store, index)
+
+
+def first_unaudited(messages: Messages, tail: Tail) -> Callable[[], Awaitable[int | None]]:
+    """Return what returns the first number of the log that the audit log has not read; None if it has read all."""
+
+    async def first() -> int | None:
+        entry = await tail.get(KEY)
+        cursors = entry.value.cursors if entry is not None else {}
+        found = [
+            await messages.read(source, cursors.get(source.name, 0)) for source in SOURCES if source.stream == EVENTS
+        ]
+        return min((number for each in found if each is not None for number in (each[1],)), default=None)
+
+    return first
+
+
+def oldest_open(records: ReleaseRecords) -> Callable[[], Awaitable[datetime | None]]:
+    """Return what returns when the oldest release under way was opened; None if none is."""
+
+    async def oldest() -> datetime | None:
+        opened = []
+        for model in await records.models():
+            for release_id in (await records.model(model)).open:
+                release = await records.read(model, release_id)
+                if release is not None:
+                    opened.append(release.opened_at)
+        return min(opened, default=None)
+
+    return oldest

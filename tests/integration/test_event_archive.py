@@ -1,0 +1,236 @@
+"""The archive of the event log on a real bus and store: whole after every kill, and nothing is trimmed that is needed."""
+
+import asyncio
+import contextlib
+from datetime import timedelta
+
+import pytest
+
+from clients.cli.backup.archive import archive_at
+from clients.cli.backup.contents import StreamCopy
+from clients.cli.output import CommandError
+from contracts import facts as cf
+from contracts.event_archive import EventArchive, index_key, segment_key
+from contracts.services import EVENTS
+from decisions.event_archive import Keeping, body_of, message_of
+from services.registry.adapters.event_archive import CONSUMERS, StoredEventSegments, StreamEventLog
+from services.registry.event_archive import KEY, EventArchiver, Retain
+from shared.errors import Permanent
+from shared.messaging.bus import publish_event
+from shared.provenance.event_archive import find_index, put_segment, read_part, read_segment
+from shared.storage.blobs import Store
+from shared.storage.kv import Bucket
+from testbed import factories as f
+from testbed.attesters import attester, trust
+from tests.kit.promoted import Clock
+
+MODELS = ("shop-bot", "help-bot")
+POINTS = ("mark", "segment", "count")
+DAY = timedelta(days=1)
+
+
+class Killed(Exception):  # noqa: N818 - it stands for the end of a process
+    """The process ended here."""
+
+
+class Log:
+    """A bus, a store, and registries that archive the log."""
+
+    def __init__(self, js, store, keys) -> None:
+        self.js, self.store, self.keys = js, store, keys
+        self.record = Bucket(js, "audit", EventArchive)
+        self.clock = Clock()
+        self.oldest = self.unaudited = None
+        self.retain = Retain(timedelta(0), Keeping(timedelta(0), 0.7))
+
+    def archiver(self):
+        async def oldest():
+            return self.oldest
+
+        async def unaudited():
+            return self.unaudited
+
+        stored = StoredEventSegments(self.store, attester(self.keys, "registry"), trust(self.keys), lambda: None)
+        log = StreamEventLog(lambda: self.js)
+        return EventArchiver(log, self.record, stored, oldest, unaudited, self.retain, self.clock)
+
+    async def archive(self):
+        await self.archiver().sweep(KEY)
+        return (await self.record.get(KEY)).value
+
+    async def publish(self, count, fact=cf.WindowSummarised):
+        for number in range(count):
+            event = f.event(fact, id=f"{fact.__name__}-{self.published}", subject=MODELS[number % 2])
+            await publish_event(self.js, event)
+            self.published += 1
+
+    published = 0
+
+    async def acknowledge(self):
+        """Let every service read all."""
+        for name in CONSUMERS:
+            pull = await self.js.pull_subscribe_bind(consumer=name, stream=EVENTS)
+            while (await self.js.consumer_info(EVENTS, name)).num_pending:
+                for message in await pull.fetch(50, timeout=5):
+                    await message.ack_sync()
+
+    async def first(self):
+        return (await self.js.stream_info(EVENTS)).state.first_seq
+
+    def index(self, archive, number):
+        return find_index(self.store, trust(self.keys).keys(), archive.id, number).index
+
+    def archived(self, archive):
+        return [m for n in range(1, archive.segment) for m in read_segment(self.store, self.index(archive, n))]
+
+
+@pytest.fixture
+def log(js, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("services.registry.event_archive.SEGMENT_EVENTS", 3)
+    return Log(js, Store(settings), tmp_path)
+
+
+async def test_each_message_is_in_one_segment_as_it_was_and_a_model_is_read_by_itself(log):
+    await log.publish(6)
+    await log.publish(2, cf.AlertRaised)
+    await log.js.publish(f"{cf.VariantStaged.TYPE}.shop-bot.server-manager", b"\xff{")
+    messages = [await log.js.get_msg(EVENTS, number) for number in range(1, 10)]
+    archive = await log.archive()
+    assert (archive.segment, archive.archived, archive.sealing) == (4, 9, 0)
+    assert [(m.sequence, m.subject, body_of(m)) for m in log.archived(archive)] == [
+        (message.seq, message.subject, message.data) for message in messages
+    ]
+    last = log.index(archive, 3)
+    assert [(part.model, part.group, part.events, part.before) for part in last.parts] == [
+        ("help-bot", "alerts", 1, 0),
+        ("shop-bot", "alerts", 1, 0),
+        ("shop-bot", "releases", 1, 0),
+    ]
+    second = log.index(archive, 2)
+    assert [(part.model, part.before) for part in second.parts] == [("help-bot", 1), ("shop-bot", 1)]
+    (part,) = [part for part in second.parts if part.model == "shop-bot"]
+    assert [m.sequence for m in read_part(log.store, second, part)] == [5]
+    assert archive.newest == {
+        "help-bot/alerts": 3, "help-bot/windows": 2, "shop-bot/alerts": 3, "shop-bot/windows": 2, "shop-bot/releases": 3,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("point", [*POINTS, "before_trim", "after_trim"])
+async def test_a_registry_that_is_killed_leaves_no_gap_no_double_and_removes_nothing_before_it_is_stored(
+    log, monkeypatch, point
+):
+    await log.publish(8)
+    await log.acknowledge()
+    kills = 0
+
+    def kill(name, *_):
+        nonlocal kills
+        if name in (f"registry.archive_{point}", f"registry.archive_after_{point}"):
+            kills += 1
+            raise Killed
+
+    monkeypatch.setattr("services.registry.event_archive.failpoint", kill)
+    for _ in range(6):  # each process dies at its first step of this kind; the next one continues
+        with contextlib.suppress(Killed):
+            await log.archiver().sweep(KEY)
+        entry = await log.record.get(KEY)
+        stored = {m.sequence for m in log.archived(entry.value)} if entry else set()
+        assert set(range(1, await log.first())) <= stored
+    monkeypatch.setattr("services.registry.event_archive.failpoint", lambda *_: None)
+    archive = await log.archive()
+    assert kills >= 1
+    assert [m.sequence for m in log.archived(archive)] == list(range(1, 9))
+    assert (archive.trimmed, await log.first()) == (3, 9)
+
+
+async def test_several_registries_archive_each_message_once(log):
+    await log.publish(20)
+    await asyncio.gather(*(log.archiver().sweep(KEY) for _ in range(4)))
+    archive = await log.archive()
+    assert [m.sequence for m in log.archived(archive)] == list(range(1, 21))
+
+
+async def test_the_log_keeps_what_a_service_a_release_the_audit_log_or_the_policy_needs(log):
+    await log.publish(6)
+    await log.publish(3, cf.AlertRaised)
+    assert (await log.archive()).trimmed == 2, "nobody has read the alerts of the third segment"
+    await log.acknowledge()
+    log.unaudited = 9
+    assert (await log.archive()).trimmed == 2
+    log.unaudited, log.oldest = None, log.clock.now()
+    assert (await log.archive()).trimmed == 2
+    log.oldest = None
+    log.retain = Retain(timedelta(0), Keeping(90 * DAY, 0.7))
+    log.clock.shift = 100 * DAY
+    assert (await log.archive()).trimmed == 2, "the bus's clock did not move: this one jumped"
+    log.retain = Retain(timedelta(0), Keeping(timedelta(0), 0.7))
+    assert (await log.archive()).trimmed == 3
+
+
+async def test_a_segment_that_is_not_what_was_signed_is_not_trimmed(log):
+    await log.publish(3)
+    log.retain = Retain(timedelta(0), Keeping(90 * DAY, 0.7))
+    archive = await log.archive()
+    for key in (segment_key(archive.id, 1), index_key(archive.id, 1)):
+        was = log.store.find(key)
+        log.store._erase(key)
+        log.store.create(key, was[:-3])
+        log.retain = Retain(timedelta(0), Keeping(timedelta(0), 0.7))
+        with pytest.raises(Permanent):
+            await log.archive()
+        log.store._erase(key)
+        log.store.create(key, was)
+    assert await log.first() == 1
+    assert (await log.archive()).trimmed == 1
+
+
+async def test_what_was_written_over_a_segment_hides_nothing(log):
+    await log.publish(3)
+    archive = await log.archive()
+    for key in (segment_key(archive.id, 1), index_key(archive.id, 1)):
+        log.store._client.put_object(bucket_name=log.store.bucket, object_name=key, data=_Bytes(b"x"), length=1)
+    assert [m.sequence for m in log.archived(archive)] == [1, 2, 3]
+
+
+def _Bytes(data):  # noqa: N802
+    import io
+
+    return io.BytesIO(data)
+
+
+async def test_a_restored_record_counts_the_segments_that_are_there_if_the_log_has_the_same_events(log):
+    await log.publish(9)
+    archive = await log.archive()
+    entry = await log.record.get(KEY)
+    older = archive.model_copy(
+        update={"segment": 2, "archived": 3, "anchor": find_index(log.store, trust(log.keys).keys(), archive.id, 1).anchor,
+                "newest": {"shop-bot/windows": 1, "help-bot/windows": 1}, "trimmed": 0}
+    )  # fmt: skip
+    await log.record.update(KEY, older, entry.revision)
+    assert (await log.archive()).segment == archive.segment
+    assert [m.sequence for m in log.archived(archive)] == list(range(1, 10))
+
+
+async def test_a_log_with_other_events_under_the_same_numbers_is_never_trimmed(log):
+    await log.publish(6)
+    await log.record.create(KEY, EventArchive(id="0123456789abcdef"))
+    others = [message_of(number, f"{cf.WindowSummarised.TYPE}.m.monitor", f.START, "", b"{}") for number in (1, 2, 3)]
+    mark = EventArchive(id="0123456789abcdef", sealing=3)
+    put_segment(log.store, attester(log.keys, "registry"), mark, others)
+    for _ in range(2):
+        with pytest.raises(Permanent, match="has other events than the log; nothing is archived or trimmed"):
+            await log.archive()
+    assert await log.first() == 1
+    assert (await log.record.get(KEY)).value.archived == 0
+
+
+async def test_a_backup_of_a_log_that_is_trimmed_while_it_is_copied_is_refused(log):
+    archive = EventArchive(id="0123456789abcdef", segment=2, archived=5)
+    first = await log.record.create(KEY, archive)
+    copied = StreamCopy(name=EVENTS, created="", config={}, state={"first_seq": 6}, chunks=())
+    assert await archive_at(log.js, first, copied) == archive
+    await log.record.update(KEY, archive.model_copy(update={"segment": 3, "archived": 9}), first)
+    assert await archive_at(log.js, first, copied) == archive, "the copied log has what was archived since"
+    trimmed = copied.model_copy(update={"state": {"first_seq": 10}})
+    with pytest.raises(CommandError, match="archived and trimmed up to 9 while it was copied; run the command again"):
+        await archive_at(log.js, first, trimmed)

@@ -1,0 +1,141 @@
+"""Segments of the archived event log: nothing is lost or changed in one, and what is needed stays in the log."""
+
+import gzip
+import json
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.event_archive import EventArchive
+from contracts.facts import FACTS, AlertRaised, WindowSummarised
+from contracts.services import EVENTS, stream_of
+from decisions.event_archive import (
+    LEAST_KEPT,
+    NEEDED_SKEW,
+    SEGMENT_EVENTS,
+    Keeping,
+    LogState,
+    Needs,
+    advance,
+    body_of,
+    group_of,
+    index_of,
+    is_due,
+    message_of,
+    model_of,
+    pack,
+    unpack,
+    why_kept,
+)
+from testbed import factories as f
+
+SUBJECTS = [
+    f"{type_}.{model}.sender"
+    for type_ in (
+        *(type_ for type_, fact in FACTS.items() if stream_of(fact) == EVENTS),
+        AlertRaised.TYPE.replace("slipway.", "slipway.staging.", 1),
+    )
+    for model in ("shop-bot", "help-bot", "m")
+]
+MESSAGES = st.lists(
+    st.tuples(st.sampled_from(SUBJECTS), st.binary(max_size=40) | st.text(max_size=40).map(str.encode)),
+    min_size=1,
+    max_size=30,
+).map(
+    lambda made: [
+        message_of(number * 2, subject, f.after(number), f"id-{number}", body)
+        for number, (subject, body) in enumerate(made, 1)
+    ]
+)
+ARCHIVE = EventArchive(id="0123456789abcdef", segment=4, archived=1, sealing=99, newest={"m/alerts": 2})
+
+
+@given(MESSAGES)
+def test_a_segment_has_every_message_and_its_index_finds_those_of_a_model(messages):
+    segment = pack(messages)
+    index = index_of(ARCHIVE, segment)
+    assert unpack(segment) == messages
+    assert [json.loads(line) for line in gzip.decompress(segment).splitlines()]
+    assert (index.first, index.last, index.begins_at, index.ends_at) == (2, 99, messages[0].at, messages[-1].at)
+    found = []
+    for part in index.parts:
+        chosen = unpack(segment[part.offset_bytes : part.offset_bytes + part.size_bytes])
+        assert {(model_of(each.subject), group_of(each.subject)) for each in chosen} == {(part.model, part.group)}
+        assert (part.events, part.first, part.last) == (len(chosen), chosen[0].sequence, chosen[-1].sequence)
+        assert part.before == (2 if (part.model, part.group) == ("m", "alerts") else 0)
+        found += chosen
+    assert sorted(found, key=lambda each: each.sequence) == messages
+    after = advance(ARCHIVE, index, f.digest("envelope"))
+    assert (after.segment, after.archived, after.sealing) == (5, 99, 0)
+    assert after.newest == {"m/alerts": 2} | {f"{part.model}/{part.group}": 4 for part in index.parts}
+
+
+@given(st.binary(max_size=60))
+def test_bytes_stay_what_they_are(body):
+    assert body_of(message_of(1, SUBJECTS[0], f.START, "", body)) == body
+
+
+@given(MESSAGES, st.data())
+def test_a_segment_that_was_cut_off_is_refused_or_lacks_whole_parts(messages, data):
+    segment = pack(messages)
+    cut = segment[: data.draw(st.integers(0, len(segment) - 1))]
+    try:
+        left = unpack(cut)
+    except ValueError as error:
+        assert "compressed" in str(error)
+    else:
+        assert cut == pack(left)
+        assert left != messages
+
+
+@pytest.mark.parametrize(
+    ("subject", "group", "model"),
+    [
+        (f"{WindowSummarised.TYPE}.shop-bot.monitor", "windows", "shop-bot"),
+        ("slipway.staging.alert.raised.v1.shop-bot.monitor", "alerts", "shop-bot"),
+        ("slipway.release.opened.v1.shop-bot.registry", "releases", "shop-bot"),
+        ("strange", "releases", "_"),
+    ],
+)
+def test_what_is_read_together_lies_together(subject, group, model):
+    assert (group_of(subject), model_of(subject)) == (group, model)
+
+
+def log(**changes):
+    state = {"first": 1, "last": 10, "messages": 10, "bytes": 1000, "limit_bytes": 10_000, "newest_at": f.after(0)}
+    return LogState(**{**state, **changes})
+
+
+def test_a_segment_is_due_when_it_is_full_or_its_first_message_is_old():
+    hour, archive = timedelta(hours=1), EventArchive(id="0123456789abcdef", archived=5)
+    assert not is_due(archive, log(), None, f.after(9999), hour), "there is nothing to archive"
+    assert not is_due(archive, log(), f.after(0), f.after(3599), hour)
+    assert is_due(archive, log(), f.after(0), f.after(3600), hour)
+    assert is_due(archive, log(last=5 + SEGMENT_EVENTS), f.after(0), f.after(0), hour)
+    assert not is_due(archive, log(last=4 + SEGMENT_EVENTS), f.after(0), f.after(0), hour)
+    assert is_due(archive, log(bytes=10 * 4 * 1024**2), f.after(0), f.after(0), hour)
+    assert not is_due(archive, log(first=10**6, last=10**6 + 1), f.after(0), f.after(0), hour), "most were removed"
+
+
+@given(
+    age_h=st.integers(0, 24 * 120),
+    ahead_h=st.integers(-24 * 365, 24 * 365),
+    full=st.booleans(),
+    release=st.none() | st.integers(-48, 48),
+    unread=st.none() | st.integers(1, 30),
+)
+def test_nothing_that_is_needed_or_young_is_removed_whatever_a_clock_says(age_h, ahead_h, full, release, unread):
+    index = index_of(ARCHIVE, pack([message_of(10, SUBJECTS[0], f.after(0), "", b"x")])).model_copy(update={"last": 20})
+    now = index.ends_at + timedelta(hours=age_h)
+    state = log(newest_at=now, bytes=9000 if full else 1000)
+    since = index.ends_at + timedelta(hours=release) if release is not None else None
+    keeping = Keeping(timedelta(days=90), 0.7)
+    why = why_kept(index, state, Needs(since, unread), keeping, now + timedelta(hours=ahead_h))
+    if why is None:
+        assert timedelta(hours=age_h) >= (LEAST_KEPT if full else keeping.age)
+        assert since is None or index.ends_at < since - NEEDED_SKEW
+        assert unread is None or unread > index.last
+    elif why == "age" and ahead_h >= 0:
+        assert timedelta(hours=age_h) < keeping.age
