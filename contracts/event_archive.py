@@ -103,13 +103,3 @@ class EventArchive(StoredRecord):
     anchor: Digest | None = None
     newest: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     trimmed: Annotated[int, Field(ge=0)] = 0
-
-
-def segment_key(archive: str, number: int) -> str:
-    """Return where a segment is."""
-    return f"{PREFIX}{archive}/{number:06d}.jsonl.gz"
-
-
-def index_key(archive: str, number: int) -> str:
-    """Return where the signed index of a segment is; it is written after the segment, and commits it."""
-    return f"{PREFIX}{archive}/{number:06d}.json"

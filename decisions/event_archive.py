@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from contracts.event_archive import ArchivedMessage, ArchivedPart, EventArchive, EventGroup, SegmentIndex
+from contracts.event_archive import PREFIX, ArchivedMessage, ArchivedPart, EventArchive, EventGroup, SegmentIndex
 from contracts.facts import AlertRaised, AlertResolved, AlertUpdated, WindowSummarised
 from contracts.vocabulary import Digest, canonical_json, digest_of
 
@@ -41,6 +41,16 @@ def model_of(subject: str) -> str:
 
 
 # -- segments --------------------------------------------------------------------------------------------------------
+
+
+def segment_key(archive: str, number: int) -> str:
+    """Return where a segment is."""
+    return f"{PREFIX}{archive}/{number:06d}.jsonl.gz"
+
+
+def index_key(archive: str, number: int) -> str:
+    """Return where the signed index of a segment is; it is written after the segment, and commits it."""
+    return f"{PREFIX}{archive}/{number:06d}.json"
 
 
 def message_of(sequence: int, subject: str, at: datetime, message_id: str, body: bytes) -> ArchivedMessage:

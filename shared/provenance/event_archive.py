@@ -7,10 +7,10 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from contracts.event_archive import ArchivedMessage, ArchivedPart, EventArchive, SegmentIndex, index_key, segment_key
+from contracts.event_archive import ArchivedMessage, ArchivedPart, EventArchive, SegmentIndex
 from contracts.provenance import AttesterKey
 from contracts.vocabulary import Digest, digest_of
-from decisions.event_archive import index_of, pack, unpack
+from decisions.event_archive import index_key, index_of, pack, segment_key, unpack
 from decisions.provenance import Problem, assess_link
 from shared.errors import Permanent
 from shared.provenance.envelopes import Attester, Subjects, open_envelope

@@ -15,6 +15,7 @@ from tests.architecture.test_files import ROOT, python_files
 HANDLES_CONFLICTS = {
     "shared/storage/compare_and_set.py": "the one loop",
     "services/registry/audit.py": "a log is appended by one process at a time: who loses reads it again at the next sweep",
+    "services/registry/event_archive.py": "an archive is written by one process at a time, as the audit log",
     "services/rollback_controller/controller.py": "probes the target between reading and writing a route",
     "services/rollback_controller/operator_orders.py": "checks the order between reading and writing a route",
     "services/rollback_controller/rehearsal.py": "writes staging's route through the port that production's goes through",

@@ -10,9 +10,9 @@ from clients.cli.backup.archive import archive_at
 from clients.cli.backup.contents import StreamCopy
 from clients.cli.output import CommandError
 from contracts import facts as cf
-from contracts.event_archive import EventArchive, index_key, segment_key
+from contracts.event_archive import EventArchive
 from contracts.services import EVENTS
-from decisions.event_archive import Keeping, body_of, message_of
+from decisions.event_archive import Keeping, body_of, index_key, message_of, segment_key
 from services.registry.adapters.event_archive import CONSUMERS, StoredEventSegments, StreamEventLog
 from services.registry.event_archive import KEY, EventArchiver, Retain
 from shared.errors import Permanent

@@ -120,10 +120,10 @@ def first_unaudited(messages: Messages, tail: Tail) -> Callable[[], Awaitable[in
     async def first() -> int | None:
         entry = await tail.get(KEY)
         cursors = entry.value.cursors if entry is not None else {}
-        found = [
+        waiting = [
             await messages.read(source, cursors.get(source.name, 0)) for source in SOURCES if source.stream == EVENTS
         ]
-        return min((number for each in found if each is not None for number in (each[1],)), default=None)
+        return min((number for each in waiting if each is not None for number in (each[1],)), default=None)
 
     return first
 

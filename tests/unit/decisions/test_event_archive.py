@@ -59,14 +59,14 @@ def test_a_segment_has_every_message_and_its_index_finds_those_of_a_model(messag
     assert unpack(segment) == messages
     assert [json.loads(line) for line in gzip.decompress(segment).splitlines()]
     assert (index.first, index.last, index.begins_at, index.ends_at) == (2, 99, messages[0].at, messages[-1].at)
-    found = []
+    collected = []
     for part in index.parts:
         chosen = unpack(segment[part.offset_bytes : part.offset_bytes + part.size_bytes])
         assert {(model_of(each.subject), group_of(each.subject)) for each in chosen} == {(part.model, part.group)}
         assert (part.events, part.first, part.last) == (len(chosen), chosen[0].sequence, chosen[-1].sequence)
         assert part.before == (2 if (part.model, part.group) == ("m", "alerts") else 0)
-        found += chosen
-    assert sorted(found, key=lambda each: each.sequence) == messages
+        collected += chosen
+    assert sorted(collected, key=lambda each: each.sequence) == messages
     after = advance(ARCHIVE, index, f.digest("envelope"))
     assert (after.segment, after.archived, after.sealing) == (5, 99, 0)
     assert after.newest == {"m/alerts": 2} | {f"{part.model}/{part.group}": 4 for part in index.parts}
@@ -83,11 +83,10 @@ def test_a_segment_that_was_cut_off_is_refused_or_lacks_whole_parts(messages, da
     cut = segment[: data.draw(st.integers(0, len(segment) - 1))]
     try:
         left = unpack(cut)
-    except ValueError as error:
-        assert "compressed" in str(error)
-    else:
-        assert cut == pack(left)
-        assert left != messages
+    except ValueError:
+        return
+    assert cut == pack(left)
+    assert left != messages
 
 
 @pytest.mark.parametrize(
