@@ -7,6 +7,7 @@ from services.gateway.answer import Answer
 from services.gateway.cross_checks import REQUEST_ID, FailedRequest
 from services.gateway.dependencies import Dependencies
 from services.gateway.domain.failures import REJECTED, AnswerFailed
+from services.gateway.domain.routing import Choice
 from services.gateway.measurement import AcceptedRequest, Outcome
 
 _TEMPLATE = frozenset({"template_failed", "template_refused"})
@@ -38,6 +39,7 @@ async def attribute_failure(
         answer.endpoint,
         replace(accepted.to_api_request(0.0), request_id=REQUEST_ID),
         kind,
+        lambda other: dependencies.bans.watch(replace(accepted, choice=Choice(other), is_callers=False)),
         tokens=answer.measurement.output_tokens,
         request_kind=accepted.parsed.kind,
     )

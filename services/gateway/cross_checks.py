@@ -2,14 +2,17 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, cast
 
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Party, Target
 from decisions.attribution import ErrorKind
+from decisions.shaping import GENERATING
+from services.gateway.body_bans import Watch
 from services.gateway.domain.failures import REJECTED, read_failure
-from services.gateway.domain.records import read_record
+from services.gateway.domain.records import EngineRecord, read_record
 from services.gateway.ports import Engine
 from shared.errors import SlipwayError
 from shared.runtime.clock import Clock
@@ -48,6 +51,7 @@ class FailedRequest:
     Attributes:
         request: what was sent to the engine.
         kind: how it failed.
+        watch: returns what follows it through an attempt at a target, as it follows the caller's own.
         tokens: tokens of the answer before the failure.
         request_kind: `chat`, `completion`, `responses` or `embeddings`.
         deaths: the targets whose engine died under it: then it is repeated nowhere. The cross-checks add theirs.
@@ -57,6 +61,7 @@ class FailedRequest:
     endpoint: str
     request: ApiRequest
     kind: ErrorKind
+    watch: Callable[[ServedTarget], Watch] = field(compare=False)
     tokens: int = 0
     request_kind: str = "chat"
     deaths: list[Target] = field(default_factory=list, compare=False)
@@ -72,6 +77,21 @@ class FailedRequest:
         if self.kind.startswith("template"):
             return "template"
         return cast("Probe", self.request_kind) if self.request_kind in {"completion", "embeddings"} else "chat"
+
+
+@dataclass
+class _Repeat:
+    """A failed request that is repeated: how far its answer must get, and how it went."""
+
+    beyond_tokens: int
+    generates: bool
+    has_ended: bool = False
+    is_silent: bool = False
+
+    def note(self, record: EngineRecord) -> bool:
+        """Note a part of the answer; return whether the answer got beyond the failure."""
+        self.has_ended |= bool(record.finish_reasons)
+        return record.output_tokens > self.beyond_tokens
 
 
 @dataclass
@@ -160,29 +180,47 @@ class CrossChecks:
     async def _gets_further(self, served: ServedTarget, endpoint: str, failed: FailedRequest) -> bool | None:
         """Return whether a target completes the answer or gets beyond the failure; None if it is unreachable."""
         request = replace(failed.request, deadline_s=self.limit_s(failed))
-        failure = await self._find_failure(endpoint, served.target, request, beyond_tokens=failed.tokens)
-        if failure == "engine_dead":
-            failed.deaths.append(served.target)
+        repeat = _Repeat(failed.tokens, generates=failed.request_kind in GENERATING)
+        failure: str | None = _NO_TIME
+        watch = failed.watch(served)
+        watch.begin(endpoint)
+        try:
+            failure = await self._find_failure(endpoint, served.target, request, repeat, watch.note_piece)
+            if failure == "engine_dead":
+                failed.deaths.append(served.target)
+                if not repeat.is_silent:
+                    watch.note_death()
+        finally:
+            watch.end(complete=failure is None and repeat.has_ended)
         return None if failure in _UNKNOWN else failure is None
 
     async def _find_failure(
-        self, endpoint: str, target: Target, request: ApiRequest, *, beyond_tokens: int | None = None
+        self,
+        endpoint: str,
+        target: Target,
+        request: ApiRequest,
+        repeat: _Repeat | None = None,
+        on_piece: Callable[[], None] = lambda: None,
     ) -> str | None:
-        """Return how a target fails a request; None if it answers it, or more than `beyond_tokens` tokens of it."""
+        """Return how a target fails a request; None if it answers it, or a repeated one gets beyond its failure."""
         stream = self._engine.send(endpoint, target, request)
         try:
             async for piece in stream:
                 record = read_record(piece.record)
                 failure = read_failure(piece.status, record, piece.body)
                 if failure is not None:
-                    return _NO_TIME if failure.is_callers and beyond_tokens is not None else failure.kind
-                if beyond_tokens is not None and record.output_tokens > beyond_tokens:
+                    return _NO_TIME if failure.is_callers and repeat is not None else failure.kind
+                on_piece()
+                if repeat is not None and repeat.note(record):
                     return None
         except SlipwayError as error:
+            if repeat is not None:
+                repeat.is_silent = "silent_s" in error.details
             return error.code
         finally:
             await stream.aclose()
-        return None
+        cut = repeat is not None and repeat.generates and not repeat.has_ended
+        return "engine_dead" if cut else None
 
     async def answers_probe(self, served: ServedTarget, endpoint: str, probe: Probe = "chat") -> bool | None:
         """Return whether the target answers a probe at an endpoint; None if that is unknown."""

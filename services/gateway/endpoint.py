@@ -133,7 +133,7 @@ class Endpoint:
             deadline_s=dependencies.answer_s,
             trace=dependencies.traces.begin(parsed.kind, served.target, arrived_at, arrival.traceparent),
             effect=drills.decide_effect(drill, served.target, arrival.draw_id, arrived_at, arrived_s),
-            pair=self._mirrors.draw(route, choice, parsed, arrival.draw_id, self._in_flight[environment]),
+            pair=self._mirrors.draw(route, choice, parsed, arrival, self._in_flight[environment]),
         )
 
     async def _work(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

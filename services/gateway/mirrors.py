@@ -6,6 +6,7 @@ caller does after the draw decides whether there is a pair. Capacity is decided 
 
 import asyncio
 import functools
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -23,7 +24,7 @@ from services.gateway.domain import drills, pairing
 from services.gateway.domain.failures import AnswerFailed
 from services.gateway.domain.requests import ParsedRequest
 from services.gateway.domain.routing import Choice
-from services.gateway.measurement import AcceptedRequest, Outcome
+from services.gateway.measurement import AcceptedRequest, Arrival, Outcome
 from services.gateway.request_traces import RequestTrace
 
 Result = Literal["paired", "unknown", "shed"]
@@ -57,27 +58,32 @@ class Mirrors:
     def __init__(self, dependencies: Dependencies, new_answer: Callable[[AcceptedRequest], Answer]) -> None:
         self._dependencies = dependencies
         self._new_answer = new_answer
-        self._held: set[str] = set()
+        self._held: dict[str, str] = {}  # accounts, by the id of the draw
+        self._capacity = _WAITING * dependencies.max_mirrors
         self._queued_s: dict[Target, float] = {}
         self._turn = asyncio.Semaphore(dependencies.max_mirrors)
         self._running: set[asyncio.Task[None]] = set()
 
     def draw(
-        self, route: Route | None, choice: Choice, parsed: ParsedRequest, draw_id: str, in_flight: int
+        self, route: Route | None, choice: Choice, parsed: ParsedRequest, arrival: Arrival, in_flight: int
     ) -> Choice | None:
         """Return the other target of a request's pair; None if it is in none, or there is no capacity for one.
 
         What is drawn takes capacity until its pair is known, or `release`.
         """
-        other = None if route is None else pairing.draw_pair(route, choice, parsed, draw_id)
+        other = None if route is None else pairing.draw_pair(route, choice, parsed, arrival.draw_id)
         if other is None:
             return None
-        full = len(self._held) >= _WAITING * self._dependencies.max_mirrors or self._is_busy(in_flight)
-        if full or self._has_queue(choice) or self._has_queue(other):
+        account = arrival.caller.account
+        if self._is_full(account) or self._is_busy(in_flight) or self._has_queue(choice) or self._has_queue(other):
             self._count("shed")
             return None
-        self._held.add(draw_id)
+        self._held[arrival.draw_id] = account
         return other
+
+    def _is_full(self, account: str) -> bool:
+        """Return whether a caller has as much of the capacity as is free: what one takes leaves some for the next."""
+        return Counter(self._held.values())[account] >= self._capacity - len(self._held)
 
     def note(self, record: Inference) -> None:
         """Note whether a request waited in its engine's queue, whatever a drill makes of the record."""
@@ -94,7 +100,7 @@ class Mirrors:
 
     def release(self, accepted: AcceptedRequest) -> None:
         """Return the capacity that a drawn request took which is not asked again."""
-        self._held.discard(accepted.draw_id)
+        self._held.pop(accepted.draw_id, None)
 
     def offer(self, accepted: AcceptedRequest, served: Inference) -> None:
         """Ask both targets of a drawn request, whose answer has ended, for a pair; return at once.

@@ -85,8 +85,13 @@ def extract(archive: bytes, folder: Path) -> int:
 
 
 def _refuse_outside(tar: tarfile.TarFile, folder: Path) -> None:
-    """Raise unless each member is a file, a folder or a link, stays within a folder, and is reached through no link."""
+    """Raise unless each member is a file, a folder or a link, stays within a folder, and is reached through no link.
+
+    A name that comes twice would be written through the link of the first one, and `..` after a name in a link's target
+    leads elsewhere than it says where that name is a link.
+    """
     links: set[Path] = set()
+    known: set[Path] = set()
     for member in tar:
         path = Path(os.path.normpath(folder / member.name))
         reached = [path]
@@ -94,6 +99,12 @@ def _refuse_outside(tar: tarfile.TarFile, folder: Path) -> None:
             links.add(path)
             origin = path.parent if member.issym() else folder  # a hard link names another member
             reached.append(Path(os.path.normpath(origin / member.linkname)))
-        ours = member.isfile() or member.isdir() or path in links
-        if not ours or not all(each.is_relative_to(folder) for each in reached) or links.intersection(path.parents):
-            raise CommandError(f"the keys of this backup are not as `slipway backup` writes them: {member.name!r}")
+        ours = (member.isfile() or member.isdir() or path in links) and path not in known
+        straight = os.path.normpath(member.linkname) == str(Path(member.linkname))
+        inside = all(each.is_relative_to(folder) for each in reached) and not links.intersection(path.parents)
+        if not (ours and straight and inside):
+            raise CommandError(
+                f"the keys of this backup are not as `slipway backup` writes them: {member.name!r}; restore "
+                "another one, or leave --with-keys out"
+            )
+        known.add(path)

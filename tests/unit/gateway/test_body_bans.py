@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.api_usage import DemandReport
-from decisions.api_keys import digest_of_secret, format_key
 from services.gateway import body_bans, engine_deaths
 from services.gateway.domain.body_digests import digest_of
 from services.gateway.domain.requests import read_request
@@ -16,14 +15,9 @@ from services.gateway.engine_deaths import QUIET_S, EngineDeaths
 from shared.errors import Transient
 from testbed import factories as f
 from tests.unit.gateway.fakes import FakeEngine, StepClock
-from tests.unit.gateway.world import BEARER, ISSUED, OWN_KEYS, World, key, only_active
+from tests.unit.gateway.world import BEARER, OTHER, OTHER_KEY, OWN_KEYS, World, only_active
 
 DEAD = Transient("engine_dead", "the engine is dead")
-OTHER_ID, OTHER_SECRET = "fedcba987654", "cd" * 32
-OTHER = {"authorization": f"Bearer {format_key(OTHER_ID, OTHER_SECRET)}"}
-OTHER_KEY = key(
-    key_id=OTHER_ID, name="lab", secret_digest=digest_of_secret(OTHER_SECRET), issued_at=ISSUED, issued_by="ada"
-)
 
 
 class Killable(FakeEngine):
@@ -211,6 +205,91 @@ async def test_what_meets_an_engine_that_is_dead_already_did_not_kill_it():
     made.engine.poison = {}
     assert (await made.chat(**asked("innocent"))).status_code == 200
     assert (await made.chat(**asked("kill"))).status_code == 422
+
+
+NEW, OLD = str(f.target(7)), str(f.target(6))
+
+
+class Repeating(Killable):
+    """Version 7 fails a request with `kill` after its first token; the version behind begins its answer, and dies."""
+
+    async def send(self, endpoint, target, request):
+        is_killer, begun = b"kill" in request.body, 0
+        if not is_killer and b"slow" not in request.body:
+            async for piece in super().send(endpoint, target, request):
+                yield piece
+            return
+        if not is_killer:
+            self.slow += 1
+        async for piece in FakeEngine.send(self, endpoint, target, request):
+            yield piece
+            begun += 1
+            if is_killer and str(target) == NEW and begun == 3:
+                raise Transient("engine_failed", "KeyError")
+            if is_killer and str(target) == OLD:
+                self.died.set()
+                raise DEAD
+            if not is_killer and begun == 1:
+                await self.died.wait()
+                raise DEAD
+
+
+def behind(*endpoints):
+    return f.route(canary=None, active=f.served(7), previous=f.served(6, endpoints=endpoints or ("127.0.0.1:8001",)))
+
+
+@pytest.mark.parametrize("apart", [False, True])
+async def test_what_kills_the_version_behind_in_a_cross_check_is_refused(apart):
+    made = world(Repeating(), route=behind(*(("b:1",) if apart else ())))
+    assert (await made.chat(model=f"{f.MODEL}@v6")).status_code == 200
+    for _ in range(4):
+        await quiet(made)
+        assert (await made.chat(model=f"{f.MODEL}@v6")).status_code == 200
+        last = await made.chat(**asked("kill"), stream=True)
+    killed = sum((name, text) == (OLD, "kill") for _, name, text in made.engine.calls)
+    assert killed == (1 if apart else 2), "where the two share an endpoint, the failed attempt was there just before"
+    assert last.status_code == 422
+
+
+async def test_a_cross_check_that_kills_an_engine_puts_no_blame_on_who_is_there():
+    made = world(Repeating(), route=behind("b:1"), keys=(*OWN_KEYS, OTHER_KEY))
+    await quiet(made)
+    assert (await made.chat(model=f"{f.MODEL}@v6")).status_code == 200
+    await made.clock.pause(QUIET_S)
+    other = asyncio.ensure_future(made.chat(**asked("slow"), model=f"{f.MODEL}@v6", headers=OTHER, stream=True))
+    while not made.engine.slow:
+        await asyncio.sleep(0)
+    await made.chat(**asked("kill"), stream=True)
+    await other
+    assert counted(made) == {}
+    made.engine.died.set()
+    assert (await made.chat(**asked("slow"))).status_code != 422
+
+
+async def test_a_cross_check_that_ends_in_silence_or_without_its_end_is_told_apart():
+    """Silence is no death, and an answer that breaks off without a word is one."""
+    silent = Transient("engine_dead", "silent for 20 s", silent_s=20.0)
+
+    class Ending(Repeating):
+        async def send(self, endpoint, target, request):
+            begun = 0
+            async for piece in super().send(endpoint, target, request):
+                yield piece
+                begun += b"kill" in request.body and str(target) == OLD
+                if begun == 1 and self.ends == "silent":
+                    raise silent
+                if begun == 1:
+                    return
+
+    for ends, banned in (("silent", {}), ("cut", {"banned": 1.0})):
+        made = world(Ending(), route=behind("b:1"))
+        made.engine.ends = ends
+        await quiet(made)
+        assert (await made.chat(model=f"{f.MODEL}@v6")).status_code == 200
+        await made.clock.pause(QUIET_S)
+        await made.chat(**asked("kill"), stream=True)
+        assert counted(made) == banned
+        assert [(record.error, record.caused_by) for record in made.records][-1] == ("engine_failed", "infrastructure")
 
 
 async def test_silence_is_no_death():

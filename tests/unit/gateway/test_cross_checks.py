@@ -212,5 +212,5 @@ async def test_where_all_comparisons_are_running_the_next_failure_is_not_attribu
 @pytest.mark.parametrize(("tokens", "limit_s"), [(0, 10.0), (400, 30.0), (100_000, 60.0)])
 def test_a_comparison_has_more_time_the_later_the_answer_broke_off(tokens, limit_s):
     request = ApiRequest("POST", "/v1/completions", b"{}", 60.0)
-    failed = FailedRequest(f.served(7), "127.0.0.1:1", request, "engine_failed", tokens=tokens)
+    failed = FailedRequest(f.served(7), "127.0.0.1:1", request, "engine_failed", pytest.fail, tokens=tokens)
     assert CrossChecks(FakeEngine(), StepClock()).limit_s(failed) == pytest.approx(limit_s)

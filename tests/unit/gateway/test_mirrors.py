@@ -1,6 +1,7 @@
 """Pairs: a drawn request goes to the version behind as well, and no caller notices."""
 
 import asyncio
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from services.gateway.domain.routing import Choice, choose_target
 from shared.errors import Permanent, Transient
 from testbed import factories as f
 from tests.unit.gateway.fakes import FakeEngine
-from tests.unit.gateway.world import World, only_active
+from tests.unit.gateway.world import BEARER, OTHER, OTHER_KEY, OWN_KEYS, World, only_active
 
 BROKE = Transient("engine_failed", "KeyError: 7")
 DEAD = Transient("engine_dead", "the engine is dead")
@@ -158,7 +159,7 @@ async def test_drawn_requests_are_bounded_and_while_the_gateway_is_busy_none_is_
     await ask(world)
     assert sent_to(world, OLD) == 2, "no more than two at a time"
     shed = world.metric('slipway_gateway_mirrored_total{result="shed"}')
-    assert 0.0 < float(shed[0].split()[-1]) < DRAWN / 2, "eight wait, two of them are asked"
+    assert 0.0 < float(shed[0].split()[-1]) < DRAWN / 2, "four are drawn, and two of them are asked"
     busy = World(route(), max_mirrors=100, max_in_flight=8)
     busy.engine.gate = asyncio.Event()
     waiting = [asyncio.ensure_future(busy.chat()) for _ in range(8)]
@@ -169,23 +170,43 @@ async def test_drawn_requests_are_bounded_and_while_the_gateway_is_busy_none_is_
     assert {pair.served.request_id for pair in busy.telemetry.pairs} <= {"id0", "id1", "id2", "id3"}
 
 
+class Held(FakeEngine):
+    """The version behind answers once it is let."""
+
+    def __init__(self):
+        super().__init__()
+        self.calm = asyncio.Event()
+
+    async def send(self, endpoint, target, request):
+        if str(target) == OLD:
+            await self.calm.wait()
+        async for piece in super().send(endpoint, target, request):
+            yield piece
+
+
+@pytest.mark.parametrize("max_mirrors", [1, 4])
+async def test_a_caller_whose_pairs_take_long_leaves_capacity_for_those_of_others(max_mirrors):
+    world = World(route(), engine=Held(), max_mirrors=max_mirrors, keys=(*OWN_KEYS, OTHER_KEY))
+    for headers in (BEARER, OTHER):
+        await ask(world, 60, headers=headers)
+    world.engine.calm.set()
+    for _ in range(20):
+        await settle()
+    counts = Counter(pair.served.caller for pair in world.telemetry.pairs)
+    assert len(counts) == 2
+    assert max(counts.values()) == 2 * max_mirrors, "half of the capacity is free when the second caller comes"
+    assert min(counts.values()) == max_mirrors
+
+
 async def test_a_burst_ends_no_pair():
     """A caller that has seen the answer must not choose, by its load, which pairs count."""
 
-    class Waiting(FakeEngine):
-        async def send(self, endpoint, target, request):
-            if str(target) == OLD:
-                await calm.wait()
-            async for piece in super().send(endpoint, target, request):
-                yield piece
-
-    calm = asyncio.Event()
-    world = World(route(), engine=Waiting(), max_mirrors=100, max_in_flight=8)
+    world = World(route(), engine=Held(), max_mirrors=100, max_in_flight=8)
     await ask(world, 20)
     world.engine.gate = asyncio.Event()
     burst = [asyncio.ensure_future(world.chat()) for _ in range(8)]
     await settle()
-    calm.set()
+    world.engine.calm.set()
     world.engine.gate.set()
     await asyncio.gather(*burst)
     await settle()

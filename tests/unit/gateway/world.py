@@ -45,6 +45,9 @@ def key(**changes) -> ApiKey:
 
 
 OWN_KEYS = (key(environments=("production", "staging")),)
+OTHER_ID, OTHER_SECRET = "fedcba987654", "cd" * 32
+OTHER = {"authorization": f"Bearer {format_key(OTHER_ID, OTHER_SECRET)}"}
+OTHER_KEY = key(key_id=OTHER_ID, name="lab", secret_digest=digest_of_secret(OTHER_SECRET))
 LIMITS = {"max_in_flight": 8, "max_body_bytes": 10_000}
 
 
