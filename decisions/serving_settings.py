@@ -106,7 +106,8 @@ def _assess_runtime(name: str | None) -> SettingsRefused | None:
 def _assess_number(name: str, value: int | None, limit: int) -> SettingsRefused | None:
     if value is None or value <= limit:
         return None
-    return SettingsRefused(f"{name} is {value}; the limit is {limit}.", {"setting": name, "value": value})
+    shown = value if value < _MAX_INTEGER else _shown(value)
+    return SettingsRefused(f"{name} is {shown}; the limit is {limit}.", {"setting": name, "value": shown})
 
 
 def _assess_values(name: str, value: Any) -> SettingsRefused | None:

@@ -151,6 +151,8 @@ DEEP = '{"template_options": {"a": ' + "[" * 260 + "]" * 260 + "}}"
         '{"template_options": {"a": 1' + "0" * 40 + "}}",
         '{"options": {"max_num_seqs": 1' + "0" * 4000 + "}}",
         '{"tool_parser": "\\ud800"}',
+        '{"context_tokens": 1' + "0" * 4000 + "}",
+        '{"tensor_parallel_size": 1' + "0" * 4000 + "}",
     ],
 )
 def test_what_no_manifest_can_store_is_refused_with_a_reason_that_can_be_published(text):
@@ -158,7 +160,7 @@ def test_what_no_manifest_can_store_is_refused_with_a_reason_that_can_be_publish
     refused = settings if isinstance(settings, SettingsRefused) else assess_settings(settings)
     assert refused.code == "serving_invalid"
     error = Permanent(refused.code, refused.reason, **refused.details)
-    assert error.reason.encode()
+    assert 0 < len(error.reason.encode()) < 2_000
     assert json.dumps(error.details, ensure_ascii=False).encode()
 
 
