@@ -53,7 +53,7 @@ test-examples: setup ## the examples of training frameworks (TRL, Lightning, PyT
 	@deploy/setup/environment.sh examples
 	$(PYTEST) tests/examples
 
-test-client: setup ## slipway-client on Python 3.9 with transformers 4.44, and on the newest with DeepSpeed, in environments of their own (7 GB)
+test-client: setup ## slipway-client on Python 3.9 with transformers 4.44, and on the newest with DeepSpeed, in environments of their own (7 GB); needs g++
 	@deploy/setup/environment.sh client-oldest
 	@deploy/setup/environment.sh client-newest
 	$(PYTEST) tests/client -v

@@ -6,7 +6,7 @@ from typing import Any, cast
 from deploy.documentation.events_page import object_section
 from deploy.documentation.field_notes import listed_notes
 from deploy.documentation.markdown import code, escape, table
-from deploy.documentation.schema_types import type_of_schema
+from deploy.documentation.schema_types import type_of_schema, without_null
 from services.console.app import build
 from services.console.settings import ConsoleSettings
 
@@ -80,7 +80,7 @@ def _parameters(parameters: list[Json]) -> str:
         (
             code(each["name"]),
             each["in"],
-            type_of_schema(each["schema"]),
+            type_of_schema(without_null(each["schema"])),
             "required" if each.get("required") else "",
             escape(each.get("description") or ""),
         )

@@ -47,7 +47,10 @@ def bounds_of(field: FieldInfo) -> str:
 
 
 def type_of_schema(schema: dict[str, Any]) -> str:
-    """Return the type of a property of a JSON Schema in words; another object of the schema becomes a link to it."""
+    """Return the type of a property of a JSON Schema in words; another object of the schema becomes a link to it.
+
+    What may be null says so last: "number, or `null`".
+    """
     if "$ref" in schema:
         name = schema["$ref"].rsplit("/", 1)[1]
         return f"[{name}](#{name.lower()})"
@@ -57,22 +60,39 @@ def type_of_schema(schema: dict[str, Any]) -> str:
         return " or ".join(f"`{value}`" for value in schema["enum"])
     for key in ("anyOf", "oneOf", "allOf"):
         if key in schema:
-            names = [type_of_schema(option) for option in schema[key] if option.get("type") != "null"]
-            return " or ".join(dict.fromkeys(names))
+            names = [type_of_schema(option) for option in schema[key] if not _is_null(option)]
+            null = ", or `null`" if any(map(_is_null, schema[key])) else ""
+            return " or ".join(dict.fromkeys(names)) + null
     return _named(schema)
+
+
+def without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a parameter, which has no way to be null: it is left out instead."""
+    options = [option for option in schema.get("anyOf", ()) if not _is_null(option)]
+    return {**schema, "anyOf": options} if options else schema
+
+
+def _is_null(schema: dict[str, Any]) -> bool:
+    return schema.get("type") == "null"
 
 
 def _named(schema: dict[str, Any]) -> str:
     kind = schema.get("type", "any")
     if kind == "array":
-        return f"list of {type_of_schema(schema['items'])}" if schema.get("items") else "list"
+        return f"list of {_inside(schema['items'])}" if schema.get("items") else "list"
     if kind == "object":
         values = schema.get("additionalProperties")
-        return f"object with values: {type_of_schema(values)}" if isinstance(values, dict) and values else "object"
+        return f"object with values: {_inside(values)}" if isinstance(values, dict) and values else "object"
     if schema.get("format") == "date-time":
         return "time (RFC 3339)"
     bounds = [f"{sign} {_number(schema[key])}" for key, sign in _SCHEMA_SIGNS.items() if key in schema]
     return ", ".join([_SCHEMA_NAMES.get(kind, str(kind)), *bounds])
+
+
+def _inside(schema: dict[str, Any]) -> str:
+    """Return the type of the values of a list or an object, in brackets where they may be null, not the list."""
+    name = type_of_schema(schema)
+    return f"({name})" if any(map(_is_null, schema.get("anyOf", []))) else name
 
 
 def _number(value: float) -> str:

@@ -6,7 +6,9 @@ the callback, with a publisher's own credential, on a real bus and a real store.
 
 import asyncio
 import json
+import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -179,6 +181,8 @@ async def test_two_processes_publish_through_the_callback(environment, train):
 @pytest.mark.timeout(2400)
 async def test_two_processes_publish_what_deepspeed_distributes(train):
     """ZeRO-3: each process holds a part of every parameter."""
+    compiler = os.environ.get("CXX", "c++")
+    assert shutil.which(compiler), f"DeepSpeed compiles an operator, and there is no {compiler}: install g++"
     _, events = await train(DEEPSPEED, DS_ACCELERATOR="cpu")
     whole_and_lora(events, "zero3")
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from nats.js import JetStreamContext
 
-from clients.cli.commands.orders import order, publish_order, refusal, refused_error
+from clients.cli.commands.orders import ReasonOption, order, publish_order, refusal, refused_error
 from clients.cli.connection import (
     JsonOption,
     ModelArgument,
@@ -51,9 +51,7 @@ def drill(
     target: Annotated[
         str | None, typer.Option(help="MODEL.vN.variant, MODEL@candidate … (default: the active target).")
     ] = None,
-    reason: Annotated[
-        str, typer.Option("--reason", help="Reason, kept in the record.")
-    ] = "drill from the command line",
+    reason: ReasonOption = "drill from the command line",
     stop: Annotated[bool, typer.Option("--stop", help="End the drill now.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds to wait until the drill is recorded.", min=0.1)] = WAIT_S,
     state: StateOption = None,

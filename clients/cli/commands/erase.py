@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from clients.cli.commands.orders import EXPIRES, ExpiresOption, expires_at, order, refused_error
+from clients.cli.commands.orders import EXPIRES, ExpiresOption, ReasonOption, expires_at, order, refused_error
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
 from clients.cli.event_log import answer_to, last_sequences
 from clients.cli.output import CommandError, show_json, show_line
@@ -20,7 +20,7 @@ WAIT_S, POLL_S = 30.0, 0.2
 def erase(
     what: VersionArgument,
     *,
-    reason: Annotated[str, typer.Option("--reason", help="Reason, kept in the record.")],
+    reason: ReasonOption,
     evaluation: Annotated[
         bool, typer.Option("--evaluation", help="Erase its evaluation set instead of the held-out text.")
     ] = False,

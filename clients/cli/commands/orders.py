@@ -76,9 +76,7 @@ async def _approve(stack: StackAddress, what: str, reason: str, until: datetime,
             expires_at=until,
             epoch=await epoch_of(js, release.model),
         )
-        published = order(sender_of(stack), release.model, awaited[-1].release_id, fact)
-        after = await publish_order(js, published)
-        await raise_if_refused(js, published, after)
+        published = await order_and_confirm(js, stack, release, fact)
     show_result(
         as_json,
         {"release_id": fact.release_id, "manifest_digest": fact.manifest_digest},
@@ -111,9 +109,7 @@ async def _cancel(stack: StackAddress, what: str, reason: str, until: datetime, 
         _, release = await open_release(js, what)
         release_id = str(release.release_id)
         fact = ReleaseCancelled(release_id=release_id, reason=reason, expires_at=until)
-        published = order(sender_of(stack), release.model, release_id, fact)
-        after = await publish_order(js, published)
-        await raise_if_refused(js, published, after)
+        await order_and_confirm(js, stack, release, fact)
     show_result(
         as_json,
         {"release_id": release_id},
@@ -156,6 +152,19 @@ async def epoch_of(js: JetStreamContext, model: str, environment: Environment = 
     """Return the current epoch of a route, to put into an order; 0 if there is no route."""
     route = await read_route(js, model, environment)
     return route.epoch if route is not None else 0
+
+
+async def order_and_confirm(
+    js: JetStreamContext, stack: StackAddress, release: ReleaseProgress, fact: Fact
+) -> Event[Any]:
+    """Publish an order about a release; return it, unless it is refused within a short time.
+
+    Raises:
+        CommandError: it was refused.
+    """
+    published = order(sender_of(stack), release.model, str(release.release_id), fact)
+    await raise_if_refused(js, published, await publish_order(js, published))
+    return published
 
 
 async def publish_order(js: JetStreamContext, published: Event[Any]) -> int:

@@ -13,6 +13,7 @@ from clients.cli.commands.orders import (
     EPOCH_TRIES,
     EXPIRES,
     ExpiresOption,
+    ReasonOption,
     expires_at,
     order,
     publish_order,
@@ -110,7 +111,7 @@ def lift_command(
             metavar="MODEL.vN.variant|MODEL@vN", help="The target, or its version if only one variant is quarantined."
         ),
     ],
-    reason: Annotated[str, typer.Option("--reason", help="Reason, kept in the record.")],
+    reason: ReasonOption,
     expires: ExpiresOption = EXPIRES,
     timeout: Annotated[float, typer.Option(help="Seconds to wait until the quarantine is lifted.", min=0.1)] = WAIT_S,
     state: StateOption = None,

@@ -3,9 +3,7 @@
 import asyncio
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from clients.cli.commands.orders import (
     EXPIRES,
@@ -14,9 +12,7 @@ from clients.cli.commands.orders import (
     epoch_of,
     expires_at,
     open_release,
-    order,
-    publish_order,
-    raise_if_refused,
+    order_and_confirm,
     show_result,
 )
 from clients.cli.commands.status import model_of, pick
@@ -33,8 +29,6 @@ from decisions.release_projection import join, project
 from shared.messaging.orders import new_order
 from shared.messaging.publishing import publish_event
 from shared.runtime.clock import SystemClock
-
-NeededReason = Annotated[str, typer.Option("--reason", help="Reason, kept in the record.")]
 
 
 def pause(
@@ -89,14 +83,13 @@ async def _hold(stack: StackAddress, what: str, paused: bool, reason: str, until
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
         _, release = await open_release(js, what)
-        published = order(sender_of(stack), release.model, release.release_id, fact(release))
-        await raise_if_refused(js, published, await publish_order(js, published))
+        await order_and_confirm(js, stack, release, fact(release))
     return release
 
 
 def promote(
     what: ReleaseArgument,
-    reason: NeededReason,
+    reason: ReasonOption,
     expires: ExpiresOption = EXPIRES,
     state: StateOption = None,
     as_json: JsonOption = False,
@@ -130,14 +123,13 @@ async def _promote(stack: StackAddress, what: str, reason: str, until: datetime)
             expires_at=until,
             epoch=await epoch_of(js, release.model),
         )
-        published = order(sender_of(stack), release.model, release.release_id, fact)
-        await raise_if_refused(js, published, await publish_order(js, published))
+        await order_and_confirm(js, stack, release, fact)
     return release, canary.weight_ratio
 
 
 def reject(
     what: ReleaseArgument,
-    reason: NeededReason,
+    reason: ReasonOption,
     expires: ExpiresOption = EXPIRES,
     state: StateOption = None,
     as_json: JsonOption = False,
@@ -156,8 +148,7 @@ async def _reject(stack: StackAddress, what: str, reason: str, until: datetime) 
         js = client.jetstream(timeout=10)
         _, release = await open_release(js, what)
         fact = ApprovalDenied(release_id=str(release.release_id), reason=reason, expires_at=until)
-        published = order(sender_of(stack), release.model, release.release_id, fact)
-        await raise_if_refused(js, published, await publish_order(js, published))
+        await order_and_confirm(js, stack, release, fact)
     return release
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
@@ -10,7 +11,15 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 
 from clients.cli.commands.gateway_rollback import roll_back_without_bus
-from clients.cli.commands.orders import EPOCH_TRIES, EXPIRES, ExpiresOption, expires_at, order, refused_error
+from clients.cli.commands.orders import (
+    EPOCH_TRIES,
+    EXPIRES,
+    ExpiresOption,
+    ReasonOption,
+    expires_at,
+    order,
+    refused_error,
+)
 from clients.cli.connection import (
     JsonOption,
     ModelArgument,
@@ -53,38 +62,45 @@ ANSWERS = EventFilter(("rollback.*", "order.refused"))
 """The events that answer an order of a rollback; one of another team, or a malformed one, is refused as an order."""
 
 
+ToOption = Annotated[
+    str | None,
+    typer.Option("--to", metavar="vN", help="Roll back to this earlier version (default: to the previous target)."),
+]
+TargetOption = Annotated[
+    str | None,
+    typer.Option(help="Target to roll back: MODEL.vN.variant, MODEL@vN or MODEL@candidate (default: the active one)."),
+]
+DryRunOption = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Show what the rollback would do; change nothing. Exit code 1 if refused."),
+]
+WithoutBusOption = Annotated[
+    bool,
+    typer.Option(
+        "--without-bus",
+        help="Order it at the gateways themselves, while they cannot reach the bus; takes an administrator's key.",
+    ),
+]
+GatewayOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="URL", help="With --without-bus: a gateway; repeatable, name all that serve the model."),
+]
+WaitOption = Annotated[bool, typer.Option(help="Wait for the end, and print the time of each step.")]
+TimeoutOption = Annotated[float, typer.Option(help="Maximum time to wait, in seconds.", min=0.1)]
+
+
 def rollback(
     *,
     model: ModelArgument,
-    reason: Annotated[str, typer.Option("--reason", help="Reason, kept in the record.")],
-    to: Annotated[
-        str | None,
-        typer.Option("--to", metavar="vN", help="Roll back to this earlier version (default: to the previous target)."),
-    ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(
-            help="Target to roll back: MODEL.vN.variant, MODEL@vN or MODEL@candidate (default: the active one)."
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Show what the rollback would do; change nothing. Exit code 1 if refused."),
-    ] = False,
-    without_bus: Annotated[
-        bool,
-        typer.Option(
-            "--without-bus",
-            help="Order it at the gateways themselves, while they cannot reach the bus; takes an administrator's key.",
-        ),
-    ] = False,
-    gateway: Annotated[
-        list[str] | None,
-        typer.Option(metavar="URL", help="With --without-bus: a gateway; repeatable, name all that serve the model."),
-    ] = None,
+    reason: ReasonOption,
+    to: ToOption = None,
+    target: TargetOption = None,
+    dry_run: DryRunOption = False,
+    without_bus: WithoutBusOption = False,
+    gateway: GatewayOption = None,
     expires: ExpiresOption = EXPIRES,
-    wait: Annotated[bool, typer.Option(help="Wait for the end, and print the time of each step.")] = True,
-    timeout: Annotated[float, typer.Option(help="Maximum time to wait, in seconds.", min=0.1)] = WAIT_S,
+    wait: WaitOption = True,
+    timeout: TimeoutOption = WAIT_S,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -96,26 +112,21 @@ def rollback(
     """
     check_model(model)
     stack = find_stack(state)
-    failed = None
-    if target is not None:
-        failed = target_of(model, target) if without_bus else find_target(stack, model, target)
-    to_version = version_of(stack, model, to) if to is not None else None
     if without_bus:
         if to is not None:
             raise CommandError("--to needs the bus: without it, a gateway goes back to its previous target")
-        target = str(failed) if failed is not None else None
-        roll_back_without_bus(stack, model, target, gateway or [], reason=reason, dry_run=dry_run, as_json=as_json)
+        named = str(target_of(model, target)) if target is not None else None
+        roll_back_without_bus(stack, model, named, gateway or [], reason=reason, dry_run=dry_run, as_json=as_json)
         return
     if gateway:
         raise CommandError("--gateway belongs to --without-bus: with the bus, all gateways follow")
+    failed = find_target(stack, model, target) if target is not None else None
+    to_version = version_of(stack, model, to) if to is not None else None
     if dry_run:
         show_plan(asyncio.run(_dry_run(stack, model, failed, to_version)), as_json=as_json)
         return
-    wait_s = timeout if wait else None
-    until = expires_at(expires)
-    outcome = asyncio.run(
-        _rollback(stack, model, failed, to_version, reason=reason, until=until, wait_s=wait_s, verbose=not as_json)
-    )
+    requested = RequestedRollback(model, failed, to_version, reason, expires_at(expires))
+    outcome = asyncio.run(_rollback(stack, requested, timeout if wait else None, verbose=not as_json))
     if isinstance(outcome, Event):
         _show_ordered(outcome, as_json=as_json)
     else:
@@ -188,37 +199,49 @@ def show_plan(plan: dict[str, Any], *, as_json: bool) -> None:
     show_line("nothing was changed; before the switch, the rollback-controller tests the target with a real request")
 
 
+@dataclass(frozen=True)
+class RequestedRollback:
+    """The rollback that was asked for.
+
+    Attributes:
+        model: Whose traffic moves.
+        failed: What is rolled back; None for the active target.
+        to_version: Where traffic goes; None for the previous target.
+        reason: Why, for the record.
+        until: When the order expires.
+    """
+
+    model: str
+    failed: Target | None
+    to_version: int | None
+    reason: str
+    until: datetime
+
+    def ordered(self, failed: Target, epoch: int | None) -> RollbackOrdered:
+        """Return the order for a target and an epoch of the route."""
+        return RollbackOrdered(
+            reason=self.reason, failed=failed, to_version=self.to_version, expires_at=self.until, epoch=epoch
+        )
+
+
 async def _rollback(
-    stack: StackAddress,
-    model: str,
-    failed: Target | None,
-    to_version: int | None,
-    *,
-    reason: str,
-    until: datetime,
-    wait_s: float | None,
-    verbose: bool,
+    stack: StackAddress, requested: RequestedRollback, wait_s: float | None, *, verbose: bool
 ) -> RollbackFact | Event[RollbackOrdered]:
     """Publish the order; return its outcome, or the order itself if `wait_s` is None.
 
     If the route changed after it was read, and the target still serves, the order is published again. If the bucket of
     routes was lost or restored, an order for a target that the caller named is published without an epoch.
     """
+    model = requested.model
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
         # the order names its target: of two simultaneous orders, the second must not roll back the first one's choice
-        named, failed = failed is not None, failed or await name_active(js, model)
+        failed = requested.failed or await name_active(js, model)
         behind = False
         for _ in range(EPOCH_TRIES):
             route = await read_route(js, model)
-            ordered = RollbackOrdered(
-                reason=reason,
-                failed=failed,
-                to_version=to_version,
-                expires_at=until,
-                epoch=None if behind else route.epoch if route is not None else 0,
-            )
-            event = order(sender_of(stack), model, None, ordered)
+            epoch = None if behind else route.epoch if route is not None else 0
+            event = order(sender_of(stack), model, None, requested.ordered(failed, epoch))
             after = await last_sequences(js)
             await publish_event(js, event, random_id=True)
             if wait_s is None:
@@ -226,7 +249,7 @@ async def _rollback(
             ended = await _await_end(client, event, after, wait_s, verbose=verbose)
             if not isinstance(ended, RollbackFailed) or ended.code != "stale_epoch":
                 break
-            behind = named and is_behind(route, ended.reason)
+            behind = requested.failed is not None and is_behind(route, ended.reason)
             if not behind and failed not in serving(await read_route(js, model)):
                 break
         return ended

@@ -8,7 +8,7 @@ import typer
 from nats.js import JetStreamContext
 
 from clients.cli.commands.alerts import ALERTS
-from clients.cli.commands.orders import EXPIRES, ExpiresOption, expires_at, order, refused_error
+from clients.cli.commands.orders import EXPIRES, ExpiresOption, ReasonOption, expires_at, order, refused_error
 from clients.cli.connection import (
     JsonOption,
     StackAddress,
@@ -45,7 +45,7 @@ def silence(
     ] = None,
     lasts: Annotated[str, typer.Option("--for", help="How long, at most 30d.")] = "2h",
     stop: Annotated[bool, typer.Option("--stop", help="End the silence of this model and trigger.")] = False,
-    reason: Annotated[str, typer.Option("--reason", help="Reason, kept in the record.")],
+    reason: ReasonOption,
     expires: ExpiresOption = EXPIRES,
     state: StateOption = None,
     as_json: JsonOption = False,

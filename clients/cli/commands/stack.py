@@ -12,6 +12,7 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
+from clients.cli.connection import JsonOption
 from clients.cli.output import Exit, fail, show_json, show_line, show_table
 from clients.cli.settings import CliSettings
 from contracts.runtimes import DEFAULT_RUNTIME
@@ -39,7 +40,6 @@ EXTRA_S = 60.0
 StateOption = Annotated[
     Path | None, typer.Option("--state", help="State folder of the stack (default: $SLIPWAY_STATE or .state).")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 CONFIGURED_BY = {
     "mirror": ("MIRROR_MLFLOW_URL", "MIRROR_HF_REPOSITORIES", "MIRROR_WANDB_PROJECT"),
