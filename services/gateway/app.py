@@ -11,7 +11,6 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contracts.vocabulary import Environment
-from decisions.openai_limits import CostLimits
 from decisions.openai_paths import PATHS
 from decisions.openai_requests import check_path
 from services.gateway.body_bans import BodyBans
@@ -70,52 +69,65 @@ def build(
         drills=drills,
         engine=engine,
         cross_checks=cross_checks,
-        bodies=BodyReader(
-            max_bytes=settings.max_body_bytes,
-            deadline_s=settings.body_s,
-            max_bodies=settings.max_bodies,
-            max_total_bytes=settings.max_bodies_bytes,
-        ),
-        record=telemetry.record,
-        record_pair=telemetry.record_pair,
+        bodies=_body_reader(settings),
+        telemetry=telemetry,
         features=features,
         metrics=metrics,
         traces=RequestTraces(bus.tracing if bus.is_traced else None),
         clock=clock,
         new_id=new_id,
         pause=pause,
-        max_in_flight=settings.max_in_flight,
+        settings=settings,
         rescues=RescueBudgets(clock, settings.rescues_per_minute, settings.rescues_per_caller, settings.workers),
-        bans=BodyBans(
-            clock,
-            settings.body_ban_s,
-            EngineDeaths(clock, callers.is_sole_process),
-            lambda environment, model: tables[environment].get(model),
-            lambda change: metrics.body_bans.labels(change).inc(),
-        ),
-        max_mirrors=settings.max_mirrors,
-        write_s=settings.write_s,
-        lag_bytes=settings.max_lag_bytes,
-        answer_s=settings.answer_s,
-        limits=CostLimits(),
+        bans=_body_bans(tables, callers, metrics, settings, clock),
     )
-    page = MetricsPage(exposed_registry(bus.metrics))
-    rest = Starlette(
+    admin = _admin(dependencies, state, MetricsPage(exposed_registry(bus.metrics)))
+    return Applications(Application(Endpoint(dependencies), _rest(dependencies, rollbacks)), admin)
+
+
+def _body_reader(settings: GatewaySettings) -> BodyReader:
+    return BodyReader(
+        max_bytes=settings.max_body_bytes,
+        deadline_s=settings.body_s,
+        max_bodies=settings.max_bodies,
+        max_total_bytes=settings.max_bodies_bytes,
+    )
+
+
+def _body_bans(
+    tables: Mapping[Environment, RouteTable],
+    callers: Callers,
+    metrics: GatewayMetrics,
+    settings: GatewaySettings,
+    clock: Clock,
+) -> BodyBans:
+    return BodyBans(
+        clock,
+        settings.body_ban_s,
+        EngineDeaths(clock, callers.is_sole_process),
+        lambda environment, model: tables[environment].get(model),
+        lambda change: metrics.body_bans.labels(change).inc(),
+    )
+
+
+def _rest(dependencies: Dependencies, rollbacks: PerformedRollbacks) -> Starlette:
+    """Return what answers callers at addresses that no target answers."""
+    created = int(dependencies.clock.now().timestamp())
+    return Starlette(
         routes=[
-            *model_routes(tables, callers, int(clock.now().timestamp())),
+            *model_routes(dependencies.tables, dependencies.callers, created),
             alive_route(),
-            *rollback_routes(rollbacks, clock),
+            *rollback_routes(rollbacks, dependencies.clock),
         ],
         exception_handlers={HTTPException: _http_error, RequestRejected: _rejected, 500: _defect},
     )
-    admin = Starlette(
-        routes=[
-            alive_route(),
-            ready_route(dependencies, telemetry, state),
-            Mount("/metrics", current_metrics(page, state)),
-        ]
+
+
+def _admin(dependencies: Dependencies, state: WorkerState, page: ASGIApp) -> Starlette:
+    """Return the application for probes and scrapes."""
+    return Starlette(
+        routes=[alive_route(), ready_route(dependencies, state), Mount("/metrics", current_metrics(page, state))]
     )
-    return Applications(Application(Endpoint(dependencies), rest), admin)
 
 
 @dataclass(frozen=True)
@@ -202,7 +214,7 @@ def alive_route() -> Route:
     return Route("/healthz", healthz)
 
 
-def ready_route(dependencies: Dependencies, telemetry: Telemetry, state: WorkerState) -> Route:
+def ready_route(dependencies: Dependencies, state: WorkerState) -> Route:
     """Return the route `/readyz`."""
     table, staging = dependencies.tables["production"], dependencies.tables["staging"]
 
@@ -216,7 +228,7 @@ def ready_route(dependencies: Dependencies, telemetry: Telemetry, state: WorkerS
             "staging": str(len(staging.all())),
             "keys": state.describe_keys(),
             "drills": ", ".join(active) or "none",
-            "telemetry": telemetry.problem or "ok",
+            "telemetry": dependencies.telemetry.problem or "ok",
             "workers": workers,
         }
         return JSONResponse({"service": SERVICE, "ready": ready, "checks": checks}, 200 if ready else 503)

@@ -1,10 +1,8 @@
 """The endpoints of the OpenAI API: accept the request, choose the target, forward its answer, record telemetry."""
 
 import asyncio
-import contextlib
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import ParamSpec, TypeVar
 
@@ -24,6 +22,7 @@ from services.gateway.domain.errors import RequestRejected
 from services.gateway.domain.failures import AnswerFailed, describe_failure
 from services.gateway.domain.routing import Choice
 from services.gateway.http import Reply, abort_connection, cancel_on_disconnect, limited_writes, problem_response
+from services.gateway.in_flight import InFlight
 from services.gateway.measurement import AcceptedRequest, Arrival, Outcome
 from services.gateway.mirrors import Mirrors
 from services.gateway.rescues import HEADER, may_rescue
@@ -35,8 +34,6 @@ _DONE = b"data: [DONE]\n\n"
 _LARGE_BODY_BYTES = 2**13
 _BYTES_PER_TOKEN = 4
 """Of a prompt that the caller gave up before the engine reported its tokens."""
-_IN_FLIGHT_BYTES = 2**28
-"""Most bytes of bodies whose requests are being answered, per environment."""
 
 
 class Endpoint:
@@ -44,8 +41,7 @@ class Endpoint:
 
     def __init__(self, dependencies: Dependencies) -> None:
         self._dependencies = dependencies
-        self._in_flight: Counter[Environment] = Counter()
-        self._in_flight_bytes: Counter[Environment] = Counter()
+        self._in_flight = InFlight(dependencies.settings.max_in_flight, dependencies.metrics)
         self._parsing = asyncio.Lock()
         self._mirrors = Mirrors(dependencies, self._new_answer)
         self._attributing: set[asyncio.Future[Outcome]] = set()
@@ -53,7 +49,7 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; drop a caller that does not read its answer."""
         try:
-            with limited_writes(send, self._dependencies.write_s) as limited:
+            with limited_writes(send, self._dependencies.settings.write_s) as limited:
                 await self._serve(scope, receive, limited)
         except SlowReader:
             self._dependencies.metrics.slow_readers.inc()
@@ -71,7 +67,7 @@ class Endpoint:
             caller = dependencies.callers.authenticate(request.headers.getlist("authorization"), environment)
             with dependencies.callers.admit(caller) as spending:
                 body = await dependencies.bodies.read(request)
-                with self._count_in_flight(environment, len(body)):
+                with self._in_flight.count(environment, len(body)):
                     traceparent = request.headers.get("traceparent", "")
                     arrival = Arrival(request_id, draw_id, environment, caller, spending, traceparent)
                     accepted = await self._accept(scope["path"], body, arrival)
@@ -82,27 +78,6 @@ class Endpoint:
         except RequestRejected as rejection:
             dependencies.metrics.count_rejected(rejection.problem.status, environment)
             await problem_response(rejection.problem, {"x-request-id": request_id})(scope, receive, send)
-
-    @contextlib.contextmanager
-    def _count_in_flight(self, environment: Environment, size: int) -> Iterator[None]:
-        """Count a request of an environment as in flight; raise RequestRejected (429) above the limits.
-
-        A body is kept until its answer is complete, because it may be sent again.
-        """
-        gauge = self._dependencies.metrics.in_flight.labels(environment)
-        if self._in_flight[environment] >= self._dependencies.max_in_flight:
-            raise RequestRejected(errors.too_many_requests(self._dependencies.max_in_flight))
-        if self._in_flight[environment] and self._in_flight_bytes[environment] + size > _IN_FLIGHT_BYTES:
-            raise RequestRejected(errors.too_many_requests(self._in_flight[environment]))
-        self._in_flight[environment] += 1
-        self._in_flight_bytes[environment] += size
-        gauge.inc()
-        try:
-            yield
-        finally:
-            self._in_flight[environment] -= 1
-            self._in_flight_bytes[environment] -= size
-            gauge.dec()
 
     async def _accept(self, path: str, raw: bytes, arrival: Arrival) -> AcceptedRequest:
         dependencies, environment = self._dependencies, arrival.environment
@@ -130,7 +105,7 @@ class Endpoint:
             choice=choice,
             arrived_at=arrived_at,
             arrived_s=arrived_s,
-            deadline_s=dependencies.answer_s,
+            deadline_s=dependencies.settings.answer_s,
             trace=dependencies.traces.begin(parsed.kind, served.target, arrived_at, arrival.traceparent),
             effect=drills.decide_effect(drill, served.target, arrival.draw_id, arrived_at, arrived_s),
             pair=self._mirrors.draw(route, choice, parsed, arrival, self._in_flight[environment]),
@@ -150,7 +125,7 @@ class Endpoint:
             dependencies.engine,
             dependencies.clock,
             dependencies.pause,
-            lag_bytes=dependencies.lag_bytes,
+            lag_bytes=dependencies.settings.max_lag_bytes,
             on_delta=dependencies.cross_checks.note_delta,
             watch=dependencies.bans.watch(accepted),
         )
@@ -287,7 +262,7 @@ class Endpoint:
             texts = accepted.parsed.text, answer.measurement.text
             self._dependencies.features.submit(record, *texts, draw_id=accepted.draw_id)
         else:
-            self._dependencies.record(record)
+            self._dependencies.telemetry.record(record)
 
 
 def _spent(answer: Answer, accepted: AcceptedRequest, *, left: bool) -> int:

@@ -59,9 +59,9 @@ class Mirrors:
         self._dependencies = dependencies
         self._new_answer = new_answer
         self._held: dict[str, str] = {}  # accounts, by the id of the draw
-        self._capacity = _WAITING * dependencies.max_mirrors
+        self._capacity = _WAITING * dependencies.settings.max_mirrors
         self._queued_s: dict[Target, float] = {}
-        self._turn = asyncio.Semaphore(dependencies.max_mirrors)
+        self._turn = asyncio.Semaphore(dependencies.settings.max_mirrors)
         self._running: set[asyncio.Task[None]] = set()
 
     def draw(
@@ -117,7 +117,7 @@ class Mirrors:
         task.add_done_callback(functools.partial(self._end, accepted))
 
     def _is_busy(self, in_flight: int) -> bool:
-        return in_flight > self._dependencies.max_in_flight * _BUSY_RATIO
+        return in_flight > self._dependencies.settings.max_in_flight * _BUSY_RATIO
 
     def _is_in_route(self, accepted: AcceptedRequest) -> bool:
         """Return whether the two targets still stand in the route as they did when the pair was drawn."""
@@ -149,7 +149,7 @@ class Mirrors:
         self._count("paired")
         texts = None if served.text is None or mirrored.text is None else (served.text, mirrored.text)
         if texts is None:
-            self._dependencies.record_pair(pair)
+            self._dependencies.telemetry.record_pair(pair)
         else:
             self._dependencies.features.submit_pair(pair, accepted.parsed.text, texts, draw_id=accepted.draw_id)
 

@@ -1,4 +1,4 @@
-"""One process of the gateway: it composes the parts, serves until it is asked to stop, and ends in order.
+"""One process of the gateway: it serves until it is asked to stop, and ends in order.
 
 Metrics are created here: in several workers, `share_metrics` must run before this is imported.
 """
@@ -8,8 +8,7 @@ import contextlib
 import socket
 import ssl
 import uuid
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import structlog
@@ -19,68 +18,20 @@ from starlette.types import ASGIApp
 from contracts.api_keys import ApiKey
 from contracts.api_usage import MonthlyUsage
 from contracts.drills import Drill
-from contracts.gateway_rollbacks import PerformedRollback
 from contracts.routes import Route
-from contracts.vocabulary import Environment
-from services.gateway.adapters.bus import BusConnection
-from services.gateway.adapters.feature_worker import FeatureWorker
 from services.gateway.adapters.http_protocol import BACKLOG, fit_connections, limited_protocol
-from services.gateway.adapters.installed_keys import InstalledKeys
-from services.gateway.adapters.record_file import RecordFile
-from services.gateway.adapters.tokens import IdentityProvider, Tokens
 from services.gateway.adapters.transport import Certificate, tls_context
-from services.gateway.adapters.triton import TritonEngine
-from services.gateway.app import SERVICE, Applications, build
-from services.gateway.budgets import Budgets
+from services.gateway.app import Applications, build
 from services.gateway.callers import Callers
 from services.gateway.cross_checks import CrossChecks
-from services.gateway.drill_table import DrillTable
-from services.gateway.feature_queue import FeatureQueue, QueueLimits
-from services.gateway.key_table import KeyTable
-from services.gateway.metrics import GatewayMetrics
-from services.gateway.performed_rollbacks import PerformedRollbacks
-from services.gateway.route_table import RouteTable
+from services.gateway.parts import Parts, compose
 from services.gateway.settings import GatewaySettings
-from services.gateway.shares import Shares
-from services.gateway.team_table import TeamTable, load_secret
-from services.gateway.telemetry import Recorder
-from services.gateway.worker_state import WorkerState
 from shared.errors import Transient
-from shared.messaging.bus import Bus
-from shared.provenance.administrators import Administrators
-from shared.runtime.clock import Clock, SystemClock
 from shared.runtime.sandbox import hide_memory
 from shared.runtime.service import HttpServer, on_stop_signal
-from shared.runtime.service_metrics import ServiceMetrics
 from shared.runtime.settings import Connection
-from shared.serving.inference import Deadlines
 
 _LAST_FLUSH_S = 3.0
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a process consists of, beside its HTTP server."""
-
-    bus: Bus
-    bus_connection: BusConnection
-    tables: Mapping[Environment, RouteTable]
-    keys: KeyTable
-    installed: InstalledKeys
-    tokens: Tokens | None
-    shares: Shares
-    budgets: Budgets
-    drills: DrillTable
-    engine: TritonEngine
-    recorder: Recorder
-    worker: FeatureWorker
-    features: FeatureQueue
-    rollbacks: PerformedRollbacks
-    teams: TeamTable
-    metrics: GatewayMetrics
-    service_metrics: ServiceMetrics
-    state: WorkerState
-    clock: Clock
 
 
 async def serve(
@@ -121,82 +72,6 @@ async def serve(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await _close(parts)
-
-
-def compose(connection: Connection, settings: GatewaySettings, started_s: float | None = None) -> Parts:
-    """Return the parts of a process; none of them does anything yet."""
-    clock = SystemClock()
-    bus = Bus(connection, SERVICE, clock)
-    bus_connection, metrics = BusConnection(bus), GatewayMetrics(bus.metrics)
-    file = RecordFile(connection.work_dir(SERVICE) / "routes.json", Route)
-    key_file = RecordFile(connection.work_dir(SERVICE) / "api-keys.json", ApiKey)
-    table, staging = RouteTable(file.load(), file.save), RouteTable({}, None, "staging")
-    rollbacks = PerformedRollbacks(
-        table,
-        RecordFile(connection.work_dir(SERVICE) / "rollbacks.json", PerformedRollback),
-        bus_connection,
-        Administrators(connection.administrators),
-        clock,
-    )
-    recorder = Recorder(
-        bus_connection,
-        gateway=f"gateway-{socket.gethostname()[:63]}-{uuid.uuid4().hex[:8]}",
-        queue=settings.telemetry_queue,
-        batch=settings.telemetry_batch,
-        interval_s=settings.telemetry_interval_s,
-        on_drop=metrics.dropped.inc,
-    )
-    worker = FeatureWorker(clock)
-    features = FeatureQueue(
-        worker,
-        recorder.record,
-        recorder.record_pair,
-        limits=QueueLimits(sample_ratio=settings.features_sample_ratio),
-        clock=clock,
-        pause=asyncio.sleep,
-        on_skip=lambda reason: metrics.undescribed.labels(reason).inc(),
-    )
-    process = uuid.uuid4().hex[:16]
-    keys = KeyTable(key_file.load() if key_file.exists else None, key_file.save)
-    installed = InstalledKeys(settings.api_keys, keys)
-    installed.read()
-    state = WorkerState(
-        bus.metrics,
-        table,
-        lambda: bus_connection.connected,
-        clock=clock,
-        workers=settings.workers,
-        started_s=clock.monotonic() if started_s is None else started_s,
-        keys=keys,
-    )
-    return Parts(
-        bus=bus,
-        bus_connection=bus_connection,
-        tables={"production": table, "staging": staging},
-        keys=keys,
-        installed=installed,
-        tokens=_tokens(settings),
-        shares=Shares(clock, process, settings.workers),
-        budgets=Budgets(clock, process),
-        drills=DrillTable(clock),
-        engine=TritonEngine(Deadlines(settings.first_token_s, settings.inter_token_s)),
-        recorder=recorder,
-        worker=worker,
-        features=features,
-        rollbacks=rollbacks,
-        teams=TeamTable(connection.teams, load_secret(connection.work_dir(SERVICE) / "cache-salt"), clock),
-        metrics=metrics,
-        service_metrics=ServiceMetrics(bus, connection, {"gateway": settings.tls_certificate}),
-        state=state,
-        clock=clock,
-    )
-
-
-def _tokens(settings: GatewaySettings) -> Tokens | None:
-    """Return what verifies tokens of the identity provider that the settings name; None without one."""
-    if settings.oidc is None:
-        return None
-    return Tokens(IdentityProvider.model_validate_json(settings.oidc.read_bytes()))
 
 
 def make_apps(parts: Parts, settings: GatewaySettings) -> Applications:

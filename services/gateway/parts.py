@@ -1,0 +1,156 @@
+"""The parts of one process of the gateway: adapters, tables and limits, put together. None of them acts yet.
+
+Metrics are created here: in several workers, `share_metrics` must run before this is imported.
+"""
+
+import asyncio
+import socket
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from contracts.api_keys import ApiKey
+from contracts.gateway_rollbacks import PerformedRollback
+from contracts.routes import Route
+from contracts.vocabulary import Environment
+from services.gateway.adapters.bus import BusConnection
+from services.gateway.adapters.feature_worker import FeatureWorker
+from services.gateway.adapters.installed_keys import InstalledKeys
+from services.gateway.adapters.record_file import RecordFile
+from services.gateway.adapters.tokens import IdentityProvider, Tokens
+from services.gateway.adapters.triton import TritonEngine
+from services.gateway.app import SERVICE
+from services.gateway.budgets import Budgets
+from services.gateway.drill_table import DrillTable
+from services.gateway.feature_queue import FeatureQueue, QueueLimits
+from services.gateway.key_table import KeyTable
+from services.gateway.metrics import GatewayMetrics
+from services.gateway.performed_rollbacks import PerformedRollbacks
+from services.gateway.route_table import RouteTable
+from services.gateway.settings import GatewaySettings
+from services.gateway.shares import Shares
+from services.gateway.team_table import TeamTable, load_secret
+from services.gateway.telemetry import Recorder
+from services.gateway.worker_state import WorkerState
+from shared.messaging.bus import Bus
+from shared.provenance.administrators import Administrators
+from shared.runtime.clock import Clock, SystemClock
+from shared.runtime.service_metrics import ServiceMetrics
+from shared.runtime.settings import Connection
+from shared.serving.inference import Deadlines
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a process consists of, beside its HTTP server."""
+
+    bus: Bus
+    bus_connection: BusConnection
+    tables: Mapping[Environment, RouteTable]
+    keys: KeyTable
+    installed: InstalledKeys
+    tokens: Tokens | None
+    shares: Shares
+    budgets: Budgets
+    drills: DrillTable
+    engine: TritonEngine
+    recorder: Recorder
+    worker: FeatureWorker
+    features: FeatureQueue
+    rollbacks: PerformedRollbacks
+    teams: TeamTable
+    metrics: GatewayMetrics
+    service_metrics: ServiceMetrics
+    state: WorkerState
+    clock: Clock
+
+
+def compose(connection: Connection, settings: GatewaySettings, started_s: float | None = None) -> Parts:
+    """Return the parts of a process; none of them does anything yet."""
+    clock = SystemClock()
+    bus = Bus(connection, SERVICE, clock)
+    bus_connection, metrics = BusConnection(bus), GatewayMetrics(bus.metrics)
+    file = RecordFile(connection.work_dir(SERVICE) / "routes.json", Route)
+    table, staging = RouteTable(file.load(), file.save), RouteTable({}, None, "staging")
+    recorder = _recorder(bus_connection, settings, metrics)
+    worker = FeatureWorker(clock)
+    process = uuid.uuid4().hex[:16]
+    keys, installed = _api_keys(connection, settings)
+    started_s = clock.monotonic() if started_s is None else started_s
+    return Parts(
+        bus=bus,
+        bus_connection=bus_connection,
+        tables={"production": table, "staging": staging},
+        keys=keys,
+        installed=installed,
+        tokens=_tokens(settings),
+        shares=Shares(clock, process, settings.workers),
+        budgets=Budgets(clock, process),
+        drills=DrillTable(clock),
+        engine=TritonEngine(Deadlines(settings.first_token_s, settings.inter_token_s)),
+        recorder=recorder,
+        worker=worker,
+        features=_features(worker, recorder, settings, metrics, clock),
+        rollbacks=_rollbacks(connection, table, bus_connection, clock),
+        teams=TeamTable(connection.teams, load_secret(connection.work_dir(SERVICE) / "cache-salt"), clock),
+        metrics=metrics,
+        service_metrics=ServiceMetrics(bus, connection, {"gateway": settings.tls_certificate}),
+        state=WorkerState(
+            bus.metrics,
+            table,
+            lambda: bus_connection.connected,
+            clock=clock,
+            workers=settings.workers,
+            started_s=started_s,
+            keys=keys,
+        ),
+        clock=clock,
+    )
+
+
+def _api_keys(connection: Connection, settings: GatewaySettings) -> tuple[KeyTable, InstalledKeys]:
+    """Return the keys that were saved, and the reader of those that the installation names, which has read them."""
+    file = RecordFile(connection.work_dir(SERVICE) / "api-keys.json", ApiKey)
+    keys = KeyTable(file.load() if file.exists else None, file.save)
+    installed = InstalledKeys(settings.api_keys, keys)
+    installed.read()
+    return keys, installed
+
+
+def _recorder(bus_connection: BusConnection, settings: GatewaySettings, metrics: GatewayMetrics) -> Recorder:
+    return Recorder(
+        bus_connection,
+        gateway=f"gateway-{socket.gethostname()[:63]}-{uuid.uuid4().hex[:8]}",
+        queue=settings.telemetry_queue,
+        batch=settings.telemetry_batch,
+        interval_s=settings.telemetry_interval_s,
+        on_drop=metrics.dropped.inc,
+    )
+
+
+def _features(
+    worker: FeatureWorker, recorder: Recorder, settings: GatewaySettings, metrics: GatewayMetrics, clock: Clock
+) -> FeatureQueue:
+    return FeatureQueue(
+        worker,
+        recorder.record,
+        recorder.record_pair,
+        limits=QueueLimits(sample_ratio=settings.features_sample_ratio),
+        clock=clock,
+        pause=asyncio.sleep,
+        on_skip=lambda reason: metrics.undescribed.labels(reason).inc(),
+    )
+
+
+def _rollbacks(
+    connection: Connection, table: RouteTable, bus_connection: BusConnection, clock: Clock
+) -> PerformedRollbacks:
+    file = RecordFile(connection.work_dir(SERVICE) / "rollbacks.json", PerformedRollback)
+    return PerformedRollbacks(table, file, bus_connection, Administrators(connection.administrators), clock)
+
+
+def _tokens(settings: GatewaySettings) -> Tokens | None:
+    """Return what verifies tokens of the identity provider that the settings name; None without one."""
+    if settings.oidc is None:
+        return None
+    return Tokens(IdentityProvider.model_validate_json(settings.oidc.read_bytes()))
