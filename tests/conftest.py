@@ -68,6 +68,22 @@ def triton(tmp_path_factory):
         yield server
 
 
+@pytest.fixture(scope="module")
+def collector():
+    """A collector of spans and metrics by OTLP."""
+    from tests.kit.collector import Collector  # reads the protocol's messages, which few tests need
+
+    with Collector() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def traced_triton(collector, tmp_path_factory):
+    """A Triton that sends its spans to the collector."""
+    with running(TritonServer(tmp_path_factory.mktemp("triton"), variables=collector.variables)) as server:
+        yield server
+
+
 @pytest.fixture
 async def js(nats_server):
     """A JetStream context on a freshly provisioned bus."""

@@ -8,8 +8,7 @@ from shared.storage.kv import Bucket
 from testbed.factories import route
 from testbed.gateway import Gateway, load_toy
 from testbed.servers import connection, running, wait_until
-from testbed.triton import TritonServer
-from tests.kit.collector import Collector, plain
+from tests.kit.collector import plain
 
 pytestmark = pytest.mark.real
 CALLER = "00f067aa0ba902b7"
@@ -18,20 +17,8 @@ PHASES = ("queue", "prefill", "decode")
 
 
 @pytest.fixture(scope="module")
-def collector():
-    with Collector() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def triton(collector, tmp_path_factory):
-    with running(TritonServer(tmp_path_factory.mktemp("triton"), variables=collector.variables)) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def served(triton):
-    return load_toy(triton, "toy", 1, token_delay_ms="20", fail_text="FAILTEXT")
+def served(traced_triton):
+    return load_toy(traced_triton, "toy", 1, token_delay_ms="20", fail_text="FAILTEXT")
 
 
 @pytest.fixture

@@ -1,40 +1,21 @@
 """The S3 server of the embedded stack does what Slipway needs; so does another one that the environment names."""
 
-import json
 import os
 from pathlib import Path
 
 import pytest
 
 from shared.runtime.settings import Connection
-from shared.storage.credentials import read_credential
-from testbed.servers import S3Server
 from tests.kit.conformance_store import StoreConformance, features
 
 NAMED = os.environ.get("SLIPWAY_TEST_S3_ENDPOINT")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """The embedded server, with one more identity that makes buckets: no installation has it."""
-    server = S3Server(tmp_path_factory.mktemp("s3"))
-    store = server.keys.store
-    config = json.loads(store.server_config.read_text())
-    key = read_credential(store.credential("provisioner")).model_copy(update={"name": "root", "access_key": "root-1"})
-    credential = {"accessKey": key.access_key, "secretKey": key.secret_key.get_secret_value()}
-    config["identities"].append({"name": "root", "credentials": [credential], "actions": ["Admin"]})
-    store.server_config.write_text(json.dumps(config))
-    store.credential("root").write_text(key.text())
-    server.start()
-    yield server
-    server.discard()
 
 
 class TestServer(StoreConformance):
     @pytest.fixture
     def connection(self, request):
         if NAMED is None:
-            return request.getfixturevalue("server").settings("root")
+            return request.getfixturevalue("locking_server").settings("root")
         given = {name: os.environ.get(f"SLIPWAY_TEST_S3_{name}") for name in ("CREDENTIALS", "CA", "BUCKET")}
         return Connection(
             s3_endpoint=NAMED,

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -22,14 +23,16 @@ from shared.storage.credentials import read_credential
 from shared.storage.object_lock import LockingStore
 from testbed.attesters import attester, trust
 from testbed.released import release
-from testbed.servers import S3Server
+from testbed.servers import S3Server, running
 from tests.kit.records import MemoryPublisher, MemoryRecords, no_wait
 
 
-@pytest.fixture(scope="module")
-def locking_server(tmp_path_factory):
-    """A store with one more identity that may do everything, past governance too: no installation has it."""
-    server = S3Server(tmp_path_factory.mktemp("s3"))
+def server_with_root(folder: Path) -> S3Server:
+    """Return an embedded store that is not started, with one more identity, root, that may do everything.
+
+    Past governance too, and make buckets: no installation has it.
+    """
+    server = S3Server(folder)
     store = server.keys.store
     config = json.loads(store.server_config.read_text())
     key = read_credential(store.credential("provisioner")).model_copy(update={"name": "root", "access_key": "root-1"})
@@ -37,9 +40,13 @@ def locking_server(tmp_path_factory):
     config["identities"].append({"name": "root", "credentials": [credential], "actions": ["Admin"]})
     store.server_config.write_text(json.dumps(config))
     store.credential("root").write_text(key.text())
-    server.start()
-    yield server
-    server.discard()
+    return server
+
+
+@pytest.fixture(scope="module")
+def locking_server(tmp_path_factory):
+    with running(server_with_root(tmp_path_factory.mktemp("s3"))) as server:
+        yield server
 
 
 @pytest.fixture

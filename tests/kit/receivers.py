@@ -6,6 +6,8 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from tests.kit.local_http import LocalHttp
+
 
 @dataclass
 class Received:
@@ -19,7 +21,7 @@ class Received:
 
 
 @dataclass
-class ReceiverServer:
+class ReceiverServer(LocalHttp):
     """Notes every request. `answers` are used up one by one, then it answers 202.
 
     An answer is a status, `hang`, `redirect`, or `huge`: an answer of 500 that does not end.
@@ -30,21 +32,11 @@ class ReceiverServer:
 
     def __enter__(self) -> Self:
         self.stopped = threading.Event()
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
-        self._thread.start()
-        return self
+        return super().__enter__()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stopped.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(10)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        super().__exit__(*error)
 
     def at(self, path: str) -> list[Received]:
         """Return what came to a path."""

@@ -28,9 +28,8 @@ from shared.storage.kv import Bucket
 from testbed import factories
 from testbed.gateway import Gateway, load_toy
 from testbed.servers import connection, running, wait_until
-from testbed.triton import TritonServer
 from tests.kit import hostile
-from tests.kit.collector import Collector, plain
+from tests.kit.collector import plain
 
 pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(600)]
 MODEL = "bot"
@@ -78,25 +77,13 @@ def bus(nats_server):
 
 
 @pytest.fixture(scope="module")
-def collector():
-    with Collector() as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
-def server(collector, tmp_path_factory):
-    with running(TritonServer(tmp_path_factory.mktemp("triton"), variables=collector.variables)) as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
-def targets(server, smollm2, tmp_path_factory):
+def targets(traced_triton, smollm2, tmp_path_factory):
     """SmolLM2 in vLLM as version 2, whose template fails for some conversations; the toy engine as version 1."""
     folder = tmp_path_factory.mktemp("model") / "bot"
     shutil.copytree(smollm2, folder)
     template = folder / "chat_template.jinja"
     template.write_text(BROKEN + template.read_text())
-    served = factories.served(2, "bf16", MODEL, endpoints=(server.endpoint,), context_tokens=CONTEXT)
+    served = factories.served(2, "bf16", MODEL, endpoints=(traced_triton.endpoint,), context_tokens=CONTEXT)
 
     async def load():
         config = EngineConfig(
@@ -104,12 +91,12 @@ def targets(server, smollm2, tmp_path_factory):
             engine_args={"max_model_len": CONTEXT, "max_num_seqs": SLOTS},
             environment={"VLLM_CPU_OMP_THREADS_BIND": "nobind"},
         )
-        engine = TritonEngine(server.endpoint, server.repository, config)
+        engine = TritonEngine(traced_triton.endpoint, traced_triton.repository, config)
         await engine.load(NAME, folder, digest=served.manifest.digest, memory_bytes=1, serving=PARSED)
         await engine.close()
 
     asyncio.run(load())
-    return {1: load_toy(server, MODEL, 1), 2: served}
+    return {1: load_toy(traced_triton, MODEL, 1), 2: served}
 
 
 @pytest.fixture(scope="module")
@@ -425,11 +412,11 @@ def test_a_template_that_fails_for_one_text_is_judged_by_the_fallback(client, bu
     put_route(bus, gateway, Route(model=MODEL, epoch=3, active=targets[2]))
 
 
-def test_hostile_bodies_give_no_5xx_and_leave_the_engine_alone(client, server, gateway):
-    core = server.engine_process(NAME).pid
+def test_hostile_bodies_give_no_5xx_and_leave_the_engine_alone(client, traced_triton, gateway):
+    core = traced_triton.engine_process(NAME).pid
     storm = hostile.storm(gateway.base_url, MODEL, count=35, step=8, headers=gateway.headers)
     print("hostile bodies by status:", sorted(storm.statuses.items()))
     assert storm.failed == []
     assert storm.statuses[200] > 0
     assert client.chat.completions.create(**TALK).usage.completion_tokens == 6
-    assert server.engine_process(NAME).pid == core
+    assert traced_triton.engine_process(NAME).pid == core

@@ -12,14 +12,6 @@ from tests.unit.console.world import NOW, URL, World
 OPEN_RELEASE = "/releases/r-0000000000000031-1"  # code-helper v2 waits for approval
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    made = World(tmp_path_factory.mktemp("console"))
-    made.fill()
-    yield made
-    made.close()
-
-
 @pytest.fixture(autouse=True)
 def _begin_anew(world):
     world.clock.time = NOW

@@ -16,19 +16,6 @@ from tests.unit.console.world import NOW, World, log_of, write
 RUNNING, DONE, FIRST = "r-0000000000000026-1", "r-0000000000000005-1", "r-0000000000000001-1"
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    made = World(tmp_path_factory.mktemp("console"))
-    made.fill()
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def admin(world):
-    return world.client("adam")
-
-
 def canary_of(client, release):
     return client.get(f"/api/v1/releases/{release}/canary").json()
 

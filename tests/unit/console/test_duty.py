@@ -38,11 +38,6 @@ def world(tmp_path_factory):
     made.close()
 
 
-@pytest.fixture(scope="module")
-def admin(world):
-    return world.client("adam")
-
-
 def test_a_drill_shows_what_it_did_and_how_long_each_step_took(admin):
     (drill,) = admin.get("/api/v1/drills?model=mail-sorter").json()["items"]
     assert (drill["target"], drill["by"], drill["outcome"]) == ("mail-sorter.v2.int8", "oscar", "accepted")

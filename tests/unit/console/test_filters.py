@@ -31,11 +31,6 @@ def world(tmp_path_factory):
     made.close()
 
 
-@pytest.fixture(scope="module")
-def admin(world):
-    return world.client("adam")
-
-
 def models(client, name, query):
     shown = client.get(f"/api/v1/{name}?{query}&limit=500").json()
     return {row["model"] for row in (shown["models"] if name == "fleet" else shown)["items"]}

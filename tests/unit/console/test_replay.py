@@ -7,24 +7,11 @@ import pytest
 from decisions.replay.engine import replay
 from services.console.domain.packing import pack, unpack
 from services.console.domain.replay_screen import InvalidPolicyError, parse_triggers, result_of
-from tests.unit.console.world import NOW, World
+from tests.unit.console.world import NOW
 
 PATH = "/api/v1/models/faq-de/replay"
 STRICT = "triggers:\n- {name: slow, metric: ttft_ms, threshold: 100, min_requests: 20}\n"
 LOOSE = "triggers:\n- {name: slow, metric: ttft_ms, threshold: 60000, min_requests: 20}\n"
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    made = World(tmp_path_factory.mktemp("console"))
-    made.fill()
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def admin(world):
-    return world.client("adam")
 
 
 def ask(world, client, policy, path=PATH, **more):

@@ -29,11 +29,6 @@ def world(tmp_path_factory):
     made.close()
 
 
-@pytest.fixture(scope="module")
-def admin(world):
-    return world.client("adam")
-
-
 def post(world, client, path=PAGE, **fields):
     return client.post(path, data={"policy": STRICT, "hours": "24", "csrf": world.csrf(client)} | fields)
 

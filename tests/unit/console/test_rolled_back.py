@@ -28,11 +28,6 @@ def world(tmp_path_factory):
     made.close()
 
 
-@pytest.fixture(scope="module")
-def admin(world):
-    return world.client("adam")
-
-
 def test_each_screen_of_a_version_that_was_rolled_back_says_so(admin):
     rows = {row["version"]: row for row in admin.get("/api/v1/releases?model=shop-bot").json()["items"]}
     shown = admin.get("/api/v1/models/shop-bot/versions/2").json()

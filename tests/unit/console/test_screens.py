@@ -43,11 +43,6 @@ def world(tmp_path_factory):
     made.close()
 
 
-@pytest.fixture(scope="module")
-def admin(world):
-    return world.client("adam")
-
-
 @pytest.mark.parametrize("path", PAGES)
 def test_hostile_texts_are_shown_as_text(admin, path):
     page = admin.get(path)

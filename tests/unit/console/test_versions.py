@@ -1,26 +1,10 @@
 """A version: its lineage back to the hash of the training data, its proofs, and what differs from another one."""
 
-import pytest
-
 from services.console.domain.version_screen import Proof, Proofs, flatten
 from services.console.web.markdown import render_markdown
-from tests.unit.console.world import World
 
 PATH = "/api/v1/models/support-bot/versions/2"
 EVIL = "<script>alert(1)</script>"
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    made = World(tmp_path_factory.mktemp("console"))
-    made.fill()
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def admin(world):
-    return world.client("adam")
 
 
 def test_the_lineage_goes_back_to_the_data_and_names_a_digest_at_each_step(admin):
