@@ -26,11 +26,11 @@ class TestServer(StoreConformance):
 
 
 @pytest.mark.skipif(NAMED is not None, reason="another server is tested")
-def test_the_embedded_server_has_what_object_lock_needs(server):
+def test_the_embedded_server_has_what_object_lock_needs(locking_server):
     from shared.storage.credentials import FileProvider, trusted
     from shared.storage.transfer import TransferClient
 
-    settings = server.settings("root")
+    settings = locking_server.settings("root")
     client = TransferClient(
         endpoint=settings.s3_endpoint,
         region=settings.s3_region,
