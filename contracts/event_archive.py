@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from .records import StoredRecord
+from .records import Migration, StoredRecord, unchanged
 from .vocabulary import Contract, Digest, Instant
 
 EventGroup = Literal["windows", "alerts", "releases"]
@@ -92,9 +93,12 @@ class EventArchive(StoredRecord):
         anchor: Digest of the index of the segment before; None before the first.
         newest: Number of the newest segment with events of a model and group, by `MODEL/GROUP`.
         trimmed: Number of the last segment whose events were removed from the log; 0 for none.
+        trimmed_newest: As `newest`, of segments up to that one.
+        open_alerts: Alerts that are open where the log was trimmed: by model and id, the segment of their last event.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 1
+    SCHEMA_VERSION: ClassVar[int] = 2
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged}
 
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     segment: Annotated[int, Field(ge=1)] = 1
@@ -103,3 +107,5 @@ class EventArchive(StoredRecord):
     anchor: Digest | None = None
     newest: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     trimmed: Annotated[int, Field(ge=0)] = 0
+    trimmed_newest: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    open_alerts: dict[str, dict[str, Annotated[int, Field(ge=1)]]] = Field(default_factory=dict)

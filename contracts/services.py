@@ -190,7 +190,7 @@ SERVICES: dict[str, ServiceContract] = {
         ServiceContract("mirror", reads_records=("routes", "mirrors"), looks_up=(EVENTS,), calls=("outside",)),
         ServiceContract(
             "console",
-            reads_records=("routes",),
+            reads_records=("routes", "audit"),
             follows=(INBOX, ORDERS, EVENTS, DEADLETTER),
             calls=("gateway", "outside"),
             sees_progress=True,

@@ -132,7 +132,8 @@ SERVICE_ACCESS: Final[dict[str, StoreAccess]] = {
         gets=("blobs/", *_CHECKPOINTS, "manifests/benchmark/", "manifests/merged/"),  # whose names are in manifests
     ),
     "console": StoreAccess(
-        reads=("attestations/", "bases/", *_CHECKPOINTS, "manifests/", PROBE, "versions/"), gets=("blobs/",)
+        reads=("attestations/", "bases/", *_CHECKPOINTS, EVENTS_ARCHIVE, "manifests/", PROBE, "versions/"),
+        gets=("blobs/",),
     ),
 }  # fmt: skip
 """Services that are not here do not use the store, and have no credential for it."""

@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -164,6 +165,39 @@ def advance(archive: EventArchive, index: SegmentIndex, anchor: Digest) -> Event
             "newest": {**archive.newest, **newest},
         }
     )
+
+
+def trim(archive: EventArchive, index: SegmentIndex, messages: Iterable[ArchivedMessage]) -> EventArchive:
+    """Return the archive after the messages of its next segment to trim, in their order, were removed from the log."""
+    newest = {f"{part.model}/{part.group}": index.number for part in index.parts}
+    alerts = {model: dict(known) for model, known in archive.open_alerts.items()}
+    for message in messages:
+        alert = _alert_of(message)
+        if alert is None:
+            continue
+        known = alerts.setdefault(model_of(message.subject), {})
+        if ".alert.resolved." in message.subject:
+            known.pop(alert, None)
+        else:
+            known[alert] = index.number
+    return archive.model_copy(
+        update={
+            "trimmed": index.number,
+            "trimmed_newest": {**archive.trimmed_newest, **newest},
+            "open_alerts": {model: known for model, known in alerts.items() if known},
+        }
+    )
+
+
+def _alert_of(message: ArchivedMessage) -> str | None:
+    """Return the id of the alert that a message is about; None if it is about none, or cannot be read."""
+    if group_of(message.subject) != "alerts":
+        return None
+    try:
+        alert = json.loads(message.body)["data"]["alert_id"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return alert if isinstance(alert, str) else None
 
 
 # -- when ------------------------------------------------------------------------------------------------------------

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
+from clients.cli.archived_events import read_whole
 from clients.cli.connection import StackAddress, connected
 from clients.cli.event_log import OF_RELEASES, read_history
 from clients.cli.output import CommandError, Exit
 from clients.cli.reading import RecordsOfModels
 from contracts.envelope import Event
-from contracts.facts import VariantBenchmarked
+from contracts.facts import ReleaseOpened, VariantBenchmarked
 from contracts.manifests import BaseManifest, DeploymentRecord, VariantManifest, VersionManifest
 from contracts.routes import Route
 from contracts.vocabulary import ArtifactRef, Variant
@@ -104,10 +105,21 @@ async def read_routes(stack: StackAddress) -> dict[str, Route]:
         return await RecordsOfModels(client.jetstream(timeout=10), "routes", Route).all()
 
 
-async def read_events(stack: StackAddress, model: str | None) -> list[Event[Any]]:
-    """Return the events of releases, of one model or of all."""
+async def read_events(stack: StackAddress, model: str | None, version: int | None = None) -> list[Event[Any]]:
+    """Return the events of releases: of all that the log has, or of one model.
+
+    If the log does not reach back to the model's version, or to any release of it, the archive is read, too.
+    """
+
+    def opens(event: Event[Any]) -> bool:
+        return isinstance(event.data, ReleaseOpened) and version in (None, event.data.version)
+
     async with connected(stack) as client:
-        return [logged.event for logged in await read_history(client.jetstream(timeout=10), model, OF_RELEASES)]
+        js = client.jetstream(timeout=10)
+        events = [logged.event for logged in await read_history(js, model, OF_RELEASES)]
+        if model is None or any(opens(event) for event in events):
+            return events
+        return [logged.event for logged in await read_whole(js, stack, model, OF_RELEASES, last=opens)]
 
 
 def benchmarks_in(events: Sequence[Event[Any]], model: str, number: int) -> tuple[VariantBenchmarked, ...]:
@@ -125,7 +137,7 @@ async def gather_version(stack: StackAddress, model: str, number: int) -> Versio
     """Return a version with its deployments and benchmarks."""
     store = await asyncio.to_thread(open_store, stack)
     version = await asyncio.to_thread(find_version, store, model, number)
-    return with_benchmarks(version, await read_events(stack, model))
+    return with_benchmarks(version, await read_events(stack, model, number))
 
 
 def with_benchmarks(version: Version, events: Sequence[Event[Any]]) -> Version:

@@ -3,6 +3,8 @@
 import asyncio
 from contextlib import aclosing
 
+from contracts.event_archive import EventArchive
+from services.console.adapters.archived_log import WholeLog
 from services.console.adapters.artifacts import artifacts_of
 from services.console.adapters.dead_letters import StoredDeadLetters
 from services.console.adapters.gateway import GatewayClient
@@ -22,12 +24,15 @@ from services.console.hub import Hub
 from services.console.settings import ConsoleSettings
 from shared.messaging.bus import Bus
 from shared.messaging.credentials import require_identity
+from shared.provenance.envelopes import Trust
 from shared.runtime.clock import SystemClock
 from shared.runtime.program_imports import finish_imports
 from shared.runtime.service import serve
 from shared.runtime.settings import Connection
 from shared.runtime.team_list import TeamList
 from shared.runtime.telemetry import configure_logging
+from shared.storage.blobs import Store
+from shared.storage.kv import Bucket
 
 
 async def run(connection: Connection, settings: ConsoleSettings) -> None:
@@ -36,7 +41,7 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
     bus, hub = Bus(connection, SERVICE, clock), Hub(settings.stream_clients, clock)
     index, sessions = Index(settings.index or folder / "index.db"), Sessions(folder / "sessions.db", clock)
     people = People(settings.identities, settings.credentials, TeamList(connection.teams, clock, every_s=1.0).require())
-    log = StreamLog(lambda: bus.js)
+    log = log_of(bus, connection)
     follower = Follower(log, index, percentile_ms, hub.publish)
     gateway = GatewayClient(settings.gateway_url, settings.gateway_ca) if settings.gateway_url else None
     app = build(
@@ -50,7 +55,7 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
         routes=BusRoutes(bus),
         artifacts=artifacts_of(connection),
         letters=StoredDeadLetters(lambda: bus.js),
-        recorded=RecordedEvents(lambda: bus.js),
+        recorded=RecordedEvents(lambda: bus.js, archived=log.of_model if isinstance(log, WholeLog) else None),
         replays=ChildReplays(folder / "replays"),
         gateway=gateway,
         provider=provider_of(settings),
@@ -75,6 +80,16 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
             await gateway.close()
         index.close()
         sessions.close()
+
+
+def log_of(bus: Bus, connection: Connection) -> StreamLog | WholeLog:
+    """Return the log; without a key of the store, it begins where the stream does."""
+    log = StreamLog(lambda: bus.js)
+    if connection.s3_credentials is None:
+        return log
+    return WholeLog(
+        log, lambda: Bucket(bus.js, "audit", EventArchive), Store(connection), Trust.from_settings(connection)
+    )
 
 
 def provider_of(settings: ConsoleSettings) -> Provider | None:

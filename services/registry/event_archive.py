@@ -19,6 +19,7 @@ from decisions.event_archive import (
     body_of,
     is_due,
     is_full,
+    trim,
     why_kept,
 )
 from shared.errors import Permanent
@@ -204,10 +205,10 @@ class EventArchiver:
             if is_full(log, self.retain.keeping):
                 structlog.get_logger().warning("event log nearly full, and not trimmed", needed_by=why, bytes=log.bytes)
             return False
-        await self.segments.read(index)
+        messages = await self.segments.read(index)
         failpoint("registry.archive_before_trim")
         await self.log.trim(index.last)
         failpoint("registry.archive_after_trim")
-        await self.record.update(KEY, archive.model_copy(update={"trimmed": number}), entry.revision)
+        await self.record.update(KEY, trim(archive, index, messages), entry.revision)
         structlog.get_logger().info("event log trimmed", up_to=index.last, segment=number)
         return True

@@ -1,13 +1,14 @@
 """Segments of the archived event log: written once and signed, verified, and read whole or by model."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from pydantic import ValidationError
 
-from contracts.event_archive import ArchivedMessage, ArchivedPart, EventArchive, SegmentIndex
+from contracts.event_archive import ArchivedMessage, ArchivedPart, EventArchive, EventGroup, SegmentIndex
 from contracts.provenance import AttesterKey
 from contracts.vocabulary import Digest, digest_of
 from decisions.event_archive import index_key, index_of, pack, segment_key, unpack
@@ -139,6 +140,59 @@ def read_part(store: Store, index: SegmentIndex, part: ArchivedPart) -> list[Arc
     if digest_of(data) != part.digest:
         raise Permanent("digest_mismatch", f"{key} is missing, or not what was signed; restore it from a backup.")
     return _messages(data, key)
+
+
+def require_index(store: Store, keys: Sequence[AttesterKey], archive: str, number: int) -> SegmentIndex:
+    """Return the signed index of a segment that was written.
+
+    Raises:
+        Permanent: `artifact_not_found` if it is gone, and what `find_index` raises.
+        Transient: `store_unavailable`.
+    """
+    found = find_index(store, keys, archive, number)
+    if found is None:
+        reason = f"Segment {number} of the archive {archive} is gone; restore it from a backup."
+        raise Permanent("artifact_not_found", reason)
+    return found.index
+
+
+def read_model(
+    store: Store,
+    keys: Sequence[AttesterKey],
+    archive: EventArchive,
+    model: str,
+    groups: Iterable[EventGroup],
+    *,
+    since: datetime | None = None,
+    last: Callable[[ArchivedMessage], bool] | None = None,
+) -> list[ArchivedMessage]:
+    """Return the trimmed messages of a model, in the order of the log; segments without any are not opened.
+
+    Args:
+        store: The store.
+        keys: The listed keys of attesters.
+        archive: How far the log is archived and trimmed.
+        model: The model.
+        groups: The groups that are read.
+        since: When the bus stored the first one; None for no limit.
+        last: Returns whether a message is the oldest one that is needed; no segment before it is read.
+
+    Raises:
+        Permanent: `artifact_not_found`, `digest_mismatch`, `signature_invalid`, `key_not_trusted`.
+        Transient: `store_unavailable`.
+    """
+    messages: list[ArchivedMessage] = []
+    for group in groups:
+        number = archive.trimmed_newest.get(f"{model}/{group}", 0)
+        while number:
+            index = require_index(store, keys, archive.id, number)
+            part = next(each for each in index.parts if (each.model, each.group) == (model, group))
+            read = read_part(store, index, part)
+            messages += (message for message in read if since is None or message.at >= since)
+            if (since is not None and index.begins_at < since) or (last is not None and any(map(last, read))):
+                break
+            number = part.before
+    return sorted(messages, key=lambda message: message.sequence)
 
 
 def _messages(data: bytes, key: str) -> list[ArchivedMessage]:

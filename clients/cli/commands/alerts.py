@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
+from clients.cli.archived_events import read_alerts
 from clients.cli.completion import complete_models
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
-from clients.cli.event_log import EventFilter, LoggedEvent, follow, last_sequences, read_history
+from clients.cli.event_log import EventFilter, LoggedEvent, follow, last_sequences
 from clients.cli.output import is_terminal, show_json, show_line, show_table
 from clients.cli.parsing import check_model
 from clients.cli.views.alert import COLUMNS, AlertView, alert_event_line, as_data, blocks, fold, row
@@ -70,7 +71,7 @@ async def _alerts(
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
         after = await last_sequences(js)
-        history = await read_history(js, model, EventFilter(ALERTS, environment))
+        history = await read_alerts(js, stack, model, EventFilter(ALERTS, environment), resolved=with_resolved)
         shown = [alert for alert in fold(in_order(history, after)) if alert.open or with_resolved]
         if not following:
             _show(shown, model, with_resolved=with_resolved, as_json=as_json)

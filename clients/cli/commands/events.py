@@ -8,19 +8,22 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
+from nats.js import JetStreamContext
 
+from clients.cli.archived_events import GROUPS, find_archive, selected
 from clients.cli.audit_facts import state_change
 from clients.cli.completion import complete_models
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
 from clients.cli.dead_letters import DeadLetter, find, list_all, requeue
-from clients.cli.event_log import EventFilter, LoggedEvent, follow, last_sequences, read_history
+from clients.cli.event_log import EventFilter, LoggedEvent, follow, last_sequences, log_begin, read_history
 from clients.cli.event_types import types_matching
-from clients.cli.output import CommandError, Exit, show_json, show_line, show_pairs, show_table
+from clients.cli.output import CommandError, Exit, show_json, show_line, show_pairs, show_table, warn
 from clients.cli.parsing import check_model, parse_moment
 from clients.cli.views.render import event_line
 from contracts.codes import ADVICE
 from contracts.envelope import Event, plain
 from contracts.vocabulary import Environment
+from decisions.event_archive import group_of
 from decisions.orders import CLOCK_SKEW
 from shared.errors import as_code
 from shared.runtime.clock import SystemClock
@@ -106,7 +109,8 @@ async def _events(
         after = await last_sequences(js)
         # an event is stored after its own time, but for the clocks of two machines
         since = None if selection.since is None else max(selection.since, EARLIEST + CLOCK_SKEW) - CLOCK_SKEW
-        history = await read_history(js, model, where, since)
+        archived = await _archived(js, stack, selection, model=model, where=where, since=since)
+        history = archived + await read_history(js, model, where, since, before_log=bool(archived))
         shown = [logged for logged in history if selection.includes(logged.event)]
         for logged in shown if limit is None else shown[-limit:]:
             _print(logged, as_json)
@@ -117,6 +121,33 @@ async def _events(
             async for logged in live:
                 if selection.includes(logged.event):
                     _print(logged, as_json)
+
+
+async def _archived(
+    js: JetStreamContext,
+    stack: StackAddress,
+    selection: Selection,
+    *,
+    model: str | None,
+    where: EventFilter | None,
+    since: datetime | None,
+) -> list[LoggedEvent]:
+    """Return the events of selected types from before the log begins: those of a model, or since a time."""
+    begin = await log_begin(js)
+    if begin is None or (since is not None and since >= begin):
+        return []
+    if model is None and since is None:
+        warn(f"events before {begin:%Y-%m-%d %H:%M} UTC are in the archive: --model or --since reads them, too")
+        return []
+    archive = await find_archive(js, stack)
+    if archive is None:
+        warn(f"events before {begin:%Y-%m-%d %H:%M} UTC are in the archive, which this identity may not read")
+        return []
+    groups = [group for group in GROUPS if group in {group_of(f"{type_}.-.-") for type_ in selection.types}]
+    if model is not None:
+        return selected(await archive.of_model(model, groups, since), where)
+    assert since is not None  # noqa: S101 - for the type checker
+    return selected([message async for message in archive.since(since, groups)], where)
 
 
 def _print(logged: LoggedEvent, as_json: bool) -> None:

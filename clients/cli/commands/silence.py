@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from nats.js import JetStreamContext
 
+from clients.cli.archived_events import read_alerts
 from clients.cli.commands.alerts import ALERTS
 from clients.cli.commands.orders import EXPIRES, ExpiresOption, ReasonOption, expires_at, order, refused_error
 from clients.cli.connection import (
@@ -17,7 +18,7 @@ from clients.cli.connection import (
     find_stack,
     sender_of,
 )
-from clients.cli.event_log import EventFilter, answer_to, last_sequences, read_history
+from clients.cli.event_log import EventFilter, answer_to, last_sequences
 from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import check_model, parse_duration
 from clients.cli.reading import RecordsOfModels
@@ -114,7 +115,7 @@ async def _models(stack: StackAddress) -> list[str]:
 
 async def _ack(stack: StackAddress, alert_id: str, reason: str, until: Any) -> tuple[str, dict[str, Any]]:
     async with connected(stack) as client:
-        history = await read_history(client.jetstream(timeout=10), None, EventFilter(ALERTS))
+        history = await read_alerts(client.jetstream(timeout=10), stack, None, EventFilter(ALERTS))
     model = model_of(alert_id, [view for view in fold(logged.event for logged in history) if view.open])
     fact = AcknowledgementOrdered(alert_id=alert_id, reason=reason, expires_at=until)
     return model, await _order(stack, model, fact)

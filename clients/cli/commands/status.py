@@ -9,7 +9,9 @@ from functools import partial
 from typing import Annotated, Any
 
 import typer
+from nats.js import JetStreamContext
 
+from clients.cli.archived_events import read_whole
 from clients.cli.completion import complete_releases
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
 from clients.cli.event_log import OF_RELEASES, LoggedEvent, follow, nearly_full, read_history
@@ -17,6 +19,8 @@ from clients.cli.names import FORMS, Name, parse_name
 from clients.cli.output import CommandError, Exit, is_terminal, show_json, show_line, warn
 from clients.cli.resolving import advice, resolve_text
 from clients.cli.views import render
+from contracts.envelope import Event
+from contracts.facts import ReleaseOpened
 from decisions.release_progress import ReleaseProgress
 from decisions.release_projection import advance, join, latest, project
 from shared.runtime.clock import SystemClock
@@ -83,11 +87,27 @@ async def _read_releases(stack: StackAddress, what: str | None) -> list[ReleaseP
         releases = join(project(logged.event for logged in await read_history(js, model_of(named), OF_RELEASES)))
         if named is None or (parse_name(named).is_model and releases):
             return sorted(releases.values(), key=lambda release: release.began_at)
-        release = pick(releases, named)
+        release = pick(releases, named) or await _find_archived(js, stack, named)
         if release is None:
             about = f"no release of {named} yet" if parse_name(named).is_model else f"there is no release {named}"
             raise CommandError(f"{about}{await advice(js, model_of(named), 'slipway status')}")
         return [release]
+
+
+async def _find_archived(js: JetStreamContext, stack: StackAddress, named: str) -> ReleaseProgress | None:
+    """Return a release from before the log begins; without a version, the newest of the model. None if there is none.
+
+    The archive is read by model: a release id alone finds nothing there.
+    """
+    name = parse_name(named)
+
+    def opens(event: Event[Any]) -> bool:
+        return isinstance(event.data, ReleaseOpened) and name.version in (None, event.data.version)
+
+    if not name.model:
+        return None
+    history = await read_whole(js, stack, name.model, OF_RELEASES, last=opens)
+    return pick(join(project(logged.event for logged in history)), named)
 
 
 async def _show_all(stack: StackAddress, what: str | None, as_json: bool) -> None:

@@ -95,7 +95,7 @@ def show(
     """Show a version: its manifest, lineage, deployments and benchmarks, and a comparison of its variants."""
     stack = find_stack(state)
     model, number = find_version_name(stack, what)
-    store, events = open_store(stack), asyncio.run(read_events(stack, model))
+    store, events = open_store(stack), asyncio.run(read_events(stack, model, number))
     registered = look_up_version(store, model, number)
     opened = comparison.find_release(events, model, number)
     if registered is None and opened is None:

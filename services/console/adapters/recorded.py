@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -11,10 +11,13 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from contracts.envelope import Event, nats_subject
+from contracts.event_archive import ArchivedMessage, EventGroup
 from contracts.services import EVENTS
+from decisions.event_archive import body_of
 from services.console.domain.logged import parse_message
 from shared.errors import Permanent, Transient
 
+Archived = Callable[[str, Sequence[EventGroup], datetime | None], Awaitable[Sequence[ArchivedMessage]]]
 COURSE: Final = ("deployment.changed", "release.opened", "alert.raised")
 WINDOWS: Final = "window.summarised"
 BATCH: Final = 200
@@ -31,10 +34,13 @@ class RecordedEvents:
     Args:
         js: Returns the bus, once it is connected.
         within_s: How long reading takes at most.
+        archived: Returns what was removed from the log of a model; None if the archive is not read.
     """
 
-    def __init__(self, js: Callable[[], JetStreamContext], within_s: float = READ_S) -> None:
-        self._js, self._within_s = js, within_s
+    def __init__(
+        self, js: Callable[[], JetStreamContext], within_s: float = READ_S, archived: Archived | None = None
+    ) -> None:
+        self._js, self._within_s, self._archived = js, within_s, archived
 
     async def read(self, model: str, since: datetime) -> list[Event[Any]]:
         """Return the windows of a model since a time, and all of its routes, policies and alerts, in their order.
@@ -54,13 +60,25 @@ class RecordedEvents:
             raise Transient("bus_unavailable", f"The log cannot be read ({error!r}). Try again.") from error
 
     async def _read_all(self, model: str, since: datetime) -> list[Event[Any]]:
-        known: list[tuple[int, Event[Any]]] = []
+        known = [] if self._archived is None else await self._removed(self._archived, model, since)
         for name, start in [(WINDOWS, since), *((name, None) for name in COURSE)]:
             subject = nats_subject(f"slipway.{name}.v1", model, "*", "production")
             known += await self._read(subject, start)
             if len(known) > MOST:
                 raise Permanent("too_large", f"{model} has more than {MOST} events since {since:%Y-%m-%d %H:%M}.")
-        return [event for _, event in sorted(known, key=lambda each: each[0])]
+        return [event for _, event in sorted(dict(known).items())]
+
+    @staticmethod
+    async def _removed(archived: Archived, model: str, since: datetime) -> list[tuple[int, Event[Any]]]:
+        """Return the same of what was removed from the log."""
+        messages = [*await archived(model, ("windows",), since), *await archived(model, ("alerts", "releases"), None)]
+        types = {f"slipway.{name}.v1" for name in (WINDOWS, *COURSE)}
+        events = ((each.sequence, parse_message(each.subject, body_of(each))) for each in messages)
+        return [
+            (sequence, event)
+            for sequence, event in events
+            if event is not None and event.type in types and event.environment == "production"
+        ]
 
     async def _read(self, subject: str, since: datetime | None) -> list[tuple[int, Event[Any]]]:
         start: dict[str, Any] = {"deliver_policy": DeliverPolicy.ALL}

@@ -26,6 +26,7 @@ from decisions.event_archive import (
     message_of,
     model_of,
     pack,
+    trim,
     unpack,
     why_kept,
 )
@@ -138,3 +139,25 @@ def test_nothing_that_is_needed_or_young_is_removed_whatever_a_clock_says(age_h,
         assert unread is None or unread > index.last
     elif why == "age" and ahead_h >= 0:
         assert timedelta(hours=age_h) < keeping.age
+
+
+def test_where_the_log_is_trimmed_the_alerts_that_are_open_and_the_newest_segments_are_known():
+    def alert(number, kind, alert_id, model="m"):
+        body = json.dumps({"data": {"alert_id": alert_id}}).encode()
+        return message_of(number, f"slipway.alert.{kind}.v1.{model}.monitor", f.after(number), "", body)
+
+    first = [alert(1, "raised", "a"), alert(2, "raised", "b"), alert(3, "raised", "c", "shop-bot")]
+    second = [
+        alert(4, "resolved", "a"),
+        alert(5, "updated", "b"),
+        message_of(6, "slipway.alert.raised.v1.m.monitor", f.after(6), "", b"\xff["),
+        alert(7, "resolved", "never raised"),
+    ]
+    start = EventArchive(id="0123456789abcdef", sealing=3)
+    index = index_of(start, pack(first))
+    between = trim(start, index, first)
+    assert between.open_alerts == {"m": {"a": 1, "b": 1}, "shop-bot": {"c": 1}}
+    following = advance(between, index, f.digest("envelope")).model_copy(update={"sealing": 7})
+    after = trim(following, index_of(following, pack(second)), second)
+    assert after.open_alerts == {"m": {"b": 2}, "shop-bot": {"c": 1}}
+    assert (after.trimmed, after.trimmed_newest) == (2, {"m/alerts": 2, "shop-bot/alerts": 1})

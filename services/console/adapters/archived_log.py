@@ -1,0 +1,116 @@
+"""The streams of the bus with what was removed from the event log, which the archive in the store has."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Final
+
+import structlog
+
+from contracts.event_archive import ArchivedMessage, EventArchive, EventGroup, SegmentIndex
+from contracts.services import EVENTS
+from decisions.event_archive import body_of
+from services.console.adapters.log import RETRY_S, StreamLog
+from services.console.domain.logged import Logged, read_logged
+from shared.errors import translate
+from shared.provenance.envelopes import Trust
+from shared.provenance.event_archive import read_model, read_segment, require_index
+from shared.storage.blobs import Store
+from shared.storage.kv import Bucket
+
+PIECE: Final = 500
+"""Messages of the archive that are returned at once."""
+
+
+class WholeLog:
+    """Reads the streams; of the event log, what was removed from it is read from the archive first.
+
+    Args:
+        log: The streams.
+        record: Returns the record of how far the log is archived, once the bus is connected.
+        store: The store.
+        trust: Keys of attesters.
+        retry_s: How long it waits after an error.
+    """
+
+    def __init__(
+        self,
+        log: StreamLog,
+        record: Callable[[], Bucket[EventArchive]],
+        store: Store,
+        trust: Trust,
+        retry_s: float = RETRY_S,
+    ) -> None:
+        self._log, self._record, self._store, self._trust, self._retry_s = log, record, store, trust, retry_s
+        self._next: int | None = None
+        self._segment: tuple[SegmentIndex, Sequence[ArchivedMessage]] | None = None
+
+    async def identity(self, stream: str) -> tuple[str, int]:
+        """Return when a stream was made, and its last sequence; wait until the bus answers."""
+        return await self._log.identity(stream)
+
+    async def read(self, stream: str, start: int, wait_s: float) -> tuple[int, Sequence[Logged]]:
+        """Return the next sequence after what was read, and what the log has from `start` on; none after `wait_s`."""
+        if stream != EVENTS or start == self._next:
+            return await self._log.read(stream, start, wait_s)
+        try:
+            read = await self._archived(start)
+        except Exception as error:
+            known = translate(error)
+            if known is None:
+                raise
+            structlog.get_logger().warning("the archive of the event log cannot be read", reason=known.reason)
+            await asyncio.sleep(self._retry_s)
+            return start, ()
+        if read is not None:
+            return read
+        after, events = await self._log.read(stream, start, wait_s)
+        self._next = after
+        return after, events
+
+    async def of_model(
+        self, model: str, groups: Sequence[EventGroup], since: datetime | None
+    ) -> Sequence[ArchivedMessage]:
+        """Return what was removed from the event log of a model since a time, in the order of the log.
+
+        Raises:
+            Permanent: A segment is gone, or not what was signed.
+            Transient: The store does not answer.
+        """
+        entry = await self._record().get("events")
+        if entry is None:
+            return ()
+        keys = self._trust.keys()
+        return await asyncio.to_thread(read_model, self._store, keys, entry.value, model, groups, since=since)
+
+    async def aclose(self) -> None:
+        """Remove all consumers."""
+        await self._log.aclose()
+
+    async def _archived(self, start: int) -> tuple[int, Sequence[Logged]] | None:
+        """Return the next piece of the archive from a sequence on; None if the stream has it."""
+        if self._segment is None or not self._segment[0].first <= start <= self._segment[0].last:
+            self._segment = None
+            index = await self._find(start)
+            if index is None:
+                return None
+            self._segment = index, await asyncio.to_thread(read_segment, self._store, index)
+        index, messages = self._segment
+        piece = [message for message in messages if message.sequence >= start][:PIECE]
+        after = piece[-1].sequence + 1 if len(piece) == PIECE else index.last + 1
+        return after, [read_logged(EVENTS, each.sequence, each.subject, body_of(each)) for each in piece]
+
+    async def _find(self, start: int) -> SegmentIndex | None:
+        """Return the index of the trimmed segment with a sequence; None if the stream has it."""
+        entry = await self._record().get("events")
+        if entry is None:
+            return None
+        low, high, found = 1, entry.value.trimmed, None
+        while low <= high:
+            middle = (low + high) // 2
+            index = await asyncio.to_thread(require_index, self._store, self._trust.keys(), entry.value.id, middle)
+            if index.last >= start:
+                found, high = index, middle - 1
+            else:
+                low = middle + 1
+        return found

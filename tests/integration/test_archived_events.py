@@ -1,0 +1,139 @@
+"""Commands say the same of events before and after they were removed from the log, on a real bus and store."""
+
+import asyncio
+import contextlib
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import yaml
+
+from contracts.event_archive import EventArchive
+from contracts.facts import CheckpointReady, DeploymentChanged, WindowSummarised
+from contracts.services import EVENTS, INBOX
+from decisions.event_archive import segment_key
+from services.console.adapters.archived_log import WholeLog
+from services.console.adapters.log import StreamLog
+from services.console.adapters.recorded import RecordedEvents
+from shared.messaging.publishing import publish_event
+from shared.storage.blobs import Store
+from shared.storage.kv import Bucket
+from testbed import factories as f
+from testbed.attesters import attester_keys, trust
+from testbed.services import environment
+from testbed.story import Story
+from tests.kit.archived_log import ArchivedLog
+from tests.kit.command import run_command
+
+MODEL, OTHER = "shop-bot", "help-bot"
+
+
+async def tell(js, now):
+    """Publish two releases of a model and one of another, windows, an alert that ended and one that is open."""
+    story = Story(now - timedelta(hours=6), assessments=2)
+    events = [f.event(CheckpointReady, subject="new-bot", time=now)]
+    for model, version, number in ((MODEL, 1, 1), (OTHER, 1, 2), (MODEL, 2, 3)):
+        events += story.release(model, version, number, until="promoted")
+    events += story.alert(MODEL, roll_back=True)
+    events += story.alert(OTHER, roll_back=False)
+    events += story.windows(MODEL, 5, ttft_ms=100.0, requests=50)
+    for event in events:
+        await publish_event(js, event)
+
+
+@pytest.fixture
+async def log(js, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("services.registry.event_archive.SEGMENT_EVENTS", 15)
+    await tell(js, datetime.now(UTC))
+    return ArchivedLog(js, Store(settings), tmp_path)
+
+
+async def test_commands_say_the_same_after_the_log_was_trimmed(log, settings, tmp_path):
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(yaml.safe_dump(f.policy().model_dump(mode="json")))
+    variables = {**environment(settings), "SLIPWAY_ATTESTERS": str(attester_keys(tmp_path).listing)}
+
+    async def said():
+        commands = (
+            ("status", f"{MODEL}@v1", "--json"),
+            ("status", f"{OTHER}@v1", "--json"),
+            ("show", f"{MODEL}@v1", "--json"),
+            ("alerts", "--json"),
+            ("alerts", OTHER, "--json"),
+            ("alerts", MODEL, "--all", "--json"),
+            ("events", "--model", MODEL, "--json"),
+            ("events", "--model", MODEL, "--type", "alert.*", "--json"),
+            ("events", "--since", "7d", "--type", "window.*", "--json"),
+            ("replay", MODEL, "--policy", str(policy), "--json"),
+        )
+        return {command: await asyncio.to_thread(run_command, variables, *command) for command in commands}
+
+    before = await said()
+    assert {status for status, _, _ in before.values()} == {0}
+    await log.acknowledge()
+    archive = await log.archive()
+    assert archive.trimmed == archive.segment - 1 > 3
+    state = (await log.js.stream_info(EVENTS)).state
+    assert (state.messages, state.first_seq) == (0, state.last_seq + 1)
+    assert archive.open_alerts.keys() == {OTHER}
+    after = await said()
+    for command, told in before.items():
+        assert after[command] == told, command
+    status, out, err = await asyncio.to_thread(run_command, variables, "status", "--json")
+    assert (status, out.strip(), err) == (0, "[]", ""), "an old announcement is not one that waits"
+    assert (await log.js.stream_info(INBOX)).state.messages == 1
+    status, _, err = await asyncio.to_thread(run_command, variables, "events")
+    assert (status, "in the archive: --model or --since reads them, too" in err) == (0, True)
+
+
+async def read_all(log):
+    """Return what a follower of the log reads, from its beginning."""
+    start, read = 1, []
+    while (await log.identity(EVENTS))[1] >= start:
+        start, events = await log.read(EVENTS, start, 1.0)
+        read += events
+    return read
+
+
+@pytest.mark.parametrize("piece", [4, 500])
+async def test_an_index_that_is_built_anew_has_all_events_of_a_trimmed_log(log, settings, tmp_path, monkeypatch, piece):
+    monkeypatch.setattr("services.console.adapters.archived_log.PIECE", piece)
+
+    def whole():
+        record = Bucket(log.js, "audit", EventArchive)
+        return WholeLog(StreamLog(lambda: log.js), lambda: record, Store(settings), trust(tmp_path), retry_s=0)
+
+    async with contextlib.aclosing(whole()) as before:
+        events = await read_all(before)
+    assert len(events) > 50
+    await log.acknowledge()
+    last = events[-1].event
+    assert (await log.archive()).trimmed > 3
+    await publish_event(log.js, f.event(last.data, id="after", subject=last.subject))
+    async with contextlib.aclosing(whole()) as after:
+        again = await read_all(after)
+    assert again[:-1] == events
+    assert again[-1].event.id == "after"
+
+
+async def test_a_replay_of_the_console_has_what_was_removed_from_the_log(log, settings, tmp_path):
+    record, since = Bucket(log.js, "audit", EventArchive), datetime.now(UTC) - timedelta(days=1)
+    whole = WholeLog(StreamLog(lambda: log.js), lambda: record, Store(settings), trust(tmp_path))
+    before = await RecordedEvents(lambda: log.js).read(MODEL, since)
+    assert await RecordedEvents(lambda: log.js, archived=whole.of_model).read(MODEL, since) == before
+    assert {event.type for event in before} > {WindowSummarised.TYPE, DeploymentChanged.TYPE}
+    await log.acknowledge()
+    assert (await log.archive()).trimmed > 3
+    assert await RecordedEvents(lambda: log.js, archived=whole.of_model).read(MODEL, since) == before
+
+
+async def test_an_archive_that_cannot_be_read_is_tried_again_and_nothing_is_left_out(log, settings, tmp_path):
+    await log.acknowledge()
+    archive = await log.archive()
+    record, key = Bucket(log.js, "audit", EventArchive), segment_key(archive.id, 1)
+    was = log.store.find(key)
+    log.store._erase(key)
+    log_of = WholeLog(StreamLog(lambda: log.js), lambda: record, Store(settings), trust(tmp_path), retry_s=0)
+    assert await log_of.read(EVENTS, 1, 0.1) == (1, ())
+    log.store.create(key, was)
+    after, events = await log_of.read(EVENTS, 1, 0.1)
+    assert (after, [each.sequence for each in events]) == (16, list(range(1, 16)))
