@@ -68,13 +68,13 @@ class ArchivedEvents:
 
     async def open_alerts(self, models: Sequence[str] | None) -> list[ArchivedMessage]:
         """Return the messages of alerts that are open where the log was trimmed, in the order of the log."""
-        wanted: dict[int, dict[str, set[str]]] = {}
+        segments: dict[int, dict[str, set[str]]] = {}
         for model, alerts in self._archive.open_alerts.items():
             for alert, number in alerts.items():
                 if models is None or model in models:
-                    wanted.setdefault(number, {}).setdefault(model, set()).add(alert)
+                    segments.setdefault(number, {}).setdefault(model, set()).add(alert)
         messages: list[ArchivedMessage] = []
-        for number, by_model in sorted(wanted.items()):
+        for number, by_model in sorted(segments.items()):
             index = await self._index(number)
             read = await self._parts(index, [p for p in index.parts if p.group == "alerts" and p.model in by_model])
             messages += [each for each in read if any(alert in each.body for alert in set().union(*by_model.values()))]

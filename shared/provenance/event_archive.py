@@ -149,11 +149,11 @@ def require_index(store: Store, keys: Sequence[AttesterKey], archive: str, numbe
         Permanent: `artifact_not_found` if it is gone, and what `find_index` raises.
         Transient: `store_unavailable`.
     """
-    found = find_index(store, keys, archive, number)
-    if found is None:
+    signed = find_index(store, keys, archive, number)
+    if signed is None:
         reason = f"Segment {number} of the archive {archive} is gone; restore it from a backup."
         raise Permanent("artifact_not_found", reason)
-    return found.index
+    return signed.index
 
 
 def read_model(

@@ -27,7 +27,7 @@ from tests.kit.command import run_command
 MODEL, OTHER = "shop-bot", "help-bot"
 
 
-async def tell(js, now):
+async def publish_story(js, now):
     """Publish two releases of a model and one of another, windows, an alert that ended and one that is open."""
     story = Story(now - timedelta(hours=6), assessments=2)
     events = [f.event(CheckpointReady, subject="new-bot", time=now)]
@@ -43,7 +43,7 @@ async def tell(js, now):
 @pytest.fixture
 async def log(js, settings, tmp_path, monkeypatch):
     monkeypatch.setattr("services.registry.event_archive.SEGMENT_EVENTS", 15)
-    await tell(js, datetime.now(UTC))
+    await publish_story(js, datetime.now(UTC))
     return ArchivedLog(js, Store(settings), tmp_path)
 
 
@@ -52,7 +52,7 @@ async def test_commands_say_the_same_after_the_log_was_trimmed(log, settings, tm
     policy.write_text(yaml.safe_dump(f.policy().model_dump(mode="json")))
     variables = {**environment(settings), "SLIPWAY_ATTESTERS": str(attester_keys(tmp_path).listing)}
 
-    async def said():
+    async def run_all():
         commands = (
             ("status", f"{MODEL}@v1", "--json"),
             ("status", f"{OTHER}@v1", "--json"),
@@ -67,7 +67,7 @@ async def test_commands_say_the_same_after_the_log_was_trimmed(log, settings, tm
         )
         return {command: await asyncio.to_thread(run_command, variables, *command) for command in commands}
 
-    before = await said()
+    before = await run_all()
     assert {status for status, _, _ in before.values()} == {0}
     await log.acknowledge()
     archive = await log.archive()
@@ -75,9 +75,9 @@ async def test_commands_say_the_same_after_the_log_was_trimmed(log, settings, tm
     state = (await log.js.stream_info(EVENTS)).state
     assert (state.messages, state.first_seq) == (0, state.last_seq + 1)
     assert archive.open_alerts.keys() == {OTHER}
-    after = await said()
-    for command, told in before.items():
-        assert after[command] == told, command
+    after = await run_all()
+    for command, outcome in before.items():
+        assert after[command] == outcome, command
     status, out, err = await asyncio.to_thread(run_command, variables, "status", "--json")
     assert (status, out.strip(), err) == (0, "[]", ""), "an old announcement is not one that waits"
     assert (await log.js.stream_info(INBOX)).state.messages == 1

@@ -105,12 +105,12 @@ class WholeLog:
         entry = await self._record().get("events")
         if entry is None:
             return None
-        low, high, found = 1, entry.value.trimmed, None
+        low, high, first = 1, entry.value.trimmed, None
         while low <= high:
             middle = (low + high) // 2
             index = await asyncio.to_thread(require_index, self._store, self._trust.keys(), entry.value.id, middle)
             if index.last >= start:
-                found, high = index, middle - 1
+                first, high = index, middle - 1
             else:
                 low = middle + 1
-        return found
+        return first
