@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, NoReturn
 
 import typer
@@ -44,8 +44,14 @@ def show_line(text: str = "") -> None:
     print(text, flush=True)
 
 
-def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print rows: as a table on a terminal, however narrow, as tab-separated lines elsewhere."""
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, rare: Container[str] = ()) -> None:
+    """Print rows: as a table on a terminal, however narrow, as tab-separated lines elsewhere.
+
+    Args:
+        columns: Their titles, which the table shows.
+        rows: A cell for each column; None shows as empty.
+        rare: Titles of columns that the table leaves out while no row has a value in them.
+    """
     texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
     if not is_terminal():
         for row in texts:
@@ -55,11 +61,17 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")  # names that are too long for the terminal are folded, never cut
+    shown = [number for number, column in enumerate(columns) if column not in rare or has_value(texts, number)]
+    for number in shown:
+        table.add_column(columns[number], overflow="fold")  # names too long for the terminal are folded, never cut
     for row in texts:
-        table.add_row(*row)
+        table.add_row(*(row[number] for number in shown))
     Console().print(table)
+
+
+def has_value(rows: Sequence[Sequence[str]], number: int) -> bool:
+    """Return whether a column has a value in any row; `-` is none."""
+    return any(row[number] not in {"", "-"} for row in rows)
 
 
 def show_pairs(pairs: Mapping[str, Any]) -> None:

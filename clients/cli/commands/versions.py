@@ -57,7 +57,8 @@ def versions(model: ModelArgument, state: StateOption = None, as_json: JsonOptio
         )
         for version in registered
     ]
-    show_table(("version", "serving", "variants", "base", "run", "data", "registered", "deployments", "settings"), rows)
+    columns = ("version", "serving", "variants", "base", "run", "data", "registered", "deployments", "settings")
+    show_table(columns, rows, rare={"settings"})
 
 
 def _roles(route: Route | None, version: int) -> str:

@@ -61,7 +61,7 @@ def test_the_page_has_the_triggers_of_the_newest_release_and_keeps_what_was_edit
     assert page.status_code == 200
     assert "What would have happened" in page.text
     assert "threshold: 100" in page.text
-    assert ">Bad in its window</th>" in page.text
+    assert ">Bad in<br>its window</th>" in page.text
     recorded = page.text.partition("<h2>Recorded</h2>")[2]
     assert [recorded.count(f">{head}</th>") for head in ("At (UTC)", "Target", "Trigger", "State")] == [1] * 4
     hostile = admin.post("/models/faq-de/replay", data=form | {"policy": "</textarea><script>alert(1)</script>"})

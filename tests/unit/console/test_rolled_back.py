@@ -37,7 +37,8 @@ def test_each_screen_of_a_version_that_was_rolled_back_says_so(admin):
     assert rows[1]["rolled_back_at"] is None
     assert "quarantined</span>" in admin.get("/models/shop-bot/versions/2").text
     for path in ("/releases?model=shop-bot", "/models/shop-bot"):
-        assert admin.get(path).text.count('<span class="badge bad">rolled back</span>') == 1, path
+        page = admin.get(path).text
+        assert page.count('<span class="badge bad">rolled back</span>') == page.count("when it ended: ") == 1, path
     assert "rolled back</span>" not in admin.get("/models/shop-bot/versions/1").text
     compared = admin.get("/api/v1/models/shop-bot/versions/2/compare/1").json()["rows"]
     assert next(row["left"] for row in compared if row["name"] == "outcome") == "promoted, rolled back, quarantined"
