@@ -140,13 +140,18 @@ def observe_detector(state: EDetector, bet: Bet, outcomes: Iterable[bool]) -> ED
     return EDetector(trials=trials, hits=hits, sums=sums, log_e=log_e, peak=peak)
 
 
-@lru_cache(maxsize=4096)
-def resting_log_e(bet: Bet) -> float:
-    """Return where an e-detector's log e-value comes to rest while nothing is bad: above zero for a limit above zero.
+def resting_sums(bet: Bet) -> tuple[float, ...]:
+    """Return where the sums of an e-detector come to rest while nothing is bad, in logs.
 
     Each sum tends to ratio / (1 - ratio), the fixed point of R <- (1 + R) * ratio.
     """
-    return log_mean_exp((miss - math.log(-math.expm1(miss)) for miss in bet.miss), bet.log_weight)
+    return tuple(miss - math.log(-math.expm1(miss)) for miss in bet.miss)
+
+
+@lru_cache(maxsize=4096)
+def resting_log_e(bet: Bet) -> float:
+    """Return where an e-detector's log e-value comes to rest while nothing is bad: above zero for a limit above 0."""
+    return log_mean_exp(resting_sums(bet), bet.log_weight)
 
 
 def as_e_value(log_e: float) -> float:

@@ -10,7 +10,7 @@ from decisions.confirmation import confirm
 from decisions.evidence import EDetector, as_e_value
 from decisions.hard_failures import HardFailure, assess_runs
 from decisions.observation import Recent, TriggerState, recent
-from decisions.pairs import has_fired
+from decisions.pairs import MirrorTest, has_fired
 from decisions.triggers import detector_alpha, kind_of, limit_of
 
 CALM_REQUESTS = 10
@@ -77,7 +77,7 @@ def assess_trigger(trigger: Trigger, state: TriggerState, now: datetime, hard: H
         message = f"{_describe_pairs(mirrored.counts)} {message}"
     confirmed_by = confirm(trigger, state, drilled=2 * shown.drilled >= shown.hits > 0)
     if confirmed_by == "none":
-        message += " Nothing shows yet that the version is the cause, and not its callers."
+        message += f" Nothing shows yet that the version is the cause, and not its callers.{_left_out(mirrored)}"
     if shown.drilled:
         message += f" A drill touched {shown.drilled} of the bad ones ({state.drill})."
     return Finding(
@@ -99,6 +99,13 @@ def assess_trigger(trigger: Trigger, state: TriggerState, now: datetime, hard: H
         confirmed_by=confirmed_by,
         pairs=mirrored.counts if mirrored is not None else None,
     )
+
+
+def _left_out(mirrored: MirrorTest | None) -> str:
+    """Return how many pairs are left out of the evidence; empty if there is none."""
+    if mirrored is None or mirrored.capped == 0:
+        return ""
+    return f" {mirrored.capped} pairs that were bad on it only are left out: of each caller only a part counts."
 
 
 def _describe_pairs(counts: PairCounts) -> str:

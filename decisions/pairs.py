@@ -5,7 +5,8 @@ machine is the cause, and it counts against neither. Of the pairs in which exact
 with probability 1/2 if the two versions are alike, whatever the requests are and their senders: McNemar's test, here
 sequential, by the e-process (a canary) or e-detector (the active target) of `decisions.evidence` on the pairs that
 differ. What a caller does after the draw changes nothing of it. A caller that knows a request which only one of the two
-versions answers badly, as where both decode greedily, can repeat it: see ADR 0027.
+versions answers badly, as where both decode greedily, can repeat it: what counts of one caller is limited
+(`decisions.pair_callers`).
 """
 
 import math
@@ -17,8 +18,20 @@ from pydantic import Field
 from contracts.facts import Inference, MirroredPair, PairCounts
 from contracts.policy import Trigger
 from contracts.vocabulary import Contract
-from decisions.evidence import EQUAL_SHARE, Count, EDetector, EProcess, observe_detector, observe_process
+from decisions.evidence import (
+    EQUAL_SHARE,
+    Count,
+    EDetector,
+    EProcess,
+    observe_detector,
+    observe_process,
+    resting_log_e,
+)
+from decisions.pair_callers import PairCallers, is_full, note_discordant, note_pair, without_net
 from decisions.triggers import detector_alpha, kind_of, observe
+
+_NEAR = 0.1
+"""An e-detector returns to its resting value from above and never quite reaches it."""
 
 
 class MirrorTest(Contract):
@@ -27,27 +40,30 @@ class MirrorTest(Contract):
     Attributes:
         discordant: Evidence from the pairs in which exactly one side was bad: a one is the target.
         both, neither: Pairs that count against neither version.
+        capped: Pairs bad on the target only that are left out, because their caller has its part in the evidence.
+        callers: Whose pairs they are.
     """
 
     discordant: Annotated[EProcess | EDetector, Field(discriminator="form")]
     both: Count = 0
     neither: Count = 0
+    capped: Count = 0
+    callers: PairCallers = PairCallers()
 
     @property
     def counts(self) -> PairCounts:
-        """Return the counts for publication."""
-        only_target = self.discordant.hits
+        """Return the counts for publication, of all pairs."""
         return PairCounts(
             both=self.both,
             neither=self.neither,
-            only_target=only_target,
-            only_other=self.discordant.trials - only_target,
+            only_target=self.discordant.hits + self.capped,
+            only_other=self.discordant.trials - self.discordant.hits,
         )
 
     @property
     def pairs(self) -> int:
         """Return the number of pairs."""
-        return self.both + self.neither + self.discordant.trials
+        return self.both + self.neither + self.capped + self.discordant.trials
 
 
 def fresh_test(*, canary: bool) -> MirrorTest:
@@ -55,19 +71,38 @@ def fresh_test(*, canary: bool) -> MirrorTest:
     return MirrorTest(discordant=EProcess() if canary else EDetector())
 
 
-def observe_mirrored(test: MirrorTest, *, target: bool, other: bool) -> MirrorTest:
-    """Return the test with one pair: whether the request was bad on the target, and on the other version."""
+def observe_mirrored(test: MirrorTest, *, target: bool, other: bool, caller: str | None, alpha: float) -> MirrorTest:
+    """Return the test with one pair.
+
+    Args:
+        test: The test so far.
+        target: Whether the request was bad on the target.
+        other: Whether it was bad on the other version.
+        caller: Who sent it; None in records of a gateway that names no callers, of which nothing is left out.
+        alpha: Of the trigger: it decides how many pairs of one caller count.
+    """
+    callers = note_pair(test.callers, caller)
+    test = test.model_copy(update={"callers": callers})
     if target and other:
         return test.model_copy(update={"both": test.both + 1})
     if not target and not other:
         return test.model_copy(update={"neither": test.neither + 1})
+    if caller is not None:
+        if target and is_full(callers, caller, alpha):
+            return test.model_copy(update={"capped": test.capped + 1})
+        callers = note_discordant(callers, caller, target=target)
     seen = test.discordant
     after = (
         observe_detector(seen, EQUAL_SHARE, [target])
         if isinstance(seen, EDetector)
         else observe_process(seen, EQUAL_SHARE, [target])
     )
-    return test.model_copy(update={"discordant": after})
+    return test.model_copy(update={"discordant": after, "callers": without_net(callers) if _rests(after) else callers})
+
+
+def _rests(evidence: EProcess | EDetector) -> bool:
+    at_rest = resting_log_e(EQUAL_SHARE) + _NEAR if isinstance(evidence, EDetector) else 0.0
+    return evidence.log_e <= at_rest
 
 
 def outcomes_of_pair(

@@ -108,8 +108,8 @@ class MonitorState(OutboxRecord):
         ignored_at: When the last of these batches came.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 8
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 8), unchanged)
+    SCHEMA_VERSION: ClassVar[int] = 9
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 9), unchanged)
 
     model: ModelName
     environment: Environment

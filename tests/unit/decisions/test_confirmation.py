@@ -69,7 +69,7 @@ def test_no_number_of_callers_confirms_latency_or_quality(trigger, keys):
 def test_pairs_and_drills_confirm_whatever_the_callers():
     test = fresh_test(canary=False)
     for _ in range(13):
-        test = observe_mirrored(test, target=True, other=False)
+        test = observe_mirrored(test, target=True, other=False, caller=None, alpha=0.001)
     alone = seen([outcome()] * 30, SLOW)
     assert confirmed(alone.model_copy(update={"mirrored": test}), SLOW) == "pairs"
     assert confirmed(alone, SLOW, drilled=True) == "drill"

@@ -5,6 +5,7 @@ import pytest
 from contracts import facts as f
 from contracts.facts import MirroredPair
 from contracts.facts.watch import Features
+from decisions.pair_callers import most_of_one_caller
 from services.monitor.domain import monitoring
 from services.monitor.domain.blindness import LONGEST_S
 from testbed import factories as k
@@ -87,6 +88,22 @@ def test_an_alert_is_published_again_at_once_when_pairs_confirm_it():
     confirmed = give(after, pairs(30, {"version": 7, "ttft_ms": 3000.0}, {"version": 6}), 11.0)
     (update,) = published(confirmed, f.AlertUpdated)
     assert update.confirmed_by == "pairs"
+
+
+@pytest.mark.parametrize(("callers", "confirmed_by"), [(["mallory"], "none"), (["a", "b"], "pairs")])
+def test_pairs_of_one_caller_among_others_confirm_nothing(callers, confirmed_by):
+    after = feed(state(), 10, 10, lambda at: slow(at, "bad"))
+    for number in range(40):
+        caller = f"key-{number % 10}"
+        after = give(after, pairs(1, {"version": 7, "caller": caller}, {"version": 6}, at=number), 11.0 + number)
+        bad = {"version": 7, "ttft_ms": 3000.0, "caller": callers[number % len(callers)]}
+        after = give(after, pairs(1, bad, {"version": 6}, at=number + 0.5), 11.5 + number)
+    alerts = published(after, f.AlertRaised) + published(after, f.AlertUpdated)
+    assert alerts[-1].confirmed_by == confirmed_by
+    test = after.targets[str(k.target(7))].triggers["slow-first-token"].mirrored
+    assert test.counts == f.PairCounts(only_target=40, neither=40)
+    assert test.discordant.hits == len(callers) * most_of_one_caller(k.trigger().alpha)
+    assert ("pairs that were bad on it only are left out" in alerts[-1].message) == (confirmed_by == "none")
 
 
 @pytest.mark.parametrize("batches", [1, 5])
