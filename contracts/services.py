@@ -14,8 +14,9 @@ from .vocabulary import MODEL_NAME_PATTERN, Contract, Environment
 
 Stream = Literal["SLIPWAY_INBOX", "SLIPWAY_ORDERS", "SLIPWAY_EVENTS", "SLIPWAY_TELEMETRY", "SLIPWAY_DEADLETTER"]
 
-Peer = Literal["triton", "gateway", "outside"]
-"""What a service connects to besides bus and store; `outside` is beyond the installation: hubs, registries, pagers."""
+Peer = Literal["triton", "agent", "gateway", "outside"]
+"""What a service connects to besides bus and store. `agent` is that of a Triton; `outside` is beyond the installation:
+hubs, registries, pagers."""
 
 INBOX: Stream = "SLIPWAY_INBOX"
 ORDERS: Stream = "SLIPWAY_ORDERS"
@@ -136,7 +137,7 @@ SERVICES: dict[str, ServiceContract] = {
                 f.AlertResolved, f.WorkProgressed,
             ),
             owns=("servers", "routes"),
-            calls=("triton",),
+            calls=("triton", "agent"),
         ),
         ServiceContract(
             "benchmarker",

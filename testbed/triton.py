@@ -12,6 +12,7 @@ import psutil
 
 from deploy.local import triton
 from shared.runtime.process import free_port
+from testbed.agent import TritonAgent
 from testbed.servers import Server, accepts, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,6 +44,7 @@ class TritonServer(Server):
         self.variables = variables or {}
         self.engine = triton.find_engine(ENGINE)
         self.admin_key = admin_key
+        self._agent: TritonAgent | None = None
         self.ports = triton.Ports(http=free_port(), grpc=free_port(), metrics=free_port())
         triton.prepare_run_folder(self.engine, self.folder)
 
@@ -70,6 +72,13 @@ class TritonServer(Server):
             except InferenceServerException:
                 return False
 
+    def agent(self, managers: Path) -> TritonAgent:
+        """Return the agent beside it, which is started if there is none; it trusts these keys of server-managers."""
+        if self._agent is None:
+            self._agent = TritonAgent(self.folder, self.endpoint, managers, self.admin_key or "key")
+            self._agent.start()
+        return self._agent
+
     def revive(self) -> bool:
         """Start it again if it has died by itself, as a supervisor would; return whether it had."""
         assert self.process is not None
@@ -86,7 +95,9 @@ class TritonServer(Server):
         self.discard()
 
     def discard(self) -> None:
-        """Kill it and every process that it started."""
+        """Kill it, its agent, and every process that it started."""
+        if self._agent is not None:
+            self._agent.discard()
         deadline = time.monotonic() + 10
         while (left := self.processes()) and time.monotonic() < deadline:
             for process in left:

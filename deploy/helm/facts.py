@@ -26,7 +26,7 @@ def facts() -> dict[str, Any]:
     """Return the facts of all services by their names, and the series that autoscaling reads."""
     callers = {
         peer: sorted(name for name, contract in SERVICES.items() if peer in contract.calls)
-        for peer in ("triton", "gateway")
+        for peer in ("triton", "agent", "gateway")
     }
     consumers = scaling.consumers()
     services = {
@@ -43,7 +43,8 @@ def facts() -> dict[str, Any]:
     }
     return {
         "services": services,
-        "callersOfTriton": callers["triton"],
+        "callersOfTriton": [*callers["triton"], "agent"],
+        "callersOfAgent": callers["agent"],
         "metrics": {
             "pending": metrics.CONSUMER_PENDING.name,
             "unacknowledged": metrics.CONSUMER_UNACKNOWLEDGED.name,

@@ -20,7 +20,7 @@ from contracts.identities import PROVISIONER
 from contracts.services import SERVICES
 from deploy.identity.files import make_folder, write_secret
 
-TRUST: Final = ("attesters.json", "administrators.json", "teams.json", "identities.json")
+TRUST: Final = ("attesters.json", "administrators.json", "managers.json", "teams.json", "identities.json")
 STORE: Final = {
     "s3.json": "s3.json",
     "security.toml": "security.toml",

@@ -220,14 +220,25 @@ class GatewayTls(Strict):
     dns_names: list[HostName] = []
 
 
+class Agent(Strict):
+    """The agent beside Triton, which alone has the key of its model control."""
+
+    volume: Claim = Claim(size="1Gi")
+    """Where it stores the highest term: a few bytes, which must outlive its pod."""
+    resources: Resources = Resources(requests={"cpu": "50m", "memory": "96Mi"}, limits={"memory": "256Mi"})
+    placement: Placement = Placement()
+
+
 class Triton(Strict):
     """The serving engine, Triton."""
 
     deploy: bool = True
-    """False: `grpc` names a Triton of your own, which shares the claim `claim` with server-manager."""
+    """False: `grpc` names a Triton of your own, which shares the claim `claim` with server-manager. Give it the key of
+    model control of the secret `triton`, which only its agent uses."""
     engine: Literal["slipway", "toy"] = "slipway"
     """`slipway`: vLLM on a GPU. `toy`: answers are made up, on the CPU, to try out an installation."""
     grpc: OptionalHostPort = ""
+    agent: Agent = Agent()
     gpus: Annotated[int, Field(ge=0, le=16)] = 1
     gpu_resource: Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$")] = "nvidia.com/gpu"
     hardware: Annotated[str, Field(pattern=r"^(cpu|cuda:[0-9]+\.[0-9]+)?$")] = ""

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from contracts.gateway_rollbacks import Administrator
 from contracts.identities import Identity
@@ -13,9 +13,11 @@ from deploy.identity import bus_config
 from deploy.identity.files import make_folder, write_file
 from deploy.identity.key_files import KeyFiles
 
+MANAGER: Final = "server-manager"
+
 
 def derive(files: KeyFiles, kept: tuple[Identity, ...], teams: Iterable[Team]) -> None:
-    """Write what differs from the listing: teams, the server's configuration, administrators, keys of the store."""
+    """Write what differs from the listing: teams, the server's configuration, lists of keys, keys of the store."""
     owned = tuple(with_members(team, kept) for team in teams)
     make_folder(files.team_list.parent, mode=0o755)
     replace_entries(files.team_list, [team.model_dump(mode="json") for team in owned])
@@ -28,6 +30,8 @@ def derive(files: KeyFiles, kept: tuple[Identity, ...], teams: Iterable[Team]) -
         if "administrator" in identity.roles
     ]
     replace_entries(files.administrators, administrators)
+    managers = [identity.model_dump(mode="json") for identity in kept if identity.name == MANAGER]
+    replace_entries(files.managers, managers)
     people = [identity.model_dump(mode="json") for identity in kept if identity.roles]
     replace_entries(files.people, people)
     _link_for_console(files, kept)

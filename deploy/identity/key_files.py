@@ -53,6 +53,11 @@ class KeyFiles:
         return self.path / "trust" / "administrators.json"
 
     @property
+    def managers(self) -> Path:
+        """The file with the public keys of server-manager, which the agents of engines read."""
+        return self.path / "trust" / "managers.json"
+
+    @property
     def team_list(self) -> Path:
         """The file with models, members and quota of each team, which registry and gateways read."""
         return self.path / "trust" / "teams.json"

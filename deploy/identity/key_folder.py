@@ -5,6 +5,7 @@
 - `trust/teams.json`: models, members and quotas of teams; nothing secret.
 - `trust/identities.json`: names, roles, models and public keys of people and programs, which the console reads; nothing
   secret.
+- `trust/managers.json`: server-manager and its public keys, which the agents of engines read; nothing secret.
 - `trust/administrators.json`: administrators and their public keys, which gateways read; nothing secret.
 - `bus/`: what the bus's server reads, as a folder, which a container mounts. `bus.conf` has the permissions of each
   identity, `bus.pem` and `bus-key.pem` are the server's certificate.

@@ -35,6 +35,8 @@ SERVICES = (
     "console",
 )
 S3_PORTS = ("s3", "s3-master", "s3-volume", "s3-filer", "s3-admin")
+AGENT = "agent"
+"""The part that holds the key of the default runtime's Triton; that of the runtime `next` is `agent-next`."""
 TRITON = "triton"
 """The part that serves the default runtime; the one of the runtime `next` is `triton-next`."""
 GATEWAY_ADMIN = "gateway-admin"
@@ -165,6 +167,16 @@ def triton_part(runtime: str) -> str:
     return f"{TRITON}-{runtime}"
 
 
+def agent_part(triton_name: str) -> str:
+    """Return the name of the agent of a Triton, which is also that of its folder."""
+    return f"{AGENT}{triton_name.removeprefix(TRITON)}"
+
+
+def agent_grpc(triton_name: str) -> str:
+    """Return the name of the port at which the agent of a Triton is reached by gRPC."""
+    return f"{agent_part(triton_name)}-grpc"
+
+
 def triton_ports(part: str) -> tuple[str, str, str]:
     """Return the names of a Triton's ports: HTTP, gRPC, metrics."""
     return part, f"{part}-grpc", f"{part}-metrics"
@@ -182,7 +194,7 @@ def part_names(config: StackConfig) -> list[str]:
 
 def port_names(config: StackConfig) -> list[str]:
     """List everything that needs a port."""
-    tritons = [port for part in config.tritons for port in triton_ports(part)]
+    tritons = [port for part in config.tritons for port in (*triton_ports(part), agent_part(part), agent_grpc(part))]
     return ["nats", "nats-monitor", *S3_PORTS, *tritons, *part_names(config), GATEWAY_ADMIN]
 
 
@@ -236,6 +248,26 @@ def plan_s3(folder: Path, ports: Mapping[str, int], programs: Programs, keys: Ke
 def plan_triton(argv: list[str], environment: Mapping[str, str], ports: Mapping[str, int], name: str = TRITON) -> Part:
     """Plan a serving engine around its own command line."""
     return Part(name, tuple(argv), environment, ports[f"{name}-grpc"], "triton", stop_rank=1, stop_grace_s=15.0)
+
+
+def plan_agent(
+    folder: Path, ports: Mapping[str, int], programs: Programs, keys: Keys, triton_name: str, *, admin_key: str
+) -> Part:
+    """Plan the agent of a Triton, the only part with the key of its model control."""
+    name = agent_part(triton_name)
+    environment = {
+        "TRITON_AGENT_TRITON_GRPC": f"{LOOPBACK}:{ports[f'{triton_name}-grpc']}",
+        "TRITON_AGENT_ADMIN_KEY": admin_key,
+        "TRITON_AGENT_MANAGERS": str(KeyFolder(keys.folder).managers),
+        "TRITON_AGENT_TERM_FILE": str(folder / name / "term.json"),
+        "TRITON_AGENT_LISTEN": f"{LOOPBACK}:{ports[agent_grpc(triton_name)]}",
+        "SLIPWAY_HTTP_HOST": LOOPBACK,
+        "SLIPWAY_HTTP_PORT": str(ports[name]),
+        "PYTHONPATH": str(programs.source),
+        "PYTHONUNBUFFERED": "1",
+    }
+    argv = (str(programs.python), "-m", "services.server_manager.agent")
+    return Part(name, argv, environment, ports[name], "service", stop_rank=1)
 
 
 def connection_variables(folder: Path, ports: Mapping[str, int], keys: Keys, identity: str) -> dict[str, str]:
@@ -345,12 +377,14 @@ def server_manager_variables(folder: Path, config: StackConfig, ports: Mapping[s
     # quarter of one for each loaded target.
     return {
         "SERVER_MANAGER_TRITON_GRPC": f"{LOOPBACK}:{ports['triton-grpc']}",
+        "SERVER_MANAGER_AGENT_GRPC": f"{LOOPBACK}:{ports[agent_grpc(TRITON)]}",
         "SERVER_MANAGER_REPOSITORY": str(folder / "triton" / "models"),
         "SERVER_MANAGER_RUNTIME_FILE": str(folder / "triton" / triton.RUNTIME_FILE),
         "SERVER_MANAGER_RUNTIMES": json.dumps(
             {
                 name: {
                     "triton_grpc": f"{LOOPBACK}:{ports[f'{triton_part(name)}-grpc']}",
+                    "agent_grpc": f"{LOOPBACK}:{ports[agent_grpc(triton_part(name))]}",
                     "repository": str(folder / triton_part(name) / "models"),
                     "runtime_file": str(folder / triton_part(name) / triton.RUNTIME_FILE),
                 }

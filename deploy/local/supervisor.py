@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import signal
 import time
 from collections.abc import Coroutine, Mapping
@@ -143,10 +144,10 @@ class Supervisor:
         return [nats, plan.plan_s3(path, ports, programs, description.keys(path)), *tritons, *services]
 
     def _plan_tritons(self, description: Description) -> list[Part]:
-        """Prepare and plan each Triton; raise CannotStart where two have exchanged their engine environments."""
+        """Prepare and plan each Triton and its agent; raise CannotStart where two have exchanged their environments."""
         names, folder = self._options.config.tritons, self._folder.path
         before = runtimes.read_notes(folder, names)
-        parts = [self._plan_triton(description, name) for name in names]
+        parts = [part for name in names for part in self._plan_triton(description, name)]
         exchanged = runtimes.find_exchange(before, runtimes.read_notes(folder, names))
         if exchanged is not None:
             runtimes.write_notes(folder, before)  # or the next start would find nothing wrong
@@ -154,15 +155,20 @@ class Supervisor:
             raise CannotStart(runtimes.describe_exchange(exchanged, environments))
         return parts
 
-    def _plan_triton(self, description: Description, part: str) -> Part:
+    def _plan_triton(self, description: Description, part: str) -> tuple[Part, Part]:
+        """Prepare a Triton; plan it and its agent, with a key that is drawn at each start and that no others get."""
         engine = triton.find_engine(self._options.engine_of(part))
         state, ports = self._folder.path / part, description.ports
         triton.prepare_run_folder(engine, state)
         http, grpc, metrics = plan.triton_ports(part)
         listening = triton.Ports(ports[http], ports[grpc], ports[metrics])
         environment = triton.build_environment(engine, state, self._options.inherited)
-        return plan.plan_triton(
-            triton.build_command(engine, state, listening, exit_timeout_s=TRITON_EXIT_S), environment, ports, part
+        key = secrets.token_urlsafe(32)
+        command = triton.build_command(engine, state, listening, admin_key=key, exit_timeout_s=TRITON_EXIT_S)
+        keys = description.keys(self._folder.path)
+        return (
+            plan.plan_triton(command, environment, ports, part),
+            plan.plan_agent(self._folder.path, ports, self._options.programs, keys, part, admin_key=key),
         )
 
     def _runner(self, part: Part, description: Description) -> Runner:

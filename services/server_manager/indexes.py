@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from services.server_manager.ports import Engines, Indexed
+from services.server_manager.ports import Engines, Indexed, LeaseLost
 from shared.errors import SlipwayError
 from shared.runtime.clock import Clock
 
@@ -66,6 +66,9 @@ class Indexes:
         del self._asked[name]
         try:
             index = task.result()
+        except LeaseLost as error:
+            self._log.warning("the engine lists nothing for this process", runtime=name, why=str(error))
+            return False
         except SlipwayError as error:
             self._log.warning("the engine does not answer", runtime=name, code=error.code, reason=error.reason)
             return False

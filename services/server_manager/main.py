@@ -8,6 +8,8 @@ import structlog
 from contracts.routes import Route
 from contracts.runtimes import DEFAULT_RUNTIME, FleetRuntimes
 from decisions.servable_variants import Hardware, parse_hardware
+from services.server_manager.adapters.agent_client import AgentClient
+from services.server_manager.adapters.agent_requests import Signer
 from services.server_manager.adapters.artifact_cache import ArtifactCache
 from services.server_manager.adapters.hardware import detect_cpu, detect_hardware
 from services.server_manager.adapters.kv_state import KvLeadership, KvRecords, KvRoutes, KvRuntimes
@@ -23,7 +25,7 @@ from services.server_manager.metrics import FleetMetrics
 from services.server_manager.settings import ServerManagerSettings
 from shared.errors import SlipwayError
 from shared.messaging.bus import Bus
-from shared.messaging.credentials import require_identity
+from shared.messaging.credentials import read_seed, require_identity
 from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.records import RecordStore
 from shared.provenance.envelopes import Trust
@@ -47,13 +49,18 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
     leases = KvRecords(lambda: bus.js, "servers", Leader)
     terms = LeaseFiles([LeaseFile(endpoint.repository) for endpoint in settings.endpoints.values()])
     lead = KvLeadership(leases, settings.fleet, uuid.uuid4().hex, clock, terms)
+    signer = Signer(read_seed(connection))
+    agents = {
+        name: AgentClient(endpoint.agent_grpc, signer, lambda: lead.leader, lead.note_superseded)
+        for name, endpoint in settings.endpoints.items()
+    }
     engines = {
         name: TritonEngine(
             endpoint.triton_grpc,
             endpoint.repository,
             settings.engine_config(),
             advertised=endpoint.advertised_endpoint,
-            admin_key=settings.admin_key.get_secret_value(),
+            agent=agents[name],
             load_timeout_s=settings.load_timeout_s,
             superseded=lead.superseded,
             runtime_file=endpoint.runtime_file,
@@ -98,11 +105,17 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
         await serve(
             bus,
             connection,
-            ready={**{part_name(name): engine.check_life for name, engine in engines.items()}, "store": store_answers},
+            ready={
+                **{part_name(name): engine.check_life for name, engine in engines.items()},
+                **{f"agent of {part_name(name)}": agent.check_life for name, agent in agents.items()},
+                "store": store_answers,
+            },
             background=[manager.run, lambda: follow_routes(bus, routes, manager), lambda: read_for_metrics(state)],
         )
     finally:
-        await asyncio.gather(*(engine.close() for engine in engines.values()))
+        await asyncio.gather(
+            *(engine.close() for engine in engines.values()), *(agent.close() for agent in agents.values())
+        )
 
 
 def part_name(runtime: str) -> str:

@@ -14,6 +14,7 @@ from contracts.vocabulary import Deployable, Digest, Runtime, ServingSettings
 from decisions.provenance import Problem
 from decisions.route_edits import Edit
 from services.server_manager.domain.description import Description
+from shared.errors import Transient
 
 Progress = Callable[[int, int], None]
 Permit = Callable[[], Awaitable[None]]
@@ -138,6 +139,23 @@ class Extent(StrEnum):
 
 class LeaseLost(Exception):  # noqa: N818 - it is an answer, not a failure: another process does the work
     """Another process took the engine over; raised before the engine was asked."""
+
+
+class AgentSilent(Transient):
+    """The agent beside an engine does not answer, or accepts no request of this process; the engine may be well."""
+
+
+class RepositoryCalls(Protocol):
+    """Sends an engine the requests about its repository, which need its key."""
+
+    async def ask(self, method: str, request: Any, timeout_s: float) -> Any:
+        """Return the engine's answer to a request of its protocol, `RepositoryModelLoad` and others.
+
+        Raises:
+            LeaseLost: another process has a higher term.
+            AgentSilent: the agent does not answer, or refuses.
+            grpc.RpcError: the engine's own.
+        """
 
 
 class Leadership(Protocol):

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import psutil
-from pydantic import BaseModel, ConfigDict, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.runtimes import DEFAULT_RUNTIME
@@ -15,11 +15,33 @@ from services.server_manager.domain.model_config import Device, EngineConfig, En
 from services.server_manager.domain.reconcile import Limits
 
 
+class AgentSettings(BaseSettings):
+    """The agent beside one Triton: `python -m services.server_manager.agent` (prefix `TRITON_AGENT_`)."""
+
+    model_config = SettingsConfigDict(env_prefix="TRITON_AGENT_", frozen=True, extra="ignore", populate_by_name=True)
+
+    triton_grpc: str = "127.0.0.1:8001"
+    """Triton's gRPC, as the agent reaches it."""
+    admin_key: SecretStr = SecretStr("")
+    """Key of Triton's restricted model control; no other program has it."""
+    managers: Path = Path("keys/trust/managers.json")
+    """File with the public keys of server-manager: `trust/managers.json` of `slipway keys`."""
+    term_file: Path = Path(".state/agent/term.json")
+    """File that the highest term is stored in; it must outlive the container."""
+    listen: str = "127.0.0.1:8003"
+    """Address and port that server-manager reaches it at, by gRPC."""
+    http_host: str = Field(default="127.0.0.1", validation_alias="SLIPWAY_HTTP_HOST")
+    """Address that `/healthz` and `/readyz` are served on."""
+    http_port: int = Field(default=8080, validation_alias="SLIPWAY_HTTP_PORT")
+    """Port of the same."""
+
+
 class RuntimeEndpoint(BaseModel):
     """A Triton of its own that serves the versions of one runtime: a field of `SERVER_MANAGER_RUNTIMES`.
 
     Attributes:
         triton_grpc: `host:port` of its gRPC, as server-manager reaches it.
+        agent_grpc: `host:port` of the gRPC of its agent, which alone has its key.
         repository: its model repository, which no other Triton has, on a disk that both see.
         advertised_endpoint: the same as gateways reach it; `triton_grpc` when empty.
         runtime_file: a `Runtime` as JSON, which says what runs it; not known when not set.
@@ -28,6 +50,7 @@ class RuntimeEndpoint(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     triton_grpc: str
+    agent_grpc: str
     repository: Path
     advertised_endpoint: str = ""
     runtime_file: Path | None = None
@@ -38,6 +61,7 @@ class ServerManagerSettings(BaseSettings):
 
     Attributes:
         triton_grpc: `host:port` of Triton's gRPC, as server-manager reaches it.
+        agent_grpc: `host:port` of the gRPC of the agent beside it, which alone may load and unload.
         advertised_endpoint: the same as gateways reach it; `triton_grpc` when empty.
         repository: Triton's model repository, on a disk that both see.
         runtime_file: a `Runtime` as JSON, which says what runs the targets; it is not known when not set.
@@ -59,13 +83,12 @@ class ServerManagerSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SERVER_MANAGER_", frozen=True, extra="ignore")
 
     triton_grpc: str = "127.0.0.1:8001"
+    agent_grpc: str = "127.0.0.1:8003"
     advertised_endpoint: str = ""
     repository: Path = Path(".state/triton/models")
     runtime_file: Path | None = None
     runtimes: dict[str, RuntimeEndpoint] = {}
     artifacts: Path | None = None
-    admin_key: SecretStr = SecretStr("")
-    """Key of Triton's restricted model control."""
     fleet: str = "main"
     """Name of the serving fleet."""
     engine: EngineKind = "slipway"
@@ -113,6 +136,7 @@ class ServerManagerSettings(BaseSettings):
         endpoints = self.endpoints.values()
         for what, values in {
             "triton_grpc": [endpoint.triton_grpc for endpoint in endpoints],
+            "agent_grpc": [endpoint.agent_grpc for endpoint in endpoints],
             "repository": [str(endpoint.repository.absolute()) for endpoint in endpoints],
         }.items():
             twice = sorted({value for value in values if values.count(value) > 1})
@@ -126,6 +150,7 @@ class ServerManagerSettings(BaseSettings):
         """The Triton of each runtime by its name, the default one first."""
         default = RuntimeEndpoint(
             triton_grpc=self.triton_grpc,
+            agent_grpc=self.agent_grpc,
             repository=self.repository,
             advertised_endpoint=self.advertised_endpoint,
             runtime_file=self.runtime_file,

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import ssl
 import sys
 from dataclasses import dataclass
@@ -89,6 +90,24 @@ def require_identity(connection: Connection, identity: str) -> Connection:
     if why is not None:
         sys.exit(f"{identity}: no_credentials: {why}")
     return connection
+
+
+def read_seed(connection: Connection) -> str:
+    """Return the secret of this program's key of the bus (nkeys), also from a `.creds` file.
+
+    Raises:
+        ValueError: There is none.
+        OSError: The file cannot be read.
+    """
+    known = identify(connection)
+    if known.seed is not None:
+        return known.seed
+    text = known.creds_file.read_text() if known.creds_file is not None else ""
+    match = re.search(r"^SU[A-Z2-7]{56}\s*$", text, re.MULTILINE)
+    if match is None:
+        msg = f"SLIPWAY_NATS_CREDENTIALS names {connection.nats_credentials}, which holds no seed of a user's key."
+        raise ValueError(msg)
+    return match[0].strip()
 
 
 def _missing(connection: Connection, identity: str) -> str | None:

@@ -20,6 +20,10 @@ REPLACED = {
     ("test_change_journal.py", "add"): "the real one, and then the process is killed",
     ("test_change_journal.py", "warn"): "writes to the terminal; what it is told is the point",
     ("test_engine_calls.py", "_write_files"): "pauses between two real steps, which no fake of a port could",
+    (
+        "stopping_manager.py",
+        "AgentClient",
+    ): "stops the process between two real steps, which nothing outside could time",
     ("test_merge.py", "_merge"): "a merge that does nothing shows that the comparison can fail",
     ("test_quantise_int4.py", "SafeAwqQuantizer"): "watches the real one, and runs the defect that it corrects",
     ("test_quantiser_precision.py", "linear_layers"): "watches the real one",

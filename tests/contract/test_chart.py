@@ -151,7 +151,26 @@ def test_secrets_are_files_but_for_the_key_of_triton_and_what_the_values_name(ca
     assert named <= by_environment
     by_environment -= named
     assert {key for _, key in by_environment} == {"admin-key"}
-    assert {name for name, _ in by_environment} <= {"SLIPWAY_TRITON_ADMIN_KEY", "SERVER_MANAGER_ADMIN_KEY"}
+    assert {name for name, _ in by_environment} <= {"SLIPWAY_TRITON_ADMIN_KEY", "TRITON_AGENT_ADMIN_KEY"}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_only_triton_and_its_agent_have_the_key_of_model_control(case):
+    holders = {name.split("/")[-1] for name, container in containers(case) if "admin-key" in str(container)}
+    assert holders - {"triton"} == {"agent"}
+
+
+def test_the_agent_is_reached_by_server_manager_only_and_keeps_the_highest_term():
+    assert admitted("trial", "agent") == {"server-manager"}
+    (rule,) = find("trial", "NetworkPolicy", "slipway-agent")["spec"]["ingress"]
+    assert [each["port"] for each in rule["ports"]] == [8003]
+    agent = find("external", "StatefulSet", "slipway-agent")["spec"]
+    assert agent["replicas"] == 1, "two would not know of each other's terms"
+    (container,) = agent["template"]["spec"]["containers"]
+    settings = {each["name"]: each.get("value") for each in container["env"]}
+    claims = [claim["metadata"]["name"] for claim in agent["volumeClaimTemplates"]]
+    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    assert mounts[settings["TRITON_AGENT_TERM_FILE"].removesuffix("/term.json")] in claims
 
 
 # -- who talks to whom -----------------------------------------------------------------------------------------------------

@@ -249,7 +249,7 @@ def test_settings_are_ones_that_the_services_know():
     from services.mirror.settings import MirrorSettings
     from services.notifier.settings import NotifierSettings
     from services.rollback_controller.settings import RollbackControllerSettings
-    from services.server_manager.settings import ServerManagerSettings
+    from services.server_manager.settings import AgentSettings, ServerManagerSettings
     from shared.runtime.settings import Connection, SourceSettings
 
     for container in COMPOSE["services"].values():
@@ -260,6 +260,7 @@ def test_settings_are_ones_that_the_services_know():
             for prefix, settings in (
                 ("SLIPWAY_", shared),
                 ("SERVER_MANAGER_", ServerManagerSettings),
+                ("TRITON_AGENT_", AgentSettings),
                 ("BENCHMARKER_", BenchmarkerSettings),
                 ("MIRROR_", MirrorSettings),
                 ("NOTIFIER_", NotifierSettings),
@@ -293,6 +294,17 @@ def test_the_bus_has_space_for_all_its_streams_and_buckets():
 
 
 # -- what hangs is started again -----------------------------------------------------------------------------------------
+
+
+def test_only_triton_and_its_agent_have_the_key_of_model_control():
+    holders = {name for name, each in COMPOSE["services"].items() if "SLIPWAY_TRITON_ADMIN_KEY" in str(each)}
+    assert holders == {"triton", "agent"}
+    agent, manager = COMPOSE["services"]["agent"], COMPOSE["services"]["server-manager"]
+    assert agent["environment"]["TRITON_AGENT_TRITON_GRPC"] == manager["environment"]["SERVER_MANAGER_TRITON_GRPC"]
+    port = agent["environment"]["TRITON_AGENT_LISTEN"].removeprefix("0.0.0.0:")
+    assert manager["environment"]["SERVER_MANAGER_AGENT_GRPC"] == f"agent:{port}"
+    assert "agent:/state" in agent["volumes"], "the highest term outlives the container"
+    assert (agent["restart"], agent["init"]) == ("unless-stopped", True)
 
 
 @pytest.mark.parametrize("service", [*SERVICES, "nats", "store", "triton"])
@@ -459,6 +471,7 @@ NOT_IN_THE_TOOLS = frozenset(
         "clients.cli.doctor.servers",
         "deploy.local.ready",
         "services.quantiser.adapters.self_check",
+        "services.server_manager.agent",
     }
 )
 """What its image lacks the libraries for, and says so (tests/unit/cli/test_image.py): conversion of SmolLM2, Triton's doctor."""

@@ -110,7 +110,7 @@ def test_doctor_asks_the_stack_that_runs(stack):
     done = slipway("doctor", "--quick", "--json", state=stack.state)
     assert done.returncode == 0, done.stdout
     findings = {finding["check"]: finding for finding in json.loads(done.stdout)["findings"]}
-    assert findings["parts"]["detail"] == "12 of 12 ready"
+    assert findings["parts"]["detail"] == "13 of 13 ready"
     assert [findings[name]["state"] for name in ("nats", "s3")] == ["ok", "ok"]
     assert "ports" not in findings, "they are its own"
     variables = json.loads(slipway("env", "--json", state=stack.state).stdout)
@@ -159,6 +159,13 @@ def test_a_killed_part_comes_back(stack, name):
     assert now["port"] == before["port"]
 
 
+def key_of_model_control(stack: Up) -> dict[str, str]:
+    """Return the header with the key that Triton's command line has: nothing that the stack writes has it."""
+    command = Path(f"/proc/{stack.parts()['triton']['pid']}/cmdline").read_bytes().decode().split("\0")
+    (key,) = (part.rpartition("=")[2] for part in command if part.startswith("--grpc-restricted-protocol="))
+    return {"triton-grpc-protocol-admin-key": key}
+
+
 def load_toy_model(stack: Up) -> None:
     """Load a model with the toy engine, which makes Triton start a process of its own for it."""
     import tritonclient.grpc
@@ -171,7 +178,7 @@ def load_toy_model(stack: Up) -> None:
         (folder / name).write_text(text)
     (folder / "config.json").write_text("{}")
     with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{stack.parts()['triton']['port']}") as client:
-        client.load_model("probe.v1.bf16")
+        client.load_model("probe.v1.bf16", headers=key_of_model_control(stack))
 
 
 def test_a_triton_that_hangs_is_started_again(stack):

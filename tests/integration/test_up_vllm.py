@@ -1,5 +1,6 @@
 """The embedded stack with a model in vLLM: its engine processes go when Triton is killed, and when the stack ends."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,14 +12,14 @@ import pytest
 from services.server_manager.domain.model_config import EngineConfig, plan_model_files
 from testbed.models import tiny_base
 from testbed.servers import wait_until
-from tests.integration.test_up import ROOT, Up, living
+from tests.integration.test_up import ROOT, Up, key_of_model_control, living
 
 pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.full, pytest.mark.usefixtures("engine_environment")]
 
 LOAD = """
-import sys, tritonclient.grpc
+import json, sys, tritonclient.grpc
 with tritonclient.grpc.InferenceServerClient(sys.argv[1]) as client:
-    client.load_model(sys.argv[2], client_timeout=150)
+    client.load_model(sys.argv[2], headers=json.loads(sys.argv[3]), client_timeout=150)
 """
 
 
@@ -30,7 +31,8 @@ def load(up: Up, model: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     endpoint = f"127.0.0.1:{up.parts()['triton']['port']}"
-    subprocess.run([sys.executable, "-c", LOAD, endpoint, "probe.v1.bf16"], cwd=ROOT, check=True, timeout=200)
+    arguments = (endpoint, "probe.v1.bf16", json.dumps(key_of_model_control(up)))
+    subprocess.run([sys.executable, "-c", LOAD, *arguments], cwd=ROOT, check=True, timeout=200)
 
 
 def engines(up: Up) -> dict[int, str]:

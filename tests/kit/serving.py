@@ -42,6 +42,7 @@ class ServerManager(Server):
     """`python -m services.server_manager.main` with its environment."""
 
     name = "server-manager"
+    program = (sys.executable, "-m", "services.server_manager.main")
 
     def __init__(self, folder: Path, connection, triton, **settings) -> None:
         super().__init__(folder)
@@ -53,6 +54,7 @@ class ServerManager(Server):
             "SLIPWAY_STATE_DIR": str(self.folder),
             **attester_variables(connection.state_dir, "services.server_manager.main"),
             "SERVER_MANAGER_TRITON_GRPC": triton.endpoint,
+            "SERVER_MANAGER_AGENT_GRPC": triton.agent(managers_of(connection)).endpoint,
             "SERVER_MANAGER_REPOSITORY": str(triton.repository),
             "SERVER_MANAGER_TICK_S": "0.2",
             "SERVER_MANAGER_PROBE_INTERVAL_S": "0.5",
@@ -60,10 +62,14 @@ class ServerManager(Server):
         } | {f"SERVER_MANAGER_{key.upper()}": str(value) for key, value in settings.items()}
 
     def command(self) -> list[str]:
-        return [sys.executable, "-m", "services.server_manager.main"]
+        return list(self.program)
 
     def environment(self) -> dict[str, str]:
         return {**os.environ, "PYTHONPATH": str(ROOT), **self.variables}
+
+    def stop_before(self, method: str, marker: Path) -> None:
+        """Let it stop itself (SIGSTOP) once before it sends a request of this name, as soon as the file exists."""
+        self.program = (sys.executable, "-m", "tests.kit.stopping_manager", method, str(marker))
 
     def die_at(self, failpoint: str, timeout_s: float = 30.0) -> str:
         """Start, wait until the failpoint has killed it, and return where that was (`failpoints.failpoint`)."""
@@ -80,6 +86,11 @@ class ServerManager(Server):
             return httpx.get(f"http://127.0.0.1:{self.connection.http_port}/readyz", timeout=2).status_code == 200
         except httpx.HTTPError:
             return False
+
+
+def managers_of(connection) -> Path:
+    """Return the list of server-managers in the folder of keys that these settings are from."""
+    return connection.nats_credentials.parent.parent / "trust" / "managers.json"
 
 
 class Fleet:

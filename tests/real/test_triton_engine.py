@@ -1,15 +1,24 @@
-"""The engine adapter on a real Triton passes the suite that its fake passes, with model control restricted by a key."""
+"""The engine adapter on a real Triton passes the suite that its fake passes, through the agent that alone has its key."""
+
+import itertools
 
 import pytest
 
+from contracts.identities import Credential
+from deploy.local.state import prepare_keys
+from services.server_manager.adapters.agent_client import AgentClient
+from services.server_manager.adapters.agent_requests import Signer
 from services.server_manager.adapters.triton_engine import TritonEngine
 from services.server_manager.domain.model_config import EngineConfig
+from services.server_manager.domain.records import Leader
 from shared.errors import SlipwayError
+from shared.runtime.clock import SystemClock
 from testbed.servers import running
 from testbed.triton import TritonServer
 from tests.kit.conformance_serving import DIGEST, NAME, EngineConformance
 
 pytestmark = pytest.mark.real
+NUMBERS = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
@@ -18,9 +27,25 @@ def triton(tmp_path_factory):
         yield server
 
 
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory):
+    return prepare_keys(tmp_path_factory.mktemp("keys"), SystemClock())
+
+
 @pytest.fixture
-async def engine(triton):
-    engine = TritonEngine(triton.endpoint, triton.repository, EngineConfig("toy"), admin_key="secret")
+async def agent(triton, keys):
+    seed = Credential.from_text(keys.credential("server-manager").read_text()).seed.get_secret_value()
+    agent = triton.agent(keys.managers)
+    leader = Leader(holder="tests", term=1)
+    client = AgentClient(agent.endpoint, Signer(seed), lambda: leader, lambda _term: None)
+    client._sequence = NUMBERS  # one process asks in all tests
+    yield client
+    await client.close()
+
+
+@pytest.fixture
+async def engine(triton, agent):
+    engine = TritonEngine(triton.endpoint, triton.repository, EngineConfig("toy"), agent=agent)
     for name in await engine.index():
         await engine.unload(name, wait=False)
     yield engine

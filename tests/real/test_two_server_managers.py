@@ -6,12 +6,13 @@ import signal
 
 import pytest
 
+from contracts.facts import AlertRaised
 from services.server_manager.domain.records import Leader
 from shared.storage.kv import Bucket
 from testbed.attesters import attester_variables
 from testbed.servers import connection, running
 from tests.kit.relay import relaying
-from tests.kit.serving import ServerManager
+from tests.kit.serving import ServerManager, managers_of
 
 pytestmark = [pytest.mark.real]
 MIB = 1024 * 1024
@@ -89,6 +90,60 @@ async def test_the_holder_before_does_nothing_to_what_the_next_one_set(two, flee
     assert (await leader(js)).holder == after.holder
 
 
+@pytest.mark.parametrize("method", ["RepositoryModelLoad", "RepositoryModelUnload"])
+async def test_a_request_that_was_checked_before_a_takeover_and_sent_after_it_is_refused(
+    start, fleet, triton, tmp_path, method
+):
+    """The process is stopped between the check of its lease and the request, past its lease, and goes on."""
+    js, marker = fleet.js, tmp_path / "stop"
+    base, old, new = (fleet.put_toy(tmp_path, "bot", version) for version in range(3))
+    first, second = start("first"), start("second")
+    first.stop_before(method, marker)
+    with running(first), running(second):
+        await fleet.promote(old, 0, fallback=base)
+        await fleet.until(lambda: answered(fleet, 1), what="the first order being answered and forgotten")
+        before = await leader(js)
+        marker.touch()
+        await fleet.promote(new, 1)  # the new one is loaded, and then the base, which nothing needs then, unloaded
+        await fleet.until(lambda: gone(marker), what="the stop before the request")
+        await fleet.until(lambda: later_term(js, before), what="the takeover")
+        await fleet.until(lambda: answered(fleet, 2), what="the second order being answered and forgotten")
+        await fleet.until(lambda: unloaded(triton, "bot.v0.bf16"), what="the base being unloaded")
+        alerts = await fleet.count(AlertRaised)
+        first.process.send_signal(signal.SIGCONT)
+        await fleet.until(lambda: logged(first, "term_superseded"), what="the refusal")
+        await asyncio.sleep(2)
+        assert {"bot.v1.bf16", "bot.v2.bf16"} <= ready(triton)
+        assert "bot.v0.bf16" not in ready(triton)
+        assert (await leader(js)).holder != before.holder
+        assert await fleet.count(AlertRaised) == alerts
+        assert log_of(first).count("term_superseded") < 5, "it stops asking"
+        assert "Traceback" not in log_of(first)
+        second.stop()
+        await fleet.until(lambda: leads(js, before.holder), what="the first one leading again, under a later term")
+
+
+async def gone(path):
+    return not path.exists()
+
+
+async def later_term(js, before):
+    entry = await leader(js)
+    return entry.term > before.term and entry.holder not in ("", before.holder)
+
+
+async def leads(js, holder):
+    return (await leader(js)).holder == holder
+
+
+async def unloaded(triton, name):
+    return name not in ready(triton)
+
+
+async def logged(process, text):
+    return text in log_of(process)
+
+
 async def answered(fleet, epoch):
     entry = await fleet.routes.get("bot")
     return entry is not None and entry.value.epoch == epoch and not (await fleet.record()).orders
@@ -108,3 +163,23 @@ async def test_a_server_manager_that_is_stopped_hands_over_at_once(js, two, flee
     async with asyncio.timeout(4):
         while (await leader(js)).holder in ("", before.holder):
             await asyncio.sleep(0.05)
+
+
+async def test_while_the_agent_is_dead_loads_wait_and_what_serves_goes_on(start, fleet, triton, tmp_path):
+    base, old, new = (fleet.put_toy(tmp_path, "bot", version) for version in range(3))
+    with running(start("only", SERVER_MANAGER_STANDBY_GRACE_S="1")) as manager:
+        await fleet.promote(old, 0, fallback=base)
+        await fleet.until(lambda: answered(fleet, 1), what="the first order being answered and forgotten")
+        agent = triton.agent(managers_of(manager.connection))
+        alerts = await fleet.count(AlertRaised)
+        agent.kill()
+        await fleet.promote(new, 1)
+        await fleet.until(lambda: logged(manager, "load failed"), what="a load that is not done")
+        with pytest.raises(AssertionError):  # longer than an engine may be silent before it counts as down
+            await fleet.until(lambda: answered(fleet, 2), timeout_s=5.0)
+        assert {"bot.v1.bf16"} <= ready(triton)
+        assert await fleet.count(AlertRaised) == alerts
+        agent.start()
+        await fleet.until(lambda: answered(fleet, 2), what="the order being answered")
+        assert {"bot.v1.bf16", "bot.v2.bf16"} <= ready(triton)
+        assert (await fleet.phases())["bot.v2.bf16"] == "ready"

@@ -174,7 +174,8 @@ def configured_services(environment: Any) -> tuple[str, ...]:
 
 def inherited_variables(environment: Any) -> dict[str, str]:
     """Return the variables that parts inherit: all except those that would point them to another stack."""
-    ours = ("SLIPWAY_", "OPENAI_", "SERVER_MANAGER_TRITON_GRPC", "SERVER_MANAGER_REPOSITORY", "SERVER_MANAGER_RUNTIME")
+    manager = tuple(f"SERVER_MANAGER_{name}" for name in ("TRITON_GRPC", "AGENT_GRPC", "REPOSITORY", "RUNTIME"))
+    ours = ("SLIPWAY_", "OPENAI_", "TRITON_AGENT_", *manager)
     kept = ("SLIPWAY_FAILPOINT", "SLIPWAY_LOG_LEVEL", "SLIPWAY_TRACE_FILE")
     return {name: value for name, value in environment.items() if name in kept or not name.startswith(ours)}
 

@@ -172,6 +172,7 @@ class KvLeadership:
         self._answer_s = answer_s
         self._seen = (0, 0.0)
         self._term = 0
+        self._superseded_by = 0
         self._sent: float | None = None
         self._unwritten: Leader | None = None
         self._one_at_a_time = asyncio.Lock()
@@ -202,6 +203,18 @@ class KvLeadership:
         last = self._terms.read()
         return last not in (None, self._unwritten, Leader(holder=self._holder, term=self._term))
 
+    @property
+    def leader(self) -> Leader:
+        """This process, with the term under which it led last."""
+        return Leader(holder=self._holder, term=self._term)
+
+    def note_superseded(self, term: int) -> None:
+        """Note the term for which an agent refused this process: if it still holds the lease, it takes a higher one.
+
+        That happens when the bucket was lost or restored. Otherwise another process holds the lease by now.
+        """
+        self._superseded_by = max(self._superseded_by, term)
+
     async def release(self) -> None:
         """Release the lease, so that another process need not wait until it lapses."""
         async with asyncio.timeout(self._answer_s), self._one_at_a_time:
@@ -215,8 +228,9 @@ class KvLeadership:
         entry = await self._records.get(self._key)
         now = self._clock.monotonic()
         last = self._terms.read()
-        own = Leader(holder=self._holder, term=self._term)
-        if entry is not None and entry.value == own and (last is None or last == own or last.term < own.term):
+        own = self.leader
+        current = own.term > self._superseded_by and (last is None or last == own or last.term < own.term)
+        if entry is not None and entry.value == own and current:
             if self._sent is not None and now - self._sent < after_s:
                 self._note(own, last)
                 return True
@@ -225,7 +239,7 @@ class KvLeadership:
             return False
         else:
             # Above every term that was seen anywhere: the bucket may have been lost or restored since.
-            known = [self._term, last.term if last else 0, entry.value.term if entry else 0]
+            known = [self._term, self._superseded_by, last.term if last else 0, entry.value.term if entry else 0]
             own = Leader(holder=self._holder, term=max(known) + 1)
         try:
             if entry is None:

@@ -6,12 +6,13 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+import structlog
 from pydantic import BaseModel, Field
 
 from contracts.vocabulary import Digest, Runtime, ServingSettings
 from services.server_manager.adapters.repository_files import read_runtime
 from services.server_manager.domain.model_config import EngineConfig, plan_model_files, plan_target
-from services.server_manager.ports import Indexed, LeaseLost, Permit, allow
+from services.server_manager.ports import AgentSilent, Indexed, LeaseLost, Permit, RepositoryCalls, allow
 from shared.errors import SlipwayError, Transient
 from shared.runtime.exits import explain_codes
 from shared.serving.inference import Channels, classify_rpc_error, first_token
@@ -48,17 +49,30 @@ class TritonEngine:
         config: EngineConfig,
         *,
         advertised: str = "",
-        admin_key: str = "",
+        agent: RepositoryCalls | None = None,
         load_timeout_s: float = 300.0,
         unload_wait_s: float = 30.0,
         superseded: Callable[[], bool] = lambda: False,
         runtime_file: Path | None = None,
     ) -> None:
+        """Set up the engine.
+
+        Args:
+            endpoint: `host:port` of Triton's gRPC.
+            repository: its model repository.
+            config: what the models are configured with.
+            advertised: the endpoint as gateways reach it, if that is another one.
+            agent: the agent beside Triton; without one, Triton's model control must need no key.
+            load_timeout_s: most time of one load.
+            unload_wait_s: how long a model is waited for to be gone.
+            superseded: returns whether another process took the engine over.
+            runtime_file: says what runs the targets.
+        """
         self._endpoint = endpoint
         self._advertised = advertised or endpoint
         self._repository = repository
         self._config = config
-        self._metadata = (("triton-grpc-protocol-admin-key", admin_key),) if admin_key else ()
+        self._agent = agent
         self._load_timeout_s = load_timeout_s
         self._unload_wait_s = unload_wait_s
         self._superseded = superseded
@@ -95,15 +109,20 @@ class TritonEngine:
     async def index(self) -> Mapping[str, Indexed] | None:
         """Return the models that Triton holds, with what they were loaded from.
 
-        None while this process loads or unloads a model: then Triton is asked only whether it lives. Another index is
-        waited for.
+        None while this process loads or unloads a model, and while the agent does not answer: then Triton is asked only
+        whether it lives. Another index is waited for.
         """
         async with self._indexing:
             if self._changes:
                 await self.check_life()
                 return None
             async with self._control:  # free: no load or unload is under way or waits, and no other index either
-                states = await self._states()
+                try:
+                    states = await self._states()
+                except AgentSilent as error:
+                    structlog.get_logger().warning("the agent does not answer", reason=error.reason)
+                    await self.check_life()
+                    return None
             if not self._server_version:
                 self._server_version = await self._ask_version()
         return await asyncio.to_thread(self._read_index, states)
@@ -192,7 +211,7 @@ class TritonEngine:
     async def _states(self) -> dict[str, str]:
         from tritonclient.grpc import service_pb2
 
-        answer = await self._ask("RepositoryIndex", service_pb2.RepositoryIndexRequest(), "the index", 10.0)
+        answer = await self._ask_repository("RepositoryIndex", service_pb2.RepositoryIndexRequest(), "the index", 10.0)
         return {model.name: model.state for model in answer.models}
 
     async def _change(self, prepare: Permit, request: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -233,7 +252,7 @@ class TritonEngine:
         message = getattr(service_pb2, request)(model_name=name)
         self._fence()  # nothing is awaited between this and the request
         try:
-            await self._ask(method, message, name, timeout_s)
+            await self._ask_repository(method, message, name, timeout_s)
         except SlipwayError as error:
             if error.code == "endpoint_unreachable":
                 raise
@@ -245,12 +264,20 @@ class TritonEngine:
         if self._superseded():
             raise LeaseLost("another process took the engine over")
 
+    async def _ask_repository(self, method: str, request: Any, name: str, timeout_s: float) -> Any:
+        if self._agent is None:
+            return await self._ask(method, request, name, timeout_s)
+        return await self._answer_of(self._agent.ask(method, request, timeout_s), name)
+
     async def _ask(self, method: str, request: Any, name: str, timeout_s: float) -> Any:
-        import grpc
         from tritonclient.grpc import service_pb2_grpc
 
         stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channels.get(self._endpoint))
-        call: Awaitable[Any] = getattr(stub, method)(request, timeout=timeout_s, metadata=self._metadata)
+        return await self._answer_of(getattr(stub, method)(request, timeout=timeout_s), name)
+
+    async def _answer_of(self, call: Awaitable[Any], name: str) -> Any:
+        import grpc
+
         try:
             return await call
         except grpc.RpcError as error:

@@ -67,6 +67,8 @@ def test_parts_do_not_inherit_the_address_of_another_stack():
         "SLIPWAY_STACK": "other",
         "SLIPWAY_LOG_LEVEL": "DEBUG",
         "SERVER_MANAGER_TRITON_GRPC": "elsewhere:1",
+        "SERVER_MANAGER_AGENT_GRPC": "elsewhere:2",
+        "TRITON_AGENT_ADMIN_KEY": "another",
         "SERVER_MANAGER_TOY": "{}",
     }
     kept = {"PATH": "/bin", "SLIPWAY_LOG_LEVEL": "DEBUG", "SERVER_MANAGER_TOY": "{}"}

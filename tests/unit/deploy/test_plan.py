@@ -7,7 +7,7 @@ from deploy.local import plan
 from deploy.local.plan import SERVICES, Keys, Programs, StackConfig
 from deploy.local.ports import SHADOW_OFFSET
 from deploy.local.runner import LONGEST_DELAY_S, restart_delay_s
-from services.server_manager.settings import ServerManagerSettings
+from services.server_manager.settings import AgentSettings, ServerManagerSettings
 from shared.messaging import topology
 
 FOLDER = Path("/state")
@@ -54,14 +54,28 @@ def test_the_gateways_workers_are_a_setting_or_what_the_environment_says():
         assert [name for name, part in parts.items() if part.works_in_children] == ["gateway"]
 
 
+def own_variables(agent):
+    prefix = "TRITON_AGENT_"
+    return {name.removeprefix(prefix): text for name, text in agent.environment.items() if name.startswith(prefix)}
+
+
+def test_only_the_agent_gets_the_key_of_model_control():
+    agent = plan.plan_agent(FOLDER, ports(), PROGRAMS, KEYS, "triton", admin_key="secret")
+    services = plan.plan_services(FOLDER, StackConfig(), ports(), PROGRAMS, KEYS)
+    assert own_variables(agent)["ADMIN_KEY"] == "secret"
+    assert own_variables(agent)["MANAGERS"] == "/state/keys/trust/managers.json"
+    assert [part.name for part in services if own_variables(part)] == []
+
+
 def test_each_runtime_has_a_triton_a_folder_and_ports_of_its_own():
     config = StackConfig(runtimes=("vllm-0.12-next",))
     chosen = ports(config)
     assert config.tritons == ["triton", "triton-vllm-0.12-next"]
-    assert len(chosen) == len(ports()) + 3
+    assert len(chosen) == len(ports()) + 5
     variables = plan.server_manager_variables(FOLDER, config, chosen)
     settings = ServerManagerSettings(
         triton_grpc=variables["SERVER_MANAGER_TRITON_GRPC"],
+        agent_grpc=variables["SERVER_MANAGER_AGENT_GRPC"],
         repository=variables["SERVER_MANAGER_REPOSITORY"],
         runtimes=json.loads(variables["SERVER_MANAGER_RUNTIMES"]),
     )
@@ -69,6 +83,12 @@ def test_each_runtime_has_a_triton_a_folder_and_ports_of_its_own():
     assert default.triton_grpc == f"127.0.0.1:{chosen['triton-grpc']}"
     assert following.triton_grpc == f"127.0.0.1:{chosen['triton-vllm-0.12-next-grpc']}"
     assert following.repository == FOLDER / "triton-vllm-0.12-next" / "models"
+    for endpoint, triton in ((default, "triton"), (following, "triton-vllm-0.12-next")):
+        agent = plan.plan_agent(FOLDER, chosen, PROGRAMS, KEYS, triton, admin_key="secret")
+        settings_of_agent = AgentSettings(**{name.lower(): value for name, value in own_variables(agent).items()})
+        assert settings_of_agent.listen == endpoint.agent_grpc
+        assert settings_of_agent.triton_grpc == endpoint.triton_grpc
+        assert settings_of_agent.term_file.parent == FOLDER / agent.name
     part = plan.plan_triton([], {}, chosen, "triton-vllm-0.12-next")
     assert (part.probe, f"127.0.0.1:{part.port}") == ("triton", following.triton_grpc)
 

@@ -26,7 +26,7 @@ def test_a_runtime_that_is_removed_and_added_again_has_the_ports_that_routes_nam
 def test_a_new_runtime_takes_no_port_that_is_kept_for_another():
     first = keep_ports(plan.port_names(StackConfig(runtimes=("next",))), {})
     later = keep_ports(plan.port_names(StackConfig(runtimes=("other",))), first)
-    assert len(set(later.values())) == len(later) == len(first) + 3
+    assert len(set(later.values())) == len(later) == len(first) + 5
 
 
 AB = {"triton": note("a"), "triton-next": note("b"), "triton-other": note("c")}

@@ -290,7 +290,9 @@ class FleetWorld:
         for number, engine in enumerate(self.engines.values(), 1):
             engine.endpoint = f"127.0.0.1:{number}"
         endpoints = {
-            name: RuntimeEndpoint(triton_grpc=self.engines[name].endpoint, repository=folder / name)
+            name: RuntimeEndpoint(
+                triton_grpc=self.engines[name].endpoint, agent_grpc=f"agent-{name}:1", repository=folder / name
+            )
             for name in runtimes
         }
         self.settings = SETTINGS.model_copy(update={"runtimes": endpoints})

@@ -104,6 +104,8 @@
 {{- range .facts.calls }}
 {{- if eq . "triton" }}
 {{ include "slipway.toTriton" $ }}
+{{- else if eq . "agent" }}
+{{ include "slipway.toServer" (dict "root" $.root "component" "agent" "own" true "ports" (list 8003)) }}
 {{- else if eq . "gateway" }}
 {{ include "slipway.toServer" (dict "root" $.root "component" "gateway" "own" true "ports" (list 8080)) }}
 {{- else if eq . "outside" }}

@@ -64,11 +64,8 @@
   value: /serving/models
 - name: SERVER_MANAGER_ARTIFACTS
   value: /serving/artifacts
-- name: SERVER_MANAGER_ADMIN_KEY
-  valueFrom:
-    secretKeyRef:
-      name: {{ $values.secrets.prefix }}-triton
-      key: admin-key
+- name: SERVER_MANAGER_AGENT_GRPC
+  value: {{ include "slipway.name" .root }}-agent:8003
 {{- end }}
 {{- end }}
 

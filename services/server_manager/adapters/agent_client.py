@@ -1,0 +1,120 @@
+"""Asks the agent beside an engine to load, to unload and to list, under the term of this process."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from services.server_manager.adapters.agent_requests import (
+    FROM,
+    HEALTH,
+    INSTANCE,
+    METHODS,
+    TERM,
+    Signer,
+    digest,
+)
+from services.server_manager.domain.fencing import AgentRequest
+from services.server_manager.domain.records import Leader
+from services.server_manager.ports import AgentSilent, LeaseLost
+from shared.serving.inference import Channels
+
+
+class AgentClient:
+    """One agent. Its answers and errors are the engine's own, unless the agent itself refuses."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        signer: Signer,
+        leader: Callable[[], Leader],
+        note_superseded: Callable[[int], None],
+    ) -> None:
+        """Set up the calls.
+
+        Args:
+            endpoint: `host:port` of its gRPC.
+            signer: Signs as server-manager.
+            leader: Returns this process and the term under which it acts.
+            note_superseded: Called with the term that supersedes the one of this process.
+        """
+        self._endpoint = endpoint
+        self._signer = signer
+        self._leader = leader
+        self._note_superseded = note_superseded
+        self._instance = ""
+        self._sequence = itertools.count(1)
+        self._channels = Channels()
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._channels.close()
+
+    async def check_life(self) -> None:
+        """Raise AgentSilent unless the agent answers."""
+        import grpc
+
+        try:
+            await self._channel_call(HEALTH, b"", 5.0, ())
+        except grpc.RpcError as error:
+            raise self._silent(error) from error
+
+    async def ask(self, method: str, request: Any, timeout_s: float) -> Any:
+        """Return the engine's answer to a request about its repository (`RepositoryModelLoad` and others).
+
+        Raises:
+            LeaseLost: another process has a higher term.
+            AgentSilent: the agent does not answer, or refuses.
+            grpc.RpcError: the engine's own.
+        """
+        import grpc
+        from tritonclient.grpc import service_pb2
+
+        content = request.SerializeToString()
+        try:
+            try:
+                answer = await self._signed_call(METHODS[method], content, timeout_s)
+            except grpc.RpcError as error:
+                instance = _trailing(error).get(INSTANCE)
+                if not isinstance(instance, str) or instance == self._instance:
+                    raise
+                self._instance = instance  # the agent was started since the last request
+                answer = await self._signed_call(METHODS[method], content, timeout_s)
+        except grpc.RpcError as error:
+            self._raise_refusal(error)
+            raise
+        return getattr(service_pb2, f"{method}Response").FromString(answer)
+
+    async def _signed_call(self, method: str, content: bytes, timeout_s: float) -> bytes:
+        leader = self._leader()
+        request = AgentRequest(
+            method=method,
+            instance=self._instance,
+            sequence=next(self._sequence),
+            holder=leader.holder,
+            term=leader.term,
+            digest=digest(content),
+        )
+        return await self._channel_call(method, content, timeout_s, self._signer.sign(request))
+
+    async def _channel_call(self, method: str, content: bytes, timeout_s: float, metadata: Any) -> bytes:
+        call = self._channels.get(self._endpoint).unary_unary(method)
+        answer: bytes = await call(content, timeout=timeout_s, metadata=metadata)
+        return answer
+
+    def _raise_refusal(self, error: Any) -> None:
+        """Raise what an error of the agent itself means; return if it is the engine's."""
+        trailing = _trailing(error)
+        if FROM in trailing:
+            return
+        if TERM in trailing:
+            self._note_superseded(int(trailing[TERM]))
+            raise LeaseLost(error.details()) from error
+        raise self._silent(error) from error
+
+    def _silent(self, error: Any) -> AgentSilent:
+        reason = f"The agent at {self._endpoint} does not do it ({error.code().name}): {error.details()}"
+        return AgentSilent("endpoint_unreachable", reason)
+
+
+def _trailing(error: Any) -> dict[str, str | bytes]:
+    return dict(error.trailing_metadata() or ())

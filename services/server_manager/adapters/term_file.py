@@ -1,0 +1,47 @@
+"""The highest term that an engine's agent has seen, in a file that survives a kill and a loss of power."""
+
+import os
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from services.server_manager.adapters.repository_files import replace_file
+from services.server_manager.domain.records import Leader
+
+
+class TermFile:
+    """The process with the highest term. Only the agent writes it."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the file; there is none before the first request.
+
+        Raises:
+            ValueError: The content is no term: which terms are superseded is not known.
+            OSError: The file cannot be read.
+        """
+        self._path = path
+        self.highest: Leader | None = None
+        try:
+            self.highest = Leader.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return
+        except ValidationError as error:
+            msg = (
+                f"{path} holds no term, so older server-managers would not be known: restore it, or remove it when "
+                "none but the server-manager that leads is running."
+            )
+            raise ValueError(msg) from error
+
+    def raise_to(self, leader: Leader) -> None:
+        """Store a higher term; it is on disk before it counts.
+
+        Raises:
+            OSError: It cannot be written; the term before stays.
+        """
+        replace_file(self._path, leader.model_dump_json().encode())
+        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        self.highest = leader
