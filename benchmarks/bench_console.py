@@ -18,6 +18,7 @@ from pathlib import Path
 from starlette.testclient import TestClient
 
 from contracts.envelope import Event
+from contracts.facts import CheckpointRejected
 from contracts.identities import Credential
 from deploy.identity.key_folder import KeyFolder
 from services.console.adapters.artifacts import StoredArtifacts
@@ -46,10 +47,13 @@ from testbed.story import Story, release_id, stream_for
 LIMIT_S = 1.0
 URL = "http://127.0.0.1:8082"
 TRIES = 7
+REFUSED_EVERY = 20
+"""Of so many releases, one checkpoint more is refused before its release begins."""
 SCREENS = (
     ("fleet", "/api/v1/fleet?limit=50", "/fleet"),
     ("releases", "/api/v1/releases?limit=50", "/releases"),
     ("releases, last part", "/api/v1/releases?limit=50&after=9900", "/releases?after=9900"),
+    ("refused checkpoints", "/api/v1/refused-checkpoints?limit=50", "/checkpoints"),
     ("release", f"/api/v1/releases/{release_id(1)}", f"/releases/{release_id(1)}"),
     ("alerts", "/api/v1/alerts?limit=50", "/alerts"),
     ("timeline", "/api/v1/timeline?limit=50", "/timeline"),
@@ -87,6 +91,9 @@ def fill(index: Index, releases: int, models: int) -> tuple[int, float]:
         take(story.release(model, version, number, until=until, manual=until == "approval"))
         if number % 25 == 24:
             take(story.alert(model, roll_back=story.has_previous(model)))
+        if number % REFUSED_EVERY == 0:
+            refused = CheckpointRejected(code="unknown_base", reason="The base is not imported.")
+            take([story.event(refused, model, f"run-of-{model}-{number}")])
     story.moment = datetime.now(UTC)
     for number in range(models):
         take(story.windows(f"model-{number}", 60, ttft_ms=100.0 + number % 50, requests=50 + number))

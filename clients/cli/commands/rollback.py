@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from nats.aio.client import Client
@@ -34,6 +34,15 @@ from clients.cli.names import target_of
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_pairs
 from clients.cli.parsing import check_model
 from clients.cli.resolving import find_target, version_of
+from clients.cli.rollback_options import (
+    DryRunOption,
+    GatewayOption,
+    TargetOption,
+    TimeoutOption,
+    ToOption,
+    WaitOption,
+    WithoutBusOption,
+)
 from clients.cli.serving import active_target, read_route, serving
 from clients.cli.views.alert import RollbackFact, rollback_line
 from clients.cli.views.timeline import timeline_lines, timeline_rows
@@ -62,33 +71,6 @@ ANSWERS = EventFilter(("rollback.*", "order.refused"))
 """The events that answer an order of a rollback; one of another team, or a malformed one, is refused as an order."""
 
 
-ToOption = Annotated[
-    str | None,
-    typer.Option("--to", metavar="vN", help="Roll back to this earlier version (default: to the previous target)."),
-]
-TargetOption = Annotated[
-    str | None,
-    typer.Option(help="Target to roll back: MODEL.vN.variant, MODEL@vN or MODEL@candidate (default: the active one)."),
-]
-DryRunOption = Annotated[
-    bool,
-    typer.Option("--dry-run", help="Show what the rollback would do; change nothing. Exit code 1 if refused."),
-]
-WithoutBusOption = Annotated[
-    bool,
-    typer.Option(
-        "--without-bus",
-        help="Order it at the gateways themselves, while they cannot reach the bus; takes an administrator's key.",
-    ),
-]
-GatewayOption = Annotated[
-    list[str] | None,
-    typer.Option(metavar="URL", help="With --without-bus: a gateway; repeatable, name all that serve the model."),
-]
-WaitOption = Annotated[bool, typer.Option(help="Wait for the end, and print the time of each step.")]
-TimeoutOption = Annotated[float, typer.Option(help="Maximum time to wait, in seconds.", min=0.1)]
-
-
 def rollback(
     *,
     model: ModelArgument,
@@ -113,24 +95,29 @@ def rollback(
     check_model(model)
     stack = find_stack(state)
     if without_bus:
-        if to is not None:
-            raise CommandError("--to needs the bus: without it, a gateway goes back to its previous target")
-        named = str(target_of(model, target)) if target is not None else None
-        roll_back_without_bus(stack, model, named, gateway or [], reason=reason, dry_run=dry_run, as_json=as_json)
+        failed = _named_without_bus(model, target, to)
+        roll_back_without_bus(stack, model, failed, gateway or [], reason=reason, dry_run=dry_run, as_json=as_json)
         return
     if gateway:
         raise CommandError("--gateway belongs to --without-bus: with the bus, all gateways follow")
-    failed = find_target(stack, model, target) if target is not None else None
+    named = find_target(stack, model, target) if target is not None else None
     to_version = version_of(stack, model, to) if to is not None else None
     if dry_run:
-        show_plan(asyncio.run(_dry_run(stack, model, failed, to_version)), as_json=as_json)
+        show_plan(asyncio.run(_dry_run(stack, model, named, to_version)), as_json=as_json)
         return
-    requested = RequestedRollback(model, failed, to_version, reason, expires_at(expires))
+    requested = RequestedRollback(model, named, to_version, reason, expires_at(expires))
     outcome = asyncio.run(_rollback(stack, requested, timeout if wait else None, verbose=not as_json))
     if isinstance(outcome, Event):
         _show_ordered(outcome, as_json=as_json)
     else:
         show_end(outcome, as_json=as_json)
+
+
+def _named_without_bus(model: str, target: str | None, to: str | None) -> str | None:
+    """Return the target that is named, as gateways know it; None for the active one."""
+    if to is not None:
+        raise CommandError("--to needs the bus: without it, a gateway goes back to its previous target")
+    return str(target_of(model, target)) if target is not None else None
 
 
 async def _dry_run(stack: StackAddress, model: str, failed: Target | None, to_version: int | None) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 import yaml
 
-from tests.contract.test_chart import CASES, GOLDEN, RENDERED, find, objects
+from tests.kit.charts.cases import CASES
+from tests.kit.charts.rendered import GOLDEN, RENDERED, find, objects
 
 
 def main() -> None:
