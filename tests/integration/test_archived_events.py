@@ -2,15 +2,20 @@
 
 import asyncio
 import contextlib
+import json
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
 import pytest
 import yaml
 
+from clients.cli.event_log import OF_RELEASES, read_history
+from clients.cli.recent_releases import read_recent
 from contracts.event_archive import EventArchive
 from contracts.facts import CheckpointReady, DeploymentChanged, WindowSummarised
 from contracts.services import EVENTS, INBOX
 from decisions.event_archive import segment_key
+from decisions.release_projection import join, project
 from services.console.adapters.archived_log import WholeLog
 from services.console.adapters.log import StreamLog
 from services.console.adapters.recorded import RecordedEvents
@@ -20,7 +25,7 @@ from shared.storage.kv import Bucket
 from testbed import factories as f
 from testbed.attesters import attester_keys, trust
 from testbed.services import environment
-from testbed.story import Story
+from testbed.story import Story, release_id
 from tests.kit.archived_log import ArchivedLog
 from tests.kit.command import run_command
 
@@ -137,3 +142,31 @@ async def test_an_archive_that_cannot_be_read_is_tried_again_and_nothing_is_left
     log.store.create(key, was)
     after, events = await log_of.read(EVENTS, 1, 0.1)
     assert (after, [each.sequence for each in events]) == (16, list(range(1, 16)))
+
+
+@pytest.mark.parametrize("newest", [1, 3, 20])
+async def test_the_newest_releases_and_those_under_way_are_read_without_the_rest(js, monkeypatch, newest):
+    monkeypatch.setattr("clients.cli.recent_releases._SPAN", 8)
+    story = Story(datetime.now(UTC), assessments=2)
+    for number in range(1, 21):
+        for event in story.release(f"bot-{number}", 1, number, until="rejected"):
+            await publish_event(js, event)
+        if number == 2:
+            await asyncio.sleep(0.05)
+    releases = await js.key_value("releases")
+    opened_at = (await js.get_msg(EVENTS, 1)).time.isoformat()
+    await releases.put("bot-1.model", json.dumps({"schema_version": 8, "open": [release_id(1)]}).encode())
+    await releases.put("bot-2.model", json.dumps({"schema_version": 8, "open": []}).encode())
+    record = json.dumps({"schema_version": 14, "opened_at": opened_at}).encode()
+    await releases.put(f"bot-1.{release_id(1)}", record)
+    events, more = await read_recent(js, newest)
+    shown = join(project(each.event for each in events))
+    expected = {f"bot-{number}" for number in range(21 - newest, 21)}
+    assert {release.model for release in shown.values()} >= expected | {"bot-1"}
+    assert more == (newest < 20)
+    assert len(events) == len({(each.stream, each.sequence) for each in events})
+    if newest < 20:
+        assert len(shown) < newest + 4, "little else was read"
+        whole = join(project(each.event for each in await read_history(js, None, OF_RELEASES)))
+        for key, release in shown.items():
+            assert asdict(whole[key]) == asdict(release)

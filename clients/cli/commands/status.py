@@ -17,6 +17,7 @@ from clients.cli.connection import JsonOption, StackAddress, StateOption, connec
 from clients.cli.event_log import OF_RELEASES, LoggedEvent, follow, nearly_full, read_history
 from clients.cli.names import FORMS, Name, parse_name
 from clients.cli.output import CommandError, Exit, is_terminal, show_json, show_line, warn
+from clients.cli.recent_releases import read_recent, whole_releases
 from clients.cli.resolving import advice, resolve_text
 from clients.cli.views import render
 from contracts.envelope import Event
@@ -27,7 +28,7 @@ from shared.runtime.clock import SystemClock
 
 Draw = Callable[[ReleaseProgress, datetime], None]
 
-MODEL_HELP = f"{FORMS} (default: all releases; with --follow or --until, the newest)."
+MODEL_HELP = f"{FORMS} (default: the newest releases and all under way; with --follow or --until, the newest)."
 UNTIL = "finished"
 
 
@@ -42,6 +43,10 @@ def status(
     until: Annotated[
         str | None, typer.Option(metavar="finished", help="Follow the release and return when it has ended.")
     ] = None,
+    every: Annotated[
+        bool,
+        typer.Option("--all", help="Show every release that the log has, not only the newest and those under way."),
+    ] = False,
     timeout: Annotated[float | None, typer.Option(help="Maximum time to wait for the end, in seconds.")] = None,
     state: StateOption = None,
     as_json: JsonOption = False,
@@ -51,7 +56,7 @@ def status(
         raise CommandError(f"--until {until} is not valid: use --until {UNTIL}", Exit.USAGE)
     stack = find_stack(state)
     if not keep_following and until is None:
-        asyncio.run(_show_all(stack, what, as_json))
+        asyncio.run(_show_all(stack, what, every, as_json))
         return
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_follow(stack, what, until, timeout, as_json))
@@ -73,8 +78,13 @@ def pick(releases: dict[str, ReleaseProgress], what: str | None) -> ReleaseProgr
     return latest(releases, name.model or None)
 
 
-async def _read_releases(stack: StackAddress, what: str | None) -> list[ReleaseProgress]:
-    """Return the releases that `what` names: one, those of a model, or all.
+async def _read(js: JetStreamContext, model: str | None, *, every: bool) -> tuple[list[LoggedEvent], bool]:
+    """Return the events of releases, of every one or of the newest and those under way; and whether there are more."""
+    return (whole_releases(await read_history(js, model, OF_RELEASES)), False) if every else await read_recent(js)
+
+
+async def _read_releases(stack: StackAddress, what: str | None, every: bool) -> list[ReleaseProgress]:
+    """Return the releases that `what` names: one, those of a model, or the newest and those under way; or every one.
 
     Raises:
         CommandError: it names one that there is not.
@@ -84,7 +94,10 @@ async def _read_releases(stack: StackAddress, what: str | None) -> list[ReleaseP
         for sentence in await nearly_full(js):
             warn(sentence)
         named = await resolve_text(js, what)
-        releases = join(project(logged.event for logged in await read_history(js, model_of(named), OF_RELEASES)))
+        history, more = await _read(js, model_of(named), every=every or named is not None)
+        releases = join(project(logged.event for logged in history))
+        if more:
+            warn("earlier releases are left out: `slipway status MODEL` or `slipway status --all` shows them")
         if named is None or (parse_name(named).is_model and releases):
             return sorted(releases.values(), key=lambda release: release.began_at)
         release = pick(releases, named) or await _find_archived(js, stack, named)
@@ -110,8 +123,8 @@ async def _find_archived(js: JetStreamContext, stack: StackAddress, named: str) 
     return pick(join(project(logged.event for logged in history)), named)
 
 
-async def _show_all(stack: StackAddress, what: str | None, as_json: bool) -> None:
-    shown = await _read_releases(stack, what)
+async def _show_all(stack: StackAddress, what: str | None, every: bool, as_json: bool) -> None:
+    shown = await _read_releases(stack, what, every)
     if as_json:
         show_json([render.as_data(release) for release in shown])
         return
@@ -140,7 +153,7 @@ async def _watch(stack: StackAddress, what: str | None, draw: Draw, *, stop_at_e
     clock = SystemClock()
     async with connected(stack) as client:
         what = await resolve_text(client.jetstream(timeout=10), what)
-        history = await read_history(client.jetstream(timeout=10), model_of(what), OF_RELEASES)
+        history, _ = await _read(client.jetstream(timeout=10), model_of(what), every=what is not None)
         releases = project(logged.event for logged in history)
         after = {logged.stream: logged.sequence for logged in sorted(history, key=lambda logged: logged.sequence)}
         # closed before the connection is: the readers must end while they can still unsubscribe
