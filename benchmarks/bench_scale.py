@@ -1,10 +1,10 @@
 """What a large installation needs, from what single operations cost here, and what gives way first.
 
 Measured on real parts: facts and compare-and-set on a NATS server that writes every message to disk before it
-acknowledges it, as the stack's does; telemetry, and a monitor process that reads it; the gateway before Triton with the
-toy engine, with the routes of as many models as the fleet has; small objects in the S3 server. Counted by a simulation:
-into how many batches the gateways put the telemetry of a fleet whose models are asked unevenly. Computed: what the
-fleet needs of each, as a multiple of what one process, or one server, does here.
+acknowledges it, as the stack's does; telemetry, which stays in memory, and a monitor process that reads it; the gateway
+before Triton with the toy engine, with the routes of as many models as the fleet has; small objects in the S3 server.
+Counted by a simulation: into how many batches the gateways put the telemetry of a fleet whose models are asked
+unevenly. Computed: what the fleet needs of each, as a multiple of what one process, or one server, does here.
 
 Each message has one copy; with three copies three servers write it.
 Run: python -m benchmarks.bench_scale [--models 1000] [--rps 10000]
@@ -86,6 +86,7 @@ class Costs:
     """What one process or server does here in a second, unless the name has another unit."""
 
     facts: float
+    telemetry: float
     release_facts: int
     release_bytes: float
     window_bytes: float
@@ -140,6 +141,9 @@ async def measure_bus(js: JetStreamContext) -> dict[str, float]:
     _, with_windows = await bytes_of(js, EVENTS)
     body = canonical_json(facts[0])
     rate, _ = await rate_of(lambda number: js.publish(f"{facts[0]['type']}.toy-{number}.bench", body), at_once=64)
+    batch = event_of(batch_of("toy", 2), "toy")
+    sent = canonical_json(plain(batch))
+    telemetry, _ = await rate_of(lambda number: js.publish(f"{batch.type}.toy-{number}.bench", sent), at_once=64)
     bucket = Bucket(js, "routes", Route)
     routes = [k.route(model=f"cas-{number}", history=(), quarantined=()) for number in range(64)]
     revisions = [await bucket.create(route.model, route) for route in routes]
@@ -153,6 +157,7 @@ async def measure_bus(js: JetStreamContext) -> dict[str, float]:
     _, alone_ms = await rate_of(swap, at_once=1)
     return {
         "facts": rate,
+        "telemetry": telemetry,
         "release_facts": messages,
         "release_bytes": release_bytes,
         "window_bytes": (with_windows - release_bytes) / 100,
@@ -303,7 +308,7 @@ def needs(fleet: Fleet, costs: Costs) -> Iterator[list[str]]:
         ("monitor: batches of telemetry, simulated", batches, costs.small_batches, "batches/s"),
         (f"the same, published every {SLOWER_S:g} s", fewer, costs.small_batches, "batches/s"),
         ("monitor: were all batches full", fleet.rps, costs.large_records, "records/s"),
-        ("bus: a message for each batch", batches, costs.facts, "messages/s"),
+        ("bus: a message for each batch, in memory", batches, costs.telemetry, "messages/s"),
         ("bus: facts of releases and windows", facts, costs.facts, "messages/s"),
         ("bus: leases, shares and releases", writes, costs.cas, "compare-and-set/s"),
         ("store: signed statements of releases", releases * RELEASE_WRITES, costs.puts, "objects/s"),

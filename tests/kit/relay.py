@@ -1,4 +1,4 @@
-"""Stands between one client and a TCP server, and can cut the two off from each other."""
+"""Stands between clients and a TCP server: cuts them off from each other, holds back all bytes, flaps."""
 
 import contextlib
 import socket
@@ -7,7 +7,10 @@ from collections.abc import Iterator
 
 
 class Relay:
-    """Listens on a free loopback port and passes bytes both ways; while `cut`, connections are closed at once."""
+    """Listens on a free loopback port and passes bytes both ways.
+
+    While it is cut, connections are closed at once; while it holds, they stay open, and no byte passes.
+    """
 
     def __init__(self, upstream: int) -> None:
         self._upstream = upstream
@@ -17,6 +20,8 @@ class Relay:
         self._pumps: list[threading.Thread] = []
         self._cut = False
         self._lock = threading.Lock()
+        self._passing = threading.Event()
+        self._passing.set()
 
     def cut(self) -> None:
         """Close every connection, and every new one, until `reconnect`."""
@@ -28,6 +33,14 @@ class Relay:
     def reconnect(self) -> None:
         """Let connections through again."""
         self._cut = False
+
+    def hold(self) -> None:
+        """Hold back every byte, until `release`."""
+        self._passing.clear()
+
+    def release(self) -> None:
+        """Pass on what was held back, and all that follows."""
+        self._passing.set()
 
     def serve(self) -> None:
         """Accept until the listener is closed."""
@@ -48,7 +61,8 @@ class Relay:
                 return
             server.settimeout(None)
             self._open |= {client, server}
-        pair = [threading.Thread(target=_pass, args=ends, daemon=True) for ends in ((client, server), (server, client))]
+        ways = ((client, server), (server, client))
+        pair = [threading.Thread(target=_pass, args=(*ends, self._passing), daemon=True) for ends in ways]
         for pump in pair:
             pump.start()
         self._pumps += pair
@@ -56,6 +70,7 @@ class Relay:
     def close(self) -> None:
         """End everything."""
         self.cut()
+        self.release()
         _end(self._listener)
         self._listener.close()
         for pump in self._pumps:
@@ -64,9 +79,10 @@ class Relay:
             connection.close()
 
 
-def _pass(source: socket.socket, sink: socket.socket) -> None:
+def _pass(source: socket.socket, sink: socket.socket, passing: threading.Event) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
+            passing.wait()
             sink.sendall(data)
     _end(source)
     _end(sink)
