@@ -267,8 +267,8 @@ async def seen_after_ms(parts: Parts, bucket: Bucket[Route], request: bytes) -> 
     short = request.replace(b'"max_tokens": 32', b'"max_tokens": 1 ')
     began = time.perf_counter()
     await bucket.update(MODEL, route, entry.revision)
-    wanted = f"v{other.target.version}".encode()
-    while wanted not in (await connection_.post(short)).body:
+    expected = f"v{other.target.version}".encode()
+    while expected not in (await connection_.post(short)).body:
         pass
     took = (time.perf_counter() - began) * 1000
     connection_.close()
@@ -313,8 +313,8 @@ def needs(fleet: Fleet, costs: Costs) -> Iterator[list[str]]:
         ("bus: leases, shares and releases", writes, costs.cas, "compare-and-set/s"),
         ("store: signed statements of releases", releases * RELEASE_WRITES, costs.puts, "objects/s"),
     )
-    for what, need, one, unit in rows:
-        yield [what, f"{need:,.2f} {unit}", f"{one:,.0f}", f"{need / one:,.2f}"]
+    for what, need, capacity, unit in rows:
+        yield [what, f"{need:,.2f} {unit}", f"{capacity:,.0f}", f"{need / capacity:,.2f}"]
     size = (releases * costs.release_bytes + windows * costs.window_bytes) * fleet.years * YEAR_S
     yield ["log: all facts", f"{facts * fleet.years * YEAR_S / 1e6:,.0f} million, {size / 1e12:,.1f} TB", "", ""]
     yield ["bus: bytes of telemetry", f"{fleet.rps * costs.record_bytes / 1e6:,.1f} MB/s", "", ""]

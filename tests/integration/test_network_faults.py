@@ -1,4 +1,4 @@
-"""Gateway and rollback-controller before a bus that comes and goes, or holds everything back: the way back is taken once."""
+"""Gateway and rollback-controller before a bus that comes and goes, or holds everything back: a rollback happens once."""
 
 import asyncio
 import contextlib
