@@ -27,7 +27,7 @@ from contracts.facts import (
     WorkProgressed,
 )
 from contracts.services import EVENTS, INBOX, ORDERS, TELEMETRY, stream_of
-from contracts.vocabulary import Environment
+from contracts.vocabulary import ENVIRONMENTS, Environment
 from decisions.bus_permissions import subjects_about
 from shared.errors import Transient
 
@@ -49,21 +49,25 @@ class LoggedEvent:
 
 @dataclass(frozen=True)
 class EventFilter:
-    """The events that a command needs: events of services by name, such as `alert.*`, of one environment.
+    """The events that a command needs: events of services by name, such as `alert.*`, of one environment or all (None).
 
     Events before `since` are not read. `with_orders` adds all announcements and orders.
     """
 
     names: tuple[str, ...]
-    environment: Environment = "production"
+    environment: Environment | None = "production"
     since: datetime | None = None
     with_orders: bool = False
 
     def subjects(self, models: Sequence[str] | None) -> list[str]:
         """Return the subject filters of some models, or of all (None)."""
         named = ("*",) if models is None else models
+        environments = ENVIRONMENTS if self.environment is None else (self.environment,)
         return [
-            nats_subject(f"slipway.{name}.v1", model, "*", self.environment) for name in self.names for model in named
+            nats_subject(f"slipway.{name}.v1", model, "*", environment)
+            for environment in environments
+            for name in self.names
+            for model in named
         ]
 
 
@@ -233,7 +237,9 @@ async def answer_to(js: JetStreamContext, fact: type[Fact], model: str, order_id
 
 def streams_of(where: EventFilter | None) -> tuple[str, ...]:
     """Return the streams to read: events of services are all in one."""
-    return STREAMS if where is None or where.with_orders else (EVENTS,)
+    if where is None:
+        return STREAMS
+    return (*((INBOX, ORDERS) if where.with_orders else ()), *((EVENTS,) if where.names else ()))
 
 
 async def follow(

@@ -73,7 +73,13 @@ async def test_commands_say_the_same_after_the_log_was_trimmed(log, settings, tm
         return {command: await asyncio.to_thread(run_command, variables, *command) for command in commands}
 
     before = await run_all()
+    _, everything, _ = await asyncio.to_thread(run_command, variables, "events", "--json")
+    for pattern in ("alert.*", "checkpoint.ready", "release.opened", "checkpoint.*"):
+        _, some, _ = await asyncio.to_thread(run_command, variables, "events", "--type", pattern, "--json")
+        kind = f'"type": "slipway.{pattern.removesuffix("*")}'
+        assert some.splitlines() == [line for line in everything.splitlines() if kind in line] != [], pattern
     assert {status for status, _, _ in before.values()} == {0}
+    assert await asyncio.to_thread(run_command, variables, "events", "--type", "work.progressed") == (0, "", "")
     await log.acknowledge()
     archive = await log.archive()
     assert archive.trimmed == archive.segment - 1 > 3

@@ -22,6 +22,8 @@ from clients.cli.parsing import check_model, parse_moment
 from clients.cli.views.render import event_line
 from contracts.codes import ADVICE
 from contracts.envelope import Event, plain
+from contracts.facts import FACTS
+from contracts.services import EVENTS, FROM_OUTSIDE, stream_of
 from contracts.vocabulary import Environment
 from decisions.event_archive import group_of
 from decisions.orders import CLOCK_SKEW
@@ -80,6 +82,14 @@ def events(
         )
 
 
+_NAMES = {
+    type_.removeprefix("slipway.").rpartition(".")[0]: fact
+    for type_, fact in FACTS.items()
+    if stream_of(fact) == EVENTS
+}
+"""Events of services, by their names in a filter."""
+
+
 @dataclass(frozen=True)
 class Selection:
     """Which events to print: types, and their time."""
@@ -87,6 +97,14 @@ class Selection:
     types: frozenset[str]
     since: datetime | None = None
     until: datetime | None = None
+
+    def filter(self) -> EventFilter | None:
+        """Return what is read of the log for these types, of all environments; None for all of it."""
+        names = [name for name, fact in _NAMES.items() if fact.TYPE in self.types]
+        if len(names) == len(_NAMES):
+            return None
+        with_orders = any(FACTS[type_] in FROM_OUTSIDE for type_ in self.types)
+        return EventFilter(tuple(names), environment=None, with_orders=with_orders)
 
     def includes(self, event: Event[Any]) -> bool:
         """Return whether to print an event."""
@@ -110,7 +128,8 @@ async def _events(
         # an event is stored after its own time, but for the clocks of two machines
         since = None if selection.since is None else max(selection.since, EARLIEST + CLOCK_SKEW) - CLOCK_SKEW
         archived = await _archived(js, stack, selection, model=model, where=where, since=since)
-        history = archived + await read_history(js, model, where, since, before_log=bool(archived))
+        reading = selection.filter() if where is None else where
+        history = archived + await read_history(js, model, reading, since, before_log=bool(archived))
         shown = [logged for logged in history if selection.includes(logged.event)]
         for logged in shown if limit is None else shown[-limit:]:
             _print(logged, as_json)

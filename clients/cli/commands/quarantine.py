@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from nats.js import JetStreamContext
 
+from clients.cli.archived_events import read_whole
 from clients.cli.commands.orders import (
     EPOCH_TRIES,
     EXPIRES,
@@ -21,7 +22,7 @@ from clients.cli.commands.orders import (
     refused_error,
 )
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
-from clients.cli.event_log import EventFilter, read_history
+from clients.cli.event_log import EventFilter
 from clients.cli.names import parse_name
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import check_model
@@ -85,8 +86,9 @@ async def _list(stack: StackAddress, model: str | None) -> list[Quarantined]:
         if not quarantined:
             return []
         where = EventFilter(("rollback.started", "deployment.changed"))
-        history = [logged.event for logged in await read_history(js, model, where)]
-    return [explain(target, history) for target in quarantined]
+        named = {target.model for target in quarantined}
+        events = {each: [logged.event for logged in await read_whole(js, stack, each, where)] for each in named}
+    return [explain(target, events[target.model]) for target in quarantined]
 
 
 def explain(target: Target, events: Iterable[Event[Any]]) -> Quarantined:
