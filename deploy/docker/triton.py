@@ -21,7 +21,7 @@ def serve(run_folder: Path, models: Path) -> None:
     """Become tritonserver."""
     key = os.environ.get(KEY)
     if not key:
-        sys.exit(f"triton: {KEY} is not set: choose one, and give it to the server-manager, too")
+        sys.exit(f"triton: {KEY} is not set: choose one, and give it to the agent (TRITON_AGENT_ADMIN_KEY), too")
     engine = find_engine(ENGINE)
     command = build_command(
         engine, run_folder, PORTS, admin_key=key, exit_timeout_s=EXIT_TIMEOUT_S, models=models, address=ANYWHERE

@@ -30,6 +30,8 @@ BUSY_S: Final = 2.0
 """How long a load or unload waits for another one; then its caller is told, and asks again."""
 ANSWER_S: Final = 0.5
 """What is left of a caller's time limit when the engine has not answered: for saying so."""
+LOG_EVERY_S: Final = 5.0
+"""Least time between two log lines about requests that are not server-manager's: they must not fill a disk."""
 MOST_S: Final = 600.0
 """The longest time limit of a call."""
 SERVES: Final = b"\x08\x01"
@@ -61,6 +63,7 @@ class Agent(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._instance = secrets.token_hex(16)
         self._sequences = Sequences()
         self._raising = asyncio.Lock()
+        self._logged_s = float("-inf")
         self._acting = asyncio.Lock()
         self._sent: set[asyncio.Task[bytes]] = set()
         self._channel = grpc.aio.insecure_channel(triton, options=(*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", 0)))
@@ -115,7 +118,10 @@ class Agent(grpc.GenericRpcHandler):  # type: ignore[misc]
         try:
             request = self._managers.open(metadata)
         except NotAccepted as error:
-            self._log.warning("a request is refused", method=method, reason=str(error))
+            now_s = asyncio.get_running_loop().time()
+            if now_s - self._logged_s >= LOG_EVERY_S:
+                self._logged_s = now_s
+                self._log.warning("a request is refused", method=method, reason=str(error))
             raise Refused(grpc.StatusCode.UNAUTHENTICATED, str(error)) from error
         if request.instance != self._instance:
             reason = "signature_invalid: The request is for another run of the agent; sign it for this one."

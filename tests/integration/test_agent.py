@@ -255,7 +255,7 @@ async def test_a_term_that_cannot_be_stored_lets_nothing_through(world):
     assert stored(world).term == 2
 
 
-async def test_another_key_than_server_managers_does_nothing(world):
+async def test_another_key_than_server_managers_does_nothing(world, capsys):
     seed = Credential.from_text(world.keys.credential("gateway").read_text()).seed.get_secret_value()
     stranger = nkeys.encode_seed(b"s" * 32, nkeys.PREFIX_BYTE_USER).decode()
     for other in (seed, stranger):
@@ -263,19 +263,27 @@ async def test_another_key_than_server_managers_does_nothing(world):
             with pytest.raises(AgentSilent, match="key_not_trusted"):
                 await request
     assert world.engine.begun == []
+    assert str(capsys.readouterr()).count("a request is refused") == 1, "a stranger fills no disk"
     assert not (world.folder / "term.json").exists(), "its term does not count"
 
 
-async def test_a_key_that_was_withdrawn_does_nothing_any_more(world, tmp_path):
-    leading = world.process("first", 1)
-    await load(leading, "a")
-    world.agent._managers = Managers(tmp_path / "managers.json")
-    (tmp_path / "managers.json").write_text("[]")
-    with pytest.raises(AgentSilent, match="key_not_trusted"):
-        await load(leading, "b")
-    (tmp_path / "managers.json").unlink()
+async def test_keys_are_rotated_and_withdrawn_while_the_agent_runs(world, tmp_path):
+    world.keys = prepare_keys(tmp_path / "own", SystemClock())
+    world.agent._managers = Managers(world.keys.managers)
+    former = world.process("former", 1)
+    await load(former, "a")
+    world.keys.rotate("server-manager")
+    await load(former, "b")
+    await load(world.process("following", 2), "c")
+    world.keys.retire("server-manager")
+    for request in (load(former, "d"), index(former)):
+        with pytest.raises(AgentSilent, match="key_not_trusted"):
+            await request
+    await load(world.process("third", 3), "e")
+    assert world.engine.did == ["load a", "load b", "load c", "load e"]
+    world.keys.managers.unlink()
     with pytest.raises(AgentSilent, match="write it with `slipway keys init`"):
-        await load(leading, "b")
+        await load(world.process("fourth", 4), "f")
 
 
 class Overheard(AgentClient):
