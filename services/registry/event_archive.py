@@ -134,20 +134,21 @@ class EventArchiver:
             await self._adopt(entry, there, log)
             return True
         if archive.sealing:
-            await self._seal(entry)
+            await self._seal(entry, await self._read(archive.archived, archive.sealing))
             return True
         oldest = await self.log.read(archive.archived)
         if is_due(archive, log, oldest.at if oldest is not None else None, self.clock.now(), self.retain.every):
             messages = await self._read(archive.archived, log.last)
-            await self.record.update(KEY, archive.model_copy(update={"sealing": messages[-1].sequence}), entry.revision)
+            marked = archive.model_copy(update={"sealing": messages[-1].sequence})
+            revision = await self.record.update(KEY, marked, entry.revision)
             failpoint("registry.archive_after_mark")
+            await self._seal(Entry(marked, revision), messages)
             return True
         return await self._trim(entry, log)
 
-    async def _seal(self, entry: Entry[EventArchive]) -> None:
+    async def _seal(self, entry: Entry[EventArchive], messages: list[ArchivedMessage]) -> None:
         """Write the marked segment and count it; a mark whose messages were all removed by hand is dropped."""
         archive = entry.value
-        messages = await self._read(archive.archived, archive.sealing)
         if messages:
             there = await self.segments.put(archive, messages)
             failpoint("registry.archive_after_segment")
