@@ -7,7 +7,8 @@ Twenty honest callers share the traffic unevenly. For a minute 1, 5 or 50 hostil
 - long prompts: the first token takes 2 s more, on every version;
 - slow reading: the gateway takes times when the engine delivers;
 - forced output: answers that do not end before the token limit;
-- deaths: each tenth kills the engine; it is back after 10 s, and meanwhile all requests fail.
+- deaths: each tenth kills the engine; it is back after 10 s, and meanwhile all requests fail;
+- one prompt: only the active version answers it up to the token limit; half of the requests are pairs.
 
 The versions that should go fail one prompt in ten, are slow by 800 ms, or slow the whole machine by 800 ms. Before: an
 alert of an automatic trigger rolls back. Now: it needs a confirmation by pairs (2 %), callers, or probes, which take as
@@ -29,7 +30,7 @@ from contracts.records import OutboxEntry
 from contracts.vocabulary import Target
 from decisions.attribution import COMPARED
 from decisions.probed import ProbedAnswer, can_probe, decide_shown, judge
-from decisions.rollback import Doubt, RollBack, decide_confirmed, decide_rollback
+from decisions.rollback import Doubt, RollBack, can_hold, decide_confirmed, decide_rollback
 from services.monitor.domain import monitoring
 from services.monitor.domain.monitoring import Cause, Rules
 from services.monitor.domain.record import MonitorState
@@ -37,7 +38,7 @@ from testbed import factories as k
 
 RATE_RPS, ATTACK_S, CHANGE_S, WATCHED_S, BATCH_S = 3.0, 60.0, 20.0, 120.0, 0.25
 HONEST, KEYS, SHARES, RUNS = 20, (1, 5, 50), (0.05, 0.2, 0.5), 10
-PAIR_RATIO, DEAD_S = 0.02, 10.0
+PAIR_RATIO, MOST_PAIRS, DEAD_S = 0.02, 0.5, 10.0
 BEGAN = datetime(2026, 11, 24, tzinfo=UTC)
 TRIGGERS = (
     Trigger(name="slow", metric="ttft_ms", threshold=800.0, allowed_ratio=0.05),
@@ -45,8 +46,8 @@ TRIGGERS = (
     Trigger(name="cut-off", metric="cut_off_ratio", threshold=0.05),
     Trigger(name="tokens", metric="output_tokens", threshold=1000.0, allowed_ratio=0.05),
 )
-Attack = Literal["errors", "long prompts", "slow reading", "forced output", "deaths"]
-ATTACKS: tuple[Attack, ...] = ("errors", "long prompts", "slow reading", "forced output", "deaths")
+Attack = Literal["errors", "long prompts", "slow reading", "forced output", "deaths", "one prompt"]
+ATTACKS: tuple[Attack, ...] = ("errors", "long prompts", "slow reading", "forced output", "deaths", "one prompt")
 Regression = Literal["fails one prompt in ten", "slow", "hogs the machine"]
 REGRESSIONS: tuple[Regression, ...] = ("fails one prompt in ten", "slow", "hogs the machine")
 NEW, OLD = k.target(7), k.target(6)
@@ -97,7 +98,7 @@ def answer(traffic: Traffic, sent: Sent, target: Target, dead_until_s: float) ->
     fails = changed and traffic.regression == "fails one prompt in ten" and is_new and sent.odd
     dead = is_new and sent.at_s < dead_until_s
     error = "engine_dead" if dead else "engine_failed" if fails or attack == "errors" else None
-    forced = attack == "forced output"
+    forced = attack == "forced output" or (attack == "one prompt" and is_new)
     at = BEGAN + timedelta(seconds=sent.at_s)
     return k.inference(
         request_id=str(sent.number),
@@ -119,13 +120,11 @@ def answer(traffic: Traffic, sent: Sent, target: Target, dead_until_s: float) ->
 
 def pair_of(traffic: Traffic, sent: Sent, served: Inference) -> MirroredPair | None:
     """Return the pair of a drawn request; None for one that is not drawn, or under which the engine died."""
-    if random.Random(f"pair {traffic} {sent.number}").random() >= PAIR_RATIO or served.error == "engine_dead":
+    ratio = MOST_PAIRS if traffic.attack == "one prompt" else PAIR_RATIO
+    if random.Random(f"pair {traffic} {sent.number}").random() >= ratio or served.error == "engine_dead":
         return None
-    mirrored = answer(traffic, replace(sent, noise_ms=sent.noise_ms * 0.9), OLD, 0.0)
-    sides = [
-        side.model_copy(update={"caused_by": "target"}) if side.error in COMPARED else side
-        for side in (served, mirrored)
-    ]
+    again = [answer(traffic, replace(sent, noise_ms=sent.noise_ms * 0.9), target, 0.0) for target in (NEW, OLD)]
+    sides = [side.model_copy(update={"caused_by": "target"}) if side.error in COMPARED else side for side in again]
     return MirroredPair(served=sides[0], mirrored=sides[1])
 
 
@@ -154,7 +153,7 @@ def is_rolled_back(
     now, shown, took_s = BEGAN + timedelta(seconds=at_s), None, 0.0
     decision = decide_rollback(trigger, (), now)
     if confirms and trigger is not None:
-        if alert.confirmed_by == "none" and can_probe(trigger):
+        if can_hold(alert.confirmed_by, trigger) and can_probe(trigger):
             sides = [probe(traffic, at_s, target, dead_until_s) for target in (NEW, OLD)]
             shown = decide_shown([judge(trigger, *sides)] * 2)
             took_s = max(0.0 if side is None else side.ttft_ms / 1000.0 for side in sides)
