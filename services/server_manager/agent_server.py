@@ -32,8 +32,8 @@ ANSWER_S: Final = 0.5
 """What is left of a caller's time limit when the engine has not answered: for saying so."""
 LOG_EVERY_S: Final = 5.0
 """Least time between two log lines about requests that are not server-manager's: they must not fill a disk."""
-MOST_S: Final = 600.0
-"""The longest time limit of a call."""
+UNLIMITED_S: Final = 600.0
+"""The time limit of a call that has none; a caller's own is kept, because a large model may load for longer."""
 SERVES: Final = b"\x08\x01"
 """A message whose first field is true or 1: the agent serves, the engine is live."""
 GRPC_KEY: Final = "triton-grpc-protocol-admin-key"
@@ -62,7 +62,6 @@ class Agent(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._term = term
         self._instance = secrets.token_hex(16)
         self._sequences = Sequences()
-        self._raising = asyncio.Lock()
         self._logged_s = float("-inf")
         self._acting = asyncio.Lock()
         self._sent: set[asyncio.Task[bytes]] = set()
@@ -95,7 +94,8 @@ class Agent(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def _answering(self, method: str) -> Callable[[bytes, Any], Any]:
         async def answer(content: bytes, context: Any) -> bytes:
-            left_s = min(context.time_remaining() or MOST_S, MOST_S)
+            remaining_s = context.time_remaining()
+            left_s = UNLIMITED_S if remaining_s is None else remaining_s
             try:
                 request = self._authenticate(method, content, dict(context.invocation_metadata()))
                 await self._admit(request)
@@ -134,13 +134,11 @@ class Agent(grpc.GenericRpcHandler):  # type: ignore[misc]
         return request
 
     async def _admit(self, request: AgentRequest) -> None:
-        """Store the term of a request if it is higher; raise Refused if it is superseded, or cannot be stored."""
-        async with self._raising:
-            match assess_term(self._term.highest, request.leader):
-                case "current":
-                    return
-                case "superseded":
-                    self._refuse_superseded(request)
+        """Store the term of a request if it is higher; raise Refused if it is superseded, or cannot be stored.
+
+        A caller may leave while its term is written: the write goes on, and a higher term that comes meanwhile counts.
+        """
+        if assess_term(self._term.highest, request.leader) == "higher":
             try:
                 await asyncio.to_thread(self._term.raise_to, request.leader)
             except OSError as error:
@@ -148,6 +146,7 @@ class Agent(grpc.GenericRpcHandler):  # type: ignore[misc]
                 reason = f"disk_full: The term {request.term} cannot be stored: {error}."
                 raise Refused(grpc.StatusCode.UNAVAILABLE, reason) from error
             self._log.info("another process took the engine over", term=request.term, holder=request.holder)
+        self._refuse_superseded(request)
 
     def _refuse_superseded(self, request: AgentRequest) -> None:
         """Raise Refused if the term of a request is superseded."""

@@ -5,6 +5,7 @@ import contextlib
 import json
 import socket
 import subprocess
+import threading
 
 import grpc
 import httpx
@@ -37,6 +38,7 @@ class Engine(service_pb2_grpc.GRPCInferenceServiceServicer):
     def __init__(self) -> None:
         self.did: list[str] = []
         self.begun: list[str] = []
+        self.left_s: list[float] = []
         self.finish = asyncio.Event()
         self.finish.set()
 
@@ -44,6 +46,7 @@ class Engine(service_pb2_grpc.GRPCInferenceServiceServicer):
         if dict(context.invocation_metadata()).get(GRPC_KEY) != KEY:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "This protocol is restricted")
         self.begun.append(what)
+        self.left_s.append(context.time_remaining())
         await self.finish.wait()
         self.did.append(what)
 
@@ -253,6 +256,51 @@ async def test_a_term_that_cannot_be_stored_lets_nothing_through(world):
     (world.folder / "term.json").rmdir()
     await load(two, "b")
     assert stored(world).term == 2
+
+
+class StalledTermFile(TermFile):
+    """A disk on which one term takes as long to write as it is told."""
+
+    def __init__(self, path, term) -> None:
+        super().__init__(path)
+        self.slow, self.passes = term, threading.Event()
+
+    def raise_to(self, leader):
+        if leader.term == self.slow:
+            self.passes.wait(10)
+        super().raise_to(leader)
+
+
+async def test_a_term_whose_write_took_longer_than_its_caller_waited_replaces_no_higher_one(world):
+    """The disk stalls, the lease passes to the next holder, and then the earlier write ends."""
+    terms = world.agent._term = StalledTermFile(world.folder / "term.json", 5)
+    old, new = world.process("old", 5), world.process("new", 6)
+    with pytest.raises(AgentSilent, match="DEADLINE_EXCEEDED"):
+        await old.ask("RepositoryIndex", service_pb2.RepositoryIndexRequest(), 0.5)
+    await index(new)
+    terms.passes.set()
+    await asyncio.sleep(0.2)
+    assert terms.highest == stored(world) == Leader(holder="new", term=6)
+    with pytest.raises(LeaseLost):
+        await load(old, "a")
+    await load(new, "b")
+    assert world.engine.did == ["load b"]
+
+
+async def test_a_write_that_a_higher_term_overtook_lets_its_own_request_not_through(world):
+    terms = world.agent._term = StalledTermFile(world.folder / "term.json", 5)
+    late = asyncio.create_task(load(world.process("old", 5), "a"))
+    await asyncio.sleep(0.2)
+    await index(world.process("new", 6))
+    terms.passes.set()
+    with pytest.raises(LeaseLost):
+        await late
+    assert world.engine.begun == []
+
+
+async def test_a_load_may_take_as_long_as_its_caller_waits(world):
+    await load(world.process("one", 1), "a", timeout_s=7200.0)
+    assert world.engine.left_s[0] > 7100
 
 
 async def test_another_key_than_server_managers_does_nothing(world, capsys):

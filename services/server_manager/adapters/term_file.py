@@ -1,11 +1,13 @@
 """The highest term that an engine's agent has seen, in a file that survives a kill and a loss of power."""
 
 import os
+import threading
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from services.server_manager.adapters.repository_files import replace_file
+from services.server_manager.domain.fencing import assess_term
 from services.server_manager.domain.records import Leader
 
 
@@ -20,6 +22,7 @@ class TermFile:
             OSError: The file cannot be read.
         """
         self._path = path
+        self._writing = threading.Lock()
         self.highest: Leader | None = None
         try:
             self.highest = Leader.model_validate_json(path.read_bytes())
@@ -33,15 +36,20 @@ class TermFile:
             raise ValueError(msg) from error
 
     def raise_to(self, leader: Leader) -> None:
-        """Store a higher term; it is on disk before it counts.
+        """Store a term if it is higher than the stored one; it is on disk before it counts.
+
+        Writes go one after the other, and a slow one that is overtaken by a higher term changes nothing.
 
         Raises:
             OSError: It cannot be written; the term before stays.
         """
-        replace_file(self._path, leader.model_dump_json().encode())
-        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-        self.highest = leader
+        with self._writing:
+            if assess_term(self.highest, leader) != "higher":
+                return
+            replace_file(self._path, leader.model_dump_json().encode())
+            folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+            self.highest = leader

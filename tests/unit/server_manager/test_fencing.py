@@ -87,6 +87,14 @@ def test_a_stored_term_is_there_after_a_restart(tmp_path):
     assert file.highest == TermFile(tmp_path / "agent" / "term.json").highest == Leader(holder="a", term=7)
 
 
+def test_a_term_that_is_not_higher_replaces_nothing(tmp_path):
+    file = TermFile(tmp_path / "term.json")
+    file.raise_to(Leader(holder="a", term=7))
+    for late in (Leader(holder="b", term=7), Leader(holder="b", term=6)):
+        file.raise_to(late)
+        assert file.highest == TermFile(tmp_path / "term.json").highest == Leader(holder="a", term=7)
+
+
 def test_a_term_that_cannot_be_stored_does_not_count(tmp_path):
     file = TermFile(tmp_path / "term.json")
     file.raise_to(Leader(holder="a", term=7))
