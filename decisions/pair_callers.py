@@ -12,7 +12,16 @@ from functools import lru_cache
 from pydantic import Field
 
 from contracts.vocabulary import Contract
-from decisions.evidence import EQUAL_SHARE, Count, log_mean_exp, resting_sums, step_sums
+from decisions.evidence import (
+    EQUAL_SHARE,
+    Count,
+    EDetector,
+    EProcess,
+    observe_detector,
+    observe_process,
+    resting_log_e,
+    resting_sums,
+)
 
 MOST_CALLERS = 64
 """Callers that are known; above it the one with the least against the target is forgotten."""
@@ -42,17 +51,23 @@ class PairCallers(Contract):
 
 
 @lru_cache(maxsize=256)
-def pairs_to_confirm(alpha: float) -> int:
-    """Return how many pairs, bad on the target only, confirm an alert from evidence at rest."""
-    sums, pairs = resting_sums(EQUAL_SHARE), 0
-    while pairs == 0 or log_mean_exp(sums, EQUAL_SHARE.log_weight) < -math.log(alpha):
-        sums, pairs = step_sums(sums, EQUAL_SHARE, outcome=True), pairs + 1
+def pairs_to_confirm(alpha: float, *, canary: bool) -> int:
+    """Return how many pairs, bad on the target only, confirm an alert.
+
+    They begin where evidence rests: an e-process, a canary's, at zero, an e-detector above it; so a canary needs more.
+    """
+    process, pairs = EProcess(), 0
+    detector = EDetector(sums=resting_sums(EQUAL_SHARE), log_e=resting_log_e(EQUAL_SHARE))
+    while pairs == 0 or (process if canary else detector).log_e < -math.log(alpha):
+        process = observe_process(process, EQUAL_SHARE, [True])
+        detector = observe_detector(detector, EQUAL_SHARE, [True])
+        pairs += 1
     return pairs
 
 
-def most_of_one_caller(alpha: float) -> int:
+def most_of_one_caller(alpha: float, *, canary: bool) -> int:
     """Return how many net pairs of one caller count against a target: two callers can confirm, and one cannot."""
-    return math.ceil(pairs_to_confirm(alpha) / 2)
+    return math.ceil(pairs_to_confirm(alpha, canary=canary) / 2)
 
 
 def note_pair(callers: PairCallers, caller: str | None) -> PairCallers:
@@ -70,14 +85,14 @@ def note_pair(callers: PairCallers, caller: str | None) -> PairCallers:
     return PairCallers(known=known, recent=recent + 1)
 
 
-def is_full(callers: PairCallers, caller: str, alpha: float) -> bool:
+def is_full(callers: PairCallers, caller: str, alpha: float, *, canary: bool) -> bool:
     """Return whether a caller has its part in the evidence: no more of its pairs count against the target.
 
     Not for one with clearly more than half of the pairs, which are drawn from all requests alike: none may be left.
     """
     own, total = callers.known[caller], callers.recent
     has_most = 2 * own.recent - total >= CLEAR_SIGMAS * math.sqrt(total)
-    return own.net >= most_of_one_caller(alpha) and not has_most
+    return own.net >= most_of_one_caller(alpha, canary=canary) and not has_most
 
 
 def note_discordant(callers: PairCallers, caller: str, *, target: bool) -> PairCallers:

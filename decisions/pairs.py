@@ -88,7 +88,7 @@ def observe_mirrored(test: MirrorTest, *, target: bool, other: bool, caller: str
     if not target and not other:
         return test.model_copy(update={"neither": test.neither + 1})
     if caller is not None:
-        if target and is_full(callers, caller, alpha):
+        if target and is_full(callers, caller, alpha, canary=isinstance(test.discordant, EProcess)):
             return test.model_copy(update={"capped": test.capped + 1})
         callers = note_discordant(callers, caller, target=target)
     seen = test.discordant
