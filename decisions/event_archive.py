@@ -213,7 +213,7 @@ class LogState:
         messages: How many it has.
         bytes: How many bytes they take.
         limit_bytes: How many it may hold; None for no limit.
-        newest_at: When the bus stored the last message; None if there is none.
+        bus_at: The time by the bus's clock. That of its newest message would stand still once a full log takes no more.
     """
 
     first: int
@@ -221,7 +221,7 @@ class LogState:
     messages: int
     bytes: int
     limit_bytes: int | None
-    newest_at: datetime | None
+    bus_at: datetime
 
 
 def is_due(archive: EventArchive, log: LogState, oldest_at: datetime | None, now: datetime, every: timedelta) -> bool:
@@ -277,7 +277,7 @@ def why_kept(index: SegmentIndex, log: LogState, needs: Needs, keeping: Keeping,
 
     The time is the earlier one of the registry's clock and the bus's: one clock that jumps ahead removes nothing.
     """
-    now = min(now, log.newest_at or now)
+    now = min(now, log.bus_at)
     least = min(keeping.age, LEAST_KEPT) if is_full(log, keeping) else keeping.age
     if now - index.ends_at < least:
         return "age"

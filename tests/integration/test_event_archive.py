@@ -113,6 +113,16 @@ async def test_the_log_keeps_what_a_service_a_release_the_audit_log_or_the_polic
     assert (await log.archive()).trimmed == 3
 
 
+async def test_a_full_log_that_takes_no_more_events_is_trimmed_of_what_became_old(log, monkeypatch):
+    """Its newest event gets no younger one behind it, but time goes on."""
+    await log.publish(6)
+    log.retain = Retain(timedelta(0), Keeping(90 * DAY, 0.0))
+    assert (await log.archive()).trimmed == 0
+    monkeypatch.setattr("decisions.event_archive.LEAST_KEPT", timedelta(seconds=0.5))
+    await asyncio.sleep(0.6)
+    assert (await log.archive()).trimmed == 2
+
+
 async def test_a_segment_that_is_not_what_was_signed_is_not_trimmed(log):
     await log.publish(3)
     log.retain = Retain(timedelta(0), Keeping(90 * DAY, 0.7))

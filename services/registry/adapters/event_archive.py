@@ -39,19 +39,15 @@ class StreamEventLog:
 
     async def state(self) -> LogState:
         """Return how large it is."""
-        info = await self._js().stream_info(EVENTS)
-        try:
-            newest = (await self._js().get_msg(EVENTS, info.state.last_seq)).time if info.state.messages else None
-        except NotFoundError:  # removed by hand
-            newest = None
-        limit = info.config.max_bytes
+        info = await self._js()._api_request(f"$JS.API.STREAM.INFO.{EVENTS}")  # noqa: SLF001 - the client drops the server's time
+        state, limit = info["state"], info["config"].get("max_bytes", -1)
         return LogState(
-            first=info.state.first_seq,
-            last=info.state.last_seq,
-            messages=info.state.messages,
-            bytes=info.state.bytes,
-            limit_bytes=limit if limit is not None and limit > 0 else None,
-            newest_at=newest,
+            first=state["first_seq"],
+            last=state["last_seq"],
+            messages=state["messages"],
+            bytes=state["bytes"],
+            limit_bytes=limit if limit > 0 else None,
+            bus_at=datetime.fromisoformat(info["ts"]),
         )
 
     async def read(self, after: int) -> ArchivedMessage | None:

@@ -104,7 +104,7 @@ def test_what_is_read_together_lies_together(subject, group, model):
 
 
 def log(**changes):
-    state = {"first": 1, "last": 10, "messages": 10, "bytes": 1000, "limit_bytes": 10_000, "newest_at": f.after(0)}
+    state = {"first": 1, "last": 10, "messages": 10, "bytes": 1000, "limit_bytes": 10_000, "bus_at": f.after(0)}
     return LogState(**{**state, **changes})
 
 
@@ -129,7 +129,7 @@ def test_a_segment_is_due_when_it_is_full_or_its_first_message_is_old():
 def test_nothing_that_is_needed_or_young_is_removed_whatever_a_clock_says(age_h, ahead_h, full, release, unread):
     index = index_of(ARCHIVE, pack([message_of(10, SUBJECTS[0], f.after(0), "", b"x")])).model_copy(update={"last": 20})
     now = index.ends_at + timedelta(hours=age_h)
-    state = log(newest_at=now, bytes=9000 if full else 1000)
+    state = log(bus_at=now, bytes=9000 if full else 1000)
     since = index.ends_at + timedelta(hours=release) if release is not None else None
     keeping = Keeping(timedelta(days=90), 0.7)
     why = why_kept(index, state, Needs(since, unread), keeping, now + timedelta(hours=ahead_h))
