@@ -13,11 +13,12 @@ from clients.cli.output import CommandError
 from clients.cli.reading import own_models
 from contracts.envelope import Event
 from contracts.event_archive import ArchivedMessage, ArchivedPart, EventArchive, EventGroup, SegmentIndex
+from contracts.provenance import AttesterKey
 from contracts.services import EVENTS
 from decisions.event_archive import body_of
 from shared.errors import Permanent
 from shared.provenance.envelopes import Trust
-from shared.provenance.event_archive import read_model, read_part, require_index
+from shared.provenance.event_archive import count_removed, read_model, read_part, require_index
 from shared.storage.blobs import Store
 from shared.storage.kv import Bucket
 
@@ -28,18 +29,9 @@ Found = Callable[[Event[Any]], bool]
 class ArchivedEvents:
     """The events that were removed from the log; each segment is verified while it is read, and one is in memory."""
 
-    def __init__(self, stack: StackAddress, archive: EventArchive) -> None:
-        """Take the stack, and how far its log is archived.
-
-        Raises:
-            CommandError: the keys of attesters are not known.
-        """
-        self._archive = archive
-        self._store = Store(stack.connection)
-        try:
-            self._keys = Trust.from_settings(stack.connection).keys()
-        except (Permanent, ValueError) as error:
-            raise CommandError(f"the archive of the event log cannot be verified: {error}") from error
+    def __init__(self, store: Store, keys: Sequence[AttesterKey], archive: EventArchive) -> None:
+        """Take the store, the listed keys of attesters, and how far the log is archived and trimmed."""
+        self._store, self._keys, self._archive = store, keys, archive
 
     async def of_model(
         self, model: str, groups: Sequence[EventGroup], since: datetime | None = None, last: Found | None = None
@@ -114,11 +106,23 @@ async def find_archive(js: JetStreamContext, stack: StackAddress) -> ArchivedEve
     """Return the archive of what was removed from the log; None if nothing was, or this identity may not read it.
 
     A member of a team may not: a segment has events of all models.
+
+    Raises:
+        CommandError: the keys of attesters are not known.
     """
     if await own_models(js) is not None:
         return None
     entry = await Bucket(js, "audit", EventArchive).get("events")
-    return ArchivedEvents(stack, entry.value) if entry is not None and entry.value.trimmed else None
+    first = (await js.stream_info(EVENTS)).state.first_seq
+    if entry is None or first <= 1:
+        return None
+    try:
+        keys = Trust.from_settings(stack.connection).keys()
+    except (Permanent, ValueError) as error:
+        raise CommandError(f"the archive of the event log cannot be verified: {error}") from error
+    store = Store(stack.connection)
+    archive = await asyncio.to_thread(count_removed, store, keys, entry.value, first)
+    return ArchivedEvents(store, keys, archive) if archive.trimmed else None
 
 
 def groups_of(where: EventFilter | None) -> Sequence[EventGroup]:

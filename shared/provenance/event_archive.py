@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from contracts.event_archive import ArchivedMessage, ArchivedPart, EventArchive, EventGroup, SegmentIndex
 from contracts.provenance import AttesterKey
 from contracts.vocabulary import Digest, digest_of
-from decisions.event_archive import index_key, index_of, pack, segment_key, unpack
+from decisions.event_archive import index_key, index_of, pack, segment_key, trim, unpack
 from decisions.provenance import Problem, assess_link
 from shared.errors import Permanent
 from shared.provenance.envelopes import Attester, Subjects, open_envelope
@@ -154,6 +154,23 @@ def require_index(store: Store, keys: Sequence[AttesterKey], archive: str, numbe
         reason = f"Segment {number} of the archive {archive} is gone; restore it from a backup."
         raise Permanent("artifact_not_found", reason)
     return signed.index
+
+
+def count_removed(store: Store, keys: Sequence[AttesterKey], archive: EventArchive, first: int) -> EventArchive:
+    """Return how far the log is trimmed, by the number of its first message.
+
+    The registry removes a segment's messages before it counts that: killed in between, the record lags behind.
+
+    Raises:
+        Permanent: `artifact_not_found`, `digest_mismatch`, `signature_invalid`, `key_not_trusted`.
+        Transient: `store_unavailable`.
+    """
+    while archive.trimmed + 1 < archive.segment:
+        index = require_index(store, keys, archive.id, archive.trimmed + 1)
+        if index.last >= first:
+            break
+        archive = trim(archive, index, read_segment(store, index))
+    return archive
 
 
 def read_model(

@@ -19,6 +19,7 @@ from decisions.release_projection import join, project
 from services.console.adapters.archived_log import WholeLog
 from services.console.adapters.log import StreamLog
 from services.console.adapters.recorded import RecordedEvents
+from services.registry.event_archive import KEY
 from shared.messaging.publishing import publish_event
 from shared.storage.blobs import Store
 from shared.storage.kv import Bucket
@@ -122,6 +123,61 @@ async def test_an_index_that_is_built_anew_has_all_events_of_a_trimmed_log(log, 
     await publish_event(log.js, f.event(last.data, id="after", subject=last.subject))
     async with contextlib.aclosing(whole()) as after:
         again = await read_all(after)
+    assert again[:-1] == events
+    assert again[-1].event.id == "after"
+
+
+class Killed(Exception):  # noqa: N818 - it stands for the end of a process
+    """The registry ended here."""
+
+
+async def test_nothing_is_missing_where_a_registry_was_killed_before_it_counted_what_it_removed(
+    log, settings, tmp_path, monkeypatch
+):
+    record, since = Bucket(log.js, "audit", EventArchive), datetime.now(UTC) - timedelta(days=1)
+    command = ({**environment(settings), "SLIPWAY_ATTESTERS": str(attester_keys(tmp_path).listing)}, "events")
+    command += ("--model", OTHER, "--json")
+    shown = await asyncio.to_thread(run_command, *command)
+    replayed = await RecordedEvents(lambda: log.js).read(MODEL, since)
+    events = await read_all(StreamLog(lambda: log.js))
+    await log.acknowledge()
+
+    def kill(name, *_):
+        if name == "registry.archive_after_trim":
+            raise Killed
+
+    monkeypatch.setattr("services.registry.event_archive.failpoint", kill)
+    with pytest.raises(Killed):
+        await log.archive()
+    assert ((await record.get(KEY)).value.trimmed, await log.first()) == (0, 16)
+    whole = WholeLog(StreamLog(lambda: log.js), lambda: record, Store(settings), trust(tmp_path), retry_s=0)
+    assert await read_all(whole) == events
+    assert await RecordedEvents(lambda: log.js, archived=whole.of_model).read(MODEL, since) == replayed
+    assert await asyncio.to_thread(run_command, *command) == shown
+
+
+@pytest.mark.parametrize("read_before", [0, 7])
+async def test_an_index_that_is_built_while_the_log_is_trimmed_has_all_events(log, settings, tmp_path, read_before):
+    class Trimmed(StreamLog):
+        """Reads some events of the log, which is trimmed then."""
+
+        is_trimmed = False
+
+        async def read(self, stream, start, wait_s):
+            after, read = await super().read(stream, start, wait_s)
+            if self.is_trimmed:
+                return after, read
+            self.is_trimmed = True
+            await log.acknowledge()
+            await log.archive()
+            await publish_event(log.js, f.event(read[0].event.data, id="after", subject=MODEL))
+            _, rest = await StreamLog(lambda: log.js).read(stream, await log.first(), 1.0)
+            return rest[-1].sequence + 1, [*read[:read_before], *rest]
+
+    events = await read_all(StreamLog(lambda: log.js))
+    record = Bucket(log.js, "audit", EventArchive)
+    whole = WholeLog(Trimmed(lambda: log.js), lambda: record, Store(settings), trust(tmp_path), retry_s=0)
+    again = await read_all(whole)
     assert again[:-1] == events
     assert again[-1].event.id == "after"
 

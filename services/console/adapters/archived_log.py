@@ -14,7 +14,7 @@ from services.console.adapters.log import RETRY_S, StreamLog
 from services.console.domain.logged import Logged, read_logged
 from shared.errors import translate
 from shared.provenance.envelopes import Trust
-from shared.provenance.event_archive import read_model, read_segment, require_index
+from shared.provenance.event_archive import count_removed, read_model, read_segment, require_index
 from shared.storage.blobs import Store
 from shared.storage.kv import Bucket
 
@@ -51,22 +51,28 @@ class WholeLog:
 
     async def read(self, stream: str, start: int, wait_s: float) -> tuple[int, Sequence[Logged]]:
         """Return the next sequence after what was read, and what the log has from `start` on; none after `wait_s`."""
-        if stream != EVENTS or start == self._next:
+        if stream != EVENTS:
             return await self._log.read(stream, start, wait_s)
         try:
-            read = await self._archived(start)
+            read = await self._archived(start) if start != self._next else None
+            if read is None:
+                self._next, events = await self._log.read(stream, start, wait_s)
+                whole = [event for number, event in enumerate(events, start) if event.sequence == number]
+                if len(whole) == len(events):
+                    return self._next, events
+                if whole:  # the log was trimmed while it was read: what follows is looked for from here on
+                    self._next = None
+                    return start + len(whole), whole
+                read = await self._archived(start) or (self._next, events)  # else they were removed by hand
         except Exception as error:
             known = translate(error)
             if known is None:
                 raise
             structlog.get_logger().warning("the archive of the event log cannot be read", reason=known.reason)
+            self._next = None
             await asyncio.sleep(self._retry_s)
             return start, ()
-        if read is not None:
-            return read
-        after, events = await self._log.read(stream, start, wait_s)
-        self._next = after
-        return after, events
+        return read
 
     async def of_model(
         self, model: str, groups: Sequence[EventGroup], since: datetime | None
@@ -77,11 +83,10 @@ class WholeLog:
             Permanent: A segment is gone, or not what was signed.
             Transient: The store does not answer.
         """
-        entry = await self._record().get("events")
-        if entry is None:
+        archive = await self._archive()
+        if archive is None:
             return ()
-        keys = self._trust.keys()
-        return await asyncio.to_thread(read_model, self._store, keys, entry.value, model, groups, since=since)
+        return await asyncio.to_thread(read_model, self._store, self._trust.keys(), archive, model, groups, since=since)
 
     async def aclose(self) -> None:
         """Remove all consumers."""
@@ -100,15 +105,23 @@ class WholeLog:
         after = piece[-1].sequence + 1 if len(piece) == PIECE else index.last + 1
         return after, [read_logged(EVENTS, each.sequence, each.subject, body_of(each)) for each in piece]
 
-    async def _find(self, start: int) -> SegmentIndex | None:
-        """Return the index of the trimmed segment with a sequence; None if the stream has it."""
+    async def _archive(self) -> EventArchive | None:
+        """Return how far the log is archived and trimmed; None if it is not archived."""
         entry = await self._record().get("events")
         if entry is None:
             return None
-        low, high, first = 1, entry.value.trimmed, None
+        first = await self._log.first(EVENTS)
+        return await asyncio.to_thread(count_removed, self._store, self._trust.keys(), entry.value, first)
+
+    async def _find(self, start: int) -> SegmentIndex | None:
+        """Return the index of the trimmed segment with a sequence; None if the stream has it."""
+        archive = await self._archive()
+        if archive is None:
+            return None
+        low, high, first = 1, archive.trimmed, None
         while low <= high:
             middle = (low + high) // 2
-            index = await asyncio.to_thread(require_index, self._store, self._trust.keys(), entry.value.id, middle)
+            index = await asyncio.to_thread(require_index, self._store, self._trust.keys(), archive.id, middle)
             if index.last >= start:
                 first, high = index, middle - 1
             else:
