@@ -144,7 +144,8 @@ def _sweep(stack: StackAddress, sweeper: Sweeper, plan: GcPlan, *, as_json: bool
     )
     if swept.overtaken:
         show_line(
-            f"the plan {plan.id} has ended: another `slipway gc` carried out its rest; run it again for a new plan"
+            f"the plan {plan.id} has ended: another `slipway gc` carried out its rest, or the one that wrote it was "
+            "interrupted; run it again for a new plan"
         )
 
 

@@ -37,7 +37,7 @@ class Swept:
         removed: Sizes of what was removed, by key.
         kept: Objects that something refers to now, or that a writer claimed.
         locked: Objects that the store keeps because they are under lock.
-        overtaken: The plan had ended before this sweep did: another one carried it out.
+        overtaken: The plan had ended before this sweep did: another one carried it out, or its mark was never written.
     """
 
     removed: dict[str, int] = field(default_factory=dict)
