@@ -162,14 +162,14 @@ def count_removed(store: Store, keys: Sequence[AttesterKey], archive: EventArchi
     The registry removes a segment's messages before it counts that: killed in between, the record lags behind.
 
     Raises:
-        Permanent: `artifact_not_found`, `digest_mismatch`, `signature_invalid`, `key_not_trusted`.
+        Permanent: `digest_mismatch`, `signature_invalid`, `key_not_trusted`.
         Transient: `store_unavailable`.
     """
     while archive.trimmed + 1 < archive.segment:
-        index = require_index(store, keys, archive.id, archive.trimmed + 1)
-        if index.last >= first:
+        signed = find_index(store, keys, archive.id, archive.trimmed + 1)
+        if signed is None or signed.index.last >= first:  # the registry removes no events of a segment that is gone
             break
-        archive = trim(archive, index, read_segment(store, index))
+        archive = trim(archive, signed.index, read_segment(store, signed.index))
     return archive
 
 

@@ -83,7 +83,7 @@ class WholeLog:
             Permanent: A segment is gone, or not what was signed.
             Transient: The store does not answer.
         """
-        archive = await self._archive()
+        archive = await self._archive(await self._log.first(EVENTS))
         if archive is None:
             return ()
         return await asyncio.to_thread(read_model, self._store, self._trust.keys(), archive, model, groups, since=since)
@@ -105,17 +105,17 @@ class WholeLog:
         after = piece[-1].sequence + 1 if len(piece) == PIECE else index.last + 1
         return after, [read_logged(EVENTS, each.sequence, each.subject, body_of(each)) for each in piece]
 
-    async def _archive(self) -> EventArchive | None:
-        """Return how far the log is archived and trimmed; None if it is not archived."""
+    async def _archive(self, first: int) -> EventArchive | None:
+        """Return how far the log, which begins with a number, is archived and trimmed; None if it is not archived."""
         entry = await self._record().get("events")
         if entry is None:
             return None
-        first = await self._log.first(EVENTS)
         return await asyncio.to_thread(count_removed, self._store, self._trust.keys(), entry.value, first)
 
     async def _find(self, start: int) -> SegmentIndex | None:
         """Return the index of the trimmed segment with a sequence; None if the stream has it."""
-        archive = await self._archive()
+        first_of_log = await self._log.first(EVENTS)
+        archive = await self._archive(first_of_log) if start < first_of_log else None
         if archive is None:
             return None
         low, high, first = 1, archive.trimmed, None
