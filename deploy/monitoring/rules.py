@@ -274,6 +274,17 @@ RULES: Final[tuple[Rule, ...]] = (
         {"step": "benchmark"},
     ),
     Rule(
+        "SlipwayAgentSilent",
+        f"min by (runtime) ({m.AGENT_ANSWERS}) == 0",
+        "1m",
+        "critical",
+        "The agent of Triton {{ $labels.runtime }} does not answer: nothing is loaded, and no dead engine is healed",
+        "docs/operations.md",
+        {f'{m.AGENT_ANSWERS}{{runtime="default"}}': "0x120"},
+        {f'{m.AGENT_ANSWERS}{{runtime="default"}}': "1x120"},
+        {"runtime": "default"},
+    ),
+    Rule(
         "SlipwayFleetMemory",
         f"max({m.MEMORY_RESERVED}) / max({m.MEMORY_BUDGET}) > 0.95",
         "30m",

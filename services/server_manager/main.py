@@ -21,7 +21,7 @@ from services.server_manager.domain.records import Leader, Servers
 from services.server_manager.fleet_state import FleetState
 from services.server_manager.known_routes import KnownRoutes
 from services.server_manager.manager import Manager
-from services.server_manager.metrics import FleetMetrics
+from services.server_manager.metrics import FleetMetrics, show_agents
 from services.server_manager.settings import ServerManagerSettings
 from shared.errors import SlipwayError
 from shared.messaging.bus import Bus
@@ -67,6 +67,7 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
         )
         for name, endpoint in settings.endpoints.items()
     }
+    show_agents(bus.metrics, {name: agent.is_answering for name, agent in agents.items()})
     check = LoadCheck(store, Trust.from_settings(connection), settings.repository)
     artifacts = ArtifactCache(
         store,

@@ -1,6 +1,7 @@
-"""The server-manager's Prometheus metrics: the fleet's targets, their memory, staging orders, alerts."""
+"""The server-manager's Prometheus metrics: the fleet's targets, their memory, staging orders, alerts, agents."""
 
 from collections import Counter
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry
 
@@ -35,3 +36,10 @@ class FleetMetrics:
         self._reserved.set(sum(loaded.memory_bytes for loaded in record.loaded))
         self._budget.set(record.memory_budget_bytes)
         self._waiting.set(len(record.waiting))
+
+
+def show_agents(registry: CollectorRegistry, answering: Mapping[str, Callable[[], bool]]) -> None:
+    """Export of each runtime whether the agent of its Triton answers, as it is at each scrape."""
+    shown = gauge(m.AGENT_ANSWERS, registry)
+    for runtime, is_answering in answering.items():
+        shown.labels(runtime).set_function(is_answering)

@@ -44,10 +44,15 @@ class AgentClient:
         self._instance = ""
         self._sequence = itertools.count(1)
         self._channels = Channels()
+        self._answers = True
 
     async def close(self) -> None:
         """Close the channel."""
         await self._channels.close()
+
+    def is_answering(self) -> bool:
+        """Return whether the last request was answered, by the agent or by the engine behind it."""
+        return self._answers
 
     async def check_life(self) -> None:
         """Raise AgentSilent unless the agent answers."""
@@ -81,7 +86,9 @@ class AgentClient:
                 answer = await self._signed_call(METHODS[method], content, timeout_s)
         except grpc.RpcError as error:
             self._raise_refusal(error)
+            self._answers = True
             raise
+        self._answers = True
         return getattr(service_pb2, f"{method}Response").FromString(answer)
 
     async def _signed_call(self, method: str, content: bytes, timeout_s: float) -> bytes:
@@ -107,8 +114,10 @@ class AgentClient:
         if FROM in trailing:
             return
         if TERM in trailing:
+            self._answers = True
             self._note_superseded(int(trailing[TERM]))
             raise LeaseLost(error.details()) from error
+        self._answers = False
         raise self._silent(error) from error
 
     def _silent(self, error: Any) -> AgentSilent:
