@@ -160,7 +160,7 @@ async def test_status_names_the_streams_that_are_full(js, nats_server, tmp_path)
     stack = StackAddress(connection(nats_server, None, tmp_path), "http://127.0.0.1:1", "here")
     errors = io.StringIO()
     with contextlib.redirect_stderr(errors):
-        await _show_all(stack, None, as_json=True)
+        await _show_all(stack, None, every=False, as_json=True)
     lines = errors.getvalue().splitlines()
     assert [line.split()[1] for line in lines] == sorted([EVENTS, INBOX, DEADLETTER])
     assert ["the oldest messages are dropped; see stream_full" in line for line in lines] == [True, False, False]
