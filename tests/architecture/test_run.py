@@ -97,7 +97,8 @@ FILES = ("tests/unit/cli/test_ask.py", "tests/real/test_triton_vllm.py", "tests/
 
 def test_each_lane_is_one_workers_and_the_rest_is_for_all():
     assert [lane_of(file) for file in FILES] == [None, 0, None]
-    assert [choose(FILES, worker, 3) for worker in range(3)] == [FILES[1], FILES[2], FILES[2]], "long files come first"
+    assert [choose(FILES, worker, 2) for worker in range(2)] == [FILES[1], FILES[2]], "long files come first"
+    assert [choose(FILES, worker, 3) for worker in range(3)] == [FILES[1], FILES[2], FILES[0]], "from both ends"
     assert [choose(FILES[:1], worker, 3) for worker in range(3)] == [FILES[0]] * 3
     assert choose(FILES[1:2], 2, 3) is None, "what is bound to another worker is left to it"
 

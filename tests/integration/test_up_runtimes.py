@@ -6,7 +6,7 @@ from deploy.local.supervisor import default_engine_root
 from testbed.stack import Stack
 from testbed.triton import marked_engine
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.real, pytest.mark.full, pytest.mark.timeout(400)]
 
 
 def endpoints(stack):
