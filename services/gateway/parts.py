@@ -72,11 +72,18 @@ def compose(connection: Connection, settings: GatewaySettings, started_s: float 
     bus_connection, metrics = BusConnection(bus), GatewayMetrics(bus.metrics)
     file = RecordFile(connection.work_dir(SERVICE) / "routes.json", Route)
     table, staging = RouteTable(file.load(), file.save), RouteTable({}, None, "staging")
-    recorder = _recorder(bus_connection, settings, metrics)
-    worker = FeatureWorker(clock)
-    process = uuid.uuid4().hex[:16]
     keys, installed = _api_keys(connection, settings)
-    started_s = clock.monotonic() if started_s is None else started_s
+    state = WorkerState(  # before what takes long, such as grpc: a start is counted although it fails
+        bus.metrics,
+        table,
+        lambda: bus_connection.connected,
+        clock=clock,
+        workers=settings.workers,
+        started_s=clock.monotonic() if started_s is None else started_s,
+        keys=keys,
+    )
+    recorder = _recorder(bus_connection, settings, metrics)
+    worker, process = FeatureWorker(clock), uuid.uuid4().hex[:16]
     return Parts(
         bus=bus,
         bus_connection=bus_connection,
@@ -95,15 +102,7 @@ def compose(connection: Connection, settings: GatewaySettings, started_s: float 
         teams=TeamTable(connection.teams, load_secret(connection.work_dir(SERVICE) / "cache-salt"), clock),
         metrics=metrics,
         service_metrics=ServiceMetrics(bus, connection, {"gateway": settings.tls_certificate}),
-        state=WorkerState(
-            bus.metrics,
-            table,
-            lambda: bus_connection.connected,
-            clock=clock,
-            workers=settings.workers,
-            started_s=started_s,
-            keys=keys,
-        ),
+        state=state,
         clock=clock,
     )
 

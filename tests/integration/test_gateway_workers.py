@@ -173,11 +173,7 @@ async def test_a_killed_worker_is_replaced_while_the_other_serves_and_no_count_i
 
 
 async def test_workers_that_die_again_and_again_leave_no_files_behind(gateway):
-    def files() -> int:
-        return len(list(gateway.folder.rglob("*-metrics/*.db")))
-
     await ask_anew(gateway, 20)
-    before = files()
     for number in range(1, 5):
         gateway.until_counted(number * 20)
         workers = gateway.pids()
@@ -186,7 +182,9 @@ async def test_workers_that_die_again_and_again_leave_no_files_behind(gateway):
         await asyncio.to_thread(wait_until, lambda old=workers: len(gateway.pids() - old) == 2, what="other workers")
         await asyncio.to_thread(gateway.until_complete)
         await ask_anew(gateway, 20)
-    assert files() <= before
+    files = [path.stem for path in gateway.folder.rglob("*-metrics/*.db")]
+    assert {name.rpartition("_")[2] for name in files} == {"0", "1"}, "files have the numbers of the two workers"
+    assert len(files) == len(set(files))
     gateway.until_counted(100)
 
 
