@@ -18,7 +18,7 @@ from services.monitor.metrics import MonitorMetrics
 from services.notifier.metrics import NotifierMetrics
 from services.registry.metrics import RegistryMetrics
 from services.rollback_controller.metrics import RollbackMetrics
-from services.server_manager.metrics import FleetMetrics
+from services.server_manager.metrics import FleetMetrics, show_agents
 from shared.messaging.bus import Bus
 from shared.runtime.clock import SystemClock
 from shared.runtime.service_metrics import ServiceMetrics
@@ -34,6 +34,11 @@ def of_gateway(registry: CollectorRegistry) -> None:
     WorkerState(registry, table, lambda: False, clock=SystemClock(), workers=1, started_s=0.0, keys=keys)
 
 
+def of_server_manager(registry: CollectorRegistry) -> None:
+    FleetMetrics(registry)
+    show_agents(registry, {})
+
+
 OWN = {
     "gateway": of_gateway,
     "mirror": MirrorMetrics,
@@ -41,7 +46,7 @@ OWN = {
     "notifier": lambda registry: NotifierMetrics(registry, (), SystemClock()),
     "registry": RegistryMetrics,
     "rollback-controller": RollbackMetrics,
-    "server-manager": FleetMetrics,
+    "server-manager": of_server_manager,
 }
 
 
