@@ -265,14 +265,7 @@ MEMORY_BUDGET = Metric(
     "slipway_fleet_memory_budget_bytes", "gauge", "Memory that targets of the fleet may take", (), (), _SERVING
 )
 LEASES_WAITING = Metric("slipway_staging_waiting", "gauge", "Staging orders that wait for the fleet", (), (), _SERVING)
-AGENT_ANSWERS = Metric(
-    "slipway_agent_answers",
-    "gauge",
-    "1 while the agent beside a Triton answers the server-manager that leads, 0 while it does not",
-    ("runtime",),
-    (),
-    _SERVING,
-)
+AGENT_ANSWERS = Metric("slipway_agent_answers", "gauge", "1 while a Triton's agent answers", ("runtime",), (), _SERVING)
 LOAD_SECONDS = Metric(
     "slipway_target_load_seconds", "histogram", "Time to load a candidate for staging", (), STEP_S, _SERVING
 )
