@@ -92,15 +92,12 @@ def test_a_check_beside_the_tests_counts_and_the_summary_stays_last(run, code, s
     assert ("1 check failed" in done.outlines[-1]) == bool(code)
 
 
-WAITS = "tests/integration/test_gateway.py"
 FILES = ("tests/unit/cli/test_ask.py", "tests/real/test_triton_vllm.py", "tests/chaos/test_failpoints.py")
 
 
 def test_each_lane_is_one_workers_and_the_rest_is_for_all():
     assert [lane_of(file) for file in FILES] == [None, 0, None]
     assert [choose(FILES, worker, 3) for worker in range(3)] == [FILES[1], FILES[2], FILES[2]], "long files come first"
-    assert [choose((*FILES, WAITS), worker, 3) for worker in range(3)] == [FILES[1], FILES[2], WAITS]
-    assert [choose((*FILES, WAITS), worker, 2) for worker in range(2)] == [FILES[1], FILES[2]]
     assert [choose(FILES[:1], worker, 3) for worker in range(3)] == [FILES[0]] * 3
     assert choose(FILES[1:2], 2, 3) is None, "what is bound to another worker is left to it"
 

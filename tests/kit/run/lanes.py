@@ -2,8 +2,7 @@
 
 A file is the unit, so that its fixtures are made once. The first worker takes the files that compute (torch, vLLM) one
 after the other; all others, and the first one when it is through, take what is left: most of that waits for servers.
-Long files come first, so that no worker ends long after the others. The last of three or more workers begins with
-integration tests, which mostly wait: they run beside whole stacks, which mostly compute.
+Long files come first, so that no worker ends long after the others.
 """
 
 import os
@@ -50,10 +49,6 @@ FIRST = (
     "tests/contract",
 )
 """What is in no lane, in the order in which it is taken; the rest comes after it."""
-WAITING = FIRST.index("tests/integration")
-"""The place of what mostly waits, with which the last worker begins."""
-LEAST = 3
-"""Workers from which on the last one does."""
 
 
 def file_of(nodeid: str) -> str:
@@ -91,8 +86,6 @@ def choose(waiting: Sequence[str], worker: int, workers: int) -> str | None:
     own_lanes = {lane for lane in range(len(LANES)) if min(lane, workers - 1) == worker}
     bound = [file for file in waiting if lane_of(file) in own_lanes]
     free = [file for file in waiting if lane_of(file) is None]
-    if worker == workers - 1 and workers >= LEAST:
-        free = [file for file in free if position(file, FIRST) == WAITING] or free
     return min(bound or free, key=rank, default=None)
 
 
