@@ -341,7 +341,7 @@ async def measure(fleet: Fleet) -> Costs:
         figures["puts"] = await asyncio.to_thread(measure_store, folder / "store")
     async with toy_parts(token_delay_ms="20") as parts:
         figures |= await measure_gateway(parts, fleet.models)
-    return Costs(**figures)  # type: ignore[arg-type]
+    return Costs(**figures)  # type: ignore[arg-type]  # counts are whole numbers
 
 
 def main() -> None:

@@ -99,7 +99,7 @@ async def test_several_registries_archive_each_message_once(log):
 async def test_the_log_keeps_what_a_service_a_release_the_audit_log_or_the_policy_needs(log):
     await log.publish(6)
     await log.publish(3, cf.AlertRaised)
-    assert (await log.archive()).trimmed == 2, "nobody has read the alerts of the third segment"
+    assert (await log.archive()).trimmed == 2, "no service has read the alerts of the third segment"
     await log.acknowledge()
     log.unaudited = 9
     assert (await log.archive()).trimmed == 2
