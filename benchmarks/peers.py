@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from shared.runtime.process import free_port
+from testbed.ports import free_port
 from testbed.servers import Throwaway, accepts
 
 HERE = Path(__file__).resolve().parent

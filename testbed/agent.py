@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx
 
-from shared.runtime.process import free_port
+from testbed.ports import free_port
 from testbed.servers import Server
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -20,7 +20,8 @@ from typing import Any, Self
 
 import httpx
 
-from shared.runtime.process import child_command, free_port
+from shared.runtime.process import child_command
+from testbed.ports import free_port
 from testbed.stack import DATA_HASH, POLICY
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,7 +13,8 @@ from deploy.identity.api_key_files import REHEARSALS, ApiKeyFiles
 from deploy.local.state import ADMIN
 from services.server_manager.domain.model_config import EngineConfig, plan_model_files, plan_target
 from testbed import factories
-from testbed.servers import Server, bus_variables, free_port
+from testbed.ports import free_port
+from testbed.servers import Server, bus_variables
 
 ROOT = Path(__file__).resolve().parents[1]
 

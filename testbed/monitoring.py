@@ -10,7 +10,7 @@ import httpx
 import pytest
 import yaml
 
-from shared.runtime.process import free_port
+from testbed.ports import free_port
 from testbed.servers import Throwaway
 
 ROOT = Path(__file__).resolve().parents[1]

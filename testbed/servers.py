@@ -24,9 +24,10 @@ from deploy.local.weed import NO_OTHER_KEYS, weed_arguments
 from shared.errors import SlipwayError
 from shared.messaging import credentials
 from shared.runtime.clock import SystemClock
-from shared.runtime.process import child_command, free_port
+from shared.runtime.process import child_command
 from shared.runtime.settings import Connection
 from shared.storage.blobs import Store
+from testbed.ports import free_port
 
 BIN = Path(sys.executable).parent
 HARNESS = "tests"
@@ -75,7 +76,14 @@ class Server:
         log = (self.folder / "log").open("ab")
         self.process = subprocess.Popen(child_command(self.command()), stdout=log, stderr=log, env=self.environment())
         log.close()
-        wait_until(self.ready, timeout_s=self.ready_s, what=f"{self.name} being ready")
+        wait_until(self._up, timeout_s=self.ready_s, what=f"{self.name} being ready")
+
+    def _up(self) -> bool:
+        """Return whether it is ready; one that has ended never is, whoever else listens on its port."""
+        assert self.process is not None
+        if (code := self.process.poll()) is not None:
+            raise AssertionError(f"{self.name} ended with {code}: {(self.folder / 'log').read_text()[-2000:]}")
+        return self.ready()
 
     def kill(self) -> None:
         """kill -9."""

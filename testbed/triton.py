@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 
 from deploy.local import triton
-from shared.runtime.process import free_port
 from testbed.agent import TritonAgent
+from testbed.ports import free_port
 from testbed.servers import Server, accepts, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -36,7 +36,13 @@ if [ -n "$given" ]; then target=$target-$(basename "$given"); fi
 
 inputs=("requirements/$name.txt" requirements/torch*.txt "$build_tools" pyproject.toml deploy/setup/environment.sh)
 stamp=$target/.stamp-$({ echo "$build"; cat "${inputs[@]}"; } | sha256sum | cut -c1-16)
-if [ -e "$stamp" ]; then echo "environment $target is up to date"; exit 0; fi
+up_to_date() { if [ -e "$stamp" ]; then echo "environment $target is up to date"; exit 0; fi; }
+up_to_date
+if command -v flock >/dev/null; then # of two that begin at the same time, the second finds what the first has made
+  exec 9<deploy/setup/environment.sh
+  flock 9
+  up_to_date
+fi
 
 find_python() { # versions, the best first
   local version candidate

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import socket
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -67,14 +66,6 @@ def _used_bytes(group: Path) -> int:
             counters[name] = int(value)
     cached = sum(counters.get(f"total_{name}", counters.get(name, 0)) for name in ("inactive_file", "active_file"))
     return max(0, used - cached)
-
-
-def free_port() -> int:
-    """Return a TCP port on loopback that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def terminate_tree(pid: int, *, grace_s: float = 5.0) -> None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clients.cli.gguf import convert_gguf, find_packaged_gguf
-from shared.runtime.process import free_port
+from testbed.ports import free_port
 from testbed.servers import Server, running
 from tests.compat import vllm_source
 from tests.compat.run import MODEL, VARIABLES, Served, serving

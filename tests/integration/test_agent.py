@@ -25,8 +25,8 @@ from services.server_manager.domain.model_config import EngineConfig
 from services.server_manager.domain.records import Leader
 from services.server_manager.ports import AgentSilent, LeaseLost
 from shared.runtime.clock import SystemClock
-from shared.runtime.process import free_port
 from testbed.agent import TritonAgent
+from testbed.ports import free_port
 from testbed.servers import running
 
 KEY = "the engine's key"

@@ -19,7 +19,7 @@ from deploy.local.plan import Programs
 from deploy.local.processes import STACK_VARIABLE
 from deploy.local.state import ADMIN, StateFolder, Table, new_description
 from shared.messaging.provision import provision
-from shared.runtime.process import free_port
+from testbed.ports import free_port
 from testbed.servers import bus_variables, store_variables
 from tests.kit.s3_proxy import standing_before
 

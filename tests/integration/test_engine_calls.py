@@ -13,7 +13,7 @@ from services.server_manager.adapters.triton_engine import TritonEngine
 from services.server_manager.domain.model_config import EngineConfig
 from services.server_manager.ports import LeaseLost
 from shared.errors import SlipwayError
-from shared.runtime.process import free_port
+from testbed.ports import free_port
 
 DIGEST = digest_of(b"one")
 

@@ -16,7 +16,8 @@ from services.gateway.adapters.triton import TritonEngine
 from shared.serving.inference import Deadlines
 from shared.storage.kv import Bucket
 from testbed.gateway import Gateway, load_toy
-from testbed.servers import connection, free_port, running
+from testbed.ports import free_port
+from testbed.servers import connection, running
 from tests.unit.gateway.engine_conformance import EngineConformance
 
 pytestmark = pytest.mark.real

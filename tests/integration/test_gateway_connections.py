@@ -9,7 +9,7 @@ import uvicorn
 
 from services.gateway.adapters.http_protocol import limited_protocol
 from services.gateway.settings import GatewaySettings
-from testbed.servers import free_port
+from testbed.ports import free_port
 
 WHOLE = b"x" * 150_000
 waiting = asyncio.Event()

@@ -18,7 +18,7 @@ from services.gateway.settings import GatewaySettings
 from shared.runtime.clock import SystemClock
 from shared.runtime.settings import Connection
 from testbed.administrators import credential
-from testbed.servers import free_port
+from testbed.ports import free_port
 
 MOST = 5
 LIMIT_S = 1.0

@@ -19,7 +19,8 @@ from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket
 from testbed.factories import route
 from testbed.gateway import Gateway, load_toy
-from testbed.servers import bus_variables, connection, free_port, running, wait_until
+from testbed.ports import free_port
+from testbed.servers import bus_variables, connection, running, wait_until
 
 pytestmark = pytest.mark.real
 HELLO = [{"role": "user", "content": "zebra giraffe"}]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.runtime.process import child_command, free_port
+from shared.runtime.process import child_command
+from testbed.ports import free_port
 from testbed.servers import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]

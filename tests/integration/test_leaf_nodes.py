@@ -13,7 +13,7 @@ from nats.js.api import ExternalStream, StreamConfig, StreamSource
 
 from contracts.facts import AlertRaised, CheckpointReady, RollbackOrdered
 from contracts.services import EVENTS, INBOX, ORDERS, stream_subjects
-from shared.runtime.process import free_port
+from testbed.ports import free_port
 from testbed.servers import BIN, Throwaway, accepts, running
 
 CLUSTERS = ("eu", "us")

@@ -19,7 +19,8 @@ from contracts.facts import VariantFailed, VariantRequested
 from contracts.services import EVENTS, durable_name
 from shared.messaging.bus import publish_event
 from shared.messaging.provision import provision
-from shared.runtime.process import child_command, free_port
+from shared.runtime.process import child_command
+from testbed.ports import free_port
 from testbed.servers import bus_variables, wait_until
 from tests.integration.test_bus import facts, requested
 

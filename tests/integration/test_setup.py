@@ -11,12 +11,27 @@ import stat
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOLS = ("basename", "bash", "env", "cat", "cut", "grep", "sha256sum", "dirname", "touch", "mkdir", "rm")
+TOOLS = (
+    "basename",
+    "bash",
+    "env",
+    "cat",
+    "cut",
+    "grep",
+    "sha256sum",
+    "dirname",
+    "touch",
+    "mkdir",
+    "rm",
+    "flock",
+    "sleep",
+)
 PYTHON = """#!/bin/bash
 case "$2" in *%d.%d*) echo "{version}" ;; *%d%d*) version={version}; echo "${{version/./}}" ;; esac
 """
@@ -90,6 +105,18 @@ def test_the_first_interpreter_that_fits_is_taken(checkout, name, pythons, chose
     done = make(checkout, name, **pythons)
     assert done.returncode == 0, done.stderr
     assert used(checkout) == str(checkout / "bin" / chosen)
+
+
+def test_of_two_that_begin_at_the_same_time_one_makes_it_and_the_other_waits(checkout):
+    program(checkout / ".tools/bin/uv", UV.replace("exit 0", 'case "$*" in *charts.txt*) sleep 1 ;; esac; exit 0'))
+    with ThreadPoolExecutor(2) as threads:
+        ends = list(threads.map(lambda _: make(checkout, "charts", python3="3.12"), range(2)))
+    assert [end.returncode for end in ends] == [0, 0], ends
+    assert sorted(end.stdout.splitlines()[-1] for end in ends) == [
+        "environment .venv-charts is ready",
+        "environment .venv-charts is up to date",
+    ]
+    assert (checkout / "uv.log").read_text().count("venv --quiet") == 1
 
 
 def test_a_given_interpreter_gets_an_environment_beside_the_usual_one(checkout):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deploy.setup import audit, licences, locks
-from shared.runtime.process import free_port
+from testbed.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv-audit/bin/python"

@@ -17,7 +17,8 @@ from shared.messaging.provision import provision
 from shared.runtime.process import child_command
 from testbed import factories
 from testbed.attesters import attester_variables
-from testbed.servers import HARNESS, NatsServer, free_port
+from testbed.ports import free_port
+from testbed.servers import HARNESS, NatsServer
 from tests.integration.test_registry import Log
 from tests.kit import fakes_registry as k
 from tests.kit.command import run_command

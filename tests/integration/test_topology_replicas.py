@@ -10,7 +10,7 @@ import pytest
 from contracts.services import EVENTS
 from shared.messaging import topology
 from shared.messaging.provision import provision
-from shared.runtime.process import free_port
+from testbed.ports import free_port
 from testbed.servers import NatsServer, running
 
 MEBIBYTE = 1024**2

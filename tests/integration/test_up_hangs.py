@@ -15,7 +15,7 @@ from deploy.local.plan import Keys, Part
 from deploy.local.processes import Marks
 from deploy.local.runner import Runner
 from deploy.local.watch import HangLimits
-from shared.runtime.process import free_port
+from testbed.ports import free_port
 
 # Answers HTTP from a thread. Once told (by a file), it hangs as its first argument says; it is told only once.
 PART = """

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from shared.runtime.process import free_port
+from testbed.ports import free_port
 from testbed.servers import wait_until
 
 M = TypeVar("M", bound="Mirror")

@@ -5,7 +5,7 @@ import subprocess
 import urllib.request
 from pathlib import Path
 
-from shared.runtime.process import free_port
+from testbed.ports import free_port
 from testbed.servers import Throwaway
 from tests.kit.wiring import ROOT
 

@@ -13,8 +13,8 @@ from contracts.facts import CheckpointReady
 from contracts.manifests import FolderManifest
 from contracts.services import INBOX
 from shared.messaging.events import parse_event
-from shared.runtime.process import free_port
 from shared.storage.blobs import Store
+from testbed.ports import free_port
 from tests.kit.environments import run
 from tests.kit.wiring import ROOT
 

@@ -26,10 +26,10 @@ from services.benchmarker.adapters.triton import TritonEngine
 from services.server_manager.domain.model_config import EngineConfig, plan_model_files, plan_target
 from shared.errors import Permanent
 from shared.messaging.bus import publish_event
-from shared.runtime.process import free_port
 from shared.serving.inference import Channels
 from shared.storage.blobs import Store
 from testbed.attesters import attester, attester_variables, trust
+from testbed.ports import free_port
 from testbed.servers import Server, bus_variables, running, store_variables
 from testbed.triton import TritonServer
 from tests.unit.benchmarker.engine_conformance import TOKEN_NLL, EngineConformance
