@@ -310,29 +310,76 @@ def test_every_bucket_says_which_keys_are_of_one_model():
     assert set(RECORD_KEYS) == set(topology.BUCKETS)
 
 
-async def test_a_members_audit_is_proven_by_parts_of_the_log_that_it_may_read(server, store, keys, monkeypatch):
+@pytest.fixture
+async def audited(server, store, keys, monkeypatch):
+    """Return what lets the registry write the log, but for messages that it leaves out, and the bus and the store."""
     monkeypatch.setattr(audit, "SEGMENT_ENTRIES", 1)
     client, objects = await server.connect(), Store(store.settings())
     js = client.jetstream(timeout=10)
+
+    class Omitting(LoggedMessages):
+        """Messages of the bus without one."""
+
+        omitted = ""
+
+        async def read(self, source, after):
+            read = await super().read(source, after)
+            is_omitted = read is not None and read[0].about == self.omitted
+            return await super().read(source, read[1]) if is_omitted else read
+
+    messages, tail = Omitting(lambda: js), Bucket(js, "audit", AuditTail)
     segments = StoredSegments(objects, attester(keys.path, "registry"), lambda: None)
-    tail = Bucket(js, "audit", AuditTail)
-    writer = AuditWriter(LoggedMessages(lambda: js), tail, segments, SystemClock())
-    await writer.sweep("tail")
+
+    async def write(omitted="none"):
+        messages.omitted = omitted
+        await AuditWriter(messages, tail, segments, SystemClock()).sweep("tail")
+
+    yield write, js, objects
+    await client.close()
+
+
+async def publish_order(js):
     order = factories.event(f.RollbackOrdered, id=str(uuid.uuid4()), subject=OWN, source=source_of("sam"))
     await js.publish(order.nats_subject, canonical_json(plain(order)))
-    await writer.sweep("tail")
-    await client.close()
+    return order.id
+
+
+async def test_a_members_audit_is_proven_by_parts_of_the_log_that_it_may_read(server, store, audited):
+    write, js, objects = audited
+    await write()
+    await publish_order(js)
+    await write()
     status, out, err = await asyncio.to_thread(slipway, server, store, "vera", "audit", "--json")
     assert (status, err) == (0, "")
     shown = [row for row in json.loads(out) if row["model"] == OWN]
     assert {row["model"] for row in json.loads(out)} == {OWN}
     assert all(row["signed"] for row in shown)
     assert {"order", "announcement", "result", "revision"} == {row["kind"] for row in shown}
-    key, foreign = (objects.keys(f"{model_audit.MODELS}{model}/")[0] for model in (OWN, FOREIGN))
-    vera = Store(store.settings("vera"))
-    assert vera.find(key)
+    foreign = objects.keys(f"{model_audit.MODELS}{FOREIGN}/")[0]
     with pytest.raises(SlipwayError):
-        vera.find(foreign)
+        Store(store.settings("vera")).find(foreign)
+
+
+async def test_an_order_that_the_registry_left_out_is_named_also_from_before_the_event_log_begins(
+    server, store, audited
+):
+    write, js, _ = audited
+    await write()
+    omitted = await publish_order(js)
+    await publish_order(js)
+    await write(omitted)
+    later = factories.event(f.OrderRefused, id=str(uuid.uuid4()), subject=FOREIGN)
+    await js.publish(later.nats_subject, canonical_json(plain(later)))
+    await js.purge_stream(EVENTS)
+    status, _, err = await asyncio.to_thread(slipway, server, store, "vera", "audit")
+    assert (status, "rollback.ordered.v1) is not in the log: an entry was left out" in err) == (1, True), err
+
+
+async def test_a_part_that_was_removed_is_named(server, store, audited):
+    write, _, objects = audited
+    await write()
+    key = objects.keys(f"{model_audit.MODELS}{OWN}/")[0]
+    assert Store(store.settings("vera")).find(key)
     objects._erase(key)
     status, _, err = await asyncio.to_thread(slipway, server, store, "vera", "audit")
     assert status == 1
