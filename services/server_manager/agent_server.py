@@ -179,7 +179,7 @@ class Agent(grpc.GenericRpcHandler):  # type: ignore[misc]
                 await self._acting.acquire()
         except TimeoutError:
             reason = f"Another load or unload has not ended within {BUSY_S:g} s; ask again."
-            raise Refused(grpc.StatusCode.UNAVAILABLE, reason) from None
+            raise Refused(grpc.StatusCode.UNAVAILABLE, reason, (INSTANCE, self._instance)) from None
         try:
             yield
         except BaseException:

@@ -12,7 +12,16 @@ from contracts.vocabulary import Deployable, Digest, Runtime
 from decisions.runtimes import runtime_name
 from services.server_manager.domain.reconcile import BUSY, Action, Held, Limits, Phase
 from services.server_manager.domain.records import target_of
-from services.server_manager.ports import Artifacts, Engines, Extent, Indexed, Leadership, LeaseLost, Permit
+from services.server_manager.ports import (
+    AgentSilent,
+    Artifacts,
+    Engines,
+    Extent,
+    Indexed,
+    Leadership,
+    LeaseLost,
+    Permit,
+)
 from shared.errors import Permanent, SlipwayError, Transient, translate
 from shared.runtime.clock import Clock
 
@@ -148,8 +157,9 @@ class Executor:
         if action.kind == "probe" and state is not None:
             work = self._probe(action.name, state)
         elif action.kind == "unload" and state is not None:
+            before = state.phase
             self._enter(state, Phase.UNLOADING)
-            work = self._unload(action.name, state)
+            work = self._unload(action.name, state, before)
         elif action.deployable is not None:
             replaces = state is not None and state.digest != action.deployable.manifest.digest
             needed = Extent.ALL if replaces else Extent.RECYCLE
@@ -293,12 +303,17 @@ class Executor:
             state.failures = 0
             self._enter(state, Phase.DEAD)
 
-    async def _unload(self, name: str, state: TargetState) -> None:
+    async def _unload(self, name: str, state: TargetState, before: Phase) -> None:
+        """Unload a target. One whose engine's agent is away stays what it was before: it still takes its memory."""
         try:
             await self._engines[state.runtime].unload(name, permit=self._permission(Extent.ALL))
             self._check_after(name)
         except LeaseLost as error:
             self._put_off(name, state, error)
+            return
+        except AgentSilent as error:
+            self._log.warning("unload put off: the agent does not answer", target=name, reason=error.reason)
+            self._enter(state, before)
             return
         except SlipwayError as error:
             self._log.warning("unload failed", target=name, code=error.code, reason=error.reason)

@@ -67,7 +67,7 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
         )
         for name, endpoint in settings.endpoints.items()
     }
-    show_agents(bus.metrics, {name: agent.is_answering for name, agent in agents.items()})
+    show_agents(bus.metrics, {name: agent.is_answering for name, agent in agents.items()}, lead.superseded)
     check = LoadCheck(store, Trust.from_settings(connection), settings.repository)
     artifacts = ArtifactCache(
         store,

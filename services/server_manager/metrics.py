@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from prometheus_client import CollectorRegistry
 
@@ -38,8 +39,17 @@ class FleetMetrics:
         self._waiting.set(len(record.waiting))
 
 
-def show_agents(registry: CollectorRegistry, answering: Mapping[str, Callable[[], bool]]) -> None:
-    """Export of each runtime whether the agent of its Triton answers, as it is at each scrape."""
+def show_agents(
+    registry: CollectorRegistry, answering: Mapping[str, Callable[[], bool]], superseded: Callable[[], bool]
+) -> None:
+    """Export of each runtime whether the agent of its Triton answers, as it is at each scrape.
+
+    A process that another one has superseded asks no agent, and shows none as silent.
+    """
+
+    def answers_leader(is_answering: Callable[[], bool]) -> bool:
+        return superseded() or is_answering()
+
     shown = gauge(m.AGENT_ANSWERS, registry)
     for runtime, is_answering in answering.items():
-        shown.labels(runtime).set_function(is_answering)
+        shown.labels(runtime).set_function(partial(answers_leader, is_answering))

@@ -17,7 +17,7 @@ from contracts.identities import Credential
 from deploy.local.state import prepare_keys
 from services.server_manager import agent_server
 from services.server_manager.adapters.agent_client import AgentClient
-from services.server_manager.adapters.agent_requests import METHODS, Managers, Signer
+from services.server_manager.adapters.agent_requests import METHODS, TERM, Managers, Signer
 from services.server_manager.adapters.term_file import TermFile
 from services.server_manager.adapters.triton_engine import TritonEngine
 from services.server_manager.agent_server import GRPC_KEY, Agent
@@ -28,6 +28,7 @@ from shared.runtime.clock import SystemClock
 from testbed.agent import TritonAgent
 from testbed.ports import free_port
 from testbed.servers import running
+from tests.kit.fakes_serving import FakeClock, FakeLead, FakeLease
 
 KEY = "the engine's key"
 
@@ -193,10 +194,10 @@ async def test_nothing_of_an_earlier_holder_reaches_the_engine_after_the_next_on
     first = asyncio.create_task(load(old, "a"))
     await until(lambda: world.engine.begun == ["load a"])
     second = asyncio.create_task(load(old, "b"))
-    await asyncio.sleep(0.05)
+    await until(lambda: waiting(world) == 1)
     await index(new)
     third = asyncio.create_task(load(new, "c"))
-    await asyncio.sleep(0.05)
+    await until(lambda: waiting(world) == 2)
     assert world.engine.begun == ["load a"], "one at a time"
     world.engine.finish.set()
     await first
@@ -204,6 +205,11 @@ async def test_nothing_of_an_earlier_holder_reaches_the_engine_after_the_next_on
     with pytest.raises(LeaseLost):
         await second
     assert world.engine.did == ["load a", "load c"]
+
+
+def waiting(world):
+    """Return how many loads and unloads wait in the agent for the one under way."""
+    return len(world.agent._acting._waiters or ())
 
 
 async def until(condition):
@@ -221,7 +227,8 @@ async def test_a_caller_that_leaves_does_not_let_the_next_load_in_while_the_engi
     left.cancel()
     await asyncio.wait([left])
     with pytest.raises(AgentSilent, match=r"has not ended within 0\.1 s; ask again"):
-        await load(world.process("two", 2), "b")
+        await load(two := world.process("two", 2), "b")
+    assert two.is_answering(), "it said that it is busy"
     world.engine.finish.set()
     await until(lambda: world.engine.did == ["load a"])
     await load(world.process("three", 3), "b")
@@ -235,6 +242,41 @@ async def test_an_engine_that_never_answers_holds_the_next_one_up_for_the_caller
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     world.engine.finish.set()
     await load(world.process("two", 2), "b")
+
+
+class Impostor(grpc.GenericRpcHandler):
+    """Somebody who listens on the port of an agent that is away, and answers that a term is superseded."""
+
+    def __init__(self, term: str) -> None:
+        self._term = term
+
+    def service(self, _details):
+        async def answer(_request, context):
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "term_superseded", ((TERM, self._term),))
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+@pytest.mark.parametrize("term", ["9007199254740992", "-1", "many", "9" * 5000])
+async def test_an_impostor_cannot_raise_the_term_to_where_the_agent_takes_none(world, term):
+    """The answers of an agent are not signed; what one of them says moves the term of a process by a step only."""
+    await world.kill_agent()
+    world.server = grpc.aio.server()
+    world.server.add_generic_rpc_handlers((Impostor(term),))
+    world.server.add_insecure_port(f"127.0.0.1:{world.port}")
+    await world.server.start()
+    lead = FakeLead(FakeLease(), FakeClock())
+    assert await lead.hold()
+    leading = world.process(lead.holder, lead.term)
+    with pytest.raises((AgentSilent, LeaseLost)):
+        await load(leading, "a")
+    for superseding in world.superseded.values():
+        lead.note_superseded(superseding)
+    assert await lead.hold()
+    await world.server.stop(None)
+    await world.start_agent()
+    await load(world.process(lead.holder, lead.term), "a")
+    assert world.engine.did == ["load a"]
 
 
 async def test_the_engines_own_errors_come_through(world):

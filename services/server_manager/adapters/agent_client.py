@@ -1,6 +1,7 @@
 """Asks the agent beside an engine to load, to unload and to list, under the term of this process."""
 
 import itertools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,8 @@ from services.server_manager.domain.fencing import AgentRequest
 from services.server_manager.domain.records import Leader
 from services.server_manager.ports import AgentSilent, LeaseLost
 from shared.serving.inference import Channels
+
+_IS_TERM = re.compile(r"[0-9]{1,16}")
 
 
 class AgentClient:
@@ -113,11 +116,11 @@ class AgentClient:
         trailing = _trailing(error)
         if FROM in trailing:
             return
-        if TERM in trailing:
-            self._answers = True
-            self._note_superseded(int(trailing[TERM]))
+        term = trailing.get(TERM)
+        self._answers = term is not None or trailing.get(INSTANCE) == self._instance != ""
+        if isinstance(term, str) and _IS_TERM.fullmatch(term):
+            self._note_superseded(int(term))
             raise LeaseLost(error.details()) from error
-        self._answers = False
         raise self._silent(error) from error
 
     def _silent(self, error: Any) -> AgentSilent:

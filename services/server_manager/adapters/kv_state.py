@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 import nats.errors
 import structlog
@@ -23,6 +23,8 @@ from shared.storage.compare_and_set import Records, check_not_newer, edit_record
 from shared.storage.kv import Bucket, Conflict, Entry
 
 M = TypeVar("M", bound=BaseModel)
+TERM_STEP: Final = 1_000_000
+"""How far one answer of an agent moves the term of a process: a takeover moves it by one."""
 
 
 class KvRecords(Generic[M]):
@@ -211,9 +213,11 @@ class KvLeadership:
     def note_superseded(self, term: int) -> None:
         """Note the term for which an agent refused this process: if it still holds the lease, it takes a higher one.
 
-        That happens when the bucket was lost or restored. Otherwise another process holds the lease by now.
+        That happens when the bucket was lost or restored. Otherwise another process holds the lease by now. The
+        answers of an agent are not signed, so one of them moves the term by `TERM_STEP` at most: a term that no agent
+        takes any more is out of reach.
         """
-        self._superseded_by = max(self._superseded_by, term)
+        self._superseded_by = max(self._superseded_by, min(term, self._term + TERM_STEP))
 
     async def release(self) -> None:
         """Release the lease, so that another process need not wait until it lapses."""

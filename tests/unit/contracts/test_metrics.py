@@ -36,7 +36,7 @@ def of_gateway(registry: CollectorRegistry) -> None:
 
 def of_server_manager(registry: CollectorRegistry) -> None:
     FleetMetrics(registry)
-    show_agents(registry, {})
+    show_agents(registry, {}, bool)
 
 
 OWN = {

@@ -1,5 +1,8 @@
 """What an engine's agent accepts: terms only rise, whatever comes in which order, and no request counts twice."""
 
+import tempfile
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,26 +29,32 @@ def test_a_term_is_current_only_for_the_process_that_has_it(highest, asked):
 
 
 class Agent(RuleBasedStateMachine):
-    """An agent that is killed between any two steps: what it stored and what it let through."""
+    """The stored term of an agent that is killed between any two steps."""
 
     def __init__(self):
         super().__init__()
-        self.highest = None
-        self.stored = None
+        self._folder = tempfile.TemporaryDirectory()
+        self._path = Path(self._folder.name) / "agent" / "term.json"
+        self.file = TermFile(self._path)
         self.acted = []
 
-    @rule(asked=leaders, killed=st.sampled_from(["before storing", "before acting", "never"]))
-    def ask(self, asked, killed):
-        check = assess_term(self.highest, asked)
-        if check == "superseded" or killed == "before storing":
-            self.highest = self.stored
-            return
-        if check == "higher":
-            self.stored = self.highest = asked
-        if killed == "before acting":
-            self.highest = self.stored
-            return
-        self.acted.append(asked)
+    def teardown(self):
+        self._folder.cleanup()
+
+    @rule()
+    def restart(self):
+        self.file = TermFile(self._path)
+
+    @rule(asked=leaders, end=st.sampled_from(["killed before storing", "killed before acting", "acts"]))
+    def ask(self, asked, end):
+        if end == "killed before storing":
+            return self.restart()
+        self.file.raise_to(asked)
+        if end == "killed before acting":
+            return self.restart()
+        if assess_term(self.file.highest, asked) == "current":
+            self.acted.append(asked)
+        return None
 
     @invariant()
     def never_goes_back(self):

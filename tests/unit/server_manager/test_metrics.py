@@ -9,7 +9,7 @@ from contracts.vocabulary import digest_of
 from services.server_manager.domain.records import LoadedTarget, OpenAlert, Servers
 from services.server_manager.fleet_state import FleetState
 from services.server_manager.main import read_for_metrics
-from services.server_manager.metrics import FleetMetrics
+from services.server_manager.metrics import FleetMetrics, show_agents
 from shared.messaging.records import RecordStore
 from testbed import factories as f
 from tests.kit.records import MemoryBucket, MemoryPublisher, MemoryRecords
@@ -47,3 +47,17 @@ async def test_one_that_does_not_lead_shows_what_the_leader_wrote():
     reading.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await reading
+
+
+def test_a_process_that_was_superseded_shows_no_agent_as_silent():
+    registry, leads, answers = CollectorRegistry(), True, True
+    show_agents(registry, {"default": lambda: answers, "next": lambda: True}, lambda: not leads)
+
+    def shown():
+        return [registry.get_sample_value("slipway_agent_answers", {"runtime": name}) for name in ("default", "next")]
+
+    assert shown() == [1, 1]
+    answers = False
+    assert shown() == [0, 1]
+    leads = False  # what it saw last would be shown for ever, and another process asks by now
+    assert shown() == [1, 1]
