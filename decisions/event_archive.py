@@ -77,7 +77,7 @@ def pack(messages: Iterable[ArchivedMessage]) -> bytes:
     """Return a segment: a compressed member for each model and group, one after the other; `gunzip` reads the whole."""
     grouped: dict[tuple[str, EventGroup], list[bytes]] = {}
     for message in messages:
-        grouped.setdefault(_place(message), []).append(line_of(message))
+        grouped.setdefault(_part_key(message), []).append(line_of(message))
     return b"".join(gzip.compress(b"".join(lines), mtime=0) for _, lines in sorted(grouped.items()))
 
 
@@ -99,7 +99,7 @@ def index_of(archive: EventArchive, segment: bytes) -> SegmentIndex:
     """
     members = _members(segment)
     parts = tuple(_part(segment, archive.newest, *member) for member in members)
-    times = sorted((chosen[place].sequence, chosen[place].at) for _, _, chosen in members for place in (0, -1))
+    times = sorted((chosen[end].sequence, chosen[end].at) for _, _, chosen in members for end in (0, -1))
     return SegmentIndex(
         archive=archive.id,
         number=archive.segment,
@@ -135,7 +135,7 @@ def _members(data: bytes) -> list[tuple[int, int, list[ArchivedMessage]]]:
 def _part(
     segment: bytes, newest: Mapping[str, int], begin: int, end: int, messages: Sequence[ArchivedMessage]
 ) -> ArchivedPart:
-    model, group = _place(messages[0])
+    model, group = _part_key(messages[0])
     return ArchivedPart(
         model=model,
         group=group,
@@ -149,7 +149,7 @@ def _part(
     )
 
 
-def _place(message: ArchivedMessage) -> tuple[str, EventGroup]:
+def _part_key(message: ArchivedMessage) -> tuple[str, EventGroup]:
     return model_of(message.subject), group_of(message.subject)
 
 
@@ -231,14 +231,15 @@ def is_due(archive: EventArchive, log: LogState, oldest_at: datetime | None, now
         archive: How far the log is archived.
         log: How large the log is.
         oldest_at: When the bus stored the first message that is in no segment; None if there is none.
-        now: The time.
+        now: The time by the registry's clock; that of the bus counts if it is later: a clock behind delays nothing.
         every: After how long a message is archived at the latest.
     """
     if oldest_at is None:
         return False
     waiting = log.last - max(archive.archived, log.first - 1)
     mean_bytes = log.bytes / max(1, log.messages)
-    return waiting >= SEGMENT_EVENTS or waiting * mean_bytes >= SEGMENT_BYTES or now - oldest_at >= every
+    age = max(now, log.bus_at) - oldest_at
+    return waiting >= SEGMENT_EVENTS or waiting * mean_bytes >= SEGMENT_BYTES or age >= every
 
 
 @dataclass(frozen=True)

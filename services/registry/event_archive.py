@@ -22,7 +22,7 @@ from decisions.event_archive import (
     trim,
     why_kept,
 )
-from shared.errors import Permanent
+from shared.errors import Permanent, Transient
 from shared.provenance.event_archive import SignedIndex
 from shared.runtime.clock import Clock
 from shared.runtime.failpoints import failpoint
@@ -129,16 +129,20 @@ class EventArchiver:
             await self.record.create(KEY, EventArchive(id=secrets.token_hex(8)))
             return True
         archive, log = entry.value, await self.log.state()
-        there = await self.segments.find(archive, archive.segment)
-        if there is not None:
-            await self._adopt(entry, there, log)
+        if log.last < archive.archived:
+            raise _another_log(f"The archive {archive.id} ends at {archive.archived}, the log at {log.last}")
+        signed = await self.segments.find(archive, archive.segment)
+        if signed is not None:
+            await self._adopt(entry, signed, log)
             return True
         if archive.sealing:
-            await self._seal(entry, await self._read(archive.archived, archive.sealing))
+            await self._seal(entry, await self._read(archive.archived, archive.sealing, whole=True))
             return True
         oldest = await self.log.read(archive.archived)
         if is_due(archive, log, oldest.at if oldest is not None else None, self.clock.now(), self.retain.every):
             messages = await self._read(archive.archived, log.last)
+            if not messages:  # removed by hand meanwhile
+                return False
             marked = archive.model_copy(update={"sealing": messages[-1].sequence})
             revision = await self.record.update(KEY, marked, entry.revision)
             failpoint("registry.archive_after_mark")
@@ -147,31 +151,38 @@ class EventArchiver:
         return await self._trim(entry, log)
 
     async def _seal(self, entry: Entry[EventArchive], messages: list[ArchivedMessage]) -> None:
-        """Write the marked segment and count it; a mark whose messages were all removed by hand is dropped."""
+        """Write the marked segment and count it; a mark whose messages were all removed by hand is dropped.
+
+        Raises:
+            Transient: `bus_unavailable`: the log was not read up to the mark.
+        """
         archive = entry.value
+        last = messages[-1].sequence if messages else archive.archived
+        if last < archive.sealing and (messages or (await self.log.state()).first <= archive.sealing):
+            reason = f"The event log was read up to {last}, not up to the mark {archive.sealing}; it is tried again."
+            raise Transient("bus_unavailable", reason)
         if messages:
-            there = await self.segments.put(archive, messages)
+            signed = await self.segments.put(archive, messages)
             failpoint("registry.archive_after_segment")
-            archive = advance(archive, there.index, there.anchor)
+            archive = advance(archive, signed.index, signed.anchor)
         else:
             archive = archive.model_copy(update={"archived": archive.sealing, "sealing": 0})
         await self.record.update(KEY, archive, entry.revision)
         failpoint("registry.archive_after_count")
 
-    async def _adopt(self, entry: Entry[EventArchive], there: SignedIndex, log: LogState) -> None:
+    async def _adopt(self, entry: Entry[EventArchive], signed: SignedIndex, log: LogState) -> None:
         """Count a segment that is in the store: of a process that ended then, or from before a restore.
 
         Raises:
             Permanent: `digest_mismatch`: it does not follow, or the log has other events.
         """
-        archive, index = entry.value, there.index
+        archive, index = entry.value, signed.index
         stored = [message for message in await self.segments.read(index) if message.sequence >= log.first]
         last = min(index.last, log.last)
-        follows = (there.previous, index.first) == (archive.anchor, archive.archived + 1) and index.last <= log.last
+        follows = (signed.previous, index.first) == (archive.anchor, archive.archived + 1) and index.last <= log.last
         if not follows or stored != await self._read(max(archive.archived, log.first - 1), last, whole=True):
-            reason = f"Segment {index.number} of the archive {archive.id} has other events than the log; nothing is "
-            raise Permanent("digest_mismatch", f"{reason}archived or trimmed. See docs/operations.md.")
-        await self.record.update(KEY, advance(archive, index, there.anchor), entry.revision)
+            raise _another_log(f"Segment {index.number} of the archive {archive.id} has other events than the log")
+        await self.record.update(KEY, advance(archive, index, signed.anchor), entry.revision)
 
     async def _read(self, after: int, last: int, *, whole: bool = False) -> list[ArchivedMessage]:
         """Return the messages after a number up to another one; unless `whole`, not more than a segment has."""
@@ -185,18 +196,33 @@ class EventArchiver:
             after = message.sequence
         return messages
 
+    async def _has_all(self, messages: list[ArchivedMessage], last: int) -> bool:
+        """Return whether archived messages are all that the log has up to a number; it may have fewer.
+
+        Raises:
+            Transient: `bus_unavailable`: the log was not read up to this number.
+        """
+        archived, after, count = {message.sequence: message for message in messages}, 0, 0
+        while (message := await self.log.read(after)) is not None and message.sequence <= last:
+            if archived.get(message.sequence) != message:
+                return False
+            after, count = message.sequence, count + 1
+        if message is None and count != (await self.log.state()).messages:
+            raise Transient("bus_unavailable", f"The event log was read up to {after}, not up to {last}; tried again.")
+        return True
+
     async def _trim(self, entry: Entry[EventArchive], log: LogState) -> bool:
         """Remove the messages of the oldest segment that is still in the log, if they may be; return whether."""
         archive = entry.value
         number = archive.trimmed + 1
         if number >= archive.segment:
             return False
-        there = await self.segments.find(archive, number)
-        if there is None:
+        signed = await self.segments.find(archive, number)
+        if signed is None:
             raise Permanent(
                 "artifact_not_found", f"Segment {number} of the archive {archive.id} is gone; see a backup."
             )
-        index, now = there.index, self.clock.now()
+        index, now = signed.index, self.clock.now()
         why = why_kept(index, log, Needs(None, None), self.retain.keeping, now)
         if why is None:
             unread = [each for each in (await self.log.unread(), await self.unaudited()) if each is not None]
@@ -207,9 +233,15 @@ class EventArchiver:
                 structlog.get_logger().warning("event log nearly full, and not trimmed", needed_by=why, bytes=log.bytes)
             return False
         messages = await self.segments.read(index)
+        if not await self._has_all(messages, index.last):
+            raise _another_log(f"The log has events up to {index.last} that no segment of the archive {archive.id} has")
         failpoint("registry.archive_before_trim")
         await self.log.trim(index.last)
         failpoint("registry.archive_after_trim")
         await self.record.update(KEY, trim(archive, index, messages), entry.revision)
         structlog.get_logger().info("event log trimmed", up_to=index.last, segment=number)
         return True
+
+
+def _another_log(difference: str) -> Permanent:
+    return Permanent("digest_mismatch", f"{difference}; nothing is archived or trimmed. See docs/operations.md.")

@@ -63,10 +63,10 @@ def put_segment(
     try:
         store.create(name, envelope, retention)
     except AlreadyExists:
-        there = find_index(store, [attester.listed()], archive.id, archive.segment)
-        if there is None or (there.index, there.previous) != (index, archive.anchor):
+        signed = find_index(store, [attester.listed()], archive.id, archive.segment)
+        if signed is None or (signed.index, signed.previous) != (index, archive.anchor):
             raise Permanent("digest_mismatch", f"{name} is another index; nothing is archived or trimmed.") from None
-        return there
+        return signed
     return SignedIndex(index, digest_of(envelope), archive.anchor)
 
 

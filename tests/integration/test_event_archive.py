@@ -5,6 +5,7 @@ import contextlib
 from datetime import timedelta
 
 import pytest
+from nats.js.errors import NotFoundError
 
 from clients.cli.backup.archive import archive_at
 from clients.cli.backup.contents import StreamCopy
@@ -13,6 +14,7 @@ from contracts import facts as cf
 from contracts.event_archive import EventArchive
 from contracts.services import EVENTS
 from decisions.event_archive import Keeping, body_of, index_key, message_of, segment_key
+from services.registry.adapters.event_archive import StreamEventLog
 from services.registry.event_archive import KEY, Retain
 from shared.errors import Permanent
 from shared.provenance.event_archive import find_index, put_segment, read_part
@@ -20,6 +22,7 @@ from shared.storage.blobs import Store
 from testbed import factories as f
 from testbed.attesters import attester, trust
 from tests.kit.archived_log import ArchivedLog
+from tests.kit.conformance_event_log import EventLogConformance
 
 MODELS = ("shop-bot", "help-bot")
 POINTS = ("mark", "segment", "count")
@@ -34,6 +37,24 @@ class Killed(Exception):  # noqa: N818 - it stands for the end of a process
 def log(js, settings, tmp_path, monkeypatch):
     monkeypatch.setattr("services.registry.event_archive.SEGMENT_EVENTS", 3)
     return ArchivedLog(js, Store(settings), tmp_path)
+
+
+class TestStreamEventLog(EventLogConformance):
+    @pytest.fixture
+    def log(self, js):
+        self.js = js
+        return StreamEventLog(lambda: js)
+
+    async def publish(self, _log, subject, body, message_id):
+        await self.js.publish(subject, body, headers={"Nats-Msg-Id": message_id})
+
+    async def remove(self, _log, number):
+        await self.js.delete_msg(EVENTS, number)
+
+    async def test_a_log_that_is_gone_has_no_end(self, log):
+        await self.js.delete_stream(EVENTS)
+        with pytest.raises(NotFoundError):
+            await log.read(0)
 
 
 async def test_each_message_is_in_one_segment_as_it_was_and_a_model_is_read_by_itself(log):

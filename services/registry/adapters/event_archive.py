@@ -30,6 +30,9 @@ CONSUMERS = {
 An optional service that is never started would keep all for ever.
 """
 
+NO_MESSAGE = 10037
+"""The server's code for a message that is not there: the only answer that says that a log ends."""
+
 
 class StreamEventLog:
     """The stream `SLIPWAY_EVENTS` (implements `event_archive.EventLog`)."""
@@ -54,7 +57,9 @@ class StreamEventLog:
         """Return the first message after a number; None if there is none."""
         try:
             message = await self._js().get_msg(EVENTS, after + 1, subject=">", next=True)
-        except NotFoundError:
+        except NotFoundError as error:
+            if error.err_code != NO_MESSAGE:  # there is no such stream, for one: that is no end of the log
+                raise
             return None
         assert message.seq is not None and message.time is not None  # noqa: S101, PT018 - the server sends both
         named = (message.headers or {}).get("Nats-Msg-Id", "")

@@ -1,7 +1,6 @@
 """The audit log of one model: what its team can prove without the entries of others, and every way to falsify it."""
 
 import json
-from dataclasses import dataclass, field
 
 import pytest
 
@@ -9,7 +8,6 @@ from clients.cli.backup.contents import belongs
 from contracts.audit import AuditItem, AuditTail
 from contracts.vocabulary import canonical_json
 from decisions.audit import append, line_of
-from decisions.object_versions import ObjectVersion
 from shared.errors import Permanent
 from shared.provenance.audit_log import AuditReading, put_segment, segment_key
 from shared.provenance.model_audit import (
@@ -19,44 +17,12 @@ from shared.provenance.model_audit import (
     put_parts,
     read_model,
 )
-from shared.storage.objects import AlreadyExists
 from testbed import factories as f
 from testbed.attesters import attester, trust
+from tests.kit.objects import Objects
 
 MODELS = ("a-bot", "b-bot", "", "../a-bot")
 ORDERS = "SLIPWAY_ORDERS"
-
-
-@dataclass
-class Objects:
-    """Versions of objects in memory, as far as the log uses the store."""
-
-    versions_of: dict[str, list[bytes | None]] = field(default_factory=dict)
-    pins: dict[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def create(self, key, data, _retention=None):
-        if key in self.versions_of:
-            raise AlreadyExists(key)
-        self.versions_of[key] = [data]
-
-    def put(self, key, data):
-        self.versions_of.setdefault(key, []).append(data)
-
-    def find(self, key):
-        there = self.versions_of.get(key, [None])
-        return there[int(self.pins[key][0])] if key in self.pins else there[-1]
-
-    def versions(self, prefix):
-        for key in sorted(key for key in self.versions_of if key.startswith(prefix)):
-            there = self.versions_of[key]
-            for number, data in enumerate(there):
-                yield ObjectVersion(
-                    key=key, version_id=str(number), size=len(data or b""), modified=f.after(number),
-                    marker=data is None, latest=number == len(there) - 1,
-                )  # fmt: skip
-
-    def pinned(self, pins):
-        return Objects(self.versions_of, dict(pins))
 
 
 class Contested(Objects):
