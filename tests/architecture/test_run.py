@@ -3,7 +3,7 @@
 import pytest
 
 from tests.kit.run.flaky import MOST
-from tests.kit.run.lanes import FIRST, LANES, choose, lane_of
+from tests.kit.run.lanes import FIRST, LANES, SHARING, choose, lane_of, unit_of
 
 PLUGINS = (
     "pytest_rerunfailures",
@@ -106,8 +106,15 @@ def test_fewer_workers_than_lanes_take_them_all():
     assert {choose([file], 0, 1) for file in FILES} == set(FILES)
 
 
+def test_files_that_share_are_one_workers_and_all_others_are_taken_one_by_one():
+    folder = SHARING[0]
+    assert {unit_of(f"{folder}/test_{name}.py::test_x[a::b]") for name in "ab"} == {folder}
+    assert [unit_of(f"{file}::Suite::test_x") for file in FILES] == list(FILES)
+    assert unit_of(f"{folder}_other/test_a.py::test_x") == f"{folder}_other/test_a.py"
+
+
 def test_lanes_name_what_exists(request):
-    named = [path for paths in (*LANES, FIRST) for path in paths]
+    named = [path for paths in (*LANES, FIRST, SHARING) for path in paths]
     assert [path for path in named if not (request.config.rootpath / path).exists()] == []
 
 

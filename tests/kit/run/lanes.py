@@ -1,8 +1,9 @@
 """Distribute the test files over pytest-xdist's workers: what computes runs one file at a time, the rest beside it.
 
-A file is the unit, so that its fixtures are made once. The first worker takes the files that compute (torch, vLLM) one
-after the other; all others, and the first one when it is through, take what is left: most of that waits for servers.
-Long files come first, so that no worker ends long after the others.
+A file is the unit, so that its fixtures are made once; so is a folder whose files share a server or a model: they run in
+the order of their names. The first worker takes the files that compute (torch, vLLM) one after the other; all others, and
+the first one when it is through, take what is left: most of that waits for servers. Long files come first, so that no
+worker ends long after the others.
 """
 
 import os
@@ -31,13 +32,13 @@ LANES: tuple[tuple[str, ...], ...] = (
 FIRST = (
     "tests/chaos/test_servers_hang.py",
     "tests/e2e/test_rollback.py",
+    "tests/e2e/one_stack",
     "tests/real/test_triton_serving.py",
     "tests/chaos",
     "tests/integration/test_merger.py",
     "tests/e2e",
     "tests/integration/test_backup_drill.py",
     "tests/integration/test_up.py",
-    "tests/integration/test_cli_release.py",
     "tests/real",
     "tests/integration/test_monitor.py",
     "tests/integration/test_rollback_controller.py",
@@ -49,11 +50,15 @@ FIRST = (
     "tests/contract",
 )
 """What is in no lane, in the order in which it is taken; the rest comes after it."""
+SHARING = ("tests/contract/chart", "tests/e2e/one_stack")
+"""Folders whose files share one server, model or answer (a fixture of a package): one worker takes all of a folder."""
 
 
-def file_of(nodeid: str) -> str:
-    """Return the file of a test."""
-    return nodeid.split("::", 1)[0]
+def unit_of(nodeid: str) -> str:
+    """Return what a worker takes at once with a test: its file, or the folder of files that share."""
+    file = nodeid.split("::", 1)[0]
+    place = position(file, SHARING)
+    return file if place is None else SHARING[place]
 
 
 def position(file: str, paths: Sequence[str]) -> int | None:
@@ -93,7 +98,7 @@ class LaneScheduling(LoadScopeScheduling):
     """A scheduler that sends each worker the next file of its lane."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return file_of(nodeid)
+        return unit_of(nodeid)
 
     def _assign_work_unit(self, node: WorkerController) -> None:
         busy = [node for node in self.nodes if not node.shutting_down]  # the others take nothing more

@@ -27,11 +27,6 @@ def blocks() -> list[str]:
     return BLOCK.findall(section)
 
 
-@pytest.fixture(scope="module")
-def stack(module_stack):
-    return module_stack()
-
-
 @pytest.fixture
 def shell(stack, tiny, tmp_path):
     """Run a script where `slipway` is the command, in a folder that holds what the first block leaves."""

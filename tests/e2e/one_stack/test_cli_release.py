@@ -1,6 +1,10 @@
-"""The command line runs the full release lifecycle: a tiny real model, every real service and server, the toy engine."""
+"""The command line runs the full release lifecycle: a tiny real model, every real service and server, the toy engine.
+
+It is the first file of its folder: its first test needs a stack on which nothing was published.
+"""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +14,11 @@ import pytest
 from clients.cli.connection import find_stack
 from contracts.vocabulary import digest_of
 from shared.messaging.credentials import connect
-from shared.runtime.process import child_command
 from testbed.servers import wait_until
+from tests.kit.wiring import ROOT
 
 pytestmark = pytest.mark.real
 
-ROOT = Path(__file__).resolve().parents[2]
 FIRST = ("--context-tokens", "384", "--policy")
 DATA = digest_of(b"the training data")
 POLICY = """
@@ -50,34 +53,21 @@ class Cli:
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    from testbed.models import tiny_base, tiny_lora
+def models(tiny, tmp_path_factory):
+    """A folder of checkpoints for one base, a base of the same name with other weights, and a policy."""
+    from testbed.models import tiny_base
 
     folder = tmp_path_factory.mktemp("models")
-    tiny_base(folder / "tiny-llama")
     tiny_base(folder / "other-llama", seed=7)
-    for seed in (1, 2):
-        tiny_lora(folder / "tiny-llama", folder / f"lora-{seed}", seed=seed)
+    for name, made in (("tiny-llama", "base"), ("lora-1", "one"), ("lora-2", "two")):
+        shutil.copytree(tiny[made], folder / name)
     (folder / "policy.yaml").write_text(POLICY)
     return folder
 
 
 @pytest.fixture(scope="module")
-def slipway(engine_environment, tmp_path_factory):
-    cli = Cli(tmp_path_factory.mktemp("cli") / "state")
-    up = subprocess.Popen(
-        child_command(
-            [sys.executable, "-m", "clients.cli.main", "up", "--quiet", "--engine", "toy", "--state", str(cli.state)]
-        ),
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    table = cli.state / "parts.json"
-    wait_until(lambda: table.exists() and '"phase": "ready"' in table.read_text(), timeout_s=150, what="the stack")
-    yield cli
-    up.terminate()
-    assert up.wait(120) == 0
+def slipway(empty_stack):
+    return Cli(empty_stack.state)
 
 
 def publish(slipway, models, number, *more, code=0):

@@ -14,11 +14,6 @@ from testbed.servers import wait_until
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 
-@pytest.fixture(scope="module")
-def stack(module_stack):
-    return module_stack("--replicas", "quantiser=2")
-
-
 async def publish_again(stack, model: str, *, ids: list[str]) -> None:
     """Publish the checkpoint of a model again, under other event ids, straight on the bus."""
     (event,) = stack.events("checkpoint.ready", model)[:1]
