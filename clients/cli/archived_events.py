@@ -8,8 +8,8 @@ from typing import Any
 from nats.js import JetStreamContext
 
 from clients.cli.connection import StackAddress
-from clients.cli.event_log import EventFilter, LoggedEvent, parse, read_history, subject_matches
-from clients.cli.output import CommandError
+from clients.cli.event_log import EventFilter, LoggedEvent, log_begin, merge, parse, read_history, subject_matches
+from clients.cli.output import CommandError, warn
 from clients.cli.reading import own_models
 from contracts.envelope import Event
 from contracts.event_archive import ArchivedMessage, ArchivedPart, EventArchive, EventGroup, SegmentIndex
@@ -23,18 +23,18 @@ from shared.storage.blobs import Store
 from shared.storage.kv import Bucket
 
 GROUPS: tuple[EventGroup, ...] = ("windows", "alerts", "releases")
-Found = Callable[[Event[Any]], bool]
+IsOldest = Callable[[Event[Any]], bool]
 
 
 class ArchivedEvents:
-    """The events that were removed from the log; each segment is verified while it is read, and one is in memory."""
+    """The events that were removed from the log; each segment is verified while it is read."""
 
     def __init__(self, store: Store, keys: Sequence[AttesterKey], archive: EventArchive) -> None:
         """Take the store, the listed keys of attesters, and how far the log is archived and trimmed."""
         self._store, self._keys, self._archive = store, keys, archive
 
     async def of_model(
-        self, model: str, groups: Sequence[EventGroup], since: datetime | None = None, last: Found | None = None
+        self, model: str, groups: Sequence[EventGroup], since: datetime | None = None, last: IsOldest | None = None
     ) -> list[ArchivedMessage]:
         """Return the messages of a model since a time, in the order of the log; segments without any are not opened.
 
@@ -50,7 +50,7 @@ class ArchivedEvents:
         )
 
     async def since(self, since: datetime, groups: Sequence[EventGroup]) -> AsyncIterator[ArchivedMessage]:
-        """Yield the messages of all models since a time, in the order of the log, segment by segment."""
+        """Yield the messages of all models since a time, in the order of the log; one segment is in memory."""
         for number in range(await self._first_since(since), self._archive.trimmed + 1):
             index = await self._index(number)
             messages = await self._parts(index, [part for part in index.parts if part.group in groups])
@@ -91,7 +91,7 @@ class ArchivedEvents:
         return await asyncio.to_thread(require_index, self._store, self._keys, self._archive.id, number)
 
 
-def _is(message: ArchivedMessage, last: Found) -> bool:
+def _is(message: ArchivedMessage, last: IsOldest) -> bool:
     event = event_of(message)
     return event is not None and last(event.event)
 
@@ -125,6 +125,17 @@ async def find_archive(js: JetStreamContext, stack: StackAddress) -> ArchivedEve
     return ArchivedEvents(store, keys, archive) if archive.trimmed else None
 
 
+async def warn_of_archive(js: JetStreamContext, about: str, command: str) -> None:
+    """Warn that a command has only what is in the log, if events were removed from it; name what reads the archive."""
+    begin = await log_begin(js)
+    if begin is None:
+        return
+    further = "this identity may not read the archive"
+    if await own_models(js) is None:
+        further = f"{command} reads them from the archive"
+    warn(f"{about} before {begin:%Y-%m-%d %H:%M} UTC are left out: {further}")
+
+
 def groups_of(where: EventFilter | None) -> Sequence[EventGroup]:
     """Return the groups that have the events of a filter."""
     if where is None:
@@ -149,7 +160,7 @@ def selected(messages: Sequence[ArchivedMessage], where: EventFilter | None) -> 
 
 
 async def read_whole(
-    js: JetStreamContext, stack: StackAddress, model: str, where: EventFilter, last: Found | None = None
+    js: JetStreamContext, stack: StackAddress, model: str, where: EventFilter, last: IsOldest | None = None
 ) -> list[LoggedEvent]:
     """Return the events of a model that a filter selects, from the archive and the log, in the order of time.
 
@@ -160,13 +171,17 @@ async def read_whole(
         where: The events.
         last: Returns whether an event is the oldest one that is needed.
     """
-    archive = await find_archive(js, stack)
-    history = await read_history(js, model, where, before_log=archive is not None)
+    history = await read_history(js, model, where, before_log=True)
+    archive = await find_archive(js, stack)  # after the log was read: what is trimmed meanwhile is in one of both
     if archive is None:
-        return history
-    archived = selected(await archive.of_model(model, groups_of(where), where.since, last), where)
-    both = {(each.stream, each.sequence): each for each in (*archived, *history)}.values()
-    return sorted(both, key=lambda logged: (logged.event.time, logged.stream == EVENTS, logged.sequence))
+        begin = await log_begin(js)
+        return [each for each in history if begin is None or each.stream == EVENTS or _is_since(each, begin)]
+    return merge(selected(await archive.of_model(model, groups_of(where), where.since, last), where), history)
+
+
+def _is_since(logged: LoggedEvent, begin: datetime) -> bool:
+    """Return whether an event was stored at a time or later."""
+    return logged.stored_at is None or logged.stored_at >= begin
 
 
 async def read_alerts(
@@ -182,4 +197,4 @@ async def read_alerts(
     archive = await find_archive(js, stack)
     if archive is None:
         return history
-    return selected(await archive.open_alerts(None if model is None else [model]), where) + history
+    return merge(selected(await archive.open_alerts(None if model is None else [model]), where), history)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -149,7 +149,13 @@ async def read_history(
     for stream in streams_of(where):
         for subjects in _by_consumer(stream, models, where, of_team=own is not None):
             history += await _read_all(_Reader(js, stream, subjects, since=since))
-    return sorted(history, key=lambda logged: (logged.event.time, logged.stream == EVENTS, logged.sequence))
+    return merge(history)
+
+
+def merge(*histories: Iterable[LoggedEvent]) -> list[LoggedEvent]:
+    """Return the events of several histories, each once, in the order of time."""
+    known = {(each.stream, each.sequence): each for history in histories for each in history}
+    return sorted(known.values(), key=lambda logged: (logged.event.time, logged.stream == EVENTS, logged.sequence))
 
 
 def _by_consumer(

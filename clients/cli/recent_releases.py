@@ -8,7 +8,7 @@ from typing import Final
 from nats.js import JetStreamContext
 from nats.js.api import DeliverPolicy
 
-from clients.cli.event_log import OF_RELEASES, LoggedEvent, read_history
+from clients.cli.event_log import OF_RELEASES, LoggedEvent, merge, read_history
 from clients.cli.names import RELEASE_ID
 from clients.cli.reading import RecordsOfModels, own_models, subscribe
 from contracts.envelope import nats_subject
@@ -43,14 +43,12 @@ async def read_recent(js: JetStreamContext, newest: int = NEWEST) -> tuple[list[
     """
     begin = None if await own_models(js) is not None else await _begin(js, newest)
     if begin is None:
-        return await read_history(js, None, OF_RELEASES), False
+        return whole_releases(await read_history(js, None, OF_RELEASES)), False
     history = await read_history(js, None, replace(OF_RELEASES, since=begin))
     for model, opened_at in (await _under_way(js)).items():
         if opened_at < begin:
             history += await read_history(js, model, replace(OF_RELEASES, since=opened_at - BEFORE))
-    known = {(each.stream, each.sequence): each for each in history}.values()
-    ordered = sorted(known, key=lambda each: (each.event.time, each.stream == EVENTS, each.sequence))
-    return whole_releases(ordered), True
+    return whole_releases(merge(history)), True
 
 
 def whole_releases(history: Sequence[LoggedEvent]) -> list[LoggedEvent]:

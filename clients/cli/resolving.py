@@ -11,7 +11,7 @@ from nats.js import JetStreamContext
 from clients.cli.completion import complete_releases, complete_versions, model_names
 from clients.cli.connection import StackAddress, connected
 from clients.cli.errors import CommandError, Exit
-from clients.cli.event_log import OF_RELEASES, read_history
+from clients.cli.event_log import OF_RELEASES, log_begin, read_history
 from clients.cli.names import (
     VERSION_FORMS,
     Name,
@@ -21,6 +21,7 @@ from clients.cli.names import (
     target_in_route,
     version_in_role,
 )
+from clients.cli.reading import own_models
 from clients.cli.serving import read_route
 from contracts.vocabulary import Target
 from decisions.release_projection import join, project
@@ -98,6 +99,18 @@ def version_of(stack: StackAddress, model: str, text: str) -> int:
 async def resolve_text(js: JetStreamContext, what: str | None) -> str | None:
     """Return a name of a model, version or release with its role resolved; None for None."""
     return None if what is None else str(await resolve(js, parse_name(what)))
+
+
+async def unknown_release(js: JetStreamContext, what: str) -> str:
+    """Return what an error says of a release that was not found: that it may be older than the log, if it may."""
+    name, begin = parse_name(what), await log_begin(js)
+    older = "" if name.model else "name an older one as MODEL@vN"
+    if name.model and await own_models(js) is not None:
+        older = "this identity may not read the archive"
+    if begin is not None and older:
+        return f"there is no release {what} in the event log, which begins at {begin:%Y-%m-%d %H:%M} UTC; {older}"
+    about = f"no release of {what} yet" if name.is_model else f"there is no release {what}"
+    return f"{about}{await advice(js, name.model or None, 'slipway status')}"
 
 
 def find_version_name(stack: StackAddress, what: str) -> tuple[str, int]:

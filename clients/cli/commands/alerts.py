@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from clients.cli.archived_events import read_alerts
+from clients.cli.archived_events import read_alerts, warn_of_archive
 from clients.cli.completion import complete_models
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
 from clients.cli.event_log import EventFilter, LoggedEvent, follow, last_sequences
 from clients.cli.output import is_terminal, show_json, show_line, show_table
 from clients.cli.parsing import check_model
+from clients.cli.reading import own_models
 from clients.cli.views.alert import COLUMNS, AlertView, alert_event_line, as_data, blocks, fold, row
 from contracts.envelope import Event, plain
 from contracts.vocabulary import Environment
@@ -72,6 +73,8 @@ async def _alerts(
         js = client.jetstream(timeout=10)
         after = await last_sequences(js)
         history = await read_alerts(js, stack, model, EventFilter(ALERTS, environment), resolved=with_resolved)
+        if with_resolved and (model is None or await own_models(js) is not None):
+            await warn_of_archive(js, "alerts resolved", "`slipway alerts MODEL --all`")
         shown = [alert for alert in fold(in_order(history, after)) if alert.open or with_resolved]
         if not following:
             _show(shown, model, with_resolved=with_resolved, as_json=as_json)

@@ -3,34 +3,27 @@
 import asyncio
 import contextlib
 import json
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-from nats.js import JetStreamContext
 
-from clients.cli.archived_events import GROUPS, find_archive, selected
 from clients.cli.audit_facts import state_change
 from clients.cli.completion import complete_models
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
 from clients.cli.dead_letters import DeadLetter, find, list_all, requeue
-from clients.cli.event_log import EventFilter, LoggedEvent, follow, last_sequences, log_begin, read_history
+from clients.cli.event_log import EventFilter, LoggedEvent, follow, last_sequences
+from clients.cli.event_selection import Selection, read_selected
 from clients.cli.event_types import types_matching
-from clients.cli.output import CommandError, Exit, show_json, show_line, show_pairs, show_table, warn
+from clients.cli.output import CommandError, Exit, show_json, show_line, show_pairs, show_table
 from clients.cli.parsing import check_model, parse_moment
 from clients.cli.views.render import event_line
 from contracts.codes import ADVICE
-from contracts.envelope import Event, plain
-from contracts.facts import FACTS
-from contracts.services import EVENTS, FROM_OUTSIDE, stream_of
+from contracts.envelope import plain
 from contracts.vocabulary import Environment
-from decisions.event_archive import group_of
-from decisions.orders import CLOCK_SKEW
 from shared.errors import as_code
 from shared.runtime.clock import SystemClock
 
-EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 NumberArgument = Annotated[
     int, typer.Argument(metavar="NUMBER", help="Number of the dead letter, as `slipway deadletters list` shows it.")
 ]
@@ -73,100 +66,35 @@ def events(
         types_matching(kind or ()),
         parse_moment(since, now) if since is not None else None,
         parse_moment(until, now) if until is not None else None,
+        model,
+        limit,
     )
     stack = find_stack(state)
     where = EventFilter(("*.*",), "staging") if (environment or stack.environment) == "staging" else None
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(
-            _events(stack, model, where, selection, limit=limit, keep_following=keep_following, as_json=as_json)
-        )
-
-
-_NAMES = {
-    type_.removeprefix("slipway.").rpartition(".")[0]: fact
-    for type_, fact in FACTS.items()
-    if stream_of(fact) == EVENTS
-}
-"""Events of services, by their names in a filter."""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which events to print: types, and their time."""
-
-    types: frozenset[str]
-    since: datetime | None = None
-    until: datetime | None = None
-
-    def filter(self) -> EventFilter | None:
-        """Return what is read of the log for these types, of all environments; None for all of it."""
-        names = [name for name, fact in _NAMES.items() if fact.TYPE in self.types]
-        if len(names) == len(_NAMES):
-            return None
-        with_orders = any(FACTS[type_] in FROM_OUTSIDE for type_ in self.types)
-        return EventFilter(tuple(names), environment=None, with_orders=with_orders)
-
-    def includes(self, event: Event[Any]) -> bool:
-        """Return whether to print an event."""
-        after = self.since is None or event.time >= self.since
-        return after and event.type in self.types and (self.until is None or event.time < self.until)
+        asyncio.run(_events(stack, selection, where, keep_following=keep_following, as_json=as_json))
 
 
 async def _events(
     stack: StackAddress,
-    model: str | None,
-    where: EventFilter | None,
     selection: Selection,
+    where: EventFilter | None,
     *,
-    limit: int | None,
     keep_following: bool,
     as_json: bool,
 ) -> None:
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
         after = await last_sequences(js)
-        # an event is stored after its own time, but for the clocks of two machines
-        since = None if selection.since is None else max(selection.since, EARLIEST + CLOCK_SKEW) - CLOCK_SKEW
-        archived = await _archived(js, stack, selection, model=model, where=where, since=since)
-        reading = selection.filter() if where is None else where
-        history = archived + await read_history(js, model, reading, since, before_log=bool(archived))
-        shown = [logged for logged in history if selection.includes(logged.event)]
-        for logged in shown if limit is None else shown[-limit:]:
-            _print(logged, as_json)
+        for logged in await read_selected(js, stack, selection, where):
+            if not keep_following or logged.sequence <= after[logged.stream]:
+                _print(logged, as_json)
         if not keep_following:
             return
-        after |= {logged.stream: logged.sequence for logged in sorted(history, key=lambda logged: logged.sequence)}
-        async with contextlib.aclosing(follow(client, model, after=after, where=where)) as live:
+        async with contextlib.aclosing(follow(client, selection.model, after=after, where=where)) as live:
             async for logged in live:
                 if selection.includes(logged.event):
                     _print(logged, as_json)
-
-
-async def _archived(
-    js: JetStreamContext,
-    stack: StackAddress,
-    selection: Selection,
-    *,
-    model: str | None,
-    where: EventFilter | None,
-    since: datetime | None,
-) -> list[LoggedEvent]:
-    """Return the events of selected types from before the log begins: those of a model, or since a time."""
-    begin = await log_begin(js)
-    if begin is None or (since is not None and since >= begin):
-        return []
-    if model is None and since is None:
-        warn(f"events before {begin:%Y-%m-%d %H:%M} UTC are in the archive: --model or --since reads them, too")
-        return []
-    archive = await find_archive(js, stack)
-    if archive is None:
-        warn(f"events before {begin:%Y-%m-%d %H:%M} UTC are in the archive, which this identity may not read")
-        return []
-    groups = [group for group in GROUPS if group in {group_of(f"{type_}.-.-") for type_ in selection.types}]
-    if model is not None:
-        return selected(await archive.of_model(model, groups, since), where)
-    assert since is not None  # noqa: S101 - for the type checker
-    return selected([message async for message in archive.since(since, groups)], where)
 
 
 def _print(logged: LoggedEvent, as_json: bool) -> None:

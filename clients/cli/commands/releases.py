@@ -15,20 +15,22 @@ from clients.cli.commands.orders import (
     order_and_confirm,
     show_result,
 )
-from clients.cli.commands.status import model_of, pick
+from clients.cli.commands.status import find_release
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
-from clients.cli.event_log import OF_RELEASES, read_history
+from clients.cli.event_log import EventFilter, read_history
 from clients.cli.output import CommandError
-from clients.cli.resolving import ReleaseArgument, advice, resolve_text
+from clients.cli.resolving import ReleaseArgument, resolve_text, unknown_release
 from contracts.envelope import Event
 from contracts.facts import ApprovalDenied, CanaryAdvanced, CheckpointReady, Fact, ReleaseHeld
 from decisions.release_events import inputs_of
 from decisions.release_holds import state_before
 from decisions.release_progress import ReleaseProgress
-from decisions.release_projection import join, project
 from shared.messaging.orders import new_order
 from shared.messaging.publishing import publish_event
 from shared.runtime.clock import SystemClock
+
+ANNOUNCED = EventFilter((), with_orders=True)
+"""All announcements and orders, and no events of services."""
 
 
 def pause(
@@ -170,19 +172,19 @@ def retry(
 async def _retry(stack: StackAddress, what: str) -> tuple[ReleaseProgress, int]:
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
-        named = await resolve_text(js, what)
-        history = [logged.event for logged in await read_history(js, model_of(named), OF_RELEASES)]
-        release = pick(join(project(history)), named)
+        named = str(await resolve_text(js, what))
+        release = await find_release(js, stack, named)
         if release is None or release.model is None:
-            raise CommandError(f"there is no release {what}{await advice(js, model_of(named), 'slipway status')}")
+            raise CommandError(await unknown_release(js, named))
         if release.outcome is None:
             raise CommandError(
                 f"{release.name} is in progress; see `slipway status {release.model}`", name="not_applicable"
             )
         if release.outcome == "promoted":
             raise CommandError(f"{release.name} was promoted: there is nothing to retry", name="not_applicable")
-        checkpoints = [event.data for event in history if isinstance(event.data, CheckpointReady)]
-        source = source_of(release, history)
+        announced = [logged.event for logged in await read_history(js, release.model, ANNOUNCED, before_log=True)]
+        checkpoints = [event.data for event in announced if isinstance(event.data, CheckpointReady)]
+        source = source_of(release, announced)
         fact = source.model_copy(update={"attempt": next_attempt(source, checkpoints)})
         event = new_order(
             sender_of(stack), release.model, fact, now=SystemClock().now(), release_id=source.training.run_id

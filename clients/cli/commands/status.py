@@ -11,14 +11,22 @@ from typing import Annotated, Any
 import typer
 from nats.js import JetStreamContext
 
-from clients.cli.archived_events import read_whole
+from clients.cli.archived_events import read_whole, warn_of_archive
 from clients.cli.completion import complete_releases
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
-from clients.cli.event_log import OF_RELEASES, LoggedEvent, follow, nearly_full, read_history
+from clients.cli.event_log import (
+    OF_RELEASES,
+    LoggedEvent,
+    follow,
+    last_sequences,
+    log_begin,
+    nearly_full,
+    read_history,
+)
 from clients.cli.names import FORMS, Name, parse_name
 from clients.cli.output import CommandError, Exit, is_terminal, show_json, show_line, warn
 from clients.cli.recent_releases import read_recent, whole_releases
-from clients.cli.resolving import advice, resolve_text
+from clients.cli.resolving import resolve_text, unknown_release
 from clients.cli.views import render
 from contracts.envelope import Event
 from contracts.facts import ReleaseOpened
@@ -78,33 +86,15 @@ def pick(releases: dict[str, ReleaseProgress], what: str | None) -> ReleaseProgr
     return latest(releases, name.model or None)
 
 
-async def _read(js: JetStreamContext, model: str | None, *, every: bool) -> tuple[list[LoggedEvent], bool]:
-    """Return the events of releases, of every one or of the newest and those under way; and whether there are more."""
-    return (whole_releases(await read_history(js, model, OF_RELEASES)), False) if every else await read_recent(js)
+async def find_release(js: JetStreamContext, stack: StackAddress, named: str) -> ReleaseProgress | None:
+    """Return the release that a name means, from the log or else from the archive; None if there is none."""
+    release = pick(_releases(await _read_log(js, model_of(named))), named)
+    return release or await _find_archived(js, stack, named)
 
 
-async def _read_releases(stack: StackAddress, what: str | None, every: bool) -> list[ReleaseProgress]:
-    """Return the releases that `what` names: one, those of a model, or the newest and those under way; or every one.
-
-    Raises:
-        CommandError: it names one that there is not.
-    """
-    async with connected(stack) as client:
-        js = client.jetstream(timeout=10)
-        for sentence in await nearly_full(js):
-            warn(sentence)
-        named = await resolve_text(js, what)
-        history, more = await _read(js, model_of(named), every=every or named is not None)
-        releases = join(project(logged.event for logged in history))
-        if more:
-            warn("earlier releases are left out: `slipway status MODEL` or `slipway status --all` shows them")
-        if named is None or (parse_name(named).is_model and releases):
-            return sorted(releases.values(), key=lambda release: release.began_at)
-        release = pick(releases, named) or await _find_archived(js, stack, named)
-        if release is None:
-            about = f"no release of {named} yet" if parse_name(named).is_model else f"there is no release {named}"
-            raise CommandError(f"{about}{await advice(js, model_of(named), 'slipway status')}")
-        return [release]
+async def _read_log(js: JetStreamContext, model: str | None) -> list[LoggedEvent]:
+    """Return the events of the releases that the log has whole, of a model or of all."""
+    return whole_releases(await read_history(js, model, OF_RELEASES))
 
 
 async def _find_archived(js: JetStreamContext, stack: StackAddress, named: str) -> ReleaseProgress | None:
@@ -120,11 +110,46 @@ async def _find_archived(js: JetStreamContext, stack: StackAddress, named: str) 
     if not name.model:
         return None
     history = await read_whole(js, stack, name.model, OF_RELEASES, last=opens)
-    return pick(join(project(logged.event for logged in history)), named)
+    return pick(_releases(whole_releases(history)), named)
+
+
+def _releases(history: list[LoggedEvent]) -> dict[str, ReleaseProgress]:
+    return join(project(logged.event for logged in history))
+
+
+async def _read_releases(
+    js: JetStreamContext, stack: StackAddress, what: str | None, every: bool
+) -> list[ReleaseProgress]:
+    """Return the releases that `what` names: one, those of a model, or the newest and those under way; or every one.
+
+    Raises:
+        CommandError: it names one that there is not.
+    """
+    named = await resolve_text(js, what)
+    if every or named is not None:
+        history, more = await _read_log(js, model_of(named)), False
+    else:
+        history, more = await read_recent(js)
+    releases = _releases(history)
+    if more:
+        warn("earlier releases are left out: `slipway status MODEL` or `slipway status --all` shows them")
+    if named is None or parse_name(named).is_model:
+        await warn_of_archive(js, "releases opened", "`slipway status MODEL@vN`")
+    if named is None or (parse_name(named).is_model and releases):
+        return sorted(releases.values(), key=lambda release: release.began_at)
+    release = pick(releases, named) or await _find_archived(js, stack, named)
+    if release is None:
+        raise CommandError(await unknown_release(js, named))
+    return [release]
 
 
 async def _show_all(stack: StackAddress, what: str | None, every: bool, as_json: bool) -> None:
-    shown = await _read_releases(stack, what, every)
+    async with connected(stack) as client:
+        js = client.jetstream(timeout=10)
+        for sentence in await nearly_full(js):
+            warn(sentence)
+        shown = await _read_releases(js, stack, what, every)
+        is_trimmed = await log_begin(js) is not None
     if as_json:
         show_json([render.as_data(release) for release in shown])
         return
@@ -132,7 +157,8 @@ async def _show_all(stack: StackAddress, what: str | None, every: bool, as_json:
     for release in shown:
         show_line("\n".join(render.plain_block(release, now)))
     if not shown:
-        show_line("no release yet; publish a checkpoint with `slipway publish`")
+        none = "the event log has no release" if is_trimmed else "no release yet"
+        show_line(f"{none}; publish a checkpoint with `slipway publish`")
 
 
 async def _follow(
@@ -152,16 +178,21 @@ async def _watch(stack: StackAddress, what: str | None, draw: Draw, *, stop_at_e
     """Draw a release at every event and at intervals; return it once it has ended, if `stop_at_end`."""
     clock = SystemClock()
     async with connected(stack) as client:
-        what = await resolve_text(client.jetstream(timeout=10), what)
-        history, _ = await _read(client.jetstream(timeout=10), model_of(what), every=what is not None)
-        releases = project(logged.event for logged in history)
-        after = {logged.stream: logged.sequence for logged in sorted(history, key=lambda logged: logged.sequence)}
+        js = client.jetstream(timeout=10)
+        what, after = await resolve_text(js, what), await last_sequences(js)
+        history, _ = await read_recent(js) if what is None else (await _read_log(js, model_of(what)), False)
+        releases = project(logged.event for logged in history if logged.sequence <= after[logged.stream])
+        archived = None
+        if what is not None and pick(join(releases), what) is None:
+            archived = await _find_archived(js, stack, what)
+            if archived is None and await log_begin(js) is not None:
+                warn(await unknown_release(js, what))
         # closed before the connection is: the readers must end while they can still unsubscribe
         async with contextlib.aclosing(_with_ticks(follow(client, model_of(what), after=after))) as live:
             async for logged in live:
                 if logged is not None:
                     releases = advance(releases, logged.event)
-                release = pick(join(releases), what)
+                release = pick(join(releases), what) or archived
                 if release is not None:
                     draw(release, clock.now())
                     if stop_at_end and release.outcome is not None:

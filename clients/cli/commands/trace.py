@@ -8,15 +8,17 @@ import typer
 
 from clients.cli.commands.versions import deployment_time, lineage, short_digest, version_data
 from clients.cli.completion import complete_models, complete_releases
-from clients.cli.connection import JsonOption, StackAddress, StateOption, find_stack
-from clients.cli.names import VERSION_FORMS
+from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
+from clients.cli.event_log import log_begin
+from clients.cli.names import RELEASE_ID, VERSION_FORMS
 from clients.cli.output import CommandError, Exit, show_json, show_pairs, show_table
-from clients.cli.resolving import find_version_name
+from clients.cli.resolving import find_version_name, unknown_release
 from clients.cli.runtimes import describe_run, read_runtimes
 from clients.cli.version_records import FINGERPRINT, gather_version, read_events, read_routes
 from contracts.facts import ReleaseOpened
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Runtime, Target
+from decisions.release_progress import ReleaseProgress
 from decisions.release_projection import join, project
 
 
@@ -92,14 +94,29 @@ async def _resolve(stack: StackAddress, what: str) -> tuple[str, int, str | None
         return match["model"], int(match["version"]), match["variant"], match["digest"]
     if "@" in what:
         return (*await asyncio.to_thread(find_version_name, stack, what), None, None)
-    releases = join(project(await read_events(stack, None)))
-    release = next((release for release in releases.values() if release.release_id == what), None)
+    release = await _find_release(stack, what)
     if release is None or release.version is None:
         raise CommandError(
             f"{what!r} is not a known fingerprint, version or release; write MODEL@vN, or see `slipway versions MODEL`",
             Exit.USAGE,
         )
     return release.model, release.version, None, None
+
+
+async def _find_release(stack: StackAddress, what: str) -> ReleaseProgress | None:
+    """Return a release by its id; None if the log has none.
+
+    Raises:
+        CommandError: it may be older than the log.
+    """
+    releases = join(project(await read_events(stack, None)))
+    release = next((release for release in releases.values() if release.release_id == what), None)
+    if release is None and RELEASE_ID.fullmatch(what):
+        async with connected(stack) as client:
+            js = client.jetstream(timeout=10)
+            if await log_begin(js) is not None:
+                raise CommandError(await unknown_release(js, what))
+    return release
 
 
 async def _trace_base(stack: StackAddress, model: str, as_json: bool) -> None:
