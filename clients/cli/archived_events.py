@@ -13,12 +13,11 @@ from clients.cli.output import CommandError, warn
 from clients.cli.reading import own_models
 from contracts.envelope import Event
 from contracts.event_archive import ArchivedMessage, ArchivedPart, EventArchive, EventGroup, SegmentIndex
-from contracts.provenance import AttesterKey
 from contracts.services import EVENTS
 from decisions.event_archive import body_of
 from shared.errors import Permanent
 from shared.provenance.envelopes import Trust
-from shared.provenance.event_archive import count_removed, read_model, read_part, require_index
+from shared.provenance.event_archive import SignedIndexes, count_removed, read_model, read_part
 from shared.storage.blobs import Store
 from shared.storage.kv import Bucket
 
@@ -29,9 +28,9 @@ IsOldest = Callable[[Event[Any]], bool]
 class ArchivedEvents:
     """The events that were removed from the log; each segment is verified while it is read."""
 
-    def __init__(self, store: Store, keys: Sequence[AttesterKey], archive: EventArchive) -> None:
-        """Take the store, the listed keys of attesters, and how far the log is archived and trimmed."""
-        self._store, self._keys, self._archive = store, keys, archive
+    def __init__(self, indexes: SignedIndexes, archive: EventArchive) -> None:
+        """Take the indexes of segments, and how far the log is archived and trimmed."""
+        self._indexes, self._archive = indexes, archive
 
     async def of_model(
         self, model: str, groups: Sequence[EventGroup], since: datetime | None = None, last: IsOldest | None = None
@@ -46,7 +45,7 @@ class ArchivedEvents:
         """
         needed = None if last is None else lambda message: _is(message, last)
         return await asyncio.to_thread(
-            read_model, self._store, self._keys, self._archive, model, groups, since=since, last=needed
+            read_model, self._indexes, self._archive, model, groups, since=since, last=needed
         )
 
     async def since(self, since: datetime, groups: Sequence[EventGroup]) -> AsyncIterator[ArchivedMessage]:
@@ -73,7 +72,7 @@ class ArchivedEvents:
         return messages
 
     async def _parts(self, index: SegmentIndex, parts: Sequence[ArchivedPart]) -> list[ArchivedMessage]:
-        read = [await asyncio.to_thread(read_part, self._store, index, part) for part in parts]
+        read = [await asyncio.to_thread(read_part, self._indexes.store, index, part) for part in parts]
         return sorted((message for messages in read for message in messages), key=lambda message: message.sequence)
 
     async def _first_since(self, since: datetime) -> int:
@@ -88,7 +87,7 @@ class ArchivedEvents:
         return low
 
     async def _index(self, number: int) -> SegmentIndex:
-        return await asyncio.to_thread(require_index, self._store, self._keys, self._archive.id, number)
+        return await asyncio.to_thread(self._indexes.require, self._archive.id, number)
 
 
 def _is(message: ArchivedMessage, last: IsOldest) -> bool:
@@ -120,9 +119,14 @@ async def find_archive(js: JetStreamContext, stack: StackAddress) -> ArchivedEve
         keys = Trust.from_settings(stack.connection).keys()
     except (Permanent, ValueError) as error:
         raise CommandError(f"the archive of the event log cannot be verified: {error}") from error
-    store = Store(stack.connection)
-    archive = await asyncio.to_thread(count_removed, store, keys, entry.value, first)
-    return ArchivedEvents(store, keys, archive) if archive.trimmed else None
+    indexes = SignedIndexes(Store(stack.connection), lambda: keys, _warn_of_revoked)
+    archive = await asyncio.to_thread(count_removed, indexes, entry.value, first)
+    return ArchivedEvents(indexes, archive) if archive.trimmed else None
+
+
+def _warn_of_revoked(what: str) -> None:
+    advice = "who had the key could have written them: compare with a backup from before"
+    warn(f"the archive of the event log has segments by revoked keys: {what} {advice}")
 
 
 async def warn_of_archive(js: JetStreamContext, about: str, command: str) -> None:

@@ -71,7 +71,7 @@ class EventSegments(Protocol):
         """
 
     async def find(self, archive: EventArchive, number: int) -> SignedIndex | None:
-        """Return the signed index of a segment; None if there is none.
+        """Return the signed index of a segment; None if there is none. One by a revoked key may be unproven.
 
         Raises:
             Permanent: It is not one that the registry signed.
@@ -173,10 +173,18 @@ class EventArchiver:
     async def _adopt(self, entry: Entry[EventArchive], signed: SignedIndex, log: LogState) -> None:
         """Count a segment that is in the store: of a process that ended then, or from before a restore.
 
+        One by a key that was revoked since is sealed again: it stays if it is the very same.
+
         Raises:
-            Permanent: `digest_mismatch`: it does not follow, or the log has other events.
+            Permanent: `digest_mismatch`: it does not follow, or the log has other events. `key_not_trusted`: it is by a
+                revoked key, and the log does not have all of its events to prove it.
         """
-        archive, index = entry.value, signed.index
+        archive = entry.value
+        if signed.unproven is not None and log.first <= signed.index.first:
+            marked = Entry(archive.model_copy(update={"sealing": signed.index.last}), entry.revision)
+            await self._seal(marked, await self._read(archive.archived, signed.index.last, whole=True))
+            return
+        index = signed.proven()
         stored = [message for message in await self.segments.read(index) if message.sequence >= log.first]
         last = min(index.last, log.last)
         follows = (signed.previous, index.first) == (archive.anchor, archive.archived + 1) and index.last <= log.last
@@ -222,7 +230,7 @@ class EventArchiver:
             raise Permanent(
                 "artifact_not_found", f"Segment {number} of the archive {archive.id} is gone; see a backup."
             )
-        index, now = signed.index, self.clock.now()
+        index, now = signed.proven(), self.clock.now()
         why = why_kept(index, log, Needs(None, None), self.retain.keeping, now)
         if why is None:
             unread = [each for each in (await self.log.unread(), await self.unaudited()) if each is not None]

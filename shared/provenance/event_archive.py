@@ -1,18 +1,20 @@
 """Segments of the archived event log: written once and signed, verified, and read whole or by model."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from typing import Final
 
+import structlog
 from pydantic import ValidationError
 
 from contracts.event_archive import ArchivedMessage, ArchivedPart, EventArchive, EventGroup, SegmentIndex
 from contracts.provenance import AttesterKey
 from contracts.vocabulary import Digest, digest_of
 from decisions.event_archive import index_key, index_of, pack, segment_key, trim, unpack
-from decisions.provenance import Problem, assess_link
+from decisions.provenance import Problem, assess_key, assess_link, find_key
 from shared.errors import Permanent
 from shared.provenance.envelopes import Attester, Subjects, open_envelope
 from shared.storage.blobs import Store
@@ -28,11 +30,25 @@ class SignedIndex:
     Attributes:
         anchor: Digest of the envelope that signs it.
         previous: Digest of the envelope of the segment before; None for the first.
+        unproven: Why its key does not count, if no later index that counts names it; None if it counts.
     """
 
     index: SegmentIndex
     anchor: Digest
     previous: Digest | None
+    unproven: str | None = None
+
+    def proven(self) -> SegmentIndex:
+        """Return the index.
+
+        Raises:
+            Permanent: `key_not_trusted` if it does not count.
+        """
+        if self.unproven is not None:
+            name = index_key(self.index.archive, self.index.number)
+            later = "no later segment by a key that counts names it yet; see docs/runbooks/provenance.md"
+            raise Permanent("key_not_trusted", f"{name}: {self.unproven[:-1]}, and {later}.")
+        return self.index
 
 
 def put_segment(
@@ -41,11 +57,13 @@ def put_segment(
     archive: EventArchive,
     messages: Sequence[ArchivedMessage],
     retention: Retention | None = None,
+    *,
+    keys: Sequence[AttesterKey] = (),
 ) -> SignedIndex:
     """Write the messages that an archive is sealing as its next segment, then its index; return that index.
 
     Both are create-only. What is in the store then is read back, and compared with the messages, before the index is
-    signed.
+    signed. The same index by one of the listed keys, also a revoked one, stays.
 
     Raises:
         Permanent: `digest_mismatch` if another segment is there.
@@ -63,37 +81,127 @@ def put_segment(
     try:
         store.create(name, envelope, retention)
     except AlreadyExists:
-        signed = find_index(store, [attester.listed()], archive.id, archive.segment)
-        if signed is None or (signed.index, signed.previous) != (index, archive.anchor):
-            raise Permanent("digest_mismatch", f"{name} is another index; nothing is archived or trimmed.") from None
-        return signed
+        for signed in _versions(store, [attester.listed(), *keys], archive.id, archive.segment):
+            if isinstance(signed, SignedIndex) and (signed.index, signed.previous) == (index, archive.anchor):
+                return signed
+        raise Permanent("digest_mismatch", f"{name} is another index; nothing is archived or trimmed.") from None
     return SignedIndex(index, digest_of(envelope), archive.anchor)
 
 
-def find_index(store: Store, keys: Sequence[AttesterKey], archive: str, number: int) -> SignedIndex | None:
-    """Return the signed index of a segment; None if there is none.
+@dataclass
+class _Named:
+    """With some keys: digests that later indexes name, by archive and number; whether a revoked key was reported."""
 
-    One that something was written over, or that a delete marker hides, is read in its first version.
+    keys: Sequence[AttesterKey] = ()
+    digests: dict[tuple[str, int], Digest] = field(default_factory=dict)
+    reported: bool = False
 
-    Raises:
-        Permanent: `signature_invalid` or `key_not_trusted` if no listed key signed it, `digest_mismatch` if it is of
-            another segment.
-        Transient: `store_unavailable`.
+
+def _warn(what: str) -> None:
+    structlog.get_logger().warning("the archive of the event log has segments by revoked keys", first=what)
+
+
+class SignedIndexes:
+    """The signed indexes of archives.
+
+    One that something was written over, or that a delete marker hides, is read in its first version. One by a key that
+    was revoked since counts if a later index that counts names its envelope: who has the key cannot add another.
     """
+
+    def __init__(
+        self, store: Store, keys: Callable[[], Sequence[AttesterKey]], report: Callable[[str], None] = _warn
+    ) -> None:
+        """Take the store, what returns the listed keys, and what is called with the first index by a revoked key."""
+        self.store, self._keys, self._report, self._named = store, keys, report, _Named()
+
+    def find(self, archive: str, number: int) -> SignedIndex | None:
+        """Return the signed index of a segment; None if there is none.
+
+        Raises:
+            Permanent: `signature_invalid` or `key_not_trusted` if no listed key signed it, `digest_mismatch` if it is
+                of another segment.
+            Transient: `store_unavailable`.
+        """
+        named, unproven, problem = self._known(), None, None
+        for opened in _versions(self.store, named.keys, archive, number):
+            if isinstance(opened, Problem):
+                problem = opened
+            elif opened.unproven is None:
+                return opened
+            elif opened.anchor == self._named_later(named, archive, number):
+                if not named.reported:
+                    named.reported = True
+                    self._report(f"{index_key(archive, number)} is signed by a revoked key: {opened.unproven}")
+                return replace(opened, unproven=None)
+            else:
+                unproven = opened
+        if unproven is None and problem is not None:
+            raise Permanent(problem.code, f"{index_key(archive, number)}: {problem.reason}")
+        return unproven
+
+    def require(self, archive: str, number: int) -> SegmentIndex:
+        """Return the signed index of a segment that was written.
+
+        Raises:
+            Permanent: `artifact_not_found` if it is gone, `key_not_trusted` if nothing proves it, and what `find`
+                raises.
+            Transient: `store_unavailable`.
+        """
+        signed = self.find(archive, number)
+        if signed is None:
+            reason = f"Segment {number} of the archive {archive} is gone; restore it from a backup."
+            raise Permanent("artifact_not_found", reason)
+        return signed.proven()
+
+    def _known(self) -> _Named:
+        keys = self._keys()
+        if keys != self._named.keys:
+            self._named = _Named(keys)
+        return self._named
+
+    def _named_later(self, named: _Named, archive: str, number: int) -> Digest | None:
+        """Return the digest of an index by the first later one that counts, or what it names; None if none counts."""
+        passed: list[tuple[Digest, Digest]] = []  # digests of an index and of the one before it
+        last = number
+        while (archive, last) not in named.digests:
+            later = self._first_signed(named, archive, last + 1)
+            if later is None or later.previous is None:
+                return None
+            if later.unproven is None:
+                named.digests[archive, last] = later.previous
+            else:
+                passed.append((later.anchor, later.previous))
+                last += 1
+        while last > number:
+            anchor, previous = passed.pop()
+            if anchor != named.digests[archive, last]:  # something was written over it
+                first = self._first_signed(named, archive, last, named.digests[archive, last])
+                if first is None or first.previous is None:
+                    return None
+                previous = first.previous
+            last -= 1
+            named.digests[archive, last] = previous
+        return named.digests[archive, number]
+
+    def _first_signed(
+        self, named: _Named, archive: str, number: int, digest: Digest | None = None
+    ) -> SignedIndex | None:
+        opened = _versions(self.store, named.keys, archive, number)
+        signed = (each for each in opened if isinstance(each, SignedIndex))
+        return next((each for each in signed if digest in (None, each.anchor)), None)
+
+
+def _versions(store: Store, keys: Sequence[AttesterKey], archive: str, number: int) -> Iterator[SignedIndex | Problem]:
+    """Yield the index of a segment as it is now, then as it was first written."""
     name = index_key(archive, number)
-    data = store.find(name)
-    opened = _open(data, keys, archive, number) if data is not None else None
-    if isinstance(opened, SignedIndex):
-        return opened
-    first = _first_version(store, name)
-    again = _open(first, keys, archive, number) if first is not None else None
-    if isinstance(again, Problem):
-        raise Permanent(again.code, f"{name}: {again.reason}")
-    return again
+    for read in (store.find, partial(_first_version, store)):
+        data = read(name)
+        if data is not None:
+            yield _open(data, keys, archive, number)
 
 
 def _open(data: bytes, keys: Sequence[AttesterKey], archive: str, number: int) -> SignedIndex | Problem:
-    opened = open_envelope(data, keys)
+    opened = open_envelope(data, [key.model_copy(update={"revoked_at": None}) for key in keys])
     if isinstance(opened, Problem):
         return opened
     try:
@@ -105,7 +213,8 @@ def _open(data: bytes, keys: Sequence[AttesterKey], archive: str, number: int) -
         return wrong
     if opened.claim.step != _STEP or (index.archive, index.number) != (archive, number):
         return Problem("digest_mismatch", "It is the index of another segment.")
-    return SignedIndex(index, opened.digest, opened.claim.previous)
+    revoked = assess_key(find_key(keys, opened.key.key_id), opened.claim)
+    return SignedIndex(index, opened.digest, opened.claim.previous, None if revoked is None else revoked.reason)
 
 
 def read_segment(store: Store, index: SegmentIndex) -> list[ArchivedMessage]:
@@ -142,21 +251,7 @@ def read_part(store: Store, index: SegmentIndex, part: ArchivedPart) -> list[Arc
     return _messages(data, key)
 
 
-def require_index(store: Store, keys: Sequence[AttesterKey], archive: str, number: int) -> SegmentIndex:
-    """Return the signed index of a segment that was written.
-
-    Raises:
-        Permanent: `artifact_not_found` if it is gone, and what `find_index` raises.
-        Transient: `store_unavailable`.
-    """
-    signed = find_index(store, keys, archive, number)
-    if signed is None:
-        reason = f"Segment {number} of the archive {archive} is gone; restore it from a backup."
-        raise Permanent("artifact_not_found", reason)
-    return signed.index
-
-
-def count_removed(store: Store, keys: Sequence[AttesterKey], archive: EventArchive, first: int) -> EventArchive:
+def count_removed(indexes: SignedIndexes, archive: EventArchive, first: int) -> EventArchive:
     """Return how far the log is trimmed, by the number of its first message.
 
     The registry removes a segment's messages before it counts that: killed in between, the record lags behind.
@@ -166,16 +261,16 @@ def count_removed(store: Store, keys: Sequence[AttesterKey], archive: EventArchi
         Transient: `store_unavailable`.
     """
     while archive.trimmed + 1 < archive.segment:
-        signed = find_index(store, keys, archive.id, archive.trimmed + 1)
+        signed = indexes.find(archive.id, archive.trimmed + 1)
         if signed is None or signed.index.last >= first:  # the registry removes no events of a segment that is gone
             break
-        archive = trim(archive, signed.index, read_segment(store, signed.index))
+        index = signed.proven()
+        archive = trim(archive, index, read_segment(indexes.store, index))
     return archive
 
 
 def read_model(
-    store: Store,
-    keys: Sequence[AttesterKey],
+    indexes: SignedIndexes,
     archive: EventArchive,
     model: str,
     groups: Iterable[EventGroup],
@@ -186,13 +281,12 @@ def read_model(
     """Return the trimmed messages of a model, in the order of the log; segments without any are not opened.
 
     Args:
-        store: The store.
-        keys: The listed keys of attesters.
+        indexes: The indexes of segments.
         archive: How far the log is archived and trimmed.
         model: The model.
         groups: The groups that are read.
         since: When the bus stored the first one; None for no limit.
-        last: Returns whether a message is the oldest one that is needed; no segment before it is read.
+        last: Returns whether a message is the oldest one of its group that is needed; no segment before it is read.
 
     Raises:
         Permanent: `artifact_not_found`, `digest_mismatch`, `signature_invalid`, `key_not_trusted`.
@@ -202,9 +296,9 @@ def read_model(
     for group in groups:
         number = archive.trimmed_newest.get(f"{model}/{group}", 0)
         while number:
-            index = require_index(store, keys, archive.id, number)
+            index = indexes.require(archive.id, number)
             part = next(each for each in index.parts if (each.model, each.group) == (model, group))
-            read = read_part(store, index, part)
+            read = read_part(indexes.store, index, part)
             messages += (message for message in read if since is None or message.at >= since)
             if (since is not None and index.begins_at < since) or (last is not None and any(map(last, read))):
                 break

@@ -196,6 +196,31 @@ async def test_a_replay_of_the_console_has_what_was_removed_from_the_log(log, se
     assert await RecordedEvents(lambda: log.js, archived=whole.of_model).read(MODEL, since) == before
 
 
+async def test_what_a_revoked_key_signed_is_shown_with_a_warning_once_a_segment_by_the_new_key_names_it(
+    log, settings, tmp_path
+):
+    command = ({**environment(settings), "SLIPWAY_ATTESTERS": str(attester_keys(tmp_path).listing)}, "events")
+    command += ("--model", OTHER, "--json")
+    await log.acknowledge()
+    trimmed = (await log.archive()).trimmed
+    _, shown, err = await asyncio.to_thread(run_command, *command)
+    assert (len(shown.splitlines()) > 3, err) == (True, "")
+    attester_keys(tmp_path).revoke("registry", datetime.now(UTC))
+    status, _, err = await asyncio.to_thread(run_command, *command)
+    assert status != 0
+    assert "no later segment by a key that counts names it yet" in err
+    await publish_event(log.js, f.event(WindowSummarised, subject=MODEL, id="after"))
+    await log.acknowledge()
+    assert (await log.archive()).trimmed == trimmed + 1
+    status, again, err = await asyncio.to_thread(run_command, *command)
+    assert (status, again) == (0, shown)
+    assert err.count("has segments by revoked keys: events/") == 1
+    assert "compare with a backup from before" in err
+    record = Bucket(log.js, "audit", EventArchive)
+    whole = WholeLog(StreamLog(lambda: log.js), lambda: record, Store(settings), trust(tmp_path), retry_s=0)
+    assert (await whole.read(EVENTS, 1, 0.1))[0] == 16
+
+
 async def test_an_archive_that_cannot_be_read_is_tried_again_and_nothing_is_left_out(log, settings, tmp_path):
     await log.acknowledge()
     archive = await log.archive()

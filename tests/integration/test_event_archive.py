@@ -17,10 +17,10 @@ from decisions.event_archive import Keeping, body_of, index_key, message_of, seg
 from services.registry.adapters.event_archive import StreamEventLog
 from services.registry.event_archive import KEY, Retain
 from shared.errors import Permanent
-from shared.provenance.event_archive import find_index, put_segment, read_part
+from shared.provenance.event_archive import put_segment, read_part
 from shared.storage.blobs import Store
 from testbed import factories as f
-from testbed.attesters import attester, trust
+from testbed.attesters import attester
 from tests.kit.archived_log import ArchivedLog
 from tests.kit.conformance_event_log import EventLogConformance
 
@@ -180,7 +180,7 @@ async def test_a_restored_record_counts_the_segments_that_are_there_if_the_log_h
     archive = await log.archive()
     entry = await log.record.get(KEY)
     older = archive.model_copy(
-        update={"segment": 2, "archived": 3, "anchor": find_index(log.store, trust(log.keys).keys(), archive.id, 1).anchor,
+        update={"segment": 2, "archived": 3, "anchor": log.signed(archive, 1).anchor,
                 "newest": {"shop-bot/windows": 1, "help-bot/windows": 1}, "trimmed": 0}
     )  # fmt: skip
     await log.record.update(KEY, older, entry.revision)

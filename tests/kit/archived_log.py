@@ -9,7 +9,7 @@ from decisions.event_archive import Keeping
 from services.registry.adapters.event_archive import CONSUMERS, StoredEventSegments, StreamEventLog
 from services.registry.event_archive import KEY, EventArchiver, Retain
 from shared.messaging.bus import publish_event
-from shared.provenance.event_archive import find_index, read_segment
+from shared.provenance.event_archive import SignedIndexes, read_segment
 from shared.storage.kv import Bucket
 from testbed import factories as f
 from testbed.attesters import attester, trust
@@ -63,7 +63,10 @@ class ArchivedLog:
         return (await self.js.stream_info(EVENTS)).state.first_seq
 
     def index(self, archive, number):
-        return find_index(self.store, trust(self.keys).keys(), archive.id, number).index
+        return self.signed(archive, number).proven()
+
+    def signed(self, archive, number):
+        return SignedIndexes(self.store, trust(self.keys).keys).find(archive.id, number)
 
     def archived(self, archive):
         return [m for n in range(1, archive.segment) for m in read_segment(self.store, self.index(archive, n))]

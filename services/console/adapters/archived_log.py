@@ -14,7 +14,7 @@ from services.console.adapters.log import RETRY_S, StreamLog
 from services.console.domain.logged import Logged, read_logged
 from shared.errors import translate
 from shared.provenance.envelopes import Trust
-from shared.provenance.event_archive import count_removed, read_model, read_segment, require_index
+from shared.provenance.event_archive import SignedIndexes, count_removed, read_model, read_segment
 from shared.storage.blobs import Store
 from shared.storage.kv import Bucket
 
@@ -41,7 +41,8 @@ class WholeLog:
         trust: Trust,
         retry_s: float = RETRY_S,
     ) -> None:
-        self._log, self._record, self._store, self._trust, self._retry_s = log, record, store, trust, retry_s
+        self._log, self._record, self._retry_s = log, record, retry_s
+        self._indexes = SignedIndexes(store, trust.keys)
         self._next: int | None = None
         self._segment: tuple[SegmentIndex, Sequence[ArchivedMessage]] | None = None
 
@@ -86,7 +87,7 @@ class WholeLog:
         archive = await self._archive(await self._log.first(EVENTS))
         if archive is None:
             return ()
-        return await asyncio.to_thread(read_model, self._store, self._trust.keys(), archive, model, groups, since=since)
+        return await asyncio.to_thread(read_model, self._indexes, archive, model, groups, since=since)
 
     async def aclose(self) -> None:
         """Remove all consumers."""
@@ -99,7 +100,7 @@ class WholeLog:
             index = await self._find(start)
             if index is None:
                 return None
-            self._segment = index, await asyncio.to_thread(read_segment, self._store, index)
+            self._segment = index, await asyncio.to_thread(read_segment, self._indexes.store, index)
         index, messages = self._segment
         piece = [message for message in messages if message.sequence >= start][:PIECE]
         after = piece[-1].sequence + 1 if len(piece) == PIECE else index.last + 1
@@ -110,7 +111,7 @@ class WholeLog:
         entry = await self._record().get("events")
         if entry is None:
             return None
-        return await asyncio.to_thread(count_removed, self._store, self._trust.keys(), entry.value, first)
+        return await asyncio.to_thread(count_removed, self._indexes, entry.value, first)
 
     async def _find(self, start: int) -> SegmentIndex | None:
         """Return the index of the trimmed segment with a sequence; None if the stream has it."""
@@ -121,7 +122,7 @@ class WholeLog:
         low, high, first = 1, archive.trimmed, None
         while low <= high:
             middle = (low + high) // 2
-            index = await asyncio.to_thread(require_index, self._store, self._trust.keys(), archive.id, middle)
+            index = await asyncio.to_thread(self._indexes.require, archive.id, middle)
             if index.last >= start:
                 first, high = index, middle - 1
             else:

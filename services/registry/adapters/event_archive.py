@@ -15,7 +15,7 @@ from decisions.event_archive import LogState, message_of
 from services.registry.audit import KEY, Messages, Tail
 from services.registry.release_records import ReleaseRecords
 from shared.provenance.envelopes import Attester, Trust
-from shared.provenance.event_archive import SignedIndex, find_index, put_segment, read_segment
+from shared.provenance.event_archive import SignedIndex, SignedIndexes, put_segment, read_segment
 from shared.storage.blobs import Store
 from shared.storage.objects import Retention
 
@@ -98,17 +98,19 @@ class StoredEventSegments:
     ) -> None:
         """Take the store, the key that signs, the listed keys, and what returns how long a segment is kept."""
         self._store, self._attester, self._trust, self._retention = store, attester, trust, retention
+        self._indexes = SignedIndexes(store, trust.keys)
 
     async def put(self, archive: EventArchive, messages: list[ArchivedMessage]) -> SignedIndex:
         """Write what an archive is sealing, with its signed index, each create-only; return that index."""
         return await asyncio.to_thread(self._put, archive, messages)
 
     def _put(self, archive: EventArchive, messages: Sequence[ArchivedMessage]) -> SignedIndex:
-        return put_segment(self._store, self._attester, archive, messages, self._retention())
+        keys = self._trust.keys()
+        return put_segment(self._store, self._attester, archive, messages, self._retention(), keys=keys)
 
     async def find(self, archive: EventArchive, number: int) -> SignedIndex | None:
         """Return the signed index of a segment; None if there is none."""
-        return await asyncio.to_thread(find_index, self._store, self._trust.keys(), archive.id, number)
+        return await asyncio.to_thread(self._indexes.find, archive.id, number)
 
     async def read(self, index: SegmentIndex) -> list[ArchivedMessage]:
         """Return the messages of a segment; raise Permanent `digest_mismatch` if they are not those of its index."""

@@ -5,18 +5,11 @@ from datetime import timedelta
 import pytest
 
 from contracts.event_archive import EventArchive
-from contracts.facts import WindowSummarised
-from decisions.event_archive import Keeping
-from services.registry.adapters.event_archive import StoredEventSegments
-from services.registry.event_archive import KEY, EventArchiver, Retain
+from services.registry.event_archive import KEY
 from shared.errors import Permanent, Transient
-from shared.provenance.event_archive import find_index, read_segment
-from testbed.attesters import attester, trust
+from tests.kit.archive_world import FOREVER, ArchiveWorld
 from tests.kit.conformance_event_log import EventLogConformance
 from tests.kit.fakes_event_log import FakeEventLog
-from tests.kit.objects import Objects
-from tests.kit.promoted import Clock
-from tests.kit.records import MemoryRecords
 
 MODELS = ("shop-bot", "help-bot")
 SEGMENT = 3
@@ -34,45 +27,10 @@ class TestFakeEventLog(EventLogConformance):
         log.remove(number)
 
 
-class World:
-    """A log, a record, a store, and registries that archive the log; nothing holds what is archived in it."""
-
-    def __init__(self, keys):
-        self.keys, self.log, self.store, self.clock = keys, FakeEventLog(), Objects(), Clock()
-        self.record = MemoryRecords(EventArchive)
-        self.published, self.every = 0, timedelta(0)
-
-    def publish(self, count):
-        for _ in range(count):
-            self.published += 1
-            body = f'{{"n":{self.published}}}'.encode()
-            self.log.publish(
-                f"{WindowSummarised.TYPE}.{MODELS[self.published % 2]}.monitor", body, f"id-{self.published}"
-            )
-
-    async def archive(self, age=timedelta(0)):
-        async def none():
-            return None
-
-        segments = StoredEventSegments(self.store, attester(self.keys, "registry"), trust(self.keys), lambda: None)
-        retain = Retain(self.every, Keeping(age, 0.7))
-        await EventArchiver(self.log, self.record, segments, none, none, retain, self.clock).sweep(KEY)
-        return await self.state()
-
-    def archived(self, archive, number):
-        return read_segment(self.store, find_index(self.store, trust(self.keys).keys(), archive.id, number).index)
-
-    async def state(self):
-        return (await self.record.get(KEY)).value
-
-
-FOREVER = timedelta(days=10_000)
-
-
 @pytest.fixture
 def world(tmp_path, monkeypatch):
     monkeypatch.setattr("services.registry.event_archive.SEGMENT_EVENTS", SEGMENT)
-    return World(tmp_path)
+    return ArchiveWorld(tmp_path)
 
 
 async def test_what_is_archived_is_removed_and_nothing_else(world):
