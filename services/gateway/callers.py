@@ -48,6 +48,11 @@ class Caller:
         return opens_model(self.key, model) and (team is None or self.teams.opens(team, model))
 
     @property
+    def holder(self) -> str:
+        """Return who has its requests in flight: all keys of a team are one."""
+        return self.account if self.key.team is None else f"team {self.key.team}"
+
+    @property
     def budgets(self) -> tuple[Budget, ...]:
         """Return the budgets that its requests count in: its own, and that of its team."""
         own, team = Budget(self.account, self.key.limits.tokens_per_month), self.key.team

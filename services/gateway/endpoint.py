@@ -67,7 +67,7 @@ class Endpoint:
             caller = dependencies.callers.authenticate(request.headers.getlist("authorization"), environment)
             with dependencies.callers.admit(caller) as spending:
                 body = await dependencies.bodies.read(request)
-                with self._in_flight.count(environment, len(body)):
+                with self._in_flight.count(environment, caller.holder, len(body)):
                     traceparent = request.headers.get("traceparent", "")
                     arrival = Arrival(request_id, draw_id, environment, caller, spending, traceparent)
                     accepted = await self._accept(scope["path"], body, arrival)

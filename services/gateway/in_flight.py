@@ -3,14 +3,35 @@
 import contextlib
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
 
 from contracts.vocabulary import Environment
 from services.gateway.domain import errors
+from services.gateway.domain.capacity import has_room
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.metrics import GatewayMetrics
 
-_MAX_BYTES = 2**28
+_MAX_BYTES: Final = 2**28
 """Most bytes of bodies whose requests are being answered, per environment."""
+
+
+@dataclass
+class _Use:
+    """What is in flight in one environment, in all and by caller."""
+
+    requests: int = 0
+    size: int = 0
+    requests_of: Counter[str] = field(default_factory=Counter)
+    bytes_of: Counter[str] = field(default_factory=Counter)
+
+    def add(self, holder: str, requests: int, size: int) -> None:
+        self.requests += requests
+        self.size += size
+        self.requests_of[holder] += requests
+        self.bytes_of[holder] += size
+        if not self.requests_of[holder]:
+            del self.requests_of[holder], self.bytes_of[holder]
 
 
 class InFlight:
@@ -23,30 +44,37 @@ class InFlight:
 
     def __init__(self, limit: int, metrics: GatewayMetrics) -> None:
         self._limit, self._metrics = limit, metrics
-        self._requests: Counter[Environment] = Counter()
-        self._bytes: Counter[Environment] = Counter()
+        self._uses: dict[Environment, _Use] = {"production": _Use(), "staging": _Use()}
 
     def __getitem__(self, environment: Environment) -> int:
         """Return the requests of an environment that are being answered."""
-        return self._requests[environment]
+        return self._uses[environment].requests
 
     @contextlib.contextmanager
-    def count(self, environment: Environment, size: int) -> Iterator[None]:
+    def count(self, environment: Environment, holder: str, size: int) -> Iterator[None]:
         """Count a request of an environment as in flight; raise RequestRejected (429) above the limits.
 
         A body is kept until its answer is complete, because it may be sent again.
+
+        Args:
+            environment: Where it is asked.
+            holder: Who has what is in flight: the team of its caller, or the caller.
+            size: Bytes of its body.
         """
-        gauge = self._metrics.in_flight.labels(environment)
-        if self._requests[environment] >= self._limit:
+        use, gauge = self._uses[environment], self._metrics.in_flight.labels(environment)
+        if use.requests >= self._limit:
             raise RequestRejected(errors.too_many_requests(self._limit))
-        if self._requests[environment] and self._bytes[environment] + size > _MAX_BYTES:
-            raise RequestRejected(errors.too_many_requests(self._requests[environment]))
-        self._requests[environment] += 1
-        self._bytes[environment] += size
+        if use.requests and use.size + size > _MAX_BYTES:
+            raise RequestRejected(errors.too_many_requests(use.requests))
+        own = use.requests_of[holder]
+        if not (
+            has_room(own, use.requests, 1, self._limit) and has_room(use.bytes_of[holder], use.size, size, _MAX_BYTES)
+        ):
+            raise RequestRejected(errors.too_many_of_caller(own, self._limit))
+        use.add(holder, 1, size)
         gauge.inc()
         try:
             yield
         finally:
-            self._requests[environment] -= 1
-            self._bytes[environment] -= size
+            use.add(holder, -1, -size)
             gauge.dec()

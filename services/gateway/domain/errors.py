@@ -76,6 +76,15 @@ def too_many_requests(limit: int) -> Problem:
     return Problem(429, message, "rate_limit_error", code="too_many_requests", headers={"Retry-After": "1"})
 
 
+def too_many_of_caller(own: int, limit: int) -> Problem:
+    """Return the problem for a request of a caller that has many in flight while what is free is kept for others."""
+    message = (
+        f"You have {own} of the {limit} requests in flight that are allowed in all, and the rest is kept for callers "
+        "with few; try again when one of yours has ended."
+    )
+    return Problem(429, message, "rate_limit_error", code="too_many_requests", headers={"Retry-After": "1"})
+
+
 _KEY_SENTENCES: Mapping[KeyProblem, str] = {
     "no_key": f"No API key was presented: send `Authorization: Bearer {PREFIX}-…`, given once; ask the owner of this "
     "installation for one (slipway keys issue).",

@@ -14,7 +14,19 @@ from shared.storage.record_format import dump
 from testbed.factories import MODEL, route
 from tests.kit.drills import drill
 from tests.unit.gateway.fakes import FakeEngine
-from tests.unit.gateway.world import BEARER, HELLO, ID, ISSUED, SECRET, STAGING, World, key, only_active
+from tests.unit.gateway.world import (
+    BEARER,
+    HELLO,
+    ID,
+    ISSUED,
+    OTHER,
+    OTHER_KEY,
+    SECRET,
+    STAGING,
+    World,
+    key,
+    only_active,
+)
 
 pytestmark = pytest.mark.anyio
 BUCKET = Snapshot("made", frozenset())
@@ -140,6 +152,22 @@ async def test_workers_share_a_limit():
     gateway = world(key(limits=KeyLimits(requests_per_minute=8)), workers=4)
     statuses = [(await gateway.chat(BEARER)).status_code for _ in range(3)]
     assert statuses == [200, 200, 429]
+
+
+async def test_one_caller_whose_answers_do_not_end_leaves_room_for_others():
+    """Of eight places, one is for callers that have none."""
+    engine = FakeEngine(gate=asyncio.Event())
+    gateway = world(key(), OTHER_KEY, engine=engine)
+    asked = [asyncio.ensure_future(gateway.chat(BEARER)) for _ in range(8)]
+    (done,), waiting = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+    refused = done.result()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_requests")
+    assert "You have 7 of the 8 requests in flight" in refused.json()["error"]["message"]
+    other = asyncio.ensure_future(gateway.chat(OTHER))
+    await asyncio.sleep(0)
+    engine.gate.set()
+    assert (await other).status_code == 200
+    assert [(await answer).status_code for answer in waiting] == [200] * 7
 
 
 async def test_limits_of_one_key_are_not_those_of_another():

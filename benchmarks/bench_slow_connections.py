@@ -1,0 +1,215 @@
+"""What thousands of slow connections cost honest callers: their latency before, during and after.
+
+A process of its own, at the lowest priority, keeps as many connections to the gateway open as it can, up to the number
+asked for, in equal parts: connections that say nothing, headers that arrive byte by byte, bodies that arrive byte by
+byte (all by strangers without a key), and streams of 20 tokens that a caller with a key of its own reads byte by byte.
+What the gateway closes is opened again after a second. Honest callers ask at a steady rate meanwhile. Everything runs
+on the same cores.
+
+- p50, p99: of the honest callers' whole answers (two tokens of the toy engine), milliseconds.
+- open: connections of the attacker that were open at the end of the phase; opened: all that it opened in it.
+- limit: the p99 during it is at most twice the p99 before.
+
+Run: python -m benchmarks.bench_slow_connections [--connections 10000] [--seconds 40] [--rate 10]
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import platform
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import psutil
+
+from benchmarks.parts import MODEL, SentRequest, quantile, show_table, steady, toy_parts, until
+from contracts.routes import Route
+from shared.storage.kv import Bucket
+from testbed.gateway import Gateway
+
+EVERY_S = 2.0
+"""A slow sender sends one byte so often."""
+AGAIN_S = 1.0
+KINDS = ("says nothing", "slow headers", "slow body", "slow reader")
+LIMIT = 2.0
+
+
+@dataclass
+class Attack:
+    """The connections of the attacker."""
+
+    port: int
+    key: str
+    open: Counter[str] = field(default_factory=Counter)
+    opened: Counter[str] = field(default_factory=Counter)
+
+    async def keep(self, kind: str) -> None:
+        """Keep one connection of a kind open."""
+        while True:
+            try:
+                reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=16)
+            except OSError:
+                await asyncio.sleep(AGAIN_S)
+                continue
+            self.opened[kind] += 1
+            self.open[kind] += 1
+            try:
+                await self._hold(kind, reader, writer)
+            except (OSError, asyncio.IncompleteReadError):
+                pass
+            finally:
+                self.open[kind] -= 1
+                writer.close()
+            await asyncio.sleep(AGAIN_S)
+
+    async def _hold(self, kind: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Return when the gateway has closed the connection."""
+        if kind == "slow reader":
+            writer.write(self._stream())
+            for _ in range(10_000):
+                await asyncio.sleep(EVERY_S)
+                if not await reader.read(1):
+                    break
+            return
+        slow = {"says nothing": b"", "slow headers": b"", "slow body": self._head(10_000)}[kind]
+        writer.write(slow)
+        sending = b"GET / HTTP/1.1\r\nx: " if kind == "slow headers" else b"{"
+        for number in range(10_000):
+            if kind != "says nothing":
+                writer.write(sending[number : number + 1] or b"x")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(reader.read(1024), EVERY_S)
+                return  # an answer, such as 401, or the end
+
+    def _head(self, length: int, authorization: str = "") -> bytes:
+        lines = [
+            "POST /v1/completions HTTP/1.1",
+            "host: x",
+            "content-type: application/json",
+            f"content-length: {length}",
+        ]
+        return ("\r\n".join([*lines, *([authorization] if authorization else [])]) + "\r\n\r\n").encode()
+
+    def _stream(self) -> bytes:
+        body = json.dumps({"model": MODEL, "prompt": "x" * 200, "max_tokens": 20, "stream": True}).encode()
+        return self._head(len(body), f"authorization: Bearer {self.key}") + body
+
+
+async def attack(port: int, count: int) -> None:
+    """Keep connections open until standard input ends; print their numbers as JSON for each line that comes in."""
+    os.nice(19)
+    plan = Attack(port, sys.stdin.readline().strip())
+    tasks = []
+    lines: asyncio.Queue[str] = asyncio.Queue()
+    asyncio.get_running_loop().add_reader(sys.stdin, lambda: lines.put_nowait(sys.stdin.readline()))
+    for number in range(count):
+        tasks.append(asyncio.create_task(plan.keep(KINDS[number % len(KINDS)])))
+        if number % 50 == 0:
+            await asyncio.sleep(0.05)
+    while await lines.get():
+        print(json.dumps({"open": plan.open, "opened": plan.opened}), flush=True)
+
+
+async def start_attack(gateway: Gateway, count: int) -> asyncio.subprocess.Process:
+    """Start the attacker; it is given its key on standard input."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "benchmarks.bench_slow_connections", "--attack", str(gateway.port)),
+        *("--connections", str(count)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    gateway.keys.ensure("slow", ["production"], datetime.now(UTC))
+    process.stdin.write(gateway.keys.key_file("slow").read_bytes())
+    return process
+
+
+async def numbers(process: asyncio.subprocess.Process) -> dict[str, dict[str, int]]:
+    """Return how many connections the attacker has open, and has opened."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"\n")
+    answer: dict[str, dict[str, int]] = json.loads(await process.stdout.readline())
+    return answer
+
+
+def connections_of(gateway: Gateway) -> int:
+    """Return how many connections of callers the gateway has open."""
+    assert gateway.process is not None
+    open_ = psutil.Process(gateway.process.pid).net_connections("tcp4")
+    return sum(each.status == psutil.CONN_ESTABLISHED and each.laddr.port == gateway.port for each in open_)
+
+
+def row(phase: str, sent: list[SentRequest]) -> tuple[str, ...]:
+    took = [request.took_ms for request in sent if not request.failed]
+    failed = [request.failed for request in sent if request.failed]
+    shown = [f"{quantile(took, share):.0f}" if took else "-" for share in (0.5, 0.99)]
+    return (phase, str(len(sent)), str(len(failed)), *shown)
+
+
+async def measure(count: int, seconds: float, rate: float) -> None:
+    """Measure the three phases and print them."""
+    async with toy_parts(token_delay_ms="5") as parts:
+        await Bucket(parts.js, "routes", Route).create(
+            MODEL, Route(model=MODEL, epoch=1, active=parts.toy[2], previous=parts.toy[1], cause_id="bench")
+        )
+
+        async def served() -> bool:
+            listed = await asyncio.to_thread(parts.gateway.get, "/v1/models")
+            return listed is not None and bool(listed.json()["data"])
+
+        await until(served)
+        rows = []
+        async with steady(parts.gateway, rate) as load:
+            await asyncio.sleep(5)  # the first requests open connections
+            load.sent.clear()
+            await asyncio.sleep(seconds)
+            rows.append(before := row("before", load.sent))
+            process = await start_attack(parts.gateway, count)
+            try:
+                await asyncio.sleep(15 + count / 1000)  # all are open, or were refused
+                load.sent.clear()
+                start = await numbers(process)
+                await asyncio.sleep(seconds)
+                rows.append(during := row("during", under_attack := list(load.sent)))
+                end = await numbers(process)
+                held = connections_of(parts.gateway)
+            finally:
+                process.kill()
+                await process.wait()
+            await asyncio.sleep(15)
+            load.sent.clear()
+            await asyncio.sleep(seconds)
+            rows.append(row("after", load.sent))
+        print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+        show_table(("honest callers", "requests", "failed", "p50", "p99"), rows)
+        opened = {kind: end["opened"].get(kind, 0) - start["opened"].get(kind, 0) for kind in KINDS}
+        attacked = [(kind, str(end["open"].get(kind, 0)), str(opened[kind])) for kind in KINDS]
+        show_table(("attacker", "open", "opened"), attacked)
+        print(f"connections of callers that the gateway had open: {held}")
+        for reason, number in Counter(request.failed for request in under_attack if request.failed).most_common(5):
+            print(f"failed: {number} x {reason}")
+        ratio = float(during[4]) / max(float(before[4]), 1.0)
+        print(f"p99 during / before: {ratio:.2f}, limit {LIMIT:.0f}: {'yes' if ratio <= LIMIT else 'NO'}")
+
+
+def main() -> None:
+    """Parse the arguments and measure, or attack."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--connections", type=int, default=10_000)
+    parser.add_argument("--seconds", type=float, default=40.0, help="length of each of the three phases")
+    parser.add_argument("--rate", type=float, default=10.0, help="honest requests a second")
+    parser.add_argument("--attack", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.attack:
+        asyncio.run(attack(options.attack, options.connections))
+    else:
+        asyncio.run(measure(options.connections, options.seconds, options.rate))
+
+
+if __name__ == "__main__":
+    main()
