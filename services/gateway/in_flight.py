@@ -8,7 +8,7 @@ from typing import Final
 
 from contracts.vocabulary import Environment
 from services.gateway.domain import errors
-from services.gateway.domain.capacity import has_room
+from services.gateway.domain.capacity import may_take
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.metrics import GatewayMetrics
 
@@ -68,7 +68,7 @@ class InFlight:
             raise RequestRejected(errors.too_many_requests(use.requests))
         own = use.requests_of[holder]
         if not (
-            has_room(own, use.requests, 1, self._limit) and has_room(use.bytes_of[holder], use.size, size, _MAX_BYTES)
+            may_take(own, use.requests, 1, self._limit) and may_take(use.bytes_of[holder], use.size, size, _MAX_BYTES)
         ):
             raise RequestRejected(errors.too_many_of_caller(own, self._limit))
         use.add(holder, 1, size)
