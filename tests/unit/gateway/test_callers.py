@@ -154,7 +154,7 @@ async def test_workers_share_a_limit():
     assert statuses == [200, 200, 429]
 
 
-async def test_one_caller_whose_answers_do_not_end_leaves_room_for_others():
+async def test_one_caller_whose_answers_do_not_end_leaves_capacity_for_others():
     """Of eight places, one is for callers that have none."""
     engine = FakeEngine(gate=asyncio.Event())
     gateway = world(key(), OTHER_KEY, engine=engine)

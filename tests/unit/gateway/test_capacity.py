@@ -12,7 +12,7 @@ steps = st.lists(st.tuples(st.integers(0, 6), st.integers(-600, 600)), max_size=
 
 
 @given(limit=limits, steps=steps)
-def test_whatever_seven_callers_take_and_give_back_there_is_room_for_another_one(limit, steps):
+def test_whatever_seven_callers_take_and_give_back_another_one_may_take_some(limit, steps):
     held = Counter()
     for caller, change in steps:
         for _ in range(abs(change)):
