@@ -9,7 +9,6 @@ versions answers badly, as where both decode greedily, can repeat it: what count
 (`decisions.pair_callers`).
 """
 
-import math
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -27,7 +26,7 @@ from decisions.evidence import (
     observe_process,
     resting_log_e,
 )
-from decisions.pair_callers import PairCallers, is_full, note_discordant, note_pair, without_net
+from decisions.pair_callers import PairCallers, at_rest, is_full, needed_log_e, note_discordant, note_pair
 from decisions.triggers import detector_alpha, kind_of, observe
 
 _NEAR = 0.1
@@ -88,16 +87,17 @@ def observe_mirrored(test: MirrorTest, *, target: bool, other: bool, caller: str
     if not target and not other:
         return test.model_copy(update={"neither": test.neither + 1})
     if caller is not None:
-        if target and is_full(callers, caller, alpha, canary=isinstance(test.discordant, EProcess)):
-            return test.model_copy(update={"capped": test.capped + 1})
-        callers = note_discordant(callers, caller, target=target)
+        is_left_out = target and is_full(callers, caller, alpha, canary=isinstance(test.discordant, EProcess))
+        callers = note_discordant(callers, caller, target=target, counts=not is_left_out)
+        if is_left_out:
+            return test.model_copy(update={"capped": test.capped + 1, "callers": callers})
     seen = test.discordant
     after = (
         observe_detector(seen, EQUAL_SHARE, [target])
         if isinstance(seen, EDetector)
         else observe_process(seen, EQUAL_SHARE, [target])
     )
-    return test.model_copy(update={"discordant": after, "callers": without_net(callers) if _rests(after) else callers})
+    return test.model_copy(update={"discordant": after, "callers": at_rest(callers) if _rests(after) else callers})
 
 
 def _rests(evidence: EProcess | EDetector) -> bool:
@@ -117,12 +117,12 @@ def has_fired(trigger: Trigger, test: MirrorTest | None) -> bool:
     """Return whether pairs alone are enough for an alert: never for latency."""
     if test is None or kind_of(trigger) == "latency":
         return False
-    return test.discordant.crossed(_alpha(trigger, test)) and test.pairs >= trigger.min_requests
+    return test.discordant.peak >= needed_log_e(_alpha(trigger, test)) and test.pairs >= trigger.min_requests
 
 
 def is_confirmed(trigger: Trigger, test: MirrorTest | None) -> bool:
     """Return whether pairs show now that the target is worse than the other version, for an alert that is open."""
-    return test is not None and test.discordant.log_e >= -math.log(trigger.alpha)
+    return test is not None and test.discordant.log_e >= needed_log_e(trigger.alpha)
 
 
 def _without_queue(record: Inference) -> Inference:

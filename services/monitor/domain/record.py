@@ -1,8 +1,9 @@
 """What the monitor keeps of a model in one environment: one record in the bucket `alerts`."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from datetime import datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -89,6 +90,17 @@ class GatewayClock(Contract):
     last_at: datetime
 
 
+def without_credit(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields as of version 10: no caller of pairs has less than 0 net (`decisions.pair_callers`)."""
+    after = deepcopy(fields)
+    for target in after.get("targets", {}).values():
+        for trigger in target.get("triggers", {}).values():
+            callers = (trigger.get("mirrored") or {}).get("callers", {})
+            for pairs in callers.get("known", {}).values():
+                pairs["net"] = max(0, pairs.get("net", 0))
+    return after
+
+
 class MonitorState(OutboxRecord):
     """The state of one model in one environment.
 
@@ -108,8 +120,8 @@ class MonitorState(OutboxRecord):
         ignored_at: When the last of these batches came.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 9
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 9), unchanged)
+    SCHEMA_VERSION: ClassVar[int] = 10
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 9), unchanged) | {9: without_credit}
 
     model: ModelName
     environment: Environment

@@ -1,5 +1,7 @@
 """Pairs in the monitor: evidence about the newer version, a canary's verdict, and what confirms an alert."""
 
+import json
+
 import pytest
 
 from contracts import facts as f
@@ -8,6 +10,8 @@ from contracts.facts.watch import Features
 from decisions.pair_callers import most_of_one_caller
 from services.monitor.domain import monitoring
 from services.monitor.domain.blindness import LONGEST_S
+from services.monitor.domain.record import MonitorState
+from shared.storage.record_format import dump, parse
 from testbed import factories as k
 from tests.unit.monitor.factories import RULES, cause, feed, policy, published, record, routed, take, watch
 
@@ -25,10 +29,11 @@ def answer(version, at, *, empty=False, fails=False, **changes):
     return record(at, version=version, **{"features": features, "caller": "shop"} | about | changes)
 
 
-def pairs(count, served, mirrored, *, at=0.0):
+def pairs(count, served, mirrored, *, at=0.0, callers=("shop", "desk", "bot")):
+    """Return pairs of the same kind; their callers take turns."""
     return [
         MirroredPair(
-            served=answer(at=at, request_id=f"q-{index}", **served),
+            served=answer(at=at, request_id=f"q-{index}", **{"caller": callers[index % len(callers)]} | served),
             mirrored=answer(at=at, request_id=f"q-{index}", **mirrored),
         )
         for index in range(count)
@@ -102,8 +107,27 @@ def test_pairs_of_one_caller_among_others_confirm_nothing(callers, confirmed_by)
     assert alerts[-1].confirmed_by == confirmed_by
     test = after.targets[str(k.target(7))].triggers["slow-first-token"].mirrored
     assert test.counts == f.PairCounts(only_target=40, neither=40)
-    assert test.discordant.hits == len(callers) * most_of_one_caller(k.trigger().alpha, canary=False)
+    most = most_of_one_caller(k.trigger().alpha, canary=False)
+    assert (test.discordant.hits == most) == (callers == ["mallory"])
     assert ("pairs that were bad on it only are left out" in alerts[-1].message) == (confirmed_by == "none")
+
+
+def test_a_record_of_the_version_before_has_no_caller_with_less_than_no_pairs():
+    """What a caller sent for the target allowed it more pairs against it."""
+    known = give(state(), pairs(4, {"version": 7, "empty": True}, {"version": 6}))
+    stored = json.loads(dump(known)) | {"schema_version": 9}
+    callers = stored["targets"][str(k.target(7))]["triggers"]["empty"]["mirrored"]["callers"]
+    for field in ("target", "other"):
+        del callers[field]
+    callers["known"] = {"net": {"recent": 3, "net": -5}, "desk": {"recent": 1, "net": 1}}
+    read, version = parse(MonitorState, json.dumps(stored).encode(), "a record")
+    after = read.targets[str(k.target(7))].triggers["empty"].mirrored
+    assert version == 9
+    assert {name: pairs.net for name, pairs in after.callers.known.items()} == {"net": 0, "desk": 1}
+    assert after.discordant == known.targets[str(k.target(7))].triggers["empty"].mirrored.discordant
+    assert parse(
+        MonitorState, json.dumps({"model": k.MODEL, "environment": "production", "schema_version": 9}).encode(), ""
+    )
 
 
 @pytest.mark.parametrize("batches", [1, 5])
