@@ -34,6 +34,7 @@ if TIMES > 1:
 pytest_plugins = [
     "pytester",
     "tests.kit.run.beside",
+    "tests.kit.run.compiling",
     "tests.kit.run.costs",
     "tests.kit.run.encodable",
     "tests.kit.run.flaky",

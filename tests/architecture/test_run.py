@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.kit.run.compiling import modules_below, turned
 from tests.kit.run.flaky import MOST
 from tests.kit.run.lanes import FIRST, LANES, SHARING, choose, lane_of, unit_of
 
@@ -116,6 +117,35 @@ def test_files_that_share_are_one_workers_and_all_others_are_taken_one_by_one():
 def test_lanes_name_what_exists(request):
     named = [path for paths in (*LANES, FIRST, SHARING) for path in paths]
     assert [path for path in named if not (request.config.rootpath / path).exists()] == []
+
+
+def test_each_worker_begins_with_other_modules_and_imports_all():
+    names = [f"m{number}" for number in range(10)]
+    orders = [turned(names, worker, 4) for worker in range(4)]
+    assert [order[0] for order in orders] == ["m0", "m2", "m5", "m7"]
+    assert all(sorted(order) == names for order in orders)
+    assert [turned(names[:1], worker, 4) for worker in range(4)] == [names[:1]] * 4
+    assert turned([], 0, 4) == []
+
+
+def test_modules_are_named_as_pytest_imports_them(tmp_path):
+    for file in ("unit/test_a.py", "unit/helper.py", "shared/__init__.py", "shared/test_b.py", "test_c.py"):
+        (tmp_path / "tests" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "tests" / file).touch()
+    folders = [tmp_path / "tests"]
+    assert modules_below(folders, tmp_path) == ["tests.test_c", "tests.unit.test_a"]
+    assert modules_below([tmp_path / "tests/test_c.py", *folders], tmp_path) == modules_below(folders, tmp_path)
+
+
+def test_a_module_that_fails_to_import_is_reported_by_the_collection(pytester, run):
+    pytester.makepyfile(
+        test_broken="import no_such_module", test_skipped="import pytest; pytest.skip('x', allow_module_level=True)"
+    )
+    done = run(0, "-n1", "-p", "tests.kit.run.compiling", ".")
+    assert done.ret == pytest.ExitCode.TESTS_FAILED
+    done.stdout.fnmatch_lines(["*No module named 'no_such_module'*"])
+    assert "1 passed" in done.outlines[-1]
+    assert "1 error" in done.outlines[-1]
 
 
 def test_what_is_no_text_in_utf_8_ends_no_worker(pytester, run):
