@@ -142,13 +142,15 @@ def audited(servers) -> list[tuple[str, str, dict]]:
     return [(data["action"], data["about"], data["details"]) for data in asyncio.run(read())]
 
 
+def as_variables(stack) -> dict[str, str]:
+    names = ("nats_url", "nats_credentials", "nats_ca", "s3_endpoint", "s3_credentials", "s3_ca")
+    return {f"SLIPWAY_{name.upper()}": str(getattr(stack.connection, name)) for name in names}
+
+
 def test_the_command_plans_waits_and_removes_and_both_are_in_the_audit_log(servers, stack, monkeypatch):
     key = output(as_service(servers, "merger"), "e")
     blob = files_of(StoredObjects(stack.connection), key)[0]
-    variables = {
-        f"SLIPWAY_{name.upper()}": str(getattr(stack.connection, name))
-        for name in ("nats_url", "nats_credentials", "nats_ca", "s3_endpoint", "s3_credentials", "s3_ca")
-    }
+    variables = as_variables(stack)
     now = [datetime.now(UTC) + timedelta(days=8)]
     monkeypatch.setattr("clients.cli.commands.gc.SystemClock", lambda: FixedClock(now[0]))
 
@@ -179,11 +181,34 @@ def test_the_command_plans_waits_and_removes_and_both_are_in_the_audit_log(serve
     assert status == 0
     assert {key, blob} <= set(swept["removed"])
     assert StoredObjects(stack.connection).find(key) is None
+    assert swept["overtaken"] is False
     size = sum(plan.objects.values())
     assert audited(servers) == [
         ("gc.planned", plan.id, {"objects": len(plan.objects), "bytes": size, "left": 0}),
         ("gc.swept", plan.id, {"planned": len(plan.objects)}),
     ]
+
+
+def test_the_command_names_a_plan_whose_writer_was_interrupted_and_plans_anew(servers, stack, monkeypatch):
+    output(as_service(servers, "merger"), "f")
+    store, now = StoredObjects(stack.connection), [datetime.now(UTC) + timedelta(days=8)]
+    sweeper = Sweeper(store, set, WAIT, lambda: now[0])
+    begun = sweeper.plan_steps(timedelta(days=1))
+    while (plan := sweeper.find_plan()) is None:
+        next(begun)
+    begun.close()
+    monkeypatch.setattr("clients.cli.commands.gc.SystemClock", lambda: FixedClock(now[0]))
+    variables = as_variables(stack)
+    status, out, _ = run_command(variables, "gc")
+    assert (status, f"the plan {plan.id} cannot be carried out" in out) == (0, True)
+    assert json.loads(run_command(variables, "gc", "--json")[1])["plan"]["interrupted"] is True
+    status, out, _ = run_command(variables, "gc", "--yes", "--wait", "2m")
+    assert (status, f"dropped the plan {plan.id}" in out, "planned to remove" in out) == (0, True, True)
+    again = sweeper.find_plan()
+    assert again.id != plan.id
+    assert json.loads(run_command(variables, "gc", "--json")[1])["plan"]["interrupted"] is False
+    now[0] += timedelta(minutes=3)
+    assert json.loads(run_command(variables, "gc", "--yes", "--json")[1])["plan"] == again.id
 
 
 def test_services_read_plans_and_write_claims_and_nothing_else_of_a_sweep(servers):

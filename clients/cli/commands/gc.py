@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -64,9 +65,10 @@ def gc(
     sweeper = Sweeper(store, lambda: asyncio.run(names_on_bus(stack, clock.now() - young)), young, clock.now)
     plan = sweeper.find_plan()
     if not yes:
-        _show_unreferenced(sweeper.unreferenced(clock.now()), plan, as_json=as_json)
-    elif plan is None:
-        _plan(stack, sweeper, pause, as_json=as_json)
+        interrupted = plan is not None and sweeper.is_interrupted(plan)
+        _show_unreferenced(sweeper.unreferenced(clock.now()), plan, interrupted=interrupted, as_json=as_json)
+    elif plan is None or sweeper.is_interrupted(plan):
+        _plan(stack, sweeper, pause, dropped=plan, as_json=as_json)
     elif clock.now() < plan.sweep_after:
         _refuse(plan)
     else:
@@ -80,14 +82,20 @@ def _refuse(plan: GcPlan) -> None:
     )
 
 
-def _show_unreferenced(objects: Mapping[str, int], plan: GcPlan | None, *, as_json: bool) -> None:
+def _show_unreferenced(objects: Mapping[str, int], plan: GcPlan | None, *, interrupted: bool, as_json: bool) -> None:
     if as_json:
         waiting = plan.model_dump(mode="json", exclude={"objects"}) if plan is not None else None
-        show_json({"unreferenced": objects, "bytes": sum(objects.values()), "plan": waiting})
+        known = None if waiting is None else {**waiting, "interrupted": interrupted}
+        show_json({"unreferenced": objects, "bytes": sum(objects.values()), "plan": known})
         return
     _show_by_kind(objects)
     show_line(f"nothing refers to {len(objects)} objects with {size_text(sum(objects.values()))}; nothing was changed")
-    if plan is not None:
+    if plan is not None and interrupted:
+        show_line(
+            f"the plan {plan.id} cannot be carried out: the `slipway gc` that wrote it was interrupted; "
+            "`slipway gc --yes` drops it and plans again"
+        )
+    elif plan is not None:
         show_line(f"the plan {plan.id} waits until {plan.sweep_after:%Y-%m-%d %H:%M:%S} UTC")
 
 
@@ -103,7 +111,12 @@ def _show_by_kind(objects: Mapping[str, int]) -> None:
         show_table(("kind", "objects", "size"), rows)
 
 
-def _plan(stack: StackAddress, sweeper: Sweeper, wait: timedelta, *, as_json: bool) -> None:
+def _plan(
+    stack: StackAddress, sweeper: Sweeper, wait: timedelta, *, dropped: GcPlan | None = None, as_json: bool
+) -> None:
+    """Write a plan, in place of one that was interrupted if there is one."""
+    for _ in sweeper.drop_steps(dropped) if dropped is not None else ():
+        pass
     try:
         for _ in sweeper.plan_steps(wait):
             pass
@@ -111,12 +124,14 @@ def _plan(stack: StackAddress, sweeper: Sweeper, wait: timedelta, *, as_json: bo
         raise CommandError("no plan was written: another `slipway gc` has just written one; run it again") from None
     plan = sweeper.find_plan()
     if plan is None:
-        raise CommandError("the plan was removed by another `slipway gc`; run it again")
+        raise CommandError("no plan was written: another `slipway gc` removed it again; run it again")
     size = sum(plan.objects.values())
     asyncio.run(_state(stack, "gc.planned", plan.id, {"objects": len(plan.objects), "bytes": size, "left": plan.left}))
     if as_json:
-        show_json({"plan": plan.model_dump(mode="json")})
+        show_json({"plan": plan.model_dump(mode="json"), "dropped": dropped.id if dropped is not None else None})
         return
+    if dropped is not None:
+        show_line(f"dropped the plan {dropped.id}: the `slipway gc` that wrote it was interrupted")
     _show_by_kind(plan.objects)
     show_line(
         f"planned to remove {len(plan.objects)} objects with {size_text(size)}; run `slipway gc --yes` again after "
@@ -133,9 +148,7 @@ def _sweep(stack: StackAddress, sweeper: Sweeper, plan: GcPlan, *, as_json: bool
         pass
     size = sum(swept.removed.values())
     if as_json:
-        show_json(
-            {"plan": plan.id, "removed": swept.removed, "bytes": size, "kept": swept.kept, "locked": swept.locked}
-        )
+        show_json({"plan": plan.id, "bytes": size, **asdict(swept)})
         return
     _show_by_kind(swept.removed)
     show_line(

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from clients.cli.gc.store import Listed, SweepStore
 from contracts.event_archive import PREFIX as EVENTS_ARCHIVE
-from contracts.garbage import DECISIONS, MOST_PLANNED, OPEN, PLAN, PREFIX, SWEPT, GcPlan
+from contracts.garbage import DECISIONS, DROPPED, MOST_PLANNED, OPEN, PLAN, PREFIX, SWEPT, GcPlan
 from contracts.store_access import DATA_FORMAT, PROBE
 from contracts.vocabulary import canonical_json, digest_of
 from decisions.garbage import (
@@ -26,6 +26,8 @@ HISTORY = ("audit/", EVENTS_ARCHIVE, PREFIX, PROBE, DATA_FORMAT)
 """Objects that name others and hold none of them: what happened is known without them."""
 CLOCKS = timedelta(hours=1)
 """How far the clocks of this machine and of the store may be apart."""
+UNMARKED = timedelta(minutes=1)
+"""How long a plan may be without its mark, which is written right after it, until it counts as interrupted."""
 _ATTESTATIONS = "attestations/"
 
 
@@ -118,6 +120,25 @@ class Sweeper:
         self.store.create(mark_key(plan.id), OPEN)
         yield
 
+    def is_interrupted(self, plan: GcPlan) -> bool:
+        """Return whether a plan is never carried out: it was dropped, or has had no mark for longer than a minute."""
+        mark = self.store.find(mark_key(plan.id))
+        if mark is not None:
+            return mark == DROPPED
+        written = self.store.listing().get(PLAN)
+        return written is not None and self.clock() - written.modified > UNMARKED
+
+    def drop_steps(self, plan: GcPlan) -> Iterator[None]:
+        """Remove an interrupted plan; who is first to write its mark decides whether it is carried out or dropped."""
+        try:
+            self.store.create(mark_key(plan.id), DROPPED)
+        except AlreadyExists:
+            if self._stands(plan):
+                return
+        yield
+        self._erase_plan(plan)
+        yield
+
     def sweep_steps(self, plan: GcPlan, swept: Swept) -> Iterator[None]:
         """Carry out a plan whose time has come; an interrupted one goes on.
 
@@ -129,11 +150,15 @@ class Sweeper:
             swept.overtaken = True
         self.store.erase(mark_key(plan.id))
         yield
+        self._erase_plan(plan)
+        yield
+        self._forget()
+
+    def _erase_plan(self, plan: GcPlan) -> None:
+        """Remove a plan, but no other one."""
         current = self.find_plan()
         if current is not None and current.id == plan.id:
             self.store.erase(PLAN)
-        yield
-        self._forget()
 
     def _remove_steps(self, plan: GcPlan, swept: Swept) -> Iterator[None]:
         """Decide about each object of a plan, and remove what no writer claimed and nothing refers to.
@@ -168,8 +193,8 @@ class Sweeper:
         swept.kept = [key for key in plan.objects if key in listed and key not in gone]
 
     def _stands(self, plan: GcPlan) -> bool:
-        """Return whether a plan may be carried out: no other sweep has done so."""
-        return self.store.find(mark_key(plan.id)) is not None
+        """Return whether a plan may be carried out: no other sweep has done so, and it was not dropped."""
+        return self.store.find(mark_key(plan.id)) == OPEN
 
     def _sweeps(self, plan: GcPlan, key: str) -> bool:
         """Return whether an object is swept: the first to write the decision decides, the sweep or a writer."""

@@ -296,6 +296,57 @@ def test_a_plan_whose_writer_was_killed_at_once_removes_nothing_and_the_next_one
     assert store.objects == {}
 
 
+def unmarked():
+    """A store with a plan whose writer ended before it wrote the mark."""
+    store, sweeper, times = world()
+    put(store, key_of(BLOBS[0]), BLOBS[0])
+    times[0] = BEGIN
+    begun = sweeper.plan_steps(WAIT)
+    while sweeper.find_plan() is None:
+        next(begun)
+    return store, sweeper, times, begun
+
+
+def test_a_plan_whose_writer_was_killed_at_once_is_known_and_dropped_after_a_minute():
+    for steps in range(4):
+        store, sweeper, times, begun = unmarked()
+        begun.close()
+        plan = sweeper.find_plan()
+        assert not sweeper.is_interrupted(plan)
+        times[0] = BEGIN + timedelta(seconds=61)
+        assert sweeper.is_interrupted(plan)
+        dropping = sweeper.drop_steps(plan)
+        for _ in range(steps):
+            next(dropping, None)
+        dropping.close()
+        if sweeper.find_plan() is not None:
+            assert sweeper.is_interrupted(plan)
+            list(sweeper.drop_steps(plan))
+        list(sweeper.plan_steps(WAIT))
+        assert sweeper.find_plan().id != plan.id
+        assert not sweeper.is_interrupted(sweeper.find_plan())
+        sweep(sweeper, times[0] + WAIT)
+        assert store.objects == {}
+
+
+def test_of_a_slow_writer_of_a_plan_and_who_drops_it_the_first_one_decides():
+    store, sweeper, _, begun = unmarked()
+    plan = sweeper.find_plan()
+    dropping = sweeper.drop_steps(plan)
+    next(dropping)
+    with pytest.raises(AlreadyExists):
+        next(begun)
+    assert sweep(sweeper, BEGIN + WAIT).overtaken
+    list(dropping)
+    assert list(store.objects) == [key_of(BLOBS[0])]
+
+    _, sweeper, _, begun = unmarked()
+    plan = sweeper.find_plan()
+    list(begun)
+    list(sweeper.drop_steps(plan))
+    assert (sweeper.find_plan(), sweeper.is_interrupted(plan)) == (plan, False)
+
+
 def test_a_plan_is_bounded_and_leaves_no_document_whose_files_it_removes():
     store, sweeper, times = world()
     for name in OUTPUTS:
@@ -522,6 +573,8 @@ class GcBesideReleases(RuleBasedStateMachine):
             return
         if plan is None:
             self.sweeping[which] = self.sweeper.plan_steps(WAIT)
+        elif self.sweeper.is_interrupted(plan):
+            self.sweeping[which] = self.sweeper.drop_steps(plan)
         elif self.now >= plan.sweep_after:
             self.sweeping[which] = self.sweeper.sweep_steps(plan, Swept())
 
