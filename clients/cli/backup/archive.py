@@ -29,6 +29,7 @@ async def archive_at(js: JetStreamContext, sequence: int, events: StreamCopy) ->
     first = int(events.state["first_seq"])
     if archive is None or (now["segment"] > archive.segment and first > archive.archived + 1):
         raise CommandError(
-            f"the event log was archived and trimmed up to {first - 1} while it was copied; run the command again"
+            f"no backup was taken: the event log was archived and trimmed up to {first - 1} while it was copied; "
+            "run the command again"
         )
     return archive

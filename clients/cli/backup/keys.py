@@ -99,10 +99,10 @@ def _refuse_outside(tar: tarfile.TarFile, folder: Path) -> None:
             links.add(path)
             origin = path.parent if member.issym() else folder  # a hard link names another member
             reached.append(Path(os.path.normpath(origin / member.linkname)))
-        ours = (member.isfile() or member.isdir() or path in links) and path not in known
-        straight = os.path.normpath(member.linkname) == str(Path(member.linkname))
-        inside = all(each.is_relative_to(folder) for each in reached) and not links.intersection(path.parents)
-        if not (ours and straight and inside):
+        is_written = (member.isfile() or member.isdir() or path in links) and path not in known
+        is_direct = os.path.normpath(member.linkname) == str(Path(member.linkname))
+        is_inside = all(each.is_relative_to(folder) for each in reached) and not links.intersection(path.parents)
+        if not (is_written and is_direct and is_inside):
             raise CommandError(
                 f"the keys of this backup are not as `slipway backup` writes them: {member.name!r}; restore "
                 "another one, or leave --with-keys out"

@@ -13,13 +13,13 @@ SET = [*EMPTY, ("v3", "-", "tools: hermes")]
 
 def on_a_terminal(monkeypatch, rows) -> list[list[str]]:
     """Return the words of each line that a terminal would show."""
-    ours, theirs = pty.openpty()
-    with os.fdopen(theirs, "w", encoding="utf-8") as terminal:
+    screen, device = pty.openpty()
+    with os.fdopen(device, "w", encoding="utf-8") as terminal:
         monkeypatch.setattr("sys.stdout", terminal)
         show_table(COLUMNS, rows, rare={"settings"})
         terminal.flush()
-        printed = os.read(ours, 65536).decode()
-    os.close(ours)
+        printed = os.read(screen, 65536).decode()
+    os.close(screen)
     return [line.split() for line in printed.splitlines() if line.strip()]
 
 
