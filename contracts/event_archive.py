@@ -12,6 +12,9 @@ from .vocabulary import Contract, Digest, Instant
 
 EventGroup = Literal["windows", "alerts", "releases"]
 """Windows of traffic, alerts, and everything else: what is read together lies together in a segment."""
+BUCKET: Final = "archive"
+"""The KV bucket of the record, and its only key."""
+KEY: Final = "events"
 PREFIX: Final = "events/"
 """Where segments are in the store: `events/ARCHIVE/000001.jsonl.gz`, and its signed index `000001.json`."""
 

@@ -12,7 +12,7 @@ from clients.cli.event_log import EventFilter, LoggedEvent, log_begin, merge, pa
 from clients.cli.output import CommandError, warn
 from clients.cli.reading import own_models
 from contracts.envelope import Event
-from contracts.event_archive import ArchivedMessage, ArchivedPart, EventArchive, EventGroup, SegmentIndex
+from contracts.event_archive import BUCKET, KEY, ArchivedMessage, ArchivedPart, EventArchive, EventGroup, SegmentIndex
 from contracts.services import EVENTS
 from decisions.event_archive import body_of
 from shared.errors import Permanent
@@ -111,7 +111,7 @@ async def find_archive(js: JetStreamContext, stack: StackAddress) -> ArchivedEve
     """
     if await own_models(js) is not None:
         return None
-    entry = await Bucket(js, "audit", EventArchive).get("events")
+    entry = await Bucket(js, BUCKET, EventArchive).get(KEY)
     first = (await js.stream_info(EVENTS)).state.first_seq
     if entry is None or first <= 1:
         return None

@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import aclosing
 
-from contracts.event_archive import EventArchive
+from contracts.event_archive import BUCKET, EventArchive
 from services.console.adapters.archived_log import WholeLog
 from services.console.adapters.artifacts import artifacts_of
 from services.console.adapters.dead_letters import StoredDeadLetters
@@ -88,7 +88,7 @@ def log_of(bus: Bus, connection: Connection) -> StreamLog | WholeLog:
     if connection.s3_credentials is None:
         return log
     return WholeLog(
-        log, lambda: Bucket(bus.js, "audit", EventArchive), Store(connection), Trust.from_settings(connection)
+        log, lambda: Bucket(bus.js, BUCKET, EventArchive), Store(connection), Trust.from_settings(connection)
     )
 
 

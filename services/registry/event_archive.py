@@ -8,7 +8,7 @@ from typing import Protocol
 
 import structlog
 
-from contracts.event_archive import ArchivedMessage, EventArchive, SegmentIndex
+from contracts.event_archive import KEY, ArchivedMessage, EventArchive, SegmentIndex
 from decisions.event_archive import (
     SEGMENT_BYTES,
     SEGMENT_EVENTS,
@@ -27,8 +27,6 @@ from shared.provenance.event_archive import SignedIndex
 from shared.runtime.clock import Clock
 from shared.runtime.failpoints import failpoint
 from shared.storage.kv import Conflict, Entry
-
-KEY = "events"
 
 
 class EventLog(Protocol):

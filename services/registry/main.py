@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import TypeVar
 
 from contracts.audit import AuditTail
-from contracts.event_archive import EventArchive
+from contracts.event_archive import BUCKET, EventArchive
 from contracts.policy import ReleasePolicy
 from contracts.records import OutboxRecord
 from contracts.routes import Route
@@ -104,7 +104,7 @@ def connect_archive(
     keeping = Keeping(timedelta(days=settings.log_keep_days), settings.log_full_ratio)
     return EventArchiver(
         log=StreamEventLog(lambda: bus.js),
-        record=Bucket(bus.js, "audit", EventArchive, service=SERVICE),
+        record=Bucket(bus.js, BUCKET, EventArchive, service=SERVICE),
         segments=segments,
         oldest_release=oldest_open(records),
         unaudited=first_unaudited(audit.messages, audit.tail),

@@ -45,6 +45,7 @@ BUCKETS = (
     "api-keys",
     "api-usage",
     "audit",
+    "archive",
     "rollback-answers",
     "notifications",
     "mirrors",

@@ -11,7 +11,7 @@ import yaml
 
 from clients.cli.event_log import OF_RELEASES, read_history
 from clients.cli.recent_releases import read_recent
-from contracts.event_archive import EventArchive
+from contracts.event_archive import BUCKET, KEY, EventArchive
 from contracts.facts import CheckpointReady, DeploymentChanged, WindowSummarised
 from contracts.services import EVENTS, INBOX
 from decisions.event_archive import segment_key
@@ -19,7 +19,6 @@ from decisions.release_projection import join, project
 from services.console.adapters.archived_log import WholeLog
 from services.console.adapters.log import StreamLog
 from services.console.adapters.recorded import RecordedEvents
-from services.registry.event_archive import KEY
 from shared.messaging.publishing import publish_event
 from shared.storage.blobs import Store
 from shared.storage.kv import Bucket
@@ -114,7 +113,7 @@ async def test_an_index_that_is_built_anew_has_all_events_of_a_trimmed_log(log, 
     monkeypatch.setattr("services.console.adapters.archived_log.PIECE", piece)
 
     def whole():
-        record = Bucket(log.js, "audit", EventArchive)
+        record = Bucket(log.js, BUCKET, EventArchive)
         return WholeLog(StreamLog(lambda: log.js), lambda: record, Store(settings), trust(tmp_path), retry_s=0)
 
     async with contextlib.aclosing(whole()) as before:
@@ -137,7 +136,7 @@ class Killed(Exception):  # noqa: N818 - it stands for the end of a process
 async def test_nothing_is_missing_where_a_registry_was_killed_before_it_counted_what_it_removed(
     log, settings, tmp_path, monkeypatch
 ):
-    record, since = Bucket(log.js, "audit", EventArchive), datetime.now(UTC) - timedelta(days=1)
+    record, since = Bucket(log.js, BUCKET, EventArchive), datetime.now(UTC) - timedelta(days=1)
     command = ({**environment(settings), "SLIPWAY_ATTESTERS": str(attester_keys(tmp_path).listing)}, "events")
     command += ("--model", OTHER, "--json")
     shown = await asyncio.to_thread(run_command, *command)
@@ -178,7 +177,7 @@ async def test_an_index_that_is_built_while_the_log_is_trimmed_has_all_events(lo
             return rest[-1].sequence + 1, [*read[:read_before], *rest]
 
     events = await read_all(StreamLog(lambda: log.js))
-    record = Bucket(log.js, "audit", EventArchive)
+    record = Bucket(log.js, BUCKET, EventArchive)
     whole = WholeLog(Trimmed(lambda: log.js), lambda: record, Store(settings), trust(tmp_path), retry_s=0)
     again = await read_all(whole)
     assert again[:-1] == events
@@ -186,7 +185,7 @@ async def test_an_index_that_is_built_while_the_log_is_trimmed_has_all_events(lo
 
 
 async def test_a_replay_of_the_console_has_what_was_removed_from_the_log(log, settings, tmp_path):
-    record, since = Bucket(log.js, "audit", EventArchive), datetime.now(UTC) - timedelta(days=1)
+    record, since = Bucket(log.js, BUCKET, EventArchive), datetime.now(UTC) - timedelta(days=1)
     whole = WholeLog(StreamLog(lambda: log.js), lambda: record, Store(settings), trust(tmp_path))
     before = await RecordedEvents(lambda: log.js).read(MODEL, since)
     assert await RecordedEvents(lambda: log.js, archived=whole.of_model).read(MODEL, since) == before
@@ -216,7 +215,7 @@ async def test_what_a_revoked_key_signed_is_shown_with_a_warning_once_a_segment_
     assert (status, again) == (0, shown)
     assert err.count("has segments by revoked keys: events/") == 1
     assert "compare with a backup from before" in err
-    record = Bucket(log.js, "audit", EventArchive)
+    record = Bucket(log.js, BUCKET, EventArchive)
     whole = WholeLog(StreamLog(lambda: log.js), lambda: record, Store(settings), trust(tmp_path), retry_s=0)
     assert (await whole.read(EVENTS, 1, 0.1))[0] == 16
 
@@ -224,7 +223,7 @@ async def test_what_a_revoked_key_signed_is_shown_with_a_warning_once_a_segment_
 async def test_an_archive_that_cannot_be_read_is_tried_again_and_nothing_is_left_out(log, settings, tmp_path):
     await log.acknowledge()
     archive = await log.archive()
-    record, key = Bucket(log.js, "audit", EventArchive), segment_key(archive.id, 1)
+    record, key = Bucket(log.js, BUCKET, EventArchive), segment_key(archive.id, 1)
     was = log.store.find(key)
     log.store._erase(key)
     log_of = WholeLog(StreamLog(lambda: log.js), lambda: record, Store(settings), trust(tmp_path), retry_s=0)

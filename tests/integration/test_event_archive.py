@@ -11,11 +11,11 @@ from clients.cli.backup.archive import archive_at
 from clients.cli.backup.contents import StreamCopy
 from clients.cli.output import CommandError
 from contracts import facts as cf
-from contracts.event_archive import EventArchive
+from contracts.event_archive import KEY, EventArchive
 from contracts.services import EVENTS
 from decisions.event_archive import Keeping, body_of, index_key, message_of, segment_key
 from services.registry.adapters.event_archive import StreamEventLog
-from services.registry.event_archive import KEY, Retain
+from services.registry.event_archive import Retain
 from shared.errors import Permanent
 from shared.provenance.event_archive import put_segment, read_part
 from shared.storage.blobs import Store

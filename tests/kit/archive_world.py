@@ -2,11 +2,11 @@
 
 from datetime import timedelta
 
-from contracts.event_archive import EventArchive
+from contracts.event_archive import KEY, EventArchive
 from contracts.facts import WindowSummarised
 from decisions.event_archive import Keeping
 from services.registry.adapters.event_archive import StoredEventSegments
-from services.registry.event_archive import KEY, EventArchiver, Retain
+from services.registry.event_archive import EventArchiver, Retain
 from shared.provenance.event_archive import SignedIndexes, read_segment
 from shared.runtime.clock import SystemClock
 from testbed.attesters import attester, attester_keys, trust

@@ -3,11 +3,11 @@
 from datetime import timedelta
 
 from contracts import facts as cf
-from contracts.event_archive import EventArchive
+from contracts.event_archive import BUCKET, KEY, EventArchive
 from contracts.services import EVENTS
 from decisions.event_archive import Keeping
 from services.registry.adapters.event_archive import CONSUMERS, StoredEventSegments, StreamEventLog
-from services.registry.event_archive import KEY, EventArchiver, Retain
+from services.registry.event_archive import EventArchiver, Retain
 from shared.messaging.bus import publish_event
 from shared.provenance.event_archive import SignedIndexes, read_segment
 from shared.storage.kv import Bucket
@@ -23,7 +23,7 @@ class ArchivedLog:
 
     def __init__(self, js, store, keys) -> None:
         self.js, self.store, self.keys = js, store, keys
-        self.record = Bucket(js, "audit", EventArchive)
+        self.record = Bucket(js, BUCKET, EventArchive)
         self.clock = Clock()
         self.oldest = self.unaudited = None
         self.retain = Retain(timedelta(0), Keeping(timedelta(0), 0.7))

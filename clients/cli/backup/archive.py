@@ -7,13 +7,11 @@ from nats.js import JetStreamContext
 from clients.cli.backup.bus import value_at
 from clients.cli.backup.contents import StreamCopy
 from clients.cli.output import CommandError
-from contracts.event_archive import EventArchive
-
-_BUCKET, _KEY = "audit", "events"
+from contracts.event_archive import BUCKET, KEY, EventArchive
 
 
 async def archive_at(js: JetStreamContext, sequence: int, events: StreamCopy) -> EventArchive | None:
-    """Return how far the log was archived when the bucket `audit` was at a sequence; None if it is not archived.
+    """Return how far the log was archived when the bucket `archive` was at a sequence; None if it is not archived.
 
     Segments that were written later stay out of the backup. The copied log, which is younger, has their events, unless
     it was trimmed of them meanwhile.
@@ -21,10 +19,10 @@ async def archive_at(js: JetStreamContext, sequence: int, events: StreamCopy) ->
     Raises:
         CommandError: the copies do not have all events, because the log was archived while it was copied.
     """
-    now = await value_at(js, _BUCKET, _KEY, sys.maxsize)
+    now = await value_at(js, BUCKET, KEY, sys.maxsize)
     if not now:
         return None
-    copied = await value_at(js, _BUCKET, _KEY, sequence)
+    copied = await value_at(js, BUCKET, KEY, sequence)
     archive = EventArchive.model_validate(copied) if copied else None
     first = int(events.state["first_seq"])
     if archive is None or (now["segment"] > archive.segment and first > archive.archived + 1):

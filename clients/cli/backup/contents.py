@@ -20,6 +20,7 @@ FORMAT: Final = 1
 """The format of a backup; it rises when an older program could not restore a newer backup."""
 BUCKETS_IN_ORDER: Final = (
     "audit",
+    "archive",
     "releases",
     "alerts",
     "servers",

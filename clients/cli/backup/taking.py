@@ -13,6 +13,7 @@ from clients.cli.backup.locations import BackupLocation
 from clients.cli.backup.objects import ObjectCopier, SourceStore
 from clients.cli.backup.progress import Progress
 from clients.cli.connection import StackAddress, connected
+from contracts.event_archive import BUCKET
 from contracts.services import EVENTS
 from contracts.version import VERSION
 from contracts.vocabulary import canonical_json, digest_of
@@ -68,7 +69,7 @@ async def take(
             record = await value_at(js, "releases", key, last[_RELEASES])
             reserved[key.removesuffix(_MODEL)] = int(record.get("next_version", 1)) - 1
         tail = await value_at(js, "audit", "tail", last["KV_audit"])
-        archive = await archive_at(js, last["KV_audit"], next(copy for copy in streams if copy.name == EVENTS))
+        archive = await archive_at(js, last[f"KV_{BUCKET}"], next(copy for copy in streams if copy.name == EVENTS))
     keep = belongs(reserved, int(tail.get("segment", 1)), archive)
     copier = ObjectCopier(
         SourceStore(stack.connection), location, await asyncio.to_thread(_known, location, before), keep

@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-from contracts.event_archive import ArchivedMessage, EventArchive, EventGroup, SegmentIndex
+from contracts.event_archive import KEY, ArchivedMessage, EventArchive, EventGroup, SegmentIndex
 from contracts.services import EVENTS
 from decisions.event_archive import body_of
 from services.console.adapters.log import RETRY_S, StreamLog
@@ -108,7 +108,7 @@ class WholeLog:
 
     async def _archive(self, first: int) -> EventArchive | None:
         """Return how far the log, which begins with a number, is archived and trimmed; None if it is not archived."""
-        entry = await self._record().get("events")
+        entry = await self._record().get(KEY)
         if entry is None:
             return None
         return await asyncio.to_thread(count_removed, self._indexes, entry.value, first)

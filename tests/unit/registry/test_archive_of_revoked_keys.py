@@ -4,9 +4,8 @@ import json
 
 import pytest
 
-from contracts.event_archive import EventArchive
+from contracts.event_archive import KEY, EventArchive
 from decisions.event_archive import index_key, message_of, segment_key
-from services.registry.event_archive import KEY
 from shared.errors import Permanent
 from shared.provenance.event_archive import count_removed, put_segment, read_model
 from testbed import factories as f

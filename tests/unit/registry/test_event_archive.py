@@ -4,8 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from contracts.event_archive import EventArchive
-from services.registry.event_archive import KEY
+from contracts.event_archive import KEY, EventArchive
 from shared.errors import Permanent, Transient
 from tests.kit.archive_world import FOREVER, ArchiveWorld
 from tests.kit.conformance_event_log import EventLogConformance
