@@ -1,22 +1,20 @@
-"""Print, as JSON, the paths of vLLM's OpenAI application, the fields of the bodies that they take, and its parsers.
+"""The paths of vLLM's OpenAI application, the fields of the bodies that they take, and its parsers.
 
-Run by the engine's interpreter; no engine is started. Development mode, profiler and fault tolerance are on, and all
+For the engine's interpreter; no engine is started. Development mode, profiler and fault tolerance are on, and all
 kinds of models are supported, so that their paths are listed, too.
 """
 
-import json
 import os
-import sys
-
-os.environ.update({"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_LOGGING_LEVEL": "ERROR"})
+from typing import Any
 
 TASKS = ("generate", "transcription", "realtime")
 OPTIONS = ["--profiler-config.profiler", "torch", "--profiler-config.torch_profiler_dir", "/tmp"]
 OPTIONS += ["--enable-fault-tolerance"]
 
 
-def main() -> None:
-    """Print `{"paths": {path: methods}, "fields": {path: names}, "parsers": {kind: names}, "given": names}`."""
+def describe() -> dict[str, Any]:
+    """Return `{"paths": {path: methods}, "fields": {path: names}, "parsers": {kind: names}, "given": names}`."""
+    os.environ.update({"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"})
     from transformers import PreTrainedTokenizerBase
     from transformers.utils.chat_template_utils import _compile_jinja_template
     from vllm.entrypoints.launchers.app import build_app
@@ -46,7 +44,7 @@ def main() -> None:
         "/tokenize": [tokenize.TokenizeCompletionRequest, tokenize.TokenizeChatRequest],
         "/detokenize": [tokenize.DetokenizeRequest],
     }
-    result = {
+    return {
         "paths": {route.path: sorted(getattr(route, "methods", None) or ()) for route in app.routes},
         "fields": {
             path: sorted({name for model in models for name in model.model_fields}) for path, models in bodies.items()
@@ -60,7 +58,3 @@ def main() -> None:
             | set(_compile_jinja_template("").globals) - {"range", "dict", "lipsum", "cycler", "joiner", "namespace"}
         ),
     }
-    json.dump(result, sys.stdout)
-
-
-main()

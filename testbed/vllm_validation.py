@@ -1,20 +1,17 @@
-"""Print, as JSON, in which threads large bodies are validated for vLLM's OpenAI application, and what becomes of them.
+"""In which threads large bodies are validated for vLLM's OpenAI application, and what becomes of them.
 
-Run by the engine's interpreter; no engine is started, so an answer ends after the validation of its body.
+For the engine's interpreter; no engine is started, so an answer ends after the validation of its body.
 """
 
 import asyncio
 import json
-import os
 import sys
 import threading
 import types
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
-sys.modules["triton_python_backend_utils"] = types.ModuleType("triton_python_backend_utils")
-sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "backends"), str(ROOT / "deploy" / "backends" / "slipway")]
 
 ITEM = {"role": "user", "content": "hello"}
 TEXT = "hello " * 4_000
@@ -50,8 +47,14 @@ async def longest_pause(work) -> float:
     return longest_s * 1000
 
 
-async def main() -> None:
-    """Print `{"threads": {path: names}, "invalid": answers, "pauses_ms": numbers}`: with the thread, and without it."""
+def observe() -> dict[str, Any]:
+    """Return `{"threads": {path: names}, "invalid": answers, "pauses_ms": numbers}`: with the thread and without."""
+    sys.modules["triton_python_backend_utils"] = types.ModuleType("triton_python_backend_utils")
+    sys.path[:0] = [str(ROOT / "deploy" / "backends"), str(ROOT / "deploy" / "backends" / "slipway")]
+    return asyncio.run(_observe())
+
+
+async def _observe() -> dict[str, Any]:
     import openai_app
     from vllm.entrypoints.launchers.app import build_app
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
@@ -88,7 +91,7 @@ async def main() -> None:
     answers += [await ask("/v1/chat/completions", body) for body in INVALID]
     pauses.append(await longest_pause(ask("/v1/responses", BODIES["/v1/responses"])))
     invalid = [answer.decode() for answer in answers]
-    json.dump({"threads": noted, "invalid": invalid, "pauses_ms": pauses}, sys.stdout)
+    return {"threads": noted, "invalid": invalid, "pauses_ms": pauses}
 
 
 def noting(validate, names: list[str]):
@@ -99,6 +102,3 @@ def noting(validate, names: list[str]):
         return validate(*args, **kwargs)
 
     return validate_and_note
-
-
-asyncio.run(main())

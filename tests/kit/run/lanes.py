@@ -19,7 +19,7 @@ LANES: tuple[tuple[str, ...], ...] = (
         "tests/real/test_quantise_smollm2.py",
         "tests/real/test_merge_smollm2.py",
         "tests/integration/test_up_vllm.py",
-        "tests/real/test_vllm_plugin.py",
+        "tests/real/engine_facts",
         "tests/real/test_doctor.py",
         "tests/real/test_quantiser_service.py",
         "tests/real/test_quantise_worker.py",
@@ -50,7 +50,7 @@ FIRST = (
     "tests/contract",
 )
 """What is in no lane, in the order in which it is taken; the rest comes after it."""
-SHARING = ("tests/contract/chart", "tests/e2e/one_stack")
+SHARING = ("tests/contract/chart", "tests/e2e/one_stack", "tests/real/engine_facts")
 """Folders whose files share one server, model or answer (a fixture of a package): one worker takes all of a folder."""
 
 

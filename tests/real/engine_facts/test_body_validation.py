@@ -1,22 +1,17 @@
 """Large bodies are validated by vLLM's classes in a thread, once each, and with the same outcome."""
 
 import json
-import subprocess
-from pathlib import Path
 
 import pytest
 
 from decisions.openai_paths import PATHS
 
 pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(300)]
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def printed():
-    command = [str(ROOT / ".venv-engine" / "bin" / "python"), "-I", str(ROOT / "testbed" / "vllm_validation.py")]
-    output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=240).stdout
-    return json.loads(output.splitlines()[-1])
+def printed(facts):
+    return facts["validation"]
 
 
 def test_the_body_of_every_path_is_validated_in_the_thread_and_not_again(printed):

@@ -1,9 +1,5 @@
 """Every path and field of the installed vLLM's OpenAI API is judged: a newer vLLM fails here until its new ones are."""
 
-import json
-import subprocess
-from pathlib import Path
-
 import pytest
 
 from decisions.engine_parsers import REASONING_PARSERS, TOOL_PARSERS
@@ -11,14 +7,11 @@ from decisions.openai_fields import ALLOWED_FIELDS, GIVEN_VARIABLES, REFUSED_FIE
 from decisions.openai_paths import PATHS, REFUSED_PATHS
 
 pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(300)]
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def api():
-    command = [str(ROOT / ".venv-engine" / "bin" / "python"), "-I", str(ROOT / "testbed" / "vllm_api.py")]
-    output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=240).stdout
-    return json.loads(output.splitlines()[-1])
+def api(facts):
+    return facts["api"]
 
 
 def test_every_path_of_the_application_is_judged(api):
