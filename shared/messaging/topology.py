@@ -56,6 +56,7 @@ _BUCKET_BYTES = {
     "alerts": 2048 * _MEBIBYTE,
     "rollbacks": 512 * _MEBIBYTE,
     "mirrors": 8 * _MEBIBYTE,
+    "archive": 64 * _MEBIBYTE,
 }
 LIMITS: Mapping[str, int] = {
     INBOX: 256 * _MEBIBYTE,
