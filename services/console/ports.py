@@ -66,11 +66,11 @@ class Recorded(Protocol):
     """The recorded traffic of a model."""
 
     async def read(self, model: str, since: datetime) -> list[Event[Any]]:
-        """Return the windows since a time, and all routes, policies and alerts, in the order of the log.
+        """Return the windows since a time, and the routes, policies and alerts that they need, in the order of the log.
 
         Raises:
             Permanent: There are too many.
-            Transient: The bus does not answer.
+            Transient: The bus or the object store does not answer.
         """
 
 

@@ -277,6 +277,8 @@ def read_model(
     *,
     since: datetime | None = None,
     last: Callable[[ArchivedMessage], bool] | None = None,
+    most: int | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> list[ArchivedMessage]:
     """Return the trimmed messages of a model, in the order of the log; segments without any are not opened.
 
@@ -287,22 +289,27 @@ def read_model(
         groups: The groups that are read.
         since: When the bus stored the first one; None for no limit.
         last: Returns whether a message is the oldest one of its group that is needed; no segment before it is read.
+        most: How many messages are read at most; None for no limit.
+        cancelled: Returns whether the result is needed no more: then nothing further is read.
 
     Raises:
-        Permanent: `artifact_not_found`, `digest_mismatch`, `signature_invalid`, `key_not_trusted`.
+        Permanent: `artifact_not_found`, `digest_mismatch`, `signature_invalid`, `key_not_trusted`; `too_large` if there
+            are more than `most`.
         Transient: `store_unavailable`.
     """
     messages: list[ArchivedMessage] = []
-    for group in groups:
-        number = archive.trimmed_newest.get(f"{model}/{group}", 0)
-        while number:
-            index = indexes.require(archive.id, number)
-            part = next(each for each in index.parts if (each.model, each.group) == (model, group))
+    newest = {group: archive.trimmed_newest.get(f"{model}/{group}", 0) for group in groups}
+    while (number := max(newest.values(), default=0)) and not cancelled():
+        index = indexes.require(archive.id, number)
+        for part in index.parts:
+            if part.model != model or newest.get(part.group) != number:
+                continue
             read = read_part(indexes.store, index, part)
             messages += (message for message in read if since is None or message.at >= since)
-            if (since is not None and index.begins_at < since) or (last is not None and any(map(last, read))):
-                break
-            number = part.before
+            if most is not None and len(messages) > most:
+                raise Permanent("too_large", f"{model} has more than {most} events in the archive of the event log.")
+            ends = (since is not None and index.begins_at < since) or (last is not None and any(map(last, read)))
+            newest[part.group] = 0 if ends else part.before
     return sorted(messages, key=lambda message: message.sequence)
 
 

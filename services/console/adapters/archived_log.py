@@ -1,8 +1,10 @@
 """The streams of the bus with what was removed from the event log, which the archive in the store has."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 import structlog
@@ -76,18 +78,29 @@ class WholeLog:
         return read
 
     async def of_model(
-        self, model: str, groups: Sequence[EventGroup], since: datetime | None
+        self,
+        model: str,
+        groups: Sequence[EventGroup],
+        *,
+        since: datetime | None = None,
+        last: Callable[[ArchivedMessage], bool] | None = None,
+        most: int | None = None,
     ) -> Sequence[ArchivedMessage]:
-        """Return what was removed from the event log of a model since a time, in the order of the log.
+        """Return what was removed from the event log of a model, in the order of the log, as `read_model` does.
 
         Raises:
-            Permanent: A segment is gone, or not what was signed.
+            Permanent: A segment is gone, or not what was signed; there are more than `most`.
             Transient: The store does not answer.
         """
         archive = await self._archive(await self._log.first(EVENTS))
         if archive is None:
             return ()
-        return await asyncio.to_thread(read_model, self._indexes, archive, model, groups, since=since)
+        cancelled = threading.Event()
+        read = partial(read_model, since=since, last=last, most=most, cancelled=cancelled.is_set)
+        try:
+            return await asyncio.to_thread(read, self._indexes, archive, model, groups)
+        finally:  # who waits for it may have ended; the thread does not end with it
+            cancelled.set()
 
     async def aclose(self) -> None:
         """Remove all consumers."""
