@@ -50,7 +50,7 @@ FIRST = (
     "tests/contract",
 )
 """What is in no lane, in the order in which it is taken; the rest comes after it."""
-SHARING = ("tests/contract/chart", "tests/e2e/one_stack", "tests/real/engine_facts")
+SHARING = ("tests/contract/chart", "tests/e2e/one_stack", "tests/real/engine_facts", "tests/real/one_engine")
 """Folders whose files share one server, model or answer (a fixture of a package): one worker takes all of a folder."""
 
 

@@ -114,7 +114,7 @@ async def test_a_schema_whose_caller_left_is_not_compiled(schema_check, slow):
 def refusing(schema_check, monkeypatch):
     """Return a function that asks for a constraint whose compilation has an outcome; with stand-ins of vLLM's errors.
 
-    vLLM itself is in the engine's environment only: `tests/real/test_openai_api.py` has its answers.
+    vLLM itself is in the engine's environment only: `tests/real/one_engine/test_openai_api.py` has its answers.
     """
 
     class VLLMClientError(Exception):

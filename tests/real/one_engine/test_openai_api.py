@@ -3,23 +3,18 @@
 import asyncio
 import itertools
 import json
-import shutil
 import time
 
 import pytest
 
 from services.benchmarker.domain import tool_calls
-from services.server_manager.adapters.triton_engine import TritonEngine
-from services.server_manager.domain.model_config import EngineConfig
 from shared.serving.engine_streams import stream_api
 from shared.serving.inference import Channels, Deadlines
 from shared.serving.openai_stream import ApiRequest
-from testbed.servers import running
-from testbed.triton import TritonServer
 from tests.kit import openai_api
+from tests.kit.one_engine import NAME, SLOTS
 
 pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(600)]
-NAME = "bot.v1.bf16"
 CHAT_PATH = "/v1/chat/completions"
 CHAT = {"model": "bot", "messages": [{"role": "user", "content": "Say hi."}], "max_tokens": 6, "temperature": 0}
 SCHEMA = {
@@ -29,36 +24,18 @@ SCHEMA = {
     "additionalProperties": False,
 }
 TOOL = {"type": "function", "function": {"name": "look_up", "parameters": SCHEMA, "strict": True}}
-BROKEN = """{%- if 'Divide' in messages[0].content %}{{ 1 // 0 }}{% endif -%}
-{%- if 'Refuse' in messages[0].content %}{{ raise_exception('roles must alternate') }}{% endif -%}"""
 
 
 @pytest.fixture(scope="module")
-def target(tmp_path_factory, smollm2):
-    """SmolLM2 in vLLM in Triton, with a template that fails for one word and rejects another; its server."""
-    folder = tmp_path_factory.mktemp("model") / "bot"
-    shutil.copytree(smollm2, folder)
-    template = folder / "chat_template.jinja"
-    template.write_text(BROKEN + template.read_text())
-    with running(TritonServer(tmp_path_factory.mktemp("triton"))) as server:
-        asyncio.run(load(server, folder, NAME, tool_parser="hermes"))
-        yield server
+def target(traced_triton, served):
+    """The server of the engine."""
+    return traced_triton
 
 
 def events_of(raw):
     """Return the events of a stream, parsed."""
     events = [line for line in raw.decode().split("\n") if line.startswith("data: {")]
     return [json.loads(event[6:]) for event in events]
-
-
-async def load(server, folder, name, **api):
-    """Load a model folder as a target that generates two answers at a time."""
-    environment = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    arguments = {"max_model_len": 1024, "max_num_seqs": 2}
-    config = EngineConfig("slipway", engine_args=arguments, environment=environment, api=api)
-    engine = TritonEngine(server.endpoint, server.repository, config)
-    await engine.load(name, folder, digest="sha256:" + "0" * 64, memory_bytes=1)
-    await engine.close()
 
 
 class Api:
@@ -123,10 +100,10 @@ async def api(target):
     await api.close()
 
 
-async def test_a_chat_is_answered_with_the_engines_own_bytes_and_a_record(api):
+async def test_a_chat_is_answered_with_the_engines_own_bytes_and_a_record(api, served):
     answer, records = await api.chat()
     assert answer["model"] == "bot"
-    assert answer["system_fingerprint"] == "fp_bot.v1.bf16.00000000"
+    assert answer["system_fingerprint"] == f"fp_{NAME}.{served.manifest.digest[7:15]}"
     (choice,) = answer["choices"]
     record = records[-1]
     assert record["texts"] == [["0.0", choice["message"]["content"]]]
@@ -392,8 +369,8 @@ async def test_a_template_that_fails_or_rejects_on_purpose_is_named_as_the_sourc
         status, _, _, records = await api.ask(CHAT_PATH, {**CHAT, "messages": messages})
         return status, records[-1]["error"]["source"]
 
-    assert await source("Divide") == (400, "template")
-    assert await source("Refuse") == (400, "template_refused")
+    assert await source("Please divide.") == (400, "template")
+    assert await source("Please refuse.") == (400, "template_refused")
 
 
 async def test_a_caller_that_leaves_and_a_deadline_abort_in_the_engine(api):
@@ -403,7 +380,7 @@ async def test_a_caller_that_leaves_and_a_deadline_abort_in_the_engine(api):
     for streams in (True, False):
         body = json.dumps({**long, "stream": streams}).encode()
         request = ApiRequest("POST", CHAT_PATH, body, 60.0)
-        left = [stream_api(channel, NAME, request) for _ in range(2)]
+        left = [stream_api(channel, NAME, request) for _ in range(SLOTS)]
         first = await asyncio.gather(*(anext(stream) for stream in left))
         assert all(piece.record["output_tokens"] < 100 for piece in first)
         for stream in left:
@@ -433,7 +410,7 @@ async def test_the_tokens_of_one_step_come_in_one_message(target):
 
 
 async def test_a_dead_engine_is_named_as_the_source(target, api):
-    """It is the last one of the file: the engine stays dead."""
+    """It is the last one of the folder: the engine stays dead."""
     dead = {"class": "EngineDeadError", "source": "engine"}
     long = {"prompt": "Hi", "max_tokens": 900, "ignore_eos": True}
     begun = {streams: asyncio.Event() for streams in (True, False)}

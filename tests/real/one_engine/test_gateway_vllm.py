@@ -1,10 +1,9 @@
-"""The whole API on the real engine: openai-python, the gateway's process, Triton, our backend, vLLM; one load for all."""
+"""The whole API on the real engine: openai-python, the gateway's process, Triton, our backend, vLLM."""
 
 import asyncio
 import contextlib
 import json
 import math
-import shutil
 import time
 from typing import Literal
 
@@ -18,32 +17,19 @@ from contracts.envelope import Event, nats_subject
 from contracts.facts import InferenceBatch
 from contracts.routes import Route
 from contracts.services import TELEMETRY
-from contracts.vocabulary import ServingSettings
 from examples.smollm2.structured import is_answered_by_schema
 from examples.smollm2.tool_question import is_answered_by_tool
-from services.server_manager.adapters.triton_engine import TritonEngine
-from services.server_manager.domain.model_config import EngineConfig
 from shared.messaging.provision import provision
 from shared.storage.kv import Bucket
-from testbed import factories
 from testbed.gateway import Gateway, load_toy
 from testbed.servers import connection, running, wait_until
 from tests.kit import hostile
 from tests.kit.collector import plain
+from tests.kit.one_engine import MODEL, NAME, SLOTS
 
 pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(600)]
-MODEL = "bot"
-NAME = "bot.v2.bf16"
 TALK = {"model": MODEL, "messages": [{"role": "user", "content": "Say hi."}], "max_tokens": 6, "temperature": 0}
-SLOTS, CONTEXT = 4, 256
-"""Answers that the engine computes at the same time, and tokens of a prompt and its answer: neither takes long."""
 FOREVER = {**TALK, "max_tokens": 200, "extra_body": {"ignore_eos": True}}
-PARSED = ServingSettings(tool_parser="hermes")
-BROKEN = (
-    "{%- if 'divide' in messages[0].content %}{{ 1 // 0 }}{% endif -%}"
-    "{%- if 'refuse' in messages[0].content %}{{ raise_exception('These messages are refused.') }}{% endif -%}"
-)
-"""What stands before the model's own chat template: it fails for one word, and refuses another."""
 
 
 class Count(BaseModel):
@@ -77,25 +63,8 @@ def bus(nats_server):
 
 
 @pytest.fixture(scope="module")
-def targets(traced_triton, smollm2, tmp_path_factory):
+def targets(traced_triton, served):
     """SmolLM2 in vLLM as version 2, whose template fails for some conversations; the toy engine as version 1."""
-    folder = tmp_path_factory.mktemp("model") / "bot"
-    shutil.copytree(smollm2, folder)
-    template = folder / "chat_template.jinja"
-    template.write_text(BROKEN + template.read_text())
-    served = factories.served(2, "bf16", MODEL, endpoints=(traced_triton.endpoint,), context_tokens=CONTEXT)
-
-    async def load():
-        config = EngineConfig(
-            "slipway",
-            engine_args={"max_model_len": CONTEXT, "max_num_seqs": SLOTS},
-            environment={"VLLM_CPU_OMP_THREADS_BIND": "nobind"},
-        )
-        engine = TritonEngine(traced_triton.endpoint, traced_triton.repository, config)
-        await engine.load(NAME, folder, digest=served.manifest.digest, memory_bytes=1, serving=PARSED)
-        await engine.close()
-
-    asyncio.run(load())
     return {1: load_toy(traced_triton, MODEL, 1), 2: served}
 
 

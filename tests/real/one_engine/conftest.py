@@ -1,0 +1,29 @@
+"""One vLLM with SmolLM2 for the files of this folder, which take it in the order of their names; the last test kills it."""
+
+import pytest
+
+from testbed.servers import running
+from testbed.triton import TritonServer
+from tests.kit.one_engine import load_smollm2
+
+
+@pytest.fixture(scope="package")
+def collector():
+    """A collector of spans and metrics by OTLP."""
+    from tests.kit.collector import Collector
+
+    with Collector() as server:
+        yield server
+
+
+@pytest.fixture(scope="package")
+def traced_triton(collector, tmp_path_factory):
+    """A Triton that sends its spans to the collector."""
+    with running(TritonServer(tmp_path_factory.mktemp("triton"), variables=collector.variables)) as server:
+        yield server
+
+
+@pytest.fixture(scope="package")
+def served(traced_triton, smollm2, tmp_path_factory):
+    """SmolLM2 in vLLM in Triton, with a template that fails for one word and rejects another."""
+    return load_smollm2(traced_triton, smollm2, tmp_path_factory.mktemp("model") / "bot")
