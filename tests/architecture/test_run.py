@@ -148,6 +148,12 @@ def test_a_module_that_fails_to_import_is_reported_by_the_collection(pytester, r
     assert "1 error" in done.outlines[-1]
 
 
+def test_the_asserts_of_a_module_that_was_imported_early_explain_themselves(pytester, run):
+    pytester.makepyfile(test_wrong="def test_fails():\n    assert [1] == [2]")
+    done = run(0, "-n1", "-p", "tests.kit.run.compiling", ".")
+    done.stdout.fnmatch_lines(["*At index 0 diff: 1 != 2*"])
+
+
 def test_what_is_no_text_in_utf_8_ends_no_worker(pytester, run):
     pytester.makepyfile(
         test_surrogates="""
