@@ -11,6 +11,7 @@ from clients.cli.archived_events import GROUPS, find_archive, selected
 from clients.cli.connection import StackAddress
 from clients.cli.event_log import EventFilter, LoggedEvent, log_begin, merge, read_history
 from clients.cli.output import warn
+from clients.cli.reading import own_models
 from contracts.envelope import Event
 from contracts.event_archive import EventGroup
 from contracts.facts import FACTS
@@ -93,13 +94,16 @@ async def _archived(
     begin, groups = await log_begin(js), selection.groups()
     if begin is None or not groups or (since is not None and since >= begin):
         return
-    earlier = f"events of services before {begin:%Y-%m-%d %H:%M} UTC are in the archive"
+    earlier = f"events of services before {begin:%Y-%m-%d %H:%M} UTC are"
+    if await own_models(js) is not None:
+        warn(f"{earlier} in the archive, which this identity may not read")
+        return
     if selection.model is None and since is None:
-        warn(f"{earlier}: --model or --since reads them, too")
+        warn(f"{earlier} in the archive: --model or --since reads them, too")
         return
     archive = await find_archive(js, stack)
     if archive is None:
-        warn(f"{earlier}, which this identity may not read")
+        warn(f"{earlier} left out: the log was trimmed of them, and the bus has no record of their archive")
         return
     if selection.model is not None:
         for logged in selected(await archive.of_model(selection.model, groups, since), where):

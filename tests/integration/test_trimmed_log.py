@@ -131,6 +131,9 @@ async def test_commands_say_what_they_leave_out_of_a_trimmed_log(log, run):
     for command in ("status", "trace", "retry"):
         status, _, err = await run(command, release_id(REJECTED))
         assert (status > 0, "the event log, which begins at" in err, "MODEL@vN" in err) == (True, True, True), err
+    await (await log.js.key_value("audit")).delete("events")
+    status, out, err = await run("events", "--model", MODEL, "--type", "release.*")
+    assert (status, len(out.splitlines()), "the bus has no record of their archive" in err) == (0, 2, True), err
 
 
 async def test_a_release_that_was_removed_from_the_log_is_awaited_and_tried_again(log, run):

@@ -73,8 +73,9 @@ async def _alerts(
         js = client.jetstream(timeout=10)
         after = await last_sequences(js)
         history = await read_alerts(js, stack, model, EventFilter(ALERTS, environment), resolved=with_resolved)
-        if with_resolved and (model is None or await own_models(js) is not None):
-            await warn_of_archive(js, "alerts resolved", "`slipway alerts MODEL --all`")
+        of_team = await own_models(js) is not None  # then not even open alerts are read from the archive
+        if of_team or (with_resolved and model is None):
+            await warn_of_archive(js, "alerts raised" if of_team else "alerts resolved", "`slipway alerts MODEL --all`")
         shown = [alert for alert in fold(in_order(history, after)) if alert.open or with_resolved]
         if not following:
             _show(shown, model, with_resolved=with_resolved, as_json=as_json)
