@@ -4,7 +4,8 @@ Seeded pairs go through `decisions.pairs` alone, as evidence about the active ve
 pairs in ten differ. Without limit: the same pairs with no caller named, of which nothing is left out.
 
 - Honest callers: the version is bad in 85 % or 75 % of the pairs that differ, for two callers (equal, or 60 % and 40 %
-  of the pairs), three and ten.
+  of the pairs), three and ten; or for two while a third one, with 10 % of the pairs, sends what only the other version
+  answers badly.
 - One hostile caller has 10 % or 40 % of the pairs, bad on the version only. Twenty others send pairs of versions that
   are alike: none, 2 % or 10 % of these differ, in either direction.
 
@@ -22,7 +23,7 @@ from decisions.pairs import fresh_test, observe_mirrored
 PAIRS, RUNS, DIFFERING = 1500, 40, 0.3
 LEVELS = ((0.01, False), (0.001, False), (0.01, True), (0.001, True))
 CALLERS: dict[str, Sequence[float]] = {"2": (1, 1), "2, 60 to 40": (6, 4), "3": (1, 1, 1), "10": (1,) * 10}
-HOSTILE_SHARES, NOISE = (0.1, 0.4), (0.0, 0.02, 0.1)
+HOSTILE_SHARES, NOISE, BLOCKED = (0.1, 0.4), (0.0, 0.02, 0.1), 0.1
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,14 @@ def hostile(seed: int, share: float, noise: float) -> Iterator[Pair]:
             yield Pair(differs and on_target, differs and not on_target, f"honest-{draw.randrange(20)}")
 
 
+def blocked(seed: int, weights: Sequence[float], bad: float) -> Iterator[Pair]:
+    """Yield pairs of honest callers, and of one that sends what only the other version answers badly."""
+    draw = random.Random(f"blocked {seed}")
+    against = Pair(target=False, other=True, caller="hostile")
+    for pair in honest(seed, weights, bad):
+        yield against if draw.random() < BLOCKED else pair
+
+
 def needed(pairs: Iterator[Pair], alpha: float, *, canary: bool, named: bool) -> int | None:
     """Return how many pairs it takes to confirm; None if they do not."""
     test = fresh_test(canary=canary)
@@ -72,12 +81,14 @@ def show_honest() -> None:
     for alpha, canary in LEVELS:
         for bad in (0.85, 0.75):
             row = ["canary" if canary else "active", f"{alpha:g}", f"{bad:.0%}"]
-            for named, weights in ((False, CALLERS["2"]), *((True, weights) for weights in CALLERS.values())):
-                ends = [needed(honest(seed, weights, bad), alpha, canary=canary, named=named) for seed in range(RUNS)]
+            two = CALLERS["2"]
+            columns = [(honest, two, False), *((honest, weights, True) for weights in CALLERS.values())]
+            for sent, weights, named in (*columns, (blocked, two, False), (blocked, two, True)):
+                ends = [needed(sent(seed, weights, bad), alpha, canary=canary, named=named) for seed in range(RUNS)]
                 moments = [float(end) for end in ends if end is not None]
                 row.append(f"{quantile(moments, 0.5):.0f}, {len(moments)} of {RUNS}" if moments else f"0 of {RUNS}")
             rows.append(row)
-    names = [f"{callers} callers" for callers in CALLERS]
+    names = [*(f"{callers} callers" for callers in CALLERS), "2 and one against, without limit", "2 and one against"]
     show_table(["evidence about", "alpha", "bad of those that differ", "without limit", *names], rows)
 
 

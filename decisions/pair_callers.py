@@ -2,7 +2,7 @@
 
 A caller that knows a request which only one of the two versions answers badly can repeat it. So of each caller only so
 many pairs count against the target, beyond those that count for it, as are half of what confirms an alert, until the
-pairs of all others are half of that evidence by themselves: an e-process of these, left out ones included. A pair is
+pairs of the others are half of that evidence by themselves: an e-process of these, left out ones included. A pair is
 left out only where it would have raised the evidence, by what was known before its outcome: under the null hypothesis
 the evidence only becomes smaller, so that its guarantees hold. Pairs that speak for the target always count, and never
 allow their caller more than its part: the sums of an e-detector forget them, and so does `net`, which is never below 0.
@@ -146,9 +146,15 @@ def _has_most(callers: PairCallers, caller: str) -> bool:
 
 
 def _log_e_of_others(callers: PairCallers, caller: str) -> float:
-    """Return the log e-value of all pairs that differ but those of one caller, since the evidence was at rest."""
-    own = callers.known[caller]
-    hits, misses = callers.target - own.target, callers.other - own.other
+    """Return the log e-value of all pairs that differ but those of one caller, since the evidence was at rest.
+
+    Of the others, the one that speaks most for the target is left out as well: else it could keep two from confirming.
+    """
+    left_out = [callers.known[caller]]
+    others = (pairs for name, pairs in callers.known.items() if name != caller and pairs.other > pairs.target)
+    left_out.extend(sorted(others, key=lambda pairs: pairs.target - pairs.other)[:1])
+    hits = callers.target - sum(pairs.target for pairs in left_out)
+    misses = callers.other - sum(pairs.other for pairs in left_out)
     return process_log_e(EQUAL_SHARE, hits + misses, hits)
 
 

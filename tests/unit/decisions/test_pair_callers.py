@@ -177,6 +177,15 @@ def test_a_few_honest_callers_confirm_a_regression_that_does_not_show_in_every_p
         assert needed(honest(seed, callers, bad), alpha, canary=canary) is not None
 
 
+@pytest.mark.parametrize("alpha", [0.01, 0.001])
+def test_one_caller_does_not_keep_two_from_confirming_with_what_only_the_other_version_fails(alpha):
+    """It has a tenth of the pairs; what it sends outweighs as many of theirs, and no more."""
+    for seed in range(6):
+        blocked = random.Random(seed)
+        draws = ((*OTHER, "mallory") if blocked.random() < 0.1 else draw for draw in honest(seed, "ab", 0.85, 1500))
+        assert needed(draws, alpha) is not None
+
+
 def test_what_differed_before_a_regression_does_not_delay_it_for_long():
     """One caller keeps the evidence from rest, while versions that are alike differ for two others."""
     draw = random.Random(5)
