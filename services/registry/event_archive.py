@@ -177,17 +177,17 @@ class EventArchiver:
             Permanent: `digest_mismatch`: it does not follow, or the log has other events. `key_not_trusted`: it is by a
                 revoked key, and the log does not have all of its events to prove it.
         """
-        archive = entry.value
-        if signed.unproven is not None and log.first <= signed.index.first:
-            marked = Entry(archive.model_copy(update={"sealing": signed.index.last}), entry.revision)
-            await self._seal(marked, await self._read(archive.archived, signed.index.last, whole=True))
+        archive, index = entry.value, signed.index
+        another = _another_log(f"Segment {index.number} of the archive {archive.id} has other events than the log")
+        if (signed.previous, index.first) != (archive.anchor, archive.archived + 1) or index.last > log.last:
+            raise another
+        if signed.unproven is not None and log.first <= index.first:
+            marked = Entry(archive.model_copy(update={"sealing": index.last}), entry.revision)
+            await self._seal(marked, await self._read(archive.archived, index.last, whole=True))
             return
-        index = signed.proven()
-        stored = [message for message in await self.segments.read(index) if message.sequence >= log.first]
-        last = min(index.last, log.last)
-        follows = (signed.previous, index.first) == (archive.anchor, archive.archived + 1) and index.last <= log.last
-        if not follows or stored != await self._read(max(archive.archived, log.first - 1), last, whole=True):
-            raise _another_log(f"Segment {index.number} of the archive {archive.id} has other events than the log")
+        stored = [message for message in await self.segments.read(signed.proven()) if message.sequence >= log.first]
+        if stored != await self._read(max(archive.archived, log.first - 1), index.last, whole=True):
+            raise another
         await self.record.update(KEY, advance(archive, index, signed.anchor), entry.revision)
 
     async def _read(self, after: int, last: int, *, whole: bool = False) -> list[ArchivedMessage]:
@@ -208,13 +208,17 @@ class EventArchiver:
         Raises:
             Transient: `bus_unavailable`: the log was not read up to this number.
         """
-        archived, after, count = {message.sequence: message for message in messages}, 0, 0
-        while (message := await self.log.read(after)) is not None and message.sequence <= last:
+        archived, read = {message.sequence: message for message in messages}, [0]
+        while (message := await self.log.read(read[-1])) is not None and message.sequence <= last:
             if archived.get(message.sequence) != message:
                 return False
-            after, count = message.sequence, count + 1
-        if message is None and count != (await self.log.state()).messages:
-            raise Transient("bus_unavailable", f"The event log was read up to {after}, not up to {last}; tried again.")
+            read.append(message.sequence)
+        if message is None:
+            log = await self.log.state()
+            is_whole = sum(number >= log.first for number in read[1:]) == log.messages
+            if not is_whole and await self.log.read(read[-1]) is None:  # else one was published meanwhile
+                reason = f"The event log was read up to {read[-1]}, not up to {last}; it is tried again."
+                raise Transient("bus_unavailable", reason)
         return True
 
     async def _trim(self, entry: Entry[EventArchive], log: LogState) -> bool:

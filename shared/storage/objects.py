@@ -267,8 +267,8 @@ class ObjectStore:
                 for entry in listed
                 if entry.object_name
             ]
-        versions.reverse()  # a server lists the newest first
-        return sorted(versions, key=lambda version: (version.key, version.modified))
+        versions.reverse()  # a server lists the newest first; the client adds delete markers, of any second, behind
+        return sorted(versions, key=lambda version: (version.key, version.modified, version.latest))
 
     def pinned(self, pins: Mapping[str, Sequence[str]]) -> Self:
         """Return this store with the versions that are read of some keys, whatever was written over them.

@@ -131,6 +131,15 @@ async def test_an_index_that_was_forged_where_none_was_stops_the_archive_and_rem
     assert len(world.log.messages) == 6
 
 
+async def test_an_index_that_was_forged_beyond_the_end_of_the_log_is_not_waited_for(world):
+    world.publish(4)
+    before, key = await world.archive(FOREVER), world.registry_key()
+    world.distrust()
+    forge(world, before, key, 3, before.anchor)
+    with pytest.raises(Permanent, match="has other events than the log"):
+        await world.archive()
+
+
 async def test_a_segment_that_was_written_and_not_counted_when_the_key_was_revoked_is_counted(world):
     """Its events are all in the log, which proves it."""
     world.publish(4)

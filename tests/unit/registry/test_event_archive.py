@@ -125,3 +125,45 @@ async def test_a_log_that_answers_nothing_before_the_end_of_a_segment_is_not_tri
     assert sorted(world.log.messages) == list(range(1, 7))[-left:]
     world.log.hidden = set()
     assert (await world.archive()).trimmed == 2
+
+
+class Busy(FakeEventLog):
+    """A log in which an event is published just after the log ended, for the second time that it is read."""
+
+    def __init__(self, world):
+        super().__init__()
+        self.messages, self.last, self.ends, self.world = world.log.messages, world.log.last, 0, world
+
+    async def read(self, after):
+        message = await super().read(after)
+        self.ends += message is None
+        if message is None and self.ends == 2:
+            self.world.publish(1)
+        return message
+
+
+async def test_an_event_that_is_published_while_a_segment_is_compared_does_not_stop_trimming(world):
+    world.publish(3)
+    await world.archive(FOREVER)
+    world.log = Busy(world)
+    archive = await world.archive()
+    assert (archive.archived, archive.trimmed, world.log.messages) == (4, 2, {})
+
+
+async def test_a_log_that_another_registry_trims_while_a_segment_is_compared_is_no_error(world):
+    class Trimmed(FakeEventLog):
+        """A log that is removed whole after its first message was read again."""
+
+        trims = False
+
+        async def read(self, after):
+            message = await super().read(after)
+            if self.trims and after == 0:
+                await self.trim(6)
+            return message
+
+    world.log = Trimmed()
+    world.publish(6)
+    await world.archive(FOREVER)
+    world.log.trims = True
+    assert (await world.archive()).trimmed == 2

@@ -1,0 +1,43 @@
+"""What the audit log and the archive of the event log need of a store: one suite, over objects in memory and a real store."""
+
+import pytest
+
+from shared.errors import Permanent
+from shared.storage.objects import AlreadyExists
+
+
+class ObjectsConformance:
+    """A subclass has the fixtures `objects`, and `prefix`, below which nothing is; and the methods `overwrite(objects, key,
+    data)`, and `hide(objects, key)`, which puts a delete marker over it."""
+
+    def test_an_object_is_created_once(self, objects, prefix):
+        assert objects.find(f"{prefix}a") is None
+        objects.create(f"{prefix}a", b"one")
+        with pytest.raises(AlreadyExists):
+            objects.create(f"{prefix}a", b"two")
+        assert objects.find(f"{prefix}a") == b"one"
+
+    def test_each_version_is_listed_the_oldest_first_and_read_by_its_id(self, objects, prefix):
+        key = f"{prefix}a"
+        assert list(objects.versions(key)) == []
+        objects.create(key, b"one")
+        self.overwrite(objects, key, b"three")
+        self.hide(objects, key)
+        assert objects.find(key) is None
+        versions = list(objects.versions(key))
+        assert [(each.key, each.marker, each.latest) for each in versions] == [
+            (key, False, False),
+            (key, False, False),
+            (key, True, True),
+        ]
+        assert [each.size for each in versions[:2]] == [3, 5]
+        read = [objects.pinned({key: (each.version_id,)}).find(key) for each in versions[:2]]
+        assert read == [b"one", b"three"]
+
+    def test_a_part_is_read_of_an_object_of_the_size_that_is_expected(self, objects, prefix):
+        objects.create(f"{prefix}a", b"0123456789")
+        assert objects.read_range(f"{prefix}a", 3, 4, 10) == b"3456"
+        with pytest.raises(Permanent, match="digest_mismatch"):
+            objects.read_range(f"{prefix}a", 3, 4, 11)
+        with pytest.raises(Permanent, match="artifact_not_found"):
+            objects.read_range(f"{prefix}b", 3, 4, 10)
