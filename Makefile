@@ -119,7 +119,7 @@ down: setup ## stop the embedded stack
 	$(BIN)/slipway down
 
 bench: setup ## the measurements behind docs/benchmarks.md
-	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in benchmarks/bench_*.py; do echo "== $$file"; PYTHONPATH=. $(BIN)/python $$file || exit 1; done
 
 clean: ## remove the stack's state and caches; the environments stay
 	rm -rf .state .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
