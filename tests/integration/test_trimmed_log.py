@@ -13,6 +13,7 @@ from clients.cli.event_log import OF_RELEASES, EventFilter
 from clients.cli.event_selection import Selection, read_selected
 from contracts import facts as cf
 from contracts.envelope import source_of
+from contracts.event_archive import BUCKET, KEY
 from contracts.routes import Route
 from contracts.services import EVENTS, stream_of
 from shared.messaging.publishing import publish_event
@@ -131,7 +132,7 @@ async def test_commands_say_what_they_leave_out_of_a_trimmed_log(log, run):
     for command in ("status", "trace", "retry"):
         status, _, err = await run(command, release_id(REJECTED))
         assert (status > 0, "the event log, which begins at" in err, "MODEL@vN" in err) == (True, True, True), err
-    await (await log.js.key_value("audit")).delete("events")
+    await (await log.js.key_value(BUCKET)).delete(KEY)
     status, out, err = await run("events", "--model", MODEL, "--type", "release.*")
     assert (status, len(out.splitlines()), "the bus has no record of their archive" in err) == (0, 2, True), err
 
