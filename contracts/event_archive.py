@@ -86,7 +86,7 @@ class SegmentIndex(Contract):
 
 
 class EventArchive(StoredRecord):
-    """How far the log is archived and trimmed: the record `events` in the bucket `audit`.
+    """How far the log is archived and trimmed: the record `events` in the bucket `archive`.
 
     Attributes:
         id: Drawn when the record is made, so that no other log writes under the same names.
