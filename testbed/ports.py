@@ -1,16 +1,17 @@
 """Loopback ports for servers of tests: no two of them are given the same one, and no connection takes it."""
 
-import errno
 import random
 import socket
 from collections import deque
 from typing import Final
 
+from deploy.local.ports import LOOPBACK, release, reserve
+
 FIRST_PORT, LAST_PORT = 7_000, 9_999
 """Below those of stacks and below the kernel's own; a browser refuses none of them."""
 KEPT: Final = 200
 """How many of its last ports a process keeps from others: a server that is down comes back on its own."""
-_kept: deque[socket.socket] = deque(maxlen=KEPT)
+_kept: deque[int] = deque()
 
 
 def free_port() -> int:
@@ -19,36 +20,24 @@ def free_port() -> int:
     Raises:
         RuntimeError: All ports are taken.
     """
-    ports = list(range(FIRST_PORT, LAST_PORT + 1))
+    ports = [port for port in range(FIRST_PORT, LAST_PORT + 1) if port not in _kept]
     random.shuffle(ports)
     for port in ports:
-        kept = _keep(port)
-        if kept is None:
+        if not reserve(port):
             continue
         if _is_free(port):
-            _kept.append(kept)
+            _kept.append(port)
+            if len(_kept) > KEPT:
+                release(_kept.popleft())
             return port
-        kept.close()
+        release(port)
     raise RuntimeError(f"no port between {FIRST_PORT} and {LAST_PORT} is free")
-
-
-def _keep(port: int) -> socket.socket | None:
-    """Return what keeps a port from others until it is closed; the kernel closes it if the process is killed."""
-    name = socket.socket(socket.AF_UNIX)
-    try:
-        name.bind(f"\0slipway-test-port-{port}")
-    except OSError as error:
-        name.close()
-        if error.errno != errno.EADDRINUSE:
-            raise
-        return None
-    return name
 
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((LOOPBACK, port))
         except OSError:
             return False
         return True

@@ -1,5 +1,6 @@
 """Choose loopback ports below the kernel's ephemeral range, and keep them from run to run."""
 
+import errno
 import random
 import socket
 from collections.abc import Iterable, Mapping
@@ -8,6 +9,31 @@ LOOPBACK = "127.0.0.1"
 FIRST_PORT, LAST_PORT = 10_000, 21_999
 SHADOW_OFFSET = 10_000
 """The S3 server's parts also listen on, or call, their port plus this: still below the ephemeral range."""
+_reserved: dict[int, socket.socket] = {}
+
+
+def reserve(port: int) -> bool:
+    """Return whether a port is this process's: until it ends or releases it, no other one that asks here is given it.
+
+    So two stacks that start at the same time choose different ports, though nothing listens there yet. The kernel
+    releases what a killed process has reserved.
+    """
+    if port in _reserved:
+        return True
+    name = socket.socket(socket.AF_UNIX)
+    try:
+        name.bind(f"\0slipway-port-{port}")
+    except OSError as error:
+        name.close()
+        return error.errno != errno.EADDRINUSE  # a system without such names
+    _reserved[port] = name
+    return True
+
+
+def release(port: int) -> None:
+    """Let others have a port."""
+    if (name := _reserved.pop(port, None)) is not None:
+        name.close()
 
 
 def is_free(port: int) -> bool:
@@ -34,7 +60,7 @@ def choose_ports(names: Iterable[str], kept: Mapping[str, int]) -> dict[str, int
     chosen: dict[str, int] = {}
     for name in names:
         earlier = kept.get(name)
-        if earlier is not None and earlier not in chosen.values() and is_free(earlier):
+        if earlier is not None and earlier not in chosen.values() and _take(earlier):
             chosen[name] = earlier
         else:
             chosen[name] = _new_port({*kept.values(), *chosen.values()})
@@ -50,9 +76,19 @@ def keep_ports(names: Iterable[str], kept: Mapping[str, int]) -> dict[str, int]:
     return {**kept, **choose_ports(names, kept)}
 
 
+def _take(port: int) -> bool:
+    """Reserve a port that nothing listens on; return whether it is this process's now."""
+    if not reserve(port):
+        return False
+    if is_free(port):
+        return True
+    release(port)
+    return False
+
+
 def _new_port(taken: set[int]) -> int:
     for _ in range(2_000):
         port = random.randint(FIRST_PORT, LAST_PORT)  # noqa: S311 - spreads stacks out, hides nothing
-        if port not in taken and is_free(port):
+        if port not in taken and _take(port):
             return port
     raise RuntimeError(f"no free port between {FIRST_PORT} and {LAST_PORT} on {LOOPBACK}")

@@ -1,4 +1,4 @@
-"""Ports of test servers: no process is given one that another has, though nothing listens there yet."""
+"""Ports of servers of tests and of stacks: no process is given one of another, though nothing listens there yet."""
 
 import socket
 import subprocess
@@ -9,18 +9,24 @@ import pytest
 from testbed import ports
 from testbed.ports import free_port
 
-ASK = "from testbed.ports import free_port; import sys; print(*(free_port() for _ in range(40)), flush=True); sys.stdin.read()"
+OF_TESTS = "from testbed.ports import free_port; ports = [free_port() for _ in range(150)]"
+OF_STACKS = "from deploy.local.ports import choose_ports; ports = choose_ports(map(str, range(300)), {}).values()"
 
 
-def test_processes_that_ask_at_the_same_time_share_no_port():
-    asking = [
-        subprocess.Popen([sys.executable, "-c", ASK], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for _ in range(3)
-    ]
+def ask(command: str) -> subprocess.Popen[str]:
+    """Start a process that takes ports, prints them, and keeps them until its standard input ends."""
+    command += "; import sys; print(*ports, flush=True); sys.stdin.read()"
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, "-c", command], stdin=pipe, stdout=pipe, text=True)
+
+
+@pytest.mark.parametrize(("command", "number"), [(OF_TESTS, 450), (OF_STACKS, 900)], ids=["tests", "stacks"])
+def test_processes_that_ask_at_the_same_time_share_no_port(command, number):
+    asking = [ask(command) for _ in range(3)]
     given = [int(port) for process in asking for port in process.stdout.readline().split()]
     for process in asking:
         process.communicate("")
-    assert len(set(given)) == len(given) == 120
+    assert len(set(given)) == len(given) == number
 
 
 def test_one_that_something_listens_on_is_not_given(monkeypatch):
@@ -32,7 +38,7 @@ def test_one_that_something_listens_on_is_not_given(monkeypatch):
 
 
 def test_what_a_killed_process_kept_is_free_again(monkeypatch):
-    asking = subprocess.Popen([sys.executable, "-c", ASK], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    asking = ask(OF_TESTS)
     port = int(asking.stdout.readline().split()[0])
     monkeypatch.setattr(ports, "FIRST_PORT", port)
     monkeypatch.setattr(ports, "LAST_PORT", port)
