@@ -2,6 +2,7 @@
 
 import base64
 import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
@@ -426,6 +427,16 @@ def test_what_was_proven_is_loaded_again_although_its_key_was_revoked(store, tmp
     check.verify(deployable(kept))
     with pytest.raises(Permanent, match="cannot be read"):
         check.verify(deployable(new))
+
+
+def test_targets_that_are_proven_at_the_same_time_are_all_remembered(store, tmp_path):
+    targets = [deployable(release(store, tmp_path, model=f"at-once-{number}")) for number in range(4)]
+    with ThreadPoolExecutor(len(targets)) as threads:
+        for attempt in range(8):
+            check = LoadCheck(store, trust(tmp_path), tmp_path / f"repository-{attempt}")
+            list(threads.map(check.verify, targets))
+            proven = json.loads((tmp_path / f"repository-{attempt}" / "slipway-proven.json").read_bytes())
+            assert set(proven) == {str(target.target) for target in targets}
 
 
 # -- the command ----------------------------------------------------------------------------------------------------------

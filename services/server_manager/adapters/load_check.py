@@ -1,6 +1,7 @@
 """Lets only proven targets be loaded, and remembers which were."""
 
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,6 +30,7 @@ class LoadCheck:
         """Take the store, the listed keys, and the folder beside the engine's models where verdicts are kept."""
         self._store, self._trust = store, trust
         self._path = repository / "slipway-proven.json"
+        self._keeping = threading.Lock()
 
     def verify(self, deployable: Deployable) -> None:
         """Return if the target may be loaded.
@@ -39,11 +41,9 @@ class LoadCheck:
         """
         name, digest = str(deployable.target), _digest_of(deployable)
         problem = self._check(deployable)
-        kept = self._kept()
         if problem is None:
-            if kept.get(name) != digest:
-                self._keep({**kept, name: digest})
-        elif kept.get(name) == digest:
+            self._keep(name, digest)
+        elif self._kept().get(name) == digest:
             structlog.get_logger().error(
                 "target is not proven any more, and is loaded again", target=name, code=problem.code, why=problem.reason
             )
@@ -91,11 +91,16 @@ class LoadCheck:
             return {}
         return kept if isinstance(kept, dict) else {}
 
-    def _keep(self, kept: dict[str, Digest]) -> None:
-        try:
-            replace_file(self._path, json.dumps(kept).encode())
-        except OSError as error:
-            structlog.get_logger().warning("a verdict could not be kept", path=str(self._path), error=repr(error))
+    def _keep(self, name: str, digest: Digest) -> None:
+        """Remember that a target is proven; several are verified at the same time, each in a thread."""
+        with self._keeping:
+            kept = self._kept()
+            if kept.get(name) == digest:
+                return
+            try:
+                replace_file(self._path, json.dumps({**kept, name: digest}).encode())
+            except OSError as error:
+                structlog.get_logger().warning("a verdict could not be kept", path=str(self._path), error=repr(error))
 
 
 def _pin(store: Store, keys: Sequence[AttesterKey], deployable: Deployable) -> Store:
