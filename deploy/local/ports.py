@@ -1,5 +1,6 @@
 """Choose loopback ports below the kernel's ephemeral range, and keep them from run to run."""
 
+import atexit
 import errno
 import random
 import socket
@@ -34,6 +35,12 @@ def release(port: int) -> None:
     """Let others have a port."""
     if (name := _reserved.pop(port, None)) is not None:
         name.close()
+
+
+@atexit.register
+def _release_all() -> None:
+    for port in list(_reserved):
+        release(port)
 
 
 def is_free(port: int) -> bool:

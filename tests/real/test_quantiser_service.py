@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import psutil
@@ -24,7 +25,6 @@ from contracts.services import EVENTS, durable_name
 from contracts.vocabulary import ServingSettings, digest_of
 from services.quantiser.cancellation import CHECK_INTERVAL_S
 from shared.messaging.bus import publish_event
-from shared.messaging.topology import ACK_WAIT_S
 from shared.runtime.process import memory_bytes
 from shared.storage.blobs import Store, blob_key, manifest_key
 from shared.storage.held_out import read_held_out
@@ -230,6 +230,8 @@ async def test_kill_of_the_service_kills_the_child_and_a_new_one_finishes(js, st
 
 
 async def test_sigterm_in_the_middle_ends_the_child_and_gives_the_work_back(js, merged, stubbed):
+    consumer = await js.consumer_info(EVENTS, durable_name("quantiser", VariantRequested))
+    await js.add_consumer(EVENTS, replace(consumer.config, ack_wait=600.0))  # what is not given back comes too late
     await publish_event(js, request(merged))
     (worker,) = await until(stubbed.workers)
     worker.suspend()  # so that it cannot finish within the time that the service gives its work
@@ -238,7 +240,6 @@ async def test_sigterm_in_the_middle_ends_the_child_and_gives_the_work_back(js, 
     assert code == 0, "the service has to end by itself"
     assert not worker.is_running()  # ended and collected by the service
     stubbed.start()
-    await until(stubbed.workers, timeout_s=ACK_WAIT_S / 2)  # given back, not waited for
     await answers(js, VariantQuantised)
 
 
