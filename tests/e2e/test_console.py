@@ -192,6 +192,12 @@ def test_the_keyboard_is_enough(person):
     person.page.keyboard.press("Enter")
     person.page.wait_for_url("**model=help*")
     person.page.keyboard.press("j")
+    person.page.evaluate(  # a change replaces the table between the two keys
+        "() => { const part = document.activeElement.closest('[data-live]');"
+        " part.dataset.before = ''; htmx.trigger(part, 'live'); }"
+    )
+    expect(person.page.locator("[data-before]")).to_have_count(0)
+    expect(person.page.locator("td.name a:focus")).to_have_count(1)
     person.page.keyboard.press("Enter")
     person.sees_heading("What serves")
     person.page.keyboard.press("?")

@@ -66,6 +66,20 @@ function move(step) {
   rows[Math.min(rows.length - 1, Math.max(0, now + step))].focus();
 }
 
+let chosen = ""; // address of the link that has the focus in a part that is about to be replaced
+
+function noteFocus(event) {
+  const active = document.activeElement;
+  chosen = (event.detail.target.contains(active) && active.getAttribute("href")) || "";
+}
+
+function keepFocus() {
+  if (chosen && document.activeElement === document.body) {
+    [...document.querySelectorAll("a[href]")].find((link) => link.getAttribute("href") === chosen)?.focus();
+  }
+  chosen = "";
+}
+
 document.addEventListener("keydown", onKey);
 document.addEventListener("click", (event) => {
   if (event.target.closest("[data-theme-button]")) changeTheme();
@@ -73,5 +87,6 @@ document.addEventListener("click", (event) => {
 });
 document.addEventListener("change", (event) => { if (event.target.matches(".filters select")) event.target.form.requestSubmit(); });
 document.addEventListener("DOMContentLoaded", () => { followChanges(); reachWithKeys(); });
-document.addEventListener("htmx:afterSettle", reachWithKeys);
+document.addEventListener("htmx:beforeSwap", noteFocus);
+document.addEventListener("htmx:afterSettle", () => { reachWithKeys(); keepFocus(); });
 window.addEventListener("resize", reachWithKeys);
