@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts import facts as f
+from contracts.services import EVENTS, INBOX, ORDERS, stream_of
 from services.console.adapters.histograms import percentile_ms
 from services.console.adapters.index import CONNECTIONS, WINDOWS_KEPT, Index
 from services.console.adapters.index_file import IndexInUseError, is_current
@@ -122,6 +123,12 @@ def test_percentiles_need_enough_entries_and_a_real_histogram():
     assert percentile_ms(histogram(200.0, 19), 95.0) is None
     assert percentile_ms("", 95.0) is None
     assert percentile_ms("not a histogram", 95.0) is None
+
+
+@pytest.mark.parametrize("fact", [fact for fact in f.FACTS.values() if stream_of(fact) in (INBOX, ORDERS, EVENTS)])
+def test_every_event_says_something(fact):
+    windows = fact is f.WindowSummarised  # a chart shows what it says
+    assert windows or title_of(factories.event(factories.fact(fact)))
 
 
 def test_a_title_is_one_line_of_limited_length():
