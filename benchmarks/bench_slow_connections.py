@@ -3,14 +3,14 @@
 A process of its own, at the lowest priority, keeps as many connections to the gateway open as it can, up to the number
 asked for, in equal parts: connections that say nothing, headers that arrive byte by byte, bodies that arrive byte by
 byte (all by strangers without a key), and streams of 20 tokens that a caller with a key of its own reads byte by byte.
-What the gateway closes is opened again after a second. Honest callers ask at a steady rate meanwhile. Everything runs
-on the same cores.
+What the gateway closes is opened again after some seconds. Honest callers ask at a steady rate meanwhile. Everything
+runs on the same cores.
 
 - p50, p99: of the honest callers' whole answers (two tokens of the toy engine), milliseconds.
 - open: connections of the attacker that were open at the end of the phase; opened: all that it opened in it.
 - limit: the p99 during it is at most twice the p99 before.
 
-Run: python -m benchmarks.bench_slow_connections [--connections 10000] [--seconds 40] [--rate 10]
+Run: python -m benchmarks.bench_slow_connections [--connections 10000] [--seconds 40] [--rate 10] [--again 10]
 """
 
 import argparse
@@ -33,7 +33,6 @@ from testbed.gateway import Gateway
 
 EVERY_S = 2.0
 """A slow sender sends one byte so often."""
-AGAIN_S = 1.0
 KINDS = ("says nothing", "slow headers", "slow body", "slow reader")
 LIMIT = 2.0
 
@@ -44,6 +43,7 @@ class Attack:
 
     port: int
     key: str
+    again_s: float
     open: Counter[str] = field(default_factory=Counter)
     opened: Counter[str] = field(default_factory=Counter)
 
@@ -53,7 +53,7 @@ class Attack:
             try:
                 reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=16)
             except OSError:
-                await asyncio.sleep(AGAIN_S)
+                await asyncio.sleep(self.again_s)
                 continue
             self.opened[kind] += 1
             self.open[kind] += 1
@@ -64,7 +64,7 @@ class Attack:
             finally:
                 self.open[kind] -= 1
                 writer.close()
-            await asyncio.sleep(AGAIN_S)
+            await asyncio.sleep(self.again_s)
 
     async def _hold(self, kind: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Return when the gateway has closed the connection."""
@@ -99,10 +99,10 @@ class Attack:
         return self._head(len(body), f"authorization: Bearer {self.key}") + body
 
 
-async def attack(port: int, count: int) -> None:
+async def attack(port: int, count: int, again_s: float) -> None:
     """Keep connections open until standard input ends; print their numbers as JSON for each line that comes in."""
     os.nice(19)
-    plan = Attack(port, sys.stdin.readline().strip())
+    plan = Attack(port, sys.stdin.readline().strip(), again_s)
     tasks = []
     lines: asyncio.Queue[str] = asyncio.Queue()
     asyncio.get_running_loop().add_reader(sys.stdin, lambda: lines.put_nowait(sys.stdin.readline()))
@@ -114,11 +114,11 @@ async def attack(port: int, count: int) -> None:
         print(json.dumps({"open": plan.open, "opened": plan.opened}), flush=True)
 
 
-async def start_attack(gateway: Gateway, count: int) -> asyncio.subprocess.Process:
+async def start_attack(gateway: Gateway, count: int, again_s: float) -> asyncio.subprocess.Process:
     """Start the attacker; it is given its key on standard input."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "benchmarks.bench_slow_connections", "--attack", str(gateway.port)),
-        *("--connections", str(count)),
+        *("--connections", str(count), "--again", str(again_s)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
@@ -151,7 +151,7 @@ def row(phase: str, sent: list[SentRequest]) -> tuple[str, ...]:
     return (phase, str(len(sent)), str(len(failed)), *shown)
 
 
-async def measure(count: int, seconds: float, rate: float) -> None:
+async def measure(count: int, seconds: float, rate: float, again_s: float) -> None:
     """Measure the three phases and print them."""
     async with toy_parts(token_delay_ms="5") as parts:
         await Bucket(parts.js, "routes", Route).create(
@@ -169,7 +169,7 @@ async def measure(count: int, seconds: float, rate: float) -> None:
             load.sent.clear()
             await asyncio.sleep(seconds)
             rows.append(before := row("before", load.sent))
-            process = await start_attack(parts.gateway, count)
+            process = await start_attack(parts.gateway, count, again_s)
             try:
                 await asyncio.sleep(15 + count / 1000)  # all are open, or were refused
                 load.sent.clear()
@@ -203,12 +203,13 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=40.0, help="length of each of the three phases")
     parser.add_argument("--rate", type=float, default=10.0, help="honest requests a second")
+    parser.add_argument("--again", type=float, default=10.0, help="seconds until a closed connection is opened again")
     parser.add_argument("--attack", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.attack:
-        asyncio.run(attack(options.attack, options.connections))
+        asyncio.run(attack(options.attack, options.connections, options.again))
     else:
-        asyncio.run(measure(options.connections, options.seconds, options.rate))
+        asyncio.run(measure(options.connections, options.seconds, options.rate, options.again))
 
 
 if __name__ == "__main__":
