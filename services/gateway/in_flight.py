@@ -66,11 +66,12 @@ class InFlight:
             raise RequestRejected(errors.too_many_requests(self._limit))
         if use.requests and use.size + size > _MAX_BYTES:
             raise RequestRejected(errors.too_many_requests(use.requests))
-        own = use.requests_of[holder]
-        if not (
-            may_take(own, use.requests, 1, self._limit) and may_take(use.bytes_of[holder], use.size, size, _MAX_BYTES)
+        for own, used, added, limit, unit in (
+            (use.requests_of[holder], use.requests, 1, self._limit, "requests"),
+            (use.bytes_of[holder], use.size, size, _MAX_BYTES, "bytes of requests"),
         ):
-            raise RequestRejected(errors.too_many_of_caller(own, self._limit))
+            if not may_take(own, used, added, limit):
+                raise RequestRejected(errors.too_many_of_caller(own, limit, unit))
         use.add(holder, 1, size)
         gauge.inc()
         try:

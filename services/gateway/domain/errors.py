@@ -76,11 +76,17 @@ def too_many_requests(limit: int) -> Problem:
     return Problem(429, message, "rate_limit_error", code="too_many_requests", headers={"Retry-After": "1"})
 
 
-def too_many_of_caller(own: int, limit: int) -> Problem:
-    """Return the problem for a request of a caller that has many in flight while what is free is kept for others."""
+def too_many_of_caller(own: int, limit: int, unit: str) -> Problem:
+    """Return the problem for a request of a caller that has much in flight while what is free is kept for others.
+
+    Args:
+        own: What the caller has in flight.
+        limit: What all may have in flight.
+        unit: What is counted: `requests`, or `bytes of requests`.
+    """
     message = (
-        f"You have {own} of the {limit} requests in flight that are allowed in all, and the rest is kept for callers "
-        "with few; try again when one of yours has ended."
+        f"You have {own} of the {limit} {unit} in flight that are allowed in all, and the rest is kept for callers "
+        "with few; try again when a request of yours has ended."
     )
     return Problem(429, message, "rate_limit_error", code="too_many_requests", headers={"Retry-After": "1"})
 
