@@ -270,6 +270,7 @@ async def test_an_impostor_cannot_raise_the_term_to_where_the_agent_takes_none(w
     leading = world.process(lead.holder, lead.term)
     with pytest.raises((AgentSilent, LeaseLost)):
         await load(leading, "a")
+    assert leading.is_answering() == bool(world.superseded), "what names no term is no answer"
     for superseding in world.superseded.values():
         lead.note_superseded(superseding)
     assert await lead.hold()

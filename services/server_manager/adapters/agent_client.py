@@ -117,9 +117,10 @@ class AgentClient:
         if FROM in trailing:
             return
         term = trailing.get(TERM)
-        self._answers = term is not None or trailing.get(INSTANCE) == self._instance != ""
-        if isinstance(term, str) and _IS_TERM.fullmatch(term):
-            self._note_superseded(int(term))
+        higher = int(term) if isinstance(term, str) and _IS_TERM.fullmatch(term) else None
+        self._answers = higher is not None or trailing.get(INSTANCE) == self._instance != ""
+        if higher is not None:
+            self._note_superseded(higher)
             raise LeaseLost(error.details()) from error
         raise self._silent(error) from error
 
