@@ -40,7 +40,7 @@ up_to_date() { if [ -e "$stamp" ]; then echo "environment $target is up to date"
 up_to_date
 if command -v flock >/dev/null; then # of two that begin at the same time, the second finds what the first has made
   exec 9<deploy/setup/environment.sh
-  flock 9
+  flock -n 9 || { echo "another process is making an environment here; waiting until it has"; flock 9; }
   up_to_date
 fi
 
