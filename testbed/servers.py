@@ -18,6 +18,7 @@ from nats.aio.client import Client
 from contracts.identities import PROVISIONER, Credential, inbox_prefix
 from decisions.bus_permissions import LIVE, Permissions
 from deploy.identity.bus_config import permission_map, tls
+from deploy.identity.files import write_file
 from deploy.identity.key_folder import KeyFolder
 from deploy.local.state import ADMIN, prepare_keys
 from deploy.local.weed import NO_OTHER_KEYS, weed_arguments
@@ -142,13 +143,16 @@ class NatsServer(Throwaway):
         self._write_identities()
 
     def _write_identities(self) -> None:
-        """Write the identities of the stack, and beside them the tests' own, which may publish as anyone."""
+        """Write the identities of the stack, and beside them the tests' own, which may publish as anyone.
+
+        At once, since the server may be reading them: it would disconnect everybody who is in no file any more.
+        """
         begin = "  users = [\n"
         text = self.keys.server_config.read_text()
         assert begin in text
         everything = Permissions((">",), (f"{inbox_prefix(HARNESS)}.>", "_INBOX.>", LIVE))
         user = f"    {{ nkey: {self._harness}, permissions: {permission_map(everything)} }}\n"
-        (self.folder / "identities.conf").write_text(text.replace(begin, begin + user))
+        write_file(self.folder / "identities.conf", text.replace(begin, begin + user).encode())
 
     def reload(self) -> None:
         """Let the server read its configuration again."""
