@@ -1,4 +1,4 @@
-"""Gateway and rollback-controller before a bus that comes and goes, or holds everything back: a rollback happens once."""
+"""Gateway and rollback-controller before a bus or a Triton that comes and goes, or stands still: a rollback happens once."""
 
 import asyncio
 import contextlib
@@ -7,6 +7,8 @@ import httpx
 import pytest
 
 from contracts import facts as f
+from contracts.routes import Route
+from shared.storage.kv import Bucket
 from testbed.gateway import Gateway, load_toy
 from testbed.servers import connection, running, wait_until
 from testbed.services import running_service, stored_facts, wait_for_fact
@@ -26,6 +28,7 @@ from tests.kit.relay import relaying
 
 pytestmark = pytest.mark.real
 CALLERS = 3
+FIRST_TOKEN_S = 3.0
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +44,23 @@ def relay(nats_server):
 
 
 @pytest.fixture
+def standing_still(toy):
+    """A relay before the Triton of version 2, and that version as it is reached through it."""
+    _, _, port = toy[2].endpoints[0].rpartition(":")
+    with relaying(int(port)) as between:
+        yield between, toy[2].model_copy(update={"endpoints": (f"127.0.0.1:{between.port}",)})
+
+
+@pytest.fixture
 def gateway(nats_server, js, bus_settings, relay, tmp_path):
     """A gateway, and a controller beside it; both reach the bus through the relay only."""
     url = f"tls://127.0.0.1:{relay.port}"
     settings = connection(nats_server, None, tmp_path / "gateway", nats_url=url)
     behind = bus_settings.model_copy(update={"nats_url": url})
-    with running(Gateway(tmp_path, settings)) as process, running_service(MODULE, behind, **QUICK):
+    with (
+        running(Gateway(tmp_path, settings, first_token_s=FIRST_TOKEN_S)) as process,
+        running_service(MODULE, behind, **QUICK),
+    ):
         yield process
 
 
@@ -132,3 +146,41 @@ async def test_a_bus_that_holds_everything_back_for_ten_seconds_delays_the_rollb
             while answers[-1:] != ["v1"]:
                 await asyncio.sleep(0.05)
         await assert_rolled_back_once(js)
+
+
+async def ask(gateway, model: str) -> tuple[int, str]:
+    """Return the status of a request, and the version that answered it or the code of its error."""
+    async with httpx.AsyncClient(base_url=gateway.base_url, headers=gateway.headers, timeout=20) as http:
+        answer = await http.post("/v1/completions", json={"model": model, "prompt": "x", "max_tokens": 2})
+    body = answer.json()
+    return answer.status_code, body["system_fingerprint"].split(".")[1] if answer.is_success else body["error"]["code"]
+
+
+async def test_a_triton_that_stands_still_ends_its_requests_by_their_limit_and_a_rollback_does_not_wait_for_it(
+    js, toy, gateway, standing_still
+):
+    relay, second = standing_still
+    await start(js, {**toy, 2: second}, gateway)
+    assert await ask(gateway, MODEL) == (200, "v2")
+    relay.hold()
+    began = asyncio.get_running_loop().time()
+    waiting = [asyncio.create_task(ask(gateway, MODEL)) for _ in range(CALLERS)]
+    assert await asyncio.gather(*waiting) == [(504, "no_first_token")] * CALLERS
+    assert asyncio.get_running_loop().time() - began < FIRST_TOKEN_S + 2
+    waiting = [asyncio.create_task(ask(gateway, f"{MODEL}@v2")) for _ in range(CALLERS)]
+    await publish(js, alert())
+    async with asyncio.timeout(5):
+        while (await ask(gateway, MODEL))[1] != "v1":
+            await asyncio.sleep(0.05)
+    assert {await ask(gateway, MODEL) for _ in range(20)} == {(200, "v1")}
+    assert await asyncio.gather(*waiting) == [(504, "no_first_token")] * CALLERS
+    await asyncio.sleep(max(0.0, began + 10 - asyncio.get_running_loop().time()))
+    await assert_rolled_back_once(js)
+    relay.release()
+    routes = Bucket(js, "routes", Route)
+    entry = await routes.get(MODEL)
+    await routes.update(MODEL, Route(model=MODEL, epoch=9, active=second, previous=toy[1]), entry.revision)
+    async with asyncio.timeout(5):
+        while await ask(gateway, MODEL) != (200, "v2"):
+            await asyncio.sleep(0.05)
+    assert {await ask(gateway, MODEL) for _ in range(20)} == {(200, "v2")}, "what is reachable again serves at once"
