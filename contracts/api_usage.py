@@ -5,17 +5,19 @@ from typing import Annotated, Final
 from pydantic import Field, StringConstraints
 
 from .stored import StoredRecord
-from .vocabulary import Contract
+from .vocabulary import Contract, ModelName
 
 DEMAND_PREFIX: Final = "slipway.gateway-demand.v1"
 """Subjects of demand reports are this, a dot, and the id of the gateway's process. No stream stores them."""
 MOST_ACCOUNTS: Final = 5_000
+MOST_MODELS: Final = 5_000
 TEAM_PREFIX: Final = "team-"
 """Beginning of the account that the usage of all keys of a team is counted in; no key has it."""
 
 Account = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,127}$")]
 Month = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$")]
 Count = Annotated[int, Field(ge=0, lt=2**60)]
+PerSecond = Annotated[float, Field(ge=0, le=1e9)]
 
 
 class MonthlyUsage(StoredRecord):
@@ -44,7 +46,10 @@ class DemandReport(Contract):
     Attributes:
         process: Its id, a new one at each start.
         demand: By account, requests per second, whether admitted or not; accounts without demand are left out.
+        traffic: By model, requests per second that its active version or its canary has answered or failed in
+            production. The monitor gets telemetry of each.
     """
 
     process: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,32}$")]
-    demand: Annotated[dict[Account, Annotated[float, Field(ge=0, le=1e9)]], Field(max_length=MOST_ACCOUNTS)] = {}
+    demand: Annotated[dict[Account, PerSecond], Field(max_length=MOST_ACCOUNTS)] = {}
+    traffic: Annotated[dict[ModelName, PerSecond], Field(max_length=MOST_MODELS)] = {}

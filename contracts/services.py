@@ -79,6 +79,7 @@ class ServiceContract:
     staging: tuple[type[Fact], ...] = field(default=(), metadata={"about": "what it reads of staging as well"})
     reads_records: tuple[str, ...] = field(default=(), metadata={"about": "KV buckets of others that it reads"})
     exchanges: tuple[str, ...] = field(default=(), metadata={"about": "subjects without a stream, among its replicas"})
+    hears: tuple[str, ...] = field(default=(), metadata={"about": "subjects without a stream that it only listens to"})
     answers: tuple[Exchange, ...] = field(default=(), metadata={"about": "requests of publishers that it answers"})
     looks_up: tuple[Stream, ...] = field(default=(), metadata={"about": "streams that it reads without a consumer"})
     trims: tuple[Stream, ...] = field(default=(), metadata={"about": "streams that it removes archived messages of"})
@@ -167,6 +168,8 @@ SERVICES: dict[str, ServiceContract] = {
             owns=("rollbacks", "drills", "staging-routes", "rollback-answers"),
             edits=("routes",),
             staging=(f.AlertRaised, f.AlertUpdated, f.InferenceBatch),
+            looks_up=(TELEMETRY,),
+            hears=(f"{DEMAND_PREFIX}.*",),
             calls=("triton", "gateway"),
         ),
         ServiceContract(

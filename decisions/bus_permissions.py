@@ -93,6 +93,7 @@ def service_permissions(service: ServiceContract) -> Permissions:
     publish += service.exchanges
     subscribed = (
         *service.exchanges,
+        *service.hears,
         *(each.filter for each in service.answers),
         *((LIVE,) if service.sees_progress else ()),
     )

@@ -191,6 +191,10 @@ class Callers:
             wait_s = seconds_to_next_month(self._clock.now()) if used >= budget.tokens else 1.0
             raise RequestRejected(errors.budget_used_up(budget.tokens, used, wait_s, budget.team))
 
+    def note_traffic(self, model: str) -> None:
+        """Note a request whose telemetry the monitor must get."""
+        self._shares.note_traffic(model)
+
     def is_sole_process(self) -> bool:
         """Return whether this process is known to be the only one that serves callers."""
         return self._shares.is_sole

@@ -248,6 +248,8 @@ class Endpoint:
         if rescue is not None:
             record = record.model_copy(update={"rescued_by": rescue.accepted.choice.served.target})
         self._dependencies.metrics.observe(record)
+        if record.environment == "production" and accepted.parsed.model == record.target.model:  # no pinned version
+            self._dependencies.callers.note_traffic(record.target.model)
         accepted.trace.end(record)
         if answer.retried:
             self._dependencies.metrics.retries.labels(record.environment).inc()

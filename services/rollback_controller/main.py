@@ -4,6 +4,7 @@ import asyncio
 
 from contracts.gateway_rollbacks import RollbackAnswer
 from services.rollback_controller.adapters.alerts import LoggedAlerts
+from services.rollback_controller.adapters.arrivals import StreamArrivals
 from services.rollback_controller.adapters.gateway import GatewayTraffic
 from services.rollback_controller.adapters.kv import KvDrills, KvRoutes, RecordedAnswers
 from services.rollback_controller.adapters.provenance import ProofsBySettings
@@ -15,8 +16,10 @@ from services.rollback_controller.metrics import RollbackMetrics
 from services.rollback_controller.settings import RollbackControllerSettings
 from services.rollback_controller.standby import StandbyProofs
 from services.rollback_controller.states import RollbackStates
+from services.rollback_controller.watching import Watching
 from shared.messaging.bus import Bus
 from shared.messaging.credentials import require_identity
+from shared.messaging.demand import follow_demand
 from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.records import RecordStore
 from shared.provenance.administrators import Administrators
@@ -74,8 +77,12 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
     sweeper = Sweeper("rollbacks", states.keys, controller.sweep, every_s=settings.sweep_s)
     standby = StandbyProofs(states, routes, proofs, clock)
     verifier = Sweeper("standbys", standby.keys, standby.sweep, every_s=settings.standby_sweep_s)
+    watching = Watching(states, routes, StreamArrivals(lambda: bus.js), clock, settings.watch_limits)
+    watcher = Sweeper("watched models", watching.keys, watching.sweep, every_s=settings.watch_sweep_s)
+    background = [sweeper.run, verifier.run, watcher.run, lambda: routes.follow(bus.client)]
     try:
-        await serve(bus, connection, background=[sweeper.run, verifier.run, lambda: routes.follow(bus.client)])
+        await follow_demand(bus.client, watching.take_report)
+        await serve(bus, connection, background=background)
     finally:
         await channels.close()
 

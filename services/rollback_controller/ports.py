@@ -10,6 +10,7 @@ from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Digest, Environment
 from decisions.probed import ProbedAnswer
 from decisions.provenance import Problem
+from services.rollback_controller.domain.record import Unseen
 from shared.messaging.bus import Emit
 from shared.storage.kv import Entry
 
@@ -52,6 +53,13 @@ class Alerts(Protocol):
 
     async def last_route_change(self, environment: Environment, model: str) -> int:
         """Return the sequence number in the log of the last `deployment.changed`; 0 if there is none."""
+
+
+class Arrivals(Protocol):
+    """What arrives on the bus about a model of production."""
+
+    async def last(self, kind: Unseen, model: str) -> int:
+        """Return the sequence number of the last message of a kind; 0 without one. Raise Transient without a bus."""
 
 
 class Proofs(Protocol):

@@ -7,6 +7,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from decisions.rollback import Guard
+from services.rollback_controller.domain.blindness import Limits
 from services.rollback_controller.domain.decision import Rules
 from services.rollback_controller.rehearsal import Pace
 
@@ -47,6 +48,12 @@ class RollbackControllerSettings(BaseSettings):
     """Models that drills may run on in production, with commas between; `*` for all. In staging they always may."""
     standby_sweep_s: Seconds = 5.0
     """Seconds between two looks at whether the version to roll back to is proven."""
+    watch_sweep_s: Seconds = 5.0
+    """Seconds between two looks at whether what production answers is watched."""
+    telemetry_silent_s: Seconds = 60.0
+    """How long a model may answer requests without telemetry until an alert `blind` is raised."""
+    monitor_silent_s: Seconds = 150.0
+    """The same without a window of the monitor: more than two of its windows and its `MONITOR_LATENESS_S` take."""
     rehearsal_rps: Annotated[float, Field(gt=0, le=100)] = 4.0
     """Requests per second of a rehearsal."""
     rehearsal_tokens: Annotated[int, Field(ge=1, le=512)] = 4
@@ -72,6 +79,11 @@ class RollbackControllerSettings(BaseSettings):
             verify_requests=self.verify_requests,
             verify_s=self.verify_s,
         )
+
+    @property
+    def watch_limits(self) -> Limits:
+        """How long production may go unwatched."""
+        return Limits(self.telemetry_silent_s, self.monitor_silent_s)
 
     @property
     def pace(self) -> Pace:

@@ -15,6 +15,7 @@ SHARED = {
         "bus",
         "credentials",
         "delivery",
+        "demand",
         "event_log",
         "event_traces",
         "events",

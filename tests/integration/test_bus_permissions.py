@@ -26,9 +26,9 @@ from contracts.services import (
 from contracts.uploads import UPLOADS
 from contracts.vocabulary import canonical_json
 from deploy.identity.key_folder import KeyFolder
-from services.gateway.adapters.bus import read_demand
 from shared.errors import Permanent
 from shared.messaging import credentials
+from shared.messaging.demand import read_demand
 from shared.messaging.events import parse_event
 from shared.messaging.provision import provision
 from shared.runtime.settings import Connection

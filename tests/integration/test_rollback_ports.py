@@ -4,7 +4,9 @@ import asyncio
 
 import pytest
 
+from contracts.facts import InferenceBatch, WindowSummarised
 from services.rollback_controller.adapters.alerts import LoggedAlerts
+from services.rollback_controller.adapters.arrivals import StreamArrivals
 from services.rollback_controller.adapters.gateway import GatewayTraffic
 from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
 from services.rollback_controller.adapters.triton import TritonProbe
@@ -15,6 +17,7 @@ from testbed import factories as f
 from testbed.gateway import load_toy
 from tests.kit.conformance_rollback import (
     AlertsConformance,
+    ArrivalsConformance,
     DrillsConformance,
     ProbeConformance,
     RoutesConformance,
@@ -57,6 +60,17 @@ class TestLoggedAlerts(AlertsConformance):
     async def store(self, event):
         await publish_event(self.js, event)
         return (await self.js.stream_info("SLIPWAY_EVENTS")).state.last_seq
+
+
+class TestStreamArrivals(ArrivalsConformance):
+    @pytest.fixture
+    def arrivals(self, js):
+        self.js = js
+        return StreamArrivals(lambda: js)
+
+    async def arrive(self, kind, model):
+        fact = {"telemetry": InferenceBatch, "windows": WindowSummarised}[kind]
+        await self.js.publish(f"{fact.TYPE}.{model}.somebody", b"{}")
 
 
 class TestTritonProbe(ProbeConformance):

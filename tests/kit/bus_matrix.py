@@ -156,7 +156,7 @@ def expected_of_member(name):
 
 def subscribed_by(service):
     """What a service subscribes to without a stream."""
-    return (*service.exchanges, *(each.filter for each in service.answers))
+    return (*service.exchanges, *service.hears, *(each.filter for each in service.answers))
 
 
 def expected_reads(name):

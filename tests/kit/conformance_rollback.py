@@ -111,6 +111,22 @@ class AlertsConformance:
         assert await alerts.last_route_change("staging", f.MODEL) == last
 
 
+class ArrivalsConformance:
+    """Needs the fixture `arrivals` (Arrivals, of which nothing has come) and the method `arrive(kind, model)`."""
+
+    async def test_the_last_message_is_known_by_kind_and_model(self, arrivals):
+        assert await arrivals.last("telemetry", f.MODEL) == 0
+        await self.arrive("telemetry", f.MODEL)
+        first = await arrivals.last("telemetry", f.MODEL)
+        assert first > 0
+        await self.arrive("windows", f.MODEL)
+        await self.arrive("telemetry", "another")
+        assert await arrivals.last("telemetry", f.MODEL) == first
+        assert await arrivals.last("windows", "another") == 0
+        await self.arrive("telemetry", f.MODEL)
+        assert await arrivals.last("telemetry", f.MODEL) > first
+
+
 def about(kind, name, *, model=f.MODEL, environment="production"):
     """Return an event about an alert of that name, or about a route."""
     fact = f.fact(kind) if kind is DeploymentChanged else f.fact(kind, alert_id=name)

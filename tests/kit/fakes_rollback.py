@@ -158,6 +158,24 @@ class FakeLog:
         return [event.data for event in events if isinstance(event.data, kind) and event.environment == environment]
 
 
+class FakeArrivals:
+    """The last messages of telemetry and windows (port `Arrivals`)."""
+
+    def __init__(self) -> None:
+        self.sequences: dict[tuple[str, str], int] = {}
+        self.lost = False
+
+    def arrive(self, kind: str, model: str) -> None:
+        """Let a message arrive."""
+        self.sequences[kind, model] = 1 + max(self.sequences.values(), default=0)
+
+    async def last(self, kind: str, model: str) -> int:
+        """Return the sequence number of the last message of a kind; 0 without one."""
+        if self.lost:
+            raise Transient("bus_unavailable", "The message bus does not answer: lost.")
+        return self.sequences.get((kind, model), 0)
+
+
 class FakeRoutes:
     """Routes of production and staging under compare-and-set."""
 

@@ -4,11 +4,9 @@ import asyncio
 
 import nats.errors
 import structlog
-from nats.aio.msg import Msg
 from nats.js.errors import NotFoundError
-from pydantic import ValidationError
 
-from contracts.api_usage import DEMAND_PREFIX, DemandReport, MonthlyUsage
+from contracts.api_usage import DEMAND_PREFIX, MonthlyUsage
 from contracts.envelope import derived_id
 from contracts.facts import InferenceBatch, RollbackReported
 from contracts.gateway_rollbacks import RollbackAnswer
@@ -18,6 +16,7 @@ from services.gateway.budgets import Budgets
 from services.gateway.shares import Shares
 from shared.errors import Permanent, SlipwayError, Transient
 from shared.messaging.bus import Bus, Emit, publish_event
+from shared.messaging.demand import follow_demand
 from shared.runtime.service import connect_with_retries
 from shared.storage.kv import Bucket, Conflict, M, OnChange, OnSnapshot
 
@@ -121,13 +120,8 @@ class BusConnection:
         """Publish the demand here to the other processes, about every second, and take their reports, for ever."""
         await self._has_connected.wait()
 
-        async def take(message: Msg) -> None:
-            report = read_demand(message)
-            if report is not None:
-                shares.take_report(report)
-
         client = self._bus.client
-        await client.subscribe(f"{DEMAND_PREFIX}.*", cb=take)
+        await follow_demand(client, shares.take_report)
         while True:
             await asyncio.sleep(_EVERY_S)
             report = shares.report()
@@ -180,20 +174,6 @@ class BusConnection:
         """Disconnect from the bus."""
         if self._has_connected.is_set():
             await self._bus.broker.stop()
-
-
-def read_demand(message: Msg) -> DemandReport | None:
-    """Return a report of demand as its process published it; None for anything else that arrives among them.
-
-    The server sends consumers' messages and answers wherever a client wants: the former keep their own subject, the
-    latter have headers or another form. Only gateways may publish under the subjects of reports.
-    """
-    try:
-        report = DemandReport.model_validate_json(message.data)
-    except ValidationError:
-        return None
-    is_published = message.subject == f"{DEMAND_PREFIX}.{report.process}" and not message.reply and not message.headers
-    return report if is_published else None
 
 
 async def _record(records: Bucket[MonthlyUsage], budgets: Budgets, account: str, tokens: int, requests: int) -> None:

@@ -77,6 +77,24 @@ class StandbyVerdict(Contract):
     raised_at: Instant | None = None
 
 
+Unseen = Literal["telemetry", "windows"]
+"""What does not arrive though requests are answered: their telemetry, or what the monitor makes of it."""
+
+
+class OpenBlindness(Contract):
+    """An open alert that a model is not watched.
+
+    Attributes:
+        unseen: What does not arrive.
+        sequence: The sequence number of the last message of that kind when the alert was raised; 0 without one.
+    """
+
+    target: Target
+    unseen: Unseen
+    sequence: int
+    raised_at: Instant
+
+
 class RollbackState(OutboxRecord):
     """Everything about one model in one environment.
 
@@ -88,9 +106,10 @@ class RollbackState(OutboxRecord):
         rehearsing: The trigger under rehearsal: alerts of other triggers start nothing in staging meanwhile.
         rehearsing_since: The sequence number in the log from which on alerts belong to this rehearsal.
         standby: The verdict on the target that production can be rolled back to; None without one.
+        blind: The alert that production is not watched; None while it is.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 13
+    SCHEMA_VERSION: ClassVar[int] = 14
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: unchanged,
         2: unchanged,
@@ -104,6 +123,7 @@ class RollbackState(OutboxRecord):
         10: unchanged,
         11: unchanged,
         12: unchanged,
+        13: unchanged,
     }
 
     model: ModelName
@@ -116,6 +136,7 @@ class RollbackState(OutboxRecord):
     rehearsing: str = ""
     rehearsing_since: int = 0
     standby: StandbyVerdict | None = None
+    blind: OpenBlindness | None = None
 
     def trigger(self, target: Target, name: str | None) -> Trigger | None:
         """Return the declared trigger of a target's version by name."""

@@ -98,6 +98,19 @@ async def test_a_canary_gets_its_share_and_is_labelled():
     assert all(record.canary == (record.target.version == 8) for record in world.records)
 
 
+async def test_requests_whose_telemetry_is_due_are_reported_by_model():
+    world = World(only_active())
+    assert world.shares.report().traffic == {}
+    for changes in ({}, {"stream": True}, {"model": f"{MODEL}@v7"}, {"model": "nobody"}, {"n": 3000}):
+        await world.chat(**changes)
+    await world.chat({"x-slipway-environment": "staging"})
+    assert world.shares.report().traffic == {MODEL: 1.0}, "two, and half of a second counts as much as what was before"
+    seconds = 0
+    while world.shares.report().traffic:
+        seconds += 1
+    assert 5 <= seconds < 15, "a request counts for some seconds, so that a gap is one"
+
+
 async def test_a_failure_before_the_first_token_goes_to_the_next_endpoint_of_the_same_target():
     engine = FakeEngine(failures={"a:1": [DEAD, DEAD], "b:1": []})
     world = World(only_active(endpoints=("a:1", "b:1")), engine=engine)

@@ -5,12 +5,13 @@ import pytest
 from testbed import factories as f
 from tests.kit.conformance_rollback import (
     AlertsConformance,
+    ArrivalsConformance,
     DrillsConformance,
     ProbeConformance,
     RoutesConformance,
     TrafficConformance,
 )
-from tests.kit.fakes_rollback import FakeDrills, FakeLog, FakeProbe, FakeRoutes, FakeTraffic
+from tests.kit.fakes_rollback import FakeArrivals, FakeDrills, FakeLog, FakeProbe, FakeRoutes, FakeTraffic
 from tests.kit.virtual_time import VirtualClock, VirtualTimePolicy
 
 
@@ -39,6 +40,16 @@ class TestFakeLog(AlertsConformance):
 
     async def store(self, event):
         return self.log.append(event).sequence
+
+
+class TestFakeArrivals(ArrivalsConformance):
+    @pytest.fixture
+    def arrivals(self):
+        self.fake = FakeArrivals()
+        return self.fake
+
+    async def arrive(self, kind, model):
+        self.fake.arrive(kind, model)
 
 
 class TestFakeProbe(ProbeConformance):

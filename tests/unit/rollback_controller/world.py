@@ -15,6 +15,7 @@ from services.rollback_controller.domain.record import RollbackState
 from services.rollback_controller.settings import RollbackControllerSettings
 from services.rollback_controller.standby import StandbyProofs
 from services.rollback_controller.states import RollbackStates
+from services.rollback_controller.watching import Watching
 from shared.messaging.records import RecordStore
 from shared.provenance.administrators import Administrators
 from shared.runtime.sweeper import Sweeper
@@ -49,6 +50,9 @@ class World:
         self.traffic = FakeTraffic()
         self.proofs = FakeProofs()
         self.verifies_standby = False
+        self.watches = []
+        """What arrives, for each process that notices when nobody watches."""
+        self.watching = []
         self.answers = MemoryBucket()
         self.administrators = Administrators(None)
         self.teams = ()
@@ -93,6 +97,11 @@ class World:
         if self.verifies_standby:  # not where each step of a process is counted
             standby = StandbyProofs(states, self.routes, self.proofs, self.clock)
             life.spawn(Sweeper("standbys", standby.keys, standby.sweep, every_s=self.settings.standby_sweep_s).run())
+        limits = self.settings.watch_limits
+        self.watching = [Watching(states, self.routes, arrivals, self.clock, limits) for arrivals in self.watches]
+        for watching in self.watching:
+            every_s = self.settings.watch_sweep_s
+            life.spawn(Sweeper("watched models", watching.keys, watching.sweep, every_s=every_s).run())
         life.spawn(Sweeper("rollbacks", states.keys, self.controller.sweep, every_s=self.settings.sweep_s).run())
         self.bus.start()
         return life

@@ -1,0 +1,160 @@
+"""Whether production is watched: telemetry of it arrives, and the monitor makes windows of that. Pure.
+
+The monitor cannot say that it is silent, so this is found here. All times are monotonic seconds of this process; the
+sequence numbers of messages say whether anything new arrived, so that no clock is compared with another one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from contracts.facts import AlertRaised, AlertResolved
+from contracts.records import outbox_entry
+from contracts.vocabulary import Target
+from services.rollback_controller.domain.record import OpenBlindness, RollbackState, Unseen
+
+GAP_S: Final = 10.0
+"""Traffic that is interrupted for longer begins anew. Gateways report about every second, for some seconds after a
+request."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long traffic may last without telemetry, and telemetry without a window of the monitor, in seconds."""
+
+    telemetry_s: float = 60.0
+    windows_s: float = 150.0
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Since when, without a gap, requests of a model are reported, and when the last report came."""
+
+    since_s: float
+    last_s: float
+
+    def goes_on(self, now_s: float) -> bool:
+        """Return whether the last report is new enough."""
+        return now_s - self.last_s <= GAP_S
+
+    def lasts_s(self, now_s: float) -> float:
+        """Return for how long traffic has lasted; 0 if it has ended."""
+        return now_s - self.since_s if self.goes_on(now_s) else 0.0
+
+
+def note_traffic(traffic: Mapping[str, Traffic], reported: Mapping[str, float], now_s: float) -> dict[str, Traffic]:
+    """Return the traffic by model after a report of one gateway; models without any for a while are left out."""
+    after = {model: known for model, known in traffic.items() if known.goes_on(now_s)}
+    for model, per_second in reported.items():
+        if per_second > 0.0:
+            known = after.get(model)
+            after[model] = Traffic(now_s if known is None else known.since_s, now_s)
+    return after
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """The last message of a kind, by its sequence number, and when this process first saw it."""
+
+    sequence: int
+    seen_s: float
+
+    def note(self, sequence: int, now_s: float) -> "Arrived":
+        """Return this with the last message as it is now; one that was removed for its age is no arrival."""
+        return self if sequence in (0, self.sequence) else replace(self, sequence=sequence, seen_s=now_s)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one process sees of a model now.
+
+    Attributes:
+        now_s: The time, monotonic.
+        lasts_s: For how long traffic has lasted.
+        known_s: For how long this process has listened: only then does it know that there is no traffic.
+        arrived: The last messages.
+    """
+
+    now_s: float
+    lasts_s: float
+    known_s: float
+    arrived: Mapping[Unseen, Arrived]
+
+    def silent_s(self, kind: Unseen) -> float:
+        """Return for how long nothing of a kind arrived while traffic lasted."""
+        return min(self.lasts_s, self.now_s - self.arrived[kind].seen_s)
+
+
+def find_unseen(seen: Seen, limits: Limits) -> Unseen | None:
+    """Return what has not arrived for too long, while traffic lasted; None if the model is watched."""
+    if seen.silent_s("telemetry") >= limits.telemetry_s:
+        return "telemetry"
+    return "windows" if seen.silent_s("windows") >= limits.windows_s else None
+
+
+def assess(state: RollbackState, target: Target | None, seen: Seen, now: datetime, limits: Limits) -> RollbackState:
+    """Return the record with an alert that a model is not watched, or without one that has ended.
+
+    `target` is the active one; None if nothing of the model serves.
+    """
+    before = state.blind
+    if before is not None:
+        why = _why_ended(before, target, seen, limits)
+        if why is None:
+            return state
+        return _publish(state, before, "resolved", why, now).model_copy(update={"blind": None})
+    unseen = find_unseen(seen, limits) if target is not None else None
+    if unseen is None or target is None:
+        return state
+    raised = OpenBlindness(target=target, unseen=unseen, sequence=seen.arrived[unseen].sequence, raised_at=now)
+    return _publish(state, raised, "raised", _describe(raised, limits), now).model_copy(update={"blind": raised})
+
+
+def _why_ended(before: OpenBlindness, target: Target | None, seen: Seen, limits: Limits) -> str | None:
+    """Return why an alert has ended; None if it goes on."""
+    if seen.arrived[before.unseen].sequence not in (0, before.sequence):
+        what = "Telemetry arrives" if before.unseen == "telemetry" else "The monitor summarises windows"
+        return f"{what} again."
+    if target is None:
+        return "Nothing of the model serves any more."
+    if not seen.lasts_s and seen.known_s >= limits.telemetry_s:
+        return "No requests come any more."
+    return None
+
+
+def _describe(alert: OpenBlindness, limits: Limits) -> str:
+    if alert.unseen == "telemetry":
+        return (
+            f"Gateways answer requests of {alert.target.model}, and no telemetry of them has arrived for "
+            f"{limits.telemetry_s:g} s: no trigger is watched."
+        )
+    return (
+        f"Telemetry of {alert.target.model} arrives, and the monitor has summarised no window of it for "
+        f"{limits.windows_s:g} s: it does not run, or it does not follow. No trigger is watched."
+    )
+
+
+def _publish(
+    state: RollbackState, about: OpenBlindness, change: Literal["raised", "resolved"], message: str, now: datetime
+) -> RollbackState:
+    fields: dict[str, Any] = {
+        "alert_id": f"blind-{about.unseen}-{about.target.model}-{about.raised_at.isoformat()}",
+        "kind": "blind",
+        "severity": "critical",
+        "target": about.target,
+        "runbook": "docs/runbooks/blind.md",
+        "raised_at": about.raised_at,
+        "message": message,
+    }
+    fact = AlertRaised(**fields) if change == "raised" else AlertResolved(**fields)
+    entry = outbox_entry(
+        fact,
+        model=state.model,
+        environment=state.environment,
+        cause_id=None,
+        id=f"{fact.alert_id}-{change}",
+        correlation_id=fact.alert_id,
+        decided_at=now,
+    )
+    return state.model_copy(update={"outbox": (*state.outbox, entry)})

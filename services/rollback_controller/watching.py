@@ -1,0 +1,76 @@
+"""Notices that production is not watched: no telemetry arrives, or the monitor makes nothing of it."""
+
+from contracts.api_usage import DemandReport
+from contracts.vocabulary import Environment
+from services.rollback_controller.domain import blindness
+from services.rollback_controller.domain.blindness import Arrived, Limits, Seen, Traffic
+from services.rollback_controller.domain.record import Unseen
+from services.rollback_controller.ports import Arrivals, Routes
+from services.rollback_controller.states import RollbackStates
+from shared.errors import SlipwayError
+from shared.runtime.clock import Clock
+
+
+class Watching:
+    """Compares what gateways report to answer with what arrives on the bus.
+
+    Each process hears all reports. Those that decide the same at the same time write it into one record, once.
+    """
+
+    def __init__(
+        self, states: RollbackStates, routes: Routes, arrivals: Arrivals, clock: Clock, limits: Limits
+    ) -> None:
+        self._states = states
+        self._routes = routes
+        self._arrivals = arrivals
+        self._clock = clock
+        self._limits = limits
+        self._began_s = clock.monotonic()
+        self._traffic: dict[str, Traffic] = {}
+        self._arrived: dict[tuple[str, Unseen], Arrived] = {}
+
+    def take_report(self, report: DemandReport) -> None:
+        """Note what a gateway reports to answer."""
+        self._traffic = blindness.note_traffic(self._traffic, report.traffic, self._clock.monotonic())
+
+    async def keys(self) -> list[tuple[Environment, str]]:
+        """Return the records of production."""
+        return [key for key in await self._states.keys() if key[0] == "production"]
+
+    async def sweep(self, key: tuple[Environment, str]) -> None:
+        """Raise or resolve the alert about one model. While the bus does not answer nothing is known."""
+        environment, model = key
+        try:
+            arrived = {kind: await self._look(model, kind) for kind in _KINDS}
+            entry = await self._routes.get(environment, model)
+            state = await self._states.read(environment, model)
+        except SlipwayError:
+            self._forget(model)
+            raise
+        route = entry.value if entry is not None else None
+        active = route.active.target if route is not None and route.active is not None else None
+        now_s, now = self._clock.monotonic(), self._clock.now()
+        traffic = self._traffic.get(model)
+        lasts_s = traffic.lasts_s(now_s) if traffic is not None else 0.0
+        seen = Seen(now_s, lasts_s, now_s - self._began_s, arrived)
+        if state.blind is None and blindness.find_unseen(seen, self._limits) is None:
+            return
+        await self._states.transact(
+            environment, model, lambda state: blindness.assess(state, active, seen, now, self._limits)
+        )
+
+    async def _look(self, model: str, kind: Unseen) -> Arrived:
+        sequence, now_s = await self._arrivals.last(kind, model), self._clock.monotonic()
+        before = self._arrived.get((model, kind))
+        after = Arrived(sequence, now_s) if before is None else before.note(sequence, now_s)
+        self._arrived[model, kind] = after
+        return after
+
+    def _forget(self, model: str) -> None:
+        """Measure silence anew, after a time in which nothing could be seen."""
+        self._traffic.pop(model, None)
+        for kind in _KINDS:
+            self._arrived.pop((model, kind), None)
+
+
+_KINDS: tuple[Unseen, ...] = ("telemetry", "windows")
