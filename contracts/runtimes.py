@@ -21,13 +21,16 @@ class RunningTarget(Contract):
 
 
 class FleetRuntime(Contract):
-    """A runtime of a fleet: the endpoint that serves it, and its targets.
+    """An endpoint of a fleet that serves a runtime, and its targets; a runtime may have several.
 
     Attributes:
         name: `default`, or the name that serving settings use.
         endpoint: How gateways reach it, `host:port`.
         answers: Whether it answered when it was last asked.
         runtime: Engine, server and digest; None if not known.
+        endpoint_name: What server-manager calls the endpoint; empty in records of an earlier release.
+        reserved_bytes: What its targets reserve.
+        memory_budget_bytes: What they may reserve, alone or with other endpoints; 0 if not known.
     """
 
     name: str
@@ -35,9 +38,12 @@ class FleetRuntime(Contract):
     answers: bool
     runtime: Runtime | None = None
     targets: tuple[RunningTarget, ...] = ()
+    endpoint_name: str = ""
+    reserved_bytes: int = 0
+    memory_budget_bytes: int = 0
 
 
 class FleetRuntimes(Contract):
-    """All runtimes of a fleet."""
+    """All endpoints of a fleet, those of the default runtime among them."""
 
     runtimes: tuple[FleetRuntime, ...] = ()

@@ -193,8 +193,8 @@ class Stack:
         return self._run(read_routes(find_stack(self.state)))[model].model_dump(mode="json")
 
     def runtimes(self) -> dict[str, FleetRuntime]:
-        """Return the runtimes of the fleet by name, as the server-manager last saw them."""
-        return {runtime.name: runtime for runtime in self._run(read_runtimes(find_stack(self.state)))}
+        """Return the endpoints of the fleet; the first one of a runtime has its name."""
+        return {each.endpoint_name or each.name: each for each in self._run(read_runtimes(find_stack(self.state)))}
 
     def publish_as(self, identity: str, *events: Event[Any]) -> None:
         """Publish events with the key of an identity."""

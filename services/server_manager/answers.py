@@ -21,7 +21,7 @@ from contracts.records import OutboxEntry, outbox_entry
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Deployable, Runtime
 from decisions.route_edits import Changed, Edit, EditRefused, promote
-from decisions.runtimes import runtime_name, why_no_runtime
+from decisions.runtimes import why_no_runtime
 from services.server_manager.domain import staging
 from services.server_manager.domain.alerts import AlertChange
 from services.server_manager.domain.answer_types import (
@@ -58,6 +58,7 @@ class Answers:
         limits: Limits,
         token: Callable[[str], str],
         ran_by: Callable[[str], Runtime | None],
+        endpoint_of: Callable[[Deployable], str],
     ) -> None:
         self._engines = engines
         self._artifacts = artifacts
@@ -67,6 +68,7 @@ class Answers:
         self._limits = limits
         self._token = token
         self._ran_by = ran_by
+        self._endpoint_of = endpoint_of
         self._edited: set[str] = set()
         """Orders whose route was edited, and whose answer was not written yet."""
 
@@ -202,10 +204,10 @@ class Answers:
 
     async def _served(self, deployable: Deployable) -> ServedTarget:
         description = await self._artifacts.describe(deployable)
-        missing = why_no_runtime(deployable.serving, self._engines)
+        missing = why_no_runtime(deployable.serving, self._limits.runtimes)
         if missing is not None:
             raise Permanent("runtime_unknown", missing)
-        engine = self._engines[runtime_name(deployable.serving)]
+        engine = self._engines[self._endpoint_of(deployable)]
         return ServedTarget(
             target=deployable.target,
             manifest=deployable.manifest,

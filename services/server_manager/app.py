@@ -47,7 +47,7 @@ def build(
     Waiting lives in the record, not in unacknowledged messages: a fact is acknowledged as soon as its order is
     written.
     """
-    limits = replace(settings.limits, hardware=hardware, runtimes=frozenset(settings.endpoints))
+    limits = replace(settings.limits, hardware=hardware)
     manager = Manager(
         engines=engines,
         view=view,

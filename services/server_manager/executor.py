@@ -9,8 +9,7 @@ import structlog
 from contracts.codes import Code
 from contracts.runtimes import DEFAULT_RUNTIME
 from contracts.vocabulary import Deployable, Digest, Runtime
-from decisions.runtimes import runtime_name
-from services.server_manager.domain.reconcile import BUSY, Action, Held, Limits, Phase
+from services.server_manager.domain.reconcile import BUSY, Action, Held, Limits, Phase, home_of
 from services.server_manager.domain.records import target_of
 from services.server_manager.ports import (
     AgentSilent,
@@ -31,7 +30,7 @@ SUSPICIONS = 2
 
 @dataclass
 class TargetState:
-    """One target: its phase, since when (monotonic seconds), and the runtime whose engine holds it."""
+    """One target: its phase, since when (monotonic seconds), and the endpoint that holds it."""
 
     digest: Digest
     memory_bytes: int
@@ -45,7 +44,7 @@ class TargetState:
     probed: float | None = None
     unneeded: float | None = None
     token: str = ""
-    runtime: str = DEFAULT_RUNTIME
+    endpoint: str = DEFAULT_RUNTIME
     ran_by: Runtime | None = None
     work: asyncio.Task[None] | None = field(default=None, repr=False)
 
@@ -79,9 +78,9 @@ class Executor:
 
     @property
     def known(self) -> frozenset[str]:
-        """Return the runtimes whose engine has listed what it holds since the start or the last `stop`.
+        """Return the endpoints that have listed what they hold since the start or the last `stop`.
 
-        Before that `held` has nothing of it whatever it serves, and nothing may be begun on it.
+        Before that `held` has nothing of one whatever it serves, and nothing may be begun on it.
         """
         return self._known
 
@@ -101,7 +100,7 @@ class Executor:
                 since_probe_s=float("inf") if state.probed is None else now - state.probed,
                 unneeded_s=None if state.unneeded is None else now - state.unneeded,
                 probing=state.work is not None,
-                runtime=state.runtime,
+                endpoint=state.endpoint,
                 ran_by=state.ran_by,
             )
             for name, state in self._targets.items()
@@ -126,31 +125,34 @@ class Executor:
             elif state.unneeded is None:
                 state.unneeded = now
 
-    def note_index(self, runtime: str, index: Mapping[str, Indexed], asked_at: float) -> None:
-        """Take over what the engine of a runtime says it holds. READY means only that it may be probed.
+    def note_index(self, endpoint: str, index: Mapping[str, Indexed], asked_at: float) -> None:
+        """Take over what an endpoint says it holds. READY means only that it may be probed.
 
         Models that are no targets are another's and stay as they are.
 
         Args:
-            runtime: the runtime.
-            index: its engine's answer.
+            endpoint: its name.
+            index: its answer.
             asked_at: monotonic time of the question; what changed since then is not judged by the answer.
         """
-        self._known |= {runtime}
+        self._known |= {endpoint}
         for name, state in list(self._targets.items()):
             there = (name in index and index[name].ready) or state.since >= asked_at
-            if state.runtime == runtime and state.work is None and not there and state.phase is not Phase.FAILED:
+            if state.endpoint == endpoint and state.work is None and not there and state.phase is not Phase.FAILED:
                 self._log.warning("target is gone from the engine", target=name, phase=state.phase)
                 del self._targets[name]
         for name, entry in index.items():
             if entry.ready and name not in self._targets and target_of(name) is not None:
                 digest, now = entry.digest or "sha256:" + "0" * 64, self._clock.monotonic()
                 self._targets[name] = TargetState(
-                    digest, entry.memory_bytes, Phase.UNPROVEN, now, runtime=runtime, ran_by=entry.runtime
+                    digest, entry.memory_bytes, Phase.UNPROVEN, now, endpoint=endpoint, ran_by=entry.runtime
                 )
 
-    def start(self, action: Action) -> None:
-        """Begin an action; it continues by itself, and `on_change` is called when it ends."""
+    def start(self, action: Action, homes: Mapping[str, str] | None = None) -> None:
+        """Begin an action; it continues by itself, and `on_change` is called when it ends.
+
+        `homes` has the endpoint of each target that is to be loaded, by name.
+        """
         state = self._targets.get(action.name)
         if state is not None and state.work is not None:
             return
@@ -163,8 +165,9 @@ class Executor:
         elif action.deployable is not None:
             replaces = state is not None and state.digest != action.deployable.manifest.digest
             needed = Extent.ALL if replaces else Extent.RECYCLE
-            holder = state.runtime if state is not None and action.kind == "heal" else None
+            holder = state.endpoint if state is not None and action.kind == "heal" else None
             state = self._prepare(action.name, action.deployable, state)
+            state.endpoint = home_of(action.deployable, homes or {})
             work = self._load(action.name, action.deployable, state, needed, holder)
         else:
             return
@@ -195,7 +198,7 @@ class Executor:
         digest = deployable.manifest.digest
         if state is None or state.digest != digest:
             state = self._targets[name] = TargetState(digest, memory, Phase.LOADING, self._clock.monotonic())
-        state.memory_bytes, state.runtime = memory, runtime_name(deployable.serving)
+        state.memory_bytes = memory
         self._enter(state, Phase.LOADING)
         return state
 
@@ -234,10 +237,10 @@ class Executor:
     async def _load(
         self, name: str, deployable: Deployable, state: TargetState, needed: Extent, holder: str | None
     ) -> None:
-        """Load a target; unload it first if it is to be healed: `holder` is the runtime that has it."""
+        """Load a target; unload it first if it is to be healed: `holder` is the endpoint that has it."""
         began = self._clock.monotonic()
-        engine = self._engines[state.runtime]
-        self._log.info("loading", target=name, heal=holder is not None, runtime=state.runtime)
+        engine = self._engines[state.endpoint]
+        self._log.info("loading", target=name, heal=holder is not None, endpoint=state.endpoint)
         try:
             folder = await self._artifacts.materialise(deployable)
             if holder is not None:
@@ -276,7 +279,7 @@ class Executor:
         state.code, state.reason, state.hopeless = known.code, known.reason, isinstance(known, Permanent)
         self._enter(state, Phase.FAILED)
         try:
-            await self._engines[state.runtime].unload(name, permit=self._permission(Extent.ALL))
+            await self._engines[state.endpoint].unload(name, permit=self._permission(Extent.ALL))
         except LeaseLost as lost:
             self._put_off(name, state, lost)
         except SlipwayError as also:
@@ -284,7 +287,7 @@ class Executor:
 
     async def _probe(self, name: str, state: TargetState) -> None:
         try:
-            state.token = await self._engines[state.runtime].probe(name, self._probe_s)
+            state.token = await self._engines[state.endpoint].probe(name, self._probe_s)
         except Exception as error:  # noqa: BLE001 - every failure of a probe is a state of the target
             self._probe_failed(name, state, _as_ours(error))
         else:
@@ -306,7 +309,7 @@ class Executor:
     async def _unload(self, name: str, state: TargetState, before: Phase) -> None:
         """Unload a target. One whose engine's agent is away stays what it was before: it still takes its memory."""
         try:
-            await self._engines[state.runtime].unload(name, permit=self._permission(Extent.ALL))
+            await self._engines[state.endpoint].unload(name, permit=self._permission(Extent.ALL))
             self._check_after(name)
         except LeaseLost as error:
             self._put_off(name, state, error)

@@ -18,7 +18,7 @@ NoteIndex = Callable[[str, Mapping[str, Indexed], float], None]
 
 
 class Indexes:
-    """The indexes of a fleet's engines, by the name of their runtime."""
+    """The indexes of a fleet's engines, by the name of their endpoint."""
 
     def __init__(self, engines: Engines, clock: Clock, note: NoteIndex) -> None:
         """Set up the questions.
@@ -26,7 +26,7 @@ class Indexes:
         Args:
             engines: the engines.
             clock: measures how long an engine is silent.
-            note: called with each index: its runtime, the index, and the monotonic time of the question.
+            note: called with each index: its endpoint, the index, and the monotonic time of the question.
         """
         self._engines = engines
         self._clock = clock
@@ -44,7 +44,7 @@ class Indexes:
         return frozenset().union(*self._listed.values())
 
     async def ask(self) -> frozenset[str]:
-        """Ask all engines; return the runtimes of those that answered."""
+        """Ask all engines; return the endpoints of those that answered."""
         self._listed = {}
         for name, engine in self._engines.items():
             if name not in self._asked:
@@ -61,19 +61,19 @@ class Indexes:
         """Take over the answer of an engine; return whether there is one."""
         task, asked_at = self._asked[name]
         if not task.done():
-            self._log.warning("the engine does not answer", runtime=name, reason="it is still being waited for")
+            self._log.warning("the engine does not answer", endpoint=name, reason="it is still being waited for")
             return False
         del self._asked[name]
         try:
             index = task.result()
         except LeaseLost as error:
-            self._log.warning("the engine lists nothing for this process", runtime=name, why=str(error))
+            self._log.warning("the engine lists nothing for this process", endpoint=name, why=str(error))
             return False
         except SlipwayError as error:
-            self._log.warning("the engine does not answer", runtime=name, code=error.code, reason=error.reason)
+            self._log.warning("the engine does not answer", endpoint=name, code=error.code, reason=error.reason)
             return False
         except Exception:  # noqa: BLE001 - whatever one engine does must not stop the others
-            self._log.exception("the engine failed in an unknown way", runtime=name)
+            self._log.exception("the engine failed in an unknown way", endpoint=name)
             return False
         self._answered[name] = self._clock.monotonic()
         if index is not None:
@@ -82,7 +82,7 @@ class Indexes:
         return True
 
     def down(self, answering: frozenset[str]) -> dict[str, float]:
-        """Return the runtimes whose engine has been silent for so long that it counts as down, with the seconds."""
+        """Return the endpoints that have been silent for so long that they count as down, with the seconds."""
         now = self._clock.monotonic()
         silent = {name: now - self._answered.get(name, now) for name in self._engines.keys() - answering}
         return {name: seconds for name, seconds in silent.items() if seconds >= DOWN_AFTER_S}

@@ -47,12 +47,12 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
     bus = Bus(connection, SERVICE, clock)
     store = Store(connection)
     leases = KvRecords(lambda: bus.js, "servers", Leader)
-    terms = LeaseFiles([LeaseFile(endpoint.repository) for endpoint in settings.endpoints.values()])
+    terms = LeaseFiles([LeaseFile(endpoint.repository) for endpoint in settings.all_endpoints.values()])
     lead = KvLeadership(leases, settings.fleet, uuid.uuid4().hex, clock, terms)
     signer = Signer(read_seed(connection))
     agents = {
         name: AgentClient(endpoint.agent_grpc, signer, lambda: lead.leader, lead.note_superseded)
-        for name, endpoint in settings.endpoints.items()
+        for name, endpoint in settings.all_endpoints.items()
     }
     engines = {
         name: TritonEngine(
@@ -65,7 +65,7 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
             superseded=lead.superseded,
             runtime_file=endpoint.runtime_file,
         )
-        for name, endpoint in settings.endpoints.items()
+        for name, endpoint in settings.all_endpoints.items()
     }
     show_agents(bus.metrics, {name: agent.is_answering for name, agent in agents.items()}, lead.superseded)
     check = LoadCheck(store, Trust.from_settings(connection), settings.repository)
@@ -119,9 +119,11 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
         )
 
 
-def part_name(runtime: str) -> str:
-    """Return the name of a runtime's Triton among what this service needs: `triton`, `triton-next`."""
-    return "triton" if runtime == DEFAULT_RUNTIME else f"triton-{runtime}"
+def part_name(endpoint: str) -> str:
+    """Return the name of an endpoint's Triton among what this service needs: `triton`, `triton-next`."""
+    if endpoint == DEFAULT_RUNTIME:
+        return "triton"
+    return endpoint if endpoint.startswith("triton-") else f"triton-{endpoint}"
 
 
 async def find_hardware(settings: ServerManagerSettings) -> Hardware:

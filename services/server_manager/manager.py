@@ -8,15 +8,18 @@ import structlog
 
 from contracts.routes import Route
 from contracts.runtimes import DEFAULT_RUNTIME, FleetRuntimes
+from contracts.vocabulary import Deployable
 from services.server_manager.answers import Answers
 from services.server_manager.domain.alerts import assess_standby, plan_alerts
 from services.server_manager.domain.answer_types import Answer, ApplyOrder, GrantLease
 from services.server_manager.domain.decide import decide_answers
+from services.server_manager.domain.placement import Known, find_lost, find_named, find_pairs, plan_all_homes
 from services.server_manager.domain.progress import assess_progress
 from services.server_manager.domain.reconcile import (
     Desired,
     Held,
     Limits,
+    home_of,
     plan_alone,
     plan_desired,
     plan_kept,
@@ -25,11 +28,11 @@ from services.server_manager.domain.reconcile import (
 )
 from services.server_manager.domain.records import LoadedTarget, Servers, target_of
 from services.server_manager.domain.runtimes import (
-    describe_runtime,
+    describe_endpoint_view,
     find_silent,
     find_undecided,
     may_begin,
-    on_runtimes,
+    on_endpoints,
 )
 from services.server_manager.executor import Executor
 from services.server_manager.fleet_state import FleetState
@@ -80,6 +83,7 @@ class Manager:
         self._lead = lead
         self._view = view
         self._desired: dict[str, Desired] | None = None
+        self._homes: dict[str, str] = {}
         self._report_progress = report_progress
         self._clock = clock
         self._limits = limits
@@ -101,6 +105,7 @@ class Manager:
             limits=limits,
             token=self.executor.token,
             ran_by=self.executor.ran_by,
+            endpoint_of=self._endpoint_of,
         )
 
     def wake(self) -> None:
@@ -176,15 +181,16 @@ class Manager:
         await self._alert(record, listing, answering & self.executor.known, frozenset(down))
         self._publisher.publish_soon()
         self._desired = desired = plan_desired(routes, record)
+        homes = self._place(record, routes, down)
         if self.executor.known:
-            known = on_runtimes(desired, self.executor.known)
+            known = on_endpoints(desired, self.executor.known, homes)
             temporary = plan_temporary(record, routes, known, self.executor.held(), self._indexes.listed)
             if temporary != record.temporary:
                 # Before anything of it is loaded: killed in between, it would never be unloaded.
                 await self._state.write(lambda record: record.model_copy(update={"temporary": temporary}))
             kept = plan_kept(routes, listing.unreadable, temporary, self.executor.held())
             self._begin(desired, kept, answering & self.executor.known)
-        for cause, progress in assess_progress(record, self.executor.held(), down):
+        for cause, progress in assess_progress(record, self.executor.held(), down, homes):
             await self._report_progress(cause, progress)
         await self._check_lease()
         await self._publish_view(answering)
@@ -201,7 +207,7 @@ class Manager:
 
     async def _stand_back(self) -> None:
         """Forget what was desired and drop what is being done: another process leads."""
-        self._desired, self._disarmed = None, {}
+        self._desired, self._disarmed, self._homes = None, {}, {}
         self._waits.note(())
         self._proofs.keep_only(())
         await self._indexes.stop()
@@ -225,6 +231,7 @@ class Manager:
             waited_s=waited_s,
             unreadable=listing.unreadable,
             down=down,
+            homes=self._place(record, listing.routes, down),
         ):
             answer = self._verified(due, listing.routes)
             if answer is None:
@@ -261,16 +268,35 @@ class Manager:
         """Begin what must be done on the engines that can be used; the memory of what others need stays free."""
         held = self.executor.held()
         self.executor.note_needed({**desired, **dict.fromkeys(kept)})
-        fixed = kept | {name for name, target in held.items() if target.runtime not in usable}
-        for action in plan_reconcile(on_runtimes(desired, self._engines.keys()), held, self._limits, fixed):
-            if may_begin(action, held, usable):
-                self.executor.start(action)
+        fixed = kept | {name for name, target in held.items() if target.endpoint not in usable}
+        homes = self._homes
+        served = on_endpoints(desired, self._engines.keys(), homes)
+        for action in plan_reconcile(served, held, self._limits, fixed, homes):
+            if may_begin(action, held, usable, homes):
+                self.executor.start(action, homes)
 
     def _begin_alone(self, desired: dict[str, Desired], usable: frozenset[str]) -> None:
-        held = self.executor.held()
-        for action in plan_alone(on_runtimes(desired, usable), held, self._limits):
-            if may_begin(action, held, usable):
-                self.executor.start(action)
+        held, homes = self.executor.held(), self._homes
+        for action in plan_alone(on_endpoints(desired, usable, homes), held, self._limits, homes):
+            if may_begin(action, held, usable, homes):
+                self.executor.start(action, homes)
+
+    def _place(self, record: Servers, routes: Mapping[str, Route], down: Mapping[str, float]) -> dict[str, str]:
+        """Choose the endpoint of each target; what was chosen before stays chosen while it is desired."""
+        known = Known(
+            named=find_named(routes, {engine.endpoint: name for name, engine in self._engines.items()}),
+            apart=find_pairs(record, routes),
+            lost=find_lost(down, self._limits),
+            earlier=self._homes,
+        )
+        desired = plan_desired(routes, record)
+        self._homes = plan_all_homes(record, desired, self.executor.held(), self._limits, known)
+        return self._homes
+
+    def _endpoint_of(self, deployable: Deployable) -> str:
+        """Return the endpoint that holds a target, else the one that it belongs on."""
+        held = self.executor.held().get(str(deployable.target))
+        return held.endpoint if held is not None else home_of(deployable, self._homes)
 
     # -- what others see --------------------------------------------------------------------------------------------
 
@@ -279,9 +305,9 @@ class Manager:
     ) -> None:
         """Raise and resolve alerts, but for models of which it is unknown what their engines hold."""
         now, held = self._clock.monotonic(), self.executor.held()
-        undecided = find_undecided(listing.routes, self._engines.keys() - usable - down)
+        undecided = find_undecided(listing.routes, self._engines.keys() - usable - down, self._homes)
         routes = {model: route for model, route in listing.routes.items() if model not in undecided}
-        silent = find_silent(routes, self._engines.keys(), down)
+        silent = find_silent(routes, self._limits.runtimes, down, self._homes)
         disarmed = assess_standby(routes, held, silent)
         since = {model: at for model, at in self._disarmed.items() if model in undecided}
         self._disarmed = since | {model: self._disarmed.get(model, now) for model in disarmed}
@@ -308,7 +334,7 @@ class Manager:
             view["loaded"] = tuple(filter(None, (_as_loaded(name, target) for name, target in sorted(held.items()))))
         await self._state.write(lambda record: record.model_copy(update=view))
         runtimes = (
-            describe_runtime(name, engine.endpoint, engine.runtime, held, answers=name in answering)
+            describe_endpoint_view(name, engine.endpoint, engine.runtime, held, self._limits, answers=name in answering)
             for name, engine in self._engines.items()
         )
         await self._view.write(FleetRuntimes(runtimes=tuple(runtimes)))

@@ -79,7 +79,7 @@ class Engine(Protocol):
 
 
 Engines = Mapping[str, Engine]
-"""The engines of a fleet by the name of their runtime; each is asked, loaded and unloaded apart from the others."""
+"""The engines of a fleet by the name of their endpoint; each is asked, loaded and unloaded apart from the others."""
 
 
 class Artifacts(Protocol):

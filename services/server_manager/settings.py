@@ -1,7 +1,7 @@
 """Settings of server-manager (prefix `SERVER_MANAGER_`)."""
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import psutil
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
@@ -56,6 +56,18 @@ class RuntimeEndpoint(BaseModel):
     runtime_file: Path | None = None
 
 
+class ServingEndpoint(RuntimeEndpoint):
+    """One more Triton of a runtime: a field of `SERVER_MANAGER_ENDPOINTS`.
+
+    Attributes:
+        runtime: the runtime that it serves.
+        memory_budget_bytes: what its targets may reserve, on a machine of its own; 0 shares the fleet's.
+    """
+
+    runtime: str = DEFAULT_RUNTIME
+    memory_budget_bytes: Annotated[int, Field(ge=0)] = 0
+
+
 class ServerManagerSettings(BaseSettings):
     """How each Triton is reached and what they may hold.
 
@@ -67,6 +79,8 @@ class ServerManagerSettings(BaseSettings):
         runtime_file: a `Runtime` as JSON, which says what runs the targets; it is not known when not set.
         runtimes: further Tritons, as JSON: the name of each runtime with a `RuntimeEndpoint`. The fields above are the
             runtime `default`.
+        endpoints: more Tritons of these runtimes, as JSON: the name of each with a `ServingEndpoint`. An active target
+            and what it would be rolled back to are loaded on different ones.
         artifacts: local copies of model folders, on a disk that both see; below the state folder when not set.
         engine: `slipway` (vLLM) or `toy`.
         device: `cpu` or `gpu`: where vLLM computes.
@@ -75,7 +89,8 @@ class ServerManagerSettings(BaseSettings):
         engine_environment: variables for vLLM, as JSON.
         toy: parameters of the toy engine, as JSON.
         hardware: `cpu` or `cuda:8.9` (compute capability); empty to detect it on this machine.
-        memory_budget_bytes: what all targets together may reserve; 0 takes 70 % of the machine's memory.
+        memory_budget_bytes: what all targets together may reserve, but for those on endpoints with a budget of their
+            own; 0 takes 70 % of the machine's memory.
         overhead_bytes: what a target reserves besides its weights; 0 takes the engine's usual figure.
         standby_grace_s: seconds that a model may be without a ready standby before an alert is raised.
     """
@@ -88,6 +103,7 @@ class ServerManagerSettings(BaseSettings):
     repository: Path = Path(".state/triton/models")
     runtime_file: Path | None = None
     runtimes: dict[str, RuntimeEndpoint] = {}
+    endpoints: dict[str, ServingEndpoint] = {}
     artifacts: Path | None = None
     fleet: str = "main"
     """Name of the serving fleet."""
@@ -131,9 +147,22 @@ class ServerManagerSettings(BaseSettings):
         return runtimes
 
     @model_validator(mode="after")
+    def _name_endpoints(self) -> Self:
+        """Refuse an endpoint whose name or runtime is not valid, or is the name of another one."""
+        for name, endpoint in self.endpoints.items():
+            if not is_runtime_name(name) or name == DEFAULT_RUNTIME or name in self.runtimes:
+                msg = f"the endpoint {name!r} is not valid: {NAME_RULE}, and no name of a runtime"
+                raise ValueError(msg)
+            if endpoint.runtime != DEFAULT_RUNTIME and endpoint.runtime not in self.runtimes:
+                known = ", ".join((DEFAULT_RUNTIME, *self.runtimes))
+                msg = f"the endpoint {name} has the runtime {endpoint.runtime!r}, which is none of {known}"
+                raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
     def _share_nothing(self) -> Self:
-        """Refuse two runtimes of one Triton or one repository: each would unload what the other has loaded."""
-        endpoints = self.endpoints.values()
+        """Refuse two endpoints of one Triton or one repository: each would unload what the other has loaded."""
+        endpoints = self.all_endpoints.values()
         for what, values in {
             "triton_grpc": [endpoint.triton_grpc for endpoint in endpoints],
             "agent_grpc": [endpoint.agent_grpc for endpoint in endpoints],
@@ -141,21 +170,22 @@ class ServerManagerSettings(BaseSettings):
         }.items():
             twice = sorted({value for value in values if values.count(value) > 1})
             if twice:
-                msg = f"two runtimes have the {what} {twice[0]}: each needs a Triton and a model repository of its own"
+                msg = f"two endpoints have the {what} {twice[0]}: each needs a Triton and a model repository of its own"
                 raise ValueError(msg)
         return self
 
     @property
-    def endpoints(self) -> dict[str, RuntimeEndpoint]:
-        """The Triton of each runtime by its name, the default one first."""
-        default = RuntimeEndpoint(
+    def all_endpoints(self) -> dict[str, ServingEndpoint]:
+        """Every Triton by its name, the first one of the default runtime first."""
+        default = ServingEndpoint(
             triton_grpc=self.triton_grpc,
             agent_grpc=self.agent_grpc,
             repository=self.repository,
             advertised_endpoint=self.advertised_endpoint,
             runtime_file=self.runtime_file,
         )
-        return {DEFAULT_RUNTIME: default, **self.runtimes}
+        first = {name: ServingEndpoint(runtime=name, **dict(endpoint)) for name, endpoint in self.runtimes.items()}
+        return {DEFAULT_RUNTIME: default, **first, **self.endpoints}
 
     def engine_config(self) -> EngineConfig:
         """Return the engine's configuration."""
@@ -169,9 +199,14 @@ class ServerManagerSettings(BaseSettings):
 
     @property
     def limits(self) -> Limits:
-        """The limits of this machine."""
+        """What the fleet can hold, and for how long it waits."""
+        endpoints = self.all_endpoints
+        own = {name: each.memory_budget_bytes for name, each in endpoints.items() if each.memory_budget_bytes}
+        shared = self.memory_budget_bytes or budget_bytes(psutil.virtual_memory().total)
         return Limits(
-            memory_budget_bytes=self.memory_budget_bytes or budget_bytes(psutil.virtual_memory().total),
+            memory_budget_bytes=shared + sum(own.values()),
+            endpoints={name: each.runtime for name, each in endpoints.items()},
+            budgets=own,
             overhead_bytes=self.overhead_bytes or OVERHEAD_BYTES[self.engine][self.device],
             probe_interval_s=self.probe_interval_s,
             linger_s=self.linger_s,

@@ -274,9 +274,10 @@ class FakeRuntimesView(KvRuntimes):
 
     @property
     def stored(self) -> dict[str, FleetRuntime]:
-        """The runtimes as others read them, by name."""
+        """The endpoints as others read them, by name: a runtime's first one has the name of the runtime."""
         data = self.bucket.data["main.runtimes"][1]
-        return {runtime.name: runtime for runtime in parse(FleetRuntimes, data, "servers/main.runtimes")[0].runtimes}
+        runtimes = parse(FleetRuntimes, data, "servers/main.runtimes")[0].runtimes
+        return {runtime.endpoint_name or runtime.name: runtime for runtime in runtimes}
 
 
 class MemoryTerms:

@@ -45,7 +45,10 @@ def list_command(state: StateOption = None, as_json: JsonOption = False) -> None
         digest = runtime.runtime.digest if runtime.runtime else None
         targets = ", ".join(describe_target(target, routes, runtime.endpoint) for target in runtime.targets)
         answers = "answers" if runtime.answers else "does not answer"
-        rows.append((runtime.name, runtime.endpoint, answers, engine, server or "-", digest or "-", targets or "-"))
+        name = (
+            runtime.name if runtime.endpoint_name in ("", runtime.name) else f"{runtime.name} ({runtime.endpoint_name})"
+        )
+        rows.append((name, runtime.endpoint, answers, engine, server or "-", digest or "-", targets or "-"))
     show_table(("runtime", "endpoint", "state", "engine", "triton", "digest", "targets"), rows)
 
 
@@ -121,16 +124,17 @@ async def _release(stack: StackAddress, name: str, models: list[str] | None, *, 
 
 def check_runtime(name: str, runtimes: list[FleetRuntime]) -> None:
     """Raise CommandError unless the fleet has a runtime, and it answers."""
-    named = next((runtime for runtime in runtimes if runtime.name == name), None)
-    if named is None:
-        known = ", ".join(runtime.name for runtime in runtimes) or "none that is known"
+    named = [runtime for runtime in runtimes if runtime.name == name]
+    if not named:
+        known = ", ".join(dict.fromkeys(runtime.name for runtime in runtimes)) or "none that is known"
         raise CommandError(
             f"the serving fleet has no runtime {name}; it has {known}. Add it with `slipway up --runtime`, or "
             "SERVER_MANAGER_RUNTIMES",
             Exit.USAGE,
         )
-    if not named.answers:
-        raise CommandError(f"the runtime {name} does not answer at {named.endpoint}; see `slipway ps`")
+    if not any(runtime.answers for runtime in named):
+        addresses = ", ".join(runtime.endpoint for runtime in named)
+        raise CommandError(f"the runtime {name} does not answer at {addresses}; see `slipway ps`")
 
 
 def check_current(name: str, idle: Sequence[str]) -> None:

@@ -84,6 +84,13 @@ def describe_age(kind: str, age_s: float, limit_s: float) -> str:
     return f"The {kind} order was given {age_s / 3600:.0f} h ago; it is valid for {limit_s / 3600:.0f} h."
 
 
+def describe_endpoint(name: str, limits: Limits) -> str:
+    """Return how an endpoint is named in a sentence: by its runtime, where the runtime has no other one."""
+    runtime = limits.endpoints.get(name, name)
+    alone = sum(1 for other in limits.endpoints.values() if other == runtime) <= 1
+    return f"the runtime {runtime}" if alone else f"the endpoint {name}"
+
+
 def needed_bytes(targets: Iterable[Deployable], limits: Limits) -> int:
     """Return what targets reserve together."""
     return sum(limits.memory_bytes(target) for target in targets)

@@ -5,7 +5,6 @@ from datetime import datetime
 
 from contracts.routes import Route
 from contracts.vocabulary import Deployable
-from decisions.runtimes import runtime_name
 from services.server_manager.domain.answer_types import (
     AnnounceStaged,
     Answer,
@@ -13,13 +12,15 @@ from services.server_manager.domain.answer_types import (
     GrantLease,
     ReturnLease,
     describe_age,
+    describe_endpoint,
     has_failed,
     needed_bytes,
     why_refused,
 )
-from services.server_manager.domain.reconcile import Held, Limits, Phase, plan_kept, plan_production
+from services.server_manager.domain.memory import describe_free, fits
+from services.server_manager.domain.reconcile import Held, Limits, Phase, home_of, plan_kept, plan_production
 from services.server_manager.domain.records import Lease, Servers
-from services.server_manager.domain.traffic import decide_order, runtimes_of_order
+from services.server_manager.domain.traffic import decide_order, endpoints_of_order
 
 
 def decide_answers(
@@ -32,6 +33,7 @@ def decide_answers(
     waited_s: Mapping[str, float],
     unreadable: Collection[str] = (),
     down: Mapping[str, float] | None = None,
+    homes: Mapping[str, str] | None = None,
 ) -> list[Answer]:
     """Return every answer that is due now. Each is written with an edit after which it is no longer due.
 
@@ -43,35 +45,41 @@ def decide_answers(
         now: The wall clock's time. Only whether an order is still valid is judged by it.
         waited_s: Seconds since each traffic order, and the held lease, was first seen, by a clock that does not jump.
         unreadable: Models whose route cannot be read: their orders wait, and nothing waits for them.
-        down: Runtimes that do not answer, with the seconds of their silence: what needs them waits, and lets others go
+        down: Endpoints that do not answer, with the seconds of their silence: what needs them waits, and lets others go
             first; what they hold counts as not ready, so that no traffic is switched to it and it is no target to roll
             back to, and keeps its memory, because nothing can be unloaded there.
+        homes: The endpoint of each target, by name.
     """
-    down = down or {}
+    down, homes = down or {}, homes or {}
     record = record.model_copy(
         update={"orders": tuple(order for order in record.orders if order.event.subject not in unreadable)}
     )
+    homes = {**{name: target.endpoint for name, target in held.items()}, **homes}
     answers: list[Answer] = []
-    answering = {name: target for name, target in held.items() if target.runtime not in down}
+    answering = {name: target for name, target in held.items() if target.endpoint not in down}
     ended = {closed.release_id for closed in record.closed if closed.candidate is None}
     for order in record.orders:
         has_ended = order.event.data.release_id in ended
         seconds = waited_s.get(order.order_id, 0.0)
-        answer = decide_order(order, routes, answering, limits, now, waited_s=seconds, ended=has_ended, down=down)
+        answer = decide_order(
+            order, routes, answering, limits, now, waited_s=seconds, ended=has_ended, down=down, homes=homes
+        )
         if answer is not None:
             answers.append(answer)
     kept = plan_kept(routes, unreadable, record.temporary, held)
     kept_bytes = {
         name: target.memory_bytes
         for name, target in held.items()
-        if (name in kept or target.runtime in down) and target.phase is not Phase.FAILED
+        if (name in kept or target.endpoint in down) and target.phase is not Phase.FAILED
     }
-    waiting = decide_waiting(record, routes, limits, now, kept_bytes=kept_bytes, down=down)
+    waiting = decide_waiting(record, routes, limits, now, kept_bytes=kept_bytes, down=down, homes=homes)
     if record.lease is not None:
         answer = decide_held_lease(record.lease, answering, limits, waited_s.get(record.lease.lease_id, 0.0))
-        if answer is None and _would_grant(record, routes, limits, now, kept_bytes=kept_bytes, down=down):
-            occupied = {name: size for name, size in kept_bytes.items() if held[name].runtime in down}
-            answer = decide_blocking_lease(record.lease, plan_production(routes), limits, down, occupied)
+        if answer is None and _would_grant(record, routes, limits, now, kept_bytes=kept_bytes, down=down, homes=homes):
+            occupied = {name: size for name, size in kept_bytes.items() if held[name].endpoint in down}
+            answer = decide_blocking_lease(
+                record.lease, plan_production(routes), limits, down=down, occupied_bytes=occupied, homes=homes
+            )
         if answer is not None:
             answers.append(answer)
     return answers + waiting
@@ -97,8 +105,10 @@ def decide_blocking_lease(
     lease: Lease,
     production: Mapping[str, Deployable],
     limits: Limits,
+    *,
     down: Mapping[str, float],
     occupied_bytes: Mapping[str, int],
+    homes: Mapping[str, str],
 ) -> Answer | None:
     """Return how a held lease that a silent endpoint keeps from its end makes way for others; None if it does not.
 
@@ -109,20 +119,21 @@ def decide_blocking_lease(
         lease: The held lease.
         production: What production keeps loaded.
         limits: What fits.
-        down: Seconds of silence by runtime.
+        down: Seconds of silence by endpoint.
         occupied_bytes: What targets on silent endpoints take, by name.
+        homes: The endpoint of each target, by name.
     """
     pair = _pair(lease)
-    silent = [deployable for deployable in pair.values() if runtime_name(deployable.serving) in down]
+    silent = [deployable for deployable in pair.values() if home_of(deployable, homes) in down]
     if lease.state == "loading":
         everything = {**production, **pair}
-        needed = needed_bytes(everything.values(), limits) + _bytes_besides(occupied_bytes, everything)
-        occupied = bool(occupied_bytes) and needed > limits.memory_budget_bytes
+        needed = {**occupied_bytes, **_sizes(everything, limits)}
+        occupied = bool(occupied_bytes) and not fits(needed, homes, limits)
         return ReturnLease(lease.lease_id) if silent or occupied else None
     for deployable in silent:
-        name = runtime_name(deployable.serving)
+        name = home_of(deployable, homes)
         if down[name] >= limits.silent_limit_s:
-            reason = f"{deployable.target} is staged on the runtime {name}, which has not answered for "
+            reason = f"{deployable.target} is staged on {describe_endpoint(name, limits)}, which has not answered for "
             reason += f"{down[name]:.0f} s; the limit is {limits.silent_limit_s:g} s while other orders wait."
             return FailLease(lease, "endpoint_unreachable", reason)
     return None
@@ -136,10 +147,11 @@ def _would_grant(
     *,
     kept_bytes: Mapping[str, int],
     down: Mapping[str, float],
+    homes: Mapping[str, str],
 ) -> bool:
     """Return whether a waiting order would get the lease if it were free."""
     free = record.model_copy(update={"lease": None})
-    answers = decide_waiting(free, routes, limits, now, kept_bytes=kept_bytes, down=down)
+    answers = decide_waiting(free, routes, limits, now, kept_bytes=kept_bytes, down=down, homes=homes)
     return any(isinstance(answer, GrantLease) for answer in answers)
 
 
@@ -150,6 +162,7 @@ def decide_waiting(
     now: datetime,
     *,
     kept_bytes: Mapping[str, int],
+    homes: Mapping[str, str],
     down: Collection[str] = (),
 ) -> list[Answer]:
     """Fail at once what can never fit; grant the first that fits now when nothing else comes first.
@@ -160,7 +173,7 @@ def decide_waiting(
     """
     answers: list[Answer] = []
     production = plan_production(routes)
-    orders = [(order, runtimes_of_order(order, routes)) for order in record.orders]
+    orders = [(order, endpoints_of_order(order, routes, homes)) for order in record.orders]
     free = record.lease is None and not any(needed.isdisjoint(down) for _, needed in orders)
     reserved_bytes = {**_ordered_bytes(record, limits), **kept_bytes}
     for lease in record.waiting:
@@ -174,13 +187,14 @@ def decide_waiting(
         elif refused is not None:
             answers.append(FailLease(lease, *refused))
         elif needed_bytes(pair.values(), limits) > limits.memory_budget_bytes:
-            answers.append(_too_big(lease, needed_bytes(pair.values(), limits), limits, "alone"))
-        elif not free or any(runtime_name(deployable.serving) in down for deployable in pair.values()):
+            answers.append(_too_big(lease, needed_bytes(pair.values(), limits), limits, "alone", ""))
+        elif not free or any(home_of(deployable, homes) in down for deployable in pair.values()):
             continue
-        elif needed > limits.memory_budget_bytes:
-            answers.append(_too_big(lease, needed, limits, "beside production"))
+        elif not fits(_sizes(everything, limits), homes, limits):
+            there = describe_free(_sizes(production, limits), homes, limits)
+            answers.append(_too_big(lease, needed, limits, "beside production", there))
             free = False
-        elif needed + _bytes_besides(reserved_bytes, everything) <= limits.memory_budget_bytes:
+        elif fits({**reserved_bytes, **_sizes(everything, limits)}, homes, limits):
             answers.append(GrantLease(lease.lease_id))
             free = False
     return answers
@@ -199,11 +213,12 @@ def _ordered_bytes(record: Servers, limits: Limits) -> dict[str, int]:
     return {str(target.target): limits.memory_bytes(target) for target in targets if target is not None}
 
 
-def _bytes_besides(sizes: Mapping[str, int], names: Collection[str]) -> int:
-    return sum(size for name, size in sizes.items() if name not in names)
+def _sizes(targets: Mapping[str, Deployable], limits: Limits) -> dict[str, int]:
+    """Return what each target reserves, by name."""
+    return {name: limits.memory_bytes(target) for name, target in targets.items()}
 
 
-def _too_big(lease: Lease, needed: int, limits: Limits, how: str) -> FailLease:
+def _too_big(lease: Lease, needed: int, limits: Limits, how: str, free: str) -> FailLease:
     there = limits.memory_budget_bytes
-    reason = f"Staging needs {needed} bytes {how}, the serving fleet has {there}."
+    reason = f"Staging needs {needed} bytes {how}, the serving fleet has {there}.{free}"
     return FailLease(lease, "insufficient_memory", reason, (("needed_bytes", needed), ("available_bytes", there)))

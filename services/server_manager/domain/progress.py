@@ -6,28 +6,31 @@ from typing import Any
 from contracts.envelope import Event
 from contracts.facts import WorkProgressed
 from contracts.vocabulary import Deployable
-from decisions.runtimes import runtime_name
-from services.server_manager.domain.reconcile import Held, Phase
+from services.server_manager.domain.reconcile import Held, Phase, home_of
 from services.server_manager.domain.records import Servers
 
 
 def assess_progress(
-    record: Servers, held: Mapping[str, Held], down: Collection[str] = ()
+    record: Servers,
+    held: Mapping[str, Held],
+    down: Collection[str] = (),
+    homes: Mapping[str, str] | None = None,
 ) -> list[tuple[Event[Any], WorkProgressed]]:
     """Return how far the held lease and the pending orders are: how many targets are ready, and what the rest do.
 
-    `down` names the runtimes that do not answer.
+    `down` names the endpoints that do not answer, `homes` the endpoint of each target.
     """
     reports: list[tuple[Event[Any], WorkProgressed]] = []
+    homes = homes or {}
     lease = record.lease
     if lease is not None and lease.state == "loading":
         request = lease.event.data
         pair = (request.candidate, request.baseline)
-        reports.append((lease.event, _progress("stage", request.candidate, pair, held, down)))
+        reports.append((lease.event, _progress("stage", request.candidate, pair, held, down=down, homes=homes)))
     for order in record.orders:
         ordered = order.event.data
         needed = (ordered.target,) if ordered.fallback is None else (ordered.target, ordered.fallback)
-        reports.append((order.event, _progress("promote", ordered.target, needed, held, down)))
+        reports.append((order.event, _progress("promote", ordered.target, needed, held, down=down, homes=homes)))
     return reports
 
 
@@ -36,10 +39,12 @@ def _progress(
     about: Deployable,
     needed: tuple[Deployable, ...],
     held: Mapping[str, Held],
+    *,
     down: Collection[str],
+    homes: Mapping[str, str],
 ) -> WorkProgressed:
     names = {str(deployable.target): held.get(str(deployable.target)) for deployable in needed}
-    silent = {str(deployable.target) for deployable in needed if runtime_name(deployable.serving) in down}
+    silent = {str(deployable.target) for deployable in needed if home_of(deployable, homes) in down}
     ready = [
         name for name, state in names.items() if state is not None and state.phase is Phase.READY and name not in silent
     ]

@@ -1,15 +1,17 @@
 """What should be loaded, what is, and which actions lead from one to the other."""
 
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Final, Literal
 
 from contracts.codes import Code
-from contracts.routes import Route
+from contracts.routes import Route, ServedTarget
 from contracts.runtimes import DEFAULT_RUNTIME
 from contracts.vocabulary import Deployable, Digest, Runtime, Target
+from decisions.runtimes import runtime_name
 from decisions.servable_variants import Hardware
 from decisions.serving_memory import WEIGHTS_RATIO, reserved_bytes
 from services.server_manager.domain.records import Servers
@@ -37,6 +39,8 @@ class Rank(StrEnum):
     STAGING = "staging"
 
 
+SHARED: Final = ""
+"""Name of the memory that endpoints without a budget of their own share."""
 _ORDER = (Rank.PRODUCTION, Rank.ORDERED, Rank.STAGING)
 
 
@@ -64,7 +68,7 @@ class Held:
         since_probe_s: seconds since the last probe ended.
         unneeded_s: seconds since it was last needed; None while it is needed.
         probing: a probe is under way.
-        runtime: name of the runtime whose engine holds it.
+        endpoint: name of the endpoint that holds it.
         ran_by: what ran that engine when it was loaded.
     """
 
@@ -79,17 +83,19 @@ class Held:
     since_probe_s: float = math.inf
     unneeded_s: float | None = None
     probing: bool = False
-    runtime: str = DEFAULT_RUNTIME
+    endpoint: str = DEFAULT_RUNTIME
     ran_by: Runtime | None = None
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the machine can hold and compute, its runtimes by name, and the time limits.
+    """What the fleet can hold and compute, its endpoints with the runtime of each, and the time limits.
 
     A target reserves `weights_bytes * weights_ratio + overhead_bytes`. A traffic order counts for `order_age_s` and a
     staging order for `lease_age_s` after it was given: older ones were delivered again, and their releases have ended.
-    A staged lease makes way for others once its runtime has been silent for `silent_limit_s`.
+    A staged lease makes way for others once its endpoint has been silent for `silent_limit_s`.
+    `memory_budget_bytes` is what all endpoints hold together: those in `budgets` have memory of their own, the others
+    share the rest.
     """
 
     memory_budget_bytes: int
@@ -106,11 +112,25 @@ class Limits:
     lease_age_s: float = 7 * 86_400.0
     silent_limit_s: float = 120.0
     hardware: Hardware = field(default_factory=Hardware)
-    runtimes: frozenset[str] = frozenset({DEFAULT_RUNTIME})
+    endpoints: Mapping[str, str] = field(default_factory=lambda: {DEFAULT_RUNTIME: DEFAULT_RUNTIME})
+    budgets: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def runtimes(self) -> frozenset[str]:
+        """The names of the runtimes that the fleet has."""
+        return frozenset(self.endpoints.values())
 
     def memory_bytes(self, deployable: Deployable) -> int:
         """Return what a target reserves."""
         return reserved_bytes(deployable.weights_bytes, self.overhead_bytes, self.weights_ratio)
+
+    def pool(self, endpoint: str) -> str:
+        """Return the name of the memory that an endpoint takes from: its own name, or `SHARED`."""
+        return endpoint if endpoint in self.budgets else SHARED
+
+    def pool_bytes(self, pool: str) -> int:
+        """Return how much a memory has."""
+        return self.budgets[pool] if pool in self.budgets else self.memory_budget_bytes - sum(self.budgets.values())
 
 
 @dataclass(frozen=True)
@@ -131,6 +151,12 @@ def plan_production(routes: Mapping[str, Route]) -> dict[str, Deployable]:
         if served is not None:
             production.setdefault(str(served.target), plain_deployable(served))
     return production
+
+
+def production_of(route: Route) -> list[ServedTarget]:
+    """Return the targets of a route that stay loaded: active, a canary with traffic, previous."""
+    canary = route.canary.served if route.canary is not None and route.canary.weight_ratio > 0 else None
+    return [served for served in (route.active, canary, route.previous) if served is not None]
 
 
 def plan_desired(routes: Mapping[str, Route], record: Servers) -> dict[str, Desired]:
@@ -202,7 +228,14 @@ def plan_kept(
     return frozenset(name for name in held if stays(name))
 
 
-def plan_alone(desired: Mapping[str, Desired], held: Mapping[str, Held], limits: Limits) -> list[Action]:
+def home_of(deployable: Deployable, homes: Mapping[str, str]) -> str:
+    """Return the endpoint that a target belongs on; without a choice, the one with the name of its runtime."""
+    return homes.get(str(deployable.target)) or runtime_name(deployable.serving)
+
+
+def plan_alone(
+    desired: Mapping[str, Desired], held: Mapping[str, Held], limits: Limits, homes: Mapping[str, str] | None = None
+) -> list[Action]:
     """Decide what to do without the bus: probe, recycle in place, load production that the engine lost.
 
     Nothing is unloaded, nothing is replaced by another manifest, and nothing is loaded for an order or a lease: another
@@ -213,7 +246,7 @@ def plan_alone(desired: Mapping[str, Desired], held: Mapping[str, Held], limits:
         for name, target in desired.items()
         if (held[name].digest == target.deployable.manifest.digest if name in held else target.rank is Rank.PRODUCTION)
     }
-    return plan_reconcile(same, held, limits, kept=held)
+    return plan_reconcile(same, held, limits, kept=held, homes=homes)
 
 
 def plain_deployable(deployable: Deployable) -> Deployable:
@@ -227,40 +260,65 @@ def plain_deployable(deployable: Deployable) -> Deployable:
 
 
 def plan_reconcile(
-    desired: Mapping[str, Desired], held: Mapping[str, Held], limits: Limits, kept: Collection[str] = ()
+    desired: Mapping[str, Desired],
+    held: Mapping[str, Held],
+    limits: Limits,
+    kept: Collection[str] = (),
+    homes: Mapping[str, str] | None = None,
 ) -> list[Action]:
     """Decide what to do now so that what is held becomes what is desired.
 
     Nothing is done twice: what is busy is left alone. A target that is not needed stays for a while, because the
     next step often needs it again, but goes at once when its memory is needed. A needed one is loaded only when its
-    memory is free. What is in `kept` is never unloaded. Among targets of one rank the order of `desired` holds.
+    memory is free where it belongs (`homes`, by name). What is in `kept` is never unloaded. Among targets of one rank
+    the order of `desired` holds.
     """
-    ranked = sorted(desired.items(), key=lambda item: _ORDER.index(item[1].rank))
-    used = sum(target.memory_bytes for target in held.values() if target.phase is not Phase.FAILED)
+    ranked = rank(desired)
+    used = _used_bytes(held, limits)
     actions: list[Action] = []
-    short = 0
+    short = Counter[str]()
     for name, target in ranked:
         action = _act_on_desired(name, target, held.get(name), limits)
         if action is None:
             continue
         if action.kind == "load":
+            pool = limits.pool(home_of(target.deployable, homes or {}))
             needed = limits.memory_bytes(target.deployable)
-            if used + needed > limits.memory_budget_bytes:
-                short += used + needed - limits.memory_budget_bytes
+            over = used[pool] + needed - limits.pool_bytes(pool)
+            if over > 0:
+                short[pool] += over
                 continue
-            used += needed
+            used[pool] += needed
         actions.append(action)
     return plan_unloads(desired, held, limits, short, kept) + actions
+
+
+def rank(desired: Mapping[str, Desired]) -> list[tuple[str, Desired]]:
+    """Return the targets, those that matter more first."""
+    return sorted(desired.items(), key=lambda item: _ORDER.index(item[1].rank))
+
+
+def _used_bytes(held: Mapping[str, Held], limits: Limits) -> Counter[str]:
+    """Return what is reserved of each memory."""
+    used = Counter[str]()
+    for target in held.values():
+        if target.phase is not Phase.FAILED:
+            used[limits.pool(target.endpoint)] += target.memory_bytes
+    return used
 
 
 def plan_unloads(
     desired: Mapping[str, Desired],
     held: Mapping[str, Held],
     limits: Limits,
-    short_bytes: int,
+    short_bytes: Mapping[str, int],
     kept: Collection[str] = (),
 ) -> list[Action]:
-    """Choose what is not needed any more, the longest unneeded first, while memory is short or its time has passed."""
+    """Choose what is not needed any more, the longest unneeded first, while memory is short or its time has passed.
+
+    `short_bytes` says how much is short, by the name of the memory.
+    """
+    short = Counter(short_bytes)
     unneeded = [
         (name, target)
         for name, target in held.items()
@@ -269,9 +327,10 @@ def plan_unloads(
     actions = []
     for name, target in sorted(unneeded, key=lambda item: -(item[1].unneeded_s or 0.0)):
         lingers = target.phase is Phase.READY and (target.unneeded_s or 0.0) < limits.linger_s
-        if lingers and short_bytes <= 0:
+        pool = limits.pool(target.endpoint)
+        if lingers and short[pool] <= 0:
             continue
-        short_bytes -= target.memory_bytes
+        short[pool] -= target.memory_bytes
         actions.append(Action("unload", name))
     return actions
 

@@ -1,22 +1,24 @@
 """Traffic orders: which to refuse, to apply, or to let wait."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
+from functools import partial
 
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Deployable
 from decisions.route_edits import EditRefused, promote
-from decisions.runtimes import runtime_name
 from services.server_manager.domain.answer_types import (
     Answer,
     ApplyOrder,
     RefuseOrder,
     describe_age,
+    describe_endpoint,
     has_failed,
     needed_bytes,
     why_refused,
 )
-from services.server_manager.domain.reconcile import Held, Limits, Phase, plan_production
+from services.server_manager.domain.memory import describe_free, fits
+from services.server_manager.domain.reconcile import Held, Limits, Phase, home_of, plan_production
 from services.server_manager.domain.records import TrafficOrder
 
 
@@ -30,12 +32,13 @@ def decide_order(
     waited_s: float,
     ended: bool = False,
     down: Collection[str] = (),
+    homes: Mapping[str, str] | None = None,
 ) -> Answer | None:
     """Refuse a traffic order that cannot be carried out, apply it when its targets are ready, else wait.
 
     `waited_s` says how long the order is known to the process that leads, `now` what its wall clock shows. `ended` says
-    that the order's release has ended: what comes of it now was delivered again. `down` names the runtimes that do not
-    answer; `held` has nothing of them.
+    that the order's release has ended: what comes of it now was delivered again. `down` names the endpoints that do not
+    answer; `held` has nothing of them. `homes` has the endpoint of each target, by name.
     """
     request = order.event.data
     model = order.event.subject
@@ -61,11 +64,24 @@ def decide_order(
     needed = {str(request.target.target): request.target, **plan_production(routes)}
     if request.fallback is not None and route.active is None:
         needed[str(request.fallback.target)] = request.fallback
-    total = needed_bytes(needed.values(), limits)
-    if total > limits.memory_budget_bytes:
-        reason = f"Serving {request.target.target} beside production needs {total} bytes of memory, there are "
-        return RefuseOrder(order, "insufficient_memory", f"{reason}{limits.memory_budget_bytes}.")
-    return _decide_ready(order, route, held, limits, waited_s=waited_s, down=down)
+    short = _why_too_big(request.target, needed, limits, homes or {})
+    if short is not None:
+        return RefuseOrder(order, "insufficient_memory", short)
+    silence = partial(_describe_silence, limits=limits, homes=homes or {}, down=down)
+    return _decide_ready(order, route, held, limits, waited_s=waited_s, silence=silence)
+
+
+def _why_too_big(
+    target: Deployable, needed: Mapping[str, Deployable], limits: Limits, homes: Mapping[str, str]
+) -> str | None:
+    """Return that what an order needs does not fit, and what each endpoint has free; None if it does."""
+    sizes = {name: limits.memory_bytes(each) for name, each in needed.items()}
+    if fits(sizes, homes, limits):
+        return None
+    others = {name: size for name, size in sizes.items() if name != str(target.target)}
+    total, there = needed_bytes(needed.values(), limits), limits.memory_budget_bytes
+    reason = f"Serving {target.target} beside production needs {total} bytes of memory, there are {there}."
+    return reason + describe_free(others, homes, limits)
 
 
 def _void(order: TrafficOrder, waited_s: float, limits: Limits, now: datetime, *, ended: bool) -> str | None:
@@ -88,7 +104,7 @@ def _decide_ready(
     limits: Limits,
     *,
     waited_s: float,
-    down: Collection[str],
+    silence: Callable[[Deployable | None], str],
 ) -> Answer | None:
     request = order.event.data
     candidate = held.get(str(request.target.target))
@@ -105,15 +121,17 @@ def _decide_ready(
     if waited_s < limits.order_deadline_s:
         return None
     if candidate_ready:
-        late = f"not ready after {limits.order_deadline_s:g} s{_describe_silence(behind, down)}"
+        late = f"not ready after {limits.order_deadline_s:g} s{silence(behind)}"
         return RefuseOrder(order, "previous_not_ready", _standby_not_ready(behind, late))
-    late = f"did not generate within {limits.order_deadline_s:g} s{_describe_silence(request.target, down)}"
+    late = f"did not generate within {limits.order_deadline_s:g} s{silence(request.target)}"
     return RefuseOrder(order, "load_failed", f"{request.target.target} {late}.")
 
 
-def _describe_silence(deployable: Deployable | None, down: Collection[str]) -> str:
-    name = runtime_name(deployable.serving) if deployable is not None else ""
-    return f"; its runtime {name} does not answer" if name in down else ""
+def _describe_silence(
+    deployable: Deployable | None, *, limits: Limits, homes: Mapping[str, str], down: Collection[str]
+) -> str:
+    name = home_of(deployable, homes) if deployable is not None else ""
+    return f"; its {describe_endpoint(name, limits)[4:]} does not answer" if name in down else ""
 
 
 def _standby_not_ready(behind: Deployable | None, reason: str) -> str:
@@ -121,12 +139,12 @@ def _standby_not_ready(behind: Deployable | None, reason: str) -> str:
     return f"{name} would be the target to roll back to, but it does not answer: {reason}"
 
 
-def runtimes_of_order(order: TrafficOrder, routes: Mapping[str, Route]) -> set[str]:
-    """Return the runtimes without which a traffic order cannot be carried out: the target's, and its standby's."""
+def endpoints_of_order(order: TrafficOrder, routes: Mapping[str, Route], homes: Mapping[str, str]) -> set[str]:
+    """Return the endpoints without which a traffic order cannot be carried out: the target's, and its standby's."""
     request = order.event.data
     route = routes.get(order.event.subject) or Route(model=order.event.subject)
     behind = next_previous(route, request.target, request.fallback)
-    return {runtime_name(needed.serving) for needed in (request.target, behind) if needed is not None}
+    return {home_of(needed, homes) for needed in (request.target, behind) if needed is not None}
 
 
 def next_previous(route: Route, target: Deployable, fallback: Deployable | None) -> Deployable | None:

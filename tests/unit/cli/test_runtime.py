@@ -112,6 +112,8 @@ def test_a_runtime_that_is_unknown_or_silent_is_refused():
         check_runtime("next", [])
     with pytest.raises(CommandError, match="the runtime next does not answer at b:2"):
         check_runtime("next", [*fleet, FleetRuntime(name="next", endpoint="b:2", answers=False)])
+    silent = FleetRuntime(name="default", endpoint="c:2", answers=False)
+    check_runtime("default", [silent, *fleet])  # one of its endpoints answers
 
 
 def test_a_target_is_listed_with_its_role_and_whether_its_runtime_is_that_of_its_release():

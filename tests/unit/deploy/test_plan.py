@@ -79,7 +79,7 @@ def test_each_runtime_has_a_triton_a_folder_and_ports_of_its_own():
         repository=variables["SERVER_MANAGER_REPOSITORY"],
         runtimes=json.loads(variables["SERVER_MANAGER_RUNTIMES"]),
     )
-    default, following = settings.endpoints["default"], settings.endpoints["vllm-0.12-next"]
+    default, following = settings.all_endpoints["default"], settings.all_endpoints["vllm-0.12-next"]
     assert default.triton_grpc == f"127.0.0.1:{chosen['triton-grpc']}"
     assert following.triton_grpc == f"127.0.0.1:{chosen['triton-vllm-0.12-next-grpc']}"
     assert following.repository == FOLDER / "triton-vllm-0.12-next" / "models"

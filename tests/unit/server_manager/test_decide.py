@@ -125,14 +125,14 @@ def test_an_order_waits_until_its_target_and_the_standby_are_ready():
 @pytest.mark.parametrize(("candidate", "standby"), [("next", "default"), ("default", "next")])
 def test_what_a_silent_endpoint_holds_takes_no_traffic_and_is_nothing_to_roll_back_to(candidate, standby):
     record, routes = ordered(traffic_requested("t1", 2, epoch=1)), {"bot": route(1, 0)}
-    holding = {V2: replace(held(2), runtime=candidate), V1: replace(held(1), runtime=standby)}
+    holding = {V2: replace(held(2), endpoint=candidate), V1: replace(held(1), endpoint=standby)}
     assert decide(record, routes, holding, down={"next": 3.0}) == []
     assert decide(record, routes, holding) == [ApplyOrder(record.orders[0])]
 
 
 def test_what_a_silent_endpoint_holds_is_not_announced_as_staged():
     record = staging.grant_lease(waiting(stage_requested("s1")), "s1", START)
-    holding = {V1: replace(held(1), runtime="next"), V0: held(0)}
+    holding = {V1: replace(held(1), endpoint="next"), V0: held(0)}
     assert decide(record, holding=holding, down={"next": 3.0}) == []
     assert decide(record, holding=holding) == [AnnounceStaged(record.lease)]
 

@@ -21,7 +21,7 @@ from tests.unit.server_manager.factories import (
 )
 
 NEXT = ServingSettings(runtime="next")
-BOTH = replace(LIMITS, runtimes=frozenset({"default", "next"}))
+BOTH = replace(LIMITS, endpoints={"default": "default", "next": "next"})
 DOWN = {"next": 3.0}
 """Seconds of silence by runtime."""
 
@@ -123,7 +123,7 @@ def test_what_waits_for_it_keeps_its_memory():
 
 
 def test_what_it_holds_keeps_its_memory_and_lets_others_go_that_fit():
-    holding = {f"cat.v{version}.bf16": replace(held(version, model="cat"), runtime="next") for version in (6, 7)}
+    holding = {f"cat.v{version}.bf16": replace(held(version, model="cat"), endpoint="next") for version in (6, 7)}
     routes = {"bot": route(1, 0), "cat": route(model="cat")}
     record = record_of(stage_requested("s1", 3, 2), stage_requested("s2", 2, 1))
     assert decide(record, routes, holding) == [GrantLease("s2")]

@@ -62,10 +62,11 @@ class Said:
 class World:
     """A manager and everything around it."""
 
-    def __init__(self, folder, *runtimes) -> None:
+    def __init__(self, folder, *runtimes, endpoints=()) -> None:
+        """Set up the manager of a fleet with the runtime `default`, these runtimes, and more endpoints of the default one."""
         self.clock = FakeClock()
         self.engine = FakeEngine()
-        self.engines = {DEFAULT_RUNTIME: self.engine, **{name: FakeEngine() for name in runtimes}}
+        self.engines = {DEFAULT_RUNTIME: self.engine, **{name: FakeEngine() for name in (*runtimes, *endpoints)}}
         for number, engine in enumerate(self.engines.values(), 1):
             engine.endpoint = f"127.0.0.1:{number}"
         self.view = FakeRuntimesView()
@@ -81,7 +82,7 @@ class World:
             overhead_bytes=100,
             weights_ratio=1.0,
             linger_s=30,
-            runtimes=frozenset(self.engines),
+            endpoints={name: DEFAULT_RUNTIME if name in endpoints else name for name in self.engines},
         )
         self.memory = RoutesFile(folder / "repository")
         self.start()

@@ -186,7 +186,7 @@ async def test_an_unknown_runtime_is_refused_with_those_that_there_are(world):
 async def test_a_route_to_a_runtime_that_was_removed_alerts_with_what_is_missing(world, tmp_path):
     await on_both(world)
     del world.engines["next"]
-    world.limits = world.limits.__class__(**{**vars(world.limits), "runtimes": frozenset(world.engines)})
+    world.limits = world.limits.__class__(**{**vars(world.limits), "endpoints": {name: name for name in world.engines}})
     world.start()
     await world.ticks(6)
     (alert,) = world.said.facts(AlertRaised)

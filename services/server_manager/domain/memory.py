@@ -1,0 +1,41 @@
+"""What the endpoints of a fleet have free, and whether targets fit where they belong."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+from services.server_manager.domain.reconcile import Limits
+
+
+def fits(sizes: Mapping[str, int], homes: Mapping[str, str], limits: Limits) -> bool:
+    """Return whether every memory of the fleet has what these targets need.
+
+    Args:
+        sizes: what each target reserves, by name.
+        homes: the endpoint of each.
+        limits: the endpoints and their memory.
+    """
+    needed = _by_pool(sizes, homes, limits)
+    return all(size <= limits.pool_bytes(pool) for pool, size in needed.items())
+
+
+def describe_free(others: Mapping[str, int], homes: Mapping[str, str], limits: Limits) -> str:
+    """Return what each endpoint has free beside other targets, as a sentence; nothing if the fleet has one endpoint."""
+    if len(limits.endpoints) == 1:
+        return ""
+    taken = _by_pool(others, homes, limits)
+    by_pool: dict[str, list[str]] = {}
+    for endpoint in limits.endpoints:
+        by_pool.setdefault(limits.pool(endpoint), []).append(endpoint)
+    parts = [
+        f"{' and '.join(names)} {'has' if len(names) == 1 else 'share'} {limits.pool_bytes(pool)} bytes with "
+        f"{max(0, limits.pool_bytes(pool) - taken[pool])} free"
+        for pool, names in by_pool.items()
+    ]
+    return f" Of the endpoints, {'; '.join(parts)}."
+
+
+def _by_pool(sizes: Mapping[str, int], homes: Mapping[str, str], limits: Limits) -> Counter[str]:
+    total = Counter[str]()
+    for name, size in sizes.items():
+        total[limits.pool(homes.get(name, ""))] += size
+    return total

@@ -1,0 +1,175 @@
+"""Chooses the endpoint of each target: where it is, else where a route names it, else apart from its counterpart."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from contracts.routes import Route
+from contracts.vocabulary import Deployable
+from decisions.runtimes import runtime_name
+from services.server_manager.domain.reconcile import Desired, Held, Limits, Phase, Rank, production_of, rank
+from services.server_manager.domain.records import Lease, Servers
+from services.server_manager.domain.traffic import next_previous
+
+Pairs = frozenset[frozenset[str]]
+"""Pairs of targets, by name, that should not share an endpoint."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known beside what is held when targets are placed.
+
+    Attributes:
+        named: the endpoint that a route names, by the target's name.
+        apart: the targets that should not share an endpoint.
+        lost: endpoints that have been silent for long: nothing new is placed there while another one is left.
+        earlier: the endpoint that was chosen for a target before, by its name.
+    """
+
+    named: Mapping[str, str] = field(default_factory=dict)
+    apart: Pairs = frozenset()
+    lost: frozenset[str] = frozenset()
+    earlier: Mapping[str, str] = field(default_factory=dict)
+
+
+def plan_homes(
+    desired: Mapping[str, Desired], held: Mapping[str, Held], limits: Limits, known: Known
+) -> dict[str, str]:
+    """Return the endpoint of each target whose runtime the fleet has, by name.
+
+    What is loaded stays where it is, and what a route names stays there. What is new goes to an endpoint where it fits,
+    else it waits for memory; of those, to one without its counterpart; of those, to the one that reserves least; of
+    those, to the first.
+    """
+    homes: dict[str, str] = {}
+    open_ones: list[tuple[str, Deployable, list[str]]] = []
+    for name, target in rank(desired):
+        candidates = endpoints_of(target.deployable, limits)
+        fixed = next((home for home in _settled(name, target, held, known) if home in candidates), None)
+        if fixed is not None:
+            homes[name] = fixed
+        elif candidates:
+            open_ones.append((name, target.deployable, [home for home in candidates if home not in known.lost]))
+    reserved = _reserved(homes, desired, held, limits)
+    for name, deployable, usable in open_ones:
+        candidates = usable or endpoints_of(deployable, limits)
+        homes[name] = _choose(
+            name, limits.memory_bytes(deployable), candidates, homes, reserved, limits=limits, apart=known.apart
+        )
+        reserved[homes[name]] += limits.memory_bytes(deployable)
+    return homes
+
+
+def endpoints_of(deployable: Deployable, limits: Limits) -> list[str]:
+    """Return the endpoints that can serve a target."""
+    needed = runtime_name(deployable.serving)
+    return [endpoint for endpoint, runtime in limits.endpoints.items() if runtime == needed]
+
+
+def _settled(name: str, target: Desired, held: Mapping[str, Held], known: Known) -> Iterable[str]:
+    """Return where a target is or was meant to be, the more certain first."""
+    state = held.get(name)
+    if state is not None and state.phase is not Phase.FAILED:
+        yield state.endpoint
+    if target.rank is Rank.PRODUCTION and name in known.named:
+        yield known.named[name]
+    if name in known.earlier and known.earlier[name] not in known.lost:
+        yield known.earlier[name]
+
+
+def _reserved(
+    homes: Mapping[str, str], desired: Mapping[str, Desired], held: Mapping[str, Held], limits: Limits
+) -> Counter[str]:
+    """Return what each endpoint reserves for what is desired; what else it holds goes when its memory is needed."""
+    reserved = Counter[str]()
+    for name, home in homes.items():
+        state = held.get(name)
+        is_there = state is not None and state.phase is not Phase.FAILED
+        reserved[home] += state.memory_bytes if state and is_there else limits.memory_bytes(desired[name].deployable)
+    return reserved
+
+
+def _choose(
+    name: str,
+    needed: int,
+    candidates: list[str],
+    homes: Mapping[str, str],
+    reserved: Mapping[str, int],
+    *,
+    limits: Limits,
+    apart: Pairs,
+) -> str:
+    taken = Counter[str]()
+    for endpoint, size in reserved.items():
+        taken[limits.pool(endpoint)] += size
+
+    def cost(endpoint: str) -> tuple[bool, int, int]:
+        pool = limits.pool(endpoint)
+        too_full = taken[pool] + needed > limits.pool_bytes(pool)
+        shared = sum(1 for other, home in homes.items() if home == endpoint and frozenset({name, other}) in apart)
+        return too_full, shared, reserved.get(endpoint, 0)
+
+    return min(candidates, key=cost)  # the first of equal ones
+
+
+def find_named(routes: Mapping[str, Route], addresses: Mapping[str, str]) -> dict[str, str]:
+    """Return the endpoint that a route names, by the target's name.
+
+    Args:
+        routes: the routes by model.
+        addresses: the name of each endpoint by the address at which gateways reach it.
+    """
+    named: dict[str, str] = {}
+    for served in (served for route in routes.values() for served in production_of(route)):
+        home = next((addresses[address] for address in served.endpoints if address in addresses), None)
+        if home is not None:
+            named.setdefault(str(served.target), home)
+    return named
+
+
+def find_pairs(record: Servers, routes: Mapping[str, Route]) -> Pairs:
+    """Return the targets that should not share an endpoint: what takes traffic, and what it would be replaced by.
+
+    These are the active target of each model and its previous one or canary; the target of an order, or of a staging,
+    and what will be behind it.
+    """
+    pairs: list[tuple[Deployable | None, Deployable | None]] = [
+        (route.active, behind) for route in routes.values() for behind in production_of(route)
+    ]
+    for order in record.orders:
+        request = order.event.data
+        route = routes.get(order.event.subject) or Route(model=order.event.subject)
+        pairs.append((request.target, next_previous(route, request.target, request.fallback)))
+    for lease in leases_of(record):
+        staged, serving = lease.event.data, routes.get(lease.event.subject)
+        pairs += [(staged.candidate, staged.baseline), (staged.candidate, serving.active if serving else None)]
+    names = {frozenset({str(first.target), str(second.target)}) for first, second in pairs if first and second}
+    return frozenset(pair for pair in names if len(pair) == 2)
+
+
+def leases_of(record: Servers) -> list[Lease]:
+    """Return the staging orders, the held one first."""
+    return [*([record.lease] if record.lease is not None else []), *record.waiting]
+
+
+def plan_all_homes(
+    record: Servers,
+    desired: Mapping[str, Desired],
+    held: Mapping[str, Held],
+    limits: Limits,
+    known: Known,
+) -> dict[str, str]:
+    """Return the endpoint of everything that is desired, and of what waits to be staged beside it."""
+    homes = plan_homes(desired, held, limits, known)
+    for lease in record.waiting:
+        pair = (lease.event.data.baseline, lease.event.data.candidate)
+        staged = {str(each.target): Desired(each, Rank.STAGING) for each in pair if str(each.target) not in homes}
+        if staged:
+            beside = plan_homes({**desired, **staged}, held, limits, known)
+            homes |= {name: beside[name] for name in staged.keys() & beside.keys()}
+    return homes
+
+
+def find_lost(silent_s: Mapping[str, float], limits: Limits) -> frozenset[str]:
+    """Return the endpoints that have been silent for so long that nothing new is placed there."""
+    return frozenset(name for name, seconds in silent_s.items() if seconds >= limits.silent_limit_s)

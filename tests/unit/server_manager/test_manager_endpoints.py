@@ -1,0 +1,107 @@
+"""Two endpoints of one runtime: active and previous stand apart, and the death of one leaves the other as it is."""
+
+import pytest
+
+from contracts.facts import AlertRaised, PromotionRefused, VariantFailed, VariantStaged
+from decisions.route_edits import roll_back
+from services.server_manager.domain import staging
+from tests.unit.server_manager.factories import deployable, stage_released, stage_requested, traffic_requested
+from tests.unit.server_manager.test_manager import V0, V1, V2, World
+
+V3 = str(deployable(3).target)
+FIRST, SECOND = "127.0.0.1:1", "127.0.0.1:2"
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path, endpoints=("triton-2",))
+
+
+async def promote(world, event_id, version, **more):
+    epoch = world.routes.routes["bot"].epoch if "bot" in world.routes.routes else 0
+    await world.order(traffic_requested(event_id, version, epoch=epoch, **more))
+    await world.ticks()
+
+
+def holding(world):
+    return set(world.engine.models), set(world.engines["triton-2"].models)
+
+
+def routed(world):
+    route = world.routes.routes["bot"]
+    return route.active.endpoints[0], route.previous.endpoints[0] if route.previous else None
+
+
+async def test_active_and_previous_stand_apart_from_version_to_version_and_after_a_rollback(world):
+    await promote(world, "t1", 1, fallback=0)
+    assert (holding(world), routed(world)) == (({V1}, {V0}), (FIRST, SECOND))
+    await promote(world, "t2", 2)
+    assert (holding(world), routed(world)) == (({V1}, {V0, V2}), (SECOND, FIRST))
+    await world.ticks(4, seconds=20.0)
+    assert holding(world) == ({V1}, {V2}), "what nothing needs is unloaded"
+    await promote(world, "t3", 3, weight=0.1)
+    assert holding(world) == ({V1, V3}, {V2}), "a canary is not where the active one is"
+    await promote(world, "t4", 3)
+    assert routed(world) == (FIRST, SECOND)
+    edit = await world.routes.edit("bot", lambda route: roll_back(route, deployable(3).target, cause_id="r"))
+    await world.ticks()
+    assert routed(world) == (SECOND, FIRST)
+    assert edit.route.previous.target == deployable(1).target
+    await world.ticks(4, seconds=20.0)
+    assert holding(world) == ({V1}, {V2})
+
+
+async def test_a_candidate_is_staged_apart_and_takes_traffic_where_it_was_staged(world):
+    await promote(world, "t1", 1, fallback=0)
+    await world.state.write(lambda record: staging.enqueue_staging(record, stage_requested("s1", 2, 1)))
+    await world.ticks()
+    (staged,) = world.said.facts(VariantStaged)
+    assert (staged.candidate.endpoints, staged.baseline.endpoints) == ((SECOND,), (FIRST,))
+    await world.state.write(lambda record: staging.release_staging(record, stage_released(2)))
+    await promote(world, "t2", 2)
+    assert routed(world) == (SECOND, FIRST)
+    assert world.engines["triton-2"].loads.count(V2) == 1
+
+
+@pytest.mark.parametrize("dead", ["default", "triton-2"])
+async def test_a_killed_endpoint_gets_its_targets_again_where_their_routes_name_them(world, dead):
+    await promote(world, "t1", 1, fallback=0)
+    before, loads = holding(world), {name: len(engine.loads) for name, engine in world.engines.items()}
+    world.engines[dead].models.clear()
+    world.engines[dead].down = True
+    await world.ticks(12)
+    kinds = {"default": ["engine"], "triton-2": ["standby"]}[dead]
+    assert [alert.kind for alert in world.said.facts(AlertRaised)] == kinds
+    world.start()  # another server-manager leads, which has never seen what that endpoint held
+    await world.ticks(4)
+    other = next(name for name in world.engines if name != dead)
+    assert len(world.engines[other].loads) == loads[other]
+    world.engines[dead].restart()
+    await world.ticks(8)
+    assert holding(world) == before
+    assert routed(world) == (FIRST, SECOND)
+
+
+async def test_an_order_that_fits_nowhere_is_refused_with_what_each_endpoint_has_free(world):
+    await promote(world, "t1", 1, fallback=0)
+    await promote(world, "t2", 2, weights=700)
+    (refused,) = world.said.facts(PromotionRefused)
+    assert refused.code == "insufficient_memory"
+    assert refused.reason == (
+        f"Serving {V2} beside production needs 1200 bytes of memory, there are 1000. Of the endpoints, default and "
+        "triton-2 share 1000 bytes with 600 free."
+    )
+    big = stage_requested("s1", 3, 1, weights=700)
+    await world.state.write(lambda record: staging.enqueue_staging(record, big))
+    await world.ticks()
+    (failed,) = world.said.facts(VariantFailed)
+    assert failed.code == "insufficient_memory"
+    assert "default and triton-2 share 1000 bytes with 600 free" in failed.reason
+
+
+async def test_others_see_each_endpoint_with_what_it_holds_and_reserves(world):
+    await promote(world, "t1", 1, fallback=0)
+    first, second = world.view.stored["default"], world.view.stored["triton-2"]
+    assert (first.name, first.endpoint, first.reserved_bytes) == ("default", FIRST, 200)
+    assert (second.name, second.endpoint, second.memory_budget_bytes) == ("default", SECOND, 1000)
+    assert [str(target.target) for target in second.targets] == [V0]

@@ -1,0 +1,197 @@
+"""Where targets go: hypothesis over everything that may be desired, held, named by routes, silent and full."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.vocabulary import ServingSettings
+from services.server_manager.domain.memory import describe_free, fits
+from services.server_manager.domain.placement import (
+    Known,
+    endpoints_of,
+    find_lost,
+    find_named,
+    find_pairs,
+    plan_all_homes,
+    plan_homes,
+)
+from services.server_manager.domain.reconcile import Desired, Limits, Phase, Rank, plan_desired, plan_reconcile
+from services.server_manager.domain.records import Lease, Servers, TrafficOrder
+from tests.unit.server_manager.factories import (
+    LIMITS,
+    START,
+    deployable,
+    held,
+    route,
+    stage_requested,
+    traffic_requested,
+)
+
+ENDPOINTS = ("default", "two", "three", "next", "next-two")
+RUNTIMES = {"default": "default", "two": "default", "three": "default", "next": "next", "next-two": "next"}
+TWO = replace(LIMITS, endpoints={"default": "default", "two": "default"})
+NEXT = ServingSettings(runtime="next")
+ADDRESSES = {"127.0.0.1:1": "default", "127.0.0.1:2": "two"}
+
+
+def name_of(version: int) -> str:
+    return str(deployable(version).target)
+
+
+@st.composite
+def situations(draw):
+    """Return desired targets, what is held, limits and what is known, whatever they are."""
+    versions = range(draw(st.integers(2, 6)))
+    desired = {}
+    for version in versions:
+        target = deployable(version, weights_bytes=draw(st.sampled_from((0, 100, 500))))
+        serving = draw(st.sampled_from((None, NEXT, ServingSettings(runtime="gone"))))
+        desired[name_of(version)] = Desired(
+            target.model_copy(update={"serving": serving}), draw(st.sampled_from(list(Rank)))
+        )
+    endpoints = draw(st.sets(st.sampled_from(ENDPOINTS), min_size=1)) | {"default"}
+    budgets = {name: draw(st.integers(0, 1500)) for name in sorted(endpoints) if draw(st.booleans())}
+    limits = Limits(
+        memory_budget_bytes=draw(st.integers(0, 1500)) + sum(budgets.values()),
+        overhead_bytes=100,
+        weights_ratio=1.0,
+        endpoints={name: RUNTIMES[name] for name in ENDPOINTS if name in endpoints},
+        budgets=budgets,
+    )
+    holding = {
+        name_of(version): held(version, draw(st.sampled_from(list(Phase))), endpoint=draw(st.sampled_from(ENDPOINTS)))
+        for version in draw(st.sets(st.integers(0, 8)))
+    }
+    endpoint, name = st.sampled_from(ENDPOINTS), st.sampled_from([name_of(version) for version in versions])
+    known = Known(
+        named=draw(st.dictionaries(name, endpoint)),
+        apart=frozenset(draw(st.sets(st.frozensets(name, min_size=2, max_size=2)))),
+        lost=frozenset(draw(st.sets(endpoint))),
+        earlier=draw(st.dictionaries(name, endpoint)),
+    )
+    return desired, holding, limits, known
+
+
+def is_loaded(holding, name):
+    return name in holding and holding[name].phase is not Phase.FAILED
+
+
+@given(situations())
+def test_each_target_has_an_endpoint_of_its_runtime_and_what_is_loaded_stays_on_its_own(situation):
+    desired, holding, limits, known = situation
+    homes = plan_homes(desired, holding, limits, known)
+    for name, target in desired.items():
+        candidates = endpoints_of(target.deployable, limits)
+        assert homes.get(name) in (candidates or [None])
+        if is_loaded(holding, name) and holding[name].endpoint in candidates:
+            assert homes[name] == holding[name].endpoint
+        elif target.rank is Rank.PRODUCTION and known.named.get(name) in candidates:
+            assert homes[name] == known.named[name]
+    assert homes == plan_homes(dict(desired), dict(holding), limits, known), "the same choice each time"
+
+
+@given(situations())
+def test_a_choice_is_kept_from_pass_to_pass(situation):
+    desired, holding, limits, known = situation
+    homes = plan_homes(desired, holding, limits, known)
+    again = plan_homes(desired, holding, limits, replace(known, earlier=homes))
+    assert {name: home for name, home in again.items() if home not in known.lost} == {
+        name: home for name, home in homes.items() if home not in known.lost
+    }
+
+
+@given(situations(), st.integers(0, 5))
+def test_what_is_new_shares_with_its_counterpart_only_where_no_other_endpoint_has_memory_for_it(situation, number):
+    desired, _, limits, known = situation
+    new = list(desired)[number % len(desired)]
+    others = plan_homes({name: desired[name] for name in desired if name != new}, {}, limits, replace(known, named={}))
+    homes = plan_homes(desired, {}, limits, replace(known, named={}, earlier=others, lost=frozenset()))
+    if new not in homes:
+        return
+    sizes = {name: limits.memory_bytes(desired[name].deployable) for name in homes}
+
+    def cost(endpoint):
+        counterparts = [name for name in others if others[name] == endpoint and frozenset({name, new}) in known.apart]
+        reserved = sum(sizes[name] for name in others if others[name] == endpoint)
+        pool = {
+            name: home for name, home in {**others, new: endpoint}.items() if limits.pool(home) == limits.pool(endpoint)
+        }
+        return not fits({name: sizes[name] for name in pool}, pool, limits), len(counterparts), reserved
+
+    assert cost(homes[new]) == min(cost(endpoint) for endpoint in endpoints_of(desired[new].deployable, limits))
+
+
+@given(situations())
+def test_no_memory_is_reserved_beyond_what_it_has_where_a_target_is_loaded(situation):
+    desired, holding, limits, known = situation
+    homes = plan_homes(desired, holding, limits, known)
+    placed = {name: target for name, target in desired.items() if name in homes}
+    used = {name: target.memory_bytes for name, target in holding.items() if target.phase is not Phase.FAILED}
+    where = {name: target.endpoint for name, target in holding.items()}
+    before = fits(used, where, limits)
+    for action in plan_reconcile(placed, holding, limits, kept=holding, homes=homes):
+        if action.kind == "load":
+            used[action.name] = limits.memory_bytes(action.deployable)
+            where[action.name] = homes[action.name]
+    assert fits(used, where, limits) or not before
+
+
+def placed(record, routes, holding=None, limits=TWO, **known):
+    holding = holding or {}
+    desired = plan_desired(routes, record)
+    about = Known(named=find_named(routes, ADDRESSES), apart=find_pairs(record, routes), **known)
+    return plan_all_homes(record, desired, holding, limits, about)
+
+
+def order(version, **more):
+    return TrafficOrder(event=traffic_requested("t", version, **more), received_at=START)
+
+
+def test_a_first_version_and_its_fallback_are_loaded_on_different_endpoints():
+    homes = placed(Servers(orders=(order(1, fallback=0),)), {})
+    assert homes == {name_of(1): "default", name_of(0): "two"}
+
+
+@pytest.mark.parametrize("weight", [0.1, 1.0])
+def test_what_is_to_take_traffic_goes_where_the_active_target_is_not(weight):
+    """Active stands on the second endpoint, previous on the first, which reserves more by now."""
+    routes = {"bot": route(1, 0)}
+    holding = {name_of(1): held(1, endpoint="two"), name_of(0): held(0)}
+    assert placed(Servers(orders=(order(2, weight=weight),)), routes, holding)[name_of(2)] == "default"
+    staging = Servers(lease=Lease(event=stage_requested("s", 2, 1)))
+    assert placed(staging, routes, holding)[name_of(2)] == "default"
+    waiting = Servers(waiting=(Lease(event=stage_requested("s", 2, 1)),))
+    assert placed(waiting, routes, holding)[name_of(2)] == "default"
+
+
+def test_what_is_new_waits_for_an_endpoint_that_is_silent_for_a_while_and_not_for_one_that_is_lost():
+    record, routes, holding = Servers(orders=(order(2),)), {"bot": route(1)}, {name_of(1): held(1)}
+    assert placed(record, routes, holding)[name_of(2)] == "two"
+    assert find_lost({"two": LIMITS.silent_limit_s - 1}, TWO) == frozenset()
+    lost = find_lost({"two": LIMITS.silent_limit_s}, TWO)
+    assert placed(record, routes, holding, lost=lost)[name_of(2)] == "default"
+
+
+def test_of_models_that_have_nothing_to_do_with_each_other_the_emptier_endpoint_is_chosen():
+    routes = {"bot": route(1)}
+    record = Servers(orders=(order(1, model="cat"), order(1, model="dog")))
+    homes = placed(record, routes, {name_of(1): held(1)})
+    assert (homes["cat.v1.bf16"], homes["dog.v1.bf16"]) == ("two", "default")
+
+
+def test_an_endpoint_with_memory_of_its_own_takes_what_fits_and_a_refusal_names_what_each_has_free():
+    limits = replace(TWO, memory_budget_bytes=1000, budgets={"two": 300})
+    routes = {"bot": route(1)}
+    holding = {name_of(1): held(1)}
+    record = Servers(orders=(order(2), order(1, model="cat")))
+    homes = placed(record, routes, holding, limits)
+    assert (homes[name_of(2)], homes["cat.v1.bf16"]) == ("two", "default"), "200 bytes are not free there any more"
+    assert describe_free({name_of(1): 200}, {name_of(1): "default"}, limits) == (
+        " Of the endpoints, default has 700 bytes with 500 free; two has 300 bytes with 300 free."
+    )
+    assert describe_free({name_of(1): 200}, {name_of(1): "default"}, TWO) == (
+        " Of the endpoints, default and two share 1000 bytes with 800 free."
+    )
+    assert describe_free({}, {}, LIMITS) == ""
