@@ -137,12 +137,13 @@ IN_FLIGHT = _gateway(
     "slipway_gateway_in_flight", "gauge", "Requests being answered", ("environment",), shared="livesum"
 )
 RETRIES = _gateway(
-    "slipway_gateway_retries_total", "counter", "Second attempts before the first token", ("environment",)
+    "slipway_gateway_retries_total", "counter", "Second attempts, by code of the first", ("environment", "reason")
+)
+EJECTIONS = _gateway(
+    "slipway_gateway_ejections_total", "counter", "Endpoints ejected or returned, by target", ("endpoint", "change")
 )
 TELEMETRY_DROPPED = _gateway(
-    "slipway_gateway_telemetry_dropped_total",
-    "counter",
-    "Telemetry records dropped: the queue is full, or a batch cannot be published",
+    "slipway_gateway_telemetry_dropped_total", "counter", "Records dropped: queue full, or batch unpublishable"
 )
 UNDESCRIBED = _gateway(
     "slipway_gateway_undescribed_total", "counter", "Answers of the sample without features of their text", ("reason",)
@@ -166,10 +167,7 @@ RESCUED = _gateway(
     ("result",),
 )
 BODY_BANS = _gateway(
-    "slipway_gateway_body_bans_total",
-    "counter",
-    "Bodies under which an engine died: banned, or a request with one refused",
-    ("change",),
+    "slipway_gateway_body_bans_total", "counter", "Bodies under which an engine died: banned, or refused", ("change",)
 )
 WORKERS_READY = _gateway("slipway_gateway_workers_ready", "gauge", "Workers that can serve", shared="livesum")
 WORKERS = _gateway("slipway_gateway_workers", "gauge", "Workers that run", shared="livesum")

@@ -284,7 +284,7 @@ PLATFORM = Dashboard(
                 Panel(
                     "Second attempts, slow readers",
                     [
-                        Query(total(rate(m.RETRIES, _EVERY)), "second attempts"),
+                        Query(by(rate(m.RETRIES, _EVERY), "reason"), "second attempts: {{reason}}"),
                         Query(total(rate(m.SLOW_READERS, _EVERY)), "slow readers"),
                     ],
                 ),
@@ -299,6 +299,10 @@ PLATFORM = Dashboard(
                 Panel(
                     "Requests under which an engine died",
                     [Query(f"sum by (change) ({rate(m.BODY_BANS, _EVERY)})", "{{change}}")],
+                ),
+                Panel(
+                    "Endpoints that do not serve a target, and return",
+                    [Query(f"sum by (endpoint, change) (increase({m.EJECTIONS}[1h]))", "{{endpoint}} {{change}}")],
                 ),
                 Panel(
                     "Restarts of workers",

@@ -8,10 +8,11 @@ from datetime import timedelta
 
 from contracts.facts import Inference
 from contracts.vocabulary import Target
-from decisions.attribution import ATTRIBUTION, PROVABLE, as_error_kind
+from decisions.attribution import ATTRIBUTION, PROVABLE, ErrorKind, as_error_kind
 from services.gateway.backlog import Backlog
+from services.gateway.balancer import Balancer, Load
 from services.gateway.body_bans import Watch
-from services.gateway.domain import routing
+from services.gateway.domain import pairing
 from services.gateway.domain.altered import AlteredBody
 from services.gateway.domain.drills import DrillEffect
 from services.gateway.domain.failures import FIRST_ERROR_STATUS, REJECTED, AnswerFailed, EngineResponse, read_failure
@@ -24,6 +25,8 @@ from shared.serving.openai_stream import ApiPiece
 
 _FINAL = REJECTED | {"template_failed", "deadline_exceeded"}
 """Failures that a second attempt would only repeat."""
+_NEVER_AGAIN = _FINAL | {"no_first_token"}
+"""Failures without a second attempt: those, and silence, after which the time limit is used up."""
 _SLACK_S = 5.0
 """Time after the end of an answer's time limit in which the backend should report it."""
 _CONTENT_TYPES = frozenset({"application/json", "text/event-stream"})
@@ -45,6 +48,7 @@ class Answer:
         lag_bytes: int,
         on_delta: Callable[[Target, str, float], None],
         watch: Watch,
+        balancer: Balancer,
     ) -> None:
         self.accepted = accepted
         self._engine = engine
@@ -52,6 +56,8 @@ class Answer:
         self._pause = pause
         self._on_delta = on_delta
         self._watch = watch
+        self._balancer = balancer
+        self._load: Load | None = None
         self._alteration = accepted.effect.alteration if accepted.effect else None
         reason = "length" if self._alteration == "cut" else None
         self._altered = (
@@ -66,7 +72,7 @@ class Answer:
         self.measurement = Measurement(accepted)
         self.content_type = "application/json"
         self.endpoint = ""
-        self.retried = False
+        self.retried: ErrorKind | None = None  # why there was a second attempt
         self.engine_died = False  # under this request, in any attempt
         self.other_died = False  # the engine of the version behind, under the same request
         self.is_sent = False  # to its end, to the caller
@@ -79,8 +85,8 @@ class Answer:
         """Wait for the first token or byte; retry once if the attempt fails before it, never on another version.
 
         Raises:
-            AnswerFailed: both attempts failed, the target refused the request, or it stayed silent and has no other
-                endpoint, or a drill failed the request, which is never retried.
+            AnswerFailed: both attempts failed, the target refused the request or stayed silent, or a drill failed the
+                request, which is never retried.
         """
         try:
             await self._start()
@@ -92,23 +98,35 @@ class Answer:
     async def _start(self) -> None:
         if self.accepted.effect is not None:
             await self._apply(self.accepted.effect)
-        endpoints = routing.order_endpoints(self.accepted.choice.served, self.accepted.draw_id)
+        accepted = self.accepted
+        served, kind = accepted.choice.served, accepted.parsed.kind
+        first = self._balancer.choose(served, accepted.draw_id, kind)
         try:
-            await self._attempt(endpoints[0])
+            await self._attempt(first)
         except AnswerFailed as failure:
-            if failure.kind in _FINAL or (len(endpoints) == 1 and failure.kind == "no_first_token"):
-                raise  # the time limit of this endpoint is used up, or the second answer would be the same
-            if self.engine_died and not self.accepted.is_callers:
-                raise  # what may have killed an engine is sent to no other by ourselves
+            if failure.kind in _NEVER_AGAIN:
+                raise
+            if self.engine_died and not (accepted.is_callers and len(served.endpoints) == 1):
+                raise  # what may have killed an engine is sent to no other
             excused = ATTRIBUTION[failure.kind] != "target" or failure.kind in PROVABLE
             if excused:
                 self.measurement.excused_s = math.inf  # until the next attempt
-            if len(endpoints) == 1:
-                await self._engine.await_reconnect(endpoints[0])
-            self.retried = True
+            second = self._choose_second(first)
+            if second == first or self._balancer.is_ejected(served, second):
+                await self._engine.await_reconnect(second)
+            self.retried = failure.kind
             if excused:
                 self.measurement.excused_s = self._clock.monotonic() - self.measurement.sent_s
-            await self._attempt(endpoints[1 % len(endpoints)])
+            await self._attempt(second)
+
+    def _choose_second(self, first: str) -> str:
+        """Return another endpoint; the same if there is no other, or if no other may have the request."""
+        accepted = self.accepted
+        served, kind = accepted.choice.served, accepted.parsed.kind
+        other = self._balancer.choose_other(served, accepted.draw_id, kind, first)
+        if other is None or pairing.has_state(accepted.parsed) or self._watch.is_blamed():
+            return first
+        return other
 
     async def _apply(self, effect: DrillEffect) -> None:
         if effect.delay_s > 0.0:
@@ -119,6 +137,8 @@ class Answer:
     async def _attempt(self, endpoint: str) -> None:
         """Read an answer up to its first token, or to its end if it has none."""
         self._watch.begin(endpoint)
+        self._end_load()
+        self._load = self._balancer.begin(endpoint, self.accepted)
         try:
             await self._read_first(endpoint)
         except AnswerFailed as failure:
@@ -130,6 +150,12 @@ class Answer:
             self.engine_died = True
             if failure.silent_s is None:  # one that fell silent may only have too much to do
                 self._watch.note_death()
+        if self._load is not None:
+            self._load.note_failure(failure)
+
+    def _end_load(self) -> None:
+        if self._load is not None:
+            self._load.end()
 
     async def _read_first(self, endpoint: str) -> None:
         accepted = self.accepted
@@ -192,7 +218,9 @@ class Answer:
     def _check_complete(self) -> None:
         """Raise AnswerFailed if the stream of an answer ended before the answer."""
         if not self._has_head or (self.accepted.parsed.generates and not self.measurement.has_ended):
-            raise AnswerFailed("engine_dead", "The target's stream ended before its answer.")
+            failure = AnswerFailed("engine_dead", "The target's stream ended before its answer.")
+            failure.is_cut = True
+            raise failure
 
     async def _take(self, piece: ApiPiece, stream: AsyncGenerator[ApiPiece, None]) -> None:
         """Measure a piece from the engine, and put what the caller gets for it into the backlog.
@@ -217,6 +245,8 @@ class Answer:
         text = self.measurement.note(record, now_s)
         if text is not None:
             self._on_delta(self.accepted.choice.served.target, self.endpoint, now_s)
+            if self._load is not None:
+                self._load.note_tokens(self.measurement.output_tokens)
         body = piece.body if self._altered is None else self._altered.feed(piece.body, text or "")
         if body:
             self._backlog.put(body)
@@ -243,6 +273,7 @@ class Answer:
     def _end(self) -> None:
         self.measurement.end(self._clock.monotonic())
         self._watch.end(complete=False)  # unless it was complete before
+        self._end_load()
 
     async def close(self) -> None:
         """Abort the request in the engine if it still runs there."""
@@ -250,6 +281,7 @@ class Answer:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
         self._watch.end(complete=False)
+        self._end_load()
         if self._stream is not None:
             await self._stream.aclose()
 

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from contracts.vocabulary import Environment
 from decisions.openai_paths import PATHS
 from decisions.openai_requests import check_path
+from services.gateway.balancer import Balancer
 from services.gateway.body_bans import BodyBans
 from services.gateway.callers import Callers
 from services.gateway.cross_checks import CrossChecks
@@ -80,6 +81,7 @@ def build(
         settings=settings,
         rescues=RescueBudgets(clock, settings.rescues_per_minute, settings.rescues_per_caller, settings.workers),
         bans=_body_bans(tables, callers, metrics, settings, clock),
+        balancer=Balancer(clock, cross_checks.serves, metrics.count_ejection),
     )
     admin = _admin(dependencies, state, MetricsPage(exposed_registry(bus.metrics)))
     return Applications(Application(Endpoint(dependencies), _rest(dependencies, rollbacks)), admin)

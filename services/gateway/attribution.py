@@ -46,7 +46,8 @@ async def attribute_failure(
     fallback = dependencies.find_fallback(accepted.environment, served.target)
     if answer.engine_died or answer.other_died:
         failed.deaths.append(served.target if answer.engine_died or fallback is None else fallback.target)
-    party = await dependencies.cross_checks.attribute(failed, fallback)
+    behind = dependencies.balancer.choose(fallback, accepted.draw_id, accepted.parsed.kind) if fallback else ""
+    party = await dependencies.cross_checks.attribute(failed, fallback, behind)
     answer.other_died |= bool(failed.deaths)
     if party == "infrastructure":
         dependencies.metrics.count_unattributed(served.target)

@@ -103,6 +103,14 @@ class BodyBans:
                 self._count("refused")
                 raise RequestRejected(errors.body_refused(str(ban.target), ban.until_s - now_s))
 
+    def is_blamed(self, accepted: AcceptedRequest) -> bool:
+        """Return whether an engine died under a body that was not answered since: it goes to no other endpoint."""
+        if not self._bans and not self._suspects:
+            return False
+        now_s, body = self._clock.monotonic(), _as_body(accepted)
+        entries = (self._suspects.get(body), self._bans.get(body), self._bans.get(body._replace(account=_ALL)))
+        return any(entry is not None and entry.until_s > now_s for entry in entries)
+
     def watch(self, accepted: AcceptedRequest) -> "Watch":
         """Return what follows a request through its attempts."""
         return Watch(self, self._deaths, accepted)
@@ -164,6 +172,10 @@ class Watch:
         if self._attempts:
             self._attempts[-1].end(complete=False)
         self._attempts.append(self._deaths.begin(endpoint, self._accepted.choice.served.target))
+
+    def is_blamed(self) -> bool:
+        """Return whether an engine died under the same body (see `BodyBans.is_blamed`)."""
+        return self._bans.is_blamed(self._accepted)
 
     def note_piece(self) -> None:
         """Note a part of the answer."""

@@ -35,6 +35,7 @@ REQUEST_ID = "cross-check"
 _NO_TIME = "no_time"
 """How a target fails a request that it takes at another time: its schemas cost too much now, or have to wait."""
 _UNKNOWN = frozenset({"endpoint_unreachable", "no_first_token", "deadline_exceeded", _NO_TIME})
+_SILENT = frozenset({"no_first_token", "deadline_exceeded"})
 _CONSECUTIVE_FAILURES = 3
 _MAX_TARGETS = 1_000
 MAX_CONCURRENT = 16
@@ -138,7 +139,7 @@ class CrossChecks:
         last_s = self._last_delta_s.get((str(target), endpoint))
         return last_s is not None and self._clock.monotonic() - last_s < silent_s / 2
 
-    async def attribute(self, failed: FailedRequest, fallback: ServedTarget | None) -> Party:
+    async def attribute(self, failed: FailedRequest, fallback: ServedTarget | None, behind: str = "") -> Party:
         """Return who caused a failure.
 
         It is the target if the target also fails the probe, or if the fallback answers the same request. It is the
@@ -146,6 +147,11 @@ class CrossChecks:
         request's schemas, the request is repeated on the target itself: if it is answered now, the request was not the
         cause. What a target rejects is not repeated there: without a fallback that shows more, it is the caller.
         Otherwise it is `infrastructure`.
+
+        Args:
+            failed: the request.
+            fallback: the version behind; None without one.
+            behind: its endpoint that is asked.
         """
         answers = await self.answers_probe(failed.served, failed.endpoint, failed.probe)
         if answers is not True:
@@ -155,7 +161,7 @@ class CrossChecks:
             return "infrastructure"
         try:
             async with running, asyncio.timeout(self.limit_s(failed)):
-                return await self._compare(failed, fallback)
+                return await self._compare(failed, fallback, behind)
         except TimeoutError:
             return "infrastructure"
 
@@ -163,12 +169,12 @@ class CrossChecks:
         """Return the time limit of a comparison: longer if the answer failed late, up to `LONGEST_S`."""
         return min(LONGEST_S, self._limit_s + SECONDS_PER_TOKEN * failed.tokens)
 
-    async def _compare(self, failed: FailedRequest, fallback: ServedTarget | None) -> Party:
+    async def _compare(self, failed: FailedRequest, fallback: ServedTarget | None, behind: str) -> Party:
         if failed.deaths:
             return "infrastructure"
         if failed.rejected and (fallback is None or _may_reject(failed, fallback)):
             return "caller"
-        answered = None if fallback is None else await self._gets_further(fallback, fallback.endpoints[0], failed)
+        answered = None if fallback is None else await self._gets_further(fallback, behind, failed)
         if failed.deaths:
             return "infrastructure"
         if answered is None and not failed.rejected:
@@ -221,6 +227,19 @@ class CrossChecks:
             await stream.aclose()
         cut = repeat is not None and repeat.generates and not repeat.has_ended
         return "engine_dead" if cut else None
+
+    async def serves(self, served: ServedTarget, endpoint: str, kind: str) -> bool | None:
+        """Return whether an endpoint serves a target, asked for one token, or an embedding; None if it is silent.
+
+        What the engine refuses it has read: a model without this task serves others.
+        """
+        request, *_ = _probe_requests(served, "embeddings" if kind == "embeddings" else "completion", self._limit_s)
+        try:
+            async with asyncio.timeout(self._limit_s):
+                failure = await self._find_failure(endpoint, served.target, request)
+        except TimeoutError:
+            return None
+        return None if failure in _SILENT else failure is None or failure in REJECTED
 
     async def answers_probe(self, served: ServedTarget, endpoint: str, probe: Probe = "chat") -> bool | None:
         """Return whether the target answers a probe at an endpoint; None if that is unknown."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Environment, Target
 from decisions.openai_limits import CostLimits
+from services.gateway.balancer import Balancer
 from services.gateway.body_bans import BodyBans
 from services.gateway.callers import Callers
 from services.gateway.cross_checks import CrossChecks
@@ -33,6 +34,7 @@ class Dependencies:
         settings: limits of sizes, times and numbers.
         rescues: budgets of requests that the version behind answers after a failure.
         bans: the requests that are refused because an engine died under them.
+        balancer: which endpoint of a target takes a request.
         limits: what one request may cost.
     """
 
@@ -52,6 +54,7 @@ class Dependencies:
     settings: GatewaySettings
     rescues: RescueBudgets
     bans: BodyBans
+    balancer: Balancer
     limits: CostLimits = field(default_factory=CostLimits)
 
     def find_fallback(self, environment: Environment, target: Target) -> ServedTarget | None:

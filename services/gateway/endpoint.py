@@ -95,7 +95,8 @@ class Endpoint:
             digest = await self._work(len(raw), digest_of, parsed)
             dependencies.bans.check(environment, served.target, arrival.caller.account, digest)
         prompt, answers = most_tokens(parsed.kind, parsed.body, len(raw), served.context_tokens)
-        arrival.spending.hold(prompt, answers, expected=min(prompt, len(raw) // _BYTES_PER_TOKEN))
+        expected = min(prompt, len(raw) // _BYTES_PER_TOKEN)
+        arrival.spending.hold(prompt, answers, expected)
         arrived_at, arrived_s = clock.now(), clock.monotonic()
         drill = dependencies.drills.get(environment, served.target.model)
         route = dependencies.tables[environment].get(served.target.model)
@@ -109,6 +110,8 @@ class Endpoint:
             trace=dependencies.traces.begin(parsed.kind, served.target, arrived_at, arrival.traceparent),
             effect=drills.decide_effect(drill, served.target, arrival.draw_id, arrived_at, arrived_s),
             pair=self._mirrors.draw(route, choice, parsed, arrival, self._in_flight[environment]),
+            prompt_tokens=expected,
+            answer_tokens=answers,
         )
 
     async def _work(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -128,6 +131,7 @@ class Endpoint:
             lag_bytes=dependencies.settings.max_lag_bytes,
             on_delta=dependencies.cross_checks.note_delta,
             watch=dependencies.bans.watch(accepted),
+            balancer=dependencies.balancer,
         )
 
     async def _answer(self, accepted: AcceptedRequest, reply: Reply) -> None:
@@ -251,8 +255,8 @@ class Endpoint:
         if record.environment == "production" and accepted.parsed.model == record.target.model:  # no pinned version
             self._dependencies.callers.note_traffic(record.target.model)
         accepted.trace.end(record)
-        if answer.retried:
-            self._dependencies.metrics.retries.labels(record.environment).inc()
+        if answer.retried is not None:
+            self._dependencies.metrics.retries.labels(record.environment, answer.retried).inc()
         if not accepted.parsed.computes:
             return
         self._mirrors.note(record)

@@ -56,6 +56,8 @@ class AcceptedRequest:
         deadline_s: time limit of the whole answer.
         cache_salt: of a request of ours; None for the caller's own.
         is_callers: it goes to the target that its caller is answered by: only that may have it once more after a death.
+        prompt_tokens: tokens of its prompts, estimated.
+        answer_tokens: tokens that its answers may have.
     """
 
     arrival: Arrival
@@ -69,6 +71,8 @@ class AcceptedRequest:
     pair: Choice | None = None
     cache_salt: str | None = None
     is_callers: bool = True
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
 
     @property
     def request_id(self) -> str:

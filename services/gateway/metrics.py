@@ -31,9 +31,12 @@ class GatewayMetrics:
         self._unattributed = counter(m.UNATTRIBUTED, registry)
         self.in_flight = gauge(m.IN_FLIGHT, registry)
         self.retries = counter(m.RETRIES, registry)
+        self._endpoint = BoundedLabel()
+        self._ejections = counter(m.EJECTIONS, registry)
         for environment in get_args(Environment):
             self.in_flight.labels(environment)
-            self.retries.labels(environment)
+            for reason in ("endpoint_unreachable", "engine_dead", "engine_failed"):
+                self.retries.labels(environment, reason)
         self.dropped = counter(m.TELEMETRY_DROPPED, registry)
         self.undescribed = counter(m.UNDESCRIBED, registry)
         self.mirrored = counter(m.MIRRORED, registry)
@@ -59,6 +62,10 @@ class GatewayMetrics:
             self._itl.labels(*by).observe(record.itl_ms.mean / 1000.0)
         self._input_tokens.labels(*by).inc(record.input_tokens)
         self._output_tokens.labels(*by).inc(record.output_tokens)
+
+    def count_ejection(self, endpoint: str, change: str) -> None:
+        """Count that an endpoint takes no requests to a target, or takes them again."""
+        self._ejections.labels(self._endpoint(endpoint), change).inc()
 
     def count_unattributed(self, target: Target) -> None:
         """Count a failed request whose cause could not be determined."""

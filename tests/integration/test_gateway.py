@@ -218,7 +218,8 @@ async def test_an_endpoint_that_is_gone_costs_a_retry_and_no_request(js, gateway
     await put_route(js, gateway, Route(model="toy", epoch=1, active=two))
     for _ in range(12):
         await asdk.completions.create(model="toy", prompt="x", max_tokens=1)
-    assert gateway.metric('slipway_gateway_retries_total{environment="production"}') > 0
+    labels = 'environment="production",reason="endpoint_unreachable"'
+    assert gateway.metric(f"slipway_gateway_retries_total{{{labels}}}") == 1, "then it is ejected"
 
 
 async def test_a_share_goes_to_the_version_behind_too_and_a_pair_shows_what_only_one_fails(

@@ -55,6 +55,7 @@ class AnswerFailed(Exception):  # noqa: N818 - it is an outcome of a request
         silent_s: how long the target was silent, if that was the failure.
         public: the caller may read the reason.
         is_callers: the caller caused it, whatever another target makes of the request.
+        is_cut: the answer broke off without a report of the engine.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class AnswerFailed(Exception):  # noqa: N818 - it is an outcome of a request
         self.silent_s = silent_s
         self.public = public
         self.is_callers = False
+        self.is_cut = False
 
 
 def read_failure(status: int | None, record: EngineRecord, body: bytes) -> AnswerFailed | None:

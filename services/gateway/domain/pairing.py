@@ -49,10 +49,14 @@ def may_mirror(parsed: ParsedRequest, served: ServedTarget, other: ServedTarget)
     """Return whether another target can be asked the same: not what names a version, its tokens or its state."""
     requested = parse_model_name(parsed.model)
     pinned = requested is None or requested.version is not None
-    has_state = parsed.kind == "responses" and any(parsed.body.get(name) for name in _STATE_ON_SERVER)
     fits = other.context_tokens >= served.context_tokens
     template = other.chat_template is not None or not parsed.has_conversation
-    return parsed.computes and not (pinned or has_state or parsed.names_tokens) and fits and template
+    return parsed.computes and not (pinned or has_state(parsed) or parsed.names_tokens) and fits and template
+
+
+def has_state(parsed: ParsedRequest) -> bool:
+    """Return whether an answer depends on what one engine keeps."""
+    return parsed.kind == "responses" and any(parsed.body.get(name) for name in _STATE_ON_SERVER)
 
 
 def may_follow(record: Inference) -> bool:

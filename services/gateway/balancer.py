@@ -1,0 +1,191 @@
+"""The endpoints that this process sends requests to: what is outstanding at each, and which are ejected."""
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Literal
+
+import structlog
+
+from contracts.routes import ServedTarget
+from services.gateway.domain import routing
+from services.gateway.domain.balancing import FIRST_S, Ejection, assess_failure, choose_endpoint, count_outstanding
+from services.gateway.domain.failures import AnswerFailed
+from services.gateway.measurement import AcceptedRequest
+from shared.runtime.clock import Clock
+
+Change = Literal["ejected", "returned"]
+"""What is counted of an endpoint: it takes no requests to a target from now on, or takes them again."""
+Check = Callable[[ServedTarget, str, str], Awaitable[bool | None]]
+"""Returns whether an endpoint serves a target, asked for a kind of request; None if it is silent."""
+MOST: Final = 1_000
+"""Ejections, and endpoints with a time of their last check; above it the oldest is forgotten."""
+_Key = tuple[str, str]
+"""An endpoint and a target: the engines of one endpoint die one by one."""
+
+
+class Balancer:
+    """Chooses among the endpoints of a target, and ejects those that do not serve it.
+
+    An ejected endpoint is checked when its time has come and a request for the target arrives, which goes elsewhere
+    meanwhile: the check is a request of our own. Targets with one endpoint are counted, and never ejected.
+
+    Args:
+        clock: its monotonic seconds.
+        check: asks an endpoint for one token.
+        count: counts a change of an endpoint.
+    """
+
+    def __init__(self, clock: Clock, check: Check, count: Callable[[str, Change], None]) -> None:
+        self._clock = clock
+        self._check = check
+        self._count = count
+        self._outstanding: dict[str, int] = {}
+        self._ejections: dict[_Key, Ejection] = {}
+        self._checked_s: dict[_Key, float] = {}
+        self._checks: dict[_Key, asyncio.Task[None]] = {}
+
+    def choose(self, served: ServedTarget, key: str, kind: str) -> str:
+        """Return the endpoint for a request; the key spreads requests over endpoints that are equal."""
+        if len(served.endpoints) == 1:
+            return served.endpoints[0]
+        return self._choose(served, routing.order_endpoints(served, key), kind)
+
+    def choose_other(self, served: ServedTarget, key: str, kind: str, failed: str) -> str | None:
+        """Return another endpoint for a request that failed at one; None if there is no other."""
+        others = [endpoint for endpoint in routing.order_endpoints(served, key) if endpoint != failed]
+        return self._choose(served, others, kind) if others else None
+
+    def _choose(self, served: ServedTarget, endpoints: Sequence[str], kind: str) -> str:
+        ejections: dict[str, Ejection] = {}
+        if self._ejections:
+            name, now_s = str(served.target), self._clock.monotonic()
+            for endpoint in endpoints:
+                ejection = self._ejections.get((endpoint, name))
+                if ejection is not None:
+                    ejections[endpoint] = ejection
+                    if ejection.check_s <= now_s:
+                        self._start_check(served, endpoint, kind)
+        return choose_endpoint(endpoints, self._outstanding, ejections)
+
+    def is_ejected(self, served: ServedTarget, endpoint: str) -> bool:
+        """Return whether an endpoint gets no requests to a target while others serve it."""
+        return (endpoint, str(served.target)) in self._ejections
+
+    def begin(self, endpoint: str, accepted: AcceptedRequest) -> "Load":
+        """Return what an attempt of a request has outstanding at an endpoint, from now to its end."""
+        served = accepted.choice.served
+        ejection = self._ejections.get((endpoint, str(served.target))) if self._ejections else None
+        return Load(self, endpoint, accepted, ejection)
+
+    def add(self, endpoint: str, tokens: int) -> None:
+        """Change the tokens that are outstanding at an endpoint."""
+        left = self._outstanding.get(endpoint, 0) + tokens
+        if left:
+            self._outstanding[endpoint] = left
+        else:
+            self._outstanding.pop(endpoint, None)
+
+    def note_failure(self, served: ServedTarget, endpoint: str, kind: str, failure: AnswerFailed) -> None:
+        """Eject an endpoint that a failure shows not to serve a target, or check one that may not."""
+        if len(served.endpoints) == 1:
+            return
+        finding, key = assess_failure(failure), (endpoint, str(served.target))
+        if finding == "away":
+            self._eject(key, failure.reason)
+        elif finding == "doubtful" and key not in self._ejections and self._may_check(key):
+            self._start_check(served, endpoint, kind)
+
+    def note_answer(self, served: ServedTarget, endpoint: str, ejection: Ejection) -> None:
+        """Note that an endpoint answers that was ejected when it was asked, because all were."""
+        key = (endpoint, str(served.target))
+        if self._ejections.get(key) is ejection:
+            self._return(key)
+
+    def _eject(self, key: _Key, reason: str) -> None:
+        if key in self._ejections:
+            return
+        if len(self._ejections) >= MOST:
+            del self._ejections[next(iter(self._ejections))]
+        self._ejections[key] = Ejection.begin(self._clock.monotonic())
+        self._count(key[0], "ejected")
+        structlog.get_logger().warning("an endpoint is ejected", endpoint=key[0], target=key[1], reason=reason)
+
+    def _return(self, key: _Key) -> None:
+        ejection = self._ejections.pop(key, None)
+        if ejection is None:
+            return
+        self._count(key[0], "returned")
+        seconds = round(self._clock.monotonic() - ejection.since_s, 3)
+        structlog.get_logger().info("an endpoint takes requests again", endpoint=key[0], target=key[1], after_s=seconds)
+
+    def _may_check(self, key: _Key) -> bool:
+        """Return whether the last check of an endpoint is long enough ago: failures of callers make no load."""
+        now_s, checked_s = self._clock.monotonic(), self._checked_s.get(key)
+        if checked_s is not None and now_s - checked_s < FIRST_S:
+            return False
+        self._checked_s.pop(key, None)
+        if len(self._checked_s) >= MOST:
+            del self._checked_s[next(iter(self._checked_s))]
+        self._checked_s[key] = now_s
+        return True
+
+    def _start_check(self, served: ServedTarget, endpoint: str, kind: str) -> None:
+        """Check an endpoint in the background, once at a time."""
+        key = (endpoint, str(served.target))
+        if key in self._checks:
+            return
+        task = self._checks[key] = asyncio.ensure_future(self._run_check(served, endpoint, kind))
+        task.add_done_callback(functools.partial(self._end_check, key))
+
+    async def _run_check(self, served: ServedTarget, endpoint: str, kind: str) -> None:
+        key = (endpoint, str(served.target))
+        before = self._ejections.get(key)
+        serves = await self._check(served, endpoint, kind)
+        if self._ejections.get(key) is not before:
+            return  # it was ejected, or answered, meanwhile
+        if before is None:
+            if serves is False:  # one that is silent may only have too much to do
+                self._eject(key, "It fails a request of one token.")
+        elif serves:
+            self._return(key)
+        else:
+            self._ejections[key] = before.extend(self._clock.monotonic())
+
+    def _end_check(self, key: _Key, task: asyncio.Task[None]) -> None:
+        del self._checks[key]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            structlog.get_logger().error("the check of an endpoint failed", endpoint=key[0], exc_info=error)
+
+
+class Load:
+    """What one attempt of a request has outstanding at its endpoint: always call `end`; again changes nothing."""
+
+    def __init__(self, balancer: Balancer, endpoint: str, accepted: AcceptedRequest, ejection: Ejection | None) -> None:
+        self._balancer = balancer
+        self._endpoint = endpoint
+        self._accepted = accepted
+        self._ejection = ejection
+        self._left = count_outstanding(accepted.prompt_tokens, accepted.answer_tokens, 0)
+        balancer.add(endpoint, self._left)
+
+    def note_tokens(self, generated: int) -> None:
+        """Note the tokens of the answer that came so far."""
+        if not self._left:
+            return  # it has ended
+        left = count_outstanding(self._accepted.prompt_tokens, self._accepted.answer_tokens, generated)
+        self._balancer.add(self._endpoint, left - self._left)
+        self._left = left
+        if self._ejection is not None:
+            self._balancer.note_answer(self._accepted.choice.served, self._endpoint, self._ejection)
+            self._ejection = None
+
+    def note_failure(self, failure: AnswerFailed) -> None:
+        """Note how the attempt failed."""
+        accepted = self._accepted
+        self._balancer.note_failure(accepted.choice.served, self._endpoint, accepted.parsed.kind, failure)
+
+    def end(self) -> None:
+        """Note the end of the attempt."""
+        self._balancer.add(self._endpoint, -self._left)
+        self._left = 0

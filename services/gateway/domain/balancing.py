@@ -1,0 +1,80 @@
+"""Which endpoint of a target takes a request, and what a failure shows of an endpoint: pure functions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from services.gateway.domain.failures import AnswerFailed
+
+FIRST_S: Final = 1.0
+LONGEST_S: Final = 30.0
+"""Time until an ejected endpoint is checked, and the most of it: it doubles with each check that fails."""
+Finding = Literal["away", "doubtful", "well"]
+"""What a failure shows of an endpoint: it does not serve the target; it may not, which a check decides; nothing."""
+_DOUBTFUL: Final = frozenset({"engine_dead", "engine_failed", "no_first_token"})
+
+
+@dataclass(frozen=True)
+class Ejection:
+    """An endpoint that gets no requests to a target.
+
+    Attributes:
+        since_s: when it was ejected, on the monotonic clock.
+        check_s: when it is checked next.
+        failed_checks: checks that failed since.
+    """
+
+    since_s: float
+    check_s: float
+    failed_checks: int = 0
+
+    @classmethod
+    def begin(cls, now_s: float) -> "Ejection":
+        """Return the ejection of an endpoint that failed now."""
+        return cls(now_s, now_s + FIRST_S)
+
+    def extend(self, now_s: float) -> "Ejection":
+        """Return the ejection after a check that failed: the next comes after twice the time."""
+        failed = self.failed_checks + 1
+        wait_s = min(LONGEST_S, FIRST_S * 2.0 ** min(failed, 16))
+        return replace(self, check_s=now_s + wait_s, failed_checks=failed)
+
+
+def choose_endpoint(endpoints: Sequence[str], outstanding: Mapping[str, int], ejections: Mapping[str, Ejection]) -> str:
+    """Return the endpoint with the fewest outstanding tokens among those that are not ejected.
+
+    If all are ejected, it is the one that was ejected first: ejection alone never refuses a request.
+
+    Args:
+        endpoints: at least one; of equal ones the first is chosen.
+        outstanding: tokens that are outstanding at each; without an entry, none.
+        ejections: those that are ejected.
+    """
+    usable = [endpoint for endpoint in endpoints if endpoint not in ejections]
+    if usable:
+        return min(usable, key=lambda endpoint: outstanding.get(endpoint, 0))
+    return min(endpoints, key=lambda endpoint: ejections[endpoint].since_s)
+
+
+def count_outstanding(prompt: int, most: int, generated: int) -> int:
+    """Return the tokens that a request still costs an engine: its prompt until the first token, and what may follow.
+
+    Args:
+        prompt: tokens of its prompts, estimated.
+        most: tokens that its answers may have.
+        generated: tokens of them that came.
+    """
+    return max(1, most - generated + (0 if generated else prompt))
+
+
+def assess_failure(failure: AnswerFailed) -> Finding:
+    """Return what a failed request shows of its endpoint.
+
+    Only what no request can cause while its engine lives ejects an endpoint: a connection that is refused or broken, a
+    target that is not loaded there, a death that the engine reports. An answer that breaks off, silence, and what the
+    engine fails are reasons to check.
+    """
+    is_reported = failure.silent_s is None and not failure.is_cut
+    if failure.kind == "endpoint_unreachable" or (failure.kind == "engine_dead" and is_reported):
+        return "away"
+    return "doubtful" if failure.kind in _DOUBTFUL else "well"

@@ -1,0 +1,393 @@
+"""A target at several endpoints: requests are balanced, an endpoint that fails is ejected, and costs no request."""
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from services.gateway.balancer import MOST, Balancer
+from services.gateway.domain.failures import AnswerFailed
+from shared.errors import Permanent, Transient
+from testbed import factories as f
+from tests.unit.gateway.fakes import FakeEngine, StepClock
+from tests.unit.gateway.world import HELLO, World, only_active
+
+GONE = Transient("endpoint_unreachable", "connection refused")
+DEAD = Transient("engine_dead", "the engine is dead")
+BROKE = Transient("engine_failed", "KeyError: 7")
+A, B = "a:1", "b:1"
+CHECK = "Hello"
+"""The prompt of our own request, with which an endpoint is checked."""
+
+
+class Endpoints(FakeEngine):
+    """Endpoints that fail every request until they recover, and texts that only one of them fails."""
+
+    def __init__(self, **engine):
+        super().__init__(**engine)
+        self.down = {}
+        self.poison_at = {}
+
+    def _find_error(self, endpoint, target, text):
+        at = self.poison_at.get(endpoint, {})
+        own = next((error for poison, error in at.items() if poison in text), None)
+        return self.down.get(endpoint) or own or super()._find_error(endpoint, target, text)
+
+    def asked(self, *, checks=False):
+        """Return how often each endpoint was asked by callers, or by checks."""
+        return Counter(endpoint for endpoint, _, text in self.calls if (text == CHECK) == checks)
+
+
+def world(*endpoints, **changes):
+    return World(only_active(endpoints=endpoints or (A, B)), engine=Endpoints(), **changes)
+
+
+async def settle():
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def ask(made, count=12, **changes):
+    """Ask one after the other, and let what runs beside end; return the statuses."""
+    statuses = []
+    for _ in range(count):
+        statuses.append((await made.chat(**changes)).status_code)
+        await settle()
+    return statuses
+
+
+def counted(made, name):
+    lines = made.metric(f"slipway_gateway_{name}_total{{")
+    return {
+        line[line.index("{") : line.index("}") + 1]: float(line.split()[-1]) for line in lines if " 0.0" not in line
+    }
+
+
+def ejected(made):
+    return {key.split('endpoint="')[1][:3] for key in counted(made, "ejections") if 'change="ejected"' in key}
+
+
+async def test_idle_endpoints_share_the_requests():
+    made = world()
+    assert set(await ask(made, 60)) == {200}
+    assert min(made.engine.asked()[endpoint] for endpoint in (A, B)) > 15
+
+
+async def test_the_endpoint_with_least_to_do_gets_a_request():
+    made = world()
+    made.engine.gate = asyncio.Event()
+    long = asyncio.ensure_future(made.chat(max_tokens=1000))
+    while not made.engine.calls:
+        await asyncio.sleep(0)
+    busy, free = (A, B) if made.engine.asked()[A] else (B, A)
+    short = [asyncio.ensure_future(made.chat(max_tokens=10)) for _ in range(5)]
+    while len(made.engine.calls) < 6:
+        await asyncio.sleep(0)
+    assert made.engine.asked() == {busy: 1, free: 5}
+    made.engine.gate.set()
+    await asyncio.gather(long, *short)
+
+
+async def test_what_ends_is_outstanding_no_more_however_it_ends():
+    made = world()
+    made.engine.gate = asyncio.Event()
+    left = asyncio.ensure_future(made.chat(max_tokens=2000))
+    while not made.engine.calls:
+        await asyncio.sleep(0)
+    left.cancel()
+    await asyncio.gather(left, return_exceptions=True)
+    made.engine.gate = None
+    made.engine.poison = {"bad": Permanent("bad_request", "no"), "broken": BROKE}
+    for text in ("bad", "broken", "well"):
+        await ask(made, 4, messages=[{"role": "user", "content": text}])
+    made.engine.break_after = (1, BROKE)
+    await ask(made, 4, stream=True)
+    made.engine.break_after = None
+    made.engine.calls.clear()
+    await ask(made, 60)
+    assert min(made.engine.asked()[endpoint] for endpoint in (A, B)) > 15
+
+
+async def test_a_request_at_a_dead_endpoint_is_answered_by_another_and_the_next_ones_go_there_at_once():
+    made = world()
+    made.engine.down[A] = GONE
+    assert set(await ask(made, 20)) == {200}
+    assert made.engine.asked() == {A: 1, B: 20}
+    assert [record.error for record in made.records] == [None] * 20, "one record for each"
+    assert {record.endpoint for record in made.records} == {B}
+    assert counted(made, "retries") == {'{environment="production",reason="endpoint_unreachable"}': 1.0}
+    assert counted(made, "ejections") == {'{change="ejected",endpoint="a:1"}': 1.0}
+    assert made.engine.awaited == [], "the other one serves: nothing is waited for"
+
+
+async def test_it_is_charged_once():
+    plain, moved = world(), world()
+    moved.engine.down = {A: GONE}
+    for each in (plain, moved):
+        await ask(each)
+    assert plain.budgets.used("0123456789ab") == moved.budgets.used("0123456789ab") > 0
+
+
+async def test_what_the_failed_attempt_took_is_no_latency_of_the_target():
+    class Slow(Endpoints):
+        async def send(self, endpoint, target, request):
+            if endpoint == A:
+                await made.clock.pause(5.0)
+            async for piece in super().send(endpoint, target, request):
+                yield piece
+
+    made = World(only_active(endpoints=(A, B)), engine=Slow())
+    made.engine.down = {A: GONE}
+    await ask(made)
+    assert made.engine.asked()[A] == 1
+    assert all(record.ttft_ms < 1000 for record in made.records)
+
+
+async def test_an_ejected_endpoint_comes_back_by_a_request_of_our_own():
+    made = world()
+    made.engine.down[A] = GONE
+    await ask(made)
+    await made.clock.pause(1.0)
+    await ask(made, 3)
+    assert made.engine.asked(checks=True) == {A: 1}
+    await made.clock.pause(1.0)
+    await ask(made, 3)
+    assert made.engine.asked(checks=True) == {A: 1}, "the second check comes after twice the time"
+    await made.clock.pause(1.0)
+    made.engine.down.clear()
+    await ask(made, 1)
+    assert made.engine.asked(checks=True) == {A: 2}
+    assert made.engine.asked()[A] == 1, "no request of a caller tried it"
+    await ask(made, 60)
+    assert made.engine.asked()[A] > 15
+    key = '{{change="{}",endpoint="a:1"}}'.format
+    assert counted(made, "ejections") == {key("ejected"): 1.0, key("returned"): 1.0}
+
+
+async def test_a_check_that_is_silent_brings_nothing_back():
+    made = world()
+    made.engine.down[A] = GONE
+    await ask(made)
+    made.engine.down[A] = Transient("no_first_token", "silent", silent_s=10.0)
+    await made.clock.pause(1.0)
+    await ask(made, 20)
+    assert made.engine.asked(checks=True) == {A: 1}
+    assert made.engine.asked()[A] == 1
+
+
+@pytest.mark.parametrize("kind", ["embeddings", "completion", "tokenize"])
+async def test_what_an_engine_refuses_it_has_read(kind):
+    made = world()
+    made.engine.poison = {CHECK: Permanent("bad_request", "this model has no such task")}
+    assert await made.cross_checks.serves(f.served(7), A, kind)
+
+
+async def test_a_stream_that_breaks_ejects_its_endpoint_and_is_not_begun_again():
+    made = world()
+    made.engine.break_after = (2, GONE)
+    answer = await made.chat(stream=True, max_tokens=5)
+    assert "endpoint_unreachable" in answer.text
+    assert len(made.engine.calls) == 1
+    broken = made.engine.calls[0][0]
+    made.engine.break_after = None
+    await ask(made)
+    assert made.engine.asked()[broken] == 1
+
+
+async def test_if_all_are_ejected_requests_go_on_and_who_answers_returns():
+    made = world()
+    made.engine.down = {A: GONE, B: GONE}
+    assert set(await ask(made, 3)) == {502}
+    assert ejected(made) == {A, B}
+    assert made.engine.awaited != [], "the second attempt waits for an endpoint that is ejected, as with one endpoint"
+    made.engine.down.clear()
+    made.engine.calls.clear()
+    assert set(await ask(made, 40)) == {200}
+    assert made.engine.asked(checks=True) == Counter(), "the answer itself shows that it serves"
+
+
+async def test_with_one_endpoint_nothing_is_ejected_and_the_second_attempt_waits_for_it():
+    made = world(A)
+    made.engine.down[A] = GONE
+    assert set(await ask(made, 3)) == {502}
+    assert (made.engine.asked(), made.engine.awaited) == ({A: 6}, [A] * 3)
+    assert counted(made, "ejections") == {}
+    twice = world(A, A)
+    twice.engine.down[A] = GONE
+    assert set(await ask(twice, 3)) == {502}
+    assert twice.engine.asked() == {A: 6}
+
+
+CALLERS_ERRORS = [
+    Permanent("bad_request", "too long"),
+    Permanent("schemas_busy", "too much at once"),
+    Permanent("schema_too_costly", "too much"),
+    Permanent("template_refused", "raise_exception"),
+    Transient("template_failed", "1 / 0"),
+    BROKE,
+    Transient("no_first_token", "silent for 60 s", silent_s=60.0),
+    Transient("engine_dead", "silent for 20 s", silent_s=20.0),
+    Transient("deadline_exceeded", "over 600 s"),
+]
+
+
+@pytest.mark.parametrize("error", CALLERS_ERRORS, ids=lambda error: f"{error.code}-{bool(error.details)}")
+@pytest.mark.parametrize("begun", [False, True])
+async def test_no_error_that_a_request_can_cause_ejects_an_endpoint(error, begun):
+    made = world()
+    if begun:
+        made.engine.break_after = (2, error)
+    else:
+        made.engine.poison = {"hello there": error}
+    for _ in range(10):
+        await ask(made, 3, stream=True, max_tokens=5)
+        await made.clock.pause(1.0)
+    assert ejected(made) == set()
+
+
+async def test_an_answer_that_breaks_off_without_a_report_ejects_nothing():
+    class Cut(Endpoints):
+        async def send(self, endpoint, target, request):
+            async for piece in super().send(endpoint, target, request):
+                yield piece
+                if b"hello there" in request.body:
+                    return
+
+    made = World(only_active(endpoints=(A, B)), engine=Cut())
+    await ask(made, 10, stream=True)
+    assert {record.error for record in made.records} == {"engine_dead"}
+    assert ejected(made) == set()
+
+
+async def test_callers_that_hang_up_eject_nothing():
+    made = world()
+    made.engine.gate = asyncio.Event()
+    for number in range(1, 7):
+        caller = asyncio.ensure_future(made.chat(stream=True))
+        while len(made.engine.calls) < number:
+            await asyncio.sleep(0)
+        caller.cancel()
+        await asyncio.gather(caller, return_exceptions=True)
+    assert ejected(made) == set()
+
+
+async def test_an_endpoint_that_fails_everything_is_ejected_by_a_check_and_attracts_no_requests():
+    made = world()
+    made.engine.down[A] = BROKE
+    assert set(await ask(made, 20)) == {200}
+    assert made.engine.asked()[A] == 1, "it would have the least outstanding at any time"
+    assert made.engine.asked(checks=True) == {A: 1}
+
+
+async def test_what_requests_fail_causes_one_check_a_second_at_most():
+    made = world()
+    made.engine.poison = {"hello there": BROKE}
+    began_s = made.clock.monotonic()
+    for _ in range(30):
+        await made.chat(model=f"{f.MODEL}@v7")
+    seconds = made.clock.monotonic() - began_s
+    checks = [request for request in made.engine.requests if b'"prompt": "Hello"' in request.body]
+    assert 1 <= len(checks) <= 2 * (1 + int(seconds)), "each of two endpoints"
+
+
+async def test_a_request_under_which_an_engine_died_goes_to_no_other_endpoint():
+    made = world()
+    made.engine.poison = {"kill": DEAD}
+    answer = await made.chat(messages=[{"role": "user", "content": "kill"}])
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "engine_dead")
+    assert len(made.engine.calls) == 1
+    assert [(record.error, record.caused_by) for record in made.records] == [("engine_dead", "target")]
+    assert ejected(made) == {made.engine.calls[0][0]}, "its engine is dead"
+    assert set(await ask(made, 5)) == {200}
+
+
+async def test_a_body_under_which_an_engine_died_before_goes_to_no_other_endpoint_either():
+    """Its next engine may take the whole endpoint with it: that shows as a connection that broke."""
+    made = world()
+    await ask(made, 8)
+    made.engine.poison = {"kill": DEAD}
+    killer = {"messages": [{"role": "user", "content": "kill"}]}
+    await made.chat(**killer)
+    made.engine.poison = {"kill": GONE}
+    made.engine.calls.clear()
+    assert (await made.chat(**killer)).status_code in {422, 502}
+    assert len({endpoint for endpoint, _, _ in made.engine.calls}) <= 1
+    assert set(await ask(made, 5)) == {200}
+
+
+async def test_a_pinned_version_is_balanced_and_tried_elsewhere_like_any_other():
+    made = world()
+    made.engine.down[A] = GONE
+    assert set(await ask(made, 12, model=f"{f.MODEL}@v7")) == {200}
+
+
+@pytest.mark.parametrize("code", ["no_first_token", "deadline_exceeded"])
+async def test_timeouts_are_not_tried_elsewhere(code):
+    made = world()
+    made.engine.poison = {"hello there": Transient(code, "silent", silent_s=60.0)}
+    assert (await made.chat()).status_code == 504
+    assert made.engine.asked().total() == 1
+
+
+async def test_targets_of_one_endpoint_are_ejected_one_by_one():
+    """An engine that died, or is not loaded, says nothing of the others at its endpoint."""
+    both = World(
+        f.route(canary=None, active=f.served(7, endpoints=(A, B)), previous=f.served(6, endpoints=(A, B))),
+        engine=Endpoints(faulty={str(f.target(7))}),
+    )
+    both.engine.poison = {"kill": DEAD}
+    await both.chat(messages=[{"role": "user", "content": "kill"}])
+    both.engine.calls.clear()
+    await ask(both, 20, model=f"{f.MODEL}@v6")
+    assert len(both.engine.asked()) == 2
+
+
+async def test_a_cross_check_asks_an_endpoint_of_the_version_behind_that_serves():
+    made = World(
+        f.route(canary=None, active=f.served(7, endpoints=(A, B)), previous=f.served(6, endpoints=("c:1", "d:1"))),
+        engine=Endpoints(poison={"hello": BROKE}, faulty={str(f.target(7))}),
+        rescues_per_minute=0,
+    )
+    made.engine.down["c:1"] = GONE
+    await ask(made, 6, model=f"{f.MODEL}@v6")
+    before = made.engine.asked()["c:1"]
+    await ask(made, 6)
+    assert made.engine.asked()["c:1"] == before
+    assert [record.caused_by for record in made.records if record.error] == ["target"] * 6
+
+
+async def test_what_is_remembered_is_bounded():
+    changes = []
+
+    async def check(*_asked):
+        return None
+
+    table = Balancer(StepClock(), check, lambda endpoint, change: changes.append((endpoint, change)))
+    for number in range(MOST + 10):
+        two = f.served(7, endpoints=(f"a:{number}", B))
+        table.note_failure(two, f"a:{number}", "chat", AnswerFailed("endpoint_unreachable", "gone"))
+        table.note_failure(two, f"c:{number}", "chat", AnswerFailed("engine_failed", "broke"))
+    await settle()
+    assert (len(table._ejections), len(table._checked_s), len(table._checks)) == (MOST, MOST, 0)
+    assert len(changes) == MOST + 10
+
+
+async def test_a_check_that_began_before_an_ejection_does_not_end_it():
+    asked, gate = [], asyncio.Event()
+
+    async def check(*about):
+        asked.append(about)
+        await gate.wait()
+        return True
+
+    table, two = Balancer(StepClock(), check, lambda *_: None), f.served(7, endpoints=(A, B))
+    table.note_failure(two, A, "chat", AnswerFailed("engine_failed", "broke"))
+    await settle()
+    table.note_failure(two, A, "chat", AnswerFailed("endpoint_unreachable", "gone"))
+    gate.set()
+    await settle()
+    assert len(asked) == 1
+    assert table.is_ejected(two, A)
+
+
+assert CHECK not in str(HELLO), "what callers ask here is told apart from checks"
