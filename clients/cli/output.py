@@ -1,5 +1,6 @@
 """Print results: for a terminal, as plain lines, as JSON."""
 
+import contextlib
 import json
 import sys
 from collections.abc import Container, Mapping, Sequence
@@ -13,6 +14,7 @@ __all__ = [
     "EXIT_CODES",
     "CommandError",
     "Exit",
+    "ended_by_interrupt",
     "fail",
     "is_terminal",
     "show_json",
@@ -27,6 +29,14 @@ def fail(sentence: str, code: Exit = Exit.FAILED) -> NoReturn:
     """Print an error and end the command."""
     print_error(sentence, code)
     raise typer.Exit(int(code))
+
+
+def ended_by_interrupt(*, following: bool) -> contextlib.AbstractContextManager[None]:
+    """Return a context in which an interrupt is a success if the command follows without an end of its own.
+
+    Any other command has not answered when it is interrupted: its exit code is 130.
+    """
+    return contextlib.suppress(*[KeyboardInterrupt] if following else [])
 
 
 def is_terminal() -> bool:

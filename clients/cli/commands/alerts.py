@@ -11,7 +11,7 @@ from clients.cli.archived_events import read_alerts, warn_of_archive
 from clients.cli.completion import complete_models
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
 from clients.cli.event_log import EventFilter, LoggedEvent, follow, last_sequences
-from clients.cli.output import is_terminal, show_json, show_line, show_table
+from clients.cli.output import ended_by_interrupt, is_terminal, show_json, show_line, show_table
 from clients.cli.parsing import check_model
 from clients.cli.reading import own_models
 from clients.cli.views.alert import COLUMNS, AlertView, alert_event_line, as_data, blocks, fold, row
@@ -47,7 +47,7 @@ def alerts(
     if model is not None:
         check_model(model)
     stack = find_stack(state)
-    with contextlib.suppress(KeyboardInterrupt):
+    with ended_by_interrupt(following=keep_following):
         asyncio.run(
             _alerts(
                 stack,

@@ -15,7 +15,7 @@ from clients.cli.dead_letters import DeadLetter, find, list_all, requeue
 from clients.cli.event_log import EventFilter, LoggedEvent, follow, last_sequences
 from clients.cli.event_selection import Selection, read_selected
 from clients.cli.event_types import types_matching
-from clients.cli.output import CommandError, Exit, show_json, show_line, show_pairs, show_table
+from clients.cli.output import CommandError, Exit, ended_by_interrupt, show_json, show_line, show_pairs, show_table
 from clients.cli.parsing import check_model, parse_moment
 from clients.cli.views.render import event_line
 from contracts.codes import ADVICE
@@ -71,7 +71,7 @@ def events(
     )
     stack = find_stack(state)
     where = EventFilter(("*.*",), "staging") if (environment or stack.environment) == "staging" else None
-    with contextlib.suppress(KeyboardInterrupt):
+    with ended_by_interrupt(following=keep_following):
         asyncio.run(_events(stack, selection, where, keep_following=keep_following, as_json=as_json))
 
 

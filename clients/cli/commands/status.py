@@ -24,7 +24,7 @@ from clients.cli.event_log import (
     read_history,
 )
 from clients.cli.names import FORMS, Name, parse_name
-from clients.cli.output import CommandError, Exit, is_terminal, show_json, show_line, warn
+from clients.cli.output import CommandError, Exit, ended_by_interrupt, is_terminal, show_json, show_line, warn
 from clients.cli.recent_releases import read_recent, whole_releases
 from clients.cli.resolving import resolve_text, unknown_release
 from clients.cli.views import render
@@ -59,14 +59,17 @@ def status(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the progress of releases. With --until finished, the exit code is 0 if promoted, else 3."""
+    """Show the progress of releases. With --until finished, the exit code is 0 if promoted, else 3.
+
+    An interrupt (Ctrl-C) ends --follow with exit code 0, and --until, which has no answer then, with 130.
+    """
     if until not in (None, UNTIL):
         raise CommandError(f"--until {until} is not valid: use --until {UNTIL}", Exit.USAGE)
     stack = find_stack(state)
     if not keep_following and until is None:
         asyncio.run(_show_all(stack, what, every, as_json))
         return
-    with contextlib.suppress(KeyboardInterrupt):
+    with ended_by_interrupt(following=until is None):
         asyncio.run(_follow(stack, what, until, timeout, as_json))
 
 
