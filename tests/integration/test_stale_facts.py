@@ -204,6 +204,18 @@ async def test_the_command_line_sees_why_its_order_was_refused(js, bus_settings)
     assert await refusal(js, another, after) is None, "another order's answer is not this one's"
 
 
+async def test_an_order_that_no_registry_handles_is_no_success(js):
+    """No registry runs here: the order waits in its consumer until it expires."""
+    given = order("ada", k.MODEL, "r-7", f.ReleaseHeld(release_id="r-7", paused=True))
+    after = await publish_order(js, given)
+    unhandled = rf"order {given.id} was published, but no registry has handled it within 0.3 s: .* `slipway ps`"
+    with pytest.raises(CommandError, match=unhandled):
+        await raise_if_refused(js, given, after, wait_s=0.3)
+    accepted = f.OrderAccepted(order_id=given.id, order_type=given.type, release_id="r-7")
+    await publish(js, accepted)
+    await raise_if_refused(js, given, after, wait_s=0.3)  # handled, while the consumer waits for another order
+
+
 async def test_an_alert_that_was_resolved_before_it_is_heard_changes_nothing(js, bus_settings):
     async with controller(bus_settings):
         await learn(js)

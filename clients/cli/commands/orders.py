@@ -24,11 +24,11 @@ from clients.cli.parsing import parse_duration
 from clients.cli.resolving import ReleaseArgument, advice, resolve_text
 from clients.cli.serving import read_route
 from contracts.envelope import Event
-from contracts.facts import ApprovalGranted, ApprovalRequested, Fact, OrderRefused, ReleaseCancelled
+from contracts.facts import ApprovalGranted, ApprovalRequested, Fact, OrderAccepted, OrderRefused, ReleaseCancelled
 from contracts.limits import too_large
 from contracts.services import EVENTS, ORDERS, durable_name
 from contracts.vocabulary import Environment
-from decisions.orders import LONGEST_ORDER
+from decisions.orders import LONGEST_ORDER, ORDER_AGE
 from decisions.release_progress import ReleaseProgress
 from decisions.release_projection import join, project
 from shared.messaging.orders import new_order
@@ -41,7 +41,7 @@ ExpiresOption = Annotated[
     typer.Option("--expires", help="How long the order is valid, at most 24h; an order received later is refused."),
 ]
 EXPIRES = "15m"
-ANSWER_S, ANSWER_TRY_S = 3.0, 0.1
+ANSWER_S, ANSWER_TRY_S = 15.0, 0.1
 EPOCH_TRIES = 3
 """How often an order is published again because the route changed after it was read."""
 
@@ -157,10 +157,10 @@ async def epoch_of(js: JetStreamContext, model: str, environment: Environment = 
 async def order_and_confirm(
     js: JetStreamContext, stack: StackAddress, release: ReleaseProgress, fact: Fact
 ) -> Event[Any]:
-    """Publish an order about a release; return it, unless it is refused within a short time.
+    """Publish an order about a release; return it once the registry has handled it.
 
     Raises:
-        CommandError: it was refused.
+        CommandError: it was refused, or not handled within a short time.
     """
     published = order(sender_of(stack), release.model, str(release.release_id), fact)
     await raise_if_refused(js, published, await publish_order(js, published))
@@ -181,18 +181,32 @@ async def refusal(js: JetStreamContext, published: Event[Any], after: int) -> Or
 
 
 async def raise_if_refused(js: JetStreamContext, published: Event[Any], after: int, wait_s: float = ANSWER_S) -> None:
-    """Raise CommandError, with the answer, if an order is refused within a short time.
+    """Raise CommandError if an order is refused, or not handled, within a short time.
 
-    An accepted order has no answer of its own, so the wait ends when its service has acknowledged the message.
+    An order that changes nothing has no answer, so the wait ends when the registry has acknowledged the message.
     """
-    deadline = asyncio.get_running_loop().time() + wait_s
-    while asyncio.get_running_loop().time() < deadline:
-        if await _acknowledged(js, published):
-            break
-        await asyncio.sleep(ANSWER_TRY_S)
+    acknowledged = await _await_acknowledgement(js, published, wait_s)
     answer = await refusal(js, published, after)
     if answer is not None:
         raise refused_error(answer)
+    if acknowledged or await answer_to(js, OrderAccepted, published.subject, published.id, after) is not None:
+        return
+    expires = published.data.expires_at or published.time + ORDER_AGE
+    raise CommandError(
+        f"the order {published.id} was published, but no registry has handled it within {wait_s:g} s: it is carried "
+        f"out if one does before {expires:%Y-%m-%d %H:%M:%S} UTC; see `slipway ps` for the registry, and "
+        f"`slipway status {published.subject}`"
+    )
+
+
+async def _await_acknowledgement(js: JetStreamContext, published: Event[Any], wait_s: float) -> bool:
+    """Return whether the registry acknowledged an order, and all before it, within a time."""
+    deadline = asyncio.get_running_loop().time() + wait_s
+    while asyncio.get_running_loop().time() < deadline:
+        if await _acknowledged(js, published):
+            return True
+        await asyncio.sleep(ANSWER_TRY_S)
+    return False
 
 
 def refused_error(answer: OrderRefused) -> CommandError:
