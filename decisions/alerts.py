@@ -63,6 +63,7 @@ class Finding:
         calm: The last window shows that the condition is gone.
         hold_s: How long it must stay calm before the alert is resolved.
         confirmed_by: What shows that the target is the cause; None if it needs no confirmation.
+        drill: The drill that touched at least half of the bad requests.
         pairs: What the pairs of the trigger showed.
     """
 
@@ -180,9 +181,15 @@ def _continue(alert: AlertState, finding: Finding, now: datetime, update_every_s
         return after
     figures = {**_figures(finding), "first_bad_at": alert.first_bad_at or finding.first_bad_at}
     figures["evidence"] = finding.evidence or alert.evidence
+    figures["drill"] = finding.drill or (None if _exceeds(finding) else alert.drill)
     if alert.confirmed_by == "none":  # only a confirmation ends a hold, not records that name no callers
         figures["confirmed_by"] = finding.confirmed_by or "none"
     return after.model_copy(update={**figures, "published_at": now, "updates": alert.updates + 1})
+
+
+def _exceeds(finding: Finding) -> bool:
+    """Return whether a finding is beyond its limit now."""
+    return finding.value is not None and finding.limit is not None and finding.value > finding.limit
 
 
 def _figures(finding: Finding) -> dict[str, object]:

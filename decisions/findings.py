@@ -95,7 +95,7 @@ def assess_trigger(trigger: Trigger, state: TriggerState, now: datetime, hard: H
         requests=shown.trials,
         e_value=as_e_value(max(evidence.peak, pair.discordant.peak if worse and pair is not None else evidence.peak)),
         first_bad_at=state.first_bad_at,
-        drill=state.drill,
+        drill=state.drill if 2 * shown.drilled >= shown.hits else None,
         confirmed_by=confirmed_by,
         pairs=mirrored.counts if mirrored is not None else None,
     )

@@ -131,7 +131,7 @@ def note_resolved(
     """
     raised_at = alert.raised_at or at
     known = record.notices.get(key_of(alert, at))
-    if alert.drill is not None or (known is None and now - raised_at > OLDEST):
+    if known is None and (alert.drill is not None or now - raised_at > OLDEST):
         return record
     notice = known or Notice(alert=_as_raised(alert), raised_at=raised_at)
     if notice.resolved_at is not None:

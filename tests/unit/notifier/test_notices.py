@@ -66,6 +66,17 @@ def test_alerts_of_drills_are_never_sent():
     assert resolved(record, drill="drill-3") == EMPTY
 
 
+def test_an_alert_that_is_no_longer_a_drills_is_sent():
+    updated = alert(AlertUpdated)
+    record = notices.note_updated(raised(drill="drill-3"), updated, at=NOW, sequence=8, receivers=ALL, now=NOW)
+    assert [transition for _, transition in send(record, NOW)[1]] == ["raised"] * 3
+
+
+def test_the_end_of_an_alert_that_was_sent_is_sent_though_a_drill_began_meanwhile():
+    record, _ = send(raised(), NOW)
+    assert [transition for _, transition in send(resolved(record, drill="drill-3"), f.after(60))[1]] == ["resolved"] * 3
+
+
 def test_the_end_follows_the_beginning():
     record, _ = send(raised(), NOW)
     record, sent = send(resolved(record), f.after(60))
