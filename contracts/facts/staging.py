@@ -100,7 +100,7 @@ class SideSummary(Contract):
 
 
 class RatioInterval(Contract):
-    """A candidate-to-baseline ratio with a bootstrap 95 % interval."""
+    """A candidate-to-baseline ratio with its 95 % interval."""
 
     metric: str
     value: float

@@ -1,4 +1,4 @@
-"""Ratios of candidate to baseline, with bootstrap intervals over pairs."""
+"""Ratios of candidate to baseline, with intervals: by bootstrap over pairs, of throughput by batch means."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,8 @@ import numpy.typing as npt
 from contracts.facts.staging import RatioInterval
 from contracts.policy import Statistic
 from services.benchmarker.domain.records import RequestRecord
-from services.benchmarker.domain.statistics import MIN_COUNT, QUANTILES, span_s
+from services.benchmarker.domain.statistics import MIN_COUNT, QUANTILES
+from services.benchmarker.domain.throughput import Pair, throughput_ratio
 
 MIN_PAIRS = 20
 """Least number of pairs for an interval; a bootstrap of fewer is not reliable."""
@@ -19,7 +20,6 @@ CONFIDENCE = 0.95
 _CELLS = 4_000_000  # resampled values in memory at once: about 64 MB
 
 Floats = npt.NDArray[np.float64]
-Pair = tuple[RequestRecord, RequestRecord]
 
 _LATENCIES: dict[str, Callable[[RequestRecord], float | None]] = {
     "ttft_ms": lambda record: record.ttft_ms,
@@ -51,7 +51,7 @@ def compare(records: Sequence[RequestRecord], *, seed: int, resamples: int = RES
 
     Pairs are resampled whole, which keeps their common influences, and in blocks of neighbours (circular block
     bootstrap, length n^(1/3)), because requests that arrive close together wait for each other. The interval is
-    the percentile interval at 95 %.
+    the percentile interval at 95 %. The throughput of a side is no mean over requests: see `throughput_ratio`.
 
     Args:
         records: Requests of both sides.
@@ -67,7 +67,8 @@ def compare(records: Sequence[RequestRecord], *, seed: int, resamples: int = RES
             if len(values) >= pairs_needed(statistic):
                 ratios += _ratio(f"{metric}.{statistic}", values, _reducer(statistic), seed, resamples)
     if len(pairs) >= MIN_PAIRS:
-        ratios += _throughput(pairs, records, seed, resamples)
+        throughput = throughput_ratio(pairs)
+        ratios += [throughput] if throughput is not None else []
     return Comparison(pairs=len(pairs), ratios=tuple(ratios))
 
 
@@ -86,15 +87,6 @@ def _reducer(statistic: Statistic) -> Callable[[Floats], Floats]:
         return lambda values: np.asarray(np.mean(values, axis=-1))
     q = QUANTILES[statistic]
     return lambda values: np.asarray(np.quantile(values, q, axis=-1))
-
-
-def _throughput(
-    pairs: Sequence[Pair], records: Sequence[RequestRecord], seed: int, resamples: int
-) -> list[RatioInterval]:
-    spans = [span_s([record for record in records if record.side == side]) for side in ("candidate", "baseline")]
-    counts = [[candidate.output_tokens, baseline.output_tokens] for candidate, baseline in pairs]
-    tokens = np.array(counts, dtype=np.float64)
-    return _ratio("tps_system", tokens / np.array(spans), _reducer("mean"), seed, resamples)
 
 
 def _ratio(

@@ -174,8 +174,10 @@ def _against_baseline(metric: str, *, sign: float = 1.0) -> Reader:
         measured = next((ratio for ratio in entrant.benchmark.ratios if ratio.metric == metric), None)
         if measured is None:
             return None
-        ends = sorted((sign * measured.low, sign * measured.value, sign * measured.high))
         text = f"{measured.value:.3g} times the baseline's"
+        if measured.low == measured.high:  # no noise was measured, not: there is none
+            return _around(sign * measured.value, UNKNOWN_NOISE_RATIO, text)
+        ends = sorted((sign * measured.low, sign * measured.value, sign * measured.high))
         return Figure(sign * measured.value, ends[0], ends[2], text)
 
     return read

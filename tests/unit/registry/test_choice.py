@@ -109,6 +109,16 @@ def test_more_tokens_per_second_than_the_baseline_are_better():
     assert rank("latency", [slow, quick]).winner == "int8"
 
 
+def test_an_interval_without_width_is_none_and_decides_nothing_by_noise():
+    """Reports of earlier methods have such intervals of the throughput."""
+    alike = [("ttft_ms.p95", 0.9, 1.0, 1.1), ("ttft_ms.p50", 0.9, 1.0, 1.1)]
+    ahead = entrant("int8", ppl=1.3, ratios=[*alike, ("tps_system", 1.002, 1.002, 1.002)])
+    better = entrant("bf16", ppl=1.0, ratios=[*alike, ("tps_system", 1.0, 1.0, 1.0)])
+    assert rank("latency", [ahead, better]).winner == "bf16"
+    far = entrant("bf16", ppl=1.0, ratios=[*alike, ("tps_system", 0.9, 0.9, 0.9)])
+    assert rank("latency", [ahead, far]).winner == "int8"
+
+
 def test_what_is_as_good_in_some_and_worse_in_others_is_dominated():
     ranking = rank("cost", [entrant("bf16", p95=90.0), entrant("int8", p95=100.0)])
     assert (ranking.winner, ranking.front) == ("bf16", {"bf16"})
