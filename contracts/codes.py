@@ -125,7 +125,7 @@ ADVICE: dict[Code, str] = {
     "adapter_keys_mismatch": "The LoRA's tensors are not exactly those its configuration promises; save it again with PEFT.",
     "adapter_is_zero": "Every B matrix of the LoRA is zero, so it changes nothing; check that training updated it.",
     "unsupported_adapter": "Publish a plain LoRA (rsLoRA and DoRA are fine), without trained biases or prompt tokens.",
-    "base_mismatch": "The LoRA names another base model; publish it with the base it was trained on.",
+    "base_mismatch": "The checkpoint does not fit the base model that the event names; publish it with the base that it was trained on.",
     "hyperparameters_mismatch": "The LoRA's rank or alpha is not what training recorded; publish the configuration that was trained.",
     "quantised_base": "Merge into the 16-bit base, not into a quantised one.",
     "tied_embedding_lora": "A LoRA on tied embeddings cannot be merged correctly; untie them or leave them out.",

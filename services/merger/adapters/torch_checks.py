@@ -15,7 +15,7 @@ from services.merger import domain
 from services.merger.adapters import peft_model, tokenizers
 from services.merger.adapters.inputs import MergeInputs
 from services.merger.adapters.safetensors_header import read_config
-from services.merger.adapters.tensors import RUN_BYTES, Replacements, is_finite, stream_tensors, tensor_of
+from services.merger.adapters.tensors import RUN_BYTES, Digests, Replacements, is_finite, stream_tensors, tensor_of
 from services.merger.ports import Rendering
 from services.merger.rejections import raise_rejection
 from shared.errors import Permanent, translate
@@ -86,7 +86,9 @@ def check(inputs: MergeInputs) -> CheckResult:
     if inputs.job.kind == "lora":
         raise_rejection(domain.assess_adapter_values(peft_model.read_adapter_values(inputs.adapter)))
     else:
-        raise_rejection(domain.assess_finite(non_finite_weights(inputs, ignored)))
+        non_finite, digests = read_full_weights(inputs, ignored)
+        raise_rejection(domain.assess_finite(non_finite))
+        raise_rejection(domain.assess_tied_copies(inputs.checkpoint_metadata.tensors, digests, tied))
     shapes = {
         name: domain.resized(info.shape, vocabulary)
         for name, info in inputs.base_metadata.tensors.items()
@@ -146,8 +148,9 @@ def check_full(
     Raises:
         Permanent: They do not fit, or no model can be built from their settings.
     """
-    base = domain.without(inputs.base_metadata.tensors, ignored)
-    tensors = domain.without(inputs.checkpoint_metadata.tensors, ignored)
+    optional = ignored | expected.aliases  # either side may hold a second copy of a tied matrix, or not
+    base = domain.without(inputs.base_metadata.tensors, optional)
+    tensors = domain.without(inputs.checkpoint_metadata.tensors, optional)
     base_config = peft_model.read_config(inputs.base)
     with library_errors_as("base_mismatch", CONFIG_UNUSABLE):
         config = peft_model.read_config(inputs.checkpoint)
@@ -169,14 +172,15 @@ def check_full(
     return vocabulary, {**text_ids, **domain.changed_token_ids(config.to_dict(), base_config.to_dict())}
 
 
-def non_finite_weights(inputs: MergeInputs, ignored: set[str]) -> list[str]:
-    """Return the tensors of full weights that hold NaN or infinity; every byte is read and verified."""
+def read_full_weights(inputs: MergeInputs, ignored: set[str]) -> tuple[list[str], Digests]:
+    """Return the tensors that hold NaN or infinity, and the digests of all; every byte is read and verified."""
     names: dict[str, None] = {}
+    digests = Digests()
     for file in inputs.checkpoint_metadata.weights:
-        for part in stream_tensors(inputs.checkpoint_folder, file, {}, lambda _name: False):
+        for part in stream_tensors(inputs.checkpoint_folder, file, digests, lambda _name: False):
             if part.name not in ignored and part.tensor.is_floating_point() and not is_finite(part.tensor):
                 names[part.name] = None
-    return list(names)
+    return list(names), digests
 
 
 def check_lora(inputs: MergeInputs, base_rows: int, tied: list[str]) -> tuple[domain.Vocabulary, dict[str, str]]:

@@ -33,6 +33,7 @@ from services.merger.domain.full import (
     OWN_SETTINGS,
     assess_full_config,
     assess_full_tensors,
+    assess_tied_copies,
     changed_token_ids,
 )
 from services.merger.domain.parity import PARITY_PROMPTS, PROBE_CONVERSATION, ParityLimits, assess_parity
@@ -125,6 +126,7 @@ __all__ = [
     "assess_resized",
     "assess_small_files",
     "assess_tied",
+    "assess_tied_copies",
     "assess_tokenizer",
     "assess_vocabulary",
     "assess_weights_files",

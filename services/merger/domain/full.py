@@ -1,6 +1,6 @@
 """The checks of full weights: the architecture and the tensors must be the base's."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from services.merger.domain.checks import MODEL_CONFIG, Rejection, TensorInfo, first_shape_mismatch
@@ -62,6 +62,30 @@ def assess_full_tensors(
     """Reject full weights without the base's tensors, with others, or with other shapes than expected."""
     missing, unexpected = sorted(base.keys() - tensors.keys()), sorted(tensors.keys() - base.keys())
     if missing or unexpected:
-        reason = f"{len(missing)} tensors of the base are missing, {len(unexpected)} are not the base's."
+        reason = (
+            f"{len(missing)} tensors of the base are missing in the full weights and {len(unexpected)} are not the "
+            f"base's, for example {(missing or unexpected)[0]}."
+        )
         return Rejection("base_mismatch", reason, {"missing": missing[:5], "unexpected": unexpected[:5]})
     return first_shape_mismatch(tensors, expected)
+
+
+def assess_tied_copies(
+    tensors: Mapping[str, TensorInfo], digests: Mapping[str, bytes], tied: Sequence[str]
+) -> Rejection | None:
+    """Reject full weights with different copies of a matrix that the base ties: engines would serve either of them.
+
+    Args:
+        tensors: The headers of the full weights.
+        digests: Digests of the bytes of each tensor.
+        tied: Names of the modules that share one matrix in this base, the embedding first.
+    """
+    first, *aliases = (f"{name}.weight" for name in tied) if tied else ("",)
+    for alias in aliases:
+        if alias in tensors and (tensors[alias], digests[alias]) != (tensors[first], digests[first]):
+            reason = (
+                f"The full weights hold {alias} and {first} with different values, but the base ties them; save one of "
+                "them, or train from a base that does not tie them."
+            )
+            return Rejection("base_mismatch", reason, {"tensors": [first, alias]})
+    return None

@@ -15,7 +15,7 @@ from services.merger.domain.recorded import recorded_settings
 
 SaveDtype = Literal["bfloat16", "float16", "float32"]
 
-REVISION = 4  # increase it if the same inputs would lead to other bytes or another verdict
+REVISION = 5  # increase it if the same inputs would lead to other bytes or another verdict
 SMALL_FILE_BYTES = 128 * 1024**2
 """Most bytes of a file that is not weights: the largest tokenizers have a third of it."""
 SHARD_LIMIT_BYTES = 512_000_000

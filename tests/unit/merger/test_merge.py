@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from contracts.vocabulary import digest_of, digest_of_json
@@ -253,6 +253,23 @@ def test_full_weights_in_the_saved_dtype_pass_unchanged(made, make_job):
     assert_same_bits(load_all(job.out), load_all(made["full"]))
     assert job.parity.max_abs_logit_difference == 0.0
     assert job.parity.effect_kl is None
+
+
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+
+
+@pytest.mark.parametrize("holders", ["base", "checkpoint", "base checkpoint"])
+@pytest.mark.parametrize("added_tokens", [0, 3])
+def test_a_tied_head_may_be_stored_on_either_side(made, make_job, tmp_path, holders, added_tokens):
+    full = tiny_full(made["base"], tmp_path / "full", added_tokens=added_tokens) if added_tokens else "full"
+    job = make_job(checkpoint=full, kind="full")
+    for folder in (getattr(job, holder) for holder in holders.split()):
+        weights = load_file(folder / "model.safetensors")
+        weights[HEAD] = weights[EMBEDDING].clone()
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    job.run()
+    assert_same_bits(load_all(job.out), load_all(job.checkpoint))
+    assert job.parity.max_abs_logit_difference == 0.0
 
 
 def test_full_weights_in_float32_are_rounded_once(made, make_job, tmp_path):

@@ -302,6 +302,33 @@ def test_full_weights_of_another_depth(make_job, tmp_path):
     assert rejection(job).code == "base_mismatch"
 
 
+def test_full_weights_without_a_tensor_name_it(make_job):
+    job = make_job(checkpoint="full", kind="full")
+    edit_weights(job.checkpoint / "model.safetensors", lambda tensors: tensors.pop("model.norm.weight"))
+    error = rejection(job)
+    assert error.code == "base_mismatch"
+    assert "1 tensors of the base are missing" in error.reason
+    assert "model.norm.weight" in error.reason
+
+
+def other_values(tensors):
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + 1
+
+
+def other_shape(tensors):
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].T
+
+
+@pytest.mark.parametrize("change", [other_values, other_shape])
+def test_full_weights_with_two_different_copies_of_one_tied_matrix(make_job, change):
+    job = make_job(checkpoint="full", kind="full")
+    edit_weights(job.checkpoint / "model.safetensors", change)
+    error = rejection(job)
+    assert error.code == "base_mismatch"
+    assert "lm_head.weight and model.embed_tokens.weight" in error.reason
+    assert "LoRA" not in error.sentence()
+
+
 LINEAR_ROPE = {"rope_theta": 1e4, "rope_type": "linear", "factor": 2.0}
 
 
