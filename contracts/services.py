@@ -115,7 +115,7 @@ SERVICES: dict[str, ServiceContract] = {
             reads_records=("policies", "routes", "api-keys", "mirrors"),
             answers=(Exchange(UPLOADS, UploadRequest, UploadAnswer),),
             looks_up=(INBOX, ORDERS),
-            measures=(DEADLETTER, EVENTS),
+            measures=(DEADLETTER, EVENTS, INBOX),
             trims=(EVENTS,),
             calls=("outside",),
         ),

@@ -37,6 +37,7 @@ from services.registry.domain.admission import AllowedLocations, Refusal
 from services.registry.domain.announcements import Announcement
 from services.registry.domain.record import Input, Release
 from services.registry.domain.versions import ModelRecord
+from services.registry.overtaking import Overtaking
 from services.registry.ports import Ports
 from services.registry.release_records import ReleaseRecords
 from services.registry.settings import RegistrySettings
@@ -50,6 +51,8 @@ from shared.runtime.sweeper import Sweeper
 from shared.storage.compare_and_set import ATTEMPTS
 
 SERVICE = "registry"
+OVERTAKE_S = 0.5
+"""Seconds between two looks at announcements that wait behind those of others."""
 _LIST_LIMIT_S = 5.0
 """How long the record of one model may take to be read before the releases of all others are swept without it."""
 ORDERS_OF_RELEASES: tuple[type[Fact], ...] = (
@@ -92,9 +95,11 @@ class Registry:
             record_wait_s=settings.record_wait_s,
         )
         every_s = settings.sweep_s
+        overtaking = Overtaking(ports, self.admissions)
         self.sweepers: tuple[Sweeper[str] | Sweeper[tuple[str, str]], ...] = (
             Sweeper("admissions", self.admissions.models, self.admissions.sweep, every_s=every_s),
             Sweeper("releases", self._list_open_releases, self._sweep_release, every_s=every_s),
+            Sweeper("waiting announcements", overtaking.groups, overtaking.sweep, every_s=min(every_s, OVERTAKE_S)),
         )
 
     async def admit(self, event: Event[CheckpointReady]) -> None:

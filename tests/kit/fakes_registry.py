@@ -21,7 +21,7 @@ from contracts.vocabulary import ArtifactRef, Deployable, Target, canonical_json
 from services.registry.domain.announcements import Announcements
 from services.registry.domain.record import ManifestWritten, Release, TurnGranted
 from services.registry.domain.versions import ModelRecord
-from services.registry.ports import Ports
+from services.registry.ports import Backlog, Ports
 from shared.errors import Permanent
 from shared.messaging.records import RecordStore
 from shared.storage.kv import Conflict, Entry
@@ -454,9 +454,19 @@ class FakeInbox:
 
     def __init__(self) -> None:
         self.stored: dict[int, Event] = {}
+        self.stored_at: dict[int, datetime] = {}
+        self.handled = 0
 
     async def read(self, sequence):
         return self.stored.get(sequence)
+
+    async def backlog(self):
+        models = {event.subject for event in self.stored.values()}
+        return Backlog(self.handled, tuple(sorted(models)) if len(self.stored) - self.handled > 1 else ())
+
+    async def next_of(self, model, after):
+        following = [(at, event) for at, event in sorted(self.stored.items()) if at > after and event.subject == model]
+        return next(((event, at, self.stored_at.get(at, START)) for at, event in following), None)
 
 
 FakePublisher = MemoryPublisher

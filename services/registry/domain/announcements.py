@@ -18,6 +18,9 @@ UNKNOWN_ERROR_TRIES = 5
 MOST_WAITING = 256
 """How many announcements of one model wait at most: its record is written whole for each of them."""
 
+_SAME_TIME = timedelta(milliseconds=1)
+"""What the client of the bus may round the same time by, depending on how a message is read."""
+
 LONGEST_WAIT = timedelta(seconds=60)
 """More than the longest wait between two tries."""
 
@@ -89,7 +92,11 @@ def add(record: Announcements, announcement: Announcement, *, counted: bool = Fa
 def is_known(record: Announcements, announcement: Announcement) -> bool:
     """Return whether an announcement was here before, settled or not."""
     last = record.last_stored_at
-    return last is not None and announcement.sequence <= record.last_sequence and announcement.stored_at <= last
+    return (
+        last is not None
+        and announcement.sequence <= record.last_sequence
+        and announcement.stored_at - last <= _SAME_TIME
+    )
 
 
 def assess_receipt(

@@ -297,7 +297,7 @@ async def test_an_order_whose_answer_cannot_be_published_is_carried_out_once_and
 
 async def test_a_sweep_that_could_not_read_a_models_record_counts_as_failed(harness):
     await harness.admit()
-    _, releases = harness.registry.sweepers
+    _, releases, _ = harness.registry.sweepers
     assert await releases.sweep() == 0
     harness.out.bucket.data[f"{k.MODEL}.model"] = (99, b"not a record at all")
     assert await releases.sweep() == 1
