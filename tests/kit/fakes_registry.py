@@ -455,14 +455,14 @@ class FakeInbox:
     def __init__(self) -> None:
         self.stored: dict[int, Event] = {}
         self.stored_at: dict[int, datetime] = {}
-        self.handled = 0
+        self.acked_up_to = 0
 
     async def read(self, sequence):
         return self.stored.get(sequence)
 
     async def backlog(self):
         models = {event.subject for event in self.stored.values()}
-        return Backlog(self.handled, tuple(sorted(models)) if len(self.stored) - self.handled > 1 else ())
+        return Backlog(self.acked_up_to, tuple(sorted(models)) if len(self.stored) - self.acked_up_to > 1 else ())
 
     async def next_of(self, model, after):
         following = [(at, event) for at, event in sorted(self.stored.items()) if at > after and event.subject == model]

@@ -73,7 +73,7 @@ def test_whatever_is_taken_first_the_versions_of_a_model_are_those_of_the_stream
             else:
                 await harness.announced(stored[taken])
                 taken += 1
-                harness.out.inbox.handled = taken
+                harness.out.inbox.acked_up_to = taken
         for each in stored[taken:]:
             await harness.announced(each)
         await harness.sweep()
