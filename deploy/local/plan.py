@@ -38,7 +38,9 @@ S3_PORTS = ("s3", "s3-master", "s3-volume", "s3-filer", "s3-admin")
 AGENT = "agent"
 """The part that holds the key of the default runtime's Triton; that of the runtime `next` is `agent-next`."""
 TRITON = "triton"
-"""The part that serves the default runtime; the one of the runtime `next` is `triton-next`."""
+"""The first part of the default runtime; its second one is `triton-2`, that of the runtime `next` is `triton-next`."""
+MOST_TRITONS = 4
+"""How many Tritons may serve the default runtime."""
 GATEWAY_ADMIN = "gateway-admin"
 """The port where the gateway answers probes and scrapes."""
 SINGLE = frozenset({"gateway", "console", *OPTIONAL})
@@ -128,6 +130,7 @@ class StackConfig:
     """The requested shape of a stack: the engine, processes of each service, runtimes besides the default one.
 
     `gateway_workers` share the gateway's port; None leaves their number to the inherited variable `GATEWAY_WORKERS`.
+    `default_tritons` serve the default runtime; each other runtime has one.
     `optional` names the services that are started besides: those that are configured.
     """
 
@@ -136,6 +139,7 @@ class StackConfig:
     gateway_workers: int | None = None
     runtimes: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    default_tritons: int = 1
 
     @property
     def services(self) -> tuple[str, ...]:
@@ -145,7 +149,12 @@ class StackConfig:
     @property
     def tritons(self) -> list[str]:
         """The names of all parts that are a Triton, the default runtime's first."""
-        return [TRITON, *(triton_part(name) for name in self.runtimes)]
+        return [*replica_names(TRITON, self.default_tritons), *(triton_part(name) for name in self.runtimes)]
+
+    @property
+    def endpoints(self) -> list[str]:
+        """The names of the Tritons of the default runtime besides the first, and of their endpoints."""
+        return replica_names(TRITON, self.default_tritons)[1:]
 
     def count(self, service: str) -> int:
         """Return the number of processes of a service."""
@@ -183,7 +192,7 @@ def triton_ports(part: str) -> tuple[str, str, str]:
 
 
 def replica_names(service: str, count: int) -> list[str]:
-    """Return the names of the processes of a service; the first has the service's own name."""
+    """Return the names of the parts of a service, or of Triton; the first has its own name."""
     return [service, *(f"{service}-{number}" for number in range(2, count + 1))]
 
 
@@ -381,18 +390,21 @@ def server_manager_variables(folder: Path, config: StackConfig, ports: Mapping[s
         "SERVER_MANAGER_REPOSITORY": str(folder / "triton" / "models"),
         "SERVER_MANAGER_RUNTIME_FILE": str(folder / "triton" / triton.RUNTIME_FILE),
         "SERVER_MANAGER_RUNTIMES": json.dumps(
-            {
-                name: {
-                    "triton_grpc": f"{LOOPBACK}:{ports[f'{triton_part(name)}-grpc']}",
-                    "agent_grpc": f"{LOOPBACK}:{ports[agent_grpc(triton_part(name))]}",
-                    "repository": str(folder / triton_part(name) / "models"),
-                    "runtime_file": str(folder / triton_part(name) / triton.RUNTIME_FILE),
-                }
-                for name in config.runtimes
-            }
+            {name: _endpoint(folder, ports, triton_part(name)) for name in config.runtimes}
         ),
+        "SERVER_MANAGER_ENDPOINTS": json.dumps({part: _endpoint(folder, ports, part) for part in config.endpoints}),
         "SERVER_MANAGER_ENGINE": config.engine,
         "SERVER_MANAGER_PROBE_INTERVAL_S": "15" if config.engine == "slipway" else "5",
+    }
+
+
+def _endpoint(folder: Path, ports: Mapping[str, int], part: str) -> dict[str, str]:
+    """Return how the server-manager reaches a Triton other than the first, as a `RuntimeEndpoint`."""
+    return {
+        "triton_grpc": f"{LOOPBACK}:{ports[f'{part}-grpc']}",
+        "agent_grpc": f"{LOOPBACK}:{ports[agent_grpc(part)]}",
+        "repository": str(folder / part / "models"),
+        "runtime_file": str(folder / part / triton.RUNTIME_FILE),
     }
 
 

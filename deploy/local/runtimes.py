@@ -50,7 +50,11 @@ def describe_exchange(parts: tuple[str, str], environments: Mapping[str, Path]) 
 
 def runtime_of(part: str) -> str:
     """Return the name of the runtime that a Triton serves."""
-    return DEFAULT_RUNTIME if part == plan.TRITON else part.removeprefix(f"{plan.TRITON}-")
+    return (
+        DEFAULT_RUNTIME
+        if part in plan.replica_names(plan.TRITON, plan.MOST_TRITONS)
+        else part.removeprefix(f"{plan.TRITON}-")
+    )
 
 
 def _option(runtime: str, environment: Path) -> str:

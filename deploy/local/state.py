@@ -37,7 +37,7 @@ class AlreadyUp(Exception):  # noqa: N818 - it is an answer, not a failure of th
 
 @dataclass(frozen=True)
 class Description:
-    """What a restart keeps: the stack's id, ports, addresses, engine environments of runtimes (stack.json).
+    """What a restart keeps: the stack's id, ports, addresses, engine environments of runtimes, Tritons (stack.json).
 
     `data_format` is the `DATA_FORMAT` of the Slipway that created the folder, 0 for those without one.
     """
@@ -48,6 +48,7 @@ class Description:
     engine: str = "slipway"
     data_format: int = 0
     runtimes: Mapping[str, str] = field(default_factory=dict)
+    tritons: int = 1
 
     def keys(self, folder: Path) -> Keys:
         """Return the credentials of the stack in this state folder."""

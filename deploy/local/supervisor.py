@@ -122,7 +122,14 @@ class Supervisor:
             **plan.nats_variables(ports, earlier.keys(path), ADMIN),
         }
         roots = {name: str(root) for name, root in self._options.runtimes.items()}
-        description = replace(earlier, ports=ports, variables=variables, engine=config.engine, runtimes=roots)
+        description = replace(
+            earlier,
+            ports=ports,
+            variables=variables,
+            engine=config.engine,
+            runtimes=roots,
+            tritons=config.default_tritons,
+        )
         self._folder.write_description(description)
         return description
 

@@ -28,3 +28,19 @@ def test_a_runtime_keeps_its_port_while_it_is_gone_and_two_that_are_exchanged_ar
     assert f"slipway up --engine-env {own} --runtime next={other}" in exchanged.stderr
     again = Stack(state).slipway("up", "--engine", "toy", "--engine-env", str(other), "--runtime", f"next={own}")
     assert again.returncode == 1, "a second try is refused as well"
+
+
+def test_two_tritons_of_one_runtime_are_kept_from_start_to_start(tmp_path):
+    state = tmp_path / "state"
+    with Stack(state, "--tritons", "2") as stack:
+        first = endpoints(stack)
+        assert list(first) == ["default", "triton-2"]
+        assert {runtime.name for runtime in stack.runtimes().values()} == {"default"}
+        assert {"triton", "triton-2", "agent", "agent-2"} <= {part["name"] for part in stack.table()["parts"]}
+        stack.kill("triton-2")
+    with Stack(state) as stack:
+        assert endpoints(stack) == first
+        assert "default (triton-2)" in stack.ok("runtime", "list")
+    fewer = Stack(state).slipway("up", "--engine", "toy", "--tritons", "1")
+    assert fewer.returncode == 2
+    assert "the stack has 2 Tritons" in fewer.stderr

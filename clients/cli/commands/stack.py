@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
@@ -19,7 +20,17 @@ from contracts.runtimes import DEFAULT_RUNTIME
 from decisions.runtimes import NAME_RULE, is_runtime_name
 from deploy.local import processes
 from deploy.local.leftovers import end_stack
-from deploy.local.plan import SERVICES, SINGLE, Engine, Keys, StackConfig
+from deploy.local.plan import (
+    MOST_TRITONS,
+    SERVICES,
+    SINGLE,
+    TRITON,
+    Engine,
+    Keys,
+    StackConfig,
+    replica_names,
+    triton_part,
+)
 from deploy.local.ready import probe_part
 from deploy.local.state import AlreadyUp, Description, PartState, StateFolder, Table
 from deploy.local.supervisor import (
@@ -59,6 +70,15 @@ RuntimesOption = Annotated[
         "removes it.",
     ),
 ]
+TritonsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=MOST_TRITONS,
+        help="Number of Tritons of the default runtime. Of two, a version and the one behind it have one each. "
+        "It is kept for later starts.",
+    ),
+]
 ReplicasOption = Annotated[
     list[str] | None,
     typer.Option(metavar="SERVICE=N", help="Number of processes of a service, for example quantiser=3; repeatable."),
@@ -80,6 +100,7 @@ def up(
     engine: EngineOption = "slipway",
     replicas: ReplicasOption = None,
     gateway_workers: WorkersOption = None,
+    tritons: TritonsOption = None,
     runtime: RuntimesOption = None,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return when the stack is ready, and leave it running.")
@@ -95,13 +116,15 @@ def up(
 ) -> None:
     """Start the whole stack on this machine and keep it running until Ctrl-C. A later start resumes from its state."""
     folder = folder_of(state)
-    runtimes = parse_runtimes(runtime or [], folder.read_description())
+    description = folder.read_description()
+    runtimes = parse_runtimes(runtime or [], description)
     config = StackConfig(
         parse_engine(engine),
         parse_replicas(replicas or []),
         gateway_workers,
         runtimes=tuple(runtimes),
         optional=configured_services(os.environ),
+        default_tritons=parse_tritons(tritons, description, runtimes),
     )
     root = engine_env or CliSettings().engine_env or default_engine_root()
     if folder.is_held():
@@ -114,6 +137,7 @@ def up(
         again = ["--engine", engine, "--timeout", str(timeout), "--engine-env", str(root.absolute()), "--no-preflight"]
         again += [text for item in replicas or [] for text in ("--replicas", item)]
         again += [] if gateway_workers is None else ["--gateway-workers", str(gateway_workers)]
+        again += [] if tritons is None else ["--tritons", str(tritons)]
         again += [text for item in runtime or [] for text in ("--runtime", item)]
         _up_detached(folder, again, timeout)
         return
@@ -167,6 +191,28 @@ def parse_runtimes(items: list[str], description: Description | None) -> dict[st
     return runtimes
 
 
+def parse_tritons(number: int | None, description: Description | None, runtimes: Collection[str]) -> int:
+    """Return the number of Tritons of the default runtime: the one that is asked for, else what the stack had."""
+    before = description.tritons if description is not None else 1
+    number = number or before
+    if number < before:
+        names = " and ".join(replica_names(TRITON, before)[number:])
+        fail(
+            f"--tritons {number}: the stack has {before} Tritons, and routes name what {names} serves; leave the "
+            "option out, or start a new stack with --state FOLDER",
+            Exit.USAGE,
+        )
+    parts = replica_names(TRITON, number)
+    taken = [name for name in runtimes if name in parts or triton_part(name) in parts]
+    if taken:
+        fail(
+            f"--tritons {number}: {', '.join(parts[1:])} serve the default runtime, and the runtime {taken[0]} would "
+            "have such a name; give it another one",
+            Exit.USAGE,
+        )
+    return number
+
+
 def configured_services(environment: Any) -> tuple[str, ...]:
     """Return the optional services that these variables configure, so that they are started."""
     return tuple(name for name, variables in CONFIGURED_BY.items() if any(map(environment.get, variables)))
@@ -174,7 +220,9 @@ def configured_services(environment: Any) -> tuple[str, ...]:
 
 def inherited_variables(environment: Any) -> dict[str, str]:
     """Return the variables that parts inherit: all except those that would point them to another stack."""
-    manager = tuple(f"SERVER_MANAGER_{name}" for name in ("TRITON_GRPC", "AGENT_GRPC", "REPOSITORY", "RUNTIME"))
+    manager = tuple(
+        f"SERVER_MANAGER_{name}" for name in ("TRITON_GRPC", "AGENT_GRPC", "REPOSITORY", "RUNTIME", "ENDPOINTS")
+    )
     ours = ("SLIPWAY_", "OPENAI_", "TRITON_AGENT_", *manager)
     kept = ("SLIPWAY_FAILPOINT", "SLIPWAY_LOG_LEVEL", "SLIPWAY_TRACE_FILE")
     return {name: value for name, value in environment.items() if name in kept or not name.startswith(ours)}

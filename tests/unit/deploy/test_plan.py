@@ -93,6 +93,24 @@ def test_each_runtime_has_a_triton_a_folder_and_ports_of_its_own():
     assert (part.probe, f"127.0.0.1:{part.port}") == ("triton", following.triton_grpc)
 
 
+def test_more_tritons_of_the_default_runtime_are_endpoints_with_folders_ports_and_agents_of_their_own():
+    config = StackConfig(default_tritons=2, runtimes=("next",))
+    chosen = ports(config)
+    assert config.tritons == ["triton", "triton-2", "triton-next"]
+    assert len(set(chosen.values())) == len(ports()) + 10
+    variables = plan.server_manager_variables(FOLDER, config, chosen)
+    settings = ServerManagerSettings(
+        runtimes=json.loads(variables["SERVER_MANAGER_RUNTIMES"]),
+        endpoints=json.loads(variables["SERVER_MANAGER_ENDPOINTS"]),
+    )
+    second = settings.all_endpoints["triton-2"]
+    assert (second.runtime, second.triton_grpc) == ("default", f"127.0.0.1:{chosen['triton-2-grpc']}")
+    assert second.repository == FOLDER / "triton-2" / "models"
+    agent = plan.plan_agent(FOLDER, chosen, PROGRAMS, KEYS, "triton-2", admin_key="secret")
+    assert agent.name == "agent-2"
+    assert own_variables(agent)["LISTEN"] == second.agent_grpc
+
+
 def test_the_bus_syncs_every_message_and_listens_on_loopback_only():
     _, config = plan.plan_nats(FOLDER, ports(), PROGRAMS)
     assert "sync_interval: always" in config

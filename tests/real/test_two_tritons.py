@@ -1,0 +1,146 @@
+"""Two Tritons of one runtime: active and previous stand apart, and the death of one is none of the other's."""
+
+import asyncio
+import contextlib
+import json
+import time
+from typing import get_args
+
+import httpx
+import openai
+import pytest
+
+from contracts.codes import Code
+from decisions.route_edits import roll_back
+from testbed.gateway import Gateway
+from testbed.servers import connection, running
+from testbed.triton import TritonServer
+from tests.kit.serving import ServerManager, managers_of
+
+pytestmark = [pytest.mark.real]
+MIB = 1024 * 1024
+STREAMS = 8
+TOKENS = 150
+TOY = json.dumps({"token_delay_ms": "20", "tokens": str(TOKENS)})
+
+
+@pytest.fixture
+def second(tmp_path):
+    with running(TritonServer(tmp_path / "second")) as server:
+        yield server
+
+
+@pytest.fixture
+def manager(tmp_path, settings, triton, second, js):
+    endpoint = {
+        "triton_grpc": second.endpoint,
+        "agent_grpc": second.agent(managers_of(settings)).endpoint,
+        "repository": str(second.repository),
+    }
+    more = {"engine": "toy", "toy": TOY, "memory_budget_bytes": 2000 * MIB, "overhead_bytes": 64 * MIB}
+    process = ServerManager(tmp_path, settings, triton, endpoints=json.dumps({"triton-2": endpoint}), **more)
+    with running(process):
+        yield process
+
+
+@pytest.fixture
+def gateway(nats_server, js, tmp_path):
+    with running(Gateway(tmp_path / "gateway", connection(nats_server, None, tmp_path / "gateway"))) as process:
+        yield process
+
+
+def ready(server):
+    """Return what a Triton has loaded; nothing while it does not answer."""
+    from tritonclient import grpc
+    from tritonclient.utils import InferenceServerException
+
+    with contextlib.closing(grpc.InferenceServerClient(server.endpoint)) as connected:
+        try:
+            models = connected.get_model_repository_index().models
+        except InferenceServerException:
+            return set()
+        return {model.name for model in models if model.state == "READY"}
+
+
+def on(served):
+    return served.endpoints[0]
+
+
+async def promoted(fleet, target, epoch, **more):
+    model = target.target.model
+    await fleet.promote(target, epoch, **more)
+
+    async def is_routed():
+        entry = await fleet.routes.get(model)
+        return entry is not None and entry.value.epoch == epoch + 1 and entry.value
+
+    return await fleet.until(is_routed, what=f"the route of {target.target}")
+
+
+async def stream(client, model):
+    """Return how many pieces came, and the error that ended the answer."""
+    pieces = 0
+    try:
+        async for _ in await client.completions.create(model=model, prompt="Once", max_tokens=TOKENS, stream=True):
+            pieces += 1
+    except openai.APIError as error:
+        return pieces, error
+    return pieces, None
+
+
+async def first_token(gateway, model, release, deadline_s=10.0):
+    """Ask again and again until this version answers; return the seconds until its first token, and the errors before."""
+    began, errors = time.monotonic(), 0
+    url, body = f"{gateway.base_url}/v1/completions", {"model": model, "prompt": "x", "max_tokens": 2, "stream": True}
+    async with httpx.AsyncClient(headers=gateway.headers, timeout=10, trust_env=False) as client:
+        while time.monotonic() - began < deadline_s:
+            async with client.stream("POST", url, json=body) as answer:
+                if answer.status_code == 200 and answer.headers["x-slipway-release"] == release:
+                    async for line in answer.aiter_lines():
+                        if line.startswith("data: ") and '"error"' not in line:
+                            return time.monotonic() - began, errors
+            errors += 1
+            await asyncio.sleep(0.005)
+    raise AssertionError(f"{release} did not answer within {deadline_s:g} s, after {errors} errors")
+
+
+@pytest.mark.usefixtures("manager")
+async def test_the_death_of_the_active_targets_triton_fails_its_streams_only_and_previous_answers_at_once(
+    fleet, gateway, triton, second, tmp_path
+):
+    base, old, new = (fleet.put_toy(tmp_path, "bot", version) for version in range(3))
+    route = await promoted(fleet, old, 0, fallback=base)
+    assert (on(route.active), on(route.previous)) == (triton.endpoint, second.endpoint)
+    route = await promoted(fleet, new, 1)
+    assert (on(route.active), on(route.previous)) == (second.endpoint, triton.endpoint)
+    cats = [fleet.put_toy(tmp_path, "cat", version) for version in range(2)]
+    cat = await promoted(fleet, cats[1], 0, fallback=cats[0])
+    assert (on(cat.active), on(cat.previous)) == (triton.endpoint, second.endpoint)
+
+    async with openai.AsyncOpenAI(
+        base_url=gateway.base_url + "/v1", api_key=gateway.key, max_retries=0, timeout=60
+    ) as client:
+        await asyncio.gather(first_token(gateway, "bot", "bot@v2"), first_token(gateway, "cat", "cat@v1"))
+        bots, tabbies = (
+            [asyncio.create_task(stream(client, model)) for _ in range(STREAMS)] for model in ("bot", "cat")
+        )
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(second.kill)
+        entry = await fleet.routes.get("bot")
+        edit = roll_back(entry.value, new.target, cause_id="an alert")
+        await fleet.routes.update("bot", edit.route, entry.revision)
+        seconds, errors = await first_token(gateway, "bot", "bot@v1")
+        print(f"previous answered {seconds * 1000:.0f} ms after the route was written, after {errors} errors")
+        lost, kept = await asyncio.gather(*bots), await asyncio.gather(*tabbies)
+    assert all(pieces > 0 and error is not None for pieces, error in lost), lost
+    assert {error.code for _, error in lost} <= set(get_args(Code))
+    assert [error for _, error in kept] == [None] * STREAMS
+    assert all(pieces >= TOKENS for pieces, _ in kept)
+
+    second.start()
+
+    async def is_loaded_again():
+        return ready(second) == {"cat.v0.bf16"}
+
+    await fleet.until(is_loaded_again, what="what is still needed, and nothing else, being loaded there again")
+    assert on((await fleet.routes.get("cat")).value.previous) == second.endpoint
