@@ -109,8 +109,8 @@ wheels: setup ## build the wheels of slipway and slipway-client into dist
 images: ## build the images of compose.yaml with podman, also where none can be pulled; prints sizes and times
 	@deploy/docker/images.sh
 
-demo-containers: setup ## build the images and run compose.yaml with podman: publish, promote, ask, down; needs root
-	@$(BIN)/python -m testbed.containers
+demo-containers: setup ## build the images and run compose.yaml with podman, from a release to its rollback; needs root
+	@$(BIN)/python -m testbed.containers $(ARGS)
 
 up: setup ## start the embedded stack; Ctrl-C stops it
 	$(BIN)/slipway up

@@ -167,6 +167,10 @@ def resolved(compose) -> dict:
 
 WRITABLE = {"triton": "/tmp:mode=1777,exec"}
 """Temporary file systems that differ from the usual one."""
+ALL_PROCESSORS = {"nats", "store", "triton", "merger", "quantiser", "monitor", "gateway", "cli"}
+"""Containers that may use more than one processor unless .env says otherwise."""
+SHARES = {"nats": 4096, "triton": 4096, "gateway": 4096, "store": 2048, "merger": 256, "quantiser": 256}
+"""How processors are divided where they are short: requests first, computations for releases last."""
 
 
 @pytest.mark.parametrize("name", COMPOSE["services"])
@@ -181,6 +185,8 @@ def test_every_container_runs_without_root_capabilities_or_a_writable_root(resol
     assert container.get("network_mode", "none") == "none"
     assert int(container["mem_limit"]) > 0
     assert container["pids_limit"] > 0
+    assert container.get("cpus", 0) == (0 if name in ALL_PROCESSORS else 1)
+    assert container["cpu_shares"] == SHARES.get(name, 1024)
     assert container["logging"] == {"driver": "json-file", "options": {"max-size": "10m", "max-file": "5"}}
     if name == "cli":
         assert {volume["target"] for volume in container["volumes"] if not volume.get("read_only")} == {"/tmp"}
@@ -291,6 +297,24 @@ def test_the_bus_writes_to_disk_before_it_acknowledges():
 def test_the_bus_has_space_for_all_its_streams_and_buckets():
     size = re.search(r"max_file_store: (\d+)GB", (ROOT / "deploy/docker/nats.conf").read_text())
     assert file_bytes() < int(size[1]) * 1024**3
+
+
+def test_a_library_is_installed_again_only_when_its_own_lock_changes():
+    """Layers before it copy no other lock, so a change of one costs one set of libraries, not all."""
+    copied = {
+        name: set(
+            re.findall(
+                r"[\w./-]*requirements/([\w-]+)\.txt",
+                "".join(line for line in text.splitlines() if line.startswith("COPY")),
+            )
+        )
+        for name, text in stages().items()
+    }
+    assert copied["python"] == {"uv"}
+    for name, locks in copied.items():
+        if name.endswith("-libraries") and name != "model-libraries":
+            assert len(locks - {"build"}) == 1, name
+    assert copied["model-libraries"] == {"build", "models", "torch-cpu"}
 
 
 # -- what hangs is started again -----------------------------------------------------------------------------------------

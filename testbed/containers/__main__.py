@@ -1,0 +1,144 @@
+"""Run the installation of compose.yaml in containers: publish, promote, roll back, scale, upgrade; nothing is left.
+
+    python -m testbed.containers [--no-build] [--failures] [--keep]
+
+Takes podman and docker-compose, as root. Builds the images first (layers of an earlier build are used again); nothing
+is pulled. An error or Ctrl-C removes the containers, networks and volumes; the next start does so after a killed run.
+"""
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from contracts.version import VERSION
+from testbed.containers import engine
+from testbed.containers.demo import Demo, make_models, remove_newer
+from testbed.containers.installation import ROOT, Installation, is_ready, state_of
+from testbed.containers.waiting import report, step
+
+PROJECT = "slipway-demo"
+NEEDED = ("cli", "gateway", "nats", "seaweedfs", "triton-toy")
+"""Images without which nothing starts, of all that are needed."""
+INTERRUPTED = 130
+
+
+@contextlib.contextmanager
+def only_one() -> Iterator[Path]:
+    """Hold the lock of the demo, and yield a folder for it; what a run that was killed left is removed first."""
+    with socket.socket(socket.AF_UNIX) as lock:
+        try:
+            lock.bind(f"\0{PROJECT}")  # a name without a file: it is free as soon as its process has ended
+        except OSError:
+            sys.exit("the demo runs already on this machine: wait until it ends, or end it with Ctrl-C")
+        for earlier in Path(tempfile.gettempdir()).glob(f"{PROJECT}-*"):
+            shutil.rmtree(earlier, ignore_errors=True)
+        if removed := engine.remove_all(PROJECT):
+            print(f"-- removed what an earlier run left: {len(removed)} containers, networks and volumes")
+        with tempfile.TemporaryDirectory(prefix=f"{PROJECT}-") as folder:
+            yield Path(folder)
+
+
+def build_images() -> None:
+    """Build the images; end the whole build if this process is interrupted."""
+    building = subprocess.Popen([str(ROOT / "deploy/docker/images.sh")], cwd=ROOT, start_new_session=True)
+    try:
+        if code := building.wait():
+            sys.exit(f"deploy/docker/images.sh ended with exit code {code}: see its output above")
+    finally:
+        if building.poll() is None:
+            os.killpg(building.pid, signal.SIGTERM)
+            building.wait(30)
+
+
+def build(*, use_existing: bool) -> None:
+    """Build the images, or make sure that there are some."""
+    if not use_existing:
+        with step("build the images; layers whose inputs did not change are used again"):
+            build_images()
+        return
+    names = [f"localhost/slipway-{target}:{VERSION}" for target in NEEDED]
+    there = engine.podman("images", "--format", "{{.Repository}}:{{.Tag}}").split()
+    if missing := [name for name in names if name not in there]:
+        sys.exit(f"no image {', '.join(missing)}: leave out --no-build, or build them with deploy/docker/images.sh")
+    print(f"-- with the images that exist, of version {VERSION}, because of --no-build")
+
+
+def explain(stack: Installation) -> None:
+    """Print the containers that are not ready, with the end of their output, and what to do."""
+    with contextlib.suppress(Exception):
+        not_ready = [each for each in stack.containers() if not is_ready(each)]
+        for container in not_ready:
+            print(f"\n-- {container['Name']}: {state_of(container)}; the end of its output:", file=sys.stderr)
+            print(stack.logs(container["Name"]), file=sys.stderr)
+        print("\nRun it again with --keep to look at the containers after an error:", file=sys.stderr)
+        print("podman ps --all; podman logs NAME; podman inspect NAME", file=sys.stderr)
+
+
+def run(folder: Path, *, failures: bool, keep: bool) -> None:
+    """Run the demo in a folder, and remove its containers in any case."""
+    folder.chmod(0o755)
+    (folder / "models").mkdir()
+    with step("make a tiny base model and two adapters"):
+        make_models(folder / "models")
+    stack = Installation(folder, PROJECT)
+    try:
+        with stack:
+            try:
+                Demo(stack, failures).run()
+            except (Exception, subprocess.TimeoutExpired):
+                explain(stack)
+                if keep:
+                    input("-- kept: press Enter to remove all of it ")
+                raise
+    finally:
+        remove_newer()
+    if remains := engine.left(PROJECT, stack.volumes):
+        sys.exit(f"left behind: {', '.join(remains)}")
+    print("-- nothing is left: no container, network, volume or image of the demo")
+
+
+def _interrupt(number: int, _frame: Any) -> None:
+    """End as Ctrl-C does, once: what follows is the removal, which is not interrupted."""
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
+    print(f"\n-- {signal.Signals(number).name}: everything is removed; this takes up to a minute", flush=True)
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Show the installation, step by step; end with an error if a step did not happen."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--no-build", action="store_true", help="use the images that exist, whatever code they hold")
+    parser.add_argument("--failures", action="store_true", help="then pause, kill and disconnect bus and gateway")
+    parser.add_argument("--keep", action="store_true", help="after an error, wait for Enter before all is removed")
+    options = parser.parse_args()
+    if os.geteuid() != 0:
+        sys.exit("the demo gives files to user 10001 and makes networks: run it as root")
+    if missing := engine.missing_programs():
+        sys.exit(f"not installed: {', '.join(missing)} (docs/guides/containers.md names the packages)")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    began = time.monotonic()
+    try:
+        with only_one() as folder:
+            build(use_existing=options.no_build)
+            run(folder, failures=options.failures, keep=options.keep)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except (RuntimeError, TimeoutError, subprocess.SubprocessError) as error:
+        sys.exit(f"failed after {time.monotonic() - began:.0f} s: {error}")
+    report(f"the whole demo took {time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
