@@ -17,6 +17,7 @@ from services.benchmarker.domain.prompts import Prompt, choose_fitting, digest_p
 from services.benchmarker.domain.records import RequestRecord, Side, has_lost_baseline
 from services.benchmarker.domain.report import make_report, to_event
 from services.benchmarker.domain.served_quality import not_measured
+from services.benchmarker.fitting import Fitting
 from services.benchmarker.load import Load, LoadedSide
 from services.benchmarker.ports import Engine, Progress, Reports, Template
 from services.benchmarker.prompts import PROMPTS
@@ -27,7 +28,7 @@ from shared.messaging.bus import Bus, Failed
 from shared.runtime.clock import Clock
 
 SERVICE = "benchmarker"
-_ENGINE_ANSWERS = (None, "template", "empty")
+_ENGINE_ANSWERS = (None, "template", "empty", "bad_request")
 _NO_WARM_UP_ANSWER = not_measured("The engine did not answer its warm-up.")
 
 
@@ -86,34 +87,62 @@ class Benchmarker:
                 prompts = parse_evaluation(data)
             except ValueError as error:
                 raise Permanent("evaluation_invalid", f"The evaluation set cannot be read: {error}.") from error
-        context = min(staged.candidate.context_tokens, staged.baseline.context_tokens)
-        fitting = choose_fitting(prompts, context_tokens=context, output_tokens=request.load.output_tokens)
+        output_tokens = request.load.output_tokens
+        fitting = choose_fitting(prompts, context_tokens=_context(staged), output_tokens=output_tokens)
         if not fitting:
-            reason = f"No prompt fits a context of {context} tokens with an answer of {request.load.output_tokens}."
-            raise Permanent("evaluation_invalid", reason)
+            raise _none_fits(staged)
         return fitting
 
     async def _run(
         self, staged: VariantStaged, plan: BenchmarkPlan, prompts: Sequence[Prompt], progress: Progress
     ) -> tuple[tuple[RequestRecord, ...], ServedQuality]:
         profile = staged.request.load
-        sides: dict[Side, LoadedSide] = {
-            "candidate": await self._render(staged.candidate, prompts),
-            "baseline": await self._render(staged.baseline, prompts),
-        }
         await self.engine.retire([staged.candidate, staged.baseline])
+        sides = await self._load_sides(staged, plan, prompts)
+        if sides is None:
+            return (), _NO_WARM_UP_ANSWER
         load = Load(engine=self.engine, clock=self.clock, sides=sides, profile=profile)
         warm_up = await load.warm_up()
-        if has_lost_baseline(warm_up):
+        if profile.warmup_requests and has_lost_baseline(warm_up):
             return warm_up, _NO_WARM_UP_ANSWER  # the load would fail in the same way, but take longer
         silent = any(record.side == "candidate" and record.error not in _ENGINE_ANSWERS for record in warm_up)
         timeout_s = max(LEAST_TIMEOUT_S, profile.timeout_s)
         scoring = Scoring(engine=self.engine, reports=self.reports, sides=sides, timeout_s=timeout_s)
         served_quality = _NO_WARM_UP_ANSWER if silent else await scoring.measure(staged)
         arrivals = plan_arrivals(
-            requests=profile.requests, rate_rps=profile.rate_rps, prompts=len(prompts), seed=plan.seed
+            requests=profile.requests,
+            rate_rps=profile.rate_rps,
+            prompts=len(sides["candidate"].prompts),
+            seed=plan.seed,
         )
         return await load.run(arrivals, progress), served_quality
+
+    async def _load_sides(
+        self, staged: VariantStaged, plan: BenchmarkPlan, prompts: Sequence[Prompt]
+    ) -> dict[Side, LoadedSide] | None:
+        """Return both sides with their rendered prompts, those that fit the context by the engines' own count.
+
+        None if the baseline's engine did not answer, and without its count no prompt can be used.
+
+        Raises:
+            Permanent: `evaluation_invalid`: no prompt fits.
+        """
+        sides: dict[Side, LoadedSide] = {
+            "candidate": await self._render(staged.candidate, prompts),
+            "baseline": await self._render(staged.baseline, prompts),
+        }
+        profile = staged.request.load
+        limit_tokens = _context(staged) - profile.output_tokens
+        fitting = Fitting(engine=self.engine, sides=sides, limit_tokens=limit_tokens, timeout_s=profile.timeout_s)
+        chosen = await fitting.choose(requests=profile.requests, seed=plan.seed)
+        if not chosen and fitting.is_silent("baseline"):
+            return None
+        if not chosen:
+            raise _none_fits(staged)
+        return {
+            side: LoadedSide(loaded.served, tuple(loaded.prompts[index] for index in chosen))
+            for side, loaded in sides.items()
+        }
 
     async def _check_tools(self, staged: VariantStaged) -> GateResult | None:
         """Return the gate of tool calls; None if the candidate has no tool parser."""
@@ -144,13 +173,23 @@ class Benchmarker:
     def _reject_lost_baseline(self, records: tuple[RequestRecord, ...], staged_at: datetime) -> None:
         if not has_lost_baseline(records):
             return
-        kinds = ", ".join(sorted({record.error for record in records if record.error}))
+        kinds = ", ".join(sorted({record.error for record in records if record.error})) or "no answer"
         reason = f"The baseline's engine was lost during the measurement ({kinds})."
         waited_s = (self.clock.now() - staged_at).total_seconds()
         if waited_s > self.give_up_after_s:
             reason += f" It was staged {waited_s:.0f} s ago; the limit is {self.give_up_after_s:.0f} s."
             raise Permanent("endpoint_unreachable", reason)
         raise Transient("endpoint_unreachable", reason)
+
+
+def _context(staged: VariantStaged) -> int:
+    return min(staged.candidate.context_tokens, staged.baseline.context_tokens)
+
+
+def _none_fits(staged: VariantStaged) -> Permanent:
+    answer = staged.request.load.output_tokens
+    reason = f"No prompt fits a context of {_context(staged)} tokens with an answer of {answer}."
+    return Permanent("evaluation_invalid", reason)
 
 
 def build(

@@ -2,12 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from contracts.text_sets import TextRecord, evaluation_records
 from contracts.vocabulary import Digest, digest_of_json
 
 CHARS_PER_TOKEN = 2.0
-"""A conservative lower bound; a prompt that might not fit the context is left out, not cut."""
+"""A lower bound of English prose: a longer prompt is left out, not cut. For other texts: see `fits`."""
+ADDED_TOKENS = 8
+"""The most tokens that a tokenizer adds to those of the text, such as the begin of text."""
+
+Length = int | Literal["refused", "unknown"]
+"""Tokens of a prompt as an engine counts them; or it refused the prompt, or did not answer."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,22 @@ def _prompt_of(record: TextRecord) -> Prompt:
 
 
 def choose_fitting(prompts: Sequence[Prompt], *, context_tokens: int, output_tokens: int) -> tuple[Prompt, ...]:
-    """Return the prompts that fit the context together with the answer, by a conservative estimate."""
+    """Return the prompts that may fit the context together with the answer, by their length in characters."""
     limit_chars = (context_tokens - output_tokens) * CHARS_PER_TOKEN
     return tuple(prompt for prompt in prompts if prompt.chars <= limit_chars)
+
+
+def may_overflow(text: str | None, *, limit_tokens: int) -> bool:
+    """Return whether a rendered prompt can have more tokens than the limit: a token has at least one byte of UTF-8."""
+    return text is not None and len(text.encode(errors="replace")) + ADDED_TOKENS > limit_tokens
+
+
+def fits(candidate: Length, baseline: Length, *, limit_tokens: int) -> bool:
+    """Return whether a prompt can be used, by its length on both sides.
+
+    A prompt that the baseline does not take, too, says nothing about the candidate. One that only the candidate refuses
+    does: production would send it.
+    """
+    if any(isinstance(length, int) and length > limit_tokens for length in (candidate, baseline)):
+        return False
+    return baseline != "refused" and (candidate != "refused" or baseline != "unknown")

@@ -79,4 +79,5 @@ def has_lost_baseline(records: tuple[RequestRecord, ...]) -> bool:
     A candidate that loses its engine fails. Without the baseline there is nothing to compare with, and a failure of
     both points to the machine.
     """
-    return any(record.side == "baseline" and record.error in ENGINE_LOST for record in records)
+    baseline = [record for record in records if record.side == "baseline"]
+    return not baseline or any(record.error in ENGINE_LOST for record in baseline)

@@ -21,6 +21,7 @@ class Behaviour:
     `error_after` tokens; `hang_after` tokens the stream falls silent; `mute` answers only empty text. A token of a prompt
     costs `token_nll` nats, None where the engine cannot score; one of an answer `answer_nll`. `score_error` is raised
     instead of a score, the first time only where it `recovers`. `api_answer` or `api_error` is the answer of its API.
+    A prompt has a token for every `token_bytes` bytes, and is refused if it fills the context; None refuses nothing.
     """
 
     first_s: float = 0.1
@@ -36,6 +37,14 @@ class Behaviour:
     recovers: bool = False
     api_answer: ApiAnswer = field(default_factory=lambda: ApiAnswer(200, b'{"choices": [{"message": {}}]}'))
     api_error: str | None = None
+    token_bytes: int | None = None
+    context_tokens: int = 2048
+
+    def count_tokens(self, prompt: str) -> int:
+        tokens = 5 if self.token_bytes is None else -(-len(prompt.encode()) // self.token_bytes)
+        if tokens >= self.context_tokens:
+            raise Permanent("bad_request", f"The prompt has {tokens} tokens; the limit is {self.context_tokens}.")
+        return tokens
 
 
 @dataclass
@@ -78,6 +87,7 @@ class FakeEngine:
         behaviour = self.behaviours.get(name)
         if behaviour is None:
             raise Transient("endpoint_unreachable", f"{name} is not loaded there")
+        input_tokens = behaviour.count_tokens(prompt)
         self.open += 1
         self.most_open = max(self.most_open, self.open)
         try:
@@ -90,7 +100,7 @@ class FakeEngine:
                 await asyncio.sleep(behaviour.first_s if index == 0 else behaviour.between_s)
                 reason = "length" if index == count - 1 else None
                 cost = (-behaviour.answer_nll,) if logprobs and behaviour.answer_nll is not None else ()
-                yield Delta("" if behaviour.mute else f"t{index} ", reason, 5, 1, cost)
+                yield Delta("" if behaviour.mute else f"t{index} ", reason, input_tokens, 1, cost)
         finally:
             self.open -= 1
 
