@@ -239,10 +239,13 @@ def add_alerts(
 
 
 def _assess_canary(state: MonitorState, watched: TargetState, cause: Cause, rules: Rules) -> MonitorState:
+    """Return the record with a canary's verdict published; after a pass, as while its release waits, only a failure."""
     policy = state.policies.get(str(watched.target.version))
-    if watched.role != "canary" or policy is None or watched.assessed.startswith(("pass", "fail")):
+    if watched.role != "canary" or policy is None or watched.assessed.startswith("fail"):
         return state
     fact = assess_canary(policy, watched)
+    if watched.assessed.startswith("pass") and fact.verdict != "fail":
+        return state
     mark = f"{fact.verdict}:{fact.requests}"
     last = watched.assessed_at
     recently = last is not None and (cause.at - last).total_seconds() < rules.assess_every_s

@@ -308,6 +308,13 @@ def passed_canary(release: Release, key: str) -> bool:
     return key in release.waived or key in release.advanced or (assessed is not None and assessed.verdict == "pass")
 
 
+def is_followed(release: Release, key: str) -> bool:
+    """Return whether a larger share than this one was ordered."""
+    shares = [weight_key(weight) for weight in weights(release)]
+    later = shares[shares.index(key) + 1 :] if key in shares else []
+    return any(f"traffic.requested:{share}" in release.emitted for share in later)
+
+
 def is_promoted(release: Release, now: datetime) -> bool:
     """Return whether the plan is complete: the last traffic order was due, and it was carried out."""
     if ALL_TRAFFIC not in release.deployed:

@@ -154,7 +154,9 @@ class SecondMeasurement(Contract):
 
 
 class Release(OutboxRecord):
-    """The record of a release: a field for each fact (the first of each wins), and what was emitted.
+    """The record of a release: a field for each fact, and what was emitted.
+
+    The first of each fact wins; a canary's failure also replaces its pass.
 
     `times` holds when each field was filled, `emitted` when each fact was decided. Only `outbox` ever shrinks.
     `timed_out` lists the variants that the registry itself failed, because they were not quantised in time.

@@ -200,8 +200,14 @@ def _seen(route: Route) -> RouteSeen:
 
 
 def _assessed(release: Release, fact: CanaryAssessed) -> Recorded:
+    """Keep the verdict on a share; a failure replaces a pass until traffic is ordered because of the pass."""
     key = weight_key(fact.weight_ratio)
-    if fact.verdict == "inconclusive" or not release.is_ours(fact.target) or key in release.assessed:
+    known = release.assessed.get(key)
+    if fact.verdict == "inconclusive" or not release.is_ours(fact.target):
+        return None
+    if known is not None and (known.verdict, fact.verdict) != ("pass", "fail"):
+        return None
+    if known is not None and plan.is_followed(release, key):
         return None
     return f"assessed:{key}", {"assessed": {**release.assessed, key: fact}}
 

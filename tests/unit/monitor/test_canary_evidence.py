@@ -39,3 +39,41 @@ def test_a_canary_that_pairs_fail_shows_their_e_value_and_their_counts():
 def test_pairs_of_latency_have_no_e_value_because_they_fail_no_canary(trigger, shown):
     after = give(state(canary=8), pairs(30, {"version": 8}, {"version": 7}))
     assert (f"{trigger}:pairs" in last(after).e_values) == shown
+
+
+def both(second, count, **about_canary):
+    """Make requests of one second to both sides."""
+    times = [second + number / count for number in range(count)]
+    return [
+        request
+        for at in times
+        for request in (record(at, version=7), record(at, version=8, canary=True, **about_canary))
+    ]
+
+
+def held_canary():
+    """Return a canary that passed its test, and whose release waits."""
+    after = state(canary=8)
+    for second in range(12):
+        after = take(after, both(second, 10), second + 1.5)
+    assert last(after).verdict == "pass"
+    return after
+
+
+def test_a_canary_that_turns_bad_after_it_passed_fails_once():
+    after = held_canary()
+    passed = len(published(after, f.CanaryAssessed))
+    for second in range(12, 40):
+        after = take(after, both(second, 10, ttft_ms=9000.0), second + 1.5)
+    (failed,) = published(after, f.CanaryAssessed)[passed:]
+    assert (failed.verdict, failed.target, failed.weight_ratio) == ("fail", k.target(8), 0.2)
+    ids = [entry.id for entry in after.outbox if entry.type == f.CanaryAssessed.TYPE]
+    assert len(set(ids)) == len(ids)
+
+
+def test_a_canary_that_passed_and_stays_good_is_not_assessed_again():
+    after = held_canary()
+    passed = published(after, f.CanaryAssessed)
+    for second in range(12, 20):
+        after = take(after, both(second, 10), second + 1.5)
+    assert published(after, f.CanaryAssessed) == passed

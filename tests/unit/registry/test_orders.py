@@ -89,6 +89,23 @@ def test_a_paused_canary_still_ends(fact):
     assert decide(paused, Input("x", NOW, fact, sender="oscar"), NOW).release.finished is not None
 
 
+def test_a_paused_canary_that_passed_and_turns_bad_ends():
+    paused = decide(walk(CAREFUL[0], CAREFUL[1][:12]), PAUSE, NOW).release
+    passed = decide(paused, Input("v-1", NOW, k.assessed("int8", 0.1)), NOW).release
+    assert passed.finished is None
+    ended = decide(passed, Input("v-2", NOW, k.assessed("int8", 0.1, "fail")), NOW).release
+    assert (ended.finished.outcome, ended.finished.code) == ("aborted", "gate_failed")
+    late = decide(ended, Input("r", NOW, RESUME.data), NOW).release
+    assert "traffic.requested:0.5" not in emitted(late)
+
+
+def test_a_failure_that_comes_after_the_next_share_was_ordered_ends_nothing():
+    going_on = decide(walk(CAREFUL[0], CAREFUL[1][:12]), Input("v-1", NOW, k.assessed("int8", 0.1)), NOW).release
+    assert "traffic.requested:0.5" in emitted(going_on)
+    after = decide(going_on, Input("v-2", NOW, k.assessed("int8", 0.1, "fail")), NOW).release
+    assert (after.finished, after.assessed["0.1"].verdict) == (None, "pass")
+
+
 def test_a_pause_stops_the_deadlines_and_its_end_begins_them_anew():
     release = walk(CAREFUL[0], CAREFUL[1][:12])
     usual = deadlines.deadline_at(release)
