@@ -38,6 +38,15 @@ Edit = Changed | AlreadyApplied | EditRefused
 HISTORY_KEPT = 5
 
 
+def versions_on(route: Route | None) -> set[int]:
+    """Return the versions that a route names: those in traffic, and those that a rollback may bring back."""
+    if route is None:
+        return set()
+    canary = route.canary.served if route.canary is not None else None
+    served = [route.active, canary, route.previous, *route.history]
+    return {target.target.version for target in served if target is not None}
+
+
 def newest(known: Route | None, stored: Route | None) -> Route | None:
     """Return the newer of a remembered route and the route that the bucket holds now.
 

@@ -16,6 +16,7 @@ from decisions.alerts import AlertFact, AlertState, Finding, resolve_all
 from decisions.clocks import put_right
 from decisions.observation import Role
 from decisions.observe_loop import AlertRules
+from decisions.route_edits import versions_on
 from decisions.triggers import ended_at, sequential
 from services.monitor.domain import clocks
 from services.monitor.domain.blindness import find_blindness, note_batch
@@ -88,13 +89,17 @@ class Sender:
 
 
 def add_policy(state: MonitorState, version: int, release_id: str, policy: ReleasePolicy, cause: Cause) -> MonitorState:
-    """Remember what a version's policy asks for; what was added first for a version stays."""
+    """Remember what a version's policy asks for; what was added first for a version stays.
+
+    Of more than `POLICIES_KEPT` the lowest versions are dropped that are neither watched nor named by the route: a
+    rollback may bring back any that it names.
+    """
     if cause.id in state.applied:
         return state
     known = dict(state.policies)
     known.setdefault(str(version), Policy(release_id=release_id, triggers=policy.triggers, canary=policy.canary))
-    serving = {str(target.target.version) for target in state.targets.values()}
-    spare = [name for name in sorted(known, key=int) if name not in serving]
+    needed = {*state.routed, *(target.target.version for target in state.targets.values())}
+    spare = [name for name in sorted(known, key=int) if int(name) not in needed]
     for name in spare[: max(0, len(known) - POLICIES_KEPT)]:
         del known[name]
     return _applied(state.model_copy(update={"policies": known}), cause.id)
@@ -120,7 +125,8 @@ def follow_route(state: MonitorState, route: Route, cause: Cause, rules: Rules) 
             )
             kept = ("windows", "closed_until_s", "late", "drift") if known is not None else ()
             targets[name] = fresh.model_copy(update={item: getattr(known, item) for item in kept})
-    return state.model_copy(update={"targets": targets, "epoch": route.epoch, "route_known": True})
+    routes = {"epoch": route.epoch, "route_known": True, "routed": tuple(sorted(versions_on(route)))}
+    return state.model_copy(update={"targets": targets, **routes})
 
 
 def add_records(

@@ -14,7 +14,7 @@ from decisions.alerts import AlertState
 from decisions.observe_loop import WatchedTarget
 
 APPLIED_KEPT = 512
-POLICIES_KEPT = 32
+POLICIES_KEPT = 64
 
 
 class Policy(Contract):
@@ -106,6 +106,7 @@ class MonitorState(OutboxRecord):
 
     Attributes:
         epoch: Epoch of the last route.
+        routed: The versions that the last route names, whose policies are kept.
         policies: By version.
         targets: By name.
         alerts: By target and key.
@@ -120,12 +121,13 @@ class MonitorState(OutboxRecord):
         ignored_at: When the last of these batches came.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 10
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 9), unchanged) | {9: without_credit}
+    SCHEMA_VERSION: ClassVar[int] = 11
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 11), unchanged) | {9: without_credit}
 
     model: ModelName
     environment: Environment
     epoch: int = -1
+    routed: tuple[int, ...] = ()
     policies: dict[str, Policy] = Field(default_factory=dict)
     targets: dict[str, TargetState] = Field(default_factory=dict)
     alerts: dict[str, AlertState] = Field(default_factory=dict)

@@ -23,6 +23,7 @@ from decisions.gateway_rollbacks import Void, apply_order, assess_times
 from decisions.orders import assess_epoch, assess_expiry, expiry
 from decisions.probed import Shown
 from decisions.rollback import Guard, RollBack, decide_confirmed, decide_rollback, rollback_id
+from decisions.route_edits import versions_on
 from services.rollback_controller.domain.doubt import doubt_about, may_start, past_rollbacks
 from services.rollback_controller.domain.record import (
     HELD_KEPT,
@@ -102,18 +103,10 @@ def record_policy(state: RollbackState, opened: ReleaseOpened, route: Route | No
     if key in state.triggers:
         return state
     triggers = {**state.triggers, key: opened.policy.triggers}
-    removable = sorted(triggers.keys() - _versions_on(route), key=int)
+    removable = sorted(triggers.keys() - {str(version) for version in versions_on(route)}, key=int)
     for old in removable[: max(0, len(triggers) - VERSIONS_KEPT)]:
         del triggers[old]
     return state.model_copy(update={"triggers": triggers})
-
-
-def _versions_on(route: Route | None) -> set[str]:
-    if route is None:
-        return set()
-    canary = route.canary.served if route.canary is not None else None
-    served = [route.active, canary, route.previous, *route.history]
-    return {str(target.target.version) for target in served if target is not None}
 
 
 def lacks_policy(state: RollbackState, alert: AlertRaised | AlertUpdated, route: Route | None) -> bool:

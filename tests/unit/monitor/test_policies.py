@@ -1,0 +1,42 @@
+"""Which policies the monitor keeps: those of all versions that traffic can go to."""
+
+import pytest
+
+from contracts.facts import AlertRaised
+from services.monitor.domain import monitoring as watching
+from services.monitor.domain.record import POLICIES_KEPT, MonitorState
+from shared.storage.record_format import dump, parse
+from testbed import factories as f
+from tests.unit.monitor.factories import RULES, cause, feed, policy, published, record, watch
+
+PLACES = {"previous": {"previous": f.served(2)}, "history": {"history": (f.served(2),)}}
+
+
+def route(active, epoch, **places):
+    about = {"canary": None, "previous": None, "history": (), "quarantined": ()} | places
+    return f.route(active=f.served(active), epoch=epoch, **about)
+
+
+def with_releases(state, versions):
+    for version in versions:
+        state = watching.add_policy(state, version, f"r-{version}", policy(), cause(1))
+    return state
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_version_that_a_rollback_brings_back_after_many_releases_is_watched(place):
+    after = watching.follow_route(watch(versions=(2, 3)), route(3, 1, **PLACES[place]), cause(0), RULES)
+    after = parse(MonitorState, dump(with_releases(after, range(4, 5 + 2 * POLICIES_KEPT))), "alerts/x")[0]
+    after = watching.follow_route(after, route(2, 2), cause(10), RULES)
+    after = feed(after, 20, 10, lambda at: record(at, version=2, ttft_ms=9000.0), start=10)
+    (alert,) = published(after, AlertRaised)
+    assert (alert.target.version, alert.trigger) == (2, "slow-first-token")
+    assert len(after.policies) == POLICIES_KEPT
+
+
+def test_a_version_that_left_the_route_is_forgotten():
+    after = watching.follow_route(watch(versions=(2, 3)), route(3, 1, previous=f.served(2)), cause(0), RULES)
+    after = watching.follow_route(after, route(4, 2, previous=f.served(3)), cause(1), RULES)
+    after = with_releases(after, range(4, 5 + POLICIES_KEPT))
+    assert "2" not in after.policies
+    assert {"3", "4"} <= set(after.policies)
