@@ -188,7 +188,8 @@ class Trigger(_Strict):
     alpha: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.001
     """Probability of a false alarm of a canary; the active target has one in `min_requests`/`alpha` requests."""
     min_requests: Annotated[int, Field(ge=1)] = 20
-    """Fewest requests before there is an alert; a hard failure (eight in a row) needs none."""
+    """Fewest requests before there is an alert, judged together when they are complete, so that a cold start among them
+    is outweighed. A hard failure (eight in a row) needs none."""
     action: Literal["automatic", "manual"] = "automatic"
     """`automatic` rolls back and must be rehearsed; `manual` raises an alert."""
     cooldown_s: Annotated[float, Field(ge=0)] = 300.0

@@ -65,13 +65,19 @@ def fresh_trigger(role: Role) -> TriggerState:
 
 
 def observe_outcomes(state: TriggerState, trigger: Trigger, outcomes: Sequence[Outcome]) -> TriggerState:
-    """Return a trigger's evidence after some outcomes, in the order in which they came."""
+    """Return a trigger's evidence after some outcomes, in the order in which they came.
+
+    The highest evidence is counted from request number `min_requests` on, which only delays a decision, and a later
+    time of an anytime-valid test is as valid: what a cold start showed decides only as far as it still holds then.
+    """
     if not outcomes:
         return state
     bet, evidence = plan_bet(limit_of(trigger)), state.evidence
     first_bad_at, drill, callers = state.first_bad_at, state.drill, state.callers
     for outcome in outcomes:
         evidence = _observe(evidence, bet, outcome.bad)
+        if evidence.trials <= trigger.min_requests:
+            evidence = evidence.model_copy(update={"peak": evidence.log_e})
         if outcome.bad:
             first_bad_at = first_bad_at or outcome.at
             drill = outcome.drill or drill

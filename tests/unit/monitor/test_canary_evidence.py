@@ -14,12 +14,15 @@ def last(after):
 
 
 def test_evidence_that_fell_back_after_it_crossed_its_line_is_reported_as_it_decides():
-    trigger = k.trigger(allowed_ratio=0.1, min_requests=60)
+    trigger = k.trigger(allowed_ratio=0.1, min_requests=6)
     the_policy = policy(triggers=(trigger,), canary=Canary(steps=(0.33,), min_requests=60))
     after = routed(canary=8, weight=0.33, of=watch(versions=(7, 8), the_policy=the_policy))
-    for second in range(66):
-        records = [record(second, version=8, ttft_ms=9000.0 if second < 6 else 100.0), record(second, version=7)]
-        after = take(after, records, second + 0.5)
+    slow, fast = (
+        [record(at, version=8, ttft_ms=ttft_ms) for at in range(number)]
+        for number, ttft_ms in ((6, 9000.0), (60, 100.0))
+    )
+    after = take(after, [*slow, *fast], 66.0)
+    assert after.targets[str(k.target(8))].triggers[trigger.name].evidence.log_e < 0.0
     assessed = last(after)
     assert assessed.verdict == "fail"
     assert assessed.e_values[trigger.name] >= 1.0 / trigger.alpha
@@ -77,3 +80,14 @@ def test_a_canary_that_passed_and_stays_good_is_not_assessed_again():
     for second in range(12, 20):
         after = take(after, both(second, 10), second + 1.5)
     assert published(after, f.CanaryAssessed) == passed
+
+
+def test_a_canary_whose_cold_start_is_outweighed_when_enough_requests_came_does_not_fail():
+    trigger = k.trigger(allowed_ratio=0.05, min_requests=100)
+    the_policy = policy(triggers=(trigger,), canary=Canary(steps=(0.2,), min_requests=100))
+    after = routed(canary=8, of=watch(versions=(7, 8), the_policy=the_policy))
+    for second in range(120):
+        about = {"ttft_ms": 9000.0 if second < 4 else 100.0}
+        after = take(after, [record(second, version=7), record(second, version=8, **about)], second + 1.0)
+    assert last(after).verdict == "pass", last(after).reason
+    assert published(after, f.AlertRaised) == []
