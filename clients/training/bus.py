@@ -103,6 +103,21 @@ class Publisher:
             working.cancel()
 
 
+def publisher_options(connection: Connection) -> dict[str, Any]:
+    """Return the options of `nats.connect` for a publisher, with its name.
+
+    Raises:
+        PublishError: The credential is missing, cannot be read, or names no publisher.
+    """
+    options = connection.bus_options()
+    if not options.get("name"):
+        raise PublishError(
+            "The checkpoint cannot be announced without a credential that names its publisher: set nats_credentials, "
+            "or SLIPWAY_NATS_CREDENTIALS, to the file of `slipway keys add NAME --role publisher`."
+        )
+    return options
+
+
 @contextlib.asynccontextmanager
 async def connected(connection: Connection) -> AsyncIterator[Publisher]:
     """Connect to the bus; the connection is closed at the end.
@@ -110,13 +125,8 @@ async def connected(connection: Connection) -> AsyncIterator[Publisher]:
     Raises:
         PublishError: The credentials name no publisher, or the bus does not answer.
     """
-    options = connection.bus_options()
-    name = options.get("name")
-    if not name:
-        raise PublishError(
-            "The checkpoint cannot be announced without a credential that names its publisher: set nats_credentials, "
-            "or SLIPWAY_NATS_CREDENTIALS, to the file of `slipway keys add NAME --role publisher`."
-        )
+    options = publisher_options(connection)
+    name = options["name"]
     refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     options |= {
         "connect_timeout": 5,

@@ -10,6 +10,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from clients.training.gathering import unwrapped
 from clients.training.options import Options, completed
+from clients.training.processes import Processes
+from clients.training.publish import check_publishing
 from clients.training.run import Published, Run
 from clients.training.trained import Evaluate, publish_trained
 
@@ -39,13 +41,15 @@ class SlipwayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
     `slipway-published.json` in the Trainer's `output_dir` remembers it. Trials of a hyperparameter search are not
     published.
 
-    `published` holds the published checkpoint, in every process. If publishing fails, `Trainer.train` ends with a
-    PublishError in every process after the model was trained; `publish_checkpoint` can then be called again.
+    `published` holds the published checkpoint, in every process. What `publish_checkpoint` would refuse without asking
+    the bus (an argument, the credential, the files with texts) ends `Trainer.train` with a PublishError before the
+    first step. If publishing fails, it ends so after the model was trained, in every process: the checkpoint then stays
+    in `folder`, which the error names, and `publish_checkpoint` can be called with it.
 
     Args:
         evaluate: Called with the trained model before publishing, in every process; the evaluation results that the
             first process returns are published.
-        folder: Folder to save the checkpoint in (default: a temporary folder).
+        folder: Folder to save the checkpoint in (default: a new one in `output_dir`, removed once it is published).
 
     The other arguments are those of `publish_checkpoint`.
     """
@@ -64,6 +68,20 @@ class SlipwayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         self._run = run
         given = {"model": model, "base": base, "folder": folder, "evaluate": evaluate}
         self._options: dict[str, Any] = {**given, **completed(options)}
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002 - the Trainer's signature
+        **_: Any,
+    ) -> None:
+        """Raise PublishError for a mistake that would prevent publishing after the training."""
+        if state.is_hyper_param_search:
+            return
+        run = replace(self._run, hyperparameters={**recorded(args), **self._run.hyperparameters})
+        options = {name: value for name, value in self._options.items() if name not in {"folder", "evaluate"}}
+        Processes().in_first(lambda: check_publishing(run=run, **options))
 
     def on_train_end(
         self,

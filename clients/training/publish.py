@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from clients.training.bus import connected
+from clients.training.bus import connected, publisher_options
 from clients.training.connection import Connection
 from clients.training.errors import PublishError
 from clients.training.options import Options, completed
@@ -75,26 +75,12 @@ async def publish_checkpoint_async(
     folder: Path | str | Weights, *, model: str, base: str | BaseModelRef, run: Run, **options: Unpack[Options]
 ) -> Published:
     """Do what `publish_checkpoint` does, for callers that run an event loop."""
-    if not re.fullmatch(MODEL_NAME_PATTERN, model):
-        raise PublishError(f"The model name {model!r} is not valid: {MODEL_NAME_RULE}.")
     chosen = completed(options)
     connection = chosen["connection"] or Connection.from_environment()
     evaluation, progress = chosen["evaluation"], chosen["progress"]
-    fields = {
-        "model": model,
-        "base": base if isinstance(base, BaseModelRef) else _placeholder_base(),
-        "training": _training(run),
-        "evals": tuple(run.evals),
-        "variants": tuple(chosen["variants"]),
-        "policy": chosen["policy"],
-        "serving": _serving(chosen["serving"]),
-        "attempt": chosen["attempt"],
-    }
-    placeholder = folder if isinstance(folder, Weights) else _placeholder_weights()
     # refuse a mistake before any upload
-    _check_size(envelope(_validated({**fields, "weights": placeholder}), LONGEST_NAME))
-    if evaluation is not None:
-        await asyncio.to_thread(_check_evaluation, Path(evaluation))
+    fields = _described(folder, model, base, run, chosen)
+    await asyncio.to_thread(_check_sets, chosen)
     async with connected(connection) as publisher:
         uploader = Uploader(connection, model, publisher)
         if isinstance(base, str):
@@ -107,6 +93,41 @@ async def publish_checkpoint_async(
         event = _check_size(envelope(_validated({**fields, "weights": weights}), publisher.name))
         duplicate = await publisher.publish(event)
     return Published(event.id, model, weights.ref, duplicate)
+
+
+def check_publishing(*, model: str, base: str | BaseModelRef, run: Run, **options: Unpack[Options]) -> None:
+    """Raise PublishError for what `publish_checkpoint` would refuse before it connects: call it before a training.
+
+    These are its arguments, the credential and the certificates, and the files with texts. Whether the bus answers and
+    knows the base is not asked: both may change while the model is trained.
+    """
+    chosen = completed(options)
+    connection = chosen["connection"] or Connection.from_environment()
+    _described(_placeholder_weights(), model, base, run, chosen)
+    _check_sets(chosen)
+    publisher_options(connection)
+    connection.store_trust()
+
+
+def _described(
+    folder: Path | str | Weights, model: str, base: str | BaseModelRef, run: Run, chosen: Options
+) -> dict[str, Any]:
+    """Return the fields of a checkpoint that are known before an upload; raise PublishError if they are not valid."""
+    if not re.fullmatch(MODEL_NAME_PATTERN, model):
+        raise PublishError(f"The model name {model!r} is not valid: {MODEL_NAME_RULE}.")
+    fields = {
+        "model": model,
+        "base": base if isinstance(base, BaseModelRef) else _placeholder_base(),
+        "training": _training(run),
+        "evals": tuple(run.evals),
+        "variants": tuple(chosen["variants"]),
+        "policy": chosen["policy"],
+        "serving": _serving(chosen["serving"]),
+        "attempt": chosen["attempt"],
+    }
+    placeholder = folder if isinstance(folder, Weights) else _placeholder_weights()
+    _check_size(envelope(_validated({**fields, "weights": placeholder}), LONGEST_NAME))
+    return fields
 
 
 async def _upload(uploader: Uploader, folder: Path, progress: Progress | None) -> Weights:
@@ -157,11 +178,18 @@ def _placeholder_weights() -> Weights:
     return Weights(kind="lora", ref=ref)
 
 
-def _check_evaluation(path: Path) -> None:
+def _check_sets(chosen: Options) -> None:
+    evaluation, calibration = chosen["evaluation"], chosen["calibration"]
     try:
-        evaluation_records(path.read_bytes())
+        if evaluation is not None:
+            evaluation_records(Path(evaluation).read_bytes())
     except (OSError, ValueError) as error:
-        raise PublishError(f"The evaluation set {path} is not valid: {error}.") from error
+        raise PublishError(f"The evaluation set {evaluation} is not valid: {error}.") from error
+    try:
+        if calibration is not None:
+            Path(calibration).open("rb").close()
+    except OSError as error:
+        raise PublishError(f"The calibration set {calibration} cannot be read: {error}.") from error
 
 
 def _validated(fields: Mapping[str, Any]) -> CheckpointReady:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import tempfile
+import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from clients.training.processes import Processes
 from clients.training.publications import Publications
 from clients.training.publish import publish_checkpoint
 from clients.training.run import Published, Run
+from clients.training.saved import named_on_failure, new_folder
 from clients.training.upload import describe_folder
 from contracts.vocabulary import digest_of
 
@@ -44,9 +44,11 @@ def publish_trained(  # noqa: D417 - the others are those of publish_checkpoint
 
     Args:
         trained: A model of transformers or PEFT, also within DDP, FSDP, DeepSpeed or torch.compile.
-        folder: Folder of the first process to save in; by default a temporary one.
-        evaluate: Called with the trained model in every process, because sharded weights need all of them; what the
-            first process returns is published as evaluation results.
+        folder: Folder of the first process to save in; by default a new one beside `published_in`, or else among the
+            system's temporary files. It is removed once the checkpoint is published. If that fails, it stays, and the
+            error names it.
+        evaluate: Called with the trained model in every process after it was saved, because sharded weights need all
+            of them; what the first process returns is published as evaluation results.
         published_in: File of the first process that remembers what was published. A run that is resumed at its end
             finds its checkpoint there, and publishes nothing again.
 
@@ -57,18 +59,38 @@ def publish_trained(  # noqa: D417 - the others are those of publish_checkpoint
     """
     chosen = completed(options)  # a mistake is refused before all processes gather
     processes = Processes()
-    if evaluate is not None:
-        run = replace(run, evals=tuple(processes.together(lambda: evaluate(trained))))
+    beside = None if published_in is None else Path(published_in).parent
+    saved = save_in_first(processes, trained, None if folder is None else Path(folder), beside=beside)
+    with named_on_failure(saved):
+        if evaluate is not None:
+            run = replace(run, evals=tuple(processes.together(lambda: evaluate(trained))))
+        publications = Publications(None if published_in is None else Path(published_in))
+        published = processes.in_first(
+            lambda: publish_once(publications, saved, model=model, base=base, run=run, options=chosen)
+        )
+    if folder is None and processes.is_first:
+        shutil.rmtree(saved, ignore_errors=True)
+    return published
+
+
+def save_in_first(processes: Processes, trained: Any, folder: Path | None, *, beside: Path | None) -> Path:
+    """Save a model in the first process, with the weights of all; return the folder, in every process.
+
+    Without a folder it makes a new one `beside`, or else among the system's temporary files.
+    """
     weights = processes.together(lambda: gather(trained))
 
-    def save_and_publish() -> Published:
-        temporary = tempfile.TemporaryDirectory() if folder is None else nullcontext(str(folder))
-        with temporary as saved:
-            save(trained, Path(saved), weights)
-            publications = Publications(None if published_in is None else Path(published_in))
-            return publish_once(publications, Path(saved), model=model, base=base, run=run, options=chosen)
+    def saved() -> str:
+        chosen = new_folder(beside) if folder is None else folder
+        try:
+            save(trained, chosen, weights)
+        except BaseException:
+            if folder is None:
+                shutil.rmtree(chosen, ignore_errors=True)
+            raise
+        return str(chosen)
 
-    return processes.in_first(save_and_publish)
+    return Path(processes.in_first(saved))
 
 
 def publish_once(

@@ -76,8 +76,14 @@ async def test_two_processes_publish_each_model_once_and_whole(nats_server, s3_s
     first, second = seen["no_bus"]
     assert first.startswith("PublishError: The message bus at nats://127.0.0.1:9 does not answer")
     assert second.startswith("PublishError: The first process of the training failed: The message bus at")
+    kept = {Path(error.split(" is kept in ")[1].split(":")[0]) for error in (first, second)}
+    assert [sorted(path.name for path in folder.glob("*.safetensors")) for folder in kept] == [
+        ["adapter_model.safetensors"]
+    ]
     first, second = seen["failing_evaluation"]
-    assert first == "PublishError: Process 1 of the training failed: ValueError: no such metric"
+    assert first.startswith(
+        "PublishError: Process 1 of the training failed: ValueError: no such metric. The checkpoint"
+    )
     assert second == "ValueError: no such metric"
 
     expected = one_step(base)

@@ -1,0 +1,41 @@
+"""The folder that a checkpoint is saved in before it is published: it stays if publishing fails."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from clients.training.errors import PublishError
+
+
+def new_folder(beside: Path | None) -> Path:
+    """Return a new folder: below another one, which is made if it is missing, else among the system's temporary files.
+
+    Raises:
+        PublishError: It cannot be made.
+    """
+    try:
+        if beside is not None:
+            beside.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix="slipway-checkpoint-", dir=beside)).absolute()
+    except OSError as error:
+        raise PublishError(f"No folder to save the checkpoint in can be made: {error}.") from error
+
+
+@contextmanager
+def named_on_failure(saved: Path) -> Iterator[None]:
+    """Name the folder of a saved checkpoint where the block fails: it may be the only copy of the weights."""
+    advice = (
+        f"The checkpoint is kept in {saved}: publish it with publish_checkpoint, or with "
+        f"`slipway publish --adapter {saved}`."
+    )
+    try:
+        yield
+    except PublishError as error:
+        raise PublishError(f"{str(error).rstrip('.')}. {advice}") from error
+    except BaseException:
+        logging.getLogger("slipway_client").error(advice)  # noqa: TRY400 - the error goes on to the caller
+        raise
