@@ -37,9 +37,10 @@ class SlipwayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
     """Publishes the trained model at the end of training, once, from the first process of all nodes.
 
     It publishes what the Trainer holds then: with `load_best_model_at_end` the best checkpoint, else the last step. All
-    processes gather sharded weights (FSDP, ZeRO-3). A run that is resumed after it published does not publish again:
-    `slipway-published.json` in the Trainer's `output_dir` remembers it. Trials of a hyperparameter search are not
-    published.
+    processes gather sharded weights (FSDP, ZeRO-3). The Trainer's tokenizer is published with full weights, and with a
+    LoRA that includes the embedding: added tokens need it. A run that is resumed after it published does not publish
+    again: `slipway-published.json` in the Trainer's `output_dir` remembers it. Trials of a hyperparameter search are
+    not published.
 
     `published` holds the published checkpoint, in every process. What `publish_checkpoint` would refuse without asking
     the bus (an argument, the credential, the files with texts) ends `Trainer.train` with a PublishError before the
@@ -89,7 +90,7 @@ class SlipwayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         state: TrainerState,
         control: TrainerControl,  # noqa: ARG002 - the Trainer's signature
         model: Any = None,
-        **_: Any,
+        **held: Any,
     ) -> None:
         """Gather, save, upload and publish the trained model."""
         if state.is_hyper_param_search:
@@ -100,7 +101,10 @@ class SlipwayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
             framework=self._run.framework or type(unwrapped(model)).__module__.partition(".")[0],
         )
         published_in = Path(args.output_dir) / PUBLISHED
-        self.published = publish_trained(model, run=run, published_in=published_in, **self._options)
+        tokenizer = held.get("processing_class", held.get("tokenizer"))  # the latter before transformers 4.46
+        self.published = publish_trained(
+            model, run=run, tokenizer=tokenizer, published_in=published_in, **self._options
+        )
 
 
 def chosen_checkpoint(args: TrainingArguments, state: TrainerState) -> dict[str, Any]:

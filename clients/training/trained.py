@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import safe_open
+
 from clients.training.errors import PublishError
 from clients.training.gathering import Weights, gather, unwrapped
 from clients.training.options import Options, completed
@@ -34,6 +36,7 @@ def publish_trained(  # noqa: D417 - the others are those of publish_checkpoint
     run: Run,
     folder: Path | str | None = None,
     evaluate: Evaluate | None = None,
+    tokenizer: Any = None,
     published_in: Path | str | None = None,
     **options: Unpack[Options],
 ) -> Published:
@@ -49,6 +52,8 @@ def publish_trained(  # noqa: D417 - the others are those of publish_checkpoint
             error names it.
         evaluate: Called with the trained model in every process after it was saved, because sharded weights need all
             of them; what the first process returns is published as evaluation results.
+        tokenizer: Tokenizer of the training, or a processor that has one. It is saved too where the checkpoint includes
+            an embedding (full weights, or a LoRA with the embedding): tokens that were added are nowhere else.
         published_in: File of the first process that remembers what was published. A run that is resumed at its end
             finds its checkpoint there, and publishes nothing again.
 
@@ -60,7 +65,8 @@ def publish_trained(  # noqa: D417 - the others are those of publish_checkpoint
     chosen = completed(options)  # a mistake is refused before all processes gather
     processes = Processes()
     beside = None if published_in is None else Path(published_in).parent
-    saved = save_in_first(processes, trained, None if folder is None else Path(folder), beside=beside)
+    chosen_folder = None if folder is None else Path(folder)
+    saved = save_in_first(processes, trained, chosen_folder, beside=beside, tokenizer=tokenizer)
     with named_on_failure(saved):
         if evaluate is not None:
             run = replace(run, evals=tuple(processes.together(lambda: evaluate(trained))))
@@ -73,7 +79,9 @@ def publish_trained(  # noqa: D417 - the others are those of publish_checkpoint
     return published
 
 
-def save_in_first(processes: Processes, trained: Any, folder: Path | None, *, beside: Path | None) -> Path:
+def save_in_first(
+    processes: Processes, trained: Any, folder: Path | None, *, beside: Path | None, tokenizer: Any
+) -> Path:
     """Save a model in the first process, with the weights of all; return the folder, in every process.
 
     Without a folder it makes a new one `beside`, or else among the system's temporary files.
@@ -83,7 +91,7 @@ def save_in_first(processes: Processes, trained: Any, folder: Path | None, *, be
     def saved() -> str:
         chosen = new_folder(beside) if folder is None else folder
         try:
-            save(trained, chosen, weights)
+            save(trained, chosen, weights, tokenizer)
         except BaseException:
             if folder is None:
                 shutil.rmtree(chosen, ignore_errors=True)
@@ -108,8 +116,15 @@ def publish_once(
     return published
 
 
-def save(trained: Any, folder: Path, weights: Weights | None) -> None:
-    """Write a model as safetensors; with gathered weights, if no process has all of them."""
+def save(trained: Any, folder: Path, weights: Weights | None, tokenizer: Any = None) -> None:
+    """Write a model as safetensors, with the tokenizer if it has an embedding.
+
+    Args:
+        trained: The model.
+        folder: Where to.
+        weights: The gathered weights, if no process has all of them.
+        tokenizer: The tokenizer of the training, or a processor that has one; None if it is not known.
+    """
     inner = unwrapped(trained)
     if not hasattr(inner, "save_pretrained"):
         raise PublishError(
@@ -120,6 +135,24 @@ def save(trained: Any, folder: Path, weights: Weights | None) -> None:
     given = {} if weights is None else {"state_dict": weights}
     inner.save_pretrained(folder, safe_serialization=True, **given)
     _sort_sets(inner, folder / "adapter_config.json")
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    if hasattr(tokenizer, "get_vocab") and has_embedding(folder, getattr(inner, "config", None)):
+        tokenizer.save_pretrained(folder)
+
+
+def has_embedding(folder: Path, config: Any) -> bool:
+    """Return whether a saved checkpoint has the embedding or the head itself, as full weights do and few LoRAs.
+
+    The tokenizer of one without is the base's, and its chat template, too: the training's own may differ in what does
+    not matter, such as a template that marks what is learned.
+    """
+    adapter = folder / "adapter_model.safetensors"
+    if not adapter.is_file():
+        return True
+    rows = getattr(config, "vocab_size", None)
+    with safe_open(adapter, "pt") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - no mapping
+    return any(len(shape) == 2 and shape[0] == rows and "lora_" not in name for name, shape in shapes.items())
 
 
 def _sort_sets(trained: Any, path: Path) -> None:
