@@ -151,9 +151,19 @@ class Delivery(BaseMiddleware[Any, Any]):
         exc_val: BaseException | None = None,
         exc_tb: TracebackType | None = None,
     ) -> bool | None:
-        """Acknowledge, return, reject or dead-letter a failed message."""
-        if self._beat is not None:
-            self._beat.cancel()
+        """Acknowledge, return, reject or dead-letter a failed message; heartbeats go on until that is done."""
+        try:
+            return await self._after(exc_type, exc_val, exc_tb)
+        finally:
+            if self._beat is not None:
+                self._beat.cancel()
+
+    async def _after(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> bool | None:
         if exc_val is None or isinstance(exc_val, HandlerException) or self.msg is None:
             return await super().after_processed(exc_type, exc_val, exc_tb)
         if isinstance(exc_val, asyncio.CancelledError):

@@ -1,5 +1,6 @@
 """The pure parts of delivery: how long to wait, and what may stand in a header."""
 
+import asyncio
 from types import SimpleNamespace
 
 import pytest
@@ -8,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.codes import ADVICE
-from contracts.envelope import derived_id
+from contracts.envelope import derived_id, plain
 from contracts.facts import ApprovalGranted, CheckpointReady, InferenceBatch, OrderRefused, VariantFailed
-from contracts.services import TELEMETRY, durable_name
+from contracts.services import EVENTS, TELEMETRY, durable_name
+from contracts.vocabulary import canonical_json
 from shared.errors import Permanent, Transient
 from shared.messaging.delivery import (
     ITEM_LIMIT_S,
@@ -158,6 +160,41 @@ async def test_telemetry_of_an_unusable_record_is_acknowledged_and_counted(peris
     with pytest.raises(ends):
         await Delivery(message, context=None, bus=host)._settle(message, Transient(code, "No."))
     assert host.counted == [(InferenceBatch, outcome)]
+
+
+async def test_a_message_is_kept_from_others_until_its_failure_is_published(monkeypatch):
+    """A bus that changes its leader takes longer for it than a message without heartbeats is waited for."""
+    monkeypatch.setattr("shared.messaging.delivery.HEARTBEAT_S", 0.01)
+    beats, seen, event = [], [], k.event(k.fact(VariantFailed))
+
+    async def in_progress():
+        beats.append(1)
+
+    class SlowBus(Counting):
+        async def publish(self, _emit, cause):
+            async with asyncio.timeout(5):
+                while len(beats) < 3:
+                    await asyncio.sleep(0)
+            seen.append(cause.id)
+
+    host = SlowBus(Consumption(VariantFailed, EVENTS, "registry", lambda _failed: k.fact(OrderRefused)))
+    message = SimpleNamespace(
+        metadata=SimpleNamespace(
+            num_delivered=1, consumer="registry", stream=EVENTS, sequence=SimpleNamespace(stream=1)
+        ),
+        subject=event.nats_subject,
+        data=canonical_json(plain(event)),
+        in_progress=in_progress,
+    )
+    delivery = Delivery(message, context=None, bus=host)
+    await delivery.on_receive()
+    failure = Permanent("quantised_base", "No.")
+    with pytest.raises(AckMessage):
+        await delivery.after_processed(Permanent, failure, None)
+    ended = len(beats)
+    assert seen == [event.id]
+    await asyncio.sleep(0.05)
+    assert len(beats) == ended, "none comes after the end"
 
 
 def test_only_telemetry_perishes():
