@@ -42,9 +42,16 @@ def _changed(releases: Releases, event: Event[Any]) -> dict[str, ReleaseProgress
 
 
 def latest(releases: Releases, model: str | None = None) -> ReleaseProgress | None:
-    """Return the release that began last, or None."""
+    """Return the newest release, of a model or of all; None if there is none.
+
+    Of those with a version it is each model's highest, whatever the clocks of the publishers; then the time decides.
+    """
     candidates = [release for release in releases.values() if model is None or release.model == model]
-    return max(candidates, key=lambda release: (release.began_at, release.version or 0), default=None)
+    highest: dict[str, int] = {}
+    for release in candidates:
+        highest[release.model] = max(release.version or 0, highest.get(release.model, 0))
+    newest = (release for release in candidates if release.version in {None, highest[release.model]})
+    return max(newest, key=lambda release: (release.began_at, release.version or 0), default=None)
 
 
 def _key_of(event: Event[Any]) -> str:

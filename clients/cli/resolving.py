@@ -52,10 +52,10 @@ async def resolve(js: JetStreamContext, name: Name) -> Name:
     route = await read_route(js, name.model)
     version = version_in_role(name.role, route, None)
     if version is None and name.role == "candidate":
-        releases = join(project(logged.event for logged in await read_history(js, name.model, OF_RELEASES))).values()
-        underway = [release for release in releases if release.outcome is None and release.version is not None]
-        newest = max(underway, key=lambda release: release.began_at, default=None)
-        version = newest.version if newest is not None else None
+        releases = join(project(logged.dated for logged in await read_history(js, name.model, OF_RELEASES))).values()
+        version = max(
+            (release.version for release in releases if release.outcome is None and release.version), default=None
+        )
     if version is None:
         what = "has no candidate: no canary and no release in progress" if name.role == "candidate" else ""
         what = what or f"has no {name.role} version"

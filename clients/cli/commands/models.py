@@ -30,7 +30,7 @@ async def _models(stack: StackAddress) -> list[dict[str, Any]]:
         js = client.jetstream(timeout=10)
         routes = await RecordsOfModels(js, "routes", Route).all()
         policies = set(await keys_of(js, "policies"))
-        releases = join(project(logged.event for logged in await read_history(js, None, OF_RELEASES)))
+        releases = join(project(logged.dated for logged in await read_history(js, None, OF_RELEASES)))
     known = {*routes, *policies, *(release.model for release in releases.values())}
     return [row_of(model, routes.get(model), latest(releases, model), model in policies) for model in sorted(known)]
 

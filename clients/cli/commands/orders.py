@@ -124,7 +124,7 @@ async def open_release(js: JetStreamContext, what: str) -> tuple[list[Event[Any]
         CommandError: there is none.
     """
     named = str(await resolve_text(js, what))
-    history = [logged.event for logged in await read_history(js, model_of(named), OF_RELEASES)]
+    history = [logged.dated for logged in await read_history(js, model_of(named), OF_RELEASES)]
     releases = join(project(history))
     release = pick({key: release for key, release in releases.items() if release.outcome is None}, named)
     if release is None or release.release_id is None:

@@ -117,7 +117,7 @@ async def _find_archived(js: JetStreamContext, stack: StackAddress, named: str) 
 
 
 def _releases(history: list[LoggedEvent]) -> dict[str, ReleaseProgress]:
-    return join(project(logged.event for logged in history))
+    return join(project(logged.dated for logged in history))
 
 
 async def _read_releases(
@@ -184,7 +184,7 @@ async def _watch(stack: StackAddress, what: str | None, draw: Draw, *, stop_at_e
         js = client.jetstream(timeout=10)
         what, after = await resolve_text(js, what), await last_sequences(js)
         history, _ = await read_recent(js) if what is None else (await _read_log(js, model_of(what)), False)
-        releases = project(logged.event for logged in history if logged.sequence <= after[logged.stream])
+        releases = project(logged.dated for logged in history if logged.sequence <= after[logged.stream])
         archived = None
         if what is not None and pick(join(releases), what) is None:
             archived = await _find_archived(js, stack, what)
@@ -194,7 +194,7 @@ async def _watch(stack: StackAddress, what: str | None, draw: Draw, *, stop_at_e
         async with contextlib.aclosing(_with_ticks(follow(client, model_of(what), after=after))) as live:
             async for logged in live:
                 if logged is not None:
-                    releases = advance(releases, logged.event)
+                    releases = advance(releases, logged.dated)
                 release = pick(join(releases), what) or archived
                 if release is not None:
                     draw(release, clock.now())

@@ -2,9 +2,11 @@ from itertools import permutations
 
 import pytest
 
+from clients.cli.event_log import LoggedEvent
 from contracts import facts as f
 from contracts.policy import Approvals, Promotion
-from decisions.release_progress import STEPS
+from contracts.services import INBOX, ORDERS
+from decisions.release_progress import STEPS, ReleaseProgress
 from decisions.release_projection import advance, join, latest, project
 from testbed.factories import MODEL, after, event, fact, policy, registered, route, served, staging_request
 
@@ -124,6 +126,27 @@ def test_a_deliberate_retry_is_the_newest_release_from_the_moment_it_is_publishe
     again = event(fact(f.CheckpointReady, attempt=3), id="ready-2", correlationid="run", time=after(100))
     release = latest(join(project([*whole_release(), again])), MODEL)
     assert (release.outcome, release.release_id) == (None, None)
+
+
+def test_the_newest_release_is_the_highest_version_whatever_the_clock_of_its_publisher():
+    """The second was published by a machine whose clock is an hour behind; its predecessor was promoted."""
+    first, second = "r-11111111", "r-22222222"
+    promoted = ReleaseProgress("a", MODEL, after(0), release_id=first, version=1, outcome="promoted")
+    under_way = ReleaseProgress("b", MODEL, after(-3600), release_id=second, version=2)
+    other = ReleaseProgress("c", "other", after(-60), release_id=first, version=9)
+    releases = {release.key: release for release in (under_way, promoted, other)}
+    assert latest(releases, MODEL) is under_way
+    assert latest(releases) is other
+    announced = ReleaseProgress("d", MODEL, after(-7200))
+    assert latest({**releases, "d": announced}, MODEL) is under_way
+    assert latest({}) is latest(releases, "none") is None
+
+
+def test_an_announcement_counts_from_when_the_bus_stored_it():
+    late = event(fact(f.CheckpointReady, attempt=3), id="ready-2", correlationid="run", time=after(-3600))
+    history = [*whole_release(), LoggedEvent(INBOX, 9, late, after(100)).dated]
+    assert latest(join(project(history)), MODEL).key == "ready-2"
+    assert LoggedEvent(ORDERS, 9, late, after(100)).dated is LoggedEvent(INBOX, 9, late).dated is late
 
 
 def test_a_failed_variant_does_not_hide_a_successful_one():
