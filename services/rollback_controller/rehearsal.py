@@ -1,7 +1,8 @@
 """Rehearses rollback in staging, on the real parts, before a version may serve production."""
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
@@ -23,6 +24,7 @@ from contracts.vocabulary import Digest
 from decisions.drills import describe_fault
 from services.rollback_controller.domain import rehearsal_plan
 from services.rollback_controller.domain.record import Rollback
+from services.rollback_controller.domain.rehearsal_plan import Load
 from services.rollback_controller.ports import Alerts, Drills, Flow, Proofs, Publisher, Routes, Traffic
 from services.rollback_controller.states import RollbackStates
 from shared.errors import Transient
@@ -45,12 +47,14 @@ class Pace:
         healthy_s: Seconds that this may take.
         detect_s: Seconds that the alert and the switch may take.
         verify_s: Seconds that the verification of the fallback may take after that.
+        load: The traffic meanwhile.
     """
 
     healthy_requests: int = 5
     healthy_s: float = 60.0
     detect_s: float = 120.0
     verify_s: float = 60.0
+    load: Load = field(default_factory=Load)
 
 
 @dataclass(frozen=True)
@@ -127,9 +131,9 @@ class Rehearsal:
             self.clock.now() + timedelta(seconds=requested.valid_s),
         )
         certificates: list[RehearsalCertificate] = []
-        reason = ""
+        reason = self._assess_triggers(requested.triggers)
         try:
-            for trigger in requested.triggers:
+            for trigger in requested.triggers if not reason else ():
                 outcome = await self._rehearse_trigger(stage, trigger)
                 if isinstance(outcome, str):
                     reason = outcome
@@ -154,11 +158,16 @@ class Rehearsal:
             certificates=tuple(certificates),
         )
 
+    def _assess_triggers(self, triggers: Sequence[Trigger]) -> str:
+        """Return why one of the triggers cannot be rehearsed at all, before anything is injected; empty if all may."""
+        load, detect_s = self.pace.load, self.pace.detect_s
+        faults = ((trigger, rehearsal_plan.plan_fault(trigger)) for trigger in triggers)
+        refusals = (rehearsal_plan.assess_fault(trigger, fault, load, detect_s) for trigger, fault in faults)
+        return next((refusal for refusal in refusals if refusal), "")
+
     async def _rehearse_trigger(self, stage: _Stage, trigger: Trigger) -> RehearsalCertificate | str:
         """Return the certificate of one trigger, or why there is none."""
-        fault = rehearsal_plan.plan_fault(trigger)
-        if fault is None:
-            return f"{trigger.name}: {trigger.metric} cannot be rehearsed by a fault; declare it manual."
+        fault = rehearsal_plan.plan_fault(trigger) or _NO_FAULT  # `_assess_triggers` refused those without one
         await self._set_stage(stage, trigger)
         async with self.traffic.flow(stage.model) as flow:
             failure = await self._await_healthy(stage, trigger, flow)
@@ -168,8 +177,10 @@ class Rehearsal:
             await self._put_drill(stage, trigger.name, fault)
             rollback = await self._await_rollback(stage, trigger)
         if rollback is None:
-            injected = describe_fault(fault)
-            return f"{trigger.name}: no alert within {self.pace.detect_s:g} s of the fault {injected}."
+            return (
+                f"{trigger.name}: no alert within {self.pace.detect_s:g} s of the fault {describe_fault(fault)}. "
+                f"{rehearsal_plan.advise_time(trigger, fault, self.pace.load, self.pace.detect_s)}"
+            )
         return rehearsal_plan.assess_rehearsal(
             trigger,
             fault,

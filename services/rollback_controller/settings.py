@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from decisions.rollback import Guard
 from services.rollback_controller.domain.blindness import Limits
 from services.rollback_controller.domain.decision import Rules
+from services.rollback_controller.domain.rehearsal_plan import Load
 from services.rollback_controller.rehearsal import Pace
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -63,7 +64,7 @@ class RollbackControllerSettings(BaseSettings):
     rehearsal_healthy_s: Seconds = 60.0
     """How long they may take."""
     rehearsal_detect_s: Seconds = 120.0
-    """How long alert and switch of a rehearsal may take."""
+    """How long alert and switch of a rehearsal may take; more than an answer under the fault of its trigger takes."""
 
     @property
     def drilled_models(self) -> frozenset[str]:
@@ -93,4 +94,5 @@ class RollbackControllerSettings(BaseSettings):
             healthy_s=self.rehearsal_healthy_s,
             detect_s=self.rehearsal_detect_s,
             verify_s=2 * self.verify_s,
+            load=Load(self.rehearsal_rps, self.rehearsal_tokens),
         )

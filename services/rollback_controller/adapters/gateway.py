@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 
+from services.rollback_controller.domain.rehearsal_plan import REQUESTS_AT_ONCE
 from shared.errors import Transient
 
 PROMPTS = (
@@ -18,7 +19,6 @@ PROMPTS = (
     "What is a function?",
 )
 STAGING = {"x-slipway-environment": "staging"}
-_AT_ONCE = 64
 
 
 class GatewayFlow:
@@ -38,7 +38,7 @@ class GatewayFlow:
         number = 0
         try:
             while True:
-                if len(running) < _AT_ONCE:
+                if len(running) < REQUESTS_AT_ONCE:
                     task = asyncio.create_task(self._ask(PROMPTS[number % len(PROMPTS)]))
                     running.add(task)
                     task.add_done_callback(running.discard)

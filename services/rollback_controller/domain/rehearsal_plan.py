@@ -1,5 +1,7 @@
 """Plans what a rehearsal injects, and assesses what it proved. Pure."""
 
+import math
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from contracts.facts import DrillFault, RehearsalCertificate, RehearsalCompleted, RehearsalRequested
@@ -10,7 +12,19 @@ from decisions.drills import describe_fault
 from services.rollback_controller.domain import execution
 from services.rollback_controller.domain.record import REHEARSALS_KEPT, Rollback, RollbackState
 
+REQUESTS_AT_ONCE = 64
+"""Requests of a rehearsal that wait for their answers at most."""
 _LONGEST_DELAY_MS = 600_000
+_MARGIN_S = 60.0
+"""What telemetry, the monitor and the switch may take beyond the answers themselves, in the advice."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """The traffic of a rehearsal: requests per second, and tokens of each answer."""
+
+    rps: float = 4.0
+    tokens: int = 4
 
 
 def plan_fault(trigger: Trigger) -> DrillFault | None:
@@ -38,6 +52,39 @@ def plan_fault(trigger: Trigger) -> DrillFault | None:
         "refusal_ratio": DrillFault(answer="refusal"),
         "repetition_ratio": DrillFault(garble=True),
     }.get(trigger.metric)
+
+
+def assess_fault(trigger: Trigger, fault: DrillFault | None, load: Load, detect_s: float) -> str:
+    """Return why a trigger cannot be rehearsed in this time; empty if it may."""
+    if fault is None:
+        return f"{trigger.name}: {trigger.metric} cannot be rehearsed by a fault; declare it manual."
+    if answer_s(fault, load) < detect_s:
+        return ""
+    return (
+        f"{trigger.name}: it cannot be rehearsed: an answer under the fault {describe_fault(fault)} takes "
+        f"{answer_s(fault, load):g} s, and its alert must come within {detect_s:g} s. "
+        f"{advise_time(trigger, fault, load, detect_s)}"
+    )
+
+
+def advise_time(trigger: Trigger, fault: DrillFault, load: Load, detect_s: float) -> str:
+    """Return the advice for a trigger whose alert did not come in the time of a rehearsal, or cannot."""
+    delay_s = answer_s(fault, load)
+    rounds_s = math.ceil(trigger.min_requests / REQUESTS_AT_ONCE) * delay_s
+    needed_s = math.ceil(max(rounds_s, delay_s + trigger.min_requests / load.rps) + _MARGIN_S)
+    if needed_s <= detect_s:
+        return "See the alerts of staging: `slipway alerts --environment staging --all`."
+    return (
+        f"{trigger.min_requests} requests (min_requests), {load.rps:g} a second and {REQUESTS_AT_ONCE} at once, take "
+        f"up to {needed_s} s under this fault: set ROLLBACK_CONTROLLER_REHEARSAL_DETECT_S to {needed_s}, lower the "
+        "threshold or min_requests, or declare the trigger manual."
+    )
+
+
+def answer_s(fault: DrillFault, load: Load) -> float:
+    """Return the seconds that a fault adds to an answer of a rehearsal."""
+    between = max(0, load.tokens - 1) * fault.token_delay_ms
+    return (fault.delay_ms + fault.queue_delay_ms + between) / 1000
 
 
 def plan_staging_route(

@@ -1,12 +1,14 @@
 """Rehearsals in virtual time: a monitor and a gateway in memory around the real controller, and what can go wrong."""
 
 import asyncio
+import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts import facts as cf
+from services.rollback_controller.domain.rehearsal_plan import Load, advise_time, answer_s, assess_fault, plan_fault
 from testbed import factories as f
 from tests.kit.soak import often
 from tests.kit.virtual_time import run_virtual, virtual_time
@@ -120,6 +122,32 @@ def check_cleared(stage):
     assert sorted(fact.rollback_id for fact in ended) == sorted(begun), "each rollback that began says how it ended"
 
 
+@pytest.mark.parametrize(
+    ("metric", "threshold", "says"),
+    [
+        ("e2e_ms", 60_000, r"fault delay_ms=120100 takes 120.1 s, .* within 30 s.*REHEARSAL_DETECT_S to 186"),
+        ("itl_ms", 5_000, r"fault token_delay_ms=10100 takes 30.3 s, .* within 30 s"),
+    ],
+)
+@virtual_time
+async def test_a_trigger_that_no_rehearsal_can_show_in_its_time_is_refused_before_a_fault(metric, threshold, says):
+    late = f.trigger(name="late", metric=metric, threshold=float(threshold), min_requests=20)
+    stage = await play(Stage((SLOW, late)))
+    completed = stage.outcome_of_rehearsal()
+    assert (completed.verdict, completed.certificates, stage.traffic.flows) == ("fail", (), 0)
+    assert re.search(says, completed.reason)
+    check_cleared(stage)
+
+
+@given(st.sampled_from(["ttft_ms", "e2e_ms", "itl_ms", "queue_ms"]), st.floats(1.0, 299_000.0), st.integers(1, 5000))
+def test_the_time_that_the_advice_names_is_one_in_which_the_trigger_is_not_refused(metric, threshold, needed):
+    trigger, load = f.trigger(name="late", metric=metric, threshold=threshold, min_requests=needed), Load()
+    fault = plan_fault(trigger)
+    advised = int(re.search(r"up to (\d+) s", advise_time(trigger, fault, load, 1.0))[1])
+    assert assess_fault(trigger, fault, load, float(advised)) == ""
+    assert advised >= answer_s(fault, load) + needed / load.rps
+
+
 @virtual_time
 async def test_each_trigger_is_detected_switched_and_verified():
     stage = await play(Stage())
@@ -139,7 +167,10 @@ async def test_each_trigger_is_detected_switched_and_verified():
     [
         (lambda stage: setattr(stage.traffic, "mode", "silent"), "does not answer in staging without a fault: nothing"),
         (lambda stage: setattr(stage.traffic, "mode", "refusing"), "the gateway answered 503"),
-        (lambda stage: setattr(stage, "numb", True), "no alert within 30 s"),
+        (
+            lambda stage: setattr(stage, "numb", True),
+            "no alert within 30 s of the fault delay_ms=1700. ",
+        ),
         (lambda stage: stage.probe.unloaded.add(str(f.target(6))), "previous_not_ready"),
         (lambda stage: stage.probe.hanging.add(str(f.target(6))), "previous_not_ready"),
         (lambda stage: setattr(stage, "triggers", (f.trigger(name="drift", metric="drift"),)), "declare it manual"),
