@@ -148,6 +148,31 @@ def lift_quarantine(route: Route, target: Target, *, cause_id: str) -> Edit:
     return Changed(route.model_copy(update=update), "restore")
 
 
+def move(route: Route, target: Target, endpoints: tuple[str, ...], *, cause_id: str) -> Edit:
+    """Return the route with other endpoints for one of its targets, which serves what it served before.
+
+    Orders that were given for the epoch before are void, as after every other edit.
+    """
+    if cause_id == route.cause_id:
+        return AlreadyApplied(route)
+
+    def moved(served: ServedTarget) -> ServedTarget:
+        return served.model_copy(update={"endpoints": endpoints}) if served.target == target else served
+
+    update: dict[str, object] = {
+        "active": moved(route.active) if route.active is not None else None,
+        "previous": moved(route.previous) if route.previous is not None else None,
+        "history": tuple(moved(served) for served in route.history),
+    }
+    if route.canary is not None:
+        canary = CanaryShare(served=moved(route.canary.served), weight_ratio=route.canary.weight_ratio)
+        update["canary"] = canary
+    changed = route.model_copy(update=update)
+    if changed == route:
+        return EditRefused("stale_epoch", f"{route.model} has no target {target} any more; there is nothing to move.")
+    return Changed(changed.model_copy(update={"epoch": route.epoch + 1, "cause_id": cause_id}), "restore")
+
+
 def _behind(
     candidates: Sequence[ServedTarget | None], active: Target | None, quarantined: Sequence[Target]
 ) -> dict[str, ServedTarget | tuple[ServedTarget, ...] | None]:

@@ -21,6 +21,7 @@ from contracts.records import OutboxEntry, outbox_entry
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Deployable, Runtime
 from decisions.route_edits import Changed, Edit, EditRefused, promote
+from decisions.route_edits import move as move_target
 from decisions.runtimes import why_no_runtime
 from services.server_manager.domain import staging
 from services.server_manager.domain.alerts import AlertChange
@@ -33,6 +34,7 @@ from services.server_manager.domain.answer_types import (
     RefuseOrder,
     ReturnLease,
 )
+from services.server_manager.domain.moves import Move
 from services.server_manager.domain.reconcile import Limits
 from services.server_manager.domain.records import FleetAlert, OpenAlert, Servers
 from services.server_manager.fleet_state import FleetState
@@ -123,6 +125,27 @@ class Answers:
         route = listing.routes.get(model)
         made_route = route is not None and route.cause_id == order_id
         return order_id in self._edited or made_route or model in listing.unreadable
+
+    async def move(self, move: Move) -> None:
+        """Let a route name another endpoint for a target; what it serves stays the same."""
+        endpoints = (self._engines[move.endpoint].endpoint,)
+        edit = await self._routes.edit(
+            move.model, lambda route: move_target(route, move.target, endpoints, cause_id=move.cause_id)
+        )
+        structlog.get_logger().warning(
+            "a target is served by another endpoint", target=str(move.target), edit=str(edit)[:200]
+        )
+        if not isinstance(edit, EditRefused):
+            await self.publish_move(edit.route)
+
+    async def publish_move(self, route: Route) -> None:
+        """Publish a route that a move has changed, once."""
+        now, cause_id = self._clock.now(), route.cause_id
+        changed = DeploymentChanged(route=route, cause="restore", at=now)
+        entry = outbox_entry(
+            changed, model=route.model, cause_id=None, id=cause_id, correlation_id=cause_id, decided_at=now
+        )
+        await self._write(lambda record: staging.note_published(record, cause_id), entry)
 
     async def change_alert(self, change: AlertChange) -> None:
         """Raise or resolve an alert."""

@@ -1,7 +1,7 @@
 """Holds the targets of one engine as they are now, and carries out actions on them."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -9,6 +9,8 @@ import structlog
 from contracts.codes import Code
 from contracts.runtimes import DEFAULT_RUNTIME
 from contracts.vocabulary import Deployable, Digest, Runtime
+from services.server_manager.copies import Copies
+from services.server_manager.domain.moves import Copy
 from services.server_manager.domain.reconcile import BUSY, Action, Held, Limits, Phase, home_of
 from services.server_manager.domain.records import target_of
 from services.server_manager.ports import (
@@ -74,6 +76,8 @@ class Executor:
         self._probe_s = probe_s
         self._targets: dict[str, TargetState] = {}
         self._known: frozenset[str] = frozenset()
+        self._copies = Copies()
+        self._removing: dict[Copy, asyncio.Task[None]] = {}
         self._log = structlog.get_logger()
 
     @property
@@ -147,6 +151,40 @@ class Executor:
                 self._targets[name] = TargetState(
                     digest, entry.memory_bytes, Phase.UNPROVEN, now, endpoint=endpoint, ran_by=entry.runtime
                 )
+        elsewhere = {name for name, state in self._targets.items() if state.endpoint != endpoint}
+        sizes = {name: entry.memory_bytes for name, entry in index.items() if entry.ready and name in elsewhere}
+        self._copies.replace(endpoint, sizes)
+
+    def copies(self) -> list[Copy]:
+        """Return what endpoints may hold of targets that are held elsewhere."""
+        return self._copies.all()
+
+    def use_named(self, named: Mapping[str, str], listing: Collection[str]) -> None:
+        """Use the copies on the endpoints that routes name and that have just listed them, instead of other ones."""
+        for copy in self._copies.all():
+            state, is_named = self._targets.get(copy.name), named.get(copy.name) == copy.endpoint
+            if state is None or state.work is not None or not is_named or copy.endpoint not in listing:
+                continue
+            self._copies.remove(copy)
+            if state.phase is not Phase.FAILED:
+                self._copies.add(Copy(state.endpoint, copy.name, state.memory_bytes))
+            state.endpoint, state.suspicions = copy.endpoint, 0
+            self._enter(state, Phase.UNPROVEN)
+
+    def remove_copy(self, copy: Copy) -> None:
+        """Begin to unload a copy that nothing needs."""
+        if copy not in self._removing:
+            task = self._removing[copy] = asyncio.create_task(self._remove(copy), name=f"unload the copy {copy.name}")
+            task.add_done_callback(lambda _: self._removing.pop(copy, None))
+
+    async def _remove(self, copy: Copy) -> None:
+        try:
+            await self._engines[copy.endpoint].unload(copy.name, permit=self._permission(Extent.ALL))
+        except (LeaseLost, SlipwayError) as error:
+            self._log.warning("a copy could not be unloaded", target=copy.name, endpoint=copy.endpoint, why=str(error))
+            return
+        self._copies.remove(copy)
+        self._log.info("unloaded a copy", target=copy.name, endpoint=copy.endpoint)
 
     def start(self, action: Action, homes: Mapping[str, str] | None = None) -> None:
         """Begin an action; it continues by itself, and `on_change` is called when it ends.
@@ -166,8 +204,12 @@ class Executor:
             replaces = state is not None and state.digest != action.deployable.manifest.digest
             needed = Extent.ALL if replaces else Extent.RECYCLE
             holder = state.endpoint if state is not None and action.kind == "heal" else None
+            left = state.endpoint if state is not None and state.phase is not Phase.FAILED else None
             state = self._prepare(action.name, action.deployable, state)
             state.endpoint = home_of(action.deployable, homes or {})
+            if left is not None and left not in (holder, state.endpoint):
+                self._copies.add(Copy(left, action.name, state.memory_bytes))
+                needed = Extent.ALL
             work = self._load(action.name, action.deployable, state, needed, holder)
         else:
             return
@@ -185,7 +227,9 @@ class Executor:
     async def stop(self) -> None:
         """Cancel what is being done and forget everything; the engine's index tells it again."""
         tasks = [state.work for state in self._targets.values() if state.work is not None]
+        tasks += self._removing.values()
         self._targets.clear()
+        self._copies.clear()
         self._known = frozenset()
         for task in tasks:
             task.cancel()

@@ -43,6 +43,11 @@ class Indexes:
             return None
         return frozenset().union(*self._listed.values())
 
+    @property
+    def listing(self) -> frozenset[str]:
+        """Return the endpoints that have just listed what they hold."""
+        return frozenset(self._listed)
+
     async def ask(self) -> frozenset[str]:
         """Ask all engines; return the endpoints of those that answered."""
         self._listed = {}

@@ -1,6 +1,7 @@
 """The reconcile loop. Each pass reads, decides and acts; an event only makes the next pass begin sooner."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,18 +9,16 @@ import structlog
 
 from contracts.routes import Route
 from contracts.runtimes import DEFAULT_RUNTIME, FleetRuntimes
-from contracts.vocabulary import Deployable
 from services.server_manager.answers import Answers
 from services.server_manager.domain.alerts import assess_standby, plan_alerts
 from services.server_manager.domain.answer_types import Answer, ApplyOrder, GrantLease
 from services.server_manager.domain.decide import decide_answers
-from services.server_manager.domain.placement import Known, find_lost, find_named, find_pairs, plan_all_homes
+from services.server_manager.domain.moves import find_removable, find_unpublished, plan_moves
 from services.server_manager.domain.progress import assess_progress
 from services.server_manager.domain.reconcile import (
     Desired,
     Held,
     Limits,
-    home_of,
     plan_alone,
     plan_desired,
     plan_kept,
@@ -36,6 +35,7 @@ from services.server_manager.domain.runtimes import (
 )
 from services.server_manager.executor import Executor
 from services.server_manager.fleet_state import FleetState
+from services.server_manager.homes import Homes
 from services.server_manager.indexes import Indexes
 from services.server_manager.ports import (
     Artifacts,
@@ -83,7 +83,6 @@ class Manager:
         self._lead = lead
         self._view = view
         self._desired: dict[str, Desired] | None = None
-        self._homes: dict[str, str] = {}
         self._report_progress = report_progress
         self._clock = clock
         self._limits = limits
@@ -95,6 +94,7 @@ class Manager:
         self._publisher = BackgroundPublisher(state)
         self._proofs = TrafficProofs(artifacts, self.wake)
         self.executor = Executor(engines, artifacts, clock, limits, lead, on_change=self.wake)
+        self._homes = Homes(engines, self.executor, limits)
         self._indexes = Indexes(engines, clock, self.executor.note_index)
         self._answers = Answers(
             engines=engines,
@@ -105,7 +105,7 @@ class Manager:
             limits=limits,
             token=self.executor.token,
             ran_by=self.executor.ran_by,
-            endpoint_of=self._endpoint_of,
+            endpoint_of=self._homes.endpoint_of,
         )
 
     def wake(self) -> None:
@@ -175,13 +175,13 @@ class Manager:
         await self._answer_orders(down)
         self._publisher.publish_soon()
         record, listing = await self._state.read(), await self._routes.all()
-        routes = listing.routes
+        routes = await self._move(record, listing)
         await self._check_lease()
         # Before anything is healed, or an alert about what heals within a moment would never be raised.
         await self._alert(record, listing, answering & self.executor.known, frozenset(down))
         self._publisher.publish_soon()
         self._desired = desired = plan_desired(routes, record)
-        homes = self._place(record, routes, down)
+        homes = self._homes.place(record, routes, down)
         if self.executor.known:
             known = on_endpoints(desired, self.executor.known, homes)
             temporary = plan_temporary(record, routes, known, self.executor.held(), self._indexes.listed)
@@ -189,7 +189,7 @@ class Manager:
                 # Before anything of it is loaded: killed in between, it would never be unloaded.
                 await self._state.write(lambda record: record.model_copy(update={"temporary": temporary}))
             kept = plan_kept(routes, listing.unreadable, temporary, self.executor.held())
-            self._begin(desired, kept, answering & self.executor.known)
+            self._begin(desired, kept, answering & self.executor.known, self._homes.named(routes))
         for cause, progress in assess_progress(record, self.executor.held(), down, homes):
             await self._report_progress(cause, progress)
         await self._check_lease()
@@ -207,7 +207,8 @@ class Manager:
 
     async def _stand_back(self) -> None:
         """Forget what was desired and drop what is being done: another process leads."""
-        self._desired, self._disarmed, self._homes = None, {}, {}
+        self._desired, self._disarmed = None, {}
+        self._homes.forget()
         self._waits.note(())
         self._proofs.keep_only(())
         await self._indexes.stop()
@@ -231,7 +232,7 @@ class Manager:
             waited_s=waited_s,
             unreadable=listing.unreadable,
             down=down,
-            homes=self._place(record, listing.routes, down),
+            homes=self._homes.place(record, listing.routes, down),
         ):
             answer = self._verified(due, listing.routes)
             if answer is None:
@@ -264,39 +265,44 @@ class Manager:
         ids = {order.order_id for order in record.orders}
         return self._waits.note(ids if record.lease is None else ids | {record.lease.lease_id})
 
-    def _begin(self, desired: dict[str, Desired], kept: frozenset[str], usable: frozenset[str]) -> None:
+    async def _move(self, record: Servers, listing: RouteListing) -> Mapping[str, Route]:
+        """Let routes name the endpoints where their targets generate; return the routes as they are then."""
+        self.executor.use_named(self._homes.named(listing.routes), self._indexes.listing)
+        routes = {model: route for model, route in listing.routes.items() if model not in listing.unreadable}
+        for route in find_unpublished(routes, record.answered):
+            await self._check_lease()
+            await self._answers.publish_move(route)
+        addresses = {name: engine.endpoint for name, engine in self._engines.items()}
+        moves = plan_moves(routes, self.executor.held(), addresses, self._limits)
+        for move in moves:
+            await self._check_lease()
+            await self._answers.move(move)
+        return (await self._routes.all()).routes if moves else listing.routes
+
+    def _begin(
+        self, desired: dict[str, Desired], kept: frozenset[str], usable: frozenset[str], named: Mapping[str, str]
+    ) -> None:
         """Begin what must be done on the engines that can be used; the memory of what others need stays free."""
         held = self.executor.held()
         self.executor.note_needed({**desired, **dict.fromkeys(kept)})
         fixed = kept | {name for name, target in held.items() if target.endpoint not in usable}
-        homes = self._homes
+        homes = self._homes.chosen
         served = on_endpoints(desired, self._engines.keys(), homes)
-        for action in plan_reconcile(served, held, self._limits, fixed, homes):
+        copies = self.executor.copies()
+        for copy in find_removable(copies, held, named, usable):
+            self.executor.remove_copy(copy)
+        taken = Counter[str]()
+        for copy in copies:
+            taken[copy.endpoint] += copy.memory_bytes
+        for action in plan_reconcile(served, held, self._limits, fixed, homes=homes, taken=taken):
             if may_begin(action, held, usable, homes):
                 self.executor.start(action, homes)
 
     def _begin_alone(self, desired: dict[str, Desired], usable: frozenset[str]) -> None:
-        held, homes = self.executor.held(), self._homes
+        held, homes = self.executor.held(), self._homes.chosen
         for action in plan_alone(on_endpoints(desired, usable, homes), held, self._limits, homes):
             if may_begin(action, held, usable, homes):
                 self.executor.start(action, homes)
-
-    def _place(self, record: Servers, routes: Mapping[str, Route], down: Mapping[str, float]) -> dict[str, str]:
-        """Choose the endpoint of each target; what was chosen before stays chosen while it is desired."""
-        known = Known(
-            named=find_named(routes, {engine.endpoint: name for name, engine in self._engines.items()}),
-            apart=find_pairs(record, routes),
-            lost=find_lost(down, self._limits),
-            earlier=self._homes,
-        )
-        desired = plan_desired(routes, record)
-        self._homes = plan_all_homes(record, desired, self.executor.held(), self._limits, known)
-        return self._homes
-
-    def _endpoint_of(self, deployable: Deployable) -> str:
-        """Return the endpoint that holds a target, else the one that it belongs on."""
-        held = self.executor.held().get(str(deployable.target))
-        return held.endpoint if held is not None else home_of(deployable, self._homes)
 
     # -- what others see --------------------------------------------------------------------------------------------
 
@@ -305,9 +311,9 @@ class Manager:
     ) -> None:
         """Raise and resolve alerts, but for models of which it is unknown what their engines hold."""
         now, held = self._clock.monotonic(), self.executor.held()
-        undecided = find_undecided(listing.routes, self._engines.keys() - usable - down, self._homes)
+        undecided = find_undecided(listing.routes, self._engines.keys() - usable - down, self._homes.chosen)
         routes = {model: route for model, route in listing.routes.items() if model not in undecided}
-        silent = find_silent(routes, self._limits.runtimes, down, self._homes)
+        silent = find_silent(routes, self._limits.runtimes, down, self._homes.chosen)
         disarmed = assess_standby(routes, held, silent)
         since = {model: at for model, at in self._disarmed.items() if model in undecided}
         self._disarmed = since | {model: self._disarmed.get(model, now) for model in disarmed}

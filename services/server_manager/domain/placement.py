@@ -24,12 +24,14 @@ class Known:
         apart: the targets that should not share an endpoint.
         lost: endpoints that have been silent for long: nothing new is placed there while another one is left.
         earlier: the endpoint that was chosen for a target before, by its name.
+        unlisted: endpoints that have not listed yet what they hold.
     """
 
     named: Mapping[str, str] = field(default_factory=dict)
     apart: Pairs = frozenset()
     lost: frozenset[str] = frozenset()
     earlier: Mapping[str, str] = field(default_factory=dict)
+    unlisted: frozenset[str] = frozenset()
 
 
 def plan_homes(
@@ -39,25 +41,46 @@ def plan_homes(
 
     What is loaded stays where it is, and what a route names stays there. What is new goes to an endpoint where it fits,
     else it waits for memory; of those, to one without its counterpart; of those, to the one that reserves least; of
-    those, to the first.
+    those, to the first. Production on an endpoint that is lost, or that is not loaded and would share an endpoint with
+    its counterpart, is new where it fits on another one.
     """
     homes: dict[str, str] = {}
     open_ones: list[tuple[str, Deployable, list[str]]] = []
     for name, target in rank(desired):
         candidates = endpoints_of(target.deployable, limits)
+        usable = [home for home in candidates if home not in known.lost]
         fixed = next((home for home in _settled(name, target, held, known) if home in candidates), None)
         if fixed is not None:
             homes[name] = fixed
-        elif candidates:
-            open_ones.append((name, target.deployable, [home for home in candidates if home not in known.lost]))
+        if usable and target.rank is Rank.PRODUCTION and _is_movable(name, fixed, homes, held, known):
+            open_ones.append((name, target.deployable, usable))
+        elif candidates and fixed is None:
+            open_ones.append((name, target.deployable, usable or candidates))
     reserved = _reserved(homes, desired, held, limits)
-    for name, deployable, usable in open_ones:
-        candidates = usable or endpoints_of(deployable, limits)
-        homes[name] = _choose(
-            name, limits.memory_bytes(deployable), candidates, homes, reserved, limits=limits, apart=known.apart
-        )
-        reserved[homes[name]] += limits.memory_bytes(deployable)
+    for name, deployable, candidates in open_ones:
+        size = limits.memory_bytes(deployable)
+        before, earlier = homes.pop(name, None), known.earlier.get(name, "")
+        is_kept = earlier in candidates and earlier != before and not _shared(name, earlier, homes, known.apart)
+        choice = [earlier] if is_kept else candidates
+        chosen, has_memory = _choose(name, size, choice, homes, reserved, limits=limits, apart=known.apart)
+        homes[name] = chosen if before is None or has_memory else before
+        reserved[homes[name]] += size if homes[name] != before else 0
     return homes
+
+
+def _is_movable(name: str, fixed: str | None, homes: Mapping[str, str], held: Mapping[str, Held], known: Known) -> bool:
+    """Return whether a target of production may be loaded elsewhere than it is, or than its route says."""
+    if fixed in known.lost:
+        return True
+    state = held.get(name)
+    is_loaded = state is not None and state.phase is not Phase.FAILED
+    return not is_loaded and fixed not in known.unlisted and _shared(name, fixed, homes, known.apart) > 0
+
+
+def _shared(name: str, endpoint: str | None, homes: Mapping[str, str], apart: Pairs) -> int:
+    """Return how many of a target's counterparts are on an endpoint."""
+    others = (other for other, home in homes.items() if home == endpoint)
+    return sum(1 for other in others if frozenset({name, other}) in apart)
 
 
 def endpoints_of(deployable: Deployable, limits: Limits) -> list[str]:
@@ -98,7 +121,8 @@ def _choose(
     *,
     limits: Limits,
     apart: Pairs,
-) -> str:
+) -> tuple[str, bool]:
+    """Return the best endpoint, and whether the target fits there."""
     taken = Counter[str]()
     for endpoint, size in reserved.items():
         taken[limits.pool(endpoint)] += size
@@ -106,10 +130,10 @@ def _choose(
     def cost(endpoint: str) -> tuple[bool, int, int]:
         pool = limits.pool(endpoint)
         too_full = taken[pool] + needed > limits.pool_bytes(pool)
-        shared = sum(1 for other, home in homes.items() if home == endpoint and frozenset({name, other}) in apart)
-        return too_full, shared, reserved.get(endpoint, 0)
+        return too_full, _shared(name, endpoint, homes, apart), reserved.get(endpoint, 0)
 
-    return min(candidates, key=cost)  # the first of equal ones
+    best = min(candidates, key=cost)  # the first of equal ones
+    return best, not cost(best)[0]
 
 
 def find_named(routes: Mapping[str, Route], addresses: Mapping[str, str]) -> dict[str, str]:

@@ -238,15 +238,16 @@ def plan_alone(
 ) -> list[Action]:
     """Decide what to do without the bus: probe, recycle in place, load production that the engine lost.
 
-    Nothing is unloaded, nothing is replaced by another manifest, and nothing is loaded for an order or a lease: another
-    process may lead by now and want something else.
+    Nothing is unloaded or moved, nothing is replaced by another manifest, and nothing is loaded for an order or a
+    lease: another process may lead by now and want something else.
     """
     same = {
         name: target
         for name, target in desired.items()
         if (held[name].digest == target.deployable.manifest.digest if name in held else target.rank is Rank.PRODUCTION)
     }
-    return plan_reconcile(same, held, limits, kept=held, homes=homes)
+    stays = {**(homes or {}), **{name: target.endpoint for name, target in held.items()}}
+    return plan_reconcile(same, held, limits, kept=held, homes=stays)
 
 
 def plain_deployable(deployable: Deployable) -> Deployable:
@@ -264,21 +265,25 @@ def plan_reconcile(
     held: Mapping[str, Held],
     limits: Limits,
     kept: Collection[str] = (),
+    *,
     homes: Mapping[str, str] | None = None,
+    taken: Mapping[str, int] | None = None,
 ) -> list[Action]:
     """Decide what to do now so that what is held becomes what is desired.
 
     Nothing is done twice: what is busy is left alone. A target that is not needed stays for a while, because the
     next step often needs it again, but goes at once when its memory is needed. A needed one is loaded only when its
     memory is free where it belongs (`homes`, by name). What is in `kept` is never unloaded. Among targets of one rank
-    the order of `desired` holds.
+    the order of `desired` holds. `taken` is what copies take besides, by endpoint.
     """
     ranked = rank(desired)
     used = _used_bytes(held, limits)
+    for endpoint, size in (taken or {}).items():
+        used[limits.pool(endpoint)] += size
     actions: list[Action] = []
     short = Counter[str]()
     for name, target in ranked:
-        action = _act_on_desired(name, target, held.get(name), limits)
+        action = _act_on_desired(name, target, held.get(name), limits, home_of(target.deployable, homes or {}))
         if action is None:
             continue
         if action.kind == "load":
@@ -335,11 +340,13 @@ def plan_unloads(
     return actions
 
 
-def _act_on_desired(name: str, desired: Desired, held: Held | None, limits: Limits) -> Action | None:
+def _act_on_desired(name: str, desired: Desired, held: Held | None, limits: Limits, home: str) -> Action | None:
     if held is None:
         return Action("load", name, desired.deployable)
     if held.phase in BUSY or held.probing:
         return None
+    if held.phase is not Phase.FAILED and is_moved(held, home, limits):
+        return Action("load", name, desired.deployable)
     if held.digest != desired.deployable.manifest.digest:
         return Action("heal", name, desired.deployable)
     if held.phase in {Phase.FAILED, Phase.DEAD}:
@@ -349,6 +356,11 @@ def _act_on_desired(name: str, desired: Desired, held: Held | None, limits: Limi
         return Action(kind, name, desired.deployable) if due else None
     due = held.phase is Phase.UNPROVEN or held.since_probe_s >= limits.probe_interval_s
     return Action("probe", name) if due else None
+
+
+def is_moved(held: Held, home: str, limits: Limits) -> bool:
+    """Return whether a target belongs on another endpoint of the same runtime than the one that has it."""
+    return held.endpoint != home and limits.endpoints.get(held.endpoint) == limits.endpoints.get(home)
 
 
 def retry_after_s(held: Held, limits: Limits) -> float:

@@ -50,8 +50,11 @@ def on_endpoints(
 
 
 def may_begin(action: Action, held: Mapping[str, Held], usable: Collection[str], homes: Mapping[str, str]) -> bool:
-    """Return whether every engine that an action concerns can be used: where the target is, and where it belongs."""
-    concerned = {held[action.name].endpoint} if action.name in held else set()
+    """Return whether every engine that an action concerns can be used: where the target is, and where it belongs.
+
+    A load concerns only the second: what is loaded elsewhere than before has been lost there.
+    """
+    concerned = {held[action.name].endpoint} if action.name in held and action.kind != "load" else set()
     if action.deployable is not None:
         concerned.add(home_of(action.deployable, homes))
     return concerned <= set(usable)

@@ -113,6 +113,13 @@ def drop_order(record: Servers, order_id: str) -> Servers:
     return record.model_copy(update={"orders": orders, "answered": _answered(record, order_id)})
 
 
+def note_published(record: Servers, cause_id: str) -> Servers:
+    """Record that the fact of a moved target is published."""
+    if cause_id in record.answered:
+        return record
+    return record.model_copy(update={"answered": _answered(record, cause_id)})
+
+
 def _answered(record: Servers, order_id: str) -> tuple[str, ...]:
     return (*record.answered, order_id)[-ANSWERED_KEPT:]
 

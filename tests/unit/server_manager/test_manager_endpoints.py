@@ -1,10 +1,20 @@
 """Two endpoints of one runtime: active and previous stand apart, and the death of one leaves the other as it is."""
 
+import asyncio
+
 import pytest
 
-from contracts.facts import AlertRaised, PromotionRefused, VariantFailed, VariantStaged
+from contracts.facts import (
+    AlertRaised,
+    AlertResolved,
+    DeploymentChanged,
+    PromotionRefused,
+    VariantFailed,
+    VariantStaged,
+)
 from decisions.route_edits import roll_back
 from services.server_manager.domain import staging
+from shared.errors import Transient
 from tests.unit.server_manager.factories import deployable, stage_released, stage_requested, traffic_requested
 from tests.unit.server_manager.test_manager import V0, V1, V2, World
 
@@ -105,3 +115,102 @@ async def test_others_see_each_endpoint_with_what_it_holds_and_reserves(world):
     assert (first.name, first.endpoint, first.reserved_bytes) == ("default", FIRST, 200)
     assert (second.name, second.endpoint, second.memory_budget_bytes) == ("default", SECOND, 1000)
     assert [str(target.target) for target in second.targets] == [V0]
+
+
+async def lose(world, name, *, suspended=False):
+    """Let an endpoint be silent for longer than the limit; what is suspended keeps what it holds."""
+    world.engines[name].down = True
+    if not suspended:
+        world.engines[name].models.clear()
+    await world.ticks(8)
+    world.clock.seconds += world.limits.silent_limit_s
+    await world.ticks(8)
+
+
+async def test_production_of_an_endpoint_that_stays_away_is_served_by_the_other_one(world):
+    await promote(world, "t1", 1, fallback=0)
+    epoch = world.routes.routes["bot"].epoch
+    world.engines["default"].down = True
+    await world.ticks(20)
+    assert (world.routes.routes["bot"].epoch, routed(world)) == (epoch, (FIRST, SECOND)), "it may come back"
+    await lose(world, "default")
+    assert routed(world) == (SECOND, SECOND)
+    assert world.routes.routes["bot"].epoch == epoch + 1
+    assert set(world.engines["triton-2"].models) == {V0, V1}
+    (moved,) = [fact for fact in world.said.facts(DeploymentChanged) if fact.cause == "restore"]
+    assert moved.route == world.routes.routes["bot"]
+    assert [str(fact.target) for fact in world.said.facts(AlertResolved)] == [V1]
+    world.engines["default"].restart()
+    await world.ticks(8)
+    assert routed(world) == (SECOND, SECOND), "what is loaded stays where it is"
+    await promote(world, "t2", 2)
+    assert routed(world) == (FIRST, SECOND), "the next version is apart again"
+
+
+async def test_what_a_suspended_endpoint_still_holds_when_it_is_back_is_unloaded_there(world):
+    await promote(world, "t1", 1, fallback=0)
+    await lose(world, "default", suspended=True)
+    assert routed(world)[0] == SECOND
+    assert V1 in world.engines["default"].models
+    world.engines["default"].down = False
+    await world.ticks(6)
+    assert holding(world) == (set(), {V0, V1})
+    assert world.manager.executor.copies() == []
+    assert routed(world)[0] == SECOND
+
+
+async def no_memory(_name):
+    raise Transient("load_failed", "the engine has no memory")
+
+
+async def test_an_endpoint_that_comes_back_before_its_target_was_loaded_elsewhere_keeps_it(world):
+    await promote(world, "t1", 1, fallback=0)
+    world.engines["triton-2"].hooks.at["load before"] = no_memory
+    await lose(world, "default", suspended=True)
+    assert (world.phases()[V1], routed(world)[0]) == ("failed", FIRST)
+    world.engines["default"].down = False
+    await world.ticks(10)
+    assert routed(world) == (FIRST, SECOND)
+    assert holding(world) == ({V1}, {V0})
+
+
+async def test_nothing_is_moved_where_its_memory_is_not_free(world):
+    await promote(world, "t1", 1, fallback=0)
+    await world.order(traffic_requested("c1", 1, model="cat", weights=350))  # 450 of 1000, beside 2 x 200
+    await world.ticks()
+    on_first = [model for model in ("bot", "cat") if world.routes.routes[model].active.endpoints == (FIRST,)]
+    before = {model: world.routes.routes[model] for model in on_first}
+    await lose(world, "default", suspended=True)
+    assert {model: world.routes.routes[model] for model in on_first} == before
+    world.engines["default"].down = False
+    await world.ticks(6)
+    assert world.engines["default"].models.keys() >= {V1}
+
+
+async def test_a_move_whose_process_dies_before_it_is_published_is_published_by_the_next_one(world):
+    await promote(world, "t1", 1, fallback=0)
+    answers = world.manager._answers
+
+    async def die(_route):
+        raise asyncio.CancelledError
+
+    answers.publish_move = die
+    with pytest.raises(asyncio.CancelledError):
+        await lose(world, "default")
+    assert routed(world)[0] == SECOND
+    world.start()
+    await world.ticks(4)
+    assert [fact.cause for fact in world.said.facts(DeploymentChanged)] == ["promote", "restore"]
+    await world.ticks(4)
+    assert len(world.said.facts(DeploymentChanged)) == 2
+
+
+async def test_another_server_manager_uses_the_copy_that_the_route_names(world):
+    await promote(world, "t1", 1, fallback=0)
+    await lose(world, "default", suspended=True)
+    epoch = world.routes.routes["bot"].epoch
+    world.engines["default"].down = False
+    world.start()
+    await world.ticks(8)
+    assert (world.routes.routes["bot"].epoch, routed(world)[0]) == (epoch, SECOND)
+    assert holding(world) == (set(), {V0, V1})

@@ -70,6 +70,7 @@ def situations(draw):
         apart=frozenset(draw(st.sets(st.frozensets(name, min_size=2, max_size=2)))),
         lost=frozenset(draw(st.sets(endpoint))),
         earlier=draw(st.dictionaries(name, endpoint)),
+        unlisted=frozenset(draw(st.sets(endpoint))),
     )
     return desired, holding, limits, known
 
@@ -85,10 +86,16 @@ def test_each_target_has_an_endpoint_of_its_runtime_and_what_is_loaded_stays_on_
     for name, target in desired.items():
         candidates = endpoints_of(target.deployable, limits)
         assert homes.get(name) in (candidates or [None])
-        if is_loaded(holding, name) and holding[name].endpoint in candidates:
-            assert homes[name] == holding[name].endpoint
-        elif target.rank is Rank.PRODUCTION and known.named.get(name) in candidates:
-            assert homes[name] == known.named[name]
+        settled = holding[name].endpoint if is_loaded(holding, name) else None
+        if settled not in candidates:
+            settled = known.named.get(name) if target.rank is Rank.PRODUCTION else None
+        if settled not in candidates or homes[name] == settled:
+            continue
+        assert target.rank is Rank.PRODUCTION
+        counterparts = [homes.get(other) for pair in known.apart if name in pair for other in pair - {name}]
+        assert settled in known.lost or (not is_loaded(holding, name) and settled in counterparts)
+        assert settled in known.lost or settled not in known.unlisted
+        assert homes[name] not in known.lost
     assert homes == plan_homes(dict(desired), dict(holding), limits, known), "the same choice each time"
 
 
@@ -172,6 +179,28 @@ def test_what_is_new_waits_for_an_endpoint_that_is_silent_for_a_while_and_not_fo
     assert find_lost({"two": LIMITS.silent_limit_s - 1}, TWO) == frozenset()
     lost = find_lost({"two": LIMITS.silent_limit_s}, TWO)
     assert placed(record, routes, holding, lost=lost)[name_of(2)] == "default"
+
+
+def test_two_that_share_an_endpoint_stay_while_they_are_loaded_and_part_when_they_are_loaded_again():
+    """A fleet that had one Triton, or a rollback past a version."""
+    routes = {"bot": route(1, 0)}
+    loaded = {name_of(1): held(1), name_of(0): held(0)}
+    assert placed(Servers(), routes, loaded) == {name_of(1): "default", name_of(0): "default"}
+    assert placed(Servers(), routes) == {name_of(1): "default", name_of(0): "two"}
+    assert placed(Servers(), routes, {name_of(1): held(1)}) == {name_of(1): "default", name_of(0): "two"}
+    assert placed(Servers(), routes, unlisted=frozenset({"default"}))[name_of(0)] == "default"
+    full = replace(TWO, memory_budget_bytes=1000, budgets={"two": 100})
+    assert placed(Servers(), routes, limits=full)[name_of(0)] == "default", "there is no memory on the other one"
+
+
+def test_production_leaves_a_lost_endpoint_for_one_with_memory():
+    routes, lost = {"bot": route(1, 0)}, frozenset({"default"})
+    loaded = {name_of(1): held(1), name_of(0): held(0, endpoint="two")}
+    assert placed(Servers(), routes, loaded, lost=lost) == {name_of(1): "two", name_of(0): "two"}
+    full = replace(TWO, memory_budget_bytes=1000, budgets={"two": 300})
+    assert placed(Servers(), routes, loaded, full, lost=lost)[name_of(1)] == "default"
+    everywhere = frozenset({"default", "two"})
+    assert placed(Servers(), routes, loaded, lost=everywhere) == {name_of(1): "default", name_of(0): "two"}
 
 
 def test_of_models_that_have_nothing_to_do_with_each_other_the_emptier_endpoint_is_chosen():

@@ -1,0 +1,79 @@
+"""Targets that are loaded elsewhere than their route says, and copies that are left on another endpoint."""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from contracts.routes import Route
+from contracts.vocabulary import Target
+from decisions.runtimes import runtime_name
+from services.server_manager.domain.reconcile import Held, Limits, Phase, production_of
+
+MOVED = "moved-"
+"""Beginning of the cause of a route whose target was loaded on another endpoint than before."""
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A target that an endpoint may still hold, though it is held on another one."""
+
+    endpoint: str
+    name: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Move:
+    """A route is to name another endpoint for a target."""
+
+    model: str
+    target: Target
+    endpoint: str
+    cause_id: str
+
+
+def plan_moves(
+    routes: Mapping[str, Route], held: Mapping[str, Held], addresses: Mapping[str, str], limits: Limits
+) -> list[Move]:
+    """Return the targets that generate on an endpoint which their route does not name, where their runtime has several.
+
+    Args:
+        routes: the routes by model.
+        held: what is held.
+        addresses: the address at which gateways reach each endpoint, by its name.
+        limits: the endpoints and their runtimes.
+    """
+    moves = []
+    for model, route in sorted(routes.items()):
+        for served in production_of(route):
+            state = held.get(str(served.target))
+            alone = [*limits.endpoints.values()].count(runtime_name(served.serving)) < 2
+            if (
+                alone
+                or state is None
+                or state.phase is not Phase.READY
+                or addresses[state.endpoint] in served.endpoints
+            ):
+                continue
+            cause_id = f"{MOVED}{served.target}-{state.endpoint}-{route.epoch}"
+            moves.append(Move(model, served.target, state.endpoint, cause_id))
+            break  # the next one is of the next epoch
+    return moves
+
+
+def find_unpublished(routes: Mapping[str, Route], answered: Collection[str]) -> list[Route]:
+    """Return the routes that a move has changed and whose fact is not published yet."""
+    return [route for route in routes.values() if route.cause_id.startswith(MOVED) and route.cause_id not in answered]
+
+
+def find_removable(
+    copies: Iterable[Copy], held: Mapping[str, Held], named: Mapping[str, str], usable: Collection[str]
+) -> list[Copy]:
+    """Return the copies that nothing needs any more: their target generates elsewhere, and their route names that."""
+    return [
+        copy
+        for copy in copies
+        if copy.endpoint in usable
+        and copy.name in held
+        and held[copy.name].phase is Phase.READY
+        and named.get(copy.name) != copy.endpoint
+    ]

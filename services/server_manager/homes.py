@@ -1,0 +1,47 @@
+"""The endpoint that was chosen for each target, from pass to pass."""
+
+from collections.abc import Mapping
+
+from contracts.routes import Route
+from contracts.vocabulary import Deployable
+from services.server_manager.domain.placement import Known, find_lost, find_named, find_pairs, plan_all_homes
+from services.server_manager.domain.reconcile import Limits, home_of, plan_desired
+from services.server_manager.domain.records import Servers
+from services.server_manager.executor import Executor
+from services.server_manager.ports import Engines
+
+
+class Homes:
+    """Chooses the endpoint of each target; what was chosen stays chosen while it is desired."""
+
+    def __init__(self, engines: Engines, executor: Executor, limits: Limits) -> None:
+        self._engines = engines
+        self._executor = executor
+        self._limits = limits
+        self.chosen: dict[str, str] = {}
+        """The endpoint of each target, by name, as it was chosen last."""
+
+    def place(self, record: Servers, routes: Mapping[str, Route], down: Mapping[str, float]) -> dict[str, str]:
+        """Choose the endpoint of everything that is desired or waits; `down` says how long endpoints are silent."""
+        known = Known(
+            named=self.named(routes),
+            apart=find_pairs(record, routes),
+            lost=find_lost(down, self._limits),
+            earlier=self.chosen,
+            unlisted=frozenset(self._engines.keys() - self._executor.known),
+        )
+        self.chosen = plan_all_homes(record, plan_desired(routes, record), self._executor.held(), self._limits, known)
+        return self.chosen
+
+    def named(self, routes: Mapping[str, Route]) -> dict[str, str]:
+        """Return the endpoint that a route names, by the target's name."""
+        return find_named(routes, {engine.endpoint: name for name, engine in self._engines.items()})
+
+    def endpoint_of(self, deployable: Deployable) -> str:
+        """Return the endpoint that holds a target, else the one that it belongs on."""
+        held = self._executor.held().get(str(deployable.target))
+        return held.endpoint if held is not None else home_of(deployable, self.chosen)
+
+    def forget(self) -> None:
+        """Forget what was chosen: another process leads."""
+        self.chosen = {}
