@@ -171,8 +171,6 @@ class Load:
 
     def note_tokens(self, generated: int) -> None:
         """Note the tokens of the answer that came so far."""
-        if not self._left:
-            return  # it has ended
         left = count_outstanding(self._accepted.prompt_tokens, self._accepted.answer_tokens, generated)
         self._balancer.add(self._endpoint, left - self._left)
         self._left = left

@@ -204,6 +204,7 @@ async def test_if_all_are_ejected_requests_go_on_and_who_answers_returns():
     made.engine.calls.clear()
     assert set(await ask(made, 40)) == {200}
     assert made.engine.asked(checks=True) == Counter(), "the answer itself shows that it serves"
+    assert any('change="returned"' in key for key in counted(made, "ejections"))
 
 
 async def test_with_one_endpoint_nothing_is_ejected_and_the_second_attempt_waits_for_it():
@@ -279,6 +280,31 @@ async def test_an_endpoint_that_fails_everything_is_ejected_by_a_check_and_attra
     assert made.engine.asked(checks=True) == {A: 1}
 
 
+async def test_what_one_endpoint_fails_goes_to_another_that_has_more_to_do():
+    made = world()
+    made.engine.gate = asyncio.Event()
+    long = asyncio.ensure_future(made.chat(max_tokens=2000))
+    while not made.engine.calls:
+        await asyncio.sleep(0)
+    (busy,) = made.engine.asked()
+    made.engine.poison_at = {A if busy == B else B: {"odd": BROKE}}
+    odd = asyncio.ensure_future(made.chat(messages=[{"role": "user", "content": "odd"}], max_tokens=1))
+    assert (await odd).status_code == 200
+    made.engine.gate.set()
+    await long
+
+
+async def test_an_endpoint_that_is_silent_when_it_is_checked_may_only_have_too_much_to_do():
+    silent = Transient("no_first_token", "silent", silent_s=60.0)
+    made = world()
+    made.engine.down = {A: silent, B: silent}
+    for _ in range(6):
+        await ask(made, 2)
+        await made.clock.pause(1.0)
+    assert set(made.engine.asked(checks=True)) == {A, B}
+    assert ejected(made) == set()
+
+
 async def test_what_requests_fail_causes_one_check_a_second_at_most():
     made = world()
     made.engine.poison = {"hello there": BROKE}
@@ -303,16 +329,21 @@ async def test_a_request_under_which_an_engine_died_goes_to_no_other_endpoint():
 
 async def test_a_body_under_which_an_engine_died_before_goes_to_no_other_endpoint_either():
     """Its next engine may take the whole endpoint with it: that shows as a connection that broke."""
-    made = world()
+    made = world(body_ban_s=30)
     await ask(made, 8)
     made.engine.poison = {"kill": DEAD}
     killer = {"messages": [{"role": "user", "content": "kill"}]}
     await made.chat(**killer)
     made.engine.poison = {"kill": GONE}
     made.engine.calls.clear()
-    assert (await made.chat(**killer)).status_code in {422, 502}
-    assert len({endpoint for endpoint, _, _ in made.engine.calls}) <= 1
+    assert (await made.chat(**killer)).status_code == 502
+    assert made.engine.asked().total() == 2, "it is sent again as with one endpoint"
+    assert len(made.engine.asked()) == 1
     assert set(await ask(made, 5)) == {200}
+    await made.clock.pause(30.0)
+    made.engine.calls.clear()
+    await made.chat(**killer)
+    assert len(made.engine.asked()) == 2, "the time of a ban is over"
 
 
 async def test_a_pinned_version_is_balanced_and_tried_elsewhere_like_any_other():
@@ -372,22 +403,81 @@ async def test_what_is_remembered_is_bounded():
     assert len(changes) == MOST + 10
 
 
-async def test_a_check_that_began_before_an_ejection_does_not_end_it():
-    asked, gate = [], asyncio.Event()
+class Held:
+    """A balancer whose checks succeed when the gate opens."""
 
-    async def check(*about):
-        asked.append(about)
-        await gate.wait()
+    def __init__(self):
+        self.asked, self.gate, self.clock = [], asyncio.Event(), StepClock()
+        self.table = Balancer(self.clock, self._check, lambda *_: None)
+
+    async def _check(self, _served, endpoint, _kind):
+        self.asked.append(endpoint)
+        await self.gate.wait()
         return True
 
-    table, two = Balancer(StepClock(), check, lambda *_: None), f.served(7, endpoints=(A, B))
-    table.note_failure(two, A, "chat", AnswerFailed("engine_failed", "broke"))
+    def fail(self, code):
+        self.table.note_failure(TWO, A, "chat", AnswerFailed(code, "x"))
+
+
+TWO = f.served(7, endpoints=(A, B))
+
+
+async def test_a_check_that_began_before_an_ejection_does_not_end_it():
+    held = Held()
+    held.fail("engine_failed")
     await settle()
-    table.note_failure(two, A, "chat", AnswerFailed("endpoint_unreachable", "gone"))
-    gate.set()
+    held.fail("endpoint_unreachable")
+    held.gate.set()
     await settle()
-    assert len(asked) == 1
-    assert table.is_ejected(two, A)
+    assert held.asked == [A]
+    assert held.table.is_ejected(TWO, A)
+
+
+async def test_an_endpoint_is_checked_once_at_a_time_and_a_check_ends_no_later_ejection():
+    held = Held()
+    held.fail("endpoint_unreachable")
+    first = held.table._ejections[A, str(TWO.target)]
+    await held.clock.pause(1.0)
+    for number in range(5):
+        assert held.table.choose(TWO, f"id{number}", "chat") == B
+        await settle()
+    assert held.asked == [A]
+    held.table.note_answer(TWO, A, first)
+    assert not held.table.is_ejected(TWO, A)
+    held.fail("endpoint_unreachable")
+    held.gate.set()
+    await settle()
+    assert held.table.is_ejected(TWO, A)
+
+
+async def test_tokens_that_came_are_outstanding_no_more():
+    class Paused(Endpoints):
+        """Holds an answer back after as many tokens as its prompt says."""
+
+        async def send(self, endpoint, target, request):
+            tokens = 0
+            async for piece in super().send(endpoint, target, request):
+                yield piece
+                tokens += 1
+                if f'"after {tokens}"'.encode() in request.body:
+                    self.held.append(endpoint)
+                    await self.opened.wait()
+
+    made = World(only_active(endpoints=(A, B)), engine=Paused())
+    made.engine.held, made.engine.opened = [], asyncio.Event()
+    long = []
+    for text, tokens in (("after 900", 1000), ("after 1", 500)):
+        say = {"messages": [{"role": "user", "content": text}]}
+        long.append(asyncio.ensure_future(made.chat(**say, max_tokens=tokens)))
+        while len(made.engine.held) < len(long):
+            await asyncio.sleep(0)
+    nearly_done, begun = made.engine.held
+    assert nearly_done != begun
+    made.engine.calls.clear()
+    await ask(made, 3)
+    assert made.engine.asked() == {nearly_done: 3}
+    made.engine.opened.set()
+    await asyncio.gather(*long)
 
 
 assert CHECK not in str(HELLO), "what callers ask here is told apart from checks"
