@@ -184,7 +184,8 @@ class Trigger(_Strict):
     allowed_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
     """Share of requests that may be beyond the threshold, for metrics with a figure of each request."""
     window_s: Seconds = 60.0
-    """An alert is resolved when so long a time was within the limit, and stayed so as long again."""
+    """An alert is resolved when so long a time, or the newest ten requests if it had fewer, was within the limit, and
+    stayed so as long again."""
     alpha: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.001
     """Probability of a false alarm of a canary; the active target has one in `min_requests`/`alpha` requests."""
     min_requests: Annotated[int, Field(ge=1)] = 20

@@ -9,11 +9,10 @@ from decisions.alerts import Finding
 from decisions.confirmation import confirm
 from decisions.evidence import EDetector, as_e_value
 from decisions.hard_failures import HardFailure, assess_runs
-from decisions.observation import Recent, TriggerState, recent
+from decisions.observation import CALM_REQUESTS, Recent, TriggerState, is_calm, recent
 from decisions.pairs import MirrorTest, has_fired
 from decisions.triggers import detector_alpha, kind_of, limit_of
 
-CALM_REQUESTS = 10
 HARD_HOLD_S = 60.0
 HARD_KEYS: dict[AlertKind, str] = {"errors": "all-failing", "quality": "all-empty"}
 _HARD_METRICS: dict[AlertKind, str] = {"errors": "error_ratio", "quality": "empty_ratio"}
@@ -53,7 +52,6 @@ def assess_triggers(
 def assess_trigger(trigger: Trigger, state: TriggerState, now: datetime, hard: HardFailure | None = None) -> Finding:
     """Return the finding of one trigger."""
     evidence, limit = state.evidence, limit_of(trigger)
-    last = recent(state.slots, trigger.window_s, now)
     enough = evidence.trials >= trigger.min_requests
     alpha = detector_alpha(trigger) if isinstance(evidence, EDetector) else trigger.alpha
     over_limit = evidence.crossed(alpha) and enough
@@ -62,7 +60,7 @@ def assess_trigger(trigger: Trigger, state: TriggerState, now: datetime, hard: H
     mirrored = state.mirrored
     by_pairs = has_fired(trigger, mirrored)
     calm_requests = min(trigger.min_requests, CALM_REQUESTS)
-    calm = hard is None and last.ratio is not None and last.trials >= calm_requests and last.ratio <= limit
+    calm = hard is None and is_calm(state.slots, trigger.window_s, now, limit=limit, requests=calm_requests)
     # The whole window would hide a regression that began a moment ago among the good requests before it.
     shown = recent(state.slots, trigger.window_s, now, state.first_bad_at)
     message = _message(trigger, shown, limit)

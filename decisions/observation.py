@@ -27,6 +27,8 @@ from decisions.triggers import Outcome, limit_of
 
 Role = Literal["active", "canary"]
 SLOTS_PER_WINDOW = 12
+CALM_REQUESTS = 10
+"""So many outcomes show that an alert's condition is gone, however long they took."""
 _NEAR = 0.1
 """An e-detector returns to its resting value from above and never quite reaches it."""
 
@@ -115,7 +117,7 @@ def slot_length_s(window_s: float) -> int:
 
 
 def add_to_slots(slots: tuple[Slot, ...], window_s: float, outcomes: Iterable[Outcome]) -> tuple[Slot, ...]:
-    """Return the slots with outcomes counted at the time of their end; only two windows are kept."""
+    """Return the slots with outcomes counted at the time of their end; two windows and the newest few are kept."""
     length = slot_length_s(window_s)
     counts = {slot.start_s: [slot.trials, slot.hits, slot.drilled] for slot in slots}
     for outcome in outcomes:
@@ -125,11 +127,32 @@ def add_to_slots(slots: tuple[Slot, ...], window_s: float, outcomes: Iterable[Ou
         count[1] += outcome.bad
         count[2] += outcome.bad and outcome.drill is not None
     oldest = max(counts, default=0) - 2 * window_s - length
-    return tuple(
+    kept = [
         Slot(start_s=start, trials=counts[start][0], hits=counts[start][1], drilled=counts[start][2])
         for start in sorted(counts)
-        if start >= oldest
-    )
+    ]
+    few = newest(kept, CALM_REQUESTS)
+    return tuple(slot for slot in kept if slot.start_s >= oldest or slot in few)
+
+
+def newest(slots: Sequence[Slot], requests: int) -> tuple[Slot, ...]:
+    """Return the newest slots that have so many outcomes together, or all if they have fewer."""
+    chosen: list[Slot] = []
+    for slot in reversed(slots):
+        if sum(each.trials for each in chosen) >= requests:
+            break
+        chosen.append(slot)
+    return tuple(chosen)
+
+
+def is_calm(slots: Sequence[Slot], window_s: float, now: datetime, *, limit: float, requests: int) -> bool:
+    """Return whether the last window is within its limit; where it has too few outcomes, whether the newest few are."""
+    last = recent(slots, window_s, now)
+    if last.ratio is not None and last.trials >= requests:
+        return last.ratio <= limit
+    few = newest(slots, requests)
+    trials, hits = sum(slot.trials for slot in few), sum(slot.hits for slot in few)
+    return trials >= requests and hits <= limit * trials
 
 
 @dataclass(frozen=True)

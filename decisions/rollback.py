@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
+from contracts.facts import AlertUpdated
 from contracts.facts.watch import Confirmation
 from contracts.policy import Trigger
+from decisions.alerts import AlertFact
 from decisions.orders import CLOCK_SKEW
 from decisions.probed import Shown
 from decisions.triggers import kind_of
@@ -113,6 +115,20 @@ def decide_confirmed(decision: Decision, doubt: Doubt, trigger: Trigger | None, 
     return Hold(
         "unconfirmed", f"Nothing shows that the version is the cause of {trigger.name}, and not its callers. {asked}"
     )
+
+
+def has_recovered(alert: AlertFact) -> bool:
+    """Return whether an alert that lasts is within its limit by now, so that an update of it starts no rollback.
+
+    Evidence fades with requests, not with time: a model with few of them is still confirmed long after a blip. An alert
+    that is raised is decided at once, also a hard failure, which exceeds its limit soon if it lasts. One of errors or
+    quality that pairs confirm needs no limit to be exceeded; a canary that is worse than the active version is ended by
+    its assessment.
+    """
+    if not isinstance(alert, AlertUpdated) or alert.value is None or alert.limit is None:
+        return False
+    by_pairs = alert.confirmed_by == "pairs" and alert.kind != "latency"
+    return alert.value <= alert.limit and not by_pairs
 
 
 def can_hold(confirmed_by: Confirmation | None, trigger: Trigger) -> bool:

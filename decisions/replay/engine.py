@@ -32,7 +32,7 @@ from decisions.replay.doubts import find_doubts, is_in_doubt
 from decisions.replay.route_history import Routes, Span, cut
 from decisions.replay.spread import spread_over
 from decisions.replay.watched import Watched
-from decisions.rollback import Doubt, Guard, PastRollback, RollBack, decide_confirmed, decide_rollback
+from decisions.rollback import Doubt, Guard, PastRollback, RollBack, decide_confirmed, decide_rollback, has_recovered
 from decisions.route_edits import Changed, EditRefused, roll_back
 from decisions.triggers import Outcome, kind_of, sequential
 
@@ -243,6 +243,8 @@ class _History:
         """Decide about a rollback as the rollback-controller does, and carry it out on the recorded route."""
         target, trigger, at = question.fact.target, question.trigger, question.at
         if any(since <= at and (until is None or at < until) for since, until in self.out_of_traffic.get(target, [])):
+            return
+        if has_recovered(question.fact):
             return
         before = self._held.pop((target, trigger.name), None)
         if question.again and before is None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from contracts.policy import Trigger
 from contracts.vocabulary import Target
 from decisions.alerts import AlertFact, AlertState, resolve_all
+from decisions.observation import slot_length_s
 from decisions.observe_loop import AlertRules, WatchedTarget, assess, begins_anew, observe
 from decisions.replay.route_history import Span
 from decisions.triggers import Outcome
@@ -76,10 +77,11 @@ class Watched:
         yield from self._wait_until(begin)
 
     def _wait_until(self, begin: datetime) -> Iterator[AlertFact]:
-        """Assess open alerts until the next part: without requests none is calm for long."""
+        """Assess open alerts until the next part: without requests, one is calm after a window or stays as it is."""
         if self.until is None or not self.is_open:
             return
-        longest = timedelta(seconds=2.0 * max(trigger.window_s for trigger in self.triggers)) + STEP
+        window_s = max(trigger.window_s for trigger in self.triggers)
+        longest = timedelta(seconds=2.0 * window_s + slot_length_s(window_s)) + STEP
         at, last = _next_second(self.until), min(begin, self.until + longest)
         while at < last and self.is_open:
             yield from self._step({}, at)

@@ -22,7 +22,7 @@ from contracts.vocabulary import Target
 from decisions.gateway_rollbacks import Void, apply_order, assess_times
 from decisions.orders import assess_epoch, assess_expiry, expiry
 from decisions.probed import Shown
-from decisions.rollback import Guard, RollBack, decide_confirmed, decide_rollback, rollback_id
+from decisions.rollback import Guard, RollBack, decide_confirmed, decide_rollback, has_recovered, rollback_id
 from decisions.route_edits import versions_on
 from services.rollback_controller.domain.doubt import doubt_about, may_start, past_rollbacks
 from services.rollback_controller.domain.record import (
@@ -129,9 +129,9 @@ def decide_on_alert(
     *,
     shown: Shown | None = None,
 ) -> RollbackState:
-    """Decide what an alert leads to; an old one, or one about an earlier time of its target, starts nothing."""
+    """Decide what an alert leads to; one that is old, about an earlier time of its target, or over starts nothing."""
     starts = may_start(state, alert, cause.event_id, cause.now, rules.retry_s)
-    if not starts or not is_current(state, alert.target, route, cause, rules):
+    if not starts or has_recovered(alert) or not is_current(state, alert.target, route, cause, rules):
         return state
     if state.environment == "staging" and not _is_rehearsed(state, alert, cause):
         return state

@@ -7,7 +7,16 @@ from contracts.policy import Trigger
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Target
 from decisions.probed import Shown, can_probe
-from decisions.rollback import Doubt, Guard, PastRollback, RollBack, can_hold, decide_rollback, rollback_id
+from decisions.rollback import (
+    Doubt,
+    Guard,
+    PastRollback,
+    RollBack,
+    can_hold,
+    decide_rollback,
+    has_recovered,
+    rollback_id,
+)
 from decisions.route_edits import Changed, roll_back
 from services.rollback_controller.domain.record import RollbackState
 
@@ -45,6 +54,8 @@ def needs_probes(
 ) -> Trigger | None:
     """Return the trigger of an alert that only probes can confirm now; None if its decision needs none."""
     trigger = state.trigger(alert.target, alert.trigger)
+    if has_recovered(alert):
+        return None
     if trigger is None or not can_hold(alert.confirmed_by, trigger) or not can_probe(trigger):
         return None
     starts = may_start(state, alert, event_id, now, retry_s)

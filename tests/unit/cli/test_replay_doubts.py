@@ -44,3 +44,14 @@ def test_it_is_rolled_back_once_pairs_or_probes_confirmed_it():
 def test_an_alert_of_another_kind_or_target_says_nothing():
     assert outcomes(alert(130.0, "none", target=V1)) == [("rolled back", None)]
     assert outcomes(alert(130.0, "none", kind="errors", trigger="errors")) == [("rolled back", None)]
+
+
+def test_what_was_confirmed_when_it_was_over_rolls_nothing_back():
+    quiet = tuple(window(60.0 * number, requests=4) for number in range(5, 9))
+    events = (*BASE, *SLOW_MINUTES, *quiet, alert(130.0, "none"), alert(370.0, "pairs", f.AlertUpdated))
+    done = replay((SLOW,), events, since=after(0.0))
+    assert [(fired.outcome, fired.code) for fired in done.fired] == [("held", "unconfirmed")]
+    late = [each for each in done.alerts if isinstance(each, f.AlertUpdated) and each.window.to >= after(370.0)]
+    assert late
+    assert {each.value for each in late} == {0.0}
+    assert isinstance(done.alerts[-1], f.AlertResolved)

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.drills import Drill
-from contracts.facts import DrillFault
+from contracts.facts import AlertRaised, AlertUpdated, DrillFault
 from contracts.records import record_key
 from decisions.drills import is_in_progress
-from decisions.rollback import Guard, Hold, PastRollback, RollBack, decide_rollback
+from decisions.rollback import Guard, Hold, PastRollback, RollBack, decide_rollback, has_recovered
 from testbed import factories as f
 
 
@@ -37,6 +37,27 @@ def test_there_are_never_more_automatic_rollbacks_than_the_guard_allows(moments,
         if isinstance(decide_rollback(f.trigger(name=f"t{number}"), past, f.after(at), guard), RollBack):
             past.append(PastRollback(f"t{number}", f.after(at)))
         assert len([rollback for rollback in past if f.after(at) - rollback.at < timedelta(hours=1)]) <= most
+
+
+@pytest.mark.parametrize(
+    ("fact", "kind", "value", "confirmed_by", "recovered"),
+    [
+        (AlertUpdated, "errors", 0.0, "callers", True),
+        (AlertUpdated, "errors", 0.02, "callers", True),
+        (AlertUpdated, "errors", 0.021, "callers", False),
+        (AlertUpdated, "errors", None, "callers", False),
+        (AlertUpdated, "errors", 0.0, None, True),
+        (AlertUpdated, "latency", 0.0, "pairs", True),
+        (AlertUpdated, "quality", 0.0, "pairs", False),
+        (AlertUpdated, "errors", 0.0, "pairs", False),
+        (AlertRaised, "errors", 0.0, "callers", False),
+    ],
+)
+def test_an_update_within_its_limit_starts_no_rollback_unless_pairs_are_what_raised_it(
+    fact, kind, value, confirmed_by, recovered
+):
+    about = {"kind": kind, "value": value, "limit": 0.02, "confirmed_by": confirmed_by}
+    assert has_recovered(f.fact(fact).model_copy(update=about)) == recovered
 
 
 def drill(**changes) -> Drill:

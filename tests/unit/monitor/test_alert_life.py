@@ -1,11 +1,22 @@
 """What an alert says while it is open, and how it ends: drills, recoveries, little traffic."""
 
-from contracts.facts import AlertRaised, AlertUpdated
-from tests.unit.monitor.factories import feed, published, record, routed
+import pytest
+
+from contracts.facts import AlertRaised, AlertResolved, AlertUpdated
+from decisions.observation import SLOTS_PER_WINDOW
+from services.monitor.domain import monitoring
+from tests.unit.monitor.factories import RULES, cause, failed, feed, published, record, routed, take
 
 
 def slow(at, **about):
     return record(at, ttft_ms=9000.0, **about)
+
+
+def sweep(state, begin, end, *, step=1):
+    """Let time pass without requests."""
+    for second in range(int(begin), int(end), step):
+        state = monitoring.assess(state, cause(second), RULES)
+    return state
 
 
 def test_a_regression_after_a_drill_that_touched_a_few_requests_is_no_drill():
@@ -24,3 +35,47 @@ def test_a_drill_stays_named_after_its_end_until_other_requests_exceed_the_limit
     assert {each.drill for each in facts} == {"d-1"}
     again = feed(quiet, 60, 1, slow, start=190, batch_s=1)
     assert published(again, AlertUpdated)[-1].drill is None
+
+
+def test_an_alert_of_a_model_with_little_traffic_is_resolved_after_the_newest_requests_are_good():
+    after = feed(routed(), 40, 0.5, lambda at: failed(at, caller=f"c{int(at) % 6}"), batch_s=2)
+    (alert,) = published(after, AlertRaised)
+    for number in range(1, 11):
+        after = take(after, [record(40.0 + 10 * number, caller=f"c{number % 6}")], 41 + 10 * number)
+    assert published(after, AlertResolved) == []
+    after = sweep(after, 142, 210)
+    (resolved,) = published(after, AlertResolved)
+    assert (resolved.alert_id, resolved.trigger) == (alert.alert_id, "errors")
+
+
+def test_requests_that_are_minutes_apart_resolve_an_alert():
+    after = feed(routed(), 40, 0.5, failed, batch_s=2)
+    for number in range(1, 11):
+        after = take(after, [record(40.0 + 200 * number)], 41 + 200 * number)
+    assert len(published(sweep(after, 2042, 2110), AlertResolved)) == 1
+
+
+def test_a_few_good_requests_then_silence_resolve_nothing():
+    after = feed(routed(), 40, 0.5, failed, batch_s=2)
+    for number in range(1, 10):
+        after = take(after, [record(40.0 + 10 * number)], 41 + 10 * number)
+    assert published(sweep(after, 140, 800, step=10), AlertResolved) == []
+
+
+@pytest.mark.parametrize("every", [2, 3])
+def test_a_regression_of_a_model_with_little_traffic_stays_open(every):
+    after = feed(routed(), 40, 0.5, failed, batch_s=2)
+    for number in range(60):
+        at = 50.0 + 10 * number
+        after = take(after, [failed(at) if number % every == 0 else record(at)], at + 1)
+        after = sweep(after, at + 2, at + 10)
+    assert published(after, AlertResolved) == []
+    assert len(published(after, AlertRaised)) == 1
+
+
+def test_the_slots_of_a_trigger_are_bounded():
+    after = routed()
+    for number in range(200):
+        after = take(after, [record(5.0 * number)], 5.0 * number + 1)
+    slots = next(iter(after.targets.values())).triggers["errors"].slots
+    assert len(slots) <= 2 * SLOTS_PER_WINDOW + 2

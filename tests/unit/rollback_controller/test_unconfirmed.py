@@ -107,3 +107,16 @@ async def test_a_confirmed_alert_asks_no_probe_first():
     assert await alerted(world, confirmed_by="callers") == f.target(6)
     assert world.probe.asked == [str(f.target(6))], "only the one that traffic moves to"
     await world.stop()
+
+
+@virtual_time
+async def test_an_alert_that_is_over_when_its_rollback_may_begin_again_rolls_nothing_back():
+    world = started()
+    over = {"kind": cf.AlertUpdated, "confirmed_by": "callers", "limit": 0.02}
+    assert await alerted(world, "errors") == f.target(7)
+    world.probe.times[str(f.target(7))] = SLOW
+    assert await alerted(world, "slow", kind=cf.AlertUpdated, value=0.0, limit=0.02) == f.target(7), "not probed"
+    await asyncio.sleep(600)
+    assert await alerted(world, "errors", **over, value=0.0) == f.target(7)
+    assert await alerted(world, "errors", **over, value=0.5) == f.target(6)
+    await world.stop()
