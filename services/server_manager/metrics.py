@@ -42,7 +42,7 @@ class FleetMetrics:
 def show_agents(
     registry: CollectorRegistry, answering: Mapping[str, Callable[[], bool]], superseded: Callable[[], bool]
 ) -> None:
-    """Export of each runtime whether the agent of its Triton answers, as it is at each scrape.
+    """Export of each endpoint whether the agent of its Triton answers, as it is at each scrape (label `runtime`).
 
     A process that another one has superseded asks no agent, and shows none as silent.
     """

@@ -10,12 +10,12 @@ from contracts.services import SERVICES
 from decisions.route_edits import Changed, roll_back
 from decisions.servable_variants import Hardware
 from services.server_manager.app import SERVICE, build
-from services.server_manager.domain.reconcile import Phase, plan_production
+from services.server_manager.domain.reconcile import Phase, plan_production, production_of
 from services.server_manager.domain.records import Servers
 from services.server_manager.fleet_state import FleetState
 from services.server_manager.known_routes import KnownRoutes
 from services.server_manager.ports import LeaseLost
-from services.server_manager.settings import RuntimeEndpoint, ServerManagerSettings
+from services.server_manager.settings import RuntimeEndpoint, ServerManagerSettings, ServingEndpoint
 from shared.errors import Transient
 from shared.messaging.records import RecordStore
 from shared.storage.record_format import parse
@@ -277,15 +277,15 @@ class _Pausable:
 class FleetWorld:
     """What outlives the processes, and the processes."""
 
-    def __init__(self, folder: Path, *runtimes: str) -> None:
-        """Set up the world; its fleet has the runtime `default` and these."""
+    def __init__(self, folder: Path, *runtimes: str, more: tuple[str, ...] = ()) -> None:
+        """Set up the world; its fleet has the runtime `default` and these, and more endpoints of the default one."""
         self.clock = VirtualClock(START)
         self.streams = Streams()
         self.bucket, self.log = FaultyBucket(), SlowLog("server-manager", now_s=self.clock.monotonic)
         self.routes, self.memory = FakeRoutes(), Memory()
         self.lease = FakeLease(self.bucket)
         self.artifacts = FakeArtifacts(folder)
-        self.engines = {name: SlowEngine(self) for name in (DEFAULT_RUNTIME, *runtimes)}
+        self.engines = {name: SlowEngine(self) for name in (DEFAULT_RUNTIME, *runtimes, *more)}
         self.engine = self.engines[DEFAULT_RUNTIME]
         for number, engine in enumerate(self.engines.values(), 1):
             engine.endpoint = f"127.0.0.1:{number}"
@@ -295,7 +295,13 @@ class FleetWorld:
             )
             for name in runtimes
         }
-        self.settings = SETTINGS.model_copy(update={"runtimes": endpoints})
+        others = {
+            name: ServingEndpoint(
+                triton_grpc=self.engines[name].endpoint, agent_grpc=f"agent-{name}:1", repository=folder / name
+            )
+            for name in more
+        }
+        self.settings = SETTINGS.model_copy(update={"runtimes": endpoints, "endpoints": others})
         self.violations: list[str] = []
         self.published: list[Event] = []
         self.acts: list[tuple[int, str]] = []
@@ -418,11 +424,19 @@ class FleetWorld:
         return {**self.memory.routes, **self.stored_routes()}
 
     def check_unload(self, name: str, engine: SlowEngine) -> None:
-        """Note the unloading of what production needs and what is well."""
+        """Note the unloading of what production needs and what is well; a copy that no route names is not needed."""
         needed = plan_production(self.stored_routes()).get(name)
         model = engine.models.get(name)
         well = name not in engine.dead and name not in engine.mute
-        if needed is not None and model is not None and well and model.digest == needed.manifest.digest:
+        production = [served for route in self.stored_routes().values() for served in production_of(route)]
+        elsewhere = any(str(each.target) == name and engine.endpoint not in each.endpoints for each in production)
+        if (
+            needed is not None
+            and not elsewhere
+            and model is not None
+            and well
+            and model.digest == needed.manifest.digest
+        ):
             self.violations.append(f"{name} was unloaded at {self.clock.monotonic():g} s, and production needs it")
         before = plan_production({**self.forgotten, **self.memory.routes})
         if not self.stored_routes() and name in before and model is not None and well:
