@@ -31,6 +31,7 @@ class GatewayRollback(Contract):
         administrator: Whose key signs it.
         failed: The target that is to go; None asks for the active one, with `plan_only` only.
         epoch: The epoch of the route that it is for, at each gateway; None asks for it, with `plan_only` only.
+        read_only_bus: The administrator has seen that the bus answers, and stores nothing: its disk is full.
         plan_only: The gateway answers what it serves and what the order would change, and changes nothing.
     """
 
@@ -43,6 +44,7 @@ class GatewayRollback(Contract):
     reason: Annotated[str, Field(min_length=1, max_length=1000)]
     issued_at: Instant
     expires_at: Instant
+    read_only_bus: bool = False
     plan_only: bool = False
 
 

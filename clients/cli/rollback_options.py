@@ -23,6 +23,13 @@ WithoutBusOption = Annotated[
         help="Order it at the gateways themselves, while they cannot reach the bus; takes an administrator's key.",
     ),
 ]
+ReadOnlyBusOption = Annotated[
+    bool,
+    typer.Option(
+        "--read-only-bus",
+        help="With --without-bus: the bus answers and stores nothing, as on a full disk; gateways do not ask it.",
+    ),
+]
 GatewayOption = Annotated[
     list[str] | None,
     typer.Option(metavar="URL", help="With --without-bus: a gateway; repeatable, name all that serve the model."),

@@ -1,13 +1,14 @@
 """Run a program and kill it when it hangs, so that the container ends and is started again.
 
     python -m deploy.docker.keep [--start-s 60] [--url http://127.0.0.1:8080/healthz] [--crash-handler] [--children]
-        [--recovers] -- PROGRAM …
+        [--recovers] [--bus-store /data] -- PROGRAM …
 
 The rules are those of `slipway up` (`deploy.local.watch`). Compose itself does not restart unhealthy containers.
 Needs the standard library only.
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import ssl
@@ -17,7 +18,10 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
 
+from deploy.local import full_disk
 from deploy.local.watch import HangDetector, HangLimits, read_activity
 from shared.runtime.exits import describe_exit
 
@@ -61,8 +65,34 @@ class LivenessProbe(threading.Thread):
             time.sleep(1.0)
 
 
+class DiskWatch(threading.Thread):
+    """Asks a message bus to end when its disk was full and has space, so that its container starts it again."""
+
+    def __init__(self, url: str, store: Path, child: "subprocess.Popen[bytes]") -> None:
+        super().__init__(daemon=True)
+        address = urlsplit(url)
+        self._url, self._store, self._child = f"{address.scheme}://{address.netloc}", store, child
+
+    def run(self) -> None:
+        """Look until the bus is asked to end."""
+        why = None
+        while why is None:
+            time.sleep(full_disk.LOOK_EVERY_S)
+            with contextlib.suppress(OSError):  # of the disk
+                why = full_disk.look(self._url, self._store)
+        sys.stderr.write(f"keep: {why}; it is started again\n")
+        self._child.send_signal(signal.SIGTERM)
+
+
 def keep(
-    command: list[str], *, url: str, start_s: float, crash_handler: bool, children: bool, recovers: bool = False
+    command: list[str],
+    *,
+    url: str,
+    start_s: float,
+    crash_handler: bool,
+    children: bool,
+    recovers: bool = False,
+    bus_store: Path | None = None,
 ) -> int:
     """Run a program until it ends; return its exit code, or 128 + n for signal n."""
     stopping = threading.Event()
@@ -77,6 +107,8 @@ def keep(
     signal.signal(signal.SIGHUP, lambda number, _frame: child.send_signal(number))  # it is passed on, and is no stop
     detector = HangDetector(LIMITS, start_s, LEAVING_S, recovers=recovers)
     LivenessProbe(url, detector).start()
+    if bus_store is not None:
+        DiskWatch(url, bus_store, child).start()
     last_look = time.monotonic()
     while True:
         try:
@@ -105,10 +137,11 @@ def main() -> None:
     parser.add_argument(
         "--recovers", action="store_true", help="the program reads its store at start, which may be long"
     )
+    parser.add_argument("--bus-store", type=Path, help="the program is a message bus; its store_dir")
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
     kind = {"crash_handler": options.crash_handler, "children": options.children, "recovers": options.recovers}
-    sys.exit(keep(options.command, url=options.url, start_s=options.start_s, **kind))
+    sys.exit(keep(options.command, url=options.url, start_s=options.start_s, bus_store=options.bus_store, **kind))
 
 
 if __name__ == "__main__":

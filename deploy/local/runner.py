@@ -271,6 +271,12 @@ class Runner:
             self._report(f"did not end within {self.part.stop_grace_s:g} s and is killed")
             self._signal(process, signal.SIGKILL)
 
+    def restart(self, why: str) -> None:
+        """Ask the process to end, so that it is started again."""
+        if self._process is not None and not self._stopping.is_set():
+            self._report(f"{why}; it is started again")
+            self._signal(self._process, signal.SIGTERM)
+
     def kill(self) -> None:
         """End the part at once."""
         self._stopping.set()

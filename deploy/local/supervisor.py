@@ -1,6 +1,7 @@
 """Start the whole stack, keep it running, and stop it in order (`slipway up`)."""
 
 import asyncio
+import contextlib
 import os
 import secrets
 import signal
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from deploy.local import plan, processes, runtimes, triton
+from deploy.local import full_disk, plan, processes, runtimes, triton
 from deploy.local.leftovers import end_stack, marks_of
 from deploy.local.plan import Part, Programs, StackConfig
 from deploy.local.ports import LOOPBACK, keep_ports
@@ -94,10 +95,12 @@ class Supervisor:
         self._listen_to_signals()
         following = asyncio.create_task(self._view.follow())
         collecting = asyncio.create_task(self._collect_orphans())
+        writing = asyncio.create_task(self._keep_writable(description))
         try:
             if await self._until_interrupted(self._bring_up(description)):
                 await self._until_interrupted(self._keep_provisioned(description))
         finally:
+            writing.cancel()
             await self._bring_down(description)
             following.cancel()
             collecting.cancel()
@@ -352,6 +355,18 @@ class Supervisor:
                     self._view.print_line("slipway", str(error))
                 provisioned_at = restarts
             await asyncio.sleep(PROVISION_EVERY_S)
+
+    async def _keep_writable(self, description: Description) -> None:
+        """Start the bus again when its disk was full and has space; it gives up streams that it could not write."""
+        bus = next(runner for runner in self._runners if runner.part.name == "nats")
+        url = f"http://{LOOPBACK}:{description.ports['nats-monitor']}"
+        while True:
+            if bus.state == "ready":
+                with contextlib.suppress(OSError):  # of the disk
+                    why = await asyncio.to_thread(full_disk.look, url, self._folder.path / "nats")
+                    if why is not None:
+                        bus.restart(why)
+            await asyncio.sleep(full_disk.LOOK_EVERY_S)
 
     async def _bring_down(self, description: Description) -> None:
         self._phase = "stopping"

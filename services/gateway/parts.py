@@ -25,7 +25,7 @@ from services.gateway.drill_table import DrillTable
 from services.gateway.feature_queue import FeatureQueue, QueueLimits
 from services.gateway.key_table import KeyTable
 from services.gateway.metrics import GatewayMetrics
-from services.gateway.performed_rollbacks import PerformedRollbacks
+from services.gateway.performed_rollbacks import RESERVE_BYTES, PerformedRollbacks
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
 from services.gateway.shares import Shares
@@ -144,7 +144,7 @@ def _features(
 def _rollbacks(
     connection: Connection, table: RouteTable, bus_connection: BusConnection, clock: Clock
 ) -> PerformedRollbacks:
-    file = RecordFile(connection.work_dir(SERVICE) / "rollbacks.json", PerformedRollback)
+    file = RecordFile(connection.work_dir(SERVICE) / "rollbacks.json", PerformedRollback, reserve_bytes=RESERVE_BYTES)
     return PerformedRollbacks(table, file, bus_connection, Administrators(connection.administrators), clock)
 
 

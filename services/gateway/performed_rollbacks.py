@@ -27,6 +27,8 @@ from shared.runtime.clock import Clock
 
 MOST_WAITING = 100
 """Most rollbacks that wait for an answer of the rollback-controller."""
+RESERVE_BYTES = 2 * 2**20
+"""Space on the disk that is kept for them: an order is saved before it is answered, and the disk may be full then."""
 REPORT_AGAIN_S = 60.0
 """Time after which a report without an answer is published again: the bus may have lost it."""
 _FOLLOW_S = 0.2
@@ -103,8 +105,12 @@ class PerformedRollbacks:
         void = assess_times(order, now)
         if void is not None:
             return Refused(void.code, void.reason)
-        if not order.plan_only and order.order_id not in self._known and await self._log.answers(order.model):
-            reason = f"The bus answers: use `slipway rollback {order.model}`, which all gateways follow."
+        asks_bus = not order.plan_only and not order.read_only_bus and order.order_id not in self._known
+        if asks_bus and await self._log.answers(order.model):
+            reason = (
+                f"The bus answers: use `slipway rollback {order.model}`, which all gateways follow. If the bus does "
+                "not take that order, because its disk is full, add --read-only-bus."
+            )
             return Refused("bus_available", reason)
         performed = await asyncio.to_thread(self._perform, signed, order, now)
         self.refresh()

@@ -8,7 +8,7 @@ import ssl
 import pytest
 import typer
 
-from clients.cli.commands.gateway_rollback import roll_back_without_bus
+from clients.cli.commands.gateway_rollback import Ordered, roll_back_without_bus
 from clients.cli.connection import StackAddress
 from clients.cli.output import CommandError
 from deploy.identity import certificates
@@ -133,7 +133,7 @@ async def test_an_order_reaches_a_gateway_with_a_certificate_of_a_private_author
     stack = StackAddress(bus, url, "here", gateway_ca=server.ca if trusts else None)
     with pytest.raises(typer.Exit):
         await asyncio.to_thread(
-            roll_back_without_bus, stack, "toy", None, [], reason="rude", dry_run=True, as_json=False
+            roll_back_without_bus, stack, Ordered("toy", None, "rude"), [], dry_run=True, as_json=False
         )
     expected = "no gateway of this version (HTTP 200)" if trusts else "CERTIFICATE_VERIFY_FAILED"
     assert expected in capsys.readouterr().out, "the application of this test is no gateway, but it was reached"

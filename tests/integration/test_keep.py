@@ -34,6 +34,32 @@ http.server.HTTPServer(("127.0.0.1", port), Answer).serve_forever()
 """
 
 
+LOST = """
+import http.server, signal, sys
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        text = b"JetStream stream '$G > KV_routes' write error: no space left on device"
+        self.send_response(503 if self.path == "/healthz" else 200)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Answer).serve_forever()
+"""
+
+
+def test_a_bus_that_has_given_up_a_stream_ends_once_its_disk_has_space(tmp_path):
+    port = free_port()
+    keeper = [sys.executable, "-m", "deploy.docker.keep", f"--url=http://127.0.0.1:{port}/healthz?js-enabled-only=true"]
+    program = [sys.executable, "-I", "-S", "-c", LOST, str(port)]
+    command = child_command([*keeper, f"--bus-store={tmp_path}", "--", *program])
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 7, done.stderr
+    assert "its disk was full" in done.stderr
+
+
 class KeptProgram:
     def __init__(self, folder: Path, keeper: str, how: str = "serve") -> None:
         port, self.file = free_port(), folder / "pid"

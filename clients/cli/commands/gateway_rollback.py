@@ -34,27 +34,43 @@ class Asked:
     refusal: str = ""
 
 
+@dataclass(frozen=True)
+class Ordered:
+    """What is ordered at gateways.
+
+    Attributes:
+        model: What is rolled back.
+        failed: The target that is to go; None for the active one.
+        reason: Why.
+        read_only_bus: The bus answers, and stores nothing.
+    """
+
+    model: str
+    failed: str | None
+    reason: str
+    read_only_bus: bool = False
+
+
 class Gateways:
     """Sends signed orders about one model to gateways.
 
     Args:
-        model: what is rolled back.
-        reason: why.
+        ordered: what is ordered.
         credential: an administrator's.
         clock: says when orders are issued.
         verify: whose certificates gateways may have.
     """
 
     def __init__(
-        self, model: str, reason: str, credential: Credential, clock: Clock, verify: ssl.SSLContext | bool = True
+        self, ordered: Ordered, credential: Credential, clock: Clock, verify: ssl.SSLContext | bool = True
     ) -> None:
-        self._model, self._reason, self._verify = model, reason, verify
+        self._ordered, self._verify = ordered, verify
         self._credential, self._clock = credential, clock
         self._signed: dict[tuple[str, int], SignedGatewayRollback] = {}
 
-    def plan(self, url: str, failed: str | None) -> Asked:
+    def plan(self, url: str) -> Asked:
         """Return what a gateway serves, and what the rollback would change there."""
-        return _send(url, self._sign(failed, None, plan_only=True), self._verify)
+        return _send(url, self._sign(self._ordered.failed, None, plan_only=True), self._verify)
 
     def roll_back(self, url: str, planned: dict[str, Any]) -> Asked:
         """Perform what a gateway has planned; gateways with the same route get the same order, which counts once."""
@@ -68,10 +84,11 @@ class Gateways:
         order = GatewayRollback(
             order_id=uuid.uuid4().hex,
             administrator=self._credential.name,
-            model=self._model,
-            failed=target_of(self._model, failed) if failed is not None else None,
+            model=self._ordered.model,
+            failed=target_of(self._ordered.model, failed) if failed is not None else None,
             epoch=epoch,
-            reason=self._reason,
+            reason=self._ordered.reason,
+            read_only_bus=self._ordered.read_only_bus,
             issued_at=now,
             expires_at=now + VALID,
             plan_only=plan_only,
@@ -100,14 +117,7 @@ def _send(url: str, signed: SignedGatewayRollback, verify: ssl.SSLContext | bool
 
 
 def roll_back_without_bus(
-    stack: StackAddress,
-    model: str,
-    failed: str | None,
-    urls: list[str],
-    *,
-    reason: str,
-    dry_run: bool,
-    as_json: bool,
+    stack: StackAddress, ordered: Ordered, urls: list[str], *, dry_run: bool, as_json: bool
 ) -> None:
     """Order a rollback at each gateway and print what each serves; exit code 1 unless all did it.
 
@@ -117,8 +127,8 @@ def roll_back_without_bus(
     urls = urls or ([stack.gateway_url] if stack.gateway_url is not None else [])
     if not urls:
         raise CommandError("name each gateway with --gateway URL, or set SLIPWAY_GATEWAY_URL")
-    gateways = Gateways(model, reason, read_credential(stack), SystemClock(), stack.gateway_trust())
-    plans = [gateways.plan(url, failed) for url in urls]
+    gateways = Gateways(ordered, read_credential(stack), SystemClock(), stack.gateway_trust())
+    plans = [gateways.plan(url) for url in urls]
     done = plans if dry_run else [plan if plan.refusal else gateways.roll_back(plan.url, plan.answer) for plan in plans]
     if as_json:
         show_json([{"gateway": each.url, "refused": each.refusal or None, **each.answer} for each in done])

@@ -10,7 +10,7 @@ import typer
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 
-from clients.cli.commands.gateway_rollback import roll_back_without_bus
+from clients.cli.commands.gateway_rollback import Ordered, roll_back_without_bus
 from clients.cli.commands.orders import (
     EPOCH_TRIES,
     EXPIRES,
@@ -37,6 +37,7 @@ from clients.cli.resolving import find_target, version_of
 from clients.cli.rollback_options import (
     DryRunOption,
     GatewayOption,
+    ReadOnlyBusOption,
     TargetOption,
     TimeoutOption,
     ToOption,
@@ -80,6 +81,7 @@ def rollback(
     dry_run: DryRunOption = False,
     without_bus: WithoutBusOption = False,
     gateway: GatewayOption = None,
+    read_only_bus: ReadOnlyBusOption = False,
     expires: ExpiresOption = EXPIRES,
     wait: WaitOption = True,
     timeout: TimeoutOption = WAIT_S,
@@ -96,10 +98,11 @@ def rollback(
     stack = find_stack(state)
     if without_bus:
         failed = _named_without_bus(model, target, to)
-        roll_back_without_bus(stack, model, failed, gateway or [], reason=reason, dry_run=dry_run, as_json=as_json)
+        order = Ordered(model, failed, reason, read_only_bus=read_only_bus)
+        roll_back_without_bus(stack, order, gateway or [], dry_run=dry_run, as_json=as_json)
         return
-    if gateway:
-        raise CommandError("--gateway belongs to --without-bus: with the bus, all gateways follow")
+    if gateway or read_only_bus:
+        raise CommandError("--gateway and --read-only-bus belong to --without-bus: with the bus, all gateways follow")
     named = find_target(stack, model, target) if target is not None else None
     to_version = version_of(stack, model, to) if to is not None else None
     if dry_run:

@@ -1,6 +1,7 @@
 """Saves the last known records in a file, so that a gateway that starts without the bus can serve."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import tempfile
@@ -17,11 +18,17 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class RecordFile(Generic[M]):
-    """One JSON file, for this user only, that is replaced atomically."""
+    """One JSON file, for this user only, that is replaced atomically.
 
-    def __init__(self, path: Path, kind: type[M]) -> None:
+    With a reserve, records are written though the disk is full: its space is given up for them.
+    """
+
+    def __init__(self, path: Path, kind: type[M], *, reserve_bytes: int = 0) -> None:
         self._path = path
         self._kind = kind
+        self._reserve = path.with_name(f"{path.name}.reserve")
+        self._reserve_bytes = reserve_bytes
+        self._keep_reserve()
 
     @property
     def exists(self) -> bool:
@@ -40,6 +47,36 @@ class RecordFile(Generic[M]):
 
     def save(self, records: dict[str, M]) -> None:
         """Write the records; a reader sees either the old or the new file, also after a loss of power."""
+        try:
+            self._replace(records)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._give_up_reserve():
+                raise
+            self._replace(records)
+        self._keep_reserve()
+
+    def _keep_reserve(self) -> None:
+        """Take the space of the reserve unless it is there; on a full disk there is none."""
+        if not self._reserve_bytes:
+            return
+        with contextlib.suppress(OSError):
+            descriptor = os.open(self._reserve, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, self._reserve_bytes)
+            except OSError:
+                self._reserve.unlink()
+            finally:
+                os.close(descriptor)
+
+    def _give_up_reserve(self) -> bool:
+        """Return whether the reserve was there; its space is free now."""
+        try:
+            self._reserve.unlink()
+        except OSError:
+            return False
+        return True
+
+    def _replace(self, records: dict[str, M]) -> None:
         handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")  # of mode 600
         partial = Path(name)
         try:

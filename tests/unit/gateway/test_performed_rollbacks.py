@@ -146,9 +146,18 @@ async def test_the_same_order_again_is_answered_and_changes_nothing(place):
     assert (await place.rollbacks.perform(other)).code == "malformed_event"
 
 
+async def test_an_order_counts_though_the_bus_answers_if_its_administrator_says_that_it_stores_nothing(place):
+    place.log.connected = True
+    assert isinstance(await place.perform(read_only_bus=True), Performed)
+    assert place.active == 6
+    assert (await place.perform(V6.target, 9, by=OTHER, read_only_bus=True)).code == "key_not_trusted"
+
+
 async def test_an_order_is_refused_while_the_bus_answers_unless_it_only_asks(place):
     place.log.connected = True
     assert ((await place.perform()).code, place.active) == ("bus_available", 7)
+    refused = await place.perform()
+    assert refused.reason.endswith("because its disk is full, add --read-only-bus.")
     planned = await place.perform(target=V7.target, epoch=None, failed=None, plan_only=True)
     assert (planned.order.failed, planned.before.epoch, planned.after.active, place.active) == (V7.target, 9, V6, 7)
     assert place.file.load() == {}

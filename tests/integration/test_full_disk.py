@@ -1,0 +1,152 @@
+"""The disk under the bus is full: serving goes on, the ways back work, and nothing acknowledged is lost."""
+
+import asyncio
+import contextlib
+import json
+
+import pytest
+from nats.js.errors import APIError
+
+from contracts import facts as f
+from contracts.routes import Route
+from deploy.local import full_disk
+from shared.messaging.provision import provision
+from shared.storage.kv import Bucket
+from testbed.gateway import Gateway, load_toy
+from testbed.ports import free_port
+from testbed.servers import NatsServer, connection, running, wait_until
+from testbed.services import running_service, wait_for_fact
+from tests.integration.test_break_glass import connected, order, served, slipway, until_served  # noqa: F401 - a fixture
+from tests.integration.test_rollback_controller import MODEL, MODULE, QUICK, alert, learn, publish, target
+from tests.kit.small_disk import small_disk
+
+pytestmark = pytest.mark.real
+
+
+class SmallNats(NatsServer):
+    """A bus on a small disk, with its monitoring port."""
+
+    def __init__(self, folder, disk):
+        super().__init__(folder)
+        self.disk, self.monitoring = disk, f"http://127.0.0.1:{(port := free_port())}"
+        config = self.folder / "nats.conf"
+        text = config.read_text().replace(f"{self.folder}/js", str(disk.mounted))
+        config.write_text(f'http: "127.0.0.1:{port}"\n{text}')
+
+    def command(self):
+        return [*self.disk.prefix, *super().command()]
+
+    def look(self):
+        """Do what a supervisor does every two seconds; return whether it started the bus again."""
+        why = full_disk.look(self.monitoring, self.disk.path)
+        if why is not None:
+            self.stop()
+            self.start()
+        return why is not None
+
+
+class SmallGateway(Gateway):
+    """A gateway whose state is on the same disk."""
+
+    def __init__(self, folder, settings, disk):
+        super().__init__(folder, settings)
+        self.disk = disk
+        self.variables["SLIPWAY_STATE_DIR"] = str(disk.mounted / "gateway")
+
+    def command(self):
+        return [*self.disk.prefix, *super().command()]
+
+    def is_answered(self):
+        """Return whether the controller has applied the rollback that it performed."""
+        saved = json.loads((self.disk.path / "gateway" / "work" / "gateway" / "rollbacks.json").read_text())
+        return [record["outcome"] for record in saved.values()] == ["applied"]
+
+
+@pytest.fixture(scope="module")
+def toy(triton):
+    return {version: load_toy(triton, MODEL, version) for version in (1, 2)}
+
+
+@pytest.fixture
+def nats_server(tmp_path):
+    with small_disk(tmp_path / "disk", 160) as disk, running(SmallNats(tmp_path, disk)) as server:
+        yield server
+
+
+@pytest.fixture
+async def js(nats_server):
+    client = await nats_server.connect()
+    context = client.jetstream(timeout=30)
+    await provision(context, dedupe_window_s=2.0)
+    yield context
+    await client.close()
+
+
+@pytest.fixture
+async def route(js, toy):
+    route = Route(model=MODEL, epoch=7, active=toy[2], previous=toy[1], cause_id="before")
+    await Bucket(js, "routes", Route).create(MODEL, route)
+
+
+@pytest.fixture
+def gateway(nats_server, route, tmp_path):
+    settings = connection(nats_server, None, tmp_path / "gateway")
+    with running(SmallGateway(tmp_path, settings, nats_server.disk)) as process:
+        yield process
+
+
+async def until_refused(nats_server, js):
+    """Write routes until the bus has given up their stream."""
+    records = await js._nc.jetstream(timeout=1).key_value("routes")
+    async with asyncio.timeout(30):
+        while full_disk.lost_stream(nats_server.monitoring) is None:
+            with contextlib.suppress(TimeoutError, APIError):
+                await records.put("filler", bytes(2048))
+
+
+async def test_a_rollback_at_the_gateway_needs_one_small_write_and_is_taken_over_afterwards(
+    nats_server,
+    js,
+    gateway,
+    slipway,  # noqa: F811 - the fixture
+    bus_settings,
+):
+    disk = nats_server.disk
+    await asyncio.to_thread(until_served, gateway, 2)
+    stored = await js.publish("slipway.alert.raised.v1.other.monitor", b"acknowledged")
+    disk.fill()
+    await until_refused(nats_server, js)
+    assert served(gateway) == {"v2"}
+    refused = await asyncio.to_thread(order, slipway, [gateway])
+    assert "add --read-only-bus" in refused.stdout, "it still answers what it has stored"
+    done = await asyncio.to_thread(order, slipway, [gateway], "--read-only-bus")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert served(gateway) == {"v1"}
+    assert not nats_server.look(), "without space it is not started again and again"
+    disk.free()
+    assert nats_server.look()
+    async with connected(nats_server) as again:
+        await provision(again, dedupe_window_s=2.0)  # as the stack does: telemetry was in memory
+        with running_service(MODULE, bus_settings, **QUICK):
+            await asyncio.to_thread(wait_until, gateway.is_answered, timeout_s=60, what="the answer")
+        entry = await Bucket(again, "routes", Route).get(MODEL)
+        assert (entry.value.active.target, entry.value.epoch) == (target(1), 8)
+        assert (await again.get_msg(stored.stream, stored.seq)).data == b"acknowledged"
+
+
+async def test_an_automatic_rollback_takes_the_reserve(nats_server, js, route, bus_settings):
+    disk = nats_server.disk
+    assert not nats_server.look()
+    assert (disk.path / full_disk.RESERVE).stat().st_size == full_disk.RESERVE_BYTES
+    with running_service(MODULE, bus_settings, **QUICK):
+        await learn(js, 1, 2)
+        disk.fill()
+        await until_refused(nats_server, js)
+        assert nats_server.look(), "the reserve is given up"
+        await publish(js, alert())
+        (changed,) = await wait_for_fact(js, f.DeploymentChanged, timeout_s=30)
+    assert changed.data.route.active.target == target(1)
+    assert not (disk.path / full_disk.RESERVE).exists()
+    disk.free()
+    assert not nats_server.look()
+    assert (disk.path / full_disk.RESERVE).exists(), "it is taken again once there is space"
