@@ -93,6 +93,11 @@ CONSUMER_UNACKNOWLEDGED = Metric(
     "Messages that a consumer has received and not acknowledged: handled now, or waiting for their next try",
     ("consumer",),
 )
+TELEMETRY_SHED = Metric(
+    "slipway_telemetry_shed_messages",
+    "gauge",
+    "Batches of telemetry that the full stream dropped before this service received them, at least, since its start",
+)
 CONSUMERS_READ = Metric(
     "slipway_consumers_read_timestamp_seconds",
     "gauge",

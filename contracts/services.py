@@ -153,6 +153,7 @@ SERVICES: dict[str, ServiceContract] = {
             emits=(f.WindowSummarised, f.AlertRaised, f.AlertUpdated, f.AlertResolved, f.CanaryAssessed),
             owns=("alerts",),
             staging=(f.InferenceBatch, f.DeploymentChanged),
+            measures=(TELEMETRY,),
         ),
         ServiceContract(
             "rollback-controller",
@@ -169,6 +170,7 @@ SERVICES: dict[str, ServiceContract] = {
             edits=("routes",),
             staging=(f.AlertRaised, f.AlertUpdated, f.InferenceBatch),
             looks_up=(TELEMETRY,),
+            measures=(TELEMETRY,),
             hears=(f"{DEMAND_PREFIX}.*",),
             calls=("triton", "gateway"),
         ),

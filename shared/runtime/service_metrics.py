@@ -13,6 +13,7 @@ import structlog
 from cryptography import x509
 
 from contracts import metrics as m
+from contracts.services import TELEMETRY
 from contracts.version import VERSION
 from shared.messaging.bus import Bus
 from shared.runtime.metrics import gauge
@@ -41,6 +42,7 @@ class ServiceMetrics:
         self._failed: set[str] = set()
         self._pending = gauge(m.CONSUMER_PENDING, bus.metrics)
         self._unacknowledged = gauge(m.CONSUMER_UNACKNOWLEDGED, bus.metrics)
+        self._shed = gauge(m.TELEMETRY_SHED, bus.metrics)
         self._read_at = gauge(m.CONSUMERS_READ, bus.metrics)
         self._expiry = gauge(m.CERTIFICATE_EXPIRY, bus.metrics)
         self._push = None
@@ -57,6 +59,7 @@ class ServiceMetrics:
                 certificates_at_s = now_s + CERTIFICATES_EVERY_S
                 await self.read_certificates()
             await self.read_consumers()
+            await self.read_shed()
             await self.push()
             await asyncio.sleep(EVERY_S)
 
@@ -79,6 +82,23 @@ class ServiceMetrics:
         else:
             self._read_at.set(self._bus.clock.now().timestamp())
             self._failed.discard("consumers")
+
+    async def read_shed(self) -> None:
+        """Export how much telemetry the stream dropped: what neither was received nor waits. Redelivery hides some."""
+        durables = [name for name, each in self._bus.consumptions.items() if each.stream == TELEMETRY]
+        if not durables:
+            return
+        try:
+            last = (await self._bus.js.stream_info(TELEMETRY)).state.last_seq
+            infos = [await self._bus.js.consumer_info(TELEMETRY, name, timeout=_ANSWER_S) for name in durables]
+        except (nats.errors.Error, TimeoutError, OSError) as error:
+            self._note_failure("telemetry", error)
+            return
+        reached = sum(
+            (info.delivered.consumer_seq if info.delivered else 0) + (info.num_pending or 0) for info in infos
+        )
+        self._shed.set(max(0, last - reached))
+        self._failed.discard("telemetry")
 
     async def read_certificates(self) -> None:
         """Export when the certificates expire: those in files, and those that bus and store present."""
