@@ -82,10 +82,7 @@ HANDLING = Metric(
     "slipway_handling_seconds", "histogram", "Seconds from receipt to acknowledgement", ("fact",), HANDLING_S
 )
 CONSUMER_PENDING = Metric(
-    "slipway_consumer_pending_messages",
-    "gauge",
-    "Messages that a consumer has not received yet: its lag",
-    ("consumer",),
+    "slipway_consumer_pending_messages", "gauge", "Messages that a consumer has not received: its lag", ("consumer",)
 )
 CONSUMER_UNACKNOWLEDGED = Metric(
     "slipway_consumer_unacknowledged_messages",
@@ -94,9 +91,7 @@ CONSUMER_UNACKNOWLEDGED = Metric(
     ("consumer",),
 )
 TELEMETRY_SHED = Metric(
-    "slipway_telemetry_shed_messages",
-    "gauge",
-    "Batches of telemetry that the full stream dropped before this service received them, at least, since its start",
+    "slipway_telemetry_shed_messages", "gauge", "Batches of telemetry that the bus dropped before they were received"
 )
 CONSUMERS_READ = Metric(
     "slipway_consumers_read_timestamp_seconds",

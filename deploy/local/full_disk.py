@@ -1,8 +1,8 @@
 """Bring the message bus back after its disk was full, and keep a reserve on that disk.
 
 NATS gives up each stream whose write has failed: it answers no write to it any more, also once there is space, until
-the server is started again. Reads go on, and its liveness probe succeeds. So whoever keeps the server running looks
-at its health, and starts it again as soon as there is space, which is at once while the reserve is there.
+the server is started again. Reads go on, and its liveness probe succeeds. So the program that keeps the server running
+looks at its health, and starts it again as soon as there is space, which is at once while the reserve is there.
 Needs the standard library only.
 """
 

@@ -276,6 +276,7 @@ PLATFORM = Dashboard(
                     "Telemetry lost",
                     [
                         Query(total(rate(m.TELEMETRY_DROPPED, _EVERY)), "dropped"),
+                        Query(f"max(deriv({m.TELEMETRY_SHED}[5m]))", "batches dropped by the bus"),
                         Query(by(rate(m.UNDESCRIBED, _EVERY), "reason"), "undescribed: {{reason}}"),
                         Query(total(rate(m.RECORDS_IMPLAUSIBLE, _EVERY)), "implausible"),
                     ],

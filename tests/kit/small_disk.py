@@ -28,7 +28,7 @@ class SmallDisk:
                 file.write(bytes(4096))
 
     def free(self) -> None:
-        """Give back what `fill` took."""
+        """Free what `fill` took."""
         (self.path / FILLER).unlink(missing_ok=True)
 
 
