@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from clients.cli.doctor import assess, gather, numeric, servers, stack
+from clients.cli.doctor import assess, endpoints, gather, numeric, servers, stack
 from clients.cli.doctor.findings import Finding, failure, skipped
 from deploy.local import plan, triton
 from deploy.local.plan import StackConfig
@@ -203,6 +203,8 @@ def _running_stack(folder: StateFolder) -> Iterator[Check]:
     yield Check("parts", "asking every part", partial(stack.check_parts, folder))
     yield Check("nats", "asking the message bus", partial(stack.ask_when_ready, folder, "nats", servers.ask_nats))
     yield Check("s3", "trying a create-only put", partial(stack.ask_when_ready, folder, "s3", servers.ask_s3))
+    ask = partial(stack.ask_when_ready, folder, "endpoints", lambda _: endpoints.check_endpoints(folder))
+    yield Check("endpoints", "reading the endpoints of the fleet", ask)
 
 
 def _servers_alone(subject: Subject) -> Iterator[Check]:

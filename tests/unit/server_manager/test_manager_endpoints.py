@@ -15,6 +15,7 @@ from contracts.facts import (
 from decisions.route_edits import roll_back
 from services.server_manager.domain import staging
 from shared.errors import Transient
+from tests.kit.records import raising
 from tests.unit.server_manager.factories import deployable, stage_released, stage_requested, traffic_requested
 from tests.unit.server_manager.test_manager import V0, V1, V2, World
 
@@ -189,12 +190,8 @@ async def test_nothing_is_moved_where_its_memory_is_not_free(world):
 
 async def test_a_move_whose_process_dies_before_it_is_published_is_published_by_the_next_one(world):
     await promote(world, "t1", 1, fallback=0)
-    answers = world.manager._answers
-
-    async def die(_route):
-        raise asyncio.CancelledError
-
-    answers.publish_move = die
+    faults = world.routes.bucket.faults
+    faults.at[f"write {faults.counts.get('write', 0) + 1} after"] = raising(asyncio.CancelledError())
     with pytest.raises(asyncio.CancelledError):
         await lose(world, "default")
     assert routed(world)[0] == SECOND

@@ -1,0 +1,55 @@
+"""The check of the fleet's endpoints: which answer, what they hold, and whether active and previous stand apart."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from clients.cli.connection import find_stack
+from clients.cli.doctor.findings import Finding, ok, skipped, warning
+from clients.cli.runtimes import read_runtimes
+from clients.cli.version_records import read_routes
+from contracts.routes import Route
+from contracts.runtimes import FleetRuntime
+from deploy.local.state import StateFolder
+
+CHECK = "endpoints"
+GIB = 1024**3
+
+
+def check_endpoints(folder: StateFolder) -> Finding:
+    """Return what the endpoints of a running stack hold, as server-manager last saw them."""
+    try:
+        address = find_stack(folder.path)
+        endpoints, routes = asyncio.run(read_runtimes(address)), asyncio.run(read_routes(address))
+    except Exception as error:  # noqa: BLE001 - the bus has a check of its own
+        return skipped(CHECK, f"not known until the message bus answers ({type(error).__name__})")
+    return assess_endpoints(endpoints, routes)
+
+
+def assess_endpoints(endpoints: Sequence[FleetRuntime], routes: Mapping[str, Route]) -> Finding:
+    """Return a warning for an endpoint that does not answer, or that a version and the one behind it share."""
+    if not endpoints:
+        return skipped(CHECK, "no server-manager has listed them yet")
+    detail = "; ".join(map(_describe, endpoints))
+    if any(not endpoint.answers for endpoint in endpoints):
+        return warning(CHECK, detail, "see `slipway ps`; what it held is loaded again when it is back")
+    shared = sorted(model for model, route in routes.items() if _shares(route, endpoints))
+    if shared:
+        reason = f"active and previous share one: {', '.join(shared)}; {detail}"
+        return warning(CHECK, reason, "the next release of each, or a restart of its Triton, parts them")
+    return ok(CHECK, detail)
+
+
+def _describe(endpoint: FleetRuntime) -> str:
+    name = endpoint.endpoint_name or endpoint.name
+    if not endpoint.answers:
+        return f"{name} at {endpoint.endpoint} does not answer"
+    size = f"{endpoint.reserved_bytes / GIB:.1f} of {endpoint.memory_budget_bytes / GIB:.1f} GiB reserved"
+    return f"{name} holds {len(endpoint.targets)} targets, {size}"
+
+
+def _shares(route: Route, endpoints: Sequence[FleetRuntime]) -> bool:
+    """Return whether active and previous are on one endpoint of a runtime that has several."""
+    if route.active is None or route.previous is None or route.active.endpoints != route.previous.endpoints:
+        return False
+    runtimes = [endpoint.name for endpoint in endpoints if endpoint.endpoint in route.active.endpoints]
+    return any([endpoint.name for endpoint in endpoints].count(runtime) > 1 for runtime in runtimes)

@@ -1,0 +1,46 @@
+"""What the doctor makes of the endpoints of a fleet."""
+
+from clients.cli.doctor.endpoints import GIB, assess_endpoints
+from contracts.runtimes import FleetRuntime
+from testbed.factories import route, served
+
+
+def endpoint(endpoint_name, address, **more):
+    values = {
+        "name": "default",
+        "endpoint_name": endpoint_name,
+        "memory_budget_bytes": 4 * GIB,
+        "answers": True,
+        **more,
+    }
+    return FleetRuntime(endpoint=address, **values)
+
+
+def standing(active, previous):
+    """Return the routes of a model whose active and previous target are on these addresses."""
+    return {
+        "bot": route(active=served(2, endpoints=(active,)), canary=None).model_copy(
+            update={"previous": served(1, endpoints=(previous,))}
+        )
+    }
+
+
+FIRST, SECOND = endpoint("default", "a:1", reserved_bytes=GIB), endpoint("triton-2", "b:1")
+
+
+def test_each_endpoint_is_shown_with_what_it_holds():
+    found = assess_endpoints([FIRST, SECOND], standing("a:1", "b:1"))
+    assert (found.state, found.detail) == (
+        "ok",
+        "default holds 0 targets, 1.0 of 4.0 GiB reserved; triton-2 holds 0 targets, 0.0 of 4.0 GiB reserved",
+    )
+    assert assess_endpoints([], {}).state == "skipped"
+
+
+def test_one_that_does_not_answer_or_is_shared_is_a_warning():
+    silent = assess_endpoints([FIRST, endpoint("triton-2", "b:1", answers=False)], {})
+    assert (silent.state, "triton-2 at b:1 does not answer" in silent.detail) == ("warning", True)
+    shared = assess_endpoints([FIRST, SECOND], standing("b:1", "b:1"))
+    assert (shared.state, shared.detail.startswith("active and previous share one: bot; ")) == ("warning", True)
+    alone = [FIRST, endpoint("next", "b:1", name="next")]
+    assert assess_endpoints(alone, standing("b:1", "b:1")).state == "ok", "the runtime has no other endpoint"
