@@ -1,6 +1,6 @@
 """Alerts: raised once, updated while they last, resolved only after the condition has been gone for a while."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -24,7 +24,7 @@ class AlertState(Contract):
     """An alert that is open, or the last one of its key.
 
     Attributes:
-        occurrence: How many alerts of this key there were, this one included.
+        occurrence: Its number among the alerts of its key, of which those that were dropped leave a gap.
         published_at: When its last fact was decided.
         calm_since: Since when the condition has been gone; None while it lasts.
     """
@@ -116,15 +116,28 @@ def decide_alerts(
     environment: Environment,
     release_id: str | None,
     update_every_s: float,
+    dropped: int = 0,
 ) -> Decided:
-    """Decide which alerts of a target are raised, updated or resolved."""
+    """Decide which alerts of a target are raised, updated or resolved.
+
+    Args:
+        alerts: The alerts of its model.
+        target: The target.
+        findings: What the evidence shows.
+        now: The time.
+        environment: Where the target is served.
+        release_id: Its release.
+        update_every_s: The least time between two updates of an alert.
+        dropped: The highest occurrence of an alert that is known no more: one of a key without an alert is numbered
+            after it, so that no id is used again.
+    """
     after, facts, ended = dict(alerts), list[AlertFact](), list[str]()
     for finding in findings:
         key = alert_key(target, finding.key)
         alert = after.get(key)
         if alert is None or not alert.open:
             if finding.fired:
-                after[key] = _raise(alert, target, finding, now, environment)
+                after[key] = _raise(alert.occurrence if alert else dropped, target, finding, now, environment)
                 facts.append(AlertRaised(**_fields_of(after[key], release_id)))
             continue
         after[key] = _continue(alert, finding, now, update_every_s)
@@ -148,10 +161,22 @@ def resolve_all(
     return Decided(after, tuple(facts))
 
 
-def _raise(
-    last: AlertState | None, target: Target, finding: Finding, now: datetime, environment: Environment
-) -> AlertState:
-    occurrence = last.occurrence + 1 if last else 1
+def drop_alerts(
+    alerts: Mapping[str, AlertState], gone: Callable[[str, AlertState], bool], dropped: int
+) -> tuple[dict[str, AlertState], int]:
+    """Return the alerts without those that are resolved and gone, and the highest occurrence of all that were dropped.
+
+    Args:
+        alerts: The alerts of a model.
+        gone: Whether an alert, with its key, is of something that is not watched any more.
+        dropped: The highest occurrence of those that were dropped before.
+    """
+    kept = {key: alert for key, alert in alerts.items() if alert.open or not gone(key, alert)}
+    return kept, max((dropped, *(alert.occurrence for key, alert in alerts.items() if key not in kept)))
+
+
+def _raise(last: int, target: Target, finding: Finding, now: datetime, environment: Environment) -> AlertState:
+    occurrence = last + 1
     return AlertState(
         alert_id=alert_id(environment, target, finding.key, occurrence),
         occurrence=occurrence,

@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from decisions.alerts import Finding
+from decisions.alerts import Finding, drop_alerts
 from decisions.clocks import TOLERANCE_S, is_wrong
 from services.monitor.domain.record import GatewayClock, MonitorState
 
@@ -25,8 +25,8 @@ def note_clock(state: MonitorState, gateway: str, offset: float, now: datetime) 
     gone = {name for name in (*silent, *surplus) if not _is_alerted(state, name)}
     if gone:
         keys = {_key(name) for name in gone}
-        kept = {key: alert for key, alert in state.alerts.items() if key.partition("/")[2] not in keys}
-        state = state.model_copy(update={"alerts": kept})
+        alerts, dropped = drop_alerts(state.alerts, lambda key, _: key.partition("/")[2] in keys, state.dropped)
+        state = state.model_copy(update={"alerts": alerts, "dropped": dropped})
     return state.model_copy(update={"clocks": {name: clock for name, clock in clocks.items() if name not in gone}})
 
 

@@ -12,7 +12,7 @@ from contracts.records import outbox_entry
 from contracts.routes import Route
 from contracts.vocabulary import Target
 from decisions import observe_loop
-from decisions.alerts import AlertFact, AlertState, Finding, resolve_all
+from decisions.alerts import AlertFact, AlertState, Finding, drop_alerts, resolve_all
 from decisions.clocks import put_right
 from decisions.observation import Role
 from decisions.observe_loop import AlertRules
@@ -228,6 +228,7 @@ def _decide_alerts(state: MonitorState, watched: TargetState, cause: Cause, rule
         rules=rules.alerts,
         environment=state.environment,
         findings=of_model,
+        dropped=state.dropped,
     )
     if assessed.watched is not state.targets[str(watched.target)]:
         state = _with_target(state, assessed.watched)
@@ -263,6 +264,7 @@ def _assess_canary(state: MonitorState, watched: TargetState, cause: Cause, rule
 
 
 def _leave(state: MonitorState, watched: TargetState, cause: Cause, rules: Rules, reason: str) -> MonitorState:
+    """Return the record without a target: its windows are closed, and its alerts resolved and dropped."""
     watched, summaries = close_windows(watched, cause.at, rules.windowing, all_of_them=True)
     name = str(watched.target)
     state = _publish(
@@ -270,7 +272,9 @@ def _leave(state: MonitorState, watched: TargetState, cause: Cause, rules: Rules
     )
     decided = resolve_all(state.alerts, watched.target, cause.at, release_id=watched.release_id or None, reason=reason)
     state = add_alerts(state, decided.alerts, decided.facts, cause, watched)
-    return state.model_copy(update={"targets": {key: target for key, target in state.targets.items() if key != name}})
+    targets = {key: target for key, target in state.targets.items() if key != name}
+    alerts, dropped = drop_alerts(state.alerts, lambda _, alert: str(alert.target) not in targets, state.dropped)
+    return state.model_copy(update={"targets": targets, "alerts": alerts, "dropped": dropped})
 
 
 def _publish(

@@ -109,7 +109,8 @@ class MonitorState(OutboxRecord):
         routed: The versions that the last route names, whose policies are kept.
         policies: By version.
         targets: By name.
-        alerts: By target and key.
+        alerts: By target and key; those of targets that are not watched any more are dropped.
+        dropped: The highest occurrence of an alert that was dropped.
         applied: Ids of the last events that were applied.
         seen: The last request keys, concatenated, so that a record that is delivered twice counts once.
         duplicates: Records that came before.
@@ -121,8 +122,8 @@ class MonitorState(OutboxRecord):
         ignored_at: When the last of these batches came.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 11
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 11), unchanged) | {9: without_credit}
+    SCHEMA_VERSION: ClassVar[int] = 12
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 12), unchanged) | {9: without_credit}
 
     model: ModelName
     environment: Environment
@@ -131,6 +132,7 @@ class MonitorState(OutboxRecord):
     policies: dict[str, Policy] = Field(default_factory=dict)
     targets: dict[str, TargetState] = Field(default_factory=dict)
     alerts: dict[str, AlertState] = Field(default_factory=dict)
+    dropped: int = 0
     applied: tuple[str, ...] = ()
     seen: str = ""
     duplicates: int = 0

@@ -1,11 +1,16 @@
 """What an alert says while it is open, and how it ends: drills, recoveries, little traffic."""
 
+import json
+
 import pytest
 
 from contracts.facts import AlertRaised, AlertResolved, AlertUpdated
 from decisions.observation import SLOTS_PER_WINDOW
 from services.monitor.domain import monitoring
-from tests.unit.monitor.factories import RULES, cause, failed, feed, published, record, routed, take
+from services.monitor.domain.record import MonitorState
+from shared.storage.record_format import dump, parse
+from testbed import factories as f
+from tests.unit.monitor.factories import RULES, cause, failed, feed, policy, published, record, routed, take, watch
 
 
 def slow(at, **about):
@@ -79,3 +84,53 @@ def test_the_slots_of_a_trigger_are_bounded():
         after = take(after, [record(5.0 * number)], 5.0 * number + 1)
     slots = next(iter(after.targets.values())).triggers["errors"].slots
     assert len(slots) <= 2 * SLOTS_PER_WINDOW + 2
+
+
+def staged(state, version, at, *, serves=True):
+    route = f.route(
+        active=f.served(version) if serves else None,
+        canary=None,
+        previous=None,
+        history=(),
+        quarantined=(),
+        epoch=int(at),
+    )
+    return monitoring.follow_route(state, route, cause(at), RULES)
+
+
+def test_the_record_does_not_grow_with_the_alerts_of_versions_that_are_gone_and_no_id_comes_again():
+    state, sizes, ids = MonitorState(model=f.MODEL, environment="staging"), [], []
+    for number in range(1, 301):
+        version, at = 1 + number % 100, 1000.0 * number
+        state = monitoring.add_policy(state, version, f"r-{version}", policy(), cause(at))
+        state = staged(state, version, at)
+        state = take(state, [failed(at + i, version=version, environment="staging") for i in range(10)], at + 15)
+        state = staged(state, version, at + 20, serves=False)
+        ids += [alert.alert_id for alert in published(state, AlertRaised)]
+        state = state.model_copy(update={"outbox": ()})
+        sizes.append(len(state.alerts))
+    assert len(set(ids)) == len(ids) == 300
+    assert set(sizes) == {0}
+
+
+def test_the_alert_of_a_version_that_stays_is_kept_when_another_leaves():
+    state = feed(routed(canary=8, of=watch(versions=(7, 8))), 20, 1, failed, batch_s=1)
+    (alert,) = published(state, AlertRaised)
+    state = routed(of=state, epoch=13, at=30.0)
+    assert [each.alert_id for each in state.alerts.values() if each.open] == [alert.alert_id]
+
+
+def test_a_record_of_the_version_before_forgets_the_alerts_of_targets_that_are_gone():
+    state = feed(routed(), 20, 1, failed, batch_s=1)
+    (alert,) = state.alerts.values()
+    closed = [
+        alert.model_copy(update={"target": f.target(number), "open": False, "occurrence": number})
+        for number in range(1, 6)
+    ]
+    old = {f"{each.target}/errors": each for each in closed}
+    fields = json.loads(dump(state.model_copy(update={"alerts": {**state.alerts, **old}})))
+    del fields["dropped"], fields["routed"]
+    read, _ = parse(MonitorState, json.dumps({**fields, "schema_version": 10}).encode(), "alerts/x")
+    assert len(read.alerts) == 6
+    after = routed(active=9, of=read, epoch=13, at=30.0)
+    assert (after.alerts, after.dropped) == ({}, 5)
