@@ -1,7 +1,8 @@
-"""The tensors of every Slipway engine backend: those of Triton's own vLLM backend, and two more to score a text.
+"""The tensors of every Slipway engine backend: those of Triton's own vLLM backend, and three more.
 
 `prompt_token_ids` (a JSON list) replaces the text, and `return_prompt_logprobs` requests its score: `prompt_logprobs`
 is a JSON list with the log-probability, in nats, of each token of the prompt given those before it; the first is null.
+Only requests with the same `cache_salt` share cached prefixes.
 
 A request of the OpenAI API comes as `http_request` (a JSON object with method, path, request_id, deadline_s, model,
 cache_salt, traceparent and stream) and `http_body` instead. Its answer comes in parts: `http_body` has bytes of the
@@ -49,6 +50,7 @@ class Ask:
     want_prompt_logprobs: bool
     want_num_input_tokens: bool
     want_num_output_tokens: bool
+    cache_salt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -199,6 +201,7 @@ def parse(request: Any) -> Ask:
         want_prompt_logprobs=want_prompt_logprobs,
         want_num_input_tokens=_flag(request, "return_num_input_tokens"),
         want_num_output_tokens=_flag(request, "return_num_output_tokens"),
+        cache_salt=_text(salt) if (salt := _first(request, "cache_salt")) else None,
     )
 
 

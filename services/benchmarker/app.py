@@ -101,7 +101,8 @@ class Benchmarker:
         sides = await self._load_sides(staged, plan, prompts)
         if sides is None:
             return (), _NO_WARM_UP_ANSWER
-        load = Load(engine=self.engine, clock=self.clock, sides=sides, profile=profile)
+        salt = f"{plan.output_key}-{self.clock.now().isoformat()}"
+        load = Load(engine=self.engine, clock=self.clock, sides=sides, profile=profile, salt=salt)
         warm_up = await load.warm_up()
         if profile.warmup_requests and has_lost_baseline(warm_up):
             return warm_up, _NO_WARM_UP_ANSWER  # the load would fail in the same way, but take longer

@@ -32,13 +32,19 @@ class Load:
         clock: Measures the time.
         sides: The two targets.
         profile: Number of requests, length of answers, deadline.
+        salt: Unique to this load. Each of its requests has a cache salt of its own, so that the prefill of each is
+            computed: the baseline serves since before, and would have the prompts of earlier benchmarks in its cache.
     """
 
-    def __init__(self, *, engine: Engine, clock: Clock, sides: Mapping[Side, LoadedSide], profile: LoadProfile) -> None:
+    def __init__(
+        self, *, engine: Engine, clock: Clock, sides: Mapping[Side, LoadedSide], profile: LoadProfile, salt: str
+    ) -> None:
         self._engine = engine
         self._clock = clock
         self._sides = sides
         self._profile = profile
+        self._salt = salt
+        self._sent = 0
 
     async def warm_up(self) -> tuple[RequestRecord, ...]:
         """Send the warm-up requests of both sides, one after the other; they are excluded from every figure.
@@ -104,8 +110,14 @@ class Load:
     ) -> str | None:
         """Receive one answer and return the kind of error; None if there was none."""
         profile = self._profile
+        self._sent += 1
         stream = self._engine.stream(
-            served, prompt, output_tokens=profile.output_tokens, timeout_s=profile.timeout_s, number=arrival.pair
+            served,
+            prompt,
+            output_tokens=profile.output_tokens,
+            timeout_s=profile.timeout_s,
+            number=arrival.pair,
+            cache_salt=f"{self._salt}-{self._sent}",
         )
         try:
             async with asyncio.timeout(profile.timeout_s), contextlib.aclosing(stream) as deltas:

@@ -27,11 +27,12 @@ class Engine(Protocol):
         timeout_s: float,
         number: int,
         logprobs: bool = False,
+        cache_salt: str | None = None,
     ) -> AsyncGenerator[Delta, None]:
         """Stream one answer of exactly `output_tokens` tokens if the engine supports it.
 
         `number` chooses the endpoint. With `logprobs` the pieces carry the log-probabilities of their tokens, if the
-        engine returns them.
+        engine returns them. Only requests with the same `cache_salt` share cached prefixes, if the engine takes one.
 
         Raises:
             SlipwayError: The engine is lost or rejects the request; the code says which.

@@ -77,6 +77,7 @@ async def generate(
     deadlines: Deadlines | None = None,
     request_id: str = "",
     logprobs: bool = False,
+    cache_salt: str | None = None,
 ) -> AsyncGenerator[Delta, None]:
     """Stream an answer; leaving the iteration early (`aclose`) aborts the request in the engine.
 
@@ -88,6 +89,7 @@ async def generate(
         deadlines: time limits of the engine's silence.
         request_id: for the logs of Triton.
         logprobs: request the log-probabilities of the generated tokens, too.
+        cache_salt: only requests with the same one share cached prefixes; the model must have this input.
 
     Yields:
         Pieces in order; the last one carries the finish reason.
@@ -98,6 +100,8 @@ async def generate(
     """
     parameters = {**sampling, "logprobs": 1} if logprobs else sampling
     texts = {"text_input": prompt, "sampling_parameters": json.dumps(dict(parameters))}
+    if cache_salt is not None:
+        texts["cache_salt"] = cache_salt
     flags = ("stream", *USUAL_FLAGS, "return_logprobs") if logprobs else ("stream", *USUAL_FLAGS)
     request = build_request(triton_name, texts, flags, request_id)
     finished = False

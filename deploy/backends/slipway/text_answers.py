@@ -4,6 +4,7 @@ import contextlib
 from typing import Any
 
 from engine_tensors import Ask, Piece
+from openai_record import salted
 from replies import Reply
 
 
@@ -32,8 +33,7 @@ async def generate(llm: Any, ask: Ask, reply: Reply, request_id: str) -> None:
     if sampling.n != 1:
         message = "n must be 1: send one request per completion"
         raise ValueError(message)
-    prompt = ask.text if ask.token_ids is None else {"prompt_token_ids": ask.token_ids}
-    async with contextlib.aclosing(llm.generate(prompt, sampling, request_id)) as outputs:
+    async with contextlib.aclosing(llm.generate(prompt_of(ask), sampling, request_id)) as outputs:
         async for output in outputs:
             piece = _piece(output)
             if ask.stream and not piece.num_output_tokens and piece.finish_reason is None:
@@ -41,6 +41,13 @@ async def generate(llm: Any, ask: Ask, reply: Reply, request_id: str) -> None:
             if ask.prepend_input:
                 piece = Piece(**{**vars(piece), "text": ask.text + piece.text})
             reply.send(ask, piece)
+
+
+def prompt_of(ask: Ask) -> Any:
+    """Return the prompt of a request as vLLM takes it."""
+    if ask.token_ids is not None:
+        return salted({"prompt_token_ids": ask.token_ids}, ask.cache_salt)
+    return ask.text if ask.cache_salt is None else salted({"prompt": ask.text}, ask.cache_salt)
 
 
 def _piece(output: Any) -> Piece:

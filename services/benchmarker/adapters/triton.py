@@ -14,6 +14,7 @@ from shared.serving.openai_stream import ApiRequest
 from shared.serving.tensors import USUAL_FLAGS, Delta, build_request, raw_outputs, read_json
 
 PROMPT_LOGPROBS = "prompt_logprobs"
+CACHE_SALT = "cache_salt"
 
 
 class TritonEngine:
@@ -21,8 +22,9 @@ class TritonEngine:
 
     def __init__(self, channels: Channels) -> None:
         self._channels = channels
+        self._takes_salt: dict[tuple[str, str], bool] = {}
 
-    def stream(
+    async def stream(
         self,
         served: ServedTarget,
         prompt: str,
@@ -31,11 +33,13 @@ class TritonEngine:
         timeout_s: float,
         number: int,
         logprobs: bool = False,
+        cache_salt: str | None = None,
     ) -> AsyncGenerator[Delta, None]:
         """Stream one answer, greedy and past any end of text, so that both sides do the same work."""
         endpoint = served.endpoints[number % len(served.endpoints)]
         sampling = {"max_tokens": output_tokens, "temperature": 0.0, "ignore_eos": True}
-        return generate(
+        is_salted = cache_salt is not None and await self._has_salt(endpoint, served, timeout_s)
+        answer = generate(
             self._channels.get(endpoint),
             served.target.triton_name,
             prompt,
@@ -43,20 +47,34 @@ class TritonEngine:
             # The deadline of the load covers the whole answer and expires first; these only end a stuck stream.
             deadlines=Deadlines(first_token_s=2 * timeout_s, inter_token_s=2 * timeout_s),
             logprobs=logprobs,
+            cache_salt=cache_salt if is_salted else None,
         )
+        async with contextlib.aclosing(answer) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    async def _has_salt(self, endpoint: str, served: ServedTarget, timeout_s: float) -> bool:
+        """Return whether a target was loaded with an input for the salt: one loaded by an earlier version was not."""
+        name = served.target.triton_name
+        if (endpoint, name) not in self._takes_salt:
+            metadata = await self._metadata(endpoint, name, timeout_s)
+            self._takes_salt[endpoint, name] = any(tensor.name == CACHE_SALT for tensor in metadata.inputs)
+        return self._takes_salt[endpoint, name]
 
     async def can_score(self, served: ServedTarget, *, timeout_s: float) -> bool:
         """Return whether the backend returns log-probabilities of a prompt: ours does, Triton's own does not."""
+        metadata = await self._metadata(served.endpoints[0], served.target.triton_name, timeout_s)
+        return any(output.name == PROMPT_LOGPROBS for output in metadata.outputs)
+
+    async def _metadata(self, endpoint: str, name: str, timeout_s: float) -> Any:
         import grpc
         from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-        name = served.target.triton_name
-        stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channels.get(served.endpoints[0]))
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channels.get(endpoint))
         try:
-            metadata = await stub.ModelMetadata(service_pb2.ModelMetadataRequest(name=name), timeout=timeout_s)
+            return await stub.ModelMetadata(service_pb2.ModelMetadataRequest(name=name), timeout=timeout_s)
         except grpc.RpcError as error:
             raise classify_rpc_error(error, name) from error
-        return any(output.name == PROMPT_LOGPROBS for output in metadata.outputs)
 
     async def score(self, served: ServedTarget, token_ids: Sequence[int], *, timeout_s: float) -> tuple[float, ...]:
         """Return the log-probability of every token but the first; the engine also generates one token, as it must."""
@@ -89,4 +107,5 @@ class TritonEngine:
 
     async def retire(self, served: Sequence[ServedTarget]) -> None:
         """Close the channels to endpoints that are no longer measured."""
+        self._takes_salt.clear()
         await self._channels.keep_only({endpoint for target in served for endpoint in target.endpoints})

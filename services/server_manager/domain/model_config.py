@@ -39,6 +39,9 @@ _SCORING_INPUTS = (("prompt_token_ids", "TYPE_STRING", True), ("return_prompt_lo
 _SCORING_OUTPUTS = (("prompt_logprobs", "TYPE_STRING", -1),)
 """What our own backends have beyond Triton's: the log-probabilities of a prompt's tokens."""
 
+_SALT_INPUTS = (("cache_salt", "TYPE_STRING", True),)
+"""What our own backends have, too: prefixes that are cached for requests with the same salt only."""
+
 _HTTP_INPUTS = (("http_request", "TYPE_STRING", True), ("http_body", "TYPE_STRING", True))
 _HTTP_OUTPUTS = (("http_head", "TYPE_STRING", -1), ("http_body", "TYPE_STRING", -1), ("http_record", "TYPE_STRING", -1))
 """What our own backends have, too: requests of the OpenAI API, and their answers."""
@@ -142,7 +145,8 @@ def plan_model_files(name: str, model_dir: str, engine: EngineConfig) -> dict[st
     if engine.kind == "slipway" or "token_nll" in engine.toy:
         inputs, outputs = inputs + _SCORING_INPUTS, outputs + _SCORING_OUTPUTS
     if engine.kind in {"slipway", "toy"}:
-        inputs, outputs = (("text_input", "TYPE_STRING", True), *inputs[1:], *_HTTP_INPUTS), outputs + _HTTP_OUTPUTS
+        inputs = (("text_input", "TYPE_STRING", True), *inputs[1:], *_SALT_INPUTS, *_HTTP_INPUTS)
+        outputs += _HTTP_OUTPUTS
     # On a GPU the engine chooses its devices itself: Triton reserves none.
     kind = "KIND_MODEL" if engine.kind == "slipway" and engine.device == "gpu" else "KIND_CPU"
     # Triton wants a version folder, and git-like tools drop empty ones: the file says why it is there.

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from services.benchmarker.adapters.triton import TritonEngine
 from services.benchmarker.domain import tool_calls
 from shared.serving.engine_streams import stream_api
 from shared.serving.inference import Channels, Deadlines
@@ -164,6 +165,23 @@ async def test_two_teams_do_not_share_cached_prefixes_of_the_same_prompt_and_one
         cached.append(records[-1]["cached_tokens"])
     assert [count > 0 for count in cached] == [False, True, False, True, False, True, True], cached
     assert json.loads(answer)["usage"]["prompt_tokens"] > max(cached)
+
+
+async def test_a_text_with_a_salt_leaves_no_cached_prefix_to_others(api, served):
+    """Benchmarks salt each request, so that no engine has the prompts of an earlier one in its cache."""
+    prompt = " ".join(f"Parcel {number} was lost." for number in range(80))
+    body = {"model": "bot", "prompt": prompt, "max_tokens": 2, "temperature": 0}
+    channels = Channels()
+    answer = TritonEngine(channels).stream(
+        served, prompt, output_tokens=2, timeout_s=60.0, number=0, cache_salt="benchmark-1"
+    )
+    assert sum([piece.output_tokens async for piece in answer]) == 2
+    await channels.close()
+    cached = []
+    for salt in (None, "benchmark-2", "benchmark-1"):
+        _, _, _, records = await api.ask("/v1/completions", body, salt=salt)
+        cached.append(records[-1]["cached_tokens"])
+    assert [count > 0 for count in cached] == [False, False, True], cached
 
 
 async def test_an_answer_in_one_part_reports_its_first_token_and_then_its_progress(api):

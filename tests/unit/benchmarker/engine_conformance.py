@@ -44,6 +44,16 @@ class EngineConformance:
         assert pieces[-1].finish_reason == "length"
         assert max(piece.input_tokens for piece in pieces) > 0
 
+    def test_a_request_with_a_cache_salt_of_its_own_is_answered(self):
+        async def main():
+            async with self.engine() as engine:
+                stream = engine.stream(
+                    self.answering(), "Hello.", output_tokens=3, timeout_s=20.0, number=0, cache_salt="only this"
+                )
+                return [piece async for piece in stream]
+
+        assert sum(piece.output_tokens for piece in self.run(main())) == 3
+
     def test_a_target_that_is_not_there_is_unreachable(self):
         async def main():
             async with self.engine() as engine:

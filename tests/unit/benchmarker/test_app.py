@@ -119,6 +119,24 @@ def test_another_attempt_or_baseline_is_measured_anew(change):
     assert len(reports.stored) == 2
 
 
+def test_a_second_variant_is_compared_with_a_baseline_that_has_nothing_of_the_first_in_its_cache():
+    """The baseline is production's own engine and stays loaded; each candidate is new, and so is its cache."""
+    gptq = CANDIDATE.model_copy(update={"variant": "gptq-int4"})
+    benchmarker = make(Behaviour(caches=True), Behaviour(caches=True))
+    benchmarker.engine.behaviours[str(gptq)] = Behaviour(caches=True)
+    for target in (CANDIDATE, gptq):
+        report, _, _ = measure(benchmarker, staged(candidate=served(target)))
+        ratio = next(ratio for ratio in report.ratios if ratio.metric == "ttft_ms.p50")
+        assert ratio.value == pytest.approx(1.0, abs=0.01), target
+
+
+def test_a_repeated_measurement_finds_nothing_of_the_first_in_a_cache():
+    benchmarker = make(Behaviour(caches=True), Behaviour(caches=True))
+    for attempt in (1, 2):
+        report, _, _ = measure(benchmarker, staged(attempt=attempt))
+        assert report.candidate_summary.ttft_ms.p50 == pytest.approx(100, abs=1)
+
+
 def test_other_hardware_is_measured_anew():
     reports = FakeReports()
     measure(make(reports=reports), staged())

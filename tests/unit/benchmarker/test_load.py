@@ -26,7 +26,7 @@ def make(candidate=None, baseline=None, *, profile=PROFILE, prompts=("p0", "p1")
         "candidate": LoadedSide(served(CANDIDATE), prompts),
         "baseline": LoadedSide(served(BASELINE), ("b0", "b1")),
     }
-    return engine, Load(engine=engine, clock=VirtualClock(EPOCH), sides=sides, profile=profile)
+    return engine, Load(engine=engine, clock=VirtualClock(EPOCH), sides=sides, profile=profile, salt="s")
 
 
 def run(candidate=None, baseline=None, *, profile=PROFILE, prompts=("p0", "p1"), plan=PLAN, progress=ignore):
@@ -159,7 +159,7 @@ def test_a_defect_in_an_adapter_is_not_taken_for_an_error_of_the_engine():
         "candidate": LoadedSide(served(CANDIDATE), ("p", "p")),
         "baseline": LoadedSide(served(BASELINE), ("p", "p")),
     }
-    load = Load(engine=Broken({}), clock=VirtualClock(EPOCH), sides=sides, profile=PROFILE)
+    load = Load(engine=Broken({}), clock=VirtualClock(EPOCH), sides=sides, profile=PROFILE, salt="s")
     with pytest.raises(ExceptionGroup) as caught:
         run_virtually(load.run(PLAN, ignore))
     assert caught.group_contains(KeyError)

@@ -6,6 +6,7 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 BACKENDS = Path(__file__).resolve().parents[3] / "deploy" / "backends"
@@ -39,12 +40,13 @@ class FakeSender:
 @contextlib.contextmanager
 def load_backend(monkeypatch, name):
     """Import a module of the backends as Triton's stub would, with stand-ins for what only the stub has."""
-    modules = ("engine_tensors", "replies")
+    modules = ("engine_tensors", "replies", "text_answers", "openai_record", "error_source", "schema_check")
     utils = types.ModuleType("triton_python_backend_utils")
     utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL = FINAL
     utils.Logger = types.SimpleNamespace(log_error=lambda _message: None)
     utils.Tensor = lambda name, value: (name, value)
     utils.TritonError = str
+    utils.get_input_tensor_by_name = lambda asked, name: asked.get(name)
     utils.InferenceResponse = lambda output_tensors, error=None: (output_tensors, error)
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", utils)
     monkeypatch.syspath_prepend(str(BACKENDS))
@@ -74,6 +76,40 @@ def reply(replies, sender):
 def ask(replies):
     names = replies.Ask.__dataclass_fields__
     return replies.Ask(**{name: ("" if name == "text" else {} if name == "sampling" else False) for name in names})
+
+
+class Tensors:
+    """The inputs of a request by name, as Triton's stub has them."""
+
+    def __init__(self, **values: object) -> None:
+        self.values = values
+
+    def get(self, name):
+        value = self.values.get(name)
+        return None if value is None else types.SimpleNamespace(as_numpy=lambda: np.array([value], dtype=object))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "prompt"),
+    [
+        ({"text_input": b"hello"}, "hello"),
+        ({"text_input": b"hello", "cache_salt": b"only this"}, {"prompt": "hello", "cache_salt": "only this"}),
+        (
+            {"text_input": b"", "prompt_token_ids": b"[1, 2]", "cache_salt": b"s"},
+            {"prompt_token_ids": [1, 2], "cache_salt": "s"},
+        ),
+        ({"text_input": b"", "prompt_token_ids": b"[1, 2]"}, {"prompt_token_ids": [1, 2]}),
+        ({"text_input": b"hello", "cache_salt": b""}, "hello"),
+    ],
+    ids=["text", "salted text", "salted tokens", "tokens", "empty salt"],
+)
+def test_a_text_has_cached_prefixes_of_its_own_if_it_comes_with_a_salt(monkeypatch, tensors, prompt):
+    monkeypatch.syspath_prepend(str(BACKENDS / "slipway"))
+    with load_backend(monkeypatch, "engine_tensors") as engine_tensors:
+        text_answers = importlib.import_module("text_answers")
+        asked = engine_tensors.parse(Tensors(**tensors))
+        assert text_answers.prompt_of(asked) == prompt
+        assert asked.sampling == {}
 
 
 def test_an_open_stream_asks_and_sends(replies, reply, sender):
