@@ -66,9 +66,9 @@ def assess_gates(policy: ReleasePolicy, benchmark: VariantBenchmarked) -> tuple[
         return "fail", "; ".join(f"{gate.name}: {gate.reason}" for gate in failed) or "the benchmark failed"
     answered = [gate.name for gate in benchmark.gates if gate.verdict == "pass"]
     missing = [gate.name for gate in policy.gates if not any(name.startswith(gate.name) for name in answered)]
+    open_gates = [f"{gate.name}: {gate.reason}" for gate in benchmark.gates if gate.verdict == "inconclusive"]
     if missing:
-        return "inconclusive", f"no evidence for {', '.join(missing)}"
+        return "inconclusive", "; ".join([f"no evidence for {', '.join(missing)}", *open_gates])
     if benchmark.verdict == "inconclusive":
-        open_gates = [f"{gate.name}: {gate.reason}" for gate in benchmark.gates if gate.verdict == "inconclusive"]
         return "inconclusive", "; ".join(open_gates) or "the benchmark was inconclusive"
     return "pass", "every gate passed"

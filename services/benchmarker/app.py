@@ -2,8 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
 
 from contracts.envelope import Event
 from contracts.facts import GateResult, ServedQuality, VariantBenchmarked, VariantFailed, VariantStaged, WorkProgressed
@@ -14,7 +13,7 @@ from services.benchmarker.domain import tool_calls
 from services.benchmarker.domain.hardware import Hardware
 from services.benchmarker.domain.plan import BenchmarkPlan, plan_arrivals, plan_benchmark
 from services.benchmarker.domain.prompts import Prompt, choose_fitting, digest_prompts, parse_evaluation
-from services.benchmarker.domain.records import RequestRecord, Side, has_lost_baseline
+from services.benchmarker.domain.records import RequestRecord, Side, describe_lost, has_lost_baseline
 from services.benchmarker.domain.report import make_report, to_event
 from services.benchmarker.domain.served_quality import not_measured
 from services.benchmarker.fitting import Fitting
@@ -37,7 +36,8 @@ class Benchmarker:
     """The use case: one measurement per staged candidate.
 
     Attributes:
-        give_up_after_s: Time after staging until which a measurement is repeated if the baseline's engine is lost.
+        give_up_after_s: Time since its first try until which a measurement is repeated if the baseline's engine is
+            lost; it is repeated once at least.
     """
 
     engine: Engine
@@ -46,15 +46,14 @@ class Benchmarker:
     clock: Clock
     hardware: Hardware
     give_up_after_s: float = 900.0
+    _first_lost_s: dict[str, float] = field(default_factory=dict)
 
-    async def measure(
-        self, staged: VariantStaged, staged_at: datetime, progress: Progress
-    ) -> tuple[BenchmarkReport, ArtifactRef]:
+    async def measure(self, staged: VariantStaged, progress: Progress) -> tuple[BenchmarkReport, ArtifactRef]:
         """Return the committed report of a staged candidate: an existing one, or a new one.
 
         Raises:
-            Permanent: The evaluation set cannot be used, or the baseline's engine was lost for too long.
-            Transient: The baseline's engine was lost, so that there is nothing to compare with.
+            Permanent: The evaluation set cannot be used.
+            Transient: The baseline's engine was lost, so that there is nothing to compare with: try again.
         """
         prompts = await self._prompts(staged)
         plan = plan_benchmark(staged, hardware=self.hardware.fingerprint(), prompts=digest_prompts(prompts))
@@ -64,7 +63,7 @@ class Benchmarker:
         started_at, started_s = self.clock.now(), self.clock.monotonic()
         records, served_quality = await self._run(staged, plan, prompts, progress)
         tool_call = await self._check_tools(staged)
-        self._reject_lost_baseline(records, staged_at)
+        void_because = self._assess_baseline(plan, records, started_s)
         report = await asyncio.to_thread(
             make_report,
             staged,
@@ -72,6 +71,7 @@ class Benchmarker:
             records,
             served_quality=served_quality,
             tool_call=tool_call,
+            void_because=void_because,
             hardware=self.hardware,
             started_at=started_at,
             duration_s=self.clock.monotonic() - started_s,
@@ -171,16 +171,24 @@ class Benchmarker:
         except Permanent:
             return None  # each request with this prompt counts as an error: production would reject it as well
 
-    def _reject_lost_baseline(self, records: tuple[RequestRecord, ...], staged_at: datetime) -> None:
+    def _assess_baseline(self, plan: BenchmarkPlan, records: tuple[RequestRecord, ...], started_s: float) -> str:
+        """Return why a measurement says nothing about the candidate; empty if it does.
+
+        Raises:
+            Transient: The baseline's engine was lost, and the measurement is to be repeated.
+        """
         if not has_lost_baseline(records):
-            return
-        kinds = ", ".join(sorted({record.error for record in records if record.error})) or "no answer"
-        reason = f"The baseline's engine was lost during the measurement ({kinds})."
-        waited_s = (self.clock.now() - staged_at).total_seconds()
-        if waited_s > self.give_up_after_s:
-            reason += f" It was staged {waited_s:.0f} s ago; the limit is {self.give_up_after_s:.0f} s."
-            raise Permanent("endpoint_unreachable", reason)
-        raise Transient("endpoint_unreachable", reason)
+            self._first_lost_s.pop(plan.output_key, None)
+            return ""
+        reason = f"The baseline's engine was lost during the measurement ({describe_lost(records)})"
+        first_s = self._first_lost_s.get(plan.output_key)
+        tried_s = self.clock.monotonic() - (started_s if first_s is None else first_s)
+        if first_s is None or tried_s <= self.give_up_after_s:
+            self._first_lost_s.setdefault(plan.output_key, started_s)
+            raise Transient("endpoint_unreachable", f"{reason}; it is repeated.")
+        del self._first_lost_s[plan.output_key]
+        tried = f"tried for {tried_s:.0f} s, the limit is {self.give_up_after_s:.0f} s"
+        return f"{reason}; {tried}. It says nothing about the candidate: repair the baseline's engine, then retry."
 
 
 def _context(staged: VariantStaged) -> int:
@@ -230,7 +238,7 @@ def build(
             step = WorkProgressed(step="benchmark", done=done, total=total, unit="requests", variant=variant)
             await bus.progress(event, step)
 
-        report, ref = await benchmarker.measure(staged, event.time, report_progress)
+        report, ref = await benchmarker.measure(staged, report_progress)
         return to_event(report, ref)
 
     return benchmarker

@@ -16,4 +16,4 @@ class BenchmarkerSettings(BaseSettings):
     progress_interval_s: Annotated[float, Field(ge=0.0)] = 0.5
     """Least time between two reports of live progress."""
     give_up_after_s: Annotated[float, Field(gt=0.0)] = 900.0
-    """Time after staging until which a measurement is repeated if the baseline's engine is lost; then it fails."""
+    """How long a measurement is repeated, since its first try, if the baseline's engine is lost; then inconclusive."""

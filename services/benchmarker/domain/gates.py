@@ -46,6 +46,11 @@ def assess_overall(results: Sequence[GateResult]) -> Verdict:
     return "pass" if verdicts == {"pass"} else "inconclusive"
 
 
+def void(reason: str) -> GateResult:
+    """Return the result that replaces those of all gates on figures if these say nothing about the candidate."""
+    return GateResult(name="baseline", verdict="inconclusive", reason=reason)
+
+
 def figure_of(summary: SideSummary, gate: MetricGate) -> float | None:
     """Return the figure of a gate; None if the sample is too small for it."""
     if gate.metric == "error_ratio":

@@ -1,5 +1,6 @@
 """The record of one request of a benchmark."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,6 +9,8 @@ SIDES: tuple[Side, Side] = ("candidate", "baseline")
 
 ENGINE_LOST = frozenset({"endpoint_unreachable", "engine_dead"})
 """Kinds of error of a lost engine, independent of the request."""
+MAX_LOST_RATIO = 0.01
+"""The most requests of the baseline that may be lost before a measurement is void."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,30 @@ class RequestRecord:
         return (end_s - begin_s) * 1000.0
 
 
-def has_lost_baseline(records: tuple[RequestRecord, ...]) -> bool:
+def has_lost_baseline(records: Sequence[RequestRecord]) -> bool:
     """Return whether the *baseline's* engine was lost, so that the measurement says nothing about the candidate.
 
     A candidate that loses its engine fails. Without the baseline there is nothing to compare with, and a failure of
-    both points to the machine.
+    both points to the machine. At most `MAX_LOST_RATIO` of the requests may be lost if the engine answered afterwards:
+    their pairs are left out.
     """
     baseline = [record for record in records if record.side == "baseline"]
-    return not baseline or any(record.error in ENGINE_LOST for record in baseline)
+    lost_s = [record.done_s for record in baseline if record.error in ENGINE_LOST]
+    if not baseline or len(lost_s) > MAX_LOST_RATIO * len(baseline):
+        return True
+    return bool(lost_s) and not any(record.error is None and record.sent_s > max(lost_s) for record in baseline)
+
+
+def without_lost_baseline(records: Sequence[RequestRecord]) -> tuple[RequestRecord, ...]:
+    """Return the records without requests that the baseline's engine lost: they are no measure for the candidate's."""
+    return tuple(record for record in records if record.side == "candidate" or record.error not in ENGINE_LOST)
+
+
+def describe_lost(records: Sequence[RequestRecord]) -> str:
+    """Return what the baseline's engine lost, as a text."""
+    baseline = [record for record in records if record.side == "baseline"]
+    kinds = sorted({str(record.error) for record in baseline if record.error in ENGINE_LOST})
+    if not kinds:
+        return "no answer before the load"
+    lost = sum(record.error in ENGINE_LOST for record in baseline)
+    return f"{lost} of {len(baseline)} requests: {', '.join(kinds)}; the limit is {MAX_LOST_RATIO:.0%}"

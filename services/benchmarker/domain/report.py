@@ -8,11 +8,11 @@ from typing import Any
 from contracts.facts import GateResult, ServedQuality, VariantBenchmarked, VariantStaged
 from contracts.manifests import BenchmarkReport
 from contracts.vocabulary import ArtifactRef
-from services.benchmarker.domain.gates import assess_gates, assess_overall
+from services.benchmarker.domain.gates import assess_gates, assess_overall, void
 from services.benchmarker.domain.hardware import Hardware
 from services.benchmarker.domain.plan import BenchmarkPlan
 from services.benchmarker.domain.ratios import compare
-from services.benchmarker.domain.records import SIDES, RequestRecord, Side
+from services.benchmarker.domain.records import SIDES, RequestRecord, Side, without_lost_baseline
 from services.benchmarker.domain.served_quality import gate_of
 from services.benchmarker.domain.statistics import describe, slo_of, summarise
 
@@ -24,20 +24,27 @@ def make_report(
     *,
     served_quality: ServedQuality,
     tool_call: GateResult | None = None,
+    void_because: str = "",
     hardware: Hardware,
     started_at: datetime,
     duration_s: float,
 ) -> BenchmarkReport:
-    """Return the report of a measurement: its verdict and everything that the verdict is based on."""
+    """Return the report of a measurement: its verdict and everything that the verdict is based on.
+
+    With `void_because` its figures of load are in no verdict, which is inconclusive at best.
+    """
     request = staged.request
+    counted = without_lost_baseline(records)
     by_side: dict[Side, list[RequestRecord]] = {
-        side: [record for record in records if record.side == side] for side in SIDES
+        side: [record for record in counted if record.side == side] for side in SIDES
     }
     slo = slo_of(request.gates)
     candidate = summarise(staged.candidate.target, by_side["candidate"], slo)
     baseline = summarise(staged.baseline.target, by_side["baseline"], slo)
     comparison = compare(records, seed=plan.seed)
-    gates = assess_gates(request.gates, candidate, baseline, comparison)
+    gates: tuple[GateResult, ...] = (void(void_because),)
+    if not void_because:
+        gates = assess_gates(request.gates, candidate, baseline, comparison)
     served_gate = gate_of(served_quality, request.quality_gate, measured_again=request.measurement_number > 1)
     gates = (*gates, *(gate for gate in (served_gate, tool_call) if gate is not None))
     return BenchmarkReport(

@@ -21,6 +21,7 @@ class Behaviour:
     `error_after` tokens; `hang_after` tokens the stream falls silent; `mute` answers only empty text. A token of a prompt
     costs `token_nll` nats, None where the engine cannot score; one of an answer `answer_nll`. `score_error` is raised
     instead of a score, the first time only where it `recovers`. `api_answer` or `api_error` is the answer of its API.
+    Requests of the pairs in `lost` end as if the connection was reset.
     With `caches` the first token of a prompt that came before with the same salt takes a tenth of the time.
     A prompt has a token for every `token_bytes` bytes, and is refused if it fills the context; None refuses nothing.
     """
@@ -40,6 +41,7 @@ class Behaviour:
     api_error: str | None = None
     token_bytes: int | None = None
     context_tokens: int = 2048
+    lost: frozenset[int] = frozenset()
     caches: bool = False
     cached: set[tuple[str, str | None]] = field(default_factory=set)
 
@@ -96,6 +98,8 @@ class FakeEngine:
         behaviour = self.behaviours.get(name)
         if behaviour is None:
             raise Transient("endpoint_unreachable", f"{name} is not loaded there")
+        if number in behaviour.lost:
+            raise Transient("endpoint_unreachable", "told to reset the connection")
         input_tokens = behaviour.count_tokens(prompt)
         first_s = behaviour.next_first_s(prompt, cache_salt)
         self.open += 1

@@ -12,7 +12,7 @@ from services.benchmarker.scoring import ANSWERS
 from shared.errors import Permanent, Transient
 from shared.messaging.delivery import Failed
 from tests.kit.virtual_time import VirtualClock
-from tests.unit.benchmarker.factories import BASELINE, CANDIDATE, QUALITY, served, staged
+from tests.unit.benchmarker.factories import BASELINE, CANDIDATE, QUALITY, served, staged, window
 from tests.unit.benchmarker.fakes import Behaviour, FakeEngine, FakeReports
 from tests.unit.benchmarker.virtual_time import EPOCH, run_virtually
 
@@ -26,7 +26,7 @@ async def bracketed(served_target, messages):
     return f"<{served_target.target.version}>{messages[-1].content}"
 
 
-def make(candidate=None, baseline=None, *, reports=None, hardware=BOX):
+def make(candidate=None, baseline=None, *, reports=None, hardware=BOX, give_up_after_s=900.0):
     engine = FakeEngine({str(CANDIDATE): candidate or Behaviour(), str(BASELINE): baseline or Behaviour()})
     return Benchmarker(
         engine=engine,
@@ -34,16 +34,17 @@ def make(candidate=None, baseline=None, *, reports=None, hardware=BOX):
         template=bracketed,
         clock=VirtualClock(EPOCH),
         hardware=hardware,
+        give_up_after_s=give_up_after_s,
     )
 
 
-def measure(benchmarker, order, staged_at=EPOCH):
+def measure(benchmarker, order):
     seen = []
 
     async def note(done, total):
         seen.append((done, total))
 
-    report, ref = run_virtually(benchmarker.measure(order, staged_at, note))
+    report, ref = run_virtually(benchmarker.measure(order, note))
     return report, ref, seen
 
 
@@ -164,11 +165,79 @@ def test_a_baseline_that_is_gone_at_warm_up_costs_no_load():
     assert len(benchmarker.engine.started) <= 4
 
 
-def test_a_baseline_that_stays_away_ends_the_waiting():
-    long_ago = EPOCH.replace(year=2025)
-    with pytest.raises(Permanent) as caught:
-        measure(make(baseline=Behaviour(error="engine_dead")), staged(), long_ago)
-    assert caught.value.code == "endpoint_unreachable"
+MANY = LoadProfile(requests=200, rate_rps=2.0, output_tokens=8, warmup_requests=2, timeout_s=5.0)
+
+
+def measure_until_it_gives_up(benchmarker, order, most=5):
+    """Return the report, and how often it was tried, as the bus repeats what fails in a passing way."""
+
+    async def ignore(_done, _total):
+        return None
+
+    async def repeat():
+        for tries in range(1, most + 1):
+            try:
+                report, _ = await benchmarker.measure(order, ignore)
+            except Transient:
+                continue
+            return report, tries
+        return None, most
+
+    return run_virtually(repeat())
+
+
+def test_a_baseline_that_loses_a_request_is_measured_again_however_long_the_load_is():
+    """100 s of load are longer than the limit of 20 s; a lost request of 30 is more than 1 %."""
+    benchmarker = make(baseline=Behaviour(lost=frozenset({5})), give_up_after_s=20.0)
+    slow = LoadProfile(requests=30, rate_rps=0.3, output_tokens=8, warmup_requests=2, timeout_s=5.0)
+    with pytest.raises(Transient, match="1 of 30 requests: endpoint_unreachable; the limit is 1%"):
+        measure(benchmarker, staged(load=slow))
+    benchmarker.engine.behaviours[str(BASELINE)] = Behaviour()
+    assert measure(benchmarker, staged(load=slow))[0].verdict == "pass"
+
+
+@pytest.mark.parametrize("candidate", [Behaviour(), Behaviour(first_s=0.5), Behaviour(error="engine_dead")])
+def test_after_giving_up_it_is_inconclusive_whatever_the_candidate_did(candidate):
+    """The figures are those of a machine on which an engine was lost."""
+    benchmarker = make(candidate, Behaviour(lost=frozenset({5})), give_up_after_s=20.0)
+    report, tries = measure_until_it_gives_up(benchmarker, staged(gates=(P95,)))
+    assert (report.verdict, tries) == ("inconclusive", 2)
+    gate = report.gates[0]
+    assert (gate.name, gate.verdict) == ("baseline", "inconclusive")
+    assert "1 of 30 requests" in gate.reason
+    assert "the limit is 20 s" in gate.reason
+    assert benchmarker._first_lost_s == {}
+
+
+def test_until_the_limit_it_is_tried_again():
+    benchmarker = make(baseline=Behaviour(error="engine_dead"))
+    assert measure_until_it_gives_up(benchmarker, staged(), most=4) == (None, 4)
+
+
+def test_a_version_that_spoils_its_quality_fails_also_without_a_baseline():
+    reports = FakeReports()
+    manifest = reports.put_manifest((window(token_nll=2.0, reference_nll=2.0),))
+    candidate = served(CANDIDATE).model_copy(update={"manifest": manifest})
+    spoilt = Behaviour(token_nll=4.0)
+    benchmarker = make(spoilt, Behaviour(lost=frozenset({5})), reports=reports, give_up_after_s=1.0)
+    report, _ = measure_until_it_gives_up(benchmarker, staged(candidate=candidate))
+    assert {gate.name: gate.verdict for gate in report.gates} == {"baseline": "inconclusive", "served_quality": "fail"}
+
+
+def test_one_lost_request_of_a_hundred_is_left_out_if_the_baseline_answers_again():
+    gates = (MetricGate(metric="ttft_ms", max_ratio=1.5), MetricGate(metric="error_ratio", max_ratio=1.0))
+    benchmarker = make(Behaviour(lost=frozenset({9})), Behaviour(lost=frozenset({5, 7})))
+    report, _, _ = measure(benchmarker, staged(load=MANY, gates=gates))
+    verdicts = {gate.name: gate.verdict for gate in report.gates}
+    assert verdicts["ttft_ms.p95.max_ratio"] == "pass"
+    assert (report.baseline_summary.requests, report.baseline_summary.errors) == (198, 0)
+    assert verdicts["error_ratio.max_ratio"] == "fail", "what the baseline lost allows the candidate no errors"
+    assert len(report.requests) == 400
+
+
+def test_a_baseline_that_is_lost_at_the_end_voids_the_measurement():
+    with pytest.raises(Transient):
+        measure(make(baseline=Behaviour(lost=frozenset({199}))), staged(load=MANY))
 
 
 def test_a_baseline_that_only_fails_some_requests_leaves_ratios_open():

@@ -46,7 +46,7 @@ def measure(prompts, candidate=TWO_BYTES, baseline=TWO_BYTES, load=LOAD):
     async def ignore(_done, _total):
         return None
 
-    report, _ = run_virtually(benchmarker.measure(staged(load=load, evaluation=evaluation), EPOCH, ignore))
+    report, _ = run_virtually(benchmarker.measure(staged(load=load, evaluation=evaluation), ignore))
     return Measured(report, engine)
 
 

@@ -196,7 +196,7 @@ def measure(
     order = staged(
         candidate=staged_candidate, baseline=other, quality_gate=gate, evaluation=evaluation, load=load, number=number
     )
-    report, _ = run_virtually(benchmarker.measure(order, EPOCH, note))
+    report, _ = run_virtually(benchmarker.measure(order, note))
     return report, engine
 
 

@@ -40,6 +40,7 @@ def test_no_quality_gate_asks_nothing():
         (k.benchmarked("int8", gates=()), "inconclusive", "no evidence for ttft_ms.p95"),
         (k.benchmarked("int8", gates=(k.gate("itl_ms.p95"),)), "inconclusive", "no evidence for ttft_ms.p95"),
         (k.benchmarked("int8", gates=(k.gate(), k.gate("itl_ms.p95", "fail"))), "fail", "itl_ms.p95"),
+        (k.benchmarked("int8", gates=(k.gate("baseline", "inconclusive"),)), "inconclusive", "baseline: it is"),
     ],
 )
 def test_a_benchmark_passes_only_with_evidence_for_every_gate_of_the_policy(given, verdict, says):
