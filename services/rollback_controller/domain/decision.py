@@ -22,9 +22,9 @@ from contracts.vocabulary import Target
 from decisions.gateway_rollbacks import Void, apply_order, assess_times
 from decisions.orders import assess_epoch, assess_expiry, expiry
 from decisions.probed import Shown
-from decisions.rollback import Guard, RollBack, decide_confirmed, decide_rollback, has_recovered, rollback_id
+from decisions.rollback import Guard, decide_confirmed, decide_rollback, has_recovered, rollback_id
 from decisions.route_edits import versions_on
-from services.rollback_controller.domain.doubt import doubt_about, may_start, past_rollbacks
+from services.rollback_controller.domain.doubt import doubt_about, hold_of, may_start, past_rollbacks
 from services.rollback_controller.domain.record import (
     HELD_KEPT,
     VERSIONS_KEPT,
@@ -154,19 +154,21 @@ def decide_on_alert(
         trigger=alert.trigger or "",
         cause_sequence=cause.sequence,
     )
-    if isinstance(decision, RollBack):
+    hold = hold_of(decision, route, alert.target)
+    if hold is None:
         return _start(state, started)
-    if decision.code is None or state.held.get(alert.alert_id) == decision.code:
+    code, reason = hold
+    if code is None or state.held.get(alert.alert_id) == code:
         return state
-    held = dict([*state.held.items(), (alert.alert_id, decision.code)][-HELD_KEPT:])
+    held = dict([*state.held.items(), (alert.alert_id, code)][-HELD_KEPT:])
     failed = RollbackFailed(
         rollback_id=started.rollback_id,
         cause_id=started.cause_id,
         failed=started.failed,
         mode="automatic",
         timeline=timeline,
-        code=decision.code,
-        reason=decision.reason,
+        code=code,
+        reason=reason,
     )
     return publish(state.model_copy(update={"held": held}), failed, started, cause.now)
 

@@ -2,14 +2,17 @@
 
 from datetime import datetime, timedelta
 
+from contracts.codes import Code
 from contracts.facts import AlertRaised, AlertUpdated
 from contracts.policy import Trigger
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Target
 from decisions.probed import Shown, can_probe
 from decisions.rollback import (
+    Decision,
     Doubt,
     Guard,
+    Hold,
     PastRollback,
     RollBack,
     can_hold,
@@ -17,7 +20,7 @@ from decisions.rollback import (
     has_recovered,
     rollback_id,
 )
-from decisions.route_edits import Changed, roll_back
+from decisions.route_edits import Changed, EditRefused, roll_back
 from services.rollback_controller.domain.record import RollbackState
 
 
@@ -77,6 +80,19 @@ def may_start(
     last = max((rollback.timeline.decided_at or rollback.timeline.detected_at for rollback in earlier), default=None)
     # A clock that was set back must not hold an alert for as long as it was ahead.
     return not pending and (last is None or abs(now - last) >= timedelta(seconds=retry_s))
+
+
+def hold_of(decision: Decision, route: Route | None, failed: Target) -> tuple[Code | None, str] | None:
+    """Return why an alert starts no rollback, with the code that is published, if any; None if it starts one.
+
+    Without a target to roll back to it is held: each update of the alert would start another rollback, and fail it.
+    """
+    if isinstance(decision, Hold):
+        return decision.code, decision.reason
+    edit = None if route is None else roll_back(route, failed, cause_id="decision")
+    if isinstance(edit, EditRefused) and edit.code == "no_previous_target":
+        return edit.code, f"{edit.reason} It is rolled back once there is one, if the alert lasts."
+    return None
 
 
 def past_rollbacks(state: RollbackState) -> list[PastRollback]:

@@ -100,7 +100,7 @@ class RollbackState(OutboxRecord):
 
     Attributes:
         triggers: The triggers of the frozen policy, by version.
-        held: Alerts that a guard kept from starting a rollback, with its code: each is published once.
+        held: Alerts that start no rollback, with the code (a guard, no previous target): each is published once.
         rehearsals: What was requested, by release (in production's record).
         rehearsed: The outcome, by release (in production's record).
         rehearsing: The trigger under rehearsal: alerts of other triggers start nothing in staging meanwhile.

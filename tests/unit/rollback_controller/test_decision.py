@@ -321,3 +321,30 @@ def test_a_rollback_is_dated_by_the_alert_not_by_its_delivery():
     (todo,) = execution.pending(decided)
     assert todo.timeline.detected_at == f.after(-9)
     assert todo.timeline.decided_at - todo.timeline.detected_at == timedelta(seconds=11)
+
+
+def play_updates(serving, seconds, now=None):
+    """Return the record after a lasting alert on a route, updated every 15 s, and what was published."""
+    now = now or state()
+    for second in range(0, seconds, 15):
+        lasting = alert(kind=cf.AlertUpdated, confirmed_by="callers")
+        now = decision.decide_on_alert(now, lasting, serving, cause(second), RULES)
+        for rollback in execution.pending(now):
+            now = execution.record_failure(now, rollback.rollback_id, "no_previous_target", "No.", f.after(second))
+    return now, [entry.type for entry in now.outbox]
+
+
+def test_an_alert_without_a_target_to_roll_back_to_is_held_once_and_starts_when_there_is_one():
+    alone = route(previous=None)
+    held, published = play_updates(alone, 3600)
+    assert published == [cf.RollbackFailed.TYPE], "not one each 15 s"
+    assert (held.rollbacks, list(held.held.values())) == ((), ["no_previous_target"])
+    lasting = alert(kind=cf.AlertUpdated, confirmed_by="callers")
+    started = decision.decide_on_alert(held, lasting, route(previous=6), cause(3600), RULES)
+    assert [rollback.phase for rollback in started.rollbacks] == ["decided"]
+
+
+def test_a_failed_canary_ends_though_there_is_nothing_behind_the_active_version():
+    serving = route(active=6, previous=None, canary=7)
+    after = decision.decide_on_alert(state(), alert(confirmed_by="callers"), serving, cause(), RULES)
+    assert [str(rollback.failed) for rollback in after.rollbacks] == [str(f.target(7))]
