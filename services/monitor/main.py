@@ -2,7 +2,6 @@
 
 import asyncio
 
-from services.monitor.adapters.bus_clock import BusClock
 from services.monitor.adapters.reports import EvidentlyReports
 from services.monitor.adapters.store import StoredReferences
 from services.monitor.app import SERVICE, build, build_sweeper
@@ -10,6 +9,7 @@ from services.monitor.domain.record import MonitorState
 from services.monitor.metrics import MonitorMetrics
 from services.monitor.settings import MonitorSettings
 from shared.messaging.bus import Bus
+from shared.messaging.bus_clock import BusClock
 from shared.messaging.credentials import require_identity
 from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.records import RecordStore
@@ -28,7 +28,7 @@ async def run(connection: Connection, settings: MonitorSettings) -> None:
     await check_sandbox(connection)
     bus = Bus(connection, SERVICE, SystemClock())
     await connect_with_retries(bus)
-    clock = BusClock(SystemClock(), lambda: bus.js)
+    clock = BusClock(SystemClock(), lambda: bus.js, "alerts")
     store = Store(connection)
     alerts = Bucket(bus.js, "alerts", MonitorState, service=SERVICE)
     metrics = MonitorMetrics(bus.metrics)

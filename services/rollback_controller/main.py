@@ -18,6 +18,7 @@ from services.rollback_controller.standby import StandbyProofs
 from services.rollback_controller.states import RollbackStates
 from services.rollback_controller.watching import Watching
 from shared.messaging.bus import Bus
+from shared.messaging.bus_clock import BusClock
 from shared.messaging.credentials import require_identity
 from shared.messaging.demand import follow_demand
 from shared.messaging.event_log import LoggedPublisher
@@ -36,10 +37,11 @@ from shared.storage.kv import Bucket
 
 async def run(connection: Connection, settings: RollbackControllerSettings) -> None:
     """Connect, subscribe and serve until told to stop."""
-    clock, channels = SystemClock(), Channels()
-    bus = Bus(connection, SERVICE, clock)
+    channels, bus = Channels(), Bus(connection, SERVICE, SystemClock())
     metrics = RollbackMetrics(bus.metrics)
     await connect_with_retries(bus)
+    clock = BusClock(SystemClock(), lambda: bus.js, "rollbacks")
+    await clock.try_comparing()  # before the first message: by a clock that is ahead, alerts and orders are old
     states = RollbackStates(
         RecordStore(
             "rollbacks",
@@ -79,7 +81,11 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
     verifier = Sweeper("standbys", standby.keys, standby.sweep, every_s=settings.standby_sweep_s)
     watching = Watching(states, routes, StreamArrivals(lambda: bus.js), clock, settings.watch_limits)
     watcher = Sweeper("watched models", watching.keys, watching.sweep, every_s=settings.watch_sweep_s)
-    background = [sweeper.run, verifier.run, watcher.run, lambda: routes.follow(bus.client)]
+
+    async def compare_clocks() -> None:
+        await clock.keep_comparing(settings.compare_clocks_s)
+
+    background = [sweeper.run, verifier.run, watcher.run, compare_clocks, lambda: routes.follow(bus.client)]
     try:
         await follow_demand(bus.client, watching.take_report)
         await serve(bus, connection, background=background)

@@ -45,6 +45,8 @@ class RollbackControllerSettings(BaseSettings):
     """Time in which `MOST_ROLLBACKS` counts."""
     sweep_s: Seconds = 1.0
     """Seconds between two sweeps."""
+    compare_clocks_s: Seconds = 10.0
+    """Seconds between two comparisons of this machine's clock with the bus's, by which alerts and orders are old."""
     production_drills: str = ""
     """Models that drills may run on in production, with commas between; `*` for all. In staging they always may."""
     standby_sweep_s: Seconds = 5.0

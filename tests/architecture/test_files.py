@@ -13,6 +13,7 @@ SHARED = {
     "": {"errors"},
     "messaging": {
         "bus",
+        "bus_clock",
         "credentials",
         "delivery",
         "demand",

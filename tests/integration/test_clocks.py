@@ -7,12 +7,12 @@ import pytest
 from prometheus_client import generate_latest
 
 from contracts import facts as f
-from services.monitor.adapters.bus_clock import BusClock
 from services.monitor.app import build
 from services.monitor.domain.record import MonitorState
 from services.monitor.metrics import MonitorMetrics
 from services.monitor.settings import MonitorSettings
 from shared.messaging.bus import Bus, publish_event
+from shared.messaging.bus_clock import BusClock
 from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.records import RecordStore
 from shared.runtime.clock import SystemClock
@@ -33,7 +33,7 @@ class Wrong(SystemClock):
 
 
 async def test_a_wrong_clock_is_set_right_by_the_bus(js):
-    clock = BusClock(Wrong(), lambda: js)
+    clock = BusClock(Wrong(), lambda: js, "alerts")
     assert clock.now() - NOW() > HOUR / 2
     await clock.compare()
     assert clock.offset_s == pytest.approx(HOUR.total_seconds(), abs=2)
@@ -41,7 +41,7 @@ async def test_a_wrong_clock_is_set_right_by_the_bus(js):
 
 
 async def test_a_right_clock_is_left_alone(js):
-    clock = BusClock(SystemClock(), lambda: js)
+    clock = BusClock(SystemClock(), lambda: js, "rollbacks")
     await clock.compare()
     assert abs(clock.offset_s) < 2
     assert clock.now() <= NOW()

@@ -22,6 +22,7 @@ from services.rollback_controller.domain.record import RollbackState
 from services.rollback_controller.settings import RollbackControllerSettings
 from services.rollback_controller.states import RollbackStates
 from shared.messaging.bus import Bus, publish_event
+from shared.messaging.bus_clock import BusClock
 from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.provision import provision
 from shared.messaging.records import RecordStore
@@ -57,10 +58,13 @@ class Answers:
 
 
 @contextlib.asynccontextmanager
-async def controller(bus_settings, ahead=timedelta()):
+async def controller(bus_settings, ahead=timedelta(), *, by_bus=False):
     clock = Shifted(ahead)
     bus = Bus(bus_settings, SERVICE, clock)
     await bus.connect()
+    if by_bus:
+        clock = BusClock(clock, lambda: bus.js, "rollbacks")
+        await clock.try_comparing()
     bucket = Bucket(bus.js, "rollbacks", RollbackState)
     states = RollbackStates(RecordStore("rollbacks", bucket, LoggedPublisher(bus), service=SERVICE))
     built = build(
@@ -214,6 +218,20 @@ async def test_an_order_that_no_registry_handles_is_no_success(js):
     accepted = f.OrderAccepted(order_id=given.id, order_type=given.type, release_id="r-7")
     await publish(js, accepted)
     await raise_if_refused(js, given, after, wait_s=0.3)  # handled, while the consumer waits for another order
+
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=20), timedelta(minutes=-20)])
+async def test_a_controller_whose_clock_is_wrong_decides_by_the_clock_of_the_bus(js, bus_settings, ahead):
+    """By its own clock, which is ahead, every alert and every order would be too old."""
+    async with controller(bus_settings, ahead, by_bus=True):
+        await learn(js)
+        await serve(js)
+        await publish(js, alert())
+        (changed,) = await wait_for_fact(js, f.DeploymentChanged)
+        assert abs(changed.data.at - SystemClock().now()) < timedelta(minutes=1)
+        await publish(js, f.QuarantineLifted(reason="it was the network", target=k.target(7)))
+        await wait_for_fact(js, f.DeploymentChanged, count=2)
+    assert await stored_facts(js, f.OrderRefused) == []
 
 
 async def test_an_alert_that_was_resolved_before_it_is_heard_changes_nothing(js, bus_settings):

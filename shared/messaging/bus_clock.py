@@ -11,7 +11,6 @@ from nats.js import JetStreamContext
 from decisions.clocks import is_wrong
 from shared.runtime.clock import Clock
 
-_QUESTION = "$JS.API.STREAM.INFO.KV_alerts"
 _SLOWEST_S = 2.0
 
 
@@ -22,9 +21,11 @@ class BusClock:
         offset_s: by how much this machine's clock is ahead of the bus's, as far as is known.
     """
 
-    def __init__(self, clock: Clock, js: Callable[[], JetStreamContext]) -> None:
+    def __init__(self, clock: Clock, js: Callable[[], JetStreamContext], bucket: str) -> None:
+        """Take this machine's clock, and a bucket of the service: the answer about it has the bus's time."""
         self._clock = clock
         self._js = js
+        self._question = f"$JS.API.STREAM.INFO.KV_{bucket}"
         self.offset_s = 0.0
 
     def now(self) -> datetime:
@@ -39,17 +40,27 @@ class BusClock:
     async def compare(self) -> None:
         """Ask the bus for its time; an answer that took long says nothing."""
         asked_at, began_s = self._clock.now(), self._clock.monotonic()
-        answer = await self._js()._api_request(_QUESTION)  # noqa: SLF001 - the client drops the server's time
+        answer = await self._js()._api_request(self._question)  # noqa: SLF001 - the client drops the server's time
         took_s = self._clock.monotonic() - began_s
         if took_s <= _SLOWEST_S:
             middle = asked_at + timedelta(seconds=took_s / 2)
             self.offset_s = (middle - datetime.fromisoformat(answer["ts"])).total_seconds()
 
+    async def try_comparing(self) -> None:
+        """Compare; if the bus does not answer, what is known stands."""
+        was_wrong = is_wrong(self.offset_s)
+        try:
+            await self.compare()
+        except (nats.errors.Error, TimeoutError) as error:
+            structlog.get_logger().warning("the time of the bus could not be read", error=repr(error))
+        if is_wrong(self.offset_s) and not was_wrong:
+            structlog.get_logger().warning(
+                "this machine's clock, or the bus's, is wrong: the bus's counts; check time synchronisation on both",
+                ahead_s=round(self.offset_s, 1),
+            )
+
     async def keep_comparing(self, every_s: float) -> None:
-        """Compare for ever; while the bus is away, what is known stands."""
+        """Compare for ever."""
         while True:
-            try:
-                await self.compare()
-            except (nats.errors.Error, TimeoutError) as error:
-                structlog.get_logger().warning("the time of the bus could not be read", error=repr(error))
+            await self.try_comparing()
             await asyncio.sleep(every_s)
