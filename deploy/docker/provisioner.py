@@ -1,0 +1,74 @@
+"""Make again what the bus loses when it is restarted: `python -m deploy.docker.provisioner`, beside the services.
+
+Telemetry is kept in memory: without its stream and consumers nothing is watched, and nothing is rolled back. `prepare`
+has made everything else; if that is missing, the bus has lost its volume, and nothing is made in its place.
+"""
+
+import asyncio
+import sys
+import tempfile
+from pathlib import Path
+
+import nats.errors
+from nats.js import JetStreamContext
+
+from contracts.identities import PROVISIONER
+from contracts.services import TELEMETRY
+from shared.messaging import topology
+from shared.messaging.credentials import connect, require_identity
+from shared.messaging.provision import limits_of, provision
+from shared.runtime.settings import Connection
+
+EVERY_S = 2.0
+"""Seconds between two looks at the bus."""
+LOOK_S = 30.0
+"""Longest look; one that takes longer ends the connection, and a new one is made."""
+STAMP = Path(tempfile.gettempdir()) / "provisioned"
+"""Its time is that of the last look that found everything; the health check reads it."""
+
+
+async def keep_provisioned(connection: Connection, stamp: Path = STAMP, *, every_s: float = EVERY_S) -> None:
+    """Make lost streams again, without an end; a bus that cannot be reached is asked again."""
+    while True:
+        try:
+            client = await connect(connection, PROVISIONER)
+            try:
+                await _look_on(client.jetstream(timeout=LOOK_S / 2), connection, stamp, every_s)
+            finally:
+                await client.close()
+        except (nats.errors.Error, OSError) as error:  # a TimeoutError is an OSError
+            _print(f"the bus at {connection.nats_url} does not answer, and is asked again: {error!r}")
+        await asyncio.sleep(every_s)
+
+
+async def _look_on(js: JetStreamContext, connection: Connection, stamp: Path, every_s: float) -> None:
+    whole = False
+    while True:
+        async with asyncio.timeout(LOOK_S):
+            missing = await missing_streams(js)
+            if missing - {TELEMETRY}:
+                names = ", ".join(sorted(missing))
+                _print(f"the bus has no {names}: restore its volume or a backup, or start with an empty one by prepare")
+            elif missing or not whole:
+                await provision(js, replicas=connection.replicas, limits=limits_of(connection))
+                if missing:
+                    _print(f"the bus was restarted; {TELEMETRY} and its consumers were made again")
+        whole = not missing - {TELEMETRY}
+        if whole:
+            await asyncio.to_thread(stamp.touch)
+        await asyncio.sleep(every_s)
+
+
+async def missing_streams(js: JetStreamContext) -> set[str]:
+    """Return the streams, of records too, that should exist and do not."""
+    declared = {str(stream.name) for stream in topology.streams()}
+    declared |= {f"KV_{bucket.bucket}" for bucket in topology.buckets()}
+    return declared - {str(stream.config.name) for stream in await js.streams_info()}
+
+
+def _print(text: str) -> None:
+    print(f"provisioner: {text}", file=sys.stderr, flush=True)  # noqa: T201 - a program of a container
+
+
+if __name__ == "__main__":
+    asyncio.run(keep_provisioned(require_identity(Connection(), PROVISIONER)))
