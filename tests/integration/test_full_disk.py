@@ -3,6 +3,9 @@
 import asyncio
 import contextlib
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from nats.js.errors import APIError
@@ -12,7 +15,7 @@ from contracts.routes import Route
 from deploy.local import full_disk
 from shared.messaging.provision import provision
 from shared.storage.kv import Bucket
-from testbed.gateway import Gateway, load_toy
+from testbed.gateway import ROOT, Gateway, load_toy
 from testbed.ports import free_port
 from testbed.servers import NatsServer, connection, running, wait_until
 from testbed.services import running_service, wait_for_fact
@@ -150,3 +153,18 @@ async def test_an_automatic_rollback_takes_the_reserve(nats_server, js, route, b
     disk.free()
     assert not nats_server.look()
     assert (disk.path / full_disk.RESERVE).exists(), "it is taken again once there is space"
+
+
+def test_the_supervisor_starts_the_bus_again_with_the_space_of_the_reserve(tmp_path):
+    with small_disk(tmp_path / "disk", 300) as disk:
+        command = [*disk.prefix, sys.executable, "-m", "tests.kit.full_disk_stack", str(disk.mounted / "state")]
+        done = subprocess.run(
+            command,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert done.stdout.count("the reserve of 33554432 bytes is given up") == 1

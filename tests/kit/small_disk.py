@@ -23,13 +23,18 @@ class SmallDisk:
 
     def fill(self) -> None:
         """Take all space that is left."""
-        with contextlib.suppress(OSError), (self.path / FILLER).open("ab", buffering=0) as file:
-            while True:
-                file.write(bytes(4096))
+        fill(self.path / FILLER)
 
     def free(self) -> None:
         """Free what `fill` took."""
         (self.path / FILLER).unlink(missing_ok=True)
+
+
+def fill(path: Path) -> None:
+    """Write a file until its disk is full."""
+    with contextlib.suppress(OSError), path.open("ab", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
 
 
 @contextlib.contextmanager
