@@ -104,7 +104,7 @@ def translate(error: BaseException) -> SlipwayError | None:
         return error
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Transient("disk_full", f"No space left: {error}.")
-    for translator in (_from_nats, _from_minio, _from_triton):
+    for translator in (_from_nats, _from_minio, _from_triton, _from_safetensors):
         translated = translator(error)
         if translated is not None:
             return translated
@@ -216,4 +216,21 @@ def _from_triton(error: BaseException) -> SlipwayError | None:
         return Transient("endpoint_unreachable", f"The serving endpoint does not answer: {error!r}.")
     if type(error).__name__ == "InferenceServerException" and module.startswith("tritonclient"):
         return Transient("engine_dead", f"The serving engine answered with an error: {error}.")
+    return None
+
+
+_SAVING = "Error while serializing: "
+_NO_SPACE = (f"(os error {errno.ENOSPC})", f"(os error {errno.EDQUOT})")
+
+
+def _from_safetensors(error: BaseException) -> SlipwayError | None:
+    """Map the failure to write weights onto a full disk, which the library reports as text only.
+
+    An error of reading may quote a file from outside, so the text must be about writing.
+    """
+    if type(error).__name__ != "SafetensorError" or not type(error).__module__.startswith("safetensors"):
+        return None
+    text = str(error)
+    if text.startswith(_SAVING) and text.endswith(_NO_SPACE):
+        return Transient("disk_full", f"Weights could not be saved: {text.removeprefix(_SAVING)}.")
     return None

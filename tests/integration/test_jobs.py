@@ -70,9 +70,13 @@ async def test_reported_error_arrives_as_it_was(tmp_path, kind):
     assert caught.value.details == {"found": "x"}
 
 
-async def test_error_of_a_library_is_translated_in_the_child(tmp_path):
+WEIGHTS_FULL = "Error while serializing: I/O error: No space left on device (os error 28)"
+
+
+@pytest.mark.parametrize("error", ["OSError(28, 'no space')", f"safetensors.SafetensorError('{WEIGHTS_FULL}')"])
+async def test_error_of_a_library_is_translated_in_the_child(tmp_path, error):
     with pytest.raises(Transient) as caught:
-        await run(job("raise OSError(28, 'no space')"), tmp_path)
+        await run(job(f"raise {error}", before="import safetensors"), tmp_path)
     assert caught.value.code == "disk_full"
 
 

@@ -35,16 +35,33 @@ class StoredScores:
         model = self._load()
         for index, (precision, window) in enumerate(missing):
             scores = log_probabilities(model, torch.tensor([window], device=model.device), precision)
-            with self._path(window, precision).open("wb") as file:
-                torch.save(scores.cpu(), file)
+            write_scores(self._path(window, precision), scores)
             on_window(index + 1, len(missing))
         del model
         gc.collect()
 
     def log_probabilities(self, ids: Any, precision: Precision) -> Any:
         """Return the stored log-probabilities [tokens - 1, vocabulary] of a window [1, tokens]."""
-        stored: Any = torch.load(self._path(ids[0].tolist(), precision), weights_only=True)
-        return stored.to(ids.device)
+        window = ids[0].tolist()
+        return read_scores(self._path(window, precision), len(window) - 1).to(ids.device)
 
     def _path(self, window: list[int], precision: Precision) -> Path:
-        return self._folder / f"{precision}-{digest_of_json(window).removeprefix('sha256:')}.pt"
+        return self._folder / f"{precision}-{digest_of_json(window).removeprefix('sha256:')}.f32"
+
+
+def write_scores(path: Path, scores: torch.Tensor) -> None:
+    """Write the float32 numbers of a matrix, without a header.
+
+    Raises:
+        OSError: The disk is full; of `torch.save` this would be a RuntimeError that does not say so.
+    """
+    with path.open("wb") as file:
+        file.write(memoryview(scores.float().cpu().contiguous().numpy()).cast("B"))
+
+
+def read_scores(path: Path, rows: int) -> torch.Tensor:
+    """Return the stored matrix of so many rows."""
+    data = bytearray(path.stat().st_size)
+    with path.open("rb") as file:
+        file.readinto(data)
+    return torch.frombuffer(data, dtype=torch.float32).reshape(rows, -1)

@@ -13,6 +13,7 @@ import pytest
 import tritonclient.utils
 import urllib3.exceptions
 from hypothesis import given
+from safetensors import SafetensorError
 
 from contracts.codes import ADVICE
 from contracts.vocabulary import canonical_json
@@ -273,6 +274,28 @@ def test_error_of_tritonclient_is_mapped():
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_full_disk_is_transient(number):
     assert check(translate(OSError(number, "full"))).code == "disk_full"
+
+
+NO_SPACE = "I/O error: No space left on device (os error 28)"
+
+
+@pytest.mark.parametrize("text", [NO_SPACE, "I/O error: Disk quota exceeded (os error 122)"])
+def test_weights_that_fill_the_disk_are_transient(text):
+    error = check(translate(SafetensorError(f"Error while serializing: {text}")))
+    assert (type(error), error.code) == (Transient, "disk_full")
+    assert text in error.reason
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SafetensorError(f"Error while deserializing header: {NO_SPACE}"),  # may quote the file
+        SafetensorError("Error while serializing: I/O error: Permission denied (os error 13)"),
+        RuntimeError(f"Error while serializing: {NO_SPACE}"),  # a chat template may raise any text
+    ],
+)
+def test_a_text_about_a_full_disk_may_come_from_outside(error):
+    assert translate(error) is None
 
 
 def test_our_own_errors_pass_through():
