@@ -140,12 +140,15 @@ def adapters_kept_in_place() -> Iterator[None]:
 
 
 def load_unmerged(base: Path, adapter: Path, rows: int | None = None) -> Any:
-    """Return a base without weights, wrapped in the real LoRA."""
+    """Return a base without weights, wrapped in the real LoRA, all in float32.
+
+    PEFT keeps weights of the base that the LoRA's file includes in the precision of the file.
+    """
     with adapters_kept_in_place():
         wrapped = PeftModel.from_pretrained(
             empty_base(base, rows), str(adapter), adapter_name=ADAPTER, low_cpu_mem_usage=True
         )
-    return wrapped.eval()
+    return wrapped.float().eval()
 
 
 class LayerwiseMerge:

@@ -240,7 +240,10 @@ def differing_copies(inputs: MergeInputs, included: Mapping[str, str], tied: lis
 
 
 def same_rows(inputs: MergeInputs, original: str, name: str, rows: int) -> bool:
-    """Return whether the first rows of a tensor of the base equal a LoRA's copy of it; a few are read at a time."""
+    """Return whether the first rows of a tensor of the base equal a LoRA's copy of it; a few are read at a time.
+
+    A copy has the precision of training, so the base is rounded to it.
+    """
     file, start, info = inputs.base_metadata.locate(original)
     count = info.shape[0] if len(info.shape) < 2 else min(rows, info.shape[0])
     width = info.size_bytes // max(1, info.shape[0])
@@ -251,7 +254,8 @@ def same_rows(inputs: MergeInputs, original: str, name: str, rows: int) -> bool:
             size = min(step, count - row)
             data = inputs.base_folder.read(file, start + row * width, size * width)
             part = tensor_of(data, domain.TensorInfo(info.dtype, (size, *info.shape[1:]), size * width))
-            if not torch.equal(copy[row : row + size].float(), part.float()):
+            rows_of_copy = copy[row : row + size]
+            if not torch.equal(rows_of_copy, part.to(rows_of_copy.dtype)):
                 return False
     return True
 

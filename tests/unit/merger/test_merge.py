@@ -141,6 +141,18 @@ def test_added_tokens_bring_their_embeddings_and_their_tokenizer(made, make_job,
     assert job.parity.mean_kl < 0.01
 
 
+WIDTHS = [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16), (torch.float16, torch.float32)]
+
+
+@pytest.mark.parametrize(("stored", "trained"), WIDTHS)
+def test_added_tokens_may_be_trained_in_another_precision_than_the_base_has(make_job, tmp_path, stored, trained):
+    base = tiny_base(tmp_path / "base", dtype=stored)
+    adapter = tiny_lora(base, tmp_path / "lora", dtype=trained, added_tokens=3, save_embeddings=True)
+    job = make_job(base=base, checkpoint=adapter).run()
+    assert_same_bits(load_all(job.out), peft_merge(base, adapter, rows=262))
+    assert job.result["own_tokenizer"]
+
+
 def test_full_weights_may_have_added_tokens(made, make_job, tmp_path):
     full = tiny_full(made["untied"], tmp_path / "full", added_tokens=3)
     job = make_job(base="untied", checkpoint=full, kind="full").run()
