@@ -25,6 +25,9 @@ FREE_CONFIG_KEYS = frozenset(
         *TOKEN_IDS,
     }
 )
+NOTE_PREFIXES = ("unsloth_",)
+"""Keys that a trainer leaves in config.json as a note. Any other unknown key counts as a setting, although transformers
+may not know it: serving engines read more keys than it does."""
 
 
 def assess_full_config(config: Mapping[str, Any], base_config: Mapping[str, Any]) -> Rejection | None:
@@ -37,7 +40,10 @@ def assess_full_config(config: Mapping[str, Any], base_config: Mapping[str, Any]
     settings, base = architecture_settings(config), architecture_settings(base_config)
     different = sorted(key for key in settings.keys() | base.keys() if settings.get(key) != base.get(key))
     if different:
-        reason = f"config.json differs from the base's in {', '.join(different)}."
+        reason = (
+            f"config.json differs from the base's in {', '.join(different)}; set the base's values, and remove what is "
+            "only a note of the trainer."
+        )
         return Rejection("base_mismatch", reason, {"keys": different})
     return None
 
@@ -47,7 +53,7 @@ def architecture_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: architecture_settings(value) if isinstance(value, Mapping) else value
         for key, value in settings.items()
-        if key not in FREE_CONFIG_KEYS
+        if key not in FREE_CONFIG_KEYS and not str(key).startswith(NOTE_PREFIXES)  # labels are by number
     }
 
 

@@ -214,6 +214,19 @@ def test_a_full_fine_tune_shares_its_bases_settings_but_some_at_any_depth():
     assert (rejection.code, rejection.details) == ("base_mismatch", {"keys": ["text_config", "window"]})
 
 
+@pytest.mark.parametrize("holder", ["base", "full"])
+def test_notes_of_a_trainer_are_no_settings_and_other_unknown_keys_are(holder):
+    settings = {"hidden_size": 8, "text_config": {"rms_norm_eps": 1e-6}}
+    notes = {"unsloth_version": "2026.4.2", "text_config": {**settings["text_config"], "unsloth_fixed": True}}
+    noted, plain = {**settings, **notes}, settings
+    assert domain.assess_full_config(*((plain, noted) if holder == "base" else (noted, plain))) is None
+    rejection = domain.assess_full_config({**noted, "dual_chunk_attention_config": {"chunk_size": 8}}, plain)
+    assert rejection.details == {"keys": ["dual_chunk_attention_config"]}, "vLLM reads it, transformers does not"
+    assert "remove what is only a note" in rejection.reason
+    changed = {**noted, "text_config": {"rms_norm_eps": 1e-5}}
+    assert domain.assess_full_config(changed, plain).details == {"keys": ["text_config"]}
+
+
 def test_special_tokens_that_a_full_fine_tune_does_not_name_are_not_changed():
     base = {"eos_token_id": 2, "bos_token_id": 1, "pad_token_id": None}
     settings = {"eos_token_id": [2, 1], "bos_token_id": None, "pad_token_id": 0, "vocab_size": 5}
