@@ -71,12 +71,18 @@ def decide_policy(asked: ReleasePolicy | None, stored: ReleasePolicy | None) -> 
 
 
 def release_key(ready: CheckpointReady, policy: ReleasePolicy) -> Digest:
-    """Return the identity of a release: the same inputs are the same release, from any publisher, at any time."""
+    """Return the identity of a release: the same inputs are the same release, from any publisher, at any time.
+
+    Calibration and evaluation sets are inputs, too: a corrected one must be read. A release without them has the key
+    that it had before they counted.
+    """
     serving = combine(ready.serving, None)
     settings = {} if serving is None else {"serving": serving.model_dump(mode="json", exclude_none=True)}
+    sets = {"calibration": ready.calibration, "evaluation": ready.evaluation}
     return digest_of_json(
         {
             **settings,
+            **{name: ref.digest for name, ref in sets.items() if ref is not None},
             "model": ready.model,
             "weights": {"kind": ready.weights.kind, "digest": ready.weights.ref.digest},
             "base": ready.base.digest,

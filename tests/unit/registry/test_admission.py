@@ -200,6 +200,23 @@ def test_other_serving_settings_are_another_release_and_none_are_the_same_as_bef
     assert len(keys | {key}) == 3
 
 
+@pytest.mark.parametrize("name", ["calibration", "evaluation"])
+def test_another_calibration_or_evaluation_set_is_another_release(name):
+    def key(content: bytes | None, folder: str = "sets"):
+        ref = content and ArtifactRef(uri=f"{OWN}{folder}/a", digest=digest_of(content), size_bytes=len(content))
+        return admission.release_key(k.ready(**{"calibration": None, "evaluation": None, name: ref}), k.policy())
+
+    assert len({key(None), key(b"too short"), key(b"long enough")}) == 3
+    assert key(b"long enough", "elsewhere") == key(b"long enough"), "what is read decides, not where it is"
+
+
+def test_the_two_sets_are_told_apart():
+    ref = ArtifactRef(uri=f"{OWN}set.jsonl", digest=digest_of(b"text"), size_bytes=4)
+    assert admission.release_key(k.ready(calibration=ref, evaluation=None), k.policy()) != admission.release_key(
+        k.ready(calibration=None, evaluation=ref), k.policy()
+    )
+
+
 def test_settings_that_no_engine_takes_are_refused_at_admission_with_the_valid_ones():
     assert admission.assess_serving(k.ready()) is None
     assert admission.assess_serving(k.ready(serving=HERMES)) is None
