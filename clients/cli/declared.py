@@ -18,6 +18,7 @@ from contracts.policy import ReleasePolicy
 from contracts.teams import Team, TeamName, TeamQuota
 from contracts.vocabulary import Environment, Instant, ModelName
 from decisions.declared_state import Key, Kind
+from decisions.gate_samples import find_unanswerable
 from decisions.policy_comparison import find_unrehearsed
 
 KINDS = ("Policy", "Team", "ApiKey", "Mirror")
@@ -248,9 +249,9 @@ def _parse(document: Document, problems: list[Problem]) -> AnyDeclared | None:
         listed = document.problems(error)
         problems += [_without_kind(document, each, kind) for each in listed]
         return None
-    unrehearsed = find_unrehearsed(declared.policy) if isinstance(declared, DeclaredPolicy) else None
-    if unrehearsed is not None:
-        problems.append(document.problem(unrehearsed, "policy", "rehearsal"))
+    if isinstance(declared, DeclaredPolicy):
+        reasons = ((find_unrehearsed(declared.policy), "rehearsal"), (find_unanswerable(declared.policy), "load"))
+        problems += [document.problem(reason, "policy", field) for reason, field in reasons if reason is not None]
     return declared
 
 

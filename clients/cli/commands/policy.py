@@ -25,6 +25,7 @@ from clients.cli.policy_template import TEMPLATE
 from clients.cli.reading import RecordsOfModels
 from clients.cli.yaml_source import Document, InvalidError, Problem, read_documents, validated
 from contracts.policy import ReleasePolicy
+from decisions.gate_samples import find_unanswerable
 from decisions.policy_comparison import find_unrehearsed, weaknesses
 from decisions.policy_sentences import explain_policy
 from shared.storage.kv import Bucket, Conflict
@@ -100,8 +101,8 @@ def policy_validate(
 
 
 def _beyond_the_schema(document: Document, policy: ReleasePolicy) -> list[Problem]:
-    reason = find_unrehearsed(policy)
-    return [] if reason is None else [document.problem(reason, "rehearsal")]
+    reasons = ((find_unrehearsed(policy), "rehearsal"), (find_unanswerable(policy), "load"))
+    return [document.problem(reason, field) for reason, field in reasons if reason is not None]
 
 
 def _location(weaker: str) -> list[str]:

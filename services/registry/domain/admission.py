@@ -16,6 +16,7 @@ from contracts.manifests import BaseManifest
 from contracts.policy import ReleasePolicy
 from contracts.sources import parse_file_uri, parse_hub_uri, scheme_of
 from contracts.vocabulary import Digest, ServingSettings, digest_of_json
+from decisions.gate_samples import find_unanswerable
 from decisions.policy_comparison import find_unrehearsed, weaknesses
 from decisions.serving_settings import assess_settings, combine, find_departure
 from decisions.source_rules import is_covered
@@ -56,7 +57,8 @@ class AllowedLocations:
 def decide_policy(asked: ReleasePolicy | None, stored: ReleasePolicy | None) -> ReleasePolicy | Refusal:
     """Return the policy that a release is frozen with: the event's if it only tightens the stored one, else that.
 
-    Either way, automatic rollback must have been rehearsed: no policy may waive that.
+    Either way, automatic rollback must have been rehearsed: no policy may waive that. And the load must be able to
+    answer the gates: else the release would end as inconclusive, after hours.
     """
     policy = asked or stored
     if policy is None:
@@ -67,6 +69,9 @@ def decide_policy(asked: ReleasePolicy | None, stored: ReleasePolicy | None) -> 
     unrehearsed = find_unrehearsed(policy)
     if unrehearsed is not None:
         return Refusal("policy_invalid", unrehearsed, {"automatic": [trigger.name for trigger in policy.automatic]})
+    unanswerable = find_unanswerable(policy)
+    if unanswerable is not None:
+        return Refusal("policy_invalid", unanswerable, {"load": policy.load.model_dump(mode="json")})
     return policy
 
 

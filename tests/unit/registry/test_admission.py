@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from contracts.facts import BaseModelRef, Weights
+from contracts.policy import LoadProfile, MetricGate
 from contracts.vocabulary import ArtifactRef, ServingSettings, digest_of
 from services.registry.domain import admission
 from services.registry.domain.admission import AllowedLocations, Refusal
@@ -166,6 +167,17 @@ def test_a_rehearsal_is_waived_only_where_nothing_rolls_back_by_itself(stored):
     assert decide(k.policy()) == k.policy()
     rehearsed = waived.model_copy(update={"rehearsal": "required"})
     assert decide(rehearsed) == rehearsed
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_policy_whose_load_cannot_answer_a_gate_is_refused(stored):
+    gates = (MetricGate(metric="ttft_ms", statistic="p99", max_ratio=1.5),)
+    small = k.policy(gates=gates, load=LoadProfile(requests=99))
+    refusal = admission.decide_policy(*((None, small) if stored else (small, None)))
+    assert (refusal.code, refusal.details["load"]["requests"]) == ("policy_invalid", 99)
+    assert "load.requests is 99, but the gate ttft_ms.p99 needs 100" in refusal.reason
+    enough = k.policy(gates=gates, load=LoadProfile(requests=100))
+    assert admission.decide_policy(enough, None) == enough
 
 
 def test_a_tightening_of_a_stored_policy_that_waives_it_must_not_waive_it_either():
