@@ -29,8 +29,8 @@ FIRST, SECOND = endpoint("default", "a:1", reserved_bytes=GIB), endpoint("triton
 
 
 def test_each_endpoint_is_shown_with_what_it_holds():
-    found = assess_endpoints([FIRST, SECOND], standing("a:1", "b:1"))
-    assert (found.state, found.detail) == (
+    finding = assess_endpoints([FIRST, SECOND], standing("a:1", "b:1"))
+    assert (finding.state, finding.detail) == (
         "ok",
         "default holds 0 targets, 1.0 of 4.0 GiB reserved; triton-2 holds 0 targets, 0.0 of 4.0 GiB reserved",
     )
