@@ -67,6 +67,7 @@ class Steady:
     http: httpx.AsyncClient
     rate_rps: float
     tokens: int = 2
+    model: str = MODEL
     sent: list[SentRequest] = field(default_factory=list)
 
     async def run(self) -> None:
@@ -87,7 +88,7 @@ class Steady:
         request = SentRequest(time.time())
         began = time.perf_counter()
         self.sent.append(request)
-        body = {"model": MODEL, "prompt": "Once upon a time", "max_tokens": self.tokens}
+        body = {"model": self.model, "prompt": "Once upon a time", "max_tokens": self.tokens}
         try:
             answer = await self.http.post("/v1/completions", json=body)
         except httpx.HTTPError as error:
@@ -100,13 +101,13 @@ class Steady:
 
 
 @contextlib.asynccontextmanager
-async def steady(gateway: Gateway, rate_rps: float) -> AsyncGenerator[Steady, None]:
+async def steady(gateway: Gateway, rate_rps: float, model: str = MODEL) -> AsyncGenerator[Steady, None]:
     """Send requests at a steady rate for as long as the context lasts."""
     limits = httpx.Limits(max_connections=256, max_keepalive_connections=256)
     async with httpx.AsyncClient(
         base_url=gateway.base_url, headers=gateway.headers, timeout=30, trust_env=False, limits=limits
     ) as http:
-        load = Steady(http, rate_rps)
+        load = Steady(http, rate_rps, model=model)
         sending = asyncio.create_task(load.run())
         try:
             yield load

@@ -148,13 +148,15 @@ def lift_quarantine(route: Route, target: Target, *, cause_id: str) -> Edit:
     return Changed(route.model_copy(update=update), "restore")
 
 
-def move(route: Route, target: Target, endpoints: tuple[str, ...], *, cause_id: str) -> Edit:
+def move(route: Route, target: Target, endpoints: tuple[str, ...], *, epoch: int, cause_id: str) -> Edit:
     """Return the route with other endpoints for one of its targets, which serves what it served before.
 
     Orders that were given for the epoch before are void, as after every other edit.
     """
     if cause_id == route.cause_id:
         return AlreadyApplied(route)
+    if epoch != route.epoch:
+        return EditRefused("stale_epoch", f"The move was planned for epoch {epoch}, the route is at {route.epoch}.")
 
     def moved(served: ServedTarget) -> ServedTarget:
         return served.model_copy(update={"endpoints": endpoints}) if served.target == target else served

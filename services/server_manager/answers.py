@@ -130,7 +130,8 @@ class Answers:
         """Let a route name another endpoint for a target; what it serves stays the same."""
         endpoints = (self._engines[move.endpoint].endpoint,)
         edit = await self._routes.edit(
-            move.model, lambda route: move_target(route, move.target, endpoints, cause_id=move.cause_id)
+            move.model,
+            lambda route: move_target(route, move.target, endpoints, epoch=move.epoch, cause_id=move.cause_id),
         )
         structlog.get_logger().warning(
             "a target is served by another endpoint", target=str(move.target), edit=str(edit)[:200]
@@ -145,7 +146,7 @@ class Answers:
         entry = outbox_entry(
             changed, model=route.model, cause_id=None, id=cause_id, correlation_id=cause_id, decided_at=now
         )
-        await self._write(lambda record: staging.note_published(record, cause_id), entry)
+        await self._write(lambda record: staging.note_move(record, route.model, cause_id), entry)
 
     async def change_alert(self, change: AlertChange) -> None:
         """Raise or resolve an alert."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from contracts.routes import Route
 from contracts.vocabulary import Deployable
-from services.server_manager.domain.placement import Known, find_lost, find_named, find_pairs, plan_all_homes
+from services.server_manager.domain.placement import Known, find_counterparts, find_lost, find_named, plan_all_homes
 from services.server_manager.domain.reconcile import Limits, home_of, plan_desired
 from services.server_manager.domain.records import Servers
 from services.server_manager.executor import Executor
@@ -25,7 +25,7 @@ class Homes:
         """Choose the endpoint of everything that is desired or waits; `down` says how long endpoints are silent."""
         known = Known(
             named=self.named(routes),
-            apart=find_pairs(record, routes),
+            apart=find_counterparts(record, routes),
             lost=find_lost(down, self._limits),
             earlier=self.chosen,
             unlisted=frozenset(self._engines.keys() - self._executor.known),

@@ -28,7 +28,17 @@ class Move:
     model: str
     target: Target
     endpoint: str
-    cause_id: str
+    epoch: int
+
+    @property
+    def cause_id(self) -> str:
+        """Id of the cause of the route after the move."""
+        return f"{MOVED}{self.target}-{self.endpoint}-{self.epoch}"
+
+
+def moved_prefix(model: str) -> str:
+    """Return how the causes of all moves of a model begin."""
+    return f"{MOVED}{model}."
 
 
 def plan_moves(
@@ -54,8 +64,7 @@ def plan_moves(
                 or addresses[state.endpoint] in served.endpoints
             ):
                 continue
-            cause_id = f"{MOVED}{served.target}-{state.endpoint}-{route.epoch}"
-            moves.append(Move(model, served.target, state.endpoint, cause_id))
+            moves.append(Move(model, served.target, state.endpoint, route.epoch))
             break  # the next one is of the next epoch
     return moves
 

@@ -11,8 +11,8 @@ from services.server_manager.domain.reconcile import Desired, Held, Limits, Phas
 from services.server_manager.domain.records import Lease, Servers
 from services.server_manager.domain.traffic import next_previous
 
-Pairs = frozenset[frozenset[str]]
-"""Pairs of targets, by name, that should not share an endpoint."""
+Counterparts = Mapping[str, frozenset[str]]
+"""The targets that each target should not share an endpoint with, by name."""
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class Known:
 
     Attributes:
         named: the endpoint that a route names, by the target's name.
-        apart: the targets that should not share an endpoint.
+        apart: the targets that should not share an endpoint, both ways.
         lost: endpoints that have been silent for long: nothing new is placed there while another one is left.
         earlier: the endpoint that was chosen for a target before, by its name.
         unlisted: endpoints that have not listed yet what they hold.
     """
 
     named: Mapping[str, str] = field(default_factory=dict)
-    apart: Pairs = frozenset()
+    apart: Counterparts = field(default_factory=dict)
     lost: frozenset[str] = frozenset()
     earlier: Mapping[str, str] = field(default_factory=dict)
     unlisted: frozenset[str] = frozenset()
@@ -77,10 +77,9 @@ def _is_movable(name: str, fixed: str | None, homes: Mapping[str, str], held: Ma
     return not is_loaded and fixed not in known.unlisted and _shared(name, fixed, homes, known.apart) > 0
 
 
-def _shared(name: str, endpoint: str | None, homes: Mapping[str, str], apart: Pairs) -> int:
+def _shared(name: str, endpoint: str | None, homes: Mapping[str, str], apart: Counterparts) -> int:
     """Return how many of a target's counterparts are on an endpoint."""
-    others = (other for other, home in homes.items() if home == endpoint)
-    return sum(1 for other in others if frozenset({name, other}) in apart)
+    return sum(1 for other in apart.get(name, ()) if homes.get(other) == endpoint)
 
 
 def endpoints_of(deployable: Deployable, limits: Limits) -> list[str]:
@@ -120,7 +119,7 @@ def _choose(
     reserved: Mapping[str, int],
     *,
     limits: Limits,
-    apart: Pairs,
+    apart: Counterparts,
 ) -> tuple[str, bool]:
     """Return the best endpoint, and whether the target fits there."""
     taken = Counter[str]()
@@ -151,7 +150,7 @@ def find_named(routes: Mapping[str, Route], addresses: Mapping[str, str]) -> dic
     return named
 
 
-def find_pairs(record: Servers, routes: Mapping[str, Route]) -> Pairs:
+def find_counterparts(record: Servers, routes: Mapping[str, Route]) -> Counterparts:
     """Return the targets that should not share an endpoint: what takes traffic, and what it would be replaced by.
 
     These are the active target of each model and its previous one or canary; the target of an order, or of a staging,
@@ -167,8 +166,12 @@ def find_pairs(record: Servers, routes: Mapping[str, Route]) -> Pairs:
     for lease in leases_of(record):
         staged, serving = lease.event.data, routes.get(lease.event.subject)
         pairs += [(staged.candidate, staged.baseline), (staged.candidate, serving.active if serving else None)]
-    names = {frozenset({str(first.target), str(second.target)}) for first, second in pairs if first and second}
-    return frozenset(pair for pair in names if len(pair) == 2)
+    apart: dict[str, set[str]] = {}
+    for first, second in pairs:
+        if first is not None and second is not None and first.target != second.target:
+            apart.setdefault(str(first.target), set()).add(str(second.target))
+            apart.setdefault(str(second.target), set()).add(str(first.target))
+    return {name: frozenset(others) for name, others in apart.items()}
 
 
 def leases_of(record: Servers) -> list[Lease]:

@@ -5,6 +5,7 @@ from datetime import datetime
 from contracts.envelope import Event
 from contracts.facts import ReleaseFinished, StageReleased, StageRequested, TrafficRequested
 from contracts.records import OutboxEntry
+from services.server_manager.domain.moves import MOVED, moved_prefix
 from services.server_manager.domain.records import (
     ANSWERED_KEPT,
     CLOSED_KEPT,
@@ -113,15 +114,19 @@ def drop_order(record: Servers, order_id: str) -> Servers:
     return record.model_copy(update={"orders": orders, "answered": _answered(record, order_id)})
 
 
-def note_published(record: Servers, cause_id: str) -> Servers:
-    """Record that the fact of a moved target is published."""
+def note_move(record: Servers, model: str, cause_id: str) -> Servers:
+    """Record that the fact of a model's newest move is published."""
     if cause_id in record.answered:
         return record
-    return record.model_copy(update={"answered": _answered(record, cause_id)})
+    others = tuple(known for known in record.answered if not known.startswith(moved_prefix(model)))
+    return record.model_copy(update={"answered": (*others, cause_id)})
 
 
 def _answered(record: Servers, order_id: str) -> tuple[str, ...]:
-    return (*record.answered, order_id)[-ANSWERED_KEPT:]
+    """Return the newest ids with this one. The newest move of each model stays: its route may still be of it."""
+    moves = tuple(known for known in record.answered if known.startswith(MOVED))
+    orders = tuple(known for known in record.answered if not known.startswith(MOVED))
+    return (*moves, *(*orders, order_id)[-ANSWERED_KEPT:])
 
 
 def open_alert(record: Servers, alert: OpenAlert) -> Servers:

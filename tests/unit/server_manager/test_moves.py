@@ -15,8 +15,10 @@ from services.server_manager.domain.reconcile import (
     plan_alone,
     plan_reconcile,
 )
+from services.server_manager.domain.records import ANSWERED_KEPT, Servers
 from services.server_manager.domain.runtimes import may_begin
-from tests.unit.server_manager.factories import LIMITS, deployable, held, route, served
+from services.server_manager.domain.staging import drop_order, enqueue_order, note_move
+from tests.unit.server_manager.factories import LIMITS, START, deployable, held, route, served, traffic_requested
 
 TWO = replace(LIMITS, endpoints={"default": "default", "two": "default", "next": "next"})
 ADDRESSES = {"default": "127.0.0.1:1", "two": "127.0.0.1:2", "next": "127.0.0.1:3"}
@@ -46,7 +48,7 @@ def test_what_does_not_generate_or_has_one_endpoint_only_is_not_moved():
 
 def test_a_move_changes_the_endpoints_of_its_target_only_and_raises_the_epoch():
     before = route(1, 0, canary=1, history=(served(1), served(3)), quarantined=(deployable(5).target,))
-    edit = move(before, deployable(1).target, SECOND, cause_id="moved-1")
+    edit = move(before, deployable(1).target, SECOND, epoch=before.epoch, cause_id="moved-1")
     assert isinstance(edit, Changed)
     after = edit.route
     assert (after.epoch, after.cause_id, edit.cause) == (before.epoch + 1, "moved-1", "restore")
@@ -57,9 +59,12 @@ def test_a_move_changes_the_endpoints_of_its_target_only_and_raises_the_epoch():
         before.quarantined,
     )
     assert after.canary == CanaryShare(served=after.active, weight_ratio=before.canary.weight_ratio)
-    assert move(after, deployable(1).target, SECOND, cause_id="moved-1") == AlreadyApplied(after)
-    assert isinstance(move(before, deployable(9).target, SECOND, cause_id="m"), EditRefused)
-    assert isinstance(move(after, deployable(1).target, SECOND, cause_id="m"), EditRefused), "it is there already"
+    assert move(after, deployable(1).target, SECOND, epoch=1, cause_id="moved-1") == AlreadyApplied(after)
+    assert isinstance(move(before, deployable(9).target, SECOND, epoch=before.epoch, cause_id="m"), EditRefused)
+    again = move(after, deployable(1).target, SECOND, epoch=after.epoch, cause_id="m")
+    assert isinstance(again, EditRefused), "it is there already"
+    late = move(after, deployable(0).target, SECOND, epoch=before.epoch, cause_id="m")
+    assert (late.code, late.reason) == ("stale_epoch", "The move was planned for epoch 1, the route is at 2.")
 
 
 def test_a_moved_route_is_published_until_that_is_recorded():
@@ -67,6 +72,18 @@ def test_a_moved_route_is_published_until_that_is_recorded():
     routes = {"bot": moved, "cat": route(1, model="cat", cause_id="an order")}
     assert find_unpublished(routes, ()) == [moved]
     assert find_unpublished(routes, ("moved-x",)) == []
+
+
+def test_a_move_stays_recorded_as_published_until_the_next_one_of_its_model_whatever_orders_come():
+    record = note_move(note_move(Servers(), "cat", "moved-cat.x-1"), "bot", "moved-bot.x-1")
+    assert note_move(record, "bot", "moved-bot.x-1") == record
+    for number in range(ANSWERED_KEPT + 5):
+        event = traffic_requested(f"t{number}")
+        record = drop_order(enqueue_order(record, event, START), event.id)
+    assert {"moved-cat.x-1", "moved-bot.x-1"} <= set(record.answered)
+    assert len(record.answered) == ANSWERED_KEPT + 2
+    record = note_move(record, "bot", "moved-bot.x-2")
+    assert ("moved-bot.x-1" in record.answered, "moved-bot.x-2" in record.answered) == (False, True)
 
 
 def test_a_copy_goes_once_its_target_generates_elsewhere_and_no_route_names_the_copy():

@@ -11,9 +11,9 @@ from services.server_manager.domain.memory import describe_free, fits
 from services.server_manager.domain.placement import (
     Known,
     endpoints_of,
+    find_counterparts,
     find_lost,
     find_named,
-    find_pairs,
     plan_all_homes,
     plan_homes,
 )
@@ -38,6 +38,13 @@ ADDRESSES = {"127.0.0.1:1": "default", "127.0.0.1:2": "two"}
 
 def name_of(version: int) -> str:
     return str(deployable(version).target)
+
+
+def both_ways(pairs):
+    """Return the counterparts of each target in some pairs."""
+    return {
+        name: frozenset().union(*(pair - {name} for pair in pairs if name in pair)) for pair in pairs for name in pair
+    }
 
 
 @st.composite
@@ -67,7 +74,7 @@ def situations(draw):
     endpoint, name = st.sampled_from(ENDPOINTS), st.sampled_from([name_of(version) for version in versions])
     known = Known(
         named=draw(st.dictionaries(name, endpoint)),
-        apart=frozenset(draw(st.sets(st.frozensets(name, min_size=2, max_size=2)))),
+        apart=both_ways(draw(st.sets(st.frozensets(name, min_size=2, max_size=2)))),
         lost=frozenset(draw(st.sets(endpoint))),
         earlier=draw(st.dictionaries(name, endpoint)),
         unlisted=frozenset(draw(st.sets(endpoint))),
@@ -92,7 +99,7 @@ def test_each_target_has_an_endpoint_of_its_runtime_and_what_is_loaded_stays_on_
         if settled not in candidates or homes[name] == settled:
             continue
         assert target.rank is Rank.PRODUCTION
-        counterparts = [homes.get(other) for pair in known.apart if name in pair for other in pair - {name}]
+        counterparts = [homes.get(other) for other in known.apart.get(name, ())]
         assert settled in known.lost or (not is_loaded(holding, name) and settled in counterparts)
         assert settled in known.lost or settled not in known.unlisted
         assert homes[name] not in known.lost
@@ -120,7 +127,7 @@ def test_what_is_new_shares_with_its_counterpart_only_where_no_other_endpoint_ha
     sizes = {name: limits.memory_bytes(desired[name].deployable) for name in homes}
 
     def cost(endpoint):
-        counterparts = [name for name in others if others[name] == endpoint and frozenset({name, new}) in known.apart]
+        counterparts = [name for name in others if others[name] == endpoint and name in known.apart.get(new, ())]
         reserved = sum(sizes[name] for name in others if others[name] == endpoint)
         pool = {
             name: home for name, home in {**others, new: endpoint}.items() if limits.pool(home) == limits.pool(endpoint)
@@ -148,7 +155,7 @@ def test_no_memory_is_reserved_beyond_what_it_has_where_a_target_is_loaded(situa
 def placed(record, routes, holding=None, limits=TWO, **known):
     holding = holding or {}
     desired = plan_desired(routes, record)
-    about = Known(named=find_named(routes, ADDRESSES), apart=find_pairs(record, routes), **known)
+    about = Known(named=find_named(routes, ADDRESSES), apart=find_counterparts(record, routes), **known)
     return plan_all_homes(record, desired, holding, limits, about)
 
 
