@@ -20,6 +20,9 @@ ATTEMPT_S = 10.0
 AWAY_S = 15.0
 """How long a container is paused or disconnected; longer than the 5 s after which what hangs is killed."""
 
+RECOVERED_S = 180.0
+"""Longest wait for all health checks after a failure."""
+
 
 class CallersOfTwo(Users):
     """Callers that ask the other gateway when one cannot be reached or does not answer in time."""
@@ -79,17 +82,26 @@ class Failures:
                     if not self._answers(urls[0]):
                         raise RuntimeError(f"{gateways[0]} answers no request without the bus")
                     time.sleep(1)
-            with step("all containers are healthy again"):
-                self.stack.await_ready()
+            with step(
+                "each health check passes: of monitor and rollback-controller, too, whose telemetry the bus lost"
+            ):
+                self._await_checks()
         if callers.failed:
             raise RuntimeError(f"{len(callers.failed)} requests failed: {callers.failed[:3]}")
         report(f"{sum(callers.answered.values())} requests, all answered; second tries: {dict(callers.second_tries)}")
+
+    def _await_checks(self) -> None:
+        """Return when every health check passes at the same time; podman's own state of them may be of before."""
+        self.stack.await_ready()
+        wait_for(
+            lambda: not self.stack.failing_checks(), RECOVERED_S, "passing health checks", self.stack.failing_checks
+        )
 
     def _fails(self, callers: CallersOfTwo, title: str, failure: Callable[[], None]) -> None:
         with step(title):
             before, tries = sum(callers.answered.values()), sum(callers.second_tries.values())
             failure()
-            self.stack.await_ready()
+            self._await_checks()
             answered = sum(callers.answered.values()) - before
             report(f"{answered} answers meanwhile, {sum(callers.second_tries.values()) - tries} second tries")
             if not answered or callers.failed:

@@ -184,6 +184,17 @@ class Installation:
         """Return the containers that are neither healthy nor, where they work once, at their end."""
         return [f"{service_of(each)}: {state_of(each)}" for each in self.containers() if not is_ready(each)]
 
+    def failing_checks(self) -> list[str]:
+        """Run the health check of each container that serves, now; return the services whose check fails."""
+        failing = []
+        for each in self.containers():
+            if service_of(each) not in ONCE:
+                try:
+                    engine.podman("healthcheck", "run", each["Name"])
+                except RuntimeError:
+                    failing.append(service_of(each))
+        return failing
+
     def logs(self, name: str, lines: int = 30) -> str:
         """Return the end of a container's output, both streams."""
         done = subprocess.run(
