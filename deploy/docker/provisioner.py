@@ -31,7 +31,7 @@ async def keep_provisioned(connection: Connection, stamp: Path = STAMP, *, every
     """Make lost streams again, without an end; a bus that cannot be reached is asked again."""
     while True:
         try:
-            client = await connect(connection, PROVISIONER)
+            client = await connect(connection, PROVISIONER, error_cb=_note)
             try:
                 await _look_on(client.jetstream(timeout=LOOK_S / 2), connection, stamp, every_s)
             finally:
@@ -64,6 +64,11 @@ async def missing_streams(js: JetStreamContext) -> set[str]:
     declared = {str(stream.name) for stream in topology.streams()}
     declared |= {f"KV_{bucket.bucket}" for bucket in topology.buckets()}
     return declared - {str(stream.config.name) for stream in await js.streams_info()}
+
+
+async def _note(error: Exception) -> None:
+    """Print why the client has lost the bus; it connects again by itself."""
+    _print(f"the connection to the bus failed: {error!r}")
 
 
 def _print(text: str) -> None:
