@@ -49,6 +49,8 @@ class StackAddress:
     environment: Environment = "production"
     ports: Mapping[str, int] = field(default_factory=dict)
     """Ports of a stack on this machine: its routes name them."""
+    tritons: int = 1
+    """Tritons of the default runtime of a stack on this machine."""
 
     def gateway_trust(self) -> ssl.SSLContext | bool:
         """Return whose certificates the gateway may have: those of `gateway_ca`, or of the system's authorities.
@@ -137,6 +139,7 @@ def _of_folder(folder: StateFolder) -> StackAddress:
         console_url=values.get("SLIPWAY_CONSOLE_URL"),
         console_credentials=_path(values, "SLIPWAY_CONSOLE_CREDENTIALS"),
         ports=description.ports,
+        tritons=description.tritons,
     )
 
 

@@ -120,6 +120,7 @@ class BackupManifest(Contract):
         object_bytes: How many bytes they have together.
         changed: Objects whose bytes are not those that their name promises; they are copied as they are.
         ports: Ports of an embedded stack by name: restored routes name them, so a restored stack takes them again.
+        tritons: Tritons of the default runtime of an embedded stack: routes name what each serves.
         keys: The folder of keys as an archive, encrypted by a passphrase; None if keys are not part of it.
     """
 
@@ -135,6 +136,7 @@ class BackupManifest(Contract):
     object_bytes: int
     changed: tuple[str, ...] = ()
     ports: dict[str, int] = Field(default_factory=dict)
+    tritons: int = 1
     keys: Blob | None = None
 
     def name(self) -> str:

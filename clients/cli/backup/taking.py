@@ -90,6 +90,7 @@ async def take(
         object_bytes=sum(copy.size_bytes for copy in objects),
         changed=tuple(sorted(copier.changed)),
         ports=dict(stack.ports),
+        tritons=stack.tritons,
         keys=packed,
     )
     data = canonical_json(manifest.model_dump(mode="json"))

@@ -97,11 +97,12 @@ def _unpack(chosen: Chosen, folder: Path | None, passphrase_file: Path) -> None:
     unpack(data, read_passphrase(passphrase_file), folder)
 
 
-def _take_ports(folder: StateFolder, chosen: Chosen) -> None:
-    """Note the ports of the old stack that are free, so that the new one takes them."""
+def note_shape(folder: StateFolder, chosen: Chosen) -> None:
+    """Note the ports of the old stack that are free, and its Tritons, so that the new one takes them."""
     folder.create()
     if folder.read_description() is None:
-        folder.write_description(replace(new_description(), ports=chosen.manifest.ports))
+        manifest = chosen.manifest
+        folder.write_description(replace(new_description(), ports=manifest.ports, tritons=manifest.tritons))
 
 
 def _restore(folder: StateFolder | None, chosen: Chosen, progress: Progress) -> None:
@@ -114,9 +115,12 @@ def _restore(folder: StateFolder | None, chosen: Chosen, progress: Progress) -> 
         asyncio.run(work())
         return
     options = Options(
-        StackConfig(), programs_of(Path(sys.executable)), default_engine_root(), inherited_variables(os.environ)
+        StackConfig(default_tritons=chosen.manifest.tritons),
+        programs_of(Path(sys.executable)),
+        default_engine_root(),
+        inherited_variables(os.environ),
     )
-    _take_ports(folder, chosen)
+    note_shape(folder, chosen)
     servers = ServersOnly(folder, options, View(quiet=True), clock, work)
     try:
         asyncio.run(servers.run())

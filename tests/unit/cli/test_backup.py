@@ -4,6 +4,7 @@ import io
 import json
 import stat
 import tarfile
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -23,10 +24,13 @@ from clients.cli.backup.options import open_location
 from clients.cli.backup.progress import Progress, size_text
 from clients.cli.backup.restoring import choose, verify
 from clients.cli.backup.taking import keep_list
+from clients.cli.commands.restore import note_shape
+from clients.cli.commands.stack import parse_tritons
 from clients.cli.output import CommandError
 from contracts.event_archive import EventArchive
 from contracts.vocabulary import canonical_json, digest_of
 from deploy.data_format import DATA_FORMAT
+from deploy.local.state import StateFolder
 from shared.messaging.topology import BUCKETS
 from shared.runtime.settings import Connection
 from tests.kit.conformance_backup_locations import BackupLocationConformance, blob_of
@@ -185,6 +189,23 @@ def test_a_whole_backup_is_verified(tmp_path):
     chosen = choose(location, None, None)
     assert chosen.manifest == manifest
     assert verify(chosen, QUIET) == 15 + manifest.objects.size_bytes
+
+
+def test_a_restored_stack_has_the_ports_and_the_tritons_that_its_routes_name(tmp_path):
+    chosen = choose_one(tmp_path / "backup", ports={"triton-2-grpc": 12345}, tritons=2)
+    folder = StateFolder(tmp_path / "state")
+    note_shape(folder, chosen)
+    assert parse_tritons(None, folder.read_description(), ()) == 2
+    assert folder.read_description().ports == {"triton-2-grpc": 12345}
+    folder.write_description(replace(folder.read_description(), tritons=3))
+    note_shape(folder, chosen)
+    assert folder.read_description().tritons == 3, "a restore that goes on changes nothing of it"
+
+
+def choose_one(path, **changed):
+    location = Folder(path)
+    kept(location, **changed)
+    return choose(location, None, None)
 
 
 @pytest.mark.parametrize("data", [b"weights", b"messages"])
