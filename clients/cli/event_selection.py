@@ -16,6 +16,7 @@ from contracts.envelope import Event
 from contracts.event_archive import EventGroup
 from contracts.facts import FACTS
 from contracts.services import EVENTS, FROM_OUTSIDE, stream_of
+from contracts.vocabulary import Environment
 from decisions.event_archive import group_of
 from decisions.orders import CLOCK_SKEW
 
@@ -32,13 +33,14 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Selection:
-    """Which events to print: types, their time, one model or all (None), and how many of the last at most."""
+    """Which events to print: types, times, one model or all, the last so many of them, one environment or both."""
 
     types: frozenset[str]
     since: datetime | None = None
     until: datetime | None = None
     model: str | None = None
     limit: int | None = None
+    environment: Environment | None = None
 
     def filter(self) -> EventFilter | None:
         """Return what is read of the log for these types, of all environments; None for all of it."""
@@ -51,6 +53,8 @@ class Selection:
     def includes(self, event: Event[Any]) -> bool:
         """Return whether to print an event."""
         after = self.since is None or event.time >= self.since
+        if self.environment not in (None, event.environment):
+            return False
         return after and event.type in self.types and (self.until is None or event.time < self.until)
 
     def groups(self) -> list[EventGroup]:

@@ -50,7 +50,7 @@ def events(
     until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Only before then.")] = None,
     environment: Annotated[
         Environment | None,
-        typer.Option(help="Environment of the events (default: production); rehearsals may run in staging."),
+        typer.Option(help="Only events of this environment; without it those of both, or of staging by its context."),
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", "-n", min=1, help="Only the last N events.")] = None,
     state: StateOption = None,
@@ -68,6 +68,7 @@ def events(
         parse_moment(until, now) if until is not None else None,
         model,
         limit,
+        environment,
     )
     stack = find_stack(state)
     where = EventFilter(("*.*",), "staging") if (environment or stack.environment) == "staging" else None

@@ -5,12 +5,14 @@ from datetime import UTC, datetime
 import pytest
 
 from clients.cli.commands.models import row_of
+from clients.cli.event_selection import Selection
 from clients.cli.event_types import short_name, types_matching
 from clients.cli.output import CommandError, Exit
 from clients.cli.parsing import parse_moment
-from contracts.facts import FACTS
+from contracts.facts import FACTS, AlertRaised
 from contracts.routes import CanaryShare, Route
 from decisions.release_projection import join, project
+from testbed import factories
 from testbed.factories import served
 from tests.unit.cli.test_release_view import whole_release
 
@@ -55,6 +57,13 @@ def test_another_time_is_refused(text):
     with pytest.raises(CommandError, match="is not valid") as refused:
         parse_moment(text, NOW)
     assert refused.value.code is Exit.USAGE
+
+
+@pytest.mark.parametrize(("environment", "printed"), [(None, [True, True]), ("production", [True, False])])
+def test_events_are_of_one_environment_or_of_both(environment, printed):
+    selection = Selection(frozenset({AlertRaised.TYPE}), environment=environment)
+    events = [factories.event(factories.fact(AlertRaised), environment=each) for each in ("production", "staging")]
+    assert [selection.includes(event) for event in events] == printed
 
 
 def test_a_model_is_listed_with_what_serves_and_its_newest_release():
