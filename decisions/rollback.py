@@ -120,15 +120,17 @@ def decide_confirmed(decision: Decision, doubt: Doubt, trigger: Trigger | None, 
 def has_recovered(alert: AlertFact) -> bool:
     """Return whether an alert that lasts is within its limit by now, so that an update of it starts no rollback.
 
-    Evidence fades with requests, not with time: a model with few of them is still confirmed long after a blip. An alert
-    that is raised is decided at once, also a hard failure, which exceeds its limit soon if it lasts. One of errors or
-    quality that pairs confirm needs no limit to be exceeded; a canary that is worse than the active version is ended by
-    its assessment.
+    A window without requests is within any limit: if bad ones come again, the next update exceeds it. Evidence fades
+    with requests, not with time: a model with few of them is still confirmed long after a blip. An alert that is raised
+    is decided at once, also a hard failure, which exceeds its limit soon if it lasts. One of errors or quality that
+    pairs confirm needs no limit to be exceeded; a canary that is worse than the active version is ended by its
+    assessment.
     """
-    if not isinstance(alert, AlertUpdated) or alert.value is None or alert.limit is None:
+    if not isinstance(alert, AlertUpdated) or alert.limit is None:
         return False
-    by_pairs = alert.confirmed_by == "pairs" and alert.kind != "latency"
-    return alert.value <= alert.limit and not by_pairs
+    if alert.confirmed_by == "pairs" and alert.kind != "latency":
+        return False
+    return alert.value is None or alert.value <= alert.limit
 
 
 def can_hold(confirmed_by: Confirmation | None, trigger: Trigger) -> bool:

@@ -126,6 +126,7 @@ def staging_route_is_empty(stack) -> bool:
 
 
 QUIET = {
+    "Endpoints that do not serve a target, and return",
     "Failed requests by code",
     "Requests that the version behind answers after a failure",
     "Requests under which an engine died",

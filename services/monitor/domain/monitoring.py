@@ -99,7 +99,8 @@ def add_policy(state: MonitorState, version: int, release_id: str, policy: Relea
     known = dict(state.policies)
     known.setdefault(str(version), Policy(release_id=release_id, triggers=policy.triggers, canary=policy.canary))
     needed = {*state.routed, *(target.target.version for target in state.targets.values())}
-    spare = [name for name in sorted(known, key=int) if int(name) not in needed]
+    is_known = state.routed or not state.route_known  # a record of an earlier version has a route without its versions
+    spare = [name for name in sorted(known, key=int) if int(name) not in needed] if is_known else []
     for name in spare[: max(0, len(known) - POLICIES_KEPT)]:
         del known[name]
     return _applied(state.model_copy(update={"policies": known}), cause.id)
