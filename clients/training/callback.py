@@ -51,6 +51,8 @@ class SlipwayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         evaluate: Called with the trained model before publishing, in every process; the evaluation results that the
             first process returns are published.
         folder: Folder to save the checkpoint in (default: a new one in `output_dir`, removed once it is published).
+        tokenizer: Publish the Trainer's tokenizer as said above. Without it the base's is served: full weights of a
+            training with another chat template or end of text are rejected as `tokenizer_changed` with it.
 
     The other arguments are those of `publish_checkpoint`.
     """
@@ -63,8 +65,10 @@ class SlipwayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         run: Run,
         folder: Path | None = None,
         evaluate: Evaluate | None = None,
+        tokenizer: bool = True,
         **options: Unpack[Options],
     ) -> None:
+        self._has_tokenizer = tokenizer
         self.published: Published | None = None
         self._run = run
         given = {"model": model, "base": base, "folder": folder, "evaluate": evaluate}
@@ -102,6 +106,7 @@ class SlipwayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         )
         published_in = Path(args.output_dir) / PUBLISHED
         tokenizer = held.get("processing_class", held.get("tokenizer"))  # the latter before transformers 4.46
+        tokenizer = tokenizer if self._has_tokenizer else None
         self.published = publish_trained(
             model, run=run, tokenizer=tokenizer, published_in=published_in, **self._options
         )

@@ -91,11 +91,13 @@ def save_in_first(
     def saved() -> str:
         chosen = new_folder(beside) if folder is None else folder
         try:
-            save(trained, chosen, weights, tokenizer)
+            save(trained, chosen, weights)
         except BaseException:
             if folder is None:
                 shutil.rmtree(chosen, ignore_errors=True)
             raise
+        with named_on_failure(chosen):  # the weights are there
+            complete(trained, chosen, tokenizer)
         return str(chosen)
 
     return Path(processes.in_first(saved))
@@ -116,15 +118,8 @@ def publish_once(
     return published
 
 
-def save(trained: Any, folder: Path, weights: Weights | None, tokenizer: Any = None) -> None:
-    """Write a model as safetensors, with the tokenizer if it has an embedding.
-
-    Args:
-        trained: The model.
-        folder: Where to.
-        weights: The gathered weights, if no process has all of them.
-        tokenizer: The tokenizer of the training, or a processor that has one; None if it is not known.
-    """
+def save(trained: Any, folder: Path, weights: Weights | None) -> None:
+    """Write a model as safetensors; `weights` are the gathered ones, if no process has all of them."""
     inner = unwrapped(trained)
     if not hasattr(inner, "save_pretrained"):
         raise PublishError(
@@ -134,6 +129,14 @@ def save(trained: Any, folder: Path, weights: Weights | None, tokenizer: Any = N
         )
     given = {} if weights is None else {"state_dict": weights}
     inner.save_pretrained(folder, safe_serialization=True, **given)
+
+
+def complete(trained: Any, folder: Path, tokenizer: Any) -> None:
+    """Write the tokenizer beside saved weights that have an embedding, and bring what PEFT wrote into one order.
+
+    `tokenizer` is that of the training, or a processor that has one; None if it is not to be published.
+    """
+    inner = unwrapped(trained)
     _sort_sets(inner, folder / "adapter_config.json")
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
     if hasattr(tokenizer, "get_vocab") and has_embedding(folder, getattr(inner, "config", None)):

@@ -252,13 +252,13 @@ class Endpoint:
         if rescue is not None:
             record = record.model_copy(update={"rescued_by": rescue.accepted.choice.served.target})
         self._dependencies.metrics.observe(record)
-        if record.environment == "production" and accepted.parsed.model == record.target.model:  # no pinned version
-            self._dependencies.callers.note_traffic(record.target.model)
         accepted.trace.end(record)
         if answer.retried is not None:
             self._dependencies.metrics.retries.labels(record.environment, answer.retried).inc()
         if not accepted.parsed.computes:
             return
+        if record.environment == "production" and accepted.parsed.model == record.target.model:  # no pinned version
+            self._dependencies.callers.note_traffic(record.target.model)
         self._mirrors.note(record)
         if answer.engine_died or answer.other_died or (rescue is not None and rescue.engine_died):
             self._mirrors.release(accepted)  # what may have killed an engine goes to no other

@@ -104,6 +104,7 @@ async def test_requests_whose_telemetry_is_due_are_reported_by_model():
     for changes in ({}, {"stream": True}, {"model": f"{MODEL}@v7"}, {"model": "nobody"}, {"n": 3000}):
         await world.chat(**changes)
     await world.chat({"x-slipway-environment": "staging"})
+    assert (await world.http.post("/tokenize", json={"model": MODEL, "prompt": "Once"})).status_code != 404
     assert world.shares.report().traffic == {MODEL: 1.0}, "two, and half of a second counts as much as what was before"
     seconds = 0
     while world.shares.report().traffic:

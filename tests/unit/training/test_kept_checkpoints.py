@@ -97,3 +97,21 @@ def test_a_model_that_cannot_be_saved_leaves_no_folder(nowhere, tmp_path):
     with pytest.raises(PublishError, match="has no save_pretrained"):
         publish_trained(Linear(2, 2), published_in=tmp_path / "out/published.json", **options(nowhere))
     assert list((tmp_path / "out").iterdir()) == []
+
+
+class Unsaved:
+    """A tokenizer that cannot be saved."""
+
+    def get_vocab(self):
+        return {}
+
+    def save_pretrained(self, folder):
+        raise OSError(f"no space left for {folder}")
+
+
+def test_a_tokenizer_that_cannot_be_saved_loses_no_weights(nowhere, tmp_path, caplog):
+    with pytest.raises(OSError, match="no space left"), caplog.at_level(logging.ERROR, "slipway_client"):
+        publish_trained(model(), tokenizer=Unsaved(), published_in=tmp_path / "published.json", **options(nowhere))
+    (folder,) = tmp_path.glob("slipway-checkpoint-*")
+    assert (folder / "model.safetensors").is_file()
+    assert str(folder) in caplog.text

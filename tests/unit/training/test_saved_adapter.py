@@ -6,7 +6,7 @@ import json
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from clients.training.trained import save
+from clients.training.trained import complete, save
 
 SIZES = {
     "vocab_size": 259,
@@ -23,7 +23,9 @@ def test_sets_of_an_adapters_configuration_are_saved_in_order(tmp_path):
     known = {field.name for field in dataclasses.fields(LoraConfig)}
     sets = {"target_modules": MODULES, "exclude_modules": ["lm_head", "embed_tokens"]}
     sets = {name: value for name, value in sets.items() if name in known}  # PEFT 0.12 excludes none
-    save(get_peft_model(LlamaForCausalLM(LlamaConfig(**SIZES)), LoraConfig(r=2, **sets)), tmp_path, None)
+    trained = get_peft_model(LlamaForCausalLM(LlamaConfig(**SIZES)), LoraConfig(r=2, **sets))
+    save(trained, tmp_path, None)
+    complete(trained, tmp_path, None)
     written = json.loads((tmp_path / "adapter_config.json").read_text())
     assert {name: written[name] for name in sets} == {name: sorted(value) for name, value in sets.items()}
     assert (tmp_path / "adapter_model.safetensors").is_file()
