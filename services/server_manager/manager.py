@@ -289,7 +289,7 @@ class Manager:
         homes = self._homes.chosen
         served = on_endpoints(desired, self._engines.keys(), homes)
         copies = self.executor.copies()
-        for copy in find_removable(copies, held, named, usable):
+        for copy in find_removable(copies, held, named, usable, kept):
             self.executor.remove_copy(copy)
         taken = Counter[str]()
         for copy in copies:

@@ -75,14 +75,22 @@ def find_unpublished(routes: Mapping[str, Route], answered: Collection[str]) -> 
 
 
 def find_removable(
-    copies: Iterable[Copy], held: Mapping[str, Held], named: Mapping[str, str], usable: Collection[str]
+    copies: Iterable[Copy],
+    held: Mapping[str, Held],
+    named: Mapping[str, str],
+    usable: Collection[str],
+    kept: Collection[str] = (),
 ) -> list[Copy]:
-    """Return the copies that nothing needs any more: their target generates elsewhere, and their route names that."""
+    """Return the copies that nothing needs any more: their target generates elsewhere, and no route may name the copy.
+
+    A route that is absent says nothing about what serves, so a copy of what is in `kept` stays, like the target.
+    """
     return [
         copy
         for copy in copies
         if copy.endpoint in usable
+        and copy.name not in kept
         and copy.name in held
         and held[copy.name].phase is Phase.READY
-        and named.get(copy.name) != copy.endpoint
+        and named.get(copy.name) in {None, held[copy.name].endpoint}
     ]

@@ -211,3 +211,16 @@ async def test_another_server_manager_uses_the_copy_that_the_route_names(world):
     await world.ticks(8)
     assert (world.routes.routes["bot"].epoch, routed(world)[0]) == (epoch, SECOND)
     assert holding(world) == (set(), {V0, V1})
+
+
+async def test_a_copy_of_a_model_without_a_route_is_not_unloaded_though_its_target_generates_for_a_staging(world):
+    await promote(world, "t1", 1, fallback=0)
+    await lose(world, "default", suspended=True)
+    world.engines["default"].down = False
+    world.routes.routes.clear()
+    world.forget_routes()
+    await world.state.write(lambda record: staging.enqueue_staging(record, stage_requested("s1", 2, 1)))
+    await world.ticks(8)
+    assert world.said.facts(VariantStaged)
+    assert V1 in world.engine.models, "gateways may still send to either by their last route"
+    assert V1 in world.engines["triton-2"].models

@@ -13,6 +13,7 @@ from services.server_manager.domain.reconcile import (
     Rank,
     is_moved,
     plan_alone,
+    plan_kept,
     plan_reconcile,
 )
 from services.server_manager.domain.records import ANSWERED_KEPT, Servers
@@ -95,6 +96,18 @@ def test_a_copy_goes_once_its_target_generates_elsewhere_and_no_route_names_the_
     assert find_removable([copy], there, {V1: "two"}, set()) == [], "its endpoint is silent"
     assert find_removable([copy], {V1: held(1, Phase.LOADING, endpoint="two")}, {V1: "two"}, {"default"}) == []
     assert find_removable([copy], {}, {V1: "two"}, {"default"}) == []
+
+
+def test_a_copy_stays_where_no_route_or_none_that_can_be_read_says_which_endpoint_serves():
+    copy, there = Copy("default", V1, 200), {V1: held(1, endpoint="two")}
+    usable = {"default", "two"}
+    missing = plan_kept({}, (), (), there)
+    assert find_removable([copy], there, {}, usable, missing) == [], "gateways may send there by their last route"
+    temporary = plan_kept({}, (), (deployable(1).target,), there)
+    assert find_removable([copy], there, {}, usable, temporary) == [copy], "it was loaded for a staging only"
+    unreadable = plan_kept({"bot"}, ("bot",), (), there)
+    assert find_removable([copy], there, {V1: "two"}, usable, unreadable) == []
+    assert find_removable([copy], there, {V1: "three"}, usable) == [], "the route names a third endpoint so far"
 
 
 def test_what_is_moved_is_loaded_where_it_belongs_though_its_endpoint_is_silent_and_not_without_the_bus():
