@@ -60,11 +60,14 @@ def plan_homes(
     for name, deployable, candidates in open_ones:
         size = limits.memory_bytes(deployable)
         before, earlier = homes.pop(name, None), known.earlier.get(name, "")
+        keeps_memory = before in known.lost  # on another one it is not loaded
+        if before is not None and not keeps_memory:
+            reserved[before] -= size
         is_kept = earlier in candidates and earlier != before and not _shared(name, earlier, homes, known.apart)
         choice = [earlier] if is_kept else candidates
         chosen, has_memory = _choose(name, size, choice, homes, reserved, limits=limits, apart=known.apart)
         homes[name] = chosen if before is None or has_memory else before
-        reserved[homes[name]] += size if homes[name] != before else 0
+        reserved[homes[name]] += 0 if keeps_memory and homes[name] == before else size
     return homes
 
 

@@ -200,6 +200,22 @@ def test_two_that_share_an_endpoint_stay_while_they_are_loaded_and_part_when_the
     assert placed(Servers(), routes, limits=full)[name_of(0)] == "default", "there is no memory on the other one"
 
 
+def test_two_that_are_named_on_one_endpoint_part_where_both_just_fit():
+    """Shared memory of exactly two targets: what is not loaded reserves nothing where its route names it."""
+    routes, tight = {"bot": route(1, 0)}, replace(TWO, memory_budget_bytes=400)
+    apart = {name_of(1): "default", name_of(0): "two"}
+    assert placed(Servers(), routes, limits=tight) == apart
+    assert placed(Servers(), routes, {name_of(1): held(1)}, tight) == apart
+    failed = {name_of(1): held(1), name_of(0): held(0, Phase.FAILED)}
+    assert placed(Servers(), routes, failed, tight) == apart
+    assert placed(Servers(), routes, limits=replace(tight, memory_budget_bytes=399))[name_of(0)] == "default"
+    loaded = {name_of(1): held(1), name_of(0): held(0)}
+    both = {name_of(1): "default", name_of(0): "default"}
+    lost = frozenset({"default"})
+    assert placed(Servers(), routes, loaded, tight, lost=lost) == both, "its memory may still be taken"
+    assert placed(Servers(), routes, limits=tight, lost=lost, unlisted=lost) == both, "it has not said what it holds"
+
+
 def test_production_leaves_a_lost_endpoint_for_one_with_memory():
     routes, lost = {"bot": route(1, 0)}, frozenset({"default"})
     loaded = {name_of(1): held(1), name_of(0): held(0, endpoint="two")}
