@@ -1,6 +1,6 @@
 """What to answer: which lease to grant, return, fail or announce; which traffic order to refuse or carry out."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 
 from contracts.routes import Route
@@ -18,6 +18,7 @@ from services.server_manager.domain.answer_types import (
     why_refused,
 )
 from services.server_manager.domain.memory import describe_free, fits
+from services.server_manager.domain.moves import Copy
 from services.server_manager.domain.reconcile import Held, Limits, Phase, home_of, plan_kept, plan_production
 from services.server_manager.domain.records import Lease, Servers
 from services.server_manager.domain.traffic import decide_order, endpoints_of_order
@@ -34,6 +35,7 @@ def decide_answers(
     unreadable: Collection[str] = (),
     down: Mapping[str, float] | None = None,
     homes: Mapping[str, str] | None = None,
+    copies: Iterable[Copy] = (),
 ) -> list[Answer]:
     """Return every answer that is due now. Each is written with an edit after which it is no longer due.
 
@@ -49,12 +51,16 @@ def decide_answers(
             first; what they hold counts as not ready, so that no traffic is switched to it and it is no target to roll
             back to, and keeps its memory, because nothing can be unloaded there.
         homes: The endpoint of each target, by name.
+        copies: What endpoints may hold besides: it takes memory until it is gone.
     """
     down, homes = down or {}, homes or {}
     record = record.model_copy(
         update={"orders": tuple(order for order in record.orders if order.event.subject not in unreadable)}
     )
-    homes = {**{name: target.endpoint for name, target in held.items()}, **homes}
+    copied = {f"{copy.name}@{copy.endpoint}": copy for copy in copies}
+    holders = {name: target.endpoint for name, target in held.items()}
+    holders |= {name: copy.endpoint for name, copy in copied.items()}
+    homes = {**holders, **homes}
     answers: list[Answer] = []
     answering = {name: target for name, target in held.items() if target.endpoint not in down}
     ended = {closed.release_id for closed in record.closed if closed.candidate is None}
@@ -71,12 +77,12 @@ def decide_answers(
         name: target.memory_bytes
         for name, target in held.items()
         if (name in kept or target.endpoint in down) and target.phase is not Phase.FAILED
-    }
+    } | {name: copy.memory_bytes for name, copy in copied.items()}
     waiting = decide_waiting(record, routes, limits, now, kept_bytes=kept_bytes, down=down, homes=homes)
     if record.lease is not None:
         answer = decide_held_lease(record.lease, answering, limits, waited_s.get(record.lease.lease_id, 0.0))
         if answer is None and _would_grant(record, routes, limits, now, kept_bytes=kept_bytes, down=down, homes=homes):
-            occupied = {name: size for name, size in kept_bytes.items() if held[name].endpoint in down}
+            occupied = {name: size for name, size in kept_bytes.items() if holders[name] in down}
             answer = decide_blocking_lease(
                 record.lease, plan_production(routes), limits, down=down, occupied_bytes=occupied, homes=homes
             )

@@ -1,9 +1,12 @@
 """Staging beside targets that are never unloaded: only what can never fit fails, the rest waits for its memory."""
 
+from dataclasses import replace
+
 from contracts.vocabulary import Target
 from services.server_manager.domain import staging
-from services.server_manager.domain.answer_types import FailLease, GrantLease
+from services.server_manager.domain.answer_types import FailLease, GrantLease, ReturnLease
 from services.server_manager.domain.decide import decide_answers
+from services.server_manager.domain.moves import Copy
 from services.server_manager.domain.reconcile import Phase
 from services.server_manager.domain.records import Servers
 from tests.unit.server_manager.factories import LIMITS, at, held, route, stage_requested
@@ -56,6 +59,25 @@ def test_what_does_not_fit_beside_production_alone_fails_whatever_stays():
     (failed,) = decide(waiting(stage_requested("s1", 3, 2, weights=500)), KEPT)
     assert isinstance(failed, FailLease)
     assert (failed.code, dict(failed.details)["needed_bytes"]) == ("insufficient_memory", 1200)
+
+
+def test_a_copy_on_a_silent_endpoint_takes_memory_so_that_what_does_not_fit_beside_it_waits_and_the_smaller_goes():
+    """Four of five places are needed by s1, two of them by production; two copies are left behind."""
+    copies = [Copy("two", name, 200) for name in ("bot.v0.bf16", "bot.v1.bf16")]
+    limits = replace(LIMITS, endpoints={"default": "default", "two": "default"})
+    loaded = {"bot.v0.bf16": held(0), "bot.v1.bf16": held(1)}
+
+    def answers(record, copies, down=()):
+        waited_s = dict.fromkeys(("s1", "s2"), 0.0)
+        silent = dict.fromkeys(down, 500.0)
+        return decide_answers(record, ROUTES, loaded, limits, at(0), waited_s=waited_s, down=silent, copies=copies)
+
+    both = waiting(stage_requested("s1", 3, 2), stage_requested("s2", 2, 1))
+    assert answers(both, []) == [GrantLease("s1")]
+    assert answers(both, copies) == [GrantLease("s2")]
+    holding = staging.grant_lease(both, "s1", at(0))
+    assert answers(holding, copies, ["two"]) == [ReturnLease("s1")], "its memory is taken there, and another one fits"
+    assert answers(holding, copies) == [], "the copies go soon"
 
 
 def _targets(names):

@@ -224,3 +224,19 @@ async def test_a_copy_of_a_model_without_a_route_is_not_unloaded_though_its_targ
     assert world.said.facts(VariantStaged)
     assert V1 in world.engine.models, "gateways may still send to either by their last route"
     assert V1 in world.engines["triton-2"].models
+
+
+async def test_what_fits_only_without_a_copy_on_a_silent_endpoint_waits_and_what_is_smaller_is_granted(world):
+    await promote(world, "t1", 1, fallback=0)
+    await lose(world, "default", suspended=True)
+    assert [copy.name for copy in world.manager.executor.copies()] == [V1]
+    for event in (stage_requested("s1", 3, 1, weights=400), stage_requested("s2", 2, 1)):  # 500 and 200 of 1000
+        await world.state.write(lambda record, event=event: staging.enqueue_staging(record, event))
+    await world.ticks(8)
+    assert [lease.lease_id for lease in world.state.record.waiting] == ["s1"], "production and the copy take 600"
+    (staged,) = world.said.facts(VariantStaged)
+    assert staged.lease_id == "s2"
+    world.engines["default"].down = False
+    await world.state.write(lambda record: staging.release_staging(record, stage_released(2)))
+    await world.ticks(8)
+    assert [staged.lease_id for staged in world.said.facts(VariantStaged)] == ["s2", "s1"]
