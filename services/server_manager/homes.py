@@ -1,6 +1,7 @@
 """The endpoint that was chosen for each target, from pass to pass."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from contracts.routes import Route
 from contracts.vocabulary import Deployable
@@ -20,6 +21,10 @@ class Homes:
         self._limits = limits
         self.chosen: dict[str, str] = {}
         """The endpoint of each target, by name, as it was chosen last."""
+        self.intact: dict[str, str] = {}
+        """The same if no endpoint were lost: what would fit then waits until one is back."""
+        self._earlier: dict[str, str] = {}
+        """What stays chosen: not where something waits only because another endpoint is lost."""
 
     def place(self, record: Servers, routes: Mapping[str, Route], down: Mapping[str, float]) -> dict[str, str]:
         """Choose the endpoint of everything that is desired or waits; `down` says how long endpoints are silent."""
@@ -27,10 +32,17 @@ class Homes:
             named=self.named(routes),
             apart=find_counterparts(record, routes),
             lost=find_lost(down, self._limits),
-            earlier=self.chosen,
+            earlier=self._earlier,
             unlisted=frozenset(self._engines.keys() - self._executor.known),
         )
-        self.chosen = plan_all_homes(record, plan_desired(routes, record), self._executor.held(), self._limits, known)
+        desired, held = plan_desired(routes, record), self._executor.held()
+        self.chosen = self.intact = plan_all_homes(record, desired, held, self._limits, known)
+        if known.lost:
+            undisturbed = replace(known, lost=frozenset(), earlier={})
+            self.intact = plan_all_homes(record, desired, held, self._limits, undisturbed)
+        self._earlier = {
+            name: home for name, home in self.chosen.items() if name in held or self.intact.get(name) == home
+        }
         return self.chosen
 
     def named(self, routes: Mapping[str, Route]) -> dict[str, str]:
@@ -44,4 +56,4 @@ class Homes:
 
     def forget(self) -> None:
         """Forget what was chosen: another process leads."""
-        self.chosen = {}
+        self.chosen, self.intact, self._earlier = {}, {}, {}

@@ -233,6 +233,7 @@ class Manager:
             unreadable=listing.unreadable,
             down=down,
             homes=self._homes.place(record, listing.routes, down),
+            intact_homes=self._homes.intact,
             copies=self.executor.copies(),
         ):
             answer = self._verified(due, listing.routes)

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
+from functools import partial
 
 from contracts.routes import Route
 from contracts.vocabulary import Deployable
@@ -35,6 +36,7 @@ def decide_answers(
     unreadable: Collection[str] = (),
     down: Mapping[str, float] | None = None,
     homes: Mapping[str, str] | None = None,
+    intact_homes: Mapping[str, str] | None = None,
     copies: Iterable[Copy] = (),
 ) -> list[Answer]:
     """Return every answer that is due now. Each is written with an edit after which it is no longer due.
@@ -51,6 +53,7 @@ def decide_answers(
             first; what they hold counts as not ready, so that no traffic is switched to it and it is no target to roll
             back to, and keeps its memory, because nothing can be unloaded there.
         homes: The endpoint of each target, by name.
+        intact_homes: The same if no endpoint were lost: what fits there waits, though it does not fit now.
         copies: What endpoints may hold besides: it takes memory until it is gone.
     """
     down, homes = down or {}, homes or {}
@@ -60,6 +63,7 @@ def decide_answers(
     copied = {f"{copy.name}@{copy.endpoint}": copy for copy in copies}
     holders = {name: target.endpoint for name, target in held.items()}
     holders |= {name: copy.endpoint for name, copy in copied.items()}
+    intact = {**holders, **(homes if intact_homes is None else intact_homes)}
     homes = {**holders, **homes}
     answers: list[Answer] = []
     answering = {name: target for name, target in held.items() if target.endpoint not in down}
@@ -68,7 +72,16 @@ def decide_answers(
         has_ended = order.event.data.release_id in ended
         seconds = waited_s.get(order.order_id, 0.0)
         answer = decide_order(
-            order, routes, answering, limits, now, waited_s=seconds, ended=has_ended, down=down, homes=homes
+            order,
+            routes,
+            answering,
+            limits,
+            now,
+            waited_s=seconds,
+            ended=has_ended,
+            down=down,
+            homes=homes,
+            intact_homes=intact,
         )
         if answer is not None:
             answers.append(answer)
@@ -78,10 +91,24 @@ def decide_answers(
         for name, target in held.items()
         if (name in kept or target.endpoint in down) and target.phase is not Phase.FAILED
     } | {name: copy.memory_bytes for name, copy in copied.items()}
-    waiting = decide_waiting(record, routes, limits, now, kept_bytes=kept_bytes, down=down, homes=homes)
+    decide_free = partial(
+        decide_waiting,
+        routes=routes,
+        limits=limits,
+        now=now,
+        kept_bytes=kept_bytes,
+        down=down,
+        homes=homes,
+        intact_homes=intact,
+    )
+    waiting = decide_free(record)
     if record.lease is not None:
         answer = decide_held_lease(record.lease, answering, limits, waited_s.get(record.lease.lease_id, 0.0))
-        if answer is None and _would_grant(record, routes, limits, now, kept_bytes=kept_bytes, down=down, homes=homes):
+        # If the lease were free, a waiting order would get it.
+        would_grant = any(
+            isinstance(each, GrantLease) for each in decide_free(record.model_copy(update={"lease": None}))
+        )
+        if answer is None and would_grant:
             occupied = {name: size for name, size in kept_bytes.items() if holders[name] in down}
             answer = decide_blocking_lease(
                 record.lease, plan_production(routes), limits, down=down, occupied_bytes=occupied, homes=homes
@@ -145,22 +172,6 @@ def decide_blocking_lease(
     return None
 
 
-def _would_grant(
-    record: Servers,
-    routes: Mapping[str, Route],
-    limits: Limits,
-    now: datetime,
-    *,
-    kept_bytes: Mapping[str, int],
-    down: Mapping[str, float],
-    homes: Mapping[str, str],
-) -> bool:
-    """Return whether a waiting order would get the lease if it were free."""
-    free = record.model_copy(update={"lease": None})
-    answers = decide_waiting(free, routes, limits, now, kept_bytes=kept_bytes, down=down, homes=homes)
-    return any(isinstance(answer, GrantLease) for answer in answers)
-
-
 def decide_waiting(
     record: Servers,
     routes: Mapping[str, Route],
@@ -169,13 +180,15 @@ def decide_waiting(
     *,
     kept_bytes: Mapping[str, int],
     homes: Mapping[str, str],
+    intact_homes: Mapping[str, str],
     down: Collection[str] = (),
 ) -> list[Answer]:
     """Fail at once what can never fit; grant the first that fits now when nothing else comes first.
 
     Traffic orders come first, and one lease is held at a time, so that a benchmark has the machine to itself. A traffic
     order that needs a silent endpoint comes first in memory only. What cannot be unloaded (`kept_bytes`) takes memory
-    like production, but only for now: what does not fit beside it waits, and lets others go first.
+    like production, but only for now: what does not fit beside it waits, and lets others go first. So does what fits
+    only once a lost endpoint is back (`intact_homes`).
     """
     answers: list[Answer] = []
     production = plan_production(routes)
@@ -196,7 +209,7 @@ def decide_waiting(
             answers.append(_too_big(lease, needed_bytes(pair.values(), limits), limits, "alone", ""))
         elif not free or any(home_of(deployable, homes) in down for deployable in pair.values()):
             continue
-        elif not fits(_sizes(everything, limits), homes, limits):
+        elif not any(fits(_sizes(everything, limits), each, limits) for each in (homes, intact_homes)):
             there = describe_free(_sizes(production, limits), homes, limits)
             answers.append(_too_big(lease, needed, limits, "beside production", there))
             free = False

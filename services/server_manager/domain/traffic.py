@@ -33,12 +33,14 @@ def decide_order(
     ended: bool = False,
     down: Collection[str] = (),
     homes: Mapping[str, str] | None = None,
+    intact_homes: Mapping[str, str] | None = None,
 ) -> Answer | None:
     """Refuse a traffic order that cannot be carried out, apply it when its targets are ready, else wait.
 
     `waited_s` says how long the order is known to the process that leads, `now` what its wall clock shows. `ended` says
     that the order's release has ended: what comes of it now was delivered again. `down` names the endpoints that do not
-    answer; `held` has nothing of them. `homes` has the endpoint of each target, by name.
+    answer; `held` has nothing of them. `homes` has the endpoint of each target, by name, and `intact_homes` the same if
+    no endpoint were lost: what fits there waits.
     """
     request = order.event.data
     model = order.event.subject
@@ -65,7 +67,8 @@ def decide_order(
     if request.fallback is not None and route.active is None:
         needed[str(request.fallback.target)] = request.fallback
     short = _why_too_big(request.target, needed, limits, homes or {})
-    if short is not None:
+    may_fit = intact_homes is not None and _why_too_big(request.target, needed, limits, intact_homes) is None
+    if short is not None and not may_fit:
         return RefuseOrder(order, "insufficient_memory", short)
     silence = partial(_describe_silence, limits=limits, homes=homes or {}, down=down)
     return _decide_ready(order, route, held, limits, waited_s=waited_s, silence=silence)

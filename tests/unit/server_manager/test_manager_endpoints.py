@@ -1,6 +1,7 @@
 """Two endpoints of one runtime: active and previous stand apart, and the death of one leaves the other as it is."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -240,3 +241,54 @@ async def test_what_fits_only_without_a_copy_on_a_silent_endpoint_waits_and_what
     await world.state.write(lambda record: staging.release_staging(record, stage_released(2)))
     await world.ticks(8)
     assert [staged.lease_id for staged in world.said.facts(VariantStaged)] == ["s2", "s1"]
+
+
+def give_memory_of_its_own(world):
+    """Let each of both endpoints have 500 bytes: two targets."""
+    world.limits = replace(world.limits, budgets={"default": 500, "triton-2": 500})
+    world.start()
+
+
+async def test_a_staging_that_fits_once_a_lost_endpoint_is_back_waits_for_it(world):
+    give_memory_of_its_own(world)
+    await promote(world, "t1", 1, fallback=0)
+    world.engines["default"].down = True
+    await world.ticks(12)
+    await world.state.write(lambda record: staging.enqueue_staging(record, stage_requested("s1", 2, 1)))
+    await world.ticks(8)
+    await lose(world, "default")
+    assert routed(world) == (SECOND, SECOND), "nothing is left there for a third"
+    await world.ticks(10, seconds=60.0)
+    assert world.said.facts(VariantFailed) == []
+    world.engines["default"].restart()
+    await world.ticks(8)
+    assert [str(staged.candidate.target) for staged in world.said.facts(VariantStaged)] == [V2]
+
+
+async def test_a_promotion_that_fits_once_a_lost_endpoint_is_back_waits_for_it_until_its_deadline(world):
+    give_memory_of_its_own(world)
+    await promote(world, "t1", 1, fallback=0)
+    await lose(world, "default")
+    await promote(world, "t2", 2)
+    await world.ticks(8, seconds=60.0)
+    assert world.said.facts(PromotionRefused) == []
+    world.engines["default"].restart()
+    await world.ticks(8)
+    assert str(world.routes.routes["bot"].active.target) == V2
+    world.engines["default"].models.clear()
+    await lose(world, "default")
+    await promote(world, "t3", 3)
+    await world.ticks(12, seconds=60.0)
+    (refused,) = world.said.facts(PromotionRefused)
+    assert refused.code == "load_failed"
+
+
+async def test_what_fits_on_no_endpoint_is_refused_at_once_though_one_is_lost(world):
+    give_memory_of_its_own(world)
+    await promote(world, "t1", 1, fallback=0)
+    await lose(world, "default")
+    await promote(world, "t2", 2, weights=401)
+    await world.state.write(lambda record: staging.enqueue_staging(record, stage_requested("s1", 3, 1, weights=401)))
+    await world.ticks()
+    assert [refused.code for refused in world.said.facts(PromotionRefused)] == ["insufficient_memory"]
+    assert [failed.code for failed in world.said.facts(VariantFailed)] == ["insufficient_memory"]
