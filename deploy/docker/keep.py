@@ -9,6 +9,7 @@ Needs the standard library only.
 
 import argparse
 import contextlib
+import http.client
 import os
 import signal
 import ssl
@@ -52,17 +53,21 @@ class LivenessProbe(threading.Thread):
     def run(self) -> None:
         """Probe without an end; any HTTP status is an answer."""
         while True:
-            try:
-                with self._opener.open(self._url, timeout=LIMITS.silent_s):
-                    self._detector.answered()
-            except urllib.error.HTTPError:
-                self._detector.answered()
-            except urllib.error.URLError as error:
-                if isinstance(error.reason, ConnectionRefusedError):
-                    self._detector.refused()
-            except OSError:
-                pass
+            self.probe()
             time.sleep(1.0)
+
+    def probe(self) -> None:
+        """Probe once; an answer that breaks off is none."""
+        try:
+            with self._opener.open(self._url, timeout=LIMITS.silent_s):
+                self._detector.answered()
+        except urllib.error.HTTPError:
+            self._detector.answered()
+        except urllib.error.URLError as error:
+            if isinstance(error.reason, ConnectionRefusedError):
+                self._detector.refused()
+        except (OSError, http.client.HTTPException):
+            pass
 
 
 class DiskWatch(threading.Thread):

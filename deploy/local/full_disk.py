@@ -7,6 +7,7 @@ Needs the standard library only.
 """
 
 import contextlib
+import http.client
 import os
 import shutil
 import urllib.error
@@ -63,15 +64,22 @@ def look(monitoring_url: str, store: Path) -> str | None:
 
 def lost_stream(monitoring_url: str) -> str | None:
     """Return what the server says of a stream that it has given up; None if there is none, or it does not answer."""
+    try:
+        text = _read_problem(f"{monitoring_url}/healthz")
+    except (OSError, http.client.HTTPException):  # the latter: an answer that broke off, as of a server that is killed
+        return None
+    return text[:500] if _LOST_STREAM in text else None
+
+
+def _read_problem(url: str) -> str:
+    """Return the text of an answer that is no success; an empty one for a success."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        opener.open(f"{monitoring_url}/healthz", timeout=_ANSWER_S).close()
+        opener.open(url, timeout=_ANSWER_S).close()
     except urllib.error.HTTPError as error:
-        text = error.read().decode(errors="replace")
-        return text[:500] if _LOST_STREAM in text else None
-    except OSError:
-        return None
-    return None
+        with error:
+            return error.read().decode(errors="replace")
+    return ""
 
 
 def make_reserve(path: Path) -> None:

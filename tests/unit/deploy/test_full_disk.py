@@ -1,12 +1,17 @@
 """When the bus is started again after its disk was full, and what becomes of the reserve."""
 
+import contextlib
 import os
+import socketserver
+import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.local.full_disk import ENOUGH_BYTES, RESERVE_BYTES, make_reserve, plan
+from deploy.docker.keep import LIMITS, LivenessProbe
+from deploy.local.full_disk import ENOUGH_BYTES, RESERVE_BYTES, lost_stream, make_reserve, plan
+from deploy.local.watch import HangDetector
 
 
 @pytest.mark.parametrize(
@@ -52,3 +57,44 @@ def test_the_reserve_takes_its_space_and_one_that_is_there_stays(tmp_path):
 def test_where_there_is_no_folder_there_is_no_reserve(tmp_path):
     make_reserve(tmp_path / "none" / "reserve")
     assert list(tmp_path.iterdir()) == []
+
+
+@contextlib.contextmanager
+def answering(answer: bytes):
+    """Yield the URL of a server that sends these bytes to each connection and closes it."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(4096)
+            self.request.sendall(answer)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+WRITE_ERROR = b"HTTP/1.1 503 Unavailable\r\nContent-Length: %d\r\n\r\nstream routes: write error"
+
+
+def test_a_write_error_is_read_from_the_health_of_the_server():
+    with answering(WRITE_ERROR % 26) as url:
+        assert lost_stream(url) == "stream routes: write error"
+
+
+@pytest.mark.parametrize("answer", [WRITE_ERROR % 100, b"HTTP/1.1 5", b"no HTTP\r\n\r\n", b""])
+def test_an_answer_that_breaks_off_names_no_lost_stream(answer):
+    with answering(answer) as url:
+        assert lost_stream(url) is None
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 5", b"no HTTP\r\n\r\n", b""])
+def test_an_answer_that_breaks_off_ends_no_liveness_probe_and_counts_as_none(answer):
+    detector = HangDetector(LIMITS, 60.0, 60.0)
+    with answering(answer) as url:
+        LivenessProbe(url, detector).probe()
+    assert not detector.has_answered
