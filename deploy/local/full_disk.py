@@ -53,7 +53,7 @@ def look(monitoring_url: str, store: Path) -> str | None:
     problem = lost_stream(monitoring_url)
     reserve = store / RESERVE
     free_bytes = shutil.disk_usage(store).free
-    step = plan(lost=problem is not None, free_bytes=free_bytes, has_reserve=reserve.exists())
+    step = plan(lost=problem is not None, free_bytes=free_bytes, has_reserve=has_reserve(reserve))
     if step == "reserve":
         make_reserve(reserve)
     if step == "release":
@@ -82,16 +82,32 @@ def _read_problem(url: str) -> str:
     return ""
 
 
-def make_reserve(path: Path) -> None:
-    """Take the space of the reserve; without it, nothing is left behind."""
+def has_reserve(path: Path) -> bool:
+    """Return whether the reserve is there, with all its space."""
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        return path.stat().st_size >= RESERVE_BYTES
+    except FileNotFoundError:
+        return False
+
+
+def make_reserve(path: Path) -> None:
+    """Take the space of the reserve; without it, nothing is left behind.
+
+    It has its name only once it is complete: a process that is killed in between leaves a partial file, which the next
+    one takes over.
+    """
+    if has_reserve(path):
+        return
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError:
         return
     try:
         os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
+        partial.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
-            path.unlink()
+            partial.unlink()
     finally:
         os.close(descriptor)

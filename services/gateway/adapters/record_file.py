@@ -56,17 +56,30 @@ class RecordFile(Generic[M]):
         self._keep_reserve()
 
     def _keep_reserve(self) -> None:
-        """Take the space of the reserve unless it is there; on a full disk there is none."""
-        if not self._reserve_bytes:
+        """Take the space of the reserve unless it is there; on a full disk there is none.
+
+        It has its name only once it is complete: a process that is killed in between leaves a partial file, which the
+        next one takes over.
+        """
+        if not self._reserve_bytes or self._has_reserve():
             return
+        partial = self._reserve.with_name(f"{self._reserve.name}.partial")
         with contextlib.suppress(OSError):
-            descriptor = os.open(self._reserve, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
                 os.posix_fallocate(descriptor, 0, self._reserve_bytes)
+                partial.replace(self._reserve)
             except OSError:
-                self._reserve.unlink()
+                partial.unlink()
             finally:
                 os.close(descriptor)
+
+    def _has_reserve(self) -> bool:
+        """Return whether the reserve is there, with all its space."""
+        try:
+            return self._reserve.stat().st_size >= self._reserve_bytes
+        except OSError:
+            return False
 
     def _give_up_reserve(self) -> bool:
         """Return whether the reserve was there; its space is free now."""

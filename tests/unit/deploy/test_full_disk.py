@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import resource
+import signal
 import socketserver
 import threading
 
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.docker.keep import LIMITS, LivenessProbe
-from deploy.local.full_disk import ENOUGH_BYTES, RESERVE_BYTES, lost_stream, make_reserve, plan
+from deploy.local.full_disk import ENOUGH_BYTES, RESERVE, RESERVE_BYTES, look, lost_stream, make_reserve, plan
 from deploy.local.watch import HangDetector
 
 
@@ -98,3 +100,35 @@ def test_an_answer_that_breaks_off_ends_no_liveness_probe_and_counts_as_none(ans
     with answering(answer) as url:
         LivenessProbe(url, detector).probe()
     assert not detector.has_answered
+
+
+@pytest.mark.parametrize("left_bytes", [0, RESERVE_BYTES - 1])
+def test_a_reserve_that_was_not_completed_is_completed(tmp_path, left_bytes):
+    path = tmp_path / RESERVE
+    with path.open("wb") as file:
+        file.truncate(left_bytes)
+    assert look("http://127.0.0.1:1", tmp_path) is None
+    assert path.stat().st_blocks * 512 >= RESERVE_BYTES
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("left_bytes", [0, 4096])
+def test_what_a_killed_process_left_of_a_reserve_is_taken_over(tmp_path, left_bytes):
+    path = tmp_path / RESERVE
+    path.with_name(f"{RESERVE}.partial").write_bytes(bytes(left_bytes))
+    make_reserve(path)
+    assert path.stat().st_blocks * 512 >= RESERVE_BYTES
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_where_the_space_is_not_there_nothing_is_left(tmp_path):
+    path = tmp_path / RESERVE
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        make_reserve(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert list(tmp_path.iterdir()) == []
