@@ -80,11 +80,11 @@ class DiskWatch(threading.Thread):
 
     def run(self) -> None:
         """Look until the bus is asked to end."""
-        why = None
+        why, restarts = None, full_disk.Restarts()
         while why is None:
             time.sleep(full_disk.LOOK_EVERY_S)
             with contextlib.suppress(OSError):  # of the disk
-                why = full_disk.look(self._url, self._store)
+                why = full_disk.look(self._url, self._store, restarts)
         sys.stderr.write(f"keep: {why}; it is started again\n")
         self._child.send_signal(signal.SIGTERM)
 

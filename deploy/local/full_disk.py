@@ -2,14 +2,16 @@
 
 NATS gives up each stream whose write has failed: it answers no write to it any more, also once there is space, until
 the server is started again. Reads go on, and its liveness probe succeeds. So the program that keeps the server running
-looks at its health, and starts it again as soon as there is space, which is at once while the reserve is there.
+looks at its health, and starts it again as soon as there is space, which is at once while the reserve is there. Where
+writes fail again after a restart, the next one is delayed.
 Needs the standard library only.
 """
 
 import contextlib
+import dataclasses
 import http.client
 import os
-import shutil
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -21,6 +23,11 @@ RESERVE_BYTES = 32 * 1024 * 1024
 ENOUGH_BYTES = 2 * RESERVE_BYTES
 """Free space with which the bus is started again, and beside which a new reserve is made."""
 LOOK_EVERY_S = 2.0
+FIRST_DELAY_S = 30.0
+"""Time from a restart to the next one if a write fails again; it doubles at each, up to `LONGEST_DELAY_S`."""
+LONGEST_DELAY_S = 600.0
+FORGOTTEN_S = 600.0
+"""Time without a write error after which a restart is not delayed by earlier ones."""
 _LOST_STREAM = "write error"
 """What `/healthz` answers of a stream that NATS has given up."""
 _ANSWER_S = 3.0
@@ -43,23 +50,78 @@ def plan(*, lost: bool, free_bytes: int, has_reserve: bool) -> Step:
     return "release" if has_reserve else "none"
 
 
-def look(monitoring_url: str, store: Path) -> str | None:
+@dataclasses.dataclass
+class Restarts:
+    """The restarts of one server: each is delayed longer than the one before while writes fail again after them.
+
+    A write error may have causes that no restart removes: a quota, a bad sector, a store that is mounted read-only.
+    Each restart ends connections and loses the streams in memory. Times are those of a monotonic clock, in seconds.
+    """
+
+    in_a_row: int = 0
+    _restarted_at: float = 0.0
+    _failed_at: float = 0.0
+
+    @property
+    def delay_s(self) -> float:
+        """Return how long after the last restart the next one may follow, in seconds."""
+        return min(FIRST_DELAY_S * 2 ** (min(self.in_a_row, 16) - 1), LONGEST_DELAY_S) if self.in_a_row else 0.0
+
+    def is_due(self, now: float) -> bool:
+        """Return whether the server, which has given up a stream, may be started again."""
+        if now - self._failed_at > FORGOTTEN_S:
+            self.in_a_row = 0
+        self._failed_at = now
+        return self.in_a_row == 0 or now >= self._restarted_at + self.delay_s
+
+    def note(self, now: float) -> None:
+        """Count a restart."""
+        self.in_a_row += 1
+        self._restarted_at = self._failed_at = now
+
+    def describe(self) -> str:
+        """Return which restart the last one was, and when another may follow."""
+        text = f"if a write fails again, the next restart follows after {self.delay_s:.0f} s"
+        if self.in_a_row == 1:
+            return text
+        return (
+            f"restart {self.in_a_row} in a row, and writes failed after each: look for a quota, a disk without inodes, "
+            f"I/O errors or a read-only mount; {text}"
+        )
+
+
+def look(monitoring_url: str, store: Path, restarts: Restarts) -> str | None:
     """Return why the server must be started again, None if it need not; make or give up the reserve.
 
     Args:
         monitoring_url: its monitoring port.
         store: its `store_dir`.
+        restarts: its earlier ones; this one is counted.
     """
     problem = lost_stream(monitoring_url)
+    now = time.monotonic()
+    if problem is not None and not restarts.is_due(now):
+        return None
     reserve = store / RESERVE
-    free_bytes = shutil.disk_usage(store).free
+    free_bytes = space_of(os.statvfs(store))
     step = plan(lost=problem is not None, free_bytes=free_bytes, has_reserve=has_reserve(reserve))
     if step == "reserve":
         make_reserve(reserve)
+    if step in ("none", "reserve"):
+        return None
+    restarts.note(now)
     if step == "release":
         reserve.unlink(missing_ok=True)
-        return f"its disk is full, the reserve of {RESERVE_BYTES} bytes is given up, free space now: {problem}"
-    return f"its disk was full, and has {free_bytes} bytes free: {problem}" if step == "restart" else None
+        disk = f"its disk is full, the reserve of {RESERVE_BYTES} bytes is given up, free space now"
+    else:
+        disk = f"a write failed, and its disk has {free_bytes} bytes free"
+    return f"{disk}: {problem} ({restarts.describe()})"
+
+
+def space_of(status: os.statvfs_result) -> int:
+    """Return the free space of a disk in bytes: none where no inode is left, as new blocks need new files."""
+    has_inodes = status.f_favail > 0 or status.f_files == 0  # some file systems count none
+    return status.f_bavail * status.f_frsize if has_inodes else 0
 
 
 def lost_stream(monitoring_url: str) -> str | None:

@@ -360,10 +360,11 @@ class Supervisor:
         """Start the bus again when its disk was full and has space; it gives up streams that it could not write."""
         bus = next(runner for runner in self._runners if runner.part.name == "nats")
         url = f"http://{LOOPBACK}:{description.ports['nats-monitor']}"
+        restarts = full_disk.Restarts()
         while True:
             if bus.state == "ready":
                 with contextlib.suppress(OSError):  # of the disk
-                    why = await asyncio.to_thread(full_disk.look, url, self._folder.path / "nats")
+                    why = await asyncio.to_thread(full_disk.look, url, self._folder.path / "nats", restarts)
                     if why is not None:
                         bus.restart(why)
             await asyncio.sleep(full_disk.LOOK_EVERY_S)

@@ -31,6 +31,7 @@ class SmallNats(NatsServer):
 
     def __init__(self, folder, disk):
         super().__init__(folder)
+        self.restarts = full_disk.Restarts()
         self.disk, self.monitoring = disk, f"http://127.0.0.1:{(port := free_port())}"
         config = self.folder / "nats.conf"
         text = config.read_text().replace(f"{self.folder}/js", str(disk.mounted))
@@ -41,7 +42,7 @@ class SmallNats(NatsServer):
 
     def look(self):
         """Do what a supervisor does every two seconds; return whether it started the bus again."""
-        why = full_disk.look(self.monitoring, self.disk.path)
+        why = full_disk.look(self.monitoring, self.disk.path, self.restarts)
         if why is not None:
             self.stop()
             self.start()
