@@ -20,6 +20,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 from deploy.local import full_disk
@@ -71,21 +72,24 @@ class LivenessProbe(threading.Thread):
 
 
 class DiskWatch(threading.Thread):
-    """Asks a message bus to end when its disk was full and has space, so that its container starts it again."""
+    """Asks a message bus to end when its disk was full and has space, so that it is started again."""
 
-    def __init__(self, url: str, store: Path, child: "subprocess.Popen[bytes]") -> None:
+    def __init__(self, url: str, store: Path, child: "subprocess.Popen[bytes]", restarts: full_disk.Restarts) -> None:
         super().__init__(daemon=True)
+        self.asked = False
+        self._restarts = restarts
         address = urlsplit(url)
         self._url, self._store, self._child = f"{address.scheme}://{address.netloc}", store, child
 
     def run(self) -> None:
         """Look until the bus is asked to end."""
-        why, restarts = None, full_disk.Restarts()
+        why = None
         while why is None:
             time.sleep(full_disk.LOOK_EVERY_S)
             with contextlib.suppress(OSError):  # of the disk
-                why = full_disk.look(self._url, self._store, restarts)
+                why = full_disk.look(self._url, self._store, self._restarts)
         sys.stderr.write(f"keep: {why}; it is started again\n")
+        self.asked = True
         self._child.send_signal(signal.SIGTERM)
 
 
@@ -98,6 +102,7 @@ def keep(
     children: bool,
     recovers: bool = False,
     bus_store: Path | None = None,
+    bus_restarts: full_disk.Restarts | None = None,
 ) -> int:
     """Run a program until it ends; return its exit code, or 128 + n for signal n."""
     stopping = threading.Event()
@@ -112,8 +117,10 @@ def keep(
     signal.signal(signal.SIGHUP, lambda number, _frame: child.send_signal(number))  # it is passed on, and is no stop
     detector = HangDetector(LIMITS, start_s, LEAVING_S, recovers=recovers)
     LivenessProbe(url, detector).start()
-    if bus_store is not None:
-        DiskWatch(url, bus_store, child).start()
+    restarts = bus_restarts or full_disk.Restarts()
+    disk = DiskWatch(url, bus_store, child, restarts) if bus_store is not None else None
+    if disk is not None:
+        disk.start()
     last_look = time.monotonic()
     while True:
         try:
@@ -128,7 +135,16 @@ def keep(
         else:
             break
     sys.stderr.write(f"keep: {command[0]} ended: {describe_exit(code)}\n")
+    if disk is not None and disk.asked and not stopping.is_set():
+        start_again(restarts)
     return code if code >= 0 else 128 - code
+
+
+def start_again(restarts: full_disk.Restarts) -> NoReturn:
+    """Replace this process by one that runs the program again and knows its restarts, which a container forgets."""
+    given = sys.argv[3:] if sys.argv[1:2] == ["--bus-restarts"] else sys.argv[1:]
+    again = [sys.executable, "-m", "deploy.docker.keep", "--bus-restarts", restarts.dump(), *given]
+    os.execv(sys.executable, again)  # noqa: S606 - a shell would add nothing
 
 
 def main() -> None:
@@ -143,10 +159,12 @@ def main() -> None:
         "--recovers", action="store_true", help="the program reads its store at start, which may be long"
     )
     parser.add_argument("--bus-store", type=Path, help="the program is a message bus; its store_dir")
+    parser.add_argument("--bus-restarts", type=full_disk.Restarts.parse, help=argparse.SUPPRESS)
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
     kind = {"crash_handler": options.crash_handler, "children": options.children, "recovers": options.recovers}
-    sys.exit(keep(options.command, url=options.url, start_s=options.start_s, bus_store=options.bus_store, **kind))
+    bus = {"bus_store": options.bus_store, "bus_restarts": options.bus_restarts}
+    sys.exit(keep(options.command, url=options.url, start_s=options.start_s, **bus, **kind))
 
 
 if __name__ == "__main__":

@@ -59,8 +59,18 @@ class Restarts:
     """
 
     in_a_row: int = 0
-    _restarted_at: float = 0.0
-    _failed_at: float = 0.0
+    restarted_at: float = 0.0
+    failed_at: float = 0.0
+
+    @classmethod
+    def parse(cls, text: str) -> "Restarts":
+        """Return what `dump` wrote."""
+        in_a_row, restarted_at, failed_at = text.split(",")
+        return cls(int(in_a_row), float(restarted_at), float(failed_at))
+
+    def dump(self) -> str:
+        """Return them as text, for another process on the same machine."""
+        return f"{self.in_a_row},{self.restarted_at},{self.failed_at}"
 
     @property
     def delay_s(self) -> float:
@@ -69,15 +79,15 @@ class Restarts:
 
     def is_due(self, now: float) -> bool:
         """Return whether the server, which has given up a stream, may be started again."""
-        if now - self._failed_at > FORGOTTEN_S:
+        if now - self.failed_at > FORGOTTEN_S:
             self.in_a_row = 0
-        self._failed_at = now
-        return self.in_a_row == 0 or now >= self._restarted_at + self.delay_s
+        self.failed_at = now
+        return self.in_a_row == 0 or now >= self.restarted_at + self.delay_s
 
     def note(self, now: float) -> None:
         """Count a restart."""
         self.in_a_row += 1
-        self._restarted_at = self._failed_at = now
+        self.restarted_at = self.failed_at = now
 
     def describe(self) -> str:
         """Return which restart the last one was, and when another may follow."""

@@ -215,3 +215,9 @@ def test_without_inodes_there_is_no_space(inodes, inodes_left, space):
 def test_the_space_is_that_of_the_disk(tmp_path):
     status = os.statvfs(tmp_path)
     assert space_of(status) == status.f_bavail * status.f_frsize
+
+
+@given(st.integers(0, 1000), st.floats(0, 1e9), st.floats(0, 1e9))
+def test_restarts_are_passed_on_to_the_next_process(in_a_row, restarted_at, failed_at):
+    restarts = Restarts(in_a_row, restarted_at, failed_at)
+    assert Restarts.parse(restarts.dump()) == restarts
