@@ -10,9 +10,8 @@ from datetime import datetime
 from typing import Any, Final, Literal
 
 from contracts.facts import AlertRaised, AlertResolved
-from contracts.records import outbox_entry
 from contracts.vocabulary import Target
-from services.rollback_controller.domain.record import OpenBlindness, RollbackState, Unseen
+from services.rollback_controller.domain.record import OpenBlindness, RollbackState, Unseen, publish_alert
 
 GAP_S: Final = 10.0
 """Traffic that is interrupted for longer begins anew. Gateways report about every second, for some seconds after a
@@ -148,13 +147,4 @@ def _publish(
         "message": message,
     }
     fact = AlertRaised(**fields) if change == "raised" else AlertResolved(**fields)
-    entry = outbox_entry(
-        fact,
-        model=state.model,
-        environment=state.environment,
-        cause_id=None,
-        id=f"{fact.alert_id}-{change}",
-        correlation_id=fact.alert_id,
-        decided_at=now,
-    )
-    return state.model_copy(update={"outbox": (*state.outbox, entry)})
+    return publish_alert(state, fact, f"{fact.alert_id}-{change}", now)

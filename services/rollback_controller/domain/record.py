@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from contracts.codes import Code
-from contracts.facts import Fact, RehearsalCompleted, RehearsalRequested, RollbackTimeline
+from contracts.facts import AlertRaised, AlertResolved, Fact, RehearsalCompleted, RehearsalRequested, RollbackTimeline
 from contracts.policy import Trigger
 from contracts.records import Migration, OutboxRecord, outbox_entry, unchanged
 from contracts.vocabulary import Contract, Digest, Environment, Instant, ModelName, Target, Verdict
@@ -170,6 +170,22 @@ def publish(state: RollbackState, fact: Fact, about: Rollback, decided_at: datet
         environment=state.environment,
         cause_id=about.cause_id,
         correlation_id=about.correlation_id,
+        decided_at=decided_at,
+    )
+    return state.model_copy(update={"outbox": (*state.outbox, entry)})
+
+
+def publish_alert(
+    state: RollbackState, fact: AlertRaised | AlertResolved, event_id: str, decided_at: datetime
+) -> RollbackState:
+    """Return the record with an alert of its own, raised or resolved, in its outbox."""
+    entry = outbox_entry(
+        fact,
+        model=state.model,
+        environment=state.environment,
+        cause_id=None,
+        id=event_id,
+        correlation_id=fact.alert_id,
         decided_at=decided_at,
     )
     return state.model_copy(update={"outbox": (*state.outbox, entry)})

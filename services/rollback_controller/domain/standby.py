@@ -4,11 +4,10 @@ from datetime import datetime
 from typing import Any
 
 from contracts.facts import AlertRaised, AlertResolved
-from contracts.records import outbox_entry
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Digest, digest_of
 from decisions.provenance import Problem
-from services.rollback_controller.domain.record import RollbackState, StandbyVerdict
+from services.rollback_controller.domain.record import RollbackState, StandbyVerdict, publish_alert
 
 
 def subject_digest(served: ServedTarget) -> Digest:
@@ -84,13 +83,5 @@ def _about(verdict: StandbyVerdict) -> dict[str, Any]:
 
 
 def _publish(state: RollbackState, fact: AlertRaised | AlertResolved, change: str, now: datetime) -> RollbackState:
-    entry = outbox_entry(
-        fact,
-        model=state.model,
-        environment=state.environment,
-        cause_id=None,
-        id=f"{fact.alert_id}-{fact.raised_at.isoformat() if fact.raised_at else ''}-{change}",
-        correlation_id=fact.alert_id,
-        decided_at=now,
-    )
-    return state.model_copy(update={"outbox": (*state.outbox, entry)})
+    raised_at = fact.raised_at.isoformat() if fact.raised_at else ""
+    return publish_alert(state, fact, f"{fact.alert_id}-{raised_at}-{change}", now)

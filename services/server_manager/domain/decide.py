@@ -65,26 +65,24 @@ def decide_answers(
     holders |= {name: copy.endpoint for name, copy in copied.items()}
     intact = {**holders, **(homes if intact_homes is None else intact_homes)}
     homes = {**holders, **homes}
-    answers: list[Answer] = []
     answering = {name: target for name, target in held.items() if target.endpoint not in down}
     ended = {closed.release_id for closed in record.closed if closed.candidate is None}
-    for order in record.orders:
-        has_ended = order.event.data.release_id in ended
-        seconds = waited_s.get(order.order_id, 0.0)
-        answer = decide_order(
+    decided = (
+        decide_order(
             order,
             routes,
             answering,
             limits,
             now,
-            waited_s=seconds,
-            ended=has_ended,
+            waited_s=waited_s.get(order.order_id, 0.0),
+            ended=order.event.data.release_id in ended,
             down=down,
             homes=homes,
             intact_homes=intact,
         )
-        if answer is not None:
-            answers.append(answer)
+        for order in record.orders
+    )
+    answers: list[Answer] = [answer for answer in decided if answer is not None]
     kept = plan_kept(routes, unreadable, record.temporary, held)
     kept_bytes = {
         name: target.memory_bytes
@@ -101,21 +99,23 @@ def decide_answers(
         homes=homes,
         intact_homes=intact,
     )
-    waiting = decide_free(record)
     if record.lease is not None:
-        answer = decide_held_lease(record.lease, answering, limits, waited_s.get(record.lease.lease_id, 0.0))
-        # If the lease were free, a waiting order would get it.
-        would_grant = any(
-            isinstance(each, GrantLease) for each in decide_free(record.model_copy(update={"lease": None}))
-        )
-        if answer is None and would_grant:
+        seconds = waited_s.get(record.lease.lease_id, 0.0)
+        answer = decide_held_lease(record.lease, answering, limits, seconds)
+        if answer is None and _would_grant(decide_free(record.model_copy(update={"lease": None}))):
             occupied = {name: size for name, size in kept_bytes.items() if holders[name] in down}
+            production = plan_production(routes)
             answer = decide_blocking_lease(
-                record.lease, plan_production(routes), limits, down=down, occupied_bytes=occupied, homes=homes
+                record.lease, production, limits, down=down, occupied_bytes=occupied, homes=homes
             )
         if answer is not None:
             answers.append(answer)
-    return answers + waiting
+    return answers + decide_free(record)
+
+
+def _would_grant(answers: Iterable[Answer]) -> bool:
+    """Return whether a waiting order gets the lease by these answers."""
+    return any(isinstance(answer, GrantLease) for answer in answers)
 
 
 def decide_held_lease(lease: Lease, held: Mapping[str, Held], limits: Limits, waited_s: float) -> Answer | None:

@@ -1,4 +1,4 @@
-"""An alert that nobody watches production: raised once, by what does not arrive, and resolved by what does."""
+"""An alert that production is not watched: raised once, by what does not arrive, and resolved by what does."""
 
 import asyncio
 

@@ -51,7 +51,7 @@ class World:
         self.proofs = FakeProofs()
         self.verifies_standby = False
         self.watches = []
-        """What arrives, for each process that notices when nobody watches."""
+        """What arrives, for each process that notices that production is not watched."""
         self.watching = []
         self.answers = MemoryBucket()
         self.administrators = Administrators(None)
