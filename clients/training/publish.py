@@ -103,7 +103,7 @@ def check_publishing(*, model: str, base: str | BaseModelRef, run: Run, **option
     """
     chosen = completed(options)
     connection = chosen["connection"] or Connection.from_environment()
-    _described(_placeholder_weights(), model, base, run, chosen)
+    _described(_weights_to_be_uploaded(), model, base, run, chosen)
     _check_sets(chosen)
     publisher_options(connection)
     connection.store_trust()
@@ -117,7 +117,7 @@ def _described(
         raise PublishError(f"The model name {model!r} is not valid: {MODEL_NAME_RULE}.")
     fields = {
         "model": model,
-        "base": base if isinstance(base, BaseModelRef) else _placeholder_base(),
+        "base": base if isinstance(base, BaseModelRef) else _base_to_be_found(),
         "training": _training(run),
         "evals": tuple(run.evals),
         "variants": tuple(chosen["variants"]),
@@ -125,8 +125,8 @@ def _described(
         "serving": _serving(chosen["serving"]),
         "attempt": chosen["attempt"],
     }
-    placeholder = folder if isinstance(folder, Weights) else _placeholder_weights()
-    _check_size(envelope(_validated({**fields, "weights": placeholder}), LONGEST_NAME))
+    weights = folder if isinstance(folder, Weights) else _weights_to_be_uploaded()
+    _check_size(envelope(_validated({**fields, "weights": weights}), LONGEST_NAME))
     return fields
 
 
@@ -169,11 +169,13 @@ def _serving(serving: ServingSettings | Mapping[str, Any] | None) -> ServingSett
     return serving
 
 
-def _placeholder_base() -> BaseModelRef:
+def _base_to_be_found() -> BaseModelRef:
+    """Return a valid reference while the bus was not asked for the base yet: it is never sent."""
     return BaseModelRef(name="base", revision="1", uri="s3://slipway/none", digest="sha256:" + "0" * 64)
 
 
-def _placeholder_weights() -> Weights:
+def _weights_to_be_uploaded() -> Weights:
+    """Return valid weights while those of the checkpoint are not uploaded yet: they are never sent."""
     ref = ArtifactRef(uri="s3://slipway/none", digest="sha256:" + "0" * 64, size_bytes=0)
     return Weights(kind="lora", ref=ref)
 

@@ -164,7 +164,7 @@ def test_traffic_without_telemetry_is_told_after_a_minute_and_once(processes):
     scenario(story, processes)
 
 
-def test_a_monitor_that_is_silent_is_told_by_somebody_else():
+def test_a_monitor_that_is_silent_is_told_by_another_service():
     async def story(watched):
         watched.windows = False
         await watched.run(148)
