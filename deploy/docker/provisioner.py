@@ -24,12 +24,15 @@ EVERY_S = 2.0
 LOOK_S = 30.0
 """Longest look; one that takes longer ends the connection, and a new one is made."""
 STAMP = Path(tempfile.gettempdir()) / "provisioned"
-"""Its time is that of the last look that found everything; the health check reads it."""
+"""Its time is that of the last look that found everything; health check and readiness probe read it."""
+LOOKED = "looked"
+"""A file beside `STAMP`: its time is that of the last try, also of a bus that is away; the liveness probe reads it."""
 
 
 async def keep_provisioned(connection: Connection, stamp: Path = STAMP, *, every_s: float = EVERY_S) -> None:
     """Make lost streams again, without an end; a bus that cannot be reached is asked again."""
     while True:
+        await asyncio.to_thread(stamp.with_name(LOOKED).touch)
         try:
             client = await connect(connection, PROVISIONER, error_cb=_note)
             try:
@@ -53,6 +56,7 @@ async def _look_on(js: JetStreamContext, connection: Connection, stamp: Path, ev
                 await provision(js, replicas=connection.replicas, limits=limits_of(connection))
                 if missing:
                     _print(f"the bus was restarted; {TELEMETRY} and its consumers were made again")
+        await asyncio.to_thread(stamp.with_name(LOOKED).touch)
         whole = not missing - {TELEMETRY}
         if whole:
             await asyncio.to_thread(stamp.touch)

@@ -331,6 +331,13 @@ class Prepare(Strict):
     placement: Placement = Placement()
 
 
+class Provisioner(Strict):
+    """Makes telemetry, a stream in memory, again after a restart of the bus; without it nothing is watched then."""
+
+    resources: Resources = Resources(requests={"cpu": "20m", "memory": "96Mi"}, limits={"memory": "256Mi"})
+    placement: Placement = Placement()
+
+
 class Backup(Strict):
     """Scheduled backups as an administrator, whose credential is in the secret `SECRETS.PREFIX-backup`."""
 
@@ -429,6 +436,7 @@ class Values(Strict):
     console_route: Route = Route()
     triton: Triton = Triton()
     prepare: Prepare = Prepare()
+    provisioner: Provisioner = Provisioner()
     network: Network = Network()
     monitoring: Monitoring = Monitoring()
     keda: Keda = Keda()

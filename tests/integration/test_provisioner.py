@@ -6,7 +6,7 @@ import pytest
 
 from contracts.identities import PROVISIONER
 from contracts.services import EVENTS, TELEMETRY
-from deploy.docker.provisioner import keep_provisioned, missing_streams
+from deploy.docker.provisioner import LOOKED, keep_provisioned, missing_streams
 from shared.messaging.provision import provision
 
 
@@ -60,4 +60,5 @@ async def test_a_bus_that_lost_its_log_gets_no_empty_one(js, provisioner, capsys
     await asyncio.sleep(0.5)
     assert await missing_streams(js) == {EVENTS}
     assert provisioner.stat().st_mtime_ns == stamped, "its health check fails from now on"
+    assert provisioner.with_name(LOOKED).stat().st_mtime_ns > stamped, "a liveness probe kills nothing that still looks"
     await provision(js)

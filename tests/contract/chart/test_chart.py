@@ -148,6 +148,7 @@ def test_services_reach_what_their_contracts_name_and_nothing_else():
         assert reached("trial", name) == expected, name
     assert reached("trial", "triton") == reached("trial", "nats") == reached("trial", "store") == set()
     assert reached("trial", "prepare") == {"nats", "store"}
+    assert reached("trial", "provisioner") == {"nats"}
 
 
 def test_who_is_reached_lets_in_exactly_those_that_reach_it():

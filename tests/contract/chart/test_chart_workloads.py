@@ -6,9 +6,10 @@ import pytest
 import yaml
 
 from contracts.services import OPTIONAL, SERVICES
-from tests.kit.charts.cases import CASES
+from deploy.docker.provisioner import LOOKED, STAMP
+from tests.kit.charts.cases import CASES, PLACED
 from tests.kit.charts.client import CHART
-from tests.kit.charts.rendered import containers, environment, find, objects, pods
+from tests.kit.charts.rendered import containers, environment, find, objects, pod_volumes, pods
 from tests.kit.wiring import ROOT
 
 
@@ -52,6 +53,31 @@ def test_every_service_is_a_workload_of_its_own_that_is_probed_and_drained(name)
     budget = find("everything", "PodDisruptionBudget", f"slipway-{name}")
     assert budget["spec"]["selector"] == workload["spec"]["selector"]
     assert budget["spec"]["maxUnavailable"] == 1, "a budget that lets no pod go blocks the drain of a node"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_makes_lost_telemetry_again_runs_beside_the_services_and_is_probed(case):
+    """By the stamps that the program writes: the last try, and the last look that found everything."""
+    name = f"{CASES[case].get('nameOverride', 'slipway')}-provisioner"
+    workload = find(case, "Deployment", name)
+    (container,) = workload["spec"]["template"]["spec"]["containers"]
+    assert container["command"] == ["python", "-m", "deploy.docker.provisioner"]
+    for probe, stamp in (("startupProbe", LOOKED), ("livenessProbe", LOOKED), ("readinessProbe", STAMP.name)):
+        assert f'gettempdir() + "/{stamp}")' in container[probe]["exec"]["command"][-1], probe
+    settings = {each["name"]: each["value"] for each in container["env"]}
+    (prepared,) = (pod for owner, pod in pods(case) if owner.startswith("Job/") and "-prepare" in owner)
+    same = {each["name"]: each["value"] for each in prepared["containers"][0]["env"]}
+    assert settings.items() <= same.items(), "the streams that it makes are those of `prepare`"
+    assert {"SLIPWAY_REPLICAS", "SLIPWAY_EVENTS_MAX_BYTES"} <= set(settings)
+    secret = next(each["secret"] for each in pod_volumes(workload) if each["name"] == "secrets")
+    assert secret["items"] == [{"key": "credential", "path": "credential"}], "not the key of the store"
+    assert find(case, "PodDisruptionBudget", name)["spec"]["selector"] == workload["spec"]["selector"]
+
+
+@pytest.mark.parametrize("name", ["gateway", "triton", "agent", "prepare", "provisioner", "backup", "smoke"])
+def test_the_affinity_of_the_values_is_that_of_the_pod(name):
+    (pod,) = (pod for owner, pod in pods("everything") if owner.endswith(f"/slipway-{name}"))
+    assert pod["affinity"] == PLACED["affinity"]
 
 
 def test_a_gateway_has_time_for_the_streams_in_flight():

@@ -16,6 +16,16 @@ def example(name: str) -> Any:
     return yaml.safe_load((ROOT / f"deploy/helm/{name}.yaml").read_text())
 
 
+ZONES: Final = {"key": "topology.kubernetes.io/zone", "operator": "In", "values": ["a", "b", "c"]}
+PLACED: Final = {
+    "affinity": {
+        "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [ZONES]}]}
+        }
+    }
+}
+
+
 CASES: Final[dict[str, dict[str, Any]]] = {
     "external": {"triton": MEMORY},
     "trial": example("trial"),
@@ -35,12 +45,24 @@ CASES: Final[dict[str, dict[str, Any]]] = {
         "services": {
             "mirror": {"enabled": True, "env": {"MIRROR_MLFLOW_URL": "https://mlflow.example.org"}},
             "notifier": {"enabled": True},
-            "gateway": {"ingressFrom": [{"namespaceSelector": {"matchLabels": {"name": "ingress"}}}]},
+            "gateway": {
+                "ingressFrom": [{"namespaceSelector": {"matchLabels": {"name": "ingress"}}}],
+                "placement": PLACED,
+            },
             "console": {"secretEnv": {"CONSOLE_OIDC_CLIENT_SECRET": {"secret": "sign-in", "key": "client-secret"}}},
         },
         "gatewayTls": {"enabled": True, "secretName": "gateway-tls", "issuer": {"name": "internal"}},
         "consoleRoute": {"enabled": True, "hostnames": ["console.example.org"], "parentRefs": GATEWAY},
-        "triton": {**MEMORY, "accessMode": "ReadWriteMany", "gpus": 2, "hardware": "cuda:9.0"},
+        "triton": {
+            **MEMORY,
+            "accessMode": "ReadWriteMany",
+            "gpus": 2,
+            "hardware": "cuda:9.0",
+            "placement": PLACED,
+            "agent": {"placement": PLACED},
+        },
+        "prepare": {"placement": PLACED},
+        "provisioner": {"placement": PLACED},
         "monitoring": {"podMonitor": True, "prometheusRule": True, "dashboards": True, "labels": {"release": "kps"}},
         "keda": {"enabled": True, "prometheus": "http://prometheus.monitoring:9090"},
         "backup": {

@@ -8,7 +8,11 @@ from tests.kit.wiring import ROOT
 
 GOLDEN = ROOT / "tests/contract/chart"
 RENDERED = {
-    "external": [("StatefulSet", "slipway-gateway"), ("NetworkPolicy", "slipway-rollback-controller")],
+    "external": [
+        ("StatefulSet", "slipway-gateway"),
+        ("NetworkPolicy", "slipway-rollback-controller"),
+        ("Deployment", "slipway-provisioner"),
+    ],
     "everything": [("ScaledObject", "slipway-quantiser"), ("Job", "slipway-prepare")],
 }
 """Objects whose whole text is kept, by case; of the others the list of kinds and names."""
@@ -32,6 +36,10 @@ def pods(case: str) -> Iterator[tuple[str, dict[str, Any]]]:
         spec = spec.get("jobTemplate", {}).get("spec", spec)
         if isinstance(spec, dict) and "template" in spec and "spec" in spec["template"]:
             yield f"{each['kind']}/{each['metadata']['name']}", spec["template"]["spec"]
+
+
+def pod_volumes(workload: dict[str, Any]) -> list[dict[str, Any]]:
+    return workload["spec"]["template"]["spec"]["volumes"]
 
 
 def containers(case: str) -> Iterator[tuple[str, dict[str, Any]]]:

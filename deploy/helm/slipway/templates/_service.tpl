@@ -77,10 +77,10 @@
 {{- if include "slipway.followsTriton" . -}}
 {{- $_ := set $placement "tolerations" (concat $placement.tolerations $values.triton.placement.tolerations | uniq) -}}
 {{- end -}}
+{{- $_ := set $placement "affinity" (include "slipway.affinity" . | fromYaml) -}}
 {{- include "slipway.podBase" (dict "root" .root "component" .component "placement" $placement "priority" .service.priorityClassName) }}
 terminationGracePeriodSeconds: {{ add $values.preStopS .service.stopS }}
 shareProcessNamespace: true # so that the program is not process 1, which its own container cannot kill
-{{- include "slipway.affinity" . }}
 {{ include "slipway.spread" . }}
 containers:
   - name: {{ .component }}
@@ -190,7 +190,7 @@ readinessProbe:
   failureThreshold: 2
 {{- end }}
 
-{{/* A claim that one node mounts at a time: server-manager follows Triton. */}}
+{{/* The affinity of a service. A claim that one node mounts at a time: server-manager follows Triton. */}}
 {{- define "slipway.affinity" -}}
 {{- $affinity := deepCopy .service.placement.affinity -}}
 {{- if include "slipway.followsTriton" . -}}
@@ -198,8 +198,5 @@ readinessProbe:
 {{- $term := dict "topologyKey" "kubernetes.io/hostname" "labelSelector" (dict "matchLabels" $labels) -}}
 {{- $affinity = merge (dict "podAffinity" (dict "requiredDuringSchedulingIgnoredDuringExecution" (list $term))) $affinity -}}
 {{- end -}}
-{{- with $affinity }}
-affinity:
-  {{- toYaml . | nindent 2 }}
-{{- end -}}
+{{- toYaml $affinity -}}
 {{- end }}
