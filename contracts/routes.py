@@ -38,21 +38,24 @@ class Route(StoredRecord):
 
     Version 2 has parsers and template options in the serving settings of its targets. A process that does not know them
     may read it, but not write it: it would drop them, and the target would be loaded without. Version 4 has the share
-    of the pairs of each target.
+    of the pairs of each target, version 5 how much of the epoch is moves.
 
     Attributes:
         epoch: Rises with every change.
+        moves: How many of the last changes gave targets other endpoints only, one after the other. An order that names
+            its target counts for the epochs before them, too.
         previous: The target that a rollback goes to; it stays loaded.
         history: Targets that were active before `previous`, newest first.
         quarantined: Targets that were rolled back and take no traffic until their quarantine is lifted.
         cause_id: Id of the event that caused the last change.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 4
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged, 2: unchanged, 3: unchanged}
+    SCHEMA_VERSION: ClassVar[int] = 5
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged, 2: unchanged, 3: unchanged, 4: unchanged}
 
     model: ModelName
     epoch: Annotated[int, Field(ge=0)] = 0
+    moves: Annotated[int, Field(ge=0)] = 0
     active: ServedTarget | None = None
     canary: CanaryShare | None = None
     previous: ServedTarget | None = None

@@ -38,13 +38,21 @@ def assess_times(order: GatewayRollback, now: datetime) -> Void | None:
     return Void("order_expired", reason)
 
 
-def apply_order(route: Route, order: GatewayRollback) -> Route | Void:
-    """Return the route without the failed target, or why the order is void for this route."""
+def apply_order(route: Route, order: GatewayRollback, followed: int | None = None) -> Route | Void:
+    """Return the route without the failed target, or why the order is void for this route.
+
+    Args:
+        route: what is served now.
+        order: the order.
+        followed: the epoch of the order that led to this route, if a rollback at a gateway did. An order that follows
+            from it may be of any epoch after that: the bus's route may have been moved between or after them.
+    """
     if order.failed is None or order.failed.model != order.model or route.model != order.model:
         return Void("malformed_event", f"The order names no target of {route.model}.")
     if route.cause_id == rollback_id(order.order_id):
         return route
-    stale = assess_epoch(order.epoch, route.epoch, route.model)
+    since = route.epoch - route.moves if followed is None else followed + 1
+    stale = assess_epoch(order.epoch, route.epoch, route.model, since)
     if order.epoch is None or stale is not None:
         return Void("stale_epoch", stale or "The order names no epoch.")
     edit = roll_back(route, order.failed, cause_id=rollback_id(order.order_id))
@@ -56,11 +64,12 @@ def apply_order(route: Route, order: GatewayRollback) -> Route | Void:
 def overridden(route: Route, orders: Sequence[GatewayRollback]) -> Route:
     """Return what a gateway serves in place of its route from the bus, after orders in the order of their arrival.
 
-    An order counts for the epoch that it was made for. So a newer route from the bus ends all of them, and an order
-    that was refused ends those that followed from it.
+    An order counts for the epoch that it was made for. So a newer route from the bus ends all of them, unless only
+    endpoints have changed, and an order that was refused ends those that followed from it.
     """
+    followed: int | None = None
     for order in orders:
-        changed = apply_order(route, order)
+        changed = apply_order(route, order, followed)
         if isinstance(changed, Route):
-            route = changed
+            route, followed = changed, order.epoch
     return route

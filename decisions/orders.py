@@ -42,9 +42,17 @@ def assess_expiry(ordered_at: datetime, stored_at: datetime, expires_at: datetim
     )
 
 
-def assess_epoch(ordered: int | None, current: int | None, model: str) -> str | None:
-    """Return why an order is void because the route has changed since; None if it was given for the current route."""
-    if ordered is None or ordered == (current or 0):
+def assess_epoch(ordered: int | None, current: int | None, model: str, since: int | None = None) -> str | None:
+    """Return why an order is void because the route has changed since; None if it was given for the current route.
+
+    Args:
+        ordered: the epoch that the order names; None counts for any.
+        current: the epoch of the route; None without one.
+        model: the model of the route.
+        since: the first epoch that counts as the current one, if it is an earlier one.
+    """
+    first = current or 0 if since is None else since
+    if ordered is None or first <= ordered <= (current or 0):
         return None
     return f"The order was given for epoch {ordered} of the route of {model}, which is at epoch {current or 0} now."
 

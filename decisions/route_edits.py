@@ -67,6 +67,11 @@ def revives_quarantined(stored: Route, known: Route) -> bool:
     return any(served is not None and known.is_quarantined(served.target) for served in (stored.active, canary))
 
 
+def is_of(route: Route, epoch: int) -> bool:
+    """Return whether an epoch is that of a route, or one since which only endpoints of its targets have changed."""
+    return route.epoch - route.moves <= epoch <= route.epoch
+
+
 def promote(
     route: Route,
     served: ServedTarget,
@@ -85,9 +90,9 @@ def promote(
         return AlreadyApplied(route)
     if route.is_quarantined(target):
         return EditRefused("quarantined", f"{target} was rolled back and is quarantined; lift the quarantine first.")
-    if epoch != route.epoch:
+    if not is_of(route, epoch):
         return EditRefused("stale_epoch", f"The order was made for epoch {epoch}, the route is at {route.epoch}.")
-    update = {"epoch": route.epoch + 1, "cause_id": cause_id}
+    update = {"epoch": route.epoch + 1, "moves": 0, "cause_id": cause_id}
     if weight_ratio < 1.0:
         canary = CanaryShare(served=served, weight_ratio=weight_ratio)
         return Changed(route.model_copy(update={**update, "canary": canary}), "canary")
@@ -107,7 +112,7 @@ def roll_back(route: Route, failed: Target, *, cause_id: str, to_version: int | 
     if cause_id == route.cause_id:
         return AlreadyApplied(route)
     quarantined = route.quarantined if route.is_quarantined(failed) else (*route.quarantined, failed)
-    update = {"epoch": route.epoch + 1, "cause_id": cause_id, "quarantined": quarantined}
+    update = {"epoch": route.epoch + 1, "moves": 0, "cause_id": cause_id, "quarantined": quarantined}
     active = route.active.target if route.active else None
     canary = route.canary if route.canary is not None and route.canary.weight_ratio > 0.0 else None
     if canary is not None and canary.served.target == failed != active:
@@ -144,14 +149,15 @@ def lift_quarantine(route: Route, target: Target, *, cause_id: str) -> Edit:
         return EditRefused("not_quarantined", f"{target} is not quarantined.")
     quarantined = tuple(other for other in route.quarantined if other != target)
     canary = None if route.canary is not None and route.canary.served.target == target else route.canary
-    update = {"epoch": route.epoch + 1, "cause_id": cause_id, "quarantined": quarantined, "canary": canary}
+    update = {"epoch": route.epoch + 1, "moves": 0, "cause_id": cause_id}
+    update |= {"quarantined": quarantined, "canary": canary}
     return Changed(route.model_copy(update=update), "restore")
 
 
 def move(route: Route, target: Target, endpoints: tuple[str, ...], *, epoch: int, cause_id: str) -> Edit:
     """Return the route with other endpoints for one of its targets, which serves what it served before.
 
-    Orders that were given for the epoch before are void, as after every other edit.
+    Orders for the epoch before that name a target still count: each version serves as it did (`is_of`).
     """
     if cause_id == route.cause_id:
         return AlreadyApplied(route)
@@ -172,7 +178,8 @@ def move(route: Route, target: Target, endpoints: tuple[str, ...], *, epoch: int
     changed = route.model_copy(update=update)
     if changed == route:
         return EditRefused("stale_epoch", f"{route.model} has no target {target} any more; there is nothing to move.")
-    return Changed(changed.model_copy(update={"epoch": route.epoch + 1, "cause_id": cause_id}), "restore")
+    update = {"epoch": route.epoch + 1, "moves": route.moves + 1, "cause_id": cause_id}
+    return Changed(changed.model_copy(update=update), "restore")
 
 
 def _behind(

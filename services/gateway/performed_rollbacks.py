@@ -146,31 +146,38 @@ class PerformedRollbacks:
             await pause(_FOLLOW_S)
 
     async def report(self, pause: Pause) -> None:
-        """Publish what was performed as soon as the bus is back, and note the answers, for ever."""
+        """Publish what was performed as soon as the bus is back, and note the answers, for ever.
+
+        Those of one model go one after the other: a later one follows from what an earlier one made of the route.
+        """
         while True:
-            for order_id, record in list(self._known.items()):
-                if record.outcome == "waiting":
-                    try:
-                        await self._report(order_id, record)
-                    except (Transient, OSError) as error:
-                        structlog.get_logger().warning("a rollback is reported later", error=repr(error))
+            waiting = {order_id: record for order_id, record in self._known.items() if record.outcome == "waiting"}
+            for orders in _orders(waiting).values():
+                try:
+                    for order in orders:
+                        if not await self._report(order, waiting[order.order_id]):
+                            break
+                except (Transient, OSError) as error:
+                    structlog.get_logger().warning("a rollback is reported later", error=repr(error))
             await pause(_REPORT_S)
 
-    async def _report(self, order_id: str, record: PerformedRollback) -> None:
+    async def _report(self, order: GatewayRollback, record: PerformedRollback) -> bool:
+        """Return whether the next one of the model may be reported: this one is answered, or was reported before."""
+        order_id = order.order_id
         if not self._log.connected:
-            return
+            return False
         answer = await self._log.find_answer(record.order.digest)
         if answer is not None and answer.order_digest == record.order.digest:
             await asyncio.to_thread(self._note, order_id, answer)
             self.refresh()
-            return
-        now_s = self._clock.monotonic()
+            return True
+        now_s, is_first = self._clock.monotonic(), order_id not in self._reported
         if now_s - self._reported.get(order_id, -REPORT_AGAIN_S) < REPORT_AGAIN_S:
-            return
-        order = GatewayRollback.model_validate_json(record.order.payload)
+            return False
         report = RollbackReported(order=record.order, performed_at=record.performed_at)
         await self._log.report(report, model=order.model, order_id=order_id)
         self._reported[order_id] = now_s
+        return not is_first
 
     def _note(self, order_id: str, answer: RollbackAnswer) -> None:
         with self._file.locked():

@@ -29,7 +29,7 @@ from decisions.rollback import rollback_id
 from decisions.route_edits import Changed, EditRefused, roll_back
 from services.rollback_controller.domain import decision, execution
 from services.rollback_controller.domain.decision import Cause, Rules, VoidOrder
-from services.rollback_controller.domain.doubt import find_sides, needs_probes
+from services.rollback_controller.domain.doubt import awaited_previous, find_sides, may_start, needs_probes
 from services.rollback_controller.domain.record import Rollback, RollbackState
 from services.rollback_controller.ports import Alerts, Probe, Routes
 from services.rollback_controller.states import RollbackStates
@@ -89,6 +89,9 @@ class Controller:
         if await self.alerts.resolved_since(event.environment, event.subject, event.data.alert_id, received.sequence):
             log.info("the alert is resolved")
             return
+        if isinstance(event.data, AlertUpdated) and await self._awaits_previous(event.data, event):
+            log.info("the previous target still does not generate, so the alert starts no other rollback")
+            return
         shown = await self._probe_sides(event)
 
         def decide(state: RollbackState, route: Route | None, cause: Cause) -> RollbackState:
@@ -98,6 +101,14 @@ class Controller:
             return decision.decide_on_alert(state, event.data, route, cause, self.rules, shown=shown)
 
         await self.decide(event, decide, received)
+
+    async def _awaits_previous(self, alert: AlertUpdated, event: Event[Any]) -> bool:
+        """Return whether an alert has failed to move traffic to a target that does not generate, and still does not."""
+        environment, model = event.environment, event.subject
+        state, entry = await self.states.read(environment, model), await self.routes.get(environment, model)
+        served = awaited_previous(state, alert, entry.value if entry else None)
+        starts = may_start(state, alert, event.id, self.clock.now(), self.rules.retry_s)
+        return served is not None and starts and await self.probe.answers(served) is not None
 
     async def _probe_sides(self, event: Event[AlertRaised] | Event[AlertUpdated]) -> Shown | None:
         """Return what probes show of an alert that nothing confirms, or pairs; None without need, or agreement."""
@@ -290,6 +301,8 @@ class Controller:
             return True
         name = served.target if served is not None else "the previous target"
         reason = f"{name} does not generate: {failure}"
+        if rollback.origin == "alert":
+            reason += "; traffic moves once it does, if the alert lasts"
         await self._record_failure(environment, model, rollback, "previous_not_ready", reason)
         return False
 

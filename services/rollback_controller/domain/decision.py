@@ -240,7 +240,9 @@ def decide_on_report(
         return VoidOrder(untimely.reason, untimely.code)
     if route is None or order.failed is None:
         return VoidOrder(f"{state.model} has no route; there is nothing to roll back.")
-    applied = apply_order(route, order)
+    led_here = state.rollback(route.cause_id)
+    followed = led_here.epoch if led_here is not None and led_here.origin == "gateway" else None
+    applied = apply_order(route, order, followed)
     if isinstance(applied, Void):
         return VoidOrder(applied.reason, applied.code)
     started = Rollback(
@@ -297,7 +299,8 @@ def _void(state: RollbackState, order: RollbackOrdered, route: Route | None, cau
     age = assess_expiry(cause.published_at, cause.stored_at or cause.published_at, order.expires_at, cause.now)
     if age is not None:
         return VoidOrder(age, "order_expired")
-    epoch = assess_epoch(order.epoch, route.epoch if route is not None else None, state.model)
+    since = None if route is None or order.failed is None else route.epoch - route.moves
+    epoch = assess_epoch(order.epoch, route.epoch if route is not None else None, state.model, since)
     return VoidOrder(epoch, "stale_epoch") if epoch is not None else None
 
 
@@ -306,7 +309,7 @@ def assess_order(started: Rollback, route: Route, now: datetime) -> VoidOrder | 
     if started.expires_at is not None and now >= started.expires_at:
         until = started.expires_at.isoformat(timespec="seconds")
         return VoidOrder(f"The order was valid until {until} and was not carried out by then.", "order_expired")
-    epoch = assess_epoch(started.epoch, route.epoch, route.model)
+    epoch = assess_epoch(started.epoch, route.epoch, route.model, route.epoch - route.moves)
     return VoidOrder(epoch, "stale_epoch") if epoch is not None else None
 
 

@@ -82,6 +82,18 @@ def may_start(
     return not pending and (last is None or abs(now - last) >= timedelta(seconds=retry_s))
 
 
+def awaited_previous(state: RollbackState, alert: AlertUpdated, route: Route | None) -> ServedTarget | None:
+    """Return the target that did not generate when an alert was to move traffic to it; None if that is not so.
+
+    Until it does, updates of the alert start nothing: each would start another rollback, and fail it.
+    """
+    earlier = [rollback for rollback in state.rollbacks if rollback.alert_id == alert.alert_id]
+    if route is None or not earlier or earlier[-1].code != "previous_not_ready":
+        return None
+    edit = roll_back(route, alert.target, cause_id="probe")
+    return edit.route.active if isinstance(edit, Changed) and edit.cause == "rollback" else None
+
+
 def hold_of(decision: Decision, route: Route | None, failed: Target) -> tuple[Code | None, str] | None:
     """Return why an alert starts no rollback, with the code that is published, if any; None if it starts one.
 

@@ -15,7 +15,7 @@ from contracts.routes import CanaryShare, Route
 from decisions.gateway_rollbacks import apply_order, overridden
 from decisions.orders import CLOCK_SKEW
 from decisions.rollback import rollback_id
-from decisions.route_edits import promote, roll_back
+from decisions.route_edits import move, promote, roll_back
 from services.gateway.adapters.record_file import RecordFile
 from services.gateway.performed_rollbacks import MOST_WAITING, Performed, PerformedRollbacks
 from services.gateway.rollback_endpoint import BURST, MOST_BYTES
@@ -180,6 +180,37 @@ async def test_a_newer_route_from_the_bus_ends_it_and_the_same_one_does_not(plac
     assert (place.active, place.table.problem) == (8, "")
 
 
+def moved(route, target, number):
+    """Return a route after a target of it was loaded on another endpoint."""
+    endpoints = (f"10.0.0.{number}:8001",)
+    return move(route, target, endpoints, epoch=route.epoch, cause_id=f"moved-{number}").route
+
+
+async def test_a_move_of_endpoints_ends_no_rollback_and_its_new_endpoints_are_used(place):
+    """A partition may last until production of a silent Triton is loaded on another one, and its route edited."""
+    await place.perform()
+    await place.table.apply(MODEL, moved(moved(ROUTE, V6.target, 1), V7.target, 2), 4)
+    assert (place.active, place.table.get(MODEL).active.endpoints) == (6, ("10.0.0.1:8001",))
+    assert place.table.get(MODEL).is_quarantined(V7.target)
+    assert (await place.perform(V7.target, 9)).code == "stale_epoch"
+
+
+async def test_rollbacks_that_follow_from_each_other_survive_a_move_between_and_after_them(place):
+    await place.perform(V7.target, 9)
+    await place.table.apply(MODEL, moved(ROUTE, V5.target, 1), 4)
+    await place.perform(V6.target, place.table.get(MODEL).epoch)
+    assert (place.active, place.table.get(MODEL).active.endpoints) == (5, ("10.0.0.1:8001",))
+    await place.table.apply(MODEL, moved(place.table.known(MODEL), V5.target, 2), 5)
+    assert (place.active, place.table.get(MODEL).active.endpoints) == (5, ("10.0.0.2:8001",))
+
+
+async def test_what_followed_a_move_ends_a_rollback_though_it_is_of_the_epoch_that_it_was_ordered_for(place):
+    newer = promote(moved(ROUTE, V6.target, 1), V8, weight_ratio=1.0, epoch=10, cause_id="x").route
+    await place.perform()
+    await place.table.apply(MODEL, moved(newer, V6.target, 2), 4)
+    assert (place.active, place.table.problem) == (8, "")
+
+
 async def test_it_is_reported_once_the_bus_is_back_and_ends_if_it_is_refused_there(place):
     signed = place.order()
     await place.rollbacks.perform(signed)
@@ -205,6 +236,26 @@ async def test_it_is_reported_once_the_bus_is_back_and_ends_if_it_is_refused_the
     await place.report()
     assert (place.active, place.file.load()[order_id].code) == (7, "key_not_trusted")
     assert (await place.rollbacks.perform(signed)).outcome == "refused"
+
+
+async def test_a_rollback_that_followed_from_another_is_reported_after_the_answer_to_that(place):
+    first, second = place.order(), place.order(V6.target, 10)
+    for signed in (first, second):
+        await place.rollbacks.perform(signed)
+    place.log.connected = True
+    await place.report()
+    await place.report()
+    assert [fact.order for _, _, fact in place.log.reports] == [first]
+    place.log.replies[first.digest] = RollbackAnswer(
+        order_id=json.loads(first.payload)["order_id"],
+        order_digest=first.digest,
+        model=MODEL,
+        outcome="applied",
+        answered_at=place.clock.now(),
+    )
+    await place.report()
+    await place.report()
+    assert [fact.order for _, _, fact in place.log.reports] == [first, second]
 
 
 async def test_what_was_applied_counts_until_its_route_arrives(place):
@@ -301,10 +352,23 @@ async def test_one_administrator_sends_so_many_orders(world):
     assert (await world.http.post(PATH, json=signed)).status_code == 200
 
 
+def edited(what, route, version, cause):
+    if what == "roll_back":
+        return roll_back(route, served(version).target, cause_id=cause)
+    if what == "move":
+        return move(route, served(version).target, (f"10.0.0.{cause}:1",), epoch=route.epoch, cause_id=cause)
+    return promote(route, served(version), weight_ratio=1.0, epoch=route.epoch, cause_id=cause)
+
+
+def _targets(route):
+    serving = (route.active, route.canary and route.canary.served, route.previous, *route.history)
+    return [each and each.target for each in serving], set(route.quarantined)
+
+
 def steps():
     """Draw what may happen to a route: edits on the bus, and orders at a gateway for any target and epoch."""
     version = st.sampled_from([5, 6, 7, 8])
-    edits = st.tuples(st.sampled_from(["promote", "roll_back"]), version)
+    edits = st.tuples(st.sampled_from(["promote", "roll_back", "move"]), version)
     orders = st.tuples(st.just("order"), version, st.integers(8, 14))
     return st.lists(st.one_of(edits, orders), max_size=8)
 
@@ -322,18 +386,17 @@ def test_orders_never_revive_a_quarantined_target_and_end_with_a_newer_route(dra
             if isinstance(apply_order(overridden(route, orders), order), Route):
                 orders.append(order)
         else:
-            edit = (
-                promote(route, served(version), weight_ratio=1.0, epoch=route.epoch, cause_id=str(number))
-                if what == "promote"
-                else roll_back(route, target, cause_id=str(number))
-            )
+            before = overridden(route, orders)
+            edit = edited(what, route, version, f"{number}")
             route = getattr(edit, "route", route)
+            if what == "move":
+                assert _targets(overridden(route, orders)) == _targets(before), "a move ends no order"
         after = overridden(route, orders)
         assert overridden(route, orders) == after, "the same orders lead to the same route"
         assert after.epoch >= route.epoch
         assert set(route.quarantined) <= set(after.quarantined)
         serving = [each for each in (after.active, after.previous, *after.history) if each is not None]
         assert not {each.target for each in serving} & set(after.quarantined)
-        if all(order.epoch < route.epoch for order in orders):
+        if all(order.epoch < route.epoch - route.moves for order in orders):
             assert after == route
         assert overridden(after, orders) == after, "on the route that they led to, they change nothing"

@@ -83,6 +83,29 @@ async def test_a_previous_target_that_does_not_generate_keeps_traffic_until_it_d
     await world.stop()
 
 
+@virtual_time
+async def test_a_previous_target_that_stays_unready_is_one_attempt_however_long_the_alert_lasts():
+    """Each update started a rollback that failed: the log was flooded, and earlier rollbacks left the record."""
+    world = started()
+    world.probe.unloaded.add(str(f.target(6)))
+    world.publish(world.alert())
+    for _ in range(240):
+        await asyncio.sleep(5)
+        world.publish(world.alert(kind=cf.AlertUpdated))
+    assert [fact.code for fact in world.log.facts(cf.RollbackFailed)] == ["previous_not_ready"]
+    assert (len(world.log.facts(cf.RollbackStarted)), len(world.state().rollbacks)) == (1, 1)
+    world.publish(world.alert(number=2))
+    await asyncio.sleep(5)
+    assert len(world.log.facts(cf.RollbackFailed)) == 2, "another alert is another attempt"
+    world.probe.unloaded.clear()
+    world.publish(world.alert(kind=cf.AlertUpdated))
+    await asyncio.sleep(1)
+    assert world.route().active.target == f.target(6)
+    assert len(world.log.facts(cf.RollbackStarted)) == 3
+    world.check()
+    await world.stop()
+
+
 @pytest.mark.parametrize(
     "about",
     [{"trigger": "refusals"}, {"trigger": "unheard-of"}, {"trigger": None}, {"version": 5}, {"version": 6}],

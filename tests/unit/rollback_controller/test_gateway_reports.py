@@ -8,6 +8,7 @@ import pytest
 
 from contracts import facts as cf
 from contracts.gateway_rollbacks import VALID, RollbackAnswer
+from decisions import route_edits
 from decisions.orders import CLOCK_SKEW
 from decisions.rollback import rollback_id
 from shared.storage.record_format import parse
@@ -86,6 +87,52 @@ def test_what_no_administrator_ordered_for_this_route_is_refused_and_answered(wo
         assert refused.actor == ("" if code in ("key_not_trusted", "signature_invalid") else "maria")
         stored = answer(world, fact)
         assert (stored.outcome, stored.code) == ("refused", code) if answered else stored is None
+        await world.stop()
+
+    play()
+
+
+def move(world, version, number):
+    """Have a target of the route loaded on another endpoint, as server-manager does."""
+    route = world.route()
+    edit = route_edits.move(route, f.target(version), (f"10.0.0.{number}:1",), epoch=route.epoch, cause_id=f"m{number}")
+    world.routes.set("production", edit.route)
+
+
+def test_reports_of_rollbacks_before_and_between_moves_are_applied(world):
+    """A partition may last until server-manager has loaded production of a silent Triton on another one."""
+
+    @virtual_time
+    async def play():
+        first, second = report(world, 7), report(world, 6, epoch=world.route().epoch + 1)
+        move(world, 6, 1)
+        move(world, 5, 2)
+        world.start()
+        world.publish(first)
+        await asyncio.sleep(1)
+        world.publish(second)
+        await asyncio.sleep(1)
+        route = world.route()
+        assert (route.active.target, route.active.endpoints) == (f.target(5), ("10.0.0.2:1",))
+        assert set(route.quarantined) == {f.target(7), f.target(6)}
+        assert [answer(world, fact).outcome for fact in (first, second)] == ["applied", "applied"]
+        await world.stop()
+
+    play()
+
+
+@pytest.mark.parametrize(("names", "moved"), [(True, True), (False, False)])
+def test_an_operators_order_that_names_its_target_survives_a_move(world, names, moved):
+    @virtual_time
+    async def play():
+        order = cf.RollbackOrdered(
+            failed=f.target(7) if names else None, epoch=world.route().epoch, reason="Rude answers."
+        )
+        move(world, 6, 1)
+        world.start()
+        world.publish(order)
+        await asyncio.sleep(1)
+        assert (world.route().active.target == f.target(6)) is moved
         await world.stop()
 
     play()

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from contracts.routes import Route
+from decisions.route_edits import move
 from services.server_manager.domain import staging
 from services.server_manager.domain.answer_types import (
     AnnounceStaged,
@@ -154,6 +155,9 @@ def refusal(record, routes, holding=None, **more):
 def test_refusals():
     routes = {"bot": route(1, 0)}
     assert refusal(ordered(traffic_requested("t1", 2, epoch=0)), routes) == "stale_epoch"
+    moved = move(routes["bot"], deployable(1).target, ("127.0.0.1:9",), epoch=1, cause_id="moved-1").route
+    order = ordered(traffic_requested("t1", 2, epoch=1))
+    assert decide(order, {"bot": moved}, {V2: held(2), V1: held(1)}) == [ApplyOrder(order.orders[0])]
     quarantined = {"bot": route(1, 0, quarantined=(deployable(2).target,))}
     assert refusal(ordered(traffic_requested("t1", 2, epoch=1)), quarantined) == "quarantined"
     assert refusal(ordered(traffic_requested("t1", 2, epoch=1, weights=900)), routes) == "insufficient_memory"
