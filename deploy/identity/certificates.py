@@ -45,8 +45,16 @@ def make_authority(now: datetime, key_pem: bytes | None = None) -> KeyPair:
     return KeyPair(certificate.public_bytes(serialization.Encoding.PEM), _pem(key))
 
 
-def make_server_certificate(authority: KeyPair, hosts: Iterable[str], now: datetime) -> KeyPair:
+def make_server_certificate(
+    authority: KeyPair, hosts: Iterable[str], now: datetime, *, joins_cluster: bool = False
+) -> KeyPair:
     """Make a certificate for a server that is reached by these names and addresses.
+
+    Args:
+        authority: Who signs it.
+        hosts: The names and addresses.
+        now: When it begins to be valid.
+        joins_cluster: Whether the server may also show it to other servers of its cluster, as a client of theirs.
 
     Raises:
         ValueError: No host is given, or the authority's key is not one that this module makes.
@@ -59,11 +67,12 @@ def make_server_certificate(authority: KeyPair, hosts: Iterable[str], now: datet
     issuer_key = _load(authority.key)
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
+    usages = [ExtendedKeyUsageOID.SERVER_AUTH, *([ExtendedKeyUsageOID.CLIENT_AUTH] if joins_cluster else [])]
     certificate = (
         _builder(subject, issuer.subject, key.public_key(), now, SERVER_AGE)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),

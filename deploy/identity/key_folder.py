@@ -112,7 +112,8 @@ class KeyFolder(KeyFiles):
 
     def _prepare(self, hosts: list[str], store_hosts: list[str], now: datetime) -> None:
         make_authority(self, now)
-        certify(self, "bus", certificate=self.certificate, key=self.certificate_key, hosts=hosts, now=now)
+        bus = {"certificate": self.certificate, "key": self.certificate_key}
+        certify(self, "bus", **bus, hosts=hosts, now=now, joins_cluster=True)
         make_folder(self.store.certificate.parent)
         store = self.store
         certify(

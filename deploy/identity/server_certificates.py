@@ -19,8 +19,19 @@ def make_authority(files: KeyFiles, now: datetime) -> None:
     write_file(files.authority, made.certificate)
 
 
-def certify(files: KeyFiles, server: str, *, certificate: Path, key: Path, hosts: list[str], now: datetime) -> None:
+def certify(
+    files: KeyFiles,
+    server: str,
+    *,
+    certificate: Path,
+    key: Path,
+    hosts: list[str],
+    now: datetime,
+    joins_cluster: bool = False,
+) -> None:
     """Make a server's certificate, unless there is one for these hosts that lasts for 30 days.
+
+    One that `joins_cluster` also opens the other servers of a cluster to its holder.
 
     Raises:
         KeysRefused: The authority's private key, which signs it, is not in the folder.
@@ -37,6 +48,6 @@ def certify(files: KeyFiles, server: str, *, certificate: Path, key: Path, hosts
         missing = f"The {server} needs a new certificate, and {files.authority_key}, which signs it, is missing"
         raise KeysRefused(f"{missing}: put it back, or make an authority in a new folder.")
     authority = certificates.KeyPair(files.authority.read_bytes(), files.authority_key.read_bytes())
-    made = certificates.make_server_certificate(authority, hosts, now)
+    made = certificates.make_server_certificate(authority, hosts, now, joins_cluster=joins_cluster)
     write_secret(key, made.key)
     write_file(certificate, made.certificate)

@@ -10,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -73,6 +75,17 @@ def test_a_certificate_for_other_hosts_or_near_its_end_is_replaced_and_its_autho
     assert set(hosts) <= set(hosts_of(certificate))
     assert valid_until(certificate) > NOW + later + timedelta(days=365)
     assert keys.authority.read_bytes() == authority
+
+
+def test_only_a_certificate_of_the_bus_lets_its_holder_into_a_cluster(keys):
+    """Servers of a cluster trust each other: the store, whose certificate is from the same authority, must not join."""
+    usages = [
+        x509.load_pem_x509_certificate(path.read_bytes()).extensions.get_extension_for_class(x509.ExtendedKeyUsage)
+        for path in (keys.certificate, keys.store.certificate)
+    ]
+    bus, store = (set(usage.value) for usage in usages)
+    assert bus == {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}
+    assert store == {ExtendedKeyUsageOID.SERVER_AUTH}
 
 
 def test_a_new_key_is_accepted_beside_the_old_one_until_that_is_retired(keys):
