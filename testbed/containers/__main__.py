@@ -1,6 +1,7 @@
 """Run the installation of compose.yaml in containers: publish, promote, roll back, scale, upgrade; nothing is left.
 
     python -m testbed.containers [--no-build] [--failures] [--keep]
+    python -m testbed.containers --hosts [--no-build] [--keep] [--rounds N] [--seed N] [--ahead-s SECONDS]
 
 Takes podman and docker-compose, as root. Builds the images first (layers of an earlier build are used again); nothing
 is pulled. An error or Ctrl-C removes the containers, networks and volumes; the next start does so after a killed run.
@@ -9,6 +10,7 @@ is pulled. An error or Ctrl-C removes the containers, networks and volumes; the 
 import argparse
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -23,6 +25,10 @@ from typing import Any
 from contracts.version import VERSION
 from testbed.containers import engine
 from testbed.containers.demo import Demo, make_models, remove_newer
+from testbed.containers.hosts.clock import FOLDER, LIBRARY
+from testbed.containers.hosts.cluster import Cluster
+from testbed.containers.hosts.rounds import plan
+from testbed.containers.hosts.trial import Trial
 from testbed.containers.installation import ROOT, Installation, is_ready, state_of
 from testbed.containers.waiting import report, step
 
@@ -84,20 +90,26 @@ def explain(stack: Installation) -> None:
         print("podman ps --all; podman logs NAME; podman inspect NAME", file=sys.stderr)
 
 
-def run(folder: Path, *, failures: bool, keep: bool) -> None:
-    """Run the demo in a folder, and remove its containers in any case."""
+def run(folder: Path, options: argparse.Namespace) -> None:
+    """Run the demo, or the trial of hosts that fail, in a folder, and remove its containers in any case."""
     folder.chmod(0o755)
     (folder / "models").mkdir()
-    with step("make a tiny base model and two adapters"):
-        make_models(folder / "models")
-    stack = Installation(folder, PROJECT)
+    rounds = plan(options.seed, options.rounds) if options.hosts else []
+    adapters = [f"adapter-{number}" for number in range(1, len(rounds) + 2)] if rounds else ["one", "two"]
+    with step(f"make a tiny base model and {len(adapters)} adapters"):
+        make_models(folder / "models", adapters)
+    cluster = Cluster.make(folder, PROJECT) if rounds else None
+    stack = cluster.stack if cluster else Installation(folder, PROJECT)
     try:
         with stack:
             try:
-                Demo(stack, failures).run()
+                if cluster:
+                    Trial(cluster, rounds, options.ahead_s).run()
+                else:
+                    Demo(stack, options.failures).run()
             except Exception:
                 explain(stack)
-                if keep:
+                if options.keep:
                     input("-- kept: press Enter to remove all of it ")
                 raise
     finally:
@@ -115,24 +127,49 @@ def _interrupt(number: int, _frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def main() -> None:
-    """Show the installation, step by step; end with an error if a step did not happen."""
+def read_options() -> argparse.Namespace:
+    """Return the options of the command line; one that does not fit ends the program."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--no-build", action="store_true", help="use the images that exist, whatever code they hold")
     parser.add_argument("--failures", action="store_true", help="then pause, kill and disconnect bus and gateway")
     parser.add_argument("--keep", action="store_true", help="after an error, wait for Enter before all is removed")
+    parser.add_argument("--hosts", action="store_true", help="instead let hosts of a cluster of three fail under load")
+    parser.add_argument("--rounds", type=int, default=6, help="how often a host fails (default 6: each host twice)")
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(10_000), help="draws hosts, failures and moments")
+    parser.add_argument("--ahead-s", type=float, default=5.0, help="seconds that the clocks of one host are ahead")
     options = parser.parse_args()
+    if options.hosts and options.failures:
+        parser.error("--failures is a part of the demo: leave it out with --hosts")
+    if options.rounds < 1:
+        parser.error(f"--rounds {options.rounds} is less than 1")
+    return options
+
+
+def check_machine(options: argparse.Namespace) -> None:
+    """End the program if this machine lacks what the containers need."""
     if os.geteuid() != 0:
         sys.exit("the demo gives files to user 10001 and makes networks: run it as root")
-    if missing := engine.missing_programs():
+    missing = engine.missing_programs()
+    if options.hosts:
+        missing += [name for name in ("nsenter", "nft") if shutil.which(name) is None]
+        missing += [] if (FOLDER / LIBRARY).is_file() else ["libfaketime"]
+    if missing:
         sys.exit(f"not installed: {', '.join(missing)} (docs/guides/containers.md names the packages)")
+
+
+def main() -> None:
+    """Show the installation, step by step; end with an error if a step did not happen."""
+    options = read_options()
+    check_machine(options)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     began = time.monotonic()
     try:
         with only_one() as folder:
             build(use_existing=options.no_build)
-            run(folder, failures=options.failures, keep=options.keep)
+            if options.hosts:
+                print(f"-- seed {options.seed}: the same rounds again with --seed {options.seed}")
+            run(folder, options)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except (RuntimeError, TimeoutError, subprocess.SubprocessError) as error:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -126,9 +127,8 @@ class Demo:
         (data,) = self._rollbacks("production")
         if (data["verdict"], data["mode"], data["to"]["version"]) != ("pass", "automatic", 1):
             raise RuntimeError(f"the rollback is not an automatic one to version 1: {data}")
-        report(
-            f"version 1 answers {time.monotonic() - began:.1f} s after the drill began; {_durations(data['timeline'])}"
-        )
+        answers_s, parts = time.monotonic() - began, rollback_durations(data["timeline"])
+        report(f"version 1 answers {answers_s:.1f} s after the drill began; {parts}")
         switched = sorted(_switch_s(each["timeline"]) for each in (data, *self._rollbacks("staging")))
         report(f"from alert to new route, rehearsals included: {', '.join(f'{seconds:.3f}' for seconds in switched)} s")
 
@@ -191,16 +191,16 @@ def remove_newer() -> None:
         engine.podman("rmi", "--force", "--ignore", image_of(service, NEWER), check=False)
 
 
-def make_models(folder: Path) -> None:
-    """Make a tiny base model, two LoRAs on it, and a policy."""
+def make_models(folder: Path, adapters: Sequence[str] = ("one", "two")) -> None:
+    """Make a tiny base model, LoRAs on it by these names, and a policy."""
     from transformers.utils import logging
 
     from testbed.models import tiny_base, tiny_lora
 
     logging.disable_progress_bar()
     base = tiny_base(folder / "tiny-llama")
-    tiny_lora(base, folder / "one")
-    tiny_lora(base, folder / "two", seed=2)
+    for seed, name in enumerate(adapters, 1):
+        tiny_lora(base, folder / name, seed=seed)
     (folder / "policy.json").write_text(json.dumps(RELEASE_POLICY))
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
@@ -210,7 +210,7 @@ def _total(users: Users) -> int:
     return sum(users.answered.values()) + len(users.failed)
 
 
-def _durations(timeline: dict[str, str]) -> str:
+def rollback_durations(timeline: dict[str, str]) -> str:
     """Return the seconds between the times of a rollback, in words."""
     names = ("first_bad_at", "detected_at", "decided_at", "switched_at", "verified_at")
     times = [(name.removesuffix("_at"), datetime.fromisoformat(timeline[name])) for name in names if timeline.get(name)]

@@ -37,6 +37,10 @@ class Installation:
     Attributes:
         port: Where the gateway listens on this machine; 0: each of several gateways has a free port of its own.
         volumes: Every volume that one of its containers had.
+        files: The compose files, relative to the project's folder.
+        bus: The names of the servers of the bus.
+        variables: More variables for docker-compose.
+        healthy_look_s: Seconds between two health checks of a container that is healthy.
     """
 
     folder: Path
@@ -45,6 +49,10 @@ class Installation:
     console_port: int = field(default_factory=free_port)
     admin_key: str = "demo"
     volumes: set[str] = field(default_factory=set)
+    files: tuple[str, ...] = FILES
+    bus: tuple[str, ...] = ("nats",)
+    variables: dict[str, str] = field(default_factory=dict)
+    healthy_look_s: float = HEALTHY_LOOK_S
     _service: subprocess.Popen[bytes] | None = None
     _stop: threading.Event = field(default_factory=threading.Event)
 
@@ -94,7 +102,7 @@ class Installation:
         slipway = [sys.executable, "-m", "clients.cli.main", "keys"]
         own = ["--folder", str(self.keys)]
         for arguments in (
-            ["init", *own, "--host", "nats", "--store-host", "store"],
+            ["init", *own, *(word for name in self.bus for word in ("--host", name)), "--store-host", "store"],
             ["add", "admin", "--role", "administrator", *own],
         ):
             subprocess.run([*slipway, *arguments], cwd=ROOT, check=True, capture_output=True, timeout=120)
@@ -107,7 +115,7 @@ class Installation:
         Raises:
             RuntimeError: It failed; the message has the end of its output.
         """
-        files = [word for name in FILES for word in ("-f", str(ROOT / name))]
+        files = [word for name in self.files for word in ("-f", str(ROOT / name))]
         command = ["docker-compose", "--project-name", self.project, "--env-file", "/dev/null", *files, *arguments]
         done = subprocess.run(
             command,
@@ -134,6 +142,7 @@ class Installation:
             "SLIPWAY_GATEWAY_ADDRESS": f"127.0.0.1:{self.port or ''}",
             "SLIPWAY_CONSOLE_ADDRESS": f"127.0.0.1:{self.console_port}",
             "ROLLBACK_CONTROLLER_PRODUCTION_DRILLS": MODEL,
+            **self.variables,
         }
 
     def _check_health(self) -> None:
@@ -141,7 +150,7 @@ class Installation:
         rounds = 0
         while not self._stop.wait(LOOK_S):
             rounds += 1
-            all_of_them = rounds % round(HEALTHY_LOOK_S / LOOK_S) == 0
+            all_of_them = rounds % round(self.healthy_look_s / LOOK_S) == 0
             label = f"label=com.docker.compose.project={self.project}"
             lines = engine.podman("ps", "--filter", label, "--format", "{{.Names}} {{.Status}}", check=False)
             for name, _, status in (line.partition(" ") for line in lines.splitlines()):

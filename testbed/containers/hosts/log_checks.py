@@ -1,0 +1,58 @@
+"""What must hold of the event log, whatever failed: nothing is lost or twice, and what began ends once."""
+
+from collections import Counter
+from typing import Any
+
+Event = dict[str, Any]
+ENDS = {"rollback.started": ("rollback.completed", "rollback.failed")}
+
+
+def kind_of(event: Event) -> str:
+    """Return the type of an event without prefix and version: `release.finished`."""
+    return str(event["type"]).removeprefix("slipway.").rpartition(".v")[0]
+
+
+def of_kind(events: list[Event], *kinds: str) -> list[Event]:
+    """Return the events of these kinds, in their order."""
+    return [event for event in events if kind_of(event) in kinds]
+
+
+def lost_or_moved(earlier: list[Event], now: list[Event]) -> list[str]:
+    """Return what is wrong with a log that was read before as `earlier`: it may only have grown."""
+    order = {event["id"]: number for number, event in enumerate(now)}
+    wrong = [
+        f"the event {event['id']} ({kind_of(event)}) was read, and is lost"
+        for event in earlier
+        if event["id"] not in order
+    ]
+    kept = [order[event["id"]] for event in earlier if event["id"] in order]
+    return wrong + ([] if kept == sorted(kept) else ["events that were read have another order"])
+
+
+def twice(events: list[Event]) -> list[str]:
+    """Return the events that are stored more than once, and versions with more than one release."""
+    ids = Counter(event["id"] for event in events)
+    wrong = [f"the event {name} is stored {count} times" for name, count in ids.items() if count > 1]
+    versions = Counter((event["subject"], event["data"]["version"]) for event in of_kind(events, "release.opened"))
+    return wrong + [
+        f"{model} has {count} releases of version {version}"
+        for (model, version), count in versions.items()
+        if count > 1
+    ]
+
+
+def unfinished(events: list[Event]) -> list[str]:
+    """Return the releases and rollbacks that have no end, or more than one."""
+    opened = [event["data"]["release_id"] for event in of_kind(events, "release.opened")]
+    ends = Counter(event["data"]["release_id"] for event in of_kind(events, "release.finished"))
+    wrong = [f"the release {name} has {ends[name]} ends" for name in opened if ends[name] != 1]
+    for began, kinds in ENDS.items():
+        over = Counter(event["data"]["rollback_id"] for event in of_kind(events, *kinds))
+        names = dict.fromkeys(event["data"]["rollback_id"] for event in of_kind(events, began))
+        wrong += [f"the rollback {name} has {over[name]} ends" for name in names if over[name] != 1]
+    return wrong
+
+
+def findings(earlier: list[Event], now: list[Event]) -> list[str]:
+    """Return all that is wrong with a log in which nothing is under way."""
+    return [*lost_or_moved(earlier, now), *twice(now), *unfinished(now)]
