@@ -99,16 +99,16 @@ class Cluster:
         shown = self.stack.slipway("keys", "issue", "hosts", "--model", MODEL, "--json")
         self.headers = {"authorization": f"Bearer {json.loads(shown)['key']}"}
 
-    def answers(self, host: str) -> bool:
-        """Return whether the gateway of a host answers a request."""
+    def no_answer(self, host: str) -> str:
+        """Return why the gateway of a host does not answer a request, or nothing if it does."""
         body = {"model": MODEL, "prompt": "hello", "max_tokens": 4}
         try:
             answer = httpx.post(
                 f"{self.urls[host]}/v1/completions", json=body, headers=self.headers, timeout=10, trust_env=False
             )
-        except httpx.HTTPError:
-            return False
-        return answer.status_code == httpx.codes.OK
+        except httpx.HTTPError as error:
+            return repr(error)
+        return "" if answer.status_code == httpx.codes.OK else f"{answer.status_code} {answer.text[:200]}"
 
     def _json(self, *arguments: str) -> Any:
         return json.loads(self.stack.slipway(*arguments, "--json"))

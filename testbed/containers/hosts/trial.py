@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 from testbed.containers.demo import rollback_durations
 from testbed.containers.hosts import clock
@@ -22,6 +23,8 @@ FINISHED_S, MOVED_S, RECOVERED_S = 900.0, 300.0, 300.0
 """Longest waits: for the end of a release, for a rollback, for everything to be as before a failure."""
 LONGEST_GAP_S = 45.0
 """Longest time without any answer of either gateway."""
+ANSWERS_S = 120.0
+"""Longest wait for the first answer of a gateway to a new key."""
 RETRY_S = 5.0
 
 
@@ -46,9 +49,13 @@ class Trial:
         with step("release a first version, without a failure"):
             stack.slipway("base", "import", "/models/tiny-llama")
             self._publish()
-            self._await_end(1)
+            report(outcome := self._await_end(1))
+            if "promoted" not in outcome:
+                raise RuntimeError(f"the first release, without a failure, ended so: {outcome}")
             self.cluster.issue_key()
-            wait_for(lambda: all(self.cluster.answers(host) for host in self.cluster.urls), 60, "answers")
+            for host in self.cluster.urls:
+                why = partial(self.cluster.no_answer, host)
+                wait_for(lambda why=why: not why(), ANSWERS_S, f"answer of the gateway of host {host}", why)
         with CallersOfTwoHosts(list(self.cluster.urls.values()), self.cluster.headers, MODEL) as callers:
             for number, planned in enumerate(self.rounds, 1):
                 with step(f"round {number} of {len(self.rounds)}: {planned}"):

@@ -46,12 +46,12 @@ def test_a_round_says_what_happens_in_which_order():
 
 def test_a_host_reaches_its_own_addresses_in_all_networks_and_no_other():
     containers = [
-        {"NetworkSettings": {"Networks": {"bus": {"IPAddress": "10.89.0.2"}, "store": {"IPAddress": "10.89.1.2"}}}},
-        {"NetworkSettings": {"Networks": {"bus": {"IPAddress": "10.89.0.3"}, "none": {"IPAddress": ""}}}},
+        {"NetworkSettings": {"Networks": {"bus": {"IPAddress": "192.0.2.2"}, "store": {"IPAddress": "198.51.100.2"}}}},
+        {"NetworkSettings": {"Networks": {"bus": {"IPAddress": "192.0.2.3"}, "none": {"IPAddress": ""}}}},
         {"NetworkSettings": {"Networks": None}},
     ]
     text = partition.rules(partition.addresses(containers))
-    assert "elements = { 10.89.0.2, 10.89.0.3, 10.89.1.2 }" in text
+    assert "elements = { 192.0.2.2, 192.0.2.3, 198.51.100.2 }" in text
     assert text.count("policy drop") == 2
     assert text.count("@inside accept") == 2
 
