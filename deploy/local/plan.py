@@ -41,10 +41,12 @@ TRITON = "triton"
 """The first part of the default runtime; its second one is `triton-2`, that of the runtime `next` is `triton-next`."""
 MOST_TRITONS = 4
 """How many Tritons may serve the default runtime."""
-GATEWAY_ADMIN = "gateway-admin"
-"""The port where the gateway answers probes and scrapes."""
-SINGLE = frozenset({"gateway", "console", *OPTIONAL})
-"""Services with one process in the embedded stack. The gateway takes several workers instead."""
+SINGLE = frozenset({"mirror"})
+"""Services with one process in the embedded stack."""
+OWN_STATE = frozenset({"gateway", "console"})
+"""Services that keep files of one process in the state folder, and have an address of each process."""
+REPLICAS = "replicas"
+"""The folder with the state folders of the further processes of `OWN_STATE`."""
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Makes waiting torch threads sleep instead of spin: several processes share the cores here."""
 START_LIMIT_S: dict[Probe, float] = {"nats": 60.0, "s3": 60.0, "triton": 30.0, "service": 60.0}
@@ -204,7 +206,13 @@ def part_names(config: StackConfig) -> list[str]:
 def port_names(config: StackConfig) -> list[str]:
     """List everything that needs a port."""
     tritons = [port for part in config.tritons for port in (*triton_ports(part), agent_part(part), agent_grpc(part))]
-    return ["nats", "nats-monitor", *S3_PORTS, *tritons, *part_names(config), GATEWAY_ADMIN]
+    gateways = [admin_port(name) for name in replica_names("gateway", config.count("gateway"))]
+    return ["nats", "nats-monitor", *S3_PORTS, *tritons, *part_names(config), *gateways]
+
+
+def admin_port(gateway: str) -> str:
+    """Return the name of the port where a gateway answers probes and scrapes."""
+    return f"{gateway}-admin"
 
 
 def bus_url(port: int) -> str:
@@ -329,7 +337,7 @@ def plan_services(
         **server_manager_variables(folder, config, ports),
         **rollback_controller_variables(folder, config, ports),
         "GATEWAY_ADMIN_HOST": LOOPBACK,
-        "GATEWAY_ADMIN_PORT": str(ports[GATEWAY_ADMIN]),
+        "GATEWAY_ADMIN_PORT": str(ports[admin_port("gateway")]),
         "GATEWAY_API_KEYS": str(api_keys(folder).listing),
         **({"GATEWAY_WORKERS": str(config.gateway_workers)} if config.gateway_workers else {}),
         "SLIPWAY_HTTP_HOST": LOOPBACK,
@@ -348,8 +356,10 @@ def plan_services(
                 **connection_variables(folder, ports, keys, service),
                 **common,
                 **attestation_variables(folder, service),
-                **(console_variables(ports, keys) if service == "console" else {}),
+                **(console_variables(ports, keys, name) if service == "console" else {}),
                 **({"NOTIFIER_CONSOLE_URL": console_url(ports)} if service == "notifier" else {}),
+                **({"GATEWAY_ADMIN_PORT": str(ports[admin_port(name)])} if service == "gateway" else {}),
+                **({"SLIPWAY_STATE_DIR": str(folder / REPLICAS / name)} if has_own_state(service, name) else {}),
                 "SLIPWAY_HTTP_PORT": str(ports[name]),
             },
             port=ports[name],
@@ -357,23 +367,28 @@ def plan_services(
             stop_rank=0,
             stop_grace_s=STOP_GRACE_S.get(service, 15.0),
             works_in_children=service == "gateway",
-            admin_port=ports[GATEWAY_ADMIN] if service == "gateway" else None,
+            admin_port=ports[admin_port(name)] if service == "gateway" else None,
         )
         for service in config.services
         for name in replica_names(service, config.count(service))
     ]
 
 
-def console_url(ports: Mapping[str, int]) -> str:
-    """Return the address of the console."""
-    return f"http://{LOOPBACK}:{ports['console']}"
+def has_own_state(service: str, name: str) -> bool:
+    """Return whether a process of a service has a state folder of its own; the first one has the stack's."""
+    return service in OWN_STATE and name != service
 
 
-def console_variables(ports: Mapping[str, int], keys: Keys) -> dict[str, str]:
-    """Return the variables with the console's address, the people, and credentials, none of them of administrators."""
+def console_url(ports: Mapping[str, int], name: str = "console") -> str:
+    """Return the address of a console."""
+    return f"http://{LOOPBACK}:{ports[name]}"
+
+
+def console_variables(ports: Mapping[str, int], keys: Keys, name: str = "console") -> dict[str, str]:
+    """Return the variables with a console's address, the people, and credentials, none of them of administrators."""
     folder = KeyFolder(keys.folder)
     return {
-        "CONSOLE_URL": console_url(ports),
+        "CONSOLE_URL": console_url(ports, name),
         "CONSOLE_IDENTITIES": str(folder.people),
         "CONSOLE_CREDENTIALS": str(folder.console),
         "CONSOLE_GATEWAY_URL": f"http://{LOOPBACK}:{ports['gateway']}",

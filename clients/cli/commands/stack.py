@@ -17,6 +17,7 @@ from clients.cli.connection import JsonOption
 from clients.cli.output import Exit, fail, show_json, show_line, show_table
 from clients.cli.settings import CliSettings
 from contracts.runtimes import DEFAULT_RUNTIME
+from contracts.services import OPTIONAL
 from decisions.runtimes import NAME_RULE, is_runtime_name
 from deploy.local import processes
 from deploy.local.leftovers import end_stack
@@ -164,13 +165,13 @@ def parse_replicas(items: list[str]) -> dict[str, int]:
     counts = {}
     for item in items:
         service, _, count = item.partition("=")
-        if service not in SERVICES:
-            fail(f"--replicas {item}: the service {service!r} is unknown; use {', '.join(SERVICES)}", Exit.USAGE)
+        if service not in (*SERVICES, *OPTIONAL):
+            known = ", ".join((*SERVICES, *OPTIONAL))
+            fail(f"--replicas {item}: the service {service!r} is unknown; use {known}", Exit.USAGE)
         if not count.isdigit() or not 1 <= int(count) <= 16:
             fail(f"--replicas {item}: the number {count!r} is not valid; use 1 to 16", Exit.USAGE)
         if service in SINGLE and int(count) != 1:
-            instead = f"use --gateway-workers {count}" if service == "gateway" else "leave the option out"
-            fail(f"--replicas {item}: {service} has one process; {instead}", Exit.USAGE)
+            fail(f"--replicas {item}: {service} has one process; leave the option out", Exit.USAGE)
         counts[service] = int(count)
     return counts
 

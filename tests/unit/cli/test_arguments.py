@@ -50,9 +50,10 @@ def test_an_invalid_fingerprint_does_not_match(text):
 
 def test_replicas_are_parsed():
     assert parse_replicas(["quantiser=3", "merger=2"]) == {"quantiser": 3, "merger": 2}
+    assert parse_replicas(["gateway=2", "notifier=2"]) == {"gateway": 2, "notifier": 2}
 
 
-@pytest.mark.parametrize("item", ["quantiser", "quantiser=0", "quantiser=99", "quantiser=x", "nobody=2", "gateway=2"])
+@pytest.mark.parametrize("item", ["quantiser", "quantiser=0", "quantiser=99", "quantiser=x", "nobody=2", "mirror=2"])
 def test_impossible_replicas_are_refused_as_usage(item, capsys):
     with pytest.raises(typer.Exit) as ended:
         parse_replicas([item])

@@ -54,6 +54,21 @@ def test_the_gateways_workers_are_a_setting_or_what_the_environment_says():
         assert [name for name, part in parts.items() if part.works_in_children] == ["gateway"]
 
 
+def test_processes_of_gateway_and_console_have_addresses_and_files_of_their_own():
+    config = StackConfig(replicas={"gateway": 2, "console": 2, "notifier": 2}, optional=("notifier",))
+    given = ports(config)
+    parts = {part.name: part for part in plan.plan_services(FOLDER, config, given, PROGRAMS, KEYS)}
+    assert len(given.values()) == len(set(given.values()))
+    for name in ("gateway", "gateway-2"):
+        assert parts[name].admin_port == given[f"{name}-admin"]
+        assert parts[name].environment["GATEWAY_ADMIN_PORT"] == str(given[f"{name}-admin"])
+        assert parts[name].works_in_children
+    assert parts["console-2"].environment["CONSOLE_URL"].endswith(f":{given['console-2']}")
+    folders = {name: part.environment["SLIPWAY_STATE_DIR"] for name, part in parts.items()}
+    assert {name for name, folder in folders.items() if folder != str(FOLDER)} == {"gateway-2", "console-2"}
+    assert folders["gateway-2"] != folders["console-2"]
+
+
 def own_variables(agent):
     prefix = "TRITON_AGENT_"
     return {name.removeprefix(prefix): text for name, text in agent.environment.items() if name.startswith(prefix)}

@@ -1,0 +1,103 @@
+"""Run the soak: python -m testbed.soak [--minutes N] [--kills N] [--seed N] [--state DIR [--resume]].
+
+Two of every service, the toy engine in the real Triton, releases of several models, and kills at random. It ends with a
+verdict, and with 1 if something that must hold does not.
+"""
+
+import argparse
+import random
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from testbed.soak.progress import Progress, load
+from testbed.soak.session import Plan, Session, Verdict
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Return the options."""
+    usual = Plan()
+    parser = argparse.ArgumentParser(prog="python -m testbed.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, help="time under kills at most (default: until kills and releases)")
+    parser.add_argument("--kills", type=int, default=usual.kills, help="processes to end, over all sessions")
+    parser.add_argument("--releases", type=int, default=usual.releases, help="checkpoints to announce at least")
+    parser.add_argument("--models", type=int, default=usual.models)
+    parser.add_argument("--every", type=float, default=usual.every_s, help="seconds between two signals, on average")
+    parser.add_argument("--rps", type=float, default=usual.rps, help="requests a second to each model")
+    parser.add_argument("--settle", type=float, default=usual.settle_s, help="seconds until all must have ended")
+    parser.add_argument("--seed", type=int, help="what the draws follow from (default: at random, printed)")
+    parser.add_argument("--state", type=Path, help="folder to keep (default: a temporary one)")
+    parser.add_argument("--resume", action="store_true", help="go on with what the folder's earlier sessions did")
+    return parser.parse_args(arguments)
+
+
+def begin(folder: Path, options: argparse.Namespace) -> Progress:
+    """Return the counts to go on with; exit with 2 where the folder and the options do not agree."""
+    earlier = load(folder)
+    if earlier is not None and not options.resume:
+        sys.exit(f"{folder} holds a soak with {earlier.kills} kills: use --resume, or another folder")
+    if earlier is None and options.resume:
+        print(f"{folder} holds no soak: this is its first session", flush=True)
+    if earlier is not None:
+        return earlier
+    return Progress(options.seed if options.seed is not None else random.SystemRandom().randrange(1_000_000))
+
+
+def soak(folder: Path, options: argparse.Namespace) -> int:
+    """Run one session and print its verdict; return the exit code."""
+    folder.mkdir(parents=True, exist_ok=True)
+    progress = begin(folder, options)
+    began = time.monotonic()
+
+    def tell(text: str) -> None:
+        print(f"[{time.monotonic() - began:6.0f} s] {text}", flush=True)
+
+    plan = Plan(
+        models=options.models,
+        releases=options.releases,
+        kills=options.kills,
+        minutes=options.minutes,
+        every_s=options.every,
+        rps=options.rps,
+        settle_s=options.settle,
+    )
+    tell(f"seed {progress.seed}, session {progress.sessions + 1}, folder {folder}")
+    session = Session(folder, plan, progress, tell)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: session.interrupted.set())
+    verdict = session.run()
+    show(verdict, progress, folder, tell)
+    return 1 if verdict.problems else 0
+
+
+def show(verdict: Verdict, progress: Progress, folder: Path, tell) -> None:
+    """Print what was found."""
+    for note in verdict.notes:
+        tell(note)
+    signals = ", ".join(f"{count} {name}" for name, count in sorted(progress.signals.items()))
+    tell(f"killed by part: {', '.join(f'{part} {count}' for part, count in sorted(progress.killed.items()))}")
+    tell(
+        f"seed {progress.seed}: {progress.kills} kills ({signals}), {len(progress.announced)} releases, "
+        f"{progress.minutes:.1f} min under kills in {progress.sessions} session(s)"
+    )
+    for problem in verdict.problems:
+        tell(f"VIOLATED {problem}")
+    if verdict.problems:
+        tell(f"{len(verdict.problems)} violations; look at {folder}/state/logs and {folder}/memory.jsonl")
+    else:
+        tell("everything holds")
+
+
+def main() -> int:
+    """Run the command."""
+    options = parse(sys.argv[1:])
+    if options.state is not None:
+        return soak(options.state.absolute(), options)
+    with tempfile.TemporaryDirectory(prefix="soak-") as scratch:
+        return soak(Path(scratch), options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,238 @@
+"""What a person does with the checkpoint of a model: announces it, watches it, injects faults, cancels, rolls back."""
+
+import hashlib
+import json
+import random
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from clients.cli.event_log import LoggedEvent
+from contracts.facts import (
+    CheckpointReady,
+    CheckpointRejected,
+    DeploymentChanged,
+    ReleaseFinished,
+    ReleaseOpened,
+    RollbackCompleted,
+)
+from contracts.facts.release import Outcome
+from testbed.soak.checkpoints import make_adapter
+from testbed.soak.log_view import LogView
+from testbed.soak.progress import Announced, Progress
+from testbed.stack import POLICY, Stack
+
+ERRORS: Final = {"name": "errors", "metric": "error_ratio", "threshold": 0.5, "min_requests": 10, "window_s": 5}
+USUAL: Final[dict[str, Any]] = {
+    **POLICY,
+    "gates": [{"metric": "error_ratio", "max_value": 0.6}],
+    "canary": {"steps": [0.5], "min_requests": 10, "deadline_s": 240},
+    "triggers": [{**ERRORS, "alpha": 0.001, "action": "manual", "cooldown_s": 1}],
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of release.
+
+    Attributes:
+        share: how often it is drawn.
+        ends: the outcomes that it may have; the last one only where the intervention came too late.
+        policy: what its policy changes.
+        damaged: whether its weights are cut off.
+        needs_active: whether the model must be served already.
+    """
+
+    share: float
+    ends: tuple[Outcome, ...]
+    policy: dict[str, Any]
+    damaged: bool = False
+    needs_active: bool = True
+
+
+KINDS: Final = {
+    "healthy": Kind(0.35, ("promoted",), {}, needs_active=False),
+    "damaged": Kind(0.15, ("rejected",), {}, damaged=True, needs_active=False),
+    "slow": Kind(
+        0.10,
+        ("rejected",),
+        {"gates": [{"metric": "ttft_ms", "statistic": "p50", "max_value": 0.001}]},
+        needs_active=False,
+    ),
+    "bad canary": Kind(0.15, ("aborted", "promoted"), {"canary": {**USUAL["canary"], "min_requests": 60}}),
+    "cancelled": Kind(0.10, ("cancelled", "promoted"), {"canary": {**USUAL["canary"], "min_requests": 200}}),
+    "rolled back": Kind(0.15, ("promoted",), {}),
+}
+MOST_TRIES = 40
+RELEASE_S = 600.0
+"""How long a release is waited for before the next one of its model is announced."""
+CANARY_S = 300.0
+
+
+def draw_kind(chance: random.Random, *, is_served: bool) -> str:
+    """Draw what becomes of the next checkpoint of a model; the first one is healthy."""
+    if not is_served:
+        return "healthy"
+    return chance.choices(list(KINDS), [kind.share for kind in KINDS.values()])[0]
+
+
+def end_of(events: Sequence[LoggedEvent], run_id: str) -> ReleaseFinished | CheckpointRejected | None:
+    """Return the event that ended the release of a training run, or refused its checkpoint; None before."""
+    announcements = {
+        each.event.id
+        for each in events
+        if isinstance(each.event.data, CheckpointReady) and each.event.data.training.run_id == run_id
+    }
+    opened = {
+        each.event.data.release_id
+        for each in events
+        if isinstance(each.event.data, ReleaseOpened) and each.event.data.training.run_id == run_id
+    }
+    for each in events:
+        data = each.event.data
+        if isinstance(data, ReleaseFinished) and data.release_id in opened:
+            return data
+        if isinstance(data, CheckpointRejected) and not opened and each.event.causationid in announcements:
+            return data
+    return None
+
+
+def version_of(events: Sequence[LoggedEvent], run_id: str) -> int | None:
+    """Return the version that is made of a training run's checkpoint; None before its release is opened."""
+    for each in events:
+        if isinstance(each.event.data, ReleaseOpened) and each.event.data.training.run_id == run_id:
+            return each.event.data.version
+    return None
+
+
+def has_canary(events: Sequence[LoggedEvent], model: str, version: int | None) -> bool:
+    """Return whether a version has taken a share of the traffic as a canary."""
+    routes = [each.event.data.route for each in events if isinstance(each.event.data, DeploymentChanged)]
+    return any(
+        route.model == model and route.canary is not None and route.canary.served.target.version == version
+        for route in routes
+    )
+
+
+class Owner:
+    """The person who releases one model, again and again."""
+
+    def __init__(
+        self, model: str, chance: random.Random, *, stack: Stack, log: LogView, progress: Progress, folder: Path
+    ) -> None:
+        self._model, self._chance, self._folder = model, chance, folder
+        self._stack, self._log, self._progress = stack, log, progress
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run_guarded, daemon=True)
+        self.failures: list[str] = []
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Announce no more."""
+        self._stop.set()
+
+    def join(self) -> None:
+        self._thread.join(RELEASE_S)
+
+    def _run_guarded(self) -> None:
+        try:
+            self._run()
+        except Exception as error:
+            self.failures.append(f"the owner of {self._model} ended: {error!r}")
+            raise
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            kind = draw_kind(self._chance, is_served=self._is_served())
+            announced = self._progress.announce(self._model, kind)
+            self._progress.save(self._folder)
+            if not self._announce(announced):
+                self.failures.append(f"checkpoint {announced.number} of {self._model} could not be announced")
+                return
+            self._intervene(announced)
+            self._log.wait_for(lambda events, it=announced: self._has_ended(events, it), RELEASE_S)
+            if kind == "rolled back" and not self._stop.is_set():
+                self._roll_back(announced)
+
+    def _has_ended(self, events: Sequence[LoggedEvent], announced: Announced) -> bool:
+        return end_of(events, announced.run_id) is not None
+
+    def _is_served(self) -> bool:
+        return any(
+            isinstance(each.event.data, DeploymentChanged)
+            and each.event.data.route.model == self._model
+            and each.event.data.route.active is not None
+            for each in self._log.events
+        )
+
+    def _announce(self, announced: Announced) -> bool:
+        kind = KINDS[announced.kind]
+        adapter = make_adapter(self._folder / "models", announced.number, damaged=kind.damaged)
+        policy = self._folder / "models" / f"policy-{announced.number}.json"
+        policy.write_text(json.dumps({**USUAL, **kind.policy}))
+        data = hashlib.sha256(announced.run_id.encode()).hexdigest()
+        variants = ("bf16", "int8") if self._chance.random() < 0.2 else ("bf16",)
+        published = self._order(
+            "publish", "--model", self._model, "--base", "tiny-llama", "--adapter", str(adapter),
+            "--run-id", announced.run_id, "--data-hash", f"sha256:{data}", "--policy", str(policy),
+            *(word for variant in variants for word in ("--variant", variant)),
+        )  # fmt: skip
+        if published:
+            self._progress.published.add(announced.number)
+        return published
+
+    def _order(self, *arguments: str) -> bool:
+        """Run a command until it succeeds, as a person would while parts of the installation are away."""
+        for _ in range(MOST_TRIES):
+            done = self._stack.slipway(*arguments)
+            if done.returncode == 0:
+                return True
+            if self._stop.wait(2.0) and arguments[0] != "publish":
+                return False
+        self.failures.append(f"{' '.join(arguments[:2])}: {done.stderr.strip()[-300:]}")
+        return False
+
+    def _intervene(self, announced: Announced) -> None:
+        """Inject errors into the canary, or cancel the release, once its canary takes traffic."""
+        if announced.kind not in ("bad canary", "cancelled"):
+            return
+        self._log.wait_for(
+            lambda events: (
+                self._has_ended(events, announced)
+                or has_canary(events, self._model, version_of(events, announced.run_id))
+            ),
+            CANARY_S,
+        )
+        version = version_of(self._log.events, announced.run_id)
+        if version is None or self._has_ended(self._log.events, announced):
+            return
+        name = f"{self._model}@v{version}"
+        if announced.kind == "cancelled":
+            self._stack.slipway("cancel", name, "--reason", "soak")
+            return
+        fault = ("--fault", "error_ratio=1.0", "--share", "1.0", "--for", "5m", "--reason", "soak")
+        for _ in range(MOST_TRIES):
+            done = self._stack.slipway("drill", self._model, "--target", f"{self._model}@candidate", *fault)
+            if done.returncode == 0 or self._has_ended(self._log.events, announced) or self._stop.wait(1.0):
+                return
+
+    def _roll_back(self, announced: Announced) -> None:
+        """Roll the version back that was promoted, and wait until traffic has moved."""
+        version = version_of(self._log.events, announced.run_id)
+        end = end_of(self._log.events, announced.run_id)
+        if not isinstance(end, ReleaseFinished) or end.outcome != "promoted":
+            return
+        self._stack.slipway("rollback", self._model, "--reason", "soak", "--no-wait")
+        self._log.wait_for(
+            lambda events: any(
+                isinstance(each.event.data, RollbackCompleted)
+                and each.event.subject == self._model
+                and each.event.data.failed.version == version
+                for each in events
+            ),
+            120.0,
+        )
