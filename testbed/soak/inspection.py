@@ -17,11 +17,13 @@ from testbed.soak.log_view import AWAY
 from testbed.stack import Stack
 
 Problems = list[str]
+TELL_EVERY_S = 15.0
 
 
-def wait_until_none(look: Callable[[], Problems], timeout_s: float) -> Problems:
+def wait_until_none(look: Callable[[], Problems], timeout_s: float, tell: Callable[[str], None]) -> Problems:
     """Look until there is no problem; return those that are left when the time is over."""
-    deadline = time.monotonic() + timeout_s
+    began = told = time.monotonic()
+    deadline = began + timeout_s
     while True:
         try:
             problems = look()
@@ -29,6 +31,9 @@ def wait_until_none(look: Callable[[], Problems], timeout_s: float) -> Problems:
             problems = [f"the installation cannot be read: {error!r}"]
         if not problems or time.monotonic() > deadline:
             return problems
+        if time.monotonic() - told > TELL_EVERY_S:
+            told = time.monotonic()
+            tell(f"waiting for {len(problems)}: {problems[0]}")
         time.sleep(1.0)
 
 

@@ -3,6 +3,7 @@
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -128,8 +129,11 @@ class Session:
         log.stop()
         self._judge(stack, log, verdict, traffic)
         self._judge_memory(sampler, verdict)
+        commands: Counter[str] = Counter()
         for owner in owners:
             verdict.add("order", owner.failures)
+            commands += owner.commands
+        verdict.notes.append(f"commands: {dict(sorted(commands.items()))}")
         self._progress.save(self._folder)
         return verdict
 
@@ -171,11 +175,14 @@ class Session:
             log.read_whole()
             return [f"{run_id} has no end" for run_id in self._ends(log).open]
 
-        verdict.add("part", inspection.wait_until_none(lambda: inspection.parts_that_are_not_ready(stack), left_s()))
-        verdict.add("open", inspection.wait_until_none(still_open, left_s()))
-        verdict.add("open", inspection.wait_until_none(lambda: self._open_rollbacks(log), left_s()))
-        verdict.add("waiting", inspection.wait_until_none(lambda: inspection.work_that_waits(stack), left_s()))
-        verdict.add("stuck", inspection.wait_until_none(lambda: inspection.leases_that_are_stuck(stack), left_s()))
+        for title, look in (
+            ("part", lambda: inspection.parts_that_are_not_ready(stack)),
+            ("open", still_open),
+            ("open", lambda: self._open_rollbacks(log)),
+            ("waiting", lambda: inspection.work_that_waits(stack)),
+            ("stuck", lambda: inspection.leases_that_are_stuck(stack)),
+        ):
+            verdict.add(title, inspection.wait_until_none(look, left_s(), self._tell))
         verdict.notes.append(f"all had ended {time.monotonic() - began:.0f} s after the last kill")
 
     def _open_rollbacks(self, log: LogView) -> list[str]:

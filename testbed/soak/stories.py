@@ -3,7 +3,9 @@
 import hashlib
 import json
 import random
+import subprocess
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +30,7 @@ ERRORS: Final = {"name": "errors", "metric": "error_ratio", "threshold": 0.5, "m
 USUAL: Final[dict[str, Any]] = {
     **POLICY,
     "gates": [{"metric": "error_ratio", "max_value": 0.6}],
-    "canary": {"steps": [0.5], "min_requests": 10, "deadline_s": 240},
+    "canary": {"steps": [0.5], "min_requests": 10, "deadline_s": 600},
     "triggers": [{**ERRORS, "alpha": 0.001, "action": "manual", "cooldown_s": 1}],
 }
 
@@ -61,7 +63,7 @@ KINDS: Final = {
         {"gates": [{"metric": "ttft_ms", "statistic": "p50", "max_value": 0.001}]},
         needs_active=False,
     ),
-    "bad canary": Kind(0.15, ("aborted", "promoted"), {"canary": {**USUAL["canary"], "min_requests": 60}}),
+    "bad canary": Kind(0.15, ("aborted", "promoted"), {"canary": {**USUAL["canary"], "min_requests": 150}}),
     "cancelled": Kind(0.10, ("cancelled", "promoted"), {"canary": {**USUAL["canary"], "min_requests": 200}}),
     "rolled back": Kind(0.15, ("promoted",), {}),
 }
@@ -127,6 +129,7 @@ class Owner:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run_guarded, daemon=True)
         self.failures: list[str] = []
+        self.commands: Counter[str] = Counter()
 
     def start(self) -> None:
         self._thread.start()
@@ -188,13 +191,18 @@ class Owner:
     def _order(self, *arguments: str) -> bool:
         """Run a command until it succeeds, as a person would while parts of the installation are away."""
         for _ in range(MOST_TRIES):
-            done = self._stack.slipway(*arguments)
+            done = self._run_command(*arguments)
             if done.returncode == 0:
                 return True
             if self._stop.wait(2.0) and arguments[0] != "publish":
                 return False
         self.failures.append(f"{' '.join(arguments[:2])}: {done.stderr.strip()[-300:]}")
         return False
+
+    def _run_command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        done = self._stack.slipway(*arguments)
+        self.commands[f"{arguments[0]} {'done' if done.returncode == 0 else 'failed'}"] += 1
+        return done
 
     def _intervene(self, announced: Announced) -> None:
         """Inject errors into the canary, or cancel the release, once its canary takes traffic."""
@@ -212,11 +220,11 @@ class Owner:
             return
         name = f"{self._model}@v{version}"
         if announced.kind == "cancelled":
-            self._stack.slipway("cancel", name, "--reason", "soak")
+            self._order("cancel", name, "--reason", "soak")
             return
         fault = ("--fault", "error_ratio=1.0", "--share", "1.0", "--for", "5m", "--reason", "soak")
         for _ in range(MOST_TRIES):
-            done = self._stack.slipway("drill", self._model, "--target", f"{self._model}@candidate", *fault)
+            done = self._run_command("drill", self._model, "--target", f"{self._model}@candidate", *fault)
             if done.returncode == 0 or self._has_ended(self._log.events, announced) or self._stop.wait(1.0):
                 return
 
@@ -226,7 +234,7 @@ class Owner:
         end = end_of(self._log.events, announced.run_id)
         if not isinstance(end, ReleaseFinished) or end.outcome != "promoted":
             return
-        self._stack.slipway("rollback", self._model, "--reason", "soak", "--no-wait")
+        self._order("rollback", self._model, "--reason", "soak", "--no-wait")
         self._log.wait_for(
             lambda events: any(
                 isinstance(each.event.data, RollbackCompleted)
