@@ -11,7 +11,7 @@ export NO_MKDOCS_2_WARNING := 1
 # would take ten times as long as one, not twice.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup lint schemas up down demo test test-full soak fuzz test-unit test-python test-real test-examples test-client compat chaos bench clean \
+.PHONY: help setup lint schemas up down demo test test-full soak soak-tests fuzz test-unit test-python test-real test-examples test-client compat chaos bench clean \
 	locks licences sbom audit audit-tools wheels docs pictures images demo-containers
 
 help: ## list the targets
@@ -30,7 +30,10 @@ test: setup ## every check and every test, four at a time
 test-full: setup ## all of `make test`, and what it leaves out for its minutes: INT8 of SmolLM2 with calibration
 	$(PYTEST) @tests/everything.args -m "full or not full"
 
-soak: setup ## unit tests that draw at random, with fifty times the draws; tests that kill, ten times over: hours
+soak: setup ## two of every service, killed at random 1,000 times through releases of 5 models: make soak ARGS="--minutes 30 --seed 7 --state DIR --resume"
+	$(BIN)/python -m testbed.soak $(ARGS)
+
+soak-tests: setup ## unit tests that draw at random, with fifty times the draws; tests that kill, ten times over: hours
 	SLIPWAY_TEST_SOAK=50 $(PYTEST) -n2 --timeout 7200 tests/unit tests/integration/test_gateway_callers.py
 	for round in $$(seq 10); do $(PYTEST) -n2 tests/chaos tests/integration -k "kill or chaos or _hang" || exit 1; done
 

@@ -5,8 +5,9 @@ import json
 import random
 import subprocess
 import threading
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +20,7 @@ from contracts.facts import (
     ReleaseFinished,
     ReleaseOpened,
     RollbackCompleted,
+    RollbackFailed,
 )
 from contracts.facts.release import Outcome
 from testbed.soak.checkpoints import make_adapter
@@ -71,6 +73,7 @@ MOST_TRIES = 40
 RELEASE_S = 600.0
 """How long a release is waited for before the next one of its model is announced."""
 CANARY_S = 300.0
+ROLLBACK_S = 120.0
 
 
 def draw_kind(chance: random.Random, *, is_served: bool) -> str:
@@ -116,6 +119,21 @@ def has_canary(events: Sequence[LoggedEvent], model: str, version: int | None) -
         route.model == model and route.canary is not None and route.canary.served.target.version == version
         for route in routes
     )
+
+
+def previous_of(events: Sequence[LoggedEvent], model: str, version: int | None) -> int | None:
+    """Return the version behind an active one; None if it is not active."""
+    routes = [each.event.data.route for each in events if isinstance(each.event.data, DeploymentChanged)]
+    newest = max((route for route in routes if route.model == model), key=lambda route: route.epoch, default=None)
+    if newest is None or newest.active is None or newest.previous is None or newest.active.target.version != version:
+        return None
+    return newest.previous.target.version
+
+
+def is_rolled_back(events: Sequence[LoggedEvent], model: str, version: int | None) -> bool:
+    """Return whether a version's rollback has ended."""
+    ended = [each.event for each in events if isinstance(each.event.data, RollbackCompleted | RollbackFailed)]
+    return any(event.subject == model and event.data.failed.version == version for event in ended)
 
 
 class Owner:
@@ -188,15 +206,20 @@ class Owner:
             self._progress.published.add(announced.number)
         return published
 
-    def _order(self, *arguments: str) -> bool:
-        """Run a command until it succeeds, as a person would while parts of the installation are away."""
+    def _order(self, *arguments: str, is_over: Callable[[], bool] = lambda: False) -> bool:
+        """Run a command until it succeeds, as a person would while parts of the installation are away.
+
+        `is_over` returns whether it has become useless; what was not done then is no failure.
+        """
+        done = None
         for _ in range(MOST_TRIES):
+            if is_over() or (self._stop.is_set() and arguments[0] != "publish"):
+                return False
             done = self._run_command(*arguments)
             if done.returncode == 0:
                 return True
-            if self._stop.wait(2.0) and arguments[0] != "publish":
-                return False
-        self.failures.append(f"{' '.join(arguments[:2])}: {done.stderr.strip()[-300:]}")
+            time.sleep(2.0)
+        self.failures.append(f"{' '.join(arguments[:2])}: {done.stderr.strip()[-300:] if done else ''}")
         return False
 
     def _run_command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -216,31 +239,24 @@ class Owner:
             CANARY_S,
         )
         version = version_of(self._log.events, announced.run_id)
-        if version is None or self._has_ended(self._log.events, announced):
+        if version is None:
             return
-        name = f"{self._model}@v{version}"
-        if announced.kind == "cancelled":
-            self._order("cancel", name, "--reason", "soak")
-            return
-        fault = ("--fault", "error_ratio=1.0", "--share", "1.0", "--for", "5m", "--reason", "soak")
-        for _ in range(MOST_TRIES):
-            done = self._run_command("drill", self._model, "--target", f"{self._model}@candidate", *fault)
-            if done.returncode == 0 or self._has_ended(self._log.events, announced) or self._stop.wait(1.0):
-                return
+        reason = ("--reason", "soak")
+        command: tuple[str, ...] = ("cancel", f"{self._model}@v{version}", *reason)
+        if announced.kind == "bad canary":
+            fault = ("--fault", "error_ratio=1.0", "--share", "1.0", "--for", "5m")
+            command = ("drill", self._model, "--target", f"{self._model}@candidate", *fault, *reason)
+        self._order(*command, is_over=lambda: self._has_ended(self._log.events, announced))
 
     def _roll_back(self, announced: Announced) -> None:
         """Roll the version back that was promoted, and wait until traffic has moved."""
         version = version_of(self._log.events, announced.run_id)
-        end = end_of(self._log.events, announced.run_id)
-        if not isinstance(end, ReleaseFinished) or end.outcome != "promoted":
+        previous = previous_of(self._log.events, self._model, version)
+        if previous is None:
             return
-        self._order("rollback", self._model, "--reason", "soak", "--no-wait")
-        self._log.wait_for(
-            lambda events: any(
-                isinstance(each.event.data, RollbackCompleted)
-                and each.event.subject == self._model
-                and each.event.data.failed.version == version
-                for each in events
-            ),
-            120.0,
-        )
+
+        def is_done() -> bool:
+            return is_rolled_back(self._log.events, self._model, version)
+
+        self._order("rollback", self._model, "--to", str(previous), "--reason", "soak", "--no-wait", is_over=is_done)
+        self._log.wait_for(lambda _: is_done(), ROLLBACK_S)

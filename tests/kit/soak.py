@@ -1,4 +1,4 @@
-"""How often a test repeats what is drawn at random or killed: as usual in `make test`, far more in `make soak`."""
+"""How often a test repeats what is drawn at random or killed: as usual in `make test`, far more in `make soak-tests`."""
 
 import os
 

@@ -1,0 +1,31 @@
+"""Three minutes of the soak: two of every service, killed at random through releases of five models."""
+
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+
+from testbed.soak.progress import load
+from testbed.stack import ROOT
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+
+
+def test_every_release_ends_once_though_everything_is_killed_at_random(tmp_path):
+    seed = os.environ.get("SLIPWAY_TEST_SEED") or str(random.SystemRandom().randrange(1_000_000))
+    options = ("--minutes", "3", "--every", "4", "--rps", "0.7", "--kills", "1000", "--seed", seed)
+    done = subprocess.run(
+        [sys.executable, "-m", "testbed.soak", *options, "--state", str(tmp_path / "soak")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=880,
+        check=False,
+    )
+    print(done.stdout)  # the seed, for a failure
+    assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-3000:]}"
+    progress = load(tmp_path / "soak")
+    assert progress.kills >= 15
+    assert len(progress.announced) >= 5
