@@ -51,7 +51,7 @@ def soak(folder: Path, options: argparse.Namespace) -> int:
     progress = begin(folder, options)
     began = time.monotonic()
 
-    def tell(text: str) -> None:
+    def show_line(text: str) -> None:
         print(f"[{time.monotonic() - began:6.0f} s] {text}", flush=True)
 
     plan = Plan(
@@ -63,31 +63,31 @@ def soak(folder: Path, options: argparse.Namespace) -> int:
         rps=options.rps,
         settle_s=options.settle,
     )
-    tell(f"seed {progress.seed}, session {progress.sessions + 1}, folder {folder}")
-    session = Session(folder, plan, progress, tell)
+    show_line(f"seed {progress.seed}, session {progress.sessions + 1}, folder {folder}")
+    session = Session(folder, plan, progress, show_line)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: session.interrupted.set())
     verdict = session.run()
-    show(verdict, progress, folder, tell)
+    show(verdict, progress, folder, show_line)
     return 1 if verdict.problems else 0
 
 
-def show(verdict: Verdict, progress: Progress, folder: Path, tell) -> None:
-    """Print what was found."""
+def show(verdict: Verdict, progress: Progress, folder: Path, show_line) -> None:
+    """Print the verdict."""
     for note in verdict.notes:
-        tell(note)
+        show_line(note)
     signals = ", ".join(f"{count} {name}" for name, count in sorted(progress.signals.items()))
-    tell(f"killed by part: {', '.join(f'{part} {count}' for part, count in sorted(progress.killed.items()))}")
-    tell(
+    show_line(f"killed by part: {', '.join(f'{part} {count}' for part, count in sorted(progress.killed.items()))}")
+    show_line(
         f"seed {progress.seed}: {progress.kills} kills ({signals}), {len(progress.announced)} releases, "
         f"{progress.minutes:.1f} min under kills in {progress.sessions} session(s)"
     )
     for problem in verdict.problems:
-        tell(f"VIOLATED {problem}")
+        show_line(f"VIOLATED {problem}")
     if verdict.problems:
-        tell(f"{len(verdict.problems)} violations; look at {folder}/state/logs and {folder}/memory.jsonl")
+        show_line(f"{len(verdict.problems)} violations; look at {folder}/state/logs and {folder}/memory.jsonl")
     else:
-        tell("everything holds")
+        show_line("everything holds")
 
 
 def main() -> int:

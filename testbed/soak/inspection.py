@@ -17,12 +17,12 @@ from testbed.soak.log_view import AWAY
 from testbed.stack import Stack
 
 Problems = list[str]
-TELL_EVERY_S = 15.0
+SHOW_EVERY_S = 15.0
 
 
-def wait_until_none(look: Callable[[], Problems], timeout_s: float, tell: Callable[[str], None]) -> Problems:
+def wait_until_none(look: Callable[[], Problems], timeout_s: float, show_line: Callable[[str], None]) -> Problems:
     """Look until there is no problem; return those that are left when the time is over."""
-    began = told = time.monotonic()
+    began = shown_s = time.monotonic()
     deadline = began + timeout_s
     while True:
         try:
@@ -31,9 +31,9 @@ def wait_until_none(look: Callable[[], Problems], timeout_s: float, tell: Callab
             problems = [f"the installation cannot be read: {error!r}"]
         if not problems or time.monotonic() > deadline:
             return problems
-        if time.monotonic() - told > TELL_EVERY_S:
-            told = time.monotonic()
-            tell(f"waiting for {len(problems)}: {problems[0]}")
+        if time.monotonic() - shown_s > SHOW_EVERY_S:
+            shown_s = time.monotonic()
+            show_line(f"waiting for {len(problems)}: {problems[0]}")
         time.sleep(1.0)
 
 

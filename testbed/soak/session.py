@@ -32,7 +32,7 @@ FASTER = {
     "ROLLBACK_CONTROLLER_VERIFY_S": "10",
 }
 """Shorter windows, so that a canary and a rollback are decided in seconds."""
-TELL_EVERY_S = 15.0
+SHOW_EVERY_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Plan:
 
 @dataclass
 class Verdict:
-    """What was found: violations, and what a person should know beside them."""
+    """Violations, and what a person should know beside them."""
 
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -72,8 +72,8 @@ class Verdict:
 class Session:
     """Runs a plan in a folder."""
 
-    def __init__(self, folder: Path, plan: Plan, progress: Progress, tell: Callable[[str], None]) -> None:
-        self._folder, self._plan, self._progress, self._tell = folder, plan, progress, tell
+    def __init__(self, folder: Path, plan: Plan, progress: Progress, show_line: Callable[[str], None]) -> None:
+        self._folder, self._plan, self._progress, self._show = folder, plan, progress, show_line
         self._models = [f"model-{number}" for number in range(1, plan.models + 1)]
         self.interrupted = threading.Event()
 
@@ -90,7 +90,7 @@ class Session:
             stack = Stack(self._folder / "state", "--quiet", *replicas, **settings)
             stopping.enter_context(stack)
             stack.ok("base", "import", str(base))
-            self._tell(f"ready: {len(stack.table()['parts'])} parts in {stack.state}")
+            self._show(f"ready: {len(stack.table()['parts'])} parts in {stack.state}")
             verdict = self._run_on(stack)
             verdict.notes.append(f"notifications received: {receiver.received}")
         return verdict
@@ -122,7 +122,7 @@ class Session:
                 owner.stop()
             killer.stop()
             sampler.stop()
-        self._tell(f"no more kills; everything must have ended within {self._plan.settle_s:.0f} s")
+        self._show(f"no more kills; everything must have ended within {self._plan.settle_s:.0f} s")
         verdict = Verdict()
         self._settle(stack, log, verdict)
         traffic.stop()
@@ -138,12 +138,12 @@ class Session:
         return verdict
 
     def _wait(self, log: LogView) -> None:
-        began, told = time.monotonic(), 0.0
+        began, shown_s = time.monotonic(), 0.0
         while not self.interrupted.wait(0.5):
             elapsed_s = time.monotonic() - began
-            if elapsed_s - told >= TELL_EVERY_S:
-                told = elapsed_s
-                self._tell(self._status(log))
+            if elapsed_s - shown_s >= SHOW_EVERY_S:
+                shown_s = elapsed_s
+                self._show(self._status(log))
                 self._progress.save(self._folder)
             if self._plan.minutes is not None and elapsed_s >= 60 * self._plan.minutes:
                 return
@@ -182,7 +182,7 @@ class Session:
             ("waiting", lambda: inspection.work_that_waits(stack)),
             ("stuck", lambda: inspection.leases_that_are_stuck(stack)),
         ):
-            verdict.add(title, inspection.wait_until_none(look, left_s(), self._tell))
+            verdict.add(title, inspection.wait_until_none(look, left_s(), self._show))
         verdict.notes.append(f"all had ended {time.monotonic() - began:.0f} s after the last kill")
 
     def _open_rollbacks(self, log: LogView) -> list[str]:
