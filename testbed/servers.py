@@ -130,7 +130,8 @@ class NatsServer(Throwaway):
 
     name = "nats"
 
-    def __init__(self, folder: Path, keys: KeyFolder | None = None) -> None:
+    def __init__(self, folder: Path, keys: KeyFolder | None = None, harness: str | None = None) -> None:
+        """Write the configuration of a server with keys of its own, or with those of another one and its harness."""
         super().__init__(folder)
         self.port = free_port()
         self.url = f"tls://127.0.0.1:{self.port}"
@@ -139,7 +140,7 @@ class NatsServer(Throwaway):
             f'listen: "127.0.0.1:{self.port}"\njetstream {{ store_dir: "{self.folder}/js", max_file_store: 16GB }}\n'
             f'include "identities.conf"\n{tls(self.keys.certificate, self.keys.certificate_key)}'
         )
-        self._harness = new_harness(self.keys)
+        self.harness = harness or new_harness(self.keys)
         self._write_identities()
 
     def _write_identities(self) -> None:
@@ -151,7 +152,7 @@ class NatsServer(Throwaway):
         text = self.keys.server_config.read_text()
         assert begin in text
         everything = Permissions((">",), (f"{inbox_prefix(HARNESS)}.>", "_INBOX.>", LIVE))
-        user = f"    {{ nkey: {self._harness}, permissions: {permission_map(everything)} }}\n"
+        user = f"    {{ nkey: {self.harness}, permissions: {permission_map(everything)} }}\n"
         write_file(self.folder / "identities.conf", text.replace(begin, begin + user).encode())
 
     def reload(self) -> None:

@@ -31,6 +31,8 @@ from shared.messaging.delivery import Consumption, Delivery, Failed
 from shared.messaging.event_traces import EventTraces
 from shared.messaging.events import parse_event
 from shared.messaging.fact_metrics import FactMetrics
+from shared.messaging.isolation import Isolation
+from shared.messaging.patience import PatientJetStream
 from shared.messaging.publishing import PUBLISH_TIMEOUT_S, Emit, envelope, publish_event
 from shared.messaging.refusals import Refusals
 from shared.runtime.clock import Clock
@@ -41,6 +43,10 @@ from shared.runtime.telemetry import is_traced, tracer_provider
 
 F = TypeVar("F", bound=Fact)
 STOP_GRACE_S = 2.0
+_PULL_S = 5.0
+_URGENT_PULL_S = 1.0
+"""How long one request for messages lasts. In a cluster it is lost with the server that leads the consumer, which
+is not reported: so what may lead to a rollback is asked for again sooner."""
 
 __all__ = ["Bus", "Emit", "Failed", "Outcome", "Received", "publish_event"]
 
@@ -73,6 +79,7 @@ class Bus:
         identity = identify(connection)
         self._inbox = inbox_prefix(identity.name or service).encode()
         self._refusals = Refusals(identity.name or service, _report_refusal)
+        self._isolation = Isolation()
         self.tracing = tracer_provider(service, connection)
         self.is_traced = is_traced(connection)
         self._traces = EventTraces(self.tracing)
@@ -122,13 +129,14 @@ class Bus:
     @property
     def js(self) -> JetStreamContext:
         """The JetStream context, once connected."""
-        return self.client.jetstream(timeout=PUBLISH_TIMEOUT_S)
+        return PatientJetStream(self.client, timeout=PUBLISH_TIMEOUT_S)
 
     async def connect(self) -> Client:
         """Connect to the bus and return the client."""
         await self.broker.connect()
         await self._refusals.accept()  # a key may have been refused at first, before the bus had read its keys again
         self._refusals.guard(self.client)
+        self._isolation.guard(self.client)
         return self.client
 
     async def check(self) -> None:
@@ -154,8 +162,8 @@ class Bus:
         """Subscribe a handler to a fact; what it returns is published, then the message is acknowledged.
 
         `failure` returns the fact that a Permanent error becomes; without one it becomes a dead letter. `max_workers`
-        messages are handled at once; the next one is requested when one of them is done. A `perishable` message is
-        dropped after a minute of tries whose failure is that of one record.
+        messages are handled at once, as those that may lead to a rollback are; the next one is requested when one of
+        them is done. A `perishable` message is dropped after a minute of tries whose failure is that of one record.
         """
         if (fact, environment) not in self._contract.reads:
             msg = f"{self.service} does not declare that it reads {environment} {fact.TYPE}; see contracts.services"
@@ -178,7 +186,7 @@ class Bus:
                 filter_subject(fact, environment),
                 durable=durable,
                 stream=JStream(stream, declare=False),
-                pull_sub=PullSub(batch_size=1, timeout=5.0),
+                pull_sub=PullSub(batch_size=1, timeout=_PULL_S if max_workers == 1 else _URGENT_PULL_S),
                 max_workers=max_workers,
                 ack_policy=AckPolicy.NACK_ON_ERROR,
                 decoder=_decoder(fact),

@@ -2,12 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import structlog
 from nats.js import JetStreamContext
+from nats.js.api import KeyValueConfig
 from nats.js.errors import APIError, BadRequestError, NotFoundError
 
 from contracts.identities import PROVISIONER
@@ -17,6 +18,7 @@ from shared.messaging.credentials import connect, require_identity
 from shared.runtime.settings import Connection
 
 _NAME_IN_USE = 10058
+_REQUESTS_AT_ONCE = 16
 _STORE_TOO_SMALL = (10023, 10047)
 _DECLARED = ("subjects", "discard", "max_age", "duplicate_window")
 """Settings of an existing stream that become what `shared.messaging.topology` declares."""
@@ -51,15 +53,10 @@ async def provision(
     try:
         for stream in topology.streams(replicas=replicas, dedupe_window_s=window, limits=allowed):
             await _ensure(js, str(stream.name), stream.as_dict(), partial(js.add_stream, stream))
-        for name, consumer in topology.consumers():
-            await js.add_consumer(name, consumer)
-        for bucket in topology.buckets(replicas=replicas, limits=allowed):
-            declared = {
-                "num_replicas": bucket.replicas,
-                "max_msgs_per_subject": bucket.history,
-                "max_bytes": bucket.max_bytes,
-            }
-            await _ensure(js, f"KV_{bucket.bucket}", declared, partial(js.create_key_value, bucket))
+        await _at_once([partial(js.add_consumer, name, consumer) for name, consumer in topology.consumers()])
+        await _at_once(
+            [partial(_ensure_bucket, js, bucket) for bucket in topology.buckets(replicas=replicas, limits=allowed)]
+        )
     except APIError as error:
         if inbox is not None and await _live(js, ORDERS) is None:
             # Orders were in the inbox, and have no stream now: without this a rollback could not be ordered.
@@ -72,6 +69,27 @@ async def provision(
             "disk that holds as much, or lower SLIPWAY_EVENTS_MAX_BYTES."
         )
         raise RuntimeError(msg) from error
+
+
+async def _at_once(requests: Sequence[Callable[[], Awaitable[object]]]) -> None:
+    """Make requests, some of them at once: in a cluster the servers of each thing that is made choose a leader first.
+
+    What was begun is finished before the first failure is raised.
+    """
+    for first in range(0, len(requests), _REQUESTS_AT_ONCE):
+        some = (request() for request in requests[first : first + _REQUESTS_AT_ONCE])
+        for result in await asyncio.gather(*some, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+
+
+async def _ensure_bucket(js: JetStreamContext, bucket: KeyValueConfig) -> None:
+    declared = {
+        "num_replicas": bucket.replicas,
+        "max_msgs_per_subject": bucket.history,
+        "max_bytes": bucket.max_bytes,
+    }
+    await _ensure(js, f"KV_{bucket.bucket}", declared, partial(js.create_key_value, bucket))
 
 
 async def _live(js: JetStreamContext, name: str) -> dict[str, Any] | None:

@@ -1,13 +1,12 @@
 """Publishes facts: what a fact is wrapped into, and how its stream comes to have it once."""
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
-from nats.js.errors import NoStreamResponseError
+from nats.js.api import PubAck
 
 from contracts.envelope import CONTENT_TYPE, Event, derived_id, plain, source_of
 from contracts.facts import Fact, WorkAbandoned
@@ -15,11 +14,13 @@ from contracts.services import SERVICES
 from contracts.vocabulary import Environment, canonical_json
 from shared.errors import Permanent, Transient, translate
 from shared.messaging.event_traces import EventTraces
+from shared.messaging.patience import ELECTION_S, ask_again
 from shared.messaging.refusals import NotPermitted
 from shared.runtime.clock import Clock
 
 PUBLISH_TIMEOUT_S = 10.0
-_PUBLISH_ATTEMPTS = 5
+PUBLISH_S = 45.0
+"""How long a fact is published again, before its caller is told that the stream does not have it."""
 _FRAME_BYTES = 64
 
 
@@ -109,27 +110,37 @@ async def publish_event(
     """
     limit_bytes = js._nc.max_payload  # noqa: SLF001 - nats-py has no public name for it
     body, all_headers = message_of(event, headers, limit_bytes=limit_bytes)
-    for attempt in range(_PUBLISH_ATTEMPTS):
+
+    async def publish(limit_s: float) -> PubAck:
         try:
-            ack = await js.publish(event.nats_subject, body, timeout=PUBLISH_TIMEOUT_S, headers=all_headers)
-            break
-        except (TimeoutError, NoStreamResponseError, NatsError) as error:
-            known = translate(error)
-            if known is not None and known.code == "stream_full":
-                raise Transient(known.code, f"{event.type} could not be published: {known.reason}") from error
-            if known is not None and known.code == "too_large":
-                raise Permanent(known.code, f"{event.type} could not be published: {known.reason}") from error
-            if isinstance(error, NotPermitted):
-                raise Transient("bus_unavailable", f"{event.type} could not be published: {error}.") from error
-            if attempt == _PUBLISH_ATTEMPTS - 1:
-                raise Transient("bus_unavailable", f"{event.type} could not be published: {error!r}.") from error
-            await asyncio.sleep(0.2 * 2**attempt)
+            return await js.publish(event.nats_subject, body, timeout=limit_s, headers=all_headers)
+        except NatsError as error:
+            if (refused := _refused(event, error)) is not None:
+                raise refused from error
+            raise
+
+    try:
+        ack = await ask_again(publish, within_s=PUBLISH_S, without_leader_s=ELECTION_S, repeated=(NatsError,))
+    except (TimeoutError, NatsError) as error:
+        raise Transient("bus_unavailable", f"{event.type} could not be published: {error!r}.") from error
     if ack.duplicate and not random_id:
         stored = await js.get_msg(ack.stream, ack.seq)
         own = (stored.headers or {}).get("Nats-Msg-Id") == event.id and stored.subject == event.nats_subject
         if not own:
             raise id_taken(event)
     return not ack.duplicate
+
+
+def _refused(event: Event[Any], error: NatsError) -> Transient | Permanent | None:
+    """Return what an answer means that would be the same if the event was published again; None for any other."""
+    known = translate(error)
+    if known is not None and known.code == "stream_full":
+        return Transient(known.code, f"{event.type} could not be published: {known.reason}")
+    if known is not None and known.code == "too_large":
+        return Permanent(known.code, f"{event.type} could not be published: {known.reason}")
+    if isinstance(error, NotPermitted):
+        return Transient("bus_unavailable", f"{event.type} could not be published: {error}.")
+    return None
 
 
 def id_taken(event: Event[Any]) -> Transient:

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from contracts.stored import StoredRecord
 from shared.errors import Transient
+from shared.messaging.patience import ELECTION_S, ask_again
 from shared.runtime.failpoints import failpoint
 from shared.storage.record_format import dump, parse, schema_version, too_new
 
@@ -24,6 +25,7 @@ M = TypeVar("M", bound=BaseModel)
 OnChange = Callable[[str, M, int], Awaitable[None]]
 OnSnapshot = Callable[["Snapshot"], Awaitable[None]]
 _SAFETY_NET_S = 2.0
+_WRITE_S = 10.0
 _RETRY_S = 0.1
 _KV_OPERATION = "KV-Operation"
 """The header of a deletion."""
@@ -104,13 +106,42 @@ class Bucket(Generic[M]):
         if len(data) > limit:
             reason = f"The record {self._name}/{key} has {len(data):,} bytes; the limit of the bus is {limit:,}."
             raise Transient("too_large", reason)
-        bucket = await self._bucket()
+        lost = False
+
+        async def write(limit_s: float) -> int:
+            nonlocal lost
+            try:
+                async with asyncio.timeout(limit_s):
+                    bucket = await self._bucket()
+                    return await (
+                        bucket.create(key, data) if revision is None else bucket.update(key, data, last=revision)
+                    )
+            except TimeoutError as error:
+                lost = True
+                raise nats.errors.TimeoutError from error
+
         try:
-            written = await (bucket.create(key, data) if revision is None else bucket.update(key, data, last=revision))
+            written = await ask_again(write, within_s=_WRITE_S, without_leader_s=ELECTION_S)
         except KeyWrongLastSequenceError as error:
-            raise Conflict(key) from error
+            own = await self._written_before(key, data, revision or 0) if lost else None
+            if own is None:
+                raise Conflict(key) from error
+            written = own
         failpoint(f"{self._service}.after_cas", f"{self._name}/{key}")
         return written
+
+    async def _written_before(self, key: str, data: bytes, revision: int) -> int | None:
+        """Return the revision of a write whose answer was lost; None if another writer was first.
+
+        Only one write can follow a revision: the one that is compared with it.
+        """
+        try:
+            message = await self._js.get_msg(
+                f"KV_{self._name}", revision + 1, subject=f"$KV.{self._name}.{key}", next=True
+            )
+        except NotFoundError:
+            return None
+        return message.seq if message.data == data else None
 
     async def remove(self, key: str, revision: int) -> None:
         """Remove a record with its history, unless it was written after a revision; that a key was there is forgotten.
@@ -261,7 +292,7 @@ class _Follower(Generic[M]):
         try:
             await self._read_all()
         except (nats.errors.Error, TimeoutError):
-            return  # the bus is unavailable; what was reported stays
+            self._at_once.set()  # what was reported stays, and is compared as soon as the bus answers
         except Exception:  # noqa: BLE001 - a follower that stops reading would never learn of a restored bucket
             structlog.get_logger().exception("reading a bucket failed")
 

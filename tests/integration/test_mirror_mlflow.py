@@ -17,6 +17,7 @@ from shared.storage.blobs import Store
 from shared.storage.kv import Bucket
 from shared.storage.mlflow import MlflowAccess, MlflowApi, tags_of
 from testbed import factories
+from testbed.relay import relaying
 from testbed.released import release
 from testbed.servers import running
 from testbed.services import environment, running_service
@@ -25,7 +26,6 @@ from tests.kit.conformance_mirror import RegistryConformance
 from tests.kit.histories import history
 from tests.kit.intake import running_intake
 from tests.kit.mlflow_server import MlflowServer, require_environment
-from tests.kit.relay import relaying
 
 
 @pytest.fixture(scope="module", autouse=True)

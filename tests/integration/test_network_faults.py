@@ -10,6 +10,7 @@ from contracts import facts as f
 from contracts.routes import Route
 from shared.storage.kv import Bucket
 from testbed.gateway import Gateway, load_toy
+from testbed.relay import relaying
 from testbed.servers import connection, running, wait_until
 from testbed.services import running_service, stored_facts, wait_for_fact
 from testbed.triton import TritonServer
@@ -24,7 +25,6 @@ from tests.integration.test_rollback_controller import (
     route_of,
     target,
 )
-from tests.kit.relay import relaying
 
 pytestmark = pytest.mark.real
 CALLERS = 3

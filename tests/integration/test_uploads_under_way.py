@@ -20,8 +20,8 @@ from services.registry.uploads import Intake
 from shared.runtime.clock import SystemClock
 from shared.storage.blobs import Store, blob_key
 from testbed import factories
+from testbed.relay import relaying
 from tests.kit.intake import running_intake
-from tests.kit.relay import relaying
 from tests.kit.uploading import MODEL, ask, checkpoint, file_of, put, put_folder
 
 

@@ -9,10 +9,10 @@ import pytest
 from contracts.facts import AlertRaised, DeploymentChanged, RollbackOrdered
 from testbed.attesters import attester_variables
 from testbed.gateway import Gateway
+from testbed.relay import relaying
 from testbed.servers import connection, running, wait_until
 from testbed.services import running_service, stored_facts, wait_for_fact
 from tests.integration.test_rollback_controller import MODULE, QUICK
-from tests.kit.relay import relaying
 from tests.kit.serving import ServerManager
 
 pytestmark = [pytest.mark.real]

@@ -10,8 +10,8 @@ from contracts.facts import AlertRaised
 from services.server_manager.domain.records import Leader
 from shared.storage.kv import Bucket
 from testbed.attesters import attester_variables
+from testbed.relay import relaying
 from testbed.servers import connection, running
-from tests.kit.relay import relaying
 from tests.kit.serving import ServerManager, managers_of
 
 pytestmark = [pytest.mark.real]

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from clients.cli.doctor.copies import Stream, assess_copies
 from clients.cli.doctor.findings import Finding, failure, ok, warning
 from deploy.local import plan, triton
 from deploy.local.plan import Keys, Part, Programs
@@ -24,6 +25,9 @@ from shared.runtime.process import child_command
 from shared.runtime.settings import Connection
 from shared.storage.blobs import Store
 from shared.storage.object_lock import NO_LOCK
+
+if TYPE_CHECKING:
+    from nats.js.api import StreamInfo
 
 START_S = 30.0
 STOP_S = 10.0
@@ -159,14 +163,16 @@ def ask_nats(connection: Connection) -> Finding:
     except (OSError, TimeoutError, nats.errors.Error) as error:
         advice = "start it, or set SLIPWAY_NATS_URL to where it is"
         return failure("nats", f"{connection.nats_url} does not answer ({type(error).__name__})", advice)
-    missing = sorted({str(stream.name) for stream in topology.streams()} - present)
+    missing = sorted({str(stream.name) for stream in topology.streams()} - set(present))
     if missing:
         advice = "run `python -m shared.messaging.provision`"
         return failure("nats", f"{connection.nats_url} lacks the streams {', '.join(missing)}", advice)
-    return ok("nats", f"{connection.nats_url} answers, with JetStream and {len(present)} streams")
+    own = {*(str(stream.name) for stream in topology.streams()), *(f"KV_{name}" for name in topology.BUCKETS)}
+    problem = assess_copies({name: stream for name, stream in present.items() if name in own})
+    return problem or ok("nats", f"{connection.nats_url} answers, with JetStream and {len(present)} streams")
 
 
-async def _streams(connection: Connection) -> set[str]:
+async def _streams(connection: Connection) -> dict[str, Stream]:
     async def ignore(_error: Exception) -> None:
         """A failed attempt is the answer; nothing needs to be written about it."""
 
@@ -177,7 +183,18 @@ async def _streams(connection: Connection) -> set[str]:
         infos = await client.jetstream(timeout=5).streams_info()
     finally:
         await client.close()
-    return {str(info.config.name) for info in infos}
+    return {str(info.config.name): _describe(info) for info in infos}
+
+
+def _describe(info: "StreamInfo") -> Stream:
+    cluster = info.cluster
+    peers = (cluster.replicas if cluster else None) or []
+    return Stream(
+        copies=info.config.num_replicas or 1,
+        in_cluster=bool(cluster and cluster.name),
+        leader=(cluster.leader if cluster else None) or "",
+        behind=tuple(str(peer.name) for peer in peers if peer.offline or not peer.current),
+    )
 
 
 def ask_gateway(url: str) -> Finding:

@@ -1,0 +1,47 @@
+"""Assesses how many copies a bus that is a cluster has of each stream and bucket: a pure function."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from clients.cli.doctor.findings import Finding, failure, warning
+
+COPIES: Final = 3
+"""With so many one server may be lost, and the others still agree on what was written last."""
+_ADVICE: Final = "set SLIPWAY_REPLICAS=3 and run `python -m shared.messaging.provision`"
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One stream of the bus; a bucket is the stream `KV_<bucket>`.
+
+    Attributes:
+        copies: How many servers are to have it.
+        in_cluster: Whether its server is one of a cluster.
+        behind: The servers whose copy is missing or not up to date.
+        leader: The server that takes writes; empty while there is none.
+    """
+
+    copies: int
+    in_cluster: bool
+    leader: str
+    behind: tuple[str, ...] = ()
+
+
+def assess_copies(streams: Mapping[str, Stream]) -> Finding | None:
+    """Return what is wrong with the copies of streams in a cluster; None if nothing is, or the bus is one server."""
+    members = {name: stream for name, stream in sorted(streams.items()) if stream.in_cluster}
+    few = [f"{name} ({stream.copies})" for name, stream in members.items() if stream.copies < COPIES]
+    if few:
+        detail = f"a cluster has fewer than {COPIES} copies of {len(few)} of {len(streams)} streams: {', '.join(few)}"
+        return failure("nats", detail, _ADVICE)
+    leaderless = [name for name, stream in members.items() if not stream.leader]
+    if leaderless:
+        detail = f"no server leads {', '.join(leaderless)}: nothing can be written there"
+        return failure("nats", detail, "start the servers of the cluster again; two of three must reach each other")
+    behind = sorted({server for stream in members.values() for server in stream.behind})
+    if behind:
+        lagging = sum(bool(stream.behind) for stream in members.values())
+        detail = f"copies of {lagging} of {len(streams)} streams are not up to date on {', '.join(behind)}"
+        return warning("nats", detail, "start that server, or wait until it has caught up")
+    return None

@@ -1,0 +1,73 @@
+"""Asks a bus again that does not answer, as one that is choosing a leader: it drops what it is asked meanwhile.
+
+Servers of a cluster take 4 to 9 s to replace a leader that died. Nothing tells a client that its request is lost, so
+it is repeated: soon at first, and later with more time, for a server that is slow.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+from nats.errors import NoRespondersError
+from nats.js import JetStreamContext
+from nats.js.errors import NoStreamResponseError, ServiceUnavailableError
+
+T = TypeVar("T")
+FIRST_S: Final = 1.0
+"""How long the first answer is awaited; twice as long each time."""
+ELECTION_S: Final = 15.0
+"""How long a request is repeated that has no receiver: longer than a stream is without a leader."""
+_AGAIN_S: Final = 0.1
+_READS: Final = ("STREAM.INFO", "STREAM.MSG.GET", "CONSUMER.INFO")
+"""Requests that change nothing, and may be made twice."""
+NO_LEADER: Final = (NoRespondersError, NoStreamResponseError, ServiceUnavailableError)
+"""The server's answer where no server takes a request: nothing was done."""
+
+
+async def ask_again(
+    ask: Callable[[float], Awaitable[T]],
+    *,
+    within_s: float,
+    without_leader_s: float,
+    repeated: tuple[type[Exception], ...] = NO_LEADER,
+) -> T:
+    """Return the first answer to a request that may be made more than once.
+
+    Args:
+        ask: Makes the request and awaits its answer for some seconds.
+        within_s: How long answers are awaited in all.
+        without_leader_s: How long a request is repeated that has no receiver.
+        repeated: The answers of this kind.
+
+    Raises:
+        TimeoutError: There was no answer.
+        nats.errors.Error: The last answer of a kind that is repeated, and the first of every other kind.
+    """
+    clock, limit_s = asyncio.get_running_loop().time, FIRST_S
+    began_s = clock()
+    while True:
+        left_s = began_s + within_s - clock()
+        try:
+            return await ask(max(min(limit_s, left_s), 0.001))
+        except TimeoutError:
+            limit_s *= 2
+            if clock() - began_s >= within_s:
+                raise
+        except repeated:
+            if clock() - began_s >= without_leader_s:
+                raise
+            await asyncio.sleep(_AGAIN_S)
+
+
+class PatientJetStream(JetStreamContext):
+    """JetStream whose reads are asked again, within the time limit of the context."""
+
+    async def _api_request(self, req_subject: str, req: bytes = b"", timeout: float = 5) -> dict[str, Any]:  # noqa: ASYNC109 - of nats-py
+        if not any(f".{verb}." in req_subject for verb in _READS):
+            return await super()._api_request(req_subject, req, timeout)
+
+        async def ask(limit_s: float) -> dict[str, Any]:
+            return await super(PatientJetStream, self)._api_request(req_subject, req, limit_s)
+
+        within_s = max(timeout, self._timeout)
+        return await ask_again(ask, within_s=within_s, without_leader_s=within_s)

@@ -1,0 +1,161 @@
+"""Three NATS servers: the leader of the routes steps down, is killed or cut off while facts, records and traffic move."""
+
+import asyncio
+import contextlib
+import os
+
+import pytest
+
+from clients.cli.doctor.servers import ask_nats
+from contracts import facts as f
+from contracts.routes import Route
+from deploy.local.state import ADMIN
+from shared.messaging.provision import provision
+from shared.storage.kv import Bucket
+from testbed import factories as k
+from testbed.cluster import provisioned, running_cluster
+from testbed.gateway import Gateway, load_toy
+from testbed.servers import connection, running
+from testbed.services import running_service, stored_facts
+from testbed.triton import TritonServer
+from testbed.written import Counted, Published, audit, writing
+from tests.integration.test_network_faults import asked
+from tests.integration.test_rollback_controller import MODEL, MODULE, QUICK, alert, learn, publish, route_of, target
+
+pytestmark = pytest.mark.real
+ROUTES = "KV_routes"
+SWITCH_S = {"steps down": 10.0, "is killed": 30.0, "is cut off": 40.0}
+"""More than `benchmarks/bench_cluster.py` allows: machines of tests are busy."""
+TRIGGER = k.trigger(name="slow", cooldown_s=0.0)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    with running_cluster(tmp_path_factory.mktemp("cluster")) as servers:
+        asyncio.run(prepare(servers))
+        yield servers
+
+
+async def prepare(cluster):
+    client = await cluster.connect()
+    await provisioned(client)
+    await client.close()
+
+
+@pytest.fixture
+async def js(cluster):
+    client = await cluster.connect()
+    yield client.jetstream(timeout=10)
+    await client.close()
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    with running(TritonServer(tmp_path_factory.mktemp("triton"))) as triton:
+        yield {version: load_toy(triton, MODEL, version) for version in (1, 2)}
+
+
+@pytest.fixture(scope="module")
+def gateway(cluster, toy, tmp_path_factory):
+    """A gateway, and a controller beside it, which know all three servers."""
+    folder = tmp_path_factory.mktemp("services")
+    more = {"ROLLBACK_CONTROLLER_MOST_ROLLBACKS": "1000", **QUICK}
+    with (
+        running(Gateway(folder, connection(cluster, None, folder / "gateway"))) as process,
+        running_service(MODULE, connection(cluster, None, folder / "controller"), **more),
+    ):
+        yield process
+
+
+def doctor(cluster):
+    return ask_nats(cluster.settings(ADMIN))
+
+
+async def test_all_streams_and_records_have_three_copies_and_doctor_names_one_that_has_not(cluster, js):
+    await cluster.settled()
+    infos = await js.streams_info()
+    assert {info.config.num_replicas for info in infos} == {3}
+    assert len(infos) == 20
+    assert (await asyncio.to_thread(doctor, cluster)).state == "ok"
+    await js._api_request("$JS.API.STREAM.UPDATE.KV_drills", _with_copies(await js.stream_info("KV_drills"), 1))
+    finding = await asyncio.to_thread(doctor, cluster)
+    assert (finding.state, finding.detail) == (
+        "failure",
+        "a cluster has fewer than 3 copies of 1 of 20 streams: KV_drills (1)",
+    )
+    await provision(js, replicas=3)
+    assert (await js.stream_info("KV_drills")).config.num_replicas == 3
+
+
+def _with_copies(info, copies: int) -> bytes:
+    import json
+
+    return json.dumps({**info.config.as_dict(), "num_replicas": copies}).encode()
+
+
+async def put_fresh_route(js, toy) -> int:
+    """Write a route on which version 2 serves with version 1 behind it; return its epoch."""
+    bucket = Bucket(js, "routes", Route)
+    entry = await bucket.get(MODEL)
+    epoch = entry.value.epoch + 1 if entry else 1
+    route = Route(model=MODEL, epoch=epoch, active=toy[2], previous=toy[1], cause_id=f"fresh-{epoch}")
+    await (bucket.create(MODEL, route) if entry is None else bucket.update(MODEL, route, entry.revision))
+    return epoch
+
+
+@contextlib.asynccontextmanager
+async def disturbed(cluster, how):
+    """Disturb the server that leads the routes, and put an end to it afterwards."""
+    if how == "steps down":
+        await cluster.step_down(ROUTES)
+        yield
+    elif how == "is killed":
+        server = await cluster.kill_leader(ROUTES)
+        yield
+        await cluster.restart(server)
+    else:
+        server = await cluster.leader(ROUTES)
+        cluster.cut_off(server)
+        yield
+        cluster.rejoin(server)
+
+
+@pytest.mark.parametrize("how", SWITCH_S)
+async def test_nothing_is_lost_or_done_twice_and_traffic_moves_when_the_leader(cluster, js, toy, gateway, how):
+    await learn(js, 1, 2, triggers=(TRIGGER,))
+    epoch = await put_fresh_route(js, toy)
+    changes = len(await stored_facts(js, f.DeploymentChanged, MODEL))
+    completed = len(await stored_facts(js, f.RollbackCompleted, MODEL))
+    near = await (await cluster.leader(ROUTES)).connect(max_reconnect_attempts=-1)  # the one that is disturbed
+    published, counted = [Published(js), Published(near.jetstream(timeout=10))], Counted(js)
+    before = await counted.stored()
+    async with asked(gateway) as answers:
+        await until(lambda: answers[-1:] == ["v2"], 20)
+        async with writing(*published, counted):
+            await asyncio.sleep(0.3)
+            async with disturbed(cluster, how):
+                event = asyncio.create_task(publish(js, alert(number=os.urandom(4).hex())))
+                await until(lambda: answers[-1:] == ["v1"], SWITCH_S[how])
+                await event
+        await until_stored(js, f.RollbackCompleted, completed + 1)
+    assert "v2" not in answers[-3:], "callers were answered all the time, and by the version behind in the end"
+    route = await route_of(js)
+    assert (route.active.target, route.epoch) == (target(1), epoch + 1)
+    assert len(await stored_facts(js, f.DeploymentChanged, MODEL)) == changes + 1
+    written = await audit(js, *published)
+    assert written.acknowledged > 50
+    assert (written.lost, written.twice) == ([], [])
+    assert await counted.stored() == before + counted.changes, "each change of the record happened once"
+    await near.close()
+
+
+async def until(condition, within_s):
+    async with asyncio.timeout(within_s):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+async def until_stored(js, fact, count):
+    async with asyncio.timeout(60):
+        while len(await stored_facts(js, fact, MODEL)) < count:
+            await asyncio.sleep(0.1)
