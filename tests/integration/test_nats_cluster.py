@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 
 import pytest
@@ -10,6 +11,7 @@ from clients.cli.doctor.servers import ask_nats
 from contracts import facts as f
 from contracts.routes import Route
 from deploy.local.state import ADMIN
+from shared.messaging.isolation import Isolation
 from shared.messaging.provision import provision
 from shared.storage.kv import Bucket
 from testbed import factories as k
@@ -88,8 +90,6 @@ async def test_all_streams_and_records_have_three_copies_and_doctor_names_one_th
 
 
 def _with_copies(info, copies: int) -> bytes:
-    import json
-
     return json.dumps({**info.config.as_dict(), "num_replicas": copies}).encode()
 
 
@@ -115,9 +115,13 @@ async def disturbed(cluster, how):
         await cluster.restart(server)
     else:
         server = await cluster.leader(ROUTES)
+        client = await server.connect(max_reconnect_attempts=-1)
+        Isolation().guard(client)
         cluster.cut_off(server)
         yield
+        await until(lambda: client.is_connected and client.connected_url.netloc not in server.url, 60)
         cluster.rejoin(server)
+        await client.close()
 
 
 @pytest.mark.parametrize("how", SWITCH_S)
