@@ -172,7 +172,7 @@ ADVICE: dict[Code, str] = {
     "order_expired": "Orders are valid for a limited time; check the present state and the clock of the sender, then publish the order again.",
     "alert_resolved": "The alert was resolved before traffic moved, so nothing was rolled back.",
     "retries_exhausted": "The retries ended without success; fix the cause that the reason names, then requeue the dead letter or publish again.",
-    "record_too_new": "Finish the upgrade: start this service in the version that wrote the record, or a newer one. Until then its messages wait.",
+    "record_too_new": "Finish the upgrade: start this service in the version that wrote the record or sent the event, or a newer one. Until then its messages wait.",
     "record_too_old": "Start with a new state folder, or first run each release of Slipway in between that migrates these records.",
     "bad_request": "The serving engine cannot answer this prompt with these parameters; the reason names what to correct.",
     "store_unavailable": "The object store does not answer; the work is tried again.",

@@ -47,7 +47,8 @@ async def run(connection: Connection, settings: MonitorSettings) -> None:
     async def compare_clocks() -> None:
         await clock.keep_comparing(settings.compare_clocks_s)
 
-    await serve(bus, connection, background=[sweeper.run, compare_clocks])
+    kept = {"alerts": lambda _: MonitorState}
+    await serve(bus, connection, background=[sweeper.run, compare_clocks], kept=kept)
 
 
 def main() -> None:

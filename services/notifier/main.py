@@ -45,7 +45,8 @@ async def run(connection: Connection, settings: NotifierSettings) -> None:
         clock=clock,
     )
     try:
-        await serve(bus, connection, background=[build_sweeper(notifier, settings).run])
+        kept = {"notifications": lambda _: ModelNotices}
+        await serve(bus, connection, background=[build_sweeper(notifier, settings).run], kept=kept)
     finally:
         await sender.close()
 

@@ -88,7 +88,7 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
     background = [sweeper.run, verifier.run, watcher.run, compare_clocks, lambda: routes.follow(bus.client)]
     try:
         await follow_demand(bus.client, watching.take_report)
-        await serve(bus, connection, background=background)
+        await serve(bus, connection, background=background, kept={"rollbacks": lambda _: RollbackState})
     finally:
         await channels.close()
 

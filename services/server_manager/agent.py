@@ -12,6 +12,7 @@ import grpc.aio
 import structlog
 import uvicorn
 
+from contracts.version import VERSION
 from services.server_manager.adapters.agent_requests import Managers
 from services.server_manager.adapters.term_file import TermFile
 from services.server_manager.agent_server import Agent
@@ -50,7 +51,7 @@ class HealthServer(uvicorn.Server):
         if scope["path"] == "/readyz" and not await self._alive():
             checks = {"triton": "it does not say that it is live"}
         status = 404 if scope["path"] not in ("/healthz", "/readyz") else 503 if checks else 200
-        body = json.dumps({"service": "agent", "ready": status == 200, "checks": checks}).encode()
+        body = json.dumps({"service": "agent", "version": VERSION, "ready": status == 200, "checks": checks}).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})

@@ -112,6 +112,7 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
                 "store": store_answers,
             },
             background=[manager.run, lambda: follow_routes(bus, routes, manager), lambda: read_for_metrics(state)],
+            kept={"servers": {settings.fleet: Servers}.get},
         )
     finally:
         await asyncio.gather(

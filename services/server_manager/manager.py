@@ -113,7 +113,12 @@ class Manager:
         self._wake.set()
 
     async def run(self) -> None:
-        """Reconcile for ever: on every wake, and at least every `tick_s`."""
+        """Reconcile for ever: on every wake, and at least every `tick_s`.
+
+        Raises:
+            NewerRecords: A newer version led meanwhile, and wrote the fleet's record. The lease is released, because
+                its replicas could do nothing while this process held it.
+        """
         try:
             while True:
                 self._wake.clear()
@@ -121,6 +126,8 @@ class Manager:
                     await self.run_pass()
                 except SlipwayError as error:
                     self._log.warning("reconcile postponed", code=error.code, reason=error.reason)
+                    if error.code == "record_too_new":
+                        await self._state.refuse_newer()
                 except LeaseLost as error:
                     self._log.warning("reconcile postponed", why=str(error))
                 except Exception:  # noqa: BLE001 - the next pass begins anew

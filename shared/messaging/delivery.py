@@ -279,7 +279,7 @@ def answer(fact: Fact | Emit, source: str, failed: Failed) -> Emit:
 def _parsed(message: Msg, consumption: Consumption) -> Event[Any] | None:
     try:
         return parse_event(consumption.fact, message.subject, message.data)
-    except Permanent:
+    except SlipwayError:
         return None
 
 

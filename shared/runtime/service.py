@@ -15,12 +15,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
+from contracts.version import VERSION
 from shared.errors import Permanent
 from shared.messaging.bus import Bus
 from shared.runtime import sandbox
+from shared.runtime.exits import NEWER_RECORDS
 from shared.runtime.failpoints import arm
 from shared.runtime.service_metrics import ServiceMetrics
 from shared.runtime.settings import Connection
+from shared.storage.kept_records import KeptRecords, KindOf, NewerRecords
 
 Check = Callable[[], Awaitable[object]]
 """Raises an error if a dependency does not work; what it returns is ignored."""
@@ -31,12 +34,13 @@ def probe_routes(bus: Bus, checks: Mapping[str, Check]) -> list[Any]:
     """Return the routes `/healthz`, `/readyz` and `/metrics`; readiness runs every check."""
 
     async def healthz(_request: Request) -> JSONResponse:
-        return JSONResponse({"service": bus.service, "status": "alive"})
+        return JSONResponse({"service": bus.service, "version": VERSION, "status": "alive"})
 
     async def readyz(_request: Request) -> JSONResponse:
         results = dict(zip(checks, await asyncio.gather(*(_run(check) for check in checks.values())), strict=True))
         ready = all(result == "ok" for result in results.values())
-        return JSONResponse({"service": bus.service, "ready": ready, "checks": results}, 200 if ready else 503)
+        body = {"service": bus.service, "version": VERSION, "ready": ready, "checks": results}
+        return JSONResponse(body, 200 if ready else 503)
 
     return [
         Route("/healthz", healthz),
@@ -80,6 +84,11 @@ async def connect_with_retries(bus: Bus) -> None:
             return
 
 
+async def _connect(bus: Bus, records: KeptRecords) -> None:
+    await connect_with_retries(bus)
+    await records.refuse_newer(lambda: bus.js)
+
+
 async def serve(
     bus: Bus,
     connection: Connection,
@@ -88,20 +97,42 @@ async def serve(
     background: Sequence[Callable[[], Awaitable[None]]] = (),
     app: Starlette | None = None,
     on_stop: Callable[[], None] = lambda: None,
+    kept: Mapping[str, KindOf] | None = None,
 ) -> None:
     """Run until SIGTERM or SIGINT: start endpoints, bus, handlers and background work; stop them in reverse order.
 
     The endpoints need nothing else: without the bus the service is alive and not ready. If a background task fails, the
     service ends, so that its supervisor restarts it: a part of a service is worse than none. `on_stop` is called before
-    the endpoints wait for the requests in flight: it ends those that would never end.
+    the endpoints wait for the requests in flight: it ends those that would never end. `kept` names the buckets of this
+    service's own records, with what their keys hold.
+
+    Raises:
+        SystemExit: `exits.NEWER_RECORDS` if a newer version wrote one of them: nothing is consumed or changed then.
     """
+    records = KeptRecords(bus.service, kept or {})
+    checks = {"bus": bus.check, **({"records": records.check} if kept else {}), **(ready or {})}
+    try:
+        await _serve(bus, connection, checks, records, app or Starlette(), background=background, on_stop=on_stop)
+    except NewerRecords as refusal:
+        structlog.get_logger().error("does not run", code="record_too_new", reason=str(refusal))
+        raise SystemExit(NEWER_RECORDS) from None
+
+
+async def _serve(
+    bus: Bus,
+    connection: Connection,
+    checks: Mapping[str, Check],
+    records: KeptRecords,
+    web: Starlette,
+    *,
+    background: Sequence[Callable[[], Awaitable[None]]],
+    on_stop: Callable[[], None],
+) -> None:
     sandbox.hide_memory()
     arm(connection.failpoint, connection.work_dir(bus.service))
     stop = asyncio.Event()
     on_stop_signal(stop.set)
-    checks = {"bus": bus.check, **(ready or {})}
     metrics = ServiceMetrics(bus, connection)
-    web = app or Starlette()
     web.router.routes.extend(probe_routes(bus, checks))
     server = HttpServer(
         uvicorn.Config(
@@ -116,7 +147,7 @@ async def serve(
     )
     http = asyncio.ensure_future(_serve_http(server))
     waiting = asyncio.ensure_future(stop.wait())
-    tasks = [asyncio.ensure_future(connect_with_retries(bus))]
+    tasks = [asyncio.ensure_future(_connect(bus, records))]
     try:
         done, _ = await asyncio.wait([waiting, http, *tasks], return_when=asyncio.FIRST_COMPLETED)
         if waiting in done or http in done:

@@ -38,6 +38,7 @@ SHARED = {
         "credentials",
         "held_out",
         "hub",
+        "kept_records",
         "kv",
         "mlflow",
         "object_lock",

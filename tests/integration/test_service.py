@@ -17,6 +17,7 @@ import pytest
 from contracts.envelope import derived_id
 from contracts.facts import VariantFailed, VariantRequested
 from contracts.services import EVENTS, durable_name
+from contracts.version import VERSION
 from shared.messaging.bus import publish_event
 from shared.messaging.provision import provision
 from shared.runtime.process import child_command
@@ -127,7 +128,7 @@ def running(*arguments, **more):
 async def test_probes_of_a_service_that_is_well(js, nats_server, tmp_path):
     with running(nats_server, tmp_path) as service:
         await service.until(200)
-        assert service.get("/healthz") == (200, '{"service":"quantiser","status":"alive"}')
+        assert service.get("/healthz") == (200, f'{{"service":"quantiser","version":"{VERSION}","status":"alive"}}')
         assert service.readiness() == (200, {"bus": "ok", "store": "ok"})
         await publish_event(js, requested("e1"))
         await facts(js, VariantFailed)

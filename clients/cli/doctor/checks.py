@@ -201,6 +201,7 @@ def _shared_memory(folder: StateFolder) -> Finding:
 
 def _running_stack(folder: StateFolder) -> Iterator[Check]:
     yield Check("parts", "asking every part", partial(stack.check_parts, folder))
+    yield Check("versions", "asking every service", partial(stack.check_versions, folder))
     yield Check("nats", "asking the message bus", partial(stack.ask_when_ready, folder, "nats", servers.ask_nats))
     yield Check("s3", "trying a create-only put", partial(stack.ask_when_ready, folder, "s3", servers.ask_s3))
     ask = partial(stack.ask_when_ready, folder, "endpoints", lambda _: endpoints.check_endpoints(folder))
