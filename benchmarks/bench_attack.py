@@ -7,10 +7,12 @@ Twenty honest callers share the traffic unevenly. For a minute 1, 5 or 50 hostil
 - long prompts: the first token takes 2 s more, on every version;
 - slow reading: the gateway takes times when the engine delivers;
 - forced output: answers that do not end before the token limit;
-- deaths: each tenth kills the engine; it is back after 10 s, and meanwhile all requests fail;
+- deaths: each tenth, with another body each time, kills the engine with all that it has in flight; it is back after
+  10 s, and meanwhile all requests fail;
 - one prompt: only the active version answers it up to the token limit; half of the requests are pairs.
 
-The versions that should go fail one prompt in ten, are slow by 800 ms, or slow the whole machine by 800 ms. Before: an
+Several keys are of one team, or each on its own. The versions that should go fail one prompt in ten, are slow by
+800 ms, slow the whole machine by 800 ms, die of one prompt in ten, or for good, whoever sends what. Before: an
 alert of an automatic trigger rolls back. Now: it needs a confirmation by pairs (2 %), callers, or probes, which take as
 long as the slower version's answer. Run: python -m benchmarks.bench_attack
 """
@@ -23,7 +25,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from benchmarks.parts import quantile, show_table
-from contracts.facts import AlertRaised, AlertUpdated, Inference, MirroredPair
+from contracts.facts import AlertRaised, AlertUpdated, EngineDeath, Inference, MirroredPair
 from contracts.facts.watch import Features
 from contracts.policy import Canary, Trigger
 from contracts.records import OutboxEntry
@@ -36,7 +38,7 @@ from services.monitor.domain.monitoring import Cause, Rules
 from services.monitor.domain.record import MonitorState
 from testbed import factories as k
 
-RATE_RPS, ATTACK_S, CHANGE_S, WATCHED_S, BATCH_S = 3.0, 60.0, 20.0, 120.0, 0.25
+RATE_RPS, ATTACK_S, CHANGE_S, WATCHED_S, BATCH_S = 3.0, 60.0, 20.0, 420.0, 0.25
 HONEST, KEYS, SHARES, RUNS = 20, (1, 5, 50), (0.05, 0.2, 0.5), 10
 PAIR_RATIO, MOST_PAIRS, DEAD_S = 0.02, 0.5, 10.0
 BEGAN = datetime(2026, 11, 24, tzinfo=UTC)
@@ -48,20 +50,34 @@ TRIGGERS = (
 )
 Attack = Literal["errors", "long prompts", "slow reading", "forced output", "deaths", "one prompt"]
 ATTACKS: tuple[Attack, ...] = ("errors", "long prompts", "slow reading", "forced output", "deaths", "one prompt")
-Regression = Literal["fails one prompt in ten", "slow", "hogs the machine"]
-REGRESSIONS: tuple[Regression, ...] = ("fails one prompt in ten", "slow", "hogs the machine")
+Regression = Literal[
+    "fails one prompt in ten", "slow", "hogs the machine", "dies of one prompt in ten", "dies for good"
+]
+REGRESSIONS: tuple[Regression, ...] = (
+    "fails one prompt in ten",
+    "slow",
+    "hogs the machine",
+    "dies of one prompt in ten",
+    "dies for good",
+)
 NEW, OLD = k.target(7), k.target(6)
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """What is sent, and to which version."""
+    """What is sent, and to which version; `one_team`: the hostile keys are of one team."""
 
     seed: int
     attack: Attack | None = None
     keys: int = 0
     share: float = 0.0
     regression: Regression | None = None
+    one_team: bool = False
+
+    @property
+    def dies_for_good(self) -> bool:
+        """Return whether the new version dies and is not loaded again."""
+        return self.regression == "dies for good"
 
 
 @dataclass(frozen=True)
@@ -78,7 +94,7 @@ class Sent:
 
 def requests(traffic: Traffic, until_s: float) -> Iterator[Sent]:
     """Yield requests in the order of their arrival."""
-    draw, at_s, number = random.Random(f"{traffic}"), 0.0, 0
+    draw, at_s, number = random.Random(f"{replace(traffic, one_team=False)}"), 0.0, 0
     weights = [1.0 / (1 + index) for index in range(HONEST)]
     while (at_s := at_s + draw.expovariate(RATE_RPS)) < until_s:
         hostile = draw.random() < traffic.share
@@ -112,6 +128,7 @@ def answer(traffic: Traffic, sent: Sent, target: Target, dead_until_s: float) ->
         error=error,
         caused_by=None if error is None else "caller" if attack == "errors" else "target",
         caller=sent.caller,
+        holder="bad" if sent.hostile and traffic.one_team else sent.caller,
         canary=False,
         drill=None,
         features=None if error else Features(prompt_chars=40, output_chars=90),
@@ -152,12 +169,13 @@ def is_rolled_back(
     trigger = next((known for known in TRIGGERS if known.name == alert.trigger), None)
     now, shown, took_s = BEGAN + timedelta(seconds=at_s), None, 0.0
     decision = decide_rollback(trigger, (), now)
+    doubt = Doubt(alert.confirmed_by, raised_at=alert.raised_at, deaths=alert.deaths)
     if confirms and trigger is not None:
         if can_hold(alert.confirmed_by, trigger) and can_probe(trigger):
             sides = [probe(traffic, at_s, target, dead_until_s) for target in (NEW, OLD)]
             shown = decide_shown([judge(trigger, *sides)] * 2)
             took_s = max(0.0 if side is None else side.ttft_ms / 1000.0 for side in sides)
-        decision = decide_confirmed(decision, Doubt(alert.confirmed_by, shown, raised_at=alert.raised_at), trigger, now)
+        decision = decide_confirmed(decision, replace(doubt, shown=shown), trigger, now)
     return at_s + took_s if isinstance(decision, RollBack) else None
 
 
@@ -170,16 +188,38 @@ class Ended:
     pair: MirroredPair | None
 
 
+def kills(traffic: Traffic, sent: Sent) -> bool:
+    """Return whether the new version's engine dies of a request."""
+    if traffic.attack == "deaths":
+        return sent.hostile and sent.odd
+    changed = sent.at_s >= CHANGE_S
+    return changed and (traffic.dies_for_good or (traffic.regression == "dies of one prompt in ten" and sent.odd))
+
+
 def serve(traffic: Traffic, until_s: float) -> tuple[list[Ended], list[float]]:
     """Return all requests in the order in which they end, and when the engine died."""
-    ended, deaths = list[Ended](), list[float]()
+    ended, deaths, death = list[Ended](), list[float](), None
+    back_s = 0.0
     for sent in requests(traffic, until_s):
-        alive = not deaths or sent.at_s >= deaths[-1] + DEAD_S
-        if alive and traffic.attack == "deaths" and sent.hostile and sent.odd:
+        if sent.at_s >= back_s and kills(traffic, sent):
             deaths.append(sent.at_s)
-        record = answer(traffic, sent, NEW, deaths[-1] + DEAD_S if deaths else 0.0)
+            back_s = math.inf if traffic.dies_for_good else sent.at_s + DEAD_S
+            at, own = BEGAN + timedelta(seconds=sent.at_s), answer(traffic, sent, NEW, 0.0)
+            holders = {item.record.holder or "" for item in ended if item.at_s > sent.at_s} | {own.holder or ""}
+            death = EngineDeath(died_at=at, holders=tuple(sorted(holders)))
+            ended = [die(item, sent.at_s, death) if item.at_s > sent.at_s else item for item in ended]
+        record = answer(traffic, sent, NEW, back_s)
+        if record.error == "engine_dead":
+            record = record.model_copy(update={"death": death})
         ended.append(Ended(sent.at_s + record.e2e_ms / 1000.0, record, pair_of(traffic, sent, record)))
     return sorted(ended, key=lambda item: item.at_s), deaths
+
+
+def die(item: Ended, at_s: float, death: EngineDeath) -> Ended:
+    """Return a request that was in flight when the engine died."""
+    taken_ms = (at_s - (item.record.scheduled_at - BEGAN).total_seconds()) * 1000.0
+    failed = {"error": "engine_dead", "caused_by": "target", "finish_reason": None, "features": None, "death": death}
+    return Ended(at_s, item.record.model_copy(update={**failed, "e2e_ms": taken_ms}), None)
 
 
 def run(traffic: Traffic, until_s: float, *, confirms: bool) -> float | None:
@@ -195,7 +235,8 @@ def run(traffic: Traffic, until_s: float, *, confirms: bool) -> float | None:
         pairs = [item.pair for item in ended[begin:at] if item.pair is not None] if confirms else []
         state = monitoring.add_records(state, records, cause, Rules(), pairs=pairs)
         facts, state = state.outbox, state.model_copy(update={"outbox": ()})
-        dead_until_s = max((died_s + DEAD_S for died_s in deaths if died_s <= at_s), default=0.0)
+        dead_s = math.inf if traffic.dies_for_good else DEAD_S
+        dead_until_s = max((died_s + dead_s for died_s in deaths if died_s <= at_s), default=0.0)
         for alert in _alerts(facts):
             moved = is_rolled_back(alert, traffic, at_s, dead_until_s, confirms=confirms)
             if moved is not None:
@@ -213,17 +254,20 @@ def _alerts(facts: Sequence[OutboxEntry]) -> Iterator[AlertRaised | AlertUpdated
 def show_attacks() -> None:
     """Print how often a healthy version is rolled back."""
     print(f"Rollbacks of a healthy version in {ATTACK_S:.0f} s of attack, {len(KEYS) * len(SHARES)} runs per row\n")
+    columns = [(False, keys, False) for keys in KEYS]
+    columns += [(True, keys, one_team) for keys in KEYS for one_team in ((False, True) if keys > 1 else (False,))]
     rows = []
     for attack in ATTACKS:
-        cells = []
-        for confirms in (False, True):
-            for keys in KEYS:
-                moved = [
-                    run(Traffic(1, attack, keys, share), ATTACK_S, confirms=confirms) is not None for share in SHARES
-                ]
-                cells.append(f"{sum(moved)} of {len(moved)}")
-        rows.append([attack, *cells])
-    names = [f"{rule}, {keys} key{'s' * (keys > 1)}" for rule in ("before", "now") for keys in KEYS]
+        row: list[str] = [attack]
+        for confirms, keys, one_team in columns:
+            sent = [Traffic(1, attack, keys, share, one_team=one_team) for share in SHARES]
+            moved = [run(traffic, ATTACK_S, confirms=confirms) is not None for traffic in sent]
+            row.append(f"{sum(moved)} of {len(moved)}")
+        rows.append(row)
+    names = [
+        f"{'now' if confirms else 'before'}, {keys} key{'s' * (keys > 1)}{' of one team' * one_team}"
+        for confirms, keys, one_team in columns
+    ]
     show_table(["attack", *names], rows)
 
 
@@ -232,7 +276,7 @@ def show_regressions() -> None:
     print(f"\nSeconds from the change to the rollback, {RUNS} runs: median (90th percentile), found\n")
     rows = []
     for regression in REGRESSIONS:
-        row, medians = [regression], []
+        row, medians = list[str]([regression]), list[float]()
         for confirms in (False, True):
             moments = [run(Traffic(seed, regression=regression), WATCHED_S, confirms=confirms) for seed in range(RUNS)]
             delays = [math.inf if at is None else at - CHANGE_S for at in moments]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from contracts.facts import AlertRaised, AlertResolved, AlertUpdated
-from contracts.facts.watch import AlertKind, Confirmation, PairCounts, Severity, Window
+from contracts.facts.watch import AlertKind, Confirmation, DeathCounts, PairCounts, Severity, Window
 from contracts.vocabulary import ArtifactRef, Contract, Environment, Target
 
 AlertFact = AlertRaised | AlertUpdated | AlertResolved
@@ -15,7 +15,7 @@ RUNBOOKS: dict[AlertKind, str] = {
 }
 _FIGURES = (
     *("value", "limit", "window", "requests", "e_value", "first_bad_at", "drill", "evidence", "message"),
-    *("confirmed_by", "pairs"),
+    *("confirmed_by", "pairs", "deaths"),
 )
 _IDENTITY = ("alert_id", "kind", "severity", "target", "trigger", "raised_at")
 
@@ -50,6 +50,7 @@ class AlertState(Contract):
     message: str = ""
     confirmed_by: Confirmation | None = None
     pairs: PairCounts | None = None
+    deaths: DeathCounts | None = None
     updates: int = 0
 
 
@@ -65,6 +66,7 @@ class Finding:
         confirmed_by: What shows that the target is the cause; None if it needs no confirmation.
         drill: The drill that touched at least half of the bad requests.
         pairs: What the pairs of the trigger showed.
+        deaths: Deaths of the target's engine.
     """
 
     key: str
@@ -85,6 +87,7 @@ class Finding:
     evidence: ArtifactRef | None = None
     confirmed_by: Confirmation | None = None
     pairs: PairCounts | None = None
+    deaths: DeathCounts | None = None
 
 
 @dataclass(frozen=True)

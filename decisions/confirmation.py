@@ -5,8 +5,9 @@ show that the version is the cause:
 
 - **pairs**: requests that the version behind answered as well, which were bad on this version only (`decisions.pairs`);
 - **callers**, for errors: a failed request counts once the version behind has answered the same request; one that
-  nothing was compared with, as of a dead engine, counts unless one caller alone carries the evidence. A caller with
-  more than half of the requests is confirmed by its compared failures only, since there may be no others;
+  nothing was compared with counts unless one caller alone carries the evidence. A caller with more than half of the
+  requests is confirmed by its compared failures only, since there may be no others. What failed because an engine died
+  counts as one death, and deaths confirm unless few callers may have caused all (`decisions.engine_deaths`);
 - **drill**: a declared fault touched at least half of the bad requests.
 
 Latency and quality are never confirmed by the number of callers: many keys may be in one hand.
@@ -17,6 +18,7 @@ import math
 from contracts.facts.watch import Confirmation
 from contracts.policy import Trigger
 from decisions.callers import CallerCount, CallerShares
+from decisions.engine_deaths import DeathLog
 from decisions.evidence import plan_bet, process_log_e
 from decisions.observation import TriggerState
 from decisions.pairs import is_confirmed
@@ -26,7 +28,7 @@ SUSPICION = 20.0
 """The e-value that the evidence of the other callers must have: no alarm by itself, and no accident either."""
 
 
-def confirm(trigger: Trigger, state: TriggerState, *, drilled: bool) -> Confirmation | None:
+def confirm(trigger: Trigger, state: TriggerState, *, drilled: bool, deaths: DeathLog) -> Confirmation | None:
     """Return what confirms an alert of a trigger; None where records do not say who the callers are.
 
     Evidence that good requests outweigh names no callers, either: that confirms nothing.
@@ -37,9 +39,14 @@ def confirm(trigger: Trigger, state: TriggerState, *, drilled: bool) -> Confirma
         return "pairs"
     if state.callers.unknown:
         return None
-    if kind_of(trigger) == "errors" and _is_from_several(trigger, state.callers):
+    if kind_of(trigger) == "errors" and (_is_from_several(trigger, state.callers) or _are_of_the_engine(deaths)):
         return "callers"
     return "none"
+
+
+def _are_of_the_engine(deaths: DeathLog) -> bool:
+    """Return whether the engine is dead, or was, for reasons that few callers cannot be."""
+    return bool(deaths.deaths) and not deaths.is_explained
 
 
 def _is_from_several(trigger: Trigger, shares: CallerShares) -> bool:

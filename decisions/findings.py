@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from contracts.facts.watch import AlertKind, PairCounts, Severity
+from contracts.facts.watch import AlertKind, DeathCounts, PairCounts, Severity
 from contracts.policy import Trigger
 from decisions.alerts import Finding
 from decisions.confirmation import confirm
+from decisions.engine_deaths import DeathLog
 from decisions.evidence import EDetector, as_e_value
 from decisions.hard_failures import HardFailure, assess_runs
 from decisions.observation import CALM_REQUESTS, Recent, TriggerState, is_calm, recent
@@ -14,6 +15,7 @@ from decisions.pairs import MirrorTest, has_fired
 from decisions.triggers import detector_alpha, kind_of, limit_of
 
 HARD_HOLD_S = 60.0
+NO_DEATHS = DeathLog()
 HARD_KEYS: dict[AlertKind, str] = {"errors": "all-failing", "quality": "all-empty"}
 _HARD_METRICS: dict[AlertKind, str] = {"errors": "error_ratio", "quality": "empty_ratio"}
 
@@ -26,6 +28,7 @@ def assess_triggers(
     runs: tuple[int, int] = (0, 0),
     run_began_at: datetime | None = None,
     hard_run: int,
+    deaths: DeathLog = NO_DEATHS,
 ) -> tuple[Finding, ...]:
     """Return the finding of every trigger of a target, and of the hard failures that no trigger covers.
 
@@ -36,6 +39,7 @@ def assess_triggers(
         runs: How many requests in a row failed, and how many were empty.
         run_began_at: When the run began.
         hard_run: The length of a run that is a hard failure.
+        deaths: Deaths of the target's engine.
     """
     hard = assess_runs(runs, run=hard_run)
     findings = []
@@ -43,13 +47,20 @@ def assess_triggers(
         state = states.get(trigger.name)
         if state is not None:
             applies = hard if hard is not None and trigger.metric == _HARD_METRICS[hard.kind] else None
-            findings.append(assess_trigger(trigger, state, now, applies))
+            findings.append(assess_trigger(trigger, state, now, applies, deaths=deaths))
     covered = {trigger.metric for trigger in triggers}
     uncovered = [kind for kind, metric in _HARD_METRICS.items() if metric not in covered]
     return (*findings, *(_assess_uncovered(kind, runs, run_began_at, hard) for kind in uncovered))
 
 
-def assess_trigger(trigger: Trigger, state: TriggerState, now: datetime, hard: HardFailure | None = None) -> Finding:
+def assess_trigger(
+    trigger: Trigger,
+    state: TriggerState,
+    now: datetime,
+    hard: HardFailure | None = None,
+    *,
+    deaths: DeathLog = NO_DEATHS,
+) -> Finding:
     """Return the finding of one trigger."""
     evidence, limit = state.evidence, limit_of(trigger)
     enough = evidence.trials >= trigger.min_requests
@@ -73,9 +84,10 @@ def assess_trigger(trigger: Trigger, state: TriggerState, now: datetime, hard: H
         )
     elif by_pairs and not over_limit and mirrored is not None:
         message = f"{_describe_pairs(mirrored.counts)} {message}"
-    confirmed_by = confirm(trigger, state, drilled=2 * shown.drilled >= shown.hits > 0)
+    confirmed_by = confirm(trigger, state, drilled=2 * shown.drilled >= shown.hits > 0, deaths=deaths)
     if confirmed_by == "none":
         message += f" Nothing shows yet that the version is the cause, and not its callers.{_left_out(mirrored)}"
+        message += _describe_deaths(deaths.counts)
     if shown.drilled:
         message += f" A drill touched {shown.drilled} of the bad ones ({state.drill})."
     return Finding(
@@ -96,7 +108,18 @@ def assess_trigger(trigger: Trigger, state: TriggerState, now: datetime, hard: H
         drill=state.drill if 2 * shown.drilled >= shown.hits else None,
         confirmed_by=confirmed_by,
         pairs=mirrored.counts if mirrored is not None else None,
+        deaths=deaths.counts,
     )
+
+
+def _describe_deaths(counts: DeathCounts | None) -> str:
+    """Return what deaths of the engine show; empty without any."""
+    if counts is None:
+        return ""
+    times = "once" if counts.deaths == 1 else f"{counts.deaths} times"
+    if counts.suspect is not None:
+        return f" Its engine died {times}; only caller {counts.suspect} had requests there each time."
+    return f" Its engine died {times}; requests of {counts.holders} caller{'s' * (counts.holders != 1)} may explain it."
 
 
 def _left_out(mirrored: MirrorTest | None) -> str:

@@ -49,7 +49,7 @@ class TriggerState(Contract):
         first_bad_at: Arrival of the first bad request since the evidence last spoke for the target.
         drill: The last drill that touched a bad request.
         mirrored: What pairs of the same requests on two versions showed.
-        callers: Whose requests it observed since `first_bad_at`.
+        callers: Whose requests it observed since `first_bad_at`, without those that failed by the death of an engine.
     """
 
     evidence: Annotated[EProcess | EDetector, Field(discriminator="form")]
@@ -85,7 +85,7 @@ def observe_outcomes(state: TriggerState, trigger: Trigger, outcomes: Sequence[O
             drill = outcome.drill or drill
         elif evidence.log_e <= _outweighed_at(evidence, bet):
             first_bad_at, drill, callers = None, None, CallerShares()
-        if first_bad_at is not None:
+        if first_bad_at is not None and not outcome.by_death:
             callers = count_outcome(callers, outcome)
     update = {
         "evidence": evidence,

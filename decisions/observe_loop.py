@@ -13,6 +13,7 @@ from pydantic import Field
 from contracts.policy import Trigger
 from contracts.vocabulary import Contract, Environment, Target
 from decisions.alerts import AlertFact, AlertState, Finding, decide_alerts
+from decisions.engine_deaths import DeathLog
 from decisions.findings import assess_triggers
 from decisions.observation import Role, TriggerState, fresh_trigger, observe_outcomes
 from decisions.triggers import Outcome
@@ -24,6 +25,7 @@ class WatchedTarget(Contract):
     Attributes:
         runs: How many requests in a row failed, and how many answers in a row were empty.
         run_began_at: When the current run began.
+        deaths: Deaths of its engine.
     """
 
     target: Target
@@ -33,6 +35,7 @@ class WatchedTarget(Contract):
     triggers: dict[str, TriggerState] = Field(default_factory=dict)
     runs: tuple[int, int] = (0, 0)
     run_began_at: datetime | None = None
+    deaths: DeathLog = DeathLog()
 
 
 T = TypeVar("T", bound=WatchedTarget)
@@ -110,6 +113,7 @@ def assess(
         runs=watched.runs,
         run_began_at=watched.run_began_at,
         hard_run=rules.hard_run,
+        deaths=watched.deaths,
     )
     decided = decide_alerts(
         alerts,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from contracts.facts import AlertUpdated
+from contracts.facts import AlertUpdated, DeathCounts
 from contracts.facts.watch import Confirmation
 from contracts.policy import Trigger
 from decisions.alerts import AlertFact
@@ -50,6 +50,8 @@ class Hold:
 Decision = RollBack | Hold
 BOTH_SLOW = timedelta(seconds=60)
 """How long a rollback is held while both versions are slow on hardware that they do not share."""
+DEAD_S = 60.0
+"""How long an engine that callers may have killed may take to be loaded again before it is rolled back."""
 
 
 def decide_rollback(
@@ -91,22 +93,29 @@ class Doubt:
         shown: What probes showed; None if nothing was probed, or no two probes agree.
         is_apart: The version behind stands on other hardware.
         raised_at: When the alert was raised.
+        deaths: Deaths of the target's engine.
     """
 
     confirmed_by: Confirmation | None = None
     shown: Shown | None = None
     is_apart: bool = False
     raised_at: datetime | None = None
+    deaths: DeathCounts | None = None
 
 
-def decide_confirmed(decision: Decision, doubt: Doubt, trigger: Trigger | None, now: datetime) -> Decision:
+def decide_confirmed(
+    decision: Decision, doubt: Doubt, trigger: Trigger | None, now: datetime, dead_s: float = DEAD_S
+) -> Decision:
     """Hold a rollback while nothing shows that the version is the cause, and not its callers or its machine.
 
     Both sides slow: on the same hardware the version may be what slows it, so that traffic moves at once; where the
     version behind stands apart, something else is the cause, whatever pairs show, for at most `BOTH_SLOW`.
+    A dead engine answers no probe: where callers may have killed it, it has `dead_s` to be loaded again.
     """
-    if not isinstance(decision, RollBack) or trigger is None or doubt.shown == "target":
+    if not isinstance(decision, RollBack) or trigger is None:
         return decision
+    if doubt.shown == "target":
+        return _decide_dead(doubt.deaths, now, dead_s) if doubt.confirmed_by == "none" else decision
     if doubt.shown == "both" and can_hold(doubt.confirmed_by, trigger) and kind_of(trigger) == "latency":
         return _decide_both_slow(decision, doubt, now)
     if doubt.confirmed_by != "none":
@@ -136,6 +145,21 @@ def has_recovered(alert: AlertFact) -> bool:
 def can_hold(confirmed_by: Confirmation | None, trigger: Trigger) -> bool:
     """Return whether probes can hold a rollback: pairs alone do not show what a version's load does."""
     return confirmed_by == "none" or (confirmed_by == "pairs" and kind_of(trigger) == "latency")
+
+
+def _decide_dead(deaths: DeathCounts | None, now: datetime, dead_s: float) -> Decision:
+    """Return whether a target that fails probes is rolled back.
+
+    One whose engine died before, and had answered again when the alert was published, may have died once more.
+    """
+    if deaths is None or not deaths.explained or dead_s <= 0:
+        return RollBack()
+    if deaths.dead_since is not None and now - deaths.dead_since >= timedelta(seconds=dead_s):
+        return RollBack()
+    return Hold(
+        "unconfirmed",
+        f"The engine died, and requests of few callers may be the cause; it has {dead_s:g} s to be loaded again.",
+    )
 
 
 def _decide_both_slow(decision: RollBack, doubt: Doubt, now: datetime) -> Decision:

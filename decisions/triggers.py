@@ -42,6 +42,7 @@ class Outcome:
         drill: The drill that touched it.
         caller: The pseudonym of its caller; None if unknown.
         compared: It is bad on the target and not on the version behind, as a cross-check of this request showed.
+        by_death: It is bad because an engine died (`decisions.engine_deaths`), not for what its own caller sent.
     """
 
     bad: bool
@@ -50,6 +51,7 @@ class Outcome:
     drill: str | None = None
     caller: str | None = None
     compared: bool = False
+    by_death: bool = False
 
 
 def limit_of(trigger: Trigger) -> float:
@@ -130,6 +132,7 @@ def outcomes_of(trigger: Trigger, records: Iterable[Inference], declared: Sequen
             drill=record.drill,
             caller=record.caller,
             compared=bad and record.error in COMPARED and record.caused_by == "target",
+            by_death=bad and record.error == "engine_dead" and record.death is not None,
         )
         for record, bad in observed
         if bad is not None

@@ -298,7 +298,14 @@ DEFAULTS: dict[type[f.Fact], dict] = {
     | {"code": "no_previous_target", "reason": "support-bot.v6.int8 is not loaded."},
     f.InferenceBatch: {
         "gateway": "gateway-1",
-        "records": (v.inference(caller=v.CALLER, rescued_by=v.target(6)),),
+        "records": (
+            v.inference(
+                caller=v.CALLER,
+                rescued_by=v.target(6),
+                holder=v.CALLER,
+                death=f.EngineDeath(died_at=v.after(2000.5), holders=(v.CALLER, "77aa01c4e9d0"), others=1),
+            ),
+        ),
         "pairs": (
             f.MirroredPair(
                 served=v.inference(caller=v.CALLER), mirrored=v.inference(target=v.target(6), caller=v.CALLER)

@@ -273,6 +273,7 @@ def alert_values(message: str) -> dict:
         "release_id": RELEASE,
         "confirmed_by": "pairs",
         "pairs": f.PairCounts(both=3, neither=40, only_target=19, only_other=2),
+        "deaths": f.DeathCounts(deaths=2, holders=1, suspect=CALLER, dead_since=after(2009)),
     }
 
 

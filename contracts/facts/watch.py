@@ -43,6 +43,21 @@ class Features(Contract):
     empty: bool = False
 
 
+class EngineDeath(Contract):
+    """The death of an engine, as the gateway saw it.
+
+    Attributes:
+        died_at: When it was reported.
+        holders: Pseudonyms of those who had a request at the endpoint then, or one shortly before that ended without a
+            complete answer: a team with all its keys, or a key of no team.
+        others: So many more than are named.
+    """
+
+    died_at: Instant
+    holders: tuple[str, ...] = ()
+    others: int = 0
+
+
 class Inference(Contract):
     """One request as observed by the gateway.
 
@@ -63,6 +78,9 @@ class Inference(Contract):
         rescued_by: The version that answered the caller in the end, after this one failed before its first token. The
             failure counts as any other.
         caller: A pseudonym of the key that was presented, the same at all gateways; None from an older gateway.
+        holder: A pseudonym of the team of that key, or of the key if it is of no team; None from an older gateway.
+        death: Of a request that a dead engine failed: the death. None if the gateway did not see the engine alive
+            before, and from an older gateway.
     """
 
     request_id: str
@@ -90,6 +108,8 @@ class Inference(Contract):
     features: Features | None = None
     caller: str | None = None
     rescued_by: Target | None = None
+    holder: str | None = None
+    death: EngineDeath | None = None
 
 
 class MirroredPair(Contract):
@@ -126,6 +146,25 @@ class PairCounts(Contract):
     neither: int = 0
     only_target: int = 0
     only_other: int = 0
+
+
+class DeathCounts(Contract):
+    """Deaths of a target's engine within the last hour, and who had requests there.
+
+    Attributes:
+        deaths: How many are known; the last 24 are kept.
+        holders: How many holders (teams, or keys of no team) can have caused all of them, with as few requests as
+            possible.
+        explained: They are one, or have at most half of the requests: the deaths are no evidence against the target.
+        suspect: The one holder whose requests were there at each of several deaths; None without one.
+        dead_since: The first death since the engine last answered; None if it has answered since.
+    """
+
+    deaths: int
+    holders: int = 0
+    explained: bool = True
+    suspect: str | None = None
+    dead_since: Instant | None = None
 
 
 Confirmation = Literal["pairs", "callers", "drill", "none"]
@@ -173,6 +212,7 @@ class _Alert(Fact):
         confirmed_by: What shows that the target itself is the cause; `none` holds an automatic rollback. None from an
             older monitor, and for kinds that need no confirmation.
         pairs: What the pairs of its trigger showed.
+        deaths: Deaths of the target's engine; None if none is known.
     """
 
     alert_id: str
@@ -194,6 +234,7 @@ class _Alert(Fact):
     release_id: str | None = None
     confirmed_by: Confirmation | None = None
     pairs: PairCounts | None = None
+    deaths: DeathCounts | None = None
 
 
 class AlertRaised(_Alert):

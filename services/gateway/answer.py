@@ -288,7 +288,7 @@ class Answer:
     def to_record(self, outcome: Outcome) -> Inference:
         """Return the telemetry record (see `Measurement.to_record`)."""
         self._end()
-        return self.measurement.to_record(outcome, self.endpoint)
+        return self.measurement.to_record(outcome, self.endpoint, self._watch.death)
 
 
 def _read_content_type(piece: ApiPiece) -> str:

@@ -11,12 +11,13 @@ from typing import Final, Literal, NamedTuple, TypeVar
 
 import structlog
 
+from contracts.facts import EngineDeath
 from contracts.routes import Route
 from contracts.vocabulary import Environment, Target
 from services.gateway.domain import errors
 from services.gateway.domain.body_digests import digest_of
 from services.gateway.domain.errors import RequestRejected
-from services.gateway.engine_deaths import INVOLVEMENTS, Attempt, EngineDeaths, Involvement
+from services.gateway.engine_deaths import INVOLVEMENTS, Attempt, EngineDeaths, Involvement, Sender
 from services.gateway.measurement import AcceptedRequest
 from shared.runtime.clock import Clock
 
@@ -171,11 +172,18 @@ class Watch:
         """Note the beginning of an attempt; the one before has ended."""
         if self._attempts:
             self._attempts[-1].end(complete=False)
-        self._attempts.append(self._deaths.begin(endpoint, self._accepted.choice.served.target))
+        caller = self._accepted.arrival.caller
+        sender = Sender(caller.pseudonym, caller.holder_pseudonym)
+        self._attempts.append(self._deaths.begin(endpoint, self._accepted.choice.served.target, sender))
 
     def is_blamed(self) -> bool:
         """Return whether an engine died under the same body (see `BodyBans.is_blamed`)."""
         return self._bans.is_blamed(self._accepted)
+
+    @property
+    def death(self) -> EngineDeath | None:
+        """Return the death of an engine that the request met, or that came before it; None without one."""
+        return next((attempt.death for attempt in reversed(self._attempts) if attempt.death is not None), None)
 
     def note_piece(self) -> None:
         """Note a part of the answer."""

@@ -61,12 +61,21 @@ class Caller:
     @property
     def pseudonym(self) -> str:
         """Return the name of the account in telemetry: the same at all gateways, and no key or person."""
-        return hashlib.sha256(f"caller|{self.account}".encode()).hexdigest()[:12]
+        return _pseudonym(self.account)
+
+    @property
+    def holder_pseudonym(self) -> str:
+        """Return the name of the holder in telemetry: that of the account if the key is of no team."""
+        return _pseudonym(self.holder)
 
     @property
     def cache_salt(self) -> str | None:
         """Return what keeps cached prefixes of its team apart from those of others."""
         return self.teams.cache_salt(self.key.team)
+
+
+def _pseudonym(name: str) -> str:
+    return hashlib.sha256(f"caller|{name}".encode()).hexdigest()[:12]
 
 
 @dataclass

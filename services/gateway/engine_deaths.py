@@ -1,9 +1,11 @@
 """Finds which requests were in flight at an engine when it died, as far as this process sees them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Final, Literal, get_args
+from datetime import datetime
+from typing import Final, Literal, NamedTuple, get_args
 
+from contracts.facts import EngineDeath
 from contracts.vocabulary import Target
 from shared.runtime.clock import Clock
 
@@ -17,6 +19,18 @@ INVOLVEMENTS: Final[tuple[Involvement, ...]] = get_args(Involvement)
 QUIET_S: Final = 10.0
 """Time after a request without a complete answer in which no other counts as alone: an engine may die of it later."""
 _MOST_ENGINES = 1_000
+MOST_HOLDERS: Final = 64
+"""Holders that a death names in telemetry; of more, nothing can be known of who caused it."""
+
+
+class Sender(NamedTuple):
+    """Who sent a request: pseudonyms of the key, and of who holds it, a team with all its keys or the key itself."""
+
+    caller: str
+    holder: str
+
+
+UNKNOWN: Final = Sender("", "")
 
 
 @dataclass
@@ -26,10 +40,12 @@ class _Engine:
     Attributes:
         deaths: how often it died.
         is_alive: it sent a part of an answer to a request that came after its last death.
+        last: that death.
     """
 
     deaths: int = 0
     is_alive: bool = False
+    last: EngineDeath | None = None
     attempts: "set[Attempt]" = field(default_factory=set)
 
 
@@ -40,14 +56,17 @@ class Attempt:
     Attributes:
         involvement: what it had to do with a death of the engine.
         has_piece: the engine sent a part of its answer.
+        death: the death that it met, or that came before it and after which the engine gave no sign of life.
     """
 
     _deaths: "EngineDeaths"
     _engine: _Engine
     _endpoint: str
     _deaths_before: int
+    sender: Sender = UNKNOWN
     involvement: Involvement = "none"
     has_piece: bool = False
+    death: EngineDeath | None = None
 
     def note_piece(self) -> None:
         """Note a part of an answer: the engine is alive, unless it died since the attempt began."""
@@ -62,11 +81,15 @@ class Attempt:
         life is a death, of all that are in flight there.
         """
         engine = self._engine
-        if self._deaths_before != engine.deaths or not engine.is_alive:
+        if self._deaths_before != engine.deaths:
+            return
+        if not engine.is_alive:
+            self.death = engine.last
             return
         alone = self._deaths.is_alone(self._endpoint)
-        engine.deaths, engine.is_alive = engine.deaths + 1, False
+        engine.deaths, engine.is_alive, engine.last = engine.deaths + 1, False, self._deaths.describe(self._endpoint)
         for attempt in engine.attempts:
+            attempt.death = engine.last
             attempt.involvement = "shared" if not alone else "certain" if attempt.has_piece else "alone"
 
     def end(self, *, complete: bool) -> None:
@@ -74,13 +97,15 @@ class Attempt:
         if self in self._engine.attempts:
             self._engine.attempts.remove(self)
             self._deaths.note_end(self._endpoint, complete=complete)
+            if not complete and self.death is None:
+                self._deaths.note_left(self._endpoint, self.sender)
 
 
 class EngineDeaths:
     """The engines that this process sends requests to.
 
     Args:
-        clock: its monotonic seconds.
+        clock: its monotonic seconds, and the time of a death.
         is_sole: whether no other process sends requests to these engines.
     """
 
@@ -89,15 +114,17 @@ class EngineDeaths:
         self._is_sole = is_sole
         self._engines: dict[tuple[str, str], _Engine] = {}
         self._incomplete_s: dict[str, float] = {}
+        self._left_s: dict[str, dict[Sender, float]] = {}
 
-    def begin(self, endpoint: str, target: Target) -> Attempt:
+    def begin(self, endpoint: str, target: Target, sender: Sender = UNKNOWN) -> Attempt:
         """Return a new attempt, which is in flight until its end."""
         key = (endpoint, str(target))
         if key not in self._engines and len(self._engines) >= _MOST_ENGINES:
             self._engines = {name: engine for name, engine in self._engines.items() if engine.attempts}
             self._incomplete_s.clear()
+            self._left_s.clear()
         engine = self._engines.setdefault(key, _Engine())
-        attempt = Attempt(self, engine, endpoint, engine.deaths)
+        attempt = Attempt(self, engine, endpoint, engine.deaths, sender)
         engine.attempts.add(attempt)
         return attempt
 
@@ -108,7 +135,30 @@ class EngineDeaths:
         quiet = ended_s is None or self._clock.monotonic() - ended_s >= QUIET_S
         return in_flight == 1 and quiet and self._is_sole()
 
+    def describe(self, endpoint: str) -> EngineDeath:
+        """Return the death of an engine that is reported now: who had requests there, of any target."""
+        now_s = self._clock.monotonic()
+        present = {
+            attempt.sender for key, engine in self._engines.items() if key[0] == endpoint for attempt in engine.attempts
+        }
+        left = {sender for sender, ended_s in self._left_s.pop(endpoint, {}).items() if now_s - ended_s < QUIET_S}
+        return _as_death(self._clock.now(), present | left)
+
+    def note_left(self, endpoint: str, sender: Sender) -> None:
+        """Note the end of an attempt that was not answered, at an engine that was alive: it may die of it later."""
+        now_s, left_s = self._clock.monotonic(), self._left_s.setdefault(endpoint, {})
+        left_s[sender] = now_s
+        if len(left_s) > MOST_HOLDERS:
+            self._left_s[endpoint] = {who: ended_s for who, ended_s in left_s.items() if now_s - ended_s < QUIET_S}
+
     def note_end(self, endpoint: str, *, complete: bool) -> None:
         """Note the end of an attempt."""
         if not complete:
             self._incomplete_s[endpoint] = self._clock.monotonic()
+
+
+def _as_death(died_at: datetime, senders: Iterable[Sender]) -> EngineDeath:
+    holders = sorted({sender.holder for sender in senders})
+    return EngineDeath(
+        died_at=died_at, holders=tuple(holders[:MOST_HOLDERS]), others=max(0, len(holders) - MOST_HOLDERS)
+    )

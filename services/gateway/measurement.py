@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from contracts.facts import Inference
+from contracts.facts import EngineDeath, Inference
 from contracts.vocabulary import Environment, Party
 from decisions.attribution import ErrorKind
 from decisions.drills import change_record
@@ -213,7 +213,7 @@ class Measurement:
         """Return the finish reason of the first answer that has one."""
         return self._finish_reasons[min(self._finish_reasons)] if self._finish_reasons else None
 
-    def to_record(self, outcome: Outcome, endpoint: str) -> Inference:
+    def to_record(self, outcome: Outcome, endpoint: str, death: EngineDeath | None = None) -> Inference:
         """Return the telemetry record of a request that has ended, without any text.
 
         A caller that disconnects or does not read is no evidence against the target: that is a finish reason, not an
@@ -253,5 +253,7 @@ class Measurement:
             nan_logits=self._nan_logits,
             shaped_by_caller=is_shaped_by_caller(parsed.path, parsed.body),
             caller=accepted.arrival.caller.pseudonym,
+            holder=accepted.arrival.caller.holder_pseudonym,
+            death=death if outcome.error == "engine_dead" else None,
         )
         return record if accepted.effect is None else change_record(accepted.effect.fault, record)

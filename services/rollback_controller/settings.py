@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from decisions.rollback import Guard
+from decisions.rollback import DEAD_S, Guard
 from services.rollback_controller.domain.blindness import Limits
 from services.rollback_controller.domain.decision import Rules
 from services.rollback_controller.domain.rehearsal_plan import Load
@@ -40,6 +40,8 @@ class RollbackControllerSettings(BaseSettings):
     """How long they are waited for."""
     retry_s: Seconds = 10.0
     """Least time between two tries for one alert."""
+    dead_s: Annotated[float, Field(ge=0)] = DEAD_S
+    """How long an engine that callers may have killed has to be loaded again before it is rolled back; 0 for none."""
     most_rollbacks: Count = 3
     within_s: Seconds = 3600.0
     """Time in which `MOST_ROLLBACKS` counts."""
@@ -79,6 +81,7 @@ class RollbackControllerSettings(BaseSettings):
         return Rules(
             guard=Guard(self.most_rollbacks, self.within_s),
             retry_s=self.retry_s,
+            dead_s=self.dead_s,
             verify_requests=self.verify_requests,
             verify_s=self.verify_s,
         )

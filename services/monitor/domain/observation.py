@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from contracts.facts import Inference, MirroredPair
 from decisions import observe_loop
+from decisions.engine_deaths import note_record, with_death
 from decisions.evidence import PairTest, observe_pair
 from decisions.hard_failures import count_runs
 from decisions.observation import fresh_trigger
@@ -23,6 +24,11 @@ def observe_records(
     rows: int,
 ) -> TargetState:
     """Return a target with records added, in the order in which they came."""
+    deaths, noted = state.deaths, list[Inference]()
+    for record in records:
+        deaths = note_record(deaths, record)
+        noted.append(with_death(deaths, record))
+    records = noted
     declared = policy.triggers if policy else ()
     triggers = sequential(declared)
     outcomes = {trigger.name: outcomes_of(trigger, records, declared) for trigger in triggers}
@@ -38,6 +44,7 @@ def observe_records(
     changed = state.model_copy(
         update={
             "runs": runs,
+            "deaths": deaths,
             "run_began_at": began_at,
             "drift": drift,
             "requests": state.requests + len(records),

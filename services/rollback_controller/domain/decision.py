@@ -22,7 +22,7 @@ from contracts.vocabulary import Target
 from decisions.gateway_rollbacks import Void, apply_order, assess_times
 from decisions.orders import assess_epoch, assess_expiry, expiry
 from decisions.probed import Shown
-from decisions.rollback import Guard, decide_confirmed, decide_rollback, has_recovered, rollback_id
+from decisions.rollback import DEAD_S, Guard, decide_confirmed, decide_rollback, has_recovered, rollback_id
 from decisions.route_edits import versions_on
 from services.rollback_controller.domain.doubt import doubt_about, hold_of, may_start, past_rollbacks
 from services.rollback_controller.domain.record import (
@@ -41,6 +41,7 @@ class Rules:
 
     Attributes:
         guard: Limit of automatic rollbacks.
+        dead_s: Seconds that an engine that callers may have killed may take to be loaded again.
         retry_s: Seconds after which an alert that lasts may start a rollback again, after one that failed.
         unnamed_s: Seconds after a rollback in which an order must name the target that is to go.
         verify_requests: Requests after the switch that verify it.
@@ -51,6 +52,7 @@ class Rules:
 
     guard: Guard = field(default_factory=Guard)
     retry_s: float = 10.0
+    dead_s: float = DEAD_S
     unnamed_s: float = 120.0
     verify_requests: int = 5
     verify_s: float = 30.0
@@ -137,7 +139,7 @@ def decide_on_alert(
         return state
     trigger = state.trigger(alert.target, alert.trigger)
     decision = decide_rollback(trigger, past_rollbacks(state), cause.now, rules.guard)
-    decision = decide_confirmed(decision, doubt_about(alert, route, shown), trigger, cause.now)
+    decision = decide_confirmed(decision, doubt_about(alert, route, shown), trigger, cause.now, rules.dead_s)
     timeline = RollbackTimeline(
         first_bad_at=alert.first_bad_at, detected_at=alert.raised_at or cause.published_at, decided_at=cause.now
     )

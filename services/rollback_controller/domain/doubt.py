@@ -43,6 +43,7 @@ def doubt_about(alert: AlertRaised | AlertUpdated, route: Route | None, shown: S
         shown=shown,
         is_apart=sides is not None and set(sides[0].endpoints).isdisjoint(sides[1].endpoints),
         raised_at=alert.raised_at,
+        deaths=alert.deaths,
     )
 
 

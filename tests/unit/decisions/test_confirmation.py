@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from decisions.alerts import decide_alerts
 from decisions.callers import MOST_CALLERS, OTHERS, CallerShares, count_outcome
 from decisions.confirmation import confirm
+from decisions.engine_deaths import DeathLog
 from decisions.findings import assess_trigger
 from decisions.observation import TriggerState, fresh_trigger, observe_outcomes
 from decisions.observe_loop import AlertRules, WatchedTarget, assess, observe
@@ -30,7 +31,7 @@ def seen(outcomes, trigger=ERRORS) -> TriggerState:
 
 
 def confirmed(state, trigger=ERRORS, *, drilled=False):
-    return confirm(trigger, state, drilled=drilled)
+    return confirm(trigger, state, drilled=drilled, deaths=DeathLog())
 
 
 def traffic(hostile_share, hostile_keys, honest_bad, *, requests=400, compared=False, seed=1):

@@ -1,0 +1,209 @@
+"""Deaths of an engine as evidence: only where they cannot be laid to callers with at most half of the requests.
+
+A request can kill an engine, and its sender can change it each time. So one death shows nothing: if some holders of
+keys have at most half of the requests, and at each death one of them had a request there, these may have killed it. The
+failures of a dead engine's other callers are consequences of its death and count for nothing by themselves. One holder
+that was there at all deaths explains them whatever its share: where it has most of the requests, our own probes decide
+(`decisions.rollback`).
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from pydantic import Field
+
+from contracts.facts import DeathCounts, EngineDeath, Inference
+from contracts.vocabulary import Contract
+
+KEPT: Final = 24
+"""Deaths that are kept, the newest."""
+KEPT_FOR: Final = timedelta(hours=1)
+SAME: Final = timedelta(seconds=5)
+"""Gateways report one death within this time of each other."""
+MOST_HOLDERS: Final = 256
+"""Holders whose requests are counted; those that come later, and others that a record does not name, weigh nothing."""
+RECENT_REQUESTS: Final = 1024
+"""Requests by which shares are estimated, of half as many at least: with more, all counts are halved."""
+MOST_SHARE: Final = 0.5
+MOST_BRANCHES: Final = 5_000
+"""Combinations of holders that are looked at."""
+
+
+class LoggedDeath(Contract):
+    """One death of an engine.
+
+    Attributes:
+        holders: Those that had requests there, by all gateways.
+        is_open: More holders had requests there than are named: any may be the cause.
+        over_at: When the first request arrived that was answered there since; None while the engine is dead.
+    """
+
+    at: datetime
+    endpoint: str
+    holders: tuple[str, ...] = ()
+    is_open: bool = False
+    over_at: datetime | None = None
+
+
+class DeathLog(Contract):
+    """The deaths of a target's engine, and whose requests it has.
+
+    Attributes:
+        deaths: In the order of their time.
+        requests: By holder, lately.
+        causes: Holders that may have caused all deaths, with the smallest share of the requests.
+        share_ratio: That share.
+    """
+
+    deaths: tuple[LoggedDeath, ...] = ()
+    requests: dict[str, int] = Field(default_factory=dict)
+    causes: tuple[str, ...] = ()
+    share_ratio: float = 0.0
+
+    @property
+    def is_explained(self) -> bool:
+        """Return whether callers may have caused all deaths, so that they are no evidence against the target."""
+        return self.share_ratio <= MOST_SHARE or len(self.causes) == 1
+
+    @property
+    def counts(self) -> DeathCounts | None:
+        """Return the counts for publication; None without a death."""
+        if not self.deaths:
+            return None
+        since = [death.at for death in self.deaths if death.over_at is None]
+        return DeathCounts(
+            deaths=len(self.deaths),
+            holders=len(self.causes),
+            explained=self.is_explained,
+            suspect=find_suspect([frozenset(death.holders) for death in self.deaths if not death.is_open]),
+            dead_since=max(since, default=None),
+        )
+
+
+def find_suspect(deaths: Sequence[frozenset[str]]) -> str | None:
+    """Return the only holder that had a request at each of several deaths; None if there is none, or more than one."""
+    if len(deaths) <= 1:
+        return None
+    present = frozenset.intersection(*deaths)
+    return next(iter(present)) if len(present) == 1 else None
+
+
+def note_record(log: DeathLog, record: Inference) -> DeathLog:
+    """Return the log with a request: whose it is, and what it shows of the engine."""
+    if record.holder is None:
+        return log
+    log = log.model_copy(update={"requests": _counted(log.requests, record.holder)})
+    if record.error == "engine_dead" and record.death is not None:
+        return _with_death(log, record.endpoint, record.death)
+    if record.error is None and log.deaths and record.finish_reason is not None:
+        return _with_answer(log, record)
+    return log
+
+
+def with_death(log: DeathLog, record: Inference) -> Inference:
+    """Return a request that a dead engine failed with its death, if another gateway saw it and this one did not."""
+    if record.error != "engine_dead" or record.death is not None or record.holder is None:
+        return record
+    at = next((death.at for death in log.deaths if death.endpoint == record.endpoint and death.over_at is None), None)
+    return record if at is None else record.model_copy(update={"death": EngineDeath(died_at=at)})
+
+
+def _counted(requests: Mapping[str, int], holder: str) -> dict[str, int]:
+    if sum(requests.values()) >= RECENT_REQUESTS:
+        requests = {name: count // 2 for name, count in requests.items() if count > 1}
+    if holder not in requests and len(requests) >= MOST_HOLDERS:
+        return dict(requests)
+    return {**requests, holder: requests.get(holder, 0) + 1}
+
+
+def _with_answer(log: DeathLog, record: Inference) -> DeathLog:
+    """Return the log with each outage over that an answered request came after."""
+    deaths = tuple(
+        death.model_copy(update={"over_at": record.scheduled_at})
+        if death.endpoint == record.endpoint and death.over_at is None and death.at < record.scheduled_at
+        else death
+        for death in log.deaths
+    )
+    return log if deaths == log.deaths else log.model_copy(update={"deaths": deaths})
+
+
+def _with_death(log: DeathLog, endpoint: str, seen: EngineDeath) -> DeathLog:
+    """Return the log with a death; one that it has already takes the holders that another gateway names."""
+    deaths = list(log.deaths)
+    known = next((at for at, death in enumerate(deaths) if _is_same(death, endpoint, seen.died_at)), None)
+    if known is None:
+        fresh = LoggedDeath(at=seen.died_at, endpoint=endpoint, holders=seen.holders, is_open=seen.others > 0)
+        deaths = [death for death in (*deaths, fresh) if seen.died_at - death.at < KEPT_FOR]
+        deaths = sorted(deaths, key=lambda death: death.at)[-KEPT:]
+    else:
+        before = deaths[known]
+        holders = tuple(sorted({*before.holders, *seen.holders}))
+        is_open = before.is_open or seen.others > 0
+        if (set(holders), is_open) == (set(before.holders), before.is_open):
+            return log
+        deaths[known] = before.model_copy(update={"holders": holders, "is_open": is_open})
+    causes, share = find_causes([frozenset(death.holders) for death in deaths if not death.is_open], log.requests)
+    return log.model_copy(update={"deaths": tuple(deaths), "causes": causes, "share_ratio": share})
+
+
+def _is_same(death: LoggedDeath, endpoint: str, died_at: datetime) -> bool:
+    """Return whether a death at an endpoint is one that is known: no request was answered there in between."""
+    if death.endpoint != endpoint or died_at < death.at - SAME:
+        return False
+    return death.over_at is None or died_at <= max(death.over_at, death.at)
+
+
+def find_causes(deaths: Sequence[frozenset[str]], requests: Mapping[str, int]) -> tuple[tuple[str, ...], float]:
+    """Return the holders that may have caused all deaths, and their share of the requests, the smallest possible.
+
+    One that was there at all of them comes first, whatever its share. A death at which no holder had a request has no
+    cause among them: it is the engine's own, and the share is 1.
+    """
+    if not deaths:
+        return (), 0.0
+    if not all(deaths):
+        return (), 1.0
+    total = max(1, sum(requests.values()))
+    present = frozenset.intersection(*deaths)
+    if present:
+        cause = min(present, key=lambda name: (requests.get(name, 0), name))
+        return (cause,), min(1.0, requests.get(cause, 0) / total)
+    cost, causes = _find_cheapest(deaths, requests)
+    return causes, min(1.0, cost / total)
+
+
+def _find_cheapest(deaths: Sequence[frozenset[str]], requests: Mapping[str, int]) -> tuple[int, tuple[str, ...]]:
+    """Return the holders with the fewest requests of which one was at each death, after their requests.
+
+    By branch and bound. Where there are too many combinations to look at all, no requests are returned: what is not
+    shown to be the engine's own is no evidence against it.
+    """
+    best = _find_greedily(deaths, requests)
+    open_branches: list[tuple[int, tuple[str, ...]]] = [(0, ())]
+    for _ in range(MOST_BRANCHES):
+        if not open_branches:
+            return best
+        cost, causes = open_branches.pop()
+        left = [death for death in deaths if death.isdisjoint(causes)]
+        if not left:
+            best = min(best, (cost, causes))
+            continue
+        death = min(left, key=len)
+        for name in sorted(death, key=lambda name: (-requests.get(name, 0), name)):
+            after = cost + requests.get(name, 0)
+            if after < best[0]:
+                open_branches.append((after, (*causes, name)))
+    return 0, best[1]
+
+
+def _find_greedily(deaths: Sequence[frozenset[str]], requests: Mapping[str, int]) -> tuple[int, tuple[str, ...]]:
+    """Return holders of which one was at each death, after their requests: each time the one that costs least."""
+    left, cost, causes = list(deaths), 0, list[str]()
+    while left:
+        there = Counter(name for death in left for name in death)
+        name = min(there, key=lambda name: (requests.get(name, 0) / there[name], name))
+        cost, left = cost + requests.get(name, 0), [death for death in left if name not in death]
+        causes.append(name)
+    return cost, tuple(causes)

@@ -1,0 +1,202 @@
+"""Deaths of an engine: no callers with at most half of the requests make them evidence, and its own ones are."""
+
+import itertools
+import random
+from datetime import timedelta
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts.facts import DeathCounts, EngineDeath
+from decisions import engine_deaths
+from decisions.confirmation import confirm
+from decisions.engine_deaths import DeathLog, find_causes, find_suspect, note_record, with_death
+from decisions.observation import fresh_trigger, observe_outcomes
+from decisions.rollback import Doubt, Hold, RollBack, decide_confirmed
+from decisions.triggers import outcomes_of
+from testbed import factories as f
+
+ERRORS = f.trigger(name="errors", metric="error_ratio", threshold=0.02)
+ENDPOINT = "a:1"
+
+
+def good(at_s, holder="shop", endpoint=ENDPOINT):
+    return f.inference(
+        endpoint=endpoint, holder=holder, caller=holder, error=None, drill=None, scheduled_at=f.after(at_s)
+    )
+
+
+def died(at_s, *holders, caller="shop", others=0, endpoint=ENDPOINT, seen_s=None):
+    death = EngineDeath(died_at=f.after(at_s), holders=holders, others=others)
+    return f.inference(
+        endpoint=endpoint,
+        holder=caller,
+        caller=caller,
+        error="engine_dead",
+        caused_by="target",
+        finish_reason=None,
+        drill=None,
+        scheduled_at=f.after(at_s if seen_s is None else seen_s),
+        death=death,
+    )
+
+
+def log_of(*records):
+    log = DeathLog()
+    for record in records:
+        log = note_record(log, record)
+    return log
+
+
+def confirmed(records):
+    log = log_of(*records)
+    records = [with_death(log, record) for record in records]
+    state = observe_outcomes(fresh_trigger("active"), ERRORS, outcomes_of(ERRORS, records))
+    return confirm(ERRORS, state, drilled=False, deaths=log)
+
+
+def outage(at_s, *holders):
+    """A death, the requests of all others that the dead engine fails, and an answer after it is loaded again."""
+    failed = [died(at_s, *holders, caller=f"good-{number}", seen_s=at_s + number) for number in range(10)]
+    return [good(at_s - 1, f"good-{int(at_s) % 10}"), *failed, good(at_s + 11, f"good-{int(at_s) % 10}")]
+
+
+def test_the_failures_of_a_dead_engine_are_one_death_whoever_meets_them():
+    assert confirmed(outage(100, "bad")) == "none"
+    assert log_of(*outage(100, "bad")).counts == DeathCounts(deaths=1, holders=1)
+
+
+def test_one_caller_that_kills_again_and_again_confirms_nothing_and_is_named():
+    records = [record for number in range(6) for record in outage(100 + 20 * number, "bad", f"good-{number}")]
+    assert confirmed(records) == "none"
+    counts = log_of(*records).counts
+    assert (counts.deaths, counts.suspect, counts.dead_since) == (6, "bad", None)
+
+
+def test_deaths_under_callers_with_more_than_half_of_the_requests_confirm():
+    records = [record for number in range(6) for record in outage(100 + 20 * number, f"good-{number}")]
+    assert confirmed(records) == "callers"
+
+
+def test_a_death_with_nobodys_request_is_the_engines_own():
+    assert confirmed(outage(100)) == "callers"
+
+
+def test_one_that_has_most_of_the_requests_is_no_evidence_alone():
+    records = [record for number in range(5) for record in (good(20 * number), *outage(100 + 20 * number, "good-1"))]
+    assert confirmed(records) == "none"
+
+
+def test_what_a_gateway_cannot_name_shows_nothing():
+    records = [died(10 * at, "bad", f"x-{at}", others=9) for at in range(5)]
+    assert log_of(*records).is_explained
+
+
+def test_other_failures_of_several_callers_still_confirm_beside_a_death():
+    failed = [good(at, f"good-{at % 9}").model_copy(update={"error": "engine_failed"}) for at in range(40)]
+    assert confirmed([*outage(100, "bad"), *failed]) == "callers"
+
+
+def test_gateways_that_see_one_death_count_it_once_with_all_holders():
+    log = log_of(died(100, "a"), died(102, "b"), died(130, "c"))
+    assert [death.holders for death in log.deaths] == [("a", "b", "c")], "nothing was answered in between"
+    log = log_of(died(100, "a"), good(111), died(112, "b"), died(100, "c"))
+    assert [death.holders for death in log.deaths] == [("a", "c"), ("b",)]
+    assert log.counts.dead_since == f.after(112)
+
+
+def test_endpoints_die_each_for_itself():
+    log = log_of(died(100, "a"), good(105, endpoint="b:1"), died(106, "b", endpoint="b:1"))
+    assert len(log.deaths) == 2
+    assert log_of(died(100, "a"), good(105, endpoint="b:1")).counts.dead_since == f.after(100)
+
+
+def test_an_answer_to_a_request_from_before_the_death_ends_no_outage():
+    assert log_of(died(100, "a"), good(99)).counts.dead_since == f.after(100)
+
+
+def test_a_request_through_a_gateway_that_never_saw_the_engine_alive_is_of_the_same_death():
+    log = log_of(died(100, "a"))
+    unseen = died(105).model_copy(update={"death": None})
+    assert with_death(log, unseen).death.died_at == f.after(100)
+    assert with_death(DeathLog(), unseen).death is None
+
+
+def test_deaths_are_forgotten_after_an_hour():
+    records = [died(100, "a"), good(120), died(3800, "b")]
+    assert log_of(*records).counts.deaths == 1
+
+
+def test_a_suspect_is_the_only_one_that_was_always_there():
+    assert find_suspect([frozenset("ab"), frozenset("ac")]) == "a"
+    assert find_suspect([frozenset("ab"), frozenset("ab")]) is None
+    assert find_suspect([frozenset("a")]) is None
+
+
+names = st.sampled_from("abcdefgh")
+sets = st.lists(st.frozensets(names, min_size=1, max_size=4), min_size=1, max_size=6)
+counts = st.dictionaries(names, st.integers(0, 50))
+
+
+@given(sets, counts)
+def test_the_causes_are_those_with_the_smallest_share(deaths, requests):
+    causes, share = find_causes(deaths, requests)
+    assert all(not death.isdisjoint(causes) for death in deaths)
+    if frozenset.intersection(*deaths):
+        assert len(causes) == 1
+        return
+    total = max(1, sum(requests.values()))
+    every = itertools.chain.from_iterable(itertools.combinations("abcdefgh", size) for size in range(1, 7))
+    costs = (sum(requests.get(name, 0) for name in chosen) for chosen in every if hits(chosen, deaths))
+    assert share == min(1.0, min(costs) / total)
+
+
+def hits(chosen, deaths):
+    return all(not death.isdisjoint(chosen) for death in deaths)
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 2**32), st.integers(1, 50), st.floats(0.01, 0.5))
+def test_no_number_of_keys_with_at_most_half_of_the_requests_makes_deaths_evidence(seed, keys, share):
+    """The attacker chooses the time of each death, and so whose requests are there beside its own."""
+    draw = random.Random(seed)
+    records, at_s = [], 0.0
+    for number in range(200):
+        at_s += 1
+        hostile = number % 100 < int(100 * share)
+        sender = f"bad-{draw.randrange(keys)}" if hostile else f"good-{draw.randrange(20)}"
+        records.append(good(at_s, sender))
+    log = log_of(*records)
+    for number in range(30):
+        others = [f"good-{draw.randrange(3)}" for _ in range(draw.randrange(4))]
+        at_s += 20
+        log = note_record(log, died(at_s, f"bad-{draw.randrange(keys)}", *others, caller=f"good-{number % 20}"))
+        log = note_record(log, good(at_s + 11, f"good-{number % 20}"))
+        assert log.is_explained
+
+
+def test_too_many_combinations_are_no_evidence(monkeypatch):
+    monkeypatch.setattr(engine_deaths, "MOST_BRANCHES", 3)
+    deaths = [frozenset(f"{number}-{at}" for at in range(9)) for number in range(9)]
+    requests = {name: 10 for death in deaths for name in death} | {"0-0": 400, "1-1": 500}
+    assert find_causes(deaths, requests)[1] == 0.0
+
+
+def doubt(shown, **deaths):
+    return Doubt(confirmed_by="none", shown=shown, deaths=DeathCounts(deaths=1, holders=1, **deaths))
+
+
+def test_a_dead_engine_has_time_to_be_loaded_again_where_callers_may_have_killed_it():
+    now = f.after(160)
+
+    def decided(doubt, dead_s=60.0):
+        return decide_confirmed(RollBack(), doubt, ERRORS, now, dead_s)
+
+    assert isinstance(decided(doubt("target", dead_since=now - timedelta(seconds=59))), Hold)
+    assert isinstance(decided(doubt("target", dead_since=now - timedelta(seconds=60))), RollBack)
+    assert isinstance(decided(doubt("target")), Hold), "it may have died again since the alert"
+    assert isinstance(decided(doubt("target", explained=False)), RollBack)
+    assert isinstance(decided(doubt("target", dead_since=now), dead_s=0.0), RollBack)
+    assert isinstance(decided(Doubt("none", "target")), RollBack), "no death is known: it does not answer"
+    assert isinstance(decided(Doubt("drill", "target", deaths=DeathCounts(deaths=1))), RollBack)
+    assert isinstance(decided(doubt("neither")), Hold)

@@ -1,0 +1,84 @@
+"""What a gateway says of an engine's death: who had requests there, the same for all that the dead engine fails."""
+
+from services.gateway.engine_deaths import MOST_HOLDERS, QUIET_S, EngineDeaths, Sender
+from testbed import factories as f
+from tests.unit.gateway.fakes import StepClock
+from tests.unit.gateway.test_body_bans import asked, kill_beside, quiet, world
+from tests.unit.gateway.world import OTHER_KEY, OWN_KEYS
+
+
+def begun(deaths, *names, endpoint="a:1", target=7):
+    return [deaths.begin(endpoint, f.target(target), Sender(name, name)) for name in names]
+
+
+def test_a_death_names_all_holders_at_the_endpoint_and_those_that_left_a_moment_ago():
+    deaths = EngineDeaths(StepClock(), lambda: True)
+    left, killed, beside = begun(deaths, "left", "killed", "beside")
+    (other_target,) = begun(deaths, "other-target", target=6)
+    (elsewhere,) = begun(deaths, "elsewhere", endpoint="b:1")
+    killed.note_piece()
+    left.end(complete=False)
+    killed.note_death()
+    assert killed.death == beside.death
+    assert killed.death.holders == ("beside", "killed", "left", "other-target")
+    assert (other_target.death, elsewhere.death) == (None, None)
+
+
+async def test_what_ended_by_a_death_or_long_ago_is_not_named_at_the_next_one():
+    clock = StepClock()
+    deaths = EngineDeaths(clock, lambda: True)
+    first, beside, left = begun(deaths, "first", "beside", "left")
+    first.note_piece()
+    first.note_death()
+    for attempt in (first, beside, left):
+        attempt.end(complete=False)
+    (early,) = begun(deaths, "early")
+    early.note_piece()
+    early.end(complete=False)
+    await clock.pause(QUIET_S)
+    (later,) = begun(deaths, "later")
+    later.note_piece()
+    later.note_death()
+    assert later.death.holders == ("later",)
+
+
+def test_a_request_that_a_dead_engine_fails_is_of_the_last_death():
+    deaths = EngineDeaths(StepClock(), lambda: True)
+    (first,) = begun(deaths, "first")
+    first.note_death()
+    assert first.death is None, "the engine was never seen alive"
+    first.note_piece()
+    first.note_death()
+    (later,) = begun(deaths, "later")
+    later.note_death()
+    assert later.death == first.death
+    assert later.death.holders == ("first",)
+
+
+def test_more_holders_than_are_named_are_counted():
+    deaths = EngineDeaths(StepClock(), lambda: True)
+    first, *_ = begun(deaths, *(f"key-{number}" for number in range(MOST_HOLDERS + 3)))
+    first.note_piece()
+    first.note_death()
+    assert (len(first.death.holders), first.death.others) == (MOST_HOLDERS, 3)
+
+
+async def test_telemetry_of_what_a_dead_engine_fails_names_the_death_and_the_holders():
+    made = world(keys=(*OWN_KEYS, OTHER_KEY))
+    await quiet(made)
+    await kill_beside(made, "slow")
+    failed = [record for record in made.records if record.error == "engine_dead"]
+    assert len(failed) == 2
+    assert len({record.death for record in failed}) == 1
+    assert failed[0].death.holders == (failed[0].holder,), "both are of one key"
+    assert all(record.death is None for record in made.records if record.error is None)
+
+
+async def test_all_keys_of_a_team_are_one_holder():
+    made = world(keys=(*OWN_KEYS, OTHER_KEY))
+    caller = made.callers.authenticate([made.http.headers["authorization"]], "production")
+    teamed = type(caller)(caller.key.model_copy(update={"team": "shop"}), caller.account, caller.teams)
+    other = type(caller)(caller.key.model_copy(update={"team": "shop"}), "another", caller.teams)
+    assert caller.holder_pseudonym == caller.pseudonym
+    assert teamed.holder_pseudonym == other.holder_pseudonym != caller.pseudonym
+    assert (await made.chat(**asked("hello"))).status_code == 200
