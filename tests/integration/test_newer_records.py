@@ -5,9 +5,12 @@ import asyncio
 import httpx
 import pytest
 
-from contracts.facts import AlertRaised
+from clients.cli import dead_letters
+from contracts.envelope import plain
+from contracts.facts import AlertRaised, VariantFailed, VariantRequested
 from contracts.services import EVENTS, durable_name
 from contracts.version import VERSION
+from contracts.vocabulary import canonical_json
 from services.notifier.domain.record import ModelNotices
 from services.registry.domain.record import Release
 from services.registry.main import kind_of
@@ -16,6 +19,7 @@ from shared.runtime.exits import NEWER_RECORDS
 from shared.storage.kept_records import KeptRecords, NewerRecords
 from shared.storage.kv import Bucket
 from shared.storage.record_format import dump
+from tests.integration.test_bus import facts, failed_fact, requested, running_bus
 from tests.integration.test_notifier import alert, event, notifier, until
 
 READS = durable_name("notifier", AlertRaised)
@@ -66,3 +70,22 @@ async def test_every_kind_of_a_bucket_is_compared_with_its_own_version(js):
     await bucket.delete("bot.locks")
     await kept.refuse_newer(lambda: js)
     await kept.check()
+
+
+async def test_an_event_with_a_value_of_a_newer_version_waits_and_holds_up_no_other(js, bus_settings):
+    newer = plain(requested("of a newer registry"))
+    newer["data"]["variant"] = "int1"
+    handled = []
+
+    async def handler(event):
+        handled.append(event.id)
+        return failed_fact()
+
+    async with running_bus(bus_settings, handler):
+        await js.publish(requested("e1").nats_subject, canonical_json(newer))
+        await publish_event(js, requested("e2"))
+        await facts(js, VariantFailed)
+        info = await js.consumer_info(EVENTS, durable_name("quantiser", VariantRequested))
+        assert (info.num_ack_pending, info.ack_floor.stream_seq) == (1, 0), "it is for a newer replica"
+        assert handled == ["e2"]
+        assert await dead_letters.list_all(js) == []
