@@ -18,6 +18,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError
 from prometheus_client import CollectorRegistry
 
 from contracts import metrics as m
@@ -34,7 +35,7 @@ from shared.messaging.fact_metrics import FactMetrics
 from shared.messaging.isolation import Isolation
 from shared.messaging.patience import PatientJetStream
 from shared.messaging.publishing import PUBLISH_TIMEOUT_S, Emit, envelope, publish_event
-from shared.messaging.refusals import Refusals
+from shared.messaging.refusals import NotPermitted, Refusals
 from shared.runtime.clock import Clock
 from shared.runtime.failpoints import failpoint
 from shared.runtime.metrics import counter, histogram
@@ -147,6 +148,19 @@ class Bus:
             await self.js.consumer_info(consumption.stream, durable)
         if not self.consumptions:
             await self.client.flush(timeout=2)
+
+    async def find_missing_consumer(self) -> str | None:
+        """Return why a consumer cannot be used yet: it, or its stream, does not exist, or the bus does not answer."""
+        for durable, consumption in self.consumptions.items():
+            try:
+                await self.js.consumer_info(consumption.stream, durable)
+            except NotFoundError as error:
+                return f"{durable} of {consumption.stream} has not been provisioned yet: {error.description}"
+            except NotPermitted:
+                raise
+            except (NatsError, TimeoutError, OSError) as error:
+                return f"the bus does not answer about {durable} of {consumption.stream}: {error!r}"
+        return None
 
     # -- consuming --------------------------------------------------------------------------------------------------
 

@@ -87,6 +87,20 @@ async def connect_with_retries(bus: Bus) -> None:
 async def _connect(bus: Bus, records: KeptRecords) -> None:
     await connect_with_retries(bus)
     await records.refuse_newer(lambda: bus.js)
+    await _wait_for_consumers(bus)
+
+
+async def _wait_for_consumers(bus: Bus) -> None:
+    """Wait until the consumers of the service exist: a restart of the bus loses those of telemetry for a moment.
+
+    The client would try to make a lacking consumer itself, which only the provisioner may.
+    """
+    reported = ""
+    while (missing := await bus.find_missing_consumer()) is not None:
+        if missing != reported:
+            structlog.get_logger().warning("waiting for a consumer", reason=missing)
+            reported = missing
+        await asyncio.sleep(1)
 
 
 async def serve(

@@ -18,6 +18,8 @@ from testbed.stack import Stack
 
 Problems = list[str]
 SHOW_EVERY_S = 15.0
+LEASE_S = 8.0
+"""Seconds within which a lease is renewed, or taken from a holder that died (after six)."""
 
 
 def wait_until_none(look: Callable[[], Problems], timeout_s: float, show_line: Callable[[str], None]) -> Problems:
@@ -80,14 +82,28 @@ def leases_that_are_stuck(stack: Stack) -> Problems:
 
 
 async def _find_stuck(js: JetStreamContext) -> Problems:
-    problems = []
+    problems = await _leases_without_a_living_holder(js)
     for key, record in (await read_bucket(js, "servers")).items():
-        if key.endswith(".leader") and not record.get("holder"):
-            problems.append(f"servers/{key}: no server-manager holds the lease")
         problems += [f"servers/{key}: {field} has {record[field]}" for field in ("lease",) if record.get(field)]
         problems += [
             f"servers/{key}: {len(record[field])} in {field}" for field in ("waiting", "orders") if record.get(field)
         ]
+    return problems
+
+
+async def _leases_without_a_living_holder(js: JetStreamContext) -> Problems:
+    """Return the leases that nothing renews: their holder writes them every two seconds, or another one takes them."""
+    bucket = await js.key_value("servers")
+    keys = [key for key in await bucket.keys() if key.endswith(".leader")]
+    before = {key: (await bucket.get(key)).revision for key in keys}
+    await asyncio.sleep(LEASE_S)
+    problems = [] if keys else ["servers: no server-manager has ever held the lease"]
+    for key in keys:
+        entry = await bucket.get(key)
+        if not json.loads(entry.value or b"{}").get("holder"):
+            problems.append(f"servers/{key}: no server-manager holds the lease")
+        elif entry.revision == before[key]:
+            problems.append(f"servers/{key}: nothing renewed the lease for {LEASE_S:g} s")
     return problems
 
 

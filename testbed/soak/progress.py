@@ -64,6 +64,11 @@ class Progress:
             self.announced.append(announced)
         return announced
 
+    def note_published(self, announced: Announced) -> None:
+        """Note that the announcement of a checkpoint was acknowledged."""
+        with self.lock:
+            self.published.add(announced.number)
+
     def save(self, folder: Path) -> None:
         """Write the file."""
         with self.lock:

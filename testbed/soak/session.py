@@ -1,6 +1,7 @@
 """One session of a soak: a stack with two of every service, releases, traffic and kills, then the checks."""
 
 import random
+import resource
 import threading
 import time
 from collections import Counter
@@ -24,6 +25,7 @@ TWICE = (
     "console", "notifier",
 )  # fmt: skip
 """The services that run twice: all but the mirror, of which two do the same work, and which needs a registry."""
+GATEWAYS = ("gateway", "gateway-2")
 FASTER = {
     "MONITOR_UPDATE_EVERY_S": "3",
     "MONITOR_ASSESS_EVERY_S": "3",
@@ -93,6 +95,7 @@ class Session:
             self._show(f"ready: {len(stack.table()['parts'])} parts in {stack.state}")
             verdict = self._run_on(stack)
             verdict.notes.append(f"notifications received: {receiver.received}")
+        verdict.notes.append(f"processor seconds of all processes: {processor_s():.0f}")
         return verdict
 
     def _run_on(self, stack: Stack) -> Verdict:
@@ -232,4 +235,7 @@ class Session:
         )
 
 
-GATEWAYS = ("gateway", "gateway-2")
+def processor_s() -> float:
+    """Return the processor time of this process and of those that have ended below it."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)

@@ -203,7 +203,7 @@ class Owner:
             *(word for variant in variants for word in ("--variant", variant)),
         )  # fmt: skip
         if published:
-            self._progress.published.add(announced.number)
+            self._progress.note_published(announced)
         return published
 
     def _order(self, *arguments: str, is_over: Callable[[], bool] = lambda: False) -> bool:

@@ -204,6 +204,28 @@ async def test_service_started_before_the_bus_waits_for_it(js, nats_server, tmp_
         service.end()
 
 
+async def test_service_started_before_its_consumer_waits_for_it(js, nats_server, tmp_path):
+    """So does one that starts after a restart of the bus, which loses the stream of telemetry and its consumers."""
+    await js.delete_consumer(EVENTS, DURABLE)
+    with running(nats_server, tmp_path) as service:
+        await asyncio.to_thread(wait_until, lambda: "waiting for a consumer" in service.log.read_text(), what="waiting")
+        assert "consumer not found" in service.readiness()[1]["bus"]
+        assert service.get("/healthz")[0] == 200
+        assert "not permit" not in service.log.read_text(), "nothing is wrong with its permissions"
+        await provision(js, dedupe_window_s=2.0)
+        await service.until(200)
+        await publish_event(js, requested("after"))
+        await service.handled("after")
+
+
+async def test_a_service_that_waits_for_its_consumer_can_be_stopped(js, nats_server, tmp_path):
+    await js.delete_consumer(EVENTS, DURABLE)
+    with running(nats_server, tmp_path) as service:
+        await asyncio.to_thread(wait_until, lambda: "waiting for a consumer" in service.log.read_text(), what="waiting")
+        service.process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(service.process.wait, 15) == 0
+
+
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
 async def test_idle_service_stops_promptly_and_cleanly(js, nats_server, tmp_path, signal_number):
     with running(nats_server, tmp_path) as service:
