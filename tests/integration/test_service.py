@@ -208,7 +208,9 @@ async def test_service_started_before_its_consumer_waits_for_it(js, nats_server,
     """So does one that starts after a restart of the bus, which loses the stream of telemetry and its consumers."""
     await js.delete_consumer(EVENTS, DURABLE)
     with running(nats_server, tmp_path) as service:
-        await asyncio.to_thread(wait_until, lambda: "waiting for a consumer" in service.log.read_text(), what="waiting")
+        await asyncio.to_thread(
+            wait_until, lambda: "waiting for a consumer" in service.log.read_text(), timeout_s=90, what="waiting"
+        )
         assert "consumer not found" in service.readiness()[1]["bus"]
         assert service.get("/healthz")[0] == 200
         assert "not permit" not in service.log.read_text(), "nothing is wrong with its permissions"
@@ -221,7 +223,9 @@ async def test_service_started_before_its_consumer_waits_for_it(js, nats_server,
 async def test_a_service_that_waits_for_its_consumer_can_be_stopped(js, nats_server, tmp_path):
     await js.delete_consumer(EVENTS, DURABLE)
     with running(nats_server, tmp_path) as service:
-        await asyncio.to_thread(wait_until, lambda: "waiting for a consumer" in service.log.read_text(), what="waiting")
+        await asyncio.to_thread(
+            wait_until, lambda: "waiting for a consumer" in service.log.read_text(), timeout_s=90, what="waiting"
+        )
         service.process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(service.process.wait, 15) == 0
 
