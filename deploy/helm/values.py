@@ -92,10 +92,13 @@ class Peers(Strict):
 
 
 class Nats(Strict):
-    """The bus: a NATS with JetStream of your own, or one server of this chart."""
+    """The bus: a NATS with JetStream of your own, or servers of this chart."""
 
     deploy: bool = False
-    """Run one NATS in this release, with the secret `SECRETS.PREFIX-bus`: to try it; takes `replicas` 1."""
+    """Run NATS in this release, with the secret `SECRETS.PREFIX-bus`."""
+    servers: Literal[1, 3] = 1
+    """Servers with `deploy`: one, to try it, which takes `replicas` 1; or a cluster of three. An installation keeps its
+    number: the streams of a single server are none of a cluster's."""
     url: Annotated[str, Field(pattern=r"^tls://[A-Za-z0-9.:,/-]+$")] = "tls://nats:4222"
     """Address of an external NATS; several, separated by commas, for a cluster."""
     replicas: Literal[1, 3, 5] = 3

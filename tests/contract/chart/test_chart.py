@@ -8,7 +8,18 @@ from contracts.store_access import SERVICE_ACCESS
 from contracts.version import VERSION
 from tests.kit.charts.cases import BROKEN, CASES, REFUSED
 from tests.kit.charts.client import CHART, answers
-from tests.kit.charts.rendered import GOLDEN, RENDERED, admitted, containers, find, objects, pods, reached, rules_to
+from tests.kit.charts.rendered import (
+    GOLDEN,
+    RENDERED,
+    admitted,
+    component,
+    containers,
+    find,
+    objects,
+    pods,
+    reached,
+    rules_to,
+)
 from tests.kit.wiring import ROOT
 
 # -- what Helm, Kubernetes and its extensions say -----------------------------------------------------------------------
@@ -109,7 +120,7 @@ def test_secrets_are_files_but_for_the_key_of_triton_and_what_the_values_name(ca
         (variable["name"], variable["valueFrom"]["secretKeyRef"]["key"])
         for _, container in containers(case)
         for variable in container.get("env", [])
-        if "valueFrom" in variable
+        if "secretKeyRef" in variable.get("valueFrom", {})
     }
     assert named <= by_environment
     by_environment -= named
@@ -149,6 +160,16 @@ def test_services_reach_what_their_contracts_name_and_nothing_else():
     assert reached("trial", "triton") == reached("trial", "nats") == reached("trial", "store") == set()
     assert reached("trial", "prepare") == {"nats", "store"}
     assert reached("trial", "provisioner") == {"nats"}
+
+
+def test_servers_of_a_cluster_reach_each_other_at_the_port_of_routes_and_nothing_else():
+    assert reached("three-servers", "nats") == {"nats"}
+    (rule,) = rules_to("three-servers", "nats", 6222)
+    assert [component(peer) for peer in rule["to"]] == ["nats"]
+    rules = find("three-servers", "NetworkPolicy", "slipway-nats")["spec"]["ingress"]
+    at_routes = [rule for rule in rules if 6222 in [each["port"] for each in rule["ports"]]]
+    assert [component(peer) for rule in at_routes for peer in rule["from"]] == ["nats"]
+    assert "6222" not in str(find("trial", "NetworkPolicy", "slipway-nats")), "a single server has no routes"
 
 
 def test_who_is_reached_lets_in_exactly_those_that_reach_it():

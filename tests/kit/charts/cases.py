@@ -75,6 +75,12 @@ CASES: Final[dict[str, dict[str, Any]]] = {
         "priorityClasses": {"create": True},
         "spread": "DoNotSchedule",
     },
+    "three-servers": {
+        "nats": {"deploy": True, "servers": 3, "replicas": 3},
+        "triton": MEMORY,
+        "keda": {"enabled": True},
+        "spread": "DoNotSchedule",
+    },
     "own-triton": {
         "nats": {"url": "tls://n0:4223,tls://n1"},
         "store": {"endpoint": "s3.example.org:443"},
@@ -145,7 +151,11 @@ REFUSED: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "unknown service": ({"services": {"merge": {}}}, "additional properties 'merge' not allowed"),
     "plain NATS": ({"nats": {"url": "nats://nats:4222"}}, "'/nats/url'"),
     "even replicas": ({"nats": {"replicas": 2}}, "'/nats/replicas'"),
-    "three own servers": ({"nats": {"deploy": True}, "triton": MEMORY}, "nats.replicas is 3 with nats.deploy"),
+    "more copies than own servers": (
+        {"nats": {"deploy": True}, "triton": MEMORY},
+        "nats.replicas is 3 with nats.deploy, and nats.servers is 1: set both to 3",
+    ),
+    "two own servers": ({"nats": {"deploy": True, "servers": 2, "replicas": 1}, "triton": MEMORY}, "'/nats/servers'"),
     "store with a scheme": ({"store": {"endpoint": "https://s3:9000"}}, "'/store/endpoint'"),
     "setting in lower case": ({"env": {"slipway_log_level": "INFO"}}, "slipway_log_level"),
     "setting that is a number": ({"env": {"GATEWAY_WORKERS": 2}}, "'/env/GATEWAY_WORKERS'"),

@@ -13,6 +13,7 @@ RENDERED = {
         ("NetworkPolicy", "slipway-rollback-controller"),
         ("Deployment", "slipway-provisioner"),
     ],
+    "three-servers": [("StatefulSet", "slipway-nats"), ("ConfigMap", "slipway-nats")],
     "everything": [("ScaledObject", "slipway-quantiser"), ("Job", "slipway-prepare")],
 }
 """Objects whose whole text is kept, by case; of the others the list of kinds and names."""

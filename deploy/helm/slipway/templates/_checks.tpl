@@ -55,8 +55,8 @@
 {{- define "slipway.checks" -}}
 {{- $values := .Values -}}
 {{- $facts := include "slipway.facts" . | fromYaml -}}
-{{- if and $values.nats.deploy (ne (int $values.nats.replicas) 1) -}}
-{{- fail (printf "nats.replicas is %d with nats.deploy: the chart runs one server; set it to 1, or name a cluster of your own in nats.url." (int $values.nats.replicas)) -}}
+{{- if and $values.nats.deploy (gt (int $values.nats.replicas) (int $values.nats.servers)) -}}
+{{- fail (printf "nats.replicas is %d with nats.deploy, and nats.servers is %d: set both to 3, nats.replicas to 1, or name a cluster of your own in nats.url." (int $values.nats.replicas) (int $values.nats.servers)) -}}
 {{- end -}}
 {{- if and (eq $values.secrets.source "external") (not $values.secrets.external.name) -}}
 {{- fail "secrets.external.name is empty with secrets.source external: name the SecretStore that holds the secrets." -}}
