@@ -118,7 +118,7 @@ class Registry:
             policy = self._policy(ready, stored.value if stored else None)
             key = admission.release_key(ready, policy)
             release_id = admission.release_id(key, ready.attempt)
-            if release_id in record.reservations:
+            if release_id in record.reservations or await self.records.read(model, release_id) is not None:
                 structlog.get_logger().info("checkpoint is already known", model=model, release=release_id)
                 break
             check_sender(event, self._ports.teams())

@@ -20,8 +20,6 @@ Leaving = Callable[[Release], AbstractAsyncContextManager[bool]]
 """Enters with whether a release that is in progress leaves its model's queue now; its team's others wait meanwhile."""
 STUCK_GRACE_S = 3600.0
 """How long sweeps of a release may fail before its deadline ends it all the same."""
-PUBLISHERS_READ = 64
-"""How many of a model's newest releases are asked for earlier publishers of the same weights."""
 _SWEEP_STEPS_S = 40.0
 """How long the steps of one sweep may take; less than the sweeper allows, to leave time for the deadline."""
 
@@ -237,7 +235,7 @@ class ReleaseRecords:
     async def publishers(self, record: ModelRecord, ready: CheckpointReady) -> tuple[str, ...]:
         """Return who published the weights of a checkpoint before, of the model's newest releases."""
         named: list[str] = []
-        for release_id in list(record.reservations)[-PUBLISHERS_READ:]:
+        for release_id in list(record.reservations)[-versions.REMEMBERED :]:
             release = await self.read(record.model, release_id)
             if release is not None and release.opened.weights.ref.digest == ready.weights.ref.digest:
                 named += release.opened.publishers

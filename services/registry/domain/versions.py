@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from pydantic import Field
 
@@ -17,12 +17,17 @@ from services.registry.domain import gates
 from services.registry.domain.record import Release, TurnGranted
 
 
+REMEMBERED: Final = 64
+"""How many of a model's newest releases stay among its reservations after they have ended."""
+
+
 class ModelRecord(OutboxRecord):
     """The record of a model. Version numbers only rise, and a reservation is never taken back.
 
     `open` lists the releases that are not yet known to be finished; `in_progress` is the one that may be staged and
     promoted, `queue` those that wait for its place. `opening` is the last admission in full: if its release record is
     missing (the registry was killed between the two writes), it is created from here, with the number that it has.
+    `reservations` are the version numbers of the releases that have not ended, and of the newest others.
     """
 
     SCHEMA_VERSION: ClassVar[int] = 8
@@ -62,12 +67,17 @@ def find_redelivered(record: ModelRecord, ready: CheckpointReady, event_id: str)
 
 
 def reserve(record: ModelRecord, opened: ReleaseOpened) -> ModelRecord:
-    """Return the record with the next version number reserved for a release; `opened` must carry that number."""
+    """Return the record with the next version number reserved for a release; `opened` must carry that number.
+
+    Older reservations are dropped once their releases have ended: each of them has a record of its own.
+    """
     if opened.release_id in record.reservations:
         return record
+    kept = {*list(record.reservations)[1 - REMEMBERED :], *record.open, *record.queue, record.in_progress}
+    before = {release_id: version for release_id, version in record.reservations.items() if release_id in kept}
     update = {
         "next_version": record.next_version + 1,
-        "reservations": {**record.reservations, opened.release_id: record.next_version},
+        "reservations": {**before, opened.release_id: record.next_version},
         "open": (*record.open, opened.release_id),
         "opening": opened,
     }

@@ -7,6 +7,7 @@ import pytest
 from contracts import facts as f
 from contracts.policy import Promotion
 from contracts.vocabulary import ServingSettings
+from services.registry.domain.versions import REMEMBERED
 from shared.errors import Permanent, Transient
 from shared.storage.kv import Entry
 from tests.kit import fakes_registry as k
@@ -38,6 +39,22 @@ async def test_a_higher_attempt_is_another_release_of_the_next_version(harness):
     assert [opened.version for opened in await harness.admit("e2", attempt=2)] == [1, 2]
     first, second = (fact.release_id for fact in harness.published(f.ReleaseOpened))
     assert (first[:-2], second[:-2]) == (second[:-2], first[:-2])
+
+
+async def test_a_checkpoint_of_long_ago_is_still_the_release_that_it_was(harness):
+    """Its number is among the record's reservations no more: the record does not grow with each release that ended."""
+    rejected = f.CheckpointRejected(code="parity_failed", reason="not equal")
+    await harness.admit(attempt=1)  # it is not ended: its number stays
+    count = REMEMBERED + 5
+    for attempt in range(2, count + 1):
+        release_id = (await harness.admit(f"e{attempt}", attempt=attempt))[-1].release_id
+        await harness.handle(release_id, rejected)
+    model = await harness.model()
+    assert list(model.reservations.values()) == [1, *range(count + 1 - REMEMBERED, count + 1)]
+    assert (await harness.release(release_id.rpartition("-")[0] + "-2")).finished is not None
+    await harness.restarted().admit("again", attempt=2)
+    assert len(harness.published(f.ReleaseOpened)) == count
+    assert await harness.model() == model
 
 
 @pytest.mark.parametrize(
