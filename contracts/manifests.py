@@ -118,11 +118,16 @@ class HeldOutWindow(Contract):
         token_ids: The tokens, as the merged model's tokenizer returns them.
         reference_nll: Negative log-likelihood of all tokens but the first under the merged model, in nats.
         nll: The same under the variant, reloaded from what was written.
+        reference_token_nlls: `reference_nll` token by token, so that a beginning of the window can be scored as well;
+            empty in older records.
+        token_nlls: `nll` token by token.
     """
 
     token_ids: Annotated[tuple[int, ...], Field(min_length=2)]
     reference_nll: float
     nll: float
+    reference_token_nlls: tuple[float, ...] = ()
+    token_nlls: tuple[float, ...] = ()
 
 
 class HeldOutText(Contract):

@@ -21,6 +21,8 @@ SUSPECT: Code = "measurement_suspect"
 MAX_OWN_ANSWER_RATIO = 3.0
 """Largest ratio of the candidate's perplexity of its own greedy answers to the baseline's. Models differ by some tens
 of percent; damaged weights lead to random tokens."""
+LEAST_TOKENS = 32
+"""Fewest tokens of a window that is cut to the context: over fewer of them the rounding of 16 bits counts too much."""
 _LARGEST_LOG = 100.0
 
 
@@ -57,8 +59,29 @@ class BaselineScores:
 
 
 def choose_windows(windows: Sequence[HeldOutWindow], *, context_tokens: int) -> tuple[HeldOutWindow, ...]:
-    """Return the windows that fit the context together with the one token that the engine must generate."""
-    return tuple(window for window in windows if len(window.token_ids) < context_tokens)
+    """Return the windows that fit the context together with the one token that the engine must generate.
+
+    Of a longer window its beginning is taken, if the record has it token by token and it has `LEAST_TOKENS`.
+    """
+    fitting = (_fit_window(window, context_tokens - 1) for window in windows)
+    return tuple(window for window in fitting if window is not None)
+
+
+def _fit_window(window: HeldOutWindow, limit: int) -> HeldOutWindow | None:
+    """Return a window of at most `limit` tokens; None if it is longer and its beginning cannot be scored."""
+    if len(window.token_ids) <= limit:
+        return window
+    predicted = limit - 1
+    nlls, reference_nlls = window.token_nlls[:predicted], window.reference_token_nlls[:predicted]
+    if limit < LEAST_TOKENS or len(nlls) < predicted or len(reference_nlls) < predicted:
+        return None
+    return HeldOutWindow(
+        token_ids=window.token_ids[:limit],
+        reference_nll=math.fsum(reference_nlls),
+        nll=math.fsum(nlls),
+        reference_token_nlls=reference_nlls,
+        token_nlls=nlls,
+    )
 
 
 def score_window(window: HeldOutWindow, logprobs: Sequence[float]) -> WindowScore:

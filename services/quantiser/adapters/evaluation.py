@@ -18,6 +18,9 @@ from services.quantiser.adapters.processor import device
 from services.quantiser.domain import Precision, assess_precision
 from shared.runtime.worker import is_out_of_memory
 
+TOKEN_DIGITS = 6
+"""Decimals of a token's negative log-likelihood, in nats: beyond them it says nothing, and makes a longer record."""
+
 
 class NotFiniteError(Exception):
     """A model's logits are not finite on held-out text."""
@@ -92,11 +95,7 @@ def measure_quality(
         expected = log_probabilities(reference, ids, precision)
         actual = expected if candidate is reference else log_probabilities(candidate, ids, precision)
         following = ids[0, 1:, None]
-        reference_nll = -float(expected.gather(1, following).double().sum())
-        nll = -float(actual.gather(1, following).double().sum())
-        if not (math.isfinite(reference_nll) and math.isfinite(nll)):
-            raise NotFiniteError("The model's logits on held-out text are not finite.")
-        measured.append(HeldOutWindow(token_ids=tuple(window), reference_nll=reference_nll, nll=nll))
+        measured.append(_measured_window(window, expected.gather(1, following), actual.gather(1, following)))
         agreed += int((expected.argmax(-1) == actual.argmax(-1)).sum())
         divergences.append((expected.exp() * (expected - actual)).sum(-1))
         on_window(index + 1, len(windows))
@@ -116,6 +115,25 @@ def measure_quality(
         reference_perplexity=_exp(reference_nll),
     )
     return quality, tuple(measured)
+
+
+def _measured_window(window: list[int], expected: Any, actual: Any) -> HeldOutWindow:
+    """Return a window with the log-probabilities of its tokens after the first by the reference and the candidate.
+
+    Raises:
+        NotFiniteError: They are not finite.
+    """
+    reference_nll, nll = -float(expected.double().sum()), -float(actual.double().sum())
+    if not (math.isfinite(reference_nll) and math.isfinite(nll)):
+        raise NotFiniteError("The model's logits on held-out text are not finite.")
+    by_token = [tuple(round(-value, TOKEN_DIGITS) for value in each.flatten().tolist()) for each in (expected, actual)]
+    return HeldOutWindow(
+        token_ids=tuple(window),
+        reference_nll=reference_nll,
+        nll=nll,
+        reference_token_nlls=by_token[0],
+        token_nlls=by_token[1],
+    )
 
 
 def _exp(nats: float) -> float:

@@ -19,7 +19,7 @@ SUPPORTED_ARCHITECTURES = frozenset(
 AUTOAWQ_ARCHITECTURES = SUPPORTED_ARCHITECTURES - {"GraniteForCausalLM"}
 OUTPUT_MULTIPLE = 32
 """Block size of output channels in the 4-bit kernels of the serving engine and in AutoAWQ's packing."""
-OUTPUT_FORMAT = 5
+OUTPUT_FORMAT = 6
 """Increase it if the same plan leads to other files or another manifest than before."""
 
 

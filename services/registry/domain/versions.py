@@ -16,7 +16,6 @@ from decisions.release_plan import required_attestations
 from services.registry.domain import gates
 from services.registry.domain.record import Release, TurnGranted
 
-
 REMEMBERED: Final = 64
 """How many of a model's newest releases stay among its reservations after they have ended."""
 

@@ -80,10 +80,14 @@ def staged(
     )
 
 
-def window(*, tokens: int = 100, token_nll: float = 2.0, reference_nll: float = 2.0) -> HeldOutWindow:
+def window(
+    *, tokens: int = 100, token_nll: float = 2.0, reference_nll: float = 2.0, by_token: bool = False
+) -> HeldOutWindow:
     """A window of so many predicted tokens, of so many nats each for the variant and the merged model."""
     ids = tuple(range(tokens + 1))
-    return HeldOutWindow(token_ids=ids, reference_nll=reference_nll * tokens, nll=token_nll * tokens)
+    each = {"token_nlls": (token_nll,) * tokens, "reference_token_nlls": (reference_nll,) * tokens}
+    sums = {"reference_nll": reference_nll * tokens, "nll": token_nll * tokens}
+    return HeldOutWindow(token_ids=ids, **sums, **(each if by_token else {}))
 
 
 MEASUREMENT = Measurement(

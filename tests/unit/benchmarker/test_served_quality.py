@@ -6,11 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contracts.manifests import HeldOutWindow
 from contracts.policy import LoadProfile, QualityGate
 from services.benchmarker.app import Benchmarker
 from services.benchmarker.domain.fault_attribution import MAX_DEVIATION
 from services.benchmarker.domain.hardware import Hardware
 from services.benchmarker.domain.served_quality import (
+    LEAST_TOKENS,
     MAX_OWN_ANSWER_RATIO,
     BaselineScores,
     assess_own_answers,
@@ -125,6 +127,31 @@ def test_a_window_is_shorter_than_the_context_by_the_token_that_the_engine_gener
     assert choose_windows(windows, context_tokens=512) == (windows[0],)
 
 
+NLLS = st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), min_size=1, max_size=80)
+
+
+@given(nlls=NLLS, context_tokens=st.integers(1, 90), by_token=st.booleans())
+def test_of_a_window_that_is_too_long_the_beginning_is_scored_by_the_records_of_its_tokens(
+    nlls, context_tokens, by_token
+):
+    own, reference = (tuple(each) for each in zip(*nlls, strict=True))
+    recorded = HeldOutWindow(token_ids=range(len(nlls) + 1), nll=math.fsum(own), reference_nll=math.fsum(reference))
+    if by_token:
+        recorded = recorded.model_copy(update={"token_nlls": own, "reference_token_nlls": reference})
+    chosen = choose_windows([recorded], context_tokens=context_tokens)
+    if len(nlls) + 1 < context_tokens:
+        assert chosen == (recorded,)
+    elif not by_token or context_tokens - 1 < LEAST_TOKENS:
+        assert chosen == ()
+    else:
+        (beginning,) = chosen
+        predicted = context_tokens - 2
+        assert beginning.token_ids == recorded.token_ids[: predicted + 1]
+        assert beginning.nll == pytest.approx(math.fsum(own[:predicted]))
+        assert beginning.reference_nll == pytest.approx(math.fsum(reference[:predicted]))
+        assert choose_windows(chosen, context_tokens=context_tokens) == chosen
+
+
 def test_own_answers_show_gross_damage_only():
     sure, unsure = (-0.5,) * 8, (-0.5 - math.log(MAX_OWN_ANSWER_RATIO) - 0.01,) * 8
     result = assess_own_answers(sure, sure)
@@ -206,6 +233,16 @@ def test_the_candidate_is_scored_on_the_windows_of_its_manifest_while_nothing_el
     assert (report.verdict, report.served_quality.verdict, report.served_quality.tokens) == ("pass", "pass", 140)
     (result,) = [gate for gate in report.gates if gate.name == "served_quality"]
     assert (result.value, result.limit) == (pytest.approx(1.0), 1.05)
+
+
+def test_a_context_that_is_shorter_than_the_windows_is_judged_by_their_beginnings():
+    """By the policy's limit too: it was always inconclusive there."""
+    windows = (window(by_token=True), window(tokens=40, by_token=True))
+    report, engine = measure(Behaviour(token_nll=2.0), windows=windows, context_tokens=40)
+    assert engine.scored == [39, 39]
+    assert (report.verdict, report.served_quality.verdict, report.served_quality.tokens) == ("pass", "pass", 76)
+    worse, _ = measure(Behaviour(token_nll=2.3), windows=windows, context_tokens=40)
+    assert worse.verdict == "fail"
 
 
 def test_a_loading_defect_fails_the_benchmark_whatever_the_policy_says():

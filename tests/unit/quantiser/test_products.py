@@ -1,5 +1,6 @@
 """What is bfloat16 in a fast measurement and what is not, on bare tensors; and the check of one window."""
 
+import math
 import types
 
 import pytest
@@ -163,3 +164,14 @@ def test_the_same_model_has_no_kl_in_either_precision():
         quality, windows = evaluation.measure_quality(model, model, WINDOWS, lambda *_: None, precision)
         assert (quality.mean_kl, quality.perplexity_ratio) == (0.0, 1.0)
         assert [window.nll for window in windows] == [window.reference_nll for window in windows]
+
+
+def test_a_window_is_recorded_token_by_token_so_that_its_beginning_can_be_scored():
+    model = Positional()
+    _, windows = evaluation.measure_quality(model, model, WINDOWS, lambda *_: None)
+    _, beginnings = evaluation.measure_quality(model, model, [ids[:3] for ids in WINDOWS], lambda *_: None)
+    for window, beginning in zip(windows, beginnings, strict=True):
+        for nll, by_token in ((window.nll, window.token_nlls), (window.reference_nll, window.reference_token_nlls)):
+            assert len(by_token) == len(window.token_ids) - 1
+            assert math.fsum(by_token) == pytest.approx(nll, abs=1e-4)
+            assert math.fsum(by_token[:2]) == pytest.approx(beginning.nll, abs=1e-4)
