@@ -19,6 +19,8 @@ NEEDED_SKEW = timedelta(minutes=5)
 """How far the clocks of registry and bus may be apart when facts of releases under way are kept."""
 LEAST_KEPT = timedelta(days=1)
 """How old events are at least when a full log is trimmed early."""
+NOTICE_AGE = timedelta(days=7)
+"""How old an alert is at most when the notifier sends it; so long the log waits for a notifier that is down."""
 _GZIP = 31
 """What `zlib` calls the format of `gzip`."""
 _GROUPS: Mapping[str, EventGroup] = {
@@ -249,10 +251,12 @@ class Needs:
     Attributes:
         since: When the oldest release under way was opened; None if none is.
         unread: The first number that a service may not have read yet; None if all were.
+        unsent: The same of an optional service that has read before; None if there is none.
     """
 
     since: datetime | None
     unread: int | None
+    unsent: int | None = None
 
 
 @dataclass(frozen=True)
@@ -273,6 +277,11 @@ def is_full(log: LogState, keeping: Keeping) -> bool:
     return log.limit_bytes is not None and log.bytes > keeping.full_ratio * log.limit_bytes
 
 
+def is_almost_full(log: LogState, keeping: Keeping) -> bool:
+    """Return whether the log is so full that it waits for no optional service: full, it would take no alert at all."""
+    return is_full(log, Keeping(keeping.age, (1 + keeping.full_ratio) / 2))
+
+
 def why_kept(index: SegmentIndex, log: LogState, needs: Needs, keeping: Keeping, now: datetime) -> str | None:
     """Return why the events of an archived segment stay in the log; None if they may be removed from it.
 
@@ -286,4 +295,5 @@ def why_kept(index: SegmentIndex, log: LogState, needs: Needs, keeping: Keeping,
         return "release"
     if needs.unread is not None and index.last >= needs.unread:
         return "unread"
-    return None
+    may_be_sent = needs.unsent is not None and index.last >= needs.unsent and now - index.ends_at < NOTICE_AGE
+    return "unsent" if may_be_sent and not is_almost_full(log, keeping) else None

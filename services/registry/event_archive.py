@@ -41,6 +41,9 @@ class EventLog(Protocol):
     async def unread(self) -> int | None:
         """Return the first number that a service may not have read yet; None if all were read."""
 
+    async def unsent(self) -> int | None:
+        """Return the first number that an optional service may not have read yet if it ever read; None if none."""
+
     async def trim(self, last: int) -> None:
         """Remove all messages up to a number; what is removed already is no error."""
 
@@ -236,7 +239,7 @@ class EventArchiver:
         why = why_kept(index, log, Needs(None, None), self.retain.keeping, now)
         if why is None:
             unread = [each for each in (await self.log.unread(), await self.unaudited()) if each is not None]
-            needs = Needs(await self.oldest_release(), min(unread, default=None))
+            needs = Needs(await self.oldest_release(), min(unread, default=None), await self.log.unsent())
             why = why_kept(index, log, needs, self.retain.keeping, now)
         if why is not None:
             if is_full(log, self.retain.keeping):

@@ -12,7 +12,7 @@ from clients.cli.backup.contents import StreamCopy
 from clients.cli.output import CommandError
 from contracts import facts as cf
 from contracts.event_archive import KEY, EventArchive
-from contracts.services import EVENTS
+from contracts.services import EVENTS, durable_name
 from decisions.event_archive import Keeping, body_of, index_key, message_of, segment_key
 from services.registry.adapters.event_archive import StreamEventLog
 from services.registry.event_archive import Retain
@@ -132,6 +132,20 @@ async def test_the_log_keeps_what_a_service_a_release_the_audit_log_or_the_polic
     assert (await log.archive()).trimmed == 2, "the bus's clock did not move: this one jumped"
     log.retain = Retain(timedelta(0), Keeping(timedelta(0), 0.7))
     assert (await log.archive()).trimmed == 3
+
+
+async def test_the_log_waits_for_an_optional_service_that_has_read_before_and_for_no_other(log):
+    stream = StreamEventLog(lambda: log.js)
+    await log.publish(2, cf.AlertRaised)
+    assert await stream.unsent() is None, "it was never started"
+    await stream.trim(1)
+    assert await stream.unsent() is None
+    pull = await log.js.pull_subscribe_bind(consumer=durable_name("notifier", cf.AlertRaised), stream=EVENTS)
+    (message,) = await pull.fetch(1, timeout=5)
+    await message.ack_sync()
+    assert await stream.unsent() is None
+    await log.publish(2, cf.AlertRaised)
+    assert await stream.unsent() == 3
 
 
 async def test_a_full_log_that_takes_no_more_events_is_trimmed_of_what_became_old(log, monkeypatch):

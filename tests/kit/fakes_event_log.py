@@ -11,6 +11,7 @@ class FakeEventLog:
     Attributes:
         bus_at: The time by the bus's clock.
         unread_from: The first number that a service has not read; None if all are read.
+        unsent_from: The same of an optional service that has read before.
         limit_bytes: How many bytes it may hold; None for no limit.
         hidden: Numbers that are there, but are not returned from: a server that answers nothing after them.
     """
@@ -18,7 +19,7 @@ class FakeEventLog:
     def __init__(self, bus_at=None) -> None:
         self.messages, self.last = {}, 0
         self.bus_at = datetime.now(UTC) if bus_at is None else bus_at
-        self.unread_from = self.limit_bytes = None
+        self.unread_from = self.unsent_from = self.limit_bytes = None
         self.hidden = set()
 
     def publish(self, subject, body, message_id=""):
@@ -44,6 +45,9 @@ class FakeEventLog:
 
     async def unread(self):
         return self.unread_from
+
+    async def unsent(self):
+        return self.unsent_from
 
     async def trim(self, last):
         self.messages = {number: message for number, message in self.messages.items() if number > last}

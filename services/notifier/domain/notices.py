@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from contracts.facts import AlertRaised, AlertResolved, AlertUpdated, RollbackFailed
+from decisions.event_archive import NOTICE_AGE
 from services.notifier.domain.receivers import Receiver
 from services.notifier.domain.record import FailedRollback, ModelNotices, Notice, Send, Transition
 from services.notifier.domain.silences import is_silenced, note_silenced, summarise
@@ -14,7 +15,7 @@ KEPT = timedelta(days=1)
 OLD = timedelta(minutes=5)
 SETTLES = timedelta(minutes=2)
 """An alert that was raised longer ago than `OLD` is sent this much later: its end may follow in the log."""
-OLDEST = timedelta(days=7)
+OLDEST = NOTICE_AGE
 """An alert that was raised longer ago and is not in the record is not sent: the notifier starts anew."""
 MOST_NOTICES = 1000
 LONGEST_WAIT_S = 300.0

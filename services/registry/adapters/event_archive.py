@@ -1,7 +1,7 @@
 """What the archive of the event log is made of: the stream of facts, its consumers, and segments in the store."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 
 from nats.js import JetStreamContext
@@ -19,16 +19,21 @@ from shared.provenance.event_archive import SignedIndex, SignedIndexes, put_segm
 from shared.storage.blobs import Store
 from shared.storage.objects import Retention
 
-CONSUMERS = {
-    durable_name(service.name, fact, environment): filter_subject(fact, environment)
-    for service in SERVICES.values()
-    for fact, environment in service.reads
-    if stream_of(fact) == EVENTS and service.name not in OPTIONAL
-}
-"""Consumers, with the subjects that they read, whose unread messages stay in the log.
 
-An optional service that is never started would keep all for ever.
-"""
+def _consumers(*, optional: bool) -> dict[str, str]:
+    """Return the consumers of the log, of optional services or of all others, with the subjects that they read."""
+    return {
+        durable_name(service.name, fact, environment): filter_subject(fact, environment)
+        for service in SERVICES.values()
+        for fact, environment in service.reads
+        if stream_of(fact) == EVENTS and (service.name in OPTIONAL) == optional
+    }
+
+
+CONSUMERS = _consumers(optional=False)
+"""Consumers whose unread messages stay in the log."""
+OPTIONAL_CONSUMERS = _consumers(optional=True)
+"""Consumers whose unread messages stay for a while if they have read before: who is never started keeps nothing."""
 
 NO_MESSAGE = 10037
 """The server's code for a message that is not there: the only answer that says that a log ends."""
@@ -67,10 +72,18 @@ class StreamEventLog:
 
     async def unread(self) -> int | None:
         """Return the first number that a service may not have read yet; None if all were read."""
+        return await self._first_unread(CONSUMERS)
+
+    async def unsent(self) -> int | None:
+        """Return the first number that an optional service may not have read yet if it ever read; None if none."""
+        return await self._first_unread(OPTIONAL_CONSUMERS, used=True)
+
+    async def _first_unread(self, consumers: Mapping[str, str], *, used: bool = False) -> int | None:
+        """Return the first number that a consumer may not have read yet; with `used`, of those that ever read."""
         numbers = []
-        for name, subject in CONSUMERS.items():
+        for name, subject in consumers.items():
             info = await self._js().consumer_info(EVENTS, name)
-            if info.num_pending or info.num_ack_pending:
+            if (info.num_pending or info.num_ack_pending) and (_has_read(info) or not used):
                 numbers.append(await self._first(subject, _acknowledged(info)))
         return min(numbers, default=None)
 
@@ -84,6 +97,11 @@ class StreamEventLog:
     async def trim(self, last: int) -> None:
         """Remove all messages up to a number; what is removed already is no error."""
         await self._js().purge_stream(EVENTS, seq=last + 1)
+
+
+def _has_read(info: ConsumerInfo) -> bool:
+    """Return whether a message was ever delivered; what is acknowledged rises by a removal, too."""
+    return info.delivered is not None and bool(info.delivered.consumer_seq)
 
 
 def _acknowledged(info: ConsumerInfo) -> int:

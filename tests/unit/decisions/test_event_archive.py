@@ -14,6 +14,7 @@ from contracts.services import EVENTS, stream_of
 from decisions.event_archive import (
     LEAST_KEPT,
     NEEDED_SKEW,
+    NOTICE_AGE,
     SEGMENT_EVENTS,
     Keeping,
     LogState,
@@ -139,6 +140,26 @@ def test_nothing_that_is_needed_or_young_is_removed_whatever_a_clock_says(age_h,
         assert unread is None or unread > index.last
     elif why == "age" and ahead_h >= 0:
         assert timedelta(hours=age_h) < keeping.age
+
+
+@pytest.mark.parametrize(
+    ("age", "filled", "unsent", "kept"),
+    [
+        (LEAST_KEPT, 0.8, 15, True),
+        (NOTICE_AGE - timedelta(hours=1), 0.8, 20, True),
+        (NOTICE_AGE, 0.8, 15, False),
+        (LEAST_KEPT, 0.86, 15, False),
+        (LEAST_KEPT, 0.8, 21, False),
+        (LEAST_KEPT, 0.8, None, False),
+    ],
+    ids=["read by none", "nearly too old", "too old to be sent", "no space", "read", "never started"],
+)
+def test_a_nearly_full_log_waits_for_a_notifier_that_is_down_while_its_alerts_would_be_sent(age, filled, unsent, kept):
+    index = index_of(ARCHIVE, pack([message_of(10, SUBJECTS[0], f.after(0), "", b"x")])).model_copy(update={"last": 20})
+    now = index.ends_at + age
+    state = log(bus_at=now, bytes=int(filled * 10_000), limit_bytes=10_000)
+    why = why_kept(index, state, Needs(None, None, unsent), Keeping(timedelta(days=90), 0.7), now)
+    assert why == ("unsent" if kept else None)
 
 
 def test_where_the_log_is_trimmed_the_alerts_that_are_open_and_the_newest_segments_are_known():
