@@ -169,6 +169,17 @@ class Route(Strict):
     """The Gateways that the route is attached to; required with `enabled`."""
 
 
+class Otlp(Strict):
+    """What the collector of `env.SLIPWAY_OTLP_ENDPOINT` asks for, as files that all pods and jobs get."""
+
+    secret: OptionalName = ""
+    """A secret of yours with these files."""
+    headers: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]*$")] = ""
+    """Its key with headers, such as one with an API key (`SLIPWAY_OTLP_HEADERS`); empty: none."""
+    ca: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]*$")] = ""
+    """Its key with the authority of the collector's certificate (`SLIPWAY_OTLP_CA`); empty: a public one."""
+
+
 class Service(Strict):
     """A service of Slipway."""
 
@@ -262,7 +273,7 @@ class Triton(Strict):
     claim: OptionalName = ""
     """An existing claim in place of one that the chart makes."""
     env: dict[SettingName, str] = {}
-    """Settings of the engine. SLIPWAY_OTLP_ENDPOINT, _HEADERS and _CA come from `env` of all services."""
+    """Settings of the engine. SLIPWAY_OTLP_ENDPOINT, _HEADERS and _CA come from `env` and `otlp`."""
     extra_egress: list[KubernetesObject] = []
     """Rules of its network policy; without them, and without a collector, it connects to nothing."""
     extra_volumes: list[KubernetesObject] = []
@@ -433,6 +444,7 @@ class Values(Strict):
     secrets: Secrets = Secrets()
     env: dict[SettingName, str] = {}
     """Settings of all services, such as SLIPWAY_OTLP_ENDPOINT."""
+    otlp: Otlp = Otlp()
     services: Services = Services()
     gateway_tls: GatewayTls = GatewayTls()
     gateway_route: Route = Route()

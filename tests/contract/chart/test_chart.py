@@ -202,6 +202,21 @@ def test_without_an_address_of_a_collector_nothing_is_let_through_to_one():
     assert "4318" not in str(policies)
 
 
+@pytest.mark.parametrize("name", [*SERVICES, "prepare", "smoke", "backup", "triton"])
+def test_everything_that_sends_spans_has_the_headers_and_the_authority_of_the_collector_as_files(name):
+    """Jobs too, which have no volumes of their own in the values."""
+    (pod,) = (pod for owner, pod in pods("everything") if owner.endswith(f"/slipway-{name}"))
+    (container,) = pod["containers"]
+    settings = {each["name"]: each.get("value") for each in container["env"]}
+    mounts = {each["mountPath"]: each["name"] for each in container["volumeMounts"]}
+    (volume,) = (each["secret"] for each in pod["volumes"] if each["name"] == mounts["/run/otlp"])
+    files = {f"/run/otlp/{item['path']}": item["key"] for item in volume["items"]}
+    assert volume["secretName"] == "collector"
+    assert files[settings["SLIPWAY_OTLP_HEADERS"]] == "api-key"
+    assert files[settings["SLIPWAY_OTLP_CA"]] == "ca.crt"
+    assert "otlp" not in str(find("external", "Job", "slipway-prepare")["spec"]["template"]["spec"]["volumes"])
+
+
 def test_the_engine_sends_its_spans_to_the_collector_of_the_services():
     (container,) = find("everything", "StatefulSet", "slipway-triton")["spec"]["template"]["spec"]["containers"]
     names = {each["name"]: each.get("value") for each in container["env"]}

@@ -41,6 +41,7 @@ CASES: Final[dict[str, dict[str, Any]]] = {
         "store": {"endpoint": "s3.example.org:443", "egress": {"port": 9443}},
         "env": {"SLIPWAY_OTLP_ENDPOINT": "http://collector:4318", "SLIPWAY_LOG_LEVEL": "WARNING"},
         "network": {"collector": COLLECTOR},
+        "otlp": {"secret": "collector", "headers": "api-key", "ca": "ca.crt"},
         "secrets": {"source": "external", "external": {"name": "vault"}, "consoleOrders": True},
         "services": {
             "mirror": {"enabled": True, "env": {"MIRROR_MLFLOW_URL": "https://mlflow.example.org"}},
@@ -180,6 +181,26 @@ REFUSED: Final[dict[str, tuple[dict[str, Any], str]]] = {
         "services.gateway.env.GATEWAY_API_KEYS is set by the chart itself",
     ),
     "such a setting for all": ({"env": {"SLIPWAY_NATS_URL": "tls://x:4222"}, "triton": MEMORY}, "env.SLIPWAY_NATS_URL"),
+    "files of a collector from nowhere": (
+        {"otlp": {"headers": "h"}, "env": {"SLIPWAY_OTLP_ENDPOINT": "http://c:4318"}, "triton": MEMORY},
+        "otlp.secret is empty with otlp.headers or otlp.ca",
+    ),
+    "a secret of a collector of which nothing is used": (
+        {"otlp": {"secret": "collector"}, "env": {"SLIPWAY_OTLP_ENDPOINT": "http://c:4318"}, "triton": MEMORY},
+        "otlp.secret is collector, and otlp.headers and otlp.ca are empty",
+    ),
+    "headers for no collector": (
+        {"otlp": {"secret": "collector", "headers": "h"}, "triton": MEMORY},
+        "env.SLIPWAY_OTLP_ENDPOINT is not set with otlp.secret",
+    ),
+    "headers twice": (
+        {
+            "otlp": {"secret": "collector", "headers": "h"},
+            "env": {"SLIPWAY_OTLP_ENDPOINT": "http://c:4318", "SLIPWAY_OTLP_HEADERS": "/run/headers"},
+            "triton": MEMORY,
+        },
+        "env.SLIPWAY_OTLP_HEADERS is set by the chart itself with otlp.secret",
+    ),
     "no network": ({"network": {"outsideCidr": "everywhere"}}, "'/network/outsideCidr'"),
     "scaled by nothing": ({"keda": _KEDA, "triton": MEMORY}, "keda.enabled needs what to scale by"),
     "to zero and never again": (

@@ -93,6 +93,20 @@
 {{- fail (printf "services.%s is to have %d replicas: it keeps state of its own, so at most 1; another one needs a release of its own." $name $most) -}}
 {{- end -}}
 {{- end -}}
+{{- if and (or $values.otlp.headers $values.otlp.ca) (not $values.otlp.secret) -}}
+{{- fail "otlp.secret is empty with otlp.headers or otlp.ca: name the secret that has them." -}}
+{{- end -}}
+{{- if and $values.otlp.secret (not (or $values.otlp.headers $values.otlp.ca)) -}}
+{{- fail (printf "otlp.secret is %s, and otlp.headers and otlp.ca are empty: name the keys of the secret that are to be used." $values.otlp.secret) -}}
+{{- end -}}
+{{- if and $values.otlp.secret (not (hasKey $values.env "SLIPWAY_OTLP_ENDPOINT")) -}}
+{{- fail "env.SLIPWAY_OTLP_ENDPOINT is not set with otlp.secret: name the collector there." -}}
+{{- end -}}
+{{- range $name, $key := dict "SLIPWAY_OTLP_HEADERS" $values.otlp.headers "SLIPWAY_OTLP_CA" $values.otlp.ca -}}
+{{- if and $key (hasKey $values.env $name) -}}
+{{- fail (printf "env.%s is set by the chart itself with otlp.secret: remove it." $name) -}}
+{{- end -}}
+{{- end -}}
 {{- $own := include "slipway.ownSettings" . | fromYamlArray -}}
 {{- range $name := keys $values.env -}}
 {{- if has $name $own -}}

@@ -66,7 +66,7 @@
 
 {{/* Settings of the engine: its own, and where all send their spans. An image of the toy engine sends none. */}}
 {{- define "slipway.tritonEnv" -}}
-{{- $env := ternary dict (pick .Values.env "SLIPWAY_OTLP_ENDPOINT" "SLIPWAY_OTLP_HEADERS" "SLIPWAY_OTLP_CA") (eq .Values.triton.engine "toy") -}}
+{{- $env := ternary dict (pick (include "slipway.commonEnv" . | fromYaml) "SLIPWAY_OTLP_ENDPOINT" "SLIPWAY_OTLP_HEADERS" "SLIPWAY_OTLP_CA") (eq .Values.triton.engine "toy") -}}
 {{- merge dict .Values.triton.env $env | toYaml -}}
 {{- end }}
 

@@ -113,6 +113,40 @@ annotations:
   value: {{ .root.Values.store.region | quote }}
 {{- end }}
 
+{{/* Settings of all pods and jobs: those of the values, and the files of the collector. */}}
+{{- define "slipway.commonEnv" -}}
+{{- $files := dict -}}
+{{- if .Values.otlp.headers }}{{ $_ := set $files "SLIPWAY_OTLP_HEADERS" "/run/otlp/headers" }}{{ end -}}
+{{- if .Values.otlp.ca }}{{ $_ := set $files "SLIPWAY_OTLP_CA" "/run/otlp/ca.pem" }}{{ end -}}
+{{- merge $files .Values.env | toYaml -}}
+{{- end }}
+
+{{- define "slipway.otlpVolume" -}}
+{{- with .Values.otlp }}
+{{- if .secret }}
+- name: otlp
+  secret:
+    secretName: {{ .secret }}
+    defaultMode: 0440
+    items:
+      {{- with .headers }}
+      - {key: {{ . }}, path: headers}
+      {{- end }}
+      {{- with .ca }}
+      - {key: {{ . }}, path: ca.pem}
+      {{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "slipway.otlpMount" -}}
+{{- if .Values.otlp.secret }}
+- name: otlp
+  mountPath: /run/otlp
+  readOnly: true
+{{- end }}
+{{- end }}
+
 {{- define "slipway.plainEnv" -}}
 {{- range $name, $value := . }}
 - name: {{ $name }}
@@ -133,6 +167,7 @@ annotations:
 - name: tmp
   emptyDir:
     sizeLimit: 2Gi
+{{- include "slipway.otlpVolume" .root }}
 {{- end }}
 
 {{- define "slipway.secretMounts" -}}
@@ -144,6 +179,7 @@ annotations:
   readOnly: true
 - name: tmp
   mountPath: /tmp
+{{- include "slipway.otlpMount" (.root | default .) }}
 {{- end }}
 
 {{- define "slipway.claimSpec" -}}

@@ -94,7 +94,7 @@ containers:
       {{- include "slipway.storeEnv" . | nindent 6 }}
       {{- end }}
       {{- include "slipway.ownEnv" . | nindent 6 }}
-      {{- include "slipway.plainEnv" (merge (dict) .service.env $values.env) | nindent 6 }}
+      {{- include "slipway.plainEnv" (merge (dict) .service.env (include "slipway.commonEnv" .root | fromYaml)) | nindent 6 }}
       {{- range $name, $from := .service.secretEnv }}
       - name: {{ $name }}
         valueFrom:
