@@ -17,7 +17,6 @@ from tests.kit.charts.client import CHART
 from tests.kit.charts.rendered import containers, environment, find, objects, pod_volumes, pods
 from tests.kit.wiring import ROOT
 
-
 OF_THE_BUS = ("SLIPWAY_NATS_NAME", "SLIPWAY_NATS_ADVERTISE")
 """Variables of the bus's servers, which only their configuration reads."""
 
@@ -121,7 +120,10 @@ def test_each_of_the_three_has_the_configuration_of_the_container_and_routes_to_
     (tmp_path / "trust").symlink_to(keys.path)
     for file, content in (("cluster", text), ("slipway", (ROOT / "deploy/docker/nats.conf").read_text())):
         (tmp_path / f"{file}.conf").write_text(content.replace("/etc/nats/", f"{tmp_path}/"))
-    variables = {each["name"]: each.get("value", "slipway-nats-0") for each in container["env"]}
+    variables = {
+        each["name"]: each.get("value", "slipway-nats-0").replace("$(SLIPWAY_NATS_NAME)", "slipway-nats-0")
+        for each in container["env"]
+    }
     assert set(variables) == set(OF_THE_BUS)
     command = [str(BIN / "nats-server"), "--config", str(tmp_path / "cluster.conf"), "-t"]
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60, check=False)
@@ -149,7 +151,7 @@ def test_prepare_comes_before_the_services_unless_its_servers_are_of_the_same_re
     assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
     pod = job["spec"]["template"]["spec"]
     weight = int(job["metadata"]["annotations"]["helm.sh/hook-weight"])
-    secrets = {volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume}
+    secrets = {volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume} - {"collector"}
     needed = [("ServiceAccount", pod["serviceAccountName"]), ("NetworkPolicy", "slipway-prepare")]
     needed += [("ExternalSecret", f"slipway-secret-{secret.removeprefix('slipway-')}") for secret in secrets]
     for which in needed:
@@ -278,7 +280,7 @@ def test_settings_are_ones_that_the_services_know():
 
     known = {name for kind in settings_classes() for name in variables_of(kind)} | {
         "SLIPWAY_TRITON_ADMIN_KEY",
-        "POD_NAME",
+        *OF_THE_BUS,
     }
     for case in CASES:
         for name, container in containers(case):
