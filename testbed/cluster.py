@@ -84,7 +84,7 @@ class Cluster:
 
     async def connect(self, identity: str = HARNESS, **options: Any) -> Client:
         """Connect to one of the servers, and to another one where it is lost or cut off, as services do."""
-        given: dict[str, Any] = {"max_reconnect_attempts": -1, "reconnect_time_wait": 0.2, **options}
+        given = {"max_reconnect_attempts": -1, "reconnect_time_wait": 0.2, "error_cb": _ignore, **options}
         client = await credentials.connect(self.settings(identity), **given)
         Isolation().guard(client)
         return client

@@ -119,15 +119,17 @@ async def publish_event(
                 raise refused from error
             raise
 
+    async def is_own(_limit_s: float) -> bool:
+        stored = await js.get_msg(ack.stream, ack.seq)
+        return (stored.headers or {}).get("Nats-Msg-Id") == event.id and stored.subject == event.nats_subject
+
     try:
         ack = await ask_again(publish, within_s=PUBLISH_S, without_leader_s=ELECTION_S, repeated=(NatsError,))
+        own = not ack.duplicate or random_id or await ask_again(is_own, within_s=PUBLISH_S, without_leader_s=ELECTION_S)
     except (TimeoutError, NatsError) as error:
         raise Transient("bus_unavailable", f"{event.type} could not be published: {error!r}.") from error
-    if ack.duplicate and not random_id:
-        stored = await js.get_msg(ack.stream, ack.seq)
-        own = (stored.headers or {}).get("Nats-Msg-Id") == event.id and stored.subject == event.nats_subject
-        if not own:
-            raise id_taken(event)
+    if not own:
+        raise id_taken(event)
     return not ack.duplicate
 
 
