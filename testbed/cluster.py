@@ -10,6 +10,7 @@ import json
 import secrets
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ _NO_ADDRESS = "127.0.0.1:1"
 
 _NOT_YET = (10005, 10008)
 """Errors of the server: it has no peers for a copy yet, or no leader."""
+
+_watching: set[asyncio.Task[None]] = set()
 
 
 class Member(NatsServer):
@@ -86,7 +89,7 @@ class Cluster:
         """Connect to one of the servers, and to another one where it is lost or cut off, as services do."""
         given = {"max_reconnect_attempts": -1, "reconnect_time_wait": 0.2, "error_cb": _ignore, **options}
         client = await credentials.connect(self.settings(identity), **given)
-        Isolation().guard(client)
+        watch_isolation(client)
         return client
 
     # -- which server leads -------------------------------------------------------------------------------------------
@@ -157,6 +160,14 @@ class Cluster:
 
     def _relays_of(self, member: Member) -> list[Relay]:
         return [relay for ends, relay in self._relays.items() if member.number in ends]
+
+
+def watch_isolation(client: Client) -> None:
+    """Let a client leave a server that is cut off, as services do, until it is closed."""
+    isolation = Isolation(client, partial(client.jetstream(timeout=2.0).stream_info, "KV_routes"))
+    task = asyncio.create_task(isolation.watch())
+    _watching.add(task)
+    task.add_done_callback(_watching.discard)
 
 
 def is_alive(member: Member) -> bool:

@@ -1,67 +1,96 @@
 """Leaves a server of a cluster that is cut off from the others: its clients stay connected, and nothing gets through.
 
-A server tells its clients which servers of its cluster they can connect to: those that it has a connection to itself.
-Fewer than half of those that it named before cannot choose a leader, so the client connects to another one.
+A server that leads a stream answers what it is asked about it, also when it reaches no other server: its answer says
+how long it has not heard from them. One that does not lead it passes the question on, and no answer comes.
 """
 
 import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
+import nats.errors
 import structlog
-from nats.aio.client import Client
+from nats.aio.client import Client, Server
+from nats.js.api import ClusterInfo, StreamInfo
 
-FIRST_WAIT_S: Final = 1.0
-"""How long a server may be without the others before it is left: it may be the first of all that are started."""
-_LONGEST_WAIT_S: Final = 60.0
+EVERY_S: Final = 2.0
+"""Seconds between two questions."""
+SILENT_S: Final = 12.0
+"""A server without answers is left after so long: choosing a leader takes up to 9 s, with every server."""
+_UNHEARD_NS: Final = 5_000_000_000
+"""A leader that has heard of no other server for so long cannot store anything; they report every second."""
+_AGAIN_S: Final = 1.0
+"""The pause before a server is tried that did not answer."""
+
+
+def is_cut_off(cluster: ClusterInfo | None, own: str) -> bool | None:
+    """Return whether the server of that name is cut off, by its answer about a stream; None if that does not show it.
+
+    Args:
+        cluster: Who leads the stream, and the other servers that have it, as the answer names them.
+        own: The server that the client is connected to.
+    """
+    if cluster is None or not cluster.name:
+        return False
+    if not cluster.leader:
+        return None
+    peers = cluster.replicas or []
+    if cluster.leader != own or not peers:
+        return False
+    return all(bool(peer.offline) or (peer.active or 0) > _UNHEARD_NS for peer in peers)
 
 
 class Isolation:
-    """Whether the server of one connection is cut off."""
+    """Watches whether the server of one connection is cut off, and connects to another one."""
 
-    def __init__(self) -> None:
-        self._most = 0
-        self._reachable = 0
-        self._wait_s = FIRST_WAIT_S
-        self._leaving: asyncio.Task[None] | None = None
+    def __init__(self, client: Client, ask: Callable[[], Awaitable[StreamInfo]]) -> None:
+        """Take what is watched.
 
-    @property
-    def cut_off(self) -> bool:
-        """Return whether the server reaches no majority of the servers that were named so far."""
-        return 2 * self._reachable <= self._most
+        Args:
+            client: The connection; nothing is done while its server is in no cluster.
+            ask: Asks about a stream that all servers have.
+        """
+        self._client = client
+        self._ask = ask
+        self._left = ""
 
-    def guard(self, client: Client) -> None:
-        """Follow what the server of this client says; nats-py has no callback for it."""
-        process = client._process_info  # noqa: SLF001 - see above
-        self._note(client, client._server_info)  # noqa: SLF001 - what was said when it connected
+    async def watch(self) -> None:
+        """Ask until the connection is closed."""
+        clock = asyncio.get_running_loop().time
+        heard_s = clock()
+        while not self._client.is_closed:
+            await asyncio.sleep(EVERY_S)
+            own = self._client._server_info  # noqa: SLF001 - nats-py has no public name for it
+            if not self._client.is_connected or not own.get("cluster"):
+                heard_s = clock()
+                continue
+            cut_off = await self._assess(str(own.get("server_name")))
+            if cut_off is False:
+                heard_s = clock()
+                self._client._reconnect_to_server_handler = None  # noqa: SLF001 - any server will do again
+            elif cut_off or clock() - heard_s > SILENT_S:
+                structlog.get_logger().warning(
+                    "the server reaches no other one of its cluster, another one is used", server=own.get("server_name")
+                )
+                await self._leave()
+                heard_s = clock()
 
-        async def process_info(info: dict[str, Any], initial_connection: bool = False) -> None:
-            await process(info, initial_connection)
-            self._note(client, info)
+    async def _assess(self, own: str) -> bool | None:
+        try:
+            return is_cut_off((await self._ask()).cluster, own)
+        except (nats.errors.Error, TimeoutError):
+            return None
 
-        client._process_info = process_info  # type: ignore[method-assign]  # noqa: SLF001 - see above
+    async def _leave(self) -> None:
+        server = self._client.connected_url
+        self._left = server.netloc if server is not None else ""
+        self._client._reconnect_to_server_handler = self._choose  # noqa: SLF001 - it is an option of `connect` only
+        await self._client.force_reconnect()
 
-    def _note(self, client: Client, info: dict[str, Any]) -> None:
-        urls = info.get("connect_urls")
-        if not urls:  # one server, or one that does not say
-            return
-        self._reachable = len(urls)
-        self._most = max(self._most, self._reachable)
-        if not self.cut_off:
-            self._wait_s = FIRST_WAIT_S
-        elif self._leaving is None or self._leaving.done():
-            self._leaving = asyncio.create_task(self._leave(client))
-
-    async def _leave(self, client: Client) -> None:
-        """Connect to another server after a while, and again as long as it is one that is cut off, too."""
-        while True:
-            await asyncio.sleep(self._wait_s)
-            if client.is_closed or not self.cut_off:
-                return
-            self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)
-            structlog.get_logger().warning(
-                "the server is cut off from the others of its cluster; connecting to another one",
-                server=client._server_info.get("server_name"),  # noqa: SLF001 - nats-py has no public name for it
-                reachable=self._reachable,
-                servers=self._most,
-            )
-            await client.force_reconnect()
+    def _choose(self, servers: Sequence[Server], _info: dict[str, Any]) -> tuple[Server, float]:
+        """Return the server to connect to and after how long: not the one that was left, unless it is the only one."""
+        others = [server for server in servers if server.uri.netloc != self._left] or list(servers)
+        random.shuffle(others)
+        server = min(others, key=lambda each: each.reconnects)
+        return server, _AGAIN_S if server.reconnects else 0.0

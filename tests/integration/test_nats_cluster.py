@@ -4,30 +4,36 @@ import asyncio
 import contextlib
 import json
 import os
+from collections import Counter
 
 import pytest
 
 from clients.cli.doctor.servers import ask_nats
 from contracts import facts as f
 from contracts.routes import Route
+from contracts.services import EVENTS
 from deploy.local.state import ADMIN
-from shared.messaging.isolation import Isolation
+from shared.messaging.patience import PatientJetStream
 from shared.messaging.provision import provision
 from shared.storage.kv import Bucket
 from testbed import factories as k
-from testbed.cluster import provisioned, running_cluster
+from testbed.cluster import provisioned, running_cluster, watch_isolation
 from testbed.gateway import Gateway, load_toy
 from testbed.servers import connection, running
 from testbed.services import running_service, stored_facts
 from testbed.triton import TritonServer
 from testbed.written import Counted, Published, audit, writing
 from tests.integration.test_network_faults import asked
+from tests.integration.test_registry import base, checkpoint, log, registry, run_to_end, run_to_turn, store
+from tests.integration.test_registry import publish as announce
 from tests.integration.test_rollback_controller import MODEL, MODULE, QUICK, alert, learn, publish, route_of, target
 
+__all__ = ["base", "checkpoint", "log", "store"]  # fixtures
 pytestmark = pytest.mark.real
 ROUTES = "KV_routes"
 SWITCH_S = {"steps down": 10.0, "is killed": 30.0, "is cut off": 40.0}
 """More than `benchmarks/bench_cluster.py` allows: machines of tests are busy."""
+RELEASE_S = 60.0
 TRIGGER = k.trigger(name="slow", cooldown_s=0.0)
 
 
@@ -47,8 +53,14 @@ async def prepare(cluster):
 @pytest.fixture
 async def js(cluster):
     client = await cluster.connect()
-    yield client.jetstream(timeout=10)
+    yield PatientJetStream(client, timeout=30)
     await client.close()
+
+
+@pytest.fixture
+def settings(cluster, s3_server, tmp_path):
+    """Settings of a service that knows all three servers, and the store."""
+    return connection(cluster, s3_server, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +105,47 @@ def _with_copies(info, copies: int) -> bytes:
     return json.dumps({**info.config.as_dict(), "num_replicas": copies}).encode()
 
 
+@contextlib.asynccontextmanager
+async def disturbed(cluster, how, stream=ROUTES):
+    """Disturb the server that leads a stream, and put an end to it afterwards."""
+    if how == "steps down":
+        await cluster.step_down(stream)
+        yield
+    elif how == "is killed":
+        server = await cluster.kill_leader(stream)
+        yield
+        await cluster.restart(server)
+    else:
+        server = await cluster.leader(stream)
+        client = await server.connect(max_reconnect_attempts=-1)
+        watch_isolation(client)
+        cluster.cut_off(server)
+        yield
+        await until(lambda: client.is_connected and client.connected_url.netloc not in server.url, 60)
+        cluster.rejoin(server)
+        await client.close()
+
+
+async def test_a_release_ends_once_though_a_leader_steps_down_dies_and_is_cut_off(
+    cluster, js, settings, checkpoint, log
+):
+    async with registry(js, settings):
+        async with disturbed(cluster, "steps down", EVENTS):
+            await announce(js, checkpoint(), "e1")
+            opened = (await log.of(f.ReleaseOpened, timeout_s=RELEASE_S))[0].data
+        async with disturbed(cluster, "is killed", "KV_releases"):
+            await run_to_turn(js, opened.release_id, 1)
+            await log.of(f.StageRequested, 2, timeout_s=RELEASE_S)
+        async with disturbed(cluster, "is cut off", EVENTS):
+            await run_to_end(js, opened.release_id, 1, epoch=1)
+            (finished,) = await log.of(f.ReleaseFinished, timeout_s=RELEASE_S)
+        await log.settled(f.DeploymentChanged, timeout_s=RELEASE_S)
+    assert finished.data.outcome == "promoted"
+    stored = Counter(event.type for event in await log.all())
+    assert [stored[kind.TYPE] for kind in (f.ReleaseOpened, f.VersionRegistered, f.ReleaseFinished)] == [1, 1, 1]
+    assert stored[f.WorkAbandoned.TYPE] == 0
+
+
 async def put_fresh_route(js, toy) -> int:
     """Write a route on which version 2 serves with version 1 behind it; return its epoch."""
     bucket = Bucket(js, "routes", Route)
@@ -103,27 +156,6 @@ async def put_fresh_route(js, toy) -> int:
     return epoch
 
 
-@contextlib.asynccontextmanager
-async def disturbed(cluster, how):
-    """Disturb the server that leads the routes, and put an end to it afterwards."""
-    if how == "steps down":
-        await cluster.step_down(ROUTES)
-        yield
-    elif how == "is killed":
-        server = await cluster.kill_leader(ROUTES)
-        yield
-        await cluster.restart(server)
-    else:
-        server = await cluster.leader(ROUTES)
-        client = await server.connect(max_reconnect_attempts=-1)
-        Isolation().guard(client)
-        cluster.cut_off(server)
-        yield
-        await until(lambda: client.is_connected and client.connected_url.netloc not in server.url, 60)
-        cluster.rejoin(server)
-        await client.close()
-
-
 @pytest.mark.parametrize("how", SWITCH_S)
 async def test_nothing_is_lost_or_done_twice_and_traffic_moves_when_the_leader(cluster, js, toy, gateway, how):
     await learn(js, 1, 2, triggers=(TRIGGER,))
@@ -131,7 +163,7 @@ async def test_nothing_is_lost_or_done_twice_and_traffic_moves_when_the_leader(c
     changes = len(await stored_facts(js, f.DeploymentChanged, MODEL))
     completed = len(await stored_facts(js, f.RollbackCompleted, MODEL))
     near = await (await cluster.leader(ROUTES)).connect(max_reconnect_attempts=-1)  # the one that is disturbed
-    published, counted = [Published(js), Published(near.jetstream(timeout=10))], Counted(js)
+    published, counted = [Published(js), Published(PatientJetStream(near, timeout=10))], Counted(js)
     before = await counted.stored()
     async with asked(gateway) as answers:
         await until(lambda: answers[-1:] == ["v2"], 20)
