@@ -66,7 +66,7 @@ class Bench:
             self.near = await self.cluster.leader(STREAM)
             self.cluster.cut_off(self.near)
 
-    async def mend(self, kind: str) -> None:
+    async def restore(self, kind: str) -> None:
         """Bring back what was killed or cut off, and wait until every copy is up to date."""
         if kind == "kill -9" and self.near is not None:
             await self.cluster.restart(self.near)
@@ -84,7 +84,7 @@ class Bench:
         async with asyncio.timeout(SWITCH_S):
             await answered_by(self.load, BEHIND)
         await publishing
-        await self.mend(kind)
+        await self.restore(kind)
         message = await self.parts.js.get_last_msg(STREAM, f"$KV.routes.{MODEL}")
         assert message.time is not None
         since = [request for request in self.load.sent if request.at_s >= asked_s and request.version]

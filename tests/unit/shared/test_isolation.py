@@ -8,7 +8,7 @@ from shared.messaging.isolation import is_cut_off
 SECOND = 1_000_000_000
 
 
-def heard(*ages_s, offline=False):
+def contacted(*ages_s, offline=False):
     return [PeerInfo(name=f"n{number}", active=int(age * SECOND), offline=offline) for number, age in enumerate(ages_s)]
 
 
@@ -22,12 +22,12 @@ def cluster(leader, *peers, name="slipway"):
         (None, False),
         (cluster("own", name=""), False),
         (cluster("own"), False),
-        (cluster("other", *heard(60, 60)), False),
-        (cluster("own", *heard(0.5, 1)), False),
-        (cluster("own", *heard(60, 1)), False),
-        (cluster("own", *heard(6, 60)), True),
-        (cluster("own", *heard(0.1, 0.1, offline=True)), True),
-        (cluster("", *heard(1, 1)), None),
+        (cluster("other", *contacted(60, 60)), False),
+        (cluster("own", *contacted(0.5, 1)), False),
+        (cluster("own", *contacted(60, 1)), False),
+        (cluster("own", *contacted(6, 60)), True),
+        (cluster("own", *contacted(0.1, 0.1, offline=True)), True),
+        (cluster("", *contacted(1, 1)), None),
     ],
     ids=["one server", "no name", "one copy", "passed on", "both heard", "one heard", "none", "offline", "election"],
 )

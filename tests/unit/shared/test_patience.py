@@ -13,7 +13,7 @@ LOST = object()
 
 
 class Bus:
-    """Gives its answers in turn, and notes when it was asked and how long its answer was awaited."""
+    """Returns its answers in turn; records the time and the limit of each request."""
 
     def __init__(self, *answers):
         self._answers = list(answers)
