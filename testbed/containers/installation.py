@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -26,6 +27,8 @@ USER = 10001
 MODEL = "bot"
 READY_S = 600.0
 """Longest wait for healthy containers: sixteen programs start at once, on a machine that may be busy."""
+CHECKS_AT_ONCE = 4
+"""Health checks that run at the same time: each starts a Python in its container."""
 LOOK_S, HEALTHY_LOOK_S = 2.0, 20.0
 """Seconds between health checks of a container that is not healthy yet, and of one that is."""
 
@@ -195,14 +198,18 @@ class Installation:
 
     def failing_checks(self) -> list[str]:
         """Run the health check of each container that serves, now; return the services whose check fails."""
-        failing = []
-        for each in self.containers():
-            if service_of(each) not in ONCE:
-                try:
-                    engine.podman("healthcheck", "run", each["Name"])
-                except RuntimeError:
-                    failing.append(service_of(each))
-        return failing
+
+        def passes(container: dict[str, Any]) -> bool:
+            try:
+                engine.podman("healthcheck", "run", container["Name"])
+            except RuntimeError:
+                return False
+            return True
+
+        serving = [each for each in self.containers() if service_of(each) not in ONCE]
+        with ThreadPoolExecutor(CHECKS_AT_ONCE) as pool:
+            passed = list(pool.map(passes, serving))
+        return [service_of(each) for each, ok in zip(serving, passed, strict=True) if not ok]
 
     def logs(self, name: str, lines: int = 30) -> str:
         """Return the end of a container's output, both streams."""

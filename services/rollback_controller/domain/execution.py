@@ -42,7 +42,9 @@ def record_switch(
         "phase": "switched",
         "code": None,
         "to": route.active.target if route.active else None,
-        "timeline": rollback.timeline.model_copy(update={"switched_at": now}),
+        "timeline": rollback.timeline.model_copy(
+            update={"switched_at": _not_before(rollback.timeline.decided_at, now)}
+        ),
         "route_event_id": derived_id(rollback.cause_id, DeploymentChanged.TYPE, rollback.rollback_id),
     }
     return _apply(state, rollback, changes, fact, now)
@@ -168,8 +170,14 @@ def _assess_counts(rollback: Rollback) -> tuple[Verdict, str]:
     return "fail", f"{reason}: the version is hardly the cause."
 
 
+def _not_before(step: datetime | None, now: datetime) -> datetime:
+    """Return the time of a step after another one, which a replica whose clock is ahead may have taken."""
+    return now if step is None else max(step, now)
+
+
 def _complete(state: RollbackState, rollback: Rollback, verdict: Verdict, reason: str, now: datetime) -> RollbackState:
-    timeline = rollback.timeline.model_copy(update={"verified_at": now if verdict == "pass" else None})
+    verified_at = _not_before(rollback.timeline.switched_at, now) if verdict == "pass" else None
+    timeline = rollback.timeline.model_copy(update={"verified_at": verified_at})
     fact = RollbackCompleted(
         rollback_id=rollback.rollback_id,
         cause_id=rollback.cause_id,

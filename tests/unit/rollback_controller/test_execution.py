@@ -50,6 +50,15 @@ def test_a_switch_is_published_once_with_the_whole_route():
     assert execution.record_switch(moved, "rb-unknown", route(6, None), "rollback", f.after(9)) is moved
 
 
+def test_steps_are_in_order_in_the_timeline_also_where_replicas_with_other_clocks_took_them():
+    """Seen with two replicas whose clocks were 5 s apart: verified 1.6 s before it was switched."""
+    behind = switched(at=-5.0)
+    assert behind.rollback(ID).timeline.switched_at == behind.rollback(ID).timeline.decided_at
+    verified = watch(switched(at=10.0), [request(10 + number) for number in range(4)], at=5.0)
+    (completed,) = published(verified, cf.RollbackCompleted)
+    assert completed.timeline.verified_at == completed.timeline.switched_at == f.after(10.0)
+
+
 def test_a_failed_rollback_is_published_once():
     recorded = execution.record_failure(
         take(state(), alert(), fact_id="a-1"), ID, "previous_not_ready", "v6 is dead", f.after(1)
