@@ -31,6 +31,12 @@ class FleetRuntime(Contract):
         endpoint_name: What server-manager calls the endpoint; empty in records of an earlier release.
         reserved_bytes: What its targets reserve.
         memory_budget_bytes: What they may reserve, alone or with other endpoints; 0 if not known.
+        free_bytes: What of that is free.
+        copies: Names of targets that it holds, or loads, while another endpoint serves them.
+        drained: Whether it takes nothing new, and is to be empty.
+        drained_by: Who drained it.
+        drain_reason: Why.
+        waits_for: Why it is not empty yet, if something must be done about that.
     """
 
     name: str
@@ -41,6 +47,12 @@ class FleetRuntime(Contract):
     endpoint_name: str = ""
     reserved_bytes: int = 0
     memory_budget_bytes: int = 0
+    free_bytes: int = 0
+    copies: tuple[str, ...] = ()
+    drained: bool = False
+    drained_by: str = ""
+    drain_reason: str = ""
+    waits_for: str = ""
 
 
 class FleetRuntimes(Contract):

@@ -47,7 +47,7 @@ RECORD_KEYS: dict[str, tuple[str, ...]] = {
 FROM_OUTSIDE: tuple[type[Fact], ...] = (
     f.CheckpointReady, f.ApprovalGranted, f.ReleaseCancelled, f.RollbackOrdered, f.DrillOrdered, f.QuarantineLifted,
     f.ErasureOrdered, f.AuditRecorded, f.SilenceOrdered, f.AcknowledgementOrdered,
-    f.ReleaseHeld, f.CanaryAdvanced, f.ApprovalDenied,
+    f.ReleaseHeld, f.CanaryAdvanced, f.ApprovalDenied, f.EndpointOrdered,
 )  # fmt: skip
 NOT_STORED: tuple[type[Fact], ...] = (f.WorkProgressed,)
 
@@ -133,10 +133,13 @@ SERVICES: dict[str, ServiceContract] = {
         ),
         ServiceContract(
             "server-manager",
-            consumes=(f.ReleaseOpened, f.StageRequested, f.StageReleased, f.TrafficRequested, f.ReleaseFinished),
+            consumes=(
+                f.ReleaseOpened, f.StageRequested, f.StageReleased, f.TrafficRequested, f.ReleaseFinished,
+                f.EndpointOrdered,
+            ),
             emits=(
                 f.VariantStaged, f.VariantFailed, f.DeploymentChanged, f.PromotionRefused, f.AlertRaised,
-                f.AlertResolved, f.WorkProgressed,
+                f.AlertResolved, f.WorkProgressed, f.OrderAccepted, f.OrderRefused,
             ),
             owns=("servers", "routes"),
             calls=("triton", "agent"),

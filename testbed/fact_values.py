@@ -232,6 +232,12 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "kind": "held-out",
         "expires_at": v.after(900),
     },
+    f.EndpointOrdered: {
+        "reason": "Its machine is replaced.",
+        "endpoint": "triton-2",
+        "drained": True,
+        "expires_at": v.after(900),
+    },
     f.SilenceOrdered: {
         "reason": "The network is maintained.",
         "trigger": "ttft-p95",

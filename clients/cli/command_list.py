@@ -67,6 +67,7 @@ COMMANDS = {
     "apply": Listed("apply", "apply", OPERATE),
     "diff": Listed("apply", "diff", OPERATE),
     "runtime": Listed("runtime", "runtime_app", OPERATE),
+    "endpoints": Listed("endpoints", "endpoints_app", OPERATE),
     "quarantine": Listed("quarantine", "quarantine_app", OPERATE),
     "keys": Listed("keys", "keys_app", OPERATE),
     "deadletters": Listed("events", "deadletters_app", OPERATE),

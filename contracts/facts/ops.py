@@ -189,6 +189,25 @@ class ErasureOrdered(Fact):
     expires_at: Instant | None = None
 
 
+class EndpointOrdered(Fact):
+    """An administrator ordered that an endpoint of the serving fleet is drained, or used again.
+
+    It is about no model: it is published under `all-models`. A drained endpoint takes nothing new, and what it serves
+    of production is loaded on others, version by version.
+
+    Attributes:
+        endpoint: Its name in the settings of server-manager; the first Triton of a runtime has the name of the runtime.
+        drained: False lets it be used again.
+    """
+
+    TYPE: ClassVar[str] = "slipway.endpoint.ordered.v1"
+
+    reason: str
+    endpoint: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)]
+    drained: bool
+    expires_at: Instant | None = None
+
+
 class SilenceOrdered(Fact):
     """An operator ordered that alerts of a model are not sent to people for a while.
 

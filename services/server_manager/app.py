@@ -6,6 +6,7 @@ from dataclasses import replace
 from contracts.codes import Code
 from contracts.envelope import Event
 from contracts.facts import (
+    EndpointOrdered,
     PromotionRefused,
     ReleaseFinished,
     ReleaseOpened,
@@ -17,11 +18,14 @@ from contracts.facts import (
 from decisions.runtimes import why_no_runtime
 from decisions.servable_variants import Hardware, why_not_servable
 from services.server_manager.domain import staging
+from services.server_manager.domain.drains import enqueue_endpoint_order
+from services.server_manager.domain.records import EndpointOrder
 from services.server_manager.fleet_state import FleetState
 from services.server_manager.manager import Manager
 from services.server_manager.ports import Artifacts, Engines, Leadership, Routes, RuntimesView
 from services.server_manager.settings import ServerManagerSettings
 from shared.messaging.bus import Bus, Emit, Failed
+from shared.messaging.orders import check_age, order_refused
 from shared.runtime.clock import Clock
 
 SERVICE = "server-manager"
@@ -79,6 +83,14 @@ def build(
     async def order(event: Event[TrafficRequested]) -> None:
         now = clock.now()
         await state.write(lambda record: staging.enqueue_order(record, event, now))
+        manager.wake()
+
+    @bus.on(EndpointOrdered, failure=order_refused)
+    async def order_endpoint(event: Event[EndpointOrdered]) -> None:
+        stored_at = bus.received.stored_at
+        check_age(event, stored_at, clock.now(), until=event.data.expires_at)
+        order = EndpointOrder(event=event, received_at=stored_at)
+        await state.write(lambda record: enqueue_endpoint_order(record, order))
         manager.wake()
 
     @bus.on(ReleaseFinished)

@@ -250,6 +250,11 @@ class Executor:
         state.phase = phase
         state.since = self._clock.monotonic()
 
+    @property
+    def permit(self) -> Permit:
+        """Return what raises LeaseLost unless this process may do anything at that moment."""
+        return self._permission(Extent.ALL)
+
     def _permission(self, needed: Extent) -> Permit:
         """Return what raises LeaseLost unless this process may do so much at that moment."""
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from contracts.routes import Route
 from contracts.vocabulary import Deployable
+from services.server_manager.domain.drains import names_drained
 from services.server_manager.domain.placement import Known, find_counterparts, find_lost, find_named, plan_all_homes
 from services.server_manager.domain.reconcile import Limits, home_of, plan_desired
 from services.server_manager.domain.records import Servers
@@ -33,6 +34,7 @@ class Homes:
             apart=find_counterparts(record, routes),
             lost=find_lost(down, self._limits),
             earlier=self._earlier,
+            drained=names_drained(record),
             unlisted=frozenset(self._engines.keys() - self._executor.known),
         )
         desired, held = plan_desired(routes, record), self._executor.held()

@@ -13,11 +13,11 @@ from services.server_manager.answers import Answers
 from services.server_manager.domain.alerts import assess_standby, plan_alerts
 from services.server_manager.domain.answer_types import Answer, ApplyOrder, GrantLease
 from services.server_manager.domain.decide import decide_answers
+from services.server_manager.domain.drains import add_addresses, names_drained
 from services.server_manager.domain.moves import find_removable, find_unpublished, plan_moves
 from services.server_manager.domain.progress import assess_progress
 from services.server_manager.domain.reconcile import (
     Desired,
-    Held,
     Limits,
     plan_alone,
     plan_desired,
@@ -25,14 +25,15 @@ from services.server_manager.domain.reconcile import (
     plan_reconcile,
     plan_temporary,
 )
-from services.server_manager.domain.records import LoadedTarget, Servers, target_of
+from services.server_manager.domain.records import Servers
 from services.server_manager.domain.runtimes import (
-    describe_endpoint_view,
+    as_loaded,
     find_silent,
     find_undecided,
     may_begin,
     on_endpoints,
 )
+from services.server_manager.drains import Drains
 from services.server_manager.executor import Executor
 from services.server_manager.fleet_state import FleetState
 from services.server_manager.homes import Homes
@@ -51,6 +52,7 @@ from services.server_manager.ports import (
 from services.server_manager.publishing import BackgroundPublisher
 from services.server_manager.renewing import renewing
 from services.server_manager.traffic_proofs import TrafficProofs
+from services.server_manager.transfers import Transfers
 from services.server_manager.waits import Waits
 from shared.errors import SlipwayError
 from shared.runtime.clock import Clock
@@ -95,6 +97,8 @@ class Manager:
         self._proofs = TrafficProofs(artifacts, self.wake)
         self.executor = Executor(engines, artifacts, clock, limits, lead, on_change=self.wake)
         self._homes = Homes(engines, self.executor, limits)
+        transfers = Transfers(engines, artifacts, clock, limits, permit=self.executor.permit, wake=self.wake)
+        self._drains = Drains(self.executor, transfers, state, clock, limits)
         self._indexes = Indexes(engines, clock, self.executor.note_index)
         self._answers = Answers(
             engines=engines,
@@ -137,6 +141,7 @@ class Manager:
         finally:
             self._proofs.keep_only(())
             await self._indexes.stop()
+            await self._drains.stop()
             await self.executor.stop()
             await self._publisher.stop()
             try:
@@ -182,10 +187,15 @@ class Manager:
         await self._answer_orders(down)
         self._publisher.publish_soon()
         record, listing = await self._state.read(), await self._routes.all()
-        routes = await self._move(record, listing)
+        usable = answering & self.executor.known
+        if record.endpoint_orders:
+            await self._check_lease()
+            await self._drains.answer_orders(record, listing.routes, answering)
+            record = await self._state.read()
+        routes = await self._move(record, listing, usable)
         await self._check_lease()
         # Before anything is healed, or an alert about what heals within a moment would never be raised.
-        await self._alert(record, listing, answering & self.executor.known, frozenset(down))
+        await self._alert(record, listing, usable, frozenset(down))
         self._publisher.publish_soon()
         self._desired = desired = plan_desired(routes, record)
         homes = self._homes.place(record, routes, down)
@@ -196,11 +206,12 @@ class Manager:
                 # Before anything of it is loaded: killed in between, it would never be unloaded.
                 await self._state.write(lambda record: record.model_copy(update={"temporary": temporary}))
             kept = plan_kept(routes, listing.unreadable, temporary, self.executor.held())
-            self._begin(desired, kept, answering & self.executor.known, self._homes.named(routes))
+            self._begin(desired, kept, usable, self._homes.named(routes), names_drained(record))
+            self._drains.begin(record, routes, usable, kept)
         for cause, progress in assess_progress(record, self.executor.held(), down, homes):
             await self._report_progress(cause, progress)
         await self._check_lease()
-        await self._publish_view(answering)
+        await self._publish_view(answering, record)
 
     async def _remove_copies(self) -> None:
         """Remove the local copies of what is neither desired nor held; one that cannot be removed stays."""
@@ -219,6 +230,7 @@ class Manager:
         self._waits.note(())
         self._proofs.keep_only(())
         await self._indexes.stop()
+        await self._drains.stop()
         await self.executor.stop()
 
     async def _check_lease(self) -> None:
@@ -241,7 +253,7 @@ class Manager:
             down=down,
             homes=self._homes.place(record, listing.routes, down),
             intact_homes=self._homes.intact,
-            copies=self.executor.copies(),
+            copies=self._drains.copies(),
         ):
             answer = self._verified(due, listing.routes)
             if answer is None:
@@ -274,7 +286,7 @@ class Manager:
         ids = {order.order_id for order in record.orders}
         return self._waits.note(ids if record.lease is None else ids | {record.lease.lease_id})
 
-    async def _move(self, record: Servers, listing: RouteListing) -> Mapping[str, Route]:
+    async def _move(self, record: Servers, listing: RouteListing, usable: frozenset[str]) -> Mapping[str, Route]:
         """Let routes name the endpoints where their targets generate; return the routes as they are then."""
         self.executor.use_named(self._homes.named(listing.routes), self._indexes.listing)
         routes = {model: route for model, route in listing.routes.items() if model not in listing.unreadable}
@@ -282,14 +294,27 @@ class Manager:
             await self._check_lease()
             await self._answers.publish_move(route)
         addresses = {name: engine.endpoint for name, engine in self._engines.items()}
-        moves = plan_moves(routes, self.executor.held(), addresses, self._limits)
+        removed = self._drains.note_removed(routes, set(record.addresses) - set(addresses.values()))
+        moves = plan_moves(
+            routes,
+            self.executor.held(),
+            addresses,
+            self._limits,
+            transferred=self._drains.transferred(usable),
+            removed=removed,
+        )
         for move in moves:
             await self._check_lease()
             await self._answers.move(move)
         return (await self._routes.all()).routes if moves else listing.routes
 
     def _begin(
-        self, desired: dict[str, Desired], kept: frozenset[str], usable: frozenset[str], named: Mapping[str, str]
+        self,
+        desired: dict[str, Desired],
+        kept: frozenset[str],
+        usable: frozenset[str],
+        named: Mapping[str, str],
+        drained: frozenset[str],
     ) -> None:
         """Begin what must be done on the engines that can be used; the memory of what others need stays free."""
         held = self.executor.held()
@@ -297,9 +322,12 @@ class Manager:
         fixed = kept | {name for name, target in held.items() if target.endpoint not in usable}
         homes = self._homes.chosen
         served = on_endpoints(desired, self._engines.keys(), homes)
-        copies = self.executor.copies()
-        for copy in find_removable(copies, held, named, usable, kept):
-            self.executor.remove_copy(copy)
+        copies = self._drains.copies()
+        removable = find_removable(self.executor.copies(), held, named, usable, kept)
+        self._drains.note_copies(removable)
+        for copy in removable:
+            if self._drains.may_remove(copy, drained):
+                self.executor.remove_copy(copy)
         taken = Counter[str]()
         for copy in copies:
             taken[copy.endpoint] += copy.memory_bytes
@@ -338,31 +366,17 @@ class Manager:
         ):
             await self._answers.change_alert(change)
 
-    async def _publish_view(self, answering: frozenset[str]) -> None:
+    async def _publish_view(self, answering: frozenset[str], record: Servers) -> None:
         held = self.executor.held()
         view: dict[str, Any] = {
             "endpoint": self._engines[DEFAULT_RUNTIME].endpoint,
             "server_ready": answering == self._engines.keys(),
             "memory_budget_bytes": self._limits.memory_budget_bytes,
+            "addresses": add_addresses(record, [engine.endpoint for engine in self._engines.values()]),
         }
         if self.executor.known:
-            view["loaded"] = tuple(filter(None, (_as_loaded(name, target) for name, target in sorted(held.items()))))
+            view["loaded"] = tuple(filter(None, (as_loaded(name, target) for name, target in sorted(held.items()))))
         await self._state.write(lambda record: record.model_copy(update=view))
-        runtimes = (
-            describe_endpoint_view(name, engine.endpoint, engine.runtime, held, self._limits, answers=name in answering)
-            for name, engine in self._engines.items()
+        await self._view.write(
+            FleetRuntimes(runtimes=self._drains.describe_endpoints(self._engines, record, answering))
         )
-        await self._view.write(FleetRuntimes(runtimes=tuple(runtimes)))
-
-
-def _as_loaded(name: str, held: Held) -> LoadedTarget | None:
-    target = target_of(name)
-    if target is None:
-        return None
-    return LoadedTarget(
-        target=target,
-        manifest_digest=held.digest,
-        phase=held.phase,
-        memory_bytes=held.memory_bytes,
-        reason=held.reason,
-    )

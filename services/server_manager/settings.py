@@ -127,6 +127,8 @@ class ServerManagerSettings(BaseSettings):
     order_deadline_s: float = 600.0
     """How long a traffic order waits for its target to be ready; then it is refused."""
     standby_grace_s: float = 5.0
+    silent_limit_s: Annotated[float, Field(gt=0)] = 120.0
+    """Seconds that an endpoint may be silent until what it holds of production is loaded on another one."""
     tick_s: float = 1.0
     """Seconds between two passes of the loop."""
 
@@ -213,4 +215,5 @@ class ServerManagerSettings(BaseSettings):
             load_attempts=self.load_attempts,
             order_deadline_s=self.order_deadline_s,
             standby_grace_s=self.standby_grace_s,
+            silent_limit_s=self.silent_limit_s,
         )

@@ -44,12 +44,14 @@ def _describe(endpoint: FleetRuntime) -> str:
     if not endpoint.answers:
         return f"{name} at {endpoint.endpoint} does not answer"
     size = f"{endpoint.reserved_bytes / GIB:.1f} of {endpoint.memory_budget_bytes / GIB:.1f} GiB reserved"
-    return f"{name} holds {len(endpoint.targets)} targets, {size}"
+    drained = f", drained by {endpoint.drained_by}" if endpoint.drained else ""
+    return f"{name} holds {len(endpoint.targets)} targets, {size}{drained}"
 
 
 def _shares(route: Route, endpoints: Sequence[FleetRuntime]) -> bool:
-    """Return whether active and previous are on one endpoint of a runtime that has several."""
+    """Return whether active and previous are on one endpoint of a runtime of which several are used."""
     if route.active is None or route.previous is None or route.active.endpoints != route.previous.endpoints:
         return False
     runtimes = [endpoint.name for endpoint in endpoints if endpoint.endpoint in route.active.endpoints]
-    return any([endpoint.name for endpoint in endpoints].count(runtime) > 1 for runtime in runtimes)
+    used = [endpoint.name for endpoint in endpoints if not endpoint.drained]
+    return any(used.count(runtime) > 1 for runtime in runtimes)

@@ -42,7 +42,13 @@ def moved_prefix(model: str) -> str:
 
 
 def plan_moves(
-    routes: Mapping[str, Route], held: Mapping[str, Held], addresses: Mapping[str, str], limits: Limits
+    routes: Mapping[str, Route],
+    held: Mapping[str, Held],
+    addresses: Mapping[str, str],
+    limits: Limits,
+    *,
+    transferred: Mapping[str, str] | None = None,
+    removed: Collection[str] = (),
 ) -> list[Move]:
     """Return the targets that generate on an endpoint which their route does not name, where their runtime has several.
 
@@ -51,22 +57,33 @@ def plan_moves(
         held: what is held.
         addresses: the address at which gateways reach each endpoint, by its name.
         limits: the endpoints and their runtimes.
+        transferred: the endpoint on which a target generates besides, by its name, where it is to be served there.
+        removed: addresses of endpoints that the fleet had and that are not configured any more.
     """
     moves = []
     for model, route in sorted(routes.items()):
         for served in production_of(route):
             state = held.get(str(served.target))
             alone = [*limits.endpoints.values()].count(runtime_name(served.serving)) < 2
-            if (
-                alone
-                or state is None
-                or state.phase is not Phase.READY
-                or addresses[state.endpoint] in served.endpoints
-            ):
+            home = (transferred or {}).get(str(served.target))
+            if home is None and state is not None and state.phase is Phase.READY:
+                home = state.endpoint
+            is_fixed = alone and not set(removed).issuperset(served.endpoints)
+            if is_fixed or home is None or addresses[home] in served.endpoints:
                 continue
-            moves.append(Move(model, served.target, state.endpoint, route.epoch))
+            moves.append(Move(model, served.target, home, route.epoch))
             break  # the next one is of the next epoch
     return moves
+
+
+def find_removed(routes: Mapping[str, Route], removed: Collection[str]) -> dict[str, str]:
+    """Return the targets of production whose route names only endpoints that were removed, each with the first one."""
+    return {
+        str(served.target): served.endpoints[0]
+        for route in routes.values()
+        for served in production_of(route)
+        if set(removed).issuperset(served.endpoints)
+    }
 
 
 def find_unpublished(routes: Mapping[str, Route], answered: Collection[str]) -> list[Route]:

@@ -25,6 +25,8 @@ class Known:
         lost: endpoints that have been silent for long: nothing new is placed there while another one is left.
         earlier: the endpoint that was chosen for a target before, by its name.
         unlisted: endpoints that have not listed yet what they hold.
+        drained: endpoints that take nothing new while another one is left; what is loaded there stays until it is
+            loaded elsewhere (`domain.drains`).
     """
 
     named: Mapping[str, str] = field(default_factory=dict)
@@ -32,6 +34,7 @@ class Known:
     lost: frozenset[str] = frozenset()
     earlier: Mapping[str, str] = field(default_factory=dict)
     unlisted: frozenset[str] = frozenset()
+    drained: frozenset[str] = frozenset()
 
 
 def plan_homes(
@@ -48,7 +51,7 @@ def plan_homes(
     open_ones: list[tuple[str, Deployable, list[str]]] = []
     for name, target in rank(desired):
         candidates = endpoints_of(target.deployable, limits)
-        usable = [home for home in candidates if home not in known.lost]
+        usable = [home for home in candidates if home not in known.lost | known.drained]
         fixed = next((home for home in _settled(name, target, held, known) if home in candidates), None)
         if fixed is not None:
             homes[name] = fixed
@@ -65,7 +68,7 @@ def plan_homes(
             reserved[before] -= size
         is_kept = earlier in candidates and earlier != before and not _shared(name, earlier, homes, known.apart)
         choice = [earlier] if is_kept else candidates
-        chosen, has_memory = _choose(name, size, choice, homes, reserved, limits=limits, apart=known.apart)
+        chosen, has_memory = choose_endpoint(name, size, choice, homes, reserved, limits=limits, apart=known.apart)
         homes[name] = chosen if before is None or has_memory else before
         reserved[homes[name]] += 0 if keeps_memory and homes[name] == before else size
     return homes
@@ -96,9 +99,9 @@ def _settled(name: str, target: Desired, held: Mapping[str, Held], known: Known)
     state = held.get(name)
     if state is not None and state.phase is not Phase.FAILED:
         yield state.endpoint
-    if target.rank is Rank.PRODUCTION and name in known.named:
+    if target.rank is Rank.PRODUCTION and name in known.named and known.named[name] not in known.drained:
         yield known.named[name]
-    if name in known.earlier and known.earlier[name] not in known.lost:
+    if name in known.earlier and known.earlier[name] not in known.lost | known.drained:
         yield known.earlier[name]
 
 
@@ -114,7 +117,7 @@ def _reserved(
     return reserved
 
 
-def _choose(
+def choose_endpoint(
     name: str,
     needed: int,
     candidates: list[str],

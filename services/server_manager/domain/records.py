@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import ValidationError
 
 from contracts.envelope import Event
-from contracts.facts import StageRequested, TrafficRequested
+from contracts.facts import EndpointOrdered, StageRequested, TrafficRequested
 from contracts.records import Migration, OutboxRecord, unchanged
 from contracts.vocabulary import Contract, Digest, Instant, StagingPurpose, Target
 
@@ -81,6 +81,27 @@ def target_of(name: str) -> Target | None:
     return target if str(target) == name else None
 
 
+class EndpointOrder(Contract):
+    """An administrator's order about an endpoint that was not answered yet."""
+
+    event: Event[EndpointOrdered]
+    received_at: Instant
+
+    @property
+    def order_id(self) -> str:
+        """Name of the order."""
+        return self.event.id
+
+
+class DrainedEndpoint(Contract):
+    """An endpoint that takes nothing new, and whose targets of production are loaded on others."""
+
+    name: str
+    actor: str
+    reason: str
+    since: Instant
+
+
 class LoadedTarget(Contract):
     """A target that Triton holds, as others may see it."""
 
@@ -121,7 +142,7 @@ def with_phase_ready(fields: dict[str, Any]) -> dict[str, Any]:
 class Servers(OutboxRecord):
     """The state of the serving fleet: `servers/<fleet>`."""
 
-    SCHEMA_VERSION: ClassVar[int] = 12
+    SCHEMA_VERSION: ClassVar[int] = 13
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: without_answered,
         2: with_phase_ready,
@@ -134,6 +155,7 @@ class Servers(OutboxRecord):
         9: unchanged,
         10: unchanged,
         11: unchanged,
+        12: unchanged,
     }
 
     endpoint: str = ""
@@ -147,6 +169,12 @@ class Servers(OutboxRecord):
     alerts: tuple[OpenAlert, ...] = ()
     temporary: tuple[Target, ...] = ()
     """Loaded for a staging lease or a traffic order only: may be unloaded though their model has no route."""
+    endpoint_orders: tuple[EndpointOrder, ...] = ()
+    """Orders of administrators about endpoints that are not answered yet."""
+    drained: tuple[DrainedEndpoint, ...] = ()
+    """The endpoints that are drained; they stay so until an order says otherwise, whatever is configured."""
+    addresses: tuple[str, ...] = ()
+    """How gateways reached the endpoints that the fleet has had: one that is not configured any more was removed."""
     answered: tuple[str, ...] = ()
     """The ids of orders that were answered; one that is delivered again is not answered a second time."""
 

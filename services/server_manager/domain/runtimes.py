@@ -1,13 +1,15 @@
 """Which targets an endpoint that does not answer concerns."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 
 from contracts.routes import Route
 from contracts.runtimes import FleetRuntime, RunningTarget
 from contracts.vocabulary import Runtime
 from decisions.runtimes import why_no_runtime
+from services.server_manager.domain.moves import Copy
 from services.server_manager.domain.reconcile import Action, Desired, Held, Limits, Phase, home_of, production_of
-from services.server_manager.domain.records import target_of
+from services.server_manager.domain.records import DrainedEndpoint, LoadedTarget, target_of
 
 SILENT_SERVER = "its server does not answer"
 
@@ -61,9 +63,36 @@ def may_begin(action: Action, held: Mapping[str, Held], usable: Collection[str],
 
 
 def describe_endpoint_view(
-    name: str, address: str, runtime: Runtime | None, held: Mapping[str, Held], limits: Limits, *, answers: bool
+    name: str,
+    address: str,
+    runtime: Runtime | None,
+    held: Mapping[str, Held],
+    limits: Limits,
+    *,
+    answers: bool,
+    copies: Collection[Copy] = (),
+    drained: DrainedEndpoint | None = None,
+    waits: str = "",
 ) -> FleetRuntime:
-    """Return an endpoint of a runtime with the targets that it holds, as others may see it."""
+    """Return an endpoint of a runtime with the targets that it holds, as others may see it.
+
+    Args:
+        name: its name.
+        address: how gateways reach it.
+        runtime: what runs it.
+        held: every target of the fleet.
+        limits: the endpoints and their memory.
+        answers: whether it answered.
+        copies: what endpoints hold of targets that another one serves.
+        drained: who drained it, if it is drained.
+        waits: why it is not empty yet.
+    """
+    reserved, pool = Counter[str](), limits.pool(name)
+    for state in held.values():
+        reserved[state.endpoint] += state.memory_bytes if state.phase is not Phase.FAILED else 0
+    for copy in copies:
+        reserved[copy.endpoint] += copy.memory_bytes
+    taken = sum(size for endpoint, size in reserved.items() if limits.pool(endpoint) == pool)
     running = [
         RunningTarget(target=target, phase=state.phase, runtime=state.ran_by)
         for held_name, state in sorted(held.items())
@@ -76,8 +105,26 @@ def describe_endpoint_view(
         answers=answers,
         runtime=runtime,
         targets=tuple(running),
-        reserved_bytes=sum(
-            state.memory_bytes for state in held.values() if state.endpoint == name and state.phase is not Phase.FAILED
-        ),
-        memory_budget_bytes=limits.pool_bytes(limits.pool(name)),
+        copies=tuple(sorted(copy.name for copy in copies if copy.endpoint == name)),
+        drained=drained is not None,
+        drained_by=drained.actor if drained is not None else "",
+        drain_reason=drained.reason if drained is not None else "",
+        waits_for=waits,
+        reserved_bytes=reserved[name],
+        memory_budget_bytes=limits.pool_bytes(pool),
+        free_bytes=max(0, limits.pool_bytes(pool) - taken),
+    )
+
+
+def as_loaded(name: str, held: Held) -> LoadedTarget | None:
+    """Return a target that the fleet holds as the record has it; None for a model that is no target."""
+    target = target_of(name)
+    if target is None:
+        return None
+    return LoadedTarget(
+        target=target,
+        manifest_digest=held.digest,
+        phase=held.phase,
+        memory_bytes=held.memory_bytes,
+        reason=held.reason,
     )

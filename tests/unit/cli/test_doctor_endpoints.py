@@ -44,3 +44,9 @@ def test_one_that_does_not_answer_or_is_shared_is_a_warning():
     assert (shared.state, shared.detail.startswith("active and previous share one: bot; ")) == ("warning", True)
     alone = [FIRST, endpoint("next", "b:1", name="next")]
     assert assess_endpoints(alone, standing("b:1", "b:1")).state == "ok", "the runtime has no other endpoint"
+
+
+def test_while_one_of_two_is_drained_it_is_named_and_sharing_the_other_one_is_no_warning():
+    drained = FIRST.model_copy(update={"drained": True, "drained_by": "ana"})
+    finding = assess_endpoints([drained, SECOND], standing("b:1", "b:1"))
+    assert (finding.state, ", drained by ana" in finding.detail) == ("ok", True)

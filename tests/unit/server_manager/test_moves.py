@@ -5,7 +5,7 @@ from dataclasses import replace
 from contracts.routes import CanaryShare
 from contracts.vocabulary import ServingSettings
 from decisions.route_edits import AlreadyApplied, Changed, EditRefused, move
-from services.server_manager.domain.moves import Copy, find_removable, find_unpublished, plan_moves
+from services.server_manager.domain.moves import Copy, find_removable, find_removed, find_unpublished, plan_moves
 from services.server_manager.domain.reconcile import (
     Action,
     Desired,
@@ -45,6 +45,16 @@ def test_what_does_not_generate_or_has_one_endpoint_only_is_not_moved():
     alone = {"bot": routes["bot"].model_copy(update={"active": on_next})}
     assert plan_moves(alone, {V1: held(1, endpoint="next")}, ADDRESSES, TWO) == []
     assert plan_moves(routes, {V1: held(1)}, {"default": "elsewhere:1"}, LIMITS) == [], "a fleet with one Triton"
+
+
+def test_what_is_on_an_endpoint_that_was_removed_is_moved_also_where_one_is_left():
+    routes, one = {"bot": route(1, 0)}, {"default": "127.0.0.1:2"}
+    (move_of_active,) = plan_moves(routes, {V1: held(1), V0: held(0)}, one, LIMITS, removed=["127.0.0.1:1"])
+    assert (str(move_of_active.target), move_of_active.endpoint) == (V1, "default")
+    assert plan_moves(routes, {V1: held(1, Phase.LOADING)}, one, LIMITS, removed=["127.0.0.1:1"]) == []
+    assert plan_moves(routes, {V1: held(1)}, one, LIMITS, removed=["127.0.0.1:7"]) == []
+    assert find_removed(routes, ["127.0.0.1:1"]) == {V1: "127.0.0.1:1", V0: "127.0.0.1:1"}
+    assert find_removed(routes, ["127.0.0.1:7"]) == {}
 
 
 def test_a_move_changes_the_endpoints_of_its_target_only_and_raises_the_epoch():

@@ -1,0 +1,170 @@
+"""`slipway endpoints`: the Tritons of the serving fleet; drain one, and use it again."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from clients.cli.audit_facts import ALL_MODELS
+from clients.cli.commands.orders import EXPIRES, ExpiresOption, ReasonOption, expires_at, order, refused_error
+from clients.cli.commands.runtime import describe_target
+from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
+from clients.cli.event_log import answer_to, last_sequences
+from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
+from clients.cli.parsing import parse_duration
+from clients.cli.runtimes import read_runtimes
+from clients.cli.version_records import read_routes
+from contracts.facts import EndpointOrdered, OrderAccepted, OrderRefused
+from contracts.routes import Route
+from contracts.runtimes import FleetRuntime
+from contracts.services import EVENTS
+from shared.messaging.publishing import publish_event
+
+ANSWER_S, POLL_S = 30.0, 0.2
+EndpointArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the endpoint: see `slipway endpoints`.")]
+endpoints_app = typer.Typer(help="List the Tritons of the serving fleet, drain one, or use it again.")
+
+
+@endpoints_app.callback(invoke_without_command=True)
+def list_endpoints(context: typer.Context, state: StateOption = None, as_json: JsonOption = False) -> None:
+    """List the endpoints: state, what each serves with its role in production, memory that is reserved and free."""
+    if context.invoked_subcommand is not None:
+        return
+    stack = find_stack(state)
+    endpoints, routes = asyncio.run(read_runtimes(stack)), asyncio.run(read_routes(stack))
+    if as_json:
+        show_json([endpoint.model_dump(mode="json") for endpoint in endpoints])
+        return
+    if not endpoints:
+        raise CommandError("no server-manager has listed its endpoints yet; see `slipway ps`")
+    show_table(
+        ("endpoint", "address", "runtime", "state", "reserved", "free", "targets"),
+        [describe_row(endpoint, routes) for endpoint in endpoints],
+    )
+    for endpoint in endpoints:
+        if endpoint.waits_for:
+            show_line(f"{name_of(endpoint)} is not empty yet: {endpoint.waits_for}")
+
+
+def describe_row(endpoint: FleetRuntime, routes: Mapping[str, Route]) -> tuple[str, ...]:
+    """Return the row of an endpoint."""
+    targets = [describe_target(target, routes, endpoint.endpoint) for target in endpoint.targets]
+    copies = [f"{copy} (copy)" for copy in endpoint.copies]
+    return (
+        name_of(endpoint),
+        endpoint.endpoint,
+        endpoint.name,
+        describe_state(endpoint),
+        f"{endpoint.reserved_bytes / 2**20:.0f} MiB",
+        f"{endpoint.free_bytes / 2**20:.0f} MiB",
+        ", ".join([*targets, *copies]) or "-",
+    )
+
+
+def name_of(endpoint: FleetRuntime) -> str:
+    """Return the name by which orders know an endpoint."""
+    return endpoint.endpoint_name or endpoint.name
+
+
+def is_empty(endpoint: FleetRuntime) -> bool:
+    """Return whether an endpoint holds nothing."""
+    return not endpoint.targets and not endpoint.copies
+
+
+def describe_state(endpoint: FleetRuntime) -> str:
+    """Return whether an endpoint is used, drained or being drained, by whom and why, and whether it answers."""
+    parts = ["in use"] if not endpoint.drained else []
+    if endpoint.drained:
+        progress = "drained" if is_empty(endpoint) else "draining"
+        parts.append(f"{progress} by {endpoint.drained_by}: {endpoint.drain_reason}")
+    return ", ".join([*parts, *([] if endpoint.answers else ["does not answer"])])
+
+
+@endpoints_app.command("drain")
+def drain(
+    name: EndpointArgument,
+    *,
+    reason: ReasonOption,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until it is empty.")] = False,
+    timeout: Annotated[str, typer.Option("--timeout", help="How long --wait waits.")] = "30m",
+    expires: ExpiresOption = EXPIRES,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Drain an endpoint: it takes nothing new, and what it serves moves to others, version by version.
+
+    Each version is loaded and answers elsewhere before its route is edited; no request fails. It is refused where the
+    others have no memory. It takes an administrator's credential.
+    """
+    stack, wait_s = find_stack(state), parse_duration(timeout).total_seconds()
+    fact = EndpointOrdered(reason=reason, endpoint=name, drained=True, expires_at=expires_at(expires))
+    asyncio.run(_order(stack, fact))
+    if wait:
+        asyncio.run(_wait_until_empty(stack, name, wait_s))
+    _show(as_json, fact, f"{name} is empty" if wait else f"{name} is drained; see `slipway endpoints`")
+
+
+@endpoints_app.command("restore")
+def restore(
+    name: EndpointArgument,
+    *,
+    reason: ReasonOption,
+    expires: ExpiresOption = EXPIRES,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Use a drained endpoint again; what moved elsewhere stays there. It takes an administrator's credential."""
+    fact = EndpointOrdered(reason=reason, endpoint=name, drained=False, expires_at=expires_at(expires))
+    asyncio.run(_order(find_stack(state), fact))
+    _show(as_json, fact, f"{name} is used again")
+
+
+def _show(as_json: bool, fact: EndpointOrdered, line: str) -> None:
+    if as_json:
+        show_json({"endpoint": fact.endpoint, "drained": fact.drained, "reason": fact.reason})
+    else:
+        show_line(line)
+
+
+async def _order(stack: StackAddress, fact: EndpointOrdered) -> None:
+    check_name(fact.endpoint, await read_runtimes(stack))
+    async with connected(stack) as client:
+        js = client.jetstream(timeout=10)
+        published = order(sender_of(stack), ALL_MODELS, None, fact)
+        after = (await last_sequences(js))[EVENTS]
+        await publish_event(js, published, random_id=True)
+        deadline = asyncio.get_running_loop().time() + ANSWER_S
+        while asyncio.get_running_loop().time() < deadline:
+            if await answer_to(js, OrderAccepted, ALL_MODELS, published.id, after) is not None:
+                return
+            refused: Any = await answer_to(js, OrderRefused, ALL_MODELS, published.id, after)
+            if refused is not None:
+                raise refused_error(refused.data)
+            await asyncio.sleep(POLL_S)
+    raise CommandError(
+        f"the order {published.id} was published and not answered within {ANSWER_S:g} s; see `slipway ps`"
+    )
+
+
+def check_name(name: str, endpoints: Sequence[FleetRuntime]) -> None:
+    """Raise CommandError unless the fleet has an endpoint of this name."""
+    names = [name_of(endpoint) for endpoint in endpoints]
+    if name not in names:
+        raise CommandError(f"the fleet has no endpoint {name}; it has {', '.join(names) or 'none'}", Exit.USAGE)
+
+
+async def _wait_until_empty(stack: StackAddress, name: str, wait_s: float) -> None:
+    deadline, shown = asyncio.get_running_loop().time() + wait_s, ""
+    endpoint: FleetRuntime | None = None
+    while asyncio.get_running_loop().time() < deadline:
+        endpoints = await read_runtimes(stack)
+        endpoint = next((each for each in endpoints if name_of(each) == name), None)
+        if endpoint is None or (endpoint.drained and is_empty(endpoint)):
+            return
+        if endpoint.waits_for != shown:
+            shown = endpoint.waits_for
+            typer.echo(f"waiting: {shown}" if shown else "it goes on", err=True)
+        await asyncio.sleep(1.0)
+    left = ", ".join(str(target.target) for target in endpoint.targets) if endpoint is not None else ""
+    raise CommandError(f"{name} is not empty after {wait_s:g} s: it has {left or 'copies'}. {shown}".rstrip())

@@ -1,0 +1,209 @@
+"""Endpoints that are drained: which orders are accepted, and what is loaded elsewhere next. Pure."""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from contracts.codes import Code
+from contracts.vocabulary import Deployable
+from decisions.orders import assess_expiry
+from services.server_manager.domain.moves import Copy
+from services.server_manager.domain.placement import Counterparts, choose_endpoint, endpoints_of
+from services.server_manager.domain.reconcile import Held, Limits, Phase
+from services.server_manager.domain.records import ANSWERED_KEPT, DrainedEndpoint, EndpointOrder, Servers
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """What is known of a fleet when something of it is to be loaded elsewhere.
+
+    Attributes:
+        production: the targets that production keeps loaded, by name, those that matter more first.
+        held: every target as it is.
+        copies: what endpoints may hold besides.
+        apart: the targets that should not share an endpoint.
+        answering: the endpoints that answer.
+    """
+
+    production: Mapping[str, Deployable]
+    held: Mapping[str, Held]
+    copies: Collection[Copy]
+    apart: Counterparts
+    answering: Collection[str]
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A target of production is to be loaded on another endpoint, while the one that it leaves serves it."""
+
+    name: str
+    deployable: Deployable
+    source: str
+    endpoint: str
+    memory_bytes: int
+
+    @property
+    def copy(self) -> Copy:
+        """What it takes on the other endpoint."""
+        return Copy(self.endpoint, self.name, self.memory_bytes)
+
+
+@dataclass(frozen=True)
+class Waits:
+    """Nothing can be loaded elsewhere now, and why."""
+
+    name: str
+    endpoint: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why an order about an endpoint is not carried out."""
+
+    code: Code
+    reason: str
+
+
+ADDRESSES_KEPT = 200
+
+
+def add_addresses(record: Servers, addresses: Iterable[str]) -> tuple[str, ...]:
+    """Return the addresses of all endpoints that the fleet has had, the newest last."""
+    now = tuple(addresses)
+    return tuple(dict.fromkeys([*(known for known in record.addresses if known not in now), *now]))[-ADDRESSES_KEPT:]
+
+
+def names_drained(record: Servers) -> frozenset[str]:
+    """Return the endpoints that are drained."""
+    return frozenset(drained.name for drained in record.drained)
+
+
+def plan_transfer(
+    fleet: Fleet, limits: Limits, drained: Collection[str], skipped: Collection[str] = ()
+) -> Transfer | Waits | None:
+    """Return what to load elsewhere next, or why that has to wait; None if nothing is left to be moved.
+
+    Args:
+        fleet: what is known.
+        limits: the endpoints and their memory.
+        drained: the endpoints that are to be empty.
+        skipped: targets whose last try failed a moment ago.
+    """
+    homes = {name: state.endpoint for name, state in fleet.held.items()}
+    reserved = Counter[str]()
+    for state in fleet.held.values():
+        reserved[state.endpoint] += state.memory_bytes if state.phase is not Phase.FAILED else 0
+    for copy in fleet.copies:
+        reserved[copy.endpoint] += copy.memory_bytes
+    waits: Waits | None = None
+    for name, deployable in fleet.production.items():
+        moved = fleet.held.get(name)
+        if moved is None or moved.endpoint not in drained or moved.phase is not Phase.READY or name in skipped:
+            continue
+        if moved.digest != deployable.manifest.digest:
+            continue
+        usable = [each for each in endpoints_of(deployable, limits) if each in fleet.answering and each not in drained]
+        if not usable:
+            reason = f"{name} has no other endpoint of its runtime that answers and is not drained."
+            waits = waits or Waits(name, moved.endpoint, reason)
+            continue
+        endpoint, fits = choose_endpoint(
+            name, moved.memory_bytes, usable, homes, reserved, limits=limits, apart=fleet.apart
+        )
+        if fits:
+            return Transfer(name, deployable, moved.endpoint, endpoint, moved.memory_bytes)
+        waits = waits or Waits(name, moved.endpoint, _describe_shortage(name, moved, usable, reserved, limits))
+    return waits
+
+
+def _describe_shortage(
+    name: str, state: Held, usable: Iterable[str], reserved: Mapping[str, int], limits: Limits
+) -> str:
+    taken = Counter[str]()
+    for endpoint, size in reserved.items():
+        taken[limits.pool(endpoint)] += size
+    free = [
+        f"{endpoint} has {max(0, limits.pool_bytes(limits.pool(endpoint)) - taken[limits.pool(endpoint)])} bytes free"
+        for endpoint in usable
+    ]
+    return (
+        f"{name} needs {state.memory_bytes} bytes of memory beside what is loaded: {', '.join(free)}. Add an endpoint "
+        "or memory, or unload a model."
+    )
+
+
+def assess_endpoint_order(
+    order: EndpointOrder, record: Servers, fleet: Fleet, limits: Limits, now: datetime
+) -> Refusal | None:
+    """Return why an order about an endpoint is refused; None if it is carried out.
+
+    An endpoint is drained only where all that it serves of production fits on others one after the other.
+    """
+    asked, known = order.event.data, limits.endpoints
+    if asked.endpoint not in known:
+        names = ", ".join(known)
+        return Refusal("malformed_event", f"The fleet has no endpoint {asked.endpoint}; it has {names}.")
+    late = assess_expiry(order.event.time, order.received_at, asked.expires_at, now)
+    if late is not None:
+        return Refusal("order_expired", late)
+    if not asked.drained:
+        return None
+    drained, runtime = names_drained(record) | {asked.endpoint}, known[asked.endpoint]
+    others = [name for name, serves in known.items() if serves == runtime and name not in drained]
+    if not any(name in fleet.answering for name in others):
+        reason = (
+            f"{asked.endpoint} is the last endpoint of the runtime {runtime} that answers and is not drained, so what "
+            "it serves has nowhere to go. Add an endpoint to SERVER_MANAGER_ENDPOINTS, or restore another one."
+        )
+        return Refusal("insufficient_memory", reason)
+    return _assess_memory(asked.endpoint, drained, fleet, limits)
+
+
+def _assess_memory(endpoint: str, drained: Collection[str], fleet: Fleet, limits: Limits) -> Refusal | None:
+    """Return which target of an endpoint fits nowhere else; None if all do, one after the other."""
+    held = {
+        name: replace(state, phase=Phase.READY) if name in fleet.production and state.endpoint == endpoint else state
+        for name, state in fleet.held.items()
+        if state.unneeded_s is None  # what nothing needs makes way
+    }
+    for _ in held:
+        planned = plan_transfer(replace(fleet, held=held), limits, drained)
+        if isinstance(planned, Waits):
+            return Refusal("insufficient_memory", f"{endpoint} cannot be drained: {planned.reason}")
+        if planned is None:
+            break
+        held[planned.name] = replace(held[planned.name], endpoint=planned.endpoint)
+    return None
+
+
+# -- the record --------------------------------------------------------------------------------------------------------
+
+
+def enqueue_endpoint_order(record: Servers, order: EndpointOrder) -> Servers:
+    """Put an order about an endpoint in the queue, unless it is there or was answered."""
+    known = {waiting.order_id for waiting in record.endpoint_orders}
+    if order.order_id in record.answered or order.order_id in known:
+        return record
+    return record.model_copy(update={"endpoint_orders": (*record.endpoint_orders, order)})
+
+
+def answer_endpoint_order(record: Servers, order_id: str, *, carried_out: bool) -> Servers:
+    """Remove an order about an endpoint that was answered; with `carried_out`, drain the endpoint or use it again."""
+    order = next((waiting for waiting in record.endpoint_orders if waiting.order_id == order_id), None)
+    if order is None:
+        return record
+    asked, drained = order.event.data, record.drained
+    if carried_out:
+        known = next((each for each in drained if each.name == asked.endpoint), None)
+        others = tuple(each for each in drained if each.name != asked.endpoint)
+        new = known or DrainedEndpoint(
+            name=asked.endpoint, actor=order.event.sender, reason=asked.reason, since=order.received_at
+        )
+        drained = (*others, new) if asked.drained else others
+    rest = tuple(waiting for waiting in record.endpoint_orders if waiting.order_id != order_id)
+    moves = tuple(known_id for known_id in record.answered if known_id.startswith("moved-"))
+    ids = tuple(known_id for known_id in record.answered if not known_id.startswith("moved-"))
+    answered = (*moves, *(*ids, order_id)[-ANSWERED_KEPT:])
+    return record.model_copy(update={"endpoint_orders": rest, "drained": drained, "answered": answered})

@@ -1,0 +1,183 @@
+"""Drains endpoints: answers the orders, and loads elsewhere what they serve of production, one target after another."""
+
+from collections.abc import Collection, Mapping
+
+import structlog
+
+from contracts.envelope import Event
+from contracts.facts import EndpointOrdered, OrderAccepted, OrderRefused
+from contracts.records import outbox_entry
+from contracts.routes import Route
+from contracts.runtimes import FleetRuntime
+from services.server_manager.domain import staging
+from services.server_manager.domain.drains import (
+    Fleet,
+    Refusal,
+    Transfer,
+    Waits,
+    answer_endpoint_order,
+    assess_endpoint_order,
+    names_drained,
+    plan_transfer,
+)
+from services.server_manager.domain.moves import Copy, find_removed
+from services.server_manager.domain.placement import find_counterparts
+from services.server_manager.domain.reconcile import Limits, Phase, plan_production
+from services.server_manager.domain.records import Servers
+from services.server_manager.domain.runtimes import describe_endpoint_view
+from services.server_manager.executor import Executor
+from services.server_manager.fleet_state import FleetState
+from services.server_manager.ports import Engines
+from services.server_manager.transfers import Transfers
+from shared.runtime.clock import Clock
+
+
+class Drains:
+    """What the leader does about endpoints that an administrator drains."""
+
+    def __init__(
+        self, executor: Executor, transfers: Transfers, state: FleetState, clock: Clock, limits: Limits
+    ) -> None:
+        self._executor = executor
+        self._transfers = transfers
+        self._state = state
+        self._clock = clock
+        self._limits = limits
+        self._left: dict[tuple[str, str], float] = {}
+        self._removed: dict[str, str] = {}
+        self.waits: dict[str, str] = {}
+        """Why an endpoint is not empty yet, by its name."""
+
+    def copies(self) -> list[Copy]:
+        """Return what endpoints hold, or are loading, of targets that another endpoint serves."""
+        return list(dict.fromkeys([*self._executor.copies(), *self._transfers.copies]))
+
+    def _fleet(self, record: Servers, routes: Mapping[str, Route], answering: Collection[str]) -> Fleet:
+        return Fleet(
+            production=plan_production(routes),
+            held=self._executor.held(),
+            copies=self.copies(),
+            apart=find_counterparts(record, routes),
+            answering=answering,
+        )
+
+    async def answer_orders(self, record: Servers, routes: Mapping[str, Route], answering: Collection[str]) -> None:
+        """Carry out or refuse each order, and publish the answer with the change; before all have listed, they wait."""
+        if not self._executor.known >= set(answering):
+            return
+        for order in record.endpoint_orders:
+            record = await self._state.read()
+            refusal = assess_endpoint_order(
+                order, record, self._fleet(record, routes, answering), self._limits, self._clock.now()
+            )
+            await self._answer(order.event, refusal)
+
+    async def _answer(self, event: Event[EndpointOrdered], refusal: Refusal | None) -> None:
+        about = {"order_id": event.id, "order_type": event.type}
+        fact: OrderAccepted | OrderRefused = OrderAccepted(**about)
+        if refusal is not None:
+            fact = OrderRefused(**about, actor=event.sender, code=refusal.code, reason=refusal.reason)
+        entry = outbox_entry(
+            fact,
+            model=event.subject,
+            cause_id=event.id,
+            correlation_id=event.correlationid,
+            environment=event.environment,
+            decided_at=self._clock.now(),
+        )
+        await self._state.write(
+            lambda record: staging.publish_if_changed(
+                record, answer_endpoint_order(record, event.id, carried_out=refusal is None), entry
+            )
+        )
+        structlog.get_logger().warning(
+            "an endpoint is drained" if event.data.drained else "an endpoint is used again",
+            endpoint=event.data.endpoint,
+            actor=event.sender,
+            reason=event.data.reason,
+            refused=refusal.reason if refusal is not None else None,
+        )
+
+    def note_removed(self, routes: Mapping[str, Route], removed: Collection[str]) -> Collection[str]:
+        """Log what of production is on endpoints that are not configured any more; return the addresses of those."""
+        left = find_removed(routes, removed)
+        if left and left != self._removed:
+            structlog.get_logger().error(
+                "production is on endpoints that are not configured any more: it is loaded on others where they have "
+                "the memory, and their routes edited; drain an endpoint before it is removed",
+                targets=left,
+            )
+        self._removed = left
+        return removed
+
+    def transferred(self, usable: Collection[str]) -> dict[str, str]:
+        """Return the endpoint on which a target generates that another endpoint still serves, by the target's name."""
+        ready = self._transfers.ready(self._executor.copies())
+        return {transfer.name: transfer.endpoint for transfer in ready if transfer.endpoint in usable}
+
+    def begin(
+        self, record: Servers, routes: Mapping[str, Route], usable: Collection[str], kept: Collection[str]
+    ) -> None:
+        """Begin to load the next target elsewhere, one at a time; drop what is not needed any more."""
+        drained, held = names_drained(record), self._executor.held()
+
+        def is_current(transfer: Transfer) -> bool:
+            state = held.get(transfer.name)
+            is_there = state is not None and state.endpoint == transfer.source and state.phase is not Phase.FAILED
+            return is_there and transfer.source in drained and transfer.endpoint not in drained
+
+        self._transfers.keep_only(is_current)
+        self.waits = {}
+        if not drained:
+            return
+        failed = self._transfers.waiting()
+        for name, reason in failed.items():
+            if name in held:
+                self.waits[held[name].endpoint] = f"{name} could not be loaded elsewhere: {reason}"
+        if self._transfers.under_way:
+            return
+        fleet = self._fleet(record, routes, usable)
+        planned = plan_transfer(fleet, self._limits, drained, {*failed, *kept})
+        if isinstance(planned, Waits):
+            self.waits[planned.endpoint] = planned.reason
+        elif planned is not None:
+            self._transfers.begin(planned)
+
+    def may_remove(self, copy: Copy, drained: Collection[str]) -> bool:
+        """Return whether a copy may be unloaded: not while it is taken over, nor at once where it has just served."""
+        if any((each.endpoint, each.name) == (copy.endpoint, copy.name) for each in self._transfers.copies):
+            return False
+        key, now = (copy.endpoint, copy.name), self._clock.monotonic()
+        if copy.endpoint not in drained and key not in self._left:
+            return True
+        return now - self._left.setdefault(key, now) >= self._limits.linger_s
+
+    def note_copies(self, removable: Collection[Copy]) -> None:
+        """Forget since when copies are not needed that are gone, or needed again."""
+        keys = {(copy.endpoint, copy.name) for copy in removable}
+        self._left = {key: at for key, at in self._left.items() if key in keys}
+
+    def describe_endpoints(
+        self, engines: Engines, record: Servers, answering: Collection[str]
+    ) -> tuple[FleetRuntime, ...]:
+        """Return every endpoint as others may see it."""
+        drained, held, copies = {each.name: each for each in record.drained}, self._executor.held(), self.copies()
+        return tuple(
+            describe_endpoint_view(
+                name,
+                engine.endpoint,
+                engine.runtime,
+                held,
+                self._limits,
+                answers=name in answering,
+                copies=copies,
+                drained=drained.get(name),
+                waits=self.waits.get(name, ""),
+            )
+            for name, engine in engines.items()
+        )
+
+    async def stop(self) -> None:
+        """Cancel what is being done and forget everything: another process leads."""
+        self._left, self.waits = {}, {}
+        await self._transfers.stop()

@@ -1,0 +1,53 @@
+"""`slipway endpoints`: what it prints of each Triton, and which name an order takes."""
+
+import pytest
+
+from clients.cli.commands.endpoints import check_name, describe_row, describe_state
+from clients.cli.output import CommandError
+from contracts.runtimes import FleetRuntime, RunningTarget
+from testbed.factories import MODEL, route, served
+
+SERVED = served(7)
+ROUTE = route(active=SERVED)
+MIB = 2**20
+USED = FleetRuntime(
+    name="default",
+    endpoint=SERVED.endpoints[0],
+    answers=True,
+    targets=(RunningTarget(target=SERVED.target, phase="ready"),),
+    endpoint_name="triton-2",
+    reserved_bytes=300 * MIB,
+    memory_budget_bytes=1000 * MIB,
+    free_bytes=700 * MIB,
+)
+DRAINED = USED.model_copy(update={"drained": True, "drained_by": "ana", "drain_reason": "New disk."})
+
+
+def test_a_row_has_what_it_serves_in_which_role_and_its_memory():
+    row = describe_row(USED, {MODEL: ROUTE})
+    assert row[:6] == ("triton-2", SERVED.endpoints[0], "default", "in use", "300 MiB", "700 MiB")
+    assert row[6] == f"{SERVED.target} (ready, active)"
+    copied = USED.model_copy(update={"targets": (), "copies": (str(SERVED.target),)})
+    assert describe_row(copied, {})[6] == f"{SERVED.target} (copy)"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "state"),
+    [
+        (USED, "in use"),
+        (USED.model_copy(update={"answers": False}), "in use, does not answer"),
+        (DRAINED, "draining by ana: New disk."),
+        (DRAINED.model_copy(update={"targets": ()}), "drained by ana: New disk."),
+        (DRAINED.model_copy(update={"targets": (), "copies": ("bot.v1.int8",)}), "draining by ana: New disk."),
+        (DRAINED.model_copy(update={"targets": (), "answers": False}), "drained by ana: New disk., does not answer"),
+    ],
+)
+def test_a_state_says_who_drained_it_and_whether_it_is_empty(endpoint, state):
+    assert describe_state(endpoint) == state
+
+
+def test_an_order_names_an_endpoint_of_the_fleet():
+    check_name("triton-2", [USED])
+    check_name("default", [USED.model_copy(update={"endpoint_name": ""})])
+    with pytest.raises(CommandError, match="no endpoint triton-3; it has triton-2"):
+        check_name("triton-3", [USED])

@@ -1,0 +1,167 @@
+"""Endpoints that an administrator drains, in virtual time: server-manager dies at any step, and other things happen."""
+
+import asyncio
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts import facts as cf
+from contracts.envelope import Event
+from shared.errors import Transient
+from tests.kit.virtual_time import run_virtual
+from tests.unit.server_manager.factories import START, route, traffic_requested
+from tests.unit.server_manager.fleet_world import MODEL, SETTINGS, FleetWorld, target
+from tests.unit.server_manager.test_endpoints_in_time import SETTLED_S, check_served, play
+
+FIRST, SECOND = "default", "triton-2"
+EMPTY_S = SETTLED_S + SETTINGS.linger_s
+
+
+def order(world, endpoint, drained=True, number=1):
+    """Publish an administrator's order."""
+    fact = cf.EndpointOrdered(reason="Its machine is replaced.", endpoint=endpoint, drained=drained)
+    event = Event[cf.EndpointOrdered](
+        id=f"e-{number}",
+        source="/slipway/ana",
+        type=fact.TYPE,
+        subject="all-models",
+        time=START,
+        correlationid=f"e-{number}",
+        data=fact,
+    )
+    return world.publish(event)
+
+
+def answers(world, event):
+    return {(type(fact), getattr(fact, "code", None)) for fact in world.answers(event)}
+
+
+ACCEPTED = {(cf.OrderAccepted, None)}
+
+
+def test_a_drained_endpoint_is_empty_in_the_end_and_each_route_is_edited_once_its_target_generates():
+    async def story(world):
+        second = world.engines[SECOND]
+        asked = order(world, FIRST)
+        await asyncio.sleep(5)  # a load takes 3 s
+        assert answers(world, asked) == ACCEPTED
+        assert target(1) in world.engine.models, "it serves until the linger time has passed"
+        await asyncio.sleep(EMPTY_S)
+        assert (set(world.engine.models), set(second.models)) == (set(), {target(0), target(1)})
+        check_served(world)
+        (moved,) = [emit.fact for emit in world.log.log if isinstance(emit.fact, cf.DeploymentChanged)]
+        assert (moved.route.active.endpoints, moved.route.moves) == ((second.endpoint,), 1)
+        assert not [emit for emit in world.log.log if isinstance(emit.fact, cf.AlertRaised)]
+        world.publish(traffic_requested("t2", 2, epoch=1))  # ordered before the move
+        await asyncio.sleep(SETTLED_S)
+        assert world.routes.routes[MODEL].active.endpoints == (second.endpoint,), "it takes nothing new"
+        order(world, FIRST, drained=False, number=2)
+        await asyncio.sleep(5)
+        world.publish(traffic_requested("t3", 3, epoch=world.routes.routes[MODEL].epoch))
+        await asyncio.sleep(SETTLED_S)
+        assert world.routes.routes[MODEL].active.endpoints == (world.engine.endpoint,)
+
+    play(story)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    kills=st.lists(st.integers(1, 60), max_size=6),
+    name=st.sampled_from((FIRST, SECOND)),
+    away_s=st.sampled_from((0.0, 10.0, 200.0)),
+    other=st.booleans(),
+    restored_s=st.sampled_from((None, 0.5, 2.5, 4.0, 15.0)),
+)
+def test_whenever_it_dies_and_whichever_endpoint_is_away_what_serves_is_where_its_route_says(
+    kills, name, away_s, other, restored_s
+):
+    async def story(world):
+        asked = order(world, name)
+        if restored_s is not None:
+            await asyncio.sleep(restored_s)
+            order(world, name, drained=False, number=2)
+        if away_s:
+            away = world.engines[SECOND if (name == FIRST) == other else FIRST]
+            await asyncio.sleep(1.0)
+            away.models.clear()
+            away.down = True
+            await asyncio.sleep(away_s)
+            away.down = False
+        await asyncio.sleep(EMPTY_S + 60)
+        check_served(world)
+        assert len(world.answers(asked)) == 1
+        if restored_s is None and answers(world, asked) == ACCEPTED:
+            assert world.engines[name].models == {}
+        moved = [emit.fact for emit in world.log.log if isinstance(emit.fact, cf.DeploymentChanged)]
+        assert {fact.route.epoch for fact in moved} == set(range(2, world.routes.routes[MODEL].epoch + 1))
+        assert len({fact.route.epoch for fact in moved}) == len(moved), "each change is published once"
+
+    play(story, *kills)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "code", "reason"),
+    [
+        ("triton-9", "malformed_event", "The fleet has no endpoint triton-9; it has default, triton-2."),
+        (SECOND, "insufficient_memory", "is the last endpoint of the runtime default that answers"),
+    ],
+)
+def test_an_unknown_endpoint_and_the_last_one_are_not_drained(endpoint, code, reason):
+    async def story(world):
+        order(world, FIRST)
+        await asyncio.sleep(EMPTY_S)
+        refused = order(world, endpoint, number=2)
+        await asyncio.sleep(5)
+        assert answers(world, refused) == {(cf.OrderRefused, code)}
+        assert reason in world.answers(refused)[0].reason
+        check_served(world)
+
+    play(story)
+
+
+def test_a_target_that_does_not_load_elsewhere_stays_where_it_is_without_an_alert_and_is_tried_again():
+    async def story(world):
+        second, tries = world.engines[SECOND], []
+
+        async def fail(name):
+            tries.append(name)
+            raise Transient("load_failed", "no memory on the device")
+
+        second.hooks.at["load before"] = fail
+        order(world, FIRST)
+        await asyncio.sleep(100)
+        assert target(1) in world.engine.models
+        assert world.routes.routes[MODEL].active.endpoints == (world.engine.endpoint,)
+        assert 2 <= len(tries) <= 8
+        assert set(tries) == {target(1)}
+        assert not [emit for emit in world.log.log if isinstance(emit.fact, cf.AlertRaised)]
+        assert "could not be loaded elsewhere" in world.process.manager._drains.waits[FIRST]
+        del second.hooks.at["load before"]
+        await asyncio.sleep(EMPTY_S + 60)
+        assert world.engine.models == {}
+        check_served(world)
+
+    play(story)
+
+
+def test_production_on_an_endpoint_that_is_removed_without_a_drain_is_loaded_on_the_one_that_is_left(tmp_path):
+    async def run():
+        world = FleetWorld(tmp_path, more=(SECOND,))
+        second = route(1, 0).previous.model_copy(update={"endpoints": (world.engines[SECOND].endpoint,)})
+        world.routes.routes[MODEL] = route(1).model_copy(update={"previous": second})
+        first_life = world.start()
+        await asyncio.sleep(20)
+        assert set(world.engines[SECOND].models) == {target(0)}
+        await first_life.life.close()
+        world.processes.remove(first_life)
+        del world.engines[SECOND]
+        world.settings = world.settings.model_copy(update={"endpoints": {}})
+        world.start()
+        await asyncio.sleep(EMPTY_S)
+        check_served(world)
+        assert world.routes.routes[MODEL].previous.endpoints == (world.engine.endpoint,)
+        await world.stop()
+        assert world.violations == []
+
+    run_virtual(run())
