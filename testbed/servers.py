@@ -21,7 +21,7 @@ from deploy.identity.bus_config import permission_map, tls
 from deploy.identity.files import write_file
 from deploy.identity.key_folder import KeyFolder
 from deploy.local.state import ADMIN, prepare_keys
-from deploy.local.weed import NO_OTHER_KEYS, weed_arguments
+from deploy.local.weed import NO_OTHER_KEYS, remove_sockets, weed_arguments
 from shared.errors import SlipwayError
 from shared.messaging import credentials
 from shared.runtime.clock import SystemClock
@@ -195,6 +195,8 @@ class S3Server(Throwaway):
             "volume.port.grpc",
             "filer.port",
             "filer.port.grpc",
+            "admin.port",
+            "admin.port.grpc",
         )
         self.ports = dict(zip(names, _distinct_ports(len(names)), strict=True))
         self.port = self.ports["s3.port"]
@@ -209,6 +211,10 @@ class S3Server(Throwaway):
 
     def environment(self) -> dict[str, str]:
         return {**os.environ, **NO_OTHER_KEYS}
+
+    def discard(self) -> None:
+        super().discard()
+        remove_sockets(self.command())
 
     def reload(self) -> None:
         """Let the server read its identities again."""

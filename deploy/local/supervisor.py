@@ -30,6 +30,7 @@ from deploy.local.state import (
 )
 from deploy.local.view import View, last_lines
 from deploy.local.watch import LONGEST_START_S
+from deploy.local.weed import remove_sockets
 from shared.runtime.clock import Clock
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -380,6 +381,9 @@ class Supervisor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         hurrying.cancel()
         left = await asyncio.to_thread(end_stack, self._folder, description)
+        for runner in self._runners:
+            if runner.part.probe == "s3":
+                remove_sockets(runner.part.argv)
         self._phase = "stopped"
         self._record()
         self._view.print_line(

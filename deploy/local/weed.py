@@ -3,11 +3,23 @@
 Needs the standard library only, because the container has nothing else.
 """
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 NO_OTHER_KEYS = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
 """The object store would take a key in these variables for one of an administrator."""
+
+SOCKETS = Path("/tmp")  # noqa: S108 - weed has it written in its code, whatever TMPDIR says
+"""Where it makes its sockets, by the numbers of its ports; it leaves them when it is killed."""
+
+
+def remove_sockets(argv: Sequence[str]) -> None:
+    """Remove the sockets that an object store with this command line has left; it must have ended."""
+    for port in re.findall(r"port(?:\.grpc)?=([1-9]\d*)", "\n".join(argv)):
+        for socket in SOCKETS.glob(f"seaweedfs-*-{port}.sock"):
+            socket.unlink(missing_ok=True)
 
 
 def weed_arguments(weed: Path, data: Path, keys: Path, bind: str = LOOPBACK) -> list[str]:
