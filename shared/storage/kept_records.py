@@ -54,7 +54,7 @@ class KeptRecords:
         """
         while not self._checked:
             try:
-                newer = [found for name, kind_of in self._kinds.items() for found in await _find(js(), name, kind_of)]
+                newer = [record for name, kind_of in self._kinds.items() for record in await _find(js(), name, kind_of)]
             except (TimeoutError, nats.errors.Error, OSError) as error:
                 structlog.get_logger().warning("waiting for the bus to read the records", error=repr(error))
                 await asyncio.sleep(_RETRY_S)

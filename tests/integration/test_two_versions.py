@@ -64,7 +64,7 @@ async def test_a_service_is_replaced_under_traffic_and_put_back_is_refused(js, b
     newer = {"PYTHONPATH": str(following), "PYTHONSAFEPATH": "1", "SLIPWAY_HTTP_PORT": str(ports[1])}
     alerts = Alerts(js)
 
-    def told():
+    def notified():
         return {each.data["data"]["alert"]["alert_id"] for each in receiver.received}
 
     async def stored():
@@ -73,7 +73,7 @@ async def test_a_service_is_replaced_under_traffic_and_put_back_is_refused(js, b
     with ReceiverServer() as receiver:
         sending = asyncio.create_task(alerts.run())
         with notifier(bus_settings, [hook(receiver)], SLIPWAY_HTTP_PORT=str(ports[0])) as old:
-            await until(told, "the first alert", WAIT_S)
+            await until(notified, "the first alert", WAIT_S)
             with notifier(bus_settings, [hook(receiver)], **newer) as new:
                 await until(lambda: version_at(ports[1]) == NEXT, "the newer one beside it", WAIT_S)
                 async with asyncio.timeout(WAIT_S):
@@ -86,7 +86,7 @@ async def test_a_service_is_replaced_under_traffic_and_put_back_is_refused(js, b
                 assert new.process.poll() is None
                 sending.cancel()
                 await asyncio.gather(sending, return_exceptions=True)
-                await until(lambda: set(alerts.sent) <= told(), "every alert being told", WAIT_S)
+                await until(lambda: set(alerts.sent) <= notified(), "every alert being told", WAIT_S)
         before = await stored()
         assert [data for data in before.values() if b'"added_later"' in data], "the newer form is stored"
         with notifier(bus_settings, [hook(receiver)]) as back:
