@@ -70,6 +70,7 @@ KINDS: Final = {
     "rolled back": Kind(0.15, ("promoted",), {}),
 }
 MOST_TRIES = 40
+AGAIN_S = 2.0
 RELEASE_S = 600.0
 """How long a release is waited for before the next one of its model is announced."""
 CANARY_S = 300.0
@@ -213,12 +214,12 @@ class Owner:
         """
         done = None
         for _ in range(MOST_TRIES):
-            if is_over() or (self._stop.is_set() and arguments[0] != "publish"):
+            if is_over():
                 return False
             done = self._run_command(*arguments)
             if done.returncode == 0:
                 return True
-            time.sleep(2.0)
+            time.sleep(AGAIN_S)
         self.failures.append(f"{' '.join(arguments[:2])}: {done.stderr.strip()[-300:] if done else ''}")
         return False
 

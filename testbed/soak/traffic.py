@@ -44,6 +44,8 @@ class Traffic:
         self._stack, self._progress, self._rps = stack, progress, rps
         self._stop = threading.Event()
         self._headers = stack.headers
+        fresh = httpx.Limits(max_keepalive_connections=0)  # a kept connection would end with the gateway
+        self._client = httpx.Client(timeout=TIMEOUT_S, trust_env=False, verify=False, limits=fresh)
         self._threads = [threading.Thread(target=self._run, args=(model,), daemon=True) for model in models]
         self._clock = SystemClock()
         self.answers: list[Answer] = []
@@ -64,7 +66,7 @@ class Traffic:
         url = f"http://127.0.0.1:{self._stack.part(gateway)['port']}/v1/completions"
         sent_at = self._clock.now()
         try:
-            reply = httpx.post(url, json=body, headers=self._headers, timeout=TIMEOUT_S, trust_env=False)
+            reply = self._client.post(url, json=body, headers=self._headers)
         except httpx.HTTPError as error:
             return type(error).__name__
         if reply.status_code == 200:

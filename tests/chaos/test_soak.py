@@ -1,4 +1,4 @@
-"""Three minutes of the soak: two of every service, killed at random through releases of five models."""
+"""Three minutes of the soak: two of every service, killed at random through releases of three models."""
 
 import os
 import random
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 def test_every_release_ends_once_though_everything_is_killed_at_random(tmp_path):
     seed = os.environ.get("SLIPWAY_TEST_SEED") or str(random.SystemRandom().randrange(1_000_000))
-    options = ("--minutes", "3", "--every", "4", "--rps", "0.7", "--kills", "1000", "--seed", seed)
+    options = ("--minutes", "3", "--models", "3", "--every", "4", "--rps", "1", "--settle", "400", "--seed", seed)
     done = subprocess.run(
         [sys.executable, "-m", "testbed.soak", *options, "--state", str(tmp_path / "soak")],
         cwd=ROOT,
@@ -28,4 +28,4 @@ def test_every_release_ends_once_though_everything_is_killed_at_random(tmp_path)
     assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-3000:]}"
     progress = load(tmp_path / "soak")
     assert progress.kills >= 15
-    assert len(progress.announced) >= 5
+    assert len(progress.announced) >= 3

@@ -31,6 +31,7 @@ LANES: tuple[tuple[str, ...], ...] = (
 """Files and folders by lane, in the order in which they run; a path that is in no lane is for every worker."""
 FIRST = (
     "tests/chaos/test_servers_hang.py",
+    "tests/chaos/test_soak.py",
     "tests/e2e/test_rollback.py",
     "tests/e2e/one_stack",
     "tests/real/test_triton_serving.py",

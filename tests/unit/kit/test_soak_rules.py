@@ -1,6 +1,7 @@
 """The rules of the soak: what is drawn, how a checkpoint may end, who may answer, and which memory is flat."""
 
 import random
+import subprocess
 from datetime import timedelta
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from clients.cli.event_log import LoggedEvent
 from contracts import facts as f
 from testbed import factories
-from testbed.soak import judging, kills, memory, stories
+from testbed.soak import judging, kills, log_view, memory, stories
 from testbed.soak.progress import Announced, Progress, load
 from testbed.soak.traffic import Answer
 
@@ -169,3 +170,36 @@ def test_a_later_session_goes_on_with_the_counts(tmp_path):
     assert (again.announced, again.published) == ([announced], {1})
     assert again.announce("model-2", "healthy").number == 2
     assert load(tmp_path / "none") is None
+
+
+class Commands:
+    """A stack whose commands fail a few times, as while parts are away."""
+
+    def __init__(self, failures):
+        self.failures, self.given = failures, []
+
+    def slipway(self, *arguments):
+        self.given.append(arguments[0])
+        failed = len(self.given) <= self.failures
+        return subprocess.CompletedProcess(arguments, int(failed), "", "the bus is away" if failed else "")
+
+
+def owner(stack, tmp_path):
+    log = log_view.LogView(stack)
+    return stories.Owner("m", random.Random(1), stack=stack, log=log, progress=Progress(1), folder=tmp_path)
+
+
+def test_an_intervention_that_was_due_is_carried_out_after_the_last_kill(tmp_path):
+    """Otherwise the canary that it was to end would stay open, which looks like a release that is stuck."""
+    stack = Commands(failures=0)
+    person = owner(stack, tmp_path)
+    person.stop()
+    assert person._order("cancel", "m@v1")
+    assert stack.given == ["cancel"]
+
+
+def test_a_command_that_has_become_useless_is_no_failure(tmp_path):
+    stack = Commands(failures=9)
+    person = owner(stack, tmp_path)
+    assert not person._order("cancel", "m@v1", is_over=lambda: len(stack.given) == 1)
+    assert (stack.given, person.failures) == (["cancel"], [])
