@@ -1,6 +1,5 @@
 """Three minutes of the soak: two of every service, killed at random through releases of three models."""
 
-import os
 import random
 import subprocess
 import sys
@@ -9,12 +8,13 @@ import pytest
 
 from testbed.soak.progress import load
 from testbed.stack import ROOT
+from tests.kit.soak import SEED
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 
 def test_every_release_ends_once_though_everything_is_killed_at_random(tmp_path):
-    seed = os.environ.get("SLIPWAY_TEST_SEED") or str(random.SystemRandom().randrange(1_000_000))
+    seed = SEED or str(random.SystemRandom().randrange(1_000_000))
     options = ("--minutes", "3", "--models", "3", "--every", "4", "--rps", "1", "--settle", "400", "--seed", seed)
     done = subprocess.run(
         [sys.executable, "-m", "testbed.soak", *options, "--state", str(tmp_path / "soak")],
