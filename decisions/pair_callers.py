@@ -6,6 +6,7 @@ pairs of the others are half of that evidence by themselves: an e-process of the
 left out only where it would have raised the evidence, by what was known before its outcome: under the null hypothesis
 the evidence only becomes smaller, so that its guarantees hold. Pairs that speak for the target always count, and never
 allow their caller more than its part: the sums of an e-detector forget them, and so does `net`, which is never below 0.
+A caller is a key, and besides a team with all its keys: a pair is left out that is over the part of either.
 """
 
 import math

@@ -40,7 +40,8 @@ class MirrorTest(Contract):
         discordant: Evidence from the pairs in which exactly one side was bad: a one is the target.
         both, neither: Pairs that count against neither version.
         capped: Pairs bad on the target only that are left out, because their caller has its part in the evidence.
-        callers: Whose pairs they are.
+        callers: Whose pairs they are, by key.
+        holders: The same by holder: all keys of a team are one.
     """
 
     discordant: Annotated[EProcess | EDetector, Field(discriminator="form")]
@@ -48,6 +49,7 @@ class MirrorTest(Contract):
     neither: Count = 0
     capped: Count = 0
     callers: PairCallers = PairCallers()
+    holders: PairCallers = PairCallers()
 
     @property
     def counts(self) -> PairCounts:
@@ -70,7 +72,9 @@ def fresh_test(*, canary: bool) -> MirrorTest:
     return MirrorTest(discordant=EProcess() if canary else EDetector())
 
 
-def observe_mirrored(test: MirrorTest, *, target: bool, other: bool, caller: str | None, alpha: float) -> MirrorTest:
+def observe_mirrored(
+    test: MirrorTest, *, target: bool, other: bool, caller: str | None, alpha: float, holder: str | None = None
+) -> MirrorTest:
     """Return the test with one pair.
 
     Args:
@@ -79,25 +83,33 @@ def observe_mirrored(test: MirrorTest, *, target: bool, other: bool, caller: str
         other: Whether it was bad on the other version.
         caller: Who sent it; None in records of a gateway that names no callers, of which nothing is left out.
         alpha: Of the trigger: it decides how many pairs of one caller count.
+        holder: The team of the caller's key, or that key; None in records of a gateway that names none.
     """
-    callers = note_pair(test.callers, caller)
-    test = test.model_copy(update={"callers": callers})
+    holder = holder or caller
+    callers, holders = note_pair(test.callers, caller), note_pair(test.holders, holder)
+    test = test.model_copy(update={"callers": callers, "holders": holders})
     if target and other:
         return test.model_copy(update={"both": test.both + 1})
     if not target and not other:
         return test.model_copy(update={"neither": test.neither + 1})
-    if caller is not None:
-        is_left_out = target and is_full(callers, caller, alpha, canary=isinstance(test.discordant, EProcess))
+    if caller is not None and holder is not None:
+        canary = isinstance(test.discordant, EProcess)
+        is_left_out = target and (
+            is_full(callers, caller, alpha, canary=canary) or is_full(holders, holder, alpha, canary=canary)
+        )
         callers = note_discordant(callers, caller, target=target, counts=not is_left_out)
+        holders = note_discordant(holders, holder, target=target, counts=not is_left_out)
         if is_left_out:
-            return test.model_copy(update={"capped": test.capped + 1, "callers": callers})
+            return test.model_copy(update={"capped": test.capped + 1, "callers": callers, "holders": holders})
     seen = test.discordant
     after = (
         observe_detector(seen, EQUAL_SHARE, [target])
         if isinstance(seen, EDetector)
         else observe_process(seen, EQUAL_SHARE, [target])
     )
-    return test.model_copy(update={"discordant": after, "callers": at_rest(callers) if _rests(after) else callers})
+    if _rests(after):
+        callers, holders = at_rest(callers), at_rest(holders)
+    return test.model_copy(update={"discordant": after, "callers": callers, "holders": holders})
 
 
 def _rests(evidence: EProcess | EDetector) -> bool:

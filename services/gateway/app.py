@@ -15,6 +15,7 @@ from decisions.openai_paths import PATHS
 from decisions.openai_requests import check_path
 from services.gateway.balancer import Balancer
 from services.gateway.body_bans import BodyBans
+from services.gateway.caller_bans import CallerBans
 from services.gateway.callers import Callers
 from services.gateway.cross_checks import CrossChecks
 from services.gateway.dependencies import Dependencies
@@ -64,6 +65,7 @@ def build(
     clock: Clock,
 ) -> "Applications":
     """Return the HTTP applications; the gateway has no event handlers, and uses the bus for its metrics only."""
+    caller_bans = CallerBans(clock, settings.caller_ban_s, lambda change: metrics.body_bans.labels(change).inc())
     dependencies = Dependencies(
         tables=tables,
         callers=callers,
@@ -80,7 +82,14 @@ def build(
         pause=pause,
         settings=settings,
         rescues=RescueBudgets(clock, settings.rescues_per_minute, settings.rescues_per_caller, settings.workers),
-        bans=_body_bans(tables, callers, metrics, settings, clock),
+        bans=_body_bans(
+            tables,
+            EngineDeaths(clock, callers.is_sole_process, caller_bans.note_request, caller_bans.note_death),
+            metrics,
+            settings,
+            clock,
+        ),
+        caller_bans=caller_bans,
         balancer=Balancer(clock, cross_checks.serves, metrics.count_ejection),
     )
     admin = _admin(dependencies, state, MetricsPage(exposed_registry(bus.metrics)))
@@ -98,7 +107,7 @@ def _body_reader(settings: GatewaySettings) -> BodyReader:
 
 def _body_bans(
     tables: Mapping[Environment, RouteTable],
-    callers: Callers,
+    deaths: EngineDeaths,
     metrics: GatewayMetrics,
     settings: GatewaySettings,
     clock: Clock,
@@ -106,7 +115,7 @@ def _body_bans(
     return BodyBans(
         clock,
         settings.body_ban_s,
-        EngineDeaths(clock, callers.is_sole_process),
+        deaths,
         lambda environment, model: tables[environment].get(model),
         lambda change: metrics.body_bans.labels(change).inc(),
     )

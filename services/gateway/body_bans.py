@@ -17,7 +17,7 @@ from contracts.vocabulary import Environment, Target
 from services.gateway.domain import errors
 from services.gateway.domain.body_digests import digest_of
 from services.gateway.domain.errors import RequestRejected
-from services.gateway.engine_deaths import INVOLVEMENTS, Attempt, EngineDeaths, Involvement, Sender
+from services.gateway.engine_deaths import INVOLVEMENTS, Attempt, EngineDeaths, Involvement
 from services.gateway.measurement import AcceptedRequest
 from shared.runtime.clock import Clock
 
@@ -172,8 +172,7 @@ class Watch:
         """Note the beginning of an attempt; the one before has ended."""
         if self._attempts:
             self._attempts[-1].end(complete=False)
-        caller = self._accepted.arrival.caller
-        sender = Sender(caller.pseudonym, caller.holder_pseudonym)
+        sender = self._accepted.arrival.caller.sender
         self._attempts.append(self._deaths.begin(endpoint, self._accepted.choice.served.target, sender))
 
     def is_blamed(self) -> bool:

@@ -15,6 +15,7 @@ from decisions.token_budgets import seconds_to_next_month
 from services.gateway.budgets import Budget, Budgets
 from services.gateway.domain import errors
 from services.gateway.domain.errors import RequestRejected
+from services.gateway.engine_deaths import Sender
 from services.gateway.key_table import KeyTable
 from services.gateway.ports import Tokens
 from services.gateway.shares import Shares
@@ -67,6 +68,11 @@ class Caller:
     def holder_pseudonym(self) -> str:
         """Return the name of the holder in telemetry: that of the account if the key is of no team."""
         return _pseudonym(self.holder)
+
+    @property
+    def sender(self) -> Sender:
+        """Return both pseudonyms, as whose request it is at an engine."""
+        return Sender(self.pseudonym, self.holder_pseudonym)
 
     @property
     def cache_salt(self) -> str | None:

@@ -8,6 +8,7 @@ from contracts.vocabulary import Environment, Target
 from decisions.openai_limits import CostLimits
 from services.gateway.balancer import Balancer
 from services.gateway.body_bans import BodyBans
+from services.gateway.caller_bans import CallerBans
 from services.gateway.callers import Callers
 from services.gateway.cross_checks import CrossChecks
 from services.gateway.domain import routing
@@ -34,6 +35,7 @@ class Dependencies:
         settings: limits of sizes, times and numbers.
         rescues: budgets of requests that the version behind answers after a failure.
         bans: the requests that are refused because an engine died under them.
+        caller_bans: the callers that are refused because engines died several times under their requests.
         balancer: which endpoint of a target takes a request.
         limits: what one request may cost.
     """
@@ -54,6 +56,7 @@ class Dependencies:
     settings: GatewaySettings
     rescues: RescueBudgets
     bans: BodyBans
+    caller_bans: CallerBans
     balancer: Balancer
     limits: CostLimits = field(default_factory=CostLimits)
 

@@ -1,6 +1,7 @@
 """Finds which requests were in flight at an engine when it died, as far as this process sees them."""
 
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Literal, NamedTuple, get_args
@@ -87,7 +88,11 @@ class Attempt:
             self.death = engine.last
             return
         alone = self._deaths.is_alone(self._endpoint)
-        engine.deaths, engine.is_alive, engine.last = engine.deaths + 1, False, self._deaths.describe(self._endpoint)
+        engine.deaths, engine.is_alive, engine.last = (
+            engine.deaths + 1,
+            False,
+            self._deaths.describe(self._endpoint, alone=alone),
+        )
         for attempt in engine.attempts:
             attempt.death = engine.last
             attempt.involvement = "shared" if not alone else "certain" if attempt.has_piece else "alone"
@@ -107,11 +112,21 @@ class EngineDeaths:
     Args:
         clock: its monotonic seconds, and the time of a death.
         is_sole: whether no other process sends requests to these engines.
+        on_request: is told each attempt, with its endpoint and its sender.
+        on_death: is told each death, with the endpoint, the senders, and whether one request alone can be the cause.
     """
 
-    def __init__(self, clock: Clock, is_sole: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        is_sole: Callable[[], bool],
+        on_request: Callable[[str, Sender], None] = lambda *_: None,
+        on_death: Callable[[str, AbstractSet[Sender], bool], None] = lambda *_: None,
+    ) -> None:
         self._clock = clock
         self._is_sole = is_sole
+        self._on_request = on_request
+        self._on_death = on_death
         self._engines: dict[tuple[str, str], _Engine] = {}
         self._incomplete_s: dict[str, float] = {}
         self._left_s: dict[str, dict[Sender, float]] = {}
@@ -126,6 +141,7 @@ class EngineDeaths:
         engine = self._engines.setdefault(key, _Engine())
         attempt = Attempt(self, engine, endpoint, engine.deaths, sender)
         engine.attempts.add(attempt)
+        self._on_request(endpoint, sender)
         return attempt
 
     def is_alone(self, endpoint: str) -> bool:
@@ -135,13 +151,19 @@ class EngineDeaths:
         quiet = ended_s is None or self._clock.monotonic() - ended_s >= QUIET_S
         return in_flight == 1 and quiet and self._is_sole()
 
-    def describe(self, endpoint: str) -> EngineDeath:
-        """Return the death of an engine that is reported now: who had requests there, of any target."""
+    def describe(self, endpoint: str, *, alone: bool) -> EngineDeath:
+        """Return the death of an engine that is reported now: who had requests there, of any target.
+
+        Args:
+            endpoint: where it served.
+            alone: only one request can be the cause.
+        """
         now_s = self._clock.monotonic()
         present = {
             attempt.sender for key, engine in self._engines.items() if key[0] == endpoint for attempt in engine.attempts
         }
         left = {sender for sender, ended_s in self._left_s.pop(endpoint, {}).items() if now_s - ended_s < QUIET_S}
+        self._on_death(endpoint, present | left, alone)
         return _as_death(self._clock.now(), present | left)
 
     def note_left(self, endpoint: str, sender: Sender) -> None:

@@ -51,6 +51,8 @@ class GatewaySettings(BaseSettings):
     """The same, of one caller."""
     body_ban_s: Annotated[float, Field(ge=0)] = 600.0
     """Seconds for which a request is refused under which an engine died; 0 for none."""
+    caller_ban_s: Annotated[float, Field(ge=0)] = 60.0
+    """Seconds for which a caller is refused under whose requests engines died repeatedly, the first time; 0: never."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 4 * 2**20
     """Largest body; more is a 413."""
     body_s: Seconds = 30.0

@@ -161,6 +161,17 @@ def body_refused(target: str, wait_s: float) -> Problem:
     return Problem(422, message, code="body_refused", headers={"Retry-After": str(seconds)})
 
 
+def caller_refused(wait_s: float) -> Problem:
+    """Return the problem for a caller whose requests were there at several deaths of an engine."""
+    seconds = max(1, math.ceil(wait_s))
+    message = (
+        "An engine died several times while it had requests of yours, so your requests are refused for another "
+        f"{seconds} s. Find the request that ends it (it failed with engine_dead), and send it no more; if it is none "
+        "of yours, send yours again after that time."
+    )
+    return Problem(403, message, "permission_error", code="caller_refused", headers={"Retry-After": str(seconds)})
+
+
 def upstream_failed(code: ErrorKind, message: str) -> Problem:
     """Return the problem for a target that did not answer: 504 if it was silent, 502 if it failed."""
     if code in {"bad_request", "template_refused"}:

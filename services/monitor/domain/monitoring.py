@@ -21,6 +21,7 @@ from decisions.triggers import ended_at, sequential
 from services.monitor.domain import clocks
 from services.monitor.domain.blindness import find_blindness, note_batch
 from services.monitor.domain.canary import assess_canary
+from services.monitor.domain.deaths import find_suspect_caller
 from services.monitor.domain.observation import observe_mirrored_pairs, observe_records, pair_records
 from services.monitor.domain.plausibility import is_plausible
 from services.monitor.domain.record import (
@@ -228,7 +229,7 @@ def _decide_alerts(state: MonitorState, watched: TargetState, cause: Cause, rule
         cause.at,
         rules=rules.alerts,
         environment=state.environment,
-        findings=of_model,
+        findings=(*of_model, find_suspect_caller(watched, cause.at)),
         dropped=state.dropped,
     )
     if assessed.watched is not state.targets[str(watched.target)]:

@@ -100,8 +100,10 @@ def observe_mirrored_pairs(
             target, other = outcomes if name == served else reversed(outcomes)
             known = triggers.get(trigger.name) or fresh_trigger(state.role)
             test = known.mirrored or fresh_test(canary=state.role == "canary")
-            caller, alpha = pair.served.caller, trigger.alpha
-            test = observe_mirrored(test, target=target, other=other, caller=caller, alpha=alpha)
+            sender, alpha = pair.served, trigger.alpha
+            test = observe_mirrored(
+                test, target=target, other=other, caller=sender.caller, holder=sender.holder, alpha=alpha
+            )
             triggers[trigger.name] = known.model_copy(update={"mirrored": test})
         after[name] = state.model_copy(update={"triggers": triggers})
     return after

@@ -122,8 +122,8 @@ class MonitorState(OutboxRecord):
         ignored_at: When the last of these batches came.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 13
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 13), unchanged) | {9: without_credit}
+    SCHEMA_VERSION: ClassVar[int] = 14
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 14), unchanged) | {9: without_credit}
 
     model: ModelName
     environment: Environment

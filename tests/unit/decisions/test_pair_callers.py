@@ -237,3 +237,31 @@ def test_the_callers_that_are_known_are_bounded_and_a_hostile_one_is_not_forgott
         assert sum(pairs.recent for pairs in test.callers.known.values()) <= test.callers.recent <= RECENT_PAIRS + 1
         assert number < 100 or test.callers.known["mallory"].net == most_of_one_caller(ERRORS.alpha, canary=False)
     assert not is_confirmed(ERRORS, test)
+
+
+# -- several keys in one hand ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keys", [2, 5, 50])
+@pytest.mark.parametrize("alpha", [0.01, 0.001])
+def test_keys_of_one_team_are_one_caller_and_keys_of_none_are_several(alpha, keys):
+    confirmed = []
+    for team in ("mallory", None):
+        draw, test = random.Random(1), fresh_test(canary=False)
+        for number in range(1500):
+            hostile = draw.random() < 0.4
+            caller = f"bad-{number % keys}" if hostile else f"key-{draw.randrange(20)}"
+            holder = team if hostile else caller
+            test = observe_mirrored(
+                test, target=hostile, other=False, caller=caller, holder=holder or caller, alpha=alpha
+            )
+        confirmed.append(is_confirmed(of(alpha), test))
+    assert confirmed == [False, True]
+
+
+def test_a_key_is_limited_within_a_team_that_has_most_of_the_traffic():
+    test = fresh_test(canary=False)
+    for item in mixed(2, 0.3, 600):
+        target, other, caller = item
+        test = observe_mirrored(test, target=target, other=other, caller=caller, holder="shop", alpha=ERRORS.alpha)
+    assert not is_confirmed(ERRORS, test)

@@ -1,0 +1,132 @@
+"""A caller whose requests are there at each of several deaths is refused for a while, and one that is framed not long."""
+
+from collections import Counter
+
+from services.gateway import caller_bans
+from services.gateway.caller_bans import WINDOW_S, CallerBans, find_killer
+from services.gateway.domain.errors import RequestRejected
+from services.gateway.engine_deaths import QUIET_S, Sender
+from tests.unit.gateway.fakes import StepClock
+from tests.unit.gateway.test_body_bans import asked, world
+from tests.unit.gateway.world import OTHER, OTHER_KEY, OWN_KEYS
+
+A, B, C = (Sender(name, name) for name in "abc")
+
+
+class Killed:
+    """Callers' bans after deaths of one engine."""
+
+    def __init__(self, ban_s=60.0):
+        self.clock = StepClock()
+        self.changes = Counter()
+        self.bans = CallerBans(self.clock, ban_s, lambda change: self.changes.update([change]))
+        for sender, requests in ((A, 10), (B, 20), (C, 40), (Sender("d", "d"), 200)):
+            for _ in range(requests):
+                self.bans.note_request("e:1", sender)
+
+    def die(self, *senders, alone=False):
+        self.bans.note_death("e:1", senders, alone=alone)
+
+    def refused(self, *senders):
+        return [sender.caller for sender in senders if self.is_refused(sender)]
+
+    def is_refused(self, sender):
+        try:
+            self.bans.check(["e:1"], sender)
+        except RequestRejected as rejection:
+            return (rejection.problem.status, rejection.problem.code) == (403, "caller_refused")
+        return False
+
+
+def test_two_deaths_in_a_row_under_one_caller_alone_are_enough():
+    made = Killed()
+    made.die(A, alone=True)
+    assert made.refused(A, B) == []
+    made.die(A, alone=True)
+    assert made.refused(A, B) == ["a"]
+    made.bans.check(["f:1"], A)  # another endpoint takes its requests
+
+
+def test_with_others_in_flight_it_takes_three_and_only_who_was_always_there_is_refused():
+    made = Killed()
+    for other in (B, C, B):
+        assert made.refused(A, B, C) == []
+        made.die(A, other)
+    assert made.refused(A, B, C) == ["a"]
+
+
+async def test_one_that_was_framed_is_refused_no_more_once_the_engine_dies_without_it():
+    made = Killed()
+    for _ in range(3):
+        made.die(A, C)  # C kills, whenever A has a request there
+    assert made.refused(A, C) == ["a"]
+    made.die(C)
+    assert made.refused(A, C) == ["c"], "it was at the last three, and A was not"
+
+
+async def test_each_time_in_a_row_is_twice_as_long_and_a_quiet_time_forgets_it():
+    made = Killed()
+    made.die(A, alone=True)
+    for length_s in (60, 120, 240, 480, 480):
+        made.die(A, alone=True)
+        await made.clock.pause(length_s - 1)
+        assert made.refused(A) == ["a"]
+        await made.clock.pause(2)
+        assert made.refused(A) == []
+    await made.clock.pause(WINDOW_S)
+    made.die(A, alone=True)
+    assert made.refused(A) == []
+
+
+def test_keys_of_one_team_that_take_turns_are_refused_together():
+    made = Killed()
+    for number in range(2):
+        made.die(Sender(f"key-{number}", "team"), alone=True)
+    assert made.refused(Sender("key-7", "team"), A) == ["key-7"]
+
+
+def test_one_with_most_of_the_requests_is_not_refused():
+    made = Killed()
+    for _ in range(3):
+        made.die(Sender("d", "d"), alone=True)
+    assert made.refused(Sender("d", "d")) == []
+
+
+def test_deaths_without_any_request_and_a_limit_of_zero_refuse_nobody():
+    made, never = Killed(), Killed(ban_s=0.0)
+    for _ in range(4):
+        made.die()
+        never.die(A, alone=True)
+    assert made.refused(A, B, C) == never.refused(A) == []
+    assert find_killer([], Counter()) is None
+
+
+def test_what_is_remembered_is_bounded(monkeypatch):
+    monkeypatch.setattr(caller_bans, "_MOST_COUNTED", 10)
+    monkeypatch.setattr(caller_bans, "_MOST", 3)
+    made = Killed()
+    for number in range(100):
+        made.bans.note_request(f"e:{number % 5}", Sender(f"key-{number}", "team"))
+    assert len(made.bans._seen) <= 3
+    assert all(len(seen.begun) <= 10 for seen in made.bans._seen.values())
+
+
+async def test_a_caller_that_changes_the_body_each_time_is_refused_and_others_are_not():
+    made = world(keys=(*OWN_KEYS, OTHER_KEY))
+    for _ in range(20):
+        assert (await made.chat(headers=OTHER)).status_code == 200
+    for number in range(2):
+        await quiet_of_others(made)
+        assert (await made.chat(**asked(f"kill {number}"))).status_code == 502
+    refused = await made.chat(**asked("hello"))
+    assert refused.status_code == 403
+    assert refused.json()["error"]["code"] == "caller_refused"
+    assert 0 < int(refused.headers["retry-after"]) <= 60
+    assert (await made.chat(headers=OTHER)).status_code == 200
+    assert made.metric("slipway_gateway_body_bans_total{")
+
+
+async def quiet_of_others(made):
+    """Let the engine answer another caller, and time pass until no earlier request can be the cause of what comes."""
+    assert (await made.chat(headers=OTHER)).status_code == 200
+    await made.clock.pause(QUIET_S)

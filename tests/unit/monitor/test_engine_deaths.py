@@ -1,0 +1,57 @@
+"""Deaths of an engine, as the monitor counts them: an alert names the one caller that was there each time."""
+
+from contracts.facts import AlertRaised, AlertResolved, EngineDeath
+from services.monitor.domain.deaths import KEY
+from services.monitor.domain.monitoring import Cause, Rules, add_policy, add_records, assess, follow_route
+from services.monitor.domain.record import MonitorState
+from testbed import factories as f
+from tests.unit.monitor import factories as k
+
+
+def watched():
+    state = MonitorState(model=f.MODEL, environment="production")
+    state = add_policy(state, 7, "r-7", f.policy(triggers=k.triggers()), Cause("p-7", f.after(0)))
+    route = f.route(active=f.served(7), previous=f.served(6), canary=None, history=(), quarantined=())
+    return follow_route(state, route, Cause("route", f.after(0)), Rules())
+
+
+def outage(at_s, *holders):
+    """An answer, a death with the requests that the dead engine fails, and an answer once it is loaded again."""
+    death = EngineDeath(died_at=f.after(at_s), holders=holders)
+    names = [f"good-{number}" for number in range(10)]
+    failed = [
+        k.failed(at_s + 0.1 * number, caller=name, holder=name, death=death, e2e_ms=20.0, caused_by="target")
+        for number, name in enumerate(names)
+    ]
+    around = [k.record(at_s + shift, caller=name, holder=name) for shift in (-2.0, 10.0) for name in names]
+    return sorted([*around, *failed], key=lambda record: record.scheduled_at)
+
+
+def seen(outages):
+    state = watched()
+    for number, records in enumerate(outages):
+        state = add_records(state, records, Cause(f"b-{number}", records[-1].scheduled_at), Rules())
+    return state
+
+
+def facts(state, kind):
+    return [kind.model_validate(entry.data) for entry in state.outbox if entry.type == kind.TYPE]
+
+
+def test_the_caller_that_was_there_each_time_has_an_alert_and_the_deaths_confirm_nothing():
+    state = seen([outage(100.0 + 30 * number, "bad", f"good-{number}") for number in range(4)])
+    raised = {alert.trigger or alert.alert_id: alert for alert in facts(state, AlertRaised)}
+    (suspected,) = (alert for name, alert in raised.items() if KEY in name)
+    assert (suspected.kind, suspected.severity, suspected.deaths.suspect) == ("engine", "warning", "bad")
+    assert "only bad had requests there each time" in suspected.message
+    assert raised["errors"].confirmed_by == "none"
+    assert raised["errors"].deaths.deaths == 1
+    quiet = assess(state, Cause("later", f.after(2000)), Rules())
+    assert any(KEY in alert.alert_id for alert in facts(quiet, AlertResolved))
+
+
+def test_deaths_under_all_kinds_of_callers_confirm_and_name_nobody():
+    state = seen([outage(100.0 + 30 * number, f"good-{number}") for number in range(8)])
+    assert not [alert for alert in facts(state, AlertRaised) if KEY in alert.alert_id]
+    errors = state.alerts[next(key for key in state.alerts if key.endswith("/errors"))]
+    assert errors.confirmed_by == "callers"
