@@ -55,7 +55,7 @@ class Admissions:
         self._try_s = try_s
         self._wait_s = wait_s
         self._record_wait_s = record_wait_s
-        self._unusable_since_s: dict[str, float] = {}
+        self._unusable_since_s: dict[str, float] = {}  # of this process: the record it is about cannot be written
         self._running: dict[str, asyncio.Task[None]] = {}
         self._unwritten: dict[str, Announcement] = {}
 

@@ -19,7 +19,11 @@ from shared.runtime.failpoints import failpoint
 Leaving = Callable[[Release], AbstractAsyncContextManager[bool]]
 """Enters with whether a release that is in progress leaves its model's queue now; its team's others wait meanwhile."""
 STUCK_GRACE_S = 3600.0
-"""How long sweeps of a release may fail before its deadline ends it all the same."""
+"""How long sweeps of a release may fail before its deadline ends it all the same.
+
+Counted by the process, on its monotonic clock: one that was started again counts anew, and so ends the release later,
+never earlier. A time in the record would be of another process's wall clock, and a sweep that fails may write none.
+"""
 _SWEEP_STEPS_S = 40.0
 """How long the steps of one sweep may take; less than the sweeper allows, to leave time for the deadline."""
 
