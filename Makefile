@@ -65,7 +65,7 @@ compat: setup ## other clients of the OpenAI API, and vLLM's own published tests
 	$(BIN)/python -m tests.compat.run
 	$(BIN)/python -m tests.compat.vllm_published
 
-chaos: setup ## the tests that kill things
+chaos: setup ## the tests that kill things (SLIPWAY_TEST_SEED=N draws those of the soak from N)
 	$(PYTEST) tests/chaos
 
 lint: setup ## style, types, import rules, generated files, the documentation site
