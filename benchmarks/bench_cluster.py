@@ -31,7 +31,7 @@ from contracts.services import EVENTS
 from shared.errors import Transient
 from shared.messaging.patience import PatientJetStream
 from shared.messaging.publishing import publish_event
-from testbed.cluster import Cluster, Member, provisioned, running_cluster
+from testbed.cluster import Cluster, Member, ignore, provisioned, running_cluster
 from testbed.gateway import Gateway, load_toy
 from testbed.servers import connection, running
 from testbed.services import running_service, stored_facts
@@ -166,7 +166,7 @@ async def main() -> None:
     async with cluster_parts() as (cluster, parts):
         await open_releases(parts)
         published = [Published(parts.js, every_s=0.02)]
-        near = await cluster.members[0].connect(max_reconnect_attempts=-1)
+        near = await cluster.members[0].connect(max_reconnect_attempts=-1, error_cb=ignore)
         published.append(Published(PatientJetStream(near, timeout=10), every_s=0.02))
         counted = Counted(parts.js, every_s=0.05)
         async with steady(parts.gateway, arguments.rate) as load, writing(*published, counted):

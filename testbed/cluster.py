@@ -87,7 +87,7 @@ class Cluster:
 
     async def connect(self, identity: str = HARNESS, **options: Any) -> Client:
         """Connect to one of the servers, and to another one where it is lost or cut off, as services do."""
-        given = {"max_reconnect_attempts": -1, "reconnect_time_wait": 0.2, "error_cb": _ignore, **options}
+        given = {"max_reconnect_attempts": -1, "reconnect_time_wait": 0.2, "error_cb": ignore, **options}
         client = await credentials.connect(self.settings(identity), **given)
         watch_isolation(client)
         return client
@@ -121,7 +121,7 @@ class Cluster:
         """Connect for questions, to servers that are there."""
         urls = [member.url for member in self.members if member is not absent and is_alive(member)]
         settings = self.settings().model_copy(update={"nats_url": ",".join(urls)})
-        client = await credentials.connect(settings, error_cb=_ignore)
+        client = await credentials.connect(settings, error_cb=ignore)
         try:
             yield client.jetstream(timeout=1.0)
         finally:
@@ -180,7 +180,7 @@ def _is_current(cluster: Any) -> bool:
     return len(replicas) == SIZE - 1 and all(each.current and not each.offline for each in replicas)
 
 
-async def _ignore(_error: Exception) -> None:
+async def ignore(_error: Exception) -> None:
     """Drop the error of a server that is down: another one is asked."""
 
 
