@@ -34,6 +34,8 @@ ELECTION_S = 40.0
 _NO_ADDRESS = "127.0.0.1:1"
 """What a server tells the others to reach it at: they use the relays that they are configured with."""
 
+_SILENT_NS = 3_000_000_000
+"""A copy that its leader has not heard from for so long is not up to date; servers report every second."""
 _NOT_YET = (10005, 10008)
 """Errors of the server: it has no peers for a copy yet, or no leader."""
 
@@ -177,7 +179,8 @@ def is_alive(member: Member) -> bool:
 
 def _is_current(cluster: Any) -> bool:
     replicas = cluster.replicas or []
-    return len(replicas) == SIZE - 1 and all(each.current and not each.offline for each in replicas)
+    contacted = all(each.current and not each.offline and (each.active or 0) < _SILENT_NS for each in replicas)
+    return len(replicas) == SIZE - 1 and contacted
 
 
 async def ignore(_error: Exception) -> None:
