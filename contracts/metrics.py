@@ -167,10 +167,7 @@ RESCUED = _gateway(
     ("result",),
 )
 BODY_BANS = _gateway(
-    "slipway_gateway_body_bans_total",
-    "counter",
-    "Bodies (banned, refused) and callers (caller_banned, caller_refused) under which an engine died",
-    ("change",),
+    "slipway_gateway_body_bans_total", "counter", "Bodies, callers of engine deaths: banned, or refused", ("change",)
 )
 WORKERS_READY = _gateway("slipway_gateway_workers_ready", "gauge", "Workers that can serve", shared="livesum")
 WORKERS = _gateway("slipway_gateway_workers", "gauge", "Workers that run", shared="livesum")
