@@ -99,7 +99,7 @@ async def _probe_service(port: int, _keys: Keys) -> str | None:
 
 
 async def ask_version(port: int) -> str | None:
-    """Return the version of the service that listens on a port; None if it does not say: those before 0.2 do not."""
+    """Return the version of the service that listens on a port; None if it does not say."""
     import httpx
 
     try:

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from contracts.version import VERSION
 from contracts.vocabulary import Environment
 from decisions.openai_paths import PATHS
 from decisions.openai_requests import check_path
@@ -242,7 +243,8 @@ def ready_route(dependencies: Dependencies, state: WorkerState) -> Route:
             "telemetry": dependencies.telemetry.problem or "ok",
             "workers": workers,
         }
-        return JSONResponse({"service": SERVICE, "ready": ready, "checks": checks}, 200 if ready else 503)
+        body = {"service": SERVICE, "version": VERSION, "ready": ready, "checks": checks}
+        return JSONResponse(body, 200 if ready else 503)
 
     return Route("/readyz", readyz)
 
