@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import time
+from collections import Counter
 from typing import get_args
 
 import httpx
@@ -11,6 +12,7 @@ import openai
 import pytest
 
 from contracts.codes import Code
+from contracts.facts import EndpointOrdered, OrderAccepted
 from decisions.route_edits import roll_back
 from testbed.gateway import Gateway
 from testbed.servers import connection, running
@@ -31,15 +33,30 @@ def second(tmp_path):
 
 
 @pytest.fixture
-def manager(tmp_path, settings, triton, second, js):
-    endpoint = {
-        "triton_grpc": second.endpoint,
-        "agent_grpc": second.agent(managers_of(settings)).endpoint,
-        "repository": str(second.repository),
-    }
-    more = {"engine": "toy", "toy": TOY, "memory_budget_bytes": 2000 * MIB, "overhead_bytes": 64 * MIB}
-    process = ServerManager(tmp_path, settings, triton, endpoints=json.dumps({"triton-2": endpoint}), **more)
-    with running(process):
+def manage(tmp_path, settings, triton, second, js):
+    def start(**more):
+        endpoint = {
+            "triton_grpc": second.endpoint,
+            "agent_grpc": second.agent(managers_of(settings)).endpoint,
+            "repository": str(second.repository),
+        }
+        more = {"toy": TOY, "memory_budget_bytes": 2000 * MIB, "overhead_bytes": 64 * MIB} | more
+        endpoints = json.dumps({"triton-2": endpoint})
+        return running(ServerManager(tmp_path, settings, triton, endpoints=endpoints, engine="toy", **more))
+
+    return start
+
+
+@pytest.fixture
+def manager(manage):
+    with manage() as process:
+        yield process
+
+
+@pytest.fixture
+def impatient_manager(manage):
+    """Takes an endpoint for lost after three seconds."""
+    with manage(silent_limit_s=3) as process:
         yield process
 
 
@@ -147,3 +164,74 @@ async def test_the_death_of_the_active_targets_triton_fails_its_streams_only_and
     await fleet.until(is_loaded_again, what="what is still needed, and nothing else, being loaded there again")
     for model in ("bot", "cat"):
         assert on((await fleet.routes.get(model)).value.previous) == second.endpoint
+
+
+class Load:
+    """Short requests to some models, without a pause; counts what was answered, and keeps what was not."""
+
+    def __init__(self, gateway, *models):
+        self.answered, self.failed = Counter(), []
+        self._url, self._headers = f"{gateway.base_url}/v1/completions", gateway.headers
+        self._tasks = [asyncio.create_task(self._send(model)) for model in models]
+
+    async def _send(self, model):
+        body = {"model": model, "prompt": "x", "max_tokens": 10}
+        async with httpx.AsyncClient(headers=self._headers, timeout=30, trust_env=False) as client:
+            while True:
+                answer = await client.post(self._url, json=body)
+                if answer.status_code == 200:
+                    self.answered[model] += 1
+                else:
+                    self.failed.append(answer.text)
+
+    async def stop(self):
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def ordered(fleet, endpoint, *, drained, count):
+    fact = EndpointOrdered(reason="Its machine is replaced.", endpoint=endpoint, drained=drained)
+    order_id = await fleet.publish(fact, "all-models")
+    answers = await fleet.facts(OrderAccepted, count)
+    assert order_id in [event.data.order_id for event in answers]
+
+
+@pytest.mark.usefixtures("impatient_manager")
+async def test_a_triton_is_drained_under_load_without_a_failed_request_and_a_lost_one_is_replaced_by_one_edit(
+    fleet, gateway, triton, second, tmp_path
+):
+    for model in ("bot", "cat"):
+        base, version = (fleet.put_toy(tmp_path, model, number) for number in range(2))
+        route = await promoted(fleet, version, 0, fallback=base)
+        assert (on(route.active), on(route.previous)) == (triton.endpoint, second.endpoint)
+    everything = {"bot.v0.bf16", "bot.v1.bf16", "cat.v0.bf16", "cat.v1.bf16"}
+    await asyncio.gather(first_token(gateway, "bot", "bot@v1"), first_token(gateway, "cat", "cat@v1"))
+
+    load = Load(gateway, "bot", "bot", "cat", "cat")
+    await ordered(fleet, "default", drained=True, count=1)
+
+    async def is_empty():
+        return not ready(triton) and ready(second) == everything
+
+    await fleet.until(is_empty, what="the drained Triton being empty")
+    before = Counter(load.answered)
+    await asyncio.sleep(1.0)
+    await load.stop()
+    assert load.failed == []
+    assert all(load.answered[model] > before[model] > 0 for model in ("bot", "cat")), "the other one answers all"
+    epochs = {model: (await fleet.routes.get(model)).value.epoch for model in ("bot", "cat")}
+    assert epochs == {"bot": 2, "cat": 2}
+
+    await ordered(fleet, "default", drained=False, count=2)
+    await asyncio.to_thread(second.kill)
+
+    async def is_replaced():
+        routes = [(await fleet.routes.get(model)).value for model in ("bot", "cat")]
+        served = [each for route in routes for each in (route.active, route.previous)]
+        return {on(each) for each in served} == {triton.endpoint} and routes
+
+    for route in await fleet.until(is_replaced, what="production of the lost one being served by the other one"):
+        assert route.epoch == epochs[route.model] + 2  # one edit for each target
+    assert ready(triton) == everything
+    await asyncio.gather(first_token(gateway, "bot", "bot@v1"), first_token(gateway, "cat", "cat@v1"))
