@@ -48,11 +48,11 @@ def test_what_does_not_generate_or_has_one_endpoint_only_is_not_moved():
 
 
 def test_what_is_on_an_endpoint_that_was_removed_is_moved_also_where_one_is_left():
-    routes, one = {"bot": route(1, 0)}, {"default": "127.0.0.1:2"}
-    (move_of_active,) = plan_moves(routes, {V1: held(1), V0: held(0)}, one, LIMITS, removed=["127.0.0.1:1"])
+    routes, left = {"bot": route(1, 0)}, {"default": "127.0.0.1:2"}
+    (move_of_active,) = plan_moves(routes, {V1: held(1), V0: held(0)}, left, LIMITS, removed=["127.0.0.1:1"])
     assert (str(move_of_active.target), move_of_active.endpoint) == (V1, "default")
-    assert plan_moves(routes, {V1: held(1, Phase.LOADING)}, one, LIMITS, removed=["127.0.0.1:1"]) == []
-    assert plan_moves(routes, {V1: held(1)}, one, LIMITS, removed=["127.0.0.1:7"]) == []
+    assert plan_moves(routes, {V1: held(1, Phase.LOADING)}, left, LIMITS, removed=["127.0.0.1:1"]) == []
+    assert plan_moves(routes, {V1: held(1)}, left, LIMITS, removed=["127.0.0.1:7"]) == []
     assert find_removed(routes, ["127.0.0.1:1"]) == {V1: "127.0.0.1:1", V0: "127.0.0.1:1"}
     assert find_removed(routes, ["127.0.0.1:7"]) == {}
 
