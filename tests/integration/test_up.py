@@ -123,12 +123,16 @@ def test_doctor_asks_the_stack_that_runs(stack):
 
 
 def test_every_part_answers(stack):
-    answer = slipway("ps", "--json", state=stack.state)
-    assert answer.returncode == 0, answer.stderr
-    shown = json.loads(answer.stdout)
-    assert shown["up"] is True
-    assert {part["name"] for part in shown["parts"]} >= {"nats", "s3", "triton", "gateway", "registry"}
-    assert [part for part in shown["parts"] if part["state"] != "ready"] == []
+    def shown():
+        answer = slipway("ps", "--json", state=stack.state)
+        assert answer.returncode == 0, answer.stderr
+        return json.loads(answer.stdout)
+
+    assert shown()["up"] is True
+    assert {part["name"] for part in shown()["parts"]} >= {"nats", "s3", "triton", "gateway", "registry"}
+    wait_until(
+        lambda: all(part["state"] == "ready" for part in shown()["parts"]), timeout_s=30, what="each part being ready"
+    )
 
 
 def test_the_state_is_for_its_owner_only(stack):

@@ -31,11 +31,11 @@ LANES: tuple[tuple[str, ...], ...] = (
 """Files and folders by lane, in the order in which they run; a path that is in no lane is for every worker."""
 FIRST = (
     "tests/chaos/test_servers_hang.py",
-    "tests/chaos/test_soak.py",
     "tests/e2e/test_rollback.py",
     "tests/e2e/one_stack",
     "tests/real/test_triton_serving.py",
-    "tests/chaos",
+    "tests/chaos/test_failpoints.py",
+    "tests/chaos/test_servers_killed.py",
     "tests/integration/test_merger.py",
     "tests/e2e",
     "tests/integration/test_backup_drill.py",
@@ -45,6 +45,7 @@ FIRST = (
     "tests/integration/test_rollback_controller.py",
     "tests/integration/test_sources_release.py",
     "tests/integration",
+    "tests/chaos",  # the soak: beside tests that no other process delays
     "tests/unit/merger",
     "tests/unit/registry",
     "tests/architecture",
