@@ -12,7 +12,7 @@ Twenty honest callers share the traffic unevenly. For a minute 1, 5 or 50 hostil
 - one prompt: only the active version answers it up to the token limit; half of the requests are pairs.
 
 Several keys are of one team, or each on its own. The versions that should go fail one prompt in ten, are slow by
-800 ms, slow the whole machine by 800 ms, die of one prompt in ten, or for good, whoever sends what. Before: an
+800 ms, slow the whole machine by 800 ms, die of one prompt in ten, or for good, for every sender. Before: an
 alert of an automatic trigger rolls back. Now: it needs a confirmation by pairs (2 %), callers, or probes, which take as
 long as the slower version's answer. Run: python -m benchmarks.bench_attack
 """

@@ -38,7 +38,7 @@ from deploy.identity.bus_keys import make_key, public_key
 from deploy.identity.derived import derive, replace_entries
 from deploy.identity.files import locked, make_folder, write_secret
 from deploy.identity.key_files import KeyFiles, KeysRefused
-from deploy.identity.server_certificates import certify, make_authority
+from deploy.identity.server_certificates import certify, check_hosts, make_authority
 from deploy.identity.store_internal import prepare_internal
 
 OWN: Final = (*SERVICES, PROVISIONER)
@@ -100,15 +100,19 @@ class KeyFolder(KeyFiles):
             bucket: The bucket that the store's policies are about, if it is another one.
 
         Raises:
-            KeysRefused: A certificate must be made, and the authority's private key is not in the folder.
+            KeysRefused: A new host is a wildcard that clients would not accept, or a certificate must be made, and the
+                authority's private key is not in the folder.
             OSError: The folder cannot be written to.
         """
+        of_bus, of_store = list(hosts), list(store_hosts)
+        known = {*self.hosts(), *self.store_hosts()}
+        check_hosts(host for host in (*of_bus, *of_store) if host not in known)
         for folder in (self.path, self.credential("").parent, self.server_config.parent):
             make_folder(folder)
         with self._alone():
             if bucket is not None:
                 self.store.choose_bucket(bucket)
-            self._prepare(list(hosts), list(store_hosts), now)
+            self._prepare(of_bus, of_store, now)
 
     def _prepare(self, hosts: list[str], store_hosts: list[str], now: datetime) -> None:
         make_authority(self, now)

@@ -1,10 +1,26 @@
 """Certificates of the bus and the store, by an authority of the installation's own."""
 
+import re
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 from deploy.identity.files import write_file, write_secret
 from deploy.identity.key_files import KeyFiles, KeysRefused
+
+_WILDCARD: Final = re.compile(r"\*(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?){2,}", re.IGNORECASE)
+"""The wildcards that OpenSSL takes, and so most clients: a whole first label, with two labels at least after it."""
+
+
+def check_hosts(hosts: Iterable[str]) -> None:
+    """Raise KeysRefused if a certificate for these hosts has a wildcard that clients would not accept."""
+    for host in hosts:
+        if "*" in host and _WILDCARD.fullmatch(host) is None:
+            raise KeysRefused(
+                f"{host} cannot be a host of a certificate: clients take a wildcard only as the whole first label, "
+                "with at least two labels after it, as in *.bus.example.org. Name each host; the option is repeatable."
+            )
 
 
 def make_authority(files: KeyFiles, now: datetime) -> None:

@@ -26,8 +26,8 @@ QUOTED = re.compile(r"`[^`\n]*`")
 HERE = "tests/architecture"
 
 PERSONS = re.compile(r"\b(?:nobody|somebody|whoever)\b", re.IGNORECASE)
-NO_PERSONS = ("clients/", "contracts/", "decisions/", "deploy/", "services/", "shared/")
-"""Where code names identities, services and operators."""
+NO_PERSONS = ("benchmarks/", "clients/", "contracts/", "decisions/", "deploy/", "services/", "shared/")
+"""Where code, as all documents, names identities, services and operators."""
 TEXTS = {"services/benchmarker/prompts.py"}
 """What a model is asked, in the words of its users."""
 
@@ -71,10 +71,9 @@ def first_words(tree: ast.AST) -> list[str]:
 def findings(rule: str, path: Path) -> list[str]:
     """Return what breaks a rule in a file."""
     text = path.read_text()
-    if rule == "metaphors":
-        return METAPHOR.findall(QUOTED.sub("", text) if path.suffix == ".md" else text)
-    if rule == "persons":
-        return PERSONS.findall(text)
+    if rule in ("metaphors", "persons"):
+        words = METAPHOR if rule == "metaphors" else PERSONS
+        return words.findall(QUOTED.sub("", text) if path.suffix == ".md" else text)
     tree = ast.parse(text)
     if rule == "functions":
         return function_names(tree)
@@ -84,10 +83,12 @@ def findings(rule: str, path: Path) -> list[str]:
 @cache
 def broken(rule: str) -> dict[str, list[str]]:
     """Return the findings of a rule, by folder."""
-    paths = [*python_sources(), *documents()] if rule == "metaphors" else python_sources()
+    paths = python_sources()
     if rule == "persons":
         names = {path: path.relative_to(ROOT).as_posix() for path in paths}
         paths = [path for path, name in names.items() if name.startswith(NO_PERSONS) and name not in TEXTS]
+    if rule in ("metaphors", "persons"):
+        paths = [*paths, *documents()]
     by_folder = {}
     for path in paths:
         for finding in findings(rule, path):

@@ -13,7 +13,7 @@ import yaml
 from contracts.services import SERVICES
 from deploy.identity.key_folder import KeyFolder
 from shared.runtime.clock import SystemClock
-from testbed.containers.hosts.members import HOSTS, host_of
+from testbed.containers.hosts.members import HOSTS, ON_C, host_of
 from testbed.servers import BIN
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,6 +122,15 @@ def test_every_container_that_serves_is_on_one_host(containers):
     assert set().union(*by_host.values()) == lasting
     assert all(len(by_host[host] & set(BUS)) == 1 for host in HOSTS)
     assert {name.removesuffix("-b") for name in by_host["b"]} == by_host["a"] - ALONE
+
+
+def test_the_page_and_the_file_list_all_that_the_third_host_has():
+    page = (ROOT / "docs/guides/containers.md").read_text()
+    (row,) = re.findall(r"^\| c \| (.*) \|$", page, re.MULTILINE)
+    assert set(re.findall(r"`([^`]+)`", row)) == ON_C
+    header = " ".join((DOCKER / "compose.cluster.yaml").read_text().partition("x-bus:")[0].replace("#", " ").split())
+    (listed,) = re.findall(r"c has (.*?), b the containers", header)
+    assert set(re.split(r", | and ", listed)) == ON_C
 
 
 def test_the_configuration_is_that_of_one_server_with_encrypted_routes_between_the_three(tmp_path):

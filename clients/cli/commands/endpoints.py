@@ -1,27 +1,33 @@
 """`slipway endpoints`: the Tritons of the serving fleet; drain one, and use it again."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Annotated
 
 import typer
 
 from clients.cli.audit_facts import ALL_MODELS
-from clients.cli.commands.orders import EXPIRES, ExpiresOption, ReasonOption, expires_at, order, refused_error
+from clients.cli.commands.orders import (
+    EXPIRES,
+    ExpiresOption,
+    ReasonOption,
+    await_answer,
+    expires_at,
+    order,
+    publish_order,
+)
 from clients.cli.commands.runtime import describe_target
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
-from clients.cli.event_log import answer_to, last_sequences
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import parse_duration
 from clients.cli.runtimes import read_runtimes
 from clients.cli.version_records import read_routes
-from contracts.facts import EndpointOrdered, OrderAccepted, OrderRefused
+from contracts.facts import EndpointOrdered
 from contracts.routes import Route
 from contracts.runtimes import FleetRuntime
-from contracts.services import EVENTS
-from shared.messaging.publishing import publish_event
 
-ANSWER_S, POLL_S = 30.0, 0.2
+ANSWER_S, POLL_S = 30.0, 1.0
 EndpointArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the endpoint: see `slipway endpoints`.")]
 endpoints_app = typer.Typer(help="List the Tritons of the serving fleet, drain one, or use it again.")
 
@@ -101,8 +107,8 @@ def drain(
     fact = EndpointOrdered(reason=reason, endpoint=name, drained=True, expires_at=expires_at(expires))
     asyncio.run(_order(stack, fact))
     if wait:
-        asyncio.run(_wait_until_empty(stack, name, wait_s))
-    _show(as_json, fact, f"{name} is empty" if wait else f"{name} is drained; see `slipway endpoints`")
+        asyncio.run(wait_until_empty(partial(read_runtimes, stack), name, wait_s))
+    _show(as_json, fact, f"{name} is empty" if wait else f"{name} is being drained; see `slipway endpoints`")
 
 
 @endpoints_app.command("restore")
@@ -132,19 +138,7 @@ async def _order(stack: StackAddress, fact: EndpointOrdered) -> None:
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
         published = order(sender_of(stack), ALL_MODELS, None, fact)
-        after = (await last_sequences(js))[EVENTS]
-        await publish_event(js, published, random_id=True)
-        deadline = asyncio.get_running_loop().time() + ANSWER_S
-        while asyncio.get_running_loop().time() < deadline:
-            if await answer_to(js, OrderAccepted, ALL_MODELS, published.id, after) is not None:
-                return
-            refused: Any = await answer_to(js, OrderRefused, ALL_MODELS, published.id, after)
-            if refused is not None:
-                raise refused_error(refused.data)
-            await asyncio.sleep(POLL_S)
-    raise CommandError(
-        f"the order {published.id} was published and not answered within {ANSWER_S:g} s; see `slipway ps`"
-    )
+        await await_answer(js, published, await publish_order(js, published), ANSWER_S)
 
 
 def check_name(name: str, endpoints: Sequence[FleetRuntime]) -> None:
@@ -154,17 +148,28 @@ def check_name(name: str, endpoints: Sequence[FleetRuntime]) -> None:
         raise CommandError(f"the fleet has no endpoint {name}; it has {', '.join(names) or 'none'}", Exit.USAGE)
 
 
-async def _wait_until_empty(stack: StackAddress, name: str, wait_s: float) -> None:
+async def wait_until_empty(
+    read: Callable[[], Awaitable[Sequence[FleetRuntime]]], name: str, wait_s: float, poll_s: float = POLL_S
+) -> None:
+    """Return once a drained endpoint holds nothing; print what it waits for on standard error.
+
+    Raises:
+        CommandError: the fleet does not list it any more, or it holds something when the time is over.
+    """
     deadline, shown = asyncio.get_running_loop().time() + wait_s, ""
-    endpoint: FleetRuntime | None = None
-    while asyncio.get_running_loop().time() < deadline:
-        endpoints = await read_runtimes(stack)
-        endpoint = next((each for each in endpoints if name_of(each) == name), None)
-        if endpoint is None or (endpoint.drained and is_empty(endpoint)):
+    while True:
+        endpoint = next((each for each in await read() if name_of(each) == name), None)
+        if endpoint is None:
+            raise CommandError(
+                f"the fleet lists no endpoint {name} any more, so whether it is empty is not known: server-manager "
+                "runs without it; see `slipway endpoints`"
+            )
+        if endpoint.drained and is_empty(endpoint):
             return
         if endpoint.waits_for != shown:
             shown = endpoint.waits_for
             typer.echo(f"waiting: {shown}" if shown else "it goes on", err=True)
-        await asyncio.sleep(1.0)
-    left = ", ".join(str(target.target) for target in endpoint.targets) if endpoint is not None else ""
-    raise CommandError(f"{name} is not empty after {wait_s:g} s: it has {left or 'copies'}. {shown}".rstrip())
+        if asyncio.get_running_loop().time() >= deadline:
+            held = ", ".join(str(target.target) for target in endpoint.targets) or "copies"
+            raise CommandError(f"{name} is not empty after {wait_s:g} s: it has {held}. {shown}".rstrip())
+        await asyncio.sleep(poll_s)

@@ -5,16 +5,21 @@ from typing import Annotated
 
 import typer
 
-from clients.cli.commands.orders import EXPIRES, ExpiresOption, ReasonOption, expires_at, order, refused_error
+from clients.cli.commands.orders import (
+    EXPIRES,
+    ExpiresOption,
+    ReasonOption,
+    await_answer,
+    expires_at,
+    order,
+    publish_order,
+)
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
-from clients.cli.event_log import answer_to, last_sequences
-from clients.cli.output import CommandError, show_json, show_line
+from clients.cli.output import show_json, show_line
 from clients.cli.resolving import VersionArgument, find_version_name
-from contracts.facts import ErasureOrdered, OrderAccepted, OrderRefused
-from contracts.services import EVENTS
-from shared.messaging.publishing import publish_event
+from contracts.facts import ErasureOrdered
 
-WAIT_S, POLL_S = 30.0, 0.2
+WAIT_S = 30.0
 
 
 def erase(
@@ -53,16 +58,6 @@ async def _erase(stack: StackAddress, model: str, fact: ErasureOrdered) -> list[
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
         published = order(sender_of(stack), model, None, fact)
-        after = (await last_sequences(js))[EVENTS]
-        await publish_event(js, published, random_id=True)
-        deadline = asyncio.get_running_loop().time() + WAIT_S
-        while asyncio.get_running_loop().time() < deadline:
-            accepted = await answer_to(js, OrderAccepted, model, published.id, after)
-            if accepted is not None:
-                digests: list[str] = accepted.data.details.get("digests", [])
-                return digests
-            refused = await answer_to(js, OrderRefused, model, published.id, after)
-            if refused is not None:
-                raise refused_error(refused.data)
-            await asyncio.sleep(POLL_S)
-    raise CommandError(f"the order {published.id} was published and not answered within {WAIT_S:g} s; see `slipway ps`")
+        answer = await await_answer(js, published, await publish_order(js, published), WAIT_S)
+    digests: list[str] = answer.details.get("digests", [])
+    return digests

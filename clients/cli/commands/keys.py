@@ -72,8 +72,9 @@ def init(
 ) -> None:
     """Make what an installation needs: a certificate authority, certificates of bus and store, keys for each service.
 
-    What exists stays; a certificate gets the hosts that are new, and is replaced in its last 30 days. After an
-    interruption, run it again. `slipway up` does this by itself for its own bus and store.
+    What exists stays; a certificate gets the hosts that are new, and is replaced in its last 30 days. A wildcard needs
+    two labels after it (`*.bus.example.org`), because clients take no shorter one. After an interruption, run it again.
+    `slipway up` does this by itself for its own bus and store.
     """
     keys = keys_of_folder(folder, state)
     _attempt(

@@ -209,6 +209,28 @@ async def _await_acknowledgement(js: JetStreamContext, published: Event[Any], wa
     return False
 
 
+async def await_answer(js: JetStreamContext, published: Event[Any], after: int, wait_s: float) -> OrderAccepted:
+    """Return the answer to an order that is answered in any case, also where it changes nothing.
+
+    Raises:
+        CommandError: it was refused, or not answered within the time.
+    """
+    deadline = asyncio.get_running_loop().time() + wait_s
+    while asyncio.get_running_loop().time() < deadline:
+        accepted = await answer_to(js, OrderAccepted, published.subject, published.id, after)
+        if accepted is not None:
+            answer: OrderAccepted = accepted.data
+            return answer
+        refused = await refusal(js, published, after)
+        if refused is not None:
+            raise refused_error(refused)
+        await asyncio.sleep(ANSWER_TRY_S)
+    raise CommandError(
+        f"the order {published.id} was published and not answered within {wait_s:g} s: see `slipway ps` for the "
+        "service that answers it"
+    )
+
+
 def refused_error(answer: OrderRefused) -> CommandError:
     """Return the error that a refused order ends a command with: its code is that of the service."""
     sentence = f"the order was refused: {answer.code}: {answer.reason}"

@@ -5,11 +5,18 @@ from datetime import timedelta
 from typing import Annotated, Any
 
 import typer
-from nats.js import JetStreamContext
 
 from clients.cli.archived_events import read_alerts
 from clients.cli.commands.alerts import ALERTS
-from clients.cli.commands.orders import EXPIRES, ExpiresOption, ReasonOption, expires_at, order, refused_error
+from clients.cli.commands.orders import (
+    EXPIRES,
+    ExpiresOption,
+    ReasonOption,
+    await_answer,
+    expires_at,
+    order,
+    publish_order,
+)
 from clients.cli.connection import (
     JsonOption,
     StackAddress,
@@ -18,19 +25,16 @@ from clients.cli.connection import (
     find_stack,
     sender_of,
 )
-from clients.cli.event_log import EventFilter, answer_to, last_sequences
+from clients.cli.event_log import EventFilter
 from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import check_model, parse_duration
 from clients.cli.reading import RecordsOfModels
 from clients.cli.views.alert import AlertView, fold
-from contracts.envelope import Event
-from contracts.facts import AcknowledgementOrdered, Fact, OrderAccepted, OrderRefused, SilenceOrdered
+from contracts.facts import AcknowledgementOrdered, Fact, SilenceOrdered
 from contracts.routes import Route
-from contracts.services import EVENTS
-from shared.messaging.publishing import publish_event
 from shared.runtime.clock import SystemClock
 
-WAIT_S, POLL_S = 15.0, 0.1
+WAIT_S = 15.0
 LONGEST = timedelta(days=30)
 NAMED = 10
 
@@ -139,22 +143,5 @@ async def _order(stack: StackAddress, model: str, fact: Fact) -> dict[str, Any]:
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
         published = order(sender_of(stack), model, None, fact)
-        after = (await last_sequences(js))[EVENTS]
-        await publish_event(js, published, random_id=True)
-        return await _answer(js, published, after)
-
-
-async def _answer(js: JetStreamContext, published: Event[Any], after: int) -> dict[str, Any]:
-    deadline = asyncio.get_running_loop().time() + WAIT_S
-    while asyncio.get_running_loop().time() < deadline:
-        accepted = await answer_to(js, OrderAccepted, published.subject, published.id, after)
-        if accepted is not None:
-            details: dict[str, Any] = accepted.data.details
-            return details
-        refused = await answer_to(js, OrderRefused, published.subject, published.id, after)
-        if refused is not None:
-            raise refused_error(refused.data)
-        await asyncio.sleep(POLL_S)
-    raise CommandError(
-        f"the order {published.id} was published and not answered within {WAIT_S:g} s; does a notifier run?"
-    )
+        after = await publish_order(js, published)
+        return (await await_answer(js, published, after, WAIT_S)).details

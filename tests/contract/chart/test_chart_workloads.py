@@ -1,24 +1,15 @@
 """The Helm chart: how its workloads run, the settings that they get, and how they are scaled and monitored."""
 
 import re
-import subprocess
 
 import pytest
 import yaml
 
 from contracts.services import OPTIONAL, SERVICES
-from deploy.docker.provisioner import LOOKED, STAMP
-from deploy.identity.certificates import hosts_of
-from deploy.identity.key_folder import KeyFolder
-from shared.runtime.clock import SystemClock
-from testbed.servers import BIN
 from tests.kit.charts.cases import CASES, PLACED
 from tests.kit.charts.client import CHART
-from tests.kit.charts.rendered import containers, environment, find, objects, pod_volumes, pods
+from tests.kit.charts.rendered import OF_THE_BUS, containers, environment, find, objects, pods
 from tests.kit.wiring import ROOT
-
-OF_THE_BUS = ("SLIPWAY_NATS_NAME", "SLIPWAY_NATS_ADVERTISE")
-"""Variables of the bus's servers, which only their configuration reads."""
 
 
 def test_optional_services_are_started_only_if_they_are_enabled():
@@ -63,80 +54,10 @@ def test_every_service_is_a_workload_of_its_own_that_is_probed_and_drained(name)
     assert budget["spec"]["maxUnavailable"] == 1, "a budget that lets no pod go blocks the drain of a node"
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_what_makes_lost_telemetry_again_runs_beside_the_services_and_is_probed(case):
-    """By the stamps that the program writes: the last try, and the last look that found everything."""
-    name = f"{CASES[case].get('nameOverride', 'slipway')}-provisioner"
-    workload = find(case, "Deployment", name)
-    (container,) = workload["spec"]["template"]["spec"]["containers"]
-    assert container["command"] == ["python", "-m", "deploy.docker.provisioner"]
-    for probe, stamp in (("startupProbe", LOOKED), ("livenessProbe", LOOKED), ("readinessProbe", STAMP.name)):
-        assert f'gettempdir() + "/{stamp}")' in container[probe]["exec"]["command"][-1], probe
-    settings = {each["name"]: each["value"] for each in container["env"]}
-    (prepared,) = (pod for owner, pod in pods(case) if owner.startswith("Job/") and "-prepare" in owner)
-    same = {each["name"]: each["value"] for each in prepared["containers"][0]["env"]}
-    assert settings.items() <= same.items(), "the streams that it makes are those of `prepare`"
-    assert {"SLIPWAY_REPLICAS", "SLIPWAY_EVENTS_MAX_BYTES"} <= set(settings)
-    secret = next(each["secret"] for each in pod_volumes(workload) if each["name"] == "secrets")
-    assert secret["items"] == [{"key": "credential", "path": "credential"}], "not the key of the store"
-    assert find(case, "PodDisruptionBudget", name)["spec"]["selector"] == workload["spec"]["selector"]
-
-
 @pytest.mark.parametrize("name", ["gateway", "triton", "agent", "prepare", "provisioner", "backup", "smoke"])
 def test_the_affinity_of_the_values_is_that_of_the_pod(name):
     (pod,) = (pod for owner, pod in pods("everything") if owner.endswith(f"/slipway-{name}"))
     assert pod["affinity"] == PLACED["affinity"]
-
-
-def test_three_servers_of_the_bus_are_a_cluster_that_one_of_them_may_leave():
-    workload = find("three-servers", "StatefulSet", "slipway-nats")
-    assert workload["spec"]["replicas"] == 3
-    assert workload["spec"]["podManagementPolicy"] == "Parallel", "none becomes ready before another one is there"
-    pod = workload["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    assert container["startupProbe"]["httpGet"]["path"] == "/healthz", "of all streams: the next one is replaced then"
-    assert [each["whenUnsatisfiable"] for each in pod["topologySpreadConstraints"]] == ["DoNotSchedule"] * 2
-    service = find("three-servers", "Service", workload["spec"]["serviceName"])["spec"]
-    assert (service["clusterIP"], service["publishNotReadyAddresses"]) == ("None", True)
-    budget = find("three-servers", "PodDisruptionBudget", "slipway-nats")["spec"]
-    assert (budget["maxUnavailable"], budget["selector"]) == (1, workload["spec"]["selector"])
-    (job,) = (pod for name, pod in pods("three-servers") if name.startswith("Job/slipway-prepare"))
-    assert {"name": "SLIPWAY_REPLICAS", "value": "3"} in job["containers"][0]["env"]
-
-
-def test_each_of_the_three_has_the_configuration_of_the_container_and_routes_to_the_names_of_the_pods(tmp_path):
-    """As the server itself reads it, with the keys of an installation and the files where the pod has them."""
-    (container,) = find("three-servers", "StatefulSet", "slipway-nats")["spec"]["template"]["spec"]["containers"]
-    assert container["args"] == ["nats-server", "--config=/etc/nats/cluster.conf"]
-    mounts = {each["mountPath"] for each in container["volumeMounts"]}
-    assert {"/etc/nats/bus", "/etc/nats/trust", "/etc/nats/cluster.conf"} <= mounts
-    text = find("three-servers", "ConfigMap", "slipway-nats")["data"]["cluster.conf"]
-    names = [f"slipway-nats-{number}.slipway-nats" for number in range(3)]
-    assert re.findall(r"nats://([^:]+):6222", text) == names
-    keys = KeyFolder(tmp_path / "keys")
-    keys.prepare(["slipway-nats", "*.slipway-nats"], SystemClock().now())
-    assert set(hosts_of(keys.certificate.read_bytes())) == {"slipway-nats", "*.slipway-nats"}
-    (tmp_path / "bus").symlink_to(keys.server_config.parent)
-    (tmp_path / "trust").symlink_to(keys.path)
-    for file, content in (("cluster", text), ("slipway", (ROOT / "deploy/docker/nats.conf").read_text())):
-        (tmp_path / f"{file}.conf").write_text(content.replace("/etc/nats/", f"{tmp_path}/"))
-    variables = {
-        each["name"]: each.get("value", "slipway-nats-0").replace("$(SLIPWAY_NATS_NAME)", "slipway-nats-0")
-        for each in container["env"]
-    }
-    assert set(variables) == set(OF_THE_BUS)
-    command = [str(BIN / "nats-server"), "--config", str(tmp_path / "cluster.conf"), "-t"]
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-def test_autoscaling_finds_the_leader_among_the_servers_of_the_chart_by_their_names():
-    """KEDA asks `SERVER.ENDPOINT`; a server's name is that of its pod."""
-    scaled = [each for each in objects("three-servers") if each["kind"] == "ScaledObject"]
-    endpoints = {
-        trigger["metadata"]["natsServerMonitoringEndpoint"] for each in scaled for trigger in each["spec"]["triggers"]
-    }
-    assert endpoints == {"slipway-nats.slipway.svc:8222"}
 
 
 def test_a_gateway_has_time_for_the_streams_in_flight():

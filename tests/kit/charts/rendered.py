@@ -17,6 +17,8 @@ RENDERED = {
     "everything": [("ScaledObject", "slipway-quantiser"), ("Job", "slipway-prepare")],
 }
 """Objects whose whole text is kept, by case; of the others the list of kinds and names."""
+OF_THE_BUS = ("SLIPWAY_NATS_NAME", "SLIPWAY_NATS_ADVERTISE")
+"""Variables of the bus's servers, which only their configuration reads."""
 
 
 def objects(case: str) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from clients.cli.commands.endpoints import check_name, describe_row, describe_state
+from clients.cli.commands.endpoints import check_name, describe_row, describe_state, wait_until_empty
 from clients.cli.output import CommandError
 from contracts.runtimes import FleetRuntime, RunningTarget
 from testbed.factories import MODEL, route, served
@@ -51,3 +51,34 @@ def test_an_order_names_an_endpoint_of_the_fleet():
     check_name("default", [USED.model_copy(update={"endpoint_name": ""})])
     with pytest.raises(CommandError, match="no endpoint triton-3; it has triton-2"):
         check_name("triton-3", [USED])
+
+
+def reading(*lists):
+    """Return what reads one list of the fleet after the other, and the last one again and again."""
+    left = list(lists)
+
+    async def read():
+        return left.pop(0) if len(left) > 1 else left[0]
+
+    return read
+
+
+EMPTY = DRAINED.model_copy(update={"targets": ()})
+WAITING = DRAINED.model_copy(update={"waits_for": "triton has no memory for it"})
+
+
+async def test_the_wait_for_an_empty_endpoint_ends_when_it_is_drained_and_holds_nothing(capsys):
+    unasked = USED.model_copy(update={"targets": ()})
+    await wait_until_empty(reading([unasked], [WAITING], [DRAINED], [EMPTY]), "triton-2", 10.0, 0.0)
+    assert capsys.readouterr().err.splitlines() == ["waiting: triton has no memory for it", "it goes on"]
+
+
+async def test_an_endpoint_that_left_the_fleet_is_not_called_empty():
+    other = EMPTY.model_copy(update={"endpoint_name": "triton"})
+    with pytest.raises(CommandError, match="lists no endpoint triton-2 any more"):
+        await wait_until_empty(reading([WAITING], [other]), "triton-2", 10.0, 0.0)
+
+
+async def test_an_endpoint_that_is_not_empty_in_time_is_an_error_with_what_it_holds():
+    with pytest.raises(CommandError, match=rf"not empty after 0 s: it has {SERVED.target}. triton has no memory"):
+        await wait_until_empty(reading([WAITING]), "triton-2", 0.0, 0.0)

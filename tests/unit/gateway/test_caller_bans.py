@@ -92,7 +92,7 @@ def test_one_with_most_of_the_requests_is_not_refused():
     assert made.refused(Sender("d", "d")) == []
 
 
-def test_deaths_without_any_request_and_a_limit_of_zero_refuse_nobody():
+def test_deaths_without_any_request_and_a_limit_of_zero_refuse_no_caller():
     made, never = Killed(), Killed(ban_s=0.0)
     for _ in range(4):
         made.die()

@@ -50,7 +50,7 @@ def test_the_caller_that_was_there_each_time_has_an_alert_and_the_deaths_confirm
     assert any(KEY in alert.alert_id for alert in facts(quiet, AlertResolved))
 
 
-def test_deaths_under_all_kinds_of_callers_confirm_and_name_nobody():
+def test_deaths_under_all_kinds_of_callers_confirm_and_name_no_caller():
     state = seen([outage(100.0 + 30 * number, f"good-{number}") for number in range(8)])
     assert not [alert for alert in facts(state, AlertRaised) if KEY in alert.alert_id]
     errors = state.alerts[next(key for key in state.alerts if key.endswith("/errors"))]
