@@ -1,19 +1,30 @@
 """Run the soak: python -m testbed.soak [--minutes N] [--kills N] [--seed N] [--state DIR [--resume]].
 
 Two of every service, the toy engine in the real Triton, releases of several models, and kills at random. It ends with a
-verdict, and with 1 if something that must hold does not.
+verdict, and with 1 if something that must hold does not; with 2 if the options do not fit. After one Ctrl-C it kills no
+more and judges; after two it gives up, without a verdict and with 130.
 """
 
 import argparse
+import os
 import random
 import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 from testbed.soak.progress import Progress, load
 from testbed.soak.session import Plan, Session, Verdict
+
+USAGE, GIVEN_UP = 2, 130
+STOPPING = b"stopping: what was announced must end first, then it is judged; Ctrl-C again to give up\n"
+
+
+class UsageError(ValueError):
+    """Options that do not fit together, or not the folder."""
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -34,15 +45,39 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def begin(folder: Path, options: argparse.Namespace) -> Progress:
-    """Return the counts to go on with; exit with 2 where the folder and the options do not agree."""
+    """Return the counts to go on with.
+
+    Raises:
+        UsageError: the folder and the options do not agree.
+    """
     earlier = load(folder)
-    if earlier is not None and not options.resume:
-        sys.exit(f"{folder} holds a soak with {earlier.kills} kills: use --resume, or another folder")
-    if earlier is None and options.resume:
-        print(f"{folder} holds no soak: this is its first session", flush=True)
-    if earlier is not None:
-        return earlier
-    return Progress(options.seed if options.seed is not None else random.SystemRandom().randrange(1_000_000))
+    if earlier is None:
+        if options.resume:
+            print(f"{folder} holds no soak: this is its first session", flush=True)
+        return Progress(options.seed if options.seed is not None else random.SystemRandom().randrange(1_000_000))
+    if not options.resume:
+        raise UsageError(f"{folder} holds a soak with {earlier.kills} kills: use --resume, or another folder")
+    if options.seed not in (None, earlier.seed):
+        raise UsageError(
+            f"--seed {options.seed} does not fit: {folder} holds a soak of seed {earlier.seed}; leave --seed out, or "
+            "use another folder"
+        )
+    return earlier
+
+
+class Interrupts:
+    """Handles SIGINT and SIGTERM: the first ends the kills, each further one gives up."""
+
+    def __init__(self, interrupt: Callable[[], None]) -> None:
+        self._interrupt = interrupt
+        self._count = 0
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        self._count += 1
+        if self._count > 1:
+            raise KeyboardInterrupt
+        os.write(sys.stderr.fileno(), STOPPING)  # print is not reentrant, and a signal may come during one
+        self._interrupt()
 
 
 def soak(folder: Path, options: argparse.Namespace) -> int:
@@ -65,9 +100,14 @@ def soak(folder: Path, options: argparse.Namespace) -> int:
     )
     show_line(f"seed {progress.seed}, session {progress.sessions + 1}, folder {folder}")
     session = Session(folder, plan, progress, show_line)
+    interrupts = Interrupts(session.interrupt)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: session.interrupted.set())
-    verdict = session.run()
+        signal.signal(number, interrupts)
+    try:
+        verdict = session.run()
+    except KeyboardInterrupt:
+        show_line("given up: no verdict")
+        return GIVEN_UP
     show(verdict, progress, folder, show_line)
     return 1 if verdict.problems else 0
 
@@ -90,13 +130,23 @@ def show(verdict: Verdict, progress: Progress, folder: Path, show_line) -> None:
         show_line("everything holds")
 
 
-def main() -> int:
-    """Run the command."""
-    options = parse(sys.argv[1:])
+def run(options: argparse.Namespace) -> int:
+    """Run one session in the folder that was given, or in a temporary one; return the exit code."""
     if options.state is not None:
         return soak(options.state.absolute(), options)
-    with tempfile.TemporaryDirectory(prefix="soak-") as scratch:
+    if options.resume:
+        raise UsageError("--resume needs --state: it names the folder of the earlier sessions")
+    with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as scratch:
         return soak(Path(scratch), options)
+
+
+def main() -> int:
+    """Run the command."""
+    try:
+        return run(parse(sys.argv[1:]))
+    except UsageError as error:
+        print(error, file=sys.stderr)
+        return USAGE
 
 
 if __name__ == "__main__":

@@ -1,28 +1,25 @@
 """What must hold of the event log and of the answers after a soak: pure rules that return sentences."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from clients.cli.event_log import LoggedEvent
 from contracts.facts import (
-    CheckpointReady,
     CheckpointRejected,
     DeploymentChanged,
     ReleaseFinished,
-    ReleaseOpened,
     RollbackCompleted,
     RollbackFailed,
     RollbackStarted,
     VersionRegistered,
 )
+from testbed.soak import release_log
 from testbed.soak.progress import Announced
-from testbed.soak.stories import KINDS
+from testbed.soak.releases import KINDS
 from testbed.soak.traffic import Answer
 
-ONCE = (ReleaseOpened, ReleaseFinished, VersionRegistered, DeploymentChanged, RollbackCompleted, CheckpointRejected)
-"""Facts that must not be stored twice."""
 SLACK = timedelta(seconds=30)
 """How long a gateway may go by an earlier route: the bus may be away when it changes."""
 
@@ -44,42 +41,37 @@ class Ends:
     unexpected: list[str] = field(default_factory=list)
 
 
-def judge_ends(announced: Iterable[Announced], published: set[int], events: Sequence[LoggedEvent]) -> Ends:
-    """Return how each announced checkpoint ended: exactly once, and in a way that its kind may end."""
+def judge_ends(
+    announced: Iterable[Announced],
+    published: set[int],
+    events: Sequence[LoggedEvent],
+    accepted: Mapping[int, datetime] | None = None,
+) -> Ends:
+    """Return how each announced checkpoint ended: exactly once, and in a way that its kind may end.
+
+    Args:
+        announced: The checkpoints.
+        published: The numbers of those whose announcement was acknowledged.
+        events: The event log.
+        accepted: When the drill, the cancellation or the rollback of a checkpoint was accepted, by its number.
+    """
     ends = Ends()
     for each in announced:
-        _judge_end(each, each.number in published, events, ends)
+        _judge_end(each, each.number in published, events, (accepted or {}).get(each.number), ends)
     return ends
 
 
-def _judge_end(announced: Announced, was_published: bool, events: Sequence[LoggedEvent], ends: Ends) -> None:
+def _judge_end(
+    announced: Announced, was_published: bool, events: Sequence[LoggedEvent], accepted_at: datetime | None, ends: Ends
+) -> None:
     name = f"{announced.run_id} of {announced.model} ({announced.kind})"
-    announcements = {
-        event.id
-        for event in _events(events)
-        if isinstance(event.data, CheckpointReady) and event.data.training.run_id == announced.run_id
-    }
+    announcements = release_log.announcements_of(events, announced.run_id)
     if not announcements:
         if was_published:
             ends.problems.append(f"{name}: its announcement was acknowledged and is not in the log")
         return
-    opened = {
-        event.data.release_id
-        for event in _events(events)
-        if isinstance(event.data, ReleaseOpened) and event.data.training.run_id == announced.run_id
-    }
-    finished = [
-        event.data
-        for event in _events(events)
-        if isinstance(event.data, ReleaseFinished) and event.data.release_id in opened
-    ]
-    refused = [
-        event.data
-        for event in _events(events)
-        if isinstance(event.data, CheckpointRejected) and event.causationid in announcements and not opened
-    ]
-    outcomes = [(end.outcome, end.code, end.reason) for end in finished]
-    outcomes += [("rejected", end.code, end.reason) for end in refused]
+    opened = release_log.releases_of(events, announced.run_id)
+    outcomes = _outcomes(events, announcements, opened)
     if len(opened) > 1:
         ends.problems.append(f"{name}: {len(opened)} releases were opened for one announcement: {sorted(opened)}")
     if not outcomes:
@@ -91,6 +83,43 @@ def _judge_end(announced: Announced, was_published: bool, events: Sequence[Logge
     ends.counts[f"{outcome} ({code})" if code else outcome] += 1
     if outcome not in KINDS[announced.kind].ends:
         ends.unexpected.append(f"{name}: {outcome} ({code}): {reason}")
+    elif accepted_at is not None:
+        ends.unexpected += _judge_intervention(announced, outcome, events, accepted_at)
+
+
+def _outcomes(
+    events: Sequence[LoggedEvent], announcements: set[str], opened: set[str]
+) -> list[tuple[str, str | None, str]]:
+    """Return every end of a release, with its code and reason; also of a checkpoint that opened none."""
+    facts = [(event.data, event.causationid) for event in _events(events)]
+    outcomes = [
+        (fact.outcome, fact.code, fact.reason)
+        for fact, _ in facts
+        if isinstance(fact, ReleaseFinished) and fact.release_id in opened
+    ]
+    return outcomes + [
+        ("rejected", fact.code, fact.reason)
+        for fact, cause in facts
+        if isinstance(fact, CheckpointRejected) and cause in announcements and not opened
+    ]
+
+
+def _judge_intervention(
+    announced: Announced, outcome: str, events: Sequence[LoggedEvent], accepted_at: datetime
+) -> list[str]:
+    """Return what an accepted drill, cancellation or rollback did not bring about although it was in time."""
+    name, kind = f"{announced.run_id} of {announced.model} ({announced.kind})", KINDS[announced.kind]
+    if announced.kind == "rolled back":
+        version = release_log.version_of(events, announced.run_id)
+        if release_log.is_rolled_back(events, announced.model, version):
+            return []
+        return [f"{name}: its rollback was accepted at {accepted_at:%H:%M:%S}, and none of v{version} was completed"]
+    ordered_at = release_log.all_traffic_at(events, announced.run_id)
+    if outcome == kind.ends[0] or ordered_at is None or ordered_at - accepted_at < timedelta(seconds=kind.lead_s):
+        return []
+    left_s = (ordered_at - accepted_at).total_seconds()
+    due = f"what must end it as {kind.ends[0]} was accepted {left_s:.0f} s before all traffic was ordered"
+    return [f"{name}: {outcome}, although {due}; {kind.lead_s:g} s are in time"]
 
 
 def _events(events: Sequence[LoggedEvent]):
@@ -98,8 +127,11 @@ def _events(events: Sequence[LoggedEvent]):
 
 
 def find_doubles(events: Sequence[LoggedEvent]) -> list[str]:
-    """Return the facts that are in the log twice under one id, and rollbacks that ended twice."""
-    ids = Counter((event.type, event.id) for event in _events(events) if isinstance(event.data, ONCE))
+    """Return the events that are in the log twice under one id, and rollbacks and versions that are there twice.
+
+    A rollback may fail and be completed afterwards: another replica had changed the route already.
+    """
+    ids = Counter((event.type, event.id) for event in _events(events))
     problems = [
         f"{kind} {identity} is in the log {count} times" for (kind, identity), count in ids.items() if count > 1
     ]

@@ -12,6 +12,7 @@ from typing import Any
 
 from deploy.local.processes import Recorded, is_running
 from testbed.soak.progress import Progress
+from testbed.soak.threads import Threads
 from testbed.stack import Stack
 
 SERVER_WEIGHTS = {"nats": 0.4, "s3": 0.4, "triton": 0.2}
@@ -50,11 +51,13 @@ def draw(chance: random.Random, parts: Sequence[str]) -> Draw:
 class Killer:
     """Sends signals until it is stopped; afterwards no process is left stopped."""
 
-    def __init__(self, stack: Stack, progress: Progress, chance: random.Random, every_s: float) -> None:
+    def __init__(
+        self, stack: Stack, progress: Progress, chance: random.Random, every_s: float, threads: Threads
+    ) -> None:
         self._stack, self._progress, self._chance, self._every_s = stack, progress, chance, every_s
         self._stop = threading.Event()
         self._stopped: dict[Recorded, float] = {}
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread = threads.make("the sender of signals", self._run)
 
     def start(self) -> None:
         self._thread.start()

@@ -14,6 +14,7 @@ from clients.cli.event_log import OF_RELEASES, LoggedEvent, merge, read_history
 from clients.cli.output import CommandError
 from shared.errors import SlipwayError
 from shared.runtime.clock import SystemClock
+from testbed.soak.threads import Threads
 from testbed.stack import Stack
 
 EVERY_S = 2.5
@@ -25,10 +26,10 @@ AWAY = (nats.errors.Error, OSError, TimeoutError, SlipwayError, CommandError, as
 class LogView:
     """The events of releases, announcements and orders so far."""
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: Stack, threads: Threads) -> None:
         self._stack = stack
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread = threads.make("the reader of the event log", self._run)
         self.events: Sequence[LoggedEvent] = ()
         self.failures = 0
 

@@ -12,6 +12,7 @@ from statistics import median
 import psutil
 
 from shared.runtime.clock import SystemClock
+from testbed.soak.threads import Threads
 from testbed.stack import Stack
 
 EVERY_S = 10.0
@@ -76,10 +77,10 @@ def growth(samples: Sequence[Sample]) -> list[Growth]:
 class Sampler:
     """Reads the memory of all parts until it is stopped, and keeps it in a file."""
 
-    def __init__(self, stack: Stack, file: Path) -> None:
+    def __init__(self, stack: Stack, file: Path, threads: Threads) -> None:
         self._stack, self._file = stack, file
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread = threads.make("the reader of memory", self._run)
         self.samples: list[Sample] = []
 
     def start(self) -> None:

@@ -4,6 +4,7 @@ import json
 import threading
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 FILE = "soak.json"
@@ -16,7 +17,7 @@ class Announced:
     Attributes:
         number: from 1, over all sessions.
         model: whose checkpoint it is.
-        kind: what is to become of it (`stories.KINDS`).
+        kind: what is to become of it (`releases.KINDS`).
         run_id: its training run, which names it in the event log.
     """
 
@@ -38,6 +39,7 @@ class Progress:
         killed: processes that were ended (SIGKILL, SIGTERM), by part.
         announced: every checkpoint.
         published: the numbers of those whose announcement was acknowledged.
+        accepted: when the drill, the cancellation or the rollback of a checkpoint was accepted, by its number.
         answers: answers of the gateways by status; 0 where there was none.
     """
 
@@ -48,6 +50,7 @@ class Progress:
     killed: Counter[str] = field(default_factory=Counter)
     announced: list[Announced] = field(default_factory=list)
     published: set[int] = field(default_factory=set)
+    accepted: dict[int, datetime] = field(default_factory=dict)
     answers: Counter[str] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -69,6 +72,11 @@ class Progress:
         with self.lock:
             self.published.add(announced.number)
 
+    def note_accepted(self, announced: Announced, at: datetime) -> None:
+        """Note that what was ordered for a checkpoint was accepted."""
+        with self.lock:
+            self.accepted[announced.number] = at
+
     def save(self, folder: Path) -> None:
         """Write the file."""
         with self.lock:
@@ -80,6 +88,7 @@ class Progress:
                 "killed": dict(self.killed),
                 "announced": [asdict(each) for each in self.announced],
                 "published": sorted(self.published),
+                "accepted": {str(number): at.isoformat() for number, at in self.accepted.items()},
                 "answers": dict(self.answers),
             }
             draft = folder / f".{FILE}"
@@ -101,5 +110,6 @@ def load(folder: Path) -> Progress | None:
         killed=Counter(plain["killed"]),
         announced=[Announced(**each) for each in plain["announced"]],
         published=set(plain["published"]),
+        accepted={int(number): datetime.fromisoformat(at) for number, at in plain.get("accepted", {}).items()},
         answers=Counter(plain["answers"]),
     )

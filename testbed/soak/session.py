@@ -2,10 +2,9 @@
 
 import random
 import resource
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,8 @@ from testbed.soak.kills import Killer
 from testbed.soak.log_view import LogView
 from testbed.soak.progress import Progress
 from testbed.soak.receiver import Receiver
-from testbed.soak.stories import Owner
+from testbed.soak.releases import INTERVENED, Owner
+from testbed.soak.threads import Threads
 from testbed.soak.traffic import Traffic
 from testbed.stack import Stack
 
@@ -32,9 +32,12 @@ FASTER = {
     "MONITOR_WINDOW_S": "10",
     "MONITOR_LATENESS_S": "2",
     "ROLLBACK_CONTROLLER_VERIFY_S": "10",
+    "ROLLBACK_CONTROLLER_PRODUCTION_DRILLS": "*",
 }
-"""Shorter windows, so that a canary and a rollback are decided in seconds."""
+"""Shorter windows, so that a canary and a rollback are decided in seconds; and drills in production, else refused."""
 SHOW_EVERY_S = 15.0
+MEMORY_S = 180.0
+"""Seconds under kills from which on the memory of some parts must have been compared."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,39 @@ class Verdict:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def add(self, title: str, problems: list[str]) -> None:
-        self.problems += [f"{title}: {problem}" for problem in problems]
+    def add(self, title: str, problems: Sequence[str]) -> None:
+        """Add problems that are not there yet."""
+        for problem in problems:
+            if (line := f"{title}: {problem}") not in self.problems:
+                self.problems.append(line)
+
+
+@dataclass(frozen=True)
+class Running:
+    """What runs beside a stack: the readers of its log and memory, callers, signals, and the owners of models."""
+
+    log: LogView
+    traffic: Traffic
+    sampler: memory.Sampler
+    killer: Killer
+    owners: Sequence[Owner]
+
+    def start(self) -> None:
+        """Read the log once, then start everything."""
+        self.log.read_whole()
+        for each in (self.log, self.traffic, self.sampler, self.killer, *self.owners):
+            each.start()
+
+    def stop_kills(self) -> None:
+        """Announce no more and send no more signals; what is announced goes on, and so do callers."""
+        for owner in self.owners:
+            owner.stop()
+        self.killer.stop()
+        self.sampler.stop()
+
+    def find_busy_owners(self) -> list[str]:
+        """Return the owners that have not ended, as sentences."""
+        return [work for owner in self.owners for work in owner.find_work()]
 
 
 class Session:
@@ -77,7 +111,11 @@ class Session:
     def __init__(self, folder: Path, plan: Plan, progress: Progress, show_line: Callable[[str], None]) -> None:
         self._folder, self._plan, self._progress, self._show = folder, plan, progress, show_line
         self._models = [f"model-{number}" for number in range(1, plan.models + 1)]
-        self.interrupted = threading.Event()
+        self._threads = Threads()
+
+    def interrupt(self) -> None:
+        """Kill and announce no more; what was announced must end, and is judged."""
+        self._threads.is_interrupted = True
 
     def run(self) -> Verdict:
         """Start the stack, kill and release until the plan is fulfilled, wait until all has ended, and judge."""
@@ -90,7 +128,8 @@ class Session:
             replicas = [word for service in TWICE for word in ("--replicas", f"{service}=2")]
             settings = {**FASTER, "NOTIFIER_RECEIVERS": str(receiver.file)}
             stack = Stack(self._folder / "state", "--quiet", *replicas, **settings)
-            stopping.enter_context(stack)
+            stopping.callback(stack.down)  # also what was interrupted while it started
+            stack.up()
             stack.ok("base", "import", str(base))
             self._show(f"ready: {len(stack.table()['parts'])} parts in {stack.state}")
             verdict = self._run_on(stack)
@@ -99,50 +138,54 @@ class Session:
         return verdict
 
     def _run_on(self, stack: Stack) -> Verdict:
-        chance = random.Random(f"{self._progress.seed}/{self._progress.sessions}")
-        log = LogView(stack)
-        traffic = Traffic(stack, self._progress, self._models, self._plan.rps)
-        sampler = memory.Sampler(stack, self._folder / "memory.jsonl")
-        killer = Killer(stack, self._progress, random.Random(chance.random()), self._plan.every_s)
-        owners = [
-            Owner(
-                model,
-                random.Random(chance.random()),
-                stack=stack,
-                log=log,
-                progress=self._progress,
-                folder=self._folder,
-            )
-            for model in self._models
-        ]
-        log.read_whole()
-        for each in (log, traffic, sampler, killer, *owners):
-            each.start()
+        running = self._prepare(stack)
+        running.start()
+        began = time.monotonic()
         try:
-            self._wait(log)
+            self._wait(running.log)
+            under_kills_s = time.monotonic() - began
         finally:
-            for owner in owners:
-                owner.stop()
-            killer.stop()
-            sampler.stop()
+            running.stop_kills()
         self._show(f"no more kills; everything must have ended within {self._plan.settle_s:.0f} s")
         verdict = Verdict()
-        self._settle(stack, log, verdict)
-        traffic.stop()
-        log.stop()
-        self._judge(stack, log, verdict, traffic)
-        self._judge_memory(sampler, verdict)
-        commands: Counter[str] = Counter()
-        for owner in owners:
-            verdict.add("order", owner.failures)
-            commands += owner.commands
-        verdict.notes.append(f"commands: {dict(sorted(commands.items()))}")
+        self._settle(stack, running, verdict)
+        running.traffic.stop()
+        running.log.stop()
+        self._judge(stack, running.log, verdict, running.traffic)
+        self._judge_memory(running.sampler, verdict, under_kills_s)
+        self._judge_owners(running.owners, verdict)
+        verdict.add("thread", self._threads.failures)
         self._progress.save(self._folder)
         return verdict
 
+    def _prepare(self, stack: Stack) -> Running:
+        progress, threads = self._progress, self._threads
+        chance = random.Random(f"{progress.seed}/{progress.sessions}")
+        log = LogView(stack, threads)
+        killer = Killer(stack, progress, random.Random(chance.random()), self._plan.every_s, threads)
+        return Running(
+            log,
+            Traffic(stack, progress, self._models, self._plan.rps, threads),
+            memory.Sampler(stack, self._folder / "memory.jsonl", threads),
+            killer,
+            [
+                Owner(
+                    model,
+                    random.Random(chance.random()),
+                    stack=stack,
+                    log=log,
+                    progress=progress,
+                    folder=self._folder,
+                    threads=threads,
+                )
+                for model in self._models
+            ],
+        )
+
     def _wait(self, log: LogView) -> None:
         began, shown_s = time.monotonic(), 0.0
-        while not self.interrupted.wait(0.5):
+        while not self._threads.is_interrupted:
+            time.sleep(0.5)
             elapsed_s = time.monotonic() - began
             if elapsed_s - shown_s >= SHOW_EVERY_S:
                 shown_s = elapsed_s
@@ -164,36 +207,38 @@ class Session:
         )
 
     def _ends(self, log: LogView) -> judging.Ends:
-        return judging.judge_ends(list(self._progress.announced), set(self._progress.published), log.events)
+        progress = self._progress
+        with progress.lock:
+            announced, published, accepted = [*progress.announced], {*progress.published}, {**progress.accepted}
+        return judging.judge_ends(announced, published, log.events, accepted)
 
     # -- after the last kill ------------------------------------------------------------------------------------------
 
-    def _settle(self, stack: Stack, log: LogView, verdict: Verdict) -> None:
+    def _settle(self, stack: Stack, running: Running, verdict: Verdict) -> None:
+        """Wait until all has ended: the owners first, whose commands would change what is looked at afterwards."""
         began, limit_s = time.monotonic(), self._plan.settle_s
 
         def left_s() -> float:
             return max(5.0, limit_s - (time.monotonic() - began))
 
-        def still_open() -> list[str]:
-            log.read_whole()
-            return [f"{run_id} has no end" for run_id in self._ends(log).open]
-
         for title, look in (
             ("part", lambda: inspection.parts_that_are_not_ready(stack)),
-            ("open", still_open),
-            ("open", lambda: self._open_rollbacks(log)),
+            ("owner", running.find_busy_owners),
+            ("open", lambda: self._open(running.log)),
             ("waiting", lambda: inspection.work_that_waits(stack)),
             ("stuck", lambda: inspection.leases_that_are_stuck(stack)),
         ):
             verdict.add(title, inspection.wait_until_none(look, left_s(), self._show))
         verdict.notes.append(f"all had ended {time.monotonic() - began:.0f} s after the last kill")
 
-    def _open_rollbacks(self, log: LogView) -> list[str]:
+    def _open(self, log: LogView) -> list[str]:
+        """Read the log, and return the releases and rollbacks that have no end."""
         log.read_whole()
-        return judging.find_open_rollbacks(log.events)
+        releases = [f"{run_id} has no end" for run_id in self._ends(log).open]
+        return releases + judging.find_open_rollbacks(log.events)
 
     def _judge(self, stack: Stack, log: LogView, verdict: Verdict, traffic: Traffic) -> None:
-        log.read_whole()
+        verdict.add("open", self._open(log))
         ends = self._ends(log)
         verdict.add("end", ends.problems)
         verdict.add("unexpected end", ends.unexpected)
@@ -217,8 +262,21 @@ class Session:
         asked = {(model, gateway): traffic.ask(model, gateway, "last") for model in models for gateway in GATEWAYS}
         return [f"{model} at {gateway}: {status}" for (model, gateway), status in asked.items() if status != "200"]
 
-    def _judge_memory(self, sampler: memory.Sampler, verdict: Verdict) -> None:
+    def _judge_owners(self, owners: Sequence[Owner], verdict: Verdict) -> None:
+        commands: Counter[str] = Counter()
+        for owner in owners:
+            verdict.add("order", owner.failures)
+            commands += owner.commands
+        accepted, kinds = self._progress.accepted, Counter(each.kind for each in self._progress.announced)
+        for kind in INTERVENED:
+            done = sum(each.kind == kind and each.number in accepted for each in self._progress.announced)
+            verdict.notes.append(f"{kind}: {done} of {kinds[kind]} were brought about")
+        verdict.notes.append(f"commands: {dict(sorted(commands.items()))}")
+
+    def _judge_memory(self, sampler: memory.Sampler, verdict: Verdict, under_kills_s: float) -> None:
         grown = memory.growth(sampler.samples)
+        if under_kills_s >= MEMORY_S and not grown:
+            verdict.add("memory", [f"{len(sampler.samples)} samples of {under_kills_s:.0f} s let no part be compared"])
         verdict.add(
             "memory",
             [

@@ -12,6 +12,7 @@ import httpx
 from clients.cli.version_records import FINGERPRINT
 from shared.runtime.clock import SystemClock
 from testbed.soak.progress import Progress
+from testbed.soak.threads import Threads
 from testbed.stack import Stack
 
 TIMEOUT_S = 20.0
@@ -40,13 +41,13 @@ class Answer:
 class Traffic:
     """Callers that ask until they are stopped: one a model, at the gateways in turn."""
 
-    def __init__(self, stack: Stack, progress: Progress, models: list[str], rps: float) -> None:
+    def __init__(self, stack: Stack, progress: Progress, models: list[str], rps: float, threads: Threads) -> None:
         self._stack, self._progress, self._rps = stack, progress, rps
         self._stop = threading.Event()
         self._headers = stack.headers
         fresh = httpx.Limits(max_keepalive_connections=0)  # a kept connection would end with the gateway
         self._client = httpx.Client(timeout=TIMEOUT_S, trust_env=False, verify=False, limits=fresh)
-        self._threads = [threading.Thread(target=self._run, args=(model,), daemon=True) for model in models]
+        self._threads = [threads.make(f"the caller of {model}", self._run, model) for model in models]
         self._clock = SystemClock()
         self.answers: list[Answer] = []
         self.statuses: Counter[str] = Counter()

@@ -1,44 +1,22 @@
 """The rules of the soak: what is drawn, how a checkpoint may end, who may answer, and which memory is flat."""
 
 import random
-import subprocess
 from datetime import timedelta
 
 import pytest
 
-from clients.cli.event_log import LoggedEvent
 from contracts import facts as f
 from testbed import factories
-from testbed.soak import judging, kills, log_view, memory, stories
+from testbed.soak import judging, kills, memory, releases
 from testbed.soak.progress import Announced, Progress, load
 from testbed.soak.traffic import Answer
-
-RUN = "soak-1-1"
-
-
-def logged(*events):
-    return [LoggedEvent("SLIPWAY_EVENTS", number, event) for number, event in enumerate(events, 1)]
+from tests.unit.kit.soak_events import RUN, announcement, finished, logged, opened, route_change
 
 
-def announcement(identity="a-1", run_id=RUN):
-    training = factories.training().model_copy(update={"run_id": run_id})
-    return factories.event(factories.fact(f.CheckpointReady, training=training), id=identity)
-
-
-def opened(release="r-1", run_id=RUN, cause="a-1"):
-    training = factories.training().model_copy(update={"run_id": run_id})
-    return factories.event(
-        factories.fact(f.ReleaseOpened, release_id=release, training=training, source_event_id=cause), id=f"o-{release}"
-    )
-
-
-def finished(release="r-1", outcome="promoted", identity="f-1"):
-    return factories.event(factories.fact(f.ReleaseFinished, release_id=release, outcome=outcome), id=identity)
-
-
-def judge(*events, kind="healthy", published=True):
+def judge(*events, kind="healthy", published=True, accepted_at=None):
     announced = Announced(1, factories.MODEL, kind, RUN)
-    return judging.judge_ends([announced], {1} if published else set(), logged(*events))
+    accepted = {} if accepted_at is None else {1: accepted_at}
+    return judging.judge_ends([announced], {1} if published else set(), logged(*events), accepted)
 
 
 def test_one_end_is_as_it_should_be():
@@ -76,9 +54,76 @@ def test_a_healthy_release_that_is_rejected_is_unexpected():
     assert len(judge(announcement(), opened(), finished(outcome="rejected")).unexpected) == 1
 
 
-def test_a_fact_that_is_stored_twice_is_a_violation():
-    assert judging.find_doubles(logged(opened(), finished())) == []
-    assert len(judging.find_doubles(logged(finished(), finished()))) == 1
+def traffic(weight, at, release="r-1"):
+    fact = factories.fact(f.TrafficRequested, release_id=release, weight_ratio=weight)
+    return factories.event(fact, id=f"t-{release}-{weight}", time=at)
+
+
+@pytest.mark.parametrize(
+    ("kind", "outcome", "lead_s", "unexpected"),
+    [
+        ("bad canary", "promoted", 61, 1),
+        ("bad canary", "promoted", 59, 0),
+        ("bad canary", "promoted", -1, 0),
+        ("bad canary", "promoted", None, 0),
+        ("bad canary", "aborted", 61, 0),
+        ("bad canary", "rejected", None, 1),
+        ("cancelled", "promoted", 6, 1),
+        ("cancelled", "promoted", 4, 0),
+        ("cancelled", "promoted", None, 0),
+        ("cancelled", "cancelled", 6, 0),
+    ],
+)
+def test_a_release_is_not_promoted_in_spite_of_what_was_accepted_in_time(kind, outcome, lead_s, unexpected):
+    """What counts is when all traffic was ordered, not the share of the canary, another release, or the late end."""
+    ordered_at = factories.START + timedelta(minutes=5)
+    events = (
+        announcement(),
+        opened(),
+        traffic(0.5, factories.START),
+        traffic(1.0, factories.START, release="another"),
+        traffic(1.0, ordered_at),
+        finished(outcome=outcome, at=ordered_at + timedelta(minutes=9)),
+    )
+    accepted_at = None if lead_s is None else ordered_at - timedelta(seconds=lead_s)
+    assert len(judge(*events, kind=kind, accepted_at=accepted_at).unexpected) == unexpected
+
+
+@pytest.mark.parametrize(
+    ("end", "model", "version", "unexpected"),
+    [
+        (None, factories.MODEL, 3, 1),
+        (f.RollbackFailed, factories.MODEL, 3, 1),
+        (f.RollbackCompleted, "another", 3, 1),
+        (f.RollbackCompleted, factories.MODEL, 2, 1),
+        (f.RollbackCompleted, factories.MODEL, 3, 0),
+    ],
+)
+def test_a_rollback_that_was_accepted_is_completed(end, model, version, unexpected):
+    release = factories.fact(
+        f.ReleaseOpened, release_id="r-1", version=3, training=announcement().data.training, source_event_id="a-1"
+    )
+    events = [announcement(), factories.event(release), finished()]
+    if end is not None:
+        events.append(factories.event(factories.fact(end, failed=factories.target(version)), subject=model))
+    assert len(judge(*events, kind="rolled back", accepted_at=factories.START).unexpected) == unexpected
+    assert judge(*events, kind="rolled back").unexpected == [], "it was not ordered, or refused"
+
+
+@pytest.mark.parametrize("fact", [announcement(), opened(), finished(), traffic(1.0, factories.START)])
+def test_a_fact_that_is_stored_twice_is_a_violation(fact):
+    assert judging.find_doubles(logged(announcement(), opened(), traffic(0.5, factories.START))) == []
+    assert len(judging.find_doubles(logged(fact, fact))) == 1
+
+
+def test_a_rollback_is_completed_once_and_may_have_failed_before():
+    """Another replica had changed the route, so that the first one's failure was not the end."""
+    failed = factories.event(factories.fact(f.RollbackFailed, rollback_id="b-1"))
+    first, second = (
+        factories.event(factories.fact(f.RollbackCompleted, rollback_id="b-1"), id=f"c-{n}") for n in (1, 2)
+    )
+    assert judging.find_doubles(logged(failed, first)) == []
+    assert judging.find_doubles(logged(failed, first, second)) == ["rollback b-1 was completed 2 times"]
 
 
 def test_a_rollback_without_an_end_is_a_violation():
@@ -86,13 +131,6 @@ def test_a_rollback_without_an_end_is_a_violation():
     completed = factories.event(factories.fact(f.RollbackCompleted, rollback_id="b-1"), id="c-1")
     assert len(judging.find_open_rollbacks(logged(started))) == 1
     assert judging.find_open_rollbacks(logged(started, completed)) == []
-
-
-def route_change(epoch, at, active, canary=None, weight=0.5):
-    share = factories.CanaryShare(served=factories.served(canary), weight_ratio=weight) if canary else None
-    route = factories.route(epoch=epoch, active=factories.served(active), canary=share)
-    fact = factories.fact(f.DeploymentChanged, route=route, at=at)
-    return factories.event(fact, id=f"d-{epoch}")
 
 
 def answer(version, at, **changes):
@@ -138,8 +176,8 @@ def test_servers_are_drawn_less_often():
 
 
 def test_the_first_checkpoint_of_a_model_is_healthy():
-    assert {stories.draw_kind(random.Random(seed), is_served=False) for seed in range(50)} == {"healthy"}
-    assert {stories.draw_kind(random.Random(seed), is_served=True) for seed in range(200)} == set(stories.KINDS)
+    assert {releases.draw_kind(random.Random(seed), is_served=False) for seed in range(50)} == {"healthy"}
+    assert {releases.draw_kind(random.Random(seed), is_served=True) for seed in range(200)} == set(releases.KINDS)
 
 
 def samples(early, late, part="registry"):
@@ -164,42 +202,10 @@ def test_a_later_session_goes_on_with_the_counts(tmp_path):
     progress.signals["SIGKILL"] += 3
     announced = progress.announce("model-1", "healthy")
     progress.published.add(announced.number)
+    progress.note_accepted(announced, factories.START)
     progress.save(tmp_path)
     again = load(tmp_path)
     assert (again.seed, again.sessions, again.kills) == (7, 2, 3)
-    assert (again.announced, again.published) == ([announced], {1})
+    assert (again.announced, again.published, again.accepted) == ([announced], {1}, {1: factories.START})
     assert again.announce("model-2", "healthy").number == 2
     assert load(tmp_path / "none") is None
-
-
-class Commands:
-    """A stack whose commands fail a few times, as while parts are away."""
-
-    def __init__(self, failures):
-        self.failures, self.given = failures, []
-
-    def slipway(self, *arguments):
-        self.given.append(arguments[0])
-        failed = len(self.given) <= self.failures
-        return subprocess.CompletedProcess(arguments, int(failed), "", "the bus is away" if failed else "")
-
-
-def owner(stack, tmp_path):
-    log = log_view.LogView(stack)
-    return stories.Owner("m", random.Random(1), stack=stack, log=log, progress=Progress(1), folder=tmp_path)
-
-
-def test_an_intervention_that_was_due_is_carried_out_after_the_last_kill(tmp_path):
-    """Otherwise the canary that it was to end would stay open, which looks like a release that is stuck."""
-    stack = Commands(failures=0)
-    person = owner(stack, tmp_path)
-    person.stop()
-    assert person._order("cancel", "m@v1")
-    assert stack.given == ["cancel"]
-
-
-def test_a_command_that_has_become_useless_is_no_failure(tmp_path):
-    stack = Commands(failures=9)
-    person = owner(stack, tmp_path)
-    assert not person._order("cancel", "m@v1", is_over=lambda: len(stack.given) == 1)
-    assert (stack.given, person.failures) == (["cancel"], [])
