@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from contracts import facts as f
+from services.rollback_controller.settings import RollbackControllerSettings
 from testbed import factories
 from testbed.soak import __main__ as command
 from testbed.soak.checkpoints import WEIGHTS
@@ -18,7 +19,7 @@ from testbed.soak.log_view import LogView
 from testbed.soak.memory import Sampler
 from testbed.soak.progress import Announced, Progress, load
 from testbed.soak.releases import MOST_TRIES, Owner
-from testbed.soak.session import Plan, Session, Verdict
+from testbed.soak.session import FASTER, Plan, Session, Verdict
 from testbed.soak.threads import Threads
 from tests.unit.kit.soak_events import RUN, announcement, finished, logged, route_change
 
@@ -172,6 +173,14 @@ def test_a_thread_that_ends_by_an_error_ends_the_session(capsys):
     thread.join(30)
     assert (threads.is_interrupted, threads.failures) == (True, ["the sender of signals ended by KeyError('parts')"])
     assert "KeyError" in capsys.readouterr().err
+
+
+def test_production_takes_the_drills_of_the_owners():
+    """They are refused by default, and a canary that was to fail is then promoted as if nothing were wrong."""
+    allowed = RollbackControllerSettings.model_construct(
+        production_drills=FASTER["ROLLBACK_CONTROLLER_PRODUCTION_DRILLS"]
+    )
+    assert "*" in allowed.drilled_models
 
 
 def test_a_problem_is_in_the_verdict_once():
