@@ -27,27 +27,33 @@ PROMOTED = Announced(1, factories.MODEL, "rolled back", RUN)
 
 
 class Commands:
-    """A stack whose commands fail a few times, as while parts are away."""
+    """A stack whose commands fail a few times, as while parts are away; `written` is in a log after the first one."""
 
-    def __init__(self, failures=0, after=lambda: None):
-        self.failures, self.after, self.given = failures, after, []
+    def __init__(self, failures=0):
+        self.failures, self.given = failures, []
+        self.person, self.written = None, []
 
     def slipway(self, *arguments):
         self.given.append(arguments)
         failed = len(self.given) <= self.failures
-        self.after()
+        if self.person is not None:
+            self.person._log.events = self.written
         return subprocess.CompletedProcess(arguments, int(failed), "", "the bus is away" if failed else "")
 
 
 @pytest.fixture
-def owner(tmp_path, monkeypatch):
+def threads():
+    return Threads()
+
+
+@pytest.fixture
+def owner(tmp_path, monkeypatch, threads):
     monkeypatch.setattr("testbed.soak.releases.AGAIN_S", 0.0)
 
     def make(stack, *events):
-        threads = Threads()
         log = LogView(stack, threads)
         log.events = logged(*events)
-        person = Owner(
+        return Owner(
             factories.MODEL,
             random.Random(1),
             stack=stack,
@@ -56,8 +62,6 @@ def owner(tmp_path, monkeypatch):
             folder=tmp_path,
             threads=threads,
         )
-        person.log, person.threads = log, threads
-        return person
 
     return make
 
@@ -121,7 +125,7 @@ def test_a_rollback_that_the_log_has_is_done_though_its_command_failed(owner):
     events = [announcement(), release_of(2), served_version(2, before=1), finished()]
     stack = Commands(failures=9)
     person = owner(stack, *events)
-    stack.after = lambda: setattr(person.log, "events", logged(*events, rolled_back(2)))
+    stack.person, stack.written = person, logged(*events, rolled_back(2))
     person._roll_back(PROMOTED)
     assert (len(stack.given), person.failures, set(person._progress.accepted)) == (1, [], {1})
 
@@ -143,27 +147,27 @@ def test_the_drill_on_a_version_that_was_promoted_is_ended(owner, outcome, order
     assert [each[2] for each in stack.given] == ["--stop"] * orders
 
 
-def test_an_owner_who_cannot_announce_ends_the_soak(owner, models, capsys):
+def test_an_owner_who_cannot_announce_ends_the_soak(owner, models, threads, capsys):
     """Otherwise a soak without --minutes would wait for its releases without an end."""
     person = owner(Commands(failures=1000))
     assert person.find_work() == []
     person.start()
     person._thread.join(30)
-    assert person.threads.is_interrupted
-    assert len(person.threads.failures) == len(person.failures) == 1
+    assert threads.is_interrupted
+    assert len(threads.failures) == len(person.failures) == 1
     assert "could not be announced" in capsys.readouterr().err
 
 
-def test_an_owner_is_busy_until_its_release_has_ended(owner, models):
+def test_an_owner_is_busy_until_its_release_has_ended(owner, models, threads):
     person = owner(announced := Commands())
     person.start()
     while not announced.given:
         time.sleep(0.01)
     person.stop()
     assert len(person.find_work()) == 1
-    person.log.events = logged(announcement(), release_of(1), finished())
+    person._log.events = logged(announcement(), release_of(1), finished())
     person._thread.join(30)
-    assert (person.find_work(), person.threads.failures) == ([], [])
+    assert (person.find_work(), threads.failures) == ([], [])
 
 
 def test_a_thread_that_ends_by_an_error_ends_the_session(capsys):
