@@ -35,6 +35,7 @@ soak: setup ## two of every service, killed at random 1,000 times through releas
 
 soak-tests: setup ## unit tests that draw at random, with fifty times the draws; tests that kill, ten times over: hours
 	SLIPWAY_TEST_SOAK=50 $(PYTEST) -n2 --timeout 7200 tests/unit tests/integration/test_gateway_callers.py
+	SLIPWAY_TEST_SOAK=2 $(PYTEST) tests/integration/test_nats_cluster.py
 	for round in $$(seq 10); do $(PYTEST) -n2 tests/chaos tests/integration -k "kill or chaos or _hang" || exit 1; done
 
 fuzz: MINUTES ?= 20

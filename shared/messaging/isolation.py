@@ -6,6 +6,7 @@ how long it has not heard from them. One that does not lead it passes the questi
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ SILENT_S: Final = 12.0
 """A server without answers is left after so long: choosing a leader takes up to 9 s, with every server."""
 _UNHEARD_NS: Final = 5_000_000_000
 """A leader that has heard of no other server for so long cannot store anything; they report every second."""
+_OTHERS_FIRST: Final = 3
+"""How often each other server is tried before the one that was left."""
 _AGAIN_S: Final = 1.0
 """The pause before a server is tried that did not answer."""
 
@@ -53,7 +56,7 @@ class Isolation:
         """
         self._client = client
         self._ask = ask
-        self._left = ""
+        self._tries: Counter[str] = Counter()
 
     async def watch(self) -> None:
         """Ask until the connection is closed."""
@@ -84,13 +87,16 @@ class Isolation:
 
     async def _leave(self) -> None:
         server = self._client.connected_url
-        self._left = server.netloc if server is not None else ""
+        self._tries = Counter({server.netloc: _OTHERS_FIRST} if server is not None else {})
         self._client._reconnect_to_server_handler = self._choose  # noqa: SLF001 - it is an option of `connect` only
         await self._client.force_reconnect()
 
     def _choose(self, servers: Sequence[Server], _info: dict[str, Any]) -> tuple[Server, float]:
-        """Return the server to connect to and after how long: not the one that was left, unless it is the only one."""
-        others = [server for server in servers if server.uri.netloc != self._left] or list(servers)
-        random.shuffle(others)
-        server = min(others, key=lambda each: each.reconnects)
-        return server, _AGAIN_S if server.reconnects else 0.0
+        """Return the server to connect to and after how long; the one that was left follows when no other one answers.
+
+        It may have rejoined the others, or be the only one that this client reaches.
+        """
+        server = min(random.sample(servers, len(servers)), key=lambda each: self._tries[each.uri.netloc])
+        tries = self._tries[server.uri.netloc]
+        self._tries[server.uri.netloc] += 1
+        return server, _AGAIN_S if tries else 0.0

@@ -30,7 +30,7 @@ ROUTES = "KV_routes"
 SWITCH_S = {"steps down": 10.0, "is killed": 30.0, "is cut off": 40.0}
 """More than `benchmarks/bench_cluster.py` allows: machines of tests are busy."""
 EACH_TIME = ("steps down", "is killed")
-"""A release has a server that is cut off, too (test_nats_cluster_release.py); its rollback, which takes half a minute, is left to the soak."""
+"""A release has a server that is cut off, too (test_nats_cluster_release.py); its rollback, which takes half a minute, is left to `make soak-tests`."""
 TRIGGER = k.trigger(name="slow", cooldown_s=0.0)
 
 
@@ -52,6 +52,15 @@ async def js(cluster):
     client = await cluster.connect()
     yield PatientJetStream(client, timeout=30)
     with contextlib.suppress(OSError):  # its server was killed just now
+        await client.close()
+
+
+@pytest.fixture
+async def near(cluster):
+    """A client of the server that leads the routes: the one that is disturbed."""
+    client = await (await cluster.leader(ROUTES)).connect(max_reconnect_attempts=-1)
+    yield client
+    with contextlib.suppress(OSError):
         await client.close()
 
 
@@ -99,21 +108,31 @@ def _with_copies(info, copies: int) -> bytes:
 
 @contextlib.asynccontextmanager
 async def disturbed(cluster, how, stream=ROUTES):
-    """Disturb the server that leads a stream, and put an end to it afterwards."""
+    """Disturb the server that leads a stream; all three are as before afterwards, also where the block fails."""
     if how == "steps down":
         await cluster.step_down(stream)
         yield
     elif how == "is killed":
         server = await cluster.kill_leader(stream)
-        yield
-        await cluster.restart(server)
+        try:
+            yield
+        finally:
+            await cluster.restart(server)
     else:
-        server = await cluster.leader(stream)
-        client = await server.connect(max_reconnect_attempts=-1)
+        async with cut_off(cluster, await cluster.leader(stream)):
+            yield
+
+
+@contextlib.asynccontextmanager
+async def cut_off(cluster, server):
+    """Cut a server off from the others; a client of it must have gone to another one at the end."""
+    client = await server.connect(max_reconnect_attempts=-1)
+    try:
         watch_isolation(client)
         cluster.cut_off(server)
         yield
         await until(lambda: client.is_connected and client.connected_url.netloc not in server.url, 60)
+    finally:
         cluster.rejoin(server)
         await client.close()
         await cluster.settled()  # the others do without one server, not without two
@@ -130,18 +149,18 @@ async def put_fresh_route(js, toy) -> int:
 
 
 @pytest.mark.parametrize("how", SWITCH_S if TIMES > 1 else EACH_TIME)
-async def test_nothing_is_lost_or_done_twice_and_traffic_moves_when_the_leader(cluster, js, toy, gateway, how):
+async def test_nothing_is_lost_or_done_twice_and_traffic_moves_when_the_leader(cluster, js, toy, gateway, near, *, how):
     await learn(js, 1, 2, triggers=(TRIGGER,))
     epoch = await put_fresh_route(js, toy)
     changes = len(await stored_facts(js, f.DeploymentChanged, MODEL))
     completed = len(await stored_facts(js, f.RollbackCompleted, MODEL))
-    near = await (await cluster.leader(ROUTES)).connect(max_reconnect_attempts=-1)  # the one that is disturbed
     published, counted = [Published(js), Published(PatientJetStream(near, timeout=10))], Counted(js)
     before = await counted.stored()
     async with asked(gateway) as answers:
         await until(lambda: answers[-1:] == ["v2"], 20)
         async with writing(*published, counted):
-            await asyncio.sleep(0.3)
+            await until(lambda: min(written_by(*published, counted)) > 5, 20)
+            undisturbed = written_by(*published, counted)
             async with disturbed(cluster, how):
                 event = asyncio.create_task(publish(js, alert(number=os.urandom(4).hex())))
                 await until(lambda: answers[-1:] == ["v1"], SWITCH_S[how])
@@ -152,10 +171,15 @@ async def test_nothing_is_lost_or_done_twice_and_traffic_moves_when_the_leader(c
     assert (route.active.target, route.epoch) == (target(1), epoch + 1)
     assert len(await stored_facts(js, f.DeploymentChanged, MODEL)) == changes + 1
     written = await audit(js, *published)
-    assert written.acknowledged > 10
+    more = zip(undisturbed, written_by(*published, counted), strict=True)
+    assert all(after > before for before, after in more), "each of them wrote before and after"
     assert (written.lost, written.twice) == ([], [])
     assert await counted.stored() == before + counted.changes, "each change of the record happened once"
-    await near.close()
+
+
+def written_by(*writers) -> list[int]:
+    """Return how much each of them has written, facts or changes of a record."""
+    return [each.changes if isinstance(each, Counted) else len(each.acknowledged) for each in writers]
 
 
 async def until(condition, within_s):

@@ -167,27 +167,32 @@ async def test_the_death_of_the_active_targets_triton_fails_its_streams_only_and
 
 
 class Load:
-    """Short requests to some models, without a pause; counts what was answered, and keeps what was not."""
+    """Short requests to some models, without a pause; counts what was answered, and keeps what was not, and why."""
 
     def __init__(self, gateway, *models):
         self.answered, self.failed = Counter(), []
+        self._stopping = False
         self._url, self._headers = f"{gateway.base_url}/v1/completions", gateway.headers
         self._tasks = [asyncio.create_task(self._send(model)) for model in models]
 
     async def _send(self, model):
         body = {"model": model, "prompt": "x", "max_tokens": 10}
         async with httpx.AsyncClient(headers=self._headers, timeout=30, trust_env=False) as client:
-            while True:
-                answer = await client.post(self._url, json=body)
+            while not self._stopping:
+                try:
+                    answer = await client.post(self._url, json=body)
+                except httpx.HTTPError as error:
+                    self.failed.append(repr(error))
+                    continue
                 if answer.status_code == 200:
                     self.answered[model] += 1
                 else:
                     self.failed.append(answer.text)
 
     async def stop(self):
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """End when each last request has its answer; raise what ended one of the tasks."""
+        self._stopping = True
+        await asyncio.gather(*self._tasks)
 
 
 async def ordered(fleet, endpoint, *, drained, count):

@@ -8,6 +8,8 @@ lose each other, too, and come back with other addresses. Names are still resolv
 import subprocess
 from typing import Any
 
+from testbed.containers.hosts.members import pids
+
 TABLE = "slipway_partition"
 DNS = 53
 
@@ -47,21 +49,20 @@ def addresses(containers: list[dict[str, Any]]) -> set[str]:
 
 
 def cut(containers: list[dict[str, Any]]) -> None:
-    """Cut the containers of a host off from everything but each other.
+    """Cut the containers of a host that run off from everything but each other.
 
     Raises:
         RuntimeError: nft refused the rules.
     """
     text = rules(addresses(containers))
-    for each in containers:
-        _nft(each["State"]["Pid"], "-f", "-", text=text)
+    for pid in pids(containers):
+        _nft(pid, "-f", "-", text=text)
 
 
 def join(containers: list[dict[str, Any]]) -> None:
     """Let the containers of a host reach everything again; one that was started meanwhile has no rules."""
-    for each in containers:
-        pid = each["State"]["Pid"]
-        if pid and TABLE in _nft(pid, "list", "tables"):
+    for pid in pids(containers):
+        if TABLE in _nft(pid, "list", "tables"):
             _nft(pid, "delete", "table", "inet", TABLE)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from testbed.containers import engine
 from testbed.containers.hosts import partition
-from testbed.containers.hosts.members import host_of
+from testbed.containers.hosts.members import host_of, pids
 from testbed.containers.installation import Installation, service_of
 
 STOP_S = 30
@@ -24,8 +24,8 @@ def members(stack: Installation, host: str) -> list[dict[str, Any]]:
 @contextmanager
 def cut_off(stack: Installation, host: str) -> Iterator[None]:
     """Drop every packet between a host and all others while the block runs."""
-    partition.cut(members(stack, host))
     try:
+        partition.cut(members(stack, host))
         yield
     finally:
         partition.join(members(stack, host))
@@ -45,9 +45,9 @@ def paused(stack: Installation, host: str) -> Iterator[None]:
 @contextmanager
 def killed(stack: Installation, host: str) -> Iterator[None]:
     """Kill the first process of each container of a host at once; all are started again by themselves."""
-    for each in members(stack, host):
+    for pid in pids(members(stack, host)):
         with contextlib.suppress(ProcessLookupError):  # it has ended by itself
-            os.kill(each["State"]["Pid"], signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
     yield
 
 
