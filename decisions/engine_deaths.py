@@ -16,12 +16,13 @@ from pydantic import Field
 
 from contracts.facts import DeathCounts, EngineDeath, Inference
 from contracts.vocabulary import Contract
+from decisions.triggers import CANCELLED
 
 KEPT: Final = 24
 """Deaths that are kept, the newest."""
 KEPT_FOR: Final = timedelta(hours=1)
 SAME: Final = timedelta(seconds=5)
-"""Gateways report one death within this time of each other."""
+"""Gateways report one death within this time of each other; their clocks differ by less."""
 MOST_HOLDERS: Final = 256
 """Holders whose requests are counted; those that come later, and others that a record does not name, weigh nothing."""
 RECENT_REQUESTS: Final = 1024
@@ -36,8 +37,8 @@ class LoggedDeath(Contract):
 
     Attributes:
         holders: Those that had requests there, by all gateways.
-        is_open: More holders had requests there than are named: any may be the cause.
-        over_at: When the first request arrived that was answered there since; None while the engine is dead.
+        is_open: More holders had requests there than are named, or none is known: any may be the cause.
+        over_at: When the first request was sent that was answered there since; None while the engine is dead.
     """
 
     at: datetime
@@ -90,16 +91,26 @@ def find_suspect(deaths: Sequence[frozenset[str]]) -> str | None:
     return next(iter(present)) if len(present) == 1 else None
 
 
+def recent(log: DeathLog, now: datetime) -> DeathLog:
+    """Return the log without deaths that are older than `KEPT_FOR`: they say nothing of the present."""
+    kept = tuple(death for death in log.deaths if now - death.at < KEPT_FOR)
+    return log if len(kept) == len(log.deaths) else _with_deaths(log, kept)
+
+
 def note_record(log: DeathLog, record: Inference) -> DeathLog:
     """Return the log with a request: whose it is, and what it shows of the engine."""
     if record.holder is None:
         return log
     log = log.model_copy(update={"requests": _counted(log.requests, record.holder)})
     if record.error == "engine_dead" and record.death is not None:
-        return _with_death(log, record.endpoint, record.death)
-    if record.error is None and log.deaths and record.finish_reason is not None:
-        return _with_answer(log, record)
-    return log
+        return _with_death(log, record, record.death)
+    return _with_answer(log, record) if log.deaths and _is_answered(record) else log
+
+
+def _is_answered(record: Inference) -> bool:
+    """Return whether the engine answered a request; one that its caller cancelled shows nothing of the engine."""
+    ended = record.finish_reason is not None or record.ttft_ms is not None  # embeddings have no finish reason
+    return record.error is None and ended and record.finish_reason != CANCELLED
 
 
 def with_death(log: DeathLog, record: Inference) -> Inference:
@@ -119,38 +130,51 @@ def _counted(requests: Mapping[str, int], holder: str) -> dict[str, int]:
 
 
 def _with_answer(log: DeathLog, record: Inference) -> DeathLog:
-    """Return the log with each outage over that an answered request came after."""
+    """Return the log with each outage over that an answered request came after, by any gateway's clock."""
+    over_at = max(record.scheduled_at, record.sent_at)
     deaths = tuple(
-        death.model_copy(update={"over_at": record.scheduled_at})
-        if death.endpoint == record.endpoint and death.over_at is None and death.at < record.scheduled_at
+        death.model_copy(update={"over_at": over_at})
+        if death.endpoint == record.endpoint and death.over_at is None and record.scheduled_at - death.at > SAME
         else death
         for death in log.deaths
     )
     return log if deaths == log.deaths else log.model_copy(update={"deaths": deaths})
 
 
-def _with_death(log: DeathLog, endpoint: str, seen: EngineDeath) -> DeathLog:
-    """Return the log with a death; one that it has already takes the holders that another gateway names."""
-    deaths = list(log.deaths)
-    known = next((at for at, death in enumerate(deaths) if _is_same(death, endpoint, seen.died_at)), None)
+def _with_death(log: DeathLog, record: Inference, seen: EngineDeath) -> DeathLog:
+    """Return the log with a death; one that it has already takes the holders that another gateway names.
+
+    A gateway that sent nothing while the engine was alive again names the last death that it saw: then another one,
+    with requests of unknown holders, came before this record.
+    """
+    endpoint, at = record.endpoint, record.scheduled_at
+    there = [death for death in log.deaths if death.endpoint == endpoint]
+    known = next((death for death in there if _is_same(death, seen.died_at)), None)
     if known is None:
         fresh = LoggedDeath(at=seen.died_at, endpoint=endpoint, holders=seen.holders, is_open=seen.others > 0)
-        deaths = [death for death in (*deaths, fresh) if seen.died_at - death.at < KEPT_FOR]
-        deaths = sorted(deaths, key=lambda death: death.at)[-KEPT:]
-    else:
-        before = deaths[known]
-        holders = tuple(sorted({*before.holders, *seen.holders}))
-        is_open = before.is_open or seen.others > 0
-        if (set(holders), is_open) == (set(before.holders), before.is_open):
-            return log
-        deaths[known] = before.model_copy(update={"holders": holders, "is_open": is_open})
-    causes, share = find_causes([frozenset(death.holders) for death in deaths if not death.is_open], log.requests)
-    return log.model_copy(update={"deaths": tuple(deaths), "causes": causes, "share_ratio": share})
+        return _with_deaths(log, (*log.deaths, fresh))
+    if all(death.over_at is not None and at - death.over_at > SAME for death in there):
+        return _with_deaths(log, (*log.deaths, LoggedDeath(at=at, endpoint=endpoint, is_open=True)))
+    holders = tuple(sorted({*known.holders, *seen.holders}))
+    is_open = seen.others > 0 or (known.is_open and len(known.holders) > 0)
+    if (set(holders), is_open) == (set(known.holders), known.is_open):
+        return log
+    merged = known.model_copy(update={"holders": holders, "is_open": is_open})
+    return _with_deaths(log, tuple(merged if death is known else death for death in log.deaths))
 
 
-def _is_same(death: LoggedDeath, endpoint: str, died_at: datetime) -> bool:
+def _with_deaths(log: DeathLog, deaths: Sequence[LoggedDeath]) -> DeathLog:
+    """Return the log with other deaths, those within `KEPT_FOR` of the newest, and with what they show."""
+    newest = max((death.at for death in deaths), default=None)
+    kept = [death for death in deaths if newest is not None and newest - death.at < KEPT_FOR]
+    kept = sorted(kept, key=lambda death: death.at)[-KEPT:]
+    causes, share = find_causes([frozenset(death.holders) for death in kept if not death.is_open], log.requests)
+    return log.model_copy(update={"deaths": tuple(kept), "causes": causes, "share_ratio": share})
+
+
+def _is_same(death: LoggedDeath, died_at: datetime) -> bool:
     """Return whether a death at an endpoint is one that is known: no request was answered there in between."""
-    if death.endpoint != endpoint or died_at < death.at - SAME:
+    if died_at < death.at - SAME:
         return False
     return death.over_at is None or died_at <= max(death.over_at, death.at)
 

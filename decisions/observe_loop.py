@@ -13,7 +13,7 @@ from pydantic import Field
 from contracts.policy import Trigger
 from contracts.vocabulary import Contract, Environment, Target
 from decisions.alerts import AlertFact, AlertState, Finding, decide_alerts
-from decisions.engine_deaths import DeathLog
+from decisions.engine_deaths import DeathLog, recent
 from decisions.findings import assess_triggers
 from decisions.observation import Role, TriggerState, fresh_trigger, observe_outcomes
 from decisions.triggers import Outcome
@@ -106,6 +106,9 @@ def assess(
         findings: Findings of other checks, decided together.
         dropped: The highest occurrence of an alert that is known no more.
     """
+    deaths = recent(watched.deaths, now)
+    if deaths is not watched.deaths:
+        watched = watched.model_copy(update={"deaths": deaths})
     of_triggers = assess_triggers(
         watched.triggers,
         triggers,
@@ -113,7 +116,7 @@ def assess(
         runs=watched.runs,
         run_began_at=watched.run_began_at,
         hard_run=rules.hard_run,
-        deaths=watched.deaths,
+        deaths=deaths,
     )
     decided = decide_alerts(
         alerts,

@@ -94,6 +94,7 @@ class Doubt:
         is_apart: The version behind stands on other hardware.
         raised_at: When the alert was raised.
         deaths: Deaths of the target's engine.
+        failing_since: Since when probes show the target although its engine answers callers; None if they do not.
     """
 
     confirmed_by: Confirmation | None = None
@@ -101,6 +102,7 @@ class Doubt:
     is_apart: bool = False
     raised_at: datetime | None = None
     deaths: DeathCounts | None = None
+    failing_since: datetime | None = None
 
 
 def decide_confirmed(
@@ -110,12 +112,13 @@ def decide_confirmed(
 
     Both sides slow: on the same hardware the version may be what slows it, so that traffic moves at once; where the
     version behind stands apart, something else is the cause, whatever pairs show, for at most `BOTH_SLOW`.
-    A dead engine answers no probe: where callers may have killed it, it has `dead_s` to be loaded again.
+    A dead engine answers no probe: where callers may have killed it, it has `dead_s` to be loaded again. If it answers
+    callers, as far as the alert says, it may have died since: probes must fail for as long.
     """
     if not isinstance(decision, RollBack) or trigger is None:
         return decision
     if doubt.shown == "target":
-        return _decide_dead(doubt.deaths, now, dead_s) if doubt.confirmed_by == "none" else decision
+        return _decide_dead(doubt, now, dead_s) if doubt.confirmed_by == "none" else decision
     if doubt.shown == "both" and can_hold(doubt.confirmed_by, trigger) and kind_of(trigger) == "latency":
         return _decide_both_slow(decision, doubt, now)
     if doubt.confirmed_by != "none":
@@ -147,18 +150,18 @@ def can_hold(confirmed_by: Confirmation | None, trigger: Trigger) -> bool:
     return confirmed_by == "none" or (confirmed_by == "pairs" and kind_of(trigger) == "latency")
 
 
-def _decide_dead(deaths: DeathCounts | None, now: datetime, dead_s: float) -> Decision:
-    """Return whether a target that fails probes is rolled back.
-
-    One whose engine died before, and had answered again when the alert was published, may have died once more.
-    """
+def _decide_dead(doubt: Doubt, now: datetime, dead_s: float) -> Decision:
+    """Return whether a target that fails probes is rolled back, also one that is too slow or gives no answer."""
+    deaths = doubt.deaths
     if deaths is None or not deaths.explained or dead_s <= 0:
         return RollBack()
-    if deaths.dead_since is not None and now - deaths.dead_since >= timedelta(seconds=dead_s):
+    since = deaths.dead_since or doubt.failing_since
+    if since is not None and now - since >= timedelta(seconds=dead_s):
         return RollBack()
     return Hold(
         "unconfirmed",
-        f"The engine died, and requests of few callers may be the cause; it has {dead_s:g} s to be loaded again.",
+        f"The engine died within the last hour, and requests of few callers may be the cause; it is rolled back if it "
+        f"stays dead, or fails probes, for {dead_s:g} s.",
     )
 
 

@@ -1,13 +1,19 @@
 """Refuses for a while a caller whose requests were there at each of several deaths of an engine, whatever its bodies.
 
-Two deaths in a row under requests of one caller alone are enough; with requests of others in flight it takes three, and
-of several callers that were there each time, the one with the fewest requests is refused: it was there by the least
-chance. If the engine dies without that one, it was not the cause, and is refused no more. So a caller that waits for
-the requests of another to kill an engine has the other refused for one time at most, after three deaths.
+Two deaths in a row under requests of one caller alone are enough, and each time in a row is twice as long. With
+requests of others in flight it takes three, and of several callers that were there each time, the one with the fewest
+requests is refused: it was there by the least chance. If the engine dies without that one, it was not the cause, and
+is refused no more. If it dies again once that one is back, it takes three new deaths, and then another caller that was
+there each time is refused, if there is one. So a caller that waits for the requests of another to kill an engine is
+refused as often as the other.
+
+Deaths count by target: what a version does says nothing of a caller at another version. Deaths of several targets
+within a moment are one incident.
 """
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -15,7 +21,7 @@ import structlog
 
 from services.gateway.domain import errors
 from services.gateway.domain.errors import RequestRejected
-from services.gateway.engine_deaths import Sender
+from services.gateway.engine_deaths import SAME_S, Sender
 from shared.runtime.clock import Clock
 
 Change = Literal["caller_banned", "caller_refused"]
@@ -25,7 +31,8 @@ TOGETHER: Final = 3
 WINDOW_S: Final = 600.0
 """Time in which deaths count together; how often a caller was refused is forgotten after it, too."""
 LONGEST: Final = 8
-"""Times as long as the first time a caller is refused at most: each time in a row is twice as long."""
+"""Times as long as the first time a caller is refused at most."""
+_MOST_DEATHS: Final = 32
 _MOST_COUNTED: Final = 2_048
 _MOST: Final = 1_000
 _ALL: Final = ""
@@ -34,9 +41,17 @@ _ALL: Final = ""
 
 @dataclass(frozen=True)
 class _Death:
+    """A death of one or more targets in one incident."""
+
     at_s: float
+    targets: frozenset[str]
     senders: frozenset[Sender]
     alone: bool
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Return the callers that had requests there, and their holders."""
+        return frozenset(name for sender in self.senders for name in sender)
 
 
 @dataclass(frozen=True)
@@ -50,11 +65,19 @@ class _Ban:
 
 @dataclass
 class _Seen:
-    """What is known of an endpoint: deaths of its engine, the newest last, and how many requests each caller sent."""
+    """What is known of an endpoint.
+
+    Attributes:
+        deaths: deaths there, the newest last.
+        begun: how many requests each caller sent.
+        bans: by target, and by the caller that does not reach it.
+        suspects: by target, who was refused last because it was there with others, until the engine dies again.
+    """
 
     deaths: list[_Death] = field(default_factory=list)
     begun: Counter[str] = field(default_factory=Counter)
-    bans: dict[str, _Ban] = field(default_factory=dict)
+    bans: dict[str, dict[str, _Ban]] = field(default_factory=dict)
+    suspects: dict[str, str] = field(default_factory=dict)
 
 
 class CallerBans:
@@ -81,69 +104,108 @@ class CallerBans:
         if len(seen.begun) > _MOST_COUNTED:
             seen.begun = Counter(dict(seen.begun.most_common(_MOST_COUNTED // 2)))
 
-    def note_death(self, endpoint: str, senders: Iterable[Sender], alone: bool) -> None:
+    def note_death(self, endpoint: str, target: str, senders: Iterable[Sender], alone: bool) -> None:
         """Note a death, and whose requests were there; `alone`: nothing else can have ended the engine."""
         if self._ban_s == 0 or endpoint not in self._seen:
             return
-        seen, now_s, present = self._seen[endpoint], self._clock.monotonic(), frozenset(senders)
-        recent = [death for death in seen.deaths if now_s - death.at_s < WINDOW_S]
-        seen.deaths = [*recent, _Death(now_s, present, alone)][-TOGETHER:]
-        names = {name for sender in present for name in sender}
-        seen.bans = {
-            name: ban
-            for name, ban in seen.bans.items()
-            if now_s < ban.until_s + WINDOW_S and (ban.alone or name in names or ban.until_s <= now_s)
-        }
-        name = find_killer(seen.deaths, seen.begun)
-        if name is not None:
-            self._ban(endpoint, seen, name, alone=all(death.alone for death in seen.deaths[-ALONE:]))
+        seen, now_s = self._seen[endpoint], self._clock.monotonic()
+        death = _Death(now_s, frozenset({target}), frozenset(senders), alone)
+        recent = [known for known in seen.deaths if now_s - known.at_s < WINDOW_S]
+        if recent and now_s - recent[-1].at_s < SAME_S and target not in recent[-1].targets:
+            seen.deaths = [*recent[:-1], _merged(recent[-1], death)]
+            return
+        suspect = seen.suspects.pop(target, None)
+        if suspect in death.names:
+            recent = [known for known in recent if target not in known.targets]
+        seen.deaths = [*recent, death][-_MOST_DEATHS:]
+        seen.bans = {name: _remaining(bans, death, now_s) for name, bans in seen.bans.items()}
+        seen.bans = {name: bans for name, bans in seen.bans.items() if bans}
+        self._find_killer(endpoint, seen, target)
 
-    def _ban(self, endpoint: str, seen: _Seen, name: str, *, alone: bool) -> None:
-        before = seen.bans.get(name)
-        length_s = self._ban_s if before is None else min(2 * before.length_s, LONGEST * self._ban_s)
-        seen.bans[name] = _Ban(self._clock.monotonic() + length_s, length_s, alone)
+    def _find_killer(self, endpoint: str, seen: _Seen, target: str) -> None:
+        """Refuse the caller that may have ended the engine of a target, if there is one."""
+        deaths = [death for death in seen.deaths if target in death.targets]
+        before = {name: ban.until_s for name, ban in seen.bans.get(target, {}).items()}
+        killer = find_killer(deaths, seen.begun, before)
+        if killer is None:
+            return
+        alone = all(death.alone for death in deaths[-ALONE:])
+        for name in frozenset[str]().union(*(death.targets for death in deaths[-(ALONE if alone else TOGETHER) :])):
+            self._ban(seen, name, killer, alone=alone)
+            if not alone:
+                seen.suspects[name] = killer
         self._count("caller_banned")
         structlog.get_logger().error(
             "an engine died several times while it had requests of this caller, who is refused for a while",
             endpoint=endpoint,
-            caller=name,
-            deaths=len(seen.deaths),
+            target=target,
+            caller=killer,
+            deaths=len(deaths),
             alone=alone,
-            seconds=length_s,
+            seconds=seen.bans[target][killer].length_s,
         )
 
-    def check(self, endpoints: Iterable[str], sender: Sender) -> None:
+    def _ban(self, seen: _Seen, target: str, name: str, *, alone: bool) -> None:
+        before = seen.bans.get(target, {}).get(name)
+        doubles = alone and before is not None and before.alone
+        length_s = min(2 * before.length_s, LONGEST * self._ban_s) if doubles and before is not None else self._ban_s
+        ban = _Ban(self._clock.monotonic() + length_s, length_s, alone)
+        if before is None or before.until_s < ban.until_s:
+            seen.bans.setdefault(target, {})[name] = ban
+
+    def check(self, endpoints: Iterable[str], target: str, sender: Sender) -> None:
         """Raise RequestRejected (403) for a caller that is refused at one of a target's endpoints."""
         now_s = self._clock.monotonic()
         for endpoint in endpoints:
             seen = self._seen.get(endpoint)
-            bans = [] if seen is None else [seen.bans.get(name) for name in sender]
-            wait_s = max((ban.until_s - now_s for ban in bans if ban is not None), default=0.0)
+            bans = {} if seen is None else seen.bans.get(target, {})
+            wait_s = max((bans[name].until_s - now_s for name in sender if name in bans), default=0.0)
             if wait_s > 0.0:
                 self._count("caller_refused")
                 raise RequestRejected(errors.caller_refused(wait_s))
 
 
-def find_killer(deaths: Sequence[_Death], begun: Counter[str]) -> str | None:
-    """Return the caller that is refused after some deaths, the newest last: a key, else the team of several.
+def _merged(death: _Death, other: _Death) -> _Death:
+    return _Death(death.at_s, death.targets | other.targets, death.senders | other.senders, alone=False)
 
-    None if it cannot be told, or if it is one with most of the requests: refusing it would leave few to serve.
+
+def _remaining(bans: Mapping[str, _Ban], death: _Death, now_s: float) -> dict[str, _Ban]:
+    """Return the bans that still hold after a death, or that are remembered."""
+    return {
+        name: ban
+        for name, ban in bans.items()
+        if now_s < ban.until_s + WINDOW_S and (ban.alone or name in death.names or ban.until_s <= now_s)
+    }
+
+
+def find_killer(deaths: Sequence[_Death], begun: Counter[str], before: Mapping[str, float]) -> str | None:
+    """Return the caller that is refused after some deaths, the newest last: a key, or the team of several.
+
+    None if it cannot be told. One with most of the requests is never refused: that would leave few to serve.
+
+    Args:
+        deaths: deaths of one target.
+        begun: how many requests each caller sent.
+        before: until when callers were refused lately; of those that were there with others, others come first.
     """
-    for most, alone in ((ALONE, True), (TOGETHER, False)):
-        last = deaths[-most:]
-        if len(last) < most or (alone and not all(death.alone for death in last)):
-            continue
-        for names_of in (_callers, _holders):
-            present = frozenset.intersection(*(names_of(death) for death in last))
-            if present:
-                name = min(present, key=lambda name: (begun[name], name))
-                return name if 2 * begun[name] <= begun[_ALL] else None
-    return None
+    last = deaths[-ALONE:]
+    if len(last) == ALONE and all(death.alone for death in last):
+        present = _find_present(last)
+        if present:
+            return min(_without_most(present, begun), default=None)
+    last = deaths[-TOGETHER:]
+    present = _without_most(_find_present(last), begun) if len(last) == TOGETHER else frozenset()
+    return min(present, key=lambda name: (before.get(name, -math.inf), begun[name], name), default=None)
 
 
-def _callers(death: _Death) -> frozenset[str]:
-    return frozenset(sender.caller for sender in death.senders)
+def _without_most(names: Iterable[str], begun: Counter[str]) -> frozenset[str]:
+    """Return callers without one that has more than half of the requests."""
+    return frozenset(name for name in names if 2 * begun[name] <= begun[_ALL])
 
 
-def _holders(death: _Death) -> frozenset[str]:
-    return frozenset(sender.holder for sender in death.senders)
+def _find_present(deaths: Sequence[_Death]) -> frozenset[str]:
+    """Return who was there at each death: keys, and teams of which no single key was."""
+    keys = frozenset.intersection(*(frozenset(sender.caller for sender in death.senders) for death in deaths))
+    holders = frozenset.intersection(*(frozenset(sender.holder for sender in death.senders) for death in deaths))
+    holders_of_keys = {sender.holder for death in deaths for sender in death.senders if sender.caller in keys}
+    return keys | (holders - holders_of_keys)

@@ -91,7 +91,7 @@ class Endpoint:
         if parsed.has_conversation and served.chat_template is None:
             raise RequestRejected(errors.no_chat_template(parsed.model))
         await self._work(len(raw), requests.check_request, parsed, served.context_tokens, dependencies.limits)
-        dependencies.caller_bans.check(served.endpoints, arrival.caller.sender)
+        dependencies.caller_bans.check(served.endpoints, str(served.target), arrival.caller.sender)
         if not dependencies.bans.is_empty:
             digest = await self._work(len(raw), digest_of, parsed)
             dependencies.bans.check(environment, served.target, arrival.caller.account, digest)

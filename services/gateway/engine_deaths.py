@@ -1,5 +1,6 @@
 """Finds which requests were in flight at an engine when it died, as far as this process sees them."""
 
+import math
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ INVOLVEMENTS: Final[tuple[Involvement, ...]] = get_args(Involvement)
 """All of them, the weakest first."""
 QUIET_S: Final = 10.0
 """Time after a request without a complete answer in which no other counts as alone: an engine may die of it later."""
+SAME_S: Final = 5.0
+"""Deaths of several targets at one endpoint within this time have one cause."""
 _MOST_ENGINES = 1_000
 MOST_HOLDERS: Final = 64
 """Holders that a death names in telemetry; of more, nothing can be known of who caused it."""
@@ -63,6 +66,7 @@ class Attempt:
     _deaths: "EngineDeaths"
     _engine: _Engine
     _endpoint: str
+    _target: str
     _deaths_before: int
     sender: Sender = UNKNOWN
     involvement: Involvement = "none"
@@ -91,7 +95,7 @@ class Attempt:
         engine.deaths, engine.is_alive, engine.last = (
             engine.deaths + 1,
             False,
-            self._deaths.describe(self._endpoint, alone=alone),
+            self._deaths.describe(self._endpoint, self._target, alone=alone),
         )
         for attempt in engine.attempts:
             attempt.death = engine.last
@@ -113,7 +117,8 @@ class EngineDeaths:
         clock: its monotonic seconds, and the time of a death.
         is_sole: whether no other process sends requests to these engines.
         on_request: is told each attempt, with its endpoint and its sender.
-        on_death: is told each death, with the endpoint, the senders, and whether one request alone can be the cause.
+        on_death: is told each death, with the endpoint, the target, the senders, and whether one request alone can be
+            the cause.
     """
 
     def __init__(
@@ -121,7 +126,7 @@ class EngineDeaths:
         clock: Clock,
         is_sole: Callable[[], bool],
         on_request: Callable[[str, Sender], None] = lambda *_: None,
-        on_death: Callable[[str, AbstractSet[Sender], bool], None] = lambda *_: None,
+        on_death: Callable[[str, str, AbstractSet[Sender], bool], None] = lambda *_: None,
     ) -> None:
         self._clock = clock
         self._is_sole = is_sole
@@ -130,6 +135,7 @@ class EngineDeaths:
         self._engines: dict[tuple[str, str], _Engine] = {}
         self._incomplete_s: dict[str, float] = {}
         self._left_s: dict[str, dict[Sender, float]] = {}
+        self._died: dict[str, tuple[float, AbstractSet[Sender]]] = {}
 
     def begin(self, endpoint: str, target: Target, sender: Sender = UNKNOWN) -> Attempt:
         """Return a new attempt, which is in flight until its end."""
@@ -138,8 +144,9 @@ class EngineDeaths:
             self._engines = {name: engine for name, engine in self._engines.items() if engine.attempts}
             self._incomplete_s.clear()
             self._left_s.clear()
+            self._died.clear()
         engine = self._engines.setdefault(key, _Engine())
-        attempt = Attempt(self, engine, endpoint, engine.deaths, sender)
+        attempt = Attempt(self, engine, endpoint, str(target), engine.deaths, sender)
         engine.attempts.add(attempt)
         self._on_request(endpoint, sender)
         return attempt
@@ -151,11 +158,14 @@ class EngineDeaths:
         quiet = ended_s is None or self._clock.monotonic() - ended_s >= QUIET_S
         return in_flight == 1 and quiet and self._is_sole()
 
-    def describe(self, endpoint: str, *, alone: bool) -> EngineDeath:
+    def describe(self, endpoint: str, target: str, *, alone: bool) -> EngineDeath:
         """Return the death of an engine that is reported now: who had requests there, of any target.
+
+        Several targets that die of one cause report it one after the other: the cause may be gone by then.
 
         Args:
             endpoint: where it served.
+            target: what it served.
             alone: only one request can be the cause.
         """
         now_s = self._clock.monotonic()
@@ -163,8 +173,11 @@ class EngineDeaths:
             attempt.sender for key, engine in self._engines.items() if key[0] == endpoint for attempt in engine.attempts
         }
         left = {sender for sender, ended_s in self._left_s.pop(endpoint, {}).items() if now_s - ended_s < QUIET_S}
-        self._on_death(endpoint, present | left, alone)
-        return _as_death(self._clock.now(), present | left)
+        died_s, at_death = self._died.get(endpoint, (-math.inf, frozenset[Sender]()))
+        senders = present | left | (at_death if now_s - died_s < SAME_S else frozenset())
+        self._died[endpoint] = (now_s, senders)
+        self._on_death(endpoint, target, senders, alone)
+        return _as_death(self._clock.now(), senders)
 
     def note_left(self, endpoint: str, sender: Sender) -> None:
         """Note the end of an attempt that was not answered, at an engine that was alive: it may die of it later."""

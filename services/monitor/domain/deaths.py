@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 
 from decisions.alerts import Finding
+from decisions.engine_deaths import MOST_SHARE, recent
 from services.monitor.domain.record import TargetState
 
 KEY = "engine-deaths"
@@ -12,21 +13,26 @@ QUIET = timedelta(minutes=10)
 
 def find_suspect_caller(watched: TargetState, now: datetime) -> Finding:
     """Return whether one caller alone may be what ends the engine of a target, again and again."""
-    log, counts = watched.deaths, watched.deaths.counts
+    log = recent(watched.deaths, now)
+    counts = log.counts
     suspect = None if counts is None else counts.suspect
-    recent = bool(log.deaths) and now - log.deaths[-1].at < QUIET
+    lasts = bool(log.deaths) and now - log.deaths[-1].at < QUIET
+    refusal = (
+        "Gateways refuse it for a while (`caller_refused`) after two deaths with its requests alone, or three."
+        if log.share_ratio <= MOST_SHARE
+        else "Gateways do not refuse it, because it has most of the requests: decide whether to revoke its key."
+    )
     message = (
         f"The engine of {watched.target} died {len(log.deaths)} times within the last hour, and of all callers only "
-        f"{suspect} had requests there each time. Gateways refuse it for a while (`caller_refused`); nothing is rolled "
-        "back because of these deaths."
+        f"{suspect} had requests there each time. {refusal} Nothing is rolled back because of these deaths."
     )
     return Finding(
         key=KEY,
         kind="engine",
         severity="warning",
         trigger=None,
-        fired=suspect is not None and recent,
-        calm=suspect is None or not recent,
+        fired=suspect is not None and lasts,
+        calm=suspect is None or not lasts,
         hold_s=0.0,
         message=message if suspect is not None else "No caller is suspected of ending the engine any more.",
         requests=len(log.deaths),

@@ -24,7 +24,7 @@ from decisions.orders import assess_epoch, assess_expiry, expiry
 from decisions.probed import Shown
 from decisions.rollback import DEAD_S, Guard, decide_confirmed, decide_rollback, has_recovered, rollback_id
 from decisions.route_edits import versions_on
-from services.rollback_controller.domain.doubt import doubt_about, hold_of, may_start, past_rollbacks
+from services.rollback_controller.domain.doubt import doubt_about, hold_of, may_start, note_shown, past_rollbacks
 from services.rollback_controller.domain.record import (
     HELD_KEPT,
     VERSIONS_KEPT,
@@ -134,12 +134,14 @@ def decide_on_alert(
     """Decide what an alert leads to; one that is old, about an earlier time of its target, or over starts nothing."""
     starts = may_start(state, alert, cause.event_id, cause.now, rules.retry_s)
     if not starts or has_recovered(alert) or not is_current(state, alert.target, route, cause, rules):
-        return state
+        return note_shown(state, alert, None, cause.now)
+    state = note_shown(state, alert, shown, cause.now)
     if state.environment == "staging" and not _is_rehearsed(state, alert, cause):
         return state
     trigger = state.trigger(alert.target, alert.trigger)
     decision = decide_rollback(trigger, past_rollbacks(state), cause.now, rules.guard)
-    decision = decide_confirmed(decision, doubt_about(alert, route, shown), trigger, cause.now, rules.dead_s)
+    doubt = doubt_about(alert, route, shown, state.failing.get(alert.alert_id))
+    decision = decide_confirmed(decision, doubt, trigger, cause.now, rules.dead_s)
     timeline = RollbackTimeline(
         first_bad_at=alert.first_bad_at, detected_at=alert.raised_at or cause.published_at, decided_at=cause.now
     )

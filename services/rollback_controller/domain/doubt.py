@@ -21,7 +21,7 @@ from decisions.rollback import (
     rollback_id,
 )
 from decisions.route_edits import Changed, EditRefused, roll_back
-from services.rollback_controller.domain.record import RollbackState
+from services.rollback_controller.domain.record import HELD_KEPT, RollbackState
 
 
 def find_sides(route: Route | None, failed: Target) -> tuple[ServedTarget, ServedTarget] | None:
@@ -35,8 +35,10 @@ def find_sides(route: Route | None, failed: Target) -> tuple[ServedTarget, Serve
     return None if served is None or behind is None else (served, behind)
 
 
-def doubt_about(alert: AlertRaised | AlertUpdated, route: Route | None, shown: Shown | None) -> Doubt:
-    """Return what is known of who caused an alert; `shown`: what probes showed."""
+def doubt_about(
+    alert: AlertRaised | AlertUpdated, route: Route | None, shown: Shown | None, failing_since: datetime | None = None
+) -> Doubt:
+    """Return what is known of who caused an alert; `shown`: what probes showed, and `failing_since` since when."""
     sides = find_sides(route, alert.target)
     return Doubt(
         confirmed_by=alert.confirmed_by,
@@ -44,7 +46,19 @@ def doubt_about(alert: AlertRaised | AlertUpdated, route: Route | None, shown: S
         is_apart=sides is not None and set(sides[0].endpoints).isdisjoint(sides[1].endpoints),
         raised_at=alert.raised_at,
         deaths=alert.deaths,
+        failing_since=failing_since,
     )
+
+
+def note_shown(
+    state: RollbackState, alert: AlertRaised | AlertUpdated, shown: Shown | None, now: datetime
+) -> RollbackState:
+    """Return the record with since when probes fail of a target whose engine died, and answers callers again."""
+    failing = dict(state.failing)
+    since = failing.pop(alert.alert_id, now)
+    if shown == "target" and alert.deaths is not None and alert.deaths.dead_since is None:
+        failing = dict([*failing.items(), (alert.alert_id, min(since, now))][-HELD_KEPT:])
+    return state if failing == state.failing else state.model_copy(update={"failing": failing})
 
 
 def needs_probes(

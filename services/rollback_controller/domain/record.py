@@ -101,6 +101,7 @@ class RollbackState(OutboxRecord):
     Attributes:
         triggers: The triggers of the frozen policy, by version.
         held: Alerts that start no rollback, with the code (a guard, no previous target): each is published once.
+        failing: Alerts of targets that fail probes though their engine, which died before, answers callers: since when.
         rehearsals: What was requested, by release (in production's record).
         rehearsed: The outcome, by release (in production's record).
         rehearsing: The trigger under rehearsal: alerts of other triggers start nothing in staging meanwhile.
@@ -109,7 +110,7 @@ class RollbackState(OutboxRecord):
         blind: The alert that production is not watched; None while it is.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 14
+    SCHEMA_VERSION: ClassVar[int] = 15
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: unchanged,
         2: unchanged,
@@ -124,6 +125,7 @@ class RollbackState(OutboxRecord):
         11: unchanged,
         12: unchanged,
         13: unchanged,
+        14: unchanged,
     }
 
     model: ModelName
@@ -131,6 +133,7 @@ class RollbackState(OutboxRecord):
     triggers: dict[str, tuple[Trigger, ...]] = Field(default_factory=dict)
     rollbacks: tuple[Rollback, ...] = ()
     held: dict[str, str] = Field(default_factory=dict)
+    failing: dict[str, Instant] = Field(default_factory=dict)
     rehearsals: dict[str, RehearsalRequested] = Field(default_factory=dict)
     rehearsed: dict[str, RehearsalCompleted] = Field(default_factory=dict)
     rehearsing: str = ""

@@ -105,7 +105,9 @@ def start_rehearsal(state: RollbackState, trigger: str, now: datetime, since: in
         since: The sequence number in the log from which on alerts belong to this rehearsal.
     """
     state = execution.end_all(state, "Staging was cleared before this rollback ended.", now)
-    return state.model_copy(update={"rehearsing": trigger, "rehearsing_since": since, "rollbacks": (), "held": {}})
+    return state.model_copy(
+        update={"rehearsing": trigger, "rehearsing_since": since, "rollbacks": (), "held": {}, "failing": {}}
+    )
 
 
 def record_request(state: RollbackState, requested: RehearsalRequested) -> RollbackState:

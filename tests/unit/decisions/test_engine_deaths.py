@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from dataclasses import replace
 from datetime import timedelta
 
 from hypothesis import given, settings
@@ -10,20 +11,26 @@ from hypothesis import strategies as st
 from contracts.facts import DeathCounts, EngineDeath
 from decisions import engine_deaths
 from decisions.confirmation import confirm
-from decisions.engine_deaths import DeathLog, find_causes, find_suspect, note_record, with_death
+from decisions.engine_deaths import DeathLog, find_causes, find_suspect, note_record, recent, with_death
 from decisions.observation import fresh_trigger, observe_outcomes
+from decisions.observe_loop import AlertRules, WatchedTarget, assess
 from decisions.rollback import Doubt, Hold, RollBack, decide_confirmed
-from decisions.triggers import outcomes_of
+from decisions.triggers import CANCELLED, outcomes_of
 from testbed import factories as f
 
 ERRORS = f.trigger(name="errors", metric="error_ratio", threshold=0.02)
 ENDPOINT = "a:1"
 
 
-def good(at_s, holder="shop", endpoint=ENDPOINT):
-    return f.inference(
-        endpoint=endpoint, holder=holder, caller=holder, error=None, drill=None, scheduled_at=f.after(at_s)
-    )
+def good(at_s, holder="shop", endpoint=ENDPOINT, **changes):
+    at = {"scheduled_at": f.after(at_s), "sent_at": f.after(at_s)}
+    about = {"endpoint": endpoint, "holder": holder, "caller": holder, "error": None, "drill": None}
+    return f.inference(**(about | at | changes))
+
+
+def cancelled(at_s):
+    """A request that its caller gave up, before any part of an answer."""
+    return good(at_s, finish_reason=CANCELLED, caused_by="caller", output_tokens=0, ttft_ms=None)
 
 
 def died(at_s, *holders, caller="shop", others=0, endpoint=ENDPOINT, seen_s=None):
@@ -115,6 +122,91 @@ def test_an_answer_to_a_request_from_before_the_death_ends_no_outage():
     assert log_of(died(100, "a"), good(99)).counts.dead_since == f.after(100)
 
 
+def test_a_request_that_its_caller_cancels_ends_no_outage():
+    log = log_of(died(100, "a"), cancelled(110))
+    assert log.counts.dead_since == f.after(100)
+    log = log_of(died(100, "a"), cancelled(102), died(104, "b"))
+    assert [death.holders for death in log.deaths] == [("a", "b")], "two gateways saw one death"
+
+
+def test_an_answer_that_another_gateways_clock_puts_after_the_death_ends_no_outage():
+    assert log_of(died(100, "a"), good(104)).counts.dead_since == f.after(100)
+    assert log_of(died(100, "a"), good(106)).counts.dead_since is None
+
+
+def test_an_embedding_ends_an_outage():
+    assert log_of(died(100, "a"), good(110, finish_reason=None, output_tokens=0)).counts.dead_since is None
+
+
+def test_a_request_that_waited_for_the_engine_ends_the_outage_when_it_was_sent():
+    log = log_of(died(100, "a"), good(106, sent_at=f.after(112)), died(108, "b"))
+    assert [death.holders for death in log.deaths] == [("a", "b")]
+
+
+def test_a_gateway_that_missed_the_answers_in_between_reports_another_death():
+    log = log_of(died(100, "a"), good(111), died(100, "a", seen_s=200))
+    assert log.counts.dead_since == f.after(200), "not since the first one: it is dead again"
+    assert log.is_explained, "of the second death no holder is known"
+    log = note_record(log, died(199, "b"))
+    assert [death.holders for death in log.deaths] == [("a",), ("b",)]
+    assert log_of(died(100, "a"), good(111), died(199, "b"), died(100, "a", seen_s=200)).counts.deaths == 2
+    assert log_of(died(100, "a"), good(111), died(100, "a", seen_s=109)).counts.dead_since is None, "it came late"
+
+
+class Gateway:
+    """What one gateway reports of an engine (`services.gateway.engine_deaths`)."""
+
+    def __init__(self):
+        self.is_alive, self.death = False, None
+
+    def ask(self, at_s, caller, *, dead, cancels):
+        if cancels:
+            return cancelled(at_s)
+        if not dead:
+            self.is_alive = True
+            return good(at_s, caller)
+        if self.is_alive:
+            self.is_alive, self.death = False, EngineDeath(died_at=f.after(at_s), holders=(caller,))
+        return died(at_s, caller=caller).model_copy(update={"death": self.death})
+
+
+@settings(max_examples=100)
+@given(
+    st.lists(st.tuples(st.integers(1, 120), st.integers(6, 90)), min_size=1, max_size=6),
+    st.lists(st.tuples(st.integers(1, 8), st.integers(0, 2), st.booleans()), min_size=20, max_size=120),
+)
+def test_gateways_count_no_outage_twice_nor_from_an_earlier_time_whoever_cancels(outages, requests):
+    gateways, log, at_s, answered = [Gateway() for _ in range(3)], DeathLog(), 0, []
+    spans, end_s = [], 0
+    for after_s, lasts_s in outages:
+        spans.append((end_s + after_s, end_s + after_s + lasts_s))
+        end_s = spans[-1][1]
+    for wait_s, number, cancels in requests:
+        at_s += wait_s
+        dead = any(began <= at_s < ended for began, ended in spans)
+        log = note_record(log, gateways[number].ask(at_s, f"c-{number}", dead=dead, cancels=cancels))
+        if not dead and not cancels:
+            answered.append(f.after(at_s))
+        counts = log.counts
+        if counts is not None:
+            assert counts.deaths <= sum(began <= at_s for began, _ in spans)
+            since = counts.dead_since
+            assert since is None or not any(at - since > engine_deaths.SAME for at in answered)
+
+
+def test_deaths_of_more_than_an_hour_ago_say_nothing_at_an_assessment():
+    records = [record for number in range(6) for record in outage(100 + 20 * number, f"good-{number}")]
+    log = log_of(*records)
+    watched = WatchedTarget(target=f.target(7), role="active", deaths=log)
+    assert not log.is_explained
+    for now_s, deaths in ((210, 6), (3790, 1), (3800, 0)):
+        after = assess(watched, {}, [ERRORS], f.after(now_s), rules=AlertRules()).watched.deaths
+        assert (after, len(after.deaths)) == (recent(log, f.after(now_s)), deaths)
+    assert recent(log, f.after(3790)).is_explained, "the one that is left has one caller"
+    assert recent(log, f.after(3800)).counts is None
+    assert recent(log, f.after(210)) is log
+
+
 def test_a_request_through_a_gateway_that_never_saw_the_engine_alive_is_of_the_same_death():
     log = log_of(died(100, "a"))
     unseen = died(105).model_copy(update={"death": None})
@@ -195,6 +287,9 @@ def test_a_dead_engine_has_time_to_be_loaded_again_where_callers_may_have_killed
     assert isinstance(decided(doubt("target", dead_since=now - timedelta(seconds=59))), Hold)
     assert isinstance(decided(doubt("target", dead_since=now - timedelta(seconds=60))), RollBack)
     assert isinstance(decided(doubt("target")), Hold), "it may have died again since the alert"
+    failing = replace(doubt("target"), failing_since=now - timedelta(seconds=59))
+    assert isinstance(decided(failing), Hold)
+    assert isinstance(decided(replace(failing, failing_since=now - timedelta(seconds=60))), RollBack)
     assert isinstance(decided(doubt("target", explained=False)), RollBack)
     assert isinstance(decided(doubt("target", dead_since=now), dead_s=0.0), RollBack)
     assert isinstance(decided(Doubt("none", "target")), RollBack), "no death is known: it does not answer"

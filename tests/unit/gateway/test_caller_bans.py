@@ -1,6 +1,10 @@
 """A caller whose requests are there at each of several deaths is refused for a while, and one that is framed not long."""
 
+import asyncio
 from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from services.gateway import caller_bans
 from services.gateway.caller_bans import WINDOW_S, CallerBans, find_killer
@@ -24,15 +28,15 @@ class Killed:
             for _ in range(requests):
                 self.bans.note_request("e:1", sender)
 
-    def die(self, *senders, alone=False):
-        self.bans.note_death("e:1", senders, alone=alone)
+    def die(self, *senders, alone=False, target="m@7"):
+        self.bans.note_death("e:1", target, senders, alone=alone)
 
-    def refused(self, *senders):
-        return [sender.caller for sender in senders if self.is_refused(sender)]
+    def refused(self, *senders, target="m@7"):
+        return [sender.caller for sender in senders if self.is_refused(sender, target)]
 
-    def is_refused(self, sender):
+    def is_refused(self, sender, target="m@7"):
         try:
-            self.bans.check(["e:1"], sender)
+            self.bans.check(["e:1"], target, sender)
         except RequestRejected as rejection:
             return (rejection.problem.status, rejection.problem.code) == (403, "caller_refused")
         return False
@@ -44,7 +48,7 @@ def test_two_deaths_in_a_row_under_one_caller_alone_are_enough():
     assert made.refused(A, B) == []
     made.die(A, alone=True)
     assert made.refused(A, B) == ["a"]
-    made.bans.check(["f:1"], A)  # another endpoint takes its requests
+    made.bans.check(["f:1"], "m@7", A)  # another endpoint takes its requests
 
 
 def test_with_others_in_flight_it_takes_three_and_only_who_was_always_there_is_refused():
@@ -62,6 +66,95 @@ async def test_one_that_was_framed_is_refused_no_more_once_the_engine_dies_witho
     assert made.refused(A, C) == ["a"]
     made.die(C)
     assert made.refused(A, C) == ["c"], "it was at the last three, and A was not"
+
+
+async def attack(made, kills, *, victim, lasts_s=3600):
+    """Kill the engine each 20 s while the victim has a request there, and return how long it was refused."""
+    refused_s = 0
+    for second in range(lasts_s):
+        await made.clock.pause(1)
+        gone = bool(made.refused(victim))
+        refused_s += gone
+        killer = kills(second)
+        if second % 20 == 0 and not gone and not made.refused(killer):
+            made.die(victim, killer)
+    return refused_s
+
+
+async def test_one_that_kills_only_while_another_is_there_is_refused_as_often():
+    made, other = Killed(), Killed()
+    framed_s = await attack(made, lambda _: C, victim=A)
+    killers_s = await attack(other, lambda _: A, victim=C)  # the same, but the one with fewer requests is the killer
+    assert 0 < framed_s <= 1800
+    assert abs(framed_s - killers_s) <= 120
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(6, 90), max_size=40))
+def test_of_several_that_are_there_each_time_none_is_refused_again_before_the_others(waits):
+    made, refused = Killed(), Counter()
+
+    async def play():
+        for wait_s in waits:
+            await made.clock.pause(wait_s)
+            before = made.refused(A, B, C)
+            if not before:
+                made.die(A, B, C)
+                refused.update(made.refused(A, B, C))
+
+    asyncio.run(play())
+    assert max(refused.values(), default=0) - min(refused[name] for name in "abc") <= 1
+
+
+async def test_keys_in_turn_are_their_team_as_often_as_the_one_that_was_there_each_time():
+    made = Killed()
+    keys = [Sender(f"key-{number}", "team") for number in range(3)]
+    for sender in keys * 10:
+        made.bans.note_request("e:1", sender)
+    framed_s = await attack(made, lambda second: keys[second // 20 % 3], victim=A)
+    assert 0 < framed_s <= 1800
+
+
+async def test_one_that_is_refused_beside_others_is_not_refused_for_longer_each_time():
+    made = Killed()
+    for _ in range(3):
+        for number in range(3):
+            assert made.refused(A) == []
+            made.die(A, Sender(f"x-{number}", f"x-{number}"))
+        await made.clock.pause(59)
+        assert made.refused(A) == ["a"]
+        await made.clock.pause(2)
+        assert made.refused(A) == [], "no longer than the first time, and three deaths later at the earliest"
+
+
+async def test_beside_one_with_most_of_the_requests_the_other_is_refused_again():
+    made = Killed()
+    for _ in range(2):
+        for _ in range(3):
+            made.die(A, Sender("d", "d"))
+        assert made.refused(A, Sender("d", "d")) == ["a"]
+        await made.clock.pause(61)
+
+
+def test_what_a_version_does_by_itself_refuses_no_caller_at_another_version():
+    made = Killed()
+    for _ in range(3):
+        made.die(A, B)
+    assert made.refused(A) == ["a"]
+    assert made.refused(A, target="m@6") == []
+    made.die(A, B, target="m@6")
+    assert made.refused(A, target="m@6") == []
+
+
+async def test_targets_that_die_of_one_cause_are_one_death():
+    made = Killed()
+    for _ in range(2):
+        for target in ("m@7", "m@6", "n@1"):
+            made.die(A, B, target=target)
+        await made.clock.pause(30)
+    assert [made.refused(A, B, target=target) for target in ("m@7", "m@6", "n@1")] == [[], [], []]
+    made.die(A, target="m@6")
+    assert [made.refused(A, B, target=target) for target in ("m@7", "m@6", "n@1")] == [["a"]] * 3
 
 
 async def test_each_time_in_a_row_is_twice_as_long_and_a_quiet_time_forgets_it():
@@ -98,7 +191,7 @@ def test_deaths_without_any_request_and_a_limit_of_zero_refuse_no_caller():
         made.die()
         never.die(A, alone=True)
     assert made.refused(A, B, C) == never.refused(A) == []
-    assert find_killer([], Counter()) is None
+    assert find_killer([], Counter(), {}) is None
 
 
 def test_what_is_remembered_is_bounded(monkeypatch):

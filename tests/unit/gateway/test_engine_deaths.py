@@ -42,6 +42,27 @@ async def test_what_ended_by_a_death_or_long_ago_is_not_named_at_the_next_one():
     assert later.death.holders == ("later",)
 
 
+async def test_targets_that_die_of_one_cause_name_the_same_holders():
+    clock, reports = StepClock(), []
+    deaths = EngineDeaths(clock, lambda: True, on_death=lambda *death: reports.append(death))
+    (killer,) = begun(deaths, "killer")
+    (beside,) = begun(deaths, "beside", target=6)
+    for attempt in (killer, beside):
+        attempt.note_piece()
+    killer.note_death()
+    killer.end(complete=False)
+    await clock.pause(1)
+    beside.note_death()
+    assert beside.death.holders == ("beside", "killer")
+    assert [target for _, target, _, _ in reports] == [str(f.target(7)), str(f.target(6))]
+    beside.end(complete=False)
+    await clock.pause(QUIET_S)
+    (later,) = begun(deaths, "later", target=6)
+    later.note_piece()
+    later.note_death()
+    assert later.death.holders == ("later",)
+
+
 def test_a_request_that_a_dead_engine_fails_is_of_the_last_death():
     deaths = EngineDeaths(StepClock(), lambda: True)
     (first,) = begun(deaths, "first")

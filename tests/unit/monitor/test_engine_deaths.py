@@ -55,3 +55,23 @@ def test_deaths_under_all_kinds_of_callers_confirm_and_name_no_caller():
     assert not [alert for alert in facts(state, AlertRaised) if KEY in alert.alert_id]
     errors = state.alerts[next(key for key in state.alerts if key.endswith("/errors"))]
     assert errors.confirmed_by == "callers"
+
+
+def test_the_alert_says_whether_gateways_refuse_the_caller():
+    few = seen([outage(100.0 + 30 * number, "bad", f"good-{number}") for number in range(4)])
+    most = seen([majority(100.0 + 30 * number) for number in range(4)])
+    for state, refused in ((few, True), (most, False)):
+        (alert,) = (alert for alert in facts(state, AlertRaised) if KEY in alert.alert_id)
+        assert ("Gateways refuse it" in alert.message, "do not refuse it" in alert.message) == (refused, not refused)
+
+
+def majority(at_s):
+    """An outage under requests of one that has most of them."""
+    own = [k.record(at_s - 2.0 + 0.01 * number, caller="bad", holder="bad") for number in range(60)]
+    return sorted([*own, *outage(at_s, "bad")], key=lambda record: record.scheduled_at)
+
+
+def test_deaths_of_more_than_an_hour_ago_are_not_in_an_alert():
+    state = seen([outage(100.0 + 30 * number, "bad", f"good-{number}") for number in range(4)])
+    later = assess(state, Cause("later", f.after(4000)), Rules())
+    assert [len(target.deaths.deaths) for target in later.targets.values() if target.role == "active"] == [0]

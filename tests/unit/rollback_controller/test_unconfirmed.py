@@ -120,3 +120,39 @@ async def test_an_alert_that_is_over_when_its_rollback_may_begin_again_rolls_not
     assert await alerted(world, "errors", **over, value=0.0) == f.target(7)
     assert await alerted(world, "errors", **over, value=0.5) == f.target(6)
     await world.stop()
+
+
+async def probed(world, number, trigger="slow", **deaths):
+    """Publish an alert, or an update of it, 15 s after the one before; return the target that serves then."""
+    kind = cf.AlertUpdated if number else cf.AlertRaised
+    about = {"raised_at": world.raised_at, "deaths": cf.DeathCounts(deaths=1, holders=1, **deaths)}
+    serving = await alerted(world, trigger, kind=kind, **about)
+    await asyncio.sleep(14)
+    return serving
+
+
+@pytest.mark.parametrize("trigger", ["slow", "errors"])
+@virtual_time
+async def test_a_version_whose_engine_died_once_and_answers_is_rolled_back_after_a_minute_of_bad_probes(trigger):
+    world = started()
+    world.raised_at = world.clock.true_time()
+    world.probe.times[str(f.target(7))] = SLOW
+    if trigger == "errors":
+        world.probe.unloaded.add(str(f.target(7)))
+    serving = [await probed(world, number, trigger) for number in range(6)]
+    assert (serving[:4], serving[-1]) == ([f.target(7)] * 4, f.target(6))
+    await world.stop()
+
+
+@virtual_time
+async def test_a_version_that_is_killed_between_an_alert_and_its_probes_is_not_rolled_back():
+    """Not either after hours: what is good in between begins the minute anew."""
+    world = started()
+    world.raised_at = world.clock.true_time()
+    for number in range(40):
+        killed = number % 4 != 3
+        (world.probe.unloaded.add if killed else world.probe.unloaded.discard)(str(f.target(7)))
+        dead = {"dead_since": world.clock.true_time()} if number % 4 == 1 else {}
+        assert await probed(world, number, "errors", **dead) == f.target(7)
+    assert codes(world) == ["unconfirmed"]
+    await world.stop()
