@@ -47,12 +47,13 @@ class Stack:
         self.output = state.parent / f"{state.name}.out"
         self._environment = {**os.environ, **environment}
         self._arguments = ["up", "--engine", engine, "--state", str(state), *arguments]
+        self.program: tuple[str, ...] = ("clients.cli.main",)
         self.process: subprocess.Popen[bytes] | None = None
 
     def up(self) -> "Stack":
         with self.output.open("ab") as out:
             self.process = subprocess.Popen(
-                child_command([sys.executable, "-m", "clients.cli.main", *self._arguments]),
+                child_command([sys.executable, "-m", *self.program, *self._arguments]),
                 cwd=ROOT,
                 stdout=out,
                 stderr=subprocess.STDOUT,

@@ -1,6 +1,9 @@
 """Another version of Slipway, made of this one by a declared change: newer records, and fields that this one lacks."""
 
+import io
 import shutil
+import subprocess
+import tarfile
 from pathlib import Path
 
 from contracts.version import VERSION
@@ -35,6 +38,14 @@ CHANGES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
 }
 """By file: texts, and what the next version has in their place."""
+
+
+def checkout(commit: str, folder: Path) -> Path:
+    """Write the packages of a commit of this repository into a folder, and return that."""
+    archive = subprocess.run(["git", "archive", commit, *PACKAGES], cwd=ROOT, capture_output=True, check=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+        files.extractall(folder, filter="data")
+    return folder
 
 
 def make_next(folder: Path) -> Path:
