@@ -38,7 +38,7 @@ class Route(StoredRecord):
 
     Version 2 has parsers and template options in the serving settings of its targets. A process that does not know them
     may read it, but not write it: it would drop them, and the target would be loaded without. Version 4 has the share
-    of the pairs of each target, version 5 how much of the epoch is moves.
+    of the pairs of each target, version 5 how much of the epoch is moves, version 6 what led to the route before them.
 
     Attributes:
         epoch: Rises with every change.
@@ -48,10 +48,12 @@ class Route(StoredRecord):
         history: Targets that were active before `previous`, newest first.
         quarantined: Targets that were rolled back and take no traffic until their quarantine is lifted.
         cause_id: Id of the event that caused the last change.
+        edit_cause_id: Id of the event that caused the last change before the moves. Empty without moves, and if a
+            version of before this field moved a target first.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 5
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged, 2: unchanged, 3: unchanged, 4: unchanged}
+    SCHEMA_VERSION: ClassVar[int] = 6
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 6), unchanged)
 
     model: ModelName
     epoch: Annotated[int, Field(ge=0)] = 0
@@ -62,6 +64,12 @@ class Route(StoredRecord):
     history: tuple[ServedTarget, ...] = ()
     quarantined: tuple[Target, ...] = ()
     cause_id: str = ""
+    edit_cause_id: str = ""
+
+    @property
+    def last_edit_id(self) -> str:
+        """Id of the event that caused the last change that was no move; empty if that is not known."""
+        return self.edit_cause_id if self.moves else self.cause_id
 
     def is_quarantined(self, target: Target) -> bool:
         """Return whether a target is quarantined."""

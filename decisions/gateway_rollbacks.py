@@ -44,12 +44,13 @@ def apply_order(route: Route, order: GatewayRollback, followed: int | None = Non
     Args:
         route: what is served now.
         order: the order.
-        followed: the epoch of the order that led to this route, if a rollback at a gateway did. An order that follows
-            from it may be of any epoch after that: the bus's route may have been moved between or after them.
+        followed: the epoch of the order that led to this route, but for moves, if a rollback at a gateway did. An order
+            that follows from it may be of any epoch after that: the bus's route may have been moved between or after
+            them.
     """
     if order.failed is None or order.failed.model != order.model or route.model != order.model:
         return Void("malformed_event", f"The order names no target of {route.model}.")
-    if route.cause_id == rollback_id(order.order_id):
+    if route.last_edit_id == rollback_id(order.order_id):
         return route
     since = route.epoch - route.moves if followed is None else followed + 1
     stale = assess_epoch(order.epoch, route.epoch, route.model, since)

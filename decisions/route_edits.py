@@ -92,7 +92,7 @@ def promote(
         return EditRefused("quarantined", f"{target} was rolled back and is quarantined; lift the quarantine first.")
     if not is_of(route, epoch):
         return EditRefused("stale_epoch", f"The order was made for epoch {epoch}, the route is at {route.epoch}.")
-    update = {"epoch": route.epoch + 1, "moves": 0, "cause_id": cause_id}
+    update = _next(route, cause_id)
     if weight_ratio < 1.0:
         canary = CanaryShare(served=served, weight_ratio=weight_ratio)
         return Changed(route.model_copy(update={**update, "canary": canary}), "canary")
@@ -112,7 +112,7 @@ def roll_back(route: Route, failed: Target, *, cause_id: str, to_version: int | 
     if cause_id == route.cause_id:
         return AlreadyApplied(route)
     quarantined = route.quarantined if route.is_quarantined(failed) else (*route.quarantined, failed)
-    update = {"epoch": route.epoch + 1, "moves": 0, "cause_id": cause_id, "quarantined": quarantined}
+    update = {**_next(route, cause_id), "quarantined": quarantined}
     active = route.active.target if route.active else None
     canary = route.canary if route.canary is not None and route.canary.weight_ratio > 0.0 else None
     if canary is not None and canary.served.target == failed != active:
@@ -149,7 +149,7 @@ def lift_quarantine(route: Route, target: Target, *, cause_id: str) -> Edit:
         return EditRefused("not_quarantined", f"{target} is not quarantined.")
     quarantined = tuple(other for other in route.quarantined if other != target)
     canary = None if route.canary is not None and route.canary.served.target == target else route.canary
-    update = {"epoch": route.epoch + 1, "moves": 0, "cause_id": cause_id}
+    update = _next(route, cause_id)
     update |= {"quarantined": quarantined, "canary": canary}
     return Changed(route.model_copy(update=update), "restore")
 
@@ -178,8 +178,13 @@ def move(route: Route, target: Target, endpoints: tuple[str, ...], *, epoch: int
     changed = route.model_copy(update=update)
     if changed == route:
         return EditRefused("stale_epoch", f"{route.model} has no target {target} any more; there is nothing to move.")
-    update = {"epoch": route.epoch + 1, "moves": route.moves + 1, "cause_id": cause_id}
+    update = {**_next(route, cause_id), "moves": route.moves + 1, "edit_cause_id": route.last_edit_id}
     return Changed(changed.model_copy(update=update), "restore")
+
+
+def _next(route: Route, cause_id: str) -> dict[str, object]:
+    """Return what changes with every edit."""
+    return {"epoch": route.epoch + 1, "moves": 0, "cause_id": cause_id, "edit_cause_id": ""}
 
 
 def _behind(

@@ -21,8 +21,8 @@ from services.server_manager.domain.drains import (
     plan_transfer,
 )
 from services.server_manager.domain.moves import Copy, find_removed
-from services.server_manager.domain.placement import find_counterparts
-from services.server_manager.domain.reconcile import Limits, Phase, plan_production
+from services.server_manager.domain.placement import find_counterparts, find_lost
+from services.server_manager.domain.reconcile import Held, Limits, Phase, plan_production
 from services.server_manager.domain.records import Servers
 from services.server_manager.domain.runtimes import describe_endpoint_view
 from services.server_manager.executor import Executor
@@ -116,9 +116,22 @@ class Drains:
         return {transfer.name: transfer.endpoint for transfer in ready if transfer.endpoint in usable}
 
     def begin(
-        self, record: Servers, routes: Mapping[str, Route], usable: Collection[str], kept: Collection[str]
+        self,
+        record: Servers,
+        routes: Mapping[str, Route],
+        usable: Collection[str],
+        kept: Collection[str],
+        down: Mapping[str, float],
     ) -> None:
-        """Begin to load the next target elsewhere, one at a time; drop what is not needed any more."""
+        """Begin to load the next target elsewhere, one at a time; drop what is not needed any more, and what is lost.
+
+        Args:
+            record: the fleet's record.
+            routes: the routes by model.
+            usable: the endpoints that answer and have listed what they hold.
+            kept: targets that stay as they are.
+            down: the seconds for which endpoints have been silent, by name.
+        """
         drained, held = names_drained(record), self._executor.held()
 
         def is_current(transfer: Transfer) -> bool:
@@ -126,14 +139,12 @@ class Drains:
             is_there = state is not None and state.endpoint == transfer.source and state.phase is not Phase.FAILED
             return is_there and transfer.source in drained and transfer.endpoint not in drained
 
-        self._transfers.keep_only(is_current)
+        self._transfers.keep_only(is_current, lambda transfer, since: self._find_loss(transfer, since, down))
         self.waits = {}
         if not drained:
             return
         failed = self._transfers.waiting()
-        for name, reason in failed.items():
-            if name in held:
-                self.waits[held[name].endpoint] = f"{name} could not be loaded elsewhere: {reason}"
+        self._note_waits(failed, held, usable)
         if self._transfers.under_way:
             return
         fleet = self._fleet(record, routes, usable)
@@ -142,6 +153,21 @@ class Drains:
             self.waits[planned.endpoint] = planned.reason
         elif planned is not None:
             self._transfers.begin(planned)
+
+    def _find_loss(self, transfer: Transfer, since: float, down: Mapping[str, float]) -> str | None:
+        """Return why what was ready on another endpoint at a time is not there any more; None if it may be."""
+        if transfer.endpoint in find_lost(down, self._limits):
+            return f"{transfer.endpoint}, which had it, has been silent for {down[transfer.endpoint]:.0f} s."
+        if self._executor.has_lost(transfer.copy, since):
+            return f"it was gone from {transfer.endpoint} before its route was edited."
+        return None
+
+    def _note_waits(self, failed: Mapping[str, str], held: Mapping[str, Held], usable: Collection[str]) -> None:
+        for name, reason in failed.items():
+            if name in held:
+                self.waits[held[name].endpoint] = f"{name} could not be loaded elsewhere: {reason}"
+        for transfer in self._transfers.overdue():
+            self.waits[transfer.source] = _describe_overdue(transfer, usable)
 
     def may_remove(self, copy: Copy, drained: Collection[str]) -> bool:
         """Return whether a copy may be unloaded: not while it is taken over, nor at once where it has just served."""
@@ -181,3 +207,12 @@ class Drains:
         """Cancel what is being done and forget everything: another process leads."""
         self._left, self.waits = {}, {}
         await self._transfers.stop()
+
+
+def _describe_overdue(transfer: Transfer, usable: Collection[str]) -> str:
+    obstacle = (
+        "its route could not be edited: see the log of server-manager."
+        if transfer.endpoint in usable
+        else f"{transfer.endpoint} does not answer."
+    )
+    return f"{transfer.name} generates on {transfer.endpoint} and is not served there yet: {obstacle}"

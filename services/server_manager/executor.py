@@ -75,7 +75,7 @@ class Executor:
         self._load_probe_s = load_probe_s
         self._probe_s = probe_s
         self._targets: dict[str, TargetState] = {}
-        self._known: frozenset[str] = frozenset()
+        self._listed_at: dict[str, float] = {}
         self._copies = Copies()
         self._removing: dict[Copy, asyncio.Task[None]] = {}
         self._log = structlog.get_logger()
@@ -86,7 +86,12 @@ class Executor:
 
         Before that `held` has nothing of one whatever it serves, and nothing may be begun on it.
         """
-        return self._known
+        return frozenset(self._listed_at)
+
+    def has_lost(self, copy: Copy, since: float) -> bool:
+        """Return whether an endpoint that was asked after a time (monotonic) has listed no such copy."""
+        names = {(held.endpoint, held.name) for held in self._copies.all()}
+        return self._listed_at.get(copy.endpoint, since) > since and (copy.endpoint, copy.name) not in names
 
     def held(self) -> dict[str, Held]:
         """Return every target as it is now."""
@@ -139,7 +144,7 @@ class Executor:
             index: its answer.
             asked_at: monotonic time of the question; what changed since then is not judged by the answer.
         """
-        self._known |= {endpoint}
+        self._listed_at[endpoint] = asked_at
         for name, state in list(self._targets.items()):
             there = (name in index and index[name].ready) or state.since >= asked_at
             if state.endpoint == endpoint and state.work is None and not there and state.phase is not Phase.FAILED:
@@ -230,7 +235,7 @@ class Executor:
         tasks += self._removing.values()
         self._targets.clear()
         self._copies.clear()
-        self._known = frozenset()
+        self._listed_at.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

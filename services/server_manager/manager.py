@@ -207,7 +207,7 @@ class Manager:
                 await self._state.write(lambda record: record.model_copy(update={"temporary": temporary}))
             kept = plan_kept(routes, listing.unreadable, temporary, self.executor.held())
             self._begin(desired, kept, usable, self._homes.named(routes), names_drained(record))
-            self._drains.begin(record, routes, usable, kept)
+            self._drains.begin(record, routes, usable, kept, down)
         for cause, progress in assess_progress(record, self.executor.held(), down, homes):
             await self._report_progress(cause, progress)
         await self._check_lease()

@@ -14,6 +14,8 @@ from shared.runtime.clock import Clock
 
 PROBE_S = 120.0
 """How long a target may take to its first token after it was loaded."""
+OVERDUE_S = 10.0
+"""How long a target that generates may wait for its route to be edited, before the drain reports that it waits."""
 
 
 class Transfers:
@@ -48,6 +50,11 @@ class Transfers:
     def copies(self) -> list[Copy]:
         """Return what these take on their endpoints."""
         return [transfer.copy for transfer in self.under_way]
+
+    def overdue(self) -> list[Transfer]:
+        """Return those that generate and should have been taken over by now."""
+        now = self._clock.monotonic()
+        return [transfer for transfer, at in self._ready.items() if now - at >= OVERDUE_S]
 
     def ready(self, listed: Collection[Copy]) -> list[Transfer]:
         """Return those that generate, and that their endpoint has listed since."""
@@ -94,13 +101,15 @@ class Transfers:
         except Exception as error:  # noqa: BLE001 - whatever it is, the target is served where it was, and tried again
             known = translate(error) or Transient("load_failed", f"{type(error).__name__}: {error}")
             log.warning("not loaded on another endpoint", code=known.code, reason=known.reason)
-            failures = self._failures.get(name, (0, 0.0, ""))[0] + 1
-            self._failures[name] = (failures, self._clock.monotonic(), known.reason)
+            self._note_failure(name, known.reason)
             await self._unload(transfer)
         else:
             log.info("ready on another endpoint")
-            self._failures.pop(name, None)
             self._ready[transfer] = self._clock.monotonic()
+
+    def _note_failure(self, name: str, reason: str) -> None:
+        failures = self._failures.get(name, (0, 0.0, ""))[0] + 1
+        self._failures[name] = (failures, self._clock.monotonic(), reason)
 
     async def _unload(self, transfer: Transfer) -> None:
         try:
@@ -108,12 +117,28 @@ class Transfers:
         except (LeaseLost, SlipwayError) as error:
             self._log.warning("what failed to load could not be unloaded", target=transfer.name, why=str(error))
 
-    def keep_only(self, is_current: Callable[[Transfer], bool]) -> None:
-        """Drop what is not needed any more: its target is held elsewhere by now, or its endpoint is used again."""
+    def keep_only(
+        self, is_current: Callable[[Transfer], bool], find_loss: Callable[[Transfer, float], str | None]
+    ) -> None:
+        """Drop what is not needed any more, and what was ready and was lost, which is a failed try.
+
+        Args:
+            is_current: whether a target is still to be moved: not held elsewhere by now, nor its endpoint used again.
+            find_loss: why a target that was ready at a time (monotonic) cannot be taken over any more; None if it can.
+        """
         for transfer, task in list(self._work.items()):
             if not is_current(transfer):
                 task.cancel()
-        self._ready = {transfer: at for transfer, at in self._ready.items() if is_current(transfer)}
+        for transfer, at in list(self._ready.items()):
+            if not is_current(transfer):
+                del self._ready[transfer]
+                self._failures.pop(transfer.name, None)
+            elif (loss := find_loss(transfer, at)) is not None:
+                self._log.warning(
+                    "lost on another endpoint", target=transfer.name, endpoint=transfer.endpoint, why=loss
+                )
+                del self._ready[transfer]
+                self._note_failure(transfer.name, loss)
 
     async def stop(self) -> None:
         """Cancel what is being done and forget everything."""

@@ -244,7 +244,7 @@ def decide_on_report(
         return VoidOrder(untimely.reason, untimely.code)
     if route is None or order.failed is None:
         return VoidOrder(f"{state.model} has no route; there is nothing to roll back.")
-    led_here = state.rollback(route.cause_id)
+    led_here = state.rollback(route.last_edit_id)
     followed = led_here.epoch if led_here is not None and led_here.origin == "gateway" else None
     applied = apply_order(route, order, followed)
     if isinstance(applied, Void):

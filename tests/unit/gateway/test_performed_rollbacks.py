@@ -15,7 +15,7 @@ from contracts.routes import CanaryShare, Route
 from decisions.gateway_rollbacks import apply_order, overridden
 from decisions.orders import CLOCK_SKEW
 from decisions.rollback import rollback_id
-from decisions.route_edits import move, promote, roll_back
+from decisions.route_edits import Changed, move, promote, roll_back
 from services.gateway.adapters.record_file import RecordFile
 from services.gateway.performed_rollbacks import MOST_WAITING, Performed, PerformedRollbacks
 from services.gateway.rollback_endpoint import BURST, MOST_BYTES
@@ -202,6 +202,45 @@ async def test_rollbacks_that_follow_from_each_other_survive_a_move_between_and_
     assert (place.active, place.table.get(MODEL).active.endpoints) == (5, ("10.0.0.1:8001",))
     await place.table.apply(MODEL, moved(place.table.known(MODEL), V5.target, 2), 5)
     assert (place.active, place.table.get(MODEL).active.endpoints) == (5, ("10.0.0.2:8001",))
+
+
+async def test_rollbacks_that_follow_from_each_other_survive_a_move_after_the_first_was_applied(place):
+    """Traffic must not return to what the second one removed while its report waits."""
+    orders = [place.order(V7.target, 9), place.order(V6.target, 10)]
+    for order in orders:
+        await place.rollbacks.perform(order)
+    on_bus = moved(moved(ROUTE, V6.target, 1), V7.target, 2)
+    for number, order in enumerate(orders):
+        failed = (V7, V6)[number].target
+        on_bus = roll_back(on_bus, failed, cause_id=rollback_id(json.loads(order.payload)["order_id"])).route
+        await place.table.apply(MODEL, on_bus, 4 + 2 * number)
+        on_bus = moved(on_bus, V5.target, 3 + number)
+        await place.table.apply(MODEL, on_bus, 5 + 2 * number)
+        assert (place.active, place.table.get(MODEL).active.endpoints) == (5, (f"10.0.0.{3 + number}:8001",))
+    assert (place.table.get(MODEL).epoch, place.table.problem) == (on_bus.epoch, "")
+
+
+@given(st.lists(st.sampled_from(["order", "move 5", "move 6", "move 7", "apply"]), max_size=12))
+@settings(max_examples=often(200), deadline=None)
+def test_while_the_bus_only_moves_targets_and_applies_what_was_performed_gateways_serve_the_same_versions(drawn):
+    """As the rollback-controller does: in their order, each by `apply_order` after the one that led to the route."""
+    route, orders, applied = ROUTE, [], 0
+    at = StepClock().now()
+    for number, step in enumerate(drawn):
+        before = overridden(route, orders)
+        if step == "order":
+            order = rollback_order(before.active.target, before.epoch, at, order_id=f"{number:032x}")
+            if isinstance(apply_order(before, order), Route):
+                orders.append(order)
+            continue
+        if step == "apply":
+            led_here = [order.epoch for order in orders if rollback_id(order.order_id) == route.last_edit_id]
+            if applied < len(orders):
+                route, applied = apply_order(route, orders[applied], *led_here), applied + 1
+                assert isinstance(route, Route), "what was performed at gateways is not refused"
+        elif isinstance(edit := edited("move", route, int(step[-1]), f"{number}"), Changed):
+            route = edit.route
+        assert _targets(overridden(route, orders)) == _targets(before)
 
 
 async def test_what_followed_a_move_ends_a_rollback_though_it_is_of_the_epoch_that_it_was_ordered_for(place):

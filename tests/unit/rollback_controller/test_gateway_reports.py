@@ -121,6 +121,52 @@ def test_reports_of_rollbacks_before_and_between_moves_are_applied(world):
     play()
 
 
+def test_what_followed_from_a_rollback_is_applied_though_a_target_was_moved_between_the_reports(world):
+    """Server-manager moves production, as after an outage, while the second report waits for the answer to the first."""
+
+    @virtual_time
+    async def play():
+        epoch = world.route().epoch
+        first, second = report(world, 7, epoch), report(world, 6, epoch + 1)
+        move(world, 6, 1)
+        move(world, 5, 2)
+        world.start()
+        world.publish(first)
+        await asyncio.sleep(1)
+        move(world, 5, 3)
+        move(world, 6, 4)
+        world.publish(second)
+        await asyncio.sleep(1)
+        assert [answer(world, fact).outcome for fact in (first, second)] == ["applied", "applied"]
+        route = world.route()
+        assert (route.active.target, route.active.endpoints) == (f.target(5), ("10.0.0.3:1",))
+        assert set(route.quarantined) == {f.target(7), f.target(6)}
+        await world.stop()
+
+    play()
+
+
+def test_what_followed_from_a_rollback_is_refused_once_more_than_endpoints_have_changed(world):
+    @virtual_time
+    async def play():
+        epoch = world.route().epoch
+        first, second = report(world, 7, epoch), report(world, 6, epoch + 1)
+        move(world, 6, 1)
+        world.start()
+        world.publish(first)
+        await asyncio.sleep(1)
+        route = world.route()
+        edit = route_edits.promote(route, f.served(8), weight_ratio=0.2, epoch=route.epoch, cause_id="t8")
+        world.routes.set("production", edit.route)
+        move(world, 5, 2)
+        world.publish(second)
+        await asyncio.sleep(1)
+        assert (answer(world, second).code, world.route().active.target) == ("stale_epoch", f.target(6))
+        await world.stop()
+
+    play()
+
+
 @pytest.mark.parametrize(("names", "moved"), [(True, True), (False, False)])
 def test_an_operators_order_that_names_its_target_survives_a_move(world, names, moved):
     @virtual_time

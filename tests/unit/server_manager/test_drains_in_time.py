@@ -145,6 +145,100 @@ def test_a_target_that_does_not_load_elsewhere_stays_where_it_is_without_an_aler
     play(story)
 
 
+def loaded_elsewhere(world, endpoint=SECOND):
+    """Return an event that is set once version 1 was loaded on an endpoint that does not serve it."""
+    loaded = asyncio.Event()
+
+    async def note(name):
+        if name == target(1):
+            loaded.set()
+
+    world.engines[endpoint].hooks.at["load after"] = note
+    return loaded
+
+
+def waits(world):
+    return world.process.manager._drains.waits.get(FIRST, "")
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_copy_that_waits_for_its_route_says_so_and_is_loaded_again_where_it_vanishes(restarts):
+    async def story(world):
+        second, loaded = world.engines[SECOND], loaded_elsewhere(world)
+        order(world, FIRST)
+        await loaded.wait()
+        world.spoil_route()
+        await asyncio.sleep(30)
+        assert f"{target(1)} generates on {SECOND}" in waits(world)
+        if restarts:
+            second.restart()
+            await asyncio.sleep(5)
+            assert "was gone from triton-2" in waits(world)
+        await asyncio.sleep(30)
+        assert target(1) in world.engine.models, "its route names it"
+        world.spoil_route()
+        await asyncio.sleep(EMPTY_S)
+        assert world.engine.models == {}
+        assert second.loads.count(target(1)) == 1 + restarts
+        assert waits(world) == ""
+        check_served(world)
+
+    play(story)
+
+
+def test_a_copy_that_vanishes_each_time_is_loaded_again_after_longer_and_longer_waits():
+    async def story(world):
+        second = world.engines[SECOND]
+
+        async def vanish(name):
+            if name == target(1):
+                asyncio.get_running_loop().call_later(0.05, second.models.pop, name, None)
+
+        second.hooks.at["load after"] = vanish
+        second.hooks.at["index before"] = lambda: asyncio.sleep(0.2)  # none lists it before it is gone
+        order(world, FIRST)
+        await asyncio.sleep(200)
+        assert 2 <= second.loads.count(target(1)) <= 8
+        assert not [emit for emit in world.log.log if isinstance(emit.fact, cf.DeploymentChanged)]
+        second.hooks.at.clear()
+        await asyncio.sleep(EMPTY_S + 60)
+        assert world.engine.models == {}
+        check_served(world)
+
+    play(story)
+
+
+def test_what_was_loaded_on_an_endpoint_that_is_lost_before_the_route_names_it_is_loaded_on_a_third_one(tmp_path):
+    async def run():
+        world = FleetWorld(tmp_path, more=(SECOND, "triton-3"))
+        second, third = world.engines[SECOND], world.engines["triton-3"]
+        world.routes.routes[MODEL] = route(1)
+        third.down = True
+        world.start()
+        await asyncio.sleep(20)
+        loaded = loaded_elsewhere(world)
+        order(world, FIRST)
+        await loaded.wait()
+        world.spoil_route()
+        await asyncio.sleep(1)
+        second.models.clear()
+        second.down, third.down = True, False
+        world.spoil_route()
+        await asyncio.sleep(60)
+        assert f"{target(1)} generates on {SECOND}" in waits(world)
+        assert "does not answer" in waits(world)
+        assert third.models == {}
+        await asyncio.sleep(60 + EMPTY_S)
+        assert (set(world.engine.models), set(third.models)) == (set(), {target(1)})
+        second.down = False
+        await asyncio.sleep(SETTLED_S)
+        assert world.routes.routes[MODEL].active.endpoints == (third.endpoint,)
+        await world.stop()
+        assert world.violations == []
+
+    run_virtual(run())
+
+
 def test_production_on_an_endpoint_that_is_removed_without_a_drain_is_loaded_on_the_one_that_is_left(tmp_path):
     async def run():
         world = FleetWorld(tmp_path, more=(SECOND,))
