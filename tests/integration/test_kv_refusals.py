@@ -14,9 +14,8 @@ from services.server_manager.fleet_state import FleetState
 from shared.errors import Permanent, Transient, translate
 from shared.messaging.records import RecordStore
 from shared.storage.kv import Bucket
-from shared.storage.record_format import dump
 from testbed import factories as k
-from tests.kit.records import MemoryPublisher
+from tests.kit.records import MemoryPublisher, dump_newer
 
 KEY = k.MODEL
 
@@ -74,7 +73,7 @@ async def test_an_edit_that_always_loses_ends_and_names_the_record(js, record):
 
 async def test_a_route_of_a_newer_version_is_not_written_by_an_older_controller_or_manager(js):
     """Either would drop the fields that it does not know."""
-    newer = dump(k.route()).replace(b'"schema_version":4', b'"schema_version":5,"added":"of version 5"')
+    newer = dump_newer(k.route())
     await (await js.key_value("routes")).put(KEY, newer)
     for call in (
         ControllerRoutes(lambda: js).get("production", KEY),

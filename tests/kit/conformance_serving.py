@@ -17,13 +17,14 @@ from services.server_manager.domain.records import OpenAlert, Servers
 from services.server_manager.ports import Extent, LeaseLost, RouteListing
 from shared.errors import Permanent, SlipwayError, Transient
 from shared.storage.record_format import dump
+from tests.kit.records import dump_newer
 from tests.unit.server_manager.factories import START, served
 
 NAME = "bot.v1.bf16"
 SPOILT = {
     "newer": (
         "record_too_new",
-        dump(Route(model="cat", epoch=3)).replace(b'"schema_version":4', b'"schema_version":99,"added":1'),
+        dump_newer(Route(model="cat", epoch=3)),
     ),
     "newer and unknown": ("record_too_new", b'{"schema_version":99,"model":"cat","epoch":{}}'),
     "without a version": ("record_too_old", b'{"model":"cat"}'),

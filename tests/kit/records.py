@@ -10,6 +10,7 @@ from typing import Any
 from contracts.envelope import derived_id
 from contracts.facts import DeadlinePassed
 from contracts.records import OutboxRecord, outbox_entry
+from contracts.stored import StoredRecord
 from shared.errors import Transient
 from shared.messaging.publishing import envelope, id_taken, message_of
 from shared.messaging.records import RecordStore
@@ -21,6 +22,14 @@ from shared.storage.record_format import dump, parse
 MODEL = "support-bot"
 AT = datetime(2026, 11, 24, 12, tzinfo=UTC)
 LIMIT_BYTES = 8 * 1024 * 1024
+
+
+def dump_newer(record: StoredRecord) -> bytes:
+    """Return the bytes of a record as a later version writes it, with a field that this one does not know."""
+    version, newer = (f'{{"schema_version":{number},'.encode() for number in (record.SCHEMA_VERSION, 99))
+    before = dump(record)
+    assert before.startswith(version)
+    return before.replace(version, newer + b'"added":1,', 1)
 
 
 # -- the twin -----------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from shared.storage.kv import Bucket, Snapshot
 from shared.storage.record_format import dump
 from testbed.factories import MODEL, route
 from tests.kit.drills import drill
+from tests.kit.records import dump_newer
 from tests.unit.gateway.fakes import FakeEngine
 from tests.unit.gateway.world import (
     BEARER,
@@ -347,13 +348,6 @@ def test_a_key_of_a_newer_version_is_accepted_only_as_revoked():
     """A field that this version does not know may limit it."""
     bucket = Bucket(None, "api-keys", ApiKey)
 
-    def newer(record: ApiKey) -> bytes:
-        return (
-            dump(record)
-            .replace(b'"schema_version":3', b'"schema_version":99')
-            .replace(b"{", b'{"only_on":"monday",', 1)
-        )
-
     assert bucket.read(ID, dump(key())) == key()
-    assert bucket.read(ID, newer(key())) is None
-    assert bucket.read(ID, newer(key(revoked_at=ISSUED))) == key(revoked_at=ISSUED)
+    assert bucket.read(ID, dump_newer(key())) is None
+    assert bucket.read(ID, dump_newer(key(revoked_at=ISSUED))) == key(revoked_at=ISSUED)

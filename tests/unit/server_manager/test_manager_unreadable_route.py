@@ -4,12 +4,12 @@ import pytest
 
 from contracts.facts import AlertResolved, DeploymentChanged, PromotionRefused, VariantStaged
 from services.server_manager.domain import staging
-from shared.storage.record_format import dump
+from tests.kit.records import dump_newer
 from tests.unit.server_manager.factories import deployable, route, stage_requested, traffic_requested
 from tests.unit.server_manager.test_manager import V0, V1, V2, World
 
 C6, C7, C8 = (str(deployable(version, "cat").target) for version in (6, 7, 8))
-NEWER = dump(route(8, 7, model="cat", epoch=2)).replace(b'"schema_version":4', b'"schema_version":99')
+NEWER = dump_newer(route(8, 7, model="cat", epoch=2))
 SPOILT = {"damaged": b"{", "newer": NEWER}
 
 
