@@ -36,6 +36,8 @@ from decisions.rollback import Doubt, RollBack, can_hold, decide_confirmed, deci
 from services.monitor.domain import monitoring
 from services.monitor.domain.monitoring import Cause, Rules
 from services.monitor.domain.record import MonitorState
+from services.rollback_controller.domain.doubt import note_shown
+from services.rollback_controller.domain.record import RollbackState
 from testbed import factories as k
 
 RATE_RPS, ATTACK_S, CHANGE_S, WATCHED_S, BATCH_S = 3.0, 60.0, 20.0, 420.0, 0.25
@@ -163,9 +165,15 @@ def probe(traffic: Traffic, at_s: float, target: Target, dead_until_s: float) ->
 
 
 def is_rolled_back(
-    alert: AlertRaised | AlertUpdated, traffic: Traffic, at_s: float, dead_until_s: float, *, confirms: bool
-) -> float | None:
-    """Return when traffic moves because of an alert, in seconds; None if it does not."""
+    alert: AlertRaised | AlertUpdated,
+    traffic: Traffic,
+    at_s: float,
+    dead_until_s: float,
+    *,
+    confirms: bool,
+    record: RollbackState,
+) -> tuple[float | None, RollbackState]:
+    """Return when traffic moves because of an alert, in seconds, or None, and the rollback-controller's record."""
     trigger = next((known for known in TRIGGERS if known.name == alert.trigger), None)
     now, shown, took_s = BEGAN + timedelta(seconds=at_s), None, 0.0
     decision = decide_rollback(trigger, (), now)
@@ -175,8 +183,10 @@ def is_rolled_back(
             sides = [probe(traffic, at_s, target, dead_until_s) for target in (NEW, OLD)]
             shown = decide_shown([judge(trigger, *sides)] * 2)
             took_s = max(0.0 if side is None else side.ttft_ms / 1000.0 for side in sides)
-        decision = decide_confirmed(decision, replace(doubt, shown=shown), trigger, now)
-    return at_s + took_s if isinstance(decision, RollBack) else None
+        record = note_shown(record, alert, shown, now)
+        doubt = replace(doubt, shown=shown, failing_since=record.failing.get(alert.alert_id))
+        decision = decide_confirmed(decision, doubt, trigger, now)
+    return at_s + took_s if isinstance(decision, RollBack) else None, record
 
 
 @dataclass(frozen=True)
@@ -225,7 +235,7 @@ def die(item: Ended, at_s: float, death: EngineDeath) -> Ended:
 def run(traffic: Traffic, until_s: float, *, confirms: bool) -> float | None:
     """Return when version 7 is rolled back, in seconds; None if it is not."""
     ended, deaths = serve(traffic, until_s)
-    state, at = watched(), 0
+    state, at, record = watched(), 0, RollbackState(model=k.MODEL, environment="production")
     for number in range(int(until_s / BATCH_S)):
         at_s, begin = (number + 1) * BATCH_S, at
         while at < len(ended) and ended[at].at_s <= at_s:
@@ -238,7 +248,7 @@ def run(traffic: Traffic, until_s: float, *, confirms: bool) -> float | None:
         dead_s = math.inf if traffic.dies_for_good else DEAD_S
         dead_until_s = max((died_s + dead_s for died_s in deaths if died_s <= at_s), default=0.0)
         for alert in _alerts(facts):
-            moved = is_rolled_back(alert, traffic, at_s, dead_until_s, confirms=confirms)
+            moved, record = is_rolled_back(alert, traffic, at_s, dead_until_s, confirms=confirms, record=record)
             if moved is not None:
                 return moved
     return None
