@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -33,7 +32,7 @@ from shared.messaging.delivery import Consumption, Delivery, Failed
 from shared.messaging.event_traces import EventTraces
 from shared.messaging.events import parse_event
 from shared.messaging.fact_metrics import FactMetrics
-from shared.messaging.isolation import EVERY_S, Isolation
+from shared.messaging.isolation import EVERY_S, Isolation, question
 from shared.messaging.patience import PatientJetStream
 from shared.messaging.publishing import PUBLISH_TIMEOUT_S, Emit, envelope, publish_event
 from shared.messaging.refusals import NotPermitted, Refusals
@@ -138,9 +137,8 @@ class Bus:
         await self.broker.connect()
         await self._refusals.accept()  # a key may have been refused at first, before the bus had read its keys again
         self._refusals.guard(self.client)
-        if records := (*self._contract.owns, *self._contract.edits, *self._contract.reads_records):
-            ask = partial(self.client.jetstream(timeout=EVERY_S).stream_info, f"KV_{records[0]}")
-            self._watching = asyncio.create_task(Isolation(self.client, ask).watch())
+        ask = question(self.client.jetstream(timeout=EVERY_S), self._contract)
+        self._watching = asyncio.create_task(Isolation(self.client, ask).watch())
         return self.client
 
     async def check(self) -> None:

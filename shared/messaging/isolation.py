@@ -1,19 +1,24 @@
 """Leaves a server of a cluster that is cut off from the others: its clients stay connected, and nothing gets through.
 
-A server that leads a stream answers what it is asked about it, also when it reaches no other server: its answer says
-how long it has not heard from them. One that does not lead it passes the question on, and no answer comes.
+A server that leads a stream or a consumer answers what it is asked about it, also when it reaches no other server: its
+answer says how long it has not heard from them. One that does not lead it passes the question on, and no answer comes.
 """
 
 import asyncio
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import nats.errors
 import structlog
 from nats.aio.client import Client, Server
-from nats.js.api import ClusterInfo, StreamInfo
+from nats.js import JetStreamContext
+from nats.js.api import ClusterInfo, ConsumerInfo, StreamInfo
+from nats.js.errors import NotFoundError
+
+from contracts.services import ServiceContract, durable_name, stream_of
 
 EVERY_S: Final = 2.0
 """Seconds between two questions."""
@@ -26,12 +31,28 @@ _OTHERS_FIRST: Final = 3
 _AGAIN_S: Final = 1.0
 """The pause before a server is tried that did not answer."""
 
+Question = Callable[[], Awaitable[StreamInfo | ConsumerInfo]]
+"""Asks about a stream or a consumer that all servers have."""
 
-def is_cut_off(cluster: ClusterInfo | None, own: str) -> bool | None:
-    """Return whether the server of that name is cut off, by its answer about a stream; None if that does not show it.
+
+def question(js: JetStreamContext, service: ServiceContract) -> Question:
+    """Return the question that a service may ask: about a bucket, or its first consumer where it uses no bucket.
 
     Args:
-        cluster: Who leads the stream, and the other servers that have it, as the answer names them.
+        js: How long it waits for the answer is the context's limit.
+        service: It has a bucket or consumes a fact.
+    """
+    if buckets := (*service.owns, *service.edits, *service.reads_records):
+        return partial(js.stream_info, f"KV_{buckets[0]}")
+    fact, environment = service.reads[0]
+    return partial(js.consumer_info, str(stream_of(fact)), durable_name(service.name, fact, environment))
+
+
+def is_cut_off(cluster: ClusterInfo | None, own: str) -> bool | None:
+    """Return whether the server of that name is cut off, by what it answers; None if that does not show it.
+
+    Args:
+        cluster: Who leads the stream or consumer, and the other servers that have it, as the answer names them.
         own: The server that the client is connected to.
     """
     if cluster is None or not cluster.name:
@@ -47,12 +68,12 @@ def is_cut_off(cluster: ClusterInfo | None, own: str) -> bool | None:
 class Isolation:
     """Watches whether the server of one connection is cut off, and connects to another one."""
 
-    def __init__(self, client: Client, ask: Callable[[], Awaitable[StreamInfo]]) -> None:
+    def __init__(self, client: Client, ask: Question) -> None:
         """Take what is watched.
 
         Args:
             client: The connection; nothing is done while its server is in no cluster.
-            ask: Asks about a stream that all servers have.
+            ask: Asks about what all servers have (`question`).
         """
         self._client = client
         self._ask = ask
@@ -82,6 +103,8 @@ class Isolation:
     async def _assess(self, own: str) -> bool | None:
         try:
             return is_cut_off((await self._ask()).cluster, own)
+        except NotFoundError:
+            return False  # what is asked about is not provisioned yet: only a server that leads the others says so
         except (nats.errors.Error, TimeoutError):
             return None
 

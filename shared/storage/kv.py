@@ -27,6 +27,7 @@ OnSnapshot = Callable[["Snapshot"], Awaitable[None]]
 _SAFETY_NET_S = 2.0
 _WRITE_S = 10.0
 _RETRY_S = 0.1
+"""The pause after a first failure; it doubles after each further one, up to `_SAFETY_NET_S`."""
 _KV_OPERATION = "KV-Operation"
 """The header of a deletion."""
 _HEADER_BYTES = 512
@@ -235,6 +236,7 @@ class _Follower(Generic[M]):
         self._identity: str | None = None
         self._again = asyncio.Event()
         self._at_once = asyncio.Event()
+        self._watch_pause_s = _RETRY_S
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -246,12 +248,20 @@ class _Follower(Generic[M]):
                 with contextlib.suppress(nats.errors.Error, asyncio.TimeoutError):
                     await self._watch_once()
                 await asyncio.sleep(_RETRY_S)
+                await self._until_again(self._watch_pause_s - _RETRY_S)
+                self._watch_pause_s = _doubled(self._watch_pause_s)
         finally:
             reading.cancel()
 
     def _reconnected(self) -> None:
+        self._watch_pause_s = _RETRY_S
         self._again.set()
         self._at_once.set()
+
+    async def _until_again(self, limit_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._again.wait()
 
     async def _watch_once(self) -> None:
         """Watch until it fails or is to be made anew, also while it is being made: what was asked may be lost."""
@@ -266,6 +276,7 @@ class _Follower(Generic[M]):
 
     async def _watch(self) -> None:
         watcher = await self._bucket.watch()
+        self._watch_pause_s = _RETRY_S
         try:
             async for entry in watcher:
                 value, revision = (entry.value, entry.revision) if entry is not None else (None, None)
@@ -275,26 +286,34 @@ class _Follower(Generic[M]):
             await watcher.stop()  # type: ignore[no-untyped-call]  # nats-py leaves it untyped
 
     async def _keep_reading(self) -> None:
-        """Read all every `_SAFETY_NET_S`; at a reconnect cancel what the lost connection was asked, and read soon."""
-        wait_s = _SAFETY_NET_S
+        """Read all every `_SAFETY_NET_S`, sooner after a failure; at a reconnect cancel a read, and begin it soon."""
+        wait_s, retry_s = _SAFETY_NET_S, _RETRY_S
         while True:
             self._at_once.clear()
-            tasks = [asyncio.ensure_future(self._read_after(wait_s)), asyncio.ensure_future(self._at_once.wait())]
+            reading = asyncio.ensure_future(self._read_after(wait_s))
+            reconnected = asyncio.ensure_future(self._at_once.wait())
             try:
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((reading, reconnected), return_when=asyncio.FIRST_COMPLETED)
             finally:
-                for task in tasks:
-                    task.cancel()
-            wait_s = _RETRY_S if self._at_once.is_set() else _SAFETY_NET_S
+                reading.cancel()
+                reconnected.cancel()
+            if self._at_once.is_set():
+                wait_s, retry_s = _RETRY_S, _RETRY_S
+            elif reading.cancelled() or reading.result():  # a callback may be cancelled
+                wait_s, retry_s = _SAFETY_NET_S, _RETRY_S
+            else:  # what was reported stays, and is compared as soon as the bus answers
+                wait_s, retry_s = retry_s, _doubled(retry_s)
 
-    async def _read_after(self, wait_s: float) -> None:
+    async def _read_after(self, wait_s: float) -> bool:
+        """Return whether the bus answered."""
         await asyncio.sleep(wait_s)
         try:
             await self._read_all()
         except (nats.errors.Error, TimeoutError):
-            self._at_once.set()  # what was reported stays, and is compared as soon as the bus answers
+            return False
         except Exception:  # noqa: BLE001 - a follower that stops reading would never learn of a restored bucket
             structlog.get_logger().exception("reading a bucket failed")
+        return True
 
     async def _read_all(self) -> None:
         """Report each record that differs from the last report, unless the watch reported it in the meantime."""
@@ -327,6 +346,10 @@ class _Follower(Generic[M]):
         except BaseException:
             self._reported.pop(key, None)  # the next read reports it again
             raise
+
+
+def _doubled(pause_s: float) -> float:
+    return min(2 * pause_s, _SAFETY_NET_S)
 
 
 def on_reconnect(client: Client, callback: Callable[[], None]) -> None:
