@@ -92,6 +92,7 @@ class Isolation:
             cut_off = await self._assess(str(own.get("server_name")))
             if cut_off is False:
                 heard_s = clock()
+                self._tries.clear()
                 self._client._reconnect_to_server_handler = None  # noqa: SLF001 - any server will do again
             elif cut_off or clock() - heard_s > SILENT_S:
                 structlog.get_logger().warning(
@@ -110,7 +111,8 @@ class Isolation:
 
     async def _leave(self) -> None:
         server = self._client.connected_url
-        self._tries = Counter({server.netloc: _OTHERS_FIRST} if server is not None else {})
+        if server is not None:  # what counts against other addresses stays: they may be those of the same server
+            self._tries[server.netloc] += _OTHERS_FIRST
         self._client._reconnect_to_server_handler = self._choose  # noqa: SLF001 - it is an option of `connect` only
         await self._client.force_reconnect()
 
