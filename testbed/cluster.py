@@ -147,7 +147,7 @@ class Cluster:
 
     async def restart(self, member: Member) -> None:
         """Start a killed server again, and wait until all copies are up to date."""
-        await asyncio.to_thread(member.start)
+        member.start()  # in this thread: a server ends with the thread that started it, one of a loop with its loop
         await self.settled()
 
     def cut_off(self, member: Member) -> None:
