@@ -53,6 +53,21 @@ def test_what_is_wrong_in_every_version_is_refused_at_once():
         parse_event(CheckpointMerged, merged.nats_subject, canonical_json(plain(merged) | {"data": {}}))
 
 
+@pytest.mark.parametrize(
+    "change", [{"datacontenttype": False}, {"datacontenttype": "text/plain"}, {"specversion": "2.0"}]
+)
+def test_an_envelope_that_this_version_does_not_know_is_refused_at_once(change):
+    event = factories.event(VariantFailed)
+    with pytest.raises(Permanent):
+        parse_event(VariantFailed, event.nats_subject, canonical_json(plain(event) | change))
+
+
+def test_no_version_has_a_code_that_is_no_text():
+    subject, body = sent_by_newer(VariantFailed, code=False)
+    with pytest.raises(Permanent):
+        parse_event(VariantFailed, subject, body)
+
+
 @pytest.mark.parametrize("kind", FROM_OUTSIDE, ids=lambda kind: kind.__name__)
 def test_what_comes_from_outside_waits_for_nothing(kind):
     """A publisher that sends an unknown value is told at once, and fills no stream with what is tried again."""
