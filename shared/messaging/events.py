@@ -133,7 +133,7 @@ service sends what its own version does not know."""
 
 
 def _is_of_newer(item: Any) -> bool:
-    """Tell whether a newer version may have sent what is refused; the envelope is the same in all of them."""
+    """Return whether a newer version may have sent what is refused; the envelope is the same in all of them."""
     named = item["type"] != "literal_error" or isinstance(item["input"], str)
     return item["type"] in _OF_NEWER and item["loc"][:1] == ("data",) and named
 
