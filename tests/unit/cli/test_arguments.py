@@ -53,7 +53,7 @@ def test_replicas_are_parsed():
     assert parse_replicas(["gateway=2", "notifier=2"]) == {"gateway": 2, "notifier": 2}
 
 
-@pytest.mark.parametrize("item", ["quantiser", "quantiser=0", "quantiser=99", "quantiser=x", "nobody=2", "mirror=2"])
+@pytest.mark.parametrize("item", ["quantiser", "quantiser=0", "quantiser=99", "quantiser=x", "unknown=2", "mirror=2"])
 def test_impossible_replicas_are_refused_as_usage(item, capsys):
     with pytest.raises(typer.Exit) as ended:
         parse_replicas([item])
