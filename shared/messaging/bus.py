@@ -135,6 +135,7 @@ class Bus:
     async def connect(self) -> Client:
         """Connect to the bus and return the client."""
         await self.broker.connect()
+        self.broker.config.broker_config.connection_state.connect(self.client, PatientJetStream(self.client))
         await self._refusals.accept()  # a key may have been refused at first, before the bus had read its keys again
         self._refusals.guard(self.client)
         ask = question(self.client.jetstream(timeout=EVERY_S), self._contract)

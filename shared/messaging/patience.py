@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
+from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
 from nats.js import JetStreamContext
 from nats.js.errors import NoStreamResponseError, ServiceUnavailableError
@@ -60,7 +61,7 @@ async def ask_again(
 
 
 class PatientJetStream(JetStreamContext):
-    """JetStream whose reads are asked again, within the time limit of the context."""
+    """JetStream whose reads are asked again, within the time limit of the context, and whose pulls are paced."""
 
     async def _api_request(self, req_subject: str, req: bytes = b"", timeout: float = 5) -> dict[str, Any]:  # noqa: ASYNC109 - of nats-py
         if not any(f".{verb}." in req_subject for verb in _READS):
@@ -71,3 +72,24 @@ class PatientJetStream(JetStreamContext):
 
         within_s = max(timeout, self._timeout)
         return await ask_again(ask, within_s=within_s, without_leader_s=within_s)
+
+    async def pull_subscribe_bind(self, *arguments: Any, **options: Any) -> JetStreamContext.PullSubscription:
+        """Return the subscription of `JetStreamContext.pull_subscribe_bind`, as a `PacedPull`."""
+        bound = await super().pull_subscribe_bind(*arguments, **options)
+        return PacedPull(self, bound._sub, bound._stream, bound._consumer, bound._deliver.encode())  # noqa: SLF001
+
+
+class PacedPull(JetStreamContext.PullSubscription):
+    """Pulls that wait after a refusal: a consumer without a leader, or that was deleted, refuses each one at once."""
+
+    async def fetch(self, batch: int = 1, timeout: float | None = 5, heartbeat: float | None = None) -> list[Msg]:  # noqa: ASYNC109 - of nats-py
+        """Return the messages of `PullSubscription.fetch`.
+
+        Raises:
+            ServiceUnavailableError: No server takes the request; it is raised a moment later.
+        """
+        try:
+            return await super().fetch(batch, timeout, heartbeat)
+        except ServiceUnavailableError:
+            await asyncio.sleep(_AGAIN_S)
+            raise

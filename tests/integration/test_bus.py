@@ -11,10 +11,11 @@ import pytest
 from clients.cli import dead_letters as deadletters
 from contracts.envelope import CONTENT_TYPE, Event, plain
 from contracts.facts import AlertRaised, VariantFailed, VariantRequested, WorkAbandoned
-from contracts.services import EVENTS
+from contracts.services import EVENTS, durable_name
 from contracts.vocabulary import ArtifactRef, canonical_json, digest_of
 from shared.errors import Permanent, Transient
 from shared.messaging.bus import Bus, publish_event
+from shared.messaging.provision import provision
 from shared.messaging.topology import consumer
 from shared.runtime.clock import SystemClock
 from tests.kit.conformance_bus import SERVICE, BusConformance
@@ -273,3 +274,26 @@ class TestBus(BusConformance):
         await world.shorten_ack_wait()
         yield world
         await world.bus.broker.stop()
+
+
+async def test_service_whose_consumer_is_gone_asks_for_messages_at_a_slow_pace(js, bus_settings):
+    async def handler(event):
+        return failed_fact()
+
+    bus = Bus(bus_settings, "quantiser", SystemClock())
+    bus.on(VariantRequested)(handler)
+    client = await bus.connect()
+    await bus.broker.start()
+    try:
+        await js.delete_consumer(EVENTS, durable_name("quantiser", VariantRequested))
+        received = client.stats["in_msgs"]
+        while client.stats["in_msgs"] < received + 3:  # the end of the pull under way, then refusals
+            await asyncio.sleep(0.05)
+        sent = client.stats["out_msgs"]
+        await asyncio.sleep(1.0)
+        assert client.stats["out_msgs"] - sent < 50
+        await provision(js)
+        await publish_event(js, requested("after"))
+        assert len(await facts(js, VariantFailed)) == 1
+    finally:
+        await bus.stop()
