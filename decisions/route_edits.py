@@ -86,7 +86,7 @@ def promote(
     `fallback` becomes previous if nothing was active before (the base model, if the policy says so).
     """
     target = served.target
-    if cause_id == route.cause_id:
+    if cause_id == route.last_edit_id:
         return AlreadyApplied(route)
     if route.is_quarantined(target):
         return EditRefused("quarantined", f"{target} was rolled back and is quarantined; lift the quarantine first.")
@@ -109,7 +109,7 @@ def roll_back(route: Route, failed: Target, *, cause_id: str, to_version: int | 
     A failed canary gets weight 0. A failed active target is replaced by previous, which also aborts any canary.
     `to_version` chooses an older version of the history; the versions between stay in it.
     """
-    if cause_id == route.cause_id:
+    if cause_id == route.last_edit_id:
         return AlreadyApplied(route)
     quarantined = route.quarantined if route.is_quarantined(failed) else (*route.quarantined, failed)
     update = {**_next(route, cause_id), "quarantined": quarantined}
@@ -143,7 +143,7 @@ def roll_back(route: Route, failed: Target, *, cause_id: str, to_version: int | 
 
 def lift_quarantine(route: Route, target: Target, *, cause_id: str) -> Edit:
     """Lift the quarantine of a target; no traffic is routed to it by that, and it does not return to the history."""
-    if cause_id == route.cause_id:
+    if cause_id == route.last_edit_id:
         return AlreadyApplied(route)
     if not route.is_quarantined(target):
         return EditRefused("not_quarantined", f"{target} is not quarantined.")

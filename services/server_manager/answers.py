@@ -123,7 +123,7 @@ class Answers:
         """Return whether an order has made the route, as the route is now; True if that cannot be known."""
         listing = await self._routes.all()
         route = listing.routes.get(model)
-        made_route = route is not None and route.cause_id == order_id
+        made_route = route is not None and route.last_edit_id == order_id
         return order_id in self._edited or made_route or model in listing.unreadable
 
     async def move(self, move: Move) -> None:

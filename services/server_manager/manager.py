@@ -279,7 +279,7 @@ class Manager:
         if not isinstance(answer, ApplyOrder):
             return answer
         route = routes.get(answer.order.event.subject)
-        has_moved = route is not None and route.cause_id == answer.order.order_id
+        has_moved = route is not None and route.last_edit_id == answer.order.order_id
         return answer if has_moved else self._proofs.assess(answer)
 
     def _note_waits(self, record: Servers) -> Mapping[str, float]:

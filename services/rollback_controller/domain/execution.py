@@ -30,12 +30,13 @@ def record_switch(
 ) -> RollbackState:
     """Record that traffic moved, and publish it; once.
 
-    Another replica may have recorded a failure before this one changed the route: the route is what counts.
+    Another replica may have recorded a failure before this one changed the route: the route is what counts, also if
+    targets of it were moved to other endpoints since.
     """
     rollback = state.rollback(rollback_id)
     if rollback is None or rollback.phase not in ("decided", "failed"):
         return state
-    if rollback.phase == "failed" and route.cause_id != rollback_id:
+    if rollback.phase == "failed" and route.last_edit_id != rollback_id:
         return state
     fact = DeploymentChanged(route=route, cause=cause, at=now)
     changes = {
@@ -79,7 +80,7 @@ def has_moved(state: RollbackState, rollback: Rollback, route: Route) -> bool:
         if other.failed == rollback.failed and other.rollback_id != rollback.rollback_id
     ]
     by_another = any(
-        other.rollback_id == route.cause_id or (other.phase in ("switched", "completed") and _since(other, rollback))
+        other.rollback_id == route.last_edit_id or (other.phase in ("switched", "completed") and _since(other, rollback))
         for other in others
     )
     return route.is_quarantined(rollback.failed) and not by_another

@@ -54,7 +54,7 @@ def decide_order(
     )
     if isinstance(refused, EditRefused):
         return RefuseOrder(order, refused.code, refused.reason)
-    if route.cause_id == order.order_id:
+    if route.last_edit_id == order.order_id:
         return ApplyOrder(order)
     void = _void(order, waited_s, limits, now, ended=ended)
     if void is not None:

@@ -13,6 +13,7 @@ from decisions.route_edits import (
     Changed,
     EditRefused,
     lift_quarantine,
+    move,
     promote,
     roll_back,
 )
@@ -192,6 +193,10 @@ def test_redelivered_cause_changes_nothing():
     assert promote(state, served(2), weight_ratio=1.0, epoch=1, cause_id="p2") == AlreadyApplied(state)
     back = apply(state, roll_back(state, target(2), cause_id="alert"))
     assert roll_back(back, target(2), cause_id="alert") == AlreadyApplied(back)
+    moved = move(back, back.active.target, ("10.0.0.2:1",), epoch=back.epoch, cause_id="moved-1").route
+    assert roll_back(moved, target(2), cause_id="alert") == AlreadyApplied(moved)
+    shared = move(state, target(2), ("10.0.0.2:1",), epoch=state.epoch, cause_id="moved-2").route
+    assert promote(shared, served(2), weight_ratio=1.0, epoch=1, cause_id="p2") == AlreadyApplied(shared)
 
 
 # -- arbitrary histories -------------------------------------------------------------------------------------------

@@ -77,6 +77,20 @@ def test_a_switch_counts_after_a_failure_of_another_replica_only_by_the_route_th
     assert (moved.rollback(ID).phase, moved.rollback(ID).code) == ("switched", None)
     (changed,) = published(moved, cf.DeploymentChanged)
     assert changed.route.cause_id == ID
+    since_moved = route(6, None, cause_id="moved-bot.v6.bf16-two-3", moves=1, edit_cause_id=ID)
+    moved = execution.record_switch(failed, ID, since_moved, "rollback", f.after(2))
+    assert moved.rollback(ID).phase == "switched", "what moved to another endpoint since is the same route"
+
+
+def test_a_quarantine_by_another_rollback_is_not_ones_own_also_where_its_target_was_moved_since():
+    decided = take(state(), alert(), fact_id="a-1")
+    own = decided.rollback(ID)
+    other = own.model_copy(update={"rollback_id": "rb-other", "phase": "failed"})
+    both = decided.model_copy(update={"rollbacks": (own, other)})
+    quarantined = (own.failed,)
+    moved = route(6, None, cause_id="moved-x", moves=1, edit_cause_id="rb-other", quarantined=quarantined)
+    assert not execution.has_moved(both, own, moved)
+    assert execution.has_moved(both, own, moved.model_copy(update={"edit_cause_id": "p-9"}))
 
 
 def test_enough_good_requests_after_the_switch_verify_it():
