@@ -80,7 +80,8 @@ def has_moved(state: RollbackState, rollback: Rollback, route: Route) -> bool:
         if other.failed == rollback.failed and other.rollback_id != rollback.rollback_id
     ]
     by_another = any(
-        other.rollback_id == route.last_edit_id or (other.phase in ("switched", "completed") and _since(other, rollback))
+        other.rollback_id == route.last_edit_id
+        or (other.phase in ("switched", "completed") and _since(other, rollback))
         for other in others
     )
     return route.is_quarantined(rollback.failed) and not by_another
