@@ -29,7 +29,6 @@ async def run(connection: Connection, settings: BenchmarkerSettings) -> None:
     clock = SystemClock()
     bus, store = Bus(connection, SERVICE, clock), Store(connection)
     channels, templates = Channels(), ChatTemplates(clock)
-    await asyncio.to_thread(store.check_create_only)  # fail at the start if the store would overwrite commits
     build(
         bus,
         engine=TritonEngine(channels),
@@ -42,8 +41,9 @@ async def run(connection: Connection, settings: BenchmarkerSettings) -> None:
         clock=clock,
     )
 
+    prepare = (store.check_create_only,)  # it does not start on a store that would overwrite commits
     try:
-        await serve(bus, connection, ready={"store": partial(asyncio.to_thread, store.reachable)})
+        await serve(bus, connection, ready={"store": partial(asyncio.to_thread, store.reachable)}, prepare=prepare)
     finally:
         await templates.close()
         await channels.close()

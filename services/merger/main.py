@@ -40,13 +40,15 @@ async def run(connection: Connection, settings: MergerSettings) -> None:
         memory_limit_bytes=settings.memory_limit_bytes or memory_bytes(),
         timeout_s=settings.timeout_s,
     )
-    await asyncio.to_thread(store.check_create_only)  # fail at the start if the store would overwrite commits
-    await asyncio.to_thread(store.abort_stale_uploads, clock.now() - STALE_UPLOAD)
     templates = ChatTemplates(clock, limit_s=TEMPLATE_LIMIT_S)
     build(bus, artifacts=artifacts, engine=engine, templates=templates, settings=settings, clock=clock)
 
+    prepare = (
+        store.check_create_only,  # it does not start on a store that would overwrite commits
+        partial(store.abort_stale_uploads, clock.now() - STALE_UPLOAD),
+    )
     try:
-        await serve(bus, connection, ready={"store": partial(asyncio.to_thread, store.reachable)})
+        await serve(bus, connection, ready={"store": partial(asyncio.to_thread, store.reachable)}, prepare=prepare)
     finally:
         await templates.close()
 

@@ -39,8 +39,6 @@ async def run(connection: Connection, settings: QuantiserSettings) -> None:
         timeout_s=settings.timeout_s,
         device=settings.device,
     )
-    await asyncio.to_thread(store.check_create_only)  # fail at the start if the store would overwrite commits
-    await asyncio.to_thread(store.abort_stale_uploads, clock.now() - STALE_UPLOAD)
     build(
         bus,
         artifacts=artifacts,
@@ -51,7 +49,11 @@ async def run(connection: Connection, settings: QuantiserSettings) -> None:
         clock=clock,
     )
 
-    await serve(bus, connection, ready={"store": partial(asyncio.to_thread, store.reachable)})
+    prepare = (
+        store.check_create_only,  # it does not start on a store that would overwrite commits
+        partial(store.abort_stale_uploads, clock.now() - STALE_UPLOAD),
+    )
+    await serve(bus, connection, ready={"store": partial(asyncio.to_thread, store.reachable)}, prepare=prepare)
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import nats.errors
@@ -16,7 +17,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
 from contracts.version import VERSION
-from shared.errors import Permanent
+from shared.errors import Permanent, Transient
 from shared.messaging.bus import Bus
 from shared.runtime import sandbox
 from shared.runtime.exits import NEWER_RECORDS
@@ -28,6 +29,8 @@ from shared.storage.kept_records import KeptRecords, KindOf, NewerRecords
 Check = Callable[[], Awaitable[object]]
 """Raises an error if a dependency does not work; what it returns is ignored."""
 _CHECK_TIMEOUT_S = 5.0
+_REFUSED = 1
+"""Exit code of a service that a step of its preparation refuses for good."""
 
 
 def probe_routes(bus: Bus, checks: Mapping[str, Check]) -> list[Any]:
@@ -84,7 +87,31 @@ async def connect_with_retries(bus: Bus) -> None:
             return
 
 
-async def _connect(bus: Bus, records: KeptRecords) -> None:
+class _RefusedError(Exception):
+    """A step of the preparation failed in a way that trying again does not change."""
+
+    def __init__(self, error: Permanent) -> None:
+        super().__init__(error.reason)
+        self.error = error
+
+
+async def _prepare(steps: Sequence[Callable[[], object]]) -> None:
+    """Do each step in a thread; again after a second where something is away for now, as a store that starts."""
+    for step in steps:
+        while True:
+            try:
+                await asyncio.to_thread(step)
+            except Transient as error:
+                structlog.get_logger().warning("waiting to start", code=error.code, reason=error.reason)
+                await asyncio.sleep(1)
+            except Permanent as error:
+                raise _RefusedError(error) from error
+            else:
+                break
+
+
+async def _connect(bus: Bus, records: KeptRecords, prepare: Sequence[Callable[[], object]]) -> None:
+    await _prepare(prepare)
     await connect_with_retries(bus)
     await records.refuse_newer(lambda: bus.js)
     await _wait_for_consumers(bus)
@@ -112,31 +139,38 @@ async def serve(
     app: Starlette | None = None,
     on_stop: Callable[[], None] = lambda: None,
     kept: Mapping[str, KindOf] | None = None,
+    prepare: Sequence[Callable[[], object]] = (),
 ) -> None:
     """Run until SIGTERM or SIGINT: start endpoints, bus, handlers and background work; stop them in reverse order.
 
     The endpoints need nothing else: without the bus the service is alive and not ready. If a background task fails, the
     service ends, so that its supervisor restarts it: a part of a service is worse than none. `on_stop` is called before
     the endpoints wait for the requests in flight: it ends those that would never end. `kept` names the buckets of this
-    service's own records, with what their keys hold.
+    service's own records, with what their keys hold. `prepare` are steps that must be done before the first message,
+    each in a thread: one that raises Transient is tried again, while the service is alive and not ready.
 
     Raises:
-        SystemExit: `exits.NEWER_RECORDS` if a newer version wrote one of them: nothing is consumed or changed then.
+        SystemExit: `exits.NEWER_RECORDS` if a newer version wrote one of the records, and 1 if a step of `prepare` is
+            refused for good: nothing is consumed or changed then.
     """
     records = KeptRecords(bus.service, kept or {})
     checks = {"bus": bus.check, **({"records": records.check} if kept else {}), **(ready or {})}
+    connect = partial(_connect, bus, records, prepare)
     try:
-        await _serve(bus, connection, checks, records, app or Starlette(), background=background, on_stop=on_stop)
+        await _serve(bus, connection, checks, connect, app or Starlette(), background=background, on_stop=on_stop)
     except NewerRecords as refusal:
         structlog.get_logger().error("does not run", code="record_too_new", reason=str(refusal))
         raise SystemExit(NEWER_RECORDS) from None
+    except _RefusedError as refusal:
+        structlog.get_logger().error("does not run", code=refusal.error.code, reason=refusal.error.reason)
+        raise SystemExit(_REFUSED) from None
 
 
 async def _serve(
     bus: Bus,
     connection: Connection,
     checks: Mapping[str, Check],
-    records: KeptRecords,
+    connect: Callable[[], Awaitable[None]],
     web: Starlette,
     *,
     background: Sequence[Callable[[], Awaitable[None]]],
@@ -161,7 +195,7 @@ async def _serve(
     )
     http = asyncio.ensure_future(_serve_http(server))
     waiting = asyncio.ensure_future(stop.wait())
-    tasks = [asyncio.ensure_future(_connect(bus, records))]
+    tasks = [asyncio.ensure_future(connect())]
     try:
         done, _ = await asyncio.wait([waiting, http, *tasks], return_when=asyncio.FIRST_COMPLETED)
         if waiting in done or http in done:

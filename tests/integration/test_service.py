@@ -31,6 +31,7 @@ SERVICE = """
 import asyncio, os, sys
 from pathlib import Path
 from contracts.facts import VariantFailed, VariantRequested
+from shared.errors import Permanent
 from shared.messaging.bus import Bus
 from shared.runtime.clock import SystemClock
 from shared.runtime.service import serve
@@ -57,7 +58,11 @@ async def breaking():
         await asyncio.sleep(0.05)
     raise ZeroDivisionError("background work broke")
 
-asyncio.run(serve(bus, connection, ready={"store": store}, background=[breaking]))
+def prepare():
+    if (folder / "refused").exists():
+        raise Permanent("store_unavailable", "The store ignores conditions.")
+
+asyncio.run(serve(bus, connection, ready={"store": store}, background=[breaking], prepare=[prepare]))
 """
 
 
@@ -228,6 +233,14 @@ async def test_a_service_that_waits_for_its_consumer_can_be_stopped(js, nats_ser
         )
         service.process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(service.process.wait, 15) == 0
+
+
+async def test_a_service_whose_preparation_is_refused_says_why_and_ends(js, nats_server, tmp_path):
+    (tmp_path / "refused").touch()
+    with running(nats_server, tmp_path) as service:
+        assert await asyncio.to_thread(service.process.wait, 60) == 1
+        assert "The store ignores conditions." in service.log.read_text()
+        assert "Traceback" not in service.log.read_text()
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
