@@ -8,6 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 export PODMAN_IGNORE_CGROUPSV1_WARNING=1
+deploy/docker/check-podman.sh
 version=$(sed -n 's/^VERSION = "\(.*\)"$/\1/p' contracts/version.py)
 mapfile -t all < <(sed -n 's/^      target: //p' compose.yaml deploy/docker/compose.*.yaml | grep -v '^minio$' | sort -u)
 if [ $# -eq 0 ]; then set -- "${all[@]}"; fi

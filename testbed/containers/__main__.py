@@ -1,7 +1,8 @@
 """Run the installation of compose.yaml in containers: publish, promote, roll back, scale, upgrade; nothing is left.
 
     python -m testbed.containers [--no-build] [--failures] [--keep]
-    python -m testbed.containers --hosts [--no-build] [--keep] [--rounds N] [--seed N] [--ahead-s SECONDS]
+    python -m testbed.containers --hosts [--no-build] [--keep] [--rounds N] [--first N] [--seed N]
+        [--ahead-s SECONDS]
 
 Takes podman and docker-compose, as root. Builds the images first (layers of an earlier build are used again); nothing
 is pulled. An error or Ctrl-C removes the containers, networks and volumes; the next start does so after a killed run.
@@ -36,6 +37,12 @@ PROJECT = "slipway-demo"
 NEEDED = ("cli", "gateway", "nats", "seaweedfs", "triton-toy")
 """Images without which nothing starts, of all that are needed."""
 INTERRUPTED = 130
+PACKAGES = (
+    "podman", "buildah", "crun", "runc", "catatonit", "netavark", "aardvark-dns", "nftables", "mmdebstrap",
+    "docker-compose",
+)  # fmt: skip
+PACKAGES_OF_HOSTS = ("libfaketime", "util-linux")
+"""Debian's packages with what the demo runs, and what failures of hosts need besides."""
 
 
 @contextlib.contextmanager
@@ -94,7 +101,7 @@ def run(folder: Path, options: argparse.Namespace) -> None:
     """Run the demo, or the trial of hosts that fail, in a folder, and remove its containers in any case."""
     folder.chmod(0o755)
     (folder / "models").mkdir()
-    rounds = plan(options.seed, options.rounds) if options.hosts else []
+    rounds = plan(options.seed, options.rounds)[options.first - 1 :] if options.hosts else []
     adapters = [f"adapter-{number}" for number in range(1, len(rounds) + 2)] if rounds else ["one", "two"]
     with step(f"make a tiny base model and {len(adapters)} adapters"):
         make_models(folder / "models", adapters)
@@ -104,7 +111,7 @@ def run(folder: Path, options: argparse.Namespace) -> None:
         with stack:
             try:
                 if cluster:
-                    Trial(cluster, rounds, options.ahead_s).run()
+                    Trial(cluster, rounds, options.ahead_s, options.first).run()
                 else:
                     Demo(stack, options.failures).run()
             except Exception:
@@ -135,6 +142,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--keep", action="store_true", help="after an error, wait for Enter before all is removed")
     parser.add_argument("--hosts", action="store_true", help="instead let hosts of a cluster of three fail under load")
     parser.add_argument("--rounds", type=int, default=6, help="how often a host fails (default 6: each host twice)")
+    parser.add_argument("--first", type=int, default=1, help="the round to begin with, to go on where a run ended")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10_000), help="draws hosts, failures and moments")
     parser.add_argument("--ahead-s", type=float, default=5.0, help="seconds that the clocks of one host are ahead")
     options = parser.parse_args()
@@ -142,6 +150,8 @@ def read_options() -> argparse.Namespace:
         parser.error("--failures is a part of the demo: leave it out with --hosts")
     if options.rounds < 1:
         parser.error(f"--rounds {options.rounds} is less than 1")
+    if not 1 <= options.first <= options.rounds:
+        parser.error(f"--first {options.first} is not one of the rounds 1 to {options.rounds} (--rounds)")
     return options
 
 
@@ -154,7 +164,10 @@ def check_machine(options: argparse.Namespace) -> None:
         missing += [name for name in ("nsenter", "nft") if shutil.which(name) is None]
         missing += [] if (FOLDER / LIBRARY).is_file() else ["libfaketime"]
     if missing:
-        sys.exit(f"not installed: {', '.join(missing)} (docs/guides/containers.md names the packages)")
+        packages = " ".join((*PACKAGES, *(PACKAGES_OF_HOSTS if options.hosts else ())))
+        sys.exit(f"not installed: {', '.join(missing)}. On Debian: apt-get install --no-install-recommends {packages}")
+    if code := subprocess.run([str(ROOT / "deploy/docker/check-podman.sh")], check=False, timeout=60).returncode:
+        sys.exit(code)
 
 
 def main() -> None:

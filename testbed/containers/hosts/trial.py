@@ -30,11 +30,16 @@ RETRY_S = 5.0
 
 @dataclass
 class Trial:
-    """The rounds, in their order; `wrong` collects what did not hold."""
+    """The rounds, in their order; `wrong` collects what did not hold.
+
+    Attributes:
+        first: The number of the first of the rounds, where a run goes on after an earlier one.
+    """
 
     cluster: Cluster
     rounds: list[Round]
     ahead_s: float
+    first: int = 1
     wrong: list[str] = field(default_factory=list)
     _events: list[Event] = field(default_factory=list)
     _published: int = 0
@@ -57,8 +62,9 @@ class Trial:
                 why = partial(self.cluster.no_answer, host)
                 wait_for(lambda why=why: not why(), ANSWERS_S, f"answer of the gateway of host {host}", why)
         with CallersOfTwoHosts(list(self.cluster.urls.values()), self.cluster.headers, MODEL) as callers:
-            for number, planned in enumerate(self.rounds, 1):
-                with step(f"round {number} of {len(self.rounds)}: {planned}"):
+            last = self.first + len(self.rounds) - 1
+            for number, planned in enumerate(self.rounds, self.first):
+                with step(f"round {number} of {last}: {planned}"):
                     self._run(planned, callers)
         with step("end everything"):
             stack.down()
