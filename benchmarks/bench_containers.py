@@ -31,7 +31,7 @@ import httpx
 from clients.cli.connection import find_stack
 from contracts.version import VERSION
 from testbed.containers import engine
-from testbed.containers.__main__ import NEEDED, only_one
+from testbed.containers.__main__ import NEEDED, TOY, only_one
 from testbed.containers.demo import AUTOMATIC, image_of, make_models
 from testbed.containers.installation import ROOT, Installation
 from testbed.containers.waiting import report, step, wait_for
@@ -201,7 +201,7 @@ def lacking() -> str:
     if subprocess.run([str(ROOT / "deploy/docker/check-podman.sh")], check=False, timeout=60).returncode:
         return "podman starts no container"
     there = engine.podman("images", "--format", "{{.Repository}}:{{.Tag}}").split()
-    missing = [name for name in NEEDED if image_of(name, VERSION) not in there]
+    missing = [name for name in (*NEEDED, TOY) if image_of(name, VERSION) not in there]
     return f"no image of {', '.join(missing)} (make images)" if missing else ""
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds images with podman, and prints their sizes and times: images.sh [TARGET…]; without one, all that need no registry of
-# images and no GPU. Their names are localhost/slipway-TARGET:VERSION, which compose.yaml uses.
+# images and no GPU, but for triton-vllm, which has gigabytes. Their names are localhost/slipway-TARGET:VERSION, which compose.yaml uses.
 #   PYTHON_IMAGE, BUILD_IMAGE   the bases, instead of the stand-ins of local-base.sh (default: Dockerfile's, where they can be pulled)
 #   PIP_INDEX_URL               the package index; PIP_FIND_LINKS: a folder with wheels of torch for CPUs; PIP_CERT: certificates to trust
 # With docker instead of podman: docker compose build.
@@ -10,7 +10,7 @@ cd "$(dirname "$0")/../.."
 export PODMAN_IGNORE_CGROUPSV1_WARNING=1
 deploy/docker/check-podman.sh
 version=$(sed -n 's/^VERSION = "\(.*\)"$/\1/p' contracts/version.py)
-mapfile -t all < <(sed -n 's/^      target: //p' compose.yaml deploy/docker/compose.*.yaml | grep -v '^minio$' | sort -u)
+mapfile -t all < <(sed -n 's/^      target: //p' compose.yaml deploy/docker/compose.*.yaml | grep -vE '^(minio|triton-vllm)$' | sort -u)
 if [ $# -eq 0 ]; then set -- "${all[@]}"; fi
 
 options=(--format docker --layers --network host --quiet --ulimit nofile=20000:20000 --ulimit nproc=90000:90000)

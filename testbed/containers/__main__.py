@@ -1,6 +1,7 @@
 """Run the installation of compose.yaml in containers: publish, promote, roll back, scale, upgrade; nothing is left.
 
     python -m testbed.containers [--no-build] [--failures] [--keep]
+    python -m testbed.containers --vllm [--no-build] [--keep]
     python -m testbed.containers --hosts [--no-build] [--keep] [--rounds N] [--first N] [--seed N]
         [--ahead-s SECONDS]
 
@@ -24,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from contracts.version import VERSION
-from testbed.containers import engine
-from testbed.containers.demo import Demo, make_models, remove_newer
+from testbed.containers import engine, vllm
+from testbed.containers.demo import HIDDEN, Demo, make_models, remove_newer
 from testbed.containers.hosts.clock import FOLDER, LIBRARY
 from testbed.containers.hosts.cluster import Cluster
 from testbed.containers.hosts.rounds import plan
@@ -34,8 +35,9 @@ from testbed.containers.installation import ROOT, Installation, is_ready, state_
 from testbed.containers.waiting import report, step
 
 PROJECT = "slipway-demo"
-NEEDED = ("cli", "gateway", "nats", "seaweedfs", "triton-toy")
+NEEDED = ("cli", "gateway", "nats", "seaweedfs")
 """Images without which nothing starts, of all that are needed."""
+TOY, VLLM = "triton-toy", "triton-vllm"
 INTERRUPTED = 130
 PACKAGES = (
     "podman", "buildah", "crun", "runc", "catatonit", "netavark", "aardvark-dns", "nftables", "mmdebstrap",
@@ -61,9 +63,9 @@ def only_one() -> Iterator[Path]:
             yield Path(folder)
 
 
-def build_images() -> None:
-    """Build the images; end the whole build if this process is interrupted."""
-    building = subprocess.Popen([str(ROOT / "deploy/docker/images.sh")], cwd=ROOT, start_new_session=True)
+def build_images(*targets: str) -> None:
+    """Build the images, all of the demo without targets; end the whole build if this process is interrupted."""
+    building = subprocess.Popen([str(ROOT / "deploy/docker/images.sh"), *targets], cwd=ROOT, start_new_session=True)
     try:
         if code := building.wait():
             sys.exit(f"deploy/docker/images.sh ended with exit code {code}: see its output above")
@@ -73,13 +75,15 @@ def build_images() -> None:
             building.wait(30)
 
 
-def build(*, use_existing: bool) -> None:
-    """Build the images, or make sure that there are some."""
+def build(*, use_existing: bool, engine_image: str) -> None:
+    """Build the images, with Triton's of this name, or make sure that there are some."""
     if not use_existing:
         with step("build the images; layers whose inputs did not change are used again"):
             build_images()
+            if engine_image != TOY:
+                build_images(engine_image)
         return
-    names = [f"localhost/slipway-{target}:{VERSION}" for target in NEEDED]
+    names = [f"localhost/slipway-{target}:{VERSION}" for target in (*NEEDED, engine_image)]
     there = engine.podman("images", "--format", "{{.Repository}}:{{.Tag}}").split()
     if missing := [name for name in names if name not in there]:
         sys.exit(f"no image {', '.join(missing)}: leave out --no-build, or build them with deploy/docker/images.sh")
@@ -104,14 +108,18 @@ def run(folder: Path, options: argparse.Namespace) -> None:
     rounds = plan(options.seed, options.rounds)[options.first - 1 :] if options.hosts else []
     adapters = [f"adapter-{number}" for number in range(1, len(rounds) + 2)] if rounds else ["one", "two"]
     with step(f"make a tiny base model and {len(adapters)} adapters"):
-        make_models(folder / "models", adapters)
+        make_models(folder / "models", adapters, vllm.HIDDEN if options.vllm else HIDDEN)
     cluster = Cluster.make(folder, PROJECT) if rounds else None
     stack = cluster.stack if cluster else Installation(folder, PROJECT)
+    if options.vllm:
+        stack.files, stack.variables = vllm.FILES, vllm.VARIABLES
     try:
         with stack:
             try:
                 if cluster:
                     Trial(cluster, rounds, options.ahead_s, options.first).run()
+                elif options.vllm:
+                    vllm.Vllm(stack).run()
                 else:
                     Demo(stack, options.failures).run()
             except Exception:
@@ -141,13 +149,14 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--failures", action="store_true", help="then pause, kill and disconnect bus and gateway")
     parser.add_argument("--keep", action="store_true", help="after an error, wait for Enter before all is removed")
     parser.add_argument("--hosts", action="store_true", help="instead let hosts of a cluster of three fail under load")
+    parser.add_argument("--vllm", action="store_true", help="instead release a tiny model on vLLM for the CPU, and ask")
     parser.add_argument("--rounds", type=int, default=6, help="how often a host fails (default 6: each host twice)")
     parser.add_argument("--first", type=int, default=1, help="the round to begin with, to go on where a run ended")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10_000), help="draws hosts, failures and moments")
     parser.add_argument("--ahead-s", type=float, default=5.0, help="seconds that the clocks of one host are ahead")
     options = parser.parse_args()
-    if options.hosts and options.failures:
-        parser.error("--failures is a part of the demo: leave it out with --hosts")
+    if options.hosts + options.failures + options.vllm > 1:
+        parser.error("--hosts, --failures and --vllm are three different runs: choose one")
     if options.rounds < 1:
         parser.error(f"--rounds {options.rounds} is less than 1")
     if not 1 <= options.first <= options.rounds:
@@ -179,7 +188,7 @@ def main() -> None:
     began = time.monotonic()
     try:
         with only_one() as folder:
-            build(use_existing=options.no_build)
+            build(use_existing=options.no_build, engine_image=VLLM if options.vllm else TOY)
             if options.hosts:
                 print(f"-- seed {options.seed}: the same rounds again with --seed {options.seed}")
             run(folder, options)

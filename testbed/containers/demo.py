@@ -32,6 +32,7 @@ RELEASE_POLICY = {
         {"name": "errors", "metric": "error_ratio", "threshold": 0.1, **AUTOMATIC},
     ],
 }
+HIDDEN = 32
 NEWER = f"{VERSION}-newer"
 REPLACED = ("registry", "server-manager")
 """Services that are replaced by a newer image under traffic, without a request that fails."""
@@ -191,14 +192,14 @@ def remove_newer() -> None:
         engine.podman("rmi", "--force", "--ignore", image_of(service, NEWER), check=False)
 
 
-def make_models(folder: Path, adapters: Sequence[str] = ("one", "two")) -> None:
+def make_models(folder: Path, adapters: Sequence[str] = ("one", "two"), hidden: int = HIDDEN) -> None:
     """Make a tiny base model, LoRAs on it by these names, and a policy."""
     from transformers.utils import logging
 
     from testbed.models import tiny_base, tiny_lora
 
     logging.disable_progress_bar()
-    base = tiny_base(folder / "tiny-llama")
+    base = tiny_base(folder / "tiny-llama", hidden=hidden)
     for seed, name in enumerate(adapters, 1):
         tiny_lora(base, folder / name, seed=seed)
     (folder / "policy.json").write_text(json.dumps(RELEASE_POLICY))

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import json
 import os
 import re
 import shutil
@@ -32,7 +33,7 @@ LIBRARIES = {
     "heavy": {"merger", "quantiser"},
 }
 """The services by the stage that holds their libraries."""
-SERVERS = {"nats", "minio", "seaweedfs", "triton-toy"}
+SERVERS = {"nats", "minio", "seaweedfs", "triton-toy", "triton-vllm"}
 OURS = {"contracts", "decisions", "shared", "services", "clients", "deploy"}
 
 
@@ -236,6 +237,20 @@ def test_triton_serves_with_vllm_on_a_gpu_and_shares_a_disk_with_server_manager(
     assert {"--model-control-mode=explicit", "--disable-auto-complete-config"} <= set(triton["command"])
 
 
+@pytest.mark.parametrize(("file", "engine"), [("compose.toy.yaml", "toy"), ("compose.vllm.yaml", "slipway")])
+def test_a_triton_for_the_cpu_stays_closed_and_its_service_knows_the_device(compose, file, engine):
+    done = compose("-f", f"{ROOT}/deploy/docker/{file}", "config", "--format", "json", variables=SECRETS)
+    assert done.returncode == 0, done.stderr
+    services = json.loads(done.stdout)["services"]
+    triton, manager = services["triton"], services["server-manager"]["environment"]
+    assert triton["build"]["target"] in SERVERS
+    assert triton["image"] == f"localhost/slipway-{triton['build']['target']}:{VERSION}"
+    assert (triton["user"], triton["read_only"], triton["cap_drop"]) == ("10001:10001", True, ["ALL"])
+    assert "deploy" not in triton
+    assert (manager["SERVER_MANAGER_DEVICE"], manager["SERVER_MANAGER_ENGINE"]) == ("cpu", engine)
+    assert json.loads(manager["SERVER_MANAGER_ENGINE_ARGS"]) == {}
+
+
 def test_the_image_of_triton_has_a_pinned_base_and_the_same_engine_as_the_cpu():
     dockerfile = (ROOT / "deploy/docker/triton.Dockerfile").read_text()
     assert "FROM nvcr.io/nvidia/tritonserver:${TRITON_TAG}@${TRITON_DIGEST}\n" in dockerfile
@@ -312,9 +327,12 @@ def test_a_library_is_installed_again_only_when_its_own_lock_changes():
     }
     assert copied["python"] == {"uv"}
     for name, locks in copied.items():
-        if name.endswith("-libraries") and name != "model-libraries":
+        if name.endswith("-libraries") and "torch-cpu" not in locks:
             assert len(locks - {"build"}) == 1, name
     assert copied["model-libraries"] == {"build", "models", "torch-cpu"}
+    assert copied["engine-libraries"] == {"build", "engine", "torch-cpu", "torchvision-cpu"}
+    first = re.findall(r"^(?:COPY|RUN) .*$", stages()["model-libraries"], re.MULTILINE)[:2]
+    assert re.findall(r"^(?:COPY|RUN) .*$", stages()["engine-libraries"], re.MULTILINE)[:2] == first, "a shared layer"
 
 
 # -- what hangs is started again -----------------------------------------------------------------------------------------
@@ -516,7 +534,7 @@ def test_every_library_of_an_image_is_installed_from_a_lock_with_hashes():
 
 
 @pytest.mark.parametrize(
-    "kind", ["light", "serving", "model", "report", "console", "tool", "nats", "seaweedfs", "triton"]
+    "kind", ["light", "serving", "model", "report", "console", "tool", "nats", "seaweedfs", "triton", "engine"]
 )
 def test_every_image_holds_the_bill_of_materials_of_its_libraries(kind):
     inventory = stages()[f"{kind}-inventory"]
