@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from .attested_steps import AttesterPattern, RequiredStep
+from .golden import GoldenPrompts
 from .sources import check_pattern
 from .vocabulary import Variant
 
@@ -273,6 +274,8 @@ class ReleasePolicy(_Strict):
     """What raises alerts and rolls back; at least one."""
     pairs: Annotated[Pairs, Field(exclude_if=lambda pairs: pairs == Pairs())] = Pairs()
     """Requests that the version and the one behind are asked again, so that only what differs is evidence."""
+    golden: Annotated[GoldenPrompts, Field(exclude_if=lambda golden: golden == GoldenPrompts())] = GoldenPrompts()
+    """Fixed prompts that the version and the one behind are asked by our own probes; they confirm quality triggers."""
     deadlines: Deadlines = Deadlines()
     """How long each step may take."""
     attesters: Annotated[

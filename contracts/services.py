@@ -167,7 +167,7 @@ SERVICES: dict[str, ServiceContract] = {
             ),
             emits=(
                 f.RollbackStarted, f.DeploymentChanged, f.RollbackCompleted, f.RollbackFailed, f.RehearsalCompleted,
-                f.OrderRefused, f.OrderAccepted, f.AlertRaised, f.AlertResolved,
+                f.OrderRefused, f.OrderAccepted, f.AlertRaised, f.AlertResolved, f.GoldenChecked,
             ),
             owns=("rollbacks", "drills", "staging-routes", "rollback-answers"),
             edits=("routes",),

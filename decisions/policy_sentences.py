@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from contracts.policy import PER_REQUEST_METRICS, MetricGate, ReleasePolicy, Trigger
 from decisions.release_plan import PlannedStep, plan_release
-from decisions.triggers import limit_of
+from decisions.triggers import kind_of, limit_of
 
 _OBJECTIVES = {
     "quality": "the one that loses least quality",
@@ -94,6 +94,15 @@ def _rollback(policy: ReleasePolicy) -> Iterator[str]:
             f"{policy.pairs.share_ratio:.3g} of the requests are asked of both the version and the one before again, "
             "unseen by callers; what only one of the two fails counts."
         )
+    if policy.golden.prompts:
+        count = len(policy.golden.prompts)
+        more = f"more than {policy.golden.allowed_falls} of them" if policy.golden.allowed_falls else "one of them"
+        yield (
+            f"{count} golden {'prompt is' if count == 1 else 'prompts are'} asked of both every "
+            f"{period(policy.golden.every_s)}; quality triggers roll back while only the version fails {more}."
+        )
+    elif any(kind_of(trigger) == "quality" for trigger in policy.automatic):
+        yield "Quality triggers roll back on such pairs only: the policy declares no golden prompts."
     if any(trigger.action == "automatic" for trigger in policy.triggers):
         to = "the base model" if policy.no_previous == "base" else "nothing: it stays in traffic"
         yield f"A rollback goes to the version before; from the first version it goes to {to}."

@@ -95,6 +95,7 @@ class Doubt:
         raised_at: When the alert was raised.
         deaths: Deaths of the target's engine.
         failing_since: Since when probes show the target although its engine answers callers; None if they do not.
+        golden: What golden prompts show; None if they were not asked lately.
     """
 
     confirmed_by: Confirmation | None = None
@@ -103,6 +104,7 @@ class Doubt:
     raised_at: datetime | None = None
     deaths: DeathCounts | None = None
     failing_since: datetime | None = None
+    golden: Shown | None = None
 
 
 def decide_confirmed(
@@ -117,6 +119,8 @@ def decide_confirmed(
     """
     if not isinstance(decision, RollBack) or trigger is None:
         return decision
+    if kind_of(trigger) == "quality" and doubt.confirmed_by == "none":
+        return _decide_quality(decision, doubt, trigger)
     if doubt.shown == "target":
         return _decide_dead(doubt, now, dead_s) if doubt.confirmed_by == "none" else decision
     if doubt.shown == "both" and can_hold(doubt.confirmed_by, trigger) and kind_of(trigger) == "latency":
@@ -148,6 +152,19 @@ def has_recovered(alert: AlertFact) -> bool:
 def can_hold(confirmed_by: Confirmation | None, trigger: Trigger) -> bool:
     """Return whether probes can hold a rollback: pairs alone do not show what a version's load does."""
     return confirmed_by == "none" or (confirmed_by == "pairs" and kind_of(trigger) == "latency")
+
+
+def _decide_quality(decision: RollBack, doubt: Doubt, trigger: Trigger) -> Decision:
+    """Return whether a quality trigger that no pairs confirm rolls back: only golden prompts can show it then."""
+    asked = {
+        "target": "",
+        "both": "The version behind fails the same golden prompts.",
+        "neither": "Golden prompts do not show it either.",
+        None: "No golden prompts were asked lately.",
+    }[doubt.golden]
+    if doubt.golden == "target":
+        return decision
+    return Hold("unconfirmed", f"No pairs show that the version is the cause of {trigger.name}. {asked}")
 
 
 def _decide_dead(doubt: Doubt, now: datetime, dead_s: float) -> Decision:

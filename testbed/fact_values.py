@@ -297,6 +297,20 @@ DEFAULTS: dict[type[f.Fact], dict] = {
     f.AlertRaised: v.alert_values("31 % of answers began after 800 ms; 5 % are allowed."),
     f.AlertUpdated: v.alert_values("34 % of answers began after 800 ms; 5 % are allowed."),
     f.AlertResolved: v.alert_values("2 % of answers began after 800 ms; 5 % are allowed."),
+    f.GoldenChecked: {
+        "target": v.target(7),
+        "other": v.target(6),
+        "checked_at": v.after(2040),
+        "outcomes": (
+            f.GoldenOutcome(name="capital", target=False, other=True, reason="it does not contain 'Paris'"),
+            f.GoldenOutcome(name="greeting", target=True, other=True),
+        ),
+        "fallen": ("capital",),
+        "agreeing": 2,
+        "confirms": True,
+        "message": "support-bot.v7.int8 passes 1 of 2 golden prompts; support-bot.v6.int8, behind it, passes 2. "
+        "Only support-bot.v7.int8 fails capital.",
+    },
     f.RollbackStarted: v.rollback_values(),
     f.RollbackCompleted: v.rollback_values()
     | {"verdict": "pass", "reason": "64 requests within the limit after the switch."},

@@ -57,6 +57,7 @@ COMMANDS = {
     "audit": Listed("audit", "audit_app", OPERATE),
     "events": Listed("events", "events", OPERATE),
     "alerts": Listed("alerts", "alerts", OPERATE),
+    "golden": Listed("golden", "golden", OPERATE),
     "silence": Listed("silence", "silence", OPERATE),
     "ack": Listed("silence", "ack", OPERATE),
     "rollback": Listed("rollback", "rollback", OPERATE),

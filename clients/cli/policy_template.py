@@ -50,6 +50,13 @@ triggers:
 # The share of the requests that the version and the one before are asked again, so that only what differs counts.
 pairs: {share_ratio: 0.02}
 
+# Prompts that our own probes ask of both versions; only the version failing one lets quality triggers roll back.
+# golden:
+#   every_s: 60
+#   prompts:
+#     - {name: capital, prompt: "What is the capital of France?", max_tokens: 16, expect: {contains: [Paris]}}
+#     - {name: refund, prompt: "How do I get a refund?", expect: {excludes: ["I cannot help"], min_chars: 40}}
+
 # Folders outside the store that weights may come from; without it, what the installation allows.
 # sources: ["hf://acme/*"]
 

@@ -14,6 +14,7 @@ from .admission import (
 )
 from .comparison import ComparedVariant, Comparison
 from .fact import Fact
+from .golden import GoldenChecked, GoldenOutcome
 from .ops import (
     AcknowledgementOrdered,
     ApprovalDenied,
@@ -138,6 +139,7 @@ FACTS: dict[str, type[Fact]] = {
         RollbackStarted,
         RollbackCompleted,
         RollbackFailed,
+        GoldenChecked,
         InferenceBatch,
     )
 }
@@ -173,6 +175,8 @@ __all__ = [
     "EvalResult",
     "Fact",
     "GateResult",
+    "GoldenChecked",
+    "GoldenOutcome",
     "Inference",
     "InferenceBatch",
     "Measurement",

@@ -1,6 +1,6 @@
 """The fields of a release policy, from its JSON Schema and the text beside each field."""
 
-from contracts import policy
+from contracts import golden, policy
 from contracts.policy import ReleasePolicy
 from deploy.documentation.events_page import fields_table
 from deploy.documentation.field_notes import field_notes
@@ -16,4 +16,5 @@ def render() -> str:
 
 def _section(name: str, schema: dict[str, object]) -> str:
     text = escape(str(schema.get("description") or "").partition("\n\n")[0])
-    return f"### {name}\n\n{text}\n\n{fields_table(schema, field_notes(getattr(policy, name)))}"
+    kind = getattr(policy, name, None) or getattr(golden, name)
+    return f"### {name}\n\n{text}\n\n{fields_table(schema, field_notes(kind))}"

@@ -30,6 +30,7 @@ from decisions.route_edits import Changed, EditRefused, roll_back
 from services.rollback_controller.domain import decision, execution
 from services.rollback_controller.domain.decision import Cause, Rules, VoidOrder
 from services.rollback_controller.domain.doubt import awaited_previous, find_sides, may_start, needs_probes
+from services.rollback_controller.domain.policies import record_policy
 from services.rollback_controller.domain.record import Rollback, RollbackState
 from services.rollback_controller.ports import Alerts, Probe, Routes
 from services.rollback_controller.states import RollbackStates
@@ -71,7 +72,7 @@ class Controller:
         """Record a version's triggers when its release opens: later the registry may not answer."""
         for environment in ENVIRONMENTS:
             entry = await self.routes.get(environment, event.subject)
-            record = functools.partial(decision.record_policy, opened=event.data, route=entry.value if entry else None)
+            record = functools.partial(record_policy, opened=event.data, route=entry.value if entry else None)
             await self.states.write(environment, event.subject, record)
             await self._publish(environment, event.subject)
 

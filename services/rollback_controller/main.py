@@ -3,6 +3,7 @@
 import asyncio
 
 from contracts.gateway_rollbacks import RollbackAnswer
+from decisions.golden import CHECK_S
 from services.rollback_controller.adapters.alerts import LoggedAlerts
 from services.rollback_controller.adapters.arrivals import StreamArrivals
 from services.rollback_controller.adapters.gateway import GatewayTraffic
@@ -12,6 +13,7 @@ from services.rollback_controller.adapters.triton import TritonProbe
 from services.rollback_controller.app import build
 from services.rollback_controller.controller import SERVICE
 from services.rollback_controller.domain.record import RollbackState
+from services.rollback_controller.golden_probes import GoldenProbes
 from services.rollback_controller.metrics import RollbackMetrics
 from services.rollback_controller.settings import RollbackControllerSettings
 from services.rollback_controller.standby import StandbyProofs
@@ -53,13 +55,14 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
     )
     routes = KvRoutes(lambda: bus.js)
     proofs = ProofsBySettings(connection, clock)
+    probe = TritonProbe(channels, deadline_s=settings.probe_s)
     controller = build(
         bus,
         states=states,
         routes=routes,
         drills=KvDrills(lambda: bus.js),
         alerts=LoggedAlerts(lambda: bus.js),
-        probe=TritonProbe(channels, deadline_s=settings.probe_s),
+        probe=probe,
         traffic=GatewayTraffic(
             settings.gateway_url,
             settings.gateway_key,
@@ -81,11 +84,15 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
     verifier = Sweeper("standbys", standby.keys, standby.sweep, every_s=settings.standby_sweep_s)
     watching = Watching(states, routes, StreamArrivals(lambda: bus.js), clock, settings.watch_limits)
     watcher = Sweeper("watched models", watching.keys, watching.sweep, every_s=settings.watch_sweep_s)
+    golden = GoldenProbes(states, routes, probe, clock)
+    asker = Sweeper(
+        "golden prompts", golden.keys, golden.sweep, every_s=settings.golden_sweep_s, item_limit_s=CHECK_S + 20
+    )
 
     async def compare_clocks() -> None:
         await clock.keep_comparing(settings.compare_clocks_s)
 
-    background = [sweeper.run, verifier.run, watcher.run, compare_clocks, lambda: routes.follow(bus.client)]
+    background = [sweeper.run, verifier.run, watcher.run, asker.run, compare_clocks, lambda: routes.follow(bus.client)]
     try:
         await follow_demand(bus.client, watching.take_report)
         await serve(bus, connection, background=background, kept={"rollbacks": lambda _: RollbackState})

@@ -5,9 +5,11 @@ from typing import Protocol
 
 from contracts.drills import Drill
 from contracts.gateway_rollbacks import RollbackAnswer
+from contracts.golden import GoldenPrompt
 from contracts.manifests import RehearsalRecord
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Digest, Environment
+from decisions.golden import GoldenReply
 from decisions.probed import ProbedAnswer
 from decisions.provenance import Problem
 from services.rollback_controller.domain.record import Unseen
@@ -83,13 +85,16 @@ class Publisher(Protocol):
 
 
 class Probe(Protocol):
-    """Proves that a target generates."""
+    """Asks targets for answers, past all gateways: neither a caller's limits nor telemetry know of it."""
 
     async def answers(self, served: ServedTarget) -> str | None:
         """Return None when any of its endpoints generates a token in time, else why none does."""
 
     async def measure(self, served: ServedTarget) -> ProbedAnswer | None:
         """Return when the tokens of a short fixed answer came; None if they did not come in time."""
+
+    async def ask(self, served: ServedTarget, prompt: GoldenPrompt) -> GoldenReply | None:
+        """Return the whole answer to a golden prompt at temperature 0; None if none came in time, or it failed."""
 
 
 class Traffic(Protocol):

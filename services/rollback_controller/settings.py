@@ -53,6 +53,8 @@ class RollbackControllerSettings(BaseSettings):
     """Models that drills may run on in production, with commas between; `*` for all. In staging they always may."""
     standby_sweep_s: Seconds = 5.0
     """Seconds between two looks at whether the version to roll back to is proven."""
+    golden_sweep_s: Seconds = 5.0
+    """Seconds between two looks at whether golden prompts are due."""
     watch_sweep_s: Seconds = 5.0
     """Seconds between two looks at whether what production answers is watched."""
     telemetry_silent_s: Seconds = 60.0

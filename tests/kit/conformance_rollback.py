@@ -7,9 +7,12 @@ import pytest
 
 from contracts.envelope import Event
 from contracts.facts import AlertRaised, AlertResolved, DeploymentChanged
+from contracts.golden import Expectation, GoldenPrompt
 from shared.storage.kv import Conflict
 from testbed import factories as f
 from tests.kit.drills import drill
+
+GOLDEN = GoldenPrompt(name="greeting", prompt="Hello", expect=Expectation(min_chars=1))
 
 
 class RoutesConformance:
@@ -158,6 +161,16 @@ class ProbeConformance:
     async def test_a_target_that_does_not_answer_has_no_times(self, probe, unloaded, hanging):
         async with asyncio.timeout(5):
             assert [await probe.measure(target) for target in (unloaded, hanging)] == [None, None]
+
+    async def test_a_golden_prompt_is_answered_whole_and_the_same_each_time(self, probe, ready):
+        replies = [await probe.ask(ready, GOLDEN) for _ in range(2)]
+        assert replies[0].text
+        assert replies[0].text == replies[1].text
+        assert replies[0].queue_ms >= 0.0
+
+    async def test_a_target_that_does_not_answer_has_no_reply(self, probe, unloaded, hanging):
+        async with asyncio.timeout(5):
+            assert [await probe.ask(target, GOLDEN) for target in (unloaded, hanging)] == [None, None]
 
 
 class TrafficConformance:

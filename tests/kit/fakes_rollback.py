@@ -10,10 +10,12 @@ from typing import Any, Literal
 from contracts.drills import Drill
 from contracts.envelope import Event
 from contracts.facts import AlertResolved, DeploymentChanged
+from contracts.golden import GoldenPrompt
 from contracts.manifests import RehearsalRecord
 from contracts.records import record_key
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import digest_of
+from decisions.golden import GoldenReply
 from decisions.probed import ProbedAnswer
 from decisions.provenance import Problem
 from shared.errors import Transient
@@ -244,6 +246,8 @@ class FakeProbe:
         self.hanging: set[str] = set()
         self.asked: list[str] = []
         self.times: dict[str, ProbedAnswer] = {}
+        self.golden: list[tuple[str, str]] = []
+        self.replies: dict[str | tuple[str, str], str | GoldenReply | None] = {}
 
     async def answers(self, served: ServedTarget) -> str | None:
         """Return None when any of the target's endpoints generates a token in time, else why none does."""
@@ -261,6 +265,15 @@ class FakeProbe:
         if await self.answers(served) is not None:
             return None
         return self.times.get(str(served.target), ProbedAnswer(ttft_ms=50.0, itl_ms=10.0))
+
+    async def ask(self, served: ServedTarget, prompt: GoldenPrompt) -> GoldenReply | None:
+        """Return the whole answer to a golden prompt; `replies` has others than `well` by target, or by both."""
+        name = str(served.target)
+        self.golden.append((name, prompt.name))
+        if await self.answers(served) is not None:
+            return None
+        reply = self.replies.get((name, prompt.name), self.replies.get(name, "well"))
+        return GoldenReply(reply) if isinstance(reply, str) else reply
 
 
 class FakeFlow:

@@ -2,25 +2,35 @@
 
 import asyncio
 import contextlib
-from typing import Final
+import json
+from typing import Any, Final
 
+from contracts.golden import GoldenPrompt
 from contracts.routes import ServedTarget
+from decisions.golden import GoldenReply
 from decisions.probed import ProbedAnswer
 from shared.errors import SlipwayError
+from shared.serving.engine_streams import stream_api
 from shared.serving.inference import Channels, Deadlines, first_token, generate
+from shared.serving.openai_stream import ApiPiece, ApiRequest
 
 _SAMPLING: Final = {"max_tokens": 8, "temperature": 0.0, "ignore_eos": True}
+_REQUEST_ID: Final = "golden-prompt"
+"""The request id of golden prompts in the logs of Triton and of the engine."""
+_ANSWER_BYTES: Final = 65_536
+"""A longer answer to a golden prompt, of 256 tokens at most, is none."""
 
 
 class TritonProbe:
     """Proves that a target generates (implements `ports.Probe`)."""
 
-    def __init__(self, channels: Channels, *, deadline_s: float) -> None:
+    def __init__(self, channels: Channels, *, deadline_s: float, answer_s: float = 20.0) -> None:
         # Takes a third of a second, which no rollback should pay.
         import tritonclient.grpc  # noqa: F401 - imported before the first probe, which it would delay
 
         self._channels = channels
         self._deadline_s = deadline_s
+        self._answer_s = answer_s
 
     async def answers(self, served: ServedTarget) -> str | None:
         """Return None when any endpoint generates a token in time, else why none does."""
@@ -58,6 +68,19 @@ class TritonProbe:
         gaps = max(1, len(times_s) - 1)
         return ProbedAnswer((times_s[0] - began_s) * 1000.0, (times_s[-1] - times_s[0]) * 1000.0 / gaps)
 
+    async def ask(self, served: ServedTarget, prompt: GoldenPrompt) -> GoldenReply | None:
+        """Return the whole answer to a golden prompt at temperature 0; None if none came in time, or it failed."""
+        request = _golden_request(served, prompt, self._answer_s)
+        limits = Deadlines(first_token_s=self._answer_s, inter_token_s=self._answer_s)
+        try:
+            channel = self._channels.get(served.endpoints[0])
+            stream = stream_api(channel, served.target.triton_name, request, deadlines=limits)
+            async with asyncio.timeout(self._answer_s), contextlib.aclosing(stream):
+                pieces = [piece async for piece in stream]
+        except (SlipwayError, TimeoutError):
+            return None
+        return _read_reply(pieces)
+
     async def _ask(self, endpoint: str, served: ServedTarget) -> str | None:
         try:
             async with asyncio.timeout(self._deadline_s):
@@ -67,3 +90,27 @@ class TritonProbe:
         except TimeoutError:
             return f"{endpoint}: no token within {self._deadline_s:g} s"
         return None
+
+
+def _golden_request(served: ServedTarget, prompt: GoldenPrompt, limit_s: float) -> ApiRequest:
+    """Return a golden prompt as a request: a user's message where the target has a chat template."""
+    is_chat = served.chat_template is not None
+    path = "/v1/chat/completions" if is_chat else "/v1/completions"
+    asked = {"messages": [{"role": "user", "content": prompt.prompt}]} if is_chat else {"prompt": prompt.prompt}
+    body = {"model": served.target.model, **asked, "max_tokens": prompt.max_tokens, "temperature": 0.0, "seed": 0}
+    return ApiRequest("POST", path, json.dumps(body).encode(), limit_s, _REQUEST_ID, served.target.model)
+
+
+def _read_reply(pieces: list[ApiPiece]) -> GoldenReply | None:
+    """Return the answer in the parts of a body; None if it is none, or of another form."""
+    status = next((piece.status for piece in pieces if piece.status is not None), None)
+    body = b"".join(piece.body for piece in pieces)
+    if status != 200 or len(body) > _ANSWER_BYTES or any(piece.record.get("error") for piece in pieces):
+        return None
+    try:
+        choice: Any = json.loads(body)["choices"][0]
+        text = choice["message"]["content"] if "message" in choice else choice["text"]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return None
+    queued = [figure for piece in pieces if isinstance(figure := piece.record.get("queue_ms"), int | float)]
+    return GoldenReply("" if text is None else str(text), max(map(float, queued), default=0.0))

@@ -10,7 +10,6 @@ from contracts.facts import (
     AlertUpdated,
     CanaryAssessed,
     ReleaseFinished,
-    ReleaseOpened,
     RollbackFailed,
     RollbackOrdered,
     RollbackStarted,
@@ -23,11 +22,16 @@ from decisions.gateway_rollbacks import Void, apply_order, assess_times
 from decisions.orders import assess_epoch, assess_expiry, expiry
 from decisions.probed import Shown
 from decisions.rollback import DEAD_S, Guard, decide_confirmed, decide_rollback, has_recovered, rollback_id
-from decisions.route_edits import versions_on
-from services.rollback_controller.domain.doubt import doubt_about, hold_of, may_start, note_shown, past_rollbacks
+from services.rollback_controller.domain.doubt import (
+    doubt_about,
+    hold_of,
+    may_start,
+    note_shown,
+    past_rollbacks,
+    reason_of,
+)
 from services.rollback_controller.domain.record import (
     HELD_KEPT,
-    VERSIONS_KEPT,
     Rollback,
     RollbackState,
     add_rollback,
@@ -96,21 +100,6 @@ class VoidOrder:
     code: Code = "not_in_traffic"
 
 
-def record_policy(state: RollbackState, opened: ReleaseOpened, route: Route | None = None) -> RollbackState:
-    """Record the triggers that a version was released under; the first policy of a version counts.
-
-    Of more than `VERSIONS_KEPT` the lowest versions are removed that are not on the route: no alert about them counts.
-    """
-    key = str(opened.version)
-    if key in state.triggers:
-        return state
-    triggers = {**state.triggers, key: opened.policy.triggers}
-    removable = sorted(triggers.keys() - {str(version) for version in versions_on(route)}, key=int)
-    for old in removable[: max(0, len(triggers) - VERSIONS_KEPT)]:
-        del triggers[old]
-    return state.model_copy(update={"triggers": triggers})
-
-
 def lacks_policy(state: RollbackState, alert: AlertRaised | AlertUpdated, route: Route | None) -> bool:
     """Return whether an alert is of a trigger, and the policy that declares it has not arrived yet.
 
@@ -140,7 +129,7 @@ def decide_on_alert(
         return state
     trigger = state.trigger(alert.target, alert.trigger)
     decision = decide_rollback(trigger, past_rollbacks(state), cause.now, rules.guard)
-    doubt = doubt_about(alert, route, shown, state.failing.get(alert.alert_id))
+    doubt = doubt_about(state, alert, route, shown, cause.now)
     decision = decide_confirmed(decision, doubt, trigger, cause.now, rules.dead_s)
     timeline = RollbackTimeline(
         first_bad_at=alert.first_bad_at, detected_at=alert.raised_at or cause.published_at, decided_at=cause.now
@@ -153,7 +142,7 @@ def decide_on_alert(
         mode="automatic",
         failed=alert.target,
         timeline=timeline,
-        reason=alert.message,
+        reason=reason_of(state, alert, doubt),
         alert_id=alert.alert_id,
         trigger=alert.trigger or "",
         cause_sequence=cause.sequence,

@@ -4,9 +4,11 @@ from datetime import datetime, timedelta
 
 from contracts.codes import Code
 from contracts.facts import AlertRaised, AlertUpdated
+from contracts.golden import GoldenPrompts
 from contracts.policy import Trigger
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Target
+from decisions.golden import shown_of
 from decisions.probed import Shown, can_probe
 from decisions.rollback import (
     Decision,
@@ -36,18 +38,28 @@ def find_sides(route: Route | None, failed: Target) -> tuple[ServedTarget, Serve
 
 
 def doubt_about(
-    alert: AlertRaised | AlertUpdated, route: Route | None, shown: Shown | None, failing_since: datetime | None = None
+    state: RollbackState, alert: AlertRaised | AlertUpdated, route: Route | None, shown: Shown | None, now: datetime
 ) -> Doubt:
-    """Return what is known of who caused an alert; `shown`: what probes showed, and `failing_since` since when."""
+    """Return what is known of who caused an alert; `shown`: what probes of this moment showed."""
     sides = find_sides(route, alert.target)
+    golden = state.golden.get(str(alert.target.version), GoldenPrompts())
     return Doubt(
         confirmed_by=alert.confirmed_by,
         shown=shown,
         is_apart=sides is not None and set(sides[0].endpoints).isdisjoint(sides[1].endpoints),
         raised_at=alert.raised_at,
         deaths=alert.deaths,
-        failing_since=failing_since,
+        failing_since=state.failing.get(alert.alert_id),
+        golden=shown_of(state.checks, alert.target, golden, now),
     )
+
+
+def reason_of(state: RollbackState, alert: AlertRaised | AlertUpdated, doubt: Doubt) -> str:
+    """Return why an alert starts a rollback: its message, and the golden prompts that confirm it."""
+    checks = state.checks
+    if checks is None or doubt.golden != "target" or doubt.confirmed_by != "none" or alert.kind != "quality":
+        return alert.message
+    return f"{alert.message} Only {checks.target} fails the golden prompts {', '.join(checks.fallen)}."
 
 
 def note_shown(

@@ -8,12 +8,15 @@ from pydantic import Field
 
 from contracts.codes import Code
 from contracts.facts import AlertRaised, AlertResolved, Fact, RehearsalCompleted, RehearsalRequested, RollbackTimeline
+from contracts.golden import GoldenPrompts
 from contracts.policy import Trigger
 from contracts.records import Migration, OutboxRecord, outbox_entry, unchanged
 from contracts.vocabulary import Contract, Digest, Environment, Instant, ModelName, Target, Verdict
+from decisions.golden import GoldenChecks
 
 ROLLBACKS_KEPT = 50
 VERSIONS_KEPT = 64
+GOLDEN_KEPT = 12
 HELD_KEPT = 100
 REHEARSALS_KEPT = 20
 
@@ -108,9 +111,11 @@ class RollbackState(OutboxRecord):
         rehearsing_since: The sequence number in the log from which on alerts belong to this rehearsal.
         standby: The verdict on the target that production can be rolled back to; None without one.
         blind: The alert that production is not watched; None while it is.
+        golden: The golden prompts of the frozen policy, by version; without those that declare none.
+        checks: What golden prompts showed of the version that serves; None before the first check.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 15
+    SCHEMA_VERSION: ClassVar[int] = 16
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: unchanged,
         2: unchanged,
@@ -126,6 +131,7 @@ class RollbackState(OutboxRecord):
         12: unchanged,
         13: unchanged,
         14: unchanged,
+        15: unchanged,
     }
 
     model: ModelName
@@ -140,6 +146,8 @@ class RollbackState(OutboxRecord):
     rehearsing_since: int = 0
     standby: StandbyVerdict | None = None
     blind: OpenBlindness | None = None
+    golden: dict[str, GoldenPrompts] = Field(default_factory=dict)
+    checks: GoldenChecks | None = None
 
     def trigger(self, target: Target, name: str | None) -> Trigger | None:
         """Return the declared trigger of a target's version by name."""

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from contracts.golden import Expectation, GoldenPrompt, GoldenPrompts
 from contracts.policy import (
     Approvals,
     Canary,
@@ -53,6 +54,12 @@ def with_approvals(**changes):
     return policy(promotion=Promotion(mode="manual"), approvals=Approvals(**changes))
 
 
+def with_golden(*names, text="ok", **changes):
+    expect = Expectation(contains=(text,))
+    prompts = tuple(GoldenPrompt(name=name, prompt="?", expect=expect) for name in names)
+    return policy(golden=GoldenPrompts(prompts=prompts, **changes))
+
+
 def with_load(**changes):
     return policy(load=LoadProfile(**changes))
 
@@ -60,6 +67,10 @@ def with_load(**changes):
 # (name, the tighter policy, the looser policy): tightening is silent, loosening is named.
 PAIRS = [
     ("pairs.share_ratio", policy(pairs=Pairs(share_ratio=0.1)), policy()),
+    ("golden.every_s", with_golden("a", every_s=30), with_golden("a", every_s=60)),
+    ("golden.allowed_falls", with_golden("a", "b"), with_golden("a", "b", allowed_falls=1)),
+    ("golden prompt b of the stored policy is missing", with_golden("a", "b"), with_golden("a")),
+    ("golden prompt a of the stored policy is missing", with_golden("a"), policy()),
     ("approvals.count", with_approvals(count=3), with_approvals(count=2)),
     ("approvals.count", with_approvals(count=2), with_approvals()),
     ("approvals.not_by_publisher", with_approvals(not_by_publisher=True), with_approvals()),
@@ -133,6 +144,13 @@ def test_loosening_is_named_and_tightening_is_not(name, tight, loose):
         assert weaknesses(tight, stored=loose) == []
 
 
+def test_what_a_golden_prompt_expects_is_kept_and_others_may_be_added():
+    assert weaknesses(with_golden("a", text="anything"), with_golden("a")) == [
+        "golden prompt a of the stored policy is missing or changed"
+    ]
+    assert weaknesses(with_golden("b", "a"), with_golden("a")) == []
+
+
 def test_what_cannot_be_compared_must_be_equal():
     """A longer window notices later, a shorter one may never hold the evidence: neither only tightens."""
     for window in (1.0, 3600.0):
@@ -186,6 +204,7 @@ def test_every_field_of_a_policy_is_compared_or_declared_incomparable():
         "no_previous",
         "triggers",
         "pairs",
+        "golden",
         "objective",
         "on_newer",
         "deadlines",  # say what a release prefers and how long it waits, not what it proves

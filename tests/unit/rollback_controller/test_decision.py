@@ -12,6 +12,7 @@ from contracts.routes import CanaryShare
 from decisions.rollback import Guard, rollback_id
 from services.rollback_controller.domain import decision, execution
 from services.rollback_controller.domain.decision import Cause, Rules, VoidOrder
+from services.rollback_controller.domain.policies import record_policy
 from services.rollback_controller.domain.record import RollbackState
 from testbed import factories as f
 from tests.kit.soak import often
@@ -254,10 +255,10 @@ def test_the_first_policy_of_a_version_is_kept_and_versions_are_bounded():
         about = {"release_id": f"r-{version}", "version": version, "policy": f.policy(triggers=(f.trigger(name=name),))}
         return release_opened(**about)
 
-    current = decision.record_policy(RollbackState(model=f.MODEL, environment="production"), opened(1))
-    assert decision.record_policy(current, opened(1, "other")) is current
+    current = record_policy(RollbackState(model=f.MODEL, environment="production"), opened(1))
+    assert record_policy(current, opened(1, "other")) is current
     for version in range(2, 101):
-        current = decision.record_policy(current, opened(version))
+        current = record_policy(current, opened(version))
     assert sorted(map(int, current.triggers)) == list(range(37, 101))
 
 

@@ -8,10 +8,12 @@ from contracts import facts as cf
 from contracts.envelope import Event
 from contracts.gateway_rollbacks import RollbackAnswer
 from contracts.services import SERVICES
+from decisions.golden import CHECK_S
 from services.rollback_controller.adapters.kv import RecordedAnswers
 from services.rollback_controller.app import build
 from services.rollback_controller.controller import SERVICE, Controller
 from services.rollback_controller.domain.record import RollbackState
+from services.rollback_controller.golden_probes import GoldenProbes
 from services.rollback_controller.settings import RollbackControllerSettings
 from services.rollback_controller.standby import StandbyProofs
 from services.rollback_controller.states import RollbackStates
@@ -50,6 +52,7 @@ class World:
         self.traffic = FakeTraffic()
         self.proofs = FakeProofs()
         self.verifies_standby = False
+        self.asks_golden = False
         self.watches = []
         """What arrives, for each process that notices that production is not watched."""
         self.watching = []
@@ -97,6 +100,12 @@ class World:
         if self.verifies_standby:  # not where each step of a process is counted
             standby = StandbyProofs(states, self.routes, self.proofs, self.clock)
             life.spawn(Sweeper("standbys", standby.keys, standby.sweep, every_s=self.settings.standby_sweep_s).run())
+        if self.asks_golden:
+            asking = GoldenProbes(states, self.routes, self.probe, self.clock)
+            every_s, limit_s = self.settings.golden_sweep_s, CHECK_S + 20
+            life.spawn(
+                Sweeper("golden prompts", asking.keys, asking.sweep, every_s=every_s, item_limit_s=limit_s).run()
+            )
         limits = self.settings.watch_limits
         self.watching = [Watching(states, self.routes, arrivals, self.clock, limits) for arrivals in self.watches]
         for watching in self.watching:
@@ -146,10 +155,10 @@ class World:
             self.bus.deliver()
         return event
 
-    def open_releases(self, *versions, triggers=TRIGGERS) -> None:
+    def open_releases(self, *versions, triggers=TRIGGERS, **declared) -> None:
         """Publish that versions were released under a policy."""
         for version in versions:
-            policy = f.policy(triggers=triggers)
+            policy = f.policy(triggers=triggers, **declared)
             self.publish(f.fact(cf.ReleaseOpened, version=version, release_id=f"r-{version}", policy=policy))
 
     def serve(self, active=7, previous=6, *, canary=None, history=(5,), **changes):

@@ -1,0 +1,204 @@
+"""Golden prompts: what our own probes show lets a quality trigger roll back, and nothing that callers do."""
+
+import asyncio
+
+import pytest
+
+from contracts import facts as cf
+from contracts.golden import Expectation, GoldenPrompt, GoldenPrompts
+from decisions.golden import CHECK_S, GoldenReply
+from services.rollback_controller.domain.policies import record_policy
+from services.rollback_controller.domain.record import GOLDEN_KEPT, RollbackState
+from services.rollback_controller.golden_probes import GoldenProbes
+from testbed import factories as f
+from tests.kit.virtual_time import virtual_time
+from tests.unit.rollback_controller.world import World
+
+TRIGGERS = (
+    f.trigger(name="slow", metric="ttft_ms", threshold=800.0),
+    f.trigger(name="errors", metric="error_ratio", threshold=0.02),
+    f.trigger(name="empty", metric="empty_ratio", threshold=0.02),
+)
+WELL = Expectation(contains=("well",))
+GOLDEN = GoldenPrompts(
+    prompts=tuple(GoldenPrompt(name=name, prompt="How?", expect=WELL) for name in ("first", "second", "third")),
+    every_s=30.0,
+)
+ACTIVE, PREVIOUS = (str(f.target(version)) for version in (7, 6))
+
+
+async def started(*, golden=GOLDEN, **served) -> World:
+    world = World()
+    world.asks_golden = True
+    world.serve(**served)
+    world.open_releases(6, 7, triggers=TRIGGERS, golden=golden)
+    world.start()
+    await asyncio.sleep(10)
+    return world
+
+
+async def alerted(world, trigger="empty", *, number=1, **about):
+    """Publish an alert that nothing confirms; return the target that serves then."""
+    about = {"kind": cf.AlertUpdated if number > 1 else cf.AlertRaised, "confirmed_by": "none"} | about
+    kind = about.pop("kind")
+    whole = {"alert_id": f"{ACTIVE}/{trigger}/1", "raised_at": world.clock.true_time()}
+    kinds = {"empty": "quality", "errors": "errors", "slow": "latency"}
+    fields = whole | {"trigger": trigger, **about}
+    fact = world.alert(**{name: value for name, value in fields.items() if name != "raised_at"}, kind=kind)
+    world.publish(fact.model_copy(update={"kind": kinds[trigger], "raised_at": fields["raised_at"]}))
+    await asyncio.sleep(1)
+    return world.route().active.target
+
+
+def checks(world):
+    return world.log.facts(cf.GoldenChecked)
+
+
+@virtual_time
+async def test_a_fall_that_two_checks_show_confirms_a_quality_trigger():
+    world = await started()
+    assert await alerted(world) == f.target(7)
+    world.probe.replies[ACTIVE, "second"] = "no"
+    await asyncio.sleep(30)
+    assert await alerted(world, number=2) == f.target(7), "one check is no evidence"
+    await asyncio.sleep(30)
+    assert await alerted(world, number=3) == f.target(6)
+    (rollback,) = [each for each in world.state().rollbacks if each.trigger]
+    assert rollback.reason.endswith(f"Only {ACTIVE} fails the golden prompts second.")
+    await world.stop()
+
+
+@virtual_time
+async def test_without_golden_prompts_a_quality_trigger_only_alerts():
+    world = await started(golden=GoldenPrompts())
+    world.probe.replies[ACTIVE] = "no"
+    for number in range(1, 20):
+        assert await alerted(world, number=number) == f.target(7)
+        await asyncio.sleep(15)
+    (held,) = world.log.facts(cf.RollbackFailed)
+    assert (held.code, "No golden prompts were asked lately" in held.reason) == ("unconfirmed", True)
+    assert (world.probe.golden, checks(world)) == ([], [])
+    await world.stop()
+
+
+@pytest.mark.parametrize("replies", [{}, {ACTIVE: "no", PREVIOUS: "no"}, {PREVIOUS: "no"}, {ACTIVE: None}])
+@virtual_time
+async def test_without_a_fall_of_this_version_alone_nothing_moves(replies):
+    world = await started()
+    world.probe.replies |= replies
+    for number in range(1, 20):
+        assert await alerted(world, number=number) == f.target(7)
+        await asyncio.sleep(15)
+    await world.stop()
+
+
+@virtual_time
+async def test_a_fall_without_an_alert_rolls_nothing_back_and_confirms_no_other_trigger():
+    world = await started()
+    world.probe.replies[ACTIVE] = "no"
+    await asyncio.sleep(300)
+    assert world.route().active.target == f.target(7)
+    assert await alerted(world, "slow") == f.target(7)
+    assert await alerted(world, "errors") == f.target(7)
+    await world.stop()
+
+
+@virtual_time
+async def test_what_is_new_is_published_once():
+    world = await started()
+    world.probe.replies[ACTIVE, "first"] = "no"
+    await asyncio.sleep(300)
+    world.probe.replies.clear()
+    await asyncio.sleep(300)
+    seen = [(fact.fallen, fact.agreeing, fact.confirms) for fact in checks(world)]
+    assert seen == [((), 0, False), (("first",), 1, False), (("first",), 2, True), ((), 0, False)]
+    assert checks(world)[1].outcomes[0] == cf.GoldenOutcome(
+        name="first", target=False, other=True, reason="it does not contain 'well'"
+    )
+    assert world.published().count(world.published()[0]) == 1
+    await world.stop()
+
+
+@virtual_time
+async def test_both_versions_are_asked_each_prompt_at_the_declared_rhythm():
+    world = await started()
+    await asyncio.sleep(300)
+    asked = world.probe.golden
+    assert {name: asked.count(name) for name in set(asked)} == {
+        (side, prompt.name): 11 for side in (ACTIVE, PREVIOUS) for prompt in GOLDEN.prompts
+    }
+    await world.stop()
+
+
+@virtual_time
+async def test_a_queue_in_an_engine_defers_checks_but_not_for_ever():
+    """Callers can fill the queue; they could else keep a fall from being seen."""
+    world = await started()
+    busy = GoldenReply("no", queue_ms=900.0)
+    world.probe.replies[ACTIVE] = busy
+    world.probe.golden.clear()
+    await asyncio.sleep(30)
+    assert [prompt for _, prompt in world.probe.golden] == ["first", "first"], "left out after the first prompt"
+    await asyncio.sleep(5 * 30)
+    assert await alerted(world) == f.target(6)
+    await world.stop()
+
+
+@virtual_time
+async def test_of_two_processes_one_asks():
+    world = await started()
+    states, other = world.controller.states, world.clock
+    second = GoldenProbes(states, world.routes, world.probe, other)
+    world.probe.golden.clear()
+    await asyncio.sleep(20)
+    await asyncio.gather(*(second.sweep(("production", f.MODEL)) for _ in range(5)))
+    assert len(world.probe.golden) <= 2 * len(GOLDEN.prompts)
+    await world.stop()
+
+
+@virtual_time
+async def test_a_check_whose_process_died_is_made_by_the_next():
+    world = await started()
+    world.probe.takes_s = 20.0
+    await asyncio.sleep(30)
+    assert world.state().checks.is_open
+    await world.life.close()
+    world.probe.takes_s = 0.0
+    world.start()
+    world.probe.golden.clear()
+    await asyncio.sleep(CHECK_S + 10)
+    assert world.probe.golden
+    assert not world.state().checks.is_open
+    await world.stop()
+
+
+@virtual_time
+async def test_prompts_that_there_is_no_time_for_show_nothing():
+    world = await started()
+    world.probe.takes_s = 50.0
+    world.probe.replies[ACTIVE] = "no"
+    await asyncio.sleep(2 * CHECK_S + 60)
+    last = checks(world)[-1]
+    assert [outcome.target for outcome in last.outcomes] == [False, False, None]
+    assert "1 had no answer in time" in last.message
+    await world.stop()
+
+
+@virtual_time
+async def test_a_first_version_is_asked_alone():
+    world = await started(previous=None, history=())
+    world.probe.replies[ACTIVE] = "no"
+    await asyncio.sleep(120)
+    assert {side for side, _ in world.probe.golden} == {ACTIVE}
+    assert all(not fact.confirms for fact in checks(world))
+    await world.stop()
+
+
+def test_golden_prompts_of_old_versions_are_removed_but_not_of_those_on_the_route():
+    state, route = RollbackState(model=f.MODEL, environment="production"), f.route(active=f.served(1))
+    for version in range(1, 40):
+        opened = f.fact(cf.ReleaseOpened, version=version, policy=f.policy(triggers=TRIGGERS, golden=GOLDEN))
+        state = record_policy(state, opened, route)
+    assert len(state.golden) == GOLDEN_KEPT
+    assert {"1", "39"} <= set(state.golden)
+    assert len(state.triggers) == 39
