@@ -7,6 +7,7 @@ that was there at all deaths explains them whatever its share: where it has most
 (`decisions.rollback`).
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -24,12 +25,18 @@ KEPT_FOR: Final = timedelta(hours=1)
 SAME: Final = timedelta(seconds=5)
 """Gateways report one death within this time of each other; their clocks differ by less."""
 MOST_HOLDERS: Final = 256
-"""Holders whose requests are counted; those that come later, and others that a record does not name, weigh nothing."""
-RECENT_REQUESTS: Final = 1024
+"""Holders whose requests are counted each for itself; those of others, as of holders that come later, are counted
+together, so that they weigh nothing where they are a cause, and count in all that shares are of."""
+RECENT_REQUESTS: Final = 4096
 """Requests by which shares are estimated, of half as many at least: with more, all counts are halved."""
 MOST_SHARE: Final = 0.5
+DEVIATIONS: Final = 3.0
+"""Standard deviations by which a share must be above the limit: callers with just half of the requests have more than
+half of those that were counted every other time."""
 MOST_BRANCHES: Final = 5_000
 """Combinations of holders that are looked at."""
+_OTHERS: Final = ""
+"""In place of a name: all holders whose requests are not counted each for itself."""
 
 
 class LoggedDeath(Contract):
@@ -53,9 +60,9 @@ class DeathLog(Contract):
 
     Attributes:
         deaths: In the order of their time.
-        requests: By holder, lately.
+        requests: By holder, lately; without a name those of holders that are not counted each for itself.
         causes: Holders that may have caused all deaths, with the smallest share of the requests.
-        share_ratio: That share.
+        share_ratio: That share, as of the newest death, less what chance may have added to it.
     """
 
     deaths: tuple[LoggedDeath, ...] = ()
@@ -67,6 +74,10 @@ class DeathLog(Contract):
     def is_explained(self) -> bool:
         """Return whether callers may have caused all deaths, so that they are no evidence against the target."""
         return self.share_ratio <= MOST_SHARE or len(self.causes) == 1
+
+    def has_most(self, holder: str) -> bool:
+        """Return whether a holder has more than half of the requests that were counted."""
+        return 2 * self.requests.get(holder, 0) > sum(self.requests.values())
 
     @property
     def counts(self) -> DeathCounts | None:
@@ -122,11 +133,12 @@ def with_death(log: DeathLog, record: Inference) -> Inference:
 
 
 def _counted(requests: Mapping[str, int], holder: str) -> dict[str, int]:
-    if sum(requests.values()) >= RECENT_REQUESTS:
-        requests = {name: count // 2 for name, count in requests.items() if count > 1}
-    if holder not in requests and len(requests) >= MOST_HOLDERS:
-        return dict(requests)
-    return {**requests, holder: requests.get(holder, 0) + 1}
+    total = sum(requests.values())
+    if total >= RECENT_REQUESTS:
+        halved = {name: count // 2 for name, count in requests.items() if count > 1 and name != _OTHERS}
+        requests = {**halved, _OTHERS: total // 2 - sum(halved.values())}
+    name = holder if holder in requests or len(requests.keys() - {_OTHERS}) < MOST_HOLDERS else _OTHERS
+    return {**requests, name: requests.get(name, 0) + 1}
 
 
 def _with_answer(log: DeathLog, record: Inference) -> DeathLog:
@@ -169,7 +181,14 @@ def _with_deaths(log: DeathLog, deaths: Sequence[LoggedDeath]) -> DeathLog:
     kept = [death for death in deaths if newest is not None and newest - death.at < KEPT_FOR]
     kept = sorted(kept, key=lambda death: death.at)[-KEPT:]
     causes, share = find_causes([frozenset(death.holders) for death in kept if not death.is_open], log.requests)
-    return log.model_copy(update={"deaths": tuple(kept), "causes": causes, "share_ratio": share})
+    certain = _without_chance(share, log.requests) if causes else share
+    return log.model_copy(update={"deaths": tuple(kept), "causes": causes, "share_ratio": certain})
+
+
+def _without_chance(share: float, requests: Mapping[str, int]) -> float:
+    """Return the least share that holders have whose share of the counted requests is this one."""
+    deviation = 0.5 / math.sqrt(max(1, sum(requests.values())))  # at half of the requests, where it is decided
+    return max(0.0, share - DEVIATIONS * deviation)
 
 
 def _is_same(death: LoggedDeath, died_at: datetime) -> bool:

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 
 from decisions.alerts import Finding
-from decisions.engine_deaths import MOST_SHARE, recent
+from decisions.engine_deaths import recent
 from services.monitor.domain.record import TargetState
 
 KEY = "engine-deaths"
@@ -18,9 +18,9 @@ def find_suspect_caller(watched: TargetState, now: datetime) -> Finding:
     suspect = None if counts is None else counts.suspect
     lasts = bool(log.deaths) and now - log.deaths[-1].at < QUIET
     refusal = (
-        "Gateways refuse it for a while (`caller_refused`) after two deaths with its requests alone, or three."
-        if log.share_ratio <= MOST_SHARE
-        else "Gateways do not refuse it, because it has most of the requests: decide whether to revoke its key."
+        "Gateways do not refuse it, because it has most of the requests: decide whether to revoke its key."
+        if suspect is not None and log.has_most(suspect)
+        else "Gateways refuse it for a while (`caller_refused`) after two deaths with its requests alone, or three."
     )
     message = (
         f"The engine of {watched.target} died {len(log.deaths)} times within the last hour, and of all callers only "

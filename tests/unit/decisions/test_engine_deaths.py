@@ -5,6 +5,7 @@ import random
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -80,9 +81,48 @@ def test_one_caller_that_kills_again_and_again_confirms_nothing_and_is_named():
     assert (counts.deaths, counts.suspect, counts.dead_since) == (6, "bad", None)
 
 
+def outages_of_six_callers():
+    """Deaths under callers that have most of the requests, of which there were enough before to know it."""
+    before = [good(number / 2, f"good-{number % 10}") for number in range(160)]
+    return before + [record for number in range(6) for record in outage(100 + 20 * number, f"good-{number}")]
+
+
 def test_deaths_under_callers_with_more_than_half_of_the_requests_confirm():
-    records = [record for number in range(6) for record in outage(100 + 20 * number, f"good-{number}")]
-    assert confirmed(records) == "callers"
+    assert confirmed(outages_of_six_callers()) == "callers"
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_callers_with_just_half_of_the_requests_have_more_by_chance_and_confirm_nothing(seed):
+    """Each tenth of their requests kills; five keys in turn, so that all of them are needed to explain the deaths."""
+    draw, log, back_s, death = random.Random(seed), DeathLog(), 0, died(0)
+    for at_s in range(1200):
+        hostile = draw.random() < 0.5
+        sender = f"bad-{draw.randrange(5)}" if hostile else f"good-{draw.randrange(20)}"
+        if at_s >= back_s and hostile and draw.random() < 0.1:
+            back_s, death = at_s + 10, died(at_s, sender)
+        failed = death.model_copy(update={"holder": sender}) if at_s < back_s else None
+        log = note_record(log, failed or good(at_s, sender))
+        assert log.is_explained
+
+
+def test_two_callers_that_come_first_have_most_of_the_first_requests_and_confirm_nothing():
+    before = [good(number, f"bad-{number % 2}") for number in range(6)]
+    assert log_of(*before, *outage(100, "bad-0"), *outage(120, "bad-1")).is_explained
+
+
+def test_requests_of_more_callers_than_are_counted_each_count_in_all():
+    """Two keys with a fifth of the requests, among two thousand callers."""
+    draw, log = random.Random(1), DeathLog()
+    for number in range(6000):
+        hostile = number % 5 == 0
+        log = note_record(log, good(number / 100, f"bad-{number % 2}" if hostile else f"good-{draw.randrange(2000)}"))
+    log = note_record(log, died(100, "bad-0"))
+    log = note_record(log, good(111))
+    log = note_record(log, died(120, "bad-1"))
+    assert log.is_explained
+    assert 0.1 < log.share_ratio < 0.2, "chance is subtracted"
+    assert len(log.requests) <= engine_deaths.MOST_HOLDERS + 1
+    assert engine_deaths.RECENT_REQUESTS / 2 <= sum(log.requests.values()) <= engine_deaths.RECENT_REQUESTS
 
 
 def test_a_death_with_nobodys_request_is_the_engines_own():
@@ -195,8 +235,7 @@ def test_gateways_count_no_outage_twice_nor_from_an_earlier_time_whoever_cancels
 
 
 def test_deaths_of_more_than_an_hour_ago_say_nothing_at_an_assessment():
-    records = [record for number in range(6) for record in outage(100 + 20 * number, f"good-{number}")]
-    log = log_of(*records)
+    log = log_of(*outages_of_six_callers())
     watched = WatchedTarget(target=f.target(7), role="active", deaths=log)
     assert not log.is_explained
     for now_s, deaths in ((210, 6), (3790, 1), (3800, 0)):
