@@ -61,6 +61,8 @@ class Relay:
                 return
             server.settimeout(None)
             self._open |= {client, server}
+        for end in (client, server):  # what is passed on must not wait for the acknowledgement of what came before
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         ways = ((client, server), (server, client))
         pair = [threading.Thread(target=_pass, args=(*ends, self._passing), daemon=True) for ends in ways]
         for pump in pair:
