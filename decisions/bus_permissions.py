@@ -7,6 +7,7 @@ from typing import Final
 from contracts.envelope import nats_subject
 from contracts.facts import FACTS, Fact, WorkAbandoned, WorkProgressed
 from contracts.identities import PROVISIONER, PUBLISHED_BY, Identity, Role, inbox_prefix
+from contracts.running import RUNNING_PREFIX
 from contracts.services import (
     DEADLETTER,
     DEADLETTER_PREFIX,
@@ -30,12 +31,14 @@ BUCKETS: Final = tuple(
 """Every key-value bucket. `policies`, `api-keys` and `mirrors` belong to no service: administrators write them."""
 STREAMS: Final[tuple[Stream, ...]] = (INBOX, ORDERS, EVENTS, DEADLETTER, TELEMETRY)
 LIVE: Final = f"{WorkProgressed.TYPE}.*.*"
-"""Progress of work. Besides it, its inbox and what its replicas exchange, no identity subscribes to anything.
+"""Progress of work. Besides it, its inbox, reports and what its replicas exchange, no identity subscribes to anything.
 
 The server lets a consumer deliver to any subject with a subscriber: one that may create consumers can copy stored
 messages there. So no identity may subscribe to a subject that a stream stores, and who subscribes to one that none
 stores compares it with the subject of each message: a copy keeps its own.
 """
+RUNNING: Final = f"{RUNNING_PREFIX}.*"
+"""Reports of the processes that run, for those who may read all models."""
 OWN_PERMISSIONS: Final = "$SYS.REQ.USER.INFO"
 """The server answers with the permissions of who asks, from which a command learns the models that it may read."""
 _VERSIONS: Final = sorted({fact.TYPE.rpartition(".")[2] for fact in FACTS.values()})
@@ -90,7 +93,7 @@ def service_permissions(service: ServiceContract) -> Permissions:
     publish += [f"$KV.{bucket}.>" for bucket in written]
     publish += [f"$JS.API.STREAM.PURGE.KV_{bucket}" for bucket in service.forgets]
     publish += _reading_records(sorted({*written, *read}))
-    publish += service.exchanges
+    publish += [*service.exchanges, f"{RUNNING_PREFIX}.{service.name}"]
     subscribed = (
         *service.exchanges,
         *service.hears,
@@ -126,7 +129,9 @@ def user_permissions(identity: Identity) -> Permissions:
     if "administrator" in identity.roles:
         facts = [subject for fact in FACTS.values() for subject in subjects(fact, identity.name)]
         everything = (nats_subject(UPLOADS, "*", identity.name), "$JS.>", "$KV.>", OWN_PERMISSIONS)
-        return Permissions((*facts, *everything), (own, "_INBOX.>", LIVE))  # `_INBOX` for the plain NATS command line
+        return Permissions(
+            (*facts, *everything), (own, "_INBOX.>", LIVE, RUNNING)
+        )  # `_INBOX` for the plain NATS command line
     publish = [subject for role in identity.roles for subject in _orders(role, identity)]
     if set(identity.roles) <= {"publisher"}:
         return Permissions(tuple(publish), (own,))
@@ -136,7 +141,7 @@ def user_permissions(identity: Identity) -> Permissions:
         return Permissions((*publish, *_reading_models(identity.models)), (own, *live), denied)
     publish += _reading_streams() + _reading_records(BUCKETS)
     publish += [f"$JS.API.CONSUMER.MSG.NEXT.KV_{bucket}.*" for bucket in BUCKETS]
-    return Permissions(tuple(publish), (own, LIVE), denied)
+    return Permissions(tuple(publish), (own, LIVE, RUNNING), denied)
 
 
 def subjects_about(stream: str, model: str) -> list[str]:

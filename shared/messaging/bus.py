@@ -36,6 +36,7 @@ from shared.messaging.isolation import EVERY_S, Isolation, question
 from shared.messaging.patience import PatientJetStream
 from shared.messaging.publishing import PUBLISH_TIMEOUT_S, Emit, envelope, publish_event
 from shared.messaging.refusals import NotPermitted, Refusals
+from shared.messaging.running import report_running
 from shared.runtime.clock import Clock
 from shared.runtime.failpoints import failpoint
 from shared.runtime.metrics import counter, histogram
@@ -80,7 +81,7 @@ class Bus:
         identity = identify(connection)
         self._inbox = inbox_prefix(identity.name or service).encode()
         self._refusals = Refusals(identity.name or service, _report_refusal)
-        self._watching: asyncio.Task[None] | None = None
+        self._watching: tuple[asyncio.Task[None], ...] = ()
         self.tracing = tracer_provider(service, connection)
         self.is_traced = is_traced(connection)
         self._traces = EventTraces(self.tracing)
@@ -139,7 +140,8 @@ class Bus:
         await self._refusals.accept()  # a key may have been refused at first, before the bus had read its keys again
         self._refusals.guard(self.client)
         ask = question(self.client.jetstream(timeout=EVERY_S), self._contract)
-        self._watching = asyncio.create_task(Isolation(self.client, ask).watch())
+        reports = report_running(self.client, self.service, lambda: self._refusals.refuses_reports)
+        self._watching = tuple(asyncio.create_task(each) for each in (Isolation(self.client, ask).watch(), reports))
         return self.client
 
     async def check(self) -> None:

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
+import nats.errors
 from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
 from nats.js import JetStreamContext
@@ -15,7 +16,7 @@ from nats.js.errors import NoStreamResponseError, ServiceUnavailableError
 
 T = TypeVar("T")
 FIRST_S: Final = 1.0
-"""How long the first answer is awaited; twice as long each time."""
+"""How long the first answer is awaited: twice as long each time, but for reads, which are asked again beside it."""
 ELECTION_S: Final = 15.0
 """How long a request is repeated that has no receiver: longer than a stream is without a leader."""
 _AGAIN_S: Final = 0.1
@@ -31,6 +32,7 @@ async def ask_again(
     within_s: float,
     without_leader_s: float,
     repeated: tuple[type[Exception], ...] = NO_LEADER,
+    soon_s: float = 0.0,
 ) -> T:
     """Return the first answer to a request that may be made more than once.
 
@@ -39,6 +41,8 @@ async def ask_again(
         within_s: How long answers are awaited in all.
         without_leader_s: How long a request is repeated that has no receiver.
         repeated: The answers of this kind.
+        soon_s: For so long an answer is awaited for twice `FIRST_S` at most: what is lost with a leader is asked again
+            soon after the election, whenever that ends.
 
     Raises:
         TimeoutError: There was no answer.
@@ -51,13 +55,48 @@ async def ask_again(
         try:
             return await ask(max(min(limit_s, left_s), 0.001))
         except TimeoutError:
-            limit_s *= 2
+            limit_s = 2 * (limit_s if clock() - began_s >= soon_s else FIRST_S)
             if clock() - began_s >= within_s:
                 raise
         except repeated:
             if clock() - began_s >= without_leader_s:
                 raise
             await asyncio.sleep(_AGAIN_S)
+
+
+async def ask_beside(ask: Callable[[float], Awaitable[T]], *, within_s: float) -> T:
+    """Return the first answer to a read: as long as there is none, it is asked again each second.
+
+    A request that is lost with its leader is so made again soon after the election, whenever that ends; one that a slow
+    server has goes on beside the later ones.
+
+    Args:
+        ask: Makes the request and awaits its answer for some seconds.
+        within_s: How long answers are awaited in all.
+
+    Raises:
+        TimeoutError: There was no answer.
+        nats.errors.Error: The last answer that no server takes the request, and the first of every other kind.
+    """
+    clock = asyncio.get_running_loop().time
+    ends_s, asked = clock() + within_s, set[asyncio.Future[T]]()
+    try:
+        while True:
+            left_s = max(ends_s - clock(), 0.001)
+            asked.add(asyncio.ensure_future(ask(left_s)))
+            done, _ = await asyncio.wait(asked, timeout=min(FIRST_S, left_s), return_when=asyncio.FIRST_COMPLETED)
+            asked -= done
+            answered = [task for task in done if not isinstance(task.exception(), (TimeoutError, *NO_LEADER))]
+            if answered or (done and clock() >= ends_s):
+                return (answered or [*done])[0].result()
+            if clock() >= ends_s:
+                raise nats.errors.TimeoutError
+            if done:
+                await asyncio.sleep(_AGAIN_S)
+    finally:
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
 
 
 class PatientJetStream(JetStreamContext):
@@ -70,8 +109,7 @@ class PatientJetStream(JetStreamContext):
         async def ask(limit_s: float) -> dict[str, Any]:
             return await super(PatientJetStream, self)._api_request(req_subject, req, limit_s)
 
-        within_s = max(timeout, self._timeout)
-        return await ask_again(ask, within_s=within_s, without_leader_s=within_s)
+        return await ask_beside(ask, within_s=max(timeout, self._timeout))
 
     async def pull_subscribe_bind(self, *arguments: Any, **options: Any) -> JetStreamContext.PullSubscription:
         """Return the subscription of `JetStreamContext.pull_subscribe_bind`, as a `PacedPull`."""

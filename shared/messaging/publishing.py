@@ -124,7 +124,9 @@ async def publish_event(
         return (stored.headers or {}).get("Nats-Msg-Id") == event.id and stored.subject == event.nats_subject
 
     try:
-        ack = await ask_again(publish, within_s=PUBLISH_S, without_leader_s=ELECTION_S, repeated=(NatsError,))
+        ack = await ask_again(
+            publish, within_s=PUBLISH_S, without_leader_s=ELECTION_S, repeated=(NatsError,), soon_s=ELECTION_S
+        )
         own = not ack.duplicate or random_id or await ask_again(is_own, within_s=PUBLISH_S, without_leader_s=ELECTION_S)
     except (TimeoutError, NatsError) as error:
         raise Transient("bus_unavailable", f"{event.type} could not be published: {error!r}.") from error

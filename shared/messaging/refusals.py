@@ -10,6 +10,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from contracts.identities import describe_refusal
+from contracts.running import RUNNING_PREFIX
 
 _AUTHORIZATION = "authorization violation"
 
@@ -32,6 +33,8 @@ class Refusals:
         self._on_refusal = on_refusal
         self.rejected: str | None = None
         """Why the bus has ended this connection and takes no other with this key; None while it accepts the key."""
+        self.refuses_reports = False
+        """Whether the bus has refused a report of this process (`shared.messaging.running`), as one of before does."""
         self._waiting: defaultdict[str, set[asyncio.Future[Msg]]] = defaultdict(set)
 
     async def note(self, error: Exception) -> None:
@@ -42,6 +45,7 @@ class Refusals:
         sentence = describe_refusal(str(error), self._identity)
         if sentence is None:
             return
+        self.refuses_reports = self.refuses_reports or RUNNING_PREFIX in str(error).lower()
         self._on_refusal(sentence)
         for subject, waiting in self._waiting.items():
             if f'"{subject.lower()}"' in str(error).lower():
@@ -51,7 +55,7 @@ class Refusals:
 
     async def accept(self) -> None:
         """Take note that the bus accepts the key again."""
-        self.rejected = None
+        self.rejected, self.refuses_reports = None, False
 
     def _reject(self) -> None:
         if self.rejected is None:  # the client tries again and again, each second

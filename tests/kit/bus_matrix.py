@@ -9,6 +9,7 @@ from nats.aio.client import Client
 from contracts.envelope import nats_subject
 from contracts.facts import FACTS, CheckpointReady, WorkAbandoned, WorkProgressed
 from contracts.identities import PROVISIONER, PUBLISHED_BY, Role
+from contracts.running import RUNNING_PREFIX
 from contracts.services import (
     DEADLETTER,
     DEADLETTER_PREFIX,
@@ -121,6 +122,7 @@ def expected(name):
         for owner, other in SERVICES.items()
         for subject in other.exchanges
     }
+    tried |= {f"{RUNNING_PREFIX}.{other}": other == name for other in SERVICES}
     tried["$JS.API.STREAM.CREATE.another"] = everything
     tried["anything.else"] = False
     return tried
@@ -169,6 +171,7 @@ def expected_reads(name):
     subscribed = [subject for service in SERVICES.values() for subject in subscribed_by(service)]
     tried |= {subject: subject in own for subject in subscribed}
     follows = SERVICES[name].sees_progress if name in SERVICES else reads_all
+    tried[f"{RUNNING_PREFIX}.*"] = reads_all
     return {**tried, "_INBOX.>": name == "adam", f"{WorkProgressed.TYPE}.*.*": follows, f"_INBOX_{name}.>": True}
 
 

@@ -172,13 +172,16 @@ def ask_nats(connection: Connection) -> Finding:
     return problem or ok("nats", f"{connection.nats_url} answers, with JetStream and {len(present)} streams")
 
 
+def once() -> dict[str, Any]:
+    """Return the options of a connection that is tried once: with no or more tries nats-py tries for minutes."""
+    return {"allow_reconnect": False, "max_reconnect_attempts": 1, "reconnect_time_wait": 0.1, "connect_timeout": 2}
+
+
 async def _streams(connection: Connection) -> dict[str, Stream]:
     async def ignore(_error: Exception) -> None:
         """A failed attempt is the answer; nothing needs to be written about it."""
 
-    # With no or more tries nats-py continues to try for minutes.
-    once: dict[str, Any] = {"allow_reconnect": False, "max_reconnect_attempts": 1, "reconnect_time_wait": 0.1}
-    client = await connect(connection, connect_timeout=2, error_cb=ignore, **once)
+    client = await connect(connection, error_cb=ignore, **once())
     try:
         infos = await client.jetstream(timeout=5).streams_info()
     finally:

@@ -6,7 +6,7 @@ import nats.errors
 import pytest
 from nats.js.errors import NoStreamResponseError
 
-from shared.messaging.patience import ask_again
+from shared.messaging.patience import ask_again, ask_beside
 from tests.kit.virtual_time import virtual_time
 
 LOST = object()
@@ -43,6 +43,14 @@ async def test_a_lost_request_is_asked_again_with_twice_the_time_until_the_limit
 
 
 @virtual_time
+async def test_what_is_to_be_made_soon_after_an_election_is_asked_again_every_two_seconds_and_then_with_more_time():
+    """A fact whose publication was lost at 7 s was published again at 15 s only."""
+    with pytest.raises(nats.errors.TimeoutError):
+        await asking(bus := Bus(LOST), within_s=45.0, soon_s=15.0)
+    assert [at for at, _ in bus.asked] == [0.0, 1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.0, 19.0, 27.0, 43.0]
+
+
+@virtual_time
 async def test_the_first_answer_ends_it():
     bus = Bus(LOST, NoStreamResponseError(), "answer")
     assert await asking(bus) == "answer"
@@ -66,3 +74,48 @@ async def test_any_other_answer_is_raised_at_once_unless_its_kind_is_repeated():
             await asking(bus := Bus(failure))
         assert len(bus.asked) == 1
     assert await asking(Bus(nats.errors.BadSubjectError(), "answer"), repeated=(nats.errors.Error,)) == "answer"
+
+
+@virtual_time
+async def test_a_read_is_asked_again_each_second_so_that_it_is_answered_soon_after_any_election():
+    """With twice the time at each try, one that was lost at 7 s was asked again at 15 s only."""
+    bus = Bus(*[LOST] * 9, "answer")
+    assert await ask_beside(bus.ask, within_s=15.0) == "answer"
+    assert bus.asked == [(float(at), 15.0 - at) for at in range(10)]
+
+
+@virtual_time
+async def test_a_slow_answer_to_a_read_counts_and_ends_what_was_asked_beside_it():
+    running = 0
+
+    async def ask(limit_s):
+        nonlocal running
+        running += 1
+        try:
+            await asyncio.sleep(3.5)
+            return "slow"
+        finally:
+            running -= 1
+
+    assert await ask_beside(ask, within_s=10.0) == "slow"
+    assert asyncio.get_running_loop().time() == pytest.approx(3.5, abs=0.01)
+    assert running == 0
+
+
+@virtual_time
+async def test_a_read_without_an_answer_ends_at_its_limit():
+    with pytest.raises(TimeoutError):
+        await ask_beside(Bus(LOST).ask, within_s=10.0)
+    assert asyncio.get_running_loop().time() == pytest.approx(10.0, abs=0.2)
+    with pytest.raises(NoStreamResponseError):
+        await ask_beside(Bus(NoStreamResponseError()).ask, within_s=5.0)
+    assert asyncio.get_running_loop().time() == pytest.approx(15.0, abs=0.4)
+
+
+@virtual_time
+async def test_a_read_that_no_server_takes_is_asked_again_and_any_other_answer_is_raised():
+    bus = Bus(*[NoStreamResponseError()] * 30, "answer")
+    assert await ask_beside(bus.ask, within_s=10.0) == "answer"
+    assert bus.asked[-1][0] == 3.0
+    with pytest.raises(nats.errors.BadSubjectError):
+        await ask_beside(Bus(nats.errors.BadSubjectError()).ask, within_s=10.0)

@@ -1,0 +1,123 @@
+"""Processes report on the bus in which version they run, and `slipway doctor` names those that differ."""
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+
+from clients.cli.doctor.versions import hear_versions
+from contracts.facts import CheckpointReady
+from contracts.running import RUNNING_PREFIX, RunningReport
+from contracts.services import INBOX, durable_name
+from contracts.version import VERSION
+from deploy.identity.key_folder import KeyFolder
+from shared.messaging.bus import Bus
+from shared.messaging.provision import provision
+from shared.messaging.refusals import Refusals
+from shared.messaging.running import hear_running
+from shared.runtime.clock import SystemClock
+from testbed.servers import NatsServer, running, wait_until
+
+OLDER = RunningReport(process="0123456789abcdef", version="0.0.9")
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory):
+    folder = KeyFolder(tmp_path_factory.mktemp("reports") / "keys")
+    folder.prepare(["127.0.0.1"], datetime.now(UTC))
+    for name, role in (("admin", "administrator"), ("victor", "viewer"), ("paula", "publisher")):
+        folder.add(name, [role], ["bot"] if role == "publisher" else [])
+    of_before = f'"{RUNNING_PREFIX}.mirror"'
+    text = folder.server_config.read_text()
+    assert of_before in text
+    folder.server_config.write_text(text.replace(of_before, '"nothing"'))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def nats_server(tmp_path_factory, keys):
+    with running(NatsServer(tmp_path_factory.mktemp("nats"), keys)) as server:
+        yield server
+
+
+@pytest.fixture
+async def bus(nats_server):
+    client = await nats_server.connect()
+    await provision(client.jetstream(timeout=30))
+    await client.close()
+    bus = Bus(nats_server.settings("merger"), "merger", SystemClock())
+    await bus.connect()
+    yield bus
+    await bus.stop()
+
+
+async def reporting(client, subject):
+    while True:
+        await client.publish(subject, OLDER.model_dump_json().encode())
+        await asyncio.sleep(0.1)
+
+
+async def heard_by(nats_server, user):
+    return await asyncio.to_thread(hear_versions, nats_server.settings(user))
+
+
+@pytest.mark.parametrize("user", ["admin", "victor"])
+async def test_doctor_names_the_services_that_run_in_another_version_or_report_none(nats_server, bus, user):
+    monitor, registry = await nats_server.connect("monitor"), await nats_server.connect("registry")
+    older = asyncio.create_task(reporting(monitor, f"{RUNNING_PREFIX}.monitor"))
+    durable = durable_name("registry", CheckpointReady)
+    silent = await registry.jetstream().pull_subscribe_bind(durable, INBOX)
+    waiting = asyncio.create_task(silent.fetch(1, timeout=60))
+    try:
+        finding = await heard_by(nats_server, user)
+        assert finding.state == "warning"
+        expected = f"this command line is {VERSION}; 0.0.9: monitor; {VERSION}: merger; an unknown version: registry"
+        assert finding.detail == expected
+    finally:
+        older.cancel()
+        waiting.cancel()
+        await asyncio.gather(older, waiting, return_exceptions=True)
+        await monitor.close()
+        await registry.close()
+    finding = await heard_by(nats_server, user)
+    assert (finding.state, finding.detail) == ("ok", f"all 1 services run in {VERSION}, as this command line")
+
+
+async def test_nobody_reports_in_the_name_of_a_service_nor_by_anything_else(nats_server, bus):
+    admin = await nats_server.connect("admin")
+    forged = asyncio.create_task(reporting(admin, f"{RUNNING_PREFIX}.monitor"))
+    try:
+        heard = await hear_running(admin)
+    finally:
+        forged.cancel()
+        await asyncio.gather(forged, return_exceptions=True)
+        await admin.close()
+    assert heard == {"merger": [VERSION]}
+
+
+async def test_who_may_not_read_all_models_is_told_so(nats_server, bus):
+    finding = await heard_by(nats_server, "paula")
+    assert finding.state == "skipped"
+    assert "needs a role that reads all models" in finding.detail
+
+
+async def test_a_bus_that_permits_no_reports_is_asked_once(nats_server, bus):
+    """As one that has not read the permissions of this version yet."""
+    mirror = Bus(nats_server.settings("mirror"), "mirror", SystemClock())
+    await mirror.connect()
+    try:
+        refused = lambda: mirror._refusals.refuses_reports  # noqa: E731
+        await asyncio.to_thread(wait_until, refused, what="the refusal")
+        assert mirror.client.is_connected
+    finally:
+        await mirror.stop()
+
+
+async def test_reports_are_sent_again_once_the_bus_has_accepted_the_key_again():
+    sentences = []
+    refusals = Refusals("mirror", sentences.append)
+    await refusals.note(Exception(f'nats: permissions violation for publish to "{RUNNING_PREFIX}.mirror"'))
+    assert refusals.refuses_reports
+    assert len(sentences) == 1
+    await refusals.accept()
+    assert not refusals.refuses_reports
