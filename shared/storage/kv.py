@@ -70,13 +70,26 @@ class Bucket(Generic[M]):
         self._service = service
 
     async def _bucket(self) -> KeyValue:
+        """Return a handle of the bucket; raise NotFoundError where there is none."""
         return await self._js.key_value(self._name)
+
+    @property
+    def _known(self) -> KeyValue:
+        """A handle for what fails without the bucket: asking whether it exists takes as long as the request itself."""
+        return KeyValue(self._name, f"KV_{self._name}", f"$KV.{self._name}.", self._js, direct=False)
+
+    async def _get(self, key: str) -> KeyValue.Entry | None:
+        """Return the entry of a key, None if there is none; raise NotFoundError where there is no bucket."""
+        try:
+            return await self._known.get(key)
+        except KeyNotFoundError:
+            await self._bucket()
+            return None
 
     async def get(self, key: str) -> Entry[M] | None:
         """Return a record, None if there is none; raise Transient if it cannot be read (`record_format.parse`)."""
-        try:
-            entry = await (await self._bucket()).get(key)
-        except KeyNotFoundError:
+        entry = await self._get(key)
+        if entry is None:
             return None
         record, version = parse(self._record, entry.value or b"", f"{self._name}/{key}")
         return Entry(record, entry.revision or 0, version)
@@ -113,10 +126,9 @@ class Bucket(Generic[M]):
             nonlocal lost
             try:
                 async with asyncio.timeout(limit_s):
-                    bucket = await self._bucket()
-                    return await (
-                        bucket.create(key, data) if revision is None else bucket.update(key, data, last=revision)
-                    )
+                    if revision is None:
+                        return await (await self._bucket()).create(key, data)
+                    return await self._known.update(key, data, last=revision)
             except TimeoutError as error:
                 lost = True
                 raise nats.errors.TimeoutError from error
@@ -176,11 +188,8 @@ class Bucket(Generic[M]):
 
     async def raw(self, key: str) -> tuple[int, bytes] | None:
         """Return the revision and the bytes of a record; None when there is none."""
-        try:
-            entry = await (await self._bucket()).get(key)
-        except KeyNotFoundError:
-            return None
-        return entry.revision or 0, entry.value or b""
+        entry = await self._get(key)
+        return None if entry is None else (entry.revision or 0, entry.value or b"")
 
     async def identity(self) -> str | None:
         """Return when the bucket was made; None when it does not exist."""

@@ -7,6 +7,7 @@ import shutil
 import nats
 import nats.errors
 import pytest
+from nats.js.errors import NotFoundError
 
 from contracts.routes import Route
 from shared.messaging.provision import provision
@@ -25,6 +26,14 @@ async def test_missing_record_is_none_and_an_empty_bucket_is_empty(bucket):
     assert await bucket.get(MODEL) is None
     assert await bucket.keys() == []
     assert await bucket.all() == {}
+
+
+async def test_a_record_of_a_bucket_that_is_gone_is_not_taken_for_a_missing_one(js, bucket):
+    await bucket.create(MODEL, route())
+    await js.delete_key_value("routes")
+    for read in (bucket.get, bucket.raw):
+        with pytest.raises(NotFoundError):
+            await read(MODEL)
 
 
 async def test_record_round_trip(bucket):
