@@ -28,6 +28,7 @@ SHARED = {
         "publishing",
         "records",
         "refusals",
+        "running",
         "topology",
         "transport",
     },
