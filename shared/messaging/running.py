@@ -34,19 +34,19 @@ async def report_running(client: Client, service: str, is_refused: Callable[[], 
         await asyncio.sleep(REPORT_EVERY_S)
 
 
-async def hear_running(client: Client, listen_s: float = _LISTEN_S) -> dict[str, list[str]]:
+async def collect_running(client: Client, listen_s: float = _LISTEN_S) -> dict[str, list[str]]:
     """Return the version of each process that reports itself within some seconds, by service.
 
     Args:
         client: A connection that may subscribe to the reports.
         listen_s: How long to listen: longer than processes take between two reports.
     """
-    heard: dict[tuple[str, str], str] = {}
+    reported: dict[tuple[str, str], str] = {}
 
     async def note(message: Msg) -> None:
         report, service = read_running(message), message.subject.rpartition(".")[2]
         if report is not None:
-            heard[service, report.process] = report.version
+            reported[service, report.process] = report.version
 
     subscription = await client.subscribe(f"{RUNNING_PREFIX}.*", cb=note)
     try:
@@ -54,7 +54,7 @@ async def hear_running(client: Client, listen_s: float = _LISTEN_S) -> dict[str,
     finally:
         await subscription.unsubscribe()
     versions: dict[str, list[str]] = {}
-    for (service, _), version in sorted(heard.items()):
+    for (service, _), version in sorted(reported.items()):
         versions.setdefault(service, []).append(version)
     return versions
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from clients.cli.doctor.versions import hear_versions
+from clients.cli.doctor.versions import read_versions
 from contracts.facts import CheckpointReady
 from contracts.running import RUNNING_PREFIX, RunningReport
 from contracts.services import INBOX, durable_name
@@ -14,7 +14,7 @@ from deploy.identity.key_folder import KeyFolder
 from shared.messaging.bus import Bus
 from shared.messaging.provision import provision
 from shared.messaging.refusals import Refusals
-from shared.messaging.running import hear_running
+from shared.messaging.running import collect_running
 from shared.runtime.clock import SystemClock
 from testbed.servers import NatsServer, running, wait_until
 
@@ -57,8 +57,8 @@ async def reporting(client, subject):
         await asyncio.sleep(0.1)
 
 
-async def heard_by(nats_server, user):
-    return await asyncio.to_thread(hear_versions, nats_server.settings(user))
+async def finding_of(nats_server, user):
+    return await asyncio.to_thread(read_versions, nats_server.settings(user))
 
 
 @pytest.mark.parametrize("user", ["admin", "victor"])
@@ -69,7 +69,7 @@ async def test_doctor_names_the_services_that_run_in_another_version_or_report_n
     silent = await registry.jetstream().pull_subscribe_bind(durable, INBOX)
     waiting = asyncio.create_task(silent.fetch(1, timeout=60))
     try:
-        finding = await heard_by(nats_server, user)
+        finding = await finding_of(nats_server, user)
         assert finding.state == "warning"
         expected = f"this command line is {VERSION}; 0.0.9: monitor; {VERSION}: merger; an unknown version: registry"
         assert finding.detail == expected
@@ -79,7 +79,7 @@ async def test_doctor_names_the_services_that_run_in_another_version_or_report_n
         await asyncio.gather(older, waiting, return_exceptions=True)
         await monitor.close()
         await registry.close()
-    finding = await heard_by(nats_server, user)
+    finding = await finding_of(nats_server, user)
     assert (finding.state, finding.detail) == ("ok", f"all 1 services run in {VERSION}, as this command line")
 
 
@@ -87,16 +87,16 @@ async def test_nobody_reports_in_the_name_of_a_service_nor_by_anything_else(nats
     admin = await nats_server.connect("admin")
     forged = asyncio.create_task(reporting(admin, f"{RUNNING_PREFIX}.monitor"))
     try:
-        heard = await hear_running(admin)
+        reported = await collect_running(admin)
     finally:
         forged.cancel()
         await asyncio.gather(forged, return_exceptions=True)
         await admin.close()
-    assert heard == {"merger": [VERSION]}
+    assert reported == {"merger": [VERSION]}
 
 
 async def test_who_may_not_read_all_models_is_told_so(nats_server, bus):
-    finding = await heard_by(nats_server, "paula")
+    finding = await finding_of(nats_server, "paula")
     assert finding.state == "skipped"
     assert "needs a role that reads all models" in finding.detail
 

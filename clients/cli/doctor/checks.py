@@ -97,7 +97,7 @@ def _elsewhere(addresses: Elsewhere) -> Iterator[Check]:
     connection, gateway, engine = addresses.connection, addresses.gateway_url, addresses.triton_url
     yield Check("python", "reading the version of Python", _python)
     yield Check("nats", f"asking {connection.nats_url}", partial(servers.ask_nats, connection))
-    yield Check("versions", "listening to every service", partial(versions.hear_versions, connection))
+    yield Check("versions", "listening to every service", partial(versions.read_versions, connection))
     yield Check("s3", f"asking {connection.s3_endpoint}", partial(servers.ask_s3, connection))
     if gateway is not None:
         yield Check("gateway", f"asking {gateway}", partial(servers.ask_gateway, gateway))

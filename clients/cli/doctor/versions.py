@@ -14,7 +14,7 @@ from contracts.version import VERSION
 from deploy.local.ready import ask_version
 from deploy.local.state import PartState
 from shared.messaging.credentials import connect
-from shared.messaging.running import hear_running
+from shared.messaging.running import collect_running
 from shared.runtime.settings import Connection
 
 CHECK = "versions"
@@ -32,10 +32,10 @@ def ask_versions(parts: tuple[PartState, ...]) -> Finding:
     return assess_versions({part.name: version for part, version in zip(services, answers, strict=True)})
 
 
-def hear_versions(connection: Connection) -> Finding:
+def read_versions(connection: Connection) -> Finding:
     """Listen on a bus for the reports of its services, which each process publishes every two seconds."""
     try:
-        versions = asyncio.run(_hear(connection))
+        versions = asyncio.run(_read(connection))
     except (OSError, TimeoutError, ValueError, nats.errors.Error) as error:
         return skipped(CHECK, f"the bus does not answer ({type(error).__name__})")
     if versions is None:
@@ -44,7 +44,7 @@ def hear_versions(connection: Connection) -> Finding:
     return assess_versions(versions)
 
 
-async def _hear(connection: Connection) -> dict[str, str | None] | None:
+async def _read(connection: Connection) -> dict[str, str | None] | None:
     """Return the version of each process, None for one that reports none; None if the bus refuses to pass them on."""
     refused: list[Exception] = []
 
@@ -53,14 +53,14 @@ async def _hear(connection: Connection) -> dict[str, str | None] | None:
 
     client = await connect(connection, error_cb=note, **once())
     try:
-        heard = await hear_running(client)
+        reported = await collect_running(client)
         if any("permissions violation" in str(error).lower() for error in refused):
             return None
         versions: dict[str, str | None] = {}
-        for service, found in heard.items():
-            numbered = {f"{service}-{number}" if number > 1 else service: v for number, v in enumerate(found, 1)}
+        for service, of_service in reported.items():
+            numbered = {f"{service}-{number}" if number > 1 else service: v for number, v in enumerate(of_service, 1)}
             versions |= numbered
-        silent = [name for name in SERVICES if name not in heard and await _consumes(client, name)]
+        silent = [name for name in SERVICES if name not in reported and await _consumes(client, name)]
         return versions | dict.fromkeys(silent)
     finally:
         await client.close()
