@@ -547,6 +547,19 @@ def test_every_image_holds_the_bill_of_materials_of_its_libraries(kind):
         assert f"COPY --from={kind}-inventory /sbom.cdx.json /usr/share/slipway/\n" in stages()[name]
 
 
+def test_what_is_removed_from_libraries_are_their_tests_and_no_part_that_is_called_so(tmp_path):
+    """`evidently.legacy.tests` is imported by Evidently itself; without it no drift report was rendered."""
+    for name in ("evidently/legacy/tests/base_test.py", "pandas/tests/test_frame.py", "pandas/core.pyx"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    script = (
+        (ROOT / "deploy/docker/slim.sh").read_text().replace("/opt/slipway/lib/python*/site-packages", str(tmp_path))
+    )
+    subprocess.run(["sh", "-c", script], check=True, timeout=60)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"evidently/legacy/tests/base_test.py"}
+
+
 def test_no_image_holds_what_builds_it():
     """Libraries come by COPY from stages on BUILD_IMAGE; an image begins with PYTHON_IMAGE or MinIO's."""
     parents = {name: parent for parent, name in re.findall(r"^FROM (\S+) AS (\S+)$", DOCKERFILE, re.MULTILINE)}
