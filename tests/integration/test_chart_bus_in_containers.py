@@ -175,8 +175,8 @@ def writer(pods):
 def next_line(process, key):
     """Return the next line of the writer that has this key."""
     for line in process.stdout:
-        if key in (told := json.loads(line)):
-            return told
+        if key in (record := json.loads(line)):
+            return record
     raise AssertionError(f"the writer ended before it said {key}")
 
 
