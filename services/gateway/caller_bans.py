@@ -79,6 +79,19 @@ class _Seen:
     bans: dict[str, dict[str, _Ban]] = field(default_factory=dict)
     suspects: dict[str, str] = field(default_factory=dict)
 
+    def lift(self, death: _Death, now_s: float) -> None:
+        """Forget the bans that a death shows to be wrong, at the targets that died, and those that are long over."""
+        bans = {
+            name: {
+                who: ban
+                for who, ban in of_target.items()
+                if now_s < ban.until_s + WINDOW_S
+                and (name not in death.targets or ban.alone or who in death.names or ban.until_s <= now_s)
+            }
+            for name, of_target in self.bans.items()
+        }
+        self.bans = {name: of_target for name, of_target in bans.items() if of_target}
+
 
 class CallerBans:
     """The callers that one process refuses, by endpoint.
@@ -112,14 +125,15 @@ class CallerBans:
         death = _Death(now_s, frozenset({target}), frozenset(senders), alone)
         recent = [known for known in seen.deaths if now_s - known.at_s < WINDOW_S]
         if recent and now_s - recent[-1].at_s < SAME_S and target not in recent[-1].targets:
-            seen.deaths = [*recent[:-1], _merged(recent[-1], death)]
+            death = _merged(recent[-1], death)
+            seen.deaths = [*recent[:-1], death]
+            seen.lift(death, now_s)
             return
         suspect = seen.suspects.pop(target, None)
         if suspect in death.names:
             recent = [known for known in recent if target not in known.targets]
         seen.deaths = [*recent, death][-_MOST_DEATHS:]
-        seen.bans = {name: _remaining(bans, death, now_s) for name, bans in seen.bans.items()}
-        seen.bans = {name: bans for name, bans in seen.bans.items() if bans}
+        seen.lift(death, now_s)
         self._find_killer(endpoint, seen, target)
 
     def _find_killer(self, endpoint: str, seen: _Seen, target: str) -> None:
@@ -167,15 +181,6 @@ class CallerBans:
 
 def _merged(death: _Death, other: _Death) -> _Death:
     return _Death(death.at_s, death.targets | other.targets, death.senders | other.senders, alone=False)
-
-
-def _remaining(bans: Mapping[str, _Ban], death: _Death, now_s: float) -> dict[str, _Ban]:
-    """Return the bans that still hold after a death, or that are remembered."""
-    return {
-        name: ban
-        for name, ban in bans.items()
-        if now_s < ban.until_s + WINDOW_S and (ban.alone or name in death.names or ban.until_s <= now_s)
-    }
 
 
 def find_killer(deaths: Sequence[_Death], begun: Counter[str], before: Mapping[str, float]) -> str | None:

@@ -37,6 +37,15 @@ class Sender(NamedTuple):
 UNKNOWN: Final = Sender("", "")
 
 
+@dataclass(frozen=True)
+class _Incident:
+    """Which targets of an endpoint died of one cause, when the last one was reported, and who had requests there."""
+
+    at_s: float = -math.inf
+    targets: AbstractSet[str] = frozenset()
+    senders: AbstractSet[Sender] = frozenset()
+
+
 @dataclass
 class _Engine:
     """One target at one endpoint, with the attempts that are in flight there.
@@ -135,7 +144,7 @@ class EngineDeaths:
         self._engines: dict[tuple[str, str], _Engine] = {}
         self._incomplete_s: dict[str, float] = {}
         self._left_s: dict[str, dict[Sender, float]] = {}
-        self._died: dict[str, tuple[float, AbstractSet[Sender]]] = {}
+        self._died: dict[str, _Incident] = {}
 
     def begin(self, endpoint: str, target: Target, sender: Sender = UNKNOWN) -> Attempt:
         """Return a new attempt, which is in flight until its end."""
@@ -173,9 +182,11 @@ class EngineDeaths:
             attempt.sender for key, engine in self._engines.items() if key[0] == endpoint for attempt in engine.attempts
         }
         left = {sender for sender, ended_s in self._left_s.pop(endpoint, {}).items() if now_s - ended_s < QUIET_S}
-        died_s, at_death = self._died.get(endpoint, (-math.inf, frozenset[Sender]()))
-        senders = present | left | (at_death if now_s - died_s < SAME_S else frozenset())
-        self._died[endpoint] = (now_s, senders)
+        before = self._died.get(endpoint, _Incident())
+        if now_s - before.at_s >= SAME_S or target in before.targets:  # one that was alive again dies of another cause
+            before = _Incident()
+        senders = present | left | before.senders
+        self._died[endpoint] = _Incident(now_s, before.targets | {target}, senders)
         self._on_death(endpoint, target, senders, alone)
         return _as_death(self._clock.now(), senders)
 

@@ -35,7 +35,7 @@ class OperatorOrders:
         await self.controller.execute_pending(await self.controller.states.read("production", event.subject))
         for _ in range(ATTEMPTS):
             entry = await self.routes.get("production", event.subject)
-            if entry is None or entry.value.cause_id != event.id:  # else it is done, and only published again
+            if entry is None or entry.value.last_edit_id != event.id:  # else it is done, and only published again
                 check_sender(event, self.controller.teams())
                 check_age(event, received.stored_at, self.clock.now(), until=event.data.expires_at)
                 check_epoch(event, entry.value.epoch if entry else None)

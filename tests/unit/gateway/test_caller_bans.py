@@ -146,6 +146,19 @@ def test_what_a_version_does_by_itself_refuses_no_caller_at_another_version():
     assert made.refused(A, target="m@6") == []
 
 
+async def test_the_death_of_another_target_lifts_no_ban():
+    """Else an accomplice lifts it who kills another model on the same Triton."""
+    made = Killed()
+    for _ in range(3):
+        made.die(A, B)
+    assert made.refused(A, B) == ["a"]
+    await made.clock.pause(10)
+    made.die(C, target="n@1")
+    assert made.refused(A, B) == ["a"]
+    made.die(B, target="m@7")
+    assert made.refused(A, B) == [], "its own, of the same incident, does"
+
+
 async def test_targets_that_die_of_one_cause_are_one_death():
     made = Killed()
     for _ in range(2):

@@ -63,6 +63,21 @@ async def test_targets_that_die_of_one_cause_name_the_same_holders():
     assert later.death.holders == ("later",)
 
 
+async def test_who_had_requests_at_the_death_before_is_not_named_at_the_next_one_of_the_same_target():
+    """A small engine is loaded again within the time in which deaths of several targets count as one."""
+    clock = StepClock()
+    deaths = EngineDeaths(clock, lambda: True)
+    (first,) = begun(deaths, "first")
+    first.note_piece()
+    first.note_death()
+    first.end(complete=False)
+    await clock.pause(1)
+    (later,) = begun(deaths, "later")
+    later.note_piece()
+    later.note_death()
+    assert later.death.holders == ("later",)
+
+
 def test_a_request_that_a_dead_engine_fails_is_of_the_last_death():
     deaths = EngineDeaths(StepClock(), lambda: True)
     (first,) = begun(deaths, "first")

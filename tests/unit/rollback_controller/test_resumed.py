@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from contracts import facts as cf
-from decisions.route_edits import promote
+from decisions.route_edits import move, promote
 from testbed import factories as f
 from tests.kit.virtual_time import virtual_time
 from tests.unit.rollback_controller.world import World
@@ -91,4 +91,24 @@ async def test_a_clock_that_was_set_back_meanwhile_keeps_no_rollback_from_being_
     world.start()
     await asyncio.sleep(1)
     assert world.route().active.target == f.target(6)
+    await world.stop()
+
+
+@virtual_time
+async def test_a_quarantine_that_was_lifted_before_its_route_was_moved_is_published_and_not_refused():
+    world = World()
+    world.serve(7, 6, quarantined=(f.target(4),))
+    world.start()
+    world.log.unanswered = 1
+    order = cf.QuarantineLifted(reason="fixed", target=f.target(4), epoch=world.route().epoch)
+    world.publish(order, event_id="l-1")
+    await asyncio.sleep(0.1)
+    lifted = world.route()
+    assert (lifted.cause_id, lifted.quarantined) == ("l-1", ())
+    moved = move(lifted, f.target(7), ("triton-2:8001",), epoch=lifted.epoch, cause_id="moved-1")
+    world.routes.set("production", moved.route)
+    await asyncio.sleep(60)
+    assert world.log.facts(cf.OrderRefused) == []
+    assert {fact.route.quarantined for fact in world.log.facts(cf.DeploymentChanged)} == {()}
+    assert world.streams.unacknowledged() == []
     await world.stop()
