@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from .attested_steps import AttesterPattern, RequiredStep
 from .golden import GoldenPrompts
 from .sources import check_pattern
-from .vocabulary import Variant
+from .vocabulary import MAX_COPIES, Variant
 
 Metric = Literal["ttft_ms", "itl_ms", "e2e_ms", "tps_system", "tps_request", "error_ratio"]
 Statistic = Literal["mean", "p50", "p95", "p99"]
@@ -276,6 +276,11 @@ class ReleasePolicy(_Strict):
     """Requests that the version and the one behind are asked again, so that only what differs is evidence."""
     golden: Annotated[GoldenPrompts, Field(exclude_if=lambda golden: golden == GoldenPrompts())] = GoldenPrompts()
     """Fixed prompts that the version and the one behind are asked by our own probes; they confirm quality triggers."""
+    copies: Annotated[int, Field(ge=1, le=MAX_COPIES, exclude_if=lambda copies: copies == 1)] = 1
+    """On how many Tritons the version is loaded once it is active; fewer where the fleet has no more for it.
+
+    A copy is loaded only where the version that is active, or behind, is not, and where the memory for it is free.
+    """
     deadlines: Deadlines = Deadlines()
     """How long each step may take."""
     attesters: Annotated[

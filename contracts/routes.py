@@ -8,14 +8,16 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from .stored import Migration, StoredRecord, unchanged
-from .vocabulary import Contract, Deployable, ModelName, Target
+from .vocabulary import MAX_COPIES, Contract, Deployable, ModelName, Target
 
 
 class ServedTarget(Deployable):
     """A target that is loaded and answers, with everything that a gateway needs to send requests to it.
 
     Attributes:
+        endpoints: Where gateways reach it; they share the requests among these.
         pair_ratio: Share of its requests that the version behind answers as well, from its release's policy.
+        copies: On how many endpoints it is to be loaded, from its release's policy; fewer where no memory is free.
     """
 
     endpoints: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -24,6 +26,7 @@ class ServedTarget(Deployable):
     eos_token: str | None = None
     context_tokens: int = 2048
     pair_ratio: Annotated[float, Field(ge=0.0, le=0.5)] = 0.02
+    copies: Annotated[int, Field(ge=1, le=MAX_COPIES)] = 1
 
 
 class CanaryShare(Contract):
@@ -38,7 +41,8 @@ class Route(StoredRecord):
 
     Version 2 has parsers and template options in the serving settings of its targets. A process that does not know them
     may read it, but not write it: it would drop them, and the target would be loaded without. Version 4 has the share
-    of the pairs of each target, version 5 how much of the epoch is moves, version 6 what led to the route before them.
+    of the pairs of each target, version 5 how much of the epoch is moves, version 6 what led to the route before them,
+    version 7 on how many endpoints each target is to be loaded.
 
     Attributes:
         epoch: Rises with every change.
@@ -52,8 +56,8 @@ class Route(StoredRecord):
             version of before this field moved a target first.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 6
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 6), unchanged)
+    SCHEMA_VERSION: ClassVar[int] = 7
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 7), unchanged)
 
     model: ModelName
     epoch: Annotated[int, Field(ge=0)] = 0

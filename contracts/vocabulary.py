@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
@@ -30,6 +30,8 @@ ENVIRONMENTS: tuple[Environment, ...] = get_args(Environment)
 Party = Literal["target", "caller", "gateway", "infrastructure"]
 """What can cause that a request fails."""
 StagingPurpose = Literal["benchmark", "rehearsal"]
+MAX_COPIES: Final = 64
+"""Most endpoints that one version is loaded on."""
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 Instant = AwareDatetime
 

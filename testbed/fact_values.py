@@ -144,6 +144,7 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "fallback": v.deployable(0),
         "reason": "canary step 1 of 2",
         "pair_ratio": 0.05,
+        "copies": 2,
     },
     f.DeploymentChanged: {"route": v.route(), "cause": "canary", "at": v.after(1500)},
     f.PromotionRefused: {

@@ -57,6 +57,9 @@ pairs: {share_ratio: 0.02}
 #     - {name: capital, prompt: "What is the capital of France?", max_tokens: 16, expect: {contains: [Paris]}}
 #     - {name: refund, prompt: "How do I get a refund?", expect: {excludes: ["I cannot help"], min_chars: 40}}
 
+# On how many Tritons the version is loaded once it is active, where the fleet has memory for them.
+# copies: 2
+
 # Folders outside the store that weights may come from; without it, what the installation allows.
 # sources: ["hf://acme/*"]
 

@@ -9,6 +9,7 @@ from pydantic import Field
 from ..codes import Code
 from ..routes import Route
 from ..vocabulary import (
+    MAX_COPIES,
     ArtifactRef,
     Contract,
     Deployable,
@@ -60,7 +61,7 @@ class TrafficRequested(Fact):
     """A target is to take this share of production traffic; valid only while the route is at `epoch`.
 
     `reason` explains an unusual share, such as that of a first release without a canary. `pair_ratio` is the share of
-    its requests that the version behind answers as well.
+    its requests that the version behind answers as well, `copies` on how many endpoints the target is to be loaded.
     """
 
     TYPE: ClassVar[str] = "slipway.traffic.requested.v1"
@@ -73,6 +74,7 @@ class TrafficRequested(Fact):
     reason: str = ""
     comparison: Comparison | None = None
     pair_ratio: Annotated[float, Field(ge=0.0, le=0.5)] = 0.02
+    copies: Annotated[int, Field(ge=1, le=MAX_COPIES)] = 1
 
 
 class DeploymentChanged(Fact):

@@ -114,6 +114,13 @@ FLEET = Dashboard(
                     [Query(f"max by (target) ({m.TARGET_MEMORY}) > 0"), Query(f"max({m.MEMORY_BUDGET})", "budget")],
                     "bytes",
                 ),
+                Panel(
+                    "Copies by target",
+                    [
+                        Query(f"max by (target) ({m.COPIES_SERVING})", "{{target}}"),
+                        Query(f"max by (target) ({m.COPIES_ASKED})", "{{target}}: asked for"),
+                    ],
+                ),
             ],
         ),
     ],

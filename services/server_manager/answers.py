@@ -35,7 +35,7 @@ from services.server_manager.domain.answer_types import (
     ReturnLease,
 )
 from services.server_manager.domain.moves import Move
-from services.server_manager.domain.reconcile import Limits
+from services.server_manager.domain.reconcile import Limits, production_of
 from services.server_manager.domain.records import FleetAlert, OpenAlert, Servers
 from services.server_manager.fleet_state import FleetState
 from services.server_manager.ports import Artifacts, Engines, Routes
@@ -127,14 +127,17 @@ class Answers:
         return order_id in self._edited or made_route or model in listing.unreadable
 
     async def move(self, move: Move) -> None:
-        """Let a route name another endpoint for a target; what it serves stays the same."""
-        endpoints = (self._engines[move.endpoint].endpoint,)
+        """Let a route name other endpoints for a target; what it serves stays the same."""
+        endpoints = tuple(self._engines[name].endpoint for name in move.endpoints)
         edit = await self._routes.edit(
             move.model,
             lambda route: move_target(route, move.target, endpoints, epoch=move.epoch, cause_id=move.cause_id),
         )
         structlog.get_logger().warning(
-            "a target is served by another endpoint", target=str(move.target), edit=str(edit)[:200]
+            "a target is served by other endpoints",
+            target=str(move.target),
+            endpoints=move.endpoints,
+            edit=str(edit)[:200],
         )
         if not isinstance(edit, EditRefused):
             await self.publish_move(edit.route)
@@ -202,13 +205,14 @@ class Answers:
         """Edit the route, then remove the order and publish the route; killed in between, it only publishes again."""
         event = answer.order.event
         request = event.data
-        served = (await self._served(request.target)).model_copy(update={"pair_ratio": request.pair_ratio})
+        ordered_so = {"pair_ratio": request.pair_ratio, "copies": request.copies}
+        served = (await self._served(request.target)).model_copy(update=ordered_so)
         fallback = await self._served(request.fallback) if request.fallback is not None else None
 
         def change(route: Route) -> Edit:
             return promote(
                 route,
-                served,
+                _keep_endpoints(route, served),
                 weight_ratio=request.weight_ratio,
                 epoch=request.epoch,
                 cause_id=event.id,
@@ -267,6 +271,14 @@ class Answers:
             correlation_id=alert.alert_id,
             decided_at=self._clock.now(),
         )
+
+
+def _keep_endpoints(route: Route, served: ServedTarget) -> ServedTarget:
+    """Return a target with the endpoints that the route names for it already, if the one of the new order is one."""
+    known = next((each for each in production_of(route) if each.target == served.target), None)
+    if known is None or served.endpoints[0] not in known.endpoints:
+        return served
+    return served.model_copy(update={"endpoints": known.endpoints})
 
 
 def _about(alert: OpenAlert) -> dict[str, Any]:

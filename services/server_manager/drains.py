@@ -9,6 +9,7 @@ from contracts.facts import EndpointOrdered, OrderAccepted, OrderRefused
 from contracts.records import outbox_entry
 from contracts.routes import Route
 from contracts.runtimes import FleetRuntime
+from services.server_manager.declared_copies import DeclaredCopies
 from services.server_manager.domain import staging
 from services.server_manager.domain.drains import (
     Fleet,
@@ -36,10 +37,18 @@ class Drains:
     """What the leader does about endpoints that an administrator drains."""
 
     def __init__(
-        self, executor: Executor, transfers: Transfers, state: FleetState, clock: Clock, limits: Limits
+        self,
+        executor: Executor,
+        transfers: Transfers,
+        declared: DeclaredCopies,
+        *,
+        state: FleetState,
+        clock: Clock,
+        limits: Limits,
     ) -> None:
         self._executor = executor
         self._transfers = transfers
+        self._declared = declared
         self._state = state
         self._clock = clock
         self._limits = limits
@@ -50,7 +59,8 @@ class Drains:
 
     def copies(self) -> list[Copy]:
         """Return what endpoints hold, or are loading, of targets that another endpoint serves."""
-        return list(dict.fromkeys([*self._executor.copies(), *self._transfers.copies]))
+        known = [*self._executor.copies(), *self._transfers.copies, *self._declared.copies]
+        return list({(copy.endpoint, copy.name): copy for copy in reversed(known)}.values())
 
     def _fleet(self, record: Servers, routes: Mapping[str, Route], answering: Collection[str]) -> Fleet:
         return Fleet(
@@ -59,6 +69,7 @@ class Drains:
             copies=self.copies(),
             apart=find_counterparts(record, routes),
             answering=answering,
+            serving=self._declared.ready(answering),
         )
 
     async def answer_orders(self, record: Servers, routes: Mapping[str, Route], answering: Collection[str]) -> None:
@@ -144,7 +155,7 @@ class Drains:
         if not drained:
             return
         failed = self._transfers.waiting()
-        self._note_waits(failed, held, usable)
+        self._note_waits(failed, held, usable, drained)
         if self._transfers.under_way:
             return
         fleet = self._fleet(record, routes, usable)
@@ -162,20 +173,28 @@ class Drains:
             return f"it was gone from {transfer.endpoint} before its route was edited."
         return None
 
-    def _note_waits(self, failed: Mapping[str, str], held: Mapping[str, Held], usable: Collection[str]) -> None:
+    def _note_waits(
+        self, failed: Mapping[str, str], held: Mapping[str, Held], usable: Collection[str], drained: Collection[str]
+    ) -> None:
         for name, reason in failed.items():
             if name in held:
                 self.waits[held[name].endpoint] = f"{name} could not be loaded elsewhere: {reason}"
         for transfer in self._transfers.overdue():
             self.waits[transfer.source] = _describe_overdue(transfer, usable)
+        self._note_failed_copies(drained)
 
-    def may_remove(self, copy: Copy, drained: Collection[str]) -> bool:
-        """Return whether a copy may be unloaded: not while it is taken over, nor at once where it has just served."""
+    def _note_failed_copies(self, drained: Collection[str]) -> None:
+        """Note what keeps copies on drained endpoints: the one that is to replace them could not be loaded."""
+        for (endpoint, name), reason in self._declared.failed().items():
+            for copy in self._executor.copies():
+                if copy.name == name and copy.endpoint in drained:
+                    self.waits[copy.endpoint] = f"a copy of {name} could not be loaded on {endpoint}: {reason}"
+
+    def may_remove(self, copy: Copy) -> bool:
+        """Return whether a copy may be unloaded: not while it is taken over, nor at once where it may have served."""
         if any((each.endpoint, each.name) == (copy.endpoint, copy.name) for each in self._transfers.copies):
             return False
         key, now = (copy.endpoint, copy.name), self._clock.monotonic()
-        if copy.endpoint not in drained and key not in self._left:
-            return True
         return now - self._left.setdefault(key, now) >= self._limits.linger_s
 
     def note_copies(self, removable: Collection[Copy]) -> None:
@@ -199,6 +218,7 @@ class Drains:
                 copies=copies,
                 drained=drained.get(name),
                 waits=self.waits.get(name, ""),
+                declared=self._declared.phases(name),
             )
             for name, engine in engines.items()
         )

@@ -2,13 +2,10 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
 
 import structlog
 
-from contracts.codes import Code
-from contracts.runtimes import DEFAULT_RUNTIME
-from contracts.vocabulary import Deployable, Digest, Runtime
+from contracts.vocabulary import Deployable, Runtime
 from services.server_manager.copies import Copies
 from services.server_manager.domain.moves import Copy
 from services.server_manager.domain.reconcile import BUSY, Action, Held, Limits, Phase, home_of
@@ -23,32 +20,9 @@ from services.server_manager.ports import (
     LeaseLost,
     Permit,
 )
-from shared.errors import Permanent, SlipwayError, Transient, translate
+from services.server_manager.target_state import SUSPICIONS, TargetState, as_ours
+from shared.errors import Permanent, SlipwayError
 from shared.runtime.clock import Clock
-
-SUSPICIONS = 2
-"""Silent probes in a row after which a target is taken for dead; an engine that says so itself is dead at once."""
-
-
-@dataclass
-class TargetState:
-    """One target: its phase, since when (monotonic seconds), and the endpoint that holds it."""
-
-    digest: Digest
-    memory_bytes: int
-    phase: Phase
-    since: float
-    failures: int = 0
-    code: Code | None = None
-    reason: str = ""
-    hopeless: bool = False
-    suspicions: int = 0
-    probed: float | None = None
-    unneeded: float | None = None
-    token: str = ""
-    endpoint: str = DEFAULT_RUNTIME
-    ran_by: Runtime | None = None
-    work: asyncio.Task[None] | None = field(default=None, repr=False)
 
 
 class Executor:
@@ -149,7 +123,7 @@ class Executor:
             there = (name in index and index[name].ready) or state.since >= asked_at
             if state.endpoint == endpoint and state.work is None and not there and state.phase is not Phase.FAILED:
                 self._log.warning("target is gone from the engine", target=name, phase=state.phase)
-                del self._targets[name]
+                self._forget(name, state)
         for name, entry in index.items():
             if entry.ready and name not in self._targets and target_of(name) is not None:
                 digest, now = entry.digest or "sha256:" + "0" * 64, self._clock.monotonic()
@@ -157,24 +131,65 @@ class Executor:
                     digest, entry.memory_bytes, Phase.UNPROVEN, now, endpoint=endpoint, ran_by=entry.runtime
                 )
         elsewhere = {name for name, state in self._targets.items() if state.endpoint != endpoint}
-        sizes = {name: entry.memory_bytes for name, entry in index.items() if entry.ready and name in elsewhere}
-        self._copies.replace(endpoint, sizes)
+        self._copies.replace(
+            endpoint,
+            [
+                Copy(endpoint, name, entry.memory_bytes, entry.digest)
+                for name, entry in index.items()
+                if entry.ready and name in elsewhere
+            ],
+        )
+
+    def _forget(self, name: str, state: TargetState) -> None:
+        """Forget a target that its endpoint does not have any more; one that another endpoint has is used there."""
+        copy = self._copies.find(name)
+        if copy is None or copy.digest != state.digest:
+            self._targets.pop(name, None)
+            return
+        self._copies.remove(copy)
+        self._use(state, copy, Phase.UNPROVEN)
+
+    def _use(self, state: TargetState, copy: Copy, phase: Phase) -> None:
+        state.endpoint, state.suspicions = copy.endpoint, 0
+        state.failures, state.code, state.reason, state.hopeless = 0, None, "", False
+        self._enter(state, phase)
 
     def copies(self) -> list[Copy]:
         """Return what endpoints may hold of targets that are held elsewhere."""
         return self._copies.all()
 
-    def use_named(self, named: Mapping[str, str], listing: Collection[str]) -> None:
-        """Use the copies on the endpoints that routes name and that have just listed them, instead of other ones."""
+    def use_named(self, named: Mapping[str, tuple[str, ...]], listing: Collection[str]) -> None:
+        """Use the copies on endpoints that routes name, and that have just listed them, where none names the home."""
         for copy in self._copies.all():
-            state, is_named = self._targets.get(copy.name), named.get(copy.name) == copy.endpoint
-            if state is None or state.work is not None or not is_named or copy.endpoint not in listing:
+            state, names = self._targets.get(copy.name), named.get(copy.name, ())
+            if state is None or state.work is not None or copy.endpoint not in names or copy.endpoint not in listing:
                 continue
-            self._copies.remove(copy)
-            if state.phase is not Phase.FAILED:
-                self._copies.add(Copy(state.endpoint, copy.name, state.memory_bytes))
-            state.endpoint, state.suspicions = copy.endpoint, 0
-            self._enter(state, Phase.UNPROVEN)
+            if state.endpoint not in names:
+                self._swap(copy, state, Phase.UNPROVEN)
+
+    def use_copies(self, survivors: Mapping[str, str]) -> None:
+        """Use the copies that have just generated, instead of targets whose endpoint is lost to production.
+
+        Args:
+            survivors: the endpoint of the copy, by the target's name.
+        """
+        for name, endpoint in survivors.items():
+            state, copy = self._targets.get(name), self._copies.find(name, endpoint)
+            if state is None or copy is None or copy.digest != state.digest or state.phase in BUSY:
+                continue
+            if state.work is not None:
+                state.work.cancel()  # a probe of what is lost
+                state.work = None
+            self._log.warning("a copy is used instead", target=name, lost=state.endpoint, endpoint=endpoint)
+            self._swap(copy, state, Phase.READY)
+            state.probed = self._clock.monotonic()
+
+    def _swap(self, copy: Copy, state: TargetState, phase: Phase) -> None:
+        """Let a copy be the target, and what was the target be the copy."""
+        self._copies.remove(copy)
+        if state.phase is not Phase.FAILED:
+            self._copies.add(Copy(state.endpoint, copy.name, state.memory_bytes, state.digest))
+        self._use(state, copy, phase)
 
     def remove_copy(self, copy: Copy) -> None:
         """Begin to unload a copy that nothing needs."""
@@ -213,7 +228,7 @@ class Executor:
             state = self._prepare(action.name, action.deployable, state)
             state.endpoint = home_of(action.deployable, homes or {})
             if left is not None and left not in (holder, state.endpoint):
-                self._copies.add(Copy(left, action.name, state.memory_bytes))
+                self._copies.add(Copy(left, action.name, state.memory_bytes, state.digest))
                 needed = Extent.ALL
             work = self._load(action.name, action.deployable, state, needed, holder)
         else:
@@ -222,7 +237,8 @@ class Executor:
         state.work.add_done_callback(lambda task: self._ended(state, task))
 
     def _ended(self, state: TargetState, task: asyncio.Task[None]) -> None:
-        state.work = None
+        if state.work is task:
+            state.work = None
         if not task.cancelled() and task.exception() is not None:
             self._log.error(
                 "an action on a target failed unexpectedly", work=task.get_name(), exc_info=task.exception()
@@ -323,11 +339,11 @@ class Executor:
         self._log.info("ready", target=name, load_s=round(state.since - began, 2), first_token=state.token)
 
     async def _load_failed(self, name: str, state: TargetState, error: Exception) -> None:
-        known = _as_ours(error)
+        known = as_ours(error)
         self._log.warning("load failed", target=name, code=known.code, reason=known.reason)
         if known.code == "endpoint_unreachable":
             # The engine went away, which says nothing about the target: it is loaded when the engine is back.
-            self._targets.pop(name, None)
+            self._forget(name, state)
             return
         state.failures += 1
         state.code, state.reason, state.hopeless = known.code, known.reason, isinstance(known, Permanent)
@@ -343,7 +359,7 @@ class Executor:
         try:
             state.token = await self._engines[state.endpoint].probe(name, self._probe_s)
         except Exception as error:  # noqa: BLE001 - every failure of a probe is a state of the target
-            self._probe_failed(name, state, _as_ours(error))
+            self._probe_failed(name, state, as_ours(error))
         else:
             state.failures, state.suspicions, state.code, state.reason = 0, 0, None, ""
             if state.phase is not Phase.READY:
@@ -381,7 +397,3 @@ class Executor:
     def busy(self) -> bool:
         """Return whether a target is being loaded or unloaded."""
         return any(state.phase in BUSY for state in self._targets.values())
-
-
-def _as_ours(error: Exception) -> SlipwayError:
-    return translate(error) or Transient("load_failed", f"{type(error).__name__}: {error}")

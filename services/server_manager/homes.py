@@ -6,7 +6,7 @@ from dataclasses import replace
 from contracts.routes import Route
 from contracts.vocabulary import Deployable
 from services.server_manager.domain.drains import names_drained
-from services.server_manager.domain.placement import Known, find_counterparts, find_lost, find_named, plan_all_homes
+from services.server_manager.domain.placement import Known, find_all_named, find_counterparts, find_lost, plan_all_homes
 from services.server_manager.domain.reconcile import Limits, home_of, plan_desired
 from services.server_manager.domain.records import Servers
 from services.server_manager.executor import Executor
@@ -29,10 +29,12 @@ class Homes:
 
     def place(self, record: Servers, routes: Mapping[str, Route], down: Mapping[str, float]) -> dict[str, str]:
         """Choose the endpoint of everything that is desired or waits; `down` says how long endpoints are silent."""
+        lost, named = find_lost(down, self._limits), self.named(routes)
         known = Known(
-            named=self.named(routes),
+            named={name: next((each for each in homes if each not in lost), homes[0]) for name, homes in named.items()},
+            copied=named,
             apart=find_counterparts(record, routes),
-            lost=find_lost(down, self._limits),
+            lost=lost,
             earlier=self._earlier,
             drained=names_drained(record),
             unlisted=frozenset(self._engines.keys() - self._executor.known),
@@ -47,9 +49,9 @@ class Homes:
         }
         return self.chosen
 
-    def named(self, routes: Mapping[str, Route]) -> dict[str, str]:
-        """Return the endpoint that a route names, by the target's name."""
-        return find_named(routes, {engine.endpoint: name for name, engine in self._engines.items()})
+    def named(self, routes: Mapping[str, Route]) -> dict[str, tuple[str, ...]]:
+        """Return the endpoints that a route names, by the target's name."""
+        return find_all_named(routes, {engine.endpoint: name for name, engine in self._engines.items()})
 
     def endpoint_of(self, deployable: Deployable) -> str:
         """Return the endpoint that holds a target, else the one that it belongs on."""

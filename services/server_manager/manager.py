@@ -10,10 +10,11 @@ import structlog
 from contracts.routes import Route
 from contracts.runtimes import DEFAULT_RUNTIME, FleetRuntimes
 from services.server_manager.answers import Answers
+from services.server_manager.declared_copies import DeclaredCopies
 from services.server_manager.domain.alerts import assess_standby, plan_alerts
 from services.server_manager.domain.answer_types import Answer, ApplyOrder, GrantLease
 from services.server_manager.domain.decide import decide_answers
-from services.server_manager.domain.drains import add_addresses, names_drained
+from services.server_manager.domain.drains import add_addresses
 from services.server_manager.domain.moves import find_removable, find_unpublished, plan_moves
 from services.server_manager.domain.progress import assess_progress
 from services.server_manager.domain.reconcile import (
@@ -98,7 +99,8 @@ class Manager:
         self.executor = Executor(engines, artifacts, clock, limits, lead, on_change=self.wake)
         self._homes = Homes(engines, self.executor, limits)
         transfers = Transfers(engines, artifacts, clock, limits, permit=self.executor.permit, wake=self.wake)
-        self._drains = Drains(self.executor, transfers, state, clock, limits)
+        self._declared = DeclaredCopies(engines, artifacts, clock, limits, executor=self.executor, wake=self.wake)
+        self._drains = Drains(self.executor, transfers, self._declared, state=state, clock=clock, limits=limits)
         self._indexes = Indexes(engines, clock, self.executor.note_index)
         self._answers = Answers(
             engines=engines,
@@ -142,6 +144,7 @@ class Manager:
             self._proofs.keep_only(())
             await self._indexes.stop()
             await self._drains.stop()
+            await self._declared.stop()
             await self.executor.stop()
             await self._publisher.stop()
             try:
@@ -192,7 +195,8 @@ class Manager:
             await self._check_lease()
             await self._drains.answer_orders(record, listing.routes, answering)
             record = await self._state.read()
-        routes = await self._move(record, listing, usable)
+        self._declared.use_survivors(record, usable, down)
+        routes = await self._move(record, listing, usable, down)
         await self._check_lease()
         # Before anything is healed, or an alert about what heals within a moment would never be raised.
         await self._alert(record, listing, usable, frozenset(down))
@@ -206,12 +210,13 @@ class Manager:
                 # Before anything of it is loaded: killed in between, it would never be unloaded.
                 await self._state.write(lambda record: record.model_copy(update={"temporary": temporary}))
             kept = plan_kept(routes, listing.unreadable, temporary, self.executor.held())
-            self._begin(desired, kept, usable, self._homes.named(routes), names_drained(record))
+            self._begin(desired, kept, usable, self._homes.named(routes))
+            self._declared.follow(routes, usable, self._drains.copies())
             self._drains.begin(record, routes, usable, kept, down)
         for cause, progress in assess_progress(record, self.executor.held(), down, homes):
             await self._report_progress(cause, progress)
         await self._check_lease()
-        await self._publish_view(answering, record)
+        await self._publish_view(answering, record, routes)
 
     async def _remove_copies(self) -> None:
         """Remove the local copies of what is neither desired nor held; one that cannot be removed stays."""
@@ -231,6 +236,7 @@ class Manager:
         self._proofs.keep_only(())
         await self._indexes.stop()
         await self._drains.stop()
+        await self._declared.stop()
         await self.executor.stop()
 
     async def _check_lease(self) -> None:
@@ -254,6 +260,7 @@ class Manager:
             homes=self._homes.place(record, listing.routes, down),
             intact_homes=self._homes.intact,
             copies=self._drains.copies(),
+            copy_homes=self._declared.planned,
         ):
             answer = self._verified(due, listing.routes)
             if answer is None:
@@ -286,7 +293,9 @@ class Manager:
         ids = {order.order_id for order in record.orders}
         return self._waits.note(ids if record.lease is None else ids | {record.lease.lease_id})
 
-    async def _move(self, record: Servers, listing: RouteListing, usable: frozenset[str]) -> Mapping[str, Route]:
+    async def _move(
+        self, record: Servers, listing: RouteListing, usable: frozenset[str], down: Mapping[str, float]
+    ) -> Mapping[str, Route]:
         """Let routes name the endpoints where their targets generate; return the routes as they are then."""
         self.executor.use_named(self._homes.named(listing.routes), self._indexes.listing)
         routes = {model: route for model, route in listing.routes.items() if model not in listing.unreadable}
@@ -302,6 +311,8 @@ class Manager:
             self._limits,
             transferred=self._drains.transferred(usable),
             removed=removed,
+            copy_homes=self._declared.choose(record, routes, self._homes.place(record, routes, down), down),
+            ready=self._declared.ready(usable),
         )
         for move in moves:
             await self._check_lease()
@@ -313,8 +324,7 @@ class Manager:
         desired: dict[str, Desired],
         kept: frozenset[str],
         usable: frozenset[str],
-        named: Mapping[str, str],
-        drained: frozenset[str],
+        named: Mapping[str, tuple[str, ...]],
     ) -> None:
         """Begin what must be done on the engines that can be used; the memory of what others need stays free."""
         held = self.executor.held()
@@ -323,10 +333,10 @@ class Manager:
         homes = self._homes.chosen
         served = on_endpoints(desired, self._engines.keys(), homes)
         copies = self._drains.copies()
-        removable = find_removable(self.executor.copies(), held, named, usable, kept)
+        removable = find_removable(self.executor.copies(), held, named, usable, kept, copy_homes=self._declared.planned)
         self._drains.note_copies(removable)
         for copy in removable:
-            if self._drains.may_remove(copy, drained):
+            if self._drains.may_remove(copy):
                 self.executor.remove_copy(copy)
         taken = Counter[str]()
         for copy in copies:
@@ -366,7 +376,7 @@ class Manager:
         ):
             await self._answers.change_alert(change)
 
-    async def _publish_view(self, answering: frozenset[str], record: Servers) -> None:
+    async def _publish_view(self, answering: frozenset[str], record: Servers, routes: Mapping[str, Route]) -> None:
         held = self.executor.held()
         view: dict[str, Any] = {
             "endpoint": self._engines[DEFAULT_RUNTIME].endpoint,
@@ -375,6 +385,7 @@ class Manager:
             "addresses": add_addresses(record, [engine.endpoint for engine in self._engines.values()]),
         }
         if self.executor.known:
+            view["copies"] = self._declared.describe(routes, answering)
             view["loaded"] = tuple(filter(None, (as_loaded(name, target) for name, target in sorted(held.items()))))
         await self._state.write(lambda record: record.model_copy(update=view))
         await self._view.write(

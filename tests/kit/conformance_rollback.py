@@ -158,6 +158,10 @@ class ProbeConformance:
         assert answer.itl_ms > 0.0
         assert answer.whole_ms == answer.ttft_ms + answer.itl_ms
 
+    async def test_of_two_endpoints_the_one_that_answers_is_timed(self, probe, ready):
+        first_is_gone = ready.model_copy(update={"endpoints": ("127.0.0.1:1", *ready.endpoints)})
+        assert (await probe.measure(first_is_gone)).itl_ms > 0.0
+
     async def test_a_target_that_does_not_answer_has_no_times(self, probe, unloaded, hanging):
         async with asyncio.timeout(5):
             assert [await probe.measure(target) for target in (unloaded, hanging)] == [None, None]

@@ -150,8 +150,10 @@ class Fleet:
         fact = StageReleased(release_id=release, candidate=candidate.target)
         return await self.publish(fact, candidate.target.model, release=release)
 
-    async def promote(self, target, epoch, *, weight=1.0, fallback=None, event_id=None, release="r-1") -> str:
-        order = TrafficRequested(release_id=release, target=target, weight_ratio=weight, epoch=epoch, fallback=fallback)
+    async def promote(self, target, epoch, *, weight=1.0, fallback=None, event_id=None, release="r-1", copies=1) -> str:
+        order = TrafficRequested(
+            release_id=release, target=target, weight_ratio=weight, epoch=epoch, fallback=fallback, copies=copies
+        )
         return await self.publish(order, target.target.model, event_id=event_id, release=release)
 
     # -- what came of it ---------------------------------------------------------------------------------------------

@@ -51,6 +51,18 @@ def list_endpoints(context: typer.Context, state: StateOption = None, as_json: J
     for endpoint in endpoints:
         if endpoint.waits_for:
             show_line(f"{name_of(endpoint)} is not empty yet: {endpoint.waits_for}")
+    for line in describe_missing_copies(routes):
+        show_line(line)
+
+
+def describe_missing_copies(routes: Mapping[str, Route]) -> list[str]:
+    """Return a line for each active version that is on fewer endpoints than its release's policy asks for."""
+    return [
+        f"{route.active.target} is on {len(route.active.endpoints)} of {route.active.copies} endpoints: a copy goes "
+        "only where the version behind it is not, and where memory is free."
+        for _, route in sorted(routes.items())
+        if route.active is not None and len(route.active.endpoints) < route.active.copies
+    ]
 
 
 def describe_row(endpoint: FleetRuntime, routes: Mapping[str, Route]) -> tuple[str, ...]:

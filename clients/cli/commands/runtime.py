@@ -65,7 +65,9 @@ def describe_target(running: RunningTarget, routes: Mapping[str, Route], endpoin
             before, now = served.runtime, running.runtime
             if before is not None and now is not None and before.digest != now.digest:
                 notes.append(CHANGED)
-            if endpoint not in served.endpoints:
+            if endpoint not in served.endpoints and served.copies > 1:
+                notes.append("a copy that its route does not name yet")
+            elif endpoint not in served.endpoints:
                 notes.append(f"but its route names {', '.join(served.endpoints)}")
     return f"{running.target} ({', '.join(notes)})"
 

@@ -50,7 +50,9 @@ def _describe(endpoint: FleetRuntime) -> str:
 
 def _shares(route: Route, endpoints: Sequence[FleetRuntime]) -> bool:
     """Return whether active and previous are on one endpoint of a runtime of which several are used."""
-    if route.active is None or route.previous is None or route.active.endpoints != route.previous.endpoints:
+    if route.active is None or route.previous is None:
+        return False
+    if set(route.active.endpoints).isdisjoint(route.previous.endpoints):
         return False
     runtimes = [endpoint.name for endpoint in endpoints if endpoint.endpoint in route.active.endpoints]
     used = [endpoint.name for endpoint in endpoints if not endpoint.drained]

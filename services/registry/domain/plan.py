@@ -287,6 +287,7 @@ def _traffic_order(
         reason=reason,
         comparison=explain(release),
         pair_ratio=release.policy.pairs.share_ratio,
+        copies=release.policy.copies,
     )
 
 

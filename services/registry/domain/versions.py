@@ -29,7 +29,7 @@ class ModelRecord(OutboxRecord):
     `reservations` are the version numbers of the releases that have not ended, and of the newest others.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 9
+    SCHEMA_VERSION: ClassVar[int] = 10
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: unchanged,
         2: unchanged,
@@ -39,6 +39,7 @@ class ModelRecord(OutboxRecord):
         6: unchanged,
         7: unchanged,
         8: unchanged,
+        9: unchanged,
     }
 
     model: ModelName

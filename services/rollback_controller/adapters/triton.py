@@ -49,10 +49,17 @@ class TritonProbe:
         return "; ".join(reasons)
 
     async def measure(self, served: ServedTarget) -> ProbedAnswer | None:
-        """Return when the tokens of a short fixed answer came; None if they did not come in time."""
+        """Return when the tokens of a short fixed answer came; None if no endpoint answered in time."""
+        for endpoint in served.endpoints:
+            probed = await self._measure(endpoint, served)
+            if probed is not None:
+                return probed
+        return None
+
+    async def _measure(self, endpoint: str, served: ServedTarget) -> ProbedAnswer | None:
         clock, times_s = asyncio.get_running_loop(), list[float]()
         began_s, deadlines = clock.time(), Deadlines(first_token_s=self._deadline_s, inter_token_s=self._deadline_s)
-        channel, name = self._channels.get(served.endpoints[0]), served.target.triton_name
+        channel, name = self._channels.get(endpoint), served.target.triton_name
         try:
             async with (
                 asyncio.timeout(self._deadline_s),

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from contracts.codes import Code
@@ -24,6 +24,7 @@ class Fleet:
         copies: what endpoints may hold besides.
         apart: the targets that should not share an endpoint.
         answering: the endpoints that answer.
+        serving: the endpoints on which copies generate that are to be there, by the target's name.
     """
 
     production: Mapping[str, Deployable]
@@ -31,6 +32,7 @@ class Fleet:
     copies: Collection[Copy]
     apart: Counterparts
     answering: Collection[str]
+    serving: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,10 @@ def _assess_memory(endpoint: str, drained: Collection[str], fleet: Fleet, limits
         for name, state in fleet.held.items()
         if state.unneeded_s is None  # what nothing needs makes way
     }
+    for name in held.keys() & fleet.serving.keys():  # what has a copy elsewhere is served by it
+        others = [each for each in fleet.serving[name] if each not in drained]
+        if others and held[name].endpoint == endpoint:
+            held[name] = replace(held[name], endpoint=others[0])
     for _ in held:
         planned = plan_transfer(replace(fleet, held=held), limits, drained)
         if isinstance(planned, Waits):

@@ -1,10 +1,10 @@
 """Targets that are loaded elsewhere than their route says, and copies that are left on another endpoint."""
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from contracts.routes import Route
-from contracts.vocabulary import Target
+from contracts.routes import Route, ServedTarget
+from contracts.vocabulary import Digest, Target
 from decisions.runtimes import runtime_name
 from services.server_manager.domain.reconcile import Held, Limits, Phase, production_of
 
@@ -14,26 +14,30 @@ MOVED = "moved-"
 
 @dataclass(frozen=True)
 class Copy:
-    """A target that an endpoint may still hold, though it is held on another one."""
+    """A target that an endpoint holds, or may still hold, beside the one that is its home.
+
+    `digest` is that of its manifest, where the endpoint has listed it.
+    """
 
     endpoint: str
     name: str
     memory_bytes: int
+    digest: Digest | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
 class Move:
-    """A route is to name another endpoint for a target."""
+    """A route is to name other endpoints for a target."""
 
     model: str
     target: Target
-    endpoint: str
+    endpoints: tuple[str, ...]
     epoch: int
 
     @property
     def cause_id(self) -> str:
         """Id of the cause of the route after the move."""
-        return f"{MOVED}{self.target}-{self.endpoint}-{self.epoch}"
+        return f"{MOVED}{self.target}-{'+'.join(self.endpoints)}-{self.epoch}"
 
 
 def moved_prefix(model: str) -> str:
@@ -49,8 +53,10 @@ def plan_moves(
     *,
     transferred: Mapping[str, str] | None = None,
     removed: Collection[str] = (),
+    copy_homes: Mapping[str, tuple[str, ...]] | None = None,
+    ready: Mapping[str, tuple[str, ...]] | None = None,
 ) -> list[Move]:
-    """Return the targets that generate on an endpoint which their route does not name, where their runtime has several.
+    """Return the targets whose route is to name other endpoints, where their runtime has several; one for each model.
 
     Args:
         routes: the routes by model.
@@ -59,21 +65,62 @@ def plan_moves(
         limits: the endpoints and their runtimes.
         transferred: the endpoint on which a target generates besides, by its name, where it is to be served there.
         removed: addresses of endpoints that the fleet had and that are not configured any more.
+        copy_homes: the endpoints on which each target is to be loaded beside its home.
+        ready: the endpoints on which copies of it generate.
     """
     moves = []
     for model, route in sorted(routes.items()):
         for served in production_of(route):
-            state = held.get(str(served.target))
+            name = str(served.target)
+            state = held.get(name)
             alone = [*limits.endpoints.values()].count(runtime_name(served.serving)) < 2
-            home = (transferred or {}).get(str(served.target))
+            home = (transferred or {}).get(name)
             if home is None and state is not None and state.phase is Phase.READY:
                 home = state.endpoint
             is_fixed = alone and not set(removed).issuperset(served.endpoints)
-            if is_fixed or home is None or addresses[home] in served.endpoints:
+            if is_fixed or home is None:
                 continue
-            moves.append(Move(model, served.target, home, route.epoch))
+            serving = _serving(
+                served,
+                home,
+                copy_homes=(copy_homes or {}).get(name, ()),
+                ready=(ready or {}).get(name, ()),
+                addresses=addresses,
+                removed=removed,
+            )
+            if serving is None:
+                continue
+            moves.append(Move(model, served.target, serving, route.epoch))
             break  # the next one is of the next epoch
     return moves
+
+
+def _serving(
+    served: ServedTarget,
+    home: str,
+    *,
+    copy_homes: Collection[str],
+    ready: Collection[str],
+    addresses: Mapping[str, str],
+    removed: Collection[str],
+) -> tuple[str, ...] | None:
+    """Return the endpoints that a route is to name for a target, by name; None if it names them.
+
+    Those that it names stay while they are to have the target, also while they do not answer: gateways send them
+    nothing then. One that is to have it no more stays until what replaces it generates. The order is kept.
+    """
+    names = {address: name for name, address in addresses.items()}
+    named = [names[address] for address in served.endpoints if address in names]
+    due = [home, *(endpoint for endpoint in copy_homes if endpoint != home)]
+    generating = {home, *ready}
+    missing = sum(1 for endpoint in due if endpoint not in named and endpoint not in generating)
+    staying = [endpoint for endpoint in named if endpoint in due]
+    leaving = [endpoint for endpoint in named if endpoint not in due and endpoint in generating][:missing]
+    serving = list(dict.fromkeys([*staying, *(each for each in due if each in generating), *leaving]))
+    has_others = any(address in removed or names.get(address) not in (None, *serving) for address in served.endpoints)
+    if set(serving) <= set(named) and not has_others:
+        return None
+    return tuple(serving)
 
 
 def find_removed(routes: Mapping[str, Route], removed: Collection[str]) -> dict[str, str]:
@@ -94,13 +141,16 @@ def find_unpublished(routes: Mapping[str, Route], answered: Collection[str]) -> 
 def find_removable(
     copies: Iterable[Copy],
     held: Mapping[str, Held],
-    named: Mapping[str, str],
+    named: Mapping[str, tuple[str, ...]],
     usable: Collection[str],
     kept: Collection[str] = (),
+    *,
+    copy_homes: Mapping[str, tuple[str, ...]] | None = None,
 ) -> list[Copy]:
     """Return the copies that nothing needs any more: their target generates elsewhere, and no route may name the copy.
 
     A route that is absent says nothing about what serves, so a copy of what is in `kept` stays, like the target.
+    `copy_homes` has the endpoints on which each target is to be loaded beside its home.
     """
     return [
         copy
@@ -109,5 +159,11 @@ def find_removable(
         and copy.name not in kept
         and copy.name in held
         and held[copy.name].phase is Phase.READY
-        and named.get(copy.name) in {None, held[copy.name].endpoint}
+        and _is_named_elsewhere(copy, held[copy.name], named.get(copy.name, ()))
+        and copy.endpoint not in (copy_homes or {}).get(copy.name, ())
     ]
+
+
+def _is_named_elsewhere(copy: Copy, state: Held, named: Collection[str]) -> bool:
+    """Return whether no route names a copy, and the one that names its target names its home."""
+    return not named or (copy.endpoint not in named and state.endpoint in named)

@@ -21,6 +21,7 @@ class Known:
 
     Attributes:
         named: the endpoint that a route names, by the target's name.
+        copied: all endpoints that a route names, by the target's name.
         apart: the targets that should not share an endpoint, both ways.
         lost: endpoints that have been silent for long: nothing new is placed there while another one is left.
         earlier: the endpoint that was chosen for a target before, by its name.
@@ -30,6 +31,7 @@ class Known:
     """
 
     named: Mapping[str, str] = field(default_factory=dict)
+    copied: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     apart: Counterparts = field(default_factory=dict)
     lost: frozenset[str] = frozenset()
     earlier: Mapping[str, str] = field(default_factory=dict)
@@ -60,6 +62,7 @@ def plan_homes(
         elif candidates and fixed is None:
             open_ones.append((name, target.deployable, usable or candidates))
     reserved = _reserved(homes, desired, held, limits)
+    copied_bytes = _copied_bytes(homes, desired, limits, known)
     for name, deployable, candidates in open_ones:
         size = limits.memory_bytes(deployable)
         before, earlier = homes.pop(name, None), known.earlier.get(name, "")
@@ -68,7 +71,17 @@ def plan_homes(
             reserved[before] -= size
         is_kept = earlier in candidates and earlier != before and not _shared(name, earlier, homes, known.apart)
         choice = [earlier] if is_kept else candidates
-        chosen, has_memory = choose_endpoint(name, size, choice, homes, reserved, limits=limits, apart=known.apart)
+        chosen, has_memory = choose_endpoint(
+            name,
+            size,
+            choice,
+            homes,
+            reserved,
+            limits=limits,
+            apart=known.apart,
+            copied=known.copied,
+            copied_bytes=copied_bytes,
+        )
         homes[name] = chosen if before is None or has_memory else before
         reserved[homes[name]] += 0 if keeps_memory and homes[name] == before else size
     return homes
@@ -117,6 +130,20 @@ def _reserved(
     return reserved
 
 
+def _copied_bytes(
+    homes: Mapping[str, str], desired: Mapping[str, Desired], limits: Limits, known: Known
+) -> Counter[str]:
+    """Return what copies that routes name reserve of each endpoint, beside the homes of their targets."""
+    reserved = Counter[str]()
+    for name, endpoints in known.copied.items():
+        if name in desired:
+            for endpoint in endpoints:
+                reserved[endpoint] += (
+                    limits.memory_bytes(desired[name].deployable) if endpoint != homes.get(name) else 0
+                )
+    return reserved
+
+
 def choose_endpoint(
     name: str,
     needed: int,
@@ -126,33 +153,46 @@ def choose_endpoint(
     *,
     limits: Limits,
     apart: Counterparts,
+    copied: Mapping[str, tuple[str, ...]] | None = None,
+    copied_bytes: Mapping[str, int] | None = None,
 ) -> tuple[str, bool]:
-    """Return the best endpoint, and whether the target fits there."""
+    """Return the best endpoint, and whether the target fits there: copies give way.
+
+    One where a counterpart has a copy (`copied`) is better than one that is its home, and worse than any other. After
+    these, one is better where no copy has to give way; `copied_bytes` is what they reserve of each endpoint.
+    """
     taken = Counter[str]()
     for endpoint, size in reserved.items():
         taken[limits.pool(endpoint)] += size
 
-    def cost(endpoint: str) -> tuple[bool, int, int]:
+    beside = Counter[str]()
+    for endpoint, size in (copied_bytes or {}).items():
+        beside[limits.pool(endpoint)] += size
+
+    def cost(endpoint: str) -> tuple[bool, int, int, bool, int]:
         pool = limits.pool(endpoint)
         too_full = taken[pool] + needed > limits.pool_bytes(pool)
-        return too_full, _shared(name, endpoint, homes, apart), reserved.get(endpoint, 0)
+        copies = sum(1 for other in apart.get(name, ()) if endpoint in (copied or {}).get(other, ()))
+        displaces = taken[pool] + beside[pool] + needed > limits.pool_bytes(pool)
+        there = reserved.get(endpoint, 0) + (copied_bytes or {}).get(endpoint, 0)
+        return too_full, _shared(name, endpoint, homes, apart), copies, displaces, there
 
     best = min(candidates, key=cost)  # the first of equal ones
     return best, not cost(best)[0]
 
 
-def find_named(routes: Mapping[str, Route], addresses: Mapping[str, str]) -> dict[str, str]:
-    """Return the endpoint that a route names, by the target's name.
+def find_all_named(routes: Mapping[str, Route], addresses: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Return the endpoints that a route names, by the target's name, in their order.
 
     Args:
         routes: the routes by model.
         addresses: the name of each endpoint by the address at which gateways reach it.
     """
-    named: dict[str, str] = {}
+    named: dict[str, tuple[str, ...]] = {}
     for served in (served for route in routes.values() for served in production_of(route)):
-        home = next((addresses[address] for address in served.endpoints if address in addresses), None)
-        if home is not None:
-            named.setdefault(str(served.target), home)
+        homes = tuple(addresses[address] for address in served.endpoints if address in addresses)
+        if homes:
+            named.setdefault(str(served.target), homes)
     return named
 
 

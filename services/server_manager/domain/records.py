@@ -112,6 +112,22 @@ class LoadedTarget(Contract):
     reason: str = ""
 
 
+class TargetCopies(Contract):
+    """A target that is to be loaded on several endpoints.
+
+    Attributes:
+        target: the target.
+        asked: on how many endpoints its release's policy asks to load it.
+        serving: on how many it generates.
+        memory_bytes: what it reserves beside its home.
+    """
+
+    target: Target
+    asked: int
+    serving: int
+    memory_bytes: int = 0
+
+
 class OpenAlert(Contract):
     """An open alert about `target`: it does not generate, has no ready target to roll back to, or is not proven."""
 
@@ -142,7 +158,7 @@ def with_phase_ready(fields: dict[str, Any]) -> dict[str, Any]:
 class Servers(OutboxRecord):
     """The state of the serving fleet: `servers/<fleet>`."""
 
-    SCHEMA_VERSION: ClassVar[int] = 13
+    SCHEMA_VERSION: ClassVar[int] = 14
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: without_answered,
         2: with_phase_ready,
@@ -156,12 +172,15 @@ class Servers(OutboxRecord):
         10: unchanged,
         11: unchanged,
         12: unchanged,
+        13: unchanged,
     }
 
     endpoint: str = ""
     server_ready: bool = False
     memory_budget_bytes: int = 0
     loaded: tuple[LoadedTarget, ...] = ()
+    copies: tuple[TargetCopies, ...] = ()
+    """The targets of production that are to be loaded on several endpoints."""
     lease: Lease | None = None
     waiting: tuple[Lease, ...] = ()
     orders: tuple[TrafficOrder, ...] = ()

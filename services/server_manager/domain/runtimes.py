@@ -73,6 +73,7 @@ def describe_endpoint_view(
     copies: Collection[Copy] = (),
     drained: DrainedEndpoint | None = None,
     waits: str = "",
+    declared: Mapping[str, Phase] | None = None,
 ) -> FleetRuntime:
     """Return an endpoint of a runtime with the targets that it holds, as others may see it.
 
@@ -86,7 +87,9 @@ def describe_endpoint_view(
         copies: what endpoints hold of targets that another one serves.
         drained: who drained it, if it is drained.
         waits: why it is not empty yet.
+        declared: the phases of its copies that are to be there, by name.
     """
+    declared = declared or {}
     reserved, pool = Counter[str](), limits.pool(name)
     for state in held.values():
         reserved[state.endpoint] += state.memory_bytes if state.phase is not Phase.FAILED else 0
@@ -98,6 +101,11 @@ def describe_endpoint_view(
         for held_name, state in sorted(held.items())
         if state.endpoint == name and (target := target_of(held_name)) is not None
     ]
+    running += [
+        RunningTarget(target=target, phase=phase, runtime=runtime)
+        for copy_name, phase in sorted(declared.items())
+        if (target := target_of(copy_name)) is not None
+    ]
     return FleetRuntime(
         name=limits.endpoints.get(name, name),
         endpoint_name=name,
@@ -105,7 +113,7 @@ def describe_endpoint_view(
         answers=answers,
         runtime=runtime,
         targets=tuple(running),
-        copies=tuple(sorted(copy.name for copy in copies if copy.endpoint == name)),
+        copies=tuple(sorted(copy.name for copy in copies if copy.endpoint == name and copy.name not in declared)),
         drained=drained is not None,
         drained_by=drained.actor if drained is not None else "",
         drain_reason=drained.reason if drained is not None else "",

@@ -42,6 +42,12 @@ def test_one_that_does_not_answer_or_is_shared_is_a_warning():
     assert (silent.state, "triton-2 at b:1 does not answer" in silent.detail) == ("warning", True)
     shared = assess_endpoints([FIRST, SECOND], standing("b:1", "b:1"))
     assert (shared.state, shared.detail.startswith("active and previous share one: bot; ")) == ("warning", True)
+    routes = standing("b:1", "b:1")
+    copied = routes["bot"].active.model_copy(update={"endpoints": ("a:1", "b:1")})
+    assert (
+        assess_endpoints([FIRST, SECOND], {"bot": routes["bot"].model_copy(update={"active": copied})}).state
+        == "warning"
+    )
     alone = [FIRST, endpoint("next", "b:1", name="next")]
     assert assess_endpoints(alone, standing("b:1", "b:1")).state == "ok", "the runtime has no other endpoint"
 

@@ -2,7 +2,13 @@
 
 import pytest
 
-from clients.cli.commands.endpoints import check_name, describe_row, describe_state, wait_until_empty
+from clients.cli.commands.endpoints import (
+    check_name,
+    describe_missing_copies,
+    describe_row,
+    describe_state,
+    wait_until_empty,
+)
 from clients.cli.output import CommandError
 from contracts.runtimes import FleetRuntime, RunningTarget
 from testbed.factories import MODEL, route, served
@@ -29,6 +35,15 @@ def test_a_row_has_what_it_serves_in_which_role_and_its_memory():
     assert row[6] == f"{SERVED.target} (ready, active)"
     copied = USED.model_copy(update={"targets": (), "copies": (str(SERVED.target),)})
     assert describe_row(copied, {})[6] == f"{SERVED.target} (copy)"
+
+
+def test_a_version_on_fewer_endpoints_than_its_policy_asks_for_is_named():
+    assert describe_missing_copies({MODEL: ROUTE}) == []
+    asking = {MODEL: ROUTE.model_copy(update={"active": SERVED.model_copy(update={"copies": 2})})}
+    (line,) = describe_missing_copies(asking)
+    assert line.startswith(f"{SERVED.target} is on 1 of 2 endpoints: ")
+    both = SERVED.model_copy(update={"copies": 2, "endpoints": ("a:1", "b:1")})
+    assert describe_missing_copies({MODEL: ROUTE.model_copy(update={"active": both})}) == []
 
 
 @pytest.mark.parametrize(

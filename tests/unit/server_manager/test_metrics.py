@@ -6,7 +6,7 @@ import contextlib
 from prometheus_client import CollectorRegistry
 
 from contracts.vocabulary import digest_of
-from services.server_manager.domain.records import LoadedTarget, OpenAlert, Servers
+from services.server_manager.domain.records import LoadedTarget, OpenAlert, Servers, TargetCopies
 from services.server_manager.fleet_state import FleetState
 from services.server_manager.main import read_for_metrics
 from services.server_manager.metrics import FleetMetrics, show_agents
@@ -47,6 +47,17 @@ async def test_one_that_does_not_lead_shows_what_the_leader_wrote():
     reading.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await reading
+
+
+def test_copies_are_counted_and_their_memory_is_that_of_their_target():
+    registry, version = CollectorRegistry(), f.target(1)
+    copies = TargetCopies(target=version, asked=3, serving=2, memory_bytes=100)
+    FleetMetrics(registry).note("main", Servers(loaded=(loaded(1),), copies=(copies,)))
+    about = {"target": str(version)}
+    assert registry.get_sample_value("slipway_target_copies_asked", about) == 3
+    assert registry.get_sample_value("slipway_target_copies_serving", about) == 2
+    assert registry.get_sample_value("slipway_target_memory_bytes", about) == 200
+    assert registry.get_sample_value("slipway_fleet_memory_reserved_bytes") == 200
 
 
 def test_a_process_that_was_superseded_shows_no_agent_as_silent():

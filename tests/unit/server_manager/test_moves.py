@@ -31,7 +31,7 @@ def test_a_target_that_generates_elsewhere_than_its_route_says_is_moved_one_in_e
     routes = {"bot": route(1, 0, canary=2, epoch=4)}
     holding = {V1: held(1, endpoint="two"), V0: held(0, endpoint="two"), V2: held(2)}
     (move_of_active,) = plan_moves(routes, holding, ADDRESSES, TWO)
-    assert (str(move_of_active.target), move_of_active.endpoint) == (V1, "two")
+    assert (str(move_of_active.target), move_of_active.endpoints) == (V1, ("two",))
     assert move_of_active.cause_id == f"moved-{V1}-two-4"
 
 
@@ -50,7 +50,7 @@ def test_what_does_not_generate_or_has_one_endpoint_only_is_not_moved():
 def test_what_is_on_an_endpoint_that_was_removed_is_moved_also_where_one_is_left():
     routes, left = {"bot": route(1, 0)}, {"default": "127.0.0.1:2"}
     (move_of_active,) = plan_moves(routes, {V1: held(1), V0: held(0)}, left, LIMITS, removed=["127.0.0.1:1"])
-    assert (str(move_of_active.target), move_of_active.endpoint) == (V1, "default")
+    assert (str(move_of_active.target), move_of_active.endpoints) == (V1, ("default",))
     assert plan_moves(routes, {V1: held(1, Phase.LOADING)}, left, LIMITS, removed=["127.0.0.1:1"]) == []
     assert plan_moves(routes, {V1: held(1)}, left, LIMITS, removed=["127.0.0.1:7"]) == []
     assert find_removed(routes, ["127.0.0.1:1"]) == {V1: "127.0.0.1:1", V0: "127.0.0.1:1"}
@@ -100,12 +100,12 @@ def test_a_move_stays_recorded_as_published_until_the_next_one_of_its_model_what
 def test_a_copy_goes_once_its_target_generates_elsewhere_and_no_route_names_the_copy():
     copy = Copy("default", V1, 200)
     there = {V1: held(1, endpoint="two")}
-    assert find_removable([copy], there, {V1: "two"}, {"default"}) == [copy]
+    assert find_removable([copy], there, {V1: ("two",)}, {"default"}) == [copy]
     assert find_removable([copy], there, {}, {"default"}) == [copy]
-    assert find_removable([copy], there, {V1: "default"}, {"default"}) == []
-    assert find_removable([copy], there, {V1: "two"}, set()) == [], "its endpoint is silent"
-    assert find_removable([copy], {V1: held(1, Phase.LOADING, endpoint="two")}, {V1: "two"}, {"default"}) == []
-    assert find_removable([copy], {}, {V1: "two"}, {"default"}) == []
+    assert find_removable([copy], there, {V1: ("default",)}, {"default"}) == []
+    assert find_removable([copy], there, {V1: ("two",)}, set()) == [], "its endpoint is silent"
+    assert find_removable([copy], {V1: held(1, Phase.LOADING, endpoint="two")}, {V1: ("two",)}, {"default"}) == []
+    assert find_removable([copy], {}, {V1: ("two",)}, {"default"}) == []
 
 
 def test_a_copy_stays_where_no_route_or_none_that_can_be_read_says_which_endpoint_serves():

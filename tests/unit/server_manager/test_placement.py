@@ -11,9 +11,9 @@ from services.server_manager.domain.memory import describe_free, fits
 from services.server_manager.domain.placement import (
     Known,
     endpoints_of,
+    find_all_named,
     find_counterparts,
     find_lost,
-    find_named,
     plan_all_homes,
     plan_homes,
 )
@@ -155,7 +155,8 @@ def test_no_memory_is_reserved_beyond_what_it_has_where_a_target_is_loaded(situa
 def placed(record, routes, holding=None, limits=TWO, **known):
     holding = holding or {}
     desired = plan_desired(routes, record)
-    about = Known(named=find_named(routes, ADDRESSES), apart=find_counterparts(record, routes), **known)
+    named = {name: homes[0] for name, homes in find_all_named(routes, ADDRESSES).items()}
+    about = Known(named=named, apart=find_counterparts(record, routes), **known)
     return plan_all_homes(record, desired, holding, limits, about)
 
 

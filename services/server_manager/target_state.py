@@ -1,0 +1,39 @@
+"""The state of one target as the process that leads knows it."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from contracts.codes import Code
+from contracts.runtimes import DEFAULT_RUNTIME
+from contracts.vocabulary import Digest, Runtime
+from services.server_manager.domain.reconcile import Phase
+from shared.errors import SlipwayError, Transient, translate
+
+SUSPICIONS = 2
+"""Silent probes in a row after which a target is taken for dead; an engine that says so itself is dead at once."""
+
+
+@dataclass
+class TargetState:
+    """One target: its phase, since when (monotonic seconds), and the endpoint that holds it."""
+
+    digest: Digest
+    memory_bytes: int
+    phase: Phase
+    since: float
+    failures: int = 0
+    code: Code | None = None
+    reason: str = ""
+    hopeless: bool = False
+    suspicions: int = 0
+    probed: float | None = None
+    unneeded: float | None = None
+    token: str = ""
+    endpoint: str = DEFAULT_RUNTIME
+    ran_by: Runtime | None = None
+    work: asyncio.Task[None] | None = field(default=None, repr=False)
+
+
+def as_ours(error: Exception) -> SlipwayError:
+    """Return an error of a load or probe as one of ours: one that is not known is `load_failed`."""
+    return translate(error) or Transient("load_failed", f"{type(error).__name__}: {error}")

@@ -1,0 +1,66 @@
+"""A version with a copy in virtual time: server-manager dies at any step while one of its Tritons is away."""
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts import facts as cf
+from tests.kit.virtual_time import run_virtual
+from tests.unit.server_manager.factories import route
+from tests.unit.server_manager.fleet_world import MODEL, SETTINGS, FleetWorld, target
+from tests.unit.server_manager.test_declared_copies import with_copies
+
+SETTLED_S = 60.0 + SETTINGS.linger_s
+NAMES = ("default", "two", "three")
+
+
+def play(story, count, *kills):
+    async def run():
+        with tempfile.TemporaryDirectory() as folder:
+            world = FleetWorld(Path(folder), more=NAMES[1:count])
+            world.routes.routes[MODEL] = with_copies(route(1), 2)
+            running = [asyncio.create_task(world.keep_running(*kills)), asyncio.create_task(world.watch())]
+            await asyncio.sleep(30)
+            await story(world)
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            await world.stop()
+            assert world.violations == []
+
+    run_virtual(run())
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    kills=st.lists(st.integers(1, 60), max_size=6),
+    count=st.sampled_from((2, 3)),
+    away_s=st.sampled_from((1.0, 10.0, 130.0, 400.0)),
+    name=st.sampled_from(NAMES[:2]),
+    keeps=st.booleans(),
+)
+def test_whenever_it_dies_a_version_is_on_both_and_its_route_was_edited_only_where_a_third_one_took_over(
+    kills, count, away_s, name, keeps
+):
+    async def story(world):
+        lost = world.engines[name]
+        if not keeps:
+            lost.models.clear()
+        lost.down = True
+        await asyncio.sleep(away_s)
+        lost.down = False
+        await asyncio.sleep(SETTLED_S)
+        now = world.routes.routes[MODEL]
+        holders = {engine.endpoint for engine in world.engines.values() if target(1) in engine.models}
+        assert holders == set(now.active.endpoints)
+        assert len(now.active.endpoints) == 2
+        assert target(1) in world.ready()
+        moved = [emit.fact.route.epoch for emit in world.log.log if isinstance(emit.fact, cf.DeploymentChanged)]
+        assert sorted(moved) == list(range(2, now.epoch + 1)), "each change is published once"
+        if count == 2 and not kills:
+            assert now.epoch == 2, "one edit, when the copy was loaded"
+
+    play(story, count, *kills)

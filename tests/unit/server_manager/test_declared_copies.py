@@ -1,0 +1,347 @@
+"""Copies of one version: where they are placed, how they come and go, and which of them is used first."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.envelope import Event
+from contracts.facts import AlertRaised, DeploymentChanged, EndpointOrdered, OrderAccepted, VariantFailed
+from contracts.routes import CanaryShare
+from decisions.route_edits import roll_back
+from services.server_manager.domain import drains, staging
+from services.server_manager.domain.declared_copies import Situation, find_survivors, plan_copies
+from services.server_manager.domain.moves import plan_moves
+from services.server_manager.domain.reconcile import Phase, plan_desired
+from services.server_manager.domain.records import EndpointOrder, Servers
+from shared.errors import Transient
+from tests.unit.server_manager.factories import (
+    LIMITS,
+    START,
+    deployable,
+    held,
+    route,
+    stage_requested,
+    traffic_requested,
+)
+from tests.unit.server_manager.test_manager import V0, V1, V2, World
+
+NAMES = ("default", "two", "three", "four")
+FIRST, SECOND, THIRD = (f"127.0.0.1:{number}" for number in (1, 2, 3))
+
+
+def limits(count, **more):
+    return replace(LIMITS, endpoints=dict.fromkeys(NAMES[:count], "default"), **more)
+
+
+def with_copies(route_of, copies):
+    """Return a route whose targets all ask for so many copies."""
+
+    def asking(served):
+        return None if served is None else served.model_copy(update={"copies": copies})
+
+    canary = route_of.canary
+    if canary is not None:
+        canary = CanaryShare(served=asking(canary.served), weight_ratio=canary.weight_ratio)
+    return route_of.model_copy(
+        update={"active": asking(route_of.active), "previous": asking(route_of.previous), "canary": canary}
+    )
+
+
+def placed(route_of, homes, count, **more):
+    known = {"desired": plan_desired({"bot": route_of}, Servers()), "homes": homes, **more}
+    return plan_copies({"bot": route_of}, Situation(**known), limits(count))
+
+
+# -- where they go -------------------------------------------------------------------------------------------------
+
+
+def test_of_two_tritons_both_serve_a_version_only_while_there_is_none_behind_it():
+    alone, pair = with_copies(route(1), 2), with_copies(route(1, 0), 2)
+    assert placed(alone, {V1: "default"}, 2) == {V1: ("two",)}
+    assert placed(pair, {V1: "default", V0: "two"}, 2) == {V1: (), V0: ()}
+
+
+def test_of_three_the_active_version_has_the_copy_and_the_previous_one_keeps_a_triton_to_itself():
+    pair = with_copies(route(2, 1), 2)
+    assert placed(pair, {V2: "three", V1: "default"}, 3) == {V2: ("two",), V1: ()}
+    kept = placed(pair, {V2: "three", V1: "default"}, 3, named={V1: ("default", "two")})
+    assert kept == {V2: ("two",), V1: ()}, "what the version behind had before goes to the active one"
+    assert placed(pair, {V2: "three", V1: "default"}, 4) == {V2: ("two",), V1: ("four",)}
+
+
+def test_a_copy_stays_where_it_serves_and_leaves_a_lost_endpoint_only_for_one_that_has_memory():
+    alone = with_copies(route(1), 2)
+    named = {V1: ("default", "three")}
+    assert placed(alone, {V1: "default"}, 3, named=named) == {V1: ("three",)}
+    lost = {"named": named, "lost": frozenset({"three"})}
+    assert placed(alone, {V1: "default"}, 3, **lost) == {V1: ("two",)}
+    assert placed(alone, {V1: "default"}, 3, drained=frozenset({"two"}), **lost) == {V1: ("three",)}
+    never = {"named": {}, "lost": frozenset({"two"})}
+    assert placed(alone, {V1: "default"}, 2, **never) == {V1: ()}, "none is begun on one that is lost"
+
+
+@given(
+    copies=st.integers(1, 5),
+    homes=st.tuples(*[st.sampled_from(NAMES)] * 3),
+    fleet=st.builds(limits, st.integers(1, 4), memory_budget_bytes=st.integers(0, 2000)),
+    known=st.tuples(st.lists(st.sampled_from(NAMES), max_size=3, unique=True), st.sets(st.sampled_from(NAMES))),
+    has_previous=st.booleans(),
+)
+def test_no_copy_is_where_the_version_behind_is_nor_in_memory_that_a_home_needs(
+    copies, homes, fleet, known, has_previous
+):
+    named, drained = known
+    asked = with_copies(route(2, 1 if has_previous else None, canary=0), copies)
+    homes = {name: home for name, home in zip((V2, V1, V0), homes, strict=True) if home in fleet.endpoints}
+    situation = Situation(
+        desired=plan_desired({"bot": asked}, Servers()),
+        homes=homes,
+        named={V2: tuple(named)},
+        drained=frozenset(drained),
+    )
+    planned = plan_copies({"bot": asked}, situation, fleet)
+    used = {name: {homes[name], *planned.get(name, ())} for name in homes}
+    for name, endpoints in planned.items():
+        assert len(endpoints) == len(set(endpoints)) < max(copies, 1)
+        assert homes[name] not in endpoints
+        assert not drained & set(endpoints)
+    if has_previous and {V1, V2} <= homes.keys() and homes[V1] != homes[V2]:
+        assert not used[V2] & used[V1]
+    needed = 200 * (len([name for name in homes if name in situation.desired]) + sum(map(len, planned.values())))
+    assert needed <= fleet.memory_budget_bytes or not any(planned.values())
+    assert planned == plan_copies({"bot": asked}, situation, fleet), "the same choice each time"
+
+
+# -- which one is used ---------------------------------------------------------------------------------------------
+
+
+def test_a_copy_becomes_the_home_of_what_is_lost_dead_or_drained_where_it_stands():
+    ready = {V1: ("two", "three")}
+    assert find_survivors({V1: held(1)}, ready, down=(), drained=()) == {}
+    assert find_survivors({V1: held(1)}, ready, down={"default"}, drained=()) == {V1: "two"}
+    assert find_survivors({V1: held(1)}, ready, down={"default", "two"}, drained=()) == {V1: "three"}
+    assert find_survivors({V1: held(1)}, ready, down={"default"}, drained={"two"}) == {V1: "three"}
+    assert find_survivors({V1: held(1)}, {V1: ("two",)}, down={"default"}, drained={"two"}) == {V1: "two"}
+    assert find_survivors({V1: held(1, Phase.DEAD)}, ready, down=(), drained=()) == {V1: "two"}
+    assert find_survivors({V1: held(1)}, ready, down=(), drained={"default"}) == {V1: "two"}
+    assert find_survivors({V1: held(1)}, {V1: ("two",)}, down=(), drained={"default", "two"}) == {}
+    assert find_survivors({V1: held(1)}, {}, down={"default"}, drained=()) == {}
+
+
+def moves(served_by, copy_homes, ready, home="default"):
+    named = {"endpoints": tuple(f"127.0.0.1:{NAMES.index(name) + 1}" for name in served_by), "copies": 2}
+    alone = route(1)
+    alone = alone.model_copy(update={"active": alone.active.model_copy(update=named)})
+    addresses = {name: f"127.0.0.1:{number}" for number, name in enumerate(NAMES, 1)}
+    planned = plan_moves(
+        {"bot": alone},
+        {V1: held(1, endpoint=home)},
+        addresses,
+        limits(4),
+        copy_homes={V1: copy_homes},
+        ready={V1: ready},
+    )
+    return [move.endpoints for move in planned]
+
+
+def test_a_route_names_a_copy_once_it_generates_and_keeps_it_while_it_is_away():
+    assert moves(["default"], ("two",), ()) == []
+    assert moves(["default"], ("two",), ("two",)) == [("default", "two")]
+    assert moves(["default", "two"], ("two",), ()) == [], "gateways eject it; no edit is needed"
+    assert moves(["default", "two"], ("default",), (), home="two") == []
+    assert moves(["two", "default"], (), ()) == [("default",)]
+
+
+def test_what_leaves_an_endpoint_stays_named_until_what_replaces_it_generates():
+    assert moves(["default", "two"], ("three",), ("two",)) == []
+    assert moves(["default", "two"], ("three",), ("two", "three")) == [("default", "three")]
+    assert moves(["default", "two"], ("three",), ()) == [("default",)], "it is lost: nothing is kept"
+
+
+# -- the loop ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path, endpoints=("two",))
+
+
+@pytest.fixture
+def three(tmp_path):
+    return World(tmp_path, endpoints=("two", "three"))
+
+
+async def promote(world, version, copies=2, **more):
+    epoch = world.routes.routes["bot"].epoch if "bot" in world.routes.routes else 0
+    event = traffic_requested(f"t{version}", version, epoch=epoch, **more)
+    event = event.model_copy(update={"data": event.data.model_copy(update={"copies": copies})})
+    await world.order(event)
+    await world.ticks(8)
+
+
+def holders(world, name):
+    return [key for key, engine in world.engines.items() if name in engine.models]
+
+
+def active(world):
+    return world.routes.routes["bot"].active
+
+
+async def test_a_version_is_loaded_on_both_and_its_route_names_both(world):
+    await promote(world, 1)
+    assert (active(world).endpoints, active(world).copies) == ((FIRST, SECOND), 2)
+    assert holders(world, V1) == ["default", "two"]
+    changes = [fact.cause for fact in world.said.facts(DeploymentChanged)]
+    assert changes == ["promote", "restore"], "the copy is one move"
+    shown = world.view.stored
+    assert {name: [str(target.target) for target in each.targets] for name, each in shown.items()} == {
+        "default": [V1],
+        "two": [V1],
+    }
+    assert [(each.reserved_bytes, each.copies) for each in shown.values()] == [(200, ())] * 2
+
+
+@pytest.mark.parametrize("lost", ["default", "two"])
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_a_lost_triton_changes_no_route_and_raises_no_alert_of_the_version_and_gets_its_copy_back(
+    world, lost, restarts
+):
+    await promote(world, 1)
+    epoch = world.routes.routes["bot"].epoch
+    raised = len(world.said.facts(AlertRaised))
+    if not restarts:
+        world.engines[lost].down = True
+        await world.ticks(12)
+        world.engines[lost].down = False
+    world.engines[lost].models.clear()
+    await world.ticks(1)
+    assert world.manager.executor.held()[V1].endpoint != lost
+    await world.ticks(8)
+    assert holders(world, V1) == ["default", "two"]
+    assert world.routes.routes["bot"].epoch == epoch
+    assert not [fact for fact in world.said.facts(AlertRaised)[raised:] if fact.kind == "engine"]
+
+
+@pytest.mark.parametrize("dead", ["default", "two"])
+async def test_a_copy_whose_engine_died_is_loaded_again_without_an_edit(world, dead):
+    await promote(world, 1)
+    epoch, raised = world.routes.routes["bot"].epoch, len(world.said.facts(AlertRaised))
+    world.engines[dead].dead.add(V1)
+    before = world.engines[dead].loads.count(V1)
+    await world.ticks(20)
+    assert world.engines[dead].loads.count(V1) == before + 1
+    assert (world.routes.routes["bot"].epoch, len(world.said.facts(AlertRaised))) == (epoch, raised)
+    assert not world.engines[dead].dead
+
+
+async def test_the_next_version_takes_a_triton_for_itself_and_a_rollback_brings_the_copy_back(world):
+    await promote(world, 1)
+    await promote(world, 2)
+    now = world.routes.routes["bot"]
+    assert (now.active.endpoints, now.previous.endpoints) == ((SECOND,), (FIRST,))
+    assert V1 in world.engines["two"].models, "streams of it may be under way"
+    await world.ticks(5, seconds=10.0)
+    assert (holders(world, V1), holders(world, V2)) == (["default"], ["two"])
+    await world.routes.edit("bot", lambda route: roll_back(route, deployable(2).target, cause_id="r"))
+    await world.ticks(8, seconds=10.0)
+    assert (active(world).target.version, active(world).endpoints) == (1, (FIRST, SECOND))
+    assert (holders(world, V1), holders(world, V2)) == (["default", "two"], [])
+
+
+async def test_a_process_that_takes_over_leaves_copies_and_route_as_they_are(world):
+    await promote(world, 1)
+    before, loads = world.routes.routes["bot"], [list(engine.loads) for engine in world.engines.values()]
+    world.start()
+    await world.ticks(40)
+    assert (world.routes.routes["bot"], [engine.loads for engine in world.engines.values()]) == (before, loads)
+
+
+async def test_a_drained_triton_gives_its_copy_to_another_one_before_its_route_is_edited(three):
+    await promote(three, 1)
+    assert active(three).endpoints == (FIRST, SECOND)
+    seen = []
+    three.engines["three"].hooks.at["load before"] = lambda _: _note(seen, active(three).endpoints)
+    await drain(three, "default")
+    await three.ticks(8)
+    assert seen == [(FIRST, SECOND)]
+    assert active(three).endpoints == (SECOND, THIRD)
+    await three.ticks(5, seconds=10.0)
+    assert holders(three, V1) == ["two", "three"]
+
+
+async def test_of_two_a_drained_one_is_left_with_what_the_other_one_has_already(world):
+    await promote(world, 1)
+    loads = list(world.engines["two"].loads)
+    await drain(world, "default")
+    await world.ticks(5, seconds=10.0)
+    assert (active(world).endpoints, holders(world, V1)) == ((SECOND,), ["two"])
+    assert world.engines["two"].loads == loads
+    assert len(world.said.facts(OrderAccepted)) == 1
+    await drain(world, "default", drained=False)
+    await world.ticks(8)
+    assert sorted(active(world).endpoints) == [FIRST, SECOND]
+
+
+async def test_a_copy_that_does_not_load_leaves_the_route_and_is_tried_after_longer_and_longer_waits(world):
+    tries = []
+
+    async def fail(name):
+        tries.append(name)
+        raise Transient("load_failed", "no memory on the device")
+
+    world.engines["two"].hooks.at["load before"] = fail
+    await promote(world, 1)
+    await world.ticks(100)
+    assert active(world).endpoints == (FIRST,)
+    assert 3 <= len(tries) <= 8
+    world.engines["two"].hooks.at.clear()
+    await world.ticks(70)
+    assert active(world).endpoints == (FIRST, SECOND)
+
+
+async def test_a_staging_that_does_not_fit_beside_a_copy_is_refused_with_what_copies_take(world):
+    await promote(world, 1)
+    await world.state.write(lambda record: staging.enqueue_staging(record, stage_requested("s1", 2, 1, weights=600)))
+    await world.ticks(4)
+    (failed,) = world.said.facts(VariantFailed)
+    assert failed.code == "insufficient_memory"
+    assert failed.reason.startswith(
+        "Staging needs 1100 bytes beside production and its copies, the serving fleet has 1000."
+    )
+
+
+async def test_a_copy_makes_way_for_production_that_has_lost_its_endpoint(three):
+    three.limits = replace(
+        three.limits, budgets=dict.fromkeys(("default", "two", "three"), 300), memory_budget_bytes=900
+    )
+    three.start()
+    await promote(three, 1)
+    await three.order(traffic_requested("c1", 1, model="cat"))
+    await three.ticks(8)
+    assert three.routes.routes["cat"].active.endpoints == (THIRD,)
+    assert active(three).endpoints == (FIRST, SECOND)
+    three.engines["three"].down = True
+    await three.ticks(40, seconds=5.0)
+    assert three.routes.routes["cat"].active.endpoints == (SECOND,)
+    assert active(three).endpoints == (FIRST,)
+
+
+async def _note(seen, value):
+    seen.append(value)
+
+
+async def drain(world, name, drained=True):
+    fact = EndpointOrdered(reason="Its machine is replaced.", endpoint=name, drained=drained)
+    event = Event[EndpointOrdered](
+        id=f"e-{name}-{drained}",
+        source="/slipway/ana",
+        type=fact.TYPE,
+        subject="all-models",
+        time=START,
+        correlationid="e",
+        data=fact,
+    )
+    order = EndpointOrder(event=event, received_at=world.clock.now())
+    await world.state.write(lambda record: drains.enqueue_endpoint_order(record, order))
