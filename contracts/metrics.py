@@ -256,12 +256,7 @@ _SERVING: Final = ("server-manager",)
 
 TARGETS = Metric("slipway_targets", "gauge", "Targets that the fleet holds, by phase", ("phase",), (), _SERVING)
 TARGET_MEMORY = Metric("slipway_target_memory_bytes", "gauge", "Memory reserved, by target", ("target",), (), _SERVING)
-COPIES_ASKED = Metric(
-    "slipway_target_copies_asked", "gauge", "Tritons that a target is to be loaded on", ("target",), (), _SERVING
-)
-COPIES_SERVING = Metric(
-    "slipway_target_copies_serving", "gauge", "Tritons on which it generates", ("target",), (), _SERVING
-)
+COPIES = Metric("slipway_target_copies", "gauge", "Copies, asked and serving", ("target", "count"), (), _SERVING)
 MEMORY_RESERVED = Metric(
     "slipway_fleet_memory_reserved_bytes", "gauge", "Memory reserved for targets of the fleet", (), (), _SERVING
 )

@@ -117,8 +117,7 @@ FLEET = Dashboard(
                 Panel(
                     "Copies by target",
                     [
-                        Query(f"max by (target) ({m.COPIES_SERVING})", "{{target}}"),
-                        Query(f"max by (target) ({m.COPIES_ASKED})", "{{target}}: asked for"),
+                        Query(f"max by (target, count) ({m.COPIES})", "{{target}}: {{count}}"),
                     ],
                 ),
             ],

@@ -72,11 +72,11 @@ class DeclaredCopies:
     def ready(self, usable: Collection[str]) -> dict[str, tuple[str, ...]]:
         """Return the endpoints on which copies generate and that have listed them, by the target's name."""
         listed = {(copy.endpoint, copy.name) for copy in self._executor.copies()}
-        found: dict[str, tuple[str, ...]] = {}
+        ready: dict[str, tuple[str, ...]] = {}
         for (endpoint, name), state in self._states.items():
             if state.phase is Phase.READY and endpoint in usable and (endpoint, name) in listed:
-                found[name] = (*found.get(name, ()), endpoint)
-        return found
+                ready[name] = (*ready.get(name, ()), endpoint)
+        return ready
 
     def phases(self, endpoint: str) -> dict[str, Phase]:
         """Return the copies of an endpoint that are loaded or on their way, by the target's name."""

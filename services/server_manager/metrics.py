@@ -19,8 +19,7 @@ class FleetMetrics:
         self._targets = Counts(gauge(m.TARGETS, registry))
         self._memory = Counts(gauge(m.TARGET_MEMORY, registry))
         self._alerts = Counts(gauge(m.ALERTS_OPEN, registry))
-        self._asked = Counts(gauge(m.COPIES_ASKED, registry))
-        self._serving = Counts(gauge(m.COPIES_SERVING, registry))
+        self._copies = Counts(gauge(m.COPIES, registry))
         self._reserved = gauge(m.MEMORY_RESERVED, registry)
         self._budget = gauge(m.MEMORY_BUDGET, registry)
         self._waiting = gauge(m.LEASES_WAITING, registry)
@@ -30,15 +29,14 @@ class FleetMetrics:
         """Export the record of a fleet."""
         self._targets.replace(fleet, Counter((loaded.phase,) for loaded in record.loaded))
         memory = Counter[tuple[str, ...]]()
-        asked, serving = Counter[tuple[str, ...]](), Counter[tuple[str, ...]]()
+        counts = Counter[tuple[str, ...]]()
         for loaded in record.loaded:
             memory[(self._target(loaded.target),)] += loaded.memory_bytes
         for copies in record.copies:
             memory[(self._target(copies.target),)] += copies.memory_bytes
-            asked[(self._target(copies.target),)] += copies.asked
-            serving[(self._target(copies.target),)] += copies.serving
-        self._asked.replace(fleet, asked)
-        self._serving.replace(fleet, serving)
+            counts[self._target(copies.target), "asked"] += copies.asked
+            counts[self._target(copies.target), "serving"] += copies.serving
+        self._copies.replace(fleet, counts)
         self._memory.replace(fleet, memory)
         self._alerts.replace(
             fleet, Counter(("production", alert.kind, SEVERITY[alert.kind]) for alert in record.alerts)

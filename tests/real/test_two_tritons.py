@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from contracts.codes import Code
-from contracts.facts import EndpointOrdered, OrderAccepted
+from contracts.facts import AlertRaised, EndpointOrdered, OrderAccepted
 from decisions.route_edits import roll_back
 from testbed.gateway import Gateway
 from testbed.servers import connection, running
@@ -240,3 +240,53 @@ async def test_a_triton_is_drained_under_load_without_a_failed_request_and_a_los
         assert route.epoch == epochs[route.model] + 2  # one edit for each target
     assert ready(triton) == everything
     await asyncio.gather(first_token(gateway, "bot", "bot@v1"), first_token(gateway, "cat", "cat@v1"))
+
+
+def endpoint_changes(gateway, triton, change):
+    return gateway.metric(f'slipway_gateway_ejections_total{{change="{change}",endpoint="{triton.endpoint}"}}')
+
+
+@pytest.mark.usefixtures("manager")
+async def test_of_a_version_with_two_copies_the_death_of_one_triton_fails_its_streams_only_and_needs_no_edit(
+    fleet, gateway, triton, second, tmp_path
+):
+    version = fleet.put_toy(tmp_path, "bot", 1)
+    await fleet.promote(version, 0, copies=2)
+
+    async def is_on_both():
+        entry = await fleet.routes.get("bot")
+        return entry is not None and len(entry.value.active.endpoints) == 2 and entry.value
+
+    route = await fleet.until(is_on_both, what="the route naming both Tritons")
+    assert (set(route.active.endpoints), route.epoch) == ({triton.endpoint, second.endpoint}, 2)
+    await first_token(gateway, "bot", "bot@v1")
+    short = Load(gateway, *["bot"] * 4)
+    async with openai.AsyncOpenAI(
+        base_url=gateway.base_url + "/v1", api_key=gateway.key, max_retries=0, timeout=60
+    ) as client:
+        streams = [Answer(client, "bot") for _ in range(STREAMS)]
+        async with asyncio.timeout(60):
+            while not all(answer.pieces for answer in streams):
+                await asyncio.sleep(0.01)
+        await asyncio.to_thread(triton.kill)
+        await asyncio.gather(*(answer.task for answer in streams))
+    broken = [answer for answer in streams if answer.error is not None]
+    assert 1 <= len(broken) < STREAMS, "each Triton had some of the streams"
+    assert all(answer.pieces >= TOKENS for answer in streams if answer.error is None)
+    before = Counter(short.answered)
+    await asyncio.sleep(1.0)
+    await short.stop()
+    print(f"{len(broken)} of {STREAMS} streams and {len(short.failed)} of {short.answered['bot']} requests failed")
+    assert len(short.failed) <= 4, "those that had begun; what had no token was retried on the other one"
+    assert short.answered["bot"] > before["bot"] > 0
+    assert endpoint_changes(gateway, triton, "ejected") == 1
+
+    triton.start()
+
+    async def is_used_again():
+        await first_token(gateway, "bot", "bot@v1")
+        return ready(triton) == {"bot.v1.bf16"} and endpoint_changes(gateway, triton, "returned") == 1
+
+    await fleet.until(is_used_again, what="the copy being loaded there again, and taking requests")
+    assert (await fleet.routes.get("bot")).value == route, "no edit was needed"
+    assert await fleet.count(AlertRaised) <= 1, "none but that nothing is behind it"

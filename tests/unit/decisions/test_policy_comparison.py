@@ -207,6 +207,7 @@ def test_every_field_of_a_policy_is_compared_or_declared_incomparable():
         "golden",
         "objective",
         "on_newer",
+        "copies",
         "deadlines",  # say what a release prefers and how long it waits, not what it proves
     }
     assert set(Trigger.model_fields) == {

@@ -54,8 +54,8 @@ def test_copies_are_counted_and_their_memory_is_that_of_their_target():
     copies = TargetCopies(target=version, asked=3, serving=2, memory_bytes=100)
     FleetMetrics(registry).note("main", Servers(loaded=(loaded(1),), copies=(copies,)))
     about = {"target": str(version)}
-    assert registry.get_sample_value("slipway_target_copies_asked", about) == 3
-    assert registry.get_sample_value("slipway_target_copies_serving", about) == 2
+    assert registry.get_sample_value("slipway_target_copies", about | {"count": "asked"}) == 3
+    assert registry.get_sample_value("slipway_target_copies", about | {"count": "serving"}) == 2
     assert registry.get_sample_value("slipway_target_memory_bytes", about) == 200
     assert registry.get_sample_value("slipway_fleet_memory_reserved_bytes") == 200
 
