@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from clients.cli.contexts import named_context, read_contexts, requested_context
 from clients.cli.errors import CommandError, Exit, asked_for_json
 from clients.cli.settings import CliSettings
 from contracts.identities import Credential
+from contracts.services import EVENTS
 from contracts.vocabulary import Environment
 from deploy.local.state import StateFolder, foreign_data
 from shared.messaging.credentials import identify
@@ -213,6 +215,34 @@ def _explicit(settings: CliSettings, name: str) -> StackAddress:
     )
 
 
+class _Watching:
+    """Leaves a server that is cut off from the others of its cluster, if its user may ask about the event log."""
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self, client: Client) -> None:
+        """Watch a connection to a server of a cluster, until it is closed."""
+        if not client._server_info.get("cluster"):  # noqa: SLF001 - nats-py has no public name for it
+            return
+        from shared.messaging.isolation import EVERY_S, Isolation  # what commands on one server do without
+
+        ask = partial(client.jetstream(timeout=EVERY_S).stream_info, EVENTS)
+        self._task = asyncio.create_task(Isolation(client, ask).watch())
+
+    async def note(self, errors: Refusals, error: Exception) -> None:
+        """Take an error of the client: a user who may not ask stays with its server, and its command goes on."""
+        if f'"$js.api.stream.info.{EVENTS}"'.lower() in str(error).lower() and self._task is not None:
+            self.end()
+            return
+        await errors.note(error)
+
+    def end(self) -> None:
+        """Watch no more."""
+        if self._task is not None:
+            self._task.cancel()
+
+
 @asynccontextmanager
 async def connected(stack: StackAddress) -> AsyncIterator[Client]:
     """Connect to the message bus for the duration of the block; reconnect if the bus restarts meanwhile.
@@ -228,12 +258,12 @@ async def connected(stack: StackAddress) -> AsyncIterator[Client]:
         if running is not None and len(refused) == 1:
             running.cancel()  # what waits for an answer would wait until its time limit, or try for ever
 
-    client = Client()
+    client, watching = Client(), _Watching()
     try:
         identity = identify(stack.connection)
         errors = Refusals(identity.name or "this user", end_block)
         options: dict[str, Any] = {
-            "error_cb": errors.note,
+            "error_cb": partial(watching.note, errors),
             "connect_timeout": CONNECT_S,
             "reconnect_time_wait": 0.2,
             **identity.options("cli"),
@@ -244,6 +274,7 @@ async def connected(stack: StackAddress) -> AsyncIterator[Client]:
         await client.close()
         client = Client()
         await client.connect(servers, max_reconnect_attempts=-1, **options)
+        watching.begin(client)
     except ValueError as error:
         raise CommandError(f"{error} `slipway env` prints the credential of a stack on this machine.") from error
     except (OSError, TimeoutError, nats.errors.Error) as error:
@@ -264,6 +295,7 @@ async def connected(stack: StackAddress) -> AsyncIterator[Client]:
             raise
         running.uncancel()
     finally:
+        watching.end()
         await client.close()
     if refused:
         raise CommandError(refused[0])

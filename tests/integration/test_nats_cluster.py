@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from clients.cli.connection import StackAddress, connected
 from clients.cli.doctor.servers import ask_nats
 from contracts import facts as f
 from contracts.routes import Route
@@ -100,6 +101,25 @@ async def test_all_streams_and_records_have_three_copies_and_doctor_names_one_th
     )
     await provision(js, replicas=3)
     assert (await js.stream_info("KV_drills")).config.num_replicas == 3
+
+
+async def test_a_command_leaves_a_server_that_is_cut_off(cluster):
+    async with connected(StackAddress(cluster.settings(ADMIN), None, "the cluster")) as client:
+        server = next(each for each in cluster.members if client.connected_url.netloc in each.url)
+        cluster.cut_off(server)
+        try:
+            await until(lambda: client.is_connected and client.connected_url.netloc not in server.url, 60)
+        finally:
+            cluster.rejoin(server)
+            await cluster.settled()
+
+
+async def test_a_command_of_a_user_who_may_not_ask_about_a_server_goes_on(cluster):
+    async with connected(StackAddress(cluster.settings("merger"), None, "the cluster")) as client:
+        await until(lambda: "$js.api.stream.info" in str(client.last_error).lower(), 60)
+        await client.flush(5)
+        done = True
+    assert done, "the refusal of what the command did not ask itself ended it"
 
 
 def _with_copies(info, copies: int) -> bytes:
