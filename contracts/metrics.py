@@ -160,6 +160,7 @@ MIRRORED = _gateway(
     "Requests drawn for a pair: paired, unknown (an outcome shows nothing), or shed for want of capacity",
     ("result",),
 )
+SHADOWED = _gateway("slipway_gateway_shadowed_total", "counter", "Requests drawn for a shadow, by result", ("result",))
 RESCUED = _gateway(
     "slipway_gateway_rescued_total",
     "counter",

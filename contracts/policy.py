@@ -149,6 +149,36 @@ class Canary(_Strict):
         return self
 
 
+class Shadow(_Strict):
+    """Requests of callers that a candidate is asked as well before it takes any traffic; its answers are thrown away.
+
+    It comes before the first share of traffic, also where there are no canary steps; a first version has none. The
+    requests are drawn before their outcome. When a caller has its answer, the active version and the candidate are both
+    asked the same again, and where they differ decides.
+    """
+
+    share_ratio: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+    """Share of the active version's requests that are drawn; requests are only asked again within spare capacity."""
+    duration_s: Seconds = 600.0
+    """Least time before it can pass."""
+    min_requests: Annotated[int, Field(ge=1)] = 100
+    """Fewest requests that both versions were asked before it can pass."""
+    deadline_s: Seconds = 3_600.0
+    """Most time; without a verdict by then, too few requests were compared, or chance is not excluded."""
+    on_deadline: Literal["abort", "continue"] = "abort"
+    """What happens at the deadline without a verdict: the release ends, or goes on to its traffic as if none were."""
+
+    @model_validator(mode="after")
+    def _can_pass(self) -> Shadow:
+        if self.deadline_s <= self.duration_s:
+            msg = (
+                f"shadow.deadline_s is {self.deadline_s:g} and shadow.duration_s is {self.duration_s:g}: it could "
+                "never pass; raise deadline_s"
+            )
+            raise ValueError(msg)
+        return self
+
+
 class Pairs(_Strict):
     """Requests that two versions are asked again after their callers; both answers are thrown away."""
 
@@ -260,6 +290,8 @@ class ReleasePolicy(_Strict):
 
     Without it, what the installation allows. A release must satisfy the stored policy's and its own.
     """
+    shadow: Annotated[Shadow | None, Field(exclude_if=lambda shadow: shadow is None)] = None
+    """Requests that a candidate is asked unseen before it takes traffic; without it, there is no shadow."""
     canary: Canary = Canary()
     """Traffic shares before all traffic."""
     rehearsal: Literal["required", "not_required"] = "required"

@@ -36,18 +36,26 @@ class CanaryShare(Contract):
     weight_ratio: Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
+class ShadowShare(Contract):
+    """A target that takes no traffic and is asked again what a share of the active one's callers asked; 0: aborted."""
+
+    served: ServedTarget
+    share_ratio: Annotated[float, Field(ge=0.0, le=1.0)]
+
+
 class Route(StoredRecord):
     """What serves production for one model.
 
     Version 2 has parsers and template options in the serving settings of its targets. A process that does not know them
     may read it, but not write it: it would drop them, and the target would be loaded without. Version 4 has the share
     of the pairs of each target, version 5 how much of the epoch is moves, version 6 what led to the route before them,
-    version 7 on how many endpoints each target is to be loaded.
+    version 7 on how many endpoints each target is to be loaded, version 8 the shadow.
 
     Attributes:
         epoch: Rises with every change.
         moves: How many of the last changes gave targets other endpoints only, one after the other. An order that names
             its target counts for the epochs before them, too.
+        shadow: The candidate that is asked what callers asked, before it takes traffic.
         previous: The target that a rollback goes to; it stays loaded.
         history: Targets that were active before `previous`, newest first.
         quarantined: Targets that were rolled back and take no traffic until their quarantine is lifted.
@@ -56,14 +64,15 @@ class Route(StoredRecord):
             version of before this field moved a target first.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 7
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 7), unchanged)
+    SCHEMA_VERSION: ClassVar[int] = 8
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 8), unchanged)
 
     model: ModelName
     epoch: Annotated[int, Field(ge=0)] = 0
     moves: Annotated[int, Field(ge=0)] = 0
     active: ServedTarget | None = None
     canary: CanaryShare | None = None
+    shadow: Annotated[ShadowShare | None, Field(exclude_if=lambda shadow: shadow is None)] = None
     previous: ServedTarget | None = None
     history: tuple[ServedTarget, ...] = ()
     quarantined: tuple[Target, ...] = ()
@@ -74,6 +83,13 @@ class Route(StoredRecord):
     def last_edit_id(self) -> str:
         """Id of the event that caused the last change that was no move; empty if that is not known."""
         return self.edit_cause_id if self.moves else self.cause_id
+
+    @property
+    def shadowed(self) -> ServedTarget | None:
+        """The candidate that is asked what callers asked; None without one."""
+        shadow = self.shadow
+        usable = shadow is not None and shadow.share_ratio > 0.0 and not self.is_quarantined(shadow.served.target)
+        return shadow.served if shadow is not None and usable else None
 
     def is_quarantined(self, target: Target) -> bool:
         """Return whether a target is quarantined."""

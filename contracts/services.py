@@ -104,7 +104,7 @@ SERVICES: dict[str, ServiceContract] = {
                 f.CheckpointReady, f.ApprovalGranted, f.ReleaseCancelled, f.CheckpointRejected, f.CheckpointMerged,
                 f.VariantQuantised, f.VariantFailed, f.VariantBenchmarked, f.VariantStaged, f.RehearsalCompleted,
                 f.DeploymentChanged, f.PromotionRefused, f.CanaryAssessed, f.WorkAbandoned, f.ErasureOrdered,
-                f.ReleaseHeld, f.CanaryAdvanced, f.ApprovalDenied,
+                f.ReleaseHeld, f.CanaryAdvanced, f.ApprovalDenied, f.ShadowAssessed,
             ),
             emits=(
                 f.ReleaseOpened, f.CheckpointRejected, f.VariantRequested, f.VersionRegistered, f.StageRequested,
@@ -153,7 +153,9 @@ SERVICES: dict[str, ServiceContract] = {
         ServiceContract(
             "monitor",
             consumes=(f.InferenceBatch, f.DeploymentChanged, f.ReleaseOpened),
-            emits=(f.WindowSummarised, f.AlertRaised, f.AlertUpdated, f.AlertResolved, f.CanaryAssessed),
+            emits=(
+                f.WindowSummarised, f.AlertRaised, f.AlertUpdated, f.AlertResolved, f.CanaryAssessed, f.ShadowAssessed,
+            ),
             owns=("alerts",),
             staging=(f.InferenceBatch, f.DeploymentChanged),
             measures=(TELEMETRY,),
@@ -163,7 +165,7 @@ SERVICES: dict[str, ServiceContract] = {
             consumes=(
                 f.ReleaseOpened, f.AlertRaised, f.AlertUpdated, f.CanaryAssessed, f.ReleaseFinished, f.InferenceBatch,
                 f.RollbackOrdered, f.RollbackReported, f.QuarantineLifted, f.DrillOrdered, f.RehearsalRequested,
-                f.VariantStaged,
+                f.VariantStaged, f.ShadowAssessed,
             ),
             emits=(
                 f.RollbackStarted, f.DeploymentChanged, f.RollbackCompleted, f.RollbackFailed, f.RehearsalCompleted,

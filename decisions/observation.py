@@ -25,7 +25,7 @@ from decisions.evidence import (
 from decisions.pairs import MirrorTest
 from decisions.triggers import Outcome, limit_of
 
-Role = Literal["active", "canary"]
+Role = Literal["active", "canary", "shadow"]
 SLOTS_PER_WINDOW = 12
 CALM_REQUESTS = 10
 """So many outcomes show that an alert's condition is gone, however long they took."""
@@ -62,8 +62,8 @@ class TriggerState(Contract):
 
 
 def fresh_trigger(role: Role) -> TriggerState:
-    """Return a trigger without evidence: an e-process for a canary, an e-detector for the active target."""
-    return TriggerState(evidence=EProcess() if role == "canary" else EDetector())
+    """Return a trigger without evidence: an e-detector for the active target, an e-process for a candidate."""
+    return TriggerState(evidence=EDetector() if role == "active" else EProcess())
 
 
 def observe_outcomes(state: TriggerState, trigger: Trigger, outcomes: Sequence[Outcome]) -> TriggerState:

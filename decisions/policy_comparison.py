@@ -1,7 +1,7 @@
 """Comparison of release policies: an event's policy may only tighten the stored one."""
 
 from contracts.golden import GoldenPrompts
-from contracts.policy import Canary, LoadProfile, MetricGate, QualityGate, ReleasePolicy, Trigger
+from contracts.policy import Canary, LoadProfile, MetricGate, QualityGate, ReleasePolicy, Shadow, Trigger
 
 _UPPER = ("max_value", "max_ratio")
 _LOWER = ("min_value", "min_ratio")
@@ -36,7 +36,7 @@ def weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:
     weaker += _golden_weaknesses(policy.golden, stored.golden)
     if stored.no_previous == "base" and policy.no_previous == "hold":
         weaker.append("no_previous is hold where the stored policy says base")
-    weaker += _attester_weaknesses(policy, stored)
+    weaker += _attester_weaknesses(policy, stored) + _shadow_weaknesses(policy.shadow, stored.shadow)
     return weaker + _canary_weaknesses(policy.canary, stored.canary) + _load_weaknesses(policy.load, stored.load)
 
 
@@ -82,6 +82,26 @@ def _canary_weaknesses(proposed: Canary, stored: Canary) -> list[str]:
     ):
         weaker.append(
             f"canary.deadline_s promotes after {proposed.deadline_s:g} s, before the stored {stored.deadline_s:g} s"
+        )
+    return weaker
+
+
+def _shadow_weaknesses(proposed: Shadow | None, stored: Shadow | None) -> list[str]:
+    if stored is None:
+        return []
+    if proposed is None:
+        return ["shadow of the stored policy is missing"]
+    fields = ("share_ratio", "duration_s", "min_requests")
+    weaker = [
+        f"shadow.{field} is {getattr(proposed, field):g}, below the stored {getattr(stored, field):g}"
+        for field in fields
+        if getattr(proposed, field) < getattr(stored, field)
+    ]
+    if stored.on_deadline == "abort" and proposed.on_deadline == "continue":
+        weaker.append("shadow.on_deadline is continue where the stored policy says abort")
+    if proposed.on_deadline == stored.on_deadline == "continue" and proposed.deadline_s < stored.deadline_s:
+        weaker.append(
+            f"shadow.deadline_s goes on after {proposed.deadline_s:g} s, before the stored {stored.deadline_s:g} s"
         )
     return weaker
 

@@ -67,7 +67,15 @@ def _of_approval(policy: ReleasePolicy) -> str:
 
 
 def _traffic(policy: ReleasePolicy, *, first: bool) -> Iterator[str]:
-    shares = [step for step in plan_release(policy, first=first) if step.step in ("traffic", "canary")]
+    if policy.shadow is not None and not first:
+        shadow = policy.shadow
+        late = "ends" if shadow.on_deadline == "abort" else "goes on without a verdict"
+        yield (
+            f"Before any traffic, it is asked {shadow.share_ratio:.3g} of the requests again, unseen by callers, for "
+            f"{period(shadow.duration_s)} and until {shadow.min_requests} are compared with what serves; if it is "
+            f"worse, the release ends. Undecided after {period(shadow.deadline_s)}, it {late}."
+        )
+    shares = [step for step in plan_release(policy, first=first) if step.step == "canary" or step.share]
     if first:
         yield "It is the model's first release and takes all traffic at once: there is nothing to compare it with."
     elif shares == [PlannedStep("traffic", 1.0)]:

@@ -168,6 +168,24 @@ def _assessed(release: ReleaseProgress, event: Event[f.CanaryAssessed]) -> Relea
     return release.with_step("canary", event.time, detail, state)
 
 
+def _shadowed(release: ReleaseProgress, event: Event[f.ShadowAssessed]) -> ReleaseProgress:
+    data = event.data
+    compared = f"{data.requests} requests compared"
+    if data.verdict == "inconclusive":
+        needed = [f"{data.requests_needed} more"] if data.requests_needed else []
+        needed += [f"{data.seconds_needed:.0f} s"] if data.seconds_needed else []
+        return release.with_step("shadow", event.time, f"{compared}, {' and '.join(needed)} needed", "running")
+    state: State = "done" if data.verdict == "pass" else "failed"
+    return release.with_step("shadow", event.time, f"{data.verdict} after {compared}", state)
+
+
+def _passed_deadline(release: ReleaseProgress, event: Event[f.DeadlinePassed]) -> ReleaseProgress:
+    """Show a shadow that the policy goes on without; a release that ends at a deadline says so at its end."""
+    if event.data.step != "shadow" or event.data.waiting_for == "shadow":
+        return release
+    return release.with_step("shadow", event.time, "no verdict in time; the policy goes on without it")
+
+
 def _awaited(release: ReleaseProgress, event: Event[f.ApprovalRequested]) -> ReleaseProgress:
     detail = f"waiting until {event.data.deadline_at:%Y-%m-%d %H:%M} UTC"
     if event.data.approvals > 1:
@@ -206,11 +224,14 @@ def _answered(release: ReleaseProgress, event: Event[f.OrderAccepted]) -> Releas
 
 def _deployed(release: ReleaseProgress, event: Event[f.DeploymentChanged]) -> ReleaseProgress:
     route = event.data.route
-    for served in (route.active, route.canary.served if route.canary else None):
+    for served in (route.active, route.canary.served if route.canary else None, route.shadowed):
         if served is not None and served.target.version == release.version:
             release = release.settled(event, served.target.variant)
     if event.data.cause == "promote" and route.active is not None:
         return release.with_step("in traffic", event.time, f"{route.active.target} takes all traffic")
+    if event.data.cause == "shadow" and route.shadow is not None:
+        share = f"{route.shadow.served.target} is asked {route.shadow.share_ratio:.0%} unseen"
+        return release.with_step("shadow", event.time, share, "running")
     if event.data.cause == "canary" and route.canary is not None:
         share = f"{route.canary.served.target} takes {route.canary.weight_ratio:.0%}"
         return release.with_step("canary", event.time, share, "running")
@@ -248,7 +269,9 @@ _APPLY: Mapping[type, Callable[[ReleaseProgress, Any], ReleaseProgress]] = {
     f.VariantStaged: _staged,
     f.VariantBenchmarked: _benchmarked,
     f.RehearsalCompleted: _rehearsed,
+    f.ShadowAssessed: _shadowed,
     f.CanaryAssessed: _assessed,
+    f.DeadlinePassed: _passed_deadline,
     f.ApprovalRequested: _awaited,
     f.ApprovalGranted: _approved,
     f.OrderAccepted: _answered,

@@ -19,6 +19,7 @@ Step = Literal[
     "measure",
     "rehearsal",
     "approval",
+    "shadow",
     "traffic",
     "canary",
 ]
@@ -26,7 +27,7 @@ Step = Literal[
 
 
 class PlannedStep(NamedTuple):
-    """A step of a plan; `traffic` and `canary` are planned once per traffic share."""
+    """A step of a plan; `traffic` and `canary` are planned once per traffic share, share 0 is that of a shadow."""
 
     step: Step
     share: float | None = None
@@ -55,6 +56,11 @@ def traffic_shares(policy: ReleasePolicy, *, first: bool) -> tuple[float, ...]:
     return (1.0,) if first else (*policy.canary.steps, 1.0)
 
 
+def needs_shadow(policy: ReleasePolicy, *, first: bool) -> bool:
+    """Return whether a candidate is asked unseen before it takes traffic; the first one has nothing to differ from."""
+    return policy.shadow is not None and not first
+
+
 def plan_release(policy: ReleasePolicy, *, first: bool = False) -> tuple[PlannedStep, ...]:
     """Return the steps of a release in order.
 
@@ -68,6 +74,8 @@ def plan_release(policy: ReleasePolicy, *, first: bool = False) -> tuple[Planned
     if needs_approval(policy):
         steps.append("approval")
     plan = [PlannedStep(step) for step in steps]
+    if needs_shadow(policy, first=first):
+        plan += [PlannedStep("traffic", 0.0), PlannedStep("shadow")]
     for share in traffic_shares(policy, first=first):
         plan.append(PlannedStep("traffic", share))
         if share < 1.0:

@@ -23,11 +23,12 @@ STEPS = (
     "benchmarked",
     "rehearsed",
     "approved",
+    "shadow",
     "canary",
     "in traffic",
     "finished",
 )
-OPTIONAL = frozenset({"rehearsed", "approved", "canary"})
+OPTIONAL = frozenset({"rehearsed", "approved", "shadow", "canary"})
 """Steps that are shown only if the plan has them and they are still to come, or if they happened."""
 PER_VARIANT = ("quantised", "staged", "benchmarked")
 """Steps that each variant takes for itself; they are done when all of them have an answer."""
@@ -40,14 +41,15 @@ _NAMES: Mapping[Step, str] = {
     "benchmark": "benchmarked",
     "rehearsal": "rehearsed",
     "approval": "approved",
+    "shadow": "shadow",
     "canary": "canary",
 }
 
 
 def name_of(step: PlannedStep) -> str:
-    """Return the name under which a step of the plan is shown; all traffic shares below 1 are the canary."""
+    """Return the name under which a step of the plan is shown; traffic shares below 1 are the canary, 0 the shadow."""
     if step.step == "traffic":
-        return "in traffic" if step.share == 1.0 else "canary"
+        return {1.0: "in traffic", 0.0: "shadow"}.get(step.share or 0.0, "canary")
     return _NAMES[step.step]
 
 

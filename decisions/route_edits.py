@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from contracts.routes import CanaryShare, Route, ServedTarget
+from contracts.routes import CanaryShare, Route, ServedTarget, ShadowShare
 from contracts.vocabulary import Target
 
 
@@ -16,7 +16,7 @@ class Changed:
     """The edit is allowed; `route` is what to write."""
 
     route: Route
-    cause: Literal["promote", "canary", "abort", "rollback", "restore"]
+    cause: Literal["promote", "canary", "shadow", "abort", "rollback", "restore"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ def versions_on(route: Route | None) -> set[int]:
     if route is None:
         return set()
     canary = route.canary.served if route.canary is not None else None
-    served = [route.active, canary, route.previous, *route.history]
+    shadow = route.shadow.served if route.shadow is not None else None
+    served = [route.active, canary, shadow, route.previous, *route.history]
     return {target.target.version for target in served if target is not None}
 
 
@@ -80,10 +81,13 @@ def promote(
     epoch: int,
     cause_id: str,
     fallback: ServedTarget | None = None,
+    shadow_ratio: float = 0.0,
 ) -> Edit:
     """Return the route with a share of traffic for a target; 1.0 makes it active and the active one previous.
 
-    `fallback` becomes previous if nothing was active before (the base model, if the policy says so).
+    With weight 0 it takes no traffic, and is asked what `shadow_ratio` of the active target's callers asked; a share
+    of traffic ends that. `fallback` becomes previous if nothing was active before (the base model, if the policy says
+    so).
     """
     target = served.target
     if cause_id == route.last_edit_id:
@@ -92,7 +96,10 @@ def promote(
         return EditRefused("quarantined", f"{target} was rolled back and is quarantined; lift the quarantine first.")
     if not is_of(route, epoch):
         return EditRefused("stale_epoch", f"The order was made for epoch {epoch}, the route is at {route.epoch}.")
-    update = _next(route, cause_id)
+    update = {**_next(route, cause_id), "shadow": None}
+    if weight_ratio == 0.0:
+        shadow = ShadowShare(served=served, share_ratio=shadow_ratio)
+        return Changed(route.model_copy(update={**update, "shadow": shadow, "canary": None}), "shadow")
     if weight_ratio < 1.0:
         canary = CanaryShare(served=served, weight_ratio=weight_ratio)
         return Changed(route.model_copy(update={**update, "canary": canary}), "canary")
@@ -106,7 +113,8 @@ def promote(
 def roll_back(route: Route, failed: Target, *, cause_id: str, to_version: int | None = None) -> Edit:
     """Remove a failed target from production and quarantine it.
 
-    A failed canary gets weight 0. A failed active target is replaced by previous, which also aborts any canary.
+    A failed canary gets weight 0, a failed shadow share 0. A failed active target is replaced by previous, which also
+    aborts any canary and any shadow.
     `to_version` chooses an older version of the history; the versions between stay in it.
     """
     if cause_id == route.last_edit_id:
@@ -114,14 +122,14 @@ def roll_back(route: Route, failed: Target, *, cause_id: str, to_version: int | 
     quarantined = route.quarantined if route.is_quarantined(failed) else (*route.quarantined, failed)
     update = {**_next(route, cause_id), "quarantined": quarantined}
     active = route.active.target if route.active else None
-    canary = route.canary if route.canary is not None and route.canary.weight_ratio > 0.0 else None
-    if canary is not None and canary.served.target == failed != active:
-        update |= {"canary": CanaryShare(served=canary.served, weight_ratio=0.0)}
-        update |= _behind((route.previous, *route.history), active, quarantined)
+    aborted = _without_trial(route, failed) if failed != active else None
+    if aborted is not None:
+        update |= {**aborted, **_behind((route.previous, *route.history), active, quarantined)}
         return Changed(route.model_copy(update=update), "abort")
     if active != failed:
         return EditRefused(
-            "stale_epoch", f"{failed} is neither active nor canary of {route.model}; there is nothing to roll back."
+            "stale_epoch",
+            f"{failed} is neither active nor canary nor shadow of {route.model}; there is nothing to roll back.",
         )
     if route.previous is None or route.previous.target in quarantined:
         return EditRefused("no_previous_target", f"{route.model} has no previous target to roll back to.")
@@ -136,9 +144,19 @@ def roll_back(route: Route, failed: Target, *, cause_id: str, to_version: int | 
     )
     if chosen is None:
         return EditRefused("no_previous_target", f"{route.model} has no version {to_version} in its history.")
-    update |= {"active": chosen, "canary": None}
+    update |= {"active": chosen, "canary": None, "shadow": None}
     update |= _behind(behind, chosen.target, quarantined)
     return Changed(route.model_copy(update=update), "rollback")
+
+
+def _without_trial(route: Route, failed: Target) -> dict[str, CanaryShare | ShadowShare] | None:
+    """Return the fields by which a target is no canary or shadow any more; None if it is neither."""
+    canary, shadow = route.canary, route.shadow
+    if canary is not None and canary.weight_ratio > 0.0 and canary.served.target == failed:
+        return {"canary": CanaryShare(served=canary.served, weight_ratio=0.0)}
+    if shadow is not None and shadow.share_ratio > 0.0 and shadow.served.target == failed:
+        return {"shadow": ShadowShare(served=shadow.served, share_ratio=0.0)}
+    return None
 
 
 def lift_quarantine(route: Route, target: Target, *, cause_id: str) -> Edit:
@@ -149,8 +167,9 @@ def lift_quarantine(route: Route, target: Target, *, cause_id: str) -> Edit:
         return EditRefused("not_quarantined", f"{target} is not quarantined.")
     quarantined = tuple(other for other in route.quarantined if other != target)
     canary = None if route.canary is not None and route.canary.served.target == target else route.canary
+    shadow = None if route.shadow is not None and route.shadow.served.target == target else route.shadow
     update = _next(route, cause_id)
-    update |= {"quarantined": quarantined, "canary": canary}
+    update |= {"quarantined": quarantined, "canary": canary, "shadow": shadow}
     return Changed(route.model_copy(update=update), "restore")
 
 
@@ -175,6 +194,9 @@ def move(route: Route, target: Target, endpoints: tuple[str, ...], *, epoch: int
     if route.canary is not None:
         canary = CanaryShare(served=moved(route.canary.served), weight_ratio=route.canary.weight_ratio)
         update["canary"] = canary
+    if route.shadow is not None:
+        shadow = ShadowShare(served=moved(route.shadow.served), share_ratio=route.shadow.share_ratio)
+        update["shadow"] = shadow
     changed = route.model_copy(update=update)
     if changed == route:
         return EditRefused("stale_epoch", f"{route.model} has no target {target} any more; there is nothing to move.")

@@ -167,6 +167,18 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "verdict": "pass",
         "reason": "212 of 200 requests, no trigger near its limit.",
     },
+    f.ShadowAssessed: {
+        "target": v.target(8),
+        "share_ratio": 0.1,
+        "requests": 140,
+        "counts": {
+            "errors": f.ShadowCounts(pairs=f.PairCounts(both=2, neither=137, only_target=1, only_other=0), e_value=1.5)
+        },
+        "requests_needed": 0,
+        "seconds_needed": 0.0,
+        "verdict": "pass",
+        "reason": "140 of 100 requests compared.",
+    },
     f.ReleaseFinished: {
         "release_id": v.RELEASE,
         "model": v.MODEL,

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from contracts import facts as f
 from contracts.envelope import Event
-from contracts.routes import CanaryShare
+from contracts.routes import CanaryShare, ShadowShare
 from testbed.fact_values import DEFAULTS
 from testbed.values import (
     MODEL,
@@ -41,6 +41,7 @@ __all__ = [
     "RELEASE",
     "START",
     "CanaryShare",
+    "ShadowShare",
     "after",
     "base",
     "deployable",

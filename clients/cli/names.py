@@ -116,6 +116,7 @@ def target_in_route(name: Name, model: str, route: Route | None) -> Target:
     if name.target is not None:
         return name.target
     canary = route.canary.served if route is not None and route.canary is not None else None
+    canary = route.shadowed or canary if route is not None else None
     by_role = {"active": route.active if route else None, "previous": route.previous if route else None}
     roles: dict[str, ServedTarget | None] = {**by_role, "candidate": canary}
     served = {each.target for role, each in roles.items() if each is not None and name.role in (None, role)}

@@ -72,7 +72,7 @@ def served_by(route: Route | None) -> list[tuple[str, ServedTarget]]:
     if route is None:
         return []
     trial = route.canary.served if route.canary is not None and route.canary.weight_ratio > 0.0 else None
-    roles = {"active": route.active, "canary": trial, "previous": route.previous}
+    roles = {"active": route.active, "canary": trial, "shadow": route.shadowed, "previous": route.previous}
     return [(role, served) for role, served in roles.items() if served is not None]
 
 

@@ -62,19 +62,21 @@ class TrafficRequested(Fact):
 
     `reason` explains an unusual share, such as that of a first release without a canary. `pair_ratio` is the share of
     its requests that the version behind answers as well, `copies` on how many endpoints the target is to be loaded.
+    With weight 0 the target takes no traffic: it is asked what `shadow_ratio` of the active target's callers asked.
     """
 
     TYPE: ClassVar[str] = "slipway.traffic.requested.v1"
 
     release_id: str
     target: Deployable
-    weight_ratio: Annotated[float, Field(gt=0.0, le=1.0)]
+    weight_ratio: Ratio
     epoch: Annotated[int, Field(ge=0)]
     fallback: Deployable | None = None
     reason: str = ""
     comparison: Comparison | None = None
     pair_ratio: Annotated[float, Field(ge=0.0, le=0.5)] = 0.02
     copies: Annotated[int, Field(ge=1, le=MAX_COPIES)] = 1
+    shadow_ratio: Annotated[Ratio, Field(exclude_if=lambda ratio: ratio == 0.0)] = 0.0
 
 
 class DeploymentChanged(Fact):
@@ -86,7 +88,7 @@ class DeploymentChanged(Fact):
     TYPE: ClassVar[str] = "slipway.deployment.changed.v1"
 
     route: Route
-    cause: Literal["promote", "canary", "abort", "rollback", "restore"]
+    cause: Literal["promote", "canary", "shadow", "abort", "rollback", "restore"]
     at: Instant
 
 
@@ -139,6 +141,42 @@ class CanaryAssessed(Fact):
     e_values: dict[str, float] = {}
     counts: dict[str, TriggerCounts] = {}
     requests_needed: int = 0
+    verdict: Verdict
+    reason: str = ""
+
+
+class ShadowCounts(Contract):
+    """What a shadow showed for one trigger.
+
+    Attributes:
+        pairs: Of the requests that both versions were asked: `only_target` were bad on the candidate only.
+        e_value: The evidence now that the candidate is the worse one; for errors and quality, the highest so far.
+    """
+
+    pairs: PairCounts
+    e_value: float
+
+
+class ShadowAssessed(Fact):
+    """What the requests that active target and candidate were both asked have shown, before the candidate has traffic.
+
+    Attributes:
+        target: The candidate.
+        share_ratio: Share of the active target's requests that are drawn.
+        requests: How many were compared.
+        counts: By trigger; `errors-in-shadow` counts errors where the policy has no trigger for them.
+        requests_needed: How many more a verdict needs.
+        seconds_needed: How much longer it lasts at least.
+    """
+
+    TYPE: ClassVar[str] = "slipway.shadow.assessed.v1"
+
+    target: Target
+    share_ratio: Ratio
+    requests: int
+    counts: dict[str, ShadowCounts] = {}
+    requests_needed: int = 0
+    seconds_needed: float = 0.0
     verdict: Verdict
     reason: str = ""
 

@@ -117,10 +117,14 @@ class MirroredPair(Contract):
 
     The request was drawn before its outcome, so that neither side is chosen for how it ended. Both sides have the same
     limits, neither answer goes to the caller, and neither counts elsewhere. What failed is the target's on both sides.
+
+    Attributes:
+        shadow: The mirrored target takes no traffic yet: only it is judged.
     """
 
     served: Inference
     mirrored: Inference
+    shadow: Annotated[bool, Field(exclude_if=lambda shadow: not shadow)] = False
 
 
 class InferenceBatch(Fact):

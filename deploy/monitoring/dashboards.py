@@ -297,7 +297,10 @@ PLATFORM = Dashboard(
                 ),
                 Panel(
                     "Pairs: requests that two versions answer",
-                    [Query(f"sum by (result) ({rate(m.MIRRORED, _EVERY)})", "{{result}}")],
+                    [
+                        Query(f"sum by (result) ({rate(m.MIRRORED, _EVERY)})", "{{result}}"),
+                        Query(f"sum by (result) ({rate(m.SHADOWED, _EVERY)})", "of a shadow: {{result}}"),
+                    ],
                 ),
                 Panel(
                     "Requests that the version behind answers after a failure",

@@ -17,7 +17,7 @@ from contracts.vocabulary import Environment, Target
 from services.gateway.domain import errors
 from services.gateway.domain.body_digests import digest_of
 from services.gateway.domain.errors import RequestRejected
-from services.gateway.engine_deaths import INVOLVEMENTS, Attempt, EngineDeaths, Involvement
+from services.gateway.engine_deaths import INVOLVEMENTS, UNKNOWN, Attempt, EngineDeaths, Involvement
 from services.gateway.measurement import AcceptedRequest
 from shared.runtime.clock import Clock
 
@@ -172,8 +172,9 @@ class Watch:
         """Note the beginning of an attempt; the one before has ended."""
         if self._attempts:
             self._attempts[-1].end(complete=False)
-        sender = self._accepted.arrival.caller.sender
-        self._attempts.append(self._deaths.begin(endpoint, self._accepted.choice.served.target, sender))
+        accepted = self._accepted
+        sender = UNKNOWN if accepted.choice.shadow else accepted.arrival.caller.sender  # no caller is to blame
+        self._attempts.append(self._deaths.begin(endpoint, accepted.choice.served.target, sender))
 
     def is_blamed(self) -> bool:
         """Return whether an engine died under the same body (see `BodyBans.is_blamed`)."""
@@ -206,7 +207,12 @@ class Watch:
 
 
 def _as_body(accepted: AcceptedRequest) -> _Body:
-    model, account = accepted.choice.served.target.model, accepted.arrival.caller.account
+    """Return the body of a request. What a candidate dies of that answers no caller is refused to no caller.
+
+    It is another body: one of a model that has no route, and that no caller can name.
+    """
+    target, account = accepted.choice.served.target, accepted.arrival.caller.account
+    model = f"{target} in its shadow" if accepted.choice.shadow else target.model
     return _Body(accepted.environment, model, account, digest_of(accepted.parsed))
 
 

@@ -101,7 +101,7 @@ class FeatureQueue:
             halves.append(record)
             if len(halves) == 2:
                 served, mirrored = halves if halves[0].target == pair.served.target else reversed(halves)
-                self._emit_pair(MirroredPair(served=served, mirrored=mirrored))
+                self._emit_pair(pair.model_copy(update={"served": served, "mirrored": mirrored}))
 
         self._submit(pair.served, prompt, outputs[0], draw_id, emit)
         self._submit(pair.mirrored, prompt, outputs[1], draw_id, emit)

@@ -40,6 +40,7 @@ class GatewayMetrics:
         self.dropped = counter(m.TELEMETRY_DROPPED, registry)
         self.undescribed = counter(m.UNDESCRIBED, registry)
         self.mirrored = counter(m.MIRRORED, registry)
+        self.shadowed = counter(m.SHADOWED, registry)
         self.rescued = counter(m.RESCUED, registry)
         self.body_bans = counter(m.BODY_BANS, registry)
         self.slow_readers = counter(m.SLOW_READERS, registry)

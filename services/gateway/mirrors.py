@@ -9,11 +9,12 @@ import functools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Literal
 
 import structlog
 
-from contracts.facts import Inference
+from contracts.facts import Inference, MirroredPair
 from contracts.routes import Route
 from contracts.vocabulary import Target
 from decisions.attribution import ATTRIBUTION
@@ -33,6 +34,8 @@ _BUSY_RATIO = 0.5
 """Of the requests that the gateway answers at the same time: with more in progress, none is drawn."""
 _WAITING = 4
 """Times as many drawn requests may wait for their answer, or for their turn, as are asked again at the same time."""
+_CANDIDATES = 1_000
+"""Candidates whose last death is known."""
 _QUEUED_MS = 50.0
 _QUEUED_FOR_S = 5.0
 """An engine in whose queue a request waited longer has no spare capacity for so long, unless the next did not wait."""
@@ -61,6 +64,7 @@ class Mirrors:
         self._held: dict[str, str] = {}  # accounts, by the id of the draw
         self._capacity = _WAITING * dependencies.settings.max_mirrors
         self._queued_s: dict[Target, float] = {}
+        self._deaths: dict[Target, datetime] = {}  # the last one of each candidate that counted
         self._turn = asyncio.Semaphore(dependencies.settings.max_mirrors)
         self._running: set[asyncio.Task[None]] = set()
 
@@ -76,7 +80,7 @@ class Mirrors:
             return None
         account = arrival.caller.account
         if self._is_full(account) or self._is_busy(in_flight) or self._has_queue(choice) or self._has_queue(other):
-            self._count("shed")
+            self._count("shed", other)
             return None
         self._held[arrival.draw_id] = account
         return other
@@ -123,35 +127,48 @@ class Mirrors:
         """Return whether the two targets still stand in the route as they did when the pair was drawn."""
         target = accepted.choice.served.target
         route = self._dependencies.tables[accepted.environment].get(target.model)
-        return route is not None and pairing.find_other(route, target) == accepted.pair
+        return route is not None and accepted.pair is not None and pairing.still_stands(route, target, accepted.pair)
 
     def _end(self, accepted: AcceptedRequest, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         self.release(accepted)
         if task.cancelled():
-            self._count("shed")
+            self._count("shed", accepted.pair)
         elif (error := task.exception()) is not None:
-            self._count("unknown")
+            self._count("unknown", accepted.pair)
             structlog.get_logger().error("mirrored request failed", exc_info=error)
 
     async def _mirror(self, accepted: AcceptedRequest, other: Choice) -> None:
         """Ask the target that served the request first: where its engine dies, the other target is never asked."""
         async with self._turn:
             served = await self._ask(self._again(accepted, accepted.choice))
-            if served.died or not pairing.is_known(served.record):
-                self._count("unknown")
+            known = not served.died and pairing.is_known(served.record)
+            if not known or (other.shadow and self._dependencies.bans.is_blamed(replace(accepted, choice=other))):
+                self._count("unknown", other)
                 return
             mirrored = await self._ask(self._again(accepted, other))
-        pair = None if mirrored.died else pairing.as_pair(served.record, mirrored.record)
+        pair = self._as_pair(served, mirrored, other)
         if pair is None:
-            self._count("unknown")
+            self._count("unknown", other)
             return
-        self._count("paired")
+        self._count("paired", other)
         texts = None if served.text is None or mirrored.text is None else (served.text, mirrored.text)
         if texts is None:
             self._dependencies.telemetry.record_pair(pair)
         else:
             self._dependencies.features.submit_pair(pair, accepted.parsed.text, texts, draw_id=accepted.draw_id)
+
+    def _as_pair(self, served: _Side, mirrored: _Side, other: Choice) -> MirroredPair | None:
+        """Return the pair of two sides; a death of a candidate's engine counts once, with its first request."""
+        if not mirrored.died:
+            return pairing.as_pair(served.record, mirrored.record, shadow=other.shadow)
+        death, target = mirrored.record.death, other.served.target
+        if not other.shadow or death is None or self._deaths.get(target) == death.died_at:
+            return None
+        if len(self._deaths) >= _CANDIDATES:
+            self._deaths.clear()
+        self._deaths[target] = death.died_at
+        return pairing.as_died(served.record, mirrored.record)
 
     def _again(self, accepted: AcceptedRequest, choice: Choice) -> AcceptedRequest:
         """Return the request to a target: it arrives now, meets no cached prefix, and a drill may change it."""
@@ -186,5 +203,9 @@ class Mirrors:
         self.note(record)
         return _Side(record, answer.measurement.text if complete else None, answer.engine_died)
 
-    def _count(self, result: Result) -> None:
-        self._dependencies.metrics.mirrored.labels(result).inc()
+    def _count(self, result: Result, other: Choice | None) -> None:
+        metrics = self._dependencies.metrics
+        if other is not None and other.shadow:
+            metrics.shadowed.labels("compared" if result == "paired" else result).inc()
+        else:
+            metrics.mirrored.labels(result).inc()

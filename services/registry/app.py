@@ -24,6 +24,7 @@ from contracts.facts import (
     ReleaseCancelled,
     ReleaseHeld,
     ReleaseOpened,
+    ShadowAssessed,
     VariantBenchmarked,
     VariantFailed,
     VariantQuantised,
@@ -71,6 +72,7 @@ FROM_WORKERS: tuple[type[Fact], ...] = (
     VariantBenchmarked,
     RehearsalCompleted,
     CanaryAssessed,
+    ShadowAssessed,
     PromotionRefused,
     WorkAbandoned,
 )

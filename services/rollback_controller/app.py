@@ -21,6 +21,7 @@ from contracts.facts import (
     RollbackOrdered,
     RollbackReported,
     RollbackTimeline,
+    ShadowAssessed,
     VariantStaged,
 )
 from contracts.teams import Team
@@ -105,6 +106,10 @@ def _subscribe_releases(bus: Bus, controller: Controller, rehearsal: Rehearsal) 
 
     @bus.on(CanaryAssessed, max_workers=_AT_ONCE)
     async def canary_assessed(event: Event[CanaryAssessed]) -> None:
+        await controller.handle_assessment(event, bus.received)
+
+    @bus.on(ShadowAssessed, max_workers=_AT_ONCE)
+    async def shadow_assessed(event: Event[ShadowAssessed]) -> None:
         await controller.handle_assessment(event, bus.received)
 
     @bus.on(ReleaseFinished, max_workers=_AT_ONCE)

@@ -19,6 +19,7 @@ from contracts.facts import (
     ReleaseFinished,
     ReleaseOpened,
     RollbackOrdered,
+    ShadowAssessed,
 )
 from contracts.routes import Route
 from contracts.teams import Team
@@ -131,8 +132,8 @@ class Controller:
         structlog.get_logger().info("probed", model=model, alert=event.data.alert_id, rounds=rounds, shown=shown)
         return shown
 
-    async def handle_assessment(self, event: Event[CanaryAssessed], received: Received) -> None:
-        """Roll back a canary that failed its test."""
+    async def handle_assessment(self, event: Event[CanaryAssessed] | Event[ShadowAssessed], received: Received) -> None:
+        """Roll back a canary, or end a shadow, that failed its test."""
         await self.decide(
             event,
             lambda state, route, cause: decision.decide_on_assessment(state, event.data, route, cause),
@@ -140,7 +141,7 @@ class Controller:
         )
 
     async def handle_release_end(self, event: Event[ReleaseFinished], received: Received) -> None:
-        """Roll back the canary of a release that ended otherwise than promoted."""
+        """Roll back the canary, or end the shadow, of a release that ended otherwise than promoted."""
         await self.decide(
             event,
             lambda state, route, cause: decision.decide_on_release_end(state, event.data, route, cause),
@@ -308,7 +309,9 @@ class Controller:
         return False
 
     async def _record_switch(self, environment: Environment, rollback: Rollback, route: Route) -> None:
-        now, aborted = self.clock.now(), route.canary is not None and route.canary.served.target == rollback.failed
+        now = self.clock.now()
+        tried = (share.served.target for share in (route.canary, route.shadow) if share is not None)
+        aborted = rollback.failed in tried
         cause: Literal["abort", "rollback"] = "abort" if aborted else "rollback"
         await self.states.write(
             environment,

@@ -1,7 +1,7 @@
 """Answers orders and raises alerts: each answer is written with the edit after which it is no longer due."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 
@@ -13,6 +13,7 @@ from contracts.facts import (
     DeploymentChanged,
     Fact,
     PromotionRefused,
+    TrafficRequested,
     VariantFailed,
     VariantStaged,
 )
@@ -217,6 +218,7 @@ class Answers:
                 epoch=request.epoch,
                 cause_id=event.id,
                 fallback=fallback,
+                shadow_ratio=request.shadow_ratio,
             )
 
         edit = await self._routes.edit(event.subject, change)
@@ -224,8 +226,7 @@ class Answers:
             await self._refuse(event, edit.code, edit.reason)
             return
         self._edited.add(event.id)
-        ordered = "canary" if request.weight_ratio < 1.0 else "promote"
-        cause = edit.cause if isinstance(edit, Changed) else ordered
+        cause = edit.cause if isinstance(edit, Changed) else _ordered(request)
         changed = DeploymentChanged(route=edit.route, cause=cause, at=self._clock.now())
         await self._write(lambda record: staging.drop_order(record, event.id), self._entry(changed, event))
         self._edited.discard(event.id)
@@ -279,6 +280,13 @@ def _keep_endpoints(route: Route, served: ServedTarget) -> ServedTarget:
     if known is None or served.endpoints[0] not in known.endpoints:
         return served
     return served.model_copy(update={"endpoints": known.endpoints})
+
+
+def _ordered(request: TrafficRequested) -> Literal["shadow", "canary", "promote"]:
+    """Return the change of a route that a traffic order asks for."""
+    if request.weight_ratio == 0.0:
+        return "shadow"
+    return "canary" if request.weight_ratio < 1.0 else "promote"
 
 
 def _about(alert: OpenAlert) -> dict[str, Any]:

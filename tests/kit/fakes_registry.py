@@ -15,7 +15,7 @@ from contracts.manifests import (
     VersionManifest,
 )
 from contracts.policy import ReleasePolicy, Trigger
-from contracts.routes import CanaryShare, Route, ServedTarget
+from contracts.routes import CanaryShare, Route, ServedTarget, ShadowShare
 from contracts.teams import Team
 from contracts.vocabulary import ArtifactRef, Deployable, Target, canonical_json, digest_of, digest_of_json
 from services.registry.domain.announcements import Announcements
@@ -258,10 +258,22 @@ def unstaged(variant: str, code: str = "insufficient_memory") -> f.VariantFailed
     return failed(variant, "stage", code).model_copy(update={"purpose": "rehearsal"})
 
 
-def route(active: Target | None = None, canary: Target | None = None, *, weight=0.1, epoch=1, quarantined=()) -> Route:
-    share = CanaryShare(served=served(canary), weight_ratio=weight) if canary else None
+def route(
+    active: Target | None = None,
+    canary: Target | None = None,
+    *,
+    weight=0.1,
+    epoch=1,
+    quarantined=(),
+    shadow: Target | None = None,
+) -> Route:
     return Route(
-        model=MODEL, epoch=epoch, active=served(active) if active else None, canary=share, quarantined=quarantined
+        model=MODEL,
+        epoch=epoch,
+        active=served(active) if active else None,
+        canary=CanaryShare(served=served(canary), weight_ratio=weight) if canary else None,
+        quarantined=quarantined,
+        shadow=ShadowShare(served=served(shadow), share_ratio=0.1) if shadow else None,
     )
 
 
@@ -272,6 +284,12 @@ def changed(to: Route, cause: str = "promote") -> f.DeploymentChanged:
 def assessed(variant: str, weight: float = 0.1, verdict: str = "pass") -> f.CanaryAssessed:
     return f.CanaryAssessed(
         target=target(variant), weight_ratio=weight, requests=100, verdict=verdict, reason="it is so"
+    )
+
+
+def shadow_assessed(variant: str, verdict: str = "pass") -> f.ShadowAssessed:
+    return f.ShadowAssessed(
+        target=target(variant), share_ratio=0.1, requests=100, verdict=verdict, reason="it was so unseen"
     )
 
 

@@ -43,6 +43,7 @@ def row_of(model: str, route: Route | None, newest: ReleaseProgress | None, has_
         "active": _name(route.active) if route is not None else None,
         "canary": None if canary is None or canary.weight_ratio == 0.0 else _name(canary.served),
         "canary_ratio": canary.weight_ratio if canary is not None else 0.0,
+        "shadow": _name(route.shadowed) if route is not None else None,
         "previous": _name(route.previous) if route is not None else None,
         "quarantined": [str(target) for target in route.quarantined] if route is not None else [],
         "epoch": route.epoch if route is not None else 0,
@@ -63,11 +64,12 @@ def _name(served: ServedTarget | None) -> str | None:
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     release = row["release"]
+    shadow = f"{row['shadow']} in its shadow" if row["shadow"] else "-"
     version = f"v{release['version']} " if release is not None and release["version"] is not None else ""
     return (
         row["model"],
         row["active"] or "-",
-        f"{row['canary']} {row['canary_ratio']:.0%}" if row["canary"] else "-",
+        f"{row['canary']} {row['canary_ratio']:.0%}" if row["canary"] else shadow,
         row["previous"] or "-",
         ", ".join(row["quarantined"]) or "-",
         f"{version}{release['state']}" if release is not None else "-",

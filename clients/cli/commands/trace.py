@@ -138,7 +138,7 @@ def routes(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the production route of each model: active, canary, previous and quarantined targets."""
+    """Show the production route of each model: active, canary or shadow, previous and quarantined targets."""
     routes = asyncio.run(read_routes(find_stack(state)))
     chosen = [route for name, route in sorted(routes.items()) if model in (None, name)]
     if as_json:
@@ -151,7 +151,7 @@ def routes(
             route.model,
             route.epoch,
             _name(route.active),
-            f"{_name(route.canary.served)} {route.canary.weight_ratio:.0%}" if route.canary else "-",
+            _trial(route),
             _name(route.previous),
             ", ".join(str(target) for target in route.quarantined) or "-",
         )
@@ -162,3 +162,10 @@ def routes(
 
 def _name(served: ServedTarget | None) -> str:
     return "-" if served is None else str(served.target)
+
+
+def _trial(route: Route) -> str:
+    """Return the canary with its share, or the candidate that takes no traffic yet."""
+    if route.shadowed is not None:
+        return f"{_name(route.shadowed)} in its shadow"
+    return f"{_name(route.canary.served)} {route.canary.weight_ratio:.0%}" if route.canary else "-"

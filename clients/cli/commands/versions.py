@@ -68,6 +68,7 @@ def _roles(route: Route | None, version: int) -> str:
     roles = {
         "active": route.active,
         "canary": route.canary.served if route.canary else None,
+        "shadow": route.shadowed,
         "previous": route.previous,
     }
     return ", ".join(role for role, served in roles.items() if served is not None and served.target.version == version)

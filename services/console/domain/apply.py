@@ -28,6 +28,7 @@ _OF_RELEASE: Final = (
     f.ReleaseOpened, f.CheckpointRejected, f.CheckpointMerged, f.VariantQuantised, f.VariantFailed,
     f.VersionRegistered, f.VariantStaged, f.VariantBenchmarked, f.RehearsalCompleted, f.ApprovalRequested,
     f.ApprovalGranted, f.TrafficRequested, f.DeploymentChanged, f.PromotionRefused, f.CanaryAssessed,
+    f.ShadowAssessed,
     f.ReleaseFinished, f.ReleaseCancelled, f.ReleaseHeld, f.CanaryAdvanced, f.ApprovalDenied, f.DeadlinePassed,
     f.WorkAbandoned, f.OrderRefused, f.OrderAccepted,
 )  # fmt: skip
@@ -86,6 +87,8 @@ def _of_release(stream: str, sequence: int, event: Event[Any]) -> list[Row]:
     slot = f"{stream}:{sequence:012d}"
     if isinstance(data, f.CanaryAssessed):  # each replaces the one before
         slot = f"canary:{data.weight_ratio:g}"
+    if isinstance(data, f.ShadowAssessed):
+        slot = "shadow"
     return [
         row(
             "release_events",
@@ -131,7 +134,7 @@ def _step(state: str) -> "Callable[[Event[Any], int], tuple[Row, ...]]":
 
 
 def _traffic(event: Event[f.TrafficRequested], _sequence: int) -> tuple[Row, ...]:
-    state = "canary" if event.data.weight_ratio < 1.0 else "promoting"
+    state = {0.0: "shadow", 1.0: "promoting"}.get(event.data.weight_ratio, "canary")
     return (_state(event, event.data.release_id, state, target=str(event.data.target.target)),)
 
 

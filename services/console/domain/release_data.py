@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from contracts.facts import TriggerCounts
+from contracts.facts import ShadowCounts, TriggerCounts
 from services.console.domain.screens import EventRow, Screen, Time
 
 
@@ -91,6 +91,19 @@ class CanaryStep(Screen):
     counts: dict[str, TriggerCounts]
 
 
+class ShadowStep(Screen):
+    """What the shadow has shown so far: requests that the candidate and what serves were both asked, by trigger."""
+
+    share: float
+    verdict: str
+    requests: int
+    requests_needed: int
+    seconds_needed: float
+    reason: str
+    at: Time
+    counts: dict[str, ShadowCounts]
+
+
 class Certificate(Screen):
     """A rehearsed rollback of one trigger, with the seconds of each part."""
 
@@ -134,6 +147,7 @@ class Release(Screen):
     work: tuple[Work, ...]
     variants: tuple[VariantRow, ...]
     gates: tuple[Gate, ...]
+    shadow: ShadowStep | None
     canary: tuple[CanaryStep, ...]
     rehearsal: tuple[Certificate, ...]
     approval: Approval | None

@@ -15,6 +15,7 @@ from services.console.domain.release_data import (
     Certificate,
     Gate,
     Release,
+    ShadowStep,
     Step,
     VariantRow,
     Work,
@@ -80,6 +81,7 @@ def build_release(
         work=tuple(_work(progress)) if progress.outcome is None else (),
         variants=tuple(variants_of(events, progress.variants)),
         gates=tuple(gates_of(events)),
+        shadow=_shadow(events),
         canary=tuple(_canary(events)),
         rehearsal=tuple(_rehearsal(events)),
         approval=_approval(events, progress),
@@ -176,6 +178,23 @@ def _comparison(events: Events) -> f.Comparison | None:
     """Return the last comparison of the variants that an event has."""
     comparisons = (getattr(event.data, "comparison", None) for event in reversed(events))
     return next((comparison for comparison in comparisons if comparison is not None), None)
+
+
+def _shadow(events: Events) -> ShadowStep | None:
+    event = next((event for event in reversed(events) if _is(event, f.ShadowAssessed)), None)
+    if event is None:
+        return None
+    data = event.data
+    return ShadowStep(
+        share=data.share_ratio,
+        verdict=data.verdict,
+        requests=data.requests,
+        requests_needed=data.requests_needed,
+        seconds_needed=data.seconds_needed,
+        reason=data.reason,
+        at=instant(event.time) or "",
+        counts=data.counts,
+    )
 
 
 def _canary(events: Events) -> Iterable[CanaryStep]:

@@ -29,6 +29,8 @@ def _reason(data: f.Fact) -> str:
 
 def _deployed(data: f.DeploymentChanged) -> str:
     route = data.route
+    if data.cause == "shadow" and route.shadow is not None:
+        return f"{route.shadow.served.target} is asked {route.shadow.share_ratio:.0%} of the requests unseen"
     if data.cause == "canary" and route.canary is not None:
         return f"{route.canary.served.target} takes {route.canary.weight_ratio:.0%}"
     return f"{data.cause}: {route.active.target if route.active else 'nothing'} serves"
@@ -59,11 +61,16 @@ _SAY: Final[Mapping[type[f.Fact], Callable[[Any], str]]] = {
     f.RehearsalRequested: lambda data: f"{data.candidate.target}, back to {data.fallback.target}",
     f.RehearsalCompleted: lambda data: f"{data.variant}: {data.verdict}: {data.reason}",
     f.ApprovalRequested: lambda data: f"{data.target} until {data.deadline_at:%Y-%m-%d %H:%M} UTC",
-    f.TrafficRequested: lambda data: f"{data.target.target} is to take {data.weight_ratio:.0%}",
+    f.TrafficRequested: lambda data: (
+        f"{data.target.target} is to take {data.weight_ratio:.0%}"
+        if data.weight_ratio > 0.0
+        else f"{data.target.target} is to be asked {data.shadow_ratio:.0%} of the requests unseen"
+    ),
     f.DeploymentChanged: _deployed,
     f.PromotionRefused: lambda data: f"{data.target}: {data.code}: {data.reason}",
     f.ApprovalDenied: lambda data: f"rejected: {data.reason}",
     f.CanaryAssessed: lambda data: f"{data.target}: {data.verdict} after {data.requests} requests",
+    f.ShadowAssessed: lambda data: f"{data.target}: {data.verdict} after {data.requests} requests compared",
     f.DeadlinePassed: lambda data: f"{data.step}: {data.waiting_for}",
     f.ReleaseFinished: lambda data: f"{data.outcome}: {data.reason}",
     f.RollbackOrdered: lambda data: f"{data.failed or 'the active target'}: {data.reason}",

@@ -116,11 +116,12 @@ def _marks(names: Iterable[str]) -> str:
 
 
 def _rollbacks(reader: Reader, names: list[str]) -> dict[str, Any]:
-    """Return the last completed rollback of each model; the end of a canary by its release is none."""
+    """Return the last completed rollback of each model; the end of a canary or a shadow is none."""
     query = (
         f"SELECT rollbacks.*, max(at) FROM rollbacks WHERE model IN ({_marks(names)}) "  # noqa: S608 - marks
         "AND state = 'completed' AND environment = 'production' AND NOT EXISTS (SELECT 1 FROM events "
-        "WHERE events.id = rollbacks.cause_id AND (events.type LIKE 'release.%' OR events.type LIKE 'canary.%')) "
+        "WHERE events.id = rollbacks.cause_id AND (events.type LIKE 'release.%' "
+        "OR events.type LIKE 'canary.%' OR events.type LIKE 'shadow.%')) "
         "GROUP BY model"
     )
     return {entry["model"]: entry for entry in reader.read(query, names)}

@@ -102,7 +102,7 @@ def release(reader: Reader, release_id: str, live: Iterable[Event[Any]] = ()) ->
     """Return a release with all that its screen shows; None if there is none."""
     events = release_events(reader, release_id)
     history = reader.read(
-        "SELECT * FROM events WHERE correlation = ? AND type <> 'canary.assessed' "
+        "SELECT * FROM events WHERE correlation = ? AND type NOT IN ('canary.assessed', 'shadow.assessed') "
         "ORDER BY at DESC, sequence DESC LIMIT ?",
         (release_id, HISTORY),
     )

@@ -16,14 +16,36 @@ _STATE_ON_SERVER = ("previous_response_id", "conversation", "background")
 def draw_pair(route: Route, choice: Choice, parsed: ParsedRequest, draw_id: str) -> Choice | None:
     """Return the other target of a request's pair; None if it is in none.
 
-    It is drawn by the gateway's own id of the request, before anything is known of its outcome.
+    It is drawn by the gateway's own id of the request, before anything is known of its outcome. A candidate that takes
+    no traffic yet has its share first; the pairs of what serves are drawn from the rest.
     """
+    shadow = find_shadow(route, choice.served.target)
+    share = route.shadow.share_ratio if route.shadow is not None else 0.0
+    if (
+        shadow is not None
+        and fraction(f"{draw_id}|shadow") < share
+        and may_mirror(parsed, choice.served, shadow.served)
+    ):
+        return shadow
     other = find_other(route, choice.served.target)
     if other is None:
         return None
     newer = other.served if other.canary else choice.served
     drawn = fraction(f"{draw_id}|pair") < newer.pair_ratio
     return other if drawn and may_mirror(parsed, choice.served, other.served) else None
+
+
+def find_shadow(route: Route, target: Target) -> Choice | None:
+    """Return the candidate that is asked what callers of the active target asked; None for another target."""
+    active, candidate = route.active, route.shadowed
+    if active is None or candidate is None or target != active.target or route.is_quarantined(target):
+        return None
+    return Choice(candidate, shadow=True) if candidate.target != target else None
+
+
+def still_stands(route: Route, target: Target, other: Choice) -> bool:
+    """Return whether two targets stand in the route as they did when their pair was drawn."""
+    return (find_shadow(route, target) if other.shadow else find_other(route, target)) == other
 
 
 def find_other(route: Route, target: Target) -> Choice | None:
@@ -73,14 +95,24 @@ def is_known(record: Inference) -> bool:
     return record.error in COMPARED or (record.error is None and record.caused_by is None)
 
 
-def as_pair(served: Inference, mirrored: Inference) -> MirroredPair | None:
+def as_pair(served: Inference, mirrored: Inference, *, shadow: bool = False) -> MirroredPair | None:
     """Return the pair of two outcomes; None if one shows nothing about its target.
 
     Both sides are taken alike: what failed is the target's, whatever a cross-check made of the request. An engine that
     died makes no pair on either side.
     """
-    sides = [
-        side.model_copy(update={"caused_by": "target"}) if side.error in COMPARED else side
-        for side in (served, mirrored)
-    ]
-    return MirroredPair(served=sides[0], mirrored=sides[1]) if all(map(is_known, sides)) else None
+    sides = (_as_side(served), _as_side(mirrored))
+    return MirroredPair(served=sides[0], mirrored=sides[1], shadow=shadow) if all(map(is_known, sides)) else None
+
+
+def as_died(served: Inference, mirrored: Inference) -> MirroredPair:
+    """Return the pair of a request that the active target answered, and under which its candidate's engine died.
+
+    Only these requests can be the cause, because the candidate has no others.
+    """
+    died = mirrored.model_copy(update={"caused_by": "target"})
+    return MirroredPair(served=_as_side(served), mirrored=died, shadow=True)
+
+
+def _as_side(record: Inference) -> Inference:
+    return record.model_copy(update={"caused_by": "target"}) if record.error in COMPARED else record

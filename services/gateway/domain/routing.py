@@ -13,10 +13,11 @@ _MODEL = re.compile(MODEL_NAME_PATTERN)
 
 @dataclass(frozen=True)
 class Choice:
-    """The target that answers, and whether it is a canary."""
+    """The target that answers; whether it is a canary, or a candidate that answers no caller."""
 
     served: ServedTarget
     canary: bool = False
+    shadow: bool = False
 
 
 @dataclass(frozen=True)

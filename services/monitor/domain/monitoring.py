@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from contracts.facts import Fact, Inference, MirroredPair
+from contracts.facts import CanaryAssessed, Fact, Inference, MirroredPair, ShadowAssessed
 from contracts.policy import ReleasePolicy
 from contracts.records import outbox_entry
 from contracts.routes import Route
@@ -32,6 +32,7 @@ from services.monitor.domain.record import (
     Policy,
     TargetState,
 )
+from services.monitor.domain.shadow import assess_shadow
 from services.monitor.domain.windows import Windowing, close_windows
 
 SEEN_KEPT = 4096
@@ -98,7 +99,10 @@ def add_policy(state: MonitorState, version: int, release_id: str, policy: Relea
     if cause.id in state.applied:
         return state
     known = dict(state.policies)
-    known.setdefault(str(version), Policy(release_id=release_id, triggers=policy.triggers, canary=policy.canary))
+    known.setdefault(
+        str(version),
+        Policy(release_id=release_id, triggers=policy.triggers, canary=policy.canary, shadow=policy.shadow),
+    )
     needed = {*state.routed, *(target.target.version for target in state.targets.values())}
     is_known = state.routed or not state.route_known  # a record of an earlier version has a route without its versions
     spare = [name for name in sorted(known, key=int) if int(name) not in needed] if is_known else []
@@ -158,7 +162,7 @@ def add_records(
     targets = dict(state.targets)
     for name, group in groups.items():
         watched = targets.get(name) or _newcomer(state, group[0], cause.at)
-        if watched is None:
+        if watched is None or watched.role == "shadow":
             state = state.model_copy(update={"unwatched": state.unwatched + len(group)})
             continue
         gather = _may_gather(state, watched)
@@ -199,6 +203,9 @@ def assess(
     """
     for name in tuple(state.targets) if names is None else names:
         watched = state.targets[name]
+        if watched.role == "shadow":  # it has no callers: nothing of it is an alert, and it has no windows
+            state = _assess_shadow(state, watched, cause, rules)
+            continue
         quiet = cause.at - watched.last_at > timedelta(seconds=rules.quiet_s)
         if state.environment == "staging" and quiet:
             state = _leave(state, watched, cause, rules, f"{watched.target} gets no requests in staging any more.")
@@ -248,11 +255,28 @@ def add_alerts(
 
 
 def _assess_canary(state: MonitorState, watched: TargetState, cause: Cause, rules: Rules) -> MonitorState:
-    """Return the record with a canary's verdict published; after a pass, as while its release waits, only a failure."""
+    """Return the record with a canary's verdict published."""
     policy = state.policies.get(str(watched.target.version))
-    if watched.role != "canary" or policy is None or watched.assessed.startswith("fail"):
+    if watched.role != "canary" or policy is None:
         return state
-    fact = assess_canary(policy, watched)
+    return _publish_verdict(state, watched, assess_canary(policy, watched), cause, rules)
+
+
+def _assess_shadow(state: MonitorState, watched: TargetState, cause: Cause, rules: Rules) -> MonitorState:
+    """Return the record with the verdict on a shadow published."""
+    policy = state.policies.get(str(watched.target.version))
+    if policy is None or policy.shadow is None:
+        return state
+    watched = watched.model_copy(update={"release_id": policy.release_id})
+    return _publish_verdict(state, watched, assess_shadow(policy, policy.shadow, watched, cause.at), cause, rules)
+
+
+def _publish_verdict(
+    state: MonitorState, watched: TargetState, fact: CanaryAssessed | ShadowAssessed, cause: Cause, rules: Rules
+) -> MonitorState:
+    """Return the record with a verdict published; after a pass, as while its release waits, only a failure."""
+    if watched.assessed.startswith("fail"):
+        return state
     if watched.assessed.startswith("pass") and fact.verdict != "fail":
         return state
     mark = f"{fact.verdict}:{fact.requests}"
@@ -356,6 +380,8 @@ def _may_gather(state: MonitorState, watched: TargetState) -> bool:
 
 def _roles(route: Route) -> dict[str, tuple[Target, Role, float]]:
     roles: dict[str, tuple[Target, Role, float]] = {}
+    if route.shadow is not None and route.shadowed is not None:
+        roles[str(route.shadowed.target)] = (route.shadowed.target, "shadow", route.shadow.share_ratio)
     if route.canary is not None and route.canary.weight_ratio > 0.0:
         target = route.canary.served.target
         if not route.is_quarantined(target):

@@ -3,14 +3,16 @@
 from collections.abc import Mapping, Sequence
 
 from contracts.facts import Inference, MirroredPair
+from contracts.policy import Trigger
 from decisions import observe_loop
 from decisions.engine_deaths import note_record, with_death
 from decisions.evidence import PairTest, observe_pair
 from decisions.hard_failures import count_runs
-from decisions.observation import fresh_trigger
+from decisions.observation import TriggerState, fresh_trigger
 from decisions.pairs import fresh_test, observe_mirrored, outcomes_of_pair
 from decisions.triggers import ended_at, observe, outcomes_of, sequential
 from services.monitor.domain.record import DriftState, Policy, TargetState
+from services.monitor.domain.shadow import triggers_of_shadow
 from services.monitor.domain.windows import Windowing, add_to_windows, features_of
 
 
@@ -85,28 +87,51 @@ def observe_mirrored_pairs(
     """Return the targets with pairs added to the evidence about the newer version of each, by its own triggers."""
     after = dict(targets)
     for pair in pairs:
-        served, mirrored = str(pair.served.target), str(pair.mirrored.target)
-        canary = next((name for name in (served, mirrored) if name in after and after[name].role == "canary"), None)
-        name = canary or served
+        name = _judged_by(pair, after)
         state = after.get(name)
         policy = policies.get(str(state.target.version)) if state is not None else None
-        if state is None or policy is None or served == mirrored:
+        if state is None or policy is None or pair.served.target == pair.mirrored.target:
             continue
-        triggers = dict(state.triggers)
-        for trigger in sequential(policy.triggers):
-            outcomes = outcomes_of_pair(trigger, pair, policy.triggers)
-            if outcomes is None:
-                continue
-            target, other = outcomes if name == served else reversed(outcomes)
-            known = triggers.get(trigger.name) or fresh_trigger(state.role)
-            test = known.mirrored or fresh_test(canary=state.role == "canary")
-            sender, alpha = pair.served, trigger.alpha
-            test = observe_mirrored(
-                test, target=target, other=other, caller=sender.caller, holder=sender.holder, alpha=alpha
-            )
-            triggers[trigger.name] = known.model_copy(update={"mirrored": test})
-        after[name] = state.model_copy(update={"triggers": triggers})
+        watching = triggers_of_shadow(policy) if pair.shadow else sequential(policy.triggers)
+        triggers = {**state.triggers, **_observe_pair(state, pair, watching, policy.triggers)}
+        update: dict[str, object] = {"triggers": triggers}
+        if pair.shadow:
+            last_at = max(state.last_at, ended_at(pair.mirrored))
+            update |= {"requests": state.requests + 1, "release_id": policy.release_id, "last_at": last_at}
+        after[name] = state.model_copy(update=update)
     return after
+
+
+def _judged_by(pair: MirroredPair, targets: Mapping[str, TargetState]) -> str:
+    """Return the target that a pair judges: a candidate in its shadow only, else the canary, else what served it.
+
+    Empty for a pair of a shadow that is over.
+    """
+    served, mirrored = str(pair.served.target), str(pair.mirrored.target)
+    roles = {name: targets[name].role for name in (served, mirrored) if name in targets}
+    if pair.shadow:
+        return mirrored if roles.get(mirrored) == "shadow" else ""
+    return next((name for name, role in roles.items() if role == "canary"), served)
+
+
+def _observe_pair(
+    state: TargetState, pair: MirroredPair, triggers: Sequence[Trigger], declared: Sequence[Trigger]
+) -> dict[str, TriggerState]:
+    """Return the triggers of a target that a pair shows something for, with the pair added."""
+    changed: dict[str, TriggerState] = {}
+    for trigger in triggers:
+        outcomes = outcomes_of_pair(trigger, pair, declared)
+        if outcomes is None:
+            continue
+        target, other = outcomes if state.target == pair.served.target else reversed(outcomes)
+        known = state.triggers.get(trigger.name) or fresh_trigger(state.role)
+        test = known.mirrored or fresh_test(canary=state.role != "active")
+        sender, alpha = pair.served, trigger.alpha
+        test = observe_mirrored(
+            test, target=target, other=other, caller=sender.caller, holder=sender.holder, alpha=alpha
+        )
+        changed[trigger.name] = known.model_copy(update={"mirrored": test})
+    return changed
 
 
 def _gathered(drift: DriftState, records: Sequence[Inference], rows: int) -> DriftState:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from contracts.policy import Canary, Trigger
+from contracts.policy import Canary, Shadow, Trigger
 from contracts.records import Migration, OutboxRecord, unchanged
 from contracts.vocabulary import ArtifactRef, Contract, Environment, ModelName
 from decisions.alerts import AlertState
@@ -23,6 +23,7 @@ class Policy(Contract):
     release_id: str
     triggers: tuple[Trigger, ...]
     canary: Canary
+    shadow: Shadow | None = None
 
 
 class OpenWindow(Contract):
@@ -63,7 +64,10 @@ class DriftState(Contract):
 
 
 class TargetState(WatchedTarget):
-    """A watched target with its open windows, its drift rows and the last assessment of its canary."""
+    """A watched target with its open windows, its drift rows and the last assessment of its canary or shadow.
+
+    Of a shadow, `requests` are those that were compared.
+    """
 
     epoch: int = 0
     requests: int = 0
@@ -122,8 +126,8 @@ class MonitorState(OutboxRecord):
         ignored_at: When the last of these batches came.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 14
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 14), unchanged) | {9: without_credit}
+    SCHEMA_VERSION: ClassVar[int] = 15
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 15), unchanged) | {9: without_credit}
 
     model: ModelName
     environment: Environment

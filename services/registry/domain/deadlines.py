@@ -8,7 +8,7 @@ from contracts.vocabulary import Variant
 from decisions.release_holds import start_of_deadline
 from decisions.release_plan import PlannedStep, Step, next_step, plan_release
 from services.registry.domain import gates, plan
-from services.registry.domain.record import SECOND_MEASUREMENT, Release, weight_key
+from services.registry.domain.record import SECOND_MEASUREMENT, SHADOW, Release, weight_key
 
 
 def awaited_step(release: Release) -> Step | None:
@@ -71,10 +71,19 @@ def _done(release: Release) -> frozenset[PlannedStep]:
         "rehearsal": release.rehearsed is not None,
         "approval": "traffic.requested" in _kinds(release.emitted),
     }
+    traffic = _shadow_done(release)
     shares = plan.weights(release)
     deployed = [PlannedStep("traffic", share) for share in shares if weight_key(share) in release.deployed]
     passed = [PlannedStep("canary", share) for share in shares if plan.passed_canary(release, weight_key(share))]
-    return frozenset((*(PlannedStep(step) for step, is_done in done.items() if is_done), *deployed, *passed))
+    return frozenset((*(PlannedStep(step) for step, is_done in done.items() if is_done), *traffic, *deployed, *passed))
+
+
+def _shadow_done(release: Release) -> list[PlannedStep]:
+    """Return the steps of a shadow that are done."""
+    if SHADOW not in release.deployed:
+        return []
+    begun = PlannedStep("traffic", 0.0)
+    return [begun, PlannedStep("shadow")] if plan.passed_shadow(release) else [begun]
 
 
 def _waiting(release: Release) -> list[Variant]:
@@ -139,12 +148,14 @@ def since(release: Release, step: Step) -> datetime:
         "rehearsal": ("rehearsal.requested",),
         "approval": ("approval.requested",),
         "traffic": ("traffic.requested",),
+        "shadow": (),
         "canary": (),
     }[step]
     answered = {
         "register": ("quantised", "failed"),
         "stage": ("staged", "benchmarked", "failed"),
         "benchmark": ("staged", "benchmarked", "failed"),
+        "shadow": ("deployed",),
         "canary": ("deployed",),
     }.get(step, ())
     moments = [at for key, at in release.emitted.items() if key.partition(":")[0] in asked]
@@ -154,7 +165,7 @@ def since(release: Release, step: Step) -> datetime:
 
 def allowed_s(release: Release, step: Step) -> float:
     """Return the seconds that the policy allows for a step."""
-    limits = release.policy.deadlines
+    limits, shadow = release.policy.deadlines, release.policy.shadow
     return {
         "merge": limits.merge_s,
         "quantise": limits.quantise_s,
@@ -166,6 +177,7 @@ def allowed_s(release: Release, step: Step) -> float:
         "rehearsal": limits.rehearsal_s,
         "approval": release.policy.promotion.approval_deadline_s,
         "traffic": limits.traffic_s,
+        "shadow": shadow.deadline_s if shadow is not None else 0.0,
         "canary": release.policy.canary.deadline_s,
     }[step]
 

@@ -110,6 +110,13 @@ def _canary_failed(release: Release) -> Ending | None:
     return Ending("aborted", "gate_failed", f"The canary failed at {failed[0].weight_ratio:g}: {failed[0].reason}")
 
 
+def _shadow_failed(release: Release) -> Ending | None:
+    failed = release.shadowed
+    if failed is None or failed.verdict != "fail":
+        return None
+    return Ending("aborted", "gate_failed", f"The shadow failed before any caller was served: {failed.reason}")
+
+
 def _rolled_back(release: Release) -> Ending | None:
     route = release.route
     if route is None:
@@ -119,7 +126,7 @@ def _rolled_back(release: Release) -> Ending | None:
         return Ending("aborted", "quarantined", f"{ours[0]} was rolled back.")
     newest = max((deployed.epoch for deployed in release.deployed.values()), default=None)
     if newest is not None and route.epoch > newest and not any(release.is_ours(t) for t in route.serving):
-        return Ending("aborted", "stale_epoch", f"The route moved on to epoch {route.epoch} and dropped the canary.")
+        return Ending("aborted", "stale_epoch", f"The route moved on to epoch {route.epoch} and dropped the candidate.")
     return None
 
 
@@ -178,6 +185,7 @@ _ENDINGS: tuple[Callable[[Release], Ending | None], ...] = (
     _nothing_servable,
     _nothing_quantised,
     _nothing_passed,
+    _shadow_failed,
     _canary_failed,
     _rolled_back,
     _abandoned,

@@ -20,11 +20,11 @@ from contracts.facts import (
     VersionRegistered,
 )
 from contracts.vocabulary import Deployable, StagingPurpose, Target, Variant
-from decisions.release_plan import needs_approval, traffic_shares
+from decisions.release_plan import needs_approval, needs_shadow, traffic_shares
 from services.registry.domain import deadlines, gates, rehearsals
 from services.registry.domain.approvals import is_approved
 from services.registry.domain.comparison import explain
-from services.registry.domain.record import SECOND_MEASUREMENT, Release, TurnGranted, weight_key
+from services.registry.domain.record import SECOND_MEASUREMENT, SHADOW, Release, TurnGranted, weight_key
 
 Emission = tuple[str, Fact]
 """The key of a fact within its release, and the fact."""
@@ -51,6 +51,10 @@ def due(release: Release, now: datetime) -> Iterator[Emission]:
 
 def _waived_deadlines(release: Release) -> Iterator[Emission]:
     for weight in release.waived:
+        if weight == SHADOW:
+            awaited = "shadow.assessed with a verdict; the policy goes on without it"
+            yield f"deadline.passed:{SHADOW}", DeadlinePassed(release_id=release.id, step=SHADOW, waiting_for=awaited)
+            continue
         awaited = f"canary.assessed at {weight}; the policy promotes without it"
         yield (
             f"deadline.passed:canary:{weight}",
@@ -264,6 +268,12 @@ def _rehearsal(release: Release, turn: TurnGranted, target: Deployable) -> Itera
 
 def _traffic(release: Release, turn: TurnGranted, target: Deployable) -> Iterator[Emission]:
     epoch = turn.epoch
+    if has_shadow(release):
+        yield f"traffic.requested:{SHADOW}", _traffic_order(release, turn, target, 0.0, epoch)
+        begun = release.deployed.get(SHADOW)
+        if begun is None or not passed_shadow(release):
+            return
+        epoch = begun.epoch
     for weight in weights(release):
         key = weight_key(weight)
         yield f"traffic.requested:{key}", _traffic_order(release, turn, target, weight, epoch)
@@ -276,6 +286,8 @@ def _traffic(release: Release, turn: TurnGranted, target: Deployable) -> Iterato
 def _traffic_order(
     release: Release, turn: TurnGranted, target: Deployable, weight: float, epoch: int
 ) -> TrafficRequested:
+    """Return the order for a share of traffic; of weight 0, for the shadow."""
+    shadow = release.policy.shadow
     fallback = turn.baseline if turn.first and release.policy.no_previous == "base" else None
     reason = "The first release of this model: there is no live baseline, so no canary." if turn.first else ""
     return TrafficRequested(
@@ -287,7 +299,8 @@ def _traffic_order(
         reason=reason,
         comparison=explain(release),
         pair_ratio=release.policy.pairs.share_ratio,
-        copies=release.policy.copies,
+        copies=release.policy.copies if weight > 0.0 else 1,
+        shadow_ratio=shadow.share_ratio if shadow is not None and weight == 0.0 else 0.0,
     )
 
 
@@ -301,6 +314,17 @@ def is_first(release: Release) -> bool:
     return release.turn is not None and release.turn.first
 
 
+def has_shadow(release: Release) -> bool:
+    """Return whether the release is asked unseen what callers ask, before it takes traffic."""
+    return needs_shadow(release.policy, first=is_first(release))
+
+
+def passed_shadow(release: Release) -> bool:
+    """Return whether the shadow, which has begun, showed enough to take traffic, or the policy goes on without."""
+    shadowed = release.shadowed
+    return SHADOW in release.waived or (shadowed is not None and shadowed.verdict == "pass")
+
+
 def passed_canary(release: Release, key: str) -> bool:
     """Return whether a deployed share has proved enough to continue."""
     if key == ALL_TRAFFIC:
@@ -310,7 +334,9 @@ def passed_canary(release: Release, key: str) -> bool:
 
 
 def is_followed(release: Release, key: str) -> bool:
-    """Return whether a larger share than this one was ordered."""
+    """Return whether a larger share than this one, or than the shadow's none, was ordered."""
+    if key == SHADOW:
+        return any(f"traffic.requested:{weight_key(weight)}" in release.emitted for weight in weights(release))
     shares = [weight_key(weight) for weight in weights(release)]
     later = shares[shares.index(key) + 1 :] if key in shares else []
     return any(f"traffic.requested:{share}" in release.emitted for share in later)
@@ -325,8 +351,8 @@ def is_promoted(release: Release, now: datetime) -> bool:
 
 def outstanding_order(release: Release) -> str | None:
     """Return the traffic share that was ordered and not answered; None when no order is under way."""
-    for weight in weights(release):
-        key = weight_key(weight)
+    ordered = [SHADOW] if has_shadow(release) else []
+    for key in (*ordered, *(weight_key(weight) for weight in weights(release))):
         if f"traffic.requested:{key}" in release.emitted and key not in release.deployed:
             return key
     return None

@@ -21,6 +21,7 @@ from contracts.facts import (
     ReleaseFinished,
     ReleaseHeld,
     ReleaseOpened,
+    ShadowAssessed,
     VariantBenchmarked,
     VariantFailed,
     VariantQuantised,
@@ -133,7 +134,7 @@ Order = ApprovalGranted | ReleaseCancelled | ReleaseHeld | CanaryAdvanced | Appr
 
 
 class RouteSeen(Contract):
-    """The newest route of the model that was received."""
+    """The newest route of the model that was received; `serving` has the shadow, too."""
 
     epoch: int
     serving: tuple[Target, ...]
@@ -156,14 +157,14 @@ class SecondMeasurement(Contract):
 class Release(OutboxRecord):
     """The record of a release: a field for each fact, and what was emitted.
 
-    The first of each fact wins; a canary's failure also replaces its pass.
+    The first of each fact wins; the failure of a shadow or a canary also replaces its pass.
 
     `times` holds when each field was filled, `emitted` when each fact was decided. Only `outbox` ever shrinks.
     `timed_out` lists the variants that the registry itself failed, because they were not quantised in time.
     `second_measurements` counts only where the first benchmark asks for one.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 16
+    SCHEMA_VERSION: ClassVar[int] = 17
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: unchanged,
         2: unchanged,
@@ -180,6 +181,7 @@ class Release(OutboxRecord):
         13: unchanged,
         14: unchanged,
         15: unchanged,
+        16: unchanged,
     }
 
     opened: ReleaseOpened
@@ -200,6 +202,7 @@ class Release(OutboxRecord):
     rehearsed: RehearsalCompleted | None = None
     approvals: dict[str, tuple[Approval, ...]] = Field(default_factory=dict)
     deployed: dict[str, Deployed] = Field(default_factory=dict)
+    shadowed: ShadowAssessed | None = None
     assessed: dict[str, CanaryAssessed] = Field(default_factory=dict)
     waived: tuple[str, ...] = ()
     advanced: dict[str, Advance] = Field(default_factory=dict)
@@ -268,6 +271,10 @@ class Release(OutboxRecord):
                 return self.denied == Denial(sender=sender, order=order)
             case _:
                 return Approval(sender=sender, order=order) in self.approvals.get(order.manifest_digest, ())
+
+
+SHADOW = "shadow"
+"""Stands for a share of traffic in keys: the target takes none yet."""
 
 
 def weight_key(weight_ratio: float) -> str:

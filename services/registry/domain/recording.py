@@ -11,6 +11,7 @@ from contracts.facts import (
     DeploymentChanged,
     PromotionRefused,
     RehearsalCompleted,
+    ShadowAssessed,
     VariantBenchmarked,
     VariantFailed,
     VariantQuantised,
@@ -24,6 +25,7 @@ from services.registry.domain import admission, deadlines, gates, plan, rehearsa
 from services.registry.domain.orders import keep_order
 from services.registry.domain.record import (
     SECOND_MEASUREMENT,
+    SHADOW,
     DeadlineReached,
     Deployed,
     Input,
@@ -184,9 +186,11 @@ def _deployed(release: Release, fact: DeploymentChanged) -> Recorded:
 
 
 def _carried_out(release: Release, fact: DeploymentChanged) -> tuple[str, Target] | None:
-    active, canary = fact.route.active, fact.route.canary
+    active, canary, shadow = fact.route.active, fact.route.canary, fact.route.shadowed
     if fact.cause == "promote" and active is not None and release.is_ours(active.target):
         return plan.ALL_TRAFFIC, active.target
+    if fact.cause == "shadow" and shadow is not None and release.is_ours(shadow.target):
+        return SHADOW, shadow.target
     if fact.cause == "canary" and canary is not None and release.is_ours(canary.served.target):
         return weight_key(canary.weight_ratio), canary.served.target
     return None
@@ -196,6 +200,8 @@ def _seen(route: Route) -> RouteSeen:
     serving = [route.active.target] if route.active else []
     if route.canary is not None and route.canary.weight_ratio > 0.0:
         serving.append(route.canary.served.target)
+    if route.shadowed is not None:
+        serving.append(route.shadowed.target)
     return RouteSeen(epoch=route.epoch, serving=tuple(serving), quarantined=route.quarantined)
 
 
@@ -210,6 +216,16 @@ def _assessed(release: Release, fact: CanaryAssessed) -> Recorded:
     if known is not None and plan.is_followed(release, key):
         return None
     return f"assessed:{key}", {"assessed": {**release.assessed, key: fact}}
+
+
+def _shadowed(release: Release, fact: ShadowAssessed) -> Recorded:
+    """Keep the verdict on the shadow; a failure replaces a pass until traffic is ordered because of the pass."""
+    known = release.shadowed
+    if fact.verdict == "inconclusive" or not release.is_ours(fact.target):
+        return None
+    if known is not None and ((known.verdict, fact.verdict) != ("pass", "fail") or plan.is_followed(release, SHADOW)):
+        return None
+    return f"{SHADOW} assessed", {"shadowed": fact}
 
 
 def _rejected(release: Release, fact: CheckpointRejected) -> Recorded:
@@ -244,6 +260,8 @@ def _deadline(release: Release, data: DeadlineReached, received_at: datetime, no
         return _time_out(release, received_at)
     if data.step == "measure":
         return _not_measured(release, received_at)
+    if data.step == SHADOW and release.policy.shadow is not None and release.policy.shadow.on_deadline == "continue":
+        return release.model_copy(update={"waived": (*release.waived, SHADOW)})
     weight = deadlines.awaited_weight(release) if data.step == "canary" else None
     if weight is not None and release.policy.canary.on_deadline == "promote":
         return release.model_copy(update={"waived": (*release.waived, weight)})
@@ -286,6 +304,7 @@ _RECORDERS: dict[type, Callable[[Release, Any], Recorded]] = {
     RehearsalCompleted: _rehearsed,
     DeploymentChanged: _deployed,
     CanaryAssessed: _assessed,
+    ShadowAssessed: _shadowed,
     CheckpointRejected: _rejected,
     PromotionRefused: _refused,
     WorkAbandoned: _abandoned,

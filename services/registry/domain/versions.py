@@ -29,7 +29,7 @@ class ModelRecord(OutboxRecord):
     `reservations` are the version numbers of the releases that have not ended, and of the newest others.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 10
+    SCHEMA_VERSION: ClassVar[int] = 11
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: unchanged,
         2: unchanged,
@@ -40,6 +40,7 @@ class ModelRecord(OutboxRecord):
         7: unchanged,
         8: unchanged,
         9: unchanged,
+        10: unchanged,
     }
 
     model: ModelName
@@ -174,9 +175,12 @@ def plan_approval_record(release: Release, order: Event[ApprovalGranted]) -> App
 def plan_deployment_record(fact: DeploymentChanged, cause_id: str) -> DeploymentRecord | None:
     """Return the record of a deployment for the version whose share of traffic changed; None when none serves."""
     route = fact.route
+    if fact.cause == "shadow":
+        return None
     if fact.cause in ("canary", "abort"):
-        share = route.canary
-        served, weight = (share.served, share.weight_ratio) if share else (None, 0.0)
+        share, shadow = route.canary, route.shadow
+        behind = shadow.served if shadow is not None else None
+        served, weight = (share.served, share.weight_ratio) if share else (behind, 0.0)
     else:
         served, weight = route.active, 1.0
     if served is None:

@@ -14,6 +14,7 @@ from contracts.facts import (
     RollbackOrdered,
     RollbackStarted,
     RollbackTimeline,
+    ShadowAssessed,
 )
 from contracts.gateway_rollbacks import GatewayRollback
 from contracts.routes import Route
@@ -307,9 +308,13 @@ def assess_order(started: Rollback, route: Route, now: datetime) -> VoidOrder | 
 
 
 def decide_on_assessment(
-    state: RollbackState, fact: CanaryAssessed, route: Route | None, cause: Cause
+    state: RollbackState, fact: CanaryAssessed | ShadowAssessed, route: Route | None, cause: Cause
 ) -> RollbackState:
-    """Start the rollback of a canary that failed its test."""
+    """Start the rollback of a canary, or the end of a shadow, that failed its test."""
+    if isinstance(fact, ShadowAssessed):
+        if fact.verdict != "fail" or shadowed(route) != fact.target:
+            return state
+        return _abort(state, fact.target, "shadow", f"The shadow failed: {fact.reason}", cause)
     if fact.verdict != "fail" or serving_canary(route) != fact.target:
         return state
     return _abort(state, fact.target, "canary", f"The canary failed: {fact.reason}", cause)
@@ -318,11 +323,12 @@ def decide_on_assessment(
 def decide_on_release_end(
     state: RollbackState, fact: ReleaseFinished, route: Route | None, cause: Cause
 ) -> RollbackState:
-    """Start the rollback of the canary of a release that ended otherwise than promoted."""
-    canary = serving_canary(route)
-    if fact.outcome == "promoted" or canary is None or canary.version != fact.version:
+    """Start the rollback of the canary, or of the shadow, of a release that ended otherwise than promoted."""
+    candidates = (serving_canary(route), shadowed(route))
+    target = next((target for target in candidates if target is not None and target.version == fact.version), None)
+    if fact.outcome == "promoted" or target is None:
         return state
-    return _abort(state, canary, "release", f"Its release ended as {fact.outcome}: {fact.reason}", cause)
+    return _abort(state, target, "release", f"Its release ended as {fact.outcome}: {fact.reason}", cause)
 
 
 def is_current(state: RollbackState, target: Target, route: Route | None, cause: Cause, rules: Rules) -> bool:
@@ -345,8 +351,14 @@ def serving_canary(route: Route | None) -> Target | None:
     return canary.served.target if canary is not None and canary.weight_ratio > 0.0 else None
 
 
+def shadowed(route: Route | None) -> Target | None:
+    """Return the candidate that is asked what callers asked, and takes no traffic."""
+    served = route.shadowed if route is not None else None
+    return served.target if served is not None else None
+
+
 def _abort(
-    state: RollbackState, target: Target, origin: Literal["canary", "release"], reason: str, cause: Cause
+    state: RollbackState, target: Target, origin: Literal["canary", "shadow", "release"], reason: str, cause: Cause
 ) -> RollbackState:
     if any(rollback.failed == target and rollback.phase == "decided" for rollback in state.rollbacks):
         return state

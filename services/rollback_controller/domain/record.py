@@ -21,7 +21,7 @@ HELD_KEPT = 100
 REHEARSALS_KEPT = 20
 
 Phase = Literal["decided", "switched", "completed", "failed"]
-Origin = Literal["alert", "order", "canary", "release", "gateway"]
+Origin = Literal["alert", "order", "canary", "shadow", "release", "gateway"]
 
 
 class Rollback(Contract):
@@ -115,7 +115,7 @@ class RollbackState(OutboxRecord):
         checks: What golden prompts showed of the version that serves; None before the first check.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 16
+    SCHEMA_VERSION: ClassVar[int] = 17
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: unchanged,
         2: unchanged,
@@ -132,6 +132,7 @@ class RollbackState(OutboxRecord):
         13: unchanged,
         14: unchanged,
         15: unchanged,
+        16: unchanged,
     }
 
     model: ModelName

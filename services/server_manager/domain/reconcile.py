@@ -143,9 +143,9 @@ class Action:
 
 
 def plan_production(routes: Mapping[str, Route]) -> dict[str, Deployable]:
-    """Return the targets that production keeps loaded: active first, then canaries with traffic, then previous."""
+    """Return the targets that production keeps loaded: active first, then canaries and shadows, then previous."""
     ordered = [routes[model] for model in sorted(routes)]
-    canaries = [route.canary.served for route in ordered if route.canary is not None and route.canary.weight_ratio > 0]
+    canaries = [served for route in ordered for served in _on_trial(route)]
     production: dict[str, Deployable] = {}
     for served in (*(route.active for route in ordered), *canaries, *(route.previous for route in ordered)):
         if served is not None:
@@ -154,9 +154,14 @@ def plan_production(routes: Mapping[str, Route]) -> dict[str, Deployable]:
 
 
 def production_of(route: Route) -> list[ServedTarget]:
-    """Return the targets of a route that stay loaded: active, a canary with traffic, previous."""
+    """Return the targets of a route that stay loaded: active, a canary with traffic, a shadow, previous."""
+    return [served for served in (route.active, *_on_trial(route), route.previous) if served is not None]
+
+
+def _on_trial(route: Route) -> list[ServedTarget]:
+    """Return the canary that takes traffic, and the candidate that is asked unseen."""
     canary = route.canary.served if route.canary is not None and route.canary.weight_ratio > 0 else None
-    return [served for served in (route.active, canary, route.previous) if served is not None]
+    return [served for served in (canary, route.shadowed) if served is not None]
 
 
 def plan_desired(routes: Mapping[str, Route], record: Servers) -> dict[str, Desired]:

@@ -158,7 +158,7 @@ def with_phase_ready(fields: dict[str, Any]) -> dict[str, Any]:
 class Servers(OutboxRecord):
     """The state of the serving fleet: `servers/<fleet>`."""
 
-    SCHEMA_VERSION: ClassVar[int] = 14
+    SCHEMA_VERSION: ClassVar[int] = 15
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: without_answered,
         2: with_phase_ready,
@@ -173,6 +173,7 @@ class Servers(OutboxRecord):
         11: unchanged,
         12: unchanged,
         13: unchanged,
+        14: unchanged,
     }
 
     endpoint: str = ""

@@ -51,6 +51,7 @@ def decide_order(
         weight_ratio=request.weight_ratio,
         epoch=request.epoch,
         cause_id=order.order_id,
+        shadow_ratio=request.shadow_ratio,
     )
     if isinstance(refused, EditRefused):
         return RefuseOrder(order, refused.code, refused.reason)

@@ -4,7 +4,8 @@ import pytest
 
 from clients.cli.event_log import LoggedEvent
 from contracts import facts as f
-from contracts.policy import Approvals, Promotion
+from contracts.policy import Approvals, Promotion, Shadow
+from contracts.routes import ShadowShare
 from contracts.services import INBOX, ORDERS
 from decisions.release_progress import STEPS, ReleaseProgress
 from decisions.release_projection import advance, join, latest, project
@@ -75,7 +76,9 @@ def test_every_step_of_a_promoted_release_is_done():
     release = only(project(whole_release()))
     assert release.outcome == "promoted"
     assert set(states(release).values()) == {"done"}
-    assert [step.name for step in release.listed()] == [name for name in STEPS if name not in ("approved", "canary")]
+    assert [step.name for step in release.listed()] == [
+        name for name in STEPS if name not in ("approved", "shadow", "canary")
+    ]
 
 
 @pytest.mark.parametrize("length", range(1, 9))
@@ -298,6 +301,32 @@ def test_a_manual_release_shows_that_it_waits_for_approval():
 def test_a_canary_is_a_running_step():
     step = only(project([*whole_release()[:8], logged(f.DeploymentChanged, 88)])).steps["canary"]
     assert (step.state, step.detail) == ("running", "support-bot.v8.int8 takes 10%")
+
+
+SHADOWED = ShadowShare(served=served(7), share_ratio=0.1)
+
+
+def test_a_shadow_is_a_step_with_what_it_needs_and_what_came_of_it():
+    policy = AUTOMATIC.model_copy(update={"shadow": Shadow()})
+    begun = logged(f.DeploymentChanged, 87, cause="shadow", route=route(canary=None, shadow=SHADOWED))
+    trying = logged(f.ShadowAssessed, 88, verdict="inconclusive", requests=60, requests_needed=40, seconds_needed=300.0)
+    first = [ready(), opened(policy=policy), *whole_release()[2:8]]
+    waiting = only(project(first))
+    assert states(waiting)["shadow"] == "running"
+    assert only(project([*first, begun])).steps["shadow"].detail == "support-bot.v7.int8 is asked 10% unseen"
+    step = only(project([*first, begun, trying])).steps["shadow"]
+    assert (step.state, step.detail) == ("running", "60 requests compared, 40 more and 300 s needed")
+    passed = logged(f.ShadowAssessed, 89, verdict="pass", requests=140)
+    after = only(project([*first, begun, trying, passed]))
+    assert (states(after)["shadow"], states(after)["canary"]) == ("done", "running")
+    assert after.steps["shadow"].detail == "pass after 140 requests compared"
+    failed = logged(f.ShadowAssessed, 89, verdict="fail", requests=70)
+    assert states(only(project([*first, begun, failed])))["shadow"] == "failed"
+    goes_on = logged(f.DeadlinePassed, 89, step="shadow", waiting_for="shadow.assessed; the policy goes on without it")
+    step = only(project([*first, begun, trying, goes_on])).steps["shadow"]
+    assert (step.state, step.detail) == ("done", "no verdict in time; the policy goes on without it")
+    ended = logged(f.DeadlinePassed, 89, step="shadow", waiting_for="shadow")
+    assert only(project([*first, begun, trying, ended])).steps["shadow"].state == "running"
 
 
 def test_events_of_an_unknown_release_are_ignored():

@@ -16,6 +16,7 @@ from contracts.policy import (
     Promotion,
     QualityGate,
     ReleasePolicy,
+    Shadow,
     Trigger,
 )
 from decisions.policy_comparison import weaknesses
@@ -173,6 +174,31 @@ def test_two_gates_of_one_name_count_together():
     assert weaknesses(policy(gates=tighter_first), with_gate(max_value=500.0)) == []
 
 
+def test_a_shadow_may_only_be_tightened():
+    stored = policy(shadow=Shadow(share_ratio=0.2, duration_s=60.0, min_requests=50))
+    assert weaknesses(policy(shadow=Shadow(share_ratio=0.3, duration_s=90.0, min_requests=80)), stored) == []
+    assert weaknesses(stored, policy()) == []
+    assert "shadow of the stored policy is missing" in weaknesses(policy(), stored)
+    looser = Shadow(share_ratio=0.1, duration_s=30.0, min_requests=10, on_deadline="continue")
+    assert weaknesses(policy(shadow=looser), stored) == [
+        "shadow.share_ratio is 0.1, below the stored 0.2",
+        "shadow.duration_s is 30, below the stored 60",
+        "shadow.min_requests is 10, below the stored 50",
+        "shadow.on_deadline is continue where the stored policy says abort",
+    ]
+    goes_on = policy(shadow=Shadow(deadline_s=4000.0, on_deadline="continue"))
+    sooner = policy(shadow=Shadow(deadline_s=700.0, on_deadline="continue"))
+    (weaker,) = weaknesses(sooner, goes_on)
+    assert weaker == "shadow.deadline_s goes on after 700 s, before the stored 4000 s"
+    with pytest.raises(ValidationError, match="it could never pass; raise deadline_s"):
+        Shadow(duration_s=600.0, deadline_s=600.0)
+
+
+def test_a_policy_without_a_shadow_is_stored_as_before():
+    """The digest of a policy is in certificates of rehearsals: a field of a later version must not change it."""
+    assert "shadow" not in policy().model_dump(mode="json")
+
+
 def test_attesters_are_a_part_of_the_stored_ones():
     """A key of a service that is named is another entry: nothing here knows whose key it is."""
     key = "ab" * 32
@@ -199,6 +225,7 @@ def test_every_field_of_a_policy_is_compared_or_declared_incomparable():
         "approvals",
         "sources",  # both policies must allow a folder, so that none can loosen the other
         "canary",
+        "shadow",
         "rehearsal",
         "rehearsal_valid_s",
         "no_previous",
@@ -223,6 +250,7 @@ def test_every_field_of_a_policy_is_compared_or_declared_incomparable():
         "cooldown_s",
     }
     assert set(Canary.model_fields) == {"steps", "min_requests", "deadline_s", "on_deadline"}
+    assert set(Shadow.model_fields) == {"share_ratio", "duration_s", "min_requests", "deadline_s", "on_deadline"}
     assert set(LoadProfile.model_fields) == {
         "requests",
         "rate_rps",
@@ -278,6 +306,15 @@ policies = st.builds(
         min_requests=st.integers(1, 99),
         deadline_s=st.floats(1, 99),
         on_deadline=st.sampled_from(["abort", "promote"]),
+    ),
+    shadow=st.none()
+    | st.builds(
+        Shadow,
+        share_ratio=st.floats(0.01, 1.0),
+        duration_s=st.floats(1, 99),
+        min_requests=st.integers(1, 99),
+        deadline_s=st.floats(100, 999),
+        on_deadline=st.sampled_from(["abort", "continue"]),
     ),
     rehearsal=st.sampled_from(["required", "not_required"]),
     no_previous=st.sampled_from(["base", "hold"]),

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.policy import Canary, Promotion
+from contracts.policy import Canary, Promotion, Shadow
 from decisions.release_plan import PlannedStep, needs_rehearsal, next_step, plan_release, traffic_shares, with_earlier
 from testbed import factories as f
 
@@ -37,6 +37,14 @@ def test_a_first_release_has_no_canary():
     assert traffic_shares(f.policy(), first=True) == (1.0,)
     assert steps(f.policy(), first=True)[-1] == "traffic 1"
     assert not [name for name in steps(f.policy(), first=True) if name.startswith("canary")]
+
+
+def test_a_shadow_comes_before_the_first_share_also_without_a_canary_and_never_at_first():
+    bare = f.policy(promotion=Promotion(mode="automatic"), canary=Canary(), rehearsal="not_required", shadow=Shadow())
+    assert steps(bare) == [*ALWAYS, "traffic 0", "shadow", "traffic 1"]
+    both = f.policy(canary=Canary(steps=(0.05,)), shadow=Shadow(), promotion=Promotion(mode="manual"))
+    assert steps(both)[-6:] == ["approval", "traffic 0", "shadow", "traffic 0.05", "canary 0.05", "traffic 1"]
+    assert "shadow" not in steps(both, first=True)
 
 
 @pytest.mark.parametrize("action", ["automatic", "manual"])

@@ -39,6 +39,44 @@ def line(*versions):
     return state
 
 
+# -- a shadow ------------------------------------------------------------------------------------------------------
+
+
+def test_a_shadow_takes_no_traffic_and_its_first_share_ends_it():
+    state = promoted(line(1, 2), 3, "s", weight=0.0, shadow_ratio=0.25)
+    assert (state.active, state.previous, state.canary) == (served(2), served(1), None)
+    assert (state.shadowed, state.shadow.share_ratio) == (served(3), 0.25)
+    canary = promoted(state, 3, "c", weight=0.1)
+    assert (canary.shadow, canary.canary.served) == (None, served(3))
+
+
+def test_a_failed_shadow_is_quarantined_and_nothing_else_changes():
+    state = promoted(line(1, 2), 3, "s", weight=0.0, shadow_ratio=0.25)
+    edit = roll_back(state, target(3), cause_id="r")
+    assert edit.cause == "abort"
+    assert (edit.route.shadowed, edit.route.shadow.share_ratio) == (None, 0.0)
+    assert (edit.route.active, edit.route.previous) == (served(2), served(1))
+    assert edit.route.is_quarantined(target(3))
+    assert roll_back(edit.route, target(3), cause_id="again").code == "stale_epoch"
+    lifted = lift_quarantine(edit.route, target(3), cause_id="l").route
+    assert lifted.shadow is None
+
+
+def test_a_rollback_of_the_active_version_ends_the_shadow():
+    state = promoted(line(1, 2), 3, "s", weight=0.0, shadow_ratio=0.25)
+    edit = roll_back(state, target(2), cause_id="r")
+    assert (edit.route.active, edit.route.shadow) == (served(1), None)
+    late = promote(edit.route, served(3), weight_ratio=0.1, epoch=state.epoch, cause_id="late")
+    assert late.code == "stale_epoch"
+
+
+def test_a_shadow_moves_to_another_endpoint_and_goes_on():
+    state = promoted(line(1, 2), 3, "s", weight=0.0, shadow_ratio=0.25)
+    moved = apply(state, move(state, target(3), ("b:2",), epoch=state.epoch, cause_id="m"))
+    assert (moved.shadowed.endpoints, moved.shadow.share_ratio, moved.active) == (("b:2",), 0.25, state.active)
+    assert promote(moved, served(3), weight_ratio=0.1, epoch=state.epoch, cause_id="c").cause == "canary"
+
+
 # -- promote -------------------------------------------------------------------------------------------------------
 
 
@@ -219,7 +257,7 @@ ORDERS = st.lists(
         Order,
         kind=st.sampled_from(["promote", "promote", "roll_back"]),
         version=st.integers(0, 4),
-        weight=st.sampled_from([0.1, 0.5, 1.0, 1.0, 1.0]),
+        weight=st.sampled_from([0.0, 0.0, 0.1, 0.5, 1.0, 1.0, 1.0]),
         epoch_late_by=st.sampled_from([0, 0, 0, 0, 1, -1]),
         with_fallback=st.booleans(),
         redeliver=st.integers(0, 12),
@@ -238,6 +276,7 @@ def run(state, order, cause):
         epoch=state.epoch - order.epoch_late_by,
         cause_id=cause,
         fallback=served(0) if order.with_fallback else None,
+        shadow_ratio=0.0 if order.weight else 0.1,
     )
 
 
@@ -251,6 +290,9 @@ def check(state):
     assert not quarantined & set(names), "nothing quarantined serves or waits to serve"
     if state.canary is not None and state.canary.weight_ratio > 0.0:
         assert state.canary.served.target not in quarantined
+    assert state.shadowed is None or state.canary is None, "what is asked unseen takes no traffic beside it"
+    if state.shadowed is not None:
+        assert state.shadowed.target not in quarantined
     if state.previous is None:
         assert state.history == ()
     assert len(state.history) <= HISTORY_KEPT
@@ -281,7 +323,9 @@ def redelivered(state, order, before, cause):
     if order.kind == "roll_back":
         return roll_back(state, target(order.version), cause_id=cause)
     epoch = before.epoch - order.epoch_late_by
-    return promote(state, served(order.version), weight_ratio=order.weight, epoch=epoch, cause_id=cause)
+    ratio = 0.0 if order.weight else 0.1
+    again = {"weight_ratio": order.weight, "epoch": epoch, "cause_id": cause, "shadow_ratio": ratio}
+    return promote(state, served(order.version), **again)
 
 
 def check_edit(state, order, edit):
@@ -293,10 +337,17 @@ def check_edit(state, order, edit):
             assert edit.code == "stale_epoch"
         else:
             assert isinstance(edit, Changed)
-            assert edit.cause == ("promote" if order.weight == 1.0 else "canary")
+            assert edit.cause == {1.0: "promote", 0.0: "shadow"}.get(order.weight, "canary")
+            if order.weight == 0.0:
+                before = (state.active, state.previous, state.history)
+                assert (edit.route.active, edit.route.previous, edit.route.history) == before
+                assert edit.route.canary is None
+            else:
+                assert edit.route.shadow is None
         return
     is_active = state.active is not None and state.active.target == subject
     on_trial = state.canary is not None and state.canary.served.target == subject and state.canary.weight_ratio > 0
+    on_trial |= state.shadowed is not None and state.shadowed.target == subject
     if not is_active and not on_trial:
         assert edit.code == "stale_epoch"
     elif is_active and state.previous is None:
@@ -322,6 +373,7 @@ def test_two_writers_that_decide_on_the_same_route_cannot_both_be_right(first, s
                 weight_ratio=order.weight,
                 epoch=state.epoch,
                 cause_id=f"b{number}",
+                shadow_ratio=0.0 if order.weight else 0.1,
             )
             assert isinstance(first_edit, Changed)
             assert late.code == "stale_epoch"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.policy import Canary, MetricGate, Promotion, QualityGate
+from contracts.policy import Canary, MetricGate, Promotion, QualityGate, Shadow
 from services.registry.domain import deadlines
 from services.registry.domain.record import DeadlineReached, Input, Release, Superseded
 from services.registry.domain.releases import decide, open_release
@@ -97,6 +97,25 @@ CAREFUL = (
         k.changed(k.route(k.target("int8"), epoch=6)),
     ),
 )
+SHADOWED = (
+    k.opened(policy=k.policy(canary=Canary(steps=(0.1,)), shadow=Shadow())),
+    inputs(
+        k.merged(),
+        k.quantised("bf16", weights_bytes=200),
+        k.quantised("int8"),
+        k.written(),
+        k.turn(first=False, epoch=3),
+        k.staged("int8"),
+        k.benchmarked("int8"),
+        k.staged("bf16"),
+        k.benchmarked("bf16", verdict="fail"),
+        k.changed(k.route(k.target("bf16", 9), shadow=k.target("int8"), epoch=4), "shadow"),
+        k.shadow_assessed("int8"),
+        k.changed(k.route(k.target("bf16", 9), k.target("int8"), weight=0.1, epoch=5), "canary"),
+        k.assessed("int8", 0.1),
+        k.changed(k.route(k.target("int8"), epoch=6)),
+    ),
+)
 MEASURED = (
     k.merged(),
     k.quantised("bf16", perplexity_ratio=1.2),
@@ -145,6 +164,7 @@ HISTORIES = {
     "one fails": ONE_FAILS,
     "one is not servable": ONE_NOT_SERVABLE,
     "careful": CAREFUL,
+    "shadowed": SHADOWED,
     "rehearsed": REHEARSED,
     "measured again": AGAIN,
 }
@@ -181,7 +201,9 @@ def test_in_order_the_release_ends(name):
     assert k.key_of(release.outbox[-1]) == "release.finished"
 
 
-@pytest.mark.parametrize("name", ["straight", "one is not servable", "careful", "rehearsed", "measured again"])
+@pytest.mark.parametrize(
+    "name", ["straight", "one is not servable", "careful", "shadowed", "rehearsed", "measured again"]
+)
 @given(data=st.data())
 @settings(max_examples=often(150), deadline=None)
 def test_every_permutation_and_duplication_ends_in_the_same_state_and_facts(name, data):
@@ -229,6 +251,11 @@ ENDERS = [
     k.changed(k.route(k.target("bf16", 9), epoch=7, quarantined=(k.target("int8"),)), "rollback"),
     k.changed(k.route(k.target("bf16", 9), epoch=5), "rollback"),
     k.changed(k.route(None, epoch=8), "abort"),
+    k.changed(k.route(k.target("bf16", 9), shadow=k.target("int8"), epoch=4), "shadow"),
+    k.shadow_assessed("int8", "fail"),
+    k.shadow_assessed("int8", "inconclusive"),
+    k.shadow_assessed("bf16"),
+    DeadlineReached(step="shadow"),
     *(
         DeadlineReached(step=s)
         for s in (
@@ -303,7 +330,7 @@ def test_any_fact_in_any_state_never_raises_and_a_release_ends_once(name, data):
 @settings(max_examples=often(100), deadline=None)
 def test_a_release_that_waits_too_long_always_ends(data):
     """From any reachable state, feeding the deadline of the awaited step, again and again, ends the release."""
-    opening, received = data.draw(st.sampled_from([CAREFUL, REHEARSED, AGAIN]))
+    opening, received = data.draw(st.sampled_from([CAREFUL, REHEARSED, AGAIN, SHADOWED]))
     order = data.draw(st.permutations(received))
     release = walk(opening, order[: data.draw(st.integers(0, len(order)))])
     for i in range(5):

@@ -88,6 +88,21 @@ async def canary(world):
     )
 
 
+async def shadow(world):
+    """A shadow fails its test, and its release ends by that."""
+    world.serve(6, 5, shadow=f.ShadowShare(served=f.served(7), share_ratio=0.2))
+    await asyncio.sleep(10)
+    world.publish(
+        cf.ShadowAssessed(target=f.target(7), share_ratio=0.2, requests=9, verdict="fail", reason="worse"),
+        event_id="s-1",
+    )
+    await asyncio.sleep(LATER_S)
+    world.publish(
+        cf.ReleaseFinished(release_id="r-7", model=f.MODEL, version=7, outcome="aborted", reason="shadow"),
+        event_id="s-2",
+    )
+
+
 async def unloaded_previous(world):
     """The version behind does not generate, and that is all."""
     world.serve()
@@ -117,7 +132,7 @@ async def drilled(world):
     world.publish(cf.DrillOrdered(**about, fault=cf.DrillFault(), share_ratio=0.0, expires_at=LATER), event_id="d-2")
 
 
-STORIES = [by_alert, without_traffic, by_order, by_gateways, canary, unloaded_previous, lifted, drilled]
+STORIES = [by_alert, without_traffic, by_order, by_gateways, canary, shadow, unloaded_previous, lifted, drilled]
 ALERT = f"{f.target(7)}/slow/1"
 STARTED, SWITCHED, COMPLETED, FAILED, REFUSED, ACCEPTED = (
     fact.TYPE
@@ -144,6 +159,7 @@ ENDS = {
         [SWITCHED, REFUSED, COMPLETED, STARTED],
     ),
     canary: (6, [("c-1", "completed", "inconclusive", None)], [SWITCHED, COMPLETED, STARTED]),
+    shadow: (6, [("s-1", "completed", "inconclusive", None)], [SWITCHED, COMPLETED, STARTED]),
     unloaded_previous: (7, [(ALERT, "failed", None, "previous_not_ready")], [FAILED, STARTED]),
     lifted: (6, [], [SWITCHED, ACCEPTED, REFUSED]),
     drilled: (7, [], [ACCEPTED, ACCEPTED]),

@@ -186,6 +186,14 @@ def assessed(verdict="fail", version=7):
     return cf.CanaryAssessed(target=f.target(version), weight_ratio=0.2, requests=100, verdict=verdict, reason="worse")
 
 
+def shadow_assessed(verdict="fail", version=7):
+    return cf.ShadowAssessed(target=f.target(version), share_ratio=0.2, requests=100, verdict=verdict, reason="worse")
+
+
+def shadowing(version=7, share=0.2, **changes):
+    return route(6, 5, shadow=f.ShadowShare(served=f.served(version), share_ratio=share), **changes)
+
+
 def finished(outcome="expired", version=7):
     return cf.ReleaseFinished(release_id="r-7", model=f.MODEL, version=version, outcome=outcome, reason="late")
 
@@ -203,10 +211,21 @@ def finished(outcome="expired", version=7):
         (finished("promoted"), route(6, 5, canary=7), 0),
         (finished(version=8), route(6, 5, canary=7), 0),
         (finished(), route(6, 5), 0),
+        (shadow_assessed(), shadowing(), 1),
+        (shadow_assessed("inconclusive"), shadowing(), 0),
+        (shadow_assessed("pass"), shadowing(), 0),
+        (shadow_assessed(), route(6, 5, canary=7), 0),  # it takes traffic by now: its canary decides
+        (shadow_assessed(), shadowing(share=0.0), 0),
+        (shadow_assessed(version=8), shadowing(), 0),
+        (assessed(), shadowing(), 0),
+        (finished("cancelled"), shadowing(), 1),
+        (finished("promoted"), shadowing(), 0),
+        (finished(), shadowing(8), 0),
     ],
 )
-def test_a_canary_that_failed_or_lost_its_release_is_taken_out(what, on, expected):
-    take_it = decision.decide_on_assessment if isinstance(what, cf.CanaryAssessed) else decision.decide_on_release_end
+def test_a_canary_or_shadow_that_failed_or_lost_its_release_is_taken_out(what, on, expected):
+    of_release = isinstance(what, cf.ReleaseFinished)
+    take_it = decision.decide_on_release_end if of_release else decision.decide_on_assessment
     decided = take_it(state(), what, on, cause(fact_id="c-1"))
     assert len(execution.pending(decided)) == expected
     assert take_it(decided, what, on, cause(fact_id="c-1")) is decided
@@ -218,6 +237,14 @@ def test_a_canary_that_failed_or_lost_its_release_is_taken_out(what, on, expecte
 
 def order(failed=7, to_version=None):
     return cf.RollbackOrdered(reason="looks odd", failed=f.target(failed) if failed else None, to_version=to_version)
+
+
+def test_a_shadow_takes_no_traffic_that_an_order_could_roll_back():
+    """`slipway cancel` ends it; a rollback names what serves."""
+    void = decision.decide_on_order(state(), order(7), shadowing(), cause(1), RULES)
+    assert "takes no traffic" in void.reason
+    decided = decision.decide_on_order(state(), order(6), shadowing(), cause(1), RULES)
+    assert [rollback.failed for rollback in execution.pending(decided)] == [f.target(6)]
 
 
 def test_an_order_is_never_held():

@@ -115,5 +115,6 @@ def traffic_requested(
         weight_ratio=weight,
         epoch=epoch,
         fallback=None if fallback is None else deployable(fallback, model),
+        shadow_ratio=0.0 if weight else 0.2,
     )
     return _event(fact, event_id, 0.0, model)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contracts.routes import ShadowShare
 from services.server_manager.domain import staging
 from services.server_manager.domain.reconcile import (
     Action,
@@ -14,6 +15,7 @@ from services.server_manager.domain.reconcile import (
     plan_desired,
     plan_production,
     plan_reconcile,
+    production_of,
     retry_after_s,
 )
 from services.server_manager.domain.records import Servers
@@ -24,6 +26,7 @@ from tests.unit.server_manager.factories import (
     deployable,
     held,
     route,
+    served,
     stage_requested,
     traffic_requested,
 )
@@ -55,6 +58,14 @@ def test_what_serves_is_loaded_before_what_only_stands_by():
 
 def test_an_aborted_canary_is_not_kept():
     assert set(plan_production({"bot": route(2, 1, 3, weight=0.0)})) == {V2, V1}
+
+
+def test_a_shadow_is_kept_loaded_like_a_canary_and_an_aborted_one_is_not():
+    asked = route(2, 1, shadow=ShadowShare(served=served(3), share_ratio=0.1))
+    assert set(plan_production({"bot": asked})) == {V2, V1, "bot.v3.bf16"}
+    assert [each.target.version for each in production_of(asked)] == [2, 3, 1]
+    for changes in ({"shadow": ShadowShare(served=served(3), share_ratio=0.0)}, {"quarantined": (served(3).target,)}):
+        assert set(plan_production({"bot": asked.model_copy(update=changes)})) == {V2, V1}
 
 
 def test_desired_joins_production_orders_and_the_held_lease_but_not_the_queue():

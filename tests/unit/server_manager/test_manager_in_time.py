@@ -68,7 +68,17 @@ async def death_of_the_engine(world):
     world.engine.dead.add(target(1))
 
 
-STORIES = [promotion, refusals, staging, death_of_the_engine]
+async def shadow(world):
+    """A candidate is asked unseen, dies meanwhile and is healed, then it takes its first share."""
+    world.routes.routes["bot"] = route(1, 0)
+    world.publish(traffic_requested("t2", 2, epoch=1, weight=0.0))
+    await asyncio.sleep(40)
+    world.engine.dead.add(target(2))
+    await asyncio.sleep(40)
+    world.publish(traffic_requested("t3", 2, epoch=2, weight=0.1))
+
+
+STORIES = [promotion, refusals, staging, death_of_the_engine, shadow]
 
 
 async def play(story, *kills, processes=1, pause_at=None, full=False, rest_s=(40, 50)):

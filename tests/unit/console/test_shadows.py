@@ -1,0 +1,86 @@
+"""The shadow of a release on its screens: what was compared, what it needs, and how it ended."""
+
+import pytest
+
+from contracts import facts as f
+from contracts.policy import Canary, Promotion, Shadow
+from contracts.routes import ShadowShare
+from testbed import factories
+from testbed.story import Story, release_id
+from tests.unit.console.world import NOW, World
+
+COUNTS = {"errors": f.ShadowCounts(pairs=f.PairCounts(only_target=11, only_other=1, neither=88), e_value=120.0)}
+
+
+@pytest.fixture
+def shown(tmp_path):
+    """Return what shows a release whose shadow came to a verdict, and whether the release ended by it."""
+
+    def show(verdict, *, ends=False):
+        made, story = World(tmp_path), Story(NOW)
+        events = [*story.release("m", 1, 1)]
+        known, candidate = release_id(2), factories.served(2, "int8", "m")
+        policy = factories.policy(
+            shadow=Shadow(share_ratio=0.2), canary=Canary(steps=(0.1,)), promotion=Promotion(mode="automatic")
+        )
+        for event in story.release("m", 2, 2, until="canary"):
+            if isinstance(event.data, f.TrafficRequested):
+                break
+            is_opening = isinstance(event.data, f.ReleaseOpened)
+            changed = event.data.model_copy(update={"policy": policy}) if is_opening else event.data
+            events.append(event.model_copy(update={"data": changed}))
+        asked = factories.fact(
+            f.TrafficRequested, release_id=known, target=candidate, weight_ratio=0.0, shadow_ratio=0.2
+        )
+        shadow = ShadowShare(served=candidate, share_ratio=0.2)
+        about = {"active": factories.served(1, "int8", "m"), "canary": None, "quarantined": (), "epoch": 9}
+        route = factories.route(model="m", shadow=shadow, **about)
+        changed = factories.fact(f.DeploymentChanged, route=route, cause="shadow")
+        verdicts = [
+            factories.fact(
+                f.ShadowAssessed, target=candidate.target, share_ratio=0.2, requests=100 * number, counts=COUNTS,
+                verdict=each, requests_needed=40 if each == "inconclusive" else 0, seconds_needed=0.0,
+                reason=f"{100 * number} of 100 requests compared.",
+            )
+            for number, each in enumerate(("inconclusive", verdict), start=1)
+        ]  # fmt: skip
+        end = factories.fact(
+            f.ReleaseFinished, release_id=known, model="m", version=2, outcome="aborted", reason="The shadow failed."
+        )
+        for fact in (asked, changed, *verdicts, *([end] if ends else [])):
+            story.wait(5)
+            events.append(story.event(fact, "m", known, cause="c"))
+        made.fill(events)
+        client = made.client("adam")
+        return client.get(f"/api/v1/releases/{known}").json(), client.get(f"/releases/{known}").text, client
+
+    return show
+
+
+def test_a_release_in_its_shadow_says_what_was_compared_and_what_it_needs(shown):
+    release, page, client = shown("inconclusive")
+    assert release["state"] == "shadow"
+    assert (release["shadow"]["requests"], release["shadow"]["requests_needed"]) == (200, 40)
+    assert release["shadow"]["counts"]["errors"]["pairs"]["only_target"] == 11
+    assert ">Shadow</h2>" in page
+    assert "200 of 100 requests compared." in page
+    titles = [entry["title"] for entry in release["history"]]
+    assert "m.v2.int8 is to be asked 20% of the requests unseen" in titles
+    assert "m.v2.int8 is asked 20% of the requests unseen" in titles
+    assert not [entry for entry in release["history"] if entry["type"] == "shadow.assessed"]
+    listed = client.get("/api/v1/releases", params={"state": "shadow"}).json()["items"]
+    assert [row["version"] for row in listed] == [2]
+
+
+def test_a_failed_shadow_is_a_failed_step_with_its_counts(shown):
+    release, page, _ = shown("fail", ends=True)
+    assert release["outcome"] == "aborted"
+    assert {step["name"]: step["state"] for step in release["steps"]}["shadow"] == "failed"
+    assert release["shadow"]["verdict"] == "fail"
+    assert '<td class="figure">11</td>' in page
+
+
+def test_a_release_without_a_shadow_has_none(admin):
+    release = admin.get(f"/api/v1/releases/{release_id(1)}").json()
+    assert release["shadow"] is None
+    assert "Shadow" not in admin.get(f"/releases/{release_id(1)}").text

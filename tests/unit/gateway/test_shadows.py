@@ -1,0 +1,220 @@
+"""A shadow: a candidate that takes no traffic is asked what callers asked, and no caller notices."""
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.routes import ShadowShare
+from services.gateway.domain import pairing
+from services.gateway.domain.requests import read_request
+from services.gateway.domain.routing import Choice, choose_pinned, choose_target, list_models
+from services.gateway.engine_deaths import QUIET_S
+from shared.errors import Permanent, Transient
+from testbed import factories as f
+from tests.kit.drills import drill
+from tests.unit.gateway.fakes import FakeEngine
+from tests.unit.gateway.world import World
+
+BROKE = Transient("engine_failed", "KeyError: 7")
+DEAD = Transient("engine_dead", "the engine is dead")
+CANDIDATE, ACTIVE, BEHIND = (str(f.target(version)) for version in (8, 7, 6))
+DRAWN = 40
+BODY = {"model": f.MODEL, "messages": []}
+
+
+def route(share=0.5, **changes):
+    shadow = ShadowShare(served=f.served(8), share_ratio=share)
+    about = {"canary": None, "active": f.served(7, pair_ratio=0.0), "previous": f.served(6), "shadow": shadow}
+    return f.route(**about | {"quarantined": ()} | changes)
+
+
+async def ask(world, count=DRAWN, **changes):
+    answers = [await world.chat(**changes) for _ in range(count)]
+    for _ in range(50):
+        await asyncio.sleep(0)
+    return answers
+
+
+def sent_to(world, target):
+    return sum(name == target for _, name, _ in world.engine.calls)
+
+
+async def test_a_drawn_share_goes_to_the_candidate_and_no_caller_is_answered_by_it():
+    world = World(route(), max_mirrors=100)
+    answers = await ask(world)
+    pairs = world.telemetry.pairs
+    assert {answer.headers["x-slipway-version"] for answer in answers} == {ACTIVE}
+    assert 10 < len(pairs) < 30
+    assert sent_to(world, CANDIDATE) == len(pairs)
+    assert {(str(pair.served.target), str(pair.mirrored.target), pair.shadow) for pair in pairs} == {
+        (ACTIVE, CANDIDATE, True)
+    }
+    assert all(pair.mirrored.features is not None for pair in pairs)
+    assert len(world.records) == DRAWN, "what the candidate is asked is no request of a caller"
+    assert world.metric('slipway_gateway_shadowed_total{result="compared"}')[0].endswith(f" {len(pairs)}.0")
+    assert not world.metric("slipway_gateway_mirrored_total{")
+
+
+async def test_no_caller_can_reach_a_candidate_in_its_shadow():
+    world = World(route(), max_mirrors=100)
+    answers = await ask(world, 1, model=f"{f.MODEL}@v8")
+    assert answers[0].status_code == 404
+    assert choose_pinned(route(), 8) is None
+    assert f"{f.MODEL}@v8" not in list_models(route())
+    assert {choose_target(route(), f"id{number}").served.target.version for number in range(500)} == {7}
+
+
+async def test_a_candidate_that_fails_differs_and_callers_see_nothing():
+    world = World(route(), engine=FakeEngine(poison={"hello": BROKE}, faulty={CANDIDATE}), max_mirrors=100)
+    answers = await ask(world)
+    assert {answer.status_code for answer in answers} == {200}
+    pairs = world.telemetry.pairs
+    assert {(pair.served.error, pair.mirrored.error, pair.mirrored.caused_by) for pair in pairs} == {
+        (None, "engine_failed", "target")
+    }
+
+
+async def test_what_fails_on_the_active_version_and_pinned_requests_are_handled_as_in_other_pairs():
+    both = World(route(), engine=FakeEngine(poison={"hello": BROKE}), max_mirrors=100)
+    await ask(both)
+    assert {(pair.served.error, pair.mirrored.error) for pair in both.telemetry.pairs} == {("engine_failed",) * 2}
+    world = World(route(), max_mirrors=100)
+    await ask(world, model=f"{f.MODEL}@v7")
+    await ask(world, logit_bias={"7": -100})
+    assert sent_to(world, CANDIDATE) == 0
+
+
+async def test_what_the_candidate_refuses_or_cannot_answer_compares_nothing():
+    for error in (Permanent("bad_request", "too long"), Transient("endpoint_unreachable", "away")):
+        world = World(route(), engine=FakeEngine(poison={"hello": error}, faulty={CANDIDATE}), max_mirrors=100)
+        await ask(world)
+        assert sent_to(world, CANDIDATE) > 0
+        assert not world.telemetry.pairs
+
+
+class Dying(FakeEngine):
+    """The candidate dies of what holds `kill` after a part of its answer, and is loaded again for the next request."""
+
+    async def send(self, endpoint, target, request):
+        lethal = b"kill" in request.body and str(target) == CANDIDATE
+        async for piece in super().send(endpoint, target, request):
+            yield piece
+            if lethal:
+                raise DEAD
+
+
+async def test_a_death_of_the_candidate_counts_against_it_and_its_body_is_refused_to_no_caller():
+    """Also of the only request at that engine, which else refuses the body to all callers."""
+    world = World(route(share=1.0), engine=Dying(), max_mirrors=100)
+    for _ in range(2):
+        world.shares.divide()  # no other process sends requests there
+    await ask(world, 1)
+    await world.clock.pause(QUIET_S)
+    answers = await ask(world, 12, messages=[{"role": "user", "content": "kill"}])
+    assert {answer.status_code for answer in answers} == {200}
+    assert sent_to(world, CANDIDATE) == 2, "what killed the candidate is not sent to it again"
+    _, pair = world.telemetry.pairs
+    assert (pair.served.error, pair.mirrored.error, pair.mirrored.caused_by) == (None, "engine_dead", "target")
+    assert not world.metric('slipway_gateway_body_bans_total{change="refused"}')
+    more = await ask(world, 4)
+    assert {answer.status_code for answer in more} == {200}
+    assert len(world.telemetry.pairs) == 6
+
+
+class Dead(FakeEngine):
+    """The candidate answers once, dies, and stays dead."""
+
+    async def send(self, endpoint, target, request):
+        if str(target) != CANDIDATE:
+            async for piece in super().send(endpoint, target, request):
+                yield piece
+            return
+        if sum(name == CANDIDATE for _, name, _ in self.calls) > 1:
+            self.calls.append((endpoint, str(target), ""))
+            raise DEAD
+        async for piece in super().send(endpoint, target, request):
+            yield piece
+
+
+async def test_one_death_counts_once_however_many_requests_meet_the_dead_engine():
+    world = World(route(share=1.0), engine=Dead(), max_mirrors=100)
+    for number in range(12):
+        await ask(world, 1, messages=[{"role": "user", "content": f"question {number}"}])
+    assert sent_to(world, CANDIDATE) > 3
+    assert sum(pair.mirrored.error == "engine_dead" for pair in world.telemetry.pairs) <= 1
+
+
+async def test_requests_under_which_the_active_engine_died_never_go_to_the_candidate():
+    engine = FakeEngine(poison={"hello": DEAD}, faulty={ACTIVE})
+    world = World(route(share=1.0), engine=engine, max_mirrors=100)
+    await ask(world)
+    assert sent_to(world, CANDIDATE) == 0
+
+
+async def test_a_drill_on_the_candidate_counts_like_a_real_fault():
+    world = World(route(share=1.0), max_mirrors=100)
+    on_candidate = drill(fault={"error_ratio": 1.0}, environment="production", target=f.target(8), share_ratio=1.0)
+    await world.drills.apply(f"production.{f.MODEL}", on_candidate, 1)
+    answers = await ask(world)
+    assert {answer.status_code for answer in answers} == {200}
+    assert {pair.mirrored.error for pair in world.telemetry.pairs} == {"engine_failed"}
+    assert all(pair.mirrored.drill and not pair.served.drill for pair in world.telemetry.pairs)
+
+
+async def test_while_the_gateway_is_busy_or_a_queue_shows_none_is_drawn():
+    queued = World(route(share=1.0), engine=FakeEngine(record={"queue_ms": 200.0}), max_mirrors=100)
+    await ask(queued)
+    assert len(queued.telemetry.pairs) <= 1
+    assert queued.metric('slipway_gateway_shadowed_total{result="shed"}')
+
+
+async def test_a_shadow_that_ends_meanwhile_compares_nothing_more():
+    class Ending(FakeEngine):
+        async def send(self, endpoint, target, request):
+            await tables[0].apply(f.MODEL, route(epoch=13, shadow=None), 99)
+            async for piece in super().send(endpoint, target, request):
+                yield piece
+
+    tables = []
+    world = World(route(share=1.0), engine=Ending(), max_mirrors=100)
+    tables.append(world.table)
+    await ask(world, 1)
+    assert sent_to(world, CANDIDATE) == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"shadow": ShadowShare(served=f.served(8), share_ratio=0.0)},
+        {"quarantined": (f.target(8),)},
+        {"quarantined": (f.target(7),)},
+        {"active": None, "previous": None, "history": ()},
+    ],
+)
+def test_a_shadow_that_was_aborted_or_has_nothing_to_differ_from_is_none(changes):
+    assert pairing.find_shadow(route(**changes), f.target(7)) is None
+
+
+def test_only_requests_of_the_active_version_are_drawn():
+    assert pairing.find_shadow(route(), f.target(6)) is None
+    assert pairing.find_shadow(route(), f.target(7)) == Choice(f.served(8), shadow=True)
+
+
+@given(draw_id=st.text(min_size=1), share=st.floats(0.01, 1.0))
+def test_a_larger_share_draws_what_a_smaller_one_draws(draw_id, share):
+    parsed, choice = read_request("/v1/chat/completions", b"", BODY), Choice(f.served(7, pair_ratio=0.0))
+    small, large = (pairing.draw_pair(route(share=each), choice, parsed, draw_id) for each in (share, 1.0))
+    assert large is not None
+    assert large.shadow
+    assert small in (None, large)
+
+
+def test_the_pairs_of_what_serves_are_drawn_from_the_rest():
+    parsed, routed = read_request("/v1/chat/completions", b"", BODY), route(active=f.served(7, pair_ratio=0.5))
+    drawn = [pairing.draw_pair(routed, Choice(routed.active), parsed, f"id{number}") for number in range(4000)]
+    shadows = sum(choice is not None and choice.shadow for choice in drawn)
+    others = sum(choice is not None and not choice.shadow for choice in drawn)
+    assert abs(shadows / 4000 - 0.5) < 0.04
+    assert abs(others / 4000 - 0.25) < 0.04

@@ -1,0 +1,291 @@
+"""A shadow in the monitor: pairs judge the candidate alone, and the verdict waits for requests and time."""
+
+import json
+import random
+from datetime import timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts import facts as f
+from contracts.facts import MirroredPair
+from contracts.facts.watch import Features
+from contracts.policy import Shadow
+from contracts.routes import ShadowShare
+from decisions.evidence import EQUAL_SHARE, process_log_e
+from decisions.pair_callers import needed_log_e
+from services.monitor.domain import monitoring
+from services.monitor.domain.record import MonitorState
+from services.monitor.domain.shadow import ERRORS, assess_shadow, triggers_of_shadow
+from shared.storage.record_format import dump, parse
+from testbed import factories as k
+from tests.kit.soak import often
+from tests.unit.monitor.factories import RULES, cause, policy, published, record, watch
+
+EMPTY = k.trigger(name="empty", metric="empty_ratio", threshold=0.02)
+TRIGGERS = (k.trigger(allowed_ratio=0.1), k.trigger(name="errors", metric="error_ratio", threshold=0.02), EMPTY)
+SHADOW = Shadow(share_ratio=0.5, duration_s=60.0, min_requests=40)
+CANDIDATE = str(k.target(8))
+CALLERS = ("shop", "desk", "bot")
+
+
+def route(*, share=0.5, epoch=12, **changes):
+    shadow = ShadowShare(served=k.served(8), share_ratio=share)
+    about = {"canary": None, "quarantined": (), "shadow": shadow, "epoch": epoch, "active": k.served(7)}
+    return k.route(**about | changes)
+
+
+def begun(*, triggers=TRIGGERS, shadow=SHADOW, **changes):
+    known = watch(the_policy=policy(triggers=triggers, shadow=shadow), versions=(6, 7, 8))
+    return monitoring.follow_route(known, route(**changes), cause(0), RULES)
+
+
+def answer(version, at, *, empty=False, fails=False, **changes):
+    features = Features(prompt_chars=200, output_chars=0 if empty else 120, empty=empty)
+    about = {"error": "engine_failed", "caused_by": "target", "ttft_ms": None, "features": None} if fails else {}
+    return record(at, version=version, **{"features": features, "caller": "shop"} | about | changes)
+
+
+def pair(index, candidate=None, active=None, *, shadow=True, caller=None):
+    about = {"request_id": f"q-{index}", "caller": caller or CALLERS[index % len(CALLERS)]}
+    sides = answer(7, float(index), **about, **active or {}), answer(8, float(index), **about, **candidate or {})
+    return MirroredPair(served=sides[0], mirrored=sides[1], shadow=shadow)
+
+
+def give(before, given, seconds=10.0):
+    return monitoring.add_records(before, [], cause(seconds), RULES, pairs=given)
+
+
+def verdicts(state):
+    return [fact.verdict for fact in published(state, f.ShadowAssessed)]
+
+
+GOOD = [pair(index) for index in range(40)]
+
+
+def test_a_candidate_passes_after_its_time_and_enough_requests_and_not_before():
+    after = give(begun(), GOOD[:39])
+    (first,) = published(after, f.ShadowAssessed)
+    assert (first.verdict, first.requests, first.requests_needed, first.seconds_needed) == ("inconclusive", 39, 1, 50.0)
+    assert "39 of 40 requests compared; 50 s of 60 s remain" in first.reason
+    early = give(after, GOOD[39:], 59.0)
+    assert "pass" not in verdicts(early)
+    assert "pass" not in verdicts(monitoring.assess(after, cause(3000.0), RULES))
+    passed = monitoring.assess(early, cause(60.0), RULES)
+    assert verdicts(passed)[-1] == "pass"
+    last = published(passed, f.ShadowAssessed)[-1]
+    assert (last.target, last.share_ratio, last.counts["errors"].pairs.neither) == (k.target(8), 0.5, 40)
+    again = monitoring.assess(passed, cause(600.0), RULES)
+    assert published(again, f.ShadowAssessed) == published(passed, f.ShadowAssessed), "a verdict is published once"
+
+
+@pytest.mark.parametrize(
+    ("bad", "trigger"),
+    [({"fails": True}, "errors"), ({"empty": True}, "empty"), ({"ttft_ms": 5000.0}, "slow-first-token")],
+)
+def test_what_only_the_candidate_does_fails_it_at_once_whatever_time_remains(bad, trigger):
+    after = give(begun(), [pair(index, bad) for index in range(40)])
+    (fact,) = published(after, f.ShadowAssessed)
+    assert fact.verdict == "fail"
+    assert fact.counts[trigger].pairs.only_target == 40
+    assert f"{trigger}: of 40 requests to both versions, 40 were bad on the candidate only" in fact.reason
+    assert "remain" not in fact.reason
+
+
+@pytest.mark.parametrize("bad", [{"fails": True}, {"empty": True}, {"ttft_ms": 5000.0}])
+def test_what_both_do_or_only_the_active_version_speaks_against_no_candidate(bad):
+    for active in (bad, bad | {}):
+        both = [pair(index, bad, active) for index in range(40)]
+        only_active = [pair(100 + index, None, active) for index in range(40)]
+        after = give(give(begun(), both), only_active, 70.0)
+        assert verdicts(after)[-1] == "pass"
+
+
+def test_pairs_of_a_shadow_say_nothing_of_the_active_version():
+    """A candidate that does better must not roll back what serves; nor do its own pairs raise an alert."""
+    after = give(begun(), [pair(index, None, {"empty": True}) for index in range(80)])
+    after = give(after, [pair(100 + index, {"empty": True}) for index in range(80)], 11.0)
+    assert after.targets[str(k.target(7))].triggers == {}
+    assert published(after, f.AlertRaised) == []
+    assert published(after, f.WindowSummarised) == []
+
+
+def test_a_candidate_slower_than_the_active_version_within_the_limits_passes():
+    """The policy allows 10 % of the answers above the threshold; the active version has none."""
+    slow = [pair(index, {"ttft_ms": 5000.0} if index % 12 == 0 else None) for index in range(240)]
+    after = give(begun(), slow, 70.0)
+    assert published(after, f.ShadowAssessed)[-1].counts["slow-first-token"].pairs.only_target == 20
+    assert verdicts(after)[-1] == "pass"
+
+
+def test_a_cold_start_is_outweighed():
+    cold = [pair(index, {"ttft_ms": 5000.0}) for index in range(15)]
+    warm = [pair(15 + index, None, {"ttft_ms": 5000.0} if index % 4 == 0 else None) for index in range(200)]
+    trigger = k.trigger(allowed_ratio=0.1, min_requests=150)
+    after = give(begun(triggers=(trigger,)), cold + warm, 70.0)
+    assert verdicts(after)[-1] == "pass"
+
+
+def test_errors_count_without_a_trigger_for_them():
+    assert triggers_of_shadow(policy(triggers=(EMPTY,))) == (EMPTY, ERRORS)
+    after = give(begun(triggers=(EMPTY,)), [pair(index, {"fails": True}) for index in range(20)])
+    assert verdicts(after) == ["fail"]
+    assert "errors-in-shadow" in published(after, f.ShadowAssessed)[0].reason
+
+
+@pytest.mark.parametrize("every", [6, 12])
+def test_more_than_the_policy_allows_on_the_candidate_alone_waits_for_more(every):
+    doubt = [pair(index, {"fails": True} if index % every == 0 else None) for index in range(48)]
+    after = give(begun(), doubt, 70.0)
+    (fact,) = published(after, f.ShadowAssessed)
+    assert (fact.verdict, fact.counts["errors"].pairs.only_target) == ("inconclusive", 48 // every)
+    assert fact.requests_needed > 0
+    assert "which may be chance" in fact.reason
+    cleared = give(after, [pair(100 + index) for index in range(fact.requests_needed)], 90.0)
+    assert (verdicts(cleared)[-1] == "pass") == (every == 12), "what is needed may also be what makes it fail"
+    assert verdicts(give(cleared, [pair(500 + index) for index in range(400)], 110.0))[-1] == "pass"
+    worse = give(after, [pair(100 + index, {"fails": True}) for index in range(20)], 90.0)
+    assert verdicts(worse)[-1] == "fail"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_candidate_that_fails_one_request_in_ten_never_passes_and_one_without_errors_does(seed):
+    chance = random.Random(seed)
+    state, index = begun(), 0
+    while verdicts(state)[-1:] not in (["fail"], ["pass"]):
+        fails = [{"fails": True} if chance.random() < 0.1 else None for _ in range(20)]
+        state = give(state, [pair(index + number, bad) for number, bad in enumerate(fails)], 70.0 + index)
+        index += 20
+        assert index <= 800
+    assert verdicts(state)[-1] == "fail"
+    assert verdicts(give(begun(), GOOD, 70.0)) == ["pass"]
+
+
+def test_one_caller_among_others_fails_no_candidate():
+    given = [
+        pair(index, {"fails": True} if index % 3 == 0 else None, caller=("bad", "a", "b")[index % 3])
+        for index in range(600)
+    ]
+    early = give(begun(), given[:120], 70.0)
+    assert verdicts(early) == ["inconclusive"], "its part is more than the policy allows: others must outweigh it"
+    assert verdicts(give(early, given[120:], 90.0))[-1] == "pass"
+
+
+def test_a_pair_that_is_late_or_of_no_shadow_is_dropped():
+    state = begun()
+    canary = k.CanaryShare(served=k.served(8), weight_ratio=0.2)
+    served = monitoring.follow_route(state, route(epoch=13, shadow=None, canary=canary), cause(5.0), RULES)
+    assert served.targets[CANDIDATE].role == "canary"
+    after = give(served, [pair(index, {"fails": True}) for index in range(30)])
+    assert {state.mirrored for state in after.targets[CANDIDATE].triggers.values()} == {None}
+    ended = monitoring.follow_route(state, route(epoch=13, shadow=None), cause(5.0), RULES)
+    assert CANDIDATE not in ended.targets
+    assert give(ended, [pair(index, {"fails": True}) for index in range(30)]).targets == ended.targets
+
+
+def test_the_canary_begins_without_what_the_shadow_showed():
+    shadowed = give(begun(), GOOD)
+    canary = k.CanaryShare(served=k.served(8), weight_ratio=0.2)
+    after = monitoring.follow_route(shadowed, route(epoch=13, shadow=None, canary=canary), cause(70.0), RULES)
+    assert (after.targets[CANDIDATE].requests, after.targets[CANDIDATE].triggers) == (0, {})
+
+
+def test_an_aborted_or_quarantined_shadow_is_not_watched():
+    assert CANDIDATE not in begun(share=0.0).targets
+    assert CANDIDATE not in begun(quarantined=(k.target(8),)).targets
+
+
+def test_a_move_to_another_endpoint_keeps_what_was_compared():
+    moved = ShadowShare(served=k.served(8, endpoints=("b:1",)), share_ratio=0.5)
+    before = give(begun(), GOOD)
+    after = monitoring.follow_route(before, route(epoch=13, shadow=moved, moves=1), cause(20.0), RULES)
+    assert after.targets[CANDIDATE] == before.targets[CANDIDATE]
+
+
+def test_a_record_of_the_version_before_is_read_and_goes_on():
+    """A monitor that is replaced half way: what was compared stays, by what is stored."""
+    known = give(begun(), GOOD[:30])
+    stored = parse(MonitorState, dump(known), "alerts/x")[0]
+    assert stored == known
+    before = json.loads(dump(watch(versions=(6, 7)))) | {"schema_version": 14}
+    for policy_of in before["policies"].values():
+        del policy_of["shadow"]
+    parsed, version = parse(MonitorState, json.dumps(before).encode(), "alerts/x")
+    assert version == 14
+    assert {known.shadow for known in parsed.policies.values()} == {None}
+    assert verdicts(give(stored, GOOD[30:], 70.0))[-1] == "pass"
+
+
+def test_the_same_batch_counts_once():
+    state, event = begun(), cause(10.0)
+    once = monitoring.add_records(state, [], event, RULES, pairs=GOOD)
+    assert monitoring.add_records(once, [], event, RULES, pairs=GOOD) == once
+
+
+OUTCOMES = st.sampled_from(["good", "candidate", "active", "both"])
+KINDS = {"errors": {"fails": True}, "empty": {"empty": True}, "slow-first-token": {"ttft_ms": 5000.0}}
+
+
+@given(
+    outcomes=st.lists(OUTCOMES, max_size=80),
+    kind=st.sampled_from(sorted(KINDS)),
+    seconds=st.floats(0.0, 200.0),
+    minimum=st.integers(1, 60),
+)
+@settings(max_examples=often(150), deadline=None)
+def test_a_verdict_is_what_its_counts_say(outcomes, kind, seconds, minimum):
+    """By an own computation from the counts: no caller is limited here, because each pair has another."""
+    shadow = Shadow(share_ratio=0.5, duration_s=60.0, min_requests=minimum)
+    bad = KINDS[kind]
+    given = [
+        pair(
+            index,
+            bad if outcome in ("candidate", "both") else None,
+            bad if outcome in ("active", "both") else None,
+            caller=f"key-{index}",
+        )
+        for index, outcome in enumerate(outcomes)
+    ]
+    state = give(begun(shadow=shadow), given)
+    watched, known = state.targets[CANDIDATE], state.policies["8"]
+    fact = assess_shadow(known, shadow, watched, watched.since + timedelta(seconds=seconds))
+    trigger = next(trigger for trigger in TRIGGERS if trigger.name == kind)
+    only, other, both = (outcomes.count(name) for name in ("candidate", "active", "both"))
+    needed, hits, peak = needed_log_e(trigger.alpha), 0, 0.0
+    trials = 0
+    for outcome in outcomes:
+        if outcome in ("candidate", "active"):
+            trials, hits = trials + 1, hits + (outcome == "candidate")
+            peak = max(peak, process_log_e(EQUAL_SHARE, trials, hits))
+    now = process_log_e(EQUAL_SHARE, trials, hits)
+    crossed = (now if kind == "slow-first-token" else peak) >= needed and len(outcomes) >= trigger.min_requests
+    beyond = kind != "slow-first-token" or (only + both) > 0.1 * len(outcomes)
+    assert fact.requests == len(outcomes)
+    assert (fact.verdict == "fail") == (crossed and beyond)
+    if fact.verdict == "pass":
+        assert len(outcomes) >= minimum
+        assert seconds >= 60.0
+        assert not beyond or now < needed / 2 or 2 * only <= only + other
+        allowed = {"errors": 0.02, "empty": 0.02, "slow-first-token": 0.1}[kind]
+        assert not beyond or only - other <= allowed * len(outcomes)
+    if fact.verdict == "inconclusive":
+        assert fact.requests_needed or fact.seconds_needed
+    if outcomes:
+        counts = fact.counts[kind].pairs
+        assert (counts.only_target, counts.only_other, counts.both) == (only, other, both)
+
+
+@given(st.lists(OUTCOMES, min_size=1, max_size=60), st.integers(1, 5))
+@settings(max_examples=often(60), deadline=None)
+def test_batches_of_any_size_show_the_same(outcomes, size):
+    bad = {"fails": True}
+    given = [
+        pair(index, bad if outcome in ("candidate", "both") else None, bad if outcome in ("active", "both") else None)
+        for index, outcome in enumerate(outcomes)
+    ]
+    whole, parts = give(begun(), given), begun()
+    for start in range(0, len(given), size):
+        parts = give(parts, given[start : start + size])
+    assert parts.targets[CANDIDATE].triggers == whole.targets[CANDIDATE].triggers
+    assert parts.targets[CANDIDATE].requests == whole.targets[CANDIDATE].requests == len(outcomes)
