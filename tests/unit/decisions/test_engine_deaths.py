@@ -188,7 +188,7 @@ def test_a_gateway_that_missed_the_answers_in_between_reports_another_death():
     assert log.counts.dead_since == f.after(200), "not since the first one: it is dead again"
     assert log.is_explained, "of the second death no holder is known"
     log = note_record(log, died(199, "b"))
-    assert [death.holders for death in log.deaths] == [("a",), ("b",)]
+    assert [(death.holders, death.is_open) for death in log.deaths] == [(("a",), False), (("b",), False)]
     assert log_of(died(100, "a"), good(111), died(199, "b"), died(100, "a", seen_s=200)).counts.deaths == 2
     assert log_of(died(100, "a"), good(111), died(100, "a", seen_s=109)).counts.dead_since is None, "it came late"
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -125,6 +126,39 @@ async def test_one_that_is_refused_beside_others_is_not_refused_for_longer_each_
         assert made.refused(A) == ["a"]
         await made.clock.pause(2)
         assert made.refused(A) == [], "no longer than the first time, and three deaths later at the earliest"
+
+
+@pytest.mark.parametrize("alone_first", [True, False])
+async def test_only_one_that_was_alone_both_times_is_refused_for_longer_the_second_time(alone_first):
+    made = Killed()
+    for alone in (alone_first, not alone_first):
+        for _ in range(3):
+            if made.refused(A) == []:
+                made.die(A, *(() if alone else (B,)), alone=alone)
+        await made.clock.pause(59)
+        assert made.refused(A) == ["a"]
+        await made.clock.pause(2)
+        assert made.refused(A) == []
+
+
+async def test_a_death_without_one_that_was_refused_does_not_forget_that_it_was():
+    made = Killed()
+    for _ in range(3):
+        made.die(A, B)
+    assert made.refused(A, B) == ["a"]
+    await made.clock.pause(61)
+    for senders in ((C,), (A, B), (A, B), (A, B)):
+        assert made.refused(A, B) == []
+        made.die(*senders)
+    assert made.refused(A, B) == ["b"], "the other one, though it has more requests"
+
+
+async def test_deaths_of_several_targets_do_not_count_together():
+    made = Killed()
+    for other, target in ((B, "m@7"), (C, "m@7"), (B, "n@1")):
+        made.die(A, other, target=target)
+        await made.clock.pause(10)
+    assert [made.refused(A, B, C, target=target) for target in ("m@7", "n@1")] == [[], []]
 
 
 async def test_beside_one_with_most_of_the_requests_the_other_is_refused_again():

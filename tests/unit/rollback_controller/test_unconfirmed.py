@@ -6,6 +6,8 @@ import pytest
 
 from contracts import facts as cf
 from decisions.probed import ProbedAnswer
+from services.rollback_controller.domain.doubt import note_shown
+from services.rollback_controller.domain.record import RollbackState
 from testbed import factories as f
 from tests.kit.virtual_time import virtual_time
 from tests.unit.rollback_controller.world import World
@@ -156,3 +158,38 @@ async def test_a_version_that_is_killed_between_an_alert_and_its_probes_is_not_r
         assert await probed(world, number, "errors", **dead) == f.target(7)
     assert codes(world) == ["unconfirmed"]
     await world.stop()
+
+
+@virtual_time
+async def test_an_update_within_the_limit_in_between_begins_the_minute_anew():
+    """No probe is asked for it, so that nothing shows what the version did meanwhile."""
+    world = started()
+    world.raised_at = world.clock.true_time()
+    world.probe.unloaded.add(str(f.target(7)))
+    for number in range(3):
+        assert await probed(world, number, "errors") == f.target(7)
+    within = {"kind": cf.AlertUpdated, "value": 0.0, "limit": 0.02, "raised_at": world.raised_at}
+    assert await alerted(world, "errors", **within) == f.target(7)
+    assert world.state().failing == {}
+    serving = [await probed(world, number, "errors") for number in range(3, 9)]
+    assert (serving[:4], serving[-1]) == ([f.target(7)] * 4, f.target(6))
+    await world.stop()
+
+
+@virtual_time
+async def test_each_death_that_is_known_begins_the_minute_anew():
+    """Deaths that follow each other are evidence by whose requests were there, and not by how long they last in all."""
+    world = started()
+    world.raised_at = world.clock.true_time()
+    world.probe.unloaded.add(str(f.target(7)))
+    for number in range(20):
+        dead = {"dead_since": world.clock.true_time() - f.timedelta(seconds=5)} if number % 2 else {}
+        assert await probed(world, number, "errors", **dead) == f.target(7)
+    await world.stop()
+
+
+def test_a_clock_that_is_set_back_does_not_lengthen_the_minute():
+    deaths = cf.DeathCounts(deaths=1, holders=1)
+    alert = f.fact(cf.AlertRaised, deaths=deaths)
+    state = RollbackState(model=f.MODEL, environment="production", failing={alert.alert_id: f.after(3600)})
+    assert note_shown(state, alert, "target", f.after(10)).failing == {alert.alert_id: f.after(10)}
