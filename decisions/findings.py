@@ -87,7 +87,7 @@ def assess_trigger(
     confirmed_by = confirm(trigger, state, drilled=2 * shown.drilled >= shown.hits > 0, deaths=deaths)
     if confirmed_by == "none":
         message += f" Nothing shows yet that the version is the cause, and not its callers.{_left_out(mirrored)}"
-        message += _describe_deaths(deaths.counts)
+        message += describe_deaths(deaths.counts)
     if shown.drilled:
         message += f" A drill touched {shown.drilled} of the bad ones ({state.drill})."
     return Finding(
@@ -112,13 +112,17 @@ def assess_trigger(
     )
 
 
-def _describe_deaths(counts: DeathCounts | None) -> str:
+def describe_deaths(counts: DeathCounts | None) -> str:
     """Return what deaths of the engine show; empty without any."""
     if counts is None:
         return ""
     times = "once" if counts.deaths == 1 else f"{counts.deaths} times"
     if counts.suspect is not None:
         return f" Its engine died {times}; only caller {counts.suspect} had requests there each time."
+    if not counts.explained:
+        return f" Its engine died {times}; callers with at most half of the requests do not explain it."
+    if counts.holders == 0:
+        return f" Its engine died {times}; it is not known who had requests there."
     return f" Its engine died {times}; requests of {counts.holders} caller{'s' * (counts.holders != 1)} may explain it."
 
 

@@ -159,7 +159,7 @@ class DeathCounts(Contract):
         deaths: How many are known; the last 24 are kept.
         holders: How many holders (teams, or keys of no team) can have caused all of them, with as few requests as
             possible.
-        explained: They are one, or have at most half of the requests: the deaths are no evidence against the target.
+        explained: They are one, or may have at most half of the requests: the deaths are no evidence against it.
         suspect: The one holder whose requests were there at each of several deaths; None without one.
         dead_since: The first death since the engine last answered; None if it has answered since.
     """

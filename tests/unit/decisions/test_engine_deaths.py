@@ -13,6 +13,7 @@ from contracts.facts import DeathCounts, EngineDeath
 from decisions import engine_deaths
 from decisions.confirmation import confirm
 from decisions.engine_deaths import DeathLog, find_causes, find_suspect, note_record, recent, with_death
+from decisions.findings import describe_deaths
 from decisions.observation import fresh_trigger, observe_outcomes
 from decisions.observe_loop import AlertRules, WatchedTarget, assess
 from decisions.rollback import Doubt, Hold, RollBack, decide_confirmed
@@ -256,6 +257,20 @@ def test_a_request_through_a_gateway_that_never_saw_the_engine_alive_is_of_the_s
 def test_deaths_are_forgotten_after_an_hour():
     records = [died(100, "a"), good(120), died(3800, "b")]
     assert log_of(*records).counts.deaths == 1
+
+
+def test_an_alert_says_of_deaths_what_is_known_of_their_cause():
+    single, unknown, own = (
+        DeathCounts(deaths=1, holders=1),
+        DeathCounts(deaths=2),
+        DeathCounts(deaths=2, explained=False),
+    )
+    assert "requests of 1 caller may explain it" in describe_deaths(single)
+    assert "not known who had requests there" in describe_deaths(unknown)
+    assert "do not explain it" in describe_deaths(own)
+    assert "do not explain it" in describe_deaths(own.model_copy(update={"holders": 7}))
+    assert "only caller bad had requests" in describe_deaths(single.model_copy(update={"suspect": "bad"}))
+    assert describe_deaths(None) == ""
 
 
 def test_a_suspect_is_the_only_one_that_was_always_there():
