@@ -164,12 +164,11 @@ def writer(pods):
         "--env", f"SLIPWAY_NATS_URL=tls://{pods.service}:4222", "--env", "SLIPWAY_NATS_CA=/keys/ca.pem",
         IMAGES["prepare"], "python", "-c", WRITER,
     ]  # fmt: skip
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait(30)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def next_line(process, key):
@@ -192,6 +191,7 @@ def test_each_of_the_charts_servers_is_replaced_under_its_name_while_nothing_tha
         process.stdin.write("\n")
         process.stdin.flush()
         result = next_line(process, "lost")
+    print(f"{result['acknowledged']} facts, {result['changes']} changes of a record")
     assert (result["lost"], result["twice"]) == ([], [])
     assert result["changes"] == result["stored"]
     assert result["acknowledged"] > WRITES * len(pods.names)
