@@ -164,9 +164,10 @@ def containers(folder: Path) -> Iterator[Side]:
 @contextmanager
 def processes(folder: Path) -> Iterator[Side]:
     """Start `slipway up` with the toy engine."""
-    with step("slipway up: start all services"):
-        stack = Stack(folder / "state").up()
+    stack = Stack(folder / "state")
     try:
+        with step("slipway up: start all services"):
+            stack.up()
         url = str(find_stack(folder / "state").gateway_url)
         yield Side("slipway up", stack.ok, str(folder / "models"), url)
     finally:
