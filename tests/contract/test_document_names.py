@@ -9,6 +9,7 @@ import pytest
 
 from contracts.facts import FACTS
 from contracts.metrics import METRICS
+from contracts.running import RUNNING_PREFIX
 from contracts.uploads import UPLOADS
 from tests.architecture.test_files import ROOT, committed
 from tests.contract.test_runbooks import problem_of
@@ -79,7 +80,7 @@ def exists_metric(name: str) -> bool:
 
 
 def exists_subject(name: str) -> bool:
-    return name == UPLOADS or name.replace("slipway.staging.", "slipway.") in FACTS
+    return name in {UPLOADS, RUNNING_PREFIX} or name.replace("slipway.staging.", "slipway.") in FACTS
 
 
 @pytest.mark.parametrize("page", CURRENT)
