@@ -17,7 +17,7 @@ from pydantic import Field
 
 from contracts.facts import DeathCounts, EngineDeath, Inference
 from contracts.vocabulary import Contract
-from decisions.triggers import CANCELLED
+from decisions.triggers import CANCELLED, ended_at
 
 KEPT: Final = 24
 """Deaths that are kept, the newest."""
@@ -114,8 +114,14 @@ def note_record(log: DeathLog, record: Inference) -> DeathLog:
         return log
     log = log.model_copy(update={"requests": _counted(log.requests, record.holder)})
     if record.error == "engine_dead" and record.death is not None:
-        return _with_death(log, record, record.death)
+        return _with_death(log, record, _not_after(record.death, record))
     return _with_answer(log, record) if log.deaths and _is_answered(record) else log
+
+
+def _not_after(death: EngineDeath, record: Inference) -> EngineDeath:
+    """Return a death at the end of the request that names it at the latest: a clock that was ahead was set since."""
+    ended = ended_at(record)
+    return death if death.died_at - ended <= SAME else death.model_copy(update={"died_at": ended})
 
 
 def _is_answered(record: Inference) -> bool:

@@ -94,6 +94,7 @@ class Doubt:
         is_apart: The version behind stands on other hardware.
         raised_at: When the alert was raised.
         deaths: Deaths of the target's engine.
+        told_at: When the alert was stored, by the clock of the bus, which dates deaths, too; None if that is not known.
         failing_since: Since when probes show the target although its engine answers callers; None if they do not.
         golden: What golden prompts show; None if they were not asked lately.
     """
@@ -103,6 +104,7 @@ class Doubt:
     is_apart: bool = False
     raised_at: datetime | None = None
     deaths: DeathCounts | None = None
+    told_at: datetime | None = None
     failing_since: datetime | None = None
     golden: Shown | None = None
 
@@ -172,8 +174,8 @@ def _decide_dead(doubt: Doubt, now: datetime, dead_s: float) -> Decision:
     deaths = doubt.deaths
     if deaths is None or not deaths.explained or dead_s <= 0:
         return RollBack()
-    since = deaths.dead_since or doubt.failing_since
-    if since is not None and now - since >= timedelta(seconds=dead_s):
+    since, until = (deaths.dead_since, doubt.told_at or now) if deaths.dead_since else (doubt.failing_since, now)
+    if since is not None and until - since >= timedelta(seconds=dead_s):
         return RollBack()
     return Hold(
         "unconfirmed",

@@ -1,6 +1,6 @@
 """Decides which facts lead to a rollback: pure edits of the record; a fact that comes again changes nothing."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -130,7 +130,7 @@ def decide_on_alert(
         return state
     trigger = state.trigger(alert.target, alert.trigger)
     decision = decide_rollback(trigger, past_rollbacks(state), cause.now, rules.guard)
-    doubt = doubt_about(state, alert, route, shown, cause.now)
+    doubt = replace(doubt_about(state, alert, route, shown, cause.now), told_at=cause.stored_at)
     decision = decide_confirmed(decision, doubt, trigger, cause.now, rules.dead_s)
     timeline = RollbackTimeline(
         first_bad_at=alert.first_bad_at, detected_at=alert.raised_at or cause.published_at, decided_at=cause.now

@@ -194,6 +194,13 @@ def test_a_gateway_that_missed_the_answers_in_between_reports_another_death():
     assert log_of(died(100, "a"), good(111), died(100, "a", seen_s=109)).counts.dead_since is None, "it came late"
 
 
+def test_a_death_that_a_clock_dates_after_the_request_that_met_it_is_of_that_request():
+    """The clock of a gateway was an hour ahead, and was set right before its other requests failed."""
+    log = log_of(died(3700, "a", seen_s=101), died(3700, "a", seen_s=103))
+    assert (len(log.deaths), log.counts.dead_since < f.after(103)) == (1, True)
+    assert note_record(log, good(120)).counts.dead_since is None
+
+
 class Gateway:
     """What one gateway reports of an engine (`services.gateway.engine_deaths`)."""
 

@@ -1,8 +1,12 @@
 """Deaths of an engine, as the monitor counts them: an alert names the one caller that was there each time."""
 
+from datetime import timedelta
+
+import pytest
+
 from contracts.facts import AlertRaised, AlertResolved, EngineDeath
 from services.monitor.domain.deaths import KEY
-from services.monitor.domain.monitoring import Cause, Rules, add_policy, add_records, assess, follow_route
+from services.monitor.domain.monitoring import Cause, Rules, Sender, add_policy, add_records, assess, follow_route
 from services.monitor.domain.record import MonitorState
 from testbed import factories as f
 from tests.unit.monitor import factories as k
@@ -75,3 +79,21 @@ def test_deaths_of_more_than_an_hour_ago_are_not_in_an_alert():
     state = seen([outage(100.0 + 30 * number, "bad", f"good-{number}") for number in range(4)])
     later = assess(state, Cause("later", f.after(4000)), Rules())
     assert [len(target.deaths.deaths) for target in later.targets.values() if target.role == "active"] == [0]
+
+
+def by_clock(record, offset_s):
+    """A record by a clock that is so many seconds ahead."""
+    ahead = timedelta(seconds=offset_s)
+    death = record.death and record.death.model_copy(update={"died_at": record.death.died_at + ahead})
+    times = {"scheduled_at": record.scheduled_at + ahead, "sent_at": record.sent_at + ahead}
+    return record.model_copy(update={**times, "death": death})
+
+
+@pytest.mark.parametrize("offset_s", [300.0, -300.0, 0.0])
+def test_an_engine_is_dead_since_it_died_whatever_the_clock_of_a_gateway_shows(offset_s):
+    records = [record for record in outage(100.0, "bad") if record.scheduled_at < f.after(109)]
+    shifted = [by_clock(record, offset_s) for record in records]
+    sender = Sender("gateway-1", offset_s, f.after(102.0))
+    state = add_records(watched(), shifted, Cause("b-1", f.after(102.0)), Rules(), sender)
+    (alert,) = (alert for alert in facts(state, AlertRaised) if alert.trigger == "errors")
+    assert alert.deaths.dead_since == f.after(100.0)

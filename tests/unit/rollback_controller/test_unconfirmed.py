@@ -188,6 +188,19 @@ async def test_each_death_that_is_known_begins_the_minute_anew():
     await world.stop()
 
 
+@pytest.mark.parametrize("off_s", [600, -600])
+@virtual_time
+async def test_how_long_an_engine_is_dead_is_told_by_the_clock_of_the_bus(off_s):
+    world = started()
+    world.clock.jump(off_s)
+    dead = {"dead_since": world.clock.true_time()}
+    world.raised_at = world.clock.true_time()
+    world.probe.unloaded.add(str(f.target(7)))
+    serving = [await probed(world, number, "errors", **dead) for number in range(6)]
+    assert (serving[:4], serving[-1]) == ([f.target(7)] * 4, f.target(6))
+    await world.stop()
+
+
 def test_a_clock_that_is_set_back_does_not_lengthen_the_minute():
     deaths = cf.DeathCounts(deaths=1, holders=1)
     alert = f.fact(cf.AlertRaised, deaths=deaths)
