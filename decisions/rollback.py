@@ -94,7 +94,7 @@ class Doubt:
         is_apart: The version behind stands on other hardware.
         raised_at: When the alert was raised.
         deaths: Deaths of the target's engine.
-        told_at: When the alert was stored, by the clock of the bus, which dates deaths, too; None if that is not known.
+        told_at: When the alert was stored, by the clock of the bus, which dates it and deaths, too; None if unknown.
         failing_since: Since when probes show the target although its engine answers callers; None if they do not.
         golden: What golden prompts show; None if they were not asked lately.
     """
@@ -185,7 +185,7 @@ def _decide_dead(doubt: Doubt, now: datetime, dead_s: float) -> Decision:
 
 
 def _decide_both_slow(decision: RollBack, doubt: Doubt, now: datetime) -> Decision:
-    if not doubt.is_apart or (doubt.raised_at is not None and now - doubt.raised_at >= BOTH_SLOW):
+    if not doubt.is_apart or (doubt.raised_at is not None and (doubt.told_at or now) - doubt.raised_at >= BOTH_SLOW):
         return decision
     limit_s = BOTH_SLOW.total_seconds()
     return Hold("unconfirmed", f"The version behind is slow, too, on other hardware; held for at most {limit_s:.0f} s.")

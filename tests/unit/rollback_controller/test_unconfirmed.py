@@ -83,9 +83,11 @@ def both_slow(*, apart) -> World:
 
 
 @pytest.mark.parametrize("confirmed_by", ["none", "pairs"])
+@pytest.mark.parametrize("off_s", [0, 600, -600])
 @virtual_time
-async def test_both_slow_on_hardware_of_their_own_is_held_for_a_minute(confirmed_by):
+async def test_both_slow_on_hardware_of_their_own_is_held_for_a_minute_by_the_clock_of_the_bus(confirmed_by, off_s):
     world = both_slow(apart=True)
+    world.clock.jump(off_s)
     raised_at = world.clock.true_time()
     assert await alerted(world, raised_at=raised_at, confirmed_by=confirmed_by) == f.target(7)
     await asyncio.sleep(70)
