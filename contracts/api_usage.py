@@ -40,6 +40,13 @@ class MonthlyUsage(StoredRecord):
     mark: Count = 0
 
 
+class OfferedLoad(Contract):
+    """Requests that were admitted for a model since the last report, and the tokens of their prompts, estimated."""
+
+    requests: Count = 0
+    tokens: Count = 0
+
+
 class DemandReport(Contract):
     """What is asked of one process of a gateway, about every second.
 
@@ -48,8 +55,10 @@ class DemandReport(Contract):
         demand: By account, requests per second, whether admitted or not; accounts without demand are left out.
         traffic: By model, requests per second that its active version or its canary has answered or failed in
             production. The monitor gets telemetry of each.
+        offered: By model, what was admitted for production since the last report, however it is answered.
     """
 
     process: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,32}$")]
     demand: Annotated[dict[Account, PerSecond], Field(max_length=MOST_ACCOUNTS)] = {}
     traffic: Annotated[dict[ModelName, PerSecond], Field(max_length=MOST_MODELS)] = {}
+    offered: Annotated[dict[ModelName, OfferedLoad], Field(max_length=MOST_MODELS)] = {}

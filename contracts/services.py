@@ -40,6 +40,7 @@ RECORD_KEYS: dict[str, tuple[str, ...]] = {
     "rollbacks": ("*.{model}",),
     "routes": ("{model}",),
     "servers": ("*.leader", "*.runtimes"),
+    "slices": ("{model}",),
     "staging-routes": ("{model}",),
 }
 """By KV bucket: the keys whose records tell of one model only, or of none; who may read one model reads these."""
@@ -170,8 +171,9 @@ SERVICES: dict[str, ServiceContract] = {
             emits=(
                 f.RollbackStarted, f.DeploymentChanged, f.RollbackCompleted, f.RollbackFailed, f.RehearsalCompleted,
                 f.OrderRefused, f.OrderAccepted, f.AlertRaised, f.AlertResolved, f.GoldenChecked,
+                f.SliceChanged,
             ),
-            owns=("rollbacks", "drills", "staging-routes", "rollback-answers"),
+            owns=("rollbacks", "drills", "slices", "staging-routes", "rollback-answers"),
             edits=("routes",),
             staging=(f.AlertRaised, f.AlertUpdated, f.InferenceBatch),
             looks_up=(TELEMETRY,),
@@ -195,7 +197,7 @@ SERVICES: dict[str, ServiceContract] = {
             emits=(f.InferenceBatch, f.RollbackReported),
             owns=("api-usage",),
             forgets=("api-usage",),
-            reads_records=("routes", "staging-routes", "drills", "api-keys", "rollback-answers"),
+            reads_records=("routes", "staging-routes", "drills", "slices", "api-keys", "rollback-answers"),
             exchanges=(f"{DEMAND_PREFIX}.*",),
             calls=("triton",),
         ),

@@ -121,7 +121,7 @@ def outcomes_of_pair(
     trigger: Trigger, pair: MirroredPair, declared: Sequence[Trigger] = ()
 ) -> tuple[bool, bool] | None:
     """Return whether a request is bad on the served and on the mirrored side; None if one side shows nothing."""
-    served, mirrored = (observe(trigger, _without_queue(side), declared) for side in (pair.served, pair.mirrored))
+    served, mirrored = (observe(trigger, without_queue(side), declared) for side in (pair.served, pair.mirrored))
     return None if served is None or mirrored is None else (served, mirrored)
 
 
@@ -137,7 +137,7 @@ def is_confirmed(trigger: Trigger, test: MirrorTest | None) -> bool:
     return test is not None and test.discordant.log_e >= needed_log_e(trigger.alpha)
 
 
-def _without_queue(record: Inference) -> Inference:
+def without_queue(record: Inference) -> Inference:
     """Return a record without the time in the engine's queue, which others' requests cause."""
     queue_ms = record.queue_ms or 0.0
     ttft_ms = None if record.ttft_ms is None else max(0.0, record.ttft_ms - queue_ms)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from contracts.facts import AlertUpdated, DeathCounts
+from contracts.facts import AlertUpdated, DeathCounts, SliceVerdict
 from contracts.facts.watch import Confirmation
 from contracts.policy import Trigger
 from decisions.alerts import AlertFact
@@ -45,9 +45,15 @@ class Hold:
 
     code: Literal["cooldown", "too_many_rollbacks", "unconfirmed"] | None
     reason: str
+    is_both_slow: bool = False
 
 
-Decision = RollBack | Hold
+@dataclass(frozen=True)
+class StartSlice:
+    """No rollback yet: a slice of live traffic on the version behind decides."""
+
+
+Decision = RollBack | Hold | StartSlice
 BOTH_SLOW = timedelta(seconds=60)
 """How long a rollback is held while both versions are slow on hardware that they do not share."""
 DEAD_S = 60.0
@@ -97,6 +103,11 @@ class Doubt:
         told_at: When the alert was stored, by the clock of the bus, which dates it and deaths, too; None if unknown.
         failing_since: Since when probes show the target although its engine answers callers; None if they do not.
         golden: What golden prompts show; None if they were not asked lately.
+        load_rose: The load that callers offer has risen.
+        held_at: Since when a rollback of the target is held because both versions are slow; None if none is.
+        can_slice: A share of the live traffic may go to the version behind, which answers probes.
+        is_sliced: It goes there now.
+        slice: What the slice showed; None before it has ended.
     """
 
     confirmed_by: Confirmation | None = None
@@ -107,6 +118,11 @@ class Doubt:
     told_at: datetime | None = None
     failing_since: datetime | None = None
     golden: Shown | None = None
+    load_rose: bool = False
+    held_at: datetime | None = None
+    can_slice: bool = False
+    is_sliced: bool = False
+    slice: SliceVerdict | None = None
 
 
 def decide_confirmed(
@@ -114,8 +130,9 @@ def decide_confirmed(
 ) -> Decision:
     """Hold a rollback while nothing shows that the version is the cause, and not its callers or its machine.
 
-    Both sides slow: on the same hardware the version may be what slows it, so that traffic moves at once; where the
-    version behind stands apart, something else is the cause, whatever pairs show, for at most `BOTH_SLOW`.
+    Both sides slow: on the same hardware the version may be what slows it, so that traffic moves at once, unless the
+    load that callers offer has risen. Then, and where the version behind stands apart, something else may be the cause,
+    whatever pairs show: the rollback is held for at most `BOTH_SLOW`, and a slice of live traffic decides.
     A dead engine answers no probe: where callers may have killed it, it has `dead_s` to be loaded again. If it answers
     callers, as far as the alert says, it may have died since: probes must fail for as long.
     """
@@ -185,10 +202,22 @@ def _decide_dead(doubt: Doubt, now: datetime, dead_s: float) -> Decision:
 
 
 def _decide_both_slow(decision: RollBack, doubt: Doubt, now: datetime) -> Decision:
-    if not doubt.is_apart or (doubt.raised_at is not None and (doubt.told_at or now) - doubt.raised_at >= BOTH_SLOW):
+    if doubt.held_at is None and not (doubt.is_apart or doubt.load_rose):
         return decision
-    limit_s = BOTH_SLOW.total_seconds()
-    return Hold("unconfirmed", f"The version behind is slow, too, on other hardware; held for at most {limit_s:.0f} s.")
+    if doubt.slice == "both":
+        return Hold("unconfirmed", "The version behind was as slow in a slice of live traffic.", is_both_slow=True)
+    if doubt.slice is not None:
+        return decision
+    if doubt.is_sliced:
+        return Hold(
+            "unconfirmed", "A slice of live traffic on the version behind is being measured.", is_both_slow=True
+        )
+    since = min((at for at in (doubt.raised_at, doubt.held_at) if at is not None), default=None)
+    if since is not None and (doubt.told_at or now) - since >= BOTH_SLOW:
+        return StartSlice() if doubt.can_slice else decision
+    why = "on other hardware" if doubt.is_apart else "and callers offer more load than before"
+    reason = f"The version behind is slow, too, {why}; held for at most {BOTH_SLOW.total_seconds():.0f} s."
+    return Hold("unconfirmed", reason, is_both_slow=True)
 
 
 def rollback_id(cause_id: str) -> str:

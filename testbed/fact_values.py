@@ -310,6 +310,21 @@ DEFAULTS: dict[type[f.Fact], dict] = {
     f.AlertRaised: v.alert_values("31 % of answers began after 800 ms; 5 % are allowed."),
     f.AlertUpdated: v.alert_values("34 % of answers began after 800 ms; 5 % are allowed."),
     f.AlertResolved: v.alert_values("2 % of answers began after 800 ms; 5 % are allowed."),
+    f.SliceChanged: {
+        "slice_id": "slice-1",
+        "phase": "ended",
+        "target": v.target(7),
+        "other": v.target(6),
+        "alert_id": "support-bot.v7.int8/slow-first-token/1",
+        "trigger": "slow-first-token",
+        "share_ratio": 0.1,
+        "starts_at": v.after(2040),
+        "expires_at": v.after(2070),
+        "verdict": "target",
+        "counts": f.SliceCounts(target_requests=108, target_bad=61, other_requests=12, other_bad=0),
+        "message": "61 of 108 requests were beyond the threshold on the active version, 0 of 12 on the one behind it. "
+        "Only support-bot.v7.int8 is slow: it is rolled back if the alert lasts.",
+    },
     f.GoldenChecked: {
         "target": v.target(7),
         "other": v.target(6),

@@ -49,6 +49,7 @@ from .release import (
     VersionRegistered,
     WorkAbandoned,
 )
+from .slices import SliceChanged, SliceCounts, SliceVerdict
 from .staging import (
     GateResult,
     RehearsalCertificate,
@@ -143,6 +144,7 @@ FACTS: dict[str, type[Fact]] = {
         RollbackCompleted,
         RollbackFailed,
         GoldenChecked,
+        SliceChanged,
         InferenceBatch,
     )
 }
@@ -213,6 +215,9 @@ __all__ = [
     "ShadowAssessed",
     "ShadowCounts",
     "SilenceOrdered",
+    "SliceChanged",
+    "SliceCounts",
+    "SliceVerdict",
     "StageReleased",
     "StageRequested",
     "Statistics",

@@ -32,7 +32,7 @@ from decisions.replay.doubts import find_doubts, is_in_doubt
 from decisions.replay.route_history import Routes, Span, cut
 from decisions.replay.spread import spread_over
 from decisions.replay.watched import Watched
-from decisions.rollback import Doubt, Guard, PastRollback, RollBack, decide_confirmed, decide_rollback, has_recovered
+from decisions.rollback import Doubt, Guard, Hold, PastRollback, decide_confirmed, decide_rollback, has_recovered
 from decisions.route_edits import Changed, EditRefused, roll_back
 from decisions.triggers import Outcome, kind_of, sequential
 
@@ -252,7 +252,7 @@ class _History:
         decision = decide_rollback(trigger, self._past, at, self._guard)
         if is_in_doubt(self._doubts, target, kind_of(trigger), at):
             decision = decide_confirmed(decision, Doubt("none"), trigger, at)
-        if not isinstance(decision, RollBack):
+        if isinstance(decision, Hold):
             self._hold(question, before, "held" if decision.code else "manual", decision.code, decision.reason)
             return
         route = self._routes.at(at)

@@ -37,6 +37,7 @@ from services.gateway.rescues import RescueBudgets
 from services.gateway.rollback_endpoint import rollback_routes
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
+from services.gateway.slice_table import SliceTable
 from services.gateway.worker_state import WorkerState
 from shared.messaging.bus import Bus
 from shared.runtime.clock import Clock
@@ -53,6 +54,7 @@ def build(
     tables: Mapping[Environment, RouteTable],
     callers: Callers,
     drills: DrillTable,
+    slices: SliceTable,
     engine: Engine,
     telemetry: Telemetry,
     features: TextFeatures,
@@ -71,6 +73,7 @@ def build(
         tables=tables,
         callers=callers,
         drills=drills,
+        slices=slices,
         engine=engine,
         cross_checks=cross_checks,
         bodies=_body_reader(settings),
@@ -240,6 +243,7 @@ def ready_route(dependencies: Dependencies, state: WorkerState) -> Route:
             "staging": str(len(staging.all())),
             "keys": state.describe_keys(),
             "drills": ", ".join(active) or "none",
+            "slices": ", ".join(f"{each.slice_id} on {each.behind}" for each in dependencies.slices.active()) or "none",
             "telemetry": dependencies.telemetry.problem or "ok",
             "workers": workers,
         }

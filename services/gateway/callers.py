@@ -210,6 +210,10 @@ class Callers:
         """Note a request whose telemetry the monitor must get."""
         self._shares.note_traffic(model)
 
+    def note_offered(self, model: str, tokens: int) -> None:
+        """Note a request that the limits of its key admit, before it is known how it is answered."""
+        self._shares.note_offered(model, tokens)
+
     def is_sole_process(self) -> bool:
         """Return whether this process is known to be the only one that serves callers."""
         return self._shares.is_sole

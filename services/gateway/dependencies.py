@@ -20,6 +20,7 @@ from services.gateway.request_traces import RequestTraces
 from services.gateway.rescues import RescueBudgets
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
+from services.gateway.slice_table import SliceTable
 from shared.runtime.clock import Clock
 
 
@@ -43,6 +44,7 @@ class Dependencies:
     tables: Mapping[Environment, RouteTable]
     callers: Callers
     drills: DrillTable
+    slices: SliceTable
     engine: Engine
     cross_checks: CrossChecks
     bodies: BodyReader

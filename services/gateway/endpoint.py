@@ -86,7 +86,7 @@ class Endpoint:
         requested = routing.parse_model_name(parsed.model)
         if requested is not None and not arrival.caller.opens(requested.model):
             raise RequestRejected(errors.model_not_found(parsed.model))  # before anything shows whether it is served
-        choice = dependencies.tables[environment].choose(parsed.model, key=parsed.user or arrival.draw_id)
+        choice = self._choose(parsed, arrival)
         served = choice.served
         if parsed.has_conversation and served.chat_template is None:
             raise RequestRejected(errors.no_chat_template(parsed.model))
@@ -98,6 +98,8 @@ class Endpoint:
         prompt, answers = most_tokens(parsed.kind, parsed.body, len(raw), served.context_tokens)
         expected = min(prompt, len(raw) // _BYTES_PER_TOKEN)
         arrival.spending.hold(prompt, answers, expected)
+        if environment == "production":
+            dependencies.callers.note_offered(served.target.model, expected)
         arrived_at, arrived_s = clock.now(), clock.monotonic()
         drill = dependencies.drills.get(environment, served.target.model)
         route = dependencies.tables[environment].get(served.target.model)
@@ -114,6 +116,14 @@ class Endpoint:
             prompt_tokens=expected,
             answer_tokens=answers,
         )
+
+    def _choose(self, parsed: requests.ParsedRequest, arrival: Arrival) -> Choice:
+        """Return the target that answers a request: what the route chooses, or what a slice draws."""
+        dependencies, table = self._dependencies, self._dependencies.tables[arrival.environment]
+        choice = table.choose(parsed.model, key=parsed.user or arrival.draw_id)
+        if arrival.environment != "production":
+            return choice
+        return dependencies.slices.draw(table.get(choice.served.target.model), choice, parsed, arrival.draw_id)
 
     async def _work(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Work on a body; on a large one in a thread, one at a time, so that answers in progress are not delayed."""

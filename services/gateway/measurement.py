@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from urllib.parse import quote
 
 from contracts.facts import EngineDeath, Inference
 from contracts.vocabulary import Environment, Party
@@ -18,6 +19,8 @@ from services.gateway.domain.routing import Choice
 from services.gateway.request_traces import RequestTrace
 from shared.serving.openai_stream import ApiRequest
 
+SLICE_HEADER = "x-slipway-slice"
+"""Names the slice of live traffic that a request is part of, on both versions."""
 _FIRST_ANSWER = "0.0"
 """The answer whose text is described in telemetry, if a request asks for several."""
 
@@ -91,13 +94,14 @@ class AcceptedRequest:
 
     @property
     def response_headers(self) -> dict[str, str]:
-        """Return the headers of the response: request id, target, release, and the drill if there is one."""
-        target = self.choice.served.target
+        """Return the headers of the response: request id, target, release, and slice and drill if there are any."""
+        target, slice_id = self.choice.served.target, self.choice.slice_id
         return {
             "x-request-id": self.request_id,
             "x-slipway-version": str(target),
             "x-slipway-release": f"{target.model}@v{target.version}",
             **self.arrival.spending.headers,
+            **({SLICE_HEADER: quote(slice_id, safe="/:")} if slice_id else {}),
             **(self.effect.headers if self.effect else {}),
         }
 
@@ -235,6 +239,7 @@ class Measurement:
             endpoint=endpoint,
             environment=accepted.environment,
             canary=accepted.choice.canary,
+            slice=accepted.choice.slice_id,
             drill=accepted.effect.drill_id if accepted.effect else None,
             scheduled_at=accepted.arrived_at,
             sent_at=accepted.arrived_at + timedelta(seconds=self.sent_s - accepted.arrived_s),

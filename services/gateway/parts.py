@@ -29,6 +29,7 @@ from services.gateway.performed_rollbacks import RESERVE_BYTES, PerformedRollbac
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
 from services.gateway.shares import Shares
+from services.gateway.slice_table import SliceTable
 from services.gateway.team_table import TeamTable, load_secret
 from services.gateway.telemetry import Recorder
 from services.gateway.worker_state import WorkerState
@@ -53,6 +54,7 @@ class Parts:
     shares: Shares
     budgets: Budgets
     drills: DrillTable
+    slices: SliceTable
     engine: TritonEngine
     recorder: Recorder
     worker: FeatureWorker
@@ -94,6 +96,7 @@ def compose(connection: Connection, settings: GatewaySettings, started_s: float 
         shares=Shares(clock, process, settings.workers),
         budgets=Budgets(clock, process),
         drills=DrillTable(clock),
+        slices=SliceTable(clock),
         engine=TritonEngine(Deadlines(settings.first_token_s, settings.inter_token_s)),
         recorder=recorder,
         worker=worker,

@@ -19,6 +19,7 @@ from contracts.api_keys import ApiKey
 from contracts.api_usage import MonthlyUsage
 from contracts.drills import Drill
 from contracts.routes import Route
+from contracts.slices import Slice
 from services.gateway.adapters.http_protocol import BACKLOG, fit_connections, limited_protocol
 from services.gateway.adapters.transport import Certificate, tls_context
 from services.gateway.app import Applications, build
@@ -81,6 +82,7 @@ def make_apps(parts: Parts, settings: GatewaySettings) -> Applications:
         tables=parts.tables,
         callers=Callers(parts.keys, parts.clock, parts.shares, parts.budgets, teams=parts.teams, tokens=parts.tokens),
         drills=parts.drills,
+        slices=parts.slices,
         engine=parts.engine,
         telemetry=parts.recorder,
         features=parts.features,
@@ -105,6 +107,7 @@ def background_work(parts: Parts) -> tuple[Coroutine[Any, Any, None], ...]:
         bus_connection.follow("routes", Route, production.apply, production.note_bucket),
         bus_connection.follow("staging-routes", Route, staging.apply),
         bus_connection.follow("drills", Drill, parts.drills.apply),
+        bus_connection.follow("slices", Slice, parts.slices.apply),
         bus_connection.follow("api-keys", ApiKey, parts.keys.apply, parts.keys.note_bucket),
         bus_connection.follow("api-usage", MonthlyUsage, parts.budgets.apply),
         bus_connection.record_usage(parts.budgets),

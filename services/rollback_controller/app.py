@@ -30,10 +30,11 @@ from decisions.rollback import rollback_id
 from services.rollback_controller.controller import Controller
 from services.rollback_controller.gateway_reports import GatewayReports, report_refused
 from services.rollback_controller.operator_orders import OperatorOrders
-from services.rollback_controller.ports import Alerts, Answers, Drills, Probe, Proofs, Routes, Traffic
+from services.rollback_controller.ports import Alerts, Answers, Drills, Probe, Proofs, Routes, Slices, Traffic
 from services.rollback_controller.rehearsal import Rehearsal
 from services.rollback_controller.settings import RollbackControllerSettings
 from services.rollback_controller.states import RollbackStates
+from services.rollback_controller.trials import Trials
 from shared.messaging.bus import Bus, Failed
 from shared.messaging.orders import order_refused
 from shared.provenance.administrators import Administrators
@@ -50,6 +51,8 @@ def build(
     states: RollbackStates,
     routes: Routes,
     drills: Drills,
+    slices: Slices,
+    load_rose: Callable[[str], bool],
     alerts: Alerts,
     probe: Probe,
     traffic: Traffic,
@@ -62,7 +65,15 @@ def build(
 ) -> Controller:
     """Subscribe the handlers; return the controller, whose `sweep` must be run for each record beside them."""
     controller = Controller(
-        states=states, routes=routes, alerts=alerts, probe=probe, clock=clock, rules=settings.rules, teams=teams
+        states=states,
+        routes=routes,
+        alerts=alerts,
+        probe=probe,
+        clock=clock,
+        rules=settings.rules,
+        teams=teams,
+        trials=Trials(states, routes, slices, clock),
+        load_rose=load_rose,
     )
     rehearsal = Rehearsal(
         bus=bus,

@@ -28,13 +28,15 @@ from decisions.clocks import offset_s, put_right
 from decisions.probed import ROUNDS, Shown, decide_shown, judge
 from decisions.rollback import rollback_id
 from decisions.route_edits import Changed, EditRefused, roll_back
-from services.rollback_controller.domain import decision, execution
-from services.rollback_controller.domain.decision import Cause, Rules, VoidOrder
-from services.rollback_controller.domain.doubt import awaited_previous, find_sides, may_start, needs_probes
+from services.rollback_controller.domain import decision, execution, slices
+from services.rollback_controller.domain.decision import Cause, VoidOrder
+from services.rollback_controller.domain.doubt import Moment, awaited_previous, find_sides, may_start, needs_probes
 from services.rollback_controller.domain.policies import record_policy
 from services.rollback_controller.domain.record import Rollback, RollbackState
+from services.rollback_controller.domain.rules import Rules
 from services.rollback_controller.ports import Alerts, Probe, Routes
 from services.rollback_controller.states import RollbackStates
+from services.rollback_controller.trials import Trials
 from shared.errors import Permanent, Transient
 from shared.messaging.bus import Received
 from shared.messaging.orders import check_sender
@@ -56,6 +58,7 @@ class Controller:
 
     Attributes:
         teams: Returns the teams as they are now.
+        load_rose: Returns whether the load that callers offer to a model has risen.
     """
 
     states: RollbackStates
@@ -65,6 +68,8 @@ class Controller:
     clock: Clock
     rules: Rules
     teams: Callable[[], tuple[Team, ...]]
+    trials: Trials
+    load_rose: Callable[[str], bool]
     _executing: set[str] = field(default_factory=set)
 
     # -- facts ------------------------------------------------------------------------------------------------------
@@ -94,13 +99,14 @@ class Controller:
         if isinstance(event.data, AlertUpdated) and await self._awaits_previous(event.data, event):
             log.info("the previous target still does not generate, so the alert starts no other rollback")
             return
-        shown = await self._probe_sides(event)
+        shown, other_answers = await self._probe_sides(event)
+        moment = Moment(shown, other_answers, self.load_rose(event.subject), self.rules.slice_ratio)
 
         def decide(state: RollbackState, route: Route | None, cause: Cause) -> RollbackState:
             if decision.lacks_policy(state, event.data, route):
                 reason = f"The policy of version {event.data.target.version} of {event.subject} has not arrived yet."
                 raise Transient("bus_unavailable", reason)
-            return decision.decide_on_alert(state, event.data, route, cause, self.rules, shown=shown)
+            return decision.decide_on_alert(state, event.data, route, cause, self.rules, moment=moment)
 
         await self.decide(event, decide, received)
 
@@ -112,25 +118,29 @@ class Controller:
         starts = may_start(state, alert, event.id, self.clock.now(), self.rules.retry_s)
         return served is not None and starts and await self.probe.answers(served) is not None
 
-    async def _probe_sides(self, event: Event[AlertRaised] | Event[AlertUpdated]) -> Shown | None:
-        """Return what probes show of an alert that nothing confirms, or pairs; None without need, or agreement."""
+    async def _probe_sides(self, event: Event[AlertRaised] | Event[AlertUpdated]) -> tuple[Shown | None, bool]:
+        """Return what probes show of an alert that nothing confirms, or pairs, and whether the version behind answers.
+
+        None without need, or agreement.
+        """
         if event.data.confirmed_by not in ("none", "pairs"):
-            return None
+            return None, False
         environment, model, now = event.environment, event.subject, self.clock.now()
         state = await self.states.read(environment, model)
         guard, retry_s = self.rules.guard, self.rules.retry_s
         trigger = needs_probes(state, event.data, event.id, now, guard=guard, retry_s=retry_s)
         if trigger is None:
-            return None
+            return None, False
         entry = await self.routes.get(environment, model)
         sides = find_sides(entry.value if entry else None, event.data.target)
         if sides is None:
-            return None
+            return None, False
         target, other = (asyncio.gather(*(self.probe.measure(side) for _ in range(ROUNDS))) for side in sides)
-        rounds = [judge(trigger, *answers) for answers in zip(await target, await other, strict=True)]
+        answers = list(zip(await target, await other, strict=True))
+        rounds = [judge(trigger, *pair) for pair in answers]
         shown = decide_shown(rounds)
         structlog.get_logger().info("probed", model=model, alert=event.data.alert_id, rounds=rounds, shown=shown)
-        return shown
+        return shown, all(other is not None for _, other in answers)
 
     async def handle_assessment(self, event: Event[CanaryAssessed] | Event[ShadowAssessed], received: Received) -> None:
         """Roll back a canary, or end a shadow, that failed its test."""
@@ -174,7 +184,7 @@ class Controller:
 
         def assess(state: RollbackState) -> RollbackState:
             nonlocal completed
-            after = execution.assess_requests(state, records, now, self.rules)
+            after = slices.add_records(execution.assess_requests(state, records, now, self.rules), records)
             completed = after.outbox != state.outbox
             return after
 
@@ -205,6 +215,7 @@ class Controller:
         failpoint(f"{SERVICE}.after_decision")
         # Before anything is published: a log that is full must not keep traffic where it is.
         await self.execute_pending(state)
+        await self.trials.follow(state)
         await self._publish(environment, model)
 
     async def _publish(self, environment: Environment, model: str) -> None:
@@ -345,6 +356,8 @@ class Controller:
         if state.outbox or execution.pending(state):
             await self.execute_pending(state)
             state = await self.states.publish(environment, model)
+        if state.trial is not None:
+            await self.trials.sweep(state)
         for rollback in execution.overdue_verifications(state, self.clock.now(), self.rules):
             await self._verify_by_probe(state, rollback)
 

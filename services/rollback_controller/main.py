@@ -7,7 +7,7 @@ from decisions.golden import CHECK_S
 from services.rollback_controller.adapters.alerts import LoggedAlerts
 from services.rollback_controller.adapters.arrivals import StreamArrivals
 from services.rollback_controller.adapters.gateway import GatewayTraffic
-from services.rollback_controller.adapters.kv import KvDrills, KvRoutes, RecordedAnswers
+from services.rollback_controller.adapters.kv import KvDrills, KvRoutes, KvSlices, RecordedAnswers
 from services.rollback_controller.adapters.provenance import ProofsBySettings
 from services.rollback_controller.adapters.triton import TritonProbe
 from services.rollback_controller.app import build
@@ -15,6 +15,7 @@ from services.rollback_controller.controller import SERVICE
 from services.rollback_controller.domain.record import RollbackState
 from services.rollback_controller.golden_probes import GoldenProbes
 from services.rollback_controller.metrics import RollbackMetrics
+from services.rollback_controller.offered import OfferedLoads
 from services.rollback_controller.settings import RollbackControllerSettings
 from services.rollback_controller.standby import StandbyProofs
 from services.rollback_controller.states import RollbackStates
@@ -55,12 +56,15 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
     )
     routes = KvRoutes(lambda: bus.js)
     proofs = ProofsBySettings(connection, clock)
+    offered = OfferedLoads(clock)
     probe = TritonProbe(channels, deadline_s=settings.probe_s)
     controller = build(
         bus,
         states=states,
         routes=routes,
         drills=KvDrills(lambda: bus.js),
+        slices=KvSlices(lambda: bus.js),
+        load_rose=offered.have_risen,
         alerts=LoggedAlerts(lambda: bus.js),
         probe=probe,
         traffic=GatewayTraffic(
@@ -95,6 +99,7 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
     background = [sweeper.run, verifier.run, watcher.run, asker.run, compare_clocks, lambda: routes.follow(bus.client)]
     try:
         await follow_demand(bus.client, watching.take_report)
+        await follow_demand(bus.client, offered.take_report)
         await serve(bus, connection, background=background, kept={"rollbacks": lambda _: RollbackState})
     finally:
         await channels.close()

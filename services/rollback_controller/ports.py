@@ -8,6 +8,7 @@ from contracts.gateway_rollbacks import RollbackAnswer
 from contracts.golden import GoldenPrompt
 from contracts.manifests import RehearsalRecord
 from contracts.routes import Route, ServedTarget
+from contracts.slices import Slice
 from contracts.vocabulary import Digest, Environment
 from decisions.golden import GoldenReply
 from decisions.probed import ProbedAnswer
@@ -38,6 +39,16 @@ class Drills(Protocol):
 
     async def get(self, environment: Environment, model: str) -> Drill | None:
         """Read the drill of a model and environment, on or over."""
+
+
+class Slices(Protocol):
+    """The slices of live traffic that gateways follow."""
+
+    async def put(self, decided: Slice) -> None:
+        """Make this the slice of its model."""
+
+    async def get(self, model: str) -> Slice | None:
+        """Read the slice of a model, on or over; None if there was none."""
 
 
 class Answers(Protocol):

@@ -8,8 +8,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from decisions.rollback import DEAD_S, Guard
 from services.rollback_controller.domain.blindness import Limits
-from services.rollback_controller.domain.decision import Rules
 from services.rollback_controller.domain.rehearsal_plan import Load
+from services.rollback_controller.domain.rules import Rules
 from services.rollback_controller.rehearsal import Pace
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -42,6 +42,10 @@ class RollbackControllerSettings(BaseSettings):
     """Least time between two tries for one alert."""
     dead_s: Annotated[float, Field(ge=0)] = DEAD_S
     """How long an engine that callers may have killed has to be loaded again before it is rolled back; 0 for none."""
+    slice_ratio: Annotated[float, Field(ge=0, le=0.25)] = 0.1
+    """Share of live traffic that goes to the version behind where both are slow, to decide a rollback; 0 for none."""
+    slice_s: Annotated[float, Field(gt=0, le=60)] = 30.0
+    """How long it goes there."""
     most_rollbacks: Count = 3
     within_s: Seconds = 3600.0
     """Time in which `MOST_ROLLBACKS` counts."""
@@ -84,6 +88,8 @@ class RollbackControllerSettings(BaseSettings):
             guard=Guard(self.most_rollbacks, self.within_s),
             retry_s=self.retry_s,
             dead_s=self.dead_s,
+            slice_ratio=self.slice_ratio,
+            slice_s=self.slice_s,
             verify_requests=self.verify_requests,
             verify_s=self.verify_s,
         )

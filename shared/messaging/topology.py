@@ -42,6 +42,7 @@ BUCKETS = (
     "alerts",
     "rollbacks",
     "drills",
+    "slices",
     "api-keys",
     "api-usage",
     "audit",

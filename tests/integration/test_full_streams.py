@@ -18,11 +18,12 @@ from contracts.routes import Route
 from contracts.services import DEADLETTER, EVENTS, INBOX, ORDERS, durable_name, stream_subjects
 from services.registry.app import rejection
 from services.rollback_controller.adapters.alerts import LoggedAlerts
-from services.rollback_controller.adapters.kv import KvRoutes
+from services.rollback_controller.adapters.kv import KvRoutes, KvSlices
 from services.rollback_controller.controller import SERVICE, Controller
-from services.rollback_controller.domain.decision import Rules
 from services.rollback_controller.domain.record import RollbackState
+from services.rollback_controller.domain.rules import Rules
 from services.rollback_controller.states import RollbackStates
+from services.rollback_controller.trials import Trials
 from shared.errors import Permanent, Transient
 from shared.messaging import topology
 from shared.messaging.bus import Bus, Received, publish_event
@@ -102,9 +103,12 @@ def alert():
 def controller_on(bus):
     bucket = Bucket(bus.js, "rollbacks", RollbackState)
     states = RollbackStates(RecordStore("rollbacks", bucket, LoggedPublisher(bus), service=SERVICE))
+    routes = KvRoutes(lambda: bus.js)
     return Controller(
         states=states,
-        routes=KvRoutes(lambda: bus.js),
+        routes=routes,
+        trials=Trials(states, routes, KvSlices(lambda: bus.js), CLOCK),
+        load_rose=lambda _: False,
         alerts=LoggedAlerts(lambda: bus.js),
         probe=Answers(),
         clock=CLOCK,

@@ -8,7 +8,7 @@ from contracts.facts import InferenceBatch, WindowSummarised
 from services.rollback_controller.adapters.alerts import LoggedAlerts
 from services.rollback_controller.adapters.arrivals import StreamArrivals
 from services.rollback_controller.adapters.gateway import GatewayTraffic
-from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
+from services.rollback_controller.adapters.kv import KvDrills, KvRoutes, KvSlices
 from services.rollback_controller.adapters.triton import TritonProbe
 from shared.errors import Transient
 from shared.messaging.publishing import publish_event
@@ -21,6 +21,7 @@ from tests.kit.conformance_rollback import (
     DrillsConformance,
     ProbeConformance,
     RoutesConformance,
+    SlicesConformance,
     TrafficConformance,
     until,
 )
@@ -32,7 +33,7 @@ MODEL = "toy"
 @pytest.fixture
 async def clean(js):
     """Buckets that no earlier test wrote to."""
-    for name in ("routes", "staging-routes", "drills"):
+    for name in ("routes", "staging-routes", "drills", "slices"):
         bucket = await js.key_value(name)
         for key in (f.MODEL, f"production.{f.MODEL}", f"staging.{f.MODEL}"):
             await bucket.purge(key)
@@ -49,6 +50,12 @@ class TestKvDrills(DrillsConformance):
     @pytest.fixture
     def drills(self, clean):
         return KvDrills(lambda: clean)
+
+
+class TestKvSlices(SlicesConformance):
+    @pytest.fixture
+    def slices(self, clean):
+        return KvSlices(lambda: clean)
 
 
 class TestLoggedAlerts(AlertsConformance):

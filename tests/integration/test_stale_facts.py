@@ -15,7 +15,7 @@ from contracts.envelope import Event
 from contracts.routes import Route
 from contracts.services import SERVICES, durable_name, stream_of
 from services.rollback_controller.adapters.alerts import LoggedAlerts
-from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
+from services.rollback_controller.adapters.kv import KvDrills, KvRoutes, KvSlices
 from services.rollback_controller.app import build
 from services.rollback_controller.controller import SERVICE
 from services.rollback_controller.domain.record import RollbackState
@@ -72,6 +72,8 @@ async def controller(bus_settings, ahead=timedelta(), *, by_bus=False):
         states=states,
         routes=KvRoutes(lambda: bus.js),
         drills=KvDrills(lambda: bus.js),
+        slices=KvSlices(lambda: bus.js),
+        load_rose=lambda _: False,
         alerts=LoggedAlerts(lambda: bus.js),
         probe=Answers(),
         traffic=Unwired(),

@@ -8,6 +8,7 @@ import pytest
 from contracts.envelope import Event
 from contracts.facts import AlertRaised, AlertResolved, DeploymentChanged
 from contracts.golden import Expectation, GoldenPrompt
+from contracts.slices import Slice
 from shared.storage.kv import Conflict
 from testbed import factories as f
 from tests.kit.drills import drill
@@ -78,6 +79,27 @@ class DrillsConformance:
         over = drill(datetime.now(UTC) - timedelta(days=1))
         await drills.put(over)
         assert await drills.get("production", f.MODEL) == over
+
+
+class SlicesConformance:
+    """Needs the fixture `slices` (Slices without a slice)."""
+
+    async def test_the_last_slice_of_a_model_counts(self, slices):
+        assert await slices.get(f.MODEL) is None
+        first = part()
+        await slices.put(first)
+        assert await slices.get(f.MODEL) == first
+        ended = first.model_copy(update={"share_ratio": 0.0})
+        await slices.put(ended)
+        assert await slices.get(f.MODEL) == ended
+        assert await slices.get("another") is None
+
+
+def part(**changes):
+    """Return a slice of live traffic."""
+    whole = {"slice_id": "slice-1", "target": f.target(7), "behind": f.target(6), "share_ratio": 0.1}
+    times = {"starts_at": f.START, "expires_at": f.START + timedelta(seconds=30)}
+    return Slice(**(whole | times | changes))
 
 
 class AlertsConformance:

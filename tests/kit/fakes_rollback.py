@@ -14,6 +14,7 @@ from contracts.golden import GoldenPrompt
 from contracts.manifests import RehearsalRecord
 from contracts.records import record_key
 from contracts.routes import Route, ServedTarget
+from contracts.slices import Slice
 from contracts.vocabulary import digest_of
 from decisions.golden import GoldenReply
 from decisions.probed import ProbedAnswer
@@ -234,6 +235,24 @@ class FakeDrills:
     async def put(self, drill: Drill) -> None:
         """Make this the drill of its model and environment."""
         self.drills[record_key(drill.environment, drill.target.model)] = drill
+
+
+class FakeSlices:
+    """The slice of each model."""
+
+    def __init__(self) -> None:
+        self.written: list[Slice] = []
+        self.lost = False
+
+    async def get(self, model: str) -> Slice | None:
+        """Read the slice of a model, on or over."""
+        if self.lost:
+            raise Transient("bus_unavailable", "The message bus does not answer: lost.")
+        return next((each for each in reversed(self.written) if each.target.model == model), None)
+
+    async def put(self, decided: Slice) -> None:
+        """Make this the slice of its model."""
+        self.written.append(decided)
 
 
 class FakeProbe:

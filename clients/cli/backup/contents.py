@@ -32,6 +32,7 @@ BUCKETS_IN_ORDER: Final = (
     "api-usage",
     "rollback-answers",
     "drills",
+    "slices",
     "staging-routes",
     "routes",
 )

@@ -82,6 +82,7 @@ _SAY: Final[Mapping[type[f.Fact], Callable[[Any], str]]] = {
     f.AlertRaised: lambda data: data.message,
     f.AlertUpdated: lambda data: data.message,
     f.AlertResolved: lambda data: data.message,
+    f.SliceChanged: lambda data: f"{data.phase}: {data.message}",
     f.GoldenChecked: lambda data: data.message,
     f.RollbackReported: lambda data: f"at a gateway at {data.performed_at:%Y-%m-%d %H:%M:%S} UTC, without the bus",
     f.RollbackStarted: _rollback,

@@ -13,11 +13,16 @@ _MODEL = re.compile(MODEL_NAME_PATTERN)
 
 @dataclass(frozen=True)
 class Choice:
-    """The target that answers; whether it is a canary, or a candidate that answers no caller."""
+    """The target that answers; whether it is a canary, or a candidate that answers no caller.
+
+    Attributes:
+        slice_id: The slice of live traffic in which it was drawn; None without one.
+    """
 
     served: ServedTarget
     canary: bool = False
     shadow: bool = False
+    slice_id: str | None = None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from contracts.drills import Drill
 from contracts.gateway_rollbacks import RollbackAnswer
 from contracts.records import record_key
 from contracts.routes import Route
+from contracts.slices import Slice
 from contracts.vocabulary import Environment
 from decisions.route_edits import newest
 from shared.storage.compare_and_set import Records, check_not_newer, edit_record
@@ -106,6 +107,26 @@ class KvDrills:
 
     def _bucket(self) -> Bucket[Drill]:
         return Bucket(self._js(), "drills", Drill, service=SERVICE)
+
+
+class KvSlices:
+    """The bucket `slices` (implements `ports.Slices`)."""
+
+    def __init__(self, js: Callable[[], JetStreamContext]) -> None:
+        self._js = js
+
+    async def get(self, model: str) -> Slice | None:
+        """Read the slice of a model, on or over; None if there was none."""
+        entry = await self._bucket().get(model)
+        return entry.value if entry else None
+
+    async def put(self, decided: Slice) -> None:
+        """Make this the slice of its model; the last one written counts."""
+        key = decided.target.model
+        await edit_record(self._bucket(), key, lambda _: decided, name=f"slices/{key}")
+
+    def _bucket(self) -> Bucket[Slice]:
+        return Bucket(self._js(), "slices", Slice, service=SERVICE)
 
 
 class RecordedAnswers:

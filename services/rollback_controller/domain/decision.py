@@ -1,6 +1,6 @@
 """Decides which facts lead to a rollback: pure edits of the record; a fact that comes again changes nothing."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -21,9 +21,17 @@ from contracts.routes import Route
 from contracts.vocabulary import Target
 from decisions.gateway_rollbacks import Void, apply_order, assess_times
 from decisions.orders import assess_epoch, assess_expiry, expiry
-from decisions.probed import Shown
-from decisions.rollback import DEAD_S, Guard, decide_confirmed, decide_rollback, has_recovered, rollback_id
+from decisions.rollback import (
+    Hold,
+    StartSlice,
+    decide_confirmed,
+    decide_rollback,
+    has_recovered,
+    rollback_id,
+)
+from services.rollback_controller.domain import slices
 from services.rollback_controller.domain.doubt import (
+    Moment,
     doubt_about,
     hold_of,
     may_start,
@@ -38,31 +46,9 @@ from services.rollback_controller.domain.record import (
     add_rollback,
     publish,
 )
+from services.rollback_controller.domain.rules import Rules
 
-
-@dataclass(frozen=True)
-class Rules:
-    """How the controller decides, the same for every model.
-
-    Attributes:
-        guard: Limit of automatic rollbacks.
-        dead_s: Seconds that an engine that callers may have killed may take to be loaded again.
-        retry_s: Seconds after which an alert that lasts may start a rollback again, after one that failed.
-        unnamed_s: Seconds after a rollback in which an order must name the target that is to go.
-        verify_requests: Requests after the switch that verify it.
-        verify_s: Seconds that they are waited for.
-        alert_s: Seconds for which an alert may start a rollback; one that lasts is published again.
-        decided_s: Seconds after its decision in which a rollback may move traffic, as after an outage.
-    """
-
-    guard: Guard = field(default_factory=Guard)
-    retry_s: float = 10.0
-    dead_s: float = DEAD_S
-    unnamed_s: float = 120.0
-    verify_requests: int = 5
-    verify_s: float = 30.0
-    alert_s: float = 900.0
-    decided_s: float = 900.0
+_NOTHING_SEEN = Moment()
 
 
 @dataclass(frozen=True)
@@ -119,19 +105,23 @@ def decide_on_alert(
     cause: Cause,
     rules: Rules,
     *,
-    shown: Shown | None = None,
+    moment: Moment = _NOTHING_SEEN,
 ) -> RollbackState:
     """Decide what an alert leads to; one that is old, about an earlier time of its target, or over starts nothing."""
     starts = may_start(state, alert, cause.event_id, cause.now, rules.retry_s)
     if not starts or has_recovered(alert) or not is_current(state, alert.target, route, cause, rules):
         return note_shown(state, alert, None, cause.now)
-    state = note_shown(state, alert, shown, cause.now)
+    state = note_shown(state, alert, moment.shown, cause.now)
     if state.environment == "staging" and not _is_rehearsed(state, alert, cause):
         return state
     trigger = state.trigger(alert.target, alert.trigger)
     decision = decide_rollback(trigger, past_rollbacks(state), cause.now, rules.guard)
-    doubt = replace(doubt_about(state, alert, route, shown, cause.now), told_at=cause.stored_at)
+    doubt = replace(doubt_about(state, alert, route, moment, cause.now), told_at=cause.stored_at)
     decision = decide_confirmed(decision, doubt, trigger, cause.now, rules.dead_s)
+    if isinstance(decision, StartSlice) or (isinstance(decision, Hold) and decision.is_both_slow):
+        state = slices.hold(state, alert, route, moment.share_ratio, cause.stored_at or cause.now)
+    if isinstance(decision, StartSlice):
+        return slices.start(state, rules.slice_s, cause.now)
     timeline = RollbackTimeline(
         first_bad_at=alert.first_bad_at, detected_at=alert.raised_at or cause.published_at, decided_at=cause.now
     )

@@ -1,5 +1,6 @@
 """Whether an alert may start a rollback, and what is known of who caused it. Pure."""
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from contracts.codes import Code
@@ -37,21 +38,51 @@ def find_sides(route: Route | None, failed: Target) -> tuple[ServedTarget, Serve
     return None if served is None or behind is None else (served, behind)
 
 
+@dataclass(frozen=True)
+class Moment:
+    """What is seen at the time of a decision.
+
+    Attributes:
+        shown: What probes show; None if nothing was probed, or no two agree.
+        other_answers: The version behind answered a probe.
+        load_rose: The load that callers offer has risen.
+        share_ratio: Share of the live traffic that a slice would have; 0 for no slices.
+    """
+
+    shown: Shown | None = None
+    other_answers: bool = False
+    load_rose: bool = False
+    share_ratio: float = 0.0
+
+
 def doubt_about(
-    state: RollbackState, alert: AlertRaised | AlertUpdated, route: Route | None, shown: Shown | None, now: datetime
+    state: RollbackState, alert: AlertRaised | AlertUpdated, route: Route | None, moment: Moment, now: datetime
 ) -> Doubt:
-    """Return what is known of who caused an alert; `shown`: what probes of this moment showed."""
+    """Return what is known of who caused an alert."""
     sides = find_sides(route, alert.target)
+    trial = state.trial if state.trial is not None and state.trial.target == alert.target else None
     golden = state.golden.get(str(alert.target.version), GoldenPrompts())
     return Doubt(
         confirmed_by=alert.confirmed_by,
-        shown=shown,
+        shown=moment.shown,
         is_apart=sides is not None and set(sides[0].endpoints).isdisjoint(sides[1].endpoints),
         raised_at=alert.raised_at,
         deaths=alert.deaths,
         failing_since=state.failing.get(alert.alert_id),
         golden=shown_of(state.checks, alert.target, golden, now),
+        load_rose=moment.load_rose,
+        held_at=trial.held_at if trial is not None else None,
+        can_slice=moment.share_ratio > 0.0 and moment.other_answers and _may_slice(state, alert, route),
+        is_sliced=trial is not None and trial.starts_at is not None and trial.verdict is None,
+        slice=trial.verdict if trial is not None else None,
     )
+
+
+def _may_slice(state: RollbackState, alert: AlertRaised | AlertUpdated, route: Route | None) -> bool:
+    """Return whether a slice can decide: in production, of the active version, with one behind that may serve."""
+    if state.environment != "production" or route is None or route.active is None or route.previous is None:
+        return False
+    return route.active.target == alert.target and not route.is_quarantined(route.previous.target)
 
 
 def reason_of(state: RollbackState, alert: AlertRaised | AlertUpdated, doubt: Doubt) -> str:

@@ -11,8 +11,8 @@ from contracts.routes import Route
 from contracts.vocabulary import Verdict
 from decisions.attribution import is_excused
 from decisions.triggers import CANCELLED, observe
-from services.rollback_controller.domain.decision import Rules
 from services.rollback_controller.domain.record import Rollback, RollbackState, publish
+from services.rollback_controller.domain.rules import Rules
 
 
 def pending(state: RollbackState) -> tuple[Rollback, ...]:

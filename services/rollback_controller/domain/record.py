@@ -7,11 +7,20 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from contracts.codes import Code
-from contracts.facts import AlertRaised, AlertResolved, Fact, RehearsalCompleted, RehearsalRequested, RollbackTimeline
+from contracts.facts import (
+    AlertRaised,
+    AlertResolved,
+    Fact,
+    RehearsalCompleted,
+    RehearsalRequested,
+    RollbackTimeline,
+    SliceCounts,
+    SliceVerdict,
+)
 from contracts.golden import GoldenPrompts
 from contracts.policy import Trigger
 from contracts.records import Migration, OutboxRecord, outbox_entry, unchanged
-from contracts.vocabulary import Contract, Digest, Environment, Instant, ModelName, Target, Verdict
+from contracts.vocabulary import Contract, Digest, Environment, Instant, ModelName, Ratio, Target, Verdict
 from decisions.golden import GoldenChecks
 
 ROLLBACKS_KEPT = 50
@@ -98,6 +107,34 @@ class OpenBlindness(Contract):
     raised_at: Instant
 
 
+class Trial(Contract):
+    """A rollback that is held because both versions are slow, and the slice of live traffic that decides it.
+
+    Attributes:
+        alert_id: The alert that it began with; its verdict counts for all latency triggers of the target.
+        trigger: The trigger that the requests are judged by.
+        behind: The version behind the target.
+        share_ratio: Share of the requests that it answers in the slice.
+        held_at: Since when the rollback is held.
+        slice_id, starts_at, expires_at: The slice; empty and None before it starts.
+        counts: The labelled requests of both versions.
+        verdict: What the slice showed; None before it has ended.
+    """
+
+    alert_id: str
+    trigger: str
+    target: Target
+    behind: Target
+    share_ratio: Ratio
+    held_at: Instant
+    slice_id: str = ""
+    starts_at: Instant | None = None
+    expires_at: Instant | None = None
+    counts: SliceCounts = SliceCounts()
+    verdict: SliceVerdict | None = None
+    ended_at: Instant | None = None
+
+
 class RollbackState(OutboxRecord):
     """Everything about one model in one environment.
 
@@ -113,9 +150,10 @@ class RollbackState(OutboxRecord):
         blind: The alert that production is not watched; None while it is.
         golden: The golden prompts of the frozen policy, by version; without those that declare none.
         checks: What golden prompts showed of the version that serves; None before the first check.
+        trial: A rollback that is held because both versions are slow; None without one.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 17
+    SCHEMA_VERSION: ClassVar[int] = 18
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: unchanged,
         2: unchanged,
@@ -133,6 +171,7 @@ class RollbackState(OutboxRecord):
         14: unchanged,
         15: unchanged,
         16: unchanged,
+        17: unchanged,
     }
 
     model: ModelName
@@ -149,6 +188,7 @@ class RollbackState(OutboxRecord):
     blind: OpenBlindness | None = None
     golden: dict[str, GoldenPrompts] = Field(default_factory=dict)
     checks: GoldenChecks | None = None
+    trial: Trial | None = None
 
     def trigger(self, target: Target, name: str | None) -> Trigger | None:
         """Return the declared trigger of a target's version by name."""

@@ -21,6 +21,7 @@ from services.gateway.performed_rollbacks import PerformedRollbacks
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
 from services.gateway.shares import Shares
+from services.gateway.slice_table import SliceTable
 from services.gateway.team_table import TeamTable
 from services.gateway.worker_state import WorkerState
 from shared.messaging.bus import Bus
@@ -75,6 +76,7 @@ class World:
             self.table, file, FakeRollbackLog(), Administrators(None), self.clock
         )
         self.drills = DrillTable(self.clock)
+        self.slices = SliceTable(self.clock)
         self.cross_checks = CrossChecks(self.engine, self.clock)
         bus = Bus(Connection(), SERVICE, self.clock)
         self.registry = bus.metrics
@@ -93,6 +95,7 @@ class World:
             tables={"production": self.table, "staging": self.staging},
             callers=self.callers,
             drills=self.drills,
+            slices=self.slices,
             engine=self.engine,
             telemetry=self.telemetry,
             features=InlineFeatures(self.telemetry),

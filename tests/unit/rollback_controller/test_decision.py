@@ -11,9 +11,10 @@ from contracts import facts as cf
 from contracts.routes import CanaryShare
 from decisions.rollback import Guard, rollback_id
 from services.rollback_controller.domain import decision, execution
-from services.rollback_controller.domain.decision import Cause, Rules, VoidOrder
+from services.rollback_controller.domain.decision import Cause, VoidOrder
 from services.rollback_controller.domain.policies import record_policy
 from services.rollback_controller.domain.record import RollbackState
+from services.rollback_controller.domain.rules import Rules
 from testbed import factories as f
 from tests.kit.soak import often
 

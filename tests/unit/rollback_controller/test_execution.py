@@ -8,8 +8,8 @@ from contracts.facts.watch import InterTokenLatency
 from decisions.drills import describe_fault
 from decisions.rollback import rollback_id
 from services.rollback_controller.domain import execution, rehearsal_plan
-from services.rollback_controller.domain.decision import Rules
 from services.rollback_controller.domain.record import RollbackState
+from services.rollback_controller.domain.rules import Rules
 from testbed import factories as f
 from tests.unit.rollback_controller.test_decision import alert, published, route, state, take
 

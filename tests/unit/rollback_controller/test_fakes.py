@@ -9,9 +9,10 @@ from tests.kit.conformance_rollback import (
     DrillsConformance,
     ProbeConformance,
     RoutesConformance,
+    SlicesConformance,
     TrafficConformance,
 )
-from tests.kit.fakes_rollback import FakeArrivals, FakeDrills, FakeLog, FakeProbe, FakeRoutes, FakeTraffic
+from tests.kit.fakes_rollback import FakeArrivals, FakeDrills, FakeLog, FakeProbe, FakeRoutes, FakeSlices, FakeTraffic
 from tests.kit.virtual_time import VirtualClock, VirtualTimePolicy
 
 
@@ -50,6 +51,12 @@ class TestFakeArrivals(ArrivalsConformance):
 
     async def arrive(self, kind, model):
         self.fake.arrive(kind, model)
+
+
+class TestFakeSlices(SlicesConformance):
+    @pytest.fixture
+    def slices(self):
+        return FakeSlices()
 
 
 class TestFakeProbe(ProbeConformance):

@@ -20,8 +20,8 @@ TRIGGERS = (
 )
 
 
-def started(**served) -> World:
-    world = World()
+def started(*, slice_ratio=0.1, **served) -> World:
+    world = World(slice_ratio=slice_ratio)
     world.serve(**served)
     world.open_releases(6, 7, triggers=TRIGGERS)
     world.start()
@@ -74,9 +74,9 @@ async def test_a_dead_engine_is_shown_by_probes():
     await world.stop()
 
 
-def both_slow(*, apart) -> World:
+def both_slow(*, apart, **settings) -> World:
     behind = f.served(6, endpoints=("127.0.0.1:9",)) if apart else f.served(6)
-    world = started(previous=None)
+    world = started(previous=None, **settings)
     world.routes.set("production", world.route().model_copy(update={"previous": behind}))
     world.probe.times |= {str(f.target(version)): SLOW for version in (6, 7)}
     return world
@@ -86,7 +86,7 @@ def both_slow(*, apart) -> World:
 @pytest.mark.parametrize("off_s", [0, 600, -600])
 @virtual_time
 async def test_both_slow_on_hardware_of_their_own_is_held_for_a_minute_by_the_clock_of_the_bus(confirmed_by, off_s):
-    world = both_slow(apart=True)
+    world = both_slow(apart=True, slice_ratio=0.0)
     world.clock.jump(off_s)
     raised_at = world.clock.true_time()
     assert await alerted(world, raised_at=raised_at, confirmed_by=confirmed_by) == f.target(7)

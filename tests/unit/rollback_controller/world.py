@@ -24,7 +24,7 @@ from shared.runtime.sweeper import Sweeper
 from shared.storage.record_format import parse
 from testbed import factories as f
 from tests.kit.fake_bus import FakeBus, Life, Message, Streams
-from tests.kit.fakes_rollback import FakeDrills, FakeLog, FakeProbe, FakeProofs, FakeRoutes, FakeTraffic
+from tests.kit.fakes_rollback import FakeDrills, FakeLog, FakeProbe, FakeProofs, FakeRoutes, FakeSlices, FakeTraffic
 from tests.kit.records import MemoryBucket, MemoryRecords
 from tests.kit.virtual_time import VirtualClock
 
@@ -48,6 +48,8 @@ class World:
         self.bucket = MemoryBucket()
         self.routes = FakeRoutes()
         self.drills = FakeDrills()
+        self.slices = FakeSlices()
+        self.load_rose = False
         self.probe = FakeProbe()
         self.traffic = FakeTraffic()
         self.proofs = FakeProofs()
@@ -85,6 +87,8 @@ class World:
             states=states,
             routes=life.mortal(self.routes, "get", "find", "put"),
             drills=life.mortal(self.drills, "get", "put"),
+            slices=life.mortal(self.slices, "get", "put"),
+            load_rose=lambda _: self.load_rose,
             alerts=log,
             probe=life.mortal(self.probe, "answers", "measure"),
             traffic=self.traffic,

@@ -1,0 +1,64 @@
+"""Whether the load that callers offer has risen: admitted requests and their prompts against the time before.
+
+Only what the limits of a key admit is counted, before it is known how it is answered: a version that is slow does not
+lower the count, and no caller raises it beyond its limits.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+BUCKET_S: Final = 5.0
+RECENT_S: Final = 30.0
+BEFORE_S: Final = 60.0
+"""The last half minute is compared with the minute before it."""
+_RATIO: Final = 1.5
+_FEWEST: Final = 10
+_DEVIATIONS: Final = 3.0
+"""A rise is one by half of the rate before, beyond chance, of requests or of the tokens of their prompts."""
+
+
+@dataclass(frozen=True)
+class Offered:
+    """Admitted requests and the tokens of their prompts, estimated."""
+
+    requests: int = 0
+    tokens: int = 0
+
+    def __add__(self, other: "Offered") -> "Offered":
+        """Return both together."""
+        return Offered(self.requests + other.requests, self.tokens + other.tokens)
+
+
+Buckets = Mapping[int, Offered]
+"""By number of their `BUCKET_S` on the monotonic clock."""
+
+
+def add_offered(buckets: Buckets, offered: Offered, now_s: float) -> dict[int, Offered]:
+    """Return the buckets with what was offered until now; older ones than are compared are left out."""
+    number = int(now_s // BUCKET_S)
+    oldest = int((now_s - RECENT_S - BEFORE_S) // BUCKET_S)
+    kept = {key: known for key, known in buckets.items() if oldest <= key <= number}
+    return {**kept, number: kept.get(number, Offered()) + offered}
+
+
+def has_risen(buckets: Buckets, now_s: float, known_s: float) -> bool:
+    """Return whether the offered load has risen; `known_s`: for how long it has been known at all."""
+    if known_s < RECENT_S + BEFORE_S:
+        return False
+    recent, before = Offered(), Offered()
+    for key, offered in buckets.items():
+        age_s = now_s - (key + 0.5) * BUCKET_S
+        if age_s <= RECENT_S:
+            recent += offered
+        elif age_s <= RECENT_S + BEFORE_S:
+            before += offered
+    if recent.requests < _FEWEST:
+        return False
+    scale = RECENT_S / BEFORE_S
+    expected = before.requests * scale
+    by_chance = _DEVIATIONS * math.sqrt(recent.requests + expected * scale)
+    more_requests = recent.requests >= _RATIO * expected and recent.requests - expected >= by_chance
+    longer = recent.tokens >= _RATIO * scale * before.tokens > 0 and before.requests >= _FEWEST
+    return more_requests or longer

@@ -1,0 +1,70 @@
+"""What a slice of live traffic shows: whether the version behind is as slow as the active one on the same callers.
+
+Gateways draw by their own id of each request which version answers it, so that no caller chooses its side: both get the
+same mixture of callers in the same seconds. One test is made, when the slice has ended.
+"""
+
+import math
+from datetime import timedelta
+from typing import Final
+
+from contracts.facts import SliceCounts, SliceVerdict
+from contracts.policy import Trigger
+from decisions.triggers import limit_of
+
+FEWEST: Final = 8
+"""Requests that each version must have had."""
+ALPHA: Final = 0.01
+"""Probability that a version which is no worse than the one behind it is taken for worse."""
+STANDS: Final = timedelta(seconds=600)
+"""How long it counts that both versions were slow; then another slice may be made."""
+
+
+def assess_slice(counts: SliceCounts, trigger: Trigger) -> SliceVerdict:
+    """Return what a slice shows.
+
+    `both` holds a rollback, so the version behind must have been beyond the trigger's limit itself; where it was not,
+    and the active one is not clearly worse, nothing is shown.
+    """
+    if min(counts.target_requests, counts.other_requests) < FEWEST:
+        return "unknown"
+    if probability_of_worse(counts) <= ALPHA:
+        return "target"
+    beyond = counts.other_bad > max(1.0, limit_of(trigger) * counts.other_requests)
+    return "both" if beyond else "unknown"
+
+
+def probability_of_worse(counts: SliceCounts) -> float:
+    """Return the one-sided probability of so many bad requests on the target, if both versions were alike.
+
+    Fisher's exact test: the tail of the hypergeometric distribution.
+    """
+    total = counts.target_requests + counts.other_requests
+    bad = counts.target_bad + counts.other_bad
+    most = min(bad, counts.target_requests)
+    whole = _log_comb(total, counts.target_requests)
+    tail = (
+        _log_comb(bad, on_target) + _log_comb(total - bad, counts.target_requests - on_target) - whole
+        for on_target in range(counts.target_bad, most + 1)
+        if counts.target_requests - on_target <= total - bad
+    )
+    return min(1.0, math.fsum(math.exp(term) for term in tail))
+
+
+def add_request(counts: SliceCounts, *, on_target: bool, bad: bool) -> SliceCounts:
+    """Return the counts with one more request."""
+    side = "target" if on_target else "other"
+    requests, bads = f"{side}_requests", f"{side}_bad"
+    return counts.model_copy(update={requests: getattr(counts, requests) + 1, bads: getattr(counts, bads) + int(bad)})
+
+
+def describe(counts: SliceCounts) -> str:
+    """Return the counts in a phrase."""
+    return (
+        f"{counts.target_bad} of {counts.target_requests} requests were beyond the threshold on the active version, "
+        f"{counts.other_bad} of {counts.other_requests} on the one behind it"
+    )
+
+
+def _log_comb(whole: int, part: int) -> float:
+    return math.lgamma(whole + 1) - math.lgamma(part + 1) - math.lgamma(whole - part + 1)

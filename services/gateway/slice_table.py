@@ -1,0 +1,46 @@
+"""The slices as this gateway knows them: in memory only; each ends by itself, also without the bus."""
+
+import structlog
+
+from contracts.routes import Route
+from contracts.slices import Slice
+from services.gateway.domain import slicing
+from services.gateway.domain.requests import ParsedRequest
+from services.gateway.domain.routing import Choice
+from services.gateway.domain.slicing import KnownSlice
+from shared.runtime.clock import Clock
+
+
+class SliceTable:
+    """One slice per model; a change applies to the next request."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._known: dict[str, KnownSlice] = {}
+
+    def active(self) -> list[Slice]:
+        """Return the slices that last."""
+        now, now_s = self._clock.now(), self._clock.monotonic()
+        return [known.slice for _, known in sorted(self._known.items()) if slicing.is_active(known, now, now_s)]
+
+    def draw(self, route: Route | None, choice: Choice, parsed: ParsedRequest, draw_id: str) -> Choice:
+        """Return the target that answers a request of production, which a slice may have changed."""
+        known = None if route is None else self._known.get(route.model)
+        if known is None or route is None:
+            return choice
+        if not slicing.is_active(known, self._clock.now(), self._clock.monotonic()):
+            return choice
+        return slicing.draw_side(known.slice, route, choice, parsed, draw_id)
+
+    async def apply(self, key: str, received: Slice, _revision: int) -> None:
+        """Replace the slice of a model by the one from the bus; one that is passed again keeps its first end."""
+        known = self._known.get(key)
+        if known is not None and known.slice == received:
+            return
+        log = structlog.get_logger().bind(key=key, slice=received.slice_id, target=str(received.target))
+        if key != received.target.model or received.behind.model != received.target.model:
+            log.error("slice ignored: it is stored under the key of another model")
+            return
+        self._known[key] = known = slicing.note_slice(received, self._clock.now(), self._clock.monotonic())
+        lasts = slicing.is_active(known, self._clock.now(), self._clock.monotonic())
+        log.info("slice started" if lasts else "slice ended", behind=str(received.behind), share=received.share_ratio)

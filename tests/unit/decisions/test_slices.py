@@ -1,0 +1,92 @@
+"""What a slice of live traffic shows of two versions."""
+
+import math
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.facts import SliceCounts
+from decisions.slices import FEWEST, add_request, assess_slice, describe, probability_of_worse
+from testbed import factories as f
+
+SLOW = f.trigger(metric="ttft_ms", threshold=800.0, allowed_ratio=0.05)
+
+
+def counts(target_bad, target, other_bad, other):
+    return SliceCounts(target_requests=target, target_bad=target_bad, other_requests=other, other_bad=other_bad)
+
+
+@pytest.mark.parametrize(
+    ("seen", "verdict"),
+    [
+        (counts(60, 100, 0, 12), "target"),
+        (counts(60, 100, 7, 12), "both"),
+        (counts(60, 100, 12, 12), "both"),
+        (counts(6, 100, 0, 12), "unknown"),
+        (counts(0, 100, 0, 12), "unknown"),
+        (counts(0, 100, 12, 12), "both"),
+        (counts(100, 100, 0, FEWEST - 1), "unknown"),
+        (counts(FEWEST - 1, FEWEST - 1, 0, 100), "unknown"),
+        (counts(60, 100, 1, 12), "target"),
+        (counts(20, 100, 1, 12), "unknown"),
+        (counts(0, 0, 0, 0), "unknown"),
+    ],
+)
+def test_what_a_slice_shows(seen, verdict):
+    assert assess_slice(seen, SLOW) == verdict
+
+
+def test_the_probability_is_that_of_fishers_exact_test():
+    for target_bad, target, other_bad, other in product((0, 2, 5), (5, 9), (0, 1, 4), (4, 7)):
+        if target_bad > target or other_bad > other:
+            continue
+        bad, total = target_bad + other_bad, target + other
+        ways = sum(
+            math.comb(bad, hits) * math.comb(total - bad, target - hits)
+            for hits in range(target_bad, min(bad, target) + 1)
+            if target - hits <= total - bad
+        )
+        exact = ways / math.comb(total, target)
+        assert probability_of_worse(counts(target_bad, target, other_bad, other)) == pytest.approx(exact, abs=1e-9)
+
+
+def test_versions_that_are_alike_are_seldom_taken_for_different():
+    """Over all splits of the bad requests that chance makes, weighted by their probability."""
+    for target, other, bad in ((40, 10, 12), (200, 20, 30), (30, 30, 20)):
+        total = target + other
+        wrong = sum(
+            math.comb(bad, hits) * math.comb(total - bad, target - hits) / math.comb(total, target)
+            for hits in range(min(bad, target) + 1)
+            if bad - hits <= other and assess_slice(counts(hits, target, bad - hits, other), SLOW) == "target"
+        )
+        assert wrong <= 0.01
+
+
+sides = st.tuples(st.integers(0, 60), st.integers(0, 60)).map(lambda pair: (min(pair), max(pair)))
+
+
+@given(target=sides, other=sides)
+def test_more_bad_requests_of_a_side_never_speak_for_it(target, other):
+    seen = counts(*target, *other)
+    p = probability_of_worse(seen)
+    assert 0.0 <= p <= 1.0
+    if target[0] < target[1]:
+        assert probability_of_worse(counts(target[0] + 1, target[1], *other)) <= p + 1e-9
+    if other[0] < other[1]:
+        assert probability_of_worse(counts(*target, other[0] + 1, other[1])) >= p - 1e-9
+
+
+@given(target=sides, other=sides)
+def test_only_a_version_behind_that_is_beyond_the_limit_holds_a_rollback(target, other):
+    if assess_slice(counts(*target, *other), SLOW) == "both":
+        assert other[0] / other[1] > 0.05
+
+
+def test_requests_are_counted_by_side():
+    seen = add_request(add_request(SliceCounts(), on_target=True, bad=True), on_target=False, bad=False)
+    assert seen == counts(1, 1, 0, 1)
+    assert describe(seen) == (
+        "1 of 1 requests were beyond the threshold on the active version, 0 of 1 on the one behind it"
+    )

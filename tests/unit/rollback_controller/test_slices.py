@@ -1,0 +1,200 @@
+"""Both versions slow: a rollback is held for a minute, then a slice of live traffic on the version behind decides."""
+
+import asyncio
+
+import pytest
+
+from contracts import facts as cf
+from services.rollback_controller.domain.record import RollbackState
+from testbed import factories as f
+from tests.kit.virtual_time import virtual_time
+from tests.unit.rollback_controller.test_unconfirmed import both_slow, codes
+from tests.unit.rollback_controller.world import World
+
+ACTIVE, PREVIOUS = f.target(7), f.target(6)
+
+
+class Story:
+    """An alert of latency that lasts, with an update every 15 s, and live traffic on both versions."""
+
+    def __init__(self, world: World, *, active_ms=5_000.0, behind_ms=50.0, per_second=4, kill=None) -> None:
+        self.world, self.kill = world, kill
+        self.active_ms, self.behind_ms, self.per_second = active_ms, behind_ms, per_second
+        self.began_at = world.clock.true_time()
+
+    async def run(self, seconds: int) -> None:
+        world = self.world
+        for second in range(seconds):
+            if second % 15 == 0:
+                kind = cf.AlertUpdated if second else cf.AlertRaised
+                world.publish(world.alert(kind=kind, confirmed_by="none", raised_at=self.began_at))
+            self.answer_requests()
+            await asyncio.sleep(1)
+            if world.route().active.target == PREVIOUS:
+                return
+
+    def answer_requests(self):
+        lasts = self.sliced()
+        label = {"slice": lasts.slice_id if lasts else None}
+        self.world.requests(7, count=self.per_second, ttft_ms=self.active_ms, e2e_ms=self.active_ms + 40, **label)
+        if lasts is not None:
+            self.world.requests(6, count=2, ttft_ms=self.behind_ms, e2e_ms=self.behind_ms + 40, **label)
+
+    def sliced(self):
+        """Return the slice as gateways follow it."""
+        written = self.world.slices.written
+        last = written[-1] if written else None
+        lasts = last is not None and last.share_ratio > 0 and self.world.clock.true_time() < last.expires_at
+        return last if lasts else None
+
+    @property
+    def passed_s(self):
+        return (self.world.clock.true_time() - self.began_at).total_seconds()
+
+
+def changes(world):
+    return [(fact.phase, fact.verdict) for fact in world.log.facts(cf.SliceChanged)]
+
+
+@virtual_time
+async def test_a_version_that_is_slow_where_the_one_behind_is_not_is_rolled_back_by_its_slice():
+    world = both_slow(apart=True)
+    story = Story(world)
+    await story.run(300)
+    assert world.route().active.target == PREVIOUS
+    assert 60 <= story.passed_s <= 60 + 15 + 30 + 10 + 15 + 5
+    assert changes(world) == [("started", None), ("ended", "target")]
+    started, ended = world.log.facts(cf.SliceChanged)
+    assert (started.target, started.other, started.share_ratio) == (ACTIVE, PREVIOUS, 0.1)
+    assert (ended.counts.target_bad, ended.counts.other_bad) == (ended.counts.target_requests, 0)
+    await world.stop()
+
+
+@virtual_time
+async def test_where_both_are_slow_on_live_traffic_nothing_is_rolled_back():
+    world = both_slow(apart=True)
+    await Story(world, behind_ms=5_000.0).run(300)
+    assert world.route().active.target == ACTIVE
+    assert changes(world) == [("started", None), ("ended", "both")]
+    assert codes(world) == ["unconfirmed"]
+    await world.stop()
+
+
+@virtual_time
+async def test_what_both_showed_counts_for_ten_minutes():
+    world = both_slow(apart=True)
+    await Story(world, behind_ms=5_000.0).run(900)
+    assert changes(world) == [("started", None), ("ended", "both")] * 2
+    await world.stop()
+
+
+@virtual_time
+async def test_a_slice_without_traffic_shows_nothing_and_the_rollback_follows():
+    world = both_slow(apart=True)
+    story = Story(world, per_second=0)
+    story.answer_requests = lambda: None
+    await story.run(300)
+    assert world.route().active.target == PREVIOUS
+    assert changes(world) == [("started", None), ("ended", "unknown")]
+    await world.stop()
+
+
+@virtual_time
+async def test_on_one_machine_a_slice_decides_only_where_the_offered_load_rose():
+    world = both_slow(apart=False)
+    story = Story(world)
+    await story.run(60)
+    assert (world.route().active.target, changes(world)) == (PREVIOUS, [])
+    assert story.passed_s <= 2
+    await world.stop()
+    world = both_slow(apart=False)
+    world.load_rose = True
+    await Story(world, behind_ms=5_000.0).run(20)
+    world.load_rose = False
+    await Story(world, behind_ms=5_000.0).run(200)
+    assert world.route().active.target == ACTIVE, "the rise is over for the count, its cause is not"
+    assert changes(world) == [("started", None), ("ended", "both")]
+    await world.stop()
+
+
+@virtual_time
+async def test_requests_without_the_label_count_for_neither_side():
+    """Who pins the version behind chooses its version: that is no draw."""
+    world = both_slow(apart=True)
+    story = Story(world, per_second=0)
+
+    def pinned():
+        world.requests(6, count=20, ttft_ms=5_000.0, e2e_ms=5_040.0, slice=None)
+        world.requests(6, count=20, ttft_ms=5_000.0, e2e_ms=5_040.0, slice="another")
+
+    story.answer_requests = pinned
+    await story.run(300)
+    assert world.route().active.target == PREVIOUS
+    assert world.log.facts(cf.SliceChanged)[-1].counts == cf.SliceCounts()
+    await world.stop()
+
+
+@virtual_time
+async def test_a_manual_order_ends_a_slice_at_once():
+    world = both_slow(apart=True)
+    story = Story(world)
+    await story.run(85)
+    assert story.sliced() is not None
+    world.publish(
+        f.fact(cf.RollbackOrdered, failed=ACTIVE, to_version=None, epoch=world.route().epoch, expires_at=None)
+    )
+    await asyncio.sleep(3)
+    assert world.route().active.target == PREVIOUS
+    assert world.slices.written[-1].share_ratio == 0.0
+    assert changes(world) == [("started", None), ("ended", "unknown")]
+    assert "The route changed." in world.log.facts(cf.SliceChanged)[-1].message
+    await world.stop()
+
+
+@pytest.mark.parametrize("after_s", [0.0, 20.0, 200.0])
+@virtual_time
+async def test_a_slice_ends_although_its_process_died(after_s):
+    world = both_slow(apart=True)
+    story = Story(world)
+    await story.run(80)
+    decided = story.sliced()
+    await world.life.close()
+    assert (decided.expires_at - decided.starts_at).total_seconds() == 30
+    await asyncio.sleep(after_s)
+    world.start()
+    await asyncio.sleep(60)
+    assert world.slices.written[-1].share_ratio == 0.0
+    assert [phase for phase, _ in changes(world)] == ["started", "ended"]
+    await world.stop()
+
+
+@virtual_time
+async def test_a_slice_that_was_decided_and_not_written_is_written_by_the_next_process():
+    world = both_slow(apart=True)
+    world.slices.lost = True
+    story = Story(world)
+    await story.run(80)
+    assert world.state().trial.starts_at is not None
+    assert world.slices.written == []
+    world.slices.lost = False
+    await asyncio.sleep(2)
+    assert story.sliced() is not None
+    await world.stop()
+
+
+@virtual_time
+async def test_a_canary_and_staging_have_no_slices():
+    world = both_slow(apart=True)
+    world.serve(7, 6, canary=8, epoch=world.route().epoch + 1)
+    world.open_releases(8, triggers=(f.trigger(name="slow", metric="ttft_ms", threshold=800.0),))
+    world.probe.times |= {str(f.target(8)): world.probe.times[str(ACTIVE)]}
+    for number in range(8):
+        kind = cf.AlertUpdated if number else cf.AlertRaised
+        world.publish(world.alert(8, kind=kind, confirmed_by="none", raised_at=f.START))
+        await asyncio.sleep(15)
+    assert changes(world) == []
+    await world.stop()
+
+
+def test_a_record_of_the_version_before_is_read():
+    assert RollbackState(model=f.MODEL, environment="production").trial is None
