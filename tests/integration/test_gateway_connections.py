@@ -201,3 +201,40 @@ async def test_an_ordinary_caller_gets_its_answer_and_may_ask_again(dial):
     for _ in range(3):
         await send(caller, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (await asyncio.get_running_loop().sock_recv(caller, 4096)).startswith(b"HTTP/1.1 200 ")
+
+
+async def stop(server):
+    """Let a server stop, and return once it takes no more connections."""
+    server.should_exit = True
+    async with asyncio.timeout(10):
+        while any(each.is_serving() for each in server.servers):
+            await asyncio.sleep(0)
+
+
+async def test_a_caller_that_has_just_connected_to_a_server_that_stops_gets_its_answer(server, dial):
+    """It was disconnected without one: a request failed in an upgrade, one gateway after the other."""
+    await get(dial)
+    caller = await dial()
+    while len(server.server_state.connections) < 1:
+        await asyncio.sleep(0)
+    await stop(server)
+    await send(caller, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    answer = await is_ended(caller)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"connection: close" in answer
+
+
+async def test_a_server_that_stops_waits_for_no_second_request(server, dial):
+    caller = await dial()
+    await send(caller, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (await asyncio.get_running_loop().sock_recv(caller, 4096)).startswith(b"HTTP/1.1 200 ")
+    await stop(server)
+    assert await is_ended(caller) == b""
+
+
+async def test_a_server_that_stops_waits_for_a_first_request_for_a_moment_only(server, dial):
+    caller = await dial()
+    while len(server.server_state.connections) < 1:
+        await asyncio.sleep(0)
+    await stop(server)
+    assert await is_ended(caller) == b""

@@ -18,6 +18,8 @@ from services.gateway.settings import GatewaySettings
 BACKLOG: Final = 512
 """Most connections that wait to be accepted; so many may be accepted at once, before they are counted."""
 _OTHER_FILES = 256
+_FIRST_REQUEST_S: Final = 2.0
+"""How long a server that stops waits for the first request of a connection, whose caller has just connected."""
 
 
 def fit_connections(max_connections: int) -> int:
@@ -78,6 +80,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _trailing_bytes = 0
     _ignores_the_rest = False
+    _is_stopping = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows it too
         """Start the time limit of the first headers."""
@@ -146,12 +149,22 @@ class LimitedProtocol(HttpToolsProtocol):
         scope = self.scope
         super().on_headers_complete()
         scope["extensions"] = {**scope.get("extensions", {}), ABORT: self.transport.abort}  # type: ignore[dict-item]  # an own key
+        if self._is_stopping:
+            super().shutdown()  # once it is answered
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Remove the connection and its time limit."""
         self.open_connections.discard(self)
         self._cancel_deadline()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Close the connection after its answer, or at once between two requests; the first one may be on its way."""
+        if self.cycle is None and not self._is_stopping:
+            self._is_stopping = True
+            self.loop.call_later(_FIRST_REQUEST_S, super().shutdown)
+        else:
+            super().shutdown()
 
     def is_waiting_for_request(self) -> bool:
         """Return whether there is no complete request that is not answered."""
