@@ -5,8 +5,8 @@
 A real bus and store on this machine, in a folder that is removed afterwards. Each thousandth fact opens a release of
 about 30 facts; one release in 25 is followed by an alert; all other facts are windows of traffic. Each command is a
 process of its own, so its start counts, and `slipway --version` is beside it. Limit: 1 s for each command. The seconds
-of the processor depend less on what else the machine does. With `--precede` servers and commands run at real-time priority
-(root only), so that nothing else delays them: the figures of an idle machine on a busy one.
+of the processor depend less on what else the machine does. With `--precede` (root only) servers and commands run at
+real-time priority, so that nothing else delays them: the figures of an idle machine on a busy one.
 """
 
 import argparse
