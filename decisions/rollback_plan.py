@@ -26,6 +26,7 @@ def plan_rollback(route: Route, failed: Target, to_version: int | None) -> dict[
         "active_after": _name(after.active),
         "epoch_after": after.epoch,
         "aborts_canary": _name(route.canary.served) if aborts and route.canary is not None else None,
+        "ends_shadow": _name(route.shadowed) if after.shadowed is None else None,
         "previous_after": _name(after.previous),
         "quarantined_after": [str(target) for target in after.quarantined],
     }

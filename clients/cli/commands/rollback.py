@@ -181,6 +181,7 @@ def show_plan(plan: dict[str, Any], *, as_json: bool) -> None:
             "rolled back": plan["failed"],
             "active": f"{plan['active_before']} -> {plan['active_after']}",
             "canary": f"{plan['aborts_canary']} is aborted" if plan["aborts_canary"] else "-",
+            **({"shadow": f"{plan['ends_shadow']} ends"} if plan["ends_shadow"] else {}),
             "epoch": f"{plan['epoch']} -> {plan['epoch_after']}",
             "previous after": plan["previous_after"] or "-",
             "quarantined after": ", ".join(plan["quarantined_after"]),

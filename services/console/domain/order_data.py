@@ -15,6 +15,7 @@ class RollbackPlan(Screen):
     active_before: str | None = None
     active_after: str | None = None
     aborts_canary: str | None = None
+    ends_shadow: str | None = None
     previous_after: str | None = None
     quarantined_after: tuple[str, ...] = ()
 

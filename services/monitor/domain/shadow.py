@@ -41,7 +41,7 @@ def assess_shadow(policy: Policy, shadow: Shadow, state: TargetState, now: datet
     """
     triggers = triggers_of_shadow(policy)
     parts = [_missing(shadow, state.requests)]
-    parts += [_assess_pairs(trigger, state.triggers.get(trigger.name)) for trigger in triggers]
+    parts += [_assess_pairs(trigger, shadow, state.triggers.get(trigger.name)) for trigger in triggers]
     remaining_s = max(0.0, shadow.duration_s - (now - state.since).total_seconds())
     failed = [part for part in parts if part.verdict == "fail"]
     unclear = [part for part in parts if part.verdict == "inconclusive"]
@@ -72,13 +72,13 @@ def _missing(shadow: Shadow, compared: int) -> Part:
     return Part("inconclusive" if missing else "pass", missing, share)
 
 
-def _assess_pairs(trigger: Trigger, state: TriggerState | None) -> Part:
+def _assess_pairs(trigger: Trigger, shadow: Shadow, state: TriggerState | None) -> Part:
     """Judge a candidate by one trigger.
 
     Half of the needed evidence, or more requests bad on it alone than the policy allows, is too much to pass with and
     too little to fail: it takes more requests. A latency trigger fails a candidate only if more of its requests are
-    beyond the threshold than the policy allows: to be slower than the active version within the limits is no
-    regression.
+    beyond the threshold than the policy allows, because to be slower than the active version within the limits is no
+    regression, and only once the shadow has its requests, because the first ones may be slow.
     """
     test = _test_of(state)
     if test is None:
@@ -88,14 +88,15 @@ def _assess_pairs(trigger: Trigger, state: TriggerState | None) -> Part:
         f"{trigger.name}: of {test.pairs} requests to both versions, {counts.only_target} were bad on the candidate "
         f"only and {counts.only_other} on the active version only"
     )
-    if kind_of(trigger) == "latency" and (counts.both + counts.only_target) / test.pairs <= limit_of(trigger):
+    is_latency = kind_of(trigger) == "latency"
+    if is_latency and (counts.both + counts.only_target) / test.pairs <= limit_of(trigger):
         return Part("pass", 0, share)
     needed, evidence = needed_log_e(trigger.alpha), _evidence(trigger, test)
     share += f" (e-value {as_e_value(evidence):.3g}, {as_e_value(needed):.3g} needed)"
-    if evidence >= needed and test.pairs >= trigger.min_requests:
-        return Part("fail", 0, share)
+    least = max(trigger.min_requests, shadow.min_requests) if is_latency else trigger.min_requests
     if evidence >= needed:
-        return Part("inconclusive", trigger.min_requests - test.pairs, share)
+        missing = max(0, least - test.pairs)
+        return Part("inconclusive" if missing else "fail", missing, share)
     more = _needed(trigger, test, needed)
     return Part("inconclusive", more, f"{share}, which may be chance") if more else Part("pass", 0, share)
 

@@ -21,7 +21,7 @@ from clients.cli.views.timeline import short_span, timeline_lines, timeline_rows
 from contracts import facts as f
 from contracts.codes import ADVICE
 from contracts.envelope import nats_subject
-from contracts.routes import CanaryShare
+from contracts.routes import CanaryShare, ShadowShare
 from decisions.orders import assess_epoch
 from decisions.rollback_plan import plan_rollback
 from testbed.factories import after, event, fact, route, served, target
@@ -39,6 +39,7 @@ def test_a_plan_has_the_effect_of_an_order():
         "active_after": "support-bot.v6.int8",
         "epoch_after": 13,
         "aborts_canary": "support-bot.v8.int8",
+        "ends_shadow": None,
         "previous_after": "support-bot.v5.int8",
         "quarantined_after": ["support-bot.v4.int8", "support-bot.v7.int8"],
     }
@@ -51,6 +52,15 @@ def test_a_plan_for_a_canary_leaves_the_active_target():
         "support-bot.v7.int8",
         "support-bot.v8.int8",
     )
+
+
+def test_a_plan_names_the_shadow_that_ends_with_the_active_version(capsys):
+    asked = ShadowShare(served=served(8), share_ratio=0.1)
+    plan = plan_rollback(route(canary=None, shadow=asked), target(7), None)
+    assert plan["ends_shadow"] == "support-bot.v8.int8"
+    show_plan(plan, as_json=False)
+    assert "support-bot.v8.int8 ends" in capsys.readouterr().out
+    assert plan_rollback(route(canary=None), target(7), None)["ends_shadow"] is None
 
 
 def test_a_plan_can_name_an_earlier_version():

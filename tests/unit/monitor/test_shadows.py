@@ -122,9 +122,10 @@ def test_a_candidate_slower_than_the_active_version_within_the_limits_passes():
 def test_a_cold_start_is_outweighed():
     cold = [pair(index, {"ttft_ms": 5000.0}) for index in range(15)]
     warm = [pair(15 + index, None, {"ttft_ms": 5000.0} if index % 4 == 0 else None) for index in range(200)]
-    trigger = k.trigger(allowed_ratio=0.1, min_requests=150)
-    after = give(begun(triggers=(trigger,)), cold + warm, 70.0)
-    assert verdicts(after)[-1] == "pass"
+    trigger, shadow = k.trigger(allowed_ratio=0.1), Shadow(share_ratio=0.5, duration_s=60.0, min_requests=150)
+    early = give(begun(triggers=(trigger,), shadow=shadow), cold + warm[:40], 30.0)
+    assert verdicts(early) == ["inconclusive"]
+    assert verdicts(give(early, warm[40:], 70.0))[-1] == "pass"
 
 
 def test_errors_count_without_a_trigger_for_them():
@@ -259,8 +260,10 @@ def test_a_verdict_is_what_its_counts_say(outcomes, kind, seconds, minimum):
             trials, hits = trials + 1, hits + (outcome == "candidate")
             peak = max(peak, process_log_e(EQUAL_SHARE, trials, hits))
     now = process_log_e(EQUAL_SHARE, trials, hits)
-    crossed = (now if kind == "slow-first-token" else peak) >= needed and len(outcomes) >= trigger.min_requests
-    beyond = kind != "slow-first-token" or (only + both) > 0.1 * len(outcomes)
+    latency = kind == "slow-first-token"
+    least = max(trigger.min_requests, minimum) if latency else trigger.min_requests
+    crossed = (now if latency else peak) >= needed and len(outcomes) >= least
+    beyond = not latency or (only + both) > 0.1 * len(outcomes)
     assert fact.requests == len(outcomes)
     assert (fact.verdict == "fail") == (crossed and beyond)
     if fact.verdict == "pass":
