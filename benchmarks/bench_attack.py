@@ -40,7 +40,7 @@ from services.rollback_controller.domain.doubt import note_shown
 from services.rollback_controller.domain.record import RollbackState
 from testbed import factories as k
 
-RATE_RPS, ATTACK_S, CHANGE_S, WATCHED_S, BATCH_S = 3.0, 60.0, 20.0, 420.0, 0.25
+RATE_RPS, ATTACK_S, CHANGE_S, WATCHED_S, BATCH_S = 3.0, 60.0, 20.0, 720.0, 0.25
 HONEST, KEYS, SHARES, RUNS = 20, (1, 5, 50), (0.05, 0.2, 0.5), 10
 PAIR_RATIO, MOST_PAIRS, DEAD_S = 0.02, 0.5, 10.0
 BEGAN = datetime(2026, 11, 24, tzinfo=UTC)

@@ -9,7 +9,7 @@ that was there at all deaths explains them whatever its share: where it has most
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -89,7 +89,7 @@ class DeathLog(Contract):
             deaths=len(self.deaths),
             holders=len(self.causes),
             explained=self.is_explained,
-            suspect=find_suspect([frozenset(death.holders) for death in self.deaths if not death.is_open]),
+            suspect=find_suspect(_settled(self.deaths)),
             dead_since=max(since, default=None),
         )
 
@@ -156,7 +156,7 @@ def _with_answer(log: DeathLog, record: Inference) -> DeathLog:
         else death
         for death in log.deaths
     )
-    return log if deaths == log.deaths else log.model_copy(update={"deaths": deaths})
+    return log if deaths == log.deaths else _with_deaths(log, deaths)
 
 
 def _with_death(log: DeathLog, record: Inference, seen: EngineDeath) -> DeathLog:
@@ -186,9 +186,17 @@ def _with_deaths(log: DeathLog, deaths: Sequence[LoggedDeath]) -> DeathLog:
     newest = max((death.at for death in deaths), default=None)
     kept = [death for death in deaths if newest is not None and newest - death.at < KEPT_FOR]
     kept = sorted(kept, key=lambda death: death.at)[-KEPT:]
-    causes, share = find_causes([frozenset(death.holders) for death in kept if not death.is_open], log.requests)
+    causes, share = find_causes(_settled(kept), log.requests)
     certain = _without_chance(share, log.requests) if causes else share
     return log.model_copy(update={"deaths": tuple(kept), "causes": causes, "share_ratio": certain})
+
+
+def _settled(deaths: Iterable[LoggedDeath]) -> list[frozenset[str]]:
+    """Return the holders at each death that is over, without those of which not all are known.
+
+    Gateways report a death one after the other, each with its own callers: the first report may lack the cause.
+    """
+    return [frozenset(death.holders) for death in deaths if death.over_at is not None and not death.is_open]
 
 
 def _without_chance(share: float, requests: Mapping[str, int]) -> float:

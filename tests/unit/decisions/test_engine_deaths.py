@@ -120,6 +120,7 @@ def test_requests_of_more_callers_than_are_counted_each_count_in_all():
     log = note_record(log, died(100, "bad-0"))
     log = note_record(log, good(111))
     log = note_record(log, died(120, "bad-1"))
+    log = note_record(log, good(131))
     assert log.is_explained
     assert 0.1 < log.share_ratio < 0.2, "chance is subtracted"
     assert len(log.requests) <= engine_deaths.MOST_HOLDERS + 1
@@ -151,6 +152,34 @@ def test_gateways_that_see_one_death_count_it_once_with_all_holders():
     log = log_of(died(100, "a"), good(111), died(112, "b"), died(100, "c"))
     assert [death.holders for death in log.deaths] == [("a", "c"), ("b",)]
     assert log.counts.dead_since == f.after(112)
+
+
+BEFORE = [
+    good(number / 10, "bad" if number % 5 == 0 else "large" if number % 5 < 3 else "small") for number in range(990)
+]
+"""Requests of which one caller has a fifth, and two others two fifths each."""
+
+
+def killed(*holders, outages=3):
+    """Outages under requests of some callers."""
+    moments = range(100, 100 + 20 * outages, 20)
+    return [record for at_s in moments for record in (died(at_s, *holders), good(at_s + 11, "large"))]
+
+
+def test_a_death_is_no_evidence_before_all_gateways_may_have_named_who_had_requests_there():
+    """One caller kills through one gateway; the report of the other gateway, which names another caller, comes first."""
+    log = note_record(log_of(*BEFORE, *killed("bad")), died(160, "large"))
+    assert log.is_explained
+    assert note_record(log, good(171)).counts.explained is False, "no other gateway had requests there"
+    log = note_record(log, died(161, "bad"))
+    assert (log.is_explained, note_record(log, good(171)).is_explained) == (True, True)
+
+
+def test_a_caller_is_no_suspect_before_all_gateways_may_have_named_who_had_requests_there():
+    log = note_record(log_of(*BEFORE, *killed("bad", "large", outages=2)), died(140, "large"))
+    assert log.counts.suspect is None
+    assert note_record(log, good(151)).counts.suspect == "large"
+    assert note_record(note_record(log, died(141, "bad")), good(151)).counts.suspect is None
 
 
 def test_endpoints_die_each_for_itself():
