@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
 from contracts.codes import Code
 from contracts.facts import AlertRaised, AlertUpdated
@@ -25,6 +26,10 @@ from decisions.rollback import (
 )
 from decisions.route_edits import Changed, EditRefused, roll_back
 from services.rollback_controller.domain.record import HELD_KEPT, RollbackState
+
+_UNBROKEN: Final = timedelta(seconds=90)
+"""The longest time between two probes that fail in which the target is taken to fail: updates of an alert come every
+15 s, more seldom where a model has few requests."""
 
 
 def find_sides(route: Route | None, failed: Target) -> tuple[ServedTarget, ServedTarget] | None:
@@ -96,12 +101,21 @@ def reason_of(state: RollbackState, alert: AlertRaised | AlertUpdated, doubt: Do
 def note_shown(
     state: RollbackState, alert: AlertRaised | AlertUpdated, shown: Shown | None, now: datetime
 ) -> RollbackState:
-    """Return the record with since when probes fail of a target whose engine died, and answers callers again."""
-    failing = dict(state.failing)
-    since = failing.pop(alert.alert_id, now)
+    """Return the record with since when probes fail of a target whose engine died, and answers callers again.
+
+    After a pause nothing is known of the time in between, as where the monitor stood still, or a clock was set: then it
+    begins anew.
+    """
+    failing, failed_at = dict(state.failing), dict(state.failed_at)
+    since, last = failing.pop(alert.alert_id, now), failed_at.pop(alert.alert_id, None)
     if shown == "target" and alert.deaths is not None and alert.deaths.dead_since is None:
-        failing = dict([*failing.items(), (alert.alert_id, min(since, now))][-HELD_KEPT:])
-    return state if failing == state.failing else state.model_copy(update={"failing": failing})
+        if last is None or not timedelta() <= now - last <= _UNBROKEN:
+            since = now
+        failing = dict([*failing.items(), (alert.alert_id, since)][-HELD_KEPT:])
+        failed_at = dict([*failed_at.items(), (alert.alert_id, now)][-HELD_KEPT:])
+    if (failing, failed_at) == (state.failing, state.failed_at):
+        return state
+    return state.model_copy(update={"failing": failing, "failed_at": failed_at})
 
 
 def needs_probes(

@@ -142,6 +142,7 @@ class RollbackState(OutboxRecord):
         triggers: The triggers of the frozen policy, by version.
         held: Alerts that start no rollback, with the code (a guard, no previous target): each is published once.
         failing: Alerts of targets that fail probes though their engine, which died before, answers callers: since when.
+        failed_at: When the last of these probes was, by alert.
         rehearsals: What was requested, by release (in production's record).
         rehearsed: The outcome, by release (in production's record).
         rehearsing: The trigger under rehearsal: alerts of other triggers start nothing in staging meanwhile.
@@ -153,7 +154,7 @@ class RollbackState(OutboxRecord):
         trial: A rollback that is held because both versions are slow; None without one.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 18
+    SCHEMA_VERSION: ClassVar[int] = 19
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: unchanged,
         2: unchanged,
@@ -172,6 +173,7 @@ class RollbackState(OutboxRecord):
         15: unchanged,
         16: unchanged,
         17: unchanged,
+        18: unchanged,
     }
 
     model: ModelName
@@ -180,6 +182,7 @@ class RollbackState(OutboxRecord):
     rollbacks: tuple[Rollback, ...] = ()
     held: dict[str, str] = Field(default_factory=dict)
     failing: dict[str, Instant] = Field(default_factory=dict)
+    failed_at: dict[str, Instant] = Field(default_factory=dict)
     rehearsals: dict[str, RehearsalRequested] = Field(default_factory=dict)
     rehearsed: dict[str, RehearsalCompleted] = Field(default_factory=dict)
     rehearsing: str = ""

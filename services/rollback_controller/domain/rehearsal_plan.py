@@ -106,7 +106,14 @@ def start_rehearsal(state: RollbackState, trigger: str, now: datetime, since: in
     """
     state = execution.end_all(state, "Staging was cleared before this rollback ended.", now)
     return state.model_copy(
-        update={"rehearsing": trigger, "rehearsing_since": since, "rollbacks": (), "held": {}, "failing": {}}
+        update={
+            "rehearsing": trigger,
+            "rehearsing_since": since,
+            "rollbacks": (),
+            "held": {},
+            "failing": {},
+            "failed_at": {},
+        }
     )
 
 

@@ -148,6 +148,21 @@ async def test_a_version_whose_engine_died_once_and_answers_is_rolled_back_after
     await world.stop()
 
 
+@pytest.mark.parametrize(("pause_s", "jump_s"), [(600, 0), (0, 600), (0, -600)])
+@virtual_time
+async def test_probes_before_and_after_a_pause_are_no_minute_of_bad_probes(pause_s, jump_s):
+    """The monitor stood still, or this process's clock was set: what was in between is unknown."""
+    world = started()
+    world.raised_at = world.clock.true_time()
+    world.probe.times[str(f.target(7))] = SLOW
+    assert await probed(world, 0) == f.target(7)
+    await asyncio.sleep(pause_s)
+    world.clock.jump(jump_s)
+    serving = [await probed(world, number) for number in range(1, 7)]
+    assert (serving[:4], serving[-1]) == ([f.target(7)] * 4, f.target(6))
+    await world.stop()
+
+
 @virtual_time
 async def test_a_version_that_is_killed_between_an_alert_and_its_probes_is_not_rolled_back():
     """Not either after hours: what is good in between begins the minute anew."""
