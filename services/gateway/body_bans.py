@@ -104,6 +104,15 @@ class BodyBans:
                 self._count("refused")
                 raise RequestRejected(errors.body_refused(str(ban.target), ban.until_s - now_s))
 
+    def knows_deaths(self, environment: Environment, model: str) -> bool:
+        """Return whether an engine of a model died of late under any body, of which any may be sent again."""
+        now_s = self._clock.monotonic()
+        return any(
+            (body.environment, body.model) == (environment, model) and entry.until_s > now_s
+            for entries in (self._bans, self._suspects)
+            for body, entry in entries.items()
+        )
+
     def is_blamed(self, accepted: AcceptedRequest) -> bool:
         """Return whether an engine died under a body that was not answered since: it goes to no other endpoint."""
         if not self._bans and not self._suspects:

@@ -121,9 +121,12 @@ class Endpoint:
         """Return the target that answers a request: what the route chooses, or what a slice draws."""
         dependencies, table = self._dependencies, self._dependencies.tables[arrival.environment]
         choice = table.choose(parsed.model, key=parsed.user or arrival.draw_id)
-        if arrival.environment != "production":
+        model = choice.served.target.model
+        if arrival.environment != "production" or not dependencies.slices.has(model):
             return choice
-        return dependencies.slices.draw(table.get(choice.served.target.model), choice, parsed, arrival.draw_id)
+        if dependencies.bans.knows_deaths("production", model):  # what an engine dies of goes to no other version
+            return choice
+        return dependencies.slices.draw(table.get(model), choice, parsed, arrival.draw_id)
 
     async def _work(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Work on a body; on a large one in a thread, one at a time, so that answers in progress are not delayed."""

@@ -23,12 +23,15 @@ class SliceTable:
         now, now_s = self._clock.now(), self._clock.monotonic()
         return [known.slice for _, known in sorted(self._known.items()) if slicing.is_active(known, now, now_s)]
 
+    def has(self, model: str) -> bool:
+        """Return whether a model has a slice that lasts."""
+        known = self._known.get(model)
+        return known is not None and slicing.is_active(known, self._clock.now(), self._clock.monotonic())
+
     def draw(self, route: Route | None, choice: Choice, parsed: ParsedRequest, draw_id: str) -> Choice:
         """Return the target that answers a request of production, which a slice may have changed."""
         known = None if route is None else self._known.get(route.model)
-        if known is None or route is None:
-            return choice
-        if not slicing.is_active(known, self._clock.now(), self._clock.monotonic()):
+        if known is None or route is None or not self.has(route.model):
             return choice
         return slicing.draw_side(known.slice, route, choice, parsed, draw_id)
 

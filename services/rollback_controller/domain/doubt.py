@@ -84,7 +84,12 @@ def doubt_about(
 
 
 def _may_slice(state: RollbackState, alert: AlertRaised | AlertUpdated, route: Route | None) -> bool:
-    """Return whether a slice can decide: in production, of the active version, with one behind that may serve."""
+    """Return whether a slice can decide: in production, of the active version, with one behind that may serve.
+
+    Not after deaths of the engine: what it died of must not reach the version behind.
+    """
+    if alert.deaths is not None and alert.deaths.deaths > 0:
+        return False
     if state.environment != "production" or route is None or route.active is None or route.previous is None:
         return False
     return route.active.target == alert.target and not route.is_quarantined(route.previous.target)

@@ -151,6 +151,26 @@ async def test_a_request_of_the_slice_that_the_version_behind_fails_is_answered_
     }
 
 
+async def test_after_a_death_of_an_engine_no_request_is_sent_to_the_version_behind():
+    """What killed the active version's engine, or may have, would end the engine of the one behind it, too."""
+    world = await sliced(share_ratio=0.01)
+    send, dead = world.engine.send, [target(7)]
+
+    async def died():
+        raise Transient("engine_dead", "It died.")
+        yield
+
+    await world.chat()  # the engine was alive before
+    world.engine.send = lambda endpoint, asked, request: died() if asked in dead else send(endpoint, asked, request)
+    await world.complete(prompt="What kills it")
+    dead.clear()
+    await world.slices.apply(MODEL, part(world.clock, slice_id="slice-2"), 2)
+    assert await ask(world, 40) == (40, 0, 0)
+    await world.clock.pause(world.settings.body_ban_s + 1)
+    await world.slices.apply(MODEL, part(world.clock, slice_id="slice-3"), 3)
+    assert (await ask(world, 40))[2] == 40, "it was long ago"
+
+
 async def test_no_caller_chooses_its_side():
     """The draw is by the gateway's own id: the same request of the same user meets both versions."""
     world = await sliced()

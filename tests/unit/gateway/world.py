@@ -89,6 +89,7 @@ class World:
             started_s=self.clock.monotonic(),
             keys=self.keys,
         )
+        self.settings = GatewaySettings(**{**LIMITS, **limits})
         ids = iter(range(1000))
         apps = build(
             bus,
@@ -105,7 +106,7 @@ class World:
             state=self.state,
             new_id=lambda: f"id{next(ids)}",
             pause=pause or self.clock.pause,
-            settings=GatewaySettings(**{**LIMITS, **limits}),
+            settings=self.settings,
             clock=self.clock,
         )
         self.http = httpx.AsyncClient(

@@ -183,6 +183,21 @@ async def test_a_slice_that_was_decided_and_not_written_is_written_by_the_next_p
 
 
 @virtual_time
+async def test_after_deaths_of_an_engine_no_live_traffic_is_sliced():
+    """What the active version's engine died of must not reach the one behind it: the minute decides, as before."""
+    world = both_slow(apart=True)
+    raised_at = world.clock.true_time()
+    deaths = cf.DeathCounts(deaths=1, holders=1)
+    for number in range(7):
+        kind = cf.AlertUpdated if number else cf.AlertRaised
+        world.publish(world.alert(kind=kind, confirmed_by="none", raised_at=raised_at, deaths=deaths))
+        await asyncio.sleep(15)
+    assert changes(world) == []
+    assert world.route().active.target == PREVIOUS
+    await world.stop()
+
+
+@virtual_time
 async def test_a_canary_and_staging_have_no_slices():
     world = both_slow(apart=True)
     world.serve(7, 6, canary=8, epoch=world.route().epoch + 1)
