@@ -153,7 +153,7 @@ async def test_a_request_of_the_slice_that_the_version_behind_fails_is_answered_
 
 async def test_after_a_death_of_an_engine_no_request_is_sent_to_the_version_behind():
     """What killed the active version's engine, or may have, would end the engine of the one behind it, too."""
-    world = await sliced(share_ratio=0.01)
+    world = await sliced(share_ratio=1e-9)
     send, dead = world.engine.send, [target(7)]
 
     async def died():
