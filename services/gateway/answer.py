@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from datetime import timedelta
 
 from contracts.facts import Inference
@@ -169,30 +169,47 @@ class Answer:
         request = accepted.to_api_request(self._deadline_s - now_s, traceparent)
         stream = self._stream = self._engine.send(endpoint, accepted.choice.served.target, request)
         try:
-            async with self._limits():
-                while self.measurement.output_tokens == 0:
-                    piece = await anext(stream, None)
-                    if piece is None:
-                        self._check_complete()
-                        return
-                    await self._take(piece, stream)
+            async with self._limits() as limit:
+                with self._leaving(limit):
+                    while self.measurement.output_tokens == 0:
+                        piece = await anext(stream, None)
+                        if piece is None:
+                            self._check_complete()
+                            return
+                        await self._take(piece, stream)
         except BaseException:
             await stream.aclose()
             raise
 
+    @contextlib.contextmanager
+    def _leaving(self, limit: asyncio.Timeout) -> Iterator[None]:
+        """Let the attempt end at once if its endpoint stalls meanwhile, and another one takes requests."""
+
+        def leave() -> None:
+            if not limit.expired():
+                limit.reschedule(0.0)
+
+        assert self._load is not None  # noqa: S101 - the attempt has begun
+        with self._load.leaving(leave):
+            yield
+
     @contextlib.asynccontextmanager
-    async def _limits(self) -> AsyncIterator[None]:
+    async def _limits(self) -> AsyncIterator[asyncio.Timeout]:
         """Raise errors of the client as AnswerFailed, also if the answer exceeds its time limit."""
         remaining_s = max(0.0, self._deadline_s - self._clock.monotonic()) + _SLACK_S
         try:
             async with asyncio.timeout(remaining_s) as timeout:
-                yield
+                yield timeout
         except SlipwayError as error:
             silent_s = error.details.get("silent_s")
             raise AnswerFailed(as_error_kind(error.code), error.reason, silent_s=silent_s) from error
         except TimeoutError:
             if not timeout.expired():
                 raise
+            if self._load is not None and self._load.has_left:
+                failure = AnswerFailed("endpoint_unreachable", "The server of the endpoint answers nothing.")
+                failure.is_stall = True
+                raise failure from None
             limit_s = self.accepted.deadline_s
             raise AnswerFailed("deadline_exceeded", f"The answer was not complete within {limit_s:g} s.") from None
 

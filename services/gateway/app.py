@@ -38,6 +38,7 @@ from services.gateway.rollback_endpoint import rollback_routes
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
 from services.gateway.slice_table import SliceTable
+from services.gateway.stalls import Stalls
 from services.gateway.worker_state import WorkerState
 from shared.messaging.bus import Bus
 from shared.runtime.clock import Clock
@@ -94,10 +95,20 @@ def build(
             clock,
         ),
         caller_bans=caller_bans,
-        balancer=Balancer(clock, cross_checks.serves, metrics.count_ejection),
+        balancer=_balancer(engine, cross_checks, metrics, settings, clock),
     )
     admin = _admin(dependencies, state, MetricsPage(exposed_registry(bus.metrics)))
     return Applications(Application(Endpoint(dependencies), _rest(dependencies, rollbacks)), admin)
+
+
+def _balancer(
+    engine: Engine, cross_checks: CrossChecks, metrics: GatewayMetrics, settings: GatewaySettings, clock: Clock
+) -> Balancer:
+    def count(endpoint: str, ejected: bool) -> None:
+        metrics.count_ejection(endpoint, "ejected" if ejected else "returned")
+
+    stalls = Stalls(engine.is_live, settings.stall_s, monotonic=clock.monotonic, count=count)
+    return Balancer(clock, cross_checks.serves, metrics.count_ejection, stalls)
 
 
 def _body_reader(settings: GatewaySettings) -> BodyReader:

@@ -1,8 +1,9 @@
 """The endpoints that this process sends requests to: what is outstanding at each, and which are ejected."""
 
 import asyncio
+import contextlib
 import functools
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final, Literal
 
 import structlog
@@ -12,6 +13,7 @@ from services.gateway.domain import routing
 from services.gateway.domain.balancing import FIRST_S, Ejection, assess_failure, choose_endpoint, count_outstanding
 from services.gateway.domain.failures import AnswerFailed
 from services.gateway.measurement import AcceptedRequest
+from services.gateway.stalls import Stalls
 from shared.runtime.clock import Clock
 
 Change = Literal["ejected", "returned"]
@@ -34,9 +36,11 @@ class Balancer:
         clock: its monotonic seconds.
         check: asks an endpoint for one token.
         count: counts a change of an endpoint.
+        stalls: knows the endpoints whose server answers nothing.
     """
 
-    def __init__(self, clock: Clock, check: Check, count: Callable[[str, Change], None]) -> None:
+    def __init__(self, clock: Clock, check: Check, count: Callable[[str, Change], None], stalls: Stalls) -> None:
+        self.stalls = stalls
         self._clock = clock
         self._check = check
         self._count = count
@@ -66,11 +70,19 @@ class Balancer:
                     ejections[endpoint] = ejection
                     if ejection.check_s <= now_s:
                         self._start_check(served, endpoint, kind)
+        if not self.stalls.is_empty:
+            stalled = [endpoint for endpoint in endpoints if self.stalls.is_stalled(endpoint)]
+            if len(stalled) < len(endpoints):
+                endpoints = [endpoint for endpoint in endpoints if endpoint not in stalled]
         return choose_endpoint(endpoints, self._outstanding, ejections)
 
     def is_ejected(self, served: ServedTarget, endpoint: str) -> bool:
         """Return whether an endpoint gets no requests to a target while others serve it."""
-        return (endpoint, str(served.target)) in self._ejections
+        return (endpoint, str(served.target)) in self._ejections or self.stalls.is_stalled(endpoint)
+
+    def has_other(self, served: ServedTarget, endpoint: str) -> bool:
+        """Return whether another endpoint of a target takes requests now."""
+        return any(other != endpoint and not self.is_ejected(served, other) for other in served.endpoints)
 
     def begin(self, endpoint: str, accepted: AcceptedRequest) -> "Load":
         """Return what an attempt of a request has outstanding at an endpoint, from now to its end."""
@@ -166,8 +178,33 @@ class Load:
         self._endpoint = endpoint
         self._accepted = accepted
         self._ejection = ejection
+        self._leave: Callable[[], None] | None = None
+        self.has_left = False
+        """Whether the attempt left an endpoint that is stalled."""
         self._left = count_outstanding(accepted.prompt_tokens, accepted.answer_tokens, 0)
         balancer.add(endpoint, self._left)
+        if len(self.endpoints) > 1:
+            balancer.stalls.begin(endpoint, self)
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The endpoints of its target."""
+        return self._accepted.choice.served.endpoints
+
+    @contextlib.contextmanager
+    def leaving(self, leave: Callable[[], None]) -> Iterator[None]:
+        """While nothing of the answer has come: call `leave` if the endpoint stalls and another one takes requests."""
+        self._leave = leave
+        try:
+            yield
+        finally:
+            self._leave = None
+
+    def leave(self) -> None:
+        """Leave the endpoint, which is stalled, if nothing has come and another one takes requests."""
+        if self._leave is not None and self._balancer.has_other(self._accepted.choice.served, self._endpoint):
+            self.has_left = True
+            self._leave()
 
     def note_tokens(self, generated: int) -> None:
         """Note the tokens of the answer that came so far."""
@@ -187,3 +224,4 @@ class Load:
         """Note the end of the attempt."""
         self._balancer.add(self._endpoint, -self._left)
         self._left = 0
+        self._balancer.stalls.end(self._endpoint, self)

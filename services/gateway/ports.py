@@ -32,6 +32,9 @@ class Engine(Protocol):
     async def await_reconnect(self, endpoint: str) -> None:
         """Return when the endpoint is connected again, or after a short time limit."""
 
+    async def is_live(self, endpoint: str, limit_s: float) -> bool | None:
+        """Return whether the server of an endpoint is there, whatever its engines do; None if it is silent."""
+
 
 class TelemetrySink(Protocol):
     """Publishes batches of telemetry."""

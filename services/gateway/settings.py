@@ -37,6 +37,8 @@ class GatewaySettings(BaseSettings):
     """Longest silence of a target before its first token."""
     inter_token_s: Seconds = 20.0
     """Longest silence of a target after it."""
+    stall_s: Annotated[float, Field(ge=0)] = 2.0
+    """Silence of a Triton's health check after which it is ejected, where another one answers; 0: never."""
     answer_s: Seconds = 600.0
     """Most time of a whole answer."""
     drain_s: Annotated[int, Field(ge=0)] = 30

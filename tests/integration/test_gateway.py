@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+import socket
 
 import httpx
 import openai
@@ -103,6 +104,15 @@ class TestTritonEngine(EngineConformance):
     @pytest.fixture
     def endpoint(self, toy):
         return toy[1].endpoints[0]
+
+    @pytest.fixture
+    def refusing(self):
+        return f"127.0.0.1:{free_port()}"
+
+    @pytest.fixture
+    def silent(self):
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            yield f"127.0.0.1:{listening.getsockname()[1]}"
 
 
 async def test_the_openai_sdk_gets_answers(js, gateway, asdk, toy):

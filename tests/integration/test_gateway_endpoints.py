@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import signal
 import time
 from collections import Counter
 
@@ -159,3 +160,43 @@ async def test_an_engine_that_dies_on_one_triton_ejects_it_and_its_request_goes_
             while not changed(gateway, dead, "returned"):
                 assert (await ask("x")).status_code == 200
                 await asyncio.sleep(0.1)
+
+
+def send_signal(triton, number):
+    """Send a signal to all processes of a Triton."""
+    for process in triton.processes():
+        process.send_signal(number)
+
+
+async def test_a_triton_that_stands_still_gets_no_requests_while_it_does_and_what_had_no_token_is_answered(
+    js, nats_server, target, tritons, tmp_path
+):
+    first, _ = tritons
+    settings = {"inter_token_s": 3, "stall_s": 1}
+    with running(Gateway(tmp_path, connection(nats_server, None, tmp_path), **settings)) as gateway:
+        await put_route(js, gateway, Route(model="toy", epoch=1, active=target))
+        load = Load(gateway)
+        load.phase = "both"
+        async with load:
+            await asyncio.sleep(1.0)
+            load.phase = "stopped"
+            send_signal(first, signal.SIGSTOP)
+            stopped_s = time.monotonic()
+            try:
+                await asyncio.to_thread(wait_until, lambda: changed(gateway, first, "ejected") == 1, what="ejection")
+                print(f"ejected {time.monotonic() - stopped_s:.2f} s after it was stopped")
+                load.phase = "one"
+                await asyncio.sleep(1.0)
+            finally:
+                send_signal(first, signal.SIGCONT)
+            await asyncio.to_thread(wait_until, lambda: changed(gateway, first, "returned") == 1, what="return")
+            load.phase = "again"
+            await asyncio.sleep(2.0)
+        assert not [end for end in load.ends.values() if end.startswith("failed")], "none without a token failed"
+        assert retried(gateway) >= 1
+        assert load.of("both")["broke"] + load.of("stopped")["broke"] <= CALLERS
+        assert {*load.of("one"), *load.of("again")} == {"whole"}
+        records, _ = await telemetry(js, len(load.ends))
+        used = Counter((record.request_id.split("-")[0], record.endpoint) for record in records)
+        assert used["one", first.endpoint] == 0
+        assert used["again", first.endpoint] > 0

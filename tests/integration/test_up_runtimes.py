@@ -3,6 +3,7 @@
 import pytest
 
 from deploy.local.supervisor import default_engine_root
+from testbed.servers import wait_until
 from testbed.stack import Stack
 from testbed.triton import marked_engine
 
@@ -37,10 +38,23 @@ def test_two_tritons_of_one_runtime_are_kept_from_start_to_start(tmp_path):
         assert list(first) == ["default", "triton-2"]
         assert {runtime.name for runtime in stack.runtimes().values()} == {"default"}
         assert {"triton", "triton-2", "agent", "agent-2"} <= {part["name"] for part in stack.table()["parts"]}
+        drained = stack.ok("endpoints", "drain", "triton-2", "--reason", "Its disk is replaced.", "--wait")
+        assert "triton-2 is empty" in drained
+        refused = stack.slipway("endpoints", "drain", "default", "--reason", "Its disk, too.")
+        assert refused.returncode != 0
+        assert "default is the last endpoint of the runtime default" in refused.stderr
         stack.kill("triton-2")
     with Stack(state) as stack:
         assert endpoints(stack) == first
         assert "default (triton-2)" in stack.ok("runtime", "list")
+        listed = {each["endpoint_name"]: each for each in stack.ask_json("endpoints")}
+        assert [listed[name]["drained"] for name in ("default", "triton-2")] == [False, True], "over a restart"
+        assert listed["triton-2"]["drain_reason"] == "Its disk is replaced."
+        assert "drained by" in stack.ok("endpoints")
+        assert "triton-2 is used again" in stack.ok("endpoints", "restore", "triton-2", "--reason", "It is done.")
+        wait_until(
+            lambda: not any(each["drained"] for each in stack.ask_json("endpoints")), what="both endpoints in use"
+        )
     fewer = Stack(state).slipway("up", "--engine", "toy", "--tritons", "1")
     assert fewer.returncode == 2
     assert "the stack has 2 Tritons" in fewer.stderr

@@ -31,6 +31,21 @@ class TritonEngine:
             async with asyncio.timeout(self._reconnect_s):
                 await self._channels.get(endpoint).channel_ready()
 
+    async def is_live(self, endpoint: str, limit_s: float) -> bool | None:
+        """Return whether Triton says that it lives (see `ports.Engine`)."""
+        import grpc
+        from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channels.get(endpoint))
+        try:
+            async with asyncio.timeout(limit_s):
+                await stub.ServerLive(service_pb2.ServerLiveRequest())
+        except TimeoutError:
+            return None
+        except grpc.RpcError:
+            return False
+        return True
+
     async def close(self) -> None:
         """Close every channel."""
         await self._channels.close()

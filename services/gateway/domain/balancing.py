@@ -74,6 +74,8 @@ def assess_failure(failure: AnswerFailed) -> Finding:
     target that is not loaded there, a death that the engine reports. An answer that breaks off, silence, and what the
     engine fails are reasons to check.
     """
+    if failure.is_stall:
+        return "well"  # it is ejected as long as it stalls
     is_reported = failure.silent_s is None and not failure.is_cut
     if failure.kind == "endpoint_unreachable" or (failure.kind == "engine_dead" and is_reported):
         return "away"

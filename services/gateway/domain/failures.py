@@ -56,6 +56,7 @@ class AnswerFailed(Exception):  # noqa: N818 - it is an outcome of a request
         public: the caller may read the reason.
         is_callers: the caller caused it, whatever another target makes of the request.
         is_cut: the answer broke off without a report of the engine.
+        is_stall: the server of the endpoint answers nothing, while another one does.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class AnswerFailed(Exception):  # noqa: N818 - it is an outcome of a request
         self.public = public
         self.is_callers = False
         self.is_cut = False
+        self.is_stall = False
 
 
 def read_failure(status: int | None, record: EngineRecord, body: bytes) -> AnswerFailed | None:

@@ -22,7 +22,10 @@ def last(records, name):
 
 
 class EngineConformance:
-    """Return the fixtures `engine` and `endpoint`; the target LOADED answers there, ABSENT does not."""
+    """Needs the fixtures `engine` and `endpoint`; the target LOADED answers there, ABSENT does not.
+
+    And `refusing`, an endpoint that refuses connections, and `silent`, one that takes them and answers nothing.
+    """
 
     @pytest.mark.parametrize("stream", [False, True])
     async def test_an_answer_comes_with_its_records(self, engine, endpoint, stream):
@@ -63,3 +66,10 @@ class EngineConformance:
 
     async def test_waiting_for_a_connected_endpoint_ends(self, engine, endpoint):
         await engine.await_reconnect(endpoint)
+
+    async def test_a_server_that_is_there_is_live_and_one_that_is_not_is_not(self, engine, endpoint, refusing):
+        assert await engine.is_live(endpoint, 5.0) is True
+        assert await engine.is_live(refusing, 5.0) is False
+
+    async def test_a_server_that_takes_connections_and_answers_nothing_is_silent(self, engine, silent):
+        assert await engine.is_live(silent, 0.2) is None

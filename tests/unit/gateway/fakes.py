@@ -55,6 +55,8 @@ class FakeEngine:
         gate: pieces after the first wait for it.
         honours_stop: end an answer, as the real one, where one of the stop sequences begins; what comes before is kept.
         record: what each record holds in addition.
+        stalled: endpoints whose server answers nothing; requests to them wait.
+        gone: endpoints that refuse connections.
     """
 
     loaded: set[str] | None = None
@@ -69,12 +71,16 @@ class FakeEngine:
     requests: list[ApiRequest] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
     awaited: list[str] = field(default_factory=list)
+    stalled: set[str] = field(default_factory=set)
+    gone: set[str] = field(default_factory=set)
 
     async def send(self, endpoint, target, request):
         body = json.loads(request.body)
         text = text_of(body)
         self.calls.append((endpoint, str(target), text))
         self.requests.append(request)
+        while endpoint in self.stalled:
+            await asyncio.sleep(0.01)
         error = self._find_error(endpoint, target, text)
         if error is not None:
             yield report(error)
@@ -121,6 +127,12 @@ class FakeEngine:
 
     async def await_reconnect(self, endpoint):
         self.awaited.append(endpoint)
+
+    async def is_live(self, endpoint, limit_s):
+        if endpoint in self.stalled:
+            await asyncio.sleep(limit_s)
+            return None
+        return endpoint not in self.gone
 
 
 def text_of(body):

@@ -7,6 +7,7 @@ import pytest
 
 from services.gateway.balancer import MOST, Balancer
 from services.gateway.domain.failures import AnswerFailed
+from services.gateway.stalls import Stalls
 from shared.errors import Permanent, Transient
 from testbed import factories as f
 from tests.unit.gateway.fakes import FakeEngine, StepClock
@@ -387,13 +388,18 @@ async def test_a_cross_check_asks_an_endpoint_of_the_version_behind_that_serves(
     assert [record.caused_by for record in made.records if record.error] == ["target"] * 6
 
 
+def no_stalls():
+    """Return what never takes an endpoint for stalled."""
+    return Stalls(FakeEngine().is_live, 0.0, monotonic=StepClock().monotonic, count=lambda *_: None)
+
+
 async def test_what_is_remembered_is_bounded():
     changes = []
 
     async def check(*_asked):
         return None
 
-    table = Balancer(StepClock(), check, lambda endpoint, change: changes.append((endpoint, change)))
+    table = Balancer(StepClock(), check, lambda endpoint, change: changes.append((endpoint, change)), no_stalls())
     for number in range(MOST + 10):
         two = f.served(7, endpoints=(f"a:{number}", B))
         table.note_failure(two, f"a:{number}", "chat", AnswerFailed("endpoint_unreachable", "gone"))
@@ -408,7 +414,7 @@ class Held:
 
     def __init__(self):
         self.asked, self.gate, self.clock = [], asyncio.Event(), StepClock()
-        self.table = Balancer(self.clock, self._check, lambda *_: None)
+        self.table = Balancer(self.clock, self._check, lambda *_: None, no_stalls())
 
     async def _check(self, _served, endpoint, _kind):
         self.asked.append(endpoint)

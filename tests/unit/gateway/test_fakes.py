@@ -10,11 +10,19 @@ from tests.unit.gateway.sink_conformance import SinkConformance
 class TestFakeEngine(EngineConformance):
     @pytest.fixture
     def engine(self):
-        return FakeEngine(loaded={str(LOADED)})
+        return FakeEngine(loaded={str(LOADED)}, gone={"127.0.0.1:2"}, stalled={"127.0.0.1:3"})
 
     @pytest.fixture
     def endpoint(self):
         return "127.0.0.1:1"
+
+    @pytest.fixture
+    def refusing(self):
+        return "127.0.0.1:2"
+
+    @pytest.fixture
+    def silent(self):
+        return "127.0.0.1:3"
 
 
 class TestFakeSink(SinkConformance):

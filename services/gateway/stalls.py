@@ -1,0 +1,134 @@
+"""Endpoints whose server answers nothing while another one of the same target does: they get no requests meanwhile."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from typing import Final, Protocol
+
+import structlog
+
+POLL_S: Final = 0.5
+"""Time between two questions to an endpoint, in seconds."""
+QUESTIONS: Final = 2
+"""Questions in a row without an answer: a process that stood still itself may miss one answer."""
+UNUSED_S: Final = 600.0
+"""A stalled endpoint that no request could have gone to for so long is asked no more."""
+IsLive = Callable[[str, float], Awaitable[bool | None]]
+"""Returns whether an endpoint's server is there, within a number of seconds; None if it is silent."""
+
+
+class Waiting(Protocol):
+    """An attempt of a request that an endpoint has."""
+
+    @property
+    def endpoints(self) -> Collection[str]:
+        """The endpoints of its target."""
+
+    def leave(self) -> None:
+        """Leave the endpoint, if nothing of the answer has come and another one may have the request."""
+
+
+class Stalls:
+    """Asks the endpoints that have requests whether their server answers, with a request that needs no engine.
+
+    No request of a caller can keep it from answering: it computes nothing. Its silence alone could be that of the
+    network, so another endpoint must have answered.
+
+    Args:
+        is_live: asks an endpoint.
+        limit_s: silence after which an endpoint is stalled; 0: none ever is.
+        monotonic: a clock.
+        pause: waits.
+        count: counts that an endpoint was ejected, or returned.
+    """
+
+    def __init__(
+        self,
+        is_live: IsLive,
+        limit_s: float,
+        *,
+        monotonic: Callable[[], float],
+        count: Callable[[str, bool], None],
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._is_live = is_live
+        self._limit_s = limit_s
+        self._monotonic = monotonic
+        self._pause = pause
+        self._count = count
+        self._waiting: dict[str, set[Waiting]] = {}
+        self._stalled: dict[str, float] = {}
+        """When a request could last have gone to each stalled endpoint."""
+        self._watches: dict[str, asyncio.Task[None]] = {}
+
+    def is_stalled(self, endpoint: str) -> bool:
+        """Return whether an endpoint gets no requests now."""
+        if endpoint not in self._stalled:
+            return False
+        self._stalled[endpoint] = self._monotonic()
+        return True
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether no endpoint is stalled."""
+        return not self._stalled
+
+    def begin(self, endpoint: str, attempt: Waiting) -> None:
+        """Watch an endpoint from now on, for an attempt that others may have as well."""
+        if self._limit_s > 0:
+            self._waiting.setdefault(endpoint, set()).add(attempt)
+            if endpoint not in self._watches:
+                task = self._watches[endpoint] = asyncio.ensure_future(self._watch(endpoint))
+                task.add_done_callback(lambda _: self._watches.pop(endpoint, None))
+
+    def end(self, endpoint: str, attempt: Waiting) -> None:
+        """Note the end of an attempt."""
+        attempts = self._waiting.get(endpoint)
+        if attempts is not None:
+            attempts.discard(attempt)
+            if not attempts:
+                del self._waiting[endpoint]
+
+    def _is_used(self, endpoint: str) -> bool:
+        if endpoint in self._waiting:
+            return True
+        return endpoint in self._stalled and self._monotonic() - self._stalled[endpoint] < UNUSED_S
+
+    async def _watch(self, endpoint: str) -> None:
+        """Ask an endpoint again and again, while it has requests or is stalled."""
+        silent = 0
+        await self._pause(POLL_S)
+        while self._is_used(endpoint):
+            answer = await self._is_live(endpoint, self._limit_s / QUESTIONS)
+            silent = silent + 1 if answer is None else 0
+            if answer is not None and self._stalled.pop(endpoint, None) is not None:
+                self._count(endpoint, False)
+                structlog.get_logger().info("a stalled endpoint answers again", endpoint=endpoint)
+            if silent >= QUESTIONS and endpoint not in self._stalled and await self._others_answer(endpoint):
+                self._stall(endpoint)
+            await self._pause(POLL_S)
+        self._stalled.pop(endpoint, None)
+
+    async def _others_answer(self, endpoint: str) -> bool:
+        """Return whether another endpoint answers, of those that have what this one has."""
+        attempts = self._waiting.get(endpoint, ())
+        others = sorted({other for attempt in attempts for other in attempt.endpoints} - {endpoint})
+        answers = await asyncio.gather(*(self._is_live(other, self._limit_s / QUESTIONS) for other in others))
+        return any(answers)
+
+    def _stall(self, endpoint: str) -> None:
+        self._stalled[endpoint] = self._monotonic()
+        self._count(endpoint, True)
+        structlog.get_logger().warning(
+            "an endpoint is ejected: its server answers nothing, and another one does",
+            endpoint=endpoint,
+            silent_s=self._limit_s,
+        )
+        for attempt in list(self._waiting.get(endpoint, ())):
+            attempt.leave()
+
+    async def stop(self) -> None:
+        """Ask no more."""
+        tasks = [*self._watches.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
