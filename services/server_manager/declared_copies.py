@@ -190,7 +190,7 @@ class DeclaredCopies:
         is_other = copy is not None and copy.digest != served.manifest.digest
         if state.phase in {None, Phase.FAILED, Phase.DEAD} or is_other:
             if taken is not None and self._may_load(state, endpoint, served, taken, is_held=copy is not None):
-                state.memory_bytes = self._limits.memory_bytes(served)
+                state.memory_bytes = self._limits.reserved_bytes(served)
                 self._enter(state, Phase.LOADING)
                 self._begin(key, state, self._load(endpoint, served, state, heal=copy is not None))
         elif state.phase is Phase.UNPROVEN or now - (state.probed or 0.0) >= self._limits.probe_interval_s:

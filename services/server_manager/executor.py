@@ -259,7 +259,7 @@ class Executor:
     # -- actions ----------------------------------------------------------------------------------------------------
 
     def _prepare(self, name: str, deployable: Deployable, state: TargetState | None) -> TargetState:
-        memory = self._limits.memory_bytes(deployable)
+        memory = self._limits.reserved_bytes(deployable)
         digest = deployable.manifest.digest
         if state is None or state.digest != digest:
             state = self._targets[name] = TargetState(digest, memory, Phase.LOADING, self._clock.monotonic())

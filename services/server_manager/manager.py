@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -39,6 +40,7 @@ from services.server_manager.executor import Executor
 from services.server_manager.fleet_state import FleetState
 from services.server_manager.homes import Homes
 from services.server_manager.indexes import Indexes
+from services.server_manager.measured_memory import MeasuredMemory
 from services.server_manager.ports import (
     Artifacts,
     Engines,
@@ -79,6 +81,8 @@ class Manager:
         limits: Limits,
         tick_s: float = 1.0,
     ) -> None:
+        self._measured = MeasuredMemory()
+        limits = replace(limits, measured=self._measured)
         self._engines = engines
         self._artifacts = artifacts
         self._state = state
@@ -101,7 +105,7 @@ class Manager:
         transfers = Transfers(engines, artifacts, clock, limits, permit=self.executor.permit, wake=self.wake)
         self._declared = DeclaredCopies(engines, artifacts, clock, limits, executor=self.executor, wake=self.wake)
         self._drains = Drains(self.executor, transfers, self._declared, state=state, clock=clock, limits=limits)
-        self._indexes = Indexes(engines, clock, self.executor.note_index)
+        self._indexes = Indexes(engines, clock, self._measured.noting(self.executor.note_index))
         self._answers = Answers(
             engines=engines,
             artifacts=artifacts,
@@ -246,6 +250,7 @@ class Manager:
 
     async def _answer_orders(self, down: Mapping[str, float]) -> None:
         record, listing = await self._state.read(), await self._routes.all()
+        self._measured.take(record)
         waited_s = self._note_waits(record)
         self._proofs.keep_only({order.order_id for order in record.orders})
         for due in decide_answers(
@@ -385,6 +390,7 @@ class Manager:
             "addresses": add_addresses(record, [engine.endpoint for engine in self._engines.values()]),
         }
         if self.executor.known:
+            view["measured"] = self._measured.to_record()
             view["copies"] = self._declared.describe(routes, answering)
             view["loaded"] = tuple(filter(None, (as_loaded(name, target) for name, target in sorted(held.items()))))
         await self._state.write(lambda record: record.model_copy(update=view))

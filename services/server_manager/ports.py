@@ -29,7 +29,8 @@ async def allow() -> None:
 class Indexed:
     """A model as the engine's index lists it; not settled while the engine loads or unloads it.
 
-    `runtime` is what ran the engine when it loaded the model; None if that is not known.
+    `runtime` is what ran the engine when it loaded the model; None if that is not known. `measured_bytes` is the most
+    memory that its processes have taken, 0 if it was not measured.
     """
 
     ready: bool
@@ -37,6 +38,7 @@ class Indexed:
     memory_bytes: int
     settled: bool = True
     runtime: Runtime | None = None
+    measured_bytes: int = 0
 
 
 class Engine(Protocol):

@@ -30,6 +30,7 @@ import engine_environment  # noqa: E402 - found by the path above
 import engine_processes  # noqa: E402 - found by the path above
 import engine_spans  # noqa: E402 - found by the path above
 import engine_tensors  # noqa: E402 - found by the path above
+import memory_report  # noqa: E402 - found by the path above
 import openai_app  # noqa: E402 - found by the path above
 import openai_record  # noqa: E402 - found by the path above
 import replies  # noqa: E402 - found by the path above
@@ -232,6 +233,8 @@ class TritonPythonModel:
             for pid in engine_processes.list_descendants(os.getpid()):
                 engine_processes.kill(pid)
             raise
+        if device == "cpu":
+            memory_report.start(args["model_repository"])
 
     def execute(self, requests: list[Any]) -> None:
         """Submit requests to the engine; decoupled, so nothing is returned."""

@@ -34,6 +34,7 @@ if str(HERE) not in sys.path:
 
 import engine_spans  # noqa: E402 - found by the path above
 import engine_tensors  # noqa: E402 - found by the path above
+import memory_report  # noqa: E402 - found by the path above
 import replies  # noqa: E402 - found by the path above
 import stub_guard  # noqa: E402 - found by the path above
 import toy_api  # noqa: E402 - found by the path above
@@ -64,6 +65,7 @@ class TritonPythonModel:
         self._spans = engine_spans.EngineSpans.from_environment("slipway.toy")
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="toy", daemon=True).start()
+        memory_report.start(args["model_repository"])
 
     def execute(self, requests: list[Any]) -> None:
         """Answer each request in its own coroutine."""

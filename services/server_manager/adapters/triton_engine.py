@@ -18,6 +18,7 @@ from shared.runtime.exits import explain_codes
 from shared.serving.inference import Channels, classify_rpc_error, first_token
 
 SIDECAR = "slipway.json"
+MEASURED = "slipway-memory.json"
 READY = "READY"
 GONE = frozenset({"UNAVAILABLE", ""})
 UNLOAD_POLL_S = 0.25
@@ -32,6 +33,12 @@ class Sidecar(BaseModel):
     digest: Digest | None = None
     memory_bytes: Annotated[int, Field(ge=0)] = 0
     runtime: Runtime | None = None
+
+
+class Measured(BaseModel):
+    """The file that a backend writes beside its configuration (`deploy/backends/memory_report.py`)."""
+
+    peak_bytes: Annotated[int, Field(ge=0, le=2**50)]
 
 
 class TritonEngine:
@@ -146,7 +153,8 @@ class TritonEngine:
         for name, state in states.items():
             note = read_sidecar(self._repository / name)
             settled = state == READY or state in GONE
-            index[name] = Indexed(state == READY, note.digest, note.memory_bytes, settled, note.runtime)
+            measured = read_measured(self._repository / name)
+            index[name] = Indexed(state == READY, note.digest, note.memory_bytes, settled, note.runtime, measured)
         return index
 
     async def load(
@@ -315,6 +323,14 @@ def read_sidecar(folder: Path) -> Sidecar:
         return Sidecar.model_validate_json((folder / SIDECAR).read_bytes())
     except (OSError, ValueError):
         return Sidecar()
+
+
+def read_measured(folder: Path) -> int:
+    """Return the most memory that a model's processes have taken, as its backend wrote it; 0 if that is not known."""
+    try:
+        return Measured.model_validate_json((folder / MEASURED).read_bytes()).peak_bytes
+    except (OSError, ValueError):
+        return 0
 
 
 def _write_files(folder: Path, files: Mapping[str, str]) -> None:

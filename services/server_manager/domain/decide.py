@@ -18,7 +18,7 @@ from services.server_manager.domain.answer_types import (
     needed_bytes,
     why_refused,
 )
-from services.server_manager.domain.memory import describe_free, fits
+from services.server_manager.domain.memory import describe_free, describe_measured, fits
 from services.server_manager.domain.moves import Copy
 from services.server_manager.domain.reconcile import Held, Limits, Phase, home_of, plan_kept, plan_production
 from services.server_manager.domain.records import Lease, Servers
@@ -93,7 +93,7 @@ def decide_answers(
     answers: list[Answer] = [answer for answer in decided if answer is not None]
     kept = plan_kept(routes, unreadable, record.temporary, held)
     kept_bytes = {
-        name: target.memory_bytes
+        name: limits.corrected(target.digest, target.memory_bytes)
         for name, target in held.items()
         if (name in kept or target.endpoint in down) and target.phase is not Phase.FAILED
     } | {name: copy.memory_bytes for name, copy in copied.items()}
@@ -216,11 +216,13 @@ def decide_waiting(
         elif refused is not None:
             answers.append(FailLease(lease, *refused))
         elif needed_bytes(pair.values(), limits) > limits.memory_budget_bytes:
-            answers.append(_too_big(lease, needed_bytes(pair.values(), limits), limits, "alone", ""))
+            measured = describe_measured(pair.values(), limits)
+            answers.append(_too_big(lease, needed_bytes(pair.values(), limits), limits, "alone", measured))
         elif not free or any(home_of(deployable, homes) in down for deployable in pair.values()):
             continue
         elif not any(fits({**lasting, **_sizes(everything, limits)}, each, limits) for each in (homes, intact_homes)):
             there = describe_free({**lasting, **_sizes(production, limits)}, homes, limits)
+            there += describe_measured(everything.values(), limits)
             beside = "beside production and its copies" if lasting else "beside production"
             answers.append(_too_big(lease, needed + sum(lasting.values()), limits, beside, there))
             free = False

@@ -95,7 +95,8 @@ def _reserved(situation: Situation, limits: Limits) -> Counter[str]:
         if name in situation.homes:
             state = situation.held.get(name)
             is_loaded = state is not None and state.phase is not Phase.FAILED
-            size = state.memory_bytes if state and is_loaded else limits.memory_bytes(target.deployable)
+            held_bytes = limits.corrected(state.digest, state.memory_bytes) if state and is_loaded else None
+            size = limits.memory_bytes(target.deployable) if held_bytes is None else held_bytes
             reserved[situation.homes[name]] += size
     return reserved
 

@@ -96,7 +96,8 @@ def plan_transfer(
     homes = {name: state.endpoint for name, state in fleet.held.items()}
     reserved = Counter[str]()
     for state in fleet.held.values():
-        reserved[state.endpoint] += state.memory_bytes if state.phase is not Phase.FAILED else 0
+        size = limits.corrected(state.digest, state.memory_bytes)
+        reserved[state.endpoint] += size if state.phase is not Phase.FAILED else 0
     for copy in fleet.copies:
         reserved[copy.endpoint] += copy.memory_bytes
     waits: Waits | None = None
@@ -111,9 +112,8 @@ def plan_transfer(
             reason = f"{name} has no other endpoint of its runtime that answers and is not drained."
             waits = waits or Waits(name, moved.endpoint, reason)
             continue
-        endpoint, fits = choose_endpoint(
-            name, moved.memory_bytes, usable, homes, reserved, limits=limits, apart=fleet.apart
-        )
+        needed = limits.corrected(moved.digest, moved.memory_bytes)
+        endpoint, fits = choose_endpoint(name, needed, usable, homes, reserved, limits=limits, apart=fleet.apart)
         if fits:
             return Transfer(name, deployable, moved.endpoint, endpoint, moved.memory_bytes)
         waits = waits or Waits(name, moved.endpoint, _describe_shortage(name, moved, usable, reserved, limits))
@@ -130,9 +130,12 @@ def _describe_shortage(
         f"{endpoint} has {max(0, limits.pool_bytes(limits.pool(endpoint)) - taken[limits.pool(endpoint)])} bytes free"
         for endpoint in usable
     ]
+    measured = limits.measured.get(state.digest)
+    both = f" ({state.memory_bytes} reserved, {measured} measured)" if measured else ""
+    needed = limits.corrected(state.digest, state.memory_bytes)
     return (
-        f"{name} needs {state.memory_bytes} bytes of memory beside what is loaded: {', '.join(free)}. Add an endpoint "
-        "or memory, or unload a model."
+        f"{name} needs {needed} bytes of memory{both} beside what is loaded: "
+        f"{', '.join(free)}. Add an endpoint or memory, or unload a model."
     )
 
 

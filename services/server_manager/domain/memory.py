@@ -1,8 +1,9 @@
 """What the endpoints of a fleet have free, and whether targets fit where they belong."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+from contracts.vocabulary import Deployable
 from services.server_manager.domain.reconcile import Limits
 
 
@@ -16,6 +17,16 @@ def fits(sizes: Mapping[str, int], homes: Mapping[str, str], limits: Limits) -> 
     """
     needed = _by_pool(sizes, homes, limits)
     return all(size <= limits.pool_bytes(pool) for pool, size in needed.items())
+
+
+def describe_measured(targets: Iterable[Deployable], limits: Limits) -> str:
+    """Return what targets reserve and what was measured of them, as a sentence; nothing where nothing was measured."""
+    parts = [
+        f"{target.target} reserves {limits.reserved_bytes(target)} bytes and was measured with {measured}"
+        for target in targets
+        if (measured := limits.measured.get(target.manifest.digest))
+    ]
+    return f" Of the targets, {'; '.join(parts)}: the larger one counts." if parts else ""
 
 
 def describe_free(others: Mapping[str, int], homes: Mapping[str, str], limits: Limits) -> str:

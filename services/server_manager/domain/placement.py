@@ -126,7 +126,8 @@ def _reserved(
     for name, home in homes.items():
         state = held.get(name)
         is_there = state is not None and state.phase is not Phase.FAILED
-        reserved[home] += state.memory_bytes if state and is_there else limits.memory_bytes(desired[name].deployable)
+        held_bytes = limits.corrected(state.digest, state.memory_bytes) if state and is_there else None
+        reserved[home] += limits.memory_bytes(desired[name].deployable) if held_bytes is None else held_bytes
     return reserved
 
 

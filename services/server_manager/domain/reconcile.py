@@ -95,7 +95,7 @@ class Limits:
     staging order for `lease_age_s` after it was given: older ones were delivered again, and their releases have ended.
     A staged lease makes way for others once its endpoint has been silent for `silent_limit_s`.
     `memory_budget_bytes` is what all endpoints hold together: those in `budgets` have memory of their own, the others
-    share the rest.
+    share the rest. `measured` has the most memory that targets were seen to take, by the digest of their manifests.
     """
 
     memory_budget_bytes: int
@@ -114,15 +114,24 @@ class Limits:
     hardware: Hardware = field(default_factory=Hardware)
     endpoints: Mapping[str, str] = field(default_factory=lambda: {DEFAULT_RUNTIME: DEFAULT_RUNTIME})
     budgets: Mapping[str, int] = field(default_factory=dict)
+    measured: Mapping[Digest, int] = field(default_factory=dict)
 
     @property
     def runtimes(self) -> frozenset[str]:
         """The names of the runtimes that the fleet has."""
         return frozenset(self.endpoints.values())
 
-    def memory_bytes(self, deployable: Deployable) -> int:
-        """Return what a target reserves."""
+    def reserved_bytes(self, deployable: Deployable) -> int:
+        """Return what a target reserves when it is loaded."""
         return reserved_bytes(deployable.weights_bytes, self.overhead_bytes, self.weights_ratio)
+
+    def memory_bytes(self, deployable: Deployable) -> int:
+        """Return what a target needs where something is decided about its place: what it took, if that was more."""
+        return self.corrected(deployable.manifest.digest, self.reserved_bytes(deployable))
+
+    def corrected(self, digest: Digest | None, reserved: int) -> int:
+        """Return what is reserved, or what was measured of the same files if that is more."""
+        return max(reserved, self.measured.get(digest, 0) if digest is not None else 0)
 
     def pool(self, endpoint: str) -> str:
         """Return the name of the memory that an endpoint takes from: its own name, or `SHARED`."""
@@ -293,7 +302,7 @@ def plan_reconcile(
             continue
         if action.kind == "load":
             pool = limits.pool(home_of(target.deployable, homes or {}))
-            needed = limits.memory_bytes(target.deployable)
+            needed = limits.reserved_bytes(target.deployable)  # what was measured must not keep production from a load
             over = used[pool] + needed - limits.pool_bytes(pool)
             if over > 0:
                 short[pool] += over

@@ -128,6 +128,13 @@ class TargetCopies(Contract):
     memory_bytes: int = 0
 
 
+class MeasuredFiles(Contract):
+    """The most memory that a target of these files was seen to take on an engine."""
+
+    digest: Digest
+    peak_bytes: int
+
+
 class OpenAlert(Contract):
     """An open alert about `target`: it does not generate, has no ready target to roll back to, or is not proven."""
 
@@ -158,7 +165,7 @@ def with_phase_ready(fields: dict[str, Any]) -> dict[str, Any]:
 class Servers(OutboxRecord):
     """The state of the serving fleet: `servers/<fleet>`."""
 
-    SCHEMA_VERSION: ClassVar[int] = 15
+    SCHEMA_VERSION: ClassVar[int] = 16
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: without_answered,
         2: with_phase_ready,
@@ -174,6 +181,7 @@ class Servers(OutboxRecord):
         12: unchanged,
         13: unchanged,
         14: unchanged,
+        15: unchanged,
     }
 
     endpoint: str = ""
@@ -182,6 +190,8 @@ class Servers(OutboxRecord):
     loaded: tuple[LoadedTarget, ...] = ()
     copies: tuple[TargetCopies, ...] = ()
     """The targets of production that are to be loaded on several endpoints."""
+    measured: tuple[MeasuredFiles, ...] = ()
+    """The memory that targets took, by the digest of their manifests, the one measured last at the end."""
     lease: Lease | None = None
     waiting: tuple[Lease, ...] = ()
     orders: tuple[TrafficOrder, ...] = ()

@@ -14,7 +14,6 @@ from services.server_manager.domain.answer_types import (
     describe_age,
     describe_endpoint,
     has_failed,
-    needed_bytes,
     why_refused,
 )
 from services.server_manager.domain.memory import describe_free, fits
@@ -79,11 +78,11 @@ def _why_too_big(
     target: Deployable, needed: Mapping[str, Deployable], limits: Limits, homes: Mapping[str, str]
 ) -> str | None:
     """Return that what an order needs does not fit, and what each endpoint has free; None if it does."""
-    sizes = {name: limits.memory_bytes(each) for name, each in needed.items()}
+    sizes = {name: limits.reserved_bytes(each) for name, each in needed.items()}  # it was staged in its memory before
     if fits(sizes, homes, limits):
         return None
     others = {name: size for name, size in sizes.items() if name != str(target.target)}
-    total, there = needed_bytes(needed.values(), limits), limits.memory_budget_bytes
+    total, there = sum(sizes.values()), limits.memory_budget_bytes
     reason = f"Serving {target.target} beside production needs {total} bytes of memory, there are {there}."
     return reason + describe_free(others, homes, limits)
 

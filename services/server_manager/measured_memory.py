@@ -1,0 +1,41 @@
+"""The most memory that targets were seen to take, by the digest of their manifests."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from contracts.vocabulary import Digest
+from services.server_manager.domain.records import MeasuredFiles, Servers
+from services.server_manager.indexes import NoteIndex
+from services.server_manager.ports import Indexed
+
+KEPT: Final = 200
+"""Most digests of which the record keeps what was measured."""
+
+
+class MeasuredMemory(dict[Digest, int]):
+    """What is known now: from the record, and from what engines list."""
+
+    def take(self, record: Servers) -> None:
+        """Take over what the record has."""
+        for files in record.measured:
+            self[files.digest] = max(files.peak_bytes, self.get(files.digest, 0))
+
+    def note(self, index: Mapping[str, Indexed]) -> None:
+        """Take over what an engine lists."""
+        for entry in index.values():
+            if entry.digest is not None and entry.measured_bytes > self.get(entry.digest, 0):
+                self.pop(entry.digest, None)
+                self[entry.digest] = entry.measured_bytes
+
+    def noting(self, note_index: NoteIndex) -> NoteIndex:
+        """Return what takes over what an engine lists, and then calls another one that does."""
+
+        def note(endpoint: str, index: Mapping[str, Indexed], asked_at: float) -> None:
+            self.note(index)
+            note_index(endpoint, index, asked_at)
+
+        return note
+
+    def to_record(self) -> tuple[MeasuredFiles, ...]:
+        """Return it as the record keeps it."""
+        return tuple(MeasuredFiles(digest=digest, peak_bytes=peak) for digest, peak in [*self.items()][-KEPT:])
