@@ -23,9 +23,11 @@ def start(folder: str, every_s: float = EVERY_S) -> None:
     """Measure this process and all below it from now on, in a thread that ends with the process.
 
     Args:
-        folder: the folder of the model's configuration.
+        folder: the folder of the model's configuration; empty: nothing is measured.
         every_s: seconds between two measurements.
     """
+    if not folder:
+        return
     threading.Thread(target=_report, args=(Path(folder), every_s), name="memory", daemon=True).start()
 
 

@@ -108,10 +108,20 @@ class DeclaredCopies:
             )
         return tuple(described)
 
-    def use_survivors(self, record: Servers, usable: Collection[str], down: Collection[str]) -> None:
-        """Let copies be homes whose target's endpoint is lost to production, or drained."""
+    def use_survivors(
+        self,
+        record: Servers,
+        usable: Collection[str],
+        down: Collection[str],
+        named: Mapping[str, tuple[str, ...]],
+    ) -> None:
+        """Let copies that routes name be homes, whose target's endpoint is lost to production, or drained."""
         held, drained = self._executor.held(), names_drained(record)
-        survivors = find_survivors(held, self.ready(usable), down=down, drained=drained)
+        ready = {
+            name: tuple(endpoint for endpoint in endpoints if endpoint in named.get(name, ()))
+            for name, endpoints in self.ready(usable).items()
+        }
+        survivors = find_survivors(held, ready, down=down, drained=drained)
         self._executor.use_copies(survivors)
         now = self._clock.monotonic()
         for name in survivors:

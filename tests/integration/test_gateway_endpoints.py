@@ -188,6 +188,7 @@ async def test_a_triton_that_stands_still_gets_no_requests_while_it_does_and_wha
                 load.phase = "one"
                 await asyncio.sleep(1.0)
             finally:
+                load.phase = "continued"
                 send_signal(first, signal.SIGCONT)
             await asyncio.to_thread(wait_until, lambda: changed(gateway, first, "returned") == 1, what="return")
             load.phase = "again"

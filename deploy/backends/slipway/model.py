@@ -234,7 +234,7 @@ class TritonPythonModel:
                 engine_processes.kill(pid)
             raise
         if device == "cpu":
-            memory_report.start(args["model_repository"])
+            memory_report.start(args.get("model_repository", ""))
 
     def execute(self, requests: list[Any]) -> None:
         """Submit requests to the engine; decoupled, so nothing is returned."""

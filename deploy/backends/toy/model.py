@@ -65,7 +65,7 @@ class TritonPythonModel:
         self._spans = engine_spans.EngineSpans.from_environment("slipway.toy")
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="toy", daemon=True).start()
-        memory_report.start(args["model_repository"])
+        memory_report.start(args.get("model_repository", ""))
 
     def execute(self, requests: list[Any]) -> None:
         """Answer each request in its own coroutine."""

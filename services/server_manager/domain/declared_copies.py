@@ -129,7 +129,7 @@ def find_survivors(
 
     Args:
         held: every target as it is.
-        ready: the endpoints on which copies generate, beside the homes.
+        ready: the endpoints on which copies generate that their routes name, beside the homes.
         down: endpoints that do not answer.
         drained: endpoints that are to be empty.
     """

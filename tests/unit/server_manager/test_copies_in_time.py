@@ -12,6 +12,7 @@ from tests.kit.virtual_time import run_virtual
 from tests.unit.server_manager.factories import route
 from tests.unit.server_manager.fleet_world import MODEL, SETTINGS, FleetWorld, target
 from tests.unit.server_manager.test_declared_copies import with_copies
+from tests.unit.server_manager.test_drains_in_time import ACCEPTED, answers, order
 
 SETTLED_S = 60.0 + SETTINGS.linger_s
 NAMES = ("default", "two", "three")
@@ -34,7 +35,7 @@ def play(story, count, *kills):
     run_virtual(run())
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     kills=st.lists(st.integers(1, 60), max_size=6),
     count=st.sampled_from((2, 3)),
@@ -62,5 +63,38 @@ def test_whenever_it_dies_a_version_is_on_both_and_its_route_was_edited_only_whe
         assert sorted(moved) == list(range(2, now.epoch + 1)), "each change is published once"
         if count == 2 and not kills:
             assert now.epoch == 2, "one edit, when the copy was loaded"
+
+    play(story, count, *kills)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    kills=st.lists(st.integers(1, 60), max_size=6),
+    count=st.sampled_from((2, 3)),
+    drained=st.sampled_from(NAMES[:2]),
+    away=st.sampled_from((None, *NAMES[:2])),
+    restored_s=st.sampled_from((None, 0.5, 5.0, 40.0)),
+)
+def test_whenever_it_dies_a_drained_triton_is_empty_in_the_end_and_a_restored_one_has_its_copy(
+    kills, count, drained, away, restored_s
+):
+    async def story(world):
+        asked = order(world, drained)
+        if away is not None:
+            world.engines[away].models.clear()
+            world.engines[away].down = True
+            await asyncio.sleep(10.0)
+            world.engines[away].down = False
+        if restored_s is not None:
+            await asyncio.sleep(restored_s)
+            order(world, drained, drained=False, number=2)
+        await asyncio.sleep(2 * SETTLED_S)
+        now = world.routes.routes[MODEL]
+        holders = {engine.endpoint for engine in world.engines.values() if target(1) in engine.models}
+        assert holders == set(now.active.endpoints)
+        assert target(1) in world.ready()
+        is_empty = restored_s is None and answers(world, asked) == ACCEPTED
+        assert len(holders) == (1 if is_empty and count == 2 else 2)
+        assert not (is_empty and world.engines[drained].models)
 
     play(story, count, *kills)

@@ -271,6 +271,17 @@ async def test_a_drained_triton_gives_its_copy_to_another_one_before_its_route_i
     assert holders(three, V1) == ["two", "three"]
 
 
+async def test_a_copy_that_its_route_does_not_name_yet_is_no_home(world):
+    """It became the home of a drained target, which the route named, so that target and copy changed places for ever."""
+    await promote(world, 1)
+    only_first = active(world).model_copy(update={"endpoints": (FIRST,)})
+    world.routes.routes["bot"] = world.routes.routes["bot"].model_copy(update={"active": only_first})
+    await drain(world, "default")
+    await world.ticks(4)
+    assert active(world).endpoints == (SECOND,)
+    assert (world.manager.executor.held()[V1].endpoint, world.phases()[V1]) == ("two", "ready")
+
+
 async def test_of_two_a_drained_one_is_left_with_what_the_other_one_has_already(world):
     await promote(world, 1)
     loads = list(world.engines["two"].loads)
