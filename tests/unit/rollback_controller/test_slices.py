@@ -17,16 +17,17 @@ ACTIVE, PREVIOUS = f.target(7), f.target(6)
 class Story:
     """An alert of latency that lasts, with an update every 15 s, and live traffic on both versions."""
 
-    def __init__(self, world: World, *, active_ms=5_000.0, behind_ms=50.0, per_second=4, kill=None) -> None:
-        self.world, self.kill = world, kill
+    def __init__(self, world: World, *, active_ms=5_000.0, behind_ms=50.0, per_second=4) -> None:
+        self.world = world
         self.active_ms, self.behind_ms, self.per_second = active_ms, behind_ms, per_second
         self.began_at = world.clock.true_time()
+        self.kind = cf.AlertRaised
 
     async def run(self, seconds: int) -> None:
         world = self.world
         for second in range(seconds):
             if second % 15 == 0:
-                kind = cf.AlertUpdated if second else cf.AlertRaised
+                kind = cf.AlertUpdated if second else self.kind
                 world.publish(world.alert(kind=kind, confirmed_by="none", raised_at=self.began_at))
             self.answer_requests()
             await asyncio.sleep(1)
@@ -165,6 +166,26 @@ async def test_a_slice_ends_although_its_process_died(after_s):
     await asyncio.sleep(60)
     assert world.slices.written[-1].share_ratio == 0.0
     assert [phase for phase, _ in changes(world)] == ["started", "ended"]
+    await world.stop()
+
+
+@pytest.mark.parametrize("kill_at", range(1, 61, 5))
+@virtual_time
+async def test_killed_at_any_step_a_slice_starts_once_ends_once_and_decides(kill_at):
+    world = both_slow(apart=True)
+    story = Story(world)
+    await story.run(55)
+    await world.life.close()
+    running = asyncio.create_task(world.keep_running(kill_at))
+    story.kind = cf.AlertUpdated
+    await story.run(300)
+    assert world.route().active.target == PREVIOUS
+    assert changes(world) in ([("started", None), ("ended", "target")], [("started", None), ("ended", "unknown")])
+    assert world.slices.written[-1].share_ratio == 0.0
+    assert len({each.slice_id for each in world.slices.written}) == 1
+    assert [each.failed for each in world.log.facts(cf.RollbackStarted)] == [ACTIVE]
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
     await world.stop()
 
 
