@@ -8,9 +8,20 @@ import httpx
 
 
 class Users:
-    """People who ask all the time, each request with another user: who answered, and what went wrong."""
+    """People who ask all the time, each request with another user: who answered, and what went wrong.
 
-    def __init__(self, url: str, headers: dict[str, str], model: str, rps: float = 8.0) -> None:
+    Args:
+        url: Of the gateway.
+        headers: With a key.
+        model: Whom they ask.
+        rps: Requests per second of all.
+        prompts: What they ask, in turn.
+    """
+
+    def __init__(
+        self, url: str, headers: dict[str, str], model: str, rps: float = 8.0, prompts: tuple[str, ...] = ("hello",)
+    ) -> None:
+        self._prompts = prompts
         self._url, self._headers, self._model = url, headers, model
         self._interval_s = 1.0 / rps
         self._stop = threading.Event()
@@ -39,7 +50,12 @@ class Users:
             number += 1
 
     def _ask(self, number: int) -> None:
-        body = {"model": self._model, "prompt": "hello", "max_tokens": 4, "user": f"user-{number}"}
+        body = {
+            "model": self._model,
+            "prompt": self._prompts[number % len(self._prompts)],
+            "max_tokens": 4,
+            "user": f"user-{number}",
+        }
         try:
             answer = httpx.post(
                 f"{self._url}/v1/completions", json=body, headers=self._headers, timeout=60, trust_env=False

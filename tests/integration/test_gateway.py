@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+from functools import partial
 
 import httpx
 import openai
@@ -11,7 +12,7 @@ import pytest
 
 from contracts.envelope import Event, nats_subject
 from contracts.facts import InferenceBatch
-from contracts.routes import CanaryShare, Route
+from contracts.routes import CanaryShare, Route, ShadowShare
 from contracts.services import TELEMETRY
 from services.gateway.adapters.triton import TritonEngine
 from shared.serving.inference import Deadlines
@@ -248,6 +249,56 @@ async def test_a_share_goes_to_the_version_behind_too_and_a_pair_shows_what_only
     assert {(pair.served.error, pair.mirrored.error) for pair in pairs} <= {(None, None), ("engine_failed", None)}
     assert all(pair.mirrored.ttft_ms for pair in pairs)
     assert {pair.served.request_id for pair in pairs} <= {record.request_id for record in records}
+
+
+async def test_callers_get_the_active_versions_answers_while_a_candidate_fails_theirs(
+    js,
+    gateway,
+    asdk,
+    toy,
+    triton,
+):
+    candidate = load_toy(triton, "toy", 4, fail_text="odd")
+    shadow = ShadowShare(served=candidate, share_ratio=1.0)
+    await put_route(js, gateway, Route(model="toy", epoch=1, active=toy[1], shadow=shadow))
+    ask = partial(asdk.completions.create, model="toy", max_tokens=3)
+    fingerprints = set()
+    for number in range(20):
+        fingerprints.add((await ask(prompt=f"odd {number}" if number % 2 else f"even {number}")).system_fingerprint)
+    records, compared = await telemetry_and_pairs(js, 20, 12)
+    assert {record.target for record in records} == {toy[1].target}
+    assert {record.error for record in records} == {None}
+    assert len(fingerprints) == 1
+    assert {(pair.served.target, pair.mirrored.target, pair.shadow) for pair in compared} == {
+        (toy[1].target, candidate.target, True)
+    }
+    assert {(pair.served.error, pair.mirrored.error) for pair in compared} == {(None, None), (None, "engine_failed")}
+    with pytest.raises(openai.NotFoundError):
+        await ask(model="toy@v4", prompt="hello")
+
+
+async def test_a_candidate_whose_engine_dies_of_a_prompt_takes_nothing_from_callers(
+    js,
+    gateway,
+    asdk,
+    toy,
+    triton,
+):
+    """It stays dead here: nothing loads it again. The death counts once, and the body is refused to no caller."""
+    candidate = load_toy(triton, "toy", 5, dead_text="lethal")
+    shadow = ShadowShare(served=candidate, share_ratio=1.0)
+    await put_route(js, gateway, Route(model="toy", epoch=1, active=toy[1], shadow=shadow))
+    ask = partial(asdk.completions.create, model="toy", max_tokens=3)
+    for number in range(6):
+        await ask(prompt=f"harmless {number}")
+    await telemetry_and_pairs(js, 6, 4)
+    for number in range(12):
+        await ask(prompt="lethal" if number % 3 == 0 else f"harmless {number}")
+    records, compared = await telemetry_and_pairs(js, 18, 5)
+    assert {record.error for record in records} == {None}
+    died = [pair for pair in compared if pair.mirrored.error == "engine_dead"]
+    assert len(died) <= 1
+    assert gateway.metric('slipway_gateway_body_bans_total{change="refused"}') == 0.0
 
 
 async def test_sigterm_lets_streams_finish_and_telemetry_go(js, gateway, asdk, toy):

@@ -48,12 +48,12 @@ def monitor(js, settings):
         yield process
 
 
-def envelope(fact, *, environment="production", event_id=None, correlation="r-7"):
+def envelope(fact, *, environment="production", event_id=None, correlation="r-7", model=k.MODEL):
     return Event[type(fact)](
         id=event_id or str(uuid.uuid4()),
         source=k.source_for(type(fact)),
         type=fact.TYPE,
-        subject=k.MODEL,
+        subject=model,
         time=CLOCK.now(),
         correlationid=correlation,
         environment=environment,

@@ -33,10 +33,15 @@ class ToyEngine:
     """What a loaded toy model is: its parameters, its seed, and whether it is dead."""
 
     def __init__(self, given: Mapping[str, str], config: bytes) -> None:
-        """Take the parameters of config.pbtxt and the model's config.json; raise ValueError if one cannot be read."""
+        """Take the parameters of config.pbtxt and the model's config.json; raise ValueError if one cannot be read.
+
+        The object `toy` of config.json has parameters of this model alone, so that one version can fail where another
+        does not.
+        """
         about: Any = json.loads(config)
         trained = about.get("max_position_embeddings") if isinstance(about, dict) else None
-        self._given = given
+        own = about.get("toy", {}) if isinstance(about, dict) else {}
+        self._given = given = {**given, **own}
         self.seed = hashlib.sha256(config).hexdigest()
         self.delay_s = float(given.get("token_delay_ms", "0")) / 1000
         self.tokens = int(given.get("tokens", USUAL_TOKENS))

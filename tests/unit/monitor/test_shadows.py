@@ -150,17 +150,28 @@ def test_more_than_the_policy_allows_on_the_candidate_alone_waits_for_more(every
     assert verdicts(worse)[-1] == "fail"
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_a_candidate_that_fails_one_request_in_ten_never_passes_and_one_without_errors_does(seed):
-    chance = random.Random(seed)
-    state, index = begun(), 0
-    while verdicts(state)[-1:] not in (["fail"], ["pass"]):
-        fails = [{"fails": True} if chance.random() < 0.1 else None for _ in range(20)]
-        state = give(state, [pair(index + number, bad) for number, bad in enumerate(fails)], 70.0 + index)
-        index += 20
-        assert index <= 800
-    assert verdicts(state)[-1] == "fail"
-    assert verdicts(give(begun(), GOOD, 70.0)) == ["pass"]
+def walk(seed, callers, ratios):
+    """Return the verdict on a candidate, and after how many requests, each pair judged as it comes.
+
+    `ratios`: of the requests that are bad on the candidate, and on the active version.
+    """
+    chance, index, about = random.Random(seed), 0, begun(shadow=Shadow(duration_s=1.0, min_requests=100))
+    while True:
+        sides = [{"fails": True} if chance.random() < ratio else None for ratio in ratios]
+        about = give(about, [pair(index, *sides, caller=f"key-{chance.randrange(callers)}")], 70.0 + 10 * index)
+        index += 1
+        last = verdicts(about)[-1]
+        if last != "inconclusive":
+            return last, index
+
+
+@pytest.mark.parametrize("callers", [1, 2, 10])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_candidate_that_fails_one_request_in_ten_never_passes_and_one_that_is_alike_does(seed, callers):
+    verdict, requests = walk(seed, callers, (0.1, 0.0))
+    assert (verdict, requests <= 320) == ("fail", True)
+    assert walk(seed, callers, (0.01, 0.01))[0] == "pass"
+    assert walk(seed, callers, (0.0, 0.0)) == ("pass", 100)
 
 
 def test_one_caller_among_others_fails_no_candidate():
