@@ -289,4 +289,11 @@ async def test_of_a_version_with_two_copies_the_death_of_one_triton_fails_its_st
 
     await fleet.until(is_used_again, what="the copy being loaded there again, and taking requests")
     assert (await fleet.routes.get("bot")).value == route, "no edit was needed"
+
+    async def is_measured():
+        return [each.peak_bytes for each in (await fleet.record()).measured if each.digest == version.manifest.digest]
+
+    (peak,) = await fleet.until(is_measured, what="the memory that it takes being measured by its backend")
+    print(f"the toy engine took {peak / MIB:.0f} MiB")
+    assert 10 * MIB < peak < 1000 * MIB
     assert await fleet.count(AlertRaised) <= 1, "none but that nothing is behind it"
