@@ -163,7 +163,7 @@ def _with_death(log: DeathLog, record: Inference, seen: EngineDeath) -> DeathLog
     """Return the log with a death; one that it has already takes the holders that another gateway names.
 
     A gateway that sent nothing while the engine was alive again names the last death that it saw: then another one,
-    with requests of unknown holders, came before this record.
+    with requests of unknown holders, came before this record. One that never saw the engine alive names no holder.
     """
     endpoint, at = record.endpoint, record.scheduled_at
     there = [death for death in log.deaths if death.endpoint == endpoint]
@@ -173,6 +173,8 @@ def _with_death(log: DeathLog, record: Inference, seen: EngineDeath) -> DeathLog
         return _with_deaths(log, (*log.deaths, fresh))
     if all(death.over_at is not None and at - death.over_at > SAME for death in there):
         return _with_deaths(log, (*log.deaths, LoggedDeath(at=at, endpoint=endpoint, is_open=True)))
+    if not seen.holders:
+        return log
     holders = tuple(sorted({*known.holders, *seen.holders}))
     is_open = seen.others > 0 or (known.is_open and len(known.holders) > 0)
     if (set(holders), is_open) == (set(known.holders), known.is_open):

@@ -49,8 +49,9 @@ class EngineDeath(Contract):
     Attributes:
         died_at: When it was reported.
         holders: Pseudonyms of those who had a request at the endpoint then, or one shortly before that ended without a
-            complete answer: a team with all its keys, or a key of no team.
-        others: So many more than are named.
+            complete answer: a team with all its keys, or a key of no team. Empty where the gateway had not seen the
+            engine alive.
+        others: So many more than are named; 1 where none is.
     """
 
     died_at: Instant

@@ -92,13 +92,14 @@ class Attempt:
         """Note that the engine reported its death, or ended the stream.
 
         An engine that is dead answers every request so until it is loaded again: only the first report after a sign of
-        life is a death, of all that are in flight there.
+        life is a death, of all that are in flight there. Without one before, no caller is named: the first request of
+        all may have killed it, or what was sent before this process was started.
         """
         engine = self._engine
         if self._deaths_before != engine.deaths:
             return
         if not engine.is_alive:
-            self.death = engine.last
+            engine.last = self.death = engine.last or self._deaths.describe_unseen()
             return
         alone = self._deaths.is_alone(self._endpoint)
         engine.deaths, engine.is_alive, engine.last = (
@@ -189,6 +190,10 @@ class EngineDeaths:
         self._died[endpoint] = _Incident(now_s, before.targets | {target}, senders)
         self._on_death(endpoint, target, senders, alone)
         return _as_death(self._clock.now(), senders)
+
+    def describe_unseen(self) -> EngineDeath:
+        """Return the death of an engine that this process never saw alive, so that any may have caused it."""
+        return EngineDeath(died_at=self._clock.now(), others=1)
 
     def note_left(self, endpoint: str, sender: Sender) -> None:
         """Note the end of an attempt that was not answered, at an engine that was alive: it may die of it later."""

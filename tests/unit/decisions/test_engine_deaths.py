@@ -290,6 +290,26 @@ def test_a_request_through_a_gateway_that_never_saw_the_engine_alive_is_of_the_s
     assert with_death(DeathLog(), unseen).death is None
 
 
+def unseen(at_s, caller, since_s=100):
+    """A request that a dead engine failed, through a gateway that has not seen it alive since it was started."""
+    return died(since_s, caller=caller, others=1, seen_s=at_s)
+
+
+def test_requests_that_a_dead_engine_fails_are_of_one_death_also_where_no_gateway_saw_it_alive():
+    """As the first request after a start of a gateway, or to a version, that kills the engine."""
+    failed = [unseen(100 + number / 2, f"good-{number}") for number in range(20)]
+    assert confirmed(failed) == confirmed([*failed, good(115)]) == "none"
+    log = log_of(*failed)
+    assert (log.counts.deaths, log.counts.explained, log.counts.dead_since) == (1, True, f.after(100))
+    assert note_record(log, good(115)).counts.dead_since is None
+
+
+def test_a_gateway_that_saw_nothing_leaves_a_death_that_others_name_as_it_is():
+    log = log_of(unseen(100, "good"), died(101, "bad"), unseen(103, "good"), good(111), unseen(104, "late"))
+    assert [(death.holders, death.is_open) for death in log.deaths] == [(("bad",), False)]
+    assert log.counts.dead_since is None
+
+
 def test_deaths_are_forgotten_after_an_hour():
     records = [died(100, "a"), good(120), died(3800, "b")]
     assert log_of(*records).counts.deaths == 1

@@ -82,7 +82,11 @@ def test_a_request_that_a_dead_engine_fails_is_of_the_last_death():
     deaths = EngineDeaths(StepClock(), lambda: True)
     (first,) = begun(deaths, "first")
     first.note_death()
-    assert first.death is None, "the engine was never seen alive"
+    assert (first.death.holders, first.death.others) == ((), 1), "the engine was never seen alive"
+    (second,) = begun(deaths, "second")
+    second.note_death()
+    assert second.death == first.death
+    second.end(complete=False)
     first.note_piece()
     first.note_death()
     (later,) = begun(deaths, "later")
