@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from contracts.routes import Route, ServedTarget
-from services.server_manager.domain.declared_copies import Situation, find_survivors, plan_copies
+from services.server_manager.domain.declared_copies import Situation, find_parted, find_survivors, plan_copies
 from services.server_manager.domain.drains import names_drained
 from services.server_manager.domain.moves import Copy
 from services.server_manager.domain.placement import find_all_named, find_lost
@@ -94,7 +94,8 @@ class DeclaredCopies:
         """Return the targets that ask for copies, and on how many endpoints they generate."""
         held, ready, described = self._executor.held(), self.ready(usable), []
         everything = self._executor.copies()
-        for served in (served for route in routes.values() for served in production_of(route) if served.copies > 1):
+        asking = [served for route in routes.values() for served in (route.active, route.previous)]
+        for served in (served for served in asking if served is not None and served.copies > 1):
             name = str(served.target)
             state = held.get(name)
             is_well = state is not None and state.phase is Phase.READY and state.endpoint in usable
@@ -109,27 +110,33 @@ class DeclaredCopies:
         return tuple(described)
 
     def use_survivors(
-        self,
-        record: Servers,
-        usable: Collection[str],
-        down: Collection[str],
-        named: Mapping[str, tuple[str, ...]],
+        self, record: Servers, usable: Collection[str], down: Collection[str], routes: Mapping[str, Route]
     ) -> None:
-        """Let copies that routes name be homes, whose target's endpoint is lost to production, or drained."""
-        held, drained = self._executor.held(), names_drained(record)
+        """Let copies that routes name be homes, whose target's is lost to production, drained, or a counterpart's."""
+        drained, named = names_drained(record), self._named(routes)
         ready = {
             name: tuple(endpoint for endpoint in endpoints if endpoint in named.get(name, ()))
             for name, endpoints in self.ready(usable).items()
         }
-        survivors = find_survivors(held, ready, down=down, drained=drained)
+        self._use(find_survivors(self._executor.held(), ready, down=down, drained=drained), down)
+        self._use(find_parted(routes, self._executor.held(), ready, unusable={*down, *drained}), down)
+
+    def _use(self, survivors: Mapping[str, str], down: Collection[str]) -> None:
+        """Let copies be homes, by the target's name, and what was the home be the copy."""
+        held, now = self._executor.held(), self._clock.monotonic()
         self._executor.use_copies(survivors)
-        now = self._clock.monotonic()
-        for name in survivors:
+        after = self._executor.held()
+        for name in (name for name, endpoint in survivors.items() if after[name].endpoint == endpoint):
             before = held[name]
             is_well = before.phase is Phase.READY and before.endpoint not in down
             phase = Phase.READY if is_well else Phase.UNPROVEN
             self._states[before.endpoint, name] = CopyState(phase, now, probed=now if is_well else None)
-            self._states.pop((survivors[name], name), None)
+            if (used := self._states.pop((survivors[name], name), None)) is not None and used.work is not None:
+                used.work.cancel()  # a probe of what is the home now
+
+    def _named(self, routes: Mapping[str, Route]) -> dict[str, tuple[str, ...]]:
+        """Return the endpoints that routes name, by the target's name."""
+        return find_all_named(routes, {engine.endpoint: name for name, engine in self._engines.items()})
 
     def choose(
         self, record: Servers, routes: Mapping[str, Route], homes: Mapping[str, str], down: Mapping[str, float]
@@ -140,7 +147,7 @@ class DeclaredCopies:
             homes=homes,
             held=self._executor.held(),
             copies=self._executor.copies(),
-            named=find_all_named(routes, {engine.endpoint: name for name, engine in self._engines.items()}),
+            named=self._named(routes),
             lost=find_lost(down, self._limits),
             drained=names_drained(record),
         )

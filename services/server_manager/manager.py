@@ -199,7 +199,7 @@ class Manager:
             await self._check_lease()
             await self._drains.answer_orders(record, listing.routes, answering)
             record = await self._state.read()
-        self._declared.use_survivors(record, usable, down, self._homes.named(listing.routes))
+        self._declared.use_survivors(record, usable, down, listing.routes)
         routes = await self._move(record, listing, usable, down)
         await self._check_lease()
         # Before anything is healed, or an alert about what heals within a moment would never be raised.

@@ -40,13 +40,14 @@ def plan_copies(routes: Mapping[str, Route], situation: Situation, limits: Limit
     """Return where each target with copies is to be loaded beside its home; fewer than it asks for where none is left.
 
     A copy is never where the version behind or before it is, and never takes memory that a home needs: so copies of an
-    active version go first, and those of a previous one only where no active version is. Of the endpoints that are left
-    the one that serves it already is taken first, then the one that holds it, then the one that reserves least. A lost
-    endpoint keeps its copy while no other one has memory for it.
+    active version go first, and those of a previous one only where no active version is. Before both, a version behind
+    whose home is that of the active one has one copy elsewhere, which becomes its home (`find_parted`). A canary and a
+    shadow have none. Of the endpoints that are left the one that serves it already is taken first, then the one that
+    holds it, then the one that reserves least. A lost endpoint keeps its copy while no other one has memory for it.
     """
     reserved = _reserved(situation, limits)
     planned: dict[str, tuple[str, ...]] = {}
-    for served, avoided in _in_order(routes, situation.homes, planned):
+    for served, avoided, most in _in_order(routes, situation.homes, planned):
         name, size = str(served.target), limits.memory_bytes(served)
         home = situation.homes.get(name)
         if home is None or name in planned:
@@ -60,7 +61,7 @@ def plan_copies(routes: Mapping[str, Route], situation: Situation, limits: Limit
         ]
         chosen: list[str] = []
         for endpoint in _preferred(name, candidates, reserved, situation):
-            if len(chosen) + 1 >= served.copies:
+            if len(chosen) >= most:
                 break
             if _taken(reserved, limits)[limits.pool(endpoint)] + size <= limits.pool_bytes(limits.pool(endpoint)):
                 reserved[endpoint] += size
@@ -71,21 +72,23 @@ def plan_copies(routes: Mapping[str, Route], situation: Situation, limits: Limit
 
 def _in_order(
     routes: Mapping[str, Route], homes: Mapping[str, str], planned: CopyHomes
-) -> Iterator[tuple[ServedTarget, frozenset[str]]]:
-    """Yield the targets that ask for copies, those that matter more first, with the endpoints that they avoid."""
+) -> Iterator[tuple[ServedTarget, frozenset[str], int]]:
+    """Yield the targets that ask for copies, those that matter more first: with the endpoints to avoid, how many."""
 
     def used_by(served: ServedTarget | None) -> frozenset[str]:
         name = str(served.target) if served is not None else ""
         return frozenset([*([homes[name]] if name in homes else []), *planned.get(name, ())])
 
     ordered = [routes[model] for model in sorted(routes)]
-    for route in ordered:
-        if route.active is not None and route.active.copies > 1:
-            yield route.active, used_by(route.previous)
-    for route in ordered:
-        for served in production_of(route):
-            if served != route.active and served.copies > 1:
-                yield served, used_by(route.active)
+    for active, behind in ((route.active, route.previous) for route in ordered):
+        if behind is not None and behind.copies > 1 and used_by(behind) & used_by(active):
+            yield behind, used_by(active), 1
+    for active, behind in ((route.active, route.previous) for route in ordered):
+        if active is not None and active.copies > 1:
+            yield active, used_by(behind), active.copies - 1
+    for active, behind in ((route.active, route.previous) for route in ordered):
+        if behind is not None and behind.copies > 1:
+            yield behind, used_by(active), behind.copies - 1
 
 
 def _reserved(situation: Situation, limits: Limits) -> Counter[str]:
@@ -143,3 +146,33 @@ def find_survivors(
         elif state.endpoint in drained and state.phase is Phase.READY and kept:
             survivors[name] = kept[0]
     return survivors
+
+
+def find_parted(
+    routes: Mapping[str, Route], held: Mapping[str, Held], ready: CopyHomes, *, unusable: Collection[str]
+) -> dict[str, str]:
+    """Return the endpoints of copies that are to be homes, by the target's name: their homes are a counterpart's, too.
+
+    Two versions of which one replaces the other come together where a copy became a home. Only one of the two is named,
+    the active one only where the other has no copy.
+
+    Args:
+        routes: the routes by model.
+        held: every target as it is.
+        ready: the endpoints on which copies generate that their routes name, beside the homes.
+        unusable: endpoints that do not answer, or are to be empty.
+    """
+    homes = {name: state.endpoint for name, state in held.items()}
+    parted: dict[str, str] = {}
+    for route in routes.values():
+        names = [str(served.target) for served in production_of(route)]
+        for behind in names[1:]:
+            if route.active is None or homes.get(behind) is None or homes[behind] != homes.get(names[0]):
+                continue
+            for name, others in ((behind, names[:1]), (names[0], names[1:])):
+                taken = {homes.get(other) for other in others} | set(unusable)
+                free = [endpoint for endpoint in ready.get(name, ()) if endpoint not in taken]
+                if held[name].phase is Phase.READY and free:
+                    homes[name] = parted[name] = free[0]
+                    break
+    return parted

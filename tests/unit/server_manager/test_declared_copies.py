@@ -107,8 +107,11 @@ def test_no_copy_is_where_the_version_behind_is_nor_in_memory_that_a_home_needs(
         assert len(endpoints) == len(set(endpoints)) < max(copies, 1)
         assert homes[name] not in endpoints
         assert not drained & set(endpoints)
-    if has_previous and {V1, V2} <= homes.keys() and homes[V1] != homes[V2]:
-        assert not used[V2] & used[V1]
+    if has_previous and {V1, V2} <= homes.keys():
+        shared = {homes[V2]} & {homes[V1]}
+        assert used[V2] & used[V1] == shared
+        if shared and copies > 1 and planned[V2]:
+            assert planned[V1], "what parts the two comes before a copy of the active one"
     needed = 200 * (len([name for name in homes if name in situation.desired]) + sum(map(len, planned.values())))
     assert needed <= fleet.memory_budget_bytes or not any(planned.values())
     assert planned == plan_copies({"bot": asked}, situation, fleet), "the same choice each time"

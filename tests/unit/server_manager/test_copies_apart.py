@@ -1,0 +1,114 @@
+"""Copies and the version behind: what shares an endpoint is parted, and what leaves a route is not ended at once."""
+
+import pytest
+
+from services.server_manager.domain.declared_copies import find_parted
+from services.server_manager.domain.reconcile import Phase
+from tests.unit.server_manager.factories import held, route, traffic_requested
+from tests.unit.server_manager.test_declared_copies import (
+    FIRST,
+    SECOND,
+    active,
+    drain,
+    holders,
+    placed,
+    promote,
+    with_copies,
+)
+from tests.unit.server_manager.test_manager import V0, V1, V2, World
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path, endpoints=("two",))
+
+
+async def begin_canary(world, version):
+    epoch = world.routes.routes["bot"].epoch
+    event = traffic_requested(f"c{version}", version, epoch=epoch, weight=0.1)
+    event = event.model_copy(update={"data": event.data.model_copy(update={"copies": 2})})
+    await world.order(event)
+    await world.ticks(8)
+
+
+async def is_silent_for_a_moment(world):
+    world.engines["default"].down = True
+    await world.ticks(6)
+    world.engines["default"].down = False
+
+
+async def is_drained_and_used_again(world):
+    await drain(world, "default")
+    await world.ticks(12, seconds=10.0)
+    await drain(world, "default", drained=False)
+
+
+@pytest.mark.parametrize("disturb", [is_silent_for_a_moment, is_drained_and_used_again])
+@pytest.mark.parametrize("settles", [8, 0])
+async def test_the_version_behind_keeps_a_triton_to_itself_whatever_was_away_during_the_canary(world, disturb, settles):
+    await promote(world, 1)
+    await begin_canary(world, 2)
+    now = world.routes.routes["bot"]
+    assert (now.canary.served.endpoints, now.active.endpoints) == ((SECOND,), (FIRST, SECOND))
+    await disturb(world)
+    await world.ticks(settles)
+    await promote(world, 2)
+    await world.ticks(20, seconds=10.0)
+    now = world.routes.routes["bot"]
+    assert (now.active.target.version, now.active.endpoints) == (2, (SECOND,))
+    assert (now.previous.target.version, now.previous.endpoints) == (1, (FIRST,))
+    assert (holders(world, V1), holders(world, V2)) == (["default"], ["two"])
+
+
+async def test_two_versions_that_came_together_on_the_only_triton_are_parted_once_there_is_another_one(world):
+    await promote(world, 1)
+    await begin_canary(world, 2)
+    world.engines["default"].down = True
+    world.engines["default"].models.clear()
+    await world.ticks(6)
+    await promote(world, 2)
+    await world.ticks(20, seconds=10.0)
+    assert active(world).endpoints == (SECOND,)
+    world.engines["default"].down = False
+    await world.ticks(30, seconds=10.0)
+    now = world.routes.routes["bot"]
+    assert (now.active.endpoints, now.previous.endpoints) == ((SECOND,), (FIRST,))
+    assert (holders(world, V1), holders(world, V2)) == (["default"], ["two"])
+
+
+def test_a_shared_home_is_parted_by_the_version_behind_else_by_the_active_one():
+    pair, shared = with_copies(route(2, 1), 2), {V1: held(1), V2: held(2)}
+    both = {V1: ("two",), V2: ("three",)}
+
+    def parted(ready, states=shared, of=pair, unusable=()):
+        return find_parted({"bot": of}, states, ready, unusable=unusable)
+
+    assert parted(both) == {V1: "two"}
+    assert parted({V2: ("three",)}) == {V2: "three"}
+    assert parted(both, unusable={"two"}) == {V2: "three"}
+    assert parted({}) == {}
+    assert parted(both, {V1: held(1), V2: held(2, endpoint="two")}) == {}
+    assert parted(both, {V1: held(1, Phase.LOADING), V2: held(2)}) == {V2: "three"}
+    assert parted(both, {V2: held(2)}) == {}
+    canary = with_copies(route(1, 0, canary=2), 2)
+    three = {V1: held(1), V2: held(2), V0: held(0, endpoint="two")}
+    assert parted({V1: ("two", "three")}, three, canary) == {V1: "three"}, "not to the home of the version behind"
+    assert parted({V1: ("two",)}, three, canary) == {}
+
+
+def test_a_version_behind_that_shares_its_home_has_a_copy_before_the_active_one():
+    pair, shared = with_copies(route(2, 1), 3), {V2: "two", V1: "two"}
+    assert placed(pair, shared, 2) == {V1: ("default",), V2: ()}
+    assert placed(pair, shared, 3) == {V1: ("default",), V2: ("three",)}
+    alone = pair.model_copy(update={"previous": pair.previous.model_copy(update={"copies": 1})})
+    assert placed(alone, shared, 2) == {V2: ("default",)}
+
+
+def test_a_canary_and_a_shadow_have_no_copies_at_any_weight():
+    for weight in (0.01, 0.9):
+        trial = with_copies(route(1, 0, canary=2, weight=weight), 2)
+        only = trial.model_copy(
+            update={name: getattr(trial, name).model_copy(update={"copies": 1}) for name in ("active", "previous")}
+        )
+        assert placed(only, {V1: "default", V0: "two", V2: "three"}, 4) == {}
+        assert V2 not in placed(trial, {V1: "default", V0: "two", V2: "three"}, 4)
