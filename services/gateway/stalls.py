@@ -77,8 +77,7 @@ class Stalls:
         if self._limit_s > 0:
             self._waiting.setdefault(endpoint, set()).add(attempt)
             if endpoint not in self._watches:
-                task = self._watches[endpoint] = asyncio.ensure_future(self._watch(endpoint))
-                task.add_done_callback(lambda _: self._watches.pop(endpoint, None))
+                self._watches[endpoint] = asyncio.ensure_future(self._watch(endpoint))
 
     def end(self, endpoint: str, attempt: Waiting) -> None:
         """Note the end of an attempt."""
@@ -95,6 +94,15 @@ class Stalls:
 
     async def _watch(self, endpoint: str) -> None:
         """Ask an endpoint again and again, while it has requests or is stalled."""
+        try:
+            await self._ask(endpoint)
+        except Exception:  # noqa: BLE001 - requests go on; the next one begins anew
+            structlog.get_logger().exception("an endpoint is not watched any more", endpoint=endpoint)
+        finally:  # at once: an attempt that begins now is watched anew
+            self._stalled.pop(endpoint, None)
+            self._watches.pop(endpoint, None)
+
+    async def _ask(self, endpoint: str) -> None:
         silent = 0
         await self._pause(POLL_S)
         while self._is_used(endpoint):
@@ -106,7 +114,6 @@ class Stalls:
             if silent >= QUESTIONS and endpoint not in self._stalled and await self._others_answer(endpoint):
                 self._stall(endpoint)
             await self._pause(POLL_S)
-        self._stalled.pop(endpoint, None)
 
     async def _others_answer(self, endpoint: str) -> bool:
         """Return whether another endpoint answers, of those that have what this one has."""

@@ -128,6 +128,27 @@ def test_nothing_is_asked_of_what_has_no_requests_and_a_stalled_one_that_none_co
     in_virtual_time(story)
 
 
+def test_an_attempt_that_begins_as_the_last_question_ends_is_watched():
+    async def story(fleet):
+        first, second = Attempt(A, B), Attempt(A, B)
+        begun = []
+
+        async def pause(seconds):
+            await asyncio.sleep(seconds)
+            if not begun:
+                begun.append(asyncio.get_running_loop().call_soon(stalls.begin, A, second))
+
+        stalls = Stalls(fleet.engine.is_live, LIMIT_S, monotonic=fleet.clock.monotonic, count=fleet._count, pause=pause)
+        fleet.engine.stalled.add(A)
+        stalls.begin(A, first)
+        stalls.end(A, first)
+        await asyncio.sleep(3 * FOUND_S)
+        assert second.left
+        await stalls.stop()
+
+    in_virtual_time(story)
+
+
 def test_without_a_limit_nothing_is_asked():
     async def story(fleet):
         fleet.engine.stalled.add(A)
