@@ -9,6 +9,7 @@ from typing import Final, Literal
 from . import facts as f
 from .api_usage import DEMAND_PREFIX
 from .facts import Fact
+from .running import RUNNING_PREFIX
 from .uploads import UPLOADS, UploadAnswer, UploadRequest
 from .vocabulary import MODEL_NAME_PATTERN, Contract, Environment
 
@@ -143,6 +144,7 @@ SERVICES: dict[str, ServiceContract] = {
                 f.AlertResolved, f.WorkProgressed, f.OrderAccepted, f.OrderRefused,
             ),
             owns=("servers", "routes"),
+            hears=(f"{RUNNING_PREFIX}.rollback-controller",),
             calls=("triton", "agent"),
         ),
         ServiceContract(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 import nats.errors
+import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from pydantic import ValidationError
@@ -16,6 +17,8 @@ from contracts.services import SERVICES
 from contracts.version import VERSION
 
 _LISTEN_S: Final = 2.5 * REPORT_EVERY_S
+TURN_S: Final = 600.0
+"""How long a service waits at most for another one to be replaced first: without it nothing is loaded or repaired."""
 
 
 async def report_running(client: Client, service: str, is_refused: Callable[[], bool]) -> None:
@@ -34,11 +37,12 @@ async def report_running(client: Client, service: str, is_refused: Callable[[], 
         await asyncio.sleep(REPORT_EVERY_S)
 
 
-async def collect_running(client: Client, listen_s: float = _LISTEN_S) -> dict[str, list[str]]:
+async def collect_running(client: Client, service: str = "*", listen_s: float = _LISTEN_S) -> dict[str, list[str]]:
     """Return the version of each process that reports itself within some seconds, by service.
 
     Args:
         client: A connection that may subscribe to the reports.
+        service: The one to listen to; `*` for all.
         listen_s: How long to listen: longer than processes take between two reports.
     """
     reported: dict[tuple[str, str], str] = {}
@@ -48,15 +52,38 @@ async def collect_running(client: Client, listen_s: float = _LISTEN_S) -> dict[s
         if report is not None:
             reported[service, report.process] = report.version
 
-    subscription = await client.subscribe(f"{RUNNING_PREFIX}.*", cb=note)
+    subscription = await client.subscribe(f"{RUNNING_PREFIX}.{service}", cb=note)
     try:
         await asyncio.sleep(listen_s)
     finally:
         await subscription.unsubscribe()
     versions: dict[str, list[str]] = {}
-    for (service, _), version in sorted(reported.items()):
-        versions.setdefault(service, []).append(version)
+    for (name, _), version in sorted(reported.items()):
+        versions.setdefault(name, []).append(version)
     return versions
+
+
+async def await_turn(client: Client, first: str, *, listen_s: float = _LISTEN_S, turn_s: float = TURN_S) -> None:
+    """Return once a process of a service runs in the version of this one, none reports itself, or time is up.
+
+    For a service whose records are newer than what the older version of `first` can decide on: it is replaced after it.
+
+    Args:
+        client: A connection that may subscribe to the reports of that service.
+        first: The service that is to be replaced first.
+        listen_s: How long reports are listened to each time.
+        turn_s: How long to wait at most.
+    """
+    clock = asyncio.get_running_loop().time
+    ends_s, log = clock() + turn_s, structlog.get_logger()
+    while versions := (await collect_running(client, first, listen_s)).get(first):
+        others = sorted(set(versions))
+        if VERSION in others:
+            return
+        if clock() >= ends_s:
+            log.error("started before another service was replaced", first=first, runs_in=others, version=VERSION)
+            return
+        log.warning("waiting for another service to be replaced first", first=first, runs_in=others, version=VERSION)
 
 
 def read_running(message: Msg) -> RunningReport | None:

@@ -34,11 +34,14 @@ class KeptRecords:
     refuses to start instead, and changes nothing. Its newer replicas, if there are any, do the work.
     """
 
-    def __init__(self, service: str, kinds: Mapping[str, KindOf]) -> None:
-        """Take the buckets by name, each with what its keys hold."""
+    def __init__(self, service: str, kinds: Mapping[str, KindOf], shared: Mapping[str, KindOf] | None = None) -> None:
+        """Take the buckets by name, each with what its keys hold; `shared`: those that other services write, too."""
         self._service = service
         self._kinds = kinds
+        self._shared = shared or {}
         self._checked = False
+        self.has_older = False
+        """Whether an older version wrote one of these records, or of the shared ones; known after `refuse_newer`."""
 
     async def check(self) -> None:
         """Raise ConnectionError until `refuse_newer` has read the records: a service that will refuse is not ready."""
@@ -54,13 +57,15 @@ class KeptRecords:
         """
         while not self._checked:
             try:
-                newer = [record for name, kind_of in self._kinds.items() for record in await _find(js(), name, kind_of)]
+                kept = [each for name, kind_of in self._kinds.items() for each in await _read(js(), name, kind_of)]
+                shared = [each for name, kind_of in self._shared.items() for each in await _read(js(), name, kind_of)]
             except (TimeoutError, nats.errors.Error, OSError) as error:
                 structlog.get_logger().warning("waiting for the bus to read the records", error=repr(error))
                 await asyncio.sleep(_RETRY_S)
                 continue
-            if newer:
+            if newer := [(name, version, known) for name, version, known in kept if version > known]:
                 raise NewerRecords(describe_newer(self._service, newer))
+            self.has_older = any(0 < version < known for _, version, known in (*kept, *shared))
             self._checked = True
 
 
@@ -75,20 +80,19 @@ def describe_newer(service: str, newer: list[tuple[str, int, int]]) -> str:
     )
 
 
-async def _find(js: JetStreamContext, name: str, kind_of: KindOf) -> list[tuple[str, int, int]]:
-    """Return the records of a bucket that are newer than this process, by name; none if there is no bucket."""
+async def _read(js: JetStreamContext, name: str, kind_of: KindOf) -> list[tuple[str, int, int]]:
+    """Return name, version and the newest readable version of the records of a bucket; none if there is no bucket."""
     bucket: Bucket[BaseModel] = Bucket(js, name, BaseModel)
     try:
         keys = [(key, kind) for key in await bucket.keys() if (kind := kind_of(key)) is not None]
     except NotFoundError:
         return []
-    newer = []
+    versions = []
     for begin in range(0, len(keys), _AT_ONCE):
         part = keys[begin : begin + _AT_ONCE]
         values = await asyncio.gather(*(bucket.raw(key) for key, _ in part))
         for (key, kind), value in zip(part, values, strict=True):
             match = _VERSION.match(value[1]) if value is not None else None
             version, known = int(match[1]) if match else 0, schema_version(kind)
-            if version > known:
-                newer.append((f"{name}/{key}", version, known))
-    return newer
+            versions.append((f"{name}/{key}", version, known))
+    return versions

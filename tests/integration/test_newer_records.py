@@ -8,6 +8,7 @@ import pytest
 from clients.cli import dead_letters
 from contracts.envelope import plain
 from contracts.facts import AlertRaised, VariantFailed, VariantRequested
+from contracts.routes import Route
 from contracts.services import EVENTS, durable_name
 from contracts.version import VERSION
 from contracts.vocabulary import canonical_json
@@ -70,6 +71,21 @@ async def test_every_kind_of_a_bucket_is_compared_with_its_own_version(js):
     await bucket.delete("bot.locks")
     await kept.refuse_newer(lambda: js)
     await kept.check()
+    assert not kept.has_older
+
+
+async def test_records_of_an_older_version_are_noticed_also_in_buckets_that_others_write_too(js):
+    releases, routes = await js.key_value("releases"), await js.key_value("routes")
+    await releases.put("bot.r1", b'{"schema_version":%d,"model":"bot"}' % Release.SCHEMA_VERSION)
+    await routes.put("bot", b'{"schema_version":%d,"model":"bot"}' % (Route.SCHEMA_VERSION - 1))
+    buckets = {"kinds": {"releases": kind_of}, "shared": {"routes": lambda _: Route}}
+    kept = KeptRecords("registry", **buckets)
+    await kept.refuse_newer(lambda: js)
+    assert kept.has_older
+    await routes.put("bot", b'{"schema_version":%d,"model":"bot"}' % (Route.SCHEMA_VERSION + 1))
+    kept = KeptRecords("registry", **buckets)
+    await kept.refuse_newer(lambda: js)  # a newer record that it shares stops no service
+    assert not kept.has_older
 
 
 async def test_an_event_with_a_value_of_a_newer_version_waits_and_holds_up_no_other(js, bus_settings):

@@ -14,10 +14,11 @@ from deploy.identity.key_folder import KeyFolder
 from shared.messaging.bus import Bus
 from shared.messaging.provision import provision
 from shared.messaging.refusals import Refusals
-from shared.messaging.running import collect_running
+from shared.messaging.running import await_turn, collect_running
 from shared.runtime.clock import SystemClock
 from testbed.servers import NatsServer, running, wait_until
 
+FIRST = "rollback-controller"
 OLDER = RunningReport(process="0123456789abcdef", version="0.0.9")
 
 
@@ -93,6 +94,26 @@ async def test_nobody_reports_in_the_name_of_a_service_nor_by_anything_else(nats
         await asyncio.gather(forged, return_exceptions=True)
         await admin.close()
     assert reported == {"merger": [VERSION]}
+
+
+async def test_a_service_waits_for_its_turn_while_the_one_before_it_runs_in_an_older_version_only(nats_server, bus):
+    manager, controller = await nats_server.connect("server-manager"), await nats_server.connect("rollback-controller")
+    await asyncio.wait_for(await_turn(manager, FIRST, listen_s=0.3), 10)  # none runs
+    older = asyncio.create_task(reporting(controller, f"{RUNNING_PREFIX}.{FIRST}"))
+    waiting = asyncio.create_task(await_turn(manager, FIRST, listen_s=0.3))
+    try:
+        await asyncio.wait_for(await_turn(manager, FIRST, listen_s=0.3, turn_s=0.0), 10)  # its time is up
+        assert not waiting.done()
+        newer = Bus(nats_server.settings(FIRST), FIRST, SystemClock())
+        await newer.connect()  # beside the older one, as in an upgrade that rolls
+        await asyncio.wait_for(waiting, 30)
+        await newer.stop()
+    finally:
+        older.cancel()
+        waiting.cancel()
+        await asyncio.gather(older, waiting, return_exceptions=True)
+        await manager.close()
+        await controller.close()
 
 
 async def test_who_may_not_read_all_models_is_told_so(nats_server, bus):
