@@ -3,6 +3,7 @@
 import asyncio
 
 from contracts.gateway_rollbacks import RollbackAnswer
+from contracts.slices import Slice
 from decisions.golden import CHECK_S
 from services.rollback_controller.adapters.alerts import LoggedAlerts
 from services.rollback_controller.adapters.arrivals import StreamArrivals
@@ -35,6 +36,7 @@ from shared.runtime.sweeper import Sweeper
 from shared.runtime.team_list import TeamList
 from shared.runtime.telemetry import configure_logging
 from shared.serving.inference import Channels
+from shared.storage.kept_records import KindOf
 from shared.storage.kv import Bucket
 
 
@@ -100,7 +102,8 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
     try:
         await follow_demand(bus.client, watching.take_report)
         await follow_demand(bus.client, offered.take_report)
-        await serve(bus, connection, background=background, kept={"rollbacks": lambda _: RollbackState})
+        kept: dict[str, KindOf] = {"rollbacks": lambda _: RollbackState, "slices": lambda _: Slice}
+        await serve(bus, connection, background=background, kept=kept)
     finally:
         await channels.close()
 
