@@ -15,6 +15,7 @@ make() { # name, packages, suite, further sources
   include=$2 suite=$3
   shift 3
   if podman image exists "$name"; then echo "$name is there"; return; fi
+  echo "making $name from packages of Debian: a minute or two, once"
   root=$(mktemp --suffix=.tar) log=$(mktemp)
   trap 'rm -f "$root" "$log"' EXIT
   mmdebstrap --variant=essential --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr --include="$include" \
