@@ -94,7 +94,9 @@ def explain(stack: Installation) -> None:
     """Print the containers that are not ready, with the end of their output, and what to do."""
     with contextlib.suppress(Exception):  # the error that led here is what counts, and is raised after this
         not_ready = [each for each in stack.containers() if not is_ready(each)]
-        for container in not_ready:
+        if waiting := [each["Name"] for each in not_ready if each["State"]["Status"] == "created"]:
+            print(f"\n-- not started, because what they wait for is not ready: {', '.join(waiting)}", file=sys.stderr)
+        for container in (each for each in not_ready if each["Name"] not in waiting):
             print(f"\n-- {container['Name']}: {state_of(container)}; the end of its output:", file=sys.stderr)
             print(stack.logs(container["Name"]), file=sys.stderr)
         print("\nRun it again with --keep to look at the containers after an error:", file=sys.stderr)

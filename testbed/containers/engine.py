@@ -18,15 +18,19 @@ def missing_programs() -> list[str]:
     return [name for name in PROGRAMS if shutil.which(name, path=path) is None]
 
 
+def environment() -> dict[str, str]:
+    """Return the variables of this process, with one that keeps podman from a warning in each of its outputs."""
+    return {**os.environ, "PODMAN_IGNORE_CGROUPSV1_WARNING": "1"}
+
+
 def podman(*arguments: str, check: bool = True) -> str:
     """Return what podman prints.
 
     Raises:
         RuntimeError: Podman failed, and `check` is set.
     """
-    environment = {**os.environ, "PODMAN_IGNORE_CGROUPSV1_WARNING": "1"}
     done = subprocess.run(
-        ["podman", *arguments], capture_output=True, text=True, check=False, timeout=CALL_S, env=environment
+        ["podman", *arguments], capture_output=True, text=True, check=False, timeout=CALL_S, env=environment()
     )
     if check and done.returncode:
         raise RuntimeError(f"podman {' '.join(arguments)}: {done.stderr.strip()}")

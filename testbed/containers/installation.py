@@ -62,10 +62,9 @@ class Installation:
     def __enter__(self) -> Self:
         self.make_keys()
         command = ["podman", "system", "service", "--time=0", f"unix://{self.socket}"]
-        environment = {**os.environ, "PODMAN_IGNORE_CGROUPSV1_WARNING": "1"}
         with (self.folder / "podman.log").open("wb") as log:  # a session of its own: Ctrl-C is for us, not for it
             self._service = subprocess.Popen(
-                child_command(command), stderr=log, stdout=log, env=environment, start_new_session=True
+                child_command(command), stderr=log, stdout=log, env=engine.environment(), start_new_session=True
             )
         try:
             wait_for(self.socket.exists, 30, "socket of podman's service")
@@ -131,7 +130,8 @@ class Installation:
         )
         if done.returncode:
             what = f"docker-compose {' '.join(arguments)}: exit code {done.returncode}"
-            raise RuntimeError(f"{what}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+            shown = "\n".join(dict.fromkeys(f"{done.stdout}\n{done.stderr}".splitlines()))  # each of its lines once
+            raise RuntimeError(f"{what}\n{shown[-3000:]}")
         return done.stdout
 
     def _environment(self) -> dict[str, str]:
@@ -220,6 +220,7 @@ class Installation:
             text=True,
             check=False,
             timeout=30,
+            env=engine.environment(),
         )
         return done.stdout
 

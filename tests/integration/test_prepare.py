@@ -13,11 +13,13 @@ from contracts.identities import PROVISIONER
 from contracts.services import EVENTS, INBOX
 from deploy.data_format import DATA_FORMAT
 from deploy.docker.prepare import FORMAT_KEY, ForeignData, prepare
-from shared.errors import Permanent
+from shared.errors import Permanent, Transient
 from shared.messaging import topology
+from shared.messaging.credentials import connect
 from shared.messaging.provision import provision
 from shared.runtime.clock import SystemClock
 from shared.storage.blobs import Store
+from testbed.cluster import running_cluster
 from testbed.servers import bus_variables, store_variables, wait_until
 
 
@@ -137,3 +139,58 @@ async def test_data_of_a_newer_slipway_ends_the_program_with_one_sentence(bus, f
         "start with empty ones (`docker compose down --volumes` deletes those of compose)\n"
     )
     assert await bus.streams_info() == []
+
+
+def observe_requests(monkeypatch, subject):
+    """Return an event that is set once the program asks the bus this."""
+    asked = asyncio.Event()
+
+    async def connected(*arguments):
+        client = await connect(*arguments)
+        request = client.request
+
+        async def observed(name, *rest, **options):
+            if subject in name:
+                asked.set()
+            return await request(name, *rest, **options)
+
+        client.request = observed
+        return client
+
+    monkeypatch.setattr("deploy.docker.prepare.connect", connected)
+    return asked
+
+
+async def test_a_new_cluster_is_prepared_as_soon_as_its_servers_have_chosen_a_leader(fresh, tmp_path, monkeypatch):
+    """What is asked before is answered by nobody: the container ended with an error, and nothing was started."""
+    with running_cluster(tmp_path) as cluster:
+        first, *others = cluster.members
+        for member in others:
+            member.kill()
+        own = fresh.model_copy(update={
+            name: getattr(cluster.settings(PROVISIONER), name) for name in ("nats_credentials", "nats_ca")
+        })  # fmt: skip
+        own = own.model_copy(update={"nats_url": first.url, "replicas": 3})
+        asked = observe_requests(monkeypatch, "STREAM.LIST")
+        prepared = asyncio.create_task(prepare(own))
+        async with asyncio.timeout(30):
+            await asked.wait()
+        for member in others:
+            member.start()
+        await prepared
+        client = await cluster.connect()
+        js = client.jetstream(timeout=20)
+        assert all(stream.config.num_replicas == 3 for stream in await js.streams_info())
+        await client.close()
+
+
+async def test_a_cluster_without_a_leader_is_reported_in_a_sentence(fresh, tmp_path, monkeypatch):
+    monkeypatch.setattr("deploy.docker.prepare.LEADER_S", 2.0)
+    with running_cluster(tmp_path) as cluster:
+        first, *others = cluster.members
+        for member in others:
+            member.kill()
+        settings = cluster.settings(PROVISIONER)
+        own = fresh.model_copy(update={"nats_credentials": settings.nats_credentials, "nats_ca": settings.nats_ca})
+        with pytest.raises(Transient, match="which streams it has"):
+            await prepare(own.model_copy(update={"nats_url": first.url}))
