@@ -16,6 +16,10 @@ FEWEST: Final = 8
 """Requests that each version must have had."""
 ALPHA: Final = 0.01
 """Probability that a version which is no worse than the one behind it is taken for worse."""
+BOTH_ALPHA: Final = 0.05
+"""Probability that a version behind at its very limit is taken for one beyond it."""
+ALIKE: Final = 0.1
+"""Below this probability of being alike, the active version is not taken for as slow as the one behind it."""
 STANDS: Final = timedelta(seconds=600)
 """How long it counts that both versions were slow; then another slice may be made."""
 
@@ -23,15 +27,29 @@ STANDS: Final = timedelta(seconds=600)
 def assess_slice(counts: SliceCounts, trigger: Trigger) -> SliceVerdict:
     """Return what a slice shows.
 
-    `both` holds a rollback, so the version behind must have been beyond the trigger's limit itself; where it was not,
-    and the active one is not clearly worse, nothing is shown.
+    `both` holds a rollback, so the version behind must be beyond the trigger's limit itself, by more than chance, and
+    the active one not look worse; where neither is shown, the version is rolled back if its alert lasts.
     """
     if min(counts.target_requests, counts.other_requests) < FEWEST:
         return "unknown"
-    if probability_of_worse(counts) <= ALPHA:
+    p_worse = probability_of_worse(counts)
+    if p_worse <= ALPHA:
         return "target"
-    beyond = counts.other_bad > max(1.0, limit_of(trigger) * counts.other_requests)
-    return "both" if beyond else "unknown"
+    beyond = probability_within(counts.other_bad, counts.other_requests, limit_of(trigger)) <= BOTH_ALPHA
+    return "both" if beyond and p_worse > ALIKE else "unknown"
+
+
+def probability_within(bad: int, requests: int, limit: float) -> float:
+    """Return the probability of so many bad requests or more, if that share of them is bad: the binomial tail."""
+    if bad <= 0 or limit >= 1.0:
+        return 1.0
+    if limit <= 0.0:
+        return 0.0
+    terms = (
+        _log_comb(requests, count) + count * math.log(limit) + (requests - count) * math.log1p(-limit)
+        for count in range(bad, requests + 1)
+    )
+    return min(1.0, math.fsum(math.exp(term) for term in terms))
 
 
 def probability_of_worse(counts: SliceCounts) -> float:

@@ -16,6 +16,8 @@ from services.rollback_controller.domain.record import RollbackState, Trial
 
 _LATE: Final = timedelta(seconds=10)
 """How long after its end telemetry of a slice is awaited: an answer that began in it may take as long."""
+_BEHIND: Final = timedelta(seconds=60)
+"""A clock that shows an earlier time than so long before the slice was set back, and ends it; others differ by less."""
 
 
 def hold(
@@ -82,7 +84,7 @@ def end_due(state: RollbackState, route: Route | None, now: datetime) -> Rollbac
         return state
     if not _is_on_route(trial, route):
         return _end(state, trial, "unknown", "The route changed. ", now)
-    if trial.starts_at <= now < trial.expires_at + _LATE:
+    if trial.starts_at - _BEHIND <= now < trial.expires_at + _LATE:
         return state
     trigger = state.trigger(trial.target, trial.trigger)
     return _end(state, trial, "unknown" if trigger is None else assess_slice(trial.counts, trigger), "", now)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.facts import SliceCounts
-from decisions.slices import FEWEST, add_request, assess_slice, describe, probability_of_worse
+from decisions.slices import FEWEST, add_request, assess_slice, describe, probability_of_worse, probability_within
 from testbed import factories as f
 
 SLOW = f.trigger(metric="ttft_ms", threshold=800.0, allowed_ratio=0.05)
@@ -32,6 +32,9 @@ def counts(target_bad, target, other_bad, other):
         (counts(60, 100, 1, 12), "target"),
         (counts(20, 100, 1, 12), "unknown"),
         (counts(0, 0, 0, 0), "unknown"),
+        (counts(54, 270, 2, 30), "unknown"),
+        (counts(81, 270, 3, 30), "unknown"),
+        (counts(54, 270, 6, 30), "both"),
     ],
 )
 def test_what_a_slice_shows(seen, verdict):
@@ -76,6 +79,25 @@ def test_more_bad_requests_of_a_side_never_speak_for_it(target, other):
         assert probability_of_worse(counts(target[0] + 1, target[1], *other)) <= p + 1e-9
     if other[0] < other[1]:
         assert probability_of_worse(counts(*target, other[0] + 1, other[1])) >= p - 1e-9
+
+
+def test_a_healthy_version_behind_seldom_holds_the_rollback_of_a_slow_one():
+    """The active version has one bad request in five, the one behind it one in 25, which the trigger allows."""
+    held = 0.0
+    for other_bad, target_bad in product(range(31), range(271)):
+        if assess_slice(counts(target_bad, 270, other_bad, 30), SLOW) == "both":
+            chance = math.comb(30, other_bad) * 0.04**other_bad * 0.96 ** (30 - other_bad)
+            held += chance * math.comb(270, target_bad) * 0.2**target_bad * 0.8 ** (270 - target_bad)
+    assert held <= 0.02
+
+
+@given(bad=st.integers(0, 40), requests=st.integers(1, 40), limit=st.floats(0.0, 1.0))
+def test_the_probability_within_a_limit_is_the_binomial_tail(bad, requests, limit):
+    exact = sum(
+        math.comb(requests, count) * limit**count * (1 - limit) ** (requests - count)
+        for count in range(bad, requests + 1)
+    )
+    assert probability_within(bad, requests, limit) == pytest.approx(exact, abs=1e-9)
 
 
 @given(target=sides, other=sides)

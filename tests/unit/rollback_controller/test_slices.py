@@ -1,11 +1,13 @@
 """Both versions slow: a rollback is held for a minute, then a slice of live traffic on the version behind decides."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 
 from contracts import facts as cf
-from services.rollback_controller.domain.record import RollbackState
+from services.rollback_controller.domain import slices
+from services.rollback_controller.domain.record import RollbackState, Trial
 from testbed import factories as f
 from tests.kit.virtual_time import virtual_time
 from tests.unit.rollback_controller.test_unconfirmed import both_slow, codes
@@ -87,6 +89,23 @@ async def test_what_both_showed_counts_for_ten_minutes():
     await Story(world, behind_ms=5_000.0).run(900)
     assert changes(world) == [("started", None), ("ended", "both")] * 2
     await world.stop()
+
+
+@pytest.mark.parametrize("skew_s", [-2.0, -0.05, 2.0])
+def test_a_clock_that_differs_by_seconds_ends_no_slice_before_its_end(skew_s):
+    now = f.START
+    trial = Trial(
+        alert_id="a",
+        trigger="slow",
+        target=ACTIVE,
+        behind=PREVIOUS,
+        share_ratio=0.1,
+        held_at=now - timedelta(minutes=1),
+    )
+    state = slices.start(RollbackState(model=f.MODEL, environment="production", trial=trial), 30.0, now)
+    route = f.route(active=f.served(7), previous=f.served(6))
+    assert slices.is_sliced(slices.end_due(state, route, now + timedelta(seconds=skew_s)))
+    assert not slices.is_sliced(slices.end_due(state, route, now - timedelta(minutes=2)))
 
 
 @virtual_time
