@@ -33,6 +33,8 @@ def weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:
     if policy.pairs.share_ratio < stored.pairs.share_ratio:
         share, least = policy.pairs.share_ratio, stored.pairs.share_ratio
         weaker.append(f"pairs.share_ratio is {share:g}, below the stored {least:g}")
+    if policy.copies > stored.copies:  # they take the memory of the fleet, which is not the publisher's
+        weaker.append(f"copies is {policy.copies}, above the stored {stored.copies}")
     weaker += _golden_weaknesses(policy.golden, stored.golden)
     if stored.no_previous == "base" and policy.no_previous == "hold":
         weaker.append("no_previous is hold where the stored policy says base")

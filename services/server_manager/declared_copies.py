@@ -12,7 +12,7 @@ from services.server_manager.domain.declared_copies import Situation, find_parte
 from services.server_manager.domain.drains import names_drained
 from services.server_manager.domain.moves import Copy
 from services.server_manager.domain.placement import find_all_named, find_lost
-from services.server_manager.domain.reconcile import Limits, Phase, plan_desired, production_of
+from services.server_manager.domain.reconcile import Desired, Limits, Phase, Rank, plan_desired, production_of
 from services.server_manager.domain.records import Servers, TargetCopies
 from services.server_manager.executor import Executor
 from services.server_manager.ports import Artifacts, Engines, LeaseLost
@@ -143,7 +143,7 @@ class DeclaredCopies:
     ) -> dict[str, tuple[str, ...]]:
         """Choose where each target is to be loaded beside its home, and return it."""
         situation = Situation(
-            desired=plan_desired(routes, record),
+            desired=_with_staging(plan_desired(routes, record), record, homes, down),
             homes=homes,
             held=self._executor.held(),
             copies=self._executor.copies(),
@@ -305,3 +305,17 @@ class DeclaredCopies:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _with_staging(
+    desired: Mapping[str, Desired], record: Servers, homes: Mapping[str, str], down: Collection[str]
+) -> dict[str, Desired]:
+    """Return what is desired, and the staging that is next: copies make way for it, where its endpoints answer."""
+    everything = dict(desired)
+    for lease in record.waiting if record.lease is None else ():
+        pair = (lease.event.data.candidate, lease.event.data.baseline)
+        if not any(homes.get(str(each.target)) in down for each in pair):
+            for each in pair:
+                everything.setdefault(str(each.target), Desired(each, Rank.STAGING))
+            break
+    return everything

@@ -265,7 +265,6 @@ class Manager:
             homes=self._homes.place(record, listing.routes, down),
             intact_homes=self._homes.intact,
             copies=self._drains.copies(),
-            copy_homes=self._declared.planned,
         ):
             answer = self._verified(due, listing.routes)
             if answer is None:

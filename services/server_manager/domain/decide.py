@@ -38,7 +38,6 @@ def decide_answers(
     homes: Mapping[str, str] | None = None,
     intact_homes: Mapping[str, str] | None = None,
     copies: Iterable[Copy] = (),
-    copy_homes: Mapping[str, tuple[str, ...]] | None = None,
 ) -> list[Answer]:
     """Return every answer that is due now. Each is written with an edit after which it is no longer due.
 
@@ -56,19 +55,12 @@ def decide_answers(
         homes: The endpoint of each target, by name.
         intact_homes: The same if no endpoint were lost: what fits there waits, though it does not fit now.
         copies: What endpoints may hold besides: it takes memory until it is gone.
-        copy_homes: The endpoints on which each target is to be loaded beside its home: such copies take memory like
-            production.
     """
     down, homes = down or {}, homes or {}
     record = record.model_copy(
         update={"orders": tuple(order for order in record.orders if order.event.subject not in unreadable)}
     )
     copied = {f"{copy.name}@{copy.endpoint}": copy for copy in copies}
-    lasting = {
-        name: copy.memory_bytes
-        for name, copy in copied.items()
-        if copy.endpoint in (copy_homes or {}).get(copy.name, ())
-    }
     holders = {name: target.endpoint for name, target in held.items()}
     holders |= {name: copy.endpoint for name, copy in copied.items()}
     intact = {**holders, **(homes if intact_homes is None else intact_homes)}
@@ -103,7 +95,6 @@ def decide_answers(
         limits=limits,
         now=now,
         kept_bytes=kept_bytes,
-        lasting_bytes=lasting,
         down=down,
         homes=homes,
         intact_homes=intact,
@@ -191,17 +182,16 @@ def decide_waiting(
     homes: Mapping[str, str],
     intact_homes: Mapping[str, str],
     down: Collection[str] = (),
-    lasting_bytes: Mapping[str, int] | None = None,
 ) -> list[Answer]:
     """Fail at once what can never fit; grant the first that fits now when nothing else comes first.
 
     Traffic orders come first, and one lease is held at a time, so that a benchmark has the machine to itself. A traffic
     order that needs a silent endpoint comes first in memory only. What cannot be unloaded (`kept_bytes`) takes memory
     like production, but only for now: what does not fit beside it waits, and lets others go first. So does what fits
-    only once a lost endpoint is back (`intact_homes`). Copies of production (`lasting_bytes`) stay, like production.
+    only once a lost endpoint is back (`intact_homes`).
     """
     answers: list[Answer] = []
-    production, lasting = plan_production(routes), dict(lasting_bytes or {})
+    production = plan_production(routes)
     orders = [(order, endpoints_of_order(order, routes, homes)) for order in record.orders]
     free = record.lease is None and not any(needed.isdisjoint(down) for _, needed in orders)
     reserved_bytes = {**_ordered_bytes(record, limits), **kept_bytes}
@@ -220,11 +210,10 @@ def decide_waiting(
             answers.append(_too_big(lease, needed_bytes(pair.values(), limits), limits, "alone", measured))
         elif not free or any(home_of(deployable, homes) in down for deployable in pair.values()):
             continue
-        elif not any(fits({**lasting, **_sizes(everything, limits)}, each, limits) for each in (homes, intact_homes)):
-            there = describe_free({**lasting, **_sizes(production, limits)}, homes, limits)
+        elif not any(fits(_sizes(everything, limits), each, limits) for each in (homes, intact_homes)):
+            there = describe_free(_sizes(production, limits), homes, limits)
             there += describe_measured(everything.values(), limits)
-            beside = "beside production and its copies" if lasting else "beside production"
-            answers.append(_too_big(lease, needed + sum(lasting.values()), limits, beside, there))
+            answers.append(_too_big(lease, needed, limits, "beside production", there))
             free = False
         elif fits({**reserved_bytes, **_sizes(everything, limits)}, homes, limits):
             answers.append(GrantLease(lease.lease_id))

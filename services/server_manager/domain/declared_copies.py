@@ -1,10 +1,12 @@
 """Targets that are to be loaded on more than one endpoint: on which ones, and which of them is used first. Pure."""
 
+import itertools
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from contracts.routes import Route, ServedTarget
+from contracts.vocabulary import MAX_COPIES
 from services.server_manager.domain.moves import Copy
 from services.server_manager.domain.placement import endpoints_of
 from services.server_manager.domain.reconcile import Desired, Held, Limits, Phase, production_of
@@ -18,7 +20,7 @@ class Situation:
     """What is known of a fleet when copies are placed.
 
     Attributes:
-        desired: everything that should be loaded.
+        desired: everything that should be loaded, and the staging that waits for memory.
         homes: the endpoint of each target, by name.
         held: every target as it is.
         copies: what endpoints hold beside the homes.
@@ -42,53 +44,76 @@ def plan_copies(routes: Mapping[str, Route], situation: Situation, limits: Limit
     A copy is never where the version behind or before it is, and never takes memory that a home needs: so copies of an
     active version go first, and those of a previous one only where no active version is. Before both, a version behind
     whose home is that of the active one has one copy elsewhere, which becomes its home (`find_parted`). A canary and a
-    shadow have none. Of the endpoints that are left the one that serves it already is taken first, then the one that
-    holds it, then the one that reserves least. A lost endpoint keeps its copy while no other one has memory for it.
+    shadow have none. What serves stays, then what is held, before any target has a new copy; and all have one more
+    before one has two more, so that a target that asks for many takes none of another one's. A lost endpoint keeps its
+    copy while no other one has memory for it.
     """
-    reserved = _reserved(situation, limits)
-    planned: dict[str, tuple[str, ...]] = {}
-    for served, avoided, most in _in_order(routes, situation.homes, planned):
-        name, size = str(served.target), limits.memory_bytes(served)
-        home = situation.homes.get(name)
-        if home is None or name in planned:
-            continue
+    plan = _Plan(situation, limits)
+    pairs = [(routes[model].active, routes[model].previous) for model in sorted(routes)]
+    plan.add([(behind, active) for active, behind in pairs if plan.used_by(behind) & plan.used_by(active)], most=1)
+    plan.add(pairs)
+    plan.add([(behind, active) for active, behind in pairs])
+    return plan.planned
+
+
+class _Plan:
+    """The copies that are chosen so far, and what they and the homes take."""
+
+    def __init__(self, situation: Situation, limits: Limits) -> None:
+        self._situation, self._limits = situation, limits
+        self._reserved = _reserved(situation, limits)
+        self._unneeded = _unneeded(situation, limits)
+        self.planned: dict[str, tuple[str, ...]] = {}
+
+    def used_by(self, served: ServedTarget | None) -> frozenset[str]:
+        """Return the endpoints of a target's home and copies."""
+        name = str(served.target) if served is not None else ""
+        home = self._situation.homes.get(name)
+        return frozenset([*([] if home is None else [home]), *self.planned.get(name, ())])
+
+    def add(self, pairs: Iterable[tuple[ServedTarget | None, ServedTarget | None]], most: int = MAX_COPIES) -> None:
+        """Choose copies of the first of each pair, apart from the second: those that are there, then new ones."""
+        asking = [(first, second) for first, second in pairs if first is not None and self._may_ask(first)]
+        rounds = range(1, min(most + 1, max((first.copies for first, _ in asking), default=1)))
+        for is_there, number in itertools.product((True, False), rounds):
+            for served, other in asking:
+                chosen = self.planned.setdefault(str(served.target), ())
+                if len(chosen) >= min(number, served.copies - 1):
+                    continue
+                endpoint = self._find(served, self.used_by(served) | self.used_by(other), is_there=is_there)
+                if endpoint is not None:
+                    self._reserved[endpoint] += self._limits.memory_bytes(served)
+                    self.planned[str(served.target)] = (*chosen, endpoint)
+
+    def _may_ask(self, served: ServedTarget) -> bool:
+        return served.copies > 1 and str(served.target) in self._situation.homes
+
+    def _find(self, served: ServedTarget, avoided: Collection[str], *, is_there: bool) -> str | None:
+        """Return the best endpoint with memory for a copy: of those that have it and answer, or of the others."""
+        name, known = str(served.target), self._situation
+        size, named = self._limits.memory_bytes(served), known.named.get(name, ())
+        holding = {copy.endpoint for copy in known.copies if copy.name == name}
         candidates = [
             endpoint
-            for endpoint in endpoints_of(served, limits)
-            if endpoint != home
-            and endpoint not in situation.drained | avoided
-            and (endpoint not in situation.lost or endpoint in situation.named.get(name, ()))
+            for endpoint in endpoints_of(served, self._limits)
+            if endpoint not in avoided
+            and endpoint not in known.drained
+            and (endpoint not in known.lost or endpoint in named)
+            and is_there == (endpoint not in known.lost and (endpoint in named or endpoint in holding))
+            and self._has_memory(endpoint, size, is_there=is_there)
         ]
-        chosen: list[str] = []
-        for endpoint in _preferred(name, candidates, reserved, situation):
-            if len(chosen) >= most:
-                break
-            if _taken(reserved, limits)[limits.pool(endpoint)] + size <= limits.pool_bytes(limits.pool(endpoint)):
-                reserved[endpoint] += size
-                chosen.append(endpoint)
-        planned[name] = tuple(chosen)
-    return planned
 
+        def cost(endpoint: str) -> tuple[bool, bool, int]:
+            return endpoint in known.lost, endpoint not in named, self._reserved[endpoint]
 
-def _in_order(
-    routes: Mapping[str, Route], homes: Mapping[str, str], planned: CopyHomes
-) -> Iterator[tuple[ServedTarget, frozenset[str], int]]:
-    """Yield the targets that ask for copies, those that matter more first: with the endpoints to avoid, how many."""
+        return min(candidates, key=cost, default=None)
 
-    def used_by(served: ServedTarget | None) -> frozenset[str]:
-        name = str(served.target) if served is not None else ""
-        return frozenset([*([homes[name]] if name in homes else []), *planned.get(name, ())])
-
-    ordered = [routes[model] for model in sorted(routes)]
-    for active, behind in ((route.active, route.previous) for route in ordered):
-        if behind is not None and behind.copies > 1 and used_by(behind) & used_by(active):
-            yield behind, used_by(active), 1
-    for active, behind in ((route.active, route.previous) for route in ordered):
-        if active is not None and active.copies > 1:
-            yield active, used_by(behind), active.copies - 1
-    for active, behind in ((route.active, route.previous) for route in ordered):
-        if behind is not None and behind.copies > 1:
-            yield behind, used_by(active), behind.copies - 1
+    def _has_memory(self, endpoint: str, size: int, *, is_there: bool) -> bool:
+        """Return whether a copy fits; a new one only beside what nothing needs and is not unloaded yet."""
+        pool = self._limits.pool(endpoint)
+        taken = _taken(self._reserved, self._limits)[pool]
+        beside = 0 if is_there else _taken(self._unneeded, self._limits)[pool]
+        return taken + beside + size <= self._limits.pool_bytes(pool)
 
 
 def _reserved(situation: Situation, limits: Limits) -> Counter[str]:
@@ -104,14 +129,13 @@ def _reserved(situation: Situation, limits: Limits) -> Counter[str]:
     return reserved
 
 
-def _preferred(name: str, candidates: list[str], reserved: Mapping[str, int], situation: Situation) -> list[str]:
-    holding = {copy.endpoint for copy in situation.copies if copy.name == name}
-
-    def cost(endpoint: str) -> tuple[bool, bool, bool, int]:
-        is_named = endpoint in situation.named.get(name, ())
-        return endpoint in situation.lost, not is_named, endpoint not in holding, reserved.get(endpoint, 0)
-
-    return sorted(candidates, key=cost)
+def _unneeded(situation: Situation, limits: Limits) -> Counter[str]:
+    """Return what targets take of each endpoint that are held and not desired: some are never unloaded."""
+    taken = Counter[str]()
+    for name, state in situation.held.items():
+        if name not in situation.desired and state.phase is not Phase.FAILED:
+            taken[state.endpoint] += limits.corrected(state.digest, state.memory_bytes)
+    return taken
 
 
 def _taken(reserved: Mapping[str, int], limits: Limits) -> Counter[str]:

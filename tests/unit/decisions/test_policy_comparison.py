@@ -67,6 +67,8 @@ def with_load(**changes):
 
 # (name, the tighter policy, the looser policy): tightening is silent, loosening is named.
 PAIRS = [
+    ("copies is 3, above the stored 2", policy(copies=2), policy(copies=3)),
+    ("copies is 64, above the stored 1", policy(), policy(copies=64)),
     ("pairs.share_ratio", policy(pairs=Pairs(share_ratio=0.1)), policy()),
     ("golden.every_s", with_golden("a", every_s=30), with_golden("a", every_s=60)),
     ("golden.allowed_falls", with_golden("a", "b"), with_golden("a", "b", allowed_falls=1)),

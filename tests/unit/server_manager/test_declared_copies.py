@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.envelope import Event
-from contracts.facts import AlertRaised, DeploymentChanged, EndpointOrdered, OrderAccepted, VariantFailed
+from contracts.facts import AlertRaised, DeploymentChanged, EndpointOrdered, OrderAccepted, VariantFailed, VariantStaged
 from contracts.routes import CanaryShare
 from decisions.route_edits import roll_back
 from services.server_manager.domain import drains, staging
 from services.server_manager.domain.declared_copies import Situation, find_survivors, plan_copies
-from services.server_manager.domain.moves import plan_moves
+from services.server_manager.domain.moves import Copy, plan_moves
 from services.server_manager.domain.reconcile import Phase, plan_desired
 from services.server_manager.domain.records import EndpointOrder, Servers
 from shared.errors import Transient
@@ -80,6 +80,19 @@ def test_a_copy_stays_where_it_serves_and_leaves_a_lost_endpoint_only_for_one_th
     assert placed(alone, {V1: "default"}, 3, drained=frozenset({"two"}), **lost) == {V1: ("three",)}
     never = {"named": {}, "lost": frozenset({"two"})}
     assert placed(alone, {V1: "default"}, 2, **never) == {V1: ()}, "none is begun on one that is lost"
+
+
+def test_a_target_that_asks_for_many_copies_takes_none_of_another_one_and_the_second_of_all_come_before_a_third():
+    fleet = limits(4, memory_budget_bytes=1000)
+    greedy = with_copies(route(1, model="aaa"), 64)
+    routes = {"aaa": greedy, "bot": with_copies(route(1), 2)}
+    homes = {"aaa.v1.bf16": "default", V1: "two"}
+    known = {"desired": plan_desired(routes, Servers()), "homes": homes}
+    serving = {"named": {V1: ("two", "three")}, "copies": [Copy("three", V1, 200)]}
+    planned = plan_copies(routes, Situation(**known, **serving), fleet)
+    assert planned == {V1: ("three",), "aaa.v1.bf16": ("four", "two")}
+    planned = plan_copies(routes, Situation(**known), replace(fleet, memory_budget_bytes=800))
+    assert {name: len(endpoints) for name, endpoints in planned.items()} == {V1: 1, "aaa.v1.bf16": 1}
 
 
 @given(
@@ -315,15 +328,29 @@ async def test_a_copy_that_does_not_load_leaves_the_route_and_is_tried_after_lon
     assert active(world).endpoints == (FIRST, SECOND)
 
 
-async def test_a_staging_that_does_not_fit_beside_a_copy_is_refused_with_what_copies_take(world):
+async def test_a_copy_makes_way_for_a_staging_and_is_loaded_again_after_it(world):
     await promote(world, 1)
     await world.state.write(lambda record: staging.enqueue_staging(record, stage_requested("s1", 2, 1, weights=600)))
     await world.ticks(4)
+    assert active(world).endpoints == (FIRST,)
+    assert V1 in world.engines["two"].models, "streams of it may be under way"
+    await world.ticks(10, seconds=10.0)
+    assert len(world.said.facts(VariantStaged)) == 1
+    assert holders(world, V1) == ["default"]
+    await world.state.write(lambda record: record.model_copy(update={"lease": None}))
+    await world.ticks(10, seconds=10.0)
+    assert (active(world).endpoints, holders(world, V1)) == ((FIRST, SECOND), ["default", "two"])
+
+
+async def test_a_staging_that_fits_in_no_case_leaves_copies_alone(world):
+    await promote(world, 1)
+    await world.state.write(lambda record: staging.enqueue_staging(record, stage_requested("s1", 2, 1, weights=800)))
+    await world.ticks(4)
     (failed,) = world.said.facts(VariantFailed)
     assert failed.code == "insufficient_memory"
-    assert failed.reason.startswith(
-        "Staging needs 1100 bytes beside production and its copies, the serving fleet has 1000."
-    )
+    assert failed.reason.startswith("Staging needs 1100 bytes alone, the serving fleet has 1000.")
+    await world.ticks(4)
+    assert active(world).endpoints == (FIRST, SECOND)
 
 
 async def test_a_copy_makes_way_for_production_that_has_lost_its_endpoint(three):
