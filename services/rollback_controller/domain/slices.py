@@ -16,6 +16,8 @@ from services.rollback_controller.domain.record import RollbackState, Trial
 
 _LATE: Final = timedelta(seconds=10)
 """How long after its end telemetry of a slice is awaited: an answer that began in it may take as long."""
+_UPDATED: Final = timedelta(seconds=120)
+"""An alert without an update for so long is over: what its trial showed, or that it was held, counts for no other."""
 _BEHIND: Final = timedelta(seconds=60)
 """A clock that shows an earlier time than so long before the slice was set back, and ends it; others differ by less."""
 
@@ -91,12 +93,15 @@ def end_due(state: RollbackState, route: Route | None, now: datetime) -> Rollbac
 
 
 def forget(state: RollbackState, route: Route | None, now: datetime) -> RollbackState:
-    """Return the record without a trial that counts no more: its versions are off the route, or it is old."""
+    """Return the record without a trial that counts no more: its versions are off the route, or it is old.
+
+    An alert that lasts is updated every 15 s, so a trial that only waits for the next update is over where none came.
+    """
     trial = state.trial
     if trial is None or is_sliced(state):
         return state
     since = trial.ended_at or trial.held_at
-    old = abs(now - since) >= STANDS
+    old = abs(now - since) >= (STANDS if trial.verdict == "both" else _UPDATED)
     return state.model_copy(update={"trial": None}) if old or not _is_on_route(trial, route) else state
 
 

@@ -108,6 +108,17 @@ def test_a_clock_that_differs_by_seconds_ends_no_slice_before_its_end(skew_s):
     assert not slices.is_sliced(slices.end_due(state, route, now - timedelta(minutes=2)))
 
 
+@pytest.mark.parametrize(("verdict", "stands_s"), [("both", 599), ("target", 119), ("unknown", 119), (None, 119)])
+def test_what_a_slice_showed_outlives_its_alert_only_where_it_holds_the_rollback(verdict, stands_s):
+    trial = Trial(
+        alert_id="a", trigger="slow", target=ACTIVE, behind=PREVIOUS, share_ratio=0.1, held_at=f.START, verdict=verdict
+    )
+    state = RollbackState(model=f.MODEL, environment="production", trial=trial)
+    route = f.route(active=f.served(7), previous=f.served(6))
+    assert slices.forget(state, route, f.START + timedelta(seconds=stands_s)).trial == trial
+    assert slices.forget(state, route, f.START + timedelta(seconds=stands_s + 1)).trial is None
+
+
 @virtual_time
 async def test_a_slice_without_traffic_shows_nothing_and_the_rollback_follows():
     world = both_slow(apart=True)
