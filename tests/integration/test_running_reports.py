@@ -7,7 +7,8 @@ import pytest
 
 from clients.cli.doctor.versions import read_versions
 from contracts.facts import CheckpointReady
-from contracts.running import RUNNING_PREFIX, RunningReport
+from contracts.routes import Route
+from contracts.running import REPORT_EVERY_S, RUNNING_PREFIX, RunningReport
 from contracts.services import INBOX, durable_name
 from contracts.version import VERSION
 from deploy.identity.key_folder import KeyFolder
@@ -16,6 +17,8 @@ from shared.messaging.provision import provision
 from shared.messaging.refusals import Refusals
 from shared.messaging.running import await_turn, collect_running
 from shared.runtime.clock import SystemClock
+from shared.runtime.service import _connect
+from shared.storage.kept_records import KeptRecords
 from testbed.servers import NatsServer, running, wait_until
 
 FIRST = "rollback-controller"
@@ -114,6 +117,29 @@ async def test_a_service_waits_for_its_turn_while_the_one_before_it_runs_in_an_o
         await asyncio.gather(older, waiting, return_exceptions=True)
         await manager.close()
         await controller.close()
+
+
+async def test_server_manager_is_not_ready_until_it_is_its_turn_where_an_older_version_wrote_a_route(nats_server, bus):
+    manager = Bus(nats_server.settings("server-manager"), "server-manager", SystemClock())
+    controller = await nats_server.connect(FIRST)
+    older = asyncio.create_task(reporting(controller, f"{RUNNING_PREFIX}.{FIRST}"))
+    await controller.jetstream().publish("$KV.routes.bot", b'{"schema_version":1,"model":"bot"}')
+    records = KeptRecords("server-manager", {}, {"routes": lambda _: Route})
+    connecting = asyncio.create_task(_connect(manager, records, (), FIRST))
+    try:
+        await asyncio.to_thread(wait_until, lambda: records.has_older, what="the older route")
+        newer = Bus(nats_server.settings(FIRST), FIRST, SystemClock())
+        done, _ = await asyncio.wait([connecting], timeout=REPORT_EVERY_S)
+        assert not done
+        await newer.connect()
+        await asyncio.wait_for(connecting, 30)
+        await newer.stop()
+    finally:
+        for task in (older, connecting):
+            task.cancel()
+        await asyncio.gather(older, connecting, return_exceptions=True)
+        await controller.close()
+        await manager.stop()
 
 
 async def test_who_may_not_read_all_models_is_told_so(nats_server, bus):
