@@ -11,7 +11,7 @@ from contracts.slices import LONGEST, Slice
 from services.gateway.slice_table import SliceTable
 from shared.errors import Transient
 from testbed.factories import MODEL, route, served, target
-from tests.unit.gateway.fakes import StepClock
+from tests.unit.gateway.fakes import FakeEngine, StepClock
 from tests.unit.gateway.world import STAGING, World, only_active
 
 ASKED = 200
@@ -128,19 +128,8 @@ async def test_staging_has_no_slices():
 
 
 async def test_a_request_of_the_slice_that_the_version_behind_fails_is_answered_by_the_active_one():
-    world = await sliced()
-    send = world.engine.send
-
-    def failing(endpoint, asked, request):
-        if asked == target(6):
-            return failed()
-        return send(endpoint, asked, request)
-
-    async def failed():
-        raise Transient("engine_failed", "It failed.")
-        yield
-
-    world.engine.send = failing
+    engine = FakeEngine(poison={"hello": Transient("engine_failed", "It failed.")}, faulty={str(target(6))})
+    world = await sliced(world=World(behind(), engine=engine))
     for _ in range(20):
         answer = await world.chat()
         assert answer.status_code == 200
@@ -153,17 +142,11 @@ async def test_a_request_of_the_slice_that_the_version_behind_fails_is_answered_
 
 async def test_after_a_death_of_an_engine_no_request_is_sent_to_the_version_behind():
     """What killed the active version's engine, or may have, would end the engine of the one behind it, too."""
-    world = await sliced(share_ratio=1e-9)
-    send, dead = world.engine.send, [target(7)]
-
-    async def died():
-        raise Transient("engine_dead", "It died.")
-        yield
-
+    deadly = {"What kills it": Transient("engine_dead", "It died.")}
+    world = await sliced(world=World(behind(), engine=FakeEngine(poison=deadly)), share_ratio=1e-9)
     await world.chat()  # the engine was alive before
-    world.engine.send = lambda endpoint, asked, request: died() if asked in dead else send(endpoint, asked, request)
     await world.complete(prompt="What kills it")
-    dead.clear()
+    deadly.clear()
     await world.slices.apply(MODEL, part(world.clock, slice_id="slice-2"), 2)
     assert await ask(world, 40) == (40, 0, 0)
     await world.clock.pause(world.settings.body_ban_s + 1)

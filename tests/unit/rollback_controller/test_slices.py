@@ -19,11 +19,12 @@ ACTIVE, PREVIOUS = f.target(7), f.target(6)
 class Story:
     """An alert of latency that lasts, with an update every 15 s, and live traffic on both versions."""
 
-    def __init__(self, world: World, *, active_ms=5_000.0, behind_ms=50.0, per_second=4) -> None:
+    def __init__(self, world: World, *, active_ms=5_000.0, behind_ms=50.0, per_second=4, answer=None) -> None:
         self.world = world
         self.active_ms, self.behind_ms, self.per_second = active_ms, behind_ms, per_second
         self.began_at = world.clock.true_time()
         self.kind = cf.AlertRaised
+        self._answer = answer or self.answer_requests
 
     async def run(self, seconds: int) -> None:
         world = self.world
@@ -31,7 +32,7 @@ class Story:
             if second % 15 == 0:
                 kind = cf.AlertUpdated if second else self.kind
                 world.publish(world.alert(kind=kind, confirmed_by="none", raised_at=self.began_at))
-            self.answer_requests()
+            self._answer()
             await asyncio.sleep(1)
             if world.route().active.target == PREVIOUS:
                 return
@@ -122,8 +123,7 @@ def test_what_a_slice_showed_outlives_its_alert_only_where_it_holds_the_rollback
 @virtual_time
 async def test_a_slice_without_traffic_shows_nothing_and_the_rollback_follows():
     world = both_slow(apart=True)
-    story = Story(world, per_second=0)
-    story.answer_requests = lambda: None
+    story = Story(world, answer=lambda: None)
     await story.run(300)
     assert world.route().active.target == PREVIOUS
     assert changes(world) == [("started", None), ("ended", "unknown")]
@@ -152,14 +152,12 @@ async def test_on_one_machine_a_slice_decides_only_where_the_offered_load_rose()
 async def test_requests_without_the_label_count_for_neither_side():
     """Who pins the version behind chooses its version: that is no draw."""
     world = both_slow(apart=True)
-    story = Story(world, per_second=0)
 
     def pinned():
         world.requests(6, count=20, ttft_ms=5_000.0, e2e_ms=5_040.0, slice=None)
         world.requests(6, count=20, ttft_ms=5_000.0, e2e_ms=5_040.0, slice="another")
 
-    story.answer_requests = pinned
-    await story.run(300)
+    await Story(world, answer=pinned).run(300)
     assert world.route().active.target == PREVIOUS
     assert world.log.facts(cf.SliceChanged)[-1].counts == cf.SliceCounts()
     await world.stop()
