@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
 from contracts.vocabulary import Environment
+from decisions.attribution import ErrorKind, attribute
 from decisions.openai_limits import most_tokens
 from services.gateway.answer import Answer
 from services.gateway.attribution import attribute_failure
@@ -30,6 +31,8 @@ from services.gateway.rescues import HEADER, may_rescue
 P = ParamSpec("P")
 T = TypeVar("T")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+_STOPPING: frozenset[ErrorKind] = frozenset({"endpoint_unreachable", "engine_dead"})
+"""Failures of the version behind that end a slice in this process: callers fail where the active one would answer."""
 _DONE = b"data: [DONE]\n\n"
 _LARGE_BODY_BYTES = 2**13
 _BYTES_PER_TOKEN = 4
@@ -159,12 +162,14 @@ class Endpoint:
                 await self._deliver(answer, accepted, reply)
             except AnswerFailed as failure:
                 outcome = None  # whatever the caller does now: the failure is attributed
+                if accepted.choice.drawn and failure.kind in _STOPPING:
+                    self._dependencies.slices.stop(accepted.choice.served.target.model)
                 rescue = await self._start_rescue(answer, accepted, failure)
                 if rescue is None:
                     outcome = await self._attribute(answer, accepted, failure)
                     await _send_failure(outcome, failure, accepted, reply)
                 else:  # the version behind answers what this one failed
-                    outcome = Outcome(error=failure.kind, caused_by="target")
+                    outcome = Outcome(error=failure.kind, caused_by=attribute(failure.kind, "target"))
                     await self._deliver_rescue(rescue, reply)
         except (asyncio.CancelledError, OSError, SlowReader):
             left = not answer.is_sent

@@ -26,10 +26,12 @@ _MOST_CALLERS = 1_000
 def may_rescue(accepted: AcceptedRequest, answer: Answer, failure: AnswerFailed, fallback: ServedTarget) -> bool:
     """Return whether a failed request may be tried on the version behind.
 
-    Only if the engine itself failed it before the first token: not what a drill failed, so that it is seen.
+    Only if the engine itself failed it before the first token: not what a drill failed, so that it is seen. What a
+    slice drew and no engine received goes back to the active one.
     """
     by_drill = accepted.effect is not None and accepted.effect.fails
-    own = failure.kind in COMPARED and not (failure.is_callers or by_drill or answer.engine_died)
+    unreached = accepted.choice.drawn and failure.kind == "endpoint_unreachable"
+    own = (failure.kind in COMPARED or unreached) and not (failure.is_callers or by_drill or answer.engine_died)
     unseen = answer.measurement.output_tokens == 0
     return own and unseen and pairing.may_mirror(accepted.parsed, accepted.choice.served, fallback)
 

@@ -1,5 +1,7 @@
 """The slices as this gateway knows them: in memory only; each ends by itself, also without the bus."""
 
+from dataclasses import replace
+
 import structlog
 
 from contracts.routes import Route
@@ -35,6 +37,17 @@ class SliceTable:
             return choice
         return slicing.draw_side(known.slice, route, choice, parsed, draw_id)
 
+    def stop(self, model: str) -> None:
+        """Draw no further request of a model in its slice: the version behind cannot be reached, or its engine died."""
+        known = self._known.get(model)
+        if known is not None and self.has(model):
+            self._known[model] = replace(known, until_s=self._clock.monotonic())
+            structlog.get_logger().warning(
+                "slice stopped here: the version behind does not answer",
+                slice=known.slice.slice_id,
+                behind=str(known.slice.behind),
+            )
+
     async def apply(self, key: str, received: Slice, _revision: int) -> None:
         """Replace the slice of a model by the one from the bus; one that is passed again keeps its first end."""
         known = self._known.get(key)
@@ -44,6 +57,9 @@ class SliceTable:
         if key != received.target.model or received.behind.model != received.target.model:
             log.error("slice ignored: it is stored under the key of another model")
             return
-        self._known[key] = known = slicing.note_slice(received, self._clock.now(), self._clock.monotonic())
+        noted = slicing.note_slice(received, self._clock.now(), self._clock.monotonic())
+        if known is not None and known.slice.slice_id == received.slice_id:
+            noted = replace(noted, until_s=min(noted.until_s, known.until_s))
+        self._known[key] = known = noted
         lasts = slicing.is_active(known, self._clock.now(), self._clock.monotonic())
         log.info("slice started" if lasts else "slice ended", behind=str(received.behind), share=received.share_ratio)

@@ -215,8 +215,15 @@ class Controller:
         failpoint(f"{SERVICE}.after_decision")
         # Before anything is published: a log that is full must not keep traffic where it is.
         await self.execute_pending(state)
-        await self.trials.follow(state)
+        await self._follow_trial(state)
         await self._publish(environment, model)
+
+    async def _follow_trial(self, state: RollbackState) -> None:
+        """Write the slice that was decided; the sweep does what the bus does not take now, and no event waits for it."""
+        try:
+            await self.trials.follow(state)
+        except (Transient, TimeoutError) as error:
+            structlog.get_logger().warning("slice not written, left to the sweep", model=state.model, error=repr(error))
 
     async def _publish(self, environment: Environment, model: str) -> None:
         """Publish what is written; what the log does not take within seconds is left to the sweep.

@@ -17,12 +17,14 @@ class Choice:
 
     Attributes:
         slice_id: The slice of live traffic in which it was drawn; None without one.
+        drawn: The version behind, which the slice drew instead of the active one.
     """
 
     served: ServedTarget
     canary: bool = False
     shadow: bool = False
     slice_id: str | None = None
+    drawn: bool = False
 
 
 @dataclass(frozen=True)

@@ -47,5 +47,5 @@ def draw_side(drawn: Slice, route: Route, choice: Choice, parsed: ParsedRequest,
         return choice
     if not pairing.may_mirror(parsed, active, behind):
         return choice
-    served = behind if fraction(f"{drawn.slice_id}|{draw_id}") < drawn.share_ratio else active
-    return Choice(served, slice_id=drawn.slice_id)
+    elsewhere = fraction(f"{drawn.slice_id}|{draw_id}") < drawn.share_ratio
+    return Choice(behind if elsewhere else active, slice_id=drawn.slice_id, drawn=elsewhere)

@@ -133,8 +133,8 @@ def _end(state: RollbackState, trial: Trial, verdict: SliceVerdict, why: str, no
     ended = trial.model_copy(update={"verdict": verdict, "ended_at": now})
     what = {
         "target": f"Only {trial.target} is slow: it is rolled back if the alert lasts.",
-        "both": f"{trial.behind} is as slow: something else is the cause, and the rollback is held.",
-        "unknown": "That shows nothing: the version is rolled back if the alert lasts.",
+        "both": f"{trial.behind} is as slow: something else is the cause, and the rollback is held for ten minutes.",
+        "unknown": f"That does not show a difference: {trial.target} is rolled back if the alert lasts.",
     }[verdict]
     message = f"{why}{describe(trial.counts)}. {what}"
     return _publish(state.model_copy(update={"trial": ended}), ended, "ended", message, now)

@@ -140,6 +140,26 @@ async def test_a_request_of_the_slice_that_the_version_behind_fails_is_answered_
     }
 
 
+async def test_a_version_behind_that_cannot_be_reached_ends_the_slice_and_no_caller_notices():
+    world = await sliced()
+    send = world.engine.send
+
+    async def unreachable():
+        raise Transient("endpoint_unreachable", "Connection refused.")
+        yield
+
+    world.engine.send = lambda endpoint, asked, request: (
+        unreachable() if asked == target(6) else send(endpoint, asked, request)
+    )
+    for _ in range(40):
+        assert (await world.chat()).status_code == 200
+    (tried,) = (record for record in world.records if record.target == target(6))
+    assert (tried.error, tried.caused_by, tried.rescued_by) == ("endpoint_unreachable", "infrastructure", target(7))
+    assert not world.slices.has(MODEL)
+    await world.slices.apply(MODEL, part(world.clock), 2)
+    assert not world.slices.has(MODEL), "passed again"
+
+
 async def test_after_a_death_of_an_engine_no_request_is_sent_to_the_version_behind():
     """What killed the active version's engine, or may have, would end the engine of the one behind it, too."""
     deadly = {"What kills it": Transient("engine_dead", "It died.")}
