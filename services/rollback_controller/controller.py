@@ -219,7 +219,7 @@ class Controller:
         await self._publish(environment, model)
 
     async def _follow_trial(self, state: RollbackState) -> None:
-        """Write the slice that was decided; the sweep does what the bus does not take now, and no event waits for it."""
+        """Write the slice that was decided; what the bus does not take now is left to the sweep, no event waits."""
         try:
             await self.trials.follow(state)
         except (Transient, TimeoutError) as error:
