@@ -108,7 +108,7 @@ class Stalls:
         while self._is_used(endpoint):
             answer = await self._is_live(endpoint, self._limit_s / QUESTIONS)
             silent = silent + 1 if answer is None else 0
-            if answer is not None and self._stalled.pop(endpoint, None) is not None:
+            if answer and self._stalled.pop(endpoint, None) is not None:
                 self._count(endpoint, False)
                 structlog.get_logger().info("a stalled endpoint answers again", endpoint=endpoint)
             if silent >= QUESTIONS and endpoint not in self._stalled and await self._others_answer(endpoint):

@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 import signal
-import socket
 from functools import partial
 
+import grpc
 import httpx
 import openai
 import pytest
@@ -95,6 +95,16 @@ async def telemetry(js, count: int, environment: str = "production"):
     return records, raw.decode()
 
 
+class Silence(grpc.GenericRpcHandler):
+    """Takes every call, and answers none."""
+
+    def service(self, handler_call_details):  # noqa: ARG002
+        async def wait(_request, _context):
+            await asyncio.Event().wait()
+
+        return grpc.unary_unary_rpc_method_handler(wait)
+
+
 class TestTritonEngine(EngineConformance):
     @pytest.fixture
     async def engine(self):
@@ -111,9 +121,13 @@ class TestTritonEngine(EngineConformance):
         return f"127.0.0.1:{free_port()}"
 
     @pytest.fixture
-    def silent(self):
-        with socket.create_server(("127.0.0.1", 0)) as listening:
-            yield f"127.0.0.1:{listening.getsockname()[1]}"
+    async def silent(self):
+        server = grpc.aio.server()
+        server.add_generic_rpc_handlers([Silence()])
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        yield f"127.0.0.1:{port}"
+        await server.stop(None)
 
 
 async def test_the_openai_sdk_gets_answers(js, gateway, asdk, toy):

@@ -63,6 +63,10 @@ def test_one_that_answers_nothing_while_another_one_does_is_left_and_used_again_
         assert (waiting.left, other.left) == (True, False)
         fleet.stalls.end(A, waiting)
         fleet.engine.stalled.clear()
+        fleet.engine.gone.add(A)
+        await asyncio.sleep(10.0)
+        assert fleet.stalls.is_stalled(A), "it was ended, and does not answer"
+        fleet.engine.gone.clear()
         await asyncio.sleep(LIMIT_S + POLL_S)
         assert not fleet.stalls.is_stalled(A)
         assert fleet.changes == [(A, True), (A, False)]
