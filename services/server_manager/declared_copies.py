@@ -78,6 +78,23 @@ class DeclaredCopies:
                 ready[name] = (*ready.get(name, ()), endpoint)
         return ready
 
+    def arriving(self, routes: Mapping[str, Route]) -> dict[str, tuple[str, ...]]:
+        """Return the endpoints that have copies which are to be there, or are loading them, by the target's name.
+
+        A process that has chosen none yet, because it began a moment ago, takes all that are listed.
+        """
+        arriving: dict[str, tuple[str, ...]] = {}
+        listed = {(copy.endpoint, copy.name) for copy in self._executor.copies()}
+        for served in _asking(routes):
+            name = str(served.target)
+            for endpoint in self.planned.get(name, self._engines):
+                state = self._states.get((endpoint, name))
+                phase = state.phase if state is not None else None
+                is_there = (endpoint, name) in listed or phase in {Phase.LOADING, Phase.READY}
+                if is_there and phase is not Phase.FAILED:
+                    arriving[name] = (*arriving.get(name, ()), endpoint)
+        return arriving
+
     def phases(self, endpoint: str) -> dict[str, Phase]:
         """Return the copies of an endpoint that are loaded or on their way, by the target's name."""
         return {
@@ -87,15 +104,15 @@ class DeclaredCopies:
         }
 
     def failed(self) -> dict[Key, str]:
-        """Return the copies that could not be loaded, with the reason."""
-        return {key: state.reason for key, state in self._states.items() if state.phase is Phase.FAILED}
+        """Return the copies that could not be loaded, or cannot yet, with the reason."""
+        missing = {None, Phase.FAILED, Phase.LOADING}
+        return {key: state.reason for key, state in self._states.items() if state.phase in missing and state.reason}
 
     def describe(self, routes: Mapping[str, Route], usable: Collection[str]) -> tuple[TargetCopies, ...]:
         """Return the targets that ask for copies, and on how many endpoints they generate."""
         held, ready, described = self._executor.held(), self.ready(usable), []
         everything = self._executor.copies()
-        asking = [served for route in routes.values() for served in (route.active, route.previous)]
-        for served in (served for served in asking if served is not None and served.copies > 1):
+        for served in _asking(routes):
             name = str(served.target)
             state = held.get(name)
             is_well = state is not None and state.phase is Phase.READY and state.endpoint in usable
@@ -167,8 +184,10 @@ class DeclaredCopies:
             if (work := self._states.pop(key).work) is not None:
                 work.cancel()
         taken = self._taken(others)
+        known = {(copy.endpoint, copy.name) for copy in [*self._executor.copies(), *self.copies]}
+        transferred = {(copy.endpoint, copy.name) for copy in others} - known  # a drain is loading it
         for (endpoint, name), served in due.items():
-            if endpoint in usable:
+            if endpoint in usable and (endpoint, name) not in transferred:
                 is_planned = endpoint in self.planned.get(name, ())
                 self._advance(endpoint, name, served, taken if is_planned else None)
 
@@ -205,6 +224,8 @@ class DeclaredCopies:
                 return  # it was loaded a moment ago
             self._enter(state, None)
         is_other = copy is not None and copy.digest != served.manifest.digest
+        if copy is not None and not is_other and state.phase is None:
+            self._enter(state, Phase.UNPROVEN)  # the answer to its load was lost: it may serve by now
         if state.phase in {None, Phase.FAILED, Phase.DEAD} or is_other:
             if taken is not None and self._may_load(state, endpoint, served, taken, is_held=copy is not None):
                 state.memory_bytes = self._limits.reserved_bytes(served)
@@ -224,6 +245,8 @@ class DeclaredCopies:
             return True
         pool, size = self._limits.pool(endpoint), self._limits.memory_bytes(served)
         if taken[pool] + size > self._limits.pool_bytes(pool):
+            free = max(0, self._limits.pool_bytes(pool) - taken[pool])
+            state.reason = f"it needs {size} bytes of memory, {endpoint} has {free} free."
             return False
         taken[pool] += size
         return True
@@ -272,10 +295,11 @@ class DeclaredCopies:
 
     async def _note_failure(self, endpoint: str, name: str, state: CopyState, error: SlipwayError) -> None:
         self._log.warning("a copy was not loaded", target=name, endpoint=endpoint, code=error.code, reason=error.reason)
+        state.reason = error.reason
         if error.code == "endpoint_unreachable":
             self._enter(state, None)
             return
-        state.failures, state.reason = state.failures + 1, error.reason
+        state.failures += 1
         self._enter(state, Phase.FAILED)
         try:
             await self._engines[endpoint].unload(name, permit=self._executor.permit)
@@ -305,6 +329,12 @@ class DeclaredCopies:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _asking(routes: Mapping[str, Route]) -> list[ServedTarget]:
+    """Return the targets that ask for copies: active and previous ones."""
+    both = [served for route in routes.values() for served in (route.active, route.previous)]
+    return [served for served in both if served is not None and served.copies > 1]
 
 
 def _with_staging(

@@ -70,6 +70,7 @@ class Drains:
             apart=find_counterparts(record, routes),
             answering=answering,
             serving=self._declared.ready(answering),
+            arriving=self._declared.arriving(routes),
         )
 
     async def answer_orders(self, record: Servers, routes: Mapping[str, Route], answering: Collection[str]) -> None:

@@ -25,6 +25,7 @@ class Fleet:
         apart: the targets that should not share an endpoint.
         answering: the endpoints that answer.
         serving: the endpoints on which copies generate that are to be there, by the target's name.
+        arriving: the endpoints that have, or are loading, copies that are to be there, proven or not.
     """
 
     production: Mapping[str, Deployable]
@@ -33,6 +34,7 @@ class Fleet:
     apart: Counterparts
     answering: Collection[str]
     serving: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    arriving: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,11 @@ def plan_transfer(
             reason = f"{name} has no other endpoint of its runtime that answers and is not drained."
             waits = waits or Waits(name, moved.endpoint, reason)
             continue
+        copied = [each for each in fleet.arriving.get(name, ()) if each in usable]
+        if copied:  # a second load of it there would take its memory twice, and unload both where it fails
+            reason = f"a copy of {name} on {copied[0]} is loaded or probed, and not named by its route yet."
+            waits = waits or Waits(name, moved.endpoint, reason)
+            continue
         needed = limits.corrected(moved.digest, moved.memory_bytes)
         endpoint, fits = choose_endpoint(name, needed, usable, homes, reserved, limits=limits, apart=fleet.apart)
         if fits:
@@ -173,10 +180,13 @@ def _assess_memory(endpoint: str, drained: Collection[str], fleet: Fleet, limits
         for name, state in fleet.held.items()
         if state.unneeded_s is None  # what nothing needs makes way
     }
-    for name in held.keys() & fleet.serving.keys():  # what has a copy elsewhere is served by it
-        others = [each for each in fleet.serving[name] if each not in drained]
-        if others and held[name].endpoint == endpoint:
-            held[name] = replace(held[name], endpoint=others[0])
+    for name, state in held.items():  # what has a copy elsewhere is served by it
+        there = [*fleet.serving.get(name, ()), *fleet.arriving.get(name, ())]
+        others = [each for each in there if each not in drained and each in fleet.answering]
+        if others and state.endpoint == endpoint:
+            held[name] = replace(state, endpoint=others[0])
+    homes = {(state.endpoint, name) for name, state in held.items()}
+    fleet = replace(fleet, copies=[copy for copy in fleet.copies if (copy.endpoint, copy.name) not in homes])
     for _ in held:
         planned = plan_transfer(replace(fleet, held=held), limits, drained)
         if isinstance(planned, Waits):

@@ -345,7 +345,8 @@ def plan_unloads(
     ]
     actions = []
     for name, target in sorted(unneeded, key=lambda item: -(item[1].unneeded_s or 0.0)):
-        lingers = target.phase is Phase.READY and (target.unneeded_s or 0.0) < limits.linger_s
+        may_serve = target.phase in {Phase.READY, Phase.UNPROVEN}  # what another process loaded may have streams
+        lingers = may_serve and (target.unneeded_s or 0.0) < limits.linger_s
         pool = limits.pool(target.endpoint)
         if lingers and short[pool] <= 0:
             continue
