@@ -98,13 +98,22 @@ def _assess_pairs(trigger: Trigger, shadow: Shadow, state: TriggerState | None) 
         missing = max(0, least - test.pairs)
         return Part("inconclusive" if missing else "fail", missing, share)
     more = _needed(trigger, test, needed)
-    return Part("inconclusive", more, f"{share}, which may be chance") if more else Part("pass", 0, share)
+    return Part("inconclusive", more, f"{share}, {_why_not(trigger, test)}") if more else Part("pass", 0, share)
+
+
+def _why_not(trigger: Trigger, test: MirrorTest) -> str:
+    """Return why requests bad on the candidate only do not fail it yet, though there are too many to pass with."""
+    counts = test.counts
+    counted = counts.only_target - test.capped - counts.only_other
+    if not test.capped or counted > limit_of(trigger) * test.pairs:
+        return "which may be chance"
+    return f"{test.capped} of them of few callers, whose requests alone neither fail a candidate nor let it pass"
 
 
 def _needed(trigger: Trigger, test: MirrorTest, needed: float) -> int:
     """Return how many more requests it takes to tell a worse candidate from chance; 0 if it may pass."""
     seen, limit = test.discordant, limit_of(trigger)
-    net = 2 * seen.hits - seen.trials  # without what is left out of one caller, which could else delay any release
+    net = test.counts.only_target - test.counts.only_other  # of all: a candidate that fails one caller must not pass
     until_fail = estimate_requests_needed(seen, EQUAL_SHARE, trigger.alpha)
     if net <= limit * test.pairs and (seen.log_e < needed / 2 or until_fail is None):
         return 0

@@ -174,14 +174,24 @@ def test_a_candidate_that_fails_one_request_in_ten_never_passes_and_one_that_is_
     assert walk(seed, callers, (0.0, 0.0)) == ("pass", 100)
 
 
-def test_one_caller_among_others_fails_no_candidate():
+@pytest.mark.parametrize("every", [5, 3, 2])
+def test_a_candidate_that_fails_one_caller_neither_passes_nor_fails(every):
+    """One caller cannot end a release, and what fails one customer must not go to it."""
     given = [
-        pair(index, {"fails": True} if index % 3 == 0 else None, caller=("bad", "a", "b")[index % 3])
-        for index in range(600)
+        pair(
+            index,
+            {"fails": True} if index % every == 0 else None,
+            caller="bad" if index % every == 0 else f"c{index % 6}",
+        )
+        for index in range(1000)
     ]
-    early = give(begun(), given[:120], 70.0)
-    assert verdicts(early) == ["inconclusive"], "its part is more than the policy allows: others must outweigh it"
-    assert verdicts(give(early, given[120:], 90.0))[-1] == "pass"
+    early = give(begun(), given[:200], 70.0)
+    late = give(early, given[200:], 90.0)
+    assert set(verdicts(late)) == {"inconclusive"}
+    fact = published(late, f.ShadowAssessed)[-1]
+    assert fact.counts["errors"].pairs.only_target == len(given[::every])
+    assert "of them of few callers, whose requests alone neither fail a candidate nor let it pass" in fact.reason
+    assert fact.requests_needed > 0
 
 
 def test_a_pair_that_is_late_or_of_no_shadow_is_dropped():
