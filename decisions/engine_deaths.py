@@ -198,7 +198,8 @@ def _settled(deaths: Iterable[LoggedDeath]) -> list[frozenset[str]]:
 
     Gateways report a death one after the other, each with its own callers: the first report may lack the cause.
     """
-    return [frozenset(death.holders) for death in deaths if death.over_at is not None and not death.is_open]
+    known = (death for death in deaths if not death.is_open and _OTHERS not in death.holders)
+    return [frozenset(death.holders) for death in known if death.over_at is not None]
 
 
 def _without_chance(share: float, requests: Mapping[str, int]) -> float:

@@ -17,7 +17,7 @@ from contracts.vocabulary import Environment, Target
 from services.gateway.domain import errors
 from services.gateway.domain.body_digests import digest_of
 from services.gateway.domain.errors import RequestRejected
-from services.gateway.engine_deaths import INVOLVEMENTS, UNKNOWN, Attempt, EngineDeaths, Involvement
+from services.gateway.engine_deaths import INVOLVEMENTS, Attempt, EngineDeaths, Involvement
 from services.gateway.measurement import AcceptedRequest
 from shared.runtime.clock import Clock
 
@@ -181,9 +181,8 @@ class Watch:
         """Note the beginning of an attempt; the one before has ended."""
         if self._attempts:
             self._attempts[-1].end(complete=False)
-        accepted = self._accepted
-        sender = UNKNOWN if accepted.choice.shadow else accepted.arrival.caller.sender  # no caller is to blame
-        self._attempts.append(self._deaths.begin(endpoint, accepted.choice.served.target, sender))
+        choice, sender = self._accepted.choice, self._accepted.arrival.caller.sender
+        self._attempts.append(self._deaths.begin(endpoint, choice.served.target, sender, shadow=choice.shadow))
 
     def is_blamed(self) -> bool:
         """Return whether an engine died under the same body (see `BodyBans.is_blamed`)."""

@@ -37,13 +37,20 @@ class Sender(NamedTuple):
 UNKNOWN: Final = Sender("", "")
 
 
+class _Presence(NamedTuple):
+    """Whose request was at an engine, and whether it was asked unseen of a candidate: then no caller is to blame."""
+
+    sender: Sender
+    shadow: bool
+
+
 @dataclass(frozen=True)
 class _Incident:
     """Which targets of an endpoint died of one cause, when the last one was reported, and who had requests there."""
 
     at_s: float = -math.inf
     targets: AbstractSet[str] = frozenset()
-    senders: AbstractSet[Sender] = frozenset()
+    present: AbstractSet[_Presence] = frozenset()
 
 
 @dataclass
@@ -67,6 +74,7 @@ class Attempt:
     """One attempt of a request at an engine: report what the engine does, and always call `end`.
 
     Attributes:
+        presence: whose it is.
         involvement: what it had to do with a death of the engine.
         has_piece: the engine sent a part of its answer.
         death: the death that it met, or that came before it and after which the engine gave no sign of life.
@@ -77,7 +85,7 @@ class Attempt:
     _endpoint: str
     _target: str
     _deaths_before: int
-    sender: Sender = UNKNOWN
+    presence: _Presence
     involvement: Involvement = "none"
     has_piece: bool = False
     death: EngineDeath | None = None
@@ -105,7 +113,7 @@ class Attempt:
         engine.deaths, engine.is_alive, engine.last = (
             engine.deaths + 1,
             False,
-            self._deaths.describe(self._endpoint, self._target, alone=alone),
+            self._deaths.describe(self._endpoint, self._target, alone=alone, shadow=self.presence.shadow),
         )
         for attempt in engine.attempts:
             attempt.death = engine.last
@@ -117,7 +125,7 @@ class Attempt:
             self._engine.attempts.remove(self)
             self._deaths.note_end(self._endpoint, complete=complete)
             if not complete and self.death is None:
-                self._deaths.note_left(self._endpoint, self.sender)
+                self._deaths.note_left(self._endpoint, self.presence)
 
 
 class EngineDeaths:
@@ -126,9 +134,9 @@ class EngineDeaths:
     Args:
         clock: its monotonic seconds, and the time of a death.
         is_sole: whether no other process sends requests to these engines.
-        on_request: is told each attempt, with its endpoint and its sender.
-        on_death: is told each death, with the endpoint, the target, the senders, and whether one request alone can be
-            the cause.
+        on_request: is told each attempt, with its endpoint and its sender, which is unknown in a shadow.
+        on_death: is told each death but a candidate's in its shadow, with the endpoint, the target, the senders,
+            without those of a shadow, and whether one request alone can be the cause.
     """
 
     def __init__(
@@ -144,11 +152,19 @@ class EngineDeaths:
         self._on_death = on_death
         self._engines: dict[tuple[str, str], _Engine] = {}
         self._incomplete_s: dict[str, float] = {}
-        self._left_s: dict[str, dict[Sender, float]] = {}
+        self._left_s: dict[str, dict[_Presence, float]] = {}
         self._died: dict[str, _Incident] = {}
 
-    def begin(self, endpoint: str, target: Target, sender: Sender = UNKNOWN) -> Attempt:
-        """Return a new attempt, which is in flight until its end."""
+    def begin(self, endpoint: str, target: Target, sender: Sender = UNKNOWN, *, shadow: bool = False) -> Attempt:
+        """Return a new attempt, which is in flight until its end.
+
+        Args:
+            endpoint: where it is sent.
+            target: what it is sent to.
+            sender: who sent it.
+            shadow: it is asked unseen of a candidate. It was there if another target of the endpoint dies, and no
+                caller is refused because of it.
+        """
         key = (endpoint, str(target))
         if key not in self._engines and len(self._engines) >= _MOST_ENGINES:
             self._engines = {name: engine for name, engine in self._engines.items() if engine.attempts}
@@ -156,9 +172,9 @@ class EngineDeaths:
             self._left_s.clear()
             self._died.clear()
         engine = self._engines.setdefault(key, _Engine())
-        attempt = Attempt(self, engine, endpoint, str(target), engine.deaths, sender)
+        attempt = Attempt(self, engine, endpoint, str(target), engine.deaths, _Presence(sender, shadow))
         engine.attempts.add(attempt)
-        self._on_request(endpoint, sender)
+        self._on_request(endpoint, UNKNOWN if shadow else sender)
         return attempt
 
     def is_alone(self, endpoint: str) -> bool:
@@ -168,7 +184,7 @@ class EngineDeaths:
         quiet = ended_s is None or self._clock.monotonic() - ended_s >= QUIET_S
         return in_flight == 1 and quiet and self._is_sole()
 
-    def describe(self, endpoint: str, target: str, *, alone: bool) -> EngineDeath:
+    def describe(self, endpoint: str, target: str, *, alone: bool, shadow: bool = False) -> EngineDeath:
         """Return the death of an engine that is reported now: who had requests there, of any target.
 
         Several targets that die of one cause report it one after the other: the cause may be gone by then.
@@ -177,28 +193,29 @@ class EngineDeaths:
             endpoint: where it served.
             target: what it served.
             alone: only one request can be the cause.
+            shadow: it is a candidate in its shadow.
         """
         now_s = self._clock.monotonic()
-        present = {
-            attempt.sender for key, engine in self._engines.items() if key[0] == endpoint for attempt in engine.attempts
-        }
-        left = {sender for sender, ended_s in self._left_s.pop(endpoint, {}).items() if now_s - ended_s < QUIET_S}
+        here = [engine for (at, _), engine in self._engines.items() if at == endpoint]
+        present = {attempt.presence for engine in here for attempt in engine.attempts}
+        present |= {who for who, ended_s in self._left_s.pop(endpoint, {}).items() if now_s - ended_s < QUIET_S}
         before = self._died.get(endpoint, _Incident())
         if now_s - before.at_s >= SAME_S or target in before.targets:  # one that was alive again dies of another cause
             before = _Incident()
-        senders = present | left | before.senders
-        self._died[endpoint] = _Incident(now_s, before.targets | {target}, senders)
-        self._on_death(endpoint, target, senders, alone)
-        return _as_death(self._clock.now(), senders)
+        present |= before.present
+        self._died[endpoint] = _Incident(now_s, before.targets | {target}, present)
+        if not shadow:
+            self._on_death(endpoint, target, {who.sender for who in present if not who.shadow}, alone)
+        return _as_death(self._clock.now(), (who.sender for who in present))
 
     def describe_unseen(self) -> EngineDeath:
         """Return the death of an engine that this process never saw alive, so that any may have caused it."""
         return EngineDeath(died_at=self._clock.now(), others=1)
 
-    def note_left(self, endpoint: str, sender: Sender) -> None:
+    def note_left(self, endpoint: str, presence: _Presence) -> None:
         """Note the end of an attempt that was not answered, at an engine that was alive: it may die of it later."""
         now_s, left_s = self._clock.monotonic(), self._left_s.setdefault(endpoint, {})
-        left_s[sender] = now_s
+        left_s[presence] = now_s
         if len(left_s) > MOST_HOLDERS:
             self._left_s[endpoint] = {who: ended_s for who, ended_s in left_s.items() if now_s - ended_s < QUIET_S}
 

@@ -182,6 +182,14 @@ def test_a_caller_is_no_suspect_before_all_gateways_may_have_named_who_had_reque
     assert note_record(note_record(log, died(141, "bad")), good(151)).counts.suspect is None
 
 
+def test_requests_without_a_name_are_no_suspect_and_explain_no_death():
+    """As of gateways of before, where a candidate was asked unseen at the same endpoint: deaths show nothing."""
+    moments = range(100, 260, 20)
+    deaths = [record for at_s in moments for record in (died(at_s, f"killer-{at_s}", ""), good(at_s + 11))]
+    unnamed = log_of(*BEFORE, *deaths)
+    assert (unnamed.counts.suspect, unnamed.causes) == (None, ())
+
+
 def test_endpoints_die_each_for_itself():
     log = log_of(died(100, "a"), good(105, endpoint="b:1"), died(106, "b", endpoint="b:1"))
     assert len(log.deaths) == 2

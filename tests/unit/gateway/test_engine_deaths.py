@@ -1,5 +1,7 @@
 """What a gateway says of an engine's death: who had requests there, the same for all that the dead engine fails."""
 
+import pytest
+
 from services.gateway.engine_deaths import MOST_HOLDERS, QUIET_S, EngineDeaths, Sender
 from testbed import factories as f
 from tests.unit.gateway.fakes import StepClock
@@ -22,6 +24,38 @@ def test_a_death_names_all_holders_at_the_endpoint_and_those_that_left_a_moment_
     assert killed.death == beside.death
     assert killed.death.holders == ("beside", "killed", "left", "other-target")
     assert (other_target.death, elsewhere.death) == (None, None)
+
+
+@pytest.mark.parametrize("is_left", [False, True])
+def test_whose_request_a_candidate_was_asked_unseen_was_there_and_is_not_refused(is_left):
+    """Its body was at the process that both targets share; without a name it would explain the death by no caller."""
+    reports, requests = [], []
+    deaths = EngineDeaths(
+        StepClock(),
+        lambda: True,
+        on_request=lambda _, sender: requests.append(sender.holder),
+        on_death=lambda *death: reports.append(death),
+    )
+    (served,) = begun(deaths, "served")
+    unseen = deaths.begin("a:1", f.target(8), Sender("unseen", "unseen"), shadow=True)
+    if is_left:
+        unseen.end(complete=False)
+    served.note_piece()
+    served.note_death()
+    assert served.death.holders == ("served", "unseen")
+    assert [senders for _, _, senders, _ in reports] == [{Sender("served", "served")}]
+    assert requests == ["served", ""]
+
+
+def test_the_death_of_a_candidate_in_its_shadow_refuses_no_caller_of_the_same_process():
+    reports = []
+    deaths = EngineDeaths(StepClock(), lambda: True, on_death=lambda *death: reports.append(death))
+    begun(deaths, "served")
+    unseen = deaths.begin("a:1", f.target(8), Sender("unseen", "unseen"), shadow=True)
+    unseen.note_piece()
+    unseen.note_death()
+    assert unseen.death.holders == ("served", "unseen")
+    assert reports == []
 
 
 async def test_what_ended_by_a_death_or_long_ago_is_not_named_at_the_next_one():
