@@ -22,6 +22,8 @@ QUIET_S: Final = 10.0
 """Time after a request without a complete answer in which no other counts as alone: an engine may die of it later."""
 SAME_S: Final = 5.0
 """Deaths of several targets at one endpoint within this time have one cause."""
+STILL_DEAD_S: Final = 60.0
+"""A candidate's engine without a sign of life counts again after this time: it dies of each request, or stays dead."""
 _MOST_ENGINES = 1_000
 MOST_HOLDERS: Final = 64
 """Holders that a death names in telemetry; of more, nothing can be known of who caused it."""
@@ -61,11 +63,13 @@ class _Engine:
         deaths: how often it died.
         is_alive: it sent a part of an answer to a request that came after its last death.
         last: that death.
+        died_s: when it was.
     """
 
     deaths: int = 0
     is_alive: bool = False
     last: EngineDeath | None = None
+    died_s: float = -math.inf
     attempts: "set[Attempt]" = field(default_factory=set)
 
 
@@ -101,14 +105,16 @@ class Attempt:
 
         An engine that is dead answers every request so until it is loaded again: only the first report after a sign of
         life is a death, of all that are in flight there. Without one before, no caller is named: the first request of
-        all may have killed it, or what was sent before this process was started.
+        all may have killed it, or what was sent before this process was started. A candidate in its shadow may never
+        give one.
         """
-        engine = self._engine
+        engine, now_s = self._engine, self._deaths.now_s
         if self._deaths_before != engine.deaths:
             return
-        if not engine.is_alive:
+        if not engine.is_alive and not (self.presence.shadow and now_s - engine.died_s >= STILL_DEAD_S):
             engine.last = self.death = engine.last or self._deaths.describe_unseen()
             return
+        engine.died_s = now_s
         alone = self._deaths.is_alone(self._endpoint)
         engine.deaths, engine.is_alive, engine.last = (
             engine.deaths + 1,
@@ -176,6 +182,11 @@ class EngineDeaths:
         engine.attempts.add(attempt)
         self._on_request(endpoint, UNKNOWN if shadow else sender)
         return attempt
+
+    @property
+    def now_s(self) -> float:
+        """Return the monotonic time in seconds."""
+        return self._clock.monotonic()
 
     def is_alone(self, endpoint: str) -> bool:
         """Return whether only one request can have ended an engine: the targets of an endpoint share one process."""

@@ -35,7 +35,7 @@ _BUSY_RATIO = 0.5
 _WAITING = 4
 """Times as many drawn requests may wait for their answer, or for their turn, as are asked again at the same time."""
 _CANDIDATES = 1_000
-"""Candidates whose last death is known."""
+"""Engines of candidates whose last death is known."""
 _QUEUED_MS = 50.0
 _QUEUED_FOR_S = 5.0
 """An engine in whose queue a request waited longer has no spare capacity for so long, unless the next did not wait."""
@@ -64,7 +64,7 @@ class Mirrors:
         self._held: dict[str, str] = {}  # accounts, by the id of the draw
         self._capacity = _WAITING * dependencies.settings.max_mirrors
         self._queued_s: dict[Target, float] = {}
-        self._deaths: dict[Target, datetime] = {}  # the last one of each candidate that counted
+        self._deaths: dict[tuple[str, str], datetime] = {}  # the last one that counted, by candidate and endpoint
         self._turn = asyncio.Semaphore(dependencies.settings.max_mirrors)
         self._running: set[asyncio.Task[None]] = set()
 
@@ -162,12 +162,12 @@ class Mirrors:
         """Return the pair of two sides; a death of a candidate's engine counts once, with its first request."""
         if not mirrored.died:
             return pairing.as_pair(served.record, mirrored.record, shadow=other.shadow)
-        death, target = mirrored.record.death, other.served.target
-        if not other.shadow or death is None or self._deaths.get(target) == death.died_at:
+        death, engine = mirrored.record.death, (str(other.served.target), mirrored.record.endpoint)
+        if not other.shadow or death is None or self._deaths.get(engine) == death.died_at:
             return None
         if len(self._deaths) >= _CANDIDATES:
             self._deaths.clear()
-        self._deaths[target] = death.died_at
+        self._deaths[engine] = death.died_at
         return pairing.as_died(served.record, mirrored.record)
 
     def _again(self, accepted: AcceptedRequest, choice: Choice) -> AcceptedRequest:

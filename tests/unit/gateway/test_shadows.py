@@ -10,7 +10,7 @@ from contracts.routes import ShadowShare
 from services.gateway.domain import pairing
 from services.gateway.domain.requests import read_request
 from services.gateway.domain.routing import Choice, choose_pinned, choose_target, list_models
-from services.gateway.engine_deaths import QUIET_S
+from services.gateway.engine_deaths import QUIET_S, STILL_DEAD_S
 from shared.errors import Permanent, Transient
 from testbed import factories as f
 from tests.kit.drills import drill
@@ -124,7 +124,7 @@ async def test_a_death_of_the_candidate_counts_against_it_and_its_body_is_refuse
 
 
 class Dead(FakeEngine):
-    """The candidate answers once, dies, and stays dead."""
+    """The candidate answers a little, dies, and stays dead."""
 
     async def send(self, endpoint, target, request):
         if str(target) != CANDIDATE:
@@ -143,7 +143,26 @@ async def test_one_death_counts_once_however_many_requests_meet_the_dead_engine(
     for number in range(12):
         await ask(world, 1, messages=[{"role": "user", "content": f"question {number}"}])
     assert sent_to(world, CANDIDATE) > 3
-    assert sum(pair.mirrored.error == "engine_dead" for pair in world.telemetry.pairs) <= 1
+    assert sum(pair.mirrored.error == "engine_dead" for pair in world.telemetry.pairs) == 1
+
+
+async def test_a_candidate_that_dies_of_each_request_before_it_answers_any_counts_each_time_it_may_have_been_loaded():
+    world = World(route(share=1.0), engine=FakeEngine(poison={"hello": DEAD}, faulty={CANDIDATE}), max_mirrors=100)
+    for number in range(3):
+        await ask(world, 4, messages=[{"role": "user", "content": f"hello {number}"}])
+        await ask(world, 4, messages=[{"role": "user", "content": f"hello again {number}"}])
+        assert [pair.mirrored.error for pair in world.telemetry.pairs] == ["engine_dead"] * (number + 1)
+        await world.clock.pause(STILL_DEAD_S)
+
+
+async def test_deaths_at_two_endpoints_of_a_candidate_count_once_each():
+    engine = FakeEngine(poison={"hello": DEAD}, faulty={CANDIDATE})
+    shadow = ShadowShare(served=f.served(8, endpoints=("b:1", "c:1")), share_ratio=1.0)
+    world = World(route(shadow=shadow), engine=engine, max_mirrors=100)
+    for number in range(20):
+        await ask(world, 1, messages=[{"role": "user", "content": f"hello {number}"}])
+    met = {endpoint for endpoint, target, _ in engine.calls if target == CANDIDATE}
+    assert len(world.telemetry.pairs) == len(met) == len({pair.mirrored.endpoint for pair in world.telemetry.pairs})
 
 
 async def test_requests_under_which_the_active_engine_died_never_go_to_the_candidate():
