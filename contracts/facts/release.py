@@ -164,7 +164,7 @@ class ShadowAssessed(Fact):
         target: The candidate.
         share_ratio: Share of the active target's requests that are drawn.
         requests: How many were compared.
-        counts: By trigger; `errors-in-shadow` counts errors where the policy has no trigger for them.
+        counts: By trigger; `errors-in-shadow` and `empty-in-shadow` where the policy has no trigger for either.
         requests_needed: How many more a verdict needs.
         seconds_needed: How much longer it lasts at least.
     """

@@ -13,6 +13,7 @@ from decisions.pairs import fresh_test, observe_mirrored, outcomes_of_pair
 from decisions.triggers import ended_at, observe, outcomes_of, sequential
 from services.monitor.domain.record import DriftState, Policy, TargetState
 from services.monitor.domain.shadow import triggers_of_shadow
+from services.monitor.domain.shadow_deaths import note_shadow_pair
 from services.monitor.domain.windows import Windowing, add_to_windows, features_of
 
 
@@ -92,12 +93,20 @@ def observe_mirrored_pairs(
         policy = policies.get(str(state.target.version)) if state is not None else None
         if state is None or policy is None or pair.served.target == pair.mirrored.target:
             continue
+        deaths = note_shadow_pair(state.deaths, pair) if pair.shadow else state.deaths
+        if deaths is None:
+            continue
         watching = triggers_of_shadow(policy) if pair.shadow else sequential(policy.triggers)
         triggers = {**state.triggers, **_observe_pair(state, pair, watching, policy.triggers)}
         update: dict[str, object] = {"triggers": triggers}
         if pair.shadow:
             last_at = max(state.last_at, ended_at(pair.mirrored))
-            update |= {"requests": state.requests + 1, "release_id": policy.release_id, "last_at": last_at}
+            update |= {
+                "deaths": deaths,
+                "requests": state.requests + 1,
+                "release_id": policy.release_id,
+                "last_at": last_at,
+            }
         after[name] = state.model_copy(update=update)
     return after
 

@@ -21,13 +21,17 @@ from services.monitor.domain.record import Policy, TargetState
 
 ERRORS: Final = Trigger(name="errors-in-shadow", metric="error_ratio", threshold=0.01, min_requests=1, action="manual")
 """Errors where the active version answers count also where a policy has no trigger for them."""
+EMPTY: Final = Trigger(name="empty-in-shadow", metric="empty_ratio", threshold=0.5, min_requests=1, action="manual")
+"""Without a trigger for empty answers, a candidate most of whose answers are empty fails all the same."""
+MOST_DEATHS: Final = 1
+"""A candidate whose engine died more often does not pass: one death can be one request's."""
 
 
 def triggers_of_shadow(policy: Policy) -> tuple[Trigger, ...]:
-    """Return the triggers by which a shadow is judged: those of the policy, and one for errors if it has none."""
+    """Return the triggers by which a shadow is judged: the policy's, and own ones that it lacks."""
     declared = sequential(policy.triggers)
-    has_errors = any(trigger.metric == "error_ratio" for trigger in declared)
-    return declared if has_errors else (*declared, ERRORS)
+    metrics = {trigger.metric for trigger in declared}
+    return (*declared, *(trigger for trigger in (ERRORS, EMPTY) if trigger.metric not in metrics))
 
 
 def assess_shadow(policy: Policy, shadow: Shadow, state: TargetState, now: datetime) -> ShadowAssessed:
@@ -40,7 +44,7 @@ def assess_shadow(policy: Policy, shadow: Shadow, state: TargetState, now: datet
         now: The time.
     """
     triggers = triggers_of_shadow(policy)
-    parts = [_missing(shadow, state.requests)]
+    parts = [_missing(shadow, state.requests), *_deaths(state)]
     parts += [_assess_pairs(trigger, shadow, state.triggers.get(trigger.name)) for trigger in triggers]
     remaining_s = max(0.0, shadow.duration_s - (now - state.since).total_seconds())
     failed = [part for part in parts if part.verdict == "fail"]
@@ -72,13 +76,22 @@ def _missing(shadow: Shadow, compared: int) -> Part:
     return Part("inconclusive" if missing else "pass", missing, share)
 
 
+def _deaths(state: TargetState) -> tuple[Part, ...]:
+    """Return what deaths of the candidate's engine mean: several let nothing pass, though their requests are few."""
+    count = len(state.deaths.deaths)
+    if count <= MOST_DEATHS:
+        return ()
+    return (Part("inconclusive", 1, f"the candidate's engine died {count} times, with which it cannot pass"),)
+
+
 def _assess_pairs(trigger: Trigger, shadow: Shadow, state: TriggerState | None) -> Part:
     """Judge a candidate by one trigger.
 
     Half of the needed evidence, or more requests bad on it alone than the policy allows, is too much to pass with and
     too little to fail: it takes more requests. A latency trigger fails a candidate only if more of its requests are
     beyond the threshold than the policy allows, because to be slower than the active version within the limits is no
-    regression, and only once the shadow has its requests, because the first ones may be slow.
+    regression, and only once the shadow has its requests, because the first ones may be slow. A trigger's own
+    `min_requests` may be meant for all traffic: where the shadow has its requests, enough evidence fails.
     """
     test = _test_of(state)
     if test is None:
@@ -89,11 +102,11 @@ def _assess_pairs(trigger: Trigger, shadow: Shadow, state: TriggerState | None) 
         f"only and {counts.only_other} on the active version only"
     )
     is_latency = kind_of(trigger) == "latency"
-    if is_latency and (counts.both + counts.only_target) / test.pairs <= limit_of(trigger):
+    if (is_latency or trigger == EMPTY) and (counts.both + counts.only_target) / test.pairs <= limit_of(trigger):
         return Part("pass", 0, share)
     needed, evidence = needed_log_e(trigger.alpha), _evidence(trigger, test)
     share += f" (e-value {as_e_value(evidence):.3g}, {as_e_value(needed):.3g} needed)"
-    least = max(trigger.min_requests, shadow.min_requests) if is_latency else trigger.min_requests
+    least = shadow.min_requests if is_latency else min(trigger.min_requests, shadow.min_requests)
     if evidence >= needed:
         missing = max(0, least - test.pairs)
         return Part("inconclusive" if missing else "fail", missing, share)

@@ -17,6 +17,7 @@ from decisions.evidence import EQUAL_SHARE, process_log_e
 from decisions.pair_callers import needed_log_e
 from services.monitor.domain import monitoring
 from services.monitor.domain.record import MonitorState
+from services.monitor.domain.shadow import EMPTY as EMPTY_IN_SHADOW
 from services.monitor.domain.shadow import ERRORS, assess_shadow, triggers_of_shadow
 from shared.storage.record_format import dump, parse
 from testbed import factories as k
@@ -130,9 +131,58 @@ def test_a_cold_start_is_outweighed():
 
 def test_errors_count_without_a_trigger_for_them():
     assert triggers_of_shadow(policy(triggers=(EMPTY,))) == (EMPTY, ERRORS)
+    assert triggers_of_shadow(policy(triggers=TRIGGERS[:2])) == (*TRIGGERS[:2], EMPTY_IN_SHADOW)
     after = give(begun(triggers=(EMPTY,)), [pair(index, {"fails": True}) for index in range(20)])
     assert verdicts(after) == ["fail"]
     assert "errors-in-shadow" in published(after, f.ShadowAssessed)[0].reason
+
+
+def test_a_candidate_most_of_whose_answers_are_empty_fails_without_a_trigger_for_them():
+    after = give(begun(triggers=TRIGGERS[:2]), [pair(index, {"empty": True}) for index in range(40)])
+    assert verdicts(after) == ["fail"]
+    assert "empty-in-shadow" in published(after, f.ShadowAssessed)[0].reason
+    some = [pair(index, {"empty": True} if index % 3 == 0 else None) for index in range(120)]
+    assert verdicts(give(begun(triggers=TRIGGERS[:2]), some, 70.0)) == ["pass"], "the policy allows them"
+
+
+@pytest.mark.parametrize("metric", ["error_ratio", "ttft_ms"])
+def test_evidence_fails_however_many_requests_a_trigger_wants_of_live_traffic(metric):
+    """Else `on_deadline: continue` would give to callers what is shown to be bad."""
+    slow = k.trigger(name="slow", allowed_ratio=0.1, min_requests=5000)
+    trigger = (
+        slow if metric == "ttft_ms" else k.trigger(name="errors", metric=metric, threshold=0.02, min_requests=5000)
+    )
+    bad = {"ttft_ms": 5000.0} if metric == "ttft_ms" else {"fails": True}
+    after = give(begun(triggers=(trigger,)), [pair(index, bad) for index in range(40)])
+    assert verdicts(after) == ["fail"]
+
+
+def death(index, died_s, endpoint="a:1"):
+    died = f.EngineDeath(died_at=k.after(died_s))
+    about = {"error": "engine_dead", "caused_by": "target", "ttft_ms": None, "features": None}
+    return pair(index, {**about, "death": died, "endpoint": endpoint, "e2e_ms": 1e6})
+
+
+def errors_of(state):
+    return published(state, f.ShadowAssessed)[-1].counts["errors"].pairs.only_target
+
+
+def test_a_death_that_several_gateways_report_counts_once_and_two_let_nothing_pass():
+    good = [pair(1000 + index, {"endpoint": "a:1"}) for index in range(600)]
+    once = give(begun(), [death(10 + process, 10.0 + process / 2) for process in range(8)] + good, 70.0)
+    assert (errors_of(once), verdicts(once)) == (1, ["pass"])
+    apart = [death(10, 10.0), death(12, 10.0, "b:1"), death(11, 12.0), *good]
+    assert errors_of(give(begun(), apart, 70.0)) == 2, "of two engines"
+    answered = pair(20, {"endpoint": "a:1", "holder": "shop", "sent_at": k.after(20.0)})
+    twice = give(begun(), [death(10, 10.0), answered, death(31, 30.0), *good], 70.0)
+    assert (errors_of(twice), verdicts(twice)) == (2, ["inconclusive"])
+    assert "the candidate's engine died 2 times" in published(twice, f.ShadowAssessed)[-1].reason
+
+
+def test_a_candidate_that_never_answers_between_its_deaths_counts_once_a_minute():
+    dead = [death(index, float(index)) for index in range(10, 200)]
+    after = give(begun(), dead, 300.0)
+    assert errors_of(after) == 4
 
 
 @pytest.mark.parametrize("every", [6, 12])
@@ -282,7 +332,7 @@ def test_a_verdict_is_what_its_counts_say(outcomes, kind, seconds, minimum):
             peak = max(peak, process_log_e(EQUAL_SHARE, trials, hits))
     now = process_log_e(EQUAL_SHARE, trials, hits)
     latency = kind == "slow-first-token"
-    least = max(trigger.min_requests, minimum) if latency else trigger.min_requests
+    least = minimum if latency else min(trigger.min_requests, minimum)
     crossed = (now if latency else peak) >= needed and len(outcomes) >= least
     beyond = not latency or (only + both) > 0.1 * len(outcomes)
     assert fact.requests == len(outcomes)
