@@ -46,6 +46,7 @@ class LoggedDeath(Contract):
         holders: Those that had requests there, by all gateways.
         is_open: More holders had requests there than are named, or none is known: any may be the cause.
         over_at: When the first request was sent that was answered there since; None while the engine is dead.
+        elsewhere_at: When the first request was sent that another endpoint answered since; None while none has.
     """
 
     at: datetime
@@ -53,6 +54,12 @@ class LoggedDeath(Contract):
     holders: tuple[str, ...] = ()
     is_open: bool = False
     over_at: datetime | None = None
+    elsewhere_at: datetime | None = None
+
+    @property
+    def is_served(self) -> bool:
+        """Return whether the target answered since, there or at another endpoint."""
+        return self.over_at is not None or self.elsewhere_at is not None
 
 
 class DeathLog(Contract):
@@ -84,7 +91,7 @@ class DeathLog(Contract):
         """Return the counts for publication; None without a death."""
         if not self.deaths:
             return None
-        since = [death.at for death in self.deaths if death.over_at is None]
+        since = [death.at for death in self.deaths if not death.is_served]
         return DeathCounts(
             deaths=len(self.deaths),
             holders=len(self.causes),
@@ -148,14 +155,19 @@ def _counted(requests: Mapping[str, int], holder: str) -> dict[str, int]:
 
 
 def _with_answer(log: DeathLog, record: Inference) -> DeathLog:
-    """Return the log with each outage over that an answered request came after, by any gateway's clock."""
-    over_at = max(record.scheduled_at, record.sent_at)
-    deaths = tuple(
-        death.model_copy(update={"over_at": over_at})
-        if death.endpoint == record.endpoint and death.over_at is None and record.scheduled_at - death.at > SAME
-        else death
-        for death in log.deaths
-    )
+    """Return the log with each outage over that an answered request came after, by any gateway's clock.
+
+    A target that is loaded elsewhere as well, or by now, is served again without an answer of the engine that died.
+    """
+    at = max(record.scheduled_at, record.sent_at)
+
+    def after(death: LoggedDeath) -> LoggedDeath:
+        if record.scheduled_at - death.at <= SAME:
+            return death
+        name = "over_at" if death.endpoint == record.endpoint else "elsewhere_at"
+        return death.model_copy(update={name: at}) if getattr(death, name) is None else death
+
+    deaths = tuple(after(death) for death in log.deaths)
     return log if deaths == log.deaths else _with_deaths(log, deaths)
 
 
@@ -194,12 +206,12 @@ def _with_deaths(log: DeathLog, deaths: Sequence[LoggedDeath]) -> DeathLog:
 
 
 def _settled(deaths: Iterable[LoggedDeath]) -> list[frozenset[str]]:
-    """Return the holders at each death that is over, without those of which not all are known.
+    """Return the holders at each death after which the target answered, without those of which not all are known.
 
     Gateways report a death one after the other, each with its own callers: the first report may lack the cause.
     """
     known = (death for death in deaths if not death.is_open and _OTHERS not in death.holders)
-    return [frozenset(death.holders) for death in known if death.over_at is not None]
+    return [frozenset(death.holders) for death in known if death.is_served]
 
 
 def _without_chance(share: float, requests: Mapping[str, int]) -> float:

@@ -413,3 +413,17 @@ def test_a_dead_engine_has_time_to_be_loaded_again_where_callers_may_have_killed
     assert isinstance(decided(Doubt("none", "target")), RollBack), "no death is known: it does not answer"
     assert isinstance(decided(Doubt("drill", "target", deaths=DeathCounts(deaths=1))), RollBack)
     assert isinstance(decided(doubt("neither")), Hold)
+
+
+def test_a_target_that_answers_at_another_endpoint_is_not_dead_and_its_death_is_settled():
+    log = log_of(*[good(n / 2, f"good-{n % 10}") for n in range(60)], died(100, "bad"))
+    (death,) = log.deaths
+    near, later = (good(at, "good-1").model_copy(update={"endpoint": "other:1"}) for at in (102, 110))
+    assert note_record(log, near).counts.dead_since == death.at, "another gateway may send it before it knows"
+    log = note_record(log, later)
+    assert (log.counts.dead_since, log.counts.holders) == (None, 1)
+    assert log.deaths[0].over_at is None
+    there = later.model_copy(update={"endpoint": "other:1", "error": None})
+    assert note_record(log, there).deaths == log.deaths, "the first one counts"
+    again = note_record(log, died(300, "bad").model_copy(update={"endpoint": "other:1"}))
+    assert again.counts.dead_since == again.deaths[-1].at
