@@ -8,7 +8,8 @@ there each time is refused, if there is one. So a caller that waits for the requ
 refused as often as the other.
 
 Deaths count by target: what a version does says nothing of a caller at another version. Deaths of several targets
-within a moment are one incident.
+within a moment are one incident. They count at each endpoint for itself: where a version has copies, a caller that ends
+each in turn is refused after as many deaths at one of them, and then at all that the version's route names.
 """
 
 import math
@@ -128,6 +129,8 @@ class CallerBans:
             death = _merged(recent[-1], death)
             seen.deaths = [*recent[:-1], death]
             seen.lift(death, now_s)
+            if all(ban.until_s <= now_s for ban in seen.bans.get(target, {}).values()):  # else it counted already
+                self._find_killer(endpoint, seen, target)
             return
         suspect = seen.suspects.pop(target, None)
         if suspect in death.names:

@@ -190,7 +190,7 @@ async def test_the_death_of_another_target_lifts_no_ban():
     made.die(C, target="n@1")
     assert made.refused(A, B) == ["a"]
     made.die(B, target="m@7")
-    assert made.refused(A, B) == [], "its own, of the same incident, does"
+    assert made.refused(A, B) == ["b"], "its own, of the same incident, does: the other one was there each time"
 
 
 async def test_targets_that_die_of_one_cause_are_one_death():
@@ -202,6 +202,19 @@ async def test_targets_that_die_of_one_cause_are_one_death():
     assert [made.refused(A, B, target=target) for target in ("m@7", "m@6", "n@1")] == [[], [], []]
     made.die(A, target="m@6")
     assert [made.refused(A, B, target=target) for target in ("m@7", "m@6", "n@1")] == [["a"]] * 3
+
+
+async def test_deaths_count_for_a_target_that_always_dies_a_moment_after_another_one():
+    made = Killed()
+    for other in ("n@1", "n@2", "n@3"):
+        assert made.refused(A, C) == []
+        made.die(A, C, target=other)
+        made.die(A, C, target="m@7")
+        await made.clock.pause(20)
+    assert made.refused(A, C) == ["a"]
+    assert made.changes["caller_banned"] == 1
+    made.die(C, target="n@3")
+    assert made.refused(A, C) == ["a"], "another target's death says nothing of it"
 
 
 async def test_each_time_in_a_row_is_twice_as_long_and_a_quiet_time_forgets_it():
