@@ -11,6 +11,10 @@ PROMPTS: Final = 16
 """The most golden prompts of a policy."""
 SET_BYTES: Final = 16_384
 """The most bytes of all golden prompts of a policy together, as JSON: each version on a route has its own."""
+TOKENS_PER_S: Final = 64.0
+"""The most tokens per second that the golden prompts of a policy may ask of each of the two versions, on average."""
+_FOLDED: Final = 3
+"""A character has at most so many where upper and lower case are the same: ß is ss."""
 Text = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 Texts = Annotated[tuple[Text, ...], Field(max_length=8)]
 
@@ -54,9 +58,14 @@ class Expectation(_Strict):
         if self.equals is not None and not self.equals.strip():
             msg = "expect: equals is white space, which is ignored at both ends of an answer"
             raise ValueError(msg)
-        contrary = next((out for out in self.excludes for text in self.contains if out in text), None)
+        fold = str.casefold if self.ignore_case else str
+        contrary = next((out for out in self.excludes for text in self.contains if fold(out) in fold(text)), None)
         if contrary is not None:
             msg = f"expect: {contrary!r} is excluded, and part of a text that the answer must contain"
+            raise ValueError(msg)
+        fewest = max((len(text) for text in self.contains), default=0)
+        if highest is not None and fewest > highest * (_FOLDED if self.ignore_case else 1):
+            msg = f"expect: an answer must contain a text of {fewest} characters, above max_chars, {highest}"
             raise ValueError(msg)
         return self
 
@@ -97,6 +106,13 @@ class GoldenPrompts(_Strict):
             raise ValueError(msg)
         if self.allowed_falls and self.allowed_falls >= len(names):
             msg = f"golden.allowed_falls is {self.allowed_falls}; with {len(names)} prompts it must be lower"
+            raise ValueError(msg)
+        tokens_per_s = sum(prompt.max_tokens for prompt in self.prompts) / self.every_s
+        if tokens_per_s > TOKENS_PER_S:
+            msg = (
+                f"golden asks for up to {tokens_per_s:,.0f} tokens per second of each version; the limit is "
+                f"{TOKENS_PER_S:g}; raise every_s, or lower max_tokens"
+            )
             raise ValueError(msg)
         size = len(json.dumps(self.model_dump(mode="json"), ensure_ascii=False).encode())
         if size > SET_BYTES:

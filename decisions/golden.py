@@ -79,7 +79,7 @@ def find_fault(expected: Expectation, answer: str) -> str | None:
         return f"it has {len(given)} characters, fewer than {expected.min_chars}"
     if expected.max_chars is not None and len(given) > expected.max_chars:
         return f"it has {len(given)} characters, more than {expected.max_chars}"
-    return None
+    return None if given else "it is empty"
 
 
 def judge_answers(prompt: GoldenPrompt, target: GoldenReply | None, other: GoldenReply | None) -> GoldenOutcome:
@@ -98,14 +98,15 @@ def is_due(
 ) -> bool:
     """Return whether the golden prompts are to be asked now; also if a clock was set back since the last check.
 
-    A check that has not ended is waited for, for as long as one may take.
+    A check that has not ended is waited for, for as long as one may take. A clock that is behind by less than that is
+    taken for the one of another process: by such clocks, too, one process asks.
     """
     if not golden.prompts:
         return False
     if checks is None or (checks.target, checks.other) != (target, other):
         return True
     interval_s = max(golden.every_s, CHECK_S) if checks.is_open else golden.every_s
-    return not timedelta() <= now - checks.begun_at < timedelta(seconds=interval_s)
+    return not timedelta(seconds=-CHECK_S) <= now - checks.begun_at < timedelta(seconds=interval_s)
 
 
 def begin(checks: GoldenChecks | None, target: Target, other: Target | None, now: datetime) -> GoldenChecks:

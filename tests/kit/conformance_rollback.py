@@ -194,6 +194,22 @@ class ProbeConformance:
         assert replies[0].text == replies[1].text
         assert replies[0].queue_ms >= 0.0
 
+    async def test_of_several_endpoints_one_that_answers_is_asked_a_golden_prompt(self, probe, ready, hanging):
+        """The others refuse connections or are silent."""
+        for others in (("127.0.0.1:1",), hanging.endpoints, ("127.0.0.1:1", *hanging.endpoints)):
+            served = ready.model_copy(update={"endpoints": (*others, *ready.endpoints)})
+            replies = [await probe.ask(served, GOLDEN) for _ in range(2)]
+            assert [reply.text != "" for reply in replies] == [True, True]
+
+    async def test_a_silent_endpoint_before_the_one_that_answers_takes_no_time_of_its_measurement(
+        self, probe, ready, hanging
+    ):
+        silent = tuple(hanging.endpoints) * 20
+        async with asyncio.timeout(5):
+            assert (
+                await probe.measure(ready.model_copy(update={"endpoints": (*silent, *ready.endpoints)}))
+            ) is not None
+
     async def test_a_target_that_does_not_answer_has_no_reply(self, probe, unloaded, hanging):
         async with asyncio.timeout(5):
             assert [await probe.ask(target, GOLDEN) for target in (unloaded, hanging)] == [None, None]

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import json
-from typing import Any, Final
+from collections.abc import Coroutine, Iterable
+from typing import Any, Final, TypeVar
 
 from contracts.golden import GoldenPrompt
 from contracts.routes import ServedTarget
@@ -14,11 +15,15 @@ from shared.serving.engine_streams import stream_api
 from shared.serving.inference import Channels, Deadlines, first_token, generate
 from shared.serving.openai_stream import ApiPiece, ApiRequest
 
+T = TypeVar("T")
+
 _SAMPLING: Final = {"max_tokens": 8, "temperature": 0.0, "ignore_eos": True}
 _REQUEST_ID: Final = "golden-prompt"
 """The request id of golden prompts in the logs of Triton and of the engine."""
 _ANSWER_BYTES: Final = 65_536
 """A longer answer to a golden prompt, of 256 tokens at most, is none."""
+_REMEMBERED: Final = 1024
+"""Of so many targets it is known which endpoint answered last."""
 
 
 class TritonProbe:
@@ -31,6 +36,7 @@ class TritonProbe:
         self._channels = channels
         self._deadline_s = deadline_s
         self._answer_s = answer_s
+        self._answered: dict[str, str] = {}
 
     async def answers(self, served: ServedTarget) -> str | None:
         """Return None when any endpoint generates a token in time, else why none does."""
@@ -49,12 +55,11 @@ class TritonProbe:
         return "; ".join(reasons)
 
     async def measure(self, served: ServedTarget) -> ProbedAnswer | None:
-        """Return when the tokens of a short fixed answer came; None if no endpoint answered in time."""
-        for endpoint in served.endpoints:
-            probed = await self._measure(endpoint, served)
-            if probed is not None:
-                return probed
-        return None
+        """Return when the tokens of a short fixed answer came; None if no endpoint answered in time.
+
+        All endpoints are asked at once; the first whole answer counts.
+        """
+        return await _first(self._measure(endpoint, served) for endpoint in served.endpoints)
 
     async def _measure(self, endpoint: str, served: ServedTarget) -> ProbedAnswer | None:
         clock, times_s = asyncio.get_running_loop(), list[float]()
@@ -76,17 +81,48 @@ class TritonProbe:
         return ProbedAnswer((times_s[0] - began_s) * 1000.0, (times_s[-1] - times_s[0]) * 1000.0 / gaps)
 
     async def ask(self, served: ServedTarget, prompt: GoldenPrompt) -> GoldenReply | None:
-        """Return the whole answer to a golden prompt at temperature 0; None if none came in time, or it failed."""
+        """Return the whole answer to a golden prompt at temperature 0; None if none came in time, or it failed.
+
+        The endpoint that answered last is asked first. The next one is asked once it has failed, or after its part of
+        the time; the first whole answer counts.
+        """
         request = _golden_request(served, prompt, self._answer_s)
+        last = self._answered.get(str(served.target))
+        endpoints = sorted(served.endpoints, key=lambda endpoint: endpoint != last)
+        part_s = self._answer_s / len(endpoints)
+        gone = [asyncio.Event() for _ in endpoints]
+
+        async def answer(number: int, endpoint: str) -> GoldenReply | None:
+            try:
+                if number:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(gone[number - 1].wait(), number * part_s)
+                reply = await self._answer(endpoint, served, request)
+            finally:
+                gone[number].set()
+            if reply is not None:
+                self._remember(served, endpoint)
+            return reply
+
+        try:
+            async with asyncio.timeout(self._answer_s):
+                return await _first(answer(number, endpoint) for number, endpoint in enumerate(endpoints))
+        except TimeoutError:
+            return None
+
+    async def _answer(self, endpoint: str, served: ServedTarget, request: ApiRequest) -> GoldenReply | None:
         limits = Deadlines(first_token_s=self._answer_s, inter_token_s=self._answer_s)
         try:
-            channel = self._channels.get(served.endpoints[0])
-            stream = stream_api(channel, served.target.triton_name, request, deadlines=limits)
-            async with asyncio.timeout(self._answer_s), contextlib.aclosing(stream):
-                pieces = [piece async for piece in stream]
-        except (SlipwayError, TimeoutError):
+            stream = stream_api(self._channels.get(endpoint), served.target.triton_name, request, deadlines=limits)
+            async with contextlib.aclosing(stream):
+                return _read_reply([piece async for piece in stream])
+        except SlipwayError:
             return None
-        return _read_reply(pieces)
+
+    def _remember(self, served: ServedTarget, endpoint: str) -> None:
+        if len(self._answered) >= _REMEMBERED:
+            self._answered.clear()
+        self._answered[str(served.target)] = endpoint
 
     async def _ask(self, endpoint: str, served: ServedTarget) -> str | None:
         try:
@@ -97,6 +133,20 @@ class TritonProbe:
         except TimeoutError:
             return f"{endpoint}: no token within {self._deadline_s:g} s"
         return None
+
+
+async def _first(attempts: Iterable[Coroutine[Any, Any, T | None]]) -> T | None:
+    """Return the first result that is not None, and cancel the other attempts; None if all are."""
+    running = [asyncio.ensure_future(attempt) for attempt in attempts]
+    try:
+        for done in asyncio.as_completed(running):
+            if (result := await done) is not None:
+                return result
+    finally:
+        for attempt in running:
+            attempt.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+    return None
 
 
 def _golden_request(served: ServedTarget, prompt: GoldenPrompt, limit_s: float) -> ApiRequest:

@@ -25,6 +25,8 @@ def refused(kind, **values):
         ({"equals": "4", "min_chars": 1}, "equals is the whole answer"),
         ({"equals": " \n"}, "equals is white space"),
         ({"contains": ["Paris, France"], "excludes": ["France"]}, "'France' is excluded"),
+        ({"contains": ["Paris"], "excludes": ["paris"], "ignore_case": True}, "'paris' is excluded"),
+        ({"contains": ["Paris"], "max_chars": 4}, "a text of 5 characters, above max_chars, 4"),
         ({"contains": [""]}, "at least 1 character"),
         ({"contains": ["a"] * 9}, "at most 8 items"),
         ({"regex": "(a+)+$"}, "Extra inputs are not permitted"),
@@ -41,6 +43,10 @@ def golden(*names, **changes):
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
+        (
+            {"prompts": [PARIS | {"name": name, "max_tokens": 256} for name in "abc"], "every_s": 10.0},
+            "up to 77 tokens per second",
+        ),
         (golden("a", "a"), "'a' is declared more than once"),
         (golden(*(f"p{number}" for number in range(PROMPTS + 1))), f"at most {PROMPTS} items"),
         (golden("a", allowed_falls=1), "allowed_falls is 1; with 1 prompts it must be lower"),

@@ -31,6 +31,8 @@ def declared(*, names=NAMES, **changes):
         ({"excludes": ["I cannot"]}, "Of course", "I cannot do that", "it contains 'I cannot'"),
         ({"min_chars": 3}, "abc", " ab ", "it has 2 characters, fewer than 3"),
         ({"max_chars": 3}, "abc", "abcd", "it has 4 characters, more than 3"),
+        ({"max_chars": 3}, "abc", " \n", "it is empty"),
+        ({"excludes": ["I cannot"]}, "Of course", "", "it is empty"),
         ({"equals": "Straße", "ignore_case": True}, "STRASSE", "", "it is not 'Straße'"),
     ],
 )
@@ -139,7 +141,8 @@ def test_when_a_check_is_due():
     ended = g.note_check(begun, golden, (), later(5))
     assert not g.is_due(ended, *pair, golden, later(59))
     assert g.is_due(ended, *pair, golden, later(60))
-    assert g.is_due(ended, *pair, golden, later(-1)), "a clock that was set back"
+    assert not g.is_due(ended, *pair, golden, later(-10)), "the clock of another process is behind"
+    assert g.is_due(ended, *pair, golden, later(-g.CHECK_S - 1)), "a clock that was set back"
     assert g.is_due(ended, f.target(8), f.target(7), golden, later(5))
 
 

@@ -1,6 +1,8 @@
 """Golden prompts: what our own probes show lets a quality trigger roll back, and nothing that callers do."""
 
 import asyncio
+from dataclasses import dataclass
+from datetime import timedelta
 
 import pytest
 
@@ -10,6 +12,7 @@ from decisions.golden import CHECK_S, GoldenReply
 from services.rollback_controller.domain.policies import record_policy
 from services.rollback_controller.domain.record import GOLDEN_KEPT, RollbackState
 from services.rollback_controller.golden_probes import GoldenProbes
+from shared.runtime.clock import Clock
 from testbed import factories as f
 from tests.kit.virtual_time import virtual_time
 from tests.unit.rollback_controller.world import World
@@ -48,6 +51,16 @@ async def alerted(world, trigger="empty", *, number=1, **about):
     world.publish(fact.model_copy(update={"kind": kinds[trigger], "raised_at": fields["raised_at"]}))
     await asyncio.sleep(1)
     return world.route().active.target
+
+
+@dataclass(frozen=True)
+class Behind:
+    """The clock of another machine, two seconds behind."""
+
+    clock: Clock
+
+    def now(self):
+        return self.clock.now() - timedelta(seconds=2)
 
 
 def checks(world):
@@ -147,12 +160,13 @@ async def test_a_queue_in_an_engine_defers_checks_but_not_for_ever():
 @virtual_time
 async def test_of_two_processes_one_asks():
     world = await started()
-    states, other = world.controller.states, world.clock
-    second = GoldenProbes(states, world.routes, world.probe, other)
+    states, behind = world.controller.states, Behind(world.clock)
+    second = GoldenProbes(states, world.routes, world.probe, behind)
     world.probe.golden.clear()
-    await asyncio.sleep(20)
-    await asyncio.gather(*(second.sweep(("production", f.MODEL)) for _ in range(5)))
-    assert len(world.probe.golden) <= 2 * len(GOLDEN.prompts)
+    for _ in range(60):
+        await asyncio.sleep(1)
+        await second.sweep(("production", f.MODEL))
+    assert len(world.probe.golden) == 2 * 2 * len(GOLDEN.prompts)
     await world.stop()
 
 
