@@ -5,6 +5,7 @@ caller does after the draw decides whether there is a pair. Capacity is decided 
 """
 
 import asyncio
+import contextlib
 import functools
 from collections import Counter
 from collections.abc import Callable
@@ -62,10 +63,12 @@ class Mirrors:
         self._dependencies = dependencies
         self._new_answer = new_answer
         self._held: dict[str, str] = {}  # accounts, by the id of the draw
+        self._unseen: set[str] = set()  # ids of the draws of shadows
         self._capacity = _WAITING * dependencies.settings.max_mirrors
         self._queued_s: dict[Target, float] = {}
         self._deaths: dict[tuple[str, str], datetime] = {}  # the last one that counted, by candidate and endpoint
         self._turn = asyncio.Semaphore(dependencies.settings.max_mirrors)
+        self._shadow_turn = asyncio.Semaphore(max(1, dependencies.settings.max_mirrors // 2))
         self._running: set[asyncio.Task[None]] = set()
 
     def draw(
@@ -79,15 +82,28 @@ class Mirrors:
         if other is None:
             return None
         account = arrival.caller.account
-        if self._is_full(account) or self._is_busy(in_flight) or self._has_queue(choice) or self._has_queue(other):
+        if (
+            self._is_full(account, other)
+            or self._is_busy(in_flight)
+            or self._has_queue(choice)
+            or self._has_queue(other)
+        ):
             self._count("shed", other)
             return None
         self._held[arrival.draw_id] = account
+        if other.shadow:
+            self._unseen.add(arrival.draw_id)
         return other
 
-    def _is_full(self, account: str) -> bool:
-        """Return whether a caller has as much of the capacity as is free: what one takes leaves some for the next."""
-        return Counter(self._held.values())[account] >= self._capacity - len(self._held)
+    def _is_full(self, account: str, other: Choice) -> bool:
+        """Return whether a caller has as much of the capacity as is free: what one takes leaves some for the next.
+
+        Shadows have half of it at most. What they hold does not keep their callers from the pairs of what serves.
+        """
+        if other.shadow and len(self._unseen) >= self._capacity // 2:
+            return True
+        alike = Counter(whose for draw_id, whose in self._held.items() if (draw_id in self._unseen) == other.shadow)
+        return alike[account] >= self._capacity - len(self._held)
 
     def note(self, record: Inference) -> None:
         """Note whether a request waited in its engine's queue, whatever a drill makes of the record."""
@@ -105,6 +121,7 @@ class Mirrors:
     def release(self, accepted: AcceptedRequest) -> None:
         """Return the capacity that a drawn request took which is not asked again."""
         self._held.pop(accepted.draw_id, None)
+        self._unseen.discard(accepted.draw_id)
 
     def offer(self, accepted: AcceptedRequest, served: Inference) -> None:
         """Ask both targets of a drawn request, whose answer has ended, for a pair; return at once.
@@ -140,7 +157,7 @@ class Mirrors:
 
     async def _mirror(self, accepted: AcceptedRequest, other: Choice) -> None:
         """Ask the target that served the request first: where its engine dies, the other target is never asked."""
-        async with self._turn:
+        async with self._shadow_turn if other.shadow else contextlib.nullcontext(), self._turn:
             served = await self._ask(self._again(accepted, accepted.choice))
             known = not served.died and pairing.is_known(served.record)
             if not known or (other.shadow and self._dependencies.bans.is_blamed(replace(accepted, choice=other))):

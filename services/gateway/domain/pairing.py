@@ -16,23 +16,19 @@ _STATE_ON_SERVER = ("previous_response_id", "conversation", "background")
 def draw_pair(route: Route, choice: Choice, parsed: ParsedRequest, draw_id: str) -> Choice | None:
     """Return the other target of a request's pair; None if it is in none.
 
-    It is drawn by the gateway's own id of the request, before anything is known of its outcome. A candidate that takes
-    no traffic yet has its share first; the pairs of what serves are drawn from the rest.
+    It is drawn by the gateway's own id of the request, before anything is known of its outcome. The pairs of what
+    serves come first, because its callers depend on them; a candidate in its shadow has its share of the rest.
     """
+    other = find_other(route, choice.served.target)
+    if other is not None:
+        newer = other.served if other.canary else choice.served
+        drawn = fraction(f"{draw_id}|pair") < newer.pair_ratio
+        if drawn and may_mirror(parsed, choice.served, other.served):
+            return other
     shadow = find_shadow(route, choice.served.target)
     share = route.shadow.share_ratio if route.shadow is not None else 0.0
-    if (
-        shadow is not None
-        and fraction(f"{draw_id}|shadow") < share
-        and may_mirror(parsed, choice.served, shadow.served)
-    ):
-        return shadow
-    other = find_other(route, choice.served.target)
-    if other is None:
-        return None
-    newer = other.served if other.canary else choice.served
-    drawn = fraction(f"{draw_id}|pair") < newer.pair_ratio
-    return other if drawn and may_mirror(parsed, choice.served, other.served) else None
+    drawn = shadow is not None and fraction(f"{draw_id}|shadow") < share
+    return shadow if shadow is not None and drawn and may_mirror(parsed, choice.served, shadow.served) else None
 
 
 def find_shadow(route: Route, target: Target) -> Choice | None:

@@ -230,10 +230,28 @@ def test_a_larger_share_draws_what_a_smaller_one_draws(draw_id, share):
     assert small in (None, large)
 
 
-def test_the_pairs_of_what_serves_are_drawn_from_the_rest():
+def test_the_pairs_of_what_serves_are_drawn_first_and_the_shadow_from_the_rest():
     parsed, routed = read_request("/v1/chat/completions", b"", BODY), route(active=f.served(7, pair_ratio=0.5))
     drawn = [pairing.draw_pair(routed, Choice(routed.active), parsed, f"id{number}") for number in range(4000)]
     shadows = sum(choice is not None and choice.shadow for choice in drawn)
     others = sum(choice is not None and not choice.shadow for choice in drawn)
-    assert abs(shadows / 4000 - 0.5) < 0.04
-    assert abs(others / 4000 - 0.25) < 0.04
+    assert abs(others / 4000 - 0.5) < 0.04
+    assert abs(shadows / 4000 - 0.25) < 0.04
+
+
+class Silent(FakeEngine):
+    """The candidate answers nothing, and takes the time of its requests."""
+
+    async def send(self, endpoint, target, request):
+        if str(target) == CANDIDATE:
+            self.calls.append((endpoint, CANDIDATE, ""))
+            await asyncio.Event().wait()
+        async for piece in super().send(endpoint, target, request):
+            yield piece
+
+
+async def test_a_silent_candidate_leaves_half_of_the_turns_to_the_pairs_of_what_serves():
+    world = World(route(share=1.0, active=f.served(7, pair_ratio=0.5)), engine=Silent(), max_mirrors=4)
+    await ask(world)
+    assert sent_to(world, CANDIDATE) == 2
+    assert len([pair for pair in world.telemetry.pairs if not pair.shadow]) > 10
