@@ -8,8 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts import facts as cf
+from contracts.routes import CanaryShare
+from decisions.route_edits import Changed, roll_back
+from services.server_manager.domain.reconcile import production_of
 from tests.kit.virtual_time import run_virtual
-from tests.unit.server_manager.factories import route
+from tests.unit.server_manager.factories import deployable, route
 from tests.unit.server_manager.fleet_world import MODEL, SETTINGS, FleetWorld, target
 from tests.unit.server_manager.test_declared_copies import with_copies
 from tests.unit.server_manager.test_drains_in_time import ACCEPTED, answers, order
@@ -98,3 +101,71 @@ def test_whenever_it_dies_a_drained_triton_is_empty_in_the_end_and_a_restored_on
         assert not (is_empty and world.engines[drained].models)
 
     play(story, count, *kills)
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    kills=st.lists(st.integers(1, 80), max_size=4),
+    name=st.sampled_from(NAMES[:2]),
+    away_s=st.sampled_from((4.0, 40.0)),
+    loses=st.booleans(),
+    rolls_back=st.booleans(),
+)
+def test_after_a_promotion_and_a_rollback_the_two_versions_share_no_triton_that_both_can_do_without(
+    kills, name, away_s, loses, rolls_back
+):
+    """Whatever was away, or lost what it had, while the new version was a canary, which is loaded beside a copy."""
+
+    async def story(world):
+        await edit(world, route(1, canary=2, weight=0.1))
+        await asyncio.sleep(30)
+        await disturb(world, world.engines[name], away_s)
+        await edit(world, route(2, 1))
+        await asyncio.sleep(10)
+        if rolls_back:
+            await world.routes.edit(MODEL, lambda now: roll_back(now, deployable(2).target, cause_id="rollback"))
+        await asyncio.sleep(2 * SETTLED_S + 120.0)
+        now = world.routes.routes[MODEL]
+        if rolls_back:
+            assert (now.active.target.version, len(now.active.endpoints)) == (1, 2)
+        else:
+            assert not set(now.active.endpoints) & set(now.previous.endpoints)
+        for served in filter(None, (now.active, now.previous)):
+            holders = {engine.endpoint for engine in world.engines.values() if str(served.target) in engine.models}
+            assert holders == set(served.endpoints)
+
+    async def disturb(world, engine, away_s):
+        if loses:
+            engine.models.clear()
+        engine.down = True
+        await asyncio.sleep(away_s)
+        engine.down = False
+        await asyncio.sleep(away_s)
+
+    play(story, 2, *kills)
+
+
+async def edit(world, wanted):
+    """Let the route be another one, as a traffic order would make it; what it names already stays where it is."""
+    named = {str(each.target): each.endpoints for each in production_of(world.routes.routes[MODEL])}
+
+    def placed(served):
+        if served is None:
+            return None
+        return served.model_copy(update={"endpoints": named.get(str(served.target), served.endpoints)})
+
+    def change(now):
+        asked = with_copies(wanted, 2)
+        canary = asked.canary
+        if canary is not None:
+            canary = CanaryShare(served=placed(canary.served), weight_ratio=canary.weight_ratio)
+        return now.model_copy(
+            update={
+                "epoch": now.epoch + 1,
+                "active": placed(asked.active),
+                "previous": placed(asked.previous),
+                "canary": canary,
+            }
+        )
+
+    await world.routes.edit(MODEL, lambda now: Changed(change(now), "promote"))
