@@ -141,16 +141,8 @@ async def test_a_request_of_the_slice_that_the_version_behind_fails_is_answered_
 
 
 async def test_a_version_behind_that_cannot_be_reached_ends_the_slice_and_no_caller_notices():
-    world = await sliced()
-    send = world.engine.send
-
-    async def unreachable():
-        raise Transient("endpoint_unreachable", "Connection refused.")
-        yield
-
-    world.engine.send = lambda endpoint, asked, request: (
-        unreachable() if asked == target(6) else send(endpoint, asked, request)
-    )
+    refused = {"hello": Transient("endpoint_unreachable", "Connection refused.")}
+    world = await sliced(world=World(behind(), engine=FakeEngine(poison=refused, faulty={str(target(6))})))
     for _ in range(40):
         assert (await world.chat()).status_code == 200
     (tried,) = (record for record in world.records if record.target == target(6))
