@@ -63,9 +63,10 @@ def newest(known: Route | None, stored: Route | None) -> Route | None:
 
 
 def revives_quarantined(stored: Route, known: Route) -> bool:
-    """Return whether a route sends traffic to a target that another route quarantines."""
+    """Return whether a route sends traffic, or what callers asked, to a target that another route quarantines."""
     canary = stored.canary.served if stored.canary is not None and stored.canary.weight_ratio > 0.0 else None
-    return any(served is not None and known.is_quarantined(served.target) for served in (stored.active, canary))
+    asked = (stored.active, canary, stored.shadowed)
+    return any(served is not None and known.is_quarantined(served.target) for served in asked)
 
 
 def is_of(route: Route, epoch: int) -> bool:

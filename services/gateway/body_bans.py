@@ -156,7 +156,9 @@ class BodyBans:
         self._bans[body] = _Ban(self._clock.monotonic() + self._ban_s, target, targets)
         self._count("banned")
         structlog.get_logger().error(
-            "an engine died under this request; it is refused for a while",
+            "an engine died under this request; it is refused for a while"
+            if not accepted.choice.shadow
+            else "a candidate's engine died under this request; it is not sent there again for a while",
             target=str(target),
             environment=body.environment,
             request_id=accepted.request_id,

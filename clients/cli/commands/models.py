@@ -11,7 +11,7 @@ from contracts.routes import Route, ServedTarget
 from decisions.release_progress import ReleaseProgress
 from decisions.release_projection import join, latest, project
 
-COLUMNS = ("model", "active", "canary", "previous", "quarantined", "newest release", "policy")
+COLUMNS = ("model", "active", "canary or shadow", "previous", "quarantined", "newest release", "policy")
 
 
 def models(state: StateOption = None, as_json: JsonOption = False) -> None:

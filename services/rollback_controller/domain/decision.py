@@ -182,7 +182,7 @@ def decide_on_order(
         return void
     active = route.active.target if route is not None and route.active is not None else None
     failed = order.failed or active
-    if failed is None or not takes_traffic(route, failed):
+    if failed is None or not (takes_traffic(route, failed) or failed == shadowed(route)):
         obstacle = f"{failed} takes no traffic" if failed else f"nothing serves {state.model}"
         return VoidOrder(f"{obstacle}; there is nothing to roll back.")
     switches = [

@@ -14,6 +14,7 @@ from decisions.route_edits import (
     EditRefused,
     lift_quarantine,
     move,
+    newest,
     promote,
     roll_back,
 )
@@ -48,6 +49,12 @@ def test_a_shadow_takes_no_traffic_and_its_first_share_ends_it():
     assert (state.shadowed, state.shadow.share_ratio) == (served(3), 0.25)
     canary = promoted(state, 3, "c", weight=0.1)
     assert (canary.shadow, canary.canary.served) == (None, served(3))
+
+
+def test_a_restored_route_whose_shadow_is_quarantined_since_is_not_taken():
+    restored = promoted(line(1, 2), 3, "s", weight=0.0, shadow_ratio=0.25)
+    known = roll_back(restored, target(3), cause_id="r").route
+    assert newest(known, restored.model_copy(update={"epoch": known.epoch})) == known
 
 
 def test_a_failed_shadow_is_quarantined_and_nothing_else_changes():

@@ -240,10 +240,14 @@ def order(failed=7, to_version=None):
     return cf.RollbackOrdered(reason="looks odd", failed=f.target(failed) if failed else None, to_version=to_version)
 
 
-def test_a_shadow_takes_no_traffic_that_an_order_could_roll_back():
-    """`slipway cancel` ends it; a rollback names what serves."""
-    void = decision.decide_on_order(state(), order(7), shadowing(), cause(1), RULES)
+def test_an_order_that_names_a_shadow_ends_it_and_one_that_names_nothing_means_what_serves():
+    """`slipway cancel` ends it with its release; an order also ends one whose release has ended without it."""
+    decided = decision.decide_on_order(state(), order(7), shadowing(), cause(1), RULES)
+    assert [rollback.failed for rollback in execution.pending(decided)] == [f.target(7)]
+    void = decision.decide_on_order(state(), order(7), shadowing(share=0.0), cause(1), RULES)
     assert "takes no traffic" in void.reason
+    unnamed = decision.decide_on_order(state(), order(None), shadowing(), cause(1), RULES)
+    assert [rollback.failed for rollback in execution.pending(unnamed)] == [f.target(6)]
     decided = decision.decide_on_order(state(), order(6), shadowing(), cause(1), RULES)
     assert [rollback.failed for rollback in execution.pending(decided)] == [f.target(6)]
 
