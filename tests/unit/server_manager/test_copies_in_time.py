@@ -108,13 +108,13 @@ def test_whenever_it_dies_a_drained_triton_is_empty_in_the_end_and_a_restored_on
     kills=st.lists(st.integers(1, 80), max_size=4),
     name=st.sampled_from(NAMES[:2]),
     away_s=st.sampled_from((4.0, 40.0)),
-    loses=st.booleans(),
+    how=st.sampled_from(("silence", "loss", "drain")),
     rolls_back=st.booleans(),
 )
 def test_after_a_promotion_and_a_rollback_the_two_versions_share_no_triton_that_both_can_do_without(
-    kills, name, away_s, loses, rolls_back
+    kills, name, away_s, how, rolls_back
 ):
-    """Whatever was away, or lost what it had, while the new version was a canary, which is loaded beside a copy."""
+    """Whatever was away, lost what it had, or was drained while the new version was a canary, which is loaded beside a copy."""
 
     async def story(world):
         await edit(world, route(1, canary=2, weight=0.1))
@@ -135,7 +135,12 @@ def test_after_a_promotion_and_a_rollback_the_two_versions_share_no_triton_that_
             assert holders == set(served.endpoints)
 
     async def disturb(world, engine, away_s):
-        if loses:
+        if how == "drain":
+            order(world, name)
+            await asyncio.sleep(away_s)
+            order(world, name, drained=False, number=2)
+            return
+        if how == "loss":
             engine.models.clear()
         engine.down = True
         await asyncio.sleep(away_s)
