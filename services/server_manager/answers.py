@@ -203,7 +203,10 @@ class Answers:
         await self._write(lambda record: staging.drop_order(record, event.id), self._entry(refused, event))
 
     async def _apply(self, answer: ApplyOrder) -> None:
-        """Edit the route, then remove the order and publish the route; killed in between, it only publishes again."""
+        """Edit the route, then remove the order and publish the route; killed in between, it only publishes again.
+
+        An order whose release has ended meanwhile, and that is gone by that, edits nothing.
+        """
         event = answer.order.event
         request = event.data
         ordered_so = {"pair_ratio": request.pair_ratio, "copies": request.copies}
@@ -221,6 +224,8 @@ class Answers:
                 shadow_ratio=request.shadow_ratio,
             )
 
+        if all(order.order_id != answer.order.order_id for order in (await self._state.read()).orders):
+            return
         edit = await self._routes.edit(event.subject, change)
         if isinstance(edit, EditRefused):
             await self._refuse(event, edit.code, edit.reason)

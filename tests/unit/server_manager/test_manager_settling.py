@@ -3,9 +3,10 @@
 import pytest
 
 from contracts.facts import DeploymentChanged, PromotionRefused
+from services.server_manager.domain.staging import finish_release
 from services.server_manager.ports import LeaseLost
 from tests.kit.fakes_serving import FakeArtifacts, FakeRoutes
-from tests.unit.server_manager.factories import deployable, route, traffic_requested
+from tests.unit.server_manager.factories import deployable, release_finished, route, traffic_requested
 from tests.unit.server_manager.test_manager import World
 
 
@@ -31,6 +32,31 @@ class RolledBackRoutes(FakeRoutes):
         if self.rolls_back:
             self.routes[model] = route(1, 0, epoch=3, cause_id="rb")
         return edit
+
+
+class EndingArtifacts(FakeArtifacts):
+    """The release ends while the files of a target are read."""
+
+    def __init__(self, folder, state) -> None:
+        super().__init__(folder)
+        self.state = state
+
+    async def describe(self, target):
+        await self.state.write(lambda record: finish_release(record, release_finished()))
+        return await super().describe(target)
+
+
+async def test_an_order_whose_release_ends_while_it_is_carried_out_edits_no_route(tmp_path):
+    """Nothing would end the share of traffic, or the shadow, of a release that has ended."""
+    world = World(tmp_path)
+    world.routes.routes["bot"] = route(1, 0)
+    world.artifacts = EndingArtifacts(tmp_path, world.state)
+    world.start()
+    await world.order(traffic_requested("t1", 2, epoch=1))
+    await world.ticks(8)
+    assert world.state.record.orders == ()
+    assert world.routes.routes["bot"] == route(1, 0)
+    assert world.said.facts(DeploymentChanged) == []
 
 
 @pytest.fixture
