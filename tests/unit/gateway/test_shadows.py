@@ -182,7 +182,7 @@ async def test_a_drill_on_the_candidate_counts_like_a_real_fault():
     assert all(pair.mirrored.drill and not pair.served.drill for pair in world.telemetry.pairs)
 
 
-async def test_while_the_gateway_is_busy_or_a_queue_shows_none_is_drawn():
+async def test_while_a_queue_shows_none_is_drawn():
     queued = World(route(share=1.0), engine=FakeEngine(record={"queue_ms": 200.0}), max_mirrors=100)
     await ask(queued)
     assert len(queued.telemetry.pairs) <= 1
