@@ -4,7 +4,9 @@ Gateways draw by their own id of each request which version answers it, so that 
 same mixture of callers in the same seconds. One test is made, when the slice has ended.
 """
 
+import hashlib
 import math
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Final
 
@@ -22,6 +24,33 @@ ALIKE: Final = 0.1
 """Below this probability of being alike, the active version is not taken for as slow as the one behind it."""
 STANDS: Final = timedelta(seconds=600)
 """How long it counts that both versions were slow; then another slice may be made."""
+
+MOST_CALLERS: Final = 64
+"""Callers that are counted each for itself; each further one is counted together with one of them."""
+
+
+def assess_callers(counts: SliceCounts, callers: Mapping[str, SliceCounts], trigger: Trigger) -> SliceVerdict:
+    """Return what a slice shows without any one of its callers; `unknown` if one of them carries it.
+
+    A caller learns from the headers which version answers it, and can end what one of them answers before it counts.
+    Where all requests are of one caller, it harms only itself, and what it shows counts.
+
+    Args:
+        counts: All labelled requests.
+        callers: Those of each caller.
+        trigger: The trigger that they were judged by.
+    """
+    verdict = assess_slice(counts, trigger)
+    rest = [_without(counts, of_one) for of_one in callers.values()]
+    others = [each for each in rest if each.target_requests + each.other_requests]
+    return verdict if all(assess_slice(each, trigger) == verdict for each in others) else "unknown"
+
+
+def caller_key(callers: Mapping[str, SliceCounts], caller: str) -> str:
+    """Return the name that a caller is counted under."""
+    if caller in callers or len(callers) < MOST_CALLERS:
+        return caller
+    return sorted(callers)[int.from_bytes(hashlib.sha256(caller.encode()).digest()[:8]) % len(callers)]
 
 
 def assess_slice(counts: SliceCounts, trigger: Trigger) -> SliceVerdict:
@@ -74,6 +103,15 @@ def add_request(counts: SliceCounts, *, on_target: bool, bad: bool) -> SliceCoun
     side = "target" if on_target else "other"
     requests, bads = f"{side}_requests", f"{side}_bad"
     return counts.model_copy(update={requests: getattr(counts, requests) + 1, bads: getattr(counts, bads) + int(bad)})
+
+
+def _without(counts: SliceCounts, part: SliceCounts) -> SliceCounts:
+    return SliceCounts(
+        target_requests=counts.target_requests - part.target_requests,
+        target_bad=counts.target_bad - part.target_bad,
+        other_requests=counts.other_requests - part.other_requests,
+        other_bad=counts.other_bad - part.other_bad,
+    )
 
 
 def describe(counts: SliceCounts) -> str:

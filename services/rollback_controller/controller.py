@@ -184,7 +184,7 @@ class Controller:
 
         def assess(state: RollbackState) -> RollbackState:
             nonlocal completed
-            after = slices.add_records(execution.assess_requests(state, records, now, self.rules), records)
+            after = slices.add_records(execution.assess_requests(state, records, now, self.rules), records, event.id)
             completed = after.outbox != state.outbox
             return after
 

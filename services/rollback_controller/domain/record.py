@@ -118,6 +118,8 @@ class Trial(Contract):
         held_at: Since when the rollback is held.
         slice_id, starts_at, expires_at: The slice; empty and None before it starts.
         counts: The labelled requests of both versions.
+        callers: Those of each caller (its team, or its key), while the slice lasts.
+        batches: Telemetry that was counted, by the first characters of its event's id, while the slice lasts.
         verdict: What the slice showed; None before it has ended.
     """
 
@@ -131,6 +133,8 @@ class Trial(Contract):
     starts_at: Instant | None = None
     expires_at: Instant | None = None
     counts: SliceCounts = SliceCounts()
+    callers: Mapping[str, SliceCounts] = Field(default_factory=dict)
+    batches: tuple[str, ...] = ()
     verdict: SliceVerdict | None = None
     ended_at: Instant | None = None
 

@@ -5,17 +5,21 @@ from datetime import datetime, timedelta
 from typing import Final, Literal
 
 from contracts.envelope import derived_id
-from contracts.facts import AlertRaised, AlertUpdated, Inference, SliceChanged, SliceVerdict
+from contracts.facts import AlertRaised, AlertUpdated, Inference, SliceChanged, SliceCounts, SliceVerdict
+from contracts.policy import Trigger
 from contracts.records import outbox_entry
 from contracts.routes import Route
 from contracts.slices import Slice
 from decisions.pairs import without_queue
-from decisions.slices import STANDS, add_request, assess_slice, describe
+from decisions.slices import STANDS, add_request, assess_callers, assess_slice, caller_key, describe
 from decisions.triggers import observe
 from services.rollback_controller.domain.record import RollbackState, Trial
 
 _LATE: Final = timedelta(seconds=10)
-"""How long after its end telemetry of a slice is awaited: an answer that began in it may take as long."""
+_LATEST: Final = timedelta(seconds=60)
+"""How long after its end telemetry of a slice is awaited, at least and at most: answers that began in it still last."""
+_BATCHES: Final = 512
+_BATCH_CHARS: Final = 12
 _UPDATED: Final = timedelta(seconds=120)
 """An alert without an update for so long is over: what its trial showed, or that it was held, counts for no other."""
 _BEHIND: Final = timedelta(seconds=60)
@@ -61,22 +65,36 @@ def is_sliced(state: RollbackState) -> bool:
     return state.trial is not None and state.trial.starts_at is not None and state.trial.verdict is None
 
 
-def add_records(state: RollbackState, records: Sequence[Inference]) -> RollbackState:
-    """Return the record with the labelled requests of its slice counted; no other request counts."""
+def add_records(state: RollbackState, records: Sequence[Inference], event_id: str) -> RollbackState:
+    """Return the record with the labelled requests of its slice counted; no other request counts, none twice.
+
+    Args:
+        state: The record.
+        records: Telemetry of the model.
+        event_id: The id of the event that they came with: what is delivered again counts once.
+    """
     trial = state.trial
     trigger = None if trial is None else state.trigger(trial.target, trial.trigger)
     if trial is None or trigger is None or not is_sliced(state):
         return state
+    batch = derived_id(event_id, SliceChanged.TYPE)[-_BATCH_CHARS:]
+    if batch in trial.batches:
+        return state
     declared, counts = state.triggers.get(str(trial.target.version), ()), trial.counts
+    callers = dict(trial.callers)
     for record in records:
         if record.slice != trial.slice_id or record.target not in (trial.target, trial.behind):
             continue
         bad = observe(trigger, without_queue(record), declared)
         if bad is not None:
-            counts = add_request(counts, on_target=record.target == trial.target, bad=bad)
+            on_target, caller = record.target == trial.target, caller_key(callers, record.holder or record.caller or "")
+            counts = add_request(counts, on_target=on_target, bad=bad)
+            callers[caller] = add_request(callers.get(caller, SliceCounts()), on_target=on_target, bad=bad)
     if counts == trial.counts:
         return state
-    return state.model_copy(update={"trial": trial.model_copy(update={"counts": counts})})
+    batches = (*trial.batches, batch)[-_BATCHES:]
+    update = {"counts": counts, "callers": callers, "batches": batches}
+    return state.model_copy(update={"trial": trial.model_copy(update=update)})
 
 
 def end_due(state: RollbackState, route: Route | None, now: datetime) -> RollbackState:
@@ -86,10 +104,14 @@ def end_due(state: RollbackState, route: Route | None, now: datetime) -> Rollbac
         return state
     if not _is_on_route(trial, route):
         return _end(state, trial, "unknown", "The route changed. ", now)
-    if trial.starts_at - _BEHIND <= now < trial.expires_at + _LATE:
-        return state
     trigger = state.trigger(trial.target, trial.trigger)
-    return _end(state, trial, "unknown" if trigger is None else assess_slice(trial.counts, trigger), "", now)
+    if trial.starts_at - _BEHIND <= now < trial.expires_at + _late(trigger):
+        return state
+    if trigger is None:
+        return _end(state, trial, "unknown", "", now)
+    verdict = assess_callers(trial.counts, trial.callers, trigger)
+    carried = verdict != assess_slice(trial.counts, trigger)
+    return _end(state, trial, verdict, "One caller alone carries what this shows. " if carried else "", now)
 
 
 def forget(state: RollbackState, route: Route | None, now: datetime) -> RollbackState:
@@ -119,6 +141,13 @@ def to_slice(trial: Trial) -> Slice | None:
     )
 
 
+def _late(trigger: Trigger | None) -> timedelta:
+    """Return how long telemetry is awaited: a good answer may take the threshold, and a bad one twice that counts."""
+    if trigger is None or not trigger.metric.endswith("_ms") or trigger.threshold is None:
+        return _LATE
+    return min(_LATEST, max(_LATE, timedelta(milliseconds=2.0 * trigger.threshold)))
+
+
 def _is_on_route(trial: Trial, route: Route | None) -> bool:
     if route is None or route.active is None or route.previous is None:
         return False
@@ -130,7 +159,7 @@ def _slice_id(trial: Trial, now: datetime) -> str:
 
 
 def _end(state: RollbackState, trial: Trial, verdict: SliceVerdict, why: str, now: datetime) -> RollbackState:
-    ended = trial.model_copy(update={"verdict": verdict, "ended_at": now})
+    ended = trial.model_copy(update={"verdict": verdict, "ended_at": now, "callers": {}, "batches": ()})
     what = {
         "target": f"Only {trial.target} is slow: it is rolled back if the alert lasts.",
         "both": f"{trial.behind} is as slow: something else is the cause, and the rollback is held for ten minutes.",

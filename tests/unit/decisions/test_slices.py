@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.facts import SliceCounts
-from decisions.slices import FEWEST, add_request, assess_slice, describe, probability_of_worse, probability_within
+from decisions.slices import (
+    FEWEST,
+    MOST_CALLERS,
+    add_request,
+    assess_callers,
+    assess_slice,
+    caller_key,
+    describe,
+    probability_of_worse,
+    probability_within,
+)
 from testbed import factories as f
 
 SLOW = f.trigger(metric="ttft_ms", threshold=800.0, allowed_ratio=0.05)
@@ -65,6 +75,45 @@ def test_versions_that_are_alike_are_seldom_taken_for_different():
             if bad - hits <= other and assess_slice(counts(hits, target, bad - hits, other), SLOW) == "target"
         )
         assert wrong <= 0.01
+
+
+SLOW_BOTH, SLOW_ACTIVE = counts(60, 100, 12, 12), counts(90, 100, 0, 30)
+
+
+def part(whole, share):
+    """Return a share of the requests of a slice."""
+    return SliceCounts(**{name: int(value * share) for name, value in whole.model_dump().items()})
+
+
+@pytest.mark.parametrize("whole", [SLOW_BOTH, SLOW_ACTIVE])
+def test_what_all_callers_show_alike_counts(whole):
+    callers = {name: part(whole, 0.25) for name in ("a", "b", "c", "d")}
+    assert assess_callers(whole, callers, SLOW) == assess_slice(whole, SLOW) != "unknown"
+    assert assess_callers(whole, {"a": whole}, SLOW) == assess_slice(whole, SLOW), "all are of one caller"
+
+
+@pytest.mark.parametrize(
+    ("of_others", "of_one"),
+    [
+        (counts(90, 100, 0, 30), counts(0, 0, 40, 40)),
+        (counts(0, 100, 0, 30), counts(90, 100, 0, 30)),
+    ],
+)
+def test_one_caller_carries_no_verdict(of_others, of_one):
+    """It ended the bad answers of one version before they were counted, or made up those of the other."""
+    whole = SliceCounts(**{name: value + getattr(of_one, name) for name, value in of_others.model_dump().items()})
+    callers = {"one": of_one} | {name: part(of_others, 0.5) for name in ("a", "b")}
+    assert assess_slice(whole, SLOW) != "unknown"
+    assert assess_callers(whole, callers, SLOW) == "unknown"
+
+
+def test_many_callers_are_counted_under_so_many_names():
+    names: dict[str, SliceCounts] = {}
+    for number in range(1_000):
+        key = caller_key(names, f"caller-{number}")
+        names[key] = SliceCounts()
+        assert caller_key(names, f"caller-{number}") == key
+    assert len(names) == MOST_CALLERS
 
 
 sides = st.tuples(st.integers(0, 60), st.integers(0, 60)).map(lambda pair: (min(pair), max(pair)))

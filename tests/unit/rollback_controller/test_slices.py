@@ -84,6 +84,50 @@ async def test_where_both_are_slow_on_live_traffic_nothing_is_rolled_back():
     await world.stop()
 
 
+def lasting(*, threshold=800.0):
+    """Return a record with a slice that has begun, and the id of the slice."""
+    trial = Trial(alert_id="a", trigger="slow", target=ACTIVE, behind=PREVIOUS, share_ratio=0.1, held_at=f.START)
+    triggers = {"7": (f.trigger(name="slow", metric="ttft_ms", threshold=threshold),)}
+    state = RollbackState(model=f.MODEL, environment="production", trial=trial, triggers=triggers)
+    state = slices.start(state, 30.0, f.START)
+    return state, state.trial.slice_id
+
+
+def answers(slice_id, version, ttft_ms, holder, *, count=30):
+    about = {"target": f.target(version), "ttft_ms": ttft_ms, "e2e_ms": ttft_ms + 40, "slice": slice_id}
+    plain = {"error": None, "drill": None, "canary": False, "environment": "production"}
+    return [f.inference(**about, **plain, holder=holder) for _ in range(count)]
+
+
+ROUTE = f.route(active=f.served(7), previous=f.served(6))
+
+
+@pytest.mark.parametrize(("slow", "verdict"), [(("a",), "unknown"), (("a", "b", "c"), "both")])
+def test_both_are_slow_only_if_they_are_without_any_one_caller(slow, verdict):
+    state, slice_id = lasting()
+    for number, holder in enumerate(("a", "b", "c")):
+        took_ms = 5_000.0 if holder in slow else 50.0
+        batch = answers(slice_id, 7, took_ms, holder) + answers(slice_id, 6, took_ms, holder, count=90)
+        state = slices.add_records(state, batch if holder == "a" else batch[::3], f"batch-{number}")
+    ended = slices.end_due(state, ROUTE, f.START + timedelta(seconds=41)).trial
+    assert (ended.verdict, ended.callers, ended.batches) == (verdict, {}, ())
+
+
+def test_telemetry_that_is_delivered_again_counts_once():
+    state, slice_id = lasting()
+    batch = answers(slice_id, 7, 5_000.0, "a", count=10)
+    state = slices.add_records(slices.add_records(state, batch, "batch-1"), batch, "batch-1")
+    assert state.trial.counts.target_requests == 10
+    assert slices.add_records(state, batch, "batch-2").trial.counts.target_requests == 20
+
+
+@pytest.mark.parametrize(("threshold", "awaited_s"), [(800.0, 10), (20_000.0, 40), (90_000.0, 60)])
+def test_answers_that_take_long_are_awaited_after_the_end(threshold, awaited_s):
+    state, _ = lasting(threshold=threshold)
+    assert slices.is_sliced(slices.end_due(state, ROUTE, f.START + timedelta(seconds=29 + awaited_s)))
+    assert not slices.is_sliced(slices.end_due(state, ROUTE, f.START + timedelta(seconds=30 + awaited_s)))
+
+
 @virtual_time
 async def test_what_both_showed_counts_for_ten_minutes():
     world = both_slow(apart=True)
@@ -260,5 +304,10 @@ async def test_a_canary_and_staging_have_no_slices():
     await world.stop()
 
 
-def test_a_record_of_the_version_before_is_read():
-    assert RollbackState(model=f.MODEL, environment="production").trial is None
+def test_a_record_without_trials_or_without_their_callers_is_read():
+    state, _ = lasting()
+    stored = state.model_dump(mode="json")
+    del stored["trial"]["callers"], stored["trial"]["batches"]
+    assert RollbackState.model_validate(stored).trial == state.trial
+    del stored["trial"]
+    assert RollbackState.model_validate(stored).trial is None
