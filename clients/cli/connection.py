@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import nats
 import typer
 from nats.aio.client import Client
+from nats.js.api import StreamInfo
 
 from clients.cli.completion import complete_models
 from clients.cli.contexts import named_context, read_contexts, requested_context
@@ -220,6 +221,7 @@ class _Watching:
 
     def __init__(self) -> None:
         self._task: asyncio.Task[None] | None = None
+        self._has_asked = False
 
     def begin(self, client: Client) -> None:
         """Watch a connection to a server of a cluster, until it is closed."""
@@ -227,13 +229,19 @@ class _Watching:
             return
         from shared.messaging.isolation import EVERY_S, Isolation  # what commands on one server do without
 
-        ask = partial(client.jetstream(timeout=EVERY_S).stream_info, EVENTS)
-        self._task = asyncio.create_task(Isolation(client, ask).watch())
+        js = client.jetstream(timeout=EVERY_S)
+
+        async def ask() -> StreamInfo:
+            self._has_asked = True
+            return await js.stream_info(EVENTS)
+
+        report = partial(typer.echo, err=True)  # what a command prints may be JSON
+        self._task = asyncio.create_task(Isolation(client, ask, report).watch())
 
     async def note(self, errors: Refusals, error: Exception) -> None:
         """Take an error of the client: a user who may not ask stays with its server, and its command goes on."""
-        if f'"$js.api.stream.info.{EVENTS}"'.lower() in str(error).lower() and self._task is not None:
-            self.end()
+        if f'"$js.api.stream.info.{EVENTS}"'.lower() in str(error).lower() and self._task and self._has_asked:
+            self.end()  # further ones are of the command's own request, and end it
             return
         await errors.note(error)
 
@@ -241,6 +249,7 @@ class _Watching:
         """Watch no more."""
         if self._task is not None:
             self._task.cancel()
+            self._task = None
 
 
 @asynccontextmanager

@@ -65,17 +65,23 @@ def is_cut_off(cluster: ClusterInfo | None, own: str) -> bool | None:
     return all(bool(peer.offline) or (peer.active or 0) > _UNHEARD_NS for peer in peers)
 
 
+def _log(sentence: str) -> None:
+    structlog.get_logger().warning(sentence)
+
+
 class Isolation:
     """Watches whether the server of one connection is cut off, and connects to another one."""
 
-    def __init__(self, client: Client, ask: Question) -> None:
+    def __init__(self, client: Client, ask: Question, report: Callable[[str], None] | None = None) -> None:
         """Take what is watched.
 
         Args:
             client: The connection; nothing is done while its server is in no cluster.
             ask: Asks about what all servers have (`question`).
+            report: Called with a sentence when a server is left; without it that is logged.
         """
         self._client = client
+        self._report = report or _log
         self._ask = ask
         self._tries: Counter[str] = Counter()
 
@@ -95,9 +101,8 @@ class Isolation:
                 self._tries.clear()
                 self._client._reconnect_to_server_handler = None  # noqa: SLF001 - any server will do again
             elif cut_off or clock() - heard_s > SILENT_S:
-                structlog.get_logger().warning(
-                    "the server reaches no other one of its cluster, another one is used", server=own.get("server_name")
-                )
+                server = own.get("server_name")
+                self._report(f"the server {server} reaches no other one of its cluster; another one is used")
                 await self._leave()
                 heard_s = clock()
 

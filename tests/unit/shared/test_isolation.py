@@ -112,13 +112,13 @@ class Network(Transport):
 
 
 @contextlib.asynccontextmanager
-async def watched(network):
+async def watched(network, report=None):
     """Let a client connect to n0, and watch whether that is cut off."""
     client = Client()
     client._transport = network
     servers = [f"nats://n{number}:4222" for number in range(3)]
     await client.connect(servers, dont_randomize=True, max_reconnect_attempts=-1, error_cb=drop)
-    watching = asyncio.create_task(Isolation(client, network.ask).watch())
+    watching = asyncio.create_task(Isolation(client, network.ask, report).watch())
     assert names(network) == ["n0"]
     try:
         yield client
@@ -148,6 +148,17 @@ async def test_a_server_that_says_it_is_cut_off_is_left_at_once_for_another_one(
         await asyncio.sleep(60)
         assert len(names(network)) == 2, "the other one is fine"
         assert client._reconnect_to_server_handler is None, "any server will do again"
+
+
+@virtual_time
+async def test_what_is_left_is_reported_where_the_caller_says_and_not_printed(capsys):
+    """A command prints JSON, and configures no log."""
+    network, reported = Network(), []
+    async with watched(network, reported.append):
+        network.answers = ALONE | {"n1": FINE, "n2": FINE}
+        await asyncio.sleep(EVERY_S + 0.1)
+    assert reported == ["the server n0 reaches no other one of its cluster; another one is used"]
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("answer", [LOST, cluster("", *contacted(1, 1))], ids=["silent", "election"])
