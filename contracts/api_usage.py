@@ -41,10 +41,15 @@ class MonthlyUsage(StoredRecord):
 
 
 class OfferedLoad(Contract):
-    """Requests that were admitted for a model since the last report, and the tokens of their prompts, estimated."""
+    """Requests that were admitted for a model since the last report, and the tokens of their prompts, estimated.
+
+    Attributes:
+        longest: The tokens of the longest prompt; 0 from an older gateway.
+    """
 
     requests: Count = 0
     tokens: Count = 0
+    longest: Count = 0
 
 
 class DemandReport(Contract):

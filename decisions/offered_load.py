@@ -17,18 +17,22 @@ _RATIO: Final = 1.5
 _FEWEST: Final = 10
 _DEVIATIONS: Final = 3.0
 """A rise is one by half of the rate before, beyond chance, of requests or of the tokens of their prompts."""
+_HUGE: Final = 3
+"""So many prompts of the length of the longest one are no rise by themselves."""
 
 
 @dataclass(frozen=True)
 class Offered:
-    """Admitted requests and the tokens of their prompts, estimated."""
+    """Admitted requests, the tokens of their prompts, estimated, and those of the longest one."""
 
     requests: int = 0
     tokens: int = 0
+    longest: int = 0
 
     def __add__(self, other: "Offered") -> "Offered":
         """Return both together."""
-        return Offered(self.requests + other.requests, self.tokens + other.tokens)
+        longest = max(self.longest, other.longest)
+        return Offered(self.requests + other.requests, self.tokens + other.tokens, longest)
 
 
 Buckets = Mapping[int, Offered]
@@ -60,5 +64,6 @@ def has_risen(buckets: Buckets, now_s: float, known_s: float) -> bool:
     expected = before.requests * scale
     by_chance = _DEVIATIONS * math.sqrt(recent.requests + expected * scale)
     more_requests = recent.requests >= _RATIO * expected and recent.requests - expected >= by_chance
-    longer = recent.tokens >= _RATIO * scale * before.tokens > 0 and before.requests >= _FEWEST
+    usual = recent.tokens - _HUGE * recent.longest
+    longer = usual >= _RATIO * scale * before.tokens > 0 and before.requests >= _FEWEST
     return more_requests or longer

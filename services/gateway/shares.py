@@ -50,7 +50,9 @@ class Shares:
     def note_offered(self, model: str, tokens: int) -> None:
         """Note a request that was admitted for a model in production, and the tokens of its prompt, estimated."""
         known = self._offered.get(model, OfferedLoad())
-        self._offered[model] = OfferedLoad(requests=known.requests + 1, tokens=known.tokens + max(0, tokens))
+        self._offered[model] = OfferedLoad(
+            requests=known.requests + 1, tokens=known.tokens + max(0, tokens), longest=max(known.longest, tokens)
+        )
 
     def of(self, account: str) -> float:
         """Return the share of this process, above 0 and at most 1."""

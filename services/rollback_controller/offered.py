@@ -17,7 +17,7 @@ class OfferedLoads:
         """Add what a gateway reports."""
         now_s = self._clock.monotonic()
         for model, load in report.offered.items():
-            offered = Offered(load.requests, load.tokens)
+            offered = Offered(load.requests, load.tokens, load.longest)
             self._buckets[model] = add_offered(self._buckets.get(model, {}), offered, now_s)
 
     def have_risen(self, model: str) -> bool:

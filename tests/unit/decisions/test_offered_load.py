@@ -50,6 +50,14 @@ def test_a_few_requests_are_no_load():
     assert has_risen(add_offered({}, Offered(10, 10), NOW_S - 5), NOW_S, WHOLE_S)
 
 
+@pytest.mark.parametrize(("huge", "risen"), [(1, False), (3, False), (5, True)])
+def test_a_few_huge_prompts_are_no_rise(huge, risen):
+    buckets = offered(4, 4)
+    for _ in range(huge):
+        buckets = add_offered(buckets, Offered(1, 100_000, 100_000), NOW_S - 5)
+    assert has_risen(buckets, NOW_S, WHOLE_S) == risen
+
+
 def test_what_is_old_is_left_out():
     buckets = add_offered(offered(4, 8), Offered(1, 1), NOW_S + 500)
     assert list(buckets.values()) == [Offered(1, 1)]
