@@ -201,7 +201,7 @@ async def test_what_is_admitted_is_reported_as_offered_once():
     await world.chat(model=f"{MODEL}@v6")
     offered = world.shares.report().offered[MODEL]
     assert offered.requests == 4
-    assert offered.tokens == 4 * offered.longest > 0
+    assert 4 * offered.longest >= offered.tokens > offered.longest > 0
     assert world.shares.report().offered == {}
 
 
