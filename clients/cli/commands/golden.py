@@ -10,8 +10,10 @@ from clients.cli.connection import JsonOption, StackAddress, StateOption, connec
 from clients.cli.event_log import last_event
 from clients.cli.output import CommandError, show_json, show_line, show_table
 from clients.cli.parsing import check_model
+from clients.cli.serving import read_route
 from contracts.envelope import Event, plain
 from contracts.facts import GoldenChecked
+from contracts.vocabulary import Target
 
 COLUMNS = ("prompt", "serves", "behind", "the answer")
 _VERDICTS = {True: "pass", False: "fail", None: "-"}
@@ -25,11 +27,11 @@ def golden(
 ) -> None:
     """Show what golden prompts showed last of a model, by the last event that had something new."""
     check_model(model)
-    event = asyncio.run(_last(find_stack(state), model))
+    event, active = asyncio.run(_last(find_stack(state), model))
     if event is None:
         reason = (
-            f"no golden prompt of {model} was asked yet, as far as the event log goes: the policy of the version that "
-            "serves declares them (`slipway policy show`)"
+            f"no golden prompt of {model} was asked yet, as far as the event log goes; they are asked if the policy of "
+            "the version that serves declares any (`slipway policy show`)"
         )
         raise CommandError(reason)
     if as_json:
@@ -37,12 +39,16 @@ def golden(
         return
     show_table(COLUMNS, rows_of(event.data))
     show_line(f"{event.data.checked_at:%Y-%m-%d %H:%M:%S} UTC  {event.data.message}")
-    show_line(conclusion(event.data))
+    show_line(conclusion(event.data, active))
 
 
-async def _last(stack: StackAddress, model: str) -> Event[Any] | None:
+async def _last(stack: StackAddress, model: str) -> tuple[Event[Any] | None, Target | None]:
+    """Return the last event, and the target that serves now; None without one."""
     async with connected(stack) as client:
-        return await last_event(client.jetstream(timeout=10), GoldenChecked, model)
+        js = client.jetstream(timeout=10)
+        route = await read_route(js, model)
+        active = route.active.target if route is not None and route.active is not None else None
+        return await last_event(js, GoldenChecked, model), active
 
 
 def rows_of(checked: GoldenChecked) -> list[tuple[str, ...]]:
@@ -54,8 +60,10 @@ def rows_of(checked: GoldenChecked) -> list[tuple[str, ...]]:
     ]
 
 
-def conclusion(checked: GoldenChecked) -> str:
-    """Return what follows from a check, in a sentence."""
+def conclusion(checked: GoldenChecked, active: Target | None) -> str:
+    """Return what follows from a check, in a sentence; `active` is the target that serves now."""
+    if checked.target != active:
+        return f"{checked.target} does not serve any more: this confirms no alert."
     if checked.confirms:
         return f"Alerts of quality triggers about {checked.target} are confirmed: automatic ones roll back."
     if checked.agreeing:

@@ -30,4 +30,10 @@ def test_falls_come_first_with_what_the_answer_lacks():
     ],
 )
 def test_what_follows_is_a_sentence(changes, sentence):
-    assert conclusion(checked(**changes)).startswith(sentence)
+    fact = checked(**changes)
+    assert conclusion(fact, fact.target).startswith(sentence)
+
+
+def test_what_does_not_serve_any_more_confirms_nothing():
+    for active in (f.target(1), None):
+        assert conclusion(checked(), active).endswith("does not serve any more: this confirms no alert.")
