@@ -70,6 +70,8 @@ def assess_slice(counts: SliceCounts, trigger: Trigger) -> SliceVerdict:
 
 def probability_within(bad: int, requests: int, limit: float) -> float:
     """Return the probability of so many bad requests or more, if that share of them is bad: the binomial tail."""
+    if bad > requests:
+        return 0.0
     if bad <= 0 or limit >= 1.0:
         return 1.0
     if limit <= 0.0:
