@@ -214,6 +214,7 @@ def test_nobody_subscribes_to_what_a_stream_stores():
     stored = [subject.split(".") for stream in get_args(Stream) for subject in stream_subjects(stream)]
     not_stored = {subject for service in SERVICES.values() for subject in service.exchanges}
     not_stored |= {each.filter for service in SERVICES.values() for each in service.answers} | {f"{RUNNING_PREFIX}.*"}
+    not_stored |= {f"{RUNNING_PREFIX}.{name}" for name in SERVICES}
     not_stored = {item for item in not_stored if not any(item.split(".")[:2] == subject[:2] for subject in stored)}
     for block in yaml.safe_load((ROOT / "deploy/nats/permissions.yaml").read_text()).values():
         allowed = {f"{WorkProgressed.TYPE}.*.*", *not_stored}

@@ -150,7 +150,7 @@ def test_after_a_promotion_and_a_rollback_the_two_versions_share_no_triton_that_
     play(story, 2, *kills)
 
 
-async def edit(world, wanted):
+async def edit(world, desired):
     """Let the route be another one, as a traffic order would make it; what it names already stays where it is."""
     named = {str(each.target): each.endpoints for each in production_of(world.routes.routes[MODEL])}
 
@@ -160,7 +160,7 @@ async def edit(world, wanted):
         return served.model_copy(update={"endpoints": named.get(str(served.target), served.endpoints)})
 
     def change(now):
-        asked = with_copies(wanted, 2)
+        asked = with_copies(desired, 2)
         canary = asked.canary
         if canary is not None:
             canary = CanaryShare(served=placed(canary.served), weight_ratio=canary.weight_ratio)
