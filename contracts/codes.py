@@ -157,7 +157,7 @@ ADVICE: dict[Code, str] = {
     "not_applicable": "The release is not in the state that this order is for; see slipway status.",
     "deadline_passed": "A step took longer than its deadline; see which one and why, then publish with a higher attempt.",
     "work_abandoned": "A message of this release failed permanently; see slipway deadletters, fix the cause, then publish with a higher attempt.",
-    "superseded": "A newer release replaced this one; no action is needed.",
+    "superseded": "A newer release or order replaced this one; no action is needed.",
     "cancelled": "It was ended before it was done; the reason says by whom. A cancelled release can be published again with a higher attempt.",
     "quarantined": "This target was rolled back; lift the quarantine before promoting it again.",
     "stale_epoch": "The route changed since this was ordered, so the order is void; see slipway routes, then order or publish again.",

@@ -158,7 +158,7 @@ class RollbackState(OutboxRecord):
         trial: A rollback that is held because both versions are slow; None without one.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 19
+    SCHEMA_VERSION: ClassVar[int] = 20
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: unchanged,
         2: unchanged,
@@ -178,6 +178,7 @@ class RollbackState(OutboxRecord):
         16: unchanged,
         17: unchanged,
         18: unchanged,
+        19: unchanged,
     }
 
     model: ModelName

@@ -160,6 +160,10 @@ def assess_endpoint_order(
     late = assess_expiry(order.event.time, order.received_at, asked.expires_at, now)
     if late is not None:
         return Refusal("order_expired", late)
+    newest = record.ordered.get(asked.endpoint)
+    if newest is not None and order.received_at < newest:
+        reason = f"A later order about {asked.endpoint} was carried out before this one, which was delivered again."
+        return Refusal("superseded", reason)
     if not asked.drained:
         return None
     drained, runtime = names_drained(record) | {asked.endpoint}, known[asked.endpoint]
@@ -213,7 +217,7 @@ def answer_endpoint_order(record: Servers, order_id: str, *, carried_out: bool) 
     order = next((waiting for waiting in record.endpoint_orders if waiting.order_id == order_id), None)
     if order is None:
         return record
-    asked, drained = order.event.data, record.drained
+    asked, drained, ordered = order.event.data, record.drained, record.ordered
     if carried_out:
         known = next((each for each in drained if each.name == asked.endpoint), None)
         others = tuple(each for each in drained if each.name != asked.endpoint)
@@ -221,8 +225,10 @@ def answer_endpoint_order(record: Servers, order_id: str, *, carried_out: bool) 
             name=asked.endpoint, actor=order.event.sender, reason=asked.reason, since=order.received_at
         )
         drained = (*others, new) if asked.drained else others
+        ordered = {**ordered, asked.endpoint: max(order.received_at, ordered.get(asked.endpoint, order.received_at))}
     rest = tuple(waiting for waiting in record.endpoint_orders if waiting.order_id != order_id)
     moves = tuple(known_id for known_id in record.answered if known_id.startswith("moved-"))
     ids = tuple(known_id for known_id in record.answered if not known_id.startswith("moved-"))
     answered = (*moves, *(*ids, order_id)[-ANSWERED_KEPT:])
-    return record.model_copy(update={"endpoint_orders": rest, "drained": drained, "answered": answered})
+    changed = {"endpoint_orders": rest, "drained": drained, "ordered": ordered, "answered": answered}
+    return record.model_copy(update=changed)

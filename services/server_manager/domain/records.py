@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from contracts.envelope import Event
 from contracts.facts import EndpointOrdered, StageRequested, TrafficRequested
@@ -165,7 +165,7 @@ def with_phase_ready(fields: dict[str, Any]) -> dict[str, Any]:
 class Servers(OutboxRecord):
     """The state of the serving fleet: `servers/<fleet>`."""
 
-    SCHEMA_VERSION: ClassVar[int] = 16
+    SCHEMA_VERSION: ClassVar[int] = 17
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: without_answered,
         2: with_phase_ready,
@@ -182,6 +182,7 @@ class Servers(OutboxRecord):
         13: unchanged,
         14: unchanged,
         15: unchanged,
+        16: unchanged,
     }
 
     endpoint: str = ""
@@ -203,6 +204,8 @@ class Servers(OutboxRecord):
     """Orders of administrators about endpoints that are not answered yet."""
     drained: tuple[DrainedEndpoint, ...] = ()
     """The endpoints that are drained; they stay so until an order says otherwise, whatever is configured."""
+    ordered: dict[str, Instant] = Field(default_factory=dict)
+    """When the bus stored the newest order about each endpoint that was carried out: an earlier one comes too late."""
     addresses: tuple[str, ...] = ()
     """How gateways reached the endpoints that the fleet has had: one that is not configured any more was removed."""
     answered: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ import asyncio
 import tempfile
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from contracts import facts as cf
@@ -78,6 +78,7 @@ def test_whenever_it_dies_a_version_is_on_both_and_its_route_was_edited_only_whe
     away=st.sampled_from((None, *NAMES[:2])),
     restored_s=st.sampled_from((None, 0.5, 5.0, 40.0)),
 )
+@example([2, 7, 7, 7, 42], 2, "default", None, 0.5)  # the order to drain was delivered again after the one to restore
 def test_whenever_it_dies_a_drained_triton_is_empty_in_the_end_and_a_restored_one_has_its_copy(
     kills, count, drained, away, restored_s
 ):
