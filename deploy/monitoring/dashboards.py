@@ -297,10 +297,11 @@ PLATFORM = Dashboard(
                 ),
                 Panel(
                     "Pairs: requests that two versions answer",
-                    [
-                        Query(f"sum by (result) ({rate(m.MIRRORED, _EVERY)})", "{{result}}"),
-                        Query(f"sum by (result) ({rate(m.SHADOWED, _EVERY)})", "of a shadow: {{result}}"),
-                    ],
+                    [Query(f"sum by (result) ({rate(m.MIRRORED, _EVERY)})", "{{result}}")],
+                ),
+                Panel(
+                    "Shadows: requests that a candidate is asked unseen",
+                    [Query(f"sum by (result) ({rate(m.SHADOWED, _EVERY)})", "{{result}}")],
                 ),
                 Panel(
                     "Requests that the version behind answers after a failure",
