@@ -215,8 +215,8 @@ class EngineDeaths:
             before = _Incident()
         present |= before.present
         self._died[endpoint] = _Incident(now_s, before.targets | {target}, present)
-        if not shadow:
-            self._on_death(endpoint, target, {who.sender for who in present if not who.shadow}, alone)
+        if not shadow and not any(who.shadow for who in present):  # what a candidate may have done refuses no caller
+            self._on_death(endpoint, target, {who.sender for who in present}, alone)
         return _as_death(self._clock.now(), (who.sender for who in present))
 
     def describe_unseen(self) -> EngineDeath:

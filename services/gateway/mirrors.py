@@ -37,6 +37,8 @@ _WAITING = 4
 """Times as many drawn requests may wait for their answer, or for their turn, as are asked again at the same time."""
 _CANDIDATES = 1_000
 """Engines of candidates whose last death is known."""
+_DEATHS = 2
+"""Deaths of its engine after which no candidate passes its shadow."""
 _QUEUED_MS = 50.0
 _QUEUED_FOR_S = 5.0
 """An engine in whose queue a request waited longer has no spare capacity for so long, unless the next did not wait."""
@@ -67,6 +69,7 @@ class Mirrors:
         self._capacity = _WAITING * dependencies.settings.max_mirrors
         self._queued_s: dict[Target, float] = {}
         self._deaths: dict[tuple[str, str], datetime] = {}  # the last one that counted, by candidate and endpoint
+        self._deaths_s: dict[str, list[float]] = {}  # when a candidate's engine died, the last two times
         self._turn = asyncio.Semaphore(dependencies.settings.max_mirrors)
         self._shadow_turn = asyncio.Semaphore(max(1, dependencies.settings.max_mirrors // 2))
         self._running: set[asyncio.Task[None]] = set()
@@ -87,6 +90,7 @@ class Mirrors:
             or self._is_busy(in_flight)
             or self._has_queue(choice)
             or self._has_queue(other)
+            or self._may_end(choice, other)
         ):
             self._count("shed", other)
             return None
@@ -117,6 +121,17 @@ class Mirrors:
     def _has_queue(self, choice: Choice) -> bool:
         queued_s = self._queued_s.get(choice.served.target)
         return queued_s is not None and self._dependencies.clock.monotonic() - queued_s < _QUEUED_FOR_S
+
+    def _may_end(self, choice: Choice, other: Choice) -> bool:
+        """Return whether a candidate that shares an endpoint may end it for callers, too: its engine died twice lately.
+
+        It cannot pass its shadow any more, so that nothing is gained by asking it again.
+        """
+        if not other.shadow or set(choice.served.endpoints).isdisjoint(other.served.endpoints):
+            return False
+        died_s = self._deaths_s.get(str(other.served.target), [])
+        lately_s = self._dependencies.clock.monotonic() - self._dependencies.settings.body_ban_s
+        return sum(each > lately_s for each in died_s) >= _DEATHS
 
     def release(self, accepted: AcceptedRequest) -> None:
         """Return the capacity that a drawn request took which is not asked again."""
@@ -184,7 +199,10 @@ class Mirrors:
             return None
         if len(self._deaths) >= _CANDIDATES:
             self._deaths.clear()
+            self._deaths_s.clear()
         self._deaths[engine] = death.died_at
+        name, now_s = engine[0], self._dependencies.clock.monotonic()
+        self._deaths_s[name] = [*self._deaths_s.get(name, []), now_s][-_DEATHS:]
         return pairing.as_died(served.record, mirrored.record)
 
     def _again(self, accepted: AcceptedRequest, choice: Choice) -> AcceptedRequest:

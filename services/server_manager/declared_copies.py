@@ -224,8 +224,8 @@ class DeclaredCopies:
                 return  # it was loaded a moment ago
             self._enter(state, None)
         is_other = copy is not None and copy.digest != served.manifest.digest
-        if copy is not None and not is_other and state.phase is None:
-            self._enter(state, Phase.UNPROVEN)  # the answer to its load was lost: it may serve by now
+        if copy is not None and not is_other and state.phase in {None, Phase.FAILED}:
+            self._enter(state, Phase.UNPROVEN)  # the answer to its load was lost, or a drain loaded it
         if state.phase in {None, Phase.FAILED, Phase.DEAD} or is_other:
             if taken is not None and self._may_load(state, endpoint, served, taken, is_held=copy is not None):
                 state.memory_bytes = self._limits.reserved_bytes(served)

@@ -119,7 +119,7 @@ def test_doctor_asks_the_stack_that_runs(stack):
         command, cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, timeout=60, check=False
     )
     findings = {finding["check"]: finding["state"] for finding in json.loads(by_address.stdout)["findings"]}
-    assert findings == dict.fromkeys(("python", "nats", "s3", "gateway", "triton"), "ok")
+    assert findings == dict.fromkeys(("python", "nats", "s3", "versions", "gateway", "triton"), "ok")
 
 
 def test_every_part_answers(stack):

@@ -26,6 +26,7 @@ from decisions.rollback import (
 )
 from decisions.route_edits import Changed, EditRefused, roll_back
 from services.rollback_controller.domain.record import HELD_KEPT, RollbackState
+from services.rollback_controller.domain.slices import find_trial
 
 _UNBROKEN: Final = timedelta(seconds=90)
 """The longest time between two probes that fail in which the target is taken to fail: updates of an alert come every
@@ -65,7 +66,7 @@ def doubt_about(
 ) -> Doubt:
     """Return what is known of who caused an alert."""
     sides = find_sides(route, alert.target)
-    trial = state.trial if state.trial is not None and state.trial.target == alert.target else None
+    trial = find_trial(state, alert, now)
     golden = state.golden.get(str(alert.target.version), GoldenPrompts())
     return Doubt(
         confirmed_by=alert.confirmed_by,

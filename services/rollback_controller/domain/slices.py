@@ -20,8 +20,8 @@ _LATEST: Final = timedelta(seconds=60)
 """How long after its end telemetry of a slice is awaited, at least and at most: answers that began in it still last."""
 _BATCHES: Final = 512
 _BATCH_CHARS: Final = 12
-_UPDATED: Final = timedelta(seconds=120)
-"""An alert without an update for so long is over: what its trial showed, or that it was held, counts for no other."""
+_OTHERS: Final = timedelta(seconds=120)
+"""How long another alert of latency about the target is decided by the trial of the first one."""
 _BEHIND: Final = timedelta(seconds=60)
 """A clock that shows an earlier time than so long before the slice was set back, and ends it; others differ by less."""
 
@@ -30,7 +30,7 @@ def hold(
     state: RollbackState, alert: AlertRaised | AlertUpdated, route: Route | None, share_ratio: float, now: datetime
 ) -> RollbackState:
     """Return the record with a trial of the version behind: its rollback is held from now on."""
-    if state.trial is not None and state.trial.target == alert.target:
+    if find_trial(state, alert, now) is not None:
         return state
     if route is None or route.active is None or route.previous is None or route.active.target != alert.target:
         return state
@@ -43,6 +43,19 @@ def hold(
         held_at=now,
     )
     return state.model_copy(update={"trial": trial})
+
+
+def find_trial(state: RollbackState, alert: AlertRaised | AlertUpdated, now: datetime) -> Trial | None:
+    """Return the trial that decides an alert; None if there is none, or only that of an earlier alert that is over.
+
+    That both versions are slow counts for every alert about the target.
+    """
+    trial = state.trial
+    if trial is None or trial.target != alert.target:
+        return None
+    if trial.alert_id == alert.alert_id or trial.verdict == "both" or is_sliced(state):
+        return trial
+    return trial if abs(now - (trial.ended_at or trial.held_at)) < _OTHERS else None
 
 
 def start(state: RollbackState, duration_s: float, now: datetime) -> RollbackState:
@@ -115,15 +128,11 @@ def end_due(state: RollbackState, route: Route | None, now: datetime) -> Rollbac
 
 
 def forget(state: RollbackState, route: Route | None, now: datetime) -> RollbackState:
-    """Return the record without a trial that counts no more: its versions are off the route, or it is old.
-
-    An alert that lasts is updated every 15 s, so a trial that only waits for the next update is over where none came.
-    """
+    """Return the record without a trial that counts no more: its versions are off the route, or it is old."""
     trial = state.trial
     if trial is None or is_sliced(state):
         return state
-    since = trial.ended_at or trial.held_at
-    old = abs(now - since) >= (STANDS if trial.verdict == "both" else _UPDATED)
+    old = abs(now - (trial.ended_at or trial.held_at)) >= STANDS
     return state.model_copy(update={"trial": None}) if old or not _is_on_route(trial, route) else state
 
 

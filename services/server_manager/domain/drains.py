@@ -11,7 +11,7 @@ from decisions.orders import assess_expiry
 from services.server_manager.domain.moves import Copy
 from services.server_manager.domain.placement import Counterparts, choose_endpoint, endpoints_of
 from services.server_manager.domain.reconcile import Held, Limits, Phase
-from services.server_manager.domain.records import ANSWERED_KEPT, DrainedEndpoint, EndpointOrder, Servers
+from services.server_manager.domain.records import ANSWERED_KEPT, DrainedEndpoint, EndpointOrder, OrderedAt, Servers
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,8 @@ def assess_endpoint_order(
     if late is not None:
         return Refusal("order_expired", late)
     newest = record.ordered.get(asked.endpoint)
-    if newest is not None and order.received_at < newest:
+    # Earlier by both clocks: a server of the bus whose clock is behind makes no order late.
+    if newest is not None and order.received_at < newest.stored_at and order.event.time < newest.given_at:
         reason = f"A later order about {asked.endpoint} was carried out before this one, which was delivered again."
         return Refusal("superseded", reason)
     if not asked.drained:
@@ -225,7 +226,7 @@ def answer_endpoint_order(record: Servers, order_id: str, *, carried_out: bool) 
             name=asked.endpoint, actor=order.event.sender, reason=asked.reason, since=order.received_at
         )
         drained = (*others, new) if asked.drained else others
-        ordered = {**ordered, asked.endpoint: max(order.received_at, ordered.get(asked.endpoint, order.received_at))}
+        ordered = {**ordered, asked.endpoint: OrderedAt(given_at=order.event.time, stored_at=order.received_at)}
     rest = tuple(waiting for waiting in record.endpoint_orders if waiting.order_id != order_id)
     moves = tuple(known_id for known_id in record.answered if known_id.startswith("moved-"))
     ids = tuple(known_id for known_id in record.answered if not known_id.startswith("moved-"))

@@ -93,6 +93,13 @@ class EndpointOrder(Contract):
         return self.event.id
 
 
+class OrderedAt(Contract):
+    """When an order was given by its sender's clock, and stored by the clock of the bus."""
+
+    given_at: Instant
+    stored_at: Instant
+
+
 class DrainedEndpoint(Contract):
     """An endpoint that takes nothing new, and whose targets of production are loaded on others."""
 
@@ -204,8 +211,8 @@ class Servers(OutboxRecord):
     """Orders of administrators about endpoints that are not answered yet."""
     drained: tuple[DrainedEndpoint, ...] = ()
     """The endpoints that are drained; they stay so until an order says otherwise, whatever is configured."""
-    ordered: dict[str, Instant] = Field(default_factory=dict)
-    """When the bus stored the newest order about each endpoint that was carried out: an earlier one comes too late."""
+    ordered: dict[str, OrderedAt] = Field(default_factory=dict)
+    """The newest order about each endpoint that was carried out: an earlier one comes too late."""
     addresses: tuple[str, ...] = ()
     """How gateways reached the endpoints that the fleet has had: one that is not configured any more was removed."""
     answered: tuple[str, ...] = ()

@@ -147,12 +147,30 @@ async def test_one_death_counts_once_however_many_requests_meet_the_dead_engine(
 
 
 async def test_a_candidate_that_dies_of_each_request_before_it_answers_any_counts_each_time_it_may_have_been_loaded():
-    world = World(route(share=1.0), engine=FakeEngine(poison={"hello": DEAD}, faulty={CANDIDATE}), max_mirrors=100)
+    apart = ShadowShare(served=f.served(8, endpoints=("b:1",)), share_ratio=1.0)
+    engine = FakeEngine(poison={"hello": DEAD}, faulty={CANDIDATE})
+    world = World(route(shadow=apart), engine=engine, max_mirrors=100)
     for number in range(3):
         await ask(world, 4, messages=[{"role": "user", "content": f"hello {number}"}])
         await ask(world, 4, messages=[{"role": "user", "content": f"hello again {number}"}])
         assert [pair.mirrored.error for pair in world.telemetry.pairs] == ["engine_dead"] * (number + 1)
         await world.clock.pause(STILL_DEAD_S)
+
+
+async def test_a_candidate_that_died_twice_at_the_endpoint_of_what_serves_is_asked_no_more():
+    """Its next death may end the active version there, and nothing is gained: it cannot pass any more."""
+    engine = FakeEngine(poison={"hello": DEAD}, faulty={CANDIDATE})
+    world = World(route(share=1.0), engine=engine, max_mirrors=100)
+    for number in range(6):
+        await ask(world, 4, messages=[{"role": "user", "content": f"hello {number}"}])
+        await world.clock.pause(STILL_DEAD_S)
+    assert len(world.telemetry.pairs) == 2
+    asked = sent_to(world, CANDIDATE)
+    await ask(world, 4)
+    assert sent_to(world, CANDIDATE) == asked
+    await world.clock.pause(600.0)
+    await ask(world, 4)
+    assert sent_to(world, CANDIDATE) > asked
 
 
 async def test_deaths_at_two_endpoints_of_a_candidate_count_once_each():

@@ -153,15 +153,22 @@ def test_a_clock_that_differs_by_seconds_ends_no_slice_before_its_end(skew_s):
     assert not slices.is_sliced(slices.end_due(state, route, now - timedelta(minutes=2)))
 
 
-@pytest.mark.parametrize(("verdict", "stands_s"), [("both", 599), ("target", 119), ("unknown", 119), (None, 119)])
-def test_what_a_slice_showed_outlives_its_alert_only_where_it_holds_the_rollback(verdict, stands_s):
+@pytest.mark.parametrize(("verdict", "others_s"), [("both", 599), ("target", 119), ("unknown", 119), (None, 119)])
+def test_what_a_slice_showed_counts_for_later_alerts_only_where_it_holds_the_rollback(verdict, others_s):
     trial = Trial(
         alert_id="a", trigger="slow", target=ACTIVE, behind=PREVIOUS, share_ratio=0.1, held_at=f.START, verdict=verdict
     )
     state = RollbackState(model=f.MODEL, environment="production", trial=trial)
     route = f.route(active=f.served(7), previous=f.served(6))
-    assert slices.forget(state, route, f.START + timedelta(seconds=stands_s)).trial == trial
-    assert slices.forget(state, route, f.START + timedelta(seconds=stands_s + 1)).trial is None
+    first, later = f.fact(cf.AlertUpdated, target=ACTIVE, alert_id="a"), f.fact(cf.AlertUpdated, target=ACTIVE)
+    for passed_s, kept in ((0, trial), (599, trial), (600, None)):
+        now = f.START + timedelta(seconds=passed_s)
+        known = slices.forget(state, route, now)
+        assert known.trial == kept
+        assert slices.find_trial(known, first, now) == kept, "an alert with few requests is updated seldom"
+        assert slices.find_trial(known, later, now) == (kept if passed_s <= others_s else None)
+    held = slices.hold(state, later, route, 0.1, f.START + timedelta(seconds=300))
+    assert (held.trial == trial) == (verdict == "both")
 
 
 @virtual_time

@@ -1,5 +1,7 @@
 """Copies of one version: where they are placed, how they come and go, and which of them is used first."""
 
+import asyncio
+import functools
 from dataclasses import replace
 
 import pytest
@@ -326,6 +328,32 @@ async def test_a_copy_that_does_not_load_leaves_the_route_and_is_tried_after_lon
     world.engines["two"].hooks.at.clear()
     await world.ticks(70)
     assert active(world).endpoints == (FIRST, SECOND)
+
+
+@pytest.mark.parametrize("lasts", range(1, 9))
+async def test_what_a_drain_loads_where_a_copy_had_failed_is_not_unloaded(world, lasts):
+    """The load of the drain answers after so many passes: the copy's waits end at any of them."""
+    engine, unloaded, loading = world.engines["two"], [], asyncio.Event()
+
+    async def fail(name):
+        raise Transient("load_failed", "no file handle")
+
+    engine.hooks.at["load before"] = fail
+    await promote(world, 1)
+    await world.ticks(1)
+
+    async def wait(name):
+        await loading.wait()
+
+    engine.hooks.at |= {"load before": wait, "unload queued": functools.partial(_note, unloaded)}
+    await drain(world, "default")
+    for number in range(24):
+        if number == lasts:
+            loading.set()
+        await world.ticks(1, seconds=1.0)
+        named = set(active(world).endpoints)
+        assert named & {{"default": FIRST, "two": SECOND}[name] for name in holders(world, V1)}, "what it names has it"
+    assert (active(world).endpoints, unloaded) == ((SECOND,), [])
 
 
 async def test_a_copy_makes_way_for_a_staging_and_is_loaded_again_after_it(world):

@@ -1,6 +1,7 @@
 """Endpoints that an administrator drains, in virtual time: server-manager dies at any step, and other things happen."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 from hypothesis import given, settings
@@ -8,6 +9,9 @@ from hypothesis import strategies as st
 
 from contracts import facts as cf
 from contracts.envelope import Event
+from services.server_manager.domain import drains
+from services.server_manager.domain.reconcile import Limits
+from services.server_manager.domain.records import EndpointOrder, Servers
 from shared.errors import Transient
 from tests.kit.virtual_time import run_virtual
 from tests.unit.server_manager.factories import START, route, traffic_requested
@@ -26,7 +30,7 @@ def order(world, endpoint, drained=True, number=1):
         source="/slipway/ana",
         type=fact.TYPE,
         subject="all-models",
-        time=START,
+        time=START + timedelta(seconds=number),
         correlationid=f"e-{number}",
         data=fact,
     )
@@ -118,6 +122,33 @@ def test_an_unknown_endpoint_and_the_last_one_are_not_drained(endpoint, code, re
         check_served(world)
 
     play(story)
+
+
+@pytest.mark.parametrize(
+    ("given_s", "stored_s", "is_late"), [(-1, -1, True), (1, -1, False), (-1, 1, False), (1, 1, False)]
+)
+def test_an_order_is_late_only_if_it_is_earlier_by_the_clocks_of_sender_and_bus(given_s, stored_s, is_late):
+    def stamped(drained, given_s, stored_s):
+        fact = cf.EndpointOrdered(reason="Its machine is replaced.", endpoint=FIRST, drained=drained)
+        event = Event[cf.EndpointOrdered](
+            id=f"e-{given_s}-{drained}",
+            source="/slipway/ana",
+            type=fact.TYPE,
+            subject="all-models",
+            time=START + timedelta(seconds=given_s),
+            correlationid="e",
+            data=fact,
+        )
+        return EndpointOrder(event=event, received_at=START + timedelta(seconds=stored_s))
+
+    drained = stamped(True, 0, 0)
+    record = drains.answer_endpoint_order(
+        drains.enqueue_endpoint_order(Servers(), drained), drained.order_id, carried_out=True
+    )
+    fleet = drains.Fleet(production={}, held={}, copies=(), apart={}, answering={FIRST, SECOND})
+    restore = stamped(False, given_s, stored_s)
+    refusal = drains.assess_endpoint_order(restore, record, fleet, Limits(0, 0, endpoints={FIRST: "default"}), START)
+    assert (refusal is not None and refusal.code == "superseded") == is_late
 
 
 def test_a_target_that_does_not_load_elsewhere_stays_where_it_is_without_an_alert_and_is_tried_again():
