@@ -125,19 +125,16 @@ class CallerBans:
         seen, now_s = self._seen[endpoint], self._clock.monotonic()
         death = _Death(now_s, frozenset({target}), frozenset(senders), alone)
         recent = [known for known in seen.deaths if now_s - known.at_s < WINDOW_S]
-        if recent and now_s - recent[-1].at_s < SAME_S and target not in recent[-1].targets:
-            death = _merged(recent[-1], death)
-            seen.deaths = [*recent[:-1], death]
-            seen.lift(death, now_s)
-            if all(ban.until_s <= now_s for ban in seen.bans.get(target, {}).values()):  # else it counted already
-                self._find_killer(endpoint, seen, target)
-            return
-        suspect = seen.suspects.pop(target, None)
-        if suspect in death.names:
+        is_same = bool(recent) and now_s - recent[-1].at_s < SAME_S and target not in recent[-1].targets
+        if is_same:
+            death = _merged(recent.pop(), death)
+        seen.lift(death, now_s)
+        counted = is_same and any(ban.until_s > now_s for ban in seen.bans.get(target, {}).values())
+        if not counted and seen.suspects.pop(target, None) in death.names:
             recent = [known for known in recent if target not in known.targets]
         seen.deaths = [*recent, death][-_MOST_DEATHS:]
-        seen.lift(death, now_s)
-        self._find_killer(endpoint, seen, target)
+        if not counted:
+            self._find_killer(endpoint, seen, target)
 
     def _find_killer(self, endpoint: str, seen: _Seen, target: str) -> None:
         """Refuse the caller that may have ended the engine of a target, if there is one."""

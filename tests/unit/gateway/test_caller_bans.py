@@ -283,3 +283,21 @@ async def quiet_of_others(made):
     """Let the engine answer another caller, and time pass until no earlier request can be the cause of what comes."""
     assert (await made.chat(headers=OTHER)).status_code == 200
     await made.clock.pause(QUIET_S)
+
+
+async def test_after_deaths_of_one_incident_each_it_takes_three_new_ones_to_refuse_another_caller():
+    made = Killed()
+    for other in ("n@1", "n@2", "n@3"):
+        made.die(A, C, target=other)
+        made.die(A, C)
+        await made.clock.pause(20.0)
+    assert made.refused(A, C) == ["a"]
+    await made.clock.pause(70.0)
+    for other in ("n@4", "n@5"):
+        made.die(A, C, target=other)
+        made.die(A, C)
+        assert made.refused(A, C) == []
+        await made.clock.pause(20.0)
+    made.die(A, C, target="n@6")
+    made.die(A, C)
+    assert made.refused(A, C) == ["c"]
