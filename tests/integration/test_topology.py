@@ -131,9 +131,9 @@ async def test_an_older_bucket_gets_history_and_a_limit_and_keeps_its_records_an
 
 
 async def test_limits_are_never_lowered(js):
-    await provision(js, dedupe_window_s=2.0, limits={EVENTS: 8704 * 1024**2, "KV_routes": 256 * 1024**2})
+    await provision(js, dedupe_window_s=2.0, limits={EVENTS: 8448 * 1024**2, "KV_routes": 256 * 1024**2})
     await provision(js, dedupe_window_s=2.0)
-    assert (await js.stream_info(EVENTS)).config.max_bytes == 8704 * 1024**2
+    assert (await js.stream_info(EVENTS)).config.max_bytes == 8448 * 1024**2
     assert (await js.stream_info("KV_routes")).config.max_bytes == 256 * 1024**2
 
 
