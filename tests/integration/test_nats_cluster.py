@@ -98,7 +98,7 @@ async def test_all_streams_and_records_have_three_copies_and_doctor_names_one_th
     finding = await asyncio.to_thread(doctor, cluster)
     assert (finding.state, finding.detail) == (
         "failure",
-        "a cluster has fewer than 3 copies of 1 of 20 streams: KV_drills (1)",
+        f"a cluster has fewer than 3 copies of 1 of {len(infos)} streams: KV_drills (1)",
     )
     await provision(js, replicas=3)
     assert (await js.stream_info("KV_drills")).config.num_replicas == 3
