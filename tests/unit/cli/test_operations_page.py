@@ -44,6 +44,7 @@ def test_the_page_shows_every_command_of_operations():
         "drill",
         "replay",
         "gc",
+        "golden",
     } | releases
 
 
