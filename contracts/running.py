@@ -21,4 +21,4 @@ class RunningReport(Contract):
     """
 
     process: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,32}$")]
-    version: Annotated[str, StringConstraints(min_length=1, max_length=100)]
+    version: Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z.+_-]{1,100}$")]

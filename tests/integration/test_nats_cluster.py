@@ -118,9 +118,7 @@ async def test_a_command_leaves_a_server_that_is_cut_off(cluster):
 async def test_a_command_of_a_user_who_may_not_ask_about_a_server_goes_on(cluster):
     async with connected(StackAddress(cluster.settings("merger"), None, "the cluster")) as client:
         await until(lambda: "$js.api.stream.info" in str(client.last_error).lower(), 60)
-        await client.flush(5)
-        done = True
-    assert done, "the refusal of what the command did not ask itself ended it"
+        await client.flush(5)  # the refusal of what the command did not ask itself would have ended it
 
 
 def _with_copies(info, copies: int) -> bytes:
