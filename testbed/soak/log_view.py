@@ -54,10 +54,12 @@ class LogView:
         return True
 
     def _run(self) -> None:
+        complete_until = None  # what was stored while the bus was away is read, however long that was
         while not self._stop.wait(EVERY_S):
-            since = SystemClock().now() - OVERLAP if self.events else None
+            began = SystemClock().now()
             try:
-                self.events = self._read(since)
+                self.events = self._read(complete_until - OVERLAP if complete_until is not None else None)
+                complete_until = began
             except AWAY:
                 self.failures += 1
 
