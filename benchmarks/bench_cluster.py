@@ -100,7 +100,10 @@ class Results:
 
     def add(self, result: Measured | Run) -> None:
         """Keep a result."""
-        (self.runs if isinstance(result, Run) else self.rollbacks).append(result)  # type: ignore[arg-type]
+        if isinstance(result, Run):
+            self.runs.append(result)
+        else:
+            self.rollbacks.append(result)
         if self.file is not None:
             with self.file.open("a") as file:
                 print(json.dumps(asdict(result)), file=file)

@@ -79,6 +79,13 @@ class Load:
         whole = "whole" if "[DONE]" in text else "broke"
         self.ends[name] = whole if answer.status_code == 200 else f"failed: {answer.status_code} {text}"
 
+    async def goes_on(self, count=3 * CALLERS):
+        """Wait until so many more requests of this phase have ended."""
+        phase, before = self.phase, self.of(self.phase).total()
+        async with asyncio.timeout(30):
+            while self.of(phase).total() < before + count:
+                await asyncio.sleep(0.02)
+
     def of(self, phase):
         """Return how the requests of a phase ended."""
         return Counter(end for name, end in self.ends.items() if name.startswith(phase))
@@ -110,13 +117,13 @@ async def test_a_triton_that_is_killed_under_load_fails_only_its_streams_that_be
     load = Load(gateway)
     load.phase = "both"
     async with load:
-        await asyncio.sleep(1.0)
+        await load.goes_on()
         load.phase = "killed"
         killed_s = time.monotonic()
         first.kill()
         last_s = await watch_retries(gateway, killed_s, 2.0)
         load.phase = "one"
-        await asyncio.sleep(0.5)
+        await load.goes_on()
     assert not [end for end in load.ends.values() if end.startswith("failed")], "none without a token failed"
     assert load.of("both")["broke"] + load.of("killed")["broke"] <= CALLERS
     assert set(load.of("one")) == {"whole"}
@@ -133,7 +140,7 @@ async def test_a_triton_that_is_killed_under_load_fails_only_its_streams_that_be
     async with again:
         await asyncio.to_thread(wait_until, lambda: changed(gateway, first, "returned") == 1, what="its return")
         again.phase = "spread"
-        await asyncio.sleep(1.0)
+        await again.goes_on()
     assert {*again.of("again"), *again.of("spread")} == {"whole"}
     records, _ = await telemetry(js, len(load.ends) + len(again.ends))
     used = Counter((record.request_id.split("-")[0], record.endpoint) for record in records)
@@ -178,7 +185,7 @@ async def test_a_triton_that_stands_still_gets_no_requests_while_it_does_and_wha
         load = Load(gateway)
         load.phase = "both"
         async with load:
-            await asyncio.sleep(1.0)
+            await load.goes_on()
             load.phase = "stopped"
             send_signal(first, signal.SIGSTOP)
             stopped_s = time.monotonic()
@@ -186,13 +193,13 @@ async def test_a_triton_that_stands_still_gets_no_requests_while_it_does_and_wha
                 await asyncio.to_thread(wait_until, lambda: changed(gateway, first, "ejected") == 1, what="ejection")
                 print(f"ejected {time.monotonic() - stopped_s:.2f} s after it was stopped")
                 load.phase = "one"
-                await asyncio.sleep(1.0)
+                await load.goes_on()
             finally:
                 load.phase = "continued"
                 send_signal(first, signal.SIGCONT)
             await asyncio.to_thread(wait_until, lambda: changed(gateway, first, "returned") == 1, what="return")
             load.phase = "again"
-            await asyncio.sleep(2.0)
+            await load.goes_on()
         assert not [end for end in load.ends.values() if end.startswith("failed")], "none without a token failed"
         assert retried(gateway) >= 1
         assert load.of("both")["broke"] + load.of("stopped")["broke"] <= CALLERS

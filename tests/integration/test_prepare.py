@@ -162,7 +162,7 @@ def observe_requests(monkeypatch, subject):
 
 
 async def test_a_new_cluster_is_prepared_as_soon_as_its_servers_have_chosen_a_leader(fresh, tmp_path, monkeypatch):
-    """What is asked before is answered by nobody: the container ended with an error, and nothing was started."""
+    """Before that no server answers: the container ended with an error, and nothing was started."""
     with running_cluster(tmp_path) as cluster:
         first, *others = cluster.members
         for member in others:

@@ -1,4 +1,4 @@
-"""What a process may say of itself: it is printed in the terminal of whoever asks which versions run."""
+"""Versions that processes report: `slipway doctor` prints them in a terminal."""
 
 import pytest
 from pydantic import ValidationError

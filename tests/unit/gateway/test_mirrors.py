@@ -29,24 +29,13 @@ def route(**changes):
     return f.route(**{"canary": None, "active": often(7), "previous": f.served(6)} | changes)
 
 
-async def ask(world, count=DRAWN, **changes):
-    answers = [await world.chat(**changes) for _ in range(count)]
-    for _ in range(50):
-        await asyncio.sleep(0)
-    return answers
-
-
-def sent_to(world, target):
-    return sum(name == target for _, name, _ in world.engine.calls)
-
-
 async def test_a_drawn_share_goes_to_the_version_behind_and_its_answer_is_thrown_away():
     world = World(route(), max_mirrors=100)
-    answers = await ask(world)
+    answers = await world.ask(DRAWN)
     pairs = world.telemetry.pairs
     assert {answer.headers["x-slipway-version"] for answer in answers} == {NEW}
     assert 10 < len(pairs) < 30
-    assert sent_to(world, OLD) == len(pairs)
+    assert world.sent_to(OLD) == len(pairs)
     assert {(str(pair.served.target), str(pair.mirrored.target)) for pair in pairs} == {(NEW, OLD)}
     assert all(pair.served.request_id == pair.mirrored.request_id for pair in pairs)
     assert all(pair.mirrored.ttft_ms is not None and pair.mirrored.features is not None for pair in pairs)
@@ -61,9 +50,9 @@ async def test_none_is_mirrored_at_a_share_of_zero_or_without_a_version_behind()
         route(quarantined=(f.target(6),)),
     ):
         world = World(routed, max_mirrors=100)
-        await ask(world)
+        await world.ask(DRAWN)
         assert not world.telemetry.pairs
-        assert sent_to(world, OLD) == 0
+        assert world.sent_to(OLD) == 0
 
 
 async def test_the_draw_is_made_before_the_outcome():
@@ -71,7 +60,7 @@ async def test_the_draw_is_made_before_the_outcome():
     drawn = []
     for poison in ({}, {"hello": BROKE}):
         world = World(route(), engine=FakeEngine(poison=poison, faulty={NEW}), max_mirrors=100)
-        await ask(world)
+        await world.ask(DRAWN)
         drawn.append([pair.served.request_id for pair in world.telemetry.pairs])
     assert drawn[0] == drawn[1]
 
@@ -83,7 +72,7 @@ async def test_what_only_one_side_fails_differs_and_what_both_fail_does_not():
         (None, ("engine_failed",) * 2),
     ):
         world = World(route(), engine=FakeEngine(poison={"hello": BROKE}, faulty=faulty), max_mirrors=100)
-        await ask(world)
+        await world.ask(DRAWN)
         assert {(pair.served.error, pair.mirrored.error) for pair in world.telemetry.pairs} == {ends}
         assert {
             side.caused_by for pair in world.telemetry.pairs for side in (pair.served, pair.mirrored) if side.error
@@ -92,8 +81,8 @@ async def test_what_only_one_side_fails_differs_and_what_both_fail_does_not():
 
 async def test_a_request_under_which_the_engine_died_never_goes_to_the_version_behind():
     world = World(route(), engine=FakeEngine(poison={"hello": DEAD}, faulty={NEW}), max_mirrors=100)
-    await ask(world)
-    assert sent_to(world, OLD) == 0
+    await world.ask(DRAWN)
+    assert world.sent_to(OLD) == 0
     assert not world.telemetry.pairs
 
 
@@ -110,7 +99,7 @@ async def test_nor_if_its_endpoint_answered_it_after_the_death():
 
     died = set()
     world = World(route(active=often(7, endpoints=("a:1",))), engine=Reloaded(), max_mirrors=100)
-    answers = await ask(world)
+    answers = await world.ask(DRAWN)
     assert {answer.status_code for answer in answers} == {200}
     assert len(died) == DRAWN / 2
     paired = {pair.served.request_id for pair in world.telemetry.pairs}
@@ -121,22 +110,22 @@ async def test_nor_if_its_endpoint_answered_it_after_the_death():
 async def test_what_the_version_behind_refuses_or_cannot_answer_makes_no_pair():
     for error in (Permanent("bad_request", "too long"), Transient("endpoint_unreachable", "away")):
         world = World(route(), engine=FakeEngine(poison={"hello": error}, faulty={OLD}), max_mirrors=100)
-        await ask(world)
-        assert sent_to(world, OLD) > 0
+        await world.ask(DRAWN)
+        assert world.sent_to(OLD) > 0
         assert not world.telemetry.pairs
 
 
 async def test_pinned_requests_and_those_with_tokens_or_state_are_not_mirrored():
     world = World(route(), max_mirrors=100)
-    await ask(world, model=f"{f.MODEL}@v7")
-    await ask(world, logit_bias={"7": -100})
-    assert sent_to(world, OLD) == 0
+    await world.ask(DRAWN, model=f"{f.MODEL}@v7")
+    await world.ask(DRAWN, logit_bias={"7": -100})
+    assert world.sent_to(OLD) == 0
 
 
 async def test_a_canary_and_the_active_version_are_asked_each_others_requests():
     canary = f.CanaryShare(served=often(8), weight_ratio=0.5)
     world = World(route(canary=canary, active=f.served(7, pair_ratio=0.0)), max_mirrors=100)
-    await ask(world)
+    await world.ask(DRAWN)
     sides = {(pair.served.target.version, pair.mirrored.target.version) for pair in world.telemetry.pairs}
     assert sides == {(7, 8), (8, 7)}
     assert {(pair.served.canary, pair.mirrored.canary) for pair in world.telemetry.pairs} == {
@@ -162,8 +151,8 @@ async def settle():
 
 async def test_drawn_requests_are_bounded_and_while_the_gateway_is_busy_none_is_drawn():
     world = World(route(), engine=Hanging(), max_mirrors=2, max_in_flight=8)
-    await ask(world)
-    assert sent_to(world, OLD) == 2, "no more than two at a time"
+    await world.ask(DRAWN)
+    assert world.sent_to(OLD) == 2, "no more than two at a time"
     shed = world.metric('slipway_gateway_mirrored_total{result="shed"}')
     assert 0.0 < float(shed[0].split()[-1]) < DRAWN / 2, "four are drawn, and two of them are asked"
     busy = World(route(), max_mirrors=100, max_in_flight=8)
@@ -194,7 +183,7 @@ class Held(FakeEngine):
 async def test_a_caller_whose_pairs_take_long_leaves_capacity_for_those_of_others(max_mirrors):
     world = World(route(), engine=Held(), max_mirrors=max_mirrors, keys=(*OWN_KEYS, OTHER_KEY))
     for headers in (BEARER, OTHER):
-        await ask(world, 60, headers=headers)
+        await world.ask(60, headers=headers)
     world.engine.calm.set()
     for _ in range(20):
         await settle()
@@ -208,7 +197,7 @@ async def test_a_burst_ends_no_pair():
     """A caller that has seen the answer must not choose, by its load, which pairs count."""
 
     world = World(route(), engine=Held(), max_mirrors=100, max_in_flight=8)
-    await ask(world, 20)
+    await world.ask(20)
     world.engine.gate = asyncio.Event()
     burst = [asyncio.ensure_future(world.chat()) for _ in range(8)]
     await settle()
@@ -221,12 +210,12 @@ async def test_a_burst_ends_no_pair():
 
 async def test_while_requests_wait_in_an_engine_none_is_drawn():
     queued, after = (World(route(), engine=FakeEngine(record={"queue_ms": 200.0}), max_mirrors=100) for _ in range(2))
-    await ask(queued)
+    await queued.ask(DRAWN)
     assert len(queued.telemetry.pairs) <= 1, "the first request shows the queue"
-    await ask(after, 1)
+    await after.ask(1)
     await after.clock.pause(6.0)  # nothing else shows that the queue of the version behind is empty
     after.engine.record = {"queue_ms": 0.2}
-    await ask(after)
+    await after.ask(DRAWN)
     assert len(after.telemetry.pairs) > 10
 
 
@@ -243,7 +232,7 @@ async def leave(world):
 
 async def test_a_caller_that_leaves_changes_nothing_of_its_pairs():
     stayed, left = World(route(), max_mirrors=100), World(route(), max_mirrors=100)
-    await ask(stayed, stream=True)
+    await stayed.ask(DRAWN, stream=True)
     for _ in range(DRAWN):
         await leave(left)
     assert {record.finish_reason for record in left.records} == {"cancelled"}
@@ -254,7 +243,7 @@ async def test_a_caller_that_leaves_changes_nothing_of_its_pairs():
 
 async def test_both_sides_have_the_same_limits_and_no_cached_prefix():
     world = World(route(), max_mirrors=100)
-    await ask(world)
+    await world.ask(DRAWN)
     for pair in world.telemetry.pairs:
         caller, *again = [request for request in world.engine.requests if request.request_id == pair.served.request_id]
         assert (caller.deadline_s, caller.cache_salt) == (600.0, None)
@@ -274,19 +263,19 @@ async def test_an_engine_that_dies_on_either_side_makes_no_pair(dying):
                 yield piece
 
     world = World(route(active=often(7, endpoints=("a:1", "b:1"))), engine=Dying(), max_mirrors=100)
-    await ask(world)
+    await world.ask(DRAWN)
     assert not world.telemetry.pairs
     if dying == NEW:
-        assert sent_to(world, OLD) == 0
+        assert world.sent_to(OLD) == 0
     else:
         asked = [request.request_id for request in world.engine.requests if request.cache_salt]
-        assert sent_to(world, OLD) == len(asked) > 0, "once for each, and not once more after the death"
+        assert world.sent_to(OLD) == len(asked) > 0, "once for each, and not once more after the death"
 
 
 async def test_a_mirrored_request_spends_nothing_of_its_callers_limits():
     plain, mirrored = World(only_active(), max_mirrors=0), World(route(), max_mirrors=100)
     for world in (plain, mirrored):
-        await ask(world)
+        await world.ask(DRAWN)
     assert plain.budgets.used("0123456789ab") == mirrored.budgets.used("0123456789ab") > 0
 
 
@@ -308,7 +297,7 @@ async def test_a_rollback_meanwhile_ends_the_pairs_of_the_version_that_went():
     tables = []
     world = World(route(), engine=RollingBack(gone, tables), max_mirrors=100)
     tables.append(world.table)
-    await ask(world, count=1)
+    await world.ask(1)
     assert not world.telemetry.pairs
 
 

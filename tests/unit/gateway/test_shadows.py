@@ -30,24 +30,13 @@ def route(share=0.5, **changes):
     return f.route(**about | {"quarantined": ()} | changes)
 
 
-async def ask(world, count=DRAWN, **changes):
-    answers = [await world.chat(**changes) for _ in range(count)]
-    for _ in range(50):
-        await asyncio.sleep(0)
-    return answers
-
-
-def sent_to(world, target):
-    return sum(name == target for _, name, _ in world.engine.calls)
-
-
 async def test_a_drawn_share_goes_to_the_candidate_and_no_caller_is_answered_by_it():
     world = World(route(), max_mirrors=100)
-    answers = await ask(world)
+    answers = await world.ask(DRAWN)
     pairs = world.telemetry.pairs
     assert {answer.headers["x-slipway-version"] for answer in answers} == {ACTIVE}
     assert 10 < len(pairs) < 30
-    assert sent_to(world, CANDIDATE) == len(pairs)
+    assert world.sent_to(CANDIDATE) == len(pairs)
     assert {(str(pair.served.target), str(pair.mirrored.target), pair.shadow) for pair in pairs} == {
         (ACTIVE, CANDIDATE, True)
     }
@@ -59,7 +48,7 @@ async def test_a_drawn_share_goes_to_the_candidate_and_no_caller_is_answered_by_
 
 async def test_no_caller_can_reach_a_candidate_in_its_shadow():
     world = World(route(), max_mirrors=100)
-    answers = await ask(world, 1, model=f"{f.MODEL}@v8")
+    answers = await world.ask(1, model=f"{f.MODEL}@v8")
     assert answers[0].status_code == 404
     assert choose_pinned(route(), 8) is None
     assert f"{f.MODEL}@v8" not in list_models(route())
@@ -68,7 +57,7 @@ async def test_no_caller_can_reach_a_candidate_in_its_shadow():
 
 async def test_a_candidate_that_fails_differs_and_callers_see_nothing():
     world = World(route(), engine=FakeEngine(poison={"hello": BROKE}, faulty={CANDIDATE}), max_mirrors=100)
-    answers = await ask(world)
+    answers = await world.ask(DRAWN)
     assert {answer.status_code for answer in answers} == {200}
     pairs = world.telemetry.pairs
     assert {(pair.served.error, pair.mirrored.error, pair.mirrored.caused_by) for pair in pairs} == {
@@ -78,19 +67,19 @@ async def test_a_candidate_that_fails_differs_and_callers_see_nothing():
 
 async def test_what_fails_on_the_active_version_and_pinned_requests_are_handled_as_in_other_pairs():
     both = World(route(), engine=FakeEngine(poison={"hello": BROKE}), max_mirrors=100)
-    await ask(both)
+    await both.ask(DRAWN)
     assert {(pair.served.error, pair.mirrored.error) for pair in both.telemetry.pairs} == {("engine_failed",) * 2}
     world = World(route(), max_mirrors=100)
-    await ask(world, model=f"{f.MODEL}@v7")
-    await ask(world, logit_bias={"7": -100})
-    assert sent_to(world, CANDIDATE) == 0
+    await world.ask(DRAWN, model=f"{f.MODEL}@v7")
+    await world.ask(DRAWN, logit_bias={"7": -100})
+    assert world.sent_to(CANDIDATE) == 0
 
 
 async def test_what_the_candidate_refuses_or_cannot_answer_compares_nothing():
     for error in (Permanent("bad_request", "too long"), Transient("endpoint_unreachable", "away")):
         world = World(route(), engine=FakeEngine(poison={"hello": error}, faulty={CANDIDATE}), max_mirrors=100)
-        await ask(world)
-        assert sent_to(world, CANDIDATE) > 0
+        await world.ask(DRAWN)
+        assert world.sent_to(CANDIDATE) > 0
         assert not world.telemetry.pairs
 
 
@@ -110,15 +99,15 @@ async def test_a_death_of_the_candidate_counts_against_it_and_its_body_is_refuse
     world = World(route(share=1.0), engine=Dying(), max_mirrors=100)
     for _ in range(2):
         world.shares.divide()  # no other process sends requests there
-    await ask(world, 1)
+    await world.ask(1)
     await world.clock.pause(QUIET_S)
-    answers = await ask(world, 12, messages=[{"role": "user", "content": "kill"}])
+    answers = await world.ask(12, messages=[{"role": "user", "content": "kill"}])
     assert {answer.status_code for answer in answers} == {200}
-    assert sent_to(world, CANDIDATE) == 2, "what killed the candidate is not sent to it again"
+    assert world.sent_to(CANDIDATE) == 2, "what killed the candidate is not sent to it again"
     _, pair = world.telemetry.pairs
     assert (pair.served.error, pair.mirrored.error, pair.mirrored.caused_by) == (None, "engine_dead", "target")
     assert not world.metric('slipway_gateway_body_bans_total{change="refused"}')
-    more = await ask(world, 4)
+    more = await world.ask(4)
     assert {answer.status_code for answer in more} == {200}
     assert len(world.telemetry.pairs) == 6
 
@@ -141,8 +130,8 @@ class Dead(FakeEngine):
 async def test_one_death_counts_once_however_many_requests_meet_the_dead_engine():
     world = World(route(share=1.0), engine=Dead(), max_mirrors=100)
     for number in range(12):
-        await ask(world, 1, messages=[{"role": "user", "content": f"question {number}"}])
-    assert sent_to(world, CANDIDATE) > 3
+        await world.ask(1, messages=[{"role": "user", "content": f"question {number}"}])
+    assert world.sent_to(CANDIDATE) > 3
     assert sum(pair.mirrored.error == "engine_dead" for pair in world.telemetry.pairs) == 1
 
 
@@ -151,8 +140,8 @@ async def test_a_candidate_that_dies_of_each_request_before_it_answers_any_count
     engine = FakeEngine(poison={"hello": DEAD}, faulty={CANDIDATE})
     world = World(route(shadow=apart), engine=engine, max_mirrors=100)
     for number in range(3):
-        await ask(world, 4, messages=[{"role": "user", "content": f"hello {number}"}])
-        await ask(world, 4, messages=[{"role": "user", "content": f"hello again {number}"}])
+        await world.ask(4, messages=[{"role": "user", "content": f"hello {number}"}])
+        await world.ask(4, messages=[{"role": "user", "content": f"hello again {number}"}])
         assert [pair.mirrored.error for pair in world.telemetry.pairs] == ["engine_dead"] * (number + 1)
         await world.clock.pause(STILL_DEAD_S)
 
@@ -162,15 +151,15 @@ async def test_a_candidate_that_died_twice_at_the_endpoint_of_what_serves_is_ask
     engine = FakeEngine(poison={"hello": DEAD}, faulty={CANDIDATE})
     world = World(route(share=1.0), engine=engine, max_mirrors=100)
     for number in range(6):
-        await ask(world, 4, messages=[{"role": "user", "content": f"hello {number}"}])
+        await world.ask(4, messages=[{"role": "user", "content": f"hello {number}"}])
         await world.clock.pause(STILL_DEAD_S)
     assert len(world.telemetry.pairs) == 2
-    asked = sent_to(world, CANDIDATE)
-    await ask(world, 4)
-    assert sent_to(world, CANDIDATE) == asked
+    asked = world.sent_to(CANDIDATE)
+    await world.ask(4)
+    assert world.sent_to(CANDIDATE) == asked
     await world.clock.pause(600.0)
-    await ask(world, 4)
-    assert sent_to(world, CANDIDATE) > asked
+    await world.ask(4)
+    assert world.sent_to(CANDIDATE) > asked
 
 
 async def test_deaths_at_two_endpoints_of_a_candidate_count_once_each():
@@ -178,7 +167,7 @@ async def test_deaths_at_two_endpoints_of_a_candidate_count_once_each():
     shadow = ShadowShare(served=f.served(8, endpoints=("b:1", "c:1")), share_ratio=1.0)
     world = World(route(shadow=shadow), engine=engine, max_mirrors=100)
     for number in range(20):
-        await ask(world, 1, messages=[{"role": "user", "content": f"hello {number}"}])
+        await world.ask(1, messages=[{"role": "user", "content": f"hello {number}"}])
     met = {endpoint for endpoint, target, _ in engine.calls if target == CANDIDATE}
     assert len(world.telemetry.pairs) == len(met) == len({pair.mirrored.endpoint for pair in world.telemetry.pairs})
 
@@ -186,15 +175,15 @@ async def test_deaths_at_two_endpoints_of_a_candidate_count_once_each():
 async def test_requests_under_which_the_active_engine_died_never_go_to_the_candidate():
     engine = FakeEngine(poison={"hello": DEAD}, faulty={ACTIVE})
     world = World(route(share=1.0), engine=engine, max_mirrors=100)
-    await ask(world)
-    assert sent_to(world, CANDIDATE) == 0
+    await world.ask(DRAWN)
+    assert world.sent_to(CANDIDATE) == 0
 
 
 async def test_a_drill_on_the_candidate_counts_like_a_real_fault():
     world = World(route(share=1.0), max_mirrors=100)
     on_candidate = drill(fault={"error_ratio": 1.0}, environment="production", target=f.target(8), share_ratio=1.0)
     await world.drills.apply(f"production.{f.MODEL}", on_candidate, 1)
-    answers = await ask(world)
+    answers = await world.ask(DRAWN)
     assert {answer.status_code for answer in answers} == {200}
     assert {pair.mirrored.error for pair in world.telemetry.pairs} == {"engine_failed"}
     assert all(pair.mirrored.drill and not pair.served.drill for pair in world.telemetry.pairs)
@@ -202,7 +191,7 @@ async def test_a_drill_on_the_candidate_counts_like_a_real_fault():
 
 async def test_while_a_queue_shows_none_is_drawn():
     queued = World(route(share=1.0), engine=FakeEngine(record={"queue_ms": 200.0}), max_mirrors=100)
-    await ask(queued)
+    await queued.ask(DRAWN)
     assert len(queued.telemetry.pairs) <= 1
     assert queued.metric('slipway_gateway_shadowed_total{result="shed"}')
 
@@ -217,8 +206,8 @@ async def test_a_shadow_that_ends_meanwhile_compares_nothing_more():
     tables = []
     world = World(route(share=1.0), engine=Ending(), max_mirrors=100)
     tables.append(world.table)
-    await ask(world, 1)
-    assert sent_to(world, CANDIDATE) == 0
+    await world.ask(1)
+    assert world.sent_to(CANDIDATE) == 0
 
 
 @pytest.mark.parametrize(
@@ -270,6 +259,6 @@ class Silent(FakeEngine):
 
 async def test_a_silent_candidate_leaves_half_of_the_turns_to_the_pairs_of_what_serves():
     world = World(route(share=1.0, active=f.served(7, pair_ratio=0.5)), engine=Silent(), max_mirrors=4)
-    await ask(world)
-    assert sent_to(world, CANDIDATE) == 2
+    await world.ask(DRAWN)
+    assert world.sent_to(CANDIDATE) == 2
     assert len([pair for pair in world.telemetry.pairs if not pair.shadow]) > 10

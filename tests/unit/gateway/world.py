@@ -1,5 +1,6 @@
 """The gateway's application with its fakes in reach."""
 
+import asyncio
 from datetime import timedelta
 from pathlib import Path
 
@@ -120,6 +121,17 @@ class World:
 
     async def chat(self, headers=None, **changes):
         return await self.http.post("/v1/chat/completions", json={**HELLO, **changes}, headers=headers)
+
+    async def ask(self, count, **changes):
+        """Ask so often, one after the other, then let what goes on after the answers come to its end."""
+        answers = [await self.chat(**changes) for _ in range(count)]
+        for _ in range(50):
+            await asyncio.sleep(0)
+        return answers
+
+    def sent_to(self, name):
+        """Return how many requests the engine of a target got."""
+        return sum(called == name for _, called, _ in self.engine.calls)
 
     async def complete(self, headers=None, **changes):
         body = {"model": MODEL, "prompt": "Once", "max_tokens": 3, **changes}
