@@ -69,14 +69,7 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
         load_rose=offered.have_risen,
         alerts=LoggedAlerts(lambda: bus.js),
         probe=probe,
-        traffic=GatewayTraffic(
-            settings.gateway_url,
-            settings.gateway_key,
-            settings.gateway_ca,
-            rps=settings.rehearsal_rps,
-            tokens=settings.rehearsal_tokens,
-            timeout_s=settings.rehearsal_detect_s,
-        ),
+        traffic=_traffic(settings),
         proofs=proofs,
         answers=RecordedAnswers(Bucket(bus.js, "rollback-answers", RollbackAnswer, service=SERVICE)),
         administrators=Administrators(connection.administrators),
@@ -106,6 +99,18 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
         await serve(bus, connection, background=background, kept=kept)
     finally:
         await channels.close()
+
+
+def _traffic(settings: RollbackControllerSettings) -> GatewayTraffic:
+    """Return what sends the requests of rehearsals."""
+    return GatewayTraffic(
+        settings.gateway_url,
+        settings.gateway_key,
+        settings.gateway_ca,
+        rps=settings.rehearsal_rps,
+        tokens=settings.rehearsal_tokens,
+        timeout_s=settings.rehearsal_detect_s,
+    )
 
 
 def main() -> None:

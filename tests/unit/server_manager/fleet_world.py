@@ -322,6 +322,17 @@ class FleetWorld:
         process.start()
         return process
 
+    async def live_through(self, story, *kills, begins_s):
+        """Keep server-manager running, which dies at these steps, and let the story follow after some seconds."""
+        running = [asyncio.create_task(self.keep_running(*kills)), asyncio.create_task(self.watch())]
+        await asyncio.sleep(begins_s)
+        await story(self)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await self.stop()
+        assert self.violations == []
+
     async def keep_running(self, *kills, pause_at=None) -> None:
         """Start a process, and a new one a second after it died; the n-th dies at step `kills[n]`."""
         kills = list(kills)

@@ -26,14 +26,7 @@ def play(story, count, *kills):
         with tempfile.TemporaryDirectory() as folder:
             world = FleetWorld(Path(folder), more=NAMES[1:count])
             world.routes.routes[MODEL] = with_copies(route(1), 2)
-            running = [asyncio.create_task(world.keep_running(*kills)), asyncio.create_task(world.watch())]
-            await asyncio.sleep(30)
-            await story(world)
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-            await world.stop()
-            assert world.violations == []
+            await world.live_through(story, *kills, begins_s=30)
 
     run_virtual(run())
 

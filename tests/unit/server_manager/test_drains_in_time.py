@@ -22,10 +22,10 @@ FIRST, SECOND = "default", "triton-2"
 EMPTY_S = SETTLED_S + SETTINGS.linger_s
 
 
-def order(world, endpoint, drained=True, number=1):
-    """Publish an administrator's order."""
+def order_of(endpoint, drained, number):
+    """Return an administrator's order, given so many seconds after the start."""
     fact = cf.EndpointOrdered(reason="Its machine is replaced.", endpoint=endpoint, drained=drained)
-    event = Event[cf.EndpointOrdered](
+    return Event[cf.EndpointOrdered](
         id=f"e-{number}",
         source="/slipway/ana",
         type=fact.TYPE,
@@ -34,7 +34,11 @@ def order(world, endpoint, drained=True, number=1):
         correlationid=f"e-{number}",
         data=fact,
     )
-    return world.publish(event)
+
+
+def order(world, endpoint, drained=True, number=1):
+    """Publish an administrator's order."""
+    return world.publish(order_of(endpoint, drained, number))
 
 
 def answers(world, event):
@@ -129,17 +133,7 @@ def test_an_unknown_endpoint_and_the_last_one_are_not_drained(endpoint, code, re
 )
 def test_an_order_is_late_only_if_it_is_earlier_by_the_clocks_of_sender_and_bus(given_s, stored_s, is_late):
     def stamped(drained, given_s, stored_s):
-        fact = cf.EndpointOrdered(reason="Its machine is replaced.", endpoint=FIRST, drained=drained)
-        event = Event[cf.EndpointOrdered](
-            id=f"e-{given_s}-{drained}",
-            source="/slipway/ana",
-            type=fact.TYPE,
-            subject="all-models",
-            time=START + timedelta(seconds=given_s),
-            correlationid="e",
-            data=fact,
-        )
-        return EndpointOrder(event=event, received_at=START + timedelta(seconds=stored_s))
+        return EndpointOrder(event=order_of(FIRST, drained, given_s), received_at=START + timedelta(seconds=stored_s))
 
     drained = stamped(True, 0, 0)
     record = drains.answer_endpoint_order(

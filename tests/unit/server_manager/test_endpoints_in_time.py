@@ -25,14 +25,7 @@ def play(story, *kills):
             world = FleetWorld(Path(folder), more=("triton-2",))
             second = route(1, 0).previous.model_copy(update={"endpoints": (world.engines["triton-2"].endpoint,)})
             world.routes.routes[MODEL] = route(1).model_copy(update={"previous": second})
-            running = [asyncio.create_task(world.keep_running(*kills)), asyncio.create_task(world.watch())]
-            await asyncio.sleep(20)
-            await story(world)
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-            await world.stop()
-            assert world.violations == []
+            await world.live_through(story, *kills, begins_s=20)
 
     run_virtual(run())
 
