@@ -222,12 +222,15 @@ class Rehearsal:
         return ""
 
     async def _await_rollback(self, stage: _Stage, trigger: Trigger) -> Rollback | None:
-        """Return the rollback that the fault led to, as far as it came in time; None if there is none."""
+        """Return the rollback that the fault led to, as far as it came in time; None if there is none.
+
+        One that failed is tried again with the next update of its alert, as in production: the last one counts.
+        """
         started = self.clock.monotonic()
         rollback: Rollback | None = None
         while self.clock.monotonic() < started + self.pace.detect_s:
             rollback = await self._find_rollback(stage, trigger)
-            if rollback is not None and rollback.phase != "decided":
+            if rollback is not None and rollback.phase in ("switched", "completed"):
                 break
             await asyncio.sleep(_POLL_S)
         deadline = self.clock.monotonic() + self.pace.verify_s

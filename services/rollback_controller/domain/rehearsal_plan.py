@@ -134,8 +134,8 @@ def record_outcome(state: RollbackState, completed: RehearsalCompleted) -> Rollb
 
 
 def find_rollback(state: RollbackState, trigger: Trigger) -> Rollback | None:
-    """Return the rollback that a trigger led to in staging, if any."""
-    return next((rollback for rollback in state.rollbacks if rollback.trigger == trigger.name), None)
+    """Return the last rollback that a trigger led to in staging, if any."""
+    return next((rollback for rollback in reversed(state.rollbacks) if rollback.trigger == trigger.name), None)
 
 
 def assess_rehearsal(

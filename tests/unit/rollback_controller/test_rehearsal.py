@@ -190,6 +190,24 @@ async def test_whatever_is_missing_fails_the_rehearsal_and_says_what(prepare, re
 
 
 @virtual_time
+async def test_a_fallback_that_once_does_not_answer_in_time_is_tried_again_as_in_production():
+    async def recover(stage):
+        while not stage.log.facts(cf.RollbackFailed, "staging"):
+            await asyncio.sleep(0.5)
+        stage.probe.hanging.clear()
+
+    stage = Stage((SLOW,))
+    stage.probe.hanging.add(str(f.target(6)))
+    await play(stage, then=recover)
+    (failed,) = stage.log.facts(cf.RollbackFailed, "staging")
+    completed = stage.outcome_of_rehearsal()
+    assert (failed.code, completed.verdict) == ("previous_not_ready", "pass"), completed.reason
+    (certificate,) = completed.certificates
+    assert certificate.switch_s > 1, "from the alert on, with the try that failed"
+    check_cleared(stage)
+
+
+@virtual_time
 async def test_a_trigger_that_fires_without_a_fault_fails_the_rehearsal():
     stage = Stage()
     stage.nervous = True
