@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from ..codes import Code
+from ..golden import readable_policy
 from ..limits import AtMost
 from ..policy import ReleasePolicy
 from ..vocabulary import ArtifactRef, Contract, Digest, Instant, ModelName, Ratio, ServingSettings, Variant
@@ -87,7 +88,7 @@ class ReleaseOpened(Fact):
     calibration: ArtifactRef | None = None
     evaluation: ArtifactRef | None = None
     variants: tuple[Variant, ...]
-    policy: ReleasePolicy
+    policy: Annotated[ReleasePolicy, BeforeValidator(readable_policy)]
     source_event_id: str
     publishers: tuple[str, ...] = ()
     serving: ServingSettings | None = None

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from contracts.codes import Code
 from contracts.facts import (
@@ -17,7 +17,7 @@ from contracts.facts import (
     SliceCounts,
     SliceVerdict,
 )
-from contracts.golden import GoldenPrompts
+from contracts.golden import GoldenPrompts, readable
 from contracts.policy import Trigger
 from contracts.records import Migration, OutboxRecord, outbox_entry, unchanged
 from contracts.vocabulary import Contract, Digest, Environment, Instant, ModelName, Ratio, Target, Verdict
@@ -153,7 +153,7 @@ class RollbackState(OutboxRecord):
         rehearsing_since: The sequence number in the log from which on alerts belong to this rehearsal.
         standby: The verdict on the target that production can be rolled back to; None without one.
         blind: The alert that production is not watched; None while it is.
-        golden: The golden prompts of the frozen policy, by version; without those that declare none.
+        golden: The golden prompts of the frozen policy, by version; without those over today's limits.
         checks: What golden prompts showed of the version that serves; None before the first check.
         trial: A rollback that is held because both versions are slow; None without one.
     """
@@ -194,7 +194,7 @@ class RollbackState(OutboxRecord):
     rehearsing_since: int = 0
     standby: StandbyVerdict | None = None
     blind: OpenBlindness | None = None
-    golden: dict[str, GoldenPrompts] = Field(default_factory=dict)
+    golden: dict[str, Annotated[GoldenPrompts, BeforeValidator(readable)]] = Field(default_factory=dict)
     checks: GoldenChecks | None = None
     trial: Trial | None = None
 
