@@ -14,9 +14,11 @@ Twenty honest callers share the traffic unevenly. For a minute 1, 5 or 50 hostil
 Several keys are of one team, or each on its own. The versions that should go fail one prompt in ten, are slow by
 800 ms, slow the whole machine by 800 ms, die of one prompt in ten, or for good, for every sender. Before: an
 alert of an automatic trigger rolls back. Now: it needs a confirmation by pairs (2 %), callers, or probes, which take as
-long as the slower version's answer. Run: python -m benchmarks.bench_attack
+long as the slower version's answer. Run: python -m benchmarks.bench_attack, or some rows of its tables with
+--only "one prompt" slow: each row has seeds of its own, so that the figures are the same.
 """
 
+import argparse
 import math
 import random
 from collections.abc import Iterator, Sequence
@@ -261,13 +263,13 @@ def _alerts(facts: Sequence[OutboxEntry]) -> Iterator[AlertRaised | AlertUpdated
                 yield kind.model_validate(entry.data)
 
 
-def show_attacks() -> None:
+def show_attacks(attacks: Sequence[Attack]) -> None:
     """Print how often a healthy version is rolled back."""
     print(f"Rollbacks of a healthy version in {ATTACK_S:.0f} s of attack, {len(KEYS) * len(SHARES)} runs per row\n")
     columns = [(False, keys, False) for keys in KEYS]
     columns += [(True, keys, one_team) for keys in KEYS for one_team in ((False, True) if keys > 1 else (False,))]
     rows = []
-    for attack in ATTACKS:
+    for attack in attacks:
         row: list[str] = [attack]
         for confirms, keys, one_team in columns:
             sent = [Traffic(1, attack, keys, share, one_team=one_team) for share in SHARES]
@@ -281,11 +283,11 @@ def show_attacks() -> None:
     show_table(["attack", *names], rows)
 
 
-def show_regressions() -> None:
+def show_regressions(regressions: Sequence[Regression]) -> None:
     """Print how long a version that should go takes traffic."""
     print(f"\nSeconds from the change to the rollback, {RUNS} runs: median (90th percentile), found\n")
     rows = []
-    for regression in REGRESSIONS:
+    for regression in regressions:
         row, medians = list[str]([regression]), list[float]()
         for confirms in (False, True):
             moments = [run(Traffic(seed, regression=regression), WATCHED_S, confirms=confirms) for seed in range(RUNS)]
@@ -298,8 +300,13 @@ def show_regressions() -> None:
 
 
 def main() -> None:
-    show_attacks()
-    show_regressions()
+    parser = argparse.ArgumentParser(description="Rollbacks under attack, and detection of versions that should go.")
+    parser.add_argument("--only", nargs="+", choices=(*ATTACKS, *REGRESSIONS), help="these rows only")
+    rows = parser.parse_args().only or (*ATTACKS, *REGRESSIONS)
+    if attacks := [attack for attack in ATTACKS if attack in rows]:
+        show_attacks(attacks)
+    if regressions := [regression for regression in REGRESSIONS if regression in rows]:
+        show_regressions(regressions)
 
 
 if __name__ == "__main__":

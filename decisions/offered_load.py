@@ -13,6 +13,8 @@ BUCKET_S: Final = 5.0
 RECENT_S: Final = 30.0
 BEFORE_S: Final = 60.0
 """The last half minute is compared with the minute before it."""
+REMEMBERED_S: Final = 300.0
+"""How long a rise counts: an alert may take minutes, and what waits in a queue stays longer than the burst."""
 _RATIO: Final = 1.5
 _FEWEST: Final = 10
 _DEVIATIONS: Final = 3.0
@@ -67,3 +69,18 @@ def has_risen(buckets: Buckets, now_s: float, known_s: float) -> bool:
     usual = recent.tokens - _HUGE * recent.longest
     longer = usual >= _RATIO * scale * before.tokens > 0 and before.requests >= _FEWEST
     return more_requests or longer
+
+
+@dataclass(frozen=True)
+class LastRise:
+    """When the offered load was last seen to rise, on the monotonic clock; None before that."""
+
+    at_s: float | None = None
+
+    def note(self, buckets: Buckets, now_s: float, known_s: float) -> "LastRise":
+        """Return it with what is seen now."""
+        return LastRise(now_s) if has_risen(buckets, now_s, known_s) else self
+
+    def counts(self, now_s: float) -> bool:
+        """Return whether a rise of the last minutes may be what makes both versions slow."""
+        return self.at_s is not None and now_s - self.at_s < REMEMBERED_S

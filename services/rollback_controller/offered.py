@@ -1,7 +1,7 @@
 """What gateways admit for each model, and whether that load has risen."""
 
 from contracts.api_usage import DemandReport
-from decisions.offered_load import Buckets, Offered, add_offered, has_risen
+from decisions.offered_load import Buckets, LastRise, Offered, add_offered
 from shared.runtime.clock import Clock
 
 
@@ -12,6 +12,7 @@ class OfferedLoads:
         self._clock = clock
         self._began_s = clock.monotonic()
         self._buckets: dict[str, Buckets] = {}
+        self._rises: dict[str, LastRise] = {}
 
     def take_report(self, report: DemandReport) -> None:
         """Add what a gateway reports."""
@@ -19,8 +20,18 @@ class OfferedLoads:
         for model, load in report.offered.items():
             offered = Offered(load.requests, load.tokens, load.longest)
             self._buckets[model] = add_offered(self._buckets.get(model, {}), offered, now_s)
+            self._note_rise(model, now_s)
 
     def have_risen(self, model: str) -> bool:
-        """Return whether the load of a model has risen; a process that began a moment ago knows of none."""
+        """Return whether the load of a model has risen in the last minutes.
+
+        A process that began a moment ago knows of no rise.
+        """
         now_s = self._clock.monotonic()
-        return has_risen(self._buckets.get(model, {}), now_s, now_s - self._began_s)
+        return self._note_rise(model, now_s).counts(now_s)
+
+    def _note_rise(self, model: str, now_s: float) -> LastRise:
+        before = self._rises.get(model, LastRise())
+        after = before.note(self._buckets.get(model, {}), now_s, now_s - self._began_s)
+        self._rises[model] = after
+        return after
