@@ -123,23 +123,16 @@ class GoldenPrompts(_Strict):
             raise ValueError(msg)
         return self
 
+    @classmethod
+    def readable(cls, stored: Any) -> Any:
+        """Return stored golden prompts to be parsed; none, where an earlier state allowed what today's limits refuse.
 
-def readable(stored: Any) -> Any:
-    """Return stored golden prompts to be parsed; none, where an earlier state allowed what today's limits refuse.
-
-    A version without golden prompts keeps its triggers and their alerts; a record that cannot be read keeps nothing.
-    """
-    if not isinstance(stored, Mapping):
+        A version without golden prompts keeps its triggers and their alerts; a record that cannot be read has none.
+        """
+        if not isinstance(stored, Mapping):
+            return stored
+        try:
+            cls.model_validate(stored)
+        except ValidationError as error:
+            return {} if all(each["type"] in _OVER for each in error.errors()) else stored
         return stored
-    try:
-        GoldenPrompts.model_validate(stored)
-    except ValidationError as error:
-        return {} if all(each["type"] in _OVER for each in error.errors()) else stored
-    return stored
-
-
-def readable_policy(stored: Any) -> Any:
-    """Return a frozen policy to be parsed, without golden prompts that today's limits refuse."""
-    if not isinstance(stored, Mapping) or "golden" not in stored:
-        return stored
-    return {**stored, "golden": readable(stored["golden"])}

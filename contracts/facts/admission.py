@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field, field_validator
 
 from ..codes import Code
-from ..golden import readable_policy
+from ..golden import GoldenPrompts
 from ..limits import AtMost
 from ..policy import ReleasePolicy
 from ..vocabulary import ArtifactRef, Contract, Digest, Instant, ModelName, Ratio, ServingSettings, Variant
@@ -88,10 +89,17 @@ class ReleaseOpened(Fact):
     calibration: ArtifactRef | None = None
     evaluation: ArtifactRef | None = None
     variants: tuple[Variant, ...]
-    policy: Annotated[ReleasePolicy, BeforeValidator(readable_policy)]
+    policy: ReleasePolicy
     source_event_id: str
     publishers: tuple[str, ...] = ()
     serving: ServingSettings | None = None
+
+    @field_validator("policy", mode="before")
+    @classmethod
+    def _reads_earlier_golden_prompts(cls, stored: Any) -> Any:
+        if not isinstance(stored, Mapping) or "golden" not in stored:
+            return stored
+        return {**stored, "golden": GoldenPrompts.readable(stored["golden"])}
 
 
 class CheckpointRejected(Fact):

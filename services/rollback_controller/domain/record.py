@@ -17,7 +17,7 @@ from contracts.facts import (
     SliceCounts,
     SliceVerdict,
 )
-from contracts.golden import GoldenPrompts, readable
+from contracts.golden import GoldenPrompts
 from contracts.policy import Trigger
 from contracts.records import Migration, OutboxRecord, outbox_entry, unchanged
 from contracts.vocabulary import Contract, Digest, Environment, Instant, ModelName, Ratio, Target, Verdict
@@ -194,7 +194,7 @@ class RollbackState(OutboxRecord):
     rehearsing_since: int = 0
     standby: StandbyVerdict | None = None
     blind: OpenBlindness | None = None
-    golden: dict[str, Annotated[GoldenPrompts, BeforeValidator(readable)]] = Field(default_factory=dict)
+    golden: dict[str, Annotated[GoldenPrompts, BeforeValidator(GoldenPrompts.readable)]] = Field(default_factory=dict)
     checks: GoldenChecks | None = None
     trial: Trial | None = None
 
