@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from collections.abc import Callable
 
 import structlog
 
@@ -22,7 +23,7 @@ from services.server_manager.fleet_state import FleetState
 from services.server_manager.known_routes import KnownRoutes
 from services.server_manager.manager import Manager
 from services.server_manager.metrics import FleetMetrics, show_agents
-from services.server_manager.settings import ServerManagerSettings
+from services.server_manager.settings import ServerManagerSettings, ServingEndpoint
 from shared.errors import SlipwayError
 from shared.messaging.bus import Bus
 from shared.messaging.credentials import read_seed, require_identity
@@ -55,16 +56,7 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
         for name, endpoint in settings.all_endpoints.items()
     }
     engines = {
-        name: TritonEngine(
-            endpoint.triton_grpc,
-            endpoint.repository,
-            settings.engine_config(),
-            advertised=endpoint.advertised_endpoint,
-            agent=agents[name],
-            load_timeout_s=settings.load_timeout_s,
-            superseded=lead.superseded,
-            runtime_file=endpoint.runtime_file,
-        )
+        name: _engine(endpoint, settings, agents[name], lead.superseded)
         for name, endpoint in settings.all_endpoints.items()
     }
     show_agents(bus.metrics, {name: agent.is_answering for name, agent in agents.items()}, lead.superseded)
@@ -120,6 +112,21 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
         await asyncio.gather(
             *(engine.close() for engine in engines.values()), *(agent.close() for agent in agents.values())
         )
+
+
+def _engine(
+    endpoint: ServingEndpoint, settings: ServerManagerSettings, agent: AgentClient, superseded: Callable[[], bool]
+) -> TritonEngine:
+    return TritonEngine(
+        endpoint.triton_grpc,
+        endpoint.repository,
+        settings.engine_config(),
+        advertised=endpoint.advertised_endpoint,
+        agent=agent,
+        load_timeout_s=settings.load_timeout_s,
+        superseded=superseded,
+        runtime_file=endpoint.runtime_file,
+    )
 
 
 def part_name(endpoint: str) -> str:

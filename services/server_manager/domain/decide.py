@@ -84,11 +84,8 @@ def decide_answers(
     )
     answers: list[Answer] = [answer for answer in decided if answer is not None]
     kept = plan_kept(routes, unreadable, record.temporary, held)
-    kept_bytes = {
-        name: limits.corrected(target.digest, target.memory_bytes)
-        for name, target in held.items()
-        if (name in kept or target.endpoint in down) and target.phase is not Phase.FAILED
-    } | {name: copy.memory_bytes for name, copy in copied.items()}
+    kept_bytes = _occupied_bytes(held, limits, {*kept, *(name for name in held if name not in answering)})
+    kept_bytes |= {name: copy.memory_bytes for name, copy in copied.items()}
     decide_free = partial(
         decide_waiting,
         routes=routes,
@@ -100,17 +97,24 @@ def decide_answers(
         intact_homes=intact,
     )
     if record.lease is not None:
-        seconds = waited_s.get(record.lease.lease_id, 0.0)
-        answer = decide_held_lease(record.lease, answering, limits, seconds)
+        answer = decide_held_lease(record.lease, answering, limits, waited_s.get(record.lease.lease_id, 0.0))
         if answer is None and _would_grant(decide_free(record.model_copy(update={"lease": None}))):
-            occupied = {name: size for name, size in kept_bytes.items() if holders[name] in down}
-            production = plan_production(routes)
+            lost_bytes = {name: size for name, size in kept_bytes.items() if holders[name] in down}
             answer = decide_blocking_lease(
-                record.lease, production, limits, down=down, occupied_bytes=occupied, homes=homes
+                record.lease, plan_production(routes), limits, down=down, occupied_bytes=lost_bytes, homes=homes
             )
         if answer is not None:
             answers.append(answer)
     return answers + decide_free(record)
+
+
+def _occupied_bytes(held: Mapping[str, Held], limits: Limits, names: Collection[str]) -> dict[str, int]:
+    """Return the memory of these targets as far as they are loaded or load, corrected by what was measured."""
+    return {
+        name: limits.corrected(target.digest, target.memory_bytes)
+        for name, target in held.items()
+        if name in names and target.phase is not Phase.FAILED
+    }
 
 
 def _would_grant(answers: Iterable[Answer]) -> bool:
