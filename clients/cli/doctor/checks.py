@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from clients.cli.doctor import assess, endpoints, gather, numeric, servers, stack, versions
+from clients.cli.doctor import assess, endpoints, gather, numeric, servers, space, stack, versions
 from clients.cli.doctor.findings import Finding, failure, skipped
 from deploy.local import plan, triton
 from deploy.local.plan import StackConfig
@@ -99,6 +99,8 @@ def _elsewhere(addresses: Elsewhere) -> Iterator[Check]:
     yield Check("nats", f"asking {connection.nats_url}", partial(servers.ask_nats, connection))
     yield Check("versions", "listening to every service", partial(versions.read_versions, connection))
     yield Check("s3", f"asking {connection.s3_endpoint}", partial(servers.ask_s3, connection))
+    yield Check(space.BUS, "asking the bus for its limits", partial(space.ask_bus, connection))
+    yield Check(space.STORE, "reading what serves", partial(space.ask_store, connection))
     if gateway is not None:
         yield Check("gateway", f"asking {gateway}", partial(servers.ask_gateway, gateway))
     if engine is not None:
@@ -120,6 +122,8 @@ def _machine(subject: Subject, *, running: bool) -> Iterator[Check]:
     yield Check("sandbox", "starting a child in the sandbox", lambda: assess.assess_sandbox(sandbox.probe()))
     yield Check("state folder", "reading the state folder", partial(stack.check_folder, subject.folder))
     yield Check("disk", "reading free space", partial(_disk, subject.folder))
+    if not running:  # the server of one that runs is asked
+        yield Check(space.BUS, "reading free space", partial(space.plan_bus, subject.folder))
     yield Check("shared memory", "reading free space", partial(_shared_memory, subject.folder))
 
 
@@ -205,8 +209,11 @@ def _running_stack(folder: StateFolder) -> Iterator[Check]:
     yield Check("versions", "asking every service", partial(stack.check_versions, folder))
     yield Check("nats", "asking the message bus", partial(stack.ask_when_ready, folder, "nats", servers.ask_nats))
     yield Check("s3", "trying a create-only put", partial(stack.ask_when_ready, folder, "s3", servers.ask_s3))
-    ask = partial(stack.ask_when_ready, folder, "endpoints", lambda _: endpoints.check_endpoints(folder))
-    yield Check("endpoints", "reading the endpoints of the fleet", ask)
+    ask = partial(stack.ask_when_ready, folder)
+    yield Check(space.BUS, "asking the bus for its limits", partial(ask, space.BUS, lambda c: space.ask_bus(c, folder)))
+    yield Check(space.STORE, "reading what serves", partial(ask, space.STORE, lambda c: space.ask_store(c, folder)))
+    fleet = partial(ask, "endpoints", lambda _: endpoints.check_endpoints(folder))
+    yield Check("endpoints", "reading the endpoints of the fleet", fleet)
 
 
 def _servers_alone(subject: Subject) -> Iterator[Check]:

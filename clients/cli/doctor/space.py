@@ -1,0 +1,187 @@
+"""The checks of the disks under bus and store: what may still be written there, beside what is free."""
+
+import asyncio
+import contextlib
+import json
+import urllib.request
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from http.client import HTTPException
+
+import nats.errors
+from nats.aio.client import Client
+from nats.js.api import StorageType
+from nats.js.errors import Error as JetStreamError
+
+from clients.cli.doctor.assess import GIB
+from clients.cli.doctor.findings import Finding, failure, ok, skipped, warning
+from clients.cli.doctor.gather import read_space
+from clients.cli.doctor.servers import once
+from clients.cli.reading import RecordsOfModels
+from contracts.routes import Route
+from deploy.local.ports import LOOPBACK
+from deploy.local.state import StateFolder
+from shared.messaging import topology
+from shared.messaging.credentials import connect
+from shared.runtime.settings import Connection
+
+BUS, STORE = "bus disk", "store disk"
+STORE_COPIES = 2
+"""Copies of its 16-bit weights that a release stores at most: the merged model, and variants of fewer bits."""
+MACHINE_COPIES = 3
+"""Copies beside the store: the merged model and a variant while it is quantised, and the files that Triton loads."""
+_ANSWER_S = 2.0
+_REFUSED = (OSError, TimeoutError, ValueError, nats.errors.Error, JetStreamError)
+
+
+@dataclass(frozen=True)
+class BusSpace:
+    """The file store of a bus; sizes in bytes.
+
+    Attributes:
+        limit: What its streams and buckets on disk may take in all.
+        used: What they take now.
+        unlimited: Those without a limit.
+        file_store: What the server, or the account, lets them take; None where that cannot be seen.
+        free: Free space on the disk under it; None where that cannot be seen.
+    """
+
+    limit: int
+    used: int
+    unlimited: tuple[str, ...] = ()
+    file_store: int | None = None
+    free: int | None = None
+
+    @property
+    def growth(self) -> int:
+        """Return what they may take beyond what they take now."""
+        return max(0, self.limit - self.used)
+
+
+def assess_bus(space: BusSpace, where: str) -> Finding:
+    """Return whether the streams and buckets of a bus can grow to their limits.
+
+    Args:
+        space: Its file store.
+        where: The folder or address, for people.
+    """
+    if space.unlimited:
+        detail = f"{where}: without a limit of size: {', '.join(space.unlimited)}"
+        return warning(BUS, detail, "run `python -m shared.messaging.provision`; its log names those that it leaves")
+    limits = f"streams and buckets may take {_gib(space.limit)} GiB, {_gib(space.used)} GiB taken"
+    if space.file_store is not None and space.file_store < space.limit:
+        detail = f"{where}: {limits}; the server allows {_gib(space.file_store)} GiB"
+        advice = f"set max_file_store (of an account: its storage) to {space.limit} bytes or more; with less, full "
+        return failure(BUS, detail, f"{advice}streams also keep routes from being written, and no rollback happens")
+    if space.free is None:
+        return ok(BUS, f"{where}: {limits}; its disk is not seen from here, and needs {_gib(space.growth)} GiB free")
+    detail = f"{limits}; {_gib(space.free)} GiB free for {where}"
+    if space.free < space.growth:
+        advice = f"keep {_gib(space.growth)} GiB free for them, or give {where} a disk of its own"
+        return warning(BUS, detail, f"{advice}; while it is full, releases wait (docs/operations.md, The bus)")
+    return ok(BUS, detail)
+
+
+def assess_store(weights: Mapping[str, int], free: int | None, where: str) -> Finding:
+    """Return whether the disk under the store holds another release of the largest model.
+
+    Args:
+        weights: Bytes of the weights that serve, by model.
+        free: Bytes free on it, which the work of a release shares; None where it is not seen, and then shares nothing.
+        where: The folder or address, for people.
+    """
+    if not weights:
+        return skipped(STORE, "nothing serves yet, so nothing shows what a release needs")
+    model = max(sorted(weights), key=lambda name: weights[name])
+    need = (STORE_COPIES if free is None else STORE_COPIES + MACHINE_COPIES) * weights[model]
+    release = f"a release of {model} needs up to {_gib(need)} GiB"
+    if free is None:
+        return ok(STORE, f"{release} of {where}, whose disk is not seen from here")
+    detail = f"{release}; {_gib(free)} GiB free for {where}"
+    if free < need:
+        advice = f"free {_gib(need)} GiB, or remove what no release refers to (`slipway gc --dry-run`)"
+        return warning(STORE, detail, f"{advice}; while it is full, releases wait (disk_full, store_unavailable)")
+    return ok(STORE, detail)
+
+
+def plan_bus(folder: StateFolder) -> Finding:
+    """Compare what the bus of a stack that does not run may take with the disk of its state folder."""
+    data = folder.path / "nats"
+    used = sum(path.lstat().st_size for path in data.rglob("*") if path.is_file()) if data.is_dir() else 0
+    return assess_bus(BusSpace(topology.file_bytes(), used, free=read_space(data, "").free), folder.shown)
+
+
+def ask_bus(connection: Connection, folder: StateFolder | None = None) -> Finding:
+    """Ask a bus for its limits; of the stack in a state folder on this machine, its server and its disk, too."""
+    try:
+        space = asyncio.run(_read_bus(connection))
+    except _REFUSED as error:
+        return skipped(BUS, f"the bus does not say what its streams take ({type(error).__name__})")
+    if folder is None:
+        return assess_bus(space, connection.nats_url)
+    allowed = read_file_store(folder)
+    seen = BusSpace(space.limit, space.used, space.unlimited, allowed, read_space(folder.path / "nats", "").free)
+    return assess_bus(seen, folder.shown)
+
+
+def ask_store(connection: Connection, folder: StateFolder | None = None) -> Finding:
+    """Compare what the largest model needs with the disk of a store, which is seen for a stack on this machine only."""
+    try:
+        weights = asyncio.run(_read_weights(connection))
+    except _REFUSED as error:
+        return skipped(STORE, f"the bus does not say what serves ({type(error).__name__})")
+    if folder is None:
+        return assess_store(weights, None, connection.s3_endpoint)
+    return assess_store(weights, read_space(folder.path / "s3", "").free, folder.shown)
+
+
+def read_file_store(folder: StateFolder) -> int | None:
+    """Return `max_file_store` as the server of a stack on this machine reports it, in bytes; None if it does not."""
+    description = folder.read_description()
+    if description is None or "nats-monitor" not in description.ports:
+        return None
+    url = f"http://{LOOPBACK}:{description.ports['nats-monitor']}/jsz"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=_ANSWER_S) as answer:
+            return int(json.load(answer)["config"]["max_storage"])
+    except (OSError, ValueError, LookupError, TypeError, HTTPException):
+        return None
+
+
+async def _read_bus(connection: Connection) -> BusSpace:
+    async with _connected(connection) as client:
+        js = client.jetstream(timeout=_ANSWER_S)
+        infos = [info for info in await js.streams_info() if info.config.storage == StorageType.FILE]
+        limits = {str(info.config.name): info.config.max_bytes or -1 for info in infos}
+        account = None
+        with contextlib.suppress(*_REFUSED):  # only administrators may ask
+            account = (await js.account_info()).limits.max_storage
+    return BusSpace(
+        limit=sum(limit for limit in limits.values() if limit > 0),
+        used=sum(info.state.bytes for info in infos),
+        unlimited=tuple(sorted(name for name, limit in limits.items() if limit <= 0)),
+        file_store=account if account is not None and account > 0 else None,
+    )
+
+
+async def _read_weights(connection: Connection) -> dict[str, int]:
+    async with _connected(connection) as client:
+        routes = await RecordsOfModels(client.jetstream(timeout=_ANSWER_S), "routes", Route).all()
+    return {model: route.active.weights_bytes for model, route in routes.items() if route.active is not None}
+
+
+@contextlib.asynccontextmanager
+async def _connected(connection: Connection) -> AsyncIterator[Client]:
+    async def ignore(_error: Exception) -> None:
+        """What is refused is not known, which the finding says."""
+
+    client: Client = await connect(connection, error_cb=ignore, **once())
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+def _gib(count: float) -> str:
+    return f"{count / GIB:.1f}"
