@@ -161,6 +161,7 @@ def make_server(
             proxy_headers=False,
             ws="none",
             backlog=BACKLOG,
+            timeout_keep_alive=settings.keep_alive_s,
             timeout_graceful_shutdown=settings.drain_s,
             server_header=False,
         )

@@ -65,6 +65,8 @@ class GatewaySettings(BaseSettings):
     """The same, in bytes together."""
     header_s: Seconds = 10.0
     """Most time in which the headers arrive."""
+    keep_alive_s: Annotated[int, Field(ge=1, le=3600)] = 75
+    """How long a connection stays open without a request: longer than proxies keep it, which mostly take 60 s."""
     max_header_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**10
     """Most bytes of the headers."""
     max_connections: Annotated[int, Field(ge=1)] = 4096

@@ -5,15 +5,16 @@ import contextlib
 import socket
 
 import pytest
-import uvicorn
 
-from services.gateway.adapters.http_protocol import limited_protocol
+from services.gateway.process import make_server
 from services.gateway.settings import GatewaySettings
 from testbed.ports import free_port
 
 WHOLE = b"x" * 150_000
 waiting = asyncio.Event()
-LIMITS = GatewaySettings(header_s=0.3, max_header_bytes=4096, max_connections=5, max_lag_bytes=100_000, write_s=0.5)
+LIMITS = GatewaySettings(
+    header_s=0.3, max_header_bytes=4096, max_connections=5, max_lag_bytes=100_000, write_s=0.5, keep_alive_s=1
+)
 
 
 async def app(scope, receive, send):
@@ -32,17 +33,7 @@ async def app(scope, receive, send):
 
 @pytest.fixture
 async def server():
-    port = free_port()
-    config = uvicorn.Config(
-        app,
-        host="127.0.0.1",
-        port=port,
-        log_config=None,
-        lifespan="off",
-        http=limited_protocol(LIMITS),
-        timeout_keep_alive=1,
-    )
-    server = uvicorn.Server(config)
+    server = make_server(app, "127.0.0.1", free_port(), LIMITS)
     server.capture_signals = contextlib.nullcontext
     task = asyncio.ensure_future(server.serve())
     async with asyncio.timeout(10):
@@ -230,6 +221,13 @@ async def test_a_caller_that_has_just_connected_to_a_server_that_stops_gets_its_
     answer = await is_ended(caller)
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b"connection: close" in answer
+
+
+async def test_a_connection_without_a_request_stays_open_for_as_long_as_the_settings_say(dial):
+    caller = await dial()
+    await send(caller, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    async with asyncio.timeout(4):  # uvicorn's own limit is 5 s, which proxies mostly exceed
+        assert (await is_ended(caller)).startswith(b"HTTP/1.1 200 ")
 
 
 async def test_a_server_that_stops_waits_for_no_second_request(server, dial):
