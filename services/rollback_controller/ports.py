@@ -67,6 +67,12 @@ class Alerts(Protocol):
     async def last_route_change(self, environment: Environment, model: str) -> int:
         """Return the sequence number in the log of the last `deployment.changed`; 0 if there is none."""
 
+    async def last_raised(self, environment: Environment, model: str) -> int:
+        """Return the sequence number in the log of the last `alert.raised`; 0 if there is none."""
+
+    async def raised_since(self, environment: Environment, model: str, alert_id: str, sequence: int) -> bool:
+        """Return whether the log says after a sequence number that an alert was raised."""
+
 
 class Arrivals(Protocol):
     """What arrives on the bus about a model of production."""

@@ -135,6 +135,19 @@ class AlertsConformance:
         await self.store(about(DeploymentChanged, "4", environment="staging", model="another"))
         assert await alerts.last_route_change("staging", f.MODEL) == last
 
+    async def test_what_was_raised_is_found_by_model_environment_and_order(self, alerts):
+        assert await alerts.last_raised("staging", f.MODEL) == 0
+        first = await self.store(about(AlertRaised, "a-1", environment="staging"))
+        last = await self.store(about(AlertRaised, "a-2", environment="staging"))
+        await self.store(about(AlertRaised, "a-3"))
+        await self.store(about(AlertRaised, "a-3", environment="staging", model="another"))
+        await self.store(about(AlertResolved, "a-3", environment="staging"))
+        assert await alerts.last_raised("staging", f.MODEL) == last
+        raised = [await alerts.raised_since("staging", f.MODEL, name, first) for name in ("a-1", "a-2", "a-3")]
+        assert raised == [False, True, False]
+        assert await alerts.raised_since("staging", f.MODEL, "a-1", first - 1)
+        assert not await alerts.raised_since("staging", f.MODEL, "a-2", last)
+
 
 class ArrivalsConformance:
     """Needs the fixture `arrivals` (Arrivals, of which nothing has come) and the method `arrive(kind, model)`."""

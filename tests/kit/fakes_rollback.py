@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from contracts.drills import Drill
 from contracts.envelope import Event
-from contracts.facts import AlertResolved, DeploymentChanged
+from contracts.facts import AlertRaised, AlertResolved, DeploymentChanged
 from contracts.golden import GoldenPrompt
 from contracts.manifests import RehearsalRecord
 from contracts.records import record_key
@@ -135,25 +135,31 @@ class FakeLog:
 
     async def resolved_since(self, environment: str, model: str, alert_id: str, sequence: int) -> bool:
         """Return whether the log has the resolution of an alert after a sequence number."""
-        self._check()
-        return any(
-            message.sequence > sequence
-            and (message.event.environment, message.event.subject) == (environment, model)
-            and isinstance(message.event.data, AlertResolved)
-            and message.event.data.alert_id == alert_id
-            for message in self.stored
-        )
+        resolved = self._about(AlertResolved, environment, model)
+        return any(number > sequence and fact.alert_id == alert_id for number, fact in resolved)
 
     async def last_route_change(self, environment: str, model: str) -> int:
         """Return the sequence number in the log of the last change of a route; 0 if there is none."""
+        return max((number for number, _ in self._about(DeploymentChanged, environment, model)), default=0)
+
+    async def last_raised(self, environment: str, model: str) -> int:
+        """Return the sequence number in the log of the last alert that was raised; 0 if there is none."""
+        return max((number for number, _ in self._about(AlertRaised, environment, model)), default=0)
+
+    async def raised_since(self, environment: str, model: str, alert_id: str, sequence: int) -> bool:
+        """Return whether the log says after a sequence number that an alert was raised."""
+        raised = self._about(AlertRaised, environment, model)
+        return any(number > sequence and fact.alert_id == alert_id for number, fact in raised)
+
+    def _about(self, kind: type, environment: str, model: str) -> list[tuple[int, Any]]:
+        """Return the facts of a type about a model, each with its sequence number."""
         self._check()
-        changes = [
-            message.sequence
+        return [
+            (message.sequence, message.event.data)
             for message in self.stored
-            if (message.event.environment, message.event.subject) == (environment, model)
-            and isinstance(message.event.data, DeploymentChanged)
+            if isinstance(message.event.data, kind)
+            and (message.event.environment, message.event.subject) == (environment, model)
         ]
-        return max(changes, default=0)
 
     def facts(self, kind: type, environment: str = "production") -> list[Any]:
         """Return the facts of a type in the order of the log."""

@@ -1,4 +1,4 @@
-"""Looks up in the log of facts whether an alert was resolved: one stream has both facts, so their order decides."""
+"""Looks up in the log of facts when alerts were raised and resolved: one stream has all, so their order decides."""
 
 import json
 from collections.abc import Callable
@@ -7,13 +7,13 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from contracts.envelope import nats_subject
-from contracts.facts import AlertResolved, DeploymentChanged
+from contracts.facts import AlertRaised, AlertResolved, DeploymentChanged
 from contracts.services import EVENTS
 from contracts.vocabulary import Environment
 
 
-def resolves(body: bytes, alert_id: str) -> bool:
-    """Return whether a message says that an alert is resolved; what cannot be read says nothing."""
+def concerns(body: bytes, alert_id: str) -> bool:
+    """Return whether a message is about an alert; what cannot be read is about none."""
     try:
         return bool(json.loads(body)["data"]["alert_id"] == alert_id)
     except (ValueError, KeyError, TypeError, IndexError, RecursionError):
@@ -28,20 +28,33 @@ class LoggedAlerts:
 
     async def resolved_since(self, environment: Environment, model: str, alert_id: str, sequence: int) -> bool:
         """Return whether the log has the resolution of an alert after a sequence number."""
-        subject = nats_subject(AlertResolved.TYPE, model, "*", environment)
+        return await self._has(nats_subject(AlertResolved.TYPE, model, "*", environment), alert_id, sequence)
+
+    async def last_route_change(self, environment: Environment, model: str) -> int:
+        """Return the sequence number in the log of the last change of a route; 0 if there is none."""
+        return await self._last(nats_subject(DeploymentChanged.TYPE, model, "*", environment))
+
+    async def last_raised(self, environment: Environment, model: str) -> int:
+        """Return the sequence number in the log of the last alert that was raised; 0 if there is none."""
+        return await self._last(nats_subject(AlertRaised.TYPE, model, "*", environment))
+
+    async def raised_since(self, environment: Environment, model: str, alert_id: str, sequence: int) -> bool:
+        """Return whether the log says after a sequence number that an alert was raised."""
+        return await self._has(nats_subject(AlertRaised.TYPE, model, "*", environment), alert_id, sequence)
+
+    async def _has(self, subject: str, alert_id: str, sequence: int) -> bool:
+        """Return whether a message of a subject after a sequence number is about an alert."""
         while True:
             try:
                 message = await self._js().get_msg(EVENTS, sequence + 1, subject=subject, next=True)
             except NotFoundError:
                 return False
-            if resolves(message.data or b"", alert_id):
+            if concerns(message.data or b"", alert_id):
                 return True
             sequence = message.seq or sequence + 1
 
-    async def last_route_change(self, environment: Environment, model: str) -> int:
-        """Return the sequence number in the log of the last change of a route; 0 if there is none."""
+    async def _last(self, subject: str) -> int:
         try:
-            subject = nats_subject(DeploymentChanged.TYPE, model, "*", environment)
             message = await self._js().get_last_msg(EVENTS, subject)
         except NotFoundError:
             return 0

@@ -2,13 +2,13 @@
 
 import pytest
 
-from services.rollback_controller.adapters.alerts import resolves
+from services.rollback_controller.adapters.alerts import concerns
 
 
-def test_a_resolution_is_one_of_its_own_alert_only():
+def test_a_message_is_about_its_own_alert_only():
     body = b'{"data": {"alert_id": "a-1"}}'
-    assert resolves(body, "a-1")
-    assert not resolves(body, "a-2")
+    assert concerns(body, "a-1")
+    assert not concerns(body, "a-2")
 
 
 @pytest.mark.parametrize(
@@ -30,5 +30,5 @@ def test_a_resolution_is_one_of_its_own_alert_only():
     ],
     ids=range(13),
 )
-def test_what_cannot_be_read_resolves_nothing_and_stops_nothing(body):
-    assert not resolves(body, "a-1")
+def test_what_cannot_be_read_is_about_no_alert_and_stops_nothing(body):
+    assert not concerns(body, "a-1")

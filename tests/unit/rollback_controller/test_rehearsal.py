@@ -1,6 +1,7 @@
 """Rehearsals in virtual time: a monitor and a gateway in memory around the real controller, and what can go wrong."""
 
 import asyncio
+import contextlib
 import re
 
 import pytest
@@ -61,6 +62,15 @@ class Stage(World):
             kind = cf.AlertUpdated
         name, number, raised_at = self.open_alert
         self.publish(self.alert(7, trigger=name, number=number, kind=kind, raised_at=raised_at), environment="staging")
+
+    @contextlib.contextmanager
+    def nothing_delivered(self):
+        """Store what is published meanwhile, and deliver it with what is published next."""
+        bus, self.bus = self.bus, None
+        try:
+            yield
+        finally:
+            self.bus = bus
 
     def resolve(self) -> None:
         """Resolve the alert: its target takes no traffic."""
@@ -213,7 +223,61 @@ async def test_a_trigger_that_fires_without_a_fault_fails_the_rehearsal():
     stage.nervous = True
     stage.traffic.rps = 0.5  # the healthy requests take longer than the detection
     await play(stage)
-    assert "too tight" in stage.outcome_of_rehearsal().reason
+    assert "slow: it fired twice on healthy traffic in staging; its threshold is" in stage.outcome_of_rehearsal().reason
+    assert stage.traffic.flows == 2
+    check_cleared(stage)
+
+
+@virtual_time
+async def test_a_trigger_that_fires_before_the_fault_while_a_host_stalls_is_rehearsed_again():
+    async def recover(stage):
+        while not stage.log.facts(cf.RollbackStarted, "staging"):
+            await asyncio.sleep(0.1)
+        assert stage.drills.drills[f"staging.{f.MODEL}"].share_ratio == 0.0
+        stage.nervous, stage.traffic.rps = False, 4.0
+
+    stage = Stage()
+    stage.nervous, stage.traffic.rps = True, 0.5
+    await play(stage, then=recover)
+    completed = stage.outcome_of_rehearsal()
+    assert (completed.verdict, len(completed.certificates), stage.traffic.flows) == ("pass", 2, 3)
+    assert completed.reason.endswith(": slow, errors. Fired before the fault, and rehearsed again: slow.")
+    check_cleared(stage)
+
+
+@pytest.mark.parametrize("ahead_s", [-9.0, 9.0])
+@virtual_time
+async def test_clocks_of_hosts_that_are_apart_decide_nothing(ahead_s):
+    """The monitor's clock is right, the controller's is not: an alert after the fault has an earlier time."""
+    stage = Stage()
+    stage.clock.jump(ahead_s)
+    completed = (await play(stage)).outcome_of_rehearsal()
+    assert (completed.verdict, stage.traffic.flows) == ("pass", 2), completed.reason
+    for certificate in completed.certificates:
+        assert min(certificate.detect_s, certificate.switch_s, certificate.verify_s) >= 0.0
+
+
+@virtual_time
+async def test_an_alert_that_was_raised_before_the_fault_and_arrives_behind_it_certifies_nothing():
+    async def hold_back(stage):
+        while not stage.traffic.flows:
+            await asyncio.sleep(0.01)
+        with stage.nothing_delivered():
+            stage.raise_or_update_alert("slow")
+            (late,) = stage.streams.waiting[cf.AlertRaised, "staging"]
+            late.not_before = float("inf")
+        while stage.drills.drills[f"staging.{f.MODEL}"].share_ratio == 0.0:
+            await asyncio.sleep(0.05)
+        late.not_before = 0.0
+        stage.bus.deliver()
+
+    stage = Stage(triggers=(SLOW,))
+    await play(stage, then=hold_back)
+    completed = stage.outcome_of_rehearsal()
+    (certificate,) = completed.certificates
+    first = next(message.event for message in stage.log.stored if isinstance(message.event.data, cf.AlertRaised))
+    assert (completed.verdict, stage.traffic.flows) == ("pass", 2)
+    assert certificate.alert_event_id != first.id
 
 
 @virtual_time

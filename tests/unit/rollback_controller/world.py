@@ -76,7 +76,8 @@ class World:
     def start(self, kill_at=None) -> Life:
         """Start a process; it dies at its step number `kill_at`."""
         life = self.life = Life(kill_at)
-        log = life.mortal(self.log, "publish", "was_published", "resolved_since", "last_route_change")
+        asked = ("resolved_since", "last_route_change", "last_raised", "raised_since")
+        log = life.mortal(self.log, "publish", "was_published", *asked)
         records = life.mortal(MemoryRecords(RollbackState, self.bucket), "get", "create", "update", "keys")
         boottime = asyncio.get_running_loop().time
         store = RecordStore("rollbacks", records, log, service=SERVICE, jitter=lambda: 0.5, boottime=boottime)
