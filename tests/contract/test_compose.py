@@ -251,6 +251,16 @@ def test_a_triton_for_the_cpu_stays_closed_and_its_service_knows_the_device(comp
     assert json.loads(manager["SERVER_MANAGER_ENGINE_ARGS"]) == {}
 
 
+def test_memory_and_processors_of_vllm_on_the_cpu_are_limited_by_variables(compose):
+    limits = {"SLIPWAY_TRITON_MEMORY": "12g", "SLIPWAY_TRITON_CPUS": "1.5", "SLIPWAY_TRITON_CPUSET": "0-1"}
+    command = ("-f", f"{ROOT}/deploy/docker/compose.vllm.yaml", "config", "--format", "json")
+    with_limits, without = (
+        json.loads(compose(*command, variables=SECRETS | given).stdout)["services"]["triton"] for given in (limits, {})
+    )
+    assert (with_limits["mem_limit"], with_limits["cpus"], with_limits["cpuset"]) == (str(12 << 30), 1.5, "0-1")
+    assert (without["mem_limit"], without.get("cpus", 0), without.get("cpuset", "")) == (str(16 << 30), 0, "")
+
+
 def test_the_image_of_triton_has_a_pinned_base_and_the_same_engine_as_the_cpu():
     dockerfile = (ROOT / "deploy/docker/triton.Dockerfile").read_text()
     assert "FROM nvcr.io/nvidia/tritonserver:${TRITON_TAG}@${TRITON_DIGEST}\n" in dockerfile
