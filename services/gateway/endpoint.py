@@ -55,8 +55,8 @@ class Endpoint:
             with limited_writes(send, self._dependencies.settings.write_s) as limited:
                 await self._serve(scope, receive, limited)
         except SlowReader:
-            self._dependencies.metrics.slow_readers.inc()
-            await abort_connection(scope)
+            if await abort_connection(scope):  # else the server ended it, and counted it
+                self._dependencies.metrics.slow_readers.inc()
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         dependencies = self._dependencies

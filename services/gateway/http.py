@@ -14,7 +14,7 @@ from services.gateway.backlog import SlowReader
 from services.gateway.domain.errors import Problem, RequestRejected
 
 ABORT: Final = "slipway.abort"
-"""The extension of the ASGI scope that closes the connection at once."""
+"""The extension of the ASGI scope that closes the connection at once, and returns whether it was open."""
 _CLOSE: Final = {"Connection": "close"}
 _SLICE_BYTES: Final = 2**16
 
@@ -161,12 +161,15 @@ class _LimitedWrites:
             self._timer.cancel()
 
 
-async def abort_connection(scope: Scope) -> None:
-    """Close a connection at once, even if written data was not read; do nothing if the server cannot do that."""
+async def abort_connection(scope: Scope) -> bool:
+    """Close a connection at once, even if written data was not read; do nothing if the server cannot do that.
+
+    Return whether it was open.
+    """
     abort = scope.get("extensions", {}).get(ABORT)
-    if abort is not None:
-        abort()
-        await asyncio.sleep(0)  # the server must process the end before the application returns
+    was_open = abort is None or abort()
+    await asyncio.sleep(0)  # the server must process the end before the application returns
+    return bool(was_open)
 
 
 def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:

@@ -56,7 +56,15 @@ async def serve(
     parts = compose(connection, settings, started_s)
     apps = make_apps(parts, settings)
     tls = tls_context(settings)
-    server = make_server(apps.api, connection.http_host, connection.http_port, settings, for_callers=True, tls=tls)
+    server = make_server(
+        apps.api,
+        connection.http_host,
+        connection.http_port,
+        settings,
+        for_callers=True,
+        tls=tls,
+        on_unread=parts.metrics.slow_readers.inc,
+    )
     certificate = Certificate(tls, settings)
     admin = make_server(apps.admin, settings.admin_host, settings.admin_port, settings)
     on_stop_signal(server.stop)
@@ -147,6 +155,7 @@ def make_server(
     *,
     for_callers: bool = False,
     tls: ssl.SSLContext | None = None,
+    on_unread: Callable[[], None] = lambda: None,
 ) -> HttpServer:
     """Return uvicorn with the gateway's limits of connections and headers (see `limited_protocol`)."""
     return HttpServer(
@@ -157,7 +166,7 @@ def make_server(
             log_config=None,
             access_log=False,
             lifespan="off",
-            http=limited_protocol(settings, for_callers=for_callers, tls=tls),
+            http=limited_protocol(settings, for_callers=for_callers, tls=tls, on_unread=on_unread),
             proxy_headers=False,
             ws="none",
             backlog=BACKLOG,

@@ -130,7 +130,11 @@ async def test_hostile_bodies_give_no_5xx_and_no_record_against_the_target(js, g
     print("hostile bodies by status:", sorted(storm.statuses.items()), "records:", len(records))
 
 
-async def test_a_caller_that_does_not_read_is_dropped(js, gateway, toy, dial):
+@pytest.mark.parametrize("token_delay_ms", ["0", "10"])
+async def test_a_caller_that_does_not_read_is_dropped(js, gateway, triton, dial, token_delay_ms):
+    """Its buffers are full at once, and the gateway drops it; or the kernel does before they are full."""
+    served = load_toy(triton, "toy", 1, token_delay_ms=token_delay_ms)
+    await put_route(js, gateway, Route(model="toy", epoch=1, active=served))
     body = json.dumps({"model": "toy", "prompt": "Once", "max_tokens": 2000, "stream": True}).encode()
     callers, presented = [dial() for _ in range(4)], f"Authorization: Bearer {gateway.key}"
     for caller in callers:

@@ -33,7 +33,9 @@ async def app(scope, receive, send):
 
 @pytest.fixture
 async def server():
-    server = make_server(app, "127.0.0.1", free_port(), LIMITS)
+    dropped = []
+    server = make_server(app, "127.0.0.1", free_port(), LIMITS, on_unread=lambda: dropped.append(None))
+    server.dropped = dropped
     server.capture_signals = contextlib.nullcontext
     task = asyncio.ensure_future(server.serve())
     async with asyncio.timeout(10):
@@ -184,14 +186,18 @@ async def test_a_caller_that_never_reads_a_whole_answer_keeps_no_connection(serv
     async with asyncio.timeout(20):
         while server.server_state.connections:
             await asyncio.sleep(0.05)
+    assert len(server.dropped) == 1, "it is counted"
 
 
-async def test_an_ordinary_caller_gets_its_answer_and_may_ask_again(dial):
+async def test_an_ordinary_caller_gets_its_answer_and_may_ask_again(server, dial):
     assert (await get(dial, "/large")).endswith(WHOLE)
     caller = await dial()
     for _ in range(3):
         await send(caller, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (await asyncio.get_running_loop().sock_recv(caller, 4096)).startswith(b"HTTP/1.1 200 ")
+    caller.close()
+    await connected(server, 0)
+    assert server.dropped == []
 
 
 async def dial_without_limit(server, dial):

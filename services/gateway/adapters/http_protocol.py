@@ -5,6 +5,7 @@ import contextlib
 import resource
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -40,7 +41,11 @@ def fit_connections(max_connections: int) -> int:
 
 
 def limited_protocol(
-    settings: GatewaySettings, *, for_callers: bool = False, tls: ssl.SSLContext | None = None
+    settings: GatewaySettings,
+    *,
+    for_callers: bool = False,
+    tls: ssl.SSLContext | None = None,
+    on_unread: Callable[[], None] = lambda: None,
 ) -> type[asyncio.Protocol]:
     """Return the protocol with these limits. A connection that exceeds one is closed without an answer.
 
@@ -48,6 +53,7 @@ def limited_protocol(
         settings: the limits.
         for_callers: whether plain HTTP is accepted from this machine and proxies only.
         tls: of the connections; None for plain HTTP. The socket itself listens without TLS in both cases.
+        on_unread: called when the kernel ends a connection because its caller does not read.
     """
 
     class Limited(LimitedProtocol):
@@ -56,7 +62,10 @@ def limited_protocol(
         max_header_bytes = settings.max_header_bytes
         send_buffer_bytes = settings.max_lag_bytes
         plain_from = plain_peers(settings) if for_callers else None
-        unread_s = 2 * settings.write_s  # the application drops callers that do not read before that, and counts them
+        unread_s = 2 * settings.write_s  # the application drops callers that fill all buffers before that
+
+        def note_unread(self) -> None:
+            on_unread()
 
     return Limited if tls is None else tls_protocol(Limited, tls, Limited.open_connections, settings.header_s)
 
@@ -148,15 +157,26 @@ class LimitedProtocol(HttpToolsProtocol):
         self._cancel_deadline()
         scope = self.scope
         super().on_headers_complete()
-        scope["extensions"] = {**scope.get("extensions", {}), ABORT: self.transport.abort}  # type: ignore[dict-item]  # an own key
+        scope["extensions"] = {**scope.get("extensions", {}), ABORT: self.abort}  # type: ignore[dict-item]  # an own key
         if self._is_stopping:
             super().shutdown()  # once it is answered
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Remove the connection and its time limit."""
+        if isinstance(exc, TimeoutError):  # ETIMEDOUT: the limit of `connection_made`
+            self.note_unread()
         self.open_connections.discard(self)
         self._cancel_deadline()
         super().connection_lost(exc)
+
+    def abort(self) -> bool:
+        """Close the connection at once; return whether it was open."""
+        was_open = not self.transport.is_closing()
+        self.transport.abort()
+        return was_open
+
+    def note_unread(self) -> None:
+        """Do nothing: what counts callers that do not read overrides this."""
 
     def shutdown(self) -> None:
         """Close the connection after its answer, or at once between two requests; the first one may be on its way."""

@@ -55,7 +55,8 @@ class Caller:
         self.incoming.put_nowait({"type": "http.disconnect"})
 
     def abort(self):
-        self.aborted = True
+        was_open, self.aborted = not self.aborted, True
+        return was_open
 
     async def send(self, message):
         await self.reads.wait()
@@ -122,6 +123,14 @@ async def test_a_caller_that_does_not_read_is_dropped_and_gives_its_place_back(s
     assert record.e2e_ms <= 6000
     assert world.metric("slipway_gateway_slow_readers_total") == ["slipway_gateway_slow_readers_total 1.0"]
     assert await Caller(world, HELLO).status() == 200, "its place is free"
+
+
+async def test_a_caller_that_the_server_has_dropped_at_the_same_moment_is_not_counted_again():
+    world = paced(5, write_s=0.05)
+    caller = Caller(world, {**HELLO, "stream": True, "max_tokens": 50}, reads=False)
+    caller.aborted = True
+    await asyncio.wait_for(caller.task, 10)
+    assert world.metric("slipway_gateway_slow_readers_total") == ["slipway_gateway_slow_readers_total 0.0"]
 
 
 async def test_an_answer_that_waits_for_a_slow_reader_is_bounded_and_aborted_in_the_engine():
