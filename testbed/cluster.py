@@ -7,7 +7,6 @@ one server can be cut off from the others while its clients stay connected to it
 import asyncio
 import contextlib
 import json
-import secrets
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
@@ -19,7 +18,9 @@ import nats.js.errors
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 
+from deploy.identity import bus_config
 from deploy.identity.key_folder import KeyFolder
+from deploy.local.bus import SIZES
 from shared.messaging import credentials
 from shared.messaging.isolation import Isolation
 from shared.messaging.provision import provision
@@ -28,7 +29,7 @@ from testbed.ports import free_port
 from testbed.relay import Relay, relaying
 from testbed.servers import HARNESS, NatsServer
 
-SIZE = 3
+SIZE = max(SIZES)
 ELECTION_S = 40.0
 """Within which a stream has a leader again. A server waits 4 to 9 s for the old one, and a machine may be busy."""
 _NO_ADDRESS = "127.0.0.1:1"
@@ -51,18 +52,20 @@ class Member(NatsServer):
         super().__init__(folder, first.keys if first else None, first.harness if first else None)
         self.route_port = free_port()
 
-    def join(self, routes: list[int], password: str, *, synced: bool) -> None:
+    def join(self, routes: list[int], *, synced: bool) -> None:
         """Write the configuration with the ports at which the others are reached."""
         config = self.folder / "nats.conf"
-        peers = ", ".join(f'"nats-route://route:{password}@127.0.0.1:{port}"' for port in routes)
         text = config.read_text()
         if synced:
             text = text.replace("jetstream {", "jetstream { sync_interval: always,")
         config.write_text(
             f"server_name: {self.name}\nmax_payload: 8MB\n{text}"
-            f'cluster {{\n  name: slipway\n  listen: "127.0.0.1:{self.route_port}"\n'
-            f'  cluster_advertise: "{_NO_ADDRESS}"\n'
-            f'  authorization {{ user: route, password: "{password}", timeout: 5 }}\n  routes: [{peers}]\n}}\n'
+            + bus_config.cluster(
+                f"127.0.0.1:{self.route_port}",
+                [f"127.0.0.1:{port}" for port in routes],
+                self.keys,
+                advertised=_NO_ADDRESS,
+            )
         )
 
 
@@ -102,8 +105,7 @@ class Cluster:
         async with asyncio.timeout(ELECTION_S), self._asking(other_than) as js:
             while True:
                 with contextlib.suppress(nats.errors.Error):
-                    cluster = (await js.stream_info(stream)).cluster
-                    leader = names.get(cluster.leader or "") if cluster else None
+                    leader = names.get(await leader_of(js, stream))
                     if leader is not None and leader is not other_than and is_alive(leader):
                         return leader
                 await asyncio.sleep(0.05)
@@ -135,8 +137,7 @@ class Cluster:
         """Let the leader of a stream give up, and return the server that leads it now."""
         before = await self.leader(stream)
         async with self._asking(None) as js:
-            answer = await js._nc.request(f"$JS.API.STREAM.LEADER.STEPDOWN.{stream}", b"", timeout=5)  # noqa: SLF001
-        assert json.loads(answer.data).get("success"), answer.data
+            await step_down(js, stream)
         return before
 
     async def kill_leader(self, stream: str) -> Member:
@@ -162,6 +163,18 @@ class Cluster:
 
     def _relays_of(self, member: Member) -> list[Relay]:
         return [relay for ends, relay in self._relays.items() if member.number in ends]
+
+
+async def leader_of(js: JetStreamContext, stream: str) -> str:
+    """Return the name of the server that leads a stream; nothing while there is none."""
+    cluster = (await js.stream_info(stream)).cluster
+    return (cluster.leader if cluster else None) or ""
+
+
+async def step_down(js: JetStreamContext, stream: str) -> None:
+    """Let the leader of a stream give up."""
+    answer = await js._nc.request(f"$JS.API.STREAM.LEADER.STEPDOWN.{stream}", b"", timeout=5)  # noqa: SLF001
+    assert json.loads(answer.data).get("success"), answer.data
 
 
 def watch_isolation(client: Client) -> None:
@@ -193,13 +206,12 @@ def running_cluster(folder: Path, *, synced: bool = False) -> Iterator[Cluster]:
     members: list[Member] = []
     for number in range(SIZE):
         members.append(Member(folder, number, members[0] if members else None))
-    password = secrets.token_hex(16)
     with contextlib.ExitStack() as stack:
         pairs = [(near.number, far.number) for near in members for far in members if near is not far]
         relays = {(near, far): stack.enter_context(relaying(members[far].route_port)) for near, far in pairs}
         for member in members:
             ports = [relay.port for (near, _), relay in relays.items() if near == member.number]
-            member.join(ports, password, synced=synced)
+            member.join(ports, synced=synced)
         try:
             for member in members:
                 member.start()

@@ -114,6 +114,16 @@ def new_harness(keys: KeyFolder) -> str:
     return pair.public_key.decode()
 
 
+def with_harness(keys: KeyFolder, harness: str) -> str:
+    """Return the identities of a server with the tests' own, of this public key, which may do everything."""
+    begin = "  users = [\n"
+    text = keys.server_config.read_text()
+    assert begin in text
+    everything = Permissions((">",), (f"{inbox_prefix(HARNESS)}.>", "_INBOX.>", LIVE))
+    user = f"    {{ nkey: {harness}, permissions: {permission_map(everything)} }}\n"
+    return text.replace(begin, begin + user)
+
+
 class Throwaway(Server):
     """A server whose data is not needed afterwards: it is killed, not asked to end."""
 
@@ -148,12 +158,7 @@ class NatsServer(Throwaway):
 
         At once, since the server may be reading them: it would disconnect everybody who is in no file any more.
         """
-        begin = "  users = [\n"
-        text = self.keys.server_config.read_text()
-        assert begin in text
-        everything = Permissions((">",), (f"{inbox_prefix(HARNESS)}.>", "_INBOX.>", LIVE))
-        user = f"    {{ nkey: {self.harness}, permissions: {permission_map(everything)} }}\n"
-        write_file(self.folder / "identities.conf", text.replace(begin, begin + user).encode())
+        write_file(self.folder / "identities.conf", with_harness(self.keys, self.harness).encode())
 
     def reload(self) -> None:
         """Let the server read its configuration again."""

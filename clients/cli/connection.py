@@ -132,6 +132,7 @@ def _of_folder(folder: StateFolder) -> StackAddress:
         s3_credentials=_path(values, "SLIPWAY_S3_CREDENTIALS"),
         s3_ca=_path(values, "SLIPWAY_S3_CA"),
         s3_bucket=values["SLIPWAY_S3_BUCKET"],
+        replicas=int(values.get("SLIPWAY_REPLICAS", 1)),
         state_dir=folder.path,
     )
     return StackAddress(

@@ -10,12 +10,13 @@ from typing import Any, Generic, TypeVar
 import nats.errors
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
 from pydantic import BaseModel
 
 from contracts.services import RECORD_KEYS
 from decisions.bus_permissions import OWN_PERMISSIONS, readable_models
 from shared.errors import Transient
+from shared.messaging.patience import ELECTION_S, ask_beside
 from shared.storage.record_format import parse
 
 R = TypeVar("R", bound=BaseModel)
@@ -52,7 +53,10 @@ class Subscription:
 
 
 async def subscribe(js: JetStreamContext, stream: str, *subjects: str, **settings: Any) -> Subscription:
-    """Return a new consumer of subjects, one or more; settings are those of nats-py's ConsumerConfig."""
+    """Return a new consumer of subjects, one or more; settings are those of nats-py's ConsumerConfig.
+
+    While servers of a cluster choose a leader for the stream, they are asked again.
+    """
     name = f"cli-{secrets.token_hex(12)}"
     config = ConsumerConfig(
         name=name,
@@ -63,7 +67,11 @@ async def subscribe(js: JetStreamContext, stream: str, *subjects: str, **setting
         mem_storage=True,
         **settings,
     )
-    info = await js.add_consumer(stream, config)
+
+    async def add(limit_s: float) -> ConsumerInfo:  # made twice it is the same one
+        return await js.add_consumer(stream, config, timeout=limit_s)
+
+    info = await ask_beside(add, within_s=ELECTION_S)
     pull = await js.pull_subscribe_bind(consumer=name, stream=stream)
     return Subscription(js, stream, pull, int(info.num_pending or 0))
 

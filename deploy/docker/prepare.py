@@ -6,7 +6,6 @@ import sys
 import nats.errors
 from nats.aio.client import Client
 from nats.js import JetStreamContext
-from nats.js.errors import APIError
 
 from contracts.identities import PROVISIONER
 from deploy.data_format import DATA_FORMAT, refuse
@@ -14,7 +13,7 @@ from shared.errors import SlipwayError, Transient
 from shared.messaging import topology
 from shared.messaging.credentials import connect, require_identity
 from shared.messaging.patience import NO_LEADER, ask_again
-from shared.messaging.provision import limits_of, provision
+from shared.messaging.provision import JOIN_S, limits_of, provision_when_joined
 from shared.runtime.settings import Connection
 from shared.storage.blobs import Store
 from shared.storage.object_lock import NO_LOCK
@@ -23,11 +22,8 @@ from shared.storage.objects import AlreadyExists
 FORMAT_KEY = "data-format"
 """Object of the store that holds the `DATA_FORMAT` of the Slipway that was here first."""
 
-LEADER_S = 90.0
-"""How long the servers of a new cluster may take to choose a leader: seconds on a quiet machine."""
-_AGAIN_S = 0.5
-_NOT_YET = (10005, 10008)
-"""Errors of the server: it knows too few others for all copies yet, or no leader."""
+LEADER_S = JOIN_S
+"""How long the servers of a new cluster may take to choose a leader."""
 
 
 class ForeignData(Exception):  # noqa: N818 - the sentence is the point
@@ -53,7 +49,7 @@ async def prepare(connection: Connection) -> None:
         await _await_leader(client)
         js = client.jetstream(timeout=30)
         await _check_format(store, js, connection)
-        await _provision(js, connection)
+        await provision_when_joined(js, replicas=connection.replicas, limits=limits_of(connection))
     finally:
         await client.close()
 
@@ -76,20 +72,6 @@ async def _await_leader(client: Client) -> None:
             f"The bus does not say which streams it has, for {LEADER_S:g} s. Servers of a cluster do so once most of "
             "them reach each other: look at their logs, then start this again.",
         ) from error
-
-
-async def _provision(js: JetStreamContext, connection: Connection) -> None:
-    """Create what is missing, once enough servers have joined the cluster for all copies."""
-    ends_s = asyncio.get_running_loop().time() + LEADER_S
-    while True:
-        try:
-            await provision(js, replicas=connection.replicas, limits=limits_of(connection))
-        except APIError as error:
-            if error.err_code not in _NOT_YET or asyncio.get_running_loop().time() > ends_s:
-                raise
-            await asyncio.sleep(_AGAIN_S)
-        else:
-            return
 
 
 async def _check_format(store: Store, js: JetStreamContext, connection: Connection) -> None:

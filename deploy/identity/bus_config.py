@@ -8,6 +8,7 @@ from contracts.identities import Identity
 from contracts.teams import Team
 from decisions.bus_permissions import Permissions, permissions_of
 from decisions.teams import narrowed
+from deploy.identity.key_files import KeyFiles
 
 ANSWER_WITHIN = "2m"
 """How long after a request its answer may be published."""
@@ -33,6 +34,25 @@ def tls(certificate: Path, key: Path) -> str:
     return (
         f"tls {{\n  cert_file: {json.dumps(str(certificate))}\n  key_file: {json.dumps(str(key))}\n"
         '  min_version: "1.3"\n  timeout: 5\n  handshake_first: true\n}\n'
+    )
+
+
+def cluster(listen: str, routes: Iterable[str], keys: KeyFiles, *, advertised: str | None = None) -> str:
+    """Return the block `cluster` of a server: it joins others, by TLS on both ends with the certificate of the bus.
+
+    Args:
+        listen: Where the others reach it, as HOST:PORT.
+        routes: Where it reaches the others.
+        keys: The installation's keys; its certificate of the bus is for the hosts of all servers.
+        advertised: What the server says to others of its address, if not where it listens.
+    """
+    advertise = "" if advertised is None else f"  cluster_advertise: {json.dumps(advertised)}\n"
+    return (
+        f"cluster {{\n  name: slipway\n  listen: {json.dumps(listen)}\n{advertise}"
+        f"  tls {{\n    cert_file: {json.dumps(str(keys.certificate))}\n"
+        f"    key_file: {json.dumps(str(keys.certificate_key))}\n    ca_file: {json.dumps(str(keys.authority))}\n"
+        '    min_version: "1.3"\n    timeout: 5\n  }\n'
+        f"  routes: {json.dumps([f'nats://{route}' for route in routes])}\n}}\n"
     )
 
 

@@ -12,9 +12,9 @@ from contracts.services import OPTIONAL
 from contracts.store_access import BUCKET
 from deploy.identity.api_key_files import REHEARSALS, ApiKeyFiles
 from deploy.identity.attesters import AttesterKeys
-from deploy.identity.bus_config import tls
 from deploy.identity.key_folder import KeyFolder
-from deploy.local import triton
+from deploy.local import bus, triton
+from deploy.local.bus import NATS, bus_url
 from deploy.local.ports import LOOPBACK, SHADOW_OFFSET
 from deploy.local.processes import PART_VARIABLE, STACK_VARIABLE
 from deploy.local.weed import NO_OTHER_KEYS, weed_arguments
@@ -107,10 +107,15 @@ class Keys:
 
     folder: Path
 
-    def bus(self, port: int, identity: str = PROVISIONER) -> Connection:
-        """Return the settings that reach the bus on a loopback port as one of its identities."""
+    def bus(self, *ports: int, identity: str = PROVISIONER) -> Connection:
+        """Return the settings that reach the bus as one of its identities, at the loopback ports of its servers."""
         keys = KeyFolder(self.folder)
-        return Connection(nats_url=bus_url(port), nats_credentials=keys.credential(identity), nats_ca=keys.authority)
+        return Connection(
+            nats_url=bus_url(*ports),
+            nats_credentials=keys.credential(identity),
+            nats_ca=keys.authority,
+            replicas=len(ports),
+        )
 
     def store(self, port: int, identity: str = PROVISIONER) -> Connection:
         """Return the settings that reach the object store on a loopback port as one of its identities.
@@ -132,7 +137,7 @@ class StackConfig:
     """The requested shape of a stack: the engine, processes of each service, runtimes besides the default one.
 
     `gateway_workers` share the gateway's port; None leaves their number to the inherited variable `GATEWAY_WORKERS`.
-    `default_tritons` serve the default runtime; each other runtime has one.
+    `default_tritons` serve the default runtime; each other runtime has one. `nats` servers are the message bus.
     `optional` names the services that are started besides: those that are configured.
     """
 
@@ -142,6 +147,7 @@ class StackConfig:
     runtimes: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     default_tritons: int = 1
+    nats: int = 1
 
     @property
     def services(self) -> tuple[str, ...]:
@@ -207,7 +213,7 @@ def port_names(config: StackConfig) -> list[str]:
     """List everything that needs a port."""
     tritons = [port for part in config.tritons for port in (*triton_ports(part), agent_part(part), agent_grpc(part))]
     gateways = [admin_port(name) for name in replica_names("gateway", config.count("gateway"))]
-    return ["nats", "nats-monitor", *S3_PORTS, *tritons, *part_names(config), *gateways]
+    return [*bus.port_names(config.nats), *S3_PORTS, *tritons, *part_names(config), *gateways]
 
 
 def admin_port(gateway: str) -> str:
@@ -215,29 +221,12 @@ def admin_port(gateway: str) -> str:
     return f"{gateway}-admin"
 
 
-def bus_url(port: int) -> str:
-    """Return the address of the bus on a loopback port."""
-    return f"tls://{LOOPBACK}:{port}"
-
-
-def plan_nats(folder: Path, ports: Mapping[str, int], programs: Programs) -> tuple[Part, str]:
-    """Plan the message bus: the part, and the text of its configuration file.
-
-    Every acknowledged message is on disk: `sync_interval: always`. The store holds all that `messaging.topology`
-    lets streams and buckets take. Only the identities in `keys_folder(folder)` connect, by TLS.
-    """
-    keys = KeyFolder(keys_folder(folder))
-    included = keys.server_config.relative_to(folder)  # the server reads an absolute path as a relative one
-    config = (
-        f'server_name: slipway\nlisten: "{LOOPBACK}:{ports["nats"]}"\nhttp: "{LOOPBACK}:{ports["nats-monitor"]}"\n'
-        "max_payload: 8MB\n"
-        f'jetstream {{\n  store_dir: "{folder / "nats"}"\n  sync_interval: always\n'
-        "  max_mem: 256MB\n  max_file_store: 16GB\n}\n"
-        f"include {json.dumps(str(included))}\n"
-        f"{tls(keys.certificate, keys.certificate_key)}"
-    )
-    argv = (str(programs.nats_server), "-c", str(nats_config_file(folder)))
-    return Part("nats", argv, {}, ports["nats"], "nats", stop_rank=3, http_port=ports["nats-monitor"]), config
+def plan_nats(folder: Path, ports: Mapping[str, int], programs: Programs, name: str = NATS) -> tuple[Part, str]:
+    """Plan a server of the message bus: the part, and the text of its configuration file."""
+    config = bus.server_config(folder, ports, KeyFolder(keys_folder(folder)), name)
+    argv = (str(programs.nats_server), "-c", str(nats_config_file(folder, name)))
+    http = ports[bus.monitor_port(name)]
+    return Part(name, argv, {}, ports[name], "nats", stop_rank=3, http_port=http), config
 
 
 def keys_folder(folder: Path) -> Path:
@@ -245,9 +234,9 @@ def keys_folder(folder: Path) -> Path:
     return folder / "keys"
 
 
-def nats_config_file(folder: Path) -> Path:
-    """Return the path of the message bus's configuration file."""
-    return folder / "nats.conf"
+def nats_config_file(folder: Path, name: str = NATS) -> Path:
+    """Return the path of the configuration file of a server of the message bus."""
+    return folder / f"{name}.conf"
 
 
 def plan_s3(folder: Path, ports: Mapping[str, int], programs: Programs, keys: Keys) -> Part:
@@ -289,12 +278,13 @@ def plan_agent(
 
 def connection_variables(folder: Path, ports: Mapping[str, int], keys: Keys, identity: str) -> dict[str, str]:
     """Return the environment variables that point a program to the bus, as an identity, and to the store of a stack."""
-    bus, store = keys.bus(ports["nats"], identity), keys.store(ports["s3"], identity)
+    servers, store = keys.bus(*bus.addresses(ports), identity=identity), keys.store(ports["s3"], identity)
     key = {"SLIPWAY_S3_CREDENTIALS": str(store.s3_credentials)} if store.s3_credentials is not None else {}
     return {
-        "SLIPWAY_NATS_URL": bus.nats_url,
-        "SLIPWAY_NATS_CREDENTIALS": str(bus.nats_credentials),
-        "SLIPWAY_NATS_CA": str(bus.nats_ca),
+        "SLIPWAY_NATS_URL": servers.nats_url,
+        "SLIPWAY_NATS_CREDENTIALS": str(servers.nats_credentials),
+        "SLIPWAY_NATS_CA": str(servers.nats_ca),
+        "SLIPWAY_REPLICAS": str(servers.replicas),
         "SLIPWAY_S3_ENDPOINT": store.s3_endpoint,
         **key,
         "SLIPWAY_S3_CA": str(store.s3_ca),
@@ -325,8 +315,12 @@ def attestation_variables(folder: Path, service: str) -> dict[str, str]:
 
 def nats_variables(ports: Mapping[str, int], keys: Keys, identity: str) -> dict[str, str]:
     """Return the environment variables that the `nats` command line reads, for an identity on the bus of a stack."""
-    bus = keys.bus(ports["nats"], identity)
-    return {"NATS_URL": bus.nats_url, "NATS_NKEY": str(bus.nats_credentials), "NATS_CA": str(bus.nats_ca)}
+    servers = keys.bus(*bus.addresses(ports), identity=identity)
+    return {
+        "NATS_URL": servers.nats_url,
+        "NATS_NKEY": str(servers.nats_credentials),
+        "NATS_CA": str(servers.nats_ca),
+    }
 
 
 def plan_services(

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Awaitable, Callable
 
-from deploy.local import plan
 from deploy.local.plan import Part
 from deploy.local.state import Description, StateFolder
 from deploy.local.supervisor import Options, Supervisor
@@ -23,11 +22,7 @@ class ServersOnly(Supervisor):
         self.completed = False
 
     def _plan_parts(self, description: Description) -> list[Part]:
-        path, ports, programs = self._folder.path, description.ports, self._options.programs
-        nats, config = plan.plan_nats(path, ports, programs)
-        plan.nats_config_file(path).write_text(config)
-        (path / "s3").mkdir(exist_ok=True)
-        return [nats, plan.plan_s3(path, ports, programs, description.keys(path))]
+        return self._plan_servers(description)
 
     async def _bring_up(self, _description: Description) -> None:
         began = time.monotonic()

@@ -207,7 +207,7 @@ def reload_servers(folder: StateFolder) -> bool:
     table = folder.read_table() if folder.is_held() else None
     is_running_one = False
     for part in table.parts if table is not None else ():
-        if part.name in ("nats", "s3") and part.recorded is not None and is_running(part.recorded):
+        if part.probe in ("nats", "s3") and part.recorded is not None and is_running(part.recorded):
             os.kill(part.recorded.pid, signal.SIGHUP)
             is_running_one = True
     return is_running_one

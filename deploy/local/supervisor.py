@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from deploy.local import full_disk, plan, processes, runtimes, triton
+from deploy.local import bus, full_disk, plan, processes, runtimes, triton
 from deploy.local.leftovers import end_stack, marks_of
 from deploy.local.plan import Part, Programs, StackConfig
 from deploy.local.ports import LOOPBACK, keep_ports
@@ -147,12 +147,20 @@ class Supervisor:
 
     def _plan_parts(self, description: Description) -> list[Part]:
         path, ports, programs = self._folder.path, description.ports, self._options.programs
-        nats, config = plan.plan_nats(path, ports, programs)
-        plan.nats_config_file(path).write_text(config)
-        (path / "s3").mkdir(exist_ok=True)
+        servers = self._plan_servers(description)
         services = plan.plan_services(path, self._options.config, ports, programs, description.keys(path))
-        tritons = self._plan_tritons(description)
-        return [nats, plan.plan_s3(path, ports, programs, description.keys(path)), *tritons, *services]
+        return [*servers, *self._plan_tritons(description), *services]
+
+    def _plan_servers(self, description: Description) -> list[Part]:
+        """Prepare and plan the servers of the bus, and the store."""
+        path, ports, programs = self._folder.path, description.ports, self._options.programs
+        parts = []
+        for name in bus.servers_in(ports):
+            part, config = plan.plan_nats(path, ports, programs, name)
+            plan.nats_config_file(path, name).write_text(config)
+            parts.append(part)
+        (path / "s3").mkdir(exist_ok=True)
+        return [*parts, plan.plan_s3(path, ports, programs, description.keys(path))]
 
     def _plan_tritons(self, description: Description) -> list[Part]:
         """Prepare and plan each Triton and its agent; raise CannotStart where two have exchanged their environments."""
@@ -257,10 +265,10 @@ class Supervisor:
 
     async def _bring_up(self, description: Description) -> None:
         began = time.monotonic()
-        await self._start_and_wait([r for r in self._runners if r.part.name in ("nats", "s3")])
+        await self._start_and_wait([r for r in self._runners if r.part.recovers])
         self._start([r for r in self._runners if r.part.probe == "triton"])
         await self._provision(description)
-        await self._start_and_wait([r for r in self._runners if r.part.name not in ("nats", "s3")])
+        await self._start_and_wait([r for r in self._runners if not r.part.recovers])
         self._phase = "ready"
         self._record()
         self._view.print_line("slipway", f"ready after {time.monotonic() - began:.1f} s: {len(self._runners)} parts")
@@ -283,7 +291,7 @@ class Supervisor:
         variables = description.variables
         return [
             f"OpenAI API  {variables['SLIPWAY_GATEWAY_URL']}/v1",
-            f"message bus {variables['SLIPWAY_NATS_URL']}",
+            f"message bus {variables['SLIPWAY_NATS_URL'].replace(',', ', ')}",
             f"console     {variables['SLIPWAY_CONSOLE_URL']}  (`slipway open` prints a link that signs you in)",
             f"logs        {shorten(self._folder.logs)}",
             "stop it with Ctrl-C, or with `slipway down` in another terminal",
@@ -328,14 +336,17 @@ class Supervisor:
         import nats
 
         from shared.messaging.credentials import connect
-        from shared.messaging.provision import provision
+        from shared.messaging.provision import provision_when_joined
 
-        bus = description.keys(self._folder.path).bus(description.ports["nats"])
+        async def ignore(_error: Exception) -> None:
+            """Drop the error of one address: another server, or the next attempt, may do."""
+
+        connection = description.keys(self._folder.path).bus(*bus.addresses(description.ports))
         for attempt in range(1, PROVISION_TRIES + 1):
             try:
-                client = await connect(bus, connect_timeout=5)
+                client = await connect(connection, connect_timeout=5, error_cb=ignore)
                 try:
-                    await provision(client.jetstream(timeout=30))
+                    await provision_when_joined(client.jetstream(timeout=30), replicas=connection.replicas)
                 finally:
                     await client.close()
             except (nats.errors.Error, OSError) as error:
@@ -346,12 +357,16 @@ class Supervisor:
                 return
 
     async def _keep_provisioned(self, description: Description) -> None:
-        """Provision again whenever the bus was restarted: the telemetry stream is kept in memory and was lost."""
-        bus = next(runner for runner in self._runners if runner.part.name == "nats")
+        """Provision again whenever a server of the bus was restarted and most are ready.
+
+        The telemetry stream is kept in memory: one server loses it at each restart, and so do most of three at once.
+        """
+        servers = self._bus_runners()
         provisioned_at = 0
         while True:
-            if bus.restarts != provisioned_at and bus.state == "ready":
-                restarts = bus.restarts
+            restarts = sum(runner.restarts for runner in servers)
+            ready = sum(runner.state == "ready" for runner in servers)
+            if restarts != provisioned_at and 2 * ready > len(servers):
                 try:
                     await self._provision(description)
                 except CannotStart as error:  # the bus is gone again; its next start is another restart
@@ -360,17 +375,30 @@ class Supervisor:
             await asyncio.sleep(PROVISION_EVERY_S)
 
     async def _keep_writable(self, description: Description) -> None:
-        """Start the bus again when its disk was full and has space; it gives up streams that it could not write."""
-        bus = next(runner for runner in self._runners if runner.part.name == "nats")
-        url = f"http://{LOOPBACK}:{description.ports['nats-monitor']}"
-        restarts = full_disk.Restarts()
+        """Start the bus again when its disk was full and has space; it gives up streams that it could not write.
+
+        Of three servers one is started again at each look.
+        """
+        restarts = [(runner, full_disk.Restarts()) for runner in self._bus_runners()]
         while True:
-            if bus.state == "ready":
-                with contextlib.suppress(OSError):  # of the disk
-                    why = await asyncio.to_thread(full_disk.look, url, self._folder.path / "nats", restarts)
-                    if why is not None:
-                        bus.restart(why)
+            for runner, of_server in restarts:
+                if runner.state == "ready" and await self._is_started_again(runner, description, of_server):
+                    break
             await asyncio.sleep(full_disk.LOOK_EVERY_S)
+
+    async def _is_started_again(self, server: Runner, description: Description, restarts: full_disk.Restarts) -> bool:
+        """Start a server of the bus again if it must be; return whether it was."""
+        url = f"http://{LOOPBACK}:{description.ports[bus.monitor_port(server.part.name)]}"
+        store = self._folder.path / server.part.name
+        with contextlib.suppress(OSError):  # of the disk
+            why = await asyncio.to_thread(full_disk.look, url, store, restarts)
+            if why is not None:
+                server.restart(why)
+                return True
+        return False
+
+    def _bus_runners(self) -> list[Runner]:
+        return [runner for runner in self._runners if runner.part.probe == "nats"]
 
     async def _bring_down(self, description: Description) -> None:
         self._phase = "stopping"

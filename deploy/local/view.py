@@ -13,7 +13,13 @@ COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_
 FOREIGN = ("nats", "s3", "triton")
 """Third-party parts, by the beginning of their name."""
 PROBLEM = re.compile(r"^[WEF]\d{4} |\[(WRN|ERR|FTL)\]|\b(panic|fatal|error)\b", re.IGNORECASE)
-NOISE = re.compile(r"pinned system memory|CudaDriverHelper|worker stream|--auth")
+NOISE = re.compile(
+    r"pinned system memory|CudaDriverHelper|worker stream|--auth"
+    # What servers of a cluster write while they start, catch up with the others, or end. The supervisor says which one
+    # is away, and `slipway doctor` names copies that are behind.
+    r"|connect to route|Waiting for routing|contact with a meta leader|is not current|health check|blocking snapshot"
+    r"|store is closed"
+)
 """Lines of third-party parts that are not shown. Of these parts only problems are; the log files hold all lines."""
 SHOWN_KEYS = ("model", "release", "variant", "code", "reason", "error")
 NAME_WIDTH = 20

@@ -17,6 +17,11 @@ from shared.messaging import topology
 from shared.messaging.credentials import connect, require_identity
 from shared.runtime.settings import Connection
 
+JOIN_S = 90.0
+"""How long the servers of a new cluster may take to know each other: seconds on a quiet machine."""
+_AGAIN_S = 0.5
+_NOT_YET = (10005, 10008)
+"""Errors of the server: it knows too few others for all copies yet, or no leader."""
 _NAME_IN_USE = 10058
 _REQUESTS_AT_ONCE = 16
 _STORE_TOO_SMALL = (10023, 10047)
@@ -69,6 +74,27 @@ async def provision(
             "disk that holds as much, or lower SLIPWAY_EVENTS_MAX_BYTES."
         )
         raise RuntimeError(msg) from error
+
+
+async def provision_when_joined(
+    js: JetStreamContext, *, replicas: int, limits: Mapping[str, int] | None = None, within_s: float = JOIN_S
+) -> None:
+    """Provision, once enough servers have joined the cluster for all copies; for the arguments see `provision`.
+
+    Raises:
+        APIError: They have not within `within_s`, or another one of the server.
+        RuntimeError: The server's file store is too small.
+    """
+    ends_s = asyncio.get_running_loop().time() + within_s
+    while True:
+        try:
+            await provision(js, replicas=replicas, limits=limits)
+        except APIError as error:
+            if error.err_code not in _NOT_YET or asyncio.get_running_loop().time() > ends_s:
+                raise
+            await asyncio.sleep(_AGAIN_S)
+        else:
+            return
 
 
 async def _at_once(requests: Sequence[Callable[[], Awaitable[object]]]) -> None:

@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 from contracts.services import SERVICES
+from deploy.identity import bus_config
+from deploy.identity.key_files import KeyFiles
 from deploy.identity.key_folder import KeyFolder
 from shared.runtime.clock import SystemClock
 from testbed.containers.hosts.members import HOSTS, ON_C, host_of
@@ -92,6 +94,14 @@ def test_the_servers_of_the_bus_differ_in_name_and_volume_only(containers):
         rest = {key: value for key, value in server.items() if key not in {"environment", "volumes"}}
         assert rest == {key: value for key, value in first.items() if key not in {"environment", "volumes"}}
         assert not server.get("ports")
+
+
+def test_the_servers_join_each_other_as_those_of_the_embedded_stack_do():
+    written = re.sub(r"#.*", "", (ROOT / "deploy/docker/nats-cluster.conf").read_text())
+    block = written[written.index("cluster {") :]
+    generated = bus_config.cluster("0.0.0.0:6222", [f"{name}:6222" for name in BUS], KeyFiles(Path("/etc/nats")))
+    mounted = generated.replace("/etc/nats/ca.pem", "/run/secrets/ca.pem")
+    assert re.sub(r'[\s"]', "", block) == re.sub(r'[\s"]', "", mounted)
 
 
 def test_each_triton_has_an_agent_and_a_repository_of_its_own_that_server_manager_names(containers):

@@ -171,14 +171,16 @@ class Trimming:
 
     def __init__(self, log, moment, before):
         self._log, self._moment, self._before = log, moment, before
+        self._trimming = asyncio.Lock()
 
     def __getattr__(self, name):
         return getattr(self._log.js, name)
 
-    async def add_consumer(self, stream, config):
-        if (stream, self._moment) == (EVENTS, "before it is read"):
-            await self._trim()
-        return await self._log.js.add_consumer(stream, config)
+    async def add_consumer(self, stream, config, **limit):
+        async with self._trimming:  # a reader asks again while it waits
+            if (stream, self._moment) == (EVENTS, "before it is read"):
+                await self._trim()
+        return await self._log.js.add_consumer(stream, config, **limit)
 
     async def stream_info(self, stream):
         info = await self._log.js.stream_info(stream)

@@ -33,7 +33,9 @@ class Filled(ServersOnly):
         """Fill the disk; return once the bus takes writes again, with the reserve given up."""
         bus = next(runner for runner in self._runners if runner.part.name == "nats")
         store = self._folder.path / "nats"
-        client = await connect(self._described.keys(self._folder.path).bus(self._described.ports["nats"], ADMIN))
+        client = await connect(
+            self._described.keys(self._folder.path).bus(self._described.ports["nats"], identity=ADMIN)
+        )
         try:
             js = client.jetstream(timeout=1)
             await js.add_stream(name="KV_routes", subjects=["$KV.routes.>"])

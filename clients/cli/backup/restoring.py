@@ -16,7 +16,7 @@ from clients.cli.output import CommandError
 from contracts.vocabulary import canonical_json, digest_of
 from deploy.data_format import refuse
 from shared.errors import Permanent
-from shared.messaging.provision import provision
+from shared.messaging.provision import provision_when_joined
 from shared.runtime.clock import Clock
 
 MOST_NAMED = 5
@@ -113,7 +113,7 @@ async def put_back(stack: StackAddress, chosen: Chosen, clock: Clock, progress: 
             progress.step(f"bus: {copy.name}")
             await restore_stream(client, copy, chosen.location, progress.add)
         await put_consumers_back(js, chosen.manifest.positions)
-        await provision(js, replicas=stack.connection.replicas)
+        await provision_when_joined(js, replicas=stack.connection.replicas)
     await asyncio.to_thread(store.unmark)
 
 

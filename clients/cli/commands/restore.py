@@ -14,11 +14,12 @@ from clients.cli.backup.keys import read_passphrase, unpack
 from clients.cli.backup.options import KeysOption, LocationArgument, PassphraseOption, open_location, required
 from clients.cli.backup.progress import Progress, size_text
 from clients.cli.backup.restoring import Chosen, choose, put_back, verify
-from clients.cli.commands.stack import folder_of, inherited_variables
+from clients.cli.commands.stack import NatsOption, folder_of, inherited_variables, parse_nats
 from clients.cli.connection import JsonOption, StateOption, find_stack
 from clients.cli.contexts import named_context, requested_context
-from clients.cli.output import CommandError, show_json, show_line, warn
+from clients.cli.output import CommandError, Exit, show_json, show_line, warn
 from clients.cli.settings import CliSettings
+from deploy.local import bus
 from deploy.local.plan import StackConfig
 from deploy.local.plan import keys_folder as keys_in
 from deploy.local.servers import ServersOnly
@@ -50,6 +51,7 @@ def restore(
     ] = False,
     keys_folder: KeysOption = None,
     passphrase_file: PassphraseOption = None,
+    nats: NatsOption = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -64,11 +66,13 @@ def restore(
     manifest = chosen.manifest
     if not check:
         folder = None if _is_elsewhere(state) else folder_of(state)
+        if folder is None and nats is not None:
+            raise CommandError("--nats is for the stack on this machine: the servers elsewhere are there", Exit.USAGE)
         if folder is not None and folder.is_held():
             raise CommandError(f"a stack is up in {folder.shown}; stop it with `slipway down`")
         if with_keys:
             _unpack(chosen, keys_folder or (keys_in(folder.path) if folder else None), required(passphrase_file))
-        _restore(folder, chosen, progress)
+        _restore(folder, chosen, progress, nats)
         if manifest.keys is not None and not with_keys:
             warn(NEW_KEYS)
     facts = {"backup": manifest.name(), "digest": chosen.digest, "objects": manifest.object_count, "bytes": size}
@@ -97,15 +101,23 @@ def _unpack(chosen: Chosen, folder: Path | None, passphrase_file: Path) -> None:
     unpack(data, read_passphrase(passphrase_file), folder)
 
 
-def note_shape(folder: StateFolder, chosen: Chosen) -> None:
-    """Note the ports of the old stack that are free, and its Tritons, so that the new one takes them."""
+def note_shape(folder: StateFolder, chosen: Chosen, nats: int | None = None) -> int:
+    """Note the ports of the old stack, its Tritons and NATS servers, so that the new one takes them.
+
+    Returns:
+        The number of NATS servers: `nats`, or as many as the old stack had.
+    """
     folder.create()
-    if folder.read_description() is None:
-        manifest = chosen.manifest
-        folder.write_description(replace(new_description(), ports=manifest.ports, tritons=manifest.tritons))
+    description, manifest = folder.read_description(), chosen.manifest
+    if description is not None:
+        return parse_nats(nats, description)
+    size = nats or len(bus.servers_in(manifest.ports)) or bus.SIZES[0]
+    ports = bus.resized(manifest.ports, parse_nats(size, None))
+    folder.write_description(replace(new_description(), ports=ports, tritons=manifest.tritons))
+    return size
 
 
-def _restore(folder: StateFolder | None, chosen: Chosen, progress: Progress) -> None:
+def _restore(folder: StateFolder | None, chosen: Chosen, progress: Progress, nats: int | None) -> None:
     clock = SystemClock()
 
     async def work() -> None:
@@ -114,13 +126,13 @@ def _restore(folder: StateFolder | None, chosen: Chosen, progress: Progress) -> 
     if folder is None:
         asyncio.run(work())
         return
+    size = note_shape(folder, chosen, nats)
     options = Options(
-        StackConfig(default_tritons=chosen.manifest.tritons),
+        StackConfig(default_tritons=chosen.manifest.tritons, nats=size),
         programs_of(Path(sys.executable)),
         default_engine_root(),
         inherited_variables(os.environ),
     )
-    note_shape(folder, chosen)
     servers = ServersOnly(folder, options, View(quiet=True), clock, work)
     try:
         asyncio.run(servers.run())

@@ -19,7 +19,7 @@ from clients.cli.settings import CliSettings
 from contracts.runtimes import DEFAULT_RUNTIME
 from contracts.services import OPTIONAL
 from decisions.runtimes import NAME_RULE, is_runtime_name
-from deploy.local import processes
+from deploy.local import bus, processes
 from deploy.local.leftovers import end_stack
 from deploy.local.plan import (
     MOST_TRITONS,
@@ -80,6 +80,15 @@ TritonsOption = Annotated[
         "It is kept for later starts.",
     ),
 ]
+NatsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=max(bus.SIZES),
+        help="NATS servers of the message bus: 1, or 3 as a cluster, with a copy of everything on each. The number is "
+        "that of the first start.",
+    ),
+]
 ReplicasOption = Annotated[
     list[str] | None,
     typer.Option(metavar="SERVICE=N", help="Number of processes of a service, for example quantiser=3; repeatable."),
@@ -102,6 +111,7 @@ def up(
     replicas: ReplicasOption = None,
     gateway_workers: WorkersOption = None,
     tritons: TritonsOption = None,
+    nats: NatsOption = None,
     runtime: RuntimesOption = None,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return when the stack is ready, and leave it running.")
@@ -126,6 +136,7 @@ def up(
         runtimes=tuple(runtimes),
         optional=configured_services(os.environ),
         default_tritons=parse_tritons(tritons, description, runtimes),
+        nats=parse_nats(nats, description),
     )
     root = engine_env or CliSettings().engine_env or default_engine_root()
     if folder.is_held():
@@ -139,6 +150,7 @@ def up(
         again += [text for item in replicas or [] for text in ("--replicas", item)]
         again += [] if gateway_workers is None else ["--gateway-workers", str(gateway_workers)]
         again += [] if tritons is None else ["--tritons", str(tritons)]
+        again += [] if nats is None else ["--nats", str(nats)]
         again += [text for item in runtime or [] for text in ("--runtime", item)]
         _up_detached(folder, again, timeout)
         return
@@ -209,6 +221,25 @@ def parse_tritons(number: int | None, description: Description | None, runtimes:
         fail(
             f"--tritons {number}: {', '.join(parts[1:])} serve the default runtime, and the runtime {taken[0]} would "
             "have such a name; give it another one",
+            Exit.USAGE,
+        )
+    return number
+
+
+def parse_nats(number: int | None, description: Description | None) -> int:
+    """Return the number of NATS servers: the one that the stack has, else what is asked for.
+
+    It never changes: what a single server stores is none of a cluster's.
+    """
+    before = len(bus.servers_in(description.ports)) if description is not None else 0
+    number = number or before or bus.SIZES[0]
+    if number not in bus.SIZES:
+        fail(f"--nats {number}: two servers stand still when one of them is away; use 1 or 3", Exit.USAGE)
+    if before and number != before:
+        fail(
+            f"--nats {number}: the stack was made with {before}, and another number cannot use what it stored; leave "
+            "the option out, or take a backup and restore it into a new stack: "
+            f"`slipway restore LOCATION --nats {number} --state FOLDER`",
             Exit.USAGE,
         )
     return number

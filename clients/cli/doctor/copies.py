@@ -28,6 +28,12 @@ class Stream:
     behind: tuple[str, ...] = ()
 
 
+def describe_copies(streams: Mapping[str, Stream]) -> str:
+    """Return how many copies a cluster has of each stream, as the end of a sentence; nothing of a bus of one server."""
+    copies = [stream.copies for stream in streams.values() if stream.in_cluster]
+    return f"; {min(copies)} copies of each, all up to date" if copies else ""
+
+
 def assess_copies(streams: Mapping[str, Stream]) -> Finding | None:
     """Return what is wrong with the copies of streams in a cluster; None if nothing is, or the bus is one server."""
     members = {name: stream for name, stream in sorted(streams.items()) if stream.in_cluster}

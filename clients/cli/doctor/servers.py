@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clients.cli.doctor.copies import Stream, assess_copies
+from clients.cli.doctor.copies import Stream, assess_copies, describe_copies
 from clients.cli.doctor.findings import Finding, failure, ok, warning
 from deploy.local import plan, triton
 from deploy.local.plan import Keys, Part, Programs
@@ -54,7 +54,7 @@ def prepare(folder: Path, inherited: Mapping[str, str]) -> Trial:
 
 def connection_to(trial: Trial) -> Connection:
     """Return the settings that reach the servers of a trial."""
-    bus, store = trial.keys.bus(trial.ports["nats"], ADMIN), trial.keys.store(trial.ports["s3"], ADMIN)
+    bus, store = trial.keys.bus(trial.ports["nats"], identity=ADMIN), trial.keys.store(trial.ports["s3"], ADMIN)
     given = store.model_dump(include={"s3_endpoint", "s3_credentials", "s3_ca", "s3_bucket"})
     return bus.model_copy(update={**given, "state_dir": trial.folder})
 
@@ -168,8 +168,10 @@ def ask_nats(connection: Connection) -> Finding:
         advice = "run `python -m shared.messaging.provision`"
         return failure("nats", f"{connection.nats_url} lacks the streams {', '.join(missing)}", advice)
     own = {*(str(stream.name) for stream in topology.streams()), *(f"KV_{name}" for name in topology.BUCKETS)}
-    problem = assess_copies({name: stream for name, stream in present.items() if name in own})
-    return problem or ok("nats", f"{connection.nats_url} answers, with JetStream and {len(present)} streams")
+    ours = {name: stream for name, stream in present.items() if name in own}
+    copies = describe_copies(ours)
+    detail = f"{connection.nats_url} answers, with JetStream and {len(present)} streams{copies}"
+    return assess_copies(ours) or ok("nats", detail)
 
 
 def once() -> dict[str, Any]:

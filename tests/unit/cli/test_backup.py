@@ -25,11 +25,12 @@ from clients.cli.backup.progress import Progress, size_text
 from clients.cli.backup.restoring import choose, verify
 from clients.cli.backup.taking import keep_list
 from clients.cli.commands.restore import note_shape
-from clients.cli.commands.stack import parse_tritons
+from clients.cli.commands.stack import parse_nats, parse_tritons
 from clients.cli.output import CommandError
 from contracts.event_archive import EventArchive
 from contracts.vocabulary import canonical_json, digest_of
 from deploy.data_format import DATA_FORMAT
+from deploy.local import bus
 from deploy.local.state import StateFolder
 from shared.messaging.topology import BUCKETS
 from shared.runtime.settings import Connection
@@ -197,9 +198,24 @@ def test_a_restored_stack_has_the_ports_and_the_tritons_that_its_routes_name(tmp
     note_shape(folder, chosen)
     assert parse_tritons(None, folder.read_description(), ()) == 2
     assert folder.read_description().ports == {"triton-2-grpc": 12345}
+    assert parse_nats(None, folder.read_description()) == 1
     folder.write_description(replace(folder.read_description(), tritons=3))
     note_shape(folder, chosen)
     assert folder.read_description().tritons == 3, "a restore that goes on changes nothing of it"
+
+
+@pytest.mark.parametrize(("before", "asked", "now"), [(3, None, 3), (1, None, 1), (1, 3, 3), (3, 1, 1)])
+def test_a_restored_stack_has_the_nats_servers_of_the_old_one_or_as_many_as_are_asked_for(tmp_path, before, asked, now):
+    old = {name: 10_000 + number for number, name in enumerate(["s3", *bus.port_names(before)])}
+    chosen = choose_one(tmp_path / "backup", ports=old)
+    folder = StateFolder(tmp_path / "state")
+    assert note_shape(folder, chosen, asked) == now
+    kept_ports = folder.read_description().ports
+    assert kept_ports == (old if before == now else {"s3": old["s3"]})
+    assert note_shape(folder, chosen, asked) == now, "a restore that goes on before it has started a server"
+    started = {**kept_ports, **dict.fromkeys(bus.port_names(now), 1)}
+    folder.write_description(replace(folder.read_description(), ports=started))
+    assert note_shape(folder, chosen) == now, "a restore that goes on"
 
 
 def choose_one(path, **changed):

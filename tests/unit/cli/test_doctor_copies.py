@@ -1,6 +1,6 @@
 """What `slipway doctor` says of the copies of streams in a cluster of NATS servers."""
 
-from clients.cli.doctor.copies import Stream, assess_copies
+from clients.cli.doctor.copies import Stream, assess_copies, describe_copies
 
 WHOLE = Stream(3, in_cluster=True, leader="a")
 
@@ -9,6 +9,8 @@ def test_a_single_server_and_a_whole_cluster_need_nothing():
     assert assess_copies({}) is None
     assert assess_copies({"KV_routes": Stream(1, in_cluster=False, leader="a")}) is None
     assert assess_copies({"KV_routes": WHOLE, "SLIPWAY_EVENTS": WHOLE}) is None
+    assert describe_copies({"KV_routes": Stream(1, in_cluster=False, leader="a")}) == ""
+    assert describe_copies({"KV_routes": WHOLE, "SLIPWAY_EVENTS": WHOLE}) == "; 3 copies of each, all up to date"
 
 
 def test_each_stream_with_fewer_than_three_copies_is_named():

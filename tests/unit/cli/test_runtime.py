@@ -4,7 +4,7 @@ import pytest
 import typer
 
 from clients.cli.commands.runtime import CHANGED, check_runtime, describe_plan, describe_target
-from clients.cli.commands.stack import parse_runtimes, parse_tritons
+from clients.cli.commands.stack import parse_nats, parse_runtimes, parse_tritons
 from clients.cli.output import CommandError, Exit
 from clients.cli.runtimes import describe_run, plan_release
 from clients.training.publish import envelope
@@ -12,6 +12,7 @@ from contracts.facts import CheckpointReady, ReleaseFinished
 from contracts.manifests import VersionManifest
 from contracts.runtimes import FleetRuntime, RunningTarget
 from contracts.vocabulary import Runtime, ServingSettings, digest_of
+from deploy.local import bus
 from deploy.local.state import Description
 from testbed.factories import route, served
 from tests.kit import fakes_registry as k
@@ -190,5 +191,28 @@ def test_the_number_of_tritons_is_kept_and_only_rises():
 def test_a_number_of_tritons_that_would_leave_a_route_or_a_runtime_behind_is_refused(number, runtimes, why, capsys):
     with pytest.raises(typer.Exit) as ended:
         parse_tritons(number, Description("id", {}, tritons=3), runtimes)
+    assert ended.value.exit_code == Exit.USAGE
+    assert why in capsys.readouterr().err
+
+
+def test_the_number_of_nats_servers_is_that_of_the_first_start():
+    trio = Description("id", dict.fromkeys(bus.port_names(3), 1))
+    assert (parse_nats(None, None), parse_nats(3, None)) == (1, 3)
+    assert (parse_nats(3, Description("id", {})), parse_nats(None, trio), parse_nats(3, trio)) == (3, 3, 3)
+    assert parse_nats(None, Description("id", {"nats": 1, "nats-monitor": 2, "s3": 3})) == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "before", "why"),
+    [
+        (2, 1, "--nats 2: two servers stand still when one of them is away; use 1 or 3"),
+        (3, 1, "--nats 3: the stack was made with 1"),
+        (1, 3, "`slipway restore LOCATION --nats 1 --state FOLDER`"),
+    ],
+)
+def test_another_number_of_nats_servers_is_refused_with_the_way_to_it(number, before, why, capsys):
+    had = Description("id", dict.fromkeys(bus.port_names(before), 1))
+    with pytest.raises(typer.Exit) as ended:
+        parse_nats(number, had)
     assert ended.value.exit_code == Exit.USAGE
     assert why in capsys.readouterr().err

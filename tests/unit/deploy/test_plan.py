@@ -137,6 +137,38 @@ def test_the_bus_syncs_every_message_and_listens_on_loopback_only():
     assert topology.file_bytes() < int(size[1]) * 1024**3, "full streams must leave space for records"
 
 
+def test_three_servers_of_the_bus_are_a_cluster_that_every_part_knows():
+    config = StackConfig(nats=3)
+    chosen = ports(config)
+    assert len(set(chosen.values())) == len(ports()) + 7
+    planned = {name: plan.plan_nats(FOLDER, chosen, PROGRAMS, name) for name in ("nats", "nats-2", "nats-3")}
+    for name, (part, text) in planned.items():
+        assert (part.name, part.port, part.probe) == (name, chosen[name], "nats")
+        assert part.argv[-1] == f"/state/{name}.conf"
+        assert f"server_name: {name}\n" in text
+        assert f'store_dir: "/state/{name}"' in text
+        assert "sync_interval: always" in text
+        assert "0.0.0.0" not in text
+        _, _, cluster = text.partition("cluster {")
+        assert f'listen: "127.0.0.1:{chosen[f"{name}-routes"]}"' in cluster
+        assert 'ca_file: "/state/keys/ca.pem"' in cluster, "a server proves to be of this installation"
+        (routes,) = re.findall(r"routes: (.*)", cluster)
+        others = [each for each in planned if each != name]
+        assert json.loads(routes) == [f"nats://127.0.0.1:{chosen[f'{each}-routes']}" for each in others]
+    everywhere = ",".join(f"tls://127.0.0.1:{chosen[name]}" for name in planned)
+    for part in plan.plan_services(FOLDER, config, chosen, PROGRAMS, KEYS):
+        assert part.environment["SLIPWAY_NATS_URL"] == everywhere
+        assert part.environment["SLIPWAY_REPLICAS"] == "3"
+    assert plan.nats_variables(chosen, KEYS, "admin")["NATS_URL"] == everywhere
+
+
+def test_a_single_server_of_the_bus_is_in_no_cluster():
+    _, text = plan.plan_nats(FOLDER, ports(), PROGRAMS)
+    assert "cluster" not in text
+    assert "server_name: slipway\n" in text
+    assert plan.connection_variables(FOLDER, ports(), KEYS, "registry")["SLIPWAY_REPLICAS"] == "1"
+
+
 def test_the_store_gets_every_port_explicitly_and_its_keys_as_a_file():
     chosen = ports()
     part = plan.plan_s3(FOLDER, chosen, PROGRAMS, KEYS)

@@ -28,6 +28,12 @@ def test_what_is_not_structured_is_shown_as_it_is(line):
     [
         ("nats", "[7] 2026/11/24 15:44:38.1 [INF] Server is ready", False),
         ("nats", "[7] 2026/11/24 15:44:38.1 [ERR] bad", True),
+        (
+            "nats-2",
+            "[7] 2026/11/24 15:44:38.1 [WRN] JetStream stream '$G > KV_routes' is not current: unhealthy",
+            False,
+        ),
+        ("nats-2", "[7] 2026/11/24 15:44:38.1 [ERR] 127.0.0.1:1 - rid:5 - TLS route handshake error: bad", True),
         ("triton", "I1124 15:44:38.4 14333 server.cc:1] all is well", False),
         ("triton", "E1124 15:44:38.4 14333 server.cc:1] broken", True),
         ("triton", 'E1124 1 server.cc:241] "CudaDriverHelper has not been initialized."', False),
