@@ -1,6 +1,8 @@
 """How many pairs confirm a regression by how many callers, and how often one hostile caller confirms what is none.
 
-Seeded pairs go through `decisions.pairs` alone, as evidence about the active version or a canary, at two levels. Three
+Seeded pairs go through `decisions.pairs` alone, as evidence about the active version or a canary, at two levels. About
+the active one they must stand without callers with half of the requests, too (`decisions.pair_shares`; shares of all
+pairs). Three
 pairs in ten differ. Without limit: the same pairs with no caller named, of which nothing is left out.
 
 - Honest callers: the version is bad in 85 % or 75 % of the pairs that differ, for two callers (equal, or 60 % and 40 %
@@ -13,11 +15,13 @@ Run: python -m benchmarks.bench_pairs
 """
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks.parts import quantile, show_table
 from decisions.pair_callers import needed_log_e
+from decisions.pair_shares import are_from_most
 from decisions.pairs import fresh_test, observe_mirrored
 
 PAIRS, RUNS, DIFFERING = 1500, 40, 0.3
@@ -65,11 +69,13 @@ def blocked(seed: int, weights: Sequence[float], bad: float) -> Iterator[Pair]:
 
 def needed(pairs: Iterator[Pair], alpha: float, *, canary: bool, named: bool) -> int | None:
     """Return how many pairs it takes to confirm; None if they do not."""
-    test = fresh_test(canary=canary)
-    for number, pair in enumerate(pairs, 1):
+    test, sent = fresh_test(canary=canary), list(pairs)
+    requests = Counter(pair.caller for pair in sent)
+    for number, pair in enumerate(sent, 1):
         caller = pair.caller if named else None
         test = observe_mirrored(test, target=pair.target, other=pair.other, caller=caller, alpha=alpha)
-        if test.discordant.log_e >= needed_log_e(alpha):
+        stands = canary or are_from_most(test.holders, requests, alpha)
+        if stands and test.discordant.log_e >= needed_log_e(alpha):
             return number
     return None
 

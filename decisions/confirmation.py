@@ -3,7 +3,8 @@
 A trigger's own evidence raises its alert. Before an automatic rollback follows, something that no caller controls must
 show that the version is the cause:
 
-- **pairs**: requests that the version behind answered as well, which were bad on this version only (`decisions.pairs`);
+- **pairs**: requests that the version behind answered as well, which were bad on this version only (`decisions.pairs`),
+  whichever callers with at most half of the requests are left out (`decisions.pair_shares`);
 - **callers**, for errors: a failed request counts once the version behind has answered the same request; one that
   nothing was compared with counts unless one caller alone carries the evidence. A caller with more than half of the
   requests is confirmed by its compared failures only, since there may be no others. What failed because an engine died
@@ -21,7 +22,8 @@ from decisions.callers import CallerCount, CallerShares
 from decisions.engine_deaths import DeathLog
 from decisions.evidence import plan_bet, process_log_e
 from decisions.observation import TriggerState
-from decisions.pairs import is_confirmed
+from decisions.pair_shares import are_from_most
+from decisions.pairs import MirrorTest, is_confirmed
 from decisions.triggers import kind_of, limit_of
 
 SUSPICION = 20.0
@@ -35,13 +37,20 @@ def confirm(trigger: Trigger, state: TriggerState, *, drilled: bool, deaths: Dea
     """
     if drilled:
         return "drill"
-    if is_confirmed(trigger, state.mirrored):
+    if _is_by_pairs(trigger, state.mirrored, deaths):
         return "pairs"
     if state.callers.unknown:
         return None
     if kind_of(trigger) == "errors" and (_is_from_several(trigger, state.callers) or _are_of_the_engine(deaths)):
         return "callers"
     return "none"
+
+
+def _is_by_pairs(trigger: Trigger, test: MirrorTest | None, deaths: DeathLog) -> bool:
+    """Return whether pairs confirm, and not only those of callers with at most half of the requests."""
+    if test is None or not is_confirmed(trigger, test):
+        return False
+    return are_from_most(test.holders, deaths.requests, trigger.alpha)
 
 
 def _are_of_the_engine(deaths: DeathLog) -> bool:

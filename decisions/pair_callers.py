@@ -59,13 +59,15 @@ class CallerPairs(Contract):
 class PairCallers(Contract):
     """Whose pairs a test has: those of each caller that is known; `recent`, `target` and `other` of all.
 
-    Of a caller that is forgotten, `other` is kept and `target` is not: when it returns, it is no other caller.
+    Of a caller that is forgotten, `other` is kept and `target` is not: when it returns, it is no other caller. It is in
+    `forgotten`: many callers have few pairs each, and show something together (`decisions.pair_shares`).
     """
 
     known: dict[str, CallerPairs] = Field(default_factory=dict)
     recent: Count = 0
     target: Count = 0
     other: Count = 0
+    forgotten: Count = 0
 
 
 def needed_log_e(alpha: float) -> float:
@@ -164,7 +166,9 @@ def _halve_differing(callers: PairCallers) -> PairCallers:
         name: pairs.model_copy(update={"target": pairs.target // 2, "other": pairs.other // 2})
         for name, pairs in callers.known.items()
     }
-    return PairCallers(known=known, recent=callers.recent, target=callers.target // 2, other=callers.other // 2)
+    target = sum(pairs.target for pairs in known.values())  # halves of odd numbers are of no caller
+    halved = {"target": target, "other": callers.other // 2, "forgotten": callers.forgotten // 2}
+    return PairCallers(known=known, recent=callers.recent, **halved)
 
 
 def _with(callers: PairCallers, caller: str, pairs: CallerPairs) -> PairCallers:
@@ -173,5 +177,6 @@ def _with(callers: PairCallers, caller: str, pairs: CallerPairs) -> PairCallers:
 
 def _without(callers: PairCallers, names: Sequence[str]) -> PairCallers:
     known = {name: pairs for name, pairs in callers.known.items() if name not in names}
-    target = callers.target - sum(callers.known[name].target for name in names)
-    return callers.model_copy(update={"known": known, "target": target})
+    left = sum(callers.known[name].target for name in names)
+    of_all = {"target": callers.target - left, "forgotten": callers.forgotten + left}
+    return callers.model_copy(update={"known": known, **of_all})
