@@ -175,7 +175,7 @@ ADVICE: dict[Code, str] = {
     "record_too_new": "Finish the upgrade: start this service in the version that wrote the record or sent the event, or a newer one. Until then its messages wait.",
     "record_too_old": "Start with a new state folder, or first run each release of Slipway in between that migrates these records.",
     "bad_request": "The serving engine cannot answer this prompt with these parameters; the reason names what to correct.",
-    "store_unavailable": "The object store does not answer; the work is tried again.",
+    "store_unavailable": "The object store does not answer, or not as it should; the work is tried again.",
     "bus_unavailable": "The message bus does not answer; the work is tried again.",
     "stream_full": "Raise the limit of the named stream or bucket of the bus; waiting events are then published automatically.",
     "hub_unavailable": "The model hub does not answer; the work is tried again.",

@@ -48,12 +48,13 @@ class Stack:
         self._environment = {**os.environ, **environment}
         self._arguments = ["up", "--engine", engine, "--state", str(state), *arguments]
         self.program: tuple[str, ...] = ("clients.cli.main",)
+        self.prefix: tuple[str, ...] = ()
         self.process: subprocess.Popen[bytes] | None = None
 
     def up(self) -> "Stack":
         with self.output.open("ab") as out:
             self.process = subprocess.Popen(
-                child_command([sys.executable, "-m", *self.program, *self._arguments]),
+                child_command([*self.prefix, sys.executable, "-m", *self.program, *self._arguments]),
                 cwd=ROOT,
                 stdout=out,
                 stderr=subprocess.STDOUT,

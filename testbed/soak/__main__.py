@@ -8,6 +8,7 @@ more and judges; after two it gives up, without a verdict and with 130.
 import argparse
 import os
 import random
+import shlex
 import signal
 import sys
 import tempfile
@@ -107,9 +108,25 @@ def soak(folder: Path, options: argparse.Namespace) -> int:
         verdict = session.run()
     except KeyboardInterrupt:
         show_line("given up: no verdict")
+        show_line(describe_resume(folder, options))
         return GIVEN_UP
     show(verdict, progress, folder, show_line)
+    if progress.kills < plan.kills or len(progress.announced) < plan.releases:
+        show_line(f"{progress.kills} of {plan.kills} kills; {describe_resume(folder, options)}")
     return 1 if verdict.problems else 0
+
+
+def describe_resume(folder: Path, options: argparse.Namespace) -> str:
+    """Return how the soak of a folder goes on, with the options that it had, for a person."""
+    if options.state is None:
+        return "it cannot go on, because its folder was temporary; begin with --state DIR for one that can"
+    usual = parse([])
+    given = {name: value for name, value in vars(options).items() if value != getattr(usual, name)}
+    named = {**given, "state": folder, "seed": None, "resume": None}
+    arguments = shlex.join(
+        text for name, value in named.items() if value is not None for text in (f"--{name}", str(value))
+    )
+    return f"go on with it: make soak ARGS={shlex.quote(f'{arguments} --resume')}"
 
 
 def show(verdict: Verdict, progress: Progress, folder: Path, show_line) -> None:

@@ -146,6 +146,7 @@ class Session:
             under_kills_s = time.monotonic() - began
         finally:
             running.stop_kills()
+            self._progress.save(self._folder)  # also of a session that is given up
         self._show(f"no more kills; everything must have ended within {self._plan.settle_s:.0f} s")
         verdict = Verdict()
         self._settle(stack, running, verdict)

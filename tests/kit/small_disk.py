@@ -2,7 +2,7 @@
 
 import contextlib
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,11 @@ import pytest
 from testbed.servers import wait_until
 
 FILLER = "filler"
-_HOLD = 'mount -t tmpfs -o "size=$1" small "$2" && echo mounted && exec sleep infinity'
+_HOLD = """
+while [ $# -gt 0 ]; do mount -t tmpfs -o "size=$1" small "$2" || exit 1; shift 2; done
+echo mounted
+exec sleep infinity
+"""
 
 
 class SmallDisk:
@@ -40,16 +44,25 @@ def fill(path: Path) -> None:
 @contextlib.contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[SmallDisk]:
     """Mount a disk on a folder; skip where this user may not make a mount namespace."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with small_disks({folder: megabytes}) as (disk,):
+        yield disk
+
+
+@contextlib.contextmanager
+def small_disks(folders: Mapping[Path, int]) -> Iterator[tuple[SmallDisk, ...]]:
+    """Mount a disk of so many MiB on each folder, all in one namespace: the prefix of any shows all of them."""
+    mounts = [text for folder, size in folders.items() for text in (f"{size}m", str(folder))]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
     unshare = ["unshare", "--user", "--map-root-user", "--mount"]
-    command = [*unshare, "sh", "-c", _HOLD, "sh", f"{megabytes}m", str(folder)]
+    command = [*unshare, "sh", "-c", _HOLD, "sh", *mounts]
     holder = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         if holder.stdout.readline() != b"mounted\n":
             pytest.skip(f"no file system can be mounted in a namespace here: {holder.stderr.read().decode().strip()}")
-        disk = SmallDisk(holder, folder)
-        wait_until(disk.path.is_dir, what="the disk")
-        yield disk
+        disks = tuple(SmallDisk(holder, folder) for folder in folders)
+        wait_until(lambda: all(disk.path.is_dir() for disk in disks), what="the disks")
+        yield disks
     finally:
         holder.kill()
         holder.wait()

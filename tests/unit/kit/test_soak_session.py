@@ -1,6 +1,7 @@
 """How the soak runs: what owners order, what ends it, how it is interrupted, and which options it refuses."""
 
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -232,3 +233,16 @@ def test_a_soak_that_is_resumed_has_its_seed(seed, tmp_path):
     Progress(7, sessions=3).save(tmp_path)
     options = command.parse(["--state", str(tmp_path), "--resume", *seed])
     assert command.begin(tmp_path, options).seed == load(tmp_path).seed == 7
+
+
+def test_the_way_to_go_on_has_the_options_of_the_session_and_works(tmp_path):
+    folder = tmp_path / "a soak"
+    options = command.parse(["--state", str(folder), "--seed", "7", "--models", "3", "--minutes", "1.5"])
+    line = command.describe_resume(folder, options)
+    *_, given = shlex.split(line)
+    again = command.parse(shlex.split(given.removeprefix("ARGS=")))
+    assert line.startswith("go on with it: make soak ARGS=")
+    assert (again.state, again.resume, again.models, again.minutes, again.seed) == (folder, True, 3, 1.5, None)
+    assert (again.kills, again.every) == (options.kills, options.every)
+    temporary = command.describe_resume(folder, command.parse(["--models", "3"]))
+    assert temporary == "it cannot go on, because its folder was temporary; begin with --state DIR for one that can"

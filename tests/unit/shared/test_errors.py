@@ -222,6 +222,18 @@ def test_answers_of_the_store_that_may_be_over_in_a_moment(answer, status):
     assert (type(error), error.code) == (Transient, "store_unavailable")
 
 
+def test_a_store_that_answers_with_errors_is_none_that_does_not_answer():
+    answered = urllib3.exceptions.ResponseError("too many 500 error responses")
+    error = check(translate(urllib3.exceptions.MaxRetryError(None, "/slipway/blobs/a", answered)))
+    assert (type(error), error.code) == (Transient, "store_unavailable")
+    assert error.reason == (
+        "The object store answers /slipway/blobs/a with errors (too many 500 error responses): its disk may be full, "
+        "see its log."
+    )
+    silent = check(translate(urllib3.exceptions.MaxRetryError(None, "/slipway/blobs/a", TimeoutError("silent"))))
+    assert silent.reason.startswith("The object store does not answer")
+
+
 @pytest.mark.parametrize(("answer", "status"), FULL.items())
 def test_a_store_without_space_is_a_full_disk(answer, status):
     error = check(translate(s3_error(answer, status)))
