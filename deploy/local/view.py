@@ -13,14 +13,17 @@ COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_
 FOREIGN = ("nats", "s3", "triton")
 """Third-party parts, by the beginning of their name."""
 PROBLEM = re.compile(r"^[WEF]\d{4} |\[(WRN|ERR|FTL)\]|\b(panic|fatal|error)\b", re.IGNORECASE)
-NOISE = re.compile(
-    r"pinned system memory|CudaDriverHelper|worker stream|--auth"
-    # What servers of a cluster write while they start, catch up with the others, or end. The supervisor says which one
-    # is away, and `slipway doctor` names copies that are behind.
-    r"|connect to route|Waiting for routing|contact with a meta leader|is not current|health check|blocking snapshot"
+NOISE = re.compile(r"pinned system memory|CudaDriverHelper|worker stream|--auth")
+"""Lines of third-party parts that are not shown. Of these parts only problems are; the log files hold all lines."""
+BUS = "nats"
+BUS_NOISE = re.compile(
+    r"connect to route|Waiting for routing|contact with a meta leader|is not current|health check|blocking snapshot"
     r"|store is closed"
 )
-"""Lines of third-party parts that are not shown. Of these parts only problems are; the log files hold all lines."""
+"""What servers of a cluster write while they start, catch up with the others, or end: not shown of the bus.
+
+The supervisor says which one is away, and `slipway doctor` names copies that are behind.
+"""
 SHOWN_KEYS = ("model", "release", "variant", "code", "reason", "error")
 NAME_WIDTH = 20
 POLL_S = 0.1
@@ -29,7 +32,7 @@ POLL_S = 0.1
 def render_line(part: str, line: str) -> str | None:
     """Return a log line shortened for the terminal, or None if it is not shown."""
     line = line.rstrip()
-    if not line or (part.startswith(FOREIGN) and (not PROBLEM.search(line) or NOISE.search(line))):
+    if not line or (part.startswith(FOREIGN) and (not PROBLEM.search(line) or _is_noise(part, line))):
         return None
     if line.startswith("{"):
         try:
@@ -38,6 +41,10 @@ def render_line(part: str, line: str) -> str | None:
             return line
         return _render_record(record)
     return line
+
+
+def _is_noise(part: str, line: str) -> bool:
+    return bool(NOISE.search(line) or (part.startswith(BUS) and BUS_NOISE.search(line)))
 
 
 def _render_record(record: dict[str, Any]) -> str | None:

@@ -98,14 +98,16 @@ def test_elsewhere_the_limits_are_named_and_the_disk_is_not_seen(bus):
 
 def test_a_release_of_the_largest_model_is_compared_with_the_disk_of_the_store(bus, folder):
     assert ask_store(bus.settings(ADMIN), folder).state == "skipped"
-    active = served(2).model_copy(update={"weights_bytes": GIB})
+    active = served(2, variant="int8").model_copy(update={"weights_bytes": GIB})
     serving = route(active=active, canary=None)
     bus.change(lambda js: Bucket(js, "routes", Route).create(serving.model, serving))
     finding = ask_store(bus.settings(ADMIN), folder)
     assert (finding.state, finding.detail) == (
         "warning",
-        f"a release of {serving.model} needs up to 5.0 GiB; 0.1 GiB free for {folder.shown}",
+        f"a release of {serving.model} needs up to 10.0 GiB; 0.1 GiB free for {folder.shown}",
     )
     assert (
-        f"2.0 GiB of {bus.settings(ADMIN).s3_endpoint}, whose disk is not seen" in ask_store(bus.settings(ADMIN)).detail
+        f"4.0 GiB of {bus.settings(ADMIN).s3_endpoint}, whose disk is not seen" in ask_store(bus.settings(ADMIN)).detail
     )
+    bus.change(lambda js: js.publish("$KV.routes.damaged", b"{"))
+    assert ask_store(bus.settings(ADMIN), folder).state == "skipped", "nothing is known of what serves"

@@ -5,7 +5,7 @@ import contextlib
 import json
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPException
 
 import nats.errors
@@ -19,8 +19,11 @@ from clients.cli.doctor.gather import read_space
 from clients.cli.doctor.servers import once
 from clients.cli.reading import RecordsOfModels
 from contracts.routes import Route
+from contracts.vocabulary import Variant
+from deploy.local import bus
 from deploy.local.ports import LOOPBACK
 from deploy.local.state import StateFolder
+from shared.errors import SlipwayError
 from shared.messaging import topology
 from shared.messaging.credentials import connect
 from shared.runtime.settings import Connection
@@ -30,13 +33,15 @@ STORE_COPIES = 2
 """Copies of its 16-bit weights that a release stores at most: the merged model, and variants of fewer bits."""
 MACHINE_COPIES = 3
 """Copies beside the store: the merged model and a variant while it is quantised, and the files that Triton loads."""
+OF_16_BITS: Mapping[Variant, int] = {"bf16": 1, "int8": 2, "fp8": 2, "gptq-int4": 4, "awq-int4": 4}
+"""The 16-bit weights of a version are at most so many times those of its variant."""
 _ANSWER_S = 2.0
-_REFUSED = (OSError, TimeoutError, ValueError, nats.errors.Error, JetStreamError)
+_REFUSED = (OSError, TimeoutError, ValueError, nats.errors.Error, JetStreamError, SlipwayError)
 
 
 @dataclass(frozen=True)
 class BusSpace:
-    """The file store of a bus; sizes in bytes.
+    """The file store of a server of a bus; sizes in bytes.
 
     Attributes:
         limit: What its streams and buckets on disk may take in all.
@@ -44,6 +49,7 @@ class BusSpace:
         unlimited: Those without a limit.
         file_store: What the server, or the account, lets them take; None where that cannot be seen.
         free: Free space on the disk under it; None where that cannot be seen.
+        servers: Servers of the bus that have a store of that size on this disk.
     """
 
     limit: int
@@ -51,11 +57,12 @@ class BusSpace:
     unlimited: tuple[str, ...] = ()
     file_store: int | None = None
     free: int | None = None
+    servers: int = 1
 
     @property
     def growth(self) -> int:
-        """Return what they may take beyond what they take now."""
-        return max(0, self.limit - self.used)
+        """Return what they may take beyond what they take now, on the disk of all its servers."""
+        return max(0, self.limit - self.used) * self.servers
 
 
 def assess_bus(space: BusSpace, where: str) -> Finding:
@@ -68,7 +75,8 @@ def assess_bus(space: BusSpace, where: str) -> Finding:
     if space.unlimited:
         detail = f"{where}: without a limit of size: {', '.join(space.unlimited)}"
         return warning(BUS, detail, "run `python -m shared.messaging.provision`; its log names those that it leaves")
-    limits = f"streams and buckets may take {_gib(space.limit)} GiB, {_gib(space.used)} GiB taken"
+    each = f" on each of {space.servers} servers" if space.servers > 1 else ""
+    limits = f"streams and buckets may take {_gib(space.limit)} GiB{each}, {_gib(space.used)} GiB taken"
     if space.file_store is not None and space.file_store < space.limit:
         detail = f"{where}: {limits}; the server allows {_gib(space.file_store)} GiB"
         advice = f"set max_file_store (of an account: its storage) to {space.limit} bytes or more; with less, full "
@@ -86,7 +94,7 @@ def assess_store(weights: Mapping[str, int], free: int | None, where: str) -> Fi
     """Return whether the disk under the store holds another release of the largest model.
 
     Args:
-        weights: Bytes of the weights that serve, by model.
+        weights: Bytes of the 16-bit weights of what serves, by model.
         free: Bytes free on it, which the work of a release shares; None where it is not seen, and then shares nothing.
         where: The folder or address, for people.
     """
@@ -106,9 +114,11 @@ def assess_store(weights: Mapping[str, int], free: int | None, where: str) -> Fi
 
 def plan_bus(folder: StateFolder) -> Finding:
     """Compare what the bus of a stack that does not run may take with the disk of its state folder."""
-    data = folder.path / "nats"
-    used = sum(path.lstat().st_size for path in data.rglob("*") if path.is_file()) if data.is_dir() else 0
-    return assess_bus(BusSpace(topology.file_bytes(), used, free=read_space(data, "").free), folder.shown)
+    servers = _servers_of(folder)
+    stored = [path for name in servers for path in (folder.path / name).rglob("*") if path.is_file()]
+    used = sum(path.lstat().st_size for path in stored) // len(servers)
+    free = read_space(folder.path / bus.NATS, "").free
+    return assess_bus(BusSpace(topology.file_bytes(), used, free=free, servers=len(servers)), folder.shown)
 
 
 def ask_bus(connection: Connection, folder: StateFolder | None = None) -> Finding:
@@ -119,8 +129,8 @@ def ask_bus(connection: Connection, folder: StateFolder | None = None) -> Findin
         return skipped(BUS, f"the bus does not say what its streams take ({type(error).__name__})")
     if folder is None:
         return assess_bus(space, connection.nats_url)
-    allowed = read_file_store(folder)
-    seen = BusSpace(space.limit, space.used, space.unlimited, allowed, read_space(folder.path / "nats", "").free)
+    free = read_space(folder.path / bus.NATS, "").free
+    seen = replace(space, file_store=read_file_store(folder), free=free, servers=len(_servers_of(folder)))
     return assess_bus(seen, folder.shown)
 
 
@@ -149,6 +159,12 @@ def read_file_store(folder: StateFolder) -> int | None:
         return None
 
 
+def _servers_of(folder: StateFolder) -> list[str]:
+    """Return the servers of the bus of a stack on this machine, which share its disk; one before it was started."""
+    description = folder.read_description()
+    return bus.servers_in(description.ports if description is not None else {}) or bus.server_names(1)
+
+
 async def _read_bus(connection: Connection) -> BusSpace:
     async with _connected(connection) as client:
         js = client.jetstream(timeout=_ANSWER_S)
@@ -168,7 +184,8 @@ async def _read_bus(connection: Connection) -> BusSpace:
 async def _read_weights(connection: Connection) -> dict[str, int]:
     async with _connected(connection) as client:
         routes = await RecordsOfModels(client.jetstream(timeout=_ANSWER_S), "routes", Route).all()
-    return {model: route.active.weights_bytes for model, route in routes.items() if route.active is not None}
+    serving = {model: route.active for model, route in routes.items() if route.active is not None}
+    return {model: OF_16_BITS[served.target.variant] * served.weights_bytes for model, served in serving.items()}
 
 
 @contextlib.asynccontextmanager

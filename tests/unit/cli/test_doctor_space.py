@@ -1,17 +1,23 @@
 """What the doctor makes of the disks under bus and store."""
 
+from dataclasses import replace
+from typing import get_args
+
 import pytest
 
 from clients.cli.doctor.space import (
     GIB,
     MACHINE_COPIES,
+    OF_16_BITS,
     STORE_COPIES,
     BusSpace,
     assess_bus,
     assess_store,
     plan_bus,
 )
-from deploy.local.state import StateFolder
+from contracts.vocabulary import Variant
+from deploy.local import bus as servers
+from deploy.local.state import StateFolder, new_description
 from shared.messaging import topology
 
 
@@ -38,6 +44,14 @@ def test_a_server_that_allows_less_than_the_limits_is_a_failure_with_the_number_
     assert finding.state == "failure"
     assert f"to {16 * GIB} bytes or more" in finding.advice
     assert "the server allows 16.0 GiB" in finding.detail
+
+
+def test_three_servers_on_one_disk_need_it_three_times():
+    finding = assess_bus(bus(servers=3, free=36 * GIB - 1), ".state")
+    assert finding.state == "warning"
+    assert finding.detail.startswith("streams and buckets may take 16.0 GiB on each of 3 servers, 4.0 GiB taken; ")
+    assert finding.advice.startswith("keep 36.0 GiB free for them")
+    assert assess_bus(bus(servers=3, free=36 * GIB), ".state").state == "ok"
 
 
 def test_streams_without_a_limit_are_named():
@@ -77,3 +91,18 @@ def test_before_a_stack_runs_its_declared_limits_count_less_what_is_there(tmp_pa
     with (data / "1.blk").open("wb") as file:
         file.truncate(3 * GIB)
     assert "3.0 GiB taken" in plan_bus(folder).detail
+
+
+def test_three_servers_that_do_not_run_each_have_taken_a_third(tmp_path):
+    folder = StateFolder(tmp_path / "state")
+    folder.create()
+    folder.write_description(replace(new_description(), ports=dict.fromkeys(servers.port_names(3), 1)))
+    for name in servers.server_names(3):
+        (folder.path / name).mkdir()
+        with (folder.path / name / "1.blk").open("wb") as file:
+            file.truncate(2 * GIB)
+    assert " GiB on each of 3 servers, 2.0 GiB taken; " in plan_bus(folder).detail
+
+
+def test_the_16_bit_weights_of_each_variant_are_known():
+    assert set(OF_16_BITS) == set(get_args(Variant))

@@ -34,6 +34,8 @@ def test_what_is_not_structured_is_shown_as_it_is(line):
             False,
         ),
         ("nats-2", "[7] 2026/11/24 15:44:38.1 [ERR] 127.0.0.1:1 - rid:5 - TLS route handshake error: bad", True),
+        ("s3", "E1124 15:44:38.4 7 volume.go:1] health check of the volume failed: the store is closed", True),
+        ("triton", "E1124 15:44:38.4 14333 server.cc:1] the model is not current", True),
         ("triton", "I1124 15:44:38.4 14333 server.cc:1] all is well", False),
         ("triton", "E1124 15:44:38.4 14333 server.cc:1] broken", True),
         ("triton", 'E1124 1 server.cc:241] "CudaDriverHelper has not been initialized."', False),
