@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from datetime import timedelta
+from itertools import combinations
 from typing import Final
 
 from contracts.facts import SliceCounts, SliceVerdict
@@ -25,25 +26,52 @@ ALIKE: Final = 0.1
 STANDS: Final = timedelta(seconds=600)
 """How long it counts that both versions were slow; then another slice may be made."""
 
+FEWEST_CALLERS: Final = 5
+"""With so many callers what a slice shows must stand without any two of them; with fewer, without any one."""
+MOST_ENDED: Final = 0.1
+"""Share of its requests that a caller may end before they show anything, without being left out."""
+_HEAVIEST: Final = 12
+"""Callers of which any two are left out: those with the most requests on the version behind, and the most bad ones."""
 MOST_CALLERS: Final = 64
 """Callers that are counted each for itself; each further one is counted together with one of them."""
 
 
-def assess_callers(counts: SliceCounts, callers: Mapping[str, SliceCounts], trigger: Trigger) -> SliceVerdict:
-    """Return what a slice shows without any one of its callers; `unknown` if one of them carries it.
+def assess_callers(
+    counts: SliceCounts, callers: Mapping[str, SliceCounts], trigger: Trigger, ended: Mapping[str, int] | None = None
+) -> SliceVerdict:
+    """Return what a slice shows without any one or two of its callers; `unknown` if they carry it.
 
-    A caller learns from the headers which version answers it, and can end what one of them answers before it counts.
-    Where all requests are of one caller, it harms only itself, and what it shows counts.
+    A caller learns from the headers and the answer which version it has, and can end what one of them answers before it
+    counts. So one that ended more than a tenth of its requests before they showed anything is left out altogether, of
+    both sides. Two callers are left out where there are `FEWEST_CALLERS` or more. Where all requests are of one caller,
+    it harms only itself, and what it shows counts.
 
     Args:
-        counts: All labelled requests.
+        counts: All labelled requests that showed something.
         callers: Those of each caller.
         trigger: The trigger that they were judged by.
+        ended: Requests of each caller that it ended before they showed anything.
     """
+    complete = {name: own for name, own in callers.items() if not _hides((ended or {}).get(name, 0), own)}
+    for name, own in callers.items():
+        counts = counts if name in complete else _without(counts, own)
     verdict = assess_slice(counts, trigger)
-    rest = [_without(counts, of_one) for of_one in callers.values()]
-    others = [each for each in rest if each.target_requests + each.other_requests]
+    rests = [_without(counts, own) for own in complete.values()]
+    if len(complete) >= FEWEST_CALLERS:
+        heaviest = sorted(complete.values(), key=_weight, reverse=True)[:_HEAVIEST]
+        rests += [_without(_without(counts, first), second) for first, second in combinations(heaviest, 2)]
+    others = [each for each in rests if each.target_requests + each.other_requests]
     return verdict if all(assess_slice(each, trigger) == verdict for each in others) else "unknown"
+
+
+def _hides(ended: int, own: SliceCounts) -> bool:
+    """Return whether a caller ended so many of its requests that what is left may be chosen by it."""
+    return ended > MOST_ENDED * (ended + own.target_requests + own.other_requests)
+
+
+def _weight(own: SliceCounts) -> tuple[int, int]:
+    """Return how much a caller can change: requests on the smaller side, the version behind, weigh most."""
+    return own.other_requests + own.target_bad, own.target_requests
 
 
 def caller_key(callers: Mapping[str, SliceCounts], caller: str) -> str:

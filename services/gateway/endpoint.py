@@ -62,8 +62,9 @@ class Endpoint:
         dependencies = self._dependencies
         request = Request(scope, receive)
         given_id = request.headers.get("x-request-id", "")
+        # Callers see another id than shares are drawn by: from that one they could compute which requests are pairs.
+        request_id = given_id if _REQUEST_ID.fullmatch(given_id) else dependencies.new_id()
         draw_id = dependencies.new_id()
-        request_id = given_id if _REQUEST_ID.fullmatch(given_id) else draw_id
         environment: Environment | None = None
         try:
             environment = environments.read_environment(request.headers.getlist(environments.HEADER))

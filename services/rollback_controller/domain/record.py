@@ -119,6 +119,7 @@ class Trial(Contract):
         slice_id, starts_at, expires_at: The slice; empty and None before it starts.
         counts: The labelled requests of both versions.
         callers: Those of each caller (its team, or its key), while the slice lasts.
+        ended: Requests of each caller that it ended before they showed anything, while the slice lasts.
         batches: Telemetry that was counted, by the first characters of its event's id, while the slice lasts.
         verdict: What the slice showed; None before it has ended.
     """
@@ -134,6 +135,7 @@ class Trial(Contract):
     expires_at: Instant | None = None
     counts: SliceCounts = SliceCounts()
     callers: Mapping[str, SliceCounts] = Field(default_factory=dict)
+    ended: Mapping[str, int] = Field(default_factory=dict)
     batches: tuple[str, ...] = ()
     verdict: SliceVerdict | None = None
     ended_at: Instant | None = None
@@ -158,7 +160,7 @@ class RollbackState(OutboxRecord):
         trial: A rollback that is held because both versions are slow; None without one.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 20
+    SCHEMA_VERSION: ClassVar[int] = 21
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: unchanged,
         2: unchanged,
@@ -179,6 +181,7 @@ class RollbackState(OutboxRecord):
         17: unchanged,
         18: unchanged,
         19: unchanged,
+        20: unchanged,
     }
 
     model: ModelName

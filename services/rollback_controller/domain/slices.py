@@ -12,7 +12,7 @@ from contracts.routes import Route
 from contracts.slices import Slice
 from decisions.pairs import without_queue
 from decisions.slices import STANDS, add_request, assess_callers, assess_slice, caller_key, describe
-from decisions.triggers import observe
+from decisions.triggers import CANCELLED, observe
 from services.rollback_controller.domain.record import RollbackState, Trial
 
 _LATE: Final = timedelta(seconds=10)
@@ -94,19 +94,22 @@ def add_records(state: RollbackState, records: Sequence[Inference], event_id: st
     if batch in trial.batches:
         return state
     declared, counts = state.triggers.get(str(trial.target.version), ()), trial.counts
-    callers = dict(trial.callers)
+    callers, ended = dict(trial.callers), dict(trial.ended)
     for record in records:
         if record.slice != trial.slice_id or record.target not in (trial.target, trial.behind):
             continue
         bad = observe(trigger, without_queue(record), declared)
+        on_target, caller = record.target == trial.target, caller_key(callers, record.holder or record.caller or "")
+        if bad is None and record.finish_reason == CANCELLED:
+            ended[caller] = ended.get(caller, 0) + 1
+            callers.setdefault(caller, SliceCounts())
         if bad is not None:
-            on_target, caller = record.target == trial.target, caller_key(callers, record.holder or record.caller or "")
             counts = add_request(counts, on_target=on_target, bad=bad)
             callers[caller] = add_request(callers.get(caller, SliceCounts()), on_target=on_target, bad=bad)
-    if counts == trial.counts:
+    if counts == trial.counts and ended == trial.ended:
         return state
     batches = (*trial.batches, batch)[-_BATCHES:]
-    update = {"counts": counts, "callers": callers, "batches": batches}
+    update = {"counts": counts, "callers": callers, "ended": ended, "batches": batches}
     return state.model_copy(update={"trial": trial.model_copy(update=update)})
 
 
@@ -122,9 +125,10 @@ def end_due(state: RollbackState, route: Route | None, now: datetime) -> Rollbac
         return state
     if trigger is None:
         return _end(state, trial, "unknown", "", now)
-    verdict = assess_callers(trial.counts, trial.callers, trigger)
+    verdict = assess_callers(trial.counts, trial.callers, trigger, trial.ended)
     carried = verdict != assess_slice(trial.counts, trigger)
-    return _end(state, trial, verdict, "One caller alone carries what this shows. " if carried else "", now)
+    why = "One or two callers alone carry what this shows, or ended what they asked. " if carried else ""
+    return _end(state, trial, verdict, why, now)
 
 
 def forget(state: RollbackState, route: Route | None, now: datetime) -> RollbackState:
@@ -168,7 +172,7 @@ def _slice_id(trial: Trial, now: datetime) -> str:
 
 
 def _end(state: RollbackState, trial: Trial, verdict: SliceVerdict, why: str, now: datetime) -> RollbackState:
-    ended = trial.model_copy(update={"verdict": verdict, "ended_at": now, "callers": {}, "batches": ()})
+    ended = trial.model_copy(update={"verdict": verdict, "ended_at": now, "callers": {}, "ended": {}, "batches": ()})
     what = {
         "target": f"Only {trial.target} is slow: it is rolled back if the alert lasts.",
         "both": f"{trial.behind} is as slow: something else is the cause, and the rollback is held for ten minutes.",

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from contracts.facts import SliceCounts
 from decisions.slices import (
     FEWEST,
+    FEWEST_CALLERS,
     MOST_CALLERS,
     add_request,
     assess_callers,
@@ -105,6 +106,42 @@ def test_one_caller_carries_no_verdict(of_others, of_one):
     callers = {"one": of_one} | {name: part(of_others, 0.5) for name in ("a", "b")}
     assert assess_slice(whole, SLOW) != "unknown"
     assert assess_callers(whole, callers, SLOW) == "unknown"
+
+
+HONEST = {f"key-{number}": counts(0, 20, 0, 6) for number in range(6)}
+
+
+def whole_of(callers):
+    names = SliceCounts().model_dump()
+    return SliceCounts(**{name: sum(getattr(own, name) for own in callers.values()) for name in names})
+
+
+@pytest.mark.parametrize(
+    ("of_each", "carried"),
+    [
+        (counts(0, 0, 6, 6), "both"),
+        (counts(40, 40, 0, 6), "target"),
+    ],
+)
+def test_two_callers_together_carry_no_verdict(of_each, carried):
+    """Each made up what one version answers badly, or ended what the other one does: neither carries it alone."""
+    callers = HONEST | {"one": of_each, "two": of_each}
+    assert len(callers) >= FEWEST_CALLERS
+    whole = whole_of(callers)
+    assert assess_slice(whole, SLOW) == carried
+    assert all(assess_slice(whole_of({**callers, name: SliceCounts()}), SLOW) == carried for name in ("one", "two"))
+    assert assess_callers(whole, callers, SLOW) == "unknown"
+
+
+def test_a_caller_that_ends_what_one_version_answers_is_left_out_of_both_sides():
+    slow = {f"key-{number}": counts(24, 40, 4, 6) for number in range(6)}
+    chooser = {"chooser": counts(40, 40, 0, 40)}
+    assert assess_callers(whole_of(slow), slow, SLOW) == "both"
+    seen = slow | chooser
+    assert assess_callers(whole_of(seen), seen, SLOW) != "both", "it takes its bad answers of the version behind away"
+    assert assess_callers(whole_of(seen), seen, SLOW, {"chooser": 30}) == "both"
+    assert assess_callers(whole_of(slow), slow, SLOW, {"key-1": 5}) == "both", "a tenth may be ended"
+    assert assess_callers(whole_of(slow), slow, SLOW, dict.fromkeys(slow, 40)) == "unknown", "all are left out"
 
 
 def test_many_callers_are_counted_under_so_many_names():

@@ -91,7 +91,7 @@ async def test_nor_if_its_endpoint_answered_it_after_the_death():
         """Dies of every other request, and answers it when it comes again."""
 
         async def send(self, endpoint, target, request):
-            if int(request.request_id[2:]) % 2 and not request.cache_salt and request.request_id not in died:
+            if int(request.request_id[2:]) // 2 % 2 and not request.cache_salt and request.request_id not in died:
                 died.add(request.request_id)
                 raise DEAD
             async for piece in super().send(endpoint, target, request):
@@ -162,7 +162,7 @@ async def test_drawn_requests_are_bounded_and_while_the_gateway_is_busy_none_is_
     busy.engine.gate.set()
     assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {200}
     await settle()
-    assert {pair.served.request_id for pair in busy.telemetry.pairs} <= {"id0", "id1", "id2", "id3"}
+    assert {pair.served.request_id for pair in busy.telemetry.pairs} <= {"id0", "id2", "id4", "id6"}
 
 
 class Held(FakeEngine):
@@ -205,7 +205,7 @@ async def test_a_burst_ends_no_pair():
     world.engine.gate.set()
     await asyncio.gather(*burst)
     await settle()
-    assert sum(int(pair.served.request_id[2:]) < 20 for pair in world.telemetry.pairs) > 5
+    assert sum(int(pair.served.request_id[2:]) < 40 for pair in world.telemetry.pairs) > 5
 
 
 async def test_while_requests_wait_in_an_engine_none_is_drawn():
@@ -249,7 +249,9 @@ async def test_both_sides_have_the_same_limits_and_no_cached_prefix():
         assert (caller.deadline_s, caller.cache_salt) == (600.0, None)
         assert len(again) == 2
         assert {request.deadline_s for request in again} == {60.0}
-        assert {request.cache_salt for request in again} == {f"pair-{caller.request_id}"}
+        (salt,) = {request.cache_salt for request in again}
+        assert salt.startswith("pair-")
+        assert caller.request_id not in salt, "callers see another id than shares are drawn by"
 
 
 @pytest.mark.parametrize("dying", [NEW, OLD])

@@ -113,6 +113,23 @@ def test_both_are_slow_only_if_they_are_without_any_one_caller(slow, verdict):
     assert (ended.verdict, ended.callers, ended.batches) == (verdict, {}, ())
 
 
+def test_a_caller_that_ends_its_requests_on_one_version_does_not_choose_what_the_slice_shows():
+    state, slice_id = lasting()
+    for number, holder in enumerate("abcdef"):
+        batch = answers(slice_id, 7, 5_000.0, holder, count=20) + answers(slice_id, 6, 5_000.0, holder, count=5)
+        state = slices.add_records(state, batch, f"batch-{number}")
+    chooser = answers(slice_id, 7, 5_000.0, "chooser", count=60) + answers(slice_id, 6, 50.0, "chooser", count=60)
+    hidden = [
+        record.model_copy(update={"finish_reason": "cancelled", "ttft_ms": None, "e2e_ms": 300.0, "output_tokens": 0})
+        for record in answers(slice_id, 6, 5_000.0, "chooser", count=40)
+    ]
+    state = slices.add_records(state, chooser, "batch-7")
+    state = slices.add_records(state, hidden, "batch-8")
+    assert state.trial.ended == {"chooser": 40}
+    ended = slices.end_due(state, ROUTE, f.START + timedelta(seconds=41)).trial
+    assert (ended.verdict, ended.ended) == ("both", {})
+
+
 def test_telemetry_that_is_delivered_again_counts_once():
     state, slice_id = lasting()
     batch = answers(slice_id, 7, 5_000.0, "a", count=10)
