@@ -23,7 +23,7 @@ from contracts.identities import Credential
 from contracts.services import EVENTS
 from contracts.vocabulary import Environment
 from deploy.local.state import StateFolder, foreign_data
-from shared.messaging.credentials import identify
+from shared.messaging.credentials import connect, identify
 from shared.messaging.refusals import Refusals
 from shared.runtime.settings import Connection
 
@@ -268,7 +268,7 @@ async def connected(stack: StackAddress) -> AsyncIterator[Client]:
         if running is not None and len(refused) == 1:
             running.cancel()  # what waits for an answer would wait until its time limit, or try for ever
 
-    client, watching = Client(), _Watching()
+    watching = _Watching()
     try:
         identity = identify(stack.connection)
         errors = Refusals(identity.name or "this user", end_block)
@@ -276,19 +276,15 @@ async def connected(stack: StackAddress) -> AsyncIterator[Client]:
             "error_cb": partial(watching.note, errors),
             "connect_timeout": CONNECT_S,
             "reconnect_time_wait": 0.2,
-            **identity.options("cli"),
         }
         # The first attempt must fail fast; afterwards the client waits for a restarted bus without a limit.
-        servers = stack.connection.nats_url.split(",")
-        await client.connect(servers, allow_reconnect=False, max_reconnect_attempts=1, **options)
-        await client.close()
-        client = Client()
-        await client.connect(servers, max_reconnect_attempts=-1, **options)
+        first = await connect(stack.connection, "cli", allow_reconnect=False, max_reconnect_attempts=1, **options)
+        await first.close()
+        client = await connect(stack.connection, "cli", max_reconnect_attempts=-1, **options)
         watching.begin(client)
     except ValueError as error:
         raise CommandError(f"{error} `slipway env` prints the credential of a stack on this machine.") from error
     except (OSError, TimeoutError, nats.errors.Error) as error:
-        await client.close()
         url = stack.connection.nats_url
         advice = "see `slipway ps`, or start the stack with `slipway up`"
         if stack.context is not None:

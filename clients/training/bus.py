@@ -137,9 +137,7 @@ async def connected(connection: Connection) -> AsyncIterator[Publisher]:
     try:
         # The first attempt fails fast. Afterwards the bus may be away for long, as between the parts of a large file:
         # who asks it meanwhile waits for `PATIENCE_S`.
-        await client.connect(servers, allow_reconnect=False, max_reconnect_attempts=1, **options)
-        await client.close()
-        client = Client()
+        await _try_once(servers, options)
         await asyncio.wait_for(client.connect(servers, max_reconnect_attempts=-1, **options), PATIENCE_S)
     except (OSError, asyncio.TimeoutError, nats.errors.Error) as error:
         await client.close()
@@ -149,6 +147,24 @@ async def connected(connection: Connection) -> AsyncIterator[Publisher]:
     finally:
         refused.cancel()
         with contextlib.suppress(nats.errors.Error):
+            await client.close()
+
+
+async def _try_once(servers: list[str], options: dict[str, Any]) -> None:
+    """Return if one of the servers answers, each being tried once; raise why the last one does not.
+
+    The client by itself gives up at the first server that accepts a connection and then is silent.
+    """
+    for server in servers:
+        client = Client()
+        try:
+            await client.connect(server, allow_reconnect=False, max_reconnect_attempts=1, **options)
+        except (OSError, asyncio.TimeoutError, nats.errors.Error):
+            if server == servers[-1]:
+                raise
+        else:
+            return
+        finally:
             await client.close()
 
 

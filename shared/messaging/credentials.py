@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import nats.errors
 from nats.aio.client import Client
 
 from contracts.identities import Credential, inbox_prefix, name_in_creds
@@ -65,14 +66,27 @@ class BusIdentity:
 async def connect(connection: Connection, default_name: str = "slipway", **options: Any) -> Client:
     """Connect to the bus as the identity that the settings name, with these options of `nats.connect`.
 
+    With `allow_reconnect=False` each server is tried once: the client by itself gives up at the first one that accepts
+    a connection and then is silent, as a server does that stands still.
+
     Raises:
         ValueError: as `identify`.
         nats.errors.Error: the bus does not answer, or does not accept this key.
     """
     given = {**identify(connection).options(default_name), **options}
+    servers = connection.nats_url.split(",")
+    if options.get("allow_reconnect", True):
+        return await _connect(servers, given)
+    for server in servers[:-1]:
+        with contextlib.suppress(OSError, TimeoutError, nats.errors.Error):  # the last one says why
+            return await _connect([server], given)
+    return await _connect(servers[-1:], given)
+
+
+async def _connect(servers: list[str], options: dict[str, Any]) -> Client:
     client = Client()
     try:
-        await client.connect(connection.nats_url.split(","), **given)
+        await client.connect(servers, **options)
     except BaseException:
         with contextlib.suppress(Exception):  # an error of it must not take the place of a cancellation
             await client.close()  # it leaves its socket open

@@ -13,7 +13,7 @@ from testbed.stack_bus import StackBus
 from testbed.users import Users
 from testbed.written import Published, audit, writing
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.real, pytest.mark.full, pytest.mark.timeout(900)]
 MODEL = "bot"
 WITH_ROLLBACK = {
     **POLICY,
