@@ -138,9 +138,12 @@ async def connected(connection: Connection) -> AsyncIterator[Publisher]:
         # The first attempt fails fast. Afterwards the bus may be away for long, as between the parts of a large file:
         # who asks it meanwhile waits for `PATIENCE_S`.
         await _try_once(servers, options)
-        await asyncio.wait_for(client.connect(servers, max_reconnect_attempts=-1, **options), PATIENCE_S)
+        try:
+            await asyncio.wait_for(client.connect(servers, max_reconnect_attempts=-1, **options), PATIENCE_S)
+        except BaseException:
+            await client.close()
+            raise
     except (OSError, asyncio.TimeoutError, nats.errors.Error) as error:
-        await client.close()
         raise PublishError(f"The message bus at {connection.nats_url} does not answer: publish again later.") from error
     try:
         yield Publisher(client, str(name), refused)
