@@ -111,6 +111,19 @@ class PatientJetStream(JetStreamContext):
 
         return await ask_beside(ask, within_s=max(timeout, self._timeout))
 
+    async def pull_subscribe(self, *arguments: Any, **options: Any) -> JetStreamContext.PullSubscription:
+        """Return a subscription to a durable consumer, without asking whether it exists.
+
+        `JetStreamContext.pull_subscribe` makes one that does not, which only the provisioner may: a service would end
+        if its consumer was deleted as it started. Pulls are refused until it is there.
+        """
+        durable, stream = options.get("durable"), options.get("stream")
+        if durable is None or stream is None:
+            return await super().pull_subscribe(*arguments, **options)
+        taken = ("inbox_prefix", "pending_msgs_limit", "pending_bytes_limit")
+        bound = {name: options[name] for name in taken if name in options}
+        return await self.pull_subscribe_bind(durable=durable, stream=stream, **bound)
+
     async def pull_subscribe_bind(self, *arguments: Any, **options: Any) -> JetStreamContext.PullSubscription:
         """Return the subscription of `JetStreamContext.pull_subscribe_bind`, as a `PacedPull`."""
         bound = await super().pull_subscribe_bind(*arguments, **options)

@@ -123,7 +123,7 @@ async def _connect(bus: Bus, records: KeptRecords, prepare: Sequence[Callable[[]
 async def _wait_for_consumers(bus: Bus) -> None:
     """Wait until the consumers of the service exist: a restart of the bus loses those of telemetry for a moment.
 
-    The client would try to make a lacking consumer itself, which only the provisioner may.
+    Why the service waits is logged; one that is deleted later is waited for as well.
     """
     reported = ""
     while (missing := await bus.find_missing_consumer()) is not None:

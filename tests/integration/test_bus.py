@@ -276,6 +276,28 @@ class TestBus(BusConformance):
         await world.bus.broker.stop()
 
 
+async def test_service_whose_consumer_is_deleted_as_it_begins_to_consume_waits_for_it(js, bus_settings):
+    """It was found a moment before; the client tried to make it, which only the provisioner may, and the service ended."""
+
+    async def handler(event):
+        return failed_fact()
+
+    key = bus_settings.nats_credentials.with_name("quantiser.nk")
+    bus = Bus(bus_settings.model_copy(update={"nats_credentials": key}), "quantiser", SystemClock())
+    bus.on(VariantRequested)(handler)
+    await bus.connect()
+    assert await bus.find_missing_consumer() is None
+    await js.delete_consumer(EVENTS, durable_name("quantiser", VariantRequested))
+    try:
+        await bus.broker.start()
+        assert "consumer not found" in str(await bus.find_missing_consumer()), "the service made none"
+        await provision(js)
+        await publish_event(js, requested("after"))
+        assert len(await facts(js, VariantFailed)) == 1
+    finally:
+        await bus.stop()
+
+
 async def test_service_whose_consumer_is_gone_asks_for_messages_at_a_slow_pace(js, bus_settings):
     async def handler(event):
         return failed_fact()
