@@ -37,6 +37,7 @@ class HealthServer(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 lifespan="off",
+                ws="none",
                 interface="asgi3",
             )
         )

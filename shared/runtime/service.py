@@ -198,6 +198,7 @@ async def _serve(
             access_log=False,
             timeout_graceful_shutdown=20,
             lifespan="off",
+            ws="none",
         )
     )
     http = asyncio.ensure_future(_serve_http(server))

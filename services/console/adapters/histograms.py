@@ -5,7 +5,6 @@ import struct
 import zlib
 from typing import Final
 
-import numpy as np
 from hdrh.codec import HdrCookieException, HdrLengthException
 from hdrh.histogram import HdrHistogram
 
@@ -24,6 +23,8 @@ def percentile_ms(text: str, percentile: float) -> float | None:
     """
     if not text:
         return None
+    import numpy as np  # which a console without windows does without
+
     try:
         histogram = HdrHistogram.decode(text.encode())
     except _UNREADABLE:
