@@ -19,8 +19,10 @@ from clients.cli.event_log import EventFilter, read_history
 from clients.cli.runtimes import read_runtimes
 from clients.cli.version_records import read_routes
 from contracts.envelope import Event, plain
+from contracts.facts import FACTS
 from contracts.manifests import FileEntry
 from contracts.runtimes import FleetRuntime
+from contracts.services import EVENTS, stream_of
 from contracts.vocabulary import canonical_json
 from shared.messaging.credentials import connect
 from shared.runtime.process import child_command
@@ -181,7 +183,8 @@ class Stack:
 
     def events(self, name: str, model: str | None = None, environment: str = "production") -> list[dict[str, Any]]:
         kind = f"slipway.{name}.v1"
-        part = EventFilter(("*.*",), "staging") if environment == "staging" else None
+        is_in_log = stream_of(FACTS[kind]) == EVENTS  # else it is an announcement or an order: only those are read
+        part = EventFilter((name,) if is_in_log else (), environment, with_orders=not is_in_log)
 
         async def read() -> list[dict[str, Any]]:
             async with connected(find_stack(self.state)) as client:
@@ -216,5 +219,5 @@ class Stack:
         deadline = time.monotonic() + timeout_s
         while len(events := self.events(name, model)) < count:
             assert time.monotonic() < deadline, f"no {name} of {model} within {timeout_s} s\n{self.tail()}"
-            time.sleep(0.2)
+            time.sleep(0.5)  # each look connects and reads
         return events
