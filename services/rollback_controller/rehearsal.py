@@ -175,12 +175,14 @@ class Rehearsal:
         """Return the certificate of one trigger, or why there is none.
 
         While a host stalls, healthy requests are slow or fail, too. So a trigger that fires before its fault is
-        rehearsed again, once; one that does so twice has a threshold that is too tight.
+        rehearsed again, once; one that does so twice has a threshold that is too tight. Staging is clear in between, so
+        that a monitor that stalled takes its alert back before the candidate is on the route again.
         """
         outcome = await self._attempt(stage, trigger)
         if outcome is None:
             structlog.get_logger().warning("rehearsal_repeated", trigger=trigger.name, after_s=self.pace.repeat_after_s)
             stage.repeated.append(trigger.name)
+            await self._clear(stage)
             await asyncio.sleep(self.pace.repeat_after_s)
             outcome = await self._attempt(stage, trigger)
         return outcome or f"{trigger.name}: it fired twice on healthy traffic in staging; its threshold is too tight."

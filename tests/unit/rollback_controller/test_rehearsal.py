@@ -245,6 +245,29 @@ async def test_a_trigger_that_fires_before_the_fault_while_a_host_stalls_is_rehe
     check_cleared(stage)
 
 
+@virtual_time
+async def test_an_update_of_the_alert_before_that_comes_late_is_none_of_the_trigger_that_is_rehearsed_again():
+    """The monitor's host stalls while the candidate leaves the route: it publishes once more, some seconds later."""
+
+    async def stall(stage):
+        while not stage.log.facts(cf.RollbackStarted, "staging"):
+            await asyncio.sleep(0.1)
+        stage.nervous, raised_at = False, stage.open_alert[2]
+        while all(route.active is not None for name, route in stage.routes.history if name == "staging"):
+            await asyncio.sleep(0.1)
+        assert stage.drills.drills[f"staging.{f.MODEL}"].share_ratio == 0.0
+        await asyncio.sleep(3.0)
+        late = stage.alert(7, trigger="slow", number=1, kind=cf.AlertUpdated, raised_at=raised_at)
+        stage.publish(late, environment="staging")
+
+    stage = Stage(triggers=(SLOW,))
+    stage.nervous, stage.traffic.rps = True, 0.5
+    await play(stage, then=stall)
+    completed = stage.outcome_of_rehearsal()
+    assert (completed.verdict, stage.traffic.flows) == ("pass", 2), completed.reason
+    check_cleared(stage)
+
+
 @pytest.mark.parametrize("ahead_s", [-9.0, 9.0])
 @virtual_time
 async def test_clocks_of_hosts_that_are_apart_decide_nothing(ahead_s):
