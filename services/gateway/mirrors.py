@@ -179,7 +179,10 @@ class Mirrors:
                 self._count("unknown", other)
                 return
             mirrored = await self._ask(self._again(accepted, other))
-        pair = self._as_pair(served, mirrored, other)
+            if other.shadow and pairing.is_silent(mirrored.record):
+                pair = await self._as_silent(accepted, served, mirrored)
+            else:
+                pair = self._as_pair(served, mirrored, other)
         if pair is None:
             self._count("unknown", other)
             return
@@ -189,6 +192,14 @@ class Mirrors:
             self._dependencies.telemetry.record_pair(pair)
         else:
             self._dependencies.features.submit_pair(pair, accepted.parsed.text, texts, draw_id=accepted.draw_id)
+
+    async def _as_silent(self, accepted: AcceptedRequest, served: _Side, mirrored: _Side) -> MirroredPair | None:
+        """Return the pair of a request that a candidate left unanswered; None if it may be the machine that stood.
+
+        The active target, which answered it just before, must answer it once more.
+        """
+        again = await self._ask(self._again(accepted, accepted.choice))
+        return None if again.record.error is not None else pairing.as_failed(served.record, mirrored.record)
 
     def _as_pair(self, served: _Side, mirrored: _Side, other: Choice) -> MirroredPair | None:
         """Return the pair of two sides; a death of a candidate's engine counts once, with its first request."""
@@ -203,7 +214,7 @@ class Mirrors:
         self._deaths[engine] = death.died_at
         name, now_s = engine[0], self._dependencies.clock.monotonic()
         self._deaths_s[name] = [*self._deaths_s.get(name, []), now_s][-_DEATHS:]
-        return pairing.as_died(served.record, mirrored.record)
+        return pairing.as_failed(served.record, mirrored.record)
 
     def _again(self, accepted: AcceptedRequest, choice: Choice) -> AcceptedRequest:
         """Return the request to a target: it arrives now, meets no cached prefix, and a drill may change it."""

@@ -9,6 +9,7 @@ from services.gateway.domain.requests import ParsedRequest
 from services.gateway.domain.routing import Choice, parse_model_name
 from services.gateway.domain.sampling import fraction
 
+_SILENT = frozenset({"no_first_token", "deadline_exceeded"})
 _STATE_ON_SERVER = ("previous_response_id", "conversation", "background")
 """Fields by which an answer depends on what one engine keeps: no other can give it."""
 
@@ -101,13 +102,18 @@ def as_pair(served: Inference, mirrored: Inference, *, shadow: bool = False) -> 
     return MirroredPair(served=sides[0], mirrored=sides[1], shadow=shadow) if all(map(is_known, sides)) else None
 
 
-def as_died(served: Inference, mirrored: Inference) -> MirroredPair:
-    """Return the pair of a request that the active target answered, and under which its candidate's engine died.
+def is_silent(record: Inference) -> bool:
+    """Return whether a target gave no part of an answer in time."""
+    return record.error in _SILENT and record.ttft_ms is None and not record.output_tokens
+
+
+def as_failed(served: Inference, mirrored: Inference) -> MirroredPair:
+    """Return the pair of a request under which a candidate's engine died, or of one that only it left unanswered.
 
     Only these requests can be the cause, because the candidate has no others.
     """
-    died = mirrored.model_copy(update={"caused_by": "target"})
-    return MirroredPair(served=_as_side(served), mirrored=died, shadow=True)
+    failed = mirrored.model_copy(update={"caused_by": "target"})
+    return MirroredPair(served=_as_side(served), mirrored=failed, shadow=True)
 
 
 def _as_side(record: Inference) -> Inference:

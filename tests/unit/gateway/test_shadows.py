@@ -83,6 +83,40 @@ async def test_what_the_candidate_refuses_or_cannot_answer_compares_nothing():
         assert not world.telemetry.pairs
 
 
+class Unanswering(FakeEngine):
+    """The candidate answers nothing; nor does the active version from then on if the machine stands."""
+
+    def __init__(self, *, stands=False):
+        super().__init__()
+        self.stands, self.met = stands, False
+
+    async def send(self, endpoint, target, request):
+        if str(target) == CANDIDATE or (self.stands and self.met):
+            self.met = True
+            self.calls.append((endpoint, str(target), ""))
+            raise Transient("no_first_token", "silent for 60 s", silent_s=60.0)
+        async for piece in super().send(endpoint, target, request):
+            yield piece
+
+
+async def test_a_candidate_that_answers_nothing_fails_what_the_active_version_answers_before_and_after():
+    world = World(route(share=1.0), engine=Unanswering(), max_mirrors=100)
+    await world.ask(4)
+    assert world.sent_to(CANDIDATE) == 4
+    assert {(pair.served.error, pair.mirrored.error, pair.mirrored.caused_by) for pair in world.telemetry.pairs} == {
+        (None, "no_first_token", "target")
+    }
+    assert len(world.telemetry.pairs) == 4
+
+
+async def test_a_machine_that_stands_speaks_against_no_candidate():
+    world = World(route(share=1.0), engine=Unanswering(stands=True), max_mirrors=100)
+    await world.ask(1)
+    assert world.sent_to(CANDIDATE) == 1
+    assert not world.telemetry.pairs
+    assert world.metric('slipway_gateway_shadowed_total{result="unknown"}')[0].endswith(" 1.0")
+
+
 class Dying(FakeEngine):
     """The candidate dies of what holds `kill` after a part of its answer, and is loaded again for the next request."""
 

@@ -62,6 +62,7 @@ def verdicts(state):
     return [fact.verdict for fact in published(state, f.ShadowAssessed)]
 
 
+SILENT = {"fails": True, "error": "no_first_token", "e2e_ms": 60_000.0, "output_tokens": 0}
 GOOD = [pair(index) for index in range(40)]
 
 
@@ -83,7 +84,12 @@ def test_a_candidate_passes_after_its_time_and_enough_requests_and_not_before():
 
 @pytest.mark.parametrize(
     ("bad", "trigger"),
-    [({"fails": True}, "errors"), ({"empty": True}, "empty"), ({"ttft_ms": 5000.0}, "slow-first-token")],
+    [
+        ({"fails": True}, "errors"),
+        (SILENT, "errors"),
+        ({"empty": True}, "empty"),
+        ({"ttft_ms": 5000.0}, "slow-first-token"),
+    ],
 )
 def test_what_only_the_candidate_does_fails_it_at_once_whatever_time_remains(bad, trigger):
     after = give(begun(), [pair(index, bad) for index in range(40)])
