@@ -3,7 +3,7 @@
     python -m testbed.containers [--no-build] [--failures] [--keep]
     python -m testbed.containers --vllm [--no-build] [--keep]
     python -m testbed.containers --hosts [--no-build] [--keep] [--rounds N] [--first N] [--seed N]
-        [--ahead-s SECONDS]
+        [--ahead-s SECONDS] [--copies N]
 
 Takes podman and docker-compose, as root. Builds the images first (layers of an earlier build are used again); nothing
 is pulled. An error or Ctrl-C removes the containers, networks and volumes; the next start does so after a killed run.
@@ -110,8 +110,10 @@ def run(folder: Path, options: argparse.Namespace) -> None:
     rounds = plan(options.seed, options.rounds)[options.first - 1 :] if options.hosts else []
     adapters = [f"adapter-{number}" for number in range(1, len(rounds) + 2)] if rounds else ["one", "two"]
     with step(f"make a tiny base model and {len(adapters)} adapters"):
-        make_models(folder / "models", adapters, vllm.HIDDEN if options.vllm else HIDDEN)
+        make_models(folder / "models", adapters, vllm.HIDDEN if options.vllm else HIDDEN, options.copies)
     cluster = Cluster.make(folder, PROJECT) if rounds else None
+    if cluster and options.copies > 1:
+        cluster.add_triton()
     stack = cluster.stack if cluster else Installation(folder, PROJECT)
     if options.vllm:
         stack.files, stack.variables = vllm.FILES, vllm.VARIABLES
@@ -156,9 +158,14 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=1, help="the round to begin with, to go on where a run ended")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10_000), help="draws hosts, failures and moments")
     parser.add_argument("--ahead-s", type=float, default=5.0, help="seconds that the clocks of one host are ahead")
+    parser.add_argument("--copies", type=int, default=1, help="copies of the active version, and a third Triton if > 1")
     options = parser.parse_args()
     if options.hosts + options.failures + options.vllm > 1:
         parser.error("--hosts, --failures and --vllm are three different runs: choose one")
+    if options.copies not in {1, 2} or (options.copies > 1 and not options.hosts):
+        parser.error(
+            f"--copies {options.copies} is neither 1 nor 2, or not with --hosts: three Tritons hold two copies"
+        )
     if options.rounds < 1:
         parser.error(f"--rounds {options.rounds} is less than 1")
     if not 1 <= options.first <= options.rounds:

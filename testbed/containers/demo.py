@@ -192,8 +192,8 @@ def remove_newer() -> None:
         engine.podman("rmi", "--force", "--ignore", image_of(service, NEWER), check=False)
 
 
-def make_models(folder: Path, adapters: Sequence[str] = ("one", "two"), hidden: int = HIDDEN) -> None:
-    """Make a tiny base model, LoRAs on it by these names, and a policy."""
+def make_models(folder: Path, adapters: Sequence[str] = ("one", "two"), hidden: int = HIDDEN, copies: int = 1) -> None:
+    """Make a tiny base model, LoRAs on it by these names, and a policy that asks for copies of an active version."""
     from transformers.utils import logging
 
     from testbed.models import tiny_base, tiny_lora
@@ -202,7 +202,7 @@ def make_models(folder: Path, adapters: Sequence[str] = ("one", "two"), hidden: 
     base = tiny_base(folder / "tiny-llama", hidden=hidden)
     for seed, name in enumerate(adapters, 1):
         tiny_lora(base, folder / name, seed=seed)
-    (folder / "policy.json").write_text(json.dumps(RELEASE_POLICY))
+    (folder / "policy.json").write_text(json.dumps(RELEASE_POLICY | {"copies": copies}))
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from testbed.containers.hosts import bus, clock
+from testbed.containers.hosts import bus, clock, third_triton
 from testbed.containers.hosts.log_checks import Event
 from testbed.containers.hosts.members import BUS, GATEWAYS
 from testbed.containers.installation import FILES, MODEL, Installation
@@ -48,12 +48,19 @@ class Cluster:
         )
         return cls(stack, {host: f"http://127.0.0.1:{port}" for host, port in ports.items()})
 
+    def add_triton(self) -> None:
+        """Add a third Triton, on host c, which is there when all is started."""
+        config = json.loads(self.stack.compose("config", "--format", "json"))
+        file = self.stack.folder / "compose.third.yaml"
+        file.write_text(third_triton.override(config))
+        self.stack.files = (*self.stack.files, str(file))
+
     def set_clock(self, ahead_s: float) -> None:
         """Set the clocks of host b's services ahead when they start."""
         services = self.stack.compose("config", "--services").split()
         file = self.stack.folder / "compose.clock.yaml"
         file.write_text(clock.override(services, ahead_s))
-        self.stack.files = (*FILES_OF_THREE, str(file))
+        self.stack.files = (*self.stack.files, str(file))
 
     def name_of(self, service: str) -> str:
         """Return the name of a service's container."""
@@ -85,6 +92,12 @@ class Cluster:
         """Return the model's route in production."""
         (route,) = (each for each in self._json("routes") if each["model"] == MODEL)
         return dict(route)
+
+    def missing_copies(self) -> str:
+        """Return on how many Tritons the active version is, if its policy asks for more."""
+        active = self.route()["active"]
+        on, asked = len(active["endpoints"]), active.get("copies", 1)
+        return f"{on} of {asked}" if on < asked else ""
 
     def dead_letters(self) -> list[Any]:
         """Return what no service could process."""

@@ -14,7 +14,7 @@ def host_of(service: str) -> str:
     """Return the host of a service of the cluster, or nothing if it only works once."""
     if service in ON_NONE:
         return ""
-    if service in ON_C:
+    if service in ON_C or service.endswith("-c"):
         return "c"
     return "b" if service.endswith("-b") else "a"
 

@@ -95,6 +95,7 @@ class Trial:
             report("no version to roll back: one is released first, without a failure")
             self._publish()
             self._await_end(self._published)
+        wait_for(lambda: not self.cluster.missing_copies(), RECOVERED_S, "copies", self.cluster.missing_copies)
         callers.begin()
         if planned.activity == "release":
             self._release(planned)
