@@ -1,22 +1,34 @@
-"""vLLM on the CPU in its container: a release of a tiny model, and answers through the gateway."""
+"""vLLM on the CPU in its container: two releases of a tiny model, answers through the gateway, and a rollback."""
 
 import json
+import statistics
 import time
 from dataclasses import dataclass
 
 import httpx
 
 from testbed.containers import engine
-from testbed.containers.demo import PROMOTED_S
+from testbed.containers.demo import PROMOTED_S, rollback_durations
 from testbed.containers.installation import MODEL, Installation
 from testbed.containers.waiting import report, step, wait_for
 from testbed.stack import DATA_HASH, POLICY
+from testbed.users import Users
 
 FILES = ("compose.yaml", "deploy/docker/compose.seaweedfs.yaml", "deploy/docker/compose.vllm.yaml")
 VARIABLES = {"SLIPWAY_MAX_MODEL_LEN": "512"}
 HIDDEN = 256
 """Width of the tiny model: vLLM's attention on the CPU takes no narrower heads."""
 QUESTIONS = 20
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer: seconds to its first part and to its end, the release that gave it, its text."""
+
+    first_s: float
+    all_s: float
+    release: str
+    text: str
 
 
 @dataclass
@@ -32,27 +44,56 @@ class Vllm:
         with step("import a base model, publish a checkpoint, promote it"):
             (self.stack.folder / "models/policy.json").write_text(json.dumps(POLICY))
             self.stack.slipway("base", "import", "/models/tiny-llama")
-            self._release()
+            self._release("one")
         with step(f"ask it {QUESTIONS} times through the gateway"):
             key = json.loads(self.stack.slipway("keys", "issue", "demo", "--model", MODEL, "--json"))["key"]
             headers = {"authorization": f"Bearer {key}"}
             wait_for(lambda: self._ask(headers), 60, "answer")
-            answers = [self._ask(headers) for _ in range(QUESTIONS)]
-            if not all(answers):
-                raise RuntimeError(f"{answers.count(None)} of {QUESTIONS} requests got no answer")
-            took = sorted(seconds for seconds, _, _ in filter(None, answers))
-            _, release, text = next(filter(None, answers))
-            report(f"{release} answers in {took[len(took) // 2]:.2f} s, at most {took[-1]:.2f} s: {text!r}")
+            self._ask_often(headers)
             report(f"the version that runs it: {self._runtime()}")
+        with step("publish a second checkpoint, promote it"):
+            self._release("two")
             used = engine.podman("stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}}")
             report(next(line for line in used.splitlines() if "-triton-" in line))
+        with step("order a rollback under traffic"):
+            self._roll_back(headers)
         with step("end everything"):
             self.stack.down()
 
-    def _release(self) -> None:
+    def _ask_often(self, headers: dict[str, str]) -> None:
+        answers = [self._ask(headers) for _ in range(QUESTIONS)]
+        good = [answer for answer in answers if answer is not None]
+        if len(good) < QUESTIONS:
+            raise RuntimeError(f"{QUESTIONS - len(good)} of {QUESTIONS} requests got no answer")
+        for name, times in (
+            ("first token", [each.first_s for each in good]),
+            ("16 tokens", [each.all_s for each in good]),
+        ):
+            report(f"{name}: median {statistics.median(times) * 1000:.0f} ms, at most {max(times) * 1000:.0f} ms")
+        report(f"{good[0].release}: {good[0].text!r}")
+
+    def _roll_back(self, headers: dict[str, str]) -> None:
+        with Users(self.stack.url, headers, MODEL) as users:
+            wait_for(
+                lambda: users.last == f"{MODEL}@v2", 60, "answer of version 2", lambda: f"the last was {users.last}"
+            )
+            began = time.monotonic()
+            self.stack.slipway("rollback", MODEL, "--target", f"{MODEL}.v2.bf16", "--reason", "demo")
+            wait_for(
+                lambda: users.last == f"{MODEL}@v1", 60, "answer of version 1", lambda: f"the last was {users.last}"
+            )
+            report(f"version 1 answers {time.monotonic() - began:.1f} s after the command began")
+        lines = self.stack.slipway("events", "--model", MODEL, "--type", "rollback.completed", "--json").splitlines()
+        (done,) = (json.loads(line)["data"] for line in lines if line.startswith("{"))
+        report(rollback_durations(done["timeline"]))
+        if users.failed:
+            raise RuntimeError(f"{len(users.failed)} requests failed: {users.failed[:3]}")
+        report(f"{sum(users.answered.values())} requests, none failed")
+
+    def _release(self, adapter: str) -> None:
         began = time.monotonic()
-        checkpoint = ("--base", "tiny-llama", "--adapter", "/models/one", "--variant", "bf16")
-        proof = ("--run-id", "run-one", "--data-hash", DATA_HASH, "--policy", "/models/policy.json")
+        checkpoint = ("--base", "tiny-llama", "--adapter", f"/models/{adapter}", "--variant", "bf16")
+        proof = ("--run-id", f"run-{adapter}", "--data-hash", DATA_HASH, "--policy", "/models/policy.json")
         self.stack.slipway("publish", "--model", MODEL, *checkpoint, *proof)
         follow = ("--follow", "--until", "finished", "--timeout", str(PROMOTED_S))
         shown = self.stack.slipway("status", MODEL, *follow, timeout_s=PROMOTED_S + 60)
@@ -60,20 +101,25 @@ class Vllm:
             report(line)
         report(f"serves {time.monotonic() - began:.1f} s after it was published")
 
-    def _ask(self, headers: dict[str, str]) -> tuple[float, str, str] | None:
-        """Return how long an answer of 16 tokens took, its release and its text, or nothing."""
+    def _ask(self, headers: dict[str, str]) -> Answer | None:
+        """Return an answer of 16 tokens, as it streams, or nothing."""
         messages = [{"role": "user", "content": "Where is my order?"}]
-        body = {"model": MODEL, "messages": messages, "max_tokens": 16}
-        began = time.monotonic()
+        body = {"model": MODEL, "messages": messages, "max_tokens": 16, "ignore_eos": True, "stream": True}
+        began, first_s, text = time.monotonic(), 0.0, ""
+        url = f"{self.stack.url}/v1/chat/completions"
         try:
-            answer = httpx.post(
-                f"{self.stack.url}/v1/chat/completions", json=body, headers=headers, timeout=60, trust_env=False
-            )
-            answer.raise_for_status()
+            with httpx.stream("POST", url, json=body, headers=headers, timeout=60, trust_env=False) as answer:
+                answer.raise_for_status()
+                for line in answer.iter_lines():
+                    if not line.startswith("data: {"):
+                        continue
+                    for choice in json.loads(line.removeprefix("data: ")).get("choices", ()):
+                        text += choice["delta"].get("content") or ""
+                    if text and not first_s:
+                        first_s = time.monotonic() - began
         except httpx.HTTPError:
             return None
-        text = answer.json()["choices"][0]["message"]["content"]
-        return time.monotonic() - began, answer.headers["x-slipway-release"], str(text)
+        return Answer(first_s, time.monotonic() - began, answer.headers["x-slipway-release"], text)
 
     def _runtime(self) -> str:
         (container,) = self.stack.containers("triton")
