@@ -17,8 +17,8 @@ NOISE = re.compile(r"pinned system memory|CudaDriverHelper|worker stream|--auth"
 """Lines of third-party parts that are not shown. Of these parts only problems are; the log files hold all lines."""
 BUS = "nats"
 BUS_NOISE = re.compile(
-    r"connect to route|Waiting for routing|contact with a meta leader|is not current|health check|blocking snapshot"
-    r"|store is closed"
+    r"connect to route|Waiting for routing|contact with a meta leader|is not current|[Hh]ealth check|blocking snapshot"
+    r"|Router connection closed|store is closed|system account not setup"
 )
 """What servers of a cluster write while they start, catch up with the others, or end: not shown of the bus.
 

@@ -79,6 +79,7 @@ async def test_a_release_and_a_rollback_end_once_though_leaders_step_down_and_a_
                 release_id = await release(stack, bus, js, tiny["two"])
                 await drill(stack, bus, js)
         written = await audit(js, published)
+    print(f"{written.acknowledged} facts acknowledged, {users.answered} requests answered, {users.failed}")
     assert (written.lost, written.twice) == ([], []), written
     assert users.failed == [], "callers do not depend on the bus"
     assert {f"{MODEL}@v1", f"{MODEL}@v2"} == set(users.answered)

@@ -33,6 +33,8 @@ def test_what_is_not_structured_is_shown_as_it_is(line):
             "[7] 2026/11/24 15:44:38.1 [WRN] JetStream stream '$G > KV_routes' is not current: unhealthy",
             False,
         ),
+        ("nats", "[7] 2026/11/24 15:44:38.1 [WRN] RAFT [a - _meta_] Health check OK, no longer falling behind", False),
+        ("nats", "[7] 2026/11/24 15:44:38.1 [INF] 127.0.0.1:1 - rid:1 - Router connection closed: Read Error", False),
         ("nats-2", "[7] 2026/11/24 15:44:38.1 [ERR] 127.0.0.1:1 - rid:5 - TLS route handshake error: bad", True),
         ("s3", "E1124 15:44:38.4 7 volume.go:1] health check of the volume failed: the store is closed", True),
         ("triton", "E1124 15:44:38.4 14333 server.cc:1] the model is not current", True),
