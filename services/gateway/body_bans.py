@@ -29,6 +29,8 @@ MOST: Final = 4_096
 """Bodies that are refused, and as many that an engine died under once; above it the oldest is forgotten."""
 _ALL = ""
 """In place of an account: all callers."""
+_UNSEEN = " in its shadow"
+"""After a target, in place of a model: bodies under which the engine of a candidate died that takes no traffic."""
 
 
 class _Body(NamedTuple):
@@ -119,6 +121,21 @@ class BodyBans:
             return False
         now_s, body = self._clock.monotonic(), _as_body(accepted)
         entries = (self._suspects.get(body), self._bans.get(body), self._bans.get(body._replace(account=_ALL)))
+        return any(entry is not None and entry.until_s > now_s for entry in entries)
+
+    @property
+    def knows_shadows(self) -> bool:
+        """Return whether an engine of a candidate died of late: else no digest has to be computed for a canary."""
+        return any(body.model.endswith(_UNSEEN) for entries in (self._bans, self._suspects) for body in entries)
+
+    def died_unseen(self, environment: Environment, target: Target, account: str, digest: str) -> bool:
+        """Return whether an engine died under a body when its target was a candidate in its shadow.
+
+        The active target has answered that body: while the candidate is a canary, it goes there.
+        """
+        now_s = self._clock.monotonic()
+        bodies = [_Body(environment, f"{target}{_UNSEEN}", whose, digest) for whose in (_ALL, account)]
+        entries = [table.get(body) for table in (self._bans, self._suspects) for body in bodies]
         return any(entry is not None and entry.until_s > now_s for entry in entries)
 
     def watch(self, accepted: AcceptedRequest) -> "Watch":
@@ -222,7 +239,7 @@ def _as_body(accepted: AcceptedRequest) -> _Body:
     It is another body: one of a model that has no route, and that no caller can name.
     """
     target, account = accepted.choice.served.target, accepted.arrival.caller.account
-    model = f"{target} in its shadow" if accepted.choice.shadow else target.model
+    model = f"{target}{_UNSEEN}" if accepted.choice.shadow else target.model
     return _Body(accepted.environment, model, account, digest_of(accepted.parsed))
 
 

@@ -90,7 +90,7 @@ class Endpoint:
         requested = routing.parse_model_name(parsed.model)
         if requested is not None and not arrival.caller.opens(requested.model):
             raise RequestRejected(errors.model_not_found(parsed.model))  # before anything shows whether it is served
-        choice = self._choose(parsed, arrival)
+        choice = await self._spare_canary(self._choose(parsed, arrival), parsed, arrival, len(raw))
         served = choice.served
         if parsed.has_conversation and served.chat_template is None:
             raise RequestRejected(errors.no_chat_template(parsed.model))
@@ -131,6 +131,23 @@ class Endpoint:
         if dependencies.bans.knows_deaths("production", model):  # what an engine dies of goes to no other version
             return choice
         return dependencies.slices.draw(table.get(model), choice, parsed, arrival.draw_id)
+
+    async def _spare_canary(
+        self, choice: Choice, parsed: requests.ParsedRequest, arrival: Arrival, size: int
+    ) -> Choice:
+        """Return the active target for what the canary's engine died of in its shadow, where the active one answered.
+
+        A request that names the canary goes there.
+        """
+        bans, table = self._dependencies.bans, self._dependencies.tables[arrival.environment]
+        target, requested = choice.served.target, routing.parse_model_name(parsed.model)
+        is_named = requested is not None and requested.version is not None
+        route = table.get(target.model)
+        if not choice.canary or is_named or route is None or route.active is None or not bans.knows_shadows:
+            return choice
+        digest = await self._work(size, digest_of, parsed)
+        died = bans.died_unseen(arrival.environment, target, arrival.caller.account, digest)
+        return Choice(route.active) if died else choice
 
     async def _work(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Work on a body; on a large one in a thread, one at a time, so that answers in progress are not delayed."""

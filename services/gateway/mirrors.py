@@ -23,6 +23,7 @@ from services.gateway.answer import Answer
 from services.gateway.cross_checks import LONGEST_S
 from services.gateway.dependencies import Dependencies
 from services.gateway.domain import drills, pairing
+from services.gateway.domain.body_digests import digest_of
 from services.gateway.domain.failures import AnswerFailed
 from services.gateway.domain.requests import ParsedRequest
 from services.gateway.domain.routing import Choice
@@ -175,7 +176,7 @@ class Mirrors:
         async with self._shadow_turn if other.shadow else contextlib.nullcontext(), self._turn:
             served = await self._ask(self._again(accepted, accepted.choice))
             known = not served.died and pairing.is_known(served.record)
-            if not known or (other.shadow and self._dependencies.bans.is_blamed(replace(accepted, choice=other))):
+            if not known or self._may_kill(accepted, other):
                 self._count("unknown", other)
                 return
             mirrored = await self._ask(self._again(accepted, other))
@@ -192,6 +193,13 @@ class Mirrors:
             self._dependencies.telemetry.record_pair(pair)
         else:
             self._dependencies.features.submit_pair(pair, accepted.parsed.text, texts, draw_id=accepted.draw_id)
+
+    def _may_kill(self, accepted: AcceptedRequest, other: Choice) -> bool:
+        """Return whether an engine of a candidate died under this body, in its shadow."""
+        bans, account = self._dependencies.bans, accepted.arrival.caller.account
+        if other.canary and bans.knows_shadows:
+            return bans.died_unseen(accepted.environment, other.served.target, account, digest_of(accepted.parsed))
+        return other.shadow and bans.is_blamed(replace(accepted, choice=other))
 
     async def _as_silent(self, accepted: AcceptedRequest, served: _Side, mirrored: _Side) -> MirroredPair | None:
         """Return the pair of a request that a candidate left unanswered; None if it may be the machine that stood.

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.routes import ShadowShare
+from contracts.routes import CanaryShare, ShadowShare
 from services.gateway.domain import pairing
 from services.gateway.domain.requests import read_request
 from services.gateway.domain.routing import Choice, choose_pinned, choose_target, list_models
@@ -144,6 +144,24 @@ async def test_a_death_of_the_candidate_counts_against_it_and_its_body_is_refuse
     more = await world.ask(4)
     assert {answer.status_code for answer in more} == {200}
     assert len(world.telemetry.pairs) == 6
+
+
+@pytest.mark.parametrize("pairs", [0.0, 0.5])
+async def test_what_killed_a_candidate_in_its_shadow_goes_to_the_active_version_once_it_is_a_canary(pairs):
+    world = World(route(share=1.0), engine=Dying(), max_mirrors=100)
+    kill = {"messages": [{"role": "user", "content": "kill"}]}
+    await world.ask(1)
+    await world.ask(1, **kill)
+    assert world.sent_to(CANDIDATE) == 2
+    split = CanaryShare(served=f.served(8, pair_ratio=pairs), weight_ratio=0.5)
+    await world.table.apply(f.MODEL, route(shadow=None, canary=split, epoch=13), 2)
+    answers = await world.ask(20, **kill)
+    assert {(answer.status_code, answer.headers["x-slipway-version"]) for answer in answers} == {(200, ACTIVE)}
+    assert world.sent_to(CANDIDATE) == 2, "neither as a canary, nor as the other side of a pair"
+    assert {answer.headers["x-slipway-version"] for answer in await world.ask(20)} == {ACTIVE, CANDIDATE}
+    before = world.sent_to(CANDIDATE)
+    await world.ask(1, model=f"{f.MODEL}@v8", **kill)
+    assert world.sent_to(CANDIDATE) == before + 1, "who names it gets it"
 
 
 class Dead(FakeEngine):
