@@ -300,8 +300,7 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
             reading.result()
         finally:
             free.put(None)
-            response.close()
-            response.release_conn()
+            _give_back(response)
 
     def _range_into(
         self, bucket: str, key: str, start: int, out: memoryview, size: int, *, version: str | None
@@ -314,14 +313,23 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
             _read_fully(response, out)
             response._fp.read()  # noqa: SLF001 - to the end, so that the connection can be used again
         finally:
-            response.close()
-            response.release_conn()
+            _give_back(response)
 
 
 def _expect(announced: str | None, size: int) -> None:
     if announced and int(announced) != size:
         msg = f"{announced} bytes instead of {size}"
         raise ShortObjectError(msg)
+
+
+def _give_back(response: Any) -> None:
+    """Let the connection of a response be used again; close it where the body was not read to its end.
+
+    `close` would close it in any case, since urllib3 does not see what is read past its own `read`.
+    """
+    if not response._fp.isclosed():  # noqa: SLF001 - see above
+        response.close()
+    response.release_conn()
 
 
 def _receive(

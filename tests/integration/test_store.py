@@ -201,6 +201,34 @@ def watched(settings, proxy):
     return Store(settings.model_copy(update={"s3_endpoint": proxy.endpoint}))
 
 
+def test_files_and_ranges_are_read_over_connections_that_are_kept(watched, proxy, tmp_path):
+    """A handshake for each of many small files would cost as much processor time as their transfer."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(12):
+        (source / f"{number}").write_bytes(random.Random(number).randbytes(3000))
+    manifest = watched.put_folder(source)
+    before = proxy.connections
+    watched.fetch_files(manifest.files, tmp_path / "copy")
+    for file in manifest.files:
+        watched.read_into(file, 1000, memoryview(bytearray(500)))
+    assert len(proxy.of("GET", "blobs/")) == 24
+    assert proxy.connections == before
+
+
+def test_a_connection_whose_answer_was_not_read_to_its_end_is_not_used_again(watched, proxy, tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "f").write_bytes(bytes(3000))
+    (file,) = watched.put_folder(source).files
+    longer = file.model_copy(update={"size_bytes": 2999})
+    for _ in range(3):
+        with pytest.raises(Permanent):
+            watched.fetch_files([longer], tmp_path / "copy")
+        watched.fetch_files([file], tmp_path / "copy")
+        assert (tmp_path / "copy/f").read_bytes() == bytes(3000)
+
+
 def test_parts_that_are_on_the_way_arrive_before_a_failed_upload_is_aborted(watched, proxy, small_parts):
     def instead(request):
         if "partNumber=1&" in request.path:

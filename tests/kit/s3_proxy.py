@@ -37,7 +37,12 @@ class S3Proxy(ThreadingHTTPServer):
         self.upstream, self.trusted = server.port, trusted(server.keys.authority)
         self.endpoint = f"127.0.0.1:{self.server_address[1]}"
         self.asked: list[Asked] = []
+        self.connections = 0
         self.instead: Callable[[BaseHTTPRequestHandler], bool] = lambda _request: False
+
+    def get_request(self):
+        self.connections += 1
+        return super().get_request()
 
     def of(self, method: str, part: str) -> list[Asked]:
         """Return the requests of a method whose path holds some text."""
