@@ -82,7 +82,7 @@ async def provision_when_joined(
     """Provision, once enough servers have joined the cluster for all copies; for the arguments see `provision`.
 
     Raises:
-        APIError: They have not within `within_s`, or another one of the server.
+        APIError: The servers did not join within `within_s`, or the request is refused for another reason.
         RuntimeError: The server's file store is too small.
     """
     ends_s = asyncio.get_running_loop().time() + within_s

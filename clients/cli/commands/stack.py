@@ -229,7 +229,7 @@ def parse_tritons(number: int | None, description: Description | None, runtimes:
 def parse_nats(number: int | None, description: Description | None) -> int:
     """Return the number of NATS servers: the one that the stack has, else what is asked for.
 
-    It never changes: what a single server stores is none of a cluster's.
+    The number never changes: servers of a cluster cannot use what a single server stored.
     """
     before = len(bus.servers_in(description.ports)) if description is not None else 0
     number = number or before or bus.SIZES[0]
