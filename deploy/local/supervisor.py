@@ -37,6 +37,8 @@ ROOT = Path(__file__).resolve().parents[2]
 MOST_FAILED_STARTS = 5
 PROVISION_EVERY_S = 0.5
 PROVISION_TRIES = 5
+JOIN_S = 15.0
+"""How long one try waits until the servers of a cluster know each other; each of them was ready before."""
 COLLECT_EVERY_S = 1.0
 TRITON_EXIT_S = 5
 """Triton often waits this long for idle models. Requests were drained before; processes that stay are ended here."""
@@ -346,7 +348,8 @@ class Supervisor:
             try:
                 client = await connect(connection, connect_timeout=5, error_cb=ignore)
                 try:
-                    await provision_when_joined(client.jetstream(timeout=30), replicas=connection.replicas)
+                    js = client.jetstream(timeout=30)
+                    await provision_when_joined(js, replicas=connection.replicas, within_s=JOIN_S)
                 finally:
                     await client.close()
             except (nats.errors.Error, OSError) as error:
@@ -369,9 +372,9 @@ class Supervisor:
             if restarts != provisioned_at and 2 * ready > len(servers):
                 try:
                     await self._provision(description)
-                except CannotStart as error:  # the bus is gone again; its next start is another restart
+                    provisioned_at = restarts
+                except CannotStart as error:  # it is gone again, or its servers have no leader: once more
                     self._view.print_line("slipway", str(error))
-                provisioned_at = restarts
             await asyncio.sleep(PROVISION_EVERY_S)
 
     async def _keep_writable(self, description: Description) -> None:
