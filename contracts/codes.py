@@ -146,7 +146,7 @@ ADVICE: dict[Code, str] = {
     "no_first_token": "The model loaded but generated nothing; check its files and the engine's log.",
     "engine_dead": "The serving engine died and is being reloaded; send the request again.",
     "endpoint_unreachable": "The serving endpoint does not answer; check that it runs.",
-    "disk_full": "Free disk space on the named machine; the work is tried again.",
+    "disk_full": "Free disk space on the named machine; what waits is tried again, and a rejected release can be retried.",
     "gate_failed": "A gate of the release policy failed; slipway show has the figures.",
     "inconclusive": "There was not enough evidence to pass; give more requests or a longer deadline.",
     "measurement_suspect": "The recorded quality contradicts what is served, and a second measurement did not settle it; compare the machines that measured and that serve.",

@@ -15,7 +15,7 @@ from contracts.vocabulary import ArtifactRef, Deployable, Digest
 from decisions.provenance import Problem
 from services.server_manager.domain.description import DESCRIBING_FILES, Description, describe_model
 from services.server_manager.ports import Progress
-from shared.errors import Permanent, translate
+from shared.errors import Permanent, SlipwayError, Transient, translate
 from shared.storage.blobs import Store
 
 _FILES = TypeAdapter(tuple[FileEntry, ...])
@@ -58,8 +58,15 @@ class ArtifactCache:
             try:
                 await asyncio.to_thread(self._check.verify, deployable)
                 return await asyncio.to_thread(self._materialise, deployable, progress)
-            except OSError as error:
-                raise translate(error) or error from error
+            except (OSError, Transient) as error:
+                raise self._explain(error) or error from error
+
+    def _explain(self, error: Exception) -> SlipwayError | None:
+        """Return an error as one of ours, which names the folder that is full; None for an unknown one."""
+        known = translate(error)
+        if known is None or known.code != "disk_full":
+            return known
+        return Transient("disk_full", f"{known.reason.removesuffix('.')}: {self._root} holds what Triton loads.")
 
     async def assess_traffic(self, deployable: Deployable) -> Problem | None:
         """Return why a target may not take traffic; None if everything that its version requires is attested."""

@@ -13,7 +13,7 @@ from contracts.vocabulary import Digest, Runtime, ServingSettings
 from services.server_manager.adapters.repository_files import read_runtime
 from services.server_manager.domain.model_config import EngineConfig, plan_model_files, plan_target
 from services.server_manager.ports import AgentSilent, Indexed, LeaseLost, Permit, RepositoryCalls, allow
-from shared.errors import SlipwayError, Transient
+from shared.errors import SlipwayError, Transient, translate
 from shared.runtime.exits import explain_codes
 from shared.serving.inference import Channels, classify_rpc_error, first_token
 
@@ -334,9 +334,20 @@ def read_measured(folder: Path) -> int:
 
 
 def _write_files(folder: Path, files: Mapping[str, str]) -> None:
-    """Replace a model's folder; Triton reads it only when it is told to load."""
+    """Replace a model's folder; Triton reads it only when it is told to load.
+
+    Raises:
+        Transient: disk_full.
+    """
     shutil.rmtree(folder, ignore_errors=True)
-    for name, text in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+    try:
+        for name, text in files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        known = translate(error)
+        if known is None:
+            raise
+        reason = f"{known.reason.removesuffix('.')}: {folder.parent} is Triton's model repository."
+        raise Transient("disk_full", reason) from error

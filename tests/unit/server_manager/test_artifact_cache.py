@@ -111,6 +111,7 @@ async def test_a_full_disk_says_so_and_gives_the_space_back(store, cache, tmp_pa
     with pytest.raises(Transient) as caught:
         await cache.materialise(stored)
     assert caught.value.code == "disk_full"
+    assert caught.value.reason.endswith(f"left on device: {tmp_path / 'artifacts'} holds what Triton loads.")
     assert list((tmp_path / "artifacts").iterdir()) == []
 
 
