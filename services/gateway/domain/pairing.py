@@ -9,6 +9,7 @@ from services.gateway.domain.requests import ParsedRequest
 from services.gateway.domain.routing import Choice, parse_model_name
 from services.gateway.domain.sampling import fraction
 
+_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _SILENT = frozenset({"no_first_token", "deadline_exceeded"})
 _STATE_ON_SERVER = ("previous_response_id", "conversation", "background")
 """Fields by which an answer depends on what one engine keeps: no other can give it."""
@@ -29,7 +30,8 @@ def draw_pair(route: Route, choice: Choice, parsed: ParsedRequest, draw_id: str)
     shadow = find_shadow(route, choice.served.target)
     share = route.shadow.share_ratio if route.shadow is not None else 0.0
     drawn = shadow is not None and fraction(f"{draw_id}|shadow") < share
-    return shadow if shadow is not None and drawn and may_mirror(parsed, choice.served, shadow.served) else None
+    may = shadow is not None and drawn and may_mirror(parsed, choice.served, shadow.served, unseen=True)
+    return shadow if may else None
 
 
 def find_shadow(route: Route, target: Target) -> Choice | None:
@@ -64,13 +66,23 @@ def find_other(route: Route, target: Target) -> Choice | None:
     return Choice(active) if canary is not None and target == canary.served.target else None
 
 
-def may_mirror(parsed: ParsedRequest, served: ServedTarget, other: ServedTarget) -> bool:
-    """Return whether another target can be asked the same: not what names a version, its tokens or its state."""
+def may_mirror(parsed: ParsedRequest, served: ServedTarget, other: ServedTarget, *, unseen: bool = False) -> bool:
+    """Return whether another target can be asked the same: not what names a version, its tokens or its state.
+
+    `unseen`: no caller gets its answer, so that it may have a smaller context, which the request is sure to fit.
+    """
     requested = parse_model_name(parsed.model)
     pinned = requested is None or requested.version is not None
-    fits = other.context_tokens >= served.context_tokens
+    fits = other.context_tokens >= served.context_tokens or (unseen and _is_short(parsed, other.context_tokens))
     template = other.chat_template is not None or not parsed.has_conversation
     return parsed.computes and not (pinned or has_state(parsed) or parsed.names_tokens) and fits and template
+
+
+def _is_short(parsed: ParsedRequest, context_tokens: int) -> bool:
+    """Return whether a prompt takes at most half of a context, at a token for each byte, and its answer the rest."""
+    limits = [parsed.body.get(name) for name in _LIMITS]
+    longest = max((limit for limit in limits if isinstance(limit, int)), default=0)
+    return max(len(parsed.raw), longest) <= context_tokens // 2
 
 
 def has_state(parsed: ParsedRequest) -> bool:

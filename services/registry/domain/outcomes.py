@@ -182,8 +182,8 @@ def _expired(release: Release) -> Ending | None:
 
 
 _NO_VERDICT = (
-    "shadow.assessed says how many requests were compared and what was missing. None is compared where the candidate "
-    "has a smaller context than the active version, or no chat template for conversations."
+    "shadow.assessed says how many requests were compared and what was missing. Where the candidate has a "
+    "smaller context than the active version only short ones are, and without a chat template no conversations."
 )
 _ENDINGS: tuple[Callable[[Release], Ending | None], ...] = (
     _rejected,

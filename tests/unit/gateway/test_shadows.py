@@ -46,6 +46,16 @@ async def test_a_drawn_share_goes_to_the_candidate_and_no_caller_is_answered_by_
     assert not world.metric("slipway_gateway_mirrored_total{")
 
 
+async def test_a_candidate_with_a_smaller_context_is_asked_what_is_sure_to_fit():
+    small = ShadowShare(served=f.served(8, context_tokens=2_048), share_ratio=1.0)
+    world = World(route(shadow=small, active=f.served(7, context_tokens=8_192, pair_ratio=0.0)), max_mirrors=100)
+    await world.ask(5)
+    assert world.sent_to(CANDIDATE) == 5
+    await world.ask(5, max_tokens=1_500)
+    await world.ask(5, messages=[{"role": "user", "content": "long " * 300}])
+    assert world.sent_to(CANDIDATE) == 5
+
+
 async def test_no_caller_can_reach_a_candidate_in_its_shadow():
     world = World(route(), max_mirrors=100)
     answers = await world.ask(1, model=f"{f.MODEL}@v8")
