@@ -23,7 +23,7 @@ from contracts.facts import FACTS
 from contracts.manifests import FileEntry
 from contracts.runtimes import FleetRuntime
 from contracts.services import EVENTS, stream_of
-from contracts.vocabulary import canonical_json
+from contracts.vocabulary import Environment, canonical_json
 from shared.messaging.credentials import connect
 from shared.runtime.process import child_command
 from shared.storage.blobs import Store
@@ -39,6 +39,12 @@ POLICY = {
     "rehearsal": "not_required",
     "triggers": [{"name": "errors", "metric": "error_ratio", "threshold": 0.5, "action": "manual"}],
 }
+
+
+def where_is(name: str, environment: Environment) -> EventFilter:
+    """Return the part of the log that has the events of a type; of announcements and orders, all of them."""
+    is_of_services = stream_of(FACTS[f"slipway.{name}.v1"]) == EVENTS
+    return EventFilter((name,) if is_of_services else (), environment, with_orders=not is_of_services)
 
 
 class Stack:
@@ -181,10 +187,11 @@ class Stack:
         with ThreadPoolExecutor(1) as thread:  # the caller may have a loop of its own
             return thread.submit(asyncio.run, main).result()
 
-    def events(self, name: str, model: str | None = None, environment: str = "production") -> list[dict[str, Any]]:
+    def events(
+        self, name: str, model: str | None = None, environment: Environment = "production"
+    ) -> list[dict[str, Any]]:
         kind = f"slipway.{name}.v1"
-        is_in_log = stream_of(FACTS[kind]) == EVENTS  # else it is an announcement or an order: only those are read
-        part = EventFilter((name,) if is_in_log else (), environment, with_orders=not is_in_log)
+        part = where_is(name, environment)
 
         async def read() -> list[dict[str, Any]]:
             async with connected(find_stack(self.state)) as client:
