@@ -55,9 +55,9 @@ async def test_a_restart_of_a_server_is_followed_by_one_provisioning(tmp_path, m
 
 async def test_of_three_servers_most_must_be_ready(tmp_path, monkeypatch):
     monkeypatch.setattr("deploy.local.supervisor.PROVISION_EVERY_S", 0)
-    one, two, away = server("nats"), server("nats-2"), server("nats-3", restarts=1, state="restarting")
-    assert await kept(Provisioning(tmp_path, [one, two, away])) == 1
-    alone = [one, server("nats-2", state="starting"), away]
+    first, second, away = server("nats"), server("nats-2"), server("nats-3", restarts=1, state="restarting")
+    assert await kept(Provisioning(tmp_path, [first, second, away])) == 1
+    alone = [first, server("nats-2", state="starting"), away]
     assert await kept(Provisioning(tmp_path, alone)) == 0
 
 
