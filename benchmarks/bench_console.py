@@ -23,6 +23,7 @@ from contracts.identities import Credential
 from deploy.identity.key_folder import KeyFolder
 from services.console.adapters.artifacts import StoredArtifacts
 from services.console.adapters.dead_letters import StoredDeadLetters
+from services.console.adapters.fleets import BusFleets, GatewayReports
 from services.console.adapters.histograms import percentile_ms
 from services.console.adapters.index import Index
 from services.console.adapters.orders import BusRoutes, PersonalOrders
@@ -32,6 +33,7 @@ from services.console.adapters.replays import ChildReplays
 from services.console.adapters.sessions import Sessions
 from services.console.app import build
 from services.console.domain.apply import apply
+from services.console.endpoints import Endpoints
 from services.console.follower import Progress
 from services.console.hub import Hub
 from services.console.settings import ConsoleSettings
@@ -122,6 +124,7 @@ def signed_in(folder: Path, index: Index) -> TestClient:
         artifacts=StoredArtifacts(Store(connection), Trust(keys.people)),
         letters=StoredDeadLetters(lambda: bus.js),
         recorded=RecordedEvents(lambda: bus.js),
+        endpoints=Endpoints(BusFleets(lambda: bus.js), GatewayReports(clock), index),
         replays=ChildReplays(folder / "replays"),
         gateway=None,
         provider=None,

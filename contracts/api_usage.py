@@ -11,12 +11,14 @@ DEMAND_PREFIX: Final = "slipway.gateway-demand.v1"
 """Subjects of demand reports are this, a dot, and the id of the gateway's process. No stream stores them."""
 MOST_ACCOUNTS: Final = 5_000
 MOST_MODELS: Final = 5_000
+MOST_ENDPOINTS: Final = 1_000
 TEAM_PREFIX: Final = "team-"
 """Beginning of the account that the usage of all keys of a team is counted in; no key has it."""
 
 Account = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,127}$")]
 Month = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$")]
 Count = Annotated[int, Field(ge=0, lt=2**60)]
+EndpointAddress = Annotated[str, StringConstraints(min_length=1, max_length=300)]
 PerSecond = Annotated[float, Field(ge=0, le=1e9)]
 
 
@@ -52,6 +54,20 @@ class OfferedLoad(Contract):
     longest: Count = 0
 
 
+class EndpointUse(Contract):
+    """What one process of a gateway has at an endpoint.
+
+    Attributes:
+        outstanding_tokens: Tokens of prompts and answers that its requests there still take, at most.
+        ejected: How many targets get no requests there meanwhile, because it did not serve them.
+        stalled: Whether it gets none at all, because its server answers nothing.
+    """
+
+    outstanding_tokens: Count = 0
+    ejected: Count = 0
+    stalled: bool = False
+
+
 class DemandReport(Contract):
     """What is asked of one process of a gateway, about every second.
 
@@ -61,9 +77,11 @@ class DemandReport(Contract):
         traffic: By model, requests per second that its active version or its canary has answered or failed in
             production. The monitor gets telemetry of each.
         offered: By model, what was admitted for production since the last report, however it is answered.
+        endpoints: By address, what is outstanding there, and whether it is ejected; without an entry, nothing.
     """
 
     process: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,32}$")]
     demand: Annotated[dict[Account, PerSecond], Field(max_length=MOST_ACCOUNTS)] = {}
     traffic: Annotated[dict[ModelName, PerSecond], Field(max_length=MOST_MODELS)] = {}
     offered: Annotated[dict[ModelName, OfferedLoad], Field(max_length=MOST_MODELS)] = {}
+    endpoints: Annotated[dict[EndpointAddress, EndpointUse], Field(max_length=MOST_ENDPOINTS)] = {}

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
-from .vocabulary import Contract, Runtime, Target
+from .vocabulary import Contract, Instant, Runtime, Target
 
 DEFAULT_RUNTIME: Final = "default"
 """Name of the runtime that serves versions whose settings name none."""
 RUNTIMES_SUFFIX: Final = ".runtimes"
 """Ending of the key, after the name of the fleet."""
+EndpointState = Literal["serving", "draining", "drained", "silent", "fenced"]
+"""`silent` does not answer server-manager, `fenced` answers only a process with a higher term; both may still serve."""
 
 
 class RunningTarget(Contract):
-    """A target on an endpoint. `runtime` is what was there when it was loaded; None if that is not known."""
+    """A target on an endpoint.
+
+    Attributes:
+        phase: How far it is: `loading`, `ready`, `failed`, …
+        runtime: What was there when it was loaded; None if that is not known.
+        memory_bytes: What it reserves.
+        measured_bytes: The most memory that these files were seen to take on an endpoint; 0 if not known.
+    """
 
     target: Target
     phase: str
     runtime: Runtime | None = None
+    memory_bytes: int = 0
+    measured_bytes: int = 0
 
 
 class FleetRuntime(Contract):
@@ -37,6 +48,8 @@ class FleetRuntime(Contract):
         drained_by: Who drained it.
         drain_reason: Why.
         waits_for: Why it is not empty yet, if something must be done about that.
+        fenced: Whether its agent refuses the process that leads, because another one has a higher term.
+        since: When its state began, by the clock of the process that saw it first; None if not known.
     """
 
     name: str
@@ -53,6 +66,17 @@ class FleetRuntime(Contract):
     drained_by: str = ""
     drain_reason: str = ""
     waits_for: str = ""
+    fenced: bool = False
+    since: Instant | None = None
+
+    @property
+    def state(self) -> EndpointState:
+        """How it is for server-manager; gateways may still send no requests to one that serves."""
+        if not self.answers:
+            return "fenced" if self.fenced else "silent"
+        if not self.drained:
+            return "serving"
+        return "draining" if self.targets or self.copies else "drained"
 
 
 class FleetRuntimes(Contract):

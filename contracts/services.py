@@ -206,8 +206,9 @@ SERVICES: dict[str, ServiceContract] = {
         ServiceContract("mirror", reads_records=("routes", "mirrors"), looks_up=(EVENTS,), calls=("outside",)),
         ServiceContract(
             "console",
-            reads_records=("routes", "archive"),
+            reads_records=("routes", "archive", "servers"),
             follows=(INBOX, ORDERS, EVENTS, DEADLETTER),
+            hears=(f"{DEMAND_PREFIX}.*",),
             calls=("gateway", "outside"),
             sees_progress=True,
         ),

@@ -60,6 +60,7 @@ def screens(shown: Shown) -> dict[str, Screen]:
         "/alerts/{alert_id:path}": Screen("alert", f"/alerts/{shown.alert_id}"),
         "/models/{model}/rollback": Screen("rollback", f"{model}/rollback?target={shown.target}"),
         "/timeline": Screen("timeline", "/timeline"),
+        "/endpoints": Screen("endpoints", "/endpoints"),
         "/drills": Screen("drills", "/drills"),
         "/audit": Screen("audit", "/audit"),
         "/history": Screen("history", "/history"),

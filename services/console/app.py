@@ -12,6 +12,7 @@ from starlette.routing import Mount
 from contracts.version import VERSION
 from services.console.adapters.oidc import Provider, SignInRefusedError
 from services.console.adapters.sessions import Sessions
+from services.console.endpoints import Endpoints
 from services.console.follower import Progress
 from services.console.hub import Hub
 from services.console.ordering import NotAllowedError, Ordering
@@ -23,6 +24,7 @@ from services.console.web.access import Access, NotSignedInError
 from services.console.web.api import PREFIX, Sources, build_api
 from services.console.web.drill import build_drill
 from services.console.web.duty import build_duty
+from services.console.web.endpoints import build_endpoints
 from services.console.web.headers import Guard
 from services.console.web.login import ask_to_sign_in, build_login
 from services.console.web.pages import build_pages
@@ -55,6 +57,7 @@ def build(
     artifacts: Artifacts,
     letters: DeadLetters,
     recorded: Recorded,
+    endpoints: Endpoints,
     replays: Replays,
     gateway: Gateway | None,
     provider: Provider | None,
@@ -85,6 +88,7 @@ def build(
     app.include_router(build_replay(sources, Replaying(recorded, replays, clock), pages))
     app.include_router(build_playground(gateway, routes, pages))
     app.include_router(build_duty(sources, people, pages))
+    app.include_router(build_endpoints(endpoints, pages))
     app.router.routes.append(Mount("/assets", Assets()))
     _handle_errors(app, Answers(access, pages))
     return app

@@ -69,6 +69,11 @@ class Hub:
             if listener.models is None or model in listener.models:
                 listener.add(topics)
 
+    def announce(self, topics: set[str]) -> None:
+        """Notify all pages of what is about no model."""
+        for listener in self._waiting:
+            listener.add(topics)
+
     def close(self) -> None:
         """End all streams, so that the process can end."""
         self._closed = True

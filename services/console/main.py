@@ -7,6 +7,7 @@ from contracts.event_archive import BUCKET, EventArchive
 from services.console.adapters.archived_log import WholeLog
 from services.console.adapters.artifacts import artifacts_of
 from services.console.adapters.dead_letters import StoredDeadLetters
+from services.console.adapters.fleets import BusFleets, GatewayReports
 from services.console.adapters.gateway import GatewayClient
 from services.console.adapters.histograms import percentile_ms
 from services.console.adapters.index import Index
@@ -19,6 +20,7 @@ from services.console.adapters.recorded import RecordedEvents
 from services.console.adapters.replays import ChildReplays
 from services.console.adapters.sessions import Sessions
 from services.console.app import SERVICE, build
+from services.console.endpoints import Endpoints
 from services.console.follower import Follower
 from services.console.hub import Hub
 from services.console.settings import ConsoleSettings
@@ -44,6 +46,8 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
     log = log_of(bus, connection)
     follower = Follower(log, index, percentile_ms, hub.publish)
     gateway = GatewayClient(settings.gateway_url, settings.gateway_ca) if settings.gateway_url else None
+    reports = GatewayReports(clock)
+    endpoints = Endpoints(BusFleets(lambda: bus.js), reports, index)
     app = build(
         bus,
         index=index,
@@ -56,6 +60,7 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
         artifacts=artifacts_of(connection),
         letters=StoredDeadLetters(lambda: bus.js),
         recorded=RecordedEvents(lambda: bus.js, archived=log.of_model if isinstance(log, WholeLog) else None),
+        endpoints=endpoints,
         replays=ChildReplays(folder / "replays"),
         gateway=gateway,
         provider=provider_of(settings),
@@ -71,7 +76,12 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
         await serve(
             bus,
             connection,
-            background=(follow, lambda: follow_progress(bus.client, hub.progress)),
+            background=(
+                follow,
+                lambda: follow_progress(bus.client, hub.progress),
+                lambda: reports.follow(bus.client),
+                lambda: endpoints.announce(hub),
+            ),
             app=app,
             on_stop=hub.close,
         )

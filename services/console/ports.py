@@ -1,6 +1,6 @@
 """What the console needs from outside."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,7 +9,9 @@ from contracts.envelope import Event
 from contracts.facts import Fact
 from contracts.policy import Trigger
 from contracts.routes import Route
+from contracts.runtimes import FleetRuntimes
 from services.console.domain.duty_screens import DeadLetter, Listed
+from services.console.domain.endpoint_screen import GatewayUse
 from services.console.domain.people import Person
 from services.console.domain.playground import Answer
 from services.console.domain.replay_screen import ReplayResult
@@ -105,6 +107,24 @@ class Orders(Protocol):
             Permanent: The console has no credential of the person, or the bus does not accept it.
             Transient: The bus does not answer.
         """
+
+
+class Fleets(Protocol):
+    """The endpoints of the serving fleets."""
+
+    async def read(self) -> Mapping[str, FleetRuntimes]:
+        """Return the endpoints by fleet, as server-managers last stored them.
+
+        Raises:
+            Transient: The bus does not answer.
+        """
+
+
+class GatewayUses(Protocol):
+    """What the gateways have at endpoints."""
+
+    def use(self, address: str) -> GatewayUse | None:
+        """Return what all gateways have at an endpoint; None if none of them reports."""
 
 
 class Routes(Protocol):

@@ -1,6 +1,6 @@
 """The gateway's HTTP applications: the OpenAI endpoints for callers; readiness and metrics on a port of their own."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from starlette.applications import Starlette
@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from contracts.api_usage import EndpointUse
 from contracts.version import VERSION
 from contracts.vocabulary import Environment
 from decisions.openai_paths import PATHS
@@ -98,7 +99,8 @@ def build(
         balancer=_balancer(engine, cross_checks, metrics, settings, clock),
     )
     admin = _admin(dependencies, state, MetricsPage(exposed_registry(bus.metrics)))
-    return Applications(Application(Endpoint(dependencies), _rest(dependencies, rollbacks)), admin)
+    api = Application(Endpoint(dependencies), _rest(dependencies, rollbacks))
+    return Applications(api, admin, dependencies.balancer.report)
 
 
 def _balancer(
@@ -158,10 +160,15 @@ def _admin(dependencies: Dependencies, state: WorkerState, page: ASGIApp) -> Sta
 
 @dataclass(frozen=True)
 class Applications:
-    """The application for callers, and that for probes and scrapes, each for a port of its own."""
+    """The application for callers, and that for probes and scrapes, each for a port of its own.
+
+    Attributes:
+        endpoints: Returns what requests have outstanding at each endpoint, by its address.
+    """
 
     api: ASGIApp
     admin: ASGIApp
+    endpoints: Callable[[], Mapping[str, EndpointUse]]
 
 
 class Application:

@@ -3,11 +3,14 @@
 import asyncio
 import contextlib
 import functools
+import heapq
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final, Literal
 
 import structlog
 
+from contracts.api_usage import MOST_ENDPOINTS, EndpointUse
 from contracts.routes import ServedTarget
 from services.gateway.domain import routing
 from services.gateway.domain.balancing import FIRST_S, Ejection, assess_failure, choose_endpoint, count_outstanding
@@ -97,6 +100,20 @@ class Balancer:
             self._outstanding[endpoint] = left
         else:
             self._outstanding.pop(endpoint, None)
+
+    def report(self) -> dict[str, EndpointUse]:
+        """Return what is outstanding at each endpoint, and which are ejected; of too many, those with the most."""
+        ejected = Counter(endpoint for endpoint, _ in self._ejections)
+        known = {*self._outstanding, *ejected, *self.stalls.stalled}
+        most = heapq.nlargest(MOST_ENDPOINTS, known, key=lambda endpoint: self._outstanding.get(endpoint, 0))
+        return {
+            endpoint: EndpointUse(
+                outstanding_tokens=max(0, self._outstanding.get(endpoint, 0)),
+                ejected=ejected[endpoint],
+                stalled=endpoint in self.stalls.stalled,
+            )
+            for endpoint in most
+        }
 
     def note_failure(self, served: ServedTarget, endpoint: str, kind: str, failure: AnswerFailed) -> None:
         """Eject an endpoint that a failure shows not to serve a target, or check one that may not."""

@@ -8,7 +8,7 @@ import contextlib
 import socket
 import ssl
 import uuid
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -16,7 +16,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from contracts.api_keys import ApiKey
-from contracts.api_usage import MonthlyUsage
+from contracts.api_usage import EndpointUse, MonthlyUsage
 from contracts.drills import Drill
 from contracts.routes import Route
 from contracts.slices import Slice
@@ -69,7 +69,7 @@ async def serve(
     admin = make_server(apps.admin, settings.admin_host, settings.admin_port, settings)
     on_stop_signal(server.stop)
     own = sockets or [None, None]
-    background = (serve_at(admin, own[1]), certificate.follow(), *background_work(parts))
+    background = (serve_at(admin, own[1]), certificate.follow(), *background_work(parts, apps.endpoints))
     tasks = [end_with(asyncio.ensure_future(work), server.stop) for work in background]
     structlog.get_logger().info("started", http=f"{connection.http_host}:{connection.http_port}")
     try:
@@ -105,7 +105,9 @@ def make_apps(parts: Parts, settings: GatewaySettings) -> Applications:
     )
 
 
-def background_work(parts: Parts) -> tuple[Coroutine[Any, Any, None], ...]:
+def background_work(
+    parts: Parts, endpoints: Callable[[], Mapping[str, EndpointUse]]
+) -> tuple[Coroutine[Any, Any, None], ...]:
     """Return what runs beside the server: the connection to the bus, what follows it, telemetry and features."""
     bus_connection, production, staging = parts.bus_connection, parts.tables["production"], parts.tables["staging"]
     return (
@@ -120,7 +122,7 @@ def background_work(parts: Parts) -> tuple[Coroutine[Any, Any, None], ...]:
         bus_connection.follow("api-usage", MonthlyUsage, parts.budgets.apply),
         bus_connection.record_usage(parts.budgets),
         bus_connection.forget_usage(parts.budgets),
-        bus_connection.exchange(parts.shares),
+        bus_connection.exchange(parts.shares, endpoints),
         parts.installed.follow(),
         *(() if parts.tokens is None else (parts.tokens.follow(),)),
         parts.rollbacks.follow(asyncio.sleep),

@@ -68,6 +68,11 @@ class Stalls:
         return True
 
     @property
+    def stalled(self) -> Collection[str]:
+        """Return the endpoints that get no requests now."""
+        return self._stalled.keys()
+
+    @property
     def is_empty(self) -> bool:
         """Return whether no endpoint is stalled."""
         return not self._stalled

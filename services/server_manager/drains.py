@@ -204,7 +204,7 @@ class Drains:
         self._left = {key: at for key, at in self._left.items() if key in keys}
 
     def describe_endpoints(
-        self, engines: Engines, record: Servers, answering: Collection[str]
+        self, engines: Engines, record: Servers, answering: Collection[str], fenced: Collection[str]
     ) -> tuple[FleetRuntime, ...]:
         """Return every endpoint as others may see it."""
         drained, held, copies = {each.name: each for each in record.drained}, self._executor.held(), self.copies()
@@ -220,6 +220,8 @@ class Drains:
                 drained=drained.get(name),
                 waits=self.waits.get(name, ""),
                 declared=self._declared.phases(name),
+                fenced=name in fenced,
+                now=self._clock.now(),
             )
             for name, engine in engines.items()
         )

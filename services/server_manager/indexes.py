@@ -34,6 +34,8 @@ class Indexes:
         self._asked: dict[str, tuple[asyncio.Future[Mapping[str, Indexed] | None], float]] = {}
         self._answered: dict[str, float] = {}
         self._listed: dict[str, frozenset[str]] = {}
+        self.fenced: set[str] = set()
+        """The endpoints that refused this process when they were last asked: another one has a higher term."""
         self._log = structlog.get_logger()
 
     @property
@@ -69,10 +71,12 @@ class Indexes:
             self._log.warning("the engine does not answer", endpoint=name, reason="it is still being waited for")
             return False
         del self._asked[name]
+        self.fenced.discard(name)
         try:
             index = task.result()
         except LeaseLost as error:
             self._log.warning("the engine lists nothing for this process", endpoint=name, why=str(error))
+            self.fenced.add(name)
             return False
         except SlipwayError as error:
             self._log.warning("the engine does not answer", endpoint=name, code=error.code, reason=error.reason)
@@ -96,6 +100,7 @@ class Indexes:
         """Cancel the questions and forget the answers."""
         tasks = [task for task, _ in self._asked.values()]
         self._asked, self._answered, self._listed = {}, {}, {}
+        self.fenced.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

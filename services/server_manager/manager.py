@@ -393,6 +393,5 @@ class Manager:
             view["copies"] = self._declared.describe(routes, answering)
             view["loaded"] = tuple(filter(None, (as_loaded(name, target) for name, target in sorted(held.items()))))
         await self._state.write(lambda record: record.model_copy(update=view))
-        await self._view.write(
-            FleetRuntimes(runtimes=self._drains.describe_endpoints(self._engines, record, answering))
-        )
+        endpoints = self._drains.describe_endpoints(self._engines, record, answering, self._indexes.fenced)
+        await self._view.write(FleetRuntimes(runtimes=endpoints))

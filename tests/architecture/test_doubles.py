@@ -24,6 +24,7 @@ WITHOUT_SUITE = {
     "tests/unit/console/world.py:FakeArtifacts": "dicts; a real store: test_provenance.py",
     "tests/unit/console/world.py:FakeClock": "stands still",
     "tests/unit/console/world.py:FakeDeadLetters": "a list; the real bus: test_console.py",
+    "tests/unit/console/world.py:FakeFleets": "a dict; the real bus: test_console.py",
     "tests/unit/console/world.py:FakeRecorded": "a list; the real bus: test_console.py",
     "tests/unit/console/world.py:FakeOrders": "keeps a list; the real bus: test_console.py",
     "tests/unit/console/world.py:InProcessReplays": "what the process computes: test_replay.py",

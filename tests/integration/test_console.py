@@ -9,10 +9,12 @@ import httpx
 import nats.errors
 import pytest
 
+from contracts.api_usage import DEMAND_PREFIX, DemandReport, EndpointUse
 from contracts.envelope import nats_subject, plain
 from contracts.facts import RollbackOrdered
 from contracts.identities import Credential
 from contracts.routes import Route
+from contracts.runtimes import FleetRuntime, FleetRuntimes, RunningTarget
 from contracts.services import ORDERS, dead_letter_subject
 from contracts.vocabulary import canonical_json
 from services.console.follower import WAIT_S
@@ -133,6 +135,47 @@ def test_an_open_page_is_told_of_a_change_as_it_is_stored(server, console):
         topics = next(json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: "))
     assert "model:live-model" in topics
     assert client.get("/api/v1/releases?model=live-model").json()["total"] == 1
+
+
+async def publish_endpoint(server, endpoint):
+    client = await server.connect()
+    await Bucket(client.jetstream(), "servers", FleetRuntimes).create(
+        "main.runtimes", FleetRuntimes(runtimes=(endpoint,))
+    )
+    await client.close()
+
+
+async def report_use(server, endpoint):
+    client = await server.connect("gateway")
+    use = EndpointUse(outstanding_tokens=40, ejected=1)
+    report = DemandReport(process="0123456789abcdef", endpoints={endpoint.endpoint: use})
+    await client.publish(f"{DEMAND_PREFIX}.{report.process}", report.model_dump_json().encode())
+    await client.close()
+
+
+def test_endpoints_are_those_of_server_manager_with_what_gateways_report(server, console):
+    _, url = console
+    client = sign_in(server, url)
+    assert client.get("/api/v1/endpoints").json() == []
+    serving = RunningTarget(target=factories.target(2, "int8", "search-ranker"), phase="ready")
+    endpoint = FleetRuntime(
+        name="default",
+        endpoint_name="triton-2",
+        endpoint="a:1",
+        answers=True,
+        since=datetime.now(UTC),
+        targets=(serving,),
+    )
+    with client.stream("GET", "/api/v1/stream", timeout=20) as stream:
+        lines = stream.iter_lines()
+        assert next(lines) == "retry: 1000"
+        asyncio.run(publish_endpoint(server, endpoint))
+        asyncio.run(report_use(server, endpoint))
+        (row,) = client.get("/api/v1/endpoints").json()
+        topics = next(json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: "))
+    assert (row["fleet"], row["name"], row["held"][0]["role"]) == ("main", "triton-2", "active")
+    assert (row["state"], row["outstanding_tokens"], row["gateways"]) == ("ejected", 40, 1)
+    assert topics == ["endpoints"]
 
 
 def test_an_order_is_stored_with_the_person_as_its_sender(server, console):

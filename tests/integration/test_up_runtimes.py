@@ -6,8 +6,10 @@ from deploy.local.supervisor import default_engine_root
 from testbed.servers import wait_until
 from testbed.stack import Stack
 from testbed.triton import marked_engine
+from testbed.users import Users
 
 pytestmark = [pytest.mark.real, pytest.mark.full, pytest.mark.timeout(400)]
+MODEL = "bot"
 
 
 def endpoints(stack):
@@ -31,15 +33,46 @@ def test_a_runtime_keeps_its_port_while_it_is_gone_and_two_that_are_exchanged_ar
     assert again.returncode == 1, "a second try is refused as well"
 
 
-def test_two_tritons_of_one_runtime_are_kept_from_start_to_start(tmp_path):
+def serve(stack, tiny):
+    stack.ok("base", "import", str(tiny["base"]))
+    stack.publish(MODEL, tiny["one"], "--variant", "bf16")
+    stack.promoted(MODEL)
+
+
+def home(stack):
+    """Return the name of the endpoint that the route of the model names."""
+    (address,) = stack.route(MODEL)["active"]["endpoints"]
+    return next(name for name, runtime in stack.runtimes().items() if runtime.endpoint == address)
+
+
+def drain_under_load(stack, name):
+    """Drain an endpoint while people ask what it serves; return what the command printed."""
+    with Users(f"http://127.0.0.1:{stack.part('gateway')['port']}", stack.headers, MODEL) as people:
+        wait_until(lambda: people.answered, what="an answer")
+        printed = stack.ok("endpoints", "drain", name, "--reason", "Its disk is replaced.", "--wait")
+        before = people.answered.total()
+        wait_until(lambda: people.answered.total() > before + 5, what="answers of the other one")
+    assert people.failed == []
+    assert set(people.answered) == {f"{MODEL}@v1"}
+    return printed
+
+
+def test_two_tritons_of_one_runtime_are_drained_while_they_serve_and_kept_from_start_to_start(tmp_path, tiny):
     state = tmp_path / "state"
-    with Stack(state, "--tritons", "2") as stack:
+    with Stack(state, "--tritons", "2", SERVER_MANAGER_LINGER_S="2") as stack:
         first = endpoints(stack)
         assert list(first) == ["default", "triton-2"]
         assert {runtime.name for runtime in stack.runtimes().values()} == {"default"}
         assert {"triton", "triton-2", "agent", "agent-2"} <= {part["name"] for part in stack.table()["parts"]}
-        drained = stack.ok("endpoints", "drain", "triton-2", "--reason", "Its disk is replaced.", "--wait")
-        assert "triton-2 is empty" in drained
+        serve(stack, tiny)
+        assert home(stack) == "default"
+        assert "default is empty" in drain_under_load(stack, "default")
+        assert home(stack) == "triton-2"
+        stack.ok("endpoints", "restore", "default", "--reason", "It is done.")
+        assert "triton-2 is empty" in drain_under_load(stack, "triton-2")
+        assert home(stack) == "default"
+        states = {name: (each.state, bool(each.targets)) for name, each in stack.runtimes().items()}
+        assert states == {"default": ("serving", True), "triton-2": ("drained", False)}
         refused = stack.slipway("endpoints", "drain", "default", "--reason", "Its disk, too.")
         assert refused.returncode != 0
         assert "default is the last endpoint of the runtime default" in refused.stderr

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 
@@ -210,6 +211,18 @@ class RuntimesViewConformance:
         before = await stored()
         await view.write(both)
         assert await stored() == before
+
+    async def test_a_state_that_goes_on_keeps_its_date(self, view, stored):
+        began, later = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
+
+        async def written(since, **changes):
+            endpoint = FleetRuntime(name="a", endpoint_name="a", endpoint="a:1", answers=True, since=since)
+            await view.write(FleetRuntimes(runtimes=(endpoint.model_copy(update=changes),)))
+            return (await stored())[0].runtimes[0].since
+
+        assert [await written(began), await written(later), await written(later, free_bytes=7)] == [began] * 3
+        assert await written(later, drained=True) == later
+        assert await written(began) == began
 
 
 class LeadershipConformance:

@@ -40,7 +40,7 @@ def list_endpoints(context: typer.Context, state: StateOption = None, as_json: J
     stack = find_stack(state)
     endpoints, routes = asyncio.run(read_runtimes(stack)), asyncio.run(read_routes(stack))
     if as_json:
-        show_json([endpoint.model_dump(mode="json") for endpoint in endpoints])
+        show_json([{**endpoint.model_dump(mode="json"), "state": endpoint.state} for endpoint in endpoints])
         return
     if not endpoints:
         raise CommandError("no server-manager has listed its endpoints yet; see `slipway ps`")

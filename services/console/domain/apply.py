@@ -182,6 +182,8 @@ def _deployed(event: Event[f.DeploymentChanged], sequence: int) -> tuple[Row, ..
         "previous": str(route.previous.target) if route.previous else None,
         "canary": str(canary.served.target) if canary else None,
         "weight": canary.weight_ratio if canary else None,
+        "shadow": str(route.shadowed.target) if route.shadowed else None,
+        "shadow_share": route.shadow.share_ratio if route.shadow and route.shadowed else None,
     }
     quarantined = json.dumps([str(target) for target in route.quarantined])
     rows = [

@@ -12,7 +12,7 @@ from typing import Final
 
 RELEASE_ID: Final = re.compile(r"^r-[0-9a-f]{16}-\d+$")
 Scalar = str | int | float | bytes | None
-SCHEMA: Final = 9
+SCHEMA: Final = 10
 """Raise it with every change of the tables or of the rows of an event: the index is then built again from the log."""
 
 TABLES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
@@ -42,13 +42,16 @@ TABLES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     ),
     "routes": (
         ("model",),
-        ("at", "epoch", "active", "previous", "canary", "weight", "quarantined", "body"),
+        (
+            "at", "epoch", "active", "previous", "canary", "weight", "shadow", "shadow_share", "quarantined", "body",
+        ),
     ),
     "actives": (("model",), ("since", "cause")),
     "deployments": (
         ("model", "sequence"),
         (
-            "at", "cause", "epoch", "active", "previous", "canary", "weight", "quarantined", "correlation", "cause_id",
+            "at", "cause", "epoch", "active", "previous", "canary", "weight", "shadow", "shadow_share", "quarantined",
+            "correlation", "cause_id",
         ),
     ),
     "refused_checkpoints": (("event_id",), ("model", "at", "run_id", "announcement", "code", "reason")),

@@ -73,6 +73,28 @@ class RollbackSummary(Screen):
     switch_ms: float | None
 
 
+class ShadowProgress(Screen):
+    """A candidate that is asked what callers asked, before it takes traffic, and how far its evidence is.
+
+    Attributes:
+        share: The share of the active version's requests that it is asked, too.
+        release_id: Its release; None if that is not known.
+        requests: How many were compared.
+        requests_needed: How many more a verdict needs; None if that is not known.
+        seconds_needed: How much longer it lasts at least; None before the first assessment.
+        deadline_at: When its time is over; None while its release is paused, and if that is not known.
+    """
+
+    target: str
+    share: float
+    release_id: str | None
+    requests: int
+    requests_needed: int | None
+    seconds_needed: float | None
+    verdict: str
+    deadline_at: Time | None
+
+
 class FleetRow(Screen):
     """A model: what serves it, and how it is."""
 
@@ -81,6 +103,7 @@ class FleetRow(Screen):
     since: Time | None
     canary: str | None
     weight: float | None
+    shadow: ShadowProgress | None
     previous: str | None
     standby: Literal["hot", "not ready", "none"]
     epoch: int
@@ -95,10 +118,16 @@ class FleetRow(Screen):
 
 
 class Totals(Screen):
-    """Counts over all models; `refused_checkpoints` are those of 7 days of which no release began."""
+    """Counts over all models.
+
+    Attributes:
+        shadows: Candidates that are asked unseen, before a canary.
+        refused_checkpoints: Those of 7 days of which no release began.
+    """
 
     models: int
     canaries: int
+    shadows: int
     open_alerts: int
     critical_alerts: int
     releases_open: int
@@ -142,6 +171,8 @@ class Deployment(Screen):
     previous: str | None
     canary: str | None
     weight: float | None
+    shadow: str | None
+    shadow_share: float | None
     by: str
     because: str
     release_id: str | None

@@ -7,12 +7,13 @@ from typing import Any, Final
 from contracts.facts import PairCounts
 from services.console.domain.alert_data import Alert, AlertRow, ChainStep
 from services.console.domain.screens import Page
-from services.console.queries.fleet import like, series_of
+from services.console.queries.fleet import series_of
 from services.console.queries.reading import (
     Reader,
     count,
     event_rows,
     following,
+    like,
     milliseconds,
     rollback_summary,
 )

@@ -9,8 +9,7 @@ from services.console.domain.duty_screens import Drill, Rehearsal
 from services.console.domain.release_data import Certificate
 from services.console.domain.rows import instant
 from services.console.domain.screens import Page
-from services.console.queries.fleet import like
-from services.console.queries.reading import Reader, count, following, milliseconds, rollback_summary
+from services.console.queries.reading import Reader, count, following, like, milliseconds, rollback_summary
 
 _REHEARSALS: Final = """
 FROM rehearsals AS h WHERE (:model = '' OR h.model LIKE :like ESCAPE '\\') AND (:verdict = '' OR h.verdict = :verdict)

@@ -5,14 +5,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from services.console.domain.screens import Fleet, FleetRow, Page, Points, Totals
-from services.console.queries.reading import Reader, count, following, points, rollback_summary
+from services.console.queries.reading import Reader, count, following, like, points, rollback_summary
+from services.console.queries.shadows import shadows
 
 WINDOWS_SHOWN: Final = 60
 _ALL_MODELS: Final = "SELECT count(*) FROM (SELECT model FROM routes UNION SELECT DISTINCT model FROM releases)"
 OPEN: Final = "alerts.state = 'open' AND alerts.environment = 'production'"
 _MODELS: Final = """
 SELECT models.model, routes.at, routes.epoch, routes.active, routes.previous, routes.canary, routes.weight,
-       routes.quarantined, actives.since,
+       routes.shadow, routes.shadow_share, routes.quarantined, actives.since,
        (SELECT count(*) FROM alerts WHERE {open} AND alerts.model = models.model) AS open_alerts,
        (SELECT min(CASE severity WHEN 'critical' THEN 0 WHEN 'warning' THEN 1 ELSE 2 END) FROM alerts
          WHERE {open} AND alerts.model = models.model) AS worst,
@@ -26,6 +27,7 @@ WHERE (:model = '' OR models.model LIKE :like ESCAPE '\\')
 _STATES: Final[Mapping[str, str]] = {
     "": "",
     "canary": " AND routes.canary IS NOT NULL",
+    "shadow": " AND routes.shadow IS NOT NULL",
     "alert": " AND open_alerts > 0",
     "idle": " AND routes.active IS NULL",
 }
@@ -51,18 +53,15 @@ def fleet(
     total = count(reader, counted, values)
     names = [entry["model"] for entry in entries]
     series, rollbacks, releases = _series(reader, entries), _rollbacks(reader, names), _releases(reader, names)
-    rows = tuple(_row(entry, series, rollbacks, releases) for entry in entries)
+    on_shadow = shadows(reader, entries)
+    rows = tuple(
+        _row(entry, series, rollbacks, releases).model_copy(update={"shadow": on_shadow.get(entry["model"])})
+        for entry in entries
+    )
     return Fleet(
         totals=totals(reader, refused_since),
         models=Page[FleetRow](items=rows, total=total, next=following(after, limit, total)),
     )
-
-
-def like(text: str, *, exact: bool = False) -> str:
-    """Return the pattern of what contains a text, or of what is that text."""
-    for special in ("\\", "%", "_"):
-        text = text.replace(special, f"\\{special}")
-    return text if exact else f"%{text}%"
 
 
 def totals(reader: Reader, refused_since: str = "") -> Totals:
@@ -72,6 +71,7 @@ def totals(reader: Reader, refused_since: str = "") -> Totals:
     return Totals(
         models=count(reader, _ALL_MODELS),
         canaries=count(reader, "SELECT count(*) FROM routes WHERE canary IS NOT NULL"),
+        shadows=count(reader, "SELECT count(*) FROM routes WHERE shadow IS NOT NULL"),
         open_alerts=count(reader, f"SELECT count(*) FROM alerts WHERE {OPEN}"),  # noqa: S608 - a text of ours
         critical_alerts=count(reader, f"SELECT count(*) FROM alerts WHERE {OPEN} AND severity = 'critical'"),  # noqa: S608 - a text of ours
         refused_checkpoints=count(reader, "SELECT count(*) FROM refused_checkpoints WHERE at >= ?", (refused_since,)),
@@ -97,6 +97,7 @@ def _row(
         since=entry["since"],
         canary=entry["canary"],
         weight=entry["weight"],
+        shadow=None,
         previous=entry["previous"],
         standby="none" if entry["previous"] is None else "not ready" if entry["standby_alerts"] else "hot",
         epoch=entry["epoch"] or 0,

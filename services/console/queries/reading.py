@@ -34,6 +34,13 @@ def following(after: int, limit: int, total: int) -> int | None:
     return after + limit if after + limit < total else None
 
 
+def like(text: str, *, exact: bool = False) -> str:
+    """Return the pattern of what contains a text, or of what is that text."""
+    for special in ("\\", "%", "_"):
+        text = text.replace(special, f"\\{special}")
+    return text if exact else f"%{text}%"
+
+
 def moment(text: str | None) -> datetime | None:
     """Return the time of a text in the index."""
     return None if text is None else datetime.fromisoformat(text)

@@ -4,8 +4,7 @@ from typing import Any, Final
 
 from services.console.domain.release_data import RefusedCheckpoint
 from services.console.domain.screens import Page
-from services.console.queries.fleet import like
-from services.console.queries.reading import Reader, count, following
+from services.console.queries.reading import Reader, count, following, like
 
 _REFUSED: Final = """
 FROM refused_checkpoints AS c WHERE (:model = '' OR c.model LIKE :like ESCAPE '\\') AND (:code = '' OR c.code = :code)

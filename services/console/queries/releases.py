@@ -12,8 +12,7 @@ from services.console.domain.packing import unpack
 from services.console.domain.release_data import Release, ReleaseRow
 from services.console.domain.release_screen import build_release, last
 from services.console.domain.screens import Page
-from services.console.queries.fleet import like
-from services.console.queries.reading import Reader, count, event_rows, following, moment
+from services.console.queries.reading import Reader, count, event_rows, following, like, moment
 
 HISTORY: Final = 200
 _RELEASES: Final = """

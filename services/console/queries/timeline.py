@@ -7,8 +7,7 @@ from typing import Any, Final
 from contracts.facts import FACTS
 from decisions.audit import is_audited
 from services.console.domain.screens import Deployment, EventRow, Page
-from services.console.queries.fleet import like
-from services.console.queries.reading import Reader, count, event_rows, following
+from services.console.queries.reading import Reader, count, event_rows, following, like
 
 _DEPLOYMENTS: Final = """
 FROM deployments AS d WHERE (:model = '' OR d.model LIKE :like ESCAPE '\\') AND (:since = '' OR d.at >= :since)

@@ -47,7 +47,7 @@ function changeTheme() {
 }
 
 let before = "";
-const pages = { f: "/fleet", r: "/releases", a: "/alerts", t: "/timeline", d: "/drills", u: "/audit", h: "/history", l: "/deadletters" };
+const pages = { f: "/fleet", r: "/releases", a: "/alerts", t: "/timeline", e: "/endpoints", d: "/drills", u: "/audit", h: "/history", l: "/deadletters" };
 
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select, textarea")) return;

@@ -79,7 +79,7 @@ class Filter(BaseModel):
 
 
 class FleetFilter(Filter):
-    """Which models; `state` is `canary`, `alert` or `idle`."""
+    """Which models; `state` is `shadow`, `canary`, `alert` or `idle`."""
 
     state: Part = ""
 

@@ -31,12 +31,16 @@ LONGEST_READ_S: Final = 2.0
 """How long before it is rendered a page may have read what it shows."""
 SCRIPTS: Final = {"htmx.js": ("django_htmx", "static/django_htmx/htmx-2.min.js")}
 """Scripts of packages: the address below `/assets/`, the package, and the file in it."""
-GOOD: Final = frozenset({"pass", "promoted", "completed", "done", "hot", "resolved", "accepted", "chosen", "proven"})
+GOOD: Final = frozenset(
+    {"pass", "serving", "promoted", "completed", "done", "hot", "resolved", "accepted", "chosen", "proven"}
+)
 BAD: Final = frozenset(
     {"fail", "failed", "rejected", "aborted", "critical", "refused", "expired", "not ready", "not proven"}
-    | {"rollback", "rolled back", "quarantined"}
+    | {"rollback", "rolled back", "quarantined", "ejected", "silent", "fenced"}
 )
-BUSY: Final = frozenset({"running", "canary", "promoting", "started", "open", "warning", "awaiting approval"})
+BUSY: Final = frozenset(
+    {"running", "shadow", "canary", "promoting", "draining", "started", "open", "warning", "awaiting approval"}
+)
 
 SHARES: Final = frozenset({"latency", "errors", "quality"})
 """Kinds of alerts whose value and limit are shares of bad requests."""
@@ -78,6 +82,7 @@ class Pages:
         )
         self._environment.filters |= {
             "ago": lambda text: ago(text, self.clock.now()),
+            "left": lambda text: left(text, self.clock.now()),
             "time": short_time,
             "number": number,
             "ms": milliseconds,
@@ -115,7 +120,16 @@ def ago(text: str | None, now: datetime) -> str:
     """Return how long ago a time was: `4 s`, `12 min`, `3 h`, `5 d`."""
     if not text:
         return NONE
-    seconds = max(0.0, (now - datetime.fromisoformat(text)).total_seconds())
+    return _rounded((now - datetime.fromisoformat(text)).total_seconds())
+
+
+def left(text: str, now: datetime) -> str:
+    """Return how long it is until a time, as `ago`; `0 s` if it is over."""
+    return _rounded((datetime.fromisoformat(text) - now).total_seconds())
+
+
+def _rounded(seconds: float) -> str:
+    seconds = max(0.0, seconds)
     for limit, unit, name in ((90, 1, "s"), (5400, 60, "min"), (129_600, 3600, "h")):
         if seconds < limit:
             return f"{seconds / unit:.0f} {name}"

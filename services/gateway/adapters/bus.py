@@ -1,12 +1,13 @@
 """Follows routes and drills on the bus, and publishes telemetry there."""
 
 import asyncio
+from collections.abc import Callable, Mapping
 
 import nats.errors
 import structlog
 from nats.js.errors import NotFoundError
 
-from contracts.api_usage import DEMAND_PREFIX, MonthlyUsage
+from contracts.api_usage import DEMAND_PREFIX, EndpointUse, MonthlyUsage
 from contracts.envelope import derived_id
 from contracts.facts import InferenceBatch, RollbackReported
 from contracts.gateway_rollbacks import RollbackAnswer
@@ -116,15 +117,20 @@ class BusConnection:
         except (nats.errors.Error, TimeoutError) as error:
             structlog.get_logger().warning("old usage cannot be removed yet", error=repr(error))
 
-    async def exchange(self, shares: Shares) -> None:
-        """Publish the demand here to the other processes, about every second, and take their reports, for ever."""
+    async def exchange(self, shares: Shares, endpoints: Callable[[], Mapping[str, EndpointUse]]) -> None:
+        """Publish the demand here to the other processes, about every second, and take their reports, for ever.
+
+        Args:
+            shares: The demand here.
+            endpoints: Returns what is outstanding at each endpoint; it is published, too.
+        """
         await self._has_connected.wait()
 
         client = self._bus.client
         await follow_demand(client, shares.take_report)
         while True:
             await asyncio.sleep(_EVERY_S)
-            report = shares.report()
+            report = shares.report().model_copy(update={"endpoints": endpoints()})
             if not self.connected:
                 continue
             try:

@@ -15,6 +15,7 @@ from contracts.routes import Route
 from contracts.runtimes import RUNTIMES_SUFFIX, FleetRuntimes
 from decisions.route_edits import Changed, Edit
 from services.server_manager.domain.records import Leader
+from services.server_manager.domain.runtimes import keep_since
 from services.server_manager.ports import Extent, RouteListing
 from shared.errors import SlipwayError, Transient
 from shared.messaging.delivery import RECORD_FAILURES
@@ -130,8 +131,10 @@ class KvRuntimes:
         self._key = f"{fleet}{RUNTIMES_SUFFIX}"
 
     async def write(self, runtimes: FleetRuntimes) -> None:
-        """Store them if they changed; raise Transient when the bus does not answer."""
-        await edit_record(self._records, self._key, lambda _: runtimes, name=f"servers/{self._key}")
+        """Store them if they changed, with when each state began; raise Transient when the bus does not answer."""
+        await edit_record(
+            self._records, self._key, lambda stored: keep_since(runtimes, stored), name=f"servers/{self._key}"
+        )
 
 
 class Terms(Protocol):

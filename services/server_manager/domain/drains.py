@@ -71,6 +71,7 @@ class Refusal:
 
 
 ADDRESSES_KEPT = 200
+MIB = 2**20
 
 
 def add_addresses(record: Servers, addresses: Iterable[str]) -> tuple[str, ...]:
@@ -134,16 +135,20 @@ def _describe_shortage(
     for endpoint, size in reserved.items():
         taken[limits.pool(endpoint)] += size
     free = [
-        f"{endpoint} has {max(0, limits.pool_bytes(limits.pool(endpoint)) - taken[limits.pool(endpoint)])} bytes free"
+        f"{endpoint} has {_size(max(0, limits.pool_bytes(limits.pool(endpoint)) - taken[limits.pool(endpoint)]))} free"
         for endpoint in usable
     ]
     measured = limits.measured.get(state.digest)
-    both = f" ({state.memory_bytes} reserved, {measured} measured)" if measured else ""
+    both = f" ({_size(state.memory_bytes)} reserved, {_size(measured)} measured)" if measured else ""
     needed = limits.corrected(state.digest, state.memory_bytes)
     return (
-        f"{name} needs {needed} bytes of memory{both} beside what is loaded: "
+        f"{name} needs {_size(needed)} of memory{both} beside what is loaded: "
         f"{', '.join(free)}. Add an endpoint or memory, or unload a model."
     )
+
+
+def _size(size: int) -> str:
+    return f"{size} bytes" if size < MIB else f"{size / MIB:.0f} MiB"
 
 
 def assess_endpoint_order(

@@ -1,10 +1,11 @@
 """Which targets an endpoint that does not answer concerns."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from datetime import datetime
 
 from contracts.routes import Route
-from contracts.runtimes import FleetRuntime, RunningTarget
+from contracts.runtimes import FleetRuntime, FleetRuntimes, RunningTarget
 from contracts.vocabulary import Runtime
 from decisions.runtimes import why_no_runtime
 from services.server_manager.domain.moves import Copy
@@ -74,6 +75,8 @@ def describe_endpoint_view(
     drained: DrainedEndpoint | None = None,
     waits: str = "",
     declared: Mapping[str, Phase] | None = None,
+    fenced: bool = False,
+    now: datetime | None = None,
 ) -> FleetRuntime:
     """Return an endpoint of a runtime with the targets that it holds, as others may see it.
 
@@ -88,6 +91,8 @@ def describe_endpoint_view(
         drained: who drained it, if it is drained.
         waits: why it is not empty yet.
         declared: the phases of its copies that are to be there, by name.
+        fenced: whether its agent refuses this process.
+        now: the time; its state began then, unless it is known to be older (`keep_since`).
     """
     declared = declared or {}
     reserved, pool = Counter[str](), limits.pool(name)
@@ -96,23 +101,16 @@ def describe_endpoint_view(
     for copy in copies:
         reserved[copy.endpoint] += copy.memory_bytes
     taken = sum(size for endpoint, size in reserved.items() if limits.pool(endpoint) == pool)
-    running = [
-        RunningTarget(target=target, phase=state.phase, runtime=state.ran_by)
-        for held_name, state in sorted(held.items())
-        if state.endpoint == name and (target := target_of(held_name)) is not None
-    ]
-    running += [
-        RunningTarget(target=target, phase=phase, runtime=runtime)
-        for copy_name, phase in sorted(declared.items())
-        if (target := target_of(copy_name)) is not None
-    ]
     return FleetRuntime(
         name=limits.endpoints.get(name, name),
         endpoint_name=name,
         endpoint=address,
         answers=answers,
         runtime=runtime,
-        targets=tuple(running),
+        targets=(
+            *_running(name, held, limits),
+            *_running_copies(declared, runtime, held, limits, [copy for copy in copies if copy.endpoint == name]),
+        ),
         copies=tuple(sorted(copy.name for copy in copies if copy.endpoint == name and copy.name not in declared)),
         drained=drained is not None,
         drained_by=drained.actor if drained is not None else "",
@@ -121,7 +119,55 @@ def describe_endpoint_view(
         reserved_bytes=reserved[name],
         memory_budget_bytes=limits.pool_bytes(pool),
         free_bytes=max(0, limits.pool_bytes(pool) - taken),
+        fenced=fenced,
+        since=now,
     )
+
+
+def _running(endpoint: str, held: Mapping[str, Held], limits: Limits) -> Iterator[RunningTarget]:
+    for name, state in sorted(held.items()):
+        target = target_of(name)
+        if state.endpoint == endpoint and target is not None:
+            yield RunningTarget(
+                target=target,
+                phase=state.phase,
+                runtime=state.ran_by,
+                memory_bytes=state.memory_bytes,
+                measured_bytes=limits.measured.get(state.digest, 0),
+            )
+
+
+def _running_copies(
+    declared: Mapping[str, Phase],
+    runtime: Runtime | None,
+    held: Mapping[str, Held],
+    limits: Limits,
+    copies: Collection[Copy],
+) -> Iterator[RunningTarget]:
+    sizes = {copy.name: copy.memory_bytes for copy in copies}
+    for name, phase in sorted(declared.items()):
+        target, home = target_of(name), held.get(name)
+        if target is not None:
+            yield RunningTarget(
+                target=target,
+                phase=phase,
+                runtime=runtime,
+                memory_bytes=sizes.get(name, 0),
+                measured_bytes=limits.measured.get(home.digest, 0) if home is not None else 0,
+            )
+
+
+def keep_since(new: FleetRuntimes, stored: FleetRuntimes | None) -> FleetRuntimes:
+    """Return endpoints as they are now; each state that was there before began when the stored record says."""
+    before = {endpoint.endpoint_name: endpoint for endpoint in stored.runtimes} if stored is not None else {}
+
+    def kept(endpoint: FleetRuntime) -> FleetRuntime:
+        known = before.get(endpoint.endpoint_name)
+        if known is None or known.since is None or known.state != endpoint.state:
+            return endpoint
+        return endpoint.model_copy(update={"since": known.since})
+
+    return FleetRuntimes(runtimes=tuple(kept(endpoint) for endpoint in new.runtimes))
 
 
 def as_loaded(name: str, held: Held) -> LoadedTarget | None:

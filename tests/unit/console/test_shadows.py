@@ -1,10 +1,14 @@
 """The shadow of a release on its screens: what was compared, what it needs, and how it ended."""
 
+import re
+from datetime import datetime
+
 import pytest
 
 from contracts import facts as f
 from contracts.policy import Canary, Promotion, Shadow
 from contracts.routes import ShadowShare
+from services.console.domain.shadow_screen import shadow_of
 from testbed import factories
 from testbed.story import Story, release_id
 from tests.unit.console.world import NOW, World
@@ -70,6 +74,43 @@ def test_a_release_in_its_shadow_says_what_was_compared_and_what_it_needs(shown)
     assert not [entry for entry in release["history"] if entry["type"] == "shadow.assessed"]
     listed = client.get("/api/v1/releases", params={"state": "shadow"}).json()["items"]
     assert [row["version"] for row in listed] == [2]
+
+
+def test_model_and_fleet_name_the_candidate_its_share_its_progress_and_its_deadline(shown):
+    _, _, client = shown("inconclusive")
+    (row,) = client.get("/api/v1/fleet", params={"state": "shadow"}).json()["models"]["items"]
+    shadow = row["shadow"]
+    assert (shadow["target"], shadow["share"], shadow["release_id"]) == ("m.v2.int8", 0.2, release_id(2))
+    assert (shadow["verdict"], shadow["requests"], shadow["requests_needed"]) == ("inconclusive", 200, 40)
+    changes = client.get("/api/v1/timeline", params={"model": "m"}).json()["items"]
+    (began,) = [change for change in changes if change["cause"] == "shadow"]
+    assert (began["shadow"], began["shadow_share"]) == ("m.v2.int8", 0.2)
+    seconds = datetime.fromisoformat(shadow["deadline_at"]) - datetime.fromisoformat(began["at"])
+    assert seconds.total_seconds() == Shadow().deadline_s
+    assert client.get("/api/v1/fleet").json()["totals"]["shadows"] == 1
+    for path in ("/fleet", "/models/m"):
+        page = " ".join(client.get(path).text.split())
+        assert "200 of 240 compared" in page, path
+        assert f'title="{shadow["deadline_at"]}">' in page, path
+        assert re.search(r">\d+ (s|min|h|d) left<", page), path
+        assert "20%" in page, path
+    assert "unseen, 20%" in client.get("/timeline").text
+
+
+def test_a_shadow_without_an_assessment_waits_for_the_requests_of_its_policy_and_a_pause_has_no_deadline():
+    policy = factories.policy(shadow=Shadow(min_requests=70, deadline_s=900.0, duration_s=60.0))
+    story = Story(NOW)
+    opened = story.event(factories.fact(f.ReleaseOpened, policy=policy), "m", "r")
+    begun = shadow_of("m.v2.int8", 0.1, None, NOW, [opened])
+    assert (begun.requests, begun.requests_needed, begun.verdict) == (0, 70, "waiting")
+    assert begun.deadline_at == "2026-11-27T02:15:00.000Z"
+    events = [opened]
+    for paused, deadline in ((True, None), (False, "2026-11-27T02:16:40.000Z")):
+        story.wait(50)
+        events.append(story.event(factories.fact(f.ReleaseHeld, paused=paused), "m", "r"))
+        assert shadow_of("m.v2.int8", 0.1, None, NOW, events).deadline_at == deadline
+    unknown = shadow_of("m.v2.int8", 0.1, None, None, [])
+    assert (unknown.requests_needed, unknown.deadline_at) == (None, None)
 
 
 def test_a_failed_shadow_is_a_failed_step_with_its_counts(shown):

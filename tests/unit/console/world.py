@@ -11,8 +11,10 @@ from starlette.testclient import TestClient
 from contracts.facts import WindowSummarised
 from contracts.identities import Credential
 from contracts.routes import Route
+from contracts.runtimes import FleetRuntimes
 from decisions.replay.engine import replay
 from deploy.identity.key_folder import KeyFolder
+from services.console.adapters.fleets import GatewayReports
 from services.console.adapters.histograms import percentile_ms
 from services.console.adapters.index import Index
 from services.console.adapters.people import People
@@ -22,6 +24,7 @@ from services.console.domain.duty_screens import DeadLetter
 from services.console.domain.logged import LoggedEvent
 from services.console.domain.replay_screen import result_of
 from services.console.domain.version_screen import Proofs
+from services.console.endpoints import Endpoints
 from services.console.follower import Progress, rows_of
 from services.console.hub import Hub
 from services.console.settings import ConsoleSettings
@@ -98,6 +101,19 @@ class FakeDeadLetters:
         return tuple(letter for letter in self.letters if models is None or letter.model in models)
 
 
+class FakeFleets:
+    """The endpoints in a dict by fleet; a test may set an error instead."""
+
+    def __init__(self) -> None:
+        self.fleets: dict[str, FleetRuntimes] = {}
+        self.error: Exception | None = None
+
+    async def read(self):
+        if self.error is not None:
+            raise self.error
+        return self.fleets
+
+
 class FakeRecorded:
     """The events of a list about a model, windows since a time; a test may set an error instead."""
 
@@ -157,7 +173,7 @@ class World:
     def __post_init__(self) -> None:
         self.clock, self.orders, self.routes = FakeClock(), FakeOrders(), FakeRoutes()
         self.artifacts, self.letters, self.recorded = FakeArtifacts(), FakeDeadLetters(), FakeRecorded()
-        self.replays = InProcessReplays()
+        self.replays, self.fleets, self.reports = InProcessReplays(), FakeFleets(), GatewayReports(self.clock)
         self.keys = KeyFolder(self.folder / "keys")
         self.keys.prepare(["127.0.0.1"], NOW)
         people = {"vera": "viewer", "oscar": "operator", "anna": "approver", "adam": "administrator"}
@@ -187,6 +203,7 @@ class World:
             artifacts=self.artifacts,
             letters=self.letters,
             recorded=self.recorded,
+            endpoints=Endpoints(self.fleets, self.reports, self.index),
             replays=self.replays,
             gateway=gateway,
             provider=provider,

@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from contracts.api_usage import EndpointUse
 from services.gateway.balancer import MOST, Balancer
 from services.gateway.domain.failures import AnswerFailed
 from services.gateway.stalls import Stalls
@@ -487,3 +488,19 @@ async def test_tokens_that_came_are_outstanding_no_more():
 
 
 assert CHECK not in str(HELLO), "what callers ask here is told apart from checks"
+
+
+async def test_a_report_has_what_is_outstanding_at_each_endpoint_and_which_are_ejected():
+    made = world(A, B)
+    assert made.endpoints() == {}
+    made.engine.down = {B: GONE}
+    assert set(await ask(made)) == {200}
+    assert made.endpoints() == {B: EndpointUse(ejected=1)}
+    made.engine.down = {}
+    gate = made.engine.gate = asyncio.Event()
+    asking = asyncio.ensure_future(made.chat(max_tokens=50))
+    await settle()
+    assert made.endpoints()[A].outstanding_tokens >= 40
+    gate.set()
+    await asking
+    assert A not in made.endpoints()

@@ -113,6 +113,7 @@ class World:
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(apps.api), base_url="http://gateway", headers=BEARER if keys is None else None
         )
+        self.endpoints = apps.endpoints
         self.admin = httpx.AsyncClient(transport=httpx.ASGITransport(apps.admin), base_url="http://gateway")
 
     @property

@@ -15,6 +15,7 @@ from contracts.facts import (
 )
 from decisions.route_edits import roll_back
 from services.server_manager.domain import staging
+from services.server_manager.ports import LeaseLost
 from shared.errors import Transient
 from tests.kit.records import raising
 from tests.unit.server_manager.factories import deployable, stage_released, stage_requested, traffic_requested
@@ -294,3 +295,30 @@ async def test_what_fits_on_no_endpoint_is_refused_at_once_though_one_is_lost(wo
     await world.ticks()
     assert [refused.code for refused in world.said.facts(PromotionRefused)] == ["insufficient_memory"]
     assert [failed.code for failed in world.said.facts(VariantFailed)] == ["insufficient_memory"]
+
+
+async def test_a_state_is_dated_from_when_it_began_whoever_leads_and_one_that_obeys_another_process_is_fenced(world):
+    await promote(world, "t1", 1, fallback=0)
+    second, engine = world.view.stored["triton-2"], world.engines["triton-2"]
+    assert second.state == "serving"
+    engine.models[V0] = replace(engine.models[V0], measured_bytes=150)
+    await world.ticks()
+    world.start()
+    await world.ticks()
+    now = world.view.stored["triton-2"]
+    assert (now.state, now.since) == ("serving", second.since), "another process leads; the state is as old as it was"
+    (held,) = now.targets
+    assert (held.memory_bytes, held.measured_bytes) == (200, 150)
+    began = world.clock.now()
+    engine.down = True
+    await world.ticks()
+    silent = world.view.stored["triton-2"]
+    assert silent.state == "silent"
+    assert began < silent.since < world.clock.now()
+    engine.down, engine.hooks.at["index before"] = False, raising(LeaseLost("another process has a higher term"))
+    await world.ticks()
+    assert world.view.stored["triton-2"].state == "fenced"
+    assert world.view.stored["default"].state == "serving"
+    engine.hooks.at.clear()
+    await world.ticks()
+    assert world.view.stored["triton-2"].state == "serving"

@@ -62,7 +62,10 @@ def test_a_drain_counts_what_was_measured_and_names_both():
     limits = replace(TWO, measured={digest(1): 600})
     waits = plan_transfer(fleet, limits, {"default"})
     assert isinstance(waits, Waits)
-    assert "bot.v1.bf16 needs 600 bytes of memory (200 reserved, 600 measured) beside what is loaded" in waits.reason
+    assert (
+        "bot.v1.bf16 needs 600 bytes of memory (200 bytes reserved, 600 bytes measured) beside what is loaded"
+        in waits.reason
+    )
 
 
 async def test_a_version_that_took_more_than_is_reserved_is_refused_beside_others_and_the_refusal_names_both(world):

@@ -1,0 +1,27 @@
+"""The shadows of models: each with the progress of its evidence, from the events of its release."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from services.console.domain.screens import ShadowProgress
+from services.console.domain.shadow_screen import shadow_of
+from services.console.queries.reading import Reader, moment
+from services.console.queries.releases import release_events
+
+_BEGAN: Final = """
+SELECT at, correlation FROM deployments WHERE model = ? AND cause = 'shadow' AND shadow = ?
+ORDER BY sequence DESC LIMIT 1
+"""
+
+
+def shadows(reader: Reader, entries: Iterable[Mapping[str, Any]]) -> dict[str, ShadowProgress]:
+    """Return the shadow of each model that has one, by rows of its route."""
+    return {entry["model"]: _shadow(reader, entry) for entry in entries if entry["shadow"] is not None}
+
+
+def _shadow(reader: Reader, entry: Mapping[str, Any]) -> ShadowProgress:
+    began = next(iter(reader.read(_BEGAN, (entry["model"], entry["shadow"]))), None)
+    release_id = began["correlation"] if began is not None and str(began["correlation"]).startswith("r-") else None
+    events = release_events(reader, release_id) if release_id is not None else []
+    began_at = moment(began["at"]) if began is not None else None
+    return shadow_of(entry["shadow"], entry["shadow_share"], release_id, began_at, events)

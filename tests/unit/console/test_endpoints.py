@@ -1,0 +1,182 @@
+"""The endpoints: state, targets with their roles, memory, and what the gateways have there."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from contracts.api_usage import DemandReport, EndpointUse
+from contracts.runtimes import FleetRuntime, FleetRuntimes, RunningTarget
+from contracts.vocabulary import Runtime
+from services.console.adapters.fleets import FORGET_S, MOST_PROCESSES
+from services.console.endpoints import Endpoints
+from services.console.hub import Hub
+from shared.errors import Transient
+from testbed import factories
+from testbed.story import Story, fleet
+from tests.unit.console.world import NOW, World
+
+EVIL = "<script>alert(1)</script>"
+MIB = 2**20
+FIRST = factories.served(1).endpoints[0]
+SECOND = "127.0.0.1:2"
+SINCE = NOW - timedelta(minutes=7)
+
+
+def running(model, version, phase="ready", **memory):
+    return RunningTarget(target=factories.target(version, "int8", model), phase=phase, **memory)
+
+
+def triton(name, address, *targets, **changes):
+    known = {"answers": True, "since": SINCE, "memory_budget_bytes": 1000 * MIB, "free_bytes": 600 * MIB}
+    return FleetRuntime(name="default", endpoint_name=name, endpoint=address, targets=targets, **{**known, **changes})
+
+
+USED = triton(
+    "default",
+    FIRST,
+    running("search-ranker", 2, memory_bytes=300 * MIB, measured_bytes=200 * MIB),
+    running("shop-bot", 1, phase="loading", memory_bytes=100 * MIB),
+    runtime=Runtime(engine="vllm", engine_version="0.11"),
+    reserved_bytes=400 * MIB,
+)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    made = World(tmp_path_factory.mktemp("console"))
+    made.fill([*fleet(NOW), *Story(NOW).release("shop-bot", 1, 91)])
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def shown(filled):
+    """Return what shows endpoints to a person: the data and the page."""
+    filled.reports._reports.clear()
+
+    def show(*endpoints, name="vera"):
+        filled.fleets.fleets = {"main": FleetRuntimes(runtimes=endpoints)} if endpoints else {}
+        client = filled.client(name)
+        return client.get("/api/v1/endpoints").json(), " ".join(client.get("/endpoints").text.split())
+
+    return show
+
+
+def report(world, process, **uses):
+    endpoints = {FIRST: EndpointUse(**uses)} if uses else {}
+    world.reports.take(DemandReport(process=process * 8, endpoints=endpoints))
+
+
+def test_an_endpoint_has_its_state_its_targets_with_roles_and_its_memory(shown):
+    (row,), page = shown(USED)
+    assert (row["name"], row["state"], row["since"]) == ("default", "serving", "2026-11-27T01:53:00.000Z")
+    assert [(held["target"], held["role"], held["named"], held["phase"]) for held in row["held"]] == [
+        ("search-ranker.v2.int8", "active", True, "ready"),
+        ("shop-bot.v1.int8", "active", True, "loading"),
+    ]
+    assert (row["reserved_bytes"], row["measured_bytes"], row["free_bytes"]) == (400 * MIB, 200 * MIB, 600 * MIB)
+    assert (row["outstanding_tokens"], row["gateways"]) == (None, 0)
+    for text in ("vllm 0.11", "for 7 min", "419 MB", "210 MB", "of 1.05 GB", "no gateway reports", ">loading</span>"):
+        assert text in page, text
+
+
+def test_what_a_route_does_not_name_there_and_what_has_no_role_say_so(shown):
+    moving = triton("two", SECOND, running("search-ranker", 2), running("search-ranker", 7), copies=("faq-de.v1.int8",))
+    (row,), page = shown(moving)
+    assert [(held["role"], held["named"]) for held in row["held"]] == [("active", False), ("", False)]
+    assert ("not in its route" in page, "no role" in page, "faq-de.v1.int8" in page) == (True, True, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "state", "reason"),
+    [
+        ({"drained": True, "drained_by": "adam", "drain_reason": EVIL}, "draining", f"Drained by adam: {EVIL}"),
+        ({"drained": True, "drained_by": "adam", "targets": ()}, "drained", "Drained by adam: "),
+        ({"answers": False}, "silent", "It does not answer server-manager."),
+        ({"answers": False, "fenced": True}, "fenced", "Its agent obeys another server-manager, with a higher term."),
+    ],
+)
+def test_a_state_says_why(shown, changes, state, reason):
+    (row,), page = shown(USED.model_copy(update=changes))
+    assert (row["state"], row["reasons"]) == (state, [reason])
+    assert f">{state}</span>" in page
+    assert EVIL not in page
+
+
+def test_what_a_drain_waits_for_stands_beside_it(shown):
+    (row,), page = shown(USED.model_copy(update={"drained": True, "waits_for": "two has 1 byte free."}))
+    assert row["reasons"][1:] == ["Not empty yet: two has 1 byte free."]
+    assert "two has 1 byte free." in page
+
+
+def test_what_gateways_report_is_added_up_and_one_that_ejects_shows_until_it_reports_no_more(shown, filled):
+    report(filled, "a", outstanding_tokens=70)
+    report(filled, "b", outstanding_tokens=5, ejected=2)
+    report(filled, "c")
+    (row,), page = shown(USED)
+    assert (row["state"], row["since"]) == ("ejected", "2026-11-27T02:00:00.000Z")
+    assert (row["outstanding_tokens"], row["gateways"], row["ejecting"]) == (75, 3, 1)
+    assert "send some or all of their requests elsewhere: 1 of 3." in page
+    filled.clock.time += timedelta(seconds=FORGET_S + 1)
+    (row,), _ = shown(USED)
+    assert (row["state"], row["gateways"], row["outstanding_tokens"]) == ("serving", 0, None)
+    filled.clock.time = NOW
+
+
+def test_too_many_processes_are_ignored(filled):
+    for number in range(MOST_PROCESSES + 9):
+        filled.reports.take(DemandReport(process=f"{number:08x}"))
+    assert filled.reports.use(FIRST).processes == MOST_PROCESSES
+    filled.reports._reports.clear()
+
+
+def test_a_member_of_a_team_sees_how_many_targets_others_have_and_no_name(shown):
+    (row,), page = shown(USED.model_copy(update={"copies": ("secret.v1.int8",)}), name="sam")
+    assert ([held["target"] for held in row["held"]], row["copies"], row["others"]) == (["shop-bot.v1.int8"], [], 2)
+    assert "2 of other teams" in page
+    assert not [name for name in ("search-ranker", "secret") if name in page]
+
+
+def test_without_a_list_the_page_says_what_is_missing_and_without_the_bus_what_failed(shown, filled):
+    rows, page = shown()
+    assert rows == []
+    assert "No server-manager has listed its endpoints yet" in page
+    filled.fleets.error = Transient("bus_unavailable", "The endpoints cannot be read.")
+    try:
+        client = filled.client("vera")
+        assert client.get("/api/v1/endpoints").status_code == 503
+        answer = client.get("/endpoints")
+        assert (answer.status_code, "The endpoints cannot be read." in answer.text) == (503, True)
+    finally:
+        filled.fleets.error = None
+
+
+def test_it_needs_a_session(filled):
+    client = filled.client()
+    assert (client.get("/endpoints").status_code, client.get("/api/v1/endpoints").status_code) == (303, 401)
+
+
+async def test_open_pages_are_told_of_a_change_and_only_of_one(filled):
+    hub, looks = Hub(5), []
+    endpoints = Endpoints(filled.fleets, filled.reports, filled.index)
+    stream = hub.stream(sleep=lambda _: asyncio.sleep(0))
+    assert await anext(stream) == "retry: 1000\n\n"
+    changes = [USED, USED, USED.model_copy(update={"drained": True}), USED.model_copy(update={"drained": True})]
+
+    async def look(_seconds):
+        if len(looks) == len(changes):
+            raise asyncio.CancelledError
+        if len(looks) == 1:
+            filled.fleets.error = Transient("bus_unavailable", "It does not answer.")
+        else:
+            filled.fleets.error = None
+        filled.fleets.fleets = {"main": FleetRuntimes(runtimes=(changes[len(looks)],))}
+        looks.append(len(hub._waiting))
+        await asyncio.sleep(0)
+
+    with pytest.raises(asyncio.CancelledError):
+        await endpoints.announce(hub, look)
+    assert await anext(stream) == 'event: change\ndata: ["endpoints"]\n\n'
+    await stream.aclose()
+    assert looks == [1, 1, 1, 1]
