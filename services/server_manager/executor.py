@@ -134,7 +134,7 @@ class Executor:
         self._copies.replace(
             endpoint,
             [
-                Copy(endpoint, name, entry.memory_bytes, entry.digest)
+                Copy(endpoint, name, entry.memory_bytes, entry.digest, entry.runtime)
                 for name, entry in index.items()
                 if entry.ready and name in elsewhere
             ],
@@ -150,7 +150,7 @@ class Executor:
         self._use(state, copy, Phase.UNPROVEN)
 
     def _use(self, state: TargetState, copy: Copy, phase: Phase) -> None:
-        state.endpoint, state.suspicions = copy.endpoint, 0
+        state.endpoint, state.suspicions, state.ran_by = copy.endpoint, 0, copy.ran_by
         state.failures, state.code, state.reason, state.hopeless = 0, None, "", False
         self._enter(state, phase)
 
@@ -188,7 +188,7 @@ class Executor:
         """Let a copy be the target, and what was the target be the copy."""
         self._copies.remove(copy)
         if state.phase is not Phase.FAILED:
-            self._copies.add(Copy(state.endpoint, copy.name, state.memory_bytes, state.digest))
+            self._copies.add(Copy(state.endpoint, copy.name, state.memory_bytes, state.digest, state.ran_by))
         self._use(state, copy, phase)
 
     def remove_copy(self, copy: Copy) -> None:
@@ -228,7 +228,7 @@ class Executor:
             state = self._prepare(action.name, action.deployable, state)
             state.endpoint = home_of(action.deployable, homes or {})
             if left is not None and left not in (holder, state.endpoint):
-                self._copies.add(Copy(left, action.name, state.memory_bytes, state.digest))
+                self._copies.add(Copy(left, action.name, state.memory_bytes, state.digest, state.ran_by))
                 needed = Extent.ALL
             work = self._load(action.name, action.deployable, state, needed, holder)
         else:

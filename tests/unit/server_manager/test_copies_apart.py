@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from contracts.facts import OrderAccepted, OrderRefused
+from contracts.vocabulary import Runtime
 from decisions.route_edits import roll_back
 from services.server_manager.domain.declared_copies import find_parted
 from services.server_manager.domain.reconcile import Phase
@@ -225,3 +226,15 @@ async def test_a_drain_that_waits_for_a_triton_whose_agent_is_away_says_so(three
     three.engines["three"].hooks.at.clear()
     await three.ticks(8, seconds=10.0)
     assert (active(three).endpoints, three.view.stored["two"].waits_for) == ((FIRST, THIRD), "")
+
+
+async def test_what_ran_the_engine_of_a_copy_is_what_runs_the_target_that_it_becomes(world):
+    """Two endpoints of a runtime may run different builds, as during an upgrade."""
+    old, new = (Runtime(engine="vllm", engine_version=version) for version in "12")
+    world.engine.runtime, world.engines["two"].runtime = old, new
+    await promote(world, 1)
+    await drain(world, "default")
+    await world.ticks(12, seconds=10.0)
+    assert holders(world, V1) == ["two"]
+    (running,) = [each for each in world.view.stored["two"].targets if str(each.target) == V1]
+    assert running.runtime == new
