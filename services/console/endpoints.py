@@ -1,12 +1,13 @@
 """The endpoints of the fleets as people may see them, and a notice to open pages when they change."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 import structlog
 
-from services.console.domain.endpoint_screen import EndpointRow, endpoint_row
+from contracts.runtimes import FleetRuntimes
+from services.console.domain.endpoint_screen import EndpointRow, GatewayUse, endpoint_row
 from services.console.domain.people import Person
 from services.console.hub import Hub
 from services.console.ports import Fleets, GatewayUses
@@ -16,7 +17,8 @@ from shared.errors import SlipwayError
 
 TOPIC: Final = "endpoints"
 LOOK_S: Final = 2.0
-"""How often what is shown is compared with what is there, while pages are open."""
+"""How often what is there is compared with what was, while pages are open."""
+_Known = tuple[Mapping[str, FleetRuntimes], list[GatewayUse | None]]
 
 
 class Endpoints:
@@ -31,22 +33,17 @@ class Endpoints:
     def __init__(self, fleets: Fleets, uses: GatewayUses, index: WholeIndex) -> None:
         self._fleets, self._uses, self._index = fleets, uses, index
 
-    async def seen_by(self, person: Person | None) -> tuple[EndpointRow, ...]:
-        """Return all endpoints, by fleet and name, with the targets of models that a person may see (None: of all).
+    async def seen_by(self, person: Person) -> tuple[EndpointRow, ...]:
+        """Return all endpoints, by fleet and name, with the targets of models that a person may see.
 
         Raises:
             Transient: The bus does not answer.
         """
         fleets = await self._fleets.read()
-        models = person.models if person is not None else None
-        reader = self._index if models is None else self._index.about(models)
+        reader = self._index if person.models is None else self._index.about(person.models)
         routes = await asyncio.to_thread(routes_of, reader)
-
-        def sees(model: str) -> bool:
-            return person is None or person.sees(model)
-
         rows = [
-            endpoint_row(fleet, endpoint, routes, self._uses.use(endpoint.endpoint), sees)
+            endpoint_row(fleet, endpoint, routes, self._uses.use(endpoint.endpoint), person.sees)
             for fleet, known in fleets.items()
             for endpoint in known.runtimes
         ]
@@ -59,16 +56,18 @@ class Endpoints:
             hub: Has the open pages.
             sleep: Waits for some seconds.
         """
-        before: tuple[EndpointRow, ...] | None = None
+        before: _Known | None = None
         while True:
             await sleep(LOOK_S)
             if not hub.listeners:
                 continue
             try:
-                now = await self.seen_by(None)
+                fleets = await self._fleets.read()
             except SlipwayError as error:
                 structlog.get_logger().debug("the endpoints cannot be read", code=error.code)
                 continue
+            known = [each for fleet in fleets.values() for each in fleet.runtimes]
+            now = fleets, [self._uses.use(endpoint.endpoint) for endpoint in known]
             if before is not None and now != before:
                 hub.announce({TOPIC})
             before = now

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -59,8 +60,7 @@ class GatewayReports:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._reports: dict[str, tuple[float, Mapping[str, EndpointUse]]] = {}
-        self._since: dict[str, datetime] = {}
+        self._reports: dict[str, _Report] = {}
 
     async def follow(self, client: Client) -> None:
         """Take the reports of gateways, for ever."""
@@ -69,33 +69,42 @@ class GatewayReports:
 
     def take(self, report: DemandReport) -> None:
         """Take a report, unless too many processes report."""
-        self._forget()
-        if report.process in self._reports or len(self._reports) < MOST_PROCESSES:
-            self._reports[report.process] = self._clock.monotonic(), report.endpoints
-        ejected = {address for address, use in self._listed() if _ejects(use)}
-        now = self._clock.now()
-        self._since = {address: self._since.get(address, now) for address in ejected}
+        before = self._reports.get(report.process)
+        if before is None and len(self._reports) >= MOST_PROCESSES:
+            self._forget()
+            if len(self._reports) >= MOST_PROCESSES:
+                return
+        now, known = self._clock.now(), before.ejected_since if before is not None else {}
+        since = {address: known.get(address, now) for address, use in report.endpoints.items() if _ejects(use)}
+        self._reports[report.process] = _Report(self._clock.monotonic(), report.endpoints, since)
 
     def use(self, address: str) -> GatewayUse | None:
         """Return what all gateways have at an endpoint; None if none of them reports."""
         self._forget()
-        if not self._reports:
+        reports = self._reports.values()
+        if not reports:
             return None
-        uses = [use for known, use in self._listed() if known == address]
-        ejecting = sum(map(_ejects, uses))
+        uses = [report.endpoints[address] for report in reports if address in report.endpoints]
+        since = [report.ejected_since[address] for report in reports if address in report.ejected_since]
         return GatewayUse(
-            processes=len(self._reports),
+            processes=len(reports),
             outstanding_tokens=sum(use.outstanding_tokens for use in uses),
-            ejecting=ejecting,
-            since=self._since.get(address) if ejecting else None,
+            ejecting=len(since),
+            since=min(since, default=None),
         )
-
-    def _listed(self) -> list[tuple[str, EndpointUse]]:
-        return [item for _, endpoints in self._reports.values() for item in endpoints.items()]
 
     def _forget(self) -> None:
         oldest = self._clock.monotonic() - FORGET_S
-        self._reports = {process: known for process, known in self._reports.items() if known[0] >= oldest}
+        self._reports = {process: report for process, report in self._reports.items() if report.taken_s >= oldest}
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What one process reported last, and since when each endpoint that it ejects has been ejected."""
+
+    taken_s: float
+    endpoints: Mapping[str, EndpointUse]
+    ejected_since: Mapping[str, datetime]
 
 
 def _ejects(use: EndpointUse) -> bool:

@@ -124,6 +124,19 @@ def test_what_gateways_report_is_added_up_and_one_that_ejects_shows_until_it_rep
     filled.clock.time = NOW
 
 
+def test_an_ejection_is_as_old_as_it_lasts(filled):
+    def since(seconds, **uses):
+        filled.clock.time = NOW + timedelta(seconds=seconds)
+        report(filled, "a", **uses)
+        return filled.reports.use(FIRST).since
+
+    assert [since(0, ejected=1), since(2, stalled=True)] == [NOW, NOW]
+    assert since(3, outstanding_tokens=1) is None
+    assert since(4, ejected=1) == NOW + timedelta(seconds=4)
+    filled.clock.time = NOW
+    filled.reports._reports.clear()
+
+
 def test_too_many_processes_are_ignored(filled):
     for number in range(MOST_PROCESSES + 9):
         filled.reports.take(DemandReport(process=f"{number:08x}"))
