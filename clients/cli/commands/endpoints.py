@@ -96,7 +96,16 @@ def describe_state(endpoint: FleetRuntime) -> str:
     if endpoint.drained:
         progress = "drained" if is_empty(endpoint) else "draining"
         parts.append(f"{progress} by {endpoint.drained_by}: {endpoint.drain_reason}")
-    return ", ".join([*parts, *([] if endpoint.answers else ["does not answer"])])
+    silent = "its agent obeys another server-manager" if endpoint.fenced else "does not answer"
+    return ", ".join([*parts, *([] if endpoint.answers else [silent])])
+
+
+def describe_progress(endpoint: FleetRuntime) -> str:
+    """Return what an endpoint that is being drained still holds; empty if nothing."""
+    held = ", ".join(str(each.target) for each in endpoint.targets)
+    left = ", ".join(endpoint.copies)
+    parts = [f"it serves {held}"] if held else []
+    return "; ".join([*parts, *([f"{left} moved, and stays until its answers there have ended"] if left else [])])
 
 
 @endpoints_app.command("drain")
@@ -163,12 +172,12 @@ def check_name(name: str, endpoints: Sequence[FleetRuntime]) -> None:
 async def wait_until_empty(
     read: Callable[[], Awaitable[Sequence[FleetRuntime]]], name: str, wait_s: float, poll_s: float = POLL_S
 ) -> None:
-    """Return once a drained endpoint holds nothing; print what it waits for on standard error.
+    """Return once a drained endpoint holds nothing; print what it still holds and waits for on standard error.
 
     Raises:
         CommandError: the fleet does not list it any more, or it holds something when the time is over.
     """
-    deadline, shown = asyncio.get_running_loop().time() + wait_s, ""
+    deadline, shown, progress = asyncio.get_running_loop().time() + wait_s, "", ""
     while True:
         endpoint = next((each for each in await read() if name_of(each) == name), None)
         if endpoint is None:
@@ -178,6 +187,9 @@ async def wait_until_empty(
             )
         if endpoint.drained and is_empty(endpoint):
             return
+        if endpoint.drained and describe_progress(endpoint) != progress:
+            progress = describe_progress(endpoint)
+            typer.echo(progress, err=True)
         if endpoint.waits_for != shown:
             shown = endpoint.waits_for
             typer.echo(f"waiting: {shown}" if shown else "it goes on", err=True)

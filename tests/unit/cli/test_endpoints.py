@@ -51,6 +51,7 @@ def test_a_version_on_fewer_endpoints_than_its_policy_asks_for_is_named():
     [
         (USED, "in use"),
         (USED.model_copy(update={"answers": False}), "in use, does not answer"),
+        (USED.model_copy(update={"answers": False, "fenced": True}), "in use, its agent obeys another server-manager"),
         (DRAINED, "draining by ana: New disk."),
         (DRAINED.model_copy(update={"targets": ()}), "drained by ana: New disk."),
         (DRAINED.model_copy(update={"targets": (), "copies": ("bot.v1.int8",)}), "draining by ana: New disk."),
@@ -84,8 +85,14 @@ WAITING = DRAINED.model_copy(update={"waits_for": "triton has no memory for it"}
 
 async def test_the_wait_for_an_empty_endpoint_ends_when_it_is_drained_and_holds_nothing(capsys):
     unasked = USED.model_copy(update={"targets": ()})
-    await wait_until_empty(reading([unasked], [WAITING], [DRAINED], [EMPTY]), "triton-2", 10.0, 0.0)
-    assert capsys.readouterr().err.splitlines() == ["waiting: triton has no memory for it", "it goes on"]
+    leaving = EMPTY.model_copy(update={"copies": ("bot.v1.int8",)})
+    await wait_until_empty(reading([unasked], [WAITING], [DRAINED], [leaving], [EMPTY]), "triton-2", 10.0, 0.0)
+    assert capsys.readouterr().err.splitlines() == [
+        f"it serves {SERVED.target}",
+        "waiting: triton has no memory for it",
+        "it goes on",
+        "bot.v1.int8 moved, and stays until its answers there have ended",
+    ]
 
 
 async def test_an_endpoint_that_left_the_fleet_is_not_called_empty():
