@@ -18,6 +18,8 @@ from shared.errors import SlipwayError
 TOPIC: Final = "endpoints"
 LOOK_S: Final = 2.0
 """How often what is there is compared with what was, while pages are open."""
+AFTER_ERROR_S: Final = 30.0
+"""How long nothing is asked after an error: a bus with permissions of before writes a line for each refusal."""
 _Known = tuple[Mapping[str, FleetRuntimes], list[GatewayUse | None]]
 
 
@@ -57,15 +59,18 @@ class Endpoints:
             sleep: Waits for some seconds.
         """
         before: _Known | None = None
+        pause_s = LOOK_S
         while True:
-            await sleep(LOOK_S)
+            await sleep(pause_s)
             if not hub.listeners:
                 continue
             try:
                 fleets = await self._fleets.read()
             except SlipwayError as error:
                 structlog.get_logger().debug("the endpoints cannot be read", code=error.code)
+                pause_s = AFTER_ERROR_S
                 continue
+            pause_s = LOOK_S
             known = [each for fleet in fleets.values() for each in fleet.runtimes]
             now = fleets, [self._uses.use(endpoint.endpoint) for endpoint in known]
             if before is not None and now != before:

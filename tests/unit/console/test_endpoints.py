@@ -9,7 +9,7 @@ from contracts.api_usage import DemandReport, EndpointUse
 from contracts.runtimes import FleetRuntime, FleetRuntimes, RunningTarget
 from contracts.vocabulary import Runtime
 from services.console.adapters.fleets import FORGET_S, MOST_PROCESSES
-from services.console.endpoints import Endpoints
+from services.console.endpoints import AFTER_ERROR_S, LOOK_S, Endpoints
 from services.console.hub import Hub
 from shared.errors import Transient
 from testbed import factories
@@ -177,7 +177,7 @@ async def test_open_pages_are_told_of_a_change_and_only_of_one(filled):
     assert await anext(stream) == "retry: 1000\n\n"
     changes = [USED, USED, USED.model_copy(update={"drained": True}), USED.model_copy(update={"drained": True})]
 
-    async def look(_seconds):
+    async def look(seconds):
         if len(looks) == len(changes):
             raise asyncio.CancelledError
         if len(looks) == 1:
@@ -185,11 +185,11 @@ async def test_open_pages_are_told_of_a_change_and_only_of_one(filled):
         else:
             filled.fleets.error = None
         filled.fleets.fleets = {"main": FleetRuntimes(runtimes=(changes[len(looks)],))}
-        looks.append(len(hub._waiting))
+        looks.append(seconds)
         await asyncio.sleep(0)
 
     with pytest.raises(asyncio.CancelledError):
         await endpoints.announce(hub, look)
     assert await anext(stream) == 'event: change\ndata: ["endpoints"]\n\n'
     await stream.aclose()
-    assert looks == [1, 1, 1, 1]
+    assert looks == [LOOK_S, LOOK_S, AFTER_ERROR_S, LOOK_S]
