@@ -251,6 +251,13 @@ def test_a_triton_for_the_cpu_stays_closed_and_its_service_knows_the_device(comp
     assert json.loads(manager["SERVER_MANAGER_ENGINE_ARGS"]) == {}
 
 
+def test_the_image_of_vllm_for_the_cpu_is_built_only_if_its_kernels_can_be_loaded():
+    libraries, kernels = stages()["triton-vllm"].split('RUN python -c "import torch, vllm._C"')
+    assert "/usr/lib/libnuma.so.1" in libraries
+    assert "RUN" in kernels
+    assert "COPY --from=engine-libraries" not in kernels
+
+
 def test_memory_and_processors_of_vllm_on_the_cpu_are_limited_by_variables(compose):
     limits = {"SLIPWAY_TRITON_MEMORY": "12g", "SLIPWAY_TRITON_CPUS": "1.5", "SLIPWAY_TRITON_CPUSET": "0-1"}
     command = ("-f", f"{ROOT}/deploy/docker/compose.vllm.yaml", "config", "--format", "json")
