@@ -10,7 +10,7 @@ cd "$(dirname "$0")/../.."
 export PODMAN_IGNORE_CGROUPSV1_WARNING=1
 deploy/docker/check-podman.sh
 version=$(sed -n 's/^VERSION = "\(.*\)"$/\1/p' contracts/version.py)
-mapfile -t all < <(sed -n 's/^      target: //p' compose.yaml deploy/docker/compose.*.yaml | grep -vE '^(minio|triton-vllm)$' | sort -u)
+mapfile -t all < <(sed -n 's/^      target: //p' compose.yaml deploy/docker/compose.*.yaml | grep -vE '^(minio|triton-vllm)$|\.' | sort -u)
 if [ $# -eq 0 ]; then set -- "${all[@]}"; fi
 
 options=(--format docker --layers --network host --quiet --ulimit nofile=20000:20000 --ulimit nproc=90000:90000)

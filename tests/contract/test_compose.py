@@ -251,6 +251,17 @@ def test_a_triton_for_the_cpu_stays_closed_and_its_service_knows_the_device(comp
     assert json.loads(manager["SERVER_MANAGER_ENGINE_ARGS"]) == {}
 
 
+def test_all_images_that_the_script_builds_have_a_stage():
+    line = next(
+        line for line in (ROOT / "deploy/docker/images.sh").read_text().splitlines() if "mapfile -t all" in line
+    )
+    script = f'{line}\nprintf "%s\\n" "${{all[@]}}"'
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
+    named = set(done.stdout.split())
+    assert named - set(stages()) == set(), "a secret's target is no image"
+    assert {"gateway", "nats", "cli", "triton-toy"} <= named
+
+
 def test_the_image_of_vllm_for_the_cpu_is_built_only_if_its_kernels_can_be_loaded():
     libraries, kernels = stages()["triton-vllm"].split('RUN python -c "import torch, vllm._C"')
     assert "/usr/lib/libnuma.so.1" in libraries
