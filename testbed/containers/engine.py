@@ -47,9 +47,18 @@ def containers(project: str) -> list[str]:
 
 
 def inspect(project: str) -> list[dict[str, Any]]:
-    """Return what podman knows of each container of a project."""
+    """Return what podman knows of each container of a project, but for one that is removed meanwhile.
+
+    Raises:
+        RuntimeError: Podman knows none of those that it has just listed.
+    """
     names = containers(project)
-    return json.loads(podman("container", "inspect", *names)) if names else []
+    known: list[dict[str, Any]] = (
+        json.loads(podman("container", "inspect", *names, check=False) or "[]") if names else []
+    )
+    if names and not known:
+        raise RuntimeError(f"podman container inspect: it knows none of {', '.join(names)}")
+    return known
 
 
 def volumes(project: str) -> set[str]:
