@@ -24,6 +24,7 @@ from deploy.local.state import (
     StateFolder,
     Table,
     foreign_data,
+    format_of,
     new_description,
     prepare_keys,
     shorten,
@@ -135,6 +136,7 @@ class Supervisor:
             engine=config.engine,
             runtimes=roots,
             tritons=config.default_tritons,
+            data_format=format_of(ports),
         )
         self._folder.write_description(description)
         return description

@@ -1,11 +1,18 @@
 """The state folder: data of another format is refused with one sentence, never misread."""
 
+import io
 import json
+from pathlib import Path
 
 import pytest
 
-from deploy.data_format import DATA_FORMAT, refuse
+from deploy.data_format import CLUSTER_DATA_FORMAT, DATA_FORMAT, refuse
+from deploy.local import bus
+from deploy.local.plan import Programs, StackConfig
 from deploy.local.state import StateFolder, foreign_data, new_description
+from deploy.local.supervisor import Options, Supervisor
+from deploy.local.view import View
+from shared.runtime.clock import SystemClock
 
 OLD = {"stack_id": "a", "ports": {}, "s3_access_key": "k", "s3_secret_key": "s", "variables": {}, "engine": "toy"}
 
@@ -25,7 +32,7 @@ def test_a_new_folder_carries_the_format_of_this_slipway(folder):
 
 
 @pytest.mark.parametrize(
-    ("data_format", "which"), [(None, "an older"), (DATA_FORMAT - 1, "an older"), (DATA_FORMAT + 1, "a newer")]
+    ("data_format", "which"), [(None, "an older"), (DATA_FORMAT - 1, "an older"), (CLUSTER_DATA_FORMAT + 1, "a newer")]
 )
 def test_data_of_another_format_is_refused_in_one_sentence_that_says_what_to_do(folder, data_format, which):
     """Before there was a number, stack.json had none."""
@@ -46,6 +53,32 @@ def test_data_without_a_recorded_format_may_be_of_something_else():
 
 
 def test_the_file_of_a_newer_slipway_is_refused_by_its_format_whatever_fields_it_adds(folder):
-    newer = OLD | {"data_format": DATA_FORMAT + 1, "a_field_of_the_future": {}}
+    newer = OLD | {"data_format": CLUSTER_DATA_FORMAT + 1, "a_field_of_the_future": {}}
     (folder.path / "stack.json").write_text(json.dumps(newer))
     assert "a newer Slipway" in foreign_data(folder.read_description(), folder.path)
+
+
+def described(folder, servers):
+    """Return the description that a start with so many NATS servers writes, before it starts any of them."""
+    programs = Programs(Path("/bin/nats-server"), Path("/bin/weed"), Path("/bin/python"), Path("/source"))
+    options = Options(StackConfig("toy", nats=servers), programs, Path("/engine"), {})
+    Supervisor(folder, options, View(quiet=True, out=io.StringIO()), SystemClock())._describe()
+    return folder.read_description()
+
+
+@pytest.mark.parametrize(("servers", "data_format"), [(1, DATA_FORMAT), (3, CLUSTER_DATA_FORMAT)])
+def test_a_folder_with_three_nats_servers_has_a_format_that_an_older_slipway_refuses(folder, servers, data_format):
+    """An older one compares with its own number, and would start the first of the three alone."""
+    started = described(folder, servers)
+    assert started.data_format == data_format
+    older = refuse("it holds", started.data_format, "")
+    assert (older is None) == (servers == 1)
+    assert foreign_data(started, folder.path) is None
+    assert described(folder, servers) == started, "a later start changes nothing"
+
+
+def test_a_folder_that_has_three_nats_servers_already_gets_their_format(folder):
+    """It was made by a Slipway of before the format."""
+    had = {name: 10_000 + number for number, name in enumerate(bus.port_names(3))}
+    (folder.path / "stack.json").write_text(json.dumps(OLD | {"data_format": DATA_FORMAT, "ports": had}))
+    assert described(folder, 3).data_format == CLUSTER_DATA_FORMAT
