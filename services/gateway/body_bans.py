@@ -25,6 +25,8 @@ K = TypeVar("K")
 V = TypeVar("V")
 Change = Literal["banned", "refused"]
 """What is counted: bodies that are refused from now on, and requests that were refused."""
+Unseen = Literal["suspected", "proven"]
+"""What a body had to do with a death of a candidate's engine in its shadow: it was there, or it is the cause."""
 MOST: Final = 4_096
 """Bodies that are refused, and as many that an engine died under once; above it the oldest is forgotten."""
 _ALL = ""
@@ -123,20 +125,29 @@ class BodyBans:
         entries = (self._suspects.get(body), self._bans.get(body), self._bans.get(body._replace(account=_ALL)))
         return any(entry is not None and entry.until_s > now_s for entry in entries)
 
+    def is_banned(self, accepted: AcceptedRequest) -> bool:
+        """Return whether a body is known to end that engine: it may no more be there by chance (see `note_death`)."""
+        now_s, body = self._clock.monotonic(), _as_body(accepted)
+        entries = (self._bans.get(body), self._bans.get(body._replace(account=_ALL)))
+        return any(entry is not None and entry.until_s > now_s for entry in entries)
+
     @property
     def knows_shadows(self) -> bool:
         """Return whether an engine of a candidate died of late: else no digest has to be computed for a canary."""
         return any(body.model.endswith(_UNSEEN) for entries in (self._bans, self._suspects) for body in entries)
 
-    def died_unseen(self, environment: Environment, target: Target, account: str, digest: str) -> bool:
-        """Return whether an engine died under a body when its target was a candidate in its shadow.
+    def died_unseen(self, environment: Environment, target: Target, account: str, digest: str) -> Unseen | None:
+        """Return what a body had to do with a death of its target's engine in its shadow; None if nothing is known.
 
         The active target has answered that body: while the candidate is a canary, it goes there.
         """
-        now_s = self._clock.monotonic()
-        bodies = [_Body(environment, f"{target}{_UNSEEN}", whose, digest) for whose in (_ALL, account)]
-        entries = [table.get(body) for table in (self._bans, self._suspects) for body in bodies]
-        return any(entry is not None and entry.until_s > now_s for entry in entries)
+        now_s, model = self._clock.monotonic(), f"{target}{_UNSEEN}"
+        for_all, own = (_Body(environment, model, whose, digest) for whose in (_ALL, account))
+        proven = self._bans.get(for_all)
+        if proven is not None and proven.until_s > now_s:
+            return "proven"
+        entries = (self._bans.get(own), self._suspects.get(own))
+        return "suspected" if any(entry is not None and entry.until_s > now_s for entry in entries) else None
 
     def watch(self, accepted: AcceptedRequest) -> "Watch":
         """Return what follows a request through its attempts."""

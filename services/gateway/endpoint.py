@@ -10,6 +10,7 @@ import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
+from contracts.facts import Inference
 from contracts.vocabulary import Environment
 from decisions.attribution import ErrorKind, attribute
 from decisions.openai_limits import most_tokens
@@ -24,7 +25,7 @@ from services.gateway.domain.failures import AnswerFailed, describe_failure
 from services.gateway.domain.routing import Choice
 from services.gateway.http import Reply, abort_connection, cancel_on_disconnect, limited_writes, problem_response
 from services.gateway.in_flight import InFlight
-from services.gateway.measurement import AcceptedRequest, Arrival, Outcome
+from services.gateway.measurement import AcceptedRequest, Arrival, Outcome, as_spared
 from services.gateway.mirrors import Mirrors
 from services.gateway.rescues import HEADER, may_rescue
 
@@ -137,7 +138,7 @@ class Endpoint:
     ) -> Choice:
         """Return the active target for what the canary's engine died of in its shadow, where the active one answered.
 
-        A request that names the canary goes there.
+        A request that names the canary goes there. What is proven to kill the canary counts as its error.
         """
         bans, table = self._dependencies.bans, self._dependencies.tables[arrival.environment]
         target, requested = choice.served.target, routing.parse_model_name(parsed.model)
@@ -147,7 +148,7 @@ class Endpoint:
             return choice
         digest = await self._work(size, digest_of, parsed)
         died = bans.died_unseen(arrival.environment, target, arrival.caller.account, digest)
-        return Choice(route.active) if died else choice
+        return Choice(route.active, spared=target if died == "proven" else None) if died else choice
 
     async def _work(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Work on a body; on a large one in a thread, one at a time, so that answers in progress are not delayed."""
@@ -288,7 +289,9 @@ class Endpoint:
         record = answer.to_record(outcome)
         if rescue is not None:
             record = record.model_copy(update={"rescued_by": rescue.accepted.choice.served.target})
-        self._dependencies.metrics.observe(record)
+        spared = accepted.choice.spared if outcome == Outcome() or _has_begun(record) else None
+        counted = record if spared is None else as_spared(record, spared)
+        self._dependencies.metrics.observe(counted)
         accepted.trace.end(record)
         if answer.retried is not None:
             self._dependencies.metrics.retries.labels(record.environment, answer.retried).inc()
@@ -301,11 +304,16 @@ class Endpoint:
             self._mirrors.release(accepted)  # what may have killed an engine goes to no other
         else:
             self._mirrors.offer(accepted, record)
-        if outcome == Outcome() and accepted.parsed.generates:
+        if outcome == Outcome() and accepted.parsed.generates and counted is record:
             texts = accepted.parsed.text, answer.measurement.text
             self._dependencies.features.submit(record, *texts, draw_id=accepted.draw_id)
         else:
-            self._dependencies.telemetry.record(record)
+            self._dependencies.telemetry.record(counted)
+
+
+def _has_begun(record: Inference) -> bool:
+    """Return whether a target had begun to answer a request that did not fail: its caller may have left then."""
+    return record.error is None and record.output_tokens > 0
 
 
 def _spent(answer: Answer, accepted: AcceptedRequest, *, left: bool) -> int:

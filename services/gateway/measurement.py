@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from urllib.parse import quote
 
 from contracts.facts import EngineDeath, Inference
-from contracts.vocabulary import Environment, Party
+from contracts.vocabulary import Environment, Party, Target
 from decisions.attribution import ErrorKind
 from decisions.drills import change_record
 from decisions.shaping import is_length_forced_by_caller, is_length_set_by_caller, is_shaped_by_caller
@@ -262,3 +262,25 @@ class Measurement:
             death=death if outcome.error == "engine_dead" else None,
         )
         return record if accepted.effect is None else change_record(accepted.effect.fault, record)
+
+
+def as_spared(record: Inference, canary: Target) -> Inference:
+    """Return the record of a request that a canary would have died of, and that the active target answered for it.
+
+    As after a rescue, it is the canary's error, and nothing of the answer counts for either.
+    """
+    return Inference(
+        request_id=record.request_id,
+        target=canary,
+        endpoint="",
+        environment=record.environment,
+        canary=True,
+        scheduled_at=record.scheduled_at,
+        sent_at=record.scheduled_at,
+        e2e_ms=0.0,
+        error="engine_dead",
+        caused_by="target",
+        caller=record.caller,
+        holder=record.holder,
+        rescued_by=record.target,
+    )

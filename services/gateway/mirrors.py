@@ -195,11 +195,20 @@ class Mirrors:
             self._dependencies.features.submit_pair(pair, accepted.parsed.text, texts, draw_id=accepted.draw_id)
 
     def _may_kill(self, accepted: AcceptedRequest, other: Choice) -> bool:
-        """Return whether an engine of a candidate died under this body, in its shadow."""
+        """Return whether an engine of a candidate died under this body, in its shadow.
+
+        Where that ends nothing that serves callers, the candidate is asked once more what only was there: a second
+        death shows that it dies of this body, and an answer that it does not.
+        """
         bans, account = self._dependencies.bans, accepted.arrival.caller.account
         if other.canary and bans.knows_shadows:
-            return bans.died_unseen(accepted.environment, other.served.target, account, digest_of(accepted.parsed))
-        return other.shadow and bans.is_blamed(replace(accepted, choice=other))
+            digest = digest_of(accepted.parsed)
+            return bans.died_unseen(accepted.environment, other.served.target, account, digest) is not None
+        if not other.shadow:
+            return False
+        apart = set(accepted.choice.served.endpoints).isdisjoint(other.served.endpoints)
+        unseen = replace(accepted, choice=other)
+        return bans.is_banned(unseen) if apart else bans.is_blamed(unseen)
 
     async def _as_silent(self, accepted: AcceptedRequest, served: _Side, mirrored: _Side) -> MirroredPair | None:
         """Return the pair of a request that a candidate left unanswered; None if it may be the machine that stood.

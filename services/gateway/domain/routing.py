@@ -18,6 +18,7 @@ class Choice:
     Attributes:
         slice_id: The slice of live traffic in which it was drawn; None without one.
         drawn: The version behind, which the slice drew instead of the active one.
+        spared: The canary that was drawn, and whose engine this body alone killed in its shadow; None else.
     """
 
     served: ServedTarget
@@ -25,6 +26,7 @@ class Choice:
     shadow: bool = False
     slice_id: str | None = None
     drawn: bool = False
+    spared: Target | None = None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.routes import CanaryShare, ShadowShare
+from decisions.triggers import observe
 from services.gateway.domain import pairing
 from services.gateway.domain.requests import read_request
 from services.gateway.domain.routing import Choice, choose_pinned, choose_target, list_models
@@ -172,6 +173,98 @@ async def test_what_killed_a_candidate_in_its_shadow_goes_to_the_active_version_
     before = world.sent_to(CANDIDATE)
     await world.ask(1, model=f"{f.MODEL}@v8", **kill)
     assert world.sent_to(CANDIDATE) == before + 1, "who names it gets it"
+
+
+async def canary_after_death(world, **kill):
+    """Let a body kill the candidate in its shadow, which is a canary then."""
+    await world.ask(1)
+    await world.ask(1, **kill)
+    split = CanaryShare(served=f.served(8, pair_ratio=0.0), weight_ratio=0.5)
+    await world.table.apply(f.MODEL, route(shadow=None, canary=split, epoch=13), 2)
+    world.records.clear()
+
+
+KILL = {"messages": [{"role": "user", "content": "kill"}]}
+ERRORS = f.trigger(metric="error_ratio", threshold=0.02)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_the_canary_would_have_died_of_counts_as_its_error_and_the_active_version_answers_it(stream):
+    """Else the canary shows nothing of it, passes, and dies of it once it is promoted."""
+    world = World(route(share=1.0), engine=Dying(), max_mirrors=100)
+    for _ in range(2):
+        world.shares.divide()  # no other process sends requests there
+    await canary_after_death(world, **KILL)
+    answers = await world.ask(20, stream=stream, **KILL)
+    assert {(answer.status_code, answer.headers["x-slipway-version"]) for answer in answers} == {(200, ACTIVE)}
+    spared = [record for record in world.records if record.canary]
+    assert len(world.records) == 20
+    assert 4 < len(spared) < 16, "what the share of the canary drew"
+    assert {(str(each.target), each.error, each.caused_by, str(each.rescued_by)) for each in spared} == {
+        (CANDIDATE, "engine_dead", "target", ACTIVE)
+    }
+    assert {(each.caller, each.holder) for each in spared} == {(world.records[0].caller, world.records[0].holder)}
+    assert [observe(ERRORS, each) for each in world.records] == [each.canary for each in world.records]
+    (counted,) = [line for line in world.metric("slipway_gateway_errors_total{") if CANDIDATE in line]
+    assert counted.endswith(f" {len(spared)}.0")
+    again = await world.ask(1, **(KILL | {"model": f"{f.MODEL}@v7"}))
+    assert (again[0].status_code, world.records[-1].error) == (200, None)
+
+
+async def test_a_body_that_was_there_when_the_candidate_died_is_spared_and_counts_as_no_error():
+    """Another process may have sent what it died of: a caller could let the bodies of others count so."""
+    world = World(route(share=1.0), engine=Dying(), max_mirrors=100)
+    await canary_after_death(world, **KILL)
+    answers = await world.ask(20, **KILL)
+    assert {answer.headers["x-slipway-version"] for answer in answers} == {ACTIVE}
+    assert {(str(record.target), record.error) for record in world.records} == {(ACTIVE, None)}
+
+
+APART = ShadowShare(served=f.served(8, endpoints=("b:1",)), share_ratio=1.0)
+
+
+async def test_a_body_that_was_there_when_the_candidate_died_is_asked_once_more_where_no_caller_is_served():
+    """Else one death in several processes counts as one error, the candidate passes, and dies of it for callers."""
+    world = World(route(shadow=APART), engine=Dying(), max_mirrors=100)
+    for _ in range(6):
+        await world.ask(1, messages=[{"role": "user", "content": "other"}])
+        await world.clock.pause(QUIET_S)
+        await world.ask(1, **KILL)
+    deaths = [pair for pair in world.telemetry.pairs if pair.mirrored.error == "engine_dead"]
+    assert len(deaths) == 2, "after the second death no candidate passes, and the body is known"
+
+
+async def test_a_body_that_was_there_by_chance_is_cleared_by_its_next_answer():
+    class Once(Dying):
+        killed = False
+
+        async def send(self, endpoint, target, request):
+            lethal = b"chance" in request.body and str(target) == CANDIDATE and not self.killed
+            self.killed = self.killed or lethal
+            async for piece in super().send(endpoint, target, request):
+                yield piece
+                if lethal:
+                    raise DEAD
+
+    world = World(route(shadow=APART), engine=Once(), max_mirrors=100)
+    chance = {"messages": [{"role": "user", "content": "chance"}]}
+    await world.ask(1)
+    await world.ask(3, **chance)
+    assert [pair.mirrored.error for pair in world.telemetry.pairs] == [None, "engine_dead", None, None]
+    split = CanaryShare(served=f.served(8, endpoints=("b:1",), pair_ratio=0.0), weight_ratio=0.5)
+    await world.table.apply(f.MODEL, route(shadow=None, canary=split, epoch=13), 2)
+    answers = await world.ask(20, **chance)
+    assert {answer.headers["x-slipway-version"] for answer in answers} == {ACTIVE, CANDIDATE}
+
+
+async def test_what_the_active_version_fails_as_well_is_not_the_canarys():
+    world = World(route(share=1.0), engine=Dying(), max_mirrors=100)
+    for _ in range(2):
+        world.shares.divide()
+    await canary_after_death(world, **KILL)
+    world.engine.poison = {"kill": BROKE}
+    await world.ask(20, **KILL)
+    assert {(str(record.target), record.error) for record in world.records} == {(ACTIVE, "engine_failed")}
 
 
 class Dead(FakeEngine):
