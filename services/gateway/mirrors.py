@@ -183,7 +183,7 @@ class Mirrors:
             if other.shadow and pairing.is_silent(mirrored.record):
                 pair = await self._as_silent(accepted, served, mirrored)
             else:
-                pair = self._as_pair(served, mirrored, other)
+                pair = self._as_pair(served, mirrored, accepted.choice, other)
         if pair is None:
             self._count("unknown", other)
             return
@@ -218,10 +218,13 @@ class Mirrors:
         again = await self._ask(self._again(accepted, accepted.choice))
         return None if again.record.error is not None else pairing.as_failed(served.record, mirrored.record)
 
-    def _as_pair(self, served: _Side, mirrored: _Side, other: Choice) -> MirroredPair | None:
+    def _as_pair(self, served: _Side, mirrored: _Side, choice: Choice, other: Choice) -> MirroredPair | None:
         """Return the pair of two sides; a death of a candidate's engine counts once, with its first request."""
         if not mirrored.died:
-            return pairing.as_pair(served.record, mirrored.record, shadow=other.shadow)
+            record, context_tokens = mirrored.record, other.served.context_tokens
+            if context_tokens < choice.served.context_tokens:
+                record = pairing.excuse_cut(served.record, record, context_tokens)
+            return pairing.as_pair(served.record, record, shadow=other.shadow)
         death, engine = mirrored.record.death, (str(other.served.target), mirrored.record.endpoint)
         if not other.shadow or death is None or self._deaths.get(engine) == death.died_at:
             return None

@@ -79,7 +79,10 @@ def may_mirror(parsed: ParsedRequest, served: ServedTarget, other: ServedTarget,
 
 
 def _is_short(parsed: ParsedRequest, context_tokens: int) -> bool:
-    """Return whether a prompt takes at most half of a context, at a token for each byte, and its answer the rest."""
+    """Return whether a prompt takes at most half of a context, at a token for each byte, and its answer the rest.
+
+    An answer without a limit may be longer: `excuse_cut` leaves out what that shows.
+    """
     limits = [parsed.body.get(name) for name in _LIMITS]
     longest = max((limit for limit in limits if isinstance(limit, int)), default=0)
     return max(len(parsed.raw), longest) <= context_tokens // 2
@@ -112,6 +115,17 @@ def as_pair(served: Inference, mirrored: Inference, *, shadow: bool = False) -> 
     """
     sides = (_as_side(served), _as_side(mirrored))
     return MirroredPair(served=sides[0], mirrored=sides[1], shadow=shadow) if all(map(is_known, sides)) else None
+
+
+def excuse_cut(served: Inference, mirrored: Inference, context_tokens: int) -> Inference:
+    """Return the record of a candidate without the end of an answer that its smaller context cut off, as by a limit.
+
+    That is no fault of its answer where the one of the active target takes more than half of that context. Where the
+    active target needs less, a candidate that does not come to an end shows it.
+    """
+    is_long = served.input_tokens + served.output_tokens > context_tokens // 2
+    is_cut = is_long and mirrored.finish_reason == "length" and mirrored.error is None and mirrored.drill is None
+    return mirrored.model_copy(update={"length_set_by_caller": True}) if is_cut else mirrored
 
 
 def is_silent(record: Inference) -> bool:

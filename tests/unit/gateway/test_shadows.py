@@ -1,6 +1,7 @@
 """A shadow: a candidate that takes no traffic is asked what callers asked, and no caller notices."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from services.gateway.domain.routing import Choice, choose_pinned, choose_target
 from services.gateway.engine_deaths import QUIET_S, STILL_DEAD_S
 from shared.errors import Permanent, Transient
 from testbed import factories as f
+from testbed.values import inference
 from tests.kit.drills import drill
 from tests.unit.gateway.fakes import FakeEngine
 from tests.unit.gateway.world import World
@@ -55,6 +57,40 @@ async def test_a_candidate_with_a_smaller_context_is_asked_what_is_sure_to_fit()
     await world.ask(5, max_tokens=1_500)
     await world.ask(5, messages=[{"role": "user", "content": "long " * 300}])
     assert world.sent_to(CANDIDATE) == 5
+
+
+class Long(FakeEngine):
+    """The active version needs 1,900 tokens for an answer; the candidate is cut off at 2,000."""
+
+    async def send(self, endpoint, target, request):
+        tokens, reason = (2_000, "length") if str(target) == CANDIDATE else (1_900, "stop")
+        async for piece in super().send(endpoint, target, request):
+            record = piece.record and {**piece.record, "output_tokens": tokens}
+            if record and "finish_reasons" in record:
+                record["finish_reasons"] = {"0.0": reason}
+            yield replace(piece, record=record)
+
+
+@pytest.mark.parametrize(
+    ("needed", "finish", "bad"), [(1_500, "length", None), (1_500, "stop", False), (300, "length", True)]
+)
+def test_an_answer_that_only_a_smaller_context_cuts_off_speaks_against_no_candidate(needed, finish, bad):
+    """No limit was declared; the active version needs more than half of the candidate's context, or less."""
+    served = inference(error=None, drill=None, input_tokens=10, output_tokens=needed, finish_reason="stop")
+    cut = inference(error=None, drill=None, input_tokens=10, output_tokens=2_038, finish_reason=finish)
+    seen = pairing.excuse_cut(served, cut, 2_048)
+    assert observe(f.trigger(metric="cut_off_ratio", threshold=0.02), seen) is bad
+
+
+async def test_pairs_with_a_smaller_context_leave_out_what_it_cut_off():
+    small = ShadowShare(served=f.served(8, context_tokens=2_048), share_ratio=1.0)
+    for active_context, left_out in ((8_192, True), (2_048, False)):
+        active = f.served(7, context_tokens=active_context, pair_ratio=0.0)
+        world = World(route(shadow=small, active=active), engine=Long(), max_mirrors=100)
+        await world.http.post("/v1/chat/completions", json=BODY | {"messages": [{"role": "user", "content": "a"}]})
+        await world.ask(0)
+        (pair,) = world.telemetry.pairs
+        assert (pair.mirrored.finish_reason, pair.mirrored.length_set_by_caller) == ("length", left_out)
 
 
 async def test_no_caller_can_reach_a_candidate_in_its_shadow():
