@@ -189,7 +189,8 @@ def _from_minio(error: BaseException) -> SlipwayError | None:
         return _from_s3(error)
     answered = getattr(error, "reason", None)
     if isinstance(error, u.MaxRetryError) and isinstance(answered, u.ResponseError):
-        reason = f"The object store answers {error.url} with errors ({answered}): its disk may be full, see its log."
+        hint = "its disk may be full, see its log" if " 500 " in str(answered) else "see its log"
+        reason = f"The object store answers {error.url} with errors ({answered}): {hint}."
         return Transient("store_unavailable", reason)
     if isinstance(error, m.MinioException | u.HTTPError):
         return Transient("store_unavailable", f"The object store does not answer: {error!r}.")

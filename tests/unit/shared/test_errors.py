@@ -230,6 +230,11 @@ def test_a_store_that_answers_with_errors_is_none_that_does_not_answer():
         "The object store answers /slipway/blobs/a with errors (too many 500 error responses): its disk may be full, "
         "see its log."
     )
+    away = urllib3.exceptions.ResponseError("too many 503 error responses")
+    error = check(translate(urllib3.exceptions.MaxRetryError(None, "/slipway/blobs/a", away)))
+    assert error.reason == (
+        "The object store answers /slipway/blobs/a with errors (too many 503 error responses): see its log."
+    ), "a proxy without a store behind it says nothing of a disk"
     silent = check(translate(urllib3.exceptions.MaxRetryError(None, "/slipway/blobs/a", TimeoutError("silent"))))
     assert silent.reason.startswith("The object store does not answer")
 
