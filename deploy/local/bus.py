@@ -38,8 +38,13 @@ def port_names(size: int) -> list[str]:
 
 
 def servers_in(ports: Mapping[str, int]) -> list[str]:
-    """Return the servers of the stack that has these ports; none before it has any. Their number never changes."""
+    """Return the servers of the stack that has these ports; none before it has any."""
     return [name for name in server_names(max(SIZES)) if name in ports]
+
+
+def has_stored(folder: Path) -> bool:
+    """Return whether a server of the stack in this state folder has made its store, which fixes their number."""
+    return any((folder / name / "jetstream").exists() for name in server_names(max(SIZES)))
 
 
 def addresses(ports: Mapping[str, int]) -> list[int]:

@@ -116,7 +116,8 @@ class Supervisor:
         if refusal is not None:
             raise CannotStart(refusal)
         config = self._options.config
-        ports = keep_ports(plan.port_names(config), earlier.ports)
+        before = earlier.ports if bus.has_stored(self._folder.path) else bus.resized(earlier.ports, config.nats)
+        ports = keep_ports(plan.port_names(config), before)
         path = self._folder.path
         prepared = prepare_keys(path, self._clock)
         person = PERSON if prepared.credential(PERSON).is_file() else ADMIN

@@ -110,9 +110,9 @@ def note_shape(folder: StateFolder, chosen: Chosen, nats: int | None = None) -> 
     folder.create()
     description, manifest = folder.read_description(), chosen.manifest
     if description is not None:
-        return parse_nats(nats, description)
+        return parse_nats(nats, description, stored=bus.has_stored(folder.path))
     size = nats or len(bus.servers_in(manifest.ports)) or bus.SIZES[0]
-    ports = bus.resized(manifest.ports, parse_nats(size, None))
+    ports = bus.resized(manifest.ports, parse_nats(size, None, stored=False))
     folder.write_description(replace(new_description(), ports=ports, tritons=manifest.tritons))
     return size
 

@@ -136,7 +136,7 @@ def up(
         runtimes=tuple(runtimes),
         optional=configured_services(os.environ),
         default_tritons=parse_tritons(tritons, description, runtimes),
-        nats=parse_nats(nats, description),
+        nats=parse_nats(nats, description, stored=bus.has_stored(folder.path)),
     )
     root = engine_env or CliSettings().engine_env or default_engine_root()
     if folder.is_held():
@@ -226,16 +226,17 @@ def parse_tritons(number: int | None, description: Description | None, runtimes:
     return number
 
 
-def parse_nats(number: int | None, description: Description | None) -> int:
-    """Return the number of NATS servers: the one that the stack has, else what is asked for.
+def parse_nats(number: int | None, description: Description | None, *, stored: bool) -> int:
+    """Return the number of NATS servers: what is asked for, else the one that the stack has.
 
-    The number never changes: servers of a cluster cannot use what a single server stored.
+    Once one of them has `stored` anything the number never changes: servers of a cluster cannot use what a single
+    server stored.
     """
     before = len(bus.servers_in(description.ports)) if description is not None else 0
     number = number or before or bus.SIZES[0]
     if number not in bus.SIZES:
         fail(f"--nats {number}: two servers stand still when one of them is away; use 1 or 3", Exit.USAGE)
-    if before and number != before:
+    if stored and before and number != before:
         fail(
             f"--nats {number}: the stack was made with {before}, and another number cannot use what it stored; leave "
             "the option out, or take a backup and restore it into a new stack: "

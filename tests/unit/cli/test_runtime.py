@@ -197,9 +197,17 @@ def test_a_number_of_tritons_that_would_leave_a_route_or_a_runtime_behind_is_ref
 
 def test_the_number_of_nats_servers_is_that_of_the_first_start():
     trio = Description("id", dict.fromkeys(bus.port_names(3), 1))
-    assert (parse_nats(None, None), parse_nats(3, None)) == (1, 3)
-    assert (parse_nats(3, Description("id", {})), parse_nats(None, trio), parse_nats(3, trio)) == (3, 3, 3)
-    assert parse_nats(None, Description("id", {"nats": 1, "nats-monitor": 2, "s3": 3})) == 1
+    single, new = Description("id", {"nats": 1, "nats-monitor": 2, "s3": 3}), Description("id", {})
+    assert [parse_nats(asked, None, stored=False) for asked in (None, 3)] == [1, 3]
+    assert parse_nats(3, new, stored=True) == 3
+    assert [parse_nats(asked, trio, stored=True) for asked in (None, 3)] == [3, 3]
+    assert parse_nats(None, single, stored=True) == 1
+
+
+def test_before_a_server_has_stored_anything_another_number_is_taken():
+    """A first start that failed, as without an engine, has noted ports: a backup would be one of nothing."""
+    trio = Description("id", dict.fromkeys(bus.port_names(3), 1))
+    assert [parse_nats(asked, trio, stored=False) for asked in (None, 1, 3)] == [3, 1, 3]
 
 
 @pytest.mark.parametrize(
@@ -213,6 +221,6 @@ def test_the_number_of_nats_servers_is_that_of_the_first_start():
 def test_another_number_of_nats_servers_is_refused_with_the_way_to_it(number, before, why, capsys):
     had = Description("id", dict.fromkeys(bus.port_names(before), 1))
     with pytest.raises(typer.Exit) as ended:
-        parse_nats(number, had)
+        parse_nats(number, had, stored=True)
     assert ended.value.exit_code == Exit.USAGE
     assert why in capsys.readouterr().err

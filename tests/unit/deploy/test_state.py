@@ -82,3 +82,13 @@ def test_a_folder_that_has_three_nats_servers_already_gets_their_format(folder):
     had = {name: 10_000 + number for number, name in enumerate(bus.port_names(3))}
     (folder.path / "stack.json").write_text(json.dumps(OLD | {"data_format": DATA_FORMAT, "ports": had}))
     assert described(folder, 3).data_format == CLUSTER_DATA_FORMAT
+
+
+@pytest.mark.parametrize(("before", "now"), [(3, 1), (1, 3)])
+def test_the_number_of_nats_servers_is_fixed_once_one_of_them_has_stored_anything(folder, before, now):
+    described(folder, before)
+    again = described(folder, now)
+    assert bus.servers_in(again.ports) == bus.server_names(now)
+    (folder.path / "nats" / "jetstream").mkdir(parents=True)
+    kept = described(folder, before)
+    assert set(bus.servers_in(again.ports)) <= set(bus.servers_in(kept.ports)), "what stored anything is never left out"
