@@ -60,6 +60,8 @@ def restore(
     Of the stack on this machine it starts bus and store itself, and stops them afterwards. An interrupted restore goes
     on when it is run again. It takes an administrator's credential.
     """
+    if check and nats is not None:
+        raise CommandError("--nats changes nothing with --check; leave one of them out", Exit.USAGE)
     progress = Progress(time.monotonic, shown=not as_json)
     chosen = choose(open_location(location), backup, digest)
     size = verify(chosen, progress)

@@ -24,9 +24,9 @@ from clients.cli.backup.options import open_location
 from clients.cli.backup.progress import Progress, size_text
 from clients.cli.backup.restoring import choose, verify
 from clients.cli.backup.taking import keep_list
-from clients.cli.commands.restore import note_shape
+from clients.cli.commands.restore import note_shape, restore
 from clients.cli.commands.stack import parse_nats, parse_tritons
-from clients.cli.output import CommandError
+from clients.cli.output import CommandError, Exit
 from contracts.event_archive import EventArchive
 from contracts.vocabulary import canonical_json, digest_of
 from deploy.data_format import DATA_FORMAT
@@ -216,6 +216,15 @@ def test_a_restored_stack_has_the_nats_servers_of_the_old_one_or_as_many_as_are_
     started = {**kept_ports, **dict.fromkeys(bus.port_names(now), 1)}
     folder.write_description(replace(folder.read_description(), ports=started))
     assert note_shape(folder, chosen) == now, "a restore that goes on"
+
+
+def test_a_check_refuses_a_number_of_nats_servers_which_it_would_not_use(tmp_path):
+    kept(Folder(tmp_path))
+    restore(str(tmp_path), check=True)
+    with pytest.raises(CommandError) as refused:
+        restore(str(tmp_path), check=True, nats=3)
+    assert refused.value.code == Exit.USAGE
+    assert "--nats changes nothing with --check" in str(refused.value)
 
 
 def choose_one(path, **changed):
