@@ -91,7 +91,8 @@ class BodyBans:
     @property
     def is_empty(self) -> bool:
         """Return whether no body is refused: then no digest has to be computed."""
-        return not self._bans
+        newest = next(reversed(self._bans.values()), None)  # the last that ends
+        return newest is None or newest.until_s <= self._clock.monotonic()
 
     def check(self, environment: Environment, target: Target, account: str, digest: str) -> None:
         """Raise RequestRejected (422) for a body that is refused.
@@ -134,7 +135,12 @@ class BodyBans:
     @property
     def knows_shadows(self) -> bool:
         """Return whether an engine of a candidate died of late: else no digest has to be computed for a canary."""
-        return any(body.model.endswith(_UNSEEN) for entries in (self._bans, self._suspects) for body in entries)
+        now_s = self._clock.monotonic()
+        return any(
+            body.model.endswith(_UNSEEN) and entry.until_s > now_s
+            for entries in (self._bans, self._suspects)
+            for body, entry in entries.items()
+        )
 
     def died_unseen(self, environment: Environment, target: Target, account: str, digest: str) -> Unseen | None:
         """Return what a body had to do with a death of its target's engine in its shadow; None if nothing is known.

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.api_usage import DemandReport
-from services.gateway import body_bans, engine_deaths
+from contracts.routes import ShadowShare
+from services.gateway import body_bans, endpoint, engine_deaths
 from services.gateway.domain.body_digests import digest_of
 from services.gateway.domain.requests import read_request
 from services.gateway.engine_deaths import QUIET_S, EngineDeaths
@@ -18,6 +19,7 @@ from tests.unit.gateway.fakes import FakeEngine, StepClock
 from tests.unit.gateway.world import BEARER, OTHER, OTHER_KEY, OWN_KEYS, World, only_active
 
 DEAD = Transient("engine_dead", "the engine is dead")
+UNSEEN = ShadowShare(served=f.served(8), share_ratio=1.0)
 
 
 class Killable(FakeEngine):
@@ -382,3 +384,32 @@ def test_the_digest_ignores_form_and_delivery_only(fields, stream, user):
     other = dict(reversed(list(fields.items())))
     assert digest_of(parsed({"user": user, **other, "model": "m@v1", "stream": stream})) == plain
     assert digest_of(parsed({"model": "m", **fields, "prompt": "something longer"})) != plain
+
+
+async def test_what_is_refused_no_longer_costs_no_request_a_digest(monkeypatch):
+    computed = []
+    monkeypatch.setattr(endpoint, "digest_of", lambda parsed: computed.append(parsed) or digest_of(parsed))
+    made = world(body_ban_s=30)
+    await quiet(made)
+    await made.chat(**asked("kill"))
+    await made.chat()
+    assert len(computed) == 1
+    await made.clock.pause(30)
+    await made.chat()
+    assert len(computed) == 1
+
+
+async def test_what_no_candidate_died_of_lately_costs_a_canary_no_digest(monkeypatch):
+    computed = []
+    monkeypatch.setattr(endpoint, "digest_of", lambda parsed: computed.append(parsed) or digest_of(parsed))
+    shadowed = f.route(canary=None, quarantined=(), active=f.served(7, pair_ratio=0.0), shadow=UNSEEN)
+    made = World(shadowed, engine=FakeEngine(poison={"hello": DEAD}, faulty={str(f.target(8))}), body_ban_s=30)
+    await made.ask(1)
+    canary = f.CanaryShare(served=f.served(8, pair_ratio=0.0), weight_ratio=0.99)
+    await made.table.apply(f.MODEL, f.route(canary=canary, quarantined=(), active=f.served(7), epoch=13), 2)
+    await made.ask(3, **asked("other"))
+    assert len(computed) >= 2
+    before = len(computed)
+    await made.clock.pause(30)
+    await made.ask(3, **asked("other"))
+    assert len(computed) == before
