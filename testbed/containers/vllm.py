@@ -3,6 +3,7 @@
 import json
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import httpx
@@ -23,12 +24,21 @@ QUESTIONS = 20
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer: seconds to its first part and to its end, the release that gave it, its text."""
+    """An answer: seconds to its first text, None without any, and to its end, the release that gave it, its text."""
 
-    first_s: float
+    first_s: float | None
     all_s: float
     release: str
     text: str
+
+
+def describe_times(name: str, times: Sequence[float | None]) -> str:
+    """Return the median and the longest of some times in seconds, as milliseconds, and how many answers have none."""
+    known = [each for each in times if each is not None]
+    if not known:
+        return f"{name}: none of {len(times)} answers had any text"
+    without = f"; without text: {len(times) - len(known)}" if len(known) < len(times) else ""
+    return f"{name}: median {statistics.median(known) * 1000:.0f} ms, at most {max(known) * 1000:.0f} ms{without}"
 
 
 @dataclass
@@ -48,7 +58,7 @@ class Vllm:
         with step(f"ask it {QUESTIONS} times through the gateway"):
             key = json.loads(self.stack.slipway("keys", "issue", "demo", "--model", MODEL, "--json"))["key"]
             headers = {"authorization": f"Bearer {key}"}
-            wait_for(lambda: self._ask(headers), 60, "answer")
+            wait_for(lambda: self.ask(headers), 60, "answer")
             self._ask_often(headers)
             report(f"the version that runs it: {self._runtime()}")
         with step("publish a second checkpoint, promote it"):
@@ -61,15 +71,12 @@ class Vllm:
             self.stack.down()
 
     def _ask_often(self, headers: dict[str, str]) -> None:
-        answers = [self._ask(headers) for _ in range(QUESTIONS)]
+        answers = [self.ask(headers) for _ in range(QUESTIONS)]
         good = [answer for answer in answers if answer is not None]
         if len(good) < QUESTIONS:
             raise RuntimeError(f"{QUESTIONS - len(good)} of {QUESTIONS} requests got no answer")
-        for name, times in (
-            ("first token", [each.first_s for each in good]),
-            ("16 tokens", [each.all_s for each in good]),
-        ):
-            report(f"{name}: median {statistics.median(times) * 1000:.0f} ms, at most {max(times) * 1000:.0f} ms")
+        report(describe_times("first token", [each.first_s for each in good]))
+        report(describe_times("16 tokens", [each.all_s for each in good]))
         report(f"{good[0].release}: {good[0].text!r}")
 
     def _roll_back(self, headers: dict[str, str]) -> None:
@@ -101,11 +108,12 @@ class Vllm:
             report(line)
         report(f"serves {time.monotonic() - began:.1f} s after it was published")
 
-    def _ask(self, headers: dict[str, str]) -> Answer | None:
+    def ask(self, headers: dict[str, str]) -> Answer | None:
         """Return an answer of 16 tokens, as it streams, or nothing."""
         messages = [{"role": "user", "content": "Where is my order?"}]
         body = {"model": MODEL, "messages": messages, "max_tokens": 16, "ignore_eos": True, "stream": True}
-        began, first_s, text = time.monotonic(), 0.0, ""
+        began, text = time.monotonic(), ""
+        first_s: float | None = None
         url = f"{self.stack.url}/v1/chat/completions"
         try:
             with httpx.stream("POST", url, json=body, headers=headers, timeout=60, trust_env=False) as answer:
@@ -115,7 +123,7 @@ class Vllm:
                         continue
                     for choice in json.loads(line.removeprefix("data: ")).get("choices", ()):
                         text += choice["delta"].get("content") or ""
-                    if text and not first_s:
+                    if text and first_s is None:
                         first_s = time.monotonic() - began
         except httpx.HTTPError:
             return None
