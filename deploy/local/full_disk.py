@@ -10,10 +10,12 @@ Needs the standard library only.
 import contextlib
 import dataclasses
 import http.client
+import math
 import os
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +30,8 @@ FIRST_DELAY_S = 30.0
 LONGEST_DELAY_S = 600.0
 FORGOTTEN_S = 600.0
 """Time without a write error after which a restart is not delayed by earlier ones."""
+BACK_S = 30.0
+"""Time in which a server that was started again should be ready; of a cluster the next one waits so long at most."""
 _LOST_STREAM = "write error"
 """What `/healthz` answers of a stream that NATS has given up."""
 _ANSWER_S = 3.0
@@ -98,6 +102,30 @@ class Restarts:
             f"restart {self.in_a_row} in a row, and writes failed after each: look for a quota, a disk without inodes, "
             f"I/O errors or a read-only mount; {text}"
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """Which server of a cluster was started again last: the next one waits until it is back, for `BACK_S` at most.
+
+    One that cannot start on a full disk must not keep the others from what would end that.
+
+    Attributes:
+        server: its name; empty before the first one.
+        restarts: how often it had been started again until then.
+        at: when that was, by a monotonic clock, in seconds.
+    """
+
+    server: str = ""
+    restarts: int = 0
+    at: float = -math.inf
+
+    def is_free(self, servers: Mapping[str, tuple[str, int]], now: float) -> bool:
+        """Return whether another one may be started again; `servers` are states and counts of restarts by name."""
+        if not self.server or now - self.at >= BACK_S:
+            return True
+        state, restarts = servers[self.server]
+        return state == "ready" and restarts > self.restarts
 
 
 def look(monitoring_url: str, store: Path, restarts: Restarts) -> str | None:

@@ -383,12 +383,15 @@ class Supervisor:
     async def _keep_writable(self, description: Description) -> None:
         """Start the bus again when its disk was full and has space; it gives up streams that it could not write.
 
-        Of three servers one is started again at each look.
+        Of three servers the next one is started again once the one before is back, so that two can go on.
         """
         restarts = [(runner, full_disk.Restarts()) for runner in self._bus_runners()]
+        turn = full_disk.Turn()
         while True:
-            for runner, of_server in restarts:
+            states = {runner.part.name: (runner.state, runner.restarts) for runner, _ in restarts}
+            for runner, of_server in restarts if turn.is_free(states, time.monotonic()) else ():
                 if runner.state == "ready" and await self._is_started_again(runner, description, of_server):
+                    turn = full_disk.Turn(runner.part.name, states[runner.part.name][1], time.monotonic())
                     break
             await asyncio.sleep(full_disk.LOOK_EVERY_S)
 

@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 from types import SimpleNamespace
 
+from deploy.local import full_disk
 from deploy.local.plan import Programs, StackConfig
 from deploy.local.state import StateFolder, new_description
 from deploy.local.supervisor import CannotStart, Options, Supervisor
@@ -65,3 +66,50 @@ async def test_it_is_tried_again_until_it_succeeds(tmp_path, monkeypatch):
     monkeypatch.setattr("deploy.local.supervisor.PROVISION_EVERY_S", 0)
     supervisor = Provisioning(tmp_path, [server("nats", restarts=1)], failures=2)
     assert await kept(supervisor, looks=6) == 1
+
+
+class FullDisk(Supervisor):
+    """A supervisor whose servers of the bus have all given up a stream, and are started again each time they may be."""
+
+    def __init__(self, folder, servers):
+        options = Options(StackConfig("toy", nats=3), PROGRAMS, Path("/engine"), {})
+        super().__init__(StateFolder(folder), options, View(quiet=True, out=io.StringIO()), SystemClock())
+        self._runners = servers
+        self.started_again = []
+
+    async def _is_started_again(self, server, _description, _restarts):
+        self.started_again.append(server.part.name)
+        return True
+
+
+async def test_the_next_server_of_a_cluster_is_started_again_once_the_one_before_is_back(tmp_path, monkeypatch):
+    """Two of three must be there, or none answers."""
+    monkeypatch.setattr(full_disk, "LOOK_EVERY_S", 0)
+    servers = [server(name) for name in ("nats", "nats-2", "nats-3")]
+    supervisor = FullDisk(tmp_path, servers)
+    running = asyncio.create_task(supervisor._keep_writable(new_description()))
+
+    async def look(times=6):
+        for _ in range(times * 3):
+            await asyncio.sleep(0)
+
+    await look()
+    assert supervisor.started_again == ["nats"], "its process has not ended yet"
+    servers[0].state = "restarting"
+    await look()
+    servers[0].restarts, servers[0].state = 1, "starting"
+    await look()
+    assert supervisor.started_again == ["nats"]
+    servers[0].state = "ready"
+    await look(1)
+    assert len(supervisor.started_again) == 2
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+def test_a_server_that_does_not_come_back_keeps_the_others_waiting_no_longer_than_a_limit():
+    turn = full_disk.Turn("nats", 0, at=100.0)
+    away = {"nats": ("restarting", 1)}
+    assert [turn.is_free(away, now) for now in (100.0, 129.0, 130.0)] == [False, False, True]
+    assert turn.is_free({"nats": ("ready", 1)}, 101.0)
+    assert full_disk.Turn().is_free({}, 0.0)
