@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import math
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
@@ -29,12 +30,12 @@ from shared.messaging.credentials import connect
 from shared.runtime.settings import Connection
 
 BUS, STORE = "bus disk", "store disk"
-STORE_COPIES = 2
-"""Copies of its 16-bit weights that a release stores at most: the merged model, and variants of fewer bits."""
 MACHINE_COPIES = 3
 """Copies beside the store: the merged model and a variant while it is quantised, and the files that Triton loads."""
 OF_16_BITS: Mapping[Variant, int] = {"bf16": 1, "int8": 2, "fp8": 2, "gptq-int4": 4, "awq-int4": 4}
 """The 16-bit weights of a version are at most so many times those of its variant."""
+STORE_COPIES = sum(1 / ratio for ratio in OF_16_BITS.values())
+"""Copies of its 16-bit weights that a release stores at most: the merged model, and all variants of fewer bits."""
 _ANSWER_S = 2.0
 _REFUSED = (OSError, TimeoutError, ValueError, nats.errors.Error, JetStreamError, SlipwayError)
 
@@ -101,7 +102,7 @@ def assess_store(weights: Mapping[str, int], free: int | None, where: str) -> Fi
     if not weights:
         return skipped(STORE, "nothing serves yet, so nothing shows what a release needs")
     model = max(sorted(weights), key=lambda name: weights[name])
-    need = (STORE_COPIES if free is None else STORE_COPIES + MACHINE_COPIES) * weights[model]
+    need = math.ceil((STORE_COPIES if free is None else STORE_COPIES + MACHINE_COPIES) * weights[model])
     release = f"a release of {model} needs up to {_gib(need)} GiB"
     if free is None:
         return ok(STORE, f"{release} of {where}, whose disk is not seen from here")

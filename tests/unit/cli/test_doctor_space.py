@@ -67,16 +67,16 @@ def test_elsewhere_the_finding_says_that_the_disk_is_not_seen_and_what_it_needs(
 
 
 def test_a_store_holds_another_release_of_the_largest_model_or_says_what_that_needs():
-    weights, need = {"small": GIB, "large": 2 * GIB}, (STORE_COPIES + MACHINE_COPIES) * 2 * GIB
+    weights, need = {"small": GIB, "large": 2 * GIB}, int((STORE_COPIES + MACHINE_COPIES) * 2 * GIB)
     assert assess_store(weights, need, ".state").state == "ok"
     finding = assess_store(weights, need - 1, ".state")
     assert (finding.check, finding.state) == ("store disk", "warning")
-    assert finding.detail == "a release of large needs up to 10.0 GiB; 10.0 GiB free for .state"
-    assert finding.advice.startswith("free 10.0 GiB, or remove what no release refers to (`slipway gc --dry-run`)")
+    assert finding.detail == "a release of large needs up to 11.0 GiB; 11.0 GiB free for .state"
+    assert finding.advice.startswith("free 11.0 GiB, or remove what no release refers to (`slipway gc --dry-run`)")
     elsewhere = assess_store(weights, None, "store:443")
     assert (elsewhere.state, elsewhere.detail) == (
         "ok",
-        "a release of large needs up to 4.0 GiB of store:443, whose disk is not seen from here",
+        "a release of large needs up to 5.0 GiB of store:443, whose disk is not seen from here",
     )
     assert assess_store({}, 0, ".state").state == "skipped"
 
