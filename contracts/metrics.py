@@ -149,7 +149,7 @@ UNDESCRIBED = _gateway(
     "slipway_gateway_undescribed_total", "counter", "Answers of the sample without features of their text", ("reason",)
 )
 SLOW_READERS = _gateway(
-    "slipway_gateway_slow_readers_total", "counter", "Callers dropped because they did not read their answer"
+    "slipway_gateway_slow_readers_total", "counter", "Callers dropped because they read nothing or vanished"
 )
 UNATTRIBUTED = _gateway(
     "slipway_gateway_unattributed_total", "counter", "Failed requests whose cause could not be determined", ("target",)
