@@ -55,7 +55,8 @@ class Subscription:
 async def subscribe(js: JetStreamContext, stream: str, *subjects: str, **settings: Any) -> Subscription:
     """Return a new consumer of subjects, one or more; settings are those of nats-py's ConsumerConfig.
 
-    While servers of a cluster choose a leader for the stream, they are asked again.
+    While servers of a cluster choose a leader for the stream, they are asked again. A single server has the time limit
+    of the context.
     """
     name = f"cli-{secrets.token_hex(12)}"
     config = ConsumerConfig(
@@ -71,7 +72,9 @@ async def subscribe(js: JetStreamContext, stream: str, *subjects: str, **setting
     async def add(limit_s: float) -> ConsumerInfo:  # made twice it is the same one
         return await js.add_consumer(stream, config, timeout=limit_s)
 
-    info = await ask_beside(add, within_s=ELECTION_S)
+    in_cluster = bool(js._nc._server_info.get("cluster"))  # noqa: SLF001 - nats-py has no public name for it
+    limit_s = js._timeout  # noqa: SLF001 - as above
+    info = await ask_beside(add, within_s=max(limit_s, ELECTION_S) if in_cluster else limit_s)
     pull = await js.pull_subscribe_bind(consumer=name, stream=stream)
     return Subscription(js, stream, pull, int(info.num_pending or 0))
 

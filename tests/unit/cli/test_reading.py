@@ -1,0 +1,29 @@
+"""How long a command waits for a consumer: as long as an election takes in a cluster, else its own time limit."""
+
+import asyncio
+
+import nats.errors
+import pytest
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+
+from clients.cli.reading import subscribe
+from tests.kit.virtual_time import virtual_time
+
+
+class Silent(JetStreamContext):
+    """A bus that answers nothing, as to a user who may not read."""
+
+    async def add_consumer(self, _stream, _config, timeout):
+        await asyncio.sleep(timeout)
+        raise nats.errors.TimeoutError
+
+
+@pytest.mark.parametrize(("server", "limit_s", "waits_s"), [({}, 2.0, 2), ({"cluster": "slipway"}, 2.0, 15)])
+@virtual_time
+async def test_only_in_a_cluster_is_an_election_awaited(server, limit_s, waits_s):
+    client = Client()
+    client._server_info = server
+    with pytest.raises(nats.errors.TimeoutError):
+        await subscribe(Silent(client, timeout=limit_s), "EVENTS", "a.>")
+    assert round(asyncio.get_running_loop().time()) == waits_s
