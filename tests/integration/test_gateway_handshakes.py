@@ -26,11 +26,12 @@ GET = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
 async def app(scope, receive, send):
-    """Answer with the scheme, after the whole body."""
+    """Answer with the scheme, after the whole body; or with more than a small window takes."""
     while (await receive()).get("more_body"):
         pass
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
-    await send({"type": "http.response.body", "body": scope["scheme"].encode()})
+    body = scope["scheme"].encode() if scope["path"] == "/" else b"x" * 150_000
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
 
 
 @pytest.fixture
@@ -41,10 +42,24 @@ async def server(tmp_path):
     for name, content in (("ca", authority.certificate), ("chain", made.certificate), ("key", made.key)):
         (tmp_path / name).write_bytes(content)
     settings = GatewaySettings(
-        tls_certificate=tmp_path / "chain", tls_key=tmp_path / "key", header_s=LIMIT_S, max_connections=MOST
+        tls_certificate=tmp_path / "chain",
+        tls_key=tmp_path / "key",
+        header_s=LIMIT_S,
+        max_connections=MOST,
+        max_lag_bytes=100_000,
+        write_s=0.5,
     )
-    server = make_server(app, "127.0.0.1", free_port(), settings, for_callers=True, tls=tls_context(settings))
-    server.ca = tmp_path / "ca"
+    dropped = []
+    server = make_server(
+        app,
+        "127.0.0.1",
+        free_port(),
+        settings,
+        for_callers=True,
+        tls=tls_context(settings),
+        on_unread=lambda: dropped.append(None),
+    )
+    server.ca, server.dropped = tmp_path / "ca", dropped
     task = asyncio.ensure_future(server.serve())
     async with asyncio.timeout(10):
         while not server.started:
@@ -98,6 +113,28 @@ async def test_a_caller_is_answered_by_tls(server):
     head = f"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     assert (await ask(server, head + body)).endswith(b"https")
     await all_closed(server)
+
+
+async def test_a_caller_that_never_reads_a_whole_answer_keeps_no_connection(server):
+    """The kernel's limit is that of the connection below TLS, and its error arrives through it."""
+
+    def begin():
+        caller = socket.socket()
+        caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        caller.settimeout(10)
+        caller.connect(("127.0.0.1", server.config.port))
+        secured = ssl.create_default_context(cafile=server.ca).wrap_socket(caller, server_hostname="127.0.0.1")
+        secured.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        return secured
+
+    caller = await asyncio.to_thread(begin)
+    try:
+        async with asyncio.timeout(20):
+            while not server.server_state.total_requests or server.server_state.connections:
+                await asyncio.sleep(0.05)
+    finally:
+        caller.close()
+    assert len(server.dropped) == 1, "it is counted"
 
 
 async def test_connections_without_a_handshake_keep_no_caller_from_being_answered(server, dial):
