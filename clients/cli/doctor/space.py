@@ -18,6 +18,7 @@ from clients.cli.doctor.assess import GIB
 from clients.cli.doctor.findings import Finding, failure, ok, skipped, warning
 from clients.cli.doctor.gather import read_space
 from clients.cli.doctor.servers import once
+from clients.cli.doctor.stack import read_description
 from clients.cli.reading import RecordsOfModels
 from contracts.routes import Route
 from contracts.vocabulary import Variant
@@ -148,7 +149,7 @@ def ask_store(connection: Connection, folder: StateFolder | None = None) -> Find
 
 def read_file_store(folder: StateFolder) -> int | None:
     """Return `max_file_store` as the server of a stack on this machine reports it, in bytes; None if it does not."""
-    description = folder.read_description()
+    description = read_description(folder)
     if description is None or "nats-monitor" not in description.ports:
         return None
     url = f"http://{LOOPBACK}:{description.ports['nats-monitor']}/jsz"
@@ -162,7 +163,7 @@ def read_file_store(folder: StateFolder) -> int | None:
 
 def _servers_of(folder: StateFolder) -> list[str]:
     """Return the servers of the bus of a stack on this machine, which share its disk; one before it was started."""
-    description = folder.read_description()
+    description = read_description(folder)
     return bus.servers_in(description.ports if description is not None else {}) or bus.server_names(1)
 
 
