@@ -33,7 +33,8 @@ def records(data):
             yield whole
             whole = b""
 
-for path in sorted(pathlib.Path(sys.argv[1]).rglob("run-*.wandb")):
+logs = pathlib.Path(sys.argv[1]).rglob("run-*.wandb")
+for path in sorted(logs, key=lambda log: log.stat().st_mtime_ns):  # two runs of one second have names in any order
     for raw in records(path.read_bytes()):
         record = pb.Record()
         record.ParseFromString(raw)
