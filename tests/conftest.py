@@ -26,7 +26,8 @@ structlog.configure(  # its default shows exceptions by rich: a second of proces
         structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
     ]
 )
-hypothesis.settings.register_profile("fast", deadline=None)
+# The same examples at each run, so that one fails by what was changed; `make soak-tests` draws others.
+hypothesis.settings.register_profile("fast", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("fast")
 if TIMES > 1:
     hypothesis.settings.register_profile("soak", max_examples=often(100), deadline=None)

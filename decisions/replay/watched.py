@@ -70,20 +70,25 @@ class Watched:
     def _reach(self, span: Span, begin: datetime) -> Iterator[AlertFact]:
         """Pass the time up to a part of a span."""
         left_at = self._left_at(span)
-        yield from self._wait_until(min(begin, span.since) if left_at is None else left_at)
+        yield from self._wait_until(min(begin, span.since) if left_at is None else left_at, through=True)
         if left_at is not None:
             yield from self._leave(left_at)
         self._enter(span)
         yield from self._wait_until(begin)
 
-    def _wait_until(self, begin: datetime) -> Iterator[AlertFact]:
-        """Assess open alerts until the next part: without requests, one is calm after a window or stays as it is."""
+    def _wait_until(self, begin: datetime, *, through: bool = False) -> Iterator[AlertFact]:
+        """Assess open alerts until the next part: without requests, one is calm after a window or stays as it is.
+
+        Args:
+            begin: When the next part begins.
+            through: Whether they are assessed at that second, too: a sweep in the second of a change comes before it.
+        """
         if self.until is None or not self.is_open:
             return
         window_s = max(trigger.window_s for trigger in self.triggers)
         longest = timedelta(seconds=2.0 * window_s + slot_length_s(window_s)) + STEP
         at, last = _next_second(self.until), min(begin, self.until + longest)
-        while at < last and self.is_open:
+        while (at < last or (through and at == last == begin)) and self.is_open:
             yield from self._step({}, at)
             at += STEP
 

@@ -128,6 +128,11 @@ def shown(facts):
 @example(  # an alert while the route changes, and a request only a minute later
     story=[*[(0, 0.0)] * 3, (10, 1.0), (0, 0.0), (1, 0.0)], kind="errors", shares=[*[None] * 4, "canary", None, None]
 )
+@example(  # an alert whose update is due in the second in which the route changes
+    story=[(0, 0.0), (12, 0.0), (15, 1.0), *[(4, 0.0), (0, 0.0), (0, 0.0)]],
+    kind="slow",
+    shares=[*[None] * 5, "canary", None],
+)
 def test_monitor_and_replay_publish_the_same_alerts_at_the_same_seconds(story, kind, shares):
     """Also while the route changes; the target is served from the first minute, and in the last one."""
     shares = ["active" if shares[0] in (None, "out") else shares[0], *shares[1:]]
