@@ -20,7 +20,7 @@ LOOK_S: Final = 2.0
 """How often what is there is compared with what was, while pages are open."""
 AFTER_ERROR_S: Final = 30.0
 """How long nothing is asked after an error: a bus with permissions of before writes a line for each refusal."""
-_Known = tuple[Mapping[str, FleetRuntimes], list[GatewayUse | None]]
+_Known = tuple[Mapping[str, FleetRuntimes], Mapping[str, GatewayUse | None]]
 
 
 class Endpoints:
@@ -34,6 +34,9 @@ class Endpoints:
 
     def __init__(self, fleets: Fleets, uses: GatewayUses, index: WholeIndex) -> None:
         self._fleets, self._uses, self._index = fleets, uses, index
+        self._known: _Known | None = None
+        self._has_changed = False
+        """Whether a page may show something else than is known."""
 
     async def seen_by(self, person: Person) -> tuple[EndpointRow, ...]:
         """Return all endpoints, by fleet and name, with the targets of models that a person may see.
@@ -41,38 +44,46 @@ class Endpoints:
         Raises:
             Transient: The bus does not answer.
         """
-        fleets = await self._fleets.read()
+        fleets, uses = await self._read()
         reader = self._index if person.models is None else self._index.about(person.models)
-        routes = await asyncio.to_thread(routes_of, reader)
+        held = {
+            each.target.model for known in fleets.values() for endpoint in known.runtimes for each in endpoint.targets
+        }
+        routes = await asyncio.to_thread(routes_of, reader, held)
         rows = [
-            endpoint_row(fleet, endpoint, routes, self._uses.use(endpoint.endpoint), person.sees)
+            endpoint_row(fleet, endpoint, routes, uses[endpoint.endpoint], person.sees)
             for fleet, known in fleets.items()
             for endpoint in known.runtimes
         ]
         return tuple(sorted(rows, key=lambda row: (row.fleet, row.name)))
 
+    async def _read(self) -> _Known:
+        fleets = await self._fleets.read()
+        addresses = [endpoint.endpoint for fleet in fleets.values() for endpoint in fleet.runtimes]
+        now = fleets, {address: self._uses.use(address) for address in addresses}
+        self._has_changed = self._has_changed or self._known not in (None, now)
+        self._known = now
+        return now
+
     async def announce(self, hub: Hub, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
-        """Notify open pages when endpoints change, for ever.
+        """Notify open pages when endpoints are not what was read last, for this or for a page, for ever.
 
         Args:
             hub: Has the open pages.
             sleep: Waits for some seconds.
         """
-        before: _Known | None = None
         pause_s = LOOK_S
         while True:
             await sleep(pause_s)
             if not hub.listeners:
                 continue
             try:
-                fleets = await self._fleets.read()
+                await self._read()
             except SlipwayError as error:
                 structlog.get_logger().debug("the endpoints cannot be read", code=error.code)
                 pause_s = AFTER_ERROR_S
                 continue
             pause_s = LOOK_S
-            known = [each for fleet in fleets.values() for each in fleet.runtimes]
-            now = fleets, [self._uses.use(endpoint.endpoint) for endpoint in known]
-            if before is not None and now != before:
+            if self._has_changed:
+                self._has_changed = False
                 hub.announce({TOPIC})
-            before = now

@@ -31,6 +31,7 @@ class Hub:
     def __init__(self, most: int, clock: Clock | None = None) -> None:
         self._most, self._clock = most, clock or SystemClock()
         self._changed_at: dict[str, float] = {}
+        self._announced_at: dict[str, float] = {}
         self._waiting: set[_Listener] = set()
         self._closed = False
         self._live: dict[tuple[str, str, str], Event[Any]] = {}
@@ -70,7 +71,8 @@ class Hub:
                 listener.add(topics)
 
     def announce(self, topics: set[str]) -> None:
-        """Notify all pages of what is about no model."""
+        """Notify all pages of what is about no model, also those that were read before and are opened after it."""
+        self._announced_at |= dict.fromkeys(topics, self._clock.monotonic())
         for listener in self._waiting:
             listener.add(topics)
 
@@ -108,8 +110,9 @@ class Hub:
         listener = _Listener(models, session)
         checked = asyncio.get_running_loop().time()
         self._waiting.add(listener)
-        if since is not None and self.has_changed(since, models):
-            listener.add({"all"})
+        if since is not None:
+            missed = {topic for topic, at in self._announced_at.items() if at >= since}
+            listener.add({"all"} if self.has_changed(since, models) else missed)
         try:
             yield "retry: 1000\n\n"
             while not self._closed:

@@ -1,15 +1,18 @@
 """The screen of the endpoints: what each Triton serves and holds, as server-manager and the gateways see it. Pure."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 
 from contracts.routes import Route, ServedTarget
 from contracts.runtimes import FleetRuntime, RunningTarget
 from services.console.domain.rows import instant
 from services.console.domain.screens import Screen, Time
 
+_MODELS: Final = re.compile(r"([a-z0-9-]+)\.v[0-9]+\.")
+"""The models of the targets that a text names."""
 State = Literal["serving", "ejected", "draining", "drained", "silent", "fenced"]
 
 
@@ -114,7 +117,7 @@ def endpoint_row(
         address=endpoint.endpoint,
         state=state,
         since=instant(since),
-        reasons=tuple(_reasons(endpoint, use, ejecting)),
+        reasons=tuple(_reasons(endpoint, use, ejecting, sees)),
         held=held,
         copies=copies,
         others=len(endpoint.targets) + len(endpoint.copies) - len(held) - len(copies),
@@ -150,14 +153,25 @@ def served_by(route: Route) -> Iterable[tuple[str, ServedTarget]]:
     return [(role, served) for role, served in roles.items() if served is not None]
 
 
-def _reasons(endpoint: FleetRuntime, use: GatewayUse | None, ejecting: int) -> Iterator[str]:
+def _reasons(
+    endpoint: FleetRuntime, use: GatewayUse | None, ejecting: int, sees: Callable[[str], bool]
+) -> Iterator[str]:
     if endpoint.drained:
         yield f"Drained by {endpoint.drained_by}: {endpoint.drain_reason}"
     if endpoint.waits_for:
-        yield f"Not empty yet: {endpoint.waits_for}"
+        is_seen = _names_only(endpoint.waits_for, endpoint, sees)
+        yield f"Not empty yet: {endpoint.waits_for if is_seen else 'a target of another team cannot be moved.'}"
     if endpoint.state == "silent":
         yield "It does not answer server-manager."
     if endpoint.state == "fenced":
         yield "Its agent obeys another server-manager, with a higher term."
     if use is not None and ejecting:
         yield f"Gateway processes that send some or all of their requests elsewhere: {ejecting} of {use.processes}."
+
+
+def _names_only(text: str, endpoint: FleetRuntime, sees: Callable[[str], bool]) -> bool:
+    """Return whether a text about an endpoint names no model that a person may not see, also as a part of a path."""
+    names = (*(str(each.target) for each in endpoint.targets), *endpoint.copies)
+    there = {name.partition(".")[0] for name in names}
+    hidden = {model for model in (*there, *_MODELS.findall(text)) if not sees(model)}
+    return not any(model in text for model in hidden)

@@ -1,15 +1,19 @@
 """The routes of models, as they are in the index."""
 
+import json
+from collections.abc import Iterable
+
 from pydantic import ValidationError
 
 from contracts.routes import Route
 from services.console.queries.reading import Reader
 
 
-def routes_of(reader: Reader) -> dict[str, Route]:
-    """Return the routes by model; one that this version cannot read is left out."""
+def routes_of(reader: Reader, models: Iterable[str]) -> dict[str, Route]:
+    """Return the routes of some models, by model; one that this version cannot read is left out."""
     routes = {}
-    for entry in reader.read("SELECT model, body FROM routes"):
+    query = "SELECT model, body FROM routes WHERE model IN (SELECT value FROM json_each(?))"
+    for entry in reader.read(query, (json.dumps(sorted(models)),)):
         try:
             routes[entry["model"]] = Route.model_validate_json(entry["body"])
         except ValidationError:

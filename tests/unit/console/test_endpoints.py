@@ -9,6 +9,7 @@ from contracts.api_usage import DemandReport, EndpointUse
 from contracts.runtimes import FleetRuntime, FleetRuntimes, RunningTarget
 from contracts.vocabulary import Runtime
 from services.console.adapters.fleets import FORGET_S, MOST_PROCESSES
+from services.console.domain.people import Person
 from services.console.endpoints import AFTER_ERROR_S, LOOK_S, Endpoints
 from services.console.hub import Hub
 from shared.errors import Transient
@@ -40,6 +41,9 @@ USED = triton(
     runtime=Runtime(engine="vllm", engine_version="0.11"),
     reserved_bytes=400 * MIB,
 )
+
+
+IDLE = USED.model_copy(update={"targets": ()})
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +155,43 @@ def test_a_member_of_a_team_sees_how_many_targets_others_have_and_no_name(shown)
     assert not [name for name in ("search-ranker", "secret") if name in page]
 
 
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "search-ranker.v2.int8 needs 900 MiB of memory beside what is loaded: two has 4 MiB free.",
+        "a copy of secret.v1.int8 could not be loaded on two: it failed",
+        "shop-bot.v1.int8 could not be loaded elsewhere: beside away.v3.int8 it does not fit",
+        "shop-bot.v1.int8 could not be loaded elsewhere: s3://models/search-ranker/2 is gone",
+    ],
+)
+def test_a_member_of_a_team_does_not_learn_by_a_reason_what_others_have(shown, reason):
+    waiting = USED.model_copy(update={"drained": True, "waits_for": reason, "copies": ("secret.v1.int8",)})
+    (row,), page = shown(waiting, name="sam")
+    assert row["reasons"][1:] == ["Not empty yet: a target of another team cannot be moved."]
+    assert not [name for name in ("search-ranker", "secret", "away") if name in page]
+    assert shown(waiting)[0][0]["reasons"][1:] == [f"Not empty yet: {reason}"]
+
+
+def test_a_member_of_a_team_sees_why_its_own_target_stays(shown):
+    reason = "shop-bot.v1.int8 needs 900 MiB of memory beside what is loaded: two has 4 MiB free."
+    (row,), _ = shown(USED.model_copy(update={"drained": True, "waits_for": reason}), name="sam")
+    assert row["reasons"][1:] == [f"Not empty yet: {reason}"]
+
+
+async def test_only_routes_of_what_endpoints_hold_are_read(filled):
+    """An installation may have thousands of models, and each open page is read anew with each change."""
+
+    class Noted:
+        def read(self, query, values=()):
+            rows.extend(read := filled.index.read(query, values))
+            return read
+
+    rows = []
+    filled.fleets.fleets = {"main": FleetRuntimes(runtimes=(USED,))}
+    await Endpoints(filled.fleets, filled.reports, Noted()).seen_by(Person("vera", ("viewer",)))
+    assert sorted(row["model"] for row in rows) == ["search-ranker", "shop-bot"]
+
+
 def test_without_a_list_the_page_says_what_is_missing_and_without_the_bus_what_failed(shown, filled):
     rows, page = shown()
     assert rows == []
@@ -171,13 +212,15 @@ def test_it_needs_a_session(filled):
 
 
 async def test_open_pages_are_told_of_a_change_and_only_of_one(filled):
-    hub, looks = Hub(5), []
+    hub, looks, notices = Hub(5), [], []
     endpoints = Endpoints(filled.fleets, filled.reports, filled.index)
-    stream = hub.stream(sleep=lambda _: asyncio.sleep(0))
+    stream = hub.stream()
     assert await anext(stream) == "retry: 1000\n\n"
     changes = [USED, USED, USED.model_copy(update={"drained": True}), USED.model_copy(update={"drained": True})]
+    (listener,) = hub._waiting
 
     async def look(seconds):
+        notices.append(listener.take())
         if len(looks) == len(changes):
             raise asyncio.CancelledError
         if len(looks) == 1:
@@ -190,6 +233,51 @@ async def test_open_pages_are_told_of_a_change_and_only_of_one(filled):
 
     with pytest.raises(asyncio.CancelledError):
         await endpoints.announce(hub, look)
-    assert await anext(stream) == 'event: change\ndata: ["endpoints"]\n\n'
     await stream.aclose()
+    assert notices == [[], [], [], ["endpoints"], []]
     assert looks == [LOOK_S, LOOK_S, AFTER_ERROR_S, LOOK_S]
+
+
+@pytest.mark.parametrize(("looks", "then"), [(1, USED), (2, IDLE), (0, USED), (0, IDLE)])
+async def test_what_has_changed_since_a_page_was_read_is_announced_also_at_the_first_look(filled, looks, then):
+    """A page may be read between two looks that see the same, or before the first one."""
+    hub, notices = Hub(5), []
+    endpoints = Endpoints(filled.fleets, filled.reports, filled.index)
+    filled.fleets.fleets = {"main": FleetRuntimes(runtimes=(IDLE,))}
+    stream = hub.stream()
+    await anext(stream)
+    (listener,) = hub._waiting
+
+    async def look(_seconds):
+        notices.append(listener.take())
+        if len(notices) == looks + 1:
+            filled.fleets.fleets = {"main": FleetRuntimes(runtimes=(USED,))}
+            await endpoints.seen_by(Person("vera", ("viewer",)))
+            filled.fleets.fleets = {"main": FleetRuntimes(runtimes=(then,))}
+        if len(notices) == looks + 3:
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await endpoints.announce(hub, look)
+    await stream.aclose()
+    assert notices[: looks + 1] == [[]] * (looks + 1)
+    is_known = looks == 0 and then is USED
+    assert notices[looks + 1 :] == [[] if is_known else ["endpoints"], []]
+
+
+async def test_a_page_that_was_read_before_a_change_and_opened_after_it_is_told(filled):
+    hub, read_at = Hub(5, filled.clock), filled.clock.monotonic()
+    filled.clock.time += timedelta(seconds=1)
+    hub.announce({"endpoints"})
+    filled.clock.time += timedelta(seconds=2)
+
+    async def missed(since):
+        stream = hub.stream(("shop-bot",), since=since)
+        await anext(stream)
+        (listener,) = hub._waiting
+        topics = listener.take()
+        await stream.aclose()
+        return topics
+
+    assert [await missed(read_at), await missed(read_at + 2)] == [["endpoints"], []]
+    filled.clock.time = NOW

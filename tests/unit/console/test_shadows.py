@@ -9,6 +9,7 @@ from contracts import facts as f
 from contracts.policy import Canary, Promotion, Shadow
 from contracts.routes import ShadowShare
 from services.console.domain.shadow_screen import shadow_of
+from services.console.hub import topics_of
 from testbed import factories
 from testbed.story import Story, release_id
 from tests.unit.console.world import NOW, World
@@ -95,6 +96,14 @@ def test_model_and_fleet_name_the_candidate_its_share_its_progress_and_its_deadl
         assert re.search(r">\d+ (s|min|h|d) left<", page), path
         assert "20%" in page, path
     assert "unseen, 20%" in client.get("/timeline").text
+
+
+def test_both_change_with_an_assessment(shown):
+    _, _, client = shown("inconclusive")
+    assessed = Story(NOW).event(factories.fact(f.ShadowAssessed), "m", release_id(2))
+    for path in ("/fleet", "/models/m"):
+        listed = re.search(r'data-live="([^"]*)"', client.get(path).text)[1].split()
+        assert set(listed) & topics_of(assessed), path
 
 
 def test_a_shadow_without_an_assessment_waits_for_the_requests_of_its_policy_and_a_pause_has_no_deadline():
