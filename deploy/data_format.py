@@ -5,8 +5,8 @@ DATA_FORMAT = 3
 3: the subject of an event ends with its sender, and who approved or cancelled is no field of the event.
 """
 CLUSTER_DATA_FORMAT = 4
-"""Of a state folder with three NATS servers, whose data is of `DATA_FORMAT`. A Slipway without `up --nats` refuses it:
-it would start one of the servers alone, on what that stored. The next `DATA_FORMAT` is 5.
+"""Of a state folder with three NATS servers, whose data is of the format before it, 3. A Slipway without `up --nats`
+refuses it: it would start one of the servers alone, on what that stored. The next `DATA_FORMAT` is 5, and this then 6.
 """
 
 

@@ -242,7 +242,8 @@ def foreign_data(description: Description, path: Path) -> str | None:
     """Return why the data of a state folder cannot be used, or None if it can be."""
     advice = f"start a new stack with --state FOLDER, or move {path} away"
     recorded = description.data_format
-    return refuse(f"{path} holds", DATA_FORMAT if recorded == CLUSTER_DATA_FORMAT else recorded, advice)
+    is_cluster = recorded == CLUSTER_DATA_FORMAT
+    return refuse(f"{path} holds", CLUSTER_DATA_FORMAT - 1 if is_cluster else recorded, advice)
 
 
 def format_of(ports: Mapping[str, int]) -> int:

@@ -2,12 +2,14 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from deploy import data_format
 from deploy.data_format import CLUSTER_DATA_FORMAT, DATA_FORMAT, refuse
-from deploy.local import bus
+from deploy.local import bus, state
 from deploy.local.plan import Programs, StackConfig
 from deploy.local.state import StateFolder, foreign_data, new_description
 from deploy.local.supervisor import Options, Supervisor
@@ -92,3 +94,11 @@ def test_the_number_of_nats_servers_is_fixed_once_one_of_them_has_stored_anythin
     (folder.path / "nats" / "jetstream").mkdir(parents=True)
     kept = described(folder, before)
     assert set(bus.servers_in(again.ports)) <= set(bus.servers_in(kept.ports)), "what stored anything is never left out"
+
+
+@pytest.mark.parametrize("recorded", [DATA_FORMAT, CLUSTER_DATA_FORMAT])
+def test_once_the_format_has_risen_folders_of_before_are_refused_with_one_server_and_with_three(recorded, monkeypatch):
+    monkeypatch.setattr(data_format, "DATA_FORMAT", CLUSTER_DATA_FORMAT + 1)
+    monkeypatch.setattr(state, "DATA_FORMAT", CLUSTER_DATA_FORMAT + 1)
+    refusal = foreign_data(replace(new_description(), data_format=recorded), Path("folder"))
+    assert "an older Slipway" in refusal
