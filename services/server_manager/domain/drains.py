@@ -135,7 +135,7 @@ def _describe_shortage(
     for endpoint, size in reserved.items():
         taken[limits.pool(endpoint)] += size
     free = [
-        f"{endpoint} has {_size(max(0, limits.pool_bytes(limits.pool(endpoint)) - taken[limits.pool(endpoint)]))} free"
+        f"{endpoint} has {_free(max(0, limits.pool_bytes(limits.pool(endpoint)) - taken[limits.pool(endpoint)]))} free"
         for endpoint in usable
     ]
     measured = limits.measured.get(state.digest)
@@ -148,7 +148,12 @@ def _describe_shortage(
 
 
 def _size(size: int) -> str:
-    return f"{size} bytes" if size < MIB else f"{size / MIB:.0f} MiB"
+    return f"{size} bytes" if size < MIB else f"{-(-size // MIB)} MiB"
+
+
+def _free(size: int) -> str:
+    """Return a size rounded down: what does not fit is larger than what is free, also as it is written."""
+    return f"{size} bytes" if size < MIB else f"{size // MIB} MiB"
 
 
 def assess_endpoint_order(

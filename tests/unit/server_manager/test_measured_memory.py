@@ -68,6 +68,15 @@ def test_a_drain_counts_what_was_measured_and_names_both():
     )
 
 
+def test_what_does_not_fit_is_larger_than_what_is_free_also_as_it_is_written():
+    fleet = Fleet({V1: deployable(1)}, {V1: held(1)}, (), {}, {"default", "two"})
+    needs, free = 64 * 2**20 + 1000, 64 * 2**20 + 999
+    limits = replace(TWO, budgets={"default": free, "two": free}, measured={digest(1): needs})
+    waits = plan_transfer(fleet, limits, {"default"})
+    assert "needs 65 MiB of memory (200 bytes reserved, 65 MiB measured)" in waits.reason
+    assert "two has 64 MiB free" in waits.reason
+
+
 async def test_a_version_that_took_more_than_is_reserved_is_refused_beside_others_and_the_refusal_names_both(world):
     await world.order(traffic_requested("t1", 1, fallback=0))
     await world.ticks()
