@@ -68,16 +68,12 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
         clock=clock,
     )
 
-    async def follow() -> None:
-        async with aclosing(log):
-            await follower.run()
-
     try:
         await serve(
             bus,
             connection,
             background=(
-                follow,
+                lambda: follow(log, follower),
                 lambda: follow_progress(bus.client, hub.progress),
                 lambda: reports.follow(bus.client),
                 lambda: endpoints.announce(hub),
@@ -90,6 +86,12 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
             await gateway.close()
         index.close()
         sessions.close()
+
+
+async def follow(log: StreamLog | WholeLog, follower: Follower) -> None:
+    """Keep the index up to date, for ever; the log is closed at the end."""
+    async with aclosing(log):
+        await follower.run()
 
 
 def log_of(bus: Bus, connection: Connection) -> StreamLog | WholeLog:
