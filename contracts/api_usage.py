@@ -1,5 +1,7 @@
 """What keys of the API used: records of the bucket `api-usage`, and the demand that gateways report to each other."""
 
+from __future__ import annotations
+
 from typing import Annotated, Final
 
 from pydantic import Field, StringConstraints
@@ -77,11 +79,12 @@ class DemandReport(Contract):
         traffic: By model, requests per second that its active version or its canary has answered or failed in
             production. The monitor gets telemetry of each.
         offered: By model, what was admitted for production since the last report, however it is answered.
-        endpoints: By address, what is outstanding there, and whether it is ejected; without an entry, nothing.
+        endpoints: By address, what is outstanding there, and whether it is ejected; without an entry, nothing. None if
+            the process does not report it, as one of before does not.
     """
 
     process: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,32}$")]
     demand: Annotated[dict[Account, PerSecond], Field(max_length=MOST_ACCOUNTS)] = {}
     traffic: Annotated[dict[ModelName, PerSecond], Field(max_length=MOST_MODELS)] = {}
     offered: Annotated[dict[ModelName, OfferedLoad], Field(max_length=MOST_MODELS)] = {}
-    endpoints: Annotated[dict[EndpointAddress, EndpointUse], Field(max_length=MOST_ENDPOINTS)] = {}
+    endpoints: Annotated[dict[EndpointAddress, EndpointUse], Field(max_length=MOST_ENDPOINTS)] | None = None

@@ -68,7 +68,9 @@ class GatewayReports:
         await asyncio.Event().wait()
 
     def take(self, report: DemandReport) -> None:
-        """Take a report, unless too many processes report."""
+        """Take a report that has endpoints, unless too many processes report."""
+        if report.endpoints is None:
+            return
         before = self._reports.get(report.process)
         if before is None and len(self._reports) >= MOST_PROCESSES:
             self._forget()

@@ -141,9 +141,17 @@ def test_an_ejection_is_as_old_as_it_lasts(filled):
     filled.reports._reports.clear()
 
 
+def test_of_gateways_that_do_not_report_endpoints_nothing_is_known(shown, filled):
+    """Those of before report their demand only: that is no endpoint without requests."""
+    filled.reports.take(DemandReport(process="0" * 8))
+    (row,), page = shown(USED)
+    assert (row["outstanding_tokens"], row["gateways"]) == (None, 0)
+    assert "no gateway reports" in page
+
+
 def test_too_many_processes_are_ignored(filled):
     for number in range(MOST_PROCESSES + 9):
-        filled.reports.take(DemandReport(process=f"{number:08x}"))
+        filled.reports.take(DemandReport(process=f"{number:08x}", endpoints={}))
     assert filled.reports.use(FIRST).processes == MOST_PROCESSES
     filled.reports._reports.clear()
 
