@@ -285,13 +285,29 @@ async def follow(
         while True:
             yield await _next_of(queue, pumps)
     finally:
-        for task in pumps:
-            task.cancel()
-        # awaited while the connection is open: once it is closed, nats-py answers a cancellation with its own error
-        await asyncio.gather(*pumps, return_exceptions=True)
+        # while the connection is open: once it is closed, nats-py answers a cancellation with its own error
+        await end_tasks(pumps)
         with contextlib.suppress(nats.errors.Error):
             for subscription in live:
                 await subscription.unsubscribe()
+
+
+async def end_tasks(tasks: Sequence[asyncio.Task[None]], *, again_s: float = 0.5) -> None:
+    """Cancel tasks until all have ended; they must have nothing to do at their end that takes time.
+
+    Before Python 3.12 `asyncio.wait_for` may return a message instead of the cancellation that came in the same moment
+    (python/cpython#86296), and whoever reads in a loop reads on.
+
+    Args:
+        tasks: The tasks.
+        again_s: How long each is waited for before it is cancelled again.
+    """
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=again_s)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _next_of(queue: asyncio.Queue[LoggedEvent], pumps: list[asyncio.Task[None]]) -> LoggedEvent:
