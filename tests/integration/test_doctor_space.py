@@ -104,10 +104,10 @@ def test_a_release_of_the_largest_model_is_compared_with_the_disk_of_the_store(b
     finding = ask_store(bus.settings(ADMIN), folder)
     assert (finding.state, finding.detail) == (
         "warning",
-        f"a release of {serving.model} needs up to 10.0 GiB; 0.1 GiB free for {folder.shown}",
+        f"a release of {serving.model} needs up to 11.0 GiB; 0.1 GiB free for {folder.shown}",
     )
     assert (
-        f"4.0 GiB of {bus.settings(ADMIN).s3_endpoint}, whose disk is not seen" in ask_store(bus.settings(ADMIN)).detail
+        f"5.0 GiB of {bus.settings(ADMIN).s3_endpoint}, whose disk is not seen" in ask_store(bus.settings(ADMIN)).detail
     )
     bus.change(lambda js: js.publish("$KV.routes.damaged", b"{"))
     assert ask_store(bus.settings(ADMIN), folder).state == "skipped", "nothing is known of what serves"
