@@ -296,7 +296,7 @@ async def end_tasks(tasks: Sequence[asyncio.Task[None]], *, again_s: float = 0.5
     """Cancel tasks until all have ended; they must have nothing to do at their end that takes time.
 
     Before Python 3.12 `asyncio.wait_for` may return a message instead of the cancellation that came in the same moment
-    (python/cpython#86296), and whoever reads in a loop reads on.
+    (python/cpython#86296), and a loop that reads goes on.
 
     Args:
         tasks: The tasks.

@@ -1,4 +1,4 @@
-"""Whoever follows the event log ends, also where a reader loses its cancellation to a message of the same moment."""
+"""A command that follows the event log ends, also where a reader loses its cancellation to a message of the same moment."""
 
 import asyncio
 
