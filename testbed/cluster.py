@@ -173,7 +173,8 @@ async def leader_of(js: JetStreamContext, stream: str) -> str:
 
 async def step_down(js: JetStreamContext, stream: str) -> None:
     """Let the leader of a stream give up."""
-    answer = await js._nc.request(f"$JS.API.STREAM.LEADER.STEPDOWN.{stream}", b"", timeout=5)  # noqa: SLF001
+    request = f"$JS.API.STREAM.LEADER.STEPDOWN.{stream}"
+    answer = await js._nc.request(request, b"", timeout=5)  # noqa: SLF001 - nats-py has no method for it
     assert json.loads(answer.data).get("success"), answer.data
 
 

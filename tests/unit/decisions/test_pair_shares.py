@@ -114,7 +114,7 @@ def test_where_records_name_no_callers_nothing_is_left_out():
 
 
 def test_pairs_that_halving_leaves_to_no_caller_speak_for_none():
-    """Fifty keys with few pairs each: halves of odd numbers were nobody's, and confirmed."""
+    """Of fifty keys with few pairs each: the halves of odd numbers belonged to no caller, and so confirmed."""
     watched = Watched()
     for number in range(RECENT_DIFFERING + 40):
         watched.take(f"bad-{number % 50}", bad=True)
