@@ -29,8 +29,8 @@ structlog.configure(  # its default shows exceptions by rich: a second of proces
 # The same examples at each run, so that one fails by what was changed; `make soak-tests` draws others.
 hypothesis.settings.register_profile("fast", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("fast")
+hypothesis.settings.register_profile("soak", max_examples=often(100), deadline=None, derandomize=False)
 if TIMES > 1:
-    hypothesis.settings.register_profile("soak", max_examples=often(100), deadline=None)
     hypothesis.settings.load_profile("soak")
 
 pytest_plugins = [

@@ -55,10 +55,11 @@ class _Ban:
 
 @dataclass(frozen=True)
 class _Suspicion:
-    """A body under which an engine died once: until when that counts, and whose engine it was."""
+    """A body under which an engine died once: until when that counts, whose engine it was, and which death."""
 
     until_s: float
     target: Target
+    death: EngineDeath | None
 
 
 class BodyBans:
@@ -168,18 +169,24 @@ class BodyBans:
         if suspicion is not None and suspicion.target == accepted.choice.served.target:
             del self._suspects[body]
 
-    def note_death(self, accepted: AcceptedRequest, involvement: Involvement) -> None:
-        """Note a request under which an engine died and that was not answered after all."""
+    def note_death(self, accepted: AcceptedRequest, involvement: Involvement, death: EngineDeath | None) -> None:
+        """Note a request under which an engine died and that was not answered after all.
+
+        Of the same body sent twice at once, both meet the same death: that is one.
+        """
         if self._ban_s == 0:
             return
         now_s, body = self._clock.monotonic(), _as_body(accepted)
-        before = self._suspects.pop(body, None)
-        again = before is not None and before.until_s > now_s
-        if involvement == "certain" or again:
+        before = self._suspects.get(body)
+        known = before if before is not None and before.until_s > now_s else None
+        if known is not None and known.death is death and involvement != "certain":
+            return
+        self._suspects.pop(body, None)
+        if involvement == "certain" or known is not None:
             self._ban(accepted, body if involvement == "shared" else body._replace(account=_ALL))
         else:
             _forget_oldest(self._suspects)
-            self._suspects[body] = _Suspicion(now_s + self._ban_s, accepted.choice.served.target)
+            self._suspects[body] = _Suspicion(now_s + self._ban_s, accepted.choice.served.target, death)
 
     def _ban(self, accepted: AcceptedRequest, body: _Body) -> None:
         target = accepted.choice.served.target
@@ -247,7 +254,7 @@ class Watch:
         if complete:
             self._bans.note_answer(self._accepted)
         elif strongest != "none":
-            self._bans.note_death(self._accepted, strongest)
+            self._bans.note_death(self._accepted, strongest, self.death)
 
 
 def _as_body(accepted: AcceptedRequest) -> _Body:

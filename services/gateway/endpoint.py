@@ -289,7 +289,8 @@ class Endpoint:
         record = answer.to_record(outcome)
         if rescue is not None:
             record = record.model_copy(update={"rescued_by": rescue.accepted.choice.served.target})
-        spared = accepted.choice.spared if outcome == Outcome() or _has_begun(record) else None
+        counts = (outcome == Outcome() or _has_begun(record)) and record.drill is None
+        spared = accepted.choice.spared if counts else None
         counted = record if spared is None else as_spared(record, spared)
         self._dependencies.metrics.observe(counted)
         accepted.trace.end(record)

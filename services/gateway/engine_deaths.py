@@ -114,7 +114,7 @@ class Attempt:
         if not engine.is_alive and not (self.presence.shadow and now_s - engine.died_s >= STILL_DEAD_S):
             engine.last = self.death = engine.last or self._deaths.describe_unseen()
             return
-        engine.died_s = now_s
+        engine.died_s, was_alive = now_s, engine.is_alive
         alone = self._deaths.is_alone(self._endpoint)
         engine.deaths, engine.is_alive, engine.last = (
             engine.deaths + 1,
@@ -123,7 +123,8 @@ class Attempt:
         )
         for attempt in engine.attempts:
             attempt.death = engine.last
-            attempt.involvement = "shared" if not alone else "certain" if attempt.has_piece else "alone"
+            is_cause = alone and was_alive  # else it may have met an engine that is still dead
+            attempt.involvement = "shared" if not is_cause else "certain" if attempt.has_piece else "alone"
 
     def end(self, *, complete: bool) -> None:
         """Note the end of the attempt; again changes nothing."""

@@ -157,6 +157,20 @@ async def test_of_several_each_is_refused_after_the_second_death_and_to_its_call
     assert (await made.chat(**asked("slow"), headers=OTHER)).status_code == 502
 
 
+async def test_two_copies_of_a_request_that_meet_one_death_are_suspects_only():
+    """A caller that asked twice at once was refused after a death that another one caused."""
+    made = world()
+    assert (await made.chat()).status_code == 200
+    copies = [asyncio.ensure_future(made.chat(**asked("slow"))) for _ in range(2)]
+    while made.engine.slow < len(copies):
+        await asyncio.sleep(0)
+    await made.chat(**asked("kill"))
+    assert [answer.status_code for answer in await asyncio.gather(*copies)] == [502, 502]
+    assert counted(made) == {}
+    assert (await kill_beside(made, "slow")).status_code == 502
+    assert (await made.chat(**asked("slow"))).status_code == 422, "the second death"
+
+
 async def test_who_is_answered_in_between_is_no_suspect():
     made = world()
     for number in range(4):
