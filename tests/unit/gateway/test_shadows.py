@@ -247,6 +247,16 @@ async def test_what_the_canary_would_have_died_of_counts_as_its_error_and_the_ac
     assert (again[0].status_code, world.records[-1].error) == (200, None)
 
 
+async def test_an_answer_that_a_drill_changed_is_the_drills_and_not_the_canarys():
+    world = World(route(share=1.0), engine=Dying(), max_mirrors=100)
+    for _ in range(2):
+        world.shares.divide()
+    await canary_after_death(world, **KILL)
+    await world.drills.apply(f"production.{f.MODEL}", drill(world.clock.now(), fault={"garble": True}), 1)
+    await world.ask(20, **KILL)
+    assert {(str(record.target), record.drill) for record in world.records} == {(ACTIVE, "drill-1")}
+
+
 async def test_a_body_that_was_there_when_the_candidate_died_is_spared_and_counts_as_no_error():
     """Another process may have sent what it died of: a caller could let the bodies of others count so."""
     world = World(route(share=1.0), engine=Dying(), max_mirrors=100)
