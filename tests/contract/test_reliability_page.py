@@ -1,0 +1,61 @@
+"""The reliability page names tests and benchmarks that exist, and no document that is merged by union has a line twice."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.kit.wiring import ROOT
+
+PAGE = ROOT / "docs/reliability.md"
+NAMED = re.compile(r"`((?:tests/[\w/]+/)?test_\w+\.py|tests/[\w/]+|(?:python )?(?:-m )?benchmarks[./]\w+(?:\.py)?)")
+
+
+def promises(text: str) -> list[list[str]]:
+    """Return the rows of the tables of promises: promise, test or command, result."""
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return [row for row in rows if row[0] != "promise"]
+
+
+def named_files(cell: str) -> list[Path]:
+    """Return the files of the tests and benchmarks of a cell; a test without a folder is in that of the one before it."""
+    files, folder = [], Path()
+    for name in NAMED.findall(cell):
+        path = Path(re.sub(r"^(?:python )?(?:-m )?", "", name))
+        if path.name.startswith("benchmarks."):
+            path = Path(path.name.replace(".", "/") + ".py")
+        path = folder / path if len(path.parts) == 1 else path
+        folder = path.parent
+        files.append(path)
+    return files
+
+
+def doubled(text: str) -> list[str]:
+    """Return the lines of a document that stand in it twice, and promises that do."""
+    lines = [line for line in text.splitlines() if len(line) > 60]
+    names = [promise for promise, *_ in promises(text)] if "| promise |" in text else []
+    return [line for line, count in Counter([*lines, *names]).items() if count > 1]
+
+
+def test_each_promise_names_a_test_or_a_command_that_exists():
+    rows = promises(PAGE.read_text())
+    assert len(rows) > 50
+    assert [row[0] for row in rows if len(row) != 3] == []
+    assert [row[0] for row in rows if not named_files(row[1]) and "`make " not in row[1]] == []
+    assert [str(path) for row in rows for path in named_files(row[1]) if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", ["CHANGELOG.md", "docs/reliability.md"])
+def test_a_merge_by_union_left_no_line_twice(page):
+    assert doubled((ROOT / page).read_text()) == []
+
+
+def test_what_is_wrong_is_found():
+    cell = "`tests/unit/fuzz`, `tests/real/test_stalls.py`, `test_gone.py`, `python -m benchmarks.bench_gone`"
+    expected = ["tests/unit/fuzz", "tests/real/test_stalls.py", "tests/real/test_gone.py", "benchmarks/bench_gone.py"]
+    assert [str(path) for path in named_files(cell)] == expected
+    row = "| A rollback is quick | `tests/a/test_b.py` | it is |"
+    table = f"| promise | test | result |\n|---|---|---|\n{row}\n"
+    assert doubled(table) == []
+    assert doubled(f"{table}{row.replace('it is', 'it was')}\n") == ["A rollback is quick"]
