@@ -1,4 +1,4 @@
-"""Thresholds of autoscaling, from service times that were measured (docs/benchmarks.md)."""
+"""Thresholds of autoscaling, from service times that were measured (docs/benchmarks.md, docs/scale.md, `make demo`)."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -32,8 +32,8 @@ class MeasuredWork:
 SCALED: Final[dict[str, MeasuredWork]] = {
     "merger": MeasuredWork(ReleaseOpened, 29.6 + 40.1, 300, "3.05 GB on two cores: 29.6 s to merge, 40.1 s to verify"),
     "quantiser": MeasuredWork(VariantRequested, 211, 600, "GPTQ of SmolLM2-135M on two cores: 211 s"),
-    "benchmarker": MeasuredWork(VariantStaged, 120, 120, "an assumed 2 minutes: one candidate of a fleet is staged"),
-    "monitor": MeasuredWork(InferenceBatch, 500 / 11_500, 5, "11,500 records/s, 500 in a full message"),
+    "benchmarker": MeasuredWork(VariantStaged, 27, 30, "`make demo`: 26 s and 27 s for its two versions"),
+    "monitor": MeasuredWork(InferenceBatch, 500 / 5_418, 5, "5,418 records/s (docs/scale.md), 500 in a full message"),
 }
 """Services that scale by the lag of a consumer."""
 

@@ -102,7 +102,7 @@ class Nats(Strict):
     url: Annotated[str, Field(pattern=r"^tls://[A-Za-z0-9.:,/-]+$")] = "tls://nats:4222"
     """Address of an external NATS; several, separated by commas, for a cluster."""
     replicas: Literal[1, 3, 5] = 3
-    """Copies of each stream and bucket."""
+    """Copies of each stream and bucket: 3 with three servers of this chart."""
     monitoring: OptionalHostPort = ""
     """Monitoring endpoint of an external NATS (`host:8222`), for KEDA; by a headless service it finds the leader."""
     account: str = "$G"
@@ -210,7 +210,8 @@ class ScaledService(Service):
     max_replicas: Annotated[int, Field(ge=1, le=500)] = 4
     """Most replicas with KEDA."""
     min_replicas: Annotated[int, Field(ge=0, le=100)] = 1
-    """Fewest replicas with KEDA. 0 needs the monitoring endpoint of NATS: a service that is away reports no lag."""
+    """Fewest replicas with KEDA. 0 needs the monitoring endpoint of NATS: a service that is away reports no lag. The
+    gateway needs at least 1."""
 
 
 class ConsoleService(Service):
@@ -463,6 +464,7 @@ class Values(Strict):
     spread: Literal["ScheduleAnyway", "DoNotSchedule", "none"] = "ScheduleAnyway"
     """Whether replicas of a service must be on different hosts and zones."""
     pod_labels: dict[str, str] = {}
+    """Further labels of all pods; the names of the chart's own are refused (`app.kubernetes.io/`, `helm.sh/`)."""
     pod_annotations: dict[str, str] = {}
     globals: Annotated[KubernetesObject, Field(alias="global")] = {}
     """What a parent chart gives to all charts; not used."""

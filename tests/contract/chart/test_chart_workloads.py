@@ -244,7 +244,7 @@ def test_thresholds_follow_from_measured_service_times():
         "merger": 4,
         "quantiser": 2,
         "benchmarker": 1,
-        "monitor": 115,
+        "monitor": 54,
     }
 
 

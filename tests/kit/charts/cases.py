@@ -156,6 +156,10 @@ REFUSED: Final[dict[str, tuple[dict[str, Any], str]]] = {
         {"nats": {"deploy": True}, "triton": MEMORY},
         "nats.replicas is 3 with nats.deploy, and nats.servers is 1: set both to 3",
     ),
+    "one copy on three own servers": (
+        {"nats": {"deploy": True, "servers": 3, "replicas": 1}, "triton": MEMORY},
+        "nats.replicas is 1 with nats.servers 3: the loss of one server would lose data, so set it to 3",
+    ),
     "two own servers": ({"nats": {"deploy": True, "servers": 2, "replicas": 1}, "triton": MEMORY}, "'/nats/servers'"),
     "store with a scheme": ({"store": {"endpoint": "https://s3:9000"}}, "'/store/endpoint'"),
     "setting in lower case": ({"env": {"slipway_log_level": "INFO"}}, "slipway_log_level"),
@@ -215,6 +219,27 @@ REFUSED: Final[dict[str, tuple[dict[str, Any], str]]] = {
             "triton": MEMORY,
         },
         "services.monitor.minReplicas is 9, above maxReplicas 4",
+    ),
+    "no gateway, and never one again": (
+        {
+            "keda": {**_KEDA, "prometheus": "http://prometheus:9090"},
+            "nats": {"monitoring": "nats:8222"},
+            "services": {"gateway": {"minReplicas": 0}},
+            "triton": MEMORY,
+        },
+        "services.gateway.minReplicas is 0: it is scaled by its own metric",
+    ),
+    "a label that the chart selects pods by": (
+        {"podLabels": {"app.kubernetes.io/component": "gateway"}, "triton": MEMORY},
+        "podLabels.app.kubernetes.io/component is set by the chart itself",
+    ),
+    "a port that is none": (
+        {"store": {"endpoint": "s3:65536"}, "triton": MEMORY},
+        "store.endpoint names the port 65536: ports are 1 to 65535",
+    ),
+    "such a port of one of several servers": (
+        {"nats": {"url": "tls://n0:4222,tls://n1:42222222"}, "triton": MEMORY},
+        "nats.url names the port 42222222",
     ),
     "a threshold of zero": ({"keda": {"lag": {"merger": 0}}}, "'/keda/lag/merger'"),
 }

@@ -58,6 +58,22 @@
 {{- if and $values.nats.deploy (gt (int $values.nats.replicas) (int $values.nats.servers)) -}}
 {{- fail (printf "nats.replicas is %d with nats.deploy, and nats.servers is %d: set both to 3, nats.replicas to 1, or name a cluster of your own in nats.url." (int $values.nats.replicas) (int $values.nats.servers)) -}}
 {{- end -}}
+{{- if and $values.nats.deploy (eq (int $values.nats.servers) 3) (lt (int $values.nats.replicas) 3) -}}
+{{- fail (printf "nats.replicas is %d with nats.servers 3: the loss of one server would lose data, so set it to 3." (int $values.nats.replicas)) -}}
+{{- end -}}
+{{- $addresses := dict "nats.url" $values.nats.url "nats.monitoring" $values.nats.monitoring "store.endpoint" $values.store.endpoint "triton.grpc" $values.triton.grpc "backup.endpoint" $values.backup.endpoint -}}
+{{- range $name, $addresses := $addresses -}}
+{{- range include "slipway.portsOf" (dict "addresses" $addresses "egress" dict "default" 1) | fromYamlArray -}}
+{{- if or (lt (int .) 1) (gt (int .) 65535) -}}
+{{- fail (printf "%s names the port %d: ports are 1 to 65535." $name (int .)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $name := keys $values.podLabels -}}
+{{- if or (hasPrefix "app.kubernetes.io/" $name) (hasPrefix "helm.sh/" $name) -}}
+{{- fail (printf "podLabels.%s is set by the chart itself, which selects pods by it: use another name." $name) -}}
+{{- end -}}
+{{- end -}}
 {{- if and (eq $values.secrets.source "external") (not $values.secrets.external.name) -}}
 {{- fail "secrets.external.name is empty with secrets.source external: name the SecretStore that holds the secrets." -}}
 {{- end -}}
@@ -142,6 +158,9 @@
 {{- $service := index $values.services $name -}}
 {{- if and (hasKey $service "minReplicas") (gt (int $service.minReplicas) (int $service.maxReplicas)) -}}
 {{- fail (printf "services.%s.minReplicas is %d, above maxReplicas %d: lower it." $name (int $service.minReplicas) (int $service.maxReplicas)) -}}
+{{- end -}}
+{{- if and (eq $name "gateway") $values.keda.prometheus $service.enabled (eq (int $service.minReplicas) 0) -}}
+{{- fail "services.gateway.minReplicas is 0: it is scaled by its own metric, which a gateway that is away does not report; set it to 1 or more." -}}
 {{- end -}}
 {{- if and (index $facts.services $name "scales") $service.enabled (eq (int $service.minReplicas) 0) (not $monitoring) -}}
 {{- fail (printf "services.%s.minReplicas is 0 and nats.monitoring is empty: a service that is away reports no lag, so nothing would start it again; set nats.monitoring, or minReplicas to 1." $name) -}}
