@@ -16,8 +16,8 @@ KEPT = {"emptyDir": "scratch", "ephemeral": "with its pod", "persistent": "kept"
 
 def table(head: str) -> dict[str, list[str]]:
     """Return the rows of the table with this head, by their first cell."""
-    _, found, text = PAGE.partition(head)
-    assert found, head
+    _, separator, text = PAGE.partition(head)
+    assert separator, f"the page has no table that begins with {head}"
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.split("\n\n")[0].splitlines()[2:]]
     return {row[0]: row[1:] for row in rows}
 
