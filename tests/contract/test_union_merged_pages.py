@@ -1,4 +1,4 @@
-"""The reliability page names tests and benchmarks that exist, and no document that is merged by union has a line twice."""
+"""The reliability page names tests that exist; no document that is merged by union has a line twice; the changelog is short."""
 
 import re
 from collections import Counter
@@ -10,6 +10,9 @@ from tests.kit.wiring import ROOT
 
 PAGE = ROOT / "docs/reliability.md"
 NAMED = re.compile(r"`((?:tests/[\w/]+/)?test_\w+\.py|tests/[\w/]+|(?:python )?(?:-m )?benchmarks[./]\w+(?:\.py)?)")
+
+MOST_CHARACTERS = 480
+"""Of an entry of the changelog: two or three lines of a terminal."""
 
 
 def promises(text: str) -> list[list[str]]:
@@ -51,6 +54,26 @@ def test_a_merge_by_union_left_no_line_twice(page):
     assert doubled((ROOT / page).read_text()) == []
 
 
+def sections(text: str) -> dict[str, list[str]]:
+    """Return the entries of each kind of the unreleased version, each with its further lines."""
+    _, _, unreleased = text.partition("## [Unreleased]")
+    unreleased = unreleased.split("\n## ")[0]
+    kinds = [part.partition("\n") for part in unreleased.split("\n### ")[1:]]
+    assert len({kind for kind, _, _ in kinds}) == len(kinds), "a kind has two lists"
+    return {kind: re.split(r"\n(?=- )", body.strip()) for kind, _, body in kinds}
+
+
+def long_entries(text: str) -> list[str]:
+    """Return the beginning of each entry that has more than `MOST_CHARACTERS`."""
+    return [entry[:60] for entries in sections(text).values() for entry in entries if len(entry) > MOST_CHARACTERS]
+
+
+def test_the_changelog_has_one_list_per_kind_with_short_entries():
+    text = (ROOT / "CHANGELOG.md").read_text()
+    assert {"Added", "Changed", "Fixed"} <= sections(text).keys()
+    assert long_entries(text) == []
+
+
 def test_what_is_wrong_is_found():
     cell = "`tests/unit/fuzz`, `tests/real/test_stalls.py`, `test_gone.py`, `python -m benchmarks.bench_gone`"
     expected = ["tests/unit/fuzz", "tests/real/test_stalls.py", "tests/real/test_gone.py", "benchmarks/bench_gone.py"]
@@ -58,4 +81,9 @@ def test_what_is_wrong_is_found():
     row = "| A rollback is quick | `tests/a/test_b.py` | it is |"
     table = f"| promise | test | result |\n|---|---|---|\n{row}\n"
     assert doubled(table) == []
+    assert long_entries(f"## [Unreleased]\n\n### Fixed\n- a\n  b\n- {'c' * MOST_CHARACTERS}\n\n## [0.1.0]\n") == [
+        "- " + "c" * 58
+    ]
+    with pytest.raises(AssertionError, match="two lists"):
+        sections("## [Unreleased]\n### Fixed\n- a\n\n### Fixed\n- b\n")
     assert doubled(f"{table}{row.replace('it is', 'it was')}\n") == ["A rollback is quick"]
