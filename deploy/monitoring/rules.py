@@ -285,6 +285,16 @@ RULES: Final[tuple[Rule, ...]] = (
         {"runtime": "default"},
     ),
     Rule(
+        "SlipwayRequestsBanned",
+        f"sum({increase(m.BODY_BANS, '15m', change='banned')}) > 0",
+        "0m",
+        "warning",
+        "An engine died under requests, which are not sent there again for a while: the gateway's log names them",
+        "docs/runbooks/engine.md",
+        {f'{m.BODY_BANS}{{change="banned"}}': "0x95 1x30"},
+        {f'{m.BODY_BANS}{{change="banned"}}': "3x120", f'{m.BODY_BANS}{{change="refused"}}': "0+1x120"},
+    ),
+    Rule(
         "SlipwayFleetMemory",
         f"max({m.MEMORY_RESERVED}) / max({m.MEMORY_BUDGET}) > 0.95",
         "30m",

@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry
 from contracts import metrics as m
 from contracts.facts import Inference
 from contracts.vocabulary import Environment, Target
+from services.gateway import body_bans, caller_bans
 from shared.runtime.metrics import BoundedLabel, counter, gauge, histogram
 
 
@@ -43,6 +44,8 @@ class GatewayMetrics:
         self.shadowed = counter(m.SHADOWED, registry)
         self.rescued = counter(m.RESCUED, registry)
         self.body_bans = counter(m.BODY_BANS, registry)
+        for change in (*get_args(body_bans.Change), *get_args(caller_bans.Change)):
+            self.body_bans.labels(change)  # a rule watches it, and `increase` does not see a series that begins at 1
         self.slow_readers = counter(m.SLOW_READERS, registry)
 
     def observe(self, record: Inference) -> None:

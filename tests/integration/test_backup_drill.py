@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -53,13 +54,18 @@ def test_what_was_backed_up_is_served_again_and_a_release_half_way_is_finished(m
     shutil.rmtree(state)
 
     chosen = ("--backup", first["backup"], "--digest", first["digest"])
+    began_s = time.monotonic()
     slipway("restore", str(kept), *chosen, *secret, "--state", str(state))
+    print(
+        f"{first['objects']} objects, {first['new_bytes']} bytes of them: restored in {time.monotonic() - began_s:.1f} s"
+    )
     assert "not empty" in slipway("restore", str(kept), *chosen, "--state", str(state), code=1).stderr
     with Stack(state) as stack:
         second = {**before["active"]["target"], "version": 2}  # once the release that was half way has ended
         assert stack.route("tiny")["active"]["target"] in (before["active"]["target"], second)
         assert json.loads((state / "stack.json").read_text())["ports"] == ports, "routes name them"
         wait_until(lambda: stack.slipway("ask", "tiny", "hello", "--max-tokens", "4").returncode == 0, timeout_s=120)
+        print(f"answered {time.monotonic() - began_s:.1f} s after the restore began, the start of the stack included")
         stack.promoted("tiny")
         assert stack.route("tiny")["active"]["target"]["version"] == 2
         assert "pass" in stack.ok("verify", "tiny@v2")

@@ -78,9 +78,18 @@ async def kill_beside(made, text, killer="kill"):
     return await other
 
 
-def counted(made):
+def shown(made):
     lines = made.metric("slipway_gateway_body_bans_total{")
     return {line.split('"')[1]: float(line.split()[-1]) for line in lines}
+
+
+def counted(made):
+    return {change: count for change, count in shown(made).items() if count}
+
+
+def test_a_rule_sees_the_first_ban_of_a_process():
+    """`increase` does not see a series that begins at 1."""
+    assert shown(world()) == dict.fromkeys(("banned", "refused", "caller_banned", "caller_refused"), 0.0)
 
 
 async def test_what_was_alone_when_the_engine_died_is_refused_to_all_and_never_sent_again():

@@ -276,7 +276,8 @@ async def test_a_caller_that_changes_the_body_each_time_is_refused_and_others_ar
     assert refused.json()["error"]["code"] == "caller_refused"
     assert 0 < int(refused.headers["retry-after"]) <= 60
     assert (await made.chat(headers=OTHER)).status_code == 200
-    assert made.metric("slipway_gateway_body_bans_total{")
+    assert made.metric('slipway_gateway_body_bans_total{change="caller_banned"} 1.0')
+    assert made.metric('slipway_gateway_body_bans_total{change="caller_refused"} 1.0')
 
 
 async def quiet_of_others(made):

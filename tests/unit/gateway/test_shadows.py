@@ -187,7 +187,7 @@ async def test_a_death_of_the_candidate_counts_against_it_and_its_body_is_refuse
     assert world.sent_to(CANDIDATE) == 2, "what killed the candidate is not sent to it again"
     _, pair = world.telemetry.pairs
     assert (pair.served.error, pair.mirrored.error, pair.mirrored.caused_by) == (None, "engine_dead", "target")
-    assert not world.metric('slipway_gateway_body_bans_total{change="refused"}')
+    assert world.metric('slipway_gateway_body_bans_total{change="refused"} 0.0')
     more = await world.ask(4)
     assert {answer.status_code for answer in more} == {200}
     assert len(world.telemetry.pairs) == 6
