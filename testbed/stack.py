@@ -130,7 +130,7 @@ class Stack:
     def slipway(
         self, *arguments: str, timeout_s: float = 240, variables: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "clients.cli.main", *arguments, "--state", str(self.state)]
+        command = [*self.prefix, sys.executable, "-m", "clients.cli.main", *arguments, "--state", str(self.state)]
         given = {**os.environ, **(variables or {})}
         return subprocess.run(
             command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False, env=given
