@@ -11,7 +11,7 @@ from testbed.stack import Stack
 from tests.kit.rolling_stack import Callers
 from tests.kit.small_disk import small_disks
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real, pytest.mark.full, pytest.mark.timeout(600)]
 SIZES = {"s3": 100, "artifacts": 40, "triton": 60}
 """MiB of the disk of each folder in the state folder."""
 
@@ -70,8 +70,8 @@ def test_a_release_waits_for_the_store_and_the_doctor_sees_its_disk(small, tiny,
         reasons.await_one()
         roll_back(stack, "served")
         done = stack.slipway("doctor", "--quick", "--json")
-        found = {finding["check"]: finding for finding in json.loads(done.stdout)["findings"]}
-        assert (found["store disk"]["state"], found["bus disk"]["state"] != "skipped") == ("warning", True)
+        findings = {finding["check"]: finding for finding in json.loads(done.stdout)["findings"]}
+        assert (findings["store disk"]["state"], findings["bus disk"]["state"] != "skipped") == ("warning", True)
         assert stack.events("release.finished", "stored") == []
         disks["s3"].free()
         stack.promoted("stored")
