@@ -307,7 +307,7 @@ class ReleasePolicy(_Strict):
     pairs: Annotated[Pairs, Field(exclude_if=lambda pairs: pairs == Pairs())] = Pairs()
     """Requests that the version and the previous one are asked again, so that only what differs is evidence."""
     golden: Annotated[GoldenPrompts, Field(exclude_if=lambda golden: golden == GoldenPrompts())] = GoldenPrompts()
-    """Fixed prompts that the version and the previous one are asked by our own probes; they confirm quality triggers."""
+    """Fixed prompts that our own probes ask the version and the previous one; they confirm quality triggers."""
     copies: Annotated[int, Field(ge=1, le=MAX_COPIES, exclude_if=lambda copies: copies == 1)] = 1
     """On how many Tritons the version is loaded once it is active; fewer where the fleet has no more for it.
 
