@@ -39,6 +39,7 @@ EXTERNAL = re.compile(
     r"""|url\(["']?(?:https?:)?//[^)]*\)|@import\s+["'](?:https?:)?//[^"']*["']"""
 )
 EVERY = "/*"
+PATH_IN_CODE = re.compile(r"<code>((?:benchmarks|deploy|services|shared|testbed|tests)/[^<\s]+)</code>")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -86,6 +87,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         lambda match: links.rewrite_links(readme_section(match[1]), links.README, path, ROOT, extra), text
     )
     return separate_blocks(MARKER.sub(lambda match: TABLES[match[1]](), text))
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001 - MkDocs'
+    """Return a page in which the path of a file may break behind a slash, so that it widens no column of a table."""
+    return PATH_IN_CODE.sub(lambda match: f'<code class="path">{match[1].replace("/", "/<wbr>")}</code>', html)
 
 
 def readme_section(heading: str) -> str:
