@@ -30,11 +30,13 @@ from contracts.services import EVENTS, INBOX, ORDERS, TELEMETRY, stream_of
 from contracts.vocabulary import ENVIRONMENTS, Environment
 from decisions.bus_permissions import subjects_about
 from shared.errors import Transient
+from shared.runtime.tasks import end_tasks
 
 STREAMS = (INBOX, ORDERS, EVENTS)
 WAIT_S = 1.0
 RETRY_S = 0.2
 MOST_FAILURES = 3
+_AGAIN_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -286,28 +288,10 @@ async def follow(
             yield await _next_of(queue, pumps)
     finally:
         # while the connection is open: once it is closed, nats-py answers a cancellation with its own error
-        await end_tasks(pumps)
+        await end_tasks(pumps, again_s=_AGAIN_S)
         with contextlib.suppress(nats.errors.Error):
             for subscription in live:
                 await subscription.unsubscribe()
-
-
-async def end_tasks(tasks: Sequence[asyncio.Task[None]], *, again_s: float = 0.5) -> None:
-    """Cancel tasks until all have ended; they must have nothing to do at their end that takes time.
-
-    Before Python 3.12 `asyncio.wait_for` may return a message instead of the cancellation that came in the same moment
-    (python/cpython#86296), and a loop that reads goes on.
-
-    Args:
-        tasks: The tasks.
-        again_s: How long each is waited for before it is cancelled again.
-    """
-    left = set(tasks)
-    while left:
-        for task in left:
-            task.cancel()
-        _, left = await asyncio.wait(left, timeout=again_s)
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _next_of(queue: asyncio.Queue[LoggedEvent], pumps: list[asyncio.Task[None]]) -> LoggedEvent:

@@ -12,9 +12,11 @@ from services.console.domain.apply import apply, apply_unreadable
 from services.console.domain.logged import Logged, LoggedEvent, Unreadable
 from services.console.domain.rows import Row
 from services.console.domain.watch_rows import Ms
+from shared.runtime.tasks import end_tasks
 
 STREAMS: Final = (INBOX, ORDERS, EVENTS)
 WAIT_S: Final = 5.0
+_AGAIN_S: Final = 0.5
 
 
 class Log(Protocol):
@@ -86,11 +88,14 @@ class Follower:
         """Follow all streams, for ever; begin anew when one of them was made again, or the index was lost."""
         while True:
             known = await self._begin()
-            async with asyncio.TaskGroup() as group:
-                followers = [group.create_task(self._follow(stream, identity)) for stream, identity in known.items()]
+            followers = [asyncio.create_task(self._follow(stream, identity)) for stream, identity in known.items()]
+            try:  # a task group would not cancel one again that loses its cancellation
                 await asyncio.wait(followers, return_when=asyncio.FIRST_COMPLETED)
-                for task in followers:
-                    task.cancel()
+            finally:
+                await end_tasks(followers, again_s=_AGAIN_S)
+            for task in followers:
+                if not task.cancelled():
+                    task.result()
 
     async def _begin(self) -> dict[str, str]:
         """Return which stream each is, with an index that is of these streams."""

@@ -31,6 +31,7 @@ from shared.errors import Transient
 from shared.runtime.sandbox import hide_memory
 from shared.runtime.service import HttpServer, on_stop_signal
 from shared.runtime.settings import Connection
+from shared.runtime.tasks import end_tasks
 
 _LAST_FLUSH_S = 3.0
 
@@ -77,9 +78,7 @@ async def serve(
         admin.stop()
     finally:
         structlog.get_logger().info("stopping")
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(tasks)
         await _close(parts)
 
 

@@ -6,6 +6,8 @@ from typing import Final, Protocol
 
 import structlog
 
+from shared.runtime.tasks import end_tasks
+
 POLL_S: Final = 0.5
 """Time between two questions to an endpoint, in seconds."""
 QUESTIONS: Final = 2
@@ -140,7 +142,4 @@ class Stalls:
 
     async def stop(self) -> None:
         """Ask no more."""
-        tasks = [*self._watches.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(self._watches.values())

@@ -6,6 +6,7 @@ import structlog
 
 from services.server_manager.fleet_state import FleetState
 from shared.errors import SlipwayError
+from shared.runtime.tasks import end_tasks
 
 
 class BackgroundPublisher:
@@ -35,8 +36,7 @@ class BackgroundPublisher:
     async def stop(self) -> None:
         """Cancel what is being published: it stays in the outbox."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await end_tasks([self._task])
 
     async def _publish(self) -> None:
         while self._due:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import structlog
 
 from services.server_manager.ports import Leadership
+from shared.runtime.tasks import end_tasks
 
 RENEW_EVERY_S = 1.0
 LIMIT_S = 60.0
@@ -20,8 +21,7 @@ async def renewing(lead: Leadership) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.wait([task])
+        await end_tasks([task], again_s=RENEW_EVERY_S)
         if not task.cancelled() and task.exception() is not None:
             structlog.get_logger().warning("renewing the lease failed", error=repr(task.exception()))
 

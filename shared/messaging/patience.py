@@ -64,27 +64,35 @@ async def ask_again(
             await asyncio.sleep(_AGAIN_S)
 
 
-async def ask_beside(ask: Callable[[float], Awaitable[T]], *, within_s: float) -> T:
-    """Return the first answer to a read: as long as there is none, it is asked again each second.
+async def ask_beside(
+    ask: Callable[[float], Awaitable[T]], *, within_s: float, is_connected: Callable[[], bool] = lambda: True
+) -> T:
+    """Return the first answer to a read: as long as there is none, it is asked again, each second for `ELECTION_S`.
 
     A request that is lost with its leader is so made again soon after the election, whenever that ends; one that a slow
-    server has goes on beside the later ones.
+    server has goes on beside the later ones. A server that stands for longer than an election has all of them to answer
+    once it goes on: the time between two is doubled then, and none is added to those that wait for a connection.
 
     Args:
         ask: Makes the request and awaits its answer for some seconds.
         within_s: How long answers are awaited in all.
+        is_connected: Whether there is a connection: without one, what was asked is sent once there is.
 
     Raises:
         TimeoutError: There was no answer.
         nats.errors.Error: The last answer that no server takes the request, and the first of every other kind.
     """
     clock = asyncio.get_running_loop().time
-    ends_s, asked = clock() + within_s, set[asyncio.Future[T]]()
+    began_s, pause_s, asked = clock(), FIRST_S, set[asyncio.Future[T]]()
+    ends_s = began_s + within_s
     try:
         while True:
             left_s = max(ends_s - clock(), 0.001)
-            asked.add(asyncio.ensure_future(ask(left_s)))
-            done, _ = await asyncio.wait(asked, timeout=min(FIRST_S, left_s), return_when=asyncio.FIRST_COMPLETED)
+            if not asked or is_connected():
+                asked.add(asyncio.ensure_future(ask(left_s)))
+            if clock() - began_s >= ELECTION_S:
+                pause_s *= 2
+            done, _ = await asyncio.wait(asked, timeout=min(pause_s, left_s), return_when=asyncio.FIRST_COMPLETED)
             asked -= done
             answered = [task for task in done if not isinstance(task.exception(), (TimeoutError, *NO_LEADER))]
             if answered or (done and clock() >= ends_s):
@@ -109,7 +117,9 @@ class PatientJetStream(JetStreamContext):
         async def ask(limit_s: float) -> dict[str, Any]:
             return await super(PatientJetStream, self)._api_request(req_subject, req, limit_s)
 
-        return await ask_beside(ask, within_s=max(timeout, self._timeout))
+        return await ask_beside(
+            ask, within_s=max(timeout, self._timeout), is_connected=lambda: bool(self._nc.is_connected)
+        )
 
     async def pull_subscribe(self, *arguments: Any, **options: Any) -> JetStreamContext.PullSubscription:
         """Return a subscription to a durable consumer, without asking whether it exists.

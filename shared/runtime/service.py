@@ -25,6 +25,7 @@ from shared.runtime.exits import NEWER_RECORDS
 from shared.runtime.failpoints import arm
 from shared.runtime.service_metrics import ServiceMetrics
 from shared.runtime.settings import Connection
+from shared.runtime.tasks import end_tasks
 from shared.storage.kept_records import KeptRecords, KindOf, NewerRecords
 
 Check = Callable[[], Awaitable[object]]
@@ -222,9 +223,7 @@ async def _serve(
         on_stop()
         server.stop()
         await asyncio.gather(http, return_exceptions=True)  # its error was raised above if it was the reason to stop
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(tasks)
         await bus.stop()
         bus.tracing.shutdown()
 

@@ -19,6 +19,7 @@ from contracts.stored import StoredRecord
 from shared.errors import Transient
 from shared.messaging.patience import ELECTION_S, ask_again
 from shared.runtime.failpoints import failpoint
+from shared.runtime.tasks import end_tasks
 from shared.storage.record_format import dump, parse, schema_version, too_new
 
 M = TypeVar("M", bound=BaseModel)
@@ -112,7 +113,10 @@ class Bucket(Generic[M]):
         return await self._written(key, dump(value), None)
 
     async def update(self, key: str, value: M, revision: int) -> int:
-        """Write a record that must still be at `revision`; raise Conflict when it is not."""
+        """Write a record that must still be at `revision`; raise Conflict when it is not.
+
+        Where there is no bucket, NoStreamResponseError comes after `ELECTION_S`: one without a leader answers the same.
+        """
         return await self._written(key, dump(value), revision)
 
     async def _written(self, key: str, data: bytes, revision: int | None) -> int:
@@ -280,8 +284,7 @@ class _Follower(Generic[M]):
             for task in done:
                 task.result()
         finally:
-            for task in tasks:
-                task.cancel()
+            await end_tasks(tasks, again_s=_RETRY_S)
 
     async def _watch(self) -> None:
         watcher = await self._bucket.watch()

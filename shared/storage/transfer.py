@@ -257,6 +257,7 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
 
         Raises:
             ShortObjectError: it has another size.
+            ProtocolError: The server answered other bytes than those that were asked for.
         """
         at = range(0, len(out), PART_BYTES)
         if len(at) == 1:
@@ -309,7 +310,7 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
             bucket_name=bucket, object_name=key, offset=start, length=len(out), version_id=version
         )
         try:
-            _expect(response.headers.get("Content-Range", "").rpartition("/")[2], size)
+            _expect_range(response, start, len(out), size)
             _read_fully(response, out)
             response._fp.read()  # noqa: SLF001 - to the end, so that the connection can be used again
         finally:
@@ -320,6 +321,20 @@ def _expect(announced: str | None, size: int) -> None:
     if announced and int(announced) != size:
         msg = f"{announced} bytes instead of {size}"
         raise ShortObjectError(msg)
+
+
+def _expect_range(response: Any, start: int, length: int, size: int) -> None:
+    """Raise unless an answer is the part of an object that was asked for, or all of it where that was asked for."""
+    answered = response.headers.get("Content-Range")
+    if answered is None and (start, length) == (0, size):
+        _expect(response.headers.get("Content-Length"), size)
+        return
+    part, _, whole = (answered or "").removeprefix("bytes ").partition("/")
+    if whole.isdecimal():
+        _expect(whole, size)
+    if part != f"{start}-{start + length - 1}":
+        msg = f"the store answered {answered or 'the whole object'} instead of bytes {start}-{start + length - 1}"
+        raise urllib3.exceptions.ProtocolError(msg)
 
 
 def _give_back(response: Any) -> None:

@@ -47,18 +47,20 @@ def containers(project: str) -> list[str]:
 
 
 def inspect(project: str) -> list[dict[str, Any]]:
-    """Return what podman knows of each container of a project, but for one that is removed meanwhile.
+    """Return what podman knows of each container of a project, but for those that are removed meanwhile.
 
     Raises:
-        RuntimeError: Podman knows none of those that it has just listed.
+        RuntimeError: Podman twice knows none of those that it has just listed.
     """
-    names = containers(project)
-    known: list[dict[str, Any]] = (
-        json.loads(podman("container", "inspect", *names, check=False) or "[]") if names else []
-    )
-    if names and not known:
-        raise RuntimeError(f"podman container inspect: it knows none of {', '.join(names)}")
-    return known
+    names: list[str] = []
+    for _ in range(2):  # all of the first list may be gone
+        names = containers(project)
+        if not names:
+            return []
+        known: list[dict[str, Any]] = json.loads(podman("container", "inspect", *names, check=False) or "[]")
+        if known:
+            return known
+    raise RuntimeError(f"podman container inspect: it knows none of {', '.join(names)}")
 
 
 def volumes(project: str) -> set[str]:

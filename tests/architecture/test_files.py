@@ -85,6 +85,7 @@ SHARED = {
         "service_metrics",
         "settings",
         "sweeper",
+        "tasks",
         "team_list",
         "telemetry",
         "worker",

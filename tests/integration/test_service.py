@@ -58,11 +58,21 @@ async def breaking():
         await asyncio.sleep(0.05)
     raise ZeroDivisionError("background work broke")
 
+async def reading():
+    loses = (folder / "loses").exists()
+    while True:
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            if not loses:
+                raise
+            loses = False  # as `asyncio.wait_for` does, where a message came in the same moment
+
 def prepare():
     if (folder / "refused").exists():
         raise Permanent("store_unavailable", "The store ignores conditions.")
 
-asyncio.run(serve(bus, connection, ready={"store": store}, background=[breaking], prepare=[prepare]))
+asyncio.run(serve(bus, connection, ready={"store": store}, background=[breaking, reading], prepare=[prepare]))
 """
 
 
@@ -310,3 +320,11 @@ async def test_broken_background_work_ends_the_service(js, nats_server, tmp_path
         (tmp_path / "break").touch()
         assert await asyncio.to_thread(service.process.wait, 20) != 0
         assert b"background work broke" in service.log.read_bytes()
+
+
+async def test_it_ends_also_where_background_work_loses_its_cancellation(nats_server, tmp_path):
+    (tmp_path / "loses").touch()
+    with running(nats_server, tmp_path) as service:
+        await service.until(200)
+        service.process.terminate()
+        assert await asyncio.to_thread(service.process.wait, 30) == 0

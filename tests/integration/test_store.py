@@ -216,6 +216,22 @@ def test_files_and_ranges_are_read_over_connections_that_are_kept(watched, proxy
     assert proxy.connections == before
 
 
+@pytest.mark.parametrize("answer", [(200, 3000, {}), (206, 500, {"Content-Range": "bytes 0-499/3000"})])
+def test_the_answer_of_a_server_that_sends_other_bytes_than_asked_is_not_taken(watched, proxy, tmp_path, answer):
+    status, end, part = answer
+    (tmp_path / "f").write_bytes(bytes(range(250)) * 12)
+    entry = watched.put_file(tmp_path / "f", "f")
+
+    def instead(request):
+        request.answer(status, (tmp_path / "f").read_bytes()[:end], part)
+        return True
+
+    proxy.instead = instead
+    with pytest.raises(Transient, match="instead of bytes 1000-1499") as caught:
+        watched.read_into(entry, 1000, memoryview(bytearray(500)))
+    assert caught.value.code == "store_unavailable"
+
+
 def test_a_connection_whose_answer_was_not_read_to_its_end_is_not_used_again(watched, proxy, tmp_path):
     source = tmp_path / "source"
     source.mkdir()

@@ -96,7 +96,8 @@ class TritonProbe:
             try:
                 if number:
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(gone[number - 1].wait(), number * part_s)
+                        async with asyncio.timeout(number * part_s):
+                            await gone[number - 1].wait()
                 reply = await self._answer(endpoint, served, request)
             finally:
                 gone[number].set()

@@ -196,3 +196,34 @@ def test_a_stream_is_followed_from_where_the_index_ends_and_pages_learn_of_it():
     assert published == STORY[:1]
     assert follower.progress.indexed == {stream: int(stream == EVENTS) for stream in STREAMS}
     assert follower.progress.behind == len(STREAMS) - 1
+
+
+class LosingLog(FakeLog):
+    """Streams of which a read loses its first cancellation, as one that a message comes to in the same moment."""
+
+    def __init__(self):
+        super().__init__()
+        self.reading, self.lost = asyncio.Event(), False
+
+    async def read(self, stream, start, wait_s):
+        try:
+            self.reading.set()
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            if self.lost:
+                raise
+            self.lost = True
+        return await super().read(stream, start, wait_s)
+
+
+def test_following_ends_though_a_read_loses_its_cancellation():
+    async def go():
+        streams, rows = LosingLog(), SlowRows()
+        rows.go_on.set()
+        task = asyncio.ensure_future(Follower(streams, rows, lambda *_: None, nothing).run())
+        await streams.reading.wait()
+        task.cancel()
+        await asyncio.wait([task], timeout=20)
+        return streams.lost, task.done()
+
+    assert asyncio.run(go()) == (True, True)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import math
 
 import nats.errors
 import pytest
@@ -154,3 +155,35 @@ async def test_an_answer_ends_a_series_of_failures():
         await asyncio.sleep(10)
     assert pauses(bus.reads[before - 1 :])[0] == REGULAR_S
     assert pauses(bus.reads[before:])[:3] == [0.1, 0.2, 0.4]
+
+
+class Losing(Breaking):
+    """A bus on which a watch loses its first cancellation while it is being made; counts the watches that have ended."""
+
+    def __init__(self):
+        super().__init__(until_s=math.inf)
+        self.lost, self.ended = False, 0
+
+    async def watchall(self):
+        if not self.lost:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                self.lost = True
+        return self
+
+    async def __anext__(self):
+        await asyncio.sleep(3600)
+
+    async def stop(self):
+        self.ended += 1
+
+
+@virtual_time
+async def test_a_watch_that_loses_its_cancellation_ends_all_the_same():
+    bus, client = Losing(), Connected()
+    async with following(bus, client):
+        await asyncio.sleep(1)
+        await client.reconnect()
+        await asyncio.sleep(10)
+        assert (bus.lost, len(bus.watches), bus.ended) == (True, 2, 1)

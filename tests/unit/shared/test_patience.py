@@ -85,6 +85,22 @@ async def test_a_read_is_asked_again_each_second_so_that_it_is_answered_soon_aft
 
 
 @virtual_time
+async def test_a_read_is_asked_ever_more_rarely_once_a_server_has_stood_for_longer_than_an_election_takes():
+    with pytest.raises(TimeoutError):
+        await ask_beside((bus := Bus(LOST)).ask, within_s=60.0)
+    assert [at for at, _ in bus.asked] == [*map(float, range(16)), 17.0, 21.0, 29.0, 45.0]
+
+
+@virtual_time
+async def test_a_read_is_not_asked_again_while_there_is_no_connection_to_send_it_by():
+    connected_at_s, clock = 5.5, asyncio.get_running_loop()
+    bus = Bus(LOST, "answer")
+    answer = await ask_beside(bus.ask, within_s=10.0, is_connected=lambda: clock.time() > connected_at_s)
+    assert answer == "answer"
+    assert [at for at, _ in bus.asked] == [0.0, 6.0]
+
+
+@virtual_time
 async def test_a_slow_answer_to_a_read_counts_and_ends_what_was_asked_beside_it():
     running = 0
 

@@ -1,8 +1,8 @@
-"""A command that follows the event log ends, also where a reader loses its cancellation to a message of the same moment."""
+"""What is cancelled ends, also where a loop loses its cancellation to a message of the same moment."""
 
 import asyncio
 
-from clients.cli.event_log import end_tasks
+from shared.runtime.tasks import end_tasks
 
 
 async def test_a_reader_that_loses_a_cancellation_is_cancelled_again():
