@@ -257,7 +257,7 @@ def emitters(fact: type[Fact]) -> tuple[str, ...]:
 
 
 def durable_name(service: str, fact: type[Fact], environment: Environment = "production") -> str:
-    """Name the durable consumer of a service for a fact."""
+    """Return the name of a service's durable consumer for a fact."""
     prefix = "staging-" if environment == "staging" else ""
     return f"{service}__{prefix}{fact.TYPE.removeprefix('slipway.').replace('.', '-')}"
 

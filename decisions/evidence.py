@@ -47,7 +47,7 @@ class Bet:
 
 @lru_cache(maxsize=4096)
 def plan_bet(p0: float) -> Bet:
-    """Lay out the alternatives for a limit, all of equal weight."""
+    """Return the alternatives for a limit, all of equal weight."""
     limit = min(max(p0, SMALLEST_RATIO), LARGEST_RATIO)
     alternatives = [odds * limit / (1.0 - limit + odds * limit) for odds in ODDS]
     hit = tuple(math.log(q / limit) for q in alternatives)

@@ -27,7 +27,7 @@ def new_folder(beside: Path | None) -> Path:
 
 @contextmanager
 def named_on_failure(saved: Path) -> Iterator[None]:
-    """Name the folder of a saved checkpoint where the block fails: it may be the only copy of the weights."""
+    """Add the folder of a saved checkpoint to an error of the block: it may be the only copy of the weights."""
     advice = (
         f"The checkpoint is kept in {saved}: publish it with publish_checkpoint, or with "
         f"`slipway publish --adapter {saved}`."

@@ -183,7 +183,7 @@ class Answer:
 
     @contextlib.contextmanager
     def _leaving(self, limit: asyncio.Timeout) -> Iterator[None]:
-        """Let the attempt end at once if its endpoint stalls meanwhile, and another one takes requests."""
+        """End the attempt at once if its endpoint stalls meanwhile, and another one takes requests."""
 
         def leave() -> None:
             if not limit.expired():

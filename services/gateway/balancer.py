@@ -210,7 +210,7 @@ class Load:
 
     @contextlib.contextmanager
     def leaving(self, leave: Callable[[], None]) -> Iterator[None]:
-        """While nothing of the answer has come: call `leave` if the endpoint stalls and another one takes requests."""
+        """Call `leave` if the endpoint stalls before any part of the answer, and another one takes requests."""
         self._leave = leave
         try:
             yield

@@ -151,7 +151,7 @@ class Endpoint:
         return Choice(route.active, spared=target if died == "proven" else None) if died else choice
 
     async def _work(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Work on a body; on a large one in a thread, one at a time, so that answers in progress are not delayed."""
+        """Process a body; a large one in a thread, one at a time, so that answers in progress are not delayed."""
         if size <= _LARGE_BODY_BYTES:
             return work(*args, **kwargs)
         async with self._parsing:

@@ -48,7 +48,7 @@ class WorkerPool(BaseApplication):
         return number
 
     def give_back(self, number: int) -> None:
-        """Let the next worker continue the metrics of one that has ended."""
+        """Free the number of a worker that has ended; the next worker continues its metrics."""
         forget_process(number)
         self._numbers.remove(number)
 

@@ -128,7 +128,7 @@ class Answers:
         return order_id in self._edited or made_route or model in listing.unreadable
 
     async def move(self, move: Move) -> None:
-        """Let a route name other endpoints for a target; what it serves stays the same."""
+        """Write other endpoints of a target into its route; what it serves stays the same."""
         endpoints = tuple(self._engines[name].endpoint for name in move.endpoints)
         edit = await self._routes.edit(
             move.model,

@@ -129,7 +129,7 @@ class DeclaredCopies:
     def use_survivors(
         self, record: Servers, usable: Collection[str], down: Collection[str], routes: Mapping[str, Route]
     ) -> None:
-        """Let copies that routes name be homes, whose target's is lost to production, drained, or a counterpart's."""
+        """Make copies that routes name the homes of targets whose own is lost, drained, or their counterpart's."""
         drained, named = names_drained(record), self._named(routes)
         ready = {
             name: tuple(endpoint for endpoint in endpoints if endpoint in named.get(name, ()))
@@ -139,7 +139,7 @@ class DeclaredCopies:
         self._use(find_parted(routes, self._executor.held(), ready, unusable={*down, *drained}), down)
 
     def _use(self, survivors: Mapping[str, str], down: Collection[str]) -> None:
-        """Let copies be homes, by the target's name, and what was the home be the copy."""
+        """Make copies the homes of targets, by their names, and the former homes their copies."""
         held, now = self._executor.held(), self._clock.monotonic()
         self._executor.use_copies(survivors)
         after = self._executor.held()

@@ -185,7 +185,7 @@ class Executor:
             state.probed = self._clock.monotonic()
 
     def _swap(self, copy: Copy, state: TargetState, phase: Phase) -> None:
-        """Let a copy be the target, and what was the target be the copy."""
+        """Exchange a target and its copy."""
         self._copies.remove(copy)
         if state.phase is not Phase.FAILED:
             self._copies.add(Copy(state.endpoint, copy.name, state.memory_bytes, state.digest, state.ran_by))

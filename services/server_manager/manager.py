@@ -300,7 +300,7 @@ class Manager:
     async def _move(
         self, record: Servers, listing: RouteListing, usable: frozenset[str], down: Mapping[str, float]
     ) -> Mapping[str, Route]:
-        """Let routes name the endpoints where their targets generate; return the routes as they are then."""
+        """Write the endpoints where targets generate into their routes; return the routes as they are then."""
         self.executor.use_named(self._homes.named(listing.routes), self._indexes.listing)
         routes = {model: route for model, route in listing.routes.items() if model not in listing.unreadable}
         for route in find_unpublished(routes, record.answered):

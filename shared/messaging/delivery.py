@@ -203,7 +203,7 @@ class Delivery(BaseMiddleware[Any, Any]):
         raise NackMessage(delay=delay) from error
 
     async def _reject_or_store(self, message: Msg, consumption: Consumption, error: SlipwayError) -> bool:
-        """Turn a failed message into a rejection fact, or else a dead letter; return whether it became a fact."""
+        """Publish a failed message as a rejection fact, or else as a dead letter; return whether it became a fact."""
         event = _parsed(message, consumption)
         failed = Failed(event=event, error=error, model=model_in(message.subject))
         source = f"{message.metadata.stream}:{message.metadata.sequence.stream}"

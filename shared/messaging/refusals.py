@@ -66,7 +66,7 @@ class Refusals:
         return self._refused_report_s is not None and _monotonic() - self._refused_report_s < REPORT_AGAIN_S
 
     async def accept(self) -> None:
-        """Take note that the bus accepts the key again."""
+        """Note that the bus accepts the key again."""
         self.rejected, self._refused_report_s = None, None
 
     def _reject(self) -> None:
@@ -78,7 +78,7 @@ class Refusals:
             self._on_refusal(self.rejected)
 
     def guard(self, client: Client) -> None:
-        """Let requests of this client end with `NotPermitted` when the bus refuses them."""
+        """End requests of this client with `NotPermitted` when the bus refuses them."""
         ask = client.request
 
         async def request(subject: str, *arguments: Any, **options: Any) -> Msg:

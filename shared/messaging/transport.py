@@ -24,5 +24,5 @@ class BoundedTransport(TcpTransport):
 
 
 def install() -> None:
-    """Let every client of this process use it; nats-py has no parameter for it."""
+    """Use it for every client of this process; nats-py has no parameter for it."""
     nats.aio.client.TcpTransport = BoundedTransport  # type: ignore[attr-defined]

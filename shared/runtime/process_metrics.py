@@ -106,7 +106,7 @@ def sum_live_gauges() -> dict[str, float] | None:
 
 
 def identify_process(number: int) -> None:
-    """Let this process write the files of a number, before it creates metrics; a later process continues its counts.
+    """Write this process's metrics, which do not exist yet, to the files of a number; a later process continues them.
 
     By default the files are those of a process id, and every process that ends would leave its own behind.
     """

@@ -70,7 +70,7 @@ class UnavailableError(Exception):
 
 
 def deny() -> None:
-    """Let the denied system calls of all threads of this process, and of its later children, fail with EPERM.
+    """Refuse the denied system calls of all threads of this process, and of its later children, with EPERM.
 
     Calls of another architecture (32 bit, x32) end the process. It also sets `no_new_privs`.
 

@@ -160,7 +160,7 @@ class Hub:
 
 @functools.cache
 def _go_online() -> None:
-    """Let the hub's library reach a hub although this process runs with `HF_HUB_OFFLINE`, as all of ours do.
+    """Allow the hub's library to reach a hub although this process runs with `HF_HUB_OFFLINE`, as all of ours do.
 
     That switch keeps libraries from calling home by themselves; it works in the library's own HTTP client, in whose
     place this one comes as soon as a source is requested on the hub that operations configured. Plain HTTP it

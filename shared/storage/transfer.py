@@ -338,7 +338,7 @@ def _expect_range(response: Any, start: int, length: int, size: int) -> None:
 
 
 def _give_back(response: Any) -> None:
-    """Let the connection of a response be used again; close it where the body was not read to its end.
+    """Return the connection of a response to its pool; close it where the body was not read to its end.
 
     `close` would close it in any case, since urllib3 does not see what is read past its own `read`.
     """

@@ -166,7 +166,7 @@ class HubRegistry:
 
     @staticmethod
     def _tag(api: Any, repository: _Repository, tag: str, commit: str | None) -> None:
-        """Have a tag name a commit; None removes it."""
+        """Set a tag to a commit; None removes it."""
         present = repository.tags.get(tag)
         if present == commit:
             return

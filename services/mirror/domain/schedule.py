@@ -32,7 +32,7 @@ class Schedule:
         return len(self._failures.keys() | {model for model, times in self._due.items() if len(times) == len(AGAIN_S)})
 
     def note_changed(self, models: Iterable[str], now: float) -> None:
-        """Have models compared now, and again when their records are complete."""
+        """Schedule a comparison of models now, and further ones when their records are complete."""
         for model in models:
             self._due[model] = [now + later for later in AGAIN_S]
 
@@ -71,7 +71,7 @@ class Schedule:
             self._due.pop(model, None)
 
     def note_failed(self, model: str, now: float, *, whole: bool) -> None:
-        """Have a model compared again after a wait; if the whole registry failed, all others wait, too."""
+        """Schedule another comparison of a model after a wait; if the whole registry failed, all others wait, too."""
         failures = self._failures[model] = self._failures.get(model, 0) + 1
         if whole:
             self._outages += 1

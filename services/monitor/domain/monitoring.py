@@ -1,4 +1,4 @@
-"""Takes records, policies and routes into what the monitor remembers, and decides what follows. Pure and total."""
+"""Adds records, policies and routes to the monitor's record, and decides what follows. Pure and total."""
 
 import base64
 import hashlib
@@ -325,7 +325,7 @@ def _publish(
 def _sift(
     state: MonitorState, records: Sequence[Inference], now: datetime, rules: Rules, offset_s: float
 ) -> tuple[MonitorState, list[Inference]]:
-    """Leave aside what came before and what cannot be true."""
+    """Return the records that are new and can be true, and the state with the others counted."""
     order = [state.seen[at : at + _KEY_CHARS] for at in range(0, len(state.seen), _KEY_CHARS)]
     seen, fresh, duplicates, implausible = set(order), list[Inference](), 0, 0
     newest = now + timedelta(seconds=rules.windowing.ahead_s)
@@ -350,13 +350,13 @@ def _sift(
 
 
 def _record_key(record: Inference) -> str:
-    """Name a record by more than its request id, which callers may choose and use again."""
+    """Return a key of a record: more than its request id, which callers may choose and use again."""
     text = f"{record.request_id}|{record.scheduled_at.isoformat()}|{record.target}|{record.e2e_ms!r}"
     return base64.b64encode(hashlib.sha256(text.encode()).digest()[:9]).decode()
 
 
 def _newcomer(state: MonitorState, record: Inference, now: datetime) -> TargetState | None:
-    """Begin to state a target that no route named yet; a route that is known names all that is watched."""
+    """Return the state of a target that no route has named yet; None in production once the route is known."""
     if state.route_known and state.environment == "production":
         return None
     role: Role = "canary" if record.canary and state.environment == "production" else "active"

@@ -117,7 +117,7 @@ def _serving(routes: Mapping[str, Route]) -> dict[str, Target]:
 def _silent_targets(
     routes: Mapping[str, Route], held: Mapping[str, Held], silent: Mapping[str, str]
 ) -> list[tuple[FleetAlert, Target, str]]:
-    """Name the targets that should serve and do not generate; one on its first load is on its way."""
+    """Return the targets that should serve and do not generate, but for those on their first load."""
     wrong: list[tuple[FleetAlert, Target, str]] = []
     for name, target in sorted(_serving(routes).items()):
         state = held.get(name)
@@ -128,7 +128,7 @@ def _silent_targets(
 
 
 def _blocked_targets(held: Mapping[str, Held]) -> list[tuple[FleetAlert, Target, str]]:
-    """Name the targets that are not loaded because they are not proven."""
+    """Return the targets that are not loaded because they are not proven."""
     blocked: list[tuple[FleetAlert, Target, str]] = []
     for name, state in sorted(held.items()):
         target = target_of(name)

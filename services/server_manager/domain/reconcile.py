@@ -18,7 +18,7 @@ from services.server_manager.domain.records import Servers
 
 
 class Phase(StrEnum):
-    """Where a target stands on the serving fleet."""
+    """The state of a target on the serving fleet."""
 
     LOADING = "loading"  # being fetched, loaded or probed for the first time
     UNPROVEN = "unproven"  # Triton reports READY, no token was generated yet

@@ -82,7 +82,7 @@ def grant_lease(record: Servers, lease_id: str, now: datetime) -> Servers:
 
 
 def return_lease(record: Servers, lease_id: str) -> Servers:
-    """Let the held order wait again, as the first one; not once its targets are staged."""
+    """Return the held order to the head of the queue; not once its targets are staged."""
     held = record.lease
     if held is None or held.lease_id != lease_id or held.state != "loading":
         return record
