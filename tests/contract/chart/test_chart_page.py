@@ -7,6 +7,7 @@ import pytest
 from deploy.helm.scaling import SCALED
 from deploy.helm.values import Resources, ScaledService, Values, Volume
 from tests.kit.charts.cases import CASES, REFUSED
+from tests.kit.charts.rendered import containers
 from tests.kit.wiring import ROOT
 
 PAGE = (ROOT / "docs/kubernetes.md").read_text()
@@ -83,3 +84,9 @@ def test_the_table_of_thresholds_has_the_measured_times_and_what_follows_from_th
 def test_the_monitors_time_is_that_of_the_page_of_scale():
     (records,) = re.findall(r"^\| large_records \| ([\d,.]+) \|$", (ROOT / "docs/scale.md").read_text(), re.MULTILINE)
     assert SCALED["monitor"].service_s == pytest.approx(500 / float(records.replace(",", "")), rel=0.01)
+
+
+def test_the_images_that_the_page_loads_are_those_of_its_first_installation():
+    (named,) = re.findall(r"^for image in (.*); do$", PAGE, re.MULTILINE)
+    images = {container["image"].partition("slipway-")[2].partition(":")[0] for _, container in containers("trial")}
+    assert set(named.split()) == images
