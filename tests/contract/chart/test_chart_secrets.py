@@ -46,9 +46,9 @@ def test_each_file_that_a_pod_is_told_to_read_is_in_a_secret_that_is_written(cas
         for container in pod["containers"] + pod.get("initContainers", []):
             paths, files = mounted(pod, container, written)
             values = [each.get("value", "") for each in container.get("env", [])]
-            told = {value for value in values if value.rpartition("/")[0] in paths}
-            assert told <= files, name
-            read += len(told)
+            named = {value for value in values if value.rpartition("/")[0] in paths}
+            assert named <= files, name
+            read += len(named)
     assert read > 60, "of twelve pods, five each"
 
 
