@@ -4,7 +4,7 @@ Three NATS servers (every write synced to disk), Triton with two toy targets, a 
 in their own processes, under an open-loop load; two clients publish facts, and one changes a record, without a pause.
 Before each rollback a disturbance is drawn: none, the leader of `routes` steps down, dies by kill -9, or is cut off
 from the other servers. The alert is published right after it. The switch is the time from the moment at which the alert
-was to be published until the first request was sent from which on the version behind answered all. What is killed or
+was to be published until the first request was sent from which on the previous version answered all. What is killed or
 cut off comes back after the rollback. At the end facts and records are counted. With `--results FILE` each rollback and
 each run is appended to that file, a run makes what is missing of the rollbacks, and the tables are of all of them. Run:
 python -m benchmarks.bench_cluster [--rollbacks 200] [--minutes M] [--rate 100] [--seed N] [--results FILE]

@@ -122,7 +122,7 @@ class Side:
                      timeout_s=RELEASED_S + 60)  # fmt: skip
 
     def _roll_back(self, version: int, callers: Callers) -> None:
-        """Order a rollback as soon as the version behind is hot, and note its times."""
+        """Order a rollback as soon as the previous version is hot, and note its times."""
         failed, before = f"{MODEL}.v{version}.bf16", len(self._completed("production"))
         end = time.monotonic() + MOVED_S
         while True:

@@ -1,9 +1,9 @@
 """Time from a rollback's route until the first token, while the Triton of the failed version is dead.
 
 NATS, two Tritons and a gateway run in their own processes. Each time, version 2 is active on the second Triton and
-version 1 behind it on the first, which serves another model under an open-loop load. The second Triton is killed
-with SIGKILL, the route of the rollback is written, and a request is sent at once and again after each error until
-version 1 has sent its first token. Run: python -m benchmarks.bench_tritons [ROUNDS]
+version 1, the previous one, on the first, which serves another model under an open-loop load. The second Triton is
+killed with SIGKILL, the route of the rollback is written, and a request is sent at once and again after each error,
+until version 1 has sent its first token. Run: python -m benchmarks.bench_tritons [ROUNDS]
 """
 
 import asyncio
@@ -88,7 +88,7 @@ async def measure(rounds: int) -> None:
         (f"{name}", f"{value:.0f} ms")
         for name, value in (("median", quantile(times, 0.5)), ("p90", quantile(times, 0.9)), ("longest", max(times)))
     ]
-    show_table(("first token of the version behind", f"{rounds} kills"), rows)
+    show_table(("first token of the previous version", f"{rounds} kills"), rows)
     print(f"within {LIMIT_MS} ms: {sum(took < LIMIT_MS for took in times)} of {rounds}; {sum(failed)} failed before")
     print(f"the model on the Triton that lives: {sum(lost.values())} of {len(load.sent)} requests failed {dict(lost)}")
 

@@ -87,10 +87,10 @@ class GoldenPrompt(_Strict):
 
 
 class GoldenPrompts(_Strict):
-    """Prompts that our own probes ask the active version and the one behind it, for as long as the version serves.
+    """Prompts that our own probes ask the active version and the previous one, for as long as the version serves.
 
-    Where the active version fails a prompt that the version behind passes, the version has fallen on it. Falls confirm
-    an alert of a quality trigger, which then rolls back if it is automatic.
+    Where the active version fails a prompt that the previous one passes, the version has fallen on it. Falls confirm an
+    alert of a quality trigger, which then rolls back if it is automatic.
     """
 
     prompts: Annotated[tuple[GoldenPrompt, ...], Field(max_length=PROMPTS)] = ()
@@ -98,7 +98,7 @@ class GoldenPrompts(_Strict):
     every_s: Annotated[float, Field(ge=10.0, le=86_400.0)] = 60.0
     """Seconds from one check to the next; two checks in a row must show a fall."""
     allowed_falls: Annotated[int, Field(ge=0)] = 0
-    """How many prompts the version may fail that the one behind passes, without a confirmation."""
+    """How many prompts the version may fail that the previous one passes, without a confirmation."""
 
     @model_validator(mode="after")
     def _is_a_small_set(self) -> GoldenPrompts:

@@ -164,7 +164,7 @@ SHADOWED = _gateway("slipway_gateway_shadowed_total", "counter", "Requests drawn
 RESCUED = _gateway(
     "slipway_gateway_rescued_total",
     "counter",
-    "Requests that the engine failed before any token: answered by the version behind, failed there, or over_budget",
+    "Requests that the engine failed before any token: answered by the fallback, failed there, or over_budget",
     ("result",),
 )
 BODY_BANS = _gateway(

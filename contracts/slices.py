@@ -1,7 +1,7 @@
-"""A slice of live traffic on the version behind: the record that gateways watch, one per model in the bucket `slices`.
+"""A slice of live traffic on the previous version: a record that gateways watch, one per model in the bucket `slices`.
 
-Gateways send a share of the callers' requests to the version behind for a short time and label their telemetry and that
-of the others (`slice` of `Inference`), so that both versions are measured on the same callers in the same seconds.
+Gateways send a share of the callers' requests to the previous version for a short time and label their telemetry and
+that of the others (`slice` of `Inference`), so that both versions are measured on the same callers in the same seconds.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ LONGEST = timedelta(seconds=60)
 
 
 class Slice(StoredRecord):
-    """A share of a model's production requests that the version behind answers until the slice expires.
+    """A share of a model's production requests that the previous version answers until the slice expires.
 
     It ends by itself, also without the bus, and at once when other versions are active and behind.
 
     Attributes:
         target: The active version.
-        behind: The version behind it, which answers the share.
+        behind: The previous version, which answers the share.
         share_ratio: That share; 0 for a slice that was ended.
     """
 

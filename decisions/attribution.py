@@ -49,8 +49,8 @@ ErrorKind = Literal[
 
 ATTRIBUTION: Mapping[ErrorKind, Party] = {
     # The engine of this target failed. Where a request alone might have caused it (`PROVABLE`), the gateway first asks
-    # the same target something harmless, and the version behind the same, and the record's own `caused_by` says what
-    # came of it: `infrastructure` where the target was silent for one caller and answered others meanwhile.
+    # the same target something harmless, and the fallback the same, and the record's own `caused_by` says what came of
+    # it: `infrastructure` where the target was silent for one caller and answered others meanwhile.
     "engine_dead": "target",
     "engine_failed": "target",
     "no_first_token": "target",

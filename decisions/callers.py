@@ -15,7 +15,7 @@ class CallerCount(Contract):
 
     Attributes:
         bad: Of them, the bad ones.
-        compared: Of the bad ones, those that the version behind answered well.
+        compared: Of the bad ones, those that the previous version answered well.
     """
 
     requests: int = 0

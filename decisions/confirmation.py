@@ -3,9 +3,9 @@
 A trigger's own evidence raises its alert. Before an automatic rollback follows, something that no caller controls must
 show that the version is the cause:
 
-- **pairs**: requests that the version behind answered as well, which were bad on this version only (`decisions.pairs`),
+- **pairs**: requests that the previous version answered as well, bad on this version only (`decisions.pairs`),
   whichever callers with at most half of the requests are left out (`decisions.pair_shares`);
-- **callers**, for errors: a failed request counts once the version behind has answered the same request; one that
+- **callers**, for errors: a failed request counts once the previous version has answered the same request; one that
   nothing was compared with counts unless one caller alone carries the evidence. A caller with more than half of the
   requests is confirmed by its compared failures only, since there may be no others. What failed because an engine died
   counts as one death, and deaths confirm unless few callers may have caused all (`decisions.engine_deaths`);

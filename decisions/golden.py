@@ -1,8 +1,8 @@
-"""What golden prompts show of the version that serves beside the one behind it: a fall that no caller can cause.
+"""What golden prompts show of the version that serves beside the previous one: a fall that no caller can cause.
 
 Both versions are asked the same prompts by our own probes at temperature 0. The version has fallen on a prompt that it
-fails and the one behind passes. What both fail, or an answer that did not come, shows nothing. One check alone does not
-either: near-ties between tokens change with what else the engine computes, so two checks in a row must show a fall.
+fails and the previous one passes. What both fail, or an answer that did not come, shows nothing. One check alone does
+not either: near-ties between tokens change with what else the engine computes, so two checks in a row must show a fall.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class GoldenChecks(Contract):
 
     Attributes:
         target: That version.
-        other: The version behind it; None without one.
+        other: The previous version; None without one.
         begun_at: When the last check began, or was left out: by it replicas agree on who asks.
         checked_at: When the last one ended; None before the first.
         outcomes: What it showed.
@@ -165,9 +165,9 @@ def describe(checks: GoldenChecks, golden: GoldenPrompts) -> str:
     passed = sum(outcome.target is True for outcome in checks.outcomes)
     other = sum(outcome.other is True for outcome in checks.outcomes)
     silent = sum(outcome.target is None or outcome.other is None for outcome in checks.outcomes)
-    behind = f"; {checks.other}, behind it, passes {other}" if checks.other is not None else ""
+    previous = f"; {checks.other}, the previous one, passes {other}" if checks.other is not None else ""
     unknown = f"; {silent} had no answer in time" if silent else ""
     fallen = [outcome.name for outcome in checks.outcomes if outcome.has_fallen]
     falls = f". Only {checks.target} fails {', '.join(fallen)}" if fallen else ""
     allowed = f" ({golden.allowed_falls} allowed)" if fallen and golden.allowed_falls else ""
-    return f"{checks.target} passes {passed} of {asked} golden prompts{behind}{unknown}{falls}{allowed}."
+    return f"{checks.target} passes {passed} of {asked} golden prompts{previous}{unknown}{falls}{allowed}."

@@ -1,4 +1,4 @@
-"""What a slice of live traffic shows: whether the version behind is as slow as the active one on the same callers.
+"""What a slice of live traffic shows: whether the previous version is as slow as the active one on the same callers.
 
 Gateways draw by their own id of each request which version answers it, so that no caller chooses its side: both get the
 same mixture of callers in the same seconds. One test is made, when the slice has ended.
@@ -18,11 +18,11 @@ from decisions.triggers import limit_of
 FEWEST: Final = 8
 """Requests that each version must have had."""
 ALPHA: Final = 0.01
-"""Probability that a version which is no worse than the one behind it is taken for worse."""
+"""Probability that a version which is no worse than the previous one is taken for worse."""
 BOTH_ALPHA: Final = 0.05
-"""Probability that a version behind at its very limit is taken for one beyond it."""
+"""Probability that a previous version at its very limit is taken for one beyond it."""
 ALIKE: Final = 0.1
-"""Below this probability of being alike, the active version is not taken for as slow as the one behind it."""
+"""Below this probability of being alike, the active version is not taken for as slow as the previous one."""
 STANDS: Final = timedelta(seconds=600)
 """How long it counts that both versions were slow; then another slice may be made."""
 
@@ -31,7 +31,7 @@ FEWEST_CALLERS: Final = 5
 MOST_ENDED: Final = 0.1
 """Share of its requests that a caller may end before they show anything, without being left out."""
 _HEAVIEST: Final = 12
-"""Callers of which any two are left out: those with the most requests on the version behind, and the most bad ones."""
+"""Callers of which any two are left out: those with most requests on the previous version, and most bad ones."""
 MOST_CALLERS: Final = 64
 """Callers that are counted each for itself; each further one is counted together with one of them."""
 
@@ -70,7 +70,7 @@ def _hides(ended: int, own: SliceCounts) -> bool:
 
 
 def _weight(own: SliceCounts) -> tuple[int, int]:
-    """Return how much a caller can change: requests on the smaller side, the version behind, weigh most."""
+    """Return how much a caller can change: requests on the smaller side, the previous version, weigh most."""
     return own.other_requests + own.target_bad, own.target_requests
 
 
@@ -84,7 +84,7 @@ def caller_key(callers: Mapping[str, SliceCounts], caller: str) -> str:
 def assess_slice(counts: SliceCounts, trigger: Trigger) -> SliceVerdict:
     """Return what a slice shows.
 
-    `both` holds a rollback, so the version behind must be beyond the trigger's limit itself, by more than chance, and
+    `both` holds a rollback, so the previous version must be beyond the trigger's limit itself, by more than chance, and
     the active one not look worse; where neither is shown, the version is rolled back if its alert lasts.
     """
     if min(counts.target_requests, counts.other_requests) < FEWEST:
@@ -148,7 +148,7 @@ def describe(counts: SliceCounts) -> str:
     """Return the counts in a phrase."""
     return (
         f"{counts.target_bad} of {counts.target_requests} requests were beyond the threshold on the active version, "
-        f"{counts.other_bad} of {counts.other_requests} on the one behind it"
+        f"{counts.other_bad} of {counts.other_requests} on the previous one"
     )
 
 

@@ -41,7 +41,7 @@ class Outcome:
         ended_at: When it ended; it counts in the window of that time.
         drill: The drill that touched it.
         caller: The pseudonym of its caller; None if unknown.
-        compared: It is bad on the target and not on the version behind, as a cross-check of this request showed.
+        compared: It is bad on the target and not on the previous version, as a cross-check of this request showed.
         by_death: It is bad because an engine died (`decisions.engine_deaths`), not for what its own caller sent.
     """
 

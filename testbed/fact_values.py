@@ -322,7 +322,7 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "expires_at": v.after(2070),
         "verdict": "target",
         "counts": f.SliceCounts(target_requests=108, target_bad=61, other_requests=12, other_bad=0),
-        "message": "61 of 108 requests were beyond the threshold on the active version, 0 of 12 on the one behind it. "
+        "message": "61 of 108 requests were beyond the threshold on the active version, 0 of 12 on the previous one. "
         "Only support-bot.v7.int8 is slow: it is rolled back if the alert lasts.",
     },
     f.GoldenChecked: {
@@ -336,7 +336,7 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "fallen": ("capital",),
         "agreeing": 2,
         "confirms": True,
-        "message": "support-bot.v7.int8 passes 1 of 2 golden prompts; support-bot.v6.int8, behind it, passes 2. "
+        "message": "support-bot.v7.int8 passes 1 of 2 golden prompts; support-bot.v6.int8, the previous one, passes 2. "
         "Only support-bot.v7.int8 fails capital.",
     },
     f.RollbackStarted: v.rollback_values(),

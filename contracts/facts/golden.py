@@ -1,4 +1,4 @@
-"""What golden prompts showed of the version that serves, and of the one behind it."""
+"""What golden prompts showed of the version that serves, and of the previous one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class GoldenOutcome(Contract):
 
     Attributes:
         name: The prompt's name in the policy.
-        target, other: Whether the version that serves, and the one behind it, answered as expected; None if no complete
+        target, other: Whether the version that serves, and the previous one, answered as expected; None if no complete
             answer came in time, which shows nothing.
         reason: What the answer of the version that serves lacks; never a text of the answer.
     """
@@ -25,7 +25,7 @@ class GoldenOutcome(Contract):
 
     @property
     def has_fallen(self) -> bool:
-        """Return whether only the version behind answered as expected."""
+        """Return whether only the previous version answered as expected."""
         return self.target is False and self.other is True
 
 
@@ -34,7 +34,7 @@ class GoldenChecked(Fact):
 
     Attributes:
         target: The version that serves.
-        other: The version behind it; None without one.
+        other: The previous version; None without one.
         outcomes: What each prompt showed.
         fallen: Prompts on which the target has fallen in each of the last `agreeing` checks.
         agreeing: Checks in a row that show a fall; 0 if the last one does not.

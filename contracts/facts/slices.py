@@ -1,4 +1,4 @@
-"""A slice of live traffic on the version behind, as it starts and ends."""
+"""A slice of live traffic on the previous version, as it starts and ends."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ SliceVerdict = Literal["target", "both", "unknown"]
 
 
 class SliceChanged(Fact):
-    """A share of the callers' requests goes to the version behind for a short time, or no longer does.
+    """A share of the callers' requests goes to the previous version for a short time, or no longer does.
 
     Attributes:
-        target: The active version; `other` is the one behind it.
+        target: The active version; `other` is the previous one.
         alert_id: The alert that the slice decides.
         verdict: What it showed; None while it lasts.
         counts: What was measured of both versions.

@@ -304,7 +304,7 @@ PLATFORM = Dashboard(
                     [Query(f"sum by (result) ({rate(m.SHADOWED, _EVERY)})", "{{result}}")],
                 ),
                 Panel(
-                    "Requests that the version behind answers after a failure",
+                    "Requests that the fallback answers after a failure",
                     [Query(f"sum by (result) ({rate(m.RESCUED, _EVERY)})", "{{result}}")],
                 ),
                 Panel(

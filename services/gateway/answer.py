@@ -74,7 +74,7 @@ class Answer:
         self.endpoint = ""
         self.retried: ErrorKind | None = None  # why there was a second attempt
         self.engine_died = False  # under this request, in any attempt
-        self.other_died = False  # the engine of the version behind, under the same request
+        self.other_died = False  # the engine of the fallback, under the same request
         self.is_sent = False  # to its end, to the caller
 
     def _new_backlog(self) -> Backlog:

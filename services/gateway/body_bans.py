@@ -98,7 +98,7 @@ class BodyBans:
     def check(self, environment: Environment, target: Target, account: str, digest: str) -> None:
         """Raise RequestRejected (422) for a body that is refused.
 
-        A target that was in no route when the engine died gets the body: it may do better. The version behind does not.
+        A target that was in no route when the engine died gets the body: it may do better. A previous version does not.
         """
         now_s = self._clock.monotonic()
         for whose in (_ALL, account):

@@ -150,7 +150,7 @@ class CrossChecks:
 
         Args:
             failed: the request.
-            fallback: the version behind; None without one.
+            fallback: the target that takes over from the failed one; None without one.
             behind: its endpoint that is asked.
         """
         answers = await self.answers_probe(failed.served, failed.endpoint, failed.probe)

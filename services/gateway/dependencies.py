@@ -34,7 +34,7 @@ class Dependencies:
         features: takes records and pairs of complete answers, with their texts.
         traces: makes the spans of each request.
         settings: limits of sizes, times and numbers.
-        rescues: budgets of requests that the version behind answers after a failure.
+        rescues: budgets of requests that the fallback answers after a failure.
         bans: the requests that are refused because an engine died under them.
         caller_bans: the callers that are refused because engines died several times under their requests.
         balancer: which endpoint of a target takes a request.

@@ -33,7 +33,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _STOPPING: frozenset[ErrorKind] = frozenset({"endpoint_unreachable", "engine_dead"})
-"""Failures of the version behind that end a slice in this process: callers fail where the active one would answer."""
+"""Failures of the previous version that end a slice in this process: callers fail where the active one would answer."""
 _DONE = b"data: [DONE]\n\n"
 _LARGE_BODY_BYTES = 2**13
 _BYTES_PER_TOKEN = 4
@@ -187,7 +187,7 @@ class Endpoint:
                 if rescue is None:
                     outcome = await self._attribute(answer, accepted, failure)
                     await _send_failure(outcome, failure, accepted, reply)
-                else:  # the version behind answers what this one failed
+                else:  # the fallback answers what this one failed
                     outcome = Outcome(error=failure.kind, caused_by=attribute(failure.kind, "target"))
                     await self._deliver_rescue(rescue, reply)
         except (asyncio.CancelledError, OSError, SlowReader):
@@ -209,7 +209,7 @@ class Endpoint:
                     self._record(answer, accepted, outcome, rescue)
 
     async def _start_rescue(self, answer: Answer, accepted: AcceptedRequest, failure: AnswerFailed) -> Answer | None:
-        """Return the begun answer of the version behind to a failed request; None if it gives none."""
+        """Return the begun answer of the fallback to a failed request; None if it gives none."""
         dependencies = self._dependencies
         fallback = dependencies.find_fallback(accepted.environment, accepted.choice.served.target)
         if fallback is None or not may_rescue(accepted, answer, failure, fallback):
@@ -236,7 +236,7 @@ class Endpoint:
         return rescue
 
     async def _deliver_rescue(self, rescue: Answer, reply: Reply) -> None:
-        """Send the answer of the version behind, labelled with the target that failed."""
+        """Send the answer of the fallback, labelled with the target that failed."""
         failed = reply.headers["x-slipway-version"]
         reply.headers = {**reply.headers, **rescue.accepted.response_headers, HEADER: failed}
         try:

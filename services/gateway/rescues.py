@@ -1,4 +1,4 @@
-"""A try on the version behind for a request that the engine failed before its first token: a service, and no evidence.
+"""A try on the fallback for a request that the engine failed before its first token: a service, and no evidence.
 
 The failure is recorded and counts as before. What killed an engine, met a silent or overloaded one, or was sent to one
 version on purpose is never tried elsewhere. Both budgets are per minute: past them failures are answered as failures.
@@ -17,14 +17,14 @@ from services.gateway.measurement import AcceptedRequest
 from shared.runtime.clock import Clock
 
 Result = Literal["answered", "failed", "over_budget"]
-"""What became of a request that the version behind may answer: answered there, failed there, too, or not tried."""
+"""What became of a request that the fallback may answer: answered there, failed there, too, or not tried."""
 HEADER = "x-slipway-rescued"
 """Names the target that failed the request; `x-slipway-version` names the one that answered."""
 _MOST_CALLERS = 1_000
 
 
 def may_rescue(accepted: AcceptedRequest, answer: Answer, failure: AnswerFailed, fallback: ServedTarget) -> bool:
-    """Return whether a failed request may be tried on the version behind.
+    """Return whether a failed request may be tried on the fallback.
 
     Only if the engine itself failed it before the first token: not what a drill failed, so that it is seen. What a
     slice drew and no engine received goes back to the active one.

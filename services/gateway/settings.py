@@ -48,7 +48,7 @@ class GatewaySettings(BaseSettings):
     max_mirrors: Annotated[int, Field(ge=0)] = 4
     """Drawn requests that two versions are asked again, at the same time; four times as many wait."""
     rescues_per_minute: Annotated[int, Field(ge=0)] = 120
-    """Requests per minute that the version behind may answer because the engine failed them; 0 for none."""
+    """Requests per minute that the fallback may answer because the engine failed them; 0 for none."""
     rescues_per_caller: Annotated[int, Field(ge=0)] = 20
     """The same, of one caller."""
     body_ban_s: Annotated[float, Field(ge=0)] = 600.0

@@ -38,12 +38,12 @@ class SliceTable:
         return slicing.draw_side(known.slice, route, choice, parsed, draw_id)
 
     def stop(self, model: str) -> None:
-        """Draw no further request of a model in its slice: the version behind cannot be reached, or its engine died."""
+        """Draw no further request in the slice of a model: its previous version is out of reach, or its engine died."""
         known = self._known.get(model)
         if known is not None and self.has(model):
             self._known[model] = replace(known, until_s=self._clock.monotonic())
             structlog.get_logger().warning(
-                "slice stopped here: the version behind does not answer",
+                "slice stopped here: the previous version does not answer",
                 slice=known.slice.slice_id,
                 behind=str(known.slice.behind),
             )

@@ -43,7 +43,7 @@ class RollbackControllerSettings(BaseSettings):
     dead_s: Annotated[float, Field(ge=0)] = DEAD_S
     """How long an engine that callers may have killed has to be loaded again before it is rolled back; 0 for none."""
     slice_ratio: Annotated[float, Field(ge=0, le=0.25)] = 0.1
-    """Share of live traffic that goes to the version behind where both are slow, to decide a rollback; 0 for none."""
+    """Share of live traffic that goes to the previous version where both are slow, to decide a rollback; 0 for none."""
     slice_s: Annotated[float, Field(gt=0, le=60)] = 30.0
     """How long it goes there."""
     most_rollbacks: Count = 3

@@ -91,7 +91,7 @@ def has_canary(events: Sequence[LoggedEvent], model: str, version: int | None) -
 
 
 def active_and_previous(events: Sequence[LoggedEvent], model: str, version: int | None) -> tuple[Target, Target] | None:
-    """Return the target of a version and the one behind it; None if the version is not active, or the only one."""
+    """Return the target of a version and the previous one; None if the version is not active, or the only one."""
     newest = max(_routes(events, model), key=lambda route: route.epoch, default=None)
     if newest is None or newest.active is None or newest.previous is None or newest.active.target.version != version:
         return None

@@ -27,7 +27,7 @@ class Answer:
     Attributes:
         target: what the gateway says answered: `MODEL.vN.VARIANT`.
         engine: what the engine's own fingerprint names; empty if the answer has none.
-        rescued: whether the version behind answered after a failure, and the gateway says so.
+        rescued: whether the fallback answered after a failure, and the gateway says so.
     """
 
     model: str

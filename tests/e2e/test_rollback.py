@@ -128,7 +128,7 @@ def staging_route_is_empty(stack) -> bool:
 QUIET = {
     "Endpoints that do not serve a target, and return",
     "Failed requests by code",
-    "Requests that the version behind answers after a failure",
+    "Requests that the fallback answers after a failure",
     "Requests under which an engine died",
     "Second attempts, slow readers",
     "Telemetry lost",

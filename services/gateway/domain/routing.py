@@ -17,7 +17,7 @@ class Choice:
 
     Attributes:
         slice_id: The slice of live traffic in which it was drawn; None without one.
-        drawn: The version behind, which the slice drew instead of the active one.
+        drawn: The previous version, which the slice drew instead of the active one.
         spared: The canary that was drawn, and whose engine this body alone killed in its shadow; None else.
     """
 

@@ -1,4 +1,4 @@
-"""Draws the requests of a slice, which the version behind answers, by the gateway's own id of the request. Pure."""
+"""Draws the requests of a slice, which the previous version answers, by the gateway's own id of the request. Pure."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta

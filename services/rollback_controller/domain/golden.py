@@ -16,7 +16,7 @@ from services.rollback_controller.domain.record import RollbackState
 def due_check(
     state: RollbackState, route: Route | None, now: datetime
 ) -> tuple[GoldenPrompts, ServedTarget, ServedTarget | None] | None:
-    """Return the golden prompts to ask now, the version that serves and the one behind it; None if none is due."""
+    """Return the golden prompts to ask now, the version that serves and the previous one; None if none is due."""
     if route is None or route.active is None:
         return None
     declared = state.golden.get(str(route.active.target.version))

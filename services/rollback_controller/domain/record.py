@@ -113,7 +113,7 @@ class Trial(Contract):
     Attributes:
         alert_id: The alert that it began with; its verdict counts for all latency triggers of the target.
         trigger: The trigger that the requests are judged by.
-        behind: The version behind the target.
+        behind: The previous version.
         share_ratio: Share of the requests that it answers in the slice.
         held_at: Since when the rollback is held.
         slice_id, starts_at, expires_at: The slice; empty and None before it starts.

@@ -17,7 +17,7 @@ class Rules:
         verify_requests: Requests after the switch that verify it.
         verify_s: Seconds that they are waited for.
         alert_s: Seconds for which an alert may start a rollback; one that lasts is published again.
-        slice_ratio: Share of live traffic that a slice on the version behind has; 0 for no slices.
+        slice_ratio: Share of live traffic that a slice on the previous version has; 0 for no slices.
         slice_s: Seconds that it lasts.
         decided_s: Seconds after its decision in which a rollback may move traffic, as after an outage.
     """

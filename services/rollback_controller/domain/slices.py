@@ -29,7 +29,7 @@ _BEHIND: Final = timedelta(seconds=60)
 def hold(
     state: RollbackState, alert: AlertRaised | AlertUpdated, route: Route | None, share_ratio: float, now: datetime
 ) -> RollbackState:
-    """Return the record with a trial of the version behind: its rollback is held from now on."""
+    """Return the record with a trial of the previous version: its rollback is held from now on."""
     if find_trial(state, alert, now) is not None:
         return state
     if route is None or route.active is None or route.previous is None or route.active.target != alert.target:

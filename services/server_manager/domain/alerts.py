@@ -81,7 +81,7 @@ def _why_disarmed(route: Route, held: Mapping[str, Held], silent: Mapping[str, s
     if route.active is None:
         return None
     if route.previous is None:
-        return f"there is no version behind {route.active.target}"
+        return f"{route.active.target} has no previous version"
     name = str(route.previous.target)
     state = held.get(name)
     if name in silent:

@@ -41,12 +41,12 @@ class Situation:
 def plan_copies(routes: Mapping[str, Route], situation: Situation, limits: Limits) -> dict[str, tuple[str, ...]]:
     """Return where each target with copies is to be loaded beside its home; fewer than it asks for where none is left.
 
-    A copy is never where the version behind or before it is, and never takes memory that a home needs: so copies of an
-    active version go first, and those of a previous one only where no active version is. Before both, a version behind
-    whose home is that of the active one has one copy elsewhere, which becomes its home (`find_parted`). A canary and a
-    shadow have none. What serves stays, then what is held, before any target has a new copy; and all have one more
-    before one has two more, so that a target that asks for many takes none of another one's. A lost endpoint keeps its
-    copy while no other one has memory for it.
+    A copy of the active version is never where the previous one is, nor the other way round, and none takes memory that
+    a home needs: so copies of active versions go first, and those of a previous one only where no active version is.
+    Before both, a previous version whose home is that of the active one has one copy elsewhere, which becomes its home
+    (`find_parted`). A canary and a shadow have none. What serves stays, then what is held, before any target has a new
+    copy; and all have one more before one has two more, so that a target that asks for many takes none of another's.
+    A lost endpoint keeps its copy while no other one has memory for it.
     """
     plan = _Plan(situation, limits)
     pairs = [(routes[model].active, routes[model].previous) for model in sorted(routes)]

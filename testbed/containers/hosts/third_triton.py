@@ -1,4 +1,4 @@
-"""A third Triton on host c: two copies of a version need one that the version behind it is not on (ADR 0039)."""
+"""A third Triton on host c: two copies of a version need one that the previous version is not on (ADR 0039)."""
 
 import json
 from typing import Any

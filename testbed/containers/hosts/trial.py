@@ -197,7 +197,7 @@ class Trial:
         return bool(self.cluster.route().get("previous"))
 
     def _active_and_previous(self) -> tuple[str, str]:
-        """Return the name of the active target, and how answers of the one behind it are marked."""
+        """Return the name of the active target, and how answers of the previous one are marked."""
         route = self.cluster.route()
         return name_of(route["active"]["target"]), f"{MODEL}@v{route['previous']['target']['version']}"
 

@@ -187,7 +187,7 @@ def test_silence_of_a_check_neither_confirms_nor_ends_what_was_shown(rounds):
 def test_a_check_in_a_sentence():
     checks, _ = checked([FELL, PASS, SILENT])
     assert g.describe(checks, declared()) == (
-        "support-bot.v7.int8 passes 1 of 3 golden prompts; support-bot.v6.int8, behind it, passes 3; 1 had no answer in "
+        "support-bot.v7.int8 passes 1 of 3 golden prompts; support-bot.v6.int8, the previous one, passes 3; 1 had no answer in "
         "time. Only support-bot.v7.int8 fails a."
     )
     alone, _ = checked([NO_OTHER, PASS, PASS], other=None)

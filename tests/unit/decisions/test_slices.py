@@ -138,7 +138,7 @@ def test_a_caller_that_ends_what_one_version_answers_is_left_out_of_both_sides()
     chooser = {"chooser": counts(40, 40, 0, 40)}
     assert assess_callers(whole_of(slow), slow, SLOW) == "both"
     seen = slow | chooser
-    assert assess_callers(whole_of(seen), seen, SLOW) != "both", "it takes its bad answers of the version behind away"
+    assert assess_callers(whole_of(seen), seen, SLOW) != "both", "it takes its bad answers of the previous version away"
     assert assess_callers(whole_of(seen), seen, SLOW, {"chooser": 30}) == "both"
     assert assess_callers(whole_of(slow), slow, SLOW, {"key-1": 5}) == "both", "a tenth may be ended"
     assert assess_callers(whole_of(slow), slow, SLOW, dict.fromkeys(slow, 40)) == "unknown", "all are left out"
@@ -168,7 +168,7 @@ def test_more_bad_requests_of_a_side_never_speak_for_it(target, other):
 
 
 def test_a_healthy_version_behind_seldom_holds_the_rollback_of_a_slow_one():
-    """The active version has one bad request in five, the one behind it one in 25, which the trigger allows."""
+    """The active version has one bad request in five, the previous version one in 25, which the trigger allows."""
     held = 0.0
     for other_bad, target_bad in product(range(31), range(271)):
         if assess_slice(counts(target_bad, 270, other_bad, 30), SLOW) == "both":
@@ -196,5 +196,5 @@ def test_requests_are_counted_by_side():
     seen = add_request(add_request(SliceCounts(), on_target=True, bad=True), on_target=False, bad=False)
     assert seen == counts(1, 1, 0, 1)
     assert describe(seen) == (
-        "1 of 1 requests were beyond the threshold on the active version, 0 of 1 on the one behind it"
+        "1 of 1 requests were beyond the threshold on the active version, 0 of 1 on the previous one"
     )

@@ -101,7 +101,7 @@ def test_a_standby_that_is_not_ready_raises_one_alert_after_the_grace_period(nam
 def test_a_missing_standby_raises_an_alert_too():
     alone = {"bot": route(1)}
     (change,) = plan({V1: held(1)}, routes=alone, disarmed_s=GRACE_S)
-    assert change.message == f"Automatic rollback of bot is disarmed: there is no version behind {V1}."
+    assert change.message == f"Automatic rollback of bot is disarmed: {V1} has no previous version."
     assert plan({V1: held(1)}, opened("standby", 1), routes=alone, disarmed_s=600) == []
 
 
