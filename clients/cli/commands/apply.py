@@ -37,11 +37,11 @@ def apply(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Let an installation have the policies, teams, key scopes and mirrors that files declare; what it has stays.
+    """Store the policies, teams, key scopes and mirrors that files declare; without --prune all else stays.
 
     Nothing is changed if a file is not valid. A second run changes nothing. A change that fails ends the command, which
-    names those before it. An API key that there is not is left to
-    `slipway keys issue`: it makes a secret, which no file holds; the exit code is then 1.
+    lists the changes before it. A declared API key that does not exist is not made, because no file may hold its
+    secret: `slipway keys issue` makes it, and the exit code is 1 until then.
     """
     declared = read_declarations(file)
     target = Installation(find_stack(state), state, folder)

@@ -38,7 +38,7 @@ READ_TRIES = 3
 def audit(
     context: typer.Context,
     *,
-    since: Annotated[str | None, typer.Option("--since", metavar="7d", help="Only entries of the last time.")] = None,
+    since: Annotated[str | None, typer.Option("--since", metavar="7d", help="How far back, for example 7d.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Only entries about this model.")] = None,
     who: Annotated[str | None, typer.Option("--who", metavar="NAME", help="Only what this identity did.")] = None,
     export: Annotated[

@@ -13,7 +13,7 @@ PROGRAM = "slipway"
 def completion(
     shell: Annotated[Literal["bash", "zsh", "fish"], typer.Argument(metavar="SHELL", help="bash, zsh or fish.")],
 ) -> None:
-    """Print the script that completes commands, options and the names of the stack, for a shell to read.
+    """Print the script with which a shell completes commands, options and names of the stack.
 
     bash: `slipway completion bash > ~/.local/share/bash-completion/completions/slipway`. zsh: write it to `_slipway` in
     a folder of `$fpath`. fish: `slipway completion fish > ~/.config/fish/completions/slipway.fish`.

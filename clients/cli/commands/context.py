@@ -77,7 +77,7 @@ def add(
 
 @context_app.command("use")
 def use_context(name: NameArgument) -> None:
-    """Let commands use a context from now on, where no option or variable names another installation."""
+    """Make a context the current one: commands use it unless an option or variable names another installation."""
     contexts = read_contexts()
     context = named_context(name, contexts)
     write_contexts(contexts.model_copy(update={"current": name}))

@@ -57,7 +57,7 @@ def drill(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Start a drill; without --fault, show the running one.
+    """Inject a fault into a share of a target's answers for a while: a drill. Without --fault, show the running one.
 
     Affected requests carry the header `x-slipway-drill` and are labelled in telemetry and alerts. A new drill replaces
     the running one.

@@ -35,7 +35,7 @@ def erase(
 ) -> None:
     """Erase the held-out text that a version was measured on, for good; `slipway verify` then says `erased`.
 
-    What else used the same file loses it as well. It takes an administrator's credential.
+    Other versions that were measured on the same file lose it as well. It takes an administrator's credential.
     """
     stack = find_stack(state)
     model, version = find_version_name(stack, what)

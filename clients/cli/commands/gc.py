@@ -47,8 +47,8 @@ def gc(
 ) -> None:
     """Remove objects of the store that no version, release, record, lock or hold refers to.
 
-    Run it with --yes twice: the first run plans, the second one, after the wait, removes. What a release finds and uses
-    in between stays. It takes an administrator's credential, and is in the audit log.
+    Run it with --yes twice: the first run plans, the second one, after the wait, removes. What a release begins to
+    use in between stays. It takes an administrator's credential, and is in the audit log.
     """
     if dry_run and yes:
         raise CommandError("--dry-run and --yes exclude each other: give one of them", Exit.USAGE)

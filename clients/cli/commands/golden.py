@@ -21,11 +21,11 @@ _VERDICTS = {True: "pass", False: "fail", None: "-"}
 
 def golden(
     *,
-    model: Annotated[str, typer.Argument(metavar="MODEL", autocompletion=complete_models)],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.", autocompletion=complete_models)],
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what golden prompts showed last of a model, by the last event that had something new."""
+    """Show the newest results of a model's golden prompts: of the last check that differed from the one before."""
     check_model(model)
     event, active = asyncio.run(_last(find_stack(state), model))
     if event is None:

@@ -37,7 +37,7 @@ keys_app = typer.Typer(
     no_args_is_help=True,
 )
 keys_app.command("issue")(issue)
-team_app = typer.Typer(help="Say which models belong to which team.", no_args_is_help=True)
+team_app = typer.Typer(help="Declare which models belong to which team.", no_args_is_help=True)
 keys_app.add_typer(team_app, name="team")
 
 T = TypeVar("T")
@@ -176,9 +176,9 @@ def team_set(
     folder: FolderOption = None,
     state: StateOption = None,
 ) -> None:
-    """Make a team, or give it other models and quotas: members publish, order and approve for these models only.
+    """Create a team, or replace its models and quotas: members publish, order and approve for these models only.
 
-    A quota that is not named is taken away.
+    A quota that is not named is removed.
     """
     for name_of_model in model:
         check_model(name_of_model)
@@ -295,7 +295,7 @@ def distrust(name: NameArgument, folder: FolderOption = None, state: StateOption
 
 @keys_app.command("attesters")
 def attesters(folder: FolderOption = None, state: StateOption = None, as_json: JsonOption = False) -> None:
-    """List the keys of services that attest, with what each may attest, and since when one counts no more."""
+    """List the keys of services that attest, with what each may attest, and since when one is not accepted any more."""
     keys = keys_of_folder(folder, state)
     _identities(keys)
     entries = _attempt(keys, keys.attesters.entries)

@@ -58,7 +58,7 @@ def policy_init(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write.")] = Path("policy.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
 ) -> None:
-    """Write a policy with every choice explained, to be edited."""
+    """Write a policy file to edit, which explains each choice."""
     try:
         with file.open("w" if force else "x") as out:
             out.write(TEMPLATE)

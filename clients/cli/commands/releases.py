@@ -40,9 +40,9 @@ def pause(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Hold a release before its next step; what is under way goes on, and a canary keeps its share.
+    """Pause a release before its next step; work in progress goes on, and a canary keeps its share.
 
-    Its deadlines stand still. Rollbacks are never held. A newer version waits for it, if its policy says `queue`.
+    Its deadlines stop meanwhile. Rollbacks are never paused. A newer version waits for it, if its policy says `queue`.
     """
     _show_hold(asyncio.run(_hold(find_stack(state), what, True, reason, expires_at(expires))), True, as_json)
 
@@ -54,7 +54,7 @@ def resume(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Let a paused release go on; the awaited step has its whole time again."""
+    """Resume a paused release; the step that it waits for has its whole deadline again."""
     _show_hold(asyncio.run(_hold(find_stack(state), what, False, reason, expires_at(expires))), False, as_json)
 
 
@@ -96,10 +96,10 @@ def promote(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Let the canary of a release take its next share before there is a verdict.
+    """Move the canary of a release on to its next share of traffic before there is a verdict.
 
-    Only where the policy has `canary.on_deadline: promote`: it goes on without a verdict then anyway, only later. It
-    takes the role approver. A canary with a bad verdict ends all the same.
+    It is accepted only if the policy has `canary.on_deadline: promote`, with which the deadline does the same later. It
+    takes the role approver. A canary with a bad verdict ends nevertheless.
     """
     release, share = asyncio.run(_promote(find_stack(state), what, reason, expires_at(expires)))
     line = f"{release.name} does not wait for the verdict of its canary with {share:.0%} any more"
@@ -136,7 +136,7 @@ def reject(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """End a release that waits for approval, as rejected; it takes the role approver."""
+    """Reject a release that waits for approval, which ends it. It takes the role approver."""
     release = asyncio.run(_reject(find_stack(state), what, reason, expires_at(expires)))
     show_result(
         as_json,
@@ -159,9 +159,9 @@ def retry(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Release the checkpoint of a release again that ended without promotion, under the next attempt.
+    """Release once more the checkpoint of a release that ended without promotion, as its next attempt.
 
-    It takes the role publisher. The policy that is stored by then counts, where the checkpoint brought none.
+    It takes the role publisher. A checkpoint without a policy of its own is released under the one that is stored now.
     """
     release, attempt = asyncio.run(_retry(find_stack(state), what))
     follow = f"follow it with `slipway status {release.model} --follow`"

@@ -90,9 +90,9 @@ def rollback(
 ) -> None:
     """Roll back: take a target out of production, route traffic to the previous one, and quarantine the target.
 
-    The exit code is 0 if the traffic was moved and the target that received it was not seen to fail. An order names
-    its target: if that was rolled back already, nothing happens. Within two minutes after another rollback, name the
-    target with --target.
+    The exit code is 0 if the traffic was moved and the target that received it was not seen to fail. The order names
+    its target: if that was rolled back already, nothing happens. Within two minutes after another rollback, --target is
+    required.
     """
     check_model(model)
     stack = find_stack(state)

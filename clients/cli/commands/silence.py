@@ -55,7 +55,7 @@ def silence(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Hold new alerts of a model back from people for a while. They are raised, and roll back, as always.
+    """Send no notifications of a model's new alerts for a while. Alerts are raised, and roll back, as before.
 
     Without --trigger, critical alerts are sent all the same. When the silence ends, alerts that are still open are
     sent. The end of an alert that was sent before is sent during it.
@@ -95,7 +95,7 @@ def ack(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Acknowledge an open alert: receivers that it was sent to learn who takes care of it."""
+    """Acknowledge an open alert: the receivers that it was sent to are told who handles it."""
     until = expires_at(expires)
     model, details = asyncio.run(_ack(find_stack(state), alert, reason, until))
     if as_json:

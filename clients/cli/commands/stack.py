@@ -76,7 +76,7 @@ TritonsOption = Annotated[
     typer.Option(
         min=1,
         max=MOST_TRITONS,
-        help="Number of Tritons of the default runtime. Of two, a version and the one behind it have one each. "
+        help="Number of Tritons of the default runtime. With two, a version and the previous one have one each. "
         "It is kept for later starts.",
     ),
 ]
