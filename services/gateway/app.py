@@ -71,6 +71,7 @@ def build(
 ) -> "Applications":
     """Return the HTTP applications; the gateway has no event handlers, and uses the bus for its metrics only."""
     caller_bans = CallerBans(clock, settings.caller_ban_s, lambda change: metrics.body_bans.labels(change).inc())
+    deaths = EngineDeaths(clock, callers.is_sole_process, caller_bans.note_request, caller_bans.note_death)
     dependencies = Dependencies(
         tables=tables,
         callers=callers,
@@ -88,13 +89,7 @@ def build(
         pause=pause,
         settings=settings,
         rescues=RescueBudgets(clock, settings.rescues_per_minute, settings.rescues_per_caller, settings.workers),
-        bans=_body_bans(
-            tables,
-            EngineDeaths(clock, callers.is_sole_process, caller_bans.note_request, caller_bans.note_death),
-            metrics,
-            settings,
-            clock,
-        ),
+        bans=_body_bans(tables, deaths, metrics, settings, clock),
         caller_bans=caller_bans,
         balancer=_balancer(engine, cross_checks, metrics, settings, clock),
     )

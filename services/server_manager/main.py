@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -32,7 +32,7 @@ from shared.messaging.records import RecordStore
 from shared.provenance.envelopes import Trust
 from shared.runtime.clock import SystemClock
 from shared.runtime.program_imports import finish_imports
-from shared.runtime.service import serve
+from shared.runtime.service import Check, serve
 from shared.runtime.settings import Connection
 from shared.runtime.telemetry import configure_logging
 from shared.storage.blobs import Store
@@ -60,28 +60,12 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
         for name, endpoint in settings.all_endpoints.items()
     }
     show_agents(bus.metrics, {name: agent.is_answering for name, agent in agents.items()}, lead.superseded)
-    check = LoadCheck(store, Trust.from_settings(connection), settings.repository)
-    artifacts = ArtifactCache(
-        store,
-        settings.artifacts or connection.state_dir / "artifacts",
-        check=check,
-        max_model_len=settings.max_model_len,
-    )
-    records = KvRecords(lambda: bus.js, "servers", Servers, service=SERVICE)
-    store_of_records = RecordStore(
-        "servers",
-        records,
-        LoggedPublisher(bus),
-        service=SERVICE,
-        decides_again=True,
-        note=FleetMetrics(bus.metrics).note,
-    )
-    state = FleetState(store_of_records, settings.fleet)
+    state = _fleet_state(bus, settings)
     routes = KvRecords(lambda: bus.js, "routes", Route, service=SERVICE)
     manager = build(
         bus,
         engines=engines,
-        artifacts=artifacts,
+        artifacts=_artifact_cache(store, connection, settings),
         state=state,
         routes=KnownRoutes(KvRoutes(routes), RoutesFile(settings.repository)),
         lead=lead,
@@ -90,19 +74,11 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
         clock=clock,
         hardware=await find_hardware(settings),
     )
-
-    async def store_answers() -> None:
-        await asyncio.to_thread(store.reachable)
-
     try:
         await serve(
             bus,
             connection,
-            ready={
-                **{part_name(name): engine.check_life for name, engine in engines.items()},
-                **{f"agent of {part_name(name)}": agent.check_life for name, agent in agents.items()},
-                "store": store_answers,
-            },
+            ready=_checks(store, engines, agents),
             background=[manager.run, lambda: follow_routes(bus, routes, manager), lambda: read_for_metrics(state)],
             kept={"servers": {settings.fleet: Servers}.get},
             shared={"routes": lambda _: Route},
@@ -112,6 +88,40 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
         await asyncio.gather(
             *(engine.close() for engine in engines.values()), *(agent.close() for agent in agents.values())
         )
+
+
+def _checks(store: Store, engines: Mapping[str, TritonEngine], agents: Mapping[str, AgentClient]) -> dict[str, Check]:
+    """Return what raises an error while a part does not answer, by the name of the part."""
+
+    async def store_answers() -> None:
+        await asyncio.to_thread(store.reachable)
+
+    return {
+        **{part_name(name): engine.check_life for name, engine in engines.items()},
+        **{f"agent of {part_name(name)}": agent.check_life for name, agent in agents.items()},
+        "store": store_answers,
+    }
+
+
+def _artifact_cache(store: Store, connection: Connection, settings: ServerManagerSettings) -> ArtifactCache:
+    return ArtifactCache(
+        store,
+        settings.artifacts or connection.state_dir / "artifacts",
+        check=LoadCheck(store, Trust.from_settings(connection), settings.repository),
+        max_model_len=settings.max_model_len,
+    )
+
+
+def _fleet_state(bus: Bus, settings: ServerManagerSettings) -> FleetState:
+    records = RecordStore(
+        "servers",
+        KvRecords(lambda: bus.js, "servers", Servers, service=SERVICE),
+        LoggedPublisher(bus),
+        service=SERVICE,
+        decides_again=True,
+        note=FleetMetrics(bus.metrics).note,
+    )
+    return FleetState(records, settings.fleet)
 
 
 def _engine(
