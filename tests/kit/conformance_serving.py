@@ -224,6 +224,14 @@ class RuntimesViewConformance:
         assert await written(later, drained=True) == later
         assert await written(began) == began
 
+    async def test_a_state_that_is_older_than_its_record_has_no_date(self, view, stored):
+        """One of a version before has no date: the time of the upgrade is not when the state began."""
+        since = datetime(2026, 1, 1, tzinfo=UTC)
+        endpoint = FleetRuntime(name="a", endpoint_name="a", endpoint="a:1", answers=True)
+        for changes, expected in (({}, None), ({"since": since}, None), ({"since": since, "drained": True}, since)):
+            await view.write(FleetRuntimes(runtimes=(endpoint.model_copy(update=changes),)))
+            assert (await stored())[0].runtimes[0].since == expected
+
 
 class LeadershipConformance:
     """Needs the fixture `pair` (two replicas) and the method `lapse` (the first one's lease runs out)."""

@@ -94,13 +94,10 @@ def describe_endpoint_view(
         fenced: whether its agent refuses this process.
         now: the time; its state began then, unless it is known to be older (`keep_since`).
     """
-    declared = declared or {}
-    reserved, pool = Counter[str](), limits.pool(name)
-    for state in held.values():
-        reserved[state.endpoint] += state.memory_bytes if state.phase is not Phase.FAILED else 0
-    for copy in copies:
-        reserved[copy.endpoint] += copy.memory_bytes
+    declared, pool = declared or {}, limits.pool(name)
+    reserved = _reserved_bytes(held, copies)
     taken = sum(size for endpoint, size in reserved.items() if limits.pool(endpoint) == pool)
+    own = [copy for copy in copies if copy.endpoint == name]
     return FleetRuntime(
         name=limits.endpoints.get(name, name),
         endpoint_name=name,
@@ -109,9 +106,9 @@ def describe_endpoint_view(
         runtime=runtime,
         targets=(
             *_running(name, held, limits),
-            *_running_copies(declared, runtime, held, limits, [copy for copy in copies if copy.endpoint == name]),
+            *_running_copies(declared, runtime, held, limits, own),
         ),
-        copies=tuple(sorted(copy.name for copy in copies if copy.endpoint == name and copy.name not in declared)),
+        copies=tuple(sorted(copy.name for copy in own if copy.name not in declared)),
         drained=drained is not None,
         drained_by=drained.actor if drained is not None else "",
         drain_reason=drained.reason if drained is not None else "",
@@ -122,6 +119,16 @@ def describe_endpoint_view(
         fenced=fenced,
         since=now,
     )
+
+
+def _reserved_bytes(held: Mapping[str, Held], copies: Collection[Copy]) -> Counter[str]:
+    """Return what is reserved on each endpoint."""
+    reserved = Counter[str]()
+    for state in held.values():
+        reserved[state.endpoint] += state.memory_bytes if state.phase is not Phase.FAILED else 0
+    for copy in copies:
+        reserved[copy.endpoint] += copy.memory_bytes
+    return reserved
 
 
 def _running(endpoint: str, held: Mapping[str, Held], limits: Limits) -> Iterator[RunningTarget]:
@@ -158,12 +165,15 @@ def _running_copies(
 
 
 def keep_since(new: FleetRuntimes, stored: FleetRuntimes | None) -> FleetRuntimes:
-    """Return endpoints as they are now; each state that was there before began when the stored record says."""
+    """Return endpoints as they are now; each state that was there before began when the stored record says.
+
+    Where that record has the same state and no time, as one of a version before has none, the time is not known.
+    """
     before = {endpoint.endpoint_name: endpoint for endpoint in stored.runtimes} if stored is not None else {}
 
     def kept(endpoint: FleetRuntime) -> FleetRuntime:
         known = before.get(endpoint.endpoint_name)
-        if known is None or known.since is None or known.state != endpoint.state:
+        if known is None or known.state != endpoint.state:
             return endpoint
         return endpoint.model_copy(update={"since": known.since})
 
