@@ -17,8 +17,9 @@ MOST_CHARACTERS = 480
 
 def promises(text: str) -> list[list[str]]:
     """Return the rows of the tables of promises: promise, test or command, result."""
-    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
-    return [row for row in rows if row[0] != "promise"]
+    tables = [part.partition("\n\n")[0] for part in text.split("\n| promise |")[1:]]
+    rows = [line for table in tables for line in table.splitlines()[2:]]
+    return [line.strip("| ").split(" | ") for line in rows]
 
 
 def named_files(cell: str) -> list[Path]:
@@ -37,7 +38,7 @@ def named_files(cell: str) -> list[Path]:
 def doubled(text: str) -> list[str]:
     """Return the lines of a document that stand in it twice, and promises that do."""
     lines = [line for line in text.splitlines() if len(line) > 60]
-    names = [promise for promise, *_ in promises(text)] if "| promise |" in text else []
+    names = [promise for promise, *_ in promises(text)]
     return [line for line, count in Counter([*lines, *names]).items() if count > 1]
 
 
@@ -79,7 +80,7 @@ def test_what_is_wrong_is_found():
     expected = ["tests/unit/fuzz", "tests/real/test_stalls.py", "tests/real/test_gone.py", "benchmarks/bench_gone.py"]
     assert [str(path) for path in named_files(cell)] == expected
     row = "| A rollback is quick | `tests/a/test_b.py` | it is |"
-    table = f"| promise | test | result |\n|---|---|---|\n{row}\n"
+    table = f"\n| promise | test | result |\n|---|---|---|\n{row}\n"
     assert doubled(table) == []
     assert long_entries(f"## [Unreleased]\n\n### Fixed\n- a\n  b\n- {'c' * MOST_CHARACTERS}\n\n## [0.1.0]\n") == [
         "- " + "c" * 58
