@@ -397,4 +397,3 @@ ALERTS_SILENCED = Metric(
 
 METRICS: Final[tuple[Metric, ...]] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
 """All of them, in the order of their declaration."""
-BY_NAME: Final = {metric.name: metric for metric in METRICS}
