@@ -160,6 +160,21 @@ def _without_trial(route: Route, failed: Target) -> dict[str, CanaryShare | Shad
     return None
 
 
+def has_trial(route: Route, target: Target) -> bool:
+    """Return whether a target is a canary with traffic or a shadow that is asked."""
+    return _without_trial(route, target) is not None
+
+
+def end_trial(route: Route, target: Target, *, order_id: str, cause_id: str) -> Edit:
+    """End the canary or the shadow that an order has begun, without a word on the target: its release had ended."""
+    if cause_id == route.last_edit_id:
+        return AlreadyApplied(route)
+    ended = _without_trial(route, target) if route.last_edit_id == order_id else None
+    if ended is None:
+        return EditRefused("stale_epoch", f"{route.model} was edited since, or {target} is neither canary nor shadow.")
+    return Changed(route.model_copy(update={**_next(route, cause_id), **ended}), "abort")
+
+
 def lift_quarantine(route: Route, target: Target, *, cause_id: str) -> Edit:
     """Lift the quarantine of a target; no traffic is routed to it by that, and it does not return to the history."""
     if cause_id == route.last_edit_id:

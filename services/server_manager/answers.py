@@ -21,7 +21,7 @@ from contracts.facts.watch import Severity
 from contracts.records import OutboxEntry, outbox_entry
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Deployable, Runtime
-from decisions.route_edits import Changed, Edit, EditRefused, promote
+from decisions.route_edits import Changed, Edit, EditRefused, end_trial, has_trial, promote
 from decisions.route_edits import move as move_target
 from decisions.runtimes import why_no_runtime
 from services.server_manager.domain import staging
@@ -30,6 +30,7 @@ from services.server_manager.domain.answer_types import (
     AnnounceStaged,
     Answer,
     ApplyOrder,
+    EndTrial,
     FailLease,
     GrantLease,
     RefuseOrder,
@@ -37,7 +38,7 @@ from services.server_manager.domain.answer_types import (
 )
 from services.server_manager.domain.moves import Move
 from services.server_manager.domain.reconcile import Limits, production_of
-from services.server_manager.domain.records import FleetAlert, OpenAlert, Servers
+from services.server_manager.domain.records import FleetAlert, OpenAlert, Servers, TrafficOrder
 from services.server_manager.fleet_state import FleetState
 from services.server_manager.ports import Artifacts, Engines, Routes
 from shared.errors import Permanent, Transient, translate
@@ -89,6 +90,8 @@ class Answers:
             await self._announce(answer)
         elif isinstance(answer, RefuseOrder):
             await self._refuse(answer.order.event, answer.code, answer.reason)
+        elif isinstance(answer, EndTrial):
+            await self._end_trial(answer)
         else:
             await self._apply(answer)
 
@@ -205,7 +208,8 @@ class Answers:
     async def _apply(self, answer: ApplyOrder) -> None:
         """Edit the route, then remove the order and publish the route; killed in between, it only publishes again.
 
-        An order whose release has ended meanwhile, and that is gone by that, edits nothing.
+        An order whose release has ended meanwhile edits nothing. If it ends just before the edit, the order stays, so
+        that the canary or the shadow is ended.
         """
         event = answer.order.event
         request = event.data
@@ -224,7 +228,7 @@ class Answers:
                 shadow_ratio=request.shadow_ratio,
             )
 
-        if all(order.order_id != answer.order.order_id for order in (await self._state.read()).orders):
+        if not await self._is_wanted(answer.order):
             return
         edit = await self._routes.edit(event.subject, change)
         if isinstance(edit, EditRefused):
@@ -233,8 +237,38 @@ class Answers:
         self._edited.add(event.id)
         cause = edit.cause if isinstance(edit, Changed) else _ordered(request)
         changed = DeploymentChanged(route=edit.route, cause=cause, at=self._clock.now())
-        await self._write(lambda record: staging.drop_order(record, event.id), self._entry(changed, event))
+        is_trial = has_trial(edit.route, request.target.target)
+
+        def settle(record: Servers) -> Servers:
+            is_void = is_trial and staging.ended_at(record, request.release_id) is not None
+            return record if is_void else staging.drop_order(record, event.id)
+
+        await self._write(settle, self._entry(changed, event))
         self._edited.discard(event.id)
+
+    async def _is_wanted(self, order: TrafficOrder) -> bool:
+        """Return whether an order is still to be answered, and its release goes on or ended after its edit."""
+        record, event = await self._state.read(), order.event
+        if all(known.order_id != order.order_id for known in record.orders):
+            return False
+        has_ended = staging.ended_at(record, event.data.release_id) is not None
+        return not has_ended or await self._moved_traffic(order.order_id, event.subject)
+
+    async def _end_trial(self, answer: EndTrial) -> None:
+        """End what an order of an ended release began, then remove the order and publish the route."""
+        event = answer.order.event
+        target = event.data.target.target
+        edit = await self._routes.edit(
+            event.subject,
+            lambda route: end_trial(route, target, order_id=answer.order.order_id, cause_id=answer.cause_id),
+        )
+        structlog.get_logger().warning(
+            "a canary or a shadow began as its release ended, and is ended", target=str(target), edit=str(edit)[:200]
+        )
+        if isinstance(edit, EditRefused):
+            return
+        changed = DeploymentChanged(route=edit.route, cause="abort", at=self._clock.now())
+        await self._write(lambda record: staging.drop_order(record, event.id), self._entry(changed, event))
 
     async def _served(self, deployable: Deployable) -> ServedTarget:
         description = await self._artifacts.describe(deployable)

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from contracts.codes import Code
+from contracts.envelope import derived_id
+from contracts.facts import TrafficRequested
 from contracts.vocabulary import Deployable
 from decisions.runtimes import why_no_runtime
 from decisions.servable_variants import why_not_servable
@@ -59,7 +61,19 @@ class ApplyOrder:
     order: TrafficOrder
 
 
-Answer = GrantLease | ReturnLease | FailLease | AnnounceStaged | RefuseOrder | ApplyOrder
+@dataclass(frozen=True)
+class EndTrial:
+    """The order was carried out though its release has ended: end the canary or the shadow that it began."""
+
+    order: TrafficOrder
+
+    @property
+    def cause_id(self) -> str:
+        """Name of the edit."""
+        return derived_id(self.order.order_id, TrafficRequested.TYPE, "ended")
+
+
+Answer = GrantLease | ReturnLease | FailLease | AnnounceStaged | RefuseOrder | ApplyOrder | EndTrial
 
 
 def has_failed(held: Held, limits: Limits) -> bool:

@@ -22,7 +22,8 @@ from services.server_manager.domain.memory import describe_free, describe_measur
 from services.server_manager.domain.moves import Copy
 from services.server_manager.domain.reconcile import Held, Limits, Phase, home_of, plan_kept, plan_production
 from services.server_manager.domain.records import Lease, Servers
-from services.server_manager.domain.traffic import decide_order, endpoints_of_order
+from services.server_manager.domain.staging import ended_at
+from services.server_manager.domain.traffic import decide_order, decide_outlived, endpoints_of_order, has_outlived
 
 
 def decide_answers(
@@ -66,16 +67,18 @@ def decide_answers(
     intact = {**holders, **(homes if intact_homes is None else intact_homes)}
     homes = {**holders, **homes}
     answering = {name: target for name, target in held.items() if target.endpoint not in down}
-    ended = {closed.release_id for closed in record.closed if closed.candidate is None}
+    ends = {order.order_id: ended_at(record, order.event.data.release_id) for order in record.orders}
     decided = (
-        decide_order(
+        decide_outlived(order, end, now)
+        if (end := ends[order.order_id]) is not None and has_outlived(order, routes)
+        else decide_order(
             order,
             routes,
             answering,
             limits,
             now,
             waited_s=waited_s.get(order.order_id, 0.0),
-            ended=order.event.data.release_id in ended,
+            ended=end is not None,
             down=down,
             homes=homes,
             intact_homes=intact,

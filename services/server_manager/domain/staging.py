@@ -41,13 +41,18 @@ def release_staging(record: Servers, event: Event[StageReleased]) -> Servers:
 
 
 def finish_release(record: Servers, event: Event[ReleaseFinished]) -> Servers:
-    """End everything of a release: its leases, and traffic orders that it no longer wants.
+    """End everything of a release: its leases at once; its traffic orders are answered as void, or undone.
 
+    One of them may be carried out in this moment, or the process may have died after its edit of the route.
     A promoted release ends after its order was answered, so nothing of it is pending then.
     """
-    closed = _close(record, Closed(release_id=event.data.release_id, candidate=None, at=event.time))
-    orders = tuple(order for order in closed.orders if order.event.data.release_id != event.data.release_id)
-    return closed.model_copy(update={"orders": orders})
+    return _close(record, Closed(release_id=event.data.release_id, candidate=None, at=event.time))
+
+
+def ended_at(record: Servers, release_id: str) -> datetime | None:
+    """Return when a release ended; None if it has not."""
+    ends = (closed.at for closed in record.closed if closed.candidate is None and closed.release_id == release_id)
+    return next(ends, None)
 
 
 def _close(record: Servers, closed: Closed) -> Servers:

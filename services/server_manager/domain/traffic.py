@@ -6,10 +6,11 @@ from functools import partial
 
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Deployable
-from decisions.route_edits import EditRefused, promote
+from decisions.route_edits import EditRefused, has_trial, promote
 from services.server_manager.domain.answer_types import (
     Answer,
     ApplyOrder,
+    EndTrial,
     RefuseOrder,
     describe_age,
     describe_endpoint,
@@ -19,6 +20,12 @@ from services.server_manager.domain.answer_types import (
 from services.server_manager.domain.memory import describe_free, fits
 from services.server_manager.domain.reconcile import Held, Limits, Phase, home_of, plan_production
 from services.server_manager.domain.records import TrafficOrder
+
+_END_S = 10.0
+"""How long the rollback-controller has to end, and quarantine, what a release leaves on the route at its end.
+
+Where clocks are further apart than that, it has no time of its own.
+"""
 
 
 def decide_order(
@@ -72,6 +79,18 @@ def decide_order(
         return RefuseOrder(order, "insufficient_memory", short)
     silence = partial(_describe_silence, limits=limits, homes=homes or {}, down=down)
     return _decide_ready(order, route, held, limits, waited_s=waited_s, silence=silence)
+
+
+def has_outlived(order: TrafficOrder, routes: Mapping[str, Route]) -> bool:
+    """Return whether an order of a release that has ended made the route: a canary or a shadow of it stands, or stood."""
+    route = routes.get(order.event.subject) or Route(model=order.event.subject)
+    stands = route.last_edit_id == order.order_id and has_trial(route, order.event.data.target.target)
+    return stands or route.last_edit_id == EndTrial(order).cause_id
+
+
+def decide_outlived(order: TrafficOrder, ended_at: datetime, now: datetime) -> Answer | None:
+    """End what an order of a release began as it ended, unless the rollback-controller may still do it."""
+    return EndTrial(order) if abs((now - ended_at).total_seconds()) >= _END_S else None
 
 
 def _why_too_big(

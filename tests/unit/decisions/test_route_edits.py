@@ -12,6 +12,8 @@ from decisions.route_edits import (
     AlreadyApplied,
     Changed,
     EditRefused,
+    end_trial,
+    has_trial,
     lift_quarantine,
     move,
     newest,
@@ -214,6 +216,18 @@ def test_canary_of_the_active_target_itself_does_not_shield_it():
     state = promoted(line(1, 2), 2, "odd", weight=0.2)
     back = apply(state, roll_back(state, target(2), cause_id="alert"))
     assert (back.active, back.canary) == (served(1), None)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.2])
+def test_a_trial_is_ended_without_a_quarantine_only_while_its_order_made_the_route(weight):
+    begun = promoted(line(1, 2), 3, "order", weight=weight, shadow_ratio=0.5)
+    ended = apply(begun, end_trial(begun, target(3), order_id="order", cause_id="end"))
+    assert (has_trial(begun, target(3)), has_trial(ended, target(3))) == (True, False)
+    assert (ended.active, ended.quarantined, ended.epoch) == (begun.active, (), begun.epoch + 1)
+    assert isinstance(end_trial(ended, target(3), order_id="order", cause_id="end"), AlreadyApplied)
+    later = promoted(begun, 3, "later", weight=0.5)
+    for edited, name in ((later, "order"), (ended, "other"), (begun, "other")):
+        assert isinstance(end_trial(edited, target(3), order_id=name, cause_id="new"), EditRefused)
 
 
 def test_a_quarantined_previous_of_an_old_record_gets_no_rollback():

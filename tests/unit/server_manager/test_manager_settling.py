@@ -3,6 +3,7 @@
 import pytest
 
 from contracts.facts import DeploymentChanged, PromotionRefused
+from decisions.route_edits import roll_back
 from services.server_manager.domain.staging import finish_release
 from services.server_manager.ports import LeaseLost
 from tests.kit.fakes_serving import FakeArtifacts, FakeRoutes
@@ -57,6 +58,71 @@ async def test_an_order_whose_release_ends_while_it_is_carried_out_edits_no_rout
     assert world.state.record.orders == ()
     assert world.routes.routes["bot"] == route(1, 0)
     assert world.said.facts(DeploymentChanged) == []
+
+
+class EndingRoutes(FakeRoutes):
+    """A release ends just before the route is edited for it; the process may die just after."""
+
+    state, dies = None, False
+
+    async def edit(self, model, change):
+        if self.state is not None:
+            state, self.state = self.state, None
+            await state.write(lambda record: finish_release(record, release_finished(seconds=0)))
+        edit = await super().edit(model, change)
+        if self.dies:
+            self.dies = False
+            raise RuntimeError("killed")
+        return edit
+
+
+async def begin(tmp_path, weight, *, dies=False):
+    """Order a share of traffic, or a shadow, whose release ends as its route is edited."""
+    world = World(tmp_path)
+    world.routes = EndingRoutes()
+    world.routes.routes["bot"] = route(1, 0)
+    world.start()
+    world.routes.state, world.routes.dies = world.state, dies
+    await world.order(traffic_requested("t1", 2, epoch=1, weight=weight))
+    await world.ticks(8)
+    assert world.routes.state is None
+    return world
+
+
+@pytest.mark.parametrize("dies", [False, True])
+@pytest.mark.parametrize("weight", [0.0, 0.1])
+async def test_a_trial_that_begins_as_its_release_ends_is_ended(tmp_path, weight, dies):
+    world = await begin(tmp_path, weight, dies=dies)
+    await world.ticks(3, seconds=10)
+    edited = world.routes.routes["bot"]
+    assert (edited.shadowed, edited.canary is None or edited.canary.weight_ratio == 0.0) == (None, True)
+    assert edited.active == route(1, 0).active
+    (changed,) = world.said.facts(DeploymentChanged)
+    assert (changed.cause, changed.route) == ("abort", edited)
+    assert world.state.record.orders == ()
+    before = edited
+    await world.ticks(3, seconds=10)
+    assert world.routes.routes["bot"] == before
+
+
+async def test_a_trial_of_a_release_that_ended_is_left_to_the_rollback_controller_first(tmp_path):
+    """It quarantines the candidate, which server-manager does not."""
+    world = await begin(tmp_path, 0.0)
+    begun = world.routes.routes["bot"]
+    assert begun.shadowed is not None
+    ended = roll_back(begun, begun.shadowed.target, cause_id="rb").route
+    world.routes.routes["bot"] = ended
+    await world.ticks(3, seconds=10)
+    assert world.routes.routes["bot"] == ended
+    assert world.state.record.orders == ()
+
+
+async def test_a_promotion_that_was_carried_out_as_its_release_ended_is_published(tmp_path):
+    world = await begin(tmp_path, 1.0)
+    await world.ticks(3, seconds=10)
+    (changed,) = world.said.facts(DeploymentChanged)
+    assert (changed.cause, changed.route.active.target.version) == ("promote", 2)
+    assert world.state.record.orders == ()
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def test_release_frees_the_lease_of_that_candidate_only():
     assert staging.release_staging(record, stage_released(1)).lease is None
 
 
-def test_a_finished_release_loses_lease_queue_and_orders():
+def test_a_finished_release_loses_lease_and_queue_and_its_orders_are_void():
     record = staging.grant_lease(staging.enqueue_staging(Servers(), stage_requested("s1", 1)), "s1", START)
     record = staging.enqueue_staging(record, stage_requested("s2", 2))
     record = staging.enqueue_staging(record, stage_requested("s3", 3, release="r2"))
@@ -50,7 +50,8 @@ def test_a_finished_release_loses_lease_queue_and_orders():
     record = staging.finish_release(record, release_finished("r1"))
     assert record.lease is None
     assert [lease.lease_id for lease in record.waiting] == ["s3"]
-    assert [order.order_id for order in record.orders] == ["t2"]
+    assert [order.order_id for order in record.orders] == ["t1", "t2"], "each gets an answer"
+    assert [staging.ended_at(record, release) is None for release in ("r1", "r2")] == [False, True]
 
 
 def test_a_request_that_arrives_after_its_release_is_void():
