@@ -228,7 +228,7 @@ class Answers:
                 shadow_ratio=request.shadow_ratio,
             )
 
-        if not await self._is_wanted(answer.order):
+        if not await self._is_current(answer.order):
             return
         edit = await self._routes.edit(event.subject, change)
         if isinstance(edit, EditRefused):
@@ -246,7 +246,7 @@ class Answers:
         await self._write(settle, self._entry(changed, event))
         self._edited.discard(event.id)
 
-    async def _is_wanted(self, order: TrafficOrder) -> bool:
+    async def _is_current(self, order: TrafficOrder) -> bool:
         """Return whether an order is still to be answered, and its release goes on or ended after its edit."""
         record, event = await self._state.read(), order.event
         if all(known.order_id != order.order_id for known in record.orders):

@@ -82,7 +82,7 @@ def decide_order(
 
 
 def has_outlived(order: TrafficOrder, routes: Mapping[str, Route]) -> bool:
-    """Return whether an order of a release that has ended made the route: a canary or a shadow of it stands, or stood."""
+    """Return whether an order, whose release has ended, made the route: a canary or a shadow of it stands, or stood."""
     route = routes.get(order.event.subject) or Route(model=order.event.subject)
     stands = route.last_edit_id == order.order_id and has_trial(route, order.event.data.target.target)
     return stands or route.last_edit_id == EndTrial(order).cause_id

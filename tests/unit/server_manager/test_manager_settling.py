@@ -63,11 +63,11 @@ async def test_an_order_whose_release_ends_while_it_is_carried_out_edits_no_rout
 class EndingRoutes(FakeRoutes):
     """A release ends just before the route is edited for it; the process may die just after."""
 
-    state, dies = None, False
+    ending, dies = None, False
 
     async def edit(self, model, change):
-        if self.state is not None:
-            state, self.state = self.state, None
+        if self.ending is not None:
+            state, self.ending = self.ending, None
             await state.write(lambda record: finish_release(record, release_finished(seconds=0)))
         edit = await super().edit(model, change)
         if self.dies:
@@ -82,10 +82,10 @@ async def begin(tmp_path, weight, *, dies=False):
     world.routes = EndingRoutes()
     world.routes.routes["bot"] = route(1, 0)
     world.start()
-    world.routes.state, world.routes.dies = world.state, dies
+    world.routes.ending, world.routes.dies = world.state, dies
     await world.order(traffic_requested("t1", 2, epoch=1, weight=weight))
     await world.ticks(8)
-    assert world.routes.state is None
+    assert world.routes.ending is None
     return world
 
 
