@@ -82,6 +82,14 @@ def test_an_answer_that_only_a_smaller_context_cuts_off_speaks_against_no_candid
     assert observe(f.trigger(metric="cut_off_ratio", threshold=0.02), seen) is bad
 
 
+def test_short_answers_that_are_long_only_together_excuse_no_candidate():
+    """Ten answers of 150 tokens: none of them takes half of the candidate's context."""
+    about = {"error": None, "drill": None, "input_tokens": 10, "shaped_by_caller": True}
+    served = inference(**about, output_tokens=1_500, finish_reason="stop")
+    cut = inference(**about, output_tokens=20_000, finish_reason="length", length_set_by_caller=False)
+    assert pairing.excuse_cut(served, cut, 2_048) == cut
+
+
 async def test_pairs_with_a_smaller_context_leave_out_what_it_cut_off():
     small = ShadowShare(served=f.served(8, context_tokens=2_048), share_ratio=1.0)
     for active_context, left_out in ((8_192, True), (2_048, False)):
