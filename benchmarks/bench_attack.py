@@ -12,17 +12,18 @@ Twenty honest callers share the traffic unevenly. For a minute 1, 5 or 50 hostil
 - one prompt: only the active version answers it up to the token limit; half of the requests are pairs.
 
 Several keys are of one team, or each on its own. The versions that should go fail one prompt in ten, are slow by
-800 ms, slow the whole machine by 800 ms, die of one prompt in ten, or for good, for every sender. Before: an
+800 ms or 4 s, slow the whole machine by 800 ms, die of one prompt in ten, or for good, for every sender. Before: an
 alert of an automatic trigger rolls back. Now: it needs a confirmation by pairs (2 %), callers, or probes, which take as
-long as the slower version's answer. Run: python -m benchmarks.bench_attack, or some rows of its tables with
---only "one prompt" slow: each row has seeds of its own, so that the figures are the same.
+long as the slower version's answer, and are asked as soon as requests look slow. Run: python -m benchmarks.bench_attack
+or some rows of its tables with --only "one prompt" slow: each row has seeds of its own, so that the figures are the
+same. --late asks probes with the alert only, as before they were asked early.
 """
 
 import argparse
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -33,13 +34,16 @@ from contracts.policy import Canary, Trigger
 from contracts.records import OutboxEntry
 from contracts.vocabulary import Target
 from decisions.attribution import COMPARED
-from decisions.probed import ProbedAnswer, can_probe, decide_shown, judge
+from decisions.probed import ProbedAnswer, Shown, can_probe, decide_shown, enough_s, is_gone, judge
 from decisions.rollback import Doubt, RollBack, can_hold, decide_confirmed, decide_rollback
+from decisions.suspicion import FRESH_S, Asked, can_suspect, may_ask, note_newest, suspicion
+from decisions.triggers import observe
 from services.monitor.domain import monitoring
 from services.monitor.domain.monitoring import Cause, Rules
 from services.monitor.domain.record import MonitorState
 from services.rollback_controller.domain.doubt import note_shown
 from services.rollback_controller.domain.record import RollbackState
+from services.rollback_controller.early_probes import SWEEP_S
 from testbed import factories as k
 
 RATE_RPS, ATTACK_S, CHANGE_S, WATCHED_S, BATCH_S = 3.0, 60.0, 20.0, 720.0, 0.25
@@ -55,11 +59,17 @@ TRIGGERS = (
 Attack = Literal["errors", "long prompts", "slow reading", "forced output", "deaths", "one prompt"]
 ATTACKS: tuple[Attack, ...] = ("errors", "long prompts", "slow reading", "forced output", "deaths", "one prompt")
 Regression = Literal[
-    "fails one prompt in ten", "slow", "hogs the machine", "dies of one prompt in ten", "dies for good"
+    "fails one prompt in ten",
+    "slow",
+    "slow by 4 s",
+    "hogs the machine",
+    "dies of one prompt in ten",
+    "dies for good",
 ]
 REGRESSIONS: tuple[Regression, ...] = (
     "fails one prompt in ten",
     "slow",
+    "slow by 4 s",
     "hogs the machine",
     "dies of one prompt in ten",
     "dies for good",
@@ -115,6 +125,8 @@ def answer(traffic: Traffic, sent: Sent, target: Target, dead_until_s: float) ->
     ttft_ms = sent.noise_ms + (2000.0 if attack == "long prompts" else 0.0)
     if changed and (traffic.regression == "hogs the machine" or (traffic.regression == "slow" and is_new)):
         ttft_ms += 800.0
+    if changed and traffic.regression == "slow by 4 s" and is_new:
+        ttft_ms += 4000.0
     fails = changed and traffic.regression == "fails one prompt in ten" and is_new and sent.odd
     dead = is_new and sent.at_s < dead_until_s
     error = "engine_dead" if dead else "engine_failed" if fails or attack == "errors" else None
@@ -166,6 +178,53 @@ def probe(traffic: Traffic, at_s: float, target: Target, dead_until_s: float) ->
     return None if record.ttft_ms is None else ProbedAnswer(record.ttft_ms, 10.0)
 
 
+Sides = tuple[ProbedAnswer | None, ProbedAnswer | None]
+
+
+@dataclass
+class EarlyProbes:
+    """What the rollback-controller asks as soon as requests look slow, as its class of this name does."""
+
+    newest: dict[str, tuple[bool, ...]] = field(default_factory=dict)
+    asked: Asked | None = None
+    began_s: float = -math.inf
+    ended_s: float = -math.inf
+    sides: Sides = (None, None)
+
+    def note(self, records: Sequence[Inference], traffic: Traffic, at_s: float, dead_until_s: float) -> None:
+        """Note telemetry, and ask both versions if it looks slow."""
+        for trigger in filter(can_suspect, TRIGGERS):
+            seen = [bad for record in records if (bad := observe(trigger, record, TRIGGERS)) is not None]
+            self.newest[trigger.name] = note_newest(self.newest.get(trigger.name, ()), seen)
+            log_e = suspicion(trigger, self.newest[trigger.name]) if any(seen) else 0.0
+            if not may_ask(log_e, self.asked, at_s):
+                continue
+            self.asked, begins_s = Asked(at_s, log_e), max(at_s + SWEEP_S, self.ended_s)
+            if begins_s - self.began_s >= FRESH_S or not self.shows(trigger):
+                self.sides = ask(traffic, begins_s, dead_until_s)
+                self.began_s, self.ended_s = begins_s, begins_s + longest_s(self.sides, trigger)
+
+    def shows(self, trigger: Trigger) -> bool:
+        """Return whether slow answers show the version, or both."""
+        return not is_gone([self.sides[0]] * 2) and show(trigger, self.sides) in ("target", "both")
+
+
+def ask(traffic: Traffic, at_s: float, dead_until_s: float) -> Sides:
+    """Return what probes of both versions answer."""
+    return probe(traffic, at_s, NEW, dead_until_s), probe(traffic, at_s, OLD, dead_until_s)
+
+
+def show(trigger: Trigger, sides: Sides) -> Shown | None:
+    """Return what probes of both versions show: all rounds are alike."""
+    return decide_shown([judge(trigger, *sides)] * 2)
+
+
+def longest_s(sides: Sides, trigger: Trigger) -> float:
+    """Return how long the slower one is waited for."""
+    longest = max(0.0 if side is None else side.ttft_ms / 1000.0 for side in sides)
+    return min(longest, enough_s(trigger) or longest)
+
+
 def is_rolled_back(
     alert: AlertRaised | AlertUpdated,
     traffic: Traffic,
@@ -174,21 +233,25 @@ def is_rolled_back(
     *,
     confirms: bool,
     record: RollbackState,
+    early: EarlyProbes,
 ) -> tuple[float | None, RollbackState]:
     """Return when traffic moves because of an alert, in seconds, or None, and the rollback-controller's record."""
     trigger = next((known for known in TRIGGERS if known.name == alert.trigger), None)
-    now, shown, took_s = BEGAN + timedelta(seconds=at_s), None, 0.0
+    now, shown, moves_s, gone = BEGAN + timedelta(seconds=at_s), None, at_s, False
     decision = decide_rollback(trigger, (), now)
     doubt = Doubt(alert.confirmed_by, raised_at=alert.raised_at, deaths=alert.deaths)
     if confirms and trigger is not None:
         if can_hold(alert.confirmed_by, trigger) and can_probe(trigger):
-            sides = [probe(traffic, at_s, target, dead_until_s) for target in (NEW, OLD)]
-            shown = decide_shown([judge(trigger, *sides)] * 2)
-            took_s = max(0.0 if side is None else side.ttft_ms / 1000.0 for side in sides)
-        record = note_shown(record, alert, shown, now)
-        doubt = replace(doubt, shown=shown, failing_since=record.failing.get(alert.alert_id))
+            is_early = (
+                0.0 <= at_s - early.began_s <= FRESH_S and isinstance(alert, AlertRaised) and early.shows(trigger)
+            )
+            sides = early.sides if is_early else ask(traffic, at_s, dead_until_s)
+            shown, gone = show(trigger, sides), is_gone([sides[0]] * 2)
+            moves_s = max(at_s, early.ended_s) if is_early else at_s + longest_s(sides, trigger)
+        record = note_shown(record, alert, shown, now, is_gone=gone)
+        doubt = replace(doubt, shown=shown, is_gone=gone, failing_since=record.failing.get(alert.alert_id))
         decision = decide_confirmed(decision, doubt, trigger, now)
-    return at_s + took_s if isinstance(decision, RollBack) else None, record
+    return moves_s if isinstance(decision, RollBack) else None, record
 
 
 @dataclass(frozen=True)
@@ -234,10 +297,11 @@ def die(item: Ended, at_s: float, death: EngineDeath) -> Ended:
     return Ended(at_s, item.record.model_copy(update={**failed, "e2e_ms": taken_ms}), None)
 
 
-def run(traffic: Traffic, until_s: float, *, confirms: bool) -> float | None:
+def run(traffic: Traffic, until_s: float, *, confirms: bool, asks_early: bool = True) -> float | None:
     """Return when version 7 is rolled back, in seconds; None if it is not."""
     ended, deaths = serve(traffic, until_s)
     state, at, record = watched(), 0, RollbackState(model=k.MODEL, environment="production")
+    early = EarlyProbes()
     for number in range(int(until_s / BATCH_S)):
         at_s, begin = (number + 1) * BATCH_S, at
         while at < len(ended) and ended[at].at_s <= at_s:
@@ -249,8 +313,12 @@ def run(traffic: Traffic, until_s: float, *, confirms: bool) -> float | None:
         facts, state = state.outbox, state.model_copy(update={"outbox": ()})
         dead_s = math.inf if traffic.dies_for_good else DEAD_S
         dead_until_s = max((died_s + dead_s for died_s in deaths if died_s <= at_s), default=0.0)
+        if confirms and asks_early:
+            early.note(records, traffic, at_s, dead_until_s)
         for alert in _alerts(facts):
-            moved, record = is_rolled_back(alert, traffic, at_s, dead_until_s, confirms=confirms, record=record)
+            moved, record = is_rolled_back(
+                alert, traffic, at_s, dead_until_s, confirms=confirms, record=record, early=early
+            )
             if moved is not None:
                 return moved
     return None
@@ -263,7 +331,7 @@ def _alerts(facts: Sequence[OutboxEntry]) -> Iterator[AlertRaised | AlertUpdated
                 yield kind.model_validate(entry.data)
 
 
-def show_attacks(attacks: Sequence[Attack]) -> None:
+def show_attacks(attacks: Sequence[Attack], *, asks_early: bool) -> None:
     """Print how often a healthy version is rolled back."""
     print(f"Rollbacks of a healthy version in {ATTACK_S:.0f} s of attack, {len(KEYS) * len(SHARES)} runs per row\n")
     columns = [(False, keys, False) for keys in KEYS]
@@ -273,7 +341,7 @@ def show_attacks(attacks: Sequence[Attack]) -> None:
         row: list[str] = [attack]
         for confirms, keys, one_team in columns:
             sent = [Traffic(1, attack, keys, share, one_team=one_team) for share in SHARES]
-            moved = [run(traffic, ATTACK_S, confirms=confirms) is not None for traffic in sent]
+            moved = [run(traffic, ATTACK_S, confirms=confirms, asks_early=asks_early) is not None for traffic in sent]
             row.append(f"{sum(moved)} of {len(moved)}")
         rows.append(row)
     names = [
@@ -283,14 +351,17 @@ def show_attacks(attacks: Sequence[Attack]) -> None:
     show_table(["attack", *names], rows)
 
 
-def show_regressions(regressions: Sequence[Regression]) -> None:
+def show_regressions(regressions: Sequence[Regression], *, asks_early: bool) -> None:
     """Print how long a version that should go takes traffic."""
     print(f"\nSeconds from the change to the rollback, {RUNS} runs: median (90th percentile), found\n")
     rows = []
     for regression in regressions:
         row, medians = list[str]([regression]), list[float]()
         for confirms in (False, True):
-            moments = [run(Traffic(seed, regression=regression), WATCHED_S, confirms=confirms) for seed in range(RUNS)]
+            moments = [
+                run(Traffic(seed, regression=regression), WATCHED_S, confirms=confirms, asks_early=asks_early)
+                for seed in range(RUNS)
+            ]
             delays = [math.inf if at is None else at - CHANGE_S for at in moments]
             medians.append(quantile(delays, 0.5))
             detected = sum(0.0 <= delay < math.inf for delay in delays)
@@ -302,11 +373,13 @@ def show_regressions(regressions: Sequence[Regression]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Rollbacks under attack, and detection of versions that should go.")
     parser.add_argument("--only", nargs="+", choices=(*ATTACKS, *REGRESSIONS), help="these rows only")
-    rows = parser.parse_args().only or (*ATTACKS, *REGRESSIONS)
+    parser.add_argument("--late", action="store_true", help="ask probes with the alert only")
+    args = parser.parse_args()
+    rows, asks_early = args.only or (*ATTACKS, *REGRESSIONS), not args.late
     if attacks := [attack for attack in ATTACKS if attack in rows]:
-        show_attacks(attacks)
+        show_attacks(attacks, asks_early=asks_early)
     if regressions := [regression for regression in REGRESSIONS if regression in rows]:
-        show_regressions(regressions)
+        show_regressions(regressions, asks_early=asks_early)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Each round asks the target and the version behind the same; all run at once, and
 errors can be probed: a short fixed prompt shows nothing of quality.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ Shown = Literal["target", "both", "neither"]
 """Who is bad: the target alone, both sides, or at most the version behind."""
 ROUNDS: Final = 3
 _AGREEING: Final = 2
+_ENOUGH: Final = 1.1
+"""So many times the threshold of a first token are waited for it: a busy process reads an answer a little late."""
 _RATIO: Final = 1.5
 """An answer takes too long from so many times the other side's, where the threshold is about callers' answers."""
 
@@ -33,13 +36,26 @@ class ProbedAnswer:
         return self.ttft_ms + self.itl_ms
 
 
+TIMED_OUT: Final = ProbedAnswer(math.inf, math.inf)
+"""In place of an answer that did not come in time. None is an error at once, as from an engine that has died."""
+
+
 def can_probe(trigger: Trigger) -> bool:
     """Return whether probes can show anything of a trigger."""
     return kind_of(trigger) in ("latency", "errors")
 
 
+def enough_s(trigger: Trigger) -> float | None:
+    """Return after how many seconds without a first token a probe shows that its side is slow; None if it never does.
+
+    Then the rest of the answer need not be waited for, and nothing after the first token of any.
+    """
+    return _ENOUGH * trigger.threshold / 1000.0 if trigger.metric == "ttft_ms" else None
+
+
 def judge(trigger: Trigger, target: ProbedAnswer | None, other: ProbedAnswer | None) -> Shown:
-    """Return what one round shows; an answer is None if none came in time."""
+    """Return what one round shows; an answer is None after an error, and `TIMED_OUT` if none came in time."""
+    target, other = _in_time(target), _in_time(other)
     if kind_of(trigger) == "errors" or target is None or other is None:
         bad = (target is None, other is None)
     elif trigger.metric == "ttft_ms":
@@ -51,7 +67,21 @@ def judge(trigger: Trigger, target: ProbedAnswer | None, other: ProbedAnswer | N
     return "both" if all(bad) else "target" if bad[0] else "neither"
 
 
+def is_gone(answers: Iterable[ProbedAnswer | None]) -> bool:
+    """Return whether as many probes of one side as decide met an error at once: its engine may just have died."""
+    return sum(answer is None for answer in answers) >= _AGREEING
+
+
+def answers_all(answers: Iterable[ProbedAnswer | None]) -> bool:
+    """Return whether each probe of one side was answered in time."""
+    return all(_in_time(answer) is not None for answer in answers)
+
+
 def decide_shown(rounds: Iterable[Shown]) -> Shown | None:
     """Return what two rounds agree on; None if no two do."""
     (shown, count), *_ = [*Counter(rounds).most_common(1), (None, 0)]
     return shown if count >= _AGREEING else None
+
+
+def _in_time(answer: ProbedAnswer | None) -> ProbedAnswer | None:
+    return None if answer == TIMED_OUT else answer

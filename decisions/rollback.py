@@ -56,6 +56,8 @@ class StartSlice:
 Decision = RollBack | Hold | StartSlice
 BOTH_SLOW = timedelta(seconds=60)
 """How long a rollback is held while both versions are slow on hardware that they do not share."""
+UNREPORTED_S = 10.0
+"""How long gateways have to report the death of an engine that answers a probe with an error."""
 DEAD_S = 60.0
 """How long an engine that callers may have killed may take to be loaded again before it is rolled back."""
 
@@ -101,7 +103,9 @@ class Doubt:
         raised_at: When the alert was raised.
         deaths: Deaths of the target's engine.
         told_at: When the alert was stored, by the clock of the bus, which dates it and deaths, too; None if unknown.
-        failing_since: Since when probes show the target although its engine answers callers; None if they do not.
+        failing_since: Since when probes show the target although its engine answers callers, as far as is known, or
+            no death of it is known; None if they do not.
+        is_gone: Probes of the target met errors at once, as of an engine that has died.
         golden: What golden prompts show; None if they were not asked lately.
         load_rose: The load that callers offer has risen.
         held_at: Since when a rollback of the target is held because both versions are slow; None if none is.
@@ -117,6 +121,7 @@ class Doubt:
     deaths: DeathCounts | None = None
     told_at: datetime | None = None
     failing_since: datetime | None = None
+    is_gone: bool = False
     golden: Shown | None = None
     load_rose: bool = False
     held_at: datetime | None = None
@@ -134,7 +139,8 @@ def decide_confirmed(
     load that callers offer has risen. Then, and where the version behind stands apart, something else may be the cause,
     whatever pairs show: the rollback is held for at most `BOTH_SLOW`, and a slice of live traffic decides.
     A dead engine answers no probe: where callers may have killed it, it has `dead_s` to be loaded again. If it answers
-    callers, as far as the alert says, it may have died since: probes must fail for as long.
+    callers, as far as the alert says, it may have died since: probes must fail for as long. Where no death is known and
+    probes meet errors at once, it may have died a moment ago: the next update of the alert says so.
     """
     if not isinstance(decision, RollBack) or trigger is None:
         return decision
@@ -189,6 +195,8 @@ def _decide_quality(decision: RollBack, doubt: Doubt, trigger: Trigger) -> Decis
 def _decide_dead(doubt: Doubt, now: datetime, dead_s: float) -> Decision:
     """Return whether a target that fails probes is rolled back, also one that is too slow or gives no answer."""
     deaths = doubt.deaths
+    if deaths is None and doubt.is_gone and dead_s > 0:
+        return _decide_unreported(doubt, now)
     if deaths is None or not deaths.explained or dead_s <= 0:
         return RollBack()
     since, until = (deaths.dead_since, doubt.told_at or now) if deaths.dead_since else (doubt.failing_since, now)
@@ -198,6 +206,23 @@ def _decide_dead(doubt: Doubt, now: datetime, dead_s: float) -> Decision:
         "unconfirmed",
         f"The engine died within the last hour, and requests of few callers may be the cause; it is rolled back if it "
         f"stays dead, or fails probes, for {dead_s:g} s.",
+    )
+
+
+def _decide_unreported(doubt: Doubt, now: datetime) -> Decision:
+    """Return whether a target is rolled back whose engine fails probes though no death of it is known.
+
+    A caller can kill it between its alert and the probes, and gateways report that later. What counts is the time of
+    the alert's update: if the monitor knows of no death `UNREPORTED_S` after probes began to fail, there was none.
+    """
+    if doubt.failing_since is not None:
+        failing = (doubt.told_at or now) - doubt.failing_since
+        if failing >= timedelta(seconds=UNREPORTED_S):
+            return RollBack()
+    return Hold(
+        "unconfirmed",
+        "The engine fails probes, and may have died a moment ago, of a request; it is rolled back with an update of "
+        "the alert if it still fails them and no death is reported.",
     )
 
 

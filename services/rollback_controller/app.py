@@ -28,6 +28,7 @@ from contracts.teams import Team
 from contracts.vocabulary import ENVIRONMENTS
 from decisions.rollback import rollback_id
 from services.rollback_controller.controller import Controller
+from services.rollback_controller.early_probes import EarlyProbes
 from services.rollback_controller.gateway_reports import GatewayReports, report_refused
 from services.rollback_controller.operator_orders import OperatorOrders
 from services.rollback_controller.ports import Alerts, Answers, Drills, Probe, Proofs, Routes, Slices, Traffic
@@ -73,6 +74,7 @@ def build(
         rules=settings.rules,
         teams=teams,
         trials=Trials(states, routes, slices, clock),
+        early=EarlyProbes(routes, probe, clock),
         load_rose=load_rose,
     )
     rehearsal = Rehearsal(

@@ -3,7 +3,7 @@
 import asyncio
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from contracts.routes import Route
 from contracts.teams import Team
 from contracts.vocabulary import ENVIRONMENTS, Environment
 from decisions.clocks import offset_s, put_right
-from decisions.probed import ROUNDS, Shown, decide_shown, judge
+from decisions.probed import answers_all, decide_shown, is_gone, judge
 from decisions.rollback import rollback_id
 from decisions.route_edits import Changed, EditRefused, roll_back
 from services.rollback_controller.domain import decision, execution, slices
@@ -34,6 +34,7 @@ from services.rollback_controller.domain.doubt import Moment, awaited_previous, 
 from services.rollback_controller.domain.policies import record_policy
 from services.rollback_controller.domain.record import Rollback, RollbackState
 from services.rollback_controller.domain.rules import Rules
+from services.rollback_controller.early_probes import EarlyProbes, ask_sides
 from services.rollback_controller.ports import Alerts, Probe, Routes
 from services.rollback_controller.states import RollbackStates
 from services.rollback_controller.trials import Trials
@@ -58,6 +59,7 @@ class Controller:
 
     Attributes:
         teams: Returns the teams as they are now.
+        early: What probes showed that no alert asked for.
         load_rose: Returns whether the load that callers offer to a model has risen.
     """
 
@@ -69,6 +71,7 @@ class Controller:
     rules: Rules
     teams: Callable[[], tuple[Team, ...]]
     trials: Trials
+    early: EarlyProbes
     load_rose: Callable[[str], bool]
     _executing: set[str] = field(default_factory=set)
 
@@ -99,8 +102,7 @@ class Controller:
         if isinstance(event.data, AlertUpdated) and await self._awaits_previous(event.data, event):
             log.info("the previous target still does not generate, so the alert starts no other rollback")
             return
-        shown, other_answers = await self._probe_sides(event)
-        moment = Moment(shown, other_answers, self.load_rose(event.subject), self.rules.slice_ratio)
+        moment = await self._look(event)
 
         def decide(state: RollbackState, route: Route | None, cause: Cause) -> RollbackState:
             if decision.lacks_policy(state, event.data, route):
@@ -118,29 +120,29 @@ class Controller:
         starts = may_start(state, alert, event.id, self.clock.now(), self.rules.retry_s)
         return served is not None and starts and await self.probe.answers(served) is not None
 
-    async def _probe_sides(self, event: Event[AlertRaised] | Event[AlertUpdated]) -> tuple[Shown | None, bool]:
-        """Return what probes show of an alert that nothing confirms, or pairs, and whether the version behind answers.
-
-        None without need, or agreement.
-        """
+    async def _look(self, event: Event[AlertRaised] | Event[AlertUpdated]) -> Moment:
+        """Return what is seen now; of an alert that nothing confirms, or pairs, also what probes show."""
+        moment = Moment(load_rose=self.load_rose(event.subject), share_ratio=self.rules.slice_ratio)
         if event.data.confirmed_by not in ("none", "pairs"):
-            return None, False
+            return moment
         environment, model, now = event.environment, event.subject, self.clock.now()
         state = await self.states.read(environment, model)
         guard, retry_s = self.rules.guard, self.rules.retry_s
         trigger = needs_probes(state, event.data, event.id, now, guard=guard, retry_s=retry_s)
         if trigger is None:
-            return None, False
+            return moment
         entry = await self.routes.get(environment, model)
         sides = find_sides(entry.value if entry else None, event.data.target)
         if sides is None:
-            return None, False
-        target, other = (asyncio.gather(*(self.probe.measure(side) for _ in range(ROUNDS))) for side in sides)
-        answers = list(zip(await target, await other, strict=True))
+            return moment
+        update = isinstance(event.data, AlertUpdated)
+        answers = await self.early.find(event, trigger, sides)
+        answers = answers or await ask_sides(self.probe, sides, trigger, to_the_end=update)
         rounds = [judge(trigger, *pair) for pair in answers]
+        target, other = zip(*answers, strict=True)
         shown = decide_shown(rounds)
         structlog.get_logger().info("probed", model=model, alert=event.data.alert_id, rounds=rounds, shown=shown)
-        return shown, all(other is not None for _, other in answers)
+        return replace(moment, shown=shown, is_gone=is_gone(target), other_answers=answers_all(other))
 
     async def handle_assessment(self, event: Event[CanaryAssessed] | Event[ShadowAssessed], received: Received) -> None:
         """Roll back a canary, or end a shadow, that failed its test."""
@@ -188,7 +190,8 @@ class Controller:
             completed = after.outbox != state.outbox
             return after
 
-        await self.states.write(event.environment, event.subject, assess)
+        state = await self.states.write(event.environment, event.subject, assess)
+        self.early.note(state, records)
         if completed:
             await self._publish(event.environment, event.subject)
 

@@ -14,6 +14,7 @@ from services.rollback_controller.adapters.triton import TritonProbe
 from services.rollback_controller.app import build
 from services.rollback_controller.controller import SERVICE
 from services.rollback_controller.domain.record import RollbackState
+from services.rollback_controller.early_probes import SWEEP_S as EARLY_SWEEP_S
 from services.rollback_controller.golden_probes import GoldenProbes
 from services.rollback_controller.metrics import RollbackMetrics
 from services.rollback_controller.offered import OfferedLoads
@@ -88,10 +89,15 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
         "golden prompts", golden.keys, golden.sweep, every_s=settings.golden_sweep_s, item_limit_s=CHECK_S + 20
     )
 
+    early = Sweeper(
+        "early probes", controller.early.keys, controller.early.sweep, every_s=EARLY_SWEEP_S, item_limit_s=20.0
+    )
+
     async def compare_clocks() -> None:
         await clock.keep_comparing(settings.compare_clocks_s)
 
-    background = [sweeper.run, verifier.run, watcher.run, asker.run, compare_clocks, lambda: routes.follow(bus.client)]
+    sweeps = [sweeper.run, verifier.run, watcher.run, asker.run, early.run]
+    background = [*sweeps, compare_clocks, lambda: routes.follow(bus.client)]
     try:
         await follow_demand(bus.client, watching.take_report)
         await follow_demand(bus.client, offered.take_report)

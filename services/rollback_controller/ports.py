@@ -107,8 +107,11 @@ class Probe(Protocol):
     async def answers(self, served: ServedTarget) -> str | None:
         """Return None when any of its endpoints generates a token in time, else why none does."""
 
-    async def measure(self, served: ServedTarget) -> ProbedAnswer | None:
-        """Return when the tokens of a short fixed answer came; None if they did not come in time."""
+    async def measure(self, served: ServedTarget, *, first_only: bool = False) -> ProbedAnswer | None:
+        """Return when the tokens of a short fixed answer came; `TIMED_OUT` if too late, None on an error.
+
+        `first_only`: the first token is enough; nothing is known of the time between tokens then (0).
+        """
 
     async def ask(self, served: ServedTarget, prompt: GoldenPrompt) -> GoldenReply | None:
         """Return the whole answer to a golden prompt at temperature 0; None if none came in time, or it failed."""

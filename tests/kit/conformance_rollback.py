@@ -9,6 +9,7 @@ from contracts.envelope import Event
 from contracts.facts import AlertRaised, AlertResolved, DeploymentChanged
 from contracts.golden import Expectation, GoldenPrompt
 from contracts.slices import Slice
+from decisions.probed import TIMED_OUT
 from shared.storage.kv import Conflict
 from testbed import factories as f
 from tests.kit.drills import drill
@@ -193,13 +194,18 @@ class ProbeConformance:
         assert answer.itl_ms > 0.0
         assert answer.whole_ms == answer.ttft_ms + answer.itl_ms
 
+    async def test_of_the_first_token_alone_no_time_between_tokens_is_known(self, probe, ready):
+        answer = await probe.measure(ready, first_only=True)
+        assert 0.0 <= answer.ttft_ms < 1000.0
+        assert answer.itl_ms == 0.0
+
     async def test_of_two_endpoints_the_one_that_answers_is_timed(self, probe, ready):
         first_is_gone = ready.model_copy(update={"endpoints": ("127.0.0.1:1", *ready.endpoints)})
         assert (await probe.measure(first_is_gone)).itl_ms > 0.0
 
-    async def test_a_target_that_does_not_answer_has_no_times(self, probe, unloaded, hanging):
+    async def test_a_target_that_fails_has_no_times_and_one_that_hangs_is_too_late(self, probe, unloaded, hanging):
         async with asyncio.timeout(5):
-            assert [await probe.measure(target) for target in (unloaded, hanging)] == [None, None]
+            assert [await probe.measure(target) for target in (unloaded, hanging)] == [None, TIMED_OUT]
 
     async def test_a_golden_prompt_is_answered_whole_and_the_same_each_time(self, probe, ready):
         replies = [await probe.ask(ready, GOLDEN) for _ in range(2)]
@@ -219,9 +225,8 @@ class ProbeConformance:
     ):
         silent = tuple(hanging.endpoints) * 20
         async with asyncio.timeout(5):
-            assert (
-                await probe.measure(ready.model_copy(update={"endpoints": (*silent, *ready.endpoints)}))
-            ) is not None
+            answer = await probe.measure(ready.model_copy(update={"endpoints": (*silent, *ready.endpoints)}))
+        assert answer not in (None, TIMED_OUT)
 
     async def test_a_target_that_does_not_answer_has_no_reply(self, probe, unloaded, hanging):
         async with asyncio.timeout(5):

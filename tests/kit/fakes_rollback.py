@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from contracts.routes import Route, ServedTarget
 from contracts.slices import Slice
 from contracts.vocabulary import digest_of
 from decisions.golden import GoldenReply
-from decisions.probed import ProbedAnswer
+from decisions.probed import TIMED_OUT, ProbedAnswer
 from decisions.provenance import Problem
 from shared.errors import Transient
 from shared.messaging.publishing import Emit, envelope, id_taken, message_of
@@ -285,11 +285,12 @@ class FakeProbe:
         await asyncio.sleep(self.takes_s)
         return f"{endpoints}: {name} is not loaded there" if name in self.unloaded else None
 
-    async def measure(self, served: ServedTarget) -> ProbedAnswer | None:
-        """Return when the tokens of a short fixed answer came; None if they did not come in time."""
+    async def measure(self, served: ServedTarget, *, first_only: bool = False) -> ProbedAnswer | None:
+        """Return when the tokens of a short fixed answer came; `TIMED_OUT` if they did not in time, None on an error."""
         if await self.answers(served) is not None:
-            return None
-        return self.times.get(str(served.target), ProbedAnswer(ttft_ms=50.0, itl_ms=10.0))
+            return TIMED_OUT if str(served.target) in self.hanging else None
+        answer = self.times.get(str(served.target), ProbedAnswer(ttft_ms=50.0, itl_ms=10.0))
+        return replace(answer, itl_ms=0.0) if first_only else answer
 
     async def ask(self, served: ServedTarget, prompt: GoldenPrompt) -> GoldenReply | None:
         """Return the whole answer to a golden prompt; `replies` has others than `well` by target, or by both."""

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 from contracts.golden import GoldenPrompt
 from contracts.routes import ServedTarget
 from decisions.golden import GoldenReply
-from decisions.probed import ProbedAnswer
+from decisions.probed import TIMED_OUT, ProbedAnswer
 from shared.errors import SlipwayError
 from shared.serving.engine_streams import stream_api
 from shared.serving.inference import Channels, Deadlines, first_token, generate
@@ -54,14 +54,14 @@ class TritonProbe:
             await asyncio.gather(*asked, return_exceptions=True)
         return "; ".join(reasons)
 
-    async def measure(self, served: ServedTarget) -> ProbedAnswer | None:
-        """Return when the tokens of a short fixed answer came; None if no endpoint answered in time.
+    async def measure(self, served: ServedTarget, *, first_only: bool = False) -> ProbedAnswer | None:
+        """Return when the tokens of a short fixed answer came; `TIMED_OUT` if they did not in time, None on an error.
 
-        All endpoints are asked at once; the first whole answer counts.
+        All endpoints are asked at once; the first whole answer counts, or with `first_only` the first token.
         """
-        return await _first(self._measure(endpoint, served) for endpoint in served.endpoints)
+        return await _first(self._measure(endpoint, served, first_only) for endpoint in served.endpoints)
 
-    async def _measure(self, endpoint: str, served: ServedTarget) -> ProbedAnswer | None:
+    async def _measure(self, endpoint: str, served: ServedTarget, first_only: bool) -> ProbedAnswer | None:
         clock, times_s = asyncio.get_running_loop(), list[float]()
         began_s, deadlines = clock.time(), Deadlines(first_token_s=self._deadline_s, inter_token_s=self._deadline_s)
         channel, name = self._channels.get(endpoint), served.target.triton_name
@@ -73,8 +73,12 @@ class TritonProbe:
                 async for piece in pieces:
                     if piece.text:
                         times_s.append(clock.time())
-        except (SlipwayError, TimeoutError):
-            return None
+                        if first_only:
+                            break
+        except TimeoutError:
+            return TIMED_OUT
+        except SlipwayError as error:
+            return TIMED_OUT if "silent_s" in error.details else None
         if not times_s:
             return None
         gaps = max(1, len(times_s) - 1)

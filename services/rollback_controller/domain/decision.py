@@ -111,7 +111,7 @@ def decide_on_alert(
     starts = may_start(state, alert, cause.event_id, cause.now, rules.retry_s)
     if not starts or has_recovered(alert) or not is_current(state, alert.target, route, cause, rules):
         return note_shown(state, alert, None, cause.now)
-    state = note_shown(state, alert, moment.shown, cause.now)
+    state = note_shown(state, alert, moment.shown, cause.now, is_gone=moment.is_gone)
     if state.environment == "staging" and not _is_rehearsed(state, alert, cause):
         return state
     trigger = state.trigger(alert.target, alert.trigger)

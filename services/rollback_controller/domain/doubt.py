@@ -50,12 +50,14 @@ class Moment:
 
     Attributes:
         shown: What probes show; None if nothing was probed, or no two agree.
+        is_gone: Probes of the target met errors at once.
         other_answers: The version behind answered a probe.
         load_rose: The load that callers offer has risen.
         share_ratio: Share of the live traffic that a slice would have; 0 for no slices.
     """
 
     shown: Shown | None = None
+    is_gone: bool = False
     other_answers: bool = False
     load_rose: bool = False
     share_ratio: float = 0.0
@@ -75,6 +77,7 @@ def doubt_about(
         raised_at=alert.raised_at,
         deaths=alert.deaths,
         failing_since=state.failing.get(alert.alert_id),
+        is_gone=moment.is_gone,
         golden=shown_of(state.checks, alert.target, golden, now),
         load_rose=moment.load_rose,
         held_at=trial.held_at if trial is not None else None,
@@ -105,16 +108,24 @@ def reason_of(state: RollbackState, alert: AlertRaised | AlertUpdated, doubt: Do
 
 
 def note_shown(
-    state: RollbackState, alert: AlertRaised | AlertUpdated, shown: Shown | None, now: datetime
+    state: RollbackState,
+    alert: AlertRaised | AlertUpdated,
+    shown: Shown | None,
+    now: datetime,
+    *,
+    is_gone: bool = False,
 ) -> RollbackState:
-    """Return the record with since when probes fail of a target whose engine died, and answers callers again.
+    """Return the record with since when probes fail of a target whose engine died and answers callers again.
+
+    Or of one that fails them though no death of it is known (`is_gone`).
 
     After a pause nothing is known of the time in between, as where the monitor stood still, or a clock was set: then it
     begins anew.
     """
     failing, failed_at = dict(state.failing), dict(state.failed_at)
     since, last = failing.pop(alert.alert_id, now), failed_at.pop(alert.alert_id, None)
-    if shown == "target" and alert.deaths is not None and alert.deaths.dead_since is None:
+    is_dead = alert.deaths is not None and alert.deaths.dead_since is not None
+    if shown == "target" and not is_dead and (alert.deaths is not None or is_gone):
         if last is None or not timedelta() <= now - last <= _UNBROKEN:
             since = now
         failing = dict([*failing.items(), (alert.alert_id, since)][-HELD_KEPT:])

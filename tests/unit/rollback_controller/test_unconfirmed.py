@@ -9,6 +9,7 @@ from decisions.probed import ProbedAnswer
 from services.rollback_controller.domain.doubt import note_shown
 from services.rollback_controller.domain.record import RollbackState
 from testbed import factories as f
+from tests.kit.fake_bus import Message
 from tests.kit.virtual_time import virtual_time
 from tests.unit.rollback_controller.world import World
 
@@ -66,11 +67,60 @@ async def test_an_alert_is_decided_again_once_it_is_confirmed():
     await world.stop()
 
 
+@pytest.mark.parametrize("trigger", ["slow", "errors"])
 @virtual_time
-async def test_a_dead_engine_is_shown_by_probes():
+async def test_an_engine_that_fails_probes_is_rolled_back_by_the_next_update_if_no_death_is_reported(trigger):
     world = started()
     world.probe.unloaded.add(str(f.target(7)))
-    assert await alerted(world, "errors") == f.target(6)
+    raised_at = world.clock.true_time()
+    assert await alerted(world, trigger, raised_at=raised_at) == f.target(7)
+    assert codes(world) == ["unconfirmed"]
+    await asyncio.sleep(14)
+    assert await alerted(world, trigger, kind=cf.AlertUpdated, raised_at=raised_at) == f.target(6)
+    await world.stop()
+
+
+@pytest.mark.parametrize("trigger", ["slow", "errors"])
+@virtual_time
+async def test_an_engine_that_is_killed_for_the_first_time_as_its_probes_are_asked_is_not_rolled_back(trigger):
+    """No gateway has reported its death when the alert is decided; it is loaded again after twenty seconds."""
+    world = started()
+    world.raised_at = world.clock.true_time()
+    world.probe.unloaded.add(str(f.target(7)))
+    assert await alerted(world, trigger, raised_at=world.raised_at) == f.target(7)
+    await asyncio.sleep(14)
+    assert await probed(world, 1, trigger, dead_since=world.raised_at) == f.target(7)
+    world.probe.unloaded.clear()
+    for number in range(2, 8):
+        assert await probed(world, number, trigger) == f.target(7)
+    await world.stop()
+
+
+@virtual_time
+async def test_the_same_alert_delivered_again_is_no_update_that_knows_of_no_death():
+    """The process died before it confirmed the message; what the alert knows is as old as before."""
+    world = started()
+    world.probe.unloaded.add(str(f.target(7)))
+    event = world.publish(world.alert(trigger="errors", confirmed_by="none"))
+    (message,) = [message for message in world.log.stored if message.event.id == event.id]
+    for _ in range(2):
+        await asyncio.sleep(12)
+        assert world.route().active.target == f.target(7)
+        world.streams.put(Message(message.sequence, message.event, message.stored_at))
+        world.bus.deliver()
+    await asyncio.sleep(1)
+    assert world.route().active.target == f.target(7)
+    assert world.probe.asked.count(str(f.target(7))) == 9, "it was decided three times"
+    await world.stop()
+
+
+@virtual_time
+async def test_a_version_that_answers_no_probe_in_time_is_as_slow_as_can_be():
+    world = started()
+    world.probe.hanging.add(str(f.target(7)))
+    world.publish(world.alert(confirmed_by="none"))
+    await asyncio.sleep(6)
+    assert world.route().active.target == f.target(6)
     await world.stop()
 
 

@@ -13,6 +13,7 @@ from services.rollback_controller.adapters.kv import RecordedAnswers
 from services.rollback_controller.app import build
 from services.rollback_controller.controller import SERVICE, Controller
 from services.rollback_controller.domain.record import RollbackState
+from services.rollback_controller.early_probes import SWEEP_S as EARLY_SWEEP_S
 from services.rollback_controller.golden_probes import GoldenProbes
 from services.rollback_controller.settings import RollbackControllerSettings
 from services.rollback_controller.standby import StandbyProofs
@@ -55,6 +56,7 @@ class World:
         self.proofs = FakeProofs()
         self.verifies_standby = False
         self.asks_golden = False
+        self.asks_early = False
         self.watches = []
         """What arrives, for each process that notices that production is not watched."""
         self.watching = []
@@ -111,6 +113,9 @@ class World:
             life.spawn(
                 Sweeper("golden prompts", asking.keys, asking.sweep, every_s=every_s, item_limit_s=limit_s).run()
             )
+        if self.asks_early:
+            early = self.controller.early
+            life.spawn(Sweeper("early probes", early.keys, early.sweep, every_s=EARLY_SWEEP_S, item_limit_s=20).run())
         limits = self.settings.watch_limits
         self.watching = [Watching(states, self.routes, arrivals, self.clock, limits) for arrivals in self.watches]
         for watching in self.watching:
