@@ -30,7 +30,14 @@ from decisions.rollback import rollback_id
 from decisions.route_edits import Changed, EditRefused, roll_back
 from services.rollback_controller.domain import decision, execution, slices
 from services.rollback_controller.domain.decision import Cause, VoidOrder
-from services.rollback_controller.domain.doubt import Moment, awaited_previous, find_sides, may_start, needs_probes
+from services.rollback_controller.domain.doubt import (
+    Moment,
+    awaited_previous,
+    find_sides,
+    holds_both_slow,
+    may_start,
+    needs_probes,
+)
 from services.rollback_controller.domain.policies import record_policy
 from services.rollback_controller.domain.record import Rollback, RollbackState
 from services.rollback_controller.domain.rules import Rules
@@ -138,6 +145,9 @@ class Controller:
         update = isinstance(event.data, AlertUpdated)
         answers = await self.early.find(event, trigger, sides)
         answers = answers or await ask_sides(self.probe, sides, trigger, to_the_end=update)
+        is_cut = decide_shown(judge(trigger, *pair) for pair in answers) == "both" and not update
+        if is_cut and holds_both_slow(state, sides, load_rose=moment.load_rose):
+            answers = await ask_sides(self.probe, sides, trigger, to_the_end=True)
         rounds = [judge(trigger, *pair) for pair in answers]
         target, other = zip(*answers, strict=True)
         shown = decide_shown(rounds)

@@ -44,6 +44,15 @@ def find_sides(route: Route | None, failed: Target) -> tuple[ServedTarget, Serve
     return None if served is None or behind is None else (served, behind)
 
 
+def holds_both_slow(state: RollbackState, sides: tuple[ServedTarget, ServedTarget], *, load_rose: bool) -> bool:
+    """Return whether both sides slow may hold a rollback: then it matters if the previous version answers at all."""
+    return state.trial is not None or load_rose or _are_apart(sides)
+
+
+def _are_apart(sides: tuple[ServedTarget, ServedTarget]) -> bool:
+    return set(sides[0].endpoints).isdisjoint(sides[1].endpoints)
+
+
 @dataclass(frozen=True)
 class Moment:
     """What is seen at the time of a decision.
@@ -73,7 +82,7 @@ def doubt_about(
     return Doubt(
         confirmed_by=alert.confirmed_by,
         shown=moment.shown,
-        is_apart=sides is not None and set(sides[0].endpoints).isdisjoint(sides[1].endpoints),
+        is_apart=sides is not None and _are_apart(sides),
         raised_at=alert.raised_at,
         deaths=alert.deaths,
         failing_since=state.failing.get(alert.alert_id),

@@ -1,6 +1,7 @@
 """Probes that are asked when requests look slow: an alert that follows is decided by what they showed."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 
@@ -71,6 +72,23 @@ async def test_a_first_token_is_waited_for_until_it_shows_that_the_version_is_sl
     world = started()
     world.probe.hanging.add(str(ACTIVE))
     assert taken_s <= await raised(world, kind=kind) <= taken_s + 0.4
+    await world.stop()
+
+
+@pytest.mark.parametrize("early", [True, False])
+@virtual_time
+async def test_both_slow_that_is_not_waited_for_still_shows_whether_the_previous_version_answers(early):
+    """An alert may be raised when another one has been held for a minute: then a slice decides, if it answers."""
+    world = await watched(both_slow(apart=True))
+    world.probe.takes_s = 2.0
+    if early:
+        slow_requests(world)
+        await asyncio.sleep(2)
+    began_at = world.clock.true_time() - timedelta(seconds=61)
+    world.publish(world.alert(confirmed_by="none", raised_at=began_at))
+    await asyncio.sleep(8)
+    assert world.route().active.target == ACTIVE
+    assert [fact.phase for fact in world.log.facts(cf.SliceChanged)] == ["started"]
     await world.stop()
 
 
