@@ -172,7 +172,7 @@ class Recent:
 
 def recent(slots: Iterable[Slot], window_s: float, now: datetime, since: datetime | None = None) -> Recent:
     """Return the sums of the last window before now, or of its part since a time."""
-    begin = now.timestamp() - window_s
+    begin = max(0.0, now.timestamp() - window_s)
     if since is not None:
         begin = min(max(begin, since.timestamp()), now.timestamp())
     chosen = [slot for slot in slots if slot.start_s + slot_length_s(window_s) > begin]

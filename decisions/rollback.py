@@ -78,8 +78,8 @@ def decide_rollback(
     rollbacks = [rollback for rollback in past if rollback.at - now < CLOCK_SKEW]
     limit = guard or Guard()
     last = max((rollback.at for rollback in rollbacks if rollback.trigger == trigger.name), default=None)
-    if last is not None and now - last < timedelta(seconds=trigger.cooldown_s):
-        since = (now - last).total_seconds()
+    since = None if last is None else (now - last).total_seconds()
+    if since is not None and since < trigger.cooldown_s:
         return Hold(
             "cooldown", f"{trigger.name} caused a rollback {since:.0f} s ago; its cooldown is {trigger.cooldown_s:g} s."
         )

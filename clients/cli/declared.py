@@ -20,6 +20,7 @@ from contracts.vocabulary import Environment, Instant, ModelName
 from decisions.declared_state import Key, Kind
 from decisions.gate_samples import find_unanswerable
 from decisions.policy_comparison import find_unrehearsed
+from decisions.policy_times import find_endless
 
 KINDS = ("Policy", "Team", "ApiKey", "Mirror")
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -252,6 +253,8 @@ def _parse(document: Document, problems: list[Problem]) -> AnyDeclared | None:
     if isinstance(declared, DeclaredPolicy):
         reasons = ((find_unrehearsed(declared.policy), "rehearsal"), (find_unanswerable(declared.policy), "load"))
         problems += [document.problem(reason, "policy", field) for reason, field in reasons if reason is not None]
+        endless = find_endless(declared.policy)
+        problems += [document.problem(endless.reason, "policy", *endless.field)] if endless is not None else []
     return declared
 
 

@@ -10,6 +10,7 @@ from contracts.vocabulary import Target
 from decisions.alerts import AlertFact, AlertState, resolve_all
 from decisions.observation import slot_length_s
 from decisions.observe_loop import AlertRules, WatchedTarget, assess, begins_anew, observe
+from decisions.policy_times import LONGEST_S
 from decisions.replay.route_history import Span
 from decisions.triggers import Outcome
 
@@ -85,7 +86,7 @@ class Watched:
         """
         if self.until is None or not self.is_open:
             return
-        window_s = max(trigger.window_s for trigger in self.triggers)
+        window_s = min(LONGEST_S, max(trigger.window_s for trigger in self.triggers))
         longest = timedelta(seconds=2.0 * window_s + slot_length_s(window_s)) + STEP
         at, last = _next_second(self.until), min(begin, self.until + longest)
         while (at < last or (through and at == last == begin)) and self.is_open:

@@ -22,6 +22,7 @@ from contracts.policy import Trigger
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Digest
 from decisions.drills import describe_fault
+from decisions.policy_times import later
 from services.rollback_controller.domain import rehearsal_plan
 from services.rollback_controller.domain.record import Rollback
 from services.rollback_controller.domain.rehearsal_plan import Load
@@ -135,7 +136,7 @@ class Rehearsal:
             event.data.candidate,
             event.data.baseline,
             requested.policy_digest,
-            self.clock.now() + timedelta(seconds=requested.valid_s),
+            later(self.clock.now(), requested.valid_s),
         )
         certificates: list[RehearsalCertificate] = []
         reason = self._assess_triggers(requested.triggers)

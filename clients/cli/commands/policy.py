@@ -28,6 +28,7 @@ from contracts.policy import ReleasePolicy
 from decisions.gate_samples import find_unanswerable
 from decisions.policy_comparison import find_unrehearsed, weaknesses
 from decisions.policy_sentences import explain_policy
+from decisions.policy_times import find_endless
 from shared.storage.kv import Bucket, Conflict
 
 policy_app = typer.Typer(help="Write, check, explain, store and show release policies.", no_args_is_help=True)
@@ -50,6 +51,9 @@ def _read(path: Path) -> tuple[Document, ReleasePolicy]:
         raise CommandError(f"the policy {path} is not valid: it has {count}, and a policy is one document", Exit.USAGE)
     policy = validated(documents[0], ReleasePolicy, f"the policy {path}")
     assert isinstance(policy, ReleasePolicy)  # noqa: S101 - for the type checker
+    endless = find_endless(policy)
+    if endless is not None:
+        raise InvalidError([documents[0].problem(endless.reason, *endless.field)], f"the policy {path}")
     return documents[0], policy
 
 

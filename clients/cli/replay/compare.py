@@ -12,6 +12,7 @@ from contracts.facts import RollbackCompleted, RollbackFailed
 from contracts.facts.watch import AlertKind
 from contracts.policy import Trigger
 from contracts.vocabulary import Target
+from decisions.policy_times import LONGEST_S
 from decisions.replay.engine import Fired, Replay
 from decisions.triggers import kind_of, limit_of
 
@@ -113,7 +114,7 @@ def match(replay: Replay, recorded: Iterable[Recorded]) -> list[Line]:
 def _belongs(event: Recorded, fired: Fired) -> bool:
     if event.target != fired.target:
         return False
-    near = max(NEAR, timedelta(seconds=2.0 * fired.trigger.window_s))
+    near = max(NEAR, timedelta(seconds=2.0 * min(LONGEST_S, fired.trigger.window_s)))
     if event.kind is not None:
         same = event.trigger == fired.trigger.name or event.kind == kind_of(fired.trigger)
         lasts = event.at <= fired.at and (event.until is None or fired.at <= event.until)

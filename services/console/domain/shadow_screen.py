@@ -1,11 +1,12 @@
 """The shadow of a model: which candidate is asked unseen, how far its evidence is, and when its time is over. Pure."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from contracts import facts as f
 from contracts.envelope import Event
+from decisions.policy_times import later
 from decisions.release_holds import HoldOrder, newest_hold, start_of_deadline
 from services.console.domain.rows import instant
 from services.console.domain.screens import ShadowProgress
@@ -54,4 +55,4 @@ def _deadline(began_at: datetime | None, events: Sequence[Event[Any]]) -> dateti
     )
     if policy is None or began_at is None or (held is not None and held.paused):
         return None
-    return start_of_deadline(began_at, held) + timedelta(seconds=policy.deadline_s)
+    return later(start_of_deadline(began_at, held), policy.deadline_s)

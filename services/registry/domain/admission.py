@@ -18,6 +18,7 @@ from contracts.sources import parse_file_uri, parse_hub_uri, scheme_of
 from contracts.vocabulary import Digest, ServingSettings, digest_of_json
 from decisions.gate_samples import find_unanswerable
 from decisions.policy_comparison import find_unrehearsed, weaknesses
+from decisions.policy_times import find_endless
 from decisions.serving_settings import assess_settings, combine, find_departure
 from decisions.source_rules import is_covered
 
@@ -69,6 +70,9 @@ def decide_policy(asked: ReleasePolicy | None, stored: ReleasePolicy | None) -> 
     unrehearsed = find_unrehearsed(policy)
     if unrehearsed is not None:
         return Refusal("policy_invalid", unrehearsed, {"automatic": [trigger.name for trigger in policy.automatic]})
+    endless = find_endless(policy)
+    if endless is not None:
+        return Refusal("policy_invalid", endless.reason, {"field": ".".join(map(str, endless.field))})
     unanswerable = find_unanswerable(policy)
     if unanswerable is not None:
         return Refusal("policy_invalid", unanswerable, {"load": policy.load.model_dump(mode="json")})

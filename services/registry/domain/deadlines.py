@@ -1,10 +1,11 @@
 """What a release waits for, since when, and until when."""
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from contracts.facts import VariantFailed
 from contracts.vocabulary import Variant
+from decisions.policy_times import later
 from decisions.release_holds import start_of_deadline
 from decisions.release_plan import PlannedStep, Step, next_step, plan_release
 from services.registry.domain import gates, plan
@@ -187,7 +188,7 @@ def deadline_at(release: Release) -> datetime | None:
     step = awaited_step(release)
     if step is None or release.is_paused:
         return None
-    return start_of_deadline(since(release, step), release.hold_order) + timedelta(seconds=allowed_s(release, step))
+    return later(start_of_deadline(since(release, step), release.hold_order), allowed_s(release, step))
 
 
 def too_late(release: Release, variant: Variant) -> VariantFailed:

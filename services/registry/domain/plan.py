@@ -4,7 +4,7 @@ Everything here is a function of the record alone, never of the order in which f
 """
 
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from contracts.facts import (
     ApprovalRequested,
@@ -20,6 +20,7 @@ from contracts.facts import (
     VersionRegistered,
 )
 from contracts.vocabulary import Deployable, StagingPurpose, Target, Variant
+from decisions.policy_times import later
 from decisions.release_plan import needs_approval, needs_shadow, traffic_shares
 from services.registry.domain import deadlines, gates, rehearsals
 from services.registry.domain.approvals import is_approved
@@ -222,7 +223,7 @@ def _promotion(release: Release, turn: TurnGranted, now: datetime) -> Iterator[E
         if not _goes_live_at_once(release):
             yield stage_released(release, chosen.variant, "rehearsal")
     if needs_approval(release.policy):
-        deadline_at = now + timedelta(seconds=release.policy.promotion.approval_deadline_s)
+        deadline_at = later(now, release.policy.promotion.approval_deadline_s)
         yield (
             "approval.requested",
             ApprovalRequested(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from contracts.facts import BaseModelRef, Weights
-from contracts.policy import LoadProfile, MetricGate
+from contracts.policy import Deadlines, LoadProfile, MetricGate
 from contracts.vocabulary import ArtifactRef, ServingSettings, digest_of
 from services.registry.domain import admission
 from services.registry.domain.admission import AllowedLocations, Refusal
@@ -178,6 +178,15 @@ def test_a_policy_whose_load_cannot_answer_a_gate_is_refused(stored):
     assert "load.requests is 99, but the gate ttft_ms.p99 needs 100" in refusal.reason
     enough = k.policy(gates=gates, load=LoadProfile(requests=100))
     assert admission.decide_policy(enough, None) == enough
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_policy_that_declares_what_never_ends_is_refused(stored):
+    """Its release could not be swept, and would hold its model for ever."""
+    endless = k.policy(deadlines=Deadlines(merge_s=1e300))
+    refusal = admission.decide_policy(*((None, endless) if stored else (endless, None)))
+    assert (refusal.code, refusal.details) == ("policy_invalid", {"field": "deadlines.merge_s"})
+    assert "deadlines.merge_s is 1e+300 s; the limit is" in refusal.reason
 
 
 def test_a_tightening_of_a_stored_policy_that_waives_it_must_not_waive_it_either():

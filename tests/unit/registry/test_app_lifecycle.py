@@ -6,6 +6,7 @@ import contextlib
 import pytest
 
 from contracts import facts as f
+from contracts.policy import Deadlines
 from services.registry.admissions import rejection
 from services.registry.release_records import STUCK_GRACE_S
 from shared.errors import Permanent, Transient
@@ -55,6 +56,19 @@ async def test_a_suspect_record_is_measured_again_through_a_restart_and_asked_fo
     await harness.handle(opened.release_id, k.staged("int8", number=2), k.benchmarked("int8", number=2))
     (order,) = harness.published(f.TrafficRequested)
     assert order.target.measurement_manifest == k.quantised("int8", number=2).manifest
+
+
+async def test_a_release_whose_deadline_is_beyond_the_calendar_is_swept(harness):
+    """It was admitted before admission refused such a policy."""
+    (opened,) = await harness.admit()
+    key, releases = f"{k.MODEL}.{opened.release_id}", harness.out.releases
+    entry = await releases.get(key)
+    policy = entry.value.policy.model_copy(update={"deadlines": Deadlines(merge_s=1e300)})
+    before = entry.value.opened.model_copy(update={"policy": policy})
+    await releases.update(key, entry.value.model_copy(update={"opened": before}), entry.revision)
+    assert [await sweeper.sweep() for sweeper in harness.registry.sweepers] == [0, 0, 0]
+    await harness.to_registered(opened.release_id)
+    assert harness.published(f.VersionRegistered)
 
 
 async def test_the_place_is_handed_over_even_if_the_process_died_before_doing_so(harness):

@@ -1,0 +1,72 @@
+"""Durations of a policy that no release and no benchmark would come to the end of, and times beyond the calendar."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Final, NamedTuple
+
+from contracts.policy import ReleasePolicy
+
+LONGEST_S: Final = 100 * 365 * 86_400
+"""The longest duration that a policy may declare: a hundred years, in seconds."""
+MOST_WARMUPS: Final = 1_000
+"""The most warm-up requests of a benchmark, which are sent one after the other."""
+_LAST: Final = datetime(9000, 1, 1, tzinfo=UTC)
+
+
+class Endless(NamedTuple):
+    """What never comes to its end.
+
+    Attributes:
+        field: Where it is in the policy.
+        reason: A sentence that begins with the field.
+    """
+
+    field: tuple[str | int, ...]
+    reason: str
+
+
+def find_endless(policy: ReleasePolicy) -> Endless | None:
+    """Return the first duration or load of a policy that never comes to its end; None if each does.
+
+    A benchmark is for one candidate at a time: one that takes years would keep all others waiting.
+    """
+    for field, seconds in _durations(policy):
+        if seconds > LONGEST_S:
+            name = ".".join(map(str, field))
+            return Endless(field, f"{name} is {seconds:g} s; the limit is {LONGEST_S:,} s (100 years): lower it.")
+    load, allowed_s = policy.load, policy.deadlines.benchmark_s
+    if load.warmup_requests > MOST_WARMUPS:
+        reason = f"load.warmup_requests is {load.warmup_requests}; the limit is {MOST_WARMUPS:,}: lower it."
+        return Endless(("load", "warmup_requests"), reason)
+    takes_s = load.requests / load.rate_rps
+    if takes_s >= allowed_s:
+        reason = (
+            f"load.rate_rps is {load.rate_rps:g}, so that {load.requests} requests take {takes_s:g} s; "
+            f"deadlines.benchmark_s is {allowed_s:g} s, before the end of each benchmark: raise one of them, or lower "
+            "load.requests."
+        )
+        return Endless(("load", "rate_rps"), reason)
+    return None
+
+
+def later(start: datetime, seconds: float) -> datetime:
+    """Return the time so many seconds after another one; the year 9000 where the calendar ends before it."""
+    try:
+        return min(_LAST, start + timedelta(seconds=seconds))
+    except OverflowError:
+        return _LAST
+
+
+def _durations(policy: ReleasePolicy) -> Iterator[tuple[tuple[str | int, ...], float]]:
+    for name, seconds in policy.deadlines:
+        yield ("deadlines", name), seconds
+    yield ("promotion", "approval_deadline_s"), policy.promotion.approval_deadline_s
+    yield ("canary", "deadline_s"), policy.canary.deadline_s
+    if policy.shadow is not None:
+        yield ("shadow", "duration_s"), policy.shadow.duration_s
+        yield ("shadow", "deadline_s"), policy.shadow.deadline_s
+    yield ("rehearsal_valid_s",), policy.rehearsal_valid_s
+    yield ("load", "timeout_s"), policy.load.timeout_s
+    for number, trigger in enumerate(policy.triggers):
+        yield ("triggers", number, "window_s"), trigger.window_s
+        yield ("triggers", number, "cooldown_s"), trigger.cooldown_s

@@ -1,0 +1,62 @@
+"""Durations that end: what a policy may declare, and what becomes of older policies that declare more."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.policy import Canary, Deadlines, LoadProfile, Promotion, Shadow
+from decisions.observation import recent
+from decisions.policy_times import LONGEST_S, Endless, find_endless, later
+from decisions.rollback import Hold, PastRollback, decide_rollback
+from testbed.factories import policy, trigger
+
+NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
+BEYOND = st.floats(min_value=LONGEST_S, exclude_min=True, allow_infinity=False, allow_nan=False)
+DURATIONS = {
+    **{("deadlines", name): lambda s, name=name: {"deadlines": Deadlines(**{name: s})} for name in Deadlines.model_fields},
+    ("promotion", "approval_deadline_s"): lambda s: {"promotion": Promotion(approval_deadline_s=s)},
+    ("canary", "deadline_s"): lambda s: {"canary": Canary(deadline_s=s)},
+    ("shadow", "duration_s"): lambda s: {"shadow": Shadow(duration_s=s, deadline_s=1.01 * s)},
+    ("shadow", "deadline_s"): lambda s: {"shadow": Shadow(deadline_s=s)},
+    ("rehearsal_valid_s",): lambda s: {"rehearsal_valid_s": s},
+    ("load", "timeout_s"): lambda s: {"load": LoadProfile(timeout_s=s)},
+    ("triggers", 0, "window_s"): lambda s: {"triggers": (trigger(window_s=s),)},
+    ("triggers", 0, "cooldown_s"): lambda s: {"triggers": (trigger(cooldown_s=s),)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", DURATIONS)
+def test_a_duration_of_more_than_a_hundred_years_is_refused_wherever_it_is(field):
+    assert find_endless(policy(**DURATIONS[field](3e9))) is None
+    endless = find_endless(policy(**DURATIONS[field](1e13)))
+    name = ".".join(map(str, field))
+    assert endless == Endless(field, f"{name} is 1e+13 s; the limit is 3,153,600,000 s (100 years): lower it.")
+
+
+def test_a_benchmark_that_cannot_end_in_its_time_is_refused():
+    slow = policy(load=LoadProfile(requests=100, rate_rps=0.01))
+    assert find_endless(slow) == Endless(
+        ("load", "rate_rps"),
+        "load.rate_rps is 0.01, so that 100 requests take 10000 s; deadlines.benchmark_s is 3600 s, before the end of "
+        "each benchmark: raise one of them, or lower load.requests.",
+    )
+    assert find_endless(slow.model_copy(update={"deadlines": Deadlines(benchmark_s=10_001)})) is None
+    endless = find_endless(policy(load=LoadProfile(warmup_requests=1_001)))
+    assert endless.reason == "load.warmup_requests is 1001; the limit is 1,000: lower it."
+
+
+@given(st.floats(min_value=0.0, max_value=LONGEST_S), st.floats(min_value=0.0, allow_infinity=False, allow_nan=False))
+def test_every_time_is_in_the_calendar_and_what_may_be_declared_is_exact(declared, seconds):
+    assert later(NOW, declared) == NOW + timedelta(seconds=declared)
+    assert NOW <= later(NOW, seconds) <= datetime(9000, 1, 1, tzinfo=UTC)
+
+
+@given(BEYOND)
+def test_a_trigger_of_an_older_policy_holds_and_is_counted_however_long_its_times_are(seconds):
+    past = [PastRollback("slow", NOW - timedelta(days=400))]
+    decision = decide_rollback(trigger(name="slow", cooldown_s=seconds), past, NOW)
+    assert isinstance(decision, Hold)
+    assert decision.code == "cooldown"
+    assert recent((), seconds, NOW).window.to == NOW
