@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import nats
 import typer
 from nats.aio.client import Client
+from nats.js import JetStreamContext
 from nats.js.api import StreamInfo
 
 from clients.cli.completion import complete_models
@@ -230,7 +231,7 @@ class _Watching:
             return
         from shared.messaging.isolation import EVERY_S, Isolation  # what commands on one server do without
 
-        js = client.jetstream(timeout=EVERY_S)
+        js = JetStreamContext(client, timeout=EVERY_S)  # what a server does not answer counts
 
         async def ask() -> StreamInfo:
             self._has_asked = True
@@ -251,6 +252,18 @@ class _Watching:
         if self._task is not None:
             self._task.cancel()
             self._task = None
+
+
+class CommandClient(Client):
+    """A connection whose reads of a cluster are asked again while its servers choose a leader."""
+
+    def jetstream(self, **options: Any) -> JetStreamContext:
+        """Return JetStream with these options of `Client.jetstream`."""
+        if not self._server_info.get("cluster"):
+            return super().jetstream(**options)
+        from shared.messaging.patience import PatientJetStream  # what commands on one server do without
+
+        return PatientJetStream(self, **options)
 
 
 @asynccontextmanager
@@ -280,7 +293,7 @@ async def connected(stack: StackAddress) -> AsyncIterator[Client]:
         # The first attempt must fail fast; afterwards the client waits for a restarted bus without a limit.
         first = await connect(stack.connection, "cli", allow_reconnect=False, max_reconnect_attempts=1, **options)
         await first.close()
-        client = await connect(stack.connection, "cli", max_reconnect_attempts=-1, **options)
+        client = await connect(stack.connection, "cli", client=CommandClient(), max_reconnect_attempts=-1, **options)
         watching.begin(client)
     except ValueError as error:
         raise CommandError(f"{error} `slipway env` prints the credential of a stack on this machine.") from error

@@ -107,6 +107,11 @@ def _end_of_library(error: Exception) -> None:
 
 
 def _no_answer(error: Exception) -> str:
+    from shared.messaging.patience import NO_LEADER
+
+    if isinstance(error, NO_LEADER):
+        why = "no server of the message bus takes the request, as while they choose a leader"
+        return f"{why} ({type(error).__name__}); try again in a minute, `slipway doctor` shows the servers"
     return f"the message bus does not answer ({type(error).__name__}); see `slipway ps`"
 
 

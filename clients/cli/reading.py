@@ -16,13 +16,16 @@ from pydantic import BaseModel
 from contracts.services import RECORD_KEYS
 from decisions.bus_permissions import OWN_PERMISSIONS, readable_models
 from shared.errors import Transient
-from shared.messaging.patience import ELECTION_S, ask_beside
+from shared.messaging.patience import ask_beside
 from shared.storage.record_format import parse
 
 R = TypeVar("R", bound=BaseModel)
 BATCH = 200
 ANSWER_S = 5.0
 IDLE_S = 30.0
+CLUSTER_S = 30.0
+"""How long a consumer is asked for in a cluster: a server that is cut off is left after 14 s, and it and the others may
+have no leader for some seconds after it is back."""
 _DELETED = "KV-Operation"
 
 
@@ -55,8 +58,8 @@ class Subscription:
 async def subscribe(js: JetStreamContext, stream: str, *subjects: str, **settings: Any) -> Subscription:
     """Return a new consumer of subjects, one or more; settings are those of nats-py's ConsumerConfig.
 
-    While servers of a cluster choose a leader for the stream, they are asked again. A single server has the time limit
-    of the context.
+    While servers of a cluster choose a leader for the stream, they are asked again, for `CLUSTER_S`. A single server
+    has the time limit of the context.
     """
     name = f"cli-{secrets.token_hex(12)}"
     config = ConsumerConfig(
@@ -74,7 +77,7 @@ async def subscribe(js: JetStreamContext, stream: str, *subjects: str, **setting
 
     in_cluster = bool(js._nc._server_info.get("cluster"))  # noqa: SLF001 - nats-py has no public name for it
     limit_s = js._timeout  # noqa: SLF001 - as above
-    info = await ask_beside(add, within_s=max(limit_s, ELECTION_S) if in_cluster else limit_s)
+    info = await ask_beside(add, within_s=max(limit_s, CLUSTER_S) if in_cluster else limit_s)
     pull = await js.pull_subscribe_bind(consumer=name, stream=stream)
     return Subscription(js, stream, pull, int(info.num_pending or 0))
 

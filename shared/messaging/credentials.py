@@ -63,9 +63,12 @@ class BusIdentity:
         return NatsSecurity(ssl_context=self.tls, tls_handshake_first=True) if self.tls is not None else None
 
 
-async def connect(connection: Connection, default_name: str = "slipway", **options: Any) -> Client:
+async def connect(
+    connection: Connection, default_name: str = "slipway", *, client: Client | None = None, **options: Any
+) -> Client:
     """Connect to the bus as the identity that the settings name, with these options of `nats.connect`.
 
+    It is made by `client`, one that is not connected yet, where that is given and may reconnect.
     With `allow_reconnect=False` each server is tried once: the client by itself gives up at the first one that accepts
     a connection and then is silent, as a server does that stands still.
 
@@ -76,15 +79,15 @@ async def connect(connection: Connection, default_name: str = "slipway", **optio
     given = {**identify(connection).options(default_name), **options}
     servers = connection.nats_url.split(",")
     if options.get("allow_reconnect", True):
-        return await _connect(servers, given)
+        return await _connect(servers, given, client)
     for server in servers[:-1]:
         with contextlib.suppress(OSError, TimeoutError, nats.errors.Error):  # the last one says why
             return await _connect([server], given)
     return await _connect(servers[-1:], given)
 
 
-async def _connect(servers: list[str], options: dict[str, Any]) -> Client:
-    client = Client()
+async def _connect(servers: list[str], options: dict[str, Any], client: Client | None = None) -> Client:
+    client = client or Client()
     try:
         await client.connect(servers, **options)
     except BaseException:

@@ -1,4 +1,4 @@
-"""How long a command waits for a consumer: as long as an election takes in a cluster, else its own time limit."""
+"""How long a command waits for a consumer: 30 s in a cluster, else its own time limit."""
 
 import asyncio
 
@@ -7,7 +7,9 @@ import pytest
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 
+from clients.cli.connection import CommandClient
 from clients.cli.reading import subscribe
+from shared.messaging.patience import PatientJetStream
 from tests.kit.virtual_time import virtual_time
 
 
@@ -19,7 +21,7 @@ class Silent(JetStreamContext):
         raise nats.errors.TimeoutError
 
 
-@pytest.mark.parametrize(("server", "limit_s", "waits_s"), [({}, 2.0, 2), ({"cluster": "slipway"}, 2.0, 15)])
+@pytest.mark.parametrize(("server", "limit_s", "waits_s"), [({}, 2.0, 2), ({"cluster": "slipway"}, 2.0, 30)])
 @virtual_time
 async def test_only_in_a_cluster_is_an_election_awaited(server, limit_s, waits_s):
     client = Client()
@@ -27,3 +29,10 @@ async def test_only_in_a_cluster_is_an_election_awaited(server, limit_s, waits_s
     with pytest.raises(nats.errors.TimeoutError):
         await subscribe(Silent(client, timeout=limit_s), "EVENTS", "a.>")
     assert round(asyncio.get_running_loop().time()) == waits_s
+
+
+@pytest.mark.parametrize(("server", "kind"), [({}, JetStreamContext), ({"cluster": "slipway"}, PatientJetStream)])
+def test_other_reads_are_asked_again_in_a_cluster_too(server, kind):
+    client = CommandClient()
+    client._server_info = server
+    assert type(client.jetstream(timeout=2.0)) is kind
