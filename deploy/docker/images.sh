@@ -9,6 +9,7 @@ cd "$(dirname "$0")/../.."
 
 export PODMAN_IGNORE_CGROUPSV1_WARNING=1
 deploy/docker/check-podman.sh
+light_mb=250 # the most that an image without torch, Evidently or a server has
 version=$(sed -n 's/^VERSION = "\(.*\)"$/\1/p' contracts/version.py)
 mapfile -t all < <(sed -n 's/^      target: //p' compose.yaml deploy/docker/compose.*.yaml | grep -vE '^(minio|triton-vllm)$|\.' | sort -u)
 if [ $# -eq 0 ]; then set -- "${all[@]}"; fi
@@ -41,5 +42,10 @@ for target in "$@"; do
   name=localhost/slipway-$target:$version
   podman build "${options[@]}" --build-arg "SLIPWAY_VERSION=$version" --file deploy/docker/Dockerfile --target "$target" --tag "$name" . \
     >"$log" 2>&1 || { tail -n 60 "$log" >&2; exit 1; }
-  printf '%-52s %5.0f MB %5d s\n' "$name" "$(podman image inspect --format '{{.Size}}' "$name" | awk '{print $1 / 1e6}')" $((SECONDS - began))
+  size=$(podman image inspect --format '{{.Size}}' "$name" | awk '{printf "%.0f", $1 / 1e6}')
+  printf '%-52s %5d MB %5d s\n' "$name" "$size" $((SECONDS - began))
+  case $target in
+  merger | quantiser | monitor | seaweedfs | triton*) ;; # torch, Evidently, a server, an engine
+  *) if ((size > light_mb)); then echo "  $target has more than the $light_mb MB of a light image: what did it add? (podman history $name)"; fi ;;
+  esac
 done
