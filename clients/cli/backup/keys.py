@@ -3,12 +3,18 @@
 import io
 import os
 import tarfile
+import time
 from pathlib import Path
 
 from clients.cli.output import CommandError
 
 SHORTEST = 16
 """Characters of the shortest passphrase."""
+TRIES = 10
+"""How often keys are tried to be opened: age measures the machine each time, and refuses what would take long."""
+PAUSE_S = 1.0
+"""Seconds between two tries: a machine that is busy now is not always."""
+_TOO_MUCH_WORK = "Excessive work"
 
 
 def read_passphrase(file: Path) -> str:
@@ -58,15 +64,28 @@ def unpack(data: bytes, passphrase: str, folder: Path) -> int:
 
 
 def _decrypt(data: bytes, passphrase: str) -> bytes:
-    """Return the archive; raise `CommandError` if the passphrase is another one."""
+    """Return the archive.
+
+    Raises:
+        CommandError: the passphrase is another one, or this machine is far slower than the one that encrypted it.
+    """
     from pyrage import DecryptError
     from pyrage import passphrase as age
 
-    try:
-        archive: bytes = age.decrypt(data, passphrase)
-    except DecryptError as error:
-        raise CommandError("the keys of this backup do not open: the passphrase is another one") from error
-    return archive
+    refused: DecryptError | None = None
+    for number in range(TRIES):
+        if number:
+            time.sleep(PAUSE_S)
+        try:
+            return bytes(age.decrypt(data, passphrase))
+        except DecryptError as error:
+            if _TOO_MUCH_WORK not in str(error):
+                raise CommandError("the keys of this backup do not open: the passphrase is another one") from error
+            refused = error
+    raise CommandError(
+        "the keys of this backup do not open on this machine, which is too busy or too slow for their passphrase: end "
+        "what keeps it busy and try again, or leave --with-keys out and put back another copy of the folder of keys"
+    ) from refused
 
 
 def extract(archive: bytes, folder: Path) -> int:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from clients.cli.backup import keys
 from clients.cli.backup.contents import (
     BUCKETS_IN_ORDER,
     BackupManifest,
@@ -122,6 +123,18 @@ def test_keys_open_with_their_passphrase_only(tmp_path):
     assert str((back / "console-local").readlink()) == "credentials"
     with pytest.raises(CommandError, match="holds keys already"):
         unpack(data, "correct horse battery", back)
+
+
+def test_keys_that_are_too_much_work_for_a_machine_are_tried_again_and_blame_no_passphrase(tmp_path, monkeypatch):
+    """age estimates the work from how fast the machine is at that moment; a busy one was told of a wrong passphrase."""
+    monkeypatch.setattr(keys, "PAUSE_S", 0.0)
+    (tmp_path / "ca-key.pem").write_text("secret")
+    version, stanza, rest = pack(tmp_path, "correct horse battery").split(b"\n", 2)
+    much = b"\n".join((version, stanza.rpartition(b" ")[0] + b" 40", rest))
+    with pytest.raises(CommandError, match="too busy or too slow") as caught:
+        unpack(much, "correct horse battery", tmp_path / "back")
+    assert "another one" not in str(caught.value)
+    assert not (tmp_path / "back").exists()
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, linkname: str = "") -> tarfile.TarInfo:
