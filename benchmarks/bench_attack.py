@@ -9,7 +9,8 @@ Twenty honest callers share the traffic unevenly. For a minute 1, 5 or 50 hostil
 - forced output: answers that do not end before the token limit;
 - deaths: each tenth, with another body each time, kills the engine with all that it has in flight; it is back after
   10 s, and meanwhile all requests fail;
-- one prompt: only the active version answers it up to the token limit; half of the requests are pairs.
+- one prompt: only the active version answers it up to the token limit; half of the requests are pairs;
+- failing prompt: only the active version fails it, as a cross-check shows.
 
 Several keys are of one team, or each on its own. The versions that should go fail one prompt in ten, are slow by
 800 ms or 4 s, slow the whole machine by 800 ms, die of one prompt in ten, or for good, for every sender. Before: an
@@ -25,7 +26,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Literal, get_args
 
 from benchmarks.parts import quantile, show_table
 from contracts.facts import AlertRaised, AlertUpdated, EngineDeath, Inference, MirroredPair
@@ -56,8 +57,8 @@ TRIGGERS = (
     Trigger(name="cut-off", metric="cut_off_ratio", threshold=0.05),
     Trigger(name="tokens", metric="output_tokens", threshold=1000.0, allowed_ratio=0.05),
 )
-Attack = Literal["errors", "long prompts", "slow reading", "forced output", "deaths", "one prompt"]
-ATTACKS: tuple[Attack, ...] = ("errors", "long prompts", "slow reading", "forced output", "deaths", "one prompt")
+Attack = Literal["errors", "long prompts", "slow reading", "forced output", "deaths", "one prompt", "failing prompt"]
+ATTACKS: tuple[Attack, ...] = get_args(Attack)
 Regression = Literal[
     "fails one prompt in ten",
     "slow",
@@ -128,6 +129,7 @@ def answer(traffic: Traffic, sent: Sent, target: Target, dead_until_s: float) ->
     if changed and traffic.regression == "slow by 4 s" and is_new:
         ttft_ms += 4000.0
     fails = changed and traffic.regression == "fails one prompt in ten" and is_new and sent.odd
+    fails = fails or (attack == "failing prompt" and is_new)
     dead = is_new and sent.at_s < dead_until_s
     error = "engine_dead" if dead else "engine_failed" if fails or attack == "errors" else None
     forced = attack == "forced output" or (attack == "one prompt" and is_new)

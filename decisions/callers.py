@@ -6,7 +6,7 @@ from contracts.vocabulary import Contract
 from decisions.triggers import Outcome
 
 MOST_CALLERS = 64
-"""Callers that are counted one by one; those that come later are counted together."""
+"""Callers that are counted one by one, those with the most bad requests; others are counted together."""
 OTHERS = "*"
 
 
@@ -46,15 +46,29 @@ class CallerShares(Contract):
         return max(single, key=lambda count: (count.bad, -count.requests), default=CallerCount())
 
 
-def count_outcome(shares: CallerShares, outcome: Outcome) -> CallerShares:
-    """Return the shares with one more request."""
-    if outcome.caller is None:
+def count_outcome(shares: CallerShares, outcome: Outcome, name: str | None) -> CallerShares:
+    """Return the shares with one more request of a caller, or of a team; None if it is not known whose it is.
+
+    Who comes later with a bad request takes the place of the one that had the fewest: among the others, one caller with
+    many bad requests would be none that is left out as the heaviest.
+    """
+    if name is None:
         return shares.model_copy(update={"unknown": shares.unknown + 1})
-    name = outcome.caller if outcome.caller in shares.known or len(shares.known) < MOST_CALLERS else OTHERS
-    before = shares.known.get(name, CallerCount())
-    after = CallerCount(
-        requests=before.requests + 1,
-        bad=before.bad + outcome.bad,
-        compared=before.compared + outcome.compared,
+    known = dict(shares.known)
+    if name not in known and len(known.keys() - {OTHERS}) >= MOST_CALLERS:
+        if outcome.bad:
+            least = min(known.keys() - {OTHERS}, key=lambda each: (known[each].bad, known[each].requests, each))
+            known[OTHERS] = _add(known.get(OTHERS, CallerCount()), known.pop(least))
+        else:
+            name = OTHERS
+    request = CallerCount(requests=1, bad=int(outcome.bad), compared=int(outcome.compared))
+    known[name] = _add(known.get(name, CallerCount()), request)
+    return shares.model_copy(update={"known": known})
+
+
+def _add(first: CallerCount, second: CallerCount) -> CallerCount:
+    return CallerCount(
+        requests=first.requests + second.requests,
+        bad=first.bad + second.bad,
+        compared=first.compared + second.compared,
     )
-    return shares.model_copy(update={"known": {**shares.known, name: after}})

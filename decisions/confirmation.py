@@ -6,8 +6,9 @@ show that the version is the cause:
 - **pairs**: requests that the previous version answered as well, bad on this version only (`decisions.pairs`),
   whichever callers with at most half of the requests are left out (`decisions.pair_shares`);
 - **callers**, for errors: a failed request counts once the previous version has answered the same request; one that
-  nothing was compared with counts unless one caller alone carries the evidence. A caller with more than half of the
-  requests is confirmed by its compared failures only, since there may be no others. What failed because an engine died
+  nothing was compared with counts unless one caller alone carries the evidence: one key, and besides one team with all
+  its keys. A caller with clearly more than half of the requests is confirmed by its compared failures only, since there
+  may be no others; one with just half has more than half of a few every other time. What failed because an engine died
   counts as one death, and deaths confirm unless few callers may have caused all (`decisions.engine_deaths`);
 - **drill**: a declared fault touched at least half of the bad requests.
 
@@ -22,6 +23,7 @@ from decisions.callers import CallerCount, CallerShares
 from decisions.engine_deaths import DeathLog
 from decisions.evidence import plan_bet, process_log_e
 from decisions.observation import TriggerState
+from decisions.pair_callers import CLEAR_SIGMAS
 from decisions.pair_shares import are_from_most
 from decisions.pairs import MirrorTest, is_confirmed
 from decisions.triggers import kind_of, limit_of
@@ -41,7 +43,7 @@ def confirm(trigger: Trigger, state: TriggerState, *, drilled: bool, deaths: Dea
         return "pairs"
     if state.callers.unknown:
         return None
-    if kind_of(trigger) == "errors" and (_is_from_several(trigger, state.callers) or _are_of_the_engine(deaths)):
+    if kind_of(trigger) == "errors" and (_are_from_several(trigger, state) or _are_of_the_engine(deaths)):
         return "callers"
     return "none"
 
@@ -58,10 +60,19 @@ def _are_of_the_engine(deaths: DeathLog) -> bool:
     return bool(deaths.deaths) and not deaths.is_explained
 
 
+def _are_from_several(trigger: Trigger, state: TriggerState) -> bool:
+    """Return whether the failures are neither of one key alone nor of one team alone.
+
+    Without what is known of teams, as in a record of an earlier version, keys decide.
+    """
+    of_teams = not state.holders.known or _is_from_several(trigger, state.holders)
+    return of_teams and _is_from_several(trigger, state.callers)
+
+
 def _is_from_several(trigger: Trigger, shares: CallerShares) -> bool:
     """Return whether the failures speak against the target without the caller that had most of them."""
     total, heaviest = shares.total, shares.heaviest
-    if 2 * heaviest.requests > total.requests:
+    if 2 * heaviest.requests - total.requests >= CLEAR_SIGMAS * math.sqrt(total.requests) > 0.0:
         return _is_suspicious(trigger, CallerCount(requests=total.requests, bad=total.compared))
     rest = CallerCount(requests=total.requests - heaviest.requests, bad=total.bad - heaviest.bad)
     return _is_suspicious(trigger, rest)

@@ -50,6 +50,7 @@ class TriggerState(Contract):
         drill: The last drill that touched a bad request.
         mirrored: What pairs of the same requests on two versions showed.
         callers: Whose requests it observed since `first_bad_at`, without those that failed by the death of an engine.
+        holders: The same by team: all keys of a team are one, a key of no team is one.
     """
 
     evidence: Annotated[EProcess | EDetector, Field(discriminator="form")]
@@ -59,6 +60,7 @@ class TriggerState(Contract):
     drill: str | None = None
     mirrored: MirrorTest | None = None
     callers: CallerShares = CallerShares()
+    holders: CallerShares = CallerShares()
 
 
 def fresh_trigger(role: Role) -> TriggerState:
@@ -75,7 +77,7 @@ def observe_outcomes(state: TriggerState, trigger: Trigger, outcomes: Sequence[O
     if not outcomes:
         return state
     bet, evidence = plan_bet(limit_of(trigger)), state.evidence
-    first_bad_at, drill, callers = state.first_bad_at, state.drill, state.callers
+    first_bad_at, drill, callers, holders = state.first_bad_at, state.drill, state.callers, state.holders
     for outcome in outcomes:
         evidence = _observe(evidence, bet, outcome.bad)
         if evidence.trials <= trigger.min_requests:
@@ -84,15 +86,17 @@ def observe_outcomes(state: TriggerState, trigger: Trigger, outcomes: Sequence[O
             first_bad_at = first_bad_at or outcome.at
             drill = outcome.drill or drill
         elif evidence.log_e <= _outweighed_at(evidence, bet):
-            first_bad_at, drill, callers = None, None, CallerShares()
+            first_bad_at, drill, callers, holders = None, None, CallerShares(), CallerShares()
         if first_bad_at is not None and not outcome.by_death:
-            callers = count_outcome(callers, outcome)
+            callers = count_outcome(callers, outcome, outcome.caller)
+            holders = count_outcome(holders, outcome, outcome.holder or outcome.caller)
     update = {
         "evidence": evidence,
         "first_bad_at": first_bad_at,
         "slots": add_to_slots(state.slots, trigger.window_s, outcomes),
         "drill": drill if first_bad_at else None,
         "callers": callers,
+        "holders": holders,
     }
     return state.model_copy(update=update)
 

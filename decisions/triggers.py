@@ -41,6 +41,7 @@ class Outcome:
         ended_at: When it ended; it counts in the window of that time.
         drill: The drill that touched it.
         caller: The pseudonym of its caller; None if unknown.
+        holder: That of the team of its caller, or of the caller if it is of no team; None if unknown.
         compared: It is bad on the target and not on the previous version, as a cross-check of this request showed.
         by_death: It is bad because an engine died (`decisions.engine_deaths`), not for what its own caller sent.
     """
@@ -50,6 +51,7 @@ class Outcome:
     ended_at: datetime
     drill: str | None = None
     caller: str | None = None
+    holder: str | None = None
     compared: bool = False
     by_death: bool = False
 
@@ -131,6 +133,7 @@ def outcomes_of(trigger: Trigger, records: Iterable[Inference], declared: Sequen
             ended_at=ended_at(record),
             drill=record.drill,
             caller=record.caller,
+            holder=record.holder,
             compared=bad and record.error in COMPARED and record.caused_by == "target",
             by_death=bad and record.error == "engine_dead" and record.death is not None,
         )

@@ -126,8 +126,8 @@ class MonitorState(OutboxRecord):
         ignored_at: When the last of these batches came.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 17
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 17), unchanged) | {9: without_credit}
+    SCHEMA_VERSION: ClassVar[int] = 18
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 18), unchanged) | {9: without_credit}
 
     model: ModelName
     environment: Environment

@@ -22,8 +22,8 @@ SLOW = f.trigger(name="slow", metric="ttft_ms", threshold=800.0)
 EMPTY = f.trigger(name="empty", metric="empty_ratio", threshold=0.02)
 
 
-def outcome(caller="shop", *, bad=True, compared=False):
-    return Outcome(bad=bad, at=f.after(0), ended_at=f.after(1), caller=caller, compared=compared)
+def outcome(caller="shop", *, bad=True, compared=False, holder=None):
+    return Outcome(bad=bad, at=f.after(0), ended_at=f.after(1), caller=caller, holder=holder, compared=compared)
 
 
 def seen(outcomes, trigger=ERRORS) -> TriggerState:
@@ -58,6 +58,54 @@ def test_a_caller_with_most_of_the_traffic_is_confirmed_by_its_compared_failures
 
 def test_failures_of_several_callers_confirm_each_other():
     assert confirmed(seen(traffic(0.0, 1, 0.1))) == "callers"
+
+
+def only_here(hostile_share, keys, *, team="", honest_keys=10, honest_team="", honest_bad=0.0, requests=400, seed=1):
+    """Requests of honest keys, and of hostile ones that send what this version alone fails, as a comparison shows."""
+    draw = random.Random(seed)
+    for _ in range(requests):
+        if draw.random() < hostile_share:
+            name = f"bad-{draw.randrange(keys)}"
+            yield outcome(name, compared=True, holder=team or name)
+        else:
+            name, bad = f"good-{draw.randrange(honest_keys)}", draw.random() < honest_bad
+            yield outcome(name, bad=bad, compared=bad, holder=honest_team or name)
+
+
+@pytest.mark.parametrize("keys", [1, 2, 5, 50])
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.4])
+def test_keys_of_one_team_are_one_caller_of_what_only_this_version_fails(keys, share):
+    assert confirmed(seen(only_here(share, keys, team="tenant"))) == "none"
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.4])
+def test_nor_does_one_key_confirm_where_all_are_of_one_team(share):
+    """The team has all requests, so that nothing is confirmed without it; each of its keys is one caller besides."""
+    assert confirmed(seen(only_here(share, 1, team="tenant", honest_team="tenant"))) == "none"
+    everywhere = only_here(0.0, 1, honest_team="tenant", honest_bad=0.1)
+    assert confirmed(seen(everywhere)) == "callers", "what all keys of a single team meet is"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_key_with_just_half_of_the_requests_has_not_most_of_them_by_chance(seed):
+    """At no time: it chooses when it begins, and an alert is decided with each update."""
+    state = fresh_trigger("active")
+    for each in only_here(0.5, 1, seed=seed):
+        state = observe_outcomes(state, ERRORS, [each])
+        assert confirmed(state) == "none"
+
+
+def test_keys_of_no_team_in_one_hand_are_several_callers():
+    """A known limit (docs/reliability.md): it is true of what they send that only this version fails it."""
+    assert confirmed(seen(only_here(0.2, 5))) == "callers"
+
+
+def test_one_caller_that_comes_after_many_others_is_still_one_caller():
+    """The first bad request of anybody begins the count; this one comes when as many as are counted are known."""
+    good = [outcome(f"good-{number}", bad=False) for number in range(MOST_CALLERS)]
+    before = [each for at in range(0, MOST_CALLERS, 8) for each in (outcome("first"), *good[at : at + 8])]
+    after = only_here(0.2, 1, honest_keys=MOST_CALLERS)
+    assert confirmed(seen([*before, *before, *after])) == "none"
 
 
 @pytest.mark.parametrize("trigger", [SLOW, EMPTY])
@@ -138,7 +186,7 @@ def test_an_alert_that_is_held_stays_held_when_records_name_no_callers():
 def test_the_callers_that_are_kept_are_bounded_and_none_is_lost(requests):
     shares = CallerShares()
     for number, bad in requests:
-        shares = count_outcome(shares, outcome(f"key-{number}", bad=bad))
+        shares = count_outcome(shares, outcome(bad=bad), f"key-{number}")
     assert len(shares.known) <= MOST_CALLERS + 1
     assert (shares.total.requests, shares.total.bad) == (len(requests), sum(bad for _, bad in requests))
     assert shares.heaviest == max(
