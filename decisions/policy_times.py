@@ -1,7 +1,8 @@
-"""Durations of a policy that no release and no benchmark would come to the end of, and times beyond the calendar."""
+"""What a policy declares that no release, benchmark or trigger would come to the end of; times beyond the calendar."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Final, NamedTuple
 
 from contracts.policy import ReleasePolicy
@@ -10,6 +11,10 @@ LONGEST_S: Final = 100 * 365 * 86_400
 """The longest duration that a policy may declare: a hundred years, in seconds."""
 MOST_WARMUPS: Final = 1_000
 """The most warm-up requests of a benchmark, which are sent one after the other."""
+MOST_REQUESTS: Final = 1_000_000_000
+"""The largest number of requests that anything may wait for."""
+LEAST_ALPHA: Final = 1e-100
+"""The least probability of a false alarm: no evidence is computed for less."""
 _LAST: Final = datetime(9000, 1, 1, tzinfo=UTC)
 
 
@@ -26,7 +31,7 @@ class Endless(NamedTuple):
 
 
 def find_endless(policy: ReleasePolicy) -> Endless | None:
-    """Return the first duration or load of a policy that never comes to its end; None if each does.
+    """Return the first part of a policy that never comes to its end; None if each does.
 
     A benchmark is for one candidate at a time: one that takes years would keep all others waiting.
     """
@@ -34,9 +39,17 @@ def find_endless(policy: ReleasePolicy) -> Endless | None:
         if seconds > LONGEST_S:
             name = ".".join(map(str, field))
             return Endless(field, f"{name} is {seconds:g} s; the limit is {LONGEST_S:,} s (100 years): lower it.")
+    for field, requests in _least_requests(policy):
+        if requests > MOST_REQUESTS:
+            name = ".".join(map(str, field))
+            return Endless(field, f"{name} is {_short(requests)}; the limit is {MOST_REQUESTS:,}: lower it.")
+    for number, trigger in enumerate(policy.triggers):
+        if trigger.alpha < LEAST_ALPHA:
+            reason = f"triggers.{number}.alpha is {trigger.alpha:g}; the least is {LEAST_ALPHA:g}: raise it."
+            return Endless(("triggers", number, "alpha"), reason)
     load, allowed_s = policy.load, policy.deadlines.benchmark_s
     if load.warmup_requests > MOST_WARMUPS:
-        reason = f"load.warmup_requests is {load.warmup_requests}; the limit is {MOST_WARMUPS:,}: lower it."
+        reason = f"load.warmup_requests is {_short(load.warmup_requests)}; the limit is {MOST_WARMUPS:,}: lower it."
         return Endless(("load", "warmup_requests"), reason)
     takes_s = load.requests / load.rate_rps
     if takes_s >= allowed_s:
@@ -70,3 +83,16 @@ def _durations(policy: ReleasePolicy) -> Iterator[tuple[tuple[str | int, ...], f
     for number, trigger in enumerate(policy.triggers):
         yield ("triggers", number, "window_s"), trigger.window_s
         yield ("triggers", number, "cooldown_s"), trigger.cooldown_s
+
+
+def _least_requests(policy: ReleasePolicy) -> Iterator[tuple[tuple[str | int, ...], int]]:
+    yield ("canary", "min_requests"), policy.canary.min_requests
+    if policy.shadow is not None:
+        yield ("shadow", "min_requests"), policy.shadow.min_requests
+    for number, trigger in enumerate(policy.triggers):
+        yield ("triggers", number, "min_requests"), trigger.min_requests
+
+
+def _short(number: int) -> str:
+    """Return a number in a few characters, also one that no float has."""
+    return f"{Decimal(number).normalize():.6g}"

@@ -45,6 +45,35 @@ def test_a_benchmark_that_cannot_end_in_its_time_is_refused():
     assert find_endless(slow.model_copy(update={"deadlines": Deadlines(benchmark_s=10_001)})) is None
     endless = find_endless(policy(load=LoadProfile(warmup_requests=1_001)))
     assert endless.reason == "load.warmup_requests is 1001; the limit is 1,000: lower it."
+    assert len(find_endless(policy(load=LoadProfile(warmup_requests=10**4000))).reason) < 100
+
+
+@pytest.mark.parametrize(
+    ("field", "changes", "reason"),
+    [
+        (
+            ("canary", "min_requests"),
+            {"canary": Canary(min_requests=10**400)},
+            "is 1e+400; the limit is 1,000,000,000",
+        ),
+        (
+            ("shadow", "min_requests"),
+            {"shadow": Shadow(min_requests=10**10)},
+            "is 1e+10; the limit is 1,000,000,000",
+        ),
+        (("triggers", 0, "min_requests"), {"triggers": (trigger(min_requests=10**400),)}, "is 1e+400; the limit is"),
+        (
+            ("triggers", 0, "alpha"),
+            {"triggers": (trigger(alpha=5e-324),)},
+            "is 4.94066e-324; the least is 1e-100: raise it.",
+        ),
+    ],
+)
+def test_evidence_that_never_comes_is_refused(field, changes, reason):
+    """The monitor failed at each request of such a model."""
+    endless = find_endless(policy(**changes))
+    assert endless.field == field
+    assert f"{'.'.join(map(str, field))} {reason}" in endless.reason
 
 
 @given(st.floats(min_value=0.0, max_value=LONGEST_S), st.floats(min_value=0.0, allow_infinity=False, allow_nan=False))
