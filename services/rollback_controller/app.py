@@ -32,6 +32,7 @@ from services.rollback_controller.early_probes import EarlyProbes
 from services.rollback_controller.gateway_reports import GatewayReports, report_refused
 from services.rollback_controller.operator_orders import OperatorOrders
 from services.rollback_controller.ports import Alerts, Answers, Drills, Probe, Proofs, Routes, Slices, Traffic
+from services.rollback_controller.probing import Probing
 from services.rollback_controller.rehearsal import Rehearsal
 from services.rollback_controller.settings import RollbackControllerSettings
 from services.rollback_controller.states import RollbackStates
@@ -74,8 +75,7 @@ def build(
         rules=settings.rules,
         teams=teams,
         trials=Trials(states, routes, slices, clock),
-        early=EarlyProbes(routes, probe, clock),
-        load_rose=load_rose,
+        probing=Probing(states, routes, probe, EarlyProbes(routes, probe, clock), clock, settings.rules, load_rose),
     )
     rehearsal = Rehearsal(
         bus=bus,

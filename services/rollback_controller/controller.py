@@ -3,7 +3,7 @@
 import asyncio
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -25,24 +25,16 @@ from contracts.routes import Route
 from contracts.teams import Team
 from contracts.vocabulary import ENVIRONMENTS, Environment
 from decisions.clocks import offset_s, put_right
-from decisions.probed import answers_all, decide_shown, is_gone, judge
 from decisions.rollback import rollback_id
 from decisions.route_edits import Changed, EditRefused, roll_back
 from services.rollback_controller.domain import decision, execution, slices
 from services.rollback_controller.domain.decision import Cause, VoidOrder
-from services.rollback_controller.domain.doubt import (
-    Moment,
-    awaited_previous,
-    find_sides,
-    holds_both_slow,
-    may_start,
-    needs_probes,
-)
+from services.rollback_controller.domain.doubt import awaited_previous, may_start
 from services.rollback_controller.domain.policies import record_policy
 from services.rollback_controller.domain.record import Rollback, RollbackState
 from services.rollback_controller.domain.rules import Rules
-from services.rollback_controller.early_probes import EarlyProbes, ask_sides
 from services.rollback_controller.ports import Alerts, Probe, Routes
+from services.rollback_controller.probing import Probing
 from services.rollback_controller.states import RollbackStates
 from services.rollback_controller.trials import Trials
 from shared.errors import Permanent, Transient
@@ -66,8 +58,7 @@ class Controller:
 
     Attributes:
         teams: Returns the teams as they are now.
-        early: What probes showed that no alert asked for.
-        load_rose: Returns whether the load that callers offer to a model has risen.
+        probing: Returns what is seen when an alert is decided.
     """
 
     states: RollbackStates
@@ -78,8 +69,7 @@ class Controller:
     rules: Rules
     teams: Callable[[], tuple[Team, ...]]
     trials: Trials
-    early: EarlyProbes
-    load_rose: Callable[[str], bool]
+    probing: Probing
     _executing: set[str] = field(default_factory=set)
 
     # -- facts ------------------------------------------------------------------------------------------------------
@@ -109,7 +99,7 @@ class Controller:
         if isinstance(event.data, AlertUpdated) and await self._awaits_previous(event.data, event):
             log.info("the previous target still does not generate, so the alert starts no other rollback")
             return
-        moment = await self._look(event)
+        moment = await self.probing.look(event)
 
         def decide(state: RollbackState, route: Route | None, cause: Cause) -> RollbackState:
             if decision.lacks_policy(state, event.data, route):
@@ -126,33 +116,6 @@ class Controller:
         served = awaited_previous(state, alert, entry.value if entry else None)
         starts = may_start(state, alert, event.id, self.clock.now(), self.rules.retry_s)
         return served is not None and starts and await self.probe.answers(served) is not None
-
-    async def _look(self, event: Event[AlertRaised] | Event[AlertUpdated]) -> Moment:
-        """Return what is seen now; of an alert that nothing confirms, or pairs, also what probes show."""
-        moment = Moment(load_rose=self.load_rose(event.subject), share_ratio=self.rules.slice_ratio)
-        if event.data.confirmed_by not in ("none", "pairs"):
-            return moment
-        environment, model, now = event.environment, event.subject, self.clock.now()
-        state = await self.states.read(environment, model)
-        guard, retry_s = self.rules.guard, self.rules.retry_s
-        trigger = needs_probes(state, event.data, event.id, now, guard=guard, retry_s=retry_s)
-        if trigger is None:
-            return moment
-        entry = await self.routes.get(environment, model)
-        sides = find_sides(entry.value if entry else None, event.data.target)
-        if sides is None:
-            return moment
-        update = isinstance(event.data, AlertUpdated)
-        answers = await self.early.find(event, trigger, sides)
-        answers = answers or await ask_sides(self.probe, sides, trigger, to_the_end=update)
-        is_cut = decide_shown(judge(trigger, *pair) for pair in answers) == "both" and not update
-        if is_cut and holds_both_slow(state, sides, load_rose=moment.load_rose):
-            answers = await ask_sides(self.probe, sides, trigger, to_the_end=True)
-        rounds = [judge(trigger, *pair) for pair in answers]
-        target, other = zip(*answers, strict=True)
-        shown = decide_shown(rounds)
-        structlog.get_logger().info("probed", model=model, alert=event.data.alert_id, rounds=rounds, shown=shown)
-        return replace(moment, shown=shown, is_gone=is_gone(target), other_answers=answers_all(other))
 
     async def handle_assessment(self, event: Event[CanaryAssessed] | Event[ShadowAssessed], received: Received) -> None:
         """Roll back a canary, or end a shadow, that failed its test."""
@@ -201,7 +164,7 @@ class Controller:
             return after
 
         state = await self.states.write(event.environment, event.subject, assess)
-        self.early.note(state, records)
+        self.probing.early.note(state, records)
         if completed:
             await self._publish(event.environment, event.subject)
 

@@ -89,9 +89,8 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
         "golden prompts", golden.keys, golden.sweep, every_s=settings.golden_sweep_s, item_limit_s=CHECK_S + 20
     )
 
-    early = Sweeper(
-        "early probes", controller.early.keys, controller.early.sweep, every_s=EARLY_SWEEP_S, item_limit_s=20.0
-    )
+    early_probes = controller.probing.early
+    early = Sweeper("early probes", early_probes.keys, early_probes.sweep, every_s=EARLY_SWEEP_S, item_limit_s=20.0)
 
     async def compare_clocks() -> None:
         await clock.keep_comparing(settings.compare_clocks_s)

@@ -114,7 +114,7 @@ class World:
                 Sweeper("golden prompts", asking.keys, asking.sweep, every_s=every_s, item_limit_s=limit_s).run()
             )
         if self.asks_early:
-            early = self.controller.early
+            early = self.controller.probing.early
             life.spawn(Sweeper("early probes", early.keys, early.sweep, every_s=EARLY_SWEEP_S, item_limit_s=20).run())
         limits = self.settings.watch_limits
         self.watching = [Watching(states, self.routes, arrivals, self.clock, limits) for arrivals in self.watches]
