@@ -97,7 +97,7 @@ def service_permissions(service: ServiceContract) -> Permissions:
     subscribed = (
         *service.exchanges,
         *service.hears,
-        *(each.filter for each in service.answers),
+        *(exchange.filter for exchange in service.answers),
         *((LIVE,) if service.sees_progress else ()),
     )
     subscribe = (f"{inbox_prefix(service.name)}.>", *subscribed)
@@ -196,14 +196,14 @@ def _reading_models(models: Iterable[str]) -> list[str]:
     in the body only is not here: a stream's message by number, the subjects of a stream, a consumer without a filter.
     """
     filters: dict[str, list[str]] = {
-        stream: [each for model in models for each in subjects_about(stream, model)] for stream in STREAMS
+        stream: [subject for model in models for subject in subjects_about(stream, model)] for stream in STREAMS
     }
     records = {f"KV_{bucket}": _keys_about(bucket, models) for bucket in BUCKETS if RECORD_KEYS[bucket]}
     consumers = ("CONSUMER.MSG.NEXT.{0}.*", "CONSUMER.INFO.{0}.*", "CONSUMER.DELETE.{0}.*")
     requests = ["$JS.API.STREAM.LIST", "$JS.API.STREAM.NAMES", "$JS.API.INFO", OWN_PERMISSIONS]
     for stream, filtered in {**filters, **records}.items():
         requests += [f"$JS.API.{verb.format(stream)}" for verb in consumers]
-        requests += [f"$JS.API.CONSUMER.CREATE.{stream}.*.{each}" for each in filtered]
+        requests += [f"$JS.API.CONSUMER.CREATE.{stream}.*.{subject}" for subject in filtered]
     return requests
 
 

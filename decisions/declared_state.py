@@ -78,7 +78,10 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Differ
         old, new = before.get(name), after.get(name)
         parts = _parts(old, new)
         if parts is not None:
-            differences += [Difference(f"{name}.{each.field}", each.before, each.after) for each in compare(*parts)]
+            differences += [
+                Difference(f"{name}.{difference.field}", difference.before, difference.after)
+                for difference in compare(*parts)
+            ]
         elif old != new:
             differences.append(Difference(name, old, new))
     return tuple(differences)
@@ -90,9 +93,9 @@ def _parts(old: Any, new: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]] | 
         return old, new
     if not isinstance(old, list) or not isinstance(new, list) or len(old) != len(new):
         return None
-    if not all(isinstance(each, Mapping) for each in (*old, *new)):
+    if not all(isinstance(item, Mapping) for item in (*old, *new)):
         return None
-    return {str(i): each for i, each in enumerate(old)}, {str(i): each for i, each in enumerate(new)}
+    return {str(i): item for i, item in enumerate(old)}, {str(i): item for i, item in enumerate(new)}
 
 
 def _text(value: Any) -> str:
@@ -102,5 +105,5 @@ def _text(value: Any) -> str:
 
 def _without_none(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {name: _without_none(each) for name, each in value.items() if each is not None}
-    return [_without_none(each) for each in value] if isinstance(value, list) else value
+        return {name: _without_none(item) for name, item in value.items() if item is not None}
+    return [_without_none(item) for item in value] if isinstance(value, list) else value

@@ -23,18 +23,20 @@ def inline(text: str) -> str:
     plain = " ".join("".join(_visible(text)).split()) or "-"
     if len(plain) > CELL_CHARS:
         plain = plain[: CELL_CHARS - 1] + "…"
-    escaped = "".join(_ENTITIES.get(each, f"\\{each}" if each in _ESCAPED else each) for each in plain)
+    escaped = "".join(
+        _ENTITIES.get(character, f"\\{character}" if character in _ESCAPED else character) for character in plain
+    )
     return escaped.replace("://", "&#58;//").replace("www.", "www&#46;").replace("WWW.", "WWW&#46;")
 
 
 def _visible(text: str) -> Iterator[str]:
     """Return the characters without controls, formats (which reorder text), surrogates and private ones."""
-    for each in text:
-        category = unicodedata.category(each)
-        if category in ("Zs", "Zl", "Zp") or each in "\t\n\r":
+    for character in text:
+        category = unicodedata.category(character)
+        if category in ("Zs", "Zl", "Zp") or character in "\t\n\r":
             yield " "
         elif not category.startswith("C"):
-            yield each
+            yield character
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -51,9 +53,9 @@ def yaml_block(value: Any, indent: int = 0) -> str:
     """Return JSON data as block YAML; every text is quoted, so that none is a number, a tag or a new key."""
     pad = "  " * indent
     if isinstance(value, dict) and value:
-        return "".join(f"{pad}{_key(key)}:{_nested(each, indent + 1)}" for key, each in value.items())
+        return "".join(f"{pad}{_key(key)}:{_nested(item, indent + 1)}" for key, item in value.items())
     if isinstance(value, list) and value:
-        return "".join(f"{pad}-{_nested(each, indent + 1)}" for each in value)
+        return "".join(f"{pad}-{_nested(item, indent + 1)}" for item in value)
     return f"{pad}{scalar(value)}\n"
 
 
@@ -74,7 +76,7 @@ def scalar(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     if isinstance(value, float) and "." not in text:  # YAML takes 1e-05 for a text
         return text.replace("e", ".0e")
-    return "".join(each if _printed(each) else f"\\U{ord(each):08x}" for each in text)
+    return "".join(character if _printed(character) else f"\\U{ord(character):08x}" for character in text)
 
 
 def _printed(each: str) -> bool:

@@ -67,7 +67,10 @@ def _quality_result(variant: RegisteredVariant) -> dict[str, Any]:
 
 
 def _result(dataset: str, metrics: list[dict[str, Any]]) -> dict[str, Any]:
-    kind = "".join(each if each.isascii() and (each.isalnum() or each in "-_.") else "-" for each in dataset)
+    kind = "".join(
+        character if character.isascii() and (character.isalnum() or character in "-_.") else "-"
+        for character in dataset
+    )
     return {
         "task": {"type": "text-generation"},
         "dataset": {"type": kind or "unnamed", "name": dataset},
@@ -123,8 +126,13 @@ def _evaluations(history: VersionHistory) -> str:
     if not history.manifest.evals:
         return ""
     rows = [
-        (inline(each.name), inline(each.metric), f"{each.value:g}", "higher" if each.higher_is_better else "lower")
-        for each in history.manifest.evals
+        (
+            inline(evaluation.name),
+            inline(evaluation.metric),
+            f"{evaluation.value:g}",
+            "higher" if evaluation.higher_is_better else "lower",
+        )
+        for evaluation in history.manifest.evals
     ]
     head = ("evaluation", "metric", "value", "better")
     return f"## Evaluations\n\nAs stated by the publisher.\n\n{table(head, rows)}"
@@ -133,15 +141,15 @@ def _evaluations(history: VersionHistory) -> str:
 def _variants(history: VersionHistory) -> str:
     rows = [
         (
-            each.variant,
-            f"{each.weights_bytes / 1e6:,.1f} MB",
-            f"{each.size_ratio:.3f}",
-            f"{each.quality.perplexity_ratio:.4f}",
-            f"{each.quality.mean_kl:.5f}",
-            f"{each.quality.top1_agreement_ratio:.2%}",
-            f"`{each.manifest.digest}`",
+            variant.variant,
+            f"{variant.weights_bytes / 1e6:,.1f} MB",
+            f"{variant.size_ratio:.3f}",
+            f"{variant.quality.perplexity_ratio:.4f}",
+            f"{variant.quality.mean_kl:.5f}",
+            f"{variant.quality.top1_agreement_ratio:.2%}",
+            f"`{variant.manifest.digest}`",
         )
-        for each in history.manifest.variants
+        for variant in history.manifest.variants
     ]
     head = ("variant", "size", "size ratio", "perplexity ratio", "mean KL (nats)", "same top token", "manifest")
     return f"## Variants\n\nQuality on held-out text, against the merged model.\n\n{table(head, rows)}"
@@ -186,8 +194,11 @@ def _number(value: float | None) -> str:
 def _rehearsals(history: VersionHistory) -> str:
     rows = []
     for variant, record in history.latest_rehearsals().items():
-        times = [f"{each.detect_s + each.switch_s + each.verify_s:.1f} s" for each in record.completed.certificates]
-        triggers = ", ".join(inline(each.trigger) for each in record.completed.certificates) or "-"
+        times = [
+            f"{certificate.detect_s + certificate.switch_s + certificate.verify_s:.1f} s"
+            for certificate in record.completed.certificates
+        ]
+        triggers = ", ".join(inline(certificate.trigger) for certificate in record.completed.certificates) or "-"
         rows.append(
             (variant, record.completed.verdict, triggers, ", ".join(times) or "-", inline(record.completed.reason))
         )
@@ -200,12 +211,12 @@ def _approvals(history: VersionHistory) -> str:
         return ""
     rows = [
         (
-            each.target.variant,
-            inline(each.approved_by),
-            f"{each.approved_at:%Y-%m-%d %H:%M:%S} UTC",
-            inline(each.reason),
+            approval.target.variant,
+            inline(approval.approved_by),
+            f"{approval.approved_at:%Y-%m-%d %H:%M:%S} UTC",
+            inline(approval.reason),
         )
-        for each in history.approvals
+        for approval in history.approvals
     ]
     return f"## Approvals\n\n{table(('variant', 'by', 'at', 'reason'), rows)}"
 
@@ -215,12 +226,12 @@ def _deployments(history: VersionHistory) -> str:
         return "## Deployments\n\nNone yet.\n"
     rows = [
         (
-            f"{each.deployed_at:%Y-%m-%d %H:%M:%S} UTC",
-            each.target.variant,
-            inline(each.cause),
-            f"{each.weight_ratio:.0%}",
+            f"{deployment.deployed_at:%Y-%m-%d %H:%M:%S} UTC",
+            deployment.target.variant,
+            inline(deployment.cause),
+            f"{deployment.weight_ratio:.0%}",
         )
-        for each in history.deployments[-_MOST_DEPLOYMENTS:]
+        for deployment in history.deployments[-_MOST_DEPLOYMENTS:]
     ]
     earlier = len(history.deployments) - len(rows)
     more = f"\n{earlier} earlier ones are left out.\n" if earlier else ""

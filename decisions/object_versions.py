@@ -66,8 +66,10 @@ def candidates(versions: Iterable[ObjectVersion], key: str, size: int | None) ->
 
     What was put over it later, or has another size, is not it. Several are told apart by their digest.
     """
-    written = [each for each in versions if each.key == key and not each.marker and size in (None, each.size)]
-    return [each.version_id for each in written]
+    written = [
+        version for version in versions if version.key == key and not version.marker and size in (None, version.size)
+    ]
+    return [version.version_id for version in written]
 
 
 def assess_object(pinned: Pinned, latest: str | None, versions: Sequence[ObjectVersion]) -> Disturbance | None:
@@ -82,14 +84,14 @@ def assess_object(pinned: Pinned, latest: str | None, versions: Sequence[ObjectV
     """
     if latest in pinned.versions:
         return None
-    others = [each for each in versions if each.key == pinned.key]
-    kept = [each for each in others if each.version_id in pinned.versions and not each.marker]
+    others = [version for version in versions if version.key == pinned.key]
+    kept = [version for version in others if version.version_id in pinned.versions and not version.marker]
     if not kept:
         return Disturbance(pinned.key, lost=True)
-    since = max(each.modified for each in kept)
+    since = max(version.modified for version in kept)
     over = tuple(
-        each.version_id
-        for each in reversed(others)
-        if each.version_id not in pinned.versions and (each.latest or each.modified >= since)
+        version.version_id
+        for version in reversed(others)
+        if version.version_id not in pinned.versions and (version.latest or version.modified >= since)
     )
     return Disturbance(pinned.key, over)

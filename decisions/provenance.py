@@ -53,7 +53,7 @@ def assess_allowed(key: AttesterKey, step: Step, allowed: Collection[str]) -> Pr
     if not allowed or key.attester in allowed or key.key_id in allowed:
         return None
     reason = f"{key.attester}'s key {key.key_id[:16]} may not attest {step} of this version; its policy names "
-    return Problem("key_not_trusted", f"{reason}{', '.join(each[:63] for each in sorted(allowed))}.")
+    return Problem("key_not_trusted", f"{reason}{', '.join(key_id[:63] for key_id in sorted(allowed))}.")
 
 
 def assess_statement(statement: Statement, *, step: Step, digest: str) -> Problem | None:

@@ -60,8 +60,8 @@ def assess_callers(
     if len(complete) >= FEWEST_CALLERS:
         heaviest = sorted(complete.values(), key=_weight, reverse=True)[:_HEAVIEST]
         rests += [_without(_without(counts, first), second) for first, second in combinations(heaviest, 2)]
-    others = [each for each in rests if each.target_requests + each.other_requests]
-    return verdict if all(assess_slice(each, trigger) == verdict for each in others) else "unknown"
+    others = [counts_left for counts_left in rests if counts_left.target_requests + counts_left.other_requests]
+    return verdict if all(assess_slice(counts_left, trigger) == verdict for counts_left in others) else "unknown"
 
 
 def _hides(ended: int, own: SliceCounts) -> bool:

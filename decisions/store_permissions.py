@@ -95,7 +95,7 @@ def _objects(bucket: str, prefixes: Iterable[str]) -> list[str]:
 
 def _beginning_with(prefixes: tuple[str, ...]) -> dict[str, Any]:
     """Return the condition on what is listed; none for all keys, also where a request names no prefix."""
-    return {} if "" in prefixes else {"Condition": {"StringLike": {"s3:prefix": [f"{each}*" for each in prefixes]}}}
+    return {} if "" in prefixes else {"Condition": {"StringLike": {"s3:prefix": [f"{prefix}*" for prefix in prefixes]}}}
 
 
 def _allow(actions: Iterable[str], resources: list[str], more: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class VersionHistory:
     def latest_benchmarks(self) -> Iterator[tuple[RegisteredVariant, BenchmarkReport]]:
         """Return each variant that was benchmarked, with its last report."""
         last = {report.target.variant: report for report in self.benchmarks}
-        return ((each, last[each.variant]) for each in self.manifest.variants if each.variant in last)
+        return ((variant, last[variant.variant]) for variant in self.manifest.variants if variant.variant in last)
 
     def latest_rehearsals(self) -> dict[Variant, RehearsalRecord]:
         """Return the last rehearsal of each variant."""

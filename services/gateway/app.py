@@ -256,7 +256,8 @@ def ready_route(dependencies: Dependencies, state: WorkerState) -> Route:
             "staging": str(len(staging.all())),
             "keys": state.describe_keys(),
             "drills": ", ".join(active) or "none",
-            "slices": ", ".join(f"{each.slice_id} on {each.behind}" for each in dependencies.slices.active()) or "none",
+            "slices": ", ".join(f"{running.slice_id} on {running.behind}" for running in dependencies.slices.active())
+            or "none",
             "telemetry": dependencies.telemetry.problem or "ok",
             "workers": workers,
         }

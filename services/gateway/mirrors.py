@@ -132,7 +132,7 @@ class Mirrors:
             return False
         died_s = self._deaths_s.get(str(other.served.target), [])
         lately_s = self._dependencies.clock.monotonic() - self._dependencies.settings.body_ban_s
-        return sum(each > lately_s for each in died_s) >= _DEATHS
+        return sum(at_s > lately_s for at_s in died_s) >= _DEATHS
 
     def release(self, accepted: AcceptedRequest) -> None:
         """Return the capacity that a drawn request took which is not asked again."""

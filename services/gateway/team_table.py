@@ -29,7 +29,7 @@ class TeamTable:
 
     def knows(self, team: str) -> bool:
         """Return whether there is a team of this name."""
-        return any(each.name == team for each in self._teams.read())
+        return any(listed.name == team for listed in self._teams.read())
 
     def opens(self, team: str, model: str) -> bool:
         """Return whether a model belongs to a team."""
@@ -37,7 +37,7 @@ class TeamTable:
 
     def budget(self, team: str) -> Budget:
         """Return what the keys of a team may use together in a month."""
-        tokens = next((each.quota.tokens_per_month for each in self._teams.read() if each.name == team), None)
+        tokens = next((listed.quota.tokens_per_month for listed in self._teams.read() if listed.name == team), None)
         return Budget(f"{TEAM_PREFIX}{team}", tokens, team)
 
     def cache_salt(self, team: str | None) -> str | None:

@@ -125,7 +125,9 @@ class Mirror:
     async def _present(self, registry: Registry, model: ModelName, stored: Mapping[int, str]) -> dict[int, Mirrored]:
         """Return a registry's copies of the versions that there are; entries of others with our tags are none."""
         mirrored = await registry.mirrored(model)
-        for version in {each.version for each in mirrored if each.source is not None} & stored.keys():
+        for version in {
+            mirrored_version.version for mirrored_version in mirrored if mirrored_version.source is not None
+        } & stored.keys():
             if self._sources.get((model, version)) is None:
                 self._sources[model, version] = await self._versions.source(model, version)
         return choose_copies(mirrored, {version: self._sources.get((model, version)) for version in stored})

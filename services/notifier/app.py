@@ -100,7 +100,7 @@ class Notifier:
             trigger=order.trigger, until=order.until, by=event.sender, reason=order.reason, order_id=event.id
         )
         record = await self._edit(event.subject, lambda record: silences.silence(record, ordered, now))
-        open_alerts = [each.alert.alert_id for each in notices.open_notices(record)]
+        open_alerts = [notice.alert.alert_id for notice in notices.open_notices(record)]
         details = {"until": order.until.isoformat(), "open_alerts": open_alerts[:20]}
         return OrderAccepted(order_id=event.id, order_type=event.type, details=details)
 
@@ -126,7 +126,9 @@ class Notifier:
                     f"No alert {order.alert_id} of {event.subject} is open. See `slipway alerts {event.subject}`.",
                 )
             by = next(
-                each.acknowledged_by for each in notices.open_notices(after) if each.alert.alert_id == order.alert_id
+                notice.acknowledged_by
+                for notice in notices.open_notices(after)
+                if notice.alert.alert_id == order.alert_id
             )
             return after
 

@@ -57,13 +57,15 @@ class Deliverer:
             return record
 
         await self._records.transact(model, claim)
-        results = await asyncio.gather(*(self._send(model, each) for each in due), return_exceptions=True)
+        results = await asyncio.gather(
+            *(self._send(model, notification) for notification in due), return_exceptions=True
+        )
         for result in results:
             if isinstance(result, BaseException):
                 raise result
 
     async def _send(self, model: str, due: Due) -> None:
-        receiver = next(each for each in self._receivers if each.name == due.receiver)
+        receiver = next(candidate for candidate in self._receivers if candidate.name == due.receiver)
         try:
             await self._sender.send(due)
         except SendFailedError as error:

@@ -23,9 +23,9 @@ from shared.storage.kv import Bucket
 async def run(connection: Connection, settings: NotifierSettings) -> None:
     """Connect, build the service and serve until SIGTERM."""
     clock, destinations = SystemClock(), read_receivers(settings.receivers)
-    receivers = tuple(each.receiver for each in destinations)
+    receivers = tuple(destination.receiver for destination in destinations)
     bus = Bus(connection, SERVICE, clock)
-    metrics = NotifierMetrics(bus.metrics, tuple(each.name for each in receivers), clock)
+    metrics = NotifierMetrics(bus.metrics, tuple(receiver.name for receiver in receivers), clock)
     await connect_with_retries(bus)
     sender = HttpSender(destinations, settings, clock)
     notifier = build(

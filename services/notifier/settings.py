@@ -116,7 +116,7 @@ class ReceiversFile(Contract):
 
     @model_validator(mode="after")
     def _names_differ(self) -> "ReceiversFile":
-        names = [each.receiver.name for each in self.receiver]
+        names = [destination.receiver.name for destination in self.receiver]
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             msg = f"two receivers have the name {', '.join(sorted(twice))}"
@@ -138,7 +138,7 @@ def read_receivers(path: Path | None) -> tuple[Destination, ...]:
             destination.address()
             destination.secrets()
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        problems = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
         msg = f"the receivers in {path} are not valid: {problems}"
         raise ValueError(msg) from error
     except (OSError, ValueError) as error:

@@ -238,7 +238,9 @@ class EventArchiver:
         index, now = signed.proven(), self.clock.now()
         why = why_kept(index, log, Needs(None, None), self.retain.keeping, now)
         if why is None:
-            unread = [each for each in (await self.log.unread(), await self.unaudited()) if each is not None]
+            unread = [
+                sequence for sequence in (await self.log.unread(), await self.unaudited()) if sequence is not None
+            ]
             needs = Needs(await self.oldest_release(), min(unread, default=None), await self.log.unsent())
             why = why_kept(index, log, needs, self.retain.keeping, now)
         if why is not None:

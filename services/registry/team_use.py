@@ -141,7 +141,7 @@ class TeamUse:
         self._full_until_s[what, group] = self._clock.monotonic() + FULL_S
 
     async def _records(self, models: Sequence[str]) -> list[ModelRecord]:
-        read = [await _read(self._ports.models, model_key(each)) for each in models]
+        read = [await _read(self._ports.models, model_key(model)) for model in models]
         return [record for record in read if record is not None]
 
     async def _models_with(self, model: str, team: Team | None, teams: Sequence[Team]) -> tuple[str, ...]:
@@ -166,11 +166,11 @@ class TeamUse:
             self._set_full("admitting", group)
             return False
         waiting = {}
-        for each in models:
-            announced = await _read(self._ports.announcements, announcements_key(each))
+        for name in models:
+            announced = await _read(self._ports.announcements, announcements_key(name))
             head = announcements.due(announced, self._clock.now()) if announced is not None else None
             if head is not None:
-                waiting[each] = head.stored_at
+                waiting[name] = head.stored_at
         return model not in waiting or work.may_begin(model, waiting)
 
     async def _work(self, records: Sequence[ModelRecord]) -> TeamWork:
@@ -190,8 +190,8 @@ class TeamUse:
         sizes: dict[str, int] = {}
         for model in load.team.models:
             sizes |= await self._ports.artifacts.sizes(model)
-        under_way = [await self._adding(record, each) for record in records for each in record.open]
-        reserved = sum([await self._most_bytes(each) for each in under_way if each is not None])
+        under_way = [await self._adding(record, release_id) for record in records for release_id in record.open]
+        reserved = sum([await self._most_bytes(release) for release in under_way if release is not None])
         return replace(load, stored=sum(sizes.values()), reserved=reserved, needed=await self._most_bytes(opened))
 
     async def _adding(self, record: ModelRecord, release_id: str) -> ReleaseOpened | None:

@@ -120,8 +120,8 @@ class Intake:
         if team is None or team.quota.stored_bytes is None:
             return
         sizes: dict[str, int] = {}
-        for each in team.models:
-            sizes |= await self._sizes(each)
+        for name in team.models:
+            sizes |= await self._sizes(name)
         counted_whole = {keys[file.digest] for file in missing}
         others = {name: size for name, size in sizes.items() if name.partition(" ")[0] not in counted_whole}
         _refuse(domain.assess_quota(team, others, domain.bytes_of(missing)))
@@ -209,9 +209,9 @@ class Contents:
     def _forget(self) -> None:
         """Forget the oldest readings that have ended, if too many are remembered."""
         if len(self._readings) >= MOST_REMEMBERED:
-            ended = [each for each, reading in self._readings.items() if reading.done()]
-            for each in ended[: max(1, MOST_REMEMBERED // 10)]:
-                del self._readings[each]
+            ended = [finished for finished, reading in self._readings.items() if reading.done()]
+            for finished in ended[: max(1, MOST_REMEMBERED // 10)]:
+                del self._readings[finished]
 
     async def _digest_of(self, key: str, stored: StoredFile) -> str:
         async with self._turns:

@@ -56,12 +56,16 @@ class VersionLocks:
         """
         model = order.target.target.model
         locked = self._locked.setdefault(model, [])
-        due = [each for each in (order.target, order.fallback) if each is not None and each not in locked]
+        due = [
+            deployable
+            for deployable in (order.target, order.fallback)
+            if deployable is not None and deployable not in locked
+        ]
         if not due:
             return
         ends = asyncio.get_running_loop().time() + self._wait_s
-        versions = [await self._lock_in_time(each, ends) for each in due]
-        locked += [each for each, version in zip(due, versions, strict=True) if not version.reason]
+        versions = [await self._lock_in_time(deployable, ends) for deployable in due]
+        locked += [deployable for deployable, version in zip(due, versions, strict=True) if not version.reason]
 
         def note(record: ModelLocks) -> ModelLocks:
             return functools.reduce(locks.note_version, versions, record)
@@ -100,7 +104,7 @@ class VersionLocks:
         if alerted:
             await self._edit(model, lambda record: locks.open_alerts(record, _by_target(alerted), self._clock.now()))
         left = await self._repair(model, [what for _, what in disturbed])
-        lost = [each.key for each in left if each.lost]
+        lost = [disturbance.key for disturbance in left if disturbance.lost]
         versions = [await self._objects.lock(served, lost) for served in kept.values()]
         still = {target for target, what in alerted if what in left or what.unkept}
 
@@ -111,8 +115,8 @@ class VersionLocks:
         await self._edit(model, note)
 
     def _forget_others(self, model: str, kept: Kept) -> None:
-        served = [each for targets in kept.values() for each in targets]
-        if left := [each for each in self._locked.pop(model, []) if each in served]:
+        served = [deployable for targets in kept.values() for deployable in targets]
+        if left := [deployable for deployable in self._locked.pop(model, []) if deployable in served]:
             self._locked[model] = left
 
     async def _repair(self, model: str, disturbances: list[Disturbance]) -> list[Disturbance]:

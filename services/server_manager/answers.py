@@ -315,7 +315,7 @@ class Answers:
 
 def _keep_endpoints(route: Route, served: ServedTarget) -> ServedTarget:
     """Return a target with the endpoints that the route names for it already, if the one of the new order is one."""
-    known = next((each for each in production_of(route) if each.target == served.target), None)
+    known = next((candidate for candidate in production_of(route) if candidate.target == served.target), None)
     if known is None or served.endpoints[0] not in known.endpoints:
         return served
     return served.model_copy(update={"endpoints": known.endpoints})

@@ -215,7 +215,7 @@ class DeclaredCopies:
     def _advance(self, endpoint: str, name: str, served: ServedTarget, taken: Counter[str] | None) -> None:
         """Begin what is due of one copy; `taken` is what each memory has taken, None where it must not be loaded."""
         now, key = self._clock.monotonic(), (endpoint, name)
-        copy = next((each for each in self._executor.copies() if (each.endpoint, each.name) == key), None)
+        copy = next((listed for listed in self._executor.copies() if (listed.endpoint, listed.name) == key), None)
         state = self._states.setdefault(key, CopyState(Phase.UNPROVEN if copy else None, now))
         if state.work is not None:
             return
@@ -344,8 +344,8 @@ def _with_staging(
     everything = dict(desired)
     for lease in record.waiting if record.lease is None else ():
         pair = (lease.event.data.candidate, lease.event.data.baseline)
-        if not any(homes.get(str(each.target)) in down for each in pair):
-            for each in pair:
-                everything.setdefault(str(each.target), Desired(each, Rank.STAGING))
+        if not any(homes.get(str(deployable.target)) in down for deployable in pair):
+            for deployable in pair:
+                everything.setdefault(str(deployable.target), Desired(deployable, Rank.STAGING))
             break
     return everything

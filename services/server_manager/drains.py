@@ -193,7 +193,10 @@ class Drains:
 
     def may_remove(self, copy: Copy) -> bool:
         """Return whether a copy may be unloaded: not while it is taken over, nor at once where it may have served."""
-        if any((each.endpoint, each.name) == (copy.endpoint, copy.name) for each in self._transfers.copies):
+        if any(
+            (transferred.endpoint, transferred.name) == (copy.endpoint, copy.name)
+            for transferred in self._transfers.copies
+        ):
             return False
         key, now = (copy.endpoint, copy.name), self._clock.monotonic()
         return now - self._left.setdefault(key, now) >= self._limits.linger_s
@@ -207,7 +210,7 @@ class Drains:
         self, engines: Engines, record: Servers, answering: Collection[str], fenced: Collection[str]
     ) -> tuple[FleetRuntime, ...]:
         """Return every endpoint as others may see it."""
-        drained, held, copies = {each.name: each for each in record.drained}, self._executor.held(), self.copies()
+        drained, held, copies = {marked.name: marked for marked in record.drained}, self._executor.held(), self.copies()
         return tuple(
             describe_endpoint_view(
                 name,

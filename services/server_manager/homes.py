@@ -31,7 +31,10 @@ class Homes:
         """Choose the endpoint of everything that is desired or waits; `down` says how long endpoints are silent."""
         lost, named = find_lost(down, self._limits), self.named(routes)
         known = Known(
-            named={name: next((each for each in homes if each not in lost), homes[0]) for name, homes in named.items()},
+            named={
+                name: next((endpoint for endpoint in homes if endpoint not in lost), homes[0])
+                for name, homes in named.items()
+            },
             copied=named,
             apart=find_counterparts(record, routes),
             lost=lost,

@@ -203,11 +203,13 @@ class ServerManagerSettings(BaseSettings):
     def limits(self) -> Limits:
         """What the fleet can hold, and for how long it waits."""
         endpoints = self.all_endpoints
-        own = {name: each.memory_budget_bytes for name, each in endpoints.items() if each.memory_budget_bytes}
+        own = {
+            name: endpoint.memory_budget_bytes for name, endpoint in endpoints.items() if endpoint.memory_budget_bytes
+        }
         shared = self.memory_budget_bytes or budget_bytes(psutil.virtual_memory().total)
         return Limits(
             memory_budget_bytes=shared + sum(own.values()),
-            endpoints={name: each.runtime for name, each in endpoints.items()},
+            endpoints={name: endpoint.runtime for name, endpoint in endpoints.items()},
             budgets=own,
             overhead_bytes=self.overhead_bytes or OVERHEAD_BYTES[self.engine][self.device],
             probe_interval_s=self.probe_interval_s,

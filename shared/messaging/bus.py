@@ -141,7 +141,9 @@ class Bus:
         self._refusals.guard(self.client)
         ask = question(self.client.jetstream(timeout=EVERY_S), self._contract)
         reports = report_running(self.client, self.service, lambda: self._refusals.refuses_reports)
-        self._watching = tuple(asyncio.create_task(each) for each in (Isolation(self.client, ask).watch(), reports))
+        self._watching = tuple(
+            asyncio.create_task(watcher) for watcher in (Isolation(self.client, ask).watch(), reports)
+        )
         return self.client
 
     async def check(self) -> None:

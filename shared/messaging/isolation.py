@@ -126,7 +126,9 @@ class Isolation:
 
         It may have rejoined the others, or be the only one that this client reaches.
         """
-        server = min(random.sample(servers, len(servers)), key=lambda each: self._tries[each.uri.netloc])
+        server = min(
+            random.sample(servers, len(servers)), key=lambda known_server: self._tries[known_server.uri.netloc]
+        )
         tries = self._tries[server.uri.netloc]
         self._tries[server.uri.netloc] += 1
         return server, _AGAIN_S if tries else 0.0

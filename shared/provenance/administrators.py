@@ -54,7 +54,7 @@ class Administrators:
         known = self._listed()
         if isinstance(known, NotTrusted):
             return known
-        owner = next((each for each in known if signed.public_key in each.public_keys), None)
+        owner = next((administrator for administrator in known if signed.public_key in administrator.public_keys), None)
         if owner is None:
             reason = f"The key {signed.public_key} is not that of an administrator here (`slipway keys list`)."
             return NotTrusted("key_not_trusted", reason)

@@ -106,7 +106,7 @@ def find_attestation(
             signed.append(opened)
         else:
             problem = Problem(opened.code, f"{key}: {opened.reason}")
-    return max(signed, key=lambda each: each.claim.attested_at) if signed else problem
+    return max(signed, key=lambda attestation: attestation.claim.attested_at) if signed else problem
 
 
 def open_attestation(data: bytes, keys: Iterable[AttesterKey], step: Step, digest: str) -> Signed | Problem:

@@ -187,8 +187,8 @@ class SignedIndexes:
         self, named: _Named, archive: str, number: int, digest: Digest | None = None
     ) -> SignedIndex | None:
         opened = _versions(self.store, named.keys, archive, number)
-        signed = (each for each in opened if isinstance(each, SignedIndex))
-        return next((each for each in signed if digest in (None, each.anchor)), None)
+        signed = (index for index in opened if isinstance(index, SignedIndex))
+        return next((index for index in signed if digest in (None, index.anchor)), None)
 
 
 def _versions(store: Store, keys: Sequence[AttesterKey], archive: str, number: int) -> Iterator[SignedIndex | Problem]:

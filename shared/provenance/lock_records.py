@@ -56,9 +56,9 @@ class Locks:
     def pins(self) -> dict[str, tuple[str, ...]]:
         """Return the versions that are read of each object, in the order in which they count."""
         pins: dict[str, tuple[str, ...]] = {key: (version,) for key, version in self.own.items()}
-        for each in (each for record in self.records for each in record.objects):
-            if each.version_id not in pins.get(each.key, ()):
-                pins[each.key] = (*pins.get(each.key, ()), each.version_id)
+        for locked in (locked for record in self.records for locked in record.objects):
+            if locked.version_id not in pins.get(locked.key, ()):
+                pins[locked.key] = (*pins.get(locked.key, ()), locked.version_id)
         return pins
 
 
@@ -97,22 +97,22 @@ def read_locks(store: Store, keys: Sequence[AttesterKey], model: str, version: i
     records: dict[str, VersionLock] = {}
     own: dict[str, str] = {}
     origins: list[tuple[ObjectVersion, Origin]] = []
-    written = [each for each in store.versions(lock_prefix(model, version)) if not each.marker]
-    for each, data in _read(store, written):
-        record = open_lock(data, keys, each.key) if each.key not in records else records[each.key]
+    written = [stored for stored in store.versions(lock_prefix(model, version)) if not stored.marker]
+    for stored, data in _read(store, written):
+        record = open_lock(data, keys, stored.key) if stored.key not in records else records[stored.key]
         if isinstance(record, Problem):
-            origins.append((each, _origin(data, keys, each.key)))
-        elif each.key not in records:
-            records[each.key], own[each.key] = record, each.version_id
+            origins.append((stored, _origin(data, keys, stored.key)))
+        elif stored.key not in records:
+            records[stored.key], own[stored.key] = record, stored.version_id
     foreign: dict[str, tuple[str, ...]] = {}
-    for each, origin in origins:
-        if origin == "foreign" and each.key not in own:
-            foreign[each.key] = (each.version_id, *foreign.get(each.key, ()))
+    for stored, origin in origins:
+        if origin == "foreign" and stored.key not in own:
+            foreign[stored.key] = (stored.version_id, *foreign.get(stored.key, ()))
     if foreign:
         structlog.get_logger().warning(
             "records of locked objects are not signed by the registry: ignored", count=len(foreign), first=min(foreign)
         )
-    taken = {int(match[1]) for each in written if (match := _RECORD.fullmatch(each.key)) is not None}
+    taken = {int(match[1]) for stored in written if (match := _RECORD.fullmatch(stored.key)) is not None}
     last = max((record.number for record in records.values()), default=0)
     unused = next(number for number in range(last + 1, last + len(taken) + 2) if number not in taken)
     return Locks(tuple(records[key] for key in sorted(records)), own, foreign, unused)
@@ -124,8 +124,8 @@ def _read(store: Store, written: Sequence[ObjectVersion]) -> Iterator[tuple[Obje
     Of too many the oldest and the newest are read: an identity that writes there hides neither the records that were
     there before, nor those that the registry writes after it.
     """
-    ordered = sorted(written, key=lambda each: each.modified)
-    records = [each for each in ordered if _RECORD.fullmatch(each.key) and each.size <= RECORD_BYTES]
+    ordered = sorted(written, key=lambda stored: stored.modified)
+    records = [stored for stored in ordered if _RECORD.fullmatch(stored.key) and stored.size <= RECORD_BYTES]
     chosen = {*_within_limits(records), *_within_limits(records[::-1])}
     if len(chosen) < len(records):
         structlog.get_logger().error(
@@ -134,26 +134,26 @@ def _read(store: Store, written: Sequence[ObjectVersion]) -> Iterator[tuple[Obje
             records=len(records),
             read=len(chosen),
         )
-    for each in ordered:
-        if (each.key, each.version_id) in chosen:
-            yield each, store.pinned({each.key: (each.version_id,)}).find(each.key) or b""
+    for stored in ordered:
+        if (stored.key, stored.version_id) in chosen:
+            yield stored, store.pinned({stored.key: (stored.version_id,)}).find(stored.key) or b""
         else:
-            yield each, b""
+            yield stored, b""
 
 
 def _within_limits(records: Sequence[ObjectVersion]) -> Iterator[tuple[str, str]]:
     """Yield the first versions of a sequence, up to half of what is read at most."""
     left = MOST_BYTES // 2
-    for each in records[: max(1, MOST_RECORDS // 2)]:
-        left -= each.size
+    for record in records[: max(1, MOST_RECORDS // 2)]:
+        left -= record.size
         if left < 0:
             return
-        yield each.key, each.version_id
+        yield record.key, record.version_id
 
 
 def _origin(data: bytes, keys: Sequence[AttesterKey], key: str) -> Origin:
     """Return who wrote what does not count: the registry with a key that was revoked or retired since, or another."""
-    listed = [each.model_copy(update={"revoked_at": None, "retired_at": None}) for each in keys]
+    listed = [attester.model_copy(update={"revoked_at": None, "retired_at": None}) for attester in keys]
     return "distrusted" if isinstance(open_lock(data, listed, key), VersionLock) else "foreign"
 
 

@@ -129,7 +129,7 @@ class ModelReading(AuditReading):
         opened = self.open(envelope, key)
         if opened is not None:
             wrong = assess_link(opened.claim, number=number, previous=self.anchors[-1] if self.anchors else None)
-            signed = {each.name: f"sha256:{each.digest['sha256']}" for each in opened.statement.subject}
+            signed = {subject.name: f"sha256:{subject.digest['sha256']}" for subject in opened.statement.subject}
             claimed = opened.claim.number or number
             if claimed > number:
                 missing = f"part {number} is" if claimed == number + 1 else f"parts {number} to {claimed - 1} are"

@@ -32,7 +32,7 @@ def check_target(store: Store, keys: Sequence[AttesterKey], deployable: Deployab
     version = signed_version(store, keys, target.model, target.version)
     if isinstance(version, Problem):
         return version
-    registered = next((each for each in version.variants if each.variant == target.variant), None)
+    registered = next((variant for variant in version.variants if variant.variant == target.variant), None)
     signed = "no such variant" if registered is None else registered.manifest.digest
     if registered is None or signed != deployable.manifest.digest:
         reason = f"{target} is to be loaded from {deployable.manifest.digest}, its signed version has {signed}."
@@ -42,7 +42,7 @@ def check_target(store: Store, keys: Sequence[AttesterKey], deployable: Deployab
     steps: tuple[tuple[RequiredStep, ArtifactRef], ...] = (("quantise", registered.manifest), ("merge", version.merged))
     allowed = version.attestations.attesters if version.attestations is not None else {}
     checked = (find_attestation(store, keys, step, ref, allowed.get(step, ())) for step, ref in steps)
-    return next((each for each in checked if isinstance(each, Problem)), None)
+    return next((result for result in checked if isinstance(result, Problem)), None)
 
 
 def version_on_base(
@@ -56,7 +56,7 @@ def version_on_base(
     target = deployable.target
     numbers = (key.split("/")[2] for key in _keys_of_versions(store, target.model))
     problem = Problem("attestation_missing", f"No signed version of {target.model} was trained on this base model.")
-    for number in sorted({int(each) for each in numbers if each.isdigit()}, reverse=not oldest):
+    for number in sorted({int(digits) for digits in numbers if digits.isdigit()}, reverse=not oldest):
         version = signed_version(pin_version(store, keys, target.model, number), keys, target.model, number)
         if isinstance(version, VersionManifest) and version.base.digest == deployable.manifest.digest:
             return number
@@ -69,7 +69,7 @@ def _keys_of_versions(store: Store, model: str) -> list[str]:
     """Return the keys of all versions of a model, also those that a delete marker hides."""
     prefix = f"versions/{model}/"
     try:
-        return [each.key for each in store.versions(prefix)]
+        return [stored.key for stored in store.versions(prefix)]
     except Permanent:  # of a store without versions, or of permissions of an older installation
         return store.keys(prefix)
 

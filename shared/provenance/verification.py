@@ -72,9 +72,9 @@ class Verification:
         manifest = self._parse(VersionManifest, data, key)
         if manifest is None:
             return tuple(self.findings)
-        for each in manifest.variants:
-            if variant in (None, each.variant):
-                self._variant(manifest, each)
+        for registered in manifest.variants:
+            if variant in (None, registered.variant):
+                self._variant(manifest, registered)
         self._merged(manifest)
         self._weights(manifest.weights)
         self._base(manifest.base, registration)

@@ -121,7 +121,7 @@ def _metric(family: Metric, started_ns: int, now_ns: int) -> Any:
     cumulative = export.AggregationTemporality.CUMULATIVE
     unit = next((unit for ending, unit in _UNITS.items() if family.name.endswith(ending)), "")
     if family.type == "histogram":
-        points = [_histogram_point(*each, started_ns, now_ns) for each in _by_labels(family).items()]
+        points = [_histogram_point(*series, started_ns, now_ns) for series in _by_labels(family).items()]
         return export.Metric(family.name, family.documentation, unit, export.Histogram(points, cumulative))
     series_name = f"{family.name}_total" if family.type == "counter" else family.name
     numbers = [

@@ -85,7 +85,7 @@ class ServiceMetrics:
 
     async def read_shed(self) -> None:
         """Export how much telemetry the stream dropped: what neither was received nor waits. Redelivery hides some."""
-        durables = [name for name, each in self._bus.consumptions.items() if each.stream == TELEMETRY]
+        durables = [name for name, consumption in self._bus.consumptions.items() if consumption.stream == TELEMETRY]
         if not durables:
             return
         try:

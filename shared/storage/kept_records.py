@@ -57,8 +57,8 @@ class KeptRecords:
         """
         while not self._checked:
             try:
-                kept = [each for name, kind_of in self._kinds.items() for each in await _read(js(), name, kind_of)]
-                shared = [each for name, kind_of in self._shared.items() for each in await _read(js(), name, kind_of)]
+                kept = [entry for name, kind_of in self._kinds.items() for entry in await _read(js(), name, kind_of)]
+                shared = [entry for name, kind_of in self._shared.items() for entry in await _read(js(), name, kind_of)]
             except (TimeoutError, nats.errors.Error, OSError) as error:
                 structlog.get_logger().warning("waiting for the bus to read the records", error=repr(error))
                 await asyncio.sleep(_RETRY_S)

@@ -247,7 +247,10 @@ class ObjectStore:
         with self._translated(prefix):
             arrived: dict[str, int] = self._client.arrived(self.bucket, prefix)
         stored = self.versions(prefix)
-        return {**arrived, **{f"{each.key} {each.version_id}": each.size for each in stored if not each.marker}}
+        return {
+            **arrived,
+            **{f"{version.key} {version.version_id}": version.size for version in stored if not version.marker},
+        }
 
     def versions(self, prefix: str) -> list[ObjectVersion]:
         """List the versions and delete markers of all objects below a prefix, of each object the oldest first."""

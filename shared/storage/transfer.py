@@ -205,12 +205,12 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
     def arrived(self, bucket: str, prefix: str) -> dict[str, int]:
         """Return the bytes that have arrived of multipart uploads that have not ended, by key and upload."""
         list_page = partial(self._list_multipart_uploads, bucket, prefix=prefix, max_uploads=LISTED_UPLOADS)
-        begun = [each for each in open_uploads(list_page) if each.object_name.startswith(prefix)]
+        begun = [upload for upload in open_uploads(list_page) if upload.object_name.startswith(prefix)]
         return {
-            f"{each.object_name} {each.upload_id}": sum(
-                part.size or 0 for part in self.parts_of(bucket, each.object_name, each.upload_id)
+            f"{upload.object_name} {upload.upload_id}": sum(
+                part.size or 0 for part in self.parts_of(bucket, upload.object_name, upload.upload_id)
             )
-            for each in begun
+            for upload in begun
         }
 
     def read(self, bucket: str, key: str, most: int, size: int | None = None, version: str | None = None) -> bytes:

@@ -117,7 +117,7 @@ class WholeLog:
         index, messages = self._segment
         piece = [message for message in messages if message.sequence >= start][:PIECE]
         after = piece[-1].sequence + 1 if len(piece) == PIECE else index.last + 1
-        return after, [read_logged(EVENTS, each.sequence, each.subject, body_of(each)) for each in piece]
+        return after, [read_logged(EVENTS, message.sequence, message.subject, body_of(message)) for message in piece]
 
     async def _archive(self, first: int) -> EventArchive | None:
         """Return how far the log, which begins with a number, is archived and trimmed; None if it is not archived."""

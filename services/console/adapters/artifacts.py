@@ -69,7 +69,7 @@ class StoredArtifacts:
         keys = self._trust.keys()
         store = pin_version(self._store, keys, model, version)
         findings = Verification(store, keys, read_files=False).version(model, version)
-        proofs = tuple(Proof(what=each.what, verdict=each.verdict, detail=each.detail) for each in findings)
+        proofs = tuple(Proof(what=finding.what, verdict=finding.verdict, detail=finding.detail) for finding in findings)
         problem, card = "", ""
         try:
             history = read_version_history(store, keys, model, version)

@@ -46,14 +46,14 @@ class People:
         self._read()
         return tuple(
             Listed(
-                name=each.name,
-                roles=each.roles,
-                team=each.team,
-                models=each.models,
-                keys=tuple(key[-8:] for key in each.public_keys),
-                orders_here=self.credential(each.name) is not None,
+                name=identity.name,
+                roles=identity.roles,
+                team=identity.team,
+                models=identity.models,
+                keys=tuple(key[-8:] for key in identity.public_keys),
+                orders_here=self.credential(identity.name) is not None,
             )
-            for each in sorted(self._all, key=lambda each: each.name)
+            for identity in sorted(self._all, key=lambda identity: identity.name)
         )
 
     def credential(self, name: str) -> Path | None:
@@ -74,7 +74,7 @@ class People:
                 identities = _IDENTITIES.validate_json(self._listing.read_bytes())
                 self._all = identities
                 self._known = {
-                    each.name: each for each in identities if set(each.roles) - {"publisher"}
+                    identity.name: identity for identity in identities if set(identity.roles) - {"publisher"}
                 }  # it reads nothing
                 self._seen = version
         except (OSError, ValidationError) as error:

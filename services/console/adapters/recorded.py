@@ -169,7 +169,7 @@ class RecordedEvents:
 def _events(messages: Iterable[ArchivedMessage]) -> list[Numbered]:
     """Return the events in archived messages that a replay reads."""
     types = {f"slipway.{name}.v1" for name in (WINDOWS, *COURSE)}
-    events = ((each.sequence, parse_message(each.subject, body_of(each))) for each in messages)
+    events = ((message.sequence, parse_message(message.subject, body_of(message))) for message in messages)
     return [
         (sequence, event)
         for sequence, event in events

@@ -133,7 +133,7 @@ def build_version(
 
 def _lineage(events: Events, opened: f.ReleaseOpened) -> tuple[tuple[Artifact, ...], ...]:
     artifacts = list(_artifacts(events, opened))
-    columns = (tuple(each for kind in kinds for each in artifacts if each.kind == kind) for kinds in STEPS)
+    columns = (tuple(artifact for kind in kinds for artifact in artifacts if artifact.kind == kind) for kinds in STEPS)
     return tuple(column for column in columns if column)
 
 
@@ -183,12 +183,15 @@ def _properties(version: Version) -> dict[tuple[str, str], str]:
         ("origin", "outcome"): ", ".join((version.outcome or "in progress", *_since(version))),
     }
     for column in version.lineage:
-        for each in column:
-            label = each.name if each.kind == "variant" else each.kind
-            rows["lineage", label] = f"{each.digest} {each.detail}".strip()
+        for artifact in column:
+            label = artifact.name if artifact.kind == "variant" else artifact.kind
+            rows["lineage", label] = f"{artifact.digest} {artifact.detail}".strip()
     for group, settings in (("hyperparameters", version.settings), ("serving", version.serving)):
         rows |= {(group, name): str(value) for name, value in flatten(settings).items()}
-    rows |= {("evaluations", f"{each.name} {each.metric}".strip()): f"{each.value:g}" for each in version.evals}
+    rows |= {
+        ("evaluations", f"{evaluation.name} {evaluation.metric}".strip()): f"{evaluation.value:g}"
+        for evaluation in version.evals
+    }
     for variant in version.variants:
         for name, value in _figures(variant).items():
             rows["variants", f"{variant.variant} {name}"] = value

@@ -51,8 +51,8 @@ def _rehearsal(entry: Mapping[str, Any]) -> Rehearsal:
         at=entry["at"],
         verdict=entry["verdict"],
         reason=entry["reason"],
-        certificates=tuple(Certificate(**{name: each[name] for name in names}) for each in certificates),
-        expires_at=min((each["expires_at"] for each in certificates), default=None),
+        certificates=tuple(Certificate(**{name: certificate[name] for name in names}) for certificate in certificates),
+        expires_at=min((certificate["expires_at"] for certificate in certificates), default=None),
     )
 
 

@@ -137,7 +137,7 @@ class StoreServer:
         """Return whether the worker has had all bytes of a blob: it is an input of the job, or was sent in it."""
         with self._lock:
             known = list(self._readable.values())
-        return any((each.digest, each.size_bytes) == (file.digest, file.size_bytes) for each in known)
+        return any((blob.digest, blob.size_bytes) == (file.digest, file.size_bytes) for blob in known)
 
     def _take(self, size_bytes: int) -> None:
         with self._lock:

@@ -41,8 +41,8 @@ class MlflowRegistry:
             await self._own(model)
             query = {"filter": f"name='{self._prefix}{model}'"}
             listed = [item async for item in self._api.pages("model-versions/search", "model_versions", **query)]
-        known = [each for each in (_mirrored(item, model) for item in listed) if each is not None]
-        return sorted(known, key=lambda each: int(each.name_there))
+        known = [mirrored for mirrored in (_mirrored(item, model) for item in listed) if mirrored is not None]
+        return sorted(known, key=lambda mirrored: int(mirrored.name_there))
 
     async def put(self, history: VersionHistory, fingerprint: str, present: Mirrored | None) -> Mirrored:
         """Create a model version with all its tags in one call, or change the tags of the one that is there."""
@@ -61,7 +61,9 @@ class MlflowRegistry:
         with _explained():
             answer = await self._api.get("registered-models/get", name=name)
             listed = answer.get("registered_model", {}).get("aliases", [])
-            present = {str(each.get("alias")): str(each.get("version")) for each in listed if isinstance(each, dict)}
+            present = {
+                str(entry.get("alias")): str(entry.get("version")) for entry in listed if isinstance(entry, dict)
+            }
             for alias in ALIASES:
                 expected = aliases[alias].name_there if alias in aliases else None
                 if expected == present.get(alias):

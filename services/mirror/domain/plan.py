@@ -46,9 +46,9 @@ def choose_copies(mirrored: Iterable[Mirrored], sources: Mapping[int, str | None
         sources: Where the files of each version are.
     """
     copies: dict[int, Mirrored] = {}
-    for each in mirrored:
-        if each.source is None or each.source == sources.get(each.version):
-            copies.setdefault(each.version, each)
+    for mirrored_version in mirrored:
+        if mirrored_version.source is None or mirrored_version.source == sources.get(mirrored_version.version):
+            copies.setdefault(mirrored_version.version, mirrored_version)
     return copies
 
 
@@ -59,7 +59,7 @@ def plan_writes(stored: Mapping[int, str], mirrored: Iterable[Mirrored]) -> list
         stored: Fingerprints by version.
         mirrored: What the registry has.
     """
-    known = {each.version: each.fingerprint for each in mirrored}
+    known = {mirrored_version.version: mirrored_version.fingerprint for mirrored_version in mirrored}
     return sorted(version for version, state in stored.items() if known.get(version) != state)
 
 

@@ -60,11 +60,11 @@ def _training(history: VersionHistory) -> Iterator[tuple[str, Any]]:
 
 
 def _measured(history: VersionHistory) -> Iterator[tuple[str, Any]]:
-    for each in history.manifest.variants:
-        name = f"variant.{each.variant}"
-        yield f"{name}.digest", each.manifest.digest
-        yield f"{name}.bytes", each.weights_bytes
-        yield f"{name}.perplexity_ratio", each.quality.perplexity_ratio
+    for registered in history.manifest.variants:
+        name = f"variant.{registered.variant}"
+        yield f"{name}.digest", registered.manifest.digest
+        yield f"{name}.bytes", registered.weights_bytes
+        yield f"{name}.perplexity_ratio", registered.quality.perplexity_ratio
     for variant, report in history.latest_benchmarks():
         name = f"benchmark.{variant.variant}"
         candidate = report.candidate_summary

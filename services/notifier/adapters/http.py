@@ -22,7 +22,7 @@ class HttpSender:
     """Sends each receiver what its kind takes (implements `ports.Sender`)."""
 
     def __init__(self, destinations: Iterable[Destination], settings: NotifierSettings, clock: Clock) -> None:
-        self._destinations = {each.receiver.name: each for each in destinations}
+        self._destinations = {destination.receiver.name: destination for destination in destinations}
         self._settings, self._clock = settings, clock
         self._clients: dict[str, httpx.AsyncClient] = {}
 

@@ -76,7 +76,9 @@ def note_raised(
     if known is not None:
         return _requeue(record, known, receivers, now) if again else record
     due = now + (SETTLES if now - at > OLD else timedelta())
-    queues = {each.name: (Send(transition="raised", next_at=due),) for each in receivers if each.takes(alert)}
+    queues = {
+        receiver.name: (Send(transition="raised", next_at=due),) for receiver in receivers if receiver.takes(alert)
+    }
     notice = Notice(alert=alert, raised_at=alert.raised_at or at, sequences={"raised": sequence}, queues=queues)
     for failed in record.failed_rollbacks:
         if failed.target == alert.target and failed.at >= notice.raised_at:
@@ -86,7 +88,7 @@ def note_raised(
 
 def _requeue(record: ModelNotices, notice: Notice, receivers: Iterable[Receiver], now: datetime) -> ModelNotices:
     transition: Transition = "raised" if notice.resolved_at is None else "resolved"
-    names = [each.name for each in receivers if each.name in notice.dead]
+    names = [receiver.name for receiver in receivers if receiver.name in notice.dead]
     again: dict[str, Transition] = {name: "silence_ended" if name in notice.summaries else transition for name in names}
     queues = {**notice.queues, **{name: (Send(transition=sent, next_at=now),) for name, sent in again.items()}}
     return _with(record, notice.model_copy(update={"queues": queues, "dead": ()}))
@@ -112,9 +114,9 @@ def note_updated(
     if notice.resolved_at is not None:
         return record
     reached = {
-        each.name: (Send(transition="raised", next_at=now),)
-        for each in receivers
-        if each.name not in notice.queues and each.takes(newest)
+        receiver.name: (Send(transition="raised", next_at=now),)
+        for receiver in receivers
+        if receiver.name not in notice.queues and receiver.takes(newest)
     }
     return _with(record, notice.model_copy(update={"alert": newest, "queues": {**notice.queues, **reached}}))
 
@@ -164,7 +166,7 @@ def acknowledge(
     record: ModelNotices, alert_id: str, *, by: str, reason: str, sequence: int, now: datetime
 ) -> ModelNotices | None:
     """Queue an acknowledgement for the receivers of an open alert; None if no alert of this id is open."""
-    notice = next((each for each in open_notices(record) if each.alert.alert_id == alert_id), None)
+    notice = next((open_notice for open_notice in open_notices(record) if open_notice.alert.alert_id == alert_id), None)
     if notice is None:
         return None
     if notice.acknowledged_by:
@@ -192,11 +194,11 @@ def note_rollback_failed(
     failed = FailedRollback(
         target=rollback.failed, code=rollback.code, reason=rollback.reason, sequence=sequence, at=at
     )
-    concerned = [each for each in open_notices(record) if each.alert.target == failed.target]
+    concerned = [notice for notice in open_notices(record) if notice.alert.target == failed.target]
     if not concerned:
-        kept = [each for each in record.failed_rollbacks if each.target != failed.target]
+        kept = [earlier for earlier in record.failed_rollbacks if earlier.target != failed.target]
         return record.model_copy(update={"failed_rollbacks": (*kept, failed)})
-    newest = max(concerned, key=lambda each: (each.alert.trigger is not None, each.raised_at))
+    newest = max(concerned, key=lambda notice: (notice.alert.trigger is not None, notice.raised_at))
     return _with(record, _note_failed(newest, failed, now))
 
 
@@ -219,7 +221,7 @@ def claim(
     """Return what is due, and the record in which it counts as begun: no other process begins it for `claim_s`."""
     due: list[Due] = []
     notices = {}
-    record = summarise(prune(_known(record, {each.name for each in receivers}), now), receivers, now)
+    record = summarise(prune(_known(record, {receiver.name for receiver in receivers}), now), receivers, now)
     for key, notice in record.notices.items():
         heads = {name: queue[0] for name, queue in notice.queues.items() if queue and queue[0].next_at <= now}
         held = is_silenced(record, notice, now)
@@ -303,8 +305,8 @@ def prune(record: ModelNotices, now: datetime) -> ModelNotices:
         del kept[key]
     changes = {
         "notices": kept,
-        "silences": tuple(each for each in record.silences if each.until > now),
-        "failed_rollbacks": tuple(each for each in record.failed_rollbacks if now - each.at < OLD),
+        "silences": tuple(silence for silence in record.silences if silence.until > now),
+        "failed_rollbacks": tuple(failed for failed in record.failed_rollbacks if now - failed.at < OLD),
     }
     if all(len(getattr(record, name)) == len(left) for name, left in changes.items()):
         return record

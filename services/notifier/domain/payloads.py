@@ -172,7 +172,7 @@ def silence_ended(kind: Kind, due: Due, now: datetime, resend_s: float) -> Any:
     summary, model = due.notice.summaries[due.receiver], due.notice.alert.target.model
     what = "alert" if summary.count == 1 else "alerts"
     head = f"{model}: {summary.count} {what} began and ended within a silence"
-    lines = [_silenced_line(each) for each in summary.alerts]
+    lines = [_silenced_line(alert) for alert in summary.alerts]
     if summary.count > len(lines):
         lines.append(f"and {summary.count - len(lines)} before them")
     if kind == "slack":
@@ -184,7 +184,7 @@ def silence_ended(kind: Kind, due: Due, now: datetime, resend_s: float) -> Any:
         annotations = {"summary": head, "description": "\n".join(lines)}
         times = {"startsAt": now.isoformat(), "endsAt": (now + timedelta(seconds=4 * resend_s)).isoformat()}
         return [{"labels": labels, "annotations": annotations, **times}]
-    listed = [each.model_dump(mode="json", exclude={"receivers"}) for each in summary.alerts]
+    listed = [alert.model_dump(mode="json", exclude={"receivers"}) for alert in summary.alerts]
     data = {"model": model, "summary": head, "count": summary.count, "alerts": listed}
     return {"type": "alert.silence_ended", "timestamp": now.isoformat(), "data": data}
 

@@ -13,8 +13,8 @@ MESSAGE_CHARS = 200
 
 def silence(record: ModelNotices, ordered: Silence, now: datetime) -> ModelNotices:
     """Return the record with a silence in place of one of the same trigger, and without those that ended."""
-    others = [each for each in record.silences if each.trigger != ordered.trigger]
-    kept = tuple(each for each in (*others, ordered) if each.until > now)
+    others = [silence for silence in record.silences if silence.trigger != ordered.trigger]
+    kept = tuple(silence for silence in (*others, ordered) if silence.until > now)
     return record.model_copy(update={"silences": kept})
 
 
@@ -27,8 +27,8 @@ def _silence_of(record: ModelNotices, notice: Notice, now: datetime) -> Silence 
     names: set[str | None] = {notice.alert.trigger or notice.alert.kind, notice.alert.kind}
     if notice.alert.severity != "critical":
         names.add(None)
-    holding = [each for each in record.silences if each.until > now and each.trigger in names]
-    return max(holding, key=lambda each: each.until, default=None)
+    holding = [silence for silence in record.silences if silence.until > now and silence.trigger in names]
+    return max(holding, key=lambda silence: silence.until, default=None)
 
 
 def note_silenced(record: ModelNotices, notice: Notice, now: datetime) -> ModelNotices:
@@ -57,9 +57,11 @@ def summarise(record: ModelNotices, receivers: Iterable[Receiver], now: datetime
     over = {key: held for key, held in record.held.items() if not is_silenced(record, held.newest, now)}
     if not over:
         return record
-    summaries = {each.name: _summary(over.values(), each.name) for each in receivers if each.takes_summaries}
+    summaries = {
+        receiver.name: _summary(over.values(), receiver.name) for receiver in receivers if receiver.takes_summaries
+    }
     summaries = {name: summary for name, summary in summaries.items() if summary.count}
-    newest = max((held.newest for held in over.values()), key=lambda each: each.raised_at)
+    newest = max((held.newest for held in over.values()), key=lambda notice: notice.raised_at)
     carrier = record.notices.get(newest.key) or newest.model_copy(update={"queues": {}, "forget_at": now})
     send = Send(transition="silence_ended", next_at=now)
     queues = {**carrier.queues, **{name: (*carrier.queues.get(name, ()), send) for name in summaries}}
@@ -70,8 +72,8 @@ def summarise(record: ModelNotices, receivers: Iterable[Receiver], now: datetime
 
 def _summary(over: Iterable[HeldBack], receiver: str) -> Summary:
     over = list(over)
-    alerts = [each for held in over for each in held.alerts if receiver in each.receivers]
-    listed = tuple(sorted(alerts, key=lambda each: each.raised_at)[-MOST_LISTED:])
+    alerts = [alert for held in over for alert in held.alerts if receiver in alert.receivers]
+    listed = tuple(sorted(alerts, key=lambda alert: alert.raised_at)[-MOST_LISTED:])
     return Summary(count=sum(held.counts.get(receiver, 0) for held in over), alerts=listed)
 
 

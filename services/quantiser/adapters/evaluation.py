@@ -126,7 +126,9 @@ def _measured_window(window: list[int], expected: Any, actual: Any) -> HeldOutWi
     reference_nll, nll = -float(expected.double().sum()), -float(actual.double().sum())
     if not (math.isfinite(reference_nll) and math.isfinite(nll)):
         raise NotFiniteError("The model's logits on held-out text are not finite.")
-    by_token = [tuple(round(-value, TOKEN_DIGITS) for value in each.flatten().tolist()) for each in (expected, actual)]
+    by_token = [
+        tuple(round(-value, TOKEN_DIGITS) for value in scores.flatten().tolist()) for scores in (expected, actual)
+    ]
     return HeldOutWindow(
         token_ids=tuple(window),
         reference_nll=reference_nll,

@@ -144,7 +144,7 @@ def first_unaudited(messages: Messages, tail: Tail) -> Callable[[], Awaitable[in
         waiting = [
             await messages.read(source, cursors.get(source.name, 0)) for source in SOURCES if source.stream == EVENTS
         ]
-        return min((number for each in waiting if each is not None for number in (each[1],)), default=None)
+        return min((number for entry in waiting if entry is not None for number in (entry[1],)), default=None)
 
     return first
 

@@ -61,8 +61,8 @@ class Contents:
                 self._base_files(deployable.manifest)
                 self._proof_of_base(deployable)
         else:
-            self._version(target.model, target.version, {each.target.variant for each in served})
-        return [each for key, each in sorted(self.needed.items()) if key not in self._erasable]
+            self._version(target.model, target.version, {deployable.target.variant for deployable in served})
+        return [needed for key, needed in sorted(self.needed.items()) if key not in self._erasable]
 
     def _version(self, model: str, number: int, variants: set[str]) -> None:
         prefix = f"versions/{model}/{number}/"
@@ -72,8 +72,8 @@ class Contents:
         with self._part():
             manifest = VersionManifest.model_validate_json(self.store.find(f"{prefix}manifest.json") or b"")
             self._chain(Chain(self.store, model, number))
-            for each in manifest.variants:
-                self._variant(each.manifest, files=each.variant in variants)
+            for variant in manifest.variants:
+                self._variant(variant.manifest, files=variant.variant in variants)
             self._merged(manifest.merged)
             self._weights(manifest.weights)
             self._base(manifest.base)
@@ -168,6 +168,6 @@ def _subjects(envelope: bytes) -> list[tuple[str, str]]:
     """Return names and digests of what an attestation is about; unverified, and none if it cannot be read."""
     try:
         statement = json.loads(base64.b64decode(json.loads(envelope)["payload"]))
-        return [(each["name"], f"sha256:{each['digest']['sha256']}") for each in statement["subject"]]
+        return [(subject["name"], f"sha256:{subject['digest']['sha256']}") for subject in statement["subject"]]
     except (ValueError, KeyError, TypeError):
         return []

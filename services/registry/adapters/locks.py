@@ -65,7 +65,9 @@ class StoredLocks:
 
     async def repair(self, model: str, disturbances: Sequence[Disturbance]) -> list[Disturbance]:
         """Remove what lies over locked versions; return what could not be repaired."""
-        return await self._run(model, lambda: [each for each in disturbances if not self._repair(each)])
+        return await self._run(
+            model, lambda: [disturbance for disturbance in disturbances if not self._repair(disturbance)]
+        )
 
     async def renew(self, kept: Kept) -> list[tuple[Target, Disturbance]]:
         """Extend every retention of which less than half of the period is left; return what cannot be kept."""
@@ -87,7 +89,7 @@ class StoredLocks:
             locks = self._read(target)
             pins = locks.pins
             contents = Contents(self._store.pinned(pins), self._trust.keys())
-            needed = [each for each in contents.of(served) if each.key not in pins or each.key in lost]
+            needed = [content for content in contents.of(served) if content.key not in pins or content.key in lost]
             objects, missing = self._choose(needed)
             objects, refused = self._retain(target.model, objects)
             failpoint("registry.lock_after_retention")
@@ -98,7 +100,7 @@ class StoredLocks:
                     continue  # another registry was first
                 except Permanent as error:
                     return KeptVersion(version=target.version, reason=error.reason)
-            count = len(pins.keys() - locks.own.keys() | {each.key for each in objects})
+            count = len(pins.keys() - locks.own.keys() | {locked.key for locked in objects})
             problems = [*contents.problems, *(f"{key} is not there." for key in missing), *refused]
             problems += self._weaker(pins)
             return KeptVersion(version=target.version, objects=count, reason=" ".join(problems))
@@ -106,7 +108,7 @@ class StoredLocks:
         raise Transient("store_unavailable", reason)
 
     def _weaker(self, pins: Mapping[str, Sequence[str]]) -> list[str]:
-        count = self._retentions.count_weaker((key, each) for key, versions in pins.items() for each in versions)
+        count = self._retentions.count_weaker((key, version) for key, versions in pins.items() for version in versions)
         why = "the store lets no lock become stricter; docs/operations.md has the command."
         return [f"{count} objects stay in governance mode: {why}"] if count else []
 
@@ -116,11 +118,11 @@ class StoredLocks:
 
     def _retain(self, model: str, objects: Sequence[LockedObject]) -> tuple[list[LockedObject], list[str]]:
         """Return which objects are kept, and why others are not."""
-        errors = self._each(lambda each: self._retentions.keep(model, each.key, each.version_id), objects)
-        kept = [each for each, error in zip(objects, errors, strict=True) if error is None]
+        errors = self._each(lambda locked: self._retentions.keep(model, locked.key, locked.version_id), objects)
+        kept = [locked for locked, error in zip(objects, errors, strict=True) if error is None]
         return kept, [
-            Disturbance(each.key, unkept=error.reason).describe()
-            for each, error in zip(objects, errors, strict=True)
+            Disturbance(locked.key, unkept=error.reason).describe()
+            for locked, error in zip(objects, errors, strict=True)
             if error is not None
         ]
 
@@ -150,18 +152,21 @@ class StoredLocks:
         """Return the version of each object that is locked, and the keys of which there is none."""
         versions = self._each(self._first_version, needed)
         chosen = [
-            LockedObject(key=each.key, version_id=version)
-            for each, version in zip(needed, versions, strict=True)
+            LockedObject(key=content.key, version_id=version)
+            for content, version in zip(needed, versions, strict=True)
             if version is not None
         ]
-        return chosen, [each.key for each, version in zip(needed, versions, strict=True) if version is None]
+        return chosen, [content.key for content, version in zip(needed, versions, strict=True) if version is None]
 
     def _first_version(self, needed: Needed) -> str | None:
         ids = candidates(self._store.versions(needed.key), needed.key, needed.size_bytes)
         if len(ids) < 2 or needed.digest is None or needed.size_bytes is None:
             return ids[0] if ids else None
         size = needed.size_bytes
-        return next((each for each in ids if self._store.digest(needed.key, each, size) == needed.digest), None)
+        return next(
+            (version_id for version_id in ids if self._store.digest(needed.key, version_id, size) == needed.digest),
+            None,
+        )
 
     def _inspect(self, kept: Kept) -> list[tuple[Target, Disturbance]]:
         disturbed: list[tuple[Target, Disturbance]] = []
@@ -170,9 +175,9 @@ class StoredLocks:
             target = served[0].target
             locks = self._read(target)
             objects = [Pinned(key, versions) for key, versions in locks.pins.items()]
-            fresh = [each for each in objects if each not in looked_at]
+            fresh = [located for located in objects if located not in looked_at]
             looked_at |= dict(zip(fresh, self._each(self._look_at, fresh), strict=True))
-            disturbed += [(target, what) for each in objects if (what := looked_at[each]) is not None]
+            disturbed += [(target, what) for located in objects if (what := looked_at[located]) is not None]
             disturbed += [(target, Disturbance(key, over, foreign=True)) for key, over in locks.foreign.items()]
         return disturbed
 
@@ -199,13 +204,17 @@ class StoredLocks:
 
     def _renew(self, kept: Kept) -> list[tuple[Target, Disturbance]]:
         model, why = _model_of(kept), self._store.why_unlocked()
-        pins = {each[0].target: self._read(each[0].target).pins for each in kept.values()}
+        pins = {targets[0].target: self._read(targets[0].target).pins for targets in kept.values()}
         if why is not None:
             return [(target, Disturbance(min(locked), unkept=why)) for target, locked in pins.items() if locked]
-        ids = sorted({(key, each) for locked in pins.values() for key, versions in locked.items() for each in versions})
+        ids = sorted(
+            {(key, version) for locked in pins.values() for key, versions in locked.items() for version in versions}
+        )
         self._retentions.forget_others(model, frozenset(ids))
         refused: dict[str, str] = {}
-        for (key, _), error in zip(ids, self._each(lambda each: self._retentions.keep(model, *each), ids), strict=True):
+        for (key, _), error in zip(
+            ids, self._each(lambda object_version: self._retentions.keep(model, *object_version), ids), strict=True
+        ):
             if error is not None and error.code != "artifact_not_found":  # the inspection finds what is lost
                 refused[key] = error.reason
         return [

@@ -75,5 +75,7 @@ class Retentions:
     def forget_others(self, model: str, kept: Container[ObjectId]) -> None:
         """Forget what is known of a model's objects that are not kept any more."""
         known = self._known.get(model, {})
-        self._known[model] = {each: retention for each, retention in known.items() if each in kept}
-        self._weaker -= {each for each in known if each not in kept}
+        self._known[model] = {
+            object_version: retention for object_version, retention in known.items() if object_version in kept
+        }
+        self._weaker -= {object_version for object_version in known if object_version not in kept}

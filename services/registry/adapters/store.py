@@ -113,7 +113,7 @@ class StoredArtifacts:
     def _read_parts(self, key: str) -> dict[str, int]:
         """Return the bytes of the weights that a version's manifest names, by the digest of their manifests."""
         version = VersionManifest.model_validate_json(self._store.find(key) or b"{}")
-        parts = {each.manifest.digest: each.weights_bytes for each in version.variants}
+        parts = {variant.manifest.digest: variant.weights_bytes for variant in version.variants}
         merged = self._store.find(self._store.key_of(version.merged.uri))
         if merged is not None:
             parts[version.merged.digest] = MergedManifest.model_validate_json(merged).weights_bytes
@@ -135,7 +135,10 @@ class StoredArtifacts:
             if there.model_copy(update={"registered_at": manifest.registered_at}) != manifest:
                 reason = f"{ref.uri} is not the manifest of release {manifest.release_id}, and no other is signed."
                 raise Permanent("digest_mismatch", reason)
-        parts = {"merged": manifest.merged, **{f"variant {each.variant}": each.manifest for each in manifest.variants}}
+        parts = {
+            "merged": manifest.merged,
+            **{f"variant {variant.variant}": variant.manifest for variant in manifest.variants},
+        }
         materials = [
             Material(name="base", digest=manifest.base.digest, uri=manifest.base.uri),
             Material(name=manifest.weights.kind, digest=manifest.weights.ref.digest, uri=manifest.weights.ref.uri),
@@ -152,21 +155,21 @@ class StoredArtifacts:
 
     def _sign_files(self, manifest: VersionManifest) -> None:
         """Sign the files of each variant in the form that programs other than Slipway verify."""
-        for each in manifest.variants:
+        for variant in manifest.variants:
             try:
-                files = VariantManifest.model_validate_json(self._store.get(each.manifest)).files
+                files = VariantManifest.model_validate_json(self._store.get(variant.manifest)).files
             except (Permanent, ValidationError):
                 continue  # what is not there, or no variant, is not signed
-            name = str(Target(model=manifest.model, version=manifest.version, variant=each.variant))
-            key = signature_key(manifest.model, manifest.version, each.variant)
+            name = str(Target(model=manifest.model, version=manifest.version, variant=variant.variant))
+            key = signature_key(manifest.model, manifest.version, variant.variant)
             self._store.put_manifest(key, sign_files(self._attester, name, files))
 
     def _followed(self, manifest: VersionManifest) -> tuple[str, ...]:
         """Return the digests of the attestations of what a version is made of, as far as they count."""
         keys = self._trust.keys()
         attested = [find_attestation(self._store, keys, "merge", manifest.merged)]
-        attested += [find_attestation(self._store, keys, "quantise", each.manifest) for each in manifest.variants]
-        return tuple(each.digest for each in attested if isinstance(each, Signed))
+        attested += [find_attestation(self._store, keys, "quantise", variant.manifest) for variant in manifest.variants]
+        return tuple(attestation.digest for attestation in attested if isinstance(attestation, Signed))
 
     async def put_approval(self, record: ApprovalRecord) -> None:
         """Append an approval to the version's attestations, once."""

@@ -50,7 +50,9 @@ class UploadRequests:
         try:
             request = UploadRequest.model_validate_json(message.data)
         except ValidationError as error:
-            listed = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:3])
+            listed = "; ".join(
+                f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()[:3]
+            )
             reason = f"The request for an upload is not valid: {listed[:500]}."
             await self._reply(message, UploadAnswer(state="refused", code="malformed_event", reason=reason))
             return

@@ -65,11 +65,11 @@ class StagedUploads(Store):
         """Return the upload in parts of an object, the newest or a new one, and the bytes of its parts by number."""
         with self._translated(key):
             listed = self._client._list_multipart_uploads(self.bucket, prefix=key).uploads  # noqa: SLF001
-            begun = [each for each in listed if each.object_name == key]
+            begun = [listed_upload for listed_upload in listed if listed_upload.object_name == key]
             if not begun:
                 headers = {"Content-Type": "application/octet-stream", "x-amz-checksum-algorithm": "SHA256"}
                 return str(self._client._create_multipart_upload(self.bucket, key, headers)), {}  # noqa: SLF001
-            upload = str(max(begun, key=lambda each: str(each.initiated_time)).upload_id)
+            upload = str(max(begun, key=lambda begun_upload: str(begun_upload.initiated_time)).upload_id)
             parts = self._client.parts_of(self.bucket, key, upload)
             return upload, {part.part_number: part.size or 0 for part in parts}
 
@@ -122,7 +122,7 @@ class StagedUploads(Store):
         fitting = [base for base in bases if base.name == name and revision in ("", base.revision)]
         if not fitting:
             return None
-        base = max(fitting, key=lambda each: each.imported_at)
+        base = max(fitting, key=lambda base_model: base_model.imported_at)
         return BaseModelRef(name=base.name, revision=base.revision, uri=base.folder.uri, digest=base.folder.digest)
 
 

@@ -111,7 +111,7 @@ def close_alerts(record: ModelLocks, disturbed: Iterable[Target], now: datetime)
 
 def note_versions(record: ModelLocks, versions: Iterable[KeptVersion]) -> ModelLocks:
     """Return the record with what is known of these versions, and nothing of others."""
-    return record.model_copy(update={"versions": tuple(sorted(versions, key=lambda each: each.version))})
+    return record.model_copy(update={"versions": tuple(sorted(versions, key=lambda version: version.version))})
 
 
 def add_unkept(versions: Iterable[KeptVersion], unkept: Iterable[tuple[Target, Disturbance]]) -> list[KeptVersion]:
@@ -120,16 +120,16 @@ def add_unkept(versions: Iterable[KeptVersion], unkept: Iterable[tuple[Target, D
     for target, what in unkept:
         of.setdefault(target.version, []).append(what)
     return [
-        each.model_copy(update={"reason": " ".join(filter(None, (each.reason, _named(of[each.version]))))})
-        if each.version in of
-        else each
-        for each in versions
+        version.model_copy(update={"reason": " ".join(filter(None, (version.reason, _named(of[version.version]))))})
+        if version.version in of
+        else version
+        for version in versions
     ]
 
 
 def note_version(record: ModelLocks, version: KeptVersion) -> ModelLocks:
     """Return the record with what is known of one version."""
-    others = (each for each in record.versions if each.version != version.version)
+    others = (earlier for earlier in record.versions if earlier.version != version.version)
     return note_versions(record, (*others, version))
 
 
@@ -157,5 +157,5 @@ def _message(target: Target, disturbances: Sequence[Disturbance]) -> str:
 
 
 def _named(disturbances: Sequence[Disturbance]) -> str:
-    named = "; ".join(each.describe() for each in disturbances[:MOST_NAMED])
+    named = "; ".join(disturbance.describe() for disturbance in disturbances[:MOST_NAMED])
     return f"{named}; {len(disturbances) - MOST_NAMED} more" if len(disturbances) > MOST_NAMED else named

@@ -105,7 +105,7 @@ def measure(field: Sequence[Entrant]) -> dict[Variant, dict[str, Figure]]:
     figures: dict[Variant, dict[str, Figure]] = {entrant.variant: {} for entrant in field}
     for criterion, readers in _READERS.items():
         answers = [{entrant.variant: read(entrant) for entrant in field} for read in readers]
-        scale = next((each for each in answers if None not in each.values()), answers[-1])
+        scale = next((figures for figures in answers if None not in figures.values()), answers[-1])
         for variant, figure in scale.items():
             figures[variant][criterion] = figure or UNMEASURED
     return figures

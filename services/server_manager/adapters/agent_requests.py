@@ -102,4 +102,4 @@ class Managers:
         except (OSError, ValidationError) as error:
             reason = f"The list of managers, {self._path}, cannot be read ({error}): write it with `slipway keys init`."
             raise NotAccepted("key_not_trusted", reason) from error
-        return frozenset(key for each in listed for key in each.public_keys)
+        return frozenset(key for manager in listed for key in manager.public_keys)

@@ -86,10 +86,10 @@ def why_refused(deployable: Deployable, limits: Limits, together: Iterable[Deplo
     unservable = why_not_servable(deployable.target.variant, limits.hardware, deployable.serving)
     if unservable is not None:
         return "variant_not_servable", unservable
-    for each in (deployable, *together):
-        missing = why_no_runtime(each.serving, limits.runtimes)
+    for needed in (deployable, *together):
+        missing = why_no_runtime(needed.serving, limits.runtimes)
         if missing is not None:
-            return "runtime_unknown", f"{each.target}: {missing}"
+            return "runtime_unknown", f"{needed.target}: {missing}"
     return None
 
 

@@ -217,7 +217,7 @@ def decide_waiting(
             answers.append(_too_big(lease, needed_bytes(pair.values(), limits), limits, "alone", measured))
         elif not free or any(home_of(deployable, homes) in down for deployable in pair.values()):
             continue
-        elif not any(fits(_sizes(everything, limits), each, limits) for each in (homes, intact_homes)):
+        elif not any(fits(_sizes(everything, limits), placed, limits) for placed in (homes, intact_homes)):
             there = describe_free(_sizes(production, limits), homes, limits)
             there += describe_measured(everything.values(), limits)
             answers.append(_too_big(lease, needed, limits, "beside production", there))

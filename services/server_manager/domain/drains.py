@@ -110,12 +110,16 @@ def plan_transfer(
             continue
         if moved.digest != deployable.manifest.digest:
             continue
-        usable = [each for each in endpoints_of(deployable, limits) if each in fleet.answering and each not in drained]
+        usable = [
+            endpoint
+            for endpoint in endpoints_of(deployable, limits)
+            if endpoint in fleet.answering and endpoint not in drained
+        ]
         if not usable:
             reason = f"{name} has no other endpoint of its runtime that answers and is not drained."
             waits = waits or Waits(name, moved.endpoint, reason)
             continue
-        copied = [each for each in fleet.arriving.get(name, ()) if each in usable]
+        copied = [endpoint for endpoint in fleet.arriving.get(name, ()) if endpoint in usable]
         if copied:  # a second load of it there would take its memory twice, and unload both where it fails
             reason = f"a copy of {name} on {copied[0]} is loaded or probed, and not named by its route yet."
             waits = waits or Waits(name, moved.endpoint, reason)
@@ -197,7 +201,7 @@ def _assess_memory(endpoint: str, drained: Collection[str], fleet: Fleet, limits
     }
     for name, state in held.items():  # what has a copy elsewhere is served by it
         there = [*fleet.serving.get(name, ()), *fleet.arriving.get(name, ())]
-        others = [each for each in there if each not in drained and each in fleet.answering]
+        others = [copy_home for copy_home in there if copy_home not in drained and copy_home in fleet.answering]
         if others and state.endpoint == endpoint:
             held[name] = replace(state, endpoint=others[0])
     homes = {(state.endpoint, name) for name, state in held.items()}
@@ -230,8 +234,8 @@ def answer_endpoint_order(record: Servers, order_id: str, *, carried_out: bool) 
         return record
     asked, drained, ordered = order.event.data, record.drained, record.ordered
     if carried_out:
-        known = next((each for each in drained if each.name == asked.endpoint), None)
-        others = tuple(each for each in drained if each.name != asked.endpoint)
+        known = next((marked for marked in drained if marked.name == asked.endpoint), None)
+        others = tuple(marked for marked in drained if marked.name != asked.endpoint)
         new = known or DrainedEndpoint(
             name=asked.endpoint, actor=order.event.sender, reason=asked.reason, since=order.received_at
         )

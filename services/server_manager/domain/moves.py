@@ -117,7 +117,7 @@ def _serving(
     missing = sum(1 for endpoint in due if endpoint not in named and endpoint not in generating)
     staying = [endpoint for endpoint in named if endpoint in due]
     leaving = [endpoint for endpoint in named if endpoint not in due and endpoint in generating][:missing]
-    serving = list(dict.fromkeys([*staying, *(each for each in due if each in generating), *leaving]))
+    serving = list(dict.fromkeys([*staying, *(endpoint for endpoint in due if endpoint in generating), *leaving]))
     has_others = any(address in removed or names.get(address) not in (None, *serving) for address in served.endpoints)
     if set(serving) <= set(named) and not has_others:
         return None

@@ -237,7 +237,11 @@ def plan_all_homes(
     homes = plan_homes(desired, held, limits, known)
     for lease in record.waiting:
         pair = (lease.event.data.baseline, lease.event.data.candidate)
-        staged = {str(each.target): Desired(each, Rank.STAGING) for each in pair if str(each.target) not in homes}
+        staged = {
+            str(deployable.target): Desired(deployable, Rank.STAGING)
+            for deployable in pair
+            if str(deployable.target) not in homes
+        }
         if staged:
             beside = plan_homes({**desired, **staged}, held, limits, known)
             homes |= {name: beside[name] for name in staged.keys() & beside.keys()}

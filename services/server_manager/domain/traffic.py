@@ -97,7 +97,9 @@ def _why_too_big(
     target: Deployable, needed: Mapping[str, Deployable], limits: Limits, homes: Mapping[str, str]
 ) -> str | None:
     """Return that what an order needs does not fit, and what each endpoint has free; None if it does."""
-    sizes = {name: limits.reserved_bytes(each) for name, each in needed.items()}  # it was staged in its memory before
+    sizes = {
+        name: limits.reserved_bytes(deployable) for name, deployable in needed.items()
+    }  # it was staged in its memory before
     if fits(sizes, homes, limits):
         return None
     others = {name: size for name, size in sizes.items() if name != str(target.target)}
