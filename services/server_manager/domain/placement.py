@@ -82,7 +82,8 @@ def plan_homes(
             copied=known.copied,
             copied_bytes=copied_bytes,
         )
-        homes[name] = chosen if before is None or has_memory else before
+        # What was chosen for a lost one stays, though others that wait for memory there are counted first by now.
+        homes[name] = chosen if before is None or has_memory or (is_kept and before in known.lost) else before
         reserved[homes[name]] += 0 if keeps_memory and homes[name] == before else size
     return homes
 

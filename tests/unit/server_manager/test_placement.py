@@ -116,6 +116,17 @@ def test_a_choice_is_kept_from_pass_to_pass(situation):
     }
 
 
+def test_what_moves_from_a_lost_endpoint_keeps_its_choice_although_another_one_waits_for_memory_there():
+    """In the first pass it has the memory before the other one is placed; later that one is counted first."""
+    desired = {name_of(version): Desired(deployable(version, weights_bytes=0), Rank.PRODUCTION) for version in (0, 1)}
+    holding = {name_of(0): held(0, Phase.READY, endpoint="default")}  # it reserves 200
+    limits = replace(TWO, memory_budget_bytes=300, overhead_bytes=100, weights_ratio=1.0)
+    known = Known(lost=frozenset({"default"}))
+    homes = plan_homes(desired, holding, limits, known)
+    assert homes == {name_of(0): "two", name_of(1): "two"}
+    assert plan_homes(desired, holding, limits, replace(known, earlier=homes)) == homes
+
+
 @given(situations(), st.integers(0, 5))
 def test_what_is_new_shares_with_its_counterpart_only_where_no_other_endpoint_has_memory_for_it(situation, number):
     desired, _, limits, known = situation
