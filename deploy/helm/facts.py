@@ -1,6 +1,7 @@
 """What the chart takes from the contracts: who talks to whom, which secrets a service needs, which consumers it has."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -8,18 +9,25 @@ import yaml
 
 from contracts import metrics
 from contracts.provenance import ATTESTERS
-from contracts.services import OPTIONAL, SERVICES
+from contracts.services import EVENTS, OPTIONAL, SERVICES
 from contracts.store_access import SERVICE_ACCESS
 from deploy.helm import scaling
 from deploy.helm.values import Values
 from deploy.helm.values_file import render_values
 from deploy.monitoring import panels, rules
 from deploy.monitoring.dashboards import DASHBOARDS
+from shared.messaging.topology import LIMITS, file_bytes
 
 CHART: Final = Path("deploy/helm/slipway")
 HEADER: Final = "# Generated from contracts/ by deploy.generate; do not edit.\n"
 ADMIN_PORTS: Final = {"gateway": 8081}
 """Ports of probes and metrics, where they are not the port of the service."""
+
+
+def bus_takes() -> int:
+    """Return how many bytes a server of the chart takes for streams on disk, by the configuration of its image."""
+    (gigabytes,) = re.findall(r"max_file_store: (\d+)GB", Path("deploy/docker/nats.conf").read_text())
+    return int(gigabytes) * 1024**3
 
 
 def facts() -> dict[str, Any]:
@@ -43,6 +51,7 @@ def facts() -> dict[str, Any]:
     }
     return {
         "services": services,
+        "bus": {"takes": bus_takes(), "others": file_bytes() - LIMITS[EVENTS]},
         "callersOfTriton": [*callers["triton"], "agent"],
         "callersOfAgent": callers["agent"],
         "metrics": {

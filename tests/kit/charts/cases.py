@@ -160,6 +160,10 @@ REFUSED: Final[dict[str, tuple[dict[str, Any], str]]] = {
         {"nats": {"deploy": True, "servers": 3, "replicas": 1}, "triton": MEMORY},
         "nats.replicas is 1 with nats.servers 3: the loss of one server would lose data, so set it to 3",
     ),
+    "a log that own servers do not take": (
+        {"nats": {"deploy": True, "replicas": 1, "eventsMaxBytes": 9 * 1024**3}, "triton": MEMORY},
+        "nats.eventsMaxBytes is 9663676416 with nats.deploy: beside the other streams",
+    ),
     "two own servers": ({"nats": {"deploy": True, "servers": 2, "replicas": 1}, "triton": MEMORY}, "'/nats/servers'"),
     "store with a scheme": ({"store": {"endpoint": "https://s3:9000"}}, "'/store/endpoint'"),
     "setting in lower case": ({"env": {"slipway_log_level": "INFO"}}, "slipway_log_level"),

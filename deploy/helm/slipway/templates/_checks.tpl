@@ -61,6 +61,10 @@
 {{- if and $values.nats.deploy (eq (int $values.nats.servers) 3) (lt (int $values.nats.replicas) 3) -}}
 {{- fail (printf "nats.replicas is %d with nats.servers 3: the loss of one server would lose data, so set it to 3." (int $values.nats.replicas)) -}}
 {{- end -}}
+{{- $room := sub (int64 $facts.bus.takes) (int64 $facts.bus.others) -}}
+{{- if and $values.nats.deploy (gt (int64 $values.nats.eventsMaxBytes) $room) -}}
+{{- fail (printf "nats.eventsMaxBytes is %d with nats.deploy: beside the other streams and buckets a server of this chart has %d bytes for the event log; lower it, or name servers of your own in nats.url." (int64 $values.nats.eventsMaxBytes) $room) -}}
+{{- end -}}
 {{- $addresses := dict "nats.url" $values.nats.url "nats.monitoring" $values.nats.monitoring "store.endpoint" $values.store.endpoint "triton.grpc" $values.triton.grpc "backup.endpoint" $values.backup.endpoint -}}
 {{- range $name, $addresses := $addresses -}}
 {{- range include "slipway.portsOf" (dict "addresses" $addresses "egress" dict "default" 1) | fromYamlArray -}}
