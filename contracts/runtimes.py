@@ -10,6 +10,8 @@ DEFAULT_RUNTIME: Final = "default"
 """Name of the runtime that serves versions whose settings name none."""
 RUNTIMES_SUFFIX: Final = ".runtimes"
 """Ending of the key, after the name of the fleet."""
+LEADER_SUFFIX: Final = ".leader"
+"""Ending of the key of the fleet's lease, in the same bucket: the server-manager that runs renews it every 2 s."""
 EndpointState = Literal["serving", "draining", "drained", "silent", "fenced"]
 """`silent` does not answer server-manager, `fenced` answers only a process with a higher term; both may still serve."""
 

@@ -4,7 +4,9 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
 
 from nats.js import JetStreamContext
 from nats.js.api import DeliverPolicy
@@ -12,17 +14,64 @@ from nats.js.api import DeliverPolicy
 from clients.cli.connection import StackAddress, connected
 from clients.cli.reading import RecordsOfModels, read_messages
 from clients.cli.views import comparison
+from clients.cli.views.render import duration
 from contracts.envelope import Event
 from contracts.facts import CheckpointReady, ReleaseOpened
 from contracts.manifests import VersionManifest
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route, ServedTarget
-from contracts.runtimes import DEFAULT_RUNTIME, RUNTIMES_SUFFIX, FleetRuntime, FleetRuntimes
+from contracts.runtimes import DEFAULT_RUNTIME, LEADER_SUFFIX, RUNTIMES_SUFFIX, FleetRuntime, FleetRuntimes
 from contracts.vocabulary import Runtime, ServingSettings
 from decisions.runtimes import runtime_name
 from decisions.serving_settings import combine
+from shared.runtime.clock import SystemClock
 
 LEASE_POLL_S = 0.25
+RENEWED_WITHIN_S: Final = 5.0
+"""A server-manager renews its lease every 2 s."""
+NEW_S: Final = 6.0
+"""A lease that the bus stored so lately is taken for one that is renewed: after so long another process takes it."""
+
+
+@dataclass(frozen=True)
+class ListedFleet:
+    """A fleet as its server-manager last saw it.
+
+    Attributes:
+        name: The name of the fleet.
+        endpoints: Its endpoints.
+        is_current: Whether a server-manager of the fleet renews its lease, so that they are as they are now.
+        reported_at: When one renewed it last if none does any more, by the clock of the bus; None if that is not known.
+    """
+
+    name: str
+    endpoints: tuple[FleetRuntime, ...]
+    is_current: bool = True
+    reported_at: datetime | None = None
+
+    def describe_state(self, state: str) -> str:
+        """Return the state of an endpoint, marked as known of before if no server-manager reports."""
+        return state if self.is_current else f"last known: {state}"
+
+    def describe_silence(self, now: datetime) -> str | None:
+        """Return a sentence that no server-manager reports; None if one does."""
+        if self.is_current:
+            return None
+        if self.reported_at is None:
+            ago = f"no server-manager of the fleet {self.name} reports"
+        else:
+            since = duration(max(0.0, (now - self.reported_at).total_seconds()))
+            ago = f"the server-manager of the fleet {self.name} last reported {since} ago"
+        return f"{ago}: what is listed is what was known last; see `slipway ps`"
+
+
+@dataclass(frozen=True)
+class _Lease:
+    """The newest renewal of a fleet's lease."""
+
+    revision: int
+    stored_at: datetime
+    has_holder: bool
 
 
 async def read_runtimes(stack: StackAddress) -> list[FleetRuntime]:
@@ -32,39 +81,68 @@ async def read_runtimes(stack: StackAddress) -> list[FleetRuntime]:
     return [runtime for _, fleet in sorted(fleets.items()) for runtime in fleet.runtimes]
 
 
+async def read_fleets(stack: StackAddress) -> list[ListedFleet]:
+    """Return all fleets by name, each with whether its server-manager reports."""
+    async with connected(stack) as client:
+        return await list_fleets(client.jetstream(timeout=10), RENEWED_WITHIN_S)
+
+
+async def list_fleets(js: JetStreamContext, within_s: float) -> list[ListedFleet]:
+    """Return all fleets by name, each with whether its server-manager reports.
+
+    Args:
+        js: The bus.
+        within_s: How long a lease is watched that was not renewed lately by the clock of the bus.
+    """
+    fleets = await _read_fleets(js)
+    return list(await asyncio.gather(*(_assess(js, *listed, within_s) for listed in sorted(fleets.items()))))
+
+
+async def _assess(js: JetStreamContext, name: str, listed: FleetRuntimes, within_s: float) -> ListedFleet:
+    lease = await _read_lease(js, name)
+    age_s = (SystemClock().now() - lease.stored_at).total_seconds() if lease is not None else -1.0
+    is_new = lease is not None and lease.has_holder and 0 <= age_s < NEW_S
+    is_current = is_new or await _is_renewed(js, name, within_s)
+    reported_at = None if is_current or lease is None else lease.stored_at
+    return ListedFleet(name, listed.runtimes, is_current, reported_at)
+
+
 async def find_idle_fleets(js: JetStreamContext, within_s: float) -> list[str]:
     """Return the fleets whose list of runtimes is not kept up to date: no process renews their lease within the time.
 
     A list is written when it changes, so its own age says nothing; the lease is renewed every 2 s. No clocks are
     compared.
     """
-    fleets = [key.removesuffix(RUNTIMES_SUFFIX) for key in await _read_fleets(js)]
+    fleets = list(await _read_fleets(js))
     renewed = await asyncio.gather(*(_is_renewed(js, fleet, within_s) for fleet in fleets))
     return [fleet for fleet, is_renewed in zip(fleets, renewed, strict=True) if not is_renewed]
 
 
 async def _read_fleets(js: JetStreamContext) -> dict[str, FleetRuntimes]:
-    return await RecordsOfModels(js, "servers", FleetRuntimes).matching(f"*{RUNTIMES_SUFFIX}")
+    records = await RecordsOfModels(js, "servers", FleetRuntimes).matching(f"*{RUNTIMES_SUFFIX}")
+    return {key.removesuffix(RUNTIMES_SUFFIX): fleet for key, fleet in records.items()}
 
 
 async def _is_renewed(js: JetStreamContext, fleet: str, within_s: float) -> bool:
     deadline = time.monotonic() + within_s
     first = await _read_lease(js, fleet)
-    while first is not None and time.monotonic() < deadline:
+    while first is not None and first.has_holder and time.monotonic() < deadline:
         await asyncio.sleep(LEASE_POLL_S)
         now = await _read_lease(js, fleet)
-        if now != first:
-            return now is not None
+        if now is None or now.revision != first.revision:
+            return now is not None and now.has_holder
     return False
 
 
-async def _read_lease(js: JetStreamContext, fleet: str) -> int | None:
-    """Return the revision of a fleet's lease; None while it has no holder."""
-    subject = f"$KV.servers.{fleet}.leader"
+async def _read_lease(js: JetStreamContext, fleet: str) -> _Lease | None:
+    """Return the newest renewal of a fleet's lease; None if there is none."""
+    subject = f"$KV.servers.{fleet}{LEADER_SUFFIX}"
     messages = await read_messages(js, "KV_servers", subject, most=1, deliver_policy=DeliverPolicy.LAST)
-    if not messages or not json.loads(messages[-1].data or b"{}").get("holder"):
+    if not messages or not messages[-1].data:
         return None
-    return int(messages[-1].metadata.sequence.stream)
+    (message,) = messages
+    holder = json.loads(message.data).get("holder")
+    return _Lease(int(message.metadata.sequence.stream), message.metadata.timestamp, bool(holder))
 
 
 def served_by(route: Route | None) -> list[tuple[str, ServedTarget]]:

@@ -6,8 +6,7 @@ from typing import Final
 
 import structlog
 
-from contracts.runtimes import FleetRuntimes
-from services.console.domain.endpoint_screen import EndpointRow, GatewayUse, endpoint_row
+from services.console.domain.endpoint_screen import EndpointRow, GatewayUse, ListedFleet, endpoint_row
 from services.console.domain.people import Person
 from services.console.hub import Hub
 from services.console.ports import Fleets, GatewayUses
@@ -20,7 +19,9 @@ LOOK_S: Final = 2.0
 """How often what is there is compared with what was, while pages are open."""
 AFTER_ERROR_S: Final = 30.0
 """How long nothing is asked after an error: a bus with permissions of before writes a line for each refusal."""
-_Known = tuple[Mapping[str, FleetRuntimes], Mapping[str, GatewayUse | None]]
+AGED_AFTER_LOOKS: Final = 15
+"""After so many looks pages show anew how long a server-manager has not reported."""
+_Known = tuple[tuple[ListedFleet, ...], Mapping[str, GatewayUse | None]]
 
 
 class Endpoints:
@@ -46,20 +47,18 @@ class Endpoints:
         """
         fleets, uses = await self._read()
         reader = self._index if person.models is None else self._index.about(person.models)
-        held = {
-            each.target.model for known in fleets.values() for endpoint in known.runtimes for each in endpoint.targets
-        }
+        held = {each.target.model for fleet in fleets for endpoint in fleet.endpoints for each in endpoint.targets}
         routes = await asyncio.to_thread(routes_of, reader, held)
         rows = [
             endpoint_row(fleet, endpoint, routes, uses[endpoint.endpoint], person.sees)
-            for fleet, known in fleets.items()
-            for endpoint in known.runtimes
+            for fleet in fleets
+            for endpoint in fleet.endpoints
         ]
         return tuple(sorted(rows, key=lambda row: (row.fleet, row.name)))
 
     async def _read(self) -> _Known:
         fleets = await self._fleets.read()
-        addresses = [endpoint.endpoint for fleet in fleets.values() for endpoint in fleet.runtimes]
+        addresses = [endpoint.endpoint for fleet in fleets for endpoint in fleet.endpoints]
         now = fleets, {address: self._uses.use(address) for address in addresses}
         self._has_changed = self._has_changed or self._known not in (None, now)
         self._known = now
@@ -72,18 +71,20 @@ class Endpoints:
             hub: Has the open pages.
             sleep: Waits for some seconds.
         """
-        pause_s = LOOK_S
+        pause_s, looks = LOOK_S, 0
         while True:
             await sleep(pause_s)
             if not hub.listeners:
                 continue
+            looks += 1
             try:
-                await self._read()
+                fleets, _ = await self._read()
             except SlipwayError as error:
                 structlog.get_logger().debug("the endpoints cannot be read", code=error.code)
                 pause_s = AFTER_ERROR_S
                 continue
             pause_s = LOOK_S
-            if self._has_changed:
+            has_aged = looks % AGED_AFTER_LOOKS == 0 and not all(fleet.is_current for fleet in fleets)
+            if self._has_changed or has_aged:
                 self._has_changed = False
                 hub.announce({TOPIC})

@@ -47,7 +47,7 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
     follower = Follower(log, index, percentile_ms, hub.publish)
     gateway = GatewayClient(settings.gateway_url, settings.gateway_ca) if settings.gateway_url else None
     reports = GatewayReports(clock)
-    endpoints = Endpoints(BusFleets(lambda: bus.js), reports, index)
+    endpoints = Endpoints(BusFleets(lambda: bus.js, clock), reports, index)
     app = build(
         bus,
         index=index,

@@ -1,6 +1,6 @@
 """What the console needs from outside."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,9 +9,8 @@ from contracts.envelope import Event
 from contracts.facts import Fact
 from contracts.policy import Trigger
 from contracts.routes import Route
-from contracts.runtimes import FleetRuntimes
 from services.console.domain.duty_screens import DeadLetter, Listed
-from services.console.domain.endpoint_screen import GatewayUse
+from services.console.domain.endpoint_screen import GatewayUse, ListedFleet
 from services.console.domain.people import Person
 from services.console.domain.playground import Answer
 from services.console.domain.replay_screen import ReplayResult
@@ -112,8 +111,8 @@ class Orders(Protocol):
 class Fleets(Protocol):
     """The endpoints of the serving fleets."""
 
-    async def read(self) -> Mapping[str, FleetRuntimes]:
-        """Return the endpoints by fleet, as server-managers last stored them.
+    async def read(self) -> tuple[ListedFleet, ...]:
+        """Return the fleets by name, as server-managers last stored them, and whether these still report.
 
         Raises:
             Transient: The bus does not answer.

@@ -17,6 +17,8 @@ from contracts.services import SERVICES
 from contracts.version import VERSION
 
 _LISTEN_S: Final = 2.5 * REPORT_EVERY_S
+MOST_PROCESSES: Final = 64
+"""Processes of one service that are listed, at most: one that was taken over may report as many as it likes."""
 TURN_S: Final = 600.0
 """How long a service waits at most for another one to be replaced first: without it nothing is loaded or repaired."""
 
@@ -44,23 +46,26 @@ async def collect_running(client: Client, service: str = "*", listen_s: float = 
         client: A connection that may subscribe to the reports.
         service: The one to listen to; `*` for all.
         listen_s: How long to listen: longer than processes take between two reports.
+
+    Returns:
+        The first `MOST_PROCESSES` processes of each service.
     """
-    reported: dict[tuple[str, str], str] = {}
+    reported: dict[str, dict[str, str]] = {}
 
     async def note(message: Msg) -> None:
         report, service = read_running(message), message.subject.rpartition(".")[2]
-        if report is not None:
-            reported[service, report.process] = report.version
+        if report is None:
+            return
+        of_service = reported.setdefault(service, {})
+        if report.process in of_service or len(of_service) < MOST_PROCESSES:
+            of_service[report.process] = report.version
 
     subscription = await client.subscribe(f"{RUNNING_PREFIX}.{service}", cb=note)
     try:
         await asyncio.sleep(listen_s)
     finally:
         await subscription.unsubscribe()
-    versions: dict[str, list[str]] = {}
-    for (name, _), version in sorted(reported.items()):
-        versions.setdefault(name, []).append(version)
-    return versions
+    return {name: [version for _, version in sorted(processes.items())] for name, processes in sorted(reported.items())}
 
 
 async def await_turn(client: Client, first: str, *, listen_s: float = _LISTEN_S, turn_s: float = TURN_S) -> None:

@@ -218,10 +218,10 @@ async def test_no_copy_of_a_message_counts_as_demand_that_a_gateway_reported(ser
         await asyncio.sleep(0.3)
         copies = [arrived.get_nowait() for _ in range(arrived.qsize())]
         assert copies or how == "push consumer", "the server does deliver them"
-        assert [read_demand(message) for message in copies] == [None] * len(copies)
+        assert [read_demand(message, DemandReport) for message in copies] == [None] * len(copies)
         await gateway.publish(reports, DEMAND.model_dump_json().encode())
         async with asyncio.timeout(5):
-            while read_demand(await arrived.get()) != DEMAND:
+            while read_demand(await arrived.get(), DemandReport) != DEMAND:
                 continue
     finally:
         await mallory.close()

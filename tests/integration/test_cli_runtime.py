@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from clients.cli.commands.runtime import check_current
 from clients.cli.output import CommandError
-from clients.cli.runtimes import find_idle_fleets
+from clients.cli.runtimes import find_idle_fleets, list_fleets
 from contracts.runtimes import FleetRuntime, FleetRuntimes
 from services.server_manager.adapters.kv_state import KvLeadership, KvRecords, KvRuntimes
 from services.server_manager.domain.records import Leader
@@ -56,6 +57,26 @@ async def test_a_server_manager_that_gave_its_lease_up_is_not_waited_for(js, lea
 async def test_a_fleet_without_a_lease_is_idle(js, lead):
     await (await js.key_value("servers")).purge("main.leader")
     assert await find_idle_fleets(js, 0.5) == ["main"]
+
+
+async def test_a_list_says_whether_it_is_current_and_when_it_was_reported_last(js, lead, monkeypatch):
+    async def read():
+        (fleet,) = await list_fleets(js, within_s=0.5)
+        return fleet
+
+    async with renewing(lead):
+        fleet = await read()
+        assert (fleet.name, fleet.endpoints, fleet.is_current) == ("main", FLEET.runtimes, True)
+        monkeypatch.setattr("clients.cli.runtimes.NEW_S", 0.0)  # as where the clocks of bus and command differ
+        assert (await read()).is_current
+    gone = await read()
+    assert not gone.is_current
+    assert timedelta() < datetime.now(UTC) - gone.reported_at < timedelta(minutes=2)
+    await lead.release()
+    monkeypatch.undo()
+    assert not (await read()).is_current, "it has just given its lease up"
+    await (await js.key_value("servers")).purge("main.leader")
+    assert (await read()).reported_at is None
 
 
 def test_a_release_is_refused_with_what_is_not_known():

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import httpx
@@ -22,7 +23,9 @@ from shared.messaging.orders import new_order
 from shared.messaging.provision import provision
 from shared.provenance.login_links import login_link
 from shared.storage.kv import Bucket
+from shared.storage.record_format import dump
 from testbed import factories
+from testbed.browser import chromium, grave_findings, open_window
 from testbed.servers import NatsServer, connection, running, wait_until
 from testbed.services import running_service
 from testbed.story import Story, fleet
@@ -137,45 +140,117 @@ def test_an_open_page_is_told_of_a_change_as_it_is_stored(server, console):
     assert client.get("/api/v1/releases?model=live-model").json()["total"] == 1
 
 
-async def publish_endpoint(server, endpoint):
+async def store(server, key, value):
+    """Store a record of server-manager."""
     client = await server.connect()
-    await Bucket(client.jetstream(), "servers", FleetRuntimes).create(
-        "main.runtimes", FleetRuntimes(runtimes=(endpoint,))
-    )
+    await (await client.jetstream().key_value("servers")).put(key, value)
     await client.close()
 
 
-async def report_use(server, endpoint):
+async def report_use(server, endpoint, tokens=40):
     client = await server.connect("gateway")
-    use = EndpointUse(outstanding_tokens=40, ejected=1)
+    use = EndpointUse(outstanding_tokens=tokens, ejected=1)
     report = DemandReport(process="0123456789abcdef", endpoints={endpoint.endpoint: use})
     await client.publish(f"{DEMAND_PREFIX}.{report.process}", report.model_dump_json().encode())
     await client.close()
+
+
+ENDPOINT = FleetRuntime(
+    name="default",
+    endpoint_name="triton-2",
+    endpoint="a:1",
+    answers=True,
+    targets=(RunningTarget(target=factories.target(2, "int8", "search-ranker"), phase="ready"),),
+)
+LISTED = dump(FleetRuntimes(runtimes=(ENDPOINT,)))
 
 
 def test_endpoints_are_those_of_server_manager_with_what_gateways_report(server, console):
     _, url = console
     client = sign_in(server, url)
     assert client.get("/api/v1/endpoints").json() == []
-    serving = RunningTarget(target=factories.target(2, "int8", "search-ranker"), phase="ready")
-    endpoint = FleetRuntime(
-        name="default",
-        endpoint_name="triton-2",
-        endpoint="a:1",
-        answers=True,
-        since=datetime.now(UTC),
-        targets=(serving,),
-    )
     with client.stream("GET", "/api/v1/stream", timeout=20) as stream:
         lines = stream.iter_lines()
         assert next(lines) == "retry: 1000"
-        asyncio.run(publish_endpoint(server, endpoint))
-        asyncio.run(report_use(server, endpoint))
+        asyncio.run(store(server, "main.runtimes", LISTED))
+        asyncio.run(report_use(server, ENDPOINT))
         (row,) = client.get("/api/v1/endpoints").json()
         topics = next(json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: "))
     assert (row["fleet"], row["name"], row["held"][0]["role"]) == ("main", "triton-2", "active")
     assert (row["state"], row["outstanding_tokens"], row["gateways"]) == ("ejected", 40, 1)
     assert topics == ["endpoints"]
+    assert (row["is_current"], row["reported_at"]) == (False, None)
+    asyncio.run(store(server, "main.leader", b'{"holder": "one", "term": 1}'))
+    assert client.get("/api/v1/endpoints").json()[0]["is_current"]
+
+
+def beside(work):
+    """Run a coroutine in another thread: Playwright's loop runs in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, work).result()
+
+
+def open_narrow(browser, server, url):
+    """Return a page of a signed-in person in a narrow window, and what its browser does."""
+    page, observed = open_window(browser)
+    page.set_viewport_size({"width": 420, "height": 800})
+    page.goto(login_link(url, Credential.from_text(server.keys.credential("oscar").read_text()), datetime.now(UTC)))
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("heading", name="Fleet", exact=True).wait_for()
+    return page, observed
+
+
+def test_in_a_narrow_window_no_page_is_cut_and_links_have_names(server, console):
+    _, url = console
+    asyncio.run(store(server, "main.runtimes", LISTED))
+    alerts = sign_in(server, url).get("/api/v1/alerts").json()["items"]
+    with chromium() as browser:
+        page, _ = open_narrow(browser, server, url)
+        cut = {}
+        for path in (
+            "/fleet",
+            "/alerts",
+            "/timeline",
+            "/endpoints",
+            *(f"/alerts/{each['alert_id']}" for each in alerts),
+        ):
+            page.goto(url + path)
+            cut[path] = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert {path: wide for path, wide in cut.items() if wide > 0} == {}
+        page.goto(f"{url}/endpoints")
+        assert grave_findings(page) == []
+
+
+def test_a_page_that_is_replaced_stays_where_a_person_moved_and_marked_it(server, console):
+    _, url = console
+    asyncio.run(store(server, "main.runtimes", LISTED))
+    with chromium() as browser:
+        page, observed = open_narrow(browser, server, url)
+        page.goto(f"{url}/endpoints")
+        page.wait_for_selector("html[data-connection=live]")
+        table = page.locator(".scroll")
+        table.evaluate("part => { part.scrollLeft = 150; part.focus(); }")
+
+        def wait_for_tokens(tokens):
+            def is_shown():
+                beside(report_use(server, ENDPOINT, tokens))
+                return page.get_by_role("cell", name=str(tokens), exact=True).count() == 1
+
+            wait_until(is_shown, what=f"{tokens} tokens on the page")
+
+        def where():
+            return page.evaluate("[document.querySelector('.scroll').scrollLeft, document.activeElement.className]")
+
+        wait_for_tokens(71)
+        assert where() == [150, "scroll"]
+        page.evaluate("getSelection().selectAllChildren(document.querySelector('td strong'))")
+        beside(report_use(server, ENDPOINT, 72))
+        page.wait_for_selector("[data-used]")
+        assert page.evaluate("getSelection().toString()") == "triton-2"
+        page.evaluate("getSelection().removeAllRanges()")
+        wait_for_tokens(73)
+        assert where() == [150, "scroll"]
+        assert observed.problems == []
 
 
 def test_an_order_is_stored_with_the_person_as_its_sender(server, console):

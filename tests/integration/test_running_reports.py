@@ -9,13 +9,13 @@ from clients.cli.doctor.versions import read_versions
 from contracts.facts import CheckpointReady
 from contracts.routes import Route
 from contracts.running import REPORT_EVERY_S, RUNNING_PREFIX, RunningReport
-from contracts.services import INBOX, durable_name
+from contracts.services import INBOX, SERVICES, durable_name
 from contracts.version import VERSION
 from deploy.identity.key_folder import KeyFolder
 from shared.messaging.bus import Bus
 from shared.messaging.provision import provision
 from shared.messaging.refusals import Refusals
-from shared.messaging.running import await_turn, collect_running
+from shared.messaging.running import MOST_PROCESSES, await_turn, collect_running
 from shared.runtime.clock import SystemClock
 from shared.runtime.service import _connect
 from shared.storage.kept_records import KeptRecords
@@ -61,6 +61,11 @@ async def reporting(client, subject):
         await asyncio.sleep(0.1)
 
 
+def unheard_beside(*reporting):
+    others = ", ".join(name for name in SERVICES if name not in reporting)
+    return f"not heard (not running, or of an earlier version): {others}"
+
+
 async def finding_of(nats_server, user):
     return await asyncio.to_thread(read_versions, nats_server.settings(user))
 
@@ -76,7 +81,7 @@ async def test_doctor_names_the_services_that_run_in_another_version_or_report_n
         finding = await finding_of(nats_server, user)
         assert finding.state == "warning"
         expected = f"this command line is {VERSION}; 0.0.9: monitor; {VERSION}: merger; an unknown version: registry"
-        assert finding.detail == expected
+        assert finding.detail == f"{expected}; {unheard_beside('monitor', 'merger', 'registry')}"
     finally:
         older.cancel()
         waiting.cancel()
@@ -84,9 +89,10 @@ async def test_doctor_names_the_services_that_run_in_another_version_or_report_n
         await monitor.close()
         await registry.close()
     finding = await finding_of(nats_server, user)
-    unheard = "not heard (not running, or of an earlier version): gateway, mirror, console"
     assert finding.state == "ok"
-    assert finding.detail == f"all 1 services run in {VERSION}, as this command line; {unheard}"
+    assert finding.detail == (
+        f"the 1 services that report run in {VERSION}, as this command line; {unheard_beside('merger')}"
+    )
 
 
 async def test_nobody_reports_in_the_name_of_a_service_nor_by_anything_else(nats_server, bus):
@@ -99,6 +105,28 @@ async def test_nobody_reports_in_the_name_of_a_service_nor_by_anything_else(nats
         await asyncio.gather(forged, return_exceptions=True)
         await admin.close()
     assert reported == {"merger": [VERSION]}
+
+
+async def test_a_service_that_was_taken_over_is_listed_with_so_many_processes_and_no_more(nats_server, bus):
+    monitor, admin = await nats_server.connect("monitor"), await nats_server.connect("admin")
+
+    async def flood():
+        while True:
+            for number in range(3 * MOST_PROCESSES):
+                report = OLDER.model_copy(update={"process": f"{number:08x}"})
+                await monitor.publish(f"{RUNNING_PREFIX}.monitor", report.model_dump_json().encode())
+            await monitor.publish(f"{RUNNING_PREFIX}.monitor", b'{"process": "ffffffff", "version": "9\\u001b[31m"}')
+            await asyncio.sleep(0.1)
+
+    flooding = asyncio.create_task(flood())
+    try:
+        reported = await collect_running(admin)
+    finally:
+        flooding.cancel()
+        await asyncio.gather(flooding, return_exceptions=True)
+        await monitor.close()
+        await admin.close()
+    assert reported == {"merger": [VERSION], "monitor": [OLDER.version] * MOST_PROCESSES}
 
 
 async def test_a_service_waits_for_its_turn_while_the_one_before_it_runs_in_an_older_version_only(nats_server, bus):

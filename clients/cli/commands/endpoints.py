@@ -17,11 +17,11 @@ from clients.cli.commands.orders import (
     order,
     publish_order,
 )
-from clients.cli.commands.runtime import describe_target
+from clients.cli.commands.runtime import describe_json, describe_target, show_silent
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import parse_duration
-from clients.cli.runtimes import read_runtimes
+from clients.cli.runtimes import ListedFleet, read_fleets, read_runtimes
 from clients.cli.version_records import read_routes
 from contracts.facts import EndpointOrdered
 from contracts.routes import Route
@@ -38,21 +38,23 @@ def list_endpoints(context: typer.Context, state: StateOption = None, as_json: J
     if context.invoked_subcommand is not None:
         return
     stack = find_stack(state)
-    endpoints, routes = asyncio.run(read_runtimes(stack)), asyncio.run(read_routes(stack))
+    fleets, routes = asyncio.run(read_fleets(stack)), asyncio.run(read_routes(stack))
+    listed = [(fleet, endpoint) for fleet in fleets for endpoint in fleet.endpoints]
     if as_json:
-        show_json([{**endpoint.model_dump(mode="json"), "state": endpoint.state} for endpoint in endpoints])
+        show_json([{**describe_json(*each), "state": each[1].state} for each in listed])
         return
-    if not endpoints:
+    if not listed:
         raise CommandError("no server-manager has listed its endpoints yet; see `slipway ps`")
     show_table(
         ("endpoint", "address", "runtime", "state", "reserved", "free", "targets"),
-        [describe_row(endpoint, routes) for endpoint in endpoints],
+        [describe_row(*each, routes) for each in listed],
     )
-    for endpoint in endpoints:
+    for _, endpoint in listed:
         if endpoint.waits_for:
             show_line(f"{name_of(endpoint)} is not empty yet: {endpoint.waits_for}")
     for line in describe_missing_copies(routes):
         show_line(line)
+    show_silent(fleets)
 
 
 def describe_missing_copies(routes: Mapping[str, Route]) -> list[str]:
@@ -65,7 +67,7 @@ def describe_missing_copies(routes: Mapping[str, Route]) -> list[str]:
     ]
 
 
-def describe_row(endpoint: FleetRuntime, routes: Mapping[str, Route]) -> tuple[str, ...]:
+def describe_row(fleet: ListedFleet, endpoint: FleetRuntime, routes: Mapping[str, Route]) -> tuple[str, ...]:
     """Return the row of an endpoint."""
     targets = [describe_target(target, routes, endpoint.endpoint) for target in endpoint.targets]
     copies = [f"{copy} (copy)" for copy in endpoint.copies]
@@ -73,7 +75,7 @@ def describe_row(endpoint: FleetRuntime, routes: Mapping[str, Route]) -> tuple[s
         name_of(endpoint),
         endpoint.endpoint,
         endpoint.name,
-        describe_state(endpoint),
+        fleet.describe_state(describe_state(endpoint)),
         f"{endpoint.reserved_bytes / 2**20:.0f} MiB",
         f"{endpoint.free_bytes / 2**20:.0f} MiB",
         ", ".join([*targets, *copies]) or "-",
@@ -121,8 +123,8 @@ def drain(
 ) -> None:
     """Drain an endpoint: it takes nothing new, and what it serves moves to others, version by version.
 
-    Each version is loaded and answers elsewhere before its route is edited; no request fails. It is refused where the
-    others have no memory. It takes an administrator's credential.
+    Each version is loaded and answers elsewhere before its route is edited; no request fails. It is refused if the
+    others have no memory for it. It takes an administrator's credential.
     """
     stack, wait_s = find_stack(state), parse_duration(timeout).total_seconds()
     fact = EndpointOrdered(reason=reason, endpoint=name, drained=True, expires_at=expires_at(expires))

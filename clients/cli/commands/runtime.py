@@ -10,7 +10,15 @@ from clients.cli.connection import JsonOption, StackAddress, StateOption, connec
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import check_model
 from clients.cli.reading import RecordsOfModels
-from clients.cli.runtimes import find_idle_fleets, plan_release, read_runtimes, served_by
+from clients.cli.runtimes import (
+    RENEWED_WITHIN_S,
+    ListedFleet,
+    find_idle_fleets,
+    plan_release,
+    read_fleets,
+    read_runtimes,
+    served_by,
+)
 from clients.cli.version_records import find_version, open_store, read_events, read_routes
 from clients.training.publish import envelope
 from contracts.facts import CheckpointReady
@@ -19,37 +27,57 @@ from contracts.routes import Route
 from contracts.runtimes import FleetRuntime, RunningTarget
 from decisions.serving_settings import describe_settings
 from shared.messaging.publishing import publish_event
+from shared.runtime.clock import SystemClock
 
 runtime_app = typer.Typer(
     help="List the runtimes of the serving fleet, and release models from one to another.", no_args_is_help=True
 )
 CHANGED = "not the runtime of its release"
-RENEWED_WITHIN_S = 5.0
-"""A server-manager renews its lease every 2 s."""
 
 
 @runtime_app.command("list")
 def list_command(state: StateOption = None, as_json: JsonOption = False) -> None:
     """List the runtimes: endpoint, state, engine, digest, and the targets on each with their role in production."""
     stack = find_stack(state)
-    runtimes, routes = asyncio.run(read_runtimes(stack)), asyncio.run(read_routes(stack))
+    fleets, routes = asyncio.run(read_fleets(stack)), asyncio.run(read_routes(stack))
+    listed = [(fleet, endpoint) for fleet in fleets for endpoint in fleet.endpoints]
     if as_json:
-        show_json([runtime.model_dump(mode="json") for runtime in runtimes])
+        show_json([describe_json(*each) for each in listed])
         return
-    if not runtimes:
+    if not listed:
         raise CommandError("no server-manager has listed its runtimes yet; see `slipway ps`")
-    rows = []
-    for runtime in runtimes:
-        engine = f"{runtime.runtime.engine} {runtime.runtime.engine_version}" if runtime.runtime else "not known"
-        server = runtime.runtime.server_version if runtime.runtime else ""
-        digest = runtime.runtime.digest if runtime.runtime else None
-        targets = ", ".join(describe_target(target, routes, runtime.endpoint) for target in runtime.targets)
-        answers = "answers" if runtime.answers else "does not answer"
-        name = (
-            runtime.name if runtime.endpoint_name in ("", runtime.name) else f"{runtime.name} ({runtime.endpoint_name})"
-        )
-        rows.append((name, runtime.endpoint, answers, engine, server or "-", digest or "-", targets or "-"))
-    show_table(("runtime", "endpoint", "state", "engine", "triton", "digest", "targets"), rows)
+    columns = ("runtime", "endpoint", "state", "engine", "triton", "digest", "targets")
+    show_table(columns, [describe_row(*each, routes) for each in listed])
+    show_silent(fleets)
+
+
+def describe_json(fleet: ListedFleet, endpoint: FleetRuntime) -> dict[str, Any]:
+    """Return an endpoint as data, with its fleet and whether that is current."""
+    known = {"fleet": fleet.name, "is_current": fleet.is_current, "reported_at": fleet.reported_at}
+    return {**endpoint.model_dump(mode="json"), **known}
+
+
+def describe_row(fleet: ListedFleet, endpoint: FleetRuntime, routes: Mapping[str, Route]) -> tuple[str, ...]:
+    """Return the row of an endpoint and its runtime."""
+    runtime = endpoint.runtime
+    is_named = endpoint.endpoint_name not in ("", endpoint.name)
+    return (
+        f"{endpoint.name} ({endpoint.endpoint_name})" if is_named else endpoint.name,
+        endpoint.endpoint,
+        fleet.describe_state("answers" if endpoint.answers else "does not answer"),
+        f"{runtime.engine} {runtime.engine_version}" if runtime else "not known",
+        (runtime.server_version if runtime else "") or "-",
+        (runtime.digest if runtime else "") or "-",
+        ", ".join(describe_target(target, routes, endpoint.endpoint) for target in endpoint.targets) or "-",
+    )
+
+
+def show_silent(fleets: Sequence[ListedFleet]) -> None:
+    """Print a line for each fleet whose server-manager does not report."""
+    now = SystemClock().now()
+    for fleet in fleets:
+        if (silence := fleet.describe_silence(now)) is not None:
+            show_line(silence)
 
 
 def describe_target(running: RunningTarget, routes: Mapping[str, Route], endpoint: str) -> str:

@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 from clients.cli.connection import find_stack
 from clients.cli.doctor.findings import Finding, ok, skipped, warning
-from clients.cli.runtimes import read_runtimes
+from clients.cli.runtimes import ListedFleet, read_fleets
 from clients.cli.version_records import read_routes
 from contracts.routes import Route
 from contracts.runtimes import FleetRuntime
 from deploy.local.state import StateFolder
+from shared.runtime.clock import SystemClock
 
 CHECK = "endpoints"
 GIB = 1024**3
@@ -19,23 +21,31 @@ def check_endpoints(folder: StateFolder) -> Finding:
     """Return what the endpoints of a running stack hold, as server-manager last saw them."""
     try:
         address = find_stack(folder.path)
-        endpoints, routes = asyncio.run(read_runtimes(address)), asyncio.run(read_routes(address))
+        fleets, routes = asyncio.run(read_fleets(address)), asyncio.run(read_routes(address))
     except Exception as error:  # noqa: BLE001 - the bus has a check of its own
         return skipped(CHECK, f"not known until the message bus answers ({type(error).__name__})")
-    return assess_endpoints(endpoints, routes)
+    return assess_endpoints(fleets, routes, SystemClock().now())
 
 
-def assess_endpoints(endpoints: Sequence[FleetRuntime], routes: Mapping[str, Route]) -> Finding:
-    """Return a warning for an endpoint that does not answer, or that a version and the one behind it share."""
+def assess_endpoints(fleets: Sequence[ListedFleet], routes: Mapping[str, Route], now: datetime) -> Finding:
+    """Return a warning for a fleet that no server-manager reports on, and for endpoints that serve as they should not.
+
+    These do not answer, or a version and the one behind it share one.
+    """
+    endpoints = [endpoint for fleet in fleets for endpoint in fleet.endpoints]
     if not endpoints:
         return skipped(CHECK, "no server-manager has listed them yet")
     detail = "; ".join(map(_describe, endpoints))
+    silent = [silence for fleet in fleets if (silence := fleet.describe_silence(now)) is not None]
+    if silent:
+        return warning(CHECK, "; ".join([*silent, detail]), "start server-manager; until then nothing is repaired")
     if any(not endpoint.answers for endpoint in endpoints):
         return warning(CHECK, detail, "see `slipway ps`; what it held is loaded again when it is back")
     shared = sorted(model for model, route in routes.items() if _shares(route, endpoints))
     if shared:
         reason = f"active and previous share one: {', '.join(shared)}; {detail}"
-        return warning(CHECK, reason, "the next release of each, or a restart of its Triton, parts them")
+        parted = "copies part in minutes; else the next release of each, or a restart of its Triton, parts them"
+        return warning(CHECK, reason, parted)
     return ok(CHECK, detail)
 
 

@@ -41,8 +41,7 @@ def read_versions(connection: Connection) -> Finding:
     if versions is None:
         why = "this identity may not read the reports of services: it needs a role that reads all models"
         return skipped(CHECK, f"{why}, and a bus that has read its permissions since the upgrade")
-    unheard = [name for name, service in SERVICES.items() if not service.reads and name not in versions]
-    return assess_versions(versions, unheard)
+    return assess_versions(versions, [name for name in SERVICES if name not in versions])
 
 
 async def _read(connection: Connection) -> dict[str, str | None] | None:
@@ -81,17 +80,20 @@ async def _consumes(client: Client, service: str) -> bool:
 def assess_versions(versions: Mapping[str, str | None], unheard: Sequence[str] = ()) -> Finding:
     """Return a warning if services run in different versions, or in another one than this command line.
 
-    `unheard` has the services that reported nothing and ask for no messages: they do not run, or are of a version
-    before these reports, which nothing shows.
+    Args:
+        versions: The version of each process; None for one that asks for messages and reports no version.
+        unheard: The services that reported nothing and ask for no messages: they do not run. Those that read no
+            messages may also be of a version before these reports, which nothing shows.
     """
     if not versions:
         return skipped(CHECK, "no service runs")
     by_version: dict[str, list[str]] = {}
     for name, version in sorted(versions.items()):
         by_version.setdefault(version or UNKNOWN, []).append(name)
+    others = f"; not heard (not running, or of an earlier version): {', '.join(unheard)}" if unheard else ""
     if set(by_version) == {VERSION}:
-        others = f"; not heard (not running, or of an earlier version): {', '.join(unheard)}" if unheard else ""
-        return ok(CHECK, f"all {len(versions)} services run in {VERSION}, as this command line{others}")
-    detail = "; ".join(f"{version}: {', '.join(names)}" for version, names in sorted(by_version.items()))
+        reporting = f"all {len(versions)} services" if not unheard else f"the {len(versions)} services that report"
+        return ok(CHECK, f"{reporting} run in {VERSION}, as this command line{others}")
+    detail = "; ".join(f"{version}: {', '.join(names)}" for version, names in sorted(by_version.items())) + others
     advice = "finish the upgrade: docs/guides/upgrade.md has the order in which services are replaced"
     return warning(CHECK, f"this command line is {VERSION}; {detail}", advice)

@@ -2,8 +2,8 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Final
 
 import nats.errors
@@ -11,31 +11,35 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from contracts.api_usage import DemandReport, EndpointUse
-from contracts.runtimes import RUNTIMES_SUFFIX, FleetRuntimes
-from services.console.domain.endpoint_screen import GatewayUse
+from contracts.api_usage import EndpointsReport, EndpointUse
+from contracts.runtimes import LEADER_SUFFIX, RUNTIMES_SUFFIX, FleetRuntimes
+from services.console.domain.endpoint_screen import GatewayUse, ListedFleet
 from shared.errors import Transient
-from shared.messaging.demand import follow_demand
+from shared.messaging.demand import follow_endpoints
 from shared.runtime.clock import Clock
 from shared.storage.kv import Bucket
 
 FORGET_S: Final = 5.0
 """A process reports about every second; one that has not for so long is left out."""
 MOST_PROCESSES: Final = 256
+SILENT_S: Final = 15.0
+"""A server-manager renews its lease every 2 s, and another one takes one over that was not renewed for 6 s: after so
+long without a renewal none runs."""
 
 
 class BusFleets:
-    """The endpoints as server-managers last stored them.
+    """The endpoints as server-managers last stored them; what runs renews the lease of its fleet.
 
     Args:
         js: Returns the bus, once it is connected.
+        clock: Says how old a renewal is.
     """
 
-    def __init__(self, js: Callable[[], JetStreamContext]) -> None:
-        self._js = js
+    def __init__(self, js: Callable[[], JetStreamContext], clock: Clock) -> None:
+        self._js, self._renewals = js, Renewals(clock)
 
-    async def read(self) -> Mapping[str, FleetRuntimes]:
-        """Return the endpoints by fleet.
+    async def read(self) -> tuple[ListedFleet, ...]:
+        """Return the fleets by name.
 
         Raises:
             Transient: The bus does not answer, or a record cannot be read.
@@ -43,12 +47,65 @@ class BusFleets:
         bucket = Bucket(self._js(), "servers", FleetRuntimes)
         try:
             keys = [key for key in await bucket.keys() if key.endswith(RUNTIMES_SUFFIX)]
-            entries = {key.removesuffix(RUNTIMES_SUFFIX): await bucket.get(key) for key in sorted(keys)}
+            fleets = [await self._read(bucket, key.removesuffix(RUNTIMES_SUFFIX)) for key in sorted(keys)]
         except NotFoundError:
-            return {}
+            return ()
         except (TimeoutError, nats.errors.Error) as error:
             raise Transient("bus_unavailable", f"The endpoints cannot be read ({error!r}).") from error
-        return {fleet: entry.value for fleet, entry in entries.items() if entry is not None}
+        return tuple(fleet for fleet in fleets if fleet is not None)
+
+    async def _read(self, bucket: Bucket[FleetRuntimes], name: str) -> ListedFleet | None:
+        entry = await bucket.get(f"{name}{RUNTIMES_SUFFIX}")
+        if entry is None:
+            return None
+        is_current, reported_at = self._renewals.assess(name, await bucket.written_at(f"{name}{LEADER_SUFFIX}"))
+        return ListedFleet(name, entry.value.runtimes, is_current, reported_at)
+
+
+class Renewals:
+    """Which fleets have a server-manager that renews its lease.
+
+    A renewal that is seen for the first time is as old as the clock of the bus says; one that follows another within
+    `SILENT_S` is new, whatever that clock says. From then on its age is measured by the own clock.
+
+    Args:
+        clock: Says when a renewal was seen.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._seen: dict[str, _Renewal] = {}
+
+    def assess(self, fleet: str, newest: tuple[int, datetime] | None) -> tuple[bool, datetime | None]:
+        """Return whether a lease is renewed, and when it was renewed last if it is not; None if that is not known.
+
+        Args:
+            fleet: Whose lease it is.
+            newest: The revision of the newest renewal, and when the bus stored it; None if there is no lease.
+        """
+        before = self._seen.pop(fleet, None)
+        if newest is None:
+            return False, None
+        (revision, stored_at), now_s, now = newest, self._clock.monotonic(), self._clock.now()
+        if before is not None and before.revision == revision:
+            renewal = replace(before, looked_s=now_s)
+        else:
+            was_watched = before is not None and now_s - before.looked_s < SILENT_S
+            age = timedelta() if was_watched else max(timedelta(), now - stored_at)
+            renewal = _Renewal(revision, now_s - age.total_seconds(), now - age, now_s)
+        self._seen[fleet] = renewal
+        is_renewed = now_s - renewal.at_s < SILENT_S
+        return is_renewed, None if is_renewed else renewal.at
+
+
+@dataclass(frozen=True)
+class _Renewal:
+    """The newest renewal of a lease: when it was, by both clocks, and when it was looked at last."""
+
+    revision: int
+    at_s: float
+    at: datetime
+    looked_s: float
 
 
 class GatewayReports:
@@ -64,10 +121,10 @@ class GatewayReports:
 
     async def follow(self, client: Client) -> None:
         """Take the reports of gateways, for ever."""
-        await follow_demand(client, self.take)
+        await follow_endpoints(client, self.take)
         await asyncio.Event().wait()
 
-    def take(self, report: DemandReport) -> None:
+    def take(self, report: EndpointsReport) -> None:
         """Take a report that has endpoints, unless too many processes report."""
         if report.endpoints is None:
             return

@@ -17,6 +17,23 @@ State = Literal["serving", "ejected", "draining", "drained", "silent", "fenced"]
 
 
 @dataclass(frozen=True)
+class ListedFleet:
+    """What a server-manager stored of its fleet.
+
+    Attributes:
+        name: The name of the fleet.
+        endpoints: As they were seen last.
+        is_current: Whether a server-manager of the fleet reports that it runs, so that they are as they are now.
+        reported_at: When one reported last if none does any more; None if that is not known.
+    """
+
+    name: str
+    endpoints: tuple[FleetRuntime, ...]
+    is_current: bool = True
+    reported_at: datetime | None = None
+
+
+@dataclass(frozen=True)
 class GatewayUse:
     """What all processes of the gateways report of an endpoint.
 
@@ -57,6 +74,8 @@ class EndpointRow(Screen):
     Attributes:
         state: `ejected` if a gateway sends no requests there; the others are server-manager's.
         since: When the state began; None if that is not known.
+        is_current: Whether the fleet's server-manager reports: else all but what gateways have there is of before.
+        reported_at: When it reported last if it does not any more; None if that is not known.
         reasons: Who drained it and why, what it waits for, why it takes no requests.
         copies: Targets that it holds, or loads, while another endpoint serves them.
         others: Targets of other teams, which are not shown.
@@ -74,6 +93,8 @@ class EndpointRow(Screen):
     address: str
     state: State
     since: Time | None
+    is_current: bool
+    reported_at: Time | None
     reasons: tuple[str, ...]
     held: tuple[HeldTarget, ...]
     copies: tuple[str, ...]
@@ -88,7 +109,7 @@ class EndpointRow(Screen):
 
 
 def endpoint_row(
-    fleet: str,
+    fleet: ListedFleet,
     endpoint: FleetRuntime,
     routes: Mapping[str, Route],
     use: GatewayUse | None,
@@ -97,7 +118,7 @@ def endpoint_row(
     """Return an endpoint as a person may see it.
 
     Args:
-        fleet: The name of its fleet.
+        fleet: Its fleet.
         endpoint: What server-manager stored.
         routes: The routes by model, of which roles are.
         use: What the gateways report of it; None if none of them reports.
@@ -110,13 +131,15 @@ def endpoint_row(
     state: State = "ejected" if endpoint.state == "serving" and ejecting else endpoint.state
     since = use.since if use is not None and state == "ejected" else endpoint.since
     return EndpointRow(
-        fleet=fleet,
+        fleet=fleet.name,
         name=endpoint.endpoint_name or endpoint.name,
         runtime=endpoint.name,
         engine=f"{endpoint.runtime.engine} {endpoint.runtime.engine_version}".strip() if endpoint.runtime else "",
         address=endpoint.endpoint,
         state=state,
         since=instant(since),
+        is_current=fleet.is_current,
+        reported_at=instant(fleet.reported_at),
         reasons=tuple(_reasons(endpoint, use, ejecting, sees)),
         held=held,
         copies=copies,

@@ -2,16 +2,28 @@
 "use strict";
 
 const wait = 250; // milliseconds: changes within them reload a part once
+const pause = 1000; // milliseconds until a part that is used is looked at again
+const mostLooks = 30; // after which a part is replaced although text of it is marked, or a filter filled
 
 function reloadLater(part) {
   if (part.dataset.waiting) return;
   part.dataset.waiting = "yes";
   setTimeout(() => {
     delete part.dataset.waiting;
-    const chosen = part.contains(document.activeElement) && document.activeElement.matches("input, select, textarea");
-    const typed = [...part.querySelectorAll("textarea")].some((area) => area.value !== area.defaultValue);
-    if (!chosen && !typed) window.htmx.trigger(part, "live");
-  }, wait);
+    if (isUsed(part)) reloadLater(part);
+    else window.htmx.trigger(part, "live");
+  }, part.dataset.used ? pause : wait);
+}
+
+// Whether a person writes or chooses in a part, or has just filled a filter or marked text of it: then it is replaced later.
+function isUsed(part) {
+  const looks = Number(part.dataset.used || 0), active = document.activeElement;
+  const chosen = part.contains(active) && active.matches("input, select, textarea, .filters button");
+  const changed = (fields) => [...part.querySelectorAll(fields)].some((field) => field.value !== field.defaultValue);
+  const marked = !getSelection().isCollapsed && getSelection().containsNode(part, true);
+  const used = chosen || changed("textarea") || (looks < mostLooks && (marked || changed("input")));
+  if (used) part.dataset.used = looks + 1;
+  return used;
 }
 
 function reachWithKeys() {
@@ -66,18 +78,38 @@ function move(step) {
   rows[Math.min(rows.length - 1, Math.max(0, now + step))].focus();
 }
 
-let chosen = ""; // address of the link that has the focus in a part that is about to be replaced
+const kept = new Map(); // by the id of a part that is about to be replaced: what a person has moved, opened and focused
 
-function noteFocus(event) {
-  const active = document.activeElement;
-  chosen = (event.detail.target.contains(active) && active.getAttribute("href")) || "";
+// Returns what may be moved, opened or focused in a part, by a name that it has again in the part's next version.
+function named(part) {
+  const kinds = [".scroll", "pre", "details", "summary"];
+  const own = kinds.flatMap((kind) => [...part.querySelectorAll(kind)].map((each, number) => [`${kind} ${number}`, each]));
+  return new Map([...[...part.querySelectorAll("a[href]")].reverse().map((link) => [link.getAttribute("href"), link]), ...own]);
 }
 
-function keepFocus() {
-  if (chosen && document.activeElement === document.body) {
-    [...document.querySelectorAll("a[href]")].find((link) => link.getAttribute("href") === chosen)?.focus();
+function noteUse(event) {
+  const part = event.detail.target;
+  const own = [...named(part)].filter(([, each]) => each.tagName !== "A");
+  const focused = [...named(part)].find(([, each]) => each === document.activeElement)?.[0] || document.activeElement.getAttribute("href");
+  kept.set(part.id, {
+    focused: part.contains(document.activeElement) ? focused : null,
+    moved: own.map(([name, each]) => [name, each.scrollLeft, each.scrollTop, each.open]),
+  });
+}
+
+function keepUse(event) {
+  const part = document.getElementById(event.detail.target.id), use = kept.get(event.detail.target.id);
+  kept.delete(event.detail.target.id);
+  if (!part || !use) return;
+  const own = named(part);
+  for (const [name, left, top, open] of use.moved) {
+    const each = own.get(name);
+    if (!each) continue;
+    if (open !== undefined) each.open = open;
+    each.scrollLeft = left;
+    each.scrollTop = top;
   }
-  chosen = "";
+  if (document.activeElement === document.body) own.get(use.focused)?.focus({ preventScroll: true });
 }
 
 document.addEventListener("keydown", onKey);
@@ -87,6 +119,7 @@ document.addEventListener("click", (event) => {
 });
 document.addEventListener("change", (event) => { if (event.target.matches(".filters select")) event.target.form.requestSubmit(); });
 document.addEventListener("DOMContentLoaded", () => { followChanges(); reachWithKeys(); });
-document.addEventListener("htmx:beforeSwap", noteFocus);
-document.addEventListener("htmx:afterSettle", () => { reachWithKeys(); keepFocus(); });
+document.addEventListener("htmx:beforeSwap", noteUse);
+document.addEventListener("htmx:afterSwap", (event) => { reachWithKeys(); keepUse(event); });
+document.addEventListener("htmx:afterSettle", reachWithKeys);
 window.addEventListener("resize", reachWithKeys);

@@ -12,7 +12,7 @@ from nats.js.errors import NotFoundError
 from pydantic import BaseModel
 
 from contracts.routes import Route
-from contracts.runtimes import RUNTIMES_SUFFIX, FleetRuntimes
+from contracts.runtimes import LEADER_SUFFIX, RUNTIMES_SUFFIX, FleetRuntimes
 from decisions.route_edits import Changed, Edit
 from services.server_manager.domain.records import Leader
 from services.server_manager.domain.runtimes import keep_since
@@ -169,7 +169,7 @@ class KvLeadership:
         answer_s: float = 2.0,
     ) -> None:
         self._records = records
-        self._key = f"{fleet}.leader"
+        self._key = f"{fleet}{LEADER_SUFFIX}"
         self._holder = holder
         self._clock = clock
         self._terms = terms

@@ -1,5 +1,7 @@
 """`slipway endpoints`: what it prints of each Triton, and which name an order takes."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from clients.cli.commands.endpoints import (
@@ -9,13 +11,16 @@ from clients.cli.commands.endpoints import (
     describe_state,
     wait_until_empty,
 )
+from clients.cli.commands.runtime import describe_json
 from clients.cli.output import CommandError
+from clients.cli.runtimes import ListedFleet
 from contracts.runtimes import FleetRuntime, RunningTarget
 from testbed.factories import MODEL, route, served
 
 SERVED = served(7)
 ROUTE = route(active=SERVED)
 MIB = 2**20
+NOW = datetime(2026, 11, 28, 11, tzinfo=UTC)
 USED = FleetRuntime(
     name="default",
     endpoint=SERVED.endpoints[0],
@@ -26,15 +31,32 @@ USED = FleetRuntime(
     memory_budget_bytes=1000 * MIB,
     free_bytes=700 * MIB,
 )
+FLEET = ListedFleet("main", (USED,))
 DRAINED = USED.model_copy(update={"drained": True, "drained_by": "ana", "drain_reason": "New disk."})
 
 
 def test_a_row_has_what_it_serves_in_which_role_and_its_memory():
-    row = describe_row(USED, {MODEL: ROUTE})
+    row = describe_row(FLEET, USED, {MODEL: ROUTE})
     assert row[:6] == ("triton-2", SERVED.endpoints[0], "default", "in use", "300 MiB", "700 MiB")
     assert row[6] == f"{SERVED.target} (ready, active)"
     copied = USED.model_copy(update={"targets": (), "copies": (str(SERVED.target),)})
-    assert describe_row(copied, {})[6] == f"{SERVED.target} (copy)"
+    assert describe_row(FLEET, copied, {})[6] == f"{SERVED.target} (copy)"
+
+
+@pytest.mark.parametrize(
+    ("reported_at", "sentence"),
+    [
+        (NOW - timedelta(minutes=4), "the server-manager of the fleet main last reported 4 min 0 s ago: "),
+        (NOW + timedelta(minutes=1), "the server-manager of the fleet main last reported 0 s ago: "),
+        (None, "no server-manager of the fleet main reports: "),
+    ],
+)
+def test_of_a_fleet_whose_server_manager_reports_no_more_a_state_is_the_last_known(reported_at, sentence):
+    silent = ListedFleet("main", (USED,), False, reported_at)
+    assert describe_row(silent, USED, {})[3] == "last known: in use"
+    assert silent.describe_silence(NOW) == f"{sentence}what is listed is what was known last; see `slipway ps`"
+    assert describe_json(silent, USED)["is_current"] is False
+    assert FLEET.describe_silence(NOW) is None
 
 
 def test_a_version_on_fewer_endpoints_than_its_policy_asks_for_is_named():

@@ -8,14 +8,14 @@ import pytest
 from contracts.api_usage import DemandReport, EndpointUse
 from contracts.runtimes import FleetRuntime, FleetRuntimes, RunningTarget
 from contracts.vocabulary import Runtime
-from services.console.adapters.fleets import FORGET_S, MOST_PROCESSES
+from services.console.adapters.fleets import FORGET_S, MOST_PROCESSES, Renewals
 from services.console.domain.people import Person
-from services.console.endpoints import AFTER_ERROR_S, LOOK_S, Endpoints
+from services.console.endpoints import AFTER_ERROR_S, AGED_AFTER_LOOKS, LOOK_S, Endpoints
 from services.console.hub import Hub
 from shared.errors import Transient
 from testbed import factories
 from testbed.story import Story, fleet
-from tests.unit.console.world import NOW, World
+from tests.unit.console.world import NOW, FakeClock, World
 
 EVIL = "<script>alert(1)</script>"
 MIB = 2**20
@@ -106,6 +106,72 @@ def test_a_state_says_why(shown, changes, state, reason):
     assert (row["state"], row["reasons"]) == (state, [reason])
     assert f">{state}</span>" in page
     assert EVIL not in page
+
+
+@pytest.mark.parametrize(
+    ("reported_at", "text"),
+    [
+        (NOW - timedelta(minutes=4), 'last reported <span title="2026-11-27T01:56:00.000Z">4 min ago</span>'),
+        (None, "No server-manager of the fleet <strong>main</strong> reports"),
+    ],
+)
+def test_nothing_is_green_of_a_fleet_whose_server_manager_reports_no_more(shown, filled, reported_at, text):
+    assert "badge good" in shown(USED)[1]
+    filled.fleets.silent = {"main": reported_at}
+    try:
+        (row,), page = shown(USED)
+        report(filled, "a", ejected=1)
+        ejecting = filled.client("vera").get("/endpoints").text
+    finally:
+        filled.fleets.silent = {}
+        filled.reports._reports.clear()
+    assert (row["state"], row["is_current"]) == ("serving", False)
+    assert text in page
+    assert '<span class="badge">last known: serving</span>' in page
+    assert ("badge good" in page, "for 7 min" in page) == (False, False)
+    assert '<span class="badge bad">ejected</span>' in ejecting, "what gateways report is of now"
+
+
+def test_only_the_fleet_that_is_silent_is_called_so(filled):
+    filled.fleets.fleets = {"main": FleetRuntimes(runtimes=(USED,)), "old": FleetRuntimes(runtimes=(USED, IDLE))}
+    filled.fleets.silent = {"old": SINCE}
+    try:
+        page = filled.client("vera").get("/endpoints").text
+    finally:
+        filled.fleets.silent = {}
+    assert (page.count("of the fleet <strong>old</strong> last reported"), page.count("<strong>main")) == (1, 0)
+    assert (page.count("last known: serving"), page.count('badge good">serving')) == (2, 1)
+
+
+def renewals(steps):
+    """Return what is assessed at each step of (seconds by the own clock, revision, seconds by the clock of the bus)."""
+    clock = FakeClock()
+    judge = Renewals(clock)
+
+    def at(seconds):
+        return NOW + timedelta(seconds=seconds)
+
+    judged = []
+    for seconds, revision, stored in steps:
+        clock.time = at(seconds)
+        is_renewed, since = judge.assess("main", None if revision is None else (revision, at(stored)))
+        judged.append("renewed" if is_renewed else since and (since - NOW).total_seconds())
+    return judged
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        pytest.param([(0, 1, -2), (2, 2, 0), (13, 2, 0), (18, 2, 0)], ["renewed"] * 3 + [2], id="it dies"),
+        pytest.param([(0, 1, -240), (2, 1, -240), (4, 2, 4)], [-240, -240, "renewed"], id="it is back"),
+        pytest.param([(0, 1, -240), (3600, 2, 1800)], [-240, 1800], id="it ran and died while nobody looked"),
+        pytest.param([(0, 1, -60), (2, 2, -58), (4, 3, -56)], [-60, "renewed", "renewed"], id="the bus is behind"),
+        pytest.param([(0, 1, 300), (14, 1, 300), (16, 1, 300)], ["renewed", "renewed", 0], id="the bus is ahead"),
+        pytest.param([(0, None, 0), (1, 1, 1), (2, None, 0)], [None, "renewed", None], id="there is no lease"),
+    ],
+)
+def test_whether_a_server_manager_runs_is_seen_by_its_renewals_and_not_by_equal_clocks(steps, expected):
+    assert renewals(steps) == expected
 
 
 def test_what_a_drain_waits_for_stands_beside_it(shown):
@@ -244,6 +310,28 @@ async def test_open_pages_are_told_of_a_change_and_only_of_one(filled):
     await stream.aclose()
     assert notices == [[], [], [], ["endpoints"], []]
     assert looks == [LOOK_S, LOOK_S, AFTER_ERROR_S, LOOK_S]
+
+
+async def test_how_long_a_server_manager_has_not_reported_is_shown_anew(filled):
+    hub, notices = Hub(5), []
+    endpoints = Endpoints(filled.fleets, filled.reports, filled.index)
+    filled.fleets.fleets, filled.fleets.silent = {"main": FleetRuntimes(runtimes=(USED,))}, {"main": SINCE}
+    stream = hub.stream()
+    await anext(stream)
+    (listener,) = hub._waiting
+
+    async def look(_seconds):
+        notices.append(listener.take())
+        if len(notices) > 2 * AGED_AFTER_LOOKS:
+            raise asyncio.CancelledError
+
+    try:
+        with pytest.raises(asyncio.CancelledError):
+            await endpoints.announce(hub, look)
+    finally:
+        filled.fleets.silent = {}
+    await stream.aclose()
+    assert [number for number, topics in enumerate(notices) if topics] == [AGED_AFTER_LOOKS, 2 * AGED_AFTER_LOOKS]
 
 
 @pytest.mark.parametrize(("looks", "then"), [(1, USED), (2, IDLE), (0, USED), (0, IDLE)])

@@ -21,6 +21,7 @@ from services.console.adapters.people import People
 from services.console.adapters.sessions import Sessions
 from services.console.app import build
 from services.console.domain.duty_screens import DeadLetter
+from services.console.domain.endpoint_screen import ListedFleet
 from services.console.domain.logged import LoggedEvent
 from services.console.domain.replay_screen import result_of
 from services.console.domain.version_screen import Proofs
@@ -102,16 +103,20 @@ class FakeDeadLetters:
 
 
 class FakeFleets:
-    """The endpoints in a dict by fleet; a test may set an error instead."""
+    """The endpoints in a dict by fleet, and when its server-manager reported last; a test may set an error instead."""
 
     def __init__(self) -> None:
         self.fleets: dict[str, FleetRuntimes] = {}
+        self.silent: dict[str, datetime | None] = {}
         self.error: Exception | None = None
 
     async def read(self):
         if self.error is not None:
             raise self.error
-        return self.fleets
+        return tuple(
+            ListedFleet(name, fleet.runtimes, name not in self.silent, self.silent.get(name))
+            for name, fleet in sorted(self.fleets.items())
+        )
 
 
 class FakeRecorded:
