@@ -1,7 +1,7 @@
 """What our own probes show of an alert that nothing confirms yet: requests that no caller chose, to both versions.
 
-Each round asks the target and the version behind the same; all run at once, and two that agree decide. Only latency and
-errors can be probed: a short fixed prompt shows nothing of quality.
+Each round asks the target and the previous version the same; all run at once, and two that agree decide. Only latency
+and errors can be probed: a short fixed prompt shows nothing of quality.
 """
 
 import math
@@ -14,7 +14,7 @@ from contracts.policy import Trigger
 from decisions.triggers import kind_of
 
 Shown = Literal["target", "both", "neither"]
-"""Who is bad: the target alone, both sides, or at most the version behind."""
+"""Who is bad: the target alone, both sides, or at most the previous version."""
 ROUNDS: Final = 3
 _AGREEING: Final = 2
 _ENOUGH: Final = 1.1

@@ -50,7 +50,7 @@ class Hold:
 
 @dataclass(frozen=True)
 class StartSlice:
-    """No rollback yet: a slice of live traffic on the version behind decides."""
+    """No rollback yet: a slice of live traffic on the previous version decides."""
 
 
 Decision = RollBack | Hold | StartSlice
@@ -99,7 +99,7 @@ class Doubt:
     Attributes:
         confirmed_by: What its evidence shows.
         shown: What probes showed; None if nothing was probed, or no two probes agree.
-        is_apart: The version behind stands on other hardware.
+        is_apart: The previous version stands on other hardware.
         raised_at: When the alert was raised.
         deaths: Deaths of the target's engine.
         told_at: When the alert was stored, by the clock of the bus, which dates it and deaths, too; None if unknown.
@@ -109,7 +109,7 @@ class Doubt:
         golden: What golden prompts show; None if they were not asked lately.
         load_rose: The load that callers offer has risen.
         held_at: Since when a rollback of the target is held because both versions are slow; None if none is.
-        can_slice: A share of the live traffic may go to the version behind, which answers probes.
+        can_slice: A share of the live traffic may go to the previous version, which answers probes.
         is_sliced: It goes there now.
         slice: What the slice showed; None before it has ended.
     """
@@ -136,7 +136,7 @@ def decide_confirmed(
     """Hold a rollback while nothing shows that the version is the cause, and not its callers or its machine.
 
     Both sides slow: on the same hardware the version may be what slows it, so that traffic moves at once, unless the
-    load that callers offer has risen. Then, and where the version behind stands apart, something else may be the cause,
+    load that callers offer has risen. Then, and where the previous one stands apart, something else may be the cause,
     whatever pairs show: the rollback is held for at most `BOTH_SLOW`, and a slice of live traffic decides.
     A dead engine answers no probe: where callers may have killed it, it has `dead_s` to be loaded again. If it answers
     callers, as far as the alert says, it may have died since: probes must fail for as long. Where no death is known and
@@ -183,7 +183,7 @@ def _decide_quality(decision: RollBack, doubt: Doubt, trigger: Trigger) -> Decis
     """Return whether a quality trigger that no pairs confirm rolls back: only golden prompts can show it then."""
     asked = {
         "target": "",
-        "both": "The version behind fails the same golden prompts.",
+        "both": "The previous version fails the same golden prompts.",
         "neither": "Golden prompts do not show it either.",
         None: "No golden prompts were asked lately.",
     }[doubt.golden]
@@ -230,18 +230,18 @@ def _decide_both_slow(decision: RollBack, doubt: Doubt, now: datetime) -> Decisi
     if doubt.held_at is None and not (doubt.is_apart or doubt.load_rose):
         return decision
     if doubt.slice == "both":
-        return Hold("unconfirmed", "The version behind was as slow in a slice of live traffic.", is_both_slow=True)
+        return Hold("unconfirmed", "The previous version was as slow in a slice of live traffic.", is_both_slow=True)
     if doubt.slice is not None:
         return decision
     if doubt.is_sliced:
         return Hold(
-            "unconfirmed", "A slice of live traffic on the version behind is being measured.", is_both_slow=True
+            "unconfirmed", "A slice of live traffic on the previous version is being measured.", is_both_slow=True
         )
     since = min((at for at in (doubt.raised_at, doubt.held_at) if at is not None), default=None)
     if since is not None and (doubt.told_at or now) - since >= BOTH_SLOW:
         return StartSlice() if doubt.can_slice else decision
     why = "on other hardware" if doubt.is_apart else "and callers offer more load than before"
-    reason = f"The version behind is slow, too, {why}; held for at most {BOTH_SLOW.total_seconds():.0f} s."
+    reason = f"The previous version is slow, too, {why}; held for at most {BOTH_SLOW.total_seconds():.0f} s."
     return Hold("unconfirmed", reason, is_both_slow=True)
 
 

@@ -48,7 +48,7 @@ def still_stands(route: Route, target: Target, other: Choice) -> bool:
 
 
 def find_other(route: Route, target: Target) -> Choice | None:
-    """Return what a target is compared with: the canary and the active one with each other, else the one behind.
+    """Return what a target is compared with: the canary and the active one with each other, else the previous one.
 
     None for a target that takes no traffic, as after a rollback, and while nothing stands behind it.
     """

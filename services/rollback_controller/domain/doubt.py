@@ -60,7 +60,7 @@ class Moment:
     Attributes:
         shown: What probes show; None if nothing was probed, or no two agree.
         is_gone: Probes of the target met errors at once.
-        other_answers: The version behind answered a probe.
+        other_answers: The previous version answered a probe.
         load_rose: The load that callers offer has risen.
         share_ratio: Share of the live traffic that a slice would have; 0 for no slices.
     """
@@ -97,9 +97,9 @@ def doubt_about(
 
 
 def _may_slice(state: RollbackState, alert: AlertRaised | AlertUpdated, route: Route | None) -> bool:
-    """Return whether a slice can decide: in production, of the active version, with one behind that may serve.
+    """Return whether a slice can decide: in production, of the active version, with a previous one that may serve.
 
-    Not after deaths of the engine: what it died of must not reach the version behind.
+    Not after deaths of the engine: what it died of must not reach the previous version.
     """
     if alert.deaths is not None and alert.deaths.deaths > 0:
         return False
