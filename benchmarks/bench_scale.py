@@ -56,6 +56,8 @@ SLOWER_S = 2.0
 """What `GATEWAY_TELEMETRY_INTERVAL_S` could be in a large fleet."""
 LEASE_S, RELEASE_WRITES = 1.0, 100
 """Seconds between two renewals of a lease or share, and about how many records a release writes."""
+WEIGHTS_BYTES, STORED_RATIO = 16e9, 2.5
+"""Bytes of 8 billion parameters in 16 bits; how often a release of all variants stores them (docs/guides/sizing.md)."""
 BUSY = 0.6
 """Share of a core that a process may use."""
 YEAR_S = 365.25 * 24 * 3600.0
@@ -318,6 +320,8 @@ def needs(fleet: Fleet, costs: Costs) -> Iterator[list[str]]:
     size = (releases * costs.release_bytes + windows * costs.window_bytes) * fleet.years * YEAR_S
     yield ["log: all facts", f"{facts * fleet.years * YEAR_S / 1e6:,.0f} million, {size / 1e12:,.1f} TB", "", ""]
     yield ["bus: bytes of telemetry", f"{fleet.rps * costs.record_bytes / 1e6:,.1f} MB/s", "", ""]
+    versions = releases * fleet.years * YEAR_S * WEIGHTS_BYTES * STORED_RATIO
+    yield ["store: all versions, of 8 billion parameters each", f"{versions / 1e15:,.1f} PB", "", ""]
 
 
 async def measure(fleet: Fleet) -> Costs:
