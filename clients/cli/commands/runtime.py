@@ -53,7 +53,8 @@ def list_command(state: StateOption = None, as_json: JsonOption = False) -> None
 
 def describe_json(fleet: ListedFleet, endpoint: FleetRuntime) -> dict[str, Any]:
     """Return an endpoint as data, with its fleet and whether that is current."""
-    known = {"fleet": fleet.name, "is_current": fleet.is_current, "reported_at": fleet.reported_at}
+    reported_at = fleet.reported_at.isoformat().replace("+00:00", "Z") if fleet.reported_at is not None else None
+    known = {"fleet": fleet.name, "is_current": fleet.is_current, "reported_at": reported_at}
     return {**endpoint.model_dump(mode="json"), **known}
 
 

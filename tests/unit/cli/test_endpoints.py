@@ -55,7 +55,9 @@ def test_of_a_fleet_whose_server_manager_reports_no_more_a_state_is_the_last_kno
     silent = ListedFleet("main", (USED,), False, reported_at)
     assert describe_row(silent, USED, {})[3] == "last known: in use"
     assert silent.describe_silence(NOW) == f"{sentence}what is listed is what was known last; see `slipway ps`"
-    assert describe_json(silent, USED)["is_current"] is False
+    described = describe_json(silent, USED)
+    assert (described["fleet"], described["is_current"]) == ("main", False)
+    assert described["reported_at"] in (None, "2026-11-28T10:56:00Z", "2026-11-28T11:01:00Z")
     assert FLEET.describe_silence(NOW) is None
 
 
