@@ -8,6 +8,7 @@ import pytest
 
 from contracts.facts.release import Outcome
 from contracts.policy import Objective
+from contracts.services import SERVICES
 from tests.kit.wiring import ROOT
 
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
@@ -29,6 +30,21 @@ def test_what_a_service_page_names_exists(page):
     here = (ROOT / page).parent
     files = FILE.findall((ROOT / page).read_text())
     assert [name for name in files if not (here / name).exists() and not (ROOT / name).exists()] == []
+
+
+def named_facts(page: str, row: str) -> set[str]:
+    """Return the types of facts that a row of the first table of a service's page names."""
+    (cells,) = re.findall(rf"^\| {row} \| (.*) \|$", (ROOT / page).read_text(), re.MULTILINE) or [""]
+    return set(re.findall(r"`([a-z]+\.[a-z_]+)`", cells))
+
+
+@pytest.mark.parametrize("page", SERVICE_PAGES)
+def test_a_service_page_names_what_the_service_consumes_and_emits(page):
+    service = SERVICES[Path(page).parent.name.replace("_", "-")]
+    for row, facts in (("consumes", service.consumes), ("emits", service.emits)):
+        declared = {fact.TYPE.removeprefix("slipway.").rpartition(".")[0] for fact in facts}
+        orders_of_people = named_facts(page, row) if service.name == "console" else set()
+        assert named_facts(page, row) - orders_of_people == {name for name in declared if "." in name}
 
 
 def test_every_service_has_a_page():
