@@ -1,4 +1,4 @@
-"""Documents: the commands, settings, metrics, subjects, make targets and links that they name exist."""
+"""Documents: the commands, settings, metrics, subjects, make targets, files and links that they name exist."""
 
 import re
 import shlex
@@ -25,6 +25,11 @@ NOT_METRICS = {"slipway_client", "slipway_nats", "slipway_version"}
 """A package, a volume, and a name in MLflow."""
 SUBJECT = re.compile(r"\b(slipway\.[a-z.]+\.v\d)\b")
 TARGET = re.compile(r"`make ([a-z][\w-]*)[^`]*`")
+FILE = re.compile(
+    r"`((?:benchmarks|clients|contracts|decisions|deploy|examples|services|shared|testbed|tests)/[\w./-]+\.[a-z]+)`"
+)
+TEST_FILE = re.compile(r"`(test_\w+\.py)`")
+BENCHMARK = re.compile(r"\bbenchmarks[./](bench_\w+)")
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)]*))?\)")
 GONE = {"CHANGELOG.md", "docs/adr/0010-contracts-v1-names-and-freeze.md"}
 """Documents that list names that are gone, each beside its new one."""
@@ -98,6 +103,21 @@ def test_make_targets_exist(page):
     assert set(TARGET.findall((ROOT / page).read_text())) - targets == set()
 
 
+@pytest.mark.parametrize("page", CURRENT)
+def test_files_of_the_repository_exist(page):
+    """A path is named from the root; a test or a benchmark also by its name alone."""
+    text = (ROOT / page).read_text()
+    missing = [path for path in FILE.findall(text) if not (ROOT / path).is_file()]
+    missing += [name for name in TEST_FILE.findall(text) if name not in file_names()]
+    missing += [name for name in BENCHMARK.findall(text) if not (ROOT / f"benchmarks/{name}.py").is_file()]
+    assert missing == []
+
+
+@cache
+def file_names() -> frozenset[str]:
+    return frozenset(path.name for path in committed())
+
+
 def anchors(page: Path) -> set[str]:
     """Return the anchors of a page's headings."""
     headings = re.findall(r"^#+ (.+)$", FENCED.sub("", page.read_text()), re.MULTILINE)
@@ -122,6 +142,8 @@ def test_names_that_do_not_exist_are_found():
         "slipway deadletters shift 3",
     ]
     assert problem_of("slipway deadletters shift 3")
+    assert FILE.findall("`testbed/no_such.py`, `-m benchmarks.x`") == ["testbed/no_such.py"]
+    assert TEST_FILE.findall("`test_no_such.py`") == ["test_no_such.py"]
     assert not exists_setting("SLIPWAY_NO_SUCH_SETTING")
     assert not exists_metric("slipway_gateway_no_such_metric_total")
     assert not exists_subject("slipway.staging.requested.v1")
