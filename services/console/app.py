@@ -6,7 +6,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount
 
 from contracts.version import VERSION
@@ -25,7 +25,7 @@ from services.console.web.api import PREFIX, Sources, build_api
 from services.console.web.drill import build_drill
 from services.console.web.duty import build_duty
 from services.console.web.endpoints import build_endpoints
-from services.console.web.headers import Guard
+from services.console.web.headers import REPORT, Guard
 from services.console.web.login import ask_to_sign_in, build_login
 from services.console.web.pages import build_pages
 from services.console.web.playground import build_playground
@@ -95,7 +95,7 @@ def build(
 
 
 class Answers:
-    """Answers errors: JSON below `/api/`, a page elsewhere."""
+    """Answers errors: JSON below `/api/`, text in the frame of a report, a page elsewhere."""
 
     def __init__(self, access: Access, pages: Pages) -> None:
         self._access, self._pages = access, pages
@@ -106,11 +106,13 @@ class Answers:
         """Return the answer for an error."""
         if request.url.path.startswith(PREFIX):
             return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
+        if request.url.path == REPORT:  # its policy permits no style of the console
+            return PlainTextResponse(message, status)
         return self._pages(request, self._access.find(request), "problem.html", status, problem=message)
 
     async def not_signed_in(self, request: Request, _error: Exception) -> Response:
         """Answer a request without a session."""
-        if request.url.path.startswith(PREFIX):
+        if request.url.path.startswith(PREFIX) or request.url.path == REPORT:
             return self(request, 401, "not_signed_in", "You are not signed in: `slipway open` makes a link.")
         return ask_to_sign_in(request, self._pages)
 

@@ -61,6 +61,18 @@ def test_an_alert_without_a_report_has_none(world, alert):
     assert report(world.client("adam"), alert).status_code == 404
 
 
+def test_what_is_missing_is_text_in_the_frame_and_not_a_page_without_its_styles(world):
+    """The policy of reports permits no style of the console, and no form: a page of it would be bare links."""
+    for client, status, text in (
+        (world.client("adam"), 404, "report"),
+        (world.client(), 401, "You are not signed in"),
+    ):
+        answer = report(client, "search-ranker.v2.int8/ttft-p95/4", **{"sec-fetch-dest": "iframe"})
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "text/plain; charset=utf-8")
+        assert text in answer.text
+        assert "<" not in answer.text
+
+
 def test_other_pages_stay_out_of_every_frame(world):
     headers = world.client("adam").get("/fleet").headers
     assert headers["x-frame-options"] == "DENY"
