@@ -32,6 +32,8 @@ Answers = list[tuple[ProbedAnswer | None, ProbedAnswer | None]]
 SWEEP_S = 0.05
 """Seconds between two looks at which targets are to be probed: no more than a look at what is in memory."""
 _TARGETS = 1_000
+_ending: set[asyncio.Future[ProbedAnswer | None]] = set()
+"""Probes that are not waited for any more."""
 
 
 @dataclass
@@ -157,6 +159,8 @@ class EarlyProbes:
 async def ask_sides(probe: Probe, sides: Sides, trigger: Trigger, *, to_the_end: bool = False) -> Answers:
     """Return what a target and the previous version answer, asked at the same time, in all rounds at once.
 
+    Probes that are too late end by themselves: an answer that is cancelled as it ends is a race inside Triton.
+
     Args:
         probe: Asks them.
         sides: The target and the previous version.
@@ -170,10 +174,13 @@ async def ask_sides(probe: Probe, sides: Sides, trigger: Trigger, *, to_the_end:
         for _ in range(ROUNDS)
     ]
     try:
-        await asyncio.wait(asked, timeout=limit_s)
-        answers = [task.result() if task.done() else TIMED_OUT for task in asked]
-    finally:
+        _, late = await asyncio.wait(asked, timeout=limit_s)
+    except asyncio.CancelledError:
         for task in asked:
             task.cancel()
-        await asyncio.gather(*asked, return_exceptions=True)
+        raise
+    for task in late:
+        _ending.add(task)
+        task.add_done_callback(_ending.discard)
+    answers = [TIMED_OUT if task in late else task.result() for task in asked]
     return list(zip(answers[:ROUNDS], answers[ROUNDS:], strict=True))

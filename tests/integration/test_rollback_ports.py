@@ -96,6 +96,10 @@ class TestTritonProbe(ProbeConformance):
         return f.served(9, "bf16", MODEL, endpoints=load_toy(triton, MODEL, 1).endpoints)
 
     @pytest.fixture
+    def late(self, triton):
+        return load_toy(triton, MODEL, 2, token_delay_ms="2500", tokens="2")
+
+    @pytest.fixture
     async def hanging(self):
         """A server that takes connections and never answers."""
         server, endpoint = await _listening(_silence)

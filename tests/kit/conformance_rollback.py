@@ -174,7 +174,7 @@ def about(kind, name, *, model=f.MODEL, environment="production"):
 
 
 class ProbeConformance:
-    """Needs the fixtures `probe` (deadline 1 s), `ready` and `unloaded` (served targets), and `hanging` if it can hang."""
+    """Needs the fixtures `probe` (deadline 1 s), served targets: `ready`, `unloaded`, `hanging` and `late` (its engine)."""
 
     async def test_a_target_that_generates_answers(self, probe, ready):
         assert await probe.answers(ready) is None
@@ -203,9 +203,16 @@ class ProbeConformance:
         first_is_gone = ready.model_copy(update={"endpoints": ("127.0.0.1:1", *ready.endpoints)})
         assert (await probe.measure(first_is_gone)).itl_ms > 0.0
 
-    async def test_a_target_that_fails_has_no_times_and_one_that_hangs_is_too_late(self, probe, unloaded, hanging):
+    @pytest.mark.parametrize("first_only", [True, False])
+    async def test_a_target_that_does_not_answer_has_no_times(self, probe, unloaded, hanging, first_only):
         async with asyncio.timeout(5):
-            assert [await probe.measure(target) for target in (unloaded, hanging)] == [None, TIMED_OUT]
+            answers = [await probe.measure(target, first_only=first_only) for target in (unloaded, hanging)]
+        assert answers in ([None, None], [None, TIMED_OUT]), "a server that is silent to all may count as unreachable"
+
+    @pytest.mark.parametrize("first_only", [True, False])
+    async def test_a_first_token_after_the_limit_is_too_late(self, probe, late, first_only):
+        async with asyncio.timeout(5):
+            assert await probe.measure(late, first_only=first_only) == TIMED_OUT
 
     async def test_a_golden_prompt_is_answered_whole_and_the_same_each_time(self, probe, ready):
         replies = [await probe.ask(ready, GOLDEN) for _ in range(2)]

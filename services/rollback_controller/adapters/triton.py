@@ -59,9 +59,23 @@ class TritonProbe:
 
         All endpoints are asked at once; the first whole answer counts, or with `first_only` the first token.
         """
-        return await _first(self._measure(endpoint, served, first_only) for endpoint in served.endpoints)
+        ask = self._measure_first if first_only else self._measure
+        return await _first(ask(endpoint, served) for endpoint in served.endpoints)
 
-    async def _measure(self, endpoint: str, served: ServedTarget, first_only: bool) -> ProbedAnswer | None:
+    async def _measure_first(self, endpoint: str, served: ServedTarget) -> ProbedAnswer | None:
+        """Return when the first token came; the rest of the answer ends in the background, since it is short."""
+        clock = asyncio.get_running_loop()
+        began_s, limit_s = clock.time(), self._deadline_s
+        try:
+            async with asyncio.timeout(limit_s):
+                await first_token(self._channels.get(endpoint), served.target.triton_name, deadline_s=limit_s)
+        except TimeoutError:
+            return TIMED_OUT
+        except SlipwayError as error:
+            return TIMED_OUT if "silent_s" in error.details else None
+        return ProbedAnswer((clock.time() - began_s) * 1000.0, 0.0)
+
+    async def _measure(self, endpoint: str, served: ServedTarget) -> ProbedAnswer | None:
         clock, times_s = asyncio.get_running_loop(), list[float]()
         began_s, deadlines = clock.time(), Deadlines(first_token_s=self._deadline_s, inter_token_s=self._deadline_s)
         channel, name = self._channels.get(endpoint), served.target.triton_name
@@ -73,8 +87,6 @@ class TritonProbe:
                 async for piece in pieces:
                     if piece.text:
                         times_s.append(clock.time())
-                        if first_only:
-                            break
         except TimeoutError:
             return TIMED_OUT
         except SlipwayError as error:

@@ -6,10 +6,13 @@ from datetime import timedelta
 import pytest
 
 from contracts import facts as cf
+from decisions.probed import TIMED_OUT, ProbedAnswer
 from decisions.suspicion import EVERY_S, FRESH_S
+from services.rollback_controller.early_probes import ask_sides
 from testbed import factories as f
+from tests.kit.fakes_rollback import FakeProbe
 from tests.kit.virtual_time import virtual_time
-from tests.unit.rollback_controller.test_unconfirmed import SLOW, both_slow, started
+from tests.unit.rollback_controller.test_unconfirmed import SLOW, TRIGGERS, both_slow, started
 
 ACTIVE, PREVIOUS = f.target(7), f.target(6)
 
@@ -73,6 +76,30 @@ async def test_a_first_token_is_waited_for_until_it_shows_that_the_version_is_sl
     world.probe.hanging.add(str(ACTIVE))
     assert taken_s <= await raised(world, kind=kind) <= taken_s + 0.4
     await world.stop()
+
+
+class Followed(FakeProbe):
+    """Counts the probes that are ended before their answer."""
+
+    ended = 0
+
+    async def measure(self, served, *, first_only=False):
+        try:
+            return await super().measure(served, first_only=first_only)
+        except asyncio.CancelledError:
+            self.ended += 1
+            raise
+
+
+@virtual_time
+async def test_probes_that_are_too_late_end_by_themselves():
+    """To cancel an answer that is about to end is a race inside Triton."""
+    probe = Followed()
+    probe.hanging.add(str(ACTIVE))
+    answers = await ask_sides(probe, (f.served(7), f.served(6)), TRIGGERS[0])
+    assert answers == [(TIMED_OUT, ProbedAnswer(50.0, 0.0))] * 3
+    await asyncio.sleep(6)
+    assert probe.ended == 0
 
 
 @pytest.mark.parametrize("early", [True, False])

@@ -79,6 +79,10 @@ class TestFakeProbe(ProbeConformance):
     def hanging(self):
         return f.served(5)
 
+    @pytest.fixture
+    def late(self):
+        return f.served(5)
+
 
 class TestFakeTraffic(TrafficConformance):
     @pytest.fixture
