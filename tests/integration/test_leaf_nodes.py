@@ -54,7 +54,7 @@ def mirror_of(cluster):
 
 async def until(look):
     """Return the first true result of a coroutine function that is asked again and again."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             with contextlib.suppress(nats.errors.Error, nats.js.errors.Error):
                 if result := await look():
@@ -63,13 +63,20 @@ async def until(look):
 
 
 @pytest.fixture
-async def clusters(tmp_path):
-    """A hub and two clusters with their streams; the hub mirrors the event log of each."""
+def servers(tmp_path):
+    """A hub and two clusters."""
     leaf_port = free_port()
     with contextlib.ExitStack() as stack:
         hub = stack.enter_context(running(Domain(tmp_path, "hub", listens=leaf_port)))
         leaves = {name: stack.enter_context(running(Domain(tmp_path, name, hub=leaf_port))) for name in CLUSTERS}
-        clients = {name: await server.connect() for name, server in {"hub": hub, **leaves}.items()}
+        yield {"hub": hub, **leaves}
+
+
+@pytest.fixture
+async def clusters(servers):
+    """Clients of the hub and of two clusters with their streams; the hub mirrors the event log of each."""
+    clients = {name: await server.connect() for name, server in servers.items()}
+    try:
         for name in CLUSTERS:
             js = clients[name].jetstream()
             for stream in (EVENTS, INBOX, ORDERS):
@@ -78,6 +85,7 @@ async def clusters(tmp_path):
             mirror = StreamSource(name=EVENTS, external=origin)
             await clients["hub"].jetstream().add_stream(StreamConfig(name=mirror_of(name), mirror=mirror))
         yield clients
+    finally:
         for client in clients.values():
             await client.close()
 
@@ -119,3 +127,27 @@ async def test_an_alert_of_each_cluster_arrives_at_the_hub_and_nothing_else_cros
     for stream, subject in zip((INBOX, ORDERS), OUTSIDE, strict=True):
         assert await subjects(clusters["us"], stream) == {}
         assert await subjects(clusters["eu"], stream) == {subject: 1}, "its own, not the hub's"
+
+
+@pytest.mark.parametrize("away", [pytest.param("hub", marks=pytest.mark.full), "eu"])
+async def test_a_mirror_goes_on_where_it_was_after_either_end_was_away(servers, clusters, away):
+    await clusters["eu"].jetstream().publish(ALERT, b"1")
+    await until(partial(subjects, clusters["hub"], mirror_of("eu")))
+    servers[away].kill()
+    if away == "hub":  # its cluster goes on without it
+        await clusters["eu"].jetstream().publish(ALERT, b"2")
+    servers[away].start()
+    if away == "eu":
+        await until(lambda: clusters["eu"].jetstream().publish(ALERT, b"2"))
+    began_s = asyncio.get_running_loop().time()
+
+    async def has_both():
+        return (await subjects(clusters["hub"], mirror_of("eu"))).get(ALERT, 0) >= 2
+
+    await until(has_both)
+    print(f"the mirror went on {asyncio.get_running_loop().time() - began_s:.1f} s after {away} was back")
+    log = clusters["hub"].jetstream()
+    assert [(await log.get_msg(mirror_of("eu"), number)).data for number in (1, 2)] == [b"1", b"2"], (
+        "none lost or twice"
+    )
+    assert (await log.stream_info(mirror_of("eu"))).state.messages == 2
