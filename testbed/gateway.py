@@ -29,6 +29,7 @@ class Gateway(Server):
         self.port = connection.http_port
         self.base_url = f"http://127.0.0.1:{self.port}"
         self.admin_url = f"http://127.0.0.1:{free_port()}"
+        self.may_be_forked = settings.get("workers", 1) == 1  # else prometheus_client must not be imported before
         self.keys = ApiKeyFiles(connection.nats_ca.parent)
         self.variables = {
             "GATEWAY_ADMIN_PORT": self.admin_url.rpartition(":")[2],

@@ -25,9 +25,9 @@ from deploy.local.weed import NO_OTHER_KEYS, remove_sockets, weed_arguments
 from shared.errors import SlipwayError
 from shared.messaging import credentials
 from shared.runtime.clock import SystemClock
-from shared.runtime.process import child_command
 from shared.runtime.settings import Connection
 from shared.storage.blobs import Store
+from testbed.forked import ForkedProcess, start
 from testbed.ports import free_port
 
 BIN = Path(sys.executable).parent
@@ -58,11 +58,13 @@ class Server:
     name = "server"
     ready_s = 60.0
     """Seconds within which it is ready after a start."""
+    may_be_forked = True
+    """Whether a program of ours may be forked (testbed.forked) where the tests permit that."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / self.name
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | ForkedProcess | None = None
 
     def command(self) -> list[str]:
         raise NotImplementedError
@@ -74,9 +76,9 @@ class Server:
         raise NotImplementedError
 
     def start(self) -> None:
-        log = (self.folder / "log").open("ab")
-        self.process = subprocess.Popen(child_command(self.command()), stdout=log, stderr=log, env=self.environment())
-        log.close()
+        self.process = start(
+            self.command(), self.folder / "log", environment=self.environment(), forked=self.may_be_forked
+        )
         wait_until(self._up, timeout_s=self.ready_s, what=f"{self.name} being ready")
 
     def _up(self) -> bool:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,9 +10,10 @@ from collections.abc import Iterator
 from contracts.envelope import Event, nats_subject
 from contracts.facts import Fact
 from contracts.services import stream_of
-from shared.runtime.process import child_command, terminate_tree
+from shared.runtime.process import terminate_tree
 from shared.runtime.settings import Connection
 from testbed.attesters import attester_variables
+from testbed.forked import ForkedProcess, start
 from testbed.servers import bus_variables, store_variables
 
 
@@ -34,17 +34,11 @@ class ServiceProcess:
         service = module.split(".")[1].replace("_", "-")
         self._environment = environment(connection, service, **attester_variables(connection.state_dir, module), **more)
         self._log = connection.state_dir / f"{module}.log"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | ForkedProcess | None = None
 
     def start(self) -> None:
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                child_command([sys.executable, "-m", self._module]),
-                stdout=log,
-                stderr=log,
-                env=self._environment,
-            )
+        self.process = start([sys.executable, "-m", self._module], self._log, environment=self._environment)
 
     @property
     def pid(self) -> int:
@@ -53,8 +47,8 @@ class ServiceProcess:
 
     def kill(self) -> None:
         """kill -9."""
-        os.kill(self.pid, signal.SIGKILL)
         assert self.process is not None
+        self.process.kill()
         self.process.wait(10)
 
     def wait_until_dead(self, timeout_s: float = 60.0) -> int:

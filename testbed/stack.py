@@ -27,6 +27,7 @@ from contracts.vocabulary import Environment, canonical_json
 from shared.messaging.credentials import connect
 from shared.runtime.process import child_command
 from shared.storage.blobs import Store
+from testbed.forked import run
 from testbed.servers import wait_until
 
 T = TypeVar("T")
@@ -132,9 +133,7 @@ class Stack:
     ) -> subprocess.CompletedProcess[str]:
         command = [*self.prefix, sys.executable, "-m", "clients.cli.main", *arguments, "--state", str(self.state)]
         given = {**os.environ, **(variables or {})}
-        return subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False, env=given
-        )
+        return run(command, environment=given, cwd=ROOT, timeout_s=timeout_s)
 
     def ok(self, *arguments: str, timeout_s: float = 240, variables: Mapping[str, str] | None = None) -> str:
         done = self.slipway(*arguments, timeout_s=timeout_s, variables=variables)

@@ -9,6 +9,7 @@ import structlog
 from nats.js.errors import ServerError
 
 from shared.messaging.provision import provision
+from testbed import forked
 from testbed.servers import NatsServer, S3Server, connection, running
 from testbed.triton import TritonServer
 from tests.kit.memory_folder import memory_folder
@@ -19,6 +20,7 @@ from tests.kit.tiny import module_stack, stack_of, tiny  # noqa: F401 - fixtures
 STORE_NOT_CREATED = 10049
 PROVISION_TRIES = 5
 
+forked.allow()
 structlog.configure(  # its default shows exceptions by rich: a second of processor time for each that is logged
     processors=[
         structlog.contextvars.merge_contextvars,

@@ -1,6 +1,7 @@
 """The drill: an installation is backed up while it runs, goes on, is destroyed, restored, and finishes what it began."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 
 import pytest
 
+from testbed import forked
 from testbed.models import tiny_base, tiny_lora
 from testbed.servers import wait_until
 from testbed.stack import ROOT, Stack
@@ -17,7 +19,7 @@ pytestmark = [pytest.mark.real, pytest.mark.usefixtures("engine_environment")]
 
 def slipway(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "clients.cli.main", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    done = forked.run(command, environment=os.environ, cwd=ROOT, timeout_s=240)
     assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr
     return done

@@ -19,11 +19,13 @@ from decisions.route_edits import promote
 from deploy.local.state import ADMIN
 from shared.messaging.provision import provision
 from shared.storage.kv import Bucket
+from testbed import forked
 from testbed.administrators import credential, signed_rollback
 from testbed.factories import target
 from testbed.gateway import Gateway, load_toy
 from testbed.servers import bus_variables, connection, running, wait_until
 from testbed.services import running_service, stored_facts
+from testbed.stack import ROOT
 
 pytestmark = pytest.mark.real
 MODEL = "toy"
@@ -64,9 +66,7 @@ def slipway(nats_server):
     def run(*arguments: str) -> subprocess.CompletedProcess:
         variables = {**bus_variables(nats_server.settings(), ADMIN), "SLIPWAY_S3_ENDPOINT": "127.0.0.1:1"}
         command = [sys.executable, "-m", "clients.cli.main", *arguments]
-        return subprocess.run(
-            command, env=os.environ | variables, capture_output=True, text=True, check=False, timeout=60
-        )
+        return forked.run(command, environment=os.environ | variables, cwd=ROOT, timeout_s=60)
 
     return run
 

@@ -17,10 +17,12 @@ from deploy.identity.key_folder import KeyFolder
 from deploy.local.state import ADMIN
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket
+from testbed import forked
 from testbed.factories import route
 from testbed.gateway import Gateway, load_toy
 from testbed.ports import free_port
 from testbed.servers import bus_variables, connection, running, wait_until
+from testbed.stack import ROOT
 
 pytestmark = pytest.mark.real
 HELLO = [{"role": "user", "content": "zebra giraffe"}]
@@ -37,9 +39,7 @@ def slipway(nats_server, tmp_path):
             "SLIPWAY_STATE": str(tmp_path / "no-state"),
         }
         command = [sys.executable, "-m", "clients.cli.main", *arguments]
-        return subprocess.run(
-            command, env=os.environ | variables, capture_output=True, text=True, check=False, timeout=60
-        )
+        return forked.run(command, environment=os.environ | variables, cwd=ROOT, timeout_s=60)
 
     return run
 

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -18,9 +17,11 @@ from decisions.api_keys import digest_of_secret, format_key
 from deploy.local.state import ADMIN
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket
+from testbed import forked
 from testbed.factories import route
 from testbed.gateway import Gateway, load_toy
 from testbed.servers import bus_variables, connection, running, wait_until
+from testbed.stack import ROOT
 
 pytestmark = pytest.mark.real
 SECRET = "cd" * 32
@@ -107,7 +108,8 @@ async def test_both_add_to_one_record_which_the_list_shows_and_the_budget_follow
     assert (stored.requests, stored.tokens) == (2, 2 * (stored.tokens // 2))
     command = [sys.executable, "-m", "clients.cli.main", "keys", "list", "--json"]
     variables = {**bus_variables(nats_server.settings(), ADMIN), "SLIPWAY_S3_ENDPOINT": "127.0.0.1:1"}
-    listed = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=True, timeout=60)
+    listed = forked.run(command, environment=os.environ | variables, cwd=ROOT, timeout_s=60)
+    assert listed.returncode == 0, listed.stderr
     (shown,) = (entry for entry in json.loads(listed.stdout)["api_keys"] if entry["key_id"] == record.key_id)
     assert shown["used"] == {"month": stored.month, "tokens": stored.tokens, "requests": 2}
     for number in range(60):  # in turn: each learns what the other has recorded

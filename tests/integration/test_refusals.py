@@ -23,7 +23,7 @@ from shared.messaging.bus import Bus, publish_event
 from shared.messaging.provision import provision
 from shared.messaging.refusals import NotPermitted
 from shared.runtime.clock import SystemClock
-from testbed import factories
+from testbed import factories, forked
 from testbed.servers import NatsServer, bus_variables, running
 from testbed.stack import POLICY
 
@@ -62,15 +62,8 @@ async def js(nats_server):
 def slipway(nats_server, user: str, *arguments: str) -> tuple[subprocess.CompletedProcess[str], float]:
     variables = {**bus_variables(nats_server.settings(), user), "SLIPWAY_S3_ENDPOINT": "127.0.0.1:1"}
     began = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", "clients.cli.main", *arguments],
-        cwd=ROOT,
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    command = [sys.executable, "-m", "clients.cli.main", *arguments]
+    done = forked.run(command, environment={**os.environ, **variables}, cwd=ROOT, timeout_s=60)
     return done, time.monotonic() - began
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import subprocess
 import sys
 from collections import Counter
 
@@ -12,9 +11,9 @@ import pytest
 from contracts import facts as f
 from contracts.facts import FACTS
 from contracts.routes import Route
-from shared.runtime.process import child_command
 from shared.storage.kv import Bucket
 from testbed.attesters import attester_variables
+from testbed.forked import start
 from testbed.servers import bus_variables, store_variables
 from tests.integration.test_registry import Log, answer, base, checkpoint, publish, run_to_end, run_to_turn, store
 from tests.kit import fakes_registry as k
@@ -53,13 +52,7 @@ class Process:
 
     async def keep_running(self):
         while True:
-            with self.log.open("ab") as log:
-                child = subprocess.Popen(
-                    child_command([sys.executable, "-m", "services.registry.main"]),
-                    env=self.environment,
-                    stdout=log,
-                    stderr=log,
-                )
+            child = start([sys.executable, "-m", "services.registry.main"], self.log, environment=self.environment)
             try:
                 while child.poll() is None:
                     await asyncio.sleep(0.05)

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import subprocess
 import sys
 from datetime import UTC, datetime
 
@@ -14,9 +13,9 @@ from contracts.envelope import plain, source_of
 from contracts.vocabulary import canonical_json
 from deploy.identity.key_folder import KeyFolder
 from shared.messaging.provision import provision
-from shared.runtime.process import child_command
 from testbed import factories
 from testbed.attesters import attester_variables
+from testbed.forked import start
 from testbed.ports import free_port
 from testbed.servers import HARNESS, NatsServer
 from tests.integration.test_registry import Log
@@ -51,9 +50,7 @@ def service_process(server, keys, folder, service="registry"):
         "REGISTRY_SWEEP_S": "0.3",
         **attester_variables(folder, module := f"services.{service.replace('-', '_')}.main"),
     }
-    with (folder / f"{service}.log").open("ab") as log:
-        command = child_command([sys.executable, "-m", module])
-        child = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    child = start([sys.executable, "-m", module], folder / f"{service}.log", environment=environment)
     try:
         yield child
     finally:

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
 import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -22,11 +21,11 @@ from contracts.services import EVENTS
 from contracts.vocabulary import Deployable, Target
 from services.server_manager.domain.records import Servers
 from shared.messaging.bus import publish_event
-from shared.runtime.process import child_command
 from shared.storage.blobs import Store, manifest_key
 from shared.storage.kv import Bucket
 from testbed.attesters import attester_variables
 from testbed.factories import source_for
+from testbed.forked import start
 from testbed.released import sign_target
 from testbed.servers import Server, bus_variables, store_variables
 
@@ -74,10 +73,7 @@ class ServerManager(Server):
     def die_at(self, failpoint: str, timeout_s: float = 30.0) -> str:
         """Start, wait until the failpoint has killed it, and return where that was (`failpoints.failpoint`)."""
         self.variables["SLIPWAY_FAILPOINT"] = failpoint
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                child_command(self.command()), stdout=log, stderr=log, env=self.environment()
-            )
+        self.process = start(self.command(), self.folder / "log", environment=self.environment())
         assert self.process.wait(timeout_s) == -signal.SIGKILL
         return (self.folder / "work" / self.name / f"failpoint-{failpoint}.fired").read_text()
 

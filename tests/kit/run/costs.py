@@ -5,23 +5,30 @@ from collections import Counter
 
 import pytest
 
+from testbed import forked
+
 LEAST_TESTS = 200
 """A smaller run prints no table."""
 FILES = 40
 """The dearest files that are listed."""
 
 
+def processor_s() -> float:
+    """Return the processor seconds of this process, and of its children and forks that have ended."""
+    return sum(os.times()[:4]) + forked.processor_s()
+
+
 class Stopwatch:
-    """Adds the processor seconds of this process, and of its children that have ended, to each report."""
+    """Adds the processor seconds since the report before to each report."""
 
     def __init__(self) -> None:
-        self._before = sum(os.times()[:4])
+        self._before = processor_s()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self):
         """Note the seconds since the report before."""
         report = yield
-        now = sum(os.times()[:4])
+        now = processor_s()
         report.processor_s = now - self._before
         self._before = now
         return report
