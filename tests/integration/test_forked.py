@@ -59,25 +59,25 @@ def text(folder: Path, end: str, number: int = 0) -> str:
 
 def test_it_has_what_a_new_process_has_and_no_more(program, tmp_path):
     assert program(REPORT, "one", "two", A="b").wait(30) == 0
-    told = json.loads(text(tmp_path, "out"))
-    assert told["name"] == "__main__"
-    assert told["arguments"] == [str(tmp_path / "program_0.py"), "one", "two"]
-    assert told["environment"] == {"A": "b"}
-    assert told["folder"] == str(tmp_path)
-    assert told["files"] == [0, 1, 2], "the third is that of the folder that it lists"
-    assert told["threads"] == [1, 1], "a fork of a process with threads could wait for a lock for ever"
-    assert told["ids"][1:] == [os.getpgrp(), os.getsid(0)]
-    assert told["signals"] == "0000000000000000"
-    assert not [name for name in (*PRELOADED, "faststream.nats", "minio") if name not in told["modules"]]
-    assert not [name for name in NEVER if name in told["modules"]]
+    report = json.loads(text(tmp_path, "out"))
+    assert report["name"] == "__main__"
+    assert report["arguments"] == [str(tmp_path / "program_0.py"), "one", "two"]
+    assert report["environment"] == {"A": "b"}
+    assert report["folder"] == str(tmp_path)
+    assert report["files"] == [0, 1, 2], "the third is that of the folder that it lists"
+    assert report["threads"] == [1, 1], "a fork of a process with threads could wait for a lock for ever"
+    assert report["ids"][1:] == [os.getpgrp(), os.getsid(0)]
+    assert report["signals"] == "0000000000000000"
+    assert not [name for name in (*PRELOADED, "faststream.nats", "minio") if name not in report["modules"]]
+    assert not [name for name in NEVER if name in report["modules"]]
 
 
 def test_two_are_two_processes_that_draw_other_random_numbers(program, tmp_path):
     for number in (0, 1):
         assert program(REPORT).wait(30) == 0, text(tmp_path, "err", number)
-    one, two = (json.loads(text(tmp_path, "out", number)) for number in (0, 1))
-    assert one["random"] != two["random"]
-    assert one["ids"][0] != two["ids"][0]
+    first, second = (json.loads(text(tmp_path, "out", number)) for number in (0, 1))
+    assert first["random"] != second["random"]
+    assert first["ids"][0] != second["ids"][0]
 
 
 @pytest.mark.parametrize(
