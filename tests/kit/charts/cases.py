@@ -233,6 +233,18 @@ REFUSED: Final[dict[str, tuple[dict[str, Any], str]]] = {
         },
         "services.gateway.minReplicas is 0: it is scaled by its own metric",
     ),
+    "more memory than its limit": (
+        {"services": {"registry": {"resources": {"requests": {"memory": "1025Mi"}}}}, "triton": MEMORY},
+        "services.registry.resources.requests.memory is 1025Mi, above its limit 1Gi: raise resources.limits.memory, too.",
+    ),
+    "more processors than its limit": (
+        {"triton": {**MEMORY, "agent": {"resources": {"requests": {"cpu": 1}, "limits": {"cpu": "900m"}}}}},
+        "triton.agent.resources.requests.cpu is 1, above its limit 900m",
+    ),
+    "an annotation that orders objects": (
+        {"podAnnotations": {"helm.sh/hook": "pre-install"}, "triton": MEMORY},
+        "podAnnotations.helm.sh/hook is set by the chart itself",
+    ),
     "a label that the chart selects pods by": (
         {"podLabels": {"app.kubernetes.io/component": "gateway"}, "triton": MEMORY},
         "podLabels.app.kubernetes.io/component is set by the chart itself",

@@ -51,6 +51,23 @@
 - TRITON_AGENT_LISTEN
 {{- end }}
 
+{{/* The values of all services by their paths. */}}
+{{- define "slipway.servicesByPath" -}}
+{{- $services := dict -}}
+{{- range $name, $service := .Values.services -}}
+{{- $_ := set $services (printf "services.%s" $name) (dict "resources" $service.resources) -}}
+{{- end -}}
+{{- toYaml $services -}}
+{{- end }}
+
+{{/* A quantity of Kubernetes as a number. */}}
+{{- define "slipway.amount" -}}
+{{- $units := dict "" 1.0 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 -}}
+{{- $text := toString . -}}
+{{- $unit := regexFind "[A-Za-z]+$" $text -}}
+{{- mulf (trimSuffix $unit $text | float64) (index $units $unit) -}}
+{{- end }}
+
 {{/* What the schema cannot say: each refusal names the value and what to do. */}}
 {{- define "slipway.checks" -}}
 {{- $values := .Values -}}
@@ -61,9 +78,9 @@
 {{- if and $values.nats.deploy (eq (int $values.nats.servers) 3) (lt (int $values.nats.replicas) 3) -}}
 {{- fail (printf "nats.replicas is %d with nats.servers 3: the loss of one server would lose data, so set it to 3." (int $values.nats.replicas)) -}}
 {{- end -}}
-{{- $room := sub (int64 $facts.bus.takes) (int64 $facts.bus.others) -}}
-{{- if and $values.nats.deploy (gt (int64 $values.nats.eventsMaxBytes) $room) -}}
-{{- fail (printf "nats.eventsMaxBytes is %d with nats.deploy: beside the other streams and buckets a server of this chart has %d bytes for the event log; lower it, or name servers of your own in nats.url." (int64 $values.nats.eventsMaxBytes) $room) -}}
+{{- $left := sub (int64 $facts.bus.takes) (int64 $facts.bus.others) -}}
+{{- if and $values.nats.deploy (gt (int64 $values.nats.eventsMaxBytes) $left) -}}
+{{- fail (printf "nats.eventsMaxBytes is %d with nats.deploy: beside the other streams and buckets a server of this chart has %d bytes for the event log; lower it, or name servers of your own in nats.url." (int64 $values.nats.eventsMaxBytes) $left) -}}
 {{- end -}}
 {{- $addresses := dict "nats.url" $values.nats.url "nats.monitoring" $values.nats.monitoring "store.endpoint" $values.store.endpoint "triton.grpc" $values.triton.grpc "backup.endpoint" $values.backup.endpoint -}}
 {{- range $name, $addresses := $addresses -}}
@@ -71,6 +88,19 @@
 {{- if or (lt (int .) 1) (gt (int .) 65535) -}}
 {{- fail (printf "%s names the port %d: ports are 1 to 65535." $name (int .)) -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $part := merge (dict "nats" $values.nats "store" $values.store "triton" $values.triton "triton.agent" $values.triton.agent "prepare" $values.prepare "provisioner" $values.provisioner "backup" $values.backup) (include "slipway.servicesByPath" . | fromYaml) -}}
+{{- range $kind, $asked := $part.resources.requests -}}
+{{- $limit := index $part.resources.limits $kind -}}
+{{- if and $limit (gt (include "slipway.amount" $asked | float64) (include "slipway.amount" $limit | float64)) -}}
+{{- fail (printf "%s.resources.requests.%s is %v, above its limit %v: raise resources.limits.%s, too." $name $kind $asked $limit $kind) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $name := keys $values.podAnnotations -}}
+{{- if hasPrefix "helm.sh/" $name -}}
+{{- fail (printf "podAnnotations.%s is set by the chart itself: use another name." $name) -}}
 {{- end -}}
 {{- end -}}
 {{- range $name := keys $values.podLabels -}}
