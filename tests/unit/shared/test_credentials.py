@@ -14,6 +14,7 @@ from contracts.services import SERVICES
 from deploy.identity.key_folder import KeyFolder
 from shared.messaging.credentials import read_seed
 from shared.runtime.settings import Connection
+from testbed import forked
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAMS = {
@@ -32,8 +33,7 @@ def keys(tmp_path_factory):
 def start(module: str, **variables: str) -> subprocess.CompletedProcess[str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("SLIPWAY_")}
     command = [sys.executable, "-m", module]
-    environment = {**inherited, **variables}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return forked.run(command, environment={**inherited, **variables}, cwd=ROOT, timeout_s=60)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
