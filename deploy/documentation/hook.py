@@ -40,6 +40,7 @@ EXTERNAL = re.compile(
 )
 EVERY = "/*"
 PATH_IN_CODE = re.compile(r"<code>((?:benchmarks|deploy|services|shared|testbed|tests)/[^<\s]+)</code>")
+COMMAND_IN_CODE = re.compile(r"<code>(?=[^<]{24})([^<]* [^<]*)</code>")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -90,7 +91,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001 - MkDocs'
-    """Return a page in which the path of a file may break behind a slash, so that it widens no column of a table."""
+    """Return a page in which paths may break behind a slash, and commands at a space, so that no column is too wide."""
+    html = COMMAND_IN_CODE.sub(r'<code class="path">\1</code>', html)
     return PATH_IN_CODE.sub(lambda match: f'<code class="path">{match[1].replace("/", "/<wbr>")}</code>', html)
 
 

@@ -241,9 +241,10 @@ def test_blocks_that_github_reads_begin_with_an_empty_line(text, expected):
     assert separate_blocks(text) == expected
 
 
-def test_a_path_may_break_behind_each_slash_and_other_code_nowhere():
-    html = "<td><code>tests/unit/fuzz</code> <code>a/b</code></td>"
-    expected = '<td><code class="path">tests/<wbr>unit/<wbr>fuzz</code> <code>a/b</code></td>'
+def test_a_path_may_break_behind_each_slash_and_a_command_at_a_space():
+    command = 'make demo-containers ARGS="--hosts"'
+    html = f"<td><code>tests/unit/fuzz</code> <code>a/b</code> <code>{command}</code></td>"
+    expected = f'<td><code class="path">tests/<wbr>unit/<wbr>fuzz</code> <code>a/b</code> <code class="path">{command}</code></td>'
     assert hook.on_page_content(html, page=None, config=None, files=None) == expected
 
 
