@@ -21,7 +21,6 @@ DURATIONS = {
     ("shadow", "duration_s"): lambda s: {"shadow": Shadow(duration_s=s, deadline_s=1.01 * s)},
     ("shadow", "deadline_s"): lambda s: {"shadow": Shadow(deadline_s=s)},
     ("rehearsal_valid_s",): lambda s: {"rehearsal_valid_s": s},
-    ("load", "timeout_s"): lambda s: {"load": LoadProfile(timeout_s=s)},
     ("triggers", 0, "window_s"): lambda s: {"triggers": (trigger(window_s=s),)},
     ("triggers", 0, "cooldown_s"): lambda s: {"triggers": (trigger(cooldown_s=s),)},
 }  # fmt: skip
@@ -39,10 +38,14 @@ def test_a_benchmark_that_cannot_end_in_its_time_is_refused():
     slow = policy(load=LoadProfile(requests=100, rate_rps=0.01))
     assert find_endless(slow) == Endless(
         ("load", "rate_rps"),
-        "load.rate_rps is 0.01, so that 100 requests take 10000 s; deadlines.benchmark_s is 3600 s, before the end of "
-        "each benchmark: raise one of them, or lower load.requests.",
+        "load.rate_rps is 0.01, so that 100 requests and the longest answer take 10060 s; deadlines.benchmark_s is "
+        "3600 s: raise one of them, or lower load.requests or load.timeout_s.",
     )
-    assert find_endless(slow.model_copy(update={"deadlines": Deadlines(benchmark_s=10_001)})) is None
+    assert find_endless(slow.model_copy(update={"deadlines": Deadlines(benchmark_s=10_061)})) is None
+    years = policy(load=LoadProfile(requests=100_000, rate_rps=1e-3), deadlines=Deadlines(benchmark_s=3e9))
+    assert "take 1e+08 s; the limit is 14,400 s, because others wait for it: raise it" in find_endless(years).reason
+    silent = policy(load=LoadProfile(timeout_s=3_600.0))
+    assert "take 3620 s; deadlines.benchmark_s is 3600 s" in find_endless(silent).reason
     endless = find_endless(policy(load=LoadProfile(warmup_requests=1_001)))
     assert endless.reason == "load.warmup_requests is 1001; the limit is 1,000: lower it."
     assert len(find_endless(policy(load=LoadProfile(warmup_requests=10**4000))).reason) < 100
