@@ -3,7 +3,7 @@
 import contextlib
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from contracts.services import RECORD_KEYS
 from decisions.bus_permissions import OWN_PERMISSIONS, readable_models
 from shared.errors import Transient
-from shared.messaging.patience import ask_beside
+from shared.messaging.patience import ask_again, ask_beside
 from shared.storage.record_format import parse
 
 R = TypeVar("R", bound=BaseModel)
@@ -75,9 +75,8 @@ async def subscribe(js: JetStreamContext, stream: str, *subjects: str, **setting
     async def add(limit_s: float) -> ConsumerInfo:  # made twice it is the same one
         return await js.add_consumer(stream, config, timeout=limit_s)
 
-    in_cluster = bool(js._nc._server_info.get("cluster"))  # noqa: SLF001 - nats-py has no public name for it
-    limit_s = js._timeout  # noqa: SLF001 - as above
-    info = await ask_beside(add, within_s=max(limit_s, CLUSTER_S) if in_cluster else limit_s)
+    limit_s = js._timeout  # noqa: SLF001 - nats-py has no public name for it
+    info = await ask_beside(add, within_s=max(limit_s, CLUSTER_S) if _in_cluster(js) else limit_s)
     pull = await js.pull_subscribe_bind(consumer=name, stream=stream)
     return Subscription(js, stream, pull, int(info.num_pending or 0))
 
@@ -97,6 +96,16 @@ async def read_messages(
     Raises:
         Transient: The stream stops answering.
     """
+
+    async def read(_limit_s: float) -> list[Msg]:
+        return await _read_once(js, stream, subject, most, settings)
+
+    return await ask_again(read, within_s=0.0, without_leader_s=CLUSTER_S if _in_cluster(js) else 0.0)
+
+
+async def _read_once(
+    js: JetStreamContext, stream: str, subject: str, most: int | None, settings: Mapping[str, Any]
+) -> list[Msg]:
     subscription = await subscribe(js, stream, subject, **settings)
     count = subscription.ahead if most is None else min(most, subscription.ahead)
     messages: list[Msg] = []
@@ -109,6 +118,10 @@ async def read_messages(
         with contextlib.suppress(nats.errors.Error, TimeoutError):
             await subscription.close()
     return messages[:count]
+
+
+def _in_cluster(js: JetStreamContext) -> bool:
+    return bool(js._nc._server_info.get("cluster"))  # noqa: SLF001 - nats-py has no public name for it
 
 
 async def own_models(js: JetStreamContext) -> tuple[str, ...] | None:

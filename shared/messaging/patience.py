@@ -20,7 +20,9 @@ FIRST_S: Final = 1.0
 ELECTION_S: Final = 15.0
 """How long a request is repeated that has no receiver: longer than a stream is without a leader."""
 _AGAIN_S: Final = 0.1
-_READS: Final = ("STREAM.INFO", "STREAM.MSG.GET", "CONSUMER.INFO")
+_UNKNOWN_S: Final = 2.0
+"""How long a pull is repeated whose consumer the server does not know."""
+_READS: Final = ("STREAM.INFO", "STREAM.LIST", "STREAM.NAMES", "STREAM.MSG.GET", "CONSUMER.INFO")
 """Requests that change nothing, and may be made twice."""
 NO_LEADER: Final = (NoRespondersError, NoStreamResponseError, ServiceUnavailableError)
 """The server's answer where no server takes a request: nothing was done."""
@@ -141,16 +143,20 @@ class PatientJetStream(JetStreamContext):
 
 
 class PacedPull(JetStreamContext.PullSubscription):
-    """Pulls that wait after a refusal: a consumer without a leader, or that was deleted, refuses each one at once."""
+    """Pulls that are repeated for a moment: a server that does not know their consumer refuses each one at once.
+
+    In a cluster a server knows a consumer only some milliseconds after another one made it. A consumer without a
+    leader, or that was deleted, is refused for longer.
+    """
 
     async def fetch(self, batch: int = 1, timeout: float | None = 5, heartbeat: float | None = None) -> list[Msg]:  # noqa: ASYNC109 - of nats-py
         """Return the messages of `PullSubscription.fetch`.
 
         Raises:
-            ServiceUnavailableError: No server takes the request; it is raised a moment later.
+            ServiceUnavailableError: No server takes the request, for `_UNKNOWN_S` seconds.
         """
-        try:
-            return await super().fetch(batch, timeout, heartbeat)
-        except ServiceUnavailableError:
-            await asyncio.sleep(_AGAIN_S)
-            raise
+
+        async def pull(_limit_s: float) -> list[Msg]:
+            return await super(PacedPull, self).fetch(batch, timeout, heartbeat)
+
+        return await ask_again(pull, within_s=0.0, without_leader_s=_UNKNOWN_S, repeated=(ServiceUnavailableError,))

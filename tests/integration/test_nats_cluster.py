@@ -9,8 +9,10 @@ import pytest
 
 from clients.cli.connection import StackAddress, connected
 from clients.cli.doctor.servers import ask_nats
+from clients.cli.reading import read_messages
 from contracts import facts as f
 from contracts.routes import Route
+from contracts.services import EVENTS
 from deploy.local.state import ADMIN
 from shared.messaging import topology
 from shared.messaging.patience import PatientJetStream
@@ -29,6 +31,7 @@ from tests.kit.soak import TIMES
 
 pytestmark = pytest.mark.real
 ROUTES = "KV_routes"
+READS = 50
 SWITCH_S = {"steps down": 10.0, "is killed": 30.0, "is cut off": 40.0}
 """More than `benchmarks/bench_cluster.py` allows: machines of tests are busy."""
 EACH_TIME = ("steps down", "is killed")
@@ -113,6 +116,20 @@ async def test_a_command_leaves_a_server_that_is_cut_off(cluster):
         finally:
             cluster.rejoin(server)
             await cluster.settled()
+
+
+async def test_commands_read_through_a_server_that_another_one_has_told_of_no_consumer_yet(cluster, js):
+    """The server that a command asks may not make its consumer, and knows of it some milliseconds later."""
+    settings, subject = cluster.settings(ADMIN), "slipway.window.summarised.v1.other.monitor"
+    await js.publish(subject, b"{}", stream=EVENTS)
+
+    async def read(member):
+        one = settings.model_copy(update={"nats_url": member.url})
+        async with connected(StackAddress(one, None, "the cluster")) as client:
+            for _ in range(READS):
+                assert len(await read_messages(client.jetstream(timeout=10), EVENTS, subject, most=1)) == 1
+
+    await asyncio.gather(*(read(member) for member in cluster.members for _ in range(3)))
 
 
 async def test_a_command_of_a_user_who_may_not_ask_about_a_server_goes_on(cluster):
