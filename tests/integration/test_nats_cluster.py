@@ -124,8 +124,8 @@ async def test_commands_read_through_a_server_that_another_one_has_told_of_no_co
     await js.publish(subject, b"{}", stream=EVENTS)
 
     async def read(member):
-        one = settings.model_copy(update={"nats_url": member.url})
-        async with connected(StackAddress(one, None, "the cluster")) as client:
+        address = settings.model_copy(update={"nats_url": member.url})
+        async with connected(StackAddress(address, None, "the cluster")) as client:
             for _ in range(READS):
                 assert len(await read_messages(client.jetstream(timeout=10), EVENTS, subject, most=1)) == 1
 
