@@ -82,11 +82,7 @@ class PerformedRollback(StoredRecord):
     """
 
     SCHEMA_VERSION: ClassVar[int] = 4
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
-        1: unchanged,
-        2: unchanged,
-        3: unchanged,
-    }
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 4), unchanged)
 
     order: SignedGatewayRollback
     performed_at: Instant

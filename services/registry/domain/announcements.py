@@ -54,17 +54,7 @@ class Announcements(OutboxRecord):
     """
 
     SCHEMA_VERSION: ClassVar[int] = 10
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
-        1: unchanged,
-        2: unchanged,
-        3: unchanged,
-        4: unchanged,
-        5: unchanged,
-        6: unchanged,
-        7: unchanged,
-        8: unchanged,
-        9: unchanged,
-    }
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 10), unchanged)
 
     model: ModelName
     waiting: tuple[Announcement, ...] = ()

@@ -165,24 +165,7 @@ class Release(OutboxRecord):
     """
 
     SCHEMA_VERSION: ClassVar[int] = 17
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
-        1: unchanged,
-        2: unchanged,
-        3: unchanged,
-        4: unchanged,
-        5: unchanged,
-        6: unchanged,
-        7: unchanged,
-        8: unchanged,
-        9: unchanged,
-        10: unchanged,
-        11: unchanged,
-        12: unchanged,
-        13: unchanged,
-        14: unchanged,
-        15: unchanged,
-        16: unchanged,
-    }
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 17), unchanged)
 
     opened: ReleaseOpened
     opened_at: Instant

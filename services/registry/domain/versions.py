@@ -30,18 +30,7 @@ class ModelRecord(OutboxRecord):
     """
 
     SCHEMA_VERSION: ClassVar[int] = 11
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
-        1: unchanged,
-        2: unchanged,
-        3: unchanged,
-        4: unchanged,
-        5: unchanged,
-        6: unchanged,
-        7: unchanged,
-        8: unchanged,
-        9: unchanged,
-        10: unchanged,
-    }
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 11), unchanged)
 
     model: ModelName
     next_version: int = 1

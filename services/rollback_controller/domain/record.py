@@ -71,7 +71,7 @@ class Rollback(Contract):
 
 
 class StandbyVerdict(Contract):
-    """Whether the target behind the active one is proven, as it was assessed when it came there.
+    """Whether the previous target is proven, as it was assessed when it became that.
 
     Attributes:
         subject: Digest of its manifest and serving settings.
@@ -161,28 +161,7 @@ class RollbackState(OutboxRecord):
     """
 
     SCHEMA_VERSION: ClassVar[int] = 21
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
-        1: unchanged,
-        2: unchanged,
-        3: unchanged,
-        4: unchanged,
-        5: unchanged,
-        6: unchanged,
-        7: unchanged,
-        8: unchanged,
-        9: unchanged,
-        10: unchanged,
-        11: unchanged,
-        12: unchanged,
-        13: unchanged,
-        14: unchanged,
-        15: unchanged,
-        16: unchanged,
-        17: unchanged,
-        18: unchanged,
-        19: unchanged,
-        20: unchanged,
-    }
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 21), unchanged)
 
     model: ModelName
     environment: Environment

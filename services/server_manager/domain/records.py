@@ -173,23 +173,9 @@ class Servers(OutboxRecord):
     """The state of the serving fleet: `servers/<fleet>`."""
 
     SCHEMA_VERSION: ClassVar[int] = 17
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 17), unchanged) | {
         1: without_answered,
         2: with_phase_ready,
-        3: unchanged,
-        4: unchanged,
-        5: unchanged,
-        6: unchanged,
-        7: unchanged,
-        8: unchanged,
-        9: unchanged,
-        10: unchanged,
-        11: unchanged,
-        12: unchanged,
-        13: unchanged,
-        14: unchanged,
-        15: unchanged,
-        16: unchanged,
     }
 
     endpoint: str = ""
