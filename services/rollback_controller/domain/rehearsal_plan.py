@@ -33,7 +33,7 @@ def plan_fault(trigger: Trigger) -> DrillFault | None:
     Every affected request is clearly beyond the threshold: latencies and lengths come out at twice the threshold and
     more. A request that fails misses every SLO.
     """
-    twice = int(2 * trigger.threshold) + 100
+    twice = int(min(2 * trigger.threshold, 1e9)) + 100
     beyond = min(twice, _LONGEST_DELAY_MS)
     if trigger.metric == "output_tokens":
         return DrillFault(output_tokens=0 if trigger.is_lower_bound else twice)

@@ -158,7 +158,7 @@ def _late(trigger: Trigger | None) -> timedelta:
     """Return how long telemetry is awaited: a good answer may take the threshold, and a bad one twice that counts."""
     if trigger is None or not trigger.metric.endswith("_ms") or trigger.threshold is None:
         return _LATE
-    return min(_LATEST, max(_LATE, timedelta(milliseconds=2.0 * trigger.threshold)))
+    return max(_LATE, timedelta(milliseconds=min(2.0 * trigger.threshold, _LATEST / timedelta(milliseconds=1))))
 
 
 def _is_on_route(trial: Trial, route: Route | None) -> bool:

@@ -164,6 +164,11 @@ def test_every_trigger_but_drift_has_a_fault_that_it_must_notice(metric, fault):
     assert describe_fault(rehearsal_plan.plan_fault(trigger)) == fault
 
 
+def test_a_threshold_that_no_answer_reaches_has_the_longest_fault():
+    fault = rehearsal_plan.plan_fault(f.trigger(metric="ttft_ms", threshold=1e308))
+    assert describe_fault(fault) == "delay_ms=600000"
+
+
 def test_drift_has_no_fault():
     assert rehearsal_plan.plan_fault(f.trigger(metric="drift")) is None
 

@@ -138,7 +138,7 @@ def test_telemetry_that_is_delivered_again_counts_once():
     assert slices.add_records(state, batch, "batch-2").trial.counts.target_requests == 20
 
 
-@pytest.mark.parametrize(("threshold", "awaited_s"), [(800.0, 10), (20_000.0, 40), (90_000.0, 60)])
+@pytest.mark.parametrize(("threshold", "awaited_s"), [(800.0, 10), (20_000.0, 40), (90_000.0, 60), (1e308, 60)])
 def test_answers_that_take_long_are_awaited_after_the_end(threshold, awaited_s):
     state, _ = lasting(threshold=threshold)
     assert slices.is_sliced(slices.end_due(state, ROUTE, f.START + timedelta(seconds=29 + awaited_s)))
