@@ -58,6 +58,10 @@ def test_files_of_a_folder_are_read_together_hidden_ones_are_not(tmp_path):
             POLICY.replace(", action: manual", "").replace("policy:\n", "policy:\n  rehearsal: not_required\n"),
             "4: rehearsal: not_required",
         ),
+        (
+            POLICY.replace("policy:\n", "policy:\n  deadlines: {merge_s: 1.0e+13}\n"),
+            "4: deadlines.merge_s is 1e+13 s; the limit is 3,153,600,000 s",
+        ),
         (TEAM.replace("releases", "relases"), "4: Extra inputs are not permitted"),
         (TEAM + "members: [anna]\n", "5: Extra inputs are not permitted"),
         (KEY.replace("team: shop\n", ""), "1: a key that opens all models"),
