@@ -49,13 +49,14 @@ class Probing:
         if sides is None:
             return moment
         update = isinstance(event.data, AlertUpdated)
-        answers = await self.early.find(event, trigger, sides)
-        answers = answers or await ask_sides(self.probe, sides, trigger, to_the_end=update)
+        early = await self.early.find(event, trigger, sides)
+        answers = early or await ask_sides(self.probe, sides, trigger, to_the_end=update)
         is_cut = decide_shown(judge(trigger, *pair) for pair in answers) == "both" and not update
         if is_cut and holds_both_slow(state, sides, load_rose=moment.load_rose):
             answers = await ask_sides(self.probe, sides, trigger, to_the_end=True)
         rounds = [judge(trigger, *pair) for pair in answers]
         target, other = zip(*answers, strict=True)
         shown = decide_shown(rounds)
-        structlog.get_logger().info("probed", model=model, alert=event.data.alert_id, rounds=rounds, shown=shown)
+        known = {"model": model, "alert": event.data.alert_id, "early": answers is early}
+        structlog.get_logger().info("probed", **known, rounds=rounds, shown=shown)
         return replace(moment, shown=shown, is_gone=is_gone(target), other_answers=answers_all(other))

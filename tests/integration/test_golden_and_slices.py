@@ -18,7 +18,17 @@ from testbed.gateway import Gateway, load_toy
 from testbed.servers import connection, running
 from testbed.services import running_service, stored_facts, wait_for_fact
 from testbed.triton import TritonServer
-from tests.integration.test_rollback_controller import CLOCK, MODEL, MODULE, QUICK, publish, put_route, route_of, target
+from tests.integration.test_rollback_controller import (
+    CLOCK,
+    MODEL,
+    MODULE,
+    QUICK,
+    publish,
+    put_route,
+    requests,
+    route_of,
+    target,
+)
 
 pytestmark = pytest.mark.real
 SETTINGS = QUICK | {
@@ -128,6 +138,22 @@ async def test_where_golden_prompts_hold_a_quality_trigger_only_alerts(js, trito
     assert [(outcome.target, outcome.other) for outcome in checked.outcomes] == [(True, False)] * 3
     assert (await route_of(js)).active.target == target(2)
     assert {event.data.code for event in await stored_facts(js, f.RollbackFailed)} == {"unconfirmed"}
+
+
+async def test_requests_that_look_slow_are_probed_before_their_alert(js, triton, controller):
+    loaded = load(triton, token_delay_ms="0", tokens="3")
+    loaded[2] = await asyncio.to_thread(load_toy, triton, MODEL, 2, **SLOW_TOY)
+    await open_releases(js, SLOW)
+    await put_route(js, loaded)
+    async with asyncio.timeout(60):
+        while "probed before an alert" not in controller.log:
+            await publish(js, requests(2, count=2, ttft_ms=260.0, e2e_ms=800.0))
+            await asyncio.sleep(0.1)
+    await publish(js, alert("slow", "latency"))
+    (done,) = await wait_for_fact(js, f.RollbackCompleted)
+    assert (done.data.failed, done.data.to) == (target(2), target(1))
+    (probed,) = [line for line in map(json.loads, controller.log.splitlines()) if line.get("event") == "probed"]
+    assert probed["shown"] == "target", "by early probes, unless the machine took five seconds until the alert"
 
 
 class Callers:
