@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from multiprocessing import connection
+from multiprocessing import connection, forkserver
 from pathlib import Path
 
 import psutil
@@ -56,6 +56,7 @@ _CONTEXT.set_forkserver_preload([__name__, *PRELOADED])
 _LOCK = threading.Lock()
 """Whatever reads an exit code holds it: it can be read once, and each start reads those of all that have ended."""
 _IMPORTED_BY = os.getpid()
+_running: set["ForkedProcess"] = set()
 _allowed = False
 
 
@@ -132,17 +133,21 @@ class ForkedProcess:
         given = (self.args, dict(environment), str(cwd), str(stdout), str(stderr))
         self._process = _CONTEXT.Process(target=_run, args=given, daemon=True)
         with _LOCK:
+            _start_server()
             self._process.start()
         assert self._process.pid is not None
         self.pid: int = self._process.pid
         with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended
             ForkedProcess.server = psutil.Process(self.pid).parent()
         self.returncode: int | None = None
+        _running.add(self)
 
     def poll(self) -> int | None:
         """Return the exit code, -N for signal N, or None while it runs."""
         with _LOCK:
             self.returncode = self._process.exitcode
+        if self.returncode is not None:
+            _running.discard(self)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -165,6 +170,20 @@ class ForkedProcess:
     def kill(self) -> None:
         """Send SIGKILL."""
         self.send_signal(signal.SIGKILL)
+
+
+def _start_server() -> None:
+    """Start the process that forks if there is none: in our checkout, where it finds what it imports."""
+    if ForkedProcess.server is None or not ForkedProcess.server.is_running():
+        with contextlib.chdir(ROOT):
+            forkserver.ensure_running()
+
+
+@atexit.register
+def _end_all() -> None:
+    """Kill what still runs at the end, stopped or not: multiprocessing would ask it to end, and wait."""
+    for process in list(_running):
+        process.kill()
 
 
 def _run(argv: list[str], environment: dict[str, str], cwd: str, stdout: str, stderr: str) -> None:

@@ -123,24 +123,33 @@ def test_signals_reach_it(program, tmp_path, number, code):
 
 
 STARTER = """
-import sys, time
+import os, signal, sys, time
 from pathlib import Path
 from testbed.forked import ForkedProcess
-folder = Path(sys.argv[1])
+folder, then = Path(sys.argv[1]), sys.argv[2]
+os.chdir(folder)
+del os.environ["PYTHONPATH"]  # else the fork server finds the modules by it
 made = [ForkedProcess(["sleeper"], environment={}, cwd=folder, stdout=folder / "out", stderr=folder / "err") for _ in "ab"]
-print(*[process.pid for process in made], flush=True)
-time.sleep(60)
+os.kill(made[0].pid, signal.SIGSTOP)
+print(*[process.pid for process in made], *[process.poll() for process in made], flush=True)
+if then == "wait":
+    time.sleep(60)
 """
 
 
-def test_it_ends_with_the_process_that_started_it(tmp_path):
+@pytest.mark.parametrize("then", ["end", "wait"])
+def test_they_end_with_the_process_that_started_them_stopped_ones_too(tmp_path, then):
+    """It ends, or is killed; its own folder is another one than that of the modules."""
     (tmp_path / "sleeper.py").write_text("import time\ntime.sleep(60)")
-    command = [sys.executable, "-c", STARTER, str(tmp_path)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as starter:
-        pids = [int(word) for word in starter.stdout.readline().split()]
-        assert [psutil.pid_exists(pid) for pid in pids] == [True, True]
-        starter.kill()
-    wait_until(lambda: not any(map(psutil.pid_exists, pids)), what="both being killed")
+    command = [sys.executable, "-c", STARTER, str(tmp_path), then]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as starter:
+        *pids, first, second = starter.stdout.readline().split()
+        assert (first, second) == ("None", "None")
+        if then == "wait":
+            starter.kill()
+        starter.wait(20)
+    wait_until(lambda: not any(psutil.pid_exists(int(pid)) for pid in pids), what="both being killed")
 
 
 def test_a_command_says_what_it_printed_and_how_it_ended(tmp_path):
