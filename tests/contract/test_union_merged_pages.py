@@ -69,8 +69,15 @@ def long_entries(text: str) -> list[str]:
     return [entry[:60] for entries in sections(text).values() for entry in entries if len(entry) > MOST_CHARACTERS]
 
 
+def beginnings(text: str) -> list[str]:
+    """Return the first characters that two entries of the unreleased version have in common: versions of one entry."""
+    counts = Counter(entry[:48] for entries in sections(text).values() for entry in entries)
+    return [begin for begin, count in counts.items() if count > 1]
+
+
 def test_the_changelog_has_one_list_per_kind_with_short_entries():
     text = (ROOT / "CHANGELOG.md").read_text()
+    assert beginnings(text) == []
     assert {"Added", "Changed", "Fixed"} <= sections(text).keys()
     assert long_entries(text) == []
 
@@ -85,6 +92,7 @@ def test_what_is_wrong_is_found():
     assert long_entries(f"## [Unreleased]\n\n### Fixed\n- a\n  b\n- {'c' * MOST_CHARACTERS}\n\n## [0.1.0]\n") == [
         "- " + "c" * 58
     ]
+    assert beginnings(f"## [Unreleased]\n### Fixed\n- {'d' * 60}\n- {'d' * 61}\n") == ["- " + "d" * 46]
     with pytest.raises(AssertionError, match="two lists"):
         sections("## [Unreleased]\n### Fixed\n- a\n\n### Fixed\n- b\n")
     assert doubled(f"{table}{row.replace('it is', 'it was')}\n") == ["A rollback is quick"]
