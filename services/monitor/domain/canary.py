@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from contracts.facts import CanaryAssessed, TriggerCounts
 from contracts.policy import Trigger
 from contracts.vocabulary import Verdict
-from decisions.evidence import EQUAL_SHARE, Evidence, PairTest, as_e_value, estimate_requests_needed, plan_bet
+from decisions.evidence import (
+    EQUAL_SHARE,
+    SMALLEST_RATIO,
+    Evidence,
+    PairTest,
+    as_e_value,
+    estimate_requests_needed,
+    plan_bet,
+)
 from decisions.observation import TriggerState
 from decisions.pairs import MirrorTest, has_fired
 from decisions.triggers import kind_of, limit_of, sequential
@@ -36,7 +44,7 @@ def against_limit(trigger: Trigger, state: TriggerState | None) -> Part:
         return Part("inconclusive", trigger.min_requests - seen.trials, share)
     if seen.hits / seen.trials <= limit:
         return Part("pass", 0, share)
-    until_clean = math.ceil(seen.hits / limit) - seen.trials
+    until_clean = math.ceil(seen.hits / max(limit, SMALLEST_RATIO)) - seen.trials
     until_fail = estimate_requests_needed(seen, plan_bet(limit), trigger.alpha)
     return Part("inconclusive", max(1, min(until_clean, until_fail or until_clean)), share)
 

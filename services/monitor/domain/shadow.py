@@ -11,7 +11,7 @@ from typing import Final
 
 from contracts.facts import ShadowAssessed, ShadowCounts
 from contracts.policy import Shadow, Trigger
-from decisions.evidence import EQUAL_SHARE, as_e_value, estimate_requests_needed
+from decisions.evidence import EQUAL_SHARE, SMALLEST_RATIO, as_e_value, estimate_requests_needed
 from decisions.observation import TriggerState
 from decisions.pair_callers import needed_log_e
 from decisions.pairs import MirrorTest
@@ -130,7 +130,7 @@ def _needed(trigger: Trigger, test: MirrorTest, needed: float) -> int:
     until_fail = estimate_requests_needed(seen, EQUAL_SHARE, trigger.alpha)
     if net <= limit * test.pairs and (seen.log_e < needed / 2 or until_fail is None):
         return 0
-    until_clean = math.ceil(net / limit) - test.pairs if limit > 0.0 else 0
+    until_clean = math.ceil(net / max(limit, SMALLEST_RATIO)) - test.pairs
     possible = [math.ceil(until_fail * test.pairs / seen.trials)] if until_fail is not None else []
     possible += [until_clean] if until_clean > 0 else []
     return max(1, min(possible, default=1))

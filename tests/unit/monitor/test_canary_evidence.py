@@ -5,7 +5,7 @@ import pytest
 from contracts import facts as f
 from contracts.policy import Canary
 from testbed import factories as k
-from tests.unit.monitor.factories import policy, published, record, routed, take, watch
+from tests.unit.monitor.factories import failed, policy, published, record, routed, take, watch
 from tests.unit.monitor.test_pairs import give, pairs, state
 
 
@@ -27,6 +27,20 @@ def test_evidence_that_fell_back_after_it_crossed_its_line_is_reported_as_it_dec
     assert assessed.verdict == "fail"
     assert assessed.e_values[trigger.name] >= 1.0 / trigger.alpha
     assert f"e-value {assessed.e_values[trigger.name]:.3g}" in assessed.reason
+
+
+@pytest.mark.parametrize("threshold", [0.0, 5e-324])
+def test_a_canary_with_one_error_where_none_is_allowed_is_undecided_and_fails_with_more(threshold):
+    """It ended each assessment with an error, so that nothing of the model was watched any more."""
+    trigger = k.trigger(metric="error_ratio", threshold=threshold, min_requests=20)
+    the_policy = policy(triggers=(trigger,), canary=Canary(steps=(0.4,), min_requests=20))
+    after = routed(canary=8, weight=0.4, of=watch(versions=(7, 8), the_policy=the_policy))
+    beside = [record(at, version=7) for at in range(40)]
+    after = take(after, [*beside, failed(0, version=8), *(record(at, version=8) for at in range(1, 40))], 45.0)
+    assessed = last(after)
+    assert (assessed.verdict, assessed.requests_needed > 0) == ("inconclusive", True)
+    after = take(after, [failed(50 + at, version=8) for at in range(10)], 65.0)
+    assert last(after).verdict == "fail"
 
 
 def test_a_canary_that_pairs_fail_shows_their_e_value_and_their_counts():
