@@ -98,6 +98,7 @@ class TritonServer(Server):
         """Kill it, its agent, and every process that it started."""
         if self._agent is not None:
             self._agent.discard()
+            self._agent = None
         deadline = time.monotonic() + 10
         while (left := self.processes()) and time.monotonic() < deadline:
             for process in left:

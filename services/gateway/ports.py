@@ -1,6 +1,6 @@
 """Ports of the gateway: the serving fleet, telemetry, identifiers and time."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from typing import Protocol
 
 from contracts.api_keys import ApiKey
@@ -34,6 +34,9 @@ class Engine(Protocol):
 
     async def is_live(self, endpoint: str, limit_s: float) -> bool | None:
         """Return whether the server of an endpoint is there, whatever its engines do; None if it is silent."""
+
+    async def keep_only(self, endpoints: Collection[str]) -> None:
+        """Close the connections to all other endpoints, but those that answer a request now."""
 
 
 class TelemetrySink(Protocol):

@@ -24,6 +24,7 @@ from services.gateway.adapters.http_protocol import BACKLOG, fit_connections, li
 from services.gateway.adapters.transport import Certificate, tls_context
 from services.gateway.app import Applications, build
 from services.gateway.callers import Callers
+from services.gateway.connections import forget_endpoints
 from services.gateway.cross_checks import CrossChecks
 from services.gateway.parts import Parts, compose
 from services.gateway.settings import GatewaySettings
@@ -127,6 +128,7 @@ def background_work(
         parts.rollbacks.follow(asyncio.sleep),
         parts.rollbacks.report(asyncio.sleep),
         parts.state.keep_current(asyncio.sleep),
+        forget_endpoints(parts.engine, parts.tables.values(), asyncio.sleep),
         parts.service_metrics.keep_current(),
     )
 

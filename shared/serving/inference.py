@@ -54,6 +54,12 @@ class Channels:
             self._open[endpoint] = grpc.aio.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
         return self._open[endpoint]
 
+    def in_use(self) -> list[str]:
+        """Return the endpoints whose channel has a stream that has not ended."""
+        from shared.serving.engine_streams import count_streams
+
+        return [endpoint for endpoint, channel in self._open.items() if count_streams(channel)]
+
     async def keep_only(self, endpoints: Iterable[str]) -> None:
         """Close the channels of all other endpoints; their streams must have ended."""
         from shared.serving.engine_streams import close_streams

@@ -1,5 +1,7 @@
 """The embedded stack's runtimes over several starts: ports are kept, and an exchange of environments is refused."""
 
+import json
+
 import pytest
 
 from deploy.local.supervisor import default_engine_root
@@ -42,7 +44,7 @@ def serve(stack, tiny):
 def home(stack):
     """Return the name of the endpoint that the route of the model names."""
     (address,) = stack.route(MODEL)["active"]["endpoints"]
-    return next(name for name, runtime in stack.runtimes().items() if runtime.endpoint == address)
+    return next((name for name, runtime in stack.runtimes().items() if runtime.endpoint == address), "")
 
 
 def drain_under_load(stack, name):
@@ -85,6 +87,37 @@ def test_two_tritons_of_one_runtime_are_drained_while_they_serve_and_kept_from_s
         wait_until(
             lambda: not any(each["drained"] for each in stack.ask_json("endpoints")), what="both endpoints in use"
         )
-    fewer = Stack(state).slipway("up", "--engine", "toy", "--tritons", "1")
-    assert fewer.returncode == 2
-    assert "the stack has 2 Tritons" in fewer.stderr
+        stack.publish(MODEL, tiny["two"], "--variant", "bf16")
+        stack.promoted(MODEL)
+        assert home(stack) == "triton-2", "the version before is on the other one"
+    with Stack(state, "--tritons", "1") as stack:
+        check_removed(stack, first)
+    with Stack(state, "--tritons", "2") as stack:
+        assert endpoints(stack) == first
+        assert "triton-2" in {part["name"] for part in stack.table()["parts"]}
+        wait_until(lambda: stack.runtimes()["triton-2"].targets, what="the version before being loaded there")
+        answer_of(stack)
+
+
+def check_removed(stack, before):
+    """Check that what the removed Triton served is served by the one that is left, and that nothing names it."""
+    assert endpoints(stack) == {"default": before["default"]}
+    assert not {"triton-2", "agent-2"} & {part["name"] for part in stack.table()["parts"]}
+    wait_until(lambda: home(stack) == "default", what="the route naming the one that is left")
+    answer_of(stack)
+    route = stack.route(MODEL)
+    assert {each for name in ("active", "previous") for each in route[name]["endpoints"]} == {before["default"]}
+    (finding,) = [
+        each
+        for each in json.loads(stack.slipway("doctor", "--json").stdout)["findings"]
+        if each["check"] == "endpoints"
+    ]
+    assert finding["state"] == "ok", finding
+    assert "triton-2" not in finding["detail"]
+    assert "triton-2" not in stack.ok("endpoints") + stack.ok("runtime", "list")
+
+
+def answer_of(stack):
+    """Ask the model until the newest version has answered."""
+    with Users(f"http://127.0.0.1:{stack.part('gateway')['port']}", stack.headers, MODEL) as people:
+        wait_until(lambda: people.answered[f"{MODEL}@v2"], what="an answer of version 2")

@@ -205,16 +205,12 @@ def parse_runtimes(items: list[str], description: Description | None) -> dict[st
 
 
 def parse_tritons(number: int | None, description: Description | None, runtimes: Collection[str]) -> int:
-    """Return the number of Tritons of the default runtime: the one that is asked for, else what the stack had."""
+    """Return the number of Tritons of the default runtime: the one that is asked for, else what the stack had.
+
+    It may fall: what another one served is loaded on those that are left, and its routes are edited then.
+    """
     before = description.tritons if description is not None else 1
     number = number or before
-    if number < before:
-        names = " and ".join(replica_names(TRITON, before)[number:])
-        fail(
-            f"--tritons {number}: the stack has {before} Tritons, and routes name what {names} serves; leave the "
-            "option out, or start a new stack with --state FOLDER",
-            Exit.USAGE,
-        )
     parts = replica_names(TRITON, number)
     taken = [name for name in runtimes if name in parts or triton_part(name) in parts]
     if taken:

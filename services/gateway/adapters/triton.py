@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 
 from contracts.vocabulary import Target
 from shared.serving.engine_streams import stream_api
@@ -45,6 +45,10 @@ class TritonEngine:
         except grpc.RpcError:
             return False
         return True
+
+    async def keep_only(self, endpoints: Collection[str]) -> None:
+        """Close the channels of other endpoints that have no stream (see `ports.Engine`)."""
+        await self._channels.keep_only({*endpoints, *self._channels.in_use()})
 
     async def close(self) -> None:
         """Close every channel."""

@@ -172,23 +172,23 @@ def test_a_runtime_that_cannot_be_started_is_refused_as_usage(item, capsys):
     assert f"--runtime {item}: " in capsys.readouterr().err
 
 
-def test_the_number_of_tritons_is_kept_and_only_rises():
+def test_the_number_of_tritons_is_kept_until_another_one_is_asked_for():
     assert parse_tritons(None, None, ()) == 1
     assert parse_tritons(2, None, ("next",)) == 2
     had = Description("id", {}, tritons=2)
     assert parse_tritons(None, had, ()) == 2
     assert parse_tritons(4, had, ()) == 4
+    assert parse_tritons(1, had, ()) == 1
 
 
 @pytest.mark.parametrize(
     ("number", "runtimes", "why"),
     [
-        (1, (), "--tritons 1: the stack has 3 Tritons, and routes name what triton-2 and triton-3 serves"),
         (4, ("4",), "the runtime 4 would have such a name"),
         (None, ("triton-2",), "--tritons 3: triton-2, triton-3 serve the default runtime, and the runtime triton-2"),
     ],
 )
-def test_a_number_of_tritons_that_would_leave_a_route_or_a_runtime_behind_is_refused(number, runtimes, why, capsys):
+def test_a_number_of_tritons_that_takes_the_name_of_a_runtime_is_refused(number, runtimes, why, capsys):
     with pytest.raises(typer.Exit) as ended:
         parse_tritons(number, Description("id", {}, tritons=3), runtimes)
     assert ended.value.exit_code == Exit.USAGE

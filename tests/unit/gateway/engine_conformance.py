@@ -67,6 +67,16 @@ class EngineConformance:
     async def test_waiting_for_a_connected_endpoint_ends(self, engine, endpoint):
         await engine.await_reconnect(endpoint)
 
+    async def test_an_answer_that_is_under_way_goes_on_though_no_route_names_its_endpoint_any_more(
+        self, engine, endpoint
+    ):
+        stream = engine.send(endpoint, LOADED, request(6, max_tokens=20, stream=True))
+        assert (await anext(stream)).body
+        await engine.keep_only(())
+        assert [piece async for piece in stream][-1].record["output_tokens"] == 20
+        after = [piece async for piece in engine.send(endpoint, LOADED, request(7, max_tokens=2))]
+        assert after[-1].record["output_tokens"] == 2
+
     async def test_a_server_that_is_there_is_live_and_one_that_is_not_is_not(self, engine, endpoint, refusing):
         assert await engine.is_live(endpoint, 5.0) is True
         assert await engine.is_live(refusing, 5.0) is False

@@ -57,6 +57,7 @@ class FakeEngine:
         record: what each record holds in addition.
         stalled: endpoints whose server answers nothing; requests to them wait.
         gone: endpoints that refuse connections.
+        kept: the endpoints whose connections were to be kept, each time.
     """
 
     loaded: set[str] | None = None
@@ -73,6 +74,7 @@ class FakeEngine:
     awaited: list[str] = field(default_factory=list)
     stalled: set[str] = field(default_factory=set)
     gone: set[str] = field(default_factory=set)
+    kept: list[frozenset[str]] = field(default_factory=list)
 
     async def send(self, endpoint, target, request):
         body = json.loads(request.body)
@@ -127,6 +129,9 @@ class FakeEngine:
 
     async def await_reconnect(self, endpoint):
         self.awaited.append(endpoint)
+
+    async def keep_only(self, endpoints):
+        self.kept.append(frozenset(endpoints))
 
     async def is_live(self, endpoint, limit_s):
         if endpoint in self.stalled:
