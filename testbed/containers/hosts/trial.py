@@ -1,9 +1,11 @@
 """Host after host fails under load, during a release or a rollback; then everything must hold again."""
 
+import contextlib
 import json
 import time
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from testbed.containers.demo import rollback_durations
 from testbed.containers.hosts import clock
@@ -142,11 +144,19 @@ class Trial:
             refused = self.cluster.order_rollback(active)
         wait_for(lambda: callers.last == previous, 60, f"answer of {previous}", lambda: f"the last was {callers.last}")
         report(f"{previous} answers all requests since {callers.last_since - ordered_at:.1f} s after the first order")
-        done = [
-            event["data"]
-            for event in of_kind(self.cluster.events(), "rollback.completed")
-            if event["environment"] == "production" and name_of(event["data"]["failed"]) == active
-        ]
+        done: list[dict[str, Any]] = []
+
+        def completed() -> bool:
+            events = of_kind(self.cluster.events(), "rollback.completed")
+            done[:] = [
+                event["data"]
+                for event in events
+                if event["environment"] == "production" and name_of(event["data"]["failed"]) == active
+            ]
+            return bool(done)
+
+        with contextlib.suppress(TimeoutError):  # a log without a leader takes it later
+            wait_for(completed, RECOVERED_S, "completed rollback", every_s=RETRY_S)
         if len(done) != 1:
             self.wrong.append(f"{planned}: {len(done)} completed rollbacks of {active}, not one")
         for data in done:
