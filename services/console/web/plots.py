@@ -127,7 +127,8 @@ def latency_plot(canary: Canary) -> Markup | None:
     if len(known) < 2:
         return None
     begin, seconds = _span(canary)
-    chart = _over_time("TTFT p95 (ms)", lambda value: f"{value:,.0f}", seconds)
+    figures = [figure for entry in known for figure in (entry.candidate, entry.active) if figure is not None]
+    chart = _over_time("TTFT p95 (ms)", _formatter(_range(figures, before=0.25, after=0.25)), seconds)
     for name in ("active", "candidate"):
         values = [
             ((_moment(entry.at) - begin).total_seconds(), getattr(entry, name))

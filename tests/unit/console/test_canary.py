@@ -104,6 +104,21 @@ def test_a_plot_of_latencies_without_figures_is_not_drawn(admin):
     assert latency_plot(shown.model_copy(update={"ttft": (*empty, shown.ttft[0])})) is None
 
 
+@pytest.mark.parametrize("figures", [(30.8, 32.1), (31.0, 31.0), (5.0, 9000.0), (0.02, 0.03), (28.0, 31.0)])
+def test_labels_of_latencies_that_differ_by_little_differ(admin, figures):
+    shown = Canary.model_validate(canary_of(admin, RUNNING))
+    first, second, *_ = shown.ttft
+    both = (
+        first.model_copy(update={"active": figures[0], "candidate": None}),
+        second.model_copy(update={"active": figures[1], "candidate": None}),
+    )
+    drawn = ET.fromstring(latency_plot(shown.model_copy(update={"ttft": both})))
+    (axis,) = [part for part in drawn.iter() if (part.get("class") or "").startswith("axis y")]
+    labels = [part.text for part in axis.iter() if part.tag.endswith("text")]
+    assert labels
+    assert len(set(labels)) == len(labels)
+
+
 def test_each_test_is_drawn_as_a_share_of_its_own_line(world, admin):
     shown = Canary.model_validate(canary_of(admin, RUNNING))
     latest = shown.points[-1].e_values
