@@ -148,7 +148,7 @@ class EarlyProbes:
         begun = known.last if known is not None else None
         if begun is None or event.environment != "production" or not isinstance(event.data, AlertRaised):
             return None
-        if self._clock.monotonic() - begun.began_s > FRESH_S:
+        if begun.trigger != trigger or self._clock.monotonic() - begun.began_s > FRESH_S:
             return None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FRESH_S):

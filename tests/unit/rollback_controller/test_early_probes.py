@@ -68,6 +68,18 @@ async def test_the_machine_that_is_slow_for_both_is_found_as_early():
     await world.stop()
 
 
+@virtual_time
+async def test_an_alert_of_another_trigger_does_not_wait_for_probes_that_show_nothing_of_it():
+    world = await watched(started())
+    slow_requests(world)
+    await asyncio.sleep(0.2)
+    assert asked(world) == [3, 3]
+    world.publish(world.alert(trigger="errors", confirmed_by="none"))
+    await asyncio.sleep(0.1)
+    assert asked(world) == [6, 6], "the first ones have 0.3 s left"
+    await world.stop()
+
+
 @pytest.mark.parametrize(("kind", "taken_s"), [(cf.AlertRaised, 0.9), (cf.AlertUpdated, 5.0)])
 @virtual_time
 async def test_a_first_token_is_waited_for_until_it_shows_that_the_version_is_slow(kind, taken_s):
