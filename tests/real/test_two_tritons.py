@@ -5,15 +5,19 @@ import contextlib
 import json
 import time
 from collections import Counter
+from datetime import UTC, datetime
 from typing import get_args
 
 import httpx
 import openai
 import pytest
 
+from clients.cli.doctor.endpoints import assess_endpoints
+from clients.cli.runtimes import list_fleets
 from contracts.codes import Code
 from contracts.facts import AlertRaised, EndpointOrdered, OrderAccepted
 from decisions.route_edits import roll_back
+from services.gateway.connections import endpoints_of
 from testbed.gateway import Gateway
 from testbed.servers import connection, running
 from testbed.triton import TritonServer
@@ -34,14 +38,14 @@ def second(tmp_path):
 
 @pytest.fixture
 def manage(tmp_path, settings, triton, second, js):
-    def start(**more):
+    def start(*, without_second=False, **more):
         endpoint = {
             "triton_grpc": second.endpoint,
             "agent_grpc": second.agent(managers_of(settings)).endpoint,
             "repository": str(second.repository),
         }
         more = {"toy": TOY, "memory_budget_bytes": 2000 * MIB, "overhead_bytes": 64 * MIB} | more
-        endpoints = json.dumps({"triton-2": endpoint})
+        endpoints = json.dumps({} if without_second else {"triton-2": endpoint})
         return running(ServerManager(tmp_path, settings, triton, endpoints=endpoints, engine="toy", **more))
 
     return start
@@ -240,6 +244,77 @@ async def test_a_triton_is_drained_under_load_without_a_failed_request_and_a_los
         assert route.epoch == epochs[route.model] + 2  # one edit for each target
     assert ready(triton) == everything
     await asyncio.gather(first_token(gateway, "bot", "bot@v1"), first_token(gateway, "cat", "cat@v1"))
+
+
+async def listed(fleet, *names):
+    """Wait until server-manager lists these endpoints; return what `slipway doctor` says of them, and the models' routes."""
+
+    async def is_listed():
+        fleets = await list_fleets(fleet.js, 5.0)
+        return [[each.endpoint_name for each in known.endpoints] for known in fleets] == [[*names]] and fleets
+
+    fleets = await fleet.until(is_listed, what=f"the fleet of {names}")
+    routes = {model: (await fleet.routes.get(model)).value for model in ("bot", "cat")}
+    return assess_endpoints(fleets, routes, datetime.now(UTC)), routes
+
+
+def addresses(routes):
+    return {address for route in routes.values() for address in endpoints_of(route)}
+
+
+@pytest.fixture
+def pair(triton, second):
+    return triton, second
+
+
+async def test_an_endpoint_is_removed_under_load_and_added_again_without_a_failed_request(
+    fleet, manage, gateway, pair, tmp_path
+):
+    triton, second = pair
+    with manage():
+        for model in ("bot", "cat"):
+            base, version = (fleet.put_toy(tmp_path, model, number) for number in range(2))
+            route = await promoted(fleet, version, 0, fallback=base)
+            assert (on(route.active), on(route.previous)) == (triton.endpoint, second.endpoint)
+        await asyncio.gather(first_token(gateway, "bot", "bot@v1"), first_token(gateway, "cat", "cat@v1"))
+        load = Load(gateway, "bot", "cat")
+        await ordered(fleet, "triton-2", drained=True, count=1)
+
+        async def is_empty():
+            return not ready(second)
+
+        await fleet.until(is_empty, what="the drained Triton being empty")
+        finding, routes = await listed(fleet, "default", "triton-2")
+        assert (finding.state, addresses(routes)) == ("ok", {triton.endpoint}), finding
+    with manage(without_second=True):
+        finding, routes = await listed(fleet, "default")
+        await asyncio.to_thread(second.stop)
+        assert (finding.state, addresses(routes)) == ("ok", {triton.endpoint}), finding
+        before = Counter(load.answered)
+
+        async def is_answered():
+            return all(load.answered[model] > before[model] for model in ("bot", "cat"))
+
+        await fleet.until(is_answered, what="answers of both models without it")
+        new = fleet.put_toy(tmp_path, "bot", 2)
+        route = await promoted(fleet, new, routes["bot"].epoch)
+        assert addresses({"bot": route}) == {triton.endpoint}, "a release needs no second one"
+    await asyncio.to_thread(second.start)
+    with manage():
+        finding, _ = await listed(fleet, "default", "triton-2")
+        assert "drained by" in finding.detail, "until an order says otherwise"
+        await ordered(fleet, "triton-2", drained=False, count=2)
+
+        async def is_used():
+            return ready(second)
+
+        newest = fleet.put_toy(tmp_path, "bot", 3)
+        route = await promoted(fleet, newest, (await fleet.routes.get("bot")).value.epoch)
+        assert {on(route.active), on(route.previous)} == {triton.endpoint, second.endpoint}
+        await fleet.until(is_used, what="the added one being used")
+        await first_token(gateway, "bot", "bot@v3")
+    await load.stop()
+    assert load.failed == []
 
 
 def endpoint_changes(gateway, triton, change):
