@@ -6,7 +6,7 @@ import yaml
 from contracts.services import SERVICES
 from contracts.store_access import SERVICE_ACCESS
 from contracts.version import VERSION
-from tests.kit.charts.cases import BROKEN, CASES, REFUSED
+from tests.kit.charts.cases import BROKEN, CASES, REFUSED, UNSET
 from tests.kit.charts.client import CHART, answers
 from tests.kit.charts.rendered import (
     GOLDEN,
@@ -46,6 +46,11 @@ def test_the_validators_refuse_what_is_wrong(name):
 @pytest.mark.parametrize("name", REFUSED)
 def test_bad_values_are_refused_with_the_reason(name):
     assert REFUSED[name][1] in answers()["refused"][name]
+
+
+@pytest.mark.parametrize("name", UNSET)
+def test_defaults_may_be_unset(name):
+    assert answers()["refused"][name] == ""
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -261,6 +261,18 @@ REFUSED: Final[dict[str, tuple[dict[str, Any], str]]] = {
 }
 
 _META: Final = {"name": "x", "namespace": "slipway", "labels": {}}
+UNSET: Final[dict[str, dict[str, Any]]] = {
+    name: {"triton": MEMORY} | values
+    for name, values in {
+        "limits of a service": {"services": {"merger": {"resources": {"limits": None}}}},
+        "limits of a part": {"store": {"resources": {"limits": None}}},
+        "labels": {"podLabels": None},
+        "annotations": {"podAnnotations": None},
+    }.items()
+}
+"""Values by which people remove a default of the chart, as `null` does in Helm: they are taken."""
+
+
 BROKEN: Final[dict[str, dict[str, Any]]] = {
     "unknown field": {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "x"}, "automount": False},
     "wrong type": {

@@ -5,7 +5,7 @@ import subprocess
 from functools import cache
 from typing import Any
 
-from tests.kit.charts.cases import BROKEN, CASES, REFUSED
+from tests.kit.charts.cases import BROKEN, CASES, REFUSED, UNSET
 from tests.kit.wiring import ROOT
 
 CHART = ROOT / "deploy/helm/slipway"
@@ -22,7 +22,7 @@ def answers() -> dict[str, Any]:
     request = {
         "chart": str(CHART),
         "cases": CASES,
-        "refused": {name: values for name, (values, _) in REFUSED.items()},
+        "refused": {name: values for name, (values, _) in REFUSED.items()} | UNSET,
         "broken": BROKEN,
     }
     command = [str(PYTHON), str(ROOT / "tests/kit/charts/worker.py")]

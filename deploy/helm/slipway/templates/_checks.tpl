@@ -92,18 +92,18 @@
 {{- end -}}
 {{- range $name, $part := merge (dict "nats" $values.nats "store" $values.store "triton" $values.triton "triton.agent" $values.triton.agent "prepare" $values.prepare "provisioner" $values.provisioner "backup" $values.backup) (include "slipway.servicesByPath" . | fromYaml) -}}
 {{- range $kind, $asked := $part.resources.requests -}}
-{{- $limit := index $part.resources.limits $kind -}}
+{{- $limit := index ($part.resources.limits | default dict) $kind -}}
 {{- if and $limit (gt (include "slipway.amount" $asked | float64) (include "slipway.amount" $limit | float64)) -}}
 {{- fail (printf "%s.resources.requests.%s is %v, above its limit %v: raise resources.limits.%s, too." $name $kind $asked $limit $kind) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- range $name := keys $values.podAnnotations -}}
+{{- range $name := keys ($values.podAnnotations | default dict) -}}
 {{- if hasPrefix "helm.sh/" $name -}}
 {{- fail (printf "podAnnotations.%s is set by the chart itself: use another name." $name) -}}
 {{- end -}}
 {{- end -}}
-{{- range $name := keys $values.podLabels -}}
+{{- range $name := keys ($values.podLabels | default dict) -}}
 {{- if or (hasPrefix "app.kubernetes.io/" $name) (hasPrefix "helm.sh/" $name) -}}
 {{- fail (printf "podLabels.%s is set by the chart itself, which selects pods by it: use another name." $name) -}}
 {{- end -}}
