@@ -73,7 +73,8 @@ async def ask_beside(
 
     A request that is lost with its leader is so made again soon after the election, whenever that ends; one that a slow
     server has goes on beside the later ones. A server that stands for longer than an election has all of them to answer
-    once it goes on: the time between two is doubled then, and none is added to those that wait for a connection.
+    once it goes on: the time between two is doubled then, but not by refusals, which are answers; and none is added to
+    those that wait for a connection.
 
     Args:
         ask: Makes the request and awaits its answer for some seconds.
@@ -85,14 +86,14 @@ async def ask_beside(
         nats.errors.Error: The last answer that no server takes the request, and the first of every other kind.
     """
     clock = asyncio.get_running_loop().time
-    began_s, pause_s, asked = clock(), FIRST_S, set[asyncio.Future[T]]()
+    began_s, pause_s, asked, done = clock(), FIRST_S, set[asyncio.Future[T]](), set[asyncio.Future[T]]()
     ends_s = began_s + within_s
     try:
         while True:
             left_s = max(ends_s - clock(), 0.001)
             if not asked or is_connected():
                 asked.add(asyncio.ensure_future(ask(left_s)))
-            if clock() - began_s >= ELECTION_S:
+            if not done and clock() - began_s >= ELECTION_S:
                 pause_s *= 2
             done, _ = await asyncio.wait(asked, timeout=min(pause_s, left_s), return_when=asyncio.FIRST_COMPLETED)
             asked -= done

@@ -92,6 +92,14 @@ async def test_a_read_is_asked_ever_more_rarely_once_a_server_has_stood_for_long
 
 
 @virtual_time
+async def test_a_read_that_was_refused_for_longer_than_an_election_is_still_asked_each_second():
+    """What was asked last as the election ended was lost, and then awaited to the end of the time."""
+    bus = Bus(*[NoStreamResponseError()] * 170, LOST, "answer")
+    assert await ask_beside(bus.ask, within_s=30.0) == "answer"
+    assert [at for at, _ in bus.asked[-2:]] == [17.0, 18.0]
+
+
+@virtual_time
 async def test_a_read_is_not_asked_again_while_there_is_no_connection_to_send_it_by():
     connected_at_s, clock = 5.5, asyncio.get_running_loop()
     bus = Bus(LOST, "answer")
