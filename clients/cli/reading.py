@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from contracts.services import RECORD_KEYS
 from decisions.bus_permissions import OWN_PERMISSIONS, readable_models
 from shared.errors import Transient
-from shared.messaging.patience import ask_again, ask_beside
+from shared.messaging.patience import NO_LEADER, ask_again, ask_beside
 from shared.storage.record_format import parse
 
 R = TypeVar("R", bound=BaseModel)
@@ -100,7 +100,8 @@ async def read_messages(
     async def read(_limit_s: float) -> list[Msg]:
         return await _read_once(js, stream, subject, most, settings)
 
-    return await ask_again(read, within_s=0.0, without_leader_s=CLUSTER_S if _in_cluster(js) else 0.0)
+    limit_s = CLUSTER_S if _in_cluster(js) else 0.0  # a consumer is on one server, and is lost with it
+    return await ask_again(read, within_s=0.0, without_leader_s=limit_s, repeated=(*NO_LEADER, Transient))
 
 
 async def _read_once(
