@@ -22,6 +22,8 @@ from services.rollback_controller.adapters.kv import KvRoutes, KvSlices
 from services.rollback_controller.controller import SERVICE, Controller
 from services.rollback_controller.domain.record import RollbackState
 from services.rollback_controller.domain.rules import Rules
+from services.rollback_controller.early_probes import EarlyProbes
+from services.rollback_controller.probing import Probing
 from services.rollback_controller.states import RollbackStates
 from services.rollback_controller.trials import Trials
 from shared.errors import Permanent, Transient
@@ -103,17 +105,18 @@ def alert():
 def controller_on(bus):
     bucket = Bucket(bus.js, "rollbacks", RollbackState)
     states = RollbackStates(RecordStore("rollbacks", bucket, LoggedPublisher(bus), service=SERVICE))
-    routes = KvRoutes(lambda: bus.js)
+    routes, probe, rules = KvRoutes(lambda: bus.js), Answers(), Rules()
+    early = EarlyProbes(routes, probe, CLOCK)
     return Controller(
         states=states,
         routes=routes,
         trials=Trials(states, routes, KvSlices(lambda: bus.js), CLOCK),
-        load_rose=lambda _: False,
         alerts=LoggedAlerts(lambda: bus.js),
-        probe=Answers(),
+        probe=probe,
         clock=CLOCK,
-        rules=Rules(),
+        rules=rules,
         teams=lambda: (),
+        probing=Probing(states, routes, probe, early, CLOCK, rules, load_rose=lambda _: False),
     )
 
 
