@@ -1,4 +1,4 @@
-"""A minute and a half of the soak: two of every service, killed at random through releases of three models."""
+"""Three minutes of the soak: two of every service, killed at random through releases of three models."""
 
 import random
 import subprocess
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 def test_every_release_ends_once_though_everything_is_killed_at_random(tmp_path):
     seed = SEED or str(random.SystemRandom().randrange(1_000_000))
-    options = ("--minutes", "1.5", "--models", "3", "--every", "4", "--rps", "1", "--settle", "400", "--seed", seed)
+    options = ("--minutes", "3", "--models", "3", "--every", "4", "--rps", "1", "--settle", "400", "--seed", seed)
     done = subprocess.run(
         [sys.executable, "-m", "testbed.soak", *options, "--state", str(tmp_path / "soak")],
         cwd=ROOT,
