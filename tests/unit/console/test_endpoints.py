@@ -164,7 +164,7 @@ def renewals(steps):
     [
         pytest.param([(0, 1, -2), (2, 2, 0), (13, 2, 0), (18, 2, 0)], ["renewed"] * 3 + [2], id="it dies"),
         pytest.param([(0, 1, -240), (2, 1, -240), (4, 2, 4)], [-240, -240, "renewed"], id="it is back"),
-        pytest.param([(0, 1, -240), (3600, 2, 1800)], [-240, 1800], id="it ran and died while nobody looked"),
+        pytest.param([(0, 1, -240), (3600, 2, 1800)], [-240, 1800], id="it ran and died between two looks"),
         pytest.param([(0, 1, -60), (2, 2, -58), (4, 3, -56)], [-60, "renewed", "renewed"], id="the bus is behind"),
         pytest.param([(0, 1, 300), (14, 1, 300), (16, 1, 300)], ["renewed", "renewed", 0], id="the bus is ahead"),
         pytest.param([(0, None, 0), (1, 1, 1), (2, None, 0)], [None, "renewed", None], id="there is no lease"),
