@@ -20,7 +20,7 @@ from contracts.vocabulary import Environment, Instant, ModelName
 from decisions.declared_state import Key, Kind
 from decisions.gate_samples import find_unanswerable
 from decisions.policy_comparison import find_unrehearsed
-from decisions.policy_times import find_endless
+from decisions.policy_limits import find_endless
 
 KINDS = ("Policy", "Team", "ApiKey", "Mirror")
 SUFFIXES = (".yaml", ".yml", ".json")

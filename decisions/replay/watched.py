@@ -10,7 +10,7 @@ from contracts.vocabulary import Target
 from decisions.alerts import AlertFact, AlertState, resolve_all
 from decisions.observation import slot_length_s
 from decisions.observe_loop import AlertRules, WatchedTarget, assess, begins_anew, observe
-from decisions.policy_times import LONGEST_S
+from decisions.policy_limits import LONGEST_S
 from decisions.replay.route_history import Span
 from decisions.triggers import Outcome
 

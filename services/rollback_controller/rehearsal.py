@@ -21,8 +21,8 @@ from contracts.manifests import RehearsalRecord
 from contracts.policy import Trigger
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Digest
+from decisions.calendar import later
 from decisions.drills import describe_fault
-from decisions.policy_times import later
 from services.rollback_controller.domain import rehearsal_plan
 from services.rollback_controller.domain.record import Rollback
 from services.rollback_controller.domain.rehearsal_plan import Load

@@ -27,8 +27,8 @@ from clients.cli.yaml_source import Document, InvalidError, Problem, read_docume
 from contracts.policy import ReleasePolicy
 from decisions.gate_samples import find_unanswerable
 from decisions.policy_comparison import find_unrehearsed, weaknesses
+from decisions.policy_limits import find_endless
 from decisions.policy_sentences import explain_policy
-from decisions.policy_times import find_endless
 from shared.storage.kv import Bucket, Conflict
 
 policy_app = typer.Typer(help="Write, check, explain, store and show release policies.", no_args_is_help=True)

@@ -12,7 +12,7 @@ from contracts.facts import RollbackCompleted, RollbackFailed
 from contracts.facts.watch import AlertKind
 from contracts.policy import Trigger
 from contracts.vocabulary import Target
-from decisions.policy_times import LONGEST_S
+from decisions.policy_limits import LONGEST_S
 from decisions.replay.engine import Fired, Replay
 from decisions.triggers import kind_of, limit_of
 

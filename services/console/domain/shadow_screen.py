@@ -6,7 +6,7 @@ from typing import Any
 
 from contracts import facts as f
 from contracts.envelope import Event
-from decisions.policy_times import later
+from decisions.calendar import later
 from decisions.release_holds import HoldOrder, newest_hold, start_of_deadline
 from services.console.domain.rows import instant
 from services.console.domain.screens import ShadowProgress

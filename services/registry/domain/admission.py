@@ -18,7 +18,7 @@ from contracts.sources import parse_file_uri, parse_hub_uri, scheme_of
 from contracts.vocabulary import Digest, ServingSettings, digest_of_json
 from decisions.gate_samples import find_unanswerable
 from decisions.policy_comparison import find_unrehearsed, weaknesses
-from decisions.policy_times import find_endless
+from decisions.policy_limits import find_endless
 from decisions.serving_settings import assess_settings, combine, find_departure
 from decisions.source_rules import is_covered
 

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from contracts.facts import VariantFailed
 from contracts.vocabulary import Variant
-from decisions.policy_times import later
+from decisions.calendar import later
 from decisions.release_holds import start_of_deadline
 from decisions.release_plan import PlannedStep, Step, next_step, plan_release
 from services.registry.domain import gates, plan

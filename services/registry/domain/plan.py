@@ -20,7 +20,7 @@ from contracts.facts import (
     VersionRegistered,
 )
 from contracts.vocabulary import Deployable, StagingPurpose, Target, Variant
-from decisions.policy_times import later
+from decisions.calendar import later
 from decisions.release_plan import needs_approval, needs_shadow, traffic_shares
 from services.registry.domain import deadlines, gates, rehearsals
 from services.registry.domain.approvals import is_approved

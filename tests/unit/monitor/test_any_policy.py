@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from contracts.policy import Canary, Shadow, Trigger, TriggerMetric
+from decisions.policy_limits import find_endless
 from decisions.policy_sentences import explain_policy
-from decisions.policy_times import find_endless
 from decisions.rollback import PastRollback, decide_rollback
 from services.monitor.domain import monitoring
 from services.rollback_controller.domain.rehearsal_plan import Load, advise_time, assess_fault, plan_fault

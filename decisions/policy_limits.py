@@ -1,7 +1,6 @@
-"""What a policy declares that no release, benchmark or trigger would come to the end of; times beyond the calendar."""
+"""Limits of what a policy may declare: beyond them no release, benchmark or trigger comes to its end."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final, NamedTuple
 
@@ -17,7 +16,6 @@ LEAST_ALPHA: Final = 1e-100
 """The least probability of a false alarm: no evidence is computed for less."""
 LONGEST_LOAD_S: Final = 14_400
 """The longest load of a benchmark, in seconds."""
-_LAST: Final = datetime(9000, 1, 1, tzinfo=UTC)
 
 
 class Endless(NamedTuple):
@@ -64,14 +62,6 @@ def find_endless(policy: ReleasePolicy) -> Endless | None:
         )
         return Endless(("load", "rate_rps"), reason)
     return None
-
-
-def later(start: datetime, seconds: float) -> datetime:
-    """Return the time so many seconds after another one; the year 9000 where the calendar ends before it."""
-    try:
-        return min(_LAST, start + timedelta(seconds=seconds))
-    except OverflowError:
-        return _LAST
 
 
 def _durations(policy: ReleasePolicy) -> Iterator[tuple[tuple[str | int, ...], float]]:

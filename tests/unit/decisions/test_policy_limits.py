@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.policy import Canary, Deadlines, LoadProfile, Promotion, Shadow
+from decisions.calendar import later
 from decisions.observation import recent
-from decisions.policy_times import LONGEST_S, Endless, find_endless, later
+from decisions.policy_limits import LONGEST_S, Endless, find_endless
 from decisions.rollback import Hold, PastRollback, decide_rollback
 from testbed.factories import policy, trigger
 
