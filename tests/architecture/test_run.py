@@ -3,7 +3,7 @@
 import pytest
 
 from tests.kit.run.compiling import modules_below, turned
-from tests.kit.run.flaky import MOST
+from tests.kit.run.flaky import MOST, NEVER
 from tests.kit.run.lanes import FIRST, LANES, SHARING, choose, lane_of, unit_of
 
 PLUGINS = (
@@ -14,9 +14,16 @@ PLUGINS = (
     "tests.kit.run.encodable",
     "no:cacheprovider",
 )
+INI = """
+[pytest]
+addopts = --strict-markers
+markers =
+    flaky_because: as the project's
+"""
 FLAKY = """
 import pathlib, pytest
 
+@pytest.mark.flaky_because("only the first time", since="2026-11-30")
 @pytest.mark.parametrize("number", range({flaky}))
 def test_fails_once(number):
     seen = pathlib.Path(f"seen-{{number}}")
@@ -33,12 +40,13 @@ def test_other():
 def run(pytester, monkeypatch, request):
     """Run a file with so many flaky tests in a process of its own."""
     monkeypatch.setenv("PYTHONPATH", str(request.config.rootpath))
+    pytester.makeini(INI)
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # no library's plugin is needed, and imports take seconds
 
     def run(flaky, *arguments, passes=True):
         pytester.makepyfile(FLAKY.format(flaky=flaky, passes=passes))
         plugins = [word for name in PLUGINS for word in ("-p", name)]
-        return pytester.runpytest_subprocess(*plugins, "-W", "ignore", "--reruns=1", *arguments, timeout=60)
+        return pytester.runpytest_subprocess(*plugins, "-W", "ignore", *arguments, timeout=60)
 
     return run
 
@@ -60,6 +68,38 @@ def test_three_flaky_tests_fail_the_run(run):
     assert "4 passed, 3 flaky" in done.outlines[-1]
 
 
+def test_a_test_without_the_mark_is_not_tried_again(pytester, run):
+    pytester.makepyfile(test_unmarked=FLAKY.format(flaky=1, passes=True).replace("@pytest.mark.flaky_because", "# "))
+    done = run(0, "test_unmarked.py")
+    assert done.ret == pytest.ExitCode.TESTS_FAILED
+    assert "1 failed, 1 passed" in done.outlines[-1]
+
+
+GOOD_MARK = 'flaky_because("why", since="2026-11-30")'
+REFUSED = {
+    **{f"{place}/test_{n}.py": (GOOD_MARK, "no second try") for n, place in enumerate(NEVER[:3])},
+    NEVER[3]: (GOOD_MARK, "no second try"),
+    "tests/e2e/test_no_reason.py": ('flaky_because(since="2026-11-30")', "needs one reason"),
+    "tests/e2e/test_empty_reason.py": ('flaky_because(" ", since="2026-11-30")', "needs one reason"),
+    "tests/e2e/test_no_date.py": ('flaky_because("why")', "needs since"),
+    "tests/e2e/test_bad_date.py": ('flaky_because("why", since="November")', "needs since"),
+    "tests/e2e/test_other_mark.py": ("flaky(reruns=3)", "has no reason"),
+}
+
+
+@pytest.mark.parametrize("arguments", [(), ("-n1",)], ids=["one process", "a worker"])
+def test_wrong_marks_are_refused_at_collection(pytester, run, arguments):
+    for file, (mark, _) in REFUSED.items():
+        path = pytester.path / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"import pytest\npytestmark = pytest.mark.{mark}\nclass TestX:\n    def test_x(self): pass\n")
+    done = run(0, *arguments)
+    assert done.ret != pytest.ExitCode.OK
+    for file, (_, told) in REFUSED.items():
+        done.stdout.fnmatch_lines_random([f"*{file}*test_x*{told}*"])
+    assert f"{len(REFUSED)} errors" in "".join(done.outlines[-2:])
+
+
 def test_what_fails_twice_fails_and_is_not_flaky(run):
     done = run(0, passes=False)
     assert done.ret == pytest.ExitCode.TESTS_FAILED
@@ -75,7 +115,7 @@ def test_a_run_with_too_many_flaky_tests_tries_no_further_test_again(run):
 
 def test_make_test_allows_as_many_flaky_tests_as_its_documents_say(request):
     arguments = (request.config.rootpath / "tests/everything.args").read_text().splitlines()
-    assert "--reruns=1" in arguments
+    assert [argument for argument in arguments if argument.startswith("--reruns")] == []
     assert f"--max-suite-reruns={MOST + 1}" in arguments, "one more than the run may have shows that it had too many"
     assert [argument for argument in arguments if argument.startswith("--most-flaky")] == []
     for page in ("CONTRIBUTING.md", "docs/testing.md"):

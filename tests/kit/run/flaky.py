@@ -1,14 +1,59 @@
-"""Name the tests that failed and passed on a second try (pytest-rerunfailures), and fail a run with too many of them."""
+"""Try marked tests twice (pytest-rerunfailures), name those that passed then, and fail a run with too many of them.
+
+The mark says why a test fails at times, and since when: `@pytest.mark.flaky_because("reason", since="2026-11-30")`.
+"""
+
+from datetime import date
+from pathlib import PurePosixPath
 
 import pytest
 
 MOST = 2
 """Flaky tests that a run may have and still pass, unless it says another number."""
+NEVER = ("tests/unit", "tests/contract", "tests/architecture", "tests/chaos/test_soak.py")
+"""Files and folders whose tests get no second try: what fails there by chance is a defect of the test or the product."""
 
 
 def pytest_addoption(parser):
     """Add the number of flaky tests that a run may have."""
     parser.addoption("--most-flaky", type=int, default=MOST, help="flaky tests that a run may have and still pass")
+
+
+def refusals(item: pytest.Item) -> list[str]:
+    """Return what is wrong with the marks of a test that ask for a second try."""
+    if next(item.iter_markers("flaky"), None):
+        return [f"{item.nodeid}: the mark 'flaky' has no reason; use flaky_because(reason, since=date)"]
+    refused = []
+    for mark in item.iter_markers("flaky_because"):
+        path = PurePosixPath(item.nodeid.split("::", 1)[0])
+        if any(path.is_relative_to(never) for never in NEVER):
+            refused.append(f"{item.nodeid}: a test in {', '.join(NEVER)} gets no second try; mend it")
+        if len(mark.args) != 1 or not isinstance(mark.args[0], str) or not mark.args[0].strip():
+            refused.append(f"{item.nodeid}: flaky_because{mark.args} needs one reason, a text")
+        if set(mark.kwargs) != {"since"} or not _is_date(mark.kwargs["since"]):
+            refused.append(f"{item.nodeid}: flaky_because({mark.kwargs}) needs since, a date like 2026-11-30")
+    return refused
+
+
+def _is_date(value: object) -> bool:
+    try:
+        return isinstance(value, str) and date.fromisoformat(value).isoformat() == value
+    except ValueError:
+        return False
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    """Give the marked tests of a module a second try; a wrong mark is an error of its collection."""
+    report = yield
+    items = [node for node in report.result or () if isinstance(node, pytest.Item)]
+    if refused := [line for item in items for line in refusals(item)]:
+        report.outcome, report.longrepr, report.result = "failed", "\n".join(refused), []
+        return report
+    for item in items:
+        if next(item.iter_markers("flaky_because"), None):
+            item.add_marker(pytest.mark.flaky(reruns=1))
+    return report
 
 
 def rename_reruns(stats: dict[str, list]) -> list:
