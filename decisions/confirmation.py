@@ -79,5 +79,4 @@ def _is_from_several(trigger: Trigger, shares: CallerShares) -> bool:
 
 
 def _is_suspicious(trigger: Trigger, count: CallerCount) -> bool:
-    log_e = process_log_e(plan_bet(limit_of(trigger)), count.requests, count.bad)
-    return count.bad > 0 and log_e >= math.log(SUSPICION)
+    return process_log_e(plan_bet(limit_of(trigger)), count.requests, count.bad) >= math.log(SUSPICION)

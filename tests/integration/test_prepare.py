@@ -180,7 +180,7 @@ async def test_a_new_cluster_is_prepared_as_soon_as_its_servers_have_chosen_a_le
         await prepared
         client = await cluster.connect()
         js = client.jetstream(timeout=20)
-        assert all(stream.config.num_replicas == 3 for stream in await js.streams_info())
+        assert {stream.config.num_replicas for stream in await js.streams_info()} == {3}
         await client.close()
 
 

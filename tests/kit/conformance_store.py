@@ -155,11 +155,13 @@ class StoreConformance:
             with refused_with(code):
                 other.get_object(bucket_name=bucket, object_name="probe/none")
 
-    def test_what_is_used_where_there_is_it(self, client, record_property):
-        """No failure: object lock needs versions and retention, and a server without them has none."""
-        for feature, there in features(client).items():
-            record_property(feature, there)
-            print(f"{feature}: {'yes' if there else 'no'}")
+    def test_a_server_that_takes_a_retention_keeps_what_is_retained(self, client, record_property):
+        """One without versions and retention is used without object lock: the report shows which of them it has."""
+        there = features(client)
+        for feature, supported in there.items():
+            record_property(feature, supported)
+            print(f"{feature}: {'yes' if supported else 'no'}")
+        assert not there["retention"] or (there["versions"] and there["refuses to delete what is retained"])
 
 
 def send(client, upload, number, piece):

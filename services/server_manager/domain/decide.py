@@ -221,7 +221,6 @@ def decide_waiting(
             there = describe_free(_sizes(production, limits), homes, limits)
             there += describe_measured(everything.values(), limits)
             answers.append(_too_big(lease, needed, limits, "beside production", there))
-            free = False
         elif fits({**reserved_bytes, **_sizes(everything, limits)}, homes, limits):
             answers.append(GrantLease(lease.lease_id))
             free = False

@@ -149,11 +149,51 @@ def test_a_better_canary_is_never_blamed():
     assert not any(pairs(0.02, 0.3, 300, seed).discordant.crossed(0.05) for seed in range(50))
 
 
-@given(st.lists(st.tuples(st.sampled_from(["candidate", "baseline"]), st.booleans()), max_size=300))
-def test_pairs_count_each_request_once(observations):
+@pytest.mark.parametrize("weight", [0.1, 0.5, 0.8])
+def test_a_healthy_canary_is_not_blamed_for_an_active_version_that_fails_whatever_share_of_the_traffic_it_has(weight):
+    for seed in range(50):
+        draw = random.Random(seed)
+        sides = ["candidate" if draw.random() < weight else "baseline" for _ in range(600)]
+        state = paired((side, side == "baseline" and draw.random() < 0.2) for side in sides)
+        assert not state.discordant.crossed(0.01)
+
+
+def paired(observations):
     state = PairTest()
     for side, outcome in observations:
         state = ev.observe_pair(state, side, outcome)
+    return state
+
+
+ORDERS = pytest.mark.parametrize(
+    ("first", "second"),
+    [("candidate", "baseline"), ("baseline", "candidate")],
+    ids=["candidate first", "baseline first"],
+)
+
+
+@ORDERS
+@pytest.mark.parametrize("failing", ["candidate", "baseline"])
+def test_the_side_of_a_pair_that_failed_is_counted_whichever_came_first(first, second, failing):
+    state = paired([(first, first == failing), (second, second == failing)])
+    assert (state.candidate_hits, state.baseline_hits) == (failing == "candidate", failing == "baseline")
+    assert (state.discordant.trials, state.discordant.hits) == (1, failing == "candidate")
+
+
+@ORDERS
+def test_an_outcome_is_paired_with_the_newest_of_the_other_side_and_the_oldest_are_dropped(first, second):
+    """Only the oldest outcome that still waits failed: the last pair has it."""
+    kept = [(first, True), *[(first, False)] * (ev.PAIRS_WAITING - 1)]
+    for waiting, failed in ((kept, 1), ([*kept, (first, False)], 0)):
+        newer = paired([*waiting, *[(second, False)] * (ev.PAIRS_WAITING - 1)])
+        assert (newer.pairs, newer.candidate_hits + newer.baseline_hits) == (ev.PAIRS_WAITING - 1, 0)
+        last = ev.observe_pair(newer, second, False)
+        assert (last.pairs, last.candidate_hits + last.baseline_hits) == (ev.PAIRS_WAITING, failed)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["candidate", "baseline"]), st.booleans()), max_size=300))
+def test_pairs_count_each_request_once(observations):
+    state = paired(observations)
     most = min(sum(side == value for side, _ in observations) for value in ("candidate", "baseline"))
     assert state.pairs <= most
     assert state.discordant.trials <= state.pairs

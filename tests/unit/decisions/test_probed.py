@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from decisions.probed import ProbedAnswer, can_probe, decide_shown, judge
-from decisions.rollback import BOTH_SLOW, Doubt, Hold, RollBack, decide_confirmed
+from decisions.rollback import BOTH_SLOW, Doubt, Hold, RollBack, StartSlice, decide_confirmed
 from testbed import factories as f
 
 SLOW = f.trigger(name="slow", metric="ttft_ms", threshold=800.0)
@@ -80,6 +80,17 @@ def test_both_slow_apart_holds_for_a_minute():
     assert isinstance(decided(shown="both", is_apart=True), Hold)
     late = (NOW - BOTH_SLOW - f.START) / timedelta(seconds=1)
     assert decided(shown="both", is_apart=True, raised_s=late) == RollBack()
+
+
+@pytest.mark.parametrize(("raised_s", "held_s"), [(40, 95), (95, 40), (40, None), (None, 40), (40, 40)])
+def test_both_slow_holds_for_a_minute_from_the_earlier_of_the_alert_and_the_first_hold(raised_s, held_s):
+    """A trigger that is raised again, or another one, makes the hold no longer."""
+    about = {"shown": "both", "confirmed_by": "none", "is_apart": True, "can_slice": True}
+    about |= {"raised_at": raised_s and f.after(raised_s), "held_at": held_s and f.after(held_s)}
+    end = f.after(40) + BOTH_SLOW
+    early = decide_confirmed(RollBack(), Doubt(**about), SLOW, end - timedelta(seconds=1))
+    assert isinstance(early, Hold)
+    assert decide_confirmed(RollBack(), Doubt(**about), SLOW, end) == StartSlice()
 
 
 def test_a_hold_for_another_reason_stays():

@@ -59,6 +59,21 @@ def test_a_restored_route_whose_shadow_is_quarantined_since_is_not_taken():
     assert newest(known, restored.model_copy(update={"epoch": known.epoch})) == known
 
 
+def test_a_restored_route_is_taken_although_a_canary_of_no_weight_is_quarantined():
+    state = promoted(line(1, 2), 3, "c", weight=0.1)
+    known = roll_back(state, target(3), cause_id="r").route
+    restored = known.model_copy(update={"last_edit_id": "restored", "quarantined": ()})
+    assert (restored.canary.served, restored.canary.weight_ratio) == (served(3), 0.0)
+    assert newest(known, restored) == restored
+
+
+@pytest.mark.parametrize("to_version", [None, 4])
+def test_a_quarantined_version_of_the_history_is_not_chosen(to_version):
+    state = route(active=served(6), previous=served(5), history=(served(4),), quarantined=(target(4),), canary=None)
+    edit = roll_back(state, target(6), cause_id="r", to_version=to_version)
+    assert edit.code == "no_previous_target" if to_version else edit.route.active == served(5)
+
+
 def test_a_failed_shadow_is_quarantined_and_nothing_else_changes():
     state = promoted(line(1, 2), 3, "s", weight=0.0, shadow_ratio=0.25)
     edit = roll_back(state, target(3), cause_id="r")

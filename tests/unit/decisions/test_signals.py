@@ -14,7 +14,7 @@ from decisions.evidence import EDetector, EProcess, observe_process, plan_bet
 from decisions.findings import assess_trigger
 from decisions.hard_failures import count_runs
 from decisions.observation import TriggerState, observe_outcomes
-from decisions.triggers import CANCELLED, KINDS, limit_of, observe, outcomes_of, sequential
+from decisions.triggers import CANCELLED, KINDS, REPETITIVE, limit_of, observe, outcomes_of, sequential
 from services.rollback_controller.domain.rehearsal_plan import plan_fault
 from testbed import factories as f
 from tests.unit.monitor import factories as m
@@ -74,6 +74,7 @@ def paced(ms):
         (CUT, STOPPED, False),  # else of a caller with a stop sequence only those would count that were cut off
         (CUT, {**CUT_OFF, **FORCED}, None),
         (CUT, {"finish_reason": "stop", **FORCED}, None),
+        (CUT, {**CUT_OFF, "input_tokens": 900}, True),
         (CUT, {**CUT_OFF, "input_tokens": 901}, None),  # the prompt filled the context
         (CUT, {**CUT_OFF, "input_tokens": 901, "drill": "d"}, True),
         (CUT, {**CUT_OFF, "shaped_by_caller": True}, None),
@@ -143,6 +144,13 @@ def test_goodput_counts_what_met_every_declared_slo(about, seen):
     assert observe(GOODPUT, m.record(**about), ALL) is seen
 
 
+@pytest.mark.parametrize(("ratio", "seen"), [(REPETITIVE - 0.01, False), (REPETITIVE, True)])
+def test_an_answer_is_repetitive_from_the_ratio_on_that_is_declared(ratio, seen):
+    record = m.record()
+    features = record.features.model_copy(update={"repetition_ratio": ratio})
+    assert observe(CIRCLES, record.model_copy(update={"features": features})) is seen
+
+
 def test_goodput_heeds_only_the_slos_that_are_declared():
     late = m.record(ttft_ms=900.0)
     assert observe(GOODPUT, late, (PACE, GOODPUT)) is False
@@ -154,6 +162,7 @@ def test_the_ratio_that_each_trigger_allows():
     assert [limit_of(trigger) for trigger in (PACE, QUEUE, WORDY, TERSE, UNSURE)] == [0.05] * 5
     assert [limit_of(trigger) for trigger in (CUT, NAN)] == [0.05, 0.01]
     assert limit_of(GOODPUT) == pytest.approx(0.05)
+    assert limit_of(ERRORS.model_copy(update={"threshold": 2.0})) == 1.0
     assert sequential(ALL) == ALL
     assert {trigger.metric for trigger in ALL} == set(KINDS) - {"drift"}
 

@@ -119,12 +119,18 @@ def test_only_requests_of_the_target_since_the_switch_count(ignored):
 
 
 @pytest.mark.parametrize("bad", [request(2, ttft_ms=2000.0), request(2, error="engine_dead")])
-def test_a_fallback_with_the_same_regression_fails_the_verification(bad):
-    watched = watch(switched(), [bad, bad, bad, request(3)])
+@pytest.mark.parametrize("good", [0, 1, 2])
+def test_a_fallback_of_whose_requests_not_more_than_half_are_good_fails_the_verification(bad, good):
+    watched = watch(switched(), [bad] * (4 - good) + [request(3)] * good)
     (done,) = published(watched, cf.RollbackCompleted)
     assert done.verdict == "fail"
     assert done.timeline.verified_at is None
     assert "hardly the cause" in done.reason
+
+
+def test_a_fallback_of_whose_requests_more_than_half_are_good_is_verified():
+    (done,) = published(watch(switched(), [request(2, ttft_ms=2000.0), *[request(3)] * 3]), cf.RollbackCompleted)
+    assert done.verdict == "pass"
 
 
 def test_without_traffic_a_probe_decides_and_the_route_stays_switched():

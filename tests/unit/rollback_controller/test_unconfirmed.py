@@ -155,10 +155,11 @@ async def test_both_slow_on_one_machine_moves_traffic_at_once(confirmed_by):
     await world.stop()
 
 
+@pytest.mark.parametrize(("trigger", "confirmed_by"), [("slow", "callers"), ("errors", "callers"), ("errors", "pairs")])
 @virtual_time
-async def test_a_confirmed_alert_asks_no_probe_first():
+async def test_a_confirmed_alert_asks_no_probe_first(trigger, confirmed_by):
     world = started()
-    assert await alerted(world, confirmed_by="callers") == f.target(6)
+    assert await alerted(world, trigger, confirmed_by=confirmed_by) == f.target(6)
     assert world.probe.asked == [str(f.target(6))], "only the one that traffic moves to"
     await world.stop()
 

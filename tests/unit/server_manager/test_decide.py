@@ -10,6 +10,7 @@ from services.server_manager.domain import staging
 from services.server_manager.domain.answer_types import (
     AnnounceStaged,
     ApplyOrder,
+    EndTrial,
     FailLease,
     GrantLease,
     RefuseOrder,
@@ -76,10 +77,12 @@ def test_what_fits_nowhere_fails_at_once_even_behind_others():
     assert "1000" in failed.reason
 
 
-def test_what_does_not_fit_beside_production_fails_when_its_turn_comes():
+def test_what_does_not_fit_beside_production_fails_when_its_turn_comes_and_the_next_one_goes():
     routes = {"bot": route(5, 6), "cat": route(1, 2, model="cat")}
     (failed,) = decide(waiting(stage_requested("s1")), routes)
     assert (failed.code, failed.lease.lease_id) == ("insufficient_memory", "s1")
+    failed, granted = decide(waiting(stage_requested("s1"), stage_requested("s2", 5, 6)), routes)
+    assert (failed.lease.lease_id, granted) == ("s1", GrantLease("s2"))
 
 
 def test_shared_targets_are_counted_once():
@@ -213,6 +216,22 @@ def test_an_order_that_was_carried_out_is_only_said_again_although_its_release_h
     assert decide(ordered(event, ended), {"bot": carried_out}, {"bot.v3.bf16": held(3)}, seconds=10**7) == [
         ApplyOrder(ordered(event, ended).orders[0])
     ]
+
+
+@pytest.mark.parametrize(("apart_s", "ends"), [(9.9, False), (10, True), (600, True), (-9.9, False), (-600, True)])
+def test_a_canary_of_a_release_that_ended_is_ended_after_a_while_or_by_clocks_that_are_apart(apart_s, ends):
+    event = traffic_requested("t1", 3, weight=0.1)
+    ended = staging.finish_release(Servers(), release_finished(event.data.release_id, seconds=1000))
+    serving = route(active=2, canary=3, cause_id="t1")
+    holding = {"bot.v2.bf16": held(2), "bot.v3.bf16": held(3)}
+    steps = decide(ordered(event, ended), {"bot": serving}, holding, seconds=1000 + apart_s)
+    assert [type(step) for step in steps] == [EndTrial] * ends
+
+
+@pytest.mark.parametrize(("late_s", "kind"), [(0, GrantLease), (1, FailLease)])
+def test_a_staging_order_is_valid_up_to_its_age_limit(late_s, kind):
+    (step,) = decide(waiting(stage_requested("s1")), seconds=LIMITS.lease_age_s + late_s)
+    assert isinstance(step, kind)
 
 
 def test_a_staging_order_of_last_month_gets_no_lease_and_the_next_one_does():

@@ -10,6 +10,7 @@ from contracts.vocabulary import ServingSettings
 from services.server_manager.domain.memory import describe_free, fits
 from services.server_manager.domain.placement import (
     Known,
+    choose_endpoint,
     endpoints_of,
     find_all_named,
     find_counterparts,
@@ -243,6 +244,25 @@ def test_of_models_that_have_nothing_to_do_with_each_other_the_emptier_endpoint_
     record = Servers(orders=(order(1, model="cat"), order(1, model="dog")))
     homes = placed(record, routes, {name_of(1): held(1)})
     assert (homes["cat.v1.bf16"], homes["dog.v1.bf16"]) == ("two", "default")
+
+
+@pytest.mark.parametrize(
+    ("candidates", "chosen"),
+    [(["default", "two", "three"], "three"), (["default", "two"], "two"), (["default"], "default")],
+)
+def test_an_endpoint_with_a_copy_of_a_counterpart_is_better_than_its_home_and_worse_than_any_other(candidates, chosen):
+    reserved = {"default": 0, "two": 100, "three": 500}
+    best, has_memory = choose_endpoint(
+        name_of(2),
+        200,
+        candidates,
+        {name_of(1): "default"},
+        reserved,
+        limits=replace(LIMITS, endpoints=dict.fromkeys(reserved, "default")),
+        apart=both_ways([frozenset({name_of(1), name_of(2)})]),
+        copied={name_of(1): ("default", "two")},
+    )
+    assert (best, has_memory) == (chosen, True)
 
 
 def test_an_endpoint_with_memory_of_its_own_takes_what_fits_and_a_refusal_names_what_each_has_free():
