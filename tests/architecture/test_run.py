@@ -6,6 +6,7 @@ from tests.kit.run.compiling import modules_below, turned
 from tests.kit.run.flaky import MOST, NEVER
 from tests.kit.run.lanes import FIRST, LANES, SHARING, choose, lane_of, unit_of
 
+pytest_plugins = ["pytester"]
 PLUGINS = (
     "pytest_rerunfailures",
     "xdist.plugin",

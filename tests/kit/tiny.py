@@ -2,8 +2,6 @@
 
 import pytest
 
-from testbed.stack import Stack
-
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
@@ -16,6 +14,8 @@ def tiny(tmp_path_factory):
 
 
 def _stacks(tmp_path_factory, tiny):
+    from testbed.stack import Stack
+
     started = []
 
     def start(*arguments: str, **environment: str) -> Stack:

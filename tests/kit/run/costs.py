@@ -1,11 +1,10 @@
 """Show what the tests cost, by folder and by file: seconds, and processor seconds, added over all workers."""
 
 import os
+import sys
 from collections import Counter
 
 import pytest
-
-from testbed import forked
 
 LEAST_TESTS = 200
 """A smaller run prints no table."""
@@ -15,7 +14,8 @@ FILES = 40
 
 def processor_s() -> float:
     """Return the processor seconds of this process, and of its children and forks that have ended."""
-    return sum(os.times()[:4]) + forked.processor_s()
+    forked = sys.modules.get("testbed.forked")
+    return sum(os.times()[:4]) + (forked.processor_s() if forked else 0.0)
 
 
 class Stopwatch:

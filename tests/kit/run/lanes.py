@@ -10,9 +10,6 @@ import os
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from xdist.scheduler.loadscope import LoadScopeScheduling
-from xdist.workermanage import WorkerController
-
 LANES: tuple[tuple[str, ...], ...] = (
     (
         "tests/real/test_triton_vllm.py",
@@ -96,23 +93,6 @@ def choose(waiting: Sequence[str], worker: int, workers: int) -> str | None:
     return min(bound or free, key=rank, default=None)
 
 
-class LaneScheduling(LoadScopeScheduling):
-    """A scheduler that sends each worker the next file of its lane."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return unit_of(nodeid)
-
-    def _assign_work_unit(self, node: WorkerController) -> None:
-        busy = [node for node in self.nodes if not node.shutting_down]  # the others take nothing more
-        alive = sorted(busy, key=lambda node: int(node.gateway.id.removeprefix("gw")))
-        file = choose(list(self.workqueue), alive.index(node), len(alive))
-        if file is None:
-            node.shutdown()  # after what it has: a worker begins its last test only when it knows what follows
-            return
-        self.workqueue.move_to_end(file, last=False)
-        super()._assign_work_unit(node)
-
-
 def pytest_xdist_setupnodes():
     """Limit numeric libraries in a worker to one thread: the other cores are for the tests beside it."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -120,4 +100,6 @@ def pytest_xdist_setupnodes():
 
 def pytest_xdist_make_scheduler(config, log):
     """Use the lanes whenever the tests are distributed."""
+    from tests.kit.run.lane_scheduling import LaneScheduling  # a run without workers does without xdist
+
     return LaneScheduling(config, log)

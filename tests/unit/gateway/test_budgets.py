@@ -11,7 +11,6 @@ from services.gateway.shares import MOST_PROCESSES, Shares
 from tests.unit.gateway.fakes import StepClock
 from tests.unit.gateway.world import BEARER, ID, World, key, only_active
 
-pytestmark = pytest.mark.anyio
 OTHER = "fedcba9876543210"
 
 

@@ -29,7 +29,6 @@ from tests.unit.gateway.world import (
     only_active,
 )
 
-pytestmark = pytest.mark.anyio
 BUCKET = Snapshot("made", frozenset())
 
 

@@ -20,7 +20,6 @@ from services.gateway.team_table import TeamTable
 from tests.unit.gateway.fakes import StepClock
 from tests.unit.gateway.world import BEARER, MODEL, STAGING, World, key, only_active
 
-pytestmark = pytest.mark.anyio
 ISSUER, AUDIENCE = "https://login.example.com", "slipway"
 RSA_KEY = rsa.generate_private_key(65537, 2048)
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
