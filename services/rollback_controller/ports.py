@@ -1,5 +1,6 @@
 """What the rollback-controller needs from outside."""
 
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -128,8 +129,8 @@ class Flow(Protocol):
     """Requests that are being sent."""
 
     @property
-    def answered(self) -> int:
-        """How many were answered well so far."""
+    def seconds(self) -> Sequence[float]:
+        """How long each one took that was answered well so far, from its sending to the whole answer."""
 
     @property
     def last_failure(self) -> str:

@@ -18,13 +18,13 @@ from contracts.facts import (
     VariantStaged,
 )
 from contracts.manifests import RehearsalRecord
-from contracts.policy import Trigger
+from contracts.policy import SLO_METRICS, Trigger
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Digest
 from decisions.calendar import later
 from decisions.drills import describe_fault
 from services.rollback_controller.domain import rehearsal_plan
-from services.rollback_controller.domain.record import Rollback
+from services.rollback_controller.domain.record import Rollback, RollbackState
 from services.rollback_controller.domain.rehearsal_plan import Load
 from services.rollback_controller.ports import Alerts, Drills, Flow, Proofs, Publisher, Routes, Traffic
 from services.rollback_controller.states import RollbackStates
@@ -44,7 +44,8 @@ class Pace:
     """Limits of a rehearsal.
 
     Attributes:
-        healthy_requests: Requests that must succeed, without any alert, before a fault is injected.
+        healthy_requests: Requests that the candidate must answer, without any alert, before a fault is injected. For
+            a trigger that bounds a time, the fallback before it.
         healthy_s: Seconds that this may take.
         detect_s: Seconds that the alert and the switch may take.
         verify_s: Seconds that the verification of the fallback may take after that.
@@ -191,9 +192,18 @@ class Rehearsal:
     async def _attempt(self, stage: _Stage, trigger: Trigger) -> RehearsalCertificate | str | None:
         """Return the certificate of one trigger, or why there is none; None if it fired before its fault."""
         fault = rehearsal_plan.plan_fault(trigger) or _NO_FAULT  # `_assess_triggers` refused those without one
-        await self._set_stage(stage, trigger)
+        await self._clear_route(stage, trigger)
+        before: Sequence[float] = ()
+        if trigger.metric in SLO_METRICS:
+            await self._put_route(stage, stage.fallback, None, f"{stage.event.id}/{trigger.name}/before")
+            async with self.traffic.flow(stage.model) as flow:
+                failure = await self._await_healthy(stage.fallback, trigger, flow)
+                before = tuple(flow.seconds)
+            if failure:
+                return failure
+        await self._set_stage(stage, trigger, before)
         async with self.traffic.flow(stage.model) as flow:
-            failure = await self._await_healthy(stage, trigger, flow)
+            failure = await self._await_healthy(stage.candidate, trigger, flow)
             if failure:
                 return failure
             if await self._find_rollback(stage, trigger) is not None:
@@ -221,30 +231,37 @@ class Rehearsal:
             expires_at=stage.expires_at,
         )
 
-    async def _set_stage(self, stage: _Stage, trigger: Trigger) -> None:
+    async def _clear_route(self, stage: _Stage, trigger: Trigger) -> None:
+        """End the fault and the route that an interrupted attempt may have left."""
+        await self._put_drill(stage, trigger.name, _NO_FAULT)
+        entry = await self.routes.get("staging", stage.model)
+        if entry is not None and entry.value.active is not None:
+            await self._put_route(stage, None, None, f"{stage.event.id}/{trigger.name}/begin")
+
+    async def _set_stage(self, stage: _Stage, trigger: Trigger, before: Sequence[float]) -> None:
         """Route staging to the candidate, with the fallback ready behind it and without a fault.
 
         An attempt that was interrupted may have left an alert: the monitor resolves it when the candidate leaves the
         route, and what it published before that does not count.
         """
-        await self._put_drill(stage, trigger.name, _NO_FAULT)
-        entry = await self.routes.get("staging", stage.model)
-        if entry is not None and entry.value.active is not None:
-            await self._put_route(stage, None, None, f"{stage.event.id}/{trigger.name}/begin")
         since = await self.alerts.last_route_change("staging", stage.model)
-        now = self.clock.now()
-        await self.states.transact(
-            "staging", stage.model, lambda state: rehearsal_plan.start_rehearsal(state, trigger.name, now, since)
-        )
+        now, version = self.clock.now(), stage.candidate.target.version
+        verifying = rehearsal_plan.allow_as_before(trigger, before, self.pace.load)
+
+        def start(state: RollbackState) -> RollbackState:
+            state = rehearsal_plan.replace_trigger(state, version, verifying)
+            return rehearsal_plan.start_rehearsal(state, trigger.name, now, since)
+
+        await self.states.transact("staging", stage.model, start)
         await self._put_route(stage, stage.candidate, stage.fallback, f"{stage.event.id}/{trigger.name}")
 
-    async def _await_healthy(self, stage: _Stage, trigger: Trigger, flow: Flow) -> str:
-        """Wait until the candidate answers well; return what is wrong if it does not, else an empty text."""
+    async def _await_healthy(self, served: ServedTarget, trigger: Trigger, flow: Flow) -> str:
+        """Wait until a target answers well; return what is wrong if it does not, else an empty text."""
         deadline = self.clock.monotonic() + self.pace.healthy_s
-        while flow.answered < self.pace.healthy_requests:
+        while len(flow.seconds) < self.pace.healthy_requests:
             if self.clock.monotonic() > deadline:
                 failure = flow.last_failure or "nothing came back"
-                return f"{trigger.name}: {stage.candidate.target} does not answer in staging without a fault: {failure}"
+                return f"{trigger.name}: {served.target} does not answer in staging without a fault: {failure}"
             await asyncio.sleep(_POLL_S)
         return ""
 

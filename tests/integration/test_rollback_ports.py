@@ -144,7 +144,7 @@ class TestGatewayTraffic(TrafficConformance):
 
     async def test_requests_present_the_key(self, traffic, gateway):
         async with traffic.flow(f.MODEL) as flow:
-            await until(lambda: flow.answered)
+            await until(lambda: flow.seconds)
         assert gateway.heads
         assert all(b"authorization: Bearer sk-slipway-of-rehearsals\r\n" in head for head in gateway.heads)
 

@@ -306,7 +306,7 @@ class FakeFlow:
     """Requests that are being sent."""
 
     def __init__(self) -> None:
-        self.answered = 0
+        self.seconds: list[float] = []
         self.last_failure = ""
 
 
@@ -316,6 +316,7 @@ class FakeTraffic:
     def __init__(self, *, rps: float = 4.0) -> None:
         self.rps = rps
         self.mode: Literal["well", "refusing", "silent"] = "well"
+        self.answers_s = 0.05
         self.flows = 0
         self.open = 0
 
@@ -339,7 +340,7 @@ class FakeTraffic:
                 flow.last_failure = "the gateway answered 503: the engine is dead"
             elif self.mode == "well":
                 await self.answer(model)
-                flow.answered += 1
+                flow.seconds.append(self.answers_s)
             await asyncio.sleep(1.0 / self.rps)
 
     async def answer(self, model: str) -> None:

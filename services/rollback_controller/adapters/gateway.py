@@ -5,6 +5,7 @@ import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from time import monotonic
 
 import httpx
 
@@ -29,7 +30,7 @@ class GatewayFlow:
         # An answer that ends before it began has no time to first token, and so says nothing about it.
         self.body = {"model": model, "max_tokens": tokens, "min_tokens": tokens, "temperature": 0.0}
         self._interval_s = 1.0 / rps
-        self.answered = 0
+        self.seconds: list[float] = []
         self.last_failure = ""
 
     async def send(self) -> None:
@@ -50,13 +51,14 @@ class GatewayFlow:
             await asyncio.gather(*running, return_exceptions=True)
 
     async def _ask(self, prompt: str) -> None:
+        sent = monotonic()
         try:
             response = await self._client.post("/v1/completions", json={**self.body, "prompt": prompt})
         except httpx.HTTPError as error:
             self.last_failure = f"the gateway does not answer: {error!r}"
             return
         if response.is_success:
-            self.answered += 1
+            self.seconds.append(monotonic() - sent)
         else:
             self.last_failure = f"the gateway answered {response.status_code}: {response.text[:300]}"
 

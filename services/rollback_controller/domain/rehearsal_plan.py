@@ -1,6 +1,7 @@
 """Plans what a rehearsal injects, and assesses what it proved. Pure."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -15,6 +16,7 @@ from services.rollback_controller.domain.record import REHEARSALS_KEPT, Rollback
 REQUESTS_AT_ONCE = 64
 """Requests of a rehearsal that wait for their answers at most."""
 _LONGEST_DELAY_MS = 600_000
+_SLOWER = 1.5
 _MARGIN_S = 60.0
 """What telemetry, the monitor and the switch may take beyond the answers themselves, in the advice."""
 
@@ -93,6 +95,33 @@ def plan_staging_route(
     """Return the route of staging as a rehearsal begins: the candidate serves, the fallback is ready."""
     epoch = before.epoch + 1 if before is not None else 1
     return Route(model=model, epoch=epoch, active=candidate, previous=fallback, cause_id=cause_id)
+
+
+def allow_as_before(trigger: Trigger, seconds: Sequence[float], load: Load) -> Trigger:
+    """Return the trigger by which the fallback is verified: it may take half more than its slowest answer before.
+
+    Before the fault the fallback answered the same requests at the same rate. A machine on which it exceeded the
+    threshold then shows nothing about the rollback.
+
+    Args:
+        trigger: The trigger under rehearsal.
+        seconds: How long each answer of the fallback took before the fault; empty if the trigger bounds no time.
+        load: The traffic of the rehearsal.
+    """
+    if not seconds:
+        return trigger
+    slowest_ms = 1000 * max(seconds) / (load.tokens if trigger.metric == "itl_ms" else 1)
+    allowed_ms = min(_SLOWER * slowest_ms, _LONGEST_DELAY_MS / 3)
+    return trigger.model_copy(update={"threshold": max(trigger.threshold, allowed_ms)})
+
+
+def replace_trigger(state: RollbackState, version: int, trigger: Trigger) -> RollbackState:
+    """Return staging's record with the declared trigger of this name replaced, if its version's policy is recorded."""
+    declared = state.triggers.get(str(version))
+    if declared is None:
+        return state
+    replaced = tuple(trigger if known.name == trigger.name else known for known in declared)
+    return state.model_copy(update={"triggers": {**state.triggers, str(version): replaced}})
 
 
 def start_rehearsal(state: RollbackState, trigger: str, now: datetime, since: int = 0) -> RollbackState:

@@ -17,6 +17,8 @@ from tests.unit.rollback_controller.world import World
 
 SLOW, ERRORS = f.trigger(name="slow"), f.trigger(name="errors", metric="error_ratio", threshold=0.02)
 DETECT_S = 6.0
+SLOW_FLOWS = 2
+"""Flows of an attempt for a trigger that bounds a time: the fallback's before the fault, then the candidate's."""
 
 
 class Stage(World):
@@ -27,6 +29,7 @@ class Stage(World):
         self.triggers = triggers
         self.numb = False
         self.nervous = False
+        self.fallback_ms = 50.0
         self.alerts = 0
         self.open_alert = None
 
@@ -46,7 +49,8 @@ class Stage(World):
             if serving is None or not self.traffic.open or self.traffic.mode != "well":
                 continue
             ill = drill is not None and drill.share_ratio > 0 and drill.target == serving
-            self.requests(serving.version, 4, "staging", ttft_ms=5000.0 if ill else 50.0)
+            well_ms = 50.0 if serving == f.target(7) else self.fallback_ms
+            self.requests(serving.version, 4, "staging", ttft_ms=5000.0 if ill else well_ms)
             if serving == f.target(7):
                 bad_s += 1.0 if ill or self.nervous else 0.0
                 if bad_s >= DETECT_S and not self.numb:
@@ -172,6 +176,21 @@ async def test_each_trigger_is_detected_switched_and_verified():
     check_cleared(stage)
 
 
+@pytest.mark.parametrize(("before_s", "verdict"), [(4.0, "pass"), (3.0, "fail"), (0.05, "fail")])
+@virtual_time
+async def test_a_fallback_that_is_too_slow_for_the_trigger_is_compared_with_its_answers_before_the_fault(
+    before_s, verdict
+):
+    stage = Stage((SLOW,))
+    stage.fallback_ms, stage.traffic.answers_s = 5000.0, before_s
+    completed = (await play(stage)).outcome_of_rehearsal()
+    assert completed.verdict == verdict, completed.reason
+    assert len(completed.certificates) == (verdict == "pass")
+    (rollback,) = stage.log.facts(cf.RollbackCompleted, "staging")
+    assert rollback.verdict == verdict
+    check_cleared(stage)
+
+
 @pytest.mark.parametrize(
     ("prepare", "reason"),
     [
@@ -224,7 +243,7 @@ async def test_a_trigger_that_fires_without_a_fault_fails_the_rehearsal():
     stage.traffic.rps = 0.5  # the healthy requests take longer than the detection
     await play(stage)
     assert "slow: it fired twice on healthy traffic in staging; its threshold is" in stage.outcome_of_rehearsal().reason
-    assert stage.traffic.flows == 2
+    assert stage.traffic.flows == 2 * SLOW_FLOWS
     check_cleared(stage)
 
 
@@ -240,7 +259,7 @@ async def test_a_trigger_that_fires_before_the_fault_while_a_host_stalls_is_rehe
     stage.nervous, stage.traffic.rps = True, 0.5
     await play(stage, then=recover)
     completed = stage.outcome_of_rehearsal()
-    assert (completed.verdict, len(completed.certificates), stage.traffic.flows) == ("pass", 2, 3)
+    assert (completed.verdict, len(completed.certificates), stage.traffic.flows) == ("pass", 2, 2 * SLOW_FLOWS + 1)
     assert completed.reason.endswith(": slow, errors. Fired before the fault, and rehearsed again: slow.")
     check_cleared(stage)
 
@@ -264,7 +283,7 @@ async def test_an_update_of_the_alert_before_that_comes_late_is_none_of_the_trig
     stage.nervous, stage.traffic.rps = True, 0.5
     await play(stage, then=stall)
     completed = stage.outcome_of_rehearsal()
-    assert (completed.verdict, stage.traffic.flows) == ("pass", 2), completed.reason
+    assert (completed.verdict, stage.traffic.flows) == ("pass", 2 * SLOW_FLOWS), completed.reason
     check_cleared(stage)
 
 
@@ -275,7 +294,7 @@ async def test_clocks_of_hosts_that_are_apart_decide_nothing(ahead_s):
     stage = Stage()
     stage.clock.jump(ahead_s)
     completed = (await play(stage)).outcome_of_rehearsal()
-    assert (completed.verdict, stage.traffic.flows) == ("pass", 2), completed.reason
+    assert (completed.verdict, stage.traffic.flows) == ("pass", SLOW_FLOWS + 1), completed.reason
     for certificate in completed.certificates:
         assert min(certificate.detect_s, certificate.switch_s, certificate.verify_s) >= 0.0
 
@@ -283,7 +302,7 @@ async def test_clocks_of_hosts_that_are_apart_decide_nothing(ahead_s):
 @virtual_time
 async def test_an_alert_that_was_raised_before_the_fault_and_arrives_behind_it_certifies_nothing():
     async def hold_back(stage):
-        while not stage.traffic.flows:
+        while stage.traffic.flows < SLOW_FLOWS:
             await asyncio.sleep(0.01)
         with stage.nothing_delivered():
             stage.raise_or_update_alert("slow")
@@ -299,7 +318,7 @@ async def test_an_alert_that_was_raised_before_the_fault_and_arrives_behind_it_c
     completed = stage.outcome_of_rehearsal()
     (certificate,) = completed.certificates
     first = next(message.event for message in stage.log.stored if isinstance(message.event.data, cf.AlertRaised))
-    assert (completed.verdict, stage.traffic.flows) == ("pass", 2)
+    assert (completed.verdict, stage.traffic.flows) == ("pass", 2 * SLOW_FLOWS)
     assert certificate.alert_event_id != first.id
 
 
@@ -322,7 +341,7 @@ async def test_staged_again_after_its_outcome_the_same_outcome_is_published():
         stage.stage()
 
     stage = await play(Stage(), then=staged_again)
-    assert stage.traffic.flows == 2
+    assert stage.traffic.flows == SLOW_FLOWS + 1
     first, second = stage.log.facts(cf.RehearsalCompleted)
     assert first == second
     assert len({event_id for kind, event_id in stage.published() if kind == cf.RehearsalCompleted.TYPE}) == 1
@@ -343,7 +362,7 @@ async def test_staged_before_the_request_arrives_it_waits_for_it():
 @virtual_time
 async def test_the_alert_of_an_interrupted_rehearsal_does_not_fail_the_next_attempt():
     """The process dies after the fault was detected, and before it handles the alert; the rehearsal begins anew."""
-    stage = Stage(triggers=(SLOW,))
+    stage = Stage(triggers=(ERRORS,))
 
     def begun():
         candidate = f.target(7)
@@ -361,7 +380,7 @@ async def test_the_alert_of_an_interrupted_rehearsal_does_not_fail_the_next_atte
 
     await play(stage, f"receive {cf.AlertRaised.TYPE}", then=die)
     completed = stage.outcome_of_rehearsal()
-    assert (completed.verdict, completed.reason) == ("pass", "Detected, switched and verified in staging: slow.")
+    assert (completed.verdict, completed.reason) == ("pass", "Detected, switched and verified in staging: errors.")
 
 
 @settings(max_examples=often(25))
