@@ -8,6 +8,7 @@ Fails only when a step did not happen.
 import argparse
 import io
 import json
+import math
 import os
 import shlex
 import shutil
@@ -15,8 +16,8 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any
 
 from deploy.local.plan import PATIENT_THREADS
 from deploy.local.state import StateFolder, shorten
+from deploy.local.supervisor import default_engine_root
 from examples.smollm2.structured import is_answered_by_schema
 from examples.smollm2.tool_question import is_answered_by_tool
 from shared.runtime.exits import describe_exit
@@ -33,14 +35,28 @@ HERE = Path(__file__).parent
 SLIPWAY = str(Path(sys.executable).parent / "slipway")
 MODEL = "support-bot"
 QUESTION = "What does the for statement do in Python?"
-DRILL = ("--fault", "delay_ms=6000", "--share", "0.8", "--for", "180s")
-ROLLBACK_WITHIN_S = 180.0
+RPS = 2.0
+"""Requests per second of the demo's traffic, of its rehearsals, and of what measures the machine before them."""
+POLICY_LIMIT = "threshold: 2500"
+"""The limit of the trigger `slow` as policy.yaml has it; the demo writes its own."""
+LOWEST_LIMIT_MS, HIGHEST_LIMIT_MS = 2500, 20_000
+"""Below the first an idle machine exceeds it now and then; above the second each step waits for minutes."""
+LIMIT_FACTOR = 4.0
+"""Limit per measured p95: two or three engines share the machine later, and status and services run beside them."""
+START_WITHIN_S = 600.0
+DRILL_S = 180
 SHORTER = {
     "QUANTISER_HELD_OUT_WINDOWS": "4",
     "MONITOR_ASSESS_EVERY_S": "3",
     "ROLLBACK_CONTROLLER_PRODUCTION_DRILLS": "support-bot",
+    "ROLLBACK_CONTROLLER_REHEARSAL_RPS": f"{RPS:g}",
+    # deadlines only, for a slow machine
+    "ROLLBACK_CONTROLLER_PROBE_S": "30",
+    "ROLLBACK_CONTROLLER_VERIFY_S": "90",
+    "ROLLBACK_CONTROLLER_REHEARSAL_HEALTHY_S": "180",
+    "ROLLBACK_CONTROLLER_REHEARSAL_DETECT_S": "240",
 }
-"""Settings of the demo's own stack, to save minutes: 2,048 tokens measure its small model well enough."""
+"""Settings of the demo's own stack. 2,048 tokens measure its small model well enough, and save minutes."""
 KEPT = frozenset({"SLIPWAY_ENGINE_ENV", "SLIPWAY_LOG_LEVEL"})
 """Variables of Slipway that the demo passes on: they do not say where a stack is."""
 
@@ -55,10 +71,19 @@ TIMELINE = (
 
 @dataclass
 class Demo:
-    """The state folder of the demo's stack, and the steps that were taken, with their durations."""
+    """The state folder of the demo's stack, and the steps that were taken, with their durations.
+
+    Attributes:
+        title: The step under way.
+        limit_ms: The limit of the trigger `slow`; of policy.yaml until the machine is measured.
+        machine: What was measured, and the limit that follows; empty before.
+    """
 
     state: Path
     steps: list[tuple[str, float]] = field(default_factory=list)
+    title: str = ""
+    limit_ms: int = LOWEST_LIMIT_MS
+    machine: str = ""
 
     @property
     def shown(self) -> str:
@@ -75,12 +100,24 @@ class Demo:
         """The demo's own key for the gateway."""
         return self.key_file.read_text().strip()
 
+    @property
+    def policy_file(self) -> Path:
+        """The file with the policy that the demo publishes with: policy.yaml with this machine's limit."""
+        return self.state / "policy.yaml"
+
+    @property
+    def delay_ms(self) -> int:
+        """The delay of the drill, clearly above the limit."""
+        return 2 * self.limit_ms + 1000
+
     @contextmanager
     def step(self, title: str) -> Iterator[None]:
         number = len(self.steps) + 1
         print(f"\n\033[1m── {number}. {title}\033[0m" if sys.stdout.isatty() else f"\n-- {number}. {title}", flush=True)
+        self.title = f"step {number}, {title}"
         started = monotonic()
         yield
+        self.title = ""
         self.steps.append((title, monotonic() - started))
 
     def slipway(self, *arguments: str, show: bool = True) -> None:
@@ -90,6 +127,19 @@ class Demo:
         done = subprocess.run([SLIPWAY, *arguments], env=self.environment(), check=False)
         if done.returncode:
             sys.exit(f"The demo stopped: `slipway {arguments[0]}` ended with {describe_exit(done.returncode)}.")
+
+    def follow(self) -> None:
+        """Show the progress of the newest release until it is promoted; stop the demo if it is not."""
+        arguments = ("status", MODEL, "--follow", "--until", "finished", "--timeout", "1200")
+        print(f"$ slipway {' '.join(arguments)}", flush=True)
+        done = subprocess.run([SLIPWAY, *arguments], env=self.environment(), check=False)
+        if done.returncode:
+            ends = events_of(self, "release.finished")
+            if not ends:
+                sys.exit(f"The demo stopped: `slipway status` ended with {describe_exit(done.returncode)}.")
+            end = ends[-1]
+            name, outcome, code = f"{MODEL}@v{end['version']}", end["outcome"], end["code"] or "no code"
+            sys.exit(f"The demo failed: {name} ended as {outcome} ({code}): {end['reason']}")
 
     def ask_slipway(self, *arguments: str) -> Any:
         """Return what a command prints with --json."""
@@ -108,6 +158,48 @@ def other_stack(environment: Mapping[str, str]) -> list[str]:
     return sorted(name for name in environment if name.startswith("SLIPWAY_") and name not in KEPT)
 
 
+def limit_of(ttft_ms: Sequence[float]) -> int:
+    """Return the limit, in milliseconds, that follows from times to first token: a multiple of their p95."""
+    return max(LOWEST_LIMIT_MS, 100 * math.ceil(LIMIT_FACTOR * p95(ttft_ms) / 100))
+
+
+def p95(values: Sequence[float]) -> float:
+    return sorted(values)[math.ceil(0.95 * len(values)) - 1]
+
+
+def measure_machine(demo: Demo, base: str) -> None:
+    """Measure the base model in this machine's engine, and write the policy that follows; stop if it is too slow."""
+    engine = Path(os.environ.get("SLIPWAY_ENGINE_ENV") or default_engine_root()) / "bin" / "python"
+    arguments = ["-m", "examples.smollm2.machine", "--base", base, "--rps", f"{RPS:g}"]
+    print(f"$ {shorten(engine)} {' '.join(arguments)}", flush=True)
+    process = subprocess.Popen([engine, *arguments], start_new_session=True, stdout=subprocess.PIPE, text=True)
+    try:
+        text, _ = process.communicate(timeout=START_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        sys.exit(f"The demo stopped: the engine gave no figures within {START_WITHIN_S:g} s. {TOO_SLOW}")
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # vLLM's own processes, too
+        process.wait()
+    if process.returncode:
+        sys.exit(f"The demo stopped: the engine ended with {describe_exit(process.returncode)}.")
+    seconds, demo.limit_ms = p95(measured := json.loads(text)) / 1000, limit_of(measured)
+    found = f"this machine: TTFT p95 {seconds:.2f} s for the base model at {RPS:g} requests a second"
+    if demo.limit_ms > HIGHEST_LIMIT_MS:
+        sys.exit(f"The demo stopped: {found}, above {HIGHEST_LIMIT_MS / LIMIT_FACTOR / 1000:g} s. {TOO_SLOW}")
+    demo.machine = f"{found}; the demo's limit is {demo.limit_ms / 1000:g} s"
+    policy = (HERE / "policy.yaml").read_text()
+    assert POLICY_LIMIT in policy
+    demo.policy_file.write_text(policy.replace(POLICY_LIMIT, f"threshold: {demo.limit_ms}"))
+    print(f"  {demo.machine}; the policy is in {shorten(demo.policy_file)}")
+
+
+TOO_SLOW = (
+    "This machine is too slow, or too busy, for the demo: end other work on it, or give it more cores, and run "
+    "`make demo` again. `slipway up --engine toy` shows the product without a model that computes."
+)
+
+
 def train(demo: Demo, base: str, name: str, seed: int, steps: int) -> None:
     """Run the training script, which publishes its checkpoint when it ends, as a training system would."""
     arguments = [
@@ -122,7 +214,7 @@ def train(demo: Demo, base: str, name: str, seed: int, steps: int) -> None:
         "--publish",
         MODEL,
         "--policy",
-        shorten(HERE / "policy.yaml"),
+        shorten(demo.policy_file),
     ]
     print(f"$ python -m examples.smollm2.train {' '.join(arguments)}", flush=True)
     done = subprocess.run(
@@ -142,7 +234,7 @@ def live_traffic(demo: Demo, after: str) -> Iterator[Path]:
         "--model",
         MODEL,
         "--rps",
-        "2",
+        f"{RPS:g}",
         "--after",
         after,
         "--key-file",
@@ -168,10 +260,8 @@ def await_rollback(demo: Demo) -> None:
     """Wait until traffic is on version 1 again and the rollback is verified; no command is given for it."""
     started = monotonic()
     while not (done := events_of(demo, "rollback.completed")):
-        if monotonic() - started > ROLLBACK_WITHIN_S:
-            sys.exit(
-                f"The demo failed: version 2 was slowed down, and traffic was not back after {ROLLBACK_WITHIN_S:g} s."
-            )
+        if monotonic() - started > DRILL_S:
+            sys.exit(f"The demo failed: version 2 was slowed down, and traffic was not back after {DRILL_S} s.")
         sleep(1.0)
     timeline = {name: datetime.fromisoformat(at) for name, at in done[-1]["timeline"].items() if at}
     first = timeline["first_bad_at"]
@@ -201,10 +291,12 @@ def run_steps(demo: Demo) -> None:
     with demo.step("import the base model (SmolLM2-135M-Instruct)"):
         template = shorten(HERE / "chat_template.jinja")  # its own renders no tools
         demo.slipway("base", "import", "--from-smollm2", "--chat-template", template, "--keep-folder", base)
+    with demo.step("measure this machine: the limit of the trigger `slow` follows from it"):
+        measure_machine(demo, base)
     with demo.step("train a LoRA, run 1; the training run publishes its checkpoint"):
         train(demo, base, "run-1", seed=1, steps=24)
     with demo.step("follow release 1 to production: rollback to the base model is rehearsed first"):
-        demo.slipway("status", MODEL, "--follow", "--until", "finished", "--timeout", "1200")
+        demo.follow()
     with demo.step("ask version 1 over the OpenAI API"):
         demo.slipway("ask", MODEL, QUESTION)
     with demo.step("ask version 1 for JSON by a schema, through openai-python"):
@@ -212,15 +304,16 @@ def run_steps(demo: Demo) -> None:
     with demo.step("ask version 1 about an order: it calls a tool, through openai-python"):
         by_tool = is_answered_by_tool(gateway_url(demo), demo.key, MODEL)
     with demo.step("train a LoRA, run 2; the training run publishes its checkpoint"):
-        train(demo, base, "run-2", seed=2, steps=24)
+        train(demo, base, "run-2", seed=2, steps=10)
     with live_traffic(demo, after=f"{MODEL}@v2") as report:
         with demo.step("follow release 2 to production: rehearsal, then a canary under live traffic"):
-            demo.slipway("status", MODEL, "--follow", "--until", "finished", "--timeout", "1200")
+            demo.follow()
         with demo.step("ask version 2, and see where it came from"):
             demo.slipway("ask", MODEL, QUESTION)
             demo.slipway("show", f"{MODEL}@v2")
         with demo.step("a drill slows version 2 down; traffic rolls back to version 1 without a command"):
-            demo.slipway("drill", MODEL, *DRILL, "--reason", "the demo")
+            fault = ("--fault", f"delay_ms={demo.delay_ms}", "--share", "0.8", "--for", f"{DRILL_S}s")
+            demo.slipway("drill", MODEL, *fault, "--reason", "the demo")
             await_rollback(demo)
         with demo.step("see what was detected, and what serves now"):
             demo.slipway("alerts", MODEL, "--all")
@@ -284,7 +377,10 @@ def where_to_look(state: Path, *, up: bool) -> str:
     """Return what a person can do after the demo has failed: only commands that work then, and files that are there."""
     logs = f"  {shorten(state)}/logs has one log per part"
     if not up:
-        return f"The demo's stack is stopped, so commands that ask it do not answer. What is left of it:\n{logs}."
+        return f"""The demo's stack is stopped, so commands that ask it do not answer. What is left of it:
+{logs}.
+If the machine was busy, end other work and run it again: it measures anew. To look at the stack after a failure:
+  python -m examples.smollm2.demo --keep"""
     about = f"--state {shorten(state)}"
     return f"""The demo's stack stays up. Where to look:
   slipway ps {about}
@@ -336,6 +432,7 @@ def finish(demo: Demo, keep: bool, started: float) -> str | None:
         failure = "".join(traceback.format_exception(error))
     if failure is not None:
         print(f"\n{failure.strip()}", file=sys.stderr)
+        print(*filter(None, (demo.title and f"It was in {demo.title}.", demo.machine)), sep="\n", file=sys.stderr)
     keep = keep and StateFolder(demo.state).is_held()
     if not keep:
         subprocess.run([SLIPWAY, "down"], env=demo.environment(), check=False)
