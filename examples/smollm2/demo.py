@@ -172,7 +172,11 @@ def measure_machine(demo: Demo, base: str) -> None:
     engine = Path(os.environ.get("SLIPWAY_ENGINE_ENV") or default_engine_root()) / "bin" / "python"
     arguments = ["-m", "examples.smollm2.machine", "--base", base, "--rps", f"{RPS:g}"]
     print(f"$ {shorten(engine)} {' '.join(arguments)}", flush=True)
-    process = subprocess.Popen([engine, *arguments], start_new_session=True, stdout=subprocess.PIPE, text=True)
+    log = demo.state / "machine.log"
+    with log.open("w") as written:
+        process = subprocess.Popen(
+            [engine, *arguments], start_new_session=True, stdout=subprocess.PIPE, stderr=written, text=True
+        )
     try:
         text, _ = process.communicate(timeout=START_WITHIN_S)
     except subprocess.TimeoutExpired:
@@ -182,8 +186,10 @@ def measure_machine(demo: Demo, base: str) -> None:
             os.killpg(process.pid, signal.SIGKILL)  # vLLM's own processes, too
         process.wait()
     if process.returncode:
-        sys.exit(f"The demo stopped: the engine ended with {describe_exit(process.returncode)}.")
-    seconds, demo.limit_ms = p95(measured := json.loads(text)) / 1000, limit_of(measured)
+        ended = describe_exit(process.returncode)
+        sys.exit(f"The demo stopped: the engine ended with {ended}; {shorten(log)} says why.")
+    ttft_ms = json.loads(text.splitlines()[-1])
+    seconds, demo.limit_ms = p95(ttft_ms) / 1000, limit_of(ttft_ms)
     found = f"this machine: TTFT p95 {seconds:.2f} s for the base model at {RPS:g} requests a second"
     if demo.limit_ms > HIGHEST_LIMIT_MS:
         sys.exit(f"The demo stopped: {found}, above {HIGHEST_LIMIT_MS / LIMIT_FACTOR / 1000:g} s. {TOO_SLOW}")

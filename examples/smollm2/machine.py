@@ -2,15 +2,14 @@
 
     .venv-engine/bin/python -m examples.smollm2.machine --base FOLDER --rps 2 --requests 24
 
-It runs in the engine's environment, with the engine's settings of the stack, and prints the times as JSON: a list of
-milliseconds to the first token, in the order of the requests.
+It runs in the engine's environment, with the engine's settings of the stack. The last line that it prints is a JSON list
+of the milliseconds to the first token, in the order of the requests.
 """
 
 import argparse
 import asyncio
 import json
 import os
-import sys
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -77,7 +76,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=24)
     options = parser.parse_args()
     os.environ.update(ENVIRONMENT)
-    json.dump(asyncio.run(measure(options.base, rps=options.rps, requests=options.requests)), sys.stdout)
+    print(json.dumps(asyncio.run(measure(options.base, rps=options.rps, requests=options.requests))))
 
 
 if __name__ == "__main__":
