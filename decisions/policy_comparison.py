@@ -7,14 +7,6 @@ _UPPER = ("max_value", "max_ratio")
 _LOWER = ("min_value", "min_ratio")
 
 
-def find_unrehearsed(policy: ReleasePolicy) -> str | None:
-    """Return why a policy lets triggers roll back that were not rehearsed, which none may; None if it does not."""
-    if policy.rehearsal == "required" or not policy.automatic:
-        return None
-    names = ", ".join(trigger.name for trigger in policy.automatic)
-    return f"rehearsal: not_required is only for manual triggers, but these are automatic: {names}."
-
-
 def weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:
     """Return everything in which a policy asks for less than the stored one; empty if it only tightens."""
     weaker = _quality_weaknesses(policy, stored)

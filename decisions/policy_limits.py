@@ -18,8 +18,8 @@ LONGEST_LOAD_S: Final = 14_400
 """The longest load of a benchmark, in seconds."""
 
 
-class Endless(NamedTuple):
-    """What never comes to its end.
+class PolicyProblem(NamedTuple):
+    """What makes a policy invalid.
 
     Attributes:
         field: Where it is in the policy.
@@ -30,7 +30,7 @@ class Endless(NamedTuple):
     reason: str
 
 
-def find_endless(policy: ReleasePolicy) -> Endless | None:
+def find_endless(policy: ReleasePolicy) -> PolicyProblem | None:
     """Return the first part of a policy that never comes to its end; None if each does.
 
     A benchmark is for one candidate at a time: one that takes years would keep all others waiting.
@@ -38,19 +38,19 @@ def find_endless(policy: ReleasePolicy) -> Endless | None:
     for field, seconds in _durations(policy):
         if seconds > LONGEST_S:
             name = ".".join(map(str, field))
-            return Endless(field, f"{name} is {seconds:g} s; the limit is {LONGEST_S:,} s (100 years): lower it.")
+            return PolicyProblem(field, f"{name} is {seconds:g} s; the limit is {LONGEST_S:,} s (100 years): lower it.")
     for field, requests in _least_requests(policy):
         if requests > MOST_REQUESTS:
             name = ".".join(map(str, field))
-            return Endless(field, f"{name} is {_short(requests)}; the limit is {MOST_REQUESTS:,}: lower it.")
+            return PolicyProblem(field, f"{name} is {_short(requests)}; the limit is {MOST_REQUESTS:,}: lower it.")
     for number, trigger in enumerate(policy.triggers):
         if trigger.alpha < LEAST_ALPHA:
             reason = f"triggers.{number}.alpha is {trigger.alpha:g}; the least is {LEAST_ALPHA:g}: raise it."
-            return Endless(("triggers", number, "alpha"), reason)
+            return PolicyProblem(("triggers", number, "alpha"), reason)
     load, allowed_s = policy.load, policy.deadlines.benchmark_s
     if load.warmup_requests > MOST_WARMUPS:
         reason = f"load.warmup_requests is {_short(load.warmup_requests)}; the limit is {MOST_WARMUPS:,}: lower it."
-        return Endless(("load", "warmup_requests"), reason)
+        return PolicyProblem(("load", "warmup_requests"), reason)
     takes_s = load.requests / load.rate_rps + load.timeout_s
     limit, advice = f"deadlines.benchmark_s is {allowed_s:g} s", "raise one of them"
     if allowed_s > LONGEST_LOAD_S:
@@ -60,7 +60,7 @@ def find_endless(policy: ReleasePolicy) -> Endless | None:
             f"load.rate_rps is {load.rate_rps:g}, so that {load.requests} requests and the longest answer take "
             f"{takes_s:g} s; {limit}: {advice}, or lower load.requests or load.timeout_s."
         )
-        return Endless(("load", "rate_rps"), reason)
+        return PolicyProblem(("load", "rate_rps"), reason)
     return None
 
 

@@ -18,9 +18,7 @@ from contracts.policy import ReleasePolicy
 from contracts.teams import Team, TeamName, TeamQuota
 from contracts.vocabulary import Environment, Instant, ModelName
 from decisions.declared_state import Key, Kind
-from decisions.gate_samples import find_unanswerable
-from decisions.policy_comparison import find_unrehearsed
-from decisions.policy_limits import find_endless
+from decisions.policy_problems import list_problems
 
 KINDS = ("Policy", "Team", "ApiKey", "Mirror")
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -251,10 +249,8 @@ def _parse(document: Document, problems: list[Problem]) -> AnyDeclared | None:
         problems += [_without_kind(document, each, kind) for each in listed]
         return None
     if isinstance(declared, DeclaredPolicy):
-        reasons = ((find_unrehearsed(declared.policy), "rehearsal"), (find_unanswerable(declared.policy), "load"))
-        problems += [document.problem(reason, "policy", field) for reason, field in reasons if reason is not None]
-        endless = find_endless(declared.policy)
-        problems += [document.problem(endless.reason, "policy", *endless.field)] if endless is not None else []
+        found = list_problems(declared.policy)
+        problems += [document.problem(each.reason, "policy", *each.field) for each in found]
     return declared
 
 

@@ -24,7 +24,8 @@ class Problem:
 
     def __str__(self) -> str:
         """Return it as editors read it: `policy.yaml:12: triggers.0.threshold: …`."""
-        return f"{self.file}:{self.line}: {f'{self.field}: ' if self.field else ''}{self.message}"
+        named = self.message.startswith(self.field.removeprefix("policy."))  # also where the field is empty
+        return f"{self.file}:{self.line}: {'' if named else f'{self.field}: '}{self.message}"
 
     def as_data(self) -> dict[str, Any]:
         """Return it as JSON data."""

@@ -23,11 +23,10 @@ from clients.cli.output import show_json, show_line
 from clients.cli.parsing import check_model
 from clients.cli.policy_template import TEMPLATE
 from clients.cli.reading import RecordsOfModels
-from clients.cli.yaml_source import Document, InvalidError, Problem, read_documents, validated
+from clients.cli.yaml_source import Document, InvalidError, read_documents, validated
 from contracts.policy import ReleasePolicy
-from decisions.gate_samples import find_unanswerable
-from decisions.policy_comparison import find_unrehearsed, weaknesses
-from decisions.policy_limits import find_endless
+from decisions.policy_comparison import weaknesses
+from decisions.policy_problems import list_problems
 from decisions.policy_sentences import explain_policy
 from shared.storage.kv import Bucket, Conflict
 
@@ -51,9 +50,9 @@ def _read(path: Path) -> tuple[Document, ReleasePolicy]:
         raise CommandError(f"the policy {path} is not valid: it has {count}, and a policy is one document", Exit.USAGE)
     policy = validated(documents[0], ReleasePolicy, f"the policy {path}")
     assert isinstance(policy, ReleasePolicy)  # noqa: S101 - for the type checker
-    endless = find_endless(policy)
-    if endless is not None:
-        raise InvalidError([documents[0].problem(endless.reason, *endless.field)], f"the policy {path}")
+    problems = [documents[0].problem(each.reason, *each.field) for each in list_problems(policy)]
+    if problems:
+        raise InvalidError(problems, f"the policy {path}")
     return documents[0], policy
 
 
@@ -90,10 +89,10 @@ def policy_validate(
         check_model(model)
     try:
         document, policy = _read(file)
-        problems = _beyond_the_schema(document, policy)
     except InvalidError as error:
         problems = list(error.problems)
     else:
+        problems = []
         if model is not None and (stored := asyncio.run(_policy_get(find_stack(state), model))) is not None:
             problems += [document.problem(weaker, *_location(weaker)) for weaker in weaknesses(policy, stored)]
     if as_json:
@@ -102,11 +101,6 @@ def policy_validate(
         show_line("\n".join(map(str, problems)) if problems else f"{file} is a valid policy")
     if problems:
         raise typer.Exit(int(Exit.FAILED))
-
-
-def _beyond_the_schema(document: Document, policy: ReleasePolicy) -> list[Problem]:
-    reasons = ((find_unrehearsed(policy), "rehearsal"), (find_unanswerable(policy), "load"))
-    return [document.problem(reason, field) for reason, field in reasons if reason is not None]
 
 
 def _location(weaker: str) -> list[str]:

@@ -16,9 +16,8 @@ from contracts.manifests import BaseManifest
 from contracts.policy import ReleasePolicy
 from contracts.sources import parse_file_uri, parse_hub_uri, scheme_of
 from contracts.vocabulary import Digest, ServingSettings, digest_of_json
-from decisions.gate_samples import find_unanswerable
-from decisions.policy_comparison import find_unrehearsed, weaknesses
-from decisions.policy_limits import find_endless
+from decisions.policy_comparison import weaknesses
+from decisions.policy_problems import list_problems
 from decisions.serving_settings import assess_settings, combine, find_departure
 from decisions.source_rules import is_covered
 
@@ -58,8 +57,7 @@ class AllowedLocations:
 def decide_policy(asked: ReleasePolicy | None, stored: ReleasePolicy | None) -> ReleasePolicy | Refusal:
     """Return the policy that a release is frozen with: the event's if it only tightens the stored one, else that.
 
-    Either way, automatic rollback must have been rehearsed: no policy may waive that. And the load must be able to
-    answer the gates: else the release would end as inconclusive, after hours.
+    Either way, it must be one that a release can pass and whose triggers watch something.
     """
     policy = asked or stored
     if policy is None:
@@ -67,15 +65,9 @@ def decide_policy(asked: ReleasePolicy | None, stored: ReleasePolicy | None) -> 
     weaker = weaknesses(asked, stored) if asked is not None and stored is not None else []
     if weaker:
         return Refusal("policy_weaker_than_stored", "; ".join(weaker) + ".", {"weaknesses": weaker})
-    unrehearsed = find_unrehearsed(policy)
-    if unrehearsed is not None:
-        return Refusal("policy_invalid", unrehearsed, {"automatic": [trigger.name for trigger in policy.automatic]})
-    endless = find_endless(policy)
-    if endless is not None:
-        return Refusal("policy_invalid", endless.reason, {"field": ".".join(map(str, endless.field))})
-    unanswerable = find_unanswerable(policy)
-    if unanswerable is not None:
-        return Refusal("policy_invalid", unanswerable, {"load": policy.load.model_dump(mode="json")})
+    problems = list_problems(policy)
+    if problems:
+        return Refusal("policy_invalid", problems[0].reason, {"field": ".".join(map(str, problems[0].field))})
     return policy
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from contracts.policy import Canary, Deadlines, LoadProfile, Promotion, Shadow
 from decisions.calendar import later
 from decisions.observation import recent
-from decisions.policy_limits import LONGEST_S, Endless, find_endless
+from decisions.policy_limits import LONGEST_S, PolicyProblem, find_endless
 from decisions.rollback import Hold, PastRollback, decide_rollback
 from testbed.factories import policy, trigger
 
@@ -32,12 +32,12 @@ def test_a_duration_of_more_than_a_hundred_years_is_refused_wherever_it_is(field
     assert find_endless(policy(**DURATIONS[field](3e9))) is None
     endless = find_endless(policy(**DURATIONS[field](1e13)))
     name = ".".join(map(str, field))
-    assert endless == Endless(field, f"{name} is 1e+13 s; the limit is 3,153,600,000 s (100 years): lower it.")
+    assert endless == PolicyProblem(field, f"{name} is 1e+13 s; the limit is 3,153,600,000 s (100 years): lower it.")
 
 
 def test_a_benchmark_that_cannot_end_in_its_time_is_refused():
     slow = policy(load=LoadProfile(requests=100, rate_rps=0.01))
-    assert find_endless(slow) == Endless(
+    assert find_endless(slow) == PolicyProblem(
         ("load", "rate_rps"),
         "load.rate_rps is 0.01, so that 100 requests and the longest answer take 10060 s; deadlines.benchmark_s is "
         "3600 s: raise one of them, or lower load.requests or load.timeout_s.",

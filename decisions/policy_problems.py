@@ -1,0 +1,82 @@
+"""What makes a policy invalid beyond its schema: what no release can pass, what never ends, and what watches nothing.
+
+Admission, `slipway policy` and `slipway apply` refuse a policy for the same problems. A policy that was stored or
+frozen before a check existed stays readable.
+"""
+
+import math
+from collections.abc import Iterator
+
+from contracts.policy import PER_REQUEST_METRICS, MetricGate, ReleasePolicy, Trigger
+from decisions.evidence import plan_bet, resting_log_e
+from decisions.gate_samples import find_unanswerable
+from decisions.policy_limits import PolicyProblem, find_endless
+from decisions.triggers import limit_of
+
+LONGEST_REHEARSED_MS = 299_000.0
+"""The largest latency that the longest delay of a drill clearly exceeds."""
+
+
+def list_problems(policy: ReleasePolicy) -> list[PolicyProblem]:
+    """Return every problem of a policy that has a valid schema; of one that never ends, only that."""
+    endless = find_endless(policy)
+    return [endless] if endless is not None else list(_problems(policy))
+
+
+def _problems(policy: ReleasePolicy) -> Iterator[PolicyProblem]:
+    if policy.rehearsal == "not_required" and policy.automatic:
+        names = ", ".join(trigger.name for trigger in policy.automatic)
+        reason = f"rehearsal: not_required is only for manual triggers, but these are automatic: {names}."
+        yield PolicyProblem(("rehearsal",), reason)
+    unanswerable = find_unanswerable(policy)
+    if unanswerable is not None:
+        yield PolicyProblem(("load",), unanswerable)
+    for number, gate in enumerate(policy.gates):
+        reason = _never_passes(gate)
+        if reason is not None:
+            yield PolicyProblem(("gates", number), f"gates.{number}: {gate.name}: {reason}")
+    for number, trigger in enumerate(policy.triggers):
+        for field, reason in _of_trigger(trigger):
+            at = ("triggers", number, field)
+            yield PolicyProblem(at, f"triggers.{number}.{field} {reason}")
+
+
+def _never_passes(gate: MetricGate) -> str | None:
+    """Return why no figure is within the bounds of a gate; None if one can be."""
+    for name in ("value", "ratio"):
+        low, high = getattr(gate, f"min_{name}"), getattr(gate, f"max_{name}")
+        if low is not None and high is not None and low > high:
+            return f"min_{name} is {low:g}, above max_{name}, {high:g}: no figure is both; correct one of them."
+        if high is not None and (high < 0 or (high == 0 and gate.metric != "error_ratio")):
+            return f"max_{name} is {high:g}, which no figure is within: raise it."
+    if gate.metric == "error_ratio" and gate.min_value is not None and gate.min_value > 1:
+        return f"min_value is {gate.min_value:g}, and a share of requests is at most 1: lower it."
+    return None
+
+
+def _of_trigger(trigger: Trigger) -> Iterator[tuple[str, str]]:
+    """Yield the field and the problem of each field of a trigger."""
+    is_share = trigger.metric not in (*PER_REQUEST_METRICS, "goodput_ratio")
+    if is_share and trigger.threshold >= 1.0:
+        meant = f" ({trigger.threshold:g} % is {trigger.threshold / 100:g})" if trigger.threshold < 100.0 else ""
+        seen = f"is {trigger.threshold:g}, and {trigger.metric} is at most 1, so that nothing would be watched"
+        yield "threshold", f"{seen}: set it below 1{meant}."
+    elif trigger.metric != "drift" and (fewest := _fewest_requests(trigger)) > trigger.min_requests:
+        good = f"good requests alone raise an alert at alpha {trigger.alpha:g} and a limit of {limit_of(trigger):.3g}"
+        alpha = 0.9 * trigger.alpha * trigger.min_requests / fewest
+        yield "min_requests", f"is {trigger.min_requests}; {good}: set it to {fewest}, or alpha to {alpha:.2g}."
+    if trigger.action == "manual":
+        return
+    if trigger.metric == "drift":
+        yield "action", "is automatic, and no fault can rehearse drift: set it to manual."
+    if trigger.metric in ("ttft_ms", "e2e_ms") and trigger.threshold > LONGEST_REHEARSED_MS:
+        seen = f"is {trigger.threshold:g} ms, and a rehearsal can exceed {LONGEST_REHEARSED_MS:,.0f} ms at most"
+        yield "threshold", f"{seen}: lower it, or set action to manual."
+
+
+def _fewest_requests(trigger: Trigger) -> int:
+    """Return the least `min_requests` with which good requests alone raise no alert.
+
+    The sums of an e-detector rest above zero while nothing is bad, the higher the lower the limit is.
+    """
+    return math.floor(trigger.alpha * math.exp(resting_log_e(plan_bet(limit_of(trigger))))) + 1

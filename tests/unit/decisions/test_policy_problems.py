@@ -1,0 +1,124 @@
+"""Policies that no release can pass, or whose triggers watch nothing or alert without a bad request, are refused."""
+
+import itertools
+
+import pytest
+import yaml
+
+from clients.cli.policy_template import TEMPLATE
+from contracts.policy import ReleasePolicy
+from decisions.evidence import EDetector, observe_detector, plan_bet
+from decisions.policy_problems import list_problems
+from decisions.triggers import detector_alpha, limit_of
+from services.registry.domain.admission import Refusal, decide_policy
+from testbed.factories import policy, trigger
+from tests.kit.command import run_command
+
+RATIOS = ("error_ratio", "refusal_ratio", "empty_ratio", "repetition_ratio", "drift")
+GOOD_ALONE = (
+    {"metric": "nan_logits", "threshold": 0.0, "alpha": 0.01, "min_requests": 20},
+    {"metric": "error_ratio", "threshold": 0.0005, "alpha": 0.01, "min_requests": 10},
+    {"metric": "error_ratio", "threshold": 0.0, "alpha": 0.001, "min_requests": 1},
+    {"metric": "goodput_ratio", "threshold": 1.0, "alpha": 0.05, "min_requests": 20},
+)
+
+
+def with_trigger(**about):
+    about = {"name": "limit", "action": "manual", **about}
+    return policy(triggers=(trigger(name="slow"), trigger(**about)))
+
+
+def fields(a_policy):
+    return [".".join(map(str, problem.field)) for problem in list_problems(a_policy)]
+
+
+def alerts_on_good_requests(limit):
+    evidence = observe_detector(EDetector(), plan_bet(limit_of(limit)), itertools.repeat(False, 60_000))
+    return evidence.crossed(detector_alpha(limit))
+
+
+@pytest.mark.parametrize("metric", RATIOS)
+@pytest.mark.parametrize("threshold", [1.0, 2.0, 1e308])
+@pytest.mark.parametrize("action", ["automatic", "manual"])
+def test_a_share_that_nothing_exceeds_is_refused(metric, threshold, action):
+    found = fields(with_trigger(metric=metric, threshold=threshold, action=action))
+    assert "triggers.1.threshold" in found
+    assert fields(with_trigger(metric=metric, threshold=0.999)) == []
+
+
+@pytest.mark.parametrize("about", GOOD_ALONE, ids=str)
+def test_a_line_that_good_requests_alone_reach_is_refused_until_it_is_above_their_rest(about):
+    low = with_trigger(**about)
+    assert fields(low) == ["triggers.1.min_requests"]
+    assert alerts_on_good_requests(low.triggers[1])
+    counts = itertools.count(1)
+    fewest = next(least for least in counts if not fields(with_trigger(**about | {"min_requests": least})))
+    assert fewest > about["min_requests"]
+    assert f" {fewest}, " in list_problems(low)[0].reason
+    assert not alerts_on_good_requests(with_trigger(**about | {"min_requests": fewest}).triggers[1])
+
+
+def test_the_advised_alpha_is_accepted():
+    for about in GOOD_ALONE:
+        advised = float(list_problems(with_trigger(**about))[0].reason.rpartition(" ")[2].rstrip("."))
+        assert fields(with_trigger(**about | {"alpha": advised})) == []
+
+
+def test_no_nan_at_all_can_be_declared():
+    assert fields(with_trigger(metric="nan_logits", threshold=0.0)) == []
+
+
+@pytest.mark.parametrize(
+    ("about", "field"),
+    [
+        ({"metric": "drift", "threshold": 0.2}, "triggers.1.action"),
+        ({"metric": "ttft_ms", "threshold": 299_001.0}, "triggers.1.threshold"),
+        ({"metric": "e2e_ms", "threshold": 1e12}, "triggers.1.threshold"),
+    ],
+)
+def test_an_automatic_trigger_that_no_fault_can_rehearse_is_refused(about, field):
+    assert fields(with_trigger(**about, action="automatic")) == [field]
+    assert fields(with_trigger(**about, action="manual")) == []
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        {"metric": "error_ratio", "max_value": -0.01},
+        {"metric": "error_ratio", "min_value": 1.01},
+        {"metric": "ttft_ms", "max_value": 0.0},
+        {"metric": "tps_system", "max_ratio": 0.0},
+        {"metric": "ttft_ms", "min_ratio": 1.2, "max_ratio": 1.1},
+        {"metric": "itl_ms", "min_value": 60, "max_value": 50},
+    ],
+    ids=str,
+)
+def test_a_gate_that_no_figure_passes_is_refused(gate):
+    assert fields(policy(gates=(gate,))) == ["gates.0"]
+
+
+def test_gates_at_the_edge_can_be_passed():
+    edge = ({"metric": "error_ratio", "max_value": 0.0, "max_ratio": 0.0}, {"metric": "tps_system", "min_value": 0.0})
+    assert fields(policy(gates=edge)) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "field"),
+    [
+        ("{name: x, metric: error_ratio, threshold: 2}", "triggers.0.threshold"),
+        ("{name: x, metric: error_ratio, threshold: 0.0005, alpha: 0.01, min_requests: 10}", "triggers.0.min_requests"),
+        ("{name: x, metric: drift, threshold: 0.2}", "triggers.0.action"),
+    ],
+)
+def test_admission_and_every_command_refuse_the_same_field(tmp_path, line, field):
+    text = TEMPLATE.replace("triggers:\n", f"triggers:\n  - {line}\n")
+    refused = decide_policy(ReleasePolicy.model_validate(yaml.safe_load(text)), None)
+    assert isinstance(refused, Refusal)
+    assert (refused.code, refused.details) == ("policy_invalid", {"field": field})
+    file = tmp_path / "policy.yaml"
+    file.write_text(text)
+    at = next(number for number, each in enumerate(text.splitlines(), 1) if line in each)
+    for command in (("validate", str(file)), ("explain", str(file)), ("set", "support-bot", str(file))):
+        code, out, err = run_command({}, "policy", *command)
+        assert code != 0
+        assert f"{file}:{at}: {refused.reason}" in out + err
