@@ -32,9 +32,9 @@ def _problems(policy: ReleasePolicy) -> Iterator[PolicyProblem]:
     if unanswerable is not None:
         yield PolicyProblem(("load",), unanswerable)
     for number, gate in enumerate(policy.gates):
-        reason = _never_passes(gate)
-        if reason is not None:
-            yield PolicyProblem(("gates", number), f"gates.{number}: {gate.name}: {reason}")
+        impassable = _never_passes(gate)
+        if impassable is not None:
+            yield PolicyProblem(("gates", number), f"gates.{number}: {gate.name}: {impassable}")
     for number, trigger in enumerate(policy.triggers):
         for field, reason in _of_trigger(trigger):
             at = ("triggers", number, field)

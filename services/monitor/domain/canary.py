@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from contracts.facts import CanaryAssessed, TriggerCounts
 from contracts.policy import Trigger
@@ -20,6 +21,9 @@ from decisions.observation import TriggerState
 from decisions.pairs import MirrorTest, has_fired
 from decisions.triggers import kind_of, limit_of, sequential
 from services.monitor.domain.record import Policy, TargetState
+
+MOSTLY: Final = 0.95
+"""The share of a canary's requests from which those that the callers' parameters shape stand for all of them."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,10 @@ def _parts(policy: Policy, state: TargetState) -> list[Part]:
     parts = []
     for trigger in sequential(policy.triggers):
         trigger_state = state.triggers.get(trigger.name)
+        if _is_hidden(trigger, policy, state):
+            shown = f"{trigger.name}: the callers' parameters shape {state.shaped} of {state.requests} answers"
+            parts.append(Part("pass", 0, f"{shown}, which show only errors"))
+            continue
         parts.append(against_limit(trigger, trigger_state))
         parts.append(
             against_baseline(
@@ -118,6 +126,19 @@ def _parts(policy: Policy, state: TargetState) -> list[Part]:
         by_pairs = against_pairs(trigger, trigger_state.mirrored if trigger_state else None)
         parts += [] if by_pairs is None else [by_pairs]
     return parts
+
+
+def _is_hidden(trigger: Trigger, policy: Policy, state: TargetState) -> bool:
+    """Return whether enough requests came, and the callers' parameters hide nearly all of them from a trigger.
+
+    More requests of these callers would show it no more. A bad one among the others still counts, and only a policy
+    whose errors are watched lets a canary pass by them alone.
+    """
+    enough = state.shaped >= policy.canary.min_requests and state.shaped >= MOSTLY * state.requests
+    seen = state.triggers.get(trigger.name)
+    nothing_bad = seen is None or not seen.evidence.hits
+    watched = any(each.metric == "error_ratio" for each in policy.triggers)
+    return enough and nothing_bad and watched and trigger.metric != "error_ratio"
 
 
 def _e_values(policy: Policy, state: TargetState) -> dict[str, float]:

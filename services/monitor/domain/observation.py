@@ -51,6 +51,7 @@ def observe_records(
             "run_began_at": began_at,
             "drift": drift,
             "requests": state.requests + len(records),
+            "shaped": state.shaped + sum(record.shaped_by_caller for record in records),
             "release_id": policy.release_id if policy else "",
             "last_at": max(state.last_at, *(ended_at(record) for record in records)),
         }

@@ -105,3 +105,48 @@ def test_a_canary_whose_cold_start_is_outweighed_when_enough_requests_came_does_
         after = take(after, [record(second, version=7), record(second, version=8, **about)], second + 1.0)
     assert last(after).verdict == "pass", last(after).reason
     assert published(after, f.AlertRaised) == []
+
+
+def shaped_canary(requests, *, plain_each=10**9, triggers=None, **about):
+    """Return a canary whose callers shape all answers, but one in so many."""
+    declared = triggers or (k.trigger(name="slow"), k.trigger(name="errors", metric="error_ratio", threshold=0.02))
+    the_policy = policy(triggers=declared, canary=Canary(steps=(0.2,), min_requests=100))
+    after = routed(canary=8, of=watch(versions=(7, 8), the_policy=the_policy))
+    batch = [
+        record(number / 100, version=version, shaped_by_caller=number % plain_each != 0, **about)
+        for number in range(1, requests + 1)
+        for version in (7, 8)
+    ]
+    return take(after, batch, requests / 100 + 1)
+
+
+def test_a_canary_whose_callers_all_shape_their_answers_passes_by_its_errors_and_says_so():
+    assessed = last(shaped_canary(200))
+    assert (assessed.verdict, assessed.requests_needed) == ("pass", 0)
+    assert (assessed.counts["errors"].requests, assessed.counts["slow"].requests) == (200, 0)
+    assert "slow: the callers' parameters shape 200 of 200 answers" in assessed.reason
+
+
+def test_errors_of_shaped_requests_still_fail_a_canary():
+    bad = [failed(1 + number / 100, version=8, shaped_by_caller=True) for number in range(60)]
+    assert last(take(shaped_canary(60), bad, 3.0)).verdict == "fail"
+
+
+@pytest.mark.parametrize(("requests", "plain_each"), [(150, 10), (99, 100)])
+def test_shaped_requests_hide_nothing_before_the_canary_has_its_requests_or_where_others_come_too(requests, plain_each):
+    """A caller cannot let a canary pass sooner with a schema, as long as others send a twentieth of the requests."""
+    assert last(shaped_canary(requests, plain_each=plain_each)).verdict == "inconclusive"
+
+
+def test_a_canary_of_which_nothing_is_watched_does_not_pass():
+    assert last(shaped_canary(200, triggers=(k.trigger(name="slow"),))).verdict == "inconclusive"
+
+
+def test_the_few_slow_answers_that_no_parameter_shapes_hold_a_canary():
+    assert last(shaped_canary(200, plain_each=100, ttft_ms=9000.0)).verdict == "inconclusive"
+
+
+def test_a_metric_that_the_engine_does_not_report_is_not_hidden_by_callers():
+    nan = k.trigger(name="nan", metric="nan_logits", threshold=0.01)
+    assessed = last(shaped_canary(400, plain_each=2, triggers=(nan,), nan_logits=None))
+    assert (assessed.verdict, "nan: nothing observed yet" in assessed.reason) == ("inconclusive", True)
