@@ -78,6 +78,7 @@ lint: setup ## style, types, import rules, generated files, the documentation si
 	$(BIN)/python -m deploy.generate --check
 	$(BIN)/python -m deploy.setup.locks --check
 	$(BIN)/python -m deploy.setup.licences --check
+	$(BIN)/python -m testbed.lint
 	$(BIN)/python -m mkdocs build --strict --site-dir .make/docs
 
 docs: setup ## build the documentation site into dist/docs

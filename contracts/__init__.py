@@ -2,7 +2,7 @@
 
 This package is data. Its functions name things (ids, subjects, keys), read and write their text forms, and check what a
 publisher must check before it publishes (`limits`, `sources`, `text_sets`). No function takes a decision: whatever
-returns a changed record, a verdict or a plan is in `decisions`. `tests/architecture/test_contracts.py` holds the list.
+returns a changed record, a verdict or a plan is in `decisions`. `testbed/lint/source.py` holds the list.
 
 It imports pydantic and the standard library only, and only relatively inside itself, so that it can be shipped inside
 the training client.

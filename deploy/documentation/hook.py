@@ -38,6 +38,8 @@ EXTERNAL = re.compile(
     r"""|<link\b(?=[^>]*\srel=["']?(?:stylesheet|preload|preconnect|dns-prefetch|icon))[^>]*\shref=["']?(?:https?:)?//[^>]*>"""
     r"""|url\(["']?(?:https?:)?//[^)]*\)|@import\s+["'](?:https?:)?//[^"']*["']"""
 )
+LEFT_AS_TEXT = re.compile(r"^(?:<p>)?(?:\||- \S).*$", re.MULTILINE)
+"""A table or a list that Markdown did not read as one."""
 EVERY = "/*"
 PATH_IN_CODE = re.compile(r"<code>((?:benchmarks|deploy|services|shared|testbed|tests)/[^<\s]+)</code>")
 COMMAND_IN_CODE = re.compile(r"<code>(?=[^<]{24})([^<]* [^<]*)</code>")
@@ -109,7 +111,7 @@ def readme_section(heading: str) -> str:
 
 
 def on_post_build(config: MkDocsConfig) -> None:
-    """Refuse a site that would load anything from another host.
+    """Refuse a site that would load anything from another host, or shows a table or a list as text.
 
     Raises:
         PluginError: a page or a style sheet does.
@@ -118,6 +120,9 @@ def on_post_build(config: MkDocsConfig) -> None:
     for path in sorted((*site.rglob("*.html"), *site.rglob("*.css"))):
         for resource in external_resources(path.read_text()):
             raise PluginError(f"{path.relative_to(site)} loads {resource!r} from another host")
+        for line in LEFT_AS_TEXT.findall(re.sub(r"<pre.*?</pre>", "", path.read_text(), flags=re.DOTALL)):
+            if path.suffix == ".html":
+                raise PluginError(f"{path.relative_to(site)} shows a table or a list as text: {line!r}")
 
 
 def external_resources(text: str) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.architecture.test_files import ROOT, python_files
+from tests.kit.wiring import ROOT
 
 OURS = (
     "contracts",
@@ -92,7 +92,9 @@ def missing_in(source: str) -> list[str]:
 
 @pytest.mark.parametrize("folder", CHECKED)
 def test_what_a_file_names_of_ours_exists(folder):
-    missing = {str(path.relative_to(ROOT)): missing_in(path.read_text()) for path in python_files(folder)}
+    missing = {
+        str(path.relative_to(ROOT)): missing_in(path.read_text()) for path in sorted((ROOT / folder).rglob("*.py"))
+    }
     assert {path: names for path, names in missing.items() if names} == {}
 
 

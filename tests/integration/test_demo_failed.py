@@ -13,8 +13,8 @@ import pytest
 
 from deploy.local.state import StateFolder
 from examples.smollm2 import demo
+from testbed.lint.names import problem_of
 from testbed.servers import wait_until
-from tests.contract.test_runbooks import problem_of
 
 ROOT = Path(__file__).resolve().parents[2]
 

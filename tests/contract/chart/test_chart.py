@@ -1,5 +1,7 @@
 """The Helm chart: rendered by Helm with values that people would use; valid, closed, and honest about bad values."""
 
+import re
+
 import pytest
 import yaml
 
@@ -266,3 +268,9 @@ def test_compose_draws_the_same_lines():
         assert ("outgoing" in networks) == ("outside" in contract.calls), name
         assert ("store" in networks) == (name in SERVICE_ACCESS), name
         assert ("public" in networks) == ("gateway" in contract.calls or name == "gateway"), name
+
+
+def test_the_images_that_the_page_loads_are_those_of_its_first_installation():
+    (named,) = re.findall(r"^for image in (.*); do$", (ROOT / "docs/kubernetes.md").read_text(), re.MULTILINE)
+    images = {container["image"].partition("slipway-")[2].partition(":")[0] for _, container in containers("trial")}
+    assert set(named.split()) == images

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from examples.smollm2 import train
+from testbed.lint.names import problem_of
 from testbed.stack import DATA_HASH, ROOT
-from tests.contract.test_runbooks import problem_of
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 BASE = "smollm2-135m-instruct"
