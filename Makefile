@@ -33,10 +33,13 @@ test-full: setup ## all of `make test`, and what it leaves out for its minutes: 
 soak: setup ## two of every service, killed at random 1,000 times through releases of 5 models: make soak ARGS="--minutes 30 --seed 7 --state DIR --resume"
 	$(BIN)/python -m testbed.soak $(ARGS)
 
+soak-tests: SLIPWAY_TEST_SEED ?= $(shell echo $$RANDOM)
+soak-tests: export SLIPWAY_TEST_SEED := $(SLIPWAY_TEST_SEED)
 soak-tests: setup ## unit tests that draw at random, with fifty times the draws; tests that kill, ten times over: hours
-	SLIPWAY_TEST_SOAK=50 $(PYTEST) -n2 --timeout 7200 tests/unit tests/integration/test_gateway_callers.py
+	@echo "the same draws again: make soak-tests SLIPWAY_TEST_SEED=$$SLIPWAY_TEST_SEED"
+	SLIPWAY_TEST_SOAK=50 $(PYTEST) -n2 --timeout 7200 --hypothesis-seed=$$SLIPWAY_TEST_SEED tests/unit tests/integration/test_gateway_callers.py
 	SLIPWAY_TEST_SOAK=2 $(PYTEST) tests/integration/test_nats_cluster.py
-	for round in $$(seq 10); do $(PYTEST) -n2 tests/chaos tests/integration -k "kill or chaos or _hang" || exit 1; done
+	for round in $$(seq 10); do SLIPWAY_TEST_SEED=$$((SLIPWAY_TEST_SEED + round)) $(PYTEST) -n2 tests/chaos tests/integration -k "kill or chaos or _hang" || exit 1; done
 
 fuzz: MINUTES ?= 20
 fuzz: setup ## hostile inputs for so many minutes an entry: make fuzz MINUTES=20 (SLIPWAY_TEST_FUZZ_START=N begins at input N)

@@ -59,7 +59,7 @@ class Observed:
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Yield a browser without a window; without chromium the test is skipped, in CI it fails."""
+    """Yield a browser without a window; without chromium the test is skipped."""
     program = require("chromium", "chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program)

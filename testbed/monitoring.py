@@ -1,6 +1,5 @@
 """A real Prometheus on a free loopback port, with the rules of `deploy/prometheus`."""
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,12 +16,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def require(program: str, package: str) -> str:
-    """Return the path of a program of Debian; without it a test is skipped, in CI it fails."""
+    """Return the path of a program of Debian; without it a test is skipped."""
     path = shutil.which(program)
     if path is None:
-        message = f"no {program}: install the package `{package}`"
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(message)
-        raise AssertionError(message)
+        pytest.skip(f"no {program}: install the package `{package}`")
     return path
 
 

@@ -6,6 +6,7 @@ from tests.kit.process_settings import left_behind, process_settings
 
 pytest_plugins = [
     "tests.kit.run.beside",
+    "tests.kit.run.chance",
     "tests.kit.run.compiling",
     "tests.kit.run.costs",
     "tests.kit.run.encodable",
@@ -13,6 +14,7 @@ pytest_plugins = [
     "tests.kit.run.garbage",
     "tests.kit.run.lanes",
     "tests.kit.run.library_settings",
+    "tests.kit.run.skips",
     "tests.kit.servers",
     "tests.kit.tiny",
 ]

@@ -1,10 +1,13 @@
 """The test run itself: flaky tests are named, too many of them fail it, and so does a check beside it."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.kit.run.compiling import modules_below, turned
 from tests.kit.run.flaky import MOST, NEVER
 from tests.kit.run.lanes import FIRST, LANES, SHARING, choose, lane_of, unit_of
+from tests.kit.run.skips import EXPECTED
 
 pytest_plugins = ["pytester"]
 PLUGINS = (
@@ -132,6 +135,57 @@ def test_a_check_beside_the_tests_counts_and_the_summary_stays_last(run, code, s
     assert ("what it says" in done.outlines) == bool(code)
     assert "1 passed" in done.outlines[-1]
     assert ("1 check failed" in done.outlines[-1]) == bool(code)
+
+
+SKIPS = """
+import pytest
+
+def test_passes(): pass
+
+@pytest.mark.skip(reason="a program is missing")
+def test_skipped(): pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "ci", "arguments"),
+    [("test_x.py", "1", ()), ("test_x.py", "1", ("-n1",)), ("test_x.py", "", ()), (next(iter(EXPECTED)), "1", ())],
+    ids=["in CI", "in CI, of a worker", "elsewhere", "expected in CI"],
+)
+def test_an_unexpected_skip_fails_the_run_in_ci_only(run, monkeypatch, file, ci, arguments):
+    monkeypatch.setenv("CI", ci)
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    Path(file).write_text(SKIPS)
+    done = run(0, file, "-p", "tests.kit.run.skips", *arguments)
+    is_unexpected = bool(ci) and file not in EXPECTED
+    assert done.ret == (pytest.ExitCode.TESTS_FAILED if is_unexpected else pytest.ExitCode.OK)
+    assert ("a program is missing" in done.stdout.str()) == is_unexpected
+    assert "1 passed, 1 skipped" in done.outlines[-1]
+
+
+def test_files_whose_skips_are_expected_exist(request):
+    assert [file for file in EXPECTED if not (request.config.rootpath / file).exists()] == []
+
+
+def test_a_failure_names_the_seed_by_which_its_test_draws_the_same_again(pytester, run, monkeypatch):
+    pytester.makepyfile(test_chance="import random\ndef test_x(): raise ValueError(random.random())")
+
+    def drawn(seed):
+        monkeypatch.setenv("SLIPWAY_TEST_SEED", seed)
+        done = run(0, "test_chance.py", "-p", "tests.kit.run.chance")
+        done.stdout.fnmatch_lines([f"SLIPWAY_TEST_SEED={seed} *"])
+        return next(line for line in done.outlines if line.startswith("FAILED"))
+
+    assert drawn("7") == drawn("7") != drawn("8")
+
+
+def test_the_seconds_of_all_files_are_kept(pytester, run):
+    file = pytester.path / "kept" / "times.tsv"
+    done = run(0, "-p", "tests.kit.run.costs", f"--times={file}")
+    done.stdout.fnmatch_lines([f"*{file}"])
+    header, row = [line.split("\t") for line in file.read_text().splitlines()]
+    assert [header[0], header[1], header[3]] == ["file", "seconds", "tests"]
+    assert (row[0].startswith("test_"), float(row[1]) >= 0, int(row[3])) == (True, True, 2)
 
 
 FILES = ("tests/unit/cli/test_ask.py", "tests/real/test_triton_vllm.py", "tests/chaos/test_failpoints.py")

@@ -1,8 +1,12 @@
-"""Show what the tests cost, by folder and by file: seconds, and processor seconds, added over all workers."""
+"""Show what the tests cost, by folder and by file: seconds, and processor seconds, added over all workers.
+
+With `--times FILE` those of all files are kept.
+"""
 
 import os
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +38,11 @@ class Stopwatch:
         return report
 
 
+def pytest_addoption(parser):
+    """Declare the option."""
+    parser.addoption("--times", type=Path, help="write the seconds, processor seconds and tests of each file there")
+
+
 def pytest_configure(config):
     """Start the stopwatch; each worker has its own."""
     config.pluginmanager.register(Stopwatch(), "stopwatch")
@@ -51,16 +60,22 @@ def costs_by(key, reports) -> list[tuple[str, float, float, int]]:
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Print the costs of the folders, and of the files that cost most."""
+    """Print the costs of the folders, and of the files that cost most; write those of all files."""
     reports = [
         report
         for same_outcome in terminalreporter.stats.values()
         for report in same_outcome
         if hasattr(report, "duration") and getattr(report, "when", "collect") != "collect"
     ]
+    by_file = costs_by(str, reports)
+    if path := terminalreporter.config.getoption("times"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [f"{name}\t{spent:.1f}\t{processor:.1f}\t{tests}\n" for name, spent, processor, tests in by_file]
+        path.write_text("".join(["file\tseconds\tprocessor_seconds\ttests\n", *lines]))
+        terminalreporter.line(f"Seconds of each test file: {path}")
     if len({report.nodeid for report in reports}) < LEAST_TESTS:
         return
     terminalreporter.section("costs, all workers together: seconds, processor seconds, tests")
     folders = costs_by(lambda file: "/".join(file.split("/")[:2]), reports)
-    for name, spent, processor, tests in [*folders, *costs_by(str, reports)[:FILES]]:
+    for name, spent, processor, tests in [*folders, *by_file[:FILES]]:
         terminalreporter.line(f"{spent:8.1f} {processor:8.1f} {tests:6} {name}")

@@ -44,7 +44,7 @@ def _is_date(value: object) -> bool:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report(collector):
-    """Give the marked tests of a module a second try; a wrong mark is an error of its collection."""
+    """Return the report of a module's collection: marked tests get a second try, and a wrong mark is an error."""
     report = yield
     items = [node for node in report.result or () if isinstance(node, pytest.Item)]
     if refused := [line for item in items for line in refusals(item)]:

@@ -13,7 +13,9 @@ from tests.kit.soak import TIMES, often
 def set_hypothesis(hypothesis: Any) -> None:
     """Draw the same examples at each run, so that one fails by what was changed; `make soak-tests` draws others."""
     hypothesis.settings.register_profile("fast", deadline=None, derandomize=True)
-    hypothesis.settings.register_profile("soak", max_examples=often(100), deadline=None, derandomize=False)
+    hypothesis.settings.register_profile(
+        "soak", max_examples=often(100), deadline=None, derandomize=False, print_blob=True
+    )
     hypothesis.settings.load_profile("soak" if TIMES > 1 else "fast")
 
 

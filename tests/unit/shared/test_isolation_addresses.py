@@ -13,7 +13,7 @@ from tests.kit.virtual_time import virtual_time
 PODS = {"n0:4222": "n0", "n1:4222": "n1", "n2:4222": "n2"}
 SERVICE_AND_PODS = {"service:4222": "n0", **PODS}
 RUNS = range(20)
-"""Which address of several is the next one is random."""
+"""Which address of several is the next one is random, from a seed (`tests/kit/run/chance.py`)."""
 
 
 class Connection:

@@ -1,0 +1,58 @@
+"""Fail a run in CI (the variable CI) in which a test was skipped that is not expected to be."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+EXPECTED = {
+    "tests/integration/test_chart_bus_in_containers.py": "containers need root, podman and a kernel that lets them",
+    "tests/integration/test_doctor_space.py": "as test_full_disk.py",
+    "tests/integration/test_full_disk.py": "a small disk needs a mount in a namespace, which containers may forbid",
+    "tests/integration/test_full_disks.py": "as test_full_disk.py",
+    "tests/integration/test_full_store.py": "as test_full_disk.py",
+    "tests/integration/test_podman_check.py": "podman is not among what .ci/run installs",
+    "tests/integration/test_sandbox.py": "Landlock and seccomp are the kernel's, the numbers of calls the processor's",
+    "tests/integration/test_sources_release.py": "a case needs a mount in a namespace, as test_full_disk.py",
+    "tests/real/test_quantise_int4.py": "a case shows where there is no accelerator",
+    "tests/real/test_quantiser_precision.py": "cases need instructions that not every processor has",
+    "tests/real/test_two_vllm_releases.py": "OTHER_ENGINE names a second engine environment, which is not made",
+    "tests/unit/deploy/test_key_folder.py": "cases need root",
+}
+"""Files of which tests may be skipped: they need a machine, not an installation, that CI does not have."""
+
+
+def skipped_file(report: pytest.CollectReport | pytest.TestReport) -> str:
+    """Return the test file that was skipped, or in which a test was."""
+    return report.nodeid.split("::", 1)[0]
+
+
+def unexpected(stats: dict[str, list]) -> list[str]:
+    """Return file and reason of each skip that is not expected."""
+    reports = [report for report in stats.get("skipped", ()) if skipped_file(report) not in EXPECTED]
+    reasons = [report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr for report in reports]
+    return [f"{report.nodeid}: {reason}" for report, reason in zip(reports, reasons, strict=True)]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session):
+    """Fail the run if it is in CI and skipped what it should not."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if not os.environ.get("CI") or reporter is None or hasattr(session.config, "workerinput"):
+        return
+    if (skips := unexpected(reporter.stats)) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    session.config.stash[SKIPS] = skips
+
+
+SKIPS = pytest.StashKey[list[str]]()
+
+
+def pytest_terminal_summary(terminalreporter):
+    """List the skips that failed the run."""
+    if not (skips := terminalreporter.config.stash.get(SKIPS, [])):
+        return
+    terminalreporter.section(f"{len(skips)} unexpected skips fail the run", red=True)
+    for line in skips:
+        terminalreporter.line(f"UNEXPECTED SKIP {line}")
+    terminalreporter.line(f"What is missing must be installed; what cannot be belongs into {Path(__file__).name}.")
