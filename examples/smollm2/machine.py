@@ -2,8 +2,8 @@
 
     .venv-engine/bin/python -m examples.smollm2.machine --base FOLDER --rps 2 --requests 24
 
-It runs in the engine's environment, with the engine's settings of the stack. The last line that it prints is a JSON list
-of the milliseconds to the first token, in the order of the requests.
+It runs in the engine's environment, with the engine's settings of the stack. The last line that it prints is a list
+(JSON) of the milliseconds to the first token, in the order of the requests.
 """
 
 import argparse
