@@ -173,18 +173,19 @@ def measure_machine(demo: Demo, base: str) -> None:
     arguments = ["-m", "examples.smollm2.machine", "--base", base, "--rps", f"{RPS:g}"]
     print(f"$ {shorten(engine)} {' '.join(arguments)}", flush=True)
     log = demo.state / "machine.log"
-    with log.open("w") as written:
-        process = subprocess.Popen(
+    with (
+        log.open("w") as written,
+        subprocess.Popen(
             [engine, *arguments], start_new_session=True, stdout=subprocess.PIPE, stderr=written, text=True
-        )
-    try:
-        text, _ = process.communicate(timeout=START_WITHIN_S)
-    except subprocess.TimeoutExpired:
-        sys.exit(f"The demo stopped: the engine gave no figures within {START_WITHIN_S:g} s. {TOO_SLOW}")
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # vLLM's own processes, too
-        process.wait()
+        ) as process,
+    ):
+        try:
+            text, _ = process.communicate(timeout=START_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            sys.exit(f"The demo stopped: the engine gave no figures within {START_WITHIN_S:g} s. {TOO_SLOW}")
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # vLLM's own processes, too
     if process.returncode:
         ended = describe_exit(process.returncode)
         sys.exit(f"The demo stopped: the engine ended with {ended}; {shorten(log)} says why.")

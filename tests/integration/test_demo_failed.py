@@ -1,5 +1,6 @@
 """A demo that fails: on a terminal its stack stays up, elsewhere it is stopped; what it names then works."""
 
+import json
 import os
 import pty
 import re
@@ -10,7 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from contracts.policy import ReleasePolicy
 from deploy.local.state import StateFolder
 from examples.smollm2 import demo
 from testbed.lint.names import problem_of
@@ -139,6 +142,51 @@ def test_when_it_is_terminated_its_stack_is_stopped(folder):
     process.terminate()
     assert process.wait(30) == 1
     assert (folder / "asked").read_text().splitlines()[-1] == "down"
+
+
+def executable(file: Path, code: str) -> Path:
+    """Write a Python program, and return its file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"#!{sys.executable}\n{code}\n")
+    file.chmod(file.stat().st_mode | stat.S_IXUSR)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("p95_ms", "limit_ms"), [(100.0, demo.LOWEST_LIMIT_MS), (900.0, 3600), (demo.HIGHEST_LIMIT_MS / 4, 20_000)]
+)
+def test_the_policy_that_it_publishes_with_has_the_limit_of_this_machine(p95_ms, limit_ms, tmp_path, monkeypatch):
+    ttft_ms = [*[10.0] * 18, p95_ms, 60_000.0]
+    executable(tmp_path / "bin" / "python", f"print('a line of the engine'); print({ttft_ms})")
+    monkeypatch.setenv("SLIPWAY_ENGINE_ENV", str(tmp_path))
+    shown = demo.Demo(tmp_path)
+    demo.measure_machine(shown, "base")
+    policy = ReleasePolicy.model_validate(yaml.safe_load(shown.policy_file.read_text()))
+    (slow,) = [trigger for trigger in policy.triggers if trigger.name == "slow"]
+    assert slow.threshold == shown.limit_ms == limit_ms
+    assert shown.delay_ms > 2 * slow.threshold
+
+
+@pytest.mark.parametrize("code", ["print([6000.0] * 20)", "import sys; sys.exit(9)", "import time; time.sleep(60)"])
+def test_a_machine_that_is_too_slow_or_has_no_engine_ends_it_before_it_trains(code, tmp_path, monkeypatch):
+    executable(tmp_path / "bin" / "python", code)
+    monkeypatch.setenv("SLIPWAY_ENGINE_ENV", str(tmp_path))
+    monkeypatch.setattr(demo, "START_WITHIN_S", 3.0)
+    shown = demo.Demo(tmp_path)
+    with pytest.raises(SystemExit):
+        demo.measure_machine(shown, "base")
+    assert not shown.policy_file.exists()
+
+
+def test_a_release_that_is_not_promoted_ends_it_with_the_reason_of_the_release(tmp_path, monkeypatch):
+    data = {"version": 2, "outcome": "rolled_back", "code": "canary_failed", "reason": "slow: 11 of 24 bad"}
+    event = {"type": "slipway.release.finished.v1", "environment": "production", "data": data}
+    code = f"import sys\nif sys.argv[1] == 'events': print({json.dumps(event)!r})\nelse: sys.exit(3)"
+    monkeypatch.setattr(demo, "SLIPWAY", str(executable(tmp_path / "slipway", code)))
+    with pytest.raises(SystemExit) as stopped:
+        demo.Demo(tmp_path).follow()
+    assert data["reason"] in str(stopped.value)
+    assert "support-bot@v2" in str(stopped.value)
 
 
 def test_commands_that_it_names_can_be_typed():

@@ -225,6 +225,25 @@ def test_whatever_is_missing_is_no_certificate(rehearsed, policy, why):
     assert why in reason
 
 
+@pytest.mark.parametrize(
+    ("metric", "seconds", "threshold"),
+    [
+        ("ttft_ms", [], 800.0),
+        ("ttft_ms", [0.1, 0.5], 800.0),
+        ("e2e_ms", [2.0, 4.0, 3.0], 6000.0),
+        ("itl_ms", [2.0, 4.0, 3.0], 1500.0),  # an answer of 4 tokens
+        ("queue_ms", [900.0], 200_000.0),
+    ],
+)
+def test_a_fallback_may_take_half_more_than_its_slowest_answer_before_the_fault(metric, seconds, threshold):
+    declared = f.trigger(name="slow", metric=metric, threshold=800.0)
+    verifying = rehearsal_plan.allow_as_before(declared, seconds, rehearsal_plan.Load(tokens=4))
+    assert verifying.model_validate(verifying.model_dump()).threshold == threshold
+    recorded = rehearsal_plan.replace_trigger(state(), 7, verifying)
+    assert recorded.trigger(f.target(7), "slow") == verifying
+    assert rehearsal_plan.replace_trigger(state(), 70, verifying) == state(), "its policy has not arrived yet"
+
+
 def test_a_rehearsal_starts_with_no_past_and_its_outcome_is_kept():
     began = rehearsal_plan.start_rehearsal(
         switched().model_copy(update={"environment": "staging"}), "slow", f.after(60)
