@@ -172,6 +172,7 @@ def measure_machine(demo: Demo, base: str) -> None:
     engine = Path(os.environ.get("SLIPWAY_ENGINE_ENV") or default_engine_root()) / "bin" / "python"
     arguments = ["-m", "examples.smollm2.machine", "--base", base, "--rps", f"{RPS:g}"]
     print(f"$ {shorten(engine)} {' '.join(arguments)}", flush=True)
+    print("  starts the engine, which takes about half a minute on a quiet machine", flush=True)
     log = demo.state / "machine.log"
     with (
         log.open("w") as written,
