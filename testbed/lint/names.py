@@ -106,15 +106,15 @@ def names() -> Iterator[str]:
     targets = set(re.findall(r"^([a-z][\w-]*):", text("Makefile"), re.MULTILINE))
     by_name = {PurePosixPath(path).name for path in committed()}
     for path in files(suffix=".md"):
-        yield from unknown(path, TARGET, targets, "make target")
+        yield from unknown(path, TARGET, targets.__contains__, "make target")
         if path not in GONE:
             yield from unknown(path, SETTING, _setting_exists, "setting")
             yield from unknown(path, METRIC, _metric_exists, "metric")
             yield from unknown(path, SUBJECT, _subject_exists, "subject")
-            yield from unknown(path, FILE, committed(), "file")
-            yield from unknown(path, TEST_FILE, by_name, "test")
+            yield from unknown(path, FILE, committed().__contains__, "file")
+            yield from unknown(path, TEST_FILE, by_name.__contains__, "test")
     for path in files("contracts/", "decisions/", "shared/", "services/", "clients/", "deploy/", "examples/"):
-        yield from unknown(path, DOCUMENT, committed(), "document")
+        yield from unknown(path, DOCUMENT, committed().__contains__, "document")
 
 
 def _anchors(path: str) -> set[str]:

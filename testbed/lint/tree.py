@@ -3,7 +3,7 @@
 import ast
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -45,9 +45,8 @@ def problem(path: str, at: int | ast.AST | re.Match[str], sentence: str) -> str:
     return f"{path}:{at if isinstance(at, int) else getattr(at, 'lineno', 1)}: {' '.join(sentence.split())}"
 
 
-def unknown(path: str, pattern: re.Pattern[str], known: object, what: str) -> Iterator[str]:
-    """Yield a problem for each first group of a pattern in a file that is not among what is known."""
-    is_known = known if callable(known) else known.__contains__  # type: ignore[attr-defined]
+def unknown(path: str, pattern: re.Pattern[str], is_known: Callable[[str], bool], what: str) -> Iterator[str]:
+    """Yield a problem for each first group of a pattern in a file that is not known."""
     for match in pattern.finditer(text(path)):
         if not is_known(match[1]):
             yield problem(path, match, f"{what} {match[1]!r} does not exist")
