@@ -218,7 +218,8 @@ class Trigger(_Strict):
     """An alert is resolved when so long a time, or the newest ten requests if it had fewer, was within the limit, and
     stayed so as long again."""
     alpha: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.001
-    """Probability of a false alarm of a canary; the active target has one in `min_requests`/`alpha` requests."""
+    """Probability of a false alarm of each test of a canary, up to three per trigger and share of traffic. The active
+    target has one in `min_requests`/`alpha` independent requests at the limit; drift in each comparison."""
     min_requests: Annotated[int, Field(ge=1)] = 20
     """Fewest requests before there is an alert, judged together when they are complete, so that a cold start among them
     is outweighed. A hard failure (eight in a row) needs none."""

@@ -184,7 +184,8 @@ class PairTest(Contract):
     Each candidate's outcome is paired with that of the newest baseline request which was not used yet. Of the pairs in
     which exactly one side failed, the candidate is the failing one with probability at most 1/2 where it is no worse
     than the baseline, whatever the ratio of failures is and however it changes with the hour: a binomial conditioned on
-    the number of failures, tested by an e-process.
+    the number of failures, tested by an e-process. This holds where each request is assigned to a side by itself, not
+    for callers that send `user`, all of whose requests are on one side.
 
     Attributes:
         waiting: outcomes of the side that is ahead, oldest first: `1` failed.

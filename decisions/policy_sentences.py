@@ -85,8 +85,8 @@ def _traffic(policy: ReleasePolicy, *, first: bool) -> Iterator[str]:
     for step in shares:
         if step.step == "canary":
             yield (
-                f"It takes {step.share:.0%} of the traffic until at least {canary.min_requests} requests show that it "
-                f"is not worse; undecided after {period(canary.deadline_s)}, it {late}."
+                f"It takes {step.share:.0%} of the traffic for at least {canary.min_requests} requests, until the "
+                f"bad ones are within every limit; undecided after {period(canary.deadline_s)}, it {late}."
             )
     if len(shares) > 1:
         yield "After that it takes all traffic, and the version before it stays loaded."

@@ -32,7 +32,7 @@ MOST: Final = 4_096
 _ALL = ""
 """In place of an account: all callers."""
 _UNSEEN = " in its shadow"
-"""After a target, in place of a model: bodies under which the engine of a candidate died that takes no traffic."""
+"""After a target, in place of a model: bodies under which the engine of a candidate without traffic died."""
 
 
 class _Body(NamedTuple):

@@ -89,7 +89,7 @@ class Shares:
             self._reports[report.process] = TimedReport(self._clock.monotonic(), report.demand)
 
     def divide(self) -> None:
-        """Take a new share of each account, after a report went out. Not without the bus: no report would arrive."""
+        """Compute the share of each account anew, after a report went out; without the bus the shares stay."""
         self._exchanges += 1
         self._reports = remembered(self._reports, self._clock.monotonic())
         others = self._reports.values()

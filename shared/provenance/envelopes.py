@@ -56,7 +56,7 @@ class Signed:
 
     @property
     def claim(self) -> Claim:
-        """Return what is stated."""
+        """Return the claim of the statement."""
         return self.statement.predicate
 
 

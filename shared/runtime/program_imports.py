@@ -19,7 +19,7 @@ def begin_imports() -> None:
 
 
 def finish_imports() -> None:
-    """Search for garbage again, but never among what is there now."""
+    """Turn garbage collection on again; it never searches the objects that exist now."""
     gc.freeze()
     gc.enable()
 

@@ -1,1 +1,1 @@
-"""What the monitor uses from outside, one file per technology."""
+"""What the mirror uses from outside, one file per technology."""

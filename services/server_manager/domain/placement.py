@@ -160,8 +160,8 @@ def choose_endpoint(
 ) -> tuple[str, bool]:
     """Return the best endpoint, and whether the target fits there: copies give way.
 
-    One where a counterpart has a copy (`copied`) is better than one that is its home, and worse than any other. After
-    these, one is better where no copy has to give way; `copied_bytes` is what they reserve of each endpoint.
+    An endpoint without a counterpart is best, then one that has only a copy of a counterpart (`copied`), then the home
+    of a counterpart. Of equal ones, one is better where no copy has to give way; `copied_bytes` is what copies reserve.
     """
     taken = Counter[str]()
     for endpoint, size in reserved.items():

@@ -122,7 +122,7 @@ def test_a_policy_is_explained_in_the_order_of_a_release(tmp_path):
     code, out, _ = slipway("explain", str(file))
     assert code == 0
     assert "int8 is left out if its perplexity is above 1.05 times that of the merged model." in out
-    assert "It takes 5% of the traffic until at least 200 requests" in out
+    assert "It takes 5% of the traffic for at least 200 requests" in out
     assert "slow: rolls back by itself when ttft_ms is above 1500 ms for more than 0.05 of the requests" in out
     assert (
         "refusals: raises an alert when refusal_ratio is above 0.3, after at least 20 requests; people decide." in out
