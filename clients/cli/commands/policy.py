@@ -19,8 +19,9 @@ from clients.cli.connection import (
     sender_of,
 )
 from clients.cli.errors import CommandError, Exit
+from clients.cli.event_log import EventFilter, read_history
 from clients.cli.output import show_json, show_line
-from clients.cli.parsing import check_model
+from clients.cli.parsing import check_model, parse_duration
 from clients.cli.policy_template import TEMPLATE
 from clients.cli.reading import RecordsOfModels
 from clients.cli.yaml_source import Document, InvalidError, read_documents, validated
@@ -28,9 +29,12 @@ from contracts.policy import ReleasePolicy
 from decisions.policy_comparison import weaknesses
 from decisions.policy_problems import list_problems
 from decisions.policy_sentences import explain_policy
+from decisions.policy_times import explain_times, mean_rate
+from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket, Conflict
 
 policy_app = typer.Typer(help="Write, check, explain, store and show release policies.", no_args_is_help=True)
+RATE_OVER = "24h"
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Release policy, YAML or JSON.")]
 
 
@@ -110,17 +114,36 @@ def _location(weaker: str) -> list[str]:
 
 @policy_app.command("explain")
 def policy_explain(
+    *,
     what: Annotated[str, typer.Argument(metavar="FILE|MODEL", help="A file, or a model with a stored policy.")],
     first: Annotated[bool, typer.Option("--first", help="For the first release of a model.")] = False,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Of a file: the model whose rate of requests counts.")
+    ] = None,
+    rps: Annotated[
+        float | None, typer.Option("--rps", min=1e-6, help="Requests per second, instead of measured ones.")
+    ] = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Explain in sentences what happens to a candidate under a policy, and what rolls it back."""
+    """Explain in sentences what happens to a candidate under a policy, and what rolls it back.
+
+    Times are at the model's mean rate of the last 24 hours, or at 1 request per second where none is known.
+    """
     if Path(what).exists() or "/" in what or "." in what:
         policy = load_policy(Path(what))
     else:
-        policy = _stored(find_stack(state), check_model(what))
+        model = check_model(what)
+        policy = _stored(find_stack(state), model)
     explained = explain_policy(policy, first=first)
+    rate, source = rps, "as given"
+    if rate is None and model is not None:
+        rate, source = asyncio.run(_rate(find_stack(state), check_model(model))), f"{model} in the last {RATE_OVER}"
+    if rate is None:
+        known = f"{model} had no request in the last {RATE_OVER}" if model else "no model is named"
+        rate, source = 1.0, f"{known}; --rps sets another rate"
+    at = f"At {rate:.3g} requests/s ({source}):"
+    explained["Requests and time"] = [at, *explain_times(policy, rate, first=first)]
     if as_json:
         show_json(explained)
         return
@@ -128,6 +151,15 @@ def policy_explain(
         show_line(f"{heading}:")
         for sentence in sentences:
             show_line(f"  {sentence}")
+
+
+async def _rate(stack: StackAddress, model: str) -> float | None:
+    """Return the mean rate of a model's requests in production; None where windows of the time hold none."""
+    now = SystemClock().now()
+    where = EventFilter(("window.summarised",), since=now - parse_duration(RATE_OVER))
+    async with connected(stack) as client:
+        history = await read_history(client.jetstream(timeout=10), model, where)
+    return mean_rate([logged.event.data for logged in history], now)
 
 
 def _stored(stack: StackAddress, model: str) -> ReleasePolicy:

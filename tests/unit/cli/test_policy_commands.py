@@ -129,7 +129,10 @@ def test_a_policy_is_explained_in_the_order_of_a_release(tmp_path):
     )
     assert out.index("5% of the traffic") < out.index("25% of the traffic") < out.index("all traffic, and the version")
     assert "takes all traffic at once" in slipway("explain", str(file), "--first")[1]
-    assert set(json.loads(slipway("explain", str(file), "--json")[1])) == {"A candidate", "Traffic", "Rollback"}
+    headings = set(json.loads(slipway("explain", str(file), "--json")[1]))
+    assert headings == {"A candidate", "Traffic", "Rollback", "Requests and time"}
+    assert "(5.6 h)" in out
+    assert "(2.8 h)" in slipway("explain", str(file), "--rps", "2")[1]
 
 
 def test_approvals_are_explained():

@@ -1,0 +1,92 @@
+"""How long the steps of a policy take at a rate of requests, and how often its triggers raise false alarms. Pure."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+
+from contracts.facts import WindowSummarised
+from contracts.policy import ReleasePolicy, Trigger
+from decisions.policy_sentences import period
+from decisions.release_plan import needs_shadow, traffic_shares
+from decisions.triggers import detector_alpha, sequential
+
+_RECORDED_LATER = timedelta(minutes=2)
+"""The requests of the last two minutes may not be in a window yet."""
+_UNITS = ((86_400.0, "days"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"))
+
+
+def mean_rate(windows: Sequence[WindowSummarised], now: datetime) -> float | None:
+    """Return the requests per second since the first of some windows began; None without a request."""
+    requests = sum(summary.requests for summary in windows)
+    if not requests:
+        return None
+    end = max(now - _RECORDED_LATER, *(summary.window.to for summary in windows))
+    return requests / (end - min(summary.window.from_ for summary in windows)).total_seconds()
+
+
+def explain_times(policy: ReleasePolicy, rps: float, *, first: bool = False) -> list[str]:
+    """Return a sentence about each step of a policy that waits for requests, and about the triggers.
+
+    Args:
+        policy: The policy.
+        rps: The model's requests per second.
+        first: Whether nothing of the model serves yet.
+    """
+    return [*_steps(policy, rps, first=first), *_triggers(policy.triggers, rps)]
+
+
+def canary_requests(policy: ReleasePolicy, share: float) -> float:
+    """Return the fewest requests of the model after which a canary of this share can pass.
+
+    Each trigger needs its own requests on the canary, and as many pairs of canary and active version as the step needs.
+    """
+    declared = sequential(policy.triggers)
+    beside = min(share, 1.0 - share) if declared else share
+    own = max((trigger.min_requests for trigger in declared), default=0)
+    return max(policy.canary.min_requests / beside, own / share)
+
+
+def _steps(policy: ReleasePolicy, rps: float, *, first: bool) -> Iterator[str]:
+    load = policy.load
+    yield f"Benchmark: {load.requests} requests to each side, {about(load.requests / load.rate_rps)} for each variant."
+    if policy.shadow is not None and needs_shadow(policy, first=first):
+        shadow = policy.shadow
+        requests = shadow.min_requests / shadow.share_ratio
+        least = about(max(shadow.duration_s, requests / rps))
+        yield f"Shadow: {shadow.min_requests:,} of {requests:,.0f} requests, at least {least}."
+        yield from _late("shadow", requests, shadow.deadline_s, rps)
+    for share in traffic_shares(policy, first=first):
+        if share < 1.0:
+            requests = canary_requests(policy, share)
+            own, least = requests * share, about(requests / rps)
+            yield f"Canary of {share:.0%}: {own:,.0f} of {requests:,.0f} requests, at least {least}."
+            yield from _late("canary", requests, policy.canary.deadline_s, rps)
+
+
+def _late(step: str, requests: float, deadline_s: float, rps: float) -> Iterator[str]:
+    """Yield what is wrong where a step needs more requests than come before its deadline."""
+    if requests > rps * deadline_s:
+        yield (
+            f"  That is after its deadline of {period(deadline_s)}, so that it ends without a verdict: raise "
+            f"{step}.deadline_s or the share, or lower min_requests; or send {requests / deadline_s:.3g} requests/s."
+        )
+
+
+def _triggers(triggers: Sequence[Trigger], rps: float) -> Iterator[str]:
+    """Yield a sentence for all triggers that have the same numbers."""
+    groups: dict[tuple[int, float], list[str]] = {}
+    for trigger in sequential(triggers):
+        groups.setdefault((trigger.min_requests, 1.0 / detector_alpha(trigger)), []).append(trigger.name)
+    for (least, line), names in groups.items():
+        often = f"once in {line:,.0f} requests ({about(line / rps)}) or more"
+        yield (
+            f"{', '.join(names)}: an alert needs {least:,} requests ({about(least / rps)}) and an e-value of "
+            f"{line:,.0f}: at its limit, each raises a false alarm {often} if requests are independent, far earlier if "
+            "failures cluster."
+        )
+
+
+def about(seconds: float) -> str:
+    """Return a time in its largest fitting unit: `8 s`, `27 min`, `2.2 h`, `1,157 days`."""
+    size, unit = next((each for each in _UNITS if seconds >= 1.5 * each[0]), _UNITS[-1])
+    amount = seconds / size
+    return f"{amount:,.2g} {unit}" if amount < 10 else f"{amount:,.0f} {unit}"
