@@ -57,6 +57,10 @@ async def test_commands_say_the_same_after_the_log_was_trimmed(log, settings, tm
     policy.write_text(yaml.safe_dump(f.policy().model_dump(mode="json")))
     variables = {**environment(settings), "SLIPWAY_ATTESTERS": str(attester_keys(tmp_path).listing)}
 
+    async def rate_of(model):
+        explain = ("policy", "explain", str(policy), "--model", model, "--json")
+        return json.loads((await asyncio.to_thread(run_command, variables, *explain))[1])["Requests and time"][0]
+
     async def run_all():
         commands = (
             ("status", f"{MODEL}@v1", "--json"),
@@ -73,6 +77,7 @@ async def test_commands_say_the_same_after_the_log_was_trimmed(log, settings, tm
         return {command: await asyncio.to_thread(run_command, variables, *command) for command in commands}
 
     before = await run_all()
+    assert f"({MODEL} in the last 24h)" in await rate_of(MODEL)
     _, everything, _ = await asyncio.to_thread(run_command, variables, "events", "--json")
     for pattern in ("alert.*", "checkpoint.ready", "release.opened", "checkpoint.*"):
         _, some, _ = await asyncio.to_thread(run_command, variables, "events", "--type", pattern, "--json")
@@ -89,6 +94,8 @@ async def test_commands_say_the_same_after_the_log_was_trimmed(log, settings, tm
     after = await run_all()
     for command, outcome in before.items():
         assert after[command] == outcome, command
+    assert f"({MODEL} in the last 24h)" in await rate_of(MODEL)
+    assert (await rate_of("model-without-traffic")).startswith("At 1 requests/s")
     status, out, err = await asyncio.to_thread(run_command, variables, "status", "--json")
     assert (status, out.strip()) == (0, "[]"), "an old announcement is not one that waits"
     assert "releases opened before" in err
