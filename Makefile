@@ -11,7 +11,7 @@ export NO_MKDOCS_2_WARNING := 1
 # would take ten times as long as one, not twice.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup lint schemas up down demo test test-full soak soak-tests fuzz test-unit test-python test-real test-examples test-client compat chaos bench clean \
+.PHONY: help setup lint schemas up down demo test test-full soak soak-tests fuzz test-unit test-python rotate test-real test-examples test-client compat chaos bench clean \
 	locks licences sbom audit audit-tools wheels docs pictures images demo-containers
 
 help: ## list the targets
@@ -25,9 +25,9 @@ demo: setup ## train, rehearse, release, canary, then a drill and an automatic r
 	@$(BIN)/python -m examples.smollm2.demo
 
 test: setup ## every check and every test, four at a time
-	$(PYTEST) @tests/everything.args
+	$(PYTEST) @tests/everything.args $(ARGS)
 
-test-full: setup ## all of `make test`, and what it leaves out for its minutes: INT8 of SmolLM2 with calibration
+test-full: setup ## all of `make test`, and the tests that it leaves out for their minutes
 	$(PYTEST) @tests/everything.args -m "full or not full"
 
 soak: setup ## two of every service, killed at random 1,000 times through releases of 5 models: make soak ARGS="--minutes 30 --seed 7 --state DIR --resume"
@@ -52,6 +52,9 @@ test-python: PYTHON ?= python3.13
 test-python: ## the unit tests on another Python, python3.13 unless named: make test-python PYTHON=python3.12
 	@deploy/setup/environment.sh main $(PYTHON)
 	.venv-$(notdir $(PYTHON))/bin/python -m pytest tests/unit
+
+rotate: setup ## run the job of tests/rotation.tsv that passed longest ago, and write into its row that it passed: make rotate JOB="examples"
+	$(BIN)/python -m tests.kit.run.rotation --write $(if $(JOB),--job "$(JOB)")
 
 test-real: setup ## the tests on real models, Triton and vLLM
 	$(PYTEST) -m real

@@ -17,6 +17,7 @@ from deploy.documentation import (
     links,
     metrics_page,
     policy_page,
+    rotation_page,
     settings_page,
 )
 from deploy.documentation.markdown import separate_blocks
@@ -29,6 +30,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "events": events_page.render,
     "metrics": metrics_page.render,
     "policy": policy_page.render,
+    "rotation": rotation_page.render,
     "settings": settings_page.render,
 }
 MARKER = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)

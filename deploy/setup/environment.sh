@@ -76,7 +76,11 @@ if [ -n "$links" ]; then export UV_FIND_LINKS=$links; fi
 if [ -n "$index" ]; then export UV_DEFAULT_INDEX=$index; fi
 unset UV_CONSTRAINT UV_OVERRIDE # the lock has one version of each package; uv refuses others beside hashes
 
-python=${given:-$(find_python "$versions")}
+case $given in
+  '') python=$(find_python "$versions") ;;
+  python3.*) python=$(find_python "${given#python}") && python=${python:-$given} ;;
+  *) python=$given ;;
+esac
 if [ -z "$python" ]; then
   echo "none of Python ${versions// /, } is installed; downloading Python $download into .tools"
   export UV_PYTHON_INSTALL_DIR=$PWD/.tools/python

@@ -132,9 +132,17 @@ def test_a_check_beside_the_tests_counts_and_the_summary_stays_last(run, code, s
     done = run(0, f"--beside=echo what it says; exit {code}")
     assert done.ret == (pytest.ExitCode.TESTS_FAILED if code else pytest.ExitCode.OK)
     done.stdout.fnmatch_lines([f"*exit {code}: {shown}*"])
-    assert ("what it says" in done.outlines) == bool(code)
+    assert "what it says" in done.outlines
     assert "1 passed" in done.outlines[-1]
     assert ("1 check failed" in done.outlines[-1]) == bool(code)
+
+
+def test_checks_beside_the_tests_run_one_after_the_other_and_all_count(run, pytester):
+    slow = "sleep 0.3; touch first; exit 3"
+    done = run(0, f"--beside={slow}", "--beside=test -e first && echo a row")
+    done.stdout.fnmatch_lines([f"*{slow}: failed with exit code 3*", "*test -e first*: passed*", "a row"])
+    assert done.ret == pytest.ExitCode.TESTS_FAILED
+    assert "1 check failed" in done.outlines[-1]
 
 
 SKIPS = """

@@ -1,61 +1,90 @@
-"""Run a command beside the tests, and count its exit code in theirs: `--beside "make lint"`."""
+"""Run commands beside the tests, one after the other, and count their exit codes in the run's: `--beside "make lint"`."""
 
 import os
 import signal
 import subprocess
 import tempfile
-import time
-from pathlib import Path
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pytest
 
 
-class Beside:
-    """One command in the background, its output in a file until the end."""
+@dataclass(frozen=True)
+class Ended:
+    """A command that has ended: its exit code, and what it printed."""
 
-    def __init__(self, command: str) -> None:
-        self._command = command
-        self._output = tempfile.NamedTemporaryFile(prefix="beside-", suffix=".log")  # noqa: SIM115
-        self._began = time.monotonic()
-        self._process = subprocess.Popen(
-            command, shell=True, stdout=self._output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        self._line = ""
+    command: str
+    code: int
+    output: str
+
+    @property
+    def line(self) -> str:
+        """Return how it ended."""
+        return f"{self.command}: {f'failed with exit code {self.code}' if self.code else 'passed'}"
+
+
+class Beside:
+    """Commands in the background."""
+
+    def __init__(self, commands: Sequence[str]) -> None:
+        self._commands = commands
+        self._ended: list[Ended] = []
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stops = False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        for command in self._commands:
+            if self._stops:
+                return
+            with tempfile.TemporaryFile() as output:
+                self._process = subprocess.Popen(
+                    command, shell=True, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+                )
+                code = self._process.wait()
+                output.seek(0)
+                self._ended.append(Ended(command, code, output.read().decode(errors="replace")))
+
+    def _stop(self) -> None:
+        self._stops = True
+        if self._process is not None and self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGTERM)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session):
-        """Wait for the command; when it fails, so does the run."""
+        """Wait for the commands; when one fails, so does the run."""
         if session.exitstatus == pytest.ExitCode.INTERRUPTED:
-            os.killpg(self._process.pid, signal.SIGTERM)
-        code = self._process.wait()
-        if code:
+            self._stop()
+        self._thread.join()
+        if failed := [each for each in self._ended if each.code]:
             reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-            reporter.stats["check failed"] = [self]  # named in the last line as well
-        if code and session.exitstatus == pytest.ExitCode.OK:
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        self._line = f"{self._command}: {f'failed with exit code {code}' if code else 'passed'}"
+            reporter.stats["check failed"] = failed  # counted in the last line as well
+            if session.exitstatus == pytest.ExitCode.OK:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_unconfigure(self):
         """End the command if the run ends before its summary."""
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGTERM)
+        self._stop()
 
     def pytest_terminal_summary(self, terminalreporter):
-        """Show what the command printed if it failed, else that it passed."""
-        failed = self._process.returncode != 0
-        terminalreporter.section(self._line, red=failed, green=not failed)
-        if failed:
-            terminalreporter.write(Path(self._output.name).read_text(errors="replace"))
-        self._output.close()
+        """Show what a command that failed printed, and the last line of one that passed."""
+        for each in self._ended:
+            terminalreporter.section(each.line, red=bool(each.code), green=not each.code)
+            terminalreporter.line(each.output if each.code else each.output.strip().rpartition("\n")[2])
 
 
 def pytest_addoption(parser):
     """Declare the option."""
-    parser.addoption("--beside", metavar="COMMAND", help="run a command beside the tests; its failure fails the run")
+    parser.addoption(
+        "--beside", action="append", metavar="COMMAND", help="run a command beside the tests; its failure fails the run"
+    )
 
 
 def pytest_configure(config):
-    """Start the command, in the process that reports."""
-    command = config.getoption("--beside")
-    if command and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Beside(command), "beside")
+    """Start the commands, in the process that reports."""
+    commands = config.getoption("--beside")
+    if commands and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Beside(commands), "beside")

@@ -27,7 +27,7 @@ def refusals(item: pytest.Item) -> list[str]:
     for mark in item.iter_markers("flaky_because"):
         path = PurePosixPath(item.nodeid.split("::", 1)[0])
         if any(path.is_relative_to(never) for never in NEVER):
-            refused.append(f"{item.nodeid}: a test in {', '.join(NEVER)} gets no second try; mend it")
+            refused.append(f"{item.nodeid}: a test in {', '.join(NEVER)} gets no second try; correct it or the product")
         if len(mark.args) != 1 or not isinstance(mark.args[0], str) or not mark.args[0].strip():
             refused.append(f"{item.nodeid}: flaky_because{mark.args} needs one reason, a text")
         if set(mark.kwargs) != {"since"} or not _is_date(mark.kwargs["since"]):
