@@ -32,6 +32,7 @@ from clients.cli.doctor.assess import (
     assess_sandbox,
     assess_shared_memory,
 )
+from clients.cli.doctor.findings import as_line
 from shared.runtime.sandbox import Protection
 from tests.kit.wiring import ROOT
 
@@ -44,16 +45,13 @@ SMALL = {"weights_bytes": 270 * MIB, "engine": "slipway"}
     [("Linux", "x86_64", "ok"), ("Linux", "aarch64", "failure"), ("Darwin", "x86_64", "failure")],
 )
 def test_linux_on_x86_64_is_needed(system, machine, state):
-    finding = assess_platform(Platform(system, machine))
-    assert finding.state == state
-    assert f"{system} {machine}" in finding.detail
+    assert assess_platform(Platform(system, machine)).state == state
 
 
 @pytest.mark.parametrize("version", [(3, 8), (3, 10), (3, 14)])
 def test_a_python_that_is_not_supported_fails_and_the_advice_stands_behind_it(version):
     finding = assess_python("python", version, MAIN_PYTHONS, advice="install another")
     assert (finding.state, finding.advice) == ("failure", "install another")
-    assert f"Python {version[0]}.{version[1]}, one of 3.11, 3.12, 3.13 needed" == finding.detail
 
 
 @pytest.mark.parametrize("version", MAIN_PYTHONS)
@@ -76,22 +74,13 @@ def test_an_engine_without_interpreter_fails():
     assert assess_python("engine python", None, ENGINE_PYTHONS, advice="make setup").state == "failure"
 
 
-def test_a_cpu_is_named_with_what_it_has():
-    assert assess_cpu(SERVER).detail == "AMD EPYC, AVX-512, bfloat16, no AMX"
-    amx = replace(SERVER, flags=SERVER.flags | {"amx_bf16"})
-    assert assess_cpu(amx).detail == "AMD EPYC, AVX-512, bfloat16, AMX"
-
-
 def test_a_cpu_without_bfloat16_is_slow_and_one_without_avx2_too_old():
     assert assess_cpu(replace(SERVER, flags=frozenset({"avx2", "avx512f"}))).state == "warning"
     assert assess_cpu(replace(SERVER, flags=frozenset({"sse4_2"}))).state == "failure"
 
 
 def test_a_limit_of_instruction_sets_is_only_a_warning_because_some_need_it():
-    finding = assess_cpu(replace(SERVER, onednn_limit="AVX2"))
-    assert finding.state == "warning"
-    assert "ONEDNN_MAX_CPU_ISA=AVX2" in finding.detail
-    assert "SIGILL" in finding.advice
+    assert assess_cpu(replace(SERVER, onednn_limit="AVX2")).state == "warning"
 
 
 def test_one_core_is_slow():
@@ -114,9 +103,7 @@ def test_the_toy_engine_needs_little_memory():
 
 @pytest.mark.parametrize(("gib", "state"), [(0.1, "failure"), (1.9, "failure"), (3, "warning"), (100, "ok")])
 def test_a_full_disk_fails_and_a_small_one_warns(gib, state):
-    finding = assess_disk(Space(".state", round(gib * GIB)))
-    assert finding.state == state
-    assert ".state" in finding.detail
+    assert assess_disk(Space(".state", round(gib * GIB))).state == state
 
 
 @pytest.mark.parametrize(("mib", "state"), [(1, "failure"), (64, "warning"), (1024, "ok")])
@@ -124,37 +111,39 @@ def test_shared_memory_of_a_container_may_be_small(mib, state):
     assert assess_shared_memory(Space("/dev/shm", mib * MIB)).state == state
 
 
-def test_a_taken_port_is_named_with_its_part():
-    finding = assess_ports(Ports(needed=18, free=18, taken={"gateway": 12001}))
-    assert finding.state == "warning"
-    assert "12001 (gateway)" in finding.detail
-
-
 def test_too_few_ports_fail():
     assert assess_ports(Ports(needed=18, free=3, taken={})).state == "failure"
     assert assess_ports(Ports(needed=18, free=18, taken={})).state == "ok"
 
 
-def test_packages_that_are_not_as_pinned_are_named_with_both_versions():
+def test_findings_name_what_there_is_and_what_to_do(snapshot):
     wrong = (
         ("transformers", "5.10.0", "==5.17.0"),
         ("torch", "", ">=2.13"),
         *((f"p{n}", "1", "==2") for n in range(5)),
     )
-    finding = assess_packages("packages", Packages(160, wrong))
-    assert finding.state == "failure"
-    assert finding.detail.startswith("7 of 160 not as pinned: transformers 5.10.0 (pinned ==5.17.0), torch missing")
-    assert finding.detail.endswith("and 3 more")
-    assert assess_packages("packages", Packages(160)).state == "ok"
+    whole = Protection("yes", "yes", "yes", "yes", "yes")
+    findings = [
+        assess_platform(Platform("Darwin", "arm64")),
+        assess_python("python", (3, 8), MAIN_PYTHONS, advice="install another"),
+        assess_cpu(SERVER),
+        assess_cpu(replace(SERVER, flags=SERVER.flags | {"amx_bf16"})),
+        assess_cpu(replace(SERVER, onednn_limit="AVX2")),
+        assess_disk(Space(".state", GIB)),
+        assess_ports(Ports(needed=18, free=18, taken={"gateway": 12001})),
+        assess_packages("packages", Packages(160, wrong)),
+        assess_packages("packages", Packages(160)),
+        assess_programs("programs", []),
+        assess_programs("programs", ["weed"]),
+        assess_engine_numbers({"bfloat16": 0.016, "int8": 0.3}),
+        assess_sandbox(whole),
+        assess_sandbox(replace(whole, landlock="the kernel has no Landlock")),
+    ]
+    assert "\n".join(as_line(finding, 14) for finding in findings) == snapshot
 
 
 def test_an_installation_without_pins_is_not_compared():
     assert assess_packages("packages", Packages(0)).state == "skipped"
-
-
-def test_missing_programs_are_named():
-    assert assess_programs("programs", []).state == "ok"
-    assert "weed" in assess_programs("programs", ["weed"]).detail
 
 
 def test_numbers_near_float64_are_well_and_others_are_not():
@@ -178,17 +167,3 @@ def test_numbers_near_float64_are_well_and_others_are_not():
 )
 def test_an_engine_that_computes_otherwise_in_one_precision_fails(bfloat16, int8, state):
     assert assess_engine_numbers({"bfloat16": bfloat16, "int8": int8}).state == state
-
-
-def test_the_precision_in_which_an_engine_computes_wrongly_is_named_with_its_limit():
-    assert assess_engine_numbers({"bfloat16": 0.016, "int8": 0.3}).advice.startswith("allowed int8 0.1:")
-
-
-def test_what_the_sandbox_lacks_is_a_warning_with_the_reason():
-    whole = Protection("yes", "yes", "yes", "yes", "yes")
-    finding = assess_sandbox(whole)
-    assert finding.state == "ok"
-    assert finding.detail == "no_new_privs, no_capabilities, seccomp, landlock, namespace"
-    finding = assess_sandbox(replace(whole, landlock="the kernel has no Landlock"))
-    assert finding.state == "warning"
-    assert finding.detail.endswith("namespace; no landlock (the kernel has no Landlock)")
