@@ -23,11 +23,8 @@ def a_drill(**changes):
     return Drill(**(whole | changes))
 
 
-def test_a_drill_line_has_fault_share_target_end_author_and_reason():
-    assert drill_line(a_drill(), 42.0) == (
-        "delay_ms=800 on 50% of the requests to support-bot.v7.int8 in staging until 09:31:00 UTC (42 s left), "
-        "by jonas: quarterly"
-    )
+def test_a_drill_line_has_fault_share_target_end_author_and_reason(snapshot):
+    assert drill_line(a_drill(), 42.0) == snapshot
 
 
 @pytest.mark.parametrize(

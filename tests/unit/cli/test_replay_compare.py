@@ -1,7 +1,4 @@
 import json
-import re
-
-import pytest
 
 from clients.cli.commands.replay import report
 from clients.cli.replay.compare import COLUMNS, as_data, match, read_recorded, row, why_not, would
@@ -33,7 +30,7 @@ def lines_of(events, triggers=(ERRORS,)):
     return result, match(result, read_recorded(events, LONG_AGO))
 
 
-def test_recorded_events_are_on_the_line_of_the_replayed_one():
+def test_recorded_events_are_on_the_line_of_the_replayed_one(snapshot):
     events = [
         *REGRESSION,
         alert(f.AlertRaised, 630),
@@ -45,16 +42,7 @@ def test_recorded_events_are_on_the_line_of_the_replayed_one():
     assert [event.what for event in line.recorded] == ["alert errors raised", "rolled back to support-bot.v1.bf16"]
     cells = row(line, result, (ERRORS,))
     assert len(cells) == len(COLUMNS)
-    assert cells[1:5] == (
-        "support-bot.v2.bf16",
-        "errors",
-        "30 of 60, 2 % allowed",
-        "rolled back to support-bot.v1.bf16",
-    )
-    assert re.fullmatch(
-        r"alert errors raised [\d.]+ m?s (earlier|later); rolled back to support-bot\.v1\.bf16 [\d.]+ m?s (earlier|later)",
-        cells[5],
-    )
+    assert " | ".join(cells) == snapshot
 
 
 def test_a_line_without_recorded_events_shows_nothing():
@@ -121,23 +109,20 @@ def test_only_events_within_the_requested_time_are_listed():
     assert [event.at for event in read_recorded(story, after(100))] == [after(20), after(30), after(140)]
 
 
-@pytest.mark.parametrize(
-    ("real", "reason"),
-    [
-        (rollback(f.RollbackCompleted, 5, mode="manual"), "an operator ordered it"),
-        (alert(f.AlertRaised, 5, trigger=None), "such alerts are not replayed"),
-        (alert(f.AlertRaised, 5, trigger="drift", about="drift"), "such alerts are not replayed"),
-        (alert(f.AlertRaised, 5, trigger="slow", about="latency"), "no such trigger"),
-        (alert(f.AlertRaised, 900), "out of traffic"),
-        (alert(f.AlertRaised, 5, trigger="circles", about="quality"), "cannot be replayed"),
-        (alert(f.AlertRaised, 5), "nothing"),
-    ],
-)
-def test_the_reason_without_a_replayed_event_is_shown(real, reason):
+def test_the_reason_without_a_replayed_event_is_shown(snapshot):
     triggers = (ERRORS, Trigger(name="circles", metric="repetition_ratio", threshold=0.1))
     result = replay(triggers, REGRESSION, since=LONG_AGO)
-    (recorded,) = read_recorded([real], LONG_AGO)
-    assert reason in why_not(recorded, result, triggers)
+    unmatched = [
+        rollback(f.RollbackCompleted, 5, mode="manual"),
+        alert(f.AlertRaised, 5, trigger=None),
+        alert(f.AlertRaised, 5, trigger="drift", about="drift"),
+        alert(f.AlertRaised, 5, trigger="slow", about="latency"),
+        alert(f.AlertRaised, 900),
+        alert(f.AlertRaised, 5, trigger="circles", about="quality"),
+        alert(f.AlertRaised, 5),
+    ]
+    reasons = [why_not(*read_recorded([each], LONG_AGO), result, triggers) for each in unmatched]
+    assert "\n".join(reasons) == snapshot
 
 
 def test_the_consequence_is_one_phrase():

@@ -16,15 +16,14 @@ from clients.cli.commands.rollback import (
 )
 from clients.cli.output import CommandError, Exit
 from clients.cli.serving import active_target, serving
-from clients.cli.views.render import event_line
-from clients.cli.views.timeline import short_span, timeline_lines, timeline_rows
+from clients.cli.views.timeline import short_span, timeline_rows
 from contracts import facts as f
 from contracts.codes import ADVICE
 from contracts.envelope import nats_subject
 from contracts.routes import CanaryShare, ShadowShare
 from decisions.orders import assess_epoch
 from decisions.rollback_plan import plan_rollback
-from testbed.factories import after, event, fact, route, served, target
+from testbed.factories import after, fact, route, served, target
 
 
 def test_a_plan_has_the_effect_of_an_order():
@@ -54,12 +53,9 @@ def test_a_plan_for_a_canary_leaves_the_active_target():
     )
 
 
-def test_a_plan_names_the_shadow_that_ends_with_the_active_version(capsys):
+def test_a_plan_names_the_shadow_that_ends_with_the_active_version():
     asked = ShadowShare(served=served(8), share_ratio=0.1)
-    plan = plan_rollback(route(canary=None, shadow=asked), target(7), None)
-    assert plan["ends_shadow"] == "support-bot.v8.int8"
-    show_plan(plan, as_json=False)
-    assert "support-bot.v8.int8 ends" in capsys.readouterr().out
+    assert plan_rollback(route(canary=None, shadow=asked), target(7), None)["ends_shadow"] == "support-bot.v8.int8"
     assert plan_rollback(route(canary=None), target(7), None)["ends_shadow"] is None
 
 
@@ -88,17 +84,11 @@ def test_a_plan_has_the_reason_of_a_refusal(changes, failed, to, code, capsys):
         assert code in capsys.readouterr().out
 
 
-def test_a_plan_is_shown_with_source_destination_and_quarantine(capsys):
-    show_plan(plan_rollback(route(), target(7), None), as_json=False)
-    out = capsys.readouterr().out
-    for expected in (
-        "support-bot.v7.int8 -> support-bot.v6.int8",
-        "12 -> 13",
-        "support-bot.v8.int8 is aborted",
-        "support-bot.v4.int8, support-bot.v7.int8",
-        "nothing was changed",
-    ):
-        assert expected in out
+def test_a_plan_is_shown_with_source_destination_and_quarantine(capsys, snapshot):
+    asked = ShadowShare(served=served(8), share_ratio=0.1)
+    for shown in (route(), route(canary=None, shadow=asked)):
+        show_plan(plan_rollback(shown, target(7), None), as_json=False)
+    assert capsys.readouterr().out == snapshot
     show_plan(plan_rollback(route(), target(7), None), as_json=True)
     assert json.loads(capsys.readouterr().out)["active_after"] == "support-bot.v6.int8"
 
@@ -153,31 +143,8 @@ def test_a_rollback_that_is_published_late_counts_while_its_target_is_active(act
 # -- how it ended -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.0, "0 ms"),
-        (0.0364, "36 ms"),
-        (0.9996, "1.00 s"),
-        (2.1, "2.10 s"),
-        (59.9, "59.90 s"),
-        (200, "3 min 20 s"),
-        (-0.02, "-20 ms"),
-    ],
-)
-def test_short_durations_are_readable(seconds, text):
-    assert short_span(seconds) == text
-
-
-def test_a_timeline_has_each_step_and_the_time_since_the_previous_one():
-    lines = timeline_lines(fact(f.RollbackCompleted).timeline)
-    assert lines == [
-        "first bad  2026-11-24 10:03:21.000",
-        "detected   2026-11-24 10:03:31.500  +10.50 s",
-        "decided    2026-11-24 10:03:31.600  +100 ms",
-        "switched   2026-11-24 10:03:31.900  +300 ms",
-        "verified   2026-11-24 10:03:51.000  +19.10 s",
-    ]
+def test_short_durations_are_readable(snapshot):
+    assert [short_span(seconds) for seconds in (0.0, 0.0364, 0.9996, 2.1, 59.9, 200, -0.02)] == snapshot
 
 
 def test_steps_that_did_not_happen_are_left_out():
@@ -186,11 +153,9 @@ def test_steps_that_did_not_happen_are_left_out():
 
 
 @pytest.mark.parametrize("verdict", ["pass", "inconclusive"])
-def test_a_completed_rollback_ends_with_0(verdict, capsys):
+def test_a_completed_rollback_ends_with_0(verdict, capsys, snapshot):
     show_end(fact(f.RollbackCompleted, verdict=verdict), as_json=False)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("rollback completed")
-    assert len(lines) == 6
+    assert capsys.readouterr().out == snapshot
     show_end(fact(f.RollbackCompleted, verdict=verdict), as_json=True)
     data = json.loads(capsys.readouterr().out)
     assert (data["state"], data["verdict"], data["steps"][1]["seconds"]) == ("completed", verdict, 10.5)
@@ -219,11 +184,6 @@ def test_advice_in_the_reason_is_not_repeated():
     with pytest.raises(CommandError) as refused:
         show_end(fact(f.RollbackFailed, code="not_in_traffic", reason="It takes no traffic."), as_json=False)
     assert str(refused.value).endswith(advice)
-
-
-def test_the_log_line_has_both_targets():
-    line = event_line(event(fact(f.RollbackCompleted)))
-    assert "failed=support-bot.v7.int8 to=support-bot.v6.int8 verdict=pass" in line
 
 
 def test_an_order_without_a_release_is_its_own_correlation():

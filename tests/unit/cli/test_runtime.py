@@ -95,12 +95,8 @@ def test_back_to_the_default_runtime_is_another_attempt_of_the_first_release():
     assert (fact.serving, fact.attempt) == (HERMES, 2)
 
 
-def test_the_message_says_what_is_published_and_how_to_follow_it():
-    message = describe_plan(plan(opened(1, HERMES), finished(1)), "next", dry_run=True)
-    assert message == (
-        "would publish the checkpoint of support-bot (run run 1, attempt 1) for the runtime next (bf16, int8; tool_parser "
-        "hermes, runtime next); follow the release with `slipway status support-bot --follow`"
-    )
+def test_the_message_says_what_is_published_and_how_to_follow_it(snapshot):
+    assert describe_plan(plan(opened(1, HERMES), finished(1)), "next", dry_run=True) == snapshot
 
 
 def test_a_runtime_that_is_unknown_or_silent_is_refused():
