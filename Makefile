@@ -11,7 +11,7 @@ export NO_MKDOCS_2_WARNING := 1
 # would take ten times as long as one, not twice.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup lint schemas up down demo test test-full soak soak-tests fuzz test-unit test-python rotate test-real test-examples test-client compat chaos bench clean \
+.PHONY: help setup lint schemas up down demo test test-full soak soak-tests fuzz mutants test-unit test-python rotate test-real test-examples test-client compat chaos bench clean \
 	locks licences sbom audit audit-tools wheels docs pictures images demo-containers
 
 help: ## list the targets
@@ -44,6 +44,9 @@ soak-tests: setup ## unit tests that draw at random, with fifty times the draws;
 fuzz: MINUTES ?= 20
 fuzz: setup ## hostile inputs for so many minutes an entry: make fuzz MINUTES=20 (SLIPWAY_TEST_FUZZ_START=N begins at input N)
 	SLIPWAY_TEST_FUZZ_MINUTES=$(MINUTES) $(PYTEST) -n2 --timeout 36000 -rP $(FUZZED)
+
+mutants: setup ## change decision code and see that a test fails: those of a list, and 100 at random: make mutants ARGS="--number 20 --seed 7 --no-named FILE"
+	$(BIN)/python -m testbed.mutants $(ARGS)
 
 test-unit: setup ## the tests that start no stack: unit, contract, architecture
 	$(PYTEST) tests/unit tests/contract tests/architecture

@@ -1,0 +1,1 @@
+"""Mutants: small changes of decision code, each of which a test must notice."""

@@ -1,0 +1,58 @@
+"""Mutants: what is changed, which tests run for it, and that the lists are those of the code as it is now."""
+
+from pathlib import Path
+
+import pytest
+
+from testbed.mutants.__main__ import plan_named, read_lists
+from testbed.mutants.changes import find_mutants
+from testbed.mutants.choice import choose_tests
+
+
+@pytest.mark.parametrize(
+    ("source", "changed"),
+    [
+        ("a < b", {"a <= b"}),
+        ("a not in b", {"a in b"}),
+        ("a is None and b", {"a is not None and b", "a is None or b"}),
+        ("not a", {"a"}),
+        ("min(a, b)", {"max(a, b)"}),
+        ("abs(a - b)", {"(a - b)", "abs(a + b)"}),
+        ("a[0]", {"a[-1]", "a[1]"}),
+        ("a[-1]", {"a[0]", "a[-2]"}),
+        ("a * 0.5", {"a / 0.5", "a * 1.0"}),
+        ("a if b else c", {"a if True else c", "a if False else c"}),
+        ("[a for a in b if c]", {"[a for a in b if True]", "[a for a in b if False]"}),
+        ("def f() -> A[1]:\n    return b", {"def f() -> A[1]:\n    return None"}),
+        ('raise ValueError(f"{a < 1}", 2)', set()),
+        ('é = "ü" + a < b', {'é = "ü" + a <= b'}),
+    ],
+)
+def test_each_mutant_has_one_change(source, changed):
+    assert {mutant.mutated for mutant in find_mutants("a.py", source)} == changed
+
+
+def test_the_lines_of_a_mutant_are_the_same_where_lines_are_added_above_it():
+    first, second = "a = (\n    b  and\n    c\n)\n", "d = e\n\n"
+    (mutant,), (moved,) = find_mutants("a.py", first), find_mutants("a.py", second + first)
+    assert (mutant.line, moved.line) == (2, 4)
+    assert mutant.lines == moved.lines == ("b and", "b or")
+
+
+def test_the_modules_own_tests_come_first_then_those_that_import_it():
+    own, *others = choose_tests("decisions/evidence.py", 5)
+    assert own == "tests/unit/decisions/test_evidence.py"
+    assert len(others) == 4
+    assert "evidence" in Path(others[0]).read_text()
+
+
+def test_the_lists_fit_the_code():
+    named, equivalent = read_lists()
+    trials = list(plan_named(named, 1))
+    assert len(trials) == len(named) > 0
+    for trial in trials:
+        compile(trial.mutant.mutated, trial.mutant.file, "exec")
+        assert Path(trial.tests[0]).is_file(), trial.tests[0]
+    for file, before, after in equivalent:
+        changes = {mutant.lines for mutant in find_mutants(file, Path(file).read_text())}
+        assert (before, after) in changes, f"{file} has no such line any more: {before}"
