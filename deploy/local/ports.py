@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 
 LOOPBACK = "127.0.0.1"
 FIRST_PORT, LAST_PORT = 10_000, 21_999
+FIRST_CHOICE = {"gateway": 8080, "console": 8082}
+"""Ports of a new stack, where they are free; the others are drawn at random."""
 SHADOW_OFFSET = 10_000
 """The S3 server's parts also listen on, or call, their port plus this: still below the ephemeral range."""
 _reserved: dict[int, socket.socket] = {}
@@ -80,7 +82,7 @@ def keep_ports(names: Iterable[str], kept: Mapping[str, int]) -> dict[str, int]:
     Raises:
         RuntimeError: no free port was found.
     """
-    return {**kept, **choose_ports(names, kept)}
+    return {**kept, **choose_ports(names, {**FIRST_CHOICE, **kept})}
 
 
 def _take(port: int) -> bool:

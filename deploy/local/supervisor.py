@@ -274,11 +274,11 @@ class Supervisor:
         self._start([r for r in self._runners if r.part.probe == "triton"])
         await self._provision(description)
         await self._start_and_wait([r for r in self._runners if not r.part.recovers])
-        self._phase = "ready"
-        self._record()
         self._view.print_line("slipway", f"ready after {time.monotonic() - began:.1f} s: {len(self._runners)} parts")
         for line in (*self._addresses(description), *await self._lacks(description)):
             self._view.print_line("slipway", line)
+        self._phase = "ready"  # last: `slipway up --detach` then shows what was printed
+        self._record()
 
     async def _lacks(self, description: Description) -> list[str]:
         """Return that the bucket of an older Slipway has no object lock; nothing if it has, or does not say."""

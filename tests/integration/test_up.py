@@ -262,7 +262,7 @@ def test_what_was_interrupted_or_killed_resumes_with_its_ports_and_leaves_no_pro
     assert living(state) == {}
 
 
-def test_down_stops_a_detached_stack_and_spares_strangers(tmp_path):
+def test_a_detached_stack_is_stopped_by_down_and_starts_again_with_its_ports_and_its_engine(tmp_path):
     state = tmp_path / "state"
     stranger = subprocess.Popen(["sleep", "600"], start_new_session=True)
     try:
@@ -279,6 +279,16 @@ def test_down_stops_a_detached_stack_and_spares_strangers(tmp_path):
         assert answer.returncode == 0, answer.stderr
         assert living(state) == {}, f"after {time.monotonic() - started:.1f} s"
         assert stranger.poll() is None
+
+        again = slipway("up", "--detach", state=state)
+        assert again.returncode == 0, again.stdout + again.stderr
+        assert f"http://127.0.0.1:{ports['gateway']}/v1" in again.stdout
+        description = json.loads((state / "stack.json").read_text())
+        assert description["ports"] == ports
+        assert description["engine"] == "toy"
+        answer = slipway("down", state=state)
+        assert answer.returncode == 0, answer.stderr
+        assert living(state) == {}
     finally:
         stranger.kill()
         stranger.wait()

@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--replicas", action="append", default=[])
     given = parser.parse_args()
-    config = StackConfig(parse_engine(given.engine), parse_replicas(given.replicas))
+    config = StackConfig(parse_engine(given.engine, None), parse_replicas(given.replicas))
     programs = replace(programs_of(Path(sys.executable)), python=given.python)
     options = Options(config, programs, default_engine_root(), inherited_variables(os.environ))
     try:

@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from clients.cli.doctor.assess import Cpu, Memory, Packages, Platform, Ports, Space
-from deploy.local.ports import choose_ports, is_free
+from deploy.local.ports import choose_ports, is_free, release
 from shared.runtime.process import available_memory_bytes, memory_bytes
 
 SHM = Path("/dev/shm")  # noqa: S108 - only its free space is read
@@ -60,10 +60,12 @@ def read_ports(names: Iterable[str], kept: Mapping[str, int]) -> Ports:
     needed = list(names)
     taken = {name: port for name, port in kept.items() if name in needed and not is_free(port)}
     try:
-        free = len(choose_ports(needed, kept))
+        chosen = choose_ports(needed, kept)
     except RuntimeError:
-        free = 0
-    return Ports(len(needed), free, taken)
+        return Ports(len(needed), 0, taken)
+    for port in chosen.values():
+        release(port)  # the stack that is started after this check reserves them itself
+    return Ports(len(needed), len(chosen), taken)
 
 
 def parse_pins(text: str, python: tuple[int, int]) -> list[Requirement]:

@@ -4,7 +4,7 @@ import pytest
 import typer
 
 from clients.cli.commands.runtime import CHANGED, check_runtime, describe_plan, describe_target
-from clients.cli.commands.stack import parse_nats, parse_runtimes, parse_tritons
+from clients.cli.commands.stack import parse_engine, parse_nats, parse_runtimes, parse_tritons
 from clients.cli.output import CommandError, Exit
 from clients.cli.runtimes import describe_run, plan_release
 from clients.training.publish import envelope
@@ -175,6 +175,13 @@ def test_the_number_of_tritons_is_kept_until_another_one_is_asked_for():
     assert parse_tritons(None, had, ()) == 2
     assert parse_tritons(4, had, ()) == 4
     assert parse_tritons(1, had, ()) == 1
+
+
+def test_the_engine_is_kept_until_another_one_is_asked_for():
+    assert parse_engine(None, None) == "slipway"
+    had = Description("id", {}, engine="toy")
+    assert parse_engine(None, had) == "toy"
+    assert parse_engine("slipway", had) == "slipway"
 
 
 @pytest.mark.parametrize(
