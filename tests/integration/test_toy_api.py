@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 
+from services.benchmarker.domain import tool_calls
 from shared.errors import Transient
 from shared.serving.inference import Deadlines
 from testbed.gateway import load_toy
@@ -133,6 +134,25 @@ async def test_an_answer_that_is_not_streamed_reports_its_progress(triton):
     assert (last.status, counts[-1]) == (200, 70)
     whole = "".join(texts([piece.record])["0.0"] for piece in pieces)
     assert json.loads(last.body)["choices"][0]["message"]["content"] == whole
+
+
+async def test_a_demanded_call_passes_the_gate_of_tool_calls(api):
+    status, _, body, records = await api.ask(tool_calls.PATH, tool_calls.plan_request("bot"))
+    assert tool_calls.assess_answer(tool_calls.ApiAnswer(status, body), "hermes").verdict == "pass", body
+    assert reasons(records) == {"0.0": "tool_calls"}
+    (tool,) = tool_calls.plan_request("bot")["tools"]
+    other = {"type": "function", "function": {"name": "other"}}
+    named = {"type": "function", "function": {"name": tool_calls.NAME}}
+    status, _, body, _ = await api.ask(CHAT, {**TALK, "tools": [other, tool], "tool_choice": named, "stream": True})
+    events = [json.loads(line[6:]) for line in body.decode().splitlines() if line.startswith("data: {")]
+    choices = [choice for event in events for choice in event["choices"]]
+    (call,) = [call for choice in choices for call in choice["delta"].get("tool_calls", ())]
+    assert (call["index"], call["function"]["name"]) == (0, tool_calls.NAME)
+    assert choices[-1]["finish_reason"] == "tool_calls"
+    answer, _ = await api.chat(tools=[tool])
+    assert answer["choices"][0]["message"]["content"]
+    status, _, _, _ = await api.ask(CHAT, {**TALK, "tools": [other], "tool_choice": named})
+    assert status == 400
 
 
 async def test_hostile_bodies_are_answered_or_refused(api):

@@ -35,7 +35,13 @@ class TextAnswer:
     stop: str | None = None
 
     def grow(self, asked: Asked) -> str:
-        """Generate a token and return the text that it adds: what could begin a stop sequence is held back."""
+        """Generate a token and return the text that it adds: what could begin a stop sequence is held back.
+
+        The arguments of a call are one token.
+        """
+        if asked.call is not None:
+            self.tokens, self.text, self.reason = [asked.call[1]], asked.call[1], "tool_calls"
+            return self.text
         self.tokens.append("" if self.is_mute else make_token(self.seed, len(self.tokens)))
         whole = "".join(self.tokens)
         if len(self.tokens) >= asked.length:
@@ -135,6 +141,10 @@ class AnswerFormat:
 
     def _choice(self, answer: TextAnswer, text: str, tokens: Sequence[str], holder: str = "message") -> dict[str, Any]:
         content = {"content": text} if holder == "delta" else {"role": "assistant", "content": text}
+        if self._asked.call is not None:
+            function = dict(zip(("name", "arguments"), self._asked.call, strict=True))
+            call = {"index": 0, "id": f"call-{answer.name}", "type": "function", "function": function}
+            content = {**content, "content": None, "tool_calls": [call]}
         return {
             "index": answer.index,
             **({holder: content} if self._is_chat else {"text": text}),

@@ -1,7 +1,8 @@
 """The OpenAI API of the toy engine: chat and completions, answered in vLLM's form, with the same records.
 
 Sampling parameters are read and have no effect: the text depends on the model folder, the prompt and the number of the
-answer. Tools, schemas and other structures are refused by name.
+answer. Where `tool_choice` demands a call, the answer is one, with arguments made from the schema of the function. A
+schema of the answer and other structures are refused by name.
 
 Texts in a prompt that make a request fail, by their parameters of config.pbtxt:
     template_fails_text: status 400, as vLLM answers if a chat template raises; the record's source is `template`.

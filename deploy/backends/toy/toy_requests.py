@@ -1,5 +1,6 @@
 """Reads what a caller asks of the toy engine by the OpenAI API, and refuses the rest as vLLM does."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,12 @@ NUMBERS = {
     "repetition_penalty": (0, 2),
 }
 """Fields that are numbers without influence on the text, and their limits."""
-NOT_OFFERED = ("logit_bias", "prompt_logprobs", "structured_outputs", "suffix", "tools")
+NOT_OFFERED = ("logit_bias", "prompt_logprobs", "structured_outputs", "suffix")
 """Fields that the toy engine refuses unless they are empty."""
+DEEPEST = 8
+"""Levels of a tool's schema that arguments are made for."""
+VALUES = {"string": "text", "integer": 1, "number": 1.0, "boolean": True, "array": []}
+"""Arguments by the type of their schema."""
 COMPLETION_TOKENS = 16
 """The length of a completion that names none, as in vLLM."""
 
@@ -64,6 +69,7 @@ class Asked:
         min_tokens: before these, no stop sequence counts.
         stops: stop sequences.
         top: likely tokens to report at each position; None if no log-probabilities are asked for.
+        call: name and arguments of the call that each answer is; None if the answers are texts.
     """
 
     kind: str
@@ -78,6 +84,7 @@ class Asked:
     include_usage: bool
     echo: bool
     top: int | None
+    call: tuple[str, str] | None
 
 
 def read(kind: str, body: Mapping[str, Any], engine: ToyEngine, names: Sequence[str]) -> Asked:
@@ -118,6 +125,7 @@ def read(kind: str, body: Mapping[str, Any], engine: ToyEngine, names: Sequence[
         include_usage=bool(options.get("include_usage")),
         echo=body.get("echo", False),
         top=_read_top(kind, body),
+        call=_read_call(body),
     )
 
 
@@ -141,12 +149,54 @@ def _check_values(kind: str, body: Mapping[str, Any]) -> None:
 def _check_offer(body: Mapping[str, Any]) -> None:
     """Refuse what the toy engine cannot follow."""
     for name in NOT_OFFERED:
-        if body.get(name) and not (name == "tools" and body.get("tool_choice") == "none"):
+        if body.get(name):
             raise RequestError(f"The toy engine does not offer {name}; leave it out.", name)
     given = body.get("response_format", {})
     if not isinstance(given, dict) or given.get("type", "text") != "text":
         message = "The toy engine offers no response_format but text."
         raise RequestError(message, "response_format")
+
+
+def _read_call(body: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return the call that `tool_choice` demands: of the function that it names, or of the first one.
+
+    Raises:
+        RequestError: the tools are not functions, or the one that is named is not among them.
+    """
+    tools, choice = body.get("tools", []), body.get("tool_choice", "auto")
+    functions = [tool.get("function") if isinstance(tool, dict) else None for tool in _as_list(tools)]
+    if not all(isinstance(function, dict) and isinstance(function.get("name"), str) for function in functions):
+        message = "tools must be a list of functions, each with a name."
+        raise RequestError(message, "tools")
+    if choice in ("auto", "none"):
+        return None
+    named = choice.get("function") if isinstance(choice, dict) else None
+    name = named.get("name") if isinstance(named, dict) else None
+    chosen = [function for function in functions if choice == "required" or function["name"] == name]
+    if not chosen:
+        message = "tool_choice must be auto, none, required, or name a function of tools."
+        raise RequestError(message, "tool_choice")
+    return chosen[0]["name"], json.dumps(_example(chosen[0].get("parameters"), DEEPEST))
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _example(schema: Any, deepest: int) -> Any:
+    """Return a value that a schema allows, as far as it has `enum`, `const`, `type` and `properties`."""
+    if not isinstance(schema, dict) or deepest == 0:
+        return {}
+    if "const" in schema or schema.get("enum"):
+        return schema["const"] if "const" in schema else _as_list(schema["enum"])[0]
+    kind = _as_list(schema.get("type", "object"))[:1]
+    if kind and isinstance(kind[0], str) and kind[0] in VALUES:
+        return VALUES[kind[0]]
+    properties = schema.get("properties")
+    return {
+        name: _example(value, deepest - 1)
+        for name, value in (properties.items() if isinstance(properties, dict) else ())
+    }
 
 
 def _plan_length(kind: str, body: Mapping[str, Any], engine: ToyEngine, left: int) -> tuple[int, str]:
