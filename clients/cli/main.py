@@ -96,14 +96,14 @@ def _end_of_library(error: Exception) -> None:
     import nats.errors  # a command that fails so has imported both
     from pydantic import ValidationError
 
-    from clients.cli.parsing import describe_variables
     from clients.cli.settings import CliSettings
-    from shared.runtime.settings import Connection
+    from shared.runtime.settings import Connection, SourceSettings, describe_variables
 
     if isinstance(error, nats.errors.Error):
         _end(_no_answer(error), Exit.UNREACHABLE)
-    if isinstance(error, ValidationError) and error.title in (CliSettings.__name__, Connection.__name__):
-        _end(describe_variables(error), Exit.USAGE)
+    for kind in (CliSettings, Connection, SourceSettings):
+        if isinstance(error, ValidationError) and error.title == kind.__name__:
+            _end(describe_variables(kind, error), Exit.USAGE)
 
 
 def _no_answer(error: Exception) -> str:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from clients.cli.output import CommandError, Exit
 from contracts.facts import DrillFault
 from contracts.vocabulary import MODEL_NAME_PATTERN, MODEL_NAME_RULE
+from decisions.refused_values import describe_refusal
 
 DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>[smhd])")
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -36,20 +37,9 @@ def check_model(text: str) -> str:
 def describe_problems(error: ValidationError, whole: str = "value") -> str:
     """Return the problems that pydantic found, each with its field; `whole` names a problem without a field."""
     problems = (
-        f"{'.'.join(map(str, problem['loc'])) or whole}: {problem['msg'].removeprefix('Value error, ')}"
-        for problem in error.errors()
+        f"{'.'.join(map(str, problem['loc'])) or whole}: {describe_refusal(problem)}" for problem in error.errors()
     )
     return "; ".join(problems)
-
-
-def describe_variables(error: ValidationError) -> str:
-    """Return which SLIPWAY_ variables of the environment are not valid, each with its value; secrets are not shown."""
-    problems = []
-    for problem in error.errors():
-        name = f"SLIPWAY_{'_'.join(map(str, problem['loc'])).upper()}"
-        value = "…" if "KEY" in name else problem["input"]
-        problems.append(f"{name}={value}: {problem['msg']}")
-    return f"the environment is not valid: {'; '.join(problems)}; correct or unset it"
 
 
 def parse_duration(text: str) -> timedelta:

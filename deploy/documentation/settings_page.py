@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode
 from deploy.documentation.field_notes import field_notes
 from deploy.documentation.markdown import code, escape, table
 from deploy.documentation.schema_types import bounds_of, name_of_type
+from shared.runtime.settings import variable_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = {"Connection": "All services", "SourceSettings": "Registry and merger: sources of checkpoints"}
@@ -39,9 +40,7 @@ def _defined_in(module: str) -> Iterator[type[BaseSettings]]:
 
 def variables_of(kind: type[BaseSettings]) -> dict[str, FieldInfo]:
     """Return the fields of a settings class by the variable that each is read from."""
-    prefix = kind.model_config.get("env_prefix", "")
-    fields = {name: field for name, field in kind.model_fields.items() if not _is_nested(field)}
-    return {str(field.validation_alias or f"{prefix}{name}").upper(): field for name, field in fields.items()}
+    return {variable_of(kind, name): field for name, field in kind.model_fields.items() if not _is_nested(field)}
 
 
 def _is_nested(field: FieldInfo) -> bool:

@@ -15,7 +15,7 @@ from shared.provenance.envelopes import Attester, Trust
 from shared.runtime.clock import SystemClock
 from shared.runtime.program_imports import finish_imports
 from shared.runtime.service import check_sandbox, serve
-from shared.runtime.settings import Connection
+from shared.runtime.settings import Connection, read_settings
 from shared.runtime.telemetry import configure_logging
 from shared.serving.chat_templates import ChatTemplates
 from shared.serving.inference import Channels
@@ -52,9 +52,9 @@ async def run(connection: Connection, settings: BenchmarkerSettings) -> None:
 def main() -> None:
     """Read the settings from the environment and run the benchmarker."""
     finish_imports()
-    connection = require_store(require_identity(Connection(), SERVICE), SERVICE)
+    connection = require_store(require_identity(read_settings(Connection), SERVICE), SERVICE)
     configure_logging(SERVICE, connection.log_level)
-    asyncio.run(run(connection, BenchmarkerSettings()))
+    asyncio.run(run(connection, read_settings(BenchmarkerSettings)))
 
 
 if __name__ == "__main__":

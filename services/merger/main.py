@@ -14,7 +14,7 @@ from shared.runtime.clock import SystemClock
 from shared.runtime.process import memory_bytes
 from shared.runtime.program_imports import finish_imports
 from shared.runtime.service import check_sandbox, serve
-from shared.runtime.settings import Connection
+from shared.runtime.settings import Connection, read_settings
 from shared.runtime.telemetry import configure_logging
 from shared.serving.chat_templates import ChatTemplates
 from shared.storage.blobs import STALE_UPLOAD, Store
@@ -56,9 +56,9 @@ async def run(connection: Connection, settings: MergerSettings) -> None:
 def main() -> None:
     """Read the settings from the environment and run the merger."""
     finish_imports()
-    connection = require_store(require_identity(Connection(), SERVICE), SERVICE)
+    connection = require_store(require_identity(read_settings(Connection), SERVICE), SERVICE)
     configure_logging(SERVICE, connection.log_level)
-    asyncio.run(run(connection, MergerSettings()))
+    asyncio.run(run(connection, read_settings(MergerSettings)))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from shared.provenance.envelopes import Trust
 from shared.runtime.clock import SystemClock
 from shared.runtime.program_imports import finish_imports
 from shared.runtime.service import serve
-from shared.runtime.settings import Connection
+from shared.runtime.settings import Connection, read_settings
 from shared.runtime.telemetry import configure_logging
 from shared.storage.blobs import Store
 from shared.storage.credentials import require_store
@@ -79,9 +79,9 @@ def _others(store: Store, folder: Path, settings: MirrorSettings) -> list[Regist
 def main() -> None:
     """Read the settings from the environment and run the mirror."""
     finish_imports()
-    connection = require_store(require_identity(Connection(), SERVICE), SERVICE)
+    connection = require_store(require_identity(read_settings(Connection), SERVICE), SERVICE)
     configure_logging(SERVICE, connection.log_level)
-    asyncio.run(run(connection, MirrorSettings().require_registry()))
+    asyncio.run(run(connection, read_settings(MirrorSettings).require_registry()))
 
 
 if __name__ == "__main__":

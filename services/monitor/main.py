@@ -16,7 +16,7 @@ from shared.messaging.records import RecordStore
 from shared.runtime.clock import SystemClock
 from shared.runtime.program_imports import finish_imports
 from shared.runtime.service import check_sandbox, connect_with_retries, serve
-from shared.runtime.settings import Connection
+from shared.runtime.settings import Connection, read_settings
 from shared.runtime.telemetry import configure_logging
 from shared.storage.blobs import Store
 from shared.storage.credentials import require_store
@@ -54,9 +54,9 @@ async def run(connection: Connection, settings: MonitorSettings) -> None:
 def main() -> None:
     """Read the settings from the environment and run the monitor."""
     finish_imports()
-    connection = require_store(require_identity(Connection(), SERVICE), SERVICE)
+    connection = require_store(require_identity(read_settings(Connection), SERVICE), SERVICE)
     configure_logging(SERVICE, connection.log_level)
-    asyncio.run(run(connection, MonitorSettings()))
+    asyncio.run(run(connection, read_settings(MonitorSettings)))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from shared.messaging.records import RecordStore
 from shared.runtime.clock import SystemClock
 from shared.runtime.program_imports import finish_imports
 from shared.runtime.service import connect_with_retries, serve
-from shared.runtime.settings import Connection
+from shared.runtime.settings import Connection, read_settings
 from shared.runtime.telemetry import configure_logging
 from shared.storage.kv import Bucket
 
@@ -54,9 +54,9 @@ async def run(connection: Connection, settings: NotifierSettings) -> None:
 def main() -> None:
     """Read the settings from the environment and run the notifier."""
     finish_imports()
-    connection = require_identity(Connection(), SERVICE)
+    connection = require_identity(read_settings(Connection), SERVICE)
     configure_logging(SERVICE, connection.log_level)
-    asyncio.run(run(connection, NotifierSettings()))
+    asyncio.run(run(connection, read_settings(NotifierSettings)))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from shared.runtime.clock import SystemClock
 from shared.runtime.process import memory_bytes
 from shared.runtime.program_imports import finish_imports
 from shared.runtime.service import check_sandbox, serve
-from shared.runtime.settings import Connection
+from shared.runtime.settings import Connection, read_settings
 from shared.runtime.telemetry import configure_logging
 from shared.storage.blobs import STALE_UPLOAD, Store
 from shared.storage.credentials import require_store
@@ -59,9 +59,9 @@ async def run(connection: Connection, settings: QuantiserSettings) -> None:
 def main() -> None:
     """Read the settings from the environment and run the quantiser."""
     finish_imports()
-    connection = require_store(require_identity(Connection(), SERVICE), SERVICE)
+    connection = require_store(require_identity(read_settings(Connection), SERVICE), SERVICE)
     configure_logging(SERVICE, connection.log_level)
-    asyncio.run(run(connection, QuantiserSettings()))
+    asyncio.run(run(connection, read_settings(QuantiserSettings)))
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ from shared.provenance.envelopes import Attester, Trust
 from shared.runtime.clock import Clock, SystemClock
 from shared.runtime.program_imports import finish_imports
 from shared.runtime.service import connect_with_retries, serve
-from shared.runtime.settings import Connection
+from shared.runtime.settings import Connection, read_settings
 from shared.runtime.sweeper import Sweeper
 from shared.runtime.team_list import TeamList
 from shared.runtime.telemetry import configure_logging
@@ -173,9 +173,9 @@ async def run(connection: Connection, settings: RegistrySettings) -> None:
 def main() -> None:
     """Read the settings from the environment and run the registry."""
     finish_imports()
-    connection = require_store(require_identity(Connection(), SERVICE), SERVICE)
+    connection = require_store(require_identity(read_settings(Connection), SERVICE), SERVICE)
     configure_logging(SERVICE, connection.log_level)
-    asyncio.run(run(connection, RegistrySettings()))
+    asyncio.run(run(connection, read_settings(RegistrySettings)))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from shared.provenance.administrators import Administrators
 from shared.runtime.clock import SystemClock
 from shared.runtime.program_imports import finish_imports
 from shared.runtime.service import connect_with_retries, serve
-from shared.runtime.settings import Connection
+from shared.runtime.settings import Connection, read_settings
 from shared.runtime.sweeper import Sweeper
 from shared.runtime.team_list import TeamList
 from shared.runtime.telemetry import configure_logging
@@ -121,9 +121,9 @@ def _traffic(settings: RollbackControllerSettings) -> GatewayTraffic:
 def main() -> None:
     """Run the rollback-controller."""
     finish_imports()
-    connection = require_identity(Connection(), SERVICE)  # without other keys it still rolls back
+    connection = require_identity(read_settings(Connection), SERVICE)  # without other keys it still rolls back
     configure_logging(SERVICE, connection.log_level)
-    asyncio.run(run(connection, RollbackControllerSettings()))
+    asyncio.run(run(connection, read_settings(RollbackControllerSettings)))
 
 
 if __name__ == "__main__":

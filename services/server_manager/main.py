@@ -33,7 +33,7 @@ from shared.provenance.envelopes import Trust
 from shared.runtime.clock import SystemClock
 from shared.runtime.program_imports import finish_imports
 from shared.runtime.service import Check, serve
-from shared.runtime.settings import Connection
+from shared.runtime.settings import Connection, read_settings
 from shared.runtime.telemetry import configure_logging
 from shared.storage.blobs import Store
 from shared.storage.credentials import require_store
@@ -185,9 +185,9 @@ async def follow_routes(bus: Bus, routes: KvRecords[Route], manager: Manager) ->
 def main() -> None:
     """Run server-manager."""
     finish_imports()
-    connection = require_store(require_identity(Connection(), SERVICE), SERVICE)
+    connection = require_store(require_identity(read_settings(Connection), SERVICE), SERVICE)
     configure_logging(SERVICE, connection.log_level)
-    asyncio.run(run(connection, ServerManagerSettings()))
+    asyncio.run(run(connection, read_settings(ServerManagerSettings)))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,59 @@
 """Settings that services share: connection, sources of checkpoints, limits of workers. Only `main` reads them."""
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from decisions.refused_values import describe_refusal
 
 REGION_PATTERN = r"^[a-z0-9-]+$"
+Kind = TypeVar("Kind", bound=BaseSettings)
+
+
+def variable_of(kind: type[BaseSettings], name: str) -> str:
+    """Return the environment variable that a field is read from."""
+    owner = next((each for each in (kind, SourceSettings) if name in each.model_fields), None)  # some hold the latter
+    if owner is None:  # an alias, which is the variable itself
+        return name.upper()
+    return str(owner.model_fields[name].validation_alias or f"{owner.model_config.get('env_prefix')}{name}").upper()
+
+
+def refused_variables(kind: type[BaseSettings], error: ValidationError | SettingsError) -> dict[str, str]:
+    """Return what is wrong with each variable that was refused; without a variable, under an empty name.
+
+    Secrets are not shown, and neither are the values that several variables have together.
+    """
+    if isinstance(error, SettingsError):  # a list or an object that is no JSON
+        field = re.search(r'field "(\w+)"', str(error))
+        variable = variable_of(kind, field[1]) if field is not None else ""
+        return {variable: f"{variable}: must be JSON"}
+    refused: dict[str, str] = {}
+    for problem in error.errors():
+        variable = variable_of(kind, str(problem["loc"][0])) if problem["loc"] else ""
+        is_shown = variable and problem["type"] != "missing" and not re.search("KEY|TOKEN|SECRET", variable)
+        value = f"={problem['input']}" if is_shown else ""
+        refused[variable] = f"{variable}{value}: {describe_refusal(problem)}".removeprefix(": ")
+    return refused
+
+
+def describe_variables(kind: type[BaseSettings], error: ValidationError | SettingsError) -> str:
+    """Return which variables of the environment are not valid, with their values and what is allowed."""
+    return f"the environment is not valid: {'; '.join(refused_variables(kind, error).values())}; correct or unset it"
+
+
+def read_settings(kind: type[Kind]) -> Kind:
+    """Return the settings that the environment holds.
+
+    Raises:
+        SystemExit: a variable is not valid; the message names it, its value and what is allowed.
+    """
+    try:
+        return kind()
+    except (ValidationError, SettingsError) as error:
+        raise SystemExit(describe_variables(kind, error)) from None
 
 
 class Connection(BaseSettings):

@@ -14,6 +14,7 @@ from typing import Annotated, Any, cast, get_args
 import typer
 
 from clients.cli.connection import JsonOption
+from clients.cli.errors import warn
 from clients.cli.output import Exit, fail, show_json, show_line, show_table
 from clients.cli.settings import CliSettings
 from contracts.runtimes import DEFAULT_RUNTIME
@@ -42,8 +43,10 @@ from deploy.local.supervisor import (
     default_engine_root,
     programs_of,
 )
+from deploy.local.variables import find_refused
 from deploy.local.view import View, last_lines
 from shared.runtime.clock import SystemClock
+from shared.runtime.settings import SourceSettings, variable_of
 
 DOWN_TIMEOUT_S = 90.0
 EXTRA_S = 60.0
@@ -60,7 +63,11 @@ CONFIGURED_BY = {
 """Variables by optional service: it is part of the stack if one of them has a value."""
 
 EngineOption = Annotated[
-    str, typer.Option(help="Serving engine: slipway (vLLM), or toy, which answers without a model, for tests.")
+    str | None,
+    typer.Option(
+        help="Serving engine: slipway (vLLM), or toy, which answers without a model, for tests. It is kept for later "
+        "starts; the first one takes slipway."
+    ),
 ]
 RuntimesOption = Annotated[
     list[str] | None,
@@ -107,7 +114,7 @@ def folder_of(state: Path | None) -> StateFolder:
 def up(
     *,
     state: StateOption = None,
-    engine: EngineOption = "slipway",
+    engine: EngineOption = None,
     replicas: ReplicasOption = None,
     gateway_workers: WorkersOption = None,
     tritons: TritonsOption = None,
@@ -130,7 +137,7 @@ def up(
     description = folder.read_description()
     runtimes = parse_runtimes(runtime or [], description)
     config = StackConfig(
-        parse_engine(engine),
+        parse_engine(engine, description),
         parse_replicas(replicas or []),
         gateway_workers,
         runtimes=tuple(runtimes),
@@ -138,15 +145,23 @@ def up(
         default_tritons=parse_tritons(tritons, description, runtimes),
         nats=parse_nats(nats, description, stored=bus.has_stored(folder.path)),
     )
+    if description is not None and config.engine != description.engine and not detach:  # its child says it
+        warn(
+            f"--engine {config.engine}: the stack ran on {description.engine} until now; what was released there is "
+            f"served by {config.engine} from now on, and its measurements are those of {description.engine}"
+        )
     root = engine_env or CliSettings().engine_env or default_engine_root()
     if folder.is_held():
         fail(f"a stack is already up in {folder.shown}; see `slipway ps`, or stop it with `slipway down`")
+    if (refused := find_refused(config.services, inherited_variables(os.environ))) is not None:
+        fail(refused, Exit.USAGE)
     if not no_preflight:
         from clients.cli.commands.doctor import preflight  # the store's client and more, which the others do without
 
         preflight(folder, config, root, os.environ)
     if detach:
-        again = ["--engine", engine, "--timeout", str(timeout), "--engine-env", str(root.absolute()), "--no-preflight"]
+        again = ["--timeout", str(timeout), "--engine-env", str(root.absolute()), "--no-preflight"]
+        again += [] if engine is None else ["--engine", engine]
         again += [text for item in replicas or [] for text in ("--replicas", item)]
         again += [] if gateway_workers is None else ["--gateway-workers", str(gateway_workers)]
         again += [] if tritons is None else ["--tritons", str(tritons)]
@@ -165,8 +180,10 @@ def up(
         fail(str(error))
 
 
-def parse_engine(text: str) -> Engine:
-    """Return the engine that a text names."""
+def parse_engine(text: str | None, description: Description | None) -> Engine:
+    """Return the engine: the one that is asked for, else what the stack had."""
+    before = description.engine if description is not None else "slipway"
+    text = text or before
     if text not in get_args(Engine):
         fail(f"the engine {text!r} is not valid: use slipway or toy", Exit.USAGE)
     return cast("Engine", text)
@@ -253,7 +270,8 @@ def inherited_variables(environment: Any) -> dict[str, str]:
         f"SERVER_MANAGER_{name}" for name in ("TRITON_GRPC", "AGENT_GRPC", "REPOSITORY", "RUNTIME", "ENDPOINTS")
     )
     ours = ("SLIPWAY_", "OPENAI_", "TRITON_AGENT_", *manager)
-    kept = ("SLIPWAY_FAILPOINT", "SLIPWAY_LOG_LEVEL", "SLIPWAY_TRACE_FILE")
+    sources = {variable_of(SourceSettings, name) for name in SourceSettings.model_fields}
+    kept = {"SLIPWAY_FAILPOINT", "SLIPWAY_LOG_LEVEL", "SLIPWAY_TRACE_FILE", *sources}
     return {name: value for name, value in environment.items() if name in kept or not name.startswith(ours)}
 
 
@@ -277,7 +295,7 @@ def _up_detached(folder: StateFolder, arguments: list[str], timeout_s: float) ->
             fail("the stack did not start: " + "\n".join(last_lines(log, 30)))
         table = folder.read_table()
         if table is not None and table.supervisor == child.pid and table.phase == "ready":
-            show_line("\n".join(last_lines(log, 30)))
+            show_line("\n".join(last_lines(log, 100)))
             return
         time.sleep(0.1)
     child.terminate()

@@ -17,13 +17,13 @@ from clients.cli.commands.status import model_of, pick
 from clients.cli.commands.trace import find_runtimes
 from clients.cli.main import app
 from clients.cli.output import CommandError, Exit
-from clients.cli.parsing import describe_variables
 from clients.cli.settings import CliSettings
 from clients.cli.version_records import FINGERPRINT
 from contracts import facts as f
 from contracts.routes import Route
 from contracts.vocabulary import Runtime, ServingSettings, Variant
 from decisions.release_projection import join, project
+from shared.runtime.settings import describe_variables
 from testbed.factories import digest, fact, served
 from tests.kit.command import run_command
 from tests.unit.cli.test_release_view import RELEASE, whole_release
@@ -71,9 +71,10 @@ def test_parts_do_not_inherit_the_address_of_another_stack():
         "SERVER_MANAGER_AGENT_GRPC": "elsewhere:2",
         "TRITON_AGENT_ADMIN_KEY": "another",
         "SERVER_MANAGER_TOY": "{}",
+        "SLIPWAY_HF_ENDPOINT": "https://hub",
     }
-    kept = {"PATH": "/bin", "SLIPWAY_LOG_LEVEL": "DEBUG", "SERVER_MANAGER_TOY": "{}"}
-    assert inherited_variables(environment) == kept
+    kept = {"PATH", "SLIPWAY_LOG_LEVEL", "SERVER_MANAGER_TOY", "SLIPWAY_HF_ENDPOINT"}
+    assert inherited_variables(environment) == {name: environment[name] for name in kept}
 
 
 def test_a_policy_is_read_from_yaml_and_json(tmp_path):
@@ -108,7 +109,7 @@ def test_a_file_that_is_no_yaml_is_refused_in_one_line_with_the_place(tmp_path):
 def test_variables_that_are_not_valid_are_named_with_their_values():
     with pytest.raises(ValidationError) as refused:
         CliSettings(s3_region="no region")
-    assert "SLIPWAY_S3_REGION=no region: " in describe_variables(refused.value)
+    assert "SLIPWAY_S3_REGION=no region: " in describe_variables(CliSettings, refused.value)
 
 
 def test_every_help_page_shows_what_values_look_like_and_loses_no_text():

@@ -1,0 +1,41 @@
+"""The variables that configure the services of the embedded stack, checked before one of them is started."""
+
+import importlib
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, SettingsError
+
+from shared.runtime.settings import SourceSettings, refused_variables
+
+
+def find_refused(services: Iterable[str], inherited: Mapping[str, str]) -> str | None:
+    """Return which variables of these services are not valid, with what is allowed; None if all are.
+
+    Args:
+        services: their names; the settings of one are read only if a variable of it is set.
+        inherited: the variables of this process that services inherit; the stack itself sets the others.
+    """
+    refused: dict[str, str] = {}
+    configured = [name for name in services if any(variable.startswith(_prefix(name)) for variable in inherited)]
+    for kind in (SourceSettings, *(kind for service in configured for kind in _classes_of(service))):
+        try:
+            kind()
+        except (ValidationError, SettingsError) as error:
+            problems = refused_variables(kind, error).items()
+            refused |= {variable: problem for variable, problem in problems if not variable or variable in inherited}
+    if not refused:
+        return None
+    return f"the environment is not valid: {'; '.join(refused.values())}; correct or unset it"
+
+
+def _prefix(service: str) -> str:
+    return service.replace("-", "_").upper() + "_"
+
+
+def _classes_of(service: str) -> Iterator[type[BaseSettings]]:
+    module = importlib.import_module(f"services.{service.replace('-', '_')}.settings")
+    for member in vars(module).values():
+        if inspect.isclass(member) and issubclass(member, BaseSettings) and member.__module__ == module.__name__:
+            yield member
