@@ -102,7 +102,7 @@ ADVICE: dict[Code, str] = {
     "policy_invalid": "Correct the named field of the release policy; unknown fields are errors there.",
     "policy_weaker_than_stored": "An event's policy may only tighten the stored one; ask operations to change the stored policy.",
     "unknown_base": "Import the base model first: slipway base import.",
-    "uri_not_allowed": "Upload to the model's own prefix in the store, or ask operations to allow the root (SLIPWAY_FILE_ROOTS).",
+    "uri_not_allowed": "Use a folder in the model's own prefix of the store, or one that SLIPWAY_FILE_ROOTS (`file://`) or SLIPWAY_HF_ENDPOINT (`hf://`) allows; an operator sets them.",
     "source_not_allowed": "Publish from a folder that `sources` of the model's policy names, or let operations add it "
     "(`slipway policy set`).",
     "approver_is_publisher": "Let someone approve who did not publish the checkpoint.",

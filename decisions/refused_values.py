@@ -10,8 +10,8 @@ _WORDS = {
     "greater_than_equal": "must be at least {ge}",
     "less_than": "must be below {lt}",
     "less_than_equal": "must be at most {le}",
-    "too_short": "must have at least {min_length} entries, and has {actual_length}",
-    "too_long": "must have at most {max_length} entries, and has {actual_length}",
+    "too_short": "must have at least {min_length} of them",
+    "too_long": "must have at most {max_length} of them",
     "string_too_short": "must have at least {min_length} characters",
     "string_too_long": "must have at most {max_length} characters",
     "string_pattern_mismatch": "must match {pattern}",
@@ -29,7 +29,6 @@ _WORDS = {
 def describe_refusal(problem: Mapping[str, Any]) -> str:
     """Return what is wrong with a value: `problem` is an entry of pydantic's `ValidationError.errors()`."""
     words = _WORDS.get(problem["type"])
-    context: Mapping[str, Any] = problem.get("ctx", {})
     if words is None:
         return str(problem["msg"]).removeprefix("Value error, ")
-    return words.format_map(context).replace("at least 1 entries", "at least one entry")
+    return words.format_map(problem.get("ctx", {}))

@@ -266,6 +266,23 @@ class CommandClient(Client):
         return PatientJetStream(self, **options)
 
 
+def _no_answer(stack: StackAddress, error: Exception) -> CommandError:
+    """Return the error of a command that cannot connect to the bus."""
+    url = stack.connection.nats_url
+    advice = "see `slipway ps`, or start the stack with `slipway up`"
+    if stack.context is not None:
+        advice = f"see `slipway context show {stack.context}`, or name another one with --context"
+    elif stack.name == url and stack.connection.nats_ca is None:  # the address is from the environment
+        advice = (
+            "it may wait for TLS, which is spoken only with the certificate of its authority: set SLIPWAY_NATS_CA, and "
+            "SLIPWAY_NATS_CREDENTIALS (`slipway env` prints both), or correct SLIPWAY_NATS_URL"
+        )
+    elif stack.name == url:
+        advice = "see `slipway doctor`, and correct SLIPWAY_NATS_URL, or unset it for the stack in a state folder"
+    sentence = f"the message bus at {url} does not answer ({type(error).__name__}); {advice}"
+    return CommandError(sentence, Exit.UNREACHABLE)
+
+
 @asynccontextmanager
 async def connected(stack: StackAddress) -> AsyncIterator[Client]:
     """Connect to the message bus for the duration of the block; reconnect if the bus restarts meanwhile.
@@ -298,15 +315,7 @@ async def connected(stack: StackAddress) -> AsyncIterator[Client]:
     except ValueError as error:
         raise CommandError(f"{error} `slipway env` prints the credential of a stack on this machine.") from error
     except (OSError, TimeoutError, nats.errors.Error) as error:
-        url = stack.connection.nats_url
-        advice = "see `slipway ps`, or start the stack with `slipway up`"
-        if stack.context is not None:
-            advice = f"see `slipway context show {stack.context}`, or name another one with --context"
-        elif stack.name == url:  # the address is from the environment
-            advice = "see `slipway doctor`, and correct SLIPWAY_NATS_URL, or unset it for the stack in a state folder"
-        raise CommandError(
-            f"the message bus at {url} does not answer ({type(error).__name__}); {advice}", Exit.UNREACHABLE
-        ) from error
+        raise _no_answer(stack, error) from error
     try:
         yield client
     except asyncio.CancelledError:

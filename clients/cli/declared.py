@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
@@ -245,7 +245,7 @@ def _parse(document: Document, problems: list[Problem]) -> AnyDeclared | None:
     try:
         declared = _ANY.validate_python(document.data)
     except ValidationError as error:
-        listed = document.problems(error)
+        listed = document.problems(error, dict(zip(KINDS, get_args(AnyDeclared), strict=True))[kind], tags=1)
         problems += [_without_kind(document, each, kind) for each in listed]
         return None
     if isinstance(declared, DeclaredPolicy):

@@ -131,6 +131,16 @@ async def _resolve(stack: StackAddress, name: Name) -> Name:
         return await resolve(client.jetstream(timeout=10), name)
 
 
+async def require_model(js: JetStreamContext, model: str) -> None:
+    """Raise CommandError, with the models that are most like it, if nothing is known of a model.
+
+    Nothing is raised if this identity may not read which models there are.
+    """
+    with contextlib.suppress(SlipwayError, nats.errors.Error, TimeoutError):
+        if model not in await model_names(js):
+            raise CommandError(f"there is no model {model}{await advice(js, model, 'slipway models')}")
+
+
 async def advice(js: JetStreamContext, model: str | None, command: str) -> str:
     """Return the end of an error message: what to see, after the known models that are most like an unknown one."""
     near = ""

@@ -19,8 +19,10 @@ def model_files(folder: Path) -> list[Path]:
         CommandError: the folder does not exist, or holds no safetensors.
     """
     if not folder.is_dir():
+        is_repository = not folder.is_absolute() and len(folder.parts) == 2
+        hub = f", or hf://{folder}@main for a repository of the model hub" if is_repository else ""
         raise CommandError(
-            f"the model folder {folder} does not exist: name the folder that save_pretrained wrote", Exit.USAGE
+            f"the model folder {folder} does not exist: name the folder that save_pretrained wrote{hub}", Exit.USAGE
         )
     files = sorted(path for path in folder.iterdir() if path.is_file() and travels(path.name))
     if any(is_weights(path.name) for path in files):

@@ -3,12 +3,15 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from clients.cli.errors import CommandError, Exit
+from clients.cli.names import nearest
+from decisions.refused_values import describe_refusal
 
 LARGEST_BYTES = 1024 * 1024
 
@@ -59,11 +62,17 @@ class Document:
         """Return a problem of a value in it."""
         return Problem(self.file, self.line_of(location), ".".join(map(str, location)), message)
 
-    def problems(self, error: ValidationError, *before: str | int) -> list[Problem]:
-        """Return what pydantic has against the value below `before`, by line; of a value and a part of it, the part."""
+    def problems(self, error: ValidationError, kind: type[BaseModel], *, tags: int = 0) -> list[Problem]:
+        """Return why the document is no value of a type, by line; of a value and a part of it, the part.
+
+        Args:
+            error: what pydantic has against it.
+            kind: the type.
+            tags: how many entries of each location pydantic puts before the fields of the type.
+        """
         errors = error.errors()
         inner = [each for each in errors if not any(_is_inside(other["loc"], each["loc"]) for other in errors)]
-        listed = [self.problem(each["msg"].removeprefix("Value error, "), *before, *each["loc"]) for each in inner]
+        listed = [self.problem(_describe(each, kind, each["loc"][tags:]), *each["loc"]) for each in inner]
         return sorted(listed, key=lambda problem: problem.line)
 
 
@@ -113,7 +122,27 @@ def validated(document: Document, kind: type[BaseModel], what: str) -> BaseModel
     try:
         return kind.model_validate(document.data)
     except ValidationError as error:
-        raise InvalidError(document.problems(error), what) from error
+        raise InvalidError(document.problems(error, kind), what) from error
+
+
+def _describe(problem: ErrorDetails, kind: type[BaseModel], location: Sequence[str | int]) -> str:
+    """Return what is wrong with a value, with the fields that are most like an unknown one."""
+    if problem["type"] != "extra_forbidden":
+        return describe_refusal(problem)
+    name = str(location[-1])
+    near = nearest(name, _fields_at(kind, location[:-1]))
+    return f"unknown field {name}{f'; {near}' if near else ''}"
+
+
+def _fields_at(annotation: Any, location: Sequence[str | int]) -> set[str]:
+    """Return the names of the fields that a type has at a location; none where it has no such place."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        if not location:
+            return set(annotation.model_fields)
+        field = annotation.model_fields.get(str(location[0]))
+        return set() if field is None else _fields_at(field.annotation, location[1:])
+    rest = location[1:] if get_origin(annotation) in (tuple, list, dict) else location
+    return {name for part in get_args(annotation) for name in _fields_at(part, rest)}
 
 
 def _structure(file: str, root: yaml.Node) -> Iterator[Problem]:

@@ -144,6 +144,9 @@ class UploadStore(Protocol):
     def find_base(self, name_and_revision: str) -> BaseModelRef | None:
         """Return an imported base model by `NAME` or `NAME@REVISION`; None if there is none."""
 
+    def base_names(self) -> list[str]:
+        """Return the names of the imported base models, each once."""
+
 
 async def without_locks(_order: TrafficRequested) -> None:
     """Return at once: nothing is put under lock before traffic."""

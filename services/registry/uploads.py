@@ -22,6 +22,8 @@ WAIT_S = 3.0
 """Seconds that a request waits for files to be verified before it is answered."""
 ABORT_EVERY_S = 3600.0
 """Seconds between two sweeps of uploads that were never finished."""
+MOST_NAMES = 10
+"""Imported base models that a refusal names."""
 READ_AT_ONCE = 2
 MOST_REMEMBERED = 10_000
 """Files whose digest this process remembers; others are read again."""
@@ -85,7 +87,9 @@ class Intake:
     async def _base(self, name: str) -> BaseModelRef:
         base = await asyncio.to_thread(self._store.find_base, name)
         if base is None:
-            reason = f"The base model {name[:200]} was not imported: ask operations to run `slipway base import`."
+            known = await asyncio.to_thread(self._store.base_names)
+            shown = ", ".join(known[:MOST_NAMES]) + (f" and {len(known) - MOST_NAMES} more" * (len(known) > MOST_NAMES))
+            reason = f"The base model {name[:200]} was not imported; imported are {shown or 'none'}."
             raise Permanent("unknown_base", reason)
         return base
 

@@ -156,7 +156,10 @@ class Sources:
             return DiskFolder(uri, self._roots, self.quota)
         parsed(parse_hub_uri, uri)
         if self._hub is None:
-            reason = f"{uri} cannot be read: no model hub is configured; operations may set SLIPWAY_HF_ENDPOINT."
+            reason = (
+                f"{uri} cannot be read: no model hub is configured. Set SLIPWAY_HF_ENDPOINT, for example "
+                "https://huggingface.co, here and for the registry and the merger (`slipway up` passes it on)."
+            )
             raise Permanent("uri_not_allowed", reason)
         return HubRepository(self._hub, uri, self.quota)
 

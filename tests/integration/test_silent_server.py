@@ -5,6 +5,7 @@ import socket
 import pytest
 
 from clients.cli.connection import StackAddress, connected
+from clients.cli.errors import CommandError, Exit
 from clients.training.bus import connected as publishing
 from clients.training.connection import Connection as TrainingConnection
 from shared.messaging.credentials import connect
@@ -29,6 +30,14 @@ async def test_who_tries_each_server_once_is_answered_by_the_other(settings):
 async def test_a_command_is_answered_by_the_other(settings):
     async with connected(StackAddress(settings, None, "test")) as client:
         assert client.is_connected
+
+
+async def test_a_command_without_the_authority_of_the_bus_names_the_variable(nats_server):
+    settings = nats_server.settings().model_copy(update={"nats_ca": None, "nats_credentials": None})
+    with pytest.raises(CommandError, match="SLIPWAY_NATS_CA") as refused:
+        async with connected(StackAddress(settings, None, settings.nats_url)):
+            pass
+    assert refused.value.code is Exit.UNREACHABLE
 
 
 async def test_a_publisher_is_answered_by_the_other(settings):

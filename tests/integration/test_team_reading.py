@@ -390,3 +390,25 @@ async def test_a_part_that_was_removed_is_named(server, store, audited):
     status, _, err = await asyncio.to_thread(slipway, server, store, "victor", "audit", "--model", OWN)
     assert status == 1
     assert OWN in err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["rollback", "shp-bot", "--reason", "slow", "--dry-run"],
+        ["rollback", "shp-bot", "--reason", "slow"],
+        ["drill", "shp-bot", "--fault", "garble", "--reason", "test"],
+        ["silence", "shp-bot", "--reason", "test"],
+        ["quarantine", "lift", "shp-bot@v1", "--reason", "fixed"],
+        ["golden", "shp-bot"],
+        ["policy", "show", "shp-bot"],
+        ["routes", "shp-bot"],
+        ["status", "shp-bot"],
+        ["versions", "shp-bot"],
+    ],
+    ids=" ".join,
+)
+def test_a_misspelt_model_is_refused_with_the_one_that_is_like_it(server, store, command):
+    status, _, err = slipway(server, store, "victor", *command)
+    assert status == 1, err
+    assert f"did you mean {OWN}?" in err

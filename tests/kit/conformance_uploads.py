@@ -113,3 +113,4 @@ class UploadStoreConformance:
         assert uploads.find_base(f"{name}@9").revision == "9"
         assert uploads.find_base(f"{name}@11") is None
         assert uploads.find_base(f"{name}-other") is None
+        assert uploads.base_names().count(name) == 1

@@ -101,3 +101,7 @@ class FakeUploads:
             return None
         base = max(bases, key=lambda each: each.imported_at)
         return BaseModelRef(name=base.name, revision=base.revision, uri=base.folder.uri, digest=base.folder.digest)
+
+    def base_names(self) -> list[str]:
+        manifests = (data for key, (_, data) in self.objects.items() if key.startswith("bases/"))
+        return sorted({BaseManifest.model_validate_json(data).name for data in manifests})

@@ -20,7 +20,7 @@ from clients.cli.connection import (
 from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import FAULTS, check_model, parse_duration, parse_fault
 from clients.cli.reading import RecordsOfModels
-from clients.cli.resolving import find_target
+from clients.cli.resolving import find_target, require_model
 from clients.cli.serving import active_target, read_route, serving
 from clients.cli.views.render import duration
 from contracts.drills import LONGEST, Drill
@@ -121,6 +121,8 @@ async def _start(
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
         route = await read_route(js, model, environment)
+        if route is None:
+            await require_model(js, model)
         target = named or active_target(route, model, environment)
         if target not in serving(route):
             raise CommandError(f"{target} takes no traffic in {environment}, so a drill would affect no request")

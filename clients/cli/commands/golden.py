@@ -10,6 +10,7 @@ from clients.cli.connection import JsonOption, StackAddress, StateOption, connec
 from clients.cli.event_log import last_event
 from clients.cli.output import CommandError, show_json, show_line, show_table
 from clients.cli.parsing import check_model
+from clients.cli.resolving import require_model
 from clients.cli.serving import read_route
 from contracts.envelope import Event, plain
 from contracts.facts import GoldenChecked
@@ -47,6 +48,8 @@ async def _last(stack: StackAddress, model: str) -> tuple[Event[Any] | None, Tar
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
         route = await read_route(js, model)
+        if route is None:
+            await require_model(js, model)
         active = route.active.target if route is not None and route.active is not None else None
         return await last_event(js, GoldenChecked, model), active
 

@@ -25,6 +25,7 @@ from clients.cli.output import show_json, show_line
 from clients.cli.parsing import check_model, parse_duration
 from clients.cli.policy_template import TEMPLATE
 from clients.cli.reading import RecordsOfModels
+from clients.cli.resolving import advise
 from clients.cli.yaml_source import Document, InvalidError, read_documents, validated
 from contracts.policy import ReleasePolicy
 from decisions.policy_comparison import weaknesses
@@ -166,7 +167,7 @@ async def _rate(stack: StackAddress, model: str) -> float | None:
 def _stored(stack: StackAddress, model: str) -> ReleasePolicy:
     policy = asyncio.run(_policy_get(stack, model))
     if policy is None:
-        raise CommandError(f"{model} has no stored policy; set one with `slipway policy set {model} FILE`")
+        raise CommandError(f"{model} has no stored policy{advise(stack, model, f'slipway policy set {model} FILE')}")
     return policy
 
 

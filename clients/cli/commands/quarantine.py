@@ -27,6 +27,7 @@ from clients.cli.names import parse_name
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import check_model
 from clients.cli.reading import RecordsOfModels
+from clients.cli.resolving import require_model
 from clients.cli.serving import read_route
 from contracts.envelope import Event
 from contracts.facts import DeploymentChanged, OrderRefused, QuarantineLifted, RollbackStarted
@@ -163,6 +164,8 @@ async def _lift(stack: StackAddress, what: str, reason: str, until: datetime, wa
         js = client.jetstream(timeout=10)
         for attempt in range(1, EPOCH_TRIES + 1):
             route = await read_route(js, model_named(what))
+            if route is None:
+                await require_model(js, model_named(what))
             target = pick_quarantined(route, what)
             lifted = QuarantineLifted(reason=reason, target=target, expires_at=until, epoch=route.epoch if route else 0)
             event = order(sender_of(stack), target.model, None, lifted)

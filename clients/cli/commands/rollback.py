@@ -33,7 +33,7 @@ from clients.cli.event_log import EventFilter, follow, last_event, last_sequence
 from clients.cli.names import target_of
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_pairs
 from clients.cli.parsing import check_model
-from clients.cli.resolving import find_target, version_of
+from clients.cli.resolving import find_target, require_model, version_of
 from clients.cli.rollback_options import (
     DryRunOption,
     GatewayOption,
@@ -139,6 +139,8 @@ async def name_active(js: JetStreamContext, model: str) -> Target:
             alert as the rollback-controller must not roll back the target that it chose.
     """
     route = await read_route(js, model)
+    if route is None:
+        await require_model(js, model)
     active = active_target(route, model)
     for _ in range(RECENT_TRIES):  # the event follows the change of the route with a short delay
         changed = await last_event(js, DeploymentChanged, model)

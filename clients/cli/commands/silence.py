@@ -29,6 +29,7 @@ from clients.cli.event_log import EventFilter
 from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import check_model, parse_duration
 from clients.cli.reading import RecordsOfModels
+from clients.cli.resolving import require_model
 from clients.cli.views.alert import AlertView, fold
 from contracts.facts import AcknowledgementOrdered, Fact, SilenceOrdered
 from contracts.routes import Route
@@ -70,7 +71,7 @@ def silence(
     until = SystemClock().now() + span
     fact = SilenceOrdered(reason=reason, trigger=trigger, until=until, expires_at=expires_at(expires))
     stack = find_stack(state)
-    models = [model] if model is not None else asyncio.run(_models(stack))
+    models = asyncio.run(_models(stack, model))
     answers = [asyncio.run(_order(stack, each, fact)) for each in models]
     what = ", ".join(models) if trigger is None else f"{', '.join(models)} ({trigger})"
     but = ", but for critical ones" if trigger is None else ""
@@ -104,14 +105,18 @@ def ack(
         show_line(f"{alert} is acknowledged by {details.get('acknowledged_by', 'you')}")
 
 
-async def _models(stack: StackAddress) -> list[str]:
-    """Return the models that have a route and that this identity may read.
+async def _models(stack: StackAddress, model: str | None) -> list[str]:
+    """Return the model, or without one the models that have a route and that this identity may read.
 
     Raises:
         CommandError: there is none.
     """
     async with connected(stack) as client:
-        models = sorted(await RecordsOfModels(client.jetstream(timeout=10), "routes", Route).all())
+        js = client.jetstream(timeout=10)
+        if model is not None:
+            await require_model(js, model)
+            return [model]
+        models = sorted(await RecordsOfModels(js, "routes", Route).all())
     if not models:
         raise CommandError("no model has a route, so no alert of one is sent")
     return models

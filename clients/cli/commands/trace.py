@@ -12,7 +12,7 @@ from clients.cli.connection import JsonOption, StackAddress, StateOption, connec
 from clients.cli.event_log import log_begin
 from clients.cli.names import RELEASE_ID, VERSION_FORMS
 from clients.cli.output import CommandError, Exit, show_json, show_pairs, show_table
-from clients.cli.resolving import find_version_name, unknown_release
+from clients.cli.resolving import advise, find_version_name, unknown_release
 from clients.cli.runtimes import describe_run, read_runtimes
 from clients.cli.version_records import FINGERPRINT, gather_version, read_events, read_routes
 from contracts.facts import ReleaseOpened
@@ -139,13 +139,15 @@ def routes(
     as_json: JsonOption = False,
 ) -> None:
     """Show the production route of each model: active, canary or shadow, previous and quarantined targets."""
-    routes = asyncio.run(read_routes(find_stack(state)))
+    stack = find_stack(state)
+    routes = asyncio.run(read_routes(stack))
     chosen = [route for name, route in sorted(routes.items()) if model in (None, name)]
     if as_json:
         show_json([route.model_dump(mode="json") for route in chosen])
         return
     if not chosen:
-        raise CommandError(f"no target serves {model or 'production'} yet; see `slipway status`")
+        advised = "; see `slipway status`" if model is None else advise(stack, model, "slipway status")
+        raise CommandError(f"no target serves {model or 'production'} yet{advised}")
     rows = [
         (
             route.model,

@@ -125,6 +125,10 @@ class StagedUploads(Store):
         base = max(fitting, key=lambda base_model: base_model.imported_at)
         return BaseModelRef(name=base.name, revision=base.revision, uri=base.folder.uri, digest=base.folder.digest)
 
+    def base_names(self) -> list[str]:
+        """Return the names of the imported base models, each once."""
+        return sorted({key.removeprefix("bases/").rpartition("/")[0] for key in self.keys("bases/")})
+
 
 def _base64(digest: str) -> str:
     return base64.b64encode(bytes.fromhex(digest.removeprefix("sha256:"))).decode()

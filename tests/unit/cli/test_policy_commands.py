@@ -81,7 +81,7 @@ def test_every_problem_has_its_line(tmp_path):
         "file": str(file),
         "line": 6,
         "field": "canary.min_request",
-        "message": "Extra inputs are not permitted",
+        "message": "unknown field min_request; did you mean min_requests?",
     }
 
 

@@ -2,10 +2,13 @@
 
 import hashlib
 
+from contracts.manifests import BaseManifest
 from contracts.teams import Team, TeamQuota
 from contracts.uploads import PART_BYTES, AnnouncedFile, UploadRequest
+from contracts.vocabulary import ArtifactRef
 from services.registry.domain.uploads import blob_key
 from services.registry.uploads import Intake
+from tests.kit.fakes_registry import START
 from tests.kit.fakes_uploads import FakeUploads
 
 MODEL = "support-bot"
@@ -79,6 +82,18 @@ async def test_parts_of_other_uploads_count_for_the_quota_and_its_own_are_a_part
     assert "team support has stored 1, and its quota" in refused.reason
 
 
-async def test_a_base_model_that_was_not_imported_is_refused():
-    answer = await World().ask(base="nobody/nothing")
+async def test_a_base_model_that_was_not_imported_is_refused_with_those_that_were():
+    world = World()
+    manifest = BaseManifest(
+        name="acme/base-1b",
+        revision="1",
+        folder=ArtifactRef(uri="s3://slipway/manifests/folder/a.json", digest="sha256:" + "a" * 64, size_bytes=1),
+        weights_bytes=1,
+        architecture="LlamaForCausalLM",
+        imported_at=START,
+        source="tests",
+    )
+    world.store.put_manifest("bases/acme/base-1b/1.json", manifest.model_dump_json().encode())
+    answer = await world.ask(base="base-1b")
     assert (answer.state, answer.code) == ("refused", "unknown_base")
+    assert "acme/base-1b" in answer.reason
