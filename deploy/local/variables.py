@@ -19,7 +19,8 @@ def find_refused(services: Iterable[str], inherited: Mapping[str, str]) -> str |
     """
     refused: dict[str, str] = {}
     configured = [name for name in services if any(variable.startswith(_prefix(name)) for variable in inherited)]
-    for kind in (SourceSettings, *(kind for service in configured for kind in _classes_of(service))):
+    kinds: list[type[BaseSettings]] = [SourceSettings]
+    for kind in kinds + [kind for service in configured for kind in _classes_of(service)]:
         try:
             kind()
         except (ValidationError, SettingsError) as error:

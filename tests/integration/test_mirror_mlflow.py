@@ -26,6 +26,7 @@ from tests.kit.conformance_mirror import RegistryConformance
 from tests.kit.histories import history
 from tests.kit.intake import running_intake
 from tests.kit.mlflow_server import MlflowServer, require_environment
+from tests.kit.wiring import ROOT
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -285,6 +286,7 @@ def slipway(settings, mlflow, *arguments):
     return asyncio.to_thread(run_command, variables, *arguments)
 
 
+POLICY = str(ROOT / "examples" / "smollm2" / "policy.yaml")
 ADAPTER = {"adapter_config__json": b"{}", "adapter_model__safetensors": b"weights", "train__py": b"print()"}
 
 
@@ -293,7 +295,7 @@ async def test_a_version_of_mlflow_is_published_with_its_run(mlflow, api, model_
     run = await log_run(api, **ADAPTER)
     await register(api, f"theirs-{model}", run)
     await api.send("POST", "registered-models/alias", name=f"theirs-{model}", alias="best", version="1")
-    publish = ["publish", "--model", model, "--base", f"tiny@{model}", "--from-mlflow"]
+    publish = ["publish", "--model", model, "--base", f"tiny@{model}", "--policy", POLICY, "--from-mlflow"]
     status, out, err = await slipway(settings, mlflow, *publish, f"models:/theirs-{model}@best", "--eval", "own:f1=0.5")
     assert (status, err) == (0, "")
     assert f"resolves to models:/theirs-{model}/1" in out
@@ -324,14 +326,15 @@ REFUSED = {
 async def test_what_cannot_be_published_is_refused_with_what_to_do(settings, mlflow, api, model, expected):
     source, files = REFUSED[expected]
     await register(api, model, await log_run(api, **files), source)
-    publish = ["publish", "--model", model, "--base", "tiny", "--from-mlflow", f"models:/{model}/1"]
+    publish = ["publish", "--model", model, "--base", "tiny", "--policy", POLICY]
+    publish += ["--from-mlflow", f"models:/{model}/1"]
     status, out, err = await slipway(settings, mlflow, *publish)
     assert (status, out) == (1, "")
     assert expected in err
 
 
 async def test_what_is_missing_is_said(settings, mlflow, model):
-    publish = ["publish", "--model", model, "--base", "tiny"]
+    publish = ["publish", "--model", model, "--base", "tiny", "--policy", POLICY]
     assert (await slipway(settings, mlflow, *publish))[0] == 2
     status, _, err = await slipway(settings, mlflow, *publish, "--from-mlflow", f"models:/{model}/9")
     assert status == 1

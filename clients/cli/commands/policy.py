@@ -98,15 +98,45 @@ def policy_validate(
     except InvalidError as error:
         problems = list(error.problems)
     else:
-        problems = []
-        if model is not None and (stored := asyncio.run(_policy_get(find_stack(state), model))) is not None:
-            problems += [document.problem(weaker, *_location(weaker)) for weaker in weaknesses(policy, stored)]
+        stored = asyncio.run(_policy_get(find_stack(state), model)) if model is not None else None
+        problems = _weaker(document, policy, stored)
     if as_json:
         show_json({"file": str(file), "valid": not problems, "problems": [each.as_data() for each in problems]})
     else:
         show_line("\n".join(map(str, problems)) if problems else f"{file} is a valid policy")
     if problems:
         raise typer.Exit(int(Exit.FAILED))
+
+
+def _weaker(document: Document, policy: ReleasePolicy, stored: ReleasePolicy | None) -> list[Problem]:
+    """Return where a policy is weaker than the stored one."""
+    weaker = weaknesses(policy, stored) if stored is not None else []
+    return [document.problem(each, *_location(each)) for each in weaker]
+
+
+def check_policy(stack: StackAddress, model: str, file: Path | None) -> None:
+    """Check the policy that a checkpoint of a model is published with, as the registry does at admission.
+
+    What is stored is left to the registry if this identity may not read it.
+
+    Raises:
+        CommandError: there is no policy, or that of the file is not valid, or weaker than the stored one.
+    """
+    try:
+        stored, may_read = asyncio.run(_policy_get(stack, model)), True
+    except CommandError as error:
+        if error.code is Exit.UNREACHABLE:
+            raise
+        stored, may_read = None, False
+    if file is not None:
+        document, policy = _read(file)
+        if weaker := _weaker(document, policy, stored):
+            raise InvalidError(weaker, f"the policy {file}")
+    elif stored is None and may_read:
+        raise CommandError(
+            f"{model} has no stored policy, and none is given: write one with `slipway policy init`, and give it with "
+            "--policy"
+        )
 
 
 def _location(weaker: str) -> list[str]:

@@ -10,19 +10,24 @@ from pathlib import Path
 from typing import Any, get_args
 
 from clients.cli import publish_options as options
-from clients.cli.commands.policy import load_policy
-from clients.cli.connection import JsonOption, StackAddress, StateOption, find_stack
+from clients.cli.commands.policy import check_policy, load_policy
+from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
+from clients.cli.event_log import OF_RELEASES, LoggedEvent, read_history
 from clients.cli.external_source import describe_weights
 from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import check_model
 from clients.cli.settings import CliSettings
 from clients.cli.upload import Advance, model_files, progress_bar
+from clients.cli.views.render import duration
 from clients.training import Connection as TrainingConnection
 from clients.training import Published, PublishError, Run, publish_checkpoint
 from contracts.facts import EvalResult, Weights
 from contracts.sources import scheme_of
 from contracts.vocabulary import ServingSettings, Variant
+from decisions.release_progress import ReleaseProgress
+from decisions.release_projection import join, project
 from decisions.serving_settings import assess_settings, combine
+from shared.runtime.clock import SystemClock
 
 
 def publish(
@@ -76,9 +81,11 @@ def publish(
         "evaluation": evaluation,
         "attempt": attempt,
     }
+    stack = find_stack(state)
+    check_policy(stack, model, policy)
     with checkpoint_of(adapter, from_mlflow, given, quiet=as_json) as (weights, run):
-        published = upload(find_stack(state), base, weights, {**release, "run": run}, quiet=as_json)
-    show_published(published, model, run.run_id, as_json=as_json)
+        published = upload(stack, base, weights, {**release, "run": run}, quiet=as_json)
+    show_published(published, find_earlier(stack, published), run.run_id, as_json=as_json)
 
 
 @contextlib.contextmanager
@@ -141,17 +148,51 @@ def upload(stack: StackAddress, base: str, adapter: str, release: dict[str, Any]
         raise CommandError(str(error)) from error
 
 
-def show_published(published: Published, model: str, run_id: str, *, as_json: bool) -> None:
-    """Print what was published, and how its release is followed."""
+def find_earlier(stack: StackAddress, published: Published) -> ReleaseProgress | None:
+    """Return the release of the same checkpoint if it was published before.
+
+    None if this identity may not read the event log.
+    """
+
+    async def read() -> Sequence[LoggedEvent]:
+        async with connected(stack) as client:
+            return await read_history(client.jetstream(timeout=10), published.model, OF_RELEASES)
+
+    try:
+        history = asyncio.run(read())
+    except CommandError:
+        return None
+    announced = [logged for logged in history if logged.event.id == published.event_id]
+    if len(announced) < 2 and not published.duplicate:
+        return None
+    releases = join(project(logged.dated for logged in history)).values()
+    same = [release for release in releases if published.event_id in (release.key, release.source_id)]
+    return max(same, key=lambda release: release.began_at, default=None)
+
+
+def show_published(published: Published, earlier: ReleaseProgress | None, run_id: str, *, as_json: bool) -> None:
+    """Print what was published, and how its release is followed; of a checkpoint that was released before, how."""
+    model, event_id = published.model, published.event_id
     if as_json:
-        ref = published.weights.model_dump(mode="json")
-        show_json({"event_id": published.event_id, "model": model, "run_id": run_id, "weights": ref})
-        return
-    again = " again" if published.duplicate else ""
-    show_line(
-        f"published a checkpoint of {model}{again} (run {run_id}); "
-        f"follow the release with `slipway status {model} --follow`"
-    )
+        ref, known = published.weights.model_dump(mode="json"), {}
+        if earlier is not None:
+            known = {"earlier": {"version": earlier.version, "outcome": earlier.outcome}}
+        show_json({"event_id": event_id, "model": model, "run_id": run_id, "weights": ref, **known})
+    elif earlier is not None and earlier.outcome is not None:
+        show_line(_describe_earlier(earlier, earlier.outcome))
+    else:
+        again = " again" if published.duplicate or earlier is not None else ""
+        follow = f"follow the release with `slipway status {model} --follow`"
+        show_line(f"published a checkpoint of {model}{again} (run {run_id}); {follow}")
+
+
+def _describe_earlier(earlier: ReleaseProgress, outcome: str) -> str:
+    """Return what became of a checkpoint that was published before, and what releases it once more."""
+    named = f"{earlier.model}@v{earlier.version}" if earlier.version is not None else earlier.model
+    again = "a higher --attempt" if outcome == "promoted" else f"`slipway retry {named}`"
+    when = earlier.finished_at
+    ago = f" {duration((SystemClock().now() - when).total_seconds())} ago" if when is not None else ""
+    return f"this checkpoint was already released as {named} ({outcome}{ago}); {again} releases it once more"
 
 
 def find_weights(adapter: str, *, quiet: bool) -> Path | Weights:
