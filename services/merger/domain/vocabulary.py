@@ -71,7 +71,9 @@ def assess_tokenizer(differences: Sequence[str]) -> Rejection | None:
     """Reject a tokenizer that is not the expected one; `differences` names what differs."""
     if not differences:
         return None
-    reason = f"The checkpoint's {', '.join(differences)} {'differ' if len(differences) > 1 else 'differs'} from the base's."
+    reason = (
+        f"The checkpoint's {', '.join(differences)} {'differ' if len(differences) > 1 else 'differs'} from the base's."
+    )
     return Rejection("tokenizer_changed", reason, {"differences": list(differences)})
 
 
