@@ -26,7 +26,7 @@ from clients.cli.parsing import check_model, parse_duration
 from clients.cli.policy_template import TEMPLATE
 from clients.cli.reading import RecordsOfModels
 from clients.cli.resolving import advise
-from clients.cli.yaml_source import Document, InvalidError, read_documents, validated
+from clients.cli.yaml_source import Document, InvalidError, Problem, read_documents, validated
 from contracts.policy import ReleasePolicy
 from decisions.policy_comparison import weaknesses
 from decisions.policy_problems import list_problems
