@@ -1,7 +1,9 @@
 """Sets up logs as JSON lines, and traces across services, once per process."""
 
+import contextlib
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,17 +56,27 @@ def _add_trace(_logger: Any, _name: str, event: dict[str, Any]) -> dict[str, Any
 
 
 class JsonLinesExporter(SpanExporter):
-    """Appends spans to a file, one JSON object per line, so that a release can be traced without a collector."""
+    """Appends spans to a file, one JSON object per line, so that a release can be traced without a collector.
 
-    def __init__(self, path: Path) -> None:
+    A file of more than `limit_bytes` gets the suffix `.1`, in place of an earlier one, and a new one is begun. Several
+    processes may write to it.
+    """
+
+    def __init__(self, path: Path, limit_bytes: int = 32 * 1024 * 1024) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
+        self._limit_bytes = limit_bytes
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Append spans to the file."""
         with self._path.open("a") as file:
             for span in spans:
                 file.write(json.dumps(json.loads(span.to_json(indent=None))) + "\n")
+            file.flush()
+            written = os.fstat(file.fileno())
+            with contextlib.suppress(FileNotFoundError):  # another process has just begun a new one
+                if written.st_size > self._limit_bytes and os.path.samestat(written, self._path.stat()):
+                    self._path.replace(f"{self._path}.1")
         return SpanExportResult.SUCCESS
 
 

@@ -1,5 +1,6 @@
 """`slipway doctor` as a command: what it says of this machine, and of what was broken on purpose."""
 
+import asyncio
 import importlib.metadata
 import json
 import os
@@ -226,11 +227,25 @@ def test_gateway_and_triton_elsewhere_are_asked_where_their_addresses_are_known(
     assert triton == f"SLIPWAY_TRITON_URL={url} is no gRPC address"
 
 
+async def lose_a_bucket(server):
+    """Provision the bus, then delete a bucket."""
+    provisioner, client = await server.connect("provisioner"), await server.connect()
+    await provision(provisioner.jetstream(timeout=30))
+    await client.jetstream(timeout=10).delete_key_value("rollbacks")
+    await provisioner.close()
+    await client.close()
+
+
 def test_a_bus_without_streams_and_one_that_does_not_answer(nats_server_of_its_own, s3_server):
     endpoint = f"127.0.0.1:{s3_server.port}"
     code, findings = doctor(**elsewhere(nats_server_of_its_own, endpoint, s3_server))
     assert (code, findings["nats"]["state"]) == (1, "failure")
-    assert "lacks the streams" in findings["nats"]["detail"]
+    assert "SLIPWAY_EVENTS" in findings["nats"]["detail"]
+    asyncio.run(lose_a_bucket(nats_server_of_its_own))
+    code, findings = doctor(**elsewhere(nats_server_of_its_own, endpoint, s3_server))
+    assert (code, findings["nats"]["state"]) == (1, "failure")
+    assert "KV_rollbacks" in findings["nats"]["detail"]
+    assert "SLIPWAY_EVENTS" not in findings["nats"]["detail"]
     nats_server_of_its_own.stop()
     code, findings = doctor(**elsewhere(nats_server_of_its_own, endpoint, s3_server))
     assert (code, findings["nats"]["state"]) == (1, "failure")

@@ -40,7 +40,7 @@ def drill(
     *,
     model: ModelArgument,
     fault: Annotated[list[str] | None, typer.Option("--fault", metavar="FAULT", help=f"{FAULTS}; repeatable.")] = None,
-    share: Annotated[float, typer.Option(help="Share of the target's requests that get the fault.", max=1.0)] = 0.5,
+    share: Annotated[float, typer.Option(help="Share of the target's requests that get the fault, up to 1.")] = 0.5,
     lasting: Annotated[
         str, typer.Option("--for", help="Duration, such as 30s or 5m, at most 1h; then the drill ends by itself.")
     ] = "60s",
@@ -73,8 +73,9 @@ def drill(
         drills = asyncio.run(_running_drills(stack, model, environment))
         _show(drills, model, as_json)
         return
-    if share <= 0.0:
-        raise CommandError(f"--share {share:g} is not valid: it must be above 0; end a drill with --stop", Exit.USAGE)
+    if not 0.0 < share <= 1.0:
+        percent = f"; write {share / 100:g} for {share:g} %" if 1.0 < share <= 100.0 else "; end a drill with --stop"
+        raise CommandError(f"--share {share:g} is not valid: it must be above 0 and at most 1{percent}", Exit.USAGE)
     parsed_fault = parse_fault(fault)
     span = parse_drill_duration(lasting)
     named = find_target(stack, model, target) if target is not None else None

@@ -30,7 +30,14 @@ from clients.cli.reading import RecordsOfModels
 from clients.cli.resolving import require_model
 from clients.cli.serving import read_route
 from contracts.envelope import Event
-from contracts.facts import DeploymentChanged, OrderRefused, QuarantineLifted, RollbackStarted
+from contracts.facts import (
+    AlertRaised,
+    DeploymentChanged,
+    OrderRefused,
+    QuarantineLifted,
+    RollbackOrdered,
+    RollbackStarted,
+)
 from contracts.routes import Route
 from contracts.vocabulary import Target
 
@@ -43,16 +50,23 @@ POLL_S = 0.05
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A target that may take no traffic, with the start and mode of its rollback; None if the log does not say."""
+    """A target that may take no traffic, with start, mode and reason of its rollback; None if the log does not say."""
 
     target: Target
     since: datetime | None = None
     mode: str | None = None
+    reason: str | None = None
 
     def as_data(self) -> dict[str, Any]:
         """Return it as JSON data."""
         since = self.since.isoformat() if self.since is not None else None
-        return {**self.target.model_dump(), "name": str(self.target), "since": since, "mode": self.mode}
+        return {
+            **self.target.model_dump(),
+            "name": str(self.target),
+            "since": since,
+            "mode": self.mode,
+            "reason": self.reason,
+        }
 
 
 @quarantine_app.command("list")
@@ -72,10 +86,15 @@ def list_command(
         show_line("no quarantined targets" if model is None else f"no quarantined targets of {model}")
         return
     rows = [
-        (entry.target, f"{entry.since:%Y-%m-%d %H:%M:%S}" if entry.since else "-", entry.mode or "-")
+        (
+            entry.target,
+            f"{entry.since:%Y-%m-%d %H:%M:%S}" if entry.since else "-",
+            entry.mode or "-",
+            entry.reason or "-",
+        )
         for entry in quarantined
     ]
-    show_table(("quarantined", "since", "rollback"), rows)
+    show_table(("quarantined", "since", "rollback", "reason"), rows)
 
 
 async def _list(stack: StackAddress, model: str | None) -> list[Quarantined]:
@@ -86,7 +105,7 @@ async def _list(stack: StackAddress, model: str | None) -> list[Quarantined]:
         quarantined = [target for route in routes for target in route.quarantined]
         if not quarantined:
             return []
-        where = EventFilter(("rollback.started", "deployment.changed"))
+        where = EventFilter(("rollback.started", "deployment.changed", "alert.raised"), with_orders=True)
         named = {target.model for target in quarantined}
         events = {each: [logged.event for logged in await read_whole(js, stack, each, where)] for each in named}
     return [explain(target, events[target.model]) for target in quarantined]
@@ -95,14 +114,20 @@ async def _list(stack: StackAddress, model: str | None) -> list[Quarantined]:
 def explain(target: Target, events: Iterable[Event[Any]]) -> Quarantined:
     """Return when a target was quarantined: at the last route that quarantines it and follows one that does not."""
     since: datetime | None = None
-    mode: str | None = None
+    mode = reason = alerted = None
+    reasons: dict[str, str] = {}
     for event in events:
-        if isinstance(event.data, RollbackStarted) and event.data.failed == target:
+        if isinstance(event.data, RollbackOrdered):
+            reasons[event.id] = event.data.reason
+        elif isinstance(event.data, AlertRaised) and event.data.target == target:
+            alerted = event.data.message
+        elif isinstance(event.data, RollbackStarted) and event.data.failed == target:
             mode = event.data.mode
+            reason = alerted if mode == "automatic" else reasons.get(event.data.cause_id)
         elif isinstance(event.data, DeploymentChanged) and event.subject == target.model:
             is_quarantined = event.data.route.is_quarantined(target)
             since = (since or event.data.at) if is_quarantined else None
-    return Quarantined(target, since, mode)
+    return Quarantined(target, since, mode, reason)
 
 
 @quarantine_app.command("lift")

@@ -163,11 +163,10 @@ def ask_nats(connection: Connection) -> Finding:
     except (OSError, TimeoutError, nats.errors.Error) as error:
         advice = "start it, or set SLIPWAY_NATS_URL to where it is"
         return failure("nats", f"{connection.nats_url} does not answer ({type(error).__name__})", advice)
-    missing = sorted({str(stream.name) for stream in topology.streams()} - set(present))
-    if missing:
-        advice = "run `python -m shared.messaging.provision`"
-        return failure("nats", f"{connection.nats_url} lacks the streams {', '.join(missing)}", advice)
     own = {*(str(stream.name) for stream in topology.streams()), *(f"KV_{name}" for name in topology.BUCKETS)}
+    if missing := sorted(own - set(present)):
+        advice = "run `python -m shared.messaging.provision`"
+        return failure("nats", f"{connection.nats_url} lacks the streams and buckets {', '.join(missing)}", advice)
     ours = {name: stream for name, stream in present.items() if name in own}
     copies = describe_copies(ours)
     detail = f"{connection.nats_url} answers, with JetStream and {len(present)} streams{copies}"

@@ -31,7 +31,8 @@ def test_a_drill_line_has_fault_share_target_end_author_and_reason(snapshot):
     ("options", "message"),
     [
         ({"stop": True, "fault": ["garble"]}, "exclude each other"),
-        ({"fault": ["garble"], "share": 0.0}, "--share 0 is not valid: it must be above 0"),
+        ({"fault": ["garble"], "share": 0.0}, "--share 0 is not valid"),
+        ({"fault": ["garble"], "share": 90.0}, r"write 0\.9 for 90 %"),
         ({"fault": ["garble"], "lasting": "2h"}, "--for 2h is too long: the limit is 1 h 0 min"),
         ({"fault": ["garble"], "lasting": "soon"}, "the duration 'soon' is not valid"),
         ({"fault": ["noise"]}, "the fault 'noise' is not valid"),
@@ -76,12 +77,18 @@ def changed(at, *quarantined):
 def test_the_start_of_a_quarantine_is_the_first_route_that_has_it():
     history = [
         changed(1),
-        event(fact(f.RollbackStarted, failed=target(4))),
+        event(fact(f.AlertRaised, target=target(3), message="of another target")),
+        event(fact(f.AlertRaised, target=target(4), message="60 % of answers began late")),
+        event(fact(f.RollbackStarted, failed=target(4), mode="automatic")),
         changed(5, target(4)),
         changed(9, target(4), target(3)),
     ]
     quarantined = explain(target(4), history)
-    assert (quarantined.since, quarantined.mode) == (after(5), "automatic")
+    assert (quarantined.since, quarantined.mode, quarantined.reason) == (
+        after(5),
+        "automatic",
+        "60 % of answers began late",
+    )
     assert explain(target(3), history).as_data() == {
         "model": "support-bot",
         "version": 3,
@@ -89,7 +96,18 @@ def test_the_start_of_a_quarantine_is_the_first_route_that_has_it():
         "name": "support-bot.v3.int8",
         "since": after(9).isoformat(),
         "mode": None,
+        "reason": None,
     }
+
+
+def test_a_quarantine_that_was_ordered_has_the_reason_of_its_order():
+    history = [
+        event(fact(f.RollbackOrdered, reason="it answers in French"), id="order-1"),
+        event(fact(f.RollbackOrdered, reason="another"), id="order-2"),
+        event(fact(f.RollbackStarted, failed=target(4), mode="manual", cause_id="order-1")),
+        changed(5, target(4)),
+    ]
+    assert explain(target(4), history).reason == "it answers in French"
 
 
 def test_a_second_quarantine_counts_from_the_last_time():
