@@ -11,6 +11,7 @@ from services.console.domain.release_data import VariantRow
 from services.console.web.plots import _powers, evidence_plot, latency_plot, pareto_plot
 from testbed import factories
 from testbed.story import WINDOW_S, Story, release_id
+from tests.kit.page_text import page_text
 from tests.unit.console.world import NOW, World, log_of, write
 
 RUNNING, DONE, FIRST = "r-0000000000000026-1", "r-0000000000000005-1", "r-0000000000000001-1"
@@ -44,9 +45,6 @@ def test_the_card_the_reason_and_the_triggers_show_the_counts_of_one_assessment(
     assert by_name["slow-first-token"]["candidate_beside"] == {"bad": 12, "requests": 180}
     assert by_name["slow-first-token"]["active_beside"] == {"bad": 2, "requests": 180}
     assert (by_name["slow-first-token"]["pairs"], by_name["errors"]["pairs"]["neither"]) == (None, 24)
-    page = admin.get(f"/releases/{RUNNING}/canary").text
-    for text in ("12 of 216", "12 of 180", "2 of 180", "0 of 24"):
-        assert f">{text}</td>" in page
 
 
 def test_assessments_of_an_earlier_version_have_no_counts(tmp_path):
@@ -87,13 +85,13 @@ def test_the_window_in_which_a_canary_was_aborted_counts(tmp_path):
     made.close()
 
 
-def test_a_canary_without_windows_says_so(tmp_path):
+def test_a_canary_without_windows_says_so(tmp_path, snapshot):
     made, story = World(tmp_path), Story(NOW)
     events = [*story.release("m", 1, 1), *story.release("m", 2, 2)]
     made.fill([event for event in events if not isinstance(event.data, f.WindowSummarised)])
     admin = made.client("adam")
     assert canary_of(admin, release_id(2))["windows"] == 0
-    assert "has no window of this canary" in admin.get(f"/releases/{release_id(2)}/canary").text
+    assert page_text(admin.get(f"/releases/{release_id(2)}/canary").text) == snapshot
     made.close()
 
 
@@ -128,8 +126,6 @@ def test_each_test_is_drawn_as_a_share_of_its_own_line(world, admin):
     )
     heights = [latest[test.key] / test.line for test in tests]
     assert heights == sorted(heights, reverse=True)
-    page = admin.get(f"/releases/{RUNNING}/canary").text
-    assert [f"{test.label}</span>" in page for test in tests] == [True] * 4
     root = ET.fromstring(evidence_plot(shown, tests))
     labels = [text.text for text in root.iter() if (text.text or "").replace(".", "").isdigit()]
     assert "1" in labels
@@ -141,7 +137,7 @@ def test_each_test_is_drawn_as_a_share_of_its_own_line(world, admin):
     assert ends[0] < ends[1]
 
 
-def test_a_canary_that_pairs_failed_shows_what_failed_it(tmp_path):
+def test_a_canary_that_pairs_failed_shows_what_failed_it(tmp_path, snapshot):
     made, story = World(tmp_path), Story(NOW)
     events = [*story.release("m", 1, 1), *story.release("m", 2, 2, until="canary")]
     for event in events:
@@ -153,10 +149,8 @@ def test_a_canary_that_pairs_failed_shows_what_failed_it(tmp_path):
     admin = made.client("adam")
     shown = Canary.model_validate(canary_of(admin, release_id(2)))
     assert (shown.evidence[0].trigger, strongest_tests(shown)[0].label) == ("errors", "errors in pairs")
-    page = admin.get(f"/releases/{release_id(2)}/canary").text
-    assert ">20 of 21</td>" in page
-    assert '<td class="figure over">5,000</td>' in page
-    assert "errors in pairs 5,000" in admin.get(f"/releases/{release_id(2)}").text
+    pages = [admin.get(path).text for path in (f"/releases/{release_id(2)}/canary", f"/releases/{release_id(2)}")]
+    assert "\n\n".join(map(page_text, pages)) == snapshot
     made.close()
 
 
@@ -196,10 +190,10 @@ def test_each_step_that_passed_shows_it(admin):
     assert {share["state"] for share in canary_of(admin, DONE)["shares"]} == {"pass"}
 
 
-def test_a_release_without_a_canary_has_an_empty_one(admin):
+def test_a_release_without_a_canary_has_an_empty_one(admin, snapshot):
     shown = canary_of(admin, FIRST)
     assert (shown["candidate"], shown["points"], shown["verdict"]) == (None, [], "waiting")
-    assert "has not begun" in admin.get(f"/releases/{FIRST}/canary").text
+    assert page_text(admin.get(f"/releases/{FIRST}/canary").text) == snapshot
 
 
 def test_applying_the_log_again_changes_nothing(world, admin):

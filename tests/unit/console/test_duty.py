@@ -93,11 +93,6 @@ def test_a_rehearsal_shows_the_seconds_of_each_trigger_and_until_when_it_counts(
 
 
 def test_the_audit_shows_orders_and_changes_with_their_person_and_no_progress(admin):
-    page = admin.get("/audit").text
-    assert "drill.ordered" in page
-    assert "audit.recorded" in page
-    assert "adam" in page
-    assert "variant.staged" not in page
     audited = admin.get("/api/v1/events?audited=true&limit=500").json()
     everything = admin.get("/api/v1/events?limit=500").json()
     assert 0 < audited["total"] < everything["total"]

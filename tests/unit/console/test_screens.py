@@ -107,9 +107,6 @@ def test_a_page_shows_what_the_api_returns(admin):
     assert [step["state"] for step in release["steps"]] == ["done"] * len(release["steps"])
     assert {gate["verdict"] for gate in release["gates"]} == {"pass"}
     assert release["approval"]["given"] == ["anna"]
-    page = admin.get("/releases/r-0000000000000002-1").text
-    for text in (release["data_hash"], release["base"], *(step["name"] for step in release["steps"])):
-        assert text in page
 
 
 def test_the_timeline_names_who_approved_and_what_followed(admin):

@@ -2,6 +2,7 @@
 
 from services.console.domain.version_screen import Proof, Proofs, flatten
 from services.console.web.markdown import render_markdown
+from tests.kit.page_text import page_text
 
 PATH = "/api/v1/models/support-bot/versions/2"
 EVIL = "<script>alert(1)</script>"
@@ -15,8 +16,6 @@ def test_the_lineage_goes_back_to_the_data_and_names_a_digest_at_each_step(admin
     assert shown["lineage"][0][0]["digest"] == release["data_hash"]
     assert shown["lineage"][1][0]["digest"] == release["weights_digest"]
     assert all(artifact["digest"].startswith("sha256:") for column in shown["lineage"] for artifact in column)
-    page = admin.get("/models/support-bot/versions/2").text
-    assert all(artifact["digest"] in page for column in shown["lineage"] for artifact in column)
 
 
 def test_it_says_when_the_version_served(admin):
@@ -54,7 +53,7 @@ def test_what_is_not_there_and_what_is_of_another_team_is_not_found(world, admin
     assert admin.get("/api/v1/models/support-bot/versions/-1").status_code == 422
 
 
-def test_proofs_are_shown_as_text_and_a_store_that_does_not_answer_is_said(world, admin):
+def test_proofs_are_shown_as_text_and_a_store_that_does_not_answer_is_said(world, admin, snapshot):
     page = admin.get("/models/support-bot/versions/2/proofs")
     assert (page.status_code, "The store does not answer" in page.text) == (200, True)
     assert admin.get(f"{PATH}/proofs").status_code == 503
@@ -62,11 +61,7 @@ def test_proofs_are_shown_as_text_and_a_store_that_does_not_answer_is_said(world
     card = f"---\nname: x\n---\n\n# Card {EVIL}\n\n[a](javascript:alert(1)) ![b](https://evil.example/x.png)\n"
     world.artifacts.proofs["support-bot", 2] = Proofs(proofs=(proof,), verified=False, card=card)
     page = admin.get("/models/support-bot/versions/2/proofs").text
-    assert "not proven" in page
-    assert "<h1>Card" in page
-    assert "<h1>What is proven of support-bot v2</h1>" in page
-    assert "files of weights are not read here" in page
-    assert 'href="/models/support-bot/versions/2"' in page
+    assert page_text(page) == snapshot
     for hostile in ("<script>alert", 'href="javascript', "<img"):
         assert hostile not in page
 
