@@ -149,7 +149,8 @@ copies, and neither receivers nor registries are configured."""
 
 def test_prometheus_and_the_dashboards_tell_the_story(stack, prometheus):
     """Every query of every dashboard, against a Prometheus that has scraped the stack since its start."""
-    time.sleep(2.0)
+    now_s = time.time()
+    wait_until(lambda: prometheus.query(f"min(timestamp(up)) > {now_s}"), what="a scrape of every part")
     empty = set()
     for board in DASHBOARDS.values():
         for row in board.rows:

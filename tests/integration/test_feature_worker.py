@@ -100,10 +100,11 @@ async def test_its_memory_is_limited(describer):
 
 async def test_a_process_that_cannot_start_costs_features_and_is_not_started_again_at_once(describer):
     worker = FeatureWorker(SystemClock(), memory_limit_bytes=2**20)
+    began = time.monotonic()
     assert await worker.describe([TEXT] * 3) == [None] * 3
-    started = time.monotonic()
+    tried = time.monotonic()
     assert await worker.describe([TEXT] * 3) == [None] * 3
-    assert time.monotonic() - started < 0.1
+    assert time.monotonic() - tried < (tried - began) / 2, "a start takes the most of the time"
     await worker.close()
 
 

@@ -4,7 +4,6 @@ import asyncio
 import json
 import sys
 import threading
-import time
 import types
 from pathlib import Path
 
@@ -70,11 +69,12 @@ async def test_a_body_that_waits_to_be_judged_beyond_its_deadline_is_answered_an
 ):
     go_on = threading.Event()
     judge = openai_app.openai_checks.judge
-    monkeypatch.setattr(openai_app.openai_checks, "judge", lambda *given: (go_on.wait(10), judge(*given))[1])
-    began = time.monotonic()
-    answers = await asyncio.gather(*(ask(openai_app, application, LARGE, 0.2) for _ in range(3)))
-    assert time.monotonic() - began < 2
-    go_on.set()
+    monkeypatch.setattr(openai_app.openai_checks, "judge", lambda *given: (go_on.wait(), judge(*given))[1])
+    try:
+        async with asyncio.timeout(60):
+            answers = await asyncio.gather(*(ask(openai_app, application, LARGE, 0.2) for _ in range(3)))
+    finally:
+        go_on.set()
     late = {"class": "DeadlineExceeded", "source": "deadline"}
     assert [(status, record["error"]) for status, record in answers] == [(504, late)] * 3
     assert (await ask(openai_app, application, LARGE))[0] == 200

@@ -11,6 +11,7 @@ from services.gateway.rescues import HEADER, RescueBudgets
 from shared.errors import Permanent, Transient
 from testbed import factories as f
 from tests.kit.drills import drill
+from tests.kit.virtual_time import virtual_time
 from tests.unit.gateway.fakes import FakeEngine, StepClock
 from tests.unit.gateway.world import World, only_active
 
@@ -121,6 +122,7 @@ async def test_it_is_charged_once():
     assert plain.budgets.used("0123456789ab") == behind.budgets.used("0123456789ab") > 0
 
 
+@virtual_time
 async def test_a_caller_that_leaves_during_a_rescue_hides_no_failure():
     class Slow(FakeEngine):
         async def send(self, endpoint, target, request):

@@ -7,7 +7,7 @@ import pytest
 from services.gateway.balancer import Balancer
 from services.gateway.stalls import POLL_S, UNUSED_S, Stalls
 from testbed import factories as f
-from tests.kit.virtual_time import VirtualClock, run_virtual
+from tests.kit.virtual_time import VirtualClock, run_virtual, virtual_time
 from tests.unit.gateway.fakes import FakeEngine
 from tests.unit.gateway.world import World, only_active
 
@@ -196,6 +196,7 @@ async def test_a_request_without_a_token_at_a_stalled_endpoint_is_answered_by_th
     assert world.metric('slipway_gateway_ejections_total{change="ejected",endpoint="a:1"}')[0].endswith(" 1.0")
 
 
+@virtual_time
 async def test_a_request_that_waits_for_its_first_token_at_a_server_that_answers_is_left_alone():
     """A long prompt is silence of the engine: callers cause it."""
 

@@ -43,7 +43,7 @@ async def test_work_is_cancelled_and_awaited_when_its_release_finishes(outcome):
         try:
             await asyncio.Event().wait()
         finally:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0)
             steps.append("cleaned up")
 
     assert await unless_finished(work(), Release(None, None, outcome)) is None
@@ -52,7 +52,7 @@ async def test_work_is_cancelled_and_awaited_when_its_release_finishes(outcome):
 
 async def test_work_of_a_running_release_returns_its_result():
     async def work():
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
         return "made"
 
     assert await unless_finished(work(), Release(None)) == "made"
@@ -76,7 +76,7 @@ async def test_cancelling_the_wait_ends_the_work():
             ended.set()
 
     task = asyncio.create_task(unless_finished(work(), Release(None)))
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
