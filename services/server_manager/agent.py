@@ -18,6 +18,7 @@ from services.server_manager.adapters.term_file import TermFile
 from services.server_manager.agent_server import Agent
 from services.server_manager.settings import AgentSettings
 from shared.runtime.program_imports import finish_imports
+from shared.runtime.settings import read_settings
 from shared.runtime.telemetry import configure_logging
 
 STOP_S = 5.0
@@ -84,7 +85,7 @@ async def run(settings: AgentSettings) -> None:
 def main() -> None:
     """Run the agent."""
     finish_imports()
-    settings = AgentSettings()
+    settings = read_settings(AgentSettings)
     configure_logging("agent")
     if not settings.admin_key.get_secret_value():
         sys.exit("agent: TRITON_AGENT_ADMIN_KEY is not set: choose one, and give it to Triton and to nothing else.")

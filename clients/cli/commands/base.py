@@ -301,18 +301,3 @@ def list_command(state: StateOption = None, as_json: JsonOption = False) -> None
         for base in bases
     ]
     show_table(("name", "revision", "architecture", "weights", "imported", "source"), rows)
-
-
-def find_base(store: Store, name_and_revision: str) -> BaseManifest:
-    """Return an imported base model by `NAME` or `NAME@REVISION`; without a revision, the newest import.
-
-    Raises:
-        CommandError: it was not imported.
-    """
-    name, _, revision = name_and_revision.partition("@")
-    bases = [base for base in list_bases(store) if base.name == name and revision in ("", base.revision)]
-    if not bases:
-        raise CommandError(
-            f"the base model {name_and_revision} was not imported; see `slipway base list`, or `slipway base import`"
-        )
-    return max(bases, key=lambda base: base.imported_at)
