@@ -119,7 +119,9 @@ def services_have_one_shape() -> Iterator[str]:
         if not config["frozen"] or config["env_prefix"] != f"{name.upper()}_":
             yield problem(f"{folder}/settings.py", 1, f"{settings} is frozen and has the prefix {name.upper()}_")
         for path in files(f"{folder}/"):
-            for match in re.finditer(rf"\benviron\b|\bread_settings\(|\b(?:Connection|{settings})\(\)", text(path)):
+            for match in re.finditer(
+                rf"\benviron\b|\bread_settings\((?:Connection|{settings})\)|\b(?:Connection|{settings})\(\)", text(path)
+            ):
                 if not PROGRAMS_OF_SERVICES.search(path):
                     yield problem(path, match, "the environment is read in main.py alone")
             is_program = "\nif __name__ ==" in text(path) and not path.endswith(
