@@ -90,8 +90,8 @@ class Intake:
             known = await asyncio.to_thread(self._store.base_names)
             shown = ", ".join(known[:MOST_NAMES]) + (f" and {len(known) - MOST_NAMES} more" * (len(known) > MOST_NAMES))
             reason = (
-                f"The base model {name[:200]} was not imported; imported are {shown or 'none'}. An operator imports one "
-                "with `slipway base import`."
+                f"The base model {name[:200]} was not imported; imported are {shown or 'none'}. An operator "
+                "imports one with `slipway base import`."
             )
             raise Permanent("unknown_base", reason)
         return base
