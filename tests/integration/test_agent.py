@@ -307,11 +307,18 @@ class StalledTermFile(TermFile):
     def __init__(self, path, term) -> None:
         super().__init__(path)
         self.slow, self.passes = term, threading.Event()
+        self.began, self.ended = threading.Event(), threading.Event()
 
     def raise_to(self, leader):
-        if leader.term == self.slow:
-            self.passes.wait(10)
-        super().raise_to(leader)
+        if leader.term != self.slow:
+            super().raise_to(leader)
+            return
+        self.began.set()
+        self.passes.wait(60)
+        try:
+            super().raise_to(leader)
+        finally:
+            self.ended.set()
 
 
 async def test_a_term_whose_write_took_longer_than_its_caller_waited_replaces_no_higher_one(world):
@@ -322,7 +329,7 @@ async def test_a_term_whose_write_took_longer_than_its_caller_waited_replaces_no
         await old.ask("RepositoryIndex", service_pb2.RepositoryIndexRequest(), 0.5)
     await index(new)
     terms.passes.set()
-    await asyncio.sleep(0.2)
+    await until(terms.ended.is_set)
     assert terms.highest == stored(world) == Leader(holder="new", term=6)
     with pytest.raises(LeaseLost):
         await load(old, "a")
@@ -333,7 +340,7 @@ async def test_a_term_whose_write_took_longer_than_its_caller_waited_replaces_no
 async def test_a_write_that_a_higher_term_overtook_lets_its_own_request_not_through(world):
     terms = world.agent._term = StalledTermFile(world.folder / "term.json", 5)
     late = asyncio.create_task(load(world.process("old", 5), "a"))
-    await asyncio.sleep(0.2)
+    await until(terms.began.is_set)
     await index(world.process("new", 6))
     terms.passes.set()
     with pytest.raises(LeaseLost):

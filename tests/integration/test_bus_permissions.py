@@ -93,7 +93,9 @@ async def test_a_publisher_of_named_models_announces_no_other(server):
         await client.publish(f"{CheckpointReady.TYPE}.{model}.pia", b"")
         await client.publish(f"{UPLOADS}.{model}.pia", b"")
     await client.flush(timeout=5)
-    await asyncio.sleep(0.1)
+    async with asyncio.timeout(30):
+        while len(refused) < 2:
+            await asyncio.sleep(0.01)
     await client.close()
     assert refused == {f"{CheckpointReady.TYPE}.other-bot.pia", f"{UPLOADS}.other-bot.pia"}
 
@@ -116,7 +118,9 @@ async def test_the_registry_answers_a_request_and_publishes_nowhere_else(server)
     client = await connect(server, "pia")
     assert (await client.request(f"{UPLOADS}.support-bot.pia", b"?", timeout=10)).data == b"first"
     await registry.flush()
-    await asyncio.sleep(0.1)
+    async with asyncio.timeout(30):
+        while len(refused) < 2:
+            await asyncio.sleep(0.01)
     await registry.close()
     await client.close()
     assert len(refused) == 2

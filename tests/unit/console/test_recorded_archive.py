@@ -160,7 +160,7 @@ async def test_an_archive_that_takes_too_long_is_named_and_is_read_no_further(ar
         def find(self, key):
             self.asked += 1
             if self.asked == 3:
-                answers.wait()
+                answers.wait(60)
             return find(key)
 
     store = archive.world.store
