@@ -11,7 +11,7 @@ export NO_MKDOCS_2_WARNING := 1
 # would take ten times as long as one, not twice.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup lint schemas up down demo test test-full soak soak-tests fuzz mutants test-unit test-python rotate test-real test-examples test-client compat chaos bench clean \
+.PHONY: help setup lint check schemas up down demo test test-full soak soak-tests fuzz mutants test-unit test-python rotate test-real test-examples test-client compat chaos bench clean \
 	locks licences sbom audit audit-tools wheels docs pictures images demo-containers
 
 help: ## list the targets
@@ -49,7 +49,18 @@ mutants: setup ## change decision code and see that a test fails: those of a lis
 	$(BIN)/python -m testbed.mutants $(ARGS)
 
 test-unit: setup ## the tests that start no stack: unit, contract, architecture
-	$(PYTEST) tests/unit tests/contract tests/architecture
+	$(PYTEST) -n2 tests/unit tests/contract tests/architecture
+
+PARTS = $(filter-out __%,$(notdir $(wildcard services/* clients/*))) contracts decisions deploy shared
+check: NAME = $(subst -,_,$(SERVICE))
+check: FOLDER = $(wildcard $(if $(NAME),services/$(NAME) clients/$(NAME)) $(filter contracts decisions deploy shared,$(NAME)))
+check: setup ## style, types, import rules and unit tests of one service or package: make check SERVICE=registry
+	$(if $(FOLDER),,$(error SERVICE is "$(SERVICE)"; it has to be one of: $(sort $(PARTS:%.py=))))
+	$(BIN)/ruff check $(FOLDER) tests/unit/$(NAME)
+	$(BIN)/ruff format --check $(FOLDER) tests/unit/$(NAME)
+	$(BIN)/mypy $(FOLDER)
+	$(BIN)/lint-imports
+	$(PYTEST) -n2 tests/unit/$(NAME)
 
 test-python: PYTHON ?= python3.13
 test-python: ## the unit tests on another Python, python3.13 unless named: make test-python PYTHON=python3.12
