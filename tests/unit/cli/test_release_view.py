@@ -425,6 +425,24 @@ def test_a_second_measurement_changes_the_benchmark_step_only():
     assert "int8: out_of_memory" in stopped.steps["benchmarked"].detail
 
 
+@pytest.mark.parametrize(
+    ("name", "states", "ends"),
+    [
+        ("quantised", ("failed", "done"), ("done", "a; b", 9)),
+        ("quantised", ("done", "failed"), ("done", "a; b", 9)),
+        ("quantised", ("failed", "failed"), ("failed", "a; b", 9)),
+        ("merged", ("failed", "done"), ("done", "b", 5)),
+        ("merged", ("done", "done"), ("done", "a; b", 9)),
+    ],
+)
+def test_a_step_of_variants_is_done_if_one_of_them_is_and_another_step_is_what_it_came_to_last(name, states, ends):
+    release = ReleaseProgress("key", MODEL, after(0))
+    for state, seconds, detail in zip(states, (9, 5), ("a", "b"), strict=True):
+        release = release.with_step(name, after(seconds), detail, state)
+    step = release.steps[name]
+    assert (step.state, step.detail, step.at) == (ends[0], ends[1], after(ends[2]))
+
+
 def test_figures_that_may_surprise_are_explained_beside_them():
     release = next(release for release in project(whole_release()).values() if "merged" in release.steps)
     assert release.steps["merged"].detail == (

@@ -96,7 +96,7 @@ def test_it_says_what_the_version_was_made_of_how_it_did_and_how_to_verify_it():
         "| routing | accuracy | 0.872 | higher |",
         "| int8 | 135.0 MB | 0.510 | 1.0140 |",
         "### int8: pass",
-        "| TTFT p95 (ms) |",
+        "| TTFT p95 (ms) | 232.8 |",
         "## Rehearsed rollback",
         "| int8 | pass | slow-first-token |",
         "slipway verify support-bot@v3 --files",

@@ -227,6 +227,14 @@ def test_each_window_is_summarised_once_after_its_lateness():
     assert watching.assess(late, m.cause(300), m.RULES).outbox == state.outbox
 
 
+def test_a_window_counts_failures_of_the_target_apart_from_those_of_others():
+    others = [m.failed(1, caused_by=party) for party in ("caller", "gateway", "infrastructure")]
+    state = m.take(m.routed(), [m.record(1), m.failed(1), m.failed(1), *others], 2)
+    (window,) = m.published(watching.assess(state, m.cause(200), m.RULES), cf.WindowSummarised)
+    assert (window.requests, window.target_failures, window.other_failures) == (6, 2, 3)
+    assert window.errors == {"engine_dead": 5}
+
+
 @pytest.mark.parametrize("started_s", [0.0, 61.0, 90.0, 3600.0])
 def test_a_backlog_is_summarised_whole_however_late_it_is_read(started_s):
     """The first batch does not close the window of the batches behind it: none of them is late."""

@@ -9,7 +9,7 @@ from services.server_manager.adapters.triton_engine import MEASURED, read_measur
 from services.server_manager.domain import staging
 from services.server_manager.domain.drains import Fleet, Waits, plan_transfer
 from services.server_manager.domain.placement import Known, plan_homes
-from services.server_manager.domain.reconcile import Desired, Rank
+from services.server_manager.domain.reconcile import Desired, Phase, Rank
 from services.server_manager.domain.records import MeasuredFiles, Servers
 from services.server_manager.measured_memory import KEPT, MeasuredMemory
 from services.server_manager.ports import Indexed
@@ -66,6 +66,18 @@ def test_a_drain_counts_what_was_measured_and_names_both():
         "bot.v1.bf16 needs 600 bytes of memory (200 bytes reserved, 600 bytes measured) beside what is loaded"
         in waits.reason
     )
+
+
+@pytest.mark.parametrize(
+    ("phase", "taken", "goes_to"), [("ready", 700, "three"), ("failed", 700, "two"), ("ready", 200, "two")]
+)
+def test_what_leaves_a_drained_endpoint_goes_where_what_is_loaded_leaves_memory_for_it(phase, taken, goes_to):
+    names = ("default", "two", "three")
+    limits = replace(TWO, endpoints=dict.fromkeys(names, "default"), budgets=dict.fromkeys(names, 800))
+    beside = {V2: held(2, Phase(phase), endpoint="two", memory_bytes=taken)}
+    beside["bot.v3.bf16"] = held(3, endpoint="three", memory_bytes=300)
+    fleet = Fleet({V1: deployable(1)}, {V1: held(1), **beside}, (), {}, set(names))
+    assert plan_transfer(fleet, limits, {"default"}).endpoint == goes_to
 
 
 def test_what_does_not_fit_is_larger_than_what_is_free_also_as_it_is_written():
