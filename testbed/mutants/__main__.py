@@ -74,8 +74,9 @@ def plan_named(named: list[tuple[str, str, str, str]], most: int) -> Iterator[Tr
         source = Path(file).read_text()
         if source.count(old) != 1:
             sys.exit(f"{LISTS.name}: {old!r} is {source.count(old)} times in {file}: change the list with the code")
-        others = (other for other in choose_tests(file, most) if other != test)
-        yield Trial(Mutant(file, source.index(old), old, new, source), [test, *others], is_named=True)
+        mutant = Mutant(file, source.index(old), old, new, source)
+        others = (other for other in choose_tests(file, mutant.line, most) if other != test)
+        yield Trial(mutant, [test, *others], is_named=True)
 
 
 def plan_drawn(files: list[str], number: int, seed: int, most: int) -> Iterator[Trial]:
@@ -85,7 +86,7 @@ def plan_drawn(files: list[str], number: int, seed: int, most: int) -> Iterator[
     drawn = random.Random(seed).sample(found, min(number, len(found)))
     print(f"{len(drawn)} of {len(found)} mutants in {len(chosen)} files, drawn with --seed {seed}", flush=True)
     for mutant in drawn:
-        yield Trial(mutant, choose_tests(mutant.file, most), is_named=False)
+        yield Trial(mutant, choose_tests(mutant.file, mutant.line, most), is_named=False)
 
 
 def run(trials: list[Trial], parallel: int, limit_s: float, equivalent: dict[tuple[str, str, str], str]) -> None:

@@ -1,6 +1,7 @@
-"""Which test files run for a mutant: those that import its module, the nearest first."""
+"""Which test files run for a mutant: those that import its module, first those that name the changed function."""
 
 import ast
+import re
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from functools import cache
@@ -37,8 +38,29 @@ def _imported(tree: ast.AST) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def choose_tests(file: str, most: int) -> list[str]:
-    """Return the unit test files for a file: its own, then by steps of imports, its package's before others."""
+def find_public(source: str, line: int) -> set[str]:
+    """Return the public names of a module that reach a line: what it belongs to, and what uses that."""
+    names = {node: _defined(node) for node in ast.parse(source).body}
+    found = {name for node, own in names.items() if node.lineno <= line <= (node.end_lineno or 0) for name in own}
+    while True:
+        using = {
+            name
+            for node, own in names.items()
+            for name in own
+            if found & {getattr(n, "id", "") for n in ast.walk(node)}
+        }
+        if using <= found:
+            return {name for name in found if not name.startswith("_")}
+        found |= using
+
+
+def _defined(node: ast.stmt) -> list[str]:
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", node)]
+    return [name for target in targets if (name := getattr(target, "id", getattr(target, "name", "")))]
+
+
+def choose_tests(file: str, line: int, most: int) -> list[str]:
+    """Return the unit test files for a line of a file: those that name what it belongs to, then by steps of imports."""
     steps = {module_name(file): 0}
     waiting, importers = deque(steps), read_importers()
     while waiting:
@@ -49,9 +71,12 @@ def choose_tests(file: str, most: int) -> list[str]:
                 waiting.append(module_name(importer))
     package = file.split("/")[1 if file.startswith("services/") else 0]
 
-    def order(test: Path) -> tuple[bool, int, bool, int]:
-        own = test.parent.name == package
-        return test.stem != f"test_{Path(file).stem}" or not own, steps[module_name(test)], not own, test.stat().st_size
+    named = re.compile(rf"\b({'|'.join(find_public(Path(file).read_text(), line)) or '$'})\b")
+
+    def order(test: Path) -> tuple[bool, bool, int, bool, int]:
+        text, own = test.read_text(), test.parent.name == package
+        is_own = test.stem == f"test_{Path(file).stem}" and own
+        return named.search(text) is None, not is_own, steps[module_name(test)], not own, len(text)
 
     tests = [test for test in Path("tests/unit").rglob("test_*.py") if module_name(test) in steps]
     return [str(test) for test in sorted(tests, key=order)[:most]]

@@ -6,7 +6,7 @@ import pytest
 
 from testbed.mutants.__main__ import plan_named, read_lists
 from testbed.mutants.changes import find_mutants
-from testbed.mutants.choice import choose_tests
+from testbed.mutants.choice import choose_tests, find_public
 
 
 @pytest.mark.parametrize(
@@ -39,11 +39,20 @@ def test_the_lines_of_a_mutant_are_the_same_where_lines_are_added_above_it():
     assert mutant.lines == moved.lines == ("b and", "b or")
 
 
-def test_the_modules_own_tests_come_first_then_those_that_import_it():
-    own, *others = choose_tests("decisions/evidence.py", 5)
-    assert own == "tests/unit/decisions/test_evidence.py"
+def test_what_reaches_a_line_is_what_it_belongs_to_and_what_uses_that():
+    source = (
+        "LIMIT = 5\n\ndef _below(n):\n    return n < LIMIT\n\ndef check(n):\n    return _below(n)\n\ndef other(): ...\n"
+    )
+    assert find_public(source, 1) == {"LIMIT", "check"}
+    assert find_public(source, 4) == find_public(source, 7) == {"check"}
+
+
+def test_the_tests_that_name_the_function_come_first_and_all_import_the_module():
+    source = Path("decisions/rollback.py").read_text()
+    line = source[: source.index("def _decide_both_slow")].count("\n") + 2
+    first, *others = choose_tests("decisions/rollback.py", line, 5)
+    assert first == "tests/unit/decisions/test_probed.py"
     assert len(others) == 4
-    assert "evidence" in Path(others[0]).read_text()
 
 
 def test_the_lists_fit_the_code():
