@@ -35,6 +35,7 @@ from testbed import factories, released
 from testbed.attesters import attester, attester_keys
 from testbed.servers import NatsServer, S3Server
 from tests.kit.command import run_command
+from tests.kit.wiring import ROOT
 
 STREAMS = (INBOX, ORDERS, EVENTS, TELEMETRY, DEADLETTER)
 MEMBERS: dict[str, tuple[Role, ...]] = {"vera": ("viewer",), "sam": ("publisher", "operator", "approver")}
@@ -405,6 +406,15 @@ async def test_a_part_that_was_removed_is_named(server, store, audited):
         ["routes", "shp-bot"],
         ["status", "shp-bot"],
         ["versions", "shp-bot"],
+        ["show", "shp-bot@v2"],
+        ["show", "shp-bot@active"],
+        ["card", "shp-bot@v2"],
+        ["verify", "shp-bot@v2"],
+        ["alerts", "shp-bot"],
+        ["pause", "shp-bot", "--reason", "test"],
+        ["retry", "shp-bot"],
+        ["quarantine", "list", "shp-bot"],
+        ["replay", "shp-bot", "--policy", str(ROOT / "examples" / "smollm2" / "policy.yaml")],
     ],
     ids=" ".join,
 )

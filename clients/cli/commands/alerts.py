@@ -14,6 +14,7 @@ from clients.cli.event_log import EventFilter, LoggedEvent, follow, last_sequenc
 from clients.cli.output import ended_by_interrupt, is_terminal, show_json, show_line, show_table
 from clients.cli.parsing import check_model
 from clients.cli.reading import own_models
+from clients.cli.resolving import require_model
 from clients.cli.views.alert import COLUMNS, AlertView, alert_event_line, as_data, blocks, fold, row
 from contracts.envelope import Event, plain
 from contracts.vocabulary import Environment
@@ -77,6 +78,8 @@ async def _alerts(
         if of_team or (with_resolved and model is None):
             await warn_of_archive(js, "alerts raised" if of_team else "alerts resolved", "`slipway alerts MODEL --all`")
         shown = [alert for alert in fold(in_order(history, after)) if alert.open or with_resolved]
+        if model is not None and not history:
+            await require_model(js, model)
         if not following:
             _show(shown, model, with_resolved=with_resolved, as_json=as_json)
             return

@@ -101,6 +101,8 @@ async def _list(stack: StackAddress, model: str | None) -> list[Quarantined]:
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
         records = await RecordsOfModels(js, "routes", Route).all()
+        if model is not None and model not in records:
+            await require_model(js, model)
         routes = [route for name, route in sorted(records.items()) if model in (None, name)]
         quarantined = [target for route in routes for target in route.quarantined]
         if not quarantined:

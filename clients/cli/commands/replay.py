@@ -16,6 +16,7 @@ from clients.cli.event_log import EventFilter
 from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_table
 from clients.cli.parsing import check_model, parse_duration
 from clients.cli.replay.compare import COLUMNS, Line, as_data, match, read_recorded, row
+from clients.cli.resolving import advise
 from contracts.envelope import Event
 from contracts.policy import Trigger
 from decisions.replay.engine import Replay, replay
@@ -47,13 +48,14 @@ def replay_command(
     check_model(model)
     triggers = load_policy(policy).triggers
     begin = SystemClock().now() - parse_duration(since)
-    events = asyncio.run(_read(find_stack(state), model, begin))
+    stack = find_stack(state)
+    events = asyncio.run(_read(stack, model, begin))
     with _busy("replaying"):
         result = replay(triggers, events, since=begin)
     if not result.windows:
         raise CommandError(
             f"no windows of {model} in the last {since}: the monitor records one for every minute with traffic; "
-            "see `slipway ps`, or go further back with --since"
+            f"go further back with --since{advise(stack, model, 'slipway ps')}"
         )
     lines = match(result, read_recorded(events, begin))
     if as_json:

@@ -9,8 +9,8 @@ from clients.cli.completion import complete_versions
 from clients.cli.connection import JsonOption, StackAddress, StateOption, find_stack
 from clients.cli.names import VERSION_FORMS
 from clients.cli.output import CommandError, Exit, is_terminal, show_json, show_line, show_table
-from clients.cli.resolving import find_version_name
-from clients.cli.version_records import FINGERPRINT, find_version, open_store
+from clients.cli.resolving import advise, find_version_name
+from clients.cli.version_records import FINGERPRINT, find_version, open_store, version_numbers
 from contracts.vocabulary import Variant
 from shared.errors import SlipwayError
 from shared.provenance.envelopes import Trust
@@ -60,6 +60,8 @@ def _verify(stack: StackAddress, what: str, *, files: bool) -> tuple[Finding, ..
     except (SlipwayError, ValueError) as error:
         raise CommandError(f"the keys of attesters are not known: {error}") from error
     store = pin_version(open_store(stack), keys, model, number)
+    if not version_numbers(store, model):
+        raise CommandError(f"{model} has no registered version{advise(stack, model, f'slipway status {model}')}")
     version = find_version(store, model, number)
 
     def progress(name: str) -> None:
