@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 _WORDS = {
-    "missing": "it is required and missing",
+    "missing": "the field is required, and missing",
     "extra_forbidden": "the field is unknown",
     "greater_than": "must be above {gt}",
     "greater_than_equal": "must be at least {ge}",
     "less_than": "must be below {lt}",
     "less_than_equal": "must be at most {le}",
-    "too_short": "must have at least {min_length} of them",
-    "too_long": "must have at most {max_length} of them",
+    "too_short": "needs {min_length} or more entries",
+    "too_long": "takes {max_length} entries at most",
     "string_too_short": "must have at least {min_length} characters",
     "string_too_long": "must have at most {max_length} characters",
     "string_pattern_mismatch": "must match {pattern}",
