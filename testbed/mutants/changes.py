@@ -72,11 +72,19 @@ def find_mutants(file: str, source: str) -> list[Mutant]:
 
 
 def _computed(node: ast.AST) -> Iterator[ast.AST]:
-    """Iterate over what a module computes: no annotation, decorator, raised error or text with values."""
+    """Iterate over what a module computes: no annotation, decorator, raised error or text with values.
+
+    What a module or class assigns is left out, too: such figures and tables are chosen, and no test should repeat them.
+    """
     yield node
+    declared = (ast.Assign, ast.AnnAssign) if isinstance(node, ast.Module | ast.ClassDef) else ()
     for name, value in ast.iter_fields(node):
         for child in value if isinstance(value, list) else [value]:
-            if name not in LEFT_OUT and isinstance(child, ast.AST) and not isinstance(child, ast.JoinedStr):
+            if (
+                name not in LEFT_OUT
+                and isinstance(child, ast.AST)
+                and not isinstance(child, (ast.JoinedStr, *declared))
+            ):
                 yield from _computed(child)
 
 

@@ -25,7 +25,8 @@ from testbed.mutants.choice import choose_tests, find_public
         ("[a for a in b if c]", {"[a for a in b if True]", "[a for a in b if False]"}),
         ("def f() -> A[1]:\n    return b", {"def f() -> A[1]:\n    return None"}),
         ('raise ValueError(f"{a < 1}", 2)', set()),
-        ('é = "ü" + a < b', {'é = "ü" + a <= b'}),
+        ('é("ü" + a < b)', {'é("ü" + a <= b)'}),
+        ("a = 1\n\nclass B:\n    c: int = 1\n", set()),
     ],
 )
 def test_each_mutant_has_one_change(source, changed):
@@ -33,7 +34,7 @@ def test_each_mutant_has_one_change(source, changed):
 
 
 def test_the_lines_of_a_mutant_are_the_same_where_lines_are_added_above_it():
-    first, second = "a = (\n    b  and\n    c\n)\n", "d = e\n\n"
+    first, second = "a(\n    b  and\n    c\n)\n", "d = e\n\n"
     (mutant,), (moved,) = find_mutants("a.py", first), find_mutants("a.py", second + first)
     assert (mutant.line, moved.line) == (2, 4)
     assert mutant.lines == moved.lines == ("b and", "b or")
