@@ -10,6 +10,10 @@ from datetime import UTC, datetime
 
 import pytest
 
+from clients.cli.commands.policy import check_policy
+from clients.cli.commands.publish import find_earlier
+from clients.cli.connection import StackAddress
+from clients.training import Published
 from contracts import facts as f
 from contracts.audit import AuditTail
 from contracts.envelope import nats_subject, plain, source_of
@@ -17,7 +21,7 @@ from contracts.identities import Role
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
 from contracts.services import DEADLETTER, DEADLETTER_PREFIX, EVENTS, INBOX, ORDERS, RECORD_KEYS, TELEMETRY
-from contracts.vocabulary import canonical_json
+from contracts.vocabulary import ArtifactRef, canonical_json
 from decisions import audit
 from decisions.bus_permissions import permissions_of
 from decisions.teams import narrowed
@@ -29,6 +33,7 @@ from shared.messaging import topology
 from shared.messaging.provision import provision
 from shared.provenance import model_audit
 from shared.runtime.clock import SystemClock
+from shared.runtime.settings import Connection
 from shared.storage.blobs import Store
 from shared.storage.kv import Bucket
 from testbed import factories, released
@@ -55,6 +60,7 @@ def keys(tmp_path_factory):
     for name, roles in MEMBERS.items():
         folder.add(name, roles, team="shop")
     folder.add("victor", ["viewer"])
+    folder.add("pia", ["publisher"])
     folder.add("admin", ["administrator"])
     return folder
 
@@ -422,3 +428,15 @@ def test_a_misspelt_model_is_refused_with_the_one_that_is_like_it(server, store,
     status, _, err = slipway(server, store, "victor", *command)
     assert status == 1, err
     assert f"did you mean {OWN}?" in err
+
+
+@pytest.mark.parametrize("name", ["pia", "sam"])
+def test_a_publisher_who_may_not_read_leaves_policy_and_earlier_releases_to_the_registry(server, name):
+    settings = Connection(
+        nats_url=server.url, nats_credentials=server.keys.credential(name), nats_ca=server.keys.authority
+    )
+    stack = StackAddress(settings, None, "test")
+    unknown = OWN if name == "pia" else FOREIGN
+    check_policy(stack, unknown, None)
+    weights = ArtifactRef(uri="s3://slipway/a", digest="sha256:" + "a" * 64, size_bytes=1)
+    assert find_earlier(stack, Published("checkpoint-1", unknown, weights, duplicate=True)) is None
