@@ -1,7 +1,9 @@
-"""The socket of NATS clients: its end is awaited with a limit.
+"""Mends of nats-py's client, which has no parameter for them.
 
-nats-py waits for the end of a connection after each failed attempt. If the server closes it during the TLS handshake
-(it restarts, or a proxy has no server), asyncio never reports that end, and the client would never try again.
+- It waits for the end of a connection after each failed attempt. If the server closes it during the TLS handshake (it
+  restarts, or a proxy has no server), asyncio never reports that end, and the client would never try again.
+- A pong that comes after its limit, or headers that are no UTF-8, end its reading loop with an error that it logs
+  only. It would look connected, and hear nothing, until some pings have failed: for minutes.
 """
 
 import asyncio
@@ -9,9 +11,13 @@ import contextlib
 from typing import Final
 
 import nats.aio.client
+from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
+from nats.errors import StaleConnectionError
 
 LIMIT_S: Final = 1.0
+_read_loop: Final = Client._read_loop  # noqa: SLF001 - see above
+_process_pong: Final = Client._process_pong  # noqa: SLF001
 
 
 class BoundedTransport(TcpTransport):
@@ -23,6 +29,23 @@ class BoundedTransport(TcpTransport):
             await asyncio.wait_for(super().wait_closed(), LIMIT_S)  # type: ignore[no-untyped-call]  # of nats-py
 
 
+async def read_loop(client: Client) -> None:
+    """Read until the connection ends; connect again when an error ended the reading alone."""
+    await _read_loop(client)
+    if client.is_connected and client._reading_task is asyncio.current_task():  # noqa: SLF001
+        await client._process_op_err(StaleConnectionError())  # noqa: SLF001
+
+
+async def process_pong(client: Client) -> None:
+    """Take a pong, also one whose ping is awaited no longer."""
+    pongs = client._pongs  # noqa: SLF001
+    if pongs and pongs[0].done():
+        pongs[0] = asyncio.get_running_loop().create_future()
+    await _process_pong(client)
+
+
 def install() -> None:
-    """Use it for every client of this process; nats-py has no parameter for it."""
+    """Use them for every client of this process."""
     nats.aio.client.TcpTransport = BoundedTransport  # type: ignore[attr-defined]
+    Client._read_loop = read_loop  # type: ignore[method-assign]  # noqa: SLF001
+    Client._process_pong = process_pong  # type: ignore[method-assign]  # noqa: SLF001
