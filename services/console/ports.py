@@ -130,4 +130,8 @@ class Routes(Protocol):
     """The routes of production, as they are now."""
 
     async def get(self, model: str) -> Route | None:
-        """Return the route of a model; None if there is none."""
+        """Return the route of a model; None if there is none.
+
+        Raises:
+            Transient: The bus does not answer.
+        """

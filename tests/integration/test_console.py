@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -360,6 +361,20 @@ def test_a_withdrawn_person_is_signed_out_and_orders_nothing(server, console):
     client = sign_in(server, url, "walter")
     server.keys.remove("walter")
     assert client.get("/api/v1/me").status_code == 401
+
+
+def test_a_bus_that_stands_still_costs_the_page_of_a_rollback_seconds_and_nothing_afterwards(server, console):
+    _, url = console
+    client = sign_in(server, url)
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        page = client.get("/models/search-ranker/rollback")
+        assert (page.status_code, "--without-bus" in page.text) == (503, True)
+        assert client.get("/readyz").status_code == 503  # asked each second by what runs it
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    wait_until(lambda: client.get("/models/search-ranker/rollback").status_code == 200, timeout_s=15, what="the plan")
+    wait_until(lambda: answers(url), timeout_s=15, what="readiness")
 
 
 def test_a_console_that_has_waited_for_events_ends_at_once(server, tmp_path):

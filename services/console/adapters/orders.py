@@ -25,6 +25,8 @@ from shared.runtime.settings import Connection
 from shared.storage.kv import Bucket
 
 CONNECT_S: Final = 5
+ROUTE_S: Final = 3.0
+"""How long a page waits for a route."""
 
 
 class PersonalOrders:
@@ -105,6 +107,15 @@ class BusRoutes:
         self._bus = bus
 
     async def get(self, model: str) -> Route | None:
-        """Return the route of a model; None if there is none."""
-        entry = await Bucket(self._bus.js, "routes", Route).get(model)
+        """Return the route of a model; None if there is none.
+
+        Raises:
+            Transient: The bus does not answer within `ROUTE_S`, or the record cannot be read.
+        """
+        try:
+            async with asyncio.timeout(ROUTE_S):
+                entry = await Bucket(self._bus.js, "routes", Route).get(model)
+        except (OSError, TimeoutError, nats.errors.Error) as error:
+            reason = f"The bus does not answer: the route of {model} cannot be read ({error!r}). Try again."
+            raise Transient("bus_unavailable", reason) from error
         return entry.value if entry is not None else None

@@ -24,7 +24,7 @@ from services.console.web.headers import REPORT
 from services.console.web.markdown import render_markdown
 from services.console.web.plots import evidence_plot, latency_plot, pareto_plot
 from services.console.web.rendering import Renderer
-from shared.errors import SlipwayError
+from shared.errors import SlipwayError, Transient
 
 Text = Annotated[str, Query(max_length=100)]
 ModelPath = Annotated[str, Path(pattern=MODEL_NAME_PATTERN)]
@@ -180,7 +180,11 @@ def _alerts(router: APIRouter, sources: Sources, render: Renderer) -> None:
     @router.get("/models/{model}/rollback")
     async def plan(request: Request, signed: Signed, model: ModelPath, target: Text = "") -> Response:
         check_seen(signed.person, model)
-        shown = await ordering.plan_rollback(model, target_in(model, target), None)
+        try:
+            shown = await ordering.plan_rollback(model, target_in(model, target), None)
+        except Transient as error:
+            command = f'slipway rollback {model} --without-bus --reason "…"'
+            return render(request, signed, "problem.html", 503, problem=error.sentence(), command=command)
         return render(request, signed, "rollback.html", plan=shown, back=_back(request))
 
     @router.post("/models/{model}/rollback")

@@ -5,6 +5,7 @@ import pytest
 from contracts.facts import ApprovalDenied, ApprovalGranted, ReleaseCancelled, RollbackOrdered
 from contracts.vocabulary import Target
 from services.console.domain.people import orders_of
+from shared.errors import Transient
 from testbed import factories
 from tests.kit.page_text import page_text
 from tests.unit.console.world import World
@@ -148,6 +149,14 @@ def test_who_may_not_roll_back_sees_no_button_and_is_refused(world, name):
     fields = {"failed": "search-ranker.v2.int8", "epoch": "6"}
     assert post(world, name, "/models/search-ranker/rollback", **fields).status_code == 403
     assert world.orders.given == []
+
+
+def test_without_the_bus_the_page_of_a_rollback_names_the_command_that_needs_none(world, monkeypatch):
+    monkeypatch.setattr(world.routes, "error", Transient("bus_unavailable", "The bus does not answer."))
+    page = world.client("oscar").get("/models/search-ranker/rollback")
+    assert page.status_code == 503
+    assert "slipway rollback search-ranker --without-bus" in page.text
+    assert "Roll back now" not in page.text
 
 
 def test_a_plan_says_why_a_rollback_would_be_refused(world):

@@ -66,12 +66,15 @@ class FakeOrders:
 
 
 class FakeRoutes:
-    """The routes in a dict."""
+    """The routes in a dict; a test may set an error instead."""
 
     def __init__(self) -> None:
         self.routes: dict[str, Route] = {}
+        self.error: Exception | None = None
 
     async def get(self, model):
+        if self.error is not None:
+            raise self.error
         return self.routes.get(model)
 
 
