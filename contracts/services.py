@@ -208,7 +208,7 @@ SERVICES: dict[str, ServiceContract] = {
             "console",
             reads_records=("routes", "archive", "servers"),
             follows=(INBOX, ORDERS, EVENTS, DEADLETTER),
-            hears=(f"{DEMAND_PREFIX}.*",),
+            hears=(f"{DEMAND_PREFIX}.*", f"{RUNNING_PREFIX}.*"),
             calls=("gateway", "outside"),
             sees_progress=True,
         ),

@@ -17,6 +17,7 @@ from services.console.follower import Progress
 from services.console.hub import Hub
 from services.console.ordering import NotAllowedError, Ordering
 from services.console.ports import Artifacts, DeadLetters, Directory, Gateway, Orders, Recorded, Replays, Routes
+from services.console.protection import Protection
 from services.console.queries.reading import WholeIndex
 from services.console.replaying import Replaying
 from services.console.settings import ConsoleSettings
@@ -58,6 +59,7 @@ def build(
     letters: DeadLetters,
     recorded: Recorded,
     endpoints: Endpoints,
+    protection: Protection,
     replays: Replays,
     gateway: Gateway | None,
     provider: Provider | None,
@@ -66,7 +68,7 @@ def build(
 ) -> FastAPI:
     """Return the HTTP application; the console handles no events, and publishes none as itself."""
     access = Access(sessions, people, https=settings.is_https)
-    pages = Pages(clock, progress, has_playground=gateway is not None)
+    pages = Pages(clock, progress, protection, has_playground=gateway is not None)
     sources = Sources(
         index, progress, hub, Ordering(orders, routes, index, clock, settings.answer_s), artifacts, letters
     )

@@ -11,7 +11,7 @@ from services.console.adapters.fleets import BusFleets, GatewayReports
 from services.console.adapters.gateway import GatewayClient
 from services.console.adapters.histograms import percentile_ms
 from services.console.adapters.index import Index
-from services.console.adapters.live import follow_progress
+from services.console.adapters.live import follow_progress, follow_running
 from services.console.adapters.log import StreamLog
 from services.console.adapters.oidc import Provider
 from services.console.adapters.orders import BusRoutes, PersonalOrders
@@ -23,6 +23,7 @@ from services.console.app import SERVICE, build
 from services.console.endpoints import Endpoints
 from services.console.follower import Follower
 from services.console.hub import Hub
+from services.console.protection import Protection
 from services.console.settings import ConsoleSettings
 from shared.messaging.bus import Bus
 from shared.messaging.credentials import require_identity
@@ -46,7 +47,7 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
     log = log_of(bus, connection)
     follower = Follower(log, index, percentile_ms, hub.publish)
     gateway = GatewayClient(settings.gateway_url, settings.gateway_ca) if settings.gateway_url else None
-    reports = GatewayReports(clock)
+    reports, protection = GatewayReports(clock), Protection(clock)
     endpoints = Endpoints(BusFleets(lambda: bus.js, clock), reports, index)
     app = build(
         bus,
@@ -61,6 +62,7 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
         letters=StoredDeadLetters(lambda: bus.js),
         recorded=RecordedEvents(lambda: bus.js, archived=log.of_model if isinstance(log, WholeLog) else None),
         endpoints=endpoints,
+        protection=protection,
         replays=ChildReplays(folder / "replays"),
         gateway=gateway,
         provider=provider_of(settings),
@@ -77,6 +79,8 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
                 lambda: follow_progress(bus.client, hub.progress),
                 lambda: reports.follow(bus.client),
                 lambda: endpoints.announce(hub),
+                lambda: follow_running(bus.client, protection.take),
+                lambda: protection.announce(hub),
             ),
             app=app,
             on_stop=hub.close,

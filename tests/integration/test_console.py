@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import secrets
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from contracts.envelope import nats_subject, plain
 from contracts.facts import RollbackOrdered
 from contracts.identities import Credential
 from contracts.routes import Route
+from contracts.running import RUNNING_PREFIX, RunningReport
 from contracts.runtimes import FleetRuntime, FleetRuntimes, RunningTarget
 from contracts.services import ORDERS, dead_letter_subject
 from contracts.vocabulary import canonical_json
@@ -375,6 +377,27 @@ def test_a_bus_that_stands_still_costs_the_page_of_a_rollback_seconds_and_nothin
         server.process.send_signal(signal.SIGCONT)
     wait_until(lambda: client.get("/models/search-ranker/rollback").status_code == 200, timeout_s=15, what="the plan")
     wait_until(lambda: answers(url), timeout_s=15, what="readiness")
+
+
+def test_pages_say_that_automatic_rollback_does_not_run_until_its_services_report(server, console):
+    _, url = console
+    client, needed = sign_in(server, url), ("monitor", "rollback-controller")
+
+    def silent():
+        part = client.get("/index").text.split('id="protection"')[1].split("</main>")[0]
+        return [name for name in needed if name in part]
+
+    async def report():
+        harness = await server.connect()
+        for name in needed:
+            report = RunningReport(process=secrets.token_hex(8), version="1.0.0")
+            await harness.publish(f"{RUNNING_PREFIX}.{name}", report.model_dump_json().encode())
+        await harness.flush(timeout=5)
+        await harness.close()
+
+    wait_until(lambda: silent() == list(needed), what="both are said to be silent: neither was started")
+    asyncio.run(report())
+    wait_until(lambda: silent() == [], timeout_s=5, what="neither is said to be silent")
 
 
 def test_a_console_that_has_waited_for_events_ends_at_once(server, tmp_path):

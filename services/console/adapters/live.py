@@ -1,4 +1,4 @@
-"""The live progress of work, which no stream stores."""
+"""What no stream stores: the live progress of work, and which services report that they run."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,8 +9,10 @@ from nats.aio.msg import Msg
 
 from contracts.envelope import Event
 from contracts.facts import WorkProgressed
+from contracts.running import RUNNING_PREFIX
 from decisions.bus_permissions import LIVE
 from services.console.domain.logged import parse_message
+from shared.messaging.running import read_running
 
 
 async def follow_progress(client: Client, on_progress: Callable[[Event[Any]], None]) -> None:
@@ -25,4 +27,15 @@ async def follow_progress(client: Client, on_progress: Callable[[Event[Any]], No
             on_progress(event)
 
     await client.subscribe(LIVE, cb=take)
+    await asyncio.Event().wait()
+
+
+async def follow_running(client: Client, on_report: Callable[[str], None]) -> None:
+    """Call `on_report` with the service of each report of a process, for ever."""
+
+    async def take(message: Msg) -> None:
+        if read_running(message) is not None:
+            on_report(message.subject.rpartition(".")[2])
+
+    await client.subscribe(f"{RUNNING_PREFIX}.*", cb=take)
     await asyncio.Event().wait()

@@ -50,13 +50,30 @@ class ChainStep(Screen):
     since_ms: float | None
 
 
+class Figures(Screen):
+    """What the windows around an alert counted, oldest first.
+
+    Attributes:
+        ends: When each window ended.
+        raised: The position of the window in which the alert was raised; None if the index does not have it.
+        requests: Those of all targets of the model.
+        bad: Those of the alert's target that its trigger calls bad; None where there was no such window of it.
+        ttft_p95_ms: Of the alert's target.
+    """
+
+    ends: tuple[Time, ...]
+    raised: int | None
+    requests: Points
+    bad: Points
+    ttft_p95_ms: Points
+
+
 class Alert(Screen):
     """An alert with the decision that followed from it."""
 
     alert: AlertRow
     rollbacks: tuple[RollbackSummary, ...]
     chain: tuple[ChainStep, ...]
-    traffic: Points
-    ttft_p95_ms: Points
+    figures: Figures
     serving: bool
     history: tuple[EventRow, ...]

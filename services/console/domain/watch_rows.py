@@ -136,6 +136,7 @@ def window_row(data: f.WindowSummarised, percentile: Ms) -> Row:
         ttft_p95_ms=percentile(data.ttft_histogram, 95.0),
         itl_p95_ms=percentile(data.itl_histogram, 95.0),
         e2e_p95_ms=percentile(data.e2e_histogram, 95.0),
+        observed=json.dumps(data.observed, separators=(",", ":")),
     )
 
 

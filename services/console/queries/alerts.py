@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from contracts.facts import PairCounts
-from services.console.domain.alert_data import Alert, AlertRow, ChainStep
+from services.console.domain.alert_data import Alert, AlertRow, ChainStep, Figures
+from services.console.domain.rows import instant
 from services.console.domain.screens import Page
-from services.console.queries.fleet import series_of
+from services.console.queries.fleet import window_ends
 from services.console.queries.reading import (
     Reader,
     count,
@@ -15,10 +17,13 @@ from services.console.queries.reading import (
     following,
     like,
     milliseconds,
+    points,
     rollback_summary,
 )
 
 HISTORY: Final = 100
+AFTER: Final = timedelta(minutes=15)
+"""Windows that ended so long after an alert was raised are shown with it."""
 _ALERTS: Final = """
 FROM alerts WHERE (:model = '' OR model LIKE :like ESCAPE '\\') AND (:state = '' OR state = :state)
  AND (:severity = '' OR severity = :severity) AND environment = :environment
@@ -98,15 +103,34 @@ def alert(reader: Reader, alert_id: str) -> Alert | None:
         "ORDER BY at DESC, sequence DESC LIMIT ?",
         (alert_id, _json([entry["rollback_id"] for entry in rollbacks]), HISTORY),
     )
-    traffic, ttft = series_of(reader, shown.model, shown.target)
     return Alert(
         alert=shown,
         rollbacks=tuple(map(rollback_summary, rollbacks)),
         chain=_chain(shown, rollbacks),
-        traffic=traffic,
-        ttft_p95_ms=ttft,
+        figures=_figures(reader, shown),
         serving=_serves(reader, shown),
         history=event_rows(history),
+    )
+
+
+def _figures(reader: Reader, shown: AlertRow) -> Figures:
+    """Return the figures of the windows up to `AFTER` an alert was raised: also when it is long over."""
+    until = instant(datetime.fromisoformat(shown.raised_at) + AFTER)
+    ends = window_ends(reader, shown.model, str(until))
+    requests, bad, ttft = (dict[str, float | None].fromkeys(ends) for _ in range(3))
+    query = "SELECT * FROM windows WHERE model = ? AND ended_at BETWEEN ? AND ?"
+    for entry in reader.read(query, (shown.model, ends[0], ends[-1])) if ends else ():
+        end = entry["ended_at"]
+        requests[end] = (requests[end] or 0.0) + entry["requests"]
+        if entry["target"] == shown.target:
+            observed = json.loads(entry["observed"]).get(shown.trigger)
+            bad[end], ttft[end] = observed[1] if observed else None, entry["ttft_p95_ms"]
+    return Figures(
+        ends=tuple(ends),
+        raised=next((position for position, end in enumerate(ends) if end >= shown.raised_at), None),
+        requests=points(tuple(requests.values())),
+        bad=points(tuple(bad.values())),
+        ttft_p95_ms=points(tuple(ttft.values())),
     )
 
 

@@ -143,21 +143,21 @@ def _series(reader: Reader, routes: list[dict[str, Any]]) -> dict[str, tuple[Poi
     return {model: series_of(reader, model, target) for model, target in active.items()}
 
 
+def window_ends(reader: Reader, model: str, until: str = "9") -> list[str]:
+    """Return when the last windows of a model ended, of those that ended before a time, oldest first."""
+    query = "SELECT DISTINCT ended_at FROM windows WHERE model = ? AND ended_at < ? ORDER BY ended_at DESC LIMIT ?"
+    return [entry["ended_at"] for entry in reversed(reader.read(query, (model, until, WINDOWS_SHOWN)))]
+
+
 def series_of(reader: Reader, model: str, target: str | None) -> tuple[Points, Points]:
     """Return the requests of a model per window, and the TTFT p95 of one of its targets."""
-    ends = [
-        entry["ended_at"]
-        for entry in reader.read(
-            "SELECT DISTINCT ended_at FROM windows WHERE model = ? ORDER BY ended_at DESC LIMIT ?",
-            (model, WINDOWS_SHOWN),
-        )
-    ]
+    ends = window_ends(reader, model)
     if not ends:
         return points(()), points(())
-    requests: dict[str, float] = dict.fromkeys(reversed(ends), 0.0)
+    requests: dict[str, float] = dict.fromkeys(ends, 0.0)
     latency: dict[str, float | None] = dict.fromkeys(requests)
     query = "SELECT target, ended_at, requests, ttft_p95_ms FROM windows WHERE model = ? AND ended_at >= ?"
-    for entry in reader.read(query, (model, ends[-1])):
+    for entry in reader.read(query, (model, ends[0])):
         requests[entry["ended_at"]] += entry["requests"]
         if entry["target"] == target:
             latency[entry["ended_at"]] = entry["ttft_p95_ms"]

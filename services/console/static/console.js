@@ -46,9 +46,16 @@ function followChanges() {
   source.addEventListener("open", () => {
     if (opened) document.querySelectorAll("[data-live]").forEach(reloadLater); // what was missed meanwhile
     opened = true;
-    document.documentElement.dataset.connection = "live";
+    setConnection("live");
   });
-  source.addEventListener("error", () => { document.documentElement.dataset.connection = "lost"; });
+  source.addEventListener("error", () => setConnection("lost"));
+}
+
+function setConnection(state) {
+  const root = document.documentElement, bar = document.querySelector(".lost");
+  if (state === "lost" && root.dataset.connection !== state) bar.querySelector(".since").textContent = new Date().toISOString().slice(11, 16);
+  root.dataset.connection = state;
+  bar.hidden = state !== "lost";
 }
 
 function changeTheme() {

@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from services.console.domain.canary_screen import label_of
 from services.console.domain.screens import Points
 from services.console.follower import Progress
+from services.console.protection import Protection
 from services.console.web.access import SignedIn
 from services.console.web.api import index_state
 from shared.runtime.clock import Clock
@@ -63,11 +64,13 @@ class Pages:
     Attributes:
         clock: Says what `2 min ago` is.
         progress: How far the index is, for the head of each page.
+        protection: Whether what rolls back automatically runs, for the top of each page.
         has_playground: Whether the console knows a gateway.
     """
 
     clock: Clock
     progress: Progress
+    protection: Protection
     has_playground: bool = False
     _environment: Environment = field(init=False)
 
@@ -110,6 +113,7 @@ class Pages:
             csrf=signed.session.csrf if signed is not None else "",
             theme=request.cookies.get("theme", ""),
             index=index_state(self.progress),
+            silent={name: since.isoformat() for name, since in self.protection.silent().items()},
             read_at=max(0.0, self.clock.monotonic() - LONGEST_READ_S),
             **values,
         )

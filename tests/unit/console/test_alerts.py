@@ -1,9 +1,13 @@
 """An alert keeps the figures that it was raised with, shows the resolution beside them, and names its units."""
 
+from datetime import timedelta
+
 import pytest
 
 from contracts import facts as f
+from contracts.facts.watch import Window
 from services.console.web.rendering import NONE, alert_figure
+from testbed import factories
 from testbed.story import Story
 from tests.kit.page_text import page_text
 from tests.unit.console.world import NOW, World
@@ -79,3 +83,33 @@ def test_an_alert_says_what_confirms_it_and_what_its_pairs_showed(tmp_path, even
 )  # fmt: skip
 def test_figures_of_alerts_have_the_unit_of_their_kind(value, kind, text):
     assert alert_figure(value, kind) == text
+
+
+def summary(target, at, **figures):
+    window = Window(from_=at - timedelta(seconds=60), to=at)
+    return factories.fact(f.WindowSummarised, target=target, window=window, target_failures=0, **figures)
+
+
+def test_the_plot_of_an_alert_holds_its_own_minutes_and_counts_by_its_own_trigger(tmp_path):
+    """A window has many more good requests than the seconds that the alert speaks of, and newer ones follow for days."""
+    story = Story(NOW)
+    made = World(tmp_path)
+    alert = [*story.release("m", 1, 1), *story.release("m", 2, 2), *story.alert("m")]
+    raised = next(event for event in alert if isinstance(event.data, f.AlertRaised))
+    target, trigger = raised.data.target, raised.data.trigger
+    bad = {-1: 0, 0: 6} | dict.fromkeys(range(15, 120), 0)
+    windows = [
+        story.event(
+            summary(target, raised.time + timedelta(minutes=minute, seconds=30), requests=179, observed={trigger: (179, count)}),
+            "m", str(target),
+        )
+        for minute, count in bad.items()
+    ]  # fmt: skip
+    made.fill([*alert, *windows])
+    client = made.client("adam")
+    figures = client.get(f"/api/v1/alerts/{raised.data.alert_id}").json()["figures"]
+    counted = figures["bad"]["values"]
+    assert ([count for count in counted if count is not None], counted[figures["raised"]]) == ([0, 6], 6)
+    assert figures["requests"]["values"][figures["raised"]] == 179
+    assert 'class="mark"' in client.get(f"/alerts/{raised.data.alert_id}").text
+    made.close()

@@ -28,6 +28,7 @@ from services.console.domain.version_screen import Proofs
 from services.console.endpoints import Endpoints
 from services.console.follower import Progress, rows_of
 from services.console.hub import Hub
+from services.console.protection import Protection
 from services.console.settings import ConsoleSettings
 from shared.errors import Transient
 from shared.messaging.bus import Bus
@@ -194,7 +195,7 @@ class World:
         self.people = People(
             self.keys.people, self.keys.credential("").parent, TeamList(self.keys.team_list, self.clock)
         )
-        self.hub = Hub(10)
+        self.hub, self.protection = Hub(10), Protection(self.clock)
         self.asgi = self.make()
 
     def make(self, provider=None, gateway=None, **settings):
@@ -212,6 +213,7 @@ class World:
             letters=self.letters,
             recorded=self.recorded,
             endpoints=Endpoints(self.fleets, self.reports, self.index),
+            protection=self.protection,
             replays=self.replays,
             gateway=gateway,
             provider=provider,
