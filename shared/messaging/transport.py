@@ -47,5 +47,5 @@ async def process_pong(client: Client) -> None:
 def install() -> None:
     """Use them for every client of this process."""
     nats.aio.client.TcpTransport = BoundedTransport  # type: ignore[attr-defined]
-    Client._read_loop = read_loop  # type: ignore[method-assign]  # noqa: SLF001
-    Client._process_pong = process_pong  # type: ignore[method-assign]  # noqa: SLF001
+    Client._read_loop = read_loop  # type: ignore[assignment,method-assign]  # noqa: SLF001
+    Client._process_pong = process_pong  # type: ignore[assignment,method-assign]  # noqa: SLF001
