@@ -44,6 +44,18 @@ _NAMES: Mapping[Step, str] = {
     "shadow": "shadow",
     "canary": "canary",
 }
+_UNDER_WAY: Mapping[str, str] = {
+    "admitted": "admitting",
+    "merged": "merging",
+    "quantised": "quantising",
+    "registered": "registering",
+    "staged": "staging",
+    "benchmarked": "benchmarking",
+    "rehearsed": "rehearsing",
+    "approved": "awaiting approval",
+    "in traffic": "promoting",
+    "finished": "finishing",
+}
 
 
 def name_of(step: PlannedStep) -> str:
@@ -61,6 +73,11 @@ class StepProgress:
     state: State = "waiting"
     at: datetime | None = None
     detail: str = ""
+
+    @property
+    def title(self) -> str:
+        """Return its name as people read it: that of a step under way says so."""
+        return _UNDER_WAY.get(self.name, self.name) if self.state == "running" else self.name
 
 
 @dataclass(frozen=True)
@@ -105,6 +122,13 @@ class ReleaseProgress:
     def is_paused(self) -> bool:
         """Return whether it is held before its next step."""
         return self.outcome is None and self.hold is not None and self.hold.paused
+
+    @property
+    def state(self) -> str:
+        """Return its outcome, that it is paused, or the step that is under way."""
+        if self.outcome is not None or self.is_paused:
+            return self.outcome or "paused"
+        return next((step.title for step in self.listed() if step.state == "running"), "in progress")
 
     @property
     def plan(self) -> tuple[PlannedStep, ...]:

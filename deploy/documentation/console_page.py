@@ -13,7 +13,7 @@ from services.console.settings import ConsoleSettings
 Json = dict[str, Any]
 PARTS = (
     "bus", "index", "progress", "hub", "sessions", "people", "orders", "routes", "artifacts", "letters", "recorded",
-    "endpoints", "replays", "gateway", "provider", "clock",
+    "endpoints", "protection", "replays", "gateway", "provider", "clock",
 )  # fmt: skip
 TAGS: Mapping[str, str] = {
     "session": "Session",

@@ -1,4 +1,4 @@
-"""Mends of nats-py's client, which has no parameter for them.
+"""Patched parts of nats-py's client, which has no parameter for them.
 
 - It waits for the end of a connection after each failed attempt. If the server closes it during the TLS handshake (it
   restarts, or a proxy has no server), asyncio never reports that end, and the client would never try again.

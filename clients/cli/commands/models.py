@@ -53,9 +53,7 @@ def row_of(model: str, route: Route | None, newest: ReleaseProgress | None, has_
 
 
 def _release(newest: ReleaseProgress) -> dict[str, Any]:
-    running = [step.name for step in newest.listed() if step.state == "running"]
-    state = newest.outcome or ("paused" if newest.is_paused else "") or (running[0] if running else "in progress")
-    return {"release_id": newest.release_id, "version": newest.version, "state": state}
+    return {"release_id": newest.release_id, "version": newest.version, "state": newest.state}
 
 
 def _name(served: ServedTarget | None) -> str | None:

@@ -45,6 +45,8 @@ def headline(release: ReleaseProgress, now: datetime) -> str:
     """Return one line with the identity and the state of a release."""
     took = duration(((release.finished_at or now) - release.began_at).total_seconds())
     identity = f"{release.name}  {release.release_id or 'no release yet'}  run {release.run_id or '?'}"
+    if release.outcome is not None and release.release_id is None:
+        return f"{release.name}  refused before a release began  run {release.run_id or '?'}"
     if release.is_paused and release.hold is not None:
         why = f": {release.hold.reason}" if release.hold.reason else ""
         return f"{identity}  paused by {release.hold.by} at {release.hold.at:%H:%M:%S} UTC{why}"
@@ -56,7 +58,7 @@ def headline(release: ReleaseProgress, now: datetime) -> str:
 def step_line(step: StepProgress, began_at: datetime) -> str:
     """Return one line with the state of a step."""
     when = "" if step.at is None else f"+{duration((step.at - began_at).total_seconds())}"
-    return f"{MARKS[step.state]} {step.name:<12}{when:>13}  {step.detail}".rstrip()
+    return f"{MARKS[step.state]} {step.title:<17}{when:>13}  {step.detail}".rstrip()
 
 
 def ending(release: ReleaseProgress) -> str | None:

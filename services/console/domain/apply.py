@@ -156,6 +156,14 @@ def _refused(event: Event[f.CheckpointRejected], _sequence: int) -> tuple[Row, .
     return (refused,)
 
 
+def _held(event: Event[f.OrderAccepted], _sequence: int) -> tuple[Row, ...]:
+    """Return the row of an order that held a release or let it go on, as the registry accepted it."""
+    data = event.data
+    if data.order_type != f.ReleaseHeld.TYPE or not RELEASE_ID.fullmatch(event.correlationid):
+        return ()
+    return (row("release_holds", release_id=event.correlationid, paused=int(data.details.get("paused") is True)),)
+
+
 def _finished(event: Event[f.ReleaseFinished], _sequence: int) -> tuple[Row, ...]:
     data = event.data
     ended = row(
@@ -216,6 +224,7 @@ _ROWS: Final[Mapping[type[f.Fact], Callable[[Event[Any], int], tuple[Row, ...]]]
     f.ApprovalRequested: _step("awaiting approval"),
     f.TrafficRequested: _traffic,
     f.CanaryAssessed: canary_rows,
+    f.OrderAccepted: _held,
     f.ReleaseFinished: _finished,
     f.DeploymentChanged: _deployed,
     f.AlertRaised: alert_rows,

@@ -23,12 +23,18 @@ class ReleaseRow(Screen):
     mode: str
     publishers: tuple[str, ...]
     rolled_back_at: Time | None = None
+    paused: bool = False
 
 
 class Step(Screen):
-    """A step of a release: its state, when it ended, seconds since its checkpoint was announced, and its result."""
+    """A step of a release: its state, when it ended, seconds since its checkpoint was announced, and its result.
+
+    Attributes:
+        title: Its name, or what is under way: `merging`.
+    """
 
     name: str
+    title: str
     state: Literal["waiting", "running", "done", "failed"]
     at: Time | None
     elapsed_s: float | None
@@ -126,7 +132,11 @@ class Approval(Screen):
 
 
 class Release(Screen):
-    """A release with all that its screen shows."""
+    """A release with all that its screen shows.
+
+    Attributes:
+        paused: By whom, since when and why it is held before its next step; empty if it is not.
+    """
 
     release_id: str
     model: str
@@ -136,6 +146,7 @@ class Release(Screen):
     code: str | None
     reason: str
     rolled_back: str
+    paused: str
     opened_at: Time
     finished_at: Time | None
     run_id: str

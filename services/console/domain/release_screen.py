@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 from contracts import facts as f
 from contracts.envelope import Event
@@ -24,17 +24,6 @@ from services.console.domain.rows import instant
 from services.console.domain.screens import EventRow
 
 Events = Sequence[Event[Any]]
-RUNNING: Final = {
-    "merged": "merging",
-    "quantised": "quantising",
-    "registered": "registering",
-    "staged": "staging",
-    "benchmarked": "benchmarking",
-    "rehearsed": "rehearsing",
-    "approved": "awaiting approval",
-    "in traffic": "promoting",
-}
-"""The state of a release while a step is under way."""
 
 
 def build_release(
@@ -65,7 +54,8 @@ def build_release(
         release_id=release_id,
         model=progress.model,
         version=progress.version,
-        state=_state(progress),
+        state=progress.state,
+        paused=_paused(progress),
         outcome=progress.outcome,
         code=progress.code,
         reason=progress.reason,
@@ -95,17 +85,24 @@ def last(events: Events, kind: type[f.Fact]) -> Any:
     return next((event.data for event in reversed(events) if isinstance(event.data, kind)), None)
 
 
-def _state(progress: ReleaseProgress) -> str:
-    if progress.outcome is not None:
-        return progress.outcome
-    step = next((step.name for step in progress.listed() if step.state == "running"), "in progress")
-    return RUNNING.get(step, step)
+def _paused(progress: ReleaseProgress) -> str:
+    hold = progress.hold
+    if not progress.is_paused or hold is None:
+        return ""
+    return f"Paused by {hold.by} at {hold.at:%Y-%m-%d %H:%M:%S} UTC{f': {hold.reason}' if hold.reason else ''}"
 
 
 def _steps(progress: ReleaseProgress) -> Iterable[Step]:
     for step in progress.listed():
         elapsed = None if step.at is None else round((step.at - progress.began_at).total_seconds(), 3)
-        yield Step(name=step.name, state=step.state, at=instant(step.at), elapsed_s=elapsed, detail=step.detail)
+        yield Step(
+            name=step.name,
+            title=step.title,
+            state=step.state,
+            at=instant(step.at),
+            elapsed_s=elapsed,
+            detail=step.detail,
+        )
 
 
 def _work(progress: ReleaseProgress) -> Iterable[Work]:

@@ -26,6 +26,7 @@ TABLES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
         ("release_id",),
         ("state", "at", "target"),
     ),
+    "release_holds": (("release_id",), ("paused",)),
     "release_ends": (("release_id",), ("outcome", "at", "code", "reason", "target")),
     "release_events": (("release_id", "slot"), ("stream", "type", "at", "body")),
     "rehearsals": (

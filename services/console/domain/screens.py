@@ -96,7 +96,11 @@ class ShadowProgress(Screen):
 
 
 class FleetRow(Screen):
-    """A model: what serves it, and how it is."""
+    """A model: what serves it, and how it is.
+
+    Attributes:
+        release_id: Its newest release in progress; without one, its newest release unless that serves on.
+    """
 
     model: str
     active: str | None
@@ -112,6 +116,7 @@ class FleetRow(Screen):
     worst: str | None
     release_id: str | None
     release_state: str | None
+    release_version: int | None
     last_rollback: RollbackSummary | None
     traffic: Points
     ttft_p95_ms: Points

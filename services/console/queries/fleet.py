@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from services.console.domain.screens import Fleet, FleetRow, Page, Points, Totals
 from services.console.queries.reading import Reader, count, following, like, points, rollback_summary
+from services.console.queries.releases import ROLLED_BACK_AT
 from services.console.queries.shadows import shadows
 
 WINDOWS_SHOWN: Final = 60
@@ -106,6 +107,7 @@ def _row(
         worst=None if entry["worst"] is None else _SEVERITIES[entry["worst"]],
         release_id=release.get("release_id"),
         release_state=release.get("state"),
+        release_version=release.get("version"),
         last_rollback=rollback_summary(rollbacks[model]) if model in rollbacks else None,
         traffic=traffic,
         ttft_p95_ms=ttft,
@@ -129,13 +131,22 @@ def _rollbacks(reader: Reader, names: list[str]) -> dict[str, Any]:
 
 
 def _releases(reader: Reader, names: list[str]) -> dict[str, Any]:
-    """Return the newest release in progress of each model."""
+    """Return the newest release in progress of each model; without one, its newest release unless that serves on."""
     query = (
-        "SELECT releases.model, releases.release_id, release_states.state, max(releases.opened_at) FROM releases "  # noqa: S608 - marks
-        f"JOIN release_states USING (release_id) WHERE releases.model IN ({_marks(names)}) "
-        "AND release_id NOT IN (SELECT release_id FROM release_ends) GROUP BY releases.model"
+        "SELECT releases.model, releases.release_id, releases.version, s.state, e.outcome, h.paused, "  # noqa: S608 - marks
+        f"{ROLLED_BACK_AT}, max((e.outcome IS NULL) || releases.opened_at) FROM releases "
+        "LEFT JOIN release_states AS s USING (release_id) LEFT JOIN release_ends AS e USING (release_id) "
+        f"LEFT JOIN release_holds AS h USING (release_id) WHERE releases.model IN ({_marks(names)}) "
+        "GROUP BY releases.model"
     )
-    return {entry["model"]: entry for entry in reader.read(query, names)}
+    known = {entry["model"]: entry | {"state": _state(entry)} for entry in reader.read(query, names)}
+    return {model: entry for model, entry in known.items() if entry["state"] != "promoted"}
+
+
+def _state(release: Mapping[str, Any]) -> str | None:
+    if release["outcome"] is None:
+        return "paused" if release["paused"] else release["state"]
+    return "rolled back" if release["rolled_back_at"] else release["outcome"]
 
 
 def _series(reader: Reader, routes: list[dict[str, Any]]) -> dict[str, tuple[Points, Points]]:

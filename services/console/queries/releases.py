@@ -17,6 +17,7 @@ from services.console.queries.reading import Reader, count, event_rows, followin
 HISTORY: Final = 200
 _RELEASES: Final = """
 FROM releases LEFT JOIN release_states AS s USING (release_id) LEFT JOIN release_ends AS e USING (release_id)
+ LEFT JOIN release_holds AS h USING (release_id)
 WHERE (:model = '' OR releases.model LIKE :like ESCAPE '\\')
   AND (:since = '' OR releases.opened_at >= :since) AND (:until = '' OR releases.opened_at < :until)
 """
@@ -35,7 +36,7 @@ ROLLED_BACK_AT: Final = """
 _COLUMNS: Final = f"""
 SELECT releases.*, coalesce(e.outcome, s.state) AS state, coalesce(e.at, s.at, releases.opened_at) AS state_at,
        e.outcome, e.code, e.reason, coalesce(e.target, s.target) AS target,
-       {ROLLED_BACK_AT}
+       e.outcome IS NULL AND coalesce(h.paused, 0) AS paused, {ROLLED_BACK_AT}
 """
 
 
@@ -93,6 +94,7 @@ def _row(entry: Mapping[str, Any]) -> ReleaseRow:
         target=entry["target"],
         mode=entry["mode"],
         rolled_back_at=entry["rolled_back_at"],
+        paused=bool(entry["paused"]),
         publishers=tuple(json.loads(entry["publishers"])),
     )
 

@@ -41,6 +41,7 @@ BAD: Final = frozenset(
 )
 BUSY: Final = frozenset(
     {"running", "shadow", "canary", "promoting", "draining", "started", "open", "warning", "awaiting approval"}
+    | {"paused"}
 )
 
 SHARES: Final = frozenset({"latency", "errors", "quality"})

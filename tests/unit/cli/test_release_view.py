@@ -88,6 +88,14 @@ def test_the_step_after_the_last_one_done_is_running(length):
     assert marks == ["done"] * length + ["running"] + ["waiting"] * (len(marks) - length - 1)
 
 
+def test_a_step_under_way_is_not_named_as_one_that_is_done():
+    release = only(project(whole_release()[:2]))
+    (running,) = [step for step in release.listed() if step.state == "running"]
+    assert (running.name, running.title, release.state) == ("merged", "merging", "merging")
+    done = only(project(whole_release()))
+    assert ([step.title for step in done.listed()], done.state) == ([step.name for step in done.listed()], "promoted")
+
+
 def test_before_admission_the_admission_is_running():
     assert states(only(project([ready()])))["admitted"] == "running"
 

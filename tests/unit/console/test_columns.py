@@ -27,7 +27,7 @@ def variant(name: str, reason: str = "", **figures: float) -> VariantRow:
 
 
 def table_of(rows) -> str:
-    pages = Pages(clock=None, progress=None)
+    pages = Pages(clock=None, progress=None, protection=None)
     template = pages._environment.from_string('{% from "parts.html" import variants %}{{ variants(rows) }}')
     return template.render(rows=rows)
 
@@ -46,7 +46,7 @@ def test_a_column_stays_where_one_variant_has_its_figure_and_the_other_shows_non
 @pytest.mark.parametrize(("team", "models"), [(None, ()), ("shop", ()), (None, ("shop-bot",)), ("shop", ("a",))])
 def test_keys_show_teams_and_models_where_a_key_has_one(team, models, snapshot):
     people = [listed("anna"), listed("bot", team, models)]
-    source = Pages(clock=None, progress=None)._environment.get_template("keys.html")
+    source = Pages(clock=None, progress=None, protection=None)._environment.get_template("keys.html")
     assert page_text("".join(source.blocks["sheet"](source.new_context({"people": people})))) == snapshot
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from services.console.hub import Hub
 from services.console.protection import SILENT_S, TOPIC, Protection
-from tests.unit.console.world import FakeClock
+from tests.unit.console.world import FakeClock, World
 
 
 @pytest.fixture
@@ -75,10 +75,13 @@ async def test_open_pages_are_notified_once_of_each_change(clock, protection):
     assert announced == [{TOPIC}] * 2
 
 
-def test_a_page_says_it_at_its_top_and_not_to_those_who_are_not_signed_in(world, admin, monkeypatch):
-    silent = {"rollback-controller": world.clock.now()}
-    monkeypatch.setattr(world.protection, "silent", lambda: silent)
+def test_a_page_says_it_at_its_top_and_not_to_those_who_are_not_signed_in(tmp_path):
+    world = World(tmp_path)
+    world.fill()
+    later(world.clock, world.protection, ("console", "monitor", "rollback-controller"))
+    later(world.clock, world.protection, ("console", "monitor"))
     for path in ("/fleet", "/index", "/models/search-ranker"):
-        (part,) = admin.get(path).text.split('id="protection"')[1:]
+        (part,) = world.client("adam").get(path).text.split('id="protection"')[1:]
         assert "rollback-controller" in part.split("</div>")[0]
     assert "rollback-controller" not in world.client().get("/fleet").text
+    world.close()

@@ -109,6 +109,13 @@ def test_a_page_shows_what_the_api_returns(admin):
     assert release["approval"]["given"] == ["anna"]
 
 
+def test_no_part_that_is_loaded_later_replaces_the_title_of_its_page(admin):
+    for path in (*PAGES, "/models/shop-bot/versions/2"):
+        swaps = re.findall(r'hx-swap="([^"]*)"', admin.get(path).text)
+        assert swaps, path
+        assert all("ignoreTitle:true" in swap for swap in swaps), path
+
+
 def test_the_timeline_names_who_approved_and_what_followed(admin):
     rows = admin.get("/api/v1/timeline?model=shop-bot").json()["items"]
     assert [(row["cause"], row["active"]) for row in rows][:1] == [("promote", "shop-bot.v2.int8")]

@@ -1,0 +1,66 @@
+"""The list of all models shows what is not well: a rejected release, a pause, a version that was rolled back."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from contracts import facts as f
+from testbed import factories
+from testbed.story import Story, release_id
+from tests.unit.console.world import NOW, World
+
+
+@pytest.fixture
+def world(tmp_path):
+    made = World(tmp_path)
+    yield made
+    made.close()
+
+
+def shown(world, *events):
+    """Return the only model of a console with these events, and a signed-in browser."""
+    world.fill(events)
+    client = world.client("adam")
+    (row,) = client.get("/api/v1/fleet").json()["models"]["items"]
+    return row, client
+
+
+def test_a_model_whose_only_release_was_rejected_says_so(world):
+    row, client = shown(world, *Story(NOW).release("m", 1, 1, until="rejected"))
+    assert (row["release_id"], row["release_version"], row["release_state"]) == (release_id(1), 1, "rejected")
+    assert 'class="badge bad">rejected' in client.get("/fleet").text
+
+
+def test_a_release_that_serves_on_has_no_state_and_one_that_was_rolled_back_has(world):
+    story = Story(NOW)
+    serving = [*story.release("m", 1, 1), *story.release("m", 2, 2)]
+    row, _ = shown(world, *serving)
+    assert (row["release_id"], row["release_state"]) == (None, None)
+    row, client = shown(world, *serving, *story.alert("m"))
+    assert (row["release_version"], row["release_state"], row["quarantined"]) == (2, "rolled back", ["m.v2.int8"])
+    assert client.get("/fleet").text.count('class="badge bad">quarantined') == 1
+
+
+def test_a_paused_release_is_shown_as_paused_until_it_goes_on(world):
+    story, known = Story(NOW), release_id(1)
+
+    def held(minute, *, paused):
+        at = datetime(2026, 11, 27, 1, minute, tzinfo=UTC).isoformat()
+        fact = factories.fact(
+            f.OrderAccepted,
+            order_id=f"hold-{paused}",
+            order_type=f.ReleaseHeld.TYPE,
+            release_id=known,
+            details={"paused": paused, "by": "oscar", "at": at, "reason": "incident"},
+        )
+        return story.event(fact, "m", known)
+
+    running = [*story.release("m", 1, 1, until="merging"), held(1, paused=True)]
+    row, client = shown(world, *running)
+    assert row["release_state"] == "paused"
+    release = client.get(f"/api/v1/releases/{known}").json()
+    assert (release["state"], "oscar" in release["paused"]) == ("paused", True)
+    (listed,) = client.get("/api/v1/releases").json()["items"]
+    assert (listed["state"], listed["paused"]) == ("merging", True)
+    row, client = shown(world, *running, held(2, paused=False))
+    assert (row["release_state"], client.get(f"/api/v1/releases/{known}").json()["paused"]) == ("merging", "")
