@@ -58,7 +58,7 @@ check: setup ## style, types, import rules and unit tests of one service or pack
 	$(if $(FOLDER),,$(error SERVICE is "$(SERVICE)"; it has to be one of: $(sort $(PARTS:%.py=))))
 	$(BIN)/ruff check $(FOLDER) tests/unit/$(NAME)
 	$(BIN)/ruff format --check $(FOLDER) tests/unit/$(NAME)
-	$(BIN)/mypy $(FOLDER)
+	$(BIN)/mypy $(FOLDER) tests/unit/$(NAME)
 	$(BIN)/lint-imports
 	$(PYTEST) -n2 tests/unit/$(NAME)
 
@@ -92,7 +92,7 @@ chaos: setup ## the tests that kill things (SLIPWAY_TEST_SEED=N draws those of t
 lint: setup ## style, types, import rules, generated files, the documentation site
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy contracts decisions shared services clients deploy
+	$(BIN)/mypy contracts decisions shared services clients deploy testbed tests benchmarks examples
 	$(BIN)/lint-imports
 	$(BIN)/vermin --quiet --violations --eval-annotations --no-tips --target=3.9- contracts clients/training
 	$(BIN)/python -m deploy.generate --check

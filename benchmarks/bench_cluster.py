@@ -28,8 +28,8 @@ from typing import Any
 from nats.js.errors import NotFoundError
 
 from benchmarks.bench_rollback import BACK as BEHIND
-from benchmarks.bench_rollback import FAILED, MODEL, SETTINGS, alert, answered_by, event_of, open_releases, put_route
-from benchmarks.parts import Parts, Steady, quantile, show_table, steady, until
+from benchmarks.bench_rollback import FAILED, SETTINGS, alert, answered_by, event_of, open_releases, put_route
+from benchmarks.parts import MODEL, Parts, Steady, quantile, show_table, steady, until
 from contracts import facts as f
 from contracts.envelope import Event, nats_subject
 from contracts.services import EVENTS

@@ -124,7 +124,7 @@ def signed_in(folder: Path, index: Index) -> TestClient:
         artifacts=StoredArtifacts(Store(connection), Trust(keys.people)),
         letters=StoredDeadLetters(lambda: bus.js),
         recorded=RecordedEvents(lambda: bus.js),
-        endpoints=Endpoints(BusFleets(lambda: bus.js), GatewayReports(clock), index),
+        endpoints=Endpoints(BusFleets(lambda: bus.js, clock), GatewayReports(clock), index),
         replays=ChildReplays(folder / "replays"),
         gateway=None,
         provider=None,

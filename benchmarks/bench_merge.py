@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -131,7 +132,8 @@ def ours(path: str) -> dict[str, float]:
     """Merge and prove as the merger's child does."""
     from services.merger.adapters import inputs, torch_checks, torch_merge, verify
 
-    job, store, steps = worker.parse_job(Path(path).read_text()), Store(Connection()), {}
+    job, store = worker.parse_job(Path(path).read_text()), Store(Connection())
+    steps: dict[str, Any] = {}
 
     def quiet(*_told: object) -> None:
         pass

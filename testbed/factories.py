@@ -1,6 +1,7 @@
 """Facts, events and routes: complete and plausible by default, changed by keyword where the caller needs it."""
 
 from datetime import timedelta
+from typing import TypeVar
 
 from contracts import facts as f
 from contracts.envelope import Event
@@ -67,7 +68,10 @@ __all__ = [
 ]
 
 
-def fact(kind: type[f.Fact], **changes) -> f.Fact:
+F = TypeVar("F", bound=f.Fact)
+
+
+def fact(kind: type[F], **changes) -> F:
     """Return a fact with every field set, some by keyword."""
     known = {name: value for name, value in DEFAULTS[kind].items() if name in kind.model_fields}
     return kind(**(known | changes))

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import nkeys
 from nats.aio.client import Client
@@ -288,8 +288,11 @@ def bus_variables(connection: Connection, identity: str) -> dict[str, str]:
     }
 
 
+S = TypeVar("S", bound="Server")
+
+
 @contextlib.contextmanager
-def running(server: Server) -> Iterator[Server]:
+def running(server: S) -> Iterator[S]:
     server.start()
     try:
         yield server

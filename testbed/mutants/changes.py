@@ -4,6 +4,7 @@ import ast
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 _SWAPPED = [
     (ast.Lt, "<", ast.LtE, "<="), (ast.Gt, ">", ast.GtE, ">="), (ast.Eq, "==", ast.NotEq, "!="),
@@ -62,7 +63,7 @@ def find_mutants(file: str, source: str) -> list[Mutant]:
     for text in data.splitlines(keepends=True):
         offsets.append(offsets[-1] + len(text))
 
-    def place(node: ast.AST) -> tuple[int, int]:
+    def place(node: Any) -> tuple[int, int]:
         ends = (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)
         begin, end = (len(data[: offsets[line - 1] + column].decode()) for line, column in ends)
         return begin, end

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from testbed.soak import inspection, judging, memory
 from testbed.soak.checkpoints import make_models
@@ -90,8 +91,9 @@ class Running:
     def start(self) -> None:
         """Read the log once, then start everything."""
         self.log.read_whole()
-        for each in (self.log, self.traffic, self.sampler, self.killer, *self.owners):
-            each.start()
+        parts: tuple[Any, ...] = (self.log, self.traffic, self.sampler, self.killer, *self.owners)
+        for part in parts:
+            part.start()
 
     def stop_kills(self) -> None:
         """Announce no more and send no more signals; what is announced goes on, and so do callers."""

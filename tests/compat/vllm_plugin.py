@@ -47,11 +47,11 @@ def pytest_configure(config) -> None:
 
 def _present_key() -> None:
     """Let plain requests to the server present the key, too: vLLM's tests send many without its OpenAI clients."""
-    import httpx
     import requests
+    from httpx._client import BaseClient
 
     address = urlsplit(URL).netloc
-    build, prepare = httpx.BaseClient.build_request, requests.Session.prepare_request
+    build, prepare = BaseClient.build_request, requests.Session.prepare_request
 
     def build_request(self, *args, **options):
         request = build(self, *args, **options)
@@ -65,7 +65,7 @@ def _present_key() -> None:
             prepared.headers.setdefault("authorization", f"Bearer {KEY}")
         return prepared
 
-    httpx.BaseClient.build_request, requests.Session.prepare_request = build_request, prepare_request
+    BaseClient.build_request, requests.Session.prepare_request = build_request, prepare_request
 
 
 class RunningServer:

@@ -1,5 +1,8 @@
 """The conformance suite of the event log that the registry archives: run over the fake and over a real stream."""
 
+from collections.abc import Callable
+from typing import Any
+
 from contracts.facts import WindowSummarised
 from decisions.event_archive import body_of
 
@@ -8,6 +11,9 @@ SUBJECT = f"{WindowSummarised.TYPE}.shop-bot.monitor"
 
 class EventLogConformance:
     """A subclass has a fixture `log`, empty, and the methods `publish(log, subject, body, id)` and `remove(log, number)`."""
+
+    publish: Callable[..., Any]
+    remove: Callable[..., Any]
 
     async def test_an_empty_log_has_no_message_and_its_numbers_begin_with_one(self, log):
         state = await log.state()

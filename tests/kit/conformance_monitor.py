@@ -1,5 +1,8 @@
 """What the references of the monitor promise: run on the twin in memory and on the object store."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from services.monitor.ports import References
@@ -11,6 +14,8 @@ COLUMNS = {"prompt_chars": (1.0, 2.0, 3.0), "repetition_ratio": (0.5, 0.25)}
 
 class ReferencesConformance:
     """A subclass gives the fixture `references`, and `damage`, which changes what is stored of one."""
+
+    damage: Callable[..., Any]
 
     @pytest.fixture
     def target(self):

@@ -1,5 +1,8 @@
 """What the audit log and the archive of the event log need of a store: one suite, over objects in memory and a real store."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from shared.errors import Permanent
@@ -9,6 +12,9 @@ from shared.storage.objects import AlreadyExists
 class ObjectsConformance:
     """A subclass has the fixtures `objects`, and `prefix`, below which nothing is; and the methods `overwrite(objects, key,
     data)`, and `hide(objects, key)`, which puts a delete marker over it."""
+
+    overwrite: Callable[..., Any]
+    hide: Callable[..., Any]
 
     def test_an_object_is_created_once(self, objects, prefix):
         assert objects.find(f"{prefix}a") is None

@@ -1,7 +1,9 @@
 """What the rollback-controller's ports must do, whether real or not."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -106,6 +108,8 @@ def part(**changes):
 class AlertsConformance:
     """Needs the fixture `alerts` (Alerts on an empty log) and the method `store(event)`, which returns its sequence."""
 
+    store: Callable[..., Any]
+
     async def test_an_alert_is_open_until_its_own_resolution_is_stored_behind_it(self, alerts):
         raised = await self.store(about(AlertRaised, "a-1"))
         assert not await alerts.resolved_since("production", f.MODEL, "a-1", raised)
@@ -152,6 +156,8 @@ class AlertsConformance:
 
 class ArrivalsConformance:
     """Needs the fixture `arrivals` (Arrivals, of which nothing has come) and the method `arrive(kind, model)`."""
+
+    arrive: Callable[..., Any]
 
     async def test_the_last_message_is_known_by_kind_and_model(self, arrivals):
         assert await arrivals.last("telemetry", f.MODEL) == 0

@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 
@@ -235,6 +237,8 @@ class RuntimesViewConformance:
 
 class LeadershipConformance:
     """Needs the fixture `pair` (two replicas) and the method `lapse` (the first one's lease runs out)."""
+
+    lapse: Callable[..., Any]
 
     async def test_one_leads_and_may_do_all_the_other_nothing(self, pair):
         first, second = pair

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from nats.js.errors import NotFoundError
 
@@ -185,6 +186,8 @@ class FaultyBucket(MemoryBucket):
 
 
 class _Records(MemoryRecords):
+    bucket: Any
+
     async def _reach(self):
         await super()._reach()
         if self.bucket.deleted:

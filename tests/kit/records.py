@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -184,7 +184,7 @@ class Faults:
         self.at: dict[str, Action] = {}
         self.counts: dict[str, int] = {}
 
-    async def around(self, operation: str, call: Awaitable[Any]) -> Any:
+    async def around(self, operation: str, call: Coroutine[Any, Any, Any]) -> Any:
         number = self.counts[operation] = self.counts.get(operation, 0) + 1
         try:
             await self._fire(f"{operation} {number} before")

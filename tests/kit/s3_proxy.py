@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from shared.storage.credentials import trusted
 from testbed.servers import S3Server
@@ -90,7 +91,7 @@ class _Relay(BaseHTTPRequestHandler):
         """Log nothing."""
 
 
-def refuse(request: BaseHTTPRequestHandler, status: int, code: str) -> bool:
+def refuse(request: Any, status: int, code: str) -> bool:
     """Answer a request with an S3 error."""
     request.body()
     body = f"<Error><Code>{code}</Code><Message>{code}</Message></Error>"

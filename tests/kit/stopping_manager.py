@@ -25,5 +25,5 @@ class StoppingClient(agent_client.AgentClient):
 
 
 if __name__ == "__main__":
-    main.AgentClient = StoppingClient
+    main.AgentClient = StoppingClient  # type: ignore[attr-defined]
     main.main()

@@ -69,7 +69,7 @@ def test_a_grammar_is_not_read_as_a_json_schema(schema_check):
 def slow(schema_check):
     """Compile nothing until the gate opens; count what is compiled."""
 
-    class Slow(schema_check.SchemaCheck):
+    class Slow(schema_check.SchemaCheck):  # type: ignore[name-defined]
         def __init__(self):
             super().__init__("")
             self.gate, self.compiled = asyncio.Event(), 0
