@@ -24,7 +24,7 @@ from services.gateway.dependencies import Dependencies
 from services.gateway.domain import environments
 from services.gateway.domain.answers import model_card
 from services.gateway.domain.errors import Problem, RequestRejected, model_not_found
-from services.gateway.domain.routing import list_models
+from services.gateway.domain.routing import list_models, names_like
 from services.gateway.drill_table import DrillTable
 from services.gateway.endpoint import Endpoint
 from services.gateway.engine_deaths import EngineDeaths
@@ -217,7 +217,7 @@ def model_routes(tables: Mapping[Environment, RouteTable], callers: Callers, cre
         name = request.path_params["name"]
         opened, headers = names(request)
         if name not in opened:
-            return problem_response(model_not_found(name), headers)
+            return problem_response(model_not_found(name, names_like(name, opened)), headers)
         return JSONResponse(model_card(name, created), headers=headers)
 
     return [Route("/v1/models", models), Route("/v1/models/{name:path}", model)]

@@ -148,7 +148,8 @@ class Callers:
         record = self._keys.get(presented.key_id) if presented else None
         if presented is not None and record is None and not self._keys.is_complete:
             raise RequestRejected(errors.keys_unknown())
-        problem = assess_key(presented, record, environment, self._clock.now())
+        is_foreign = presented is None and text != ""
+        problem = "invalid_key" if is_foreign else assess_key(presented, record, environment, self._clock.now())
         if record is None or problem is not None:
             raise RequestRejected(errors.key_refused(problem or "invalid_key", environment))
         return Caller(record, record.key_id, self._teams)

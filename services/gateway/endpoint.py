@@ -90,7 +90,8 @@ class Endpoint:
         parsed = requests.read_request(path, raw, await self._work(len(raw), json_body.parse_body, raw))
         requested = routing.parse_model_name(parsed.model)
         if requested is not None and not arrival.caller.opens(requested.model):
-            raise RequestRejected(errors.model_not_found(parsed.model))  # before anything shows whether it is served
+            near = dependencies.tables[environment].like(parsed.model, arrival.caller.opens)
+            raise RequestRejected(errors.model_not_found(parsed.model, near))  # and nothing shows whether it is served
         choice = await self._spare_canary(self._choose(parsed, arrival), parsed, arrival, len(raw))
         served = choice.served
         if parsed.has_conversation and served.chat_template is None:
@@ -125,7 +126,7 @@ class Endpoint:
     def _choose(self, parsed: requests.ParsedRequest, arrival: Arrival) -> Choice:
         """Return the target that answers a request: what the route chooses, or what a slice draws."""
         dependencies, table = self._dependencies, self._dependencies.tables[arrival.environment]
-        choice = table.choose(parsed.model, key=parsed.user or arrival.draw_id)
+        choice = table.choose(parsed.model, key=parsed.user or arrival.draw_id, opens=arrival.caller.opens)
         model = choice.served.target.model
         if arrival.environment != "production" or not dependencies.slices.has(model):
             return choice

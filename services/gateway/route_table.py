@@ -96,29 +96,37 @@ class RouteTable:
         if self.get(model) != before:
             self._log(model)
 
-    def choose(self, name: str, key: str) -> routing.Choice:
+    def choose(self, name: str, key: str, opens: Callable[[str], bool] = lambda _model: True) -> routing.Choice:
         """Return the target that answers a request for a model name.
 
         Args:
             name: the `model` of the request, perhaps with a pinned version.
             key: decides the side of a canary.
+            opens: whether the caller may know of a model.
 
         Raises:
             RequestRejected: 404 for an unknown model or version, 503 for a model that has no serving target.
         """
         requested = routing.parse_model_name(name)
         route = self.get(requested.model) if requested else None
-        if requested is None or route is None:
-            raise RequestRejected(errors.model_not_found(name))
+        if requested is None or route is None or not opens(requested.model):
+            raise RequestRejected(errors.model_not_found(name, self.like(name, opens)))
         if requested.version is not None:
             pinned = routing.choose_pinned(route, requested.version)
             if pinned is None:
-                raise RequestRejected(errors.model_not_found(name))
+                quarantined = any(target.version == requested.version for target in route.quarantined)
+                names = routing.list_models(route)
+                problem = errors.version_not_found(route.model, requested.version, names, quarantined=quarantined)
+                raise RequestRejected(problem)
             return pinned
         chosen = routing.choose_target(route, key)
         if chosen is None:
             raise RequestRejected(errors.nothing_serves(requested.model))
         return chosen
+
+    def like(self, name: str, opens: Callable[[str], bool]) -> list[str]:
+        """Return the models like one that does not exist, of those that the caller may know of."""
+        return routing.names_like(name, (route.model for route in self.all() if opens(route.model)))
 
     @property
     def live(self) -> bool:

@@ -1,7 +1,7 @@
 """Errors in the format of the OpenAI API."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -53,9 +53,17 @@ def bad_request(message: str, param: str | None = None, code: str = "invalid_val
     return RequestRejected(Problem(400, message, param=param, code=code))
 
 
-def model_not_found(name: str) -> Problem:
-    """Return the problem for a model or a pinned version that is in no route."""
-    return Problem(404, f"The model {name[:200]!r} does not exist here.", param="model", code="model_not_found")
+def model_not_found(name: str, near: Sequence[str] = ()) -> Problem:
+    """Return the problem for a model that has no route; `near` are names that the caller may have meant."""
+    meant = f" Did you mean {' or '.join(near)}?" if near else ""
+    return Problem(404, f"The model {name[:200]!r} does not exist here.{meant}", param="model", code="model_not_found")
+
+
+def version_not_found(model: str, version: int, names: Sequence[str], *, quarantined: bool) -> Problem:
+    """Return the problem for a pinned version that cannot be asked, with the names that can."""
+    why = "is quarantined: it was taken out of traffic" if quarantined else "is not loaded for production here"
+    there = f"; ask for {' or '.join(names)}" if names else ""
+    return Problem(404, f"{model}@v{version} {why}{there}.", param="model", code="model_not_found")
 
 
 def no_chat_template(model: str) -> Problem:
@@ -94,7 +102,8 @@ def too_many_of_caller(own: int, limit: int, unit: str) -> Problem:
 _KEY_SENTENCES: Mapping[KeyProblem, str] = {
     "no_key": f"No API key was presented: send `Authorization: Bearer {PREFIX}-…`, given once; ask the owner of this "
     "installation for one (slipway keys issue).",
-    "invalid_key": "The API key is not one of this installation.",
+    "invalid_key": f"The API key is not known here: keys of this installation begin with `{PREFIX}-`; ask its owner "
+    "for one (slipway keys issue), and look for an older one in the environment (OPENAI_API_KEY).",
     "key_revoked": "The API key was revoked; ask for another one.",
     "invalid_token": "The token is not valid here: it has ended, or is of another issuer or for another audience; "
     "get a new one.",

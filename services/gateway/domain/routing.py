@@ -1,7 +1,10 @@
 """Chooses the target of a request: pure functions of the route and the request's key."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import islice
 
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import MODEL_NAME_PATTERN, Target
@@ -9,6 +12,10 @@ from services.gateway.domain.sampling import fraction
 
 _PINNED = re.compile(r"(?P<model>[^@]+)(?:@v(?P<version>0|[1-9][0-9]{0,8}))?")
 _MODEL = re.compile(MODEL_NAME_PATTERN)
+_LONGEST_NAME = 80
+_MOST_COMPARED = 100
+_ALIKE = 0.75
+"""From which share of equal characters on a name is like another."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,12 @@ def list_models(route: Route) -> list[str]:
     versions = sorted({choice.served.target.version for choice in pinnable(route)}, reverse=True)
     pinned = [f"{route.model}@v{version}" for version in versions]
     return [route.model, *pinned] if route.active is not None else pinned
+
+
+def names_like(name: str, models: Iterable[str]) -> list[str]:
+    """Return at most two of some models with names like one that does not exist; of a long list, by its first part."""
+    model = name[:_LONGEST_NAME].partition("@")[0]
+    return get_close_matches(model, list(islice(models, _MOST_COMPARED)), n=2, cutoff=_ALIKE)
 
 
 def order_endpoints(served: ServedTarget, key: str) -> tuple[str, ...]:

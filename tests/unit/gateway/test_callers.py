@@ -225,6 +225,32 @@ async def test_a_caller_that_hangs_up_frees_its_place():
     assert (await gateway.chat(BEARER)).status_code == 200
 
 
+async def test_a_key_of_another_installation_is_not_the_absence_of_one():
+    gateway = world(key())
+    foreign, none = await gateway.chat({"Authorization": "Bearer sk-foo"}), await gateway.chat({})
+    assert (foreign.status_code, none.status_code) == (401, 401)
+    assert foreign.json()["error"]["message"] != none.json()["error"]["message"]
+
+
+async def test_a_name_that_does_not_exist_is_answered_with_the_names_like_it_that_the_key_opens():
+    misspelt, hidden = MODEL[:-1], world(key(models=("other-bot",)))
+    for gateway, known in ((world(key()), True), (hidden, False)):
+        answer = await gateway.chat(BEARER, model=misspelt)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+        assert (f"{MODEL}?" in answer.json()["error"]["message"]) == known
+
+
+@pytest.mark.parametrize("quarantined", [True, False])
+async def test_a_pinned_version_that_is_quarantined_says_so(quarantined):
+    served = route()
+    gone = served.active.target.model_copy(update={"version": 3})
+    gateway = World(served.model_copy(update={"quarantined": (gone,) if quarantined else ()}), keys=(key(),))
+    message = (await gateway.chat(BEARER, model=f"{MODEL}@v3")).json()["error"]["message"]
+    assert ("quarantined" in message, MODEL in message.partition("ask for ")[2]) == (quarantined, True)
+    other = World(served.model_copy(update={"quarantined": (gone,)}), keys=(key(models=("other-bot",)),))
+    assert "quarantined" not in (await other.chat(BEARER, model=f"{MODEL}@v3")).text
+
+
 async def test_a_model_that_serves_nothing_does_not_exist_either_for_a_key_that_does_not_open_it():
     gateway = World(route(canary=None, active=None, previous=None), keys=(key(models=("other-bot",)),))
     idle, unknown = await gateway.chat(BEARER), await gateway.chat(BEARER, model="unknown-bot")
