@@ -36,6 +36,7 @@ from services.console.domain.apply import apply
 from services.console.endpoints import Endpoints
 from services.console.follower import Progress
 from services.console.hub import Hub
+from services.console.protection import Protection
 from services.console.settings import ConsoleSettings
 from shared.messaging.bus import Bus
 from shared.provenance.envelopes import Trust
@@ -125,6 +126,7 @@ def signed_in(folder: Path, index: Index) -> TestClient:
         letters=StoredDeadLetters(lambda: bus.js),
         recorded=RecordedEvents(lambda: bus.js),
         endpoints=Endpoints(BusFleets(lambda: bus.js, clock), GatewayReports(clock), index),
+        protection=Protection(clock),
         replays=ChildReplays(folder / "replays"),
         gateway=None,
         provider=None,
