@@ -2,6 +2,7 @@
 
 import pytest
 
+from contracts.services import OPTIONAL
 from deploy.local.plan import SERVICES
 from deploy.local.variables import find_refused
 from services.merger.settings import MergerSettings
@@ -23,6 +24,11 @@ def test_up_names_a_variable_that_a_service_refuses(monkeypatch, name, value):
     assert refused is not None
     assert name in refused
     assert len(refused.splitlines()) == 1
+
+
+@pytest.mark.parametrize("service", [*SERVICES, *OPTIONAL])
+def test_what_is_not_set_is_no_reason_to_refuse(service):
+    assert find_refused((service,), {f"{service.upper().replace('-', '_')}_OTHER": "1"}) is None
 
 
 def test_up_takes_what_is_valid_and_what_the_stack_sets_itself(monkeypatch):
