@@ -170,7 +170,12 @@ def policy_explain(
     explained = explain_policy(policy, first=first)
     rate, source = rps, "as given"
     if rate is None and model is not None:
-        rate, source = asyncio.run(_rate(find_stack(state), check_model(model))), f"{model} in the last {RATE_OVER}"
+        source = f"{model} in the last {RATE_OVER}"
+        try:
+            rate = asyncio.run(_rate(find_stack(state), check_model(model)))
+        except CommandError as error:
+            message = f"the rate of {model} cannot be read: {error}; or give its requests per second with --rps"
+            raise CommandError(message, error.code, error.name, error.details) from None
     if rate is None:
         known = f"{model} had no request in the last {RATE_OVER}" if model else "no model is named"
         rate, source = 1.0, f"{known}; --rps sets another rate"

@@ -127,6 +127,15 @@ def test_a_policy_is_explained_in_the_order_of_a_release(tmp_path, snapshot):
     assert headings == {"A candidate", "Traffic", "Rollback", "Requests and time"}
 
 
+def test_a_rate_that_cannot_be_read_may_be_given(tmp_path):
+    file = tmp_path / "policy.yaml"
+    file.write_text(TEMPLATE)
+    of_model = ("explain", str(file), "--model", "support-bot", "--state", str(tmp_path / "none"))
+    code, out, err = slipway(*of_model)
+    assert (code, out, "--rps" in err) == (4, "", True)
+    assert slipway(*of_model, "--rps", "2")[0] == 0
+
+
 def test_approvals_are_explained():
     explained = explain_policy(policy(promotion={"mode": "manual"}, approvals={"count": 2, "not_by_publisher": True}))[
         "A candidate"
