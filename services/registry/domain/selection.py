@@ -82,7 +82,7 @@ def rank(objective: Objective, entrants: Iterable[Entrant]) -> Ranking:
     dominators = {variant: _dominators(variant, measured) for variant in measured}
     front = [variant for variant in measured if not dominators[variant]]
     beaten = {variant: next(by for by in front if by in them) for variant, them in dominators.items() if them}
-    reasons = {variant: _dominated(by) for variant, by in beaten.items()}
+    reasons = {variant: _dominated(by, measured[by], measured[variant]) for variant, by in beaten.items()}
     left, decisive = front, ""
     for criterion in CRITERIA[objective]:
         best = min(left, key=lambda variant: measured[variant][criterion].value, default=None)
@@ -122,8 +122,10 @@ def _dominators(variant: Variant, measured: Mapping[Variant, Costs]) -> list[Var
     return dominators
 
 
-def _dominated(by: Variant) -> str:
-    return f"Dominated: {by} is at least as good in everything, and better in something."
+def _dominated(by: Variant, costs: Costs, own: Costs) -> str:
+    better = [criterion for criterion in costs if costs[criterion].value < own[criterion].value]
+    rest = ", ".join(criterion for criterion in costs if criterion not in better)
+    return f"Dominated: {by} is better in {', '.join(better)}" + (f", and as good in {rest}." if rest else ".")
 
 
 def _behind(criterion: str, variant: Variant, best: Variant, measured: Mapping[Variant, Costs]) -> str:
