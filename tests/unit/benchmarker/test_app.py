@@ -4,48 +4,19 @@ import pytest
 
 from contracts.facts import VariantFailed
 from contracts.policy import LoadProfile, MetricGate
-from services.benchmarker.app import Benchmarker, _failed
+from services.benchmarker.app import _failed
 from services.benchmarker.domain.hardware import Hardware
 from services.benchmarker.domain.report import to_event
 from services.benchmarker.prompts import PROMPTS
 from services.benchmarker.scoring import ANSWERS
 from shared.errors import Permanent, Transient
 from shared.messaging.delivery import Failed
-from tests.kit.virtual_time import VirtualClock
 from tests.unit.benchmarker.factories import BASELINE, CANDIDATE, QUALITY, served, staged, window
-from tests.unit.benchmarker.fakes import Behaviour, FakeEngine, FakeReports
-from tests.unit.benchmarker.virtual_time import EPOCH, run_virtually
+from tests.unit.benchmarker.fakes import Behaviour, FakeReports
+from tests.unit.benchmarker.measuring import make, measure
+from tests.unit.benchmarker.virtual_time import run_virtually
 
-BOX = Hardware(cpu="test", cores=2, memory_bytes=2**34)
 P95 = MetricGate(metric="ttft_ms", max_value=200)
-
-
-async def bracketed(served_target, messages):
-    if "refuse" in messages[-1].content:
-        raise Permanent("bad_request", "refused")
-    return f"<{served_target.target.version}>{messages[-1].content}"
-
-
-def make(candidate=None, baseline=None, *, reports=None, hardware=BOX, give_up_after_s=900.0):
-    engine = FakeEngine({str(CANDIDATE): candidate or Behaviour(), str(BASELINE): baseline or Behaviour()})
-    return Benchmarker(
-        engine=engine,
-        reports=FakeReports() if reports is None else reports,
-        template=bracketed,
-        clock=VirtualClock(EPOCH),
-        hardware=hardware,
-        give_up_after_s=give_up_after_s,
-    )
-
-
-def measure(benchmarker, order):
-    seen = []
-
-    async def note(done, total):
-        seen.append((done, total))
-
-    report, ref = run_virtually(benchmarker.measure(order, note))
-    return report, ref, seen
 
 
 def test_a_good_candidate_passes_and_the_report_says_everything():

@@ -8,7 +8,7 @@ from contracts.vocabulary import ServingSettings
 from services.benchmarker.domain.tool_calls import ApiAnswer, assess_answer, plan_limit, plan_request, plan_timeout
 from tests.unit.benchmarker.factories import CANDIDATE, served, staged
 from tests.unit.benchmarker.fakes import Behaviour
-from tests.unit.benchmarker.test_app import make, measure
+from tests.unit.benchmarker.measuring import make, measure
 
 WITH_PARSER = served(CANDIDATE, serving=ServingSettings(tool_parser="hermes"))
 

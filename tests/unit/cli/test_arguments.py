@@ -26,7 +26,7 @@ from decisions.release_projection import join, project
 from shared.runtime.settings import describe_variables
 from testbed.factories import digest, fact, served
 from tests.kit.command import run_command
-from tests.unit.cli.test_release_view import RELEASE, whole_release
+from tests.unit.cli.release_facts import RELEASE, whole_release
 
 POLICY = Path(__file__).resolve().parents[3] / "examples" / "smollm2" / "policy.yaml"
 

@@ -14,7 +14,7 @@ from contracts.routes import CanaryShare, Route
 from decisions.release_projection import join, project
 from testbed import factories
 from testbed.factories import served
-from tests.unit.cli.test_release_view import whole_release
+from tests.unit.cli.release_facts import whole_release
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 

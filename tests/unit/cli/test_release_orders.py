@@ -10,7 +10,7 @@ from clients.cli.views.render import as_data, headline
 from contracts import facts as f
 from decisions.release_projection import join, project
 from testbed.factories import PUBLISHER, event, fact
-from tests.unit.cli.test_release_view import RELEASE, finished, opened, ready, whole_release
+from tests.unit.cli.release_facts import RELEASE, finished, opened, ready, whole_release
 
 OTHER = "sha256:" + "9" * 64
 AT = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)

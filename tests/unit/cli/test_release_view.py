@@ -9,50 +9,21 @@ from contracts.routes import ShadowShare
 from contracts.services import INBOX, ORDERS
 from decisions.release_progress import STEPS, ReleaseProgress
 from decisions.release_projection import advance, join, latest, project
-from testbed.factories import MODEL, after, event, fact, policy, registered, route, served, staging_request
-
-RELEASE = "r-0123456789abcdef-1"
-READY_ID = "ready-1"
-AUTOMATIC = policy(promotion=Promotion(mode="automatic"))
-
-
-def ready(**changes):
-    ours = {"id": READY_ID, "correlationid": "run", "time": after(0)}
-    return event(fact(f.CheckpointReady, variants=("int8",)), **(ours | changes))
-
-
-def logged(kind, seconds, **fields):
-    return event(fact(kind, **fields), correlationid=RELEASE, time=after(seconds), id=f"{kind.TYPE}-{seconds}")
-
-
-def opened(**fields):
-    whole = {"release_id": RELEASE, "source_event_id": READY_ID, "policy": AUTOMATIC, "variants": ("int8",)} | fields
-    return logged(f.ReleaseOpened, 1, **whole)
-
-
-def finished(outcome="promoted", **fields):
-    return logged(f.ReleaseFinished, 90, release_id=RELEASE, outcome=outcome, **fields)
-
-
-def whole_release():
-    promoted = route(active=served(7), canary=None)
-    return [
-        ready(),
-        opened(),
-        logged(f.CheckpointMerged, 12),
-        logged(f.VariantQuantised, 50),
-        logged(f.VersionRegistered, 51),
-        logged(f.VariantStaged, 70),
-        logged(f.VariantBenchmarked, 85),
-        logged(f.RehearsalCompleted, 86),
-        logged(f.DeploymentChanged, 88, cause="promote", route=promoted),
-        finished(),
-    ]
-
-
-def only(releases):
-    (release,) = join(releases).values()
-    return release
+from testbed.factories import MODEL, after, event, fact, registered, route, served, staging_request
+from tests.unit.cli.release_facts import (
+    AUTOMATIC,
+    READY_ID,
+    RELEASE,
+    THREE,
+    finished,
+    logged,
+    only,
+    opened,
+    progressed,
+    ready,
+    rolled_back,
+    whole_release,
+)
 
 
 def states(release):
@@ -188,9 +159,6 @@ def test_several_variants_that_failed_are_all_named():
     assert (step.state, step.detail) == ("failed", "awq-int4: group_size_impossible; gptq-int4: group_size_impossible")
 
 
-THREE = ("int8", "gptq-int4", "awq-int4")
-
-
 def quantised(release):
     return next(step for step in release.listed() if step.name == "quantised")
 
@@ -245,11 +213,6 @@ def test_a_step_is_done_once_a_later_one_is():
     assert set(states(only(project(events[:8]))).values()) <= {"done", "running", "waiting"}
     assert states(only(project(events[:5])))["quantised"] == "done", "the version was registered without the others"
     assert "of 3" not in quantised(only(project(events))).detail
-
-
-def progressed(variant, seconds, **fields):
-    live = logged(f.WorkProgressed, seconds, variant=variant, **fields)
-    return live.model_copy(update={"source": "/slipway/quantiser"})
 
 
 def in_progress(release):
@@ -364,16 +327,6 @@ def test_a_rehearsal_and_a_canary_are_steps_with_their_results():
         project([*whole_release()[:7], logged(f.RehearsalCompleted, 86, verdict="fail", reason="no alert came")])
     )
     assert (failed.steps["rehearsed"].state, failed.steps["rehearsed"].detail) == ("failed", "no alert came")
-
-
-def rolled_back(seconds, version=7, mode="automatic", **fields):
-    failed = served(version).target
-    return event(
-        fact(f.RollbackCompleted, failed=failed, to=served(5).target, mode=mode, **fields),
-        correlationid="alert-1",
-        time=after(seconds),
-        id=f"rollback-{seconds}",
-    )
 
 
 def test_a_rollback_after_the_release_ended_stands_beside_its_outcome():

@@ -10,7 +10,7 @@ from contracts.vocabulary import canonical_json
 from decisions.release_projection import join, project
 from decisions.work_progress import Progress
 from testbed.factories import after, event
-from tests.unit.cli.test_release_view import (
+from tests.unit.cli.release_facts import (
     THREE,
     finished,
     logged,

@@ -7,16 +7,10 @@ import pytest
 from decisions.replay.engine import replay
 from services.console.domain.packing import pack, unpack
 from services.console.domain.replay_screen import InvalidPolicyError, parse_triggers, result_of
+from tests.unit.console.replays import PATH, STRICT, ask
 from tests.unit.console.world import NOW
 
-PATH = "/api/v1/models/faq-de/replay"
-STRICT = "triggers:\n- {name: slow, metric: ttft_ms, threshold: 100, min_requests: 20}\n"
 LOOSE = "triggers:\n- {name: slow, metric: ttft_ms, threshold: 60000, min_requests: 20}\n"
-
-
-def ask(world, client, policy, path=PATH, **more):
-    headers = {"x-csrf-token": world.csrf(client)}
-    return client.post(path, json={"policy": policy, **more}, headers=headers)
 
 
 def test_a_stricter_policy_would_have_rolled_back_and_a_loose_one_not(world, admin):

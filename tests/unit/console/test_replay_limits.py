@@ -11,7 +11,7 @@ from services.console.domain.replay_screen import MOST_OUTCOMES, ReplayRefusedEr
 from services.console.web.replay import LONGEST_POLICY
 from shared.errors import Permanent, Transient
 from testbed.story import Story, fleet
-from tests.unit.console.test_replay import STRICT, ask
+from tests.unit.console.replays import STRICT, ask
 from tests.unit.console.world import NOW, InProcessReplays, World
 
 PAGE = "/models/faq-de/replay"

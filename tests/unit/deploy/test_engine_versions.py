@@ -10,8 +10,8 @@ from contracts.vocabulary import digest_of
 from services.gateway.domain.records import read_record
 from services.server_manager.domain.fencing import AgentRequest
 from shared.serving.openai_stream import ApiRequest, build_message, read_pieces
-from tests.unit.deploy.test_engine_reply import load_backend
-from tests.unit.fuzz.test_engine_answers import HEAD, RECORD, ROWS, response, tensor
+from tests.unit.deploy.backend import load_backend
+from tests.unit.fuzz.engine_answers import HEAD, RECORD, ROWS, response, tensor
 
 LATER = {"added_later": {"nested": [1, None]}}
 FIRST_REQUEST = {"method": "POST", "path": "/v1/completions", "request_id": "r1", "deadline_s": 60.0}

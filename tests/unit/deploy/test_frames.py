@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-from tests.unit.deploy.test_engine_reply import FakeSender, load_backend
+from tests.unit.deploy.backend import FakeSender, load_backend
 
 
 class Sender(FakeSender):

@@ -12,36 +12,10 @@ from services.gateway.domain.records import EngineRecord, read_record
 from shared.serving.openai_stream import read_pieces
 from shared.serving.tensors import encode_text, read_delta
 from tests.kit.mutation import attack, damage, hostile_json
+from tests.unit.fuzz.engine_answers import FAILED, HEAD, RECORD, ROWS, response, tensor
 
-RECORD = {
-    "prompt_tokens": 9,
-    "output_tokens": 3,
-    "texts": [["0", "a b"]],
-    "finish_reasons": {"0": "stop"},
-    "queue_ms": 1.5,
-    "logprob_mean": -0.2,
-    "nan_logits": False,
-}
-FAILED = {"error": {"class": "TemplateError", "source": "template"}, "output_tokens": 1}
-ROWS = [
-    {"id": "r1", "number": 0, "status": 200, "headers": [["content-type", "text/event-stream"]], "record": RECORD},
-    {"id": "r2", "number": 4, "record": FAILED, "last": True},
-]
-HEAD = {"status": 400, "headers": [["content-type", "application/json"]]}
 BODIES = (b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n', b'{"error": {"message": "no", "code": 400}}')
 LOGPROBS = [{"7": {"logprob": -0.25, "rank": 1}, "9": {"logprob": -2.0}}, {"8": {"logprob": -3}}]
-
-
-def tensor(*elements: bytes) -> bytes:
-    return b"".join(struct.pack("<I", len(element)) + element for element in elements)
-
-
-def response(**tensors: bytes) -> service_pb2.ModelInferResponse:
-    built = service_pb2.ModelInferResponse(id="r1")
-    for name, raw in tensors.items():
-        built.outputs.add(name=name, datatype="BYTES", shape=[1])
-        built.raw_output_contents.append(raw)
-    return built
 
 
 def check_record(record: EngineRecord) -> None:

@@ -11,8 +11,8 @@ from services.gateway import caller_bans
 from services.gateway.caller_bans import WINDOW_S, CallerBans, find_killer
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.engine_deaths import QUIET_S, Sender
+from tests.unit.gateway.bans import asked, world
 from tests.unit.gateway.fakes import StepClock
-from tests.unit.gateway.test_body_bans import asked, world
 from tests.unit.gateway.world import OTHER, OTHER_KEY, OWN_KEYS
 
 A, B, C = (Sender(name, name) for name in "abc")

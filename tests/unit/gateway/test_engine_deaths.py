@@ -4,8 +4,8 @@ import pytest
 
 from services.gateway.engine_deaths import MOST_HOLDERS, QUIET_S, EngineDeaths, Sender
 from testbed import factories as f
+from tests.unit.gateway.bans import asked, kill_beside, quiet, world
 from tests.unit.gateway.fakes import StepClock
-from tests.unit.gateway.test_body_bans import asked, kill_beside, quiet, world
 from tests.unit.gateway.world import OTHER_KEY, OWN_KEYS
 
 

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from services.merger.adapters import tensors, torch_checks
 from shared.errors import Permanent
 from testbed.models import edit_json, tiny_base, tiny_lora
-from tests.unit.merger.test_merge import assert_same_bits, load_all, peft_merge
-from tests.unit.merger.test_rejections import WEIGHTS, edit_weights
+from tests.unit.merger.damaged import WEIGHTS, edit_weights
+from tests.unit.merger.peft_results import assert_same_bits, load_all, peft_merge
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 Q_PROJ = "model.layers.1.self_attn.q_proj.weight"

@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -24,36 +23,16 @@ from services.merger.adapters import (
     torch_merge,
     verify,
 )
-from services.merger.adapters.streaming import SAVED
 from shared.errors import Permanent
 from shared.storage.blobs import blob_key
 from testbed.models import ATTENTION, CHAT_TEMPLATE, edit_json, tiny_base, tiny_full, tiny_lora
+from tests.unit.merger.peft_results import assert_same_bits, load_all, peft_merge
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 def quiet(*_told):
     pass
-
-
-def peft_merge(base, adapter, rows=None):
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    if rows is not None:
-        model.resize_token_embeddings(rows, mean_resizing=False)
-    return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload(safe_merge=True).state_dict()
-
-
-def load_all(folder):
-    return {name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()}
-
-
-def assert_same_bits(merged, expected, dtype="bfloat16"):
-    width = tensors.DTYPES[SAVED[dtype]]
-    tied = {"lm_head.weight"} if "lm_head.weight" not in merged else set()
-    assert merged.keys() == set(expected) - tied
-    for name, tensor in merged.items():
-        assert tensor.dtype == width
-        assert torch.equal(tensor, expected[name].to(width)), name
 
 
 NORMS = {"base": ["norm"], "qwen2": ["norm"], "gpt2": ["ln_f"]}

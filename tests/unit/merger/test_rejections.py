@@ -5,13 +5,13 @@ import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from shared.errors import Permanent
 from testbed.models import ATTENTION, edit_json, tiny_base, tiny_full, tiny_lora
+from tests.unit.merger.damaged import WEIGHTS, edit_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-WEIGHTS = "adapter_model.safetensors"
 
 
 def rejection(job) -> Permanent:
@@ -19,12 +19,6 @@ def rejection(job) -> Permanent:
         job.run()
     assert caught.value.reason.endswith(".")
     return caught.value
-
-
-def edit_weights(path, change):
-    tensors = load_file(path)
-    change(tensors)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
 
 
 def test_a_pickle_is_refused_even_beside_safetensors(make_job):

@@ -10,7 +10,7 @@ from services.merger.domain import serving
 from shared.errors import Permanent, Transient
 from testbed.factories import base
 from tests.kit.checkpoints import opened
-from tests.unit.merger.test_app import REF, entry, merger, quiet
+from tests.unit.merger.merging import REF, entry, merger, quiet
 
 PLAIN = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
 HERMES = """\

@@ -6,7 +6,7 @@ from contracts import facts as f
 from contracts.policy import Canary
 from testbed import factories as k
 from tests.unit.monitor.factories import failed, policy, published, record, routed, take, watch
-from tests.unit.monitor.test_pairs import give, pairs, state
+from tests.unit.monitor.paired import give, pairs, state
 
 
 def last(after):

@@ -8,7 +8,7 @@ from contracts import facts as cf
 from tests.kit.fakes_monitor import FakeReferences
 from tests.kit.fakes_registry import FixedClock
 from tests.unit.monitor import factories as m
-from tests.unit.monitor.test_drift_windows import ROWS, full
+from tests.unit.monitor.drift_rows import ROWS, full
 from tests.unit.monitor.world import KEY, World
 
 

@@ -6,42 +6,14 @@ import pytest
 
 from contracts import facts as f
 from contracts.facts import MirroredPair
-from contracts.facts.watch import Features
 from decisions.pair_callers import most_of_one_caller
 from services.monitor.domain import monitoring
 from services.monitor.domain.blindness import LONGEST_S
 from services.monitor.domain.record import MonitorState
 from shared.storage.record_format import dump, parse
 from testbed import factories as k
-from tests.unit.monitor.factories import RULES, cause, feed, policy, published, record, routed, take, watch
-
-EMPTY = k.trigger(name="empty", metric="empty_ratio", threshold=0.02)
-TRIGGERS = (k.trigger(), k.trigger(name="errors", metric="error_ratio", threshold=0.02), EMPTY)
-
-
-def state(**route):
-    return routed(of=watch(the_policy=policy(triggers=TRIGGERS), versions=(6, 7, 8)), **route)
-
-
-def answer(version, at, *, empty=False, fails=False, **changes):
-    features = Features(prompt_chars=200, output_chars=0 if empty else 120, empty=empty)
-    about = {"error": "engine_failed", "caused_by": "target", "ttft_ms": None, "features": None} if fails else {}
-    return record(at, version=version, **{"features": features, "caller": "shop"} | about | changes)
-
-
-def pairs(count, served, mirrored, *, at=0.0, callers=("shop", "desk", "bot")):
-    """Return pairs of the same kind; their callers take turns."""
-    return [
-        MirroredPair(
-            served=answer(at=at, request_id=f"q-{index}", **{"caller": callers[index % len(callers)]} | served),
-            mirrored=answer(at=at, request_id=f"q-{index}", **mirrored),
-        )
-        for index in range(count)
-    ]
-
-
-def give(before, given, seconds=10.0):
-    return monitoring.add_records(before, [], cause(seconds), RULES, pairs=given)
+from tests.unit.monitor.factories import RULES, cause, feed, published, record, take
+from tests.unit.monitor.paired import give, pairs, state
 
 
 def test_answers_that_only_this_version_leaves_empty_raise_a_confirmed_alert():

@@ -11,12 +11,10 @@ from nats.errors import ConnectionClosedError
 from contracts import facts as f
 from contracts.envelope import source_of
 from contracts.policy import Approvals, Promotion
-from services.registry.app import Registry
 from services.registry.domain import announcements
-from services.registry.domain.admission import RECORD_BYTES, AllowedLocations
+from services.registry.domain.admission import RECORD_BYTES
 from services.registry.domain.announcements import Announcement, Announcements
 from services.registry.ports import announcements_key
-from services.registry.settings import RegistrySettings
 from shared.errors import Permanent, Transient
 from shared.messaging.delivery import ITEM_LIMIT_S, OUTAGE_LIMIT_S
 from shared.storage.kv import Entry
@@ -24,94 +22,12 @@ from testbed.factories import PUBLISHER
 from tests.kit import fakes_registry as k
 from tests.kit.records import Faults, FaultyRecords, raising
 from tests.kit.virtual_time import virtual_time
-
-OTHER = "other-bot"
-
-
-class Stuck:
-    """Artifacts of which some models' cannot be verified, for a while or ever, or never answer at all."""
-
-    def __init__(self, inner):
-        self.inner = inner
-        self.failing: dict[str, Exception | None] = {}
-        self.asked: list[str] = []
-
-    async def verify(self, ref):
-        model = ref.uri.split("/")[4]
-        self.asked.append(model)
-        if model in self.failing:
-            error = self.failing[model]
-            if error is None:
-                await asyncio.Event().wait()
-            raise error
-        await self.inner.verify(ref)
-
-    def __getattr__(self, name):
-        return getattr(self.inner, name)
-
-
-class Harness:
-    """A registry on fakes, and the stream before it."""
-
-    def __init__(self, **limits):
-        self.out = k.World()
-        self.artifacts = self.out.artifacts = Stuck(self.out.artifacts)
-        self.settings = RegistrySettings(**{"admission_try_s": 5.0, "admission_wait_s": 5.0, **limits})
-        self.registry = self.started()
-        self.sequence = 0
-
-    def started(self):
-        locations = AllowedLocations(bucket="slipway")
-        return Registry(self.out.ports(), locations=locations, settings=self.settings, clock=self.out.clock)
-
-    def restarted(self):
-        self.registry = self.started()
-
-    def store(self, model=k.MODEL, event_id=None, **changes):
-        """Put an announcement into the stream, and give it as the handler gets it."""
-        self.sequence += 1
-        key = f"checkpoints/{model}/manifests/folder/a.json"
-        self.out.artifacts.present[k.ref(key).uri] = key.encode()
-        ready = k.ready(**{"model": model, "weights": f.Weights(kind="lora", ref=k.ref(key)), **changes})
-        event = k.event(ready, event_id or f"e{self.sequence}", model=model)
-        self.out.inbox.stored[self.sequence] = event
-        return event, Announcement(
-            sequence=self.sequence,
-            event_id=event.id,
-            correlation_id=event.correlationid,
-            environment="production",
-            stored_at=self.out.clock.now(),
-        )
-
-    async def announce(self, model=k.MODEL, **changes):
-        await self.announced(self.store(model, **changes))
-
-    async def announced(self, stored):
-        event, announcement = stored
-        await self.registry.admissions.receive(event.subject, announcement)
-
-    async def sweep(self):
-        await self.registry.sweepers[0].sweep()
-        await asyncio.gather(*self.registry.admissions._running.values())
-
-    def opened(self, model):
-        emits = self.out.publisher.published
-        return [emit.fact.version for emit in emits if isinstance(emit.fact, f.ReleaseOpened) and emit.model == model]
-
-    def rejected(self):
-        return [
-            (emit.model, emit.fact.code)
-            for emit in self.out.publisher.published
-            if isinstance(emit.fact, f.CheckpointRejected)
-        ]
-
-    async def record(self, model=k.MODEL):
-        return (await self.out.announcements.get(announcements_key(model))).value
+from tests.unit.registry.harness import OTHER, Announcing
 
 
 @pytest.fixture
 def harness():
-    return Harness()
+    return Announcing()
 
 
 STORE_AWAY = Transient("store_unavailable", "It does not answer.")
@@ -135,7 +51,7 @@ async def test_a_stuck_announcement_holds_up_no_other_models(harness):
 
 @virtual_time
 async def test_one_that_never_answers_holds_up_no_other_models_either():
-    harness = Harness(admission_try_s=0.2, admission_wait_s=0.05)
+    harness = Announcing(admission_try_s=0.2, admission_wait_s=0.05)
     harness.artifacts.failing[k.MODEL] = None
     await harness.announce()
     await harness.announce(OTHER)
@@ -148,7 +64,7 @@ async def test_one_that_never_answers_holds_up_no_other_models_either():
 
 @virtual_time
 async def test_of_a_hanging_model_only_the_first_announcement_is_waited_for():
-    harness = Harness(admission_try_s=5.0, admission_wait_s=0.2)
+    harness = Announcing(admission_try_s=5.0, admission_wait_s=0.2)
     harness.artifacts.failing[k.MODEL] = None
     started = asyncio.get_running_loop().time()
     for attempt in (1, 2, 3, 4):

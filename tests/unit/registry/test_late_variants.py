@@ -13,7 +13,7 @@ from services.registry.domain.record import DeadlineReached, Input, Release
 from services.registry.domain.releases import decide, open_release
 from tests.kit import fakes_registry as k
 from tests.kit.soak import often
-from tests.unit.registry.test_releases import FOUR, Walk
+from tests.unit.registry.walks import FOUR, Walk
 
 LIMIT_S = 1000.0
 LATE = DeadlineReached(step="quantise")

@@ -14,7 +14,7 @@ from services.registry.domain.record import DeadlineReached, Input, Release
 from services.registry.domain.releases import decide, open_release
 from tests.kit import fakes_registry as k
 from tests.kit.soak import often
-from tests.unit.registry.test_releases import Walk
+from tests.unit.registry.walks import Walk
 
 SECOND_MEASUREMENT = {"number": 2}
 ON = ("int8",)

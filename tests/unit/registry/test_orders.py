@@ -16,7 +16,7 @@ from services.registry.domain.record import DeadlineReached, Input, Release
 from services.registry.domain.releases import decide, open_release
 from tests.kit import fakes_registry as k
 from tests.kit.soak import often
-from tests.unit.registry.test_releases_properties import CAREFUL, HISTORIES, NOW, REHEARSED, emitted, inputs, walk
+from tests.unit.registry.histories import CAREFUL, HISTORIES, NOW, REHEARSED, emitted, inputs, walk
 
 PATIENT = k.careful_policy(promotion=Promotion(mode="manual"), canary=Canary(steps=(0.1, 0.5), on_deadline="promote"))
 

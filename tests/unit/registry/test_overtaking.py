@@ -10,14 +10,14 @@ from contracts.teams import Team, TeamQuota
 from services.registry.overtaking import MOST_AT_ONCE, group_of, in_turn
 from testbed.factories import PUBLISHER
 from tests.kit import fakes_registry as k
-from tests.unit.registry.test_announcing import Harness
+from tests.unit.registry.harness import Announcing
 
 CALM = "calm-bot"
 
 
 @pytest.fixture
 def harness():
-    return Harness()
+    return Announcing()
 
 
 async def overtake(harness):
@@ -63,7 +63,7 @@ def test_whatever_is_taken_first_the_versions_of_a_model_are_those_of_the_stream
     """Each step stores an announcement, and lets the stream or a sweep go on."""
 
     async def run():
-        harness = Harness()
+        harness = Announcing()
         stored, taken, expected = [], 0, {k.MODEL: [], CALM: []}
         for number, (model, sweep) in enumerate(steps, 1):
             stored.append(harness.store(model, attempt=number))

@@ -11,7 +11,7 @@ from services.registry.domain.deadlines import awaited_step
 from services.registry.domain.record import DeadlineReached
 from services.registry.domain.rehearsals import assess_rehearsal
 from tests.kit import fakes_registry as k
-from tests.unit.registry.test_releases import Walk
+from tests.unit.registry.walks import Walk
 
 OTHER = digest_of(b"something else")
 BY_HAND = Promotion(mode="manual", approval_deadline_s=30 * 86_400)

@@ -16,50 +16,9 @@ from contracts.facts import (
 from contracts.policy import Canary, Deadlines, Promotion, QualityGate
 from contracts.vocabulary import ServingSettings
 from services.registry.domain.deadlines import awaited_step, deadline_at
-from services.registry.domain.record import DeadlineReached, Input, Superseded
-from services.registry.domain.releases import decide, open_release
+from services.registry.domain.record import DeadlineReached, Superseded
 from tests.kit import fakes_registry as k
-
-
-class Walk:
-    """A release on its way, and what it said."""
-
-    def __init__(self, policy=None, variants=("int8",), **more):
-        self.now = k.START
-        opened = k.opened(policy=policy or k.policy(), variants=variants, **more)
-        self.release = open_release(opened, cause_id="e0", now=self.now).release
-        self.count = 0
-
-    def handle(self, *facts):
-        """Feed facts, ten seconds apart; give what they caused as {key: data}."""
-        emitted = {}
-        for fact in facts:
-            self.count += 1
-            self.now += timedelta(seconds=10)
-            decision = decide(self.release, Input(f"e{self.count}", self.now, fact), self.now)
-            self.release = decision.release
-            emitted |= {k.key_of(entry): entry.data for entry in decision.publish}
-        return emitted
-
-    def to_staging(self, turn=None):
-        quantised = [k.quantised(variant) for variant in self.release.opened.variants]
-        self.handle(k.merged(), *quantised, k.written(), turn or k.turn())
-        return self
-
-    def to_verdict(self, turn=None):
-        self.to_staging(turn)
-        for variant in self.release.opened.variants:
-            self.handle(k.staged(variant))
-            self.last = self.handle(k.benchmarked(variant))
-        return self
-
-    def to_rehearsed(self, **changes):
-        self.last = self.to_verdict().handle(k.rehearsed(of=self.release.policy, **changes))
-        return self
-
-    @property
-    def end(self):
-        return self.release.finished
+from tests.unit.registry.walks import FOUR, Walk
 
 
 def test_merged_asks_for_every_requested_precision_with_its_gate():
@@ -268,7 +227,6 @@ def test_a_variant_that_cannot_be_served_is_still_measured_and_another_is_promot
     assert (fp8.verdict, fp8.code, fp8.perplexity_ratio) == ("fail", "variant_not_servable", 1.0)
 
 
-FOUR = ("bf16", "int8", "gptq-int4", "awq-int4")
 OUTSIDE = k.failed(
     "gptq-int4", code="quality_gate_failed", quality=k.quality(1.4, 0.3).model_dump(), manifest=k.ref("g").model_dump()
 )

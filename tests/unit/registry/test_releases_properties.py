@@ -8,148 +8,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.policy import Canary, MetricGate, Promotion, QualityGate, Shadow
 from services.registry.domain import deadlines
 from services.registry.domain.record import DeadlineReached, Input, Release, Superseded
-from services.registry.domain.releases import decide, open_release
+from services.registry.domain.releases import decide
 from tests.kit import fakes_registry as k
 from tests.kit.soak import often
-
-NOW = k.START + timedelta(hours=1)
-
-
-def inputs(*facts):
-    return [Input(f"e{i}", k.START + timedelta(seconds=i), fact) for i, fact in enumerate(facts, 1)]
-
-
-STRAIGHT = (
-    k.opened(policy=k.policy()),
-    inputs(
-        k.merged(),
-        k.quantised("bf16", perplexity_ratio=1.0),
-        k.quantised("int8"),
-        k.written(),
-        k.turn(),
-        k.staged("bf16"),
-        k.benchmarked("bf16"),
-        k.staged("int8"),
-        k.benchmarked("int8"),
-        k.changed(k.route(k.target("bf16"))),
-    ),
-)
-ONE_FAILS = (
-    k.opened(policy=k.policy(), variants=("bf16", "int8", "gptq-int4")),
-    inputs(
-        k.merged(),
-        k.quantised("bf16", perplexity_ratio=1.0),
-        k.quantised("int8"),
-        k.failed("gptq-int4"),
-        k.written(),
-        k.turn(),
-        k.staged("bf16"),
-        k.benchmarked("bf16", verdict="fail"),
-        k.failed("int8", "stage", "insufficient_memory"),
-    ),
-)
-ONE_NOT_SERVABLE = (
-    k.opened(policy=k.policy(), variants=("bf16", "int8", "fp8")),
-    inputs(
-        k.failed("fp8", "stage", "variant_not_servable"),
-        k.merged(),
-        k.quantised("bf16", perplexity_ratio=1.0),
-        k.quantised("int8"),
-        k.quantised("fp8"),
-        k.written(),
-        k.turn(),
-        k.staged("bf16"),
-        k.benchmarked("bf16"),
-        k.staged("int8"),
-        k.benchmarked("int8"),
-        k.changed(k.route(k.target("bf16"))),
-    ),
-)
-CAREFUL_POLICY = k.careful_policy(
-    promotion=Promotion(mode="manual"),
-    canary=Canary(steps=(0.1, 0.5)),
-    objective="cost",
-    gates=(MetricGate(metric="ttft_ms", max_value=500.0),),
-    quality={"int8": QualityGate(max_perplexity_ratio=1.1)},
+from tests.unit.registry.histories import (
+    AGAIN,
+    CAREFUL,
+    CAREFUL_POLICY,
+    HISTORIES,
+    MEASURED,
+    NOW,
+    ONE_FAILS,
+    REHEARSED,
+    SHADOWED,
+    STRAIGHT,
+    emitted,
+    inputs,
+    walk,
 )
 
-CAREFUL = (
-    k.opened(policy=CAREFUL_POLICY),
-    inputs(
-        k.merged(),
-        k.quantised("bf16", weights_bytes=200),
-        k.quantised("int8"),
-        k.written(),
-        k.turn(first=False, epoch=3),
-        k.staged("int8"),
-        k.benchmarked("int8"),
-        k.staged("bf16"),
-        k.benchmarked("bf16"),
-        k.rehearsed(of=CAREFUL_POLICY),
-        k.approval(k.quantised("int8").manifest.digest),
-        k.changed(k.route(k.target("bf16", 9), k.target("int8"), weight=0.1, epoch=4), "canary"),
-        k.assessed("int8", 0.1),
-        k.changed(k.route(k.target("bf16", 9), k.target("int8"), weight=0.5, epoch=5), "canary"),
-        k.assessed("int8", 0.5),
-        k.changed(k.route(k.target("int8"), epoch=6)),
-    ),
-)
-SHADOWED = (
-    k.opened(policy=k.policy(canary=Canary(steps=(0.1,)), shadow=Shadow())),
-    inputs(
-        k.merged(),
-        k.quantised("bf16", weights_bytes=200),
-        k.quantised("int8"),
-        k.written(),
-        k.turn(first=False, epoch=3),
-        k.staged("int8"),
-        k.benchmarked("int8"),
-        k.staged("bf16"),
-        k.benchmarked("bf16", verdict="fail"),
-        k.changed(k.route(k.target("bf16", 9), shadow=k.target("int8"), epoch=4), "shadow"),
-        k.shadow_assessed("int8"),
-        k.changed(k.route(k.target("bf16", 9), k.target("int8"), weight=0.1, epoch=5), "canary"),
-        k.assessed("int8", 0.1),
-        k.changed(k.route(k.target("int8"), epoch=6)),
-    ),
-)
-MEASURED = (
-    k.merged(),
-    k.quantised("bf16", perplexity_ratio=1.2),
-    k.quantised("int8", perplexity_ratio=1.0),
-    k.written(),
-    k.turn(),
-    k.staged("bf16"),
-    k.benchmarked("bf16"),
-    k.staged("int8"),
-    k.benchmarked("int8"),
-)
-REHEARSED = (
-    k.opened(policy=k.careful_policy()),
-    inputs(*MEASURED, k.rehearsed(), k.changed(k.route(k.target("int8")))),
-)
-AGAIN = (
-    k.opened(policy=k.careful_policy()),
-    inputs(
-        k.merged(),
-        k.quantised("bf16", perplexity_ratio=1.2),
-        k.quantised("int8", perplexity_ratio=1.3),
-        k.written(),
-        k.turn(),
-        k.staged("bf16"),
-        k.benchmarked("bf16"),
-        k.staged("int8"),
-        k.suspect("int8"),
-        k.quantised("int8", perplexity_ratio=1.0, number=2),
-        k.staged("int8", number=2),
-        k.benchmarked("int8", number=2),
-        k.rehearsed(),
-        k.changed(k.route(k.target("int8"))),
-    ),
-)
 UNCERTIFIED = k.rehearsed(certificates=(k.certificate("errors"),))
 NOT_REHEARSED = {
     "failed": k.rehearsed("fail"),
@@ -159,33 +38,11 @@ NOT_REHEARSED = {
     "of another variant": k.rehearsed(variant="bf16"),
     "expired": k.rehearsed(certificates=tuple(k.certificate(trigger.name, expires_at=NOW) for trigger in k.AUTOMATIC)),
 }
-HISTORIES = {
-    "straight": STRAIGHT,
-    "one fails": ONE_FAILS,
-    "one is not servable": ONE_NOT_SERVABLE,
-    "careful": CAREFUL,
-    "shadowed": SHADOWED,
-    "rehearsed": REHEARSED,
-    "measured again": AGAIN,
-}
-
-
-def walk(opening, received, now=NOW):
-    release = open_release(opening, cause_id="e0", now=k.START).release
-    for event in received:
-        decision = decide(release, event, now)
-        assert decision.publish == decision.release.outbox[len(release.outbox) :]
-        release = decision.release
-    return release
 
 
 @cache
 def walked_in_order(name):
     return walk(*HISTORIES[name])
-
-
-def emitted(release):
-    return {k.key_of(entry): (entry.type, entry.data) for entry in release.outbox}
 
 
 def without_order(release: Release):

@@ -12,7 +12,7 @@ from services.registry.domain.record import DeadlineReached, Hold, Release
 from services.registry.domain.versions import plan_deployment_record
 from shared.storage.record_format import dump, parse
 from tests.kit import fakes_registry as k
-from tests.unit.registry.test_releases import Walk
+from tests.unit.registry.walks import Walk
 
 OLD, NEW = k.target("int8", 9), k.target("int8")
 SHADOWING = k.changed(k.route(OLD, shadow=NEW, epoch=8), "shadow")

@@ -14,7 +14,7 @@ from shared.errors import Permanent
 from testbed.factories import PUBLISHER
 from tests.kit import fakes_registry as k
 from tests.kit.records import MemoryRecords
-from tests.unit.registry.test_announcing import OTHER, Harness
+from tests.unit.registry.harness import OTHER, Announcing
 
 THIRD = "third-bot"
 OPERATOR = "oscar"
@@ -26,7 +26,7 @@ def shop(*, members=(PUBLISHER, OPERATOR), unrestricted=(), models=(k.MODEL, OTH
 
 @pytest.fixture
 def harness():
-    return Harness()
+    return Announcing()
 
 
 async def test_a_member_publishes_and_a_stranger_is_refused_with_a_sentence(harness):
@@ -151,7 +151,7 @@ class Queues:
     """Three models of one team, each with a release at work and one in its queue; the workers' share is two."""
 
     def __init__(self):
-        self.harness = Harness(work_per_team=2)
+        self.harness = Announcing(work_per_team=2)
         self.count = 0
 
     async def fill(self):

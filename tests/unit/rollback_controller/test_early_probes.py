@@ -12,7 +12,7 @@ from services.rollback_controller.early_probes import ask_sides
 from testbed import factories as f
 from tests.kit.fakes_rollback import FakeProbe
 from tests.kit.virtual_time import virtual_time
-from tests.unit.rollback_controller.test_unconfirmed import SLOW, TRIGGERS, both_slow, started
+from tests.unit.rollback_controller.slow_sides import SLOW, TRIGGERS, both_slow, started
 
 ACTIVE, PREVIOUS = f.target(7), f.target(6)
 

@@ -11,7 +11,7 @@ from services.rollback_controller.domain import execution, rehearsal_plan
 from services.rollback_controller.domain.record import RollbackState
 from services.rollback_controller.domain.rules import Rules
 from testbed import factories as f
-from tests.unit.rollback_controller.test_decision import alert, published, route, state, take
+from tests.unit.rollback_controller.decisions import alert, published, route, state, take
 
 RULES = Rules(verify_requests=4, verify_s=30)
 ID = rollback_id("a-1")

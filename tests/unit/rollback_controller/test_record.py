@@ -6,7 +6,7 @@ from services.rollback_controller.domain import decision
 from services.rollback_controller.domain.decision import Cause
 from services.rollback_controller.domain.record import ROLLBACKS_KEPT
 from testbed import factories as f
-from tests.unit.rollback_controller.test_decision import RULES, alert, published, route, state, switch, take
+from tests.unit.rollback_controller.decisions import RULES, alert, published, route, state, switch, take
 
 
 def refuse(before, number):

@@ -10,7 +10,7 @@ from services.rollback_controller.domain.decision import Cause, VoidOrder
 from testbed import factories as f
 from tests.kit.fake_bus import Message
 from tests.kit.virtual_time import virtual_time
-from tests.unit.rollback_controller.test_decision import RULES, alert, route, state, switch, take
+from tests.unit.rollback_controller.decisions import RULES, alert, route, state, switch, take
 from tests.unit.rollback_controller.world import World
 
 DEDUPED_S = 200.0

@@ -10,7 +10,7 @@ from services.rollback_controller.domain import slices
 from services.rollback_controller.domain.record import RollbackState, Trial
 from testbed import factories as f
 from tests.kit.virtual_time import virtual_time
-from tests.unit.rollback_controller.test_unconfirmed import both_slow, codes
+from tests.unit.rollback_controller.slow_sides import both_slow, codes
 from tests.unit.rollback_controller.world import World
 
 ACTIVE, PREVIOUS = f.target(7), f.target(6)

@@ -11,7 +11,7 @@ from contracts import facts as cf
 from services.rollback_controller.domain import decision
 from services.rollback_controller.domain.decision import Cause, VoidOrder
 from testbed import factories as f
-from tests.unit.rollback_controller.test_decision import RULES, alert, published, route, state, switch, take
+from tests.unit.rollback_controller.decisions import RULES, alert, published, route, state, switch, take
 
 MONTH_S = 30 * 86_400
 

@@ -5,38 +5,18 @@ import asyncio
 import pytest
 
 from contracts import facts as cf
-from decisions.probed import ProbedAnswer
 from services.rollback_controller.domain.doubt import note_shown
 from services.rollback_controller.domain.record import RollbackState
 from testbed import factories as f
 from tests.kit.fake_bus import Message
 from tests.kit.virtual_time import virtual_time
-from tests.unit.rollback_controller.world import World
-
-SLOW = ProbedAnswer(ttft_ms=5_000.0, itl_ms=10.0)
-TRIGGERS = (
-    f.trigger(name="slow", metric="ttft_ms", threshold=800.0),
-    f.trigger(name="errors", metric="error_ratio", threshold=0.02),
-    f.trigger(name="empty", metric="empty_ratio", threshold=0.02),
-)
-
-
-def started(*, slice_ratio=0.1, **served) -> World:
-    world = World(slice_ratio=slice_ratio)
-    world.serve(**served)
-    world.open_releases(6, 7, triggers=TRIGGERS)
-    world.start()
-    return world
+from tests.unit.rollback_controller.slow_sides import SLOW, both_slow, codes, started
 
 
 async def alerted(world, trigger="slow", **about):
     world.publish(world.alert(trigger=trigger, **{"confirmed_by": "none"} | about))
     await asyncio.sleep(1)
     return world.route().active.target
-
-
-def codes(world):
-    return [failed.code for failed in world.log.facts(cf.RollbackFailed)]
 
 
 @virtual_time
@@ -122,14 +102,6 @@ async def test_a_version_that_answers_no_probe_in_time_is_as_slow_as_can_be():
     await asyncio.sleep(6)
     assert world.route().active.target == f.target(6)
     await world.stop()
-
-
-def both_slow(*, apart, **settings) -> World:
-    behind = f.served(6, endpoints=("127.0.0.1:9",)) if apart else f.served(6)
-    world = started(previous=None, **settings)
-    world.routes.set("production", world.route().model_copy(update={"previous": behind}))
-    world.probe.times |= {str(f.target(version)): SLOW for version in (6, 7)}
-    return world
 
 
 @pytest.mark.parametrize("confirmed_by", ["none", "pairs"])

@@ -11,8 +11,7 @@ from decisions.route_edits import roll_back
 from services.server_manager.domain.declared_copies import find_parted
 from services.server_manager.domain.reconcile import Phase
 from shared.errors import Transient
-from tests.unit.server_manager.factories import deployable, held, route, traffic_requested
-from tests.unit.server_manager.test_declared_copies import (
+from tests.unit.server_manager.copies import (
     FIRST,
     SECOND,
     THIRD,
@@ -23,7 +22,8 @@ from tests.unit.server_manager.test_declared_copies import (
     promote,
     with_copies,
 )
-from tests.unit.server_manager.test_manager import V0, V1, V2, World
+from tests.unit.server_manager.factories import deployable, held, route, traffic_requested
+from tests.unit.server_manager.world import V0, V1, V2, World
 
 
 @pytest.fixture

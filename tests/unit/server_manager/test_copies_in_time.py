@@ -12,10 +12,10 @@ from contracts.routes import CanaryShare
 from decisions.route_edits import Changed, roll_back
 from services.server_manager.domain.reconcile import production_of
 from tests.kit.virtual_time import run_virtual
+from tests.unit.server_manager.copies import with_copies
+from tests.unit.server_manager.endpoint_stories import ACCEPTED, answers, order
 from tests.unit.server_manager.factories import deployable, route
 from tests.unit.server_manager.fleet_world import MODEL, SETTINGS, FleetWorld, target
-from tests.unit.server_manager.test_declared_copies import with_copies
-from tests.unit.server_manager.test_drains_in_time import ACCEPTED, answers, order
 
 SETTLED_S = 60.0 + SETTINGS.linger_s
 NAMES = ("default", "two", "three")

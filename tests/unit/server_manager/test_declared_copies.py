@@ -8,53 +8,35 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.envelope import Event
-from contracts.facts import AlertRaised, DeploymentChanged, EndpointOrdered, OrderAccepted, VariantFailed, VariantStaged
-from contracts.routes import CanaryShare
+from contracts.facts import AlertRaised, DeploymentChanged, OrderAccepted, VariantFailed, VariantStaged
 from decisions.route_edits import roll_back
-from services.server_manager.domain import drains, staging
+from services.server_manager.domain import staging
 from services.server_manager.domain.declared_copies import Situation, find_survivors, plan_copies
 from services.server_manager.domain.moves import Copy, plan_moves
 from services.server_manager.domain.reconcile import Phase, plan_desired
-from services.server_manager.domain.records import EndpointOrder, Servers
+from services.server_manager.domain.records import Servers
 from shared.errors import Transient
+from tests.unit.server_manager.copies import (
+    FIRST,
+    NAMES,
+    SECOND,
+    THIRD,
+    active,
+    drain,
+    holders,
+    limits,
+    placed,
+    promote,
+    with_copies,
+)
 from tests.unit.server_manager.factories import (
-    LIMITS,
-    START,
     deployable,
     held,
     route,
     stage_requested,
     traffic_requested,
 )
-from tests.unit.server_manager.test_manager import V0, V1, V2, World
-
-NAMES = ("default", "two", "three", "four")
-FIRST, SECOND, THIRD = (f"127.0.0.1:{number}" for number in (1, 2, 3))
-
-
-def limits(count, **more):
-    return replace(LIMITS, endpoints=dict.fromkeys(NAMES[:count], "default"), **more)
-
-
-def with_copies(route_of, copies):
-    """Return a route whose targets all ask for so many copies."""
-
-    def asking(served):
-        return None if served is None else served.model_copy(update={"copies": copies})
-
-    canary = route_of.canary
-    if canary is not None:
-        canary = CanaryShare(served=asking(canary.served), weight_ratio=canary.weight_ratio)
-    return route_of.model_copy(
-        update={"active": asking(route_of.active), "previous": asking(route_of.previous), "canary": canary}
-    )
-
-
-def placed(route_of, homes, count, **more):
-    known = {"desired": plan_desired({"bot": route_of}, Servers()), "homes": homes, **more}
-    return plan_copies({"bot": route_of}, Situation(**known), limits(count))
-
+from tests.unit.server_manager.world import V0, V1, V2, World
 
 # -- where they go -------------------------------------------------------------------------------------------------
 
@@ -189,22 +171,6 @@ def world(tmp_path):
 @pytest.fixture
 def three(tmp_path):
     return World(tmp_path, endpoints=("two", "three"))
-
-
-async def promote(world, version, copies=2, **more):
-    epoch = world.routes.routes["bot"].epoch if "bot" in world.routes.routes else 0
-    event = traffic_requested(f"t{version}", version, epoch=epoch, **more)
-    event = event.model_copy(update={"data": event.data.model_copy(update={"copies": copies})})
-    await world.order(event)
-    await world.ticks(8)
-
-
-def holders(world, name):
-    return [key for key, engine in world.engines.items() if name in engine.models]
-
-
-def active(world):
-    return world.routes.routes["bot"].active
 
 
 async def test_a_version_is_loaded_on_both_and_its_route_names_both(world):
@@ -399,18 +365,3 @@ async def test_a_copy_makes_way_for_production_that_has_lost_its_endpoint(three)
 
 async def _note(seen, value):
     seen.append(value)
-
-
-async def drain(world, name, drained=True):
-    fact = EndpointOrdered(reason="Its machine is replaced.", endpoint=name, drained=drained)
-    event = Event[EndpointOrdered](
-        id=f"e-{name}-{drained}",
-        source="/slipway/ana",
-        type=fact.TYPE,
-        subject="all-models",
-        time=START,
-        correlationid="e",
-        data=fact,
-    )
-    order = EndpointOrder(event=event, received_at=world.clock.now())
-    await world.state.write(lambda record: drains.enqueue_endpoint_order(record, order))

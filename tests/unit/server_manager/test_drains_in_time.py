@@ -8,44 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts import facts as cf
-from contracts.envelope import Event
 from services.server_manager.domain import drains
 from services.server_manager.domain.reconcile import Limits
 from services.server_manager.domain.records import EndpointOrder, Servers
 from shared.errors import Transient
 from tests.kit.virtual_time import run_virtual
+from tests.unit.server_manager.endpoint_stories import ACCEPTED, SETTLED_S, answers, check_served, order, order_of, play
 from tests.unit.server_manager.factories import START, route, traffic_requested
 from tests.unit.server_manager.fleet_world import MODEL, SETTINGS, FleetWorld, target
-from tests.unit.server_manager.test_endpoints_in_time import SETTLED_S, check_served, play
 
 FIRST, SECOND = "default", "triton-2"
 EMPTY_S = SETTLED_S + SETTINGS.linger_s
-
-
-def order_of(endpoint, drained, number):
-    """Return an administrator's order, given so many seconds after the start."""
-    fact = cf.EndpointOrdered(reason="Its machine is replaced.", endpoint=endpoint, drained=drained)
-    return Event[cf.EndpointOrdered](
-        id=f"e-{number}",
-        source="/slipway/ana",
-        type=fact.TYPE,
-        subject="all-models",
-        time=START + timedelta(seconds=number),
-        correlationid=f"e-{number}",
-        data=fact,
-    )
-
-
-def order(world, endpoint, drained=True, number=1):
-    """Publish an administrator's order."""
-    return world.publish(order_of(endpoint, drained, number))
-
-
-def answers(world, event):
-    return {(type(fact), getattr(fact, "code", None)) for fact in world.answers(event)}
-
-
-ACCEPTED = {(cf.OrderAccepted, None)}
 
 
 def test_a_drained_endpoint_is_empty_in_the_end_and_each_route_is_edited_once_its_target_generates():

@@ -1,43 +1,17 @@
 """Two endpoints of one runtime in virtual time: server-manager dies at any step while one of them is away and comes back."""
 
 import asyncio
-import tempfile
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts import facts as cf
-from tests.kit.virtual_time import run_virtual
-from tests.unit.server_manager.factories import route, traffic_requested
-from tests.unit.server_manager.fleet_world import MODEL, FleetWorld, target
+from tests.unit.server_manager.endpoint_stories import SETTLED_S, check_served, play
+from tests.unit.server_manager.factories import traffic_requested
+from tests.unit.server_manager.fleet_world import MODEL, target
 
 SILENT_LIMIT_S = 120.0
-SETTLED_S = 60.0
-
-
-def play(story, *kills):
-    """Let version 1 be active on the first endpoint and version 0 previous on the second, and the story follow."""
-
-    async def run():
-        with tempfile.TemporaryDirectory() as folder:
-            world = FleetWorld(Path(folder), more=("triton-2",))
-            second = route(1, 0).previous.model_copy(update={"endpoints": (world.engines["triton-2"].endpoint,)})
-            world.routes.routes[MODEL] = route(1).model_copy(update={"previous": second})
-            await world.live_through(story, *kills, begins_s=20)
-
-    run_virtual(run())
-
-
-def check_served(world):
-    """Every target of production generates where its route says, and nowhere else is a copy of it."""
-    now = world.routes.routes[MODEL]
-    for served in (now.active, now.previous):
-        name = str(served.target)
-        holders = [engine.endpoint for engine in world.engines.values() if name in engine.models]
-        assert holders == list(served.endpoints), f"{name} is on {holders}, its route names {served.endpoints}"
-    assert {target(0), target(1)} <= world.ready()
 
 
 @settings(max_examples=15, deadline=None)

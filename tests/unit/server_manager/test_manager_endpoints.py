@@ -19,7 +19,7 @@ from services.server_manager.ports import LeaseLost
 from shared.errors import Transient
 from tests.kit.records import raising
 from tests.unit.server_manager.factories import deployable, stage_released, stage_requested, traffic_requested
-from tests.unit.server_manager.test_manager import V0, V1, V2, World
+from tests.unit.server_manager.world import V0, V1, V2, World
 
 V3 = str(deployable(3).target)
 FIRST, SECOND = "127.0.0.1:1", "127.0.0.1:2"

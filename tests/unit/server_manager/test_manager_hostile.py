@@ -9,7 +9,7 @@ from services.server_manager.domain import staging
 from services.server_manager.ports import Indexed
 from shared.errors import Permanent, Transient
 from tests.unit.server_manager.factories import deployable, route, stage_requested, traffic_requested
-from tests.unit.server_manager.test_manager import V0, V1, World
+from tests.unit.server_manager.world import V0, V1, World
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from tests.unit.server_manager.factories import (
     traffic_requested,
 )
 from tests.unit.server_manager.fleet_world import FleetWorld, target
-from tests.unit.server_manager.test_manager_serving import with_settings
+from tests.unit.server_manager.world import with_settings
 
 NEXT = ServingSettings(runtime="next")
 

@@ -7,7 +7,7 @@ import pytest
 from contracts.facts import DeploymentChanged
 from shared.errors import Transient
 from tests.unit.server_manager.factories import route, traffic_requested
-from tests.unit.server_manager.test_manager import V1, World
+from tests.unit.server_manager.world import V1, World
 
 
 async def test_a_damaged_lease_is_repaired_by_a_free_one_with_a_higher_term(tmp_path):

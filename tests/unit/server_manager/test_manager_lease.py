@@ -13,7 +13,7 @@ from services.server_manager.ports import LeaseLost
 from shared.errors import Transient
 from tests.kit.fakes_serving import LEASE_S
 from tests.unit.server_manager.factories import deployable, route, traffic_requested
-from tests.unit.server_manager.test_manager import V0, V1, V2, World
+from tests.unit.server_manager.world import V0, V1, V2, World
 
 
 @pytest.fixture

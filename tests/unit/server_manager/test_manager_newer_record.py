@@ -8,7 +8,7 @@ import pytest
 from services.server_manager.domain.records import Servers
 from shared.storage.kept_records import NewerRecords
 from tests.unit.server_manager.factories import route
-from tests.unit.server_manager.test_manager import World
+from tests.unit.server_manager.world import World
 
 
 async def test_an_older_holder_of_the_lease_ends_and_releases_it(tmp_path):

@@ -8,7 +8,7 @@ from contracts.facts import AlertRaised
 from services.server_manager.domain import staging
 from shared.errors import Transient
 from tests.unit.server_manager.factories import deployable, route, stage_released, stage_requested
-from tests.unit.server_manager.test_manager import V0, V1, World
+from tests.unit.server_manager.world import V0, V1, World
 
 
 @pytest.fixture

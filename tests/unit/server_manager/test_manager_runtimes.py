@@ -11,8 +11,7 @@ from services.server_manager.domain import staging
 from services.server_manager.indexes import DOWN_AFTER_S
 from services.server_manager.ports import Indexed
 from tests.unit.server_manager.factories import deployable, stage_released, stage_requested, traffic_requested
-from tests.unit.server_manager.test_manager import V0, V1, V2, World
-from tests.unit.server_manager.test_manager_serving import with_settings
+from tests.unit.server_manager.world import V0, V1, V2, World, with_settings
 
 NEXT = ServingSettings(runtime="next")
 OLD = Runtime(engine="vllm", engine_version="1", environment_digest="sha256:" + "1" * 64)

@@ -6,7 +6,7 @@ from contracts.facts import StageRequested, TrafficRequested
 from contracts.vocabulary import Runtime, ServingSettings
 from services.server_manager.domain import staging
 from tests.unit.server_manager.factories import deployable, stage_requested, traffic_requested
-from tests.unit.server_manager.test_manager import V0, V1, V2, World
+from tests.unit.server_manager.world import V0, V1, V2, World, with_settings
 
 HERMES = ServingSettings(tool_parser="hermes", context_tokens=4096)
 PYTHONIC = ServingSettings(tool_parser="pythonic", template_options={"enable_thinking": False})
@@ -15,12 +15,6 @@ PYTHONIC = ServingSettings(tool_parser="pythonic", template_options={"enable_thi
 @pytest.fixture
 def world(tmp_path):
     return World(tmp_path)
-
-
-def with_settings(event, name, settings):
-    """Return an order whose deployable of that name has serving settings."""
-    loadable = getattr(event.data, name).model_copy(update={"serving": settings})
-    return event.model_copy(update={"data": event.data.model_copy(update={name: loadable})})
 
 
 def order(event_id, version, settings, *, epoch=0):

@@ -8,7 +8,7 @@ from services.server_manager.domain.staging import finish_release
 from services.server_manager.ports import LeaseLost
 from tests.kit.fakes_serving import FakeArtifacts, FakeRoutes
 from tests.unit.server_manager.factories import deployable, release_finished, route, traffic_requested
-from tests.unit.server_manager.test_manager import World
+from tests.unit.server_manager.world import World
 
 
 class DisturbedArtifacts(FakeArtifacts):

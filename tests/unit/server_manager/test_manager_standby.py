@@ -7,7 +7,7 @@ import pytest
 from contracts.facts import AlertRaised, AlertResolved
 from shared.errors import Transient
 from tests.unit.server_manager.factories import deployable, route
-from tests.unit.server_manager.test_manager import V1, V2, World
+from tests.unit.server_manager.world import V1, V2, World
 
 
 @pytest.fixture

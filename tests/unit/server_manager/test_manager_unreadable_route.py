@@ -6,7 +6,7 @@ from contracts.facts import AlertResolved, DeploymentChanged, PromotionRefused, 
 from services.server_manager.domain import staging
 from tests.kit.records import dump_newer
 from tests.unit.server_manager.factories import deployable, route, stage_requested, traffic_requested
-from tests.unit.server_manager.test_manager import V0, V1, V2, World
+from tests.unit.server_manager.world import V0, V1, V2, World
 
 C6, C7, C8 = (str(deployable(version, "cat").target) for version in (6, 7, 8))
 NEWER = dump_newer(route(8, 7, model="cat", epoch=2))

@@ -21,7 +21,7 @@ from tests.unit.server_manager.factories import (
     stage_requested,
     traffic_requested,
 )
-from tests.unit.server_manager.test_manager import V1, V2, World
+from tests.unit.server_manager.world import V1, V2, World
 
 TWO = replace(LIMITS, endpoints={"default": "default", "two": "default"}, budgets={"default": 450, "two": 550})
 

@@ -7,7 +7,7 @@ import pytest
 
 from shared.runtime.exits import NEWER_RECORDS, describe_exit
 from shared.storage.kept_records import KeptRecords, describe_newer
-from tests.contract.test_record_schemas import record_kinds
+from tests.contract.record_kinds import record_kinds
 from tests.kit.wiring import ROOT
 
 SHARED = {"contracts.api_keys.ApiKey", "contracts.routes.Route", "contracts.mirrors.Mirror"}
