@@ -2,6 +2,7 @@
 
 import re
 from asyncio import to_thread
+from contextlib import suppress
 from typing import Annotated, Any, Final
 from urllib.parse import quote, urlencode
 
@@ -12,6 +13,8 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from contracts.vocabulary import DIGEST_PATTERN, MODEL_NAME_PATTERN
 from services.console.domain.alert_data import Alert
 from services.console.domain.canary_screen import strongest_tests
+from services.console.domain.people import Person
+from services.console.domain.release_data import Release
 from services.console.domain.version_screen import Proofs
 from services.console.queries import alerts, canary, fleet, refused, releases, timeline, versions
 from services.console.queries.quarantines import quarantines
@@ -96,8 +99,7 @@ def _release(router: APIRouter, sources: Sources, render: Renderer) -> None:
     async def one_release(request: Request, signed: Signed, release_id: str) -> Response:
         reader = sources.seen_by(signed.person)
         shown = _known(await to_thread(releases.release, reader, release_id, hub.live(release_id)), "release")
-        may_approve = shown.approval is not None and shown.approval.open and signed.person.may("approve", shown.model)
-        epoch = await sources.ordering.epoch_of(shown.model) if may_approve else 0
+        epoch = await _epoch_to_approve(sources, signed.person, shown)
         plot = pareto_plot(shown.variants)
         return render(request, signed, "release.html", release=shown, epoch=epoch, pareto=plot)
 
@@ -127,6 +129,15 @@ def _release(router: APIRouter, sources: Sources, render: Renderer) -> None:
         else:
             raise HTTPException(404, "There is no such order.")
         return await answered(request, render, signed, giving, f"/releases/{release_id}")
+
+
+async def _epoch_to_approve(sources: Sources, person: Person, shown: Release) -> int | None:
+    """Return the epoch that an approval names; None if a person may not approve, or the bus does not answer."""
+    if shown.approval is None or not shown.approval.open or not person.may("approve", shown.model):
+        return None
+    with suppress(Transient):  # nothing can be approved then, and all else is shown
+        return await sources.ordering.epoch_of(shown.model)
+    return None
 
 
 def _versions(router: APIRouter, sources: Sources, render: Renderer) -> None:

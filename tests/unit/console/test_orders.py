@@ -160,6 +160,16 @@ def test_without_the_bus_the_page_of_a_rollback_names_the_command_that_needs_non
     assert "Roll back now" not in page.text
 
 
+def test_without_the_bus_the_page_of_a_release_is_shown_and_nothing_can_be_approved(world):
+    anna = world.client("anna")
+    form = f'action="/releases/{RELEASE}/approve"'
+    assert form in anna.get(f"/releases/{RELEASE}").text
+    world.routes.error = Transient("bus_unavailable", "The bus does not answer.")
+    page = anna.get(f"/releases/{RELEASE}")
+    world.routes.error = None
+    assert (page.status_code, form in page.text) == (200, False)
+
+
 def test_a_plan_says_why_a_rollback_would_be_refused(world):
     page = world.client("oscar").get("/models/search-ranker/rollback?target=search-ranker.v9.int8").text
     assert "would be refused" in page
