@@ -117,7 +117,6 @@ def signed_in(folder: Path, index: Index) -> TestClient:
         bus,
         index=index,
         progress=Progress(),
-        protection=Protection(clock),
         hub=Hub(10),
         sessions=Sessions(folder / "sessions.db", clock),
         people=people,
