@@ -91,9 +91,9 @@ async def test_callers_that_ask_in_many_ways_cost_no_more_than_those_that_ask_in
     assert len(collector.threads) == 3
 
 
-async def test_a_caller_that_leaves_does_not_take_the_page_of_the_others(http):
+async def test_a_caller_that_leaves_does_not_take_the_page_of_the_others(http, collector):
     callers = [asyncio.ensure_future(http.get("/metrics/")) for _ in range(3)]
-    await asyncio.sleep(0.05)
+    await asyncio.to_thread(collector.has_read.wait)
     callers[0].cancel()
     assert [(await caller).status_code for caller in callers[1:]] == [200, 200]
 

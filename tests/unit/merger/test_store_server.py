@@ -1,7 +1,7 @@
 """What a merge worker under the control of a hostile file can ask of the service."""
 
 import os
-import time
+import threading
 from contextlib import contextmanager
 
 import pytest
@@ -23,10 +23,12 @@ def job(tmp_path):
 
 @contextmanager
 def serving(store, job):
+    before = set(threading.enumerate())
     with store_server.served(store, job) as (server, descriptors):
         client = StoreClient([os.dup(descriptor) for descriptor in descriptors])
         yield server, client
-    time.sleep(0.2)  # the threads of the server end
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
     while not client._free.empty():
         client._free.get()._connection.close()
 
