@@ -17,7 +17,7 @@ from services.server_manager.domain.decide import decide_answers
 from services.server_manager.domain.records import Servers
 from services.server_manager.settings import ServerManagerSettings
 from tests.kit import fakes_registry
-from tests.unit.server_manager.factories import LIMITS, START, stage_requested, traffic_requested
+from tests.unit.server_manager.factories import LIMITS, START, route, stage_requested, traffic_requested
 
 ADA = Hardware((8, 9), "NVIDIA L4")
 
@@ -46,6 +46,16 @@ def test_a_traffic_order_is_refused_at_once():
     assert isinstance(refused, RefuseOrder)
     assert refused.code == "variant_not_servable"
     assert decide(record, ADA) == []  # it waits for its target to be loaded
+
+
+@pytest.mark.parametrize("active", [None, 1])
+def test_a_first_order_is_refused_where_the_runtime_of_its_fallback_is_not_and_a_later_one_needs_no_fallback(active):
+    event = traffic_requested("t1", 2, epoch=1, fallback=0)
+    gone = event.data.fallback.model_copy(update={"serving": ServingSettings(runtime="gone")})
+    event = event.model_copy(update={"data": event.data.model_copy(update={"fallback": gone})})
+    record = staging.enqueue_order(Servers(), event, START)
+    answers = decide_answers(record, {"bot": route(active)}, {}, LIMITS, START, waited_s={})
+    assert [answer.code for answer in answers] == ([] if active else ["runtime_unknown"])
 
 
 def test_an_opened_release_learns_it_before_anything_is_made():
