@@ -3,6 +3,7 @@
 import pytest
 
 from contracts import facts as f
+from decisions.replay.doubts import find_doubts
 from decisions.replay.engine import replay
 from testbed.factories import after, event, fact
 from tests.unit.cli.recordings import SLOW, V1, V2, changed, window
@@ -28,6 +29,12 @@ def outcomes(*events):
 
 def test_what_nothing_confirmed_is_held_as_it_was():
     assert outcomes(alert(130.0, "none")) == [("held", "unconfirmed")]
+
+
+def test_a_doubt_lasts_from_the_first_alert_that_nothing_confirmed_to_the_one_that_something_did():
+    events = [alert(130.0, "none"), alert(140.0, "none", f.AlertUpdated), alert(150.0, "pairs", f.AlertUpdated)]
+    events += [alert(160.0, "none", f.AlertUpdated), alert(170.0, "none", f.AlertUpdated)]
+    assert find_doubts(events) == {(V2, "latency"): [(after(130.0), after(150.0)), (after(160.0), None)]}
 
 
 @pytest.mark.parametrize("confirmed_by", ["pairs", "callers", "drill", None])

@@ -55,6 +55,19 @@ def test_every_sample_of_every_event_becomes_rows():
         assert all(len(entry.key) == len(TABLES[entry.table][0]) for entry in rows)
 
 
+@pytest.mark.parametrize(
+    ("kind", "others", "rows"),
+    [(f.CanaryAssessed, {"weight_ratio": 0.5}, 2), (f.ShadowAssessed, {"share_ratio": 0.5}, 1)],
+)
+def test_of_the_assessments_of_a_release_only_the_last_of_each_share_is_kept(kind, others, rows):
+    first = factories.event(kind, correlationid="r-0123456789abcdef-1")
+    other = first.model_copy(update={"data": first.data.model_copy(update=others)})
+    applied = [
+        apply("SLIPWAY_EVENTS", number, event, percentile_ms) for number, event in enumerate((first, other, first), 1)
+    ]
+    assert len({entry.key for of_event in applied for entry in of_event if entry.table == "release_events"}) == rows
+
+
 def test_an_index_of_another_schema_is_built_again(tmp_path):
     index = Index(tmp_path / "index.db")
     write(index, STORY[:5])

@@ -17,10 +17,12 @@ from tests.unit.monitor.paired import give, pairs, state
 
 
 def test_answers_that_only_this_version_leaves_empty_raise_a_confirmed_alert():
-    after = give(state(), pairs(30, {"version": 7, "empty": True}, {"version": 6}))
+    good = pairs(5, {"version": 7}, {"version": 6})
+    after = give(state(), pairs(30, {"version": 7, "empty": True}, {"version": 6}) + good)
     (alert,) = published(after, f.AlertRaised)
     assert (alert.trigger, alert.confirmed_by, alert.target) == ("empty", "pairs", k.target(7))
-    assert alert.pairs == f.PairCounts(only_target=30)
+    assert alert.pairs == f.PairCounts(only_target=30, neither=5)
+    assert "Of 35 requests" in alert.message
     assert "30 were bad on this one only" in alert.message
 
 

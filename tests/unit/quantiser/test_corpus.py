@@ -93,6 +93,7 @@ def test_separator_stands_between_documents():
 def test_held_out_windows_are_whole_and_spread(tokens, length, count):
     windows = spread_windows(range(tokens), length=length, count=count)
     assert len(windows) == min(count, tokens // length)
+    assert len(spread_windows(range(tokens), length=length, count=count, with_rest=True)) <= count
     assert all(len(window) == length for window in windows)
     assert windows == sorted(windows)
     assert len({window[0] for window in windows}) == len(windows)

@@ -245,4 +245,8 @@ def test_a_clock_that_is_set_back_does_not_lengthen_the_minute():
     deaths = cf.DeathCounts(deaths=1, holders=1)
     alert = f.fact(cf.AlertRaised, deaths=deaths)
     state = RollbackState(model=f.MODEL, environment="production", failing={alert.alert_id: f.after(3600)})
-    assert note_shown(state, alert, "target", f.after(10)).failing == {alert.alert_id: f.after(10)}
+    shown = note_shown(state, alert, "target", f.after(10))
+    assert shown.failing == {alert.alert_id: f.after(10)}
+    for at in (20, 20, 30):  # also twice at one moment
+        shown = note_shown(shown, alert, "target", f.after(at))
+        assert shown.failing == {alert.alert_id: f.after(10)}
