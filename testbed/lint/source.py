@@ -31,6 +31,11 @@ FORBIDDEN = (
         r"(?i)(?<![a-z])(?:nobody|somebody|whoever|roads?|doors?|houses?|shel(?:f|ves)|fates?)(?![a-z])(?![^`\n]*`)",
         "a metaphor, or a person where an identity, a service or an operator is meant (CONTRIBUTING.md)",
     ),
+    (
+        r"^tests/.*\.py$",
+        r"^ *(?:from|import) tests\.(?:[\w.]+\.|[\w.]+ import \(?\s*)[t]est_\w+",
+        "what two test files use is in tests/kit, or in a module beside them that is no test file",
+    ),
     (r"\.py$", r"preexec_[f]n\s*=", "shared.runtime.launch prepares a child after exec, not before"),
     (r"\.py$", r'"""(?:Gives?|Tells?|Says?|Hears?)\b', "a docstring begins with what comes back or what happens"),
 )

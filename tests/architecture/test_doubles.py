@@ -4,7 +4,7 @@ import ast
 import re
 from pathlib import Path
 
-from tests.architecture.test_mocks import ROOT, modules_named
+from tests.architecture.imported import ROOT, modules_named
 
 DOUBLE = re.compile(r"_?(Fake|Memory|InProcess)\w*")
 SUITES_BY_PARAMETER = {"tests/integration/test_registry_ports.py"}

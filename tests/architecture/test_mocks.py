@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.architecture.imported import ROOT, modules_named
+
 OURS = ("contracts", "shared", "services", "clients", "deploy", "decisions", "examples", "benchmarks", "testbed")
 MOCKS = {"mock", "unittest.mock", "pytest_mock", "mocker"}
 MOCK_NAMES = {"Mock", "MagicMock", "AsyncMock", "create_autospec", "mocker"}
@@ -59,17 +60,6 @@ def our_methods() -> frozenset[str]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and not any(re.search("property|setter|fixture", ast.unparse(mark)) for mark in node.decorator_list)
     )
-
-
-def modules_named(tree: ast.AST) -> dict[str, str]:
-    """Return what each imported name of a file stands for, whole."""
-    modules = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            modules |= {alias.asname or alias.name.split(".")[0]: alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            modules |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
-    return modules
 
 
 def mocks_in(source: str) -> list[str]:

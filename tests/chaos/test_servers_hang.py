@@ -9,7 +9,7 @@ import time
 import pytest
 
 from testbed.servers import wait_until
-from tests.chaos.test_servers_killed import answers
+from tests.chaos.answers import answers
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 

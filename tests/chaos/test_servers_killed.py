@@ -5,10 +5,8 @@ import contextlib
 import json
 import os
 import signal
-import ssl
 import time
 
-import httpx
 import psutil
 import pytest
 from nats.js.errors import NotFoundError
@@ -19,10 +17,9 @@ from contracts.services import TELEMETRY
 from shared.messaging.credentials import connect
 from testbed.models import edit_json, tiny_base, tiny_lora
 from testbed.servers import wait_until
+from tests.chaos.answers import answers
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
-WITHOUT_FILES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""Plain HTTP needs none; the usual one reads all authorities for each of very many requests."""
 
 
 @pytest.fixture(scope="module")
@@ -60,19 +57,6 @@ async def publish_until_uploading(stack, wide) -> None:
             if progress["step"] == "merge" and progress["done"] == progress["total"]:
                 break
     await client.close()
-
-
-def answers(stack, model: str, timeout_s: float = 10) -> str | None:
-    """Ask over the OpenAI API; return the version that answered, or None."""
-    url = f"http://127.0.0.1:{stack.part('gateway')['port']}/v1/chat/completions"
-    body = {"model": model, "max_tokens": 4, "messages": [{"role": "user", "content": "hello"}]}
-    try:
-        response = httpx.post(
-            url, json=body, headers=stack.headers, timeout=timeout_s, trust_env=False, verify=WITHOUT_FILES
-        )
-    except httpx.TransportError:
-        return None
-    return response.headers["x-slipway-version"] if response.status_code == 200 else None
 
 
 def test_the_bus_is_killed_three_times_on_the_way(stack, tiny):

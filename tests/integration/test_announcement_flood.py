@@ -10,7 +10,7 @@ from shared.runtime.clock import SystemClock
 from shared.runtime.team_list import TeamList
 from testbed.factories import PUBLISHER
 from testbed.services import wait_for_fact
-from tests.integration.test_registry import READY, SERVICE, base, checkpoint, publish, registry, store  # noqa: F401 - fixtures
+from tests.integration.registry_process import READY, SERVICE, base, checkpoint, publish, registry, store  # noqa: F401 - fixtures
 from tests.kit import fakes_registry as k
 
 FLOOD = 900

@@ -23,8 +23,7 @@ from shared.storage.blobs import Store
 from shared.storage.kv import Bucket
 from testbed import factories as f
 from testbed.attesters import attester, attester_keys, trust
-from testbed.services import environment
-from tests.kit.command import run_command
+from tests.integration.commands import slipway
 
 
 def unlocked():
@@ -311,15 +310,6 @@ async def test_an_export_is_verified_alone_and_what_was_changed_in_it_is_found(w
         flipped = bytearray(data)
         flipped[at] ^= 1
         assert read_export(bytes(flipped), keys).problems != [], at
-
-
-def slipway(log, settings, *arguments):
-    """Run the command in this process: (status, what it printed, what it complained of)."""
-    variables = {
-        **environment(settings),
-        "SLIPWAY_ATTESTERS": str(attester_keys(log.keys).listing),
-    }
-    return run_command(variables, *arguments)
 
 
 async def test_the_command_shows_filters_exports_and_names_what_is_wrong(whole, settings, tmp_path):

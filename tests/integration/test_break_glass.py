@@ -1,11 +1,10 @@
 """A rollback at gateways while the bus is down, hangs or comes back with a newer route: real bus, gateways, Triton."""
+# ruff: noqa: F811 - fixtures of another module are arguments here
 
 import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 from datetime import UTC, datetime
 
 import httpx
@@ -19,16 +18,21 @@ from decisions.route_edits import promote
 from deploy.local.state import ADMIN
 from shared.messaging.provision import provision
 from shared.storage.kv import Bucket
-from testbed import forked
 from testbed.administrators import credential, signed_rollback
 from testbed.factories import target
 from testbed.gateway import Gateway, load_toy
-from testbed.servers import bus_variables, connection, running, wait_until
+from testbed.servers import connection, running, wait_until
 from testbed.services import running_service, stored_facts
-from testbed.stack import ROOT
+from tests.integration.break_glass import (
+    MODEL,
+    connected,
+    order,
+    served,
+    slipway,  # noqa: F401 - fixtures
+    until_served,
+)
 
 pytestmark = pytest.mark.real
-MODEL = "toy"
 V1, V2, V3 = (target(version, "bf16", MODEL) for version in (1, 2, 3))
 CONTROLLER = "services.rollback_controller.main"
 
@@ -61,38 +65,8 @@ def gateways(nats_server, route, tmp_path):
         yield made
 
 
-@pytest.fixture
-def slipway(nats_server):
-    def run(*arguments: str) -> subprocess.CompletedProcess:
-        variables = {**bus_variables(nats_server.settings(), ADMIN), "SLIPWAY_S3_ENDPOINT": "127.0.0.1:1"}
-        command = [sys.executable, "-m", "clients.cli.main", *arguments]
-        return forked.run(command, environment=os.environ | variables, cwd=ROOT, timeout_s=60)
-
-    return run
-
-
-def served(gateway) -> set[str]:
-    """Return which versions answer a few requests, each of a connection of its own: any worker may take it."""
-    versions = set()
-    for _ in range(4):
-        body = {"model": MODEL, "prompt": "zebra", "max_tokens": 1}
-        key = {"authorization": f"Bearer {gateway.key}"}
-        answer = httpx.post(f"{gateway.base_url}/v1/completions", json=body, headers=key, timeout=30)
-        versions.add(answer.json().get("system_fingerprint", "none.none"))
-    return {fingerprint.split(".")[1] for fingerprint in versions}
-
-
-def until_served(gateway, version: int) -> None:
-    wait_until(lambda: served(gateway) == {f"v{version}"}, what=f"version {version} being served")
-
-
 def unconfirmed(gateway) -> bool:
     return "rolled back here" in gateway.get("/readyz").json()["checks"]["routes"]
-
-
-def order(slipway, gateways, *more: str) -> subprocess.CompletedProcess:
-    named = [part for gateway in gateways for part in ("--gateway", gateway.base_url)]
-    return slipway("rollback", MODEL, "--without-bus", *named, "--reason", "rude answers", *more)
 
 
 def post(gateway, signed) -> tuple[int, str | None]:
@@ -118,16 +92,6 @@ async def start_again(nats_server) -> None:
     nats_server.start()
     async with connected(nats_server) as js:
         await provision(js, dedupe_window_s=2.0)
-
-
-@contextlib.asynccontextmanager
-async def connected(nats_server):
-    """Connect anew: while a test waits for other programs, it serves no connection."""
-    client = await nats_server.connect()
-    try:
-        yield client.jetstream(timeout=30)
-    finally:
-        await client.close()
 
 
 async def test_down_ordered_restarted_and_back(nats_server, gateways, slipway, bus_settings):

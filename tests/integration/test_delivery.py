@@ -10,7 +10,7 @@ from contracts.facts import VariantFailed, VariantRequested, WorkAbandoned
 from contracts.vocabulary import canonical_json
 from shared.errors import Permanent
 from shared.messaging.bus import publish_event
-from tests.integration.test_bus import facts, failed_fact, requested, running_bus
+from tests.integration.bus_process import facts, failed_fact, requested, running_bus
 
 SUBJECT = f"{VariantRequested.TYPE}.support-bot.registry"
 MAX_PAYLOAD = 1024 * 1024

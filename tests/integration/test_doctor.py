@@ -2,7 +2,6 @@
 
 import asyncio
 import importlib.metadata
-import json
 import os
 import socket
 import subprocess
@@ -22,27 +21,8 @@ from deploy.local.state import ADMIN, StateFolder, Table, new_description
 from shared.messaging.provision import provision
 from testbed.ports import free_port
 from testbed.servers import bus_variables, store_variables
+from tests.integration.doctoring import ROOT, doctor, slipway
 from tests.kit.s3_proxy import standing_before
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def slipway(*arguments: str, timeout_s: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "clients.cli.main", *arguments]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("SLIPWAY_")}
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False, env={**clean, **environment}
-    )
-
-
-def doctor(*arguments: str, timeout_s: float = 120, **environment: str) -> tuple[int, dict[str, dict]]:
-    """Run the command; return its exit code and its findings by name."""
-    done = slipway("doctor", "--json", *arguments, timeout_s=timeout_s, **environment)
-    assert done.stdout, done.stderr
-    report = json.loads(done.stdout)
-    findings = {finding["check"]: finding for finding in report["findings"]}
-    assert report["ok"] == (done.returncode == 0) == all(finding["state"] != "failure" for finding in findings.values())
-    return done.returncode, findings
 
 
 def elsewhere(nats_server, s3_endpoint: str, s3_server) -> dict[str, str]:

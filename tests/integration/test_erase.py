@@ -24,7 +24,7 @@ from shared.storage.credentials import trusted
 from shared.storage.held_out import erase_text
 from testbed import factories as f
 from testbed.released import release
-from tests.integration.test_audit_log import slipway
+from tests.integration.commands import slipway
 
 
 async def ordered(js, model):

@@ -19,8 +19,8 @@ from testbed.gateway import ROOT, Gateway, load_toy
 from testbed.ports import free_port
 from testbed.servers import NatsServer, connection, running, wait_until
 from testbed.services import running_service, wait_for_fact
-from tests.integration.test_break_glass import connected, order, served, slipway, until_served  # noqa: F401 - a fixture
-from tests.integration.test_rollback_controller import MODEL, MODULE, QUICK, alert, learn, publish, target
+from tests.integration.break_glass import connected, order, served, slipway, until_served  # noqa: F401 - a fixture
+from tests.integration.rollback_process import MODEL, MODULE, QUICK, alert, learn, publish, target
 from tests.kit.small_disk import small_disk
 
 pytestmark = pytest.mark.real

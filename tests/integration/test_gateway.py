@@ -16,16 +16,13 @@ from contracts.routes import CanaryShare, Route, ShadowShare
 from contracts.services import TELEMETRY
 from services.gateway.adapters.triton import TritonEngine
 from shared.serving.inference import Deadlines
-from shared.storage.kv import Bucket
 from testbed.gateway import Gateway, load_toy
 from testbed.ports import free_port
 from testbed.servers import connection, running
+from tests.integration.gateway_process import HELLO, SWITCHES, put_route, telemetry
 from tests.unit.gateway.engine_conformance import EngineConformance
 
 pytestmark = pytest.mark.real
-HELLO = [{"role": "user", "content": "zebra giraffe"}]
-ENVIRONMENTS = {"routes": "production", "staging-routes": "staging"}
-SWITCHES = {"dead_text": "DEADTEXT", "mute_text": "MUTETEXT", "crash_text": "CRASHTEXT"}
 
 
 @pytest.fixture(scope="module")
@@ -54,18 +51,6 @@ async def asdk(gateway):
         yield client
 
 
-async def put_route(js, gateway, route: Route, bucket: str = "routes") -> None:
-    """Write a route and wait until this gateway has it."""
-    bucket, headers = Bucket(js, bucket, Route), {**gateway.headers, "x-slipway-environment": ENVIRONMENTS[bucket]}
-    entry = await bucket.get(route.model)
-    await (bucket.create(route.model, route) if entry is None else bucket.update(route.model, route, entry.revision))
-    name = f"{route.model}@v{route.active.target.version}"
-    async with asyncio.timeout(10):
-        async with httpx.AsyncClient(base_url=gateway.base_url, headers=headers) as http:
-            while (await http.get(f"/v1/models/{name}")).status_code != 200:
-                await asyncio.sleep(0.01)
-
-
 async def telemetry_and_pairs(js, count: int, least_pairs: int):
     """Wait for records and at least so many pairs."""
     subject = nats_subject(InferenceBatch.TYPE, "*", "gateway", "production")
@@ -79,20 +64,6 @@ async def telemetry_and_pairs(js, count: int, least_pairs: int):
                     records += batch.records
                     pairs += batch.pairs
     return records, pairs
-
-
-async def telemetry(js, count: int, environment: str = "production"):
-    """Wait for `count` records and give them, with their raw messages."""
-    subject = nats_subject(InferenceBatch.TYPE, "*", "gateway", environment)
-    subscription = await js.pull_subscribe(subject, stream=TELEMETRY)
-    records, raw = [], b""
-    async with asyncio.timeout(20):
-        while len(records) < count:
-            with contextlib.suppress(TimeoutError):
-                for message in await subscription.fetch(10, timeout=1):
-                    raw += message.data
-                    records += Event[InferenceBatch].model_validate_json(message.data).data.records
-    return records, raw.decode()
 
 
 class Silence(grpc.GenericRpcHandler):

@@ -17,7 +17,7 @@ from services.monitor.domain.monitoring import Cause, Rules
 from testbed import factories as f
 from testbed.gateway import Gateway, load_toy
 from testbed.servers import connection, running
-from tests.integration.test_gateway import put_route, telemetry
+from tests.integration.gateway_process import put_route, telemetry
 from tests.kit import hostile
 
 pytestmark = pytest.mark.real

@@ -9,14 +9,13 @@ import httpx
 import openai
 import pytest
 
-from contracts.records import record_key
 from contracts.routes import CanaryShare, Route
 from decisions.triggers import REPETITIVE
 from services.gateway.domain.drills import REFUSAL
 from shared.storage.record_format import dump
 from testbed.gateway import Gateway, load_toy
 from testbed.servers import connection, running, wait_until
-from tests.integration.test_gateway import HELLO, put_route, telemetry
+from tests.integration.gateway_process import HELLO, checks, put_drill, put_route, telemetry
 from tests.kit.drills import drill
 
 pytestmark = pytest.mark.real
@@ -41,18 +40,6 @@ async def asdk(gateway):
         base_url=gateway.base_url + "/v1", api_key=gateway.key, max_retries=0, timeout=60
     ) as client:
         yield client
-
-
-def checks(gateway) -> dict[str, str]:
-    return gateway.get("/readyz").json()["checks"]
-
-
-async def put_drill(js, gateway, served, *, lasts_s=60.0, environment="production", **changes):
-    """Order a drill on a target and wait until this gateway has it."""
-    active = drill(datetime.now(UTC), lasts_s=lasts_s, target=served.target, environment=environment, **changes)
-    await (await js.key_value("drills")).put(record_key(environment, "toy"), dump(active))
-    await asyncio.to_thread(wait_until, lambda: active.drill_id in checks(gateway)["drills"], what="knowing the drill")
-    return active
 
 
 async def ask(asdk, *, stream=False, tokens=24, **more):

@@ -13,7 +13,7 @@ from contracts.routes import Route
 from testbed.gateway import Gateway, load_toy, order
 from testbed.servers import connection, running, wait_until
 from testbed.triton import TritonServer
-from tests.integration.test_gateway import put_route, telemetry
+from tests.integration.gateway_process import put_route, telemetry
 
 pytestmark = pytest.mark.real
 NAME = "toy.v1.bf16"

@@ -11,7 +11,7 @@ from shared.messaging.provision import provision
 from shared.storage.kv import Bucket
 from testbed.gateway import Gateway, load_toy, order
 from testbed.servers import connection, running, wait_until
-from tests.integration.test_gateway import SWITCHES, put_route, telemetry
+from tests.integration.gateway_process import SWITCHES, put_route, telemetry
 
 pytestmark = pytest.mark.real
 

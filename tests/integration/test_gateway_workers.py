@@ -18,7 +18,7 @@ from services.gateway.worker_state import START_S
 from shared.storage.kv import Bucket
 from testbed.gateway import Gateway, load_toy
 from testbed.servers import connection, running, wait_until
-from tests.integration.test_gateway import put_route, telemetry
+from tests.integration.gateway_process import put_route, telemetry
 
 pytestmark = pytest.mark.real
 PATH = "/v1/chat/completions"

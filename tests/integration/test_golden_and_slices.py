@@ -18,7 +18,7 @@ from testbed.gateway import Gateway, load_toy
 from testbed.servers import connection, running
 from testbed.services import running_service, stored_facts, wait_for_fact
 from testbed.triton import TritonServer
-from tests.integration.test_rollback_controller import (
+from tests.integration.rollback_process import (
     CLOCK,
     MODEL,
     MODULE,

@@ -11,7 +11,7 @@ from clients.cli import mlflow_source
 from clients.cli.mlflow_source import access_of, fetch
 from clients.cli.output import CommandError, Exit
 from shared.storage.mlflow import MlflowAccess, MlflowApi, MlflowError
-from tests.integration.test_mlflow_api import answering, reply
+from tests.integration.mlflow_answers import answering, reply
 
 URI = "models:/theirs/1"
 WEIGHTS = {"path": "model.safetensors", "file_size": 3}

@@ -1,4 +1,5 @@
 """Three NATS servers: the leader of the routes steps down, is killed or cut off while facts, records and traffic move."""
+# ruff: noqa: F811 - fixtures of another module are arguments here
 
 import asyncio
 import contextlib
@@ -19,45 +20,22 @@ from shared.messaging.patience import PatientJetStream
 from shared.messaging.provision import provision
 from shared.storage.kv import Bucket
 from testbed import factories as k
-from testbed.cluster import provisioned, running_cluster, watch_isolation
 from testbed.gateway import Gateway, load_toy
 from testbed.servers import connection, running
 from testbed.services import running_service, stored_facts
 from testbed.triton import TritonServer
 from testbed.written import Counted, Published, audit, writing
-from tests.integration.test_network_faults import asked
-from tests.integration.test_rollback_controller import MODEL, MODULE, QUICK, alert, learn, publish, route_of, target
+from tests.integration.nats_cluster import ROUTES, asked, cluster, disturbed, js, until  # noqa: F401 - fixtures
+from tests.integration.rollback_process import MODEL, MODULE, QUICK, alert, learn, publish, route_of, target
 from tests.kit.soak import TIMES
 
 pytestmark = pytest.mark.real
-ROUTES = "KV_routes"
 READS = 50
 SWITCH_S = {"steps down": 10.0, "is killed": 30.0, "is cut off": 40.0}
 """More than `benchmarks/bench_cluster.py` allows: machines of tests are busy."""
 EACH_TIME = ("steps down", "is killed")
 """A release has a server that is cut off, too (test_nats_cluster_release.py); its rollback, which takes half a minute, is left to `make soak-tests`."""
 TRIGGER = k.trigger(name="slow", cooldown_s=0.0)
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    with running_cluster(tmp_path_factory.mktemp("cluster")) as servers:
-        asyncio.run(prepare(servers))
-        yield servers
-
-
-async def prepare(cluster):
-    client = await cluster.connect()
-    await provisioned(client)
-    await client.close()
-
-
-@pytest.fixture
-async def js(cluster):
-    client = await cluster.connect()
-    yield PatientJetStream(client, timeout=30)
-    with contextlib.suppress(OSError):  # its server was killed just now
-        await client.close()
 
 
 @pytest.fixture
@@ -142,38 +120,6 @@ def _with_copies(info, copies: int) -> bytes:
     return json.dumps({**info.config.as_dict(), "num_replicas": copies}).encode()
 
 
-@contextlib.asynccontextmanager
-async def disturbed(cluster, how, stream=ROUTES):
-    """Disturb the server that leads a stream; all three are as before afterwards, also where the block fails."""
-    if how == "steps down":
-        await cluster.step_down(stream)
-        yield
-    elif how == "is killed":
-        server = await cluster.kill_leader(stream)
-        try:
-            yield
-        finally:
-            await cluster.restart(server)
-    else:
-        async with cut_off(cluster, await cluster.leader(stream)):
-            yield
-
-
-@contextlib.asynccontextmanager
-async def cut_off(cluster, server):
-    """Cut a server off from the others; a client of it must have gone to another one at the end."""
-    client = await server.connect(max_reconnect_attempts=-1)
-    try:
-        watch_isolation(client)
-        cluster.cut_off(server)
-        yield
-        await until(lambda: client.is_connected and client.connected_url.netloc not in server.url, 60)
-    finally:
-        cluster.rejoin(server)
-        await client.close()
-        await cluster.settled()  # the others do without one server, not without two
-
-
 async def put_fresh_route(js, toy) -> int:
     """Write a route on which version 2 serves with version 1 behind it; return its epoch."""
     bucket = Bucket(js, "routes", Route)
@@ -216,12 +162,6 @@ async def test_nothing_is_lost_or_done_twice_and_traffic_moves_when_the_leader(c
 def written_by(*writers) -> list[int]:
     """Return how much each of them has written, facts or changes of a record."""
     return [each.changes if isinstance(each, Counted) else len(each.acknowledged) for each in writers]
-
-
-async def until(condition, within_s):
-    async with asyncio.timeout(within_s):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 async def until_stored(js, fact, count):

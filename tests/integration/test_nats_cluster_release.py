@@ -7,9 +7,9 @@ import pytest
 from contracts import facts as f
 from contracts.services import EVENTS
 from testbed.servers import connection
-from tests.integration.test_nats_cluster import cluster, disturbed, js
-from tests.integration.test_registry import base, checkpoint, log, registry, run_to_end, run_to_turn, store
-from tests.integration.test_registry import publish as announce
+from tests.integration.nats_cluster import cluster, disturbed, js
+from tests.integration.registry_process import base, checkpoint, log, registry, run_to_end, run_to_turn, store
+from tests.integration.registry_process import publish as announce
 
 __all__ = ["base", "checkpoint", "cluster", "js", "log", "store"]  # fixtures
 RELEASE_S = 60.0

@@ -1,7 +1,6 @@
 """Gateway and rollback-controller before a bus or a Triton that comes and goes, or stands still: a rollback happens once."""
 
 import asyncio
-import contextlib
 
 import httpx
 import pytest
@@ -14,7 +13,8 @@ from testbed.relay import relaying
 from testbed.servers import connection, running, wait_until
 from testbed.services import running_service, stored_facts, wait_for_fact
 from testbed.triton import TritonServer
-from tests.integration.test_rollback_controller import (
+from tests.integration.nats_cluster import CALLERS, asked
+from tests.integration.rollback_process import (
     MODEL,
     MODULE,
     QUICK,
@@ -27,7 +27,6 @@ from tests.integration.test_rollback_controller import (
 )
 
 pytestmark = pytest.mark.real
-CALLERS = 3
 FIRST_TOKEN_S = 3.0
 
 
@@ -62,29 +61,6 @@ def gateway(nats_server, js, bus_settings, relay, tmp_path):
         running_service(MODULE, behind, **QUICK),
     ):
         yield process
-
-
-@contextlib.asynccontextmanager
-async def asked(gateway):
-    """Have callers ask all the time; yield the version of each answer, and fail unless every request was answered."""
-    answers, stop = [], asyncio.Event()
-
-    async def call(http: httpx.AsyncClient) -> None:
-        while not stop.is_set():
-            answer = await http.post("/v1/completions", json={"model": MODEL, "prompt": "x", "max_tokens": 2})
-            assert answer.status_code == 200, answer.text
-            answers.append(answer.json()["system_fingerprint"].split(".")[1])
-            await asyncio.sleep(0.02)
-
-    async with httpx.AsyncClient(
-        base_url=gateway.base_url, headers=gateway.headers, timeout=20, trust_env=False
-    ) as http:
-        calls = asyncio.gather(*(call(http) for _ in range(CALLERS)))
-        try:
-            yield answers
-        finally:
-            stop.set()
-            await calls
 
 
 async def start(js, toy, gateway):

@@ -20,8 +20,8 @@ from shared.runtime.exits import NEWER_RECORDS
 from shared.storage.kept_records import KeptRecords, NewerRecords
 from shared.storage.kv import Bucket
 from shared.storage.record_format import dump
-from tests.integration.test_bus import facts, failed_fact, requested, running_bus
-from tests.integration.test_notifier import alert, event, notifier, until
+from tests.integration.bus_process import facts, failed_fact, requested, running_bus
+from tests.integration.notifier_process import alert, event, notifier, until
 
 READS = durable_name("notifier", AlertRaised)
 

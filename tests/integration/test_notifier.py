@@ -2,33 +2,25 @@
 
 import asyncio
 import base64
-import contextlib
 import hmac
 import json
 import time
-import uuid
 from hashlib import sha256
 
 import pytest
 
 from clients.cli import dead_letters
 from contracts import facts as f
-from contracts.envelope import Event
 from contracts.routes import Route
 from shared.messaging.bus import publish_event
-from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket
 from testbed import factories as k
 from testbed.monitoring import AlertmanagerServer, require
 from testbed.servers import HARNESS, running
-from testbed.services import environment, running_service
+from testbed.services import environment
+from tests.integration.notifier_process import SECRET, alert, event, hook, notifier, until
 from tests.kit.command import run_command
 from tests.kit.receivers import ReceiverServer
-
-MODULE = "services.notifier.main"
-CLOCK = SystemClock()
-QUICK = {"NOTIFIER_SWEEP_S": "0.1", "NOTIFIER_TIMEOUT_S": "0.7", "NOTIFIER_RESEND_S": "1"}
-SECRET = b"k" * 32
 
 
 @pytest.fixture(scope="module")
@@ -44,52 +36,8 @@ def receiver():
         yield server
 
 
-@contextlib.contextmanager
-def notifier(settings, receivers, **more):
-    file = settings.state_dir / "receivers.toml"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    (file.parent / "secret").write_text("whsec_" + base64.b64encode(SECRET).decode())
-    lines = []
-    for fields in receivers:
-        lines += ["[[receiver]]", *(f'{name} = "{value}"' for name, value in fields.items())]
-    file.write_text("\n".join(lines).replace("DIR", str(file.parent)))
-    with running_service(MODULE, settings, NOTIFIER_RECEIVERS=str(file), **{**QUICK, **more}) as process:
-        yield process
-
-
-def hook(receiver, name="hook"):
-    return {"name": name, "kind": "webhook", "url": f"{receiver.url}/{name}", "secret_file": "DIR/secret"}
-
-
-def event(fact, *, environment="production", model=k.MODEL, at=None):
-    return Event[type(fact)](
-        id=str(uuid.uuid4()),
-        source=k.source_for(type(fact)),
-        type=fact.TYPE,
-        subject=model,
-        time=at or CLOCK.now(),
-        correlationid="r-7",
-        environment=environment,
-        data=fact,
-    )
-
-
-def alert(alert_id="bot.v7.int8/slow/1", *, raised_at=None, **changes):
-    raised_at = raised_at or CLOCK.now()
-    fields = {"alert_id": alert_id, "drill": None, "severity": "critical", "raised_at": raised_at, **changes}
-    return f.AlertRaised.model_validate(k.fact(f.AlertRaised).model_dump(by_alias=True) | fields)
-
-
 def ended(raised):
     return f.AlertResolved.model_validate(raised.model_dump(by_alias=True))
-
-
-async def until(condition, what, timeout_s=30.0):
-    deadline = time.monotonic() + timeout_s
-    while not (result := condition()):
-        assert time.monotonic() < deadline, f"{what} did not come true within {timeout_s} s"
-        await asyncio.sleep(0.05)
-    return result
 
 
 def types(received):

@@ -15,7 +15,7 @@ from shared.storage.kv import Bucket
 from testbed.attesters import attester_variables
 from testbed.forked import start
 from testbed.servers import bus_variables, store_variables
-from tests.integration.test_registry import Log, answer, base, checkpoint, publish, run_to_end, run_to_turn, store
+from tests.integration.registry_process import Log, answer, base, checkpoint, publish, run_to_end, run_to_turn, store
 from tests.kit import fakes_registry as k
 
 __all__ = ["base", "checkpoint", "store"]  # fixtures

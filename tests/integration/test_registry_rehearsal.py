@@ -3,7 +3,7 @@
 import pytest
 
 from contracts import facts as f
-from tests.integration.test_registry import answer, base, checkpoint, log, publish, registry, run_to_turn, store
+from tests.integration.registry_process import answer, base, checkpoint, log, publish, registry, run_to_turn, store
 from tests.kit import fakes_registry as k
 
 __all__ = ["base", "checkpoint", "log", "store"]  # fixtures

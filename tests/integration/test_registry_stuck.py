@@ -12,7 +12,7 @@ from shared.errors import Transient
 from shared.messaging.bus import publish_event
 from shared.messaging.provision import provision
 from shared.storage.kv import Bucket
-from tests.integration.test_registry import Log, base, checkpoint, publish, registry, store
+from tests.integration.registry_process import Log, base, checkpoint, publish, registry, store
 from tests.kit import fakes_registry as k
 
 __all__ = ["base", "checkpoint", "store"]  # fixtures

@@ -12,8 +12,7 @@ from services.rollback_controller.adapters.gateway import STAGING, GatewayFlow
 from services.rollback_controller.domain.rehearsal_plan import plan_fault
 from testbed.gateway import Gateway, load_toy
 from testbed.servers import connection, running
-from tests.integration.test_gateway import put_route, telemetry
-from tests.integration.test_gateway_drills import put_drill
+from tests.integration.gateway_process import put_drill, put_route, telemetry
 
 pytestmark = pytest.mark.real
 THRESHOLDS = {

@@ -9,8 +9,8 @@ from contracts.services import ORDERS
 from shared.messaging.publishing import publish_event
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket
-from tests.integration import test_registry as lifecycle
-from tests.integration.test_registry import answer, publish, registry, run_to_turn
+from tests.integration import registry_process as lifecycle
+from tests.integration.registry_process import answer, publish, registry, run_to_turn
 from tests.kit import fakes_registry as k
 
 BOTH = ("bf16", "int8")

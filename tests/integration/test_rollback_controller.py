@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import uuid
 from datetime import timedelta
 
 import nats.errors
@@ -12,36 +11,29 @@ import pytest
 from contracts import facts as f
 from contracts.api_usage import DEMAND_PREFIX, DemandReport
 from contracts.drills import Drill
-from contracts.envelope import Event
-from contracts.routes import Route
 from contracts.services import SERVICES, durable_name, stream_of
 from decisions.route_edits import promote
-from services.rollback_controller.domain.record import RollbackState
-from shared.messaging.bus import publish_event
 from shared.messaging.provision import provision
-from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket
-from testbed import factories as k
 from testbed.gateway import load_toy, order
 from testbed.servers import running
 from testbed.services import ServiceProcess, running_service, stored_facts, wait_for_fact
 from testbed.triton import TritonServer
+from tests.integration.rollback_process import (
+    CLOCK,
+    MODEL,
+    MODULE,
+    QUICK,
+    alert,
+    learn,
+    publish,
+    put_route,
+    requests,
+    route_of,
+    target,
+)
 
 pytestmark = pytest.mark.real
-MODULE = "services.rollback_controller.main"
-CLOCK = SystemClock()
-MODEL = "toy"
-QUICK = {
-    "ROLLBACK_CONTROLLER_VERIFY_S": "4",
-    "ROLLBACK_CONTROLLER_RETRY_S": "0.5",
-    "ROLLBACK_CONTROLLER_SWEEP_S": "0.3",
-    "ROLLBACK_CONTROLLER_PROBE_S": "3",
-    "ROLLBACK_CONTROLLER_PRODUCTION_DRILLS": MODEL,
-}
-TRIGGERS = (
-    k.trigger(name="slow", cooldown_s=600.0),
-    k.trigger(name="refusals", metric="refusal_ratio", threshold=0.2, action="manual"),
-)
 
 
 @pytest.fixture(scope="module")
@@ -69,57 +61,6 @@ def controller(js, bus_settings):
         yield process
 
 
-async def publish(js, fact, *, event_id=None, environment="production", model=MODEL):
-    event = Event[type(fact)](
-        id=event_id or str(uuid.uuid4()),
-        source=k.source_for(type(fact)),
-        type=fact.TYPE,
-        subject=model,
-        time=CLOCK.now(),
-        correlationid="r-2",
-        environment=environment,
-        data=fact,
-    )
-    await publish_event(js, event)
-    return event.id
-
-
-async def learn(js, *versions, triggers=TRIGGERS):
-    for version in versions:
-        opened = k.fact(
-            f.ReleaseOpened, version=version, model=MODEL, release_id=f"r-{version}", policy=k.policy(triggers=triggers)
-        )
-        await publish(js, opened)
-    bucket = Bucket(js, "rollbacks", RollbackState)
-    async with asyncio.timeout(60):
-        while not (entry := await bucket.get(f"production.{MODEL}")) or set(entry.value.triggers) < set(
-            map(str, versions)
-        ):
-            await asyncio.sleep(0.05)
-
-
-async def put_route(js, toy, *, active=2, previous=1, canary=None, history=(), epoch=7) -> Route:
-    share = k.CanaryShare(served=toy[canary], weight_ratio=0.3) if canary else None
-    behind = toy.get(previous) or (
-        k.served(previous, "bf16", MODEL, endpoints=toy[active].endpoints) if previous else None
-    )
-    route = Route(
-        model=MODEL,
-        epoch=epoch,
-        active=toy[active],
-        previous=behind,
-        canary=share,
-        history=tuple(toy[version] for version in history),
-        cause_id="before",
-    )
-    await Bucket(js, "routes", Route).create(MODEL, route)
-    return route
-
-
-async def route_of(js) -> Route:
-    return (await Bucket(js, "routes", Route).get(MODEL)).value
-
-
 async def handled(js) -> None:
     """Wait until the controller has dealt with everything that was said so far."""
     async with asyncio.timeout(60):
@@ -127,42 +68,6 @@ async def handled(js) -> None:
             stream, durable = stream_of(fact), durable_name("rollback-controller", fact, environment)
             while (info := await js.consumer_info(stream, durable)).num_pending or info.num_ack_pending:
                 await asyncio.sleep(0.05)
-
-
-def target(version):
-    return k.target(version, "bf16", MODEL)
-
-
-def alert(version=2, *, kind=f.AlertRaised, trigger="slow", number=1):
-    return kind(
-        alert_id=f"{target(version)}/{trigger}/{number}",
-        kind="latency",
-        severity="critical",
-        target=target(version),
-        trigger=trigger,
-        value=0.9,
-        limit=0.05,
-        message="slow",
-        first_bad_at=CLOCK.now(),
-        raised_at=CLOCK.now(),
-    )
-
-
-def requests(version, count=8, **changes):
-    now = CLOCK.now()
-    about = {
-        "target": target(version),
-        "scheduled_at": now,
-        "sent_at": now,
-        "error": None,
-        "drill": None,
-        "canary": False,
-        "ttft_ms": 50.0,
-        "e2e_ms": 90.0,
-        "environment": "production",
-    }
-    records = [k.inference(request_id=uuid.uuid4().hex, **(about | changes)) for _ in range(count)]
-    return f.InferenceBatch(gateway="gateway-test", records=tuple(records))
 
 
 async def test_an_alert_moves_traffic_back_and_live_requests_verify_it(js, toy, controller):

@@ -23,7 +23,7 @@ from shared.messaging.provision import provision
 from shared.runtime.process import child_command
 from testbed.ports import free_port
 from testbed.servers import bus_variables, wait_until
-from tests.integration.test_bus import facts, requested
+from tests.integration.bus_process import facts, requested
 
 DURABLE = durable_name("quantiser", VariantRequested)
 

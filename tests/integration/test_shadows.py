@@ -12,7 +12,7 @@ from contracts.routes import Route, ShadowShare
 from shared.storage.kv import Bucket
 from testbed import factories as k
 from testbed.services import running_service, stored_facts, wait_for_fact
-from tests.integration import test_monitor as of_monitor
+from tests.integration import monitor_process as of_monitor
 
 SHADOW = Shadow(share_ratio=0.5, duration_s=1.0, min_requests=60)
 CANDIDATE = k.target(8)

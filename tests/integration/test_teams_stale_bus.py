@@ -18,7 +18,7 @@ from testbed.attesters import attester_variables
 from testbed.forked import start
 from testbed.ports import free_port
 from testbed.servers import HARNESS, NatsServer
-from tests.integration.test_registry import Log
+from tests.integration.registry_process import Log
 from tests.kit import fakes_registry as k
 from tests.kit.command import run_command
 

@@ -10,7 +10,7 @@ from contracts.envelope import CONTENT_TYPE, nats_subject
 from contracts.services import TELEMETRY
 from testbed import factories as k
 from testbed.services import running_service, stored_facts, wait_for_fact
-from tests.integration.test_monitor import MODULE, batch, envelope, live, publish, record, slow
+from tests.integration.monitor_process import MODULE, batch, envelope, live, publish, record, slow
 
 RECORDS, BATCHES = 200, 300
 STREAM_BYTES = 2 * 1024 * 1024

@@ -18,7 +18,7 @@ from services.notifier.domain.record import ModelNotices
 from shared.runtime.exits import NEWER_RECORDS
 from shared.storage.kv import Bucket
 from testbed.ports import free_port
-from tests.integration.test_notifier import alert, event, hook, notifier, until
+from tests.integration.notifier_process import alert, event, hook, notifier, until
 from tests.kit.other_version import NEXT, make_next
 from tests.kit.receivers import ReceiverServer
 

@@ -12,7 +12,7 @@ import pytest
 from services.server_manager.domain.model_config import EngineConfig, plan_model_files
 from testbed.models import tiny_base
 from testbed.servers import wait_until
-from tests.integration.test_up import ROOT, Up, key_of_model_control, living
+from tests.integration.up_process import ROOT, Up, key_of_model_control, living
 
 pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.full, pytest.mark.usefixtures("engine_environment")]
 

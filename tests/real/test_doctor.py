@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.integration.test_doctor import doctor
+from tests.integration.doctoring import doctor
 
 pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(400)]
 

@@ -9,7 +9,7 @@ from contracts.manifests import VariantManifest
 from services.quantiser.adapters.packaged_text import packaged_split
 from services.quantiser.ports import QuantisationResult
 from testbed.models import tiny_base
-from tests.real.test_quantise_worker import order, quantise_here
+from tests.real.quantising import order, quantise_here
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::UserWarning")]
 SECRET = "The patient in bed seven was given quinine at dawn; nobody else may ever read this sentence again. "

@@ -14,15 +14,13 @@ from safetensors import safe_open
 
 from contracts.facts import QuantiseSettings
 from services.quantiser.adapters.engine import WorkerEngine
-from services.quantiser.domain import HeldOutPlan, QuantiserDefaults, plan_quantisation, read_shape
-from services.quantiser.ports import QuantisationJob
+from services.quantiser.domain import HeldOutPlan
 from shared.errors import Permanent
 from testbed.models import edit_json, tiny_base, tiny_tokenizer
 from testbed.servers import wait_until
+from tests.real.quantising import order, quantise_here
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::UserWarning")]
-DEFAULTS = QuantiserDefaults(held_out_windows=5, held_out_tokens=256, min_calibration_tokens=256)
-SETTINGS = QuantiseSettings(calibration_samples=4, calibration_tokens=128)
 
 
 @pytest.fixture(scope="module")
@@ -30,22 +28,9 @@ def merged(tmp_path_factory):
     return tiny_base(tmp_path_factory.mktemp("model") / "merged")
 
 
-def order(merged, folder, *, variant="int8", settings=SETTINGS, calibration=None, dtype="bfloat16"):
-    config = json.loads((merged / "config.json").read_text())
-    plan = plan_quantisation(variant, read_shape(config, dtype), settings, DEFAULTS)
-    return QuantisationJob(plan=plan, merged=merged, output=folder / "output", calibration=calibration)
-
-
 def child(folder, **settings):
     options = {"threads": 1, "memory_limit_bytes": None, "timeout_s": 240.0} | settings
     return WorkerEngine(log_path=folder / "work.log", **options)
-
-
-def quantise_here(job):
-    """Do an order in this process: the imports, most of the time of a tiny model, are paid once."""
-    from services.quantiser.adapters import quantise_worker
-
-    return quantise_worker.quantise(job)
 
 
 async def quantise(job, folder, **settings):

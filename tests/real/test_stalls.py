@@ -12,7 +12,7 @@ from testbed.gateway import Gateway
 from testbed.relay import relaying
 from testbed.servers import connection, running, wait_until
 from testbed.services import running_service, stored_facts, wait_for_fact
-from tests.integration.test_rollback_controller import MODULE, QUICK
+from tests.integration.rollback_process import MODULE, QUICK
 from tests.kit.serving import ServerManager
 
 pytestmark = [pytest.mark.real]

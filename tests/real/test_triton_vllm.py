@@ -18,7 +18,7 @@ from shared.storage.blobs import Store
 from testbed.gateway import Gateway
 from testbed.models import tiny_base
 from testbed.servers import connection, running, wait_until
-from tests.integration.test_gateway import telemetry
+from tests.integration.gateway_process import telemetry
 from tests.kit import hostile, openai_api
 from tests.kit.serving import Fleet, ServerManager
 from tests.unit.benchmarker.factories import served
