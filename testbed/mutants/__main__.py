@@ -149,7 +149,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000), help="of the drawing")
     parser.add_argument("--named", action=argparse.BooleanOptionalAction, default=True, help="those of mutants.toml")
     parser.add_argument("--parallel", type=int, default=2, help="processes at a time")
-    parser.add_argument("--tests", type=int, default=10, help="test files for a mutant at most, the nearest")
+    parser.add_argument("--tests", type=int, default=20, help="test files for a mutant at most, the nearest")
     parser.add_argument("--cpu", type=float, default=25.0, help="processor seconds after which no further test starts")
     options = parser.parse_args()
     os.nice(10)
@@ -189,4 +189,7 @@ def report(trials: list[Trial], false: list[Trial], equivalent: dict[tuple[str, 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,7 +1,12 @@
 """A version: its lineage back to the hash of the training data, its proofs, and what differs from another one."""
 
-from services.console.domain.version_screen import Proof, Proofs, flatten
+import pytest
+
+from contracts import facts as f
+from contracts.vocabulary import ServingSettings
+from services.console.domain.version_screen import Proof, Proofs, build_version, flatten
 from services.console.web.markdown import render_markdown
+from testbed import factories
 from tests.kit.page_text import page_text
 
 PATH = "/api/v1/models/support-bot/versions/2"
@@ -69,6 +74,16 @@ def test_proofs_are_shown_as_text_and_a_store_that_does_not_answer_is_said(world
 def test_metadata_before_a_card_is_not_rendered():
     assert render_markdown("---\nbase_model: a\n---\n\n# T\n") == "<h1>T</h1>\n"
     assert render_markdown("| a |\n|---|\n| 1 |\n").startswith("<table>")
+
+
+@pytest.mark.parametrize("of_release", [True, False])
+def test_the_serving_settings_are_those_of_the_release_else_of_the_registered_version(of_release):
+    own, registered = ServingSettings(runtime="next"), ServingSettings(runtime="other")
+    opened = factories.fact(f.ReleaseOpened, serving=own if of_release else None)
+    events = tuple(factories.event(data) for data in (opened, factories.fact(f.VersionRegistered, serving=registered)))
+    screen = build_version(events, None, (), None)
+    assert screen.serving == {"runtime": "next" if of_release else "other"}
+    assert build_version(events[:1], None, (), None).serving == ({"runtime": "next"} if of_release else {})
 
 
 def test_nested_settings_have_one_name_each():
