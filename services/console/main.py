@@ -31,7 +31,7 @@ from shared.provenance.envelopes import Trust
 from shared.runtime.clock import SystemClock
 from shared.runtime.program_imports import finish_imports
 from shared.runtime.service import serve
-from shared.runtime.settings import Connection
+from shared.runtime.settings import Connection, read_settings
 from shared.runtime.team_list import TeamList
 from shared.runtime.telemetry import configure_logging
 from shared.storage.blobs import Store
@@ -120,9 +120,9 @@ def provider_of(settings: ConsoleSettings) -> Provider | None:
 def main() -> None:
     """Read the settings from the environment and run the console."""
     finish_imports()
-    connection = require_identity(Connection(), SERVICE)
+    connection = require_identity(read_settings(Connection), SERVICE)
     configure_logging(SERVICE, connection.log_level)
-    asyncio.run(run(connection, ConsoleSettings()))
+    asyncio.run(run(connection, read_settings(ConsoleSettings)))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from shared.messaging.credentials import require_identity
 from shared.runtime.process_metrics import share_metrics
 from shared.runtime.program_imports import finish_imports
 from shared.runtime.service import check_sandbox
-from shared.runtime.settings import Connection
+from shared.runtime.settings import Connection, read_settings
 from shared.runtime.telemetry import configure_logging
 
 SERVICE = "gateway"
@@ -33,9 +33,9 @@ def run_workers(connection: Connection, settings: GatewaySettings) -> None:
 
 def main() -> None:
     """Read the settings from the environment and run the gateway."""
-    connection = require_identity(Connection(), SERVICE)
+    connection = require_identity(read_settings(Connection), SERVICE)
     configure_logging(SERVICE, connection.log_level)
-    settings = GatewaySettings()
+    settings = read_settings(GatewaySettings)
     require_transport(connection.http_host, settings)
     asyncio.run(check_sandbox(connection))
     if settings.workers == 1:
