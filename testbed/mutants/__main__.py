@@ -46,7 +46,9 @@ class Trial:
         with os.fdopen(self.notes) as notes:
             self.failed = notes.readline().strip()
         code = os.waitstatus_to_exitcode(status)
-        self.verdict = "killed" if self.failed else "survived" if code in (0, 2) else "hangs" if code < 0 else "error"
+        self.verdict = (
+            "killed" if self.failed else "survived" if code in (0, 2) else "hangs" if code < 0 else f"error {code}"
+        )
 
     def describe(self, why: str = "") -> str:
         """Return what its tests found, in a line if one failed, else in three."""
@@ -177,7 +179,7 @@ def report(trials: list[Trial], false: list[Trial], equivalent: dict[tuple[str, 
     for name, is_named in (("named", True), ("drawn", False)):
         group = [trial for trial in trials if trial.is_named is is_named]
         counts = Counter(trial.verdict for trial in group)
-        survivors = [trial for trial in group if trial.verdict in ("survived", "error")]
+        survivors = [trial for trial in group if trial.verdict == "survived" or trial.verdict.startswith("error")]
         listed = [trial for trial in survivors if (trial.mutant.file, *trial.mutant.lines) in equivalent]
         open_ones += [trial for trial in survivors if trial not in listed or is_named]
         print(f"{name:10}{len(group):8}{counts['killed']:8}{counts['hangs']:8}{len(survivors):10}{len(listed):12}")

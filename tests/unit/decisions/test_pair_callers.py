@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from decisions.evidence import EQUAL_SHARE, EProcess, observe_process
 from decisions.pair_callers import (
     LARGEST_ALPHA,
     MOST_CALLERS,
     RECENT_DIFFERING,
     RECENT_PAIRS,
     most_of_one_caller,
+    needed_log_e,
     pairs_to_confirm,
 )
 from decisions.pairs import fresh_test, has_fired, is_confirmed, observe_mirrored
@@ -265,3 +267,10 @@ def test_a_key_is_limited_within_a_team_that_has_most_of_the_traffic():
         target, other, caller = item
         test = observe_mirrored(test, target=target, other=other, caller=caller, holder="shop", alpha=ERRORS.alpha)
     assert not is_confirmed(ERRORS, test)
+
+
+@pytest.mark.parametrize("alpha", [0.02, 0.001, 1e-6])
+def test_a_canary_is_confirmed_by_the_least_pairs_whose_evidence_suffices(alpha):
+    pairs = pairs_to_confirm(alpha, canary=True)
+    evidence = [observe_process(EProcess(), EQUAL_SHARE, [True] * number).log_e for number in (pairs - 1, pairs)]
+    assert evidence[0] < needed_log_e(alpha) <= evidence[1]

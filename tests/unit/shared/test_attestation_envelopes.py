@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from contracts.attested_steps import STEPS
 from contracts.provenance import ATTESTED_BY, ATTESTERS, PAYLOAD_TYPE, AttesterKey
 from contracts.vocabulary import canonical_json, digest_of
-from decisions.provenance import Problem
+from decisions.provenance import Problem, assess_allowed
 from deploy.identity.attesters import AttesterKeys
 from deploy.identity.key_files import KeysRefused
 from deploy.identity.key_folder import KeyFolder
@@ -236,3 +236,14 @@ def test_retiring_after_an_interrupted_rotation_keeps_the_key_that_the_service_h
     made = signs(keys, "merger", later + timedelta(days=1))
     assert kept.key_id == made.key_id
     assert isinstance(open_envelope(made.sign("merge", ABOUT), keys.entries()), Signed)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "accepted"),
+    [((), True), (("quantiser",), True), (("ab" * 32,), True), (("merger",), False), (("ab" * 31, "cd" * 32), False)],
+)
+def test_a_policy_that_names_attesters_lets_no_other_key_attest(allowed, accepted):
+    key = AttesterKey.model_construct(attester="quantiser", key_id="ab" * 32)
+    problem = assess_allowed(key, STEPS[0], allowed)
+    assert (problem is None) == accepted
+    assert accepted or problem.code == "key_not_trusted"
