@@ -39,7 +39,7 @@ async def measure(base: Path, *, rps: float, requests: int) -> list[float]:
 
     arguments = AsyncEngineArgs(model=str(base), dtype="bfloat16", enforce_eager=True, max_model_len=2048)
     engine: Any = AsyncLLM.from_engine_args(arguments)
-    tokenizer = await ready(engine.get_tokenizer())
+    tokenizer = engine.get_tokenizer()
     sampling = SamplingParams(temperature=0.0, max_tokens=ANSWER_TOKENS, min_tokens=ANSWER_TOKENS)
 
     async def ask(number: int, arrived: float) -> float:
@@ -62,11 +62,6 @@ async def measure(base: Path, *, rps: float, requests: int) -> list[float]:
         return await asyncio.gather(*asked)
     finally:
         engine.shutdown()
-
-
-async def ready(value: Any) -> Any:
-    """Return a value, awaited where it must be."""
-    return await value if asyncio.iscoroutine(value) else value
 
 
 def main() -> None:

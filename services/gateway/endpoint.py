@@ -88,10 +88,6 @@ class Endpoint:
         dependencies, environment = self._dependencies, arrival.environment
         clock = dependencies.clock
         parsed = requests.read_request(path, raw, await self._work(len(raw), json_body.parse_body, raw))
-        requested = routing.parse_model_name(parsed.model)
-        if requested is not None and not arrival.caller.opens(requested.model):
-            near = dependencies.tables[environment].like(parsed.model, arrival.caller.opens)
-            raise RequestRejected(errors.model_not_found(parsed.model, near))  # and nothing shows whether it is served
         choice = await self._spare_canary(self._choose(parsed, arrival), parsed, arrival, len(raw))
         served = choice.served
         if parsed.has_conversation and served.chat_template is None:
