@@ -249,8 +249,8 @@ def _parse(document: Document, problems: list[Problem]) -> AnyDeclared | None:
         problems += [_without_kind(document, each, kind) for each in listed]
         return None
     if isinstance(declared, DeclaredPolicy):
-        found = list_problems(declared.policy)
-        problems += [document.problem(each.reason, "policy", *each.field) for each in found]
+        invalid = list_problems(declared.policy)
+        problems += [document.problem(each.reason, "policy", *each.field) for each in invalid]
     return declared
 
 

@@ -26,18 +26,18 @@ class Protection:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._heard: dict[str, tuple[float, datetime]] = {}
+        self._reported: dict[str, tuple[float, datetime]] = {}
 
     def take(self, service: str) -> None:
         """Take a report of a process; those of a console come back by the bus, which shows that it answers."""
         now = self._clock.monotonic(), self._clock.now()
-        for name in (_OWN, *_NEEDED) if not self._heard else (service,):
-            self._heard[name] = now
+        for name in (_OWN, *_NEEDED) if not self._reported else (service,):
+            self._reported[name] = now
 
     def silent(self) -> Mapping[str, datetime]:
-        """Return what is silent, and since when: the bus, else services; nothing before the bus has been heard."""
+        """Return what is silent, and since when: the bus, else services; nothing before the first report."""
         oldest_s = self._clock.monotonic() - SILENT_S
-        silent = {name: at for name, (heard_s, at) in self._heard.items() if heard_s < oldest_s}
+        silent = {name: at for name, (reported_s, at) in self._reported.items() if reported_s < oldest_s}
         if _OWN in silent:
             return {BUS: silent[_OWN]}
         return {name: silent[name] for name in _NEEDED if name in silent}

@@ -3,7 +3,7 @@
 - It waits for the end of a connection after each failed attempt. If the server closes it during the TLS handshake (it
   restarts, or a proxy has no server), asyncio never reports that end, and the client would never try again.
 - A pong that comes after its limit, or headers that are no UTF-8, end its reading loop with an error that it logs
-  only. It would look connected, and hear nothing, until some pings have failed: for minutes.
+  only. It would look connected, and receive nothing, until some pings have failed: for minutes.
 """
 
 import asyncio
