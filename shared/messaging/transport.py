@@ -32,7 +32,8 @@ class BoundedTransport(TcpTransport):
 async def read_loop(client: Client) -> None:
     """Read until the connection ends; connect again when an error ended the reading alone."""
     await _read_loop(client)
-    if client.is_connected and client._reading_task is asyncio.current_task():  # noqa: SLF001
+    task = asyncio.current_task()
+    if client.is_connected and task is not None and not task.cancelling():
         await client._process_op_err(StaleConnectionError())  # noqa: SLF001
 
 

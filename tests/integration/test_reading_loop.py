@@ -56,3 +56,13 @@ async def test_a_reading_loop_that_ends_connects_again(nats_server):
     assert (await taken.next_msg(timeout=5)).data == b"after"
     await sender.close()
     await client.close()
+
+
+async def test_a_reading_loop_that_is_cancelled_as_at_the_end_of_a_process_does_not_connect_again(nats_server):
+    client = await nats_server.connect()
+    await client.flush(timeout=5)
+    reading = client._reading_task
+    reading.cancel()
+    await asyncio.wait([reading])
+    assert not client.is_reconnecting
+    await client.close()
