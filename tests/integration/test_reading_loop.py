@@ -1,6 +1,7 @@
 """A client of the bus whose reading loop meets what nats-py does not handle: it is used again within seconds."""
 
 import asyncio
+import os
 import signal
 
 import pytest
@@ -31,6 +32,7 @@ async def console(nats_server):
 async def test_a_pong_that_comes_after_its_limit_costs_nothing(nats_server, console):
     connected_as = console.client.client_id
     nats_server.process.send_signal(signal.SIGSTOP)
+    os.waitpid(nats_server.process.pid, os.WUNTRACED)  # until all its threads have stopped
     try:
         with pytest.raises(TimeoutError):
             await console.check()
