@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from itertools import islice
 
 from contracts.routes import Route, ServedTarget
@@ -102,8 +103,13 @@ def list_models(route: Route) -> list[str]:
 
 def names_like(name: str, models: Iterable[str]) -> list[str]:
     """Return at most two of some models with names like one that does not exist; of a long list, by its first part."""
-    model = name[:_LONGEST_NAME].partition("@")[0]
-    return get_close_matches(model, list(islice(models, _MOST_COMPARED)), n=2, cutoff=_ALIKE)
+    return _closest(name[:_LONGEST_NAME].partition("@")[0], tuple(islice(models, _MOST_COMPARED)))
+
+
+@lru_cache(maxsize=256)
+def _closest(model: str, models: tuple[str, ...]) -> list[str]:
+    """Return the closest of some names; kept, because a client that asks for a model that is gone asks on."""
+    return get_close_matches(model, models, n=2, cutoff=_ALIKE)
 
 
 def order_endpoints(served: ServedTarget, key: str) -> tuple[str, ...]:
