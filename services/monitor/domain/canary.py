@@ -116,13 +116,13 @@ def _parts(policy: Policy, state: TargetState) -> list[Part]:
         if _is_hidden(trigger, policy, state):
             shown = f"{trigger.name}: the callers' parameters shape {state.shaped} of {state.requests} answers"
             parts.append(Part("pass", 0, f"{shown}, which show only errors"))
-            continue
-        parts.append(against_limit(trigger, trigger_state))
-        parts.append(
-            against_baseline(
-                trigger, trigger_state.pair if trigger_state else None, required=policy.canary.min_requests
+        else:
+            parts.append(against_limit(trigger, trigger_state))
+            parts.append(
+                against_baseline(
+                    trigger, trigger_state.pair if trigger_state else None, required=policy.canary.min_requests
+                )
             )
-        )
         by_pairs = against_pairs(trigger, trigger_state.mirrored if trigger_state else None)
         parts += [] if by_pairs is None else [by_pairs]
     return parts

@@ -6,7 +6,7 @@ from contracts import facts as f
 from contracts.policy import Canary
 from testbed import factories as k
 from tests.unit.monitor.factories import failed, policy, published, record, routed, take, watch
-from tests.unit.monitor.paired import give, pairs, state
+from tests.unit.monitor.paired import EMPTY, give, pairs, state
 
 
 def last(after):
@@ -136,6 +136,14 @@ def test_errors_of_shaped_requests_still_fail_a_canary():
 def test_shaped_requests_hide_nothing_before_there_are_enough_or_where_others_come_too(requests, plain_each):
     """A caller cannot let a canary pass sooner with a schema, as long as others send a twentieth of the requests."""
     assert last(shaped_canary(requests, plain_each=plain_each)).verdict == "inconclusive"
+
+
+def test_pairs_that_fail_a_canary_count_where_callers_shape_nearly_all_answers():
+    """Those of active requests may show what no request of the canary's own callers can."""
+    errors = k.trigger(name="errors", metric="error_ratio", threshold=0.02)
+    after = shaped_canary(200, triggers=(EMPTY, errors))
+    assessed = last(give(after, pairs(30, {"version": 7}, {"version": 8, "empty": True}, at=3.0)))
+    assert (assessed.verdict, assessed.e_values["empty:pairs"] >= 1.0 / EMPTY.alpha) == ("fail", True)
 
 
 def test_a_canary_of_which_nothing_is_watched_does_not_pass():
