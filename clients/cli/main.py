@@ -95,6 +95,7 @@ def _end_of_library(error: Exception) -> None:
     """End by an error of NATS, or of the variables that a command reads; return for any other."""
     import nats.errors  # a command that fails so has imported both
     from pydantic import ValidationError
+    from pydantic_settings import SettingsError
 
     from clients.cli.settings import CliSettings
     from shared.runtime.settings import Connection, SourceSettings, describe_variables
@@ -104,6 +105,8 @@ def _end_of_library(error: Exception) -> None:
     for kind in (CliSettings, Connection, SourceSettings):
         if isinstance(error, ValidationError) and error.title == kind.__name__:
             _end(describe_variables(kind, error), Exit.USAGE)
+    if isinstance(error, SettingsError):  # a list that is no JSON, which only sources have
+        _end(describe_variables(SourceSettings, error), Exit.USAGE)
 
 
 def _no_answer(error: Exception) -> str:

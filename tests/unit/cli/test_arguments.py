@@ -7,6 +7,7 @@ from typing import get_args
 import pytest
 import typer
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from typer.main import get_command
 
 from clients.cli.commands.base import import_command
@@ -15,7 +16,7 @@ from clients.cli.commands.publish import check_serving, parse_eval, parse_values
 from clients.cli.commands.stack import inherited_variables, parse_replicas
 from clients.cli.commands.status import model_of, pick
 from clients.cli.commands.trace import find_runtimes
-from clients.cli.main import app
+from clients.cli.main import _end_of_library, app
 from clients.cli.output import CommandError, Exit
 from clients.cli.settings import CliSettings
 from clients.cli.version_records import FINGERPRINT
@@ -23,7 +24,7 @@ from contracts import facts as f
 from contracts.routes import Route
 from contracts.vocabulary import Runtime, ServingSettings, Variant
 from decisions.release_projection import join, project
-from shared.runtime.settings import describe_variables
+from shared.runtime.settings import SourceSettings, describe_variables
 from testbed.factories import digest, fact, served
 from tests.kit.command import run_command
 from tests.unit.cli.release_facts import RELEASE, whole_release
@@ -110,6 +111,15 @@ def test_variables_that_are_not_valid_are_named_with_their_values():
     with pytest.raises(ValidationError) as refused:
         CliSettings(s3_region="no region")
     assert "SLIPWAY_S3_REGION=no region: " in describe_variables(CliSettings, refused.value)
+
+
+def test_a_list_that_is_no_json_is_named_by_its_variable(monkeypatch, capsys):
+    monkeypatch.setenv("SLIPWAY_FILE_ROOTS", "/data")
+    with pytest.raises(SettingsError) as refused:
+        SourceSettings()
+    with pytest.raises(SystemExit) as ended:
+        _end_of_library(refused.value)
+    assert (ended.value.code, "SLIPWAY_FILE_ROOTS" in capsys.readouterr().err) == (int(Exit.USAGE), True)
 
 
 def test_every_help_page_shows_what_values_look_like_and_loses_no_text():
