@@ -145,6 +145,13 @@ def test_checks_beside_the_tests_run_one_after_the_other_and_all_count(run, pyte
     assert "1 check failed" in done.outlines[-1]
 
 
+def test_checks_beside_the_tests_that_did_not_run_fail(run, pytester):
+    pytester.makepyfile(test_stopped="def test_x(): raise KeyboardInterrupt")
+    done = run(0, "test_stopped.py", "--beside=sleep 60", "--beside=touch second")
+    done.stdout.fnmatch_lines(["*touch second: failed with exit code 1*", "It was not run*"])
+    assert not (pytester.path / "second").exists()
+
+
 SKIPS = """
 import pytest
 

@@ -59,6 +59,8 @@ class Beside:
         if session.exitstatus == pytest.ExitCode.INTERRUPTED:
             self._stop()
         self._thread.join()
+        not_run = self._commands[len(self._ended) :]
+        self._ended += [Ended(command, 1, "It was not run to its end.") for command in not_run]
         if failed := [each for each in self._ended if each.code]:
             reporter = session.config.pluginmanager.get_plugin("terminalreporter")
             reporter.stats["check failed"] = failed  # counted in the last line as well
