@@ -27,11 +27,13 @@ from testbed.mutants.choice import choose_tests
 LISTS = Path(__file__).with_name("mutants.toml")
 MUTATED = ("decisions/**/*.py", "services/*/domain/**/*.py")
 WALL_S = 300.0
+VERDICTS = {0: "survived", 2: "survived", -signal.SIGXCPU: "hangs"}
+"""By the exit code of tests of which none failed; 2 is that of pytest where the limit of processor time stopped it."""
 
 
 @dataclass
 class Trial:
-    """A mutant, and what its tests found: `killed`, `survived` or `hangs`, with the first test that failed."""
+    """A mutant, and what its tests found: `killed`, one of `VERDICTS` or an error, with the first test that failed."""
 
     mutant: Mutant
     tests: list[str]
@@ -46,9 +48,7 @@ class Trial:
         with os.fdopen(self.notes) as notes:
             self.failed = notes.readline().strip()
         code = os.waitstatus_to_exitcode(status)
-        self.verdict = (
-            "killed" if self.failed else "survived" if code in (0, 2) else "hangs" if code < 0 else f"error {code}"
-        )
+        self.verdict = "killed" if self.failed else VERDICTS.get(code, f"error {code}")
 
     def describe(self, why: str = "") -> str:
         """Return what its tests found, in a line if one failed, else in three."""

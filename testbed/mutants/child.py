@@ -24,8 +24,6 @@ OPTIONS = (
     "-q",
     "-p",
     "no:cacheprovider",
-    "-p",
-    "no:faker",
     "--tb=no",
     "-W",
     "ignore::pytest.PytestAssertRewriteWarning",

@@ -1,11 +1,13 @@
 """Mutants: what is changed, which tests run for it, and that the lists are those of the code as it is now."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
-from testbed.mutants.__main__ import plan_named, read_lists
-from testbed.mutants.changes import find_mutants
+from testbed.mutants.__main__ import Trial, plan_named, read_lists
+from testbed.mutants.changes import Mutant, find_mutants
 from testbed.mutants.choice import choose_tests, find_public
 
 
@@ -54,6 +56,25 @@ def test_the_tests_that_name_the_function_come_first_and_all_import_the_module()
     first, *others = choose_tests("decisions/rollback.py", line, 5)
     assert first == "tests/unit/decisions/test_probed.py"
     assert len(others) == 4
+
+
+@pytest.mark.parametrize(
+    ("status", "failed", "verdict"),
+    [
+        (0, "", "survived"),
+        (2 << 8, "", "survived"),
+        (1 << 8, "test_x", "killed"),
+        (signal.SIGXCPU, "", "hangs"),
+        (signal.SIGKILL, "", "error -9"),  # too long beside other work: nothing is known of it
+    ],
+)
+def test_only_a_process_beyond_its_processor_time_hangs(status, failed, verdict):
+    trial = Trial(Mutant("a.py", 0, "a", "b", "a"), [], is_named=False)
+    trial.notes, writing = os.pipe()
+    os.write(writing, failed.encode())
+    os.close(writing)
+    trial.end(status)
+    assert trial.verdict == verdict
 
 
 def test_the_lists_fit_the_code():
