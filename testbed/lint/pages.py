@@ -22,6 +22,7 @@ from testbed.lint.tree import ROOT, committed, files, problem, text, unknown
 FAMILIES = ("admission", "checkpoint", "variant", "serving", "release", "rollback")
 ENTRY = re.compile(r"^- `([a-z_]+)`: (.+(?:\n  .+)*)", re.MULTILINE)
 TESTED = re.compile(r"`((?:tests/[\w/]+/)?test_\w+\.py|tests/[\w/]+|(?:python )?(?:-m )?benchmarks[./]\w+(?:\.py)?)")
+OFF_BY_DEFAULT = ("mirror", "notifier")
 KEPT = {"emptyDir": " scratch", "ephemeral": ", with its pod", "persistent": ", kept"}
 
 
@@ -110,7 +111,7 @@ def _in_words(quantity: str | int) -> str:
 
 
 def sizes() -> Iterator[str]:
-    """Yield defaults of the chart that docs/kubernetes.md gives otherwise."""
+    """Yield defaults of the chart that docs/kubernetes.md gives otherwise, or not at all."""
     values, rows = Values(), _table("| service | replicas |")
     parts = {name.replace("_", "-"): getattr(values.services, name) for name in type(values.services).model_fields}
     parts |= {"provisioner": values.provisioner, "agent": values.triton.agent, "triton": values.triton}
@@ -124,6 +125,8 @@ def sizes() -> Iterator[str]:
         }
         if isinstance(part, ScaledService):
             wanted[0] += f"; KEDA {part.min_replicas} to {part.max_replicas}"
+        if name not in rows and name not in OFF_BY_DEFAULT:
+            yield problem("docs/kubernetes.md", 1, f"{name} has no row in the table of sizes")
         for cell, expected in wanted.items() if name in rows else ():
             found = re.sub(r" \(one acts\)|, 1 GPU", "", rows[name][cell])
             if found not in (expected, "Triton's claim"):
