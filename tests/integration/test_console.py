@@ -388,6 +388,7 @@ def test_pages_say_that_automatic_rollback_does_not_run_until_its_services_repor
         return [name for name in needed if name in part]
 
     async def report():
+        """Publish what a process of each service publishes every two seconds."""
         harness = await server.connect()
         for name in needed:
             report = RunningReport(process=secrets.token_hex(8), version="1.0.0")
@@ -395,9 +396,12 @@ def test_pages_say_that_automatic_rollback_does_not_run_until_its_services_repor
         await harness.flush(timeout=5)
         await harness.close()
 
+    def silent_after_reports():
+        asyncio.run(report())
+        return silent()
+
     wait_until(lambda: silent() == list(needed), what="both are said to be silent: neither was started")
-    asyncio.run(report())
-    wait_until(lambda: silent() == [], timeout_s=5, what="neither is said to be silent")
+    wait_until(lambda: silent_after_reports() == [], what="neither is said to be silent")
 
 
 def test_a_console_that_has_waited_for_events_ends_at_once(server, tmp_path):
