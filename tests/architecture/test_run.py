@@ -7,7 +7,7 @@ import pytest
 from tests.kit.run.compiling import modules_below, turned
 from tests.kit.run.flaky import MOST, NEVER
 from tests.kit.run.lanes import FIRST, LANES, SHARING, choose, lane_of, unit_of
-from tests.kit.run.skips import EXPECTED
+from tests.kit.run.skips import EXPECTED, ONLY_SKIPS
 
 pytest_plugins = ["pytester"]
 PLUGINS = (
@@ -176,6 +176,14 @@ def test_an_unexpected_skip_fails_the_run_in_ci_only(run, monkeypatch, file, ci,
     assert done.ret == (pytest.ExitCode.TESTS_FAILED if is_unexpected else pytest.ExitCode.OK)
     assert ("a program is missing" in done.stdout.str()) == is_unexpected
     assert "1 passed, 1 skipped" in done.outlines[-1]
+
+
+def test_a_run_in_ci_that_skips_all_says_so_by_its_exit_code(run, monkeypatch):
+    monkeypatch.setenv("CI", "1")
+    file = Path(next(iter(EXPECTED)))
+    file.parent.mkdir(parents=True)
+    file.write_text(SKIPS.replace("def test_passes(): pass", ""))
+    assert run(0, str(file), "-p", "tests.kit.run.skips").ret == ONLY_SKIPS
 
 
 def test_files_whose_skips_are_expected_exist(request):

@@ -4,7 +4,8 @@
 
 Without `--write` (`.ci/run`) the row of a job that passed is printed, to be committed; with it (`make rotate`) the table is
 changed. Where no row is committed, each further commit takes the next job, so that the same one does not run each time.
-A job whose set-up fails, for want of an interpreter or of packages, could not run: the next one is taken, and this is printed.
+A job whose set-up fails, for want of an interpreter or of packages, or all of whose tests are skipped, could not run: the
+next one is taken, and this is printed. As in `.ci/run`, a skip that is not expected fails the job.
 """
 
 import argparse
@@ -19,6 +20,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+
+from tests.kit.run.skips import ONLY_SKIPS
 
 TABLE = Path("tests/rotation.tsv")
 NEVER, NONE = "never", "-"
@@ -79,13 +82,13 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def _run(command: str, limit_s: float) -> bool:
+def _run(command: str, limit_s: float) -> int:
     print(f"$ {command}", flush=True)
     path = f"{Path('.venv/bin').absolute()}{os.pathsep}{os.environ['PATH']}"
     limited = ["timeout", "--kill-after=10", str(limit_s), "bash", "-c", command]
-    with subprocess.Popen(limited, env={**os.environ, "PATH": path}) as process:
+    with subprocess.Popen(limited, env={**os.environ, "PATH": path, "CI": "1"}) as process:
         try:
-            return process.wait() == 0
+            return process.wait()
         except BaseException:
             process.terminate()  # `timeout` ends all that it started
             raise
@@ -93,19 +96,25 @@ def _run(command: str, limit_s: float) -> bool:
 
 def main(arguments: Sequence[str]) -> int:
     """Run one job and print its row; return the exit code."""
+    jobs, failed = read(TABLE.read_text()), set[str]()
     parser = argparse.ArgumentParser(description="Run the job that passed longest ago.")
     parser.add_argument("--write", action="store_true", help=f"write the row of a job that passes into {TABLE}")
-    parser.add_argument("--job", help="the job of this name, instead of the one that passed longest ago")
+    parser.add_argument(
+        "--job", metavar="NAME", choices=[job.name for job in jobs], help="this one, whenever it passed"
+    )
     options = parser.parse_args(arguments)
-    jobs = read(TABLE.read_text())
     changed = _git("log", "-1", "--format=%H", "--", str(TABLE))
     commits = 0 if options.write else int(_git("rev-list", "--count", f"{changed}..HEAD") or 0)
     for job in [job for job in in_turn(jobs, commits) if options.job in (None, job.name)]:
-        if job.setup != NONE and not _run(job.setup, SETUP_S):
+        if job.setup in failed or (job.setup != NONE and _run(job.setup, SETUP_S)):
+            failed.add(job.setup)
             print(f"{job.name}: could not run here, its set-up failed", flush=True)
             continue
         began = time.monotonic()
-        if not _run(job.command, JOB_S):
+        if (code := _run(job.command, JOB_S)) == ONLY_SKIPS:
+            print(f"{job.name}: could not run here, its tests were skipped", flush=True)
+            continue
+        if code:
             print(f"{job.name}: failed; again: make rotate JOB='{job.name}'")
             return 1
         done = passed(job, datetime.now(UTC), _git("rev-parse", "--short=8", "HEAD") or NONE, time.monotonic() - began)
@@ -115,7 +124,7 @@ def main(arguments: Sequence[str]) -> int:
             TABLE.write_text("\n".join([header, *map(row, now)]) + "\n")
         print(f"{job.name}: passed in {done.seconds} s; the row for {TABLE}:\n{row(done)}")
         return 0
-    print(f"no job could run here{f': none is called {options.job}' if options.job else ''}")
+    print("no job could run here")
     return 1
 
 

@@ -1,4 +1,4 @@
-"""Fail a run in CI (the variable CI) in which a test was skipped that is not expected to be."""
+"""Fail a run in CI (the variable CI) in which a test was skipped that is not expected to be, or that skipped all."""
 
 import os
 from pathlib import Path
@@ -22,6 +22,10 @@ EXPECTED = {
 """Files of which tests may be skipped: they need a machine, not an installation, that CI does not have."""
 
 
+ONLY_SKIPS = 77
+"""The exit code of a run in CI whose tests were all skipped, as expected: nothing was shown."""
+
+
 def skipped_file(report: pytest.CollectReport | pytest.TestReport) -> str:
     """Return the test file that was skipped, or in which a test was."""
     return report.nodeid.split("::", 1)[0]
@@ -42,6 +46,8 @@ def pytest_sessionfinish(session):
         return
     if (skips := unexpected(reporter.stats)) and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    if reporter.stats.get("skipped") and not reporter.stats.get("passed") and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = ONLY_SKIPS
     session.config.stash[SKIPS] = skips
 
 
