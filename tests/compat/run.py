@@ -1,6 +1,6 @@
 """Run other clients of the OpenAI API against a real gateway, Triton and vLLM; print one table.
 
-    python -m tests.compat.run [CLIENT …]
+    python -m tests.compat.run [--install] [CLIENT …]
 
 Each client gets an environment of its own with pinned versions from the package registries; nothing of it is committed,
 and `make test` does not run it. Fails if a case fails.
@@ -108,21 +108,28 @@ def install_node() -> Path:
     folder = ROOT / ".venv-compat-node"
     folder.mkdir(exist_ok=True)
     (folder / "package.json").write_text('{"private": true}')
-    subprocess.run(["npm", "install", "--silent", "--no-save", *NODE], cwd=folder, check=True)
+    subprocess.run(["npm", "install", "--silent", "--no-save", "--prefer-offline", *NODE], cwd=folder, check=True)
     return folder
+
+
+def make_environment(name: str) -> Path:
+    """Make the environment of a client, unless it is there; return its folder."""
+    if name == "vllm-bench":
+        return ENGINE
+    if name == "node":
+        return install_node()
+    return install(name, AIPERF if name == "aiperf" else PYTHON[name][1])
 
 
 def run_client(name: str, served: Served) -> list[Outcome]:
     """Run the cases of a client; return their outcomes."""
     if name in {"aiperf", "vllm-bench"}:
         return [run_load(name, served)]
+    folder = make_environment(name)
     if name == "node":
-        folder = install_node()
         command = ["node", HERE / "openai_node.mjs"]
     else:
-        script, package = PYTHON[name]
-        folder = install(name, package)
-        command = [folder / "bin" / "python", HERE / script]
+        command = [folder / "bin" / "python", HERE / PYTHON[name][0]]
     done = _run([*command, f"{served.url}/v1", MODEL], folder, served.key)
     outcomes = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"client"')]
     if done.returncode or not outcomes:
@@ -133,9 +140,9 @@ def run_client(name: str, served: Served) -> list[Outcome]:
 def run_load(name: str, served: Served) -> Outcome:
     """Send a short load; it is answered if the tool reports that each request succeeded."""
     count = str(REQUESTS)
+    folder = make_environment(name)
     with tempfile.TemporaryDirectory() as scratch:
         if name == "aiperf":
-            folder = install(name, AIPERF)
             command = [folder / "bin" / "aiperf", "profile", "--model", MODEL, "--url", served.url]
             command += [
                 "--api-key",
@@ -152,7 +159,6 @@ def run_load(name: str, served: Served) -> Outcome:
             command += ["--artifact-dir", scratch]
             version = AIPERF.partition("==")[2]
         else:
-            folder = ENGINE
             command = [folder / "bin" / "python", "-c", BENCH, "--backend", "openai-chat", "--model", MODEL]
             command += ["--base-url", served.url, "--endpoint", "/v1/chat/completions", "--tokenizer", served.folder]
             command += ["--dataset-name", "random", "--random-input-len", "16", "--random-output-len", "8"]
@@ -196,7 +202,13 @@ def main() -> None:
     """Run the clients that the command line names, or all."""
     parser = argparse.ArgumentParser(description="Run other clients of the OpenAI API against a real gateway.")
     parser.add_argument("clients", nargs="*", metavar="CLIENT", help=f"of {', '.join(CLIENTS)}; all without any")
-    chosen = parser.parse_args().clients or CLIENTS
+    parser.add_argument("--install", action="store_true", help="make the environments, and run nothing")
+    given = parser.parse_args()
+    chosen = given.clients or CLIENTS
+    if given.install:
+        for name in chosen:
+            make_environment(name)
+        return
     failed = 0
     with serving() as served:
         print(f"{'client':<18}{'version':<12}{'case':<24}outcome")
