@@ -60,7 +60,7 @@ check: setup ## style, types, import rules and unit tests of one service or pack
 	$(BIN)/ruff format --check $(FOLDER) tests/unit/$(NAME)
 	$(BIN)/mypy $(FOLDER) tests/unit/$(NAME)
 	$(BIN)/lint-imports
-	$(PYTEST) -n2 tests/unit/$(NAME)
+	SLIPWAY_TEST_SOAK=0.2 $(PYTEST) -n2 tests/unit/$(NAME)
 
 test-python: PYTHON ?= python3.13
 test-python: ## the unit tests on another Python, python3.13 unless named: make test-python PYTHON=python3.12

@@ -44,7 +44,7 @@ LOWEST_LIMIT_MS, HIGHEST_LIMIT_MS = 2500, 20_000
 LIMIT_FACTOR = 4.0
 """Limit per measured p95: two or three engines share the machine later, and status and services run beside them."""
 START_WITHIN_S = 600.0
-DRILL_S = 180
+DRILL_S = 300
 SHORTER = {
     "QUANTISER_HELD_OUT_WINDOWS": "4",
     "MONITOR_ASSESS_EVERY_S": "3",

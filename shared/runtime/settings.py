@@ -29,7 +29,7 @@ def refused_variables(kind: type[BaseSettings], error: ValidationError | Setting
     if isinstance(error, SettingsError):  # a list or an object that is no JSON
         field = re.search(r'field "(\w+)"', str(error))
         variable = variable_of(kind, field[1]) if field is not None else ""
-        return {variable: f"{variable}: must be JSON"}
+        return {variable: f'{variable}: must be JSON, a list as ["a", "b"]'}
     refused: dict[str, str] = {}
     for problem in error.errors():
         variable = variable_of(kind, str(problem["loc"][0])) if problem["loc"] else ""

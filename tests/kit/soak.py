@@ -1,8 +1,8 @@
-"""How often a test repeats what is drawn at random or killed: as usual in `make test`, far more in `make soak-tests`."""
+"""How often a test repeats what is drawn at random or killed: less in `make check`, far more in `make soak-tests`."""
 
 import os
 
-TIMES = int(os.environ.get("SLIPWAY_TEST_SOAK", "1"))
+TIMES = float(os.environ.get("SLIPWAY_TEST_SOAK", "1"))
 FUZZ_S = 60 * float(os.environ.get("SLIPWAY_TEST_FUZZ_MINUTES", "0"))
 """For how many seconds each entry gets hostile inputs; 0 for a fixed number of them."""
 FUZZ_START = int(os.environ.get("SLIPWAY_TEST_FUZZ_START", "1"))
@@ -13,4 +13,4 @@ SEED = int(os.environ.get("SLIPWAY_TEST_SEED", "1"))
 
 def often(count: int) -> int:
     """Return a number of repetitions: `count`, times what a soak asks for."""
-    return count * TIMES
+    return max(1, round(count * TIMES))

@@ -12,7 +12,7 @@ from tests.kit.soak import TIMES, often
 
 def set_hypothesis(hypothesis: Any) -> None:
     """Draw the same examples at each run, so that one fails by what was changed; `make soak-tests` draws others."""
-    hypothesis.settings.register_profile("fast", deadline=None, derandomize=True)
+    hypothesis.settings.register_profile("fast", max_examples=often(100), deadline=None, derandomize=True)
     hypothesis.settings.register_profile(
         "soak", max_examples=often(100), deadline=None, derandomize=False, print_blob=True
     )
