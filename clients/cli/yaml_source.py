@@ -1,13 +1,12 @@
 """YAML and JSON files, read with the line of each value, so that an error names its file and line."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from clients.cli.errors import CommandError, Exit
 from clients.cli.names import nearest
@@ -125,7 +124,7 @@ def validated(document: Document, kind: type[BaseModel], what: str) -> BaseModel
         raise InvalidError(document.problems(error, kind), what) from error
 
 
-def _describe(problem: ErrorDetails, kind: type[BaseModel], location: Sequence[str | int]) -> str:
+def _describe(problem: Mapping[str, Any], kind: type[BaseModel], location: Sequence[str | int]) -> str:
     """Return what is wrong with a value, with the fields that are most like an unknown one."""
     if problem["type"] != "extra_forbidden":
         return describe_refusal(problem)

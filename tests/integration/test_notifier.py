@@ -126,6 +126,7 @@ def ids(received):
 
 async def test_a_person_silences_and_acknowledges_by_the_command_line(js, bus_settings, receiver):
     variables = environment(bus_settings)
+    await Bucket(js, "routes", Route).create(k.MODEL, k.route(model=k.MODEL))
     with notifier(bus_settings, [hook(receiver)]):
         order = ("silence", k.MODEL, "--trigger", "noisy", "--for", "1h", "--reason", "works")
         status, out, err = await asyncio.to_thread(run_command, variables, *order)

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,8 @@ class Harness:
             for name, value in {**environment(self.settings), **self.allowed, **changes}.items():
                 patch.setenv(name, value)
             patch.setattr(sys, "argv", ["slipway", *arguments])
-            with pytest.raises(SystemExit) as ended:
-                main()
+            with ThreadPoolExecutor(1) as pool, pytest.raises(SystemExit) as ended:  # a command has a loop of its own
+                pool.submit(main).result()
         assert ended.value.code == code, output.getvalue()
         return output.getvalue()
 
