@@ -6,7 +6,7 @@ from clients.cli.connection import find_stack
 from shared.provenance.envelopes import Trust
 from shared.provenance.lock_records import read_locks
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real, pytest.mark.full, pytest.mark.timeout(600)]
 
 EVERYWHERE = ("after_act", "after_publish", "before_ack")
 POINTS = [

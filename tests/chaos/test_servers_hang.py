@@ -10,7 +10,7 @@ import pytest
 from testbed.servers import wait_until
 from tests.chaos.answers import answers
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real, pytest.mark.full, pytest.mark.timeout(600)]
 
 SERVED = "bot.v1.bf16"
 

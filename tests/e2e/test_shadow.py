@@ -8,7 +8,7 @@ from testbed.servers import wait_until
 from testbed.stack import POLICY
 from testbed.users import Users
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.real, pytest.mark.full, pytest.mark.timeout(900)]
 MODEL = "bot"
 PROMPTS = (*(f"question {number}" for number in range(9)), "an odd question: zqx")
 SHADOW = {"share_ratio": 1.0, "duration_s": 4, "min_requests": 60, "deadline_s": 240}

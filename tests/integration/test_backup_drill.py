@@ -14,7 +14,7 @@ from testbed.models import tiny_base, tiny_lora
 from testbed.servers import wait_until
 from testbed.stack import ROOT, Stack
 
-pytestmark = [pytest.mark.real, pytest.mark.usefixtures("engine_environment")]
+pytestmark = [pytest.mark.real, pytest.mark.full, pytest.mark.usefixtures("engine_environment")]
 
 
 def slipway(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:

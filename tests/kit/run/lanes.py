@@ -27,15 +27,12 @@ LANES: tuple[tuple[str, ...], ...] = (
 )
 """Files and folders by lane, in the order in which they run; a path that is in no lane is for every worker."""
 FIRST = (
-    "tests/chaos/test_servers_hang.py",
     "tests/e2e/test_rollback.py",
     "tests/e2e/one_stack",
     "tests/real/test_triton_serving.py",
-    "tests/chaos/test_failpoints.py",
     "tests/chaos/test_servers_killed.py",
     "tests/integration/test_merger.py",
     "tests/e2e",
-    "tests/integration/test_backup_drill.py",
     "tests/integration/test_up.py",
     "tests/real",
     "tests/integration/test_monitor.py",
