@@ -7,7 +7,6 @@
 """
 
 import asyncio
-import contextlib
 from typing import Final
 
 import nats.aio.client
@@ -25,8 +24,14 @@ class BoundedTransport(TcpTransport):
 
     async def wait_closed(self) -> None:
         """Wait until the connection is closed, at most so long."""
-        with contextlib.suppress(TimeoutError):
+        try:
             await asyncio.wait_for(super().wait_closed(), LIMIT_S)  # type: ignore[no-untyped-call]  # of nats-py
+        except TimeoutError:
+            return
+        except asyncio.CancelledError:  # of the end itself, by the limit of an earlier call, or of the caller
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
 
 
 async def read_loop(client: Client) -> None:
