@@ -24,6 +24,11 @@ from testbed.relay import relaying
 from tests.kit.intake import running_intake
 from tests.kit.uploading import MODEL, ask, checkpoint, file_of, put, put_folder
 
+pytestmark = pytest.mark.flaky_because(
+    "NATS once closed the connection of the intake while it read the new keys of the publishers; the cause is not proven",
+    since="2026-12-01",
+)
+
 
 class DayAfterTomorrow(SystemClock):
     """A clock that is two days ahead."""
