@@ -207,6 +207,7 @@ def test_what_was_rolled_back_stays_quarantined_through_restarts_and_late_orders
     stack.down()
     stack.up()
     assert route_of(stack) == before
+    wait_until(lambda: stack.slipway("ask", MODEL, "hello").returncode == 0, what="version 1 being loaded again")
     assert "v1" in stack.ok("ask", MODEL, "hello", "--max-tokens", "4")
 
 

@@ -1,7 +1,7 @@
 """How the tests use some modules: set when a module is imported for the first time, so that a test without it does not pay for it."""
 
-import importlib.util
 import sys
+from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -58,17 +58,16 @@ class SettingLoader(Loader):
 
 
 class SettingFinder(MetaPathFinder):
-    """Finds the modules that are set, each once."""
+    """Finds the modules that are set, with the finders after it."""
 
-    def __init__(self) -> None:
-        self._waiting = set(SETTINGS)
-
-    def find_spec(self, fullname: str, *_: object) -> ModuleSpec | None:
-        """Return the spec of a module whose settings wait for its import; None for any other."""
-        if fullname not in self._waiting:
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return the spec of a module that is set when it is imported; None for any other."""
+        if fullname not in SETTINGS:
             return None
-        self._waiting.discard(fullname)
-        spec = importlib.util.find_spec(fullname)
+        others = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next((spec for spec in others if spec is not None), None)
         if spec is not None and spec.loader is not None:
             spec.loader = SettingLoader(spec.loader)
         return spec
