@@ -15,7 +15,7 @@ from services.quantiser.domain import QuantiserDefaults, plan_quantisation, read
 from services.quantiser.ports import QuantisationJob
 from testbed.models import tiny_base
 
-pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::UserWarning")]
+pytestmark = [pytest.mark.real, pytest.mark.full, pytest.mark.filterwarnings("ignore::UserWarning")]
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE_PYTHON = ROOT / ".venv-engine" / "bin" / "python"
 SERVE = """
@@ -79,7 +79,6 @@ def test_int8_by_rounding_alone_is_within_five_percent_of_the_merged_model(smoll
     assert [done for step, done, *_ in steps if step == "quantise"] == [0, 30], "rounding is one step of 30 layers"
 
 
-@pytest.mark.full
 @pytest.mark.timeout(900)
 def test_int8_is_within_two_percent_of_the_merged_model(smollm2, tmp_path):
     output, made, steps = make_int8(smollm2, tmp_path, CALIBRATION_DEFAULTS["int8"], QuantiserDefaults())
