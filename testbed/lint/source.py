@@ -136,6 +136,17 @@ def services_have_one_shape() -> Iterator[str]:
                 yield problem(path, 1, "a program calls finish_imports once it is imported")
 
 
+def fixed_sleeps() -> Iterator[str]:
+    """Yield sleeps outside a loop, in tests on real servers, that no comment on their line explains."""
+    for path in files("tests/integration/", "tests/real/", "tests/e2e/", "tests/chaos/"):
+        loops = [node for node in ast.walk(tree(path)) if isinstance(node, ast.While | ast.For | ast.AsyncFor)]
+        polling = {node for loop in loops for node in ast.walk(loop)}
+        for node in set(ast.walk(tree(path))) - polling:
+            sleeps = isinstance(node, ast.Call) and re.match(r"(asyncio|time)\.sleep\((?!0[,)])", ast.unparse(node))
+            if sleeps and "#" not in text(path).splitlines()[node.lineno - 1]:
+                yield problem(path, node, "wait for a condition, or comment on why the time itself is tested")
+
+
 CHECKS = (
     forbidden_texts,
     committed_outputs,
@@ -143,4 +154,5 @@ CHECKS = (
     contracts_are_data,
     handlers_leave_failures_to_the_bus,
     services_have_one_shape,
+    fixed_sleeps,
 )

@@ -38,6 +38,10 @@ DEFECTS = {
         "'''A'''\n\n\ndef f():\n    " + '"' * 3 + 'Give docs/no-such.md."""\n    road = dict(preexec_' + "fn=None)\n",
         4,
     ),
+    "tests/integration/test_sleeping.py": (
+        "time.sleep(1)\ntime.sleep(1)  # it is what is tested\nwhile f():\n    time.sleep(1)\n",
+        1,
+    ),
     "clients/key.pem": ("\n-----BEGIN PRIVATE" + " KEY-----\n", 2),
 }
 """By file: what is appended, and how many problems that is."""

@@ -269,7 +269,7 @@ async def test_service_whose_consumer_is_gone_asks_for_messages_at_a_slow_pace(j
         while client.stats["in_msgs"] < received + 3:  # the end of the pull under way, then refusals
             await asyncio.sleep(0.05)
         sent = client.stats["out_msgs"]
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(1.0)  # a pace is a number of messages within a time
         assert client.stats["out_msgs"] - sent < 50
         await provision(js)
         await publish_event(js, requested("after"))

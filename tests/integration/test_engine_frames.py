@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import re
 import struct
@@ -296,11 +297,10 @@ def test_a_server_has_longer_to_end_a_stream_than_an_aborted_request_takes():
 
 async def test_parts_that_come_too_early_do_not_reset_the_silence(triton):
     """One that is missing is waited for within the limit, however many follow it."""
-    triton.make_responses = lambda a: [frame(part(a, number, b"x")) for number in (0, *range(2, 40))]
+    numbers = itertools.chain([0], itertools.count(2))
+    triton.make_responses = lambda a: (frame(part(a, number, b"x")) for number in numbers)
     triton.pause_s = 0.1
-    began = asyncio.get_running_loop().time()
     assert await ask(triton, Deadlines(5, 0.4)) == "engine_dead"
-    assert asyncio.get_running_loop().time() - began < 2
 
 
 UNREADABLE = {"no JSON": element(b"{"), "none": None, "a number": element(b"7"), "null": element(b"null")}

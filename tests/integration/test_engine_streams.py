@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import time
 
 import psutil
 import pytest
@@ -140,10 +139,8 @@ async def test_a_triton_that_is_ended_does_not_wait_for_an_idle_stream(server):
     server.revive()
     api = Api(server.endpoint, load(server, 4).target.triton_name)
     await api.chat(model="toy")
-    began = time.monotonic()
     server.process.terminate()
-    await asyncio.to_thread(server.process.wait, 30)
-    assert time.monotonic() - began < 10
+    await asyncio.to_thread(server.process.wait, 10)  # the time is what is tested: it waits 30 s for what runs
     server.start()
     await api.close()
 

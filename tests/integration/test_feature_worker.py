@@ -4,10 +4,10 @@ import asyncio
 import os
 import signal
 import sys
-import time
 
 import psutil
 import pytest
+from structlog.testing import capture_logs
 
 from services.gateway.adapters.feature_worker import FeatureWorker
 from services.gateway.domain.features import Excerpts, describe
@@ -36,6 +36,15 @@ async def test_it_starts_with_the_first_text_and_at_a_low_priority(describer):
     assert psutil.Process(describer.pid).nice() == min(19, os.nice(0) + 10)
 
 
+async def at_work(describer) -> None:
+    """Return once its process has computed for a while."""
+    process = psutil.Process(describer.pid)
+    before_s = process.cpu_times().user
+    async with asyncio.timeout(20):
+        while process.cpu_times().user < before_s + 0.02:
+            await asyncio.sleep(0.005)
+
+
 async def test_after_a_kill_another_one_describes_the_next_text(describer):
     await describer.describe([TEXT])
     for _ in range(2):
@@ -49,7 +58,7 @@ async def test_a_kill_in_the_middle_of_a_batch_loses_no_text(describer):
     await describer.describe([TEXT])
     long = Excerpts.of("How?", "word next " * 2000)
     batch = asyncio.ensure_future(describer.describe([long] * 300))
-    await asyncio.sleep(0.1)
+    await at_work(describer)
     assert not batch.done()
     os.kill(describer.pid, signal.SIGKILL)
     described = await batch
@@ -67,12 +76,10 @@ async def test_a_process_that_is_stopped_costs_one_text_its_features(describer):
 
 
 async def test_the_whole_batch_has_a_limit_too(describer):
-    worker = FeatureWorker(SystemClock(), text_s=0.2, batch_s=0.01)
+    worker = FeatureWorker(SystemClock(), text_s=3600.0, batch_s=0.01)
     assert await worker.describe([TEXT] * 3) == [None] * 3  # the limit passed while the process started
     os.kill(worker.pid, signal.SIGSTOP)
-    started = time.monotonic()
     assert await worker.describe([TEXT] * 50) == [None] * 50
-    assert time.monotonic() - started < 2.0
     assert await worker.describe([]) == []
     await worker.close()
 
@@ -100,18 +107,17 @@ async def test_its_memory_is_limited(describer):
 
 async def test_a_process_that_cannot_start_costs_features_and_is_not_started_again_at_once(describer):
     worker = FeatureWorker(SystemClock(), memory_limit_bytes=2**20)
-    began = time.monotonic()
-    assert await worker.describe([TEXT] * 3) == [None] * 3
-    tried = time.monotonic()
-    assert await worker.describe([TEXT] * 3) == [None] * 3
-    assert time.monotonic() - tried < (tried - began) / 2, "a start takes the most of the time"
+    with capture_logs() as logs:
+        assert await worker.describe([TEXT] * 3) == [None] * 3
+        assert await worker.describe([TEXT] * 3) == [None] * 3
+    assert len([line for line in logs if line["log_level"] == "error"]) == 1, "each start that fails is reported"
     await worker.close()
 
 
 async def test_a_cancelled_batch_leaves_no_reply_for_the_next(describer):
     await describer.describe([TEXT])
     batch = asyncio.ensure_future(describer.describe([Excerpts.of("", "other words " * 1000)] * 200))
-    await asyncio.sleep(0.05)
+    await at_work(describer)
     batch.cancel()
     await asyncio.gather(batch, return_exceptions=True)
     assert await describer.describe([TEXT]) == [FEATURES]

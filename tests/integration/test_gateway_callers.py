@@ -3,7 +3,6 @@
 import asyncio
 import json
 import socket
-import time
 
 import httpx
 import pytest
@@ -159,12 +158,10 @@ async def test_slow_bodies_and_headers_block_no_other_caller(gateway, toy, dial)
     for caller in heads:
         caller.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: ga")
     assert (await ask(gateway)).status_code == 200
-    began = time.monotonic()
     for caller in bodies:
         received = await asyncio.to_thread(is_closed, caller)
         assert received.startswith(b"HTTP/1.1 408 ")
         assert b"request_too_slow" in received
     for caller in heads:
         assert await asyncio.to_thread(is_closed, caller) == b""
-    assert time.monotonic() - began < 10
     assert (await ask(gateway)).status_code == 200

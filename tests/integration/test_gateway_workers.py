@@ -199,7 +199,7 @@ async def test_a_worker_that_is_stopped_while_it_starts_ends(gateway):
 
 async def test_a_worker_that_ends_again_and_again_is_visible_and_the_other_keeps_the_gateway_ready(gateway):
     steady = max(gateway.pids())
-    await asyncio.sleep(START_S)
+    await asyncio.sleep(START_S)  # in this time it is ready only with both
     seen: set[tuple[int, str]] = set()
     starts, turns = 0.0, itertools.count()
     async with httpx.AsyncClient(base_url=gateway.admin_url, timeout=5, trust_env=False) as http, asyncio.timeout(90):

@@ -43,7 +43,7 @@ class Streams(service_pb2_grpc.GRPCInferenceServiceServicer):
                 if self.how == "answers":
                     yield self.piece("", "stop", final=True)
             if self.how == "stays open":
-                await asyncio.sleep(60)
+                await asyncio.sleep(60)  # a server that is silent
             self.ends.append("ended")
         except asyncio.CancelledError:
             self.ends.append("cancelled")

@@ -84,10 +84,9 @@ async def test_a_receiver_that_misbehaves_gets_all_in_order_and_delays_no_other(
     receiver.answers = ["hang", "redirect", 500, "huge"]
     with ReceiverServer() as good, notifier(bus_settings, [hook(receiver), hook(good, "good")]):
         raised = alert()
-        began = time.monotonic()
         await publish_event(js, event(raised))
         await until(lambda: good.received, "the other receiver being told")
-        assert time.monotonic() - began < 15
+        assert len(receiver.received) <= 1, "the first attempt is still without an answer"
         await publish_event(js, event(ended(raised)))
         await until(lambda: "alert.resolved" in types(receiver.received), "the end", timeout_s=60)
     assert receiver.at("/elsewhere") == [], "a redirect is not followed"

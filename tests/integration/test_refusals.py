@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,8 +27,6 @@ from testbed.servers import NatsServer, bus_variables, running
 from testbed.stack import POLICY
 
 ROOT = Path(__file__).resolve().parents[2]
-AT_ONCE_S = 4.0
-"""Seconds; a request that nothing ends has a time limit of 5 s and more, and is tried again."""
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +56,10 @@ async def js(nats_server):
     await client.close()
 
 
-def slipway(nats_server, user: str, *arguments: str) -> tuple[subprocess.CompletedProcess[str], float]:
+def slipway(nats_server, user: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     variables = {**bus_variables(nats_server.settings(), user), "SLIPWAY_S3_ENDPOINT": "127.0.0.1:1"}
-    began = time.monotonic()
     command = [sys.executable, "-m", "clients.cli.main", *arguments]
-    done = forked.run(command, environment={**os.environ, **variables}, cwd=ROOT, timeout_s=60)
-    return done, time.monotonic() - began
+    return forked.run(command, environment={**os.environ, **variables}, cwd=ROOT, timeout_s=60)
 
 
 @pytest.mark.parametrize(
@@ -84,23 +79,20 @@ def slipway(nats_server, user: str, *arguments: str) -> tuple[subprocess.Complet
 async def test_a_command_that_its_user_may_not_do_ends_with_what_it_takes(nats_server, user, arguments, subject, grant):
     policy = nats_server.folder / "policy.json"
     policy.write_text(json.dumps(POLICY))
-    done, took_s = slipway(nats_server, user, *[str(policy) if text == "POLICY" else text for text in arguments])
+    done = slipway(nats_server, user, *[str(policy) if text == "POLICY" else text for text in arguments])
     assert done.returncode == 1, (done.stdout, done.stderr)
     assert re.match(rf"slipway: the bus does not permit {user} to (publish to|read) ", done.stderr), done.stderr
     assert subject in done.stderr, done.stderr
     assert f"it takes the role {grant}" in done.stderr
     assert done.stderr.count("\n") == 1
-    assert took_s < 20
 
 
-async def test_a_service_says_at_once_what_its_permissions_lack(js, nats_server, tmp_path):
+async def test_a_service_says_what_its_permissions_lack(js, nats_server, tmp_path):
     bus = Bus(nats_server.settings("registry"), "registry", SystemClock())
     await bus.connect()
     try:
-        began = time.monotonic()
         with pytest.raises(Transient, match="does not permit registry to publish") as refused:
             await publish_event(bus.js, factories.event(ReleaseOpened))
-        assert time.monotonic() - began < AT_ONCE_S
         assert "slipway keys init" in refused.value.reason
         with pytest.raises(NotPermitted):
             await bus.client.request("$JS.API.STREAM.DELETE.SLIPWAY_EVENTS", b"", timeout=30)
@@ -115,11 +107,9 @@ async def test_a_publisher_of_another_model_is_told_so(js, nats_server):
         nats_url=settings.nats_url, nats_credentials=str(settings.nats_credentials), nats_ca=str(settings.nats_ca)
     )
     event = factories.event(CheckpointReady, source=source_of("paula"))
-    began = time.monotonic()
     with pytest.raises(
         PublishError, match=rf"paula to publish .*{event.subject}.paula: it takes the role publisher of"
     ):
         async with connected(connection) as publisher:
             await publisher.publish(event)
-    assert time.monotonic() - began < AT_ONCE_S
     assert (await js.stream_info(INBOX)).state.messages == 0

@@ -111,7 +111,7 @@ async def test_a_lost_consumer_brings_every_announcement_again_and_nothing_comes
     await Bucket(js, "policies", ReleasePolicy).create(k.MODEL, k.policy())
     async with registry(js, settings):
         await log.settled(f.CheckpointReady, INBOX)
-        await asyncio.sleep(0.5)  # two sweeps
+        await asyncio.sleep(0.5)  # two sweeps, which must do nothing
     assert [(event.id, event.type) for event in await log.all()] == before
 
 

@@ -169,7 +169,7 @@ async def test_a_healthy_part_is_left_alone(tmp_path):
     async with kept(tmp_path, "serve") as keeper:
         await keeper.until(lambda: keeper.runner.state == "ready")
         pid = keeper.runner.pid
-        await asyncio.sleep(3 * QUICK.silent_s)
+        await asyncio.sleep(3 * QUICK.silent_s)  # one that hangs is killed within it
         assert (keeper.runner.pid, keeper.runner.restarts) == (pid, 0), keeper.printed
 
 

@@ -71,9 +71,9 @@ async def test_an_upload_survives_a_bus_that_is_away(nats_server, intake, publis
         connection = dataclasses.replace(publishers["pia"], nats_url=f"tls://127.0.0.1:{relay.port}")
         async with connected(connection) as publisher:
             relay.cut()
-            await asyncio.sleep(1.5)
+            await asyncio.sleep(1.5)  # some attempts to connect, while nothing is asked
             asking = asyncio.create_task(publisher.ask(MODEL, UploadRequest()))
-            await asyncio.sleep(0.7)
+            await asyncio.sleep(0.7)  # longer than it waits for one answer
             relay.reconnect()
             assert (await asking).state == "stored"
             relay.cut()
@@ -82,8 +82,6 @@ async def test_an_upload_survives_a_bus_that_is_away(nats_server, intake, publis
                 await publisher.ask(MODEL, UploadRequest())
             with pytest.raises(PublishError, match="did not acknowledge the event"):
                 await publisher.publish(factories.event(factories.fact(CheckpointReady)))
-            ending = asyncio.get_running_loop().time()
-        assert asyncio.get_running_loop().time() - ending < 2.0
         with pytest.raises(PublishError, match="does not answer"):
             await ask(connection, UploadRequest())
 

@@ -190,7 +190,7 @@ async def test_what_proves_a_base_model_is_kept_as_long_as_the_base_model(promot
     manifest, link = (f"versions/{promoted.model}/2/{name}" for name in ("manifest.json", "attestations/000001.json"))
     pins = read_locks(promoted, 0).pins
     assert {manifest, link} <= set(pins)
-    await asyncio.sleep(3.0)
+    await asyncio.sleep(3.0)  # the locks of version 2 end
     kept = {(key, version) for key, versions in pins.items() for version in versions}
     for each in promoted.admin.versions(f"versions/{promoted.model}/2/"):
         if (each.key, each.version_id) not in kept:

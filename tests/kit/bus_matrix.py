@@ -216,6 +216,5 @@ async def refused_reads_of(connect: Connect, tried: Mapping[str, bool]) -> set[s
     for subject in tried:
         await client.subscribe(subject)
     await client.flush(timeout=5)
-    await asyncio.sleep(0.1)
     await client.close()
     return refused

@@ -85,7 +85,7 @@ class BusConformance:
             nonlocal at_work, most
             at_work += 1
             most = max(most, at_work)
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # the next one would begin meanwhile
             order.append(event.id)
             at_work -= 1
 
@@ -105,7 +105,7 @@ class BusConformance:
             if at_work == 2:
                 both.set()
             await both.wait()
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # a third one would begin meanwhile
             at_work -= 1
 
         async with self.handling(world, handler, max_workers=2):

@@ -211,7 +211,7 @@ class RecordsConformance:
 
         async def fail():
             later.append(asyncio.create_task(process.transact(KEY, count("b"))))
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0)  # it is first in the queue
             raise Transient("stream_full", "Full.")
 
         faults.at["publish 1 before"] = fail

@@ -6,7 +6,6 @@ import itertools
 import math
 import os
 import sys
-import time
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
@@ -270,10 +269,8 @@ async def test_a_dead_process_behind_a_ready_answer_fails_the_candidate_and_does
 ):
     candidate, baseline = fleet.pair()
     triton.kill_stub(candidate.target.triton_name)
-    began = time.monotonic()
     await bench.stage(candidate, baseline)
     (event,) = await bench.receive(VariantBenchmarked)
-    assert time.monotonic() - began < 25
     assert event.data.verdict == "fail"
     assert (event.data.candidate_summary.errors, event.data.baseline_summary.errors) == (30, 0)
     (errors,) = [gate for gate in event.data.gates if gate.name == "error_ratio.max_value"]

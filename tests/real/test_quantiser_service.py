@@ -295,7 +295,7 @@ async def test_end_of_the_release_ends_the_child_and_the_work_is_done_with(js, m
     (worker,) = await until(stubbed.workers)
     worker.suspend()  # so that it cannot finish first
     await publish_event(js, finished("r-0", "rejected"))  # another release
-    await asyncio.sleep(1.5 * CHECK_INTERVAL_S)
+    await asyncio.sleep(1.5 * CHECK_INTERVAL_S)  # within it the child would be ended
     assert worker.is_running()
     await publish_event(js, finished("r-2", "aborted"))
     await publish_event(js, request(merged, release_id="r-2"))

@@ -83,7 +83,7 @@ async def test_the_holder_before_does_nothing_to_what_the_next_one_set(two, flee
                 assert {"bot.v1.bf16", "bot.v2.bf16"} <= ready(triton), "production stays loaded at every moment"
                 await asyncio.sleep(0.2)
     relay.reconnect()
-    await asyncio.sleep(2)
+    await asyncio.sleep(2)  # some passes of one that led, which must do nothing
     assert {"bot.v1.bf16", "bot.v2.bf16"} <= ready(triton)
     logged = log_of(first)[done:]
     assert not [line for line in logged.splitlines() if "unloaded" in line or "loading" in line]
@@ -114,7 +114,7 @@ async def test_a_request_that_was_checked_before_a_takeover_and_sent_after_it_is
         refused = log_of(agent).count("term_superseded")
         first.process.send_signal(signal.SIGCONT)
         await fleet.until(lambda: logged(agent, "term_superseded", more_than=refused), what="the refusal")
-        await asyncio.sleep(2)
+        await asyncio.sleep(2)  # some passes of one that led, which must do nothing
         assert {"bot.v1.bf16", "bot.v2.bf16"} <= ready(triton)
         assert "bot.v0.bf16" not in ready(triton)
         assert (await leader(js)).holder != before.holder

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import math
-import time
 from typing import Literal
 
 import httpx
@@ -347,9 +346,7 @@ def test_a_caller_that_leaves_ends_its_answers_in_the_engine(client, bus):
         stream = client.chat.completions.create(**FOREVER, stream=True, **headers(f"left-{number}"))
         next(iter(stream))
         stream.close()
-    started = time.monotonic()
     client.chat.completions.create(**TALK, **headers("after"))
-    assert time.monotonic() - started < 5.0
     assert record_of(bus, "after").queue_ms < 1000, "the engine has a free slot"
     for number in range(SLOTS):
         record = record_of(bus, f"left-{number}")

@@ -33,7 +33,7 @@ async def complete(request):
         assert len(RUNNING) == 1, "two prompts at once"
         for empty in ({"choices": None}, {"choices": [{"delta": None}]}, {"choices": [{}]}):
             yield f"data: {json.dumps(empty)}\n\n"
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
         for piece in ("I am ", body["model"], EVIL):
             yield f"data: {json.dumps({'choices': [{'delta': {'content': piece}}], 'system_fingerprint': 'fp_x'})}\n\n"
         usage = {"prompt_tokens": 3, "completion_tokens": body["max_tokens"]}
