@@ -58,6 +58,7 @@ HANDLES_CONFLICTS = {
 }
 PROGRAMS_OF_SERVICES = re.compile(r"/main\.py$|/(?:processor|\w*worker)\.py$")
 OUTPUT = re.compile(r"(^|/)(\.env|\.state|\.venv|__pycache__|node_modules)(/|$)|\.(pem|key|pyc|safetensors|bin|gguf)$")
+SLEEP = re.compile(r"(?:asyncio|time)\.sleep\((?!0[,)])")
 PARTS = ("README.md", "app.py", "main.py", "settings.py", "ports.py", "adapters/__init__.py")
 
 
@@ -140,11 +141,11 @@ def fixed_sleeps() -> Iterator[str]:
     """Yield sleeps outside a loop, in tests on real servers, that no comment on their line explains."""
     for path in files("tests/integration/", "tests/real/", "tests/e2e/", "tests/chaos/"):
         loops = [node for node in ast.walk(tree(path)) if isinstance(node, ast.While | ast.For | ast.AsyncFor)]
-        polling = {node for loop in loops for node in ast.walk(loop)}
-        for node in set(ast.walk(tree(path))) - polling:
-            sleeps = isinstance(node, ast.Call) and re.match(r"(asyncio|time)\.sleep\((?!0[,)])", ast.unparse(node))
-            if sleeps and "#" not in text(path).splitlines()[node.lineno - 1]:
-                yield problem(path, node, "wait for a condition, or comment on why the time itself is tested")
+        polling, lines = {node for loop in loops for node in ast.walk(loop)}, text(path).splitlines()
+        calls = [node for node in ast.walk(tree(path)) if isinstance(node, ast.Call) and node not in polling]
+        for call in calls:
+            if SLEEP.match(ast.unparse(call)) and "#" not in lines[call.lineno - 1]:
+                yield problem(path, call, "wait for a condition, or comment on why the time itself is tested")
 
 
 CHECKS = (
