@@ -34,7 +34,7 @@ class Grant(Contract):
     models: tuple[ModelName, ...] = ()
     team: TeamName | None = None
     team_claim: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    teams: Annotated[dict[str, TeamName], Field(default_factory=dict, max_length=1000)]
+    teams: dict[str, TeamName] = Field(default_factory=dict, max_length=1000)
     environments: Annotated[tuple[Environment, ...], Field(min_length=1)] = ("production",)
     limits: KeyLimits = KeyLimits()
 

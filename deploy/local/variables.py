@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsError
 
-from shared.runtime.settings import SourceSettings, refused_variables
+from shared.runtime.settings import Connection, SourceSettings, describe_refused, refused_variables
 
 
 def find_refused(services: Iterable[str], inherited: Mapping[str, str]) -> str | None:
@@ -19,16 +19,14 @@ def find_refused(services: Iterable[str], inherited: Mapping[str, str]) -> str |
     """
     refused: dict[str, str] = {}
     configured = [name for name in services if any(variable.startswith(_prefix(name)) for variable in inherited)]
-    kinds: list[type[BaseSettings]] = [SourceSettings]
+    kinds: list[type[BaseSettings]] = [Connection, SourceSettings]
     for kind in kinds + [kind for service in configured for kind in _classes_of(service)]:
         try:
             kind()
         except (ValidationError, SettingsError) as error:
             problems = refused_variables(kind, error).items()
             refused |= {variable: problem for variable, problem in problems if not variable or variable in inherited}
-    if not refused:
-        return None
-    return f"the environment is not valid: {'; '.join(refused.values())}; correct or unset it"
+    return describe_refused(refused) if refused else None
 
 
 def _prefix(service: str) -> str:

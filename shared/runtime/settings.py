@@ -1,6 +1,7 @@
 """Settings that services share: connection, sources of checkpoints, limits of workers. Only `main` reads them."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -41,7 +42,12 @@ def refused_variables(kind: type[BaseSettings], error: ValidationError | Setting
 
 def describe_variables(kind: type[BaseSettings], error: ValidationError | SettingsError) -> str:
     """Return which variables of the environment are not valid, with their values and what is allowed."""
-    return f"the environment is not valid: {'; '.join(refused_variables(kind, error).values())}; correct or unset it"
+    return describe_refused(refused_variables(kind, error))
+
+
+def describe_refused(problems: Mapping[str, str]) -> str:
+    """Return what is wrong with some variables as one sentence."""
+    return f"the environment is not valid: {'; '.join(problems.values())}; correct or unset it"
 
 
 def read_settings(kind: type[Kind]) -> Kind:
@@ -91,8 +97,8 @@ class Connection(BaseSettings):
     """Port of the same; 0 takes a free one."""
     state_dir: Path = Path(".state")
     """Folder for scratch files and what a service saves."""
-    log_level: str = "INFO"
-    """Least level of log lines: `DEBUG`, `INFO`, `WARNING` or `ERROR`."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least level of log lines."""
     sandbox: Literal["available", "required"] = "available"
     """Whether children that parse files from outside run with what the machine has of the sandbox, or only with all."""
     trace_file: Path | None = None

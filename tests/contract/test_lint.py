@@ -19,8 +19,11 @@ DEFECTS = {
         4,
     ),
     "docs/reliability.md": (
-        "\n| promise | test or command | result |\n|---|---|---|\n| Fast | `tests/no/such` | yes |\n",
-        1,
+        (
+            "\n| promise | test or command | result |\n|---|---|---|\n| Fast | `tests/no/such` | yes |\n"
+            "\n| pledge | test | result |\n|---|---|---|\n| Fast | `tests/no/such` | yes |\n"
+        ),
+        2,
     ),
     "docs/runbooks/variant.md": ("\n- `no_such_code`: nothing to type.\n", 1),
     "docs/runbooks/README.md": ("", 1),

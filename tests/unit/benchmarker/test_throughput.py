@@ -64,8 +64,9 @@ def test_a_gate_at_one_neither_passes_nor_fails_an_equal_candidate_by_chance():
     verdicts = []
     for seed in range(60):
         records = [each for pair in pairs(40, seed=seed, work_s=0.5) for each in pair]
-        sides = [summarise(target, records, Slo()) for target in (CANDIDATE, BASELINE)]
-        verdicts.append(assess_gates((gate,), *sides, compare(records, seed=seed, resamples=50))[0].verdict)
+        candidate, baseline = (summarise(target, records, Slo()) for target in (CANDIDATE, BASELINE))
+        compared = compare(records, seed=seed, resamples=50)
+        verdicts.append(assess_gates((gate,), candidate, baseline, compared)[0].verdict)
     assert verdicts.count("inconclusive") >= 55
 
 

@@ -121,7 +121,7 @@ def test_the_reason_without_a_replayed_event_is_shown(snapshot):
         alert(f.AlertRaised, 5, trigger="circles", about="quality"),
         alert(f.AlertRaised, 5),
     ]
-    reasons = [why_not(*read_recorded([each], LONG_AGO), result, triggers) for each in unmatched]
+    reasons = [why_not(read_recorded([each], LONG_AGO)[0], result, triggers) for each in unmatched]
     assert "\n".join(reasons) == snapshot
 
 

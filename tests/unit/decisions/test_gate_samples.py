@@ -44,11 +44,11 @@ def answered(load):
 def test_a_gate_is_refused_exactly_if_a_complete_benchmark_leaves_it_inconclusive(metric, statistic, bound, load):
     gate = MetricGate(metric=metric, statistic=statistic, **{bound: 1e12 if bound.startswith("max") else 0.0})
     records = answered(load)
-    sides = [
+    candidate, baseline = (
         summarise(target(), [record for record in records if record.side == side], Slo())
         for side in ("candidate", "baseline")
-    ]
-    results = assess_gates([gate], *sides, compare(records, seed=1, resamples=20))
+    )
+    results = assess_gates([gate], candidate, baseline, compare(records, seed=1, resamples=20))
     inconclusive = [result.name for result in results if result.verdict == "inconclusive"]
     assert (find_unanswerable(policy(gate, load)) is not None) == bool(inconclusive)
 

@@ -164,7 +164,7 @@ def test_more_bad_requests_of_a_side_never_speak_for_it(target, other):
     if target[0] < target[1]:
         assert probability_of_worse(counts(target[0] + 1, target[1], *other)) <= p + 1e-9
     if other[0] < other[1]:
-        assert probability_of_worse(counts(*target, other[0] + 1, other[1])) >= p - 1e-9
+        assert probability_of_worse(counts(target[0], target[1], other[0] + 1, other[1])) >= p - 1e-9
 
 
 def test_a_healthy_version_behind_seldom_holds_the_rollback_of_a_slow_one():

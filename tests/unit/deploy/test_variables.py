@@ -7,11 +7,12 @@ from deploy.local.plan import SERVICES
 from deploy.local.variables import find_refused
 from services.merger.settings import MergerSettings
 from services.quantiser.settings import QuantiserSettings
-from shared.runtime.settings import read_settings
+from shared.runtime.settings import Connection, read_settings
 
 REFUSED = {
     "QUANTISER_HELD_OUT_WINDOWS": "abc",
     "GATEWAY_WORKERS": "0",
+    "SLIPWAY_LOG_LEVEL": "loud",
     "SLIPWAY_FILE_ROOTS": "/srv",
     "SLIPWAY_HF_ENDPOINT": "huggingface.co",
 }
@@ -42,6 +43,7 @@ def test_up_takes_what_is_valid_and_what_the_stack_sets_itself(monkeypatch):
     ("kind", "name", "value"),
     [
         (QuantiserSettings, "QUANTISER_HELD_OUT_WINDOWS", "abc"),
+        (Connection, "SLIPWAY_LOG_LEVEL", "loud"),
         (MergerSettings, "SLIPWAY_FILE_ROOTS", "/srv"),
         (MergerSettings, "SLIPWAY_SOURCE_MAX_FILES", "0"),
     ],

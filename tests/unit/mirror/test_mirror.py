@@ -194,19 +194,23 @@ async def test_an_entry_with_our_tags_and_other_files_is_no_copy(source):
 async def test_a_declared_mirror_chooses_models_and_is_followed_while_it_runs(world):
     for model in ("a-bot", "b-bot"):
         world.register(1, model)
-    world.changes.mirrors = {"fake": Declared.model_construct(models=("a-bot",), without=(), paused=False)}
+    world.changes.mirrors = {
+        "fake": Declared.model_construct(registry="fake", models=("a-bot",), without=(), paused=False)
+    }
     assert await world.sweep() == []
     assert set(world.registry.versions) == {"a-bot"}
     await world.sweep()
     assert world.metrics.get_sample_value("slipway_mirror_models_behind", {"registry": "fake"}) == 0, (
         "what is not mirrored does not wait"
     )
-    world.changes.mirrors = {"fake": Declared.model_construct(models=(), without=("a-bot",), paused=False)}
+    world.changes.mirrors = {
+        "fake": Declared.model_construct(registry="fake", models=(), without=("a-bot",), paused=False)
+    }
     world.register(2, "a-bot")
     await world.sweep(5.0)
     assert {model for model, there in world.registry.versions.items() if there} == {"a-bot", "b-bot"}
     assert len(world.registry.versions["a-bot"]) == 1, "copies stay, and get no new ones"
-    world.changes.mirrors = {"fake": Declared.model_construct(models=(), without=(), paused=True)}
+    world.changes.mirrors = {"fake": Declared.model_construct(registry="fake", models=(), without=(), paused=True)}
     world.register(2, "b-bot")
     await world.sweep(5.0)
     assert len(world.registry.versions["b-bot"]) == 1
@@ -219,7 +223,9 @@ async def test_a_model_that_failed_and_is_no_longer_mirrored_is_not_tried_again(
     world.register(1)
     world.registry.down = True
     assert await world.sweep()
-    world.changes.mirrors = {"fake": Declared.model_construct(models=(), without=("support-bot",), paused=False)}
+    world.changes.mirrors = {
+        "fake": Declared.model_construct(registry="fake", models=(), without=("support-bot",), paused=False)
+    }
     calls = world.registry.calls
     assert await world.sweep(500.0) == []
     assert world.registry.calls == calls

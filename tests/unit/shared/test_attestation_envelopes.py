@@ -243,7 +243,9 @@ def test_retiring_after_an_interrupted_rotation_keeps_the_key_that_the_service_h
     [((), True), (("quantiser",), True), (("ab" * 32,), True), (("merger",), False), (("ab" * 31, "cd" * 32), False)],
 )
 def test_a_policy_that_names_attesters_lets_no_other_key_attest(allowed, accepted):
-    key = AttesterKey.model_construct(attester="quantiser", key_id="ab" * 32)
+    key = AttesterKey.model_construct(
+        attester="quantiser", key_id="ab" * 32, public_key="", steps=STEPS, valid_from=NOW
+    )
     problem = assess_allowed(key, STEPS[0], allowed)
     assert (problem is None) == accepted
     assert accepted or problem.code == "key_not_trusted"

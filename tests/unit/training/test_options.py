@@ -16,7 +16,7 @@ def test_each_option_has_a_default():
 
 async def test_a_misspelt_argument_is_refused():
     with pytest.raises(TypeError, match="There is no argument 'variant': use connection, variants, policy"):
-        await publish_checkpoint_async("folder", model="support-bot", base="base", run=RUN, variant=["int8"])
+        await publish_checkpoint_async("folder", model="support-bot", base="base", run=RUN, variant=["int8"])  # type: ignore[call-arg]
 
 
 def test_a_mistake_is_refused_before_anything_is_uploaded():
