@@ -103,7 +103,7 @@ class Side:
             self.slipway("base", "import", f"{self.models}/tiny-llama")
             for number in range(1, versions + 1):
                 self._release(number)
-        key = json.loads(self.slipway("keys", "issue", "bench", "--model", MODEL, "--json"))["key"]
+        key = json.loads(self.slipway("keys", "issue", "bench", "--model", MODEL, "--unlimited", "--json"))["key"]
         with step(f"{self.name}: {versions - 1} ordered rollbacks under load"), Callers(self.url, key) as callers:
             for number in range(versions, 1, -1):
                 wait_for(lambda: len(callers.sent) > 20, 60, "answers", lambda: callers.failed[-1:])

@@ -68,6 +68,7 @@ class Steady:
     rate_rps: float
     tokens: int = 2
     model: str = MODEL
+    prompt: str = "Once upon a time"
     sent: list[SentRequest] = field(default_factory=list)
 
     async def run(self) -> None:
@@ -88,7 +89,7 @@ class Steady:
         request = SentRequest(time.time())
         began = time.perf_counter()
         self.sent.append(request)
-        body = {"model": self.model, "prompt": "Once upon a time", "max_tokens": self.tokens}
+        body = {"model": self.model, "prompt": self.prompt, "max_tokens": self.tokens}
         try:
             answer = await self.http.post("/v1/completions", json=body)
         except httpx.HTTPError as error:
@@ -101,16 +102,16 @@ class Steady:
 
 
 @contextlib.asynccontextmanager
-async def steady(gateway: Gateway, rate_rps: float, model: str = MODEL) -> AsyncGenerator[Steady, None]:
-    """Send requests at a steady rate for as long as the context lasts."""
+async def steady(gateway: Gateway, rate_rps: float, model: str = MODEL, **load: str) -> AsyncGenerator[Steady, None]:
+    """Send requests at a steady rate for as long as the context lasts; `load` are further fields of `Steady`."""
     limits = httpx.Limits(max_connections=256, max_keepalive_connections=256)
     async with httpx.AsyncClient(
         base_url=gateway.base_url, headers=gateway.headers, timeout=30, trust_env=False, limits=limits
     ) as http:
-        load = Steady(http, rate_rps, model=model)
-        sending = asyncio.create_task(load.run())
+        requests = Steady(http, rate_rps, model=model, **load)
+        sending = asyncio.create_task(requests.run())
         try:
-            yield load
+            yield requests
         finally:
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)

@@ -136,6 +136,7 @@ OUTPUT_TOKENS = _gateway("slipway_gateway_output_tokens_total", "counter", "Gene
 IN_FLIGHT = _gateway(
     "slipway_gateway_in_flight", "gauge", "Requests being answered", ("environment",), shared="livesum"
 )
+BODY_WAIT = _gateway("slipway_gateway_body_wait_seconds", "histogram", "Wait of bodies above 8 KiB", (), HANDLING_S)
 RETRIES = _gateway(
     "slipway_gateway_retries_total", "counter", "Second attempts, by code of the first", ("environment", "reason")
 )

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
-from contracts.api_keys import ApiKey
+from contracts.api_keys import ApiKey, KeyLimits
 from contracts.vocabulary import Environment, digest_of
 
 PREFIX: Final = "sk-slipway"
 SECRET_BYTES: Final = 32
 ID_BYTES: Final = 6
 _KEY: Final = re.compile(rf"{PREFIX}-(?P<id>[0-9a-f]{{12}})-(?P<secret>[0-9a-f]{{64}})")
+
+DEFAULT_LIMITS: Final = KeyLimits(requests_per_minute=6_000, concurrency=32)
+"""Limits of a key that is issued without others: more than a program mostly needs, and less than fills a gateway."""
 
 KeyProblem = Literal[
     "no_key",

@@ -26,6 +26,7 @@ class CostLimits:
         entries: length of a list or map of parameters: stop sequences, biases, tools, words, token ids.
         items: messages or items of a conversation, and their parts: the engine validates each on the loop that serves
             every request.
+        metadata: entries of the caller's own notes, OpenAI's own limit.
     """
 
     sequences: int = 32
@@ -40,6 +41,7 @@ class CostLimits:
     reported: int = 262_144  # about 20 MB of JSON
     entries: int = 1_024
     items: int = 2_048
+    metadata: int = 16
 
 
 @dataclass(frozen=True)

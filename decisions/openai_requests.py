@@ -50,6 +50,7 @@ def check_body(path: str, body: Mapping[str, Any], context_tokens: int, limits: 
         or _check_lists(body, limits)
         or check_conversation(kind, body, limits)
         or _check_variables(body.get("chat_template_kwargs"))
+        or _check_metadata(body.get("metadata"), limits)
         or _check_structures(body)
         or check_cost(kind, body, context_tokens, limits)
     )
@@ -132,6 +133,18 @@ def _check_variables(variables: Any) -> Refusal | None:
         return None
     message = f"chat_template_kwargs may not set {given[0]}: the engine sets it, from other fields of the request."
     return Refusal(400, "unsupported_parameter", message, "chat_template_kwargs")
+
+
+def _check_metadata(metadata: Any, limits: CostLimits) -> Refusal | None:
+    """Refuse what OpenAI refuses of the caller's own notes: more than a few, and values that are no texts."""
+    if metadata is None:
+        return None
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        return Refusal(400, "invalid_value", "metadata must be an object whose values are strings.", "metadata")
+    if len(metadata) > limits.metadata:
+        message = f"metadata has {len(metadata)} entries; the limit is {limits.metadata}. Keep the others yourself."
+        return Refusal(400, "above_maximum_value", message, "metadata")
+    return None
 
 
 def _check_structures(body: Mapping[str, Any]) -> Refusal | None:

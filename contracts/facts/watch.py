@@ -79,7 +79,7 @@ class Inference(Contract):
         rescued_by: The version that answered the caller in the end, after this one failed before its first token. The
             failure counts as any other.
         caller: A pseudonym of the key that was presented, the same at all gateways; None from an older gateway.
-        holder: A pseudonym of the team of that key, or of the key if it is of no team; None from an older gateway.
+        holder: A pseudonym of the team of that key, or of its name if it is of no team; None from an older gateway.
         slice: During a slice: its id, on both versions, of requests that either could have answered. None without one.
         death: Of a request that a dead engine failed: the death. None if the gateway did not see the engine alive
             before, and from an older gateway.

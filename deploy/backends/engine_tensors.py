@@ -5,8 +5,8 @@ is a JSON list with the log-probability, in nats, of each token of the prompt gi
 Only requests with the same `cache_salt` share cached prefixes.
 
 A request of the OpenAI API comes as `http_request` (a JSON object with method, path, request_id, deadline_s, model,
-cache_salt, traceparent and stream) and `http_body` instead. Its answer comes in parts: `http_body` has bytes of the
-body, `http_record` what the engine did for them (a JSON object), and the first part with bytes `http_head` (a JSON
+cache_salt, traceparent, stream and holder) and `http_body` instead. Its answer comes in parts: `http_body` has bytes of
+the body, `http_record` what the engine did for them (a JSON object), and the first part with bytes `http_head` (a JSON
 object with status and headers). A part without bytes reports progress only, also before the first one with bytes.
 
 If `stream` is set, to the same value for all requests of a gRPC stream, their parts come in frames instead. A response
@@ -82,6 +82,7 @@ class HttpAsk:
         cache_salt: only requests with the same one share cached prefixes; None for all without one.
         stream: the same for all requests of a gRPC stream, whose answers share frames; None for an answer without.
         traceparent: the span that the request belongs to, in W3C's form; None without a trace.
+        holder: a pseudonym of who asks, whose large bodies take turns with those of others; empty if it is not said.
     """
 
     method: str
@@ -93,6 +94,7 @@ class HttpAsk:
     cache_salt: str | None = None
     stream: str | None = None
     traceparent: str | None = None
+    holder: str = ""
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,7 @@ def parse_http(request: Any) -> HttpAsk | Abort | None:
             cache_salt=str(head["cache_salt"]) if head.get("cache_salt") else None,
             stream=str(head["stream"]) if head.get("stream") else None,
             traceparent=str(head["traceparent"]) if head.get("traceparent") else None,
+            holder=str(head.get("holder") or ""),
         )
     except (ValueError, TypeError, KeyError) as error:
         message = f"http_request must be a JSON object with method, path, request_id and deadline_s: {error!r}"

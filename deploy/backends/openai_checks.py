@@ -4,20 +4,25 @@ Copied next to each backend's ``model.py`` when the run folder is prepared.
 """
 
 import asyncio
+import functools
 import json
-from collections.abc import Container, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Container, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from engine_tensors import HttpAsk, HttpPiece
 
-from decisions.json_values import MAX_VALUES, has_too_many_values
+from decisions.json_values import find_excess_values
 from decisions.openai_limits import CostLimits, Refusal
 from decisions.openai_requests import check_body, check_path
+from decisions.turns import Turns
 
 JSON_HEADERS = (("content-type", "application/json"),)
-_LARGE_BODY_BYTES = 2**13
+P = ParamSpec("P")
+T = TypeVar("T")
+LARGE_BODY_BYTES = 2**13
 
 
 @dataclass(frozen=True)
@@ -35,15 +40,36 @@ class Rules:
     limits: CostLimits
 
 
-class JudgingThread(ThreadPoolExecutor):
-    """Judges large bodies, one after the other.
+class JudgingThread:
+    """Judges large bodies, one after the other, and callers in turns.
 
     A thread cannot be cancelled: if each caller had one, those who send a large body and hang up would have many.
     """
 
     def __init__(self) -> None:
         """Start no thread before the first body."""
-        super().__init__(max_workers=1, thread_name_prefix="judging")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judging")
+        self._turns = Turns[tuple[Future[Any], Callable[[], Any]]]()
+        self._lock = threading.Lock()
+
+    async def run(self, holder: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what a function returns in the thread, when it is its caller's turn."""
+        future: Future[T] = Future()
+        with self._lock:
+            self._turns.add(holder, (future, functools.partial(work, *args, **kwargs)))
+        self._thread.submit(self._take_turn)
+        return await asyncio.wrap_future(future)
+
+    def _take_turn(self) -> None:
+        with self._lock:
+            turn = self._turns.take()
+        if turn is None or not turn[0].set_running_or_notify_cancel():
+            return
+        future, work = turn
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised where it is awaited
+            future.set_exception(error)
 
 
 async def judge_apart(ask: HttpAsk, rules: Rules, thread: JudgingThread) -> Mapping[str, Any] | Refusal:
@@ -51,9 +77,7 @@ async def judge_apart(ask: HttpAsk, rules: Rules, thread: JudgingThread) -> Mapp
 
     A large body is judged in the thread, so that answers in progress are not delayed.
     """
-    if len(ask.body) <= _LARGE_BODY_BYTES:
-        return judge(ask, rules)
-    return await asyncio.get_running_loop().run_in_executor(thread, judge, ask, rules)
+    return judge(ask, rules) if len(ask.body) <= LARGE_BODY_BYTES else await thread.run(ask.holder, judge, ask, rules)
 
 
 def judge(ask: HttpAsk, rules: Rules) -> Mapping[str, Any] | Refusal:
@@ -63,8 +87,8 @@ def judge(ask: HttpAsk, rules: Rules) -> Mapping[str, Any] | Refusal:
     if ask.path not in rules.paths:
         message = f"This model does not support {ask.path}: its engine offers no such task."
         return Refusal(404, "unsupported_by_model", message)
-    if has_too_many_values(ask.body):  # a parser keeps the interpreter's lock for the whole text
-        return Refusal(400, "invalid_json", f"The body has more than {MAX_VALUES} values.")
+    if excess := find_excess_values(ask.body):  # a parser keeps the interpreter's lock for the whole text
+        return Refusal(400, "invalid_json", excess)
     try:
         body = json.loads(ask.body)
     except (ValueError, RecursionError):

@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import decisions
-from decisions import json_values, openai_conversations, openai_fields, openai_limits, openai_paths, openai_requests
+from decisions import (
+    json_values,
+    openai_conversations,
+    openai_fields,
+    openai_limits,
+    openai_paths,
+    openai_requests,
+    turns,
+)
 
 LOOPBACK = "127.0.0.1"
 BACKENDS = Path(__file__).resolve().parent.parent / "backends"
@@ -29,6 +37,7 @@ REQUEST_RULES = tuple(
         openai_limits,
         openai_paths,
         openai_requests,
+        turns,
     )
 )
 """The modules by which the backend judges requests of the OpenAI API: the gateway's own."""

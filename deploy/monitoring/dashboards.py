@@ -295,6 +295,7 @@ PLATFORM = Dashboard(
                         Query(total(rate(m.SLOW_READERS, _EVERY)), "slow readers"),
                     ],
                 ),
+                Panel("Wait of large bodies, p99", [Query(quantile(0.99, m.BODY_WAIT, "5m"), "p99")], "s", danger=1.0),
                 Panel(
                     "Pairs: requests that two versions answer",
                     [Query(f"sum by (result) ({rate(m.MIRRORED, _EVERY)})", "{{result}}")],

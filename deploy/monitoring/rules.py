@@ -295,6 +295,24 @@ RULES: Final[tuple[Rule, ...]] = (
         {f'{m.BODY_BANS}{{change="banned"}}': "3x120", f'{m.BODY_BANS}{{change="refused"}}': "0+1x120"},
     ),
     Rule(
+        "SlipwayBodiesWait",
+        f"{quantile(0.99, m.BODY_WAIT, '5m')} > 1",
+        "5m",
+        "warning",
+        "Large bodies wait {{ $value | humanizeDuration }} until the gateway processes them: a caller sends very many",
+        "docs/runbooks/latency.md",
+        {
+            f'{m.BODY_WAIT.bucket}{{le="0.5"}}': "0x120",
+            f'{m.BODY_WAIT.bucket}{{le="2"}}': "0+1x120",
+            f'{m.BODY_WAIT.bucket}{{le="+Inf"}}': "0+1x120",
+        },
+        {
+            f'{m.BODY_WAIT.bucket}{{le="0.5"}}': "0+1x120",
+            f'{m.BODY_WAIT.bucket}{{le="2"}}': "0+1x120",
+            f'{m.BODY_WAIT.bucket}{{le="+Inf"}}': "0+1x120",
+        },
+    ),
+    Rule(
         "SlipwayFleetMemory",
         f"max({m.MEMORY_RESERVED}) / max({m.MEMORY_BUDGET}) > 0.95",
         "30m",

@@ -116,7 +116,8 @@ class Answer:
                 await self._engine.await_reconnect(second)
             self.retried = failure.kind
             if excused:
-                self.measurement.excused_s = self._clock.monotonic() - self.measurement.sent_s
+                again_s = self._clock.monotonic() - self.measurement.sent_s
+                self.measurement.excused_s = accepted.waited_s + again_s
             await self._attempt(second)
 
     def _choose_second(self, first: str) -> str:

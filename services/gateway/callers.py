@@ -50,8 +50,11 @@ class Caller:
 
     @property
     def holder(self) -> str:
-        """Return who has its requests in flight: all keys of a team are one."""
-        return self.account if self.key.team is None else f"team {self.key.team}"
+        """Return who has its requests in flight: all keys of a team are one, and without a team those of a name."""
+        if self.key.team is not None:
+            return f"team {self.key.team}"
+        is_token = self.account != self.key.key_id  # all tokens of an identity provider have one name
+        return self.account if is_token else f"name {self.key.name}"
 
     @property
     def budgets(self) -> tuple[Budget, ...]:
@@ -66,7 +69,7 @@ class Caller:
 
     @property
     def holder_pseudonym(self) -> str:
-        """Return the name of the holder in telemetry: that of the account if the key is of no team."""
+        """Return the name of the holder in telemetry."""
         return _pseudonym(self.holder)
 
     @property

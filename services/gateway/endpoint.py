@@ -2,9 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Callable
 from dataclasses import replace
-from typing import ParamSpec, TypeVar
 
 import structlog
 from starlette.requests import ClientDisconnect, Request
@@ -25,17 +23,15 @@ from services.gateway.domain.failures import AnswerFailed, describe_failure
 from services.gateway.domain.routing import Choice
 from services.gateway.http import Reply, abort_connection, cancel_on_disconnect, limited_writes, problem_response
 from services.gateway.in_flight import InFlight
+from services.gateway.large_bodies import LargeBodies
 from services.gateway.measurement import AcceptedRequest, Arrival, Outcome, as_spared
 from services.gateway.mirrors import Mirrors
 from services.gateway.rescues import HEADER, may_rescue
 
-P = ParamSpec("P")
-T = TypeVar("T")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _STOPPING: frozenset[ErrorKind] = frozenset({"endpoint_unreachable", "engine_dead"})
 """Failures of the previous version that end a slice in this process: callers fail where the active one would answer."""
 _DONE = b"data: [DONE]\n\n"
-_LARGE_BODY_BYTES = 2**13
 _BYTES_PER_TOKEN = 4
 """Of a prompt that the caller gave up before the engine reported its tokens."""
 
@@ -46,7 +42,7 @@ class Endpoint:
     def __init__(self, dependencies: Dependencies) -> None:
         self._dependencies = dependencies
         self._in_flight = InFlight(dependencies.settings.max_in_flight, dependencies.metrics)
-        self._parsing = asyncio.Lock()
+        self._large = LargeBodies(dependencies.clock, dependencies.metrics)
         self._mirrors = Mirrors(dependencies, self._new_answer)
         self._attributing: set[asyncio.Future[Outcome]] = set()
 
@@ -74,8 +70,10 @@ class Endpoint:
                 body = await dependencies.bodies.read(request)
                 with self._in_flight.count(environment, caller.holder, len(body)):
                     traceparent = request.headers.get("traceparent", "")
-                    arrival = Arrival(request_id, draw_id, environment, caller, spending, traceparent)
-                    accepted = await self._accept(scope["path"], body, arrival)
+                    times = dependencies.clock.now(), dependencies.clock.monotonic()
+                    arrival = Arrival(request_id, draw_id, environment, caller, spending, traceparent, *times)
+                    async with self._large.turn(caller.holder, len(body)):
+                        accepted = await self._accept(scope["path"], body, arrival)
                     reply = Reply(scope, receive, send, accepted.response_headers)
                     await cancel_on_disconnect(receive, self._answer(accepted, reply))
         except ClientDisconnect:
@@ -86,34 +84,33 @@ class Endpoint:
 
     async def _accept(self, path: str, raw: bytes, arrival: Arrival) -> AcceptedRequest:
         dependencies, environment = self._dependencies, arrival.environment
-        clock = dependencies.clock
-        parsed = requests.read_request(path, raw, await self._work(len(raw), json_body.parse_body, raw))
+        parsed = requests.read_request(path, raw, await self._large.process(len(raw), json_body.parse_body, raw))
         choice = await self._spare_canary(self._choose(parsed, arrival), parsed, arrival, len(raw))
         served = choice.served
         if parsed.has_conversation and served.chat_template is None:
             raise RequestRejected(errors.no_chat_template(parsed.model))
-        await self._work(len(raw), requests.check_request, parsed, served.context_tokens, dependencies.limits)
+        await self._large.process(len(raw), requests.check_request, parsed, served.context_tokens, dependencies.limits)
         dependencies.caller_bans.check(served.endpoints, str(served.target), arrival.caller.sender)
         if not dependencies.bans.is_empty:
-            digest = await self._work(len(raw), digest_of, parsed)
+            digest = await self._large.process(len(raw), digest_of, parsed)
             dependencies.bans.check(environment, served.target, arrival.caller.account, digest)
         prompt, answers = most_tokens(parsed.kind, parsed.body, len(raw), served.context_tokens)
         expected = min(prompt, len(raw) // _BYTES_PER_TOKEN)
         arrival.spending.hold(prompt, answers, expected)
         if environment == "production":
             dependencies.callers.note_offered(served.target.model, expected)
-        arrived_at, arrived_s = clock.now(), clock.monotonic()
         drill = dependencies.drills.get(environment, served.target.model)
         route = dependencies.tables[environment].get(served.target.model)
         return AcceptedRequest(
             arrival=arrival,
             parsed=parsed,
             choice=choice,
-            arrived_at=arrived_at,
-            arrived_s=arrived_s,
+            arrived_at=arrival.at,
+            arrived_s=arrival.at_s,
+            waited_s=dependencies.clock.monotonic() - arrival.at_s,
             deadline_s=dependencies.settings.answer_s,
-            trace=dependencies.traces.begin(parsed.kind, served.target, arrived_at, arrival.traceparent),
-            effect=drills.decide_effect(drill, served.target, arrival.draw_id, arrived_at, arrived_s),
+            trace=dependencies.traces.begin(parsed.kind, served.target, arrival.at, arrival.traceparent),
+            effect=drills.decide_effect(drill, served.target, arrival.draw_id, arrival.at, arrival.at_s),
             pair=self._mirrors.draw(route, choice, parsed, arrival, self._in_flight[environment]),
             prompt_tokens=expected,
             answer_tokens=answers,
@@ -143,16 +140,9 @@ class Endpoint:
         route = table.get(target.model)
         if not choice.canary or is_named or route is None or route.active is None or not bans.knows_shadows:
             return choice
-        digest = await self._work(size, digest_of, parsed)
+        digest = await self._large.process(size, digest_of, parsed)
         died = bans.died_unseen(arrival.environment, target, arrival.caller.account, digest)
         return Choice(route.active, spared=target if died == "proven" else None) if died else choice
-
-    async def _work(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Process a body; a large one in a thread, one at a time, so that answers in progress are not delayed."""
-        if size <= _LARGE_BODY_BYTES:
-            return work(*args, **kwargs)
-        async with self._parsing:
-            return await asyncio.to_thread(work, *args, **kwargs)
 
     def _new_answer(self, accepted: AcceptedRequest) -> Answer:
         dependencies = self._dependencies

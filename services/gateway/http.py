@@ -43,6 +43,7 @@ class BodyReader:
         self._max_bodies = max_bodies
         self._max_total_bytes = max_total_bytes
         self._readings: list[_Reading] = []  # the oldest first
+        self._total = 0  # bytes of those that are not evicted
 
     async def read(self, request: Request) -> bytes:
         """Return the body of a request.
@@ -64,24 +65,24 @@ class BodyReader:
             async with timeout:
                 async for chunk in request.stream():
                     reading.size += len(chunk)
+                    self._total += 0 if reading.evicted else len(chunk)
                     if reading.size > self._max_bytes:
                         raise self._too_large()
                     chunks.append(chunk)
-                    while self._total_bytes() > self._max_total_bytes:
+                    while self._total > self._max_total_bytes:
                         self._evict()
         except TimeoutError:
             raise self._too_slow(reading) from None
         finally:
             self._readings.remove(reading)
+            self._total -= 0 if reading.evicted else reading.size
         return b"".join(chunks)
-
-    def _total_bytes(self) -> int:
-        return sum(reading.size for reading in self._readings if not reading.evicted)
 
     def _evict(self) -> None:
         oldest = next((reading for reading in self._readings if not reading.evicted), None)
         if oldest is not None:
             oldest.evicted = True
+            self._total -= oldest.size
             if not oldest.timeout.expired():  # an expired timeout cannot be rescheduled, and ends the reading anyway
                 oldest.timeout.reschedule(0.0)
 

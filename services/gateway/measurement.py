@@ -36,6 +36,8 @@ class Arrival:
         caller: whose key was presented.
         spending: what the request takes of the limits of that key.
         traceparent: the caller's own trace, as it came; empty without one.
+        at: when its body was received completely.
+        at_s: the same on the monotonic clock.
     """
 
     request_id: str
@@ -43,7 +45,9 @@ class Arrival:
     environment: Environment
     caller: Caller
     spending: Spending
-    traceparent: str = ""
+    traceparent: str
+    at: datetime
+    at_s: float
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class AcceptedRequest:
         pair: the other target of its pair, drawn with it; None if it is in none.
         arrived_at: the time when it was received completely: the time for sending does not count as the target's.
         arrived_s: the same on the monotonic clock; all durations start here.
+        waited_s: from then until its body was processed, for which no target is responsible.
         deadline_s: time limit of the whole answer.
         cache_salt: of a request of ours; None for the caller's own.
         is_callers: it goes to the target that its caller is answered by: only that may have it once more after a death.
@@ -74,6 +79,7 @@ class AcceptedRequest:
     pair: Choice | None = None
     cache_salt: str | None = None
     is_callers: bool = True
+    waited_s: float = 0.0
     prompt_tokens: int = 0
     answer_tokens: int = 0
 
@@ -109,8 +115,9 @@ class AcceptedRequest:
         """Return the request for the engine: the caller's own bytes, and the seconds that remain for the answer."""
         parsed = self.parsed
         salt = self.cache_salt or self.arrival.caller.cache_salt
+        holder, left_s = self.arrival.caller.holder_pseudonym, max(0.0, deadline_s)
         return ApiRequest(
-            "POST", parsed.path, parsed.raw, max(0.0, deadline_s), self.request_id, parsed.model, salt, traceparent
+            "POST", parsed.path, parsed.raw, left_s, self.request_id, parsed.model, salt, traceparent, holder
         )
 
 
@@ -153,7 +160,7 @@ class Measurement:
         self._logprob_mean: float | None = None
         self._nan_logits: bool | None = None
         self.sent_s = accepted.arrived_s
-        self.excused_s = 0.0
+        self.excused_s = accepted.waited_s
         self.output_tokens = 0
 
     def count_new_tokens(self, record: EngineRecord) -> int:
@@ -221,8 +228,9 @@ class Measurement:
         """Return the telemetry record of a request that has ended, without any text.
 
         A caller that disconnects or does not read is no evidence against the target: that is a finish reason, not an
-        error. All times end when the engine delivered, not when the caller read. They start with the arrival; a first
-        attempt that failed for another reason than the target, and the wait after it, are excluded.
+        error. All times end when the engine delivered, not when the caller read. They start with the arrival; what is
+        excluded is the time until the body was processed, and a first attempt that failed for another reason than the
+        target, with the wait after it.
         """
         accepted, parsed = self._accepted, self._accepted.parsed
         forced = is_length_forced_by_caller(parsed.body)

@@ -31,6 +31,7 @@ class GatewayMetrics:
         self._output_tokens = counter(m.OUTPUT_TOKENS, registry)
         self._unattributed = counter(m.UNATTRIBUTED, registry)
         self.in_flight = gauge(m.IN_FLIGHT, registry)
+        self.body_wait = histogram(m.BODY_WAIT, registry)
         self.retries = counter(m.RETRIES, registry)
         self._endpoint = BoundedLabel()
         self._ejections = counter(m.EJECTIONS, registry)

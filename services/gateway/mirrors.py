@@ -248,6 +248,7 @@ class Mirrors:
             trace=RequestTrace(None, accepted.parsed.kind, target, now, ""),
             arrived_at=now,
             arrived_s=now_s,
+            waited_s=0.0,
             deadline_s=min(accepted.deadline_s, LONGEST_S),
             effect=drills.decide_effect(drill, target, accepted.draw_id, now, now_s),
             cache_salt=f"pair-{accepted.draw_id}",

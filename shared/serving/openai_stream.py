@@ -25,6 +25,7 @@ class ApiRequest:
         model: the name that the answer has for the model; None for the engine's own.
         cache_salt: only requests with the same one share cached prefixes; None for all without one.
         traceparent: the span that the engine's spans belong below, in W3C's form; None without a trace.
+        holder: a pseudonym of who asks, whose large bodies take turns with those of others.
     """
 
     method: str
@@ -35,6 +36,7 @@ class ApiRequest:
     model: str | None = None
     cache_salt: str | None = None
     traceparent: str | None = None
+    holder: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ def build_message(triton_name: str, request: ApiRequest, triton_id: str, stream:
         "cache_salt": request.cache_salt,
         "stream": stream,
         "traceparent": request.traceparent,
+        "holder": request.holder,
     }
     message = build_request(triton_name, {"http_request": json.dumps(head)}, (), triton_id, empty_final=False)
     message.inputs.add(name="http_body", datatype="BYTES", shape=[1])

@@ -58,7 +58,9 @@ class Demo:
             self.stack.slipway("base", "import", "/models/tiny-llama")
             self._release("one", ("bf16",))
         with step("ask it through the gateway"):
-            self._key = json.loads(self.stack.slipway("keys", "issue", "demo", "--model", MODEL, "--json"))["key"]
+            self._key = json.loads(
+                self.stack.slipway("keys", "issue", "demo", "--model", MODEL, "--unlimited", "--json")
+            )["key"]
             self._headers = {"authorization": f"Bearer {self._key}"}
             wait_for(self._answers, 60, "answer")
             report(repr(self.stack.ask(self._key, "Where is my order?")))

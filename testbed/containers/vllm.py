@@ -56,7 +56,9 @@ class Vllm:
             self.stack.slipway("base", "import", "/models/tiny-llama")
             self._release("one")
         with step(f"ask it {QUESTIONS} times through the gateway"):
-            key = json.loads(self.stack.slipway("keys", "issue", "demo", "--model", MODEL, "--json"))["key"]
+            key = json.loads(self.stack.slipway("keys", "issue", "demo", "--model", MODEL, "--unlimited", "--json"))[
+                "key"
+            ]
             headers = {"authorization": f"Bearer {key}"}
             wait_for(lambda: self.ask(headers), 60, "answer")
             self._ask_often(headers)

@@ -22,7 +22,7 @@ from contracts.api_keys import KEY_ID_PATTERN, ApiKey
 from contracts.api_usage import TEAM_PREFIX, MonthlyUsage
 from contracts.teams import Team
 from contracts.vocabulary import Environment
-from decisions.api_keys import ID_BYTES, SECRET_BYTES, digest_of_secret, format_key
+from decisions.api_keys import DEFAULT_LIMITS, ID_BYTES, SECRET_BYTES, digest_of_secret, format_key
 from decisions.teams import find_problem
 from decisions.token_budgets import month_of
 from shared.errors import Transient
@@ -39,10 +39,20 @@ TeamOption = Annotated[
     str | None,
     typer.Option(
         metavar="TEAM",
-        help="Team whose models the key opens at most (slipway keys team).",
+        help="Team whose models the key opens at most (slipway keys team; default: none, and all keys of this NAME "
+        "count as one caller).",
         autocompletion=complete_teams,
     ),
 ]
+RequestsPerMinuteOption = Annotated[
+    int | None,
+    typer.Option(metavar="N", help=f"Most requests in a minute (default: {DEFAULT_LIMITS.requests_per_minute})."),
+]
+ConcurrencyOption = Annotated[
+    int | None,
+    typer.Option(metavar="N", help=f"Most requests at the same time (default: {DEFAULT_LIMITS.concurrency})."),
+]
+UnlimitedOption = Annotated[bool, typer.Option("--unlimited", help="Only the limits that are named, no default.")]
 TokensPerMinuteOption = Annotated[
     int | None, typer.Option(metavar="N", help="Most tokens of prompts and answers in a minute.")
 ]
@@ -65,10 +75,11 @@ def issue(
     team: TeamOption = None,
     staging: Annotated[bool, typer.Option("--staging", help="The key opens staging instead of production.")] = False,
     both: Annotated[bool, typer.Option("--both", help="The key opens production and staging.")] = False,
-    requests_per_minute: Annotated[int | None, typer.Option(metavar="N", help="Most requests in a minute.")] = None,
+    requests_per_minute: RequestsPerMinuteOption = None,
     tokens_per_minute: TokensPerMinuteOption = None,
-    concurrency: Annotated[int | None, typer.Option(metavar="N", help="Most requests at the same time.")] = None,
+    concurrency: ConcurrencyOption = None,
     tokens_per_month: TokensPerMonthOption = None,
+    unlimited: UnlimitedOption = False,
     expires: Annotated[str | None, typer.Option(metavar="90d", help="When the key ends (default: never).")] = None,
     output: OutputOption = None,
     state: StateOption = None,
@@ -81,12 +92,14 @@ def issue(
     stack, secret = find_stack(state), secrets.token_hex(SECRET_BYTES)
     if team is not None:
         _check_team(stack, team, models)
-    limits = {
+    named = {
         "requests_per_minute": requests_per_minute,
         "tokens_per_minute": tokens_per_minute,
         "concurrency": concurrency,
         "tokens_per_month": tokens_per_month,
     }
+    limits = {} if unlimited else DEFAULT_LIMITS.model_dump()
+    limits.update({limit: most for limit, most in named.items() if most is not None})
     fields = {"name": name, "models": models, "team": team, "environments": environments, "limits": limits}
     record = _make_record({**fields, "issued_by": sender_of(stack)}, secret, expires)
     key = format_key(record.key_id, secret)

@@ -5,13 +5,12 @@ vLLM's application validates a body on the loop that serves every request: 0.12 
 goes on beside them.
 """
 
-import asyncio
 import contextvars
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Executor
 from typing import Any
 
-LARGE_BODY_BYTES = 2**13
+from engine_tensors import HttpAsk
+from openai_checks import LARGE_BODY_BYTES, JudgingThread
 
 Outcome = tuple[Any, list[dict[str, Any]]] | Exception
 """An object of vLLM's class and the errors of its validation, as FastAPI has them; or what was raised."""
@@ -22,7 +21,7 @@ _outcome: contextvars.ContextVar[Outcome | None] = contextvars.ContextVar("outco
 class BodyValidation:
     """Validates bodies for the paths of a FastAPI application, which then takes the outcomes."""
 
-    def __init__(self, routes: Iterable[Any], thread: Executor) -> None:
+    def __init__(self, routes: Iterable[Any], thread: JudgingThread) -> None:
         """Let each path that takes one body as a whole use an outcome, if there is one."""
         self._thread = thread
         self._fields: dict[str, Any] = {}
@@ -32,12 +31,12 @@ class BodyValidation:
                 self._fields[route.path] = fields[0].validate
                 fields[0].validate = _use_outcome(fields[0].validate)
 
-    async def validate(self, path: str, body: Mapping[str, Any], size: int) -> Outcome | None:
+    async def validate(self, ask: HttpAsk, body: Mapping[str, Any]) -> Outcome | None:
         """Return the outcome for a large body; None for another one, which the application validates itself."""
-        validate = self._fields.get(path)
-        if validate is None or size <= LARGE_BODY_BYTES:
+        validate = self._fields.get(ask.path)
+        if validate is None or len(ask.body) <= LARGE_BODY_BYTES:
             return None
-        return await asyncio.get_running_loop().run_in_executor(self._thread, _find_outcome, validate, body)
+        return await self._thread.run(ask.holder, _find_outcome, validate, body)
 
 
 def use(outcome: Outcome | None) -> contextvars.Token[Outcome | None]:

@@ -112,7 +112,7 @@ class Application:
             return body
         if refusal := await self._check_schemas(body):
             return refusal
-        return await self._validation.validate(ask.path, body, len(ask.body))
+        return await self._validation.validate(ask, body)
 
     async def _call_app(
         self, call: "_Call", outcome: body_validation.Outcome | None, deadline_s: float, until_s: float

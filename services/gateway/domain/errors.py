@@ -99,6 +99,15 @@ def too_many_of_caller(own: int, limit: int, unit: str) -> Problem:
     return Problem(429, message, "rate_limit_error", code="too_many_requests", headers={"Retry-After": "1"})
 
 
+def too_many_large_bodies(limit: int, size: int) -> Problem:
+    """Return the problem for a large body of a caller of whom as many wait as may."""
+    message = (
+        f"{limit} bodies of yours with more than {size} bytes wait to be processed, which is the limit; try again when "
+        "a request of yours has been answered, and send fewer at the same time."
+    )
+    return Problem(429, message, "rate_limit_error", code="too_many_requests", headers={"Retry-After": "1"})
+
+
 _KEY_SENTENCES: Mapping[KeyProblem, str] = {
     "no_key": f"No API key was presented: send `Authorization: Bearer {PREFIX}-…`, given once; ask the owner of this "
     "installation for one (slipway keys issue).",

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from decisions.json_values import MAX_VALUES, has_too_many_values
+from decisions.json_values import find_excess_values
 from services.gateway.domain.errors import bad_request
 
 MAX_DEPTH = 64
@@ -19,10 +19,10 @@ def parse_body(raw: bytes) -> dict[str, Any]:
     Raises:
         RequestRejected: 400 for anything else, including what many JSON parsers accept: another encoding than UTF-8,
             NaN and infinity, duplicate keys, integers of more than 64 bits, lone surrogates, more than `MAX_DEPTH`
-            levels, and more than `MAX_VALUES` values. A body with too many values is not parsed at all.
+            levels, and too many values: such a body is not parsed at all.
     """
-    if has_too_many_values(raw):
-        raise bad_request(f"The body has more than {MAX_VALUES} values.", code="invalid_json")
+    if excess := find_excess_values(raw):
+        raise bad_request(excess, code="invalid_json")
     try:
         body = json.loads(
             raw.decode(),

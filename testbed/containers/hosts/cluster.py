@@ -109,7 +109,7 @@ class Cluster:
 
     def issue_key(self) -> None:
         """Make a key of a caller."""
-        shown = self.stack.slipway("keys", "issue", "hosts", "--model", MODEL, "--json")
+        shown = self.stack.slipway("keys", "issue", "hosts", "--model", MODEL, "--unlimited", "--json")
         self.headers = {"authorization": f"Bearer {json.loads(shown)['key']}"}
 
     def no_answer(self, host: str) -> str:

@@ -54,9 +54,9 @@ def judge(checks, paths):
     rules = checks.Rules(paths, 4_096, CostLimits())
     turn = checks.JudgingThread()
 
-    async def judge(body, path=CHAT):
+    async def judge(body, path=CHAT, holder="a"):
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-        ask = types.SimpleNamespace(method="POST", path=path, body=raw)
+        ask = types.SimpleNamespace(method="POST", path=path, body=raw, holder=holder)
         return await checks.judge_apart(ask, rules, turn)
 
     return judge
@@ -81,7 +81,8 @@ async def test_another_path_and_a_costly_request_are_refused(judge):
 @pytest.mark.parametrize("start", [b'{"documents":[', b'{"messages":' + b"[" * 60])
 async def test_a_body_with_too_many_values_is_refused_before_it_is_parsed(judge, start):
     refusal = await judge(start + b"[]," * (MAX_VALUES // 2) + b"[] and no JSON")
-    assert str(MAX_VALUES) in refusal.message
+    assert refusal.code == "invalid_json"
+    assert "send less in one request" in refusal.message
 
 
 @pytest.mark.parametrize(("chars", "apart"), [(1, False), (100_000, True)])
@@ -94,6 +95,17 @@ async def test_large_bodies_are_judged_one_after_the_other(judge, paths):
     body = {**HELLO, "messages": [{"role": "user", "content": "x" * 100_000}]}
     await asyncio.gather(*(judge(body) for _ in range(5)))
     assert (len(paths.threads), paths.most) == (5, 1)
+
+
+async def test_callers_have_turns_however_many_large_bodies_one_sends(judge):
+    body, order = {**HELLO, "messages": [{"role": "user", "content": "x" * 100_000}]}, []
+
+    async def ask(holder):
+        await judge(body, holder=holder)
+        order.append(holder)
+
+    await asyncio.gather(*map(ask, ["many"] * 5 + ["one"]))
+    assert order.index("one") <= 2
 
 
 async def test_large_bodies_of_callers_that_leave_are_not_judged_at_the_same_time(judge, paths):

@@ -148,11 +148,14 @@ async def test_telemetry_of_what_a_dead_engine_fails_names_the_death_and_the_hol
     assert all(record.death is None for record in made.records if record.error is None)
 
 
-async def test_all_keys_of_a_team_are_one_holder():
+async def test_all_keys_of_a_team_are_one_holder_and_those_of_a_name_without_a_team():
     made = world(keys=(*OWN_KEYS, OTHER_KEY))
     caller = made.callers.authenticate([made.http.headers["authorization"]], "production")
     teamed = type(caller)(caller.key.model_copy(update={"team": "shop"}), caller.account, caller.teams)
     other = type(caller)(caller.key.model_copy(update={"team": "shop"}), "another", caller.teams)
-    assert caller.holder_pseudonym == caller.pseudonym
+    named = type(caller)(caller.key.model_copy(update={"key_id": "0" * 12}), "0" * 12, caller.teams)
+    token = type(caller)(caller.key, "token-1", caller.teams)  # all tokens have one name
+    assert caller.holder_pseudonym == named.holder_pseudonym != caller.pseudonym
+    assert token.holder_pseudonym == token.pseudonym
     assert teamed.holder_pseudonym == other.holder_pseudonym != caller.pseudonym
     assert (await made.chat(**asked("hello"))).status_code == 200
