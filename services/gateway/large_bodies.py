@@ -19,7 +19,7 @@ MOST_WAITING: Final = 64
 
 
 class LargeBodies:
-    """Gives turns, one at a time.
+    """Turns at processing large bodies, one at a time.
 
     Args:
         clock: measures how long bodies wait.
